@@ -1,0 +1,2 @@
+//! stolon-sentinel.
+fn main() {}

@@ -1,0 +1,83 @@
+//! The clocks of the house: time that counts suspended time, for every promise of safety, and the wall clock for
+//! what people read. Decisions never call these; the loops do and pass the value in.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// A point on `CLOCK_BOOTTIME`: monotonic, and it goes on while the machine is suspended (clock_gettime(2)).
+///
+/// Only differences mean anything, and only on one machine within one boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Boottime(u64);
+
+impl Boottime {
+    /// Reads the clock, through the vDSO and without a system call where the kernel offers that.
+    pub fn now() -> Self {
+        Self(nanos(clock_gettime(ClockId::Boottime)))
+    }
+
+    /// The point this many nanoseconds after the clock's start; for tests and for atomics.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the clock's start.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// How much later `self` is than `earlier`; zero when it is not later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The point `duration` before this one, or the clock's start.
+    pub fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(whole_nanos(duration)))
+    }
+}
+
+impl std::ops::Add<Duration> for Boottime {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(whole_nanos(duration)))
+    }
+}
+
+/// Nanoseconds since 1970 on the wall clock, which may jump: for people and for records, never for a promise.
+pub fn wall_clock() -> i128 {
+    let now = clock_gettime(ClockId::Realtime);
+    i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+}
+
+fn nanos(time: Timespec) -> u64 {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let fraction = u64::try_from(time.tv_nsec).unwrap_or(0);
+    seconds * 1_000_000_000 + fraction
+}
+
+fn whole_nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the clock itself is under test")]
+    fn boottime_never_goes_back() {
+        let first = Boottime::now();
+        assert!(Boottime::now() >= first);
+    }
+
+    #[test]
+    fn differences_never_wrap() {
+        let (early, late) = (Boottime::from_nanos(5), Boottime::from_nanos(8));
+        assert_eq!(late.since(early), Duration::from_nanos(3));
+        assert_eq!(early.since(late), Duration::ZERO);
+        assert_eq!(early.before(Duration::from_secs(1)), Boottime::from_nanos(0));
+    }
+}

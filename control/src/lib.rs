@@ -1,0 +1,4 @@
+//! The shared language and the judge: what the cluster is (`model`), where that is kept (`store`), and what it
+//! should become (`plan`). The programs' own loops live with the programs.
+
+pub mod clock;

@@ -1,0 +1,1 @@
+//! stolon-keeper as a library: its rooms, for the program and its tests.

@@ -1,0 +1,2 @@
+//! stolon-keeper.
+fn main() {}

@@ -1,0 +1,1 @@
+//! stolon-proxy as a library: its rooms, for the program and its tests.
