@@ -1,1 +1,10 @@
 //! The harness of the end-to-end tests: real etcd, real PostgreSQL, the four real binaries.
+//!
+//! Everything that a test starts lives in one temporary directory and dies with the value that started it, also when
+//! the test panics; what it said is then printed. Nothing here waits for a time: it waits for a condition, with a
+//! deadline.
+
+pub mod place;
+pub mod ports;
+pub mod process;
+pub mod wait;

@@ -1,0 +1,196 @@
+//! A program that a test started: its output kept in a file, its signals, and its end.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, kill_process};
+
+pub use rustix::process::Signal;
+
+use crate::place::User;
+use crate::wait::eventually;
+
+/// A running program. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    ended: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Starts `command` as `user`, with both its outputs appended to `log`.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn start(name: &str, mut command: Command, user: Option<&User>, log: &Path) -> Self {
+        let out = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("the log directory is ours");
+        let err = out.try_clone().expect("a descriptor can be duplicated");
+        if let Some(user) = user {
+            command
+                .uid(user.uid)
+                .gid(user.gid)
+                .env("USER", &user.name)
+                .env("HOME", "/");
+        }
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {name} ({:?}): {error}", command.get_program()));
+        Self {
+            name: name.to_owned(),
+            child,
+            log: log.to_owned(),
+            ended: None,
+        }
+    }
+
+    /// What it is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal; nothing when it has ended.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.end().is_none() {
+            send(self.pid(), signal);
+        }
+    }
+
+    /// How it ended, or `None` while it runs.
+    pub fn end(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().expect("our own child can be waited for");
+        }
+        self.ended
+    }
+
+    /// Kills it at once and waits for its end.
+    pub fn kill(&mut self) {
+        if self.end().is_none() {
+            self.child.kill().expect("our own child can be killed");
+            self.ended = Some(self.child.wait().expect("our own child can be waited for"));
+        }
+    }
+
+    /// Waits for its end and gives its exit status; a death by signal n is 128 + n, as a shell says it.
+    pub async fn exit_status(&mut self, limit: Duration) -> i32 {
+        let what = format!("the end of {}", self.name);
+        let status = eventually(what, limit, async || self.end().ok_or("it still runs")).await;
+        status
+            .code()
+            .or(status.signal().map(|signal| 128 + signal))
+            .expect("a status is a code or a signal")
+    }
+
+    /// All that it has said so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until it has said `text`.
+    pub async fn said(&self, text: &str, limit: Duration) {
+        self.said_after(0, text, limit).await;
+    }
+
+    /// Waits until it has said `text` after the first `skip` bytes of its log (a length of [`Self::log`] before).
+    pub async fn said_after(&self, skip: usize, text: &str, limit: Duration) {
+        eventually(format!("{} to say {text:?}", self.name), limit, async || {
+            let log = self.log();
+            log.get(skip..)
+                .is_some_and(|news| news.contains(text))
+                .then_some(())
+                .ok_or("not said")
+        })
+        .await;
+    }
+
+    /// The last `lines` lines of its log.
+    pub fn tail(&self, lines: usize) -> String {
+        let log = self.log();
+        let all: Vec<&str> = log.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("──── the end of what {} said ────\n{}", self.name, self.tail(40));
+        }
+    }
+}
+
+/// Sends a signal to a process that may have ended meanwhile.
+pub fn send(pid: u32, signal: Signal) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return;
+    };
+    match kill_process(pid, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => panic!("send {signal:?} to {pid:?}: {error}"),
+    }
+}
+
+/// Whether a process exists and is not merely waiting to be reaped.
+pub fn lives(pid: u32) -> bool {
+    stat(pid).is_ok_and(|(state, _)| state != 'Z')
+}
+
+/// The processes whose parent is `pid`.
+pub fn children(pid: u32) -> Vec<u32> {
+    all()
+        .into_iter()
+        .filter(|candidate| stat(*candidate).is_ok_and(|(_, parent)| parent == pid))
+        .collect()
+}
+
+/// The processes that work in `dir` or were started with a path below it: what a cluster of the tests left behind.
+pub fn at_home_in(dir: &Path) -> Vec<u32> {
+    let text = dir.as_os_str().as_encoded_bytes();
+    all()
+        .into_iter()
+        .filter(|pid| lives(*pid))
+        .filter(|pid| {
+            let proc = PathBuf::from(format!("/proc/{pid}"));
+            fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
+                || fs::read(proc.join("cmdline"))
+                    .is_ok_and(|line| line.windows(text.len().max(1)).any(|part| part == text))
+        })
+        .collect()
+}
+
+fn all() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted");
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// State letter and parent of a process (proc_pid_stat(5)); the name before them may hold anything.
+fn stat(pid: u32) -> io::Result<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let odd = || io::Error::new(io::ErrorKind::InvalidData, "an odd /proc/PID/stat");
+    let mut fields = stat.rsplit_once(')').ok_or_else(odd)?.1.split_whitespace();
+    let state = fields.next().and_then(|field| field.chars().next()).ok_or_else(odd)?;
+    let parent = fields.next().and_then(|field| field.parse().ok()).ok_or_else(odd)?;
+    Ok((state, parent))
+}
