@@ -2,3 +2,4 @@
 //! should become (`plan`). The programs' own loops live with the programs.
 
 pub mod clock;
+pub mod model;

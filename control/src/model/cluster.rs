@@ -1,0 +1,167 @@
+//! Cluster data: the one document that rules.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::model::{
+    ClusterSpec, ClusterUid, Db, DbUid, JsonError, Keeper, KeeperUid, ProxySection, Timestamp, from_slice, is_zero,
+    known_texts,
+};
+
+/// The only format version that this house reads and writes.
+pub const FORMAT_VERSION: u64 = 1;
+
+/// The whole document (data-model 3).
+///
+/// `null` and absent maps are kept apart from empty ones; read them through [`keepers`](Self::keepers) and
+/// [`dbs`](Self::dbs). An entry that is `null` is dropped when read (data-model 12.23).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterData {
+    /// See [`FORMAT_VERSION`].
+    pub format_version: u64,
+    /// When the leading sentinel last wrote.
+    pub change_time: Timestamp,
+    /// The cluster itself.
+    pub cluster: Option<Cluster>,
+    /// The keepers known, by uid.
+    #[serde(deserialize_with = "present_entries")]
+    pub keepers: Option<BTreeMap<KeeperUid, Keeper>>,
+    /// The instances assigned to keepers, by uid.
+    #[serde(deserialize_with = "present_entries")]
+    pub dbs: Option<BTreeMap<DbUid, Db>>,
+    /// Where proxies may send clients.
+    pub proxy: Option<ProxySection>,
+}
+
+/// The cluster (data-model 3.1).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Cluster {
+    /// New at each initialisation: keepers notice a change and start over.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub uid: ClusterUid,
+    /// 1, never changed afterwards.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub generation: i64,
+    /// When the sentinel last changed this object.
+    pub change_time: Timestamp,
+    /// What the operator asked for; only a broken document lacks it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub spec: Option<ClusterSpec>,
+    /// What the sentinel decided.
+    pub status: ClusterStatus,
+}
+
+/// What the sentinel decided for the cluster as a whole.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterStatus {
+    /// Never written; kept when read.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub current_generation: i64,
+    /// How far the cluster has come.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub phase: Phase,
+    /// The master db; empty while none is chosen.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub master: DbUid,
+}
+
+known_texts!(
+    /// How far a cluster has come.
+    Phase {
+        /// The first master is being made.
+        Initializing = "initializing",
+        /// The first master has been there.
+        Normal = "normal",
+    }
+);
+
+impl ClusterData {
+    /// Reads a stored value; the value `null` means that there is no cluster data (store C-5).
+    ///
+    /// # Errors
+    /// The value is not a cluster data document.
+    pub fn parse(value: &[u8]) -> Result<Option<Self>, JsonError> {
+        from_slice(value)
+    }
+
+    /// A freshly initialised document (data-model 3.2).
+    pub fn initial(uid: ClusterUid, now: Timestamp, spec: ClusterSpec) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            change_time: Timestamp::ZERO,
+            cluster: Some(Cluster {
+                uid,
+                generation: 1,
+                change_time: now,
+                spec: Some(spec),
+                status: ClusterStatus {
+                    phase: Phase::Initializing,
+                    ..ClusterStatus::default()
+                },
+            }),
+            keepers: Some(BTreeMap::new()),
+            dbs: Some(BTreeMap::new()),
+            proxy: Some(ProxySection::default()),
+        }
+    }
+
+    /// The keepers known; none when the document has no such map.
+    pub fn keepers(&self) -> &BTreeMap<KeeperUid, Keeper> {
+        static NONE: BTreeMap<KeeperUid, Keeper> = BTreeMap::new();
+        self.keepers.as_ref().unwrap_or(&NONE)
+    }
+
+    /// The keepers known, to be changed; the map comes into being when the document has none.
+    pub fn keepers_mut(&mut self) -> &mut BTreeMap<KeeperUid, Keeper> {
+        self.keepers.get_or_insert_default()
+    }
+
+    /// The dbs assigned; none when the document has no such map.
+    pub fn dbs(&self) -> &BTreeMap<DbUid, Db> {
+        static NONE: BTreeMap<DbUid, Db> = BTreeMap::new();
+        self.dbs.as_ref().unwrap_or(&NONE)
+    }
+
+    /// The dbs assigned, to be changed; the map comes into being when the document has none.
+    pub fn dbs_mut(&mut self) -> &mut BTreeMap<DbUid, Db> {
+        self.dbs.get_or_insert_default()
+    }
+
+    /// The uid of the master db that the sentinel chose, whether or not the db is in the document.
+    pub fn master_uid(&self) -> Option<&DbUid> {
+        self.cluster
+            .as_ref()
+            .map(|cluster| &cluster.status.master)
+            .filter(|uid| !uid.is_empty())
+    }
+
+    /// The db of a keeper; of several, which only a broken document has, the first by uid.
+    pub fn db_of_keeper(&self, keeper: &KeeperUid) -> Option<(&DbUid, &Db)> {
+        self.dbs().iter().find(|(_, db)| db.spec.keeper_uid == *keeper)
+    }
+
+    /// The db that proxies send clients to, when the document names one that it also holds.
+    pub fn proxied_master(&self) -> Option<(&DbUid, &Db)> {
+        self.dbs().get_key_value(&self.proxy.as_ref()?.spec.master_db_uid)
+    }
+}
+
+/// Reads a map whose `null` entries count as absent.
+fn present_entries<'de, D, K, V>(deserializer: D) -> Result<Option<BTreeMap<K, V>>, D::Error>
+where
+    D: Deserializer<'de>,
+    K: Deserialize<'de> + Ord,
+    V: Deserialize<'de>,
+{
+    let entries = Option::<BTreeMap<K, Option<V>>>::deserialize(deserializer)?;
+    Ok(entries.map(|entries| {
+        entries
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)))
+            .collect()
+    }))
+}

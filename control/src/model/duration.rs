@@ -1,0 +1,203 @@
+//! Durations in the text form that specs and flags use.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{Error as _, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A signed span of time in nanoseconds, about ±292 years, read and written as `1h2m3.5s` (data-model 2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct GoDuration(i64);
+
+/// Why a text is not a duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DurationError {
+    /// The text does not follow the grammar (data-model D-1).
+    #[error("invalid duration {0:?}: use a number with a unit, such as 500ms, 5s or 1m30s")]
+    Syntax(String),
+    /// A number has no unit.
+    #[error("missing unit in duration {0:?}: add one of ns, us, ms, s, m, h, such as {0}s")]
+    MissingUnit(String),
+    /// More than about 292 years.
+    #[error("duration {0:?} is out of range")]
+    Overflow(String),
+}
+
+impl GoDuration {
+    /// No time at all.
+    pub const ZERO: Self = Self(0);
+
+    /// A span of so many nanoseconds.
+    pub const fn from_nanos(nanos: i64) -> Self {
+        Self(nanos)
+    }
+
+    /// A span of so many whole seconds.
+    pub const fn from_secs(seconds: i64) -> Self {
+        Self(seconds * 1_000_000_000)
+    }
+
+    /// Nanoseconds, negative when the span is.
+    pub const fn as_nanos(self) -> i64 {
+        self.0
+    }
+
+    /// The same span as the standard library's type; a negative one becomes zero.
+    pub fn to_std(self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.0).unwrap_or(0))
+    }
+
+    /// Whether the span is below zero.
+    pub const fn is_negative(self) -> bool {
+        self.0 < 0
+    }
+}
+
+impl From<Duration> for GoDuration {
+    /// A longer span than the type holds becomes the longest it holds.
+    fn from(duration: Duration) -> Self {
+        Self(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
+    }
+}
+
+impl FromStr for GoDuration {
+    type Err = DurationError;
+
+    // data-model D-1, D-2
+    fn from_str(text: &str) -> Result<Self, DurationError> {
+        let syntax = || DurationError::Syntax(text.to_owned());
+        let overflow = || DurationError::Overflow(text.to_owned());
+        let (negative, mut rest) = match text.as_bytes().first() {
+            Some(b'-') => (true, &text[1..]),
+            Some(b'+') => (false, &text[1..]),
+            _ => (false, text),
+        };
+        if rest == "0" {
+            return Ok(Self::ZERO);
+        }
+        if rest.is_empty() {
+            return Err(syntax());
+        }
+        let mut total: u128 = 0;
+        while !rest.is_empty() {
+            let (number, after) = rest.split_at(
+                rest.find(|c: char| c != '.' && !c.is_ascii_digit())
+                    .unwrap_or(rest.len()),
+            );
+            let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+            if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
+                return Err(syntax());
+            }
+            let unit_end = after
+                .find(|c: char| c == '.' || c.is_ascii_digit())
+                .unwrap_or(after.len());
+            let (unit, next) = after.split_at(unit_end);
+            let nanos: u128 = match unit {
+                "" => return Err(DurationError::MissingUnit(text.to_owned())),
+                "ns" => 1,
+                "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+                "ms" => 1_000_000,
+                "s" => 1_000_000_000,
+                "m" => 60_000_000_000,
+                "h" => 3_600_000_000_000,
+                _ => return Err(syntax()),
+            };
+            let mut part = 0u128;
+            if !whole.is_empty() {
+                let count: u64 = whole.parse().map_err(|_| overflow())?;
+                part = u128::from(count) * nanos;
+            }
+            // Digits below a nanosecond are cut off (D-2); fifteen are more than an hour can show.
+            let digits = &fraction[..fraction.len().min(15)];
+            if !digits.is_empty() {
+                let value: u64 = digits.parse().map_err(|_| syntax())?;
+                part += u128::from(value) * nanos / 10u128.pow(u32::try_from(digits.len()).unwrap_or(15));
+            }
+            total += part;
+            if total > (1 << 63) {
+                return Err(overflow());
+            }
+            rest = next;
+        }
+        let total = i128::try_from(total).map_err(|_| overflow())?;
+        i64::try_from(if negative { -total } else { total })
+            .map(Self)
+            .map_err(|_| overflow())
+    }
+}
+
+impl fmt::Display for GoDuration {
+    // data-model D-5
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.0.unsigned_abs();
+        if self.0 < 0 {
+            f.write_str("-")?;
+        }
+        match nanos {
+            0 => f.write_str("0s"),
+            1..1_000 => write!(f, "{nanos}ns"),
+            1_000..1_000_000 => write!(f, "{}\u{b5}s", Fraction(nanos, 1_000)),
+            1_000_000..1_000_000_000 => write!(f, "{}ms", Fraction(nanos, 1_000_000)),
+            _ => {
+                const MINUTE: u64 = 60_000_000_000;
+                let (hours, minutes) = (nanos / (60 * MINUTE), nanos / MINUTE % 60);
+                if hours > 0 {
+                    write!(f, "{hours}h")?;
+                }
+                if hours > 0 || minutes > 0 {
+                    write!(f, "{minutes}m")?;
+                }
+                write!(f, "{}s", Fraction(nanos % MINUTE, 1_000_000_000))
+            }
+        }
+    }
+}
+
+/// A count of nanoseconds in a larger unit, without trailing zeros.
+struct Fraction(u64, u64);
+
+impl fmt::Display for Fraction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, rest) = (self.0 / self.1, self.0 % self.1);
+        if rest == 0 {
+            return write!(f, "{whole}");
+        }
+        let width = usize::try_from(self.1.ilog10()).unwrap_or(9);
+        let digits = format!("{rest:0width$}");
+        write!(f, "{whole}.{}", digits.trim_end_matches('0'))
+    }
+}
+
+impl Serialize for GoDuration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for GoDuration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = GoDuration;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration text such as \"5s\"")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<GoDuration, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            // data-model D-3: the number 0 alone needs no unit
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<GoDuration, E> {
+                match number {
+                    0 => Ok(GoDuration::ZERO),
+                    _ => Err(E::invalid_type(Unexpected::Unsigned(number), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Text).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,96 @@
+//! Identifiers: opaque strings to every reader, each with a type of its own so that they cannot be mixed up.
+
+use std::borrow::Borrow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! uid {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text as stored.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// Whether nothing is named: an absent field reads as the empty text.
+            pub fn is_empty(&self) -> bool {
+                self.0.is_empty()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.to_owned())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+uid!(
+    /// A cluster, new at each initialisation.
+    ClusterUid
+);
+uid!(
+    /// A keeper, stable over its restarts.
+    KeeperUid
+);
+uid!(
+    /// One incarnation of a PostgreSQL instance on one keeper; never used again (sentinel 1.1).
+    DbUid
+);
+uid!(
+    /// A proxy process.
+    ProxyUid
+);
+uid!(
+    /// A sentinel process.
+    SentinelUid
+);
+uid!(
+    /// One publication of an info, renewed each time (store S-22).
+    InfoUid
+);
+uid!(
+    /// One keeper process: a random UUID of version 4, never saved (keeper 0).
+    BootUuid
+);
+
+/// The eight lower-case hex digits that the field calls a uid, from four random bytes (data-model 2.3).
+pub fn short_uid(random: [u8; 4]) -> String {
+    format!("{:08x}", u32::from_be_bytes(random))
+}
+
+/// The name of something inside PostgreSQL (slot, `application_name`): `stolon_` and the given name (data-model 2.3).
+pub fn stolon_name(name: &str) -> String {
+    format!("stolon_{name}")
+}

@@ -1,0 +1,187 @@
+//! Changing a spec by a patch: JSON merge patch (RFC 7386) with the directive `$patch` (data-model 6.2).
+
+use crate::model::{ClusterSpec, Json, JsonError};
+
+/// Why a patch cannot be applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatchError {
+    /// The patch is not JSON.
+    #[error("invalid patch")]
+    Syntax(#[source] JsonError),
+    /// The patch is JSON, but no object.
+    #[error("invalid patch: a JSON object is required")]
+    NoObject,
+    /// A directive that is not known, or stands where it means nothing.
+    #[error("invalid patch: {0}")]
+    Directive(String),
+    /// The patched spec does not fit its types.
+    #[error("invalid patched cluster spec")]
+    Result(#[source] JsonError),
+}
+
+/// Applies a patch to a stored spec; the result is not validated.
+///
+/// # Errors
+/// The patch is not a JSON object (or `null`, which changes nothing), holds an unknown directive, or its result is not
+/// a spec.
+pub fn patch_spec(current: &ClusterSpec, patch: &[u8]) -> Result<ClusterSpec, PatchError> {
+    let patch = match Json::parse(patch).map_err(PatchError::Syntax)? {
+        Json::Null => return Ok(current.clone()),
+        Json::Object(members) => members,
+        _ => return Err(PatchError::NoObject),
+    };
+    let Json::Object(mut members) = Json::of(current) else {
+        unreachable!("a struct is written as an object");
+    };
+    let patch = fold(patch, SPEC);
+    merge(&mut members, patch)?;
+    Json::Object(members).decode().map_err(PatchError::Result)
+}
+
+/// The names that a level of the spec knows, each with the level below when it is an object of fixed names.
+struct Level(&'static [(&'static str, Option<&'static Level>)]);
+
+const SPEC: &Level = &Level(&[
+    ("sleepInterval", None),
+    ("requestTimeout", None),
+    ("convergenceTimeout", None),
+    ("initTimeout", None),
+    ("syncTimeout", None),
+    ("dbWaitReadyTimeout", None),
+    ("failInterval", None),
+    ("deadKeeperRemovalInterval", None),
+    ("proxyCheckInterval", None),
+    ("proxyTimeout", None),
+    ("maxStandbys", None),
+    ("maxStandbysPerSender", None),
+    ("maxStandbyLag", None),
+    ("synchronousReplication", None),
+    ("minSynchronousStandbys", None),
+    ("maxSynchronousStandbys", None),
+    ("additionalWalSenders", None),
+    ("additionalMasterReplicationSlots", None),
+    ("usePgrewind", None),
+    ("initMode", None),
+    ("mergePgParameters", None),
+    ("role", None),
+    (
+        "newConfig",
+        Some(&Level(&[("locale", None), ("encoding", None), ("dataChecksums", None)])),
+    ),
+    (
+        "pitrConfig",
+        Some(&Level(&[
+            ("dataRestoreCommand", None),
+            ("archiveRecoverySettings", Some(ARCHIVE)),
+            (
+                "recoveryTargetSettings",
+                Some(&Level(&[
+                    ("recoveryTarget", None),
+                    ("recoveryTargetLsn", None),
+                    ("recoveryTargetName", None),
+                    ("recoveryTargetTime", None),
+                    ("recoveryTargetXid", None),
+                    ("recoveryTargetTimeline", None),
+                ])),
+            ),
+        ])),
+    ),
+    ("existingConfig", Some(&Level(&[("keeperUID", None)]))),
+    (
+        "standbyConfig",
+        Some(&Level(&[
+            (
+                "standbySettings",
+                Some(&Level(&[
+                    ("primaryConninfo", None),
+                    ("primarySlotName", None),
+                    ("recoveryMinApplyDelay", None),
+                ])),
+            ),
+            ("archiveRecoverySettings", Some(ARCHIVE)),
+        ])),
+    ),
+    ("defaultSUReplAccessMode", None),
+    ("pgParameters", None),
+    ("pgHBA", None),
+    ("automaticPgRestart", None),
+]);
+
+const ARCHIVE: &Level = &Level(&[("restoreCommand", None)]);
+
+/// Gives names in another case their canonical spelling; of two of the same name the last counts.
+fn fold(members: Vec<(String, Json)>, level: &Level) -> Vec<(String, Json)> {
+    let mut folded: Vec<(String, Json)> = Vec::with_capacity(members.len());
+    for (name, value) in members {
+        let known = level.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(&name));
+        let name = known.map_or(name, |(known, _)| (*known).to_owned());
+        let value = match (value, known.and_then(|(_, below)| *below)) {
+            (Json::Object(members), Some(below)) => Json::Object(fold(members, below)),
+            (value, _) => value,
+        };
+        folded.retain(|(seen, _)| *seen != name);
+        folded.push((name, value));
+    }
+    folded
+}
+
+/// Merges one level of a patch into the same level of the current document.
+fn merge(current: &mut Vec<(String, Json)>, patch: Vec<(String, Json)>) -> Result<(), PatchError> {
+    if let Some((_, directive)) = patch.iter().find(|(name, _)| name == "$patch") {
+        match directive {
+            Json::Text(word) if word == "replace" => {
+                current.clear();
+                let rest = patch.into_iter().filter(|(name, _)| name != "$patch");
+                return merge(current, rest.collect());
+            }
+            Json::Text(word) if word == "delete" => {
+                current.clear();
+                return Ok(());
+            }
+            _ => {
+                return Err(PatchError::Directive(
+                    "$patch must be \"replace\" or \"delete\"".to_owned(),
+                ));
+            }
+        }
+    }
+    for (name, value) in patch {
+        if name.starts_with('$') {
+            return Err(PatchError::Directive(format!(
+                "unknown directive {name:?}, only \"$patch\" is known"
+            )));
+        }
+        let place = current.iter_mut().find(|(known, _)| *known == name);
+        match (value, place) {
+            (Json::Null, _) => current.retain(|(known, _)| *known != name),
+            (Json::Object(patch), Some((_, Json::Object(below)))) => merge(below, patch)?,
+            (Json::Object(patch), place) => {
+                if patch.iter().any(|(name, _)| name == "$patch") {
+                    return Err(PatchError::Directive(format!(
+                        "$patch inside {name:?}, which is not set"
+                    )));
+                }
+                let mut below = Vec::new();
+                merge(&mut below, patch)?; // its nulls add nothing (RFC 7386)
+                put(place, name, Json::Object(below))
+                    .into_iter()
+                    .for_each(|member| current.push(member));
+            }
+            (value, place) => put(place, name, value)
+                .into_iter()
+                .for_each(|member| current.push(member)),
+        }
+    }
+    Ok(())
+}
+
+/// Puts a value into its place, or gives back the member that has none.
+fn put(place: Option<&mut (String, Json)>, name: String, value: Json) -> Option<(String, Json)> {
+    match place {
+        Some((_, old)) => {
+            *old = value;
+            None
+        }
+        None => Some((name, value)),
+    }
+}
