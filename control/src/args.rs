@@ -1,0 +1,262 @@
+//! The options that all four programs share, and their check. What a program adds, and what a store makes of an
+//! endpoint, is left to them.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::GoDuration;
+use crate::telemetry::{LogConfig, LogFormat};
+
+mod parse;
+mod values;
+
+pub use parse::{CTL, KEEPER, PROXY, Parsed, Program, Refusal, SENTINEL, VERSION, command, parse, try_parse};
+pub use values::{GoInt, IntError, Switch, SwitchError};
+
+/// The limit of one store request unless `--store-timeout` says otherwise (cli 2).
+pub const DEFAULT_STORE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first part of every key unless `--store-prefix` says otherwise (cli 2).
+pub const DEFAULT_STORE_PREFIX: &str = "stolon/cluster";
+
+/// The options of all four programs, as typed (cli 2).
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Common options")]
+pub struct CommonArgs {
+    /// Name of the cluster (required)
+    #[arg(long, global = true, value_name = "NAME")]
+    pub cluster_name: Option<String>,
+    /// Where the cluster data is kept: etcdv3 (required)
+    #[arg(long, global = true, value_name = "BACKEND")]
+    pub store_backend: Option<String>,
+    /// Comma list of store endpoints [default: http://127.0.0.1:2379]
+    #[arg(long, global = true, value_name = "URLS")]
+    pub store_endpoints: Option<String>,
+    /// Limit of each store request [default: 5s]
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub store_timeout: Option<GoDuration>,
+    /// First part of every key [default: stolon/cluster]
+    #[arg(long, global = true, value_name = "PREFIX")]
+    pub store_prefix: Option<String>,
+    /// Client certificate for the store
+    #[arg(long, global = true, value_name = "FILE")]
+    pub store_cert_file: Option<PathBuf>,
+    /// Key of the client certificate
+    #[arg(long, global = true, value_name = "FILE")]
+    pub store_key: Option<PathBuf>,
+    /// Certificates that the store's own must descend from [default: the system's]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub store_ca_file: Option<PathBuf>,
+    /// Do not verify the store's certificate
+    #[arg(long, global = true)]
+    pub store_skip_tls_verify: Option<Switch>,
+    /// Address of the metrics server, such as 127.0.0.1:9102 [default: none]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub metrics_listen_address: Option<String>,
+    /// Of the kubernetes backend, which is not supported
+    #[arg(long, global = true, hide = true, value_name = "KIND")]
+    pub kube_resource_kind: Option<String>,
+    /// What is logged: error, warn, info or debug [default: info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// The options of the three daemons, as typed (cli 2).
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct DaemonArgs {
+    #[expect(missing_docs, reason = "clap would take it for help text")]
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Colour the level in log lines [default: when standard error is a terminal]
+    #[arg(long)]
+    pub log_color: Option<Switch>,
+    /// Form of log lines: text, json or tab [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// The same as --log-level=debug
+    #[arg(long, hide = true)]
+    pub debug: Option<Switch>,
+    /// Ignored (cli O-7)
+    #[arg(hide = true)]
+    pub ignored: Vec<OsString>,
+}
+
+/// What the common options say once they are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Common {
+    /// Second part of every key.
+    pub cluster_name: String,
+    /// First part of every key.
+    pub store_prefix: String,
+    /// Comma list; empty for the default of the store.
+    pub store_endpoints: String,
+    /// Limit of each store request; greater than zero.
+    pub store_timeout: Duration,
+    /// The client's certificate and key for the store, and how to know the store.
+    pub store_tls: StoreTls,
+    /// Where to serve metrics, if anywhere.
+    pub metrics_listen_address: Option<String>,
+}
+
+/// The TLS options of the store, as typed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreTls {
+    /// Client certificate.
+    pub cert_file: Option<PathBuf>,
+    /// Key of the client certificate.
+    pub key: Option<PathBuf>,
+    /// Roots to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Trust whoever answers.
+    pub skip_verify: bool,
+}
+
+/// What is wrong with the arguments, all of it, in the order of the checks (design D-8).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Faults(Vec<String>);
+
+impl Faults {
+    /// Adds what is wrong and how to mend it.
+    pub fn push(&mut self, fault: impl Into<String>) {
+        self.0.push(fault.into());
+    }
+
+    /// Nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// One line for each fault.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+/// All faults on one line.
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for Faults {}
+
+impl CommonArgs {
+    /// The common check (cli 2). What is wrong goes to `faults`; then the answer is not to be used.
+    pub fn check(&self, faults: &mut Faults) -> Common {
+        let cluster_name = given(&self.cluster_name);
+        if cluster_name.is_empty() {
+            faults.push("cluster name required");
+        } else if let Some(why) = cluster_name_fault(cluster_name) {
+            faults.push(format!("cluster name {cluster_name:?} is not usable: {why}"));
+        }
+        if let Some(fault) = backend_fault(given(&self.store_backend)) {
+            faults.push(fault);
+        }
+        let store_timeout = self.store_timeout.map_or(DEFAULT_STORE_TIMEOUT, GoDuration::to_std);
+        if store_timeout.is_zero() {
+            faults.push("--store-timeout must be greater than zero"); // store S-19
+        }
+        Common {
+            cluster_name: cluster_name.to_owned(),
+            store_prefix: self
+                .store_prefix
+                .clone()
+                .unwrap_or_else(|| DEFAULT_STORE_PREFIX.to_owned()),
+            store_endpoints: given(&self.store_endpoints).to_owned(),
+            store_timeout,
+            store_tls: StoreTls {
+                cert_file: given_path(&self.store_cert_file),
+                key: given_path(&self.store_key),
+                ca_file: given_path(&self.store_ca_file),
+                skip_verify: self.store_skip_tls_verify == Some(Switch(true)),
+            },
+            metrics_listen_address: self
+                .metrics_listen_address
+                .clone()
+                .filter(|address| !address.is_empty()),
+        }
+    }
+}
+
+impl DaemonArgs {
+    /// What to log and how (cli 2, 17.2). The answer can be used for the fatal line also when something is wrong.
+    pub fn log(&self, faults: &mut Faults) -> LogConfig {
+        let level = match self.common.log_level.as_deref() {
+            Some(name) => level_by_name(name).unwrap_or_else(|| {
+                faults.push(format!("log level {name:?} is unknown: use error, warn, info or debug"));
+                tracing::Level::INFO
+            }),
+            None => tracing::Level::INFO,
+        };
+        let format = match self.log_format.as_deref() {
+            None | Some("text") => LogFormat::Text,
+            Some("json") => LogFormat::Json,
+            Some("tab") => LogFormat::Tab,
+            Some(name) => {
+                faults.push(format!("log format {name:?} is unknown: use text, json or tab"));
+                LogFormat::Text
+            }
+        };
+        let debug = self.debug == Some(Switch(true));
+        LogConfig {
+            level: if debug { tracing::Level::DEBUG } else { level },
+            format,
+            color: self.log_color.map(|Switch(on)| on),
+        }
+    }
+}
+
+/// An option that is not given and one that is given empty are the same (cli O-9 and the defaults of cli 2).
+fn given(option: &Option<String>) -> &str {
+    option.as_deref().unwrap_or_default()
+}
+
+fn given_path(option: &Option<PathBuf>) -> Option<PathBuf> {
+    option.clone().filter(|path| !path.as_os_str().is_empty())
+}
+
+fn level_by_name(name: &str) -> Option<tracing::Level> {
+    match name {
+        "error" => Some(tracing::Level::ERROR),
+        "warn" => Some(tracing::Level::WARN),
+        "info" => Some(tracing::Level::INFO),
+        "debug" => Some(tracing::Level::DEBUG),
+        _ => None,
+    }
+}
+
+/// A name that, once its path is cleaned, is nothing or leads out of the prefix would share keys with others
+/// (store S-3).
+fn cluster_name_fault(name: &str) -> Option<&'static str> {
+    if name.chars().any(char::is_control) {
+        return Some("it holds a control character");
+    }
+    let mut depth = 0_usize;
+    for part in name.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if depth == 0 => return Some("it leads out of the store prefix"),
+            ".." => depth -= 1,
+            _ => depth += 1,
+        }
+    }
+    (depth == 0).then_some("nothing is left of it as a part of a key")
+}
+
+/// cli 2, rows 2 to 4 of the common check; design D-11.
+fn backend_fault(name: &str) -> Option<String> {
+    match name {
+        "etcdv3" => None,
+        "" => Some("store backend type required".to_owned()),
+        "etcdv2" | "etcd" | "consul" | "kubernetes" => Some(format!(
+            "store backend {name:?} is not supported: the store is etcd v3, use --store-backend=etcdv3"
+        )),
+        _ => Some(format!("unknown store backend {name:?}: use --store-backend=etcdv3")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

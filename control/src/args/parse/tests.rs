@@ -1,0 +1,169 @@
+use std::collections::BTreeMap;
+
+use super::super::{DaemonArgs, GoInt, Switch};
+use super::*;
+
+#[derive(Debug, clap::Parser)]
+struct Args {
+    #[command(flatten)]
+    daemon: DaemonArgs,
+    /// Name of this keeper
+    #[arg(long, alias = "id")]
+    uid: Option<String>,
+    /// Never elected when false
+    #[arg(long)]
+    can_be_master: Option<Switch>,
+    /// Seconds
+    #[arg(long)]
+    tcp_keepalive_idle: Option<GoInt>,
+}
+
+fn run(typed: &[&str], environment: &[(&str, &str)]) -> Result<Parsed<Args>, Refusal> {
+    let environment: BTreeMap<_, _> = environment.iter().copied().collect();
+    try_parse(KEEPER, typed, |name| environment.get(name).map(OsString::from))
+}
+
+fn parsed(typed: &[&str], environment: &[(&str, &str)]) -> Args {
+    run(typed, environment).unwrap().args
+}
+
+fn usage(typed: &[&str]) -> String {
+    match run(typed, &[]).unwrap_err() {
+        Refusal::Usage { text, message } => {
+            assert!(text.starts_with(&format!("Error: {message}\n")), "{text}");
+            assert!(text.contains("Usage: stolon-keeper"), "{text}");
+            message
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_command_line_wins_over_the_environment_and_both_over_the_default() {
+    // cli O-9, cli 18.1
+    let name = |typed: &[&str], environment: &[(&str, &str)]| parsed(typed, environment).daemon.common.cluster_name;
+    let environment = [("STKEEPER_CLUSTER_NAME", "fromenv")];
+    assert_eq!(name(&[], &[]), None);
+    assert_eq!(name(&[], &environment).as_deref(), Some("fromenv"));
+    assert_eq!(name(&["--cluster-name=typed"], &environment).as_deref(), Some("typed"));
+    assert_eq!(name(&["--cluster-name="], &environment).as_deref(), Some(""));
+    assert_eq!(name(&[], &[("STKEEPER_CLUSTER_NAME", "")]), None);
+    assert_eq!(name(&[], &[("STSENTINEL_CLUSTER_NAME", "other")]), None);
+}
+
+#[test]
+fn a_bad_variable_is_named_and_the_alphabetically_last_one_first() {
+    // cli O-12, cli 18.1: also when the command line would win, and before help
+    let environment = [("STKEEPER_STORE_TIMEOUT", "5 s"), ("STKEEPER_CAN_BE_MASTER", "yes")];
+    match run(&["--store-timeout=1s", "--help"], &environment).unwrap_err() {
+        Refusal::Variables(message) => {
+            let mut parts = message.split("; ");
+            let first = parts.next().unwrap();
+            assert!(
+                first.contains("\"5 s\"") && first.contains("STKEEPER_STORE_TIMEOUT"),
+                "{first}"
+            );
+            assert!(parts.next().unwrap().contains("STKEEPER_CAN_BE_MASTER"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn uid_beats_id_in_the_environment_and_the_later_one_on_the_command_line() {
+    // cli O-13, cli 18.1
+    let uid = |typed: &[&str], environment: &[(&str, &str)]| parsed(typed, environment).uid.unwrap();
+    let both = [("STKEEPER_ID", "a"), ("STKEEPER_UID", "b")];
+    assert_eq!(uid(&[], &both), "b");
+    assert_eq!(uid(&[], &both[..1]), "a");
+    assert_eq!(uid(&["--id=c"], &both), "c");
+    assert_eq!(uid(&["--uid=d", "--id", "e"], &[]), "e");
+    assert_eq!(uid(&["--id=d", "--uid=e"], &[]), "e");
+}
+
+#[test]
+fn deprecated_options_are_noticed_on_the_command_line_only() {
+    // cli 3, cli O-11, cli 18.9
+    let typed = run(&["--debug", "--id=k1"], &[]).unwrap();
+    assert_eq!(typed.args.daemon.debug, Some(Switch(true)));
+    assert_eq!(typed.notices.len(), 2);
+    assert!(typed.notices[0].starts_with("Flag --debug has been deprecated, "));
+    assert!(typed.notices[0].contains("--log-level=debug") && typed.notices[1].contains("--uid"));
+    let variables = run(
+        &["--uid=k1", "--", "--debug"],
+        &[("STKEEPER_DEBUG", "1"), ("STKEEPER_ID", "k1")],
+    )
+    .unwrap();
+    assert_eq!(variables.args.daemon.debug, Some(Switch(true)));
+    assert_eq!(variables.notices, [""; 0]);
+}
+
+#[test]
+fn a_switch_takes_no_separate_value() {
+    // cli O-3, cli 18.3
+    let switch = |typed: &[&str]| parsed(typed, &[]).can_be_master;
+    assert_eq!(switch(&["--can-be-master"]), Some(Switch(true)));
+    assert_eq!(switch(&["--can-be-master=false"]), Some(Switch(false)));
+    assert_eq!(switch(&["--can-be-master", "false"]), Some(Switch(true)));
+    assert_eq!(
+        switch(&["--can-be-master=false", "--can-be-master"]),
+        Some(Switch(true))
+    );
+    assert_eq!(
+        parsed(&[], &[("STKEEPER_CAN_BE_MASTER", "F")]).can_be_master,
+        Some(Switch(false))
+    );
+}
+
+#[test]
+fn usage_errors_say_what_is_wrong() {
+    // cli O-6, cli 18.4, cli 18.5
+    assert!(usage(&["--nonsense"]).contains("--nonsense"));
+    assert!(usage(&["--cluster", "x"]).contains("--cluster")); // cli O-1: no abbreviation
+    assert!(usage(&["--cluster-name"]).contains("--cluster-name"));
+    assert!(usage(&["--tcp-keepalive-idle=1.5"]).contains("1.5"));
+    assert!(usage(&["--store-timeout", "5"]).contains("--store-timeout"));
+    assert!(usage(&["--can-be-master=yes"]).contains("yes"));
+    assert!(usage(&["-cluster-name=x"]).contains("-c"));
+}
+
+#[test]
+fn repeated_options_and_positional_arguments_are_taken_as_the_reference_does() {
+    // cli O-1, O-5, O-7
+    let args = parsed(
+        &[
+            "one",
+            "--cluster-name",
+            "a",
+            "two",
+            "--cluster-name=b",
+            "--",
+            "--cluster-name=c",
+        ],
+        &[],
+    );
+    assert_eq!(args.daemon.common.cluster_name.as_deref(), Some("b"));
+    assert_eq!(args.daemon.ignored, ["one", "two", "--cluster-name=c"]);
+    assert_eq!(
+        parsed(&["--tcp-keepalive-idle", "-0x10"], &[]).tcp_keepalive_idle,
+        Some(GoInt(-16))
+    );
+}
+
+#[test]
+fn help_and_version_need_nothing_else() {
+    // cli 16, cli 18.8
+    for (option, start) in [("--help", ""), ("-h", ""), ("--version", "stolon-keeper version ")] {
+        match run(&[option], &[("STKEEPER_HELP", "x"), ("STKEEPER_VERSION", "x")]).unwrap_err() {
+            Refusal::Shown(text) => {
+                let text = text.to_string();
+                assert!(
+                    text.starts_with(start) && !text.contains("--debug") && !text.contains("--id"),
+                    "{text}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(usage(&["-V"]).contains("-V"));
+}

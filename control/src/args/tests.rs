@@ -1,0 +1,95 @@
+use super::*;
+
+fn checked(args: &CommonArgs) -> (Common, Vec<String>) {
+    let mut faults = Faults::default();
+    let common = args.check(&mut faults);
+    (common, faults.0)
+}
+
+fn args(cluster_name: &str, backend: &str) -> CommonArgs {
+    CommonArgs {
+        cluster_name: Some(cluster_name.to_owned()),
+        store_backend: Some(backend.to_owned()),
+        ..CommonArgs::default()
+    }
+}
+
+#[test]
+fn common_faults_are_told_together_in_the_order_of_the_checks() {
+    // cli 2, cli 18.7
+    assert_eq!(
+        checked(&CommonArgs::default()).1,
+        ["cluster name required", "store backend type required"]
+    );
+    assert_eq!(checked(&args("", "etcdv3")).1, ["cluster name required"]);
+    assert_eq!(checked(&args("main", "")).1, ["store backend type required"]);
+    assert_eq!(checked(&args("main", "etcdv3")).1, [""; 0]);
+}
+
+#[test]
+fn other_backends_are_told_what_is_supported() {
+    // design D-11
+    for name in ["etcdv2", "etcd", "consul", "kubernetes"] {
+        let faults = checked(&args("main", name)).1.join("\n");
+        assert!(
+            faults.contains(&format!("{name:?} is not supported")) && faults.contains("etcdv3"),
+            "{faults}"
+        );
+    }
+    let faults = checked(&args("main", "zookeeper")).1.join("\n");
+    assert!(faults.contains("unknown store backend \"zookeeper\""), "{faults}");
+}
+
+#[test]
+fn names_that_leave_the_prefix_are_refused() {
+    // store S-3
+    for name in [".", "..", "../x", "a/../..", "a/..", "/", "a\nb", "\u{7f}"] {
+        assert_eq!(checked(&args(name, "etcdv3")).1.len(), 1, "{name:?}");
+    }
+    for name in ["main", "a/b", "a/../b", "/a", "...", "käse"] {
+        assert_eq!(checked(&args(name, "etcdv3")).1.len(), 0, "{name:?}");
+    }
+}
+
+#[test]
+fn a_store_timeout_of_nothing_is_refused() {
+    // store S-19, store 10.18
+    for text in ["0", "-5s", "0s"] {
+        let mut given = args("main", "etcdv3");
+        given.store_timeout = Some(text.parse().unwrap());
+        assert_eq!(
+            checked(&given).1,
+            ["--store-timeout must be greater than zero"],
+            "{text}"
+        );
+    }
+    assert_eq!(checked(&args("main", "etcdv3")).0.store_timeout, DEFAULT_STORE_TIMEOUT);
+}
+
+#[test]
+fn log_options_are_exact_and_debug_overrides() {
+    // cli 17.2
+    let log = |level: Option<&str>, format: Option<&str>, debug| {
+        let mut faults = Faults::default();
+        let mut daemon = DaemonArgs {
+            log_format: format.map(str::to_owned),
+            debug,
+            ..DaemonArgs::default()
+        };
+        daemon.common.log_level = level.map(str::to_owned);
+        (daemon.log(&mut faults), faults.0)
+    };
+    assert_eq!(log(None, None, None).0, LogConfig::default());
+    assert_eq!(
+        log(Some("warn"), None, Some(Switch(true))).0.level,
+        tracing::Level::DEBUG
+    );
+    assert_eq!(
+        log(Some("warn"), Some("tab"), Some(Switch(false))).0.level,
+        tracing::Level::WARN
+    );
+    for level in ["INFO", "trace", "", "warning"] {
+        assert_eq!(log(Some(level), None, None).1.len(), 1, "{level}");
+    }
+    assert_eq!(log(Some("x"), Some("xml"), None).1.len(), 2);
+}

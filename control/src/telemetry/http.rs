@@ -1,0 +1,212 @@
+//! The metrics of a daemon over HTTP: a small server on a thread of its own, so that neither a scrape disturbs the
+//! program nor a busy program the scrape (design D-14).
+
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics::{describe_gauge, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::sync::Semaphore;
+
+/// Connections served at once; more wait in the backlog.
+const MAX_CONNECTIONS: usize = 16;
+/// A connection lives no longer: who scrapes comes again.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
+/// The head of a request is there by then.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+/// The pause after an accept that failed, as without descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How often histograms are folded when nobody scrapes.
+const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
+
+/// The label `component` of `stolon_cluster_identifier` (cli 17.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Component {
+    /// stolon-keeper.
+    Keeper,
+    /// stolon-sentinel.
+    Sentinel,
+    /// stolon-proxy.
+    Proxy,
+}
+
+impl Component {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Keeper => "keeper",
+            Self::Sentinel => "sentinel",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// Why the metrics cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// The address is taken, not ours, or no address.
+    #[error("listen on {address} for metrics (--metrics-listen-address)")]
+    Bind {
+        /// As typed.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No thread or no runtime for the server.
+    #[error("start the metrics server")]
+    Start(#[source] std::io::Error),
+    /// Something else records metrics already.
+    #[error("install the metrics recorder")]
+    Recorder,
+}
+
+/// A running metrics server; it runs until the process ends.
+#[derive(Debug)]
+pub struct MetricsServer {
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// Binds `address` (`host:port`, or `:port` for every interface), installs the recorder of the `metrics` macros and
+/// serves `/metrics` from now on. To be called before handles are taken: those taken earlier record nothing.
+pub fn serve_metrics(address: &str, component: Component, cluster_name: &str) -> Result<MetricsServer, MetricsError> {
+    let bind_error = |source| MetricsError::Bind {
+        address: address.to_owned(),
+        source,
+    };
+    let listener = bind(address).map_err(bind_error)?;
+    listener.set_nonblocking(true).map_err(bind_error)?;
+    let bound = listener.local_addr().map_err(bind_error)?;
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Recorder)?;
+    describe_gauge!(CLUSTER_IDENTIFIER, "Names the cluster and the component; always 1");
+    gauge!(CLUSTER_IDENTIFIER, "cluster_name" => cluster_name.to_owned(), "component" => component.name()).set(1.0);
+    start(listener, handle).map_err(MetricsError::Start)?;
+    Ok(MetricsServer { address: bound })
+}
+
+const CLUSTER_IDENTIFIER: &str = "stolon_cluster_identifier";
+
+fn bind(address: &str) -> std::io::Result<TcpListener> {
+    match address.strip_prefix(':') {
+        Some(port) => {
+            TcpListener::bind(format!("[::]:{port}")).or_else(|_| TcpListener::bind(format!("0.0.0.0:{port}")))
+        }
+        None => TcpListener::bind(address),
+    }
+}
+
+fn start(listener: TcpListener, handle: PrometheusHandle) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let serve = move || runtime.block_on(serve(listener, handle));
+    std::thread::Builder::new().name("metrics".to_owned()).spawn(serve)?;
+    Ok(())
+}
+
+async fn serve(listener: TcpListener, handle: PrometheusHandle) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "cannot serve metrics");
+            return;
+        }
+    };
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    tokio::spawn(keep_up(handle.clone()));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return; // never: nobody closes the semaphore
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection for metrics");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            let answer = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&request, &handle))));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_LIMIT)
+                .serve_connection(TokioIo::new(stream), answer);
+            // How a scrape ends is the scraper's affair.
+            let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn keep_up(handle: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(UPKEEP_PERIOD).await;
+        handle.run_upkeep();
+    }
+}
+
+fn answer(request: &Request<Incoming>, handle: &PrometheusHandle) -> Response<Full<Bytes>> {
+    let (status, body) = match (request.uri().path(), request.method()) {
+        ("/metrics", &Method::GET | &Method::HEAD) => (StatusCode::OK, handle.render() + &super::process::metrics()),
+        ("/metrics", _) => (StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
+    };
+    let kind = if status == StatusCode::OK {
+        "text/plain; version=0.0.4; charset=utf-8"
+    } else {
+        "text/plain; charset=utf-8"
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+
+    use super::*;
+
+    fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn metrics_are_served_at_their_path_only() {
+        // cli 17.3, cli 18.25; the recorder is one per process, so one test has it all
+        let server = serve_metrics("127.0.0.1:0", Component::Keeper, "main").unwrap();
+        let text = get(server.address, "/metrics");
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        assert!(
+            text.contains("\nstolon_cluster_identifier{cluster_name=\"main\",component=\"keeper\"} 1\n"),
+            "{text}"
+        );
+        assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
+        assert!(get(server.address, "/").starts_with("HTTP/1.1 404 "));
+        let again = serve_metrics(&server.address.to_string(), Component::Keeper, "main").unwrap_err();
+        assert!(matches!(again, MetricsError::Bind { .. }), "{again}");
+    }
+}

@@ -1,0 +1,266 @@
+//! From an event of `tracing` to a line in the sink.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
+
+use super::format::{LevelName, Style};
+use super::sink::Sink;
+
+/// The crates of this product; others are heard from `warn` on, or a store client's chatter would drown `debug`.
+const OURS: [&str; 10] = [
+    "control",
+    "keeper",
+    "proxy",
+    "ctl",
+    "benches",
+    "stolon_tests",
+    "stolon_sentinel",
+    "stolon_keeper",
+    "stolon_proxy",
+    "stolonctl",
+];
+
+/// Spans around a whole program: their fields would stand on every line of its log, so no line repeats them.
+const WHOLE_PROGRAM: [&str; 3] = ["keeper", "sentinel", "proxy"];
+
+pub(crate) struct LineLayer {
+    sink: Arc<Sink>,
+    style: Style,
+    level: Level,
+}
+
+impl LineLayer {
+    pub(crate) fn new(sink: Arc<Sink>, style: Style, level: Level) -> Self {
+        Self { sink, style, level }
+    }
+
+    fn hears(&self, metadata: &Metadata<'_>) -> bool {
+        let krate = metadata.target().split("::").next().unwrap_or_default();
+        let least = if OURS.contains(&krate) {
+            self.level
+        } else {
+            self.level.min(Level::WARN)
+        };
+        *metadata.level() <= least
+    }
+}
+
+/// The fields of a span, kept with it for the lines inside.
+struct SpanFields(Vec<(&'static str, Value)>);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        metadata.is_span() || self.hears(metadata)
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(SpanFields(fields.others));
+        }
+    }
+
+    fn on_record(&self, id: &Id, record: &Record<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        record.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            if let Some(known) = span.extensions_mut().get_mut::<SpanFields>() {
+                known
+                    .0
+                    .retain(|(name, _)| !fields.others.iter().any(|(newer, _)| newer == name));
+                known.0.append(&mut fields.others);
+            }
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a log line carries the time at which it was written"
+    )]
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let metadata = event.metadata();
+        if !self.hears(metadata) {
+            return;
+        }
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        for span in context.event_scope(event).into_iter().flatten() {
+            if !WHOLE_PROGRAM.contains(&span.name()) {
+                if let Some(SpanFields(outer)) = span.extensions().get::<SpanFields>() {
+                    fields.others.extend(outer.iter().cloned());
+                }
+            }
+        }
+        let source = source(metadata);
+        let level = LevelName::of(*metadata.level());
+        self.sink.push(self.style.line(
+            crate::clock::wall_clock(),
+            level,
+            &source,
+            &fields.message,
+            &fields.others,
+        ));
+    }
+}
+
+/// Last directory, file and line of the code that speaks (cli 17.1).
+fn source(metadata: &Metadata<'_>) -> String {
+    let path = metadata.file().unwrap_or(metadata.target());
+    let start = path.rmatch_indices('/').nth(1).map_or(0, |(slash, _)| slash + 1);
+    format!("{}:{}", &path[start..], metadata.line().unwrap_or(0))
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    fn push(&mut self, field: &Field, value: Value) {
+        self.others.push((field.name(), value));
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            // Writing to a string fails only if the value's own text does; then what it has is the message.
+            let _ = write!(self.message, "{value:?}");
+        } else {
+            self.push(field, format!("{value:?}").into());
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.message.push_str(value)
+        } else {
+            self.push(field, value.into())
+        }
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.push(field, super::Chain(value).to_string().into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.push(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.push(field, value.into());
+    }
+
+    fn record_i128(&mut self, field: &Field, value: i128) {
+        self.push(field, value.to_string().into());
+    }
+
+    fn record_u128(&mut self, field: &Field, value: u128) {
+        self.push(field, value.to_string().into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.push(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.push(field, value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use tracing::{debug, info, info_span, warn};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::super::LogFormat;
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Seen {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What `events` leave in the log, without the times.
+    fn logged(level: Level, format: LogFormat, events: impl FnOnce()) -> Vec<String> {
+        let seen = Seen::default();
+        let style = Style::new(format, false);
+        let sink = Arc::new(Sink::start(seen.clone(), style));
+        let layer = LineLayer::new(Arc::clone(&sink), style, level);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
+        assert!(sink.flush(Duration::from_secs(10)));
+        let text = String::from_utf8(seen.0.lock().unwrap().clone()).unwrap();
+        text.lines()
+            .map(|line| line.split_once([' ', '\t']).unwrap().1.to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn messages_and_fields_keep_their_words_and_order() {
+        let lines = logged(Level::INFO, LogFormat::Text, || {
+            info!(db = "", cdDB = %"2a87ea79", "current db UID different than cluster data db UID");
+            warn!(count = 3, ok = true, error = %"no such file", "odd");
+            debug!("not heard");
+        });
+        assert_eq!(
+            lines,
+            [
+                "INFO current db UID different than cluster data db UID db= cdDB=2a87ea79",
+                "WARN odd count=3 ok=true error=\"no such file\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn fields_of_inner_spans_follow_those_of_the_whole_program_do_not() {
+        let lines = logged(Level::INFO, LogFormat::Text, || {
+            let _keeper = info_span!("keeper", uid = "k1").entered();
+            info!("starting database");
+            let _conn = info_span!("conn", id = 7).entered();
+            info!(why = "eof", "closed");
+        });
+        assert_eq!(lines, ["INFO starting database", "INFO closed why=eof id=7"]);
+    }
+
+    #[test]
+    fn other_crates_are_heard_from_warnings_on() {
+        let lines = logged(Level::DEBUG, LogFormat::Text, || {
+            debug!("ours");
+            info!(target: "h2::codec", "chatter");
+            warn!(target: "h2::codec", "trouble");
+        });
+        assert_eq!(lines, ["DEBUG ours", "WARN trouble"]);
+    }
+
+    #[test]
+    fn the_form_tab_names_directory_file_and_line() {
+        let lines = logged(Level::INFO, LogFormat::Tab, || info!("here"));
+        let mut columns = lines[0].split('\t');
+        assert_eq!(columns.next(), Some("INFO"));
+        let source = columns.next().unwrap();
+        assert!(source.starts_with("telemetry/layer.rs:"), "{source}");
+        assert_eq!(columns.next(), Some("here"));
+    }
+}

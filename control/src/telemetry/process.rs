@@ -1,0 +1,118 @@
+//! The usual metrics of a process, read from `/proc` at each scrape (proc(5)).
+
+use std::fmt::Write as _;
+use std::fs;
+
+/// In the text form of Prometheus; a line that cannot be read is left out.
+pub(crate) fn metrics() -> String {
+    let mut text = String::new();
+    let mut tell = |name: &str, kind: &str, help: &str, value: Option<f64>| {
+        if let Some(value) = value {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n\n");
+        }
+    };
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ticks = rustix::param::clock_ticks_per_second() as f64;
+    let cpu = Some((stat_field(&stat, 14).unwrap_or(0.0) + stat_field(&stat, 15).unwrap_or(0.0)) / ticks);
+    let start = boot_time().and_then(|boot| Some(boot + stat_field(&stat, 22)? / ticks));
+    tell(
+        "process_cpu_seconds_total",
+        "counter",
+        "Total user and system CPU time spent in seconds.",
+        cpu,
+    );
+    tell(
+        "process_open_fds",
+        "gauge",
+        "Number of open file descriptors.",
+        open_fds(),
+    );
+    tell(
+        "process_max_fds",
+        "gauge",
+        "Maximum number of open file descriptors.",
+        max_fds(),
+    );
+    tell(
+        "process_virtual_memory_bytes",
+        "gauge",
+        "Virtual memory size in bytes.",
+        status_bytes(&status, "VmSize:"),
+    );
+    tell(
+        "process_resident_memory_bytes",
+        "gauge",
+        "Resident memory size in bytes.",
+        status_bytes(&status, "VmRSS:"),
+    );
+    tell("process_threads", "gauge", "Number of threads.", stat_field(&stat, 20));
+    tell(
+        "process_start_time_seconds",
+        "gauge",
+        "Start time of the process since unix epoch in seconds.",
+        start,
+    );
+    text
+}
+
+/// The field of `/proc/self/stat` with this number, counted from 1 as in proc(5); the second, a name in parentheses,
+/// may hold anything.
+fn stat_field(stat: &str, number: usize) -> Option<f64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
+}
+
+fn status_bytes(status: &str, name: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024.0)
+}
+
+fn boot_time() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    stat.lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+fn open_fds() -> Option<f64> {
+    Some(fs::read_dir("/proc/self/fd").ok()?.count() as f64)
+}
+
+fn max_fds() -> Option<f64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_counted_after_the_name_whatever_it_holds() {
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194304 1 2 3 4 150 50 0 0 20 0 9 0 12345 1000 200";
+        assert_eq!(stat_field(stat, 14), Some(150.0));
+        assert_eq!(stat_field(stat, 20), Some(9.0));
+        assert_eq!(stat_field(stat, 22), Some(12345.0));
+        assert_eq!(stat_field("", 14), None);
+    }
+
+    #[test]
+    fn this_process_has_them_all() {
+        let text = metrics();
+        for name in [
+            "cpu_seconds_total",
+            "open_fds",
+            "max_fds",
+            "resident_memory_bytes",
+            "start_time_seconds",
+        ] {
+            assert!(text.contains(&format!("\nprocess_{name} ")), "{text}");
+        }
+    }
+}

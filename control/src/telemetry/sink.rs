@@ -1,0 +1,171 @@
+//! The queue in front of the log's reader, and the thread that empties it. The rest of the program never waits for
+//! that reader.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use super::format::{LevelName, Style};
+
+/// Lines that may wait for the reader: at some 150 bytes a line, about a megabyte.
+const QUEUE_LINES: usize = 8192;
+
+enum Entry {
+    Line(String),
+    /// Answered once all before it is written.
+    Flush(SyncSender<()>),
+}
+
+/// Takes lines and never blocks.
+pub(crate) struct Sink {
+    queue: SyncSender<Entry>,
+    lost: std::sync::Arc<AtomicU64>,
+}
+
+impl Sink {
+    /// Starts the writing thread. `style` is for the line that tells how many were lost.
+    pub(crate) fn start(out: impl Write + Send + 'static, style: Style) -> Self {
+        Self::with_room(QUEUE_LINES, out, style)
+    }
+
+    fn with_room(lines: usize, out: impl Write + Send + 'static, style: Style) -> Self {
+        let (queue, entries) = sync_channel(lines);
+        let lost = std::sync::Arc::default();
+        let seen = std::sync::Arc::clone(&lost);
+        let write = move || write_out(&entries, out, &seen, style);
+        // Without its thread the queue fills up and lines are lost, which is all that can be done about it.
+        let _ = thread::Builder::new().name("log".to_owned()).spawn(write);
+        Self { queue, lost }
+    }
+
+    /// Queues a line with its newline; when the queue is full the line is counted instead.
+    pub(crate) fn push(&self, line: String) {
+        if self.queue.try_send(Entry::Line(line)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until all lines queued so far are written, for at most twice `limit`. False when they are not.
+    pub(crate) fn flush(&self, limit: Duration) -> bool {
+        let (done, written) = sync_channel(1);
+        let pause = Duration::from_millis(10);
+        let mut entry = Entry::Flush(done);
+        for _ in 0..=(limit.as_millis() / pause.as_millis()) {
+            match self.queue.try_send(entry) {
+                Ok(()) => return written.recv_timeout(limit).is_ok(),
+                Err(TrySendError::Disconnected(_)) => return false,
+                Err(TrySendError::Full(back)) => entry = back,
+            }
+            thread::sleep(pause); // the reader is slow: give it the rest of the limit
+        }
+        false
+    }
+}
+
+/// Ends when the sink is gone. A line is one write, whole (keeper 15.0.2).
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a log line carries the time at which it was written"
+)]
+fn write_out(entries: &Receiver<Entry>, mut out: impl Write, lost: &AtomicU64, style: Style) {
+    for entry in entries {
+        match entry {
+            // A reader that went away is no reason to stop: another may never come, and nobody could be told.
+            Entry::Line(line) => {
+                let _ = out.write_all(line.as_bytes());
+            }
+            Entry::Flush(done) => {
+                let _ = out.flush();
+                // Whoever asked may have stopped waiting.
+                let _ = done.try_send(());
+            }
+        }
+        let lines = lost.swap(0, Ordering::Relaxed);
+        if lines > 0 {
+            let now = crate::clock::wall_clock();
+            let fields = [("lines", lines.into())];
+            let told = style.line(
+                now,
+                LevelName::Warn,
+                "telemetry/sink.rs",
+                "log lines lost, their reader is too slow",
+                &fields,
+            );
+            let _ = out.write_all(told.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Condvar, Mutex};
+
+    use super::super::LogFormat;
+    use super::*;
+
+    /// Writes wait while the gate is shut.
+    #[derive(Clone, Default)]
+    struct Gate(Arc<(Mutex<State>, Condvar)>);
+
+    #[derive(Default)]
+    struct State {
+        shut: bool,
+        writes: Vec<String>,
+    }
+
+    impl Gate {
+        fn set(&self, shut: bool) {
+            self.0.0.lock().unwrap().shut = shut;
+            self.0.1.notify_all();
+        }
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let state = self.0.0.lock().unwrap();
+            let mut state = self.0.1.wait_while(state, |state| state.shut).unwrap();
+            state.writes.push(String::from_utf8(bytes.to_vec()).unwrap());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn each_line_is_one_write_in_order() {
+        let gate = Gate::default();
+        let sink = Sink::start(gate.clone(), Style::new(LogFormat::Text, false));
+        sink.push("one\n".to_owned());
+        sink.push("two\n".to_owned());
+        assert!(sink.flush(LIMIT));
+        assert_eq!(gate.0.0.lock().unwrap().writes, ["one\n", "two\n"]);
+    }
+
+    #[test]
+    fn a_reader_that_stops_stops_nobody_and_is_told_later_what_it_missed() {
+        // keeper 15.0.6
+        let gate = Gate::default();
+        gate.set(true);
+        let sink = Sink::with_room(2, gate.clone(), Style::new(LogFormat::Text, false));
+        for _ in 0..10 {
+            sink.push("line\n".to_owned());
+        }
+        assert!(!sink.flush(Duration::from_millis(20)));
+        gate.set(false);
+        assert!(sink.flush(LIMIT));
+        let writes = &gate.0.0.lock().unwrap().writes;
+        let lines = writes.iter().filter(|write| *write == "line\n").count();
+        let told: Vec<_> = writes.iter().filter(|write| write.contains("log lines lost")).collect();
+        let lost: usize = told
+            .iter()
+            .filter_map(|line| line.trim().rsplit('=').next()?.parse::<usize>().ok())
+            .sum();
+        assert_eq!(lines + lost, 10, "{writes:?}");
+    }
+}
