@@ -4,4 +4,5 @@
 pub mod args;
 pub mod clock;
 pub mod model;
+pub mod store;
 pub mod telemetry;

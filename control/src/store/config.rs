@@ -1,0 +1,301 @@
+//! What the options say about the store: the endpoint list (store S-14 to S-18), TLS files (store 3.2), the time
+//! limit. Everything is parsed and read here, once; nothing is dialled.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use super::{
+    keys::{DEFAULT_PREFIX, Keys, KeysError},
+    tls::{self, TlsError},
+};
+
+/// The default of `--store-endpoints` for etcd (store S-18).
+pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
+/// The default of `--store-timeout` (cli 2).
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The store's options as typed (cli 2).
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// `--store-endpoints`; empty means the default.
+    pub endpoints: String,
+    /// `--store-prefix`.
+    pub prefix: String,
+    /// `--cluster-name`.
+    pub cluster_name: String,
+    /// `--store-timeout`.
+    pub timeout: Duration,
+    /// The TLS files; looked at only when the endpoints are `https`.
+    pub tls: TlsOptions,
+}
+
+/// The store's TLS options as typed.
+#[derive(Debug, Clone, Default)]
+pub struct TlsOptions {
+    /// `--store-ca-file`: replaces the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// `--store-cert-file`: the client's certificate.
+    pub cert_file: Option<PathBuf>,
+    /// `--store-key`: the client's key.
+    pub key_file: Option<PathBuf>,
+    /// `--store-skip-tls-verify`.
+    pub skip_verify: bool,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            endpoints: String::new(),
+            prefix: DEFAULT_PREFIX.to_owned(),
+            cluster_name: String::new(),
+            timeout: DEFAULT_TIMEOUT,
+            tls: TlsOptions::default(),
+        }
+    }
+}
+
+/// Where the store is and how to speak with it: checked, files read.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(super) timeout: Duration,
+    pub(super) keys: Keys,
+}
+
+/// A fault in the store's options.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The cluster's name.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The endpoint list.
+    #[error("cannot create kv store")]
+    Endpoints(#[from] EndpointsError),
+    /// A file named by a TLS option.
+    #[error("cannot create store tls config")]
+    Tls(#[from] TlsError),
+    /// `--store-timeout` of zero (store S-19, **REC**).
+    #[error("--store-timeout must be greater than 0")]
+    Timeout,
+}
+
+impl StoreConfig {
+    /// Checks the options and reads the files they name; tells all faults at once, in the order of store S-17.
+    pub fn load(options: &StoreOptions) -> Result<Self, Vec<ConfigError>> {
+        let mut faults = Vec::new();
+        let keys = Keys::new(&options.prefix, &options.cluster_name)
+            .map_err(|e| faults.push(e.into()))
+            .ok();
+        let endpoints = parse_endpoints(&options.endpoints)
+            .map_err(|e| faults.push(e.into()))
+            .ok();
+        let tls = match &endpoints {
+            Some((Scheme::Https, _)) => tls::load(&options.tls).map_err(|e| faults.push(e.into())).ok(),
+            _ => None, // plain text ignores every TLS option (store 3.2)
+        };
+        if options.timeout.is_zero() {
+            faults.push(ConfigError::Timeout);
+        }
+        match (keys, endpoints) {
+            (Some(keys), Some((_, endpoints))) if faults.is_empty() => Ok(Self {
+                endpoints,
+                tls,
+                timeout: options.timeout,
+                keys,
+            }),
+            _ => Err(faults),
+        }
+    }
+
+    /// The keys of the cluster.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The limit of each request.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
+/// One etcd server's client address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Plain text or TLS; the same for all endpoints.
+    pub scheme: Scheme,
+    /// `host:port` as given. May be nonsense, which then never connects (store S-18).
+    pub address: String,
+}
+
+/// How an endpoint is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain text.
+    Http,
+    /// TLS.
+    Https,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        write!(f, "{scheme}://{}", self.address)
+    }
+}
+
+impl Endpoint {
+    /// Host and port; a bracketed IPv6 address without its brackets. Nothing when there is no port.
+    pub(super) fn host_and_port(&self) -> Option<(&str, u16)> {
+        let (host, port) = self.address.rsplit_once(':')?;
+        let host = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
+    }
+}
+
+/// A fault in the endpoint list.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointsError {
+    /// Not a URL.
+    #[error("invalid store endpoint {0:?}: expected http://host:port or https://host:port")]
+    Syntax(String),
+    /// `http` and `https` mixed; an endpoint without a scheme counts as `http`.
+    #[error("all store endpoints must have the same scheme, but {0:?} and {1:?} differ")]
+    MixedSchemes(String, String),
+    /// Neither `http` nor `https`.
+    #[error("unsupported scheme {0:?} of the store endpoints: use http or https")]
+    Scheme(String),
+}
+
+/// Parses the option's value, in the order of checks of store S-17.
+pub(super) fn parse_endpoints(list: &str) -> Result<(Scheme, Vec<Endpoint>), EndpointsError> {
+    let list = if list.is_empty() { DEFAULT_ENDPOINT } else { list };
+    let items = list.split(',').map(split_scheme).collect::<Result<Vec<_>, _>>()?;
+    let first = items.first().map_or("http", |(scheme, _)| scheme.as_str());
+    if let Some((other, _)) = items.iter().find(|(scheme, _)| scheme != first) {
+        return Err(EndpointsError::MixedSchemes(first.to_owned(), other.clone()));
+    }
+    let scheme = match first {
+        "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        other => return Err(EndpointsError::Scheme(other.to_owned())),
+    };
+    let endpoints = items
+        .into_iter()
+        .map(|(_, address)| Endpoint { scheme, address })
+        .collect();
+    Ok((scheme, endpoints))
+}
+
+/// One item's scheme, lower-cased, and its host and port (store S-15).
+fn split_scheme(item: &str) -> Result<(String, String), EndpointsError> {
+    let Some((scheme, rest)) = item.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
+        return Ok(("http".to_owned(), item.to_owned()));
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+    let port_is_fine = match address.rsplit_once(':') {
+        Some((_, port)) if !port.contains(']') => port.chars().all(|c| c.is_ascii_digit()),
+        _ => true,
+    };
+    let brackets_match = address.starts_with('[') == address.contains(']');
+    if !port_is_fine || !brackets_match || rest.chars().any(char::is_control) || address.contains(' ') {
+        return Err(EndpointsError::Syntax(item.to_owned()));
+    }
+    Ok((scheme.to_ascii_lowercase(), address.to_owned()))
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(list: &str) -> Vec<String> {
+        parse_endpoints(list)
+            .unwrap()
+            .1
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn endpoint_lists_are_read_as_the_reference_reads_them() {
+        // store S-14 to S-18 and corner case 2
+        assert_eq!(addresses(""), ["http://127.0.0.1:2379"]);
+        assert_eq!(addresses("http://a:1,b:2"), ["http://a:1", "http://b:2"]);
+        assert_eq!(addresses("HTTP://a:1"), ["http://a:1"]);
+        assert_eq!(
+            addresses("https://user:secret@a:1/path?query#fragment"),
+            ["https://a:1"]
+        );
+        assert_eq!(addresses("http://[::1]:2379"), ["http://[::1]:2379"]);
+        assert_eq!(addresses("a:1, b:2,"), ["http://a:1", "http:// b:2", "http://"]);
+    }
+
+    #[test]
+    fn bad_endpoint_lists_are_refused_in_the_order_of_the_checks() {
+        let refused = |list| parse_endpoints(list).unwrap_err();
+        assert_eq!(
+            refused("https://a:1,b:2"),
+            EndpointsError::MixedSchemes("https".into(), "http".into())
+        );
+        assert_eq!(refused("ftp://a:1"), EndpointsError::Scheme("ftp".into()));
+        assert_eq!(
+            refused("ftp://a:1,http://b:x"),
+            EndpointsError::Syntax("http://b:x".into())
+        );
+        assert_eq!(
+            refused("ftp://a:1,http://b:2"),
+            EndpointsError::MixedSchemes("ftp".into(), "http".into())
+        );
+        assert_eq!(refused("http://[::1:1"), EndpointsError::Syntax("http://[::1:1".into()));
+    }
+
+    #[test]
+    fn an_endpoint_without_a_port_leads_nowhere() {
+        let endpoint = |address: &str| Endpoint {
+            scheme: Scheme::Http,
+            address: address.to_owned(),
+        };
+        assert_eq!(endpoint("a").host_and_port(), None);
+        assert_eq!(endpoint(":1").host_and_port(), None);
+        assert_eq!(endpoint("[::1]:2379").host_and_port(), Some(("::1", 2379)));
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let options = StoreOptions {
+            endpoints: "ftp://a:1".into(),
+            timeout: Duration::ZERO,
+            cluster_name: "..".into(),
+            ..StoreOptions::default()
+        };
+        assert_eq!(StoreConfig::load(&options).unwrap_err().len(), 3);
+    }
+
+    #[test]
+    fn plain_text_ignores_every_tls_option() {
+        let tls = TlsOptions {
+            ca_file: Some("/does/not/exist".into()),
+            ..TlsOptions::default()
+        };
+        let options = StoreOptions {
+            cluster_name: "c".into(),
+            tls,
+            ..StoreOptions::default()
+        };
+        assert!(StoreConfig::load(&options).unwrap().tls.is_none());
+    }
+}

@@ -1,0 +1,264 @@
+//! The names of all keys of one cluster: the base path (store S-1 to S-4) and what stands below it.
+//! What the values mean is `model`'s business.
+
+use super::LeaseId;
+
+/// The default of `--store-prefix` (store S-1).
+pub const DEFAULT_PREFIX: &str = "stolon/cluster";
+
+/// Every key of one cluster, below its base path. Prefixes to list end with a slash (store S-10, **REC**).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keys {
+    base: String,
+}
+
+/// A name that cannot be part of a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeysError {
+    /// No cluster name at all.
+    #[error("cluster name required")]
+    NoClusterName,
+    /// Something no one could type again or read in a log.
+    #[error("invalid cluster name {0:?}: it holds a control character; use letters, digits, '-', '_' and '.'")]
+    ControlCharacter(String),
+    /// The cleaned base path would be empty, the prefix itself or outside of it, as with `.` and `..`.
+    #[error(
+        "invalid cluster name {name:?}: its keys would not be below the store prefix {prefix:?}; choose another name"
+    )]
+    OutsidePrefix {
+        /// The name as given.
+        name: String,
+        /// The prefix as given.
+        prefix: String,
+    },
+    /// A uid that would name another key than one of its own.
+    #[error("invalid uid {0:?}: it must not be empty nor hold '/' or control characters")]
+    Uid(String),
+}
+
+impl Keys {
+    /// The keys of the cluster of this name under this prefix.
+    ///
+    /// Refuses a name that is empty, holds control characters, or whose base is empty or not below the prefix.
+    pub fn new(prefix: &str, cluster_name: &str) -> Result<Self, KeysError> {
+        if cluster_name.is_empty() {
+            return Err(KeysError::NoClusterName);
+        }
+        if cluster_name.chars().any(char::is_control) {
+            return Err(KeysError::ControlCharacter(cluster_name.to_owned()));
+        }
+        let own = clean(cluster_name.trim_start_matches('/'));
+        if matches!(own.as_str(), "" | "..") || own.starts_with("../") {
+            return Err(KeysError::OutsidePrefix {
+                name: cluster_name.to_owned(),
+                prefix: prefix.to_owned(),
+            });
+        }
+        let base = join(prefix, cluster_name);
+        Ok(Self { base })
+    }
+
+    /// The base path, without a final slash.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The one document that rules.
+    pub fn cluster_data(&self) -> String {
+        self.under("clusterdata")
+    }
+
+    /// The prefix of all keeper infos.
+    pub fn keeper_infos(&self) -> String {
+        self.under("keepers/info/")
+    }
+
+    /// One keeper's info.
+    pub fn keeper_info(&self, uid: &str) -> String {
+        self.under(&format!("keepers/info/{uid}"))
+    }
+
+    /// The prefix of all sentinel infos.
+    pub fn sentinel_infos(&self) -> String {
+        self.under("sentinels/info/")
+    }
+
+    /// One sentinel's info.
+    pub fn sentinel_info(&self, uid: &str) -> String {
+        self.under(&format!("sentinels/info/{uid}"))
+    }
+
+    /// The prefix of all proxy infos.
+    pub fn proxy_infos(&self) -> String {
+        self.under("proxies/info/")
+    }
+
+    /// One proxy's info.
+    pub fn proxy_info(&self, uid: &str) -> String {
+        self.under(&format!("proxies/info/{uid}"))
+    }
+
+    /// The election's prefix (store 6.1), with the final slash.
+    pub fn election(&self) -> String {
+        self.under("sentinel-leader/")
+    }
+
+    /// The candidate key of the session with this lease: its id in lower-case hexadecimal, unpadded (store 6.1).
+    pub fn candidate(&self, lease: LeaseId) -> String {
+        self.under(&format!("sentinel-leader/{lease}"))
+    }
+
+    /// The prefix of all keepers' liveness keys (beyond ).
+    pub fn alive_all(&self) -> String {
+        self.under("alive/")
+    }
+
+    /// One keeper's liveness key (beyond ).
+    pub fn alive(&self, keeper_uid: &str) -> String {
+        self.under(&format!("alive/{keeper_uid}"))
+    }
+
+    /// The prefix of all orders (beyond X-2).
+    pub fn orders(&self) -> String {
+        self.under("orders/")
+    }
+
+    /// The order to one keeper (beyond X-2).
+    pub fn order(&self, keeper_uid: &str) -> String {
+        self.under(&format!("orders/{keeper_uid}"))
+    }
+
+    /// The switchover under way (beyond X-2).
+    pub fn switchover(&self) -> String {
+        self.under("switchover")
+    }
+
+    /// The pause of the whole cluster (beyond X-3).
+    pub fn paused(&self) -> String {
+        self.under("paused")
+    }
+
+    /// The prefix of all history entries (beyond X-4).
+    pub fn history_all(&self) -> String {
+        self.under("history/")
+    }
+
+    /// One history entry (beyond X-4).
+    pub fn history(&self, id: &str) -> String {
+        self.under(&format!("history/{id}"))
+    }
+
+    fn under(&self, name: &str) -> String {
+        format!("{}/{name}", self.base)
+    }
+}
+
+/// Refuses a uid that would name another key than one of its own.
+pub fn check_uid(uid: &str) -> Result<(), KeysError> {
+    match uid {
+        "" | "." | ".." => Err(KeysError::Uid(uid.to_owned())),
+        uid if uid.chars().any(|c| c == '/' || c.is_control()) => Err(KeysError::Uid(uid.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Puts one `/` between the non-empty parts, and cleans (store S-2).
+fn join(prefix: &str, name: &str) -> String {
+    match (prefix, name) {
+        ("", name) => clean(name),
+        (prefix, "") => clean(prefix),
+        (prefix, name) => clean(&format!("{prefix}/{name}")),
+    }
+}
+
+/// Collapses slashes, removes `.`, resolves `..` lexically, removes the trailing slash; a leading slash stays as
+/// it is, there or not (store S-2). Nothing left is the empty path.
+fn clean(path: &str) -> String {
+    let rooted = path.starts_with('/');
+    let mut kept: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => match kept.last() {
+                Some(&last) if last != ".." => drop(kept.pop()),
+                _ if rooted => {}
+                _ => kept.push(".."),
+            },
+            part => kept.push(part),
+        }
+    }
+    let joined = kept.join("/");
+    if rooted { format!("/{joined}") } else { joined }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_function_cleans_as_the_reference_does() {
+        // store S-3 and corner case 1
+        for (prefix, name, base) in [
+            ("stolon/cluster", "mycluster", "stolon/cluster/mycluster"),
+            ("/stolon/cluster/", "c1", "/stolon/cluster/c1"),
+            ("a//b/", "../x", "a/x"),
+            ("", "c1", "c1"),
+            ("a/./b", "c", "a/b/c"),
+            ("..", "c", "../c"),
+            ("/..", "c", "/c"),
+        ] {
+            assert_eq!(join(prefix, name), base, "{prefix} + {name}");
+        }
+    }
+
+    #[test]
+    fn a_leading_slash_makes_another_cluster() {
+        assert_ne!(
+            Keys::new("stolon/cluster", "c").unwrap(),
+            Keys::new("/stolon/cluster", "c").unwrap()
+        );
+    }
+
+    #[test]
+    fn names_that_leave_the_prefix_are_refused() {
+        for name in [".", "..", "../x", "x/..", "/", "a/../..", "../cluster", "/../x"] {
+            assert!(
+                matches!(Keys::new("stolon/cluster", name), Err(KeysError::OutsidePrefix { .. })),
+                "{name:?} accepted"
+            );
+        }
+        for name in ["..", ".", "../x"] {
+            assert!(Keys::new("", name).is_err(), "{name:?} accepted without a prefix");
+        }
+        assert_eq!(Keys::new("p", "").unwrap_err(), KeysError::NoClusterName);
+        assert!(matches!(Keys::new("p", "a\nb"), Err(KeysError::ControlCharacter(_))));
+        assert_eq!(Keys::new("p", "teams/blue").unwrap().base(), "p/teams/blue");
+        assert_eq!(Keys::new("/", "c").unwrap().base(), "/c");
+    }
+
+    #[test]
+    fn keys_stand_where_the_reference_puts_them() {
+        let keys = Keys::new(DEFAULT_PREFIX, "mycluster").unwrap();
+        assert_eq!(keys.cluster_data(), "stolon/cluster/mycluster/clusterdata");
+        assert_eq!(
+            keys.keeper_info("keeper01"),
+            "stolon/cluster/mycluster/keepers/info/keeper01"
+        );
+        assert_eq!(
+            keys.candidate(LeaseId(0x2040_a205_b8a7_afcd)),
+            "stolon/cluster/mycluster/sentinel-leader/2040a205b8a7afcd"
+        );
+        assert_eq!(
+            keys.candidate(LeaseId(0xab)),
+            "stolon/cluster/mycluster/sentinel-leader/ab"
+        );
+    }
+
+    #[test]
+    fn a_uid_names_one_key_of_its_own() {
+        for uid in ["", ".", "..", "a/b", "a\0"] {
+            assert!(check_uid(uid).is_err(), "{uid:?} accepted");
+        }
+        assert!(check_uid("keeper_1").is_ok());
+    }
+}

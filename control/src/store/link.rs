@@ -1,0 +1,403 @@
+//! The connections to the store: one for each endpoint, dialled at the first request and then again for as long as
+//! it takes (store 3.3). Which request goes where, and what its failure means, is `store`'s business.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use etcd_client::{Channel, Client, ConnectOptions};
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::{Notify, watch},
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tracing::{debug, info, warn};
+
+use super::{
+    config::{Endpoint, Scheme, StoreConfig},
+    error::Cause,
+};
+
+/// etcd refuses clients that ping more often than every 5 s (store 3.3).
+const PING_EVERY: Duration = Duration::from_secs(10);
+/// A connection request that the network lost is not worth more: the next one starts afresh.
+const TCP_CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// Pauses between two dialling attempts (store 3.3, **REC**).
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// All connections of one store.
+pub(super) struct Links {
+    config: StoreConfig,
+    board: Arc<Board>,
+    dialling: OnceLock<Tasks>,
+    turn: AtomicUsize,
+}
+
+/// One connection that has spoken with its server.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) client: Client,
+    pulse: Arc<Pulse>,
+}
+
+/// What is known of each endpoint, and whether the operator was told that none answers.
+struct Board {
+    state: Mutex<State>,
+    /// Changes whenever a link appears.
+    news: watch::Sender<u64>,
+}
+
+struct State {
+    endpoints: Vec<EndpointState>,
+    told_away: bool,
+}
+
+#[derive(Default)]
+struct EndpointState {
+    link: Option<Link>,
+    failed: Option<Cause>,
+}
+
+/// Ends the dialling when the last clone of the store is gone.
+struct Tasks(Vec<AbortHandle>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+impl Links {
+    pub(super) fn new(config: StoreConfig) -> Self {
+        let endpoints = config.endpoints.iter().map(|_| EndpointState::default()).collect();
+        let state = Mutex::new(State {
+            endpoints,
+            told_away: false,
+        });
+        let board = Arc::new(Board {
+            state,
+            news: watch::Sender::new(0),
+        });
+        Self {
+            config,
+            board,
+            dialling: OnceLock::new(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    /// Waits for a connection: those that stand take turns. Must be called within a tokio runtime.
+    pub(super) async fn ready(&self) -> Link {
+        self.dialling.get_or_init(|| self.dial_all());
+        let mut news = self.board.news.subscribe();
+        loop {
+            news.mark_unchanged();
+            if let Some(link) = self.next() {
+                return link;
+            }
+            // the sender lives in `self.board`, so this cannot fail
+            let _ = news.changed().await;
+        }
+    }
+
+    /// What the endpoints answered last, if none of them has a connection.
+    pub(super) fn why_away(&self) -> Option<Cause> {
+        self.board.lock().why_away(&self.config.endpoints)
+    }
+
+    fn next(&self) -> Option<Link> {
+        let state = self.board.lock();
+        let standing: Vec<&Link> = state
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| endpoint.link.as_ref())
+            .collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        standing.get(turn.checked_rem(standing.len())?).copied().cloned()
+    }
+
+    fn dial_all(&self) -> Tasks {
+        let dialler = |index| keep_linked(self.config.clone(), index, Arc::clone(&self.board));
+        Tasks(
+            (0..self.config.endpoints.len())
+                .map(|index| tokio::spawn(dialler(index)).abort_handle())
+                .collect(),
+        )
+    }
+}
+
+impl Link {
+    /// Bytes received so far: a request that saw none arrive has a silent connection.
+    pub(super) fn received(&self) -> u64 {
+        self.pulse.received.load(Ordering::Relaxed)
+    }
+
+    /// Ends the connection, so that another one is dialled.
+    pub(super) fn give_up(&self, why: &str) {
+        self.pulse.give_up(why);
+    }
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn up(&self, index: usize, link: Link, config: &StoreConfig) {
+        let was_away = {
+            let mut state = self.lock();
+            if let Some(endpoint) = state.endpoints.get_mut(index) {
+                *endpoint = EndpointState {
+                    link: Some(link),
+                    failed: None,
+                };
+            }
+            std::mem::take(&mut state.told_away)
+        };
+        self.news.send_modify(|news| *news = news.wrapping_add(1));
+        if was_away {
+            info!(endpoint = %config.endpoints[index], "store is reachable again");
+        }
+    }
+
+    fn down(&self, index: usize, why: Option<Cause>, config: &StoreConfig) {
+        let told = {
+            let mut state = self.lock();
+            if let Some(endpoint) = state.endpoints.get_mut(index) {
+                *endpoint = EndpointState {
+                    link: None,
+                    failed: why,
+                };
+            }
+            let news = state.why_away(&config.endpoints).filter(|_| !state.told_away);
+            state.told_away |= news.is_some();
+            news
+        };
+        if let Some(error) = told {
+            warn!(%error, "store is unreachable, trying again until it is back");
+        }
+    }
+}
+
+impl State {
+    /// Every endpoint's last failure, once all of them have failed.
+    fn why_away(&self, endpoints: &[Endpoint]) -> Option<Cause> {
+        let failures: Option<Vec<String>> = self
+            .endpoints
+            .iter()
+            .zip(endpoints)
+            .map(|(state, endpoint)| state.failed.as_ref().map(|why| format!("{endpoint}: {why}")))
+            .collect();
+        Some(Cause::new(failures?.join("; ")))
+    }
+}
+
+/// Dials one endpoint again and again; a pause follows each failure and each connection that did not last.
+async fn keep_linked(config: StoreConfig, index: usize, board: Arc<Board>) {
+    let endpoint = &config.endpoints[index];
+    let mut pause = Duration::ZERO;
+    loop {
+        sleep(pause).await;
+        pause = (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        match dial(&config, index).await {
+            Ok(link) => {
+                debug!(%endpoint, "connected to the store");
+                let pulse = Arc::clone(&link.pulse);
+                board.up(index, link, &config);
+                tokio::select! {
+                    () = pulse.ended() => {}
+                    () = sleep(PAUSE_MAX) => {
+                        pause = Duration::ZERO;
+                        pulse.ended().await;
+                    }
+                }
+                debug!(%endpoint, "connection to the store ended");
+                board.down(index, pulse.reason.get().cloned(), &config);
+            }
+            Err(why) => {
+                debug!(%endpoint, error = %why, "cannot connect to the store");
+                board.down(index, Some(why), &config);
+            }
+        }
+    }
+}
+
+/// Connects, and waits for the server's first bytes: a stopped server's kernel still accepts connections.
+async fn dial(config: &StoreConfig, index: usize) -> Result<Link, Cause> {
+    let endpoint = &config.endpoints[index];
+    let (host, port) = endpoint
+        .host_and_port()
+        .ok_or_else(|| Cause::new("not an address of the form host:port, nothing to dial"))?;
+    let tcp = timeout(TCP_CONNECT_LIMIT, TcpStream::connect((host, port)))
+        .await
+        .map_err(|_| Cause::new("no answer to the connection request"))?
+        .map_err(|error| Cause::deepest(&error))?;
+    // best effort: without it small requests are slower, nothing else
+    let _ = tcp.set_nodelay(true);
+    let silence = |_| Cause::new(format!("no answer within {:?} after connecting", config.timeout));
+    let handshake = async {
+        let io: Box<dyn Io> = match &config.tls {
+            None => Box::new(tcp),
+            Some(tls) => Box::new(tls_handshake(tls, host, tcp).await?),
+        };
+        speak(io, config, index).await
+    };
+    timeout(config.timeout, handshake).await.map_err(silence)?
+}
+
+async fn tls_handshake(
+    tls: &Arc<rustls::ClientConfig>,
+    host: &str,
+    tcp: TcpStream,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Cause> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| Cause::deepest(&error))?;
+    let connected = TlsConnector::from(Arc::clone(tls)).connect(name, tcp).await;
+    connected.map_err(|error| Cause::new(format!("TLS: {error}")))
+}
+
+async fn speak(io: Box<dyn Io>, config: &StoreConfig, index: usize) -> Result<Link, Cause> {
+    let endpoint = &config.endpoints[index];
+    let scheme = if endpoint.scheme == Scheme::Https {
+        "https"
+    } else {
+        "http"
+    };
+    let uri = Uri::builder()
+        .scheme(scheme)
+        .authority(endpoint.address.as_str())
+        .path_and_query("/")
+        .build();
+    let uri = uri.map_err(|error| Cause::deepest(&error))?;
+    let pulse = Arc::new(Pulse::default());
+    let mut stream = Some(TokioIo::new(Watched::new(io, Arc::clone(&pulse))));
+    // tonic would dial again through this: it gets the one stream, and then learns that the link is gone
+    let connector = tower::service_fn(move |_: Uri| std::future::ready(stream.take().ok_or(LinkGone)));
+    let channel = tonic::transport::Endpoint::from(uri)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(config.timeout)
+        .keep_alive_while_idle(false)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| Cause::deepest(&error))?;
+    tokio::select! {
+        () = pulse.spoke.notified() => {}
+        () = pulse.ended() => return Err(Cause::new("connection closed by the server")),
+    }
+    // without a leader etcd then says so at once instead of keeping requests and watches waiting
+    let options = ConnectOptions::new().with_require_leader(true);
+    let client = Client::from_channel(Channel::Tonic(channel), Some(options)).await;
+    let client = client.map_err(|error| Cause::deepest(&error))?;
+    Ok(Link { client, pulse })
+}
+
+/// The connection that a request was to go out on has ended: the request was not sent.
+#[derive(Debug, thiserror::Error)]
+#[error("connection has ended")]
+pub(super) struct LinkGone;
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// The signs of life of one connection.
+#[derive(Default)]
+struct Pulse {
+    received: AtomicU64,
+    spoke: Notify,
+    give_up: CancellationToken,
+    ended: CancellationToken,
+    reason: OnceLock<Cause>,
+}
+
+impl Pulse {
+    fn give_up(&self, why: &str) {
+        self.reason.get_or_init(|| Cause::new(why));
+        self.give_up.cancel();
+    }
+
+    async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+}
+
+/// A stream that counts what arrives, can be ended from outside, and tells when it is dropped.
+struct Watched {
+    io: Box<dyn Io>,
+    pulse: Arc<Pulse>,
+    given_up: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Watched {
+    fn new(io: Box<dyn Io>, pulse: Arc<Pulse>) -> Self {
+        let given_up = Box::pin(pulse.give_up.clone().cancelled_owned());
+        Self { io, pulse, given_up }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.pulse.ended.cancel();
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.given_up.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let more = buf.filled().len() - before;
+        if more > 0 && self.pulse.received.fetch_add(more as u64, Ordering::Relaxed) == 0 {
+            self.pulse.spoke.notify_one();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

@@ -1,0 +1,391 @@
+//! etcd: read, watch, compare-and-swap, leases, election. What the values mean is others' business.
+//!
+//! Every request is limited by the store timeout; while no endpoint is reachable a request waits until its limit
+//! ends (store 3.3). Connections come back by themselves, and one log line tells when the store goes and when it
+//! is back.
+
+mod config;
+pub mod election;
+mod error;
+pub mod keys;
+mod lease;
+mod link;
+mod tls;
+mod txn;
+mod watch;
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use etcd_client::{Client, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse};
+use tokio::time::{sleep, timeout};
+
+use self::link::{Link, LinkGone, Links};
+pub use self::{
+    config::{
+        ConfigError, DEFAULT_ENDPOINT, DEFAULT_TIMEOUT, Endpoint, EndpointsError, Scheme, StoreConfig, StoreOptions,
+        TlsOptions,
+    },
+    error::{Cause, StoreError},
+    keys::{Keys, KeysError},
+    lease::{Granted, INFO_TTL_MIN, LeaseId, Remaining, info_ttl},
+    tls::TlsError,
+    txn::{Committed, Outcome, Txn},
+    watch::{Change, Changes, Watch},
+};
+
+/// The client sends at most this much in one request (store S-13); the server's own limit is lower.
+const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Between two attempts at a read that the server could not serve just then.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// A revision of the store. Revisions grow with every write, whatever key it touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Revision(pub i64);
+
+impl Revision {
+    /// What stands for the revision of a key that does not exist.
+    pub const ABSENT: Self = Self(0);
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A key with its value, as read at one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The whole key. A stranger's key that is not UTF-8 is read with replacement characters.
+    pub key: String,
+    /// The exact bytes.
+    pub value: Vec<u8>,
+    /// Changes with every put.
+    pub mod_revision: Revision,
+    /// Stays until the key is deleted or expires.
+    pub create_revision: Revision,
+    /// The lease that the key hangs on, if any.
+    pub lease: Option<LeaseId>,
+}
+
+impl From<&KeyValue> for Entry {
+    fn from(kv: &KeyValue) -> Self {
+        Self {
+            key: String::from_utf8_lossy(kv.key()).into_owned(),
+            value: kv.value().to_vec(),
+            mod_revision: Revision(kv.mod_revision()),
+            create_revision: Revision(kv.create_revision()),
+            lease: (kv.lease() != 0).then(|| LeaseId(kv.lease())),
+        }
+    }
+}
+
+/// What to read or to watch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// One key.
+    Key(String),
+    /// All keys that begin so.
+    Prefix(String),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(key) => f.write_str(key),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+        }
+    }
+}
+
+/// What was read together, at one revision (sentinel E-2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The revision of the store at the read; a watch continues from here without a gap.
+    pub revision: Revision,
+    /// For each target its entries, in the order of the targets; those of a prefix ascending by key.
+    pub found: Vec<Vec<Entry>>,
+}
+
+impl Snapshot {
+    /// Takes out what was found for the target of this index; of a single key that is one entry at most.
+    pub fn take(&mut self, index: usize) -> Vec<Entry> {
+        self.found.get_mut(index).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Takes out the only entry of a target that is one key.
+    pub fn take_one(&mut self, index: usize) -> Option<Entry> {
+        self.take(index).pop()
+    }
+}
+
+/// The store, as one cluster's programs use it. Clones share their connections.
+#[derive(Clone)]
+pub struct Store {
+    links: Arc<Links>,
+    limit: Duration,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("endpoints", &self.links.config().endpoints)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a request may be sent again when nobody knows what became of the first one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    /// Reads, and what does no harm done twice.
+    Freely,
+    /// Only when the request surely was not sent.
+    IfUnsent,
+}
+
+impl Store {
+    /// A store that dials at its first request; never fails because etcd is away.
+    pub fn connect(config: StoreConfig) -> Self {
+        let limit = config.timeout;
+        Self {
+            links: Arc::new(Links::new(config)),
+            limit,
+        }
+    }
+
+    /// The cluster's keys.
+    pub fn keys(&self) -> &Keys {
+        self.links.config().keys()
+    }
+
+    /// The limit of each request.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// The same store with a shorter limit of each request; a longer one changes nothing.
+    #[must_use]
+    pub fn limited(&self, limit: Duration) -> Self {
+        Self {
+            links: Arc::clone(&self.links),
+            limit: limit.min(self.links.config().timeout),
+        }
+    }
+
+    /// Reads one key, linearizably. Nothing when it does not exist.
+    pub async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let mut read = self.snapshot(&[Target::Key(key.to_owned())]).await?;
+        Ok(read.take_one(0))
+    }
+
+    /// Reads all keys that begin with this prefix, which ends with a slash; ascending by key.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+        let mut read = self.snapshot(&[Target::Prefix(prefix.to_owned())]).await?;
+        Ok(read.take(0))
+    }
+
+    /// Reads several keys and prefixes in one transaction, linearizably (sentinel E-2).
+    pub async fn snapshot(&self, targets: &[Target]) -> Result<Snapshot, StoreError> {
+        let ops: Vec<TxnOp> = targets.iter().map(read_op).collect();
+        self.read_all(names("read", targets), ops).await
+    }
+
+    /// Puts a key that no lease bounds, and returns its revision.
+    pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> Result<Revision, StoreError> {
+        self.put_with(key, value.into(), None).await
+    }
+
+    /// Puts a key under a fresh lease, and returns its revision (store 2, "put with TTL": two requests, two limits).
+    ///
+    /// The TTL's fraction of a second is cut off; [`info_ttl`] gives the TTL of an info.
+    pub async fn put_leased(
+        &self,
+        key: &str,
+        value: impl Into<Vec<u8>>,
+        ttl: Duration,
+    ) -> Result<Revision, StoreError> {
+        let granted = self.grant(ttl).await?;
+        self.put_with(key, value.into(), Some(granted.lease)).await
+    }
+
+    async fn put_with(&self, key: &str, value: Vec<u8>, lease: Option<LeaseId>) -> Result<Revision, StoreError> {
+        let options = PutOptions::new().with_lease(lease.map_or(0, |lease| lease.0));
+        self.request(format!("write {key}"), Repeat::IfUnsent, |client| {
+            let (value, options) = (value.clone(), options.clone());
+            async move {
+                let answer = kv(&client).put(key, value, Some(options)).await?;
+                Ok(header_revision(answer.header()))
+            }
+        })
+        .await
+    }
+
+    async fn read_all(&self, attempt: String, ops: Vec<TxnOp>) -> Result<Snapshot, StoreError> {
+        self.request(attempt, Repeat::Freely, |client| {
+            let txn = etcd_client::Txn::new().and_then(ops.clone());
+            async move {
+                let answer = kv(&client).txn(txn).await?;
+                let found = answer.op_responses().iter().map(entries).collect();
+                Ok(Snapshot {
+                    revision: header_revision(answer.header()),
+                    found,
+                })
+            }
+        })
+        .await
+    }
+
+    /// Runs one request within the limit, on any endpoint that is reachable (store 3.3: reads are sent again when
+    /// they fail, writes only when they surely were not sent).
+    async fn request<T, F, Fut>(&self, attempt: String, repeat: Repeat, send: F) -> Result<T, StoreError>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut under_way = UnderWay::default();
+        let outcome = timeout(self.limit, self.try_until_answered(&mut under_way, repeat, send)).await;
+        let limit = self.limit;
+        match outcome {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(Failed::Refused(source))) => Err(StoreError::Refused { attempt, source }),
+            Ok(Err(Failed::Unknown(source))) => Err(StoreError::Unanswered {
+                attempt,
+                limit,
+                source: Some(source),
+            }),
+            Err(_) => {
+                if let Some((link, received)) = &under_way.sent {
+                    // not a byte since the request went out: a new connection is worth more than this one
+                    if link.received() == *received {
+                        link.give_up(&format!("no answer within {limit:?}"));
+                    }
+                }
+                match under_way.sent {
+                    Some(_) => Err(StoreError::Unanswered {
+                        attempt,
+                        limit,
+                        source: under_way.last,
+                    }),
+                    None => {
+                        let source = self.links.why_away().or(under_way.last);
+                        Err(StoreError::Unreachable { attempt, limit, source })
+                    }
+                }
+            }
+        }
+    }
+
+    async fn try_until_answered<T, F, Fut>(
+        &self,
+        under_way: &mut UnderWay,
+        repeat: Repeat,
+        send: F,
+    ) -> Result<T, Failed>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        loop {
+            let link = self.links.ready().await;
+            under_way.sent = Some((link.clone(), link.received()));
+            let error = match send(link.client.clone()).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let (verdict, words) = judge(&error);
+            match verdict {
+                Verdict::Unsent => link.give_up("connection has ended"),
+                Verdict::Unknown if repeat == Repeat::IfUnsent => return Err(Failed::Unknown(words)),
+                Verdict::Refused => return Err(Failed::Refused(words)),
+                Verdict::NotServed | Verdict::Unknown => sleep(READ_AGAIN_AFTER).await,
+            }
+            *under_way = UnderWay {
+                sent: None,
+                last: Some(words),
+            };
+        }
+    }
+}
+
+/// What a request was doing when its limit ended.
+#[derive(Default)]
+struct UnderWay {
+    /// The link that it went out on, and what had arrived there by then.
+    sent: Option<(Link, u64)>,
+    /// Why it was sent again.
+    last: Option<Cause>,
+}
+
+enum Failed {
+    Refused(Cause),
+    Unknown(Cause),
+}
+
+/// What an error of the client library says about the request.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It never left.
+    Unsent,
+    /// The server turned it away before looking at it, and may take it later.
+    NotServed,
+    /// It may or may not have been carried out.
+    Unknown,
+    /// It was looked at and not carried out.
+    Refused,
+}
+
+fn judge(error: &etcd_client::Error) -> (Verdict, Cause) {
+    use tonic::Code;
+    let etcd_client::Error::GRpcStatus(status) = error else {
+        return (Verdict::Unknown, Cause::new(error.to_string()));
+    };
+    if let Some(source) = std::error::Error::source(status) {
+        // made on this side: the connection broke, or there was none
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source);
+        while let Some(error) = cause {
+            if error.is::<LinkGone>() {
+                return (Verdict::Unsent, Cause::new(error.to_string()));
+            }
+            cause = error.source();
+        }
+        return (Verdict::Unknown, Cause::deepest(source));
+    }
+    let verdict = match status.code() {
+        Code::Unavailable if status.message().contains("no leader") => Verdict::NotServed,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal => {
+            Verdict::Unknown
+        }
+        _ => Verdict::Refused,
+    };
+    (verdict, Cause::new(status.message()))
+}
+
+fn kv(client: &Client) -> etcd_client::KvClient {
+    client
+        .kv_client()
+        .max_encoding_message_size(REQUEST_BYTES_MAX)
+        .max_decoding_message_size(usize::MAX)
+}
+
+fn read_op(target: &Target) -> TxnOp {
+    match target {
+        Target::Key(key) => TxnOp::get(key.as_str(), None),
+        Target::Prefix(prefix) => TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix())),
+    }
+}
+
+fn entries(answer: &TxnOpResponse) -> Vec<Entry> {
+    match answer {
+        TxnOpResponse::Get(range) => range.kvs().iter().map(Entry::from).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn header_revision(header: Option<&etcd_client::ResponseHeader>) -> Revision {
+    header.map_or(Revision::ABSENT, |header| Revision(header.revision()))
+}
+
+fn names(act: &str, targets: &[Target]) -> String {
+    let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
+    format!("{act} {}", names.join(", "))
+}

@@ -1,0 +1,200 @@
+//! TLS towards the store (store 3.2): the files, whom to trust, and whom we say we are.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::{self, PemObject},
+    },
+};
+
+use super::config::TlsOptions;
+
+/// A TLS option that cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file cannot be read.
+    #[error("read {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Not a PEM file, or one without what is looked for.
+    #[error("parse {} as PEM", .path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: pem::Error,
+    },
+    /// A block that is no certificate stands among the authorities.
+    #[error("{} holds a block of kind {kind:?}: only certificates may stand in a CA file", .path.display())]
+    NotACertificate {
+        /// The file.
+        path: PathBuf,
+        /// The label of the block.
+        kind: String,
+    },
+    /// A certificate or key that the TLS library refuses.
+    #[error("use {}", .path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The reference silently presents no certificate then (store 3.2, **REC**).
+    #[error("--store-cert-file and --store-key must be given together")]
+    HalfAnIdentity,
+    /// The TLS library offers no protocol version.
+    #[error("set up TLS")]
+    Library(#[source] rustls::Error),
+}
+
+/// Reads the files that the options name.
+pub(super) fn load(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Library)?;
+    let roots = match &options.ca_file {
+        Some(path) => authorities(path)?,
+        None => system_authorities(),
+    };
+    let builder = if options.skip_verify {
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
+    } else {
+        builder.with_root_certificates(roots)
+    };
+    let mut config = match (&options.cert_file, &options.key_file) {
+        (Some(cert), Some(key)) => builder
+            .with_client_auth_cert(certificates(cert)?, private_key(key)?)
+            .map_err(|source| TlsError::Unusable {
+                path: cert.clone(),
+                source,
+            })?,
+        (None, None) => builder.with_no_client_auth(),
+        _ => return Err(TlsError::HalfAnIdentity),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Every block of the file must be a certificate; none at all leaves nobody to trust (store 3.2).
+fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let text = read(path)?;
+    for line in String::from_utf8_lossy(&text).lines() {
+        let label = line
+            .trim_end()
+            .strip_prefix("-----BEGIN ")
+            .and_then(|rest| rest.strip_suffix("-----"));
+        if let Some(kind) = label.filter(|&label| label != "CERTIFICATE") {
+            return Err(TlsError::NotACertificate {
+                path: path.to_owned(),
+                kind: kind.to_owned(),
+            });
+        }
+    }
+    let mut roots = RootCertStore::empty();
+    for block in CertificateDer::pem_slice_iter(&text) {
+        let certificate = block.map_err(|source| TlsError::Pem {
+            path: path.to_owned(),
+            source,
+        })?;
+        roots.add(certificate).map_err(|source| TlsError::Unusable {
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    Ok(roots)
+}
+
+/// The system's roots, as many as can be read; none leaves nobody to trust, and each connection then says so.
+fn system_authorities() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err(TlsError::Pem {
+            path: path.to_owned(),
+            source: pem::Error::NoItemsFound,
+        }),
+        other => other.map_err(|source| TlsError::Pem {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|source| TlsError::Pem {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|source| TlsError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Takes any server for the right one, which is what `--store-skip-tls-verify` asks for; signatures are still
+/// checked, so the peer holds the key of the certificate that it shows.
+#[derive(Debug)]
+struct AcceptAny(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,125 @@
+//! Compare-and-swap: some conditions, and what is written when all of them hold (store 4).
+
+use etcd_client::{Compare, CompareOp, PutOptions, TxnOp};
+
+use super::{LeaseId, Repeat, Revision, Store, StoreError, header_revision, kv};
+
+/// A write on conditions. Built up, then given to [`Store::commit`].
+#[derive(Debug, Clone, Default)]
+pub struct Txn {
+    compares: Vec<Compare>,
+    ops: Vec<TxnOp>,
+    names: Vec<String>,
+}
+
+impl Txn {
+    /// Without conditions and effects so far.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only if the key's last put is still the one of this revision; [`Revision::ABSENT`]: if it does not exist.
+    #[must_use]
+    pub fn if_unchanged(mut self, key: &str, mod_revision: Revision) -> Self {
+        self.compares
+            .push(Compare::mod_revision(key, CompareOp::Equal, mod_revision.0));
+        self
+    }
+
+    /// Only if the key does not exist (store 4.1).
+    #[must_use]
+    pub fn if_absent(mut self, key: &str) -> Self {
+        self.compares.push(Compare::create_revision(key, CompareOp::Equal, 0));
+        self
+    }
+
+    /// Only if the key exists.
+    #[must_use]
+    pub fn if_exists(mut self, key: &str) -> Self {
+        self.compares.push(Compare::create_revision(key, CompareOp::Greater, 0));
+        self
+    }
+
+    /// Only if the key exists and was created at this revision (fencing F-7, store C-9).
+    #[must_use]
+    pub fn if_created_at(mut self, key: &str, create_revision: Revision) -> Self {
+        self.compares
+            .push(Compare::create_revision(key, CompareOp::Equal, create_revision.0));
+        self
+    }
+
+    /// Then put this, without a lease.
+    #[must_use]
+    pub fn put(mut self, key: &str, value: impl Into<Vec<u8>>) -> Self {
+        self.names.push(format!("write {key}"));
+        self.ops.push(TxnOp::put(key, value, None));
+        self
+    }
+
+    /// Then put this under a lease, see [`Store::grant`].
+    #[must_use]
+    pub fn put_leased(mut self, key: &str, value: impl Into<Vec<u8>>, lease: LeaseId) -> Self {
+        self.names.push(format!("write {key}"));
+        self.ops
+            .push(TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease.0))));
+        self
+    }
+
+    /// Then delete this key, if it is there.
+    #[must_use]
+    pub fn delete(mut self, key: &str) -> Self {
+        self.names.push(format!("delete {key}"));
+        self.ops.push(TxnOp::delete(key, None));
+        self
+    }
+}
+
+/// What became of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All conditions held and everything was written.
+    Committed(Committed),
+    /// A condition did not hold; nothing was written (store C-1, *key modified*).
+    Conflict,
+}
+
+/// A transaction that was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The revision of everything that it put (store C-2).
+    pub revision: Revision,
+}
+
+impl Outcome {
+    /// The revision of what was written, if it was.
+    pub fn committed(self) -> Option<Revision> {
+        match self {
+            Self::Committed(Committed { revision }) => Some(revision),
+            Self::Conflict => None,
+        }
+    }
+}
+
+impl Store {
+    /// Carries out a transaction, once.
+    ///
+    /// [`StoreError::Unanswered`] leaves open whether it was applied (store S-32).
+    pub async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        let attempt = txn.names.join(", ");
+        self.request(attempt, Repeat::IfUnsent, |client| {
+            let txn = etcd_client::Txn::new()
+                .when(txn.compares.clone())
+                .and_then(txn.ops.clone());
+            async move {
+                let answer = kv(&client).txn(txn).await?;
+                let revision = header_revision(answer.header());
+                Ok(if answer.succeeded() {
+                    Outcome::Committed(Committed { revision })
+                } else {
+                    Outcome::Conflict
+                })
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,255 @@
+//! Watching keys: an alarm clock for loops. A watch resumes by itself after a lost connection, a compaction or a
+//! stream that fell silent; what it may have missed it says, and its reader then reads everything again.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
+use tokio::{
+    sync::Notify,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
+use tracing::debug;
+
+use super::{Entry, Link, Revision, Store, Target, header_revision, judge};
+use crate::clock::Boottime;
+
+/// A stream that says nothing for so long is asked whether it still works.
+const ASK_WHEN_SILENT: Duration = Duration::from_secs(10);
+/// Pauses between two attempts to watch again.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// More changed keys than this wait for no reader: it is told to read everything.
+const CHANGES_MAX: usize = 4096;
+
+/// What has changed since the reader last looked; of each key only the last change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// By key.
+    pub keys: BTreeMap<String, Change>,
+    /// Something may have been missed: read everything again.
+    pub gap: bool,
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty() && !self.gap
+    }
+}
+
+/// The last change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What the key holds now; nothing when it was deleted or has expired.
+    pub now: Option<Entry>,
+    /// The revision of the change.
+    pub revision: Revision,
+    /// When we learnt of it.
+    pub arrived: Boottime,
+}
+
+/// A standing watch of some keys and prefixes; ends when dropped.
+#[derive(Debug)]
+pub struct Watch {
+    inbox: Arc<Inbox>,
+    task: AbortHandle,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    changes: Mutex<Changes>,
+    news: Notify,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Watch {
+    /// Waits until something has changed, and takes it. Safe to cancel: what is not taken stays.
+    pub async fn changed(&self) -> Changes {
+        loop {
+            if let Some(changes) = self.take() {
+                return changes;
+            }
+            self.inbox.news.notified().await;
+        }
+    }
+
+    /// Takes what has changed, without waiting.
+    pub fn take(&self) -> Option<Changes> {
+        Some(std::mem::take(&mut *self.inbox.lock())).filter(|changes| !changes.is_empty())
+    }
+}
+
+impl Store {
+    /// Watches these targets from just after a revision that was read, or from now on; the latter begins with a
+    /// gap, once the watch stands. Must be called within a tokio runtime.
+    pub fn watch(&self, targets: Vec<Target>, after: Option<Revision>) -> Watch {
+        let inbox = Arc::new(Inbox::default());
+        let watched = targets
+            .into_iter()
+            .map(|target| Watched { target, seen: after })
+            .collect();
+        let task = tokio::spawn(keep_watching(self.clone(), watched, Arc::clone(&inbox))).abort_handle();
+        Watch { inbox, task }
+    }
+}
+
+/// A target, and the revision up to which its changes are known.
+struct Watched {
+    target: Target,
+    seen: Option<Revision>,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gap(&self) {
+        self.lock().gap = true;
+        self.news.notify_one();
+    }
+
+    fn put(&self, changed: impl Iterator<Item = (String, Change)>) {
+        let mut changes = self.lock();
+        changes.keys.extend(changed);
+        if changes.keys.len() > CHANGES_MAX {
+            *changes = Changes {
+                keys: BTreeMap::new(),
+                gap: true,
+            };
+        }
+        drop(changes);
+        self.news.notify_one();
+    }
+}
+
+/// Watches for ever; each round is one stream on one connection.
+async fn keep_watching(store: Store, mut watched: Vec<Watched>, inbox: Arc<Inbox>) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let link = store.links.ready().await;
+        let mut stood = false;
+        let why = watch_once(&link, store.limit, &mut watched, &inbox, &mut stood).await;
+        debug!(%why, "watch ended, watching again");
+        pause = if stood { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+        sleep(pause).await;
+    }
+}
+
+/// Watches until the stream ends, and tells why it did.
+async fn watch_once(link: &Link, limit: Duration, watched: &mut [Watched], inbox: &Inbox, stood: &mut bool) -> String {
+    let received = link.received();
+    let mut stream = match timeout(limit, open(link, watched)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return judge(&error).1.to_string(),
+        Err(_) => {
+            if link.received() == received {
+                link.give_up("no answer to a watch");
+            }
+            return "no answer in time".to_owned();
+        }
+    };
+    let mut asked = false;
+    loop {
+        let patience = if asked { limit } else { ASK_WHEN_SILENT };
+        let received = link.received();
+        match timeout(patience, stream.message()).await {
+            Ok(Ok(Some(message))) => {
+                asked = false;
+                *stood |= message.created();
+                if let Err(why) = note(&message, watched, inbox) {
+                    return why;
+                }
+            }
+            Ok(Ok(None)) => return "stream ended".to_owned(),
+            Ok(Err(error)) => return judge(&error).1.to_string(),
+            Err(_) if !asked => {
+                asked = true;
+                if timeout(limit, stream.request_progress()).await.is_err() {
+                    return "stream takes no request".to_owned();
+                }
+            }
+            Err(_) => {
+                if link.received() == received {
+                    link.give_up("watch fell silent");
+                }
+                return "stream fell silent".to_owned();
+            }
+        }
+    }
+}
+
+async fn open(link: &Link, watched: &[Watched]) -> Result<WatchStream, etcd_client::Error> {
+    let mut requests = watched.iter().zip(1..).map(|(watched, id)| {
+        // a start of 0 means now; ours are the indexes plus one, since an id of 0 means any
+        let start = watched.seen.map_or(0, |seen| seen.0 + 1);
+        let options = WatchOptions::new().with_start_revision(start).with_watch_id(id);
+        match &watched.target {
+            Target::Key(key) => (key.clone(), options),
+            Target::Prefix(prefix) => (prefix.clone(), options.with_prefix()),
+        }
+    });
+    let (key, options) = requests.next().unwrap_or_default();
+    let mut client = link.client.watch_client().max_decoding_message_size(usize::MAX);
+    let mut stream = client.watch(key, Some(options)).await?;
+    for (key, options) in requests {
+        stream.watch(key, Some(options)).await?;
+    }
+    Ok(stream)
+}
+
+/// Notes what a message says; an error ends the stream.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the arrival of a change is measured where it arrives"
+)]
+fn note(message: &WatchResponse, watched: &mut [Watched], inbox: &Inbox) -> Result<(), String> {
+    let index = usize::try_from(message.watch_id() - 1).ok();
+    let Some(target) = index.and_then(|index| watched.get_mut(index)) else {
+        return Ok(()); // the answer to a question after progress concerns no single target
+    };
+    if message.canceled() {
+        // compacted, or the server has no leader: what follows is watched from now on, and the reader reads
+        target.seen = None;
+        return Err(format!(
+            "watch of {} cancelled: {}",
+            target.target,
+            message.cancel_reason()
+        ));
+    }
+    let header = header_revision(message.header());
+    if message.created() {
+        if target.seen.is_none() {
+            target.seen = Some(header);
+            inbox.gap();
+        }
+        return Ok(());
+    }
+    let arrived = Boottime::now();
+    let mut last = target.seen.unwrap_or_default();
+    let changed = message.events().iter().filter_map(|event| {
+        let kv = event.kv()?;
+        let revision = Revision(kv.mod_revision());
+        last = last.max(revision);
+        let now = (event.event_type() == EventType::Put).then(|| Entry::from(kv));
+        Some((
+            String::from_utf8_lossy(kv.key()).into_owned(),
+            Change { now, revision, arrived },
+        ))
+    });
+    let changed: Vec<_> = changed.collect();
+    target.seen = Some(last);
+    if !changed.is_empty() {
+        inbox.put(changed.into_iter());
+    }
+    Ok(())
+}
