@@ -1,1 +1,3 @@
 //! stolon-keeper as a library: its rooms, for the program and its tests.
+
+pub mod converge;

@@ -1,0 +1,127 @@
+//! A db uid that is not the local one: the instance is built again as the init mode says (keeper 5, 6).
+
+use control::model::DbInitMode;
+
+use crate::converge::{
+    Data, Diverged, Line, LocalDb, Plan, Seen, Server, StartAs, Step, Target, TargetRole, Then, Unchanged, Upstream,
+    judge_keep,
+};
+
+pub(crate) fn initialise(seen: &Seen<'_>, target: &Target) -> Plan {
+    let told = Step::Tell(Line::DbDiffers {
+        local: seen.local.db.uid.clone(),
+        wanted: target.db.clone(),
+    });
+    let mut plan = match &target.spec.init_mode {
+        DbInitMode::New => new(seen, target),
+        DbInitMode::Resync => resync(seen, target),
+        DbInitMode::None => Plan::hold(Unchanged::DataLost), // keeper I5
+        mode => Plan::hold(Unchanged::UnknownInitMode(mode.as_str().to_owned())),
+    };
+    plan.steps.insert(0, told);
+    plan
+}
+
+/// Saved before anything is destroyed (keeper I4).
+fn begun(target: &Target) -> Step {
+    Step::SaveDb(LocalDb {
+        uid: target.db.clone(),
+        generation: 0,
+        initializing: true,
+    })
+}
+
+/// An empty database cluster (keeper 5.1, N1 to N8).
+fn new(seen: &Seen<'_>, target: &Target) -> Plan {
+    let sets = seen.sets.cloned().unwrap_or_default();
+    let mut steps = vec![Step::Tell(Line::Initializing), begun(target)];
+    if *seen.server != Server::Down {
+        steps.push(Step::Stop);
+    }
+    steps.extend([
+        Step::RemoveData,
+        Step::Initdb(target.spec.new_config.clone().unwrap_or_default()),
+        Step::StartTemporarily(sets),
+        Step::WaitReady,
+    ]);
+    if target.spec.include_previous_config {
+        steps.push(Step::ReadInitParameters);
+    }
+    steps.extend([Step::SetUpRoles, Step::Stop, Step::MarkComplete(target.db.clone())]);
+    Plan {
+        steps,
+        then: Then::LookAgain,
+    }
+}
+
+/// A standby made from the instance that it is to follow (keeper 5.4), with every condition looked at before anything
+/// is destroyed (keeper W10).
+fn resync(seen: &Seen<'_>, target: &Target) -> Plan {
+    let upstream = match &target.role {
+        TargetRole::Standby(upstream) => upstream,
+        TargetRole::Lost => return Plan::hold(Unchanged::FollowedDbMissing),
+        TargetRole::Master => return Plan::hold(Unchanged::UnknownRole("master with init mode resync".to_owned())),
+        TargetRole::Other(role) => return Plan::hold(Unchanged::UnknownRole(role.clone())),
+    };
+    let mut steps = vec![Step::Tell(Line::Resyncing)];
+    if *seen.server != Server::Down {
+        steps.push(Step::Stop);
+        return Plan {
+            steps,
+            then: Then::LookAgain,
+        };
+    }
+    if seen.local.data == Data::Absent {
+        steps.push(Step::Tell(Line::NotInitialized));
+    }
+    steps.push(Step::Tell(Line::RoleStandby {
+        followed: upstream.db.clone(),
+    }));
+    let Some(copy) = seen.copy else {
+        return Plan {
+            steps,
+            then: Then::AskSource(upstream.clone()),
+        };
+    };
+    let kept = match &copy.own {
+        _ if seen.local.data == Data::Absent => Err(Diverged::NoData),
+        _ if seen.known.kept_in_vain.as_ref() == Some(&target.db) => Err(Diverged::DidNotStream),
+        Some(own) => judge_keep(own, &copy.source).map(|()| own.position),
+        None => Err(Diverged::NotShutDown),
+    };
+    match kept {
+        Ok(end) => {
+            let sets = with_upstream(seen, upstream);
+            steps.extend([
+                Step::Tell(Line::DataKept { end }),
+                begun(target),
+                Step::MarkStandby,
+                Step::Start(StartAs::FirstStandby, sets),
+                Step::CheckStreams(target.db.clone()),
+                Step::MarkComplete(target.db.clone()),
+            ]);
+        }
+        Err(why) => steps.extend([
+            begun(target),
+            Step::RemoveData,
+            Step::Tell(Line::Copying {
+                from: upstream.clone(),
+                why,
+            }),
+            Step::CopyFrom(upstream.clone()),
+            Step::Tell(Line::Synced),
+            Step::MarkComplete(target.db.clone()),
+        ]),
+    }
+    Plan {
+        steps,
+        then: Then::LookAgain,
+    }
+}
+
+pub(crate) fn with_upstream(seen: &Seen<'_>, upstream: &Upstream) -> crate::converge::Sets {
+    crate::converge::Sets {
+        upstream: Some(upstream.clone()),
+        ..seen.sets.cloned().unwrap_or_default()
+    }
+}

@@ -1,0 +1,95 @@
+//! Wanted db and observed instance → next steps, as plain functions of what was seen. Reading the store, running
+//! programs and asking the server is left to the loop, which does the steps in their order.
+
+mod configure;
+mod initialise;
+mod keep;
+mod line;
+mod orders;
+mod role;
+mod seen;
+mod slots;
+mod step;
+mod wanted;
+
+pub use keep::{Diverged, End, EndState, Fork, Source, judge_keep};
+pub use line::{Change, Line};
+pub use orders::{Be, Down, Orders, Reading, Target, TargetRole, Unchanged, Upstream, orders};
+pub use seen::{Asked, Copy, Data, Facts, Known, Local, LocalDb, LocalRole, Seen, Server, Sets};
+pub use slots::SlotChange;
+pub use step::{Plan, StartAs, Step, Then};
+pub use wanted::{changed_parameters, is_only_configuration};
+
+#[cfg(test)]
+mod tests;
+
+/// What the keeper does next, given what it sees (keeper 4).
+///
+/// The steps are done in order and the first one that fails ends the pass, unless it says that it may fail. A plan that
+/// ends in [`Then::LookAgain`] changed what the rest depends on: look again and plan again, in the same pass.
+pub fn plan(seen: &Seen<'_>) -> Plan {
+    if let Some(plan) = remember_cluster(seen) {
+        return plan;
+    }
+    let target = match &seen.orders.be {
+        Be::Unchanged(why) => return Plan::hold(why.clone()),
+        Be::Down(why) => return stay_down(seen, why),
+        Be::Db(target) => target,
+    };
+    if let Some(plan) = discard_half_made(seen) {
+        return plan;
+    }
+    if seen.local.db.uid != target.db {
+        return initialise::initialise(seen, target);
+    }
+    role::converge_role(seen, target)
+}
+
+/// The cluster uid is saved before anything else is done in that cluster (keeper R7).
+fn remember_cluster(seen: &Seen<'_>) -> Option<Plan> {
+    let cluster = seen.orders.cluster.as_ref()?;
+    (*cluster != seen.local.cluster).then(|| Plan {
+        steps: vec![Step::SaveCluster(cluster.clone())],
+        then: Then::LookAgain,
+    })
+}
+
+/// No db, a boot uuid that nobody acknowledged, or an old master kept for its possible return: not running (keeper R9,
+/// R10, I8, I20).
+fn stay_down(seen: &Seen<'_>, why: &Down) -> Plan {
+    let mut steps = vec![Step::Tell(Line::StaysDown(why.clone()))];
+    if *seen.server != Server::Down {
+        steps.push(Step::Stop);
+    }
+    if let Down::NotTheMaster { db, .. } = why {
+        let ours = seen.local.db.uid == *db && seen.local.data != Data::Absent;
+        if ours && seen.known.said_stopped.as_ref() != Some(db) {
+            steps.push(Step::SayStopped(db.clone()));
+        }
+    }
+    Plan {
+        steps,
+        then: Then::Done,
+    }
+}
+
+/// A begun initialisation that did not complete leaves nothing to build on (keeper R12).
+///
+/// One whose data this very process completed is gone on with: the sentinel rewrites the document all the time, and a
+/// pass that has to read it again must not throw a fresh copy away.
+fn discard_half_made(seen: &Seen<'_>) -> Option<Plan> {
+    let db = &seen.local.db;
+    if !db.initializing || seen.known.complete.as_ref() == Some(&db.uid) {
+        return None;
+    }
+    let mut steps = vec![Step::Tell(Line::HalfMade { db: db.uid.clone() })];
+    if *seen.server != Server::Down {
+        steps.push(Step::Stop);
+    }
+    steps.push(Step::RemoveData);
+    steps.push(Step::SaveDb(LocalDb::default()));
+    Some(Plan {
+        steps,
+        then: Then::LookAgain,
+    })
+}

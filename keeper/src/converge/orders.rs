@@ -1,0 +1,248 @@
+//! What the cluster data tell one keeper: the gates of a pass (keeper R1 to R10) and the db that it has to be.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use control::model::{
+    AccessMode, BootUuid, Checked, ClusterData, ClusterUid, Db, DbInitMode, DbSpec, DbUid, FollowType, KeeperUid, Role,
+    Spec, not_supported,
+};
+
+/// What reading the cluster data gave.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reading {
+    /// The store did not answer.
+    Unread,
+    /// The key is absent, or holds `null`.
+    Absent,
+    /// It cannot be understood, and why.
+    Unusable(String),
+    /// Its `formatVersion` is not ours.
+    UnsupportedFormat(u64),
+    /// Cluster data that may be used.
+    Valid(Box<Checked>),
+}
+
+/// What the cluster data tell this keeper.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Orders {
+    /// The cluster; absent when the data could not be used.
+    pub cluster: Option<ClusterUid>,
+    /// What to be.
+    pub be: Be,
+}
+
+/// What a keeper has to be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Be {
+    /// Whatever it is: nothing may be changed (keeper I7).
+    Unchanged(Unchanged),
+    /// Not running (keeper I8, I20).
+    Down(Down),
+    /// This db.
+    Db(Box<Target>),
+}
+
+/// Why a pass changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unchanged {
+    /// The cluster data could not be read (keeper R1).
+    Unread,
+    /// There are none (keeper R2).
+    NoClusterData,
+    /// They cannot be understood, or their spec is invalid (keeper R4).
+    Unusable(String),
+    /// Their format is another version (keeper R3).
+    UnsupportedFormat(u64),
+    /// The sentinel has not listed this keeper yet (keeper R8).
+    NotListed,
+    /// They ask for something that this version does not do.
+    NotSupported(&'static str),
+    /// The data of the db are not here, and nobody asked to make them (keeper I5).
+    DataLost,
+    /// An init mode of another version.
+    UnknownInitMode(String),
+    /// A role of another version.
+    UnknownRole(String),
+    /// The followed db is not in the cluster data.
+    FollowedDbMissing,
+    /// A master cannot become a standby in place (keeper I3).
+    MasterIsNoStandby,
+    /// There is nothing to start in PGDATA (keeper R18, role undefined).
+    NothingUsable,
+}
+
+/// Why the instance must not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Down {
+    /// No db is assigned (keeper R9).
+    NoDb,
+    /// The sentinel has not acknowledged this process yet (keeper R10).
+    BootNotAcknowledged,
+    /// It is an old master, kept for a possible return (keeper I20, beyond ).
+    NotTheMaster {
+        /// Our db.
+        db: DbUid,
+        /// The master of the cluster.
+        master: DbUid,
+    },
+}
+
+/// The db to be, resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// Its uid.
+    pub db: DbUid,
+    /// The generation of its spec.
+    pub generation: i64,
+    /// Its spec.
+    pub spec: DbSpec,
+    /// Its role.
+    pub role: TargetRole,
+    /// Advertised addresses of all other dbs, sorted, each once, none empty (keeper 9.2, 9.3).
+    pub peers: Vec<String>,
+    /// From where superuser and replication role may connect.
+    pub access: AccessMode,
+    /// Whether a restart that some parameter waits for is done at once.
+    pub automatic_restart: bool,
+    /// How long the instance may take to accept connections; zero: no limit.
+    pub ready_timeout: Duration,
+    /// The permit for a start as master is good for a quarter of this (beyond ).
+    pub fail_interval: Duration,
+}
+
+/// The role of the db to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetRole {
+    /// The master of the cluster.
+    Master,
+    /// A standby of this one.
+    Standby(Upstream),
+    /// A standby of nobody that we know.
+    Lost,
+    /// A role of another version.
+    Other(String),
+}
+
+/// The instance that a standby follows, as the cluster data know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its db.
+    pub db: DbUid,
+    /// Its keeper.
+    pub keeper: KeeperUid,
+    /// Advertised address; empty when its keeper has not told it yet.
+    pub host: String,
+    /// Advertised port.
+    pub port: String,
+}
+
+/// What `reading` tells the keeper `me` in its process `boot`.
+pub fn orders(reading: &Reading, me: &KeeperUid, boot: &BootUuid) -> Orders {
+    let unchanged = |why| Orders {
+        cluster: None,
+        be: Be::Unchanged(why),
+    };
+    let checked = match reading {
+        Reading::Unread => return unchanged(Unchanged::Unread),
+        Reading::Absent => return unchanged(Unchanged::NoClusterData),
+        Reading::Unusable(why) => return unchanged(Unchanged::Unusable(why.clone())),
+        Reading::UnsupportedFormat(version) => return unchanged(Unchanged::UnsupportedFormat(*version)),
+        Reading::Valid(checked) => checked,
+    };
+    Orders {
+        cluster: Some(checked.cluster().uid.clone()),
+        be: be(checked, me, boot),
+    }
+}
+
+fn be(checked: &Checked, me: &KeeperUid, boot: &BootUuid) -> Be {
+    let Checked { data, spec } = checked;
+    let master = &checked.cluster().status.master;
+    let Some(keeper) = data.keepers().get(me) else {
+        return Be::Unchanged(Unchanged::NotListed);
+    };
+    let Some((uid, db)) = data.db_of_keeper(me) else {
+        return Be::Down(Down::NoDb);
+    };
+    if let Err(why) = supported(spec, &db.spec) {
+        return Be::Unchanged(Unchanged::NotSupported(why));
+    }
+    if keeper.status.boot_uuid != *boot {
+        return Be::Down(Down::BootNotAcknowledged);
+    }
+    if db.spec.role == Role::Master && uid != master {
+        return Be::Down(Down::NotTheMaster {
+            db: uid.clone(),
+            master: master.clone(),
+        });
+    }
+    Be::Db(Box::new(Target {
+        db: uid.clone(),
+        generation: db.generation,
+        role: role(data, db),
+        peers: peers(data, uid),
+        spec: db.spec.clone(),
+        access: spec.default_su_repl_access_mode.clone(),
+        automatic_restart: spec.automatic_pg_restart,
+        ready_timeout: spec.db_wait_ready_timeout,
+        fail_interval: spec.fail_interval,
+    }))
+}
+
+/// Whether this version can do all that is asked; half of it would be a pretence.
+fn supported(spec: &Spec, db: &DbSpec) -> Result<(), &'static str> {
+    not_supported(spec).map_err(|why| why.0)?;
+    if db.synchronous_replication {
+        return Err("synchronousReplication");
+    }
+    match db.init_mode {
+        DbInitMode::Existing => return Err("initMode existing"),
+        DbInitMode::Pitr => return Err("initMode pitr"),
+        DbInitMode::None | DbInitMode::New | DbInitMode::Resync | DbInitMode::Other(_) => {}
+    }
+    match &db.follow_config {
+        Some(follow) if follow.kind == FollowType::External => Err("following another cluster"),
+        _ => Ok(()),
+    }
+}
+
+fn role(data: &ClusterData, db: &Db) -> TargetRole {
+    match &db.spec.role {
+        Role::Master => TargetRole::Master,
+        Role::Standby => {
+            let followed = db
+                .spec
+                .follow_config
+                .as_ref()
+                .filter(|follow| follow.kind == FollowType::Internal);
+            followed
+                .and_then(|follow| upstream(data, &follow.db_uid))
+                .map_or(TargetRole::Lost, TargetRole::Standby)
+        }
+        other => TargetRole::Other(other.as_str().to_owned()),
+    }
+}
+
+fn upstream(data: &ClusterData, uid: &DbUid) -> Option<Upstream> {
+    let db = data.dbs().get(uid)?;
+    Some(Upstream {
+        db: uid.clone(),
+        keeper: db.spec.keeper_uid.clone(),
+        host: db.status.listen_address.clone(),
+        port: db.status.port.clone(),
+    })
+}
+
+fn peers(data: &ClusterData, own: &DbUid) -> Vec<String> {
+    let others = data
+        .dbs()
+        .iter()
+        .filter(|(uid, _)| *uid != own)
+        .map(|(_, db)| db.status.listen_address.clone());
+    others
+        .filter(|address| !address.is_empty())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}

@@ -1,0 +1,128 @@
+//! What a plan is made from: the orders, the local state and what the server says, taken together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use control::model::{ClusterUid, DbUid};
+
+use crate::converge::{End, Orders, Source, Upstream};
+
+/// Everything that a plan is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// What the cluster data tell this keeper.
+    pub orders: &'a Orders,
+    /// What the data directory says.
+    pub local: &'a Local,
+    /// The server, as far as it was asked.
+    pub server: &'a Server,
+    /// The configuration that the orders mean; absent when they name no db.
+    pub sets: Option<&'a Sets>,
+    /// What this process remembers.
+    pub known: &'a Known,
+    /// What a copy would start from; absent until it was asked for.
+    pub copy: Option<&'a Copy>,
+}
+
+/// What the data directory says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// The cluster last seen; empty before the first time (keeper 2.2).
+    pub cluster: ClusterUid,
+    /// What `dbstate` says.
+    pub db: LocalDb,
+    /// What PGDATA is.
+    pub data: Data,
+}
+
+/// What `dbstate` says (keeper 2.3), but for the parameters read at initialisation, which plans do not look at.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LocalDb {
+    /// The db that PGDATA belongs to; empty: none.
+    pub uid: DbUid,
+    /// The generation that was last applied completely; 0: none.
+    pub generation: i64,
+    /// An initialisation was begun and its pass has not completed.
+    pub initializing: bool,
+}
+
+/// What PGDATA is (keeper 12.2, R16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Data {
+    /// Not there, or not a complete database cluster.
+    Absent,
+    /// A database cluster that would start in this role.
+    Present(LocalRole),
+}
+
+/// The role that the files give an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalRole {
+    /// No `standby.signal`.
+    Master,
+    /// `standby.signal` is there.
+    Standby,
+}
+
+/// The server, as far as it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Server {
+    /// No postmaster.
+    Down,
+    /// A postmaster runs.
+    Up(Asked),
+}
+
+/// What a running server answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// It was not asked.
+    NotYet,
+    /// It does not take connections, or does not answer.
+    Silent,
+    /// It answered.
+    Answered(Facts),
+}
+
+/// What a server says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// Names of its replication slots but temporary ones (keeper Q3).
+    pub slots: BTreeSet<String>,
+    /// Whether some parameter waits for a restart (keeper Q7).
+    pub restart_pending: bool,
+    /// Whether replay stands paused (keeper 8.7).
+    pub replay_paused: bool,
+}
+
+/// A configuration: what the generated files hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sets {
+    /// Parameters but those of recovery (keeper 8).
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of `pg_hba.conf` (keeper 9).
+    pub hba: Vec<String>,
+    /// Whom a standby follows (keeper 7).
+    pub upstream: Option<Upstream>,
+}
+
+/// What this process remembers from earlier passes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Known {
+    /// What was last written and made known to the server by a start or a reload (keeper 4).
+    pub current: Option<Sets>,
+    /// The db whose data this process has completely made; its pass may not have completed yet.
+    pub complete: Option<DbUid>,
+    /// The db whose old data were tried as they are and did not stream (keeper 6.7).
+    pub kept_in_vain: Option<DbUid>,
+    /// The db that the published info calls stopped.
+    pub said_stopped: Option<DbUid>,
+}
+
+/// What a copy, or its avoidance, starts from (keeper 6.7), asked for when it was needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copy {
+    /// Where the own data end; absent when there are none, or when that cannot be found out.
+    pub own: Option<End>,
+    /// The instance to copy from, whose slot for us exists.
+    pub source: Source,
+}

@@ -1,0 +1,117 @@
+//! A plan: steps in their order, and what comes after them.
+
+use control::model::{ClusterUid, DbUid, NewConfig};
+
+use crate::converge::{Line, LocalDb, Sets, SlotChange, Unchanged, Upstream};
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// To be done in this order.
+    pub steps: Vec<Step>,
+    /// What comes after the last step.
+    pub then: Then,
+}
+
+/// What comes after the steps of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Then {
+    /// What was seen is no longer so: look again and plan again, in the same pass.
+    LookAgain,
+    /// Ask the server, and plan again.
+    AskServer,
+    /// Ask the instance to copy from, once it has the slot, and plan again.
+    AskSource(Upstream),
+    /// The pass is complete.
+    Done,
+    /// The pass ends without having done what the orders say.
+    Hold(Unchanged),
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Say it in the log.
+    Tell(Line),
+    /// Save the cluster uid (`keeperstate`).
+    SaveCluster(ClusterUid),
+    /// Save the local db (`dbstate`), durably, before what follows.
+    SaveDb(LocalDb),
+    /// Stop the instance (fast) and wait for it.
+    Stop,
+    /// Publish that the instance of this db is stopped, and how.
+    SayStopped(DbUid),
+    /// Remove PGDATA.
+    RemoveData,
+    /// Make an empty database cluster.
+    Initdb(NewConfig),
+    /// Start for the time of the initialisation only, out of clients' reach.
+    StartTemporarily(Sets),
+    /// Wait until the instance takes connections.
+    WaitReady,
+    /// Read the configured parameters and save them as those of the initialisation.
+    ReadInitParameters,
+    /// Set up superuser and replication role.
+    SetUpRoles,
+    /// Copy the data of this instance.
+    CopyFrom(Upstream),
+    /// Make the data those of a standby.
+    MarkStandby,
+    /// The data of this db are complete: a failure after this does not throw them away.
+    MarkComplete(DbUid),
+    /// Ask the store whether this instance may become a master now.
+    Permit,
+    /// Start the instance.
+    Start(StartAs, Sets),
+    /// Wait until the instance streams, or give its old data up.
+    CheckStreams(DbUid),
+    /// Promote the running standby.
+    Promote,
+    /// Create or drop a replication slot.
+    Slot(SlotChange),
+    /// Write the configuration and make the server read it.
+    Reload(Sets),
+    /// Restart the instance (fast).
+    Restart(StartAs, Sets),
+    /// Whether some parameter waits for a restart, for the metric.
+    NoteRestartPending(bool),
+    /// The orders are carried out: record their generation.
+    Record(LocalDb),
+}
+
+/// How an instance is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAs {
+    /// Without recovery settings; needs a permit.
+    Master,
+    /// As a standby.
+    Standby,
+    /// As a standby whose data were just made: it still has to prove that it streams.
+    FirstStandby,
+}
+
+impl Plan {
+    /// Nothing to do but to wait for other orders.
+    pub fn hold(why: Unchanged) -> Self {
+        Self {
+            steps: vec![Step::Tell(Line::Unchanged(why.clone()))],
+            then: Then::Hold(why),
+        }
+    }
+}
+
+impl Step {
+    /// Whether the step changes something, so that a pass that has it is told (keeper 15.0 rule 5).
+    pub fn acts(&self) -> bool {
+        !matches!(self, Self::Tell(_) | Self::NoteRestartPending(_))
+    }
+
+    /// Whether the pass goes on when the step fails (keeper R23, R24, S5, 11.3).
+    pub fn may_fail(&self) -> bool {
+        match self {
+            Self::Reload(_) | Self::Restart(..) => true,
+            Self::Slot(change) => change.may_fail(),
+            _ => false,
+        }
+    }
+}

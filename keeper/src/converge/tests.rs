@@ -1,0 +1,880 @@
+//! The decision table of a pass (keeper T8) and its invariants (keeper 17), played against a fake instance.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use control::model::{
+    BootUuid, Checked, Cluster, ClusterData, ClusterSpec, ClusterStatus, ClusterUid, Db, DbInitMode, DbSpec, DbStatus,
+    DbUid, FollowConfig, FollowType, InitMode, Keeper, KeeperStatus, KeeperUid, Lsn, Phase, Role,
+};
+
+use super::*;
+
+const ME: &str = "k1";
+const BOOT: &str = "boot1";
+const PASSES_MAX: usize = 12;
+
+/// A keeper, its instance and the cluster data; a case changes what matters to it.
+#[derive(Clone)]
+struct World {
+    data: Option<ClusterData>,
+    reading: Option<Reading>,
+    local: Local,
+    running: bool,
+    answers: bool,
+    facts: Facts,
+    known: Known,
+    own_end: Option<End>,
+    source: Source,
+    fails: Vec<&'static str>,
+    trace: Vec<String>,
+    lines: Vec<Line>,
+}
+
+/// Keeper `k1` with db `A` of generation 3 applied, running as the cluster's master; `k2` has standby `B`.
+fn world() -> World {
+    let mut data = ClusterData {
+        format_version: 1,
+        cluster: Some(Cluster {
+            uid: "c1".into(),
+            spec: Some(ClusterSpec {
+                init_mode: Some(InitMode::New),
+                ..ClusterSpec::default()
+            }),
+            status: ClusterStatus {
+                phase: Phase::Normal,
+                master: "A".into(),
+                ..ClusterStatus::default()
+            },
+            ..Cluster::default()
+        }),
+        ..ClusterData::default()
+    };
+    for (keeper, boot) in [("k1", BOOT), ("k2", "boot2")] {
+        let status = KeeperStatus {
+            boot_uuid: boot.into(),
+            ..KeeperStatus::default()
+        };
+        data.keepers_mut().insert(
+            keeper.into(),
+            Keeper {
+                uid: keeper.into(),
+                status,
+                ..Keeper::default()
+            },
+        );
+    }
+    data.dbs_mut().insert("A".into(), db("A", "k1", Role::Master, &["B"]));
+    data.dbs_mut().insert("B".into(), db("B", "k2", Role::Standby, &[]));
+    let sets = Sets {
+        parameters: parameters(&[("work_mem", "4MB")]),
+        hba: vec!["hba".into()],
+        upstream: None,
+    };
+    World {
+        data: Some(data),
+        reading: None,
+        local: Local {
+            cluster: "c1".into(),
+            db: LocalDb {
+                uid: "A".into(),
+                generation: 3,
+                initializing: false,
+            },
+            data: Data::Present(LocalRole::Master),
+        },
+        running: true,
+        answers: true,
+        facts: Facts {
+            slots: names(&["stolon_B"]),
+            ..Facts::default()
+        },
+        known: Known {
+            current: Some(sets),
+            ..Known::default()
+        },
+        own_end: None,
+        source: Source {
+            system_id: "7".into(),
+            timeline: 2,
+            position: Lsn(0x400_0000),
+            history: vec![Fork {
+                timeline: 1,
+                switch_point: Lsn(0x300_00a0),
+            }],
+            oldest_segment: Some("000000010000000000000001".into()),
+        },
+        fails: Vec::new(),
+        trace: Vec::new(),
+        lines: Vec::new(),
+    }
+}
+
+fn db(uid: &str, keeper: &str, role: Role, followers: &[&str]) -> Db {
+    Db {
+        uid: uid.into(),
+        generation: 3,
+        spec: DbSpec {
+            keeper_uid: keeper.into(),
+            init_mode: DbInitMode::None,
+            role,
+            followers: Some(followers.iter().map(|uid| DbUid::from(*uid)).collect()),
+            pg_parameters: parameters(&[("work_mem", "4MB")]),
+            ..DbSpec::default()
+        },
+        status: DbStatus {
+            listen_address: format!("host-{keeper}"),
+            port: "5432".into(),
+            ..DbStatus::default()
+        },
+        ..Db::default()
+    }
+}
+
+fn parameters(list: &[(&str, &str)]) -> BTreeMap<String, String> {
+    list.iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn names(list: &[&str]) -> BTreeSet<String> {
+    list.iter().map(|name| (*name).to_owned()).collect()
+}
+
+impl World {
+    fn own_db(mut self, change: impl FnOnce(&mut Db)) -> Self {
+        let data = self.data.as_mut().expect("the case has cluster data");
+        let uid = data.db_of_keeper(&ME.into()).expect("the keeper has a db").0.clone();
+        change(data.dbs_mut().get_mut(&uid).expect("it was just found"));
+        self
+    }
+
+    fn status_master(mut self, uid: &str) -> Self {
+        let cluster = self
+            .data
+            .as_mut()
+            .and_then(|data| data.cluster.as_mut())
+            .expect("the case has a cluster");
+        cluster.status.master = uid.into();
+        self
+    }
+
+    fn cluster_spec(mut self, change: impl FnOnce(&mut ClusterSpec)) -> Self {
+        let cluster = self
+            .data
+            .as_mut()
+            .and_then(|data| data.cluster.as_mut())
+            .expect("the case has a cluster");
+        change(cluster.spec.as_mut().expect("the case has a spec"));
+        self
+    }
+
+    /// Our db is asked to be a standby of B, which is the master.
+    fn standby(self) -> Self {
+        let mut world = self.status_master("B").own_db(|db| {
+            db.spec.role = Role::Standby;
+            db.spec.follow_config = Some(FollowConfig::internal("B".into()));
+            db.spec.followers = Some(Vec::new());
+        });
+        world.local.data = Data::Present(LocalRole::Standby);
+        world.facts.slots.clear();
+        world.known.current = world.known.current.map(|sets| Sets {
+            upstream: Some(upstream("5432")),
+            ..sets
+        });
+        world
+    }
+
+    /// The keeper gets a new db A2 instead of A, to be made in this way.
+    fn replaced_by_a2(mut self, mode: DbInitMode) -> Self {
+        let data = self.data.as_mut().expect("the case has cluster data");
+        let mut db = data.dbs_mut().remove(&DbUid::from("A")).expect("the keeper has db A");
+        db.uid = "A2".into();
+        db.generation = 1;
+        db.spec.init_mode = mode;
+        data.dbs_mut().insert("A2".into(), db);
+        let master = data
+            .cluster
+            .as_ref()
+            .expect("the case has a cluster")
+            .status
+            .master
+            .clone();
+        if master.as_str() == "A" {
+            self.status_master("A2")
+        } else {
+            self
+        }
+    }
+
+    fn stopped(mut self) -> Self {
+        self.running = false;
+        self
+    }
+
+    fn local_db(mut self, uid: &str, initializing: bool) -> Self {
+        self.local.db = LocalDb {
+            uid: uid.into(),
+            generation: if initializing { 0 } else { 3 },
+            initializing,
+        };
+        self
+    }
+
+    fn no_data(mut self) -> Self {
+        self.local.data = Data::Absent;
+        self.stopped()
+    }
+
+    /// The instance stopped here, on timeline 1.
+    fn ends(mut self, state: EndState, position: u64) -> Self {
+        let end = End {
+            system_id: "7".into(),
+            state,
+            timeline: 1,
+            position: Lsn(position),
+            history: Vec::new(),
+        };
+        self.own_end = Some(end);
+        self.stopped()
+    }
+
+    fn failing(mut self, step: &'static str) -> Self {
+        self.fails.push(step);
+        self
+    }
+
+    fn orders(&self) -> Orders {
+        let reading = match (&self.reading, &self.data) {
+            (Some(reading), _) => reading.clone(),
+            (None, Some(data)) => Reading::Valid(Box::new(data.clone().check().expect("the case is valid"))),
+            (None, None) => Reading::Absent,
+        };
+        orders(&reading, &ME.into(), &BOOT.into())
+    }
+
+    fn sets(&self) -> Option<Sets> {
+        match self.orders().be {
+            Be::Db(target) => Some(Sets {
+                parameters: target.spec.pg_parameters,
+                hba: vec!["hba".into()],
+                upstream: None,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Plays one pass and tells what was done and how it ended.
+    fn pass(&mut self) -> String {
+        self.trace.clear();
+        self.lines.clear();
+        let (mut asked, mut copy) = (false, None);
+        for _ in 0..PASSES_MAX {
+            let (orders, sets) = (self.orders(), self.sets());
+            let server = match (self.running, asked) {
+                (false, _) => Server::Down,
+                (true, false) => Server::Up(Asked::NotYet),
+                (true, true) if !self.answers => Server::Up(Asked::Silent),
+                (true, true) => Server::Up(Asked::Answered(self.facts.clone())),
+            };
+            let seen = Seen {
+                orders: &orders,
+                local: &self.local,
+                server: &server,
+                sets: sets.as_ref(),
+                known: &self.known,
+                copy: copy.as_ref(),
+            };
+            let plan = plan(&seen);
+            if let Err(step) = self.act(&plan.steps) {
+                self.trace.push(format!("failed at {step}"));
+                return self.trace.join("; ");
+            }
+            match plan.then {
+                Then::LookAgain => (asked, copy) = (false, None),
+                Then::AskServer => asked = true,
+                Then::AskSource(from) => {
+                    self.trace.push(format!("ask {}", from.db));
+                    copy = Some(Copy {
+                        own: self.own_end.clone(),
+                        source: self.source.clone(),
+                    });
+                }
+                Then::Done => {
+                    self.trace.push("done".into());
+                    return self.trace.join("; ");
+                }
+                Then::Hold(why) => {
+                    self.trace.push(format!("hold {why:?}"));
+                    return self.trace.join("; ");
+                }
+            }
+        }
+        panic!("the pass does not settle: {:?}", self.trace);
+    }
+
+    fn act(&mut self, steps: &[Step]) -> Result<(), String> {
+        for step in steps {
+            let name = self.play(step);
+            let Some(name) = name else { continue };
+            let failed = self.fails.iter().any(|fails| name.starts_with(fails));
+            self.trace.push(name.clone());
+            if failed && !step.may_fail() {
+                return Err(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a step does to the fake; nothing to tell for what only talks.
+    fn play(&mut self, step: &Step) -> Option<String> {
+        let fails = |name: &str| self.fails.iter().any(|fails| name.starts_with(fails));
+        Some(match step {
+            Step::Tell(line) => {
+                self.lines.push(line.clone());
+                return None;
+            }
+            Step::NoteRestartPending(_) => return None,
+            Step::SaveCluster(uid) => {
+                self.local.cluster = uid.clone();
+                format!("save cluster {uid}")
+            }
+            Step::SaveDb(db) => {
+                self.local.db = db.clone();
+                format!(
+                    "save '{}'{}",
+                    db.uid,
+                    if db.initializing { " initializing" } else { "" }
+                )
+            }
+            Step::Stop => {
+                self.running = false;
+                "stop".into()
+            }
+            Step::SayStopped(db) => {
+                self.known.said_stopped = Some(db.clone());
+                format!("say {db} stopped")
+            }
+            Step::RemoveData => {
+                assert!(!self.running, "I4: never while the server runs");
+                assert!(self.local.db.initializing, "I4: only after dbstate was saved");
+                self.local.data = Data::Absent;
+                "remove".into()
+            }
+            Step::Initdb(_) => {
+                self.local.data = Data::Present(LocalRole::Master);
+                "initdb".into()
+            }
+            Step::StartTemporarily(_) => {
+                self.running = true;
+                "start temporarily".into()
+            }
+            Step::WaitReady => "wait".into(),
+            Step::ReadInitParameters => "read parameters".into(),
+            Step::SetUpRoles => "roles".into(),
+            Step::CopyFrom(from) => {
+                self.local.data = Data::Present(LocalRole::Standby);
+                format!("copy {}", from.db)
+            }
+            Step::MarkStandby => {
+                self.local.data = Data::Present(LocalRole::Standby);
+                "mark standby".into()
+            }
+            Step::MarkComplete(db) => {
+                self.known.complete = Some(db.clone());
+                return None;
+            }
+            Step::Permit => "permit".into(),
+            Step::Start(role, sets) => {
+                let name = format!("start {role:?}");
+                if !fails(&name) {
+                    self.running = true;
+                    self.known.current = Some(sets.clone());
+                }
+                name + &following(sets)
+            }
+            Step::CheckStreams(db) => {
+                if fails("streams") {
+                    self.known.kept_in_vain = Some(db.clone());
+                }
+                "streams".into()
+            }
+            Step::Promote => {
+                if !fails("promote") {
+                    self.local.data = Data::Present(LocalRole::Master);
+                }
+                "promote".into()
+            }
+            Step::Slot(SlotChange::Drop(name)) => {
+                self.facts.slots.remove(name);
+                format!("drop {name}")
+            }
+            Step::Slot(SlotChange::Create(name, _)) => {
+                self.facts.slots.insert(name.clone());
+                format!("create {name}")
+            }
+            Step::Reload(sets) => {
+                if !fails("reload") {
+                    self.known.current = Some(sets.clone());
+                }
+                "reload".to_owned() + &following(sets)
+            }
+            Step::Restart(_, sets) => {
+                self.facts.restart_pending = false;
+                self.known.current = Some(sets.clone());
+                "restart".into()
+            }
+            Step::Record(db) => {
+                self.local.db = db.clone();
+                format!("record {} {}", db.uid, db.generation)
+            }
+        })
+    }
+}
+
+fn following(sets: &Sets) -> String {
+    sets.upstream
+        .as_ref()
+        .map(|from| format!(" following {}:{}", from.host, from.port))
+        .unwrap_or_default()
+}
+
+fn upstream(port: &str) -> Upstream {
+    Upstream {
+        db: "B".into(),
+        keeper: "k2".into(),
+        host: "host-k2".into(),
+        port: port.into(),
+    }
+}
+
+/// One pass does this; a second one has nothing left to do when the first came to its end.
+#[track_caller]
+fn check(mut world: World, expected: &str) {
+    assert_eq!(world.pass(), expected);
+    if expected.ends_with("done") {
+        assert_eq!(
+            world.pass(),
+            "done",
+            "planning again on what the first pass made settles"
+        );
+    }
+}
+
+#[test]
+fn t8_1_not_listed_changes_nothing() {
+    let mut world = world();
+    world
+        .data
+        .as_mut()
+        .expect("there")
+        .keepers_mut()
+        .remove(&KeeperUid::from(ME));
+    check(world, "hold NotListed");
+}
+
+#[test]
+fn t8_2_without_a_db_the_instance_is_stopped_and_its_files_kept() {
+    let mut world = world();
+    world.data.as_mut().expect("there").dbs_mut().remove(&DbUid::from("A"));
+    check(world, "stop; done");
+}
+
+#[test]
+fn t8_3_an_unacknowledged_boot_uuid_stops_the_instance() {
+    let mut world = world();
+    let keepers = world.data.as_mut().expect("there").keepers_mut();
+    keepers.get_mut(&KeeperUid::from(ME)).expect("there").status.boot_uuid = "earlier".into();
+    check(world, "stop; done");
+}
+
+#[test]
+fn t8_4_and_5_lost_data_are_neither_made_nor_started() {
+    check(world().local_db("", false).no_data(), "hold DataLost");
+    check(world().local_db("", false).stopped(), "hold DataLost");
+}
+
+#[test]
+fn t8_6_a_half_made_copy_is_made_again_in_the_same_pass() {
+    let world = world()
+        .standby()
+        .own_db(|db| db.spec.init_mode = DbInitMode::Resync)
+        .local_db("A", true)
+        .stopped();
+    check(
+        world,
+        "remove; save ''; ask B; save 'A' initializing; remove; copy B; \
+         start FirstStandby following host-k2:5432; record A 3; done",
+    );
+}
+
+#[test]
+fn t8_7_half_made_data_that_nobody_asks_for_are_removed() {
+    check(world().local_db("A", true).stopped(), "remove; save ''; hold DataLost");
+}
+
+#[test]
+fn t8_8_a_stopped_master_is_started_with_a_permit() {
+    let mut world = world().own_db(|db| db.generation = 4).stopped();
+    world.facts.slots = names(&["stolon_gone", "mine"]);
+    check(
+        world,
+        "permit; start Master; wait; drop stolon_gone; create stolon_B; record A 4; done",
+    );
+}
+
+#[test]
+fn t8_10_a_running_standby_is_promoted() {
+    let mut world = world();
+    world.local.data = Data::Present(LocalRole::Standby);
+    world.known.current = world.known.current.map(|sets| Sets {
+        upstream: Some(upstream("5432")),
+        ..sets
+    });
+    check(world, "permit; promote; reload; done");
+}
+
+#[test]
+fn t8_11_a_stopped_standby_starts_without_upstream_and_is_promoted() {
+    let mut world = world().stopped();
+    world.local.data = Data::Present(LocalRole::Standby);
+    check(world, "permit; start Master; wait; permit; promote; done");
+}
+
+#[test]
+fn t8_12_a_master_never_becomes_a_standby_in_place() {
+    let mut running = world().standby();
+    running.local.data = Data::Present(LocalRole::Master);
+    check(running.clone(), "hold MasterIsNoStandby");
+    check(running.stopped(), "hold MasterIsNoStandby");
+}
+
+#[test]
+fn t8_13_a_missing_followed_db_changes_nothing() {
+    let lost = |world: World| world.own_db(|db| db.spec.follow_config = Some(FollowConfig::internal("gone".into())));
+    check(lost(world().standby()), "hold FollowedDbMissing");
+    check(lost(world().standby().stopped()), "hold FollowedDbMissing");
+    check(
+        lost(world().standby().replaced_by_a2(DbInitMode::Resync)),
+        "hold FollowedDbMissing",
+    );
+}
+
+#[test]
+fn t8_14_a_stopped_standby_is_recorded_even_if_not_ready() {
+    let mut world = world().standby().own_db(|db| db.generation = 4).stopped();
+    world.answers = false;
+    check(world, "start Standby following host-k2:5432; record A 4; done");
+}
+
+#[test]
+fn t8_15_a_moved_upstream_needs_one_reload() {
+    let mut world = world().standby();
+    let dbs = world.data.as_mut().expect("there").dbs_mut();
+    dbs.get_mut(&DbUid::from("B")).expect("there").status.port = "5433".into();
+    check(world, "reload following host-k2:5433; done");
+}
+
+#[test]
+fn t8_17_to_20_what_has_diverged_is_copied() {
+    let copied = "ask B; save 'A2' initializing; remove; copy B; start FirstStandby following host-k2:5432; \
+                  record A2 1; done";
+    let resync = || world().standby().replaced_by_a2(DbInitMode::Resync);
+    check(resync().ends(EndState::ShutDown, 0x300_00a1), copied);
+    check(resync().ends(EndState::Unclean, 0x300_0000), copied);
+    check(resync().stopped(), copied);
+    check(resync().no_data(), copied);
+}
+
+#[test]
+fn an_old_master_that_stopped_in_order_follows_without_a_copy() {
+    // keeper 6.7
+    let mut world = world()
+        .standby()
+        .replaced_by_a2(DbInitMode::Resync)
+        .ends(EndState::ShutDown, 0x300_00a0);
+    world.local.data = Data::Present(LocalRole::Master);
+    check(
+        world,
+        "ask B; save 'A2' initializing; mark standby; start FirstStandby following host-k2:5432; streams; \
+         record A2 1; done",
+    );
+}
+
+#[test]
+fn kept_data_that_do_not_stream_are_copied_over() {
+    let kept = world()
+        .standby()
+        .replaced_by_a2(DbInitMode::Resync)
+        .ends(EndState::ShutDown, 0x300_00a0);
+    let mut world = kept.failing("streams");
+    assert!(
+        world.pass().ends_with("streams; failed at streams"),
+        "{:?}",
+        world.trace
+    );
+    world.fails.clear();
+    check(
+        world,
+        "stop; remove; save ''; ask B; save 'A2' initializing; remove; copy B; \
+         start FirstStandby following host-k2:5432; record A2 1; done",
+    );
+}
+
+#[test]
+fn nothing_is_destroyed_before_the_source_answers() {
+    // keeper W10
+    let mut world = world()
+        .standby()
+        .replaced_by_a2(DbInitMode::Resync)
+        .ends(EndState::Unclean, 0x300_0000);
+    let orders = world.orders();
+    let (server, sets) = (Server::Down, world.sets());
+    let seen = Seen {
+        orders: &orders,
+        local: &world.local,
+        server: &server,
+        sets: sets.as_ref(),
+        known: &world.known,
+        copy: None,
+    };
+    let first = plan(&seen);
+    assert_eq!(first.then, Then::AskSource(upstream("5432")));
+    assert!(!first.steps.iter().any(Step::acts), "{:?}", first.steps);
+    world.running = true;
+    assert!(
+        world.pass().starts_with("stop; ask B; save 'A2' initializing; remove"),
+        "{:?}",
+        world.trace
+    );
+}
+
+#[test]
+fn t8_22_and_23_data_that_cannot_be_used_change_nothing() {
+    for (reading, expected) in [
+        (Reading::Unread, "hold Unread"),
+        (Reading::Absent, "hold NoClusterData"),
+        (Reading::UnsupportedFormat(2), "hold UnsupportedFormat(2)"),
+        (Reading::Unusable("x".into()), "hold Unusable(\"x\")"),
+    ] {
+        for mut world in [
+            world(),
+            world().stopped(),
+            world().local_db("A", true),
+            world().local_db("", false),
+        ] {
+            world.reading = Some(reading.clone());
+            check(world, expected);
+        }
+    }
+}
+
+#[test]
+fn t8_24_and_25_a_changed_parameter_is_reloaded_and_recorded_even_if_the_reload_fails() {
+    let changed = || {
+        world().own_db(|db| {
+            db.generation = 4;
+            db.spec.pg_parameters = parameters(&[("work_mem", "8MB")]);
+        })
+    };
+    let mut world = changed();
+    assert_eq!(world.pass(), "reload; record A 4; done");
+    let change = Change {
+        name: "work_mem".into(),
+        old: Some("4MB".into()),
+        new: Some("8MB".into()),
+    };
+    let told = [
+        Line::RoleMaster,
+        Line::AlreadyMaster,
+        Line::ParameterChanged(change),
+        Line::ParametersChanged,
+    ];
+    assert_eq!(
+        world.lines.iter().filter(|line| told.contains(line)).count(),
+        5,
+        "{:?}",
+        world.lines
+    );
+    assert_eq!(
+        world.lines.last(),
+        Some(&Line::HbaUnchanged),
+        "keeper 15.0 rule 4: the summaries come last"
+    );
+    let mut failing = changed().failing("reload");
+    assert_eq!(failing.pass(), "reload; record A 4; done");
+    assert_eq!(failing.pass(), "reload; done", "what was not made known is tried again");
+}
+
+#[test]
+fn t8_26_a_failed_promotion_is_tried_again() {
+    let mut world = world().own_db(|db| db.generation = 4).failing("promote");
+    world.local.data = Data::Present(LocalRole::Standby);
+    assert_eq!(world.pass(), "permit; promote; failed at promote");
+    assert_eq!(world.local.db.generation, 3);
+    world.fails.clear();
+    check(world, "permit; promote; record A 4; done");
+}
+
+#[test]
+fn t8_30_a_pending_restart_is_done_only_where_it_is_wanted() {
+    let mut world = world();
+    world.facts.restart_pending = true;
+    assert_eq!(world.pass(), "done");
+    check(
+        world.cluster_spec(|spec| spec.automatic_pg_restart = Some(true)),
+        "permit; restart; done",
+    );
+}
+
+#[test]
+fn a_standby_whose_replay_is_stuck_is_restarted_whatever_the_spec_says() {
+    // keeper 8.7 (a)
+    let mut world = world().standby();
+    world.facts = Facts {
+        restart_pending: true,
+        replay_paused: true,
+        ..Facts::default()
+    };
+    check(world, "restart; done");
+}
+
+#[test]
+fn t8_31_an_old_master_is_kept_down_and_says_so_once() {
+    check(world().status_master("B").stopped(), "say A stopped; done");
+    check(world().status_master("B"), "stop; say A stopped; done");
+    // Data that belong to another db say nothing about this one.
+    check(world().status_master("B").local_db("", false).no_data(), "done");
+}
+
+#[test]
+fn a_new_cluster_is_remembered_before_anything_else() {
+    let mut world = world();
+    world.local.cluster = ClusterUid::from("earlier");
+    check(world.clone(), "save cluster c1; done");
+    world.data.as_mut().expect("there").keepers_mut().clear();
+    check(world, "save cluster c1; hold NotListed");
+}
+
+#[test]
+fn init_mode_new_makes_starts_and_records() {
+    let fresh = |previous| {
+        let world = world().replaced_by_a2(DbInitMode::New).local_db("", false).no_data();
+        world.own_db(|db| {
+            db.spec.include_previous_config = previous;
+            db.spec.followers = Some(Vec::new());
+        })
+    };
+    let mut with = fresh(true);
+    with.facts.slots.clear();
+    check(
+        with,
+        "save 'A2' initializing; remove; initdb; start temporarily; wait; read parameters; roles; stop; \
+         permit; start Master; wait; record A2 1; done",
+    );
+    let mut without = fresh(false);
+    assert!(!without.pass().contains("read parameters"));
+}
+
+#[test]
+fn a_permit_refused_after_initialisation_does_not_throw_the_data_away() {
+    let mut world = world()
+        .replaced_by_a2(DbInitMode::New)
+        .local_db("", false)
+        .no_data()
+        .failing("permit");
+    assert!(world.pass().ends_with("permit; failed at permit"));
+    world.fails.clear();
+    world.facts.slots = names(&["stolon_B"]);
+    check(world, "permit; start Master; wait; record A2 1; done");
+}
+
+#[test]
+fn what_is_not_supported_yet_leaves_the_instance_as_it_is() {
+    let unsupported: [World; 4] = [
+        world().cluster_spec(|spec| spec.synchronous_replication = Some(true)),
+        world().own_db(|db| db.spec.synchronous_replication = true),
+        world().replaced_by_a2(DbInitMode::Pitr),
+        world().standby().own_db(|db| {
+            db.spec.follow_config = Some(FollowConfig {
+                kind: FollowType::External,
+                ..FollowConfig::default()
+            });
+        }),
+    ];
+    for world in unsupported {
+        for mut world in [world.clone(), world.stopped()] {
+            let told = world.pass();
+            assert!(told.starts_with("hold NotSupported"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn only_parameters_and_hba_lines_may_wait_for_more_of_their_kind() {
+    let before = world().orders();
+    let parameters_only = world().own_db(|db| {
+        db.generation = 4;
+        db.spec.pg_parameters = parameters(&[("work_mem", "8MB")]);
+        db.spec.pg_hba = Some(Vec::new());
+    });
+    assert!(is_only_configuration(&before, &parameters_only.orders()));
+    assert!(!is_only_configuration(&before, &before), "nothing changed");
+    let followers = world().own_db(|db| db.spec.followers = Some(Vec::new()));
+    assert!(!is_only_configuration(&before, &followers.orders()));
+    assert!(!is_only_configuration(&before, &world().status_master("B").orders()));
+}
+
+#[test]
+fn i1_i2_i4_i5_hold_in_every_situation() {
+    let roles = [
+        Data::Absent,
+        Data::Present(LocalRole::Master),
+        Data::Present(LocalRole::Standby),
+    ];
+    let modes = [DbInitMode::None, DbInitMode::New, DbInitMode::Resync];
+    let uids = ["", "A", "other"];
+    let mut seen = 0;
+    for data in roles {
+        for mode in &modes {
+            for uid in uids {
+                for (initializing, running, standby, master) in
+                    (0..16).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, bits & 8 != 0))
+                {
+                    let mut world = if standby { world().standby() } else { world() };
+                    world = world
+                        .own_db(|db| db.spec.init_mode = mode.clone())
+                        .local_db(uid, initializing);
+                    if !master && !standby {
+                        world = world.status_master("B");
+                    }
+                    world.local.data = data;
+                    world.running = running && data != Data::Absent;
+                    let (before, was_running) = (world.local.clone(), world.running);
+                    let told = world.pass(); // `act` asserts I4
+                    seen += 1;
+                    let starts_master = told.contains("start Master") || told.contains("promote");
+                    if starts_master {
+                        assert!(!standby && master, "I1, I20: {before:?} {told}");
+                        assert!(told.contains("permit"), "X-1.3: {told}");
+                    }
+                    if uid != "A" && *mode == DbInitMode::None && !(initializing) {
+                        assert!(!told.contains("start") && !told.contains("remove"), "I5: {told}");
+                    }
+                    if before.data == Data::Present(LocalRole::Master) && uid == "A" && !initializing && standby {
+                        assert!(!told.contains("start"), "I3: {told}");
+                        assert_eq!(world.running, was_running, "left as it is");
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(seen, 3 * 3 * 3 * 16);
+}
+
+#[test]
+fn a_checked_document_always_has_a_cluster() {
+    let checked: Result<Checked, _> = ClusterData::default().check();
+    assert!(checked.is_err());
+    let boot = BootUuid::from(BOOT);
+    assert_eq!(orders(&Reading::Absent, &ME.into(), &boot).cluster, None);
+}

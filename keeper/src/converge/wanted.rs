@@ -1,0 +1,44 @@
+//! Comparing what was with what is wanted: parameters, and whole orders.
+
+use std::collections::BTreeMap;
+
+use control::model::DbSpec;
+
+use crate::converge::{Be, Change, Orders};
+
+/// Which parameters differ, sorted by name (keeper T4).
+pub fn changed_parameters(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<Change> {
+    let gone_or_other = old.iter().filter(|(name, value)| new.get(*name) != Some(value));
+    let added = new.iter().filter(|(name, _)| !old.contains_key(*name));
+    let mut changes: Vec<_> = gone_or_other
+        .map(|(name, value)| Change {
+            name: name.clone(),
+            old: Some(value.clone()),
+            new: new.get(name).cloned(),
+        })
+        .chain(added.map(|(name, value)| Change {
+            name: name.clone(),
+            old: None,
+            new: Some(value.clone()),
+        }))
+        .collect();
+    changes.sort_by(|a, b| a.name.cmp(&b.name));
+    changes
+}
+
+/// Whether `new` differs from `old` in nothing but parameters and hba lines of our db: such a change waits a moment
+/// for more of its kind, so that a few updates in a row make one reload (keeper 18.2).
+pub fn is_only_configuration(old: &Orders, new: &Orders) -> bool {
+    let (Be::Db(before), Be::Db(after)) = (&old.be, &new.be) else {
+        return false;
+    };
+    let same_spec = |spec: &DbSpec| DbSpec {
+        pg_parameters: BTreeMap::new(),
+        pg_hba: None,
+        ..spec.clone()
+    };
+    let mut levelled = after.clone();
+    levelled.generation = before.generation;
+    levelled.spec = before.spec.clone();
+    old != new && old.cluster == new.cluster && same_spec(&before.spec) == same_spec(&after.spec) && levelled == *before
+}
