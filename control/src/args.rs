@@ -21,45 +21,46 @@ pub const DEFAULT_STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first part of every key unless `--store-prefix` says otherwise (cli 2).
 pub const DEFAULT_STORE_PREFIX: &str = "stolon/cluster";
 
+const COMMON: &str = "Common options";
+
 /// The options of all four programs, as typed (cli 2).
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Common options")]
 pub struct CommonArgs {
     /// Name of the cluster (required)
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "NAME")]
     pub cluster_name: Option<String>,
     /// Where the cluster data is kept: etcdv3 (required)
-    #[arg(long, global = true, value_name = "BACKEND")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "BACKEND")]
     pub store_backend: Option<String>,
     /// Comma list of store endpoints [default: http://127.0.0.1:2379]
-    #[arg(long, global = true, value_name = "URLS")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "URLS")]
     pub store_endpoints: Option<String>,
     /// Limit of each store request [default: 5s]
-    #[arg(long, global = true, value_name = "DURATION")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "DURATION")]
     pub store_timeout: Option<GoDuration>,
     /// First part of every key [default: stolon/cluster]
-    #[arg(long, global = true, value_name = "PREFIX")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "PREFIX")]
     pub store_prefix: Option<String>,
     /// Client certificate for the store
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub store_cert_file: Option<PathBuf>,
     /// Key of the client certificate
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub store_key: Option<PathBuf>,
     /// Certificates that the store's own must descend from [default: the system's]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub store_ca_file: Option<PathBuf>,
     /// Do not verify the store's certificate
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     pub store_skip_tls_verify: Option<Switch>,
     /// Address of the metrics server, such as 127.0.0.1:9102 [default: none]
-    #[arg(long, global = true, value_name = "ADDRESS")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "ADDRESS")]
     pub metrics_listen_address: Option<String>,
     /// Of the kubernetes backend, which is not supported
-    #[arg(long, global = true, hide = true, value_name = "KIND")]
+    #[arg(long, global = true, help_heading = COMMON, hide = true, value_name = "KIND")]
     pub kube_resource_kind: Option<String>,
     /// What is logged: error, warn, info or debug [default: info]
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "LEVEL")]
     pub log_level: Option<String>,
 }
 
@@ -70,10 +71,10 @@ pub struct DaemonArgs {
     #[command(flatten)]
     pub common: CommonArgs,
     /// Colour the level in log lines [default: when standard error is a terminal]
-    #[arg(long)]
+    #[arg(long, help_heading = COMMON)]
     pub log_color: Option<Switch>,
     /// Form of log lines: text, json or tab [default: text]
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, help_heading = COMMON, value_name = "FORMAT")]
     pub log_format: Option<String>,
     /// The same as --log-level=debug
     #[arg(long, hide = true)]

@@ -133,7 +133,8 @@ pub fn command<T: Parser>(program: Program) -> Command {
     let version = Arg::new("version")
         .long("version")
         .action(ArgAction::Version)
-        .help("Print the version");
+        .help("Print the version")
+        .help_heading(None);
     with_manners(T::command())
         .name(program.name)
         .bin_name(program.name)
