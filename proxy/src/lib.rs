@@ -1,1 +1,3 @@
-//! stolon-proxy as a library: its rooms, for the program and its tests.
+//! stolon-proxy as a library: its rooms, for the program, its tests and the benchmarks.
+
+pub mod relay;

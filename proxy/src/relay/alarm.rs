@@ -1,0 +1,74 @@
+//! An alarm clock on the boottime clock, for leases: a timer of the runtime would sleep on through a suspension of the
+//! machine and ring late.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use control::clock::Boottime;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use tokio::io::unix::AsyncFd;
+
+use super::{Gate, sys};
+
+/// One timer descriptor, bound to the runtime that made it.
+#[derive(Debug)]
+pub struct Alarm {
+    timer: AsyncFd<OwnedFd>,
+}
+
+impl Alarm {
+    /// A timer that is not set.
+    pub fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, flags)?;
+        Ok(Self {
+            timer: sys::readable(timer)?,
+        })
+    }
+
+    /// Waits until the boottime clock has reached `when`. Dropping the future and waiting for another time is fine.
+    pub async fn at(&self, when: Boottime) -> io::Result<()> {
+        const SECOND: u64 = 1_000_000_000;
+        // 0 would disarm the timer (timerfd_settime(2)), and 1 ns after the start of the machine is as past as that.
+        let nanos = when.as_nanos().max(1);
+        let it_value = Timespec {
+            tv_sec: i64::try_from(nanos / SECOND).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(nanos % SECOND).unwrap_or(0),
+        };
+        let once = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value,
+        };
+        rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once)?;
+        loop {
+            let mut ready = self.timer.readable().await?;
+            // Setting the timer took back what had rung before, so a ring that is read here is this one's.
+            let rung = ready.try_io(|timer| {
+                let mut rings = [0; 8];
+                Ok(rustix::io::read(timer, &mut rings)?)
+            });
+            match rung {
+                Ok(rung) => return rung.map(|_| ()),
+                Err(_stale) => continue,
+            }
+        }
+    }
+
+    /// Waits until the lease of `gate` has ended, and closes the gate, or until the gate is closed for another reason.
+    /// Gives true when the lease ended (fencing F-4).
+    ///
+    /// A renewal is noticed when the old end has come; after one that moved the end forward, call it anew.
+    #[expect(clippy::disallowed_methods, reason = "the end of a lease is told by the clock")]
+    pub async fn lease_end(&self, gate: &Gate) -> io::Result<bool> {
+        while let Some(until) = gate.until() {
+            tokio::select! {
+                rung = self.at(until) => rung?,
+                () = gate.closed() => return Ok(false),
+            }
+            if gate.expire(Boottime::now()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,277 @@
+//! The forwarding gate: whether bytes that were taken from one socket may still be given to the other. It leaves to
+//! others why a route opens or closes.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use control::clock::Boottime;
+use tokio_util::sync::CancellationToken;
+
+/// The right to carry bytes to one master: one generation of the route together with its lease.
+///
+/// Every opening of a route makes a new gate and a gate that has closed stays closed, so a connection that holds one
+/// needs no generation number beside it. The lease is moved by each successful check-in and compared at every forward.
+/// One atomic holds both, the end of the lease or 0: two of them could be read on either side of a pause and pass
+/// together although at no moment both were good.
+#[derive(Debug)]
+pub struct Gate {
+    /// End of the lease in nanoseconds of the boottime clock; 0 once closed.
+    until: AtomicU64,
+    shut: OnceLock<Shut>,
+    closed: CancellationToken,
+    #[cfg(any(debug_assertions, feature = "test-hooks"))]
+    hook: hook::Hook,
+}
+
+/// When and why a gate closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shut {
+    /// What ended the forwarding.
+    pub why: Cut,
+    /// When it ended.
+    pub at: Boottime,
+}
+
+/// What ends all connections to a master at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cut {
+    /// The cluster data name another master, or none, or not this proxy.
+    RouteChange,
+    /// The store was silent for longer than the lease (fencing F-4).
+    Lease,
+    /// The wall clock moved more than the boottime clock: the machine may have stood still (fencing section 1).
+    ClockJump,
+    /// The proxy is stopping.
+    Stopping,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RouteChange => "route change",
+            Self::Lease => "lease ended",
+            Self::ClockJump => "clock jumped",
+            Self::Stopping => "stopping",
+        })
+    }
+}
+
+impl Gate {
+    /// An open gate whose lease ends at `until`.
+    pub fn new(until: Boottime) -> Self {
+        Self {
+            until: AtomicU64::new(until.as_nanos()),
+            shut: OnceLock::new(),
+            closed: CancellationToken::new(),
+            #[cfg(any(debug_assertions, feature = "test-hooks"))]
+            hook: hook::Hook::from_env(),
+        }
+    }
+
+    /// Runs `hook` at every forward, after the bytes were taken and before the gate is read. For tests.
+    #[cfg(any(debug_assertions, feature = "test-hooks"))]
+    #[must_use]
+    pub fn with_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.hook = hook::Hook::new(hook);
+        self
+    }
+
+    /// Whether bytes already taken from one socket may be given to the other (fencing F-3).
+    ///
+    /// To be asked after taking and before giving: a yes proves that the lease was good at a moment after the taking, so
+    /// what was taken was sent before any other master could be published. A check before the taking proves nothing about
+    /// a process that is paused in between. One clock read through the vDSO and one comparison.
+    #[expect(clippy::disallowed_methods, reason = "the relay reads the clock at every forward")]
+    pub fn admits(&self) -> bool {
+        #[cfg(any(debug_assertions, feature = "test-hooks"))]
+        self.hook.run();
+        self.is_open(Boottime::now())
+    }
+
+    /// Whether the gate is open and its lease has not ended at `now`.
+    pub fn is_open(&self, now: Boottime) -> bool {
+        now.as_nanos() < self.until.load(Ordering::Acquire)
+    }
+
+    /// Whether the gate has closed for good; a lease that has merely run out counts only once `expire` has seen it.
+    pub fn is_closed(&self) -> bool {
+        self.until.load(Ordering::Acquire) == 0
+    }
+
+    /// End of the lease, or `None` once closed.
+    pub fn until(&self) -> Option<Boottime> {
+        match self.until.load(Ordering::Acquire) {
+            0 => None,
+            nanos => Some(Boottime::from_nanos(nanos)),
+        }
+    }
+
+    /// When and why the gate closed.
+    pub fn shut(&self) -> Option<Shut> {
+        self.shut.get().copied()
+    }
+
+    /// Moves the end of the lease to `until`, in either direction.
+    ///
+    /// Gives false, and changes nothing, when the gate is closed or its lease has already ended at `now`: what has
+    /// ended is not revived, the next opening needs a new gate.
+    pub fn renew(&self, until: Boottime, now: Boottime) -> bool {
+        let moved = |old: u64| (now.as_nanos() < old).then_some(until.as_nanos());
+        self.until
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, moved)
+            .is_ok()
+    }
+
+    /// Stops all forwarding now and wakes every connection so that it ends. The first reason stays.
+    ///
+    /// When this returns no byte taken later will be given; only then may the new proxy generation be published
+    /// (fencing F-1).
+    pub fn close(&self, why: Cut, now: Boottime) {
+        self.shut.get_or_init(|| Shut { why, at: now });
+        self.until.store(0, Ordering::SeqCst);
+        self.closed.cancel();
+    }
+
+    /// Closes the gate if its lease has ended at `now`; gives true when this call has closed it.
+    pub fn expire(&self, now: Boottime) -> bool {
+        let over = |old: u64| (old != 0 && now.as_nanos() >= old).then_some(0);
+        if self
+            .until
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, over)
+            .is_err()
+        {
+            return false;
+        }
+        self.close(Cut::Lease, now);
+        true
+    }
+
+    /// Waits until the gate is closed.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send {
+        self.closed.cancelled()
+    }
+
+    /// How long the lease still runs at `now`; zero once closed.
+    pub fn left(&self, now: Boottime) -> Duration {
+        self.until().map_or(Duration::ZERO, |until| until.since(now))
+    }
+}
+
+/// The test-only pause between taking and giving. It exists in debug builds and with the feature `test-hooks`.
+#[cfg(any(debug_assertions, feature = "test-hooks"))]
+mod hook {
+    use std::fmt;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    /// Names a file. While it exists, a relay thread that has taken bytes creates `<file>.paused` beside it and
+    /// stands still, before it reads the gate, until the file is gone.
+    const PAUSE_FILE: &str = "STOLON_TEST_PAUSE_RELAY";
+
+    #[derive(Clone, Default)]
+    pub(super) struct Hook(Option<Arc<dyn Fn() + Send + Sync>>);
+
+    impl Hook {
+        pub(super) fn new(hook: impl Fn() + Send + Sync + 'static) -> Self {
+            Self(Some(Arc::new(hook)))
+        }
+
+        pub(super) fn from_env() -> Self {
+            let Some(file) = std::env::var_os(PAUSE_FILE).map(PathBuf::from) else {
+                return Self(None);
+            };
+            let mut told = file.clone().into_os_string();
+            told.push(".paused");
+            Self::new(move || {
+                if !file.exists() {
+                    return;
+                }
+                if let Err(err) = std::fs::write(&told, "") {
+                    tracing::error!(error = %err, "could not tell that the relay is paused");
+                }
+                while file.exists() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            })
+        }
+
+        pub(super) fn run(&self) {
+            if let Some(hook) = &self.0 {
+                hook();
+            }
+        }
+    }
+
+    impl fmt::Debug for Hook {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(if self.0.is_some() { "Hook(set)" } else { "Hook" })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(nanos: u64) -> Boottime {
+        Boottime::from_nanos(nanos)
+    }
+
+    #[test]
+    fn is_open_strictly_before_the_end_of_the_lease() {
+        let gate = Gate::new(at(100));
+        assert!(gate.is_open(at(99)));
+        assert!(!gate.is_open(at(100)));
+    }
+
+    #[test]
+    fn a_renewal_moves_the_end_both_ways() {
+        let gate = Gate::new(at(100));
+        assert!(gate.renew(at(200), at(50)));
+        assert!(gate.is_open(at(150)));
+        assert!(gate.renew(at(120), at(60)));
+        assert!(!gate.is_open(at(150)));
+    }
+
+    #[test]
+    fn what_has_ended_is_not_renewed() {
+        let gate = Gate::new(at(100));
+        assert!(!gate.renew(at(200), at(100)), "the lease ended at 100");
+        gate.close(Cut::RouteChange, at(50));
+        assert!(!gate.renew(at(200), at(60)));
+        assert!(!gate.is_open(at(60)));
+    }
+
+    #[test]
+    fn expires_once_and_only_when_the_lease_has_ended() {
+        let gate = Gate::new(at(100));
+        assert!(!gate.expire(at(99)));
+        assert!(!gate.is_closed());
+        assert!(gate.expire(at(100)));
+        assert!(!gate.expire(at(101)));
+        assert_eq!(
+            gate.shut(),
+            Some(Shut {
+                why: Cut::Lease,
+                at: at(100)
+            })
+        );
+    }
+
+    #[test]
+    fn the_first_reason_stays() {
+        let gate = Gate::new(at(100));
+        gate.close(Cut::RouteChange, at(10));
+        gate.close(Cut::Stopping, at(20));
+        assert_eq!(
+            gate.shut(),
+            Some(Shut {
+                why: Cut::RouteChange,
+                at: at(10)
+            })
+        );
+    }
+}

@@ -1,0 +1,207 @@
+//! Bytes between two sockets, and the gate that every one of them passes. It knows nothing of clusters: who is connected
+//! to whom, and when the gate closes, is decided elsewhere.
+//!
+//! A connection is one task that polls both directions, two descriptors, and nothing allocated per direction while it is
+//! idle. Bytes are never looked at (P-16). Each direction is moved by a path; today there is one, `copy`. Another one
+//! answers each round with `Moved` and asks the gate between taking and giving, as `copy` does.
+
+mod alarm;
+mod copy;
+mod direction;
+mod gate;
+pub(crate) mod sys;
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::AtomicU64;
+use std::task::{Poll, Waker};
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+pub use self::alarm::Alarm;
+use self::direction::{Direction, Stop};
+pub use self::gate::{Cut, Gate, Shut};
+
+/// One end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The program that connected to the proxy.
+    Client,
+    /// The database server behind it.
+    Master,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Master => "master",
+        })
+    }
+}
+
+/// What was being done to a socket when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Act {
+    /// Taking bytes from it.
+    Read,
+    /// Giving bytes to it.
+    Write,
+    /// Passing the end of the other side's stream on to it.
+    Finish,
+    /// Waiting, with nothing being read from it.
+    Wait,
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read from",
+            Self::Write => "write to",
+            Self::Finish => "finish",
+            Self::Wait => "wait for",
+        })
+    }
+}
+
+/// A socket that failed; mostly a peer that died or hung up with bytes under way.
+#[derive(Debug, thiserror::Error)]
+#[error("{act} {side}")]
+pub struct RelayError {
+    /// Whose socket.
+    pub side: Side,
+    /// Doing what.
+    pub act: Act,
+    /// What the socket said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Both sides finished, the client first.
+    ClientLeft,
+    /// Both sides finished, the master first.
+    MasterLeft,
+    /// The gate closed or its lease ended: both were closed, and what was under way was dropped.
+    Cut,
+    /// One side failed, and the other was told so by a reset (P-11).
+    Failed(RelayError),
+}
+
+/// Bytes carried, by direction. One a relay thread, so that counting costs nothing.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Bytes given to clients.
+    pub to_client: AtomicU64,
+    /// Bytes given to masters.
+    pub to_master: AtomicU64,
+}
+
+/// Carries bytes both ways until both sides have finished, one fails, or the gate closes, and closes both sockets.
+///
+/// Must run inside a runtime with I/O enabled, the one that both sockets are registered with.
+pub async fn carry(client: TcpStream, master: TcpStream, gate: &Gate, tally: &Tally) -> Ended {
+    let ended = until_the_end(&client, &master, gate, tally).await;
+    if let Ended::Failed(_) = &ended {
+        // A crash must not look like an orderly end, so the other side gets a reset, whatever it still had under way.
+        // An error here means that the socket is gone already.
+        let _ = master.set_zero_linger();
+        let _ = client.set_zero_linger();
+    }
+    drop(master); // before the client, which may connect again at once
+    drop(client);
+    ended
+}
+
+async fn until_the_end(client: &TcpStream, master: &TcpStream, gate: &Gate, tally: &Tally) -> Ended {
+    let mut pair = Pair::default();
+    let mut closed = pin!(gate.closed());
+    // Which waker waits for the gate. Registering takes a lock, so it happens once, not at every wake.
+    let mut registered: Option<Waker> = None;
+    let mut watch: Option<Pin<Box<dyn Future<Output = RelayError> + Send + '_>>> = None;
+
+    poll_fn(|cx| {
+        if !registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            if closed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ended::Cut);
+            }
+            registered = Some(cx.waker().clone());
+        }
+        if gate.is_closed() {
+            return Poll::Ready(Ended::Cut);
+        }
+        let to_master = pair.to_master.advance(cx, client, master, gate, &tally.to_master);
+        if let Err(stop) = to_master {
+            return Poll::Ready(ended_by(stop, Side::Client, Side::Master));
+        }
+        pair.note(Ended::ClientLeft);
+        let to_client = pair.to_client.advance(cx, master, client, gate, &tally.to_client);
+        if let Err(stop) = to_client {
+            return Poll::Ready(ended_by(stop, Side::Master, Side::Client));
+        }
+        pair.note(Ended::MasterLeft);
+        if pair.to_master.is_done() && pair.to_client.is_done() {
+            return Poll::Ready(pair.first.take().unwrap_or(Ended::ClientLeft));
+        }
+        if pair.to_master.is_deaf() || pair.to_client.is_deaf() {
+            let watch = watch.get_or_insert_with(|| Box::pin(death(client, master)));
+            return watch.as_mut().poll(cx).map(Ended::Failed);
+        }
+        watch = None;
+        Poll::Pending
+    })
+    .await
+}
+
+/// The two directions of one connection.
+#[derive(Debug, Default)]
+struct Pair {
+    to_master: Direction,
+    to_client: Direction,
+    /// Who finished first.
+    first: Option<Ended>,
+}
+
+impl Pair {
+    /// Remembers `ended` when it is the first end, told right after the direction that brought it was advanced.
+    fn note(&mut self, ended: Ended) {
+        if self.first.is_none() && (self.to_master.is_done() || self.to_client.is_done()) {
+            self.first = Some(ended);
+        }
+    }
+}
+
+fn ended_by(stop: Stop, from: Side, to: Side) -> Ended {
+    match stop {
+        Stop::Cut => Ended::Cut,
+        Stop::Source(act, source) => Ended::Failed(RelayError {
+            side: from,
+            act,
+            source,
+        }),
+        Stop::Sink(act, source) => Ended::Failed(RelayError { side: to, act, source }),
+    }
+}
+
+/// Waits until one of the sockets reports an error, which it does whether anything is read from it or not (P-13).
+async fn death(client: &TcpStream, master: &TcpStream) -> RelayError {
+    let (side, socket, woken) = tokio::select! {
+        woken = client.ready(Interest::ERROR) => (Side::Client, client, woken),
+        woken = master.ready(Interest::ERROR) => (Side::Master, master, woken),
+    };
+    let told = woken.and_then(|_| socket.take_error()).unwrap_or_else(Some);
+    let source = told.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+    RelayError {
+        side,
+        act: Act::Wait,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests;
