@@ -4,22 +4,17 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::model::GoDuration;
-use crate::telemetry::{LogConfig, LogFormat};
+use crate::store::keys::DEFAULT_PREFIX;
+use crate::store::{ConfigError, DEFAULT_TIMEOUT, KeysError, StoreConfig, StoreOptions, TlsOptions};
+use crate::telemetry::{Chain, LogConfig, LogFormat};
 
 mod parse;
 mod values;
 
 pub use parse::{CTL, KEEPER, PROXY, Parsed, Program, Refusal, SENTINEL, VERSION, command, parse, try_parse};
 pub use values::{GoInt, IntError, Switch, SwitchError};
-
-/// The limit of one store request unless `--store-timeout` says otherwise (cli 2).
-pub const DEFAULT_STORE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The first part of every key unless `--store-prefix` says otherwise (cli 2).
-pub const DEFAULT_STORE_PREFIX: &str = "stolon/cluster";
 
 const COMMON: &str = "Common options";
 
@@ -85,33 +80,14 @@ pub struct DaemonArgs {
 }
 
 /// What the common options say once they are checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Common {
-    /// Second part of every key.
+    /// The cluster.
     pub cluster_name: String,
-    /// First part of every key.
-    pub store_prefix: String,
-    /// Comma list; empty for the default of the store.
-    pub store_endpoints: String,
-    /// Limit of each store request; greater than zero.
-    pub store_timeout: Duration,
-    /// The client's certificate and key for the store, and how to know the store.
-    pub store_tls: StoreTls,
+    /// Where its data is kept.
+    pub store: StoreConfig,
     /// Where to serve metrics, if anywhere.
     pub metrics_listen_address: Option<String>,
-}
-
-/// The TLS options of the store, as typed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StoreTls {
-    /// Client certificate.
-    pub cert_file: Option<PathBuf>,
-    /// Key of the client certificate.
-    pub key: Option<PathBuf>,
-    /// Roots to trust instead of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Trust whoever answers.
-    pub skip_verify: bool,
 }
 
 /// What is wrong with the arguments, all of it, in the order of the checks (design D-8).
@@ -145,39 +121,45 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 impl CommonArgs {
-    /// The common check (cli 2). What is wrong goes to `faults`; then the answer is not to be used.
-    pub fn check(&self, faults: &mut Faults) -> Common {
+    /// The common check (cli 2). Nothing, when something is wrong: `faults` has it.
+    pub fn check(&self, faults: &mut Faults) -> Option<Common> {
         let cluster_name = given(&self.cluster_name);
         if cluster_name.is_empty() {
             faults.push("cluster name required");
-        } else if let Some(why) = cluster_name_fault(cluster_name) {
-            faults.push(format!("cluster name {cluster_name:?} is not usable: {why}"));
         }
-        if let Some(fault) = backend_fault(given(&self.store_backend)) {
+        let backend_fault = backend_fault(given(&self.store_backend));
+        let backend_is_ours = backend_fault.is_none();
+        if let Some(fault) = backend_fault {
             faults.push(fault);
         }
-        let store_timeout = self.store_timeout.map_or(DEFAULT_STORE_TIMEOUT, GoDuration::to_std);
-        if store_timeout.is_zero() {
-            faults.push("--store-timeout must be greater than zero"); // store S-19
-        }
-        Common {
+        let options = StoreOptions {
+            endpoints: given(&self.store_endpoints).to_owned(),
+            prefix: self.store_prefix.clone().unwrap_or_else(|| DEFAULT_PREFIX.to_owned()),
             cluster_name: cluster_name.to_owned(),
-            store_prefix: self
-                .store_prefix
-                .clone()
-                .unwrap_or_else(|| DEFAULT_STORE_PREFIX.to_owned()),
-            store_endpoints: given(&self.store_endpoints).to_owned(),
-            store_timeout,
-            store_tls: StoreTls {
-                cert_file: given_path(&self.store_cert_file),
-                key: given_path(&self.store_key),
+            timeout: self.store_timeout.map_or(DEFAULT_TIMEOUT, GoDuration::to_std),
+            tls: TlsOptions {
                 ca_file: given_path(&self.store_ca_file),
+                cert_file: given_path(&self.store_cert_file),
+                key_file: given_path(&self.store_key),
                 skip_verify: self.store_skip_tls_verify == Some(Switch(true)),
             },
-            metrics_listen_address: self
-                .metrics_listen_address
-                .clone()
-                .filter(|address| !address.is_empty()),
+        };
+        match StoreConfig::load(&options) {
+            Ok(store) => backend_is_ours.then(|| Common {
+                cluster_name: cluster_name.to_owned(),
+                store,
+                metrics_listen_address: self
+                    .metrics_listen_address
+                    .clone()
+                    .filter(|address| !address.is_empty()),
+            }),
+            Err(store_faults) => {
+                let told = |fault: &ConfigError| matches!(fault, ConfigError::Keys(KeysError::NoClusterName));
+                for fault in store_faults.iter().filter(|fault| !told(fault)) {
+                    faults.push(Chain(fault).to_string());
+                }
+                None
+            }
         }
     }
 }
@@ -227,24 +209,6 @@ fn level_by_name(name: &str) -> Option<tracing::Level> {
         "debug" => Some(tracing::Level::DEBUG),
         _ => None,
     }
-}
-
-/// A name that, once its path is cleaned, is nothing or leads out of the prefix would share keys with others
-/// (store S-3).
-fn cluster_name_fault(name: &str) -> Option<&'static str> {
-    if name.chars().any(char::is_control) {
-        return Some("it holds a control character");
-    }
-    let mut depth = 0_usize;
-    for part in name.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if depth == 0 => return Some("it leads out of the store prefix"),
-            ".." => depth -= 1,
-            _ => depth += 1,
-        }
-    }
-    (depth == 0).then_some("nothing is left of it as a part of a key")
 }
 
 /// cli 2, rows 2 to 4 of the common check; design D-11.

@@ -1,6 +1,6 @@
 use super::*;
 
-fn checked(args: &CommonArgs) -> (Common, Vec<String>) {
+fn checked(args: &CommonArgs) -> (Option<Common>, Vec<String>) {
     let mut faults = Faults::default();
     let common = args.check(&mut faults);
     (common, faults.0)
@@ -57,13 +57,12 @@ fn a_store_timeout_of_nothing_is_refused() {
     for text in ["0", "-5s", "0s"] {
         let mut given = args("main", "etcdv3");
         given.store_timeout = Some(text.parse().unwrap());
-        assert_eq!(
-            checked(&given).1,
-            ["--store-timeout must be greater than zero"],
-            "{text}"
-        );
+        assert_eq!(checked(&given).1, ["--store-timeout must be greater than 0"], "{text}");
     }
-    assert_eq!(checked(&args("main", "etcdv3")).0.store_timeout, DEFAULT_STORE_TIMEOUT);
+    assert_eq!(
+        checked(&args("main", "etcdv3")).0.unwrap().store.timeout(),
+        DEFAULT_TIMEOUT
+    );
 }
 
 #[test]
