@@ -1,0 +1,139 @@
+//! What processes leave behind when nobody lets them clean up: who still works in our directory, and what PostgreSQL
+//! keeps outside its data directory.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Where PostgreSQL's sockets are (keeper 0).
+const SOCKET_DIR: &str = "/tmp";
+
+/// What servers hold outside their data directories, and leave there when they are killed: socket files, POSIX and
+/// System V shared memory.
+#[derive(Debug, Default)]
+pub(super) struct Traces {
+    files: BTreeSet<PathBuf>,
+    segments: BTreeSet<i32>,
+}
+
+impl Traces {
+    /// Notes what the server of `pgdata` holds, when one runs there.
+    pub(super) fn note(&mut self, pgdata: &Path) {
+        // the lines of postmaster.pid: pid, directory, start, port, socket directory, address, "key id" of the
+        // System V segment, status (src/include/utils/pidfile.h)
+        let Ok(text) = fs::read_to_string(pgdata.join("postmaster.pid")) else {
+            return;
+        };
+        let lines: Vec<&str> = text.lines().collect();
+        let Some(postmaster) = postmaster(pgdata) else { return };
+        if let Some(port) = lines.get(3) {
+            self.files
+                .insert(PathBuf::from(format!("{SOCKET_DIR}/.s.PGSQL.{port}")));
+            self.files
+                .insert(PathBuf::from(format!("{SOCKET_DIR}/.s.PGSQL.{port}.lock")));
+        }
+        let segment = lines.get(6).and_then(|line| line.split_whitespace().nth(1));
+        self.segments.extend(segment.and_then(|id| id.parse::<i32>().ok()));
+        for pid in std::iter::once(postmaster).chain(children(postmaster)) {
+            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            let shared = maps
+                .lines()
+                .filter_map(|line| line.find("/dev/shm/PostgreSQL.").map(|at| &line[at..]));
+            self.files
+                .extend(shared.map(|path| PathBuf::from(path.trim_end_matches(" (deleted)"))));
+        }
+    }
+
+    /// Removes what is still there of it. Only to be called when the servers have ended.
+    pub(super) fn remove(&self) {
+        for file in &self.files {
+            // whoever listens on that port meanwhile keeps its socket
+            if lock_owner(file).is_none_or(|pid| !lives(pid)) {
+                // a server that stopped in order has removed it itself
+                let _ = fs::remove_file(file);
+            }
+        }
+        for segment in &self.segments {
+            // ipcrm refuses nothing here but an id that is gone, and then there is nothing to remove
+            let _ = Command::new("ipcrm")
+                .args(["-m", &segment.to_string()])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+}
+
+/// The process id of the server running on `pgdata`.
+pub(super) fn postmaster(pgdata: &Path) -> Option<u32> {
+    let text = fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
+    let pid = text.lines().next()?.trim().parse().ok()?;
+    let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    (cwd == pgdata).then_some(pid)
+}
+
+/// The processes whose parent is `pid`.
+pub(super) fn children(pid: u32) -> Vec<u32> {
+    all()
+        .into_iter()
+        .filter(|candidate| stat(*candidate).is_some_and(|(_, parent)| parent == pid))
+        .collect()
+}
+
+/// The processes that work in `dir`, or were started with a path below it.
+pub(super) fn at_home_in(dir: &Path) -> Vec<u32> {
+    let text = dir.as_os_str().as_encoded_bytes();
+    all()
+        .into_iter()
+        .filter(|pid| *pid != std::process::id() && lives(*pid))
+        .filter(|pid| {
+            let proc = PathBuf::from(format!("/proc/{pid}"));
+            fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
+                || fs::read(proc.join("cmdline")).is_ok_and(|line| line.windows(text.len()).any(|part| part == text))
+        })
+        .collect()
+}
+
+/// Whether a process exists and is not merely waiting to be reaped.
+pub(super) fn lives(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != 'Z')
+}
+
+/// Sends a signal to a process of ours, which may have ended meanwhile.
+pub(super) fn send(pid: u32, signal: Signal) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return;
+    };
+    // the only error there can be is that it has ended
+    let _ = kill_process(pid, signal);
+}
+
+/// Who wrote the lock file that belongs to a socket: its first line is the process id, negative for a postmaster
+/// of a stand-alone backend.
+fn lock_owner(socket_or_lock: &Path) -> Option<u32> {
+    let mut lock = socket_or_lock.as_os_str().to_owned();
+    if socket_or_lock.extension().is_none_or(|extension| extension != "lock") {
+        lock.push(".lock");
+    }
+    let text = fs::read_to_string(PathBuf::from(lock)).ok()?;
+    text.lines().next()?.trim().trim_start_matches('-').parse().ok()
+}
+
+fn all() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// State letter and parent of a process (proc_pid_stat(5)); the name before them may hold anything.
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}

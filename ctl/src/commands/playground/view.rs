@@ -1,0 +1,94 @@
+//! What the store says about the playground's cluster, as its steps and its live status need it.
+
+use anyhow::Context;
+use control::model::{ClusterData, DbUid, Lsn, Role};
+use control::store::Store;
+
+/// The cluster at one moment.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    /// How many sentinels campaign; the first one leads.
+    pub(super) candidates: usize,
+    /// The leading sentinel.
+    pub(super) leader: Option<String>,
+    /// Each keeper with its instance, by uid.
+    pub(super) keepers: Vec<KeeperView>,
+    /// The keeper whose instance is the elected master.
+    pub(super) master: Option<String>,
+    /// The keeper whose instance proxies send clients to.
+    pub(super) proxied: Option<String>,
+}
+
+/// A keeper and its instance.
+#[derive(Debug)]
+pub(super) struct KeeperView {
+    pub(super) uid: String,
+    pub(super) healthy: bool,
+    pub(super) db: Option<DbView>,
+}
+
+/// An instance.
+#[derive(Debug)]
+pub(super) struct DbView {
+    pub(super) role: Role,
+    pub(super) healthy: bool,
+    pub(super) converged: bool,
+    pub(super) address: String,
+    pub(super) position: Lsn,
+    pub(super) follows: Option<String>,
+}
+
+impl View {
+    /// The keeper of this uid, when its instance is healthy, has this role and is what the sentinel wants it to be.
+    pub(super) fn settled(&self, uid: &str, role: &Role) -> Option<&DbView> {
+        let keeper = self.keepers.iter().find(|keeper| keeper.uid == uid && keeper.healthy)?;
+        keeper
+            .db
+            .as_ref()
+            .filter(|db| db.healthy && db.converged && db.role == *role)
+    }
+}
+
+/// Reads the store.
+pub(super) async fn look(store: &Store) -> anyhow::Result<View> {
+    let keys = store.keys();
+    let mut candidates = store.list(&keys.election()).await?;
+    candidates.sort_by_key(|entry| entry.create_revision);
+    let mut view = View {
+        candidates: candidates.len(),
+        leader: candidates
+            .first()
+            .map(|entry| String::from_utf8_lossy(&entry.value).into_owned()),
+        ..View::default()
+    };
+    let Some(entry) = store.get(&keys.cluster_data()).await? else {
+        return Ok(view);
+    };
+    let Some(data) = ClusterData::parse(&entry.value).context("read cluster data")? else {
+        return Ok(view);
+    };
+    let keeper_of = |uid: &DbUid| data.dbs().get(uid).map(|db| db.spec.keeper_uid.to_string());
+    view.master = data.master_uid().and_then(keeper_of);
+    view.proxied = data.proxied_master().map(|(_, db)| db.spec.keeper_uid.to_string());
+    view.keepers = data
+        .keepers()
+        .iter()
+        .map(|(uid, keeper)| KeeperView {
+            uid: uid.to_string(),
+            healthy: keeper.status.healthy,
+            db: data.db_of_keeper(uid).map(|(_, db)| DbView {
+                role: db.spec.role.clone(),
+                healthy: db.status.healthy,
+                converged: db.status.current_generation == db.generation,
+                address: format!("{}:{}", db.status.listen_address, db.status.port),
+                position: db.status.xlog_pos,
+                follows: db
+                    .spec
+                    .follow_config
+                    .as_ref()
+                    .and_then(|follow| keeper_of(&follow.db_uid)),
+            }),
+        })
+        .collect();
+    Ok(view)
+}
