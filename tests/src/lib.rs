@@ -4,7 +4,11 @@
 //! the test panics; what it said is then printed. Nothing here waits for a time: it waits for a condition, with a
 //! deadline.
 
+pub mod cluster;
+pub mod leftovers;
 pub mod place;
 pub mod ports;
 pub mod process;
+pub mod sql;
 pub mod wait;
+pub mod writers;

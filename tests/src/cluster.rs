@@ -1,0 +1,685 @@
+//! A whole cluster of the tests: its etcd, sentinels, keepers and proxies as child processes, what one can do to
+//! them, and what one can wait for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+use control::model::{ClusterData, Db, DbUid, KeeperUid, Role};
+use control::store::{Store, StoreConfig, StoreOptions};
+use serde_json::{Value, json};
+use tokio_postgres::Config;
+
+use crate::leftovers::{self, Traces};
+use crate::place::Place;
+use crate::ports::Port;
+use crate::process::{self, Process, Signal};
+use crate::sql::Sql;
+use crate::wait::eventually;
+
+/// The name of every cluster of the tests; each has its own etcd.
+pub const NAME: &str = "test";
+/// The superuser and its password.
+pub const SUPERUSER: (&str, &str) = ("stolon", "su'pass word");
+/// The replication user and its password.
+pub const REPLUSER: (&str, &str) = ("repluser", "repl\\pass'word");
+/// How long starting, copying and recovering may take on a busy machine.
+pub const LATER: Duration = Duration::from_secs(90);
+/// How long what needs no more than a few rounds of the loops may take.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// The intervals of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// What a spec means that says nothing: failInterval 20 s.
+    Default,
+    /// failInterval 4 s.
+    Fast,
+    /// As in the reference's integration suite (sentinel 16): failInterval 5 s.
+    Suite,
+}
+
+impl Profile {
+    /// The spec of a new cluster with these intervals.
+    pub fn spec(self) -> Value {
+        match self {
+            Self::Default => json!({ "initMode": "new" }),
+            Self::Fast => json!({
+                "initMode": "new", "sleepInterval": "1s", "requestTimeout": "2s", "failInterval": "4s",
+                "proxyCheckInterval": "1s", "proxyTimeout": "3s",
+            }),
+            Self::Suite => json!({
+                "initMode": "new", "sleepInterval": "2s", "failInterval": "5s", "convergenceTimeout": "30s",
+                "maxStandbyLag": 50 * 1024,
+            }),
+        }
+    }
+
+    /// After how long a silent keeper counts as failed.
+    pub fn fail_interval(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Default => 20,
+            Self::Fast => 4,
+            Self::Suite => 5,
+        })
+    }
+
+    /// For how long a check-in lets a proxy carry bytes.
+    pub fn proxy_timeout(self) -> Duration {
+        Duration::from_secs(if self == Self::Fast { 3 } else { 15 })
+    }
+}
+
+/// What a cluster is to begin with.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    spec: Value,
+    sentinels: usize,
+    keepers: usize,
+    proxies: usize,
+}
+
+impl Builder {
+    /// So many sentinels instead of one.
+    #[must_use]
+    pub fn sentinels(mut self, count: usize) -> Self {
+        self.sentinels = count;
+        self
+    }
+
+    /// So many keepers instead of two; the first one is the first master.
+    #[must_use]
+    pub fn keepers(mut self, count: usize) -> Self {
+        self.keepers = count;
+        self
+    }
+
+    /// So many proxies instead of one.
+    #[must_use]
+    pub fn proxies(mut self, count: usize) -> Self {
+        self.proxies = count;
+        self
+    }
+
+    /// A field of the spec, over the profile's.
+    #[must_use]
+    pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
+        self.spec[field] = value.into();
+        self
+    }
+
+    /// Starts all of it and waits until clients are served and standbys follow.
+    pub async fn start(self) -> Cluster {
+        let mut cluster = Cluster::bare().await;
+        let spec = self.spec.to_string();
+        let (status, output) = cluster.stolonctl(&["init", "--yes", &spec]).await;
+        assert_eq!(status, 0, "stolonctl init: {output}");
+        for _ in 0..self.sentinels {
+            cluster.add_sentinel();
+        }
+        for index in 0..self.keepers {
+            let uid = cluster.add_keeper();
+            let role = if index == 0 { Role::Master } else { Role::Standby };
+            if index == 0 || index + 1 == self.keepers {
+                cluster.settled(&uid, &role).await;
+            }
+        }
+        for _ in 0..self.proxies {
+            let name = cluster.add_proxy();
+            cluster.serves(&name).await;
+        }
+        for index in 1..self.keepers {
+            cluster.settled(&format!("keeper{index}"), &Role::Standby).await;
+        }
+        cluster
+    }
+}
+
+/// One program that can be stopped and started again with the same options.
+#[derive(Debug)]
+pub struct Slot {
+    program: &'static str,
+    /// Its options besides those that say where the store is.
+    pub options: Vec<String>,
+    /// Additions to its environment.
+    pub environment: Vec<(String, String)>,
+    /// Where it finds the store.
+    pub store_endpoint: String,
+    port: Option<Port>,
+    process: Option<Process>,
+}
+
+impl Slot {
+    /// The process.
+    ///
+    /// # Panics
+    ///
+    /// When it was killed or has never been started.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the test has started it")
+    }
+}
+
+/// A running cluster. Dropping it ends all of it.
+#[derive(Debug)]
+pub struct Cluster {
+    /// All programs but etcd, by name: `sentinel0`, `keeper0`, `proxy0`. Dropped before etcd and the directory.
+    slots: BTreeMap<String, Slot>,
+    traces: Traces,
+    etcd: Option<Process>,
+    etcd_ports: (Port, Port),
+    /// The cluster's keys, as the tests read and write them.
+    pub store: Store,
+    /// The directory of it all.
+    pub place: Place,
+}
+
+impl Cluster {
+    /// A cluster with one sentinel, two keepers and one proxy, unless it is told otherwise.
+    pub fn of(profile: Profile) -> Builder {
+        Builder {
+            spec: profile.spec(),
+            sentinels: 1,
+            keepers: 2,
+            proxies: 1,
+        }
+    }
+
+    /// A store and nothing else.
+    pub async fn bare() -> Self {
+        let place = Place::make();
+        let etcd_ports = (Port::free(), Port::free());
+        let options = StoreOptions {
+            endpoints: format!("http://127.0.0.1:{}", etcd_ports.0),
+            cluster_name: NAME.to_owned(),
+            ..StoreOptions::default()
+        };
+        let config = StoreConfig::load(&options).expect("an endpoint and a name are all it takes");
+        let store = Store::connect(config);
+        let mut cluster = Self {
+            slots: BTreeMap::new(),
+            traces: Traces::default(),
+            etcd: None,
+            etcd_ports,
+            store,
+            place,
+        };
+        cluster.start_etcd().await;
+        cluster
+    }
+
+    // ---- the store
+
+    /// Where the store is.
+    pub fn store_endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.etcd_ports.0)
+    }
+
+    /// Starts etcd, for the first time or again with the same data, and waits until it answers.
+    pub async fn start_etcd(&mut self) {
+        let client = self.store_endpoint();
+        let peer = format!("http://127.0.0.1:{}", self.etcd_ports.1);
+        let mut command = Command::new("etcd");
+        command
+            .arg("--name=test")
+            .arg(format!("--data-dir={}", self.place.path().join("etcd/data").display()))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster=test={peer}"))
+            // an fsync that another test's files hold up must not look like a store that is away
+            .arg("--heartbeat-interval=500")
+            .arg("--election-timeout=5000");
+        self.etcd = Some(Process::start(
+            "etcd",
+            command,
+            None,
+            &self.place.path().join("log/etcd.log"),
+        ));
+        eventually("etcd to answer", SOON, async || self.store.get("any").await).await;
+    }
+
+    /// The running etcd.
+    ///
+    /// # Panics
+    ///
+    /// When it has been stopped.
+    pub fn etcd(&mut self) -> &mut Process {
+        self.etcd.as_mut().expect("the test has not stopped it")
+    }
+
+    /// Stops etcd in order and waits for its end; its data stay.
+    pub async fn stop_etcd(&mut self) {
+        let mut etcd = self.etcd.take().expect("the test has not stopped it");
+        etcd.signal(Signal::TERM);
+        etcd.exit_status(SOON).await;
+    }
+
+    /// The cluster data.
+    ///
+    /// # Errors
+    ///
+    /// There are none, or they cannot be read.
+    pub async fn data(&self) -> anyhow::Result<ClusterData> {
+        let entry = self
+            .store
+            .get(&self.store.keys().cluster_data())
+            .await?
+            .context("no cluster data")?;
+        ClusterData::parse(&entry.value)?.context("no cluster data")
+    }
+
+    // ---- programs
+
+    /// Starts another sentinel; gives its name.
+    pub fn add_sentinel(&mut self) -> String {
+        let name = self.next_name("sentinel");
+        self.add(&name, "stolon-sentinel", Vec::new(), None);
+        name
+    }
+
+    /// Starts another keeper; gives its name, which is its uid.
+    pub fn add_keeper(&mut self) -> String {
+        let uid = self.prepare_keeper();
+        self.start(&uid);
+        uid
+    }
+
+    /// Another keeper with the usual options, not started yet; gives its name, which is its uid.
+    pub fn prepare_keeper(&mut self) -> String {
+        let uid = self.next_name("keeper");
+        let port = Port::free();
+        let options = vec![
+            format!("--uid={uid}"),
+            format!("--data-dir={}", self.place.data_dir(&uid).display()),
+            "--pg-listen-address=127.0.0.1".to_owned(),
+            format!("--pg-port={port}"),
+            format!("--pg-su-username={}", SUPERUSER.0),
+            format!("--pg-su-password={}", SUPERUSER.1),
+            format!("--pg-repl-username={}", REPLUSER.0),
+            format!("--pg-repl-password={}", REPLUSER.1),
+        ];
+        self.prepare(&uid, "stolon-keeper", options, Some(port));
+        uid
+    }
+
+    /// Starts another proxy; gives its name.
+    pub fn add_proxy(&mut self) -> String {
+        let name = self.prepare_proxy();
+        self.start(&name);
+        name
+    }
+
+    /// Another proxy, not started yet; gives its name.
+    pub fn prepare_proxy(&mut self) -> String {
+        let name = self.next_name("proxy");
+        let port = Port::free();
+        self.prepare(&name, "stolon-proxy", vec![format!("--port={port}")], Some(port));
+        name
+    }
+
+    /// Starts (again) a program that does not run.
+    ///
+    /// # Panics
+    ///
+    /// When there is none of this name, or it runs.
+    pub fn start(&mut self, name: &str) {
+        let log = self.place.path().join("log").join(format!("{name}.log"));
+        let user = self.place.user.clone();
+        let program = self.slot(name).program;
+        let program = self.place.program(program);
+        let slot = self.slot(name);
+        assert!(
+            slot.process.as_mut().is_none_or(|process| process.end().is_some()),
+            "{name} runs"
+        );
+        let mut command = Command::new(program);
+        command
+            .arg(format!("--cluster-name={NAME}"))
+            .arg("--store-backend=etcdv3")
+            .arg(format!("--store-endpoints={}", slot.store_endpoint))
+            .args(&slot.options)
+            .current_dir("/");
+        without_our_options(&mut command);
+        command.envs(
+            slot.environment
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str())),
+        );
+        let process = Process::start(name, command, user.as_ref(), &log);
+        slot.process = Some(process);
+    }
+
+    /// A program by its name.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn slot(&mut self, name: &str) -> &mut Slot {
+        self.slots
+            .get_mut(name)
+            .unwrap_or_else(|| panic!("no {name} in this cluster"))
+    }
+
+    /// The process of a program by its name.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn process(&mut self, name: &str) -> &mut Process {
+        self.slot(name).process()
+    }
+
+    /// The TCP port of a keeper's PostgreSQL or of a proxy.
+    ///
+    /// # Panics
+    ///
+    /// When the program has none.
+    pub fn port(&self, name: &str) -> u16 {
+        let port = self.slots.get(name).and_then(|slot| slot.port.as_ref());
+        port.unwrap_or_else(|| panic!("{name} has no port")).number()
+    }
+
+    /// Runs stolonctl to its end; gives its exit status, and its standard output and standard error together.
+    pub async fn stolonctl(&self, arguments: &[&str]) -> (i32, String) {
+        let mut command = tokio::process::Command::new(self.place.program("stolonctl"));
+        command
+            .arg(format!("--cluster-name={NAME}"))
+            .arg("--store-backend=etcdv3")
+            .arg(format!("--store-endpoints={}", self.store_endpoint()))
+            .args(arguments)
+            .kill_on_drop(true);
+        without_our_options(command.as_std_mut());
+        let run = tokio::time::timeout(SOON, command.output()).await;
+        let output = run.expect("stolonctl ends in time").expect("stolonctl can be started");
+        let text = [output.stdout, output.stderr].concat();
+        (
+            output.status.code().unwrap_or(-1),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
+    }
+
+    // ---- what can happen to them
+
+    /// Sends a signal that ends a program, waits for the end, and gives its exit status.
+    pub async fn stop(&mut self, name: &str, signal: Signal) -> i32 {
+        let process = self.process(name);
+        process.signal(signal);
+        process.exit_status(LATER).await
+    }
+
+    /// Kills a keeper and every process of its PostgreSQL at once, as a power cut would.
+    pub fn kill_keeper_and_postgres(&mut self, uid: &str) {
+        let pgdata = self.pgdata(uid);
+        self.traces.note(&pgdata);
+        self.process(uid).signal(Signal::KILL);
+        let servers = servers(&pgdata);
+        servers.iter().for_each(|pid| process::send(*pid, Signal::KILL));
+        self.process(uid).kill();
+    }
+
+    /// Kills the postmaster of a keeper; its other processes notice and end.
+    pub fn kill_postmaster(&mut self, uid: &str) {
+        let pgdata = self.pgdata(uid);
+        self.traces.note(&pgdata);
+        process::send(leftovers::postmaster(&pgdata).expect("a server runs"), Signal::KILL);
+    }
+
+    /// Stops a keeper and every process of its PostgreSQL where they are, until they are thawed.
+    pub fn freeze(&mut self, uid: &str) {
+        self.process(uid).signal(Signal::STOP);
+        for pid in servers(&self.pgdata(uid)) {
+            process::send(pid, Signal::STOP);
+        }
+    }
+
+    /// Lets a frozen keeper and its PostgreSQL go on.
+    pub fn thaw(&mut self, uid: &str) {
+        for pid in servers(&self.pgdata(uid)) {
+            process::send(pid, Signal::CONT);
+        }
+        self.process(uid).signal(Signal::CONT);
+    }
+
+    /// The process id of a keeper's PostgreSQL, while it runs.
+    pub fn postmaster(&self, uid: &str) -> Option<u32> {
+        leftovers::postmaster(&self.pgdata(uid))
+    }
+
+    /// The data directory of a keeper's PostgreSQL.
+    pub fn pgdata(&self, uid: &str) -> PathBuf {
+        self.place.data_dir(uid).join("postgres")
+    }
+
+    // ---- SQL
+
+    /// Where the superuser connects to a keeper's PostgreSQL, or through a proxy.
+    pub fn config(&self, name: &str) -> Config {
+        let mut config = Config::new();
+        config
+            .host("127.0.0.1")
+            .port(self.port(name))
+            .user(SUPERUSER.0)
+            .password(SUPERUSER.1)
+            .dbname("postgres")
+            .connect_timeout(Duration::from_secs(5));
+        config
+    }
+
+    /// Connects to a keeper's PostgreSQL, or through a proxy; waits until that works.
+    pub async fn sql(&self, name: &str) -> Sql {
+        let config = self.config(name);
+        eventually(format!("{name} to take a client"), LATER, async || {
+            Sql::connect(&config).await.map_err(|error| format!("{error:#}"))
+        })
+        .await
+    }
+
+    // ---- what can be waited for
+
+    /// Waits until a keeper's instance is healthy, of this role, as the sentinel wants it, and says so itself.
+    pub async fn settled(&self, uid: &str, role: &Role) {
+        eventually(format!("{uid} to be a healthy {role}"), LATER, async || {
+            let data = self.data().await.map_err(words)?;
+            let (db_uid, db) = db_of(&data, uid).map_err(words)?;
+            let is_master = data.master_uid() == Some(db_uid);
+            check(is_master == (*role == Role::Master), || {
+                format!("elected master: {is_master}")
+            })?;
+            check(db.spec.role == *role, || format!("its role is {}", db.spec.role))?;
+            check(db.status.healthy, || "it is not healthy".to_owned())?;
+            check(db.status.current_generation == db.generation, || {
+                format!("generation {} of {}", db.status.current_generation, db.generation)
+            })?;
+            let sql = Sql::connect(&self.config(uid)).await.map_err(words)?;
+            let recovers = sql.value("select pg_is_in_recovery()").await.map_err(words)?;
+            check(recovers == if *role == Role::Master { "f" } else { "t" }, || {
+                format!("in recovery: {recovers}")
+            })
+        })
+        .await;
+    }
+
+    /// Waits until the sentinel has elected another master than this keeper; gives the new one's uid.
+    pub async fn another_master(&self, than: &str, limit: Duration) -> String {
+        eventually(format!("another master than {than}"), limit, async || {
+            let master = self.master().await.map_err(words)?;
+            check(master != than, || format!("{than} is still the master"))?;
+            Ok::<_, String>(master)
+        })
+        .await
+    }
+
+    /// The uid of the keeper whose instance is the elected master.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub async fn master(&self) -> anyhow::Result<String> {
+        let data = self.data().await?;
+        let db = data
+            .master_uid()
+            .and_then(|uid| data.dbs().get(uid))
+            .context("no master is elected")?;
+        Ok(db.spec.keeper_uid.to_string())
+    }
+
+    /// The uid of the keeper whose instance proxies send clients to.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub async fn proxied(&self) -> anyhow::Result<String> {
+        let data = self.data().await?;
+        let (_, db) = data.proxied_master().context("proxies are told no master")?;
+        Ok(db.spec.keeper_uid.to_string())
+    }
+
+    /// Waits until a client of this proxy is served by a server that is no standby.
+    pub async fn serves(&self, proxy: &str) {
+        let config = self.config(proxy);
+        eventually(format!("{proxy} to serve"), LATER, async || {
+            let sql = Sql::connect(&config).await.map_err(words)?;
+            let recovers = sql.value("select pg_is_in_recovery()").await.map_err(words)?;
+            check(recovers == "f", || "it leads to a standby".to_owned())
+        })
+        .await;
+    }
+
+    /// Waits until this standby has replayed all that this master has written so far.
+    pub async fn caught_up(&self, standby: &str, master: &str) {
+        let written = self
+            .sql(master)
+            .await
+            .value("select pg_current_wal_lsn()")
+            .await
+            .expect("the master answers");
+        let sql = self.sql(standby).await;
+        let query = format!("select pg_last_wal_replay_lsn() >= '{written}'");
+        eventually(format!("{standby} to replay up to {written}"), LATER, async || {
+            let there = sql.value(&query).await.map_err(words)?;
+            check(there == "t", || "it is behind".to_owned())
+        })
+        .await;
+    }
+
+    /// The name of the sentinel that leads.
+    ///
+    /// # Errors
+    ///
+    /// None does.
+    pub async fn leading_sentinel(&self) -> anyhow::Result<String> {
+        let mut candidates = self.store.list(&self.store.keys().election()).await?;
+        candidates.sort_by_key(|entry| entry.create_revision);
+        let leader = candidates.first().context("no sentinel leads")?;
+        let said = format!("id={}", String::from_utf8_lossy(&leader.value));
+        let found = self.slots.iter().find(|(name, slot)| {
+            name.starts_with("sentinel")
+                && slot
+                    .process
+                    .as_ref()
+                    .is_some_and(|process| process.log().contains(&said))
+        });
+        Ok(found.context("the leader is no sentinel of ours")?.0.clone())
+    }
+
+    fn next_name(&self, kind: &str) -> String {
+        let taken = self.slots.keys().filter(|name| name.starts_with(kind)).count();
+        format!("{kind}{taken}")
+    }
+
+    fn add(&mut self, name: &str, program: &'static str, options: Vec<String>, port: Option<Port>) {
+        self.prepare(name, program, options, port);
+        self.start(name);
+    }
+
+    fn prepare(&mut self, name: &str, program: &'static str, options: Vec<String>, port: Option<Port>) {
+        let store_endpoint = self.store_endpoint();
+        let slot = Slot {
+            program,
+            options,
+            environment: Vec::new(),
+            store_endpoint,
+            port,
+            process: None,
+        };
+        self.slots.insert(name.to_owned(), slot);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let keepers: Vec<String> = self
+            .slots
+            .keys()
+            .filter(|name| name.starts_with("keeper"))
+            .cloned()
+            .collect();
+        for uid in &keepers {
+            self.traces.note(&self.pgdata(uid));
+        }
+        // the programs tell the end of their logs when the test has failed
+        self.slots.clear();
+        self.etcd = None;
+        // what a killed keeper leaves: its server, or a program that made or copied one
+        let dir = self.place.path().to_owned();
+        for _ in 0..400 {
+            let left = process::at_home_in(&dir);
+            if left.is_empty() {
+                break;
+            }
+            left.into_iter().for_each(|pid| process::send(pid, Signal::KILL));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.traces.remove();
+    }
+}
+
+/// The db of a keeper.
+///
+/// # Errors
+///
+/// It has none.
+pub fn db_of<'a>(data: &'a ClusterData, keeper: &str) -> anyhow::Result<(&'a DbUid, &'a Db)> {
+    let uid = KeeperUid::from(keeper.to_owned());
+    data.db_of_keeper(&uid).with_context(|| format!("{keeper} has no db"))
+}
+
+/// All words of an error, on one line.
+pub fn words(error: anyhow::Error) -> String {
+    format!("{error:#}")
+}
+
+/// Errs with `reason` unless `holds`.
+///
+/// # Errors
+///
+/// When it does not hold.
+pub fn check(holds: bool, reason: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(reason()) }
+}
+
+/// The postmaster of an instance and all its processes.
+fn servers(pgdata: &std::path::Path) -> Vec<u32> {
+    let postmaster = leftovers::postmaster(pgdata);
+    postmaster
+        .into_iter()
+        .chain(postmaster.map(process::children).unwrap_or_default())
+        .collect()
+}
+
+/// Options that the environment of the tests may hold are none of the cluster's.
+fn without_our_options(command: &mut Command) {
+    for (variable, _) in std::env::vars_os() {
+        let name = variable.to_string_lossy();
+        if ["STKEEPER_", "STSENTINEL_", "STPROXY_", "STOLONCTL_", "PG"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        {
+            command.env_remove(&variable);
+        }
+    }
+}

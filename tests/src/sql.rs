@@ -1,0 +1,83 @@
+//! SQL as a client sends it: one connection, every statement with a deadline.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+
+/// How long a connect or a statement may take.
+pub const STATEMENT: Duration = Duration::from_secs(30);
+
+/// An open connection; it closes when this is dropped.
+#[derive(Debug)]
+pub struct Sql {
+    client: Client,
+    connection: JoinHandle<()>,
+}
+
+impl Sql {
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// The server is not there, refuses, or does not answer in time.
+    pub async fn connect(config: &Config) -> anyhow::Result<Self> {
+        let connect = tokio::time::timeout(STATEMENT, config.connect(NoTls));
+        let (client, connection) = connect.await.context("connect: no answer")?.context("connect")?;
+        // the client's calls fail with the same error
+        let connection = tokio::spawn(async { drop(connection.await) });
+        Ok(Self { client, connection })
+    }
+
+    /// Runs statements that give no rows worth having.
+    ///
+    /// # Errors
+    ///
+    /// The server says so, or does not answer in time.
+    pub async fn run(&self, sql: &str) -> anyhow::Result<()> {
+        let run = tokio::time::timeout(STATEMENT, self.client.batch_execute(sql));
+        run.await
+            .with_context(|| format!("{sql}: no answer"))?
+            .with_context(|| sql.to_owned())
+    }
+
+    /// The first column of the first row, as text; empty for null.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`], and when there is no row.
+    pub async fn value(&self, sql: &str) -> anyhow::Result<String> {
+        let rows = self.column(sql).await?;
+        rows.into_iter().next().with_context(|| format!("{sql}: no row"))
+    }
+
+    /// The first column of all rows, as text; empty for null.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`].
+    pub async fn column(&self, sql: &str) -> anyhow::Result<Vec<String>> {
+        let query = tokio::time::timeout(STATEMENT, self.client.simple_query(sql));
+        let answer = query
+            .await
+            .with_context(|| format!("{sql}: no answer"))?
+            .with_context(|| sql.to_owned())?;
+        let rows = answer.into_iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
+            _ => None,
+        });
+        Ok(rows.collect())
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+}
+
+impl Drop for Sql {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
