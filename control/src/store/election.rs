@@ -1,9 +1,400 @@
 //! The election of the leading sentinel, in the layout of the etcd client library's "concurrency" election
-//! (store 6), so that sentinels of the reference may stand against ours.
+//! (store 6), so that sentinels of the reference may stand against ours. What a leader does is `sentinel`'s business.
 
-use super::{Entry, Revision, Store, StoreError};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-/// Who leads, as any reader sees it: the oldest candidate (store E-11).
+use etcd_client::{GetOptions, SortOrder, SortTarget, TxnOp};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{debug, error, info, warn};
+
+use super::{Entry, Granted, LeaseId, Revision, Store, StoreError, Target, Txn};
+use crate::{clock::Boottime, telemetry::Chain};
+
+/// The session's TTL (store 6.1; the reference's is 20 s).
+pub const TTL: Duration = Duration::from_secs(5);
+/// Leadership counts as lost so long before the lease can run out (store E-13).
+const MARGIN: Duration = Duration::from_secs(1);
+/// Pauses after a failed campaign (store E-10).
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Between two attempts to renew after one that failed.
+const RENEW_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// On the way out nobody waits longer than this for the store (store E-8, best effort).
+const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
+/// A waiting candidate looks again after so long, whatever its watch says (store 7: polling as a fallback).
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// Whether we lead.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Leadership {
+    /// Standing for election, or about to.
+    #[default]
+    Candidate,
+    /// Leading.
+    Leader(Leader),
+}
+
+impl Leadership {
+    /// What a leader needs for its writes, if we lead.
+    pub fn leader(&self) -> Option<&Leader> {
+        match self {
+            Self::Leader(leader) => Some(leader),
+            Self::Candidate => None,
+        }
+    }
+}
+
+/// A leadership won: what a leader's writes are conditional on (fencing F-7, store C-9).
+#[derive(Debug, Clone)]
+pub struct Leader {
+    /// Our election key.
+    pub key: String,
+    /// The revision at which it was created.
+    pub create_revision: Revision,
+    /// How many leaderships this election has won so far, this one included (sentinel L-5).
+    pub count: u64,
+    lease_end: Arc<AtomicU64>,
+}
+
+impl Leader {
+    /// Until when we surely lead, as far as the keepalives answered by now tell. It moves on by itself.
+    pub fn lease_end(&self) -> Boottime {
+        Boottime::from_nanos(self.lease_end.load(Ordering::Acquire))
+    }
+
+    /// Makes a transaction conditional on our election key, as every write of a leader is (fencing F-7).
+    #[must_use]
+    pub fn guard(&self, txn: Txn) -> Txn {
+        txn.if_created_at(&self.key, self.create_revision)
+    }
+}
+
+/// Two leaderships are the same when they were won by the same key; how long they last is not compared.
+impl PartialEq for Leader {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.key, self.create_revision, self.count) == (&other.key, other.create_revision, other.count)
+    }
+}
+
+impl Eq for Leader {}
+
+/// A candidacy under way. Dropping it ends it as [`Election::stop`] does, without waiting.
+#[derive(Debug)]
+pub struct Election {
+    state: watch::Receiver<Leadership>,
+    stop: DropGuard,
+    task: JoinHandle<()>,
+}
+
+impl Election {
+    /// Stands for election under this uid, again and again. Must be called within a tokio runtime.
+    pub fn start(store: Store, uid: &str) -> Self {
+        Self::start_with_ttl(store, uid, TTL)
+    }
+
+    /// As [`Election::start`], with another TTL than the usual one; whole seconds, 2 s or more.
+    pub fn start_with_ttl(store: Store, uid: &str, ttl: Duration) -> Self {
+        let (publish, state) = watch::channel(Leadership::Candidate);
+        let stop = CancellationToken::new();
+        let candidate = Candidate {
+            store,
+            uid: uid.to_owned(),
+            ttl,
+            publish,
+            stop: stop.clone(),
+            won: 0,
+            stale: None,
+        };
+        let task = tokio::spawn(candidate.stand_for_ever());
+        Self {
+            state,
+            stop: stop.drop_guard(),
+            task,
+        }
+    }
+
+    /// Whether we lead; changes when that changes, not with each keepalive.
+    pub fn state(&self) -> watch::Receiver<Leadership> {
+        self.state.clone()
+    }
+
+    /// Ends the candidacy: others see the key go at once (store E-8, E-9). Takes half a second at most.
+    pub async fn stop(self) {
+        drop(self.stop);
+        if let Err(error) = self.task.await {
+            warn!(%error, "election ended badly");
+        }
+    }
+}
+
+struct Candidate {
+    store: Store,
+    uid: String,
+    ttl: Duration,
+    publish: watch::Sender<Leadership>,
+    stop: CancellationToken,
+    won: u64,
+    /// The lease of a session that may not be revoked yet.
+    stale: Option<LeaseId>,
+}
+
+/// One session: a lease and how long it surely lives.
+struct Session {
+    lease: LeaseId,
+    ttl: Duration,
+    end: Arc<AtomicU64>,
+}
+
+/// Why a campaign ended without an error.
+#[derive(Debug)]
+enum Ended {
+    Stopped,
+    SessionLost,
+    KeyLost,
+}
+
+impl Candidate {
+    async fn stand_for_ever(mut self) {
+        let (mut pause, mut announced) = (PAUSE_MIN, false);
+        loop {
+            if !std::mem::replace(&mut announced, true) {
+                info!("Trying to acquire sentinels leadership");
+            }
+            let won_before = self.won;
+            let ended = self.campaign().await;
+            if self.won != won_before {
+                (pause, announced) = (PAUSE_MIN, false);
+            }
+            match ended {
+                Ok(Ended::Stopped) => return,
+                Ok(why) => debug!(?why, "campaign ended"),
+                // the request has waited for the store already, and the connections tell that it is away
+                Err(error @ StoreError::Unreachable { .. }) => {
+                    debug!(error = %Chain(&error), "no store to campaign in")
+                }
+                Err(error) => {
+                    error!(error = %Chain(&error), "election loop error");
+                    announced = false;
+                    if self.stop.run_until_cancelled(sleep(pause)).await.is_none() {
+                        return;
+                    }
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// One session, from its lease to its end. Whatever ends it, the lease is revoked, so that no stale key of ours
+    /// stands in others' way (store E-8, E-9, E-10); when the store cannot take that now, before the next session.
+    async fn campaign(&mut self) -> Result<Ended, StoreError> {
+        let stop = self.stop.clone();
+        let Some(session) = stop.run_until_cancelled(self.open_session()).await else {
+            return Ok(Ended::Stopped);
+        };
+        let session = session?;
+        let store = self.store.clone();
+        let ended = tokio::select! {
+            () = stop.cancelled() => Ok(Ended::Stopped),
+            () = keep_alive(&store, &session) => Ok(Ended::SessionLost),
+            ended = self.contest(&session) => ended,
+        };
+        session.end.store(0, Ordering::Release);
+        if self.publish.send_replace(Leadership::Candidate) != Leadership::Candidate {
+            info!("sentinel leadership lost");
+        }
+        match timeout(FAREWELL_LIMIT, store.revoke(session.lease)).await {
+            Ok(Ok(())) => self.stale = None,
+            Ok(Err(error)) => debug!(error = %Chain(&error), "could not revoke the election lease"),
+            Err(_) => debug!("could not revoke the election lease in time"),
+        }
+        ended
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the session's life is counted from before its lease is asked for"
+    )]
+    async fn open_session(&mut self) -> Result<Session, StoreError> {
+        if let Some(stale) = self.stale {
+            self.store.revoke(stale).await?;
+        }
+        let before = Boottime::now();
+        let Granted { lease, ttl } = self.store.grant(self.ttl).await?;
+        let session = Session {
+            lease,
+            ttl,
+            end: Arc::new(AtomicU64::new(0)),
+        };
+        session.renewed(before);
+        self.stale = Some(lease);
+        Ok(session)
+    }
+
+    /// Enters, waits for all older candidates to go, then leads until the own key goes (store E-2, E-3).
+    async fn contest(&mut self, session: &Session) -> Result<Ended, StoreError> {
+        let key = self.store.keys().candidate(session.lease);
+        let enter = Txn::new()
+            .if_absent(&key)
+            .put_leased(&key, self.uid.as_str(), session.lease);
+        let mine = match self.store.commit(enter).await {
+            Ok(outcome) => outcome.committed(),
+            // the lease is fresh, so a key of this name can only be ours
+            Err(error) if error.is_outcome_unknown() => None,
+            Err(error) => return Err(error),
+        };
+        let mine = match mine {
+            Some(revision) => revision,
+            None => match self.store.get(&key).await? {
+                Some(entry) if entry.value == self.uid.as_bytes() => entry.create_revision,
+                _ => return Ok(Ended::KeyLost),
+            },
+        };
+        loop {
+            let before_us = self.store.look_ahead(&key, mine).await?;
+            if !before_us.still_standing {
+                return Ok(Ended::KeyLost);
+            }
+            let Some(predecessor) = before_us.predecessor else {
+                self.lead(session, key.clone(), mine);
+                self.until_deleted(&key, mine, before_us.revision).await;
+                return Ok(Ended::KeyLost);
+            };
+            debug!(predecessor = %predecessor.key, "waiting for an older candidate to go");
+            let watch = self
+                .store
+                .watch(vec![Target::Key(predecessor.key)], Some(before_us.revision));
+            // whatever happened, or nothing for long: look again
+            let _ = timeout(LOOK_AGAIN_AFTER, watch.changed()).await;
+        }
+    }
+
+    fn lead(&mut self, session: &Session, key: String, create_revision: Revision) {
+        self.won += 1;
+        info!("sentinel leadership acquired");
+        let leader = Leader {
+            key,
+            create_revision,
+            count: self.won,
+            lease_end: Arc::clone(&session.end),
+        };
+        self.publish.send_replace(Leadership::Leader(leader));
+    }
+
+    /// Waits until the own key is no more: someone deleted it, or the lease went (store 10, corner case 11).
+    async fn until_deleted(&self, key: &str, mine: Revision, after: Revision) {
+        let watch = self.store.watch(vec![Target::Key(key.to_owned())], Some(after));
+        loop {
+            watch.changed().await;
+            match self.store.get(key).await {
+                Ok(Some(entry)) if entry.create_revision == mine => {}
+                Ok(_) => return,
+                // the session's own end judges a store that does not answer
+                Err(error) => debug!(error = %Chain(&error), "could not look at the own election key"),
+            }
+        }
+    }
+}
+
+impl Session {
+    /// A keepalive sent at this moment was answered.
+    fn renewed(&self, sent: Boottime) {
+        let end = sent + self.ttl.saturating_sub(MARGIN.min(self.ttl / 4));
+        self.end.store(end.as_nanos(), Ordering::Release);
+    }
+
+    fn end(&self) -> Boottime {
+        Boottime::from_nanos(self.end.load(Ordering::Acquire))
+    }
+}
+
+/// Renews the lease a third of its TTL after each answer; returns when the session is over (store E-6, E-13).
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the session's life is counted from before each keepalive"
+)]
+async fn keep_alive(store: &Store, session: &Session) {
+    loop {
+        let now = Boottime::now();
+        let left = session.end().since(now);
+        if left.is_zero() {
+            return;
+        }
+        // several attempts fit into what is left; the last of them may not outlive it
+        let attempt = store.limited((session.ttl / 3).min(left));
+        let pause = match attempt.renew(session.lease).await {
+            Ok(true) => {
+                session.renewed(now);
+                session.ttl / 3
+            }
+            Ok(false) => return,
+            Err(error) => {
+                debug!(error = %Chain(&error), "could not renew the election lease");
+                RENEW_AGAIN_AFTER
+            }
+        };
+        sleep(pause.min(session.end().since(Boottime::now()))).await;
+    }
+}
+
+/// What stands before a candidate.
+struct Ahead {
+    /// The youngest of the older candidates.
+    predecessor: Option<Entry>,
+    /// Whether the candidate's own key is still the one that it created.
+    still_standing: bool,
+    revision: Revision,
+}
+
+impl Store {
+    async fn look_ahead(&self, key: &str, mine: Revision) -> Result<Ahead, StoreError> {
+        let prefix = self.keys().election();
+        let older = GetOptions::new()
+            .with_prefix()
+            .with_sort(SortTarget::Create, SortOrder::Descend)
+            .with_limit(1)
+            .with_max_create_revision(mine.0 - 1);
+        let ops = vec![TxnOp::get(prefix.as_str(), Some(older)), TxnOp::get(key, None)];
+        let mut read = self.read_all(format!("read {prefix}*"), ops).await?;
+        let (predecessor, own) = (read.take_one(0), read.take_one(1));
+        let still_standing = own.is_some_and(|own| own.create_revision == mine);
+        Ok(Ahead {
+            predecessor,
+            still_standing,
+            revision: read.revision,
+        })
+    }
+
+    /// Looks up who leads: the oldest candidate. Nobody is a normal state (store E-11).
+    pub async fn leader(&self) -> Result<Option<Holder>, StoreError> {
+        let candidates = self.list(&self.keys().election()).await?;
+        let oldest = candidates.into_iter().min_by_key(|candidate| candidate.create_revision);
+        Ok(oldest.map(
+            |Entry {
+                 key,
+                 value,
+                 create_revision,
+                 ..
+             }| Holder {
+                uid: String::from_utf8_lossy(&value).into_owned(),
+                key,
+                create_revision,
+            },
+        ))
+    }
+}
+
+/// Who leads, as any reader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     /// The value of its key: the sentinel's uid.
@@ -12,22 +403,4 @@ pub struct Holder {
     pub key: String,
     /// The revision at which it stood up.
     pub create_revision: Revision,
-}
-
-/// Looks up who leads; nobody is a normal state.
-pub async fn leader(store: &Store) -> Result<Option<Holder>, StoreError> {
-    let candidates = store.list(&store.keys().election()).await?;
-    let oldest = candidates.into_iter().min_by_key(|candidate| candidate.create_revision);
-    Ok(oldest.map(
-        |Entry {
-             key,
-             value,
-             create_revision,
-             ..
-         }| Holder {
-            uid: String::from_utf8_lossy(&value).into_owned(),
-            key,
-            create_revision,
-        },
-    ))
 }

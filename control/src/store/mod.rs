@@ -243,7 +243,9 @@ impl Store {
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut under_way = UnderWay::default();
-        let outcome = timeout(self.limit, self.try_until_answered(&mut under_way, repeat, send)).await;
+        // boxed: the client library's futures are large, and these are held within others
+        let tries = Box::pin(self.try_until_answered(&mut under_way, repeat, send));
+        let outcome = timeout(self.limit, tries).await;
         let limit = self.limit;
         match outcome {
             Ok(Ok(value)) => Ok(value),
