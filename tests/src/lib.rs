@@ -5,10 +5,12 @@
 //! deadline.
 
 pub mod cluster;
+pub mod etcd;
 pub mod leftovers;
 pub mod place;
 pub mod ports;
 pub mod process;
 pub mod sql;
+pub mod tcp_relay;
 pub mod wait;
 pub mod writers;

@@ -1,0 +1,206 @@
+//! A private etcd: its own ports and data, ended with the value that started it. It can be stopped and started
+//! again where it was, and frozen.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use crate::ports::Port;
+use crate::process::{Process, Signal};
+use crate::wait::eventually;
+
+/// How long an etcd may take to serve or to end, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An etcd that a test started.
+#[derive(Debug)]
+pub struct Etcd {
+    // before the directory: the process ends first
+    process: Option<Process>,
+    dir: PathBuf,
+    client: Port,
+    peer: Port,
+    tls: Option<ServerTls>,
+    _own_dir: Option<TempDir>,
+}
+
+/// The server's side of TLS.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    /// The server's certificate, for 127.0.0.1.
+    pub cert: PathBuf,
+    /// The server's key.
+    pub key: PathBuf,
+    /// Clients must show a certificate of this authority.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl Etcd {
+    /// Starts an etcd in a temporary directory of its own, and waits until it serves.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn start() -> Self {
+        let dir = TempDir::with_prefix("stolon-etcd.").expect("a temporary directory can be made");
+        let path = dir.path().to_owned();
+        Self::launch(path, Some(dir), None).await
+    }
+
+    /// Starts an etcd that keeps its data and its log in `dir`, and waits until it serves.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn start_in(dir: &Path) -> Self {
+        Self::launch(dir.to_owned(), None, None).await
+    }
+
+    /// Starts an etcd that speaks TLS with its clients, in a temporary directory of its own.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn start_with_tls(tls: ServerTls) -> Self {
+        let dir = TempDir::with_prefix("stolon-etcd.").expect("a temporary directory can be made");
+        let path = dir.path().to_owned();
+        Self::launch(path, Some(dir), Some(tls)).await
+    }
+
+    async fn launch(dir: PathBuf, own_dir: Option<TempDir>, tls: Option<ServerTls>) -> Self {
+        let mut etcd = Self {
+            process: None,
+            dir,
+            client: Port::free(),
+            peer: Port::free(),
+            tls,
+            _own_dir: own_dir,
+        };
+        etcd.start_again().await;
+        etcd
+    }
+
+    /// Its client URL, as `--store-endpoints` takes it.
+    pub fn endpoint(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address())
+    }
+
+    /// Its client address, `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.client)
+    }
+
+    /// Stops it (SIGTERM), and waits for its end; nothing when it does not run.
+    pub async fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.signal(Signal::CONT);
+            process.signal(Signal::TERM);
+            process.exit_status(PATIENCE).await;
+        }
+    }
+
+    /// Kills it at once (SIGKILL).
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Starts it again on the same ports with the same data, and waits until it serves; nothing when it runs.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn start_again(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
+        let log = self.dir.join("etcd.log");
+        let said_before = fs::read(&log).map_or(0, |log| log.len());
+        let process = self.process.insert(Process::start("etcd", self.command(), None, &log));
+        let (address, limit) = (format!("127.0.0.1:{}", self.client), PATIENCE);
+        eventually("etcd to serve", limit, async || {
+            if let Some(status) = process.end() {
+                panic!("etcd ended at its start: {status}");
+            }
+            let log = process.log();
+            if !log
+                .get(said_before..)
+                .is_some_and(|news| news.contains("ready to serve client requests"))
+            {
+                return Err("it does not say so".to_owned());
+            }
+            TcpStream::connect(&address)
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    /// Stops it in its tracks (SIGSTOP): connections stand, nothing answers.
+    pub fn freeze(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.signal(Signal::STOP);
+        }
+    }
+
+    /// Lets a frozen one go on (SIGCONT).
+    pub fn thaw(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.signal(Signal::CONT);
+        }
+    }
+
+    /// The running process.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("etcd runs")
+    }
+
+    /// An `etcdctl` that speaks with it; the certificates are the caller's to add.
+    pub fn ctl(&self) -> Command {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").arg("--endpoints").arg(self.endpoint());
+        command
+    }
+
+    fn command(&self) -> Command {
+        let peer = format!("http://127.0.0.1:{}", self.peer);
+        let mut command = Command::new("etcd");
+        command
+            .arg("--name=one")
+            .arg("--data-dir")
+            .arg(self.dir.join("data"))
+            .arg(format!("--listen-client-urls={}", self.endpoint()))
+            .arg(format!("--advertise-client-urls={}", self.endpoint()))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster=one={peer}"))
+            // one member alone elects itself: no need to wait a second for others
+            .args([
+                "--heartbeat-interval=20",
+                "--election-timeout=200",
+                "--unsafe-no-fsync=false",
+            ]);
+        if let Some(tls) = &self.tls {
+            command
+                .arg("--cert-file")
+                .arg(&tls.cert)
+                .arg("--key-file")
+                .arg(&tls.key);
+            if let Some(ca) = &tls.client_ca {
+                command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(ca);
+            }
+        }
+        command
+    }
+}

@@ -1,0 +1,250 @@
+//! A TCP relay of the tests' own between a program and its store: it passes bytes on, or holds, delays, slows or
+//! cuts them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+
+use control::clock::Boottime;
+
+use crate::wait::now;
+
+/// What is read at once.
+const PIECE_BYTES: usize = 16 * 1024;
+/// So many pieces of one connection and way are kept back at most; then its sender has to wait.
+const HELD_PIECES_MAX: usize = 1024;
+
+/// A way through the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Toward {
+    /// What the program sent.
+    Server,
+    /// What the server sent.
+    Client,
+}
+
+/// What happens to the bytes of one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Weather {
+    /// They go on at once.
+    #[default]
+    Fair,
+    /// They are kept until the weather changes; nothing is lost.
+    Hold,
+    /// They go on this much later.
+    Delay(Duration),
+    /// They go on at this many bytes a second.
+    Slow(u32),
+}
+
+/// A relay to one server. It ends with the value.
+#[derive(Debug)]
+pub struct TcpRelay {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    server: String,
+    to_server: Way,
+    to_client: Way,
+    accepted: AtomicUsize,
+    /// Changes when all connections are to be cut; while true, new ones are refused.
+    cut: watch::Sender<(u64, bool)>,
+}
+
+#[derive(Debug)]
+struct Way {
+    weather: watch::Sender<Weather>,
+    received: AtomicU64,
+    delivered: AtomicU64,
+}
+
+impl TcpRelay {
+    /// Listens on a free loopback port and connects each client with `server` (`host:port`).
+    ///
+    /// # Panics
+    ///
+    /// When it cannot listen.
+    pub async fn to(server: &str) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .expect("a loopback port can be bound");
+        let address = listener.local_addr().expect("a listener has an address");
+        let way = || Way {
+            weather: watch::Sender::new(Weather::Fair),
+            received: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+        };
+        let shared = Arc::new(Shared {
+            server: server.to_owned(),
+            to_server: way(),
+            to_client: way(),
+            accepted: AtomicUsize::new(0),
+            cut: watch::Sender::new((0, false)),
+        });
+        let task = AbortOnDropHandle::new(tokio::spawn(accept(listener, Arc::clone(&shared))));
+        Self {
+            address,
+            shared,
+            _task: task,
+        }
+    }
+
+    /// Where the program connects to, `host:port`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The URL of the address, as `--store-endpoints` takes it.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Sets what happens to bytes of one way, from now on and for those that are held.
+    pub fn set(&self, toward: Toward, weather: Weather) {
+        self.way(toward).weather.send_replace(weather);
+    }
+
+    /// Sets what happens to bytes of both ways.
+    pub fn set_both(&self, weather: Weather) {
+        self.set(Toward::Server, weather);
+        self.set(Toward::Client, weather);
+    }
+
+    /// Ends all connections at once; what was held is lost. New ones are served.
+    pub fn cut(&self) {
+        self.shared.cut.send_modify(|(count, _)| *count += 1);
+    }
+
+    /// Ends all connections and every new one, until [`Self::restore`].
+    pub fn cut_off(&self) {
+        self.shared
+            .cut
+            .send_modify(|(count, closed)| (*count, *closed) = (*count + 1, true));
+    }
+
+    /// Serves new connections again.
+    pub fn restore(&self) {
+        self.shared.cut.send_modify(|(_, closed)| *closed = false);
+    }
+
+    /// How many connections were accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Bytes taken from the sender of this way so far.
+    pub fn received(&self, toward: Toward) -> u64 {
+        self.way(toward).received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes handed on in this way so far; while they are held this falls behind [`Self::received`].
+    pub fn delivered(&self, toward: Toward) -> u64 {
+        self.way(toward).delivered.load(Ordering::Relaxed)
+    }
+
+    fn way(&self, toward: Toward) -> &Way {
+        self.shared.way(toward)
+    }
+}
+
+impl Shared {
+    fn way(&self, toward: Toward) -> &Way {
+        match toward {
+            Toward::Server => &self.to_server,
+            Toward::Client => &self.to_client,
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((client, _)) = listener.accept().await else {
+            continue;
+        };
+        while connections.try_join_next().is_some() {}
+        shared.accepted.fetch_add(1, Ordering::Relaxed);
+        if !shared.cut.borrow().1 {
+            connections.spawn(serve(client, Arc::clone(&shared)));
+        }
+    }
+}
+
+async fn serve(client: TcpStream, shared: Arc<Shared>) {
+    let mut cut = shared.cut.subscribe();
+    let Ok(server) = TcpStream::connect(&shared.server).await else {
+        return;
+    };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true)); // only slower without
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let at_count = cut.borrow_and_update().0;
+    tokio::select! {
+        _ = async { tokio::join!(
+            carry(from_client, to_server, &shared.to_server),
+            carry(from_server, to_client, &shared.to_client),
+        ) } => {}
+        _ = cut.wait_for(|(count, _)| *count != at_count) => {}
+    }
+}
+
+/// Carries one way: one half takes bytes and notes when they came, the other hands them on as the weather allows.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: &Way) {
+    let (give, mut take) = mpsc::channel::<(Boottime, Vec<u8>)>(HELD_PIECES_MAX);
+    let reading = async move {
+        let mut buffer = vec![0; PIECE_BYTES];
+        loop {
+            let Ok(count @ 1..) = from.read(&mut buffer).await else {
+                return;
+            };
+            way.received.fetch_add(count as u64, Ordering::Relaxed);
+            if give.send((now(), buffer[..count].to_vec())).await.is_err() {
+                return;
+            }
+        }
+    };
+    let writing = async {
+        while let Some((came, bytes)) = take.recv().await {
+            weathered(way, came, bytes.len()).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+            way.delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        // the sender has finished; the other way goes on
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(reading, writing);
+}
+
+/// Waits as long as the weather keeps these bytes back.
+async fn weathered(way: &Way, came: Boottime, bytes: usize) {
+    let mut weather = way.weather.subscribe();
+    loop {
+        let pause = match *weather.borrow_and_update() {
+            Weather::Fair => return,
+            Weather::Hold => None,
+            Weather::Delay(delay) => Some((came + delay).since(now())),
+            Weather::Slow(rate) => Some(Duration::from_secs_f64(bytes as f64 / f64::from(rate.max(1)))),
+        };
+        match pause {
+            None => drop(weather.changed().await),
+            Some(pause) => tokio::select! {
+                () = sleep(pause) => return,
+                _ = weather.changed() => {}
+            },
+        }
+    }
+}
