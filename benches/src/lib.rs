@@ -1,1 +1,3 @@
 //! Measurements shared by the benchmark programs.
+
+pub mod failover;

@@ -229,10 +229,7 @@ impl Cluster {
             .arg(format!("--advertise-client-urls={client}"))
             .arg(format!("--listen-peer-urls={peer}"))
             .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=test={peer}"))
-            // an fsync that another test's files hold up must not look like a store that is away
-            .arg("--heartbeat-interval=500")
-            .arg("--election-timeout=5000");
+            .arg(format!("--initial-cluster=test={peer}"));
         self.etcd = Some(Process::start(
             "etcd",
             command,
@@ -249,6 +246,11 @@ impl Cluster {
     /// When it has been stopped.
     pub fn etcd(&mut self) -> &mut Process {
         self.etcd.as_mut().expect("the test has not stopped it")
+    }
+
+    /// Kills etcd; its data stay.
+    pub fn kill_etcd(&mut self) {
+        self.etcd = None;
     }
 
     /// Stops etcd in order and waits for its end; its data stay.

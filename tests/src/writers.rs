@@ -16,6 +16,9 @@ use crate::wait::now;
 /// The pause between two tries to connect, so that a closed door is not hammered on.
 const KNOCK_EVERY: Duration = Duration::from_millis(10);
 
+/// So many resumptions are remembered.
+const RESUMED_MAX: usize = 1000;
+
 /// What one client met.
 #[derive(Debug, Clone, Default)]
 pub struct Met {
@@ -25,6 +28,8 @@ pub struct Met {
     pub longest_gap: Duration,
     /// When the last commit was acknowledged.
     pub last: Option<Boottime>,
+    /// When commits were acknowledged after an error, the newest last; the oldest are forgotten.
+    pub resumed: Vec<Boottime>,
     /// How often which error was met, by its text.
     pub errors: BTreeMap<String, u64>,
 }
@@ -35,13 +40,24 @@ impl Met {
         self.acknowledged.iter().map(|run| run.end() - run.start() + 1).sum()
     }
 
+    /// When it was first served again, not before `earliest`; nothing when nothing broke.
+    pub fn first_after(&self, earliest: Boottime) -> Option<Boottime> {
+        self.resumed.iter().copied().find(|at| *at >= earliest)
+    }
+
     fn acknowledge(&mut self, id: i64, now: Boottime) {
         let gap = self.last.map(|last| now.since(last)).unwrap_or_default();
         self.longest_gap = self.longest_gap.max(gap);
         self.last = Some(now);
         match self.acknowledged.last_mut() {
             Some(run) if *run.end() + 1 == id => *run = *run.start()..=id,
-            _ => self.acknowledged.push(id..=id),
+            _ => {
+                self.acknowledged.push(id..=id);
+                if self.resumed.len() == RESUMED_MAX {
+                    self.resumed.remove(0);
+                }
+                self.resumed.push(now);
+            }
         }
     }
 }

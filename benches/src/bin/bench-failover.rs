@@ -1,2 +1,212 @@
 //! Starts a cluster, breaks it, and measures the gap that clients see.
-fn main() {}
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use benches::failover::{Event, Outcome, median, run};
+use clap::{Parser, ValueEnum};
+use serde_json::{Value, json};
+use stolon_tests::cluster::Profile;
+
+/// Measures what clients see when a part of the cluster fails.
+///
+/// Each run starts a cluster of its own (etcd, two sentinels, keepers, a proxy), lets 8 clients insert one row a
+/// commit through the proxy without pause, does one event, and waits until all clients are served again.
+#[derive(Debug, Parser)]
+struct Args {
+    /// What happens; all of them, one after the other, when not given
+    #[arg(long = "event", value_enum)]
+    events: Vec<EventName>,
+    /// The cluster's intervals: failInterval is 20 s or 4 s
+    #[arg(long = "profile", value_enum)]
+    profiles: Vec<ProfileName>,
+    /// Runs of each event; the table has their medians
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+    /// Keepers of each cluster
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8))]
+    keepers: u8,
+    /// Writes every run's figures to this file, as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EventName {
+    /// SIGKILL of the master's keeper and of every process of its PostgreSQL
+    Kill9,
+    /// SIGTERM of the master's keeper
+    Term,
+    /// SIGKILL of the master's postmaster
+    Pgkill,
+    /// SIGSTOP of the master's keeper and of every process of its PostgreSQL
+    Freeze,
+    /// SIGKILL of the leading sentinel, and a second later kill9
+    Brain,
+    /// etcd away for half of the proxy timeout
+    StoreHalf,
+    /// etcd away for twice the proxy timeout
+    StoreDouble,
+}
+
+impl From<EventName> for Event {
+    fn from(name: EventName) -> Self {
+        match name {
+            EventName::Kill9 => Self::Kill9,
+            EventName::Term => Self::Term,
+            EventName::Pgkill => Self::Pgkill,
+            EventName::Freeze => Self::Freeze,
+            EventName::Brain => Self::Brain,
+            EventName::StoreHalf => Self::StoreHalf,
+            EventName::StoreDouble => Self::StoreDouble,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ProfileName {
+    /// What an empty spec means
+    Default,
+    /// sleepInterval 1s, requestTimeout 2s, failInterval 4s, proxyCheckInterval 1s, proxyTimeout 3s
+    Fast,
+}
+
+impl ProfileName {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Fast => "fast",
+        }
+    }
+
+    fn profile(self) -> Profile {
+        match self {
+            Self::Default => Profile::Default,
+            Self::Fast => Profile::Fast,
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let events: Vec<Event> = match args.events.as_slice() {
+        [] => Event::ALL.to_vec(),
+        some => some.iter().map(|name| Event::from(*name)).collect(),
+    };
+    let profiles = match args.profiles.as_slice() {
+        [] => vec![ProfileName::Default, ProfileName::Fast],
+        some => some.to_vec(),
+    };
+    let mut runs = Vec::new();
+    let mut table = vec![HEADER.to_owned(), RULE.to_owned()];
+    for profile in profiles {
+        for event in &events {
+            let mut outcomes = Vec::new();
+            for number in 1..=args.runs {
+                let outcome = Box::pin(run(*event, profile.profile(), usize::from(args.keepers)))
+                    .await
+                    .with_context(|| format!("{event}, {}, run {number}", profile.name()))?;
+                eprintln!(
+                    "{event} {} {number}/{}: {}",
+                    profile.name(),
+                    args.runs,
+                    one_line(&outcome)
+                );
+                runs.push(as_json(*event, profile, &outcome));
+                outcomes.push(outcome);
+            }
+            table.push(row(*event, profile, &outcomes));
+        }
+    }
+    println!("{}", table.join("\n"));
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&runs).context("write JSON")?;
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+const HEADER: &str = "| event | profile | gap of the median client (s) | longest gap (s) | rows lost (all runs) \
+                      | errors a run | etcd commit to first byte (ms) | after etcd's return (s) |";
+const RULE: &str = "|---|---|---|---|---|---|---|---|";
+
+/// One line of the table: the medians over the runs, but the longest gap and the lost rows of all of them.
+fn row(event: Event, profile: ProfileName, outcomes: &[Outcome]) -> String {
+    let over = |pick: &dyn Fn(&Outcome) -> Option<Duration>| {
+        let mut picked: Vec<Duration> = outcomes.iter().filter_map(pick).collect();
+        picked.sort_unstable();
+        (!picked.is_empty()).then(|| median(&picked))
+    };
+    let seconds = |time: Option<Duration>| time.map_or("–".to_owned(), |time| format!("{:.2}", time.as_secs_f64()));
+    let gap = over(&|outcome| Some(outcome.gap_median));
+    let longest = outcomes.iter().map(|outcome| outcome.gap_longest).max();
+    let lost: i64 = outcomes.iter().map(|outcome| outcome.rows_lost).sum();
+    let mut errors: Vec<u64> = outcomes.iter().map(|outcome| outcome.errors.values().sum()).collect();
+    errors.sort_unstable();
+    let errors = errors
+        .get(errors.len().saturating_sub(1) / 2)
+        .copied()
+        .unwrap_or_default();
+    let first_byte = over(&|outcome| outcome.commit_to_byte);
+    let first_byte = first_byte.map_or("–".to_owned(), |time| format!("{:.1}", time.as_secs_f64() * 1000.0));
+    let after_store = seconds(over(&|outcome| outcome.after_store));
+    format!(
+        "| {event} | {} | {} | {} | {lost} | {errors} | {first_byte} | {after_store} |",
+        profile.name(),
+        seconds(gap),
+        seconds(longest)
+    )
+}
+
+fn one_line(outcome: &Outcome) -> String {
+    let mut line = format!(
+        "gap {:.2} s (longest {:.2} s), {} of {} rows lost",
+        outcome.gap_median.as_secs_f64(),
+        outcome.gap_longest.as_secs_f64(),
+        outcome.rows_lost,
+        outcome.rows
+    );
+    if let Some(time) = outcome.commit_to_byte {
+        line.push_str(&format!(", commit to first byte {:.1} ms", time.as_secs_f64() * 1000.0));
+    }
+    if let Some(time) = outcome.after_store {
+        line.push_str(&format!(", {:.2} s after etcd's return", time.as_secs_f64()));
+    }
+    line.push_str(if outcome.failed_over {
+        ", another master"
+    } else {
+        ", the same master"
+    });
+    let errors: Vec<String> = outcome
+        .errors
+        .iter()
+        .map(|(text, times)| format!("{times} × {text}"))
+        .collect();
+    if !errors.is_empty() {
+        line.push_str(&format!("; errors: {}", errors.join("; ")));
+    }
+    line
+}
+
+fn as_json(event: Event, profile: ProfileName, outcome: &Outcome) -> Value {
+    let errors: BTreeMap<&str, u64> = outcome
+        .errors
+        .iter()
+        .map(|(text, times)| (text.as_str(), *times))
+        .collect();
+    json!({
+        "event": event.name(),
+        "profile": profile.name(),
+        "gap_median_seconds": outcome.gap_median.as_secs_f64(),
+        "gap_longest_seconds": outcome.gap_longest.as_secs_f64(),
+        "rows": outcome.rows,
+        "rows_lost": outcome.rows_lost,
+        "errors": errors,
+        "failed_over": outcome.failed_over,
+        "commit_to_first_byte_seconds": outcome.commit_to_byte.map(|time| time.as_secs_f64()),
+        "after_store_seconds": outcome.after_store.map(|time| time.as_secs_f64()),
+    })
+}

@@ -1,0 +1,306 @@
+//! One failure of a cluster, and what its clients saw of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use control::clock::Boottime;
+use control::model::ClusterData;
+use control::store::{Target, Watch};
+use stolon_tests::cluster::{Cluster, LATER, Profile, words};
+use stolon_tests::process::Signal;
+use stolon_tests::sql::Sql;
+use stolon_tests::wait::{eventually, now};
+use stolon_tests::writers::{Writers, lost_rows};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+/// The clients that insert without pause.
+pub const CLIENTS: usize = 8;
+/// How many more rows each client commits before the cluster counts as recovered.
+const SERVED_AGAIN: i64 = 20;
+/// PostgreSQL's request for TLS, which every server answers with one byte before anything else (manual 55.2.9).
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+/// What happens to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// SIGKILL of the master's keeper and of every process of its PostgreSQL.
+    Kill9,
+    /// SIGTERM of the master's keeper.
+    Term,
+    /// SIGKILL of the master's postmaster only.
+    Pgkill,
+    /// SIGSTOP of the master's keeper and of every process of its PostgreSQL.
+    Freeze,
+    /// SIGKILL of the leading sentinel, and a second later as `Kill9`.
+    Brain,
+    /// etcd stopped for half of the proxy timeout.
+    StoreHalf,
+    /// etcd stopped for twice the proxy timeout.
+    StoreDouble,
+}
+
+impl Event {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Kill9,
+        Self::Term,
+        Self::Pgkill,
+        Self::Freeze,
+        Self::Brain,
+        Self::StoreHalf,
+        Self::StoreDouble,
+    ];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill9 => "kill9",
+            Self::Term => "term",
+            Self::Pgkill => "pgkill",
+            Self::Freeze => "freeze",
+            Self::Brain => "brain",
+            Self::StoreHalf => "store-half",
+            Self::StoreDouble => "store-double",
+        }
+    }
+
+    /// Whether another master is what should come of it.
+    fn fails_over(self) -> bool {
+        matches!(self, Self::Kill9 | Self::Term | Self::Freeze | Self::Brain)
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What one run gave.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The gap of the median client.
+    pub gap_median: Duration,
+    /// The longest gap of any client.
+    pub gap_longest: Duration,
+    /// Acknowledged rows that are not there afterwards.
+    pub rows_lost: i64,
+    /// Rows acknowledged in all.
+    pub rows: i64,
+    /// Errors that clients met, by text.
+    pub errors: BTreeMap<String, u64>,
+    /// Whether another master was elected.
+    pub failed_over: bool,
+    /// From the arrival of the proxy section that names the new master to the first byte through the proxy.
+    pub commit_to_byte: Option<Duration>,
+    /// From etcd's first answer after an outage to the first row that every client committed then.
+    pub after_store: Option<Duration>,
+}
+
+/// Starts a cluster, lets the clients write, does the event, and measures until all clients are served again.
+///
+/// # Errors
+///
+/// The clients are not served before, or the rows cannot be counted afterwards.
+///
+/// # Panics
+///
+/// When the cluster does not come up or does not recover in time.
+pub async fn run(event: Event, profile: Profile, keepers: usize) -> anyhow::Result<Outcome> {
+    let mut cluster = Cluster::of(profile).sentinels(2).keepers(keepers).start().await;
+    let through = cluster.config("proxy0");
+    Writers::make_table(&Sql::connect(&through).await?).await?;
+    let writers = Writers::start(&through, CLIENTS);
+    served(&writers, 100).await;
+    let old_server = cluster.postmaster("keeper0").context("the master runs")?;
+
+    let watch = cluster
+        .store
+        .watch(vec![Target::Key(cluster.store.keys().cluster_data())], None);
+    let first_byte = FirstByte::probe(cluster.port("proxy0"));
+    writers.forget_gaps();
+    let store_back = act(event, profile, &mut cluster).await;
+
+    let limit = profile.fail_interval() * 4 + LATER;
+    let commit = if event.fails_over() {
+        Some(published(&watch, limit).await?)
+    } else {
+        None
+    };
+    if event == Event::Pgkill {
+        eventually("another postmaster", limit, async || {
+            cluster
+                .postmaster("keeper0")
+                .filter(|pid| *pid != old_server)
+                .ok_or("none yet")
+        })
+        .await;
+    }
+    served(&writers, SERVED_AGAIN).await;
+    let after_store = store_back.map(|back| {
+        let first = writers.met().iter().filter_map(|met| met.first_after(back)).max();
+        first.map(|first| first.since(back)).unwrap_or_default()
+    });
+    let commit_to_byte = commit.and_then(|commit| first_byte.after(commit));
+
+    let met = writers.stop();
+    let mut gaps: Vec<Duration> = met.iter().map(|met| met.longest_gap).collect();
+    gaps.sort_unstable();
+    let mut errors = BTreeMap::new();
+    for (text, times) in met.iter().flat_map(|met| &met.errors) {
+        *errors.entry(text.clone()).or_default() += times;
+    }
+    let sql = cluster.sql("proxy0").await;
+    Ok(Outcome {
+        gap_median: median(&gaps),
+        gap_longest: gaps.last().copied().unwrap_or_default(),
+        rows_lost: lost_rows(&sql, &met).await?,
+        rows: met.iter().map(stolon_tests::writers::Met::rows).sum(),
+        errors,
+        failed_over: cluster.master().await? != "keeper0",
+        commit_to_byte,
+        after_store,
+    })
+}
+
+/// The middle one of sorted durations, the lower of two; zero when there are none.
+pub fn median(sorted: &[Duration]) -> Duration {
+    sorted
+        .get(sorted.len().saturating_sub(1) / 2)
+        .copied()
+        .unwrap_or_default()
+}
+
+/// Does it; gives when etcd answered again, where it was stopped.
+async fn act(event: Event, profile: Profile, cluster: &mut Cluster) -> Option<Boottime> {
+    match event {
+        Event::Kill9 => cluster.kill_keeper_and_postgres("keeper0"),
+        Event::Term => cluster.process("keeper0").signal(Signal::TERM),
+        Event::Pgkill => cluster.kill_postmaster("keeper0"),
+        Event::Freeze => cluster.freeze("keeper0"),
+        Event::Brain => {
+            let leader = eventually("a leading sentinel", LATER, async || {
+                cluster.leading_sentinel().await.map_err(words)
+            })
+            .await;
+            cluster.process(&leader).kill();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            cluster.kill_keeper_and_postgres("keeper0");
+        }
+        Event::StoreHalf | Event::StoreDouble => {
+            let timeout = profile.proxy_timeout();
+            // the fast profile's half is 1 s, the longest outage that costs no connection there
+            let away = match (event, profile) {
+                (Event::StoreDouble, _) => timeout * 2,
+                (_, Profile::Fast) => Duration::from_secs(1),
+                _ => timeout / 2,
+            };
+            let start = now();
+            cluster.kill_etcd();
+            // starting takes some of the time that it is to be away
+            let remaining = away.saturating_sub(now().since(start) + Duration::from_millis(250));
+            tokio::time::sleep(remaining).await;
+            cluster.start_etcd().await;
+            return Some(now());
+        }
+    }
+    None
+}
+
+/// Waits until every client has committed so many more rows.
+async fn served(writers: &Writers, rows: i64) {
+    let before: Vec<i64> = writers.met().iter().map(stolon_tests::writers::Met::rows).collect();
+    eventually("all clients to be served", LATER, async || {
+        let met = writers.met();
+        let hungry = met
+            .iter()
+            .zip(&before)
+            .filter(|(met, before)| met.rows() < *before + rows)
+            .count();
+        if hungry == 0 {
+            Ok(())
+        } else {
+            Err(format!("{hungry} are not"))
+        }
+    })
+    .await;
+}
+
+/// Waits for the proxy section that names another master than `keeper0`, and gives when it arrived.
+async fn published(watch: &Watch, limit: Duration) -> anyhow::Result<Boottime> {
+    let arrived = async {
+        loop {
+            for change in watch.changed().await.keys.into_values() {
+                let Some(entry) = change.now else { continue };
+                let Some(data) = ClusterData::parse(&entry.value)? else {
+                    continue;
+                };
+                if data
+                    .proxied_master()
+                    .is_some_and(|(_, db)| db.spec.keeper_uid.as_str() != "keeper0")
+                {
+                    return anyhow::Ok(change.arrived);
+                }
+            }
+        }
+    };
+    tokio::time::timeout(limit, arrived)
+        .await
+        .context("no other master is published")?
+}
+
+/// Knocks at the proxy all the time and notes when a server's byte came through.
+struct FirstByte {
+    seen: std::sync::Arc<std::sync::Mutex<Vec<Boottime>>>,
+    task: JoinHandle<()>,
+}
+
+impl FirstByte {
+    /// How many bytes are remembered: the newest.
+    const REMEMBERED: usize = 100_000;
+
+    fn probe(port: u16) -> Self {
+        let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let task = tokio::spawn({
+            let seen = std::sync::Arc::clone(&seen);
+            async move {
+                loop {
+                    let knock = tokio::time::timeout(Duration::from_millis(500), knock(port));
+                    if let Ok(Ok(())) = knock.await {
+                        let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        if seen.len() == Self::REMEMBERED {
+                            seen.drain(..Self::REMEMBERED / 2);
+                        }
+                        seen.push(now());
+                    }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        });
+        Self { seen, task }
+    }
+
+    /// From `commit` to the first byte after it.
+    fn after(&self, commit: Boottime) -> Option<Duration> {
+        let seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        seen.iter().find(|at| **at >= commit).map(|at| at.since(commit))
+    }
+}
+
+impl Drop for FirstByte {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn knock(port: u16) -> anyhow::Result<()> {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
+    socket.write_all(&SSL_REQUEST).await?;
+    let mut answer = [0];
+    ensure!(socket.read(&mut answer).await? == 1, "closed");
+    Ok(())
+}
