@@ -1,0 +1,610 @@
+//! What `postgresql.conf` says: parameters with their precedence, recovery settings, and how both are quoted
+//! (keeper sections 7 and 8). Writing the file and telling the server is `instance`'s work.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Parameters by name.
+pub type Parameters = BTreeMap<String, String>;
+
+/// Name of the generated file in the data directory.
+pub const FILE: &str = "postgresql.conf";
+/// Name of the file for temporary starts, which includes what the data directory came with (keeper 8.5).
+pub const TEMPORARY_FILE: &str = "stolon-temp-postgresql.conf";
+
+/// Everything that the parameters of an instance are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// Those read right after the initialisation, while the spec says that they count.
+    pub init: Option<&'a Parameters>,
+    /// The user's.
+    pub user: &'a Parameters,
+    /// `listen_addresses`, verbatim.
+    pub listen_addresses: &'a str,
+    /// `port`.
+    pub port: &'a str,
+    /// Directory of the unix socket.
+    pub socket_dir: &'a str,
+    /// As many slots, and twice as many WAL senders.
+    pub max_standbys: u32,
+    /// WAL senders for others than standbys.
+    pub additional_wal_senders: u32,
+    /// Pages are to be logged for a rewind.
+    pub use_pg_rewind: bool,
+    /// `synchronous_standby_names`, see [`synchronous_standby_names`].
+    pub synchronous_standby_names: &'a str,
+}
+
+/// The parameters to write, and what of the user's was left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The parameters.
+    pub parameters: Parameters,
+    /// Recovery settings that stood among the user's parameters: they count only where the keeper sets them itself
+    /// (keeper 8.4), so they are dropped, with a warning.
+    pub dropped: Vec<String>,
+}
+
+/// Makes the parameters, later sources over earlier ones (keeper 8.1 to 8.4). Sizes that a major below 13 would
+/// count in segments are not known here (design D-10).
+pub fn parameters(sources: &Sources<'_>) -> Made {
+    let mut parameters = Parameters::new();
+    let mut dropped = BTreeSet::new();
+    for (name, value) in sources.init.into_iter().flatten().chain(sources.user) {
+        if is_recovery_setting(name) {
+            dropped.insert(name.clone());
+        } else {
+            parameters.insert(name.clone(), value.clone());
+        }
+    }
+    let wal_level = if parameters.get("wal_level").is_some_and(|level| level == "logical") {
+        "logical"
+    } else {
+        "replica"
+    };
+    parameters
+        .entry("wal_keep_size".into())
+        .or_insert_with(|| WAL_KEEP_SIZE.into());
+    let senders = 2 * u64::from(sources.max_standbys) + 2 + u64::from(sources.additional_wal_senders);
+    let mut set = |name: &str, value: &str| parameters.insert(name.to_owned(), value.to_owned());
+    set("unix_socket_directories", sources.socket_dir);
+    set("hot_standby", "on");
+    set("wal_level", wal_level);
+    set("listen_addresses", sources.listen_addresses);
+    set("port", sources.port);
+    set("max_replication_slots", &sources.max_standbys.to_string());
+    set("max_wal_senders", &senders.to_string());
+    set("synchronous_standby_names", sources.synchronous_standby_names);
+    if sources.use_pg_rewind {
+        set("wal_log_hints", "on");
+    }
+    Made {
+        parameters,
+        dropped: dropped.into_iter().collect(),
+    }
+}
+
+/// The least WAL kept, in MB: 8 segments.
+const WAL_KEEP_SIZE: &str = "128";
+
+/// Recovery settings (keeper 7.1), which an instance's parameters never hold.
+const RECOVERY_SETTINGS: [&str; 11] = [
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_min_apply_delay",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+    "restore_command",
+];
+
+fn is_recovery_setting(name: &str) -> bool {
+    RECOVERY_SETTINGS
+        .iter()
+        .any(|setting| name.eq_ignore_ascii_case(setting))
+}
+
+/// Parameters that the keeper sets itself and that are therefore not reported as the instance's own (keeper 3.5
+/// step 3). `wal_level` is not among them.
+const MANAGED: [&str; 10] = [
+    "hot_standby",
+    "listen_addresses",
+    "max_replication_slots",
+    "max_wal_senders",
+    "port",
+    "synchronous_standby_names",
+    "unix_socket_directories",
+    "wal_keep_segments",
+    "wal_keep_size",
+    "wal_log_hints",
+];
+
+/// The configured parameters less the managed ones and the recovery settings: what is published.
+pub fn published(configured: &Parameters) -> Parameters {
+    let ours = |name: &str| MANAGED.contains(&name) || RECOVERY_SETTINGS.contains(&name);
+    configured
+        .iter()
+        .filter(|(name, _)| !ours(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// The value of `synchronous_standby_names` that waits for all of these, in priority mode (keeper section 10).
+pub fn synchronous_standby_names<S: AsRef<str>>(names: &[S]) -> String {
+    let names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
+    match names.as_slice() {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        many => format!("{} ({})", many.len(), many.join(",")),
+    }
+}
+
+/// A parameter whose value is not the same in two sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its name.
+    pub name: String,
+    /// Its old value; `None` when it was not set.
+    pub old: Option<String>,
+    /// Its new value; `None` when it is not set any more.
+    pub new: Option<String>,
+}
+
+/// What changes from one set of parameters to another, by name.
+pub fn changes(old: &Parameters, new: &Parameters) -> Vec<Change> {
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let change = |name: &String| Change {
+        name: name.clone(),
+        old: old.get(name).cloned(),
+        new: new.get(name).cloned(),
+    };
+    names
+        .into_iter()
+        .map(change)
+        .filter(|change| change.old != change.new)
+        .collect()
+}
+
+/// What a standby's control file says that its primary had: a standby that starts with less does not start
+/// (keeper 8.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Minima {
+    /// `max_connections`.
+    pub max_connections: u32,
+    /// `max_worker_processes`.
+    pub max_worker_processes: u32,
+    /// `max_wal_senders`.
+    pub max_wal_senders: u32,
+    /// `max_prepared_transactions`; `max_prepared_xacts` in the control file.
+    pub max_prepared_transactions: u32,
+    /// `max_locks_per_transaction`; `max_locks_per_xact` in the control file.
+    pub max_locks_per_transaction: u32,
+}
+
+/// Raises a standby's parameters to what its control file asks for, and tells which were raised: they may come down,
+/// by another restart, once the primary's lower value has been replayed (keeper 8.7 (c)).
+pub fn raise(parameters: &mut Parameters, minima: &Minima) -> Vec<Change> {
+    // The defaults of all majors 13 to 18; max_wal_senders is always written.
+    let rows = [
+        ("max_connections", minima.max_connections, 100),
+        ("max_worker_processes", minima.max_worker_processes, 8),
+        ("max_wal_senders", minima.max_wal_senders, 10),
+        ("max_prepared_transactions", minima.max_prepared_transactions, 0),
+        ("max_locks_per_transaction", minima.max_locks_per_transaction, 64),
+    ];
+    let mut raised = Vec::new();
+    for (name, minimum, default) in rows {
+        let old = parameters.get(name).cloned();
+        let wanted = match &old {
+            // What is no number is for the server to refuse.
+            Some(text) => match text.trim().parse() {
+                Ok(number) => number,
+                Err(_) => continue,
+            },
+            None => default,
+        };
+        if wanted < minimum {
+            let new = Some(minimum.to_string());
+            parameters.insert(name.to_owned(), minimum.to_string());
+            raised.push(Change {
+                name: name.to_owned(),
+                old,
+                new,
+            });
+        }
+    }
+    raised
+}
+
+/// How an instance comes out of its next start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RecoveryMode {
+    /// As what it is; no recovery settings are written.
+    #[default]
+    None,
+    /// As a standby, with `standby.signal`.
+    Standby,
+    /// After recovering to a target, with `recovery.signal`.
+    Recovery,
+}
+
+/// The text of a recovery setting, and with it how it is quoted (keeper 8.5, rule 4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Setting {
+    /// Made by the keeper: it arrives at the server as it is here.
+    Made(String),
+    /// Written by a user for the file: what is a valid quoted body already is written raw, as the reference does.
+    Written(String),
+}
+
+/// Recovery settings: a mode and its parameters. Equal ones need no restart (keeper S4).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovery {
+    /// The mode.
+    pub mode: RecoveryMode,
+    /// The parameters, written after all others.
+    pub settings: BTreeMap<String, Setting>,
+}
+
+impl Recovery {
+    /// A standby that streams from an instance of the same cluster: `primary_conninfo` (see `conninfo`) and its slot.
+    pub fn follow(primary_conninfo: String, slot: &str) -> Self {
+        let settings = [
+            ("primary_conninfo".to_owned(), Setting::Made(primary_conninfo)),
+            ("primary_slot_name".to_owned(), Setting::Made(slot.to_owned())),
+            (
+                "recovery_target_timeline".to_owned(),
+                Setting::Made("latest".to_owned()),
+            ),
+        ];
+        Self {
+            mode: RecoveryMode::Standby,
+            settings: settings.into(),
+        }
+    }
+}
+
+/// What a change of recovery settings asks of a running standby (keeper 8.6, table row "recovery parameters").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Application {
+    /// Nothing changed.
+    Nothing,
+    /// All that changed is taken over by a reload.
+    Reload,
+    /// The server must be restarted.
+    Restart,
+}
+
+/// Tells whether a standby of `major` takes over the change by a reload: from 13 on a new primary, from 14 on a new
+/// `restore_command` too, and always a new delay.
+pub fn application(old: &Recovery, new: &Recovery, major: u32) -> Application {
+    if old == new {
+        return Application::Nothing;
+    }
+    if old.mode != new.mode {
+        return Application::Restart;
+    }
+    let names: BTreeSet<_> = old.settings.keys().chain(new.settings.keys()).collect();
+    let mut changed = names
+        .into_iter()
+        .filter(|name| old.settings.get(*name) != new.settings.get(*name));
+    let by_reload = changed.all(|name| match name.as_str() {
+        "recovery_min_apply_delay" => true,
+        "primary_conninfo" | "primary_slot_name" => major >= 13,
+        "restore_command" => major >= 14,
+        _ => false,
+    });
+    if by_reload {
+        Application::Reload
+    } else {
+        Application::Restart
+    }
+}
+
+/// The whole content of the generated file: one line a parameter, sorted by name, recovery settings last.
+pub fn render(parameters: &Parameters, recovery: &Recovery) -> String {
+    let mut text = String::new();
+    for (name, value) in parameters {
+        push_line(&mut text, name, &quote_ordinary(value));
+    }
+    if recovery.mode != RecoveryMode::None {
+        for (name, setting) in &recovery.settings {
+            push_line(&mut text, name, &quote_setting(setting));
+        }
+    }
+    text
+}
+
+/// The file for a temporary start: what the data directory came with, if it has a configuration, overridden.
+pub fn render_temporary(has_file: bool, parameters: &Parameters, recovery: &Recovery) -> String {
+    let include = if has_file {
+        format!("include '{FILE}'\n")
+    } else {
+        String::new()
+    };
+    include + &render(parameters, recovery)
+}
+
+fn push_line(text: &mut String, name: &str, quoted: &str) {
+    text.push_str(name);
+    text.push_str(" = '");
+    text.push_str(quoted);
+    text.push_str("'\n");
+}
+
+/// The body of an ordinary value: single quotes doubled, backslashes left for the server to interpret, as the
+/// reference does (keeper 8.5, rule 2). What would end the string early or break the line is mended: a quote that
+/// has its backslash already, a dangling backslash, a newline.
+fn quote_ordinary(value: &str) -> String {
+    let mut quoted = String::with_capacity(value.len());
+    let mut rest = value.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\'' => quoted.push_str("''"),
+            '\n' => quoted.push_str("\\n"),
+            '\\' => {
+                quoted.push('\\');
+                match rest.next() {
+                    None => quoted.push('\\'),
+                    Some('\n') => quoted.push('n'),
+                    Some(escaped) => quoted.push(escaped),
+                }
+            }
+            _ => quoted.push(c),
+        }
+    }
+    quoted
+}
+
+fn quote_setting(setting: &Setting) -> String {
+    match setting {
+        Setting::Made(value) => value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n"),
+        Setting::Written(body) if is_quoted_body(body) => body.clone(),
+        Setting::Written(text) => quote_ordinary(text),
+    }
+}
+
+/// Is this what may stand between two single quotes: every quote in it doubled or after a backslash, no dangling
+/// backslash, no newline?
+fn is_quoted_body(body: &str) -> bool {
+    let mut rest = body.chars();
+    while let Some(c) = rest.next() {
+        let fine = match c {
+            '\n' => false,
+            '\\' => rest.next().is_some_and(|escaped| escaped != '\n'),
+            '\'' => rest.next() == Some('\''),
+            _ => true,
+        };
+        if !fine {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> Parameters {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    fn made(user: &[(&str, &str)]) -> Made {
+        parameters(&Sources {
+            init: None,
+            user: &map(user),
+            listen_addresses: "127.0.0.1",
+            port: "5432",
+            socket_dir: "/tmp",
+            max_standbys: 20,
+            additional_wal_senders: 5,
+            use_pg_rewind: false,
+            synchronous_standby_names: "",
+        })
+    }
+
+    #[test]
+    fn the_keeper_s_own_parameters_are_always_there() {
+        let wanted = map(&[
+            ("hot_standby", "on"),
+            ("listen_addresses", "127.0.0.1"),
+            ("max_replication_slots", "20"),
+            ("max_wal_senders", "47"),
+            ("port", "5432"),
+            ("synchronous_standby_names", ""),
+            ("unix_socket_directories", "/tmp"),
+            ("wal_keep_size", "128"),
+            ("wal_level", "replica"),
+        ]);
+        assert_eq!(made(&[]).parameters, wanted);
+    }
+
+    #[test]
+    fn a_user_cannot_set_what_the_keeper_sets_and_may_set_the_rest() {
+        // keeper 8.4
+        let parameters = made(&[
+            ("port", "1"),
+            ("wal_level", "minimal"),
+            ("wal_keep_size", "1"),
+            ("wal_log_hints", "on"),
+        ])
+        .parameters;
+        assert_eq!(parameters["port"], "5432");
+        assert_eq!(parameters["wal_level"], "replica");
+        assert_eq!(parameters["wal_keep_size"], "1");
+        assert_eq!(parameters["wal_log_hints"], "on");
+        assert_eq!(made(&[("wal_level", "logical")]).parameters["wal_level"], "logical");
+    }
+
+    #[test]
+    fn recovery_settings_among_the_user_s_parameters_are_dropped_and_told() {
+        let made = made(&[
+            ("Primary_Conninfo", "host=evil"),
+            ("recovery_target", "immediate"),
+            ("recovery_prefetch", "off"),
+        ]);
+        assert_eq!(made.dropped, ["Primary_Conninfo", "recovery_target"]);
+        assert!(
+            made.parameters.contains_key("recovery_prefetch"),
+            "no recovery setting, though it sounds like one"
+        );
+    }
+
+    #[test]
+    fn the_user_s_parameters_win_over_those_of_the_initialisation() {
+        let init = map(&[("max_connections", "100"), ("timezone", "Etc/UTC"), ("port", "9")]);
+        let user = map(&[("max_connections", "150")]);
+        let made = parameters(&Sources {
+            init: Some(&init),
+            user: &user,
+            listen_addresses: "*",
+            port: "5432",
+            socket_dir: "/tmp",
+            max_standbys: u32::MAX,
+            additional_wal_senders: u32::MAX,
+            use_pg_rewind: true,
+            synchronous_standby_names: "x",
+        });
+        assert_eq!(made.parameters["max_connections"], "150");
+        assert_eq!(made.parameters["timezone"], "Etc/UTC");
+        assert_eq!(made.parameters["port"], "5432");
+        assert_eq!(
+            made.parameters["max_wal_senders"], "12884901887",
+            "not cut to fewer bits"
+        );
+        assert_eq!(made.parameters["wal_log_hints"], "on");
+    }
+
+    #[test]
+    fn what_is_published_leaves_out_what_the_keeper_manages() {
+        let mut all = made(&[("work_mem", "8MB")]).parameters;
+        all.insert("primary_conninfo".into(), "host=a".into());
+        assert_eq!(published(&all), map(&[("wal_level", "replica"), ("work_mem", "8MB")]));
+    }
+
+    #[test]
+    fn synchronous_names_count_all_of_them() {
+        // keeper I13
+        assert_eq!(synchronous_standby_names::<&str>(&[]), "");
+        assert_eq!(synchronous_standby_names(&["stolon_a"]), "stolon_a");
+        assert_eq!(
+            synchronous_standby_names(&["stolon_a", "stolon_b"]),
+            "2 (stolon_a,stolon_b)"
+        );
+    }
+
+    #[test]
+    fn changes_name_what_differs_either_way() {
+        // keeper T4
+        let (old, new) = (
+            map(&[("a", "1"), ("b", "2"), ("c", "3")]),
+            map(&[("a", "9"), ("b", "2"), ("d", "4")]),
+        );
+        let names: Vec<_> = changes(&old, &new).into_iter().map(|change| change.name).collect();
+        assert_eq!(names, ["a", "c", "d"]);
+    }
+
+    #[test]
+    fn a_standby_is_raised_to_its_control_file() {
+        let minima = Minima {
+            max_connections: 200,
+            max_worker_processes: 8,
+            max_wal_senders: 47,
+            max_prepared_transactions: 10,
+            max_locks_per_transaction: 64,
+        };
+        let mut parameters = map(&[("max_connections", "100"), ("max_wal_senders", "47")]);
+        let raised = raise(&mut parameters, &minima);
+        let names: Vec<_> = raised.iter().map(|change| change.name.as_str()).collect();
+        assert_eq!(names, ["max_connections", "max_prepared_transactions"]);
+        assert_eq!(parameters["max_connections"], "200");
+        assert_eq!(parameters["max_prepared_transactions"], "10");
+        assert!(raise(&mut parameters, &minima).is_empty(), "raised once is raised");
+    }
+
+    #[test]
+    fn lines_are_sorted_with_recovery_settings_last() {
+        let parameters = map(&[("z", "1"), ("a", "it's")]);
+        let recovery = Recovery::follow(r"application_name=b password=a\ b\'c".into(), "stolon_b");
+        let wanted = "a = 'it''s'\nz = '1'\n\
+                      primary_conninfo = 'application_name=b password=a\\\\ b\\\\''c'\n\
+                      primary_slot_name = 'stolon_b'\nrecovery_target_timeline = 'latest'\n";
+        assert_eq!(render(&parameters, &recovery), wanted);
+        assert_eq!(render(&parameters, &Recovery::default()), "a = 'it''s'\nz = '1'\n");
+        assert!(render_temporary(true, &parameters, &recovery).starts_with("include 'postgresql.conf'\na = "));
+    }
+
+    #[test]
+    fn a_user_s_recovery_text_is_raw_when_it_is_quoted_already() {
+        let quoted = |text: &str| quote_setting(&Setting::Written(text.into()));
+        assert_eq!(quoted("cp ''/a b/%f'' %p"), "cp ''/a b/%f'' %p");
+        assert_eq!(quoted(r"cp \'x\' %p"), r"cp \'x\' %p");
+        assert_eq!(quoted("cp '/a/%f' %p"), "cp ''/a/%f'' %p");
+        assert_eq!(quoted(r"a\"), r"a\\");
+    }
+
+    #[test]
+    fn a_new_primary_is_taken_over_by_a_reload_where_the_major_can() {
+        let (old, new) = (
+            Recovery::follow("host=a".into(), "s"),
+            Recovery::follow("host=b".into(), "s"),
+        );
+        assert_eq!(application(&old, &old, 15), Application::Nothing);
+        assert_eq!(application(&old, &new, 13), Application::Reload);
+        assert_eq!(application(&old, &new, 12), Application::Restart);
+        assert_eq!(application(&Recovery::default(), &new, 15), Application::Restart);
+        let mut fed = new.clone();
+        fed.settings
+            .insert("restore_command".into(), Setting::Written("cp".into()));
+        assert_eq!(application(&old, &fed, 13), Application::Restart);
+        assert_eq!(application(&old, &fed, 14), Application::Reload);
+    }
+
+    /// What the server's scanner makes of a quoted body (guc-file.l, `DeescapeQuotedString`), octal left out.
+    fn read_back(body: &str) -> Option<String> {
+        let mut value = String::new();
+        let mut rest = body.chars();
+        while let Some(c) = rest.next() {
+            match c {
+                '\n' => return None,
+                '\'' => match rest.next() {
+                    Some('\'') => value.push('\''),
+                    _ => return None,
+                },
+                '\\' => match rest.next()? {
+                    'n' => value.push('\n'),
+                    'b' => value.push('\u{8}'),
+                    'f' => value.push('\u{c}'),
+                    'r' => value.push('\r'),
+                    't' => value.push('\t'),
+                    other => value.push(other),
+                },
+                _ => value.push(c),
+            }
+        }
+        Some(value)
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_breaks_the_file(value in "[a\\\\'\n \u{1f600}=]{0,12}") {
+            prop_assert!(read_back(&quote_ordinary(&value)).is_some());
+            prop_assert!(read_back(&quote_setting(&Setting::Written(value.clone()))).is_some());
+            prop_assert_eq!(read_back(&quote_setting(&Setting::Made(value.clone()))), Some(value));
+        }
+
+        #[test]
+        fn ordinary_values_without_backslashes_arrive_as_they_are(value in "[a'\n \u{1f600}=]{0,12}") {
+            prop_assert_eq!(read_back(&quote_ordinary(&value)), Some(value));
+        }
+    }
+}

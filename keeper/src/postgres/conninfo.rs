@@ -1,0 +1,170 @@
+//! Connection strings and password files for libpq (keeper 7.2, 7.3). The keeper's own connections need neither; see
+//! `sql` and `replication`.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+use crate::postgres::credentials::Login;
+
+/// Where another instance listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Host name or address.
+    pub host: String,
+    /// Port, as it is published: text.
+    pub port: String,
+}
+
+/// The text form of a connection: pieces `key=value`, sorted, one blank between, empty values left out. In a value
+/// blanks, single quotes and backslashes get a backslash in front.
+pub fn text(pairs: &[(&str, &str)]) -> String {
+    let mut pieces: Vec<_> = pairs
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| format!("{key}={}", escape(value)))
+        .collect();
+    pieces.sort();
+    pieces.join(" ")
+}
+
+fn escape(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for c in value.chars() {
+        // libpq ends an unquoted value at any blank, not only at a space (fe-connect.c, conninfo_parse).
+        if matches!(c, ' ' | '\'' | '\\' | '\t' | '\n' | '\r' | '\u{b}' | '\u{c}') {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+/// `primary_conninfo` of a standby that follows the instance at `source`, with the password in it: the server keeps
+/// the file that it goes into private.
+pub fn primary_conninfo(application_name: &str, source: &Address, login: &Login, database: Option<&str>) -> String {
+    text(&[
+        ("application_name", application_name),
+        ("dbname", database.unwrap_or("")),
+        ("host", &source.host),
+        ("password", login.password().unwrap_or("")),
+        ("port", &source.port),
+        ("sslmode", "prefer"),
+        ("user", &login.user),
+    ])
+}
+
+/// The connection of a program that copies from `source`; its password goes into a [`PasswordFile`].
+///
+/// `synchronous_commit` is off so that nothing that the program writes waits for a standby that is not there.
+pub fn copy_conninfo(application_name: &str, source: &Address, login: &Login) -> String {
+    text(&[
+        ("application_name", application_name),
+        ("host", &source.host),
+        ("options", "-c synchronous_commit=off"),
+        ("port", &source.port),
+        ("sslmode", "prefer"),
+        ("user", &login.user),
+    ])
+}
+
+/// A password file for one libpq program: mode 0600, removed when dropped.
+#[derive(Debug)]
+pub struct PasswordFile(NamedTempFile);
+
+impl PasswordFile {
+    /// Writes the file for a connection to `source`; `None` when the login needs no password.
+    pub fn write(source: &Address, login: &Login) -> io::Result<Option<Self>> {
+        let Some(password) = login.password() else {
+            return Ok(None);
+        };
+        let mut file = tempfile::Builder::new().prefix("pgpass.").tempfile()?;
+        file.write_all(passfile_line(source, &login.user, password).as_bytes())?;
+        Ok(Some(Self(file)))
+    }
+
+    /// Where it is, for `PGPASSFILE`.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// One line of a password file: fields parted by colons, `:` and `\` in them escaped (keeper W15; PostgreSQL manual
+/// 34.16). The database is any.
+fn passfile_line(source: &Address, user: &str, password: &str) -> String {
+    let escape = |field: &str| field.replace('\\', "\\\\").replace(':', "\\:");
+    let (host, port) = (escape(&source.host), escape(&source.port));
+    format!("{host}:{port}:*:{}:{}\n", escape(user), escape(password))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::credentials::{AuthMethod, Secret};
+
+    fn login(password: Option<&str>) -> Login {
+        let method = if password.is_some() {
+            AuthMethod::Md5
+        } else {
+            AuthMethod::Trust
+        };
+        Login {
+            user: "repluser".into(),
+            method,
+            password: password.map(Secret::new),
+        }
+    }
+
+    fn source() -> Address {
+        Address {
+            host: "10.0.0.1".into(),
+            port: "5432".into(),
+        }
+    }
+
+    #[test]
+    fn the_pieces_stand_in_the_reference_s_order() {
+        assert_eq!(
+            primary_conninfo("stolon_2a87ea79", &source(), &login(Some("pw")), None),
+            "application_name=stolon_2a87ea79 host=10.0.0.1 password=pw port=5432 sslmode=prefer user=repluser"
+        );
+        assert_eq!(
+            primary_conninfo("stolon_2a87ea79", &source(), &login(None), Some("postgres")),
+            "application_name=stolon_2a87ea79 dbname=postgres host=10.0.0.1 port=5432 sslmode=prefer user=repluser"
+        );
+    }
+
+    #[test]
+    fn what_would_end_a_value_early_is_escaped() {
+        let told = primary_conninfo("a", &source(), &login(Some("a b'c\\d:e\u{1f600}")), None);
+        assert!(told.contains("password=a\\ b\\'c\\\\d:e\u{1f600} port="), "{told}");
+    }
+
+    #[test]
+    fn a_copy_s_connection_has_no_password_in_it() {
+        let told = copy_conninfo("a", &source(), &login(Some("pw")));
+        assert_eq!(
+            told,
+            "application_name=a host=10.0.0.1 options=-c\\ synchronous_commit=off port=5432 sslmode=prefer user=repluser"
+        );
+    }
+
+    #[test]
+    fn fields_of_the_password_file_are_escaped() {
+        let source = Address {
+            host: "fd00::1".into(),
+            port: "5432".into(),
+        };
+        assert_eq!(
+            passfile_line(&source, "r:u", "a\\b:c'"),
+            "fd00\\:\\:1:5432:*:r\\:u:a\\\\b\\:c'\n"
+        );
+        assert!(PasswordFile::write(&source, &login(None)).unwrap().is_none());
+        let file = PasswordFile::write(&source, &login(Some("pw"))).unwrap().unwrap();
+        let path = file.path().to_path_buf();
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with(":pw\n"));
+        drop(file);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,518 @@
+//! The files of one data directory, as far as they are looked at or written without the server: what they hold is
+//! decided elsewhere (`conf`, `hba`, `state`).
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// The WAL segment size that the reference assumes, in bytes (keeper section 0).
+pub const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// What could not be done to which file.
+#[derive(Debug, thiserror::Error)]
+#[error("{act} {}{}", path.display(), Remedy(source))]
+pub struct FileError {
+    act: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl FileError {
+    pub(crate) fn new(act: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self { act, path, source }
+    }
+
+    /// What kind of failure it was.
+    pub fn kind(&self) -> ErrorKind {
+        self.source.kind()
+    }
+}
+
+/// What an operator can do about it, where there is a common answer.
+struct Remedy<'a>(&'a io::Error);
+
+impl fmt::Display for Remedy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => " (free space on its file system)",
+            ErrorKind::PermissionDenied => " (it must belong to the user that runs the keeper)",
+            ErrorKind::ReadOnlyFilesystem => " (its file system is read-only)",
+            _ => "",
+        })
+    }
+}
+
+/// Writes a file so that a reader, or the next start after a crash, finds the old content or the new one, whole
+/// (keeper 2.5): a temporary file beside it, synced, mode 0600, renamed; then the directory is synced too, because
+/// `dbstate` carries a promise.
+pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let attempt = || -> io::Result<()> {
+        let (dir, name) = match (path.parent(), path.file_name()) {
+            (Some(dir), Some(name)) => (dir, name),
+            _ => return Err(io::Error::new(ErrorKind::InvalidInput, "not the path of a file")),
+        };
+        let mut prefix = name.to_os_string();
+        prefix.push(".");
+        // tempfile makes it with mode 0600, and removes it unless it was renamed.
+        let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(dir)?;
+        file.write_all(content)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|failed| failed.error)?;
+        File::open(dir)?.sync_all()
+    };
+    attempt().map_err(FileError::new("write", path))
+}
+
+/// What must exist in a data directory that initdb has made (keeper 12.2; in majors 12 to 18 all of it does).
+const PARTS: [&str; 18] = [
+    "PG_VERSION",
+    "base",
+    "global",
+    "global/pg_control",
+    "pg_dynshmem",
+    "pg_logical",
+    "pg_multixact",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    "pg_tblspc",
+    "pg_twophase",
+    "pg_xact",
+    "pg_wal",
+];
+
+/// Is there a database cluster in this directory? Errs when that cannot be found out.
+pub fn is_initialised(data: &Path) -> Result<bool, FileError> {
+    for part in PARTS {
+        if !exists(&data.join(part))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn exists(path: &Path) -> Result<bool, FileError> {
+    path.try_exists().map_err(FileError::new("look for", path))
+}
+
+/// The major of the data, from the first line of `PG_VERSION`; `None` without such a file.
+pub fn data_major(data: &Path) -> Result<Option<u32>, FileError> {
+    let path = data.join("PG_VERSION");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(FileError::new("read", path)(source)),
+    };
+    let major = text.lines().next().unwrap_or("").trim();
+    let major = major.split('.').next().unwrap_or("").parse();
+    major.map(Some).map_err(|_| {
+        FileError::new("read a version from", path)(io::Error::new(
+            ErrorKind::InvalidData,
+            "no number in its first line",
+        ))
+    })
+}
+
+/// The system identifier: the first 8 bytes of `global/pg_control`, little-endian (keeper Y3).
+pub fn system_id(data: &Path) -> Result<u64, FileError> {
+    let path = data.join("global/pg_control");
+    let mut first = [0; 8];
+    File::open(&path)
+        .and_then(|mut file| file.read_exact(&mut first))
+        .map_err(FileError::new("read", path))?;
+    Ok(u64::from_le_bytes(first))
+}
+
+/// Which signal files are there; read when the server starts, and removed by it when recovery ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signals {
+    /// `standby.signal`: the instance is a standby (keeper R16).
+    pub standby: bool,
+    /// `recovery.signal`: a recovery to a target is under way; it says nothing about the role.
+    pub recovery: bool,
+}
+
+/// Looks for the signal files.
+pub fn signals(data: &Path) -> Result<Signals, FileError> {
+    Ok(Signals {
+        standby: exists(&data.join(STANDBY))?,
+        recovery: exists(&data.join(RECOVERY))?,
+    })
+}
+
+/// Writes `standby.signal` (empty, mode 0600), and removes a `recovery.signal` that nobody wants any more.
+pub fn signal_standby(data: &Path) -> Result<(), FileError> {
+    write_signal(data, STANDBY)?;
+    remove_if_there(&data.join(RECOVERY))
+}
+
+/// Writes `recovery.signal`.
+pub fn signal_recovery(data: &Path) -> Result<(), FileError> {
+    write_signal(data, RECOVERY)
+}
+
+/// Removes what would make the next start of a master fail or err: a forgotten `recovery.signal` (keeper 7.4).
+/// `standby.signal` is left alone: only a promotion makes a master of a standby (keeper I2).
+pub fn signal_nothing(data: &Path) -> Result<(), FileError> {
+    remove_if_there(&data.join(RECOVERY))
+}
+
+/// Renames a `recovery.conf` away, with which no supported server starts (keeper 7.4). Gives the new name when there
+/// was one.
+pub fn set_aside_recovery_conf(data: &Path) -> Result<Option<PathBuf>, FileError> {
+    let (old, aside) = (data.join("recovery.conf"), data.join("recovery.conf.aside"));
+    match fs::rename(&old, &aside) {
+        Ok(()) => Ok(Some(aside)),
+        Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(FileError::new("rename", old)(source)),
+    }
+}
+
+const STANDBY: &str = "standby.signal";
+const RECOVERY: &str = "recovery.signal";
+
+fn write_signal(data: &Path, name: &str) -> Result<(), FileError> {
+    let path = data.join(name);
+    if exists(&path)? {
+        Ok(())
+    } else {
+        write_atomically(&path, b"")
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(FileError::new("remove", path)(source)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes `postgresql.auto.conf` a symbolic link to `/dev/null`, so that nothing of an earlier ALTER SYSTEM or
+/// `pg_basebackup -R` counts and ALTER SYSTEM fails (keeper 8.5, I17).
+pub fn link_auto_conf(data: &Path) -> Result<(), FileError> {
+    let path = data.join("postgresql.auto.conf");
+    if fs::read_link(&path).is_ok_and(|target| target == Path::new("/dev/null")) {
+        return Ok(());
+    }
+    remove_if_there(&path)?;
+    symlink("/dev/null", &path).map_err(FileError::new("link to /dev/null", path))
+}
+
+/// Creates an empty data directory, mode 0700; one that is there already is fine.
+pub fn create_data(data: &Path) -> Result<(), FileError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data)
+        .map_err(FileError::new("create", data))
+}
+
+/// Gives the data directory the mode 0700 that the server insists on (0750 is fine too), where it has another.
+pub fn close_data(data: &Path) -> Result<(), FileError> {
+    let attempt = || {
+        let mode = fs::metadata(data)?.permissions().mode() & 0o777;
+        if matches!(mode, 0o700 | 0o750) {
+            return Ok(());
+        }
+        fs::set_permissions(data, fs::Permissions::from_mode(0o700))
+    };
+    attempt().map_err(FileError::new("set the mode of", data))
+}
+
+/// Removes a data directory and, where its tablespaces lie elsewhere, what its major keeps there (keeper 12.8, W38).
+/// Whoever calls has made sure of I4 and that no server runs. A directory that is not there is fine.
+///
+/// In a tablespace's directory only `PG_<major>_*` is ours: other majors and other instances may share it.
+pub fn remove_data(data: &Path) -> Result<(), FileError> {
+    for location in tablespaces(data)? {
+        let major = data_major(data)?;
+        for version_dir in entries(&location)? {
+            let name = version_dir
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if major.is_some_and(|major| name.starts_with(&format!("PG_{major}_"))) {
+                remove_tree(&version_dir)?;
+            }
+        }
+    }
+    remove_tree(data)
+}
+
+fn tablespaces(data: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let links = entries(&data.join("pg_tblspc"))?;
+    Ok(links
+        .iter()
+        .filter_map(|link| fs::read_link(link).ok())
+        .map(|target| data.join("pg_tblspc").join(target))
+        .collect())
+}
+
+/// The paths in a directory; none when there is no such directory.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let list = match fs::read_dir(dir) {
+        Ok(list) => list,
+        Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(FileError::new("list", dir)(source)),
+    };
+    list.map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<_>>()
+        .map_err(FileError::new("list", dir))
+}
+
+fn remove_tree(dir: &Path) -> Result<(), FileError> {
+    match fs::remove_dir_all(dir) {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(FileError::new("remove", dir)(source)),
+        _ => Ok(()),
+    }
+}
+
+/// Is this the name of a WAL segment file: 24 of `0`-`9`, `A`-`F` (keeper T4)?
+pub fn is_segment_name(name: &str) -> bool {
+    name.len() == 24 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
+}
+
+/// A segment's name less its timeline, which is the first 8 characters; `None` for other names.
+pub fn segment_without_timeline(name: &str) -> Option<&str> {
+    is_segment_name(name).then(|| &name[8..])
+}
+
+/// What `pg_wal` says about the oldest WAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OldestWal {
+    /// The name of the oldest segment.
+    File(String),
+    /// There is none.
+    NoneThere,
+    /// Segments are not 16 MiB, which sentinels assume, so there is nothing to tell them (keeper W27).
+    OtherSize {
+        /// Its size in bytes.
+        bytes: u64,
+    },
+}
+
+/// The oldest segment in `pg_wal`: the first name, sorted as text (keeper 3.5 step 8).
+pub fn oldest_wal(data: &Path) -> Result<OldestWal, FileError> {
+    let dir = data.join("pg_wal");
+    let names = entries(&dir)?
+        .into_iter()
+        .filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+    let Some(oldest) = names.filter(|name| is_segment_name(name)).min() else {
+        return Ok(OldestWal::NoneThere);
+    };
+    let path = dir.join(&oldest);
+    let bytes = fs::metadata(&path).map_err(FileError::new("look at", path))?.len();
+    Ok(if bytes == SEGMENT_BYTES {
+        OldestWal::File(oldest)
+    } else {
+        OldestWal::OtherSize { bytes }
+    })
+}
+
+/// What a server says in its lock file, `postmaster.pid`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PidFile {
+    /// Its process id; negative for a single-user server.
+    pub pid: i32,
+    /// Its state, line 8 (`utils/pidfile.h`): `starting`, `ready`, `standby`, `stopping`; `None` until its sockets are open.
+    pub status: Option<String>,
+}
+
+/// Reads `postmaster.pid`; `None` when there is none, or none that is written out.
+pub fn pid_file(data: &Path) -> Result<Option<PidFile>, FileError> {
+    let path = data.join("postmaster.pid");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(FileError::new("read", path)(source)),
+    };
+    let mut lines = text.lines();
+    let Some(pid) = lines.next().and_then(|line| line.trim().parse().ok()) else {
+        return Ok(None);
+    };
+    let status = lines
+        .nth(6)
+        .map(str::trim)
+        .filter(|status| !status.is_empty())
+        .map(str::to_owned);
+    Ok(Some(PidFile { pid, status }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rewritten_file_is_private_and_leaves_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dbstate");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        write_atomically(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_is_named_with_its_remedy() {
+        // Writing to /dev/full fails as a full disk does.
+        let full = File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+            .write_all(b"x")
+            .unwrap_err();
+        let told = FileError::new("write", "/data/dbstate")(full).to_string();
+        assert_eq!(told, "write /data/dbstate (free space on its file system)");
+    }
+
+    #[test]
+    fn a_failed_write_keeps_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        assert!(write_atomically(&path, b"new").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn segment_names_are_told_from_others() {
+        // keeper T4
+        assert!(is_segment_name("ABCDEF0123456789ABCDEF00"));
+        for other in [
+            "",
+            "ABCDEF0123456789ABCDEF0",
+            "$123",
+            "00000002.history",
+            "abcdef0123456789abcdef00",
+        ] {
+            assert!(!is_segment_name(other), "{other}");
+        }
+        assert_eq!(
+            segment_without_timeline("ABCDEF0123456789ABCDEF00"),
+            Some("23456789ABCDEF00")
+        );
+    }
+
+    #[test]
+    fn the_oldest_segment_is_the_first_by_name_of_16_mib() {
+        let dir = tempfile::tempdir().unwrap();
+        let wal = dir.path().join("pg_wal");
+        fs::create_dir(&wal).unwrap();
+        assert_eq!(oldest_wal(dir.path()).unwrap(), OldestWal::NoneThere);
+        for (name, bytes) in [
+            ("000000020000000000000004", SEGMENT_BYTES),
+            ("000000010000000000000003", SEGMENT_BYTES),
+            ("00000002.history", 41),
+        ] {
+            File::create(wal.join(name)).unwrap().set_len(bytes).unwrap();
+        }
+        assert_eq!(
+            oldest_wal(dir.path()).unwrap(),
+            OldestWal::File("000000010000000000000003".into())
+        );
+        File::create(wal.join("000000010000000000000002"))
+            .unwrap()
+            .set_len(64 << 20)
+            .unwrap();
+        assert_eq!(
+            oldest_wal(dir.path()).unwrap(),
+            OldestWal::OtherSize { bytes: 64 << 20 }
+        );
+    }
+
+    #[test]
+    fn signal_files_change_only_as_is_safe() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path();
+        signal_recovery(data).unwrap();
+        signal_standby(data).unwrap();
+        assert_eq!(
+            signals(data).unwrap(),
+            Signals {
+                standby: true,
+                recovery: false
+            }
+        );
+        signal_recovery(data).unwrap();
+        signal_nothing(data).unwrap();
+        assert_eq!(
+            signals(data).unwrap(),
+            Signals {
+                standby: true,
+                recovery: false
+            },
+            "keeper I2"
+        );
+    }
+
+    #[test]
+    fn removing_the_data_empties_its_tablespaces_of_its_own_major_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, space) = (dir.path().join("postgres"), dir.path().join("space"));
+        for made in [
+            data.join("pg_tblspc"),
+            space.join("PG_15_202209061/5"),
+            space.join("PG_17_202406281"),
+        ] {
+            fs::create_dir_all(made).unwrap();
+        }
+        fs::write(data.join("PG_VERSION"), "15\n").unwrap();
+        fs::write(space.join("notes"), "of a stranger").unwrap();
+        symlink(&space, data.join("pg_tblspc/16385")).unwrap();
+        remove_data(&data).unwrap();
+        assert!(!data.exists());
+        let mut left: Vec<_> = fs::read_dir(&space)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["PG_17_202406281", "notes"]);
+        remove_data(&data).unwrap();
+    }
+
+    #[test]
+    fn the_lock_file_tells_pid_and_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |text: &str| fs::write(dir.path().join("postmaster.pid"), text).unwrap();
+        assert_eq!(pid_file(dir.path()).unwrap(), None);
+        write("");
+        assert_eq!(pid_file(dir.path()).unwrap(), None);
+        write("4711\n/data\n1700000000\n5432\n/tmp\n");
+        assert_eq!(
+            pid_file(dir.path()).unwrap(),
+            Some(PidFile {
+                pid: 4711,
+                status: None
+            })
+        );
+        write("4711\n/data\n1700000000\n5432\n/tmp\n127.0.0.1\n  123   456\nready   \n");
+        assert_eq!(
+            pid_file(dir.path()).unwrap(),
+            Some(PidFile {
+                pid: 4711,
+                status: Some("ready".into())
+            })
+        );
+    }
+
+    #[test]
+    fn the_auto_conf_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("postgresql.auto.conf");
+        fs::write(&path, "port = 1").unwrap();
+        for _ in 0..2 {
+            link_auto_conf(dir.path()).unwrap();
+            assert_eq!(fs::read_link(&path).unwrap(), Path::new("/dev/null"));
+        }
+    }
+}

@@ -1,0 +1,616 @@
+//! Starts, stops, reloads and promotes the instance of one data directory (keeper section 12). What it is to be, and
+//! when, is `converge`'s to decide.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::postgres::conf::{self, Parameters, Recovery, RecoveryMode};
+use crate::postgres::credentials::Login;
+use crate::postgres::environment;
+use crate::postgres::files::{self, FileError};
+use crate::postgres::hba;
+use crate::postgres::helper::{self, HelperError, explain};
+use crate::postgres::process::{self, Process};
+use crate::postgres::programs::Programs;
+use crate::postgres::replication::{Replication, Target};
+use crate::postgres::server::{Life, Server};
+use crate::postgres::sql::{Sql, SqlError};
+
+/// What an instance is, for the life of the process.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its data directory (PGDATA), an absolute path.
+    pub data: PathBuf,
+    /// Directory of its unix socket; the reference's is `/tmp`.
+    pub socket_dir: String,
+    /// `listen_addresses`.
+    pub listen_addresses: String,
+    /// Its port.
+    pub port: u16,
+    /// Its superuser.
+    pub superuser: Login,
+    /// Its replication user.
+    pub replication: Login,
+    /// Limit of each question to it, fixed for the life of the process (keeper 3.1).
+    pub request_timeout: Duration,
+}
+
+/// What the generated files say. The loop compares what it wants with what it last made known to the server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files {
+    /// Parameters of `postgresql.conf`.
+    pub parameters: Parameters,
+    /// Lines of `pg_hba.conf`.
+    pub hba: Vec<String>,
+    /// Recovery settings and the signal file.
+    pub recovery: Recovery,
+}
+
+/// With which configuration a server is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With the generated one alone.
+    Normal,
+    /// During an initialisation: with what the data directory came with, overridden (keeper 8.5, rule 7).
+    Temporary,
+}
+
+/// How long a stop may take before it becomes harsher (keeper W6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StopLimits {
+    /// For a fast stop, which ends sessions and writes a checkpoint; then comes an immediate one.
+    pub fast: Duration,
+    /// For an immediate stop, after which the next start recovers; then all processes are killed.
+    pub immediate: Duration,
+}
+
+impl Default for StopLimits {
+    fn default() -> Self {
+        Self {
+            fast: Duration::from_secs(60),
+            immediate: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How a server was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// It did not run.
+    WasNot,
+    /// By a fast stop. Whether it was clean the control file says.
+    Fast,
+    /// By an immediate stop, after the limit of the fast one.
+    Immediate,
+    /// By force.
+    Killed,
+}
+
+/// The server that runs on the data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Running {
+    /// Its process id.
+    pub pid: i32,
+    /// It is our child, rather than one that an earlier keeper left behind.
+    pub is_child: bool,
+}
+
+/// What the files say about the role (keeper R16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalRole {
+    /// No database cluster is there.
+    Undefined,
+    /// `standby.signal` is not there.
+    Master,
+    /// `standby.signal` is there.
+    Standby,
+}
+
+/// Why an instance did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// Its port belongs to somebody else.
+    #[error(
+        "port {port} at {address} is in use by another program: stop that program, or give this keeper another \
+         --pg-port"
+    )]
+    PortTaken {
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+    },
+    /// A server runs on the data directory where none may.
+    #[error("a server (process {pid}) runs on {}", data.display())]
+    Runs {
+        /// Its process id.
+        pid: i32,
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// No server runs where one must.
+    #[error("no server runs on {}", data.display())]
+    NotRunning {
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// The server ended instead.
+    #[error("{act}: the server ended{}{}", ended_how(*status), explain(tail))]
+    Ended {
+        /// What was attempted.
+        act: &'static str,
+        /// How it ended.
+        status: Option<ExitStatus>,
+        /// The last lines that it printed.
+        tail: Vec<String>,
+    },
+    /// It took too long; a server may run all the same.
+    #[error("{act}: not done within {limit:?}")]
+    Timeout {
+        /// What was attempted.
+        act: &'static str,
+        /// How long it was given.
+        limit: Duration,
+    },
+    /// The program could not be run, or a process not signalled.
+    #[error("{act}")]
+    Process {
+        /// What was attempted.
+        act: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A helper program failed.
+    #[error(transparent)]
+    Helper(#[from] HelperError),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+fn ended_how(status: Option<ExitStatus>) -> String {
+    status.map(|status| format!(" ({status})")).unwrap_or_default()
+}
+
+/// Limit for the start of a server up to its opened sockets (keeper section 0).
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How often files and the server are looked at while something is awaited.
+const POLL: Duration = Duration::from_millis(20);
+/// How long the children of a killed server get to end by themselves before they are killed.
+const ORPHANS_LIMIT: Duration = Duration::from_secs(2);
+
+/// One instance: its files, its processes, its SQL.
+///
+/// Calls that change something must not overlap; dropping a call's future cancels it.
+#[derive(Debug)]
+pub struct Instance {
+    config: Config,
+    programs: Arc<Programs>,
+    acts: Sql,
+    observer: Sql,
+    life: watch::Sender<Life>,
+    server: Mutex<Option<Server>>,
+}
+
+impl Instance {
+    /// Takes hold of a data directory; nothing is looked at or changed yet.
+    pub fn new(config: Config, programs: Arc<Programs>) -> Self {
+        let sql = || {
+            Sql::local(
+                &config.socket_dir,
+                config.port,
+                &config.superuser,
+                config.request_timeout,
+            )
+        };
+        let (acts, observer) = (sql(), sql());
+        Self {
+            acts,
+            observer,
+            config,
+            programs,
+            life: watch::Sender::new(Life::NotStarted),
+            server: Mutex::new(None),
+        }
+    }
+
+    /// What it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The programs that it runs.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// SQL for what a pass does.
+    pub fn sql(&self) -> &Sql {
+        &self.acts
+    }
+
+    /// SQL for observations, in a connection of its own, so that neither waits for the other.
+    pub fn observer(&self) -> &Sql {
+        &self.observer
+    }
+
+    /// Replication commands to it.
+    pub fn replication(&self) -> Replication {
+        let target = Target::Local(self.config.socket_dir.clone(), self.config.port);
+        Replication::new(target, self.config.replication.clone(), self.config.request_timeout)
+    }
+
+    /// The life of the server that was started last; changes the moment it ends (keeper W2).
+    pub fn life(&self) -> watch::Receiver<Life> {
+        self.life.subscribe()
+    }
+
+    /// The last lines that the server which was started last has printed: why it ended.
+    pub async fn last_words(&self) -> Vec<String> {
+        match &mut *self.server.lock().await {
+            Some(server) => server.last_words().await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Is there a database cluster (keeper 12.2)?
+    pub fn is_initialised(&self) -> Result<bool, FileError> {
+        files::is_initialised(&self.config.data)
+    }
+
+    /// The role that the files say.
+    pub fn local_role(&self) -> Result<LocalRole, FileError> {
+        if !self.is_initialised()? {
+            return Ok(LocalRole::Undefined);
+        }
+        Ok(if files::signals(&self.config.data)?.standby {
+            LocalRole::Standby
+        } else {
+            LocalRole::Master
+        })
+    }
+
+    /// The server that runs on the data directory, if one does.
+    pub async fn running(&self) -> Result<Option<Running>, FileError> {
+        if let Life::Running { pid } = *self.life.borrow() {
+            return Ok(Some(Running { pid, is_child: true }));
+        }
+        let leftover = process::postmaster(&self.config.data)?;
+        Ok(leftover.map(|process| Running {
+            pid: process.pid(),
+            is_child: false,
+        }))
+    }
+
+    /// Writes the files and starts the server as a child; gives back once its sockets are open, which is before it
+    /// takes connections (keeper 12.3). None may run before.
+    pub async fn start(&self, files: &Files, kind: Start) -> Result<Running, InstanceError> {
+        const ACT: &str = "start PostgreSQL";
+        if let Some(running) = self.running().await? {
+            return Err(InstanceError::Runs {
+                pid: running.pid,
+                data: self.config.data.clone(),
+            });
+        }
+        self.end_orphans().await;
+        self.write_files(files, kind)?;
+        self.check_port()?;
+        info!("starting database");
+        let mut command = environment::command(&self.programs.path("postgres"));
+        command.arg("-D").arg(&self.config.data);
+        command
+            .arg("-c")
+            .arg(format!("unix_socket_directories={}", self.config.socket_dir));
+        if kind == Start::Temporary {
+            let file = self.config.data.join(conf::TEMPORARY_FILE);
+            command.arg("-c").arg(format!("config_file={}", file.display()));
+        }
+        let mut life = self.life.subscribe();
+        let pid = {
+            // Held before the launch: a cancelled start never loses a server.
+            let mut slot = self.server.lock().await;
+            let launched = Server::launch(command, &self.life);
+            let server = slot.insert(launched.map_err(|source| InstanceError::Process { act: ACT, source })?);
+            server.process().pid()
+        };
+        let opened = async {
+            // Line 8 of the lock file comes after the sockets: a port that is taken shows before.
+            loop {
+                let lock = files::pid_file(&self.config.data)?;
+                if lock.is_some_and(|lock| lock.pid == pid && lock.status.is_some()) {
+                    return Ok(());
+                }
+                sleep(POLL).await;
+            }
+        };
+        tokio::select! {
+            status = ended(&mut life) => {
+                self.check_port()?; // somebody took it between the look and the start
+                Err(self.ended_error(ACT, status).await)
+            }
+            opened = timeout(START_LIMIT, opened) => match opened {
+                Ok(Ok(())) => Ok(Running { pid, is_child: true }),
+                Ok(Err(failed)) => Err(failed),
+                Err(_) => Err(InstanceError::Timeout { act: ACT, limit: START_LIMIT }),
+            },
+        }
+    }
+
+    /// Waits until the server answers a trivial question; errs when it ends, or at the limit (none waits for ever).
+    pub async fn wait_ready(&self, limit: Option<Duration>) -> Result<(), InstanceError> {
+        const ACT: &str = "wait until PostgreSQL takes connections";
+        let answers = async {
+            // The lock file is asked first, for a server that recovers would log every try.
+            loop {
+                let lock = files::pid_file(&self.config.data)?;
+                if lock.and_then(|lock| lock.status).as_deref() == Some("ready") && self.acts.ping().await.is_ok() {
+                    return Ok(());
+                }
+                sleep(POLL).await;
+            }
+        };
+        self.unless_ended(ACT, limit, answers).await
+    }
+
+    /// Stops the server, ours or one that an earlier keeper left behind: fast, and harsher past the limits. All
+    /// processes are gone afterwards.
+    pub async fn stop(&self, limits: StopLimits) -> Result<Stopped, InstanceError> {
+        const ACT: &str = "stop PostgreSQL";
+        let server = self.server.lock().await;
+        let leftover;
+        let process: &Process = match (&*server, *self.life.borrow()) {
+            (Some(server), Life::Running { .. }) => server.process(),
+            _ => match process::postmaster(&self.config.data)? {
+                Some(process) => {
+                    leftover = process;
+                    &leftover
+                }
+                None => return Ok(Stopped::WasNot),
+            },
+        };
+        info!("stopping database");
+        let signal = |signal| {
+            process
+                .signal(signal)
+                .map_err(|source| InstanceError::Process { act: ACT, source })
+        };
+        // PostgreSQL manual 19.5: SIGINT is a fast shutdown, SIGQUIT an immediate one.
+        signal(Signal::INT)?;
+        if timeout(limits.fast, self.gone(process)).await.is_ok() {
+            return Ok(Stopped::Fast);
+        }
+        warn!(limit = ?limits.fast, "fast stop takes too long, stopping at once");
+        signal(Signal::QUIT)?;
+        if timeout(limits.immediate, self.gone(process)).await.is_ok() {
+            self.end_orphans().await;
+            return Ok(Stopped::Immediate);
+        }
+        warn!(limit = ?limits.immediate, "immediate stop takes too long, killing");
+        signal(Signal::KILL)?;
+        self.gone(process).await;
+        self.end_orphans().await;
+        Ok(Stopped::Killed)
+    }
+
+    /// Waits for the end of a server; of our child until it is reaped.
+    async fn gone(&self, process: &Process) {
+        let mut life = self.life.subscribe();
+        let is_child = *life.borrow_and_update() == Life::Running { pid: process.pid() };
+        if is_child {
+            // The sender is our own: it cannot be gone.
+            let _ = life.wait_for(|life| !matches!(life, Life::Running { .. })).await;
+        } else {
+            process.ended().await;
+        }
+    }
+
+    /// Stops fast and starts with these files. It does not wait for readiness (keeper 12.6).
+    pub async fn restart(&self, files: &Files, limits: StopLimits) -> Result<Running, InstanceError> {
+        self.stop(limits).await?;
+        self.start(files, Start::Normal).await
+    }
+
+    /// Writes the files and has the server read them. What it thinks of them [`Sql::file_errors`] tells.
+    pub async fn reload(&self, files: &Files) -> Result<(), InstanceError> {
+        const ACT: &str = "reload the configuration";
+        info!("reloading database configuration");
+        self.write_files(files, Start::Normal)?;
+        let process = process::postmaster(&self.config.data)?.ok_or_else(|| self.not_running())?;
+        process
+            .signal(Signal::HUP)
+            .map_err(|source| InstanceError::Process { act: ACT, source })
+    }
+
+    /// Promotes a standby and waits until it takes writes; then writes the files again, which must be those of a
+    /// master (keeper 12.7). A limit or a cancellation leaves a promotion that was begun under way.
+    pub async fn promote(&self, files: &Files, limit: Duration) -> Result<(), InstanceError> {
+        const ACT: &str = "promote PostgreSQL";
+        info!("promoting database");
+        // pg_ctl rather than pg_promote(): it needs no connection, which a server full of clients may not give.
+        let mut command = environment::command(&self.programs.path("pg_ctl"));
+        command.arg("promote").arg("-W").arg("-D").arg(&self.config.data);
+        helper::output(command, self.config.request_timeout).await?;
+        let promoted = async {
+            loop {
+                // Its answer counts, whatever the signal file says: the file goes first.
+                match self.acts.is_in_recovery().await {
+                    Ok(false) => return Ok(()),
+                    Ok(true) | Err(SqlError::Connect { .. } | SqlError::Query { .. } | SqlError::Timeout { .. }) => {}
+                    Err(SqlError::Answer { .. }) => {}
+                }
+                sleep(POLL).await;
+            }
+        };
+        self.unless_ended(ACT, Some(limit), promoted).await?;
+        self.write_files(files, Start::Normal)?;
+        Ok(())
+    }
+
+    /// Removes the data directory (keeper 12.8); refused while a server runs. Whoever calls has made sure of I4.
+    pub async fn remove_data(&self) -> Result<(), InstanceError> {
+        if let Some(running) = self.running().await? {
+            return Err(InstanceError::Runs {
+                pid: running.pid,
+                data: self.config.data.clone(),
+            });
+        }
+        self.end_orphans().await;
+        let data = self.config.data.clone();
+        let removed = tokio::task::spawn_blocking(move || files::remove_data(&data)).await;
+        Ok(removed.expect("removing files does not panic")?)
+    }
+
+    fn not_running(&self) -> InstanceError {
+        InstanceError::NotRunning {
+            data: self.config.data.clone(),
+        }
+    }
+
+    /// Does something unless the server ends first.
+    async fn unless_ended(
+        &self,
+        act: &'static str,
+        limit: Option<Duration>,
+        work: impl Future<Output = Result<(), InstanceError>>,
+    ) -> Result<(), InstanceError> {
+        let mut life = self.life.subscribe();
+        let limited = async {
+            match limit {
+                Some(limit) => timeout(limit, work)
+                    .await
+                    .unwrap_or(Err(InstanceError::Timeout { act, limit })),
+                None => work.await,
+            }
+        };
+        tokio::select! {
+            status = ended(&mut life) => Err(self.ended_error(act, status).await),
+            done = limited => done,
+        }
+    }
+
+    async fn ended_error(&self, act: &'static str, status: Option<ExitStatus>) -> InstanceError {
+        InstanceError::Ended {
+            act,
+            status,
+            tail: self.last_words().await,
+        }
+    }
+
+    fn write_files(&self, files: &Files, kind: Start) -> Result<(), FileError> {
+        let data = &self.config.data;
+        files::close_data(data)?;
+        match kind {
+            Start::Normal => {
+                let text = conf::render(&files.parameters, &files.recovery);
+                files::write_atomically(&data.join(conf::FILE), text.as_bytes())?;
+            }
+            Start::Temporary => {
+                let has_file = data.join(conf::FILE).exists();
+                let text = conf::render_temporary(has_file, &files.parameters, &files.recovery);
+                files::write_atomically(&data.join(conf::TEMPORARY_FILE), text.as_bytes())?;
+            }
+        }
+        files::write_atomically(&data.join(hba::FILE), hba::render(&files.hba).as_bytes())?;
+        match files.recovery.mode {
+            RecoveryMode::Standby => files::signal_standby(data)?,
+            RecoveryMode::Recovery => files::signal_recovery(data)?,
+            RecoveryMode::None => files::signal_nothing(data)?,
+        }
+        if let Some(aside) = files::set_aside_recovery_conf(data)? {
+            warn!(to = %aside.display(), "renamed a recovery.conf, with which PostgreSQL does not start");
+        }
+        files::link_auto_conf(data)
+    }
+
+    /// Ends what a killed server has left: its children, with which the next one does not start.
+    async fn end_orphans(&self) {
+        let orphans = process::at_work_in(&self.config.data);
+        if orphans.is_empty() {
+            return;
+        }
+        warn!(processes = orphans.len(), "ending what a killed PostgreSQL left behind");
+        // As a postmaster does with them when one of them has crashed; who is gone already is fine.
+        for signal in [Signal::QUIT, Signal::KILL] {
+            for orphan in &orphans {
+                if let Err(refused) = orphan.signal(signal) {
+                    warn!(pid = orphan.pid(), error = %refused, "could not signal a process of PostgreSQL");
+                }
+            }
+            let all_gone = async {
+                for orphan in &orphans {
+                    orphan.ended().await;
+                }
+            };
+            if timeout(ORPHANS_LIMIT, all_gone).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Errs when a port that the server is to listen at is taken, which the server itself would tell only in its log,
+    /// or not at all when another of its addresses is free.
+    fn check_port(&self) -> Result<(), InstanceError> {
+        let port = self.config.port;
+        for address in literal_addresses(&self.config.listen_addresses) {
+            // The standard library sets SO_REUSEADDR, as the server does: only a listener is in the way.
+            if let Err(refused) = TcpListener::bind(SocketAddr::new(address, port))
+                && refused.kind() == std::io::ErrorKind::AddrInUse
+            {
+                return Err(InstanceError::PortTaken { address, port });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How the server ended, once it has.
+async fn ended(life: &mut watch::Receiver<Life>) -> Option<ExitStatus> {
+    match life
+        .wait_for(|life| matches!(life, Life::Ended { .. }))
+        .await
+        .as_deref()
+    {
+        Ok(Life::Ended { status, .. }) => *status,
+        // The sender belongs to the instance, which is borrowed meanwhile.
+        _ => std::future::pending().await,
+    }
+}
+
+/// The addresses of `listen_addresses` that can be tried beforehand; names are left to the server.
+fn literal_addresses(listen_addresses: &str) -> Vec<IpAddr> {
+    let literal = |word: &str| match word.trim().trim_matches('"') {
+        "*" => Some(IpAddr::from([0, 0, 0, 0])),
+        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+        word => word.parse().ok(),
+    };
+    let addresses = listen_addresses.split(',').filter_map(literal);
+    // The server's socket for `::` takes IPv6 only; ours would not.
+    addresses
+        .filter(|address| !(address.is_ipv6() && address.is_unspecified()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listen_addresses_give_what_can_be_tried() {
+        let v4 = |a, b, c, d| IpAddr::from([a, b, c, d]);
+        assert_eq!(literal_addresses("*"), [v4(0, 0, 0, 0)]);
+        assert_eq!(
+            literal_addresses("10.0.0.1, localhost,db.example"),
+            [v4(10, 0, 0, 1), v4(127, 0, 0, 1)]
+        );
+        assert_eq!(literal_addresses("::"), [] as [IpAddr; 0]);
+        assert_eq!(literal_addresses(""), [] as [IpAddr; 0]);
+    }
+}

@@ -1,0 +1,24 @@
+//! One PostgreSQL instance: its programs, processes, files and SQL. It never hears of the cluster: names, paths,
+//! maps, positions and timelines come in, facts go out; what to do with them is `converge`'s to say.
+//!
+//! Two things are deliberately absent. Nothing here serialises calls: one loop acts on an instance, and whoever
+//! drops the future of an act has cancelled it (helper programs are killed, a server that was being started runs
+//! on and is found by [`instance::Instance::running`]). And nothing here remembers what was last made known to
+//! the server: that is the loop's snapshot.
+
+pub mod conf;
+pub mod conninfo;
+pub mod credentials;
+pub mod environment;
+pub mod files;
+pub mod hba;
+pub mod helper;
+pub mod history;
+pub mod instance;
+pub mod lock;
+pub mod process;
+pub mod programs;
+pub mod replication;
+pub mod server;
+pub mod sql;
+pub mod state;

@@ -1,0 +1,344 @@
+//! Replication commands, Q8 and Q9 of keeper 13.1: a small client for what tokio-postgres cannot open, a connection
+//! in physical replication mode. Each command has a connection of its own, which uses a WAL sender for a moment.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use control::model::Lsn;
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::backend::{ErrorFields, Message};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::postgres::conninfo::Address;
+use crate::postgres::credentials::Login;
+use crate::postgres::history::{self, Ancestor, HistoryError};
+
+/// Why a command has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicationError {
+    /// There is no connection, or it broke.
+    #[error("{act}: replication connection to {at}")]
+    Io {
+        /// What was attempted.
+        act: &'static str,
+        /// Where.
+        at: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The server refused.
+    #[error("{act}: {at} says: {message}")]
+    Refused {
+        /// What was attempted.
+        act: &'static str,
+        /// Where.
+        at: String,
+        /// The server's message, with its code.
+        message: String,
+    },
+    /// The server speaks, but not as it must.
+    #[error("{act}: {at} answers with {what}")]
+    Protocol {
+        /// What was attempted.
+        act: &'static str,
+        /// Where.
+        at: String,
+        /// What came.
+        what: String,
+    },
+    /// The server did not answer in time.
+    #[error("{act}: no answer from {at} within {limit:?}")]
+    Timeout {
+        /// What was attempted.
+        act: &'static str,
+        /// Where.
+        at: String,
+        /// The request timeout.
+        limit: Duration,
+    },
+    /// A timeline's history is no history.
+    #[error("{act}")]
+    History {
+        /// What was attempted.
+        act: &'static str,
+        /// What is wrong.
+        source: HistoryError,
+    },
+}
+
+/// Where to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The instance's own unix socket: directory and port.
+    Local(String, u16),
+    /// Another instance.
+    Remote(Address),
+}
+
+impl Target {
+    fn name(&self) -> String {
+        match self {
+            Self::Local(dir, port) => format!("{dir}:{port}"),
+            Self::Remote(address) => format!("{}:{}", address.host, address.port),
+        }
+    }
+}
+
+/// What an instance says that it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// System identifier.
+    pub system_id: u64,
+    /// Its timeline.
+    pub timeline: u64,
+    /// On a master the flushed position; on a standby the greater of the replayed one and the received one of the
+    /// same timeline.
+    pub position: Lsn,
+}
+
+/// Sends replication commands to one instance.
+#[derive(Debug, Clone)]
+pub struct Replication {
+    target: Target,
+    login: Login,
+    limit: Duration,
+}
+
+impl Replication {
+    /// Will connect to `target` as `login`; every command, with its connection, is limited by `limit`.
+    pub fn new(target: Target, login: Login, limit: Duration) -> Self {
+        Self { target, login, limit }
+    }
+
+    /// Q8, `IDENTIFY_SYSTEM`.
+    pub async fn identify(&self) -> Result<Identity, ReplicationError> {
+        let act = "identify the system";
+        let row = self.command(act, "IDENTIFY_SYSTEM").await?;
+        let text = |index: usize| row.get(index).and_then(Option::as_deref).map(String::from_utf8_lossy);
+        let identity = || {
+            Some(Identity {
+                system_id: text(0)?.parse().ok()?,
+                timeline: text(1)?.parse().ok()?,
+                position: Lsn::parse(&text(2)?)?,
+            })
+        };
+        identity().ok_or_else(|| self.protocol(act, "a row of another form"))
+    }
+
+    /// Q9, `TIMELINE_HISTORY`: all ancestors of a timeline, oldest first; none, and nothing asked, for the first
+    /// timeline (keeper T4).
+    pub async fn history(&self, timeline: u64) -> Result<Vec<Ancestor>, ReplicationError> {
+        let act = "read the history of a timeline";
+        if timeline <= 1 {
+            return Ok(Vec::new());
+        }
+        let row = self.command(act, &format!("TIMELINE_HISTORY {timeline}")).await?;
+        // Declared bytea up to 13 and text from 14 on, and always the file's raw bytes.
+        let content = row.get(1).and_then(Option::as_deref).unwrap_or_default();
+        history::parse(&String::from_utf8_lossy(content)).map_err(|source| ReplicationError::History { act, source })
+    }
+
+    async fn command(&self, act: &'static str, command: &str) -> Result<Vec<Option<Bytes>>, ReplicationError> {
+        let at = || self.target.name();
+        match timeout(self.limit, self.converse(command)).await {
+            Ok(Ok(row)) => Ok(row),
+            Ok(Err(Failure::Io(source))) => Err(ReplicationError::Io { act, at: at(), source }),
+            Ok(Err(Failure::Refused(message))) => Err(ReplicationError::Refused { act, at: at(), message }),
+            Ok(Err(Failure::Protocol(what))) => Err(ReplicationError::Protocol { act, at: at(), what }),
+            Err(_) => Err(ReplicationError::Timeout {
+                act,
+                at: at(),
+                limit: self.limit,
+            }),
+        }
+    }
+
+    fn protocol(&self, act: &'static str, what: &str) -> ReplicationError {
+        ReplicationError::Protocol {
+            act,
+            at: self.target.name(),
+            what: what.to_owned(),
+        }
+    }
+
+    async fn converse(&self, command: &str) -> Result<Vec<Option<Bytes>>, Failure> {
+        match &self.target {
+            Target::Local(dir, port) => {
+                let path = PathBuf::from(dir).join(format!(".s.PGSQL.{port}"));
+                self.converse_over(UnixStream::connect(path).await?, command).await
+            }
+            Target::Remote(address) => {
+                let port = address.port.parse::<u16>();
+                let port = port.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "port is no number"))?;
+                let stream = TcpStream::connect((address.host.as_str(), port)).await?;
+                stream.set_nodelay(true)?;
+                self.converse_over(stream, command).await
+            }
+        }
+    }
+
+    async fn converse_over<S>(&self, stream: S, command: &str) -> Result<Vec<Option<Bytes>>, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut wire = Wire {
+            stream,
+            read: BytesMut::new(),
+            write: BytesMut::new(),
+        };
+        let parameters = [
+            ("user", self.login.user.as_str()),
+            ("replication", "true"),
+            ("client_encoding", "UTF8"),
+        ];
+        frontend::startup_message(parameters, &mut wire.write)?;
+        wire.flush().await?;
+        self.authenticate(&mut wire).await?;
+        frontend::query(command, &mut wire.write)?;
+        wire.flush().await?;
+        let mut row = None;
+        loop {
+            match wire.next().await? {
+                Message::DataRow(data) => {
+                    let ranges: Vec<_> = data.ranges().collect()?;
+                    let whole = data.buffer_bytes();
+                    row = Some(
+                        ranges
+                            .into_iter()
+                            .map(|range| range.map(|range| whole.slice(range)))
+                            .collect(),
+                    );
+                }
+                Message::ReadyForQuery(_) => break,
+                _ => {}
+            }
+        }
+        frontend::terminate(&mut wire.write);
+        // The answer is complete: whether the server still hears the good-bye does not matter.
+        let _ = wire.flush().await;
+        row.ok_or_else(|| Failure::Protocol("no row".to_owned()))
+    }
+
+    /// Up to the server's readiness for a command.
+    async fn authenticate<S>(&self, wire: &mut Wire<S>) -> Result<(), Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let password = || {
+            let password = self.login.password().map(str::as_bytes);
+            password.ok_or_else(|| Failure::Protocol("a demand for a password, and there is none".to_owned()))
+        };
+        let mut scram: Option<ScramSha256> = None;
+        loop {
+            match wire.next().await? {
+                Message::AuthenticationOk => {}
+                Message::AuthenticationMd5Password(body) => {
+                    let hash = md5_hash(self.login.user.as_bytes(), password()?, body.salt());
+                    frontend::password_message(hash.as_bytes(), &mut wire.write)?;
+                    wire.flush().await?;
+                }
+                Message::AuthenticationSasl(body) => {
+                    let mut mechanisms = body.mechanisms();
+                    let mut offered = false;
+                    while let Some(mechanism) = mechanisms.next()? {
+                        offered |= mechanism == SCRAM_SHA_256;
+                    }
+                    if !offered {
+                        return Err(Failure::Protocol("no SASL mechanism that is known".to_owned()));
+                    }
+                    let exchange = ScramSha256::new(password()?, ChannelBinding::unsupported());
+                    frontend::sasl_initial_response(SCRAM_SHA_256, exchange.message(), &mut wire.write)?;
+                    wire.flush().await?;
+                    scram = Some(exchange);
+                }
+                Message::AuthenticationSaslContinue(body) => {
+                    let exchange = scram.as_mut().ok_or_else(out_of_turn)?;
+                    exchange.update(body.data())?;
+                    frontend::sasl_response(exchange.message(), &mut wire.write)?;
+                    wire.flush().await?;
+                }
+                Message::AuthenticationSaslFinal(body) => {
+                    scram.as_mut().ok_or_else(out_of_turn)?.finish(body.data())?
+                }
+                Message::ReadyForQuery(_) => return Ok(()),
+                Message::BackendKeyData(_) | Message::ParameterStatus(_) | Message::NoticeResponse(_) => {}
+                // A password in clear is never sent.
+                _ => {
+                    return Err(Failure::Protocol(
+                        "an authentication method that is not supported".to_owned(),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+enum Failure {
+    Io(io::Error),
+    Refused(String),
+    Protocol(String),
+}
+
+impl From<io::Error> for Failure {
+    fn from(source: io::Error) -> Self {
+        Self::Io(source)
+    }
+}
+
+fn out_of_turn() -> Failure {
+    Failure::Protocol("an authentication message out of turn".to_owned())
+}
+
+/// Messages over a stream.
+struct Wire<S> {
+    stream: S,
+    read: BytesMut,
+    write: BytesMut,
+}
+
+/// Most bytes of an answer that are held: a history file is a few hundred bytes an ancestor.
+const READ_BYTES_MAX: usize = 4 << 20;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    async fn flush(&mut self) -> io::Result<()> {
+        self.stream.write_all_buf(&mut self.write).await?;
+        self.stream.flush().await
+    }
+
+    /// The next message; an error that the server reports is one.
+    async fn next(&mut self) -> Result<Message, Failure> {
+        loop {
+            match Message::parse(&mut self.read)? {
+                Some(Message::ErrorResponse(body)) => return Err(Failure::Refused(told(body.fields())?)),
+                Some(message) => return Ok(message),
+                None if self.read.len() > READ_BYTES_MAX => {
+                    return Err(Failure::Protocol("an answer without end".to_owned()));
+                }
+                None => {}
+            }
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                return Err(Failure::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+}
+
+/// The message of an error response, with its code (SQLSTATE).
+fn told(mut fields: ErrorFields<'_>) -> io::Result<String> {
+    let (mut message, mut code) = (String::new(), String::new());
+    while let Some(field) = fields.next()? {
+        match field.type_() {
+            b'M' => message = String::from_utf8_lossy(field.value_bytes()).into_owned(),
+            b'C' => code = String::from_utf8_lossy(field.value_bytes()).into_owned(),
+            _ => {}
+        }
+    }
+    Ok(format!("{message} ({code})"))
+}

@@ -1,0 +1,109 @@
+//! The postmaster as the keeper's child (design D-5): launched, its output heard, its end known at once. When to
+//! launch and how to stop is `instance`'s to say.
+//!
+//! Its process group is its own, so a Ctrl-C at the terminal reaches the keeper alone. It is never killed for being
+//! forgotten: a keeper that is killed leaves it running. Its output comes through pipes: a reader of the keeper's
+//! log that stalls does not stall the server, the last lines explain a failure, and a server that outlives the
+//! keeper writes into a closed pipe, which it ignores (it sets SIGPIPE aside, postmaster.c).
+
+use std::io;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::postgres::helper::{Tail, drain};
+use crate::postgres::process::Process;
+
+/// What is known of the server that this keeper started last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// None was started yet.
+    NotStarted,
+    /// It runs.
+    Running {
+        /// Its process id.
+        pid: i32,
+    },
+    /// It has ended, and was reaped.
+    Ended {
+        /// The process id that it had.
+        pid: i32,
+        /// How; `None` when the system did not say.
+        status: Option<ExitStatus>,
+    },
+}
+
+/// A launched server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    process: Process,
+    tail: Arc<Mutex<Tail>>,
+    hearing: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Runs the command and tells `life` of its start and its end, the latter within the time that the system takes
+    /// to deliver SIGCHLD.
+    pub(crate) fn launch(mut command: Command, life: &watch::Sender<Life>) -> io::Result<Self> {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let pid = child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .expect("a child that was not awaited has its id");
+        let process = match Process::open(pid) {
+            Ok(process) => process.expect("a child that was not reaped exists"),
+            Err(source) => {
+                // It cannot be held, so it cannot be stopped in order: do not leave it behind.
+                child.start_kill()?;
+                return Err(source);
+            }
+        };
+        let tail = Arc::new(Mutex::new(Tail::default()));
+        let stdout = child.stdout.take().expect("standard output is piped, see above");
+        let stderr = child.stderr.take().expect("standard error is piped, see above");
+        let hear = |tail: &Arc<Mutex<Tail>>| {
+            let tail = Arc::clone(tail);
+            move |line: &str| {
+                tracing::info!(target: "postgres", "{line}");
+                tail.lock().expect("nobody panics while holding the tail").push(line);
+            }
+        };
+        let hearing = vec![
+            tokio::spawn(drain(stdout, hear(&tail))),
+            tokio::spawn(drain(stderr, hear(&tail))),
+        ];
+        life.send_replace(Life::Running { pid });
+        let life = life.clone();
+        tokio::spawn(async move {
+            let status = child.wait().await.ok();
+            life.send_replace(Life::Ended { pid, status });
+        });
+        Ok(Self { process, tail, hearing })
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The last lines that it printed; waits a moment for those under way, which is for a server that has ended.
+    pub(crate) async fn last_words(&mut self) -> Vec<String> {
+        for hearing in &mut self.hearing {
+            // Children of a killed server may hold the pipe open: then what came so far has to do.
+            if !hearing.is_finished() {
+                let _ = timeout(LAST_WORDS, hearing).await;
+            }
+        }
+        self.tail
+            .lock()
+            .expect("nobody panics while holding the tail")
+            .clone()
+            .into_lines()
+    }
+}
+
+const LAST_WORDS: Duration = Duration::from_millis(200);

@@ -1,0 +1,367 @@
+//! SQL on the instance, as the superuser over the unix socket (keeper 13.1), and on another instance over TCP. Every
+//! question has the request timeout. Replication commands are in `replication`.
+
+use std::time::Duration;
+
+use control::model::Lsn;
+use postgres_protocol::escape::escape_literal;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
+
+use crate::postgres::conf::Parameters;
+use crate::postgres::conninfo::Address;
+use crate::postgres::credentials::Login;
+
+/// The database that is used for administration.
+pub const DATABASE: &str = "postgres";
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    /// There is no connection.
+    #[error("connect to PostgreSQL at {at}")]
+    Connect {
+        /// Where it was tried.
+        at: String,
+        /// Why not.
+        source: tokio_postgres::Error,
+    },
+    /// The server refused, or the connection broke.
+    #[error("{act}")]
+    Query {
+        /// What was attempted.
+        act: &'static str,
+        /// Why it failed.
+        source: tokio_postgres::Error,
+    },
+    /// The server did not answer in time.
+    #[error("{act}: no answer within {limit:?}")]
+    Timeout {
+        /// What was attempted.
+        act: &'static str,
+        /// The request timeout.
+        limit: Duration,
+    },
+    /// The answer has another form than it must.
+    #[error("{act}: unexpected answer {answer:?}")]
+    Answer {
+        /// What was attempted.
+        act: &'static str,
+        /// What came.
+        answer: String,
+    },
+}
+
+impl SqlError {
+    /// Did the server itself refuse, rather than not being there?
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } | Self::Query { source, .. } => source.as_db_error().is_some(),
+            Self::Timeout { .. } | Self::Answer { .. } => false,
+        }
+    }
+}
+
+/// A connection that is kept open between questions and opened again when it broke (keeper W23).
+#[derive(Debug)]
+pub struct Sql {
+    config: Config,
+    at: String,
+    limit: Duration,
+    client: Mutex<Option<Client>>,
+}
+
+impl Sql {
+    /// Will connect to the instance's own unix socket.
+    pub fn local(socket_dir: &str, port: u16, login: &Login, limit: Duration) -> Self {
+        let mut config = Self::config(login);
+        config.host_path(socket_dir).port(port);
+        Self {
+            config,
+            at: format!("{socket_dir}:{port}"),
+            limit,
+            client: Mutex::new(None),
+        }
+    }
+
+    /// Will connect to another instance. `None` when its published port is no number.
+    pub fn remote(address: &Address, login: &Login, limit: Duration) -> Option<Self> {
+        let port: u16 = address.port.parse().ok()?;
+        let mut config = Self::config(login);
+        config.host(&address.host).port(port);
+        Some(Self {
+            config,
+            at: format!("{}:{port}", address.host),
+            limit,
+            client: Mutex::new(None),
+        })
+    }
+
+    fn config(login: &Login) -> Config {
+        let mut config = Config::new();
+        config
+            .user(&login.user)
+            .dbname(DATABASE)
+            .application_name("stolon-keeper");
+        // Nobody's objects stand in for those of the system.
+        config.options("-c search_path=pg_catalog");
+        if let Some(password) = login.password() {
+            config.password(password);
+        }
+        config
+    }
+
+    async fn connect(&self) -> Result<Client, SqlError> {
+        let connected = self.config.connect(NoTls).await;
+        let (client, connection) = connected.map_err(|source| SqlError::Connect {
+            at: self.at.clone(),
+            source,
+        })?;
+        // Its end, an error too, shows in the client, which is closed then.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(client)
+    }
+
+    /// Asks one question and gives the rows, all values as text.
+    pub(crate) async fn ask(&self, act: &'static str, question: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
+        let answer = async {
+            let mut kept = self.client.lock().await;
+            // It is put back only after a whole answer: one that was given up in the middle is not used again.
+            if let Some(client) = kept.take().filter(|client| !client.is_closed()) {
+                match client.simple_query(question).await {
+                    Ok(messages) => {
+                        *kept = Some(client);
+                        return Ok(rows(messages));
+                    }
+                    Err(source) if source.as_db_error().is_some() => {
+                        *kept = Some(client);
+                        return Err(SqlError::Query { act, source });
+                    }
+                    Err(_) => {} // closed meanwhile, by a restart of the server: once more
+                }
+            }
+            let client = self.connect().await?;
+            let messages = client
+                .simple_query(question)
+                .await
+                .map_err(|source| SqlError::Query { act, source })?;
+            *kept = Some(client);
+            Ok(rows(messages))
+        };
+        timeout(self.limit, answer)
+            .await
+            .map_err(|_| SqlError::Timeout { act, limit: self.limit })?
+    }
+
+    /// Runs statements one after another in a connection of their own, in one transaction.
+    pub async fn transaction(&self, act: &'static str, statements: &[String]) -> Result<(), SqlError> {
+        let work = async {
+            let client = self.connect().await?;
+            let begin = ["begin".to_owned()];
+            let commit = ["commit".to_owned()];
+            for statement in begin.iter().chain(statements).chain(&commit) {
+                client
+                    .simple_query(statement)
+                    .await
+                    .map_err(|source| SqlError::Query { act, source })?;
+            }
+            Ok(())
+        };
+        timeout(self.limit, work)
+            .await
+            .map_err(|_| SqlError::Timeout { act, limit: self.limit })?
+    }
+
+    /// Closes the connection that is kept, so that nothing of it outlives a stop.
+    pub async fn close(&self) {
+        self.client.lock().await.take();
+    }
+
+    /// Q6: does it answer?
+    pub async fn ping(&self) -> Result<(), SqlError> {
+        self.ask("ask whether PostgreSQL answers", "select 1").await.map(|_| ())
+    }
+
+    /// Q1: the parameters in the configuration files as they are on disk, later lines over earlier ones.
+    pub async fn configured(&self) -> Result<Parameters, SqlError> {
+        let question =
+            "select name, setting from pg_file_settings where name is not null and setting is not null order by seqno";
+        let rows = self.ask("read the configured parameters", question).await?;
+        Ok(rows.iter().map(|row| (field(row, 0), field(row, 1))).collect())
+    }
+
+    /// Lines of the configuration files and of pg_hba.conf that the server does not take, each with the reason: after
+    /// a reload they tell what had no effect (keeper W19).
+    pub async fn file_errors(&self) -> Result<Vec<String>, SqlError> {
+        let question = "select format('%s line %s: %s%s', sourcefile, sourceline, name || ': ', error) \
+                        from pg_file_settings where error is not null and error <> 'setting could not be applied' \
+                        union all select format('pg_hba.conf line %s: %s', line_number, error) \
+                        from pg_hba_file_rules where error is not null";
+        let rows = self.ask("read the errors of the configuration files", question).await?;
+        Ok(rows.iter().map(|row| field(row, 0)).collect())
+    }
+
+    /// Q2: application names of the standbys that are in sync now, as the server shows it: state exactly `sync`.
+    pub async fn in_sync(&self) -> Result<Vec<String>, SqlError> {
+        let question = "select application_name from pg_stat_replication where sync_state = 'sync' order by 1";
+        Ok(self
+            .ask("read the synchronous standbys", question)
+            .await?
+            .iter()
+            .map(|row| field(row, 0))
+            .collect())
+    }
+
+    /// Application names of the standbys that stream now.
+    pub async fn streaming(&self) -> Result<Vec<String>, SqlError> {
+        let question = "select application_name from pg_stat_replication where state = 'streaming' order by 1";
+        Ok(self
+            .ask("read the streaming standbys", question)
+            .await?
+            .iter()
+            .map(|row| field(row, 0))
+            .collect())
+    }
+
+    /// Q3: the replication slots, temporary ones left out.
+    pub async fn slots(&self) -> Result<Vec<String>, SqlError> {
+        let question = "select slot_name from pg_replication_slots where not temporary order by 1";
+        Ok(self
+            .ask("read the replication slots", question)
+            .await?
+            .iter()
+            .map(|row| field(row, 0))
+            .collect())
+    }
+
+    /// Q4: creates a physical slot, without reserving WAL.
+    pub async fn create_slot(&self, slot: &str) -> Result<(), SqlError> {
+        let question = format!("select pg_create_physical_replication_slot({})", escape_literal(slot));
+        self.ask("create a replication slot", &question).await.map(|_| ())
+    }
+
+    /// Q5: drops a slot; fails while somebody uses it.
+    pub async fn drop_slot(&self, slot: &str) -> Result<(), SqlError> {
+        let question = format!("select pg_drop_replication_slot({})", escape_literal(slot));
+        self.ask("drop a replication slot", &question).await.map(|_| ())
+    }
+
+    /// Is there a physical slot of this name?
+    pub async fn has_slot(&self, slot: &str) -> Result<bool, SqlError> {
+        let question = format!(
+            "select 1 from pg_replication_slots where slot_type = 'physical' and slot_name = {}",
+            escape_literal(slot)
+        );
+        Ok(!self.ask("look for a replication slot", &question).await?.is_empty())
+    }
+
+    /// Q7: names of the parameters that take effect only after a restart.
+    pub async fn pending_restart(&self) -> Result<Vec<String>, SqlError> {
+        let question = "select name from pg_settings where pending_restart order by 1";
+        Ok(self
+            .ask("ask whether a restart is pending", question)
+            .await?
+            .iter()
+            .map(|row| field(row, 0))
+            .collect())
+    }
+
+    /// Is it in recovery, that is not (yet) a master?
+    pub async fn is_in_recovery(&self) -> Result<bool, SqlError> {
+        let act = "ask whether PostgreSQL is in recovery";
+        let rows = self.ask(act, "select pg_is_in_recovery()").await?;
+        one(act, &rows).map(|row| field(row, 0) == "t")
+    }
+
+    /// Asks for a checkpoint, so that a later shutdown has little left to write.
+    pub async fn checkpoint(&self) -> Result<(), SqlError> {
+        self.ask("ask for a checkpoint", "checkpoint").await.map(|_| ())
+    }
+
+    /// Name of the oldest WAL segment that the server still has; `None` for none.
+    pub async fn oldest_wal(&self) -> Result<Option<String>, SqlError> {
+        let question = "select min(name collate \"C\") from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$'";
+        let rows = self.ask("read the names of the WAL segments", question).await?;
+        Ok(rows.first().and_then(|row| row.get(0)).map(str::to_owned))
+    }
+
+    /// Where a standby is; `None` on a master.
+    pub async fn standby(&self) -> Result<Option<Standby>, SqlError> {
+        let act = "read the state of the standby";
+        // One row; pg_stat_wal_receiver has at most one. From 14 on a pause can be one that nobody asked for.
+        let question = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), \
+                        case when pg_is_in_recovery() then pg_is_wal_replay_paused() end, r.status, r.sender_host, \
+                        r.sender_port, r.received_tli, r.slot_name \
+                        from (select 1) one left join pg_stat_wal_receiver r on true";
+        let rows = self.ask(act, question).await?;
+        let row = one(act, &rows)?;
+        if field(row, 0) != "t" {
+            return Ok(None);
+        }
+        let position = |index| row.get(index).and_then(Lsn::parse);
+        Ok(Some(Standby {
+            replayed: position(1),
+            received: position(2),
+            is_paused: field(row, 3) == "t",
+            receiver: row.get(4).map(|status| Receiver {
+                is_streaming: status == "streaming",
+                host: field(row, 5),
+                port: field(row, 6),
+                timeline: row.get(7).and_then(|text| text.parse().ok()),
+                slot: field(row, 8),
+            }),
+        }))
+    }
+}
+
+/// Where a standby is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standby {
+    /// How far it has replayed.
+    pub replayed: Option<Lsn>,
+    /// How far it has received and flushed since its start; `None` when nothing came by streaming.
+    pub received: Option<Lsn>,
+    /// Replay is paused or about to be. When nobody asked for it, its parameters are too low, and it cannot be promoted before a restart
+    /// (keeper 8.7).
+    pub is_paused: bool,
+    /// Its WAL receiver; `None` when there is none alive.
+    pub receiver: Option<Receiver>,
+}
+
+/// A standby's WAL receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receiver {
+    /// WAL comes in (or would, if there were any).
+    pub is_streaming: bool,
+    /// Host that it is connected to.
+    pub host: String,
+    /// Port that it is connected to.
+    pub port: String,
+    /// Timeline that it receives.
+    pub timeline: Option<u64>,
+    /// Slot that it uses; may be empty.
+    pub slot: String,
+}
+
+fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {
+    let row = |message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    };
+    messages.into_iter().filter_map(row).collect()
+}
+
+fn one<'a>(act: &'static str, rows: &'a [SimpleQueryRow]) -> Result<&'a SimpleQueryRow, SqlError> {
+    rows.first().ok_or_else(|| SqlError::Answer {
+        act,
+        answer: "no row".to_owned(),
+    })
+}
+
+/// A value as text; empty when it is null.
+fn field(row: &SimpleQueryRow, index: usize) -> String {
+    row.get(index).unwrap_or_default().to_owned()
+}

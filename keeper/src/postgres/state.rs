@@ -1,0 +1,327 @@
+//! What a keeper remembers on disk beside its data: `keeperstate` and `dbstate`, in the reference's form, so that
+//! either keeper can take the other's place (keeper 2.2, 2.3); and which uid it runs under.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::postgres::files::{self, FileError};
+
+/// Why remembered state could not be read. There is no going on from here: a file that is not valid is never taken
+/// for an empty one (keeper 2.3, L3).
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It is not JSON.
+    #[error("{} is not valid JSON: put back a copy of it, or move the whole data directory away", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A member has another type than it must.
+    #[error("{}: {key} must be {wanted}", path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The member.
+        key: &'static str,
+        /// What it must be.
+        wanted: &'static str,
+    },
+}
+
+/// Who this keeper is: `keeperstate`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct KeeperState {
+    /// Uid of the keeper; empty before the first time.
+    #[serde(rename = "UID")]
+    pub uid: String,
+    /// Uid of the cluster last seen; empty before the first time.
+    #[serde(rename = "ClusterUID")]
+    pub cluster_uid: String,
+}
+
+/// What the local data are: `dbstate`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DbState {
+    /// Uid of the db that the data belong to; empty for none.
+    #[serde(rename = "UID")]
+    pub uid: String,
+    /// Generation of its spec that was last applied whole; 0 for none.
+    pub generation: i64,
+    /// An initialisation or a resync was begun and its pass is not through.
+    pub initializing: bool,
+    /// Parameters read from the instance right after it was initialised.
+    #[serde(rename = "InitPGParameters")]
+    pub init_pg_parameters: Option<BTreeMap<String, String>>,
+}
+
+/// Reads `keeperstate` in the keeper's data directory; empty when there is none.
+pub fn load_keeper(dir: &Path) -> Result<KeeperState, StateError> {
+    let members = Members::load(dir.join(KEEPER))?;
+    Ok(KeeperState {
+        uid: members.text("UID")?,
+        cluster_uid: members.text("ClusterUID")?,
+    })
+}
+
+/// Writes `keeperstate`.
+pub fn save_keeper(dir: &Path, state: &KeeperState) -> Result<(), FileError> {
+    save(&dir.join(KEEPER), state)
+}
+
+/// Reads `dbstate` in the keeper's data directory; empty when there is none.
+pub fn load_db(dir: &Path) -> Result<DbState, StateError> {
+    let members = Members::load(dir.join(DB))?;
+    Ok(DbState {
+        uid: members.text("UID")?,
+        generation: members.number("Generation")?,
+        initializing: members.boolean("Initializing")?,
+        init_pg_parameters: members.texts("InitPGParameters")?,
+    })
+}
+
+/// Writes `dbstate`. The copy in memory changes only after this has succeeded (keeper 2.5).
+pub fn save_db(dir: &Path, state: &DbState) -> Result<(), FileError> {
+    save(&dir.join(DB), state)
+}
+
+const KEEPER: &str = "keeperstate";
+const DB: &str = "dbstate";
+
+fn save(path: &Path, state: &impl Serialize) -> Result<(), FileError> {
+    let json = serde_json::to_vec(state).expect("text, numbers and maps with text keys always have a JSON form");
+    files::write_atomically(path, &json)
+}
+
+/// The members of a state file: unknown ones are ignored, keys match without regard to case, a missing or null one
+/// is the zero value.
+struct Members {
+    path: PathBuf,
+    members: Map<String, Value>,
+}
+
+impl Members {
+    fn load(path: PathBuf) -> Result<Self, StateError> {
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(gone) if gone.kind() == ErrorKind::NotFound => {
+                return Ok(Self {
+                    path,
+                    members: Map::new(),
+                });
+            }
+            Err(source) => return Err(StateError::Read { path, source }),
+        };
+        match serde_json::from_slice(&text) {
+            Ok(members) => Ok(Self { path, members }),
+            Err(source) => Err(StateError::Json { path, source }),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&Value> {
+        let exact = self.members.get(key);
+        exact.or_else(|| {
+            self.members
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(key))
+                .map(|(_, value)| value)
+        })
+    }
+
+    fn shape(&self, key: &'static str, wanted: &'static str) -> StateError {
+        StateError::Shape {
+            path: self.path.clone(),
+            key,
+            wanted,
+        }
+    }
+
+    fn text(&self, key: &'static str) -> Result<String, StateError> {
+        match self.get(key) {
+            None | Some(Value::Null) => Ok(String::new()),
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(_) => Err(self.shape(key, "text")),
+        }
+    }
+
+    fn number(&self, key: &'static str) -> Result<i64, StateError> {
+        match self.get(key) {
+            None | Some(Value::Null) => Ok(0),
+            Some(value) => value.as_i64().ok_or_else(|| self.shape(key, "a whole number")),
+        }
+    }
+
+    fn boolean(&self, key: &'static str) -> Result<bool, StateError> {
+        match self.get(key) {
+            None | Some(Value::Null) => Ok(false),
+            Some(value) => value.as_bool().ok_or_else(|| self.shape(key, "true or false")),
+        }
+    }
+
+    fn texts(&self, key: &'static str) -> Result<Option<BTreeMap<String, String>>, StateError> {
+        match self.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(members)) => members
+                .iter()
+                .map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+                .collect::<Option<_>>()
+                .map(Some)
+                .ok_or_else(|| self.shape(key, "an object of texts")),
+            Some(_) => Err(self.shape(key, "an object of texts")),
+        }
+    }
+}
+
+/// Is this a uid that a keeper may be given, or the name of a slot: one or more of `a`-`z`, `0`-`9`, `_` (keeper 1.5, T4)?
+pub fn is_valid_uid(uid: &str) -> bool {
+    !uid.is_empty() && uid.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
+/// The uid to run under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Uid {
+    /// The one that is saved already.
+    Saved(String),
+    /// One that was given and must be saved now.
+    Given(String),
+    /// One made up now, to be saved and told.
+    Made(String),
+}
+
+/// The data belong to another keeper than the one that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("saved uid {saved:?} differs from the given uid {given:?}: give the saved one, or another --data-dir")]
+pub struct OtherUid {
+    /// The uid in `keeperstate`.
+    pub saved: String,
+    /// The uid of the options.
+    pub given: String,
+}
+
+/// Chooses the uid to run under (keeper 1.5, rules 3 to 5); `fresh` is one made up, for when there is no other.
+pub fn choose_uid(saved: &str, given: Option<&str>, fresh: String) -> Result<Uid, OtherUid> {
+    match (saved, given) {
+        ("", None) => Ok(Uid::Made(fresh)),
+        ("", Some(given)) => Ok(Uid::Given(given.to_owned())),
+        (saved, Some(given)) if saved != given => Err(OtherUid {
+            saved: saved.to_owned(),
+            given: given.to_owned(),
+        }),
+        (saved, _) => Ok(Uid::Saved(saved.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_reads_back_and_has_the_reference_s_form() {
+        let dir = tempfile::tempdir().unwrap();
+        let keeper = KeeperState {
+            uid: "keeper0".into(),
+            cluster_uid: "6f1d2c3b".into(),
+        };
+        save_keeper(dir.path(), &keeper).unwrap();
+        let text = fs::read_to_string(dir.path().join("keeperstate")).unwrap();
+        assert_eq!(text, r#"{"UID":"keeper0","ClusterUID":"6f1d2c3b"}"#);
+        assert_eq!(load_keeper(dir.path()).unwrap(), keeper);
+
+        let db = DbState {
+            uid: "2a87ea79".into(),
+            generation: 3,
+            initializing: false,
+            init_pg_parameters: Some([("max_connections".to_owned(), "100".to_owned())].into()),
+        };
+        save_db(dir.path(), &db).unwrap();
+        let text = fs::read_to_string(dir.path().join("dbstate")).unwrap();
+        let wanted =
+            r#"{"UID":"2a87ea79","Generation":3,"Initializing":false,"InitPGParameters":{"max_connections":"100"}}"#;
+        assert_eq!(text, wanted);
+        assert_eq!(load_db(dir.path()).unwrap(), db);
+    }
+
+    #[test]
+    fn reading_is_tolerant_of_key_case_unknown_keys_and_missing_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(
+            dir.path().join("dbstate"),
+            r#"{"uid":"a","GENERATION":2,"new":[1],"InitPGParameters":null}"#,
+        )
+        .unwrap();
+        let state = load_db(dir.path()).unwrap();
+        assert_eq!(
+            state,
+            DbState {
+                uid: "a".into(),
+                generation: 2,
+                ..DbState::default()
+            }
+        );
+        assert_eq!(
+            load_keeper(dir.path()).unwrap(),
+            KeeperState::default(),
+            "no file is an empty state"
+        );
+    }
+
+    #[test]
+    fn a_damaged_file_is_never_taken_for_an_empty_one() {
+        // keeper L3
+        let dir = tempfile::tempdir().unwrap();
+        for (text, told) in [
+            ("", "not valid JSON"),
+            ("{\"UID\":", "not valid JSON"),
+            ("[]", "not valid JSON"),
+        ] {
+            fs::write(dir.path().join("dbstate"), text).unwrap();
+            let refused = load_db(dir.path()).unwrap_err();
+            assert!(refused.to_string().contains(told), "{text}: {refused}");
+        }
+        fs::write(dir.path().join("dbstate"), r#"{"Generation":"3"}"#).unwrap();
+        assert!(
+            load_db(dir.path())
+                .unwrap_err()
+                .to_string()
+                .ends_with("Generation must be a whole number")
+        );
+    }
+
+    #[test]
+    fn uids_are_told_from_other_names() {
+        // keeper T4
+        for good in ["aaaaaaaa", "a12345aa", "_a1_2345aa_"] {
+            assert!(is_valid_uid(good), "{good}");
+        }
+        for bad in ["", "a-aaaaaaa", "_a1_-2345aa_", "ABC123", "$123", "a\n", "ä"] {
+            assert!(!is_valid_uid(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_keeper_never_runs_under_another_uid_than_the_saved_one() {
+        // keeper 1.5, I6
+        let fresh = || "f00dcafe".to_owned();
+        assert_eq!(choose_uid("", None, fresh()), Ok(Uid::Made(fresh())));
+        assert_eq!(choose_uid("", Some("k1"), fresh()), Ok(Uid::Given("k1".into())));
+        assert_eq!(choose_uid("k1", None, fresh()), Ok(Uid::Saved("k1".into())));
+        assert_eq!(choose_uid("k1", Some("k1"), fresh()), Ok(Uid::Saved("k1".into())));
+        assert!(choose_uid("k1", Some("k2"), fresh()).is_err());
+    }
+}
