@@ -1,40 +1,165 @@
 //! The subcommands, one file each: which there are, and the order of what happens before one runs (cli 6.1).
 
+use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use control::args::{self, CTL, CommonArgs, VERSION};
+use control::args::{self, CTL, CommonArgs, Faults, VERSION};
+use control::store::Store;
+use control::telemetry::Chain;
 
+mod checked;
+mod clusterdata;
+mod confirm;
+mod failkeeper;
+mod init;
+mod input;
 mod playground;
+mod removekeeper;
+mod spec;
+mod status;
+mod update;
 
 /// Operates a cluster: initialises it, shows it, changes what it should be.
 #[derive(Debug, clap::Parser)]
 pub(crate) struct Args {
     #[command(flatten)]
     common: CommonArgs,
+    /// Of the kubernetes backend, which is not supported
+    #[arg(long, global = true, hide = true)]
+    kubeconfig: Option<String>,
+    /// Of the kubernetes backend, which is not supported
+    #[arg(long, global = true, hide = true)]
+    kube_context: Option<String>,
+    /// Of the kubernetes backend, which is not supported
+    #[arg(long, global = true, hide = true)]
+    kube_namespace: Option<String>,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Initialise a cluster, or initialise it again: the old cluster data is lost
+    Init(init::Args),
+    /// Show how the cluster is
+    Status(status::Args),
+    /// Show the cluster spec
+    Spec(spec::Args),
+    /// Replace or patch the cluster spec
+    Update(update::Args),
+    /// Tell the sentinel to take a keeper for failed, once
+    Failkeeper(failkeeper::Args),
+    /// Remove a keeper from the cluster data
+    Removekeeper(removekeeper::Args),
+    /// Read or write the cluster data as a whole
+    Clusterdata(clusterdata::Args),
     /// Run a whole cluster on this machine, to try things out
     Playground(playground::Args),
     /// Print the version
-    Version,
+    Version(Ignored),
+    /// Make a standby cluster a primary one
+    #[command(hide = true)]
+    Promote(Ignored),
+    /// Keep the instances registered in a service catalogue
+    #[command(hide = true)]
+    Register(Ignored),
+    /// Hand the master's role over
+    #[command(hide = true)]
+    Switchover(Ignored),
 }
 
-/// Runs what was typed and gives the exit status.
+/// Arguments that are not looked at (cli O-25), also those that only a later version knows.
+#[derive(Debug, clap::Args)]
+struct Ignored {
+    #[arg(hide = true, allow_hyphen_values = true)]
+    ignored: Vec<OsString>,
+}
+
+/// How a command that did not fail ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// It did what was asked, or was told not to: status 0.
+    Well,
+    /// It failed and has said so: status 1.
+    Told,
+}
+
+/// Runs what was typed and gives the exit status (cli 1.3).
 pub(crate) async fn run(args: Args) -> ExitCode {
-    match args.command {
-        None => {
-            // Who cannot be shown the help has closed standard output.
-            let _ = args::command::<Args>(CTL).print_help();
-            ExitCode::SUCCESS
+    let Some(command) = args.command else {
+        return help(&[]);
+    };
+    match &command {
+        Command::Playground(playground) => return playground::run(playground).await,
+        Command::Version(_) => return print(&format!("{} version {VERSION}", CTL.name)),
+        Command::Clusterdata(clusterdata) if !clusterdata.is_complete() => return help(&["clusterdata"]),
+        Command::Register(words) if words.ignored.iter().any(|word| word == "--version") => {
+            return print(&format!("register version {VERSION}"));
         }
-        Some(Command::Playground(args)) => playground::run(&args).await,
-        Some(Command::Version) => {
-            println!("{} version {VERSION}", CTL.name);
-            ExitCode::SUCCESS
+        _ => {}
+    }
+    let mut faults = Faults::default();
+    let Some(common) = args.common.check(&mut faults).filter(|_| faults.is_empty()) else {
+        for fault in faults.lines() {
+            eprintln!("{fault}");
+        }
+        return ExitCode::FAILURE;
+    };
+    let store = Store::connect(common.store);
+    let ended = match &command {
+        Command::Init(args) => Box::pin(init::run(&store, args)).await,
+        Command::Status(args) => status::run(&store, args).await,
+        Command::Spec(args) => spec::run(&store, args).await,
+        Command::Update(args) => update::run(&store, args).await,
+        Command::Failkeeper(args) => failkeeper::run(&store, args).await,
+        Command::Removekeeper(args) => removekeeper::run(&store, args).await,
+        Command::Clusterdata(args) => clusterdata::run(&store, args).await,
+        Command::Promote(_) => Err(anyhow::anyhow!("promote is not supported yet")),
+        Command::Register(_) => Err(anyhow::anyhow!("register is not supported yet")),
+        Command::Switchover(_) => Err(anyhow::anyhow!("switchover is not supported yet")),
+        Command::Playground(_) | Command::Version(_) => Ok(Ended::Well), // done above
+    };
+    match ended {
+        Ok(Ended::Well) => ExitCode::SUCCESS,
+        Ok(Ended::Told) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{}", Chain(error.as_ref())); // cli O-23
+            ExitCode::FAILURE
         }
     }
+}
+
+/// The help of a subcommand, or of the program, on standard output with status 0 (cli O-20).
+fn help(path: &[&str]) -> ExitCode {
+    let mut command = args::command::<Args>(CTL);
+    command.build();
+    let mut shown = &mut command;
+    for name in path {
+        shown = shown
+            .find_subcommand_mut(name)
+            .expect("the path names subcommands of ours");
+    }
+    match shown.print_help() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE, // standard output is closed: nobody reads why
+    }
+}
+
+fn print(line: &str) -> ExitCode {
+    match say(line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("write to standard output: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes a text to standard output and ends it with exactly one newline (cli O-24).
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.strip_suffix('\n').unwrap_or(text).as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()
 }

@@ -1,0 +1,113 @@
+//! The cluster data as every command that looks at it wants it: present, of our format, with a valid spec; and the
+//! way back, against the revision read.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use control::model::{Checked, ClusterData, not_supported, to_compact};
+use control::store::{Entry, Outcome, Revision, Store, Txn};
+
+/// Reads the cluster data and checks it (cli 6.2), with the revision of its last write.
+pub(super) async fn read(store: &Store) -> anyhow::Result<(Checked, Revision)> {
+    let entry = store
+        .get(&store.keys().cluster_data())
+        .await
+        .context("cannot get cluster data")?;
+    check(entry.as_ref())
+}
+
+/// What cli 6.2 says about a value as read.
+pub(super) fn check(entry: Option<&Entry>) -> anyhow::Result<(Checked, Revision)> {
+    let (data, revision) = decode(entry)?;
+    let Some(data) = data else {
+        bail!("no cluster data: initialise the cluster with `stolonctl init`, or check --cluster-name");
+    };
+    Ok((data.check()?, revision))
+}
+
+/// Reads the cluster data whatever it asks for; nothing when it is absent or `null` (store C-5). The revision is
+/// [`Revision::ABSENT`] when there is no such key.
+pub(super) async fn read_plain(store: &Store) -> anyhow::Result<(Option<ClusterData>, Revision)> {
+    let entry = store
+        .get(&store.keys().cluster_data())
+        .await
+        .context("cannot get cluster data")?;
+    decode(entry.as_ref())
+}
+
+fn decode(entry: Option<&Entry>) -> anyhow::Result<(Option<ClusterData>, Revision)> {
+    match entry {
+        None => Ok((None, Revision::ABSENT)),
+        Some(entry) => {
+            let data = ClusterData::parse(&entry.value).with_context(|| {
+                format!(
+                    "cannot get cluster data: the value of {} is none (only etcdctl can delete it)",
+                    entry.key
+                )
+            })?;
+            Ok((data, entry.mod_revision))
+        }
+    }
+}
+
+/// How often a change is computed anew because somebody else wrote in between.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Attempts {
+    /// `update`: three in total, with a limit for each request (cli 8).
+    Three,
+    /// `failkeeper` and `removekeeper`: ten, all within the limit of one request (cli 10.3). A sentinel that watches
+    /// writes most often right after something happened to a keeper.
+    Ten,
+}
+
+/// Changes the cluster data: reads it checked, applies `change`, writes it against the revision read, and begins
+/// again when somebody else wrote in between (store 4.3, store C-10).
+pub(super) async fn change(
+    store: &Store,
+    attempts: Attempts,
+    change: impl Fn(&mut Checked) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (times, whole) = match attempts {
+        Attempts::Three => (3, None),
+        Attempts::Ten => (10, Some(store.limit())),
+    };
+    let work = Box::pin(try_change(store, times, change));
+    match whole {
+        None => work.await,
+        Some(limit) => within(limit, work).await,
+    }
+}
+
+async fn within(limit: Duration, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => bail!(
+            "cannot update cluster data: not done within {limit:?} (--store-timeout); look at it before you repeat the command"
+        ),
+    }
+}
+
+async fn try_change(
+    store: &Store,
+    times: u32,
+    change: impl Fn(&mut Checked) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let key = store.keys().cluster_data();
+    for _ in 0..times {
+        let (mut checked, revision) = read(store).await?;
+        change(&mut checked)?;
+        let write = Txn::new()
+            .if_unchanged(&key, revision)
+            .put(&key, to_compact(&checked.data));
+        match store.commit(write).await.context("cannot update cluster data")? {
+            Outcome::Committed(_) => return Ok(()),
+            Outcome::Conflict => {}
+        }
+    }
+    bail!("cannot update cluster data: failed after {times} retries, somebody else wrote it each time")
+}
+
+/// Refuses a spec that asks for what this version does not do.
+pub(super) fn supported(spec: &control::model::Spec) -> anyhow::Result<()> {
+    not_supported(spec).context("the cluster spec asks for more than this version does")
+}

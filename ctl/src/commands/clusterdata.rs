@@ -1,0 +1,186 @@
+//! `clusterdata read|write`: the whole document, to look at or to carry to another store (cli 13).
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use control::args::Switch;
+use control::model::{ClusterData, JsonError, to_compact, to_pretty};
+use control::store::{Outcome, Store, Txn};
+use control::telemetry::Chain;
+
+use super::{Ended, checked, input, say};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Print the cluster data
+    Read(ReadArgs),
+    /// Write cluster data, as from a backup
+    Write(WriteArgs),
+    /// Anything else gets the help, whatever it is.
+    #[command(external_subcommand)]
+    Other(#[expect(dead_code, reason = "whatever it is")] Vec<OsString>),
+}
+
+#[derive(Debug, clap::Args)]
+struct ReadArgs {
+    /// Indent the output
+    #[arg(long)]
+    pretty: Option<Switch>,
+    #[command(flatten)]
+    others: super::Ignored,
+}
+
+#[derive(Debug, clap::Args)]
+struct WriteArgs {
+    /// File with the cluster data [default: standard input]
+    #[arg(long, short)]
+    file: Option<PathBuf>,
+    /// Write over cluster data that is already there
+    #[arg(long, short)]
+    yes: Option<Switch>,
+    #[command(flatten)]
+    others: super::Ignored,
+}
+
+impl Args {
+    /// Whether there is something to run; if not, the help is what is wanted (cli O-20).
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(self.command, Some(Command::Read(_) | Command::Write(_)))
+    }
+}
+
+pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
+    match &args.command {
+        Some(Command::Read(args)) => read(store, args).await,
+        Some(Command::Write(args)) => write(store, args).await,
+        Some(Command::Other(_)) | None => Ok(Ended::Well), // the help was shown
+    }
+}
+
+async fn read(store: &Store, args: &ReadArgs) -> anyhow::Result<Ended> {
+    let (checked, _) = checked::read(store).await?;
+    let pretty = args.pretty == Some(Switch(true));
+    say(&if pretty {
+        to_pretty(&checked.data)
+    } else {
+        to_compact(&checked.data)
+    })?;
+    Ok(Ended::Well)
+}
+
+async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<Ended> {
+    let text = match input::given(&args.file) {
+        Some(path) => input::open(path)?.read()?,
+        None => input::open(OsStr::new("-").as_ref())?.read()?,
+    };
+    let data = decode(&text).map_err(|reason| anyhow::anyhow!("invalid cluster data: {reason}"))?;
+    if let Err(unusable) = data.clone().check() {
+        // Taken all the same, as the reference does, but not without a word: no program will work with it.
+        eprintln!("WARNING: this cluster data cannot be used: {}", Chain(&unusable));
+    }
+    let key = store.keys().cluster_data();
+    let (before, revision) = checked::read_plain(store).await?;
+    let write = match before {
+        Some(_) if args.yes != Some(Switch(true)) => {
+            bail!("WARNING: cluster data already available use --yes to override")
+        }
+        Some(_) => {
+            say("WARNING: The current cluster data will be removed")?;
+            Txn::new()
+        }
+        None => Txn::new().if_unchanged(&key, revision),
+    };
+    // The words before the cause have no colon after them (cli 13.2).
+    match store.commit(write.put(&key, to_compact(&data))).await {
+        Ok(Outcome::Committed(_)) => {}
+        Ok(Outcome::Conflict) => {
+            bail!("failed to write cluster data into new store because somebody else has just written it")
+        }
+        Err(error) => bail!("failed to write cluster data into new store {}", Chain(&error)),
+    }
+    say("successfully wrote cluster data into the new store").context("write to standard output")?;
+    Ok(Ended::Well)
+}
+
+/// Any JSON object is taken, and `null` for an empty one (cli 13.2); else the reason, in words that scripts know.
+fn decode(text: &[u8]) -> Result<ClusterData, String> {
+    match ClusterData::parse(text) {
+        Ok(data) => Ok(data.unwrap_or_default()),
+        Err(error) => Err(reason(text, &error)),
+    }
+}
+
+fn reason(text: &[u8], error: &JsonError) -> String {
+    match error {
+        JsonError::Syntax { at_end: true, .. } => "unexpected end of JSON input".to_owned(),
+        JsonError::Syntax {
+            message, line, column, ..
+        } if message.starts_with("key must be a string") => {
+            let line = text
+                .split(|byte| *byte == b'\n')
+                .nth(line.saturating_sub(1))
+                .unwrap_or_default();
+            let rest = String::from_utf8_lossy(line.get(column.saturating_sub(1)..).unwrap_or_default());
+            match rest.chars().next() {
+                Some(found) => format!("invalid character {found:?} looking for beginning of object key string"),
+                None => message.clone(),
+            }
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_reasons_are_told_word_by_word() {
+        // cli 13.2, cli 18.18
+        assert_eq!(decode(b"").unwrap_err(), "unexpected end of JSON input");
+        assert_eq!(decode(b"{").unwrap_err(), "unexpected end of JSON input");
+        assert_eq!(
+            decode(b"{a}").unwrap_err(),
+            "invalid character 'a' looking for beginning of object key string"
+        );
+        assert_eq!(
+            decode(b"{\n \"x\":1,\n  b}").unwrap_err(),
+            "invalid character 'b' looking for beginning of object key string"
+        );
+    }
+
+    #[test]
+    fn other_reasons_have_their_place() {
+        assert!(
+            decode(b"[]").unwrap_err().contains("a list"),
+            "{}",
+            decode(b"[]").unwrap_err()
+        );
+        assert!(
+            decode(b"{} x").unwrap_err().contains("line 1 column 4"),
+            "{}",
+            decode(b"{} x").unwrap_err()
+        );
+        assert!(
+            decode(b"{\"formatVersion\":\"1\"}")
+                .unwrap_err()
+                .contains("formatVersion")
+        );
+    }
+
+    #[test]
+    fn null_and_the_empty_object_are_empty_documents() {
+        // cli 13.2
+        let empty = r#"{"formatVersion":0,"changeTime":"0001-01-01T00:00:00Z","cluster":null,"keepers":null,"dbs":null,"proxy":null}"#;
+        for text in ["null", "{}", " {\"unknown\": 1} "] {
+            assert_eq!(to_compact(&decode(text.as_bytes()).unwrap()), empty);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! `failkeeper`: the leading sentinel takes this keeper for failed at its next check (cli 10).
+
+use anyhow::Context as _;
+use control::model::ClusterData;
+use control::store::Store;
+
+use super::checked::Attempts;
+use super::{Ended, checked, input};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The keeper
+    #[arg(value_name = "UID")]
+    keeper: Vec<String>,
+}
+
+pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
+    let uid = input::keeper_uid(&args.keeper)?;
+    checked::change(store, Attempts::Ten, |checked| mark(&mut checked.data, uid)).await?;
+    Ok(Ended::Well)
+}
+
+fn mark(data: &mut ClusterData, uid: &str) -> anyhow::Result<()> {
+    let keeper = data.keepers.as_mut().and_then(|keepers| keepers.get_mut(uid));
+    let keeper = keeper.with_context(|| format!("keeper doesn't exist: {uid}"))?;
+    keeper.status.force_fail = true;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use control::model::to_compact;
+
+    use super::*;
+
+    #[test]
+    fn only_the_flag_of_that_keeper_changes() {
+        // cli 10.3, cli 18.15
+        let text = r#"{"formatVersion":1,"keepers":{"k1":{"uid":"k1"},"k2":{"uid":"k2"}}}"#;
+        let before = ClusterData::parse(text.as_bytes()).unwrap().unwrap();
+        let mut after = before.clone();
+        mark(&mut after, "k2").unwrap();
+        assert_eq!(
+            to_compact(&after).replace(r#","forceFail":true"#, ""),
+            to_compact(&before)
+        );
+        assert!(after.keepers()["k2"].status.force_fail);
+        assert!(mark(&mut after, "nosuch").unwrap_err().to_string().contains("nosuch"));
+    }
+}

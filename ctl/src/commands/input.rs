@@ -1,0 +1,118 @@
+//! The text that a command is given: as an argument, in a file, or on standard input.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use control::model::{ClusterSpec, from_slice};
+
+/// No store takes a larger value (store S-13).
+const BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// `init` and `update` take one argument at most (cli O-25).
+pub(super) fn at_most_one(words: &[String]) -> anyhow::Result<Option<&str>> {
+    ensure!(words.len() <= 1, "too many arguments: one is enough");
+    Ok(words.first().map(String::as_str))
+}
+
+/// `failkeeper` and `removekeeper` take exactly one (cli 10.1).
+pub(super) fn keeper_uid(words: &[String]) -> anyhow::Result<&str> {
+    ensure!(words.len() <= 1, "too many arguments: one keeper uid is enough");
+    words
+        .first()
+        .map(String::as_str)
+        .filter(|uid| !uid.is_empty())
+        .context("keeper uid required")
+}
+
+/// An option `--file` that is given empty is not given.
+pub(super) fn given(file: &Option<PathBuf>) -> Option<&Path> {
+    file.as_deref().filter(|path| !path.as_os_str().is_empty())
+}
+
+/// An open input, to be read when its turn comes.
+pub(super) struct Input {
+    name: String,
+    from: Box<dyn Read>,
+}
+
+/// Opens the file of this name; `-` is standard input.
+pub(super) fn open(path: &Path) -> anyhow::Result<Input> {
+    if path.as_os_str() == OsStr::new("-") {
+        return Ok(stdin());
+    }
+    let name = path.display().to_string();
+    let file = File::open(path).with_context(|| format!("cannot read file {name}"))?;
+    Ok(Input {
+        name,
+        from: Box::new(file),
+    })
+}
+
+/// Standard input.
+pub(super) fn stdin() -> Input {
+    Input {
+        name: "standard input".to_owned(),
+        from: Box::new(io::stdin()),
+    }
+}
+
+impl Input {
+    /// Reads all of it.
+    pub(super) fn read(self) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut bounded = self.from.take(BYTES_MAX + 1);
+        bounded
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("cannot read {}", self.name))?;
+        if bytes.len() as u64 > BYTES_MAX {
+            bail!("cannot read {}: it is larger than any value of the store", self.name);
+        }
+        Ok(bytes)
+    }
+}
+
+/// Decodes a whole cluster spec. `null` is none (cli 7, cli 8).
+pub(super) fn decode_spec(text: &[u8]) -> anyhow::Result<ClusterSpec> {
+    let spec: Option<ClusterSpec> = from_slice(text).context("failed to unmarshal cluster spec")?;
+    spec.context("failed to unmarshal cluster spec: null is no cluster spec")
+}
+
+#[cfg(test)]
+mod tests {
+    use control::telemetry::Chain;
+
+    use super::*;
+
+    #[test]
+    fn a_spec_that_is_none_is_told_with_its_place() {
+        // cli 18.11
+        let error = |text: &str| Chain(decode_spec(text.as_bytes()).unwrap_err().as_ref()).to_string();
+        assert_eq!(
+            error("{\n  \"initMode\": new }"),
+            "failed to unmarshal cluster spec: expected ident at line 2 column 16"
+        );
+        assert!(
+            error("").contains("failed to unmarshal cluster spec: EOF"),
+            "{}",
+            error("")
+        );
+        assert!(error("null").contains("null"));
+        assert!(error("{\"maxStandbys\":\"7\"}").contains("maxStandbys"));
+        assert!(error("{\"sleepInterval\":\"5\"}").contains("sleepInterval"));
+        assert!(decode_spec(b"{\"INITMODE\":\"new\",\"unknown\":[1]}").is_ok());
+    }
+
+    #[test]
+    fn arguments_are_counted() {
+        // cli O-25, cli 18.15
+        let words = |count: usize| vec!["k1".to_owned(); count];
+        assert!(at_most_one(&words(0)).unwrap().is_none());
+        assert_eq!(at_most_one(&words(1)).unwrap(), Some("k1"));
+        assert!(at_most_one(&words(2)).is_err());
+        assert!(keeper_uid(&words(0)).is_err() && keeper_uid(&words(2)).is_err());
+        assert_eq!(keeper_uid(&words(1)).unwrap(), "k1");
+    }
+}

@@ -1,0 +1,81 @@
+//! `removekeeper`: a keeper that will not come back leaves the cluster data, with its db (cli 11).
+
+use anyhow::bail;
+use control::model::{ClusterData, KeeperUid};
+use control::store::Store;
+
+use super::checked::Attempts;
+use super::{Ended, checked, input};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The keeper
+    #[arg(value_name = "UID")]
+    keeper: Vec<String>,
+}
+
+pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
+    let uid = KeeperUid::from(input::keeper_uid(&args.keeper)?);
+    checked::change(store, Attempts::Ten, |checked| remove(&mut checked.data, &uid)).await?;
+    Ok(Ended::Well)
+}
+
+/// Takes the keeper and its db out; the sentinel cleans up what follows the db. The keeper of the master stays.
+fn remove(data: &mut ClusterData, uid: &KeeperUid) -> anyhow::Result<()> {
+    if !data.keepers().contains_key(uid) {
+        bail!("keeper doesn't exist: {uid}");
+    }
+    let master = data.master_uid().and_then(|master| data.dbs().get(master));
+    if master.is_some_and(|db| db.spec.keeper_uid == *uid) {
+        bail!("keeper assigned db is the current cluster master db: keeper {uid} stays until another one is master");
+    }
+    data.keepers_mut().remove(uid);
+    if data.dbs.is_some() {
+        data.dbs_mut().retain(|_, db| db.spec.keeper_uid != *uid);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use control::model::to_compact;
+
+    use super::*;
+
+    fn data() -> ClusterData {
+        let text = r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"},"status":{"master":"d1"}},
+            "keepers":{"k1":{"uid":"k1"},"k2":{"uid":"k2"},"k3":{"uid":"k3"}},
+            "dbs":{"d1":{"uid":"d1","spec":{"keeperUID":"k1","followers":["d2"]}},"d2":{"uid":"d2","spec":{"keeperUID":"k2"}}}}"#;
+        ClusterData::parse(text.as_bytes()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_standby_goes_with_its_db_and_what_names_it_stays_for_the_sentinel() {
+        // cli 11.4
+        let mut after = data();
+        remove(&mut after, &"k2".into()).unwrap();
+        let mut expected = data();
+        expected.keepers_mut().remove("k2");
+        expected.dbs_mut().remove("d2");
+        assert_eq!(to_compact(&after), to_compact(&expected));
+        assert!(to_compact(&after).contains(r#""followers":["d2"]"#));
+    }
+
+    #[test]
+    fn a_keeper_without_db_goes_too() {
+        let mut after = data();
+        remove(&mut after, &"k3".into()).unwrap();
+        assert_eq!((after.keepers().len(), after.dbs().len()), (2, 2));
+    }
+
+    #[test]
+    fn the_keeper_of_the_master_and_unknown_ones_are_refused() {
+        // cli 18.15
+        for (uid, words) in [("k1", "master"), ("nosuch", "doesn't exist")] {
+            let mut after = data();
+            let error = remove(&mut after, &uid.into()).unwrap_err().to_string();
+            assert!(error.contains(words) && error.contains(uid), "{error}");
+            assert_eq!(after, data());
+        }
+    }
+}

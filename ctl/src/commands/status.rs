@@ -1,0 +1,78 @@
+//! `status`: who is there, who leads, how the keepers are and who follows whom (cli 14). Gathers one snapshot; what it
+//! says is in `view`, how that is printed in `text`.
+
+mod text;
+mod view;
+
+use anyhow::bail;
+use control::model::{Json, ProxyInfo, SentinelInfo, from_slice, to_pretty};
+use control::store::{Entry, Snapshot, Store, Target};
+use control::telemetry::Chain;
+use serde::de::DeserializeOwned;
+
+use super::{Ended, checked, say};
+use view::{Status, view};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Form of the output: text or json [default: text]
+    #[arg(long, short)]
+    format: Option<String>,
+    #[command(flatten)]
+    others: super::Ignored,
+}
+
+pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
+    let status = collect(store).await;
+    match (args.format.as_deref().unwrap_or_default(), status) {
+        ("" | "text", status) => say(&text::render(&status?))?,
+        ("json", Ok(status)) => say(&to_pretty(&status))?,
+        ("json", Err(error)) => {
+            // Whoever reads the output as JSON finds the reason there, too (cli 14.2).
+            let reason = Json::Text(Chain(error.as_ref()).to_string());
+            say(&to_pretty(&Json::Object(vec![("error".to_owned(), reason)])))?;
+            return Ok(Ended::Told);
+        }
+        (_, Err(error)) => return Err(error),
+        (other, Ok(_)) => bail!("unrecognised output format {other:?}: use text or json"),
+    }
+    Ok(Ended::Well)
+}
+
+/// One request, so that what is shown together was true together.
+async fn collect(store: &Store) -> anyhow::Result<Status> {
+    let keys = store.keys();
+    let targets = [
+        Target::Prefix(keys.election()),
+        Target::Prefix(keys.sentinel_infos()),
+        Target::Prefix(keys.proxy_infos()),
+        Target::Key(keys.cluster_data()),
+    ];
+    let snapshot = store.snapshot(&targets).await?;
+    understand(snapshot)
+}
+
+fn understand(mut snapshot: Snapshot) -> anyhow::Result<Status> {
+    // The oldest candidate leads (store E-11).
+    let leader = snapshot
+        .take(0)
+        .into_iter()
+        .min_by_key(|candidate| candidate.create_revision);
+    let leader = leader.map(|leader| String::from_utf8_lossy(&leader.value).into_owned());
+    let sentinels: Vec<SentinelInfo> = decode_all(&snapshot.take(1));
+    let proxies: Vec<ProxyInfo> = decode_all(&snapshot.take(2));
+    let (checked, _) = checked::check(snapshot.take_one(3).as_ref())?;
+    Ok(view(leader.as_deref(), sentinels, proxies, &checked.data))
+}
+
+/// The infos that can be read; one that cannot is named on standard error and left out (store S-12).
+fn decode_all<T: DeserializeOwned>(entries: &[Entry]) -> Vec<T> {
+    let decode = |entry: &Entry| match from_slice(&entry.value) {
+        Ok(info) => Some(info),
+        Err(error) => {
+            eprintln!("left out, not readable: {}: {}", entry.key, Chain(&error));
+            None
+        }
+    };
+    entries.iter().filter_map(decode).collect()
+}

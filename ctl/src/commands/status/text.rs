@@ -1,0 +1,131 @@
+//! The text form of `status`, byte for byte as scripts know it (cli 14.3). Pure.
+
+use super::view::{Keeper, Status};
+
+/// Columns between two tab stops.
+const TAB: usize = 8;
+
+/// Whether a row ends with a tab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Tab,
+    Plain,
+}
+
+/// All lines, the empty one at the end included.
+pub(super) fn render(status: &Status) -> String {
+    let mut out = String::from("=== Active sentinels ===\n\n");
+    if status.sentinels.is_empty() {
+        out.push_str("No active sentinels\n");
+    } else {
+        let rows = status
+            .sentinels
+            .iter()
+            .map(|sentinel| vec![sentinel.uid.to_string(), sentinel.leader.to_string()]);
+        push_table(&mut out, &["ID", "LEADER"], rows, Ending::Plain);
+    }
+    out.push_str("\n=== Active proxies ===\n\n");
+    if status.proxies.is_empty() {
+        out.push_str("No active proxies\n");
+    } else {
+        push_table(
+            &mut out,
+            &["ID"],
+            status.proxies.iter().map(|proxy| vec![proxy.uid.to_string()]),
+            Ending::Plain,
+        );
+    }
+    out.push_str("\n=== Keepers ===\n\n");
+    if status.keepers.is_empty() {
+        out.push_str("No keepers available\n\n");
+    } else {
+        push_table(
+            &mut out,
+            &KEEPER_COLUMNS,
+            status.keepers.iter().map(keeper_row),
+            Ending::Tab,
+        );
+    }
+    push_master(&mut out, status);
+    out.push('\n');
+    out
+}
+
+const KEEPER_COLUMNS: [&str; 6] = [
+    "UID",
+    "HEALTHY",
+    "PG LISTENADDRESS",
+    "PG HEALTHY",
+    "PG WANTEDGENERATION",
+    "PG CURRENTGENERATION",
+];
+
+fn keeper_row(keeper: &Keeper) -> Vec<String> {
+    vec![
+        keeper.uid.clone(),
+        keeper.healthy.to_string(),
+        keeper.listen_address.clone(),
+        keeper.pg_healthy.to_string(),
+        keeper.pg_wanted_generation.to_string(),
+        keeper.pg_current_generation.to_string(),
+    ]
+}
+
+fn push_master(out: &mut String, status: &Status) {
+    if status.cluster.master_db_uid.is_empty() {
+        out.push_str("No cluster available\n");
+        return;
+    }
+    let keeper = match status.cluster.master_keeper_uid.as_str() {
+        "" => "(unknown)",
+        uid => uid,
+    };
+    out.push_str(&format!(
+        "\n=== Cluster Info ===\n\nMaster Keeper: {keeper}\n\n===== Keepers/DB tree =====\n\n"
+    ));
+    for branch in &status.tree {
+        let mark = if branch.is_master { " (master)" } else { "" };
+        out.push_str(&format!("{}{}{mark}\n", branch.lead, branch.keeper_uid));
+    }
+}
+
+/// Header and first row are laid out together, each later row alone: the reference flushes its table writer after each
+/// row, and scripts have learnt to live with that.
+fn push_table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<String>>, ending: Ending) {
+    let mut rows = rows;
+    let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
+    match rows.next() {
+        Some(first) => push_rows(out, &[(header, Ending::Plain), (first, ending)]),
+        None => push_rows(out, &[(header, Ending::Plain)]),
+    }
+    for row in rows {
+        push_rows(out, &[(row, ending)]);
+    }
+}
+
+/// Rows that share their columns. A cell that a tab follows reaches to the column's width: the longest such cell and a
+/// blank, rounded up to a tab stop.
+fn push_rows(out: &mut String, rows: &[(Vec<String>, Ending)]) {
+    let is_followed = |row: &(Vec<String>, Ending), column: usize| column + 1 < row.0.len() || row.1 == Ending::Tab;
+    let length = |cell: &String| cell.chars().count();
+    for row in rows {
+        for (column, cell) in row.0.iter().enumerate() {
+            out.push_str(cell);
+            if is_followed(row, column) {
+                let followed = rows.iter().filter(|row| is_followed(row, column));
+                let longest = followed
+                    .filter_map(|row| row.0.get(column))
+                    .map(length)
+                    .max()
+                    .unwrap_or(0);
+                let width = (longest + 1).next_multiple_of(TAB);
+                let tabs = (width - length(cell)).div_ceil(TAB);
+                out.push_str(&"\t".repeat(tabs));
+            }
+        }
+        out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests;

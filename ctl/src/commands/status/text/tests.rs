@@ -1,0 +1,140 @@
+use control::model::{ClusterData, ProxyInfo, SentinelInfo, from_slice};
+
+use super::super::view::{Status, view};
+use super::*;
+
+fn data(text: &str) -> ClusterData {
+    let text =
+        format!(r#"{{"formatVersion":1,"cluster":{{"spec":{{"initMode":"new"}},"status":{{"master":"d1"}}}},{text}}}"#);
+    ClusterData::parse(text.as_bytes()).unwrap().unwrap()
+}
+
+fn shown(data: &ClusterData) -> String {
+    render(&view(None, Vec::new(), Vec::new(), data))
+}
+
+/// The lines of the tree.
+fn tree(dbs: &str) -> String {
+    let text = shown(&data(&format!(r#""dbs":{{{dbs}}}"#)));
+    text.split_once("===== Keepers/DB tree =====\n\n").unwrap().1.to_owned()
+}
+
+fn db(uid: &str, keeper: &str, followers: &[&str]) -> String {
+    format!(r#""{uid}":{{"uid":"{uid}","spec":{{"keeperUID":"{keeper}","followers":{followers:?}}}}}"#)
+}
+
+#[test]
+fn the_complete_example_has_the_tabs_of_the_reference() {
+    // cli 14.3
+    let sentinels: Vec<SentinelInfo> = from_slice(br#"[{"UID":"9c8b7a60"},{"UID":"12ab34cd"}]"#).unwrap();
+    let proxies: Vec<ProxyInfo> = from_slice(br#"[{"UID":"6d5e4f3a","Generation":2}]"#).unwrap();
+    let data = data(
+        r#""keepers":{"keeper01":{"status":{"healthy":true}},"keeper02":{"status":{"healthy":true}}},
+        "dbs":{
+            "d1":{"generation":6,"spec":{"keeperUID":"keeper01","followers":["d2"]},
+                "status":{"healthy":true,"currentGeneration":6,"listenAddress":"10.20.0.11","port":"5432"}},
+            "d2":{"generation":3,"spec":{"keeperUID":"keeper02"},
+                "status":{"healthy":true,"currentGeneration":3,"listenAddress":"10.20.0.12","port":"5432"}}}"#,
+    );
+    let expected = "=== Active sentinels ===\n\n\
+        ID\t\tLEADER\n12ab34cd\ttrue\n9c8b7a60\tfalse\n\n\
+        === Active proxies ===\n\nID\n6d5e4f3a\n\n\
+        === Keepers ===\n\n\
+        UID\t\tHEALTHY\tPG LISTENADDRESS\tPG HEALTHY\tPG WANTEDGENERATION\tPG CURRENTGENERATION\n\
+        keeper01\ttrue\t10.20.0.11:5432\t\ttrue\t\t6\t\t\t6\t\n\
+        keeper02\ttrue\t10.20.0.12:5432\ttrue\t3\t3\t\n\n\
+        === Cluster Info ===\n\nMaster Keeper: keeper01\n\n\
+        ===== Keepers/DB tree =====\n\nkeeper01 (master)\n└─keeper02\n\n";
+    assert_eq!(render(&view(Some("12ab34cd"), sentinels, proxies, &data)), expected);
+}
+
+#[test]
+fn an_empty_cluster_is_told_in_words() {
+    // cli 18.19
+    let data = ClusterData::parse(br#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"}}}"#)
+        .unwrap()
+        .unwrap();
+    let expected = "=== Active sentinels ===\n\nNo active sentinels\n\n=== Active proxies ===\n\nNo active proxies\n\n\
+        === Keepers ===\n\nNo keepers available\n\nNo cluster available\n\n";
+    assert_eq!(shown(&data), expected);
+}
+
+#[test]
+fn keepers_without_a_master_are_shown() {
+    // cli 18.19: a keeper without db, a db without address, no master, an address in IPv6
+    let text = r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"}},
+        "keepers":{"a":{"status":{"healthy":true}},"b":{},"c":{}},
+        "dbs":{"d2":{"generation":1,"spec":{"keeperUID":"b"}},
+            "d3":{"generation":1,"spec":{"keeperUID":"c"},"status":{"listenAddress":"fe80::1","port":"5432"}}}}"#;
+    let text = shown(&ClusterData::parse(text.as_bytes()).unwrap().unwrap());
+    let (_, keepers) = text.split_once("=== Keepers ===\n\n").unwrap();
+    assert_eq!(
+        keepers,
+        "UID\tHEALTHY\tPG LISTENADDRESS\tPG HEALTHY\tPG WANTEDGENERATION\tPG CURRENTGENERATION\n\
+        a\ttrue\t(no db assigned)\tfalse\t\t0\t\t\t0\t\n\
+        b\tfalse\t(unknown)\tfalse\t1\t0\t\n\
+        c\tfalse\tfe80::1:5432\tfalse\t1\t0\t\n\
+        No cluster available\n\n"
+    );
+}
+
+#[test]
+fn long_cells_move_the_columns_of_the_first_two_lines_only() {
+    // cli 14.3, cli 18.19
+    let mut out = String::new();
+    let rows = [["a_very_long_uid", "x"], ["b", "y"], ["another_uid_that_is_long", "z"]];
+    let rows = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| (*cell).to_owned()).collect());
+    push_table(&mut out, &["UID", "LAST"], rows, Ending::Tab);
+    assert_eq!(
+        out,
+        "UID\t\tLAST\na_very_long_uid\tx\t\nb\ty\t\nanother_uid_that_is_long\tz\t\n"
+    );
+}
+
+#[test]
+fn the_tree_draws_inner_nodes_and_skips_missing_ones() {
+    // cli 14.3, cli 18.19
+    let dbs = [
+        db("d1", "k1", &["d2", "gone", "d3"]),
+        db("d2", "k2", &[]),
+        db("d3", "k3", &["d4"]),
+        db("d4", "k4", &[]),
+    ];
+    assert_eq!(tree(&dbs.join(",")), "k1 (master)\n├─k2\n└─k3\n  └─k4\n\n");
+    let dbs = [
+        db("d1", "k1", &["d2", "d3", "gone"]),
+        db("d2", "k2", &["d4"]),
+        db("d3", "k3", &[]),
+        db("d4", "k4", &["d5"]),
+        db("d5", "k5", &[]),
+    ];
+    assert_eq!(tree(&dbs.join(",")), "k1 (master)\n├─k2\n│ └─k4\n│   └─k5\n├─k3\n\n");
+}
+
+#[test]
+fn a_broken_document_is_shown_as_it_is() {
+    // cli 18.22: no master db, no keeper of it, dbs that follow each other
+    let missing = data(r#""keepers":{"k1":null},"dbs":{}"#);
+    assert!(shown(&missing).ends_with("\nMaster Keeper: (unknown)\n\n===== Keepers/DB tree =====\n\n\n"));
+    let status: Status = view(None, Vec::new(), Vec::new(), &missing);
+    assert_eq!(
+        (
+            status.cluster.master_db_uid.as_str(),
+            status.cluster.master_keeper_uid.as_str()
+        ),
+        ("d1", "")
+    );
+    assert_eq!(
+        tree(
+            &[
+                db("d1", "k1", &["d2"]),
+                db("d2", "k2", &["d1", "d3"]),
+                db("d3", "k3", &[])
+            ]
+            .join(",")
+        ),
+        "k1 (master)\n└─k2\n  └─k3\n\n"
+    );
+}

@@ -1,0 +1,169 @@
+//! What a snapshot of the store says about the cluster. Pure.
+
+use std::collections::BTreeMap;
+
+use control::model::{ClusterData, DbUid, ProxyInfo, ProxyUid, SentinelInfo, SentinelUid};
+use serde::Serialize;
+
+/// The whole answer; its fields are those of the JSON form (cli 14.2).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Status {
+    pub(super) sentinels: Vec<Sentinel>,
+    pub(super) proxies: Vec<Proxy>,
+    pub(super) keepers: Vec<Keeper>,
+    pub(super) cluster: Cluster,
+    /// From the master down; only the text form has it.
+    #[serde(skip)]
+    pub(super) tree: Vec<Branch>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Sentinel {
+    pub(super) uid: SentinelUid,
+    pub(super) leader: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Proxy {
+    pub(super) uid: ProxyUid,
+    pub(super) generation: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Keeper {
+    pub(super) uid: String,
+    pub(super) listen_address: String,
+    pub(super) healthy: bool,
+    pub(super) pg_healthy: bool,
+    pub(super) pg_wanted_generation: i64,
+    pub(super) pg_current_generation: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Cluster {
+    pub(super) available: bool,
+    /// Empty without a master, and when the document does not hold its db.
+    pub(super) master_keeper_uid: String,
+    /// Empty without a master.
+    pub(super) master_db_uid: String,
+}
+
+/// One db of the tree with all before its name: a line of the text form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Branch {
+    /// What stands in front of the keeper's uid.
+    pub(super) lead: String,
+    pub(super) keeper_uid: String,
+    pub(super) is_master: bool,
+}
+
+/// Puts together what is shown (cli 14.1). What a broken document names but does not hold is shown as missing.
+pub(super) fn view(
+    leader: Option<&str>,
+    sentinels: Vec<SentinelInfo>,
+    proxies: Vec<ProxyInfo>,
+    data: &ClusterData,
+) -> Status {
+    let mut sentinels: Vec<Sentinel> = sentinels
+        .into_iter()
+        .map(|info| Sentinel {
+            leader: leader == Some(info.uid.as_str()),
+            uid: info.uid,
+        })
+        .collect();
+    sentinels.sort_by(|a, b| a.uid.cmp(&b.uid));
+    // of two entries with one uid the later counts (store S-11)
+    let proxies: BTreeMap<ProxyUid, i64> = proxies.into_iter().map(|info| (info.uid, info.generation)).collect();
+    let master = data.master_uid();
+    let master_keeper = master
+        .and_then(|uid| data.dbs().get(uid))
+        .map(|db| db.spec.keeper_uid.to_string());
+    Status {
+        sentinels,
+        proxies: proxies
+            .into_iter()
+            .map(|(uid, generation)| Proxy { uid, generation })
+            .collect(),
+        keepers: keepers(data),
+        cluster: Cluster {
+            available: data.cluster.is_some() && data.dbs.is_some(),
+            master_keeper_uid: master_keeper.unwrap_or_default(),
+            master_db_uid: master.map(ToString::to_string).unwrap_or_default(),
+        },
+        tree: tree(data),
+    }
+}
+
+fn keepers(data: &ClusterData) -> Vec<Keeper> {
+    let row = |(uid, keeper): (_, &control::model::Keeper)| {
+        let db = data.db_of_keeper(uid).map(|(_, db)| db);
+        let listen_address = match db {
+            None => "(no db assigned)".to_owned(),
+            Some(db) if db.status.listen_address.is_empty() => "(unknown)".to_owned(),
+            Some(db) => format!("{}:{}", db.status.listen_address, db.status.port),
+        };
+        Keeper {
+            uid: uid.to_string(),
+            listen_address,
+            healthy: keeper.status.healthy,
+            pg_healthy: db.is_some_and(|db| db.status.healthy),
+            pg_wanted_generation: db.map_or(0, |db| db.generation),
+            pg_current_generation: db.map_or(0, |db| db.status.current_generation),
+        }
+    };
+    data.keepers().iter().map(row).collect()
+}
+
+/// The dbs from the master down, depth first, followers in stored order (cli 14.3).
+fn tree(data: &ClusterData) -> Vec<Branch> {
+    let mut branches = Vec::new();
+    if let Some(master) = data.master_uid() {
+        let mut above = Vec::new();
+        grow(data, master, None, "", &mut above, &mut branches);
+    }
+    branches
+}
+
+/// `place` is whether this is the last of its parent's followers; nothing for the root. `above` are the dbs on the way
+/// here: one that follows itself, which only a broken document has, is not gone through again.
+fn grow<'a>(
+    data: &'a ClusterData,
+    uid: &'a DbUid,
+    place: Option<bool>,
+    prefix: &str,
+    above: &mut Vec<&'a DbUid>,
+    branches: &mut Vec<Branch>,
+) {
+    let Some(db) = data.dbs().get(uid).filter(|_| !above.contains(&uid)) else {
+        return;
+    };
+    let branch = match place {
+        None => "",
+        Some(true) => "└─",
+        Some(false) => "├─",
+    };
+    branches.push(Branch {
+        lead: format!("{prefix}{branch}"),
+        keeper_uid: db.spec.keeper_uid.to_string(),
+        is_master: data.master_uid() == Some(uid),
+    });
+    let prefix = match place {
+        None => String::new(),
+        Some(true) => format!("{prefix}  "),
+        Some(false) => format!("{prefix}│ "),
+    };
+    above.push(uid);
+    let followers = db.spec.followers.as_deref().unwrap_or_default();
+    for (number, follower) in followers.iter().enumerate() {
+        // "last" counts followers that do not exist, too
+        grow(
+            data,
+            follower,
+            Some(number + 1 == followers.len()),
+            &prefix,
+            above,
+            branches,
+        );
+    }
+    above.pop();
+}

@@ -1,0 +1,134 @@
+//! `update`: another cluster spec, or a patch of it (cli 8).
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use control::args::Switch;
+use control::model::{ClusterSpec, patch_spec, replace_spec};
+use control::store::Store;
+
+use super::checked::Attempts;
+use super::{Ended, checked, input};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Cluster spec or patch, as JSON
+    #[arg(value_name = "SPEC")]
+    spec: Vec<String>,
+    /// File with the cluster spec or the patch; - is standard input
+    #[arg(long, short)]
+    file: Option<PathBuf>,
+    /// The text is a patch of the present spec (JSON merge patch): what it does not name stays
+    #[arg(long, short)]
+    patch: Option<Switch>,
+}
+
+/// What the text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Whole,
+    Patch,
+}
+
+pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
+    let text = match (input::at_most_one(&args.spec)?, input::given(&args.file)) {
+        (None, None) => bail!("no cluster spec given: give it as an argument or with --file"),
+        (Some(_), Some(_)) => bail!("only one of the cluster spec argument and --file may be given"),
+        (Some(argument), None) => argument.as_bytes().to_vec(),
+        (None, Some(path)) => input::open(path)?.read()?,
+    };
+    let kind = if args.patch == Some(Switch(true)) {
+        Kind::Patch
+    } else {
+        Kind::Whole
+    };
+    checked::change(store, Attempts::Three, |checked| {
+        let cluster = checked
+            .data
+            .cluster
+            .as_mut()
+            .expect("ClusterData::check refuses data without a cluster");
+        let spec = cluster
+            .spec
+            .as_mut()
+            .expect("ClusterData::check refuses data without a spec");
+        *spec = next(spec, &text, kind)?;
+        Ok(())
+    })
+    .await?;
+    Ok(Ended::Well)
+}
+
+/// The spec in place of the present one, if it may be (data-model 6).
+fn next(current: &ClusterSpec, text: &[u8], kind: Kind) -> anyhow::Result<ClusterSpec> {
+    let spec = match kind {
+        Kind::Whole => input::decode_spec(text)?,
+        Kind::Patch => patch_spec(current, text).context("failed to patch cluster spec")?,
+    };
+    replace_spec(current, &spec).context("cannot update cluster spec")?;
+    let resolved = spec.resolve().context("cannot update cluster spec")?;
+    checked::supported(&resolved)?;
+    Ok(spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use control::model::{from_slice, to_compact};
+    use control::telemetry::Chain;
+
+    use super::*;
+
+    fn updated(current: &str, text: &str, kind: Kind) -> Result<String, String> {
+        let current: ClusterSpec = from_slice(current.as_bytes()).unwrap();
+        match next(&current, text.as_bytes(), kind) {
+            Ok(spec) => Ok(to_compact(&spec.shown(control::model::Shown::Set))),
+            Err(error) => Err(Chain(error.as_ref()).to_string()),
+        }
+    }
+
+    const NEW: &str = r#"{"initMode":"new","sleepInterval":"1s"}"#;
+
+    #[test]
+    fn a_whole_spec_replaces_all_and_a_patch_what_it_names() {
+        let text = r#"{"initMode":"new","failInterval":"4s"}"#;
+        assert_eq!(
+            updated(NEW, text, Kind::Whole).unwrap(),
+            r#"{"failInterval":"4s","initMode":"new"}"#
+        );
+        assert_eq!(
+            updated(NEW, r#"{"failInterval":"4s"}"#, Kind::Patch).unwrap(),
+            r#"{"sleepInterval":"1s","failInterval":"4s","initMode":"new"}"#
+        );
+    }
+
+    #[test]
+    fn a_text_that_is_refused_says_why() {
+        // cli 18.13
+        let refused = |text, kind| updated(NEW, text, kind).unwrap_err();
+        assert!(
+            refused("{}", Kind::Whole)
+                .starts_with("cannot update cluster spec: invalid cluster spec: initMode undefined")
+        );
+        assert!(refused("null", Kind::Whole).contains("null"));
+        assert!(refused(r#"{"initMode":"#, Kind::Whole).starts_with("failed to unmarshal cluster spec: "));
+        assert!(refused("[]", Kind::Patch).starts_with("failed to patch cluster spec: "));
+        assert!(refused("", Kind::Patch).starts_with("failed to patch cluster spec: "));
+        assert!(refused(r#"{"maxStandbys":"7"}"#, Kind::Patch).contains("maxStandbys"));
+        assert!(refused(r#"{"initMode":null}"#, Kind::Patch).contains("initMode undefined"));
+        assert!(refused(r#"{"synchronousReplication":true}"#, Kind::Patch).contains("not supported yet"));
+        assert_eq!(
+            updated(NEW, "null", Kind::Patch).unwrap(),
+            r#"{"sleepInterval":"1s","initMode":"new"}"#
+        );
+    }
+
+    #[test]
+    fn a_patch_leads_back_to_what_is_supported() {
+        // a cluster of the reference that asks for more than we do can still be told otherwise
+        let current = r#"{"initMode":"new","synchronousReplication":true}"#;
+        assert_eq!(
+            updated(current, r#"{"synchronousReplication":null}"#, Kind::Patch).unwrap(),
+            r#"{"initMode":"new"}"#
+        );
+    }
+}
