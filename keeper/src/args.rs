@@ -1,0 +1,511 @@
+//! The keeper's options: what was typed, and what of it is true. Everything is checked and all faults are told at
+//! once, in the order of keeper 1.3, before anything is touched.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use control::args::{Common, DaemonArgs, Faults, Switch};
+use control::telemetry::LogConfig;
+
+use crate::postgres::credentials::{AuthMethod, Login, Secret};
+use crate::postgres::state::is_valid_uid;
+
+/// Runs one PostgreSQL instance and makes it what the cluster needs.
+///
+/// Every option can also be given by an environment variable: --pg-port is STKEEPER_PG_PORT.
+#[derive(Debug, Clone, Default, clap::Parser)]
+pub struct Args {
+    #[expect(missing_docs, reason = "clap would take it for help text")]
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+    /// Name of this keeper, of letters a-z, digits and '_' [default: made up at the first start, and kept]
+    #[arg(long, alias = "id", value_name = "UID")]
+    pub uid: Option<String>,
+    /// Directory for the keeper's state and its instance (required)
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address that PostgreSQL listens on; * for all (required)
+    #[arg(long, value_name = "ADDRESS")]
+    pub pg_listen_address: Option<String>,
+    /// Port that PostgreSQL listens on [default: 5432]
+    #[arg(long, value_name = "PORT")]
+    pub pg_port: Option<String>,
+    /// Address at which others reach the instance [default: --pg-listen-address]
+    #[arg(long, value_name = "ADDRESS")]
+    pub pg_advertise_address: Option<String>,
+    /// Port at which others reach the instance [default: --pg-port]
+    #[arg(long, value_name = "PORT")]
+    pub pg_advertise_port: Option<String>,
+    /// Directory of PostgreSQL's programs [default: PATH, then the usual places]
+    #[arg(long, value_name = "DIR")]
+    pub pg_bin_path: Option<PathBuf>,
+    /// How the replication user logs in: md5, scram-sha-256 or trust [default: md5]
+    #[arg(long, value_name = "METHOD")]
+    pub pg_repl_auth_method: Option<String>,
+    /// Name of the replication user (required)
+    #[arg(long, value_name = "NAME")]
+    pub pg_repl_username: Option<String>,
+    /// Password of the replication user; better a file, since others can read command lines
+    #[arg(long, value_name = "PASSWORD")]
+    pub pg_repl_password: Option<String>,
+    /// File with the password of the replication user
+    #[arg(long, value_name = "FILE")]
+    pub pg_repl_passwordfile: Option<PathBuf>,
+    /// How the superuser logs in: md5, scram-sha-256 or trust [default: md5]
+    #[arg(long, value_name = "METHOD")]
+    pub pg_su_auth_method: Option<String>,
+    /// Name of the superuser [default: the name of the operating system's user]
+    #[arg(long, value_name = "NAME")]
+    pub pg_su_username: Option<String>,
+    /// Password of the superuser; better a file, since others can read command lines
+    #[arg(long, value_name = "PASSWORD")]
+    pub pg_su_password: Option<String>,
+    /// File with the password of the superuser
+    #[arg(long, value_name = "FILE")]
+    pub pg_su_passwordfile: Option<PathBuf>,
+    /// Whether this keeper may be elected as master [default: true]
+    #[arg(long)]
+    pub can_be_master: Option<Switch>,
+    /// Whether commits may wait for this keeper [default: true]
+    #[arg(long)]
+    pub can_be_synchronous_replica: Option<Switch>,
+    /// Do not lock the data directory: for file systems without locks
+    #[arg(long)]
+    pub disable_data_dir_locking: Option<Switch>,
+}
+
+/// What is true: parsed, read, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Cluster, store, metrics.
+    pub common: Common,
+    /// The uid that was asked for.
+    pub uid: Option<String>,
+    /// The data directory, absolute.
+    pub data_dir: PathBuf,
+    /// Whether the data directory is locked.
+    pub locking: bool,
+    /// Where the programs are, when that was said.
+    pub bin_path: Option<PathBuf>,
+    /// `listen_addresses`.
+    pub listen_address: String,
+    /// The instance's own port.
+    pub port: u16,
+    /// Where others reach the instance.
+    pub advertise_address: String,
+    /// The port at which others reach it: a text, as it is published.
+    pub advertise_port: String,
+    /// The superuser.
+    pub superuser: Login,
+    /// The replication user.
+    pub replication: Login,
+    /// Published: whether this keeper may be elected.
+    pub can_be_master: bool,
+    /// Published: whether commits may wait for it.
+    pub can_be_synchronous_replica: bool,
+}
+
+/// What the check gave.
+#[derive(Debug)]
+pub struct Checked {
+    /// How to log; usable whatever else is wrong.
+    pub log: LogConfig,
+    /// What is odd, in order; to be said before the faults.
+    pub warnings: Vec<String>,
+    /// What is true, or all that is wrong.
+    pub config: Result<Config, Faults>,
+}
+
+/// What the check has to know of the world.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// The effective user.
+    pub uid: u32,
+    /// Its name, if it has one.
+    pub user: Option<String>,
+    /// What a relative path is relative to.
+    pub directory: PathBuf,
+}
+
+impl World {
+    /// The world as it is.
+    pub fn current() -> Self {
+        let uid = rustix::process::geteuid().as_raw();
+        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let variable = std::env::var_os("USER").and_then(|name: OsString| name.into_string().ok());
+        Self {
+            uid,
+            user: user_name(&users, uid).or(variable).filter(|name| !name.is_empty()),
+            directory: std::env::current_dir().unwrap_or_default(),
+        }
+    }
+}
+
+/// The name that passwd(5) gives a user.
+fn user_name(users: &str, uid: u32) -> Option<String> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+impl Args {
+    /// Checks everything, and touches nothing (keeper 1.3, its steps but those that act).
+    pub fn check(&self, world: &World) -> Checked {
+        let mut faults = Faults::default();
+        let mut warnings = Vec::new();
+        if world.uid == 0 {
+            // keeper 1.6: initdb and postgres refuse root
+            faults.push(
+                "cannot run as root, since PostgreSQL refuses to: start the keeper as another user, such as postgres",
+            );
+        }
+        let su_name = match &self.pg_su_username {
+            Some(name) => name.clone(),
+            None => world.user.clone().unwrap_or_else(|| {
+                faults.push(format!("user {} has no name: use --pg-su-username", world.uid));
+                String::new()
+            }),
+        };
+        let log = self.daemon.log(&mut faults);
+        let data_dir = given_path(&self.data_dir).map(|path| world.directory.join(path));
+        match &data_dir {
+            None => faults.push("data dir required: use --data-dir"),
+            Some(dir) => faults_of_data_dir(dir, world.uid, &mut faults),
+        }
+        let common = self.daemon.common.check(&mut faults);
+        let listen_address = given(&self.pg_listen_address).to_owned();
+        if listen_address.is_empty() {
+            faults.push("--pg-listen-address is required");
+        }
+        let port_text = Some(given(&self.pg_port))
+            .filter(|port| !port.is_empty())
+            .unwrap_or("5432");
+        let port = port_text.parse().ok().filter(|port| *port != 0);
+        if port.is_none() {
+            faults.push(format!(
+                "--pg-port {port_text:?} is no port: use a number from 1 to 65535"
+            ));
+        }
+        let logins = self.logins(su_name, &mut faults, &mut warnings);
+        let uid = self.uid.clone().filter(|uid| !uid.is_empty());
+        if let Some(uid) = uid.as_ref().filter(|uid| !is_valid_uid(uid)) {
+            faults.push(format!(
+                "keeper uid {uid:?} is not valid: use letters a-z, digits and '_'"
+            ));
+        }
+        let or = |given: &Option<String>, default: &str| {
+            given
+                .clone()
+                .filter(|text| !text.is_empty())
+                .unwrap_or_else(|| default.to_owned())
+        };
+        let config = match (common, data_dir, port, logins) {
+            (Some(common), Some(data_dir), Some(port), Some((superuser, replication))) if faults.is_empty() => {
+                Ok(Config {
+                    common,
+                    uid,
+                    data_dir,
+                    locking: self.disable_data_dir_locking != Some(Switch(true)),
+                    bin_path: given_path(&self.pg_bin_path).map(|path| world.directory.join(path)),
+                    advertise_address: or(&self.pg_advertise_address, &listen_address),
+                    advertise_port: or(&self.pg_advertise_port, port_text),
+                    listen_address,
+                    port,
+                    superuser,
+                    replication,
+                    can_be_master: self.can_be_master != Some(Switch(false)),
+                    can_be_synchronous_replica: self.can_be_synchronous_replica != Some(Switch(false)),
+                })
+            }
+            _ => Err(faults),
+        };
+        Checked { log, warnings, config }
+    }
+
+    /// The option that the advertised address came from (keeper 1.3.10).
+    pub fn advertise_option(&self) -> &'static str {
+        match given(&self.pg_advertise_address) {
+            "" => "pg-listen-address",
+            _ => "pg-advertise-address",
+        }
+    }
+
+    /// Superuser and replication user (keeper 1.3 steps 11 to 16, 1.4).
+    fn logins(&self, su_name: String, faults: &mut Faults, warnings: &mut Vec<String>) -> Option<(Login, Login)> {
+        let superuser = Typed {
+            who: "superuser",
+            option: "su",
+            user: &su_name,
+            method: self.pg_su_auth_method.as_deref().unwrap_or("md5"),
+            password: self.pg_su_password.as_deref(),
+            file: given_path(&self.pg_su_passwordfile),
+        };
+        let replication = Typed {
+            who: "replication user",
+            option: "repl",
+            user: given(&self.pg_repl_username),
+            method: self.pg_repl_auth_method.as_deref().unwrap_or("md5"),
+            password: self.pg_repl_password.as_deref(),
+            file: given_path(&self.pg_repl_passwordfile),
+        };
+        let repl_method = replication.method(faults);
+        replication.name(faults);
+        superuser.name(faults);
+        replication.trust_without_secret(repl_method, faults);
+        superuser.trust_without_secret(AuthMethod::parse(superuser.method), faults);
+        replication.one_secret(repl_method, faults);
+        let su_method = superuser.method(faults);
+        superuser.one_secret(su_method, faults);
+        for (typed, method) in [(&replication, repl_method), (&superuser, su_method)] {
+            if method == Some(AuthMethod::Trust) {
+                warnings.push(format!(
+                    "{} method is trust: everybody who reaches the server is let in as {:?}",
+                    typed.flag("auth-method"),
+                    typed.user
+                ));
+            }
+        }
+        let read_repl = replication.read(repl_method, faults, warnings);
+        let read_su = superuser.read(su_method, faults, warnings);
+        let su_password = read_su.map(|text| superuser.without_newline(text, faults, warnings));
+        let repl_password = read_repl.map(|text| replication.without_newline(text, faults, warnings));
+        if !superuser.user.is_empty() && superuser.user == replication.user {
+            warnings.push(format!(
+                "superuser and replication user are both {:?}: different users are better",
+                superuser.user
+            ));
+            if su_method != repl_method {
+                faults.push("superuser and replication user are the same, but their auth methods are different"); // C11
+            } else if su_password.is_some() && repl_password.is_some() && su_password != repl_password {
+                faults.push(
+                    "provided superuser name and replication user name are the same but provided passwords are different",
+                ); // C12
+            }
+        }
+        let login = |typed: &Typed<'_>, method: Option<AuthMethod>, password: Option<String>| {
+            let method = method?;
+            Some(Login {
+                user: typed.user.to_owned(),
+                method,
+                password: password.map(Secret::new),
+            })
+        };
+        Some((
+            login(&superuser, su_method, su_password)?,
+            login(&replication, repl_method, repl_password)?,
+        ))
+    }
+}
+
+/// What was typed about one of the two roles.
+struct Typed<'a> {
+    who: &'static str,
+    option: &'static str,
+    user: &'a str,
+    method: &'a str,
+    password: Option<&'a str>,
+    file: Option<PathBuf>,
+}
+
+impl Typed<'_> {
+    fn flag(&self, name: &str) -> String {
+        format!("--pg-{}-{name}", self.option)
+    }
+
+    fn method(&self, faults: &mut Faults) -> Option<AuthMethod> {
+        let method = AuthMethod::parse(self.method);
+        if method.is_none() {
+            // C1
+            let flag = self.flag("auth-method");
+            faults.push(format!(
+                "{flag} {:?} is unknown: use md5, scram-sha-256 or trust",
+                self.method
+            ));
+        }
+        method
+    }
+
+    fn name(&self, faults: &mut Faults) {
+        if self.user.is_empty() {
+            faults.push(format!("{} is required", self.flag("username")));
+        }
+    }
+
+    fn trust_without_secret(&self, method: Option<AuthMethod>, faults: &mut Faults) {
+        if method == Some(AuthMethod::Trust) && (self.password.is_some() || self.file.is_some()) {
+            // C3
+            faults.push(format!(
+                "{} is trust, which asks for no password: leave out {} and {}",
+                self.flag("auth-method"),
+                self.flag("password"),
+                self.flag("passwordfile")
+            ));
+        }
+    }
+
+    fn one_secret(&self, method: Option<AuthMethod>, faults: &mut Faults) {
+        if method.is_none_or(|method| method == AuthMethod::Trust) {
+            return;
+        }
+        let (password, file) = (self.flag("password"), self.flag("passwordfile"));
+        match (self.password, &self.file) {
+            (None, None) => faults.push(format!("{file} or {password} is required")), // C4
+            (Some(_), Some(_)) => faults.push(format!("use only one of {file} and {password}")), // C5
+            _ => {}
+        }
+    }
+
+    /// The password as given; nothing when there is none or it cannot be read.
+    fn read(&self, method: Option<AuthMethod>, faults: &mut Faults, warnings: &mut Vec<String>) -> Option<String> {
+        if method.is_none_or(|method| method == AuthMethod::Trust) {
+            return None;
+        }
+        match (self.password, &self.file) {
+            (Some(password), None) => Some(password.to_owned()),
+            (None, Some(file)) => match read_password_file(file) {
+                Ok((text, mode)) => {
+                    if mode & 0o077 != 0 {
+                        // C7
+                        let flag = self.flag("passwordfile");
+                        warnings.push(format!(
+                            "{flag} {} can be read by others (mode {mode:04o}): chmod 600 it",
+                            file.display()
+                        ));
+                    }
+                    Some(text)
+                }
+                Err(error) => {
+                    // C6
+                    faults.push(format!(
+                        "{} {} cannot be read: {error}",
+                        self.flag("passwordfile"),
+                        file.display()
+                    ));
+                    None
+                }
+            },
+            _ => None,
+        }
+    }
+
+    /// Without the newlines at its end (C8); an empty one is no password (C9).
+    fn without_newline(&self, text: String, faults: &mut Faults, warnings: &mut Vec<String>) -> String {
+        let password = text.trim_end_matches(['\r', '\n']);
+        if password.len() < text.len() {
+            warnings.push(format!("{} password contain trailing new line, removing", self.who));
+            if password.is_empty() {
+                faults.push(format!(
+                    "{} password is empty after removing trailing new line",
+                    self.who
+                ));
+            }
+        } else if password.is_empty() {
+            let (password, file) = (self.flag("password"), self.flag("passwordfile"));
+            faults.push(format!(
+                "{} password is empty: put one into {file} or {password}",
+                self.who
+            ));
+        }
+        password.to_owned()
+    }
+}
+
+/// Text and mode of a password file; a link is followed.
+fn read_password_file(file: &Path) -> io::Result<(String, u32)> {
+    let mode = std::fs::metadata(file)?.permissions().mode() & 0o7777;
+    Ok((std::fs::read_to_string(file)?, mode))
+}
+
+/// Whether a directory can be, or become, a keeper's (keeper 1.3).
+fn faults_of_data_dir(dir: &Path, user: u32, faults: &mut Faults) {
+    let shown = dir.display();
+    let metadata = match std::fs::metadata(dir) {
+        Ok(metadata) => metadata,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return faults_of_parent(dir, faults);
+        }
+        Err(error) => return faults.push(format!("data dir {shown} cannot be looked at: {error}")),
+    };
+    if !metadata.is_dir() {
+        return faults.push(format!("data dir {shown} is no directory"));
+    }
+    if metadata.uid() != user {
+        return faults.push(format!(
+            "data dir {shown} belongs to user {}, not to user {user} that runs the keeper: use another --data-dir or user",
+            metadata.uid()
+        ));
+    }
+    let names = match std::fs::read_dir(dir) {
+        Ok(entries) => entries.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>(),
+        Err(error) => return faults.push(format!("data dir {shown} cannot be read: {error}")),
+    };
+    let has = |name: &str| names.iter().any(|entry| entry == name);
+    if has("PG_VERSION") {
+        faults.push(format!(
+            "data dir {shown} is itself a PostgreSQL data directory: the keeper keeps its own in {shown}/postgres, use another --data-dir"
+        ));
+    } else if !names.is_empty() && !["keeperstate", "lock", "postgres"].into_iter().any(has) {
+        faults.push(format!(
+            "data dir {shown} is not empty and not a keeper's: use another --data-dir"
+        ));
+    } else if rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err() {
+        faults.push(format!("data dir {shown} is not writable"));
+    }
+}
+
+/// A directory that does not exist has to be made in the nearest one that does.
+fn faults_of_parent(dir: &Path, faults: &mut Faults) {
+    let Some(parent) = dir.ancestors().skip(1).find(|parent| parent.exists()) else {
+        return;
+    };
+    if !parent.is_dir() {
+        faults.push(format!(
+            "data dir {} cannot be made: {} is no directory",
+            dir.display(),
+            parent.display()
+        ));
+    } else if rustix::fs::access(parent, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_err() {
+        faults.push(format!(
+            "data dir {} cannot be made: {} is not writable",
+            dir.display(),
+            parent.display()
+        ));
+    }
+}
+
+/// What is odd about the advertised address (keeper 1.3.10); `resolved` is what a name stands for, `None` when it
+/// stands for nothing.
+pub fn odd_address(option: &str, address: &str, resolved: Option<&[IpAddr]>) -> Vec<String> {
+    let mut odd = Vec::new();
+    if address.parse::<IpAddr>().is_err() {
+        odd.push(format!(
+            "--{option} {address:?} is no IP address: other components have to resolve it"
+        ));
+    }
+    match resolved {
+        None | Some([]) => odd.push(format!("--{option} {address:?} does not resolve here")),
+        Some(addresses) if addresses.iter().any(IpAddr::is_loopback) => {
+            odd.push(format!(
+                "--{option} {address:?} is a loopback address: only components on this host reach it"
+            ));
+        }
+        Some(_) => {}
+    }
+    odd
+}
+
+fn given(option: &Option<String>) -> &str {
+    option.as_deref().unwrap_or_default()
+}
+
+fn given_path(option: &Option<PathBuf>) -> Option<PathBuf> {
+    option.clone().filter(|path| !path.as_os_str().is_empty())
+}
+
+#[cfg(test)]
+mod tests;
