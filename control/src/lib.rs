@@ -4,5 +4,6 @@
 pub mod args;
 pub mod clock;
 pub mod model;
+pub mod plan;
 pub mod store;
 pub mod telemetry;

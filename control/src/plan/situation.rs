@@ -1,0 +1,109 @@
+//! The snapshot that decisions look at: the cluster data after health derivation, the reports behind them, and what each
+//! db is good for. It is only read; what changes is the draft.
+
+use std::collections::BTreeMap;
+
+use crate::clock::Boottime;
+use crate::model::{ClusterData, Db, DbUid, Keeper, Spec, Timestamp};
+use crate::plan::classify::{
+    Class, Convergence, Validity, class, class_limit, convergence, is_master_type, is_standby_type, validity,
+};
+use crate::plan::draft::Wakes;
+use crate::plan::health::{Report, Reports};
+use crate::plan::memory::{Memory, converged};
+use crate::plan::proxies::ProxyView;
+
+/// Everything that a decision may look at.
+#[derive(Debug, Clone)]
+pub(crate) struct Situation<'a> {
+    /// The document after health derivation (`h` of sentinel 17).
+    pub(crate) data: ClusterData,
+    /// Its spec, in force.
+    pub(crate) spec: &'a Spec,
+    /// What keepers last said.
+    pub(crate) reports: Reports,
+    /// How proxies stand.
+    pub(crate) proxies: ProxyView,
+    /// The memory, health included.
+    pub(crate) memory: &'a Memory,
+    pub(crate) now: Boottime,
+    pub(crate) wall: Timestamp,
+}
+
+/// What a db is good for, against a master.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Verdict {
+    pub(crate) class: Class,
+    pub(crate) validity: Validity,
+    pub(crate) convergence: Convergence,
+}
+
+impl Verdict {
+    /// Good and of this cluster.
+    pub(crate) fn is_good(&self) -> bool {
+        self.class == Class::Good && self.validity == Validity::Valid
+    }
+}
+
+impl Situation<'_> {
+    /// The master db that the document names, if it also holds it.
+    pub(crate) fn master(&self) -> Option<(&DbUid, &Db)> {
+        self.data.dbs().get_key_value(self.data.master_uid()?)
+    }
+
+    pub(crate) fn keeper_of(&self, db: &Db) -> Option<&Keeper> {
+        self.data.keepers().get(&db.spec.keeper_uid)
+    }
+
+    /// What the keeper of a db last said.
+    pub(crate) fn report_of(&self, db: &Db) -> Option<&Report> {
+        self.reports.get(&db.spec.keeper_uid)
+    }
+
+    /// What a db is good for, as a follower or successor of `master`.
+    pub(crate) fn verdict(&self, uid: &DbUid, db: &Db, master: &Db, wakes: &mut Wakes) -> Verdict {
+        let keeper_healthy = self.keeper_of(db).is_some_and(|keeper| keeper.status.healthy);
+        let convergence = convergence(uid, db, class_limit(db, self.spec), self.memory, self.now, wakes);
+        Verdict {
+            class: class(db, keeper_healthy, convergence),
+            validity: validity(uid, db, &master.status),
+            convergence,
+        }
+    }
+
+    /// The verdicts on all dbs but the master.
+    pub(crate) fn verdicts(&self, master: &DbUid, wakes: &mut Wakes) -> BTreeMap<DbUid, Verdict> {
+        let Some(head) = self.data.dbs().get(master) else {
+            return BTreeMap::new();
+        };
+        let others = self.data.dbs().iter().filter(|(uid, _)| *uid != master);
+        others
+            .map(|(uid, db)| (uid.clone(), self.verdict(uid, db, head, wakes)))
+            .collect()
+    }
+
+    /// Whether a db's last report is fresh and says that it is well and applied what it was asked for.
+    pub(crate) fn reported_well(&self, uid: &DbUid, db: &Db) -> bool {
+        db.status.healthy && converged(db) && self.report_of(db).is_some_and(|report| report.says_well(uid))
+    }
+
+    /// Whether the proxies were ever sent to this db since it was elected: the proxy section names it and lets a proxy in
+    /// (beyond ).
+    pub(crate) fn is_published(&self, uid: &DbUid) -> bool {
+        let proxy = self.data.proxy.as_ref().map(|proxy| &proxy.spec);
+        proxy.is_some_and(|spec| spec.master_db_uid == *uid && !spec.enabled_proxies.is_empty())
+    }
+
+    /// Dbs that follow inside of the cluster.
+    pub(crate) fn standbys(&self) -> impl Iterator<Item = (&DbUid, &Db)> {
+        self.data.dbs().iter().filter(|(_, db)| is_standby_type(db))
+    }
+
+    /// Old masters not yet removed, and heads of another time.
+    pub(crate) fn old_masters<'s>(&'s self, master: &'s DbUid) -> impl Iterator<Item = (&'s DbUid, &'s Db)> {
+        self.data
+            .dbs()
+            .iter()
+            .filter(move |(uid, db)| *uid != master && is_master_type(db))
+    }
+}

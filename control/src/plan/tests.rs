@@ -1,0 +1,5 @@
+//! The judgement, row by row of sentinel 15, and its properties. Tests go through [`plan`](super::plan) as the loop does.
+
+mod cluster;
+mod derived;
+mod rows;
