@@ -129,11 +129,8 @@ impl Links {
 
     fn next(&self) -> Option<Link> {
         let state = self.board.lock();
-        let standing: Vec<&Link> = state
-            .endpoints
-            .iter()
-            .filter_map(|endpoint| endpoint.link.as_ref())
-            .collect();
+        let links = state.endpoints.iter().filter_map(|endpoint| endpoint.link.as_ref());
+        let standing: Vec<&Link> = links.filter(|link| !link.pulse.is_over()).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         standing.get(turn.checked_rem(standing.len())?).copied().cloned()
     }
@@ -334,6 +331,11 @@ impl Pulse {
     fn give_up(&self, why: &str) {
         self.reason.get_or_init(|| Cause::new(why));
         self.give_up.cancel();
+    }
+
+    /// Whether the connection has ended, or is about to.
+    fn is_over(&self) -> bool {
+        self.give_up.is_cancelled() || self.ended.is_cancelled()
     }
 
     async fn ended(&self) {

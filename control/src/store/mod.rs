@@ -210,7 +210,9 @@ impl Store {
 
     async fn put_with(&self, key: &str, value: Vec<u8>, lease: Option<LeaseId>) -> Result<Revision, StoreError> {
         let options = PutOptions::new().with_lease(lease.map_or(0, |lease| lease.0));
-        self.request(format!("write {key}"), Repeat::IfUnsent, |client| {
+        let attempt = format!("write {key}");
+        check_size(&attempt, key.len() + value.len())?;
+        self.request(attempt, Repeat::IfUnsent, |client| {
             let (value, options) = (value.clone(), options.clone());
             async move {
                 let answer = kv(&client).put(key, value, Some(options)).await?;
@@ -363,10 +365,19 @@ fn judge(error: &etcd_client::Error) -> (Verdict, Cause) {
 }
 
 fn kv(client: &Client) -> etcd_client::KvClient {
-    client
-        .kv_client()
-        .max_encoding_message_size(REQUEST_BYTES_MAX)
-        .max_decoding_message_size(usize::MAX)
+    client.kv_client().max_decoding_message_size(usize::MAX)
+}
+
+/// Refuses what is too large to be sent at all.
+fn check_size(attempt: &str, bytes: usize) -> Result<(), StoreError> {
+    if bytes <= REQUEST_BYTES_MAX {
+        return Ok(());
+    }
+    let why = format!("{bytes} bytes are more than the {REQUEST_BYTES_MAX} of the largest request");
+    Err(StoreError::Refused {
+        attempt: attempt.to_owned(),
+        source: Cause::new(why),
+    })
 }
 
 fn read_op(target: &Target) -> TxnOp {

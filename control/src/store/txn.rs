@@ -2,7 +2,7 @@
 
 use etcd_client::{Compare, CompareOp, PutOptions, TxnOp};
 
-use super::{LeaseId, Repeat, Revision, Store, StoreError, header_revision, kv};
+use super::{LeaseId, Repeat, Revision, Store, StoreError, check_size, header_revision, kv};
 
 /// A write on conditions. Built up, then given to [`Store::commit`].
 #[derive(Debug, Clone, Default)]
@@ -10,6 +10,7 @@ pub struct Txn {
     compares: Vec<Compare>,
     ops: Vec<TxnOp>,
     names: Vec<String>,
+    bytes: usize,
 }
 
 impl Txn {
@@ -50,19 +51,14 @@ impl Txn {
 
     /// Then put this, without a lease.
     #[must_use]
-    pub fn put(mut self, key: &str, value: impl Into<Vec<u8>>) -> Self {
-        self.names.push(format!("write {key}"));
-        self.ops.push(TxnOp::put(key, value, None));
-        self
+    pub fn put(self, key: &str, value: impl Into<Vec<u8>>) -> Self {
+        self.put_with(key, value.into(), None)
     }
 
     /// Then put this under a lease, see [`Store::grant`].
     #[must_use]
-    pub fn put_leased(mut self, key: &str, value: impl Into<Vec<u8>>, lease: LeaseId) -> Self {
-        self.names.push(format!("write {key}"));
-        self.ops
-            .push(TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease.0))));
-        self
+    pub fn put_leased(self, key: &str, value: impl Into<Vec<u8>>, lease: LeaseId) -> Self {
+        self.put_with(key, value.into(), Some(PutOptions::new().with_lease(lease.0)))
     }
 
     /// Then delete this key, if it is there.
@@ -70,6 +66,13 @@ impl Txn {
     pub fn delete(mut self, key: &str) -> Self {
         self.names.push(format!("delete {key}"));
         self.ops.push(TxnOp::delete(key, None));
+        self
+    }
+
+    fn put_with(mut self, key: &str, value: Vec<u8>, options: Option<PutOptions>) -> Self {
+        self.names.push(format!("write {key}"));
+        self.bytes += key.len() + value.len();
+        self.ops.push(TxnOp::put(key, value, options));
         self
     }
 }
@@ -106,6 +109,7 @@ impl Store {
     /// [`StoreError::Unanswered`] leaves open whether it was applied (store S-32).
     pub async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
         let attempt = txn.names.join(", ");
+        check_size(&attempt, txn.bytes)?;
         self.request(attempt, Repeat::IfUnsent, |client| {
             let txn = etcd_client::Txn::new()
                 .when(txn.compares.clone())

@@ -1,1 +1,39 @@
-//! The store against a real etcd.
+//! The store against a real etcd: requests, watches, elections, outages, TLS.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy takes only functions with #[test] for tests, not their helpers"
+)]
+
+mod election;
+mod outages;
+mod requests;
+mod tls;
+mod watches;
+
+use std::time::Duration;
+
+use control::store::{Store, StoreConfig, StoreOptions};
+
+/// How long a condition may take on a busy machine before a test gives it up.
+const SOON: Duration = Duration::from_secs(30);
+
+fn options(endpoints: &str) -> StoreOptions {
+    StoreOptions {
+        endpoints: endpoints.to_owned(),
+        cluster_name: "mycluster".to_owned(),
+        ..StoreOptions::default()
+    }
+}
+
+fn store(endpoints: &str) -> Store {
+    Store::connect(StoreConfig::load(&options(endpoints)).expect("the options are fine"))
+}
+
+fn store_with_timeout(endpoints: &str, timeout: Duration) -> Store {
+    let options = StoreOptions {
+        timeout,
+        ..options(endpoints)
+    };
+    Store::connect(StoreConfig::load(&options).expect("the options are fine"))
+}

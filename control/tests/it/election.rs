@@ -1,0 +1,338 @@
+//! Elections on a real etcd (store 6, corner cases 9 to 15).
+
+use std::time::Duration;
+
+use control::store::{
+    LeaseId, Outcome, Store, Txn,
+    election::{Election, Holder, Leader, Leadership},
+};
+use stolon_tests::{
+    etcd::Etcd,
+    tcp_relay::{TcpRelay, Toward, Weather},
+    wait::{eventually, now, throughout},
+};
+use tokio::{sync::watch, time::timeout};
+
+use crate::{SOON, store};
+
+async fn leads(election: &Election) -> Leader {
+    let mut state = election.state();
+    let state = timeout(SOON, state.wait_for(|state| state.leader().is_some()))
+        .await
+        .expect("it wins in time");
+    state
+        .expect("the election goes on")
+        .leader()
+        .expect("it was waited for")
+        .clone()
+}
+
+async fn deposed(state: &mut watch::Receiver<Leadership>, leader: &Leader) {
+    let lost = timeout(SOON, state.wait_for(|state| state.leader() != Some(leader))).await;
+    lost.expect("it loses in time").expect("the election goes on");
+}
+
+fn is_leader(election: &Election) -> bool {
+    election.state().borrow().leader().is_some()
+}
+
+/// Enters the election as the reference does: a lease of 20 s, its hexadecimal id as the key's name.
+async fn reference_candidate(store: &Store, uid: &str) -> LeaseId {
+    let lease = store.grant(Duration::from_secs(20)).await.unwrap().lease;
+    let key = store.keys().candidate(lease);
+    let entered = store
+        .commit(Txn::new().if_absent(&key).put_leased(&key, uid, lease))
+        .await
+        .unwrap();
+    assert!(entered.committed().is_some());
+    lease
+}
+
+#[tokio::test]
+async fn a_lone_candidate_leads_in_the_reference_s_layout() {
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    assert_eq!(store.leader().await.unwrap(), None);
+    let election = Election::start(store.clone(), "12ab34cd");
+    let leader = leads(&election).await;
+    assert_eq!(leader.count, 1);
+    assert!(leader.lease_end() > now());
+
+    let entry = store.get(&leader.key).await.unwrap().unwrap();
+    assert_eq!(entry.value, b"12ab34cd");
+    assert_eq!(entry.create_revision, leader.create_revision);
+    assert_eq!(leader.key, store.keys().candidate(entry.lease.unwrap()));
+    let Holder { uid, key, .. } = store.leader().await.unwrap().unwrap();
+    assert_eq!((uid.as_str(), key), ("12ab34cd", leader.key.clone()));
+    // renewals move the end of the lease on and wake nobody
+    let (end, mut state) = (leader.lease_end(), election.state());
+    state.mark_unchanged();
+    eventually("a renewal", SOON, async || {
+        if leader.lease_end() > end {
+            Ok(())
+        } else {
+            Err("none yet")
+        }
+    })
+    .await;
+    assert!(!state.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn an_orderly_stop_hands_over_at_once() {
+    // corner case 9, store E-8
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let first = Election::start(store.clone(), "aaaaaaaa");
+    let old = leads(&first).await;
+    let second = Election::start(store.clone(), "bbbbbbbb");
+    eventually("a second candidate", SOON, async || {
+        if store.list(&store.keys().election()).await.unwrap().len() == 2 {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    })
+    .await;
+    let begun = now();
+    first.stop().await;
+    leads(&second).await;
+    assert!(now().since(begun) < Duration::from_secs(1), "{:?}", now().since(begun));
+    assert_eq!(store.get(&old.key).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_candidate_that_leaves_takes_its_key_along() {
+    // store E-9
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let first = Election::start(store.clone(), "aaaaaaaa");
+    leads(&first).await;
+    let second = Election::start(store.clone(), "bbbbbbbb");
+    let candidates = async || store.list(&store.keys().election()).await.unwrap().len();
+    eventually("a second candidate", SOON, async || {
+        if candidates().await == 2 {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    })
+    .await;
+    second.stop().await;
+    assert_eq!(candidates().await, 1);
+    assert!(is_leader(&first));
+}
+
+#[tokio::test]
+async fn a_leader_that_goes_silent_is_replaced_within_its_lease() {
+    // corner case 9: what kill -9 looks like from outside
+    let etcd = Etcd::start().await;
+    let relay = TcpRelay::to(&etcd.address()).await;
+    let direct = store(&etcd.endpoint());
+    let first = Election::start(store(&relay.endpoint()), "aaaaaaaa");
+    let old = leads(&first).await;
+    let second = Election::start(direct.clone(), "bbbbbbbb");
+    eventually("a second candidate", SOON, async || {
+        if direct.list(&direct.keys().election()).await.unwrap().len() == 2 {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    })
+    .await;
+    let (begun, mut state) = (now(), first.state());
+    relay.cut_off();
+    deposed(&mut state, &old).await;
+    assert_eq!(old.lease_end().as_nanos(), 0);
+    // the old one knew before the new one could win (store E-13)
+    assert!(!is_leader(&second));
+    leads(&second).await;
+    let took = now().since(begun);
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    relay.restore();
+}
+
+#[tokio::test]
+async fn a_leader_whose_lease_is_revoked_stands_again_with_a_new_key() {
+    // corner case 10
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let election = Election::start(store.clone(), "aaaaaaaa");
+    let old = leads(&election).await;
+    let lease = store.get(&old.key).await.unwrap().unwrap().lease.unwrap();
+    store.revoke(lease).await.unwrap();
+    deposed(&mut election.state(), &old).await;
+    let new = leads(&election).await;
+    assert_ne!(new.key, old.key);
+    assert_eq!(new.count, 2);
+}
+
+#[tokio::test]
+async fn a_leader_notices_that_its_key_was_deleted() {
+    // corner case 11
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let election = Election::start(store.clone(), "aaaaaaaa");
+    let old = leads(&election).await;
+    store.commit(Txn::new().delete(&old.key)).await.unwrap();
+    deposed(&mut election.state(), &old).await;
+    assert_ne!(leads(&election).await.key, old.key);
+}
+
+#[tokio::test]
+async fn a_waiting_candidate_without_a_lease_never_leads_without_a_key() {
+    // corner case 12, store E-12.2
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let predecessor = reference_candidate(&store, "00000000").await;
+    let election = Election::start(store.clone(), "aaaaaaaa");
+    let own = eventually("the candidate's key", SOON, async || {
+        let found = store.list(&store.keys().election()).await.unwrap();
+        found
+            .into_iter()
+            .find(|entry| entry.value == b"aaaaaaaa")
+            .ok_or("not yet")
+    })
+    .await;
+    store.revoke(own.lease.unwrap()).await.unwrap();
+    store.revoke(predecessor).await.unwrap();
+    let leader = leads(&election).await;
+    assert_ne!(leader.key, own.key);
+    assert_eq!(
+        store.get(&leader.key).await.unwrap().unwrap().create_revision,
+        leader.create_revision
+    );
+}
+
+#[tokio::test]
+async fn a_candidate_waits_for_all_that_are_older() {
+    // corner cases 9 and 13, with candidates of the reference
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let first = reference_candidate(&store, "11111111").await;
+    let middle = reference_candidate(&store, "22222222").await;
+    let election = Election::start(store.clone(), "aaaaaaaa");
+    eventually("three candidates", SOON, async || {
+        if store.list(&store.keys().election()).await.unwrap().len() == 3 {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    })
+    .await;
+    store.revoke(middle).await.unwrap();
+    throughout("the first candidate's leadership", Duration::from_secs(1), async || {
+        if is_leader(&election) {
+            Err("ours leads")
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    assert_eq!(store.leader().await.unwrap().unwrap().uid, "11111111");
+    store.revoke(first).await.unwrap();
+    leads(&election).await;
+}
+
+#[tokio::test]
+async fn a_compaction_does_not_leave_a_candidate_behind() {
+    // corner case 15, store E-10
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let first = reference_candidate(&store, "11111111").await;
+    let election = Election::start(store.clone(), "aaaaaaaa");
+    let candidates = async || store.list(&store.keys().election()).await.unwrap().len();
+    eventually("two candidates", SOON, async || {
+        if candidates().await == 2 {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    })
+    .await;
+    let mut last = store.put("x", "0").await.unwrap();
+    for _ in 0..5 {
+        last = store.put("x", "1").await.unwrap();
+    }
+    assert!(
+        etcd.ctl()
+            .args(["compact", &last.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    store.revoke(first).await.unwrap();
+    leads(&election).await;
+    assert_eq!(candidates().await, 1);
+}
+
+#[tokio::test]
+async fn one_leads_after_the_store_was_away_for_longer_than_any_lease() {
+    // corner case 14
+    let mut etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let elections = ["aaaaaaaa", "bbbbbbbb"].map(|uid| Election::start(store.clone(), uid));
+    eventually("a leader", SOON, async || {
+        if elections.iter().any(is_leader) {
+            Ok(())
+        } else {
+            Err("none yet")
+        }
+    })
+    .await;
+    etcd.stop().await;
+    eventually("nobody to lead", SOON, async || {
+        if elections.iter().any(is_leader) {
+            Err("one leads")
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    etcd.start_again().await;
+    let begun = now();
+    eventually("a leader", SOON, async || {
+        if elections.iter().any(is_leader) {
+            Ok(())
+        } else {
+            Err("none yet")
+        }
+    })
+    .await;
+    assert!(now().since(begun) < Duration::from_secs(10), "{:?}", now().since(begun));
+    throughout("one leader", Duration::from_secs(1), async || {
+        let leaders = elections.iter().filter(|election| is_leader(election)).count();
+        if leaders == 1 {
+            Ok(())
+        } else {
+            Err(format!("{leaders} lead"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_write_of_a_deposed_leader_is_refused() {
+    // fencing F-7, store C-9: the leader is held between its read and its write
+    let etcd = Etcd::start().await;
+    let relay = TcpRelay::to(&etcd.address()).await;
+    let (held, direct) = (store(&relay.endpoint()), store(&etcd.endpoint()));
+    let key = direct.keys().cluster_data();
+    let read = direct.put(&key, "data").await.unwrap();
+    let first = Election::start(held.clone(), "aaaaaaaa");
+    let leader = leads(&first).await;
+    let second = Election::start(direct.clone(), "bbbbbbbb");
+    relay.set(Toward::Server, Weather::Hold);
+    let write = leader.guard(Txn::new().if_unchanged(&key, read).put(&key, "late"));
+    let late = tokio::spawn({
+        let held = held.clone();
+        async move { held.commit(write).await }
+    });
+    leads(&second).await;
+    relay.set(Toward::Server, Weather::Fair);
+    match late.await.unwrap() {
+        Ok(outcome) => assert_eq!(outcome, Outcome::Conflict),
+        Err(error) => assert!(error.is_outcome_unknown(), "{error:?}"),
+    }
+    assert_eq!(direct.get(&key).await.unwrap().unwrap().value, b"data");
+}

@@ -1,0 +1,168 @@
+//! The store goes away and comes back.
+
+use std::time::Duration;
+
+use control::store::{StoreError, Txn};
+use stolon_tests::{
+    etcd::Etcd,
+    ports::Port,
+    tcp_relay::{TcpRelay, Toward, Weather},
+    wait::{eventually, now},
+};
+
+use crate::{SOON, store_with_timeout};
+
+const LIMIT: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_request_to_nobody_waits_for_its_limit_and_names_the_endpoint() {
+    // corner case 18
+    let port = Port::free();
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let store = store_with_timeout(&endpoint, LIMIT);
+    let begun = now();
+    let error = store.put("key", "value").await.unwrap_err();
+    let took = now().since(begun);
+    assert!(took >= LIMIT && took < LIMIT * 5, "{took:?}");
+    let StoreError::Unreachable { source: Some(why), .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(
+        why.to_string().contains(&endpoint) && why.to_string().contains("refused"),
+        "{why}"
+    );
+    assert!(!error.is_outcome_unknown());
+}
+
+#[tokio::test]
+async fn a_request_made_while_the_store_is_away_succeeds_once_it_is_back() {
+    let mut etcd = Etcd::start().await;
+    let store = store_with_timeout(&etcd.endpoint(), SOON);
+    store.put("key", "before").await.unwrap();
+    etcd.stop().await;
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.get("key").await }
+    });
+    etcd.start_again().await;
+    assert_eq!(waiting.await.unwrap().unwrap().unwrap().value, b"before");
+}
+
+#[tokio::test]
+async fn a_store_that_is_back_is_found_within_a_second() {
+    let mut etcd = Etcd::start().await;
+    let store = store_with_timeout(&etcd.endpoint(), LIMIT);
+    store.get("key").await.unwrap();
+    etcd.stop().await;
+    // long enough that pauses between attempts have grown as far as they grow
+    for _ in 0..4 {
+        store.get("key").await.unwrap_err();
+    }
+    etcd.start_again().await;
+    let begun = now();
+    eventually("an answer", SOON, async || store.get("key").await).await;
+    assert!(now().since(begun) < Duration::from_secs(3), "{:?}", now().since(begun));
+}
+
+#[tokio::test]
+async fn a_write_that_was_sent_and_not_answered_may_have_happened() {
+    // store S-32
+    let etcd = Etcd::start().await;
+    let relay = TcpRelay::to(&etcd.address()).await;
+    let (store, direct) = (
+        store_with_timeout(&relay.endpoint(), LIMIT),
+        store_with_timeout(&etcd.endpoint(), SOON),
+    );
+    store.get("key").await.unwrap();
+    relay.set(Toward::Client, Weather::Hold);
+    let error = store
+        .commit(Txn::new().if_absent("key").put("key", "value"))
+        .await
+        .unwrap_err();
+    assert!(error.is_outcome_unknown(), "{error:?}");
+    assert_eq!(direct.get("key").await.unwrap().unwrap().value, b"value");
+    relay.set(Toward::Client, Weather::Fair);
+    assert_eq!(store.get("key").await.unwrap().unwrap().value, b"value");
+}
+
+#[tokio::test]
+async fn a_connection_without_a_sign_of_life_is_replaced() {
+    // a network that came back long ago may leave a connection waiting for its next retransmission for minutes
+    let etcd = Etcd::start().await;
+    let relay = TcpRelay::to(&etcd.address()).await;
+    let store = store_with_timeout(&relay.endpoint(), LIMIT);
+    store.get("key").await.unwrap();
+    let connections = relay.accepted();
+    relay.set_both(Weather::Hold);
+    store.get("key").await.unwrap_err();
+    eventually("a new connection", SOON, async || {
+        if relay.accepted() > connections {
+            Ok(())
+        } else {
+            Err("none yet")
+        }
+    })
+    .await;
+    relay.set_both(Weather::Fair);
+    eventually("an answer", SOON, async || store.get("key").await).await;
+}
+
+#[tokio::test]
+async fn a_frozen_server_counts_as_away_and_its_thawing_is_noticed() {
+    let mut etcd = Etcd::start().await;
+    let store = store_with_timeout(&etcd.endpoint(), LIMIT);
+    store.get("key").await.unwrap();
+    etcd.freeze().await;
+    store.get("key").await.unwrap_err();
+    let error = store.put("key", "value").await.unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+    etcd.thaw();
+    eventually("an answer", SOON, async || store.get("key").await).await;
+}
+
+#[tokio::test]
+async fn one_endpoint_of_several_is_enough() {
+    let etcd = Etcd::start().await;
+    let (dead, frozen) = (Port::free(), TcpRelay::to(&etcd.address()).await);
+    frozen.set_both(Weather::Hold);
+    let endpoints = format!(
+        "http://127.0.0.1:{dead},{},http://nowhere,{}",
+        frozen.endpoint(),
+        etcd.endpoint()
+    );
+    let store = store_with_timeout(&endpoints, Duration::from_secs(5));
+    for n in 0..10 {
+        store.put("key", n.to_string()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn requests_move_to_the_endpoint_that_is_left() {
+    let etcd = Etcd::start().await;
+    let (one, two) = (TcpRelay::to(&etcd.address()).await, TcpRelay::to(&etcd.address()).await);
+    let store = store_with_timeout(
+        &format!("{},{}", one.endpoint(), two.endpoint()),
+        Duration::from_secs(5),
+    );
+    for _ in 0..4 {
+        store.get("key").await.unwrap();
+    }
+    eventually("both to be connected", SOON, async || {
+        if one.accepted() > 0 && two.accepted() > 0 {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    })
+    .await;
+    one.cut_off();
+    for n in 0..10 {
+        store
+            .get("key")
+            .await
+            .unwrap_or_else(|error| panic!("read {n}: {error:?}"));
+    }
+    two.cut_off();
+    one.restore();
+    eventually("a write", SOON, async || store.put("key", "value").await).await;
+}

@@ -1,0 +1,154 @@
+//! Watches: what they tell, and that they come back.
+
+use control::store::{Change, Changes, Target, Watch};
+use stolon_tests::{
+    etcd::Etcd,
+    tcp_relay::{TcpRelay, Weather},
+};
+use tokio::time::timeout;
+
+use crate::{SOON, store, store_with_timeout};
+
+async fn next(watch: &Watch) -> Changes {
+    timeout(SOON, watch.changed()).await.expect("a change is told")
+}
+
+fn value(changes: &Changes, key: &str) -> Option<String> {
+    let Change { now, .. } = changes.keys.get(key)?;
+    now.as_ref()
+        .map(|entry| String::from_utf8_lossy(&entry.value).into_owned())
+}
+
+/// Waits until the watch stands: one that watches from now on begins with a gap.
+async fn standing(watch: &Watch, targets: usize) {
+    let mut gaps = 0;
+    while gaps < targets.min(1) {
+        gaps += usize::from(next(watch).await.gap);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_tells_puts_and_deletes_since_the_revision_read() {
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let (data, info) = (store.keys().cluster_data(), store.keys().keeper_info("k"));
+    let read = store.put(&data, "before").await.unwrap();
+    store.put(&data, "between").await.unwrap();
+    let targets = vec![Target::Key(data.clone()), Target::Prefix(store.keys().keeper_infos())];
+    let watch = store.watch(targets, Some(read));
+    let changes = next(&watch).await;
+    assert_eq!(
+        (value(&changes, &data).as_deref(), changes.gap),
+        (Some("between"), false)
+    );
+
+    store.put(&info, "info").await.unwrap();
+    assert_eq!(value(&next(&watch).await, &info).as_deref(), Some("info"));
+    store.commit(control::store::Txn::new().delete(&info)).await.unwrap();
+    let changes = next(&watch).await;
+    assert_eq!(changes.keys[&info].now, None);
+    assert_eq!(watch.take(), None);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_reader_is_the_last_change_of_each_key() {
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let key = store.keys().cluster_data();
+    let read = store.put(&key, "0").await.unwrap();
+    let watch = store.watch(vec![Target::Prefix(format!("{}/", store.keys().base()))], Some(read));
+    for n in 1..=20 {
+        store.put(&key, n.to_string()).await.unwrap();
+    }
+    let mut seen = Vec::new();
+    while seen.last().map(String::as_str) != Some("20") {
+        let changes = next(&watch).await;
+        assert_eq!(changes.keys.len(), 1);
+        seen.extend(value(&changes, &key));
+    }
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_without_a_gap_after_its_connection_was_cut() {
+    let etcd = Etcd::start().await;
+    let relay = TcpRelay::to(&etcd.address()).await;
+    let (store, direct) = (store(&relay.endpoint()), store(&etcd.endpoint()));
+    let key = store.keys().cluster_data();
+    let read = store.put(&key, "0").await.unwrap();
+    let watch = store.watch(vec![Target::Key(key.clone())], Some(read));
+    direct.put(&key, "1").await.unwrap();
+    assert_eq!(value(&next(&watch).await, &key).as_deref(), Some("1"));
+
+    relay.cut_off();
+    direct.put(&key, "2").await.unwrap();
+    relay.restore();
+    let changes = next(&watch).await;
+    assert_eq!((value(&changes, &key).as_deref(), changes.gap), (Some("2"), false));
+}
+
+#[tokio::test]
+async fn after_a_compaction_a_watch_tells_a_gap_and_goes_on() {
+    // store 7, corner case 15
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let key = store.keys().cluster_data();
+    let read = store.put(&key, "0").await.unwrap();
+    let mut last = read;
+    for n in 1..5 {
+        last = store.put(&key, n.to_string()).await.unwrap();
+    }
+    assert!(
+        etcd.ctl()
+            .args(["compact", &last.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let watch = store.watch(vec![Target::Key(key.clone())], Some(read));
+    assert!(next(&watch).await.gap);
+    store.put(&key, "after").await.unwrap();
+    assert_eq!(value(&next(&watch).await, &key).as_deref(), Some("after"));
+}
+
+#[tokio::test]
+async fn a_watch_outlives_its_server() {
+    let mut etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let key = store.keys().cluster_data();
+    let watch = store.watch(vec![Target::Key(key.clone())], None);
+    standing(&watch, 1).await;
+    etcd.stop().await;
+    etcd.start_again().await;
+    store.put(&key, "again").await.unwrap();
+    let mut told = None;
+    while told.as_deref() != Some("again") {
+        told = value(&next(&watch).await, &key);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_whose_stream_falls_silent_is_opened_anew() {
+    let etcd = Etcd::start().await;
+    let relay = TcpRelay::to(&etcd.address()).await;
+    let limit = std::time::Duration::from_secs(1);
+    let (store, direct) = (store_with_timeout(&relay.endpoint(), limit), store(&etcd.endpoint()));
+    let key = store.keys().cluster_data();
+    let watch = store.watch(vec![Target::Key(key.clone())], None);
+    standing(&watch, 1).await;
+    let connections = relay.accepted();
+    relay.set_both(Weather::Hold);
+    direct.put(&key, "unheard").await.unwrap();
+    stolon_tests::wait::eventually("a new connection", SOON, async || {
+        if relay.accepted() > connections {
+            Ok(())
+        } else {
+            Err("none yet")
+        }
+    })
+    .await;
+    relay.set_both(Weather::Fair);
+    let mut told = None;
+    while told.as_deref() != Some("unheard") {
+        told = value(&next(&watch).await, &key);
+    }
+}
