@@ -200,12 +200,11 @@ async fn act(event: Event, profile: Profile, cluster: &mut Cluster) -> Option<Bo
                 _ => timeout / 2,
             };
             let start = now();
-            cluster.kill_etcd();
+            cluster.etcd.kill();
             // starting takes some of the time that it is to be away
             let remaining = away.saturating_sub(now().since(start) + Duration::from_millis(250));
             tokio::time::sleep(remaining).await;
-            cluster.start_etcd().await;
-            return Some(now());
+            return Some(cluster.restart_etcd().await);
         }
     }
     None

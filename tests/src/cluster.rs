@@ -7,17 +7,19 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
+use control::clock::Boottime;
 use control::model::{ClusterData, Db, DbUid, KeeperUid, Role};
 use control::store::{Store, StoreConfig, StoreOptions};
 use serde_json::{Value, json};
 use tokio_postgres::Config;
 
+use crate::etcd::Etcd;
 use crate::leftovers::{self, Traces};
 use crate::place::Place;
 use crate::ports::Port;
 use crate::process::{self, Process, Signal};
 use crate::sql::Sql;
-use crate::wait::eventually;
+use crate::wait::{eventually, now};
 
 /// The name of every cluster of the tests; each has its own etcd.
 pub const NAME: &str = "test";
@@ -165,11 +167,11 @@ impl Slot {
 /// A running cluster. Dropping it ends all of it.
 #[derive(Debug)]
 pub struct Cluster {
-    /// All programs but etcd, by name: `sentinel0`, `keeper0`, `proxy0`. Dropped before etcd and the directory.
+    /// All programs but etcd, by name: `sentinel0`, `keeper0`, `proxy0`.
     slots: BTreeMap<String, Slot>,
     traces: Traces,
-    etcd: Option<Process>,
-    etcd_ports: (Port, Port),
+    /// Where all of it is kept.
+    pub etcd: Etcd,
     /// The cluster's keys, as the tests read and write them.
     pub store: Store,
     /// The directory of it all.
@@ -190,74 +192,30 @@ impl Cluster {
     /// A store and nothing else.
     pub async fn bare() -> Self {
         let place = Place::make();
-        let etcd_ports = (Port::free(), Port::free());
+        let etcd = Etcd::start_in(&place.path().join("etcd")).await;
         let options = StoreOptions {
-            endpoints: format!("http://127.0.0.1:{}", etcd_ports.0),
+            endpoints: etcd.endpoint(),
             cluster_name: NAME.to_owned(),
             ..StoreOptions::default()
         };
         let config = StoreConfig::load(&options).expect("an endpoint and a name are all it takes");
         let store = Store::connect(config);
-        let mut cluster = Self {
+        Self {
             slots: BTreeMap::new(),
             traces: Traces::default(),
-            etcd: None,
-            etcd_ports,
+            etcd,
             store,
             place,
-        };
-        cluster.start_etcd().await;
-        cluster
+        }
     }
 
     // ---- the store
 
-    /// Where the store is.
-    pub fn store_endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.etcd_ports.0)
-    }
-
-    /// Starts etcd, for the first time or again with the same data, and waits until it answers.
-    pub async fn start_etcd(&mut self) {
-        let client = self.store_endpoint();
-        let peer = format!("http://127.0.0.1:{}", self.etcd_ports.1);
-        let mut command = Command::new("etcd");
-        command
-            .arg("--name=test")
-            .arg(format!("--data-dir={}", self.place.path().join("etcd/data").display()))
-            .arg(format!("--listen-client-urls={client}"))
-            .arg(format!("--advertise-client-urls={client}"))
-            .arg(format!("--listen-peer-urls={peer}"))
-            .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=test={peer}"));
-        self.etcd = Some(Process::start(
-            "etcd",
-            command,
-            None,
-            &self.place.path().join("log/etcd.log"),
-        ));
+    /// Starts a stopped etcd again; gives when it answered.
+    pub async fn restart_etcd(&mut self) -> Boottime {
+        self.etcd.start_again().await;
         eventually("etcd to answer", SOON, async || self.store.get("any").await).await;
-    }
-
-    /// The running etcd.
-    ///
-    /// # Panics
-    ///
-    /// When it has been stopped.
-    pub fn etcd(&mut self) -> &mut Process {
-        self.etcd.as_mut().expect("the test has not stopped it")
-    }
-
-    /// Kills etcd; its data stay.
-    pub fn kill_etcd(&mut self) {
-        self.etcd = None;
-    }
-
-    /// Stops etcd in order and waits for its end; its data stay.
-    pub async fn stop_etcd(&mut self) {
-        let mut etcd = self.etcd.take().expect("the test has not stopped it");
-        etcd.signal(Signal::TERM);
-        etcd.exit_status(SOON).await;
+        now()
     }
 
     /// The cluster data.
@@ -391,7 +349,7 @@ impl Cluster {
         command
             .arg(format!("--cluster-name={NAME}"))
             .arg("--store-backend=etcdv3")
-            .arg(format!("--store-endpoints={}", self.store_endpoint()))
+            .arg(format!("--store-endpoints={}", self.etcd.endpoint()))
             .args(arguments)
             .kill_on_drop(true);
         without_our_options(command.as_std_mut());
@@ -599,7 +557,7 @@ impl Cluster {
     }
 
     fn prepare(&mut self, name: &str, program: &'static str, options: Vec<String>, port: Option<Port>) {
-        let store_endpoint = self.store_endpoint();
+        let store_endpoint = self.etcd.endpoint();
         let slot = Slot {
             program,
             options,
@@ -625,7 +583,7 @@ impl Drop for Cluster {
         }
         // the programs tell the end of their logs when the test has failed
         self.slots.clear();
-        self.etcd = None;
+        self.etcd.kill();
         // what a killed keeper leaves: its server, or a program that made or copied one
         let dir = self.place.path().to_owned();
         for _ in 0..400 {
