@@ -236,8 +236,15 @@ impl Cluster {
 
     /// Starts another sentinel; gives its name.
     pub fn add_sentinel(&mut self) -> String {
+        let name = self.prepare_sentinel();
+        self.start(&name);
+        name
+    }
+
+    /// Another sentinel, not started yet; gives its name.
+    pub fn prepare_sentinel(&mut self) -> String {
         let name = self.next_name("sentinel");
-        self.add(&name, "stolon-sentinel", Vec::new(), None);
+        self.prepare(&name, "stolon-sentinel", Vec::new(), None);
         name
     }
 
@@ -360,6 +367,15 @@ impl Cluster {
             output.status.code().unwrap_or(-1),
             String::from_utf8_lossy(&text).into_owned(),
         )
+    }
+
+    /// Gives a keeper that does not run another port for its PostgreSQL.
+    pub fn move_to_another_port(&mut self, uid: &str) {
+        let port = Port::free();
+        let slot = self.slot(uid);
+        slot.options.retain(|option| !option.starts_with("--pg-port="));
+        slot.options.push(format!("--pg-port={port}"));
+        slot.port = Some(port);
     }
 
     // ---- what can happen to them
@@ -549,11 +565,6 @@ impl Cluster {
     fn next_name(&self, kind: &str) -> String {
         let taken = self.slots.keys().filter(|name| name.starts_with(kind)).count();
         format!("{kind}{taken}")
-    }
-
-    fn add(&mut self, name: &str, program: &'static str, options: Vec<String>, port: Option<Port>) {
-        self.prepare(name, program, options, port);
-        self.start(name);
     }
 
     fn prepare(&mut self, name: &str, program: &'static str, options: Vec<String>, port: Option<Port>) {

@@ -2,8 +2,8 @@
 //! cuts them.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -67,8 +67,26 @@ struct Shared {
 #[derive(Debug)]
 struct Way {
     weather: watch::Sender<Weather>,
+    /// What changes the weather to [`Weather::Hold`] when it comes by.
+    tripwire: Mutex<Option<Vec<u8>>>,
     received: AtomicU64,
     delivered: AtomicU64,
+}
+
+impl Way {
+    /// Holds this way from now on when the bytes contain what was waited for; `tail` is the end of what came before.
+    fn trip(&self, tail: &mut Vec<u8>, bytes: &[u8]) {
+        let mut tripwire = self.tripwire.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(needle) = &*tripwire else { return tail.clear() };
+        tail.extend_from_slice(bytes);
+        if tail.windows(needle.len()).any(|part| part == needle) {
+            self.weather.send_replace(Weather::Hold);
+            *tripwire = None;
+            tail.clear();
+        } else {
+            tail.drain(..tail.len().saturating_sub(needle.len()));
+        }
+    }
 }
 
 impl TcpRelay {
@@ -84,6 +102,7 @@ impl TcpRelay {
         let address = listener.local_addr().expect("a listener has an address");
         let way = || Way {
             weather: watch::Sender::new(Weather::Fair),
+            tripwire: Mutex::new(None),
             received: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
         };
@@ -115,6 +134,16 @@ impl TcpRelay {
     /// Sets what happens to bytes of one way, from now on and for those that are held.
     pub fn set(&self, toward: Toward, weather: Weather) {
         self.way(toward).weather.send_replace(weather);
+    }
+
+    /// Holds this way as soon as bytes come by that contain these, which are held already.
+    pub fn hold_from(&self, toward: Toward, needle: &[u8]) {
+        *self.way(toward).tripwire.lock().unwrap_or_else(PoisonError::into_inner) = Some(needle.to_vec());
+    }
+
+    /// Whether this way is held.
+    pub fn holds(&self, toward: Toward) -> bool {
+        *self.way(toward).weather.borrow() == Weather::Hold
     }
 
     /// Sets what happens to bytes of both ways.
@@ -216,7 +245,9 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: &Way) {
         }
     };
     let writing = async {
+        let mut tail = Vec::new();
         while let Some((came, bytes)) = take.recv().await {
+            way.trip(&mut tail, &bytes);
             weathered(way, came, bytes.len()).await;
             if to.write_all(&bytes).await.is_err() {
                 return;

@@ -178,3 +178,20 @@ async fn write_until_error(config: &Config, client: usize, id: &mut i64, met: &M
             .acknowledge(*id, now());
     }
 }
+
+/// The rows that were acknowledged after `earlier` was taken and are not in the table.
+///
+/// # Errors
+///
+/// The table cannot be read.
+pub async fn lost_rows_after(sql: &Sql, earlier: &[Met], met: &[Met]) -> anyhow::Result<i64> {
+    let mut later = met.to_vec();
+    for (later, earlier) in later.iter_mut().zip(earlier) {
+        let known = earlier.acknowledged.last().map_or(0, |run| *run.end());
+        later.acknowledged.retain_mut(|run| {
+            *run = (*run.start()).max(known + 1)..=*run.end();
+            !run.is_empty()
+        });
+    }
+    lost_rows(sql, &later).await
+}
