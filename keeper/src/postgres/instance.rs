@@ -238,7 +238,7 @@ impl Instance {
     }
 
     /// SQL for observations, in a connection of its own, so that neither waits for the other.
-    pub fn observer(&self) -> &Sql {
+    pub(crate) fn observer(&self) -> &Sql {
         &self.observer
     }
 

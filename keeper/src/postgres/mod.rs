@@ -6,19 +6,25 @@
 //! on and is found by [`instance::Instance::running`]). And nothing here remembers what was last made known to
 //! the server: that is the loop's snapshot.
 
+pub mod basebackup;
 pub mod conf;
 pub mod conninfo;
+pub mod control;
 pub mod credentials;
 pub mod environment;
 pub mod files;
 pub mod hba;
 pub mod helper;
 pub mod history;
+pub mod initdb;
 pub mod instance;
 pub mod lock;
+pub mod observe;
 pub mod process;
 pub mod programs;
 pub mod replication;
+pub mod roles;
 pub mod server;
+pub mod source;
 pub mod sql;
 pub mod state;

@@ -157,7 +157,7 @@ impl Sql {
     }
 
     /// Runs statements one after another in a connection of their own, in one transaction.
-    pub async fn transaction(&self, act: &'static str, statements: &[String]) -> Result<(), SqlError> {
+    pub(crate) async fn transaction(&self, act: &'static str, statements: &[String]) -> Result<(), SqlError> {
         let work = async {
             let client = self.connect().await?;
             let begin = ["begin".to_owned()];

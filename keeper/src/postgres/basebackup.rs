@@ -1,0 +1,102 @@
+//! Copies a whole instance from another one (keeper 6.3). That its slot exists there is waited for before, see
+//! `source`.
+
+use tracing::{debug, info};
+
+use crate::postgres::conninfo::{Address, PasswordFile, copy_conninfo};
+use crate::postgres::environment;
+use crate::postgres::files;
+use crate::postgres::helper;
+use crate::postgres::instance::{Instance, InstanceError};
+
+/// What is copied, and as whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copy {
+    /// The instance to copy.
+    pub source: Address,
+    /// Name of this instance in the source's views.
+    pub application_name: String,
+    /// The slot that keeps the WAL from now on; it must exist on the source.
+    pub slot: String,
+}
+
+/// How far a copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Copied so far, in kB.
+    pub done_kib: u64,
+    /// To be copied in all, as estimated at the start, in kB.
+    pub total_kib: u64,
+}
+
+impl Progress {
+    /// In whole percent, at most 100: the estimate may be passed.
+    pub fn percent(self) -> u64 {
+        (self.done_kib * 100).checked_div(self.total_kib).unwrap_or(0).min(100)
+    }
+
+    /// Reads a line such as `12345/67890 kB (18%), 0/1 tablespace`.
+    fn parse(line: &str) -> Option<Self> {
+        let (numbers, _) = line.trim_start().split_once(" kB (")?;
+        let (done, total) = numbers.split_once('/')?;
+        Some(Self {
+            done_kib: done.trim().parse().ok()?,
+            total_kib: total.trim().parse().ok()?,
+        })
+    }
+}
+
+impl Instance {
+    /// Runs pg_basebackup into the data directory, which must not be there, as the replication user, and hands its
+    /// progress to `progress` about once a second. There is no limit: dropping the future ends the copy. What it
+    /// leaves is a standby that never started: `standby.signal` is there, its settings come with the first start.
+    pub async fn base_backup(&self, copy: &Copy, mut progress: impl FnMut(Progress)) -> Result<(), InstanceError> {
+        const ACT: &str = "write the password file for pg_basebackup";
+        let config = self.config();
+        let login = &config.replication;
+        let password_file =
+            PasswordFile::write(&copy.source, login).map_err(|source| InstanceError::Process { act: ACT, source })?;
+        let mut command = environment::command(&self.programs().path("pg_basebackup"));
+        if let Some(file) = &password_file {
+            command.env("PGPASSFILE", file.path());
+        }
+        // -R makes the copy a standby before the keeper has written a file: never is it a second master. A fast
+        // checkpoint spares the wait for a spread one (keeper W11).
+        command
+            .args(["-R", "-v", "-P", "-w", "-X", "stream", "-c", "fast"])
+            .arg("-D")
+            .arg(&config.data);
+        command
+            .arg("-d")
+            .arg(copy_conninfo(&copy.application_name, &copy.source, login));
+        command.arg("--slot").arg(&copy.slot);
+        info!("running pg_basebackup");
+        helper::run(command, |line| match Progress::parse(line) {
+            Some(now) => progress(now),
+            None => debug!(target: "pg_basebackup", "{line}"),
+        })
+        .await?;
+        drop(password_file);
+        // -R wrote the connection there, with the password.
+        files::link_auto_conf(&config.data)?;
+        files::signal_standby(&config.data)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_reads_in_its_forms() {
+        let progress = |line| Progress::parse(line).map(|progress| (progress.done_kib, progress.percent()));
+        assert_eq!(progress("    0/30461 kB (0%), 0/1 tablespace"), Some((0, 0)));
+        assert_eq!(progress("30471/30461 kB (100%), 1/1 tablespace"), Some((30471, 100)));
+        assert_eq!(
+            progress("  12/ 0 kB (100%), 0/1 tablespace (data/base/1/2)"),
+            Some((12, 0))
+        );
+        assert_eq!(progress("pg_basebackup: base backup completed"), None);
+    }
+}

@@ -1,0 +1,61 @@
+//! Makes an empty database cluster (keeper 5.1, N4).
+
+use std::io::Write;
+
+use tracing::{debug, warn};
+
+use crate::postgres::environment;
+use crate::postgres::helper::{self, HelperError};
+use crate::postgres::instance::{Instance, InstanceError};
+
+/// What a new database cluster is to be like.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct New {
+    /// `--locale`; otherwise initdb takes it from the environment.
+    pub locale: Option<String>,
+    /// `--encoding`; otherwise that of the locale.
+    pub encoding: Option<String>,
+    /// `--data-checksums`. False leaves it to the major: on from 18 on (keeper section 19, note 2).
+    pub data_checksums: bool,
+}
+
+impl Instance {
+    /// Runs initdb. The data directory must not be there; after a failure it is not there either (keeper I4 (c)).
+    pub async fn initdb(&self, new: &New) -> Result<(), InstanceError> {
+        const ACT: &str = "write the password file for initdb";
+        let config = self.config();
+        let mut command = environment::command(&self.programs().path("initdb"));
+        command
+            .arg("-D")
+            .arg(&config.data)
+            .arg("-U")
+            .arg(&config.superuser.user);
+        let mut password_file = None;
+        if let Some(password) = config.superuser.password() {
+            let write = || {
+                let mut file = tempfile::Builder::new().prefix("initdb.").tempfile()?;
+                writeln!(file, "{password}")?;
+                Ok(file)
+            };
+            let file = write().map_err(|source| InstanceError::Process { act: ACT, source })?;
+            command.arg("--pwfile").arg(file.path());
+            password_file = Some(file);
+        }
+        for (option, value) in [("--locale", &new.locale), ("--encoding", &new.encoding)] {
+            if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+                command.arg(option).arg(value);
+            }
+        }
+        if new.data_checksums {
+            command.arg("--data-checksums");
+        }
+        let made = helper::run(command, |line| debug!(target: "initdb", "{line}")).await;
+        drop(password_file);
+        if let Err(HelperError::Failed { .. } | HelperError::Read { .. }) = made
+            && let Err(failed) = self.remove_data().await
+        {
+            warn!(error = %failed, "could not remove what initdb left behind");
+        }
+        Ok(made?)
+    }
+}
