@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use control::telemetry::Chain;
 use tracing::{debug, warn};
 
 use crate::postgres::environment;
@@ -54,7 +55,7 @@ impl Instance {
         if let Err(HelperError::Failed { .. } | HelperError::Read { .. }) = made
             && let Err(failed) = self.remove_data().await
         {
-            warn!(error = %failed, "could not remove what initdb left behind");
+            warn!(error = %Chain(&failed), "could not remove what initdb left behind");
         }
         Ok(made?)
     }

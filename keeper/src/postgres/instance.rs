@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use control::telemetry::Chain;
 use rustix::process::Signal;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
@@ -541,7 +542,7 @@ impl Instance {
         for signal in [Signal::QUIT, Signal::KILL] {
             for orphan in &orphans {
                 if let Err(refused) = orphan.signal(signal) {
-                    warn!(pid = orphan.pid(), error = %refused, "could not signal a process of PostgreSQL");
+                    warn!(pid = orphan.pid(), error = %Chain(&refused), "could not signal a process of PostgreSQL");
                 }
             }
             let all_gone = async {

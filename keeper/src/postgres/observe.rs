@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use control::model::Lsn;
+use control::telemetry::Chain;
 use tracing::warn;
 
 use crate::postgres::conf::{self, Parameters};
@@ -111,7 +112,7 @@ fn oldest_wal(data: &Path) -> Option<String> {
             None
         }
         Err(failed) => {
-            warn!(error = %failed, "could not find the oldest WAL segment");
+            warn!(error = %Chain(&failed), "could not find the oldest WAL segment");
             None
         }
     }
