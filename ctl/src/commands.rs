@@ -60,20 +60,27 @@ enum Command {
     Version(Ignored),
     /// Make a standby cluster a primary one
     #[command(hide = true)]
-    Promote(Ignored),
+    Promote(Later),
     /// Keep the instances registered in a service catalogue
     #[command(hide = true)]
-    Register(Ignored),
+    Register(Later),
     /// Hand the master's role over
     #[command(hide = true)]
-    Switchover(Ignored),
+    Switchover(Later),
 }
 
-/// Arguments that are not looked at (cli O-25), also those that only a later version knows.
+/// Arguments that are not looked at (cli O-25).
 #[derive(Debug, clap::Args)]
 struct Ignored {
-    #[arg(hide = true, allow_hyphen_values = true)]
+    #[arg(hide = true)]
     ignored: Vec<OsString>,
+}
+
+/// What is typed after a command that does not exist yet: its options are not known here.
+#[derive(Debug, clap::Args)]
+struct Later {
+    #[arg(hide = true, allow_hyphen_values = true)]
+    words: Vec<OsString>,
 }
 
 /// How a command that did not fail ended.
@@ -94,9 +101,12 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         Command::Playground(playground) => return playground::run(playground).await,
         Command::Version(_) => return print(&format!("{} version {VERSION}", CTL.name)),
         Command::Clusterdata(clusterdata) if !clusterdata.is_complete() => return help(&["clusterdata"]),
-        Command::Register(words) if words.ignored.iter().any(|word| word == "--version") => {
+        Command::Register(later) if later.words.iter().any(|word| word == "--version") => {
             return print(&format!("register version {VERSION}"));
         }
+        Command::Promote(_) => return not_supported_yet("promote"),
+        Command::Register(_) => return not_supported_yet("register"),
+        Command::Switchover(_) => return not_supported_yet("switchover"),
         _ => {}
     }
     let mut faults = Faults::default();
@@ -115,10 +125,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         Command::Failkeeper(args) => failkeeper::run(&store, args).await,
         Command::Removekeeper(args) => removekeeper::run(&store, args).await,
         Command::Clusterdata(args) => clusterdata::run(&store, args).await,
-        Command::Promote(_) => Err(anyhow::anyhow!("promote is not supported yet")),
-        Command::Register(_) => Err(anyhow::anyhow!("register is not supported yet")),
-        Command::Switchover(_) => Err(anyhow::anyhow!("switchover is not supported yet")),
-        Command::Playground(_) | Command::Version(_) => Ok(Ended::Well), // done above
+        _ => Ok(Ended::Well), // done above
     };
     match ended {
         Ok(Ended::Well) => ExitCode::SUCCESS,
@@ -144,6 +151,11 @@ fn help(path: &[&str]) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE, // standard output is closed: nobody reads why
     }
+}
+
+fn not_supported_yet(command: &str) -> ExitCode {
+    eprintln!("{command} is not supported yet");
+    ExitCode::FAILURE
 }
 
 fn print(line: &str) -> ExitCode {

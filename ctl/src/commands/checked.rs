@@ -111,3 +111,6 @@ async fn try_change(
 pub(super) fn supported(spec: &control::model::Spec) -> anyhow::Result<()> {
     not_supported(spec).context("the cluster spec asks for more than this version does")
 }
+
+#[cfg(test)]
+mod tests;

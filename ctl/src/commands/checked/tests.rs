@@ -1,0 +1,138 @@
+use std::cell::Cell;
+
+use control::model::{GoDuration, Phase, to_compact};
+use control::store::{StoreConfig, StoreOptions};
+use stolon_tests::etcd::Etcd;
+
+use super::*;
+
+const DATA: &str = r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"}}}"#;
+
+/// An etcd with a cluster, and somebody else who writes.
+struct Contest {
+    etcd: Etcd,
+    store: Store,
+}
+
+fn connect(etcd: &Etcd) -> Store {
+    let options = StoreOptions {
+        endpoints: etcd.endpoint(),
+        cluster_name: "c".to_owned(),
+        timeout: Duration::from_secs(60), // also ten attempts on a busy machine
+        ..StoreOptions::default()
+    };
+    Store::connect(StoreConfig::load(&options).unwrap())
+}
+
+impl Contest {
+    async fn begin() -> Self {
+        let etcd = Etcd::start().await;
+        let store = connect(&etcd);
+        store.put(&store.keys().cluster_data(), DATA).await.unwrap();
+        Self { etcd, store }
+    }
+
+    /// Another program changes the phase, now: between a read of ours and the write.
+    fn somebody_writes(&self, phase: &str) {
+        std::thread::scope(|scope| {
+            let write = async {
+                let store = connect(&self.etcd);
+                let (mut checked, _) = read(&store).await.unwrap();
+                checked.data.cluster.as_mut().unwrap().status.phase = phase.into();
+                store
+                    .put(&store.keys().cluster_data(), to_compact(&checked.data))
+                    .await
+                    .unwrap();
+            };
+            let run = || {
+                tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap()
+                    .block_on(write)
+            };
+            scope.spawn(run).join().unwrap();
+        });
+    }
+
+    /// A change of ours that loses the first `losses` races.
+    async fn change(&self, attempts: Attempts, losses: u32) -> (anyhow::Result<()>, u32) {
+        let tried = Cell::new(0);
+        let outcome = change(&self.store, attempts, |checked| {
+            tried.set(tried.get() + 1);
+            if tried.get() <= losses {
+                self.somebody_writes(&format!("phase{}", tried.get()));
+            }
+            let spec = checked
+                .data
+                .cluster
+                .as_mut()
+                .and_then(|cluster| cluster.spec.as_mut())
+                .unwrap();
+            spec.sleep_interval = Some(GoDuration::from_secs(9));
+            Ok(())
+        })
+        .await;
+        (outcome, tried.get())
+    }
+
+    async fn stored(&self) -> (Option<GoDuration>, Phase) {
+        let (checked, _) = read(&self.store).await.unwrap();
+        let cluster = checked.cluster();
+        (
+            cluster.spec.as_ref().unwrap().sleep_interval,
+            cluster.status.phase.clone(),
+        )
+    }
+}
+
+#[tokio::test]
+async fn a_race_lost_once_is_run_again_and_both_changes_stay() {
+    // cli 18.13, cli 18.15, store 10.7
+    for attempts in [Attempts::Three, Attempts::Ten] {
+        let contest = Contest::begin().await;
+        let (outcome, tried) = contest.change(attempts, 1).await;
+        outcome.unwrap();
+        assert_eq!(tried, 2);
+        assert_eq!(
+            contest.stored().await,
+            (Some(GoDuration::from_secs(9)), "phase1".into())
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_last_race_lost_is_an_error_and_changes_nothing() {
+    // cli 18.13: three for update; cli 18.15: ten for failkeeper and removekeeper
+    for (attempts, times) in [(Attempts::Three, 3), (Attempts::Ten, 10)] {
+        let contest = Contest::begin().await;
+        let (outcome, tried) = contest.change(attempts, u32::MAX).await;
+        assert_eq!(tried, times);
+        assert!(
+            outcome
+                .unwrap_err()
+                .to_string()
+                .contains(&format!("failed after {times} retries"))
+        );
+        assert_eq!(contest.stored().await, (None, format!("phase{times}").as_str().into()));
+        let contest = Contest::begin().await;
+        let (outcome, tried) = contest.change(attempts, times - 1).await;
+        outcome.unwrap();
+        assert_eq!(tried, times);
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_is_refused_writes_nothing() {
+    let contest = Contest::begin().await;
+    let before = contest.store.get(&contest.store.keys().cluster_data()).await.unwrap();
+    let outcome = change(&contest.store, Attempts::Three, |checked| {
+        checked.data.cluster = None;
+        bail!("no")
+    });
+    assert_eq!(outcome.await.unwrap_err().to_string(), "no");
+    assert_eq!(
+        contest.store.get(&contest.store.keys().cluster_data()).await.unwrap(),
+        before
+    );
+}

@@ -1,0 +1,144 @@
+//! `clusterdata read|write` (cli 13, cli 18.17, cli 18.18).
+
+use crate::bench::{Bench, CLUSTER};
+
+const WROTE: &str = "successfully wrote cluster data into the new store\n";
+
+#[tokio::test]
+async fn read_prints_the_stored_bytes() {
+    let bench = Bench::with(CLUSTER).await;
+    bench
+        .run(&["clusterdata", "read", "extra"])
+        .await
+        .printed(&format!("{CLUSTER}\n"));
+    let pretty = bench.run(&["clusterdata", "read", "--pretty"]).await;
+    assert!(
+        pretty
+            .stdout
+            .starts_with("{\n\t\"formatVersion\": 1,\n\t\"changeTime\""),
+        "{pretty:?}"
+    );
+    assert!(pretty.stdout.ends_with("\n}\n"), "{pretty:?}");
+    bench
+        .put(r#"{"unknown":1,"formatVersion":1,"cluster":{"spec":{"initMode":"new"}}}"#)
+        .await;
+    bench.run(&["clusterdata", "read"]).await.printed(
+        "{\"formatVersion\":1,\"changeTime\":\"0001-01-01T00:00:00Z\",\"cluster\":{\"changeTime\":\"0001-01-01T00:00:00Z\",\
+        \"spec\":{\"additionalWalSenders\":null,\"additionalMasterReplicationSlots\":null,\"initMode\":\"new\",\"pgHBA\":null,\
+        \"automaticPgRestart\":null},\"status\":{}},\"keepers\":null,\"dbs\":null,\"proxy\":null}\n",
+    );
+}
+
+#[tokio::test]
+async fn data_that_cannot_be_used_is_an_error_for_every_reader() {
+    // cli 6.2, cli 18.17, store 10.8
+    let bench = Bench::start().await;
+    for (data, words) in [
+        ("null", "no cluster data"),
+        ("garbage", "cannot get cluster data"),
+        ("[]", "cannot get cluster data"),
+        ("{}", "format version 0"),
+        (
+            r#"{"formatVersion":2,"cluster":{"spec":{"initMode":"new"}}}"#,
+            "format version 2",
+        ),
+        (r#"{"formatVersion":1}"#, "no cluster spec available"),
+        (r#"{"formatVersion":1,"cluster":{}}"#, "no cluster spec available"),
+        (
+            r#"{"formatVersion":1,"cluster":{"spec":{}}}"#,
+            "clusterdata validation failed: initMode undefined",
+        ),
+    ] {
+        bench.put(data).await;
+        for args in [
+            &["clusterdata", "read"][..],
+            &["spec"],
+            &["status"],
+            &["failkeeper", "k"],
+            &["removekeeper", "k"],
+        ] {
+            bench.run(args).await.failed_with(words);
+        }
+        bench.run(&["update", "-p", "{}"]).await.failed_with(words);
+        assert_eq!(bench.get().await.as_deref(), Some(data));
+    }
+}
+
+#[tokio::test]
+async fn write_takes_a_document_and_stores_it_normalised() {
+    let bench = Bench::start().await;
+    let spaced = CLUSTER.replace(',', " ,\n ");
+    bench
+        .run_with(&["clusterdata", "write"], spaced.as_bytes())
+        .await
+        .printed(WROTE);
+    assert_eq!(bench.get().await.as_deref(), Some(CLUSTER));
+    bench.put("null").await;
+    bench
+        .run_with(&["clusterdata", "write", "-f", "-"], CLUSTER.as_bytes())
+        .await
+        .printed(WROTE);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), CLUSTER).unwrap();
+    bench
+        .run(&["clusterdata", "write", "-y", "-f", file.path().to_str().unwrap()])
+        .await
+        .printed(&format!("WARNING: The current cluster data will be removed\n{WROTE}"));
+    assert_eq!(bench.get().await.as_deref(), Some(CLUSTER));
+}
+
+#[tokio::test]
+async fn write_does_not_touch_what_is_there_without_being_told_to() {
+    let bench = Bench::with(CLUSTER).await;
+    let ran = bench.run_with(&["clusterdata", "write"], CLUSTER.as_bytes()).await;
+    assert_eq!(
+        ran.stderr,
+        "WARNING: cluster data already available use --yes to override\n"
+    );
+    assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
+    bench.put("garbage").await;
+    bench
+        .run_with(&["clusterdata", "write", "--yes"], CLUSTER.as_bytes())
+        .await
+        .failed_with("cannot get cluster data");
+    assert_eq!(bench.get().await.as_deref(), Some("garbage"));
+}
+
+#[tokio::test]
+async fn write_refuses_what_is_no_document() {
+    let bench = Bench::start().await;
+    for (text, line) in [
+        ("", "invalid cluster data: unexpected end of JSON input\n"),
+        (
+            "{a}",
+            "invalid cluster data: invalid character 'a' looking for beginning of object key string\n",
+        ),
+    ] {
+        let ran = bench.run_with(&["clusterdata", "write"], text.as_bytes()).await;
+        assert_eq!((ran.status, ran.stderr.as_str()), (1, line));
+    }
+    bench
+        .run_with(&["clusterdata", "write"], b"[]")
+        .await
+        .failed_with("invalid cluster data: ");
+    bench
+        .run(&["clusterdata", "write", "-f", "/nonexistent/data"])
+        .await
+        .failed_with("/nonexistent/data");
+    assert_eq!(bench.get().await, None);
+}
+
+#[tokio::test]
+async fn write_warns_of_a_document_that_nobody_can_use() {
+    // cli 13.2
+    let bench = Bench::start().await;
+    let ran = bench.run_with(&["clusterdata", "write"], b"{}").await;
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, WROTE));
+    ran.said("cannot be used");
+    assert_eq!(
+        bench.get().await.as_deref(),
+        Some(
+            r#"{"formatVersion":0,"changeTime":"0001-01-01T00:00:00Z","cluster":null,"keepers":null,"dbs":null,"proxy":null}"#
+        )
+    );
+}

@@ -1,0 +1,11 @@
+//! stolonctl as a whole, against a private etcd.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod arguments;
+mod bench;
+mod clusterdata;
+mod golden;
+mod init;
+mod keepers;
+mod read;
+mod update;
