@@ -1,3 +1,4 @@
 //! stolon-proxy as a library: its rooms, for the program, its tests and the benchmarks.
 
 pub mod relay;
+pub mod route;

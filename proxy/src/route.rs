@@ -1,0 +1,198 @@
+//! Where clients may go: from what the store holds to a route, with its reason. How the store is asked and how
+//! connections are carried is left to `checkin` and `listener`.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use control::model::{Checked, DbUid, ProxyUid, Unusable};
+
+/// What was read under the key of the cluster data, when it could be read and decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// The key is absent or holds `null`.
+    Nothing,
+    /// A document that may not be used: another format version, no spec, an invalid one.
+    Unusable(Unusable),
+    /// A good document.
+    Data(Box<Checked>),
+}
+
+/// Where the named master listens, as the cluster data tell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// An address or a name.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Found {
+    /// Where the named master says it listens; to be resolved before a route can be concluded.
+    ///
+    /// `None` when no master is named, it is not in the document, or it has no usable address or port.
+    pub fn master(&self) -> Option<Endpoint> {
+        let Self::Data(checked) = self else { return None };
+        let (_, db) = checked.data.proxied_master()?;
+        let port = db.status.port.parse().ok().filter(|port| *port != 0)?;
+        let host = Some(&db.status.listen_address).filter(|host| !host.is_empty())?;
+        Some(Endpoint {
+            host: host.clone(),
+            port,
+        })
+    }
+}
+
+/// What a check-in needs to know beside the document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The address that `Found::master` resolves to, when it does.
+    pub master: Option<SocketAddr>,
+    /// Whether that address belongs to this machine.
+    pub master_is_here: bool,
+    /// The address that clients connect to.
+    pub listen: SocketAddr,
+}
+
+/// Where clients may go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// To this master, once the proxy info is published.
+    Open {
+        /// The db that the cluster data name.
+        db: DbUid,
+        /// Where it listens.
+        master: SocketAddr,
+    },
+    /// Nowhere.
+    Closed(Why),
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open { db, master } => write!(f, "open to db {db} at {master}"),
+            Self::Closed(why) => write!(f, "closed: {why}"),
+        }
+    }
+}
+
+/// Why clients may go nowhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// The key is absent or holds `null`.
+    NoClusterData,
+    /// The document may not be used.
+    UnusableData(Unusable),
+    /// The document has no proxy object.
+    NoProxyObject,
+    /// The proxy object names no db, or one that is not there.
+    NoDb(DbUid),
+    /// The master's address is empty or does not resolve.
+    NoAddress(DbUid),
+    /// The master's address is our own listening address (P-15).
+    OwnAddress(SocketAddr),
+    /// This proxy is not in the list of enabled ones.
+    NotEnabled(SocketAddr),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoClusterData => f.write_str("no cluster data"),
+            Self::UnusableData(unusable) => unusable.fmt(f),
+            Self::NoProxyObject => f.write_str("no proxy object"),
+            Self::NoDb(db) if db.is_empty() => f.write_str("no master named"),
+            Self::NoDb(db) => write!(f, "db {db} is not there"),
+            Self::NoAddress(db) => write!(f, "db {db} has no usable address"),
+            Self::OwnAddress(own) => write!(f, "the master's address {own} is our own"),
+            Self::NotEnabled(_) => f.write_str("not enabled"),
+        }
+    }
+}
+
+/// Whether the proxy info is published, and what a failure to do so means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publish {
+    /// Not at all.
+    No,
+    /// With this proxy generation; a failure is only logged.
+    Try(i64),
+    /// With this proxy generation; a failure fails the check-in.
+    Must(i64),
+}
+
+/// What a check-in concludes from what it read (P-3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Where clients may go. An open route opens only after publishing, a closed one closes before (fencing F-1).
+    pub route: Route,
+    /// What to say of it.
+    pub publish: Publish,
+    /// Whether the check-in, once it has published what it must, counts as success and renews the lease.
+    pub renews: bool,
+}
+
+/// Decides where clients may go, by the table of P-3, from a document that was read and decoded.
+///
+/// A store that does not answer, or a value that cannot be decoded, gives nothing to conclude from: the route stays as
+/// it is until its lease ends.
+pub fn conclude(found: &Found, around: &Surroundings, me: &ProxyUid) -> Verdict {
+    let verdict = |why, publish, renews| Verdict {
+        route: Route::Closed(why),
+        publish,
+        renews,
+    };
+    let checked = match found {
+        Found::Nothing => return verdict(Why::NoClusterData, Publish::No, true),
+        Found::Unusable(unusable) => return verdict(Why::UnusableData(unusable.clone()), Publish::No, false),
+        Found::Data(checked) => checked,
+    };
+    let Some(proxy) = &checked.data.proxy else {
+        return verdict(Why::NoProxyObject, Publish::Try(0), true);
+    };
+    let Some((db, _)) = checked.data.proxied_master() else {
+        let named = proxy.spec.master_db_uid.clone();
+        return verdict(Why::NoDb(named), Publish::Try(proxy.generation), true);
+    };
+    let Some(master) = around.master else {
+        return verdict(Why::NoAddress(db.clone()), Publish::No, true);
+    };
+    if is_own(around, master) {
+        return verdict(Why::OwnAddress(master), Publish::No, true);
+    }
+    if !proxy.spec.enabled_proxies.contains(me) {
+        return verdict(Why::NotEnabled(master), Publish::Must(proxy.generation), true);
+    }
+    Verdict {
+        route: Route::Open { db: db.clone(), master },
+        publish: Publish::Must(proxy.generation),
+        renews: true,
+    }
+}
+
+/// Which of the addresses that a name resolves to is taken: the present one while it is among them, so that a name with
+/// several addresses does not end connections by their order (P-6).
+pub fn choose(resolved: &[SocketAddr], present: Option<SocketAddr>) -> Option<SocketAddr> {
+    present
+        .filter(|present| resolved.contains(present))
+        .or_else(|| resolved.first().copied())
+}
+
+/// Whether a connection to `master` would arrive at our own socket (P-15).
+fn is_own(around: &Surroundings, master: SocketAddr) -> bool {
+    let (listen, ip) = (around.listen.ip().to_canonical(), master.ip().to_canonical());
+    let reaches = if listen.is_unspecified() {
+        around.master_is_here
+    } else {
+        listen == ip || means_loopback(ip, listen)
+    };
+    master.port() == around.listen.port() && reaches
+}
+
+/// Connecting to the unspecified address means connecting to this machine's loopback (ip(7)).
+fn means_loopback(ip: IpAddr, listen: IpAddr) -> bool {
+    ip.is_unspecified() && listen.is_loopback()
+}
+
+#[cfg(test)]
+mod tests;

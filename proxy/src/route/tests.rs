@@ -1,0 +1,252 @@
+//! P-3 row by row, and what garbage in the store may do.
+
+use control::model::ClusterData;
+use proptest::prelude::*;
+
+use super::*;
+
+const MASTER: &str = "10.0.0.1:5432";
+
+/// A document with two dbs and a proxy object that sends the proxy `me` to `db1`.
+fn document() -> String {
+    r#"{"formatVersion":1,"changeTime":"2026-01-01T00:00:00Z",
+        "cluster":{"uid":"c","generation":1,"changeTime":"2026-01-01T00:00:00Z",
+            "spec":{"initMode":"new"},"status":{"phase":"normal","master":"db1"}},
+        "keepers":{},
+        "dbs":{"db1":{"uid":"db1","generation":1,"changeTime":"0001-01-01T00:00:00Z",
+                 "spec":{"keeperUID":"k1","requestTimeout":"10s"},
+                 "status":{"healthy":true,"listenAddress":"10.0.0.1","port":"5432"}},
+               "db2":{"uid":"db2","generation":1,"changeTime":"0001-01-01T00:00:00Z",
+                 "spec":{"keeperUID":"k2","requestTimeout":"10s"},"status":{}}},
+        "proxy":{"generation":7,"changeTime":"0001-01-01T00:00:00Z",
+            "spec":{"masterDbUid":"db1","enabledProxies":["me","other"]},"status":{}}}"#
+        .to_owned()
+}
+
+fn parse(text: &str) -> Found {
+    match ClusterData::parse(text.as_bytes()).unwrap() {
+        None => Found::Nothing,
+        Some(data) => data
+            .check()
+            .map_or_else(Found::Unusable, |checked| Found::Data(Box::new(checked))),
+    }
+}
+
+/// The document with one piece of its text replaced.
+fn with(from: &str, to: &str) -> Found {
+    let text = document();
+    assert!(text.contains(from));
+    parse(&text.replace(from, to))
+}
+
+fn around(master: Option<&str>) -> Surroundings {
+    Surroundings {
+        master: master.map(|address| address.parse().unwrap()),
+        master_is_here: false,
+        listen: "127.0.0.1:5432".parse().unwrap(),
+    }
+}
+
+fn check(found: &Found, master: Option<&str>, expected: &str) {
+    let verdict = conclude(found, &around(master), &ProxyUid::from("me"));
+    let publish = match verdict.publish {
+        Publish::No => "nothing".to_owned(),
+        Publish::Try(generation) => format!("{generation} if it can"),
+        Publish::Must(generation) => format!("{generation}"),
+    };
+    let renews = if verdict.renews { "renews" } else { "does not renew" };
+    assert_eq!(format!("{}; publishes {publish}; {renews}", verdict.route), expected);
+}
+
+// proxy P-3, the table from its second row on
+#[test]
+fn no_cluster_data_closes_and_counts_as_success() {
+    check(
+        &parse("null"),
+        None,
+        "closed: no cluster data; publishes nothing; renews",
+    );
+}
+
+#[test]
+fn another_format_version_closes_and_is_no_success() {
+    check(
+        &with(r#""formatVersion":1"#, r#""formatVersion":2"#),
+        Some(MASTER),
+        "closed: unsupported clusterdata format version 2: this program works with version 1; publishes nothing; \
+         does not renew",
+    );
+}
+
+#[test]
+fn an_invalid_spec_closes_and_is_no_success() {
+    check(
+        &with(
+            r#"{"initMode":"new"}"#,
+            r#"{"initMode":"new","proxyTimeout":"1s","proxyCheckInterval":"5s"}"#,
+        ),
+        Some(MASTER),
+        "closed: clusterdata validation failed; publishes nothing; does not renew",
+    );
+    check(
+        &with(r#""spec":{"initMode":"new"},"#, ""),
+        Some(MASTER),
+        "closed: no cluster spec available; publishes nothing; does not renew",
+    );
+}
+
+#[test]
+fn no_proxy_object_closes_and_is_announced_as_generation_0() {
+    let text = document();
+    let cut = text.find(r#""proxy":"#).unwrap();
+    let without = format!("{}\"proxy\":null}}", &text[..cut]);
+    check(
+        &parse(&without),
+        None,
+        "closed: no proxy object; publishes 0 if it can; renews",
+    );
+}
+
+#[test]
+fn no_db_named_closes_and_is_announced() {
+    check(
+        &with(r#""masterDbUid":"db1","#, ""),
+        None,
+        "closed: no master named; publishes 7 if it can; renews",
+    );
+}
+
+#[test]
+fn a_db_that_is_not_there_closes_and_is_announced() {
+    check(
+        &with(r#""masterDbUid":"db1""#, r#""masterDbUid":"db9""#),
+        None,
+        "closed: db db9 is not there; publishes 7 if it can; renews",
+    );
+}
+
+#[test]
+fn an_address_that_does_not_resolve_closes_and_says_nothing() {
+    check(
+        &parse(&document()),
+        None,
+        "closed: db db1 has no usable address; publishes nothing; renews",
+    );
+}
+
+#[test]
+fn an_empty_address_or_port_is_no_address() {
+    for (from, to) in [
+        (r#""listenAddress":"10.0.0.1","#, ""),
+        (r#","port":"5432""#, ""),
+        (r#""port":"5432""#, r#""port":"0""#),
+        (r#""port":"5432""#, r#""port":"postgres""#),
+    ] {
+        assert_eq!(with(from, to).master(), None, "{to}");
+    }
+}
+
+#[test]
+fn a_proxy_that_is_not_enabled_closes_and_must_announce_it() {
+    check(
+        &with(r#"["me","other"]"#, r#"["other"]"#),
+        Some(MASTER),
+        "closed: not enabled; publishes 7; renews",
+    );
+    check(
+        &with(r#","enabledProxies":["me","other"]"#, ""),
+        Some(MASTER),
+        "closed: not enabled; publishes 7; renews",
+    );
+}
+
+#[test]
+fn an_enabled_proxy_opens_once_it_has_announced_it() {
+    let found = parse(&document());
+    assert_eq!(
+        found.master(),
+        Some(Endpoint {
+            host: "10.0.0.1".to_owned(),
+            port: 5432
+        })
+    );
+    check(
+        &found,
+        Some(MASTER),
+        "open to db db1 at 10.0.0.1:5432; publishes 7; renews",
+    );
+}
+
+// proxy P-15
+#[test]
+fn never_routes_to_its_own_socket() {
+    let found = parse(&document());
+    let closed = |listen: &str, master: &str, here: bool| {
+        let around = Surroundings {
+            master: Some(master.parse().unwrap()),
+            master_is_here: here,
+            listen: listen.parse().unwrap(),
+        };
+        let verdict = conclude(&found, &around, &ProxyUid::from("me"));
+        matches!(verdict.route, Route::Closed(Why::OwnAddress(_)))
+    };
+    check(
+        &found,
+        Some("127.0.0.1:5432"),
+        "closed: the master's address 127.0.0.1:5432 is our own; publishes nothing; renews",
+    );
+    assert!(closed("127.0.0.1:5432", "0.0.0.0:5432", true));
+    assert!(closed("127.0.0.1:5432", "[::ffff:127.0.0.1]:5432", true));
+    assert!(closed("0.0.0.0:5432", "10.0.0.7:5432", true));
+    assert!(closed("[::]:5432", "10.0.0.7:5432", true));
+    assert!(!closed("0.0.0.0:5432", "10.0.0.7:5432", false), "another machine's");
+    assert!(!closed("127.0.0.1:25432", "127.0.0.1:5432", true), "another port");
+    assert!(
+        !closed("10.0.0.7:5432", "127.0.0.1:5432", true),
+        "another address of this machine"
+    );
+}
+
+// proxy P-6
+#[test]
+fn a_name_with_several_addresses_keeps_the_present_one() {
+    let [a, b] = ["10.0.0.1:1", "10.0.0.2:1"].map(|text| text.parse().unwrap());
+    assert_eq!(choose(&[a, b], None), Some(a));
+    assert_eq!(choose(&[a, b], Some(b)), Some(b));
+    assert_eq!(choose(&[a], Some(b)), Some(a));
+    assert_eq!(choose(&[], Some(b)), None);
+}
+
+proptest! {
+    /// Whatever is in the store: no panic, and an open route only to a db that the document names and holds, for a
+    /// proxy that it enables.
+    #[test]
+    fn garbage_never_opens_a_route(at in 0..1000_usize, cut in 0..40_usize, put in "[ -~]{0,12}") {
+        let mut text = document();
+        let at = at.min(text.len());
+        let end = (at + cut).min(text.len());
+        text.replace_range(at..end, &put);
+        let Ok(Some(data)) = ClusterData::parse(text.as_bytes()) else { return Ok(()) };
+        let Ok(checked) = data.clone().check() else { return Ok(()) };
+        let me = ProxyUid::from("me");
+        let verdict = conclude(&Found::Data(Box::new(checked)), &around(Some(MASTER)), &me);
+        if let Route::Open { db, .. } = verdict.route {
+            let proxy = data.proxy.as_ref().unwrap();
+            prop_assert_eq!(data.format_version, 1);
+            prop_assert_eq!(&proxy.spec.master_db_uid, &db);
+            prop_assert!(data.dbs().contains_key(&db));
+            prop_assert!(proxy.spec.enabled_proxies.contains(&me));
+            prop_assert_eq!(verdict.publish, Publish::Must(proxy.generation));
+        }
+    }
+
+    /// Arbitrary bytes do not decode into anything that moves a route.
+    #[test]
+    fn arbitrary_bytes_are_no_cluster_data(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(Some(data)) = ClusterData::parse(&bytes) {
+            let found = data.check().map_or_else(Found::Unusable, |checked| Found::Data(Box::new(checked)));
+            let verdict = conclude(&found, &around(Some(MASTER)), &ProxyUid::from("me"));
+            prop_assert!(matches!(verdict.route, Route::Closed(_)));
+        }
+    }
+}
