@@ -18,7 +18,7 @@ mod process;
 mod sink;
 
 pub use chain::Chain;
-pub use http::{Component, MetricsError, MetricsServer, serve_metrics};
+pub use http::{Component, MetricsError, MetricsServer, before_scrape, serve_metrics};
 
 use format::{LevelName, Style};
 use layer::LineLayer;

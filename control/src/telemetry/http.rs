@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode, header};
@@ -94,6 +94,15 @@ pub fn serve_metrics(address: &str, component: Component, cluster_name: &str) ->
     Ok(MetricsServer { address: bound })
 }
 
+/// Lets `update` bring values up to date before each scrape: those that time changes, or that are summed from counters
+/// of the program's own. It runs on the server's thread. The first call counts.
+pub fn before_scrape(update: impl Fn() + Send + Sync + 'static) {
+    // A second call would be a mistake that costs a metric its freshness, nothing more.
+    let _ = BEFORE_SCRAPE.set(Box::new(update));
+}
+
+static BEFORE_SCRAPE: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+
 const CLUSTER_IDENTIFIER: &str = "stolon_cluster_identifier";
 
 fn bind(address: &str) -> std::io::Result<TcpListener> {
@@ -157,7 +166,12 @@ async fn keep_up(handle: PrometheusHandle) {
 
 fn answer(request: &Request<Incoming>, handle: &PrometheusHandle) -> Response<Full<Bytes>> {
     let (status, body) = match (request.uri().path(), request.method()) {
-        ("/metrics", &Method::GET | &Method::HEAD) => (StatusCode::OK, handle.render() + &super::process::metrics()),
+        ("/metrics", &Method::GET | &Method::HEAD) => {
+            if let Some(update) = BEFORE_SCRAPE.get() {
+                update();
+            }
+            (StatusCode::OK, handle.render() + &super::process::metrics())
+        }
         ("/metrics", _) => (StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
     };
