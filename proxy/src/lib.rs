@@ -1,4 +1,7 @@
 //! stolon-proxy as a library: its rooms, for the program, its tests and the benchmarks.
 
+pub mod checkin;
+pub mod listener;
+pub mod metrics;
 pub mod relay;
 pub mod route;
