@@ -84,6 +84,8 @@ enum Failed {
     Late(Duration),
     #[error("the wall clock jumped during the check-in")]
     Jumped,
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
 }
 
 /// How a check-in that was answered ended.
@@ -291,7 +293,7 @@ impl CheckIn {
                 .limited(left(limit).ok_or(Failed::Late(limit))?)
                 .get(&key)
                 .await?;
-            self.listen_from_first_read(read_at).await;
+            self.listen_from_first_read(read_at).await?;
             let revision = entry.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
             let found = decode(&key, entry.as_ref().map(|entry| entry.value.as_slice()))?;
             let around = self
@@ -307,6 +309,9 @@ impl CheckIn {
             };
             self.stop_what_ends(&verdict); // before anything is published
             self.tell(&verdict.route, around.master);
+            if let Publish::Try(generation) | Publish::Must(generation) = verdict.publish {
+                self.metrics.route_generation.set(generation as f64);
+            }
             if !verdict.renews {
                 return Ok(Checked::Unusable);
             }
@@ -335,9 +340,11 @@ impl CheckIn {
         }
     }
 
-    /// Opens the socket for clients at the first read of the store, whatever it finds (P-5), and waits until that is
-    /// done or has failed.
-    async fn listen_from_first_read(&mut self, read_at: Boottime) {
+    /// Opens the socket for clients at the first read of the store, whatever it finds (P-5).
+    ///
+    /// # Errors
+    /// The address cannot be listened on; later, when it could be once, the listener tries again by itself.
+    async fn listen_from_first_read(&mut self, read_at: Boottime) -> Result<(), Fatal> {
         let lease_end = read_at + self.timing.timeout;
         let first = self.reins.orders.send_if_modified(|orders| {
             let first = orders.lease_end.is_none();
@@ -346,13 +353,17 @@ impl CheckIn {
             }
             first
         });
-        if first {
-            // An error means that the listener is gone, which main sees.
-            let _ = self
-                .reins
-                .standing
-                .wait_for(|standing| *standing != Standing::Waiting)
-                .await;
+        if !first {
+            return Ok(());
+        }
+        let address = self.reins.address;
+        let asked = |standing: &Standing| *standing != Standing::Waiting;
+        match self.reins.standing.wait_for(asked).await.as_deref() {
+            Ok(Standing::Failed(reason)) => Err(Fatal::Listen {
+                address,
+                reason: reason.clone(),
+            }),
+            _ => Ok(()), // that the listener is gone is seen where it was started
         }
     }
 
@@ -522,8 +533,7 @@ impl CheckIn {
     #[expect(clippy::disallowed_methods, reason = "a metric in unix time")]
     fn route_metrics(&self, from: Option<&str>, to: Option<&str>) {
         self.metrics.master(from, to);
-        self.metrics.route_open.set(if to.is_some() { 1.0 } else { 0.0 });
-        self.metrics.route_since.set(wall_clock() as f64 / 1e9);
+        self.metrics.route(to.is_some(), wall_clock());
     }
 
     /// Logs what has changed (P-7).

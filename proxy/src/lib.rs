@@ -1,5 +1,6 @@
 //! stolon-proxy as a library: its rooms, for the program, its tests and the benchmarks.
 
+pub mod args;
 pub mod checkin;
 pub mod listener;
 pub mod metrics;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control::clock::Boottime;
+use control::clock::{Boottime, wall_clock};
 use control::telemetry::Chain;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -119,6 +119,8 @@ pub struct Orders {
     pub lease_end: Option<Boottime>,
     /// Where clients go; none while the route is closed.
     pub path: Option<Path>,
+    /// Close the socket and be done.
+    pub stop: bool,
 }
 
 /// What has become of the socket for clients.
@@ -260,7 +262,7 @@ impl Listener {
         )
     }
 
-    /// Obeys orders until the other end is gone. Errors only when the system gives it no timer.
+    /// Obeys orders until told to stop. Errors only when the system gives it no timer.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     pub async fn run(mut self) -> io::Result<()> {
         let alarm = Alarm::new()?;
@@ -268,9 +270,12 @@ impl Listener {
         let mut was_leased = false;
         loop {
             let orders = self.orders.borrow_and_update().clone();
+            if orders.stop {
+                return Ok(());
+            }
             let now = Boottime::now();
-            if let Some(path) = &orders.path {
-                path.gate.expire(now);
+            if orders.path.as_ref().is_some_and(|path| path.gate.expire(now)) {
+                self.door.metrics.route(false, wall_clock());
             }
             let leased = orders.lease_end.is_some_and(|end| now < end);
             if was_leased && !leased {

@@ -1,2 +1,113 @@
-//! stolon-proxy.
-fn main() {}
+//! stolon-proxy: reads its options, starts the threads that carry bytes and the loop that checks in with the store, and
+//! ends in order. What each of them does is told in its own file.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+
+use anyhow::Context;
+use control::args::{self, PROXY};
+use control::clock::Boottime;
+use control::model::{ProxyUid, short_uid};
+use control::store::Store;
+use control::telemetry::{self, Component};
+use proxy::args::{Args, Config, Machine};
+use proxy::checkin::{CheckIn, Life, random};
+use proxy::listener::{self, Listener, RelayThread};
+use proxy::metrics::Metrics;
+use rustix::process::{Resource, Rlimit};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+fn main() {
+    let args: Args = args::parse(PROXY);
+    let checked = args.check(machine());
+    telemetry::init(&checked.log);
+    let config = checked.config.unwrap_or_else(|faults| telemetry::fatal(faults));
+    if let Err(err) = run(config) {
+        let err: &(dyn std::error::Error + 'static) = err.as_ref();
+        telemetry::fatal_because("stolon-proxy cannot run", err);
+    }
+    telemetry::flush();
+}
+
+/// What the machine offers, with the limit of open files raised as far as it goes (P-14).
+fn machine() -> Machine {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let now = rustix::process::setrlimit(Resource::Nofile, raised).map_or(limit.current, |()| limit.maximum);
+    let descriptors = now.map_or(usize::MAX, |now| usize::try_from(now).unwrap_or(usize::MAX));
+    Machine {
+        cpus: thread::available_parallelism().map_or(1, usize::from),
+        descriptors,
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program is where time enters")]
+fn run(config: Config) -> anyhow::Result<()> {
+    if let Some(address) = &config.common.metrics_listen_address {
+        telemetry::serve_metrics(address, Component::Proxy, &config.common.cluster_name)?;
+    }
+    let metrics = Arc::new(Metrics::register(config.relay_threads));
+    let life = Arc::new(Life::new(Boottime::now()));
+    let (scraped, alive) = (Arc::clone(&metrics), Arc::clone(&life));
+    telemetry::before_scrape(move || {
+        scraped.sum_tallies();
+        alive.show(&scraped, Boottime::now());
+    });
+
+    let me = ProxyUid::from(short_uid(random()));
+    info!(id = %me, "proxy id");
+    let address = config.listener.listen;
+    let bound = listener::bind(&config.listener, address).with_context(|| {
+        format!("listen for clients on {address}: choose another --port or --listen-address, or stop what is there")
+    })?;
+    let threads: Vec<RelayThread> = (0..config.relay_threads)
+        .map(|index| relay_thread(index, &metrics))
+        .collect::<Result<_, _>>()?;
+    let first = threads.first().context("start a relay thread")?.handle.clone();
+    let (listener, reins) = Listener::new(config.listener, bound, threads, Arc::clone(&metrics));
+    let listening = first.spawn(listener.run());
+
+    current_thread().context("start the control loop")?.block_on(async {
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let store = Store::connect(config.common.store);
+        let mut checkin = CheckIn::new(store, me, reins, metrics, life);
+        let stopped_by = tokio::select! {
+            fatal = checkin.run() => return Err(fatal.into()),
+            ended = listening => {
+                ended.context("take clients")?.context("take clients")?;
+                anyhow::bail!("the listener ended by itself");
+            }
+            _ = term.recv() => "SIGTERM",
+            _ = int.recv() => "SIGINT",
+        };
+        info!(signal = stopped_by, "stopping, closing connections to master");
+        checkin.stop().await;
+        Ok(())
+    })
+}
+
+fn current_thread() -> std::io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+/// A thread with a runtime of its own, that nothing else runs on: a hung store never stalls bytes.
+fn relay_thread(index: usize, metrics: &Metrics) -> anyhow::Result<RelayThread> {
+    let runtime = current_thread().context("start a relay thread")?;
+    let handle = runtime.handle().clone();
+    let carry = move || runtime.block_on(std::future::pending::<()>());
+    thread::Builder::new()
+        .name(format!("relay-{index}"))
+        .spawn(carry)
+        .context("start a relay thread")?;
+    Ok(RelayThread {
+        handle,
+        tally: metrics.tally(index),
+        load: Arc::new(AtomicUsize::new(0)),
+    })
+}

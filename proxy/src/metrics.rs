@@ -103,12 +103,10 @@ pub struct Metrics {
     ended: [Counter; ENDINGS.len()],
     to_client: Counter,
     to_master: Counter,
-    /// 1 while the route is open.
-    pub route_open: Gauge,
+    route_open: Gauge,
     /// The proxy generation last concluded from.
     pub route_generation: Gauge,
-    /// Unix time of the last change of the route.
-    pub route_since: Gauge,
+    route_since: Gauge,
     /// 1 while the socket for clients listens.
     pub listening: Gauge,
     /// Check-ins that renewed the lease.
@@ -224,6 +222,12 @@ impl Metrics {
     /// Counts how a connection ended; `cut` is why its gate closed, if it did.
     pub fn ended(&self, ended: &Ended, cut: Option<Cut>) {
         self.ended[ending(ended, cut)].increment(1);
+    }
+
+    /// Tells that the route opened or closed, at this wall-clock time.
+    pub fn route(&self, open: bool, wall_nanos: i128) {
+        self.route_open.set(if open { 1.0 } else { 0.0 });
+        self.route_since.set(wall_nanos as f64 / 1e9);
     }
 
     /// Names the db that clients are sent to.

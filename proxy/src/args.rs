@@ -1,0 +1,343 @@
+//! The proxy's options: what was typed, and what of it is true (cli 5). All faults are told at once.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use control::args::{Common, DaemonArgs, Faults, GoInt, Switch};
+use control::model::GoDuration;
+use control::telemetry::LogConfig;
+
+use crate::listener::{self, Keepalive};
+
+/// Descriptors that are not for clients: logs, the store, metrics, the runtime, the spare one.
+const OWN_DESCRIPTORS: usize = 64;
+/// One client costs a descriptor on either side.
+const CLIENT_DESCRIPTORS: usize = 2;
+/// The kernel takes no longer keepalive times (tcp(7), `MAX_TCP_KEEPIDLE`).
+const KEEPALIVE_SECONDS_MAX: i64 = 32_767;
+/// The kernel takes no more keepalive probes (`MAX_TCP_KEEPCNT`).
+const KEEPALIVE_COUNT_MAX: i64 = 127;
+/// More than the CPUs of any machine that this runs on.
+const RELAY_THREADS_MAX: i64 = 256;
+
+/// Takes clients and carries their bytes to the master, wherever that is.
+///
+/// Every option can also be given by an environment variable: --listen-address is STPROXY_LISTEN_ADDRESS.
+#[derive(Debug, Clone, Default, clap::Parser)]
+pub struct Args {
+    #[expect(missing_docs, reason = "clap would take it for help text")]
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+    /// Address that clients connect to; 0.0.0.0 or :: for all of this machine [default: 127.0.0.1]
+    #[arg(long, value_name = "IP")]
+    pub listen_address: Option<String>,
+    /// Port that clients connect to [default: 5432]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<String>,
+    /// Close the listening socket while the store has been silent for the proxy timeout; otherwise only connections
+    /// are closed then [default: true]
+    #[arg(long)]
+    pub stop_listening: Option<Switch>,
+    /// Seconds of silence before TCP keepalive probes; 0: the system's default [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub tcp_keepalive_idle: Option<GoInt>,
+    /// Unanswered keepalive probes that end a connection; 0: the system's default [default: 0]
+    #[arg(long, value_name = "PROBES")]
+    pub tcp_keepalive_count: Option<GoInt>,
+    /// Seconds between keepalive probes; 0: the system's default [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub tcp_keepalive_interval: Option<GoInt>,
+    /// Limit of a connect to the master [default: 5s]
+    #[arg(long, value_name = "DURATION")]
+    pub connect_timeout: Option<GoDuration>,
+    /// Clients at once; more are closed [default: what the limit of open files allows]
+    #[arg(long, value_name = "CLIENTS")]
+    pub max_connections: Option<GoInt>,
+    /// Threads that carry bytes [default: 1 for every 4 CPUs]
+    #[arg(long, value_name = "THREADS")]
+    pub relay_threads: Option<GoInt>,
+    /// Not supported yet
+    #[arg(long, hide = true, value_name = "DURATION")]
+    pub hold: Option<String>,
+    /// Not supported yet
+    #[arg(long, hide = true, value_name = "CLIENTS")]
+    pub hold_max: Option<String>,
+    /// Not supported yet
+    #[arg(long, hide = true, value_name = "DURATION")]
+    pub drain: Option<String>,
+}
+
+/// What is true: parsed, read, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Cluster, store, metrics.
+    pub common: Common,
+    /// How clients are taken.
+    pub listener: listener::Config,
+    /// Threads that carry bytes.
+    pub relay_threads: usize,
+}
+
+/// What the check gave.
+#[derive(Debug)]
+pub struct Checked {
+    /// How to log; usable whatever else is wrong.
+    pub log: LogConfig,
+    /// What is true, or all that is wrong.
+    pub config: Result<Config, Faults>,
+}
+
+/// What the check has to know of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machine {
+    /// CPUs that may be used.
+    pub cpus: usize,
+    /// The limit of open files, already raised.
+    pub descriptors: usize,
+}
+
+impl Args {
+    /// Checks everything; the faults come in the order of cli 5.
+    pub fn check(&self, machine: Machine) -> Checked {
+        let mut faults = Faults::default();
+        let log = self.daemon.log(&mut faults);
+        let common = self.daemon.common.check(&mut faults);
+        let keepalive = self.keepalive(&mut faults);
+        let listen = self.listen(&mut faults);
+        let connect_timeout = self.connect_timeout.map_or(Duration::from_secs(5), GoDuration::to_std);
+        if connect_timeout.is_zero() {
+            faults.push("--connect-timeout must be greater than zero, such as 5s");
+        }
+        for (option, value) in [
+            ("hold", &self.hold),
+            ("hold-max", &self.hold_max),
+            ("drain", &self.drain),
+        ] {
+            if value.is_some() {
+                faults.push(format!("--{option} is not supported yet: leave it out"));
+            }
+        }
+        let max_connections = self.max_connections(machine, &mut faults);
+        let relay_threads = match self.relay_threads {
+            None => (machine.cpus / 4).max(1),
+            Some(GoInt(threads @ 1..=RELAY_THREADS_MAX)) => usize::try_from(threads).unwrap_or(1),
+            Some(GoInt(threads)) => {
+                faults.push(format!(
+                    "--relay-threads is {threads}: it takes 1 to {RELAY_THREADS_MAX}"
+                ));
+                1
+            }
+        };
+        let config = match (common, listen) {
+            (Some(common), Some(listen)) if faults.is_empty() => Ok(Config {
+                common,
+                listener: listener::Config {
+                    listen,
+                    stop_listening: self.stop_listening != Some(Switch(false)),
+                    keepalive,
+                    connect_timeout,
+                    max_connections,
+                },
+                relay_threads,
+            }),
+            _ => Err(faults),
+        };
+        Checked { log, config }
+    }
+
+    fn keepalive(&self, faults: &mut Faults) -> Keepalive {
+        let mut within = |option: &str, value: Option<GoInt>, max: i64| match value.map_or(0, |GoInt(value)| value) {
+            0 => None,
+            value if (1..=max).contains(&value) => u32::try_from(value).ok(),
+            value => {
+                faults.push(format!(
+                    "--{option} is {value}: it takes 0 to {max}, 0 for the system's default"
+                ));
+                None
+            }
+        };
+        let idle = within("tcp-keepalive-idle", self.tcp_keepalive_idle, KEEPALIVE_SECONDS_MAX);
+        let count = within("tcp-keepalive-count", self.tcp_keepalive_count, KEEPALIVE_COUNT_MAX);
+        let interval = within(
+            "tcp-keepalive-interval",
+            self.tcp_keepalive_interval,
+            KEEPALIVE_SECONDS_MAX,
+        );
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        Keepalive {
+            idle: idle.map(seconds),
+            interval: interval.map(seconds),
+            count,
+        }
+    }
+
+    fn listen(&self, faults: &mut Faults) -> Option<SocketAddr> {
+        let (address, port) = (self.listen_address.as_deref(), self.port.as_deref());
+        let (address, port) = (address.unwrap_or("127.0.0.1"), port.unwrap_or("5432"));
+        let bare = address
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(address);
+        let ip: Option<IpAddr> = bare.parse().ok();
+        if ip.is_none() {
+            faults.push(format!(
+                "--listen-address is {address:?}: it takes an IP address, such as 127.0.0.1, 0.0.0.0 or ::"
+            ));
+        }
+        let number: Option<u16> = port.parse().ok();
+        if number.is_none() {
+            faults.push(format!(
+                "--port is {port:?}: it takes a number from 0 to 65535, 0 for any free one"
+            ));
+        }
+        Some(SocketAddr::new(ip?, number?))
+    }
+
+    fn max_connections(&self, machine: Machine, faults: &mut Faults) -> usize {
+        let possible = (machine.descriptors.saturating_sub(OWN_DESCRIPTORS) / CLIENT_DESCRIPTORS).max(1);
+        match self.max_connections {
+            None => possible,
+            Some(GoInt(max)) => match usize::try_from(max) {
+                Ok(max) if (1..=possible).contains(&max) => max,
+                Ok(0) | Err(_) => {
+                    faults.push(format!("--max-connections is {max}: it takes 1 or more"));
+                    1
+                }
+                Ok(_) => {
+                    faults.push(format!(
+                        "--max-connections is {max}: the limit of open files allows {possible}, raise it (ulimit -n) or \
+                         ask for fewer"
+                    ));
+                    1
+                }
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control::args::{PROXY, Parsed, try_parse};
+
+    use super::*;
+
+    const MACHINE: Machine = Machine {
+        cpus: 16,
+        descriptors: 1064,
+    };
+    const NEEDED: [&str; 2] = ["--cluster-name=main", "--store-backend=etcdv3"];
+
+    fn checked(options: &[&str]) -> Result<Config, Vec<String>> {
+        let Parsed { args, .. } =
+            try_parse::<Args>(PROXY, NEEDED.iter().chain(options).copied(), |_| None).expect("the options parse");
+        args.check(MACHINE)
+            .config
+            .map_err(|faults| faults.lines().map(str::to_owned).collect())
+    }
+
+    fn refuse(options: &[&str], named: &str) {
+        let faults = checked(options).expect_err("a fault");
+        assert!(
+            faults.iter().any(|fault| fault.contains(named)),
+            "{named} is not in {faults:?}"
+        );
+    }
+
+    #[test]
+    fn without_options_the_defaults_hold() {
+        // cli 5
+        let config = checked(&[]).unwrap();
+        assert_eq!(
+            config.listener,
+            listener::Config {
+                listen: "127.0.0.1:5432".parse().unwrap(),
+                stop_listening: true,
+                keepalive: Keepalive::default(),
+                connect_timeout: Duration::from_secs(5),
+                max_connections: 500,
+            }
+        );
+        assert_eq!(config.relay_threads, 4);
+    }
+
+    #[test]
+    fn what_is_given_is_taken() {
+        let config = checked(&[
+            "--listen-address=::1",
+            "--port=0",
+            "--stop-listening=false",
+            "--tcp-keepalive-idle=10",
+            "--tcp-keepalive-count=3",
+            "--tcp-keepalive-interval=5",
+            "--connect-timeout=1500ms",
+            "--max-connections=7",
+            "--relay-threads=2",
+        ])
+        .unwrap();
+        let expected = listener::Config {
+            listen: "[::1]:0".parse().unwrap(),
+            stop_listening: false,
+            keepalive: Keepalive {
+                idle: Some(Duration::from_secs(10)),
+                interval: Some(Duration::from_secs(5)),
+                count: Some(3),
+            },
+            connect_timeout: Duration::from_millis(1500),
+            max_connections: 7,
+        };
+        assert_eq!((config.listener, config.relay_threads), (expected, 2));
+    }
+
+    #[test]
+    fn a_word_after_a_switch_is_not_its_value() {
+        // cli O-3
+        assert!(checked(&["--stop-listening", "false"]).unwrap().listener.stop_listening);
+    }
+
+    #[test]
+    fn bad_values_name_the_option_and_the_form_expected() {
+        refuse(
+            &["--listen-address=db.example"],
+            "--listen-address is \"db.example\": it takes an IP address",
+        );
+        refuse(&["--listen-address="], "--listen-address is \"\"");
+        refuse(&["--port=postgres"], "--port is \"postgres\": it takes a number");
+        refuse(&["--port=65536"], "--port is \"65536\"");
+        refuse(&["--tcp-keepalive-idle=-1"], "--tcp-keepalive-idle is -1");
+        refuse(&["--tcp-keepalive-count=128"], "--tcp-keepalive-count is 128");
+        refuse(&["--tcp-keepalive-interval=-5"], "--tcp-keepalive-interval is -5");
+        refuse(&["--connect-timeout=0s"], "--connect-timeout must be greater than zero");
+        refuse(&["--max-connections=0"], "--max-connections is 0: it takes 1 or more");
+        refuse(&["--max-connections=501"], "the limit of open files allows 500");
+        refuse(&["--relay-threads=0"], "--relay-threads is 0: it takes 1 to 256");
+        refuse(&["--hold=5s"], "--hold is not supported yet");
+    }
+
+    #[test]
+    fn all_faults_are_told_in_the_order_of_the_checks() {
+        // cli 5, design D-8
+        let none: [&str; 4] = [
+            "--log-level=loud",
+            "--tcp-keepalive-interval=-1",
+            "--tcp-keepalive-idle=-1",
+            "--port=x",
+        ];
+        let Parsed { args, .. } = try_parse::<Args>(PROXY, none, |_| None).unwrap();
+        let faults = args.check(MACHINE).config.unwrap_err();
+        let starts: Vec<String> = faults
+            .lines()
+            .map(|line| line.split([' ', ':']).take(3).collect::<Vec<_>>().join(" "))
+            .collect();
+        assert_eq!(
+            starts,
+            [
+                "log level \"loud\"",
+                "cluster name required",
+                "store backend type",
+                "--tcp-keepalive-idle is -1",
+                "--tcp-keepalive-interval is -1",
+                "--port is \"x\""
+            ]
+        );
+    }
+}
