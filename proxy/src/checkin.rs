@@ -577,9 +577,7 @@ impl CheckIn {
             published,
             ..
         } = &self;
-        reins
-            .orders
-            .send_modify(|orders| orders.lease_end = Some(Boottime::default()));
+        reins.orders.send_modify(|orders| orders.stop = true);
         let left = || GOODBYE_LIMIT.saturating_sub(now().since(started));
         while reins.clients.load(Ordering::Relaxed) > 0 && now().since(started) < DROP_LIMIT {
             tokio::time::sleep(Duration::from_millis(2)).await;
