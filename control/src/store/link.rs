@@ -39,7 +39,7 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 const TCP_CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Pauses between two dialling attempts (store 3.3, **REC**).
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// All connections of one store.
 pub(super) struct Links {
