@@ -5,5 +5,6 @@ pub mod args;
 pub mod clock;
 pub mod model;
 pub mod plan;
+pub mod sentinel;
 pub mod store;
 pub mod telemetry;

@@ -1,2 +1,93 @@
-//! stolon-sentinel.
-fn main() {}
+//! stolon-sentinel: options and start (cli 4). What it does then is `control::sentinel`'s business.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use control::args::{self, Common, DaemonArgs, Faults, SENTINEL};
+use control::model::{ClusterSpec, SentinelUid, from_slice};
+use control::sentinel::{self, Config, check_initial, fresh_uid, metrics::Metrics};
+use control::store::Store;
+use control::telemetry::{self, Chain, Component, fatal, fatal_because, serve_metrics};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Watches over a cluster: finds out who is alive, elects masters, tells keepers and proxies.
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(flatten)]
+    daemon: DaemonArgs,
+    /// File with a cluster spec (JSON), used only if the store holds no cluster data
+    #[arg(long, value_name = "FILE")]
+    initial_cluster_spec: Option<PathBuf>,
+}
+
+fn main() {
+    let args: Args = args::parse(SENTINEL);
+    let mut faults = Faults::default();
+    telemetry::init(&args.daemon.log(&mut faults));
+    let common = args.daemon.common.check(&mut faults);
+    let initial_spec = args
+        .initial_cluster_spec
+        .as_deref()
+        .filter(|path| !path.as_os_str().is_empty())
+        .and_then(|path| read_initial(path, &mut faults));
+    let Some(common) = common.filter(|_| faults.is_empty()) else {
+        fatal(faults);
+    };
+    let uid = SentinelUid::from(fresh_uid());
+    tracing::info!(id = %uid, "sentinel id");
+    start(common, uid, initial_spec);
+    telemetry::flush();
+}
+
+/// Reads the initial spec: what is wrong with it goes to `faults` (sentinel L-3).
+fn read_initial(path: &Path, faults: &mut Faults) -> Option<ClusterSpec> {
+    let shown = path.display();
+    let mut refuse = |what: &str, why: &(dyn std::error::Error + 'static)| {
+        faults.push(format!("cannot create sentinel: {what} {shown}: {}", Chain(why)));
+        None
+    };
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) => return refuse("cannot read provided initial cluster config file", &error),
+    };
+    let spec: ClusterSpec = match from_slice(&text) {
+        Ok(spec) => spec,
+        Err(error) => return refuse("cannot parse provided initial cluster config", &error),
+    };
+    match check_initial(&spec) {
+        Ok(_) => Some(spec),
+        Err(error) => refuse("cannot use provided initial cluster config", &error),
+    }
+}
+
+fn start(common: Common, uid: SentinelUid, initial_spec: Option<ClusterSpec>) {
+    if let Some(address) = &common.metrics_listen_address
+        && let Err(error) = serve_metrics(address, Component::Sentinel, &common.cluster_name)
+    {
+        fatal_because("cannot serve metrics", &error);
+    }
+    let metrics = Metrics::register();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => fatal_because("cannot start", &error),
+    };
+    runtime.block_on(async {
+        let (interrupted, terminated) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        let (mut interrupted, mut terminated) = match (interrupted, terminated) {
+            (Ok(interrupted), Ok(terminated)) => (interrupted, terminated),
+            (Err(error), _) | (_, Err(error)) => fatal_because("cannot listen for signals", &error),
+        };
+        let stop = async {
+            tokio::select! {
+                _ = interrupted.recv() => {}
+                _ = terminated.recv() => {}
+            }
+        };
+        let config = Config {
+            store: Store::connect(common.store.clone()),
+            uid,
+            initial_spec,
+        };
+        sentinel::run(config, metrics, stop).await;
+    });
+}

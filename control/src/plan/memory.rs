@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Boottime;
-use crate::model::{Db, DbUid, KeeperUid, Lsn};
-use crate::plan::observe::Sightings;
+use crate::model::{Checked, Db, DbUid, KeeperUid, Lsn};
+use crate::plan::observe::{Observations, Sightings};
 use crate::plan::situation::Situation;
 
 /// The memory of one leadership; empty after a change of it (sentinel L-15), but for the sightings.
@@ -55,6 +55,26 @@ pub(crate) struct Asked {
 }
 
 impl Memory {
+    /// What is remembered after one more reading, whatever follows from it: how a sentinel that does not lead goes on.
+    #[must_use]
+    pub fn after_reading(&self, seen: &Observations, data: &Checked, now: Boottime) -> Self {
+        let sightings = self.sightings.after(seen, &data.cluster().uid, &data.spec, now);
+        let gap = sightings.gap;
+        let mut memory = Self {
+            sightings,
+            ..self.clone()
+        };
+        memory.postpone(gap);
+        memory
+    }
+
+    /// The same after a round from which nothing could follow.
+    #[must_use]
+    pub(crate) fn unplanned(mut self) -> Self {
+        self.sightings = self.sightings.unplanned();
+        self
+    }
+
     /// The empty memory of a new leadership; readings made before it stay.
     pub(crate) fn of_leadership(leadership: u64, sightings: Sightings) -> Self {
         Self {
@@ -66,7 +86,7 @@ impl Memory {
 
     /// Moves every timer by a time in which the store could not be read (sentinel E-3). Proxies close by themselves,
     /// store or not, so what they were told goes on counting.
-    pub(crate) fn postpone(&mut self, gap: Duration) {
+    fn postpone(&mut self, gap: Duration) {
         let timers = self.missing.values_mut().chain(self.db_errors.values_mut());
         let timers = timers.chain(self.asked.values_mut().map(|asked| &mut asked.since));
         let timers = timers.chain(self.proven.as_mut().map(|(_, since)| since));

@@ -144,14 +144,11 @@ pub fn plan(input: &Input<'_>, fresh: &mut Fresh<'_>) -> Result<Plan, Refusal> {
     refuse_unsupported(input.data)?;
     let Input {
         data: Checked { data, spec },
-        seen,
         now,
         wall,
         ..
     } = *input;
-    let first_run = input.memory.leadership != Some(input.leadership);
-    let sightings = input.memory.sightings.after(seen, &input.data.cluster().uid, spec, now);
-    let mut memory = remember(input, sightings, first_run);
+    let (mut memory, first_run) = remember(input);
     let mut draft = Draft::from(data);
     if !first_run {
         health::derive(&mut draft, &mut memory, spec, now, wall);
@@ -209,26 +206,23 @@ pub fn plan(input: &Input<'_>, fresh: &mut Fresh<'_>) -> Result<Plan, Refusal> {
     })
 }
 
-/// The memory to decide with (sentinel L-13, L-15, E-3).
-fn remember(input: &Input<'_>, sightings: Sightings, first_run: bool) -> Memory {
-    let Input {
-        data: Checked { data, .. },
-        now,
-        ..
-    } = *input;
-    if first_run {
-        let mut memory = Memory::of_leadership(input.leadership, sightings);
-        // sentinel C-1
-        memory.note_asked(data.dbs(), now);
-        return memory;
+/// What to remember of a round whose plan could not be made or written: the reading, and that what was new in it is still
+/// to be acted upon (sentinel W-4). The first run of a leadership is over even then (L-10.8).
+pub fn unwritten(input: &Input<'_>) -> Memory {
+    remember(input).0.unplanned()
+}
+
+/// The memory to decide with, and whether it is that of a first run (sentinel L-13, L-15).
+fn remember(input: &Input<'_>) -> (Memory, bool) {
+    let read = input.memory.after_reading(input.seen, input.data, input.now);
+    let known = input.memory.leadership == Some(input.leadership);
+    if known && input.memory.sightings.is_of(&input.data.cluster().uid) {
+        return (read, false);
     }
-    let gap = sightings.gap;
-    let mut memory = Memory {
-        sightings,
-        ..input.memory.clone()
-    };
-    memory.postpone(gap);
-    memory
+    let mut memory = Memory::of_leadership(input.leadership, read.sightings);
+    // sentinel C-1
+    memory.note_asked(input.data.data.dbs(), input.now);
+    (memory, true)
 }
 
 /// The decisions, in the order that is policy (sentinel 6, 7, 10).

@@ -145,6 +145,20 @@ notes! {
     info ProxiesEnabled "enabled proxies changed" { "proxies" = proxies: Names, "generation" = generation: i64 }
 }
 
+impl Note {
+    /// The same note without what changes all the time: two that are equal here say the same thing again.
+    #[must_use]
+    pub fn matter(&self) -> Self {
+        let mut note = self.clone();
+        match &mut note {
+            Self::TooFarBehind { at, master, .. } => (*at, *master) = Default::default(),
+            Self::MissingWal { at, .. } => *at = Lsn::default(),
+            _ => {}
+        }
+        note
+    }
+}
+
 /// Several proxies in one field.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Names(pub Vec<ProxyUid>);

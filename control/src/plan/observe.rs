@@ -139,9 +139,19 @@ impl Sightings {
         next
     }
 
+    /// Whether nothing has been read yet: the ages of what is found first are worth asking for (sentinel E-6).
+    pub fn is_blank(&self) -> bool {
+        self.read_at.is_none()
+    }
+
+    /// Whether these are readings of this cluster.
+    pub(crate) fn is_of(&self, cluster: &ClusterUid) -> bool {
+        self.cluster == *cluster
+    }
+
     /// The same after a round in which nothing could be decided or written: what was new is still to be acted upon.
     #[must_use]
-    pub fn unplanned(mut self) -> Self {
+    pub(crate) fn unplanned(mut self) -> Self {
         for sighting in self
             .keepers
             .values_mut()

@@ -1,0 +1,509 @@
+//! The sentinel's loop: read, plan, write. It knows no rule of a plan and decides nothing itself; whatever wakes it, it
+//! does the same work.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::{debug, error, info, warn};
+
+use crate::clock::{Boottime, wall_clock};
+use crate::model::{
+    Checked, ClusterData, ClusterSpec, ClusterUid, SentinelInfo, SentinelUid, Spec, Timestamp, Unusable, short_uid,
+    to_compact,
+};
+use crate::plan::{Condition, Fresh, Input, Memory, Note, Plan, Refusal, Write, plan, unwritten};
+use crate::sentinel::metrics::Metrics;
+use crate::sentinel::pace::Pace;
+use crate::sentinel::reading::{Found, Reading, decode, targets};
+use crate::store::election::{Election, Leader, Leadership};
+use crate::store::{Changes, Outcome, Revision, Store, StoreError, Txn, info_ttl};
+use crate::telemetry::Chain;
+
+pub mod metrics;
+mod pace;
+mod reading;
+
+/// The pause between rounds while there is no cluster data to tell it (sentinel L-9).
+const SLEEP_INTERVAL_UNKNOWN: Duration = Duration::from_secs(5);
+/// The pause is never shorter, whatever the spec says: sleepInterval may be zero.
+const SLEEP_INTERVAL_MIN: Duration = Duration::from_millis(200);
+/// After a request that failed the next round follows this soon: the request has waited already.
+const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// What a sentinel is started with.
+#[derive(Debug)]
+pub struct Config {
+    /// The store.
+    pub store: Store,
+    /// This process.
+    pub uid: SentinelUid,
+    /// The spec to create a cluster with, when there is none.
+    pub initial_spec: Option<ClusterSpec>,
+}
+
+/// Eight random hexadecimal digits (data-model 2.3).
+pub fn fresh_uid() -> String {
+    short_uid(random())
+}
+
+fn random<const BYTES: usize>() -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes).expect("the system has random bytes, see getrandom(2)");
+    bytes
+}
+
+/// Runs until `stop` is done; then the election is left in order, so that another sentinel leads at once (L-8).
+pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()>) {
+    let Config {
+        store,
+        uid,
+        initial_spec,
+    } = config;
+    let election = Election::start(store.clone(), uid.as_str());
+    let (publish, wanted) = watch::channel(None);
+    let presence = tokio::spawn(keep_present(store.clone(), uid, wanted));
+    let leading = tokio::spawn(count_leaderships(election.state(), metrics.clone()));
+    let mut sentinel = Sentinel {
+        store,
+        initial_spec,
+        election: election.state(),
+        presence: publish,
+        metrics,
+        memory: Memory::default(),
+        written: None,
+        pace: Pace::default(),
+        spoken: Spoken::default(),
+    };
+    tokio::select! {
+        () = stop => {}
+        () = sentinel.work() => {}
+    }
+    info!("stopping stolon sentinel");
+    presence.abort();
+    leading.abort();
+    election.stop().await;
+}
+
+/// Publishes the sentinel's info once per sleepInterval while valid cluster data tell one (sentinel M-1, store S-20).
+async fn keep_present(store: Store, uid: SentinelUid, mut wanted: watch::Receiver<Option<Duration>>) {
+    let key = store.keys().sentinel_info(uid.as_str());
+    let value = to_compact(&SentinelInfo { uid });
+    let mut failing = false;
+    loop {
+        let interval = *wanted.borrow_and_update();
+        let pause = match interval {
+            None => None,
+            Some(interval) => {
+                let outcome = store.put_leased(&key, value.as_str(), info_ttl(interval * 2)).await;
+                match outcome {
+                    Ok(_) => failing = false,
+                    Err(error) if failing => debug!(error = %Chain(&error), "cannot update sentinel info"),
+                    Err(error) => {
+                        error!(error = %Chain(&error), "cannot update sentinel info");
+                        failing = true;
+                    }
+                }
+                Some(interval)
+            }
+        };
+        let over = async {
+            match pause {
+                Some(pause) => sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = over => {}
+            changed = wanted.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
+}
+
+async fn count_leaderships(mut state: watch::Receiver<Leadership>, metrics: Metrics) {
+    loop {
+        let leader = state.borrow_and_update().leader().map(|leader| leader.count);
+        metrics.is_leader.set(if leader.is_some() { 1.0 } else { 0.0 });
+        if let Some(count) = leader {
+            metrics
+                .leader_count
+                .set(u32::try_from(count).map_or(f64::MAX, f64::from));
+        }
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The loop and what it keeps.
+struct Sentinel {
+    store: Store,
+    initial_spec: Option<ClusterSpec>,
+    election: watch::Receiver<Leadership>,
+    presence: watch::Sender<Option<Duration>>,
+    metrics: Metrics,
+    /// Replaced whole once a round has succeeded.
+    memory: Memory,
+    /// Our last write, and whether it decided something.
+    written: Option<Written>,
+    pace: Pace,
+    spoken: Spoken,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    at: Boottime,
+    revision: Revision,
+    why: Write,
+}
+
+/// When the next round is due although nothing happens.
+enum Next {
+    /// As the plan, or the pause, says.
+    At(Boottime),
+    /// As soon as the pace allows.
+    Soon,
+}
+
+impl Sentinel {
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    async fn work(&mut self) {
+        let watch = self.store.watch(targets(self.store.keys()), None);
+        let mut election = self.election.clone();
+        loop {
+            self.pace.round(Boottime::now());
+            let next = self.round().await;
+            let earliest = self.pace.next();
+            let due = match next {
+                Next::At(at) => at.max(earliest),
+                Next::Soon => earliest,
+            };
+            loop {
+                tokio::select! {
+                    () = sleep(due.since(Boottime::now())) => break,
+                    changes = watch.changed() => if self.is_news(&changes) {
+                        break;
+                    },
+                    changed = election.changed() => match changed {
+                        Ok(()) => break,
+                        // only at the end of the process
+                        Err(_) => return,
+                    },
+                }
+            }
+            sleep(earliest.since(Boottime::now())).await;
+            // What came during the pause is part of what is read next.
+            watch.take();
+        }
+    }
+
+    /// Whether something has happened besides our own writing down of times and positions.
+    fn is_news(&self, changes: &Changes) -> bool {
+        let own = self.written.filter(|written| written.why == Write::Refresh);
+        let data = self.store.keys().cluster_data();
+        changes.gap
+            || changes
+                .keys
+                .iter()
+                .any(|(key, change)| own.is_none_or(|own| *key != data || change.revision != own.revision))
+    }
+
+    /// One check (sentinel L-10).
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    async fn round(&mut self) -> Next {
+        // fencing F-7: from before the first read
+        let began = Boottime::now();
+        let snapshot = match self.store.snapshot(&targets(self.store.keys())).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.spoken.complain_of(&error, "error retrieving cluster data");
+                return Next::At(Boottime::now() + AGAIN_AFTER_FAILURE);
+            }
+        };
+        let now = Boottime::now();
+        let mut reading = decode(snapshot, self.store.keys());
+        self.spoken.name_garbage(&reading);
+        let data = match &reading.data {
+            Found::Usable(data) => (**data).clone(),
+            found => {
+                let creates = matches!(found, Found::Nothing);
+                self.presence.send_if_modified(|wanted| wanted.take().is_some());
+                self.spoken.complain_of_data(found, self.initial_spec.is_some());
+                if creates {
+                    self.create(reading.revision).await;
+                }
+                return Next::At(Boottime::now() + SLEEP_INTERVAL_UNKNOWN);
+            }
+        };
+        let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
+        self.presence
+            .send_if_modified(|wanted| wanted.replace(interval) != Some(interval));
+        if self.memory.sightings.is_blank() {
+            self.ask_ages(&mut reading).await;
+        }
+        let leader = self.election.borrow().leader().cloned();
+        let Some(leader) = leader else {
+            self.memory = self.memory.after_reading(&reading.seen, &data, now);
+            self.spoken.forget_notes();
+            self.spoken.content();
+            return Next::At(Boottime::now() + interval);
+        };
+        let next = self.lead(&leader, &data, &reading, began, now).await;
+        match next {
+            Next::At(at) => Next::At(at.min(Boottime::now() + interval)),
+            Next::Soon => Next::Soon,
+        }
+    }
+
+    /// The part of a check that only the leader does.
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    async fn lead(
+        &mut self,
+        leader: &Leader,
+        data: &Checked,
+        reading: &Reading,
+        began: Boottime,
+        now: Boottime,
+    ) -> Next {
+        let input = Input {
+            data,
+            seen: &reading.seen,
+            memory: &self.memory,
+            leadership: leader.count,
+            now,
+            wall: Timestamp::from_unix_nanos(wall_clock()),
+        };
+        let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
+        let mut uid = fresh_uid;
+        let fresh = &mut Fresh {
+            uid: &mut uid,
+            chance: u64::from_ne_bytes(random()),
+        };
+        let unwritten = unwritten(&input);
+        let plan = match plan(&input, fresh) {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                self.memory = unwritten;
+                self.spoken.complain_of_refusal(&refusal);
+                return Next::At(now + interval);
+            }
+        };
+        self.spoken.content();
+        let due = self.written.map(|written| written.at + interval);
+        let refreshed_at = due.filter(|due| plan.write == Write::Refresh && *due > now);
+        if let Some(due) = refreshed_at {
+            self.spoken.say(&plan.notes);
+            self.memory = plan.memory;
+            return Next::At(plan.wake_at.map_or(due, |at| at.min(due)));
+        }
+        match self.write(leader, &plan, reading.revision, began).await {
+            Ok(Some(revision)) => {
+                let at = Boottime::now();
+                self.written = Some(Written {
+                    at,
+                    revision,
+                    why: plan.write,
+                });
+                self.metrics.last_check.set(seconds(wall_clock()));
+                self.spoken.say(&plan.notes);
+                self.memory = plan.memory;
+                Next::At(plan.wake_at.map_or(at + interval, |wake| wake.min(at + interval)))
+            }
+            Ok(None) => {
+                // Somebody else wrote, or the former master has spoken, or we do not lead any more: look again.
+                debug!("the store has changed since it was read, planning again");
+                self.memory = unwritten;
+                Next::Soon
+            }
+            Err(error) => {
+                self.spoken.say(&plan.notes);
+                error!(error = %Chain(&error), "error saving clusterdata");
+                self.memory = unwritten;
+                Next::At(Boottime::now() + AGAIN_AFTER_FAILURE)
+            }
+        }
+    }
+
+    /// Writes a plan as leader (fencing F-7); nothing when a condition does not hold.
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    async fn write(
+        &self,
+        leader: &Leader,
+        plan: &Plan,
+        read_at: Revision,
+        began: Boottime,
+    ) -> Result<Option<Revision>, StoreError> {
+        let keys = self.store.keys();
+        let data = keys.cluster_data();
+        let mut txn = leader.guard(Txn::new()).if_unchanged(&data, read_at);
+        for condition in &plan.conditions {
+            txn = match condition {
+                Condition::KeeperInfo { key, revision } => {
+                    let revision = revision.map_or(Revision::ABSENT, Revision);
+                    txn.if_unchanged(&keys.keeper_info(key), revision)
+                }
+            };
+        }
+        let txn = txn.put(&data, to_compact(&plan.next));
+        // What was read may be as old as the time since then: it must not be older than our lease is sure to live.
+        let sent = Boottime::now();
+        if sent.since(began) >= leader.lease_end().since(sent) {
+            debug!("what was read is too old for what is left of the election lease");
+            return Ok(None);
+        }
+        Ok(self.store.commit(txn).await?.committed())
+    }
+
+    /// Creates the first cluster data, whoever leads (sentinel B-1, B-3).
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    async fn create(&mut self, revision: Revision) {
+        let Some(spec) = self.initial_spec.clone() else {
+            return;
+        };
+        info!("writing initial cluster data");
+        let now = Timestamp::from_unix_nanos(wall_clock());
+        let data = ClusterData::initial(ClusterUid::from(fresh_uid()), now, spec);
+        let key = self.store.keys().cluster_data();
+        let txn = Txn::new().if_unchanged(&key, revision).put(&key, to_compact(&data));
+        match self.store.commit(txn).await {
+            Ok(Outcome::Committed(_)) => {}
+            Ok(Outcome::Conflict) => info!("another sentinel has written the initial cluster data"),
+            Err(error) => error!(error = %Chain(&error), "error saving cluster data"),
+        }
+    }
+
+    /// Finds out how old the infos are that were there when this sentinel first looked (sentinel E-6).
+    async fn ask_ages(&self, reading: &mut Reading) {
+        let store = self.store.limited(AGAIN_AFTER_FAILURE);
+        for (uid, lease) in &reading.leases {
+            let age = match store.remaining(*lease).await {
+                Ok(Some(lease)) => lease.granted.saturating_sub(lease.remaining + Duration::from_secs(1)),
+                Ok(None) => Duration::ZERO,
+                Err(error) => {
+                    debug!(error = %Chain(&error), "cannot tell how old the keeper infos are");
+                    return;
+                }
+            };
+            if let Some(observed) = reading.seen.keepers.get_mut(uid) {
+                observed.age = age;
+            }
+        }
+    }
+}
+
+fn seconds(unix_nanos: i128) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a metric in seconds needs no nanoseconds")]
+    let nanos = unix_nanos as f64;
+    nanos / 1e9
+}
+
+/// What has been said already: changes are logged, not rounds.
+#[derive(Debug, Default)]
+struct Spoken {
+    notes: BTreeSet<Note>,
+    complaint: Option<String>,
+    garbage: BTreeSet<String>,
+}
+
+impl Spoken {
+    /// Says what was not said in the last round.
+    fn say(&mut self, notes: &[Note]) {
+        let matters: BTreeSet<Note> = notes.iter().map(Note::matter).collect();
+        for note in notes.iter().filter(|note| !self.notes.contains(&note.matter())) {
+            note.say();
+        }
+        self.notes = matters;
+    }
+
+    fn forget_notes(&mut self) {
+        self.notes.clear();
+    }
+
+    /// All is well: the next trouble is said even when it is the last one again.
+    fn content(&mut self) {
+        self.complaint = None;
+    }
+
+    /// Whether this has still to be said.
+    fn is_new(&mut self, complaint: String) -> bool {
+        let new = self.complaint.as_ref() != Some(&complaint);
+        self.complaint = Some(complaint);
+        new
+    }
+
+    fn complain_of(&mut self, error: &StoreError, message: &str) {
+        let text = Chain(error).to_string();
+        if self.is_new(format!("{message}: {text}")) {
+            error!(error = %text, "{message}");
+        }
+    }
+
+    fn complain_of_data(&mut self, found: &Found, creates: bool) {
+        let (message, text) = match found {
+            Found::Usable(_) => return self.content(),
+            Found::Nothing if creates => return,
+            Found::Nothing => {
+                let message = "no cluster data available, waiting for it to appear";
+                if self.is_new(message.to_owned()) {
+                    info!("{message}");
+                }
+                return;
+            }
+            Found::Unusable(Unusable::FormatVersion(version)) => {
+                let message = "unsupported clusterdata format version";
+                if self.is_new(format!("{message} {version}")) {
+                    error!(version, "{message}");
+                }
+                return;
+            }
+            Found::Unusable(why) => ("clusterdata validation failed", Chain(why).to_string()),
+            Found::Garbage(why) => ("error retrieving cluster data", why.to_string()),
+        };
+        if self.is_new(format!("{message}: {text}")) {
+            error!(error = %text, "{message}");
+        }
+    }
+
+    fn complain_of_refusal(&mut self, refusal: &Refusal) {
+        let text = refusal.to_string();
+        if self.is_new(text.clone()) {
+            match refusal {
+                Refusal::NotSupported(_) => error!(error = %text, "leaving the cluster as it is"),
+                _ => error!(error = %text, "failed to update cluster data"),
+            }
+        }
+    }
+
+    /// Names each garbled info once, until it is readable again (store S-12).
+    fn name_garbage(&mut self, reading: &Reading) {
+        for (key, why) in reading.garbage.iter().filter(|(key, _)| !self.garbage.contains(*key)) {
+            warn!(key = %key, error = %Chain(why), "cannot read an info, treating its writer as silent");
+        }
+        self.garbage = reading.garbage.keys().cloned().collect();
+    }
+}
+
+/// The spec in force of an initial spec, if this version does all that it asks for.
+///
+/// # Errors
+/// The spec is invalid, or asks for something that is not done yet.
+pub fn check_initial(spec: &ClusterSpec) -> Result<Spec, InvalidInitial> {
+    let effective = spec.resolve().map_err(InvalidInitial::Invalid)?;
+    crate::model::not_supported(&effective).map_err(InvalidInitial::NotSupported)?;
+    Ok(effective)
+}
+
+/// Why an initial spec is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidInitial {
+    /// It breaks a rule.
+    #[error("invalid initial cluster")]
+    Invalid(#[source] crate::model::InvalidSpec),
+    /// It asks for something that is not done yet.
+    #[error("invalid initial cluster")]
+    NotSupported(#[source] crate::model::NotSupported),
+}
