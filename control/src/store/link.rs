@@ -300,7 +300,10 @@ async fn speak(io: Box<dyn Io>, config: &StoreConfig, index: usize) -> Result<Li
         .map_err(|error| Cause::deepest(&error))?;
     tokio::select! {
         () = pulse.spoke.notified() => {}
-        () = pulse.ended() => return Err(Cause::new("connection closed by the server")),
+        () = pulse.ended() => {
+            let closed = || Cause::new("connection closed by the server");
+            return Err(pulse.reason.get().cloned().unwrap_or_else(closed));
+        }
     }
     // without a leader etcd then says so at once instead of keeping requests and watches waiting
     let options = ConnectOptions::new().with_require_leader(true);
@@ -369,7 +372,10 @@ impl AsyncRead for Watched {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if let Err(error) = ready!(Pin::new(&mut self.io).poll_read(cx, buf)) {
+            self.pulse.reason.get_or_init(|| Cause::new(error.to_string()));
+            return Poll::Ready(Err(error));
+        }
         let more = buf.filled().len() - before;
         if more > 0 && self.pulse.received.fetch_add(more as u64, Ordering::Relaxed) == 0 {
             self.pulse.spoke.notify_one();

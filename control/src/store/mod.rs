@@ -259,8 +259,8 @@ impl Store {
             }),
             Err(_) => {
                 if let Some((link, received)) = &under_way.sent {
-                    // not a byte since the request went out: a new connection is worth more than this one
-                    if link.received() == *received {
+                    // not a byte for a whole store timeout: a new connection is worth more than this one
+                    if limit >= self.links.config().timeout && link.received() == *received {
                         link.give_up(&format!("no answer within {limit:?}"));
                     }
                 }

@@ -23,8 +23,9 @@ const ASK_WHEN_SILENT: Duration = Duration::from_secs(10);
 /// Pauses between two attempts to watch again.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// More changed keys than this wait for no reader: it is told to read everything.
+/// More changed keys, or more bytes of values, than this wait for no reader: it is told to read everything.
 const CHANGES_MAX: usize = 4096;
+const CHANGES_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What has changed since the reader last looked; of each key only the last change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -121,7 +122,9 @@ impl Inbox {
     fn put(&self, changed: impl Iterator<Item = (String, Change)>) {
         let mut changes = self.lock();
         changes.keys.extend(changed);
-        if changes.keys.len() > CHANGES_MAX {
+        let values = changes.keys.values().filter_map(|change| change.now.as_ref());
+        let bytes: usize = values.map(|entry| entry.value.len()).sum();
+        if changes.keys.len() > CHANGES_MAX || bytes > CHANGES_BYTES_MAX {
             *changes = Changes {
                 keys: BTreeMap::new(),
                 gap: true,

@@ -1,13 +1,27 @@
 //! The store goes away and comes back.
 
-use std::time::Duration;
+use std::{
+    fmt,
+    sync::{Arc, Mutex, OnceLock},
+    thread::{self, ThreadId},
+    time::Duration,
+};
 
-use control::store::{StoreError, Txn};
+use control::store::{StoreError, Target, Txn};
 use stolon_tests::{
     etcd::Etcd,
     ports::Port,
     tcp_relay::{TcpRelay, Toward, Weather},
     wait::{eventually, now},
+};
+
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    Layer, Registry,
+    layer::{Context, SubscriberExt},
 };
 
 use crate::{SOON, store_with_timeout};
@@ -165,4 +179,74 @@ async fn requests_move_to_the_endpoint_that_is_left() {
     two.cut_off();
     one.restore();
     eventually("a write", SOON, async || store.put("key", "value").await).await;
+}
+
+/// Keeps what is logged, by thread: each test runs on its own.
+///
+/// A subscriber for the whole process, because `tracing` caches over all threads which lines anyone wants.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<(ThreadId, String)>>>);
+
+impl Heard {
+    fn listen() -> Self {
+        static HEARD: OnceLock<Heard> = OnceLock::new();
+        let heard = HEARD.get_or_init(|| {
+            let heard = Heard::default();
+            tracing::subscriber::set_global_default(Registry::default().with(heard.clone())).unwrap();
+            heard
+        });
+        heard.clone()
+    }
+
+    fn here(&self) -> Vec<String> {
+        let (lines, here) = (self.0.lock().unwrap(), thread::current().id());
+        lines
+            .iter()
+            .filter(|(thread, _)| *thread == here)
+            .map(|(_, words)| words.clone())
+            .collect()
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Heard {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        struct Words(String);
+        impl Visit for Words {
+            fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+                if field.name() == "message" {
+                    self.0 = format!("{value:?}");
+                }
+            }
+        }
+        let mut words = Words(String::new());
+        event.record(&mut words);
+        if *event.metadata().level() <= Level::INFO {
+            self.0.lock().unwrap().push((thread::current().id(), words.0));
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_line_tells_that_the_store_is_away_and_one_that_it_is_back() {
+    let heard = Heard::listen();
+    let mut etcd = Etcd::start().await;
+    let store = store_with_timeout(&etcd.endpoint(), LIMIT);
+    let watch = store.watch(vec![Target::Key("key".to_owned())], None);
+    store.get("key").await.unwrap();
+    assert!(heard.here().is_empty());
+    etcd.stop().await;
+    for _ in 0..3 {
+        store.get("key").await.unwrap_err();
+    }
+    etcd.start_again().await;
+    eventually("an answer", SOON, async || store.get("key").await).await;
+    drop(watch);
+    let told = heard.here();
+    assert_eq!(
+        told,
+        [
+            "store is unreachable, trying again until it is back",
+            "store is reachable again"
+        ]
+    );
 }
