@@ -105,10 +105,8 @@ fn exists(path: &Path) -> Result<bool, FileError> {
 /// The major of the data, from the first line of `PG_VERSION`; `None` without such a file.
 pub fn data_major(data: &Path) -> Result<Option<u32>, FileError> {
     let path = data.join("PG_VERSION");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(FileError::new("read", path)(source)),
+    let Some(text) = read_if_there(&path)? else {
+        return Ok(None);
     };
     let major = text.lines().next().unwrap_or("").trim();
     let major = major.split('.').next().unwrap_or("").parse();
@@ -244,7 +242,11 @@ pub fn remove_data(data: &Path) -> Result<(), FileError> {
             }
         }
     }
-    remove_tree(data)
+    match remove_tree(data) {
+        // A file system is mounted there: empty will do, initdb and pg_basebackup take it.
+        Err(busy) if busy.kind() == ErrorKind::ResourceBusy && entries(data)?.is_empty() => Ok(()),
+        done => done,
+    }
 }
 
 fn tablespaces(data: &Path) -> Result<Vec<PathBuf>, FileError> {
@@ -328,11 +330,8 @@ pub struct PidFile {
 
 /// Reads `postmaster.pid`; `None` when there is none, or none that is written out.
 pub fn pid_file(data: &Path) -> Result<Option<PidFile>, FileError> {
-    let path = data.join("postmaster.pid");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(FileError::new("read", path)(source)),
+    let Some(text) = read_if_there(&data.join("postmaster.pid"))? else {
+        return Ok(None);
     };
     let mut lines = text.lines();
     let Some(pid) = lines.next().and_then(|line| line.trim().parse().ok()) else {
@@ -344,6 +343,25 @@ pub fn pid_file(data: &Path) -> Result<Option<PidFile>, FileError> {
         .filter(|status| !status.is_empty())
         .map(str::to_owned);
     Ok(Some(PidFile { pid, status }))
+}
+
+/// The process that holds the socket with this lock file, which has the same first line.
+pub fn lock_holder(lock: &Path) -> Result<Option<i32>, FileError> {
+    let text = read_if_there(lock)?;
+    Ok(text.and_then(|text| text.lines().next()?.trim().parse().ok()))
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, FileError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(FileError::new("read", path)(source)),
+    }
+}
+
+/// Removes `postmaster.pid`. Whoever calls has made sure that no server runs.
+pub fn remove_lock(data: &Path) -> Result<(), FileError> {
+    remove_if_there(&data.join("postmaster.pid"))
 }
 
 #[cfg(test)]

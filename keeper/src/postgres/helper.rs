@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 /// Most lines of output kept to explain a failure.
-pub const TAIL_LINES: usize = 20;
+pub const TAIL_LINES: usize = 8;
 /// Most bytes of one line that are looked at; the rest of the line is skipped.
 const LINE_BYTES_MAX: usize = 8 << 10;
 /// Most bytes of output that [`output`] gives back.

@@ -129,6 +129,19 @@ pub enum InstanceError {
         /// The port.
         port: u16,
     },
+    /// Its socket belongs to somebody else: a server with the same port at other addresses, or another user's.
+    #[error(
+        "port {port} is in use: {} belongs to {}; stop that server, or give this keeper another --pg-port",
+        lock.display(), pid.map_or("another user".to_owned(), |pid| format!("process {pid}"))
+    )]
+    SocketTaken {
+        /// The port.
+        port: u16,
+        /// Who holds it; `None` when its lock file is closed to us.
+        pid: Option<i32>,
+        /// The socket's lock file.
+        lock: PathBuf,
+    },
     /// A server runs on the data directory where none may.
     #[error("a server (process {pid}) runs on {}", data.display())]
     Runs {
@@ -302,6 +315,7 @@ impl Instance {
             });
         }
         self.end_orphans().await;
+        self.remove_stale_lock()?;
         self.write_files(files, kind)?;
         self.check_port()?;
         info!("starting database");
@@ -556,6 +570,23 @@ impl Instance {
         }
     }
 
+    /// Removes a lock file whose process number now belongs to some other program, as happens when a container starts
+    /// again and counts from 1: the server would take that program for its predecessor. One whose process is gone is
+    /// left to the server, which also looks for shared memory in use.
+    fn remove_stale_lock(&self) -> Result<(), FileError> {
+        let Some(lock) = files::pid_file(&self.config.data)? else {
+            return Ok(());
+        };
+        if process::is_alive(lock.pid.saturating_abs()) {
+            warn!(
+                pid = lock.pid,
+                "removing postmaster.pid, which names a process that is no PostgreSQL"
+            );
+            files::remove_lock(&self.config.data)?;
+        }
+        Ok(())
+    }
+
     /// Errs when a port that the server is to listen at is taken, which the server itself would tell only in its log,
     /// or not at all when another of its addresses is free.
     fn check_port(&self) -> Result<(), InstanceError> {
@@ -568,7 +599,19 @@ impl Instance {
                 return Err(InstanceError::PortTaken { address, port });
             }
         }
-        Ok(())
+        let lock = PathBuf::from(&self.config.socket_dir).join(format!(".s.PGSQL.{port}.lock"));
+        match files::lock_holder(&lock) {
+            Ok(Some(pid)) if process::is_alive(pid) => Err(InstanceError::SocketTaken {
+                port,
+                pid: Some(pid),
+                lock,
+            }),
+            Err(closed) if closed.kind() == std::io::ErrorKind::PermissionDenied => {
+                Err(InstanceError::SocketTaken { port, pid: None, lock })
+            }
+            Ok(_) => Ok(()),
+            Err(failed) => Err(failed.into()),
+        }
     }
 }
 

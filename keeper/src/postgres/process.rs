@@ -96,6 +96,11 @@ fn life_of(pid: i32) -> io::Result<Option<u64>> {
     Ok(fields.nth(18).and_then(|start| start.parse().ok()))
 }
 
+/// Is there a process with this number?
+pub fn is_alive(pid: i32) -> bool {
+    matches!(Process::open(pid), Ok(Some(process)) if process.is_alive())
+}
+
 /// The postmaster that runs on this data directory, ours or an earlier keeper's, as its lock file names it.
 ///
 /// `pg_ctl status` believes the number in `postmaster.pid` whoever has it now; here it must also be a program called

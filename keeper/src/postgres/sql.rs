@@ -6,6 +6,7 @@ use std::time::Duration;
 use control::model::Lsn;
 use postgres_protocol::escape::escape_literal;
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
@@ -69,7 +70,21 @@ pub struct Sql {
     config: Config,
     at: String,
     limit: Duration,
-    client: Mutex<Option<Client>>,
+    session: Mutex<Option<Session>>,
+}
+
+/// An open connection; closed at once when dropped, whatever the server is doing then: one that hangs does not gather
+/// connections that nobody waits for any more.
+#[derive(Debug)]
+struct Session {
+    client: Client,
+    connection: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
 }
 
 impl Sql {
@@ -81,7 +96,7 @@ impl Sql {
             config,
             at: format!("{socket_dir}:{port}"),
             limit,
-            client: Mutex::new(None),
+            session: Mutex::new(None),
         }
     }
 
@@ -94,7 +109,7 @@ impl Sql {
             config,
             at: format!("{}:{port}", address.host),
             limit,
-            client: Mutex::new(None),
+            session: Mutex::new(None),
         })
     }
 
@@ -112,43 +127,41 @@ impl Sql {
         config
     }
 
-    async fn connect(&self) -> Result<Client, SqlError> {
+    async fn connect(&self) -> Result<Session, SqlError> {
         let connected = self.config.connect(NoTls).await;
         let (client, connection) = connected.map_err(|source| SqlError::Connect {
             at: self.at.clone(),
             source,
         })?;
         // Its end, an error too, shows in the client, which is closed then.
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             let _ = connection.await;
         });
-        Ok(client)
+        Ok(Session { client, connection })
     }
 
     /// Asks one question and gives the rows, all values as text.
     pub(crate) async fn ask(&self, act: &'static str, question: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
         let answer = async {
-            let mut kept = self.client.lock().await;
+            let mut kept = self.session.lock().await;
             // It is put back only after a whole answer: one that was given up in the middle is not used again.
-            if let Some(client) = kept.take().filter(|client| !client.is_closed()) {
-                match client.simple_query(question).await {
+            if let Some(session) = kept.take().filter(|session| !session.client.is_closed()) {
+                match session.client.simple_query(question).await {
                     Ok(messages) => {
-                        *kept = Some(client);
+                        *kept = Some(session);
                         return Ok(rows(messages));
                     }
                     Err(source) if source.as_db_error().is_some() => {
-                        *kept = Some(client);
+                        *kept = Some(session);
                         return Err(SqlError::Query { act, source });
                     }
                     Err(_) => {} // closed meanwhile, by a restart of the server: once more
                 }
             }
-            let client = self.connect().await?;
-            let messages = client
-                .simple_query(question)
-                .await
-                .map_err(|source| SqlError::Query { act, source })?;
-            *kept = Some(client);
+            let session = self.connect().await?;
+            let messages = session.client.simple_query(question).await;
+            let messages = messages.map_err(|source| SqlError::Query { act, source })?;
+            *kept = Some(session);
             Ok(rows(messages))
         };
         timeout(self.limit, answer)
@@ -159,11 +172,12 @@ impl Sql {
     /// Runs statements one after another in a connection of their own, in one transaction.
     pub(crate) async fn transaction(&self, act: &'static str, statements: &[String]) -> Result<(), SqlError> {
         let work = async {
-            let client = self.connect().await?;
+            let session = self.connect().await?;
             let begin = ["begin".to_owned()];
             let commit = ["commit".to_owned()];
             for statement in begin.iter().chain(statements).chain(&commit) {
-                client
+                session
+                    .client
                     .simple_query(statement)
                     .await
                     .map_err(|source| SqlError::Query { act, source })?;
@@ -177,7 +191,7 @@ impl Sql {
 
     /// Closes the connection that is kept, so that nothing of it outlives a stop.
     pub async fn close(&self) {
-        self.client.lock().await.take();
+        self.session.lock().await.take();
     }
 
     /// Q6: does it answer?

@@ -1,0 +1,287 @@
+//! Where the tests of one PostgreSQL instance work: as a user that PostgreSQL accepts, in a directory of their own,
+//! with an environment that would lead every child astray.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::model::Lsn;
+use keeper::postgres::conf::{self, Parameters, Recovery};
+use keeper::postgres::credentials::{AuthMethod, Login, Secret};
+use keeper::postgres::files::SEGMENT_BYTES;
+use keeper::postgres::hba::{self, Access, Remote, Users};
+use keeper::postgres::initdb::New;
+use keeper::postgres::instance::{Config, Files, Instance, Start, StopLimits, Stopped};
+use keeper::postgres::programs::Programs;
+use keeper::postgres::roles;
+use tempfile::TempDir;
+use tokio_postgres::{NoTls, SimpleQueryMessage};
+
+/// The longest that anything here may take.
+pub(crate) const LONG: Duration = Duration::from_secs(120);
+
+/// A password that trips over every rule of quoting on its way.
+pub(crate) const HOSTILE: &str = "a b'c\\d:e\u{1f600}\"%$=\\";
+
+/// Runs a test by running this very program again: as the user `postgres` when we are root, which PostgreSQL refuses,
+/// and with libpq variables set that its children must not see (keeper W40).
+pub(crate) fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
+    if std::env::var_os(INSIDE).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        return runtime.block_on(async {
+            tokio::time::timeout(LONG, body())
+                .await
+                .expect("the test takes too long")
+        });
+    }
+    // The user may not be able to reach the directory that we were built in.
+    let place = TempDir::with_prefix("stolon-keeper-it.").unwrap();
+    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = place.path().join("it");
+    let built = std::env::current_exe().unwrap();
+    std::fs::hard_link(&built, &program)
+        .or_else(|_| std::fs::copy(&built, &program).map(|_| ()))
+        .unwrap();
+    let mut command = Command::new(&program);
+    command
+        .args(["--exact", test, "--nocapture"])
+        .current_dir("/")
+        .env(INSIDE, "1");
+    command
+        .env("PGPASSWORD", "wrong")
+        .env("PGHOST", "192.0.2.1")
+        .env("PGPORT", "1")
+        .env("PGUSER", "nobody");
+    command
+        .env("PGOPTIONS", "-c nonsense=1")
+        .env("PGDATA", "/nonexistent")
+        .env("STKEEPER_PG_SU_PASSWORD", "secret");
+    if rustix::process::geteuid().is_root() {
+        let (uid, gid) = user("postgres");
+        command.uid(uid).gid(gid).env("HOME", "/");
+    }
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    std::io::stdout().write_all(&output.stdout).unwrap();
+    std::io::stderr().write_all(&output.stderr).unwrap();
+    assert!(
+        output.status.success() && told.contains("1 passed"),
+        "{test} failed, see above"
+    );
+}
+
+const INSIDE: &str = "STOLON_KEEPER_IT_INSIDE";
+
+fn user(name: &str) -> (u32, u32) {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    let line = passwd.lines().find(|line| line.split(':').next() == Some(name));
+    let mut ids = line
+        .expect("there is a user postgres")
+        .split(':')
+        .skip(2)
+        .map(|id| id.parse().unwrap());
+    (ids.next().unwrap(), ids.next().unwrap())
+}
+
+/// One instance in a directory of its own, stopped at the end of the test whatever happens.
+pub(crate) struct Node {
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) dir: TempDir,
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        Self::at(free_port())
+    }
+
+    pub(crate) fn at(port: u16) -> Self {
+        let dir = TempDir::with_prefix("stolon-pg.").unwrap();
+        let instance = Arc::new(instance(dir.path(), port));
+        Self { instance, dir }
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.instance.config().data
+    }
+
+    /// Initialised, with its roles, and stopped: what a keeper has after N8.
+    pub(crate) async fn initialised() -> Self {
+        let node = Self::new();
+        let instance = &node.instance;
+        instance.initdb(&New::default()).await.unwrap();
+        instance.start(&files(instance, &[]), Start::Temporary).await.unwrap();
+        instance.wait_ready(Some(LONG)).await.unwrap();
+        let config = instance.config();
+        roles::set_up(instance.sql(), &config.superuser, &config.replication)
+            .await
+            .unwrap();
+        assert_eq!(instance.stop(StopLimits::default()).await.unwrap(), Stopped::Fast);
+        node
+    }
+
+    /// Started in the role that its files say, and taking connections.
+    pub(crate) async fn start(&self, files: &Files) {
+        self.instance.start(files, Start::Normal).await.unwrap();
+        self.instance.wait_ready(Some(LONG)).await.unwrap();
+    }
+
+    pub(crate) async fn stop(&self) {
+        assert_eq!(self.instance.stop(StopLimits::default()).await.unwrap(), Stopped::Fast);
+    }
+
+    /// Runs a statement as the superuser; the first column of its rows.
+    pub(crate) async fn execute(&self, statement: &str) -> Vec<String> {
+        execute(&self.instance, statement).await
+    }
+
+    /// Runs a statement that the server refuses; its message.
+    pub(crate) async fn execute_refused(&self, statement: &str) -> String {
+        let refused = query(&self.instance, statement).await.unwrap_err();
+        refused.as_db_error().expect("the server refuses").message().to_owned()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for process in keeper::postgres::process::at_work_in(self.data()) {
+            let _ = process.signal(rustix::process::Signal::KILL); // it may be gone already
+        }
+    }
+}
+
+/// An instance in `dir`, not made yet. Its socket is there too, not in /tmp.
+pub(crate) fn instance(dir: &Path, port: u16) -> Instance {
+    let login = |user: &str| Login {
+        user: user.to_owned(),
+        method: AuthMethod::Md5,
+        password: Some(Secret::new(format!("{HOSTILE}{user}"))),
+    };
+    let config = Config {
+        data: dir.join("postgres"),
+        socket_dir: dir.to_str().unwrap().to_owned(),
+        listen_addresses: "127.0.0.1".to_owned(),
+        port,
+        superuser: login("super user"),
+        replication: login("repl\"user"),
+        request_timeout: Duration::from_secs(30),
+    };
+    Instance::new(config, Arc::new(programs()))
+}
+
+pub(crate) fn programs() -> Programs {
+    Programs::find(None, std::env::var_os("PATH").as_deref(), None).unwrap()
+}
+
+/// The files of a master, with these parameters besides the keeper's own.
+pub(crate) fn files(instance: &Instance, user: &[(&str, &str)]) -> Files {
+    let config = instance.config();
+    let user: Parameters = user
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let made = conf::parameters(&conf::Sources {
+        init: None,
+        user: &user,
+        listen_addresses: &config.listen_addresses,
+        port: &config.port.to_string(),
+        socket_dir: &config.socket_dir,
+        max_standbys: 5,
+        additional_wal_senders: 1,
+        use_pg_rewind: false,
+        synchronous_standby_names: "",
+    });
+    let hba = hba::lines(&Access {
+        superuser: &config.superuser,
+        replication: &config.replication,
+        replication_databases: &[],
+        remote: &Remote::All,
+        users: &Users::Everybody,
+    });
+    Files {
+        parameters: made.parameters,
+        hba,
+        recovery: Recovery::default(),
+    }
+}
+
+/// Runs a statement as the superuser in a connection of its own; the first column of its rows.
+pub(crate) async fn execute(instance: &Instance, statement: &str) -> Vec<String> {
+    let first = |message| match message {
+        SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
+        _ => None,
+    };
+    query(instance, statement)
+        .await
+        .unwrap()
+        .into_iter()
+        .filter_map(first)
+        .collect()
+}
+
+/// Runs a statement as the superuser in a connection of its own.
+pub(crate) async fn query(
+    instance: &Instance,
+    statement: &str,
+) -> Result<Vec<SimpleQueryMessage>, tokio_postgres::Error> {
+    let config = instance.config();
+    let mut connect = tokio_postgres::Config::new();
+    connect
+        .host_path(&config.socket_dir)
+        .port(config.port)
+        .dbname("postgres")
+        .user(&config.superuser.user);
+    connect.password(config.superuser.password().unwrap());
+    let (client, connection) = connect.connect(NoTls).await?;
+    tokio::spawn(connection);
+    client.simple_query(statement).await
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// Waits for a condition.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG / 2, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// Where pg_waldump says that the record at `start`, the last one, ends: where it looks in vain for the next.
+pub(crate) async fn dumped_end(data: &Path, timeline: u64, start: Lsn) -> Lsn {
+    let program: PathBuf = programs().path("pg_waldump");
+    let mut command = keeper::postgres::environment::command(&program);
+    command.env("LC_ALL", "C").arg("-p").arg(data.join("pg_wal"));
+    command.args(["-t", &timeline.to_string(), "-s", &start.to_string()]);
+    let output = command.output().await.unwrap();
+    let (dumped, told) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(dumped.lines().count(), 1, "the last record: {dumped}{told}");
+    assert!(dumped.contains("CHECKPOINT_SHUTDOWN"), "{dumped}");
+    // error in WAL record at 0/14FE6D8: invalid record length at 0/14FE750: wanted 24, got 0
+    if let Some((_, rest)) = told.split_once("invalid record length at ") {
+        return Lsn::parse(rest.split(':').next().unwrap()).expect(&told);
+    }
+    // At the end of a page it looks at the next page first: invalid magic number 0000 in log segment …, offset 5357568
+    let (_, offset) = told.trim_end().rsplit_once("offset ").expect(&told);
+    Lsn(start.0 / SEGMENT_BYTES * SEGMENT_BYTES + offset.parse::<u64>().expect(&told))
+}

@@ -1,0 +1,81 @@
+//! What goes wrong is told with its reason.
+
+use std::net::TcpListener;
+
+use keeper::postgres::instance::{InstanceError, Start};
+
+use crate::bench::{self, LONG, Node, files};
+
+#[test]
+fn a_port_that_belongs_to_a_stranger_is_told_at_each_attempt() {
+    bench::run(
+        "failures::a_port_that_belongs_to_a_stranger_is_told_at_each_attempt",
+        || async {
+            let node = Node::initialised().await;
+            let wanted = files(&node.instance, &[]);
+            let stranger = TcpListener::bind(("127.0.0.1", node.instance.config().port)).unwrap();
+            for _ in 0..2 {
+                let refused = node.instance.start(&wanted, Start::Normal).await.unwrap_err();
+                assert!(matches!(refused, InstanceError::PortTaken { .. }), "{refused}");
+                assert!(refused.to_string().contains("--pg-port"), "{refused}");
+            }
+            drop(stranger);
+            node.start(&wanted).await;
+            node.stop().await;
+        },
+    );
+}
+
+#[test]
+fn a_socket_that_belongs_to_another_server_is_told() {
+    bench::run("failures::a_socket_that_belongs_to_another_server_is_told", || async {
+        let node = Node::initialised().await;
+        let port = node.instance.config().port;
+        let lock = node.dir.path().join(format!(".s.PGSQL.{port}.lock"));
+        std::fs::write(&lock, format!("{}\n", std::process::id())).unwrap();
+        let refused = node
+            .instance
+            .start(&files(&node.instance, &[]), Start::Normal)
+            .await
+            .unwrap_err();
+        assert!(matches!(refused, InstanceError::SocketTaken { .. }), "{refused}");
+        std::fs::remove_file(&lock).unwrap();
+    });
+}
+
+#[test]
+fn a_start_that_the_server_refuses_tells_its_last_words() {
+    bench::run(
+        "failures::a_start_that_the_server_refuses_tells_its_last_words",
+        || async {
+            let node = Node::initialised().await;
+            let wrong = files(&node.instance, &[("no_such_parameter", "1")]);
+            let refused = node.instance.start(&wrong, Start::Normal).await.unwrap_err();
+            assert!(refused.to_string().contains("no_such_parameter"), "{refused}");
+            assert!(node.instance.running().await.unwrap().is_none());
+            node.start(&files(&node.instance, &[])).await;
+            let refused = node.instance.start(&wrong, Start::Normal).await.unwrap_err();
+            assert!(matches!(refused, InstanceError::Runs { .. }), "{refused}");
+            node.stop().await;
+        },
+    );
+}
+
+#[test]
+fn a_number_in_the_lock_file_that_now_is_a_stranger_s_does_not_hinder_a_start() {
+    bench::run(
+        "failures::a_number_in_the_lock_file_that_now_is_a_stranger_s_does_not_hinder_a_start",
+        || async {
+            let node = Node::initialised().await;
+            let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+            let lock = format!("{}\n{}\n1700000000\n", stranger.id(), node.data().display());
+            std::fs::write(node.data().join("postmaster.pid"), lock).unwrap();
+            let started = node.instance.start(&files(&node.instance, &[]), Start::Normal).await;
+            stranger.kill().unwrap();
+            stranger.wait().unwrap();
+            started.unwrap();
+            node.instance.wait_ready(Some(LONG)).await.unwrap();
+            node.stop().await;
+        },
+    );
+}

@@ -1,0 +1,211 @@
+//! One instance from its making to its stop.
+
+use keeper::postgres::control::{self, State};
+use keeper::postgres::instance::{LocalRole, Running, StopLimits, Stopped};
+use keeper::postgres::server::Life;
+
+use crate::bench::{self, LONG, Node, dumped_end, eventually, files};
+
+#[test]
+fn a_new_cluster_has_its_roles_and_takes_their_hostile_passwords() {
+    bench::run(
+        "life::a_new_cluster_has_its_roles_and_takes_their_hostile_passwords",
+        || async {
+            let node = Node::initialised().await;
+            assert_eq!(node.instance.local_role().unwrap(), LocalRole::Master);
+            node.start(&files(&node.instance, &[])).await;
+            let roles = node
+                .execute("select rolname from pg_authid where rolpassword like 'SCRAM-SHA-256$%'")
+                .await;
+            assert_eq!(
+                roles.len(),
+                2,
+                "both passwords are stored as SCRAM verifiers: {roles:?}"
+            );
+            // as the replication user, through the small client
+            let identity = node.instance.replication().identify().await.unwrap();
+            assert_eq!(identity.timeline, 1);
+            assert_eq!(node.instance.replication().history(1).await.unwrap(), []);
+
+            let seen = node.instance.observe().await;
+            assert!(seen.is_healthy, "{:?}", seen.failed);
+            assert_eq!(seen.system_id, Some(identity.system_id));
+            assert_eq!(seen.in_sync, Some(vec![]));
+            assert_eq!(seen.oldest_wal.as_deref(), Some("000000010000000000000001"));
+            assert_eq!(seen.parameters.keys().collect::<Vec<_>>(), ["wal_level"]);
+            assert!(seen.standby.is_none());
+            node.stop().await;
+            assert!(!node.instance.observe().await.is_healthy);
+            assert!(node.instance.running().await.unwrap().is_none());
+        },
+    );
+}
+
+const PAGE: u64 = 8192;
+
+#[test]
+fn the_end_of_a_clean_stop_is_where_pg_waldump_finds_it() {
+    bench::run("life::the_end_of_a_clean_stop_is_where_pg_waldump_finds_it", || async {
+        let node = Node::initialised().await;
+        let (mut at_page_ends, mut over_page_ends) = (0, 0);
+        for round in 0..12 {
+            node.start(&files(&node.instance, &[])).await;
+            // A message fills the page up to so many bytes; the checkpoint's record of 120 comes next, unless somebody
+            // wrote something else meanwhile.
+            let gap = [120, 64, 8, 128][round % 4];
+            let position = node.execute("select pg_current_wal_insert_lsn() - '0/0'").await;
+            let offset = position[0].parse::<u64>().unwrap() % PAGE;
+            let room = PAGE - gap - offset.min(PAGE - gap);
+            // On this page, or over the header of the next one.
+            let record = if room >= 512 {
+                room
+            } else {
+                2 * PAGE - gap - offset - 24
+            };
+            node.execute(&format!(
+                "select pg_logical_emit_message(false, '', repeat('x', {}))",
+                record - 54
+            ))
+            .await;
+            node.stop().await;
+            let end = control::end(node.instance.programs(), node.data(), LONG).await.unwrap();
+            assert_eq!(end.control.state, State::ShutDown);
+            assert!(end.is_clean());
+            let dumped = dumped_end(node.data(), 1, end.control.checkpoint).await;
+            let position = end.position.unwrap();
+            assert_eq!(dumped, position, "checkpoint at {}", end.control.checkpoint);
+            at_page_ends += usize::from(position.0 % PAGE == 0);
+            over_page_ends +=
+                usize::from(position.0 % PAGE != 0 && position.0 / PAGE > end.control.checkpoint.0 / PAGE);
+            if round >= 3 && at_page_ends > 0 && over_page_ends > 0 {
+                return;
+            }
+        }
+        panic!("ends at a page's end: {at_page_ends}, beyond one: {over_page_ends}");
+    });
+}
+
+#[test]
+fn a_killed_postmaster_is_noticed_and_what_it_leaves_is_ended() {
+    bench::run(
+        "life::a_killed_postmaster_is_noticed_and_what_it_leaves_is_ended",
+        || async {
+            let node = Node::initialised().await;
+            let wanted = files(&node.instance, &[]);
+            node.start(&wanted).await;
+            // A session that computes does not look after its postmaster.
+            let instance = std::sync::Arc::clone(&node.instance);
+            let busy = tokio::spawn(async move {
+                bench::query(&instance, "select count(*) from generate_series(1, 100000000000) a").await
+            });
+            eventually("a busy session", async || {
+            let question = "select 1 from pg_stat_activity where state = 'active' and query like '%generate_series%' \
+                            and pid <> pg_backend_pid()";
+            !node.execute(question).await.is_empty()
+        })
+        .await;
+            let mut life = node.instance.life();
+            let Life::Running { pid } = *life.borrow_and_update() else {
+                panic!("it runs")
+            };
+            let postmaster = keeper::postgres::process::Process::open(pid).unwrap().unwrap();
+            postmaster.signal(rustix::process::Signal::KILL).unwrap();
+            life.changed().await.unwrap();
+            assert!(matches!(*life.borrow(), Life::Ended { pid: ended, .. } if ended == pid));
+            assert!(node.instance.running().await.unwrap().is_none());
+            let end = control::end(node.instance.programs(), node.data(), LONG).await.unwrap();
+            assert!(!end.is_clean());
+
+            node.start(&wanted).await;
+            assert!(busy.await.unwrap().is_err(), "the busy session is gone");
+            assert_eq!(node.execute("select 1").await, ["1"]);
+            node.stop().await;
+        },
+    );
+}
+
+#[test]
+fn a_server_that_an_earlier_keeper_left_is_found_and_stopped() {
+    bench::run(
+        "life::a_server_that_an_earlier_keeper_left_is_found_and_stopped",
+        || async {
+            let node = Node::initialised().await;
+            node.start(&files(&node.instance, &[])).await;
+            let Life::Running { pid } = *node.instance.life().borrow() else {
+                panic!("it runs")
+            };
+            // another keeper's view of the same directory
+            let next = bench::instance(node.dir.path(), node.instance.config().port);
+            assert_eq!(next.running().await.unwrap(), Some(Running { pid, is_child: false }));
+            assert!(
+                next.remove_data().await.is_err(),
+                "never while a server runs (keeper I4)"
+            );
+            assert_eq!(next.stop(StopLimits::default()).await.unwrap(), Stopped::Fast);
+            assert_eq!(next.running().await.unwrap(), None);
+            assert_eq!(next.stop(StopLimits::default()).await.unwrap(), Stopped::WasNot);
+            next.remove_data().await.unwrap();
+            assert!(!node.data().exists());
+        },
+    );
+}
+
+#[test]
+fn a_reload_is_taken_over_and_tells_what_it_refuses() {
+    bench::run("life::a_reload_is_taken_over_and_tells_what_it_refuses", || async {
+        let node = Node::initialised().await;
+        node.start(&files(&node.instance, &[])).await;
+        let value = "it's a 'test'\nof 100%";
+        node.instance
+            .reload(&files(
+                &node.instance,
+                &[("app.value", value), ("max_connections", "50")],
+            ))
+            .await
+            .unwrap();
+        eventually("the new value", async || {
+            node.execute("show app.value")
+                .await
+                .first()
+                .is_some_and(|now| now == value)
+        })
+        .await;
+        assert_eq!(
+            node.instance.sql().pending_restart().await.unwrap(),
+            ["max_connections"]
+        );
+        assert_eq!(node.instance.sql().file_errors().await.unwrap(), [] as [String; 0]);
+        assert_eq!(node.instance.sql().configured().await.unwrap()["max_connections"], "50");
+
+        node.instance
+            .reload(&files(&node.instance, &[("no_such_parameter", "1")]))
+            .await
+            .unwrap();
+        let errors = node.instance.sql().file_errors().await.unwrap();
+        assert!(
+            errors.iter().any(|error| error.contains("no_such_parameter")),
+            "{errors:?}"
+        );
+
+        node.instance
+            .restart(
+                &files(&node.instance, &[("max_connections", "50")]),
+                StopLimits::default(),
+            )
+            .await
+            .unwrap();
+        node.instance.wait_ready(Some(LONG)).await.unwrap();
+        assert_eq!(
+            node.execute("show max_connections").await,
+            ["50"],
+            "the kept connection was opened again"
+        );
+        assert_eq!(node.instance.sql().pending_restart().await.unwrap(), [] as [String; 0]);
+        let refused = node.execute_refused("alter system set work_mem = '8MB'").await;
+        assert!(
+            refused.contains("could not fsync file \"postgresql.auto.conf\": Invalid argument"),
+            "{refused}"
+        );
+        node.stop().await;
+    });
+}

@@ -1,0 +1,8 @@
+//! The keeper's edges against a real PostgreSQL.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod bench;
+mod failures;
+mod life;
+mod pair;

@@ -1,0 +1,221 @@
+//! Two instances: a copy, streaming, a promotion, and the old master's return.
+
+use std::sync::Arc;
+
+use keeper::postgres::basebackup::Copy;
+use keeper::postgres::conf::Recovery;
+use keeper::postgres::conninfo::{Address, primary_conninfo};
+use keeper::postgres::control::{self, State};
+use keeper::postgres::history;
+use keeper::postgres::instance::{Files, Instance, LocalRole};
+use keeper::postgres::source::Source;
+
+use crate::bench::{self, LONG, Node, eventually, files};
+
+fn address(instance: &Instance) -> Address {
+    Address {
+        host: "127.0.0.1".into(),
+        port: instance.config().port.to_string(),
+    }
+}
+
+fn follow(instance: &Instance, master: &Instance, name: &str) -> Files {
+    let conninfo = primary_conninfo(name, &address(master), &instance.config().replication, None);
+    Files {
+        recovery: Recovery::follow(conninfo, name),
+        ..files(instance, &[])
+    }
+}
+
+fn source(master: &Instance) -> Source {
+    let config = master.config();
+    Source::new(
+        &address(master),
+        &config.superuser,
+        &config.replication,
+        config.request_timeout,
+    )
+    .unwrap()
+}
+
+async fn streams(node: &Node, name: &str) {
+    eventually("a streaming standby", async || {
+        node.instance
+            .sql()
+            .streaming()
+            .await
+            .unwrap()
+            .contains(&name.to_owned())
+    })
+    .await;
+}
+
+async fn copied(master: &Node, name: &str) -> Node {
+    let standby = Node::new();
+    let source = source(&master.instance);
+    // The master's keeper makes the slot some time later (keeper 6.4).
+    let maker = Arc::clone(&master.instance);
+    let slot = name.to_owned();
+    let made = tokio::spawn(async move { maker.sql().create_slot(&slot).await.unwrap() });
+    source.wait_for_slot(name).await.unwrap();
+    made.await.unwrap();
+    let copy = Copy {
+        source: address(&master.instance),
+        application_name: name.into(),
+        slot: name.into(),
+    };
+    let mut told = Vec::new();
+    standby
+        .instance
+        .base_backup(&copy, |progress| told.push(progress))
+        .await
+        .unwrap();
+    assert_eq!(told.last().map(|progress| progress.percent()), Some(100));
+    assert_eq!(standby.instance.local_role().unwrap(), LocalRole::Standby);
+    let auto_conf = standby.data().join("postgresql.auto.conf");
+    assert!(auto_conf.is_symlink(), "-R has left no password");
+    standby.start(&follow(&standby.instance, &master.instance, name)).await;
+    streams(master, name).await;
+    standby
+}
+
+#[test]
+fn a_clean_stop_hands_everything_over_and_the_old_master_follows_without_a_copy() {
+    bench::run(
+        "pair::a_clean_stop_hands_everything_over_and_the_old_master_follows_without_a_copy",
+        || async {
+            let old = Node::initialised().await;
+            old.start(&files(&old.instance, &[])).await;
+            old.execute("create table t (id int)").await;
+            let new = copied(&old, "stolon_new").await;
+            old.execute("insert into t select generate_series(1, 1000)").await;
+            old.stop().await;
+
+            // beyond: the standby has received up to the end of the shutdown checkpoint's record
+            let end = control::end(old.instance.programs(), old.data(), LONG).await.unwrap();
+            let stopped_at = end.position.expect("a clean stop");
+            eventually("all WAL received", async || {
+                new.instance
+                    .sql()
+                    .standby()
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .received
+                    .is_some_and(|received| received >= stopped_at)
+            })
+            .await;
+            let identity = new.instance.replication().identify().await.unwrap();
+            assert_eq!(identity.position, stopped_at, "the standby's position is the very end");
+
+            new.instance.promote(&files(&new.instance, &[]), LONG).await.unwrap();
+            assert_eq!(new.instance.local_role().unwrap(), LocalRole::Master);
+            assert_eq!(new.execute("select count(*) from t").await, ["1000"]);
+            let seen = new.instance.observe().await;
+            assert!(seen.is_healthy, "{:?}", seen.failed);
+            assert_eq!(seen.timeline, Some(2));
+            assert_eq!(seen.history.len(), 1);
+            assert_eq!(
+                (seen.history[0].timeline, seen.history[0].switch_point),
+                (1, stopped_at)
+            );
+            assert_eq!(
+                history::of_data(new.data(), 2).unwrap().as_deref(),
+                Some(seen.history.as_slice())
+            );
+
+            // keeper 6.7: the old master's data are kept
+            new.instance.sql().create_slot("stolon_old").await.unwrap();
+            let told = source(&new.instance).ask("stolon_old").await.unwrap();
+            assert_eq!(told.system_id, end.control.system_id);
+            assert_eq!(told.history, seen.history);
+            assert!(told.has_slot);
+            assert!(told.oldest_wal.is_some());
+            new.execute("insert into t select 1001").await;
+            old.start(&follow(&old.instance, &new.instance, "stolon_old")).await;
+            streams(&new, "stolon_old").await;
+            eventually("the new row", async || {
+                old.execute("select count(*) from t").await == ["1001"]
+            })
+            .await;
+            let standby = old.instance.sql().standby().await.unwrap().unwrap();
+            assert!(!standby.is_paused);
+            let receiver = standby.receiver.unwrap();
+            assert!(receiver.is_streaming);
+            assert_eq!((receiver.timeline, receiver.slot.as_str()), (Some(2), "stolon_old"));
+            assert_eq!(receiver.port, new.instance.config().port.to_string());
+
+            // a standby's end is that of the WAL that it has received
+            let master_at = new.instance.replication().identify().await.unwrap().position;
+            eventually("all WAL received again", async || {
+                old.instance.replication().identify().await.unwrap().position >= master_at
+            })
+            .await;
+            old.stop().await;
+            let end = control::end(old.instance.programs(), old.data(), LONG).await.unwrap();
+            assert_eq!((end.control.state, end.timeline), (State::ShutDownInRecovery, 2));
+            assert!(end.position.unwrap() >= master_at, "{end:?}");
+            assert_eq!(
+                history::of_data(old.data(), 2).unwrap().as_deref(),
+                Some(seen.history.as_slice())
+            );
+            new.stop().await;
+        },
+    );
+}
+
+#[test]
+fn a_standby_moves_to_another_primary_by_a_reload() {
+    bench::run("pair::a_standby_moves_to_another_primary_by_a_reload", || async {
+        let first = Node::initialised().await;
+        first.start(&files(&first.instance, &[])).await;
+        let standby = copied(&first, "stolon_a").await;
+        let second = copied(&first, "stolon_b").await;
+        second.instance.sql().create_slot("stolon_a").await.unwrap();
+        // cascading, which needs no promotion
+        standby
+            .instance
+            .reload(&follow(&standby.instance, &second.instance, "stolon_a"))
+            .await
+            .unwrap();
+        streams(&second, "stolon_a").await;
+        for node in [&standby, &second, &first] {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_copy_that_is_given_up_leaves_no_process() {
+    bench::run("pair::a_copy_that_is_given_up_leaves_no_process", || async {
+        let master = Node::initialised().await;
+        master.start(&files(&master.instance, &[])).await;
+        let standby = Node::new();
+        let copy = Copy {
+            source: address(&master.instance),
+            application_name: "stolon_gone".into(),
+            slot: "stolon_gone".into(),
+        };
+        let refused = standby.instance.base_backup(&copy, |_| {}).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("stolon_gone"),
+            "without its slot: {refused}"
+        );
+        master.instance.sql().create_slot("stolon_gone").await.unwrap();
+        tokio::select! {
+            _ = standby.instance.base_backup(&copy, |_| {}) => panic!("it was given up"),
+            () = eventually("a copy under way", async || {
+                !master.execute("select 1 from pg_stat_replication where application_name = 'stolon_gone'").await.is_empty()
+            }) => {}
+        }
+        eventually("the copy is gone", async || {
+            master
+                .execute("select 1 from pg_stat_replication where application_name = 'stolon_gone'")
+                .await
+                .is_empty()
+        })
+        .await;
+        standby.instance.remove_data().await.unwrap();
+        master.stop().await;
+    });
+}
