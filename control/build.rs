@@ -20,7 +20,9 @@ fn main() {
 /// The tag of the commit or else its hash, with `-dirty` for a modified tree (cli 16).
 fn from_git() -> Option<String> {
     for watched in ["HEAD", "logs/HEAD", "index"] {
-        if let Some(path) = git(&["rev-parse", "--path-format=absolute", "--git-path", watched]) {
+        let path = git(&["rev-parse", "--path-format=absolute", "--git-path", watched]);
+        // a file that is not there would have cargo run this at every build
+        if let Some(path) = path.filter(|path| std::path::Path::new(path).exists()) {
             println!("cargo::rerun-if-changed={path}");
         }
     }

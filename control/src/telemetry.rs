@@ -80,6 +80,11 @@ pub fn init(config: &LogConfig) {
         sink: Arc::new(Sink::start(std::io::stderr(), style)),
         style,
     });
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        flush(); // what led to it comes first
+        told(panic);
+    }));
     let layer = LineLayer::new(Arc::clone(&log.sink), log.style, config.level);
     // Only a second call can fail, and the first one counts.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));

@@ -328,4 +328,18 @@ mod tests {
             "{time}"
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_logged_is_one_line_of_ascii_and_can_be_read_back(message: String, value: String) {
+            for format in [LogFormat::Text, LogFormat::Tab, LogFormat::Json] {
+                let line = line(format, false, LevelName::Info, &message, &[("k", value.as_str().into())]);
+                assert!(line.is_ascii() && line.ends_with('\n') && line.lines().count() == 1, "{line}");
+            }
+            let style = Style::new(LogFormat::Json, false);
+            let text = style.line(0, LevelName::Info, "", &message, &[("k", value.as_str().into())]);
+            let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((read["message"].as_str(), read["k"].as_str()), (Some(message.as_str()), Some(value.as_str())));
+        }
+    }
 }

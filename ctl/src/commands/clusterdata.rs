@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use control::args::Switch;
-use control::model::{ClusterData, JsonError, to_compact, to_pretty};
+use control::model::{ClusterData, JsonError, not_supported, to_compact, to_pretty};
 use control::store::{Outcome, Store, Txn};
 use control::telemetry::Chain;
 
@@ -81,9 +81,9 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<Ended> {
         None => input::open(OsStr::new("-").as_ref())?.read()?,
     };
     let data = decode(&text).map_err(|reason| anyhow::anyhow!("invalid cluster data: {reason}"))?;
-    if let Err(unusable) = data.clone().check() {
-        // Taken all the same, as the reference does, but not without a word: no program will work with it.
-        eprintln!("WARNING: this cluster data cannot be used: {}", Chain(&unusable));
+    if let Err(why) = usable(&data) {
+        // Taken all the same, as the reference does, but not without a word: no program of ours will work with it.
+        eprintln!("WARNING: this cluster data cannot be used: {}", Chain(why.as_ref()));
     }
     let key = store.keys().cluster_data();
     let (before, revision) = checked::read_plain(store).await?;
@@ -107,6 +107,11 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<Ended> {
     }
     say("successfully wrote cluster data into the new store").context("write to standard output")?;
     Ok(Ended::Well)
+}
+
+fn usable(data: &ClusterData) -> anyhow::Result<()> {
+    let checked = data.clone().check()?;
+    Ok(not_supported(&checked.spec)?)
 }
 
 /// Any JSON object is taken, and `null` for an empty one (cli 13.2); else the reason, in words that scripts know.

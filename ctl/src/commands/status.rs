@@ -70,7 +70,11 @@ fn decode_all<T: DeserializeOwned>(entries: &[Entry]) -> Vec<T> {
     let decode = |entry: &Entry| match from_slice(&entry.value) {
         Ok(info) => Some(info),
         Err(error) => {
-            eprintln!("left out, not readable: {}: {}", entry.key, Chain(&error));
+            eprintln!(
+                "left out, not readable: {}: {}",
+                entry.key.escape_debug(),
+                Chain(&error)
+            );
             None
         }
     };

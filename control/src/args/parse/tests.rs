@@ -167,3 +167,14 @@ fn help_and_version_need_nothing_else() {
     }
     assert!(usage(&["-V"]).contains("-V"));
 }
+
+#[test]
+fn every_program_has_its_version_line() {
+    // cli 16, cli 18.8
+    for program in [KEEPER, SENTINEL, PROXY, CTL] {
+        match try_parse::<Args>(program, ["--version"], |_| None).unwrap_err() {
+            Refusal::Shown(text) => assert_eq!(text.to_string(), format!("{} version {VERSION}\n", program.name)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
