@@ -3,8 +3,8 @@
 use control::model::DbInitMode;
 
 use crate::converge::{
-    Data, Diverged, Line, LocalDb, Plan, Seen, Server, StartAs, Step, Target, TargetRole, Then, Unchanged, Upstream,
-    judge_keep,
+    Data, Diverged, Line, LocalDb, Plan, Seen, Server, Sets, StartAs, Step, Target, TargetRole, Then, Unchanged,
+    Upstream, judge_keep,
 };
 
 pub(crate) fn initialise(seen: &Seen<'_>, target: &Target) -> Plan {
@@ -91,12 +91,12 @@ fn resync(seen: &Seen<'_>, target: &Target) -> Plan {
     };
     match kept {
         Ok(end) => {
-            let sets = with_upstream(seen, upstream);
+            let sets = first_start(with_upstream(seen, upstream));
             steps.extend([
                 Step::Tell(Line::DataKept { end }),
                 begun(target),
                 Step::MarkStandby,
-                Step::Start(StartAs::FirstStandby, sets),
+                Step::Start(StartAs::Standby, sets),
                 Step::CheckStreams(target.db.clone()),
                 Step::MarkComplete(target.db.clone()),
             ]);
@@ -119,9 +119,26 @@ fn resync(seen: &Seen<'_>, target: &Target) -> Plan {
     }
 }
 
-pub(crate) fn with_upstream(seen: &Seen<'_>, upstream: &Upstream) -> crate::converge::Sets {
-    crate::converge::Sets {
+/// The wanted configuration of a standby of `upstream`.
+pub(crate) fn with_upstream(seen: &Seen<'_>, upstream: &Upstream) -> Sets {
+    Sets {
         upstream: Some(upstream.clone()),
         ..seen.sets.cloned().unwrap_or_default()
     }
+}
+
+/// The configuration for the first start of data that were just made; the pass ends with a reload of the wanted one.
+///
+/// What clients wrote into a new master before its pass is complete would be lost if that pass failed, for then the
+/// data are made again (keeper R12): until then it says read only. A new standby tries again quickly when its source
+/// is not ready, instead of every five seconds.
+pub(crate) fn first_start(mut sets: Sets) -> Sets {
+    let (name, value) = match sets.upstream {
+        None => ("default_transaction_read_only", "on"),
+        Some(_) => ("wal_retrieve_retry_interval", "500ms"),
+    };
+    sets.parameters
+        .entry(name.to_owned())
+        .or_insert_with(|| value.to_owned());
+    sets
 }

@@ -18,7 +18,7 @@ pub use orders::{Be, Down, Orders, Reading, Target, TargetRole, Unchanged, Upstr
 pub use seen::{Asked, Copy, Data, Facts, Known, Local, LocalDb, LocalRole, Seen, Server, Sets};
 pub use slots::SlotChange;
 pub use step::{Plan, StartAs, Step, Then};
-pub use wanted::{changed_parameters, is_only_configuration};
+pub use wanted::{changed_fields, changed_parameters, is_only_configuration};
 
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,9 @@
 //! Role convergence (keeper 4.2): the data are those of the db, now the instance has to run in its role.
 
 use crate::converge::configure::{configure, refresh_slots};
-use crate::converge::initialise::with_upstream;
+use crate::converge::initialise::{first_start, with_upstream};
 use crate::converge::{
-    Asked, Data, Facts, Line, LocalRole, Plan, Seen, Server, StartAs, Step, Target, TargetRole, Then, Unchanged,
+    Asked, Data, Facts, Line, LocalRole, Plan, Seen, Server, Sets, StartAs, Step, Target, TargetRole, Then, Unchanged,
     Upstream,
 };
 
@@ -26,7 +26,7 @@ fn be_master(seen: &Seen<'_>, target: &Target) -> Plan {
         Server::Down => {
             // Also a standby starts without recovery settings here, and is then promoted: it gets a new timeline and
             // never loses its signal file to become a master (keeper M3, I2).
-            let sets = seen.sets.cloned().unwrap_or_default();
+            let sets = for_start(seen, target, seen.sets.cloned().unwrap_or_default());
             steps.extend([Step::Permit, Step::Start(StartAs::Master, sets), Step::WaitReady]);
             Then::LookAgain
         }
@@ -62,7 +62,10 @@ fn be_standby(seen: &Seen<'_>, target: &Target, upstream: &Upstream) -> Plan {
     })];
     let then = match seen.server {
         Server::Down => {
-            steps.push(Step::Start(start_as(seen, target), with_upstream(seen, upstream)));
+            steps.push(Step::Start(
+                StartAs::Standby,
+                for_start(seen, target, with_upstream(seen, upstream)),
+            ));
             Then::LookAgain
         }
         Server::Up(Asked::NotYet) => Then::AskServer,
@@ -79,11 +82,9 @@ fn be_standby(seen: &Seen<'_>, target: &Target, upstream: &Upstream) -> Plan {
     Plan { steps, then }
 }
 
-fn start_as(seen: &Seen<'_>, target: &Target) -> StartAs {
-    match seen.known.complete.as_ref() == Some(&target.db) && seen.local.db.initializing {
-        true => StartAs::FirstStandby,
-        false => StartAs::Standby,
-    }
+fn for_start(seen: &Seen<'_>, target: &Target, sets: Sets) -> Sets {
+    let just_made = seen.local.db.initializing && seen.known.complete.as_ref() == Some(&target.db);
+    if just_made { first_start(sets) } else { sets }
 }
 
 fn answered(asked: &Asked) -> Option<&Facts> {

@@ -86,8 +86,6 @@ pub enum StartAs {
     Master,
     /// As a standby.
     Standby,
-    /// As a standby whose data were just made: it still has to prove that it streams.
-    FirstStandby,
 }
 
 impl Plan {

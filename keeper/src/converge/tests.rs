@@ -503,7 +503,7 @@ fn t8_6_a_half_made_copy_is_made_again_in_the_same_pass() {
     check(
         world,
         "remove; save ''; ask B; save 'A' initializing; remove; copy B; \
-         start FirstStandby following host-k2:5432; record A 3; done",
+         start Standby following host-k2:5432; reload following host-k2:5432; record A 3; done",
     );
 }
 
@@ -576,8 +576,8 @@ fn t8_15_a_moved_upstream_needs_one_reload() {
 
 #[test]
 fn t8_17_to_20_what_has_diverged_is_copied() {
-    let copied = "ask B; save 'A2' initializing; remove; copy B; start FirstStandby following host-k2:5432; \
-                  record A2 1; done";
+    let copied = "ask B; save 'A2' initializing; remove; copy B; start Standby following host-k2:5432; \
+                  reload following host-k2:5432; record A2 1; done";
     let resync = || world().standby().replaced_by_a2(DbInitMode::Resync);
     check(resync().ends(EndState::ShutDown, 0x300_00a1), copied);
     check(resync().ends(EndState::Unclean, 0x300_0000), copied);
@@ -595,8 +595,8 @@ fn an_old_master_that_stopped_in_order_follows_without_a_copy() {
     world.local.data = Data::Present(LocalRole::Master);
     check(
         world,
-        "ask B; save 'A2' initializing; mark standby; start FirstStandby following host-k2:5432; streams; \
-         record A2 1; done",
+        "ask B; save 'A2' initializing; mark standby; start Standby following host-k2:5432; streams; \
+         reload following host-k2:5432; record A2 1; done",
     );
 }
 
@@ -616,7 +616,7 @@ fn kept_data_that_do_not_stream_are_copied_over() {
     check(
         world,
         "stop; remove; save ''; ask B; save 'A2' initializing; remove; copy B; \
-         start FirstStandby following host-k2:5432; record A2 1; done",
+         start Standby following host-k2:5432; reload following host-k2:5432; record A2 1; done",
     );
 }
 
@@ -769,7 +769,7 @@ fn init_mode_new_makes_starts_and_records() {
     check(
         with,
         "save 'A2' initializing; remove; initdb; start temporarily; wait; read parameters; roles; stop; \
-         permit; start Master; wait; record A2 1; done",
+         permit; start Master; wait; reload; record A2 1; done",
     );
     let mut without = fresh(false);
     assert!(!without.pass().contains("read parameters"));
@@ -785,7 +785,7 @@ fn a_permit_refused_after_initialisation_does_not_throw_the_data_away() {
     assert!(world.pass().ends_with("permit; failed at permit"));
     world.fails.clear();
     world.facts.slots = names(&["stolon_B"]);
-    check(world, "permit; start Master; wait; record A2 1; done");
+    check(world, "permit; start Master; wait; reload; record A2 1; done");
 }
 
 #[test]
@@ -877,4 +877,18 @@ fn a_checked_document_always_has_a_cluster() {
     assert!(checked.is_err());
     let boot = BootUuid::from(BOOT);
     assert_eq!(orders(&Reading::Absent, &ME.into(), &boot).cluster, None);
+}
+
+#[test]
+fn changed_fields_are_named_as_in_the_document() {
+    let before = db("A", "k1", Role::Master, &["B"]).spec;
+    let mut after = before.clone();
+    after.pg_hba = Some(Vec::new());
+    after.max_standbys = 3;
+    after.pg_parameters.clear();
+    assert_eq!(
+        changed_fields(&before, &after),
+        ["maxStandbys", "pgHBA", "pgParameters"]
+    );
+    assert_eq!(changed_fields(&before, &before), [""; 0]);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use control::model::DbSpec;
+use control::model::{DbSpec, Json};
 
 use crate::converge::{Be, Change, Orders};
 
@@ -24,6 +24,25 @@ pub fn changed_parameters(old: &BTreeMap<String, String>, new: &BTreeMap<String,
         .collect();
     changes.sort_by(|a, b| a.name.cmp(&b.name));
     changes
+}
+
+/// The names of the fields in which two specs differ, in the order of the document.
+pub fn changed_fields(old: &DbSpec, new: &DbSpec) -> Vec<String> {
+    let members = |spec: &DbSpec| match Json::of(spec) {
+        Json::Object(members) => members,
+        _ => Vec::new(),
+    };
+    let (old, new) = (members(old), members(new));
+    let differs =
+        |(name, value): &&(String, Json)| old.iter().find(|(known, _)| known == name).map(|(_, v)| v) != Some(value);
+    let gone = old
+        .iter()
+        .filter(|(name, _)| new.iter().all(|(known, _)| known != name));
+    new.iter()
+        .filter(differs)
+        .chain(gone)
+        .map(|(name, _)| name.clone())
+        .collect()
 }
 
 /// Whether `new` differs from `old` in nothing but parameters and hba lines of our db: such a change waits a moment
