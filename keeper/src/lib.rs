@@ -1,5 +1,14 @@
 //! stolon-keeper as a library: its rooms, for the program and its tests.
 
+pub mod agenda;
+pub mod alive;
 pub mod args;
+pub mod collect;
 pub mod converge;
+pub mod keeper;
+pub mod local;
+pub mod metrics;
+pub mod pass;
 pub mod postgres;
+pub mod publish;
+pub mod tell;

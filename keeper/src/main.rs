@@ -1,2 +1,172 @@
-//! stolon-keeper.
-fn main() {}
+//! stolon-keeper: checks its options, takes its data directory, and runs the keeper's loop.
+
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use control::args::{self, KEEPER};
+use control::model::{BootUuid, KeeperUid, short_uid};
+use control::telemetry::{self, Chain, Component};
+use keeper::args::{Args, Config, World, odd_address};
+use keeper::keeper::{Parts, Signals, data_of, run};
+use keeper::local::LocalState;
+use keeper::metrics::Metrics;
+use keeper::postgres::files::data_major;
+use keeper::postgres::lock::DataDirLock;
+use keeper::postgres::programs::{NEWEST_MAJOR, Programs};
+use keeper::postgres::state::{Uid, choose_uid};
+use tokio::task::LocalSet;
+use tracing::{error, info, warn};
+
+/// How long the advertised address may take to resolve before it is told that it does not.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let typed: Args = args::parse(KEEPER);
+    let checked = typed.check(&World::current());
+    telemetry::init(&checked.log);
+    for warning in &checked.warnings {
+        warn!("{warning}");
+    }
+    let config = checked.config.unwrap_or_else(|faults| {
+        let lines: Vec<&str> = faults.lines().collect();
+        let (last, others) = lines.split_last().expect("a refused configuration has a fault");
+        others.iter().for_each(|fault| error!("{fault}"));
+        telemetry::fatal(last)
+    });
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => telemetry::fatal_because("cannot start", &error),
+    };
+    let option = typed.advertise_option();
+    let ended = LocalSet::new().block_on(&runtime, start_and_run(config, option));
+    if let Err(error) = ended {
+        telemetry::fatal(Chain(error.as_ref()));
+    }
+    telemetry::flush();
+    // What still runs on other threads, such as a removal that was given up, has nobody left to wait for it.
+    runtime.shutdown_background();
+    ExitCode::SUCCESS
+}
+
+/// Looks at everything that can be wrong before anything is touched, then takes the data directory and runs.
+async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
+    if let Some(address) = &config.common.metrics_listen_address {
+        telemetry::serve_metrics(address, Component::Keeper, &config.common.cluster_name)?;
+    }
+    let metrics = Metrics::register();
+    let programs = find_programs(&config).await?;
+    for odd in odd_address(
+        advertise_option,
+        &config.advertise_address,
+        resolve(&config.advertise_address).await.as_deref(),
+    ) {
+        warn!("{odd}");
+    }
+    let signals = Signals::install().context("hear signals")?;
+
+    create_dir(&config.data_dir)?;
+    let lock = config
+        .locking
+        .then(|| DataDirLock::take(&config.data_dir))
+        .transpose()?;
+    if lock.is_some() {
+        info!("exclusive lock on data dir taken");
+    }
+    let local = LocalState::load(&config.data_dir)?;
+    let me = take_uid(&local, config.uid.as_deref())?;
+    info!(uid = %me, "keeper uid");
+    let boot = boot_uuid();
+    Box::pin(run(Parts {
+        config,
+        programs,
+        local,
+        me,
+        boot,
+        metrics,
+        signals,
+    }))
+    .await;
+    drop(lock);
+    Ok(())
+}
+
+/// Programs of a supported version (design D-10).
+async fn find_programs(config: &Config) -> Result<Programs> {
+    let major = data_major(&data_of(config)).unwrap_or_default();
+    let programs = Programs::find(config.bin_path.as_deref(), std::env::var_os("PATH").as_deref(), major)?;
+    let version = programs.version().await?;
+    info!(dir = %programs.dir().display(), %version, why = %programs.found(), "programs of PostgreSQL");
+    if version.major > NEWEST_MAJOR {
+        warn!(%version, newest = NEWEST_MAJOR, "this version of PostgreSQL is newer than what was tried");
+    }
+    Ok(programs)
+}
+
+async fn resolve(address: &str) -> Option<Vec<IpAddr>> {
+    let found = tokio::net::lookup_host((address, 0));
+    let found = tokio::time::timeout(RESOLVE_LIMIT, found).await.ok()?.ok()?;
+    Some(found.map(|address| address.ip()).collect())
+}
+
+/// The data directory with all its parents, for our eyes only (keeper 1.3.7).
+fn create_dir(dir: &Path) -> Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.with_context(|| format!("create the data dir {}", dir.display()))
+}
+
+/// The uid to run under, saved (keeper 1.5).
+fn take_uid(local: &LocalState, given: Option<&str>) -> Result<KeeperUid> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).context("make up a uid")?;
+    let uid = match choose_uid(&local.keeper_uid(), given, short_uid(random))? {
+        Uid::Saved(uid) => uid,
+        Uid::Given(uid) => {
+            local.save_keeper_uid(&uid)?;
+            uid
+        }
+        Uid::Made(uid) => {
+            local.save_keeper_uid(&uid)?;
+            info!(%uid, "made up a uid for this keeper");
+            uid
+        }
+    };
+    Ok(KeeperUid::from(uid))
+}
+
+/// A random UUID of version 4 (keeper 0).
+fn boot_uuid() -> BootUuid {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the system has random numbers");
+    BootUuid::from(uuid_v4(bytes))
+}
+
+/// RFC 9562, section 5.4.
+fn uuid_v4(mut bytes: [u8; 16]) -> String {
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boot_uuids_are_of_version_4() {
+        assert_eq!(uuid_v4([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(boot_uuid().as_str().len(), 36);
+        assert_ne!(boot_uuid(), boot_uuid());
+    }
+}

@@ -1,0 +1,174 @@
+//! When the next pass runs, and what it is told about why: timer, events, and a growing pause after failures.
+
+use std::time::Duration;
+
+use control::clock::Boottime;
+
+use crate::converge::Orders;
+use crate::pass::{Ended, Woken};
+
+/// A change that concerns only parameters or hba lines waits so long for more of its kind (keeper 18.2).
+pub const COALESCE: Duration = Duration::from_millis(200);
+/// Pause after the first failure; it doubles with each further one, up to the sleepInterval (keeper 8.4).
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// A server that ends so soon after its start has not recovered by starting.
+const QUICK_END: Duration = Duration::from_secs(2);
+
+/// When the next pass runs.
+#[derive(Debug)]
+pub struct Agenda {
+    timer: Boottime,
+    event: Option<Boottime>,
+    failures: u32,
+    failed: Option<Orders>,
+    started: Option<Boottime>,
+    quick_ends: u32,
+}
+
+impl Agenda {
+    /// The first pass is due now.
+    pub fn new(now: Boottime) -> Self {
+        Self {
+            timer: now,
+            event: None,
+            failures: 0,
+            failed: None,
+            started: None,
+            quick_ends: 0,
+        }
+    }
+
+    /// When the next pass is due.
+    pub fn due(&self) -> Boottime {
+        self.event.map_or(self.timer, |event| event.min(self.timer))
+    }
+
+    /// Something happened that a pass has to look at, after `delay`.
+    pub fn event(&mut self, now: Boottime, delay: Duration) {
+        let at = now + delay;
+        self.event = Some(self.event.map_or(at, |event| event.min(at)));
+    }
+
+    /// A server was started.
+    pub fn server_started(&mut self, now: Boottime) {
+        self.started = Some(now);
+    }
+
+    /// The server has ended by itself: it is started again at once, unless it does so again and again.
+    pub fn server_ended(&mut self, now: Boottime, sleep_interval: Duration) {
+        let quick = self.started.is_some_and(|started| now.since(started) < QUICK_END);
+        self.quick_ends = if quick { self.quick_ends + 1 } else { 0 };
+        let delay = if self.quick_ends < 2 {
+            Duration::ZERO
+        } else {
+            pause(self.quick_ends - 2, sleep_interval)
+        };
+        self.event(now, delay);
+    }
+
+    /// A pass begins: why it runs.
+    pub fn begin(&mut self, now: Boottime) -> Woken {
+        self.event = None;
+        if now >= self.timer {
+            return Woken::ByTimer;
+        }
+        self.failed.clone().map_or(Woken::ByEvent, Woken::ByEventUnless)
+    }
+
+    /// A pass has ended; after `sleep_interval` the next one runs in any case (keeper 3.2).
+    pub fn end(&mut self, now: Boottime, ended: &Ended, orders: &Orders, sleep_interval: Duration) {
+        match ended {
+            Ended::Skipped => {}
+            Ended::Done | Ended::Held => {
+                (self.failures, self.failed) = (0, None);
+                self.timer = now + sleep_interval;
+            }
+            Ended::Failed => {
+                self.timer = now + pause(self.failures, sleep_interval);
+                self.failures += 1;
+                self.failed = Some(orders.clone());
+            }
+        }
+    }
+
+    /// A pass was given up for other orders: they are looked at at once.
+    pub fn given_up(&mut self, now: Boottime) {
+        self.event(now, Duration::ZERO);
+    }
+}
+
+fn pause(failures: u32, sleep_interval: Duration) -> Duration {
+    FIRST_PAUSE
+        .saturating_mul(2_u32.saturating_pow(failures))
+        .min(sleep_interval)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::converge::{Be, Unchanged};
+
+    const SLEEP: Duration = Duration::from_secs(5);
+
+    fn at(millis: u64) -> Boottime {
+        Boottime::from_nanos(millis * 1_000_000)
+    }
+
+    fn some_orders() -> Orders {
+        Orders {
+            cluster: None,
+            be: Be::Unchanged(Unchanged::NotListed),
+        }
+    }
+
+    #[test]
+    fn the_timer_runs_from_the_end_of_a_pass_and_events_come_before_it() {
+        let mut agenda = Agenda::new(at(0));
+        assert_eq!(agenda.begin(at(0)), Woken::ByTimer);
+        agenda.end(at(1000), &Ended::Done, &some_orders(), SLEEP);
+        assert_eq!(agenda.due(), at(6000));
+        agenda.event(at(2000), COALESCE);
+        agenda.event(at(2100), COALESCE);
+        assert_eq!(agenda.due(), at(2200));
+        assert_eq!(agenda.begin(at(2200)), Woken::ByEvent);
+        assert_eq!(agenda.due(), at(6000), "an event does not move the timer");
+    }
+
+    #[test]
+    fn failures_are_repeated_ever_more_slowly_unless_the_orders_change() {
+        let mut agenda = Agenda::new(at(0));
+        let mut pauses = Vec::new();
+        let mut now = at(0);
+        for _ in 0..7 {
+            agenda.begin(now);
+            agenda.end(now, &Ended::Failed, &some_orders(), SLEEP);
+            pauses.push(agenda.due().since(now).as_millis());
+            now = agenda.due();
+        }
+        assert_eq!(pauses, [200, 400, 800, 1600, 3200, 5000, 5000]);
+        let mut agenda = Agenda::new(at(0));
+        agenda.begin(at(0));
+        agenda.end(at(0), &Ended::Failed, &some_orders(), SLEEP);
+        agenda.event(at(10), Duration::ZERO);
+        assert_eq!(agenda.begin(at(10)), Woken::ByEventUnless(some_orders()));
+        agenda.end(at(11), &Ended::Skipped, &some_orders(), SLEEP);
+        assert_eq!(agenda.due(), at(200));
+    }
+
+    #[test]
+    fn a_killed_server_is_started_at_once_but_not_one_that_never_lasts() {
+        let mut agenda = Agenda::new(at(0));
+        agenda.end(at(0), &Ended::Done, &some_orders(), SLEEP);
+        let mut delay = |started, ended| {
+            agenda.server_started(at(started));
+            agenda.server_ended(at(ended), SLEEP);
+            let delay = agenda.due().since(at(ended)).as_millis();
+            agenda.begin(at(ended));
+            delay
+        };
+        assert_eq!(delay(0, 60), 0);
+        assert_eq!(delay(100, 200), 200);
+        assert_eq!(delay(500, 600), 400);
+        assert_eq!(delay(1100, 3600), 0, "it lasted");
+    }
+}

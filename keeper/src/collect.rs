@@ -1,0 +1,318 @@
+//! Keeps the published state of the instance true: looks when something happened, when its state is about to change,
+//! and from time to time; what matters is published at once. Independent of passes, so that neither waits for the
+//! other (keeper 3.2, W4).
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use control::clock::Boottime;
+use control::model::{Lsn, PostgresBinaryVersion, PostgresState, TimelineHistory};
+use control::telemetry::Chain;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::local::LocalState;
+use crate::postgres::instance::Instance;
+use crate::postgres::observe::Observation;
+use crate::postgres::server::Life;
+use crate::publish::{Due, Publisher};
+
+/// Looks at the instance and reports what it sees.
+#[derive(Debug)]
+pub struct Collector {
+    instance: Arc<Instance>,
+    publisher: Arc<Publisher>,
+    local: Arc<LocalState>,
+    advertised: (String, String),
+    wake: Notify,
+    settings: Mutex<Settings>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    interval: Duration,
+    burst: Option<Boottime>,
+}
+
+/// From look to look while the position of a standby is awaited to stand still (beyond ).
+const BURST_PAUSE: Duration = Duration::from_millis(25);
+/// After so long a burst ends although the position still moves.
+const BURST_LIMIT: Duration = Duration::from_secs(10);
+/// So many looks that find the same position, and no WAL receiver, end a burst.
+const STILL_LOOKS: u32 = 4;
+/// From look to look at a server that runs but is not healthy yet: this, growing up to the usual pause.
+const NOT_YET_PAUSE: Duration = Duration::from_millis(50);
+/// How often a healthy standby is asked whether its WAL receiver still works.
+const RECEIVER_PAUSE: Duration = Duration::from_millis(500);
+
+impl Collector {
+    /// Looks at nothing yet; `advertised` is address and port as published, `interval` the cluster's sleepInterval.
+    pub fn new(
+        instance: Arc<Instance>,
+        publisher: Arc<Publisher>,
+        local: Arc<LocalState>,
+        advertised: (String, String),
+        interval: Duration,
+    ) -> Self {
+        let settings = Mutex::new(Settings { interval, burst: None });
+        Self {
+            instance,
+            publisher,
+            local,
+            advertised,
+            wake: Notify::new(),
+            settings,
+        }
+    }
+
+    /// The cluster's sleepInterval: half of it lies between two looks (keeper 3.2).
+    pub fn set_interval(&self, interval: Duration) {
+        self.lock().interval = interval;
+    }
+
+    /// Something happened: look at once.
+    pub fn look(&self) {
+        self.wake.notify_one();
+    }
+
+    /// The master leaves, or the WAL receiver has ended: look and publish again and again until the position stands
+    /// still (beyond ).
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    pub fn burst(&self) {
+        self.lock().burst = Some(Boottime::now() + BURST_LIMIT);
+        self.wake.notify_one();
+    }
+
+    /// Looks and reports, for ever.
+    pub async fn run(&self) {
+        let mut life = self.instance.life();
+        let mut memory = Memory::default();
+        loop {
+            let pause = self.look_once(&mut memory).await;
+            tokio::select! {
+                () = self.wake.notified() => {}
+                // The sender is the instance's: it cannot be gone.
+                _ = life.changed() => {}
+                () = self.rest(pause, &memory) => {}
+            }
+        }
+    }
+
+    /// One look, reported; the pause until the next one.
+    async fn look_once(&self, memory: &mut Memory) -> Duration {
+        let db = self.local.db();
+        let observation = self.instance.observe().await;
+        let runs = matches!(*self.instance.life().borrow(), Life::Running { .. });
+        memory.say_failure(&observation, runs);
+        if self.local.db() != db {
+            return Duration::ZERO; // the data became another db's meanwhile: what was seen is nobody's
+        }
+        let version = self.instance.programs().version().await;
+        let version = version.map_or_else(
+            |_| PostgresBinaryVersion::default(),
+            |version| PostgresBinaryVersion {
+                major: version.major.into(),
+                minor: version.minor.into(),
+            },
+        );
+        memory.streams = observation
+            .standby
+            .as_ref()
+            .is_some_and(|standby| standby.receiver.is_some());
+        let position = observation.position;
+        let healthy = observation.is_healthy && runs;
+        let state = state(&db.uid, db.generation, &self.advertised, observation, healthy);
+        let burst = self.burst_goes_on(memory, position);
+        let before = self.publisher.report();
+        let due = match &before.state {
+            Some(before) if !differs(before, &state, burst) => Due::Later,
+            _ => Due::Now,
+        };
+        self.publisher.change(due, |report| {
+            report.state = Some(state);
+            report.version = version;
+        });
+        memory.not_yet = match (runs, healthy) {
+            (true, false) => Some(memory.not_yet.map_or(NOT_YET_PAUSE, |pause| pause * 3 / 2)),
+            _ => None,
+        };
+        let usual = self.lock().interval / 2;
+        match memory.not_yet {
+            _ if burst => BURST_PAUSE,
+            Some(pause) => pause.min(usual),
+            None => usual,
+        }
+    }
+
+    /// Waits; a standby whose WAL receiver ends meanwhile is looked at at once.
+    async fn rest(&self, pause: Duration, memory: &Memory) {
+        let over = tokio::time::sleep(pause);
+        tokio::pin!(over);
+        if !memory.streams {
+            return over.await;
+        }
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                () = tokio::time::sleep(RECEIVER_PAUSE) => {}
+            }
+            match self.instance.observer().standby().await {
+                Ok(Some(standby)) if standby.receiver.is_some() => {}
+                _ => return self.burst(),
+            }
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    fn burst_goes_on(&self, memory: &mut Memory, position: Option<Lsn>) -> bool {
+        let mut settings = self.lock();
+        let Some(end) = settings.burst else {
+            memory.still = 0;
+            return false;
+        };
+        let stands = position == memory.position && !memory.streams;
+        memory.still = if stands { memory.still + 1 } else { 0 };
+        memory.position = position;
+        if memory.still >= STILL_LOOKS || Boottime::now() >= end {
+            settings.burst = None;
+            memory.still = 0;
+        }
+        true
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Settings> {
+        self.settings.lock().expect("nobody panics while holding the settings")
+    }
+}
+
+/// What outlives a look.
+#[derive(Debug, Default)]
+struct Memory {
+    failing: Option<String>,
+    not_yet: Option<Duration>,
+    position: Option<Lsn>,
+    still: u32,
+    streams: bool,
+}
+
+impl Memory {
+    /// A failure is said when it begins, and its end too; a server that does not run is not expected to answer.
+    fn say_failure(&mut self, observation: &Observation, runs: bool) {
+        let failed = observation.failed.as_ref().filter(|_| runs);
+        let message = failed.map(ToString::to_string);
+        if message == self.failing {
+            return;
+        }
+        match failed {
+            Some(failed) => {
+                let cause = std::error::Error::source(failed).map(|cause| Chain(cause).to_string());
+                match failed {
+                    crate::postgres::observe::ObserveError::Parameters(_) => {
+                        warn!(error = cause.unwrap_or_default(), "cannot get configured pg parameters");
+                    }
+                    crate::postgres::observe::ObserveError::Data(_) => {
+                        warn!(error = cause.unwrap_or_default(), "cannot look at the data directory");
+                    }
+                    _ => warn!(error = cause.unwrap_or_default(), "error getting pg state"),
+                }
+            }
+            None if runs => info!("postgres answers"),
+            None => {}
+        }
+        self.failing = message;
+    }
+}
+
+/// The document (keeper 3.4).
+fn state(
+    uid: &control::model::DbUid,
+    generation: i64,
+    advertised: &(String, String),
+    seen: Observation,
+    healthy: bool,
+) -> PostgresState {
+    let entry = |ancestor: crate::postgres::history::Ancestor| TimelineHistory {
+        timeline_id: ancestor.timeline,
+        switch_point: ancestor.switch_point,
+        reason: ancestor.reason,
+    };
+    // keeper 3.5 step 4: names with our prefix only
+    let in_sync = |names: Vec<String>| {
+        names
+            .iter()
+            .filter_map(|name| name.strip_prefix("stolon_"))
+            .map(Into::into)
+            .collect()
+    };
+    PostgresState {
+        uid: uid.clone(),
+        generation,
+        listen_address: advertised.0.clone(),
+        port: advertised.1.clone(),
+        healthy,
+        system_id: seen.system_id.map(|id| id.to_string()).unwrap_or_default(),
+        timeline_id: seen.timeline.unwrap_or_default(),
+        xlog_pos: seen.position.unwrap_or_default(),
+        timelines_history: seen.history.into_iter().map(entry).collect(),
+        pg_parameters: seen.parameters,
+        synchronous_standbys: seen.in_sync.map(in_sync),
+        older_wal_file: seen.oldest_wal.unwrap_or_default(),
+    }
+}
+
+/// Whether a change is worth a publication of its own; positions move all the time and count only in a burst.
+fn differs(before: &PostgresState, after: &PostgresState, burst: bool) -> bool {
+    let level = |state: &PostgresState| PostgresState {
+        xlog_pos: if burst { state.xlog_pos } else { Lsn::default() },
+        older_wal_file: String::new(),
+        ..state.clone()
+    };
+    level(before) != level(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_alone_are_published_at_once_only_in_a_burst() {
+        let before = PostgresState {
+            healthy: true,
+            xlog_pos: Lsn(1),
+            ..PostgresState::default()
+        };
+        let moved = PostgresState {
+            xlog_pos: Lsn(2),
+            older_wal_file: "x".into(),
+            ..before.clone()
+        };
+        assert!(!differs(&before, &moved, false));
+        assert!(differs(&before, &moved, true));
+        assert!(differs(
+            &before,
+            &PostgresState {
+                healthy: false,
+                ..before.clone()
+            },
+            false
+        ));
+        assert!(differs(
+            &before,
+            &PostgresState {
+                generation: 2,
+                ..before.clone()
+            },
+            false
+        ));
+    }
+
+    #[test]
+    fn only_names_with_our_prefix_are_reported_in_sync() {
+        let seen = Observation {
+            in_sync: Some(vec!["stolon_b".into(), "other".into()]),
+            ..Observation::default()
+        };
+        let state = state(&"a".into(), 1, &("h".into(), "1".into()), seen, true);
+        assert_eq!(state.synchronous_standbys, Some(vec!["b".into()]));
+    }
+}

@@ -1,0 +1,584 @@
+//! The keeper's loop: starts passes, renews the liveness key, says goodbye. What a pass does is `pass`'s affair; what
+//! it decides, `converge`'s.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use control::clock::{Boottime, wall_clock};
+use control::model::{BootUuid, KeeperInfo, KeeperUid, Spec, Stopped as Announced, from_slice};
+use control::store::{Changes, Store, StoreError, Target, Watch};
+use control::telemetry::Chain;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::agenda::{Agenda, COALESCE};
+use crate::alive::{self, Alive};
+use crate::args::Config;
+use crate::collect::Collector;
+use crate::converge::{Be, Orders, Reading, TargetRole, is_only_configuration, orders};
+use crate::local::LocalState;
+use crate::metrics::Metrics;
+use crate::pass::{Engine, Memory, Outcome, overtaken, reading, stopped, unix_seconds};
+use crate::postgres::instance::{self, Instance, InstanceError, StopLimits};
+use crate::postgres::programs::Programs;
+use crate::postgres::server::Life;
+use crate::publish::{Due, Fixed, Publisher, Report};
+
+/// Directory of the unix socket (keeper 0).
+const SOCKET_DIR: &str = "/tmp";
+/// Limit of each last publication (beyond X-1.1).
+const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
+/// How long the end of a pass that was given up is awaited.
+const GIVE_UP_LIMIT: Duration = Duration::from_secs(2);
+/// A sleepInterval of zero is valid, but no reason for a busy loop.
+const SLEEP_MIN: Duration = Duration::from_millis(100);
+
+/// What a keeper is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The options.
+    pub config: Config,
+    /// PostgreSQL's programs.
+    pub programs: Programs,
+    /// The state files.
+    pub local: LocalState,
+    /// This keeper.
+    pub me: KeeperUid,
+    /// This process.
+    pub boot: BootUuid,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// The signals, heard from now on.
+    pub signals: Signals,
+}
+
+/// The signals that end a keeper.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Why a keeper stops (keeper 3.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    /// SIGTERM: it leaves for good.
+    Leaving,
+    /// SIGINT: it means to be back.
+    Pausing,
+}
+
+impl Signals {
+    /// Hears them from now on, instead of being ended by them.
+    pub fn install() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Farewell {
+        tokio::select! {
+            _ = self.terminate.recv() => Farewell::Leaving,
+            _ = self.interrupt.recv() => Farewell::Pausing,
+        }
+    }
+}
+
+/// Runs the keeper until a signal ends it; its instance is stopped then. To be run in a [`tokio::task::LocalSet`].
+pub async fn run(parts: Parts) {
+    let Parts {
+        config,
+        programs,
+        local,
+        me,
+        boot,
+        metrics,
+        mut signals,
+    } = parts;
+    let store = Store::connect(config.common.store.clone());
+    // keeper 3.1: the request timeout is fixed here for the life of the process.
+    let spec = tokio::select! {
+        spec = first_spec(&store) => spec,
+        farewell = signals.next() => {
+            info!(?farewell, "stopping before anything was started");
+            Spec::default()
+        }
+    };
+    let keeper = Keeper::new(config, programs, local, me, boot, metrics, signals, store, &spec);
+    keeper.stop_leftover().await;
+    keeper.run().await;
+}
+
+/// The spec in force, or the defaults when it cannot be read.
+async fn first_spec(store: &Store) -> Spec {
+    match store.get(&store.keys().cluster_data()).await {
+        Ok(entry) => match reading(entry.as_ref()) {
+            Reading::Valid(checked) => checked.spec,
+            _ => Spec::default(),
+        },
+        Err(error) => {
+            warn!(error = %Chain(&error), "could not read the cluster data, going on with the default intervals");
+            Spec::default()
+        }
+    }
+}
+
+/// The loop and what it holds.
+struct Keeper {
+    store: Store,
+    me: KeeperUid,
+    boot: BootUuid,
+    instance: Arc<Instance>,
+    publisher: Arc<Publisher>,
+    collector: Arc<Collector>,
+    local: Arc<LocalState>,
+    metrics: Arc<Metrics>,
+    signals: Signals,
+    works_on: Arc<Mutex<Option<Orders>>>,
+    engine: Option<Engine>,
+    agenda: Agenda,
+    sleep_interval: Duration,
+    /// The last orders that a pass was through with.
+    settled: Option<Orders>,
+    /// The keeper of the instance that ours follows, whose info is watched (beyond X-1.7).
+    upstream: Option<KeeperUid>,
+    alive: Option<Alive>,
+}
+
+/// A pass under way.
+struct Running {
+    task: JoinHandle<(Engine, Option<Outcome>)>,
+    give_up: Option<oneshot::Sender<()>>,
+}
+
+impl Keeper {
+    #[expect(clippy::too_many_arguments, reason = "the parts, taken apart")]
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    fn new(
+        config: Config,
+        programs: Programs,
+        local: LocalState,
+        me: KeeperUid,
+        boot: BootUuid,
+        metrics: Metrics,
+        signals: Signals,
+        store: Store,
+        spec: &Spec,
+    ) -> Self {
+        let sleep_interval = spec.sleep_interval.max(SLEEP_MIN);
+        let (config, local, metrics) = (Arc::new(config), Arc::new(local), Arc::new(metrics));
+        let instance = Arc::new(Instance::new(
+            instance::Config {
+                data: data_of(&config),
+                socket_dir: SOCKET_DIR.to_owned(),
+                listen_addresses: config.listen_address.clone(),
+                port: config.port,
+                superuser: config.superuser.clone(),
+                replication: config.replication.clone(),
+                request_timeout: spec.request_timeout,
+            },
+            Arc::new(programs),
+        ));
+        let fixed = Fixed {
+            uid: me.clone(),
+            boot: boot.clone(),
+            can_be_master: config.can_be_master,
+            can_be_synchronous_replica: config.can_be_synchronous_replica,
+        };
+        let report = Report {
+            cluster: local.cluster(),
+            ..Report::default()
+        };
+        let publisher = Arc::new(Publisher::new(store.clone(), fixed, report, sleep_interval));
+        let advertised = (config.advertise_address.clone(), config.advertise_port.clone());
+        let collector = Arc::new(Collector::new(
+            Arc::clone(&instance),
+            Arc::clone(&publisher),
+            Arc::clone(&local),
+            advertised,
+            sleep_interval,
+        ));
+        metrics.set_sleep_interval(sleep_interval);
+        let works_on = Arc::new(Mutex::new(None));
+        let engine = Engine {
+            config,
+            me: me.clone(),
+            boot: boot.clone(),
+            store: store.clone(),
+            instance: Arc::clone(&instance),
+            publisher: Arc::clone(&publisher),
+            collector: Arc::clone(&collector),
+            local: Arc::clone(&local),
+            metrics: Arc::clone(&metrics),
+            works_on: Arc::clone(&works_on),
+            memory: Memory::default(),
+        };
+        Self {
+            alive: Some(Alive::new(&store, &me, boot.clone())),
+            store,
+            me,
+            boot,
+            instance,
+            publisher,
+            collector,
+            local,
+            metrics,
+            signals,
+            works_on,
+            engine: Some(engine),
+            agenda: Agenda::new(Boottime::now()),
+            sleep_interval,
+            settled: None,
+            upstream: None,
+        }
+    }
+
+    /// Whatever runs on the data directory is stopped at the start (keeper 3.1).
+    async fn stop_leftover(&self) {
+        match self.instance.running().await {
+            Ok(None) => info!("stopping database"), // said in any case: the walk-through shows it
+            Ok(Some(_)) => {
+                if let Err(error) = self.instance.stop(StopLimits::default()).await {
+                    warn!(error = %Chain(&error), "could not stop the instance that was left running");
+                }
+            }
+            Err(error) => warn!(error = %Chain(&error), "could not find out whether an instance was left running"),
+        }
+    }
+
+    async fn run(mut self) {
+        let publisher = tokio::task::spawn_local({
+            let publisher = Arc::clone(&self.publisher);
+            async move { publisher.run().await }
+        });
+        let collector = tokio::task::spawn_local({
+            let collector = Arc::clone(&self.collector);
+            async move { collector.run().await }
+        });
+        let (farewell, running) = self.converge().await;
+        // From here on nobody else acts or speaks.
+        publisher.abort();
+        collector.abort();
+        if let Some(running) = running {
+            drop(running.give_up);
+            if timeout(GIVE_UP_LIMIT, running.task).await.is_err() {
+                warn!(limit = ?GIVE_UP_LIMIT, "a pass does not end");
+            }
+        }
+        self.say_goodbye(farewell).await;
+    }
+
+    /// Passes, until a signal comes; with the one that was under way then.
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    async fn converge(&mut self) -> (Farewell, Option<Running>) {
+        let mut watch = self.watch();
+        let mut life = self.instance.life();
+        let mut beat = interval(alive::PERIOD);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beating: Option<JoinHandle<(Alive, Result<(), StoreError>)>> = None;
+        let mut running: Option<Running> = None;
+        loop {
+            let now = Boottime::now();
+            if running.is_none() && self.agenda.due() <= now {
+                running = self.begin_pass(now);
+            }
+            let pause = self.agenda.due().since(Boottime::now());
+            tokio::select! {
+                farewell = self.signals.next() => {
+                    if let Some(beating) = beating {
+                        beating.abort();
+                    }
+                    return (farewell, running);
+                }
+                changes = watch.changed() => self.hear(&changes, running.as_mut()),
+                _ = life.changed() => match *life.borrow_and_update() {
+                    Life::Running { .. } => self.agenda.server_started(Boottime::now()),
+                    Life::Ended { pid, status } => {
+                        if running.is_none() {
+                            let status = status.map(|status| status.to_string()).unwrap_or_default();
+                            warn!(pid, %status, "postgres has ended");
+                        }
+                        self.agenda.server_ended(Boottime::now(), self.sleep_interval);
+                    }
+                    Life::NotStarted => {}
+                },
+                ended = ended(&mut running) => {
+                    running = None;
+                    self.end_pass(ended);
+                    if self.follow_upstream() {
+                        watch = self.watch();
+                    }
+                }
+                beaten = finished(&mut beating) => {
+                    beating = None;
+                    self.beaten(beaten);
+                }
+                _ = beat.tick() => {
+                    if let Some(mut alive) = self.alive.take() {
+                        beating = Some(tokio::task::spawn_local(async move {
+                            let beaten = alive.beat().await;
+                            (alive, beaten)
+                        }));
+                    }
+                }
+                () = sleep(pause), if running.is_none() => {}
+            }
+        }
+    }
+
+    fn begin_pass(&mut self, now: Boottime) -> Option<Running> {
+        let mut engine = self.engine.take()?;
+        let woken = self.agenda.begin(now);
+        let (give_up, given_up) = oneshot::channel::<()>();
+        let task = tokio::task::spawn_local(async move {
+            let outcome = tokio::select! {
+                outcome = Box::pin(engine.pass(woken)) => Some(outcome),
+                _ = given_up => None,
+            };
+            (engine, outcome)
+        });
+        Some(Running {
+            task,
+            give_up: Some(give_up),
+        })
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    fn end_pass(&mut self, (engine, outcome): (Engine, Option<Outcome>)) {
+        let now = Boottime::now();
+        self.engine = Some(engine);
+        let Some(outcome) = outcome else {
+            return self.agenda.given_up(now);
+        };
+        if let Some(spec) = &outcome.spec {
+            let sleep_interval = spec.sleep_interval.max(SLEEP_MIN);
+            if sleep_interval != self.sleep_interval {
+                self.sleep_interval = sleep_interval;
+                self.publisher.set_interval(sleep_interval);
+                self.collector.set_interval(sleep_interval);
+                self.metrics.set_sleep_interval(sleep_interval);
+            }
+        }
+        self.agenda
+            .end(now, &outcome.ended, &outcome.orders, self.sleep_interval);
+        self.settled = Some(outcome.orders);
+    }
+
+    /// A watch event is an alarm clock; what it carries only tells how loud (store 7).
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    fn hear(&mut self, changes: &Changes, running: Option<&mut Running>) {
+        let now = Boottime::now();
+        let keys = self.store.keys();
+        if changes.gap {
+            self.agenda.event(now, Duration::ZERO);
+            self.look_at_upstream();
+        }
+        if changes.keys.contains_key(&keys.order(self.me.as_str())) {
+            self.agenda.event(now, Duration::ZERO);
+        }
+        if let Some(change) = changes.keys.get(&keys.cluster_data()) {
+            let orders = orders(&reading(change.now.as_ref()), &self.me, &self.boot);
+            match running {
+                Some(running) => {
+                    let works_on = self
+                        .works_on
+                        .lock()
+                        .expect("nobody panics while holding the orders")
+                        .clone();
+                    if works_on.is_some_and(|before| overtaken(&before, &orders)) && running.give_up.take().is_some() {
+                        info!("orders changed, giving up what was under way");
+                    }
+                    self.agenda.event(now, Duration::ZERO);
+                }
+                None => match &self.settled {
+                    Some(settled) if *settled == orders => {}
+                    Some(settled) if is_only_configuration(settled, &orders) => self.agenda.event(now, COALESCE),
+                    _ => self.agenda.event(now, Duration::ZERO),
+                },
+            }
+        }
+        if let Some(upstream) = &self.upstream
+            && let Some(change) = changes.keys.get(&keys.keeper_info(upstream.as_str()))
+            && change.now.as_ref().is_some_and(|entry| goes(&entry.value))
+        {
+            self.collector.burst();
+        }
+    }
+
+    /// After a gap in the watch: whether the master left meanwhile.
+    fn look_at_upstream(&self) {
+        let Some(upstream) = &self.upstream else { return };
+        let (store, collector) = (self.store.clone(), Arc::clone(&self.collector));
+        let key = store.keys().keeper_info(upstream.as_str());
+        tokio::task::spawn_local(async move {
+            match store.get(&key).await {
+                Ok(Some(entry)) if goes(&entry.value) => collector.burst(),
+                Ok(_) => {}
+                Err(error) => debug!(error = %Chain(&error), "could not read the info of our master's keeper"),
+            }
+        });
+    }
+
+    fn watch(&self) -> Watch {
+        let keys = self.store.keys();
+        let mut targets = vec![
+            Target::Key(keys.cluster_data()),
+            Target::Key(keys.order(self.me.as_str())),
+        ];
+        targets.extend(
+            self.upstream
+                .as_ref()
+                .map(|upstream| Target::Key(keys.keeper_info(upstream.as_str()))),
+        );
+        self.store.watch(targets, None)
+    }
+
+    /// Whether the instance follows another keeper's now than the one that is watched.
+    fn follow_upstream(&mut self) -> bool {
+        let upstream = match self.settled.as_ref().map(|orders| &orders.be) {
+            Some(Be::Db(target)) => match &target.role {
+                TargetRole::Standby(upstream) => Some(upstream.keeper.clone()),
+                _ => None,
+            },
+            // Nothing is known: go on as before.
+            _ => return false,
+        };
+        let changed = upstream != self.upstream;
+        self.upstream = upstream;
+        changed
+    }
+
+    fn beaten(&mut self, beaten: Option<(Alive, Result<(), StoreError>)>) {
+        let Some((alive, beaten)) = beaten else { return };
+        if let Err(error) = beaten {
+            debug!(error = %Chain(&error), "could not renew the liveness key");
+        }
+        self.alive = Some(alive);
+    }
+
+    /// Stops the instance, says where it stands, and then only ends (keeper 3.8, beyond X-1.1).
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    async fn say_goodbye(mut self, farewell: Farewell) {
+        self.metrics.shutdown.set(unix_seconds(wall_clock()));
+        info!(signal = farewell.signal(), "stopping");
+        let publisher = Arc::clone(&self.publisher);
+        let announce = async {
+            if farewell == Farewell::Leaving {
+                publisher.change(Due::Later, |report| report.leaving = true);
+                publisher.say_within(GOODBYE_LIMIT).await;
+            }
+        };
+        let ((), stop) = tokio::join!(announce, self.stop_instance());
+        if let Err(error) = stop {
+            warn!(error = %Chain(&error), "failed to stop postgres");
+        }
+        if !self.local.db().uid.is_empty() && self.instance.is_initialised().unwrap_or(false) {
+            let stopped = stopped(&self.instance).await.unwrap_or_else(|error| {
+                warn!(error = %Chain(&error), "could not find out how postgres was stopped");
+                Announced::default()
+            });
+            info!(
+                clean = stopped.clean,
+                timelineID = stopped.timeline_id,
+                "postgres is stopped"
+            );
+            self.publisher.change(Due::Later, |report| {
+                report.stopped = Some(stopped);
+                if let Some(state) = &mut report.state {
+                    state.healthy = false;
+                }
+            });
+            self.publisher.say_within(GOODBYE_LIMIT).await;
+        }
+        // After SIGINT the liveness key runs out by itself (beyond X-8.5).
+        if farewell == Farewell::Leaving
+            && let Some(alive) = &mut self.alive
+            && let Ok(Err(error)) = timeout(GOODBYE_LIMIT, alive.end(GOODBYE_LIMIT)).await
+        {
+            debug!(error = %Chain(&error), "could not revoke the liveness key");
+        }
+    }
+
+    /// A fast stop; a second signal makes it an immediate one (keeper W6). The keeper lives until then.
+    async fn stop_instance(&mut self) -> Result<(), InstanceError> {
+        let instance = Arc::clone(&self.instance);
+        let mut beat = interval(alive::PERIOD);
+        let mut limits = StopLimits::default();
+        loop {
+            let stop = instance.stop(limits);
+            tokio::pin!(stop);
+            loop {
+                tokio::select! {
+                    stopped = &mut stop => return stopped.map(drop),
+                    _ = self.signals.next() => {
+                        warn!("second signal, stopping postgres at once");
+                        limits.fast = Duration::ZERO;
+                        break;
+                    }
+                    _ = beat.tick() => {
+                        if let Some(alive) = &mut self.alive
+                            && let Ok(Err(error)) = timeout(alive::PERIOD, alive.beat()).await
+                        {
+                            debug!(error = %Chain(&error), "could not renew the liveness key");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Farewell {
+    fn signal(self) -> &'static str {
+        match self {
+            Self::Leaving => "SIGTERM",
+            Self::Pausing => "SIGINT",
+        }
+    }
+}
+
+/// PGDATA of a keeper's data directory (keeper 2.1).
+pub fn data_of(config: &Config) -> PathBuf {
+    config.data_dir.join("postgres")
+}
+
+/// Whether an info says that its instance goes down or is down.
+fn goes(value: &[u8]) -> bool {
+    from_slice::<KeeperInfo>(value)
+        .is_ok_and(|info| info.leaving || info.stopped.is_some() || !info.stopping.is_empty())
+}
+
+/// The end of the pass under way; never, when there is none.
+async fn ended(running: &mut Option<Running>) -> (Engine, Option<Outcome>) {
+    match running {
+        Some(running) => (&mut running.task).await.expect("a pass does not panic"),
+        None => std::future::pending().await,
+    }
+}
+
+/// The end of a task; never, when there is none. Nothing when it was aborted.
+async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
+    match task {
+        Some(task) => task.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_master_that_leaves_or_is_stopped_goes() {
+        assert!(!goes(br#"{"uid":"k"}"#));
+        assert!(!goes(b"garbage"));
+        assert!(goes(br#"{"uid":"k","leaving":true}"#));
+        assert!(goes(br#"{"uid":"k","stopped":{"clean":true,"lsn":1,"timelineID":1}}"#));
+    }
+}

@@ -1,0 +1,127 @@
+//! The keeper's metrics (keeper 14), by their inherited names.
+
+use std::time::Duration;
+
+use metrics::{Gauge, Unit, describe_gauge, gauge};
+
+/// Handles of all metrics of the keeper.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Unix time of the last valid cluster data read.
+    pub cluster_data_valid: Gauge,
+    /// Unix time of the last complete pass.
+    pub sync_success: Gauge,
+    /// Unix time of the stop signal.
+    pub shutdown: Gauge,
+    sleep_interval: Gauge,
+    needs_reload: Gauge,
+    needs_restart: Gauge,
+    target_role: Roles,
+    local_role: Roles,
+}
+
+/// A role in a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Not known, or none.
+    Undefined,
+    /// Takes writes.
+    Master,
+    /// Follows.
+    Standby,
+}
+
+/// One series for each role: 1 for the current one, 0 for the others.
+#[derive(Debug)]
+struct Roles([(Role, Gauge); 3]);
+
+impl Metrics {
+    /// Registers all of them; every series exists from now on.
+    pub fn register() -> Self {
+        describe_gauge!(VALID, Unit::Seconds, "Unix time of the last valid cluster data read");
+        describe_gauge!(TARGET_ROLE, "1 for the role last asked for");
+        describe_gauge!(LOCAL_ROLE, "1 for the role found in the last pass");
+        describe_gauge!(NEEDS_RELOAD, "1 while a reload is needed that has not succeeded");
+        describe_gauge!(NEEDS_RESTART, "1 while some parameter waits for a restart");
+        describe_gauge!(SYNC_SUCCESS, Unit::Seconds, "Unix time of the last complete pass");
+        describe_gauge!(SLEEP_INTERVAL, Unit::Seconds, "The sleepInterval in force");
+        describe_gauge!(SHUTDOWN, Unit::Seconds, "Unix time of the stop signal");
+        let metrics = Self {
+            cluster_data_valid: gauge!(VALID),
+            sync_success: gauge!(SYNC_SUCCESS),
+            shutdown: gauge!(SHUTDOWN),
+            sleep_interval: gauge!(SLEEP_INTERVAL),
+            needs_reload: gauge!(NEEDS_RELOAD),
+            needs_restart: gauge!(NEEDS_RESTART),
+            target_role: Roles::register(TARGET_ROLE),
+            local_role: Roles::register(LOCAL_ROLE),
+        };
+        let single = [
+            &metrics.cluster_data_valid,
+            &metrics.sync_success,
+            &metrics.shutdown,
+            &metrics.sleep_interval,
+        ];
+        single
+            .into_iter()
+            .chain([&metrics.needs_reload, &metrics.needs_restart])
+            .for_each(|gauge| gauge.set(0.0));
+        metrics
+    }
+
+    /// The sleepInterval in force, in whole seconds.
+    pub fn set_sleep_interval(&self, interval: Duration) {
+        #[expect(clippy::cast_precision_loss, reason = "no interval has 2^52 seconds")]
+        self.sleep_interval.set(interval.as_secs() as f64);
+    }
+
+    /// Whether a reload is needed that has not succeeded.
+    pub fn set_needs_reload(&self, needed: bool) {
+        self.needs_reload.set(f64::from(u8::from(needed)));
+    }
+
+    /// Whether some parameter waits for a restart.
+    pub fn set_needs_restart(&self, needed: bool) {
+        self.needs_restart.set(f64::from(u8::from(needed)));
+    }
+
+    /// The role last asked for.
+    pub fn set_target_role(&self, role: Role) {
+        self.target_role.set(role);
+    }
+
+    /// The role found in the last pass.
+    pub fn set_local_role(&self, role: Role) {
+        self.local_role.set(role);
+    }
+}
+
+impl Roles {
+    fn register(name: &'static str) -> Self {
+        let series = |role: Role, label: &'static str| {
+            let gauge = gauge!(name, "role" => label);
+            gauge.set(0.0);
+            (role, gauge)
+        };
+        Self([
+            series(Role::Undefined, "undefined"),
+            series(Role::Master, "master"),
+            series(Role::Standby, "standby"),
+        ])
+    }
+
+    fn set(&self, current: Role) {
+        for (role, gauge) in &self.0 {
+            gauge.set(f64::from(u8::from(*role == current)));
+        }
+    }
+}
+
+const VALID: &str = "stolon_keeper_clusterdata_last_valid_update_seconds";
+const TARGET_ROLE: &str = "stolon_keeper_target_role";
+const LOCAL_ROLE: &str = "stolon_keeper_local_role";
+const NEEDS_RELOAD: &str = "stolon_keeper_needs_reload";
+const NEEDS_RESTART: &str = "stolon_keeper_needs_restart";
+const SYNC_SUCCESS: &str = "stolon_keeper_last_sync_success_seconds";
+const SLEEP_INTERVAL: &str = "stolon_keeper_sleep_interval";
+const SHUTDOWN: &str = "stolon_keeper_shutdown_seconds";
