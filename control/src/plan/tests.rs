@@ -2,4 +2,7 @@
 
 mod cluster;
 mod derived;
+mod golden;
+mod health;
+mod proxies;
 mod rows;
