@@ -1,8 +1,14 @@
 //! One instance from its making to its stop.
 
+use std::time::Duration;
+
+use keeper::postgres::conninfo::Address;
 use keeper::postgres::control::{self, State};
-use keeper::postgres::instance::{LocalRole, Running, StopLimits, Stopped};
+use keeper::postgres::credentials::{AuthMethod, Login, Secret};
+use keeper::postgres::instance::{Files, LocalRole, Running, StopLimits, Stopped};
+use keeper::postgres::replication::{Replication, Target};
 use keeper::postgres::server::Life;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::bench::{self, LONG, Node, dumped_end, eventually, files};
 
@@ -207,5 +213,84 @@ fn a_reload_is_taken_over_and_tells_what_it_refuses() {
             "{refused}"
         );
         node.stop().await;
+    });
+}
+
+#[test]
+fn a_frozen_server_is_killed_past_the_limits_and_recovers() {
+    bench::run(
+        "life::a_frozen_server_is_killed_past_the_limits_and_recovers",
+        || async {
+            let node = Node::initialised().await;
+            let wanted = files(&node.instance, &[]);
+            node.start(&wanted).await;
+            node.execute("create table t as select 1").await;
+            let Life::Running { pid } = *node.instance.life().borrow() else {
+                panic!("it runs")
+            };
+            let postmaster = keeper::postgres::process::Process::open(pid).unwrap().unwrap();
+            postmaster.signal(rustix::process::Signal::STOP).unwrap();
+            let short = Duration::from_millis(100);
+            let limits = StopLimits {
+                fast: short,
+                immediate: short,
+            };
+            assert_eq!(node.instance.stop(limits).await.unwrap(), Stopped::Killed);
+            assert!(keeper::postgres::process::at_work_in(node.data()).is_empty());
+            let end = control::end(node.instance.programs(), node.data(), LONG).await.unwrap();
+            assert!(!end.is_clean());
+            node.start(&wanted).await;
+            assert_eq!(node.execute("select count(*) from t").await, ["1"]);
+            node.stop().await;
+        },
+    );
+}
+
+#[test]
+fn the_replication_client_logs_in_by_every_method() {
+    bench::run("life::the_replication_client_logs_in_by_every_method", || async {
+        let node = Node::initialised().await;
+        let wanted = files(&node.instance, &[]);
+        node.start(&wanted).await;
+        let login = &node.instance.config().replication;
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: node.instance.config().port.to_string(),
+        };
+        let identify = async |login: &Login| {
+            Replication::new(Target::Remote(address.clone()), login.clone(), LONG)
+                .identify()
+                .await
+        };
+        identify(login).await.unwrap(); // a SCRAM verifier under the method md5
+        let wrong = Login {
+            password: Some(Secret::new("wrong")),
+            ..login.clone()
+        };
+        let refused = identify(&wrong).await.unwrap_err().to_string();
+        assert!(refused.contains("28P01") && !refused.contains("wrong"), "{refused}");
+
+        let quoted = (
+            escape_identifier(&login.user),
+            escape_literal(login.password().unwrap()),
+        );
+        node.execute(&format!(
+            "set password_encryption = 'md5'; alter role {} password {}",
+            quoted.0, quoted.1
+        ))
+        .await;
+        identify(login).await.unwrap();
+
+        let trusting = Files {
+            hba: vec!["host replication all 127.0.0.1/32 trust".into()],
+            ..wanted
+        };
+        node.instance.reload(&trusting).await.unwrap();
+        let without = Login {
+            method: AuthMethod::Trust,
+            password: None,
+            ..login.clone()
+        };
+        eventually("the new lines", async || identify(&without).await.is_ok()).await;
     });
 }
