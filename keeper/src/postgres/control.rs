@@ -202,7 +202,8 @@ fn end_of_checkpoint(data: &Path, control: &Control) -> Result<Lsn, ControlError
     let path = data
         .join("pg_wal")
         .join(segment_name(control.timeline, at, control.layout));
-    // A record begins with its whole length (access/xlogrecord.h, xl_tot_len), which never spans two pages, since records begin at multiples of 8.
+    // A record begins with its whole length (access/xlogrecord.h, xl_tot_len), which never spans two pages, since
+    // records begin at multiples of 8.
     let mut length = [0; 4];
     let offset = at.0 % control.layout.segment_bytes;
     File::open(&path)
@@ -247,7 +248,8 @@ async fn end_of_received(
     }
 }
 
-/// The end of a record from its line in the output of pg_waldump: `rmgr: … len (rec/tot): 24/ 24, … lsn: 0/3000028, …`.
+/// The end of a record from its line in the output of pg_waldump:
+/// `rmgr: … len (rec/tot): 24/ 24, … lsn: 0/3000028, …`.
 fn end_of_dumped(line: &str, layout: Layout) -> Option<Lsn> {
     let (_, rest) = line.split_once("len (rec/tot):")?;
     let (lengths, rest) = rest.split_once(',')?;

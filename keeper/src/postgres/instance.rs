@@ -1,7 +1,6 @@
 //! Starts, stops, reloads and promotes the instance of one data directory (keeper section 12). What it is to be, and
 //! when, is `converge`'s to decide.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use crate::postgres::environment;
 use crate::postgres::files::{self, FileError};
 use crate::postgres::hba;
 use crate::postgres::helper::{self, HelperError, explain};
+use crate::postgres::port::{self, PortError};
 use crate::postgres::process::{self, Process};
 use crate::postgres::programs::Programs;
 use crate::postgres::replication::{Replication, Target};
@@ -119,29 +119,8 @@ pub enum LocalRole {
 #[derive(Debug, thiserror::Error)]
 pub enum InstanceError {
     /// Its port belongs to somebody else.
-    #[error(
-        "port {port} at {address} is in use by another program: stop that program, or give this keeper another \
-         --pg-port"
-    )]
-    PortTaken {
-        /// The address.
-        address: IpAddr,
-        /// The port.
-        port: u16,
-    },
-    /// Its socket belongs to somebody else: a server with the same port at other addresses, or another user's.
-    #[error(
-        "port {port} is in use: {} belongs to {}; stop that server, or give this keeper another --pg-port",
-        lock.display(), pid.map_or("another user".to_owned(), |pid| format!("process {pid}"))
-    )]
-    SocketTaken {
-        /// The port.
-        port: u16,
-        /// Who holds it; `None` when its lock file is closed to us.
-        pid: Option<i32>,
-        /// The socket's lock file.
-        lock: PathBuf,
-    },
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// A server runs on the data directory where none may.
     #[error("a server (process {pid}) runs on {}", data.display())]
     Runs {
@@ -545,6 +524,10 @@ impl Instance {
         files::link_auto_conf(data)
     }
 
+    fn check_port(&self) -> Result<(), PortError> {
+        port::check(&self.config.listen_addresses, self.config.port, &self.config.socket_dir)
+    }
+
     /// Ends what a killed server has left: its children, with which the next one does not start.
     async fn end_orphans(&self) {
         let orphans = process::at_work_in(&self.config.data);
@@ -586,33 +569,6 @@ impl Instance {
         }
         Ok(())
     }
-
-    /// Errs when a port that the server is to listen at is taken, which the server itself would tell only in its log,
-    /// or not at all when another of its addresses is free.
-    fn check_port(&self) -> Result<(), InstanceError> {
-        let port = self.config.port;
-        for address in literal_addresses(&self.config.listen_addresses) {
-            // The standard library sets SO_REUSEADDR, as the server does: only a listener is in the way.
-            if let Err(refused) = TcpListener::bind(SocketAddr::new(address, port))
-                && refused.kind() == std::io::ErrorKind::AddrInUse
-            {
-                return Err(InstanceError::PortTaken { address, port });
-            }
-        }
-        let lock = PathBuf::from(&self.config.socket_dir).join(format!(".s.PGSQL.{port}.lock"));
-        match files::lock_holder(&lock) {
-            Ok(Some(pid)) if process::is_alive(pid) => Err(InstanceError::SocketTaken {
-                port,
-                pid: Some(pid),
-                lock,
-            }),
-            Err(closed) if closed.kind() == std::io::ErrorKind::PermissionDenied => {
-                Err(InstanceError::SocketTaken { port, pid: None, lock })
-            }
-            Ok(_) => Ok(()),
-            Err(failed) => Err(failed.into()),
-        }
-    }
 }
 
 /// How the server ended, once it has.
@@ -625,36 +581,5 @@ async fn ended(life: &mut watch::Receiver<Life>) -> Option<ExitStatus> {
         Ok(Life::Ended { status, .. }) => *status,
         // The sender belongs to the instance, which is borrowed meanwhile.
         _ => std::future::pending().await,
-    }
-}
-
-/// The addresses of `listen_addresses` that can be tried beforehand; names are left to the server.
-fn literal_addresses(listen_addresses: &str) -> Vec<IpAddr> {
-    let literal = |word: &str| match word.trim().trim_matches('"') {
-        "*" => Some(IpAddr::from([0, 0, 0, 0])),
-        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
-        word => word.parse().ok(),
-    };
-    let addresses = listen_addresses.split(',').filter_map(literal);
-    // The server's socket for `::` takes IPv6 only; ours would not.
-    addresses
-        .filter(|address| !(address.is_ipv6() && address.is_unspecified()))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listen_addresses_give_what_can_be_tried() {
-        let v4 = |a, b, c, d| IpAddr::from([a, b, c, d]);
-        assert_eq!(literal_addresses("*"), [v4(0, 0, 0, 0)]);
-        assert_eq!(
-            literal_addresses("10.0.0.1, localhost,db.example"),
-            [v4(10, 0, 0, 1), v4(127, 0, 0, 1)]
-        );
-        assert_eq!(literal_addresses("::"), [] as [IpAddr; 0]);
-        assert_eq!(literal_addresses(""), [] as [IpAddr; 0]);
     }
 }

@@ -20,6 +20,7 @@ pub mod initdb;
 pub mod instance;
 pub mod lock;
 pub mod observe;
+pub mod port;
 pub mod process;
 pub mod programs;
 pub mod replication;

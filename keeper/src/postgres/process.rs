@@ -53,8 +53,8 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended, be it reaped or not. For processes that are not our children; of those the system tells
-    /// at once (`server`).
+    /// Waits until it has ended, be it reaped or not. For processes that are not our children; of those the system
+    /// tells at once (`server`).
     pub async fn ended(&self) {
         while self.is_alive() {
             tokio::time::sleep(POLL).await;

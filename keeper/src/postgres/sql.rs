@@ -338,8 +338,8 @@ pub struct Standby {
     pub replayed: Option<Lsn>,
     /// How far it has received and flushed since its start; `None` when nothing came by streaming.
     pub received: Option<Lsn>,
-    /// Replay is paused or about to be. When nobody asked for it, its parameters are too low, and it cannot be promoted before a restart
-    /// (keeper 8.7).
+    /// Replay is paused or about to be. When nobody asked for it, its parameters are too low, and it cannot be promoted
+    /// before a restart (keeper 8.7).
     pub is_paused: bool,
     /// Its WAL receiver; `None` when there is none alive.
     pub receiver: Option<Receiver>,

@@ -188,7 +188,8 @@ impl Members {
     }
 }
 
-/// Is this a uid that a keeper may be given, or the name of a slot: one or more of `a`-`z`, `0`-`9`, `_` (keeper 1.5, T4)?
+/// Is this a uid that a keeper may be given, or the name of a slot: one or more of `a`-`z`, `0`-`9`, `_` (keeper 1.5,
+/// T4)?
 pub fn is_valid_uid(uid: &str) -> bool {
     !uid.is_empty() && uid.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 
 use keeper::postgres::instance::{InstanceError, Start};
+use keeper::postgres::port::PortError;
 
 use crate::bench::{self, LONG, Node, files};
 
@@ -16,7 +17,10 @@ fn a_port_that_belongs_to_a_stranger_is_told_at_each_attempt() {
             let stranger = TcpListener::bind(("127.0.0.1", node.instance.config().port)).unwrap();
             for _ in 0..2 {
                 let refused = node.instance.start(&wanted, Start::Normal).await.unwrap_err();
-                assert!(matches!(refused, InstanceError::PortTaken { .. }), "{refused}");
+                assert!(
+                    matches!(refused, InstanceError::Port(PortError::Taken { .. })),
+                    "{refused}"
+                );
                 assert!(refused.to_string().contains("--pg-port"), "{refused}");
             }
             drop(stranger);
@@ -38,7 +42,10 @@ fn a_socket_that_belongs_to_another_server_is_told() {
             .start(&files(&node.instance, &[]), Start::Normal)
             .await
             .unwrap_err();
-        assert!(matches!(refused, InstanceError::SocketTaken { .. }), "{refused}");
+        assert!(
+            matches!(refused, InstanceError::Port(PortError::SocketTaken { .. })),
+            "{refused}"
+        );
         std::fs::remove_file(&lock).unwrap();
     });
 }

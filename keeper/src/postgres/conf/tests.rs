@@ -1,0 +1,220 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn map(pairs: &[(&str, &str)]) -> Parameters {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn made(user: &[(&str, &str)]) -> Made {
+    parameters(&Sources {
+        init: None,
+        user: &map(user),
+        listen_addresses: "127.0.0.1",
+        port: "5432",
+        socket_dir: "/tmp",
+        max_standbys: 20,
+        additional_wal_senders: 5,
+        use_pg_rewind: false,
+        synchronous_standby_names: "",
+    })
+}
+
+#[test]
+fn the_keeper_s_own_parameters_are_always_there() {
+    let wanted = map(&[
+        ("hot_standby", "on"),
+        ("listen_addresses", "127.0.0.1"),
+        ("max_replication_slots", "20"),
+        ("max_wal_senders", "47"),
+        ("port", "5432"),
+        ("synchronous_standby_names", ""),
+        ("unix_socket_directories", "/tmp"),
+        ("wal_keep_size", "128"),
+        ("wal_level", "replica"),
+    ]);
+    assert_eq!(made(&[]).parameters, wanted);
+}
+
+#[test]
+fn a_user_cannot_set_what_the_keeper_sets_and_may_set_the_rest() {
+    // keeper 8.4
+    let parameters = made(&[
+        ("port", "1"),
+        ("wal_level", "minimal"),
+        ("wal_keep_size", "1"),
+        ("wal_log_hints", "on"),
+    ])
+    .parameters;
+    assert_eq!(parameters["port"], "5432");
+    assert_eq!(parameters["wal_level"], "replica");
+    assert_eq!(parameters["wal_keep_size"], "1");
+    assert_eq!(parameters["wal_log_hints"], "on");
+    assert_eq!(made(&[("wal_level", "logical")]).parameters["wal_level"], "logical");
+}
+
+#[test]
+fn recovery_settings_among_the_user_s_parameters_are_dropped_and_told() {
+    let made = made(&[
+        ("Primary_Conninfo", "host=evil"),
+        ("recovery_target", "immediate"),
+        ("recovery_prefetch", "off"),
+    ]);
+    assert_eq!(made.dropped, ["Primary_Conninfo", "recovery_target"]);
+    assert!(
+        made.parameters.contains_key("recovery_prefetch"),
+        "no recovery setting, though it sounds like one"
+    );
+}
+
+#[test]
+fn the_user_s_parameters_win_over_those_of_the_initialisation() {
+    let init = map(&[("max_connections", "100"), ("timezone", "Etc/UTC"), ("port", "9")]);
+    let user = map(&[("max_connections", "150")]);
+    let made = parameters(&Sources {
+        init: Some(&init),
+        user: &user,
+        listen_addresses: "*",
+        port: "5432",
+        socket_dir: "/tmp",
+        max_standbys: u32::MAX,
+        additional_wal_senders: u32::MAX,
+        use_pg_rewind: true,
+        synchronous_standby_names: "x",
+    });
+    assert_eq!(made.parameters["max_connections"], "150");
+    assert_eq!(made.parameters["timezone"], "Etc/UTC");
+    assert_eq!(made.parameters["port"], "5432");
+    assert_eq!(
+        made.parameters["max_wal_senders"], "12884901887",
+        "not cut to fewer bits"
+    );
+    assert_eq!(made.parameters["wal_log_hints"], "on");
+}
+
+#[test]
+fn what_is_published_leaves_out_what_the_keeper_manages() {
+    let mut all = made(&[("work_mem", "8MB")]).parameters;
+    all.insert("primary_conninfo".into(), "host=a".into());
+    assert_eq!(published(&all), map(&[("wal_level", "replica"), ("work_mem", "8MB")]));
+}
+
+#[test]
+fn synchronous_names_count_all_of_them() {
+    // keeper I13
+    assert_eq!(synchronous_standby_names::<&str>(&[]), "");
+    assert_eq!(synchronous_standby_names(&["stolon_a"]), "stolon_a");
+    assert_eq!(
+        synchronous_standby_names(&["stolon_a", "stolon_b"]),
+        "2 (stolon_a,stolon_b)"
+    );
+}
+
+#[test]
+fn changes_name_what_differs_either_way() {
+    // keeper T4
+    let (old, new) = (
+        map(&[("a", "1"), ("b", "2"), ("c", "3")]),
+        map(&[("a", "9"), ("b", "2"), ("d", "4")]),
+    );
+    let names: Vec<_> = changes(&old, &new).into_iter().map(|change| change.name).collect();
+    assert_eq!(names, ["a", "c", "d"]);
+}
+
+#[test]
+fn a_standby_is_raised_to_its_control_file() {
+    let minima = Minima {
+        max_connections: 200,
+        max_worker_processes: 8,
+        max_wal_senders: 47,
+        max_prepared_transactions: 10,
+        max_locks_per_transaction: 64,
+    };
+    let mut parameters = map(&[("max_connections", "100"), ("max_wal_senders", "47")]);
+    let raised = raise(&mut parameters, &minima);
+    let names: Vec<_> = raised.iter().map(|change| change.name.as_str()).collect();
+    assert_eq!(names, ["max_connections", "max_prepared_transactions"]);
+    assert_eq!(parameters["max_connections"], "200");
+    assert_eq!(parameters["max_prepared_transactions"], "10");
+    assert!(raise(&mut parameters, &minima).is_empty(), "raised once is raised");
+}
+
+#[test]
+fn lines_are_sorted_with_recovery_settings_last() {
+    let parameters = map(&[("z", "1"), ("a", "it's")]);
+    let recovery = Recovery::follow(r"application_name=b password=a\ b\'c".into(), "stolon_b");
+    let wanted = "a = 'it''s'\nz = '1'\n\
+                  primary_conninfo = 'application_name=b password=a\\\\ b\\\\''c'\n\
+                  primary_slot_name = 'stolon_b'\nrecovery_target_timeline = 'latest'\n";
+    assert_eq!(render(&parameters, &recovery), wanted);
+    assert_eq!(render(&parameters, &Recovery::default()), "a = 'it''s'\nz = '1'\n");
+    assert!(render_temporary(true, &parameters, &recovery).starts_with("include 'postgresql.conf'\na = "));
+}
+
+#[test]
+fn a_user_s_recovery_text_is_raw_when_it_is_quoted_already() {
+    let quoted = |text: &str| quote_setting(&Setting::Written(text.into()));
+    assert_eq!(quoted("cp ''/a b/%f'' %p"), "cp ''/a b/%f'' %p");
+    assert_eq!(quoted(r"cp \'x\' %p"), r"cp \'x\' %p");
+    assert_eq!(quoted("cp '/a/%f' %p"), "cp ''/a/%f'' %p");
+    assert_eq!(quoted(r"a\"), r"a\\");
+}
+
+#[test]
+fn a_new_primary_is_taken_over_by_a_reload_where_the_major_can() {
+    let (old, new) = (
+        Recovery::follow("host=a".into(), "s"),
+        Recovery::follow("host=b".into(), "s"),
+    );
+    assert_eq!(application(&old, &old, 15), Application::Nothing);
+    assert_eq!(application(&old, &new, 13), Application::Reload);
+    assert_eq!(application(&old, &new, 12), Application::Restart);
+    assert_eq!(application(&Recovery::default(), &new, 15), Application::Restart);
+    let mut fed = new.clone();
+    fed.settings
+        .insert("restore_command".into(), Setting::Written("cp".into()));
+    assert_eq!(application(&old, &fed, 13), Application::Restart);
+    assert_eq!(application(&old, &fed, 14), Application::Reload);
+}
+
+/// What the server's scanner makes of a quoted body (guc-file.l, `DeescapeQuotedString`), octal left out.
+fn read_back(body: &str) -> Option<String> {
+    let mut value = String::new();
+    let mut rest = body.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\n' => return None,
+            '\'' => match rest.next() {
+                Some('\'') => value.push('\''),
+                _ => return None,
+            },
+            '\\' => match rest.next()? {
+                'n' => value.push('\n'),
+                'b' => value.push('\u{8}'),
+                'f' => value.push('\u{c}'),
+                'r' => value.push('\r'),
+                't' => value.push('\t'),
+                other => value.push(other),
+            },
+            _ => value.push(c),
+        }
+    }
+    Some(value)
+}
+
+proptest! {
+    #[test]
+    fn no_value_breaks_the_file(value in "[a\\\\'\n \u{1f600}=]{0,12}") {
+        prop_assert!(read_back(&quote_ordinary(&value)).is_some());
+        prop_assert!(read_back(&quote_setting(&Setting::Written(value.clone()))).is_some());
+        prop_assert_eq!(read_back(&quote_setting(&Setting::Made(value.clone()))), Some(value));
+    }
+
+    #[test]
+    fn ordinary_values_without_backslashes_arrive_as_they_are(value in "[a'\n \u{1f600}=]{0,12}") {
+        prop_assert_eq!(read_back(&quote_ordinary(&value)), Some(value));
+    }
+}

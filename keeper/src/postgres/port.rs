@@ -1,0 +1,122 @@
+//! Whether the port that a server is to listen at is free. The server itself tells a port that is taken only in its
+//! log, and not at all when another of its addresses is free.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use crate::postgres::files::{self, FileError};
+use crate::postgres::process;
+
+/// Whose the port is instead.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// Another program listens there.
+    #[error(
+        "port {port} at {address} is in use by another program: stop that program, or give this keeper another \
+         --pg-port"
+    )]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+    },
+    /// Another server has its socket: one with the same port at other addresses, or another user's.
+    #[error(
+        "port {port} is in use: {} belongs to {}; stop that server, or give this keeper another --pg-port",
+        lock.display(), pid.map_or("another user".to_owned(), |pid| format!("process {pid}"))
+    )]
+    SocketTaken {
+        /// The port.
+        port: u16,
+        /// Who has it; `None` when its lock file is closed to us.
+        pid: Option<i32>,
+        /// The socket's lock file.
+        lock: PathBuf,
+    },
+    /// It cannot be found out.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Errs when a server with this configuration would meet a stranger. No server of ours may run meanwhile.
+pub fn check(listen_addresses: &str, port: u16, socket_dir: &str) -> Result<(), PortError> {
+    for address in literal_addresses(listen_addresses) {
+        // The standard library sets SO_REUSEADDR, as the server does: only a listener is in the way.
+        if let Err(refused) = TcpListener::bind(SocketAddr::new(address, port))
+            && refused.kind() == ErrorKind::AddrInUse
+        {
+            return Err(PortError::Taken { address, port });
+        }
+    }
+    let lock = Path::new(socket_dir).join(format!(".s.PGSQL.{port}.lock"));
+    match files::lock_holder(&lock) {
+        Ok(Some(pid)) if process::is_alive(pid) => Err(PortError::SocketTaken {
+            port,
+            pid: Some(pid),
+            lock,
+        }),
+        Err(closed) if closed.kind() == ErrorKind::PermissionDenied => {
+            Err(PortError::SocketTaken { port, pid: None, lock })
+        }
+        Ok(_) => Ok(()),
+        Err(failed) => Err(failed.into()),
+    }
+}
+
+/// The addresses of `listen_addresses` that can be tried beforehand; names are left to the server.
+fn literal_addresses(listen_addresses: &str) -> Vec<IpAddr> {
+    let literal = |word: &str| match word.trim().trim_matches('"') {
+        "*" => Some(IpAddr::from([0, 0, 0, 0])),
+        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+        word => word.parse().ok(),
+    };
+    let addresses = listen_addresses.split(',').filter_map(literal);
+    // The server's socket for `::` takes IPv6 only; ours would not.
+    addresses
+        .filter(|address| !(address.is_ipv6() && address.is_unspecified()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listen_addresses_give_what_can_be_tried() {
+        let v4 = |a, b, c, d| IpAddr::from([a, b, c, d]);
+        assert_eq!(literal_addresses("*"), [v4(0, 0, 0, 0)]);
+        assert_eq!(
+            literal_addresses("10.0.0.1, localhost,db.example"),
+            [v4(10, 0, 0, 1), v4(127, 0, 0, 1)]
+        );
+        assert_eq!(literal_addresses("::"), [] as [IpAddr; 0]);
+        assert_eq!(literal_addresses(""), [] as [IpAddr; 0]);
+    }
+
+    #[test]
+    fn a_stranger_is_told_and_a_free_port_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket_dir = dir.path().to_str().unwrap();
+        let stranger = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = stranger.local_addr().unwrap().port();
+        for addresses in ["127.0.0.1", "*", "192.0.2.1, localhost"] {
+            let refused = check(addresses, port, socket_dir);
+            assert!(
+                matches!(refused, Err(PortError::Taken { .. })),
+                "{addresses}: {refused:?}"
+            );
+        }
+        drop(stranger);
+        check("127.0.0.1", port, socket_dir).unwrap();
+        let lock = dir.path().join(format!(".s.PGSQL.{port}.lock"));
+        std::fs::write(&lock, format!("{}\n", std::process::id())).unwrap();
+        assert!(matches!(
+            check("", port, socket_dir),
+            Err(PortError::SocketTaken { pid: Some(_), .. })
+        ));
+        std::fs::write(&lock, "999999999\n").unwrap();
+        check("", port, socket_dir).unwrap();
+    }
+}
