@@ -4,5 +4,7 @@ mod cluster;
 mod derived;
 mod golden;
 mod health;
+mod properties;
 mod proxies;
 mod rows;
+mod simulation;

@@ -1,0 +1,200 @@
+//! What is true of every plan, whatever happened before, and how soon a cluster serves again (sentinel 17).
+
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::simulation::{Event, FAIL, PROXY_TIMEOUT, SLEEP, Simulation, TICK};
+use crate::plan::Write;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn event(keepers: usize) -> impl Strategy<Value = Event> {
+    let keeper = 0..keepers;
+    prop_oneof![
+        4 => (1u32..60).prop_map(Event::Wait),
+        2 => keeper.clone().prop_map(Event::Kill),
+        3 => keeper.clone().prop_map(Event::Revive),
+        1 => keeper.clone().prop_map(Event::Leave),
+        1 => keeper.clone().prop_map(Event::Sicken),
+        2 => keeper.clone().prop_map(Event::Heal),
+        3 => (1u32..2_000_000).prop_map(Event::Write),
+        1 => (0usize..2).prop_map(Event::ProxyRuns),
+        1 => (0usize..2).prop_map(Event::ProxyHangs),
+        1 => Just(Event::NewLeader),
+        1 => (1u32..100).prop_map(Event::StoreAway),
+        1 => keeper.clone().prop_map(Event::FailKeeper),
+        1 => keeper.prop_map(Event::RemoveKeeper),
+        1 => (1u16..4).prop_map(Event::Standbys),
+    ]
+}
+
+/// Each case is minutes of a cluster's life: few, unless `PROPTEST_CASES` asks for more.
+fn few_cases() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
+    ProptestConfig {
+        cases: if asked { usual.cases } else { 16 },
+        ..usual
+    }
+}
+
+proptest! {
+    #![proptest_config(few_cases())]
+
+    #[test]
+    fn no_plan_breaks_an_invariant_and_every_cluster_that_can_settles_and_stays_settled(
+        old in vec(0usize..4, 0..3),
+        events in vec(event(4), 1..40),
+    ) {
+        let mut simulation = Simulation::new(4, &old, 2);
+        for event in &events {
+            simulation.happen(event);
+            prop_assert!(simulation.broken.is_empty(), "{:?} after {event:?}", simulation.broken);
+        }
+        // everybody comes back
+        for index in 0..4 {
+            simulation.happen(&Event::Revive(index));
+            simulation.happen(&Event::Heal(index));
+        }
+        (0..2).for_each(|index| simulation.happen(&Event::ProxyRuns(index)));
+        let served = simulation.until(2 * MINUTE, Simulation::serves);
+        prop_assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+        prop_assert!(served.is_some(), "it does not serve again: {:#?}", simulation.last);
+        simulation.happen(&Event::Wait(300));
+        prop_assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+        for _ in 0..100 {
+            simulation.tick();
+            let plan = simulation.last.as_ref().unwrap();
+            prop_assert_eq!(plan.write, Write::Refresh, "{:#?}", plan);
+        }
+    }
+}
+
+/// Three keepers of ours, two proxies, all well.
+fn settled() -> Simulation {
+    let mut simulation = Simulation::new(3, &[], 2);
+    simulation
+        .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 3)
+        .unwrap();
+    simulation.happen(&Event::Wait(100));
+    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+    simulation
+}
+
+/// How long until another keeper's db is elected, and until it serves.
+fn fails_over(simulation: &mut Simulation) -> (Duration, Duration) {
+    let before = simulation.master();
+    let elected = simulation
+        .until(MINUTE, |simulation| simulation.master() != before)
+        .unwrap();
+    let served = simulation.until(MINUTE, Simulation::serves).unwrap();
+    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+    (elected, elected + served)
+}
+
+#[test]
+fn a_killed_master_is_replaced_fail_interval_later() {
+    // beyond: no sleepInterval is added for keepers of ours
+    let mut simulation = settled();
+    simulation.happen(&Event::Kill(simulation.master().unwrap()));
+    let (elected, served) = fails_over(&mut simulation);
+    assert!(elected >= FAIL && elected <= FAIL + 3 * TICK, "{elected:?}");
+    assert!(served <= elected + 10 * TICK, "{served:?} after {elected:?}");
+}
+
+#[test]
+fn a_killed_master_of_the_reference_is_given_its_sleep_interval() {
+    let mut simulation = Simulation::new(3, &[0, 1, 2], 1);
+    simulation
+        .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 3)
+        .unwrap();
+    simulation.happen(&Event::Wait(100));
+    simulation.happen(&Event::Kill(simulation.master().unwrap()));
+    let (elected, _) = fails_over(&mut simulation);
+    assert!(elected >= FAIL && elected <= SLEEP + FAIL + 2 * TICK, "{elected:?}");
+}
+
+#[test]
+fn a_master_that_says_goodbye_is_replaced_at_once() {
+    let mut simulation = settled();
+    simulation.happen(&Event::Leave(simulation.master().unwrap()));
+    let (elected, served) = fails_over(&mut simulation);
+    assert!(elected <= 3 * TICK && served <= 15 * TICK, "{elected:?}, {served:?}");
+}
+
+#[test]
+fn a_lost_leader_does_not_start_fail_interval_again() {
+    // sentinel E-6
+    let mut simulation = settled();
+    simulation.happen(&Event::Kill(simulation.master().unwrap()));
+    simulation.happen(&Event::Wait(20));
+    simulation.happen(&Event::NewLeader);
+    let (elected, _) = fails_over(&mut simulation);
+    let since_kill = elected + 20 * TICK;
+    assert!(since_kill >= FAIL && since_kill <= FAIL + 3 * SLEEP, "{since_kill:?}");
+}
+
+#[test]
+fn a_hanging_proxy_delays_the_announcement_by_one_lease() {
+    // fencing F-6
+    let mut simulation = settled();
+    simulation.happen(&Event::ProxyHangs(0));
+    simulation.happen(&Event::Wait(1));
+    simulation.happen(&Event::Leave(simulation.master().unwrap()));
+    let (elected, served) = fails_over(&mut simulation);
+    let waited = served - elected;
+    assert!(
+        waited <= PROXY_TIMEOUT.mul_f64(1.01) + Duration::from_millis(100) + 3 * TICK,
+        "{waited:?}"
+    );
+}
+
+#[test]
+fn an_outage_of_the_store_fails_nobody() {
+    // sentinel E-3
+    let mut simulation = settled();
+    let master = simulation.master();
+    simulation.happen(&Event::StoreAway(600));
+    simulation.happen(&Event::Wait(100));
+    assert_eq!(simulation.master(), master);
+    assert_eq!(simulation.good_dbs(), 3);
+    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+}
+
+#[test]
+fn a_returned_old_master_becomes_a_standby() {
+    let mut simulation = settled();
+    let old = simulation.master().unwrap();
+    simulation.happen(&Event::Kill(old));
+    fails_over(&mut simulation);
+    simulation.happen(&Event::Revive(old));
+    simulation
+        .until(MINUTE, |simulation| simulation.good_dbs() == 3)
+        .unwrap();
+    assert_ne!(simulation.master(), Some(old));
+    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+}
+
+#[test]
+fn an_elected_master_that_dies_before_it_serves_gives_way_to_the_old_one() {
+    // beyond
+    let mut simulation = Simulation::new(2, &[], 1);
+    simulation
+        .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 2)
+        .unwrap();
+    simulation.happen(&Event::Wait(100));
+    let old = simulation.master().unwrap();
+    simulation.happen(&Event::Leave(old));
+    simulation
+        .until(MINUTE, |simulation| simulation.master() != Some(old))
+        .unwrap();
+    simulation.happen(&Event::Kill(1 - old));
+    simulation.happen(&Event::Revive(old));
+    let back = simulation.until(MINUTE, |simulation| {
+        simulation.master() == Some(old) && simulation.serves()
+    });
+    assert!(back.is_some(), "{:#?}", simulation.last);
+    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+}

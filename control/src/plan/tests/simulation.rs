@@ -1,0 +1,615 @@
+//! A simulated cluster under the judgement: keepers, proxies and a store that do what theirs do, and fail on command.
+//! Time is counted, never waited for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::cluster::{NOW, spec};
+use crate::clock::Boottime;
+use crate::model::{
+    BootUuid, Checked, ClusterData, ClusterUid, DbUid, GoDuration, KeeperInfo, KeeperUid, Lsn, PostgresState,
+    ProxyInfo, ProxyUid, Role, Stopped, TimelineHistory, Timestamp,
+};
+use crate::plan::{Condition, Fresh, Input, LIVENESS_TTL, Memory, Observations, Observed, Plan, Refusal, Write};
+use crate::plan::{plan, unwritten};
+
+/// How often somebody acts.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+const PUBLISH: Duration = Duration::from_secs(1);
+
+/// Something that happens to the cluster.
+#[derive(Debug, Clone)]
+pub(super) enum Event {
+    /// Nothing, for so many ticks.
+    Wait(u32),
+    /// A keeper and its instance die.
+    Kill(usize),
+    /// A keeper comes back, its instance stopped.
+    Revive(usize),
+    /// A keeper says goodbye.
+    Leave(usize),
+    /// An instance fails under its keeper, which does not manage to start it.
+    Sicken(usize),
+    /// It is well again.
+    Heal(usize),
+    /// The master writes so much.
+    Write(u32),
+    /// A proxy comes, or goes on after a stop.
+    ProxyRuns(usize),
+    /// A proxy is stopped in its tracks.
+    ProxyHangs(usize),
+    /// Another sentinel leads.
+    NewLeader,
+    /// The store is away for so many ticks.
+    StoreAway(u32),
+    /// `stolonctl failkeeper`
+    FailKeeper(usize),
+    /// `stolonctl removekeeper`, refused for the master's.
+    RemoveKeeper(usize),
+    /// The operator wants so many standbys.
+    Standbys(u16),
+}
+
+/// One keeper and its instance.
+#[derive(Debug, Clone)]
+struct SimKeeper {
+    /// It keeps a liveness key and stops old masters, as ours do.
+    ours: bool,
+    runs: bool,
+    sick: bool,
+    boot: u32,
+    published: Option<(Boottime, KeeperInfo)>,
+    alive_at: Option<Boottime>,
+    /// The db whose data it has, and the generation applied.
+    held: Option<(DbUid, i64)>,
+    copying: u32,
+    stopped: Option<Stopped>,
+    leaving: bool,
+    primary: bool,
+    running: bool,
+    timeline: u64,
+    at: u64,
+    history: Vec<TimelineHistory>,
+}
+
+/// One proxy of ours.
+#[derive(Debug, Clone)]
+struct SimProxy {
+    runs: bool,
+    info: Option<ProxyInfo>,
+    /// The db it forwards to, and until when.
+    route: Option<(DbUid, Boottime)>,
+}
+
+/// The cluster and its sentinel.
+#[derive(Debug, Clone)]
+pub(super) struct Simulation {
+    pub(super) data: ClusterData,
+    pub(super) now: Boottime,
+    keepers: Vec<SimKeeper>,
+    proxies: Vec<SimProxy>,
+    memory: Memory,
+    leadership: u64,
+    store_back: Boottime,
+    revision: i64,
+    revisions: BTreeMap<KeeperUid, i64>,
+    uids: u32,
+    refresh_at: Boottime,
+    pub(super) last: Option<Plan>,
+    /// Every invariant of several writes that was broken.
+    pub(super) broken: Vec<String>,
+}
+
+pub(super) const SLEEP: Duration = Duration::from_secs(1);
+pub(super) const FAIL: Duration = Duration::from_secs(4);
+pub(super) const PROXY_TIMEOUT: Duration = Duration::from_secs(3);
+
+fn keeper_uid(index: usize) -> KeeperUid {
+    KeeperUid::from(format!("k{index}"))
+}
+
+impl Simulation {
+    /// So many keepers, of which those named are as the reference's, and so many proxies; nothing decided yet.
+    pub(super) fn new(keepers: usize, old: &[usize], proxies: usize) -> Self {
+        let mut stored = spec();
+        stored.sleep_interval = Some(GoDuration::from(SLEEP));
+        stored.fail_interval = Some(GoDuration::from(FAIL));
+        stored.proxy_check_interval = Some(GoDuration::from_secs(1));
+        stored.proxy_timeout = Some(GoDuration::from(PROXY_TIMEOUT));
+        let keeper = |index| SimKeeper {
+            ours: !old.contains(&index),
+            runs: true,
+            sick: false,
+            boot: 1,
+            published: None,
+            alive_at: None,
+            held: None,
+            copying: 0,
+            stopped: None,
+            leaving: false,
+            primary: false,
+            running: false,
+            timeline: 0,
+            at: 0,
+            history: Vec::new(),
+        };
+        Self {
+            data: ClusterData::initial(ClusterUid::from("sim"), Timestamp::from_unix_nanos(0), stored),
+            now: NOW,
+            keepers: (0..keepers).map(keeper).collect(),
+            proxies: vec![
+                SimProxy {
+                    runs: true,
+                    info: None,
+                    route: None
+                };
+                proxies
+            ],
+            memory: Memory::default(),
+            leadership: 1,
+            store_back: NOW,
+            revision: 1,
+            revisions: BTreeMap::new(),
+            uids: 0,
+            refresh_at: NOW,
+            last: None,
+            broken: Vec::new(),
+        }
+    }
+
+    pub(super) fn happen(&mut self, event: &Event) {
+        let count = self.keepers.len();
+        match *event {
+            Event::Wait(ticks) => (0..ticks).for_each(|_| self.tick()),
+            Event::Kill(index) => {
+                let keeper = &mut self.keepers[index % count];
+                (keeper.runs, keeper.running) = (false, false);
+            }
+            Event::Revive(index) => {
+                let keeper = &mut self.keepers[index % count];
+                if !keeper.runs {
+                    keeper.runs = true;
+                    keeper.boot += 1;
+                    (keeper.leaving, keeper.stopped, keeper.copying) = (false, None, 0);
+                }
+            }
+            Event::Leave(index) => self.leave(index % count),
+            Event::Sicken(index) => {
+                let keeper = &mut self.keepers[index % count];
+                (keeper.sick, keeper.running) = (true, false);
+            }
+            Event::Heal(index) => self.keepers[index % count].sick = false,
+            Event::Write(bytes) => {
+                if let Some(master) = self.master_keeper().filter(|index| self.keepers[*index].running) {
+                    self.keepers[master].at += u64::from(bytes);
+                }
+            }
+            Event::ProxyRuns(index) => {
+                if let Some(proxy) = self.proxies.get_mut(index) {
+                    proxy.runs = true;
+                }
+            }
+            Event::ProxyHangs(index) => {
+                if let Some(proxy) = self.proxies.get_mut(index) {
+                    proxy.runs = false;
+                }
+            }
+            Event::NewLeader => {
+                self.leadership += 1;
+                self.memory = Memory::default();
+            }
+            Event::StoreAway(ticks) => {
+                self.store_back = self.now + TICK * ticks;
+                (0..=ticks).for_each(|_| self.tick());
+            }
+            Event::FailKeeper(index) => {
+                if let Some(keeper) = self.data.keepers_mut().get_mut(&keeper_uid(index % count)) {
+                    keeper.status.force_fail = true;
+                }
+            }
+            Event::RemoveKeeper(index) => self.remove_keeper(&keeper_uid(index % count)),
+            Event::Standbys(wanted) => {
+                let cluster = self.data.cluster.as_mut().unwrap();
+                cluster.spec.as_mut().unwrap().max_standbys_per_sender = Some(wanted.clamp(1, 4));
+            }
+        }
+    }
+
+    fn leave(&mut self, index: usize) {
+        let away = self.store_away();
+        let keeper = &mut self.keepers[index];
+        if !keeper.runs {
+            return;
+        }
+        keeper.leaving = keeper.ours;
+        if keeper.running && keeper.ours {
+            let lsn = Some(Lsn(keeper.at));
+            keeper.stopped = Some(Stopped {
+                clean: true,
+                lsn,
+                timeline_id: keeper.timeline,
+            });
+        }
+        keeper.running = false;
+        if !away {
+            self.follow_master(index);
+            self.keeper_publishes(index);
+        }
+        let keeper = &mut self.keepers[index];
+        keeper.runs = false;
+        keeper.alive_at = None;
+    }
+
+    fn remove_keeper(&mut self, uid: &KeeperUid) {
+        let db = self.data.db_of_keeper(uid).map(|(uid, _)| uid.clone());
+        if db.is_some() && db.as_ref() == self.data.master_uid() {
+            return;
+        }
+        self.data.keepers_mut().remove(uid);
+        if let Some(db) = db {
+            self.data.dbs_mut().remove(&db);
+        }
+    }
+
+    fn store_away(&self) -> bool {
+        self.now < self.store_back
+    }
+
+    fn master_keeper(&self) -> Option<usize> {
+        let master = self.data.dbs().get(self.data.master_uid()?)?;
+        (0..self.keepers.len()).find(|index| keeper_uid(*index) == master.spec.keeper_uid)
+    }
+
+    /// A tenth of a second: everybody acts once, the sentinel last.
+    pub(super) fn tick(&mut self) {
+        self.now = self.now + TICK;
+        if self.store_away() {
+            return;
+        }
+        for index in 0..self.keepers.len() {
+            if self.keepers[index].runs {
+                self.keeper_acts(index);
+            }
+        }
+        for index in 0..self.proxies.len() {
+            if self.proxies[index].runs {
+                self.proxy_acts(index);
+            }
+        }
+        self.sentinel_acts();
+    }
+
+    fn keeper_acts(&mut self, index: usize) {
+        let uid = keeper_uid(index);
+        let before = self.info_of(index);
+        let acknowledged = self
+            .data
+            .keepers()
+            .get(&uid)
+            .map(|keeper| keeper.status.boot_uuid.clone());
+        let db = self.data.db_of_keeper(&uid).map(|(_, db)| db.clone());
+        match db {
+            Some(db) if acknowledged == Some(self.boot_of(index)) => self.converge(index, &db),
+            _ => self.keepers[index].running = false,
+        }
+        let now = self.now;
+        let keeper = &mut self.keepers[index];
+        keeper.alive_at = keeper.ours.then_some(now);
+        let stale = keeper
+            .published
+            .as_ref()
+            .is_none_or(|(at, _)| now.since(*at) >= PUBLISH);
+        let mut after = self.info_of(index);
+        after.info_uid = before.info_uid.clone();
+        if stale || (after != before && self.keepers[index].ours) {
+            self.keeper_publishes(index);
+        }
+    }
+
+    fn boot_of(&self, index: usize) -> BootUuid {
+        BootUuid::from(format!("{}-{}", index, self.keepers[index].boot))
+    }
+
+    /// What a keeper makes of the db that it is assigned (keeper 4, with I20).
+    fn converge(&mut self, index: usize, db: &crate::model::Db) {
+        let is_master = self.data.master_uid() == Some(&db.uid);
+        let keeper = &mut self.keepers[index];
+        if keeper.held.as_ref().is_none_or(|(held, _)| *held != db.uid) {
+            keeper.running = false;
+            if db.spec.role == Role::Master {
+                *keeper = SimKeeper {
+                    held: Some((db.uid.clone(), 0)),
+                    timeline: 1,
+                    at: 1_000,
+                    history: Vec::new(),
+                    primary: true,
+                    ..keeper.clone()
+                };
+            } else {
+                keeper.copying += 1;
+                if keeper.copying < 5 {
+                    keeper.held = keeper.held.take().filter(|_| false);
+                    return;
+                }
+                keeper.copying = 0;
+                let source = self.master_keeper().filter(|master| self.keepers[*master].running);
+                let Some(source) = source.map(|master| self.keepers[master].clone()) else {
+                    return;
+                };
+                let keeper = &mut self.keepers[index];
+                keeper.held = Some((db.uid.clone(), 0));
+                (keeper.timeline, keeper.at) = (source.timeline, source.at);
+                keeper.history = source.history;
+                keeper.primary = false;
+            }
+        }
+        let keeper = &mut self.keepers[index];
+        if keeper.sick {
+            keeper.running = false;
+            return;
+        }
+        let held = db.uid.clone();
+        match db.spec.role {
+            Role::Master if is_master || !keeper.ours => {
+                if !keeper.primary {
+                    let left = TimelineHistory {
+                        timeline_id: keeper.timeline,
+                        switch_point: Lsn(keeper.at),
+                        reason: String::new(),
+                    };
+                    keeper.history.push(left);
+                    keeper.timeline += 1;
+                    keeper.at += 100;
+                    keeper.primary = true;
+                }
+                keeper.running = true;
+                keeper.stopped = None;
+            }
+            Role::Master => {
+                if keeper.running || keeper.stopped.is_none() {
+                    let lsn = Some(Lsn(keeper.at));
+                    keeper.stopped = Some(Stopped {
+                        clean: true,
+                        lsn,
+                        timeline_id: keeper.timeline,
+                    });
+                }
+                keeper.running = false;
+                return;
+            }
+            _ if keeper.primary => return,
+            _ => {
+                keeper.running = true;
+                keeper.stopped = None;
+                self.follow_master(index);
+            }
+        }
+        self.keepers[index].held = Some((held, db.generation));
+    }
+
+    /// A standby receives what its master has, if it is on the master's branch.
+    fn follow_master(&mut self, index: usize) {
+        for index in (0..self.keepers.len()).filter(|other| *other != index).chain([index]) {
+            let uid = keeper_uid(index);
+            let Some((_, db)) = self.data.db_of_keeper(&uid) else {
+                continue;
+            };
+            let followed = db.spec.follow_config.as_ref().map(|follow| follow.db_uid.clone());
+            let followed = followed.and_then(|uid| self.data.dbs().get(&uid));
+            let source = followed.and_then(|followed| {
+                (0..self.keepers.len()).find(|other| keeper_uid(*other) == followed.spec.keeper_uid)
+            });
+            let Some(source) = source.map(|source| self.keepers[source].clone()) else {
+                continue;
+            };
+            let stopping = source.stopped.is_some() && source.leaving;
+            let keeper = &mut self.keepers[index];
+            if keeper.primary || !keeper.running || !(source.running || stopping) {
+                continue;
+            }
+            let left = source.history.iter().find(|entry| entry.timeline_id == keeper.timeline);
+            let same = source.timeline == keeper.timeline;
+            if (same || left.is_some_and(|left| left.switch_point.0 >= keeper.at)) && source.at >= keeper.at {
+                (keeper.timeline, keeper.at) = (source.timeline, source.at);
+                keeper.history = source.history;
+            }
+        }
+    }
+
+    fn info_of(&self, index: usize) -> KeeperInfo {
+        let keeper = &self.keepers[index];
+        let state = PostgresState {
+            uid: keeper.held.as_ref().map(|(uid, _)| uid.clone()).unwrap_or_default(),
+            generation: keeper
+                .held
+                .as_ref()
+                .map(|(_, generation)| *generation)
+                .unwrap_or_default(),
+            healthy: keeper.running,
+            system_id: "7".to_owned(),
+            timeline_id: keeper.timeline,
+            xlog_pos: Lsn(keeper.at),
+            timelines_history: keeper.history.iter().rev().take(2).rev().cloned().collect(),
+            ..PostgresState::default()
+        };
+        KeeperInfo {
+            info_uid: "".into(),
+            uid: keeper_uid(index),
+            cluster_uid: ClusterUid::from("sim"),
+            boot_uuid: self.boot_of(index),
+            postgres_state: Some(state),
+            liveness_key: keeper.ours,
+            leaving: keeper.leaving,
+            stopped: keeper.stopped.clone().filter(|_| keeper.ours),
+            ..KeeperInfo::default()
+        }
+    }
+
+    fn keeper_publishes(&mut self, index: usize) {
+        self.revision += 1;
+        let mut info = self.info_of(index);
+        info.info_uid = self.revision.to_string().as_str().into();
+        self.revisions.insert(keeper_uid(index), self.revision);
+        self.keepers[index].published = Some((self.now, info));
+    }
+
+    /// One check-in (fencing F-1, F-2), every tick: ours wake with the watch.
+    fn proxy_acts(&mut self, index: usize) {
+        let uid = ProxyUid::from(format!("p{index}"));
+        let section = self.data.proxy.clone().unwrap_or_default();
+        self.revision += 1;
+        self.proxies[index].info = Some(ProxyInfo {
+            info_uid: self.revision.to_string().as_str().into(),
+            uid: uid.clone(),
+            generation: section.generation,
+            proxy_timeout: GoDuration::from(PROXY_TIMEOUT).as_nanos(),
+            fenced: true,
+            stopped: false,
+        });
+        let enabled = !section.spec.master_db_uid.is_empty() && section.spec.enabled_proxies.contains(&uid);
+        self.proxies[index].route = enabled.then(|| (section.spec.master_db_uid, self.now + PROXY_TIMEOUT));
+    }
+
+    fn observations(&self) -> Observations {
+        let mut seen = Observations::default();
+        for (index, keeper) in self.keepers.iter().enumerate() {
+            let uid = keeper_uid(index);
+            if let Some((at, info)) = keeper
+                .published
+                .as_ref()
+                .filter(|(at, _)| self.now.since(*at) < 20 * SLEEP)
+            {
+                let revision = self.revisions[&uid];
+                let age = self.now.since(*at).saturating_sub(SLEEP);
+                seen.keepers.insert(
+                    uid.clone(),
+                    Observed {
+                        key: uid.to_string(),
+                        revision,
+                        age,
+                        info: info.clone(),
+                    },
+                );
+            }
+            if keeper.alive_at.is_some_and(|at| self.now.since(at) < LIVENESS_TTL) {
+                seen.alive.insert(uid, self.boot_of(index));
+            }
+        }
+        for info in self.proxies.iter().filter_map(|proxy| proxy.info.clone()) {
+            let observed = Observed {
+                key: info.uid.to_string(),
+                revision: 1,
+                age: Duration::ZERO,
+                info,
+            };
+            seen.proxies.insert(observed.info.uid.clone(), observed);
+        }
+        seen
+    }
+
+    fn sentinel_acts(&mut self) {
+        let checked: Checked = self.data.clone().check().unwrap();
+        let seen = self.observations();
+        let wall = Timestamp::from_unix_nanos(i128::from(self.now.as_nanos()));
+        let input = Input {
+            data: &checked,
+            seen: &seen,
+            memory: &self.memory,
+            leadership: self.leadership,
+            now: self.now,
+            wall,
+        };
+        let mut number = self.uids;
+        let mut uid = || {
+            number += 1;
+            format!("d{number}")
+        };
+        let outcome = plan(
+            &input,
+            &mut Fresh {
+                uid: &mut uid,
+                chance: 0,
+            },
+        );
+        let unwritten = unwritten(&input);
+        self.uids = number;
+        match outcome {
+            Ok(plan) => {
+                self.watch_over(&plan);
+                self.memory = plan.memory.clone();
+                if plan.write == Write::Now || self.now >= self.refresh_at {
+                    self.data = plan.next.clone();
+                    self.refresh_at = self.now + SLEEP;
+                }
+                self.last = Some(plan);
+            }
+            Err(Refusal::NoKeepers) => self.memory = unwritten,
+            Err(refusal) => self.broken.push(refusal.to_string()),
+        }
+    }
+
+    /// What must hold over several writes, looked at from outside of the judgement.
+    fn watch_over(&mut self, plan: &Plan) {
+        let (old, new) = (
+            self.data.proxy.clone().unwrap_or_default(),
+            plan.next.proxy.clone().unwrap_or_default(),
+        );
+        let (was, is) = (old.spec.master_db_uid, new.spec.master_db_uid);
+        if was.is_empty() && !is.is_empty() {
+            for (index, proxy) in self.proxies.iter().enumerate() {
+                if let Some((route, until)) = &proxy.route
+                    && *route != is
+                    && self.now <= *until
+                {
+                    let what = format!("{is} is announced while p{index} may forward to {route}");
+                    self.broken.push(what);
+                }
+            }
+        }
+        let elected = self.data.master_uid() != plan.next.master_uid();
+        if elected && self.data.master_uid().is_some() && plan.next.master_uid().is_some() {
+            let condition = |condition: &Condition| matches!(condition, Condition::KeeperInfo { .. });
+            if !plan.conditions.iter().any(condition) {
+                self.broken.push("an election on no condition".to_owned());
+            }
+        }
+        let uids: BTreeSet<_> = plan.next.dbs().values().map(|db| &db.spec.keeper_uid).collect();
+        if uids.len() != plan.next.dbs().len() {
+            self.broken.push("two dbs on one keeper".to_owned());
+        }
+    }
+
+    /// Time goes on until this is so; how long it took, if it came.
+    pub(super) fn until(&mut self, limit: Duration, so: impl Fn(&Self) -> bool) -> Option<Duration> {
+        let began = self.now;
+        while !so(self) {
+            if self.now.since(began) > limit {
+                return None;
+            }
+            self.tick();
+        }
+        Some(self.now.since(began))
+    }
+
+    /// Somebody is master, well, and every running proxy goes there.
+    pub(super) fn serves(&self) -> bool {
+        let Some(master) = self.master_keeper().map(|index| &self.keepers[index]) else {
+            return false;
+        };
+        let uid = self.data.master_uid();
+        let mut running = self.proxies.iter().filter(|proxy| proxy.runs);
+        master.runs && master.running && running.all(|proxy| proxy.route.as_ref().map(|(db, _)| db) == uid)
+    }
+
+    /// The number of the keeper whose db is master.
+    pub(super) fn master(&self) -> Option<usize> {
+        self.master_keeper()
+    }
+
+    /// The dbs whose keepers report them running and applied.
+    pub(super) fn good_dbs(&self) -> usize {
+        let dbs = self.data.dbs().values();
+        dbs.filter(|db| db.status.healthy && db.status.current_generation == db.generation)
+            .count()
+    }
+}
