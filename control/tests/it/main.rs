@@ -6,6 +6,7 @@
 )]
 
 mod election;
+mod fencing_model;
 mod outages;
 mod requests;
 mod tls;
