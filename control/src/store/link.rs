@@ -32,6 +32,7 @@ use super::{
     config::{Endpoint, Scheme, StoreConfig},
     error::Cause,
 };
+use crate::clock::Boottime;
 
 /// etcd refuses clients that ping more often than every 5 s (store 3.3).
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -149,6 +150,26 @@ impl Link {
     /// Bytes received so far: a request that saw none arrive has a silent connection.
     pub(super) fn received(&self) -> u64 {
         self.pulse.received.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a request goes out now.
+    #[expect(clippy::disallowed_methods, reason = "silence is measured where it is met")]
+    pub(super) fn ask(&self) {
+        let (mut asked, received) = (self.pulse.lock_asked(), self.received());
+        if asked.is_none_or(|(received_then, _)| received_then != received) {
+            *asked = Some((received, Boottime::now()));
+        }
+    }
+
+    /// Ends the connection if not a byte has come since the first of the requests that still wait, and that is this
+    /// long ago. A request of its own with a short limit is no reason.
+    #[expect(clippy::disallowed_methods, reason = "silence is measured where it is met")]
+    pub(super) fn give_up_if_silent_for(&self, patience: Duration) {
+        let asked = *self.pulse.lock_asked();
+        let is_silent = |(received, since)| received == self.received() && Boottime::now().since(since) >= patience;
+        if asked.is_some_and(is_silent) {
+            self.give_up(&format!("no answer within {patience:?}"));
+        }
     }
 
     /// Ends the connection, so that another one is dialled.
@@ -324,6 +345,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 #[derive(Default)]
 struct Pulse {
     received: AtomicU64,
+    /// What had been received when the first request went out that may still be unanswered, and when that was.
+    asked: Mutex<Option<(u64, Boottime)>>,
     spoke: Notify,
     give_up: CancellationToken,
     ended: CancellationToken,
@@ -331,6 +354,10 @@ struct Pulse {
 }
 
 impl Pulse {
+    fn lock_asked(&self) -> MutexGuard<'_, Option<(u64, Boottime)>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn give_up(&self, why: &str) {
         self.reason.get_or_init(|| Cause::new(why));
         self.give_up.cancel();

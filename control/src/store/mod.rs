@@ -258,11 +258,10 @@ impl Store {
                 source: Some(source),
             }),
             Err(_) => {
-                if let Some((link, received)) = &under_way.sent {
-                    // not a byte for a whole store timeout: a new connection is worth more than this one
-                    if limit >= self.links.config().timeout && link.received() == *received {
-                        link.give_up(&format!("no answer within {limit:?}"));
-                    }
+                if let Some(link) = &under_way.sent {
+                    // a little less, for what passed before the request went out
+                    let patience = self.links.config().timeout;
+                    link.give_up_if_silent_for(patience - patience / 20);
                 }
                 match under_way.sent {
                     Some(_) => Err(StoreError::Unanswered {
@@ -291,7 +290,8 @@ impl Store {
     {
         loop {
             let link = self.links.ready().await;
-            under_way.sent = Some((link.clone(), link.received()));
+            link.ask();
+            under_way.sent = Some(link.clone());
             let error = match send(link.client.clone()).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
@@ -314,8 +314,8 @@ impl Store {
 /// What a request was doing when its limit ended.
 #[derive(Default)]
 struct UnderWay {
-    /// The link that it went out on, and what had arrived there by then.
-    sent: Option<(Link, u64)>,
+    /// The link that it went out on.
+    sent: Option<Link>,
     /// Why it was sent again.
     last: Option<Cause>,
 }

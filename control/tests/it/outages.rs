@@ -122,6 +122,28 @@ async fn a_connection_without_a_sign_of_life_is_replaced() {
 }
 
 #[tokio::test]
+async fn many_short_requests_notice_a_silent_connection_as_one_long_one_does() {
+    let etcd = Etcd::start().await;
+    let relay = TcpRelay::to(&etcd.address()).await;
+    let store = store_with_timeout(&relay.endpoint(), LIMIT);
+    let hasty = store.limited(LIMIT / 5);
+    store.get("key").await.unwrap();
+    let connections = relay.accepted();
+    relay.set_both(Weather::Hold);
+    hasty.get("key").await.unwrap_err();
+    assert_eq!(relay.accepted(), connections);
+    eventually("a new connection", SOON, async || {
+        hasty.get("key").await.unwrap_err();
+        if relay.accepted() > connections {
+            Ok(())
+        } else {
+            Err("none yet")
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_frozen_server_counts_as_away_and_its_thawing_is_noticed() {
     let mut etcd = Etcd::start().await;
     let store = store_with_timeout(&etcd.endpoint(), LIMIT);
