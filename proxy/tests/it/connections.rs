@@ -1,0 +1,271 @@
+//! Many connections, limits and bad masters (proxy P-8 to P-14).
+
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use stolon_tests::wait::{eventually, now};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::rig::{Client, Master, PATIENCE, Proxy, Rig, block_on};
+
+async fn many(proxy: &Proxy, count: usize) -> Vec<Client> {
+    let mut clients = Vec::with_capacity(count);
+    for _ in 0..count {
+        clients.push(proxy.connect().await.unwrap());
+    }
+    // one round trip each: then the connection to the master stands
+    for client in &mut clients {
+        client.socket.write_all(b"?").await.unwrap();
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().await.unwrap(), Some(b'A'));
+    }
+    clients
+}
+
+/// A client whose question is answered, or why it is not.
+async fn served(proxy: &Proxy) -> Result<Client, String> {
+    let mut client = proxy.connect().await.map_err(|err| err.to_string())?;
+    match client.ask().await {
+        Ok(Some(b'A')) => Ok(client),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+#[test]
+fn a_thousand_connections_are_dropped_at_once_and_leave_nothing_behind() {
+    block_on(async {
+        const COUNT: usize = 1200;
+        let mut rig = Rig::start().await;
+        let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
+        let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--relay-threads=2"]).await;
+        rig.publish(Some(&a), &[&proxy]).await;
+        drop(proxy.client_of(b'A').await);
+        a.has_open(0).await;
+        let before = proxy.descriptors();
+        let clients = many(&proxy, COUNT).await;
+        let during = proxy.descriptors();
+        assert_eq!(during - before, 2 * COUNT, "two descriptors a connection");
+        proxy.metric_is("stolon_proxy_connections_open", COUNT as f64).await;
+        let ended_before = proxy
+            .metric("stolon_proxy_connections_ended_total{reason=\"route_change\"}")
+            .await;
+        assert_eq!(ended_before, Some(0.0));
+        rig.fail_over(&proxy, &a, &b).await;
+        for client in clients {
+            assert_eq!(client.ended().await, b"");
+        }
+        proxy.metric_is("stolon_proxy_connections_open", 0.0).await;
+        proxy
+            .metric_is(
+                "stolon_proxy_connections_ended_total{reason=\"route_change\"}",
+                COUNT as f64,
+            )
+            .await;
+        println!(
+            "the last of {COUNT} had ended after {:?} s",
+            proxy.metric("stolon_proxy_last_drop_seconds").await
+        );
+        a.has_open(0).await;
+        eventually("the descriptors to be as before", PATIENCE, async || {
+            let now = proxy.descriptors();
+            if now <= before + 1 {
+                Ok(())
+            } else {
+                Err(format!("{before} before, {now} now"))
+            }
+        })
+        .await;
+        proxy.client_of(b'B').await;
+    });
+}
+
+#[test]
+fn endings_of_every_kind_leave_no_descriptor_behind() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let a = Master::start(b'A').await;
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&a), &[&proxy]).await;
+        drop(proxy.client_of(b'A').await);
+        a.has_open(0).await;
+        let before = proxy.descriptors();
+        for round in 0..300 {
+            let mut client = proxy.connect().await.unwrap();
+            match round % 4 {
+                0 => drop(client), // perhaps before it was even accepted
+                1 => {
+                    assert_eq!(client.ask().await.unwrap(), Some(b'A'));
+                    client.socket.set_zero_linger().unwrap();
+                }
+                2 => {
+                    client.socket.write_all(b"last").await.unwrap();
+                    client.socket.shutdown().await.unwrap();
+                    assert_eq!(client.ended().await, b"last");
+                }
+                _ => assert_eq!(client.ask().await.unwrap(), Some(b'A')),
+            }
+        }
+        proxy.metric_is("stolon_proxy_connections_open", 0.0).await;
+        a.has_open(0).await;
+        eventually("the descriptors to be as before", PATIENCE, async || {
+            let now = proxy.descriptors();
+            if now <= before {
+                Ok(())
+            } else {
+                Err(format!("{before} before, {now} now"))
+            }
+        })
+        .await;
+    });
+}
+
+// proxy P-14
+#[test]
+fn clients_beyond_max_connections_are_closed_and_counted() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let a = Master::start(b'A').await;
+        let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--max-connections=3"]).await;
+        rig.publish(Some(&a), &[&proxy]).await;
+        drop(proxy.client_of(b'A').await);
+        a.has_open(0).await;
+        let mut clients = many(&proxy, 3).await;
+        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+        proxy
+            .metric_is(
+                "stolon_proxy_connections_refused_total{reason=\"max_connections\"}",
+                1.0,
+            )
+            .await;
+        drop(clients.pop());
+        proxy.client_of(b'A').await;
+        assert_eq!(clients[0].ask().await.unwrap(), Some(b'A'));
+    });
+}
+
+// proxy P-14
+#[test]
+fn without_descriptors_new_clients_are_closed_and_old_ones_do_not_notice() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let a = Master::start(b'A').await;
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&a), &[&proxy]).await;
+        drop(proxy.client_of(b'A').await);
+        let mut clients = many(&proxy, 5).await;
+        let pid = Pid::from_raw(proxy.process.pid() as i32);
+        // no number above those that are open now; what is free below them is used up first
+        let numbers = std::fs::read_dir(format!("/proc/{}/fd", proxy.process.pid())).unwrap();
+        let highest = numbers
+            .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<u64>().unwrap())
+            .max();
+        let tight = Rlimit {
+            current: highest.map(|highest| highest + 1),
+            maximum: rustix::process::getrlimit(Resource::Nofile).maximum, // the proxy's is ours
+        };
+        let old = prlimit(pid, Resource::Nofile, tight).unwrap();
+        while let Ok(client) = served(&proxy).await {
+            clients.push(client);
+        }
+        for _ in 0..50 {
+            assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+        }
+        for client in &mut clients {
+            assert_eq!(client.ask().await.unwrap(), Some(b'A'));
+        }
+        prlimit(pid, Resource::Nofile, old).unwrap();
+        proxy.client_of(b'A').await;
+        let closed = proxy
+            .metric("stolon_proxy_connections_refused_total{reason=\"descriptors\"}")
+            .await
+            .unwrap();
+        assert!(closed >= 50.0, "{closed}");
+        let said = proxy.process.log().matches("no descriptor for a client").count();
+        assert!(said < 25, "said {said} times");
+    });
+}
+
+// proxy P-12
+#[test]
+fn a_master_that_refuses_costs_the_client_its_connection_and_no_more() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let mut gone = Master::start(b'A').await;
+        gone.port = stolon_tests::ports::Port::free().number();
+        let proxy = rig.proxy().await;
+        let generation = rig.publish(Some(&gone), &[&proxy]).await;
+        rig.acknowledged(&proxy, generation).await;
+        proxy.process.said("proxying to master address", PATIENCE).await;
+        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+        proxy
+            .metric_is("stolon_proxy_connections_refused_total{reason=\"master\"}", 1.0)
+            .await;
+        proxy
+            .process
+            .said("could not connect a client to the master", PATIENCE)
+            .await;
+    });
+}
+
+// proxy P-12
+#[test]
+fn a_master_that_never_answers_costs_no_more_than_the_connect_timeout() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        // A full backlog: further connection requests are not answered.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = socket.listen(1).unwrap();
+        let address = full.local_addr().unwrap();
+        let mut fillers = Vec::new();
+        while let Ok(filler) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+            fillers.push(filler.unwrap());
+        }
+        let mut master = Master::start(b'A').await;
+        master.port = address.port();
+        let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--connect-timeout=300ms"]).await;
+        rig.publish(Some(&master), &[&proxy]).await;
+        proxy.process.said("proxying to master address", PATIENCE).await;
+        let start = now();
+        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+        assert!(now().since(start) >= Duration::from_millis(290));
+        proxy
+            .metric_is(
+                "stolon_proxy_connections_refused_total{reason=\"connect_timeout\"}",
+                1.0,
+            )
+            .await;
+        // a route that closes ends the wait, too
+        let waiting = proxy.connect().await.unwrap();
+        rig.publish(None, &[&proxy]).await;
+        assert_eq!(waiting.ended().await, b"");
+    });
+}
+
+// proxy P-13: the proxy holds no more than its buffers for a client that does not read
+#[test]
+fn a_client_that_does_not_read_costs_no_memory() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let a = Master::start(b'A').await;
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&a), &[&proxy]).await;
+        let mut client = proxy.client_of(b'A').await;
+        let resident = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.process.pid())).unwrap();
+            let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+        };
+        let before = resident();
+        let chunk = vec![b'x'; 1 << 16];
+        let mut sent = 0;
+        // everything comes back and is not read, until nothing is taken any more
+        while let Ok(written) = tokio::time::timeout(Duration::from_millis(500), client.socket.write(&chunk)).await {
+            sent += written.unwrap();
+        }
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 2048, "{grown} KiB more after {sent} bytes");
+    });
+}

@@ -1,0 +1,9 @@
+//! The real stolon-proxy in front of fake masters, with a private etcd and this test in the sentinel's place.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod connections;
+mod fencing;
+mod rig;
+mod routing;
+mod starting;

@@ -1,0 +1,262 @@
+//! Where clients go, and when that changes (proxy P-1 to P-6).
+
+use std::time::Duration;
+
+use stolon_tests::wait::{eventually, now, throughout};
+
+use crate::rig::{Master, PATIENCE, Proxy, Rig, TIMEOUT, block_on};
+
+#[test]
+fn opens_once_the_master_is_named_and_says_what_the_walk_through_shows() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let master = Master::start(b'A').await;
+        let mut proxy = rig.proxy().await;
+        // proxy P-5: the first read opens the socket, whatever it finds; with the route closed clients are closed
+        proxy
+            .process
+            .said("no clusterdata available, closing connections to master", PATIENCE)
+            .await;
+        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+        proxy
+            .metric_is("stolon_proxy_connections_refused_total{reason=\"route_closed\"}", 1.0)
+            .await;
+
+        let generation = rig.publish(Some(&master), &[&proxy]).await;
+        let mut client = proxy.client_of(b'A').await;
+        let info = rig.info(&proxy).await.unwrap();
+        assert_eq!((info.generation, info.fenced, info.stopped), (generation, true, false));
+        assert_eq!(info.uid.as_str(), proxy.uid);
+        assert_eq!(client.ask().await.unwrap(), Some(b'A'));
+        let log = proxy.process.log();
+        let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text:?} is not in the log"));
+        let address = format!("address=127.0.0.1:{}", master.port);
+        let lines = [
+            format!("proxy id id={}", proxy.uid),
+            "Starting proxying".to_owned(),
+            format!("master address {address}"),
+            format!("proxying to master address {address}"),
+        ];
+        assert!(lines.windows(2).all(|pair| at(&pair[0]) < at(&pair[1])), "{log}");
+        assert_eq!(proxy.stop().await.0, 0);
+    });
+}
+
+#[test]
+fn a_change_is_followed_by_the_watch_long_before_the_next_check_in() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        rig.timing(Duration::from_secs(600), Duration::from_secs(1800));
+        let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&a), &[&proxy]).await;
+        let client = proxy.client_of(b'A').await;
+        let generation = rig.publish(None, &[&proxy]).await;
+        rig.acknowledged(&proxy, generation).await;
+        assert_eq!(client.ended().await, b"");
+        rig.publish(Some(&b), &[&proxy]).await;
+        let start = now();
+        // without the pauses of `eventually`, which would be most of what is measured
+        let carried = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Ok(mut client) = proxy.connect().await
+                    && let Ok(Some(b'B')) = client.ask().await
+                {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        carried.await.expect("the new master is reached in time");
+        println!("from the commit to the first byte: {:?}", now().since(start));
+    });
+}
+
+// proxy P-6, fencing F-1: what the data end has ended before the new generation is published
+#[test]
+fn connections_to_a_master_that_is_no_longer_named_end_before_that_is_acknowledged() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&a), &[&proxy]).await;
+        let (idle, mut busy) = (proxy.client_of(b'A').await, proxy.client_of(b'A').await);
+        let asking = tokio::spawn(async move {
+            let mut answers = Vec::new();
+            while let Ok(Some(answer)) = busy.ask().await {
+                answers.push(answer);
+            }
+            answers
+        });
+        rig.fail_over(&proxy, &a, &b).await;
+        assert_eq!(idle.ended().await, b"");
+        let answers = asking.await.unwrap();
+        assert!(answers.iter().all(|answer| *answer == b'A'), "a late answer arrived");
+        assert_eq!(proxy.client_of(b'B').await.ask().await.unwrap(), Some(b'B'));
+        a.has_open(0).await;
+    });
+}
+
+#[test]
+fn a_direct_move_of_the_route_ends_the_old_connections_too() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&a), &[&proxy]).await;
+        let client = proxy.client_of(b'A').await;
+        rig.publish(Some(&b), &[&proxy]).await;
+        assert_eq!(client.ended().await, b"");
+        proxy.client_of(b'B').await;
+        proxy
+            .metric_is("stolon_proxy_connections_ended_total{reason=\"route_change\"}", 1.0)
+            .await;
+    });
+}
+
+// proxy P-6
+#[test]
+fn an_unchanged_address_keeps_connections_through_every_other_change() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let master = Master::start(b'A').await;
+        let (proxy, other) = (rig.proxy().await, rig.proxy().await);
+        rig.publish(Some(&master), &[&proxy]).await;
+        let mut client = proxy.client_of(b'A').await;
+        let generation = rig.publish(Some(&master), &[&proxy, &other]).await;
+        rig.acknowledged(&proxy, generation).await;
+        rig.timing(Duration::from_millis(500), Duration::from_secs(9));
+        let generation = rig.publish(Some(&master), &[&proxy]).await;
+        rig.acknowledged(&proxy, generation).await;
+        assert_eq!(client.ask().await.unwrap(), Some(b'A'));
+        // fencing F-2: a growing timeout is announced when it comes into force
+        assert_eq!(rig.info(&proxy).await.unwrap().proxy_timeout, 9_000_000_000);
+        // and a shrinking one a check-in after that
+        rig.timing(Duration::from_millis(500), TIMEOUT);
+        let generation = rig.publish(Some(&master), &[&proxy]).await;
+        rig.acknowledged(&proxy, generation).await;
+        eventually("the smaller timeout to be announced", PATIENCE, async || {
+            let info = rig.info(&proxy).await.unwrap();
+            if info.proxy_timeout == 3_000_000_000 {
+                Ok(())
+            } else {
+                Err(info.proxy_timeout)
+            }
+        })
+        .await;
+        assert_eq!(client.ask().await.unwrap(), Some(b'A'));
+    });
+}
+
+#[test]
+fn a_proxy_that_is_not_enabled_announces_the_generation_and_carries_nothing() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let master = Master::start(b'A').await;
+        let proxy = rig.proxy().await;
+        let generation = rig.publish(Some(&master), &[]).await;
+        rig.acknowledged(&proxy, generation).await;
+        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+        let line = format!(
+            "not proxying to master address since we aren't in the enabled proxies list address=127.0.0.1:{}",
+            master.port
+        );
+        proxy.process.said(&line, PATIENCE).await;
+        rig.publish(Some(&master), &[&proxy]).await;
+        proxy.client_of(b'A').await;
+    });
+}
+
+// proxy P-15
+#[test]
+fn a_master_address_that_is_its_own_closes_the_route_with_an_error() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let mut master = Master::start(b'A').await;
+        let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--listen-address=0.0.0.0"]).await;
+        master.port = proxy.port.number();
+        rig.publish(Some(&master), &[&proxy]).await;
+        proxy
+            .process
+            .said(
+                "ERROR the master's address is our own, closing connections to master",
+                PATIENCE,
+            )
+            .await;
+        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+        assert!(rig.info(&proxy).await.is_none());
+    });
+}
+
+// proxy P-3: garbage neither opens nor moves a route, nor closes it before its lease ends
+#[test]
+fn garbage_in_the_store_leaves_the_route_until_the_lease_ends() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let master = Master::start(b'A').await;
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&master), &[&proxy]).await;
+        let mut client = proxy.client_of(b'A').await;
+        rig.write_raw(b"{\"formatVersion\":1,\"proxy\":7}").await;
+        proxy.process.said("could not check in", PATIENCE).await;
+        assert_eq!(client.ask().await.unwrap(), Some(b'A'));
+        assert_eq!(client.ended().await, b"");
+        proxy.process.said("check timeout timer fired", PATIENCE).await;
+        proxy.process.said("Stopping listening", PATIENCE).await;
+        assert!(proxy.connect().await.is_err(), "nobody listens");
+        rig.write().await;
+        proxy.client_of(b'A').await;
+    });
+}
+
+#[test]
+fn another_format_version_closes_at_once_and_is_left_alone() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let master = Master::start(b'A').await;
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&master), &[&proxy]).await;
+        let client = proxy.client_of(b'A').await;
+        let published = rig.info(&proxy).await.unwrap().info_uid;
+        rig.data.format_version = 2;
+        let revision = rig.write().await;
+        assert_eq!(client.ended().await, b"");
+        proxy.process.said("cannot use the clusterdata", PATIENCE).await;
+        proxy.process.said("Stopping listening", PATIENCE).await;
+        let key = rig.store.keys().cluster_data();
+        assert_eq!(
+            rig.store.get(&key).await.unwrap().unwrap().mod_revision,
+            revision,
+            "somebody wrote over it"
+        );
+        let _ = published; // may have been renewed between the client's answer and the write
+        rig.data.format_version = 1;
+        rig.write().await;
+        proxy.client_of(b'A').await;
+    });
+}
+
+#[test]
+fn without_stop_listening_the_socket_stays_when_the_lease_ends() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let master = Master::start(b'A').await;
+        let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--stop-listening=false"]).await;
+        rig.publish(Some(&master), &[&proxy]).await;
+        let client = proxy.client_of(b'A').await;
+        rig.etcd.kill();
+        assert_eq!(client.ended().await, b"");
+        proxy.process.said("check timeout timer fired", PATIENCE).await;
+        throughout("the socket listens", Duration::from_millis(500), async || {
+            let client = proxy.connect().await.map_err(|err| err.to_string())?;
+            if client.ended().await.is_empty() {
+                Ok(())
+            } else {
+                Err("carried".to_owned())
+            }
+        })
+        .await;
+        rig.etcd.start_again().await;
+        proxy.client_of(b'A').await;
+    });
+}

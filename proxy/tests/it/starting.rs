@@ -1,0 +1,214 @@
+//! Start, stop, options and metrics of the program.
+
+use std::net::TcpListener;
+use std::process::Output;
+use std::time::Duration;
+
+use stolon_tests::ports::Port;
+use stolon_tests::process::Signal;
+
+use crate::rig::{Master, PATIENCE, Proxy, Rig, block_on, command};
+
+/// Nobody listens there.
+fn nowhere(port: &Port) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
+fn run(options: &[&str]) -> Output {
+    let (store, port) = (Port::free(), Port::free());
+    command(&nowhere(&store), port.number(), options).output().unwrap()
+}
+
+fn refuses(options: &[&str], words: &str) {
+    let output = run(options);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(words), "{words:?} is not in: {said}");
+    assert!(output.stdout.is_empty());
+}
+
+// cli O-6, 18.4, and what bad input gets
+#[test]
+fn bad_options_are_named_and_end_with_status_1() {
+    refuses(&["--no-such-option"], "--no-such-option");
+    refuses(
+        &["--listen-address=db.example"],
+        "--listen-address is \"db.example\": it takes an IP address",
+    );
+    refuses(&["--port=x"], "--port is \"x\": it takes a number");
+    refuses(&["--tcp-keepalive-idle=-1"], "--tcp-keepalive-idle is -1");
+    refuses(&["--tcp-keepalive-count=many"], "many");
+    refuses(&["--connect-timeout=soon"], "soon");
+    refuses(&["--hold=1s"], "--hold is not supported yet");
+    refuses(&["--cluster-name="], "cluster name required");
+    refuses(&["--store-backend=consul"], "consul");
+    refuses(&["--store-timeout=0s"], "--store-timeout");
+}
+
+#[test]
+fn an_option_from_the_environment_counts_and_a_bad_one_is_named() {
+    let (store, port) = (Port::free(), Port::free());
+    let mut bad = command(&nowhere(&store), port.number(), &[]);
+    let output = bad.env("STPROXY_CONNECT_TIMEOUT", "soon").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("STPROXY_CONNECT_TIMEOUT") && said.contains("soon"),
+        "{said}"
+    );
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    let help = run(&["--help"]);
+    let text = String::from_utf8_lossy(&help.stdout);
+    assert_eq!(help.status.code(), Some(0));
+    for option in [
+        "--listen-address",
+        "--port",
+        "--stop-listening",
+        "--max-connections",
+        "--relay-threads",
+    ] {
+        assert!(text.contains(option), "{option} is not in: {text}");
+    }
+    for not_yet in ["--hold", "--drain"] {
+        assert!(!text.contains(not_yet), "{not_yet} is in: {text}");
+    }
+    let version = run(&["--version"]);
+    assert!(String::from_utf8_lossy(&version.stdout).starts_with("stolon-proxy version "));
+}
+
+#[test]
+fn a_port_in_use_is_told_at_start_with_the_remedy() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    refuses(&[&format!("--port={port}")], "choose another --port");
+    refuses(
+        &[&format!("--metrics-listen-address=127.0.0.1:{port}")],
+        "--metrics-listen-address",
+    );
+}
+
+// store unreachable at start: says so once, waits, goes on when it is there
+#[test]
+fn waits_for_a_store_that_is_not_there_and_goes_on_when_it_is() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let master = Master::start(b'A').await;
+        rig.etcd.stop().await;
+        let proxy = rig.proxy().await;
+        proxy.process.said("store is unreachable", PATIENCE).await;
+        assert!(proxy.connect().await.is_err(), "listens before the store was read");
+        rig.etcd.start_again().await;
+        rig.publish(Some(&master), &[&proxy]).await;
+        proxy.client_of(b'A').await;
+        assert_eq!(proxy.process.log().matches("store is unreachable").count(), 1);
+    });
+}
+
+// proxy P-9, beyond
+#[test]
+fn a_stop_ends_connections_and_is_published() {
+    block_on(async {
+        for signal in [Signal::TERM, Signal::INT] {
+            let mut rig = Rig::start().await;
+            let master = Master::start(b'A').await;
+            let mut proxy = rig.proxy().await;
+            rig.publish(Some(&master), &[&proxy]).await;
+            let client = proxy.client_of(b'A').await;
+            proxy.process.signal(signal);
+            assert_eq!(proxy.process.exit_status(PATIENCE).await, 0);
+            assert_eq!(client.ended().await, b"");
+            let info = rig.info(&proxy).await.unwrap();
+            assert!(info.stopped && info.fenced);
+            let log = proxy.process.log();
+            assert!(
+                !log.contains("check timeout timer fired") && !log.contains("WARN"),
+                "{log}"
+            );
+        }
+    });
+}
+
+// proxy P-9: an unreachable store delays the stop by a second at most, also before the first check-in
+#[test]
+fn a_stop_does_not_wait_for_a_silent_store() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let master = Master::start(b'A').await;
+        let mut before_any = Proxy::start(&rig, "http://127.0.0.1:9", &[]).await;
+        let (status, took) = before_any.stop().await;
+        assert_eq!(status, 0);
+        assert!(took < Duration::from_secs(5), "{took:?}");
+
+        let mut proxy = rig.proxy().await;
+        rig.publish(Some(&master), &[&proxy]).await;
+        let client = proxy.client_of(b'A').await;
+        rig.etcd.freeze().await;
+        let (status, took) = proxy.stop().await;
+        rig.etcd.thaw();
+        assert_eq!(status, 0);
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert_eq!(client.ended().await, b"");
+    });
+}
+
+// cli 18.25
+#[test]
+fn every_metric_is_there_at_the_first_scrape() {
+    block_on(async {
+        let rig = Rig::start().await;
+        let proxy = rig.proxy().await;
+        let text = proxy.scrape().await;
+        for series in [
+            "stolon_cluster_identifier{cluster_name=\"main\",component=\"proxy\"} 1",
+            "stolon_proxy_connections_accepted_total 0",
+            "stolon_proxy_connections_open 0",
+            "stolon_proxy_connections_refused_total{reason=\"route_closed\"} 0",
+            "stolon_proxy_connections_refused_total{reason=\"connect_timeout\"} 0",
+            "stolon_proxy_connections_ended_total{reason=\"client\"} 0",
+            "stolon_proxy_connections_ended_total{reason=\"lease\"} 0",
+            "stolon_proxy_relayed_bytes_total{toward=\"client\"} 0",
+            "stolon_proxy_relayed_bytes_total{toward=\"master\"} 0",
+            "stolon_proxy_route_open 0",
+            "stolon_proxy_checkins_total{result=\"failed\"} 0",
+            "stolon_proxy_watch_restarts_total ",
+            "stolon_proxy_last_checkin_age_seconds ",
+            "stolon_proxy_lease_left_seconds ",
+        ] {
+            assert!(
+                text.lines().any(|line| line.starts_with(series)),
+                "{series} is not in {text}"
+            );
+        }
+    });
+}
+
+#[test]
+fn carried_bytes_are_counted_by_direction() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let master = Master::start(b'A').await;
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&master), &[&proxy]).await;
+        let mut client = proxy.client_of(b'A').await;
+        let before = proxy
+            .metric("stolon_proxy_relayed_bytes_total{toward=\"master\"}")
+            .await
+            .unwrap();
+        for _ in 0..10 {
+            client.ask().await.unwrap();
+        }
+        proxy
+            .metric_is("stolon_proxy_relayed_bytes_total{toward=\"master\"}", before + 10.0)
+            .await;
+        proxy
+            .metric_is("stolon_proxy_relayed_bytes_total{toward=\"client\"}", before + 10.0)
+            .await;
+        proxy.metric_is("stolon_proxy_route_open", 1.0).await;
+        proxy
+            .metric_is(&format!("stolon_proxy_master_info{{db=\"{}\"}}", master.db), 1.0)
+            .await;
+    });
+}
