@@ -73,7 +73,7 @@ pub struct Engine {
     pub local: Arc<LocalState>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// What the running pass works on, for the loop to see.
+    /// The orders for whose sake something long is under way, for the loop to see.
     pub works_on: Arc<Mutex<Option<Orders>>>,
     /// What outlives a pass.
     pub memory: Memory,
@@ -180,6 +180,7 @@ struct Pass {
 impl Engine {
     /// Runs one pass. Dropping the future ends it; what was begun is found by the next one.
     pub async fn pass(&mut self, woken: Woken) -> Outcome {
+        self.work_on(None);
         if let Some(removal) = &mut self.memory.removal {
             // Its own errors were those of a pass that was given up.
             let _ = removal.await;
@@ -220,7 +221,11 @@ impl Engine {
                     read = self.read().await;
                 }
                 Then::AskServer => pass.asked = Some(self.ask().await),
-                Then::AskSource(from) => pass.copy = Some(self.ask_source(&from, &orders).await),
+                Then::AskSource(from) => {
+                    self.work_on(Some(&orders));
+                    pass.copy = Some(self.ask_source(&from, &orders).await);
+                    self.work_on(None);
+                }
                 Then::Done => {
                     if matches!(orders.be, Be::Db(_)) {
                         self.complete();
@@ -255,7 +260,6 @@ impl Engine {
     /// What every reading brings with it: metrics, what is said of a changed db, a `stopped` that is over.
     #[expect(clippy::disallowed_methods, reason = "a metric carries the time at which it was set")]
     fn obey(&mut self, orders: &Orders, read: &Read, lines: &mut Lines) {
-        *self.works_on.lock().expect("nobody panics while holding the orders") = Some(orders.clone());
         if let Reading::Valid(_) = read.reading {
             self.metrics.cluster_data_valid.set(unix_seconds(wall_clock()));
         }
@@ -339,10 +343,10 @@ impl Engine {
                 pass.lines.deed();
                 self.memory.said = None;
             }
-            let failed = match self.step(step, orders, read, pass).await {
-                Ok(()) => continue,
-                Err(failed) => failed,
-            };
+            self.work_on(step.is_long().then_some(orders));
+            let done = self.step(step, orders, read, pass).await;
+            self.work_on(None);
+            let Err(failed) = done else { continue };
             if failed.is_worth_another_look() {
                 info!(why = %failed, "not permitted to be master, reading the cluster data again");
                 return Err(failed);
@@ -356,6 +360,10 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    fn work_on(&self, orders: Option<&Orders>) {
+        *self.works_on.lock().expect("nobody panics while holding the orders") = orders.cloned();
     }
 
     /// Why nothing is done is said when it changes, and again only where that is useful.
@@ -555,7 +563,7 @@ impl Engine {
             let standby = sql.standby().await?;
             Ok::<_, SqlError>(Facts {
                 slots: sql.slots().await?.into_iter().collect(),
-                restart_pending: !sql.pending_restart().await?.is_empty(),
+                restart_pending: sql.pending_restart().await?.iter().any(|name| !is_of_recovery(name)),
                 replay_paused: standby.is_some_and(|standby| standby.is_paused),
             })
         };
@@ -847,6 +855,11 @@ fn failure(step: &Step) -> &'static str {
         Step::Reload(_) => "failed to reload postgres",
         Step::Restart(..) => "failed to restart postgres",
     }
+}
+
+/// A server that was promoted counts the settings of its recovery, which left the file, as waiting for a restart.
+fn is_of_recovery(parameter: &str) -> bool {
+    parameter.starts_with("recovery_target")
 }
 
 fn slot_of(orders: &Orders) -> String {

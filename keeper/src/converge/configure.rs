@@ -29,7 +29,7 @@ pub(crate) fn configure(
     if restart {
         steps.extend(upstream.is_none().then_some(Step::Permit));
         steps.push(Step::Restart(start_as(upstream), wanted));
-    } else if current != Some(&wanted) {
+    } else if current.is_none_or(|current| differs(current, &wanted)) {
         steps.push(Step::Reload(wanted));
     }
     if let Some(facts) = facts {
@@ -43,6 +43,12 @@ pub(crate) fn configure(
     if done != seen.local.db {
         steps.push(Step::Record(done)); // only when something changed: keeper W33
     }
+}
+
+/// Whether the server has to read its files again. A master has no use for whom it followed before its promotion.
+fn differs(current: &Sets, wanted: &Sets) -> bool {
+    let same_upstream = wanted.upstream.is_none() || current.upstream == wanted.upstream;
+    !(same_upstream && current.parameters == wanted.parameters && current.hba == wanted.hba)
 }
 
 fn tell_changes(current: Option<&Sets>, wanted: &Sets, steps: &mut Vec<Step>) {

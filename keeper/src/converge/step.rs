@@ -104,6 +104,14 @@ impl Step {
         !matches!(self, Self::Tell(_) | Self::NoteRestartPending(_))
     }
 
+    /// Whether the step may take so long that other orders are better obeyed before it ends (keeper W3).
+    pub fn is_long(&self) -> bool {
+        matches!(
+            self,
+            Self::Initdb(_) | Self::WaitReady | Self::CopyFrom(_) | Self::CheckStreams(_)
+        )
+    }
+
     /// Whether the pass goes on when the step fails (keeper R23, R24, S5, 11.3).
     pub fn may_fail(&self) -> bool {
         match self {

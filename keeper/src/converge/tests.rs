@@ -530,7 +530,7 @@ fn t8_10_a_running_standby_is_promoted() {
         upstream: Some(upstream("5432")),
         ..sets
     });
-    check(world, "permit; promote; reload; done");
+    check(world, "permit; promote; done");
 }
 
 #[test]

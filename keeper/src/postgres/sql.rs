@@ -209,9 +209,11 @@ impl Sql {
 
     /// Lines of the configuration files and of pg_hba.conf that the server does not take, each with the reason: after
     /// a reload they tell what had no effect (keeper W19).
+    /// Settings that left the files and wait for a restart stand there without a file, and are no errors.
     pub async fn file_errors(&self) -> Result<Vec<String>, SqlError> {
         let question = "select format('%s line %s: %s%s', sourcefile, sourceline, name || ': ', error) \
-                        from pg_file_settings where error is not null and error <> 'setting could not be applied' \
+                        from pg_file_settings where error is not null and sourcefile is not null \
+                        and error <> 'setting could not be applied' \
                         union all select format('pg_hba.conf line %s: %s', line_number, error) \
                         from pg_hba_file_rules where error is not null";
         let rows = self.ask("read the errors of the configuration files", question).await?;
