@@ -185,7 +185,8 @@ fn write_signal(data: &Path, name: &str) -> Result<(), FileError> {
     }
 }
 
-fn remove_if_there(path: &Path) -> Result<(), FileError> {
+/// Removes a file; one that is not there is fine.
+pub(crate) fn remove_if_there(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != ErrorKind::NotFound => Err(FileError::new("remove", path)(source)),
         _ => Ok(()),

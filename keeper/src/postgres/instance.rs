@@ -554,13 +554,13 @@ impl Instance {
     }
 
     /// Removes a lock file whose process number now belongs to some other program, as happens when a container starts
-    /// again and counts from 1: the server would take that program for its predecessor. One whose process is gone is
-    /// left to the server, which also looks for shared memory in use.
+    /// again and counts from 1, or to a dead one that nobody reaps: the server would take it for its predecessor. One
+    /// whose process is gone is left to the server, which also looks for shared memory in use.
     fn remove_stale_lock(&self) -> Result<(), FileError> {
         let Some(lock) = files::pid_file(&self.config.data)? else {
             return Ok(());
         };
-        if process::is_alive(lock.pid.saturating_abs()) {
+        if process::exists(lock.pid.saturating_abs()) {
             warn!(
                 pid = lock.pid,
                 "removing postmaster.pid, which names a process that is no PostgreSQL"

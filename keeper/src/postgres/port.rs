@@ -60,6 +60,8 @@ pub fn check(listen_addresses: &str, port: u16, socket_dir: &str) -> Result<(), 
         Err(closed) if closed.kind() == ErrorKind::PermissionDenied => {
             Err(PortError::SocketTaken { port, pid: None, lock })
         }
+        // Dead and not reaped: the server would take it for alive.
+        Ok(Some(pid)) if process::exists(pid) => Ok(files::remove_if_there(&lock)?),
         Ok(_) => Ok(()),
         Err(failed) => Err(failed.into()),
     }
@@ -116,6 +118,14 @@ mod tests {
             check("", port, socket_dir),
             Err(PortError::SocketTaken { pid: Some(_), .. })
         ));
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        std::fs::write(&lock, format!("{}\n", dead.id())).unwrap();
+        while process::is_alive(dead.id().try_into().unwrap()) {
+            std::thread::yield_now();
+        }
+        check("", port, socket_dir).unwrap();
+        assert!(!lock.exists(), "of one that is dead and not reaped");
+        dead.wait().unwrap();
         std::fs::write(&lock, "999999999\n").unwrap();
         check("", port, socket_dir).unwrap();
     }

@@ -96,7 +96,12 @@ fn life_of(pid: i32) -> io::Result<Option<u64>> {
     Ok(fields.nth(18).and_then(|start| start.parse().ok()))
 }
 
-/// Is there a process with this number?
+/// Has any process this number, a dead one that nobody has reaped included?
+pub fn exists(pid: i32) -> bool {
+    matches!(Process::open(pid), Ok(Some(_)))
+}
+
+/// Does a process with this number live?
 pub fn is_alive(pid: i32) -> bool {
     matches!(Process::open(pid), Ok(Some(process)) if process.is_alive())
 }
