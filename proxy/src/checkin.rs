@@ -105,7 +105,8 @@ pub struct CheckIn {
     reins: Reins,
     metrics: Arc<Metrics>,
     life: Arc<Life>,
-    timing: Timing,
+    /// None before cluster data has been read and announced.
+    in_force: Option<Timing>,
     current: Option<Current>,
     lease: Option<InfoLease>,
     renewal: Option<(Boottime, JoinHandle<Result<bool, StoreError>>)>,
@@ -196,7 +197,7 @@ impl CheckIn {
             reins,
             metrics,
             life,
-            timing: Timing::default(),
+            in_force: None,
             current: None,
             lease: None,
             renewal: None,
@@ -204,6 +205,10 @@ impl CheckIn {
             clocks: None,
             told: Told::default(),
         }
+    }
+
+    fn timing(&self) -> Timing {
+        self.in_force.unwrap_or_default()
     }
 
     /// Checks in again and again (P-2). Ends only when the address for clients cannot be listened on at first.
@@ -220,7 +225,7 @@ impl CheckIn {
             };
             let wait = if outcome == Some(Checked::Good) {
                 pause = AGAIN_MIN;
-                self.timing.check_interval
+                self.timing().check_interval
             } else {
                 // From start to start: an attempt that has waited long enough for the store is repeated at once.
                 let rest = pause.saturating_sub(now().since(started));
@@ -245,7 +250,7 @@ impl CheckIn {
 
     /// One check-in, within its limit. `None`: it failed, and was logged.
     async fn attempt(&mut self) -> Result<Option<Checked>, Fatal> {
-        let limit = self.timing.attempt_limit(self.store.limit());
+        let limit = self.timing().attempt_limit(self.store.limit());
         let outcome = self.check_in(now(), limit).await;
         if let Standing::Failed(reason) = &*self.reins.standing.borrow()
             && self.told.route.is_none()
@@ -305,7 +310,7 @@ impl CheckIn {
                     check_interval: data.spec.proxy_check_interval,
                     timeout: data.spec.proxy_timeout,
                 },
-                Found::Nothing | Found::Unusable(_) => self.timing,
+                Found::Nothing | Found::Unusable(_) => self.timing(),
             };
             self.stop_what_ends(&verdict); // before anything is published
             self.tell(&verdict.route, around.master);
@@ -333,7 +338,9 @@ impl CheckIn {
             if self.guard_clocks() {
                 return Err(Failed::Jumped);
             }
-            self.timing = wanted;
+            if matches!(found, Found::Data(_)) {
+                self.in_force = Some(wanted);
+            }
             self.apply(verdict.route, lease_start + wanted.timeout);
             self.renew_info_lease();
             return Ok(Checked::Good);
@@ -345,7 +352,7 @@ impl CheckIn {
     /// # Errors
     /// The address cannot be listened on; later, when it could be once, the listener tries again by itself.
     async fn listen_from_first_read(&mut self, read_at: Boottime) -> Result<(), Fatal> {
-        let lease_end = read_at + self.timing.timeout;
+        let lease_end = read_at + self.timing().timeout;
         let first = self.reins.orders.send_if_modified(|orders| {
             let first = orders.lease_end.is_none();
             if first {
@@ -423,7 +430,8 @@ impl CheckIn {
         limit: Duration,
     ) -> Result<Option<Boottime>, StoreError> {
         let started = now();
-        let announced = timeout.max(self.timing.timeout); // fencing F-2
+        // fencing F-2: the greater of the two, and of the first one alone, since nothing was forwarded before it
+        let announced = self.in_force.map_or(timeout, |in_force| timeout.max(in_force.timeout));
         let lease = self.info_lease(announced, limit).await?;
         let info = self.info(generation, announced);
         let txn = Txn::new().if_unchanged(cluster_data, revision).put_leased(
@@ -589,14 +597,14 @@ impl CheckIn {
                 None => {
                     store
                         .limited(left())
-                        .grant(info_ttl(self.timing.timeout * 2))
+                        .grant(info_ttl(self.timing().timeout * 2))
                         .await?
                         .lease
                 }
             };
             let info = ProxyInfo {
                 stopped: true,
-                ..self.info(generation, self.timing.timeout)
+                ..self.info(generation, self.timing().timeout)
             };
             let key = store.keys().proxy_info(self.me.as_str());
             store

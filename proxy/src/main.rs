@@ -73,7 +73,8 @@ fn run(config: Config) -> anyhow::Result<()> {
     let (listener, reins) = Listener::new(config.listener, bound, threads, Arc::clone(&metrics));
     let listening = first.spawn(listener.run());
 
-    current_thread().context("start the control loop")?.block_on(async {
+    let control = current_thread().context("start the control loop")?;
+    let outcome = control.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let store = Store::connect(config.common.store);
         let mut checkin = CheckIn::new(store, me, reins, metrics, life);
@@ -89,7 +90,9 @@ fn run(config: Config) -> anyhow::Result<()> {
         info!(signal = stopped_by, "stopping, closing connections to master");
         checkin.stop().await;
         Ok(())
-    })
+    });
+    control.shutdown_background(); // a name that is being looked up does not hold the end up
+    outcome
 }
 
 fn current_thread() -> std::io::Result<Runtime> {

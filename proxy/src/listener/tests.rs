@@ -1,1 +1,83 @@
+//! What the listener promises without a proxy around it.
 
+use std::net::Ipv4Addr;
+
+use super::*;
+
+fn config() -> Config {
+    Config {
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        stop_listening: true,
+        keepalive: Keepalive {
+            idle: Some(Duration::from_secs(11)),
+            interval: None,
+            count: Some(3),
+        },
+        connect_timeout: Duration::from_secs(5),
+        max_connections: 10,
+    }
+}
+
+#[test]
+fn a_bound_socket_holds_its_port_and_takes_nobody() {
+    let bound = bind(&config(), config().listen).unwrap();
+    assert_ne!(bound.address.port(), 0);
+    assert!(std::net::TcpStream::connect(bound.address).is_err());
+    bound.socket.listen(1).unwrap();
+    assert!(std::net::TcpStream::connect(bound.address).is_ok());
+    assert!(bind(&config(), bound.address).is_err(), "somebody listens there");
+}
+
+// proxy P-10
+#[test]
+fn accepted_sockets_inherit_the_options() {
+    let bound = bind(&config(), config().listen).unwrap();
+    bound.socket.listen(1).unwrap();
+    bound.socket.set_nonblocking(false).unwrap();
+    let _client = std::net::TcpStream::connect(bound.address).unwrap();
+    let (accepted, _) = bound.socket.accept().unwrap();
+    assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+    assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(11));
+    assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
+    assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(CLIENT_PATIENCE));
+}
+
+#[test]
+fn loopback_is_here_and_a_documentation_address_is_not() {
+    assert!(is_here([127, 0, 0, 1].into()) && is_here([127, 1, 2, 3].into()));
+    assert!(is_here([0, 0, 0, 0].into()));
+    assert!(!is_here([192, 0, 2, 1].into())); // RFC 5737
+}
+
+#[test]
+fn a_complaint_is_not_repeated_at_once() {
+    let (seldom, mut told) = (Seldom::default(), 0);
+    for _ in 0..1000 {
+        seldom.tell(|| told += 1);
+    }
+    // once, and once more for every second that the machine took for the loop
+    assert!((1..100).contains(&told), "{told}");
+}
+
+// proxy section 4: an idle connection costs two sockets and one small task
+#[test]
+fn a_connection_is_one_small_task() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let gate = Arc::new(Gate::new(Boottime::default()));
+    let metrics = Arc::new(Metrics::register(1));
+    let visit = Visit {
+        path: Path::new((Ipv4Addr::LOCALHOST, 1).into(), gate, Arc::clone(&metrics)),
+        tally: metrics.tally(0),
+        metrics,
+        complaints: Arc::default(),
+        keepalive: Keepalive::default(),
+        connect_timeout: Duration::from_secs(5),
+        _counted: [Counted::one(&Arc::default()), Counted::one(&Arc::default())],
+    };
+    let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let task = runtime.block_on(async move { std::mem::size_of_val(&visit.serve(socket.into())) });
+    assert!(task <= 896, "{task} bytes");
+}

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use control::clock::Boottime;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
@@ -14,6 +15,8 @@ use super::{Gate, sys};
 #[derive(Debug)]
 pub struct Alarm {
     timer: AsyncFd<OwnedFd>,
+    /// What the timer is set to, so that waiting for the same time again costs no system call; 0: not set.
+    set_to: AtomicU64,
 }
 
 impl Alarm {
@@ -23,23 +26,17 @@ impl Alarm {
         let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, flags)?;
         Ok(Self {
             timer: sys::readable(timer)?,
+            set_to: AtomicU64::new(0),
         })
     }
 
     /// Waits until the boottime clock has reached `when`. Dropping the future and waiting for another time is fine.
     pub async fn at(&self, when: Boottime) -> io::Result<()> {
-        const SECOND: u64 = 1_000_000_000;
         // 0 would disarm the timer (timerfd_settime(2)), and 1 ns after the start of the machine is as past as that.
         let nanos = when.as_nanos().max(1);
-        let it_value = Timespec {
-            tv_sec: i64::try_from(nanos / SECOND).unwrap_or(i64::MAX),
-            tv_nsec: i64::try_from(nanos % SECOND).unwrap_or(0),
-        };
-        let once = Itimerspec {
-            it_interval: Timespec::default(),
-            it_value,
-        };
-        rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once)?;
+        if self.set_to.swap(nanos, Ordering::Relaxed) != nanos {
+            self.set(nanos)?;
+        }
         loop {
             let mut ready = self.timer.readable().await?;
             // Setting the timer took back what had rung before, so a ring that is read here is this one's.
@@ -48,10 +45,25 @@ impl Alarm {
                 Ok(rustix::io::read(timer, &mut rings)?)
             });
             match rung {
-                Ok(rung) => return rung.map(|_| ()),
+                Ok(rung) => {
+                    self.set_to.store(0, Ordering::Relaxed);
+                    return rung.map(|_| ());
+                }
                 Err(_stale) => continue,
             }
         }
+    }
+
+    fn set(&self, nanos: u64) -> io::Result<()> {
+        const SECOND: u64 = 1_000_000_000;
+        let it_value = Timespec {
+            tv_sec: i64::try_from(nanos / SECOND).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(nanos % SECOND).unwrap_or(0),
+        };
+        let it_interval = Timespec::default(); // once
+        let time = Itimerspec { it_interval, it_value };
+        rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &time)?;
+        Ok(())
     }
 
     /// Waits until the lease of `gate` has ended, and closes the gate, or until the gate is closed for another reason.
