@@ -232,7 +232,8 @@ impl Sentinel {
             found => {
                 let creates = matches!(found, Found::Nothing);
                 self.presence.send_if_modified(|wanted| wanted.take().is_some());
-                self.spoken.complain_of_data(found, self.initial_spec.is_some());
+                let key = self.store.keys().cluster_data();
+                self.spoken.complain_of_data(found, &key, self.initial_spec.is_some());
                 if creates {
                     self.create(reading.revision).await;
                 }
@@ -442,7 +443,7 @@ impl Spoken {
         }
     }
 
-    fn complain_of_data(&mut self, found: &Found, creates: bool) {
+    fn complain_of_data(&mut self, found: &Found, key: &str, creates: bool) {
         let (message, text) = match found {
             Found::Usable(_) => return self.content(),
             Found::Nothing if creates => return,
@@ -460,8 +461,15 @@ impl Spoken {
                 }
                 return;
             }
-            Found::Unusable(why) => ("clusterdata validation failed", Chain(why).to_string()),
-            Found::Garbage(why) => ("error retrieving cluster data", why.to_string()),
+            Found::Unusable(Unusable::InvalidSpec(why)) => ("clusterdata validation failed", Chain(why).to_string()),
+            Found::Unusable(why @ Unusable::NoSpec) => ("clusterdata validation failed", Chain(why).to_string()),
+            Found::Garbage(why) => {
+                let remedy = "repair or delete the key with etcdctl";
+                (
+                    "error retrieving cluster data",
+                    format!("{key} holds no cluster data: {why}: {remedy}"),
+                )
+            }
         };
         if self.is_new(format!("{message}: {text}")) {
             error!(error = %text, "{message}");

@@ -1,4 +1,4 @@
-//! The store against a real etcd: requests, watches, elections, outages, TLS.
+//! The store and the sentinel against a real etcd: requests, watches, elections, outages, TLS, and the whole program.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,6 +9,7 @@ mod election;
 mod fencing_model;
 mod outages;
 mod requests;
+mod sentinel;
 mod tls;
 mod watches;
 
