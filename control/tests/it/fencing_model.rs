@@ -48,13 +48,28 @@ enum CheckIn {
     AnnouncedFirst,
 }
 
-/// How long the sentinel waits between "no master" and the new one (fencing F-6).
+/// What ends the sentinel's wait for a proxy that has not acknowledged (fencing F-6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
-    /// Until a proxy has acknowledged, or a lease has passed since "no master" was written.
-    AckOrLease,
-    /// Until it has acknowledged, unless it was seen silent for two leases, as in the reference.
-    AckOrSilent,
+    /// A lease has passed since "no master" was written.
+    Lease,
+    /// It was seen silent for two leases, as in the reference.
+    Silence,
+    /// Also: a lease has passed since its last info, read together with "no master".
+    LeaseOfInfo,
+    /// The same, with infos that may have been read before "no master" was written.
+    LeaseOfEarlierInfo,
+}
+
+impl Wait {
+    /// Ticks of silence that the sentinel takes for the end of a proxy's lease.
+    fn silence(self, lease: u8) -> Option<u8> {
+        match self {
+            Self::Lease => None,
+            Self::Silence => Some(2 * lease),
+            Self::LeaseOfInfo | Self::LeaseOfEarlierInfo => Some(lease),
+        }
+    }
 }
 
 /// What a read of a proxy may bring.
@@ -69,7 +84,7 @@ const ALL_RULES: Rules = Rules {
     gate: Gate::AfterTaking,
     lease_from: LeaseFrom::Sending,
     check_in: CheckIn::Conditional,
-    wait: Wait::AckOrLease,
+    wait: Wait::Lease,
     reads: Reads::MayBeStale,
 };
 
@@ -103,7 +118,7 @@ struct Proxy {
     late: Option<Data>,
     /// The stored info names the generation of "no master" or a later one.
     acknowledged: bool,
-    /// Ticks since the stored info was last written, no further than two leases.
+    /// Ticks since the stored info was last written, no further than what the sentinel takes for silence.
     silent: u8,
     /// What the sentinel saw when it last read the infos.
     seen_acknowledged: bool,
@@ -179,7 +194,9 @@ impl<const PROXIES: usize> World<PROXIES> {
         let mut infos_read = self.clone();
         for proxy in &mut infos_read.proxies {
             proxy.seen_acknowledged = proxy.acknowledged;
-            proxy.seen_silent = rules.wait == Wait::AckOrSilent && proxy.silent >= 2 * lease;
+            let in_time = rules.wait != Wait::LeaseOfInfo || self.data != Data::Old;
+            let silence = rules.wait.silence(lease);
+            proxy.seen_silent = in_time && silence.is_some_and(|silence| proxy.silent >= silence);
         }
         next.push(("the sentinel reads the infos".to_owned(), infos_read));
         for index in 0..PROXIES {
@@ -202,8 +219,8 @@ impl<const PROXIES: usize> World<PROXIES> {
         }
         for proxy in &mut world.proxies {
             proxy.lease = proxy.lease.saturating_sub(1);
-            if rules.wait == Wait::AckOrSilent {
-                proxy.silent = (proxy.silent + 1).min(2 * lease);
+            if let Some(silence) = rules.wait.silence(lease) {
+                proxy.silent = (proxy.silent + 1).min(silence);
             }
             match &mut proxy.step {
                 Step::Idle => {}
@@ -228,8 +245,11 @@ impl<const PROXIES: usize> World<PROXIES> {
             )),
             Data::Nobody => {
                 let is_waited_for = |proxy: &Proxy| match rules.wait {
-                    Wait::AckOrLease => !proxy.seen_acknowledged && self.since_none < lease,
-                    Wait::AckOrSilent => !proxy.seen_acknowledged && !proxy.seen_silent,
+                    Wait::Lease => !proxy.seen_acknowledged && self.since_none < lease,
+                    Wait::Silence => !proxy.seen_acknowledged && !proxy.seen_silent,
+                    Wait::LeaseOfInfo | Wait::LeaseOfEarlierInfo => {
+                        !proxy.seen_acknowledged && !proxy.seen_silent && self.since_none < lease
+                    }
                 };
                 let all_closed = !self.proxies.iter().any(is_waited_for);
                 // how long ago "no master" was written matters no more
@@ -449,8 +469,28 @@ fn without_the_gate_after_taking_a_paused_proxy_gives_too_late() {
 fn a_proxy_that_was_silent_may_have_opened_just_before_no_master_was_written() {
     // F-6
     is_violated(Rules {
-        wait: Wait::AckOrSilent,
+        wait: Wait::Silence,
         ..ALL_RULES
+    });
+}
+
+#[test]
+fn the_lease_of_a_proxy_may_be_counted_from_its_last_info_when_that_is_read_with_no_master() {
+    // F-6, with F-1: an info put after "no master" was written acknowledges it, so an older one tells how long the
+    // lease can last. The same infos read before "no master" tell nothing.
+    let of_info = Rules {
+        wait: Wait::LeaseOfInfo,
+        ..ALL_RULES
+    };
+    holds::<1>(of_info, 3);
+    holds::<2>(of_info, 2);
+    is_violated(Rules {
+        wait: Wait::LeaseOfEarlierInfo,
+        ..ALL_RULES
+    });
+    is_violated(Rules {
+        check_in: CheckIn::Blind,
+        ..of_info
     });
 }
 
@@ -461,7 +501,7 @@ fn the_rules_came_one_by_one() {
         gate: Gate::TimerOnly,
         lease_from: LeaseFrom::Answer,
         check_in: CheckIn::Blind,
-        wait: Wait::AckOrSilent,
+        wait: Wait::Silence,
         reads: Reads::Linearizable,
     };
     is_violated(reference);
@@ -476,7 +516,7 @@ fn the_rules_came_one_by_one() {
     };
     is_violated(lease_from_the_read);
     let waits_a_lease = Rules {
-        wait: Wait::AckOrLease,
+        wait: Wait::Lease,
         ..lease_from_the_read
     };
     holds::<1>(waits_a_lease, 3);
