@@ -75,8 +75,17 @@ fn choose(draft: &mut Draft, situation: &Situation, fresh: &mut Fresh<'_>) -> Re
         ..Db::default()
     };
     draft.next.dbs_mut().insert(uid.clone(), db);
-    draft.cluster_mut().status.master = uid;
-    draft.say(Note::Initializing { keeper });
+    draft.cluster_mut().status.master = uid.clone();
+    draft.say(Note::Initializing { keeper: keeper.clone() });
+    // Said here, too, as the walk-through shows it: a keeper that a watch woke reports the new db before the next round.
+    let report = situation.reports.get(&keeper);
+    if let Some(state) = report.and_then(|report| report.info.postgres_state.as_ref()) {
+        draft.say(Note::UnexpectedDb {
+            received: state.uid.clone(),
+            db: uid,
+            keeper,
+        });
+    }
     Ok(())
 }
 
