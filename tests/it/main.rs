@@ -1,1 +1,12 @@
-//! End-to-end tests.
+//! End-to-end tests on real etcd and real PostgreSQL, with the four real programs; one file a theme.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod failover;
+mod fencing;
+mod keepers;
+mod outages;
+mod playground;
+mod refusals;
+mod sentinels;
+mod walkthrough;

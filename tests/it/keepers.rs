@@ -1,0 +1,336 @@
+//! Keepers and their instances: start, parameters, slots, and what must not confuse them.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use control::model::Role;
+use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
+use stolon_tests::process::Signal;
+use stolon_tests::wait::{eventually, throughout};
+
+/// keeper T5.4, 2.4: one directory, one keeper.
+#[tokio::test]
+async fn a_second_keeper_on_the_same_data_directory_is_refused() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let second = cluster.prepare_keeper();
+    cluster.slot(&second).options = cluster.slot("keeper0").options.clone();
+    cluster.start(&second);
+    assert_eq!(cluster.process(&second).exit_status(SOON).await, 1);
+    cluster
+        .process(&second)
+        .said("cannot take exclusive lock on data dir", SOON)
+        .await;
+    cluster
+        .process("keeper0")
+        .said("exclusive lock on data dir taken", SOON)
+        .await;
+    cluster.settled("keeper0", &Role::Master).await;
+}
+
+/// keeper W26 and W40, 12.1: what libpq would take from the environment reaches no child of the keeper.
+#[tokio::test]
+async fn pgpassword_pghost_and_pgoptions_in_the_environment_confuse_no_keeper() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    for role in [Role::Master, Role::Standby] {
+        let uid = cluster.prepare_keeper();
+        for (name, value) in [
+            ("PGPASSWORD", "wrong"),
+            ("PGHOST", "203.0.113.1"),
+            ("PGPORT", "1"),
+            ("PGUSER", "nobody"),
+            ("PGOPTIONS", "-c default_transaction_read_only=on"),
+            ("PGDATA", "/nonexistent"),
+        ] {
+            cluster.slot(&uid).environment.push((name.to_owned(), value.to_owned()));
+        }
+        cluster.start(&uid);
+        cluster.settled(&uid, &role).await;
+    }
+    cluster
+        .sql("keeper0")
+        .await
+        .run("create table test (id int)")
+        .await
+        .unwrap();
+    cluster.caught_up("keeper1", "keeper0").await;
+}
+
+/// keeper T5.9, sentinel 16: keepers that wait before there is any sentinel; one becomes master, the others follow.
+#[tokio::test]
+async fn three_keepers_started_before_two_sentinels_become_one_cluster() {
+    let mut cluster = Cluster::of(Profile::Fast)
+        .sentinels(0)
+        .keepers(0)
+        .proxies(0)
+        .start()
+        .await;
+    for _ in 0..3 {
+        cluster.add_keeper();
+    }
+    cluster
+        .process("keeper2")
+        .said("our keeper data is not available, waiting for it to appear", SOON)
+        .await;
+    cluster.add_sentinel();
+    cluster.add_sentinel();
+    let master = eventually("a first master", LATER, async || cluster.master().await.map_err(words)).await;
+    for uid in ["keeper0", "keeper1", "keeper2"] {
+        let role = if uid == master { Role::Master } else { Role::Standby };
+        cluster.settled(uid, &role).await;
+    }
+}
+
+/// keeper T5.2: one user for both roles.
+#[tokio::test]
+async fn one_user_may_be_superuser_and_replication_user() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    for role in [Role::Master, Role::Standby] {
+        let uid = cluster.prepare_keeper();
+        let slot = cluster.slot(&uid);
+        slot.options.retain(|option| !option.starts_with("--pg-repl-"));
+        let (user, password) = stolon_tests::cluster::SUPERUSER;
+        slot.options.push(format!("--pg-repl-username={user}"));
+        slot.options.push(format!("--pg-repl-password={password}"));
+        cluster.start(&uid);
+        cluster.settled(&uid, &role).await;
+    }
+    cluster
+        .process("keeper0")
+        .said("replication role added to superuser", SOON)
+        .await;
+}
+
+/// keeper T6.1, T6.5, T6.10, T6.11, 8.6: parameters of the spec: merged from initdb, reloaded when they change,
+/// restarted for only when that is allowed.
+#[tokio::test]
+async fn parameters_are_merged_reloaded_and_restarted_for_as_the_spec_says() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(1).start().await;
+    let (status, spec) = cluster.stolonctl(&["spec"]).await;
+    assert_eq!(status, 0);
+    assert!(
+        spec.contains("\"max_connections\""),
+        "initdb's parameters are in the spec: {spec}"
+    );
+
+    let said = cluster.process("keeper0").log().len();
+    update(
+        &cluster,
+        r#"{"pgParameters":{"log_min_duration_statement":"77s","no.such_parameter":"1"}}"#,
+    )
+    .await;
+    let keeper = cluster.process("keeper0");
+    keeper
+        .said_after(said, "postgres parameters changed, reloading postgres instance", SOON)
+        .await;
+    let said = keeper.log().rfind("reloading postgres instance").unwrap();
+    keeper.said_after(said, "postgres parameters not changed", SOON).await;
+    let sql = cluster.sql("keeper0").await;
+    assert_eq!(sql.value("show log_min_duration_statement").await.unwrap(), "77s");
+
+    update(
+        &cluster,
+        r#"{"automaticPgRestart":true,"pgParameters":{"max_connections":"150"}}"#,
+    )
+    .await;
+    shows(&cluster, "max_connections", "150").await;
+
+    update(
+        &cluster,
+        r#"{"automaticPgRestart":false,"pgParameters":{"max_connections":"200"}}"#,
+    )
+    .await;
+    eventually("the server to know that it should be restarted", SOON, async || {
+        let sql = stolon_tests::sql::Sql::connect(&cluster.config("keeper0"))
+            .await
+            .map_err(words)?;
+        let pending = sql
+            .value("select count(*) from pg_settings where pending_restart")
+            .await
+            .map_err(words)?;
+        check(pending == "1", || format!("{pending} are pending"))
+    })
+    .await;
+    throughout("no restart", Duration::from_secs(3), async || {
+        let sql = stolon_tests::sql::Sql::connect(&cluster.config("keeper0"))
+            .await
+            .map_err(words)?;
+        let value = sql.value("show max_connections").await.map_err(words)?;
+        check(value == "150", || value)
+    })
+    .await;
+}
+
+/// keeper T6.9, 15.3, 8.4: who tries ALTER SYSTEM is told that it does not work here.
+#[tokio::test]
+async fn alter_system_is_refused() {
+    let cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let sql = cluster.sql("keeper0").await;
+    let error = sql.run("alter system set archive_mode to on").await.unwrap_err();
+    let text = format!("{:?}", error);
+    assert!(
+        text.contains(r#"could not fsync file "postgresql.auto.conf": Invalid argument"#),
+        "{text}"
+    );
+}
+
+/// keeper T6.13 to T6.15, section 11: slots exist on the master, and on the next one.
+#[tokio::test]
+async fn replication_slots_follow_the_spec_and_the_master() {
+    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let sql = cluster.sql("keeper0").await;
+    let standby = db_uid(&cluster, "keeper1").await;
+    update(&cluster, r#"{"additionalMasterReplicationSlots":["slot01","slot02"]}"#).await;
+    sql.run("select pg_create_physical_replication_slot('by_hand')")
+        .await
+        .unwrap();
+    sql.run("select pg_create_physical_replication_slot('stolon_by_hand')")
+        .await
+        .unwrap();
+    slots(
+        &cluster,
+        "keeper0",
+        &[
+            "by_hand",
+            &format!("stolon_{standby}"),
+            "stolon_slot01",
+            "stolon_slot02",
+        ],
+    )
+    .await;
+    slots(&cluster, "keeper1", &[]).await;
+    update(&cluster, r#"{"additionalMasterReplicationSlots":["slot02"]}"#).await;
+    slots(
+        &cluster,
+        "keeper0",
+        &["by_hand", &format!("stolon_{standby}"), "stolon_slot02"],
+    )
+    .await;
+
+    assert_eq!(cluster.stop("keeper0", Signal::TERM).await, 0);
+    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
+    eventually("the slots on the new master", LATER, async || {
+        let sql = stolon_tests::sql::Sql::connect(&cluster.config("keeper1"))
+            .await
+            .map_err(words)?;
+        let found = sql
+            .column("select slot_name from pg_replication_slots")
+            .await
+            .map_err(words)?;
+        check(found.contains(&"stolon_slot02".to_owned()), || format!("{found:?}"))
+    })
+    .await;
+}
+
+/// keeper 12.3: somebody else listens on PostgreSQL's port: an error at every attempt, but no end; and a start once
+/// the port is free.
+#[tokio::test]
+async fn a_stranger_on_the_port_is_told_and_waited_for() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let uid = cluster.prepare_keeper();
+    let stranger = TcpListener::bind(("127.0.0.1", cluster.port(&uid))).unwrap();
+    cluster.start(&uid);
+    cluster.process(&uid).said("failed to start postgres", LATER).await;
+    let said = cluster.process(&uid).log().len();
+    cluster
+        .process(&uid)
+        .said_after(said, "failed to start postgres", LATER)
+        .await;
+    let port = cluster.port(&uid).to_string();
+    assert!(cluster.process(&uid).log().contains(&port), "the port is named");
+    assert_eq!(cluster.process(&uid).end(), None);
+
+    drop(stranger);
+    cluster.settled(&uid, &Role::Master).await;
+}
+
+/// keeper 12.9, the walk-through: a keeper killed alone leaves its server; the next keeper on that directory stops
+/// it and carries on.
+#[tokio::test]
+async fn a_keeper_killed_alone_finds_its_own_leftover_again() {
+    let mut cluster = Cluster::of(Profile::Fast).with("failInterval", "60s").start().await;
+    cluster.process("keeper0").kill();
+    assert!(
+        cluster.postmaster("keeper0").is_some(),
+        "SIGKILL of the keeper leaves its server"
+    );
+    cluster.start("keeper0");
+    cluster.process("keeper0").said("stopping database", SOON).await;
+    cluster.settled("keeper0", &Role::Master).await;
+    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.serves("proxy0").await;
+}
+
+/// keeper T6.12: what is advertised is what others see; what is listened on is what was asked for.
+#[tokio::test]
+async fn an_advertised_address_is_published_and_not_listened_on() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let uid = cluster.prepare_keeper();
+    let options = &mut cluster.slot(&uid).options;
+    options.push("--pg-advertise-address=203.0.113.6".to_owned());
+    options.push("--pg-advertise-port=6666".to_owned());
+    cluster.start(&uid);
+    cluster.settled(&uid, &Role::Master).await;
+    let data = cluster.data().await.unwrap();
+    let db = &data.dbs()[data.master_uid().unwrap()];
+    assert_eq!(
+        (db.status.listen_address.as_str(), db.status.port.as_str()),
+        ("203.0.113.6", "6666")
+    );
+}
+
+/// sentinel 16, keeper T7.9: a removed keeper that still runs comes back with another db.
+#[tokio::test]
+async fn a_removed_keeper_comes_back_with_a_new_db() {
+    let cluster = Cluster::of(Profile::Fast).start().await;
+    let (status, output) = cluster.stolonctl(&["removekeeper", "keeper0"]).await;
+    assert_eq!(status, 1, "the master's keeper cannot be removed: {output}");
+    let before = db_uid(&cluster, "keeper1").await;
+    let (status, output) = cluster.stolonctl(&["removekeeper", "keeper1"]).await;
+    assert_eq!((status, output.as_str()), (0, ""));
+    eventually("another db for keeper1", LATER, async || {
+        let data = cluster.data().await.map_err(words)?;
+        let (uid, _) = stolon_tests::cluster::db_of(&data, "keeper1").map_err(words)?;
+        check(uid.to_string() != before, || "the old one".to_owned())
+    })
+    .await;
+    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.caught_up("keeper1", "keeper0").await;
+}
+
+async fn db_uid(cluster: &Cluster, keeper: &str) -> String {
+    let data = cluster.data().await.unwrap();
+    stolon_tests::cluster::db_of(&data, keeper).unwrap().0.to_string()
+}
+
+async fn update(cluster: &Cluster, patch: &str) {
+    let (status, output) = cluster.stolonctl(&["update", "--patch", patch]).await;
+    assert_eq!((status, output.as_str()), (0, ""), "stolonctl update --patch {patch}");
+}
+
+async fn shows(cluster: &Cluster, parameter: &str, wanted: &str) {
+    eventually(format!("{parameter} to be {wanted}"), LATER, async || {
+        let sql = stolon_tests::sql::Sql::connect(&cluster.config("keeper0"))
+            .await
+            .map_err(words)?;
+        let value = sql.value(&format!("show {parameter}")).await.map_err(words)?;
+        check(value == wanted, || value)
+    })
+    .await;
+}
+
+async fn slots(cluster: &Cluster, keeper: &str, wanted: &[&str]) {
+    let mut wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
+    wanted.sort();
+    eventually(format!("the slots of {keeper}"), SOON, async || {
+        let sql = stolon_tests::sql::Sql::connect(&cluster.config(keeper))
+            .await
+            .map_err(words)?;
+        let mut found = sql
+            .column("select slot_name from pg_replication_slots")
+            .await
+            .map_err(words)?;
+        found.sort();
+        check(found == wanted, || format!("{found:?} instead of {wanted:?}"))
+    })
+    .await;
+}

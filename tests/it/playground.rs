@@ -1,0 +1,147 @@
+//! `stolonctl playground`: the walk-through performed, and nothing left behind, however it ends.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use stolon_tests::cluster::{LATER, SOON, check};
+use stolon_tests::place::Place;
+use stolon_tests::process::{self, Process, Signal};
+use stolon_tests::wait::eventually;
+
+/// design D-12: without a terminal the tour ends by itself, with status 0.
+#[tokio::test]
+async fn the_tour_shows_a_cluster_that_survives_its_master() {
+    let place = Place::make();
+    let mut tour = start(&place, &["--tour"]);
+    let home = home(&tour).await;
+    assert_eq!(tour.exit_status(LATER * 3).await, 0, "{}", tour.log());
+    let said = tour.log();
+    for step in [
+        "stolonctl init",
+        "two sentinels",
+        "becomes the first master",
+        "insert into test",
+        "copy the master and follow it",
+        "SIGKILL",
+        "elects a standby",
+        "the client's gap was",
+        "the row is still there",
+        "the old master becomes a standby",
+    ] {
+        assert!(said.contains(step), "{step}: {said}");
+    }
+    nothing_left(&home).await;
+}
+
+/// design D-12: whatever signal comes at whatever step.
+#[tokio::test]
+async fn a_signal_at_any_step_leaves_nothing_behind() {
+    let place = Place::make();
+    for (step, signal, status) in [
+        ("two sentinels", Signal::HUP, 129),
+        ("initialises PostgreSQL", Signal::TERM, 143),
+        ("copy the master", Signal::INT, 130),
+        ("SIGKILL", Signal::TERM, 143),
+    ] {
+        let mut playground = start(&place, &["--tour"]);
+        let home = home(&playground).await;
+        playground.said(step, LATER * 2).await;
+        playground.signal(signal);
+        assert_eq!(
+            playground.exit_status(SOON).await,
+            status,
+            "at {step}: {}",
+            playground.log()
+        );
+        nothing_left(&home).await;
+        fs::remove_file(log(&place)).unwrap();
+    }
+}
+
+/// design D-12: a step that fails says why, shows the end of the right log, and the status is 1.
+#[tokio::test]
+async fn a_step_that_fails_says_why() {
+    let place = Place::make();
+    let mut playground = start(&place, &["--tour"]);
+    let home = home(&playground).await;
+    playground.said("becomes the first master", LATER).await;
+    let keeper = eventually("the first keeper", SOON, async || {
+        let children = process::children(playground.pid());
+        children
+            .into_iter()
+            .find(|pid| words_of(*pid).contains("--uid=postgres0"))
+            .ok_or("none")
+    })
+    .await;
+    let log = home.join("log/postgres0.log");
+    eventually("the keeper to say something", SOON, async || {
+        check(
+            fs::read_to_string(&log).unwrap_or_default().contains("keeper uid"),
+            || "not yet".to_owned(),
+        )
+    })
+    .await;
+    process::send(keeper, Signal::KILL);
+    assert_eq!(playground.exit_status(SOON).await, 1);
+    let said = playground.log();
+    assert!(
+        said.contains("postgres0 has ended") && said.contains("keeper uid"),
+        "{said}"
+    );
+    nothing_left(&home).await;
+}
+
+fn start(place: &Place, options: &[&str]) -> Process {
+    // root's playground changes user itself, and looks for the other programs beside its own
+    let mut command = Command::new(place.program("stolonctl"));
+    command.arg("playground").args(options).current_dir("/");
+    Process::start("playground", command, None, &log(place))
+}
+
+fn log(place: &Place) -> PathBuf {
+    place.path().join("log/playground.log")
+}
+
+/// The directory of a playground: its children work there.
+async fn home(playground: &Process) -> PathBuf {
+    eventually("the playground's directory", LATER, async || {
+        let children = process::children(playground.pid());
+        let mut dirs = children
+            .iter()
+            .filter_map(|pid| fs::read_link(format!("/proc/{pid}/cwd")).ok());
+        dirs.find(|dir| dir.to_string_lossy().contains("stolon-playground."))
+            .ok_or("none yet")
+    })
+    .await
+}
+
+async fn nothing_left(home: &Path) {
+    assert!(!home.exists(), "{} is still there", home.display());
+    let left = process::at_home_in(home);
+    let words: Vec<String> = left.iter().map(|pid| words_of(*pid)).collect();
+    assert!(words.is_empty(), "still running: {words:?}");
+    eventually(
+        "no file of PostgreSQL's to be left",
+        Duration::from_secs(1),
+        async || {
+            let sockets = fs::read_dir("/tmp").unwrap().filter_map(|entry| {
+                let path = entry.ok()?.path();
+                let name = path.file_name()?.to_string_lossy().into_owned();
+                // a lock file names the data directory that it is for, in its second line
+                let lock = name.starts_with(".s.PGSQL.") && name.ends_with(".lock");
+                let text = lock.then(|| fs::read_to_string(&path).unwrap_or_default())?;
+                text.contains(&*home.to_string_lossy()).then_some(path)
+            });
+            let sockets: Vec<PathBuf> = sockets.collect();
+            check(sockets.is_empty(), || format!("{sockets:?}"))
+        },
+    )
+    .await;
+}
+
+fn words_of(pid: u32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ")
+}

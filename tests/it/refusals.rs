@@ -1,0 +1,298 @@
+//! What bad input gets: an error that names the thing, exit status 1, and nothing touched.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use control::model::Role;
+use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check};
+use stolon_tests::place::Place;
+use stolon_tests::process::{Process, Signal};
+use stolon_tests::wait::eventually;
+
+/// The options that a keeper needs, but for its data directory.
+const KEEPER: [&str; 7] = [
+    "--cluster-name=test",
+    "--store-backend=etcdv3",
+    "--pg-listen-address=127.0.0.1",
+    "--pg-repl-username=repluser",
+    "--pg-repl-password=replpassword",
+    "--pg-su-username=stolon",
+    "--pg-su-password=supassword",
+];
+
+/// keeper 1.3 and 1.4, cli 2 and 18.4: each fault of a keeper's command line, told before anything is touched.
+#[tokio::test]
+async fn a_keeper_refuses_each_fault_of_its_command_line_and_touches_nothing() {
+    let place = Place::make();
+    let (empty, newline) = (place.path().join("empty"), place.path().join("newline"));
+    fs::write(&empty, "").unwrap();
+    fs::write(&newline, "\n").unwrap();
+    let file = |path: &std::path::Path| format!("--pg-su-passwordfile={}", path.display());
+    let missing = file(&place.path().join("no such file"));
+    let (empty, newline) = (file(&empty), file(&newline));
+    // without, with, what is said
+    let cases: [(&[&str], &[&str], &str); 17] = [
+        (&[], &["--no-such-flag"], "no-such-flag"),
+        (&["--cluster-name"], &[], "cluster name required"),
+        (&["--store-backend"], &[], "store backend type required"),
+        (&["--store-backend"], &["--store-backend=consul"], "etcdv3"),
+        (&[], &["--cluster-name=.."], ".."),
+        (&[], &["--uid=With-Dash"], "With-Dash"),
+        (&[], &["--log-level=loud"], "loud"),
+        (&[], &["--store-timeout=5"], "store-timeout"),
+        (&["--pg-listen-address"], &[], "pg-listen-address"),
+        (&["--pg-repl-username"], &[], "pg-repl-username"),
+        (&["--pg-su-password"], &[], "pg-su-password"),
+        (&[], &[&empty], "pg-su-passwordfile"),
+        (&["--pg-su-password"], &[&empty], "empty"),
+        (
+            &["--pg-su-password"],
+            &[&newline],
+            "superuser password is empty after removing trailing new line",
+        ),
+        (&["--pg-su-password"], &[&missing], "no such file"),
+        (&[], &["--pg-su-auth-method=trust"], "trust"),
+        (
+            &["--pg-su-username", "--pg-su-password"],
+            &["--pg-su-username=repluser", "--pg-su-password=another"],
+            "provided superuser name and replication user name are the same but provided passwords are different",
+        ),
+    ];
+    for (number, (without, with, said)) in cases.into_iter().enumerate() {
+        let dir = place.data_dir(&format!("case{number}"));
+        let data_dir = format!("--data-dir={}", dir.display());
+        let mut options: Vec<&str> = KEEPER.to_vec();
+        options.retain(|option| !without.iter().any(|name| option.split('=').next() == Some(name)));
+        options.push(&data_dir);
+        options.extend(with);
+        refused(&place, "stolon-keeper", &options, said).await;
+        assert!(!dir.exists(), "{with:?}: the data directory was made");
+    }
+}
+
+/// keeper 1.6: PostgreSQL refuses root, so the keeper does at once.
+#[tokio::test]
+async fn a_keeper_refuses_root() {
+    let place = Place::make();
+    if place.user.is_none() {
+        return; // not root: nothing to refuse
+    }
+    let dir = place.path().join("roots");
+    let mut command = Command::new(place.program("stolon-keeper"));
+    command.args(KEEPER).arg(format!("--data-dir={}", dir.display()));
+    let mut keeper = Process::start("keeper", command, None, &place.path().join("log/keeper.log"));
+    assert_eq!(keeper.exit_status(SOON).await, 1);
+    assert!(keeper.log().contains("root"), "{}", keeper.log());
+    assert!(!dir.exists());
+}
+
+/// keeper 1.3: a directory with something of somebody else's in it is not ours.
+#[tokio::test]
+async fn a_keeper_refuses_a_directory_that_is_not_its_own() {
+    let place = Place::make();
+    let user = place.user.clone();
+    let own = |path: &std::path::Path| {
+        if let Some(user) = &user {
+            std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid)).unwrap();
+        }
+    };
+    for (name, content) in [("database", "PG_VERSION"), ("strangers", "thesis.txt")] {
+        let dir = place.data_dir(name);
+        fs::create_dir(&dir).unwrap();
+        own(&dir);
+        fs::write(dir.join(content), "15\n").unwrap();
+        let data_dir = format!("--data-dir={}", dir.display());
+        let options: Vec<&str> = KEEPER.iter().copied().chain([data_dir.as_str()]).collect();
+        refused(&place, "stolon-keeper", &options, &dir.display().to_string()).await;
+        let names: Vec<_> = fs::read_dir(&dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names, [content], "something was made in {name}");
+    }
+    // a place where nothing can be made
+    let options: Vec<&str> = KEEPER.iter().copied().chain(["--data-dir=/proc/stolon"]).collect();
+    refused(&place, "stolon-keeper", &options, "/proc/stolon").await;
+}
+
+/// cli 4, 5 and 18: the other daemons.
+#[tokio::test]
+async fn sentinel_and_proxy_refuse_each_fault_of_their_command_line() {
+    let place = Place::make();
+    let broken = place.path().join("broken.json");
+    fs::write(&broken, "{\n  \"initMode\": \"new\",\n  oops\n}").unwrap();
+    let invalid = place.path().join("invalid.json");
+    fs::write(&invalid, r#"{"initMode":"new","failInterval":"-1s"}"#).unwrap();
+    let unsupported = place.path().join("unsupported.json");
+    fs::write(&unsupported, r#"{"initMode":"new","synchronousReplication":true}"#).unwrap();
+    let spec = |path: &std::path::Path| format!("--initial-cluster-spec={}", path.display());
+    let (broken, invalid, unsupported) = (spec(&broken), spec(&invalid), spec(&unsupported));
+    let common = ["--cluster-name=test", "--store-backend=etcdv3"];
+    for (program, options, said) in [
+        (
+            "stolon-sentinel",
+            vec!["--store-backend=etcdv3"],
+            "cluster name required",
+        ),
+        (
+            "stolon-sentinel",
+            [&common[..], &["--initial-cluster-spec=/no/such/file"]].concat(),
+            "/no/such/file",
+        ),
+        ("stolon-sentinel", [&common[..], &[broken.as_str()]].concat(), "line 3"),
+        (
+            "stolon-sentinel",
+            [&common[..], &[invalid.as_str()]].concat(),
+            "failInterval",
+        ),
+        (
+            "stolon-sentinel",
+            [&common[..], &[unsupported.as_str()]].concat(),
+            "not supported yet",
+        ),
+        (
+            "stolon-sentinel",
+            [&common[..], &["--no-such-flag"]].concat(),
+            "no-such-flag",
+        ),
+        (
+            "stolon-proxy",
+            vec!["--cluster-name=test"],
+            "store backend type required",
+        ),
+        (
+            "stolon-proxy",
+            [&common[..], &["--tcp-keepalive-idle=-1"]].concat(),
+            "keepalive",
+        ),
+        (
+            "stolon-proxy",
+            [&common[..], &["--connect-timeout=soon"]].concat(),
+            "connect-timeout",
+        ),
+        (
+            "stolon-proxy",
+            [&common[..], &["--store-endpoints=http://a:1,https://b:1"]].concat(),
+            "scheme",
+        ),
+    ] {
+        refused(&place, program, &options, said).await;
+    }
+}
+
+/// cli 17.3: the metrics address is bound before anything else; somebody there is an error.
+#[tokio::test]
+async fn a_metrics_address_in_use_ends_each_daemon_with_status_1() {
+    let place = Place::make();
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = stranger.local_addr().unwrap().to_string();
+    let metrics = format!("--metrics-listen-address={address}");
+    let data_dir = format!("--data-dir={}", place.data_dir("one").display());
+    let common = ["--cluster-name=test", "--store-backend=etcdv3", metrics.as_str()];
+    refused(&place, "stolon-sentinel", &common, &address).await;
+    refused(&place, "stolon-proxy", &common, &address).await;
+    let keeper: Vec<&str> = KEEPER
+        .iter()
+        .copied()
+        .chain([metrics.as_str(), data_dir.as_str()])
+        .collect();
+    refused(&place, "stolon-keeper", &keeper, &address).await;
+}
+
+/// store 8, E-11: a store that is not there at start is waited for, is said once, and is used once it is there.
+#[tokio::test]
+async fn daemons_started_before_the_store_wait_for_it_and_say_so_once() {
+    let mut cluster = Cluster::of(Profile::Fast)
+        .sentinels(0)
+        .keepers(0)
+        .proxies(0)
+        .start()
+        .await;
+    cluster.etcd.stop().await;
+    let sentinel = cluster.add_sentinel();
+    let keeper = cluster.add_keeper();
+    let proxy = cluster.add_proxy();
+    for name in [&sentinel, &keeper, &proxy] {
+        eventually(format!("{name} to miss the store"), LATER, async || {
+            let log = cluster.process(name).log();
+            check(log.contains("WARN") || log.contains("ERROR"), || "not said".to_owned())
+        })
+        .await;
+    }
+    cluster.restart_etcd().await;
+    cluster.settled(&keeper, &Role::Master).await;
+    cluster.serves(&proxy).await;
+}
+
+/// data-model, store S-12: garbage in `clusterdata` is written over by nobody, and ends nobody.
+#[tokio::test]
+async fn garbage_in_clusterdata_stops_nobody_and_is_not_written_over() {
+    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let key = cluster.store.keys().cluster_data();
+    let good = cluster.store.get(&key).await.unwrap().unwrap().value;
+    for garbage in ["{ this is no JSON", r#"{"formatVersion":99}"#, "[]"] {
+        // the sentinel may write between; it reads before it writes, so the last word is ours
+        cluster.store.put(&key, garbage).await.unwrap();
+        let said = cluster.process("sentinel0").log().len();
+        cluster.process("sentinel0").said_after(said, "ERROR", SOON).await;
+        eventually("three seconds of it", SOON, async || {
+            let value = cluster.store.get(&key).await.unwrap().unwrap().value;
+            assert_eq!(String::from_utf8_lossy(&value), garbage, "somebody wrote over it");
+            let log = cluster.process("keeper0").log();
+            check(log.len() > 100, || "nothing said".to_owned())
+        })
+        .await;
+        for name in ["sentinel0", "keeper0", "keeper1", "proxy0"] {
+            assert_eq!(cluster.process(name).end(), None, "{name} ended at {garbage}");
+        }
+        cluster.store.put(&key, good.clone()).await.unwrap();
+        cluster.settled("keeper0", &Role::Master).await;
+    }
+    cluster.serves("proxy0").await;
+}
+
+/// store S-12: garbage in an info key is named and skipped.
+#[tokio::test]
+async fn garbage_in_an_info_key_stops_nobody() {
+    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let key = cluster.store.keys().keeper_info("stranger");
+    cluster.store.put(&key, "{ no JSON").await.unwrap();
+    cluster.process("sentinel0").said("stranger", SOON).await;
+    cluster.settled("keeper0", &Role::Master).await;
+    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.kill_keeper_and_postgres("keeper0");
+    assert_eq!(cluster.another_master("keeper0", SOON).await, "keeper1");
+}
+
+/// cli 1.3: SIGTERM and SIGINT end every daemon in order; the proxy and the sentinel within a second or so.
+#[tokio::test]
+async fn daemons_end_in_order_at_sigterm_and_sigint() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut cluster = Cluster::of(Profile::Fast).keepers(1).start().await;
+        for name in ["proxy0", "sentinel0", "keeper0"] {
+            cluster.process(name).signal(signal);
+            let status = cluster.process(name).exit_status(Duration::from_secs(10)).await;
+            assert_eq!(status, 0, "{name}");
+        }
+        assert_eq!(cluster.postmaster("keeper0"), None);
+    }
+}
+
+/// Runs a program as the user that PostgreSQL runs as: it is to end with status 1 and to say this.
+async fn refused(place: &Place, program: &str, options: &[&str], said: &str) {
+    let log = place.path().join("log").join(format!("{program}.log"));
+    // each case reads its own words only
+    let _ = fs::remove_file(&log);
+    let mut command = Command::new(place.program(program));
+    command.args(options).current_dir("/").stdin(Stdio::null());
+    let mut process = Process::start(program, command, place.user.as_ref(), &log);
+    let status = process.exit_status(SOON).await;
+    let text = process.log();
+    assert_eq!(status, 1, "{program} {options:?}: {text}");
+    assert!(
+        text.contains(said),
+        "{program} {options:?} does not say {said:?}: {text}"
+    );
+    assert!(!text.contains("panicked"), "{text}");
+}

@@ -1,0 +1,301 @@
+//! The walk-through for a simple cluster, command by command, with its messages. Only the ports are free ones, and
+//! psql gives the superuser's password.
+
+use std::process::Command;
+
+use stolon_tests::cluster::{LATER, SOON, check, words};
+use stolon_tests::etcd::Etcd;
+use stolon_tests::leftovers::{self, Traces};
+use stolon_tests::place::Place;
+use stolon_tests::ports::Port;
+use stolon_tests::process::{self, Process, Signal};
+use stolon_tests::sql::Sql;
+use stolon_tests::wait::eventually;
+use tokio_postgres::Config;
+
+/// The page's programs, each started from the same directory with the page's options.
+struct Page {
+    place: Place,
+    etcd: Etcd,
+    traces: Traces,
+}
+
+impl Page {
+    async fn open() -> Self {
+        let place = Place::make();
+        let etcd = Etcd::start_in(&place.path().join("etcd")).await;
+        Self {
+            place,
+            etcd,
+            traces: Traces::default(),
+        }
+    }
+
+    /// A command of the page: `line` is what follows the program's name.
+    fn command(&self, program: &str, line: &str) -> Command {
+        let mut command = Command::new(self.place.program(program));
+        command
+            .args(line.split_whitespace())
+            .arg(format!("--store-endpoints={}", self.etcd.endpoint()))
+            .current_dir(self.place.path());
+        command
+    }
+
+    fn start(&self, name: &str, program: &str, line: &str) -> Process {
+        let log = self.place.path().join("log").join(format!("{name}.log"));
+        Process::start(name, self.command(program, line), self.place.user.as_ref(), &log)
+    }
+
+    fn keeper(&self, uid: &str, port: &Port) -> Process {
+        self.start(
+            uid,
+            "stolon-keeper",
+            &format!(
+                "--cluster-name stolon-cluster --store-backend=etcdv3 --uid {uid} --data-dir data/{uid} \
+                 --pg-su-password=supassword --pg-repl-username=repluser --pg-repl-password=replpassword \
+                 --pg-listen-address=127.0.0.1 --pg-port {port}"
+            ),
+        )
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        for uid in ["postgres0", "postgres1"] {
+            self.traces.note(&self.place.data_dir(uid).join("postgres"));
+        }
+        for _ in 0..400 {
+            let left = process::at_home_in(self.place.path());
+            let left: Vec<u32> = left
+                .into_iter()
+                .filter(|pid| *pid != self.etcd.process().pid())
+                .collect();
+            if left.is_empty() {
+                break;
+            }
+            left.into_iter().for_each(|pid| process::send(pid, Signal::KILL));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        self.traces.remove();
+    }
+}
+
+#[tokio::test]
+async fn the_walk_through_works_command_by_command_with_its_messages() {
+    let mut page = Page::open().await;
+    let (pg0, pg1, port) = (Port::free(), Port::free(), Port::free());
+    let os_user = page.place.user.as_ref().map_or_else(our_name, |user| user.name.clone());
+
+    // Initialize the cluster
+    let mut init = page.command("stolonctl", "--cluster-name stolon-cluster --store-backend=etcdv3 init");
+    let mut init = init
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut init.stdin.take().unwrap(), b"yes\n").unwrap();
+    let output = init.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.contains("Are you sure you want to continue? [yes/no]"),
+        "{output}"
+    );
+
+    // Start a sentinel
+    let sentinel = page.start(
+        "sentinel",
+        "stolon-sentinel",
+        "--cluster-name stolon-cluster --store-backend=etcdv3",
+    );
+    says(
+        &sentinel,
+        &[
+            "sentinel id id=*",
+            "Trying to acquire sentinels leadership",
+            "sentinel leadership acquired",
+        ],
+    )
+    .await;
+
+    // Launch first keeper
+    let mut postgres0 = page.keeper("postgres0", &pg0);
+    says(
+        &postgres0,
+        &[
+            "exclusive lock on data dir taken",
+            "keeper uid uid=postgres0",
+            "stopping database",
+            "our keeper data is not available, waiting for it to appear",
+            "current db UID different than cluster data db UID db= cdDB=*",
+            "initializing the database cluster",
+            "starting database",
+            "setting roles",
+            "setting superuser password",
+            "superuser password set",
+            "creating replication role",
+            "replication role created role=repluser",
+            "stopping database",
+            "our db requested role is master",
+            "starting database",
+            "already master",
+            "postgres parameters changed, reloading postgres instance",
+            "reloading database configuration",
+        ],
+    )
+    .await;
+    says(
+        &sentinel,
+        &[
+            "trying to find initial master",
+            "initializing cluster keeper=postgres0",
+            "received db state for unexpected db uid receivedDB= db=*",
+            "waiting for db db=* keeper=postgres0",
+            "db initialized db=* keeper=postgres0",
+        ],
+    )
+    .await;
+
+    // Start a proxy
+    let proxy = page.start(
+        "proxy",
+        "stolon-proxy",
+        &format!("--cluster-name stolon-cluster --store-backend=etcdv3 --port {port}"),
+    );
+    says(&proxy, &["proxy id id=*"]).await;
+    says(&proxy, &["Starting proxying"]).await;
+    says(&proxy, &[&format!("master address address=127.0.0.1:{pg0}")]).await;
+
+    // Connect to the proxy service; create a test table and insert a row
+    let through = config(&port, &os_user);
+    let session = eventually("a session", LATER, async || Sql::connect(&through).await.map_err(words)).await;
+    session
+        .run("create table test (id int primary key not null, value text not null)")
+        .await
+        .unwrap();
+    session.run("insert into test values (1, 'value1')").await.unwrap();
+    assert_eq!(session.value("select value from test").await.unwrap(), "value1");
+
+    // Start another keeper
+    let postgres1 = page.keeper("postgres1", &pg1);
+    says(
+        &postgres1,
+        &[
+            "exclusive lock on data dir taken",
+            "keeper uid uid=postgres1",
+            "stopping database",
+            "our keeper data is not available, waiting for it to appear",
+            "current db UID different than cluster data db UID db= cdDB=*",
+            "database cluster not initialized",
+            "our db requested role is standby followedDB=*",
+            "running pg_basebackup",
+            "sync succeeded",
+            "starting database",
+            "our db requested role is standby followedDB=*",
+            "already standby",
+        ],
+    )
+    .await;
+    let standby = config(&pg1, &os_user);
+    eventually("the row on the standby", LATER, async || {
+        let sql = Sql::connect(&standby).await.map_err(words)?;
+        sql.value("select value from test").await.map_err(words)
+    })
+    .await;
+
+    // Simulate master death: SIGKILL leaves an unmanaged postgres instance
+    let said = sentinel.log().len();
+    let pgdata = page.place.data_dir("postgres0").join("postgres");
+    page.traces.note(&pgdata);
+    postgres0.kill();
+    assert!(leftovers::postmaster(&pgdata).is_some());
+    says_after(
+        &sentinel,
+        said,
+        &[
+            "no keeper info available db=* keeper=postgres0",
+            "master db is failed db=* keeper=postgres0",
+            "trying to find a standby to replace failed master",
+            "electing db as the new master db=* keeper=postgres1",
+        ],
+    )
+    .await;
+    eventually("the session to be closed", SOON, async || {
+        check(session.is_closed(), || "it is open".to_owned())
+    })
+    .await;
+    let session = eventually("another session", LATER, async || {
+        Sql::connect(&through).await.map_err(words)
+    })
+    .await;
+    assert_eq!(
+        session.value("select value from test where id = 1").await.unwrap(),
+        "value1"
+    );
+    says(&proxy, &[&format!("master address address=127.0.0.1:{pg1}")]).await;
+
+    // If you start the postgres0 keeper it makes the old master a standby of the new one
+    let _postgres0 = page.keeper("postgres0", &pg0);
+    session.run("insert into test values (2, 'value2')").await.unwrap();
+    let old_master = config(&pg0, &os_user);
+    eventually("the old master to follow", LATER, async || {
+        let sql = Sql::connect(&old_master).await.map_err(words)?;
+        let recovers = sql.value("select pg_is_in_recovery()").await.map_err(words)?;
+        check(recovers == "t", || "it is no standby".to_owned())?;
+        sql.value("select value from test where id = 2").await.map_err(words)
+    })
+    .await;
+}
+
+fn config(port: &Port, user: &str) -> Config {
+    let mut config = Config::new();
+    config
+        .host("127.0.0.1")
+        .port(port.number())
+        .user(user)
+        .password("supassword")
+        .dbname("postgres");
+    config
+}
+
+fn our_name() -> String {
+    let output = Command::new("id").arg("-un").output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+async fn says(process: &Process, messages: &[&str]) {
+    says_after(process, 0, messages).await;
+}
+
+/// Waits until the program has said these messages in this order, among others; `*` stands for any word.
+async fn says_after(process: &Process, skip: usize, messages: &[&str]) {
+    eventually(
+        format!("{} to say the page's messages", process.name()),
+        LATER,
+        async || {
+            let log = process.log();
+            let mut lines = log.get(skip..).unwrap_or_default().lines();
+            for message in messages {
+                check(lines.by_ref().any(|line| matches(line, message)), || {
+                    format!("not said in this order: {message}")
+                })?;
+            }
+            Ok::<_, String>(())
+        },
+    )
+    .await;
+}
+
+/// Whether a line ends with this message, where `*` stands for any word.
+fn matches(line: &str, message: &str) -> bool {
+    let (line, message): (Vec<&str>, Vec<&str>) = (line.split(' ').collect(), message.split(' ').collect());
+    line.windows(message.len()).any(|words| {
+        words
+            .iter()
+            .zip(&message)
+            .all(|(word, wanted)| match wanted.strip_suffix('*') {
+                Some(start) => word.starts_with(start) && word.len() > start.len(),
+                None => word == wanted,
+            })
+    })
+}
