@@ -173,9 +173,10 @@ impl Collector {
         let stands = position == memory.position && !memory.streams;
         memory.still = if stands { memory.still + 1 } else { 0 };
         memory.position = position;
-        if memory.still >= STILL_LOOKS || Boottime::now() >= end {
+        if position.is_none() || memory.still >= STILL_LOOKS || Boottime::now() >= end {
             settings.burst = None;
             memory.still = 0;
+            return position.is_some();
         }
         true
     }
