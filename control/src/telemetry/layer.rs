@@ -15,8 +15,8 @@ use tracing_subscriber::registry::LookupSpan;
 use super::format::{LevelName, Style};
 use super::sink::Sink;
 
-/// The crates of this product; others are heard from `warn` on, or a store client's chatter would drown `debug`.
-const OURS: [&str; 10] = [
+/// The crates of this product, and the programs whose lines it passes on; others are heard from `warn` on, or a store client's chatter would drown `debug`.
+const OURS: [&str; 13] = [
     "control",
     "keeper",
     "proxy",
@@ -27,6 +27,10 @@ const OURS: [&str; 10] = [
     "stolon_keeper",
     "stolon_proxy",
     "stolonctl",
+    // what PostgreSQL and its programs print, which the keeper passes on
+    "postgres",
+    "initdb",
+    "pg_basebackup",
 ];
 
 /// Spans around a whole program: their fields would stand on every line of its log, so no line repeats them.
