@@ -120,6 +120,8 @@ pub struct CheckIn {
 #[derive(Debug)]
 struct Current {
     db: String,
+    /// As the cluster data name it.
+    endpoint: Option<Endpoint>,
     master: SocketAddr,
     gate: Arc<Gate>,
 }
@@ -138,6 +140,7 @@ struct Told {
     master: Option<SocketAddr>,
     route: Option<Route>,
     failing: bool,
+    unpublished: bool,
 }
 
 /// Signs of life that a scrape looks at.
@@ -252,15 +255,8 @@ impl CheckIn {
     async fn attempt(&mut self) -> Result<Option<Checked>, Fatal> {
         let limit = self.timing().attempt_limit(self.store.limit());
         let outcome = self.check_in(now(), limit).await;
-        if let Standing::Failed(reason) = &*self.reins.standing.borrow()
-            && self.told.route.is_none()
-        {
-            return Err(Fatal::Listen {
-                address: self.reins.address,
-                reason: reason.clone(),
-            });
-        }
         match outcome {
+            Err(Failed::Fatal(fatal)) => Err(fatal),
             Ok(checked) => {
                 let counter = match checked {
                     Checked::Good => &self.metrics.checkins_good,
@@ -298,11 +294,13 @@ impl CheckIn {
                 .limited(left(limit).ok_or(Failed::Late(limit))?)
                 .get(&key)
                 .await?;
-            self.listen_from_first_read(read_at).await?;
             let revision = entry.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
             let found = decode(&key, entry.as_ref().map(|entry| entry.value.as_slice()))?;
+            self.listen_from_first_read(read_at).await?;
+            let endpoint = found.master();
+            self.stop_before_look_up(endpoint.as_ref());
             let around = self
-                .look_around(found.master(), left(limit).ok_or(Failed::Late(limit))?)
+                .look_around(endpoint.clone(), left(limit).ok_or(Failed::Late(limit))?)
                 .await;
             let verdict = conclude(&found, &around, &self.me);
             let wanted = match &found {
@@ -325,10 +323,15 @@ impl CheckIn {
                 Publish::Try(generation) | Publish::Must(generation) => {
                     let left = left(limit).ok_or(Failed::Late(limit))?;
                     match self.publish(&key, revision, generation, wanted.timeout, left).await {
-                        Ok(Some(sent_at)) => sent_at,
+                        Ok(Some(sent_at)) => {
+                            self.told.unpublished = false;
+                            sent_at
+                        }
                         Ok(None) => continue, // the data changed since they were read
                         Err(err) if matches!(verdict.publish, Publish::Try(_)) => {
-                            warn!(error = %Chain(&err), "could not publish the proxy info");
+                            if !std::mem::replace(&mut self.told.unpublished, true) {
+                                warn!(error = %Chain(&err), "could not publish the proxy info");
+                            }
                             read_at
                         }
                         Err(err) => return Err(err.into()),
@@ -341,7 +344,7 @@ impl CheckIn {
             if matches!(found, Found::Data(_)) {
                 self.in_force = Some(wanted);
             }
-            self.apply(verdict.route, lease_start + wanted.timeout);
+            self.apply(verdict.route, endpoint, lease_start + wanted.timeout);
             self.renew_info_lease();
             return Ok(Checked::Good);
         }
@@ -398,6 +401,19 @@ impl CheckIn {
         }
     }
 
+    /// The same for a master whose name has changed, without waiting for the new one to be looked up (P-6).
+    fn stop_before_look_up(&mut self, endpoint: Option<&Endpoint>) {
+        let slow = endpoint.is_some_and(|endpoint| endpoint.host.parse::<IpAddr>().is_err());
+        if slow
+            && self
+                .current
+                .as_ref()
+                .is_some_and(|current| current.endpoint.as_ref() != endpoint)
+        {
+            self.close(Cut::RouteChange);
+        }
+    }
+
     fn close(&mut self, why: Cut) {
         let Some(current) = self.current.take() else { return };
         current.gate.close(why, now());
@@ -446,7 +462,9 @@ impl CheckIn {
             Ok(Outcome::Committed(_)) => Ok(Some(sent_at)),
             Ok(Outcome::Conflict) => Ok(None),
             Err(err) => {
-                self.lease = None; // it may be the lease that the store does not know any more
+                if matches!(err, StoreError::Refused { .. }) {
+                    self.lease = None; // it may be what the store does not know any more
+                }
                 Err(err)
             }
         }
@@ -508,19 +526,26 @@ impl CheckIn {
     }
 
     /// Puts into force what a successful check-in concluded.
-    fn apply(&mut self, route: Route, lease_end: Boottime) {
+    fn apply(&mut self, route: Route, endpoint: Option<Endpoint>, lease_end: Boottime) {
         let (moment, mut opened) = (now(), None);
         if let Route::Open { db, master } = route {
             let kept = self
                 .current
-                .as_ref()
-                .is_some_and(|current| current.gate.renew(lease_end, moment));
-            if !kept {
+                .as_mut()
+                .filter(|current| current.gate.renew(lease_end, moment));
+            if let Some(current) = kept {
+                current.endpoint = endpoint;
+                if current.db != db.as_str() {
+                    let before = std::mem::replace(&mut current.db, db.as_str().to_owned());
+                    self.metrics.master(Some(&before), Some(db.as_str())); // another db at the same address (P-6)
+                }
+            } else {
                 self.close(Cut::Lease); // its lease ended before this check-in could renew it
                 let gate = Arc::new(Gate::new(lease_end));
                 let path = Path::new(master, Arc::clone(&gate), Arc::clone(&self.metrics));
                 self.current = Some(Current {
                     db: db.as_str().to_owned(),
+                    endpoint,
                     master,
                     gate,
                 });

@@ -170,11 +170,14 @@ pub fn conclude(found: &Found, around: &Surroundings, me: &ProxyUid) -> Verdict 
     }
 }
 
-/// Which of the addresses that a name resolves to is taken: the present one while it is among them, so that a name with
-/// several addresses does not end connections by their order (P-6).
+/// Which of the addresses that a name resolves to is taken.
+///
+/// The present one while it is among them, so that their order ends no connection (P-6); else the first of IPv4 if there
+/// is one, as the reference does, whose keepers may listen on IPv4 alone.
 pub fn choose(resolved: &[SocketAddr], present: Option<SocketAddr>) -> Option<SocketAddr> {
     present
         .filter(|present| resolved.contains(present))
+        .or_else(|| resolved.iter().copied().find(SocketAddr::is_ipv4))
         .or_else(|| resolved.first().copied())
 }
 

@@ -215,6 +215,9 @@ fn a_name_with_several_addresses_keeps_the_present_one() {
     assert_eq!(choose(&[a, b], Some(b)), Some(b));
     assert_eq!(choose(&[a], Some(b)), Some(a));
     assert_eq!(choose(&[], Some(b)), None);
+    let c = "[::1]:1".parse().unwrap();
+    assert_eq!(choose(&[c, b], None), Some(b));
+    assert_eq!(choose(&[c], Some(b)), Some(c));
 }
 
 proptest! {

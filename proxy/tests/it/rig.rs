@@ -165,6 +165,8 @@ pub(crate) const LATE: u8 = b'!';
 /// A server that answers every `?` with its name, once it may, and everything else with itself.
 pub(crate) struct Master {
     pub(crate) db: String,
+    /// As it is advertised.
+    pub(crate) host: String,
     pub(crate) port: u16,
     shared: Arc<Answers>,
     _task: AbortOnDropHandle<()>,
@@ -191,6 +193,7 @@ impl Master {
         let db = format!("db{}", char::from(name).to_lowercase());
         Self {
             db,
+            host: "127.0.0.1".to_owned(),
             port,
             shared,
             _task: AbortOnDropHandle::new(task),
@@ -235,7 +238,7 @@ impl Master {
             generation: 1,
             status: DbStatus {
                 healthy: true,
-                listen_address: "127.0.0.1".to_owned(),
+                listen_address: self.host.clone(),
                 port: self.port.to_string(),
                 ..DbStatus::default()
             },

@@ -167,6 +167,29 @@ fn a_proxy_that_is_not_enabled_announces_the_generation_and_carries_nothing() {
     });
 }
 
+#[test]
+fn a_master_may_be_advertised_by_name_and_one_that_does_not_resolve_closes_the_route() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let mut master = Master::start(b'A').await;
+        master.host = "localhost".to_owned();
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&master), &[&proxy]).await;
+        let mut client = proxy.client_of(b'A').await;
+        let generation = rig.publish(Some(&master), &[&proxy]).await;
+        rig.acknowledged(&proxy, generation).await;
+        assert_eq!(client.ask().await.unwrap(), Some(b'A'));
+        master.host = "no-such-host.invalid".to_owned(); // RFC 6761: never resolves
+        rig.publish(Some(&master), &[&proxy]).await;
+        assert_eq!(client.ended().await, b"");
+        proxy
+            .process
+            .said("cannot resolve the master's address", PATIENCE)
+            .await;
+        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+    });
+}
+
 // proxy P-15
 #[test]
 fn a_master_address_that_is_its_own_closes_the_route_with_an_error() {
