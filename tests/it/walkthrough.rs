@@ -61,9 +61,10 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        for uid in ["postgres0", "postgres1"] {
-            self.traces.note(&self.place.data_dir(uid).join("postgres"));
-        }
+        let pgdatas = ["postgres0", "postgres1"].map(|uid| self.place.data_dir(uid).join("postgres"));
+        pgdatas.iter().for_each(|pgdata| self.traces.note(pgdata));
+        // keepers that the test dropped have left their servers
+        leftovers::quit(&pgdatas);
         for _ in 0..400 {
             let left = process::at_home_in(self.place.path());
             let left: Vec<u32> = left

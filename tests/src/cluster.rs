@@ -46,17 +46,20 @@ pub enum Profile {
 impl Profile {
     /// The spec of a new cluster with these intervals.
     pub fn spec(self) -> Value {
-        match self {
-            Self::Default => json!({ "initMode": "new" }),
+        let mut spec = match self {
+            Self::Default => json!({}),
             Self::Fast => json!({
-                "initMode": "new", "sleepInterval": "1s", "requestTimeout": "2s", "failInterval": "4s",
+                "sleepInterval": "1s", "requestTimeout": "2s", "failInterval": "4s",
                 "proxyCheckInterval": "1s", "proxyTimeout": "3s",
             }),
             Self::Suite => json!({
-                "initMode": "new", "sleepInterval": "2s", "failInterval": "5s", "convergenceTimeout": "30s",
-                "maxStandbyLag": 50 * 1024,
+                "sleepInterval": "2s", "failInterval": "5s", "convergenceTimeout": "30s", "maxStandbyLag": 50 * 1024,
             }),
-        }
+        };
+        spec["initMode"] = "new".into();
+        // what a killed server leaves is in its directory then, and not in /dev/shm
+        spec["pgParameters"] = json!({ "dynamic_shared_memory_type": "mmap" });
+        spec
     }
 
     /// After how long a silent keeper counts as failed.
@@ -592,6 +595,12 @@ impl Drop for Cluster {
         for uid in &keepers {
             self.traces.note(&self.pgdata(uid));
         }
+        for name in self.slots.keys().cloned().collect::<Vec<_>>() {
+            if let Some(process) = &mut self.slot(&name).process {
+                process.signal(Signal::KILL);
+            }
+        }
+        leftovers::quit(&keepers.iter().map(|uid| self.pgdata(uid)).collect::<Vec<_>>());
         // the programs tell the end of their logs when the test has failed
         self.slots.clear();
         self.etcd.kill();

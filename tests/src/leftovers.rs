@@ -1,12 +1,14 @@
-//! What PostgreSQL keeps outside its data directory and leaves there when it is killed: socket files, POSIX and
-//! System V shared memory. A test that kills servers removes it again.
+//! What PostgreSQL keeps outside its data directory and leaves there when it is killed: socket files and a System V
+//! segment. A test that kills servers removes it again.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::process::{children, lives};
+use crate::process::{self, Signal, lives};
+use crate::wait::now;
 
 /// The process id of the server running on `pgdata`.
 pub fn postmaster(pgdata: &Path) -> Option<u32> {
@@ -16,7 +18,23 @@ pub fn postmaster(pgdata: &Path) -> Option<u32> {
     (cwd == pgdata && lives(pid)).then_some(pid)
 }
 
+/// Lets the servers of these directories end at once but in order, so that they remove what they hold.
+pub fn quit(pgdatas: &[PathBuf]) {
+    let servers: Vec<u32> = pgdatas.iter().filter_map(|pgdata| postmaster(pgdata)).collect();
+    for pid in &servers {
+        process::send(*pid, Signal::QUIT);
+        process::send(*pid, Signal::CONT);
+    }
+    let start = now();
+    while servers.iter().any(|pid| lives(*pid)) && now().since(start) < Duration::from_secs(2) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Files and segments of servers that are going to be killed.
+///
+/// POSIX segments, whose names nobody could tell, are not among them: clusters of the tests have
+/// `dynamic_shared_memory_type = mmap`.
 #[derive(Debug, Default)]
 pub struct Traces {
     files: BTreeSet<PathBuf>,
@@ -26,7 +44,9 @@ pub struct Traces {
 impl Traces {
     /// Notes what the server of `pgdata` holds, when one runs there.
     pub fn note(&mut self, pgdata: &Path) {
-        let Some(postmaster) = postmaster(pgdata) else { return };
+        if postmaster(pgdata).is_none() {
+            return;
+        }
         // pid, directory, start, port, socket directory, address, "key id" of the System V segment, status
         // (src/include/utils/pidfile.h)
         let text = fs::read_to_string(pgdata.join("postmaster.pid")).unwrap_or_default();
@@ -38,14 +58,6 @@ impl Traces {
         }
         let segment = lines.get(6).and_then(|line| line.split_whitespace().nth(1));
         self.segments.extend(segment.and_then(|id| id.parse::<i32>().ok()));
-        for pid in std::iter::once(postmaster).chain(children(postmaster)) {
-            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-            let shared = maps
-                .lines()
-                .filter_map(|line| line.find("/dev/shm/PostgreSQL.").map(|at| &line[at..]));
-            self.files
-                .extend(shared.map(|path| PathBuf::from(path.trim_end_matches(" (deleted)"))));
-        }
     }
 
     /// Removes what is still there of it; the servers must have ended.

@@ -11,8 +11,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Where PostgreSQL's sockets are (keeper 0).
 const SOCKET_DIR: &str = "/tmp";
 
-/// What servers hold outside their data directories, and leave there when they are killed: socket files, POSIX and
-/// System V shared memory.
+/// What servers hold outside their data directories, and leave there when they are killed: socket files and a System V
+/// segment. POSIX segments, whose names nobody could tell, are not among them with
+/// `dynamic_shared_memory_type = mmap`.
 #[derive(Debug, Default)]
 pub(super) struct Traces {
     files: BTreeSet<PathBuf>,
@@ -28,7 +29,9 @@ impl Traces {
             return;
         };
         let lines: Vec<&str> = text.lines().collect();
-        let Some(postmaster) = postmaster(pgdata) else { return };
+        if postmaster(pgdata).is_none() {
+            return;
+        }
         if let Some(port) = lines.get(3) {
             self.files
                 .insert(PathBuf::from(format!("{SOCKET_DIR}/.s.PGSQL.{port}")));
@@ -37,14 +40,6 @@ impl Traces {
         }
         let segment = lines.get(6).and_then(|line| line.split_whitespace().nth(1));
         self.segments.extend(segment.and_then(|id| id.parse::<i32>().ok()));
-        for pid in std::iter::once(postmaster).chain(children(postmaster)) {
-            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-            let shared = maps
-                .lines()
-                .filter_map(|line| line.find("/dev/shm/PostgreSQL.").map(|at| &line[at..]));
-            self.files
-                .extend(shared.map(|path| PathBuf::from(path.trim_end_matches(" (deleted)"))));
-        }
     }
 
     /// Removes what is still there of it. Only to be called when the servers have ended.

@@ -12,8 +12,12 @@ use super::now;
 use super::stage::Stage;
 use super::view::{KeeperView, look};
 
-/// Shorter intervals than the defaults, so that nobody waits 20 s for a dead master to be taken for dead.
-const SPEC: &str = r#"{"initMode":"new","sleepInterval":"1s","requestTimeout":"2s","failInterval":"4s","proxyCheckInterval":"1s","proxyTimeout":"3s"}"#;
+/// Shorter intervals than the defaults, so that nobody waits 20 s for a dead master to be taken for dead; and what a
+/// killed server leaves is in its directory, not in /dev/shm, where nobody could tell whose it is.
+const SPEC: &str = r#"{
+    "initMode": "new", "sleepInterval": "1s", "requestTimeout": "2s", "failInterval": "4s",
+    "proxyCheckInterval": "1s", "proxyTimeout": "3s", "pgParameters": {"dynamic_shared_memory_type": "mmap"}
+}"#;
 /// How long a step of the store, a sentinel or a proxy may take.
 const SOON: Duration = Duration::from_secs(30);
 /// How long a step may take in which PostgreSQL is initialised, copied, recovered or elected.
@@ -158,15 +162,16 @@ pub(super) async fn perform(stage: &mut Stage) -> anyhow::Result<()> {
     let gap = met.longest_gap.as_secs_f64();
     stage.screen.done(&format!("the client's gap was {gap:.1} s"), now());
 
-    stage.screen.begin("the row is still there", now());
+    stage
+        .screen
+        .begin("the row is still there, and the client's rows", now());
     stage
         .until("proxy", SOON, async |_| has_the_row(&through).await)
         .await?;
     let lost = lost_rows(&through, &met).await?;
-    stage.screen.done(
-        &format!("and {lost} of {} acknowledged rows of the client are lost", count(&met)),
-        now(),
-    );
+    stage
+        .screen
+        .done(&format!("{lost} of {} acknowledged ones are lost", count(&met)), now());
 
     stage
         .screen
