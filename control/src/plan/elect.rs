@@ -115,7 +115,7 @@ fn judge(draft: &mut Draft, situation: &Situation, master: &DbUid, db: &Db) -> U
             usable = Usable::No;
         }
     }
-    if let Some((lsn, timeline)) = goodbye(situation, db) {
+    if let Some((lsn, timeline)) = goodbye(situation, master, db) {
         draft.say(Note::MasterLeft {
             db: master.clone(),
             keeper,
@@ -128,12 +128,14 @@ fn judge(draft: &mut Draft, situation: &Situation, master: &DbUid, db: &Db) -> U
     usable
 }
 
-/// Where the master stopped, if its keeper has said goodbye in this life and in order (beyond ).
-fn goodbye(situation: &Situation, db: &Db) -> Option<(Lsn, u64)> {
+/// Where the master stopped, if its keeper has said goodbye in order, and in the life that this document has
+/// acknowledged: no other may have run it (beyond ).
+fn goodbye(situation: &Situation, master: &DbUid, db: &Db) -> Option<(Lsn, u64)> {
     let info = &situation.report_of(db).filter(|report| report.listed)?.info;
-    let boot = &situation.keeper_of(db)?.status.boot_uuid;
+    let boot = &situation.before.keepers().get(&db.spec.keeper_uid)?.status.boot_uuid;
     let stopped = info.stopped.as_ref().filter(|stopped| stopped.clean)?;
-    let in_order = info.leaving && info.boot_uuid == *boot;
+    let of_master = info.postgres_state.as_ref().is_none_or(|state| state.uid == *master);
+    let in_order = info.leaving && info.boot_uuid == *boot && of_master;
     in_order.then_some((stopped.lsn?, stopped.timeline_id))
 }
 

@@ -157,6 +157,7 @@ pub fn plan(input: &Input<'_>, fresh: &mut Fresh<'_>) -> Result<Plan, Refusal> {
     let reports = health::reports(&memory, spec, now);
     let basis = memory.clone();
     let situation = Situation {
+        before: data,
         data: draft.next.clone(),
         spec,
         reports,

@@ -16,6 +16,8 @@ use crate::plan::proxies::ProxyView;
 /// Everything that a decision may look at.
 #[derive(Debug, Clone)]
 pub(crate) struct Situation<'a> {
+    /// The document as read (`o` of sentinel 17).
+    pub(crate) before: &'a ClusterData,
     /// The document after health derivation (`h` of sentinel 17).
     pub(crate) data: ClusterData,
     /// Its spec, in force.

@@ -658,6 +658,16 @@ fn a_goodbye_counts_only_when_clean_complete_and_of_this_life() {
     let mut elsewhere = goodbye();
     elsewhere.info("keeper1").stopped.as_mut().unwrap().timeline_id = 2;
     assert_eq!(goodbye_elects(&mut elsewhere).0, None);
+    let mut another_life = goodbye();
+    another_life.info("keeper1").boot_uuid = "another".into();
+    assert_eq!(
+        goodbye_elects(&mut another_life).0,
+        None,
+        "that one never ran the master"
+    );
+    let mut another_db = goodbye();
+    another_db.info("keeper1").postgres_state.as_mut().unwrap().uid = db_uid("db9");
+    assert_eq!(goodbye_elects(&mut another_db).0, None);
 }
 
 #[test]
