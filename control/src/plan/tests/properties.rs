@@ -24,6 +24,7 @@ fn event(keepers: usize) -> impl Strategy<Value = Event> {
         1 => (0usize..2).prop_map(Event::ProxyHangs),
         1 => Just(Event::NewLeader),
         1 => (1u32..100).prop_map(Event::StoreAway),
+        1 => (1u32..4).prop_map(Event::Conflicts),
         1 => keeper.clone().prop_map(Event::FailKeeper),
         1 => keeper.prop_map(Event::RemoveKeeper),
         1 => (1u16..4).prop_map(Event::Standbys),

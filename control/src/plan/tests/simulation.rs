@@ -42,6 +42,8 @@ pub(super) enum Event {
     NewLeader,
     /// The store is away for so many ticks.
     StoreAway(u32),
+    /// The next so many writes of the sentinel come too late.
+    Conflicts(u32),
     /// `stolonctl failkeeper`
     FailKeeper(usize),
     /// `stolonctl removekeeper`, refused for the master's.
@@ -95,6 +97,7 @@ pub(super) struct Simulation {
     revisions: BTreeMap<KeeperUid, i64>,
     uids: u32,
     refresh_at: Boottime,
+    conflicts: u32,
     pub(super) last: Option<Plan>,
     /// Every invariant of several writes that was broken.
     pub(super) broken: Vec<String>,
@@ -152,6 +155,7 @@ impl Simulation {
             revisions: BTreeMap::new(),
             uids: 0,
             refresh_at: NOW,
+            conflicts: 0,
             last: None,
             broken: Vec::new(),
         }
@@ -202,6 +206,7 @@ impl Simulation {
                 self.store_back = self.now + TICK * ticks;
                 (0..=ticks).for_each(|_| self.tick());
             }
+            Event::Conflicts(count) => self.conflicts += count,
             Event::FailKeeper(index) => {
                 if let Some(keeper) = self.data.keepers_mut().get_mut(&keeper_uid(index % count)) {
                     keeper.status.force_fail = true;
@@ -536,8 +541,14 @@ impl Simulation {
         match outcome {
             Ok(plan) => {
                 self.watch_over(&plan);
+                let writes = plan.write == Write::Now || self.now >= self.refresh_at;
+                if writes && self.conflicts > 0 {
+                    self.conflicts -= 1;
+                    self.memory = unwritten;
+                    return;
+                }
                 self.memory = plan.memory.clone();
-                if plan.write == Write::Now || self.now >= self.refresh_at {
+                if writes {
                     self.data = plan.next.clone();
                     self.refresh_at = self.now + SLEEP;
                 }
