@@ -1,23 +1,22 @@
 //! The sentinel's loop: read, plan, write. It knows no rule of a plan and decides nothing itself; whatever wakes it, it
 //! does the same work.
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use crate::clock::{Boottime, wall_clock};
 use crate::model::{
-    Checked, ClusterData, ClusterSpec, ClusterUid, SentinelInfo, SentinelUid, Spec, Timestamp, Unusable, short_uid,
-    to_compact,
+    Checked, ClusterData, ClusterSpec, ClusterUid, SentinelInfo, SentinelUid, Spec, Timestamp, short_uid, to_compact,
 };
-use crate::plan::{Condition, Fresh, Input, Memory, Note, Plan, Refusal, Write, plan, unwritten};
+use crate::plan::{Condition, Fresh, Input, Memory, Plan, Write, plan, unwritten};
 use crate::sentinel::metrics::Metrics;
 use crate::sentinel::pace::Pace;
 use crate::sentinel::reading::{Found, Reading, decode, targets};
+use crate::sentinel::spoken::Spoken;
 use crate::store::election::{Election, Leader, Leadership};
 use crate::store::{Changes, Outcome, Revision, Store, StoreError, Txn, info_ttl};
 use crate::telemetry::Chain;
@@ -25,6 +24,7 @@ use crate::telemetry::Chain;
 pub mod metrics;
 mod pace;
 mod reading;
+mod spoken;
 
 /// The pause between rounds while there is no cluster data to tell it (sentinel L-9).
 const SLEEP_INTERVAL_UNKNOWN: Duration = Duration::from_secs(5);
@@ -400,99 +400,6 @@ fn seconds(unix_nanos: i128) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a metric in seconds needs no nanoseconds")]
     let nanos = unix_nanos as f64;
     nanos / 1e9
-}
-
-/// What has been said already: changes are logged, not rounds.
-#[derive(Debug, Default)]
-struct Spoken {
-    notes: BTreeSet<Note>,
-    complaint: Option<String>,
-    garbage: BTreeSet<String>,
-}
-
-impl Spoken {
-    /// Says what was not said in the last round.
-    fn say(&mut self, notes: &[Note]) {
-        let matters: BTreeSet<Note> = notes.iter().map(Note::matter).collect();
-        for note in notes.iter().filter(|note| !self.notes.contains(&note.matter())) {
-            note.say();
-        }
-        self.notes = matters;
-    }
-
-    fn forget_notes(&mut self) {
-        self.notes.clear();
-    }
-
-    /// All is well: the next trouble is said even when it is the last one again.
-    fn content(&mut self) {
-        self.complaint = None;
-    }
-
-    /// Whether this has still to be said.
-    fn is_new(&mut self, complaint: String) -> bool {
-        let new = self.complaint.as_ref() != Some(&complaint);
-        self.complaint = Some(complaint);
-        new
-    }
-
-    fn complain_of(&mut self, error: &StoreError, message: &str) {
-        let text = Chain(error).to_string();
-        if self.is_new(format!("{message}: {text}")) {
-            error!(error = %text, "{message}");
-        }
-    }
-
-    fn complain_of_data(&mut self, found: &Found, key: &str, creates: bool) {
-        let (message, text) = match found {
-            Found::Usable(_) => return self.content(),
-            Found::Nothing if creates => return,
-            Found::Nothing => {
-                let message = "no cluster data available, waiting for it to appear";
-                if self.is_new(message.to_owned()) {
-                    info!("{message}");
-                }
-                return;
-            }
-            Found::Unusable(Unusable::FormatVersion(version)) => {
-                let message = "unsupported clusterdata format version";
-                if self.is_new(format!("{message} {version}")) {
-                    error!(version, "{message}");
-                }
-                return;
-            }
-            Found::Unusable(Unusable::InvalidSpec(why)) => ("clusterdata validation failed", Chain(why).to_string()),
-            Found::Unusable(why @ Unusable::NoSpec) => ("clusterdata validation failed", Chain(why).to_string()),
-            Found::Garbage(why) => {
-                let remedy = "repair or delete the key with etcdctl";
-                (
-                    "error retrieving cluster data",
-                    format!("{key} holds no cluster data: {why}: {remedy}"),
-                )
-            }
-        };
-        if self.is_new(format!("{message}: {text}")) {
-            error!(error = %text, "{message}");
-        }
-    }
-
-    fn complain_of_refusal(&mut self, refusal: &Refusal) {
-        let text = refusal.to_string();
-        if self.is_new(text.clone()) {
-            match refusal {
-                Refusal::NotSupported(_) => error!(error = %text, "leaving the cluster as it is"),
-                _ => error!(error = %text, "failed to update cluster data"),
-            }
-        }
-    }
-
-    /// Names each garbled info once, until it is readable again (store S-12).
-    fn name_garbage(&mut self, reading: &Reading) {
-        for (key, why) in reading.garbage.iter().filter(|(key, _)| !self.garbage.contains(*key)) {
-            warn!(key = %key, error = %Chain(why), "cannot read an info, treating its writer as silent");
-        }
-        self.garbage = reading.garbage.keys().cloned().collect();
-    }
 }
 
 /// The spec in force of an initial spec, if this version does all that it asks for.
