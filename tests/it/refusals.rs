@@ -71,6 +71,27 @@ async fn a_keeper_refuses_each_fault_of_its_command_line_and_touches_nothing() {
     }
 }
 
+/// design D-10: PostgreSQL's programs must be there, and of a version that this keeper knows.
+#[tokio::test]
+async fn a_keeper_refuses_missing_and_unsupported_programs_of_postgresql() {
+    let place = Place::make();
+    let old = place.path().join("old");
+    fs::create_dir(&old).unwrap();
+    for program in ["postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_controldata"] {
+        let path = old.join(program);
+        fs::write(&path, "#!/bin/sh\necho \"$(basename \"$0\") (PostgreSQL) 9.6.24\"\n").unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let old = format!("--pg-bin-path={}", old.display());
+    for (bin_path, said) in [("--pg-bin-path=/no/such/dir", "/no/such/dir"), (&old, "9.6")] {
+        let dir = place.data_dir("one");
+        let data_dir = format!("--data-dir={}", dir.display());
+        let options: Vec<&str> = KEEPER.iter().copied().chain([data_dir.as_str(), bin_path]).collect();
+        refused(&place, "stolon-keeper", &options, said).await;
+        assert!(!dir.exists(), "{bin_path}: the data directory was made");
+    }
+}
+
 /// keeper 1.6: PostgreSQL refuses root, so the keeper does at once.
 #[tokio::test]
 async fn a_keeper_refuses_root() {
