@@ -34,7 +34,8 @@ test: deps
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} $(CARGO) test --workspace --locked
 
 bench-failover: deps build
-	$(CARGO) run --release --locked --quiet -p benches --bin bench-failover -- $(ARGS)
+	$(CARGO) build --release --locked --bin bench-failover
+	"$(TARGET)/release/bench-failover" $(ARGS)
 
 clean:
 	$(CARGO) clean
