@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::local::LocalState;
 use crate::postgres::instance::Instance;
-use crate::postgres::observe::Observation;
+use crate::postgres::observe::{Observation, ObserveError};
 use crate::postgres::server::Life;
 use crate::publish::{Due, Publisher};
 
@@ -101,8 +101,12 @@ impl Collector {
     /// One look, reported; the pause until the next one.
     async fn look_once(&self, memory: &mut Memory) -> Duration {
         let db = self.local.db();
-        let observation = self.instance.observe().await;
         let runs = matches!(*self.instance.life().borrow(), Life::Running { .. });
+        let observation = match runs && !self.instance.says_ready().unwrap_or(true) {
+            true => Observation::default(),
+            false => self.instance.observe().await,
+        };
+        let runs = runs && matches!(*self.instance.life().borrow(), Life::Running { .. });
         memory.say_failure(&observation, runs);
         if self.local.db() != db {
             return Duration::ZERO; // the data became another db's meanwhile: what was seen is nobody's
@@ -199,28 +203,25 @@ struct Memory {
 impl Memory {
     /// A failure is said when it begins, and its end too; a server that does not run is not expected to answer.
     fn say_failure(&mut self, observation: &Observation, runs: bool) {
-        let failed = observation.failed.as_ref().filter(|_| runs);
-        let message = failed.map(ToString::to_string);
-        if message == self.failing {
+        let Some(failed) = observation.failed.as_ref().filter(|_| runs) else {
+            if observation.is_healthy && self.failing.take().is_some() {
+                info!("postgres answers");
+            }
+            return;
+        };
+        let message = failed.to_string();
+        if self.failing.as_ref() == Some(&message) {
             return;
         }
+        let cause = std::error::Error::source(failed)
+            .map(|cause| Chain(cause).to_string())
+            .unwrap_or_default();
         match failed {
-            Some(failed) => {
-                let cause = std::error::Error::source(failed).map(|cause| Chain(cause).to_string());
-                match failed {
-                    crate::postgres::observe::ObserveError::Parameters(_) => {
-                        warn!(error = cause.unwrap_or_default(), "cannot get configured pg parameters");
-                    }
-                    crate::postgres::observe::ObserveError::Data(_) => {
-                        warn!(error = cause.unwrap_or_default(), "cannot look at the data directory");
-                    }
-                    _ => warn!(error = cause.unwrap_or_default(), "error getting pg state"),
-                }
-            }
-            None if runs => info!("postgres answers"),
-            None => {}
+            ObserveError::Parameters(_) => warn!(error = cause, "cannot get configured pg parameters"),
+            ObserveError::Data(_) => warn!(error = cause, "cannot look at the data directory"),
+            ObserveError::Sync(_) | ObserveError::Identity(_) => warn!(error = cause, "error getting pg state"),
         }
-        self.failing = message;
+        self.failing = Some(message);
     }
 }
 

@@ -558,6 +558,9 @@ impl Engine {
 
     /// What the server says of itself; a server that does not take connections is silent.
     async fn ask(&self) -> Asked {
+        if !self.instance.says_ready().unwrap_or(true) {
+            return Asked::Silent;
+        }
         let sql = self.instance.sql();
         let facts = async {
             let standby = sql.standby().await?;

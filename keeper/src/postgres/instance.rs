@@ -338,14 +338,19 @@ impl Instance {
         }
     }
 
+    /// Whether the server says in its lock file that it takes connections: one that does not logs every try.
+    pub fn says_ready(&self) -> Result<bool, FileError> {
+        let lock = files::pid_file(&self.config.data)?;
+        Ok(lock.and_then(|lock| lock.status).as_deref() == Some("ready"))
+    }
+
     /// Waits until the server answers a trivial question; errs when it ends, or at the limit (none waits for ever).
     pub async fn wait_ready(&self, limit: Option<Duration>) -> Result<(), InstanceError> {
         const ACT: &str = "wait until PostgreSQL takes connections";
         let answers = async {
             // The lock file is asked first, for a server that recovers would log every try.
             loop {
-                let lock = files::pid_file(&self.config.data)?;
-                if lock.and_then(|lock| lock.status).as_deref() == Some("ready") && self.acts.ping().await.is_ok() {
+                if self.says_ready()? && self.acts.ping().await.is_ok() {
                     return Ok(());
                 }
                 sleep(POLL).await;
