@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use control::clock::Boottime;
-use control::model::{Lsn, PostgresBinaryVersion, PostgresState, TimelineHistory};
+use control::model::{DbUid, Lsn, PostgresBinaryVersion, PostgresState, TimelineHistory};
 use control::telemetry::Chain;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::local::LocalState;
+use crate::postgres::history::Ancestor;
 use crate::postgres::instance::Instance;
 use crate::postgres::observe::{Observation, ObserveError};
 use crate::postgres::server::Life;
@@ -227,13 +228,13 @@ impl Memory {
 
 /// The document (keeper 3.4).
 fn state(
-    uid: &control::model::DbUid,
+    uid: &DbUid,
     generation: i64,
     advertised: &(String, String),
     seen: Observation,
     healthy: bool,
 ) -> PostgresState {
-    let entry = |ancestor: crate::postgres::history::Ancestor| TimelineHistory {
+    let entry = |ancestor: Ancestor| TimelineHistory {
         timeline_id: ancestor.timeline,
         switch_point: ancestor.switch_point,
         reason: ancestor.reason,

@@ -478,7 +478,10 @@ impl Keeper {
         if let Err(error) = stop {
             warn!(error = %Chain(&error), "failed to stop postgres");
         }
-        if !self.local.db().uid.is_empty() && self.instance.is_initialised().unwrap_or(false) {
+        let db = self.local.db();
+        // What was only half made stands nowhere.
+        let is_whole = !db.uid.is_empty() && !db.initializing && self.instance.is_initialised().unwrap_or(false);
+        if is_whole {
             let stopped = stopped(&self.instance).await.unwrap_or_else(|error| {
                 warn!(error = %Chain(&error), "could not find out how postgres was stopped");
                 Announced::default()

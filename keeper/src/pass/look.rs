@@ -1,0 +1,171 @@
+//! What a pass asks before it plans: the own server, the own data, the instance to copy from.
+
+use std::time::Duration;
+
+use control::model::{Stopped, stolon_name};
+use control::telemetry::Chain;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::converge::{
+    Asked, Be, Copy, Data, End, EndState, Facts, Fork, Orders, Source, Target, TargetRole, Upstream,
+};
+use crate::pass::Engine;
+use crate::postgres::conf::Minima;
+use crate::postgres::conninfo::Address;
+use crate::postgres::control::{self as control_file, ControlError};
+use crate::postgres::history::{self, Ancestor};
+use crate::postgres::instance::Instance;
+use crate::postgres::source::{self, SourceError};
+use crate::postgres::sql::SqlError;
+
+/// From question to question while the source of a copy is not ready.
+const SOURCE_POLL: Duration = Duration::from_millis(100);
+/// The same when it does not answer at all.
+const SOURCE_AWAY_POLL: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// What the server says of itself; a server that does not take connections is silent.
+    pub(super) async fn ask(&self) -> Asked {
+        if !self.instance.says_ready().unwrap_or(true) {
+            return Asked::Silent;
+        }
+        let sql = self.instance.sql();
+        let facts = async {
+            let standby = sql.standby().await?;
+            Ok::<_, SqlError>(Facts {
+                slots: sql.slots().await?.into_iter().collect(),
+                restart_pending: sql.pending_restart().await?.iter().any(|name| !is_of_recovery(name)),
+                replay_paused: standby.is_some_and(|standby| standby.is_paused),
+            })
+        };
+        match facts.await {
+            Ok(facts) => Asked::Answered(facts),
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), "the server does not answer");
+                Asked::Silent
+            }
+        }
+    }
+
+    /// Waits until the instance to copy from answers and has our slot, which its keeper makes (keeper 6.4), and tells
+    /// where it and we are.
+    pub(super) async fn ask_source(&self, from: &Upstream, orders: &Orders) -> Copy {
+        let slot = slot_of(orders);
+        let mut said = String::new();
+        let mut say = |text: String| {
+            if said != text {
+                info!(followedDB = %from.db, keeper = %from.keeper, why = %text, "waiting for the followed db");
+                said = text;
+            }
+        };
+        let told = loop {
+            match self.source(from) {
+                Ok(source) => match source.ask(&slot).await {
+                    Ok(told) if told.has_slot => break told,
+                    Ok(_) => {
+                        say(format!("it has no replication slot {slot} yet"));
+                        sleep(SOURCE_POLL).await;
+                        continue;
+                    }
+                    Err(error) => say(Chain(&error).to_string()),
+                },
+                Err(error) => say(Chain(&error).to_string()),
+            }
+            sleep(SOURCE_AWAY_POLL).await;
+        };
+        Copy {
+            own: self.own_end().await,
+            source: Source {
+                system_id: told.system_id.to_string(),
+                timeline: told.timeline,
+                position: told.position,
+                history: told.history.iter().map(fork).collect(),
+                oldest_segment: told.oldest_wal,
+            },
+        }
+    }
+
+    fn source(&self, from: &Upstream) -> Result<source::Source, SourceError> {
+        let limit = self.instance.config().request_timeout;
+        source::Source::new(&address(from), &self.config.superuser, &self.config.replication, limit)
+    }
+
+    /// Where the own data end; nothing when there are none, or when that cannot be found out.
+    async fn own_end(&self) -> Option<End> {
+        if !self.instance.is_initialised().unwrap_or(false) {
+            return None;
+        }
+        let data = &self.instance.config().data;
+        let limit = self.instance.config().request_timeout;
+        let end = control_file::end(self.instance.programs(), data, limit).await;
+        let end = end
+            .inspect_err(|error| warn!(error = %Chain(error), "could not find the end of our data"))
+            .ok()?;
+        let history = history::of_data(data, end.timeline);
+        let history = history
+            .inspect_err(|error| warn!(error = %Chain(error), "could not read our history"))
+            .ok()??;
+        Some(End {
+            system_id: end.control.system_id.to_string(),
+            state: match end.control.state {
+                control_file::State::ShutDown => EndState::ShutDown,
+                control_file::State::ShutDownInRecovery => EndState::ShutDownInRecovery,
+                control_file::State::Other => EndState::Unclean,
+            },
+            timeline: end.timeline,
+            position: end.position.unwrap_or_default(),
+            history: history.iter().map(fork).collect(),
+        })
+    }
+
+    /// A standby needs at least what its master had: what its control file says (keeper 8.7).
+    pub(super) async fn read_minima(&mut self, target: &Target, data: Data) {
+        if data == Data::Absent || !matches!(target.role, TargetRole::Standby(_)) {
+            self.memory.minima = Minima::default();
+            return;
+        }
+        let limit = self.instance.config().request_timeout;
+        match control_file::read(self.instance.programs(), &self.instance.config().data, limit).await {
+            Ok(control) => self.memory.minima = control.minima,
+            Err(error) => warn!(error = %Chain(&error), "could not read the control file"),
+        }
+    }
+}
+
+/// Where the stopped instance stands (beyond ).
+pub async fn stopped(instance: &Instance) -> Result<Stopped, ControlError> {
+    let config = instance.config();
+    let end = control_file::end(instance.programs(), &config.data, config.request_timeout).await?;
+    Ok(Stopped {
+        clean: end.is_clean(),
+        lsn: end.position,
+        timeline_id: end.timeline,
+    })
+}
+
+/// A server that was promoted counts the settings of its recovery, which left the file, as waiting for a restart.
+fn is_of_recovery(parameter: &str) -> bool {
+    parameter.starts_with("recovery_target")
+}
+
+pub(super) fn slot_of(orders: &Orders) -> String {
+    match &orders.be {
+        Be::Db(target) => stolon_name(target.db.as_str()),
+        _ => String::new(),
+    }
+}
+
+pub(super) fn address(from: &Upstream) -> Address {
+    Address {
+        host: from.host.clone(),
+        port: from.port.clone(),
+    }
+}
+
+fn fork(ancestor: &Ancestor) -> Fork {
+    Fork {
+        timeline: ancestor.timeline,
+        switch_point: ancestor.switch_point,
+    }
+}

@@ -1,0 +1,309 @@
+//! The steps of a pass, done. What a step is for is `converge`'s to say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::clock::Boottime;
+use control::model::DbUid;
+use control::store::StoreError;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::converge::{Be, Orders, SlotChange, StartAs, Step, Upstream};
+use crate::pass::look::{address, slot_of, stopped};
+use crate::pass::{Engine, Pass, Read};
+use crate::postgres::basebackup;
+use crate::postgres::control::ControlError;
+use crate::postgres::files::{self, FileError};
+use crate::postgres::hba::Users;
+use crate::postgres::initdb;
+use crate::postgres::instance::{InstanceError, Start, StopLimits};
+use crate::postgres::roles;
+use crate::postgres::sql::SqlError;
+use crate::publish::{Due, Permit};
+
+/// How long a promotion may take; then the next pass goes on with it (keeper 12.7).
+const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
+/// How long an instance with its old data has until it streams (keeper 6.7).
+const STREAM_LIMIT: Duration = Duration::from_secs(10);
+/// From look to look at the WAL receiver.
+const STREAM_POLL: Duration = Duration::from_millis(20);
+/// A copy tells its progress at each of these steps, in percent.
+const PROGRESS_STEP: u64 = 20;
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StepError {
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The store says no: read again.
+    #[error("the cluster data have changed, or an order forbids it")]
+    NotPermitted,
+    /// The permit is too old to be acted on.
+    #[error("the permit to become a master is too old")]
+    PermitExpired,
+    /// The old data are not streamed into.
+    #[error("the instance does not stream from the followed db within {0:?}")]
+    DoesNotStream(Duration),
+}
+
+impl StepError {
+    /// Whether reading again may be all that is needed.
+    pub(super) fn is_worth_another_look(&self) -> bool {
+        matches!(self, Self::NotPermitted | Self::PermitExpired)
+    }
+}
+
+impl Engine {
+    pub(super) async fn step(
+        &mut self,
+        step: &Step,
+        orders: &Orders,
+        read: &Read,
+        pass: &mut Pass,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::Tell(_) => {}
+            Step::SaveCluster(cluster) => {
+                self.local.save_cluster(cluster)?;
+                self.publisher
+                    .change(Due::Now, |report| report.cluster = cluster.clone());
+            }
+            Step::SaveDb(db) => {
+                self.local.save_db(db)?;
+                self.collector.look();
+            }
+            Step::Stop => {
+                self.instance.stop(StopLimits::default()).await?;
+                self.memory.known.current = None;
+                self.collector.look();
+            }
+            Step::SayStopped(db) => self.say_stopped(db).await?,
+            Step::RemoveData => self.remove_data().await?,
+            Step::Initdb(config) => {
+                let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+                let new = initdb::New {
+                    locale: text(&config.locale),
+                    encoding: text(&config.encoding),
+                    data_checksums: config.data_checksums,
+                };
+                self.instance.initdb(&new).await?;
+            }
+            Step::StartTemporarily(sets) => {
+                let mut files = self.files(sets);
+                if let Be::Db(target) = &orders.be {
+                    files.hba = self.hba(target, &Users::Nobody); // keeper W21
+                }
+                self.instance.start(&files, Start::Temporary).await?;
+            }
+            Step::WaitReady => {
+                let limit = match &orders.be {
+                    Be::Db(target) => Some(target.ready_timeout).filter(|limit| !limit.is_zero()),
+                    _ => None,
+                };
+                self.instance.wait_ready(limit).await?;
+                self.collector.look();
+            }
+            Step::ReadInitParameters => {
+                let parameters = self.instance.sql().configured().await?;
+                self.local.save_init_parameters(parameters)?;
+            }
+            Step::SetUpRoles => {
+                roles::set_up(self.instance.sql(), &self.config.superuser, &self.config.replication).await?;
+            }
+            Step::CopyFrom(from) => self.copy_from(from, orders).await?,
+            Step::MarkStandby => files::signal_standby(&self.instance.config().data)?,
+            Step::MarkComplete(db) => self.memory.known.complete = Some(db.clone()),
+            Step::Permit => self.ask_permit(read, pass).await?,
+            Step::Start(role, sets) => {
+                self.check_permit(*role, orders, pass)?;
+                if *role == StartAs::Standby && self.memory.known.said_stopped.is_some() {
+                    self.retract_stopped();
+                }
+                self.memory.known.current = None;
+                self.instance.start(&self.files(sets), Start::Normal).await?;
+                self.memory.known.current = Some(sets.clone());
+                self.collector.look();
+            }
+            Step::CheckStreams(db) => {
+                if let Err(failed) = self.check_streams().await {
+                    self.memory.known.kept_in_vain = Some(db.clone());
+                    return Err(failed);
+                }
+            }
+            Step::Promote => {
+                self.check_permit(StartAs::Master, orders, pass)?;
+                let Be::Db(target) = &orders.be else { return Ok(()) };
+                let sets = self.sets(target);
+                let files = self.files(&sets);
+                self.instance.promote(&files, PROMOTE_LIMIT).await?;
+                self.collector.look();
+            }
+            Step::Slot(SlotChange::Drop(slot)) => {
+                info!(%slot, "dropping replication slot");
+                self.instance.sql().drop_slot(slot).await?;
+            }
+            Step::Slot(SlotChange::Create(slot, _)) => {
+                info!(%slot, "creating replication slot");
+                self.instance.sql().create_slot(slot).await?;
+            }
+            Step::Reload(sets) => {
+                self.metrics.set_needs_reload(true);
+                self.instance.reload(&self.files(sets)).await?;
+                self.memory.known.current = Some(sets.clone());
+                self.metrics.set_needs_reload(false);
+                self.report_file_errors().await;
+            }
+            Step::Restart(role, sets) => {
+                self.check_permit(*role, orders, pass)?;
+                self.memory.known.current = None;
+                self.instance.restart(&self.files(sets), StopLimits::default()).await?;
+                self.memory.known.current = Some(sets.clone());
+                self.metrics.set_needs_reload(false);
+                self.collector.look();
+            }
+            Step::NoteRestartPending(pending) => self.metrics.set_needs_restart(*pending),
+            Step::Record(db) => {
+                self.local.save_db(db)?;
+                self.memory.known.complete = None;
+                self.memory.known.kept_in_vain = None;
+                self.collector.look();
+            }
+        }
+        Ok(())
+    }
+
+    /// The permit counts from before the question (beyond ).
+    #[expect(clippy::disallowed_methods, reason = "the permit's time begins here")]
+    async fn ask_permit(&mut self, read: &Read, pass: &mut Pass) -> Result<(), StepError> {
+        let asked = Boottime::now();
+        match self.publisher.permit(read.revision).await? {
+            Permit::Granted => {
+                pass.permit = Some(asked);
+                self.memory.known.said_stopped = None;
+                Ok(())
+            }
+            Permit::Refused => Err(StepError::NotPermitted),
+        }
+    }
+
+    /// No start as master and no promotion on a permit older than a quarter of failInterval (beyond ).
+    #[expect(clippy::disallowed_methods, reason = "the permit's time ends here")]
+    fn check_permit(&self, role: StartAs, orders: &Orders, pass: &mut Pass) -> Result<(), StepError> {
+        let (StartAs::Master, Be::Db(target)) = (role, &orders.be) else {
+            return Ok(());
+        };
+        match pass.permit.take() {
+            Some(asked) if Boottime::now().since(asked) <= target.fail_interval / 4 => Ok(()),
+            _ => Err(StepError::PermitExpired),
+        }
+    }
+
+    pub(super) fn retract_stopped(&mut self) {
+        self.memory.known.said_stopped = None;
+        self.publisher.change(Due::Now, |report| report.stopped = None);
+    }
+
+    async fn say_stopped(&mut self, db: &DbUid) -> Result<(), StepError> {
+        let stopped = stopped(&self.instance).await?;
+        info!(%db, clean = stopped.clean, "publishing that our db is stopped");
+        self.publisher.change(Due::Now, |report| {
+            report.stopped = Some(stopped);
+            if let Some(state) = &mut report.state {
+                state.healthy = false;
+            }
+        });
+        self.memory.known.said_stopped = Some(db.clone());
+        Ok(())
+    }
+
+    /// A removal goes on when its pass is given up; the next pass waits for it.
+    async fn remove_data(&mut self) -> Result<(), StepError> {
+        let instance = Arc::clone(&self.instance);
+        let removal = self
+            .memory
+            .removal
+            .insert(tokio::task::spawn_local(async move { instance.remove_data().await }));
+        let removed = removal.await.expect("removing data does not panic");
+        self.memory.removal = None;
+        Ok(removed?)
+    }
+
+    async fn copy_from(&self, from: &Upstream, orders: &Orders) -> Result<(), StepError> {
+        let slot = slot_of(orders);
+        let copy = basebackup::Copy {
+            source: address(from),
+            application_name: slot.clone(),
+            slot,
+        };
+        let mut told = 0;
+        self.instance
+            .base_backup(&copy, |progress| {
+                let percent = progress.percent();
+                if percent >= told + PROGRESS_STEP {
+                    told = percent - percent % PROGRESS_STEP;
+                    info!(percent, kib = progress.done_kib, "copying");
+                }
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Waits until the WAL receiver streams (keeper 6.7).
+    async fn check_streams(&self) -> Result<(), StepError> {
+        let streams = async {
+            loop {
+                let standby = self.instance.sql().standby().await;
+                if let Ok(Some(standby)) = standby
+                    && standby.receiver.is_some_and(|receiver| receiver.is_streaming)
+                {
+                    return;
+                }
+                sleep(STREAM_POLL).await;
+            }
+        };
+        tokio::time::timeout(STREAM_LIMIT, streams)
+            .await
+            .map_err(|_| StepError::DoesNotStream(STREAM_LIMIT))
+    }
+
+    async fn report_file_errors(&self) {
+        // A server that does not answer has nothing to say about its files; the next reload asks again.
+        for fault in self.instance.sql().file_errors().await.unwrap_or_default() {
+            warn!(%fault, "postgres refuses a parameter, and with it every change of this reload");
+        }
+    }
+}
+
+pub(super) fn failure(step: &Step) -> &'static str {
+    match step {
+        Step::Tell(_) | Step::NoteRestartPending(_) | Step::MarkComplete(_) => "could not go on",
+        Step::SaveCluster(_) => "could not save the cluster uid",
+        Step::SaveDb(_) | Step::Record(_) => "could not save the state of the local db",
+        Step::Stop => "failed to stop postgres",
+        Step::SayStopped(_) => "could not find out how our db was stopped",
+        Step::RemoveData => "could not remove the data directory",
+        Step::Initdb(_) => "failed to initialize the database cluster",
+        Step::StartTemporarily(_) | Step::Start(..) => "failed to start postgres",
+        Step::WaitReady => "postgres does not take connections",
+        Step::ReadInitParameters => "could not read the configured parameters",
+        Step::SetUpRoles => "could not set up the roles",
+        Step::CopyFrom(_) => "failed to copy the followed db",
+        Step::MarkStandby => "could not make the data those of a standby",
+        Step::Permit => "no permit to be master",
+        Step::CheckStreams(_) => "the old data do not do, copying",
+        Step::Promote => "failed to promote postgres",
+        Step::Slot(SlotChange::Drop(_)) => "could not drop a replication slot",
+        Step::Slot(SlotChange::Create(..)) => "could not create a replication slot",
+        Step::Reload(_) => "failed to reload postgres",
+        Step::Restart(..) => "failed to restart postgres",
+    }
+}
