@@ -6,3 +6,4 @@ mod bench;
 mod failures;
 mod life;
 mod pair;
+mod store;
