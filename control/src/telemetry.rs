@@ -11,6 +11,7 @@ use tracing::Level;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 mod chain;
+mod console;
 mod format;
 mod http;
 mod layer;
@@ -18,6 +19,7 @@ mod process;
 mod sink;
 
 pub use chain::Chain;
+pub use console::{complain, reader_gone_is_fine, say};
 pub use http::{Component, MetricsError, MetricsServer, before_scrape, serve_metrics};
 
 use format::{LevelName, Style};

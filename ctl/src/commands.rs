@@ -1,12 +1,13 @@
 //! The subcommands, one file each: which there are, and the order of what happens before one runs (cli 6.1).
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use control::args::{self, CTL, CommonArgs, Faults, VERSION};
 use control::store::Store;
-use control::telemetry::Chain;
+use control::telemetry::{self, Chain, complain, reader_gone_is_fine};
 
 mod checked;
 mod clusterdata;
@@ -112,7 +113,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
     let mut faults = Faults::default();
     let Some(common) = args.common.check(&mut faults).filter(|_| faults.is_empty()) else {
         for fault in faults.lines() {
-            eprintln!("{fault}");
+            complain(fault);
         }
         return ExitCode::FAILURE;
     };
@@ -131,7 +132,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         Ok(Ended::Well) => ExitCode::SUCCESS,
         Ok(Ended::Told) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("{}", Chain(error.as_ref())); // cli O-23
+            complain(Chain(error.as_ref())); // cli O-23
             ExitCode::FAILURE
         }
     }
@@ -147,31 +148,29 @@ fn help(path: &[&str]) -> ExitCode {
             .find_subcommand_mut(name)
             .expect("the path names subcommands of ours");
     }
-    match shown.print_help() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE, // standard output is closed: nobody reads why
-    }
+    status_of(reader_gone_is_fine(shown.print_help()))
 }
 
 fn not_supported_yet(command: &str) -> ExitCode {
-    eprintln!("{command} is not supported yet");
+    complain(format_args!("{command} is not supported yet"));
     ExitCode::FAILURE
 }
 
 fn print(line: &str) -> ExitCode {
-    match say(line) {
+    status_of(telemetry::say(line))
+}
+
+fn status_of(written: io::Result<()>) -> ExitCode {
+    match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("write to standard output: {error}");
+            complain(format_args!("write to standard output: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
 /// Writes a text to standard output and ends it with exactly one newline (cli O-24).
-fn say(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.strip_suffix('\n').unwrap_or(text).as_bytes())?;
-    out.write_all(b"\n")?;
-    out.flush()
+fn say(text: &str) -> anyhow::Result<()> {
+    telemetry::say(text).context("write to standard output")
 }

@@ -1,8 +1,12 @@
 //! stolonctl: the operator's command line. Parses, calls one command, prints; what a command does is left to its file.
 
+// These panic when nobody takes what they print: `telemetry::say` and `complain` do not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 use std::process::ExitCode;
 
 use control::args::{self, CTL};
+use control::telemetry::complain;
 use tokio::runtime::Builder;
 
 mod commands;
@@ -14,7 +18,7 @@ fn main() -> ExitCode {
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("start the runtime: {error}");
+            complain(format_args!("start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };

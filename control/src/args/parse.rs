@@ -83,21 +83,23 @@ pub fn parse<T: Parser>(program: Program) -> T {
     match try_parse(program, std::env::args_os().skip(1), environment) {
         Ok(parsed) => {
             for notice in &parsed.notices {
-                eprintln!("{notice}");
+                telemetry::complain(notice);
             }
             parsed.args
         }
         Err(Refusal::Shown(text)) => {
-            // Nobody is left to tell when standard output is gone.
-            let _ = if text.use_stderr() {
-                std::io::Write::write_all(&mut std::io::stdout(), text.render().to_string().as_bytes())
+            let shown = if text.use_stderr() {
+                telemetry::say(&text.render().to_string())
             } else {
-                text.print()
+                telemetry::reader_gone_is_fine(text.print())
             };
-            exit(0)
+            match shown {
+                Ok(()) => exit(0),
+                Err(error) => telemetry::fatal_because("write to standard output", &error),
+            }
         }
         Err(Refusal::Usage { text, message }) => {
-            eprintln!("{}", text.trim_end());
+            telemetry::complain(text.trim_end());
             telemetry::fatal(message)
         }
         Err(Refusal::Variables(message)) => telemetry::fatal(message),

@@ -3,11 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use control::args::Switch;
 use control::model::{ClusterData, JsonError, not_supported, to_compact, to_pretty};
 use control::store::{Outcome, Store, Txn};
-use control::telemetry::Chain;
+use control::telemetry::{Chain, complain};
 
 use super::{Ended, checked, input, say};
 
@@ -83,7 +83,10 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<Ended> {
     let data = decode(&text).map_err(|reason| anyhow::anyhow!("invalid cluster data: {reason}"))?;
     if let Err(why) = usable(&data) {
         // Taken all the same, as the reference does, but not without a word: no program of ours will work with it.
-        eprintln!("WARNING: this cluster data cannot be used: {}", Chain(why.as_ref()));
+        complain(format_args!(
+            "WARNING: this cluster data cannot be used: {}",
+            Chain(why.as_ref())
+        ));
     }
     let key = store.keys().cluster_data();
     let (before, revision) = checked::read_plain(store).await?;
@@ -105,7 +108,7 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<Ended> {
         }
         Err(error) => bail!("failed to write cluster data into new store {}", Chain(&error)),
     }
-    say("successfully wrote cluster data into the new store").context("write to standard output")?;
+    say("successfully wrote cluster data into the new store")?;
     Ok(Ended::Well)
 }
 

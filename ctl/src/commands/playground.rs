@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use control::clock::Boottime;
+use control::telemetry::complain;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::stage::{Failure, Ports, SUPERUSER, Stage};
@@ -38,7 +39,7 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
     match play(args).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{error:#}");
+            complain(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -61,9 +62,9 @@ async fn play(args: &Args) -> anyhow::Result<ExitCode> {
         Ok(Some(End::Interrupt)) if stage.screen.is_terminal() => ExitCode::SUCCESS,
         Ok(Some(end)) => ExitCode::from(end.status()),
         Err(error) => {
-            eprintln!("failed: {error:#}");
+            complain(format_args!("failed: {error:#}"));
             if let Some(text) = error.downcast_ref::<Failure>().and_then(Failure::explanation) {
-                eprintln!("{text}");
+                complain(text);
             }
             ExitCode::FAILURE
         }

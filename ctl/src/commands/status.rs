@@ -7,7 +7,7 @@ mod view;
 use anyhow::bail;
 use control::model::{Json, ProxyInfo, SentinelInfo, from_slice, to_pretty};
 use control::store::{Entry, Snapshot, Store, Target};
-use control::telemetry::Chain;
+use control::telemetry::{Chain, complain};
 use serde::de::DeserializeOwned;
 
 use super::{Ended, checked, say};
@@ -70,11 +70,11 @@ fn decode_all<T: DeserializeOwned>(entries: &[Entry]) -> Vec<T> {
     let decode = |entry: &Entry| match from_slice(&entry.value) {
         Ok(info) => Some(info),
         Err(error) => {
-            eprintln!(
+            complain(format_args!(
                 "left out, not readable: {}: {}",
                 entry.key.escape_debug(),
                 Chain(&error)
-            );
+            ));
             None
         }
     };

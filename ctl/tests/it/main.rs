@@ -7,5 +7,6 @@ mod clusterdata;
 mod golden;
 mod init;
 mod keepers;
+mod outputs;
 mod read;
 mod update;

@@ -1,0 +1,94 @@
+//! Standard output and standard error that nobody reads, or that take nothing.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Output, Stdio};
+
+use crate::bench::{Bench, CLUSTER};
+
+/// The writing end of what nobody reads any more.
+fn unread() -> Stdio {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(theirs);
+    OwnedFd::from(ours).into()
+}
+
+/// Takes no byte.
+fn full() -> Stdio {
+    File::options().write(true).open("/dev/full").unwrap().into()
+}
+
+async fn run(bench: &Bench, args: &[&str], stdout: Stdio, stderr: Stdio) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stolonctl"));
+    command
+        .args(args)
+        .env_clear()
+        .envs([("STOLONCTL_CLUSTER_NAME", "c"), ("STOLONCTL_STORE_BACKEND", "etcdv3")])
+        .env("STOLONCTL_STORE_ENDPOINTS", bench.etcd.endpoint())
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr);
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_error() {
+    let bench = Bench::with(CLUSTER).await;
+    for args in [
+        &["status"][..],
+        &["status", "-fjson"],
+        &["spec"],
+        &["clusterdata", "read"],
+        &["version"],
+        &["--version"],
+        &["--help"],
+        &[],
+        &["clusterdata"],
+        &["init", "-y"],
+    ] {
+        let ran = run(&bench, args, unread(), Stdio::piped()).await;
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!((ran.status.code(), said.as_str()), (Some(0), ""), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_output_that_takes_nothing_is_named() {
+    let bench = Bench::with(CLUSTER).await;
+    for args in [
+        &["status"][..],
+        &["spec"],
+        &["version"],
+        &["--version"],
+        &["--help"],
+        &[],
+    ] {
+        let ran = run(&bench, args, full(), Stdio::piped()).await;
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{args:?}");
+        assert!(said.contains("write to standard output"), "{args:?} {said}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_nobody_reads_is_an_error_all_the_same() {
+    let bench = Bench::start().await;
+    for args in [
+        &["status"][..],
+        &["status", "--nonsense"],
+        &["status", "--cluster-name="],
+        &["promote"],
+    ] {
+        for stderr in [unread(), full()] {
+            let ran = run(&bench, args, Stdio::piped(), stderr).await;
+            assert_eq!(
+                (ran.status.code(), ran.stdout.as_slice()),
+                (Some(1), &b""[..]),
+                "{args:?}"
+            );
+        }
+    }
+}
