@@ -1,6 +1,6 @@
 //! What a snapshot of the store says about the cluster. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use control::model::{ClusterData, DbUid, ProxyInfo, ProxyUid, SentinelInfo, SentinelUid};
 use serde::Serialize;
@@ -114,29 +114,38 @@ fn keepers(data: &ClusterData) -> Vec<Keeper> {
     data.keepers().iter().map(row).collect()
 }
 
+/// Followers of followers are drawn down to this level; no cluster is near it.
+const LEVELS_MAX: usize = 64;
+
 /// The dbs from the master down, depth first, followers in stored order (cli 14.3).
+///
+/// Each db once: only a broken document has one that several follow, or that follows itself, and all the ways through
+/// such a document may be more than anybody can wait for.
 fn tree(data: &ClusterData) -> Vec<Branch> {
     let mut branches = Vec::new();
     if let Some(master) = data.master_uid() {
-        let mut above = Vec::new();
-        grow(data, master, None, "", &mut above, &mut branches);
+        grow(data, master, None, "", &mut BTreeSet::new(), 0, &mut branches);
     }
     branches
 }
 
-/// `place` is whether this is the last of its parent's followers; nothing for the root. `above` are the dbs on the way
-/// here: one that follows itself, which only a broken document has, is not gone through again.
+/// `place` is whether this is the last of its parent's followers; nothing for the root. `drawn` are the dbs that the
+/// tree has already.
 fn grow<'a>(
     data: &'a ClusterData,
     uid: &'a DbUid,
     place: Option<bool>,
     prefix: &str,
-    above: &mut Vec<&'a DbUid>,
+    drawn: &mut BTreeSet<&'a DbUid>,
+    level: usize,
     branches: &mut Vec<Branch>,
 ) {
-    let Some(db) = data.dbs().get(uid).filter(|_| !above.contains(&uid)) else {
+    let Some(db) = data.dbs().get(uid) else {
         return;
     };
+    if level > LEVELS_MAX || !drawn.insert(uid) {
+        return;
+    }
     let branch = match place {
         None => "",
         Some(true) => "└─",
@@ -152,7 +161,6 @@ fn grow<'a>(
         Some(true) => format!("{prefix}  "),
         Some(false) => format!("{prefix}│ "),
     };
-    above.push(uid);
     let followers = db.spec.followers.as_deref().unwrap_or_default();
     for (number, follower) in followers.iter().enumerate() {
         // "last" counts followers that do not exist, too
@@ -161,9 +169,9 @@ fn grow<'a>(
             follower,
             Some(number + 1 == followers.len()),
             &prefix,
-            above,
+            drawn,
+            level + 1,
             branches,
         );
     }
-    above.pop();
 }

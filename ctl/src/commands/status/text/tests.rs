@@ -138,3 +138,16 @@ fn a_broken_document_is_shown_as_it_is() {
         "k1 (master)\n└─k2\n  └─k3\n\n"
     );
 }
+
+#[test]
+fn a_document_with_countless_ways_down_is_drawn_in_no_time() {
+    // each db twice below the one before: 2^200 ways; and a chain deeper than any stack
+    let twice: Vec<String> = (1..=200)
+        .map(|n| db(&format!("d{n}"), "k", &[&format!("d{}", n + 1), &format!("d{}", n + 1)]))
+        .collect();
+    assert!(tree(&twice.join(",")).lines().count() < 100);
+    let chain: Vec<String> = (1..=50_000)
+        .map(|n| db(&format!("d{n}"), "k", &[&format!("d{}", n + 1)]))
+        .collect();
+    assert!(tree(&chain.join(",")).lines().count() < 100);
+}
