@@ -210,11 +210,12 @@ fn aliases(arg: &Arg) -> impl Iterator<Item = &str> {
     arg.get_all_aliases().unwrap_or_default().into_iter()
 }
 
+/// A text can only be wrong by not being UTF-8, and it may be a password: then the value is not told.
 fn variable_fault(variable: &str, value: &OsStr, reason: &str) -> String {
-    format!(
-        "invalid value {:?} for environment variable {variable}: {reason}",
-        value.to_string_lossy()
-    )
+    match value.to_str() {
+        Some(value) => format!("invalid value {value:?} for environment variable {variable}: {reason}"),
+        None => format!("invalid value for environment variable {variable}: it is not UTF-8"),
+    }
 }
 
 /// What is wrong with the value of this one option, by itself.

@@ -142,7 +142,7 @@ impl fmt::Display for Endpoint {
             Scheme::Http => "http",
             Scheme::Https => "https",
         };
-        write!(f, "{scheme}://{}", self.address)
+        write!(f, "{scheme}://{}", without_user(&self.address))
     }
 }
 
@@ -198,16 +198,21 @@ fn split_scheme(item: &str) -> Result<(String, String), EndpointsError> {
         return Ok(("http".to_owned(), item.to_owned()));
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+    let address = without_user(authority);
     let port_is_fine = match address.rsplit_once(':') {
         Some((_, port)) if !port.contains(']') => port.chars().all(|c| c.is_ascii_digit()),
         _ => true,
     };
     let brackets_match = address.starts_with('[') == address.contains(']');
     if !port_is_fine || !brackets_match || rest.chars().any(char::is_control) || address.contains(' ') {
-        return Err(EndpointsError::Syntax(item.to_owned()));
+        return Err(EndpointsError::Syntax(format!("{scheme}://{}", without_user(rest))));
     }
     Ok((scheme.to_ascii_lowercase(), address.to_owned()))
+}
+
+/// What may be shown of an address: not what stands before the `@`, which may be a password (design D-13).
+fn without_user(address: &str) -> &str {
+    address.rsplit_once('@').map_or(address, |(_, address)| address)
 }
 
 fn is_scheme(text: &str) -> bool {
@@ -242,6 +247,10 @@ mod tests {
         );
         assert_eq!(addresses("http://[::1]:2379"), ["http://[::1]:2379"]);
         assert_eq!(addresses("a:1, b:2,"), ["http://a:1", "http:// b:2", "http://"]);
+        // without a scheme it is an address as it stands (store S-15), and shown without its password (design D-13)
+        let (_, endpoints) = parse_endpoints("user:secret@a:1").unwrap();
+        assert_eq!(endpoints[0].address, "user:secret@a:1");
+        assert_eq!(endpoints[0].to_string(), "http://a:1");
     }
 
     #[test]
@@ -261,6 +270,10 @@ mod tests {
             EndpointsError::MixedSchemes("ftp".into(), "http".into())
         );
         assert_eq!(refused("http://[::1:1"), EndpointsError::Syntax("http://[::1:1".into()));
+        assert_eq!(
+            refused("https://user:sec/ret@a:x"),
+            EndpointsError::Syntax("https://a:x".into())
+        );
     }
 
     #[test]

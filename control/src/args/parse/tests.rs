@@ -70,6 +70,23 @@ fn a_bad_variable_is_named_and_the_alphabetically_last_one_first() {
 }
 
 #[test]
+fn a_variable_that_is_not_utf_8_is_named_and_its_value_is_not_told() {
+    // design D-13: every password is such a text
+    use std::os::unix::ffi::OsStringExt as _;
+    let value = |name: &str| (name == "STKEEPER_UID").then(|| OsString::from_vec(b"\xffsecret".to_vec()));
+    match try_parse::<Args>(KEEPER, [""; 0], value).unwrap_err() {
+        Refusal::Variables(message) => {
+            assert!(
+                message.contains("STKEEPER_UID") && message.contains("UTF-8"),
+                "{message}"
+            );
+            assert!(!message.contains("secret"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn uid_beats_id_in_the_environment_and_the_later_one_on_the_command_line() {
     // cli O-13, cli 18.1
     let uid = |typed: &[&str], environment: &[(&str, &str)]| parsed(typed, environment).uid.unwrap();
