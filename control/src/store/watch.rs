@@ -218,6 +218,10 @@ async fn open(link: &Link, watched: &[Watched]) -> Result<WatchStream, etcd_clie
 fn note(message: &WatchResponse, watched: &mut [Watched], inbox: &Inbox) -> Result<(), String> {
     let index = usize::try_from(message.watch_id() - 1).ok();
     let Some(target) = index.and_then(|index| watched.get_mut(index)) else {
+        if message.canceled() {
+            // one of ours was refused before it had its id
+            return Err(format!("watch cancelled: {}", message.cancel_reason()));
+        }
         return Ok(()); // the answer to a question after progress concerns no single target
     };
     if message.canceled() {
@@ -231,9 +235,17 @@ fn note(message: &WatchResponse, watched: &mut [Watched], inbox: &Inbox) -> Resu
     }
     let header = header_revision(message.header());
     if message.created() {
-        if target.seen.is_none() {
-            target.seen = Some(header);
-            inbox.gap();
+        match target.seen {
+            None => {
+                target.seen = Some(header);
+                inbox.gap();
+            }
+            Some(seen) if header < seen => {
+                // a store that began anew: nothing would come before it has as many revisions as the old one had
+                target.seen = None;
+                return Err(format!("the store is at revision {header}, where {seen} was seen"));
+            }
+            Some(_) => {}
         }
         return Ok(());
     }
