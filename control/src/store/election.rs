@@ -100,17 +100,11 @@ pub struct Election {
 impl Election {
     /// Stands for election under this uid, again and again. Must be called within a tokio runtime.
     pub fn start(store: Store, uid: &str) -> Self {
-        Self::start_with_ttl(store, uid, TTL)
-    }
-
-    /// As [`Election::start`], with another TTL than the usual one; whole seconds, 2 s or more.
-    pub fn start_with_ttl(store: Store, uid: &str, ttl: Duration) -> Self {
         let (publish, state) = watch::channel(Leadership::Candidate);
         let stop = CancellationToken::new();
         let candidate = Candidate {
             store,
             uid: uid.to_owned(),
-            ttl,
             publish,
             stop: stop.clone(),
             won: 0,
@@ -141,7 +135,6 @@ impl Election {
 struct Candidate {
     store: Store,
     uid: String,
-    ttl: Duration,
     publish: watch::Sender<Leadership>,
     stop: CancellationToken,
     won: u64,
@@ -230,7 +223,7 @@ impl Candidate {
             self.store.revoke(stale).await?;
         }
         let before = Boottime::now();
-        let Granted { lease, ttl } = self.store.grant(self.ttl).await?;
+        let Granted { lease, ttl } = self.store.grant(TTL).await?;
         let session = Session {
             lease,
             ttl,

@@ -31,9 +31,6 @@ pub enum KeysError {
         /// The prefix as given.
         prefix: String,
     },
-    /// A uid that would name another key than one of its own.
-    #[error("invalid uid {0:?}: it must not be empty nor hold '/' or control characters")]
-    Uid(String),
 }
 
 impl Keys {
@@ -153,15 +150,6 @@ impl Keys {
     }
 }
 
-/// Refuses a uid that would name another key than one of its own.
-pub fn check_uid(uid: &str) -> Result<(), KeysError> {
-    match uid {
-        "" | "." | ".." => Err(KeysError::Uid(uid.to_owned())),
-        uid if uid.chars().any(|c| c == '/' || c.is_control()) => Err(KeysError::Uid(uid.to_owned())),
-        _ => Ok(()),
-    }
-}
-
 /// Puts one `/` between the non-empty parts, and cleans (store S-2).
 fn join(prefix: &str, name: &str) -> String {
     match (prefix, name) {
@@ -252,13 +240,5 @@ mod tests {
             keys.candidate(LeaseId(0xab)),
             "stolon/cluster/mycluster/sentinel-leader/ab"
         );
-    }
-
-    #[test]
-    fn a_uid_names_one_key_of_its_own() {
-        for uid in ["", ".", "..", "a/b", "a\0"] {
-            assert!(check_uid(uid).is_err(), "{uid:?} accepted");
-        }
-        assert!(check_uid("keeper_1").is_ok());
     }
 }

@@ -7,6 +7,9 @@ use super::{Repeat, Store, StoreError};
 /// No info lives shorter than this (store S-20, S-21).
 pub const INFO_TTL_MIN: Duration = Duration::from_secs(20);
 
+/// The longest that etcd grants, in seconds (its `lease/lessor.go`); it refuses more.
+const TTL_MAX: i64 = 9_000_000_000;
+
 /// What etcd-client says when a keepalive is answered with a TTL of zero (its `rpc/lease.rs`).
 const LEASE_GONE: &str = "lease not found";
 
@@ -44,11 +47,11 @@ pub fn info_ttl(wanted: Duration) -> Duration {
 }
 
 impl Store {
-    /// Asks for a lease of this many whole seconds.
+    /// Asks for a lease of this many whole seconds, or of the most that there is.
     ///
     /// Sent again when nobody knows what became of it: a lease without keys runs out by itself (store S-31).
     pub async fn grant(&self, ttl: Duration) -> Result<Granted, StoreError> {
-        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1);
+        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
         self.request("ask for a lease".to_owned(), Repeat::Freely, |client| async move {
             let answer = client.lease_client().grant(seconds, None).await?;
             Ok(Granted {

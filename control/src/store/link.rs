@@ -36,6 +36,8 @@ use crate::clock::Boottime;
 
 /// etcd refuses clients that ping more often than every 5 s (store 3.3).
 const PING_EVERY: Duration = Duration::from_secs(10);
+/// A server that has not spoken by then is not waited for, however long requests may take (store 3.3).
+const SPEAK_LIMIT: Duration = Duration::from_secs(20);
 /// A connection request that the network lost is not worth more: the next one starts afresh.
 const TCP_CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Pauses between two dialling attempts (store 3.3, **REC**).
@@ -274,7 +276,8 @@ async fn dial(config: &StoreConfig, index: usize) -> Result<Link, Cause> {
         .map_err(|error| Cause::deepest(&error))?;
     // best effort: without it small requests are slower, nothing else
     let _ = tcp.set_nodelay(true);
-    let silence = |_| Cause::new(format!("no answer within {:?} after connecting", config.timeout));
+    let limit = config.timeout.min(SPEAK_LIMIT);
+    let silence = |_| Cause::new(format!("no answer within {limit:?} after connecting"));
     let handshake = async {
         let io: Box<dyn Io> = match &config.tls {
             None => Box::new(tcp),
@@ -282,7 +285,7 @@ async fn dial(config: &StoreConfig, index: usize) -> Result<Link, Cause> {
         };
         speak(io, config, index).await
     };
-    timeout(config.timeout, handshake).await.map_err(silence)?
+    timeout(limit, handshake).await.map_err(silence)?
 }
 
 async fn tls_handshake(

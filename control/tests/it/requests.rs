@@ -174,6 +174,14 @@ async fn a_revoked_lease_takes_its_keys_along() {
 }
 
 #[tokio::test]
+async fn a_lease_for_longer_than_there_is_lasts_as_long_as_there_is() {
+    // a spec may say 292 years, and an info lives twice as long
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    assert!(store.grant(Duration::MAX).await.unwrap().ttl > Duration::from_secs(8_000_000_000));
+}
+
+#[tokio::test]
 async fn what_the_server_refuses_leaves_the_old_value() {
     // corner case 20: the server's limit is 1.5 MiB
     let etcd = Etcd::start().await;
