@@ -27,7 +27,7 @@ use layer::LineLayer;
 use sink::Sink;
 
 /// How long the end of a program waits for a reader of its log that does not read.
-const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+const FLUSH_LIMIT: Duration = Duration::from_millis(800);
 
 /// The form of log lines (cli 17.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,7 +92,7 @@ pub fn init(config: &LogConfig) {
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
 }
 
-/// Waits until every line logged so far is written, for at most two seconds.
+/// Waits until every line logged so far is written, for less than a second.
 pub fn flush() {
     if let Some(log) = LOG.get() {
         log.sink.flush(FLUSH_LIMIT);
@@ -125,10 +125,7 @@ fn end_with(message: &str, fields: &[(&str, serde_json::Value)]) -> ! {
         fields,
     );
     match LOG.get() {
-        Some(log) => {
-            log.sink.push(line);
-            log.sink.flush(FLUSH_LIMIT);
-        }
+        Some(log) => drop(log.sink.finish(line, FLUSH_LIMIT)),
         // There is nobody left to tell that standard error is gone.
         None => drop(std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes())),
     }

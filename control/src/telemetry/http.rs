@@ -52,7 +52,7 @@ impl Component {
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
     /// The address is taken, not ours, or no address.
-    #[error("listen on {address} for metrics (--metrics-listen-address)")]
+    #[error("listen on {address} for metrics: give --metrics-listen-address a free address, host:port or :port")]
     Bind {
         /// As typed.
         address: String,

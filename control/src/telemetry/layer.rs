@@ -102,7 +102,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
         for span in context.event_scope(event).into_iter().flatten() {
             if !WHOLE_PROGRAM.contains(&span.name()) {
                 if let Some(SpanFields(outer)) = span.extensions().get::<SpanFields>() {
-                    fields.others.extend(outer.iter().cloned());
+                    // the innermost speaks of what happens, and no name stands twice in an object
+                    let is_new = |(name, _): &&(&str, Value)| !fields.others.iter().any(|(inner, _)| inner == name);
+                    let outer: Vec<_> = outer.iter().filter(is_new).cloned().collect();
+                    fields.others.extend(outer);
                 }
             }
         }
@@ -246,8 +249,16 @@ mod tests {
             info!("starting database");
             let _conn = info_span!("conn", id = 7).entered();
             info!(why = "eof", "closed");
+            info!(id = 8, "followed");
         });
-        assert_eq!(lines, ["INFO starting database", "INFO closed why=eof id=7"]);
+        assert_eq!(
+            lines,
+            [
+                "INFO starting database",
+                "INFO closed why=eof id=7",
+                "INFO followed id=8"
+            ]
+        );
     }
 
     #[test]

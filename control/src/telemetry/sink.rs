@@ -12,6 +12,9 @@ use super::format::{LevelName, Style};
 /// Lines that may wait for the reader: at some 150 bytes a line, about a megabyte.
 const QUEUE_LINES: usize = 8192;
 
+/// Between two looks for room in a full queue.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
+
 enum Entry {
     Line(String),
     /// Answered once all before it is written.
@@ -47,20 +50,36 @@ impl Sink {
         }
     }
 
-    /// Waits until all lines queued so far are written, for at most twice `limit`. False when they are not.
+    /// Waits until all lines queued so far are written, for at most `limit`. False when they are not.
     pub(crate) fn flush(&self, limit: Duration) -> bool {
         let (done, written) = sync_channel(1);
-        let pause = Duration::from_millis(10);
-        let mut entry = Entry::Flush(done);
-        for _ in 0..=(limit.as_millis() / pause.as_millis()) {
+        let left = self.queue_when_there_is_room(Entry::Flush(done), limit);
+        left.is_some_and(|left| written.recv_timeout(left).is_ok())
+    }
+
+    /// Queues the last line of a program, behind all others, and waits until it is written, for at most `limit`.
+    /// False when it is not.
+    pub(crate) fn finish(&self, line: String, limit: Duration) -> bool {
+        let left = self.queue_when_there_is_room(Entry::Line(line), limit);
+        left.is_some_and(|left| self.flush(left))
+    }
+
+    /// What is left of the limit once there was room; nothing when there was none in time.
+    fn queue_when_there_is_room(&self, mut entry: Entry, limit: Duration) -> Option<Duration> {
+        let mut left = limit;
+        loop {
             match self.queue.try_send(entry) {
-                Ok(()) => return written.recv_timeout(limit).is_ok(),
-                Err(TrySendError::Disconnected(_)) => return false,
+                Ok(()) => return Some(left),
+                Err(TrySendError::Disconnected(_)) => return None,
                 Err(TrySendError::Full(back)) => entry = back,
             }
+            if left.is_zero() {
+                return None;
+            }
+            let pause = LOOK_AGAIN_AFTER.min(left);
             thread::sleep(pause); // the reader is slow: give it the rest of the limit
+            left -= pause;
         }
-        false
     }
 }
 
@@ -167,5 +186,23 @@ mod tests {
             .filter_map(|line| line.trim().rsplit('=').next()?.parse::<usize>().ok())
             .sum();
         assert_eq!(lines + lost, 10, "{writes:?}");
+    }
+
+    #[test]
+    fn the_last_line_waits_for_room_and_nobody_waits_for_ever() {
+        // keeper 15.0.2
+        let gate = Gate::default();
+        gate.set(true);
+        let sink = Sink::with_room(1, gate.clone(), Style::new(LogFormat::Text, false));
+        for _ in 0..3 {
+            sink.push("line\n".to_owned());
+        }
+        assert!(!sink.finish("late\n".to_owned(), Duration::from_millis(20)));
+        let opened = gate.clone();
+        let opens = thread::spawn(move || opened.set(false));
+        assert!(sink.finish("last\n".to_owned(), LIMIT));
+        opens.join().unwrap();
+        let writes = &gate.0.0.lock().unwrap().writes;
+        assert!(writes.contains(&"last\n".to_owned()), "{writes:?}");
     }
 }
