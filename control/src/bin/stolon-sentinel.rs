@@ -90,4 +90,5 @@ fn start(common: Common, uid: SentinelUid, initial_spec: Option<ClusterSpec>) {
         };
         sentinel::run(config, metrics, stop).await;
     });
+    runtime.shutdown_background(); // a name that is being looked up does not hold the end up
 }
