@@ -18,7 +18,7 @@ pub enum Json {
     Bool(bool),
     /// A number without fraction or exponent.
     Int(i128),
-    /// Any other number: never accepted where an integer is wanted (J-10).
+    /// Any other number, also one too large: never accepted where an integer is wanted (J-10).
     Float(f64),
     /// A text.
     Text(String),
@@ -107,7 +107,7 @@ impl Json {
             Self::Null => "null",
             Self::Bool(_) => "a boolean",
             Self::Int(_) => "an integer",
-            Self::Float(_) => "a number with fraction or exponent",
+            Self::Float(_) => "a number that is no integer of 64 bits",
             Self::Text(_) => "a text",
             Self::List(_) => "a list",
             Self::Object(_) => "an object",

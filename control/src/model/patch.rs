@@ -107,6 +107,11 @@ const SPEC: &Level = &Level(&[
     ("automaticPgRestart", None),
 ]);
 
+/// The names of all fields of a cluster spec, in order (data-model 4.1).
+pub(super) fn field_names() -> impl Iterator<Item = &'static str> {
+    SPEC.0.iter().map(|(name, _)| *name)
+}
+
 const ARCHIVE: &Level = &Level(&[("restoreCommand", None)]);
 
 /// Gives names in another case their canonical spelling; of two of the same name the last counts.
@@ -183,5 +188,45 @@ fn put(place: Option<&mut (String, Json)>, name: String, value: Json) -> Option<
             None
         }
         None => Some((name, value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::from_slice;
+
+    const EVERY_FIELD: &str = r#"{"sleepInterval":"1s","requestTimeout":"1s","convergenceTimeout":"1s","initTimeout":"1s",
+        "syncTimeout":"1s","dbWaitReadyTimeout":"1s","failInterval":"1s","deadKeeperRemovalInterval":"1s",
+        "proxyCheckInterval":"1s","proxyTimeout":"1s","maxStandbys":1,"maxStandbysPerSender":1,"maxStandbyLag":1,
+        "synchronousReplication":true,"minSynchronousStandbys":1,"maxSynchronousStandbys":1,"additionalWalSenders":1,
+        "additionalMasterReplicationSlots":["a"],"usePgrewind":true,"initMode":"new","mergePgParameters":true,"role":"master",
+        "newConfig":{"locale":"a","encoding":"a","dataChecksums":true},
+        "pitrConfig":{"dataRestoreCommand":"a","archiveRecoverySettings":{"restoreCommand":"a"},
+            "recoveryTargetSettings":{"recoveryTarget":"a","recoveryTargetLsn":"a","recoveryTargetName":"a",
+                "recoveryTargetTime":"a","recoveryTargetXid":"a","recoveryTargetTimeline":"a"}},
+        "existingConfig":{"keeperUID":"a"},
+        "standbyConfig":{"standbySettings":{"primaryConninfo":"a","primarySlotName":"a","recoveryMinApplyDelay":"a"},
+            "archiveRecoverySettings":{"restoreCommand":"a"}},
+        "defaultSUReplAccessMode":"all","pgParameters":{"a":"a"},"pgHBA":["a"],"automaticPgRestart":true}"#;
+
+    fn names_match(level: &Level, value: &Json) {
+        let Json::Object(members) = value else {
+            panic!("{value:?} is no object");
+        };
+        let written: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
+        let known: Vec<&str> = level.0.iter().map(|(name, _)| *name).collect();
+        assert_eq!(written, known);
+        for ((_, below), (_, value)) in level.0.iter().zip(members) {
+            if let Some(below) = below {
+                names_match(below, value);
+            }
+        }
+    }
+
+    #[test]
+    fn the_names_are_those_that_a_spec_is_written_with_in_their_order() {
+        let spec: ClusterSpec = from_slice(EVERY_FIELD.as_bytes()).unwrap();
+        names_match(SPEC, &Json::of(&spec));
     }
 }

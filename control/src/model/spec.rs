@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::patch::field_names;
 use crate::model::{GoDuration, InvalidSpec, Json, KeeperUid, is_zero, known_texts};
 
 /// Lag, in bytes of WAL behind the last known master position, past which an asynchronous standby is not elected.
@@ -297,40 +298,6 @@ pub enum Shown {
     All,
 }
 
-/// The names of all fields, in order (data-model 4.1).
-const FIELDS: [&str; 30] = [
-    "sleepInterval",
-    "requestTimeout",
-    "convergenceTimeout",
-    "initTimeout",
-    "syncTimeout",
-    "dbWaitReadyTimeout",
-    "failInterval",
-    "deadKeeperRemovalInterval",
-    "proxyCheckInterval",
-    "proxyTimeout",
-    "maxStandbys",
-    "maxStandbysPerSender",
-    "maxStandbyLag",
-    "synchronousReplication",
-    "minSynchronousStandbys",
-    "maxSynchronousStandbys",
-    "additionalWalSenders",
-    "additionalMasterReplicationSlots",
-    "usePgrewind",
-    "initMode",
-    "mergePgParameters",
-    "role",
-    "newConfig",
-    "pitrConfig",
-    "existingConfig",
-    "standbyConfig",
-    "defaultSUReplAccessMode",
-    "pgParameters",
-    "pgHBA",
-    "automaticPgRestart",
-];
-
 impl ClusterSpec {
     /// The same spec with every unset field that has a default replaced by it (data-model P-3).
     #[must_use]
@@ -431,9 +398,7 @@ impl ClusterSpec {
                         .find(|(name, _)| name == field)
                         .map(|(_, value)| value.clone())
                 };
-                let all = FIELDS
-                    .iter()
-                    .map(|field| ((*field).to_owned(), value(field).unwrap_or(Json::Null)));
+                let all = field_names().map(|field| (field.to_owned(), value(field).unwrap_or(Json::Null)));
                 Json::Object(all.collect())
             }
         }

@@ -133,7 +133,7 @@ impl fmt::Display for Timestamp {
         let (seconds, nanos) = (local.div_euclid(NANOS), local.rem_euclid(NANOS));
         let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
         // Years of four digits are all that the reader accepts; the clocks that write stay well inside.
-        let days = i32::try_from(days).unwrap_or(i32::MAX).clamp(-719_162, 2_932_896);
+        let days = i32::try_from(days).unwrap_or(i32::MAX).clamp(-719_528, 2_932_896);
         let date = jiff::civil::date(1970, 1, 1)
             .checked_add(jiff::Span::new().days(days))
             .unwrap_or(jiff::civil::Date::MAX);

@@ -41,7 +41,7 @@ fn decode(entry: Option<&Entry>) -> anyhow::Result<(Option<ClusterData>, Revisio
         Some(entry) => {
             let data = ClusterData::parse(&entry.value).with_context(|| {
                 format!(
-                    "cannot get cluster data: the value of {} is none (only etcdctl can delete it)",
+                    "cannot get cluster data: the value of {} is no cluster data, delete or replace it with etcdctl",
                     entry.key
                 )
             })?;

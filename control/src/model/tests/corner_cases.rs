@@ -170,6 +170,8 @@ fn times_keep_their_offset_and_lose_what_is_below_a_nanosecond() {
         ("2024-05-06T09:08:30,5Z", "2024-05-06T09:08:30.5Z"),
         ("2024-02-29T23:59:59.000Z", "2024-02-29T23:59:59Z"),
         ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
+        ("0000-01-01T00:00:00+14:00", "0000-01-01T00:00:00+14:00"),
+        ("9999-12-31T23:59:59.9-12:00", "9999-12-31T23:59:59.9-12:00"),
         ("1969-12-31T23:30:00.5-00:30", "1969-12-31T23:30:00.5-00:30"),
     ] {
         assert_eq!(time(text).unwrap().to_string(), wanted, "{text}");
@@ -205,10 +207,16 @@ fn times_keep_their_offset_and_lose_what_is_below_a_nanosecond() {
 fn integers_are_strict_in_form_and_range() {
     let standbys = |value: &str| read::<ClusterSpec>(&format!(r#"{{"maxStandbys":{value}}}"#));
     assert_eq!(standbys("65535").unwrap().max_standbys, Some(65535));
-    for value in ["65536", "-1", "1.0", "1e2", "\"7\"", "true"] {
+    for value in ["65536", "-1", "1.0", "1e2", "\"7\"", "true", "18446744073709551616"] {
         let error = standbys(value).unwrap_err().to_string();
         assert!(error.starts_with("maxStandbys: "), "{error}");
     }
+    // what is too large for any field has no fraction, so nothing says that it has one
+    let error = standbys("18446744073709551616").unwrap_err().to_string();
+    assert!(
+        error.ends_with("found a number that is no integer of 64 bits"),
+        "{error}"
+    );
     let lag = |value: &str| read::<ClusterSpec>(&format!(r#"{{"maxStandbyLag":{value}}}"#));
     assert_eq!(lag("4294967295").unwrap().max_standby_lag, Some(u32::MAX));
     assert!(lag("4294967296").is_err());
@@ -551,5 +559,22 @@ proptest::proptest! {
     #[test]
     fn no_bytes_crash_the_reader(bytes: Vec<u8>) {
         let _ = ClusterData::parse(&bytes); // whatever it says, it returns
+    }
+
+    #[test]
+    fn a_damaged_document_crashes_nobody_and_what_is_read_of_it_is_written_the_same_again(
+        at: proptest::sample::Index,
+        lost in 0usize..40,
+        found in "[]{}\\[\\],:\"a0-9.nul-]{0,6}",
+    ) {
+        let whole = super::golden::WORKED_EXAMPLE;
+        let start = at.index(whole.len());
+        let end = (start + lost).min(whole.len());
+        let damaged = [&whole.as_bytes()[..start], found.as_bytes(), &whole.as_bytes()[end..]].concat();
+        if let Ok(Some(data)) = ClusterData::parse(&damaged) {
+            let written = to_compact(&data);
+            proptest::prop_assert_eq!(ClusterData::parse(written.as_bytes()), Ok(Some(data.clone())));
+            let _ = data.check(); // usable or not, it is said
+        }
     }
 }

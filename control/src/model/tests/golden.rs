@@ -13,7 +13,7 @@ const RECORDINGS: [(&str, &str); 3] = [
         include_str!("../../../../tests/golden/standby-cluster.store.jsonl"),
     ),
 ];
-const WORKED_EXAMPLE: &str = include_str!("../../../../tests/golden/worked-example.json");
+pub(super) const WORKED_EXAMPLE: &str = include_str!("../../../../tests/golden/worked-example.json");
 
 #[derive(serde::Deserialize)]
 struct Recorded {
