@@ -103,16 +103,16 @@ pub async fn run(parts: Parts) {
     } = parts;
     let store = Store::connect(config.common.store.clone());
     // keeper 3.1: the request timeout is fixed here for the life of the process.
-    let spec = tokio::select! {
-        spec = first_spec(&store) => spec,
-        farewell = signals.next() => {
-            info!(?farewell, "stopping before anything was started");
-            Spec::default()
-        }
+    let (spec, farewell) = tokio::select! {
+        spec = first_spec(&store) => (spec, None),
+        farewell = signals.next() => (Spec::default(), Some(farewell)),
     };
     let keeper = Keeper::new(config, programs, local, me, boot, metrics, signals, store, &spec);
     keeper.stop_leftover().await;
-    keeper.run().await;
+    match farewell {
+        None => keeper.run().await,
+        Some(farewell) => keeper.say_goodbye(farewell).await,
+    }
 }
 
 /// The spec in force, or the defaults when it cannot be read.
