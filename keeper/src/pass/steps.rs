@@ -9,7 +9,7 @@ use control::store::StoreError;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::converge::{Be, Orders, SlotChange, StartAs, Step, Upstream};
+use crate::converge::{Be, Orders, Sets, SlotChange, StartAs, Step, Upstream};
 use crate::pass::look::{address, slot_of, stopped};
 use crate::pass::{Engine, Pass, Read};
 use crate::postgres::basebackup;
@@ -47,7 +47,7 @@ pub(super) enum StepError {
     /// The store says no: read again.
     #[error("the cluster data have changed, or an order forbids it")]
     NotPermitted,
-    /// The permit is too old to be acted on.
+    /// There is no permit, or it is too old to be acted on.
     #[error("the permit to become a master is too old")]
     PermitExpired,
     /// The old data are not streamed into.
@@ -58,7 +58,29 @@ pub(super) enum StepError {
 impl StepError {
     /// Whether reading again may be all that is needed.
     pub(super) fn is_worth_another_look(&self) -> bool {
-        matches!(self, Self::NotPermitted | Self::PermitExpired)
+        matches!(
+            self,
+            Self::NotPermitted | Self::PermitExpired | Self::Instance(InstanceError::NotPermitted { .. })
+        )
+    }
+}
+
+/// Until when something may be begun.
+#[derive(Debug, Clone, Copy)]
+enum Permission {
+    /// It needs no permit.
+    Unlimited,
+    /// No start as master and no promotion on a permit older than a quarter of failInterval (beyond ).
+    Until(Boottime),
+}
+
+impl Permission {
+    #[expect(clippy::disallowed_methods, reason = "the permit's time ends here")]
+    fn holds(self) -> bool {
+        match self {
+            Self::Unlimited => true,
+            Self::Until(end) => Boottime::now() <= end,
+        }
     }
 }
 
@@ -124,12 +146,12 @@ impl Engine {
             Step::MarkComplete(db) => self.memory.known.complete = Some(db.clone()),
             Step::Permit => self.ask_permit(read, pass).await?,
             Step::Start(role, sets) => {
-                self.check_permit(*role, orders, pass)?;
+                let permit = self.take_permit(*role, orders, pass)?;
                 if *role == StartAs::Standby && self.memory.known.said_stopped.is_some() {
                     self.retract_stopped();
                 }
                 self.memory.known.current = None;
-                self.instance.start(&self.files(sets), Start::Normal).await?;
+                self.start_while(permit, sets).await?;
                 self.memory.known.current = Some(sets.clone());
                 self.collector.look();
             }
@@ -140,7 +162,9 @@ impl Engine {
                 }
             }
             Step::Promote => {
-                self.check_permit(StartAs::Master, orders, pass)?;
+                if !self.take_permit(StartAs::Master, orders, pass)?.holds() {
+                    return Err(StepError::PermitExpired);
+                }
                 let Be::Db(target) = &orders.be else { return Ok(()) };
                 let sets = self.sets(target);
                 let files = self.files(&sets);
@@ -163,9 +187,14 @@ impl Engine {
                 self.report_file_errors().await;
             }
             Step::Restart(role, sets) => {
-                self.check_permit(*role, orders, pass)?;
                 self.memory.known.current = None;
-                self.instance.restart(&self.files(sets), StopLimits::default()).await?;
+                self.instance.stop(StopLimits::default()).await?;
+                if *role == StartAs::Master {
+                    // The stop may have outlasted the permit with which it was begun.
+                    self.ask_permit(read, pass).await?;
+                }
+                let permit = self.take_permit(*role, orders, pass)?;
+                self.start_while(permit, sets).await?;
                 self.memory.known.current = Some(sets.clone());
                 self.metrics.set_needs_reload(false);
                 self.collector.look();
@@ -195,16 +224,21 @@ impl Engine {
         }
     }
 
-    /// No start as master and no promotion on a permit older than a quarter of failInterval (beyond ).
-    #[expect(clippy::disallowed_methods, reason = "the permit's time ends here")]
-    fn check_permit(&self, role: StartAs, orders: &Orders, pass: &mut Pass) -> Result<(), StepError> {
+    /// What a start as `role`, or a promotion, may go by, once.
+    fn take_permit(&self, role: StartAs, orders: &Orders, pass: &mut Pass) -> Result<Permission, StepError> {
         let (StartAs::Master, Be::Db(target)) = (role, &orders.be) else {
-            return Ok(());
+            return Ok(Permission::Unlimited);
         };
-        match pass.permit.take() {
-            Some(asked) if Boottime::now().since(asked) <= target.fail_interval / 4 => Ok(()),
-            _ => Err(StepError::PermitExpired),
-        }
+        let asked = pass.permit.take().ok_or(StepError::PermitExpired)?;
+        Ok(Permission::Until(asked + target.fail_interval / 4))
+    }
+
+    async fn start_while(&self, permission: Permission, sets: &Sets) -> Result<(), StepError> {
+        let permitted = || permission.holds();
+        self.instance
+            .start_while(&self.files(sets), Start::Normal, permitted)
+            .await?;
+        Ok(())
     }
 
     pub(super) fn retract_stopped(&mut self) {

@@ -129,6 +129,12 @@ pub enum InstanceError {
         /// The data directory.
         data: PathBuf,
     },
+    /// What permitted the start no longer did when everything was ready for it.
+    #[error("{act}: the permission has run out")]
+    NotPermitted {
+        /// What was attempted.
+        act: &'static str,
+    },
     /// No server runs where one must.
     #[error("no server runs on {}", data.display())]
     NotRunning {
@@ -286,6 +292,17 @@ impl Instance {
     /// Writes the files and starts the server as a child; gives back once its sockets are open, which is before it
     /// takes connections (keeper 12.3). None may run before.
     pub async fn start(&self, files: &Files, kind: Start) -> Result<Running, InstanceError> {
+        self.start_while(files, kind, || true).await
+    }
+
+    /// The same if `permitted` still says yes when nothing is left to do but to launch the server: what comes before,
+    /// such as ending the processes that a killed one has left, may take seconds.
+    pub async fn start_while(
+        &self,
+        files: &Files,
+        kind: Start,
+        permitted: impl Fn() -> bool,
+    ) -> Result<Running, InstanceError> {
         const ACT: &str = "start PostgreSQL";
         if let Some(running) = self.running().await? {
             return Err(InstanceError::Runs {
@@ -297,7 +314,6 @@ impl Instance {
         self.remove_stale_lock()?;
         self.write_files(files, kind)?;
         self.check_port()?;
-        info!("starting database");
         let mut command = environment::command(&self.programs.path("postgres"));
         command.arg("-D").arg(&self.config.data);
         command
@@ -311,6 +327,10 @@ impl Instance {
         let pid = {
             // Held before the launch: a cancelled start never loses a server.
             let mut slot = self.server.lock().await;
+            if !permitted() {
+                return Err(InstanceError::NotPermitted { act: ACT });
+            }
+            info!("starting database");
             let launched = Server::launch(command, &self.life);
             let server = slot.insert(launched.map_err(|source| InstanceError::Process { act: ACT, source })?);
             server.process().pid()
@@ -409,12 +429,6 @@ impl Instance {
         } else {
             process.ended().await;
         }
-    }
-
-    /// Stops fast and starts with these files. It does not wait for readiness (keeper 12.6).
-    pub async fn restart(&self, files: &Files, limits: StopLimits) -> Result<Running, InstanceError> {
-        self.stop(limits).await?;
-        self.start(files, Start::Normal).await
     }
 
     /// Writes the files and has the server read them. What it thinks of them [`Sql::file_errors`] tells.

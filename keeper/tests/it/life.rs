@@ -5,7 +5,7 @@ use std::time::Duration;
 use keeper::postgres::conninfo::Address;
 use keeper::postgres::control::{self, State};
 use keeper::postgres::credentials::{AuthMethod, Login, Secret};
-use keeper::postgres::instance::{Files, LocalRole, Running, StopLimits, Stopped};
+use keeper::postgres::instance::{Files, InstanceError, LocalRole, Running, Start, StopLimits, Stopped};
 use keeper::postgres::replication::{Replication, Target};
 use keeper::postgres::server::Life;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
@@ -193,14 +193,8 @@ fn a_reload_is_taken_over_and_tells_what_it_refuses() {
             "{errors:?}"
         );
 
-        node.instance
-            .restart(
-                &files(&node.instance, &[("max_connections", "50")]),
-                StopLimits::default(),
-            )
-            .await
-            .unwrap();
-        node.instance.wait_ready(Some(LONG)).await.unwrap();
+        node.stop().await;
+        node.start(&files(&node.instance, &[("max_connections", "50")])).await;
         assert_eq!(
             node.execute("show max_connections").await,
             ["50"],
@@ -214,6 +208,26 @@ fn a_reload_is_taken_over_and_tells_what_it_refuses() {
         );
         node.stop().await;
     });
+}
+
+#[test]
+fn a_start_whose_permission_has_run_out_launches_nothing() {
+    // beyond: the permit is asked for before, and what comes between may take long
+    bench::run(
+        "life::a_start_whose_permission_has_run_out_launches_nothing",
+        || async {
+            let node = Node::initialised().await;
+            let wanted = files(&node.instance, &[]);
+            let life = *node.instance.life().borrow();
+            let refused = node.instance.start_while(&wanted, Start::Normal, || false).await;
+            assert!(
+                matches!(refused, Err(InstanceError::NotPermitted { .. })),
+                "{refused:?}"
+            );
+            assert_eq!(*node.instance.life().borrow(), life);
+            assert!(!node.data().join("postmaster.pid").exists());
+        },
+    );
 }
 
 #[test]
