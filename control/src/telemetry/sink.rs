@@ -2,7 +2,8 @@
 //! that reader.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use super::format::{LevelName, Style};
 
 /// Lines that may wait for the reader: at some 150 bytes a line, about a megabyte.
 const QUEUE_LINES: usize = 8192;
+/// And no more bytes than these: what PostgreSQL prints is passed on, and its lines may hold whole statements.
+const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 
 /// Between two looks for room in a full queue.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
@@ -24,7 +27,15 @@ enum Entry {
 /// Takes lines and never blocks.
 pub(crate) struct Sink {
     queue: SyncSender<Entry>,
-    lost: std::sync::Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Lines that found no room since that was last told.
+    lost: AtomicU64,
+    /// What the lines in the queue take.
+    bytes: AtomicUsize,
 }
 
 impl Sink {
@@ -35,18 +46,21 @@ impl Sink {
 
     fn with_room(lines: usize, out: impl Write + Send + 'static, style: Style) -> Self {
         let (queue, entries) = sync_channel(lines);
-        let lost = std::sync::Arc::default();
-        let seen = std::sync::Arc::clone(&lost);
+        let counts = Arc::<Counts>::default();
+        let seen = Arc::clone(&counts);
         let write = move || write_out(&entries, out, &seen, style);
         // Without its thread the queue fills up and lines are lost, which is all that can be done about it.
         let _ = thread::Builder::new().name("log".to_owned()).spawn(write);
-        Self { queue, lost }
+        Self { queue, counts }
     }
 
     /// Queues a line with its newline; when the queue is full the line is counted instead.
     pub(crate) fn push(&self, line: String) {
-        if self.queue.try_send(Entry::Line(line)).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        let bytes = line.len();
+        let waiting = self.counts.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if waiting.saturating_add(bytes) > QUEUE_BYTES || self.queue.try_send(Entry::Line(line)).is_err() {
+            self.counts.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.counts.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -60,6 +74,7 @@ impl Sink {
     /// Queues the last line of a program, behind all others, and waits until it is written, for at most `limit`.
     /// False when it is not.
     pub(crate) fn finish(&self, line: String, limit: Duration) -> bool {
+        self.counts.bytes.fetch_add(line.len(), Ordering::Relaxed);
         let left = self.queue_when_there_is_room(Entry::Line(line), limit);
         left.is_some_and(|left| self.flush(left))
     }
@@ -88,12 +103,13 @@ impl Sink {
     clippy::disallowed_methods,
     reason = "a log line carries the time at which it was written"
 )]
-fn write_out(entries: &Receiver<Entry>, mut out: impl Write, lost: &AtomicU64, style: Style) {
+fn write_out(entries: &Receiver<Entry>, mut out: impl Write, counts: &Counts, style: Style) {
     for entry in entries {
         match entry {
             // A reader that went away is no reason to stop: another may never come, and nobody could be told.
             Entry::Line(line) => {
                 let _ = out.write_all(line.as_bytes());
+                counts.bytes.fetch_sub(line.len(), Ordering::Relaxed);
             }
             Entry::Flush(done) => {
                 let _ = out.flush();
@@ -101,7 +117,7 @@ fn write_out(entries: &Receiver<Entry>, mut out: impl Write, lost: &AtomicU64, s
                 let _ = done.try_send(());
             }
         }
-        let lines = lost.swap(0, Ordering::Relaxed);
+        let lines = counts.lost.swap(0, Ordering::Relaxed);
         if lines > 0 {
             let now = crate::clock::wall_clock();
             let fields = [("lines", lines.into())];
@@ -186,6 +202,25 @@ mod tests {
             .filter_map(|line| line.trim().rsplit('=').next()?.parse::<usize>().ok())
             .sum();
         assert_eq!(lines + lost, 10, "{writes:?}");
+    }
+
+    #[test]
+    fn long_lines_fill_the_queue_by_their_bytes() {
+        let gate = Gate::default();
+        gate.set(true);
+        let sink = Sink::start(gate.clone(), Style::new(LogFormat::Text, false));
+        let long = "x".repeat(QUEUE_BYTES / 4 - 1) + "\n";
+        for _ in 0..10 {
+            sink.push(long.clone());
+        }
+        gate.set(false);
+        assert!(sink.flush(LIMIT));
+        sink.push("room again\n".to_owned());
+        assert!(sink.flush(LIMIT));
+        let writes = &gate.0.0.lock().unwrap().writes;
+        assert_eq!(writes.iter().filter(|write| **write == long).count(), 4);
+        assert!(writes.iter().any(|write| write.ends_with("lines=6\n")), "{writes:?}");
+        assert!(writes.contains(&"room again\n".to_owned()));
     }
 
     #[test]
