@@ -4,6 +4,7 @@
 use std::{
     future::Future,
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -19,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     sync::{Notify, watch},
     task::AbortHandle,
     time::{sleep, timeout},
@@ -38,6 +39,8 @@ use crate::clock::Boottime;
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// A server that has not spoken by then is not waited for, however long requests may take (store 3.3).
 const SPEAK_LIMIT: Duration = Duration::from_secs(20);
+/// A name server that does not answer costs its resolver five seconds before the next one is asked (resolv.conf(5)).
+const LOOK_UP_LIMIT: Duration = Duration::from_secs(20);
 /// A connection request that the network lost is not worth more: the next one starts afresh.
 const TCP_CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Pauses between two dialling attempts (store 3.3, **REC**).
@@ -270,10 +273,11 @@ async fn dial(config: &StoreConfig, index: usize) -> Result<Link, Cause> {
     let (host, port) = endpoint
         .host_and_port()
         .ok_or_else(|| Cause::new("not an address of the form host:port, nothing to dial"))?;
-    let tcp = timeout(TCP_CONNECT_LIMIT, TcpStream::connect((host, port)))
+    let addresses = timeout(LOOK_UP_LIMIT, lookup_host((host, port)))
         .await
-        .map_err(|_| Cause::new("no answer to the connection request"))?
+        .map_err(|_| Cause::new("no answer from the name service"))?
         .map_err(|error| Cause::deepest(&error))?;
+    let tcp = connect(addresses).await?;
     // best effort: without it small requests are slower, nothing else
     let _ = tcp.set_nodelay(true);
     let limit = config.timeout.min(SPEAK_LIMIT);
@@ -286,6 +290,19 @@ async fn dial(config: &StoreConfig, index: usize) -> Result<Link, Cause> {
         speak(io, config, index).await
     };
     timeout(limit, handshake).await.map_err(silence)?
+}
+
+/// Connects to the first address that answers: a name may have one that leads nowhere, as of a broken IPv6.
+async fn connect(addresses: impl Iterator<Item = SocketAddr>) -> Result<TcpStream, Cause> {
+    let mut failed = Cause::new("the name has no address");
+    for address in addresses {
+        match timeout(TCP_CONNECT_LIMIT, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => failed = Cause::deepest(&error),
+            Err(_) => failed = Cause::new("no answer to the connection request"),
+        }
+    }
+    Err(failed)
 }
 
 async fn tls_handshake(
@@ -437,5 +454,33 @@ impl AsyncWrite for Watched {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_leads_nowhere_is_not_in_the_way_of_the_next() {
+        // a backlog that is full: the kernel answers no further connection request
+        let nowhere = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&nowhere, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        listen(&nowhere, 0).unwrap();
+        let dead = SocketAddr::try_from(getsockname(&nowhere).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(Ok(tcp)) = timeout(Duration::from_millis(200), TcpStream::connect(dead)).await {
+            waiting.push(tcp);
+        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let open = listener.local_addr().unwrap();
+        let tcp = connect([dead, open].into_iter()).await.unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), open);
+        let failed = connect([dead].into_iter()).await.unwrap_err();
+        assert_eq!(failed.to_string(), "no answer to the connection request");
     }
 }
