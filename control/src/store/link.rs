@@ -128,9 +128,24 @@ impl Links {
         }
     }
 
-    /// What the endpoints answered last, if none of them has a connection.
+    /// What became of each endpoint, if none of them has a connection.
     pub(super) fn why_away(&self) -> Option<Cause> {
-        self.board.lock().why_away(&self.config.endpoints)
+        let state = self.board.lock();
+        if state.endpoints.iter().any(|endpoint| endpoint.link.is_some()) {
+            return None;
+        }
+        let told = state
+            .endpoints
+            .iter()
+            .zip(&self.config.endpoints)
+            .map(|(state, endpoint)| {
+                let why = state
+                    .failed
+                    .as_ref()
+                    .map_or("no answer yet".to_owned(), Cause::to_string);
+                format!("{endpoint}: {why}")
+            });
+        Some(Cause::new(told.collect::<Vec<_>>().join("; ")))
     }
 
     fn next(&self) -> Option<Link> {

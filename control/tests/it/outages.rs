@@ -152,6 +152,15 @@ async fn a_frozen_server_counts_as_away_and_its_thawing_is_noticed() {
     store.get("key").await.unwrap_err();
     let error = store.put("key", "value").await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+    // also one that has never answered is named
+    let error = store_with_timeout(&etcd.endpoint(), LIMIT)
+        .get("key")
+        .await
+        .unwrap_err();
+    let StoreError::Unreachable { source: Some(why), .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(why.to_string().starts_with(&etcd.endpoint()), "{why}");
     etcd.thaw();
     eventually("an answer", SOON, async || store.get("key").await).await;
 }
