@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use control::args::{self, CTL, CommonArgs, Faults, VERSION};
-use control::store::Store;
+use control::store::{Store, StoreError};
 use control::telemetry::{self, Chain, complain, reader_gone_is_fine};
 
 mod checked;
@@ -132,9 +132,19 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         Ok(Ended::Well) => ExitCode::SUCCESS,
         Ok(Ended::Told) => ExitCode::FAILURE,
         Err(error) => {
-            complain(Chain(error.as_ref())); // cli O-23
+            complain(told(&error)); // cli O-23
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What went wrong, on one line, with what the operator can do about a store that is not there.
+fn told(error: &anyhow::Error) -> String {
+    let causes = Chain(error.as_ref());
+    let store = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
+    match store {
+        Some(StoreError::Unreachable { .. }) => format!("{causes} (is etcd running there? see --store-endpoints)"),
+        _ => causes.to_string(),
     }
 }
 

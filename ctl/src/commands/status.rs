@@ -10,7 +10,7 @@ use control::store::{Entry, Snapshot, Store, Target};
 use control::telemetry::{Chain, complain};
 use serde::de::DeserializeOwned;
 
-use super::{Ended, checked, say};
+use super::{Ended, checked, say, told};
 use view::{Status, view};
 
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
         ("json", Ok(status)) => say(&to_pretty(&status))?,
         ("json", Err(error)) => {
             // Whoever reads the output as JSON finds the reason there, too (cli 14.2).
-            let reason = Json::Text(Chain(error.as_ref()).to_string());
+            let reason = Json::Text(told(&error));
             say(&to_pretty(&Json::Object(vec![("error".to_owned(), reason)])))?;
             return Ok(Ended::Told);
         }

@@ -100,6 +100,8 @@ async fn every_command_ends_while_the_store_is_away() {
     ] {
         let ran = stolonctl(&[args, &common].concat(), &[], CLUSTER.as_bytes()).await;
         ran.failed_with("cannot be reached");
+        ran.failed_with(&format!("http://127.0.0.1:{nobody}: "));
+        ran.failed_with("--store-endpoints");
     }
     let ran = stolonctl(&[&["status", "-fjson"], &common[..]].concat(), &[], b"").await;
     assert!(ran.status == 1 && ran.stdout.contains("cannot be reached"), "{ran:?}");
