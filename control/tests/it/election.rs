@@ -13,7 +13,7 @@ use stolon_tests::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use crate::{SOON, store};
+use crate::{SOON, store, until};
 
 async fn leads(election: &Election) -> Leader {
     let mut state = election.state();
@@ -30,6 +30,10 @@ async fn leads(election: &Election) -> Leader {
 async fn deposed(state: &mut watch::Receiver<Leadership>, leader: &Leader) {
     let lost = timeout(SOON, state.wait_for(|state| state.leader() != Some(leader))).await;
     lost.expect("it loses in time").expect("the election goes on");
+}
+
+async fn candidates(store: &Store) -> usize {
+    store.list(&store.keys().election()).await.unwrap().len()
 }
 
 fn is_leader(election: &Election) -> bool {
@@ -67,14 +71,7 @@ async fn a_lone_candidate_leads_in_the_reference_s_layout() {
     // renewals move the end of the lease on and wake nobody
     let (end, mut state) = (leader.lease_end(), election.state());
     state.mark_unchanged();
-    eventually("a renewal", SOON, async || {
-        if leader.lease_end() > end {
-            Ok(())
-        } else {
-            Err("none yet")
-        }
-    })
-    .await;
+    until("a renewal", async || leader.lease_end() > end).await;
     assert!(!state.has_changed().unwrap());
 }
 
@@ -86,14 +83,7 @@ async fn an_orderly_stop_hands_over_at_once() {
     let first = Election::start(store.clone(), "aaaaaaaa");
     let old = leads(&first).await;
     let second = Election::start(store.clone(), "bbbbbbbb");
-    eventually("a second candidate", SOON, async || {
-        if store.list(&store.keys().election()).await.unwrap().len() == 2 {
-            Ok(())
-        } else {
-            Err("not yet")
-        }
-    })
-    .await;
+    until("a second candidate", async || candidates(&store).await == 2).await;
     let begun = now();
     first.stop().await;
     leads(&second).await;
@@ -109,17 +99,9 @@ async fn a_candidate_that_leaves_takes_its_key_along() {
     let first = Election::start(store.clone(), "aaaaaaaa");
     leads(&first).await;
     let second = Election::start(store.clone(), "bbbbbbbb");
-    let candidates = async || store.list(&store.keys().election()).await.unwrap().len();
-    eventually("a second candidate", SOON, async || {
-        if candidates().await == 2 {
-            Ok(())
-        } else {
-            Err("not yet")
-        }
-    })
-    .await;
+    until("a second candidate", async || candidates(&store).await == 2).await;
     second.stop().await;
-    assert_eq!(candidates().await, 1);
+    assert_eq!(candidates(&store).await, 1);
     assert!(is_leader(&first));
 }
 
@@ -132,14 +114,7 @@ async fn a_leader_that_goes_silent_is_replaced_within_its_lease() {
     let first = Election::start(store(&relay.endpoint()), "aaaaaaaa");
     let old = leads(&first).await;
     let second = Election::start(direct.clone(), "bbbbbbbb");
-    eventually("a second candidate", SOON, async || {
-        if direct.list(&direct.keys().election()).await.unwrap().len() == 2 {
-            Ok(())
-        } else {
-            Err("not yet")
-        }
-    })
-    .await;
+    until("a second candidate", async || candidates(&direct).await == 2).await;
     let (begun, mut state) = (now(), first.state());
     relay.cut_off();
     deposed(&mut state, &old).await;
@@ -212,14 +187,7 @@ async fn a_candidate_waits_for_all_that_are_older() {
     let first = reference_candidate(&store, "11111111").await;
     let middle = reference_candidate(&store, "22222222").await;
     let election = Election::start(store.clone(), "aaaaaaaa");
-    eventually("three candidates", SOON, async || {
-        if store.list(&store.keys().election()).await.unwrap().len() == 3 {
-            Ok(())
-        } else {
-            Err("not yet")
-        }
-    })
-    .await;
+    until("three candidates", async || candidates(&store).await == 3).await;
     store.revoke(middle).await.unwrap();
     throughout("the first candidate's leadership", Duration::from_secs(1), async || {
         if is_leader(&election) {
@@ -241,15 +209,7 @@ async fn a_compaction_does_not_leave_a_candidate_behind() {
     let store = store(&etcd.endpoint());
     let first = reference_candidate(&store, "11111111").await;
     let election = Election::start(store.clone(), "aaaaaaaa");
-    let candidates = async || store.list(&store.keys().election()).await.unwrap().len();
-    eventually("two candidates", SOON, async || {
-        if candidates().await == 2 {
-            Ok(())
-        } else {
-            Err("not yet")
-        }
-    })
-    .await;
+    until("two candidates", async || candidates(&store).await == 2).await;
     let mut last = store.put("x", "0").await.unwrap();
     for _ in 0..5 {
         last = store.put("x", "1").await.unwrap();
@@ -263,7 +223,7 @@ async fn a_compaction_does_not_leave_a_candidate_behind() {
     );
     store.revoke(first).await.unwrap();
     leads(&election).await;
-    assert_eq!(candidates().await, 1);
+    assert_eq!(candidates(&store).await, 1);
 }
 
 #[tokio::test]
@@ -272,33 +232,12 @@ async fn one_leads_after_the_store_was_away_for_longer_than_any_lease() {
     let mut etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let elections = ["aaaaaaaa", "bbbbbbbb"].map(|uid| Election::start(store.clone(), uid));
-    eventually("a leader", SOON, async || {
-        if elections.iter().any(is_leader) {
-            Ok(())
-        } else {
-            Err("none yet")
-        }
-    })
-    .await;
+    until("a leader", async || elections.iter().any(is_leader)).await;
     etcd.stop().await;
-    eventually("nobody to lead", SOON, async || {
-        if elections.iter().any(is_leader) {
-            Err("one leads")
-        } else {
-            Ok(())
-        }
-    })
-    .await;
+    until("nobody to lead", async || !elections.iter().any(is_leader)).await;
     etcd.start_again().await;
     let begun = now();
-    eventually("a leader", SOON, async || {
-        if elections.iter().any(is_leader) {
-            Ok(())
-        } else {
-            Err("none yet")
-        }
-    })
-    .await;
+    until("a leader", async || elections.iter().any(is_leader)).await;
     assert!(now().since(begun) < Duration::from_secs(10), "{:?}", now().since(begun));
     throughout("one leader", Duration::from_secs(1), async || {
         let leaders = elections.iter().filter(|election| is_leader(election)).count();

@@ -16,9 +16,16 @@ mod watches;
 use std::time::Duration;
 
 use control::store::{Store, StoreConfig, StoreOptions};
+use stolon_tests::wait::eventually;
 
 /// How long a condition may take on a busy machine before a test gives it up.
 const SOON: Duration = Duration::from_secs(30);
+
+/// Waits until this is so.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let probe = async || if is_so().await { Ok(()) } else { Err("not yet") };
+    eventually(what, SOON, probe).await;
+}
 
 fn options(endpoints: &str) -> StoreOptions {
     StoreOptions {

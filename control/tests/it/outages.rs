@@ -24,7 +24,7 @@ use tracing_subscriber::{
     layer::{Context, SubscriberExt},
 };
 
-use crate::{SOON, store_with_timeout};
+use crate::{SOON, store_with_timeout, until};
 
 const LIMIT: Duration = Duration::from_secs(1);
 
@@ -109,14 +109,7 @@ async fn a_connection_without_a_sign_of_life_is_replaced() {
     let connections = relay.accepted();
     relay.set_both(Weather::Hold);
     store.get("key").await.unwrap_err();
-    eventually("a new connection", SOON, async || {
-        if relay.accepted() > connections {
-            Ok(())
-        } else {
-            Err("none yet")
-        }
-    })
-    .await;
+    until("a new connection", async || relay.accepted() > connections).await;
     relay.set_both(Weather::Fair);
     eventually("an answer", SOON, async || store.get("key").await).await;
 }
@@ -192,12 +185,8 @@ async fn requests_move_to_the_endpoint_that_is_left() {
     for _ in 0..4 {
         store.get("key").await.unwrap();
     }
-    eventually("both to be connected", SOON, async || {
-        if one.accepted() > 0 && two.accepted() > 0 {
-            Ok(())
-        } else {
-            Err("not yet")
-        }
+    until("both to be connected", async || {
+        one.accepted() > 0 && two.accepted() > 0
     })
     .await;
     one.cut_off();

@@ -7,7 +7,7 @@ use stolon_tests::{
 };
 use tokio::time::timeout;
 
-use crate::{SOON, store, store_with_timeout};
+use crate::{SOON, store, store_with_timeout, until};
 
 async fn next(watch: &Watch) -> Changes {
     timeout(SOON, watch.changed()).await.expect("a change is told")
@@ -135,14 +135,7 @@ async fn a_watch_whose_stream_falls_silent_is_opened_anew() {
     let connections = relay.accepted();
     relay.set_both(Weather::Hold);
     direct.put(&key, "unheard").await.unwrap();
-    stolon_tests::wait::eventually("a new connection", SOON, async || {
-        if relay.accepted() > connections {
-            Ok(())
-        } else {
-            Err("none yet")
-        }
-    })
-    .await;
+    until("a new connection", async || relay.accepted() > connections).await;
     relay.set_both(Weather::Fair);
     let mut told = None;
     while told.as_deref() != Some("unheard") {
