@@ -83,7 +83,7 @@ pub fn say(line: &Line) {
                 info!(%db, %master, "our db is an old master, keeping it down");
             }
         },
-        Line::HalfMade { db } => error!(%db, "initialisation was not completed, removing its data"),
+        Line::HalfMade { db } => error!(%db, "initialisation was not completed, its data are not kept"),
         Line::DbDiffers { local, wanted } => {
             info!(db = %local, cdDB = %wanted, "current db UID different than cluster data db UID");
         }

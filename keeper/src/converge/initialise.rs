@@ -4,22 +4,29 @@ use control::model::DbInitMode;
 
 use crate::converge::{
     Data, Diverged, Line, LocalDb, Plan, Seen, Server, Sets, StartAs, Step, Target, TargetRole, Then, Unchanged,
-    Upstream, judge_keep,
+    Upstream, is_half_made, judge_keep,
 };
 
 pub(crate) fn initialise(seen: &Seen<'_>, target: &Target) -> Plan {
-    let told = Step::Tell(Line::DbDiffers {
-        local: seen.local.db.uid.clone(),
-        wanted: target.db.clone(),
-    });
+    let local = &seen.local.db.uid;
+    let mut steps = Vec::new();
+    if is_half_made(seen) {
+        steps.push(Step::Tell(Line::HalfMade { db: local.clone() }));
+    }
+    if *local != target.db {
+        steps.push(Step::Tell(Line::DbDiffers {
+            local: local.clone(),
+            wanted: target.db.clone(),
+        }));
+    }
     let mut plan = match &target.spec.init_mode {
         DbInitMode::New => new(seen, target),
         DbInitMode::Resync => resync(seen, target),
         DbInitMode::None => Plan::hold(Unchanged::DataLost), // keeper I5
         mode => Plan::hold(Unchanged::UnknownInitMode(mode.as_str().to_owned())),
     };
-    plan.steps.insert(0, told);
-    plan
+    steps.append(&mut plan.steps);
+    Plan { steps, ..plan }
 }
 
 /// Saved before anything is destroyed (keeper I4).
@@ -86,6 +93,7 @@ fn resync(seen: &Seen<'_>, target: &Target) -> Plan {
     let kept = match &copy.own {
         _ if seen.local.data == Data::Absent => Err(Diverged::NoData),
         _ if seen.known.kept_in_vain.as_ref() == Some(&target.db) => Err(Diverged::DidNotStream),
+        _ if is_half_made(seen) => Err(Diverged::HalfMade), // K1
         Some(own) => judge_keep(own, &copy.source).map(|()| own.position),
         None => Err(Diverged::NotShutDown),
     };

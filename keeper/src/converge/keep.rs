@@ -63,6 +63,8 @@ pub struct Source {
 pub enum Diverged {
     /// There are none.
     NoData,
+    /// They are those of an initialisation that did not complete.
+    HalfMade,
     /// They were tried, and did not stream.
     DidNotStream,
     /// They belong to another database cluster.
@@ -86,6 +88,7 @@ impl Diverged {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoData => "there is nothing to keep",
+            Self::HalfMade => "the old data were only half made",
             Self::DidNotStream => "the old data could not be made to stream",
             Self::OtherSystem => "the old data belong to another database cluster",
             Self::NotShutDown => "the old data were not stopped in order",

@@ -11,7 +11,7 @@ pub enum Line {
     Unchanged(Unchanged),
     /// The instance is kept down, and why.
     StaysDown(Down),
-    /// A begun initialisation did not complete: its data go.
+    /// A begun initialisation did not complete: its data go, or are copied over.
     HalfMade {
         /** The db that was being made. */
         db: DbUid,

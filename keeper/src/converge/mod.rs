@@ -20,6 +20,8 @@ pub use slots::SlotChange;
 pub use step::{Plan, StartAs, Step, Then};
 pub use wanted::{changed_fields, changed_parameters, is_only_configuration};
 
+use control::model::DbInitMode;
+
 #[cfg(test)]
 mod tests;
 
@@ -36,10 +38,10 @@ pub fn plan(seen: &Seen<'_>) -> Plan {
         Be::Down(why) => return stay_down(seen, why),
         Be::Db(target) => target,
     };
-    if let Some(plan) = discard_half_made(seen) {
+    if let Some(plan) = discard_half_made(seen, target) {
         return plan;
     }
-    if seen.local.db.uid != target.db {
+    if seen.local.db.uid != target.db || is_half_made(seen) {
         return initialise::initialise(seen, target);
     }
     role::converge_role(seen, target)
@@ -73,15 +75,22 @@ fn stay_down(seen: &Seen<'_>, why: &Down) -> Plan {
     }
 }
 
-/// A begun initialisation that did not complete leaves nothing to build on (keeper R12).
+/// Whether an initialisation was begun and did not complete, so that there is nothing to build on.
 ///
 /// One whose data this very process completed is gone on with: the sentinel rewrites the document all the time, and a
 /// pass that has to read it again must not throw a fresh copy away.
-fn discard_half_made(seen: &Seen<'_>) -> Option<Plan> {
+fn is_half_made(seen: &Seen<'_>) -> bool {
     let db = &seen.local.db;
-    if !db.initializing || seen.known.complete.as_ref() == Some(&db.uid) {
+    db.initializing && seen.known.complete.as_ref() != Some(&db.uid)
+}
+
+/// What is half made goes (keeper R12), but where a copy is to take its place not before the source answers (W10): it
+/// may be all of an old master, tried as it was, whose new master has failed a moment later.
+fn discard_half_made(seen: &Seen<'_>, target: &Target) -> Option<Plan> {
+    if !is_half_made(seen) || target.spec.init_mode == DbInitMode::Resync {
         return None;
     }
+    let db = &seen.local.db;
     let mut steps = vec![Step::Tell(Line::HalfMade { db: db.uid.clone() })];
     if *seen.server != Server::Down {
         steps.push(Step::Stop);

@@ -502,7 +502,7 @@ fn t8_6_a_half_made_copy_is_made_again_in_the_same_pass() {
         .stopped();
     check(
         world,
-        "remove; save ''; ask B; save 'A' initializing; remove; copy B; \
+        "ask B; save 'A' initializing; remove; copy B; \
          start Standby following host-k2:5432; reload following host-k2:5432; record A 3; done",
     );
 }
@@ -615,7 +615,7 @@ fn kept_data_that_do_not_stream_are_copied_over() {
     world.fails.clear();
     check(
         world,
-        "stop; remove; save ''; ask B; save 'A2' initializing; remove; copy B; \
+        "stop; ask B; save 'A2' initializing; remove; copy B; \
          start Standby following host-k2:5432; reload following host-k2:5432; record A2 1; done",
     );
 }
@@ -627,19 +627,26 @@ fn nothing_is_destroyed_before_the_source_answers() {
         .standby()
         .replaced_by_a2(DbInitMode::Resync)
         .ends(EndState::Unclean, 0x300_0000);
-    let orders = world.orders();
-    let (server, sets) = (Server::Down, world.sets());
-    let seen = Seen {
-        orders: &orders,
-        local: &world.local,
-        server: &server,
-        sets: sets.as_ref(),
-        known: &world.known,
-        copy: None,
-    };
-    let first = plan(&seen);
-    assert_eq!(first.then, Then::AskSource(upstream("5432")));
-    assert!(!first.steps.iter().any(Step::acts), "{:?}", first.steps);
+    // Also what was tried in vain, or left half made by an earlier process, may be all that there is.
+    for world in [
+        world.clone(),
+        world.clone().local_db("A2", true),
+        world.clone().local_db("A", true),
+    ] {
+        let orders = world.orders();
+        let (server, sets) = (Server::Down, world.sets());
+        let seen = Seen {
+            orders: &orders,
+            local: &world.local,
+            server: &server,
+            sets: sets.as_ref(),
+            known: &world.known,
+            copy: None,
+        };
+        let first = plan(&seen);
+        assert_eq!(first.then, Then::AskSource(upstream("5432")));
+        assert!(!first.steps.iter().any(Step::acts), "{:?}", first.steps);
+    }
     world.running = true;
     assert!(
         world.pass().starts_with("stop; ask B; save 'A2' initializing; remove"),
