@@ -12,7 +12,7 @@ use control::store::{Changes, Store, StoreError, Target, Watch};
 use control::telemetry::Chain;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -253,15 +253,19 @@ impl Keeper {
     }
 
     async fn run(mut self) {
-        let publisher = tokio::task::spawn_local({
+        let mut publisher = tokio::task::spawn_local({
             let publisher = Arc::clone(&self.publisher);
             async move { publisher.run().await }
         });
-        let collector = tokio::task::spawn_local({
+        let mut collector = tokio::task::spawn_local({
             let collector = Arc::clone(&self.collector);
             async move { collector.run().await }
         });
-        let (farewell, running) = self.converge().await;
+        let (farewell, running) = tokio::select! {
+            ended = self.converge() => ended,
+            ended = &mut publisher => end_with(ended),
+            ended = &mut collector => end_with(ended),
+        };
         // From here on nobody else acts or speaks.
         publisher.abort();
         collector.abort();
@@ -293,6 +297,8 @@ impl Keeper {
                 farewell = self.signals.next() => {
                     if let Some(beating) = beating {
                         beating.abort();
+                        // Its lease is not known to us then: the next beat puts the key under another one.
+                        self.alive = Some(Alive::new(&self.store, &self.me, self.boot.clone()));
                     }
                     return (farewell, running);
                 }
@@ -475,13 +481,13 @@ impl Keeper {
             }
         };
         let ((), stop) = tokio::join!(announce, self.stop_instance());
-        if let Err(error) = stop {
-            warn!(error = %Chain(&error), "failed to stop postgres");
-        }
+        let is_down = stop
+            .inspect_err(|error| warn!(error = %Chain(error), "failed to stop postgres"))
+            .is_ok();
         let db = self.local.db();
         // What was only half made stands nowhere.
         let is_whole = !db.uid.is_empty() && !db.initializing && self.instance.is_initialised().unwrap_or(false);
-        if is_whole {
+        if is_down && is_whole {
             let stopped = stopped(&self.instance).await.unwrap_or_else(|error| {
                 warn!(error = %Chain(&error), "could not find out how postgres was stopped");
                 Announced::default()
@@ -510,30 +516,49 @@ impl Keeper {
 
     /// A fast stop; a second signal makes it an immediate one (keeper W6). The keeper lives until then.
     async fn stop_instance(&mut self) -> Result<(), InstanceError> {
-        let instance = Arc::clone(&self.instance);
-        let mut beat = interval(alive::PERIOD);
+        let Self {
+            alive,
+            signals,
+            instance,
+            ..
+        } = self;
+        let beats = beat_on(alive.as_mut());
+        tokio::pin!(beats);
         let mut limits = StopLimits::default();
         loop {
-            let stop = instance.stop(limits);
-            tokio::pin!(stop);
-            loop {
-                tokio::select! {
-                    stopped = &mut stop => return stopped.map(drop),
-                    _ = self.signals.next() => {
-                        warn!("second signal, stopping postgres at once");
-                        limits.fast = Duration::ZERO;
-                        break;
-                    }
-                    _ = beat.tick() => {
-                        if let Some(alive) = &mut self.alive
-                            && let Ok(Err(error)) = timeout(alive::PERIOD, alive.beat()).await
-                        {
-                            debug!(error = %Chain(&error), "could not renew the liveness key");
-                        }
-                    }
+            tokio::select! {
+                stopped = instance.stop(limits) => return stopped.map(drop),
+                _ = signals.next() => {
+                    warn!("second signal, stopping postgres at once");
+                    limits.fast = Duration::ZERO;
                 }
+                () = &mut beats => {}
             }
         }
+    }
+}
+
+/// Beats for ever, beside what is done meanwhile, which a store that is away must not hold up (beyond ).
+async fn beat_on(alive: Option<&mut Alive>) {
+    let Some(alive) = alive else {
+        return std::future::pending().await;
+    };
+    let mut beat = interval(alive::PERIOD);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        if let Err(error) = alive.beat().await {
+            debug!(error = %Chain(&error), "could not renew the liveness key");
+        }
+    }
+}
+
+/// A keeper that does not look, or does not publish, any more says for ever what was true once: it ends, so that it is
+/// known to be gone. Its instance goes on until a keeper is started again.
+fn end_with(ended: Result<(), JoinError>) -> ! {
+    match ended.map_err(JoinError::try_into_panic) {
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        _ => unreachable!("looking and publishing go on until they are aborted"),
     }
 }
 
@@ -576,6 +601,12 @@ async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "as it happened")]
+    async fn a_keeper_does_not_outlive_its_publications() {
+        end_with(tokio::spawn(async { panic!("as it happened") }).await);
+    }
 
     #[test]
     fn a_master_that_leaves_or_is_stopped_goes() {
