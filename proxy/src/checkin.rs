@@ -134,6 +134,17 @@ struct InfoLease {
     renewed: Boottime,
 }
 
+impl InfoLease {
+    /// Whether an info put now stays for longer than the check-in is good for, however the next ones go: the sentinel
+    /// does not wait for a proxy whose info is gone (sentinel P-1).
+    ///
+    /// Its time to live is twice the proxyTimeout at least, and more than half of it has to be left: the sentinel takes
+    /// our clock for right within 1 % (fencing F-6).
+    fn outlives_a_check_in(self, now: Boottime) -> bool {
+        now.since(self.renewed) < self.ttl * 9 / 20
+    }
+}
+
 /// What was last logged, so that changes are logged and not rounds (P-7).
 #[derive(Debug, Default)]
 struct Told {
@@ -445,6 +456,7 @@ impl CheckIn {
         timeout: Duration,
         limit: Duration,
     ) -> Result<Option<Boottime>, StoreError> {
+        // From before the lease of the info is looked at, too: both must hold if this process is paused in between.
         let started = now();
         // fencing F-2: the greater of the two, and of the first one alone, since nothing was forwarded before it
         let announced = self.in_force.map_or(timeout, |in_force| timeout.max(in_force.timeout));
@@ -457,9 +469,8 @@ impl CheckIn {
         );
         let store = self.store.limited(limit.saturating_sub(now().since(started)));
         self.published = Some(generation);
-        let sent_at = now();
         match store.commit(txn).await {
-            Ok(Outcome::Committed(_)) => Ok(Some(sent_at)),
+            Ok(Outcome::Committed(_)) => Ok(Some(started)),
             Ok(Outcome::Conflict) => Ok(None),
             Err(err) => {
                 if matches!(err, StoreError::Refused { .. }) {
@@ -487,7 +498,7 @@ impl CheckIn {
         let ttl = info_ttl(timeout * 2);
         if let Some(lease) = self
             .lease
-            .filter(|lease| lease.ttl == ttl && now().since(lease.renewed) < lease.ttl)
+            .filter(|lease| lease.ttl == ttl && lease.outlives_a_check_in(now()))
         {
             return Ok(lease.id);
         }
@@ -713,5 +724,23 @@ mod tests {
             timing.attempt_limit(Duration::from_secs(store)).as_secs()
         };
         assert_eq!((limit(15, 5), limit(3, 5), limit(30, 5)), (5, 1, 5));
+    }
+
+    #[test]
+    fn an_info_put_under_a_lease_stays_for_longer_than_anything_is_forwarded_after_it() {
+        // The sentinel drops a proxy whose info is gone (sentinel P-1), whatever that proxy's own lease says.
+        for timeout in [1, 3, 10, 15, 60, 3600].map(Duration::from_secs) {
+            let lease = InfoLease {
+                id: LeaseId(1),
+                ttl: info_ttl(timeout * 2),
+                renewed: Boottime::from_nanos(SECOND),
+            };
+            let gone = lease.renewed + lease.ttl;
+            let checked_in = (0..100)
+                .map(|part| lease.renewed + lease.ttl * part / 100)
+                .rfind(|at| lease.outlives_a_check_in(*at))
+                .unwrap();
+            assert!(checked_in + timeout.mul_f64(1.01) < gone, "{timeout:?}");
+        }
     }
 }
