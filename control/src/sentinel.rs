@@ -288,9 +288,15 @@ impl Sentinel {
         let plan = match plan(&input, fresh) {
             Ok(plan) => plan,
             Err(refusal) => {
+                let first_run = self.memory.leadership != unwritten.leadership;
                 self.memory = unwritten;
                 self.spoken.complain_of_refusal(&refusal);
-                return Next::At(now + interval);
+                // Nothing was derived in it (sentinel H-2): the keepers that are there come in with the next round.
+                return if first_run {
+                    Next::Soon
+                } else {
+                    Next::At(now + interval)
+                };
             }
         };
         self.spoken.content();
@@ -351,12 +357,14 @@ impl Sentinel {
         }
         let txn = txn.put(&data, to_compact(&plan.next));
         // What was read may be as old as the time since then: it must not be older than our lease is sure to live.
+        // A request that waits for a connection is sent later, so that is limited, too.
         let sent = Boottime::now();
-        if sent.since(began) >= leader.lease_end().since(sent) {
+        let left = leader.lease_end().since(sent).saturating_sub(sent.since(began));
+        if left.is_zero() {
             debug!("what was read is too old for what is left of the election lease");
             return Ok(None);
         }
-        Ok(self.store.commit(txn).await?.committed())
+        Ok(self.store.limited(left).commit(txn).await?.committed())
     }
 
     /// Creates the first cluster data, whoever leads (sentinel B-1, B-3).
