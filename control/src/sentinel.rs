@@ -73,6 +73,7 @@ pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()
         presence: publish,
         metrics,
         memory: Memory::default(),
+        was_away: false,
         written: None,
         pace: Pace::default(),
         spoken: Spoken::default(),
@@ -148,6 +149,8 @@ struct Sentinel {
     metrics: Metrics,
     /// Replaced whole once a round has succeeded.
     memory: Memory,
+    /// The store has once not answered, or not soon; it only matters before the first reading.
+    was_away: bool,
     /// Our last write, and whether it decided something.
     written: Option<Written>,
     pace: Pace,
@@ -220,6 +223,7 @@ impl Sentinel {
         let snapshot = match self.store.snapshot(&targets(self.store.keys())).await {
             Ok(snapshot) => snapshot,
             Err(error) => {
+                self.was_away = true;
                 self.spoken.complain_of(&error, "error retrieving cluster data");
                 return Next::At(Boottime::now() + AGAIN_AFTER_FAILURE);
             }
@@ -243,8 +247,10 @@ impl Sentinel {
         let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
         self.presence
             .send_if_modified(|wanted| wanted.replace(interval) != Some(interval));
-        if self.memory.sightings.is_blank() {
-            self.ask_ages(&mut reading).await;
+        // An outage that has just ended made every info look old (sentinel E-3): then nobody's age is known.
+        self.was_away |= now.since(began) > AGAIN_AFTER_FAILURE;
+        if self.memory.sightings.is_blank() && !self.was_away {
+            self.ask_ages(&mut reading, now).await;
         }
         let leader = self.election.borrow().leader().cloned();
         let Some(leader) = leader else {
@@ -385,8 +391,9 @@ impl Sentinel {
         }
     }
 
-    /// Finds out how old the infos are that were there when this sentinel first looked (sentinel E-6).
-    async fn ask_ages(&self, reading: &mut Reading) {
+    /// Finds out how old the infos were at `now`, when this sentinel first looked (sentinel E-6).
+    #[expect(clippy::disallowed_methods, reason = "the answers come later than what was read")]
+    async fn ask_ages(&self, reading: &mut Reading, now: Boottime) {
         let store = self.store.limited(AGAIN_AFTER_FAILURE);
         for (uid, lease) in &reading.leases {
             let age = match store.remaining(*lease).await {
@@ -398,7 +405,7 @@ impl Sentinel {
                 }
             };
             if let Some(observed) = reading.seen.keepers.get_mut(uid) {
-                observed.age = age;
+                observed.age = age.saturating_sub(Boottime::now().since(now));
             }
         }
     }
