@@ -89,11 +89,11 @@ impl Situation<'_> {
         db.status.healthy && converged(db) && self.report_of(db).is_some_and(|report| report.says_well(uid))
     }
 
-    /// Whether the proxies were ever sent to this db since it was elected: the proxy section names it and lets a proxy in
-    /// (beyond ).
+    /// Whether clients may have written to this db since it was elected: the proxy section names it (beyond ). That
+    /// no proxy is enabled just now does not tell that none was.
     pub(crate) fn is_published(&self, uid: &DbUid) -> bool {
-        let proxy = self.data.proxy.as_ref().map(|proxy| &proxy.spec);
-        proxy.is_some_and(|spec| spec.master_db_uid == *uid && !spec.enabled_proxies.is_empty())
+        let proxy = self.data.proxy.as_ref();
+        proxy.is_some_and(|proxy| proxy.spec.master_db_uid == *uid)
     }
 
     /// Dbs that follow inside of the cluster.

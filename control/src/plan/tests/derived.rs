@@ -706,6 +706,22 @@ fn an_elected_master_that_failed_before_it_was_announced_gives_way_to_the_old_on
 }
 
 #[test]
+fn one_that_was_announced_does_not_give_way_when_its_last_proxy_has_gone() {
+    // beyond
+    let mut setup = base(2);
+    setup.db("db2").spec.role = Role::Master;
+    setup.at("db1", 1, 1_000).at("db2", 1, 500).unhealthy("db1");
+    setup.stopped("keeper2", 1, 500);
+    let mut announced = setup.clone();
+    let plan = announced.plan().unwrap();
+    assert_eq!(plan.next.master_uid(), Some(&db_uid("db1")));
+    let section = plan.next.proxy.unwrap();
+    assert_eq!(section.spec.master_db_uid, db_uid("db1"), "nor is it prepared");
+    setup.proxy().spec.master_db_uid = db_uid("");
+    assert_eq!(elected(&mut setup), Some(db_uid("db2")));
+}
+
+#[test]
 fn a_master_that_served_is_not_replaced_for_being_slow_to_reconfigure() {
     // sentinel W-10
     let mut setup = base(2);
