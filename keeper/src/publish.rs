@@ -81,7 +81,7 @@ enum Own {
 }
 
 /// How often a publication that lost to another writer goes on from what it finds.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 4;
 /// Pause after a failed publication, at most; the sleepInterval when that is shorter.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -182,16 +182,19 @@ impl Publisher {
     async fn publish(&self, store: &Store) -> Result<Published, StoreError> {
         let mut own = self.own.lock().await;
         for _ in 0..ATTEMPTS {
-            let report = self.report();
+            let mut report = self.report();
             if report.cluster.is_empty() {
                 return Ok(Published::NoCluster);
             }
             let revision = self.own_revision(store, &mut own).await?;
-            if self
-                .put(store, &mut own, revision, Txn::new(), &report)
-                .await?
-                .is_some()
-            {
+            // `stopped` elects. Said where no info is, it could arrive so late that a successor of this process has
+            // said otherwise and its info has expired: then there is none again (beyond ).
+            let is_whole = revision != Revision::ABSENT || report.stopped.is_none();
+            if !is_whole {
+                report.stopped = None;
+            }
+            let put = self.put(store, &mut own, revision, Txn::new(), &report).await?;
+            if put.is_some() && is_whole {
                 return Ok(Published::Yes);
             }
         }

@@ -105,6 +105,24 @@ fn a_keeper_goes_on_from_what_its_predecessor_or_a_stranger_wrote() {
 }
 
 #[test]
+fn stopped_is_said_only_on_top_of_an_info() {
+    // beyond: where no info is there may be none once more, much later
+    run(async {
+        let etcd = Etcd::start().await;
+        let store = store(&etcd);
+        let publisher = publisher(&store, "b1");
+        publisher.say_within(PATIENCE).await;
+        let key = store.keys().keeper_info("k1");
+        store.commit(control::store::Txn::new().delete(&key)).await.unwrap();
+        publisher.change(Due::Later, |report| report.stopped = Some(Stopped::default()));
+        publisher.say_within(PATIENCE).await;
+        let entry = store.get(&key).await.unwrap().unwrap();
+        assert!(from_slice::<KeeperInfo>(&entry.value).unwrap().stopped.is_some());
+        assert!(entry.create_revision < entry.mod_revision, "an info came first");
+    });
+}
+
+#[test]
 fn a_permit_needs_the_cluster_data_as_read_and_no_order_and_takes_stopped_back() {
     // beyond
     run(async {
