@@ -7,6 +7,7 @@
 
 mod election;
 mod fencing_model;
+mod goodbye_model;
 mod outages;
 mod requests;
 mod sentinel;

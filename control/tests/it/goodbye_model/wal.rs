@@ -1,0 +1,61 @@
+//! WAL, as small as can be: what it holds, which timeline it is on, and who has whose. Who writes it is left to
+//! `keepers`.
+
+/// WAL: who wrote what, in order; four bits an entry. A write has a number of its own, below [`PROMOTION`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Log(pub(super) u32);
+
+/// From here on an entry is the promotion of a keeper.
+pub(super) const PROMOTION: u32 = 8;
+/// How many entries C-12 gives up: the promotion itself.
+pub(super) const LITTLE: u32 = 1;
+
+impl Log {
+    pub(super) const EMPTY: Self = Self(0);
+
+    pub(super) fn end(self) -> u32 {
+        (35 - self.0.leading_zeros()) / 4
+    }
+
+    pub(super) fn push(self, entry: u32) -> Self {
+        assert!(self.end() < 8, "the bounds are small enough for the WAL");
+        Self(self.0 << 4 | entry)
+    }
+
+    /// The first `end` entries.
+    pub(super) fn until(self, end: u32) -> Self {
+        Self(self.0.checked_shr(4 * self.end().saturating_sub(end)).unwrap_or(0))
+    }
+
+    pub(super) fn entries(self) -> impl Iterator<Item = u32> {
+        (1..=self.end()).map(move |end| self.until(end).0 & 15)
+    }
+
+    pub(super) fn is_prefix_of(self, other: Self) -> bool {
+        other.until(self.end()) == self
+    }
+
+    /// The writes in it, a bit each.
+    pub(super) fn writes(self) -> u8 {
+        self.entries()
+            .filter(|entry| *entry < PROMOTION)
+            .fold(0, |writes, entry| writes | 1 << entry)
+    }
+
+    pub(super) fn timeline(self) -> u32 {
+        1 + u32::try_from(self.entries().filter(|entry| *entry >= PROMOTION).count()).unwrap()
+    }
+
+    /// Where a timeline was left.
+    pub(super) fn switch_of(self, timeline: u32) -> Option<u32> {
+        (1..=self.end())
+            .find(|end| self.until(*end).timeline() > timeline)
+            .map(|end| end - 1)
+    }
+
+    /// Whether a db with these data can belong to the cluster of a master with those (sentinel C-6, C-7).
+    pub(super) fn is_valid_for(self, master: Self) -> bool {
+        let same_branch = self.is_prefix_of(master) || master.is_prefix_of(self);
+        same_branch && self.timeline() <= master.timeline()
+    }
+}
