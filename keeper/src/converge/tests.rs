@@ -887,6 +887,26 @@ fn a_checked_document_always_has_a_cluster() {
 }
 
 #[test]
+fn changed_parameters_are_named_whichever_side_has_them() {
+    // keeper T4
+    let (old, new) = (
+        parameters(&[("a", "1"), ("b", "2"), ("c", "3")]),
+        parameters(&[("a", "9"), ("b", "2"), ("d", "4")]),
+    );
+    let changes = changed_parameters(&old, &new);
+    let changes: Vec<_> = changes
+        .iter()
+        .map(|change| (change.name.as_str(), change.old.as_deref(), change.new.as_deref()))
+        .collect();
+    let expected = [
+        ("a", Some("1"), Some("9")),
+        ("c", Some("3"), None),
+        ("d", None, Some("4")),
+    ];
+    assert_eq!(changes, expected);
+}
+
+#[test]
 fn changed_fields_are_named_as_in_the_document() {
     let before = db("A", "k1", Role::Master, &["B"]).spec;
     let mut after = before.clone();

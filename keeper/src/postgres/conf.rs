@@ -153,21 +153,6 @@ pub struct Change {
     pub new: Option<String>,
 }
 
-/// What changes from one set of parameters to another, by name.
-pub fn changes(old: &Parameters, new: &Parameters) -> Vec<Change> {
-    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
-    let change = |name: &String| Change {
-        name: name.clone(),
-        old: old.get(name).cloned(),
-        new: new.get(name).cloned(),
-    };
-    names
-        .into_iter()
-        .map(change)
-        .filter(|change| change.old != change.new)
-        .collect()
-}
-
 /// What a standby's control file says that its primary had: a standby that starts with less does not start
 /// (keeper 8.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

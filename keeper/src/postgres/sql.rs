@@ -54,16 +54,6 @@ pub enum SqlError {
     },
 }
 
-impl SqlError {
-    /// Did the server itself refuse, rather than not being there?
-    pub fn is_refusal(&self) -> bool {
-        match self {
-            Self::Connect { source, .. } | Self::Query { source, .. } => source.as_db_error().is_some(),
-            Self::Timeout { .. } | Self::Answer { .. } => false,
-        }
-    }
-}
-
 /// A connection that is kept open between questions and opened again when it broke (keeper W23).
 #[derive(Debug)]
 pub struct Sql {

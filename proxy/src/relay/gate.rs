@@ -4,7 +4,6 @@
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use control::clock::Boottime;
 use tokio_util::sync::CancellationToken;
@@ -151,11 +150,6 @@ impl Gate {
     /// Waits until the gate is closed.
     pub fn closed(&self) -> impl Future<Output = ()> + Send {
         self.closed.cancelled()
-    }
-
-    /// How long the lease still runs at `now`; zero once closed.
-    pub fn left(&self, now: Boottime) -> Duration {
-        self.until().map_or(Duration::ZERO, |until| until.since(now))
     }
 }
 

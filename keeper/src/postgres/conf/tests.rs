@@ -114,17 +114,6 @@ fn synchronous_names_count_all_of_them() {
 }
 
 #[test]
-fn changes_name_what_differs_either_way() {
-    // keeper T4
-    let (old, new) = (
-        map(&[("a", "1"), ("b", "2"), ("c", "3")]),
-        map(&[("a", "9"), ("b", "2"), ("d", "4")]),
-    );
-    let names: Vec<_> = changes(&old, &new).into_iter().map(|change| change.name).collect();
-    assert_eq!(names, ["a", "c", "d"]);
-}
-
-#[test]
 fn a_standby_is_raised_to_its_control_file() {
     let minima = Minima {
         max_connections: 200,
