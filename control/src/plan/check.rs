@@ -142,7 +142,7 @@ fn proxy_section(planned: &Planned<'_>, faults: &mut Faults) {
         });
     }
     let step = i64::from(old.spec != new.spec);
-    let counted = new.generation == old.generation + step;
+    let counted = new.generation == old.generation.wrapping_add(step);
     faults.claim(counted, "INV-22", || {
         format!("proxy generation {} follows {}", new.generation, old.generation)
     });
@@ -278,7 +278,7 @@ fn dbs(planned: &Planned<'_>, faults: &mut Faults) {
             });
             continue;
         };
-        let counted = db.generation == was.generation + i64::from(db.spec != was.spec);
+        let counted = db.generation == was.generation.wrapping_add(i64::from(db.spec != was.spec));
         faults.claim(counted, "INV-21", || {
             format!("{uid} has generation {} after {}", db.generation, was.generation)
         });

@@ -27,7 +27,7 @@ pub(crate) fn propagate(draft: &mut Draft, spec: &Spec) {
 pub(crate) fn raise_generations(before: &ClusterData, next: &mut ClusterData) {
     for (uid, db) in next.dbs_mut() {
         if before.dbs().get(uid).is_some_and(|old: &Db| old.spec != db.spec) {
-            db.generation += 1;
+            db.generation = db.generation.wrapping_add(1);
         }
     }
 }

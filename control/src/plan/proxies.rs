@@ -74,7 +74,7 @@ pub(crate) fn close(draft: &mut Draft) -> bool {
         return false;
     }
     proxy.spec.master_db_uid = DbUid::default();
-    proxy.generation += 1;
+    proxy.generation = proxy.generation.wrapping_add(1);
     true
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn announce(draft: &mut Draft, view: &ProxyView, master: &DbUid, read
         // sentinel P-6, and P-7 in the same write (P-10)
         proxy.spec.master_db_uid = master.clone();
         proxy.spec.enabled_proxies.clone_from(&view.active);
-        proxy.generation += 1;
+        proxy.generation = proxy.generation.wrapping_add(1);
         let generation = proxy.generation;
         draft.say(Note::MasterAnnounced {
             db: master.clone(),
@@ -124,7 +124,7 @@ pub(crate) fn announce(draft: &mut Draft, view: &ProxyView, master: &DbUid, read
     // sentinel P-7; an absent list is an empty one (P-11)
     if proxy.spec.enabled_proxies != view.active {
         proxy.spec.enabled_proxies.clone_from(&view.active);
-        proxy.generation += 1;
+        proxy.generation = proxy.generation.wrapping_add(1);
         let (proxies, generation) = (Names(view.active.clone()), proxy.generation);
         draft.say(Note::ProxiesEnabled { proxies, generation });
     }

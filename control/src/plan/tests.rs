@@ -1,6 +1,7 @@
 //! The judgement, row by row of sentinel 15, and its properties. Tests go through [`plan`](super::plan) as the loop does.
 
 mod cluster;
+mod damage;
 mod derived;
 mod golden;
 mod health;
