@@ -367,24 +367,19 @@ impl Store {
             revision: read.revision,
         })
     }
+}
 
-    /// Looks up who leads: the oldest candidate. Nobody is a normal state (store E-11).
-    pub async fn leader(&self) -> Result<Option<Holder>, StoreError> {
-        let candidates = self.list(&self.keys().election()).await?;
-        let oldest = candidates.into_iter().min_by_key(|candidate| candidate.create_revision);
-        Ok(oldest.map(
-            |Entry {
-                 key,
-                 value,
-                 create_revision,
-                 ..
-             }| Holder {
-                uid: String::from_utf8_lossy(&value).into_owned(),
-                key,
-                create_revision,
-            },
-        ))
-    }
+/// Who leads, of all candidates below [`Keys::election`](super::Keys::election): the oldest. Nobody is a normal state
+/// (store E-11).
+pub fn oldest(candidates: Vec<Entry>) -> Option<Holder> {
+    let oldest = candidates
+        .into_iter()
+        .min_by_key(|candidate| candidate.create_revision)?;
+    Some(Holder {
+        uid: String::from_utf8_lossy(&oldest.value).into_owned(),
+        key: oldest.key,
+        create_revision: oldest.create_revision,
+    })
 }
 
 /// Who leads, as any reader sees it.

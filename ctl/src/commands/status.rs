@@ -6,6 +6,7 @@ mod view;
 
 use anyhow::bail;
 use control::model::{Json, ProxyInfo, SentinelInfo, from_slice, to_pretty};
+use control::store::election::oldest;
 use control::store::{Entry, Snapshot, Store, Target};
 use control::telemetry::{Chain, complain};
 use serde::de::DeserializeOwned;
@@ -53,12 +54,7 @@ async fn collect(store: &Store) -> anyhow::Result<Status> {
 }
 
 fn understand(mut snapshot: Snapshot) -> anyhow::Result<Status> {
-    // The oldest candidate leads (store E-11).
-    let leader = snapshot
-        .take(0)
-        .into_iter()
-        .min_by_key(|candidate| candidate.create_revision);
-    let leader = leader.map(|leader| String::from_utf8_lossy(&leader.value).into_owned());
+    let leader = oldest(snapshot.take(0)).map(|leader| leader.uid);
     let sentinels: Vec<SentinelInfo> = decode_all(&snapshot.take(1));
     let proxies: Vec<ProxyInfo> = decode_all(&snapshot.take(2));
     let (checked, _) = checked::check(snapshot.take_one(3).as_ref())?;
