@@ -24,8 +24,8 @@ pub struct Memory {
     pub(crate) stalls: BTreeMap<DbUid, Stall>,
     /// Since when a db has been asked for its present generation (sentinel C-1).
     pub(crate) asked: BTreeMap<DbUid, Asked>,
-    /// Since when this sentinel knows that proxies were told to close (fencing F-6).
-    pub(crate) closed_since: Option<Boottime>,
+    /// Since when this sentinel knows that proxies were told to close, and by which generation (fencing F-6).
+    pub(crate) closed: Option<(i64, Boottime)>,
     /// Since when the master has been healthy and converged, as its reports say (sentinel N-14).
     pub(crate) proven: Option<(DbUid, Boottime)>,
     /// The master that this sentinel has once found healthy and converged (sentinel W-10).

@@ -27,11 +27,11 @@ pub(crate) fn judge(
     let section = data.proxy.clone().unwrap_or_default();
     let closed = section.spec.master_db_uid.is_empty();
     // fencing F-6: a leader counts from its own first successful read of "none", which also comes after its own write.
-    memory.closed_since = if closed {
-        memory.closed_since.or(Some(now))
-    } else {
-        None
-    };
+    // A generation that has moved on tells of a master announced in between, by whoever wrote that.
+    let same = memory
+        .closed
+        .filter(|(generation, _)| *generation == section.generation);
+    memory.closed = closed.then(|| same.unwrap_or((section.generation, now)));
     let mut view = ProxyView::default();
     for (uid, proxy) in &memory.sightings.proxies {
         let info = proxy.info.as_ref().filter(|_| !proxy.garbled);
@@ -43,7 +43,7 @@ pub(crate) fn judge(
             view.active.push(uid.clone());
             wakes.after(proxy.active_until(), now);
         }
-        let Some(closed_since) = memory.closed_since else {
+        let Some((_, closed_since)) = memory.closed else {
             continue;
         };
         if info.is_some_and(|info| info.generation == section.generation) {

@@ -83,6 +83,18 @@ fn a_proxy_of_the_reference_is_waited_for_two_timeouts() {
 }
 
 #[test]
+fn a_master_announced_and_closed_between_two_readings_begins_the_wait_anew() {
+    // fencing F-6: the proxy may have opened to it
+    let mut setup = closed();
+    setup.proxy_seen("p1", 4).fenced = false;
+    let now = setup.now;
+    look(&mut setup, now);
+    setup.proxy().generation = 7;
+    look(&mut setup, now + 29 * SECOND);
+    assert_eq!(opens_after(&mut setup), 30 * SECOND + MILLI);
+}
+
+#[test]
 fn the_greater_of_published_and_wanted_timeout_counts() {
     // fencing F-6
     let mut setup = closed();
