@@ -97,7 +97,7 @@ pub struct Outcome {
     pub failed_over: bool,
     /// From the arrival of the proxy section that names the new master to the first byte through the proxy.
     pub commit_to_byte: Option<Duration>,
-    /// From etcd's first answer after an outage to the first row that every client committed then.
+    /// From etcd's first answer after an outage to the first row of the last client that had been cut off.
     pub after_store: Option<Duration>,
 }
 
@@ -141,9 +141,9 @@ pub async fn run(event: Event, profile: Profile, keepers: usize) -> anyhow::Resu
         .await;
     }
     served(&writers, SERVED_AGAIN).await;
-    let after_store = store_back.map(|back| {
+    let after_store = store_back.and_then(|back| {
         let first = writers.met().iter().filter_map(|met| met.first_after(back)).max();
-        first.map(|first| first.since(back)).unwrap_or_default()
+        first.map(|first| first.since(back))
     });
     let commit_to_byte = commit.and_then(|commit| first_byte.after(commit));
 
