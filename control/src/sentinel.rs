@@ -363,14 +363,14 @@ impl Sentinel {
         }
         let txn = txn.put(&data, to_compact(&plan.next));
         // What was read may be as old as the time since then: it must not be older than our lease is sure to live.
-        // A request that waits for a connection is sent later, so that is limited, too.
+        // A request that waits for a connection is sent later, so that wait is limited, too.
         let sent = Boottime::now();
         let left = leader.lease_end().since(sent).saturating_sub(sent.since(began));
         if left.is_zero() {
             debug!("what was read is too old for what is left of the election lease");
             return Ok(None);
         }
-        Ok(self.store.limited(left).commit(txn).await?.committed())
+        Ok(self.store.sent_within(left).commit(txn).await?.committed())
     }
 
     /// Creates the first cluster data, whoever leads (sentinel B-1, B-3).

@@ -124,6 +124,8 @@ impl Snapshot {
 pub struct Store {
     links: Arc<Links>,
     limit: Duration,
+    /// A request that could not be sent by then is not sent at all.
+    sending: Duration,
 }
 
 impl fmt::Debug for Store {
@@ -150,6 +152,7 @@ impl Store {
         Self {
             links: Arc::new(Links::new(config)),
             limit,
+            sending: limit,
         }
     }
 
@@ -166,9 +169,21 @@ impl Store {
     /// The same store with a shorter limit of each request; a longer one changes nothing.
     #[must_use]
     pub fn limited(&self, limit: Duration) -> Self {
+        let limit = limit.min(self.links.config().timeout);
         Self {
             links: Arc::clone(&self.links),
-            limit: limit.min(self.links.config().timeout),
+            limit,
+            sending: limit,
+        }
+    }
+
+    /// The same store, but a request that waits for a connection for longer than this is not sent (fencing F-7). Once
+    /// sent, it is waited for as ever.
+    #[must_use]
+    pub fn sent_within(&self, limit: Duration) -> Self {
+        Self {
+            sending: limit.min(self.limit),
+            ..self.clone()
         }
     }
 
@@ -252,6 +267,11 @@ impl Store {
         match outcome {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(Failed::Refused(source))) => Err(StoreError::Refused { attempt, source }),
+            Ok(Err(Failed::TooLate)) => Err(StoreError::Unreachable {
+                attempt,
+                limit: self.sending,
+                source: self.links.why_away().or(under_way.last),
+            }),
             Ok(Err(Failed::Unknown(source))) => Err(StoreError::Unanswered {
                 attempt,
                 limit,
@@ -288,8 +308,13 @@ impl Store {
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
+        let mut too_late = std::pin::pin!(sleep(self.sending));
         loop {
-            let link = self.links.ready().await;
+            let link = tokio::select! {
+                biased;
+                () = &mut too_late => return Err(Failed::TooLate),
+                link = self.links.ready() => link,
+            };
             link.ask();
             under_way.sent = Some(link.clone());
             let error = match send(link.client.clone()).await {
@@ -321,6 +346,7 @@ struct UnderWay {
 }
 
 enum Failed {
+    TooLate,
     Refused(Cause),
     Unknown(Cause),
 }

@@ -37,7 +37,7 @@ async fn a_request_to_nobody_waits_for_its_limit_and_names_the_endpoint() {
     let begun = now();
     let error = store.put("key", "value").await.unwrap_err();
     let took = now().since(begun);
-    assert!(took >= LIMIT && took < LIMIT * 5, "{took:?}");
+    assert!(took >= LIMIT, "{took:?}");
     let StoreError::Unreachable { source: Some(why), .. } = &error else {
         panic!("{error:?}")
     };
@@ -63,7 +63,7 @@ async fn a_request_made_while_the_store_is_away_succeeds_once_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_back_is_found_within_a_second() {
+async fn a_store_that_is_back_is_found_by_itself() {
     let mut etcd = Etcd::start().await;
     let store = store_with_timeout(&etcd.endpoint(), LIMIT);
     store.get("key").await.unwrap();
@@ -73,9 +73,36 @@ async fn a_store_that_is_back_is_found_within_a_second() {
         store.get("key").await.unwrap_err();
     }
     etcd.start_again().await;
-    let begun = now();
     eventually("an answer", SOON, async || store.get("key").await).await;
-    assert!(now().since(begun) < Duration::from_secs(3), "{:?}", now().since(begun));
+}
+
+#[tokio::test]
+async fn a_write_that_cannot_be_sent_in_time_is_not_sent_and_one_that_was_sent_is_waited_for() {
+    // fencing F-7
+    const IN_TIME: Duration = Duration::from_millis(200);
+    let mut etcd = Etcd::start().await;
+    let relay = TcpRelay::to(&etcd.address()).await;
+    let store = store_with_timeout(&relay.endpoint(), SOON);
+    store.get("key").await.unwrap();
+    relay.hold_from(Toward::Server, b"early");
+    let begun = now();
+    let early = store.sent_within(IN_TIME);
+    let write = tokio::spawn(async move { early.put("key", "early").await });
+    until("the time to send is over", async || {
+        now().since(begun) > IN_TIME && relay.holds(Toward::Server)
+    })
+    .await;
+    relay.set(Toward::Server, Weather::Fair);
+    write.await.unwrap().unwrap();
+
+    etcd.stop().await;
+    let error = store.sent_within(IN_TIME).put("key", "late").await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::Unreachable { limit: IN_TIME, .. }),
+        "{error:?}"
+    );
+    etcd.start_again().await;
+    assert_eq!(store.get("key").await.unwrap().unwrap().value, b"early");
 }
 
 #[tokio::test]
