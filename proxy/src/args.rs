@@ -8,9 +8,12 @@ use control::model::GoDuration;
 use control::telemetry::LogConfig;
 
 use crate::listener::{self, Keepalive};
+use crate::relay::{Manner, PIPES_MAX};
 
 /// Descriptors that are not for clients: logs, the store, metrics, the runtime, the spare one.
 const OWN_DESCRIPTORS: usize = 64;
+/// Descriptors of the pipes of one thread that carries bytes.
+const THREAD_DESCRIPTORS: usize = 2 * PIPES_MAX;
 /// One client costs a descriptor on either side.
 const CLIENT_DESCRIPTORS: usize = 2;
 /// The kernel takes no longer keepalive times (tcp(7), `MAX_TCP_KEEPIDLE`).
@@ -56,6 +59,10 @@ pub struct Args {
     /// Threads that carry bytes [default: 1 for every 4 CPUs]
     #[arg(long, value_name = "THREADS")]
     pub relay_threads: Option<GoInt>,
+    /// Wake for larger pieces of a server's long answers, such as COPY, at the price of up to 2 ms at their end
+    /// [default: true]
+    #[arg(long)]
+    pub batch_streams: Option<Switch>,
     /// Not supported yet
     #[arg(long, hide = true, value_name = "DURATION")]
     pub hold: Option<String>,
@@ -117,7 +124,6 @@ impl Args {
                 faults.push(format!("--{option} is not supported yet: leave it out"));
             }
         }
-        let max_connections = self.max_connections(machine, &mut faults);
         let relay_threads = match self.relay_threads {
             None => (machine.cpus / 4).max(1),
             Some(GoInt(threads @ 1..=RELAY_THREADS_MAX)) => usize::try_from(threads).unwrap_or(1),
@@ -128,6 +134,11 @@ impl Args {
                 1
             }
         };
+        let max_connections = self.max_connections(machine, relay_threads, &mut faults);
+        let manner = Manner {
+            batching: self.batch_streams != Some(Switch(false)),
+            ..Manner::default()
+        };
         let config = match (common, listen) {
             (Some(common), Some(listen)) if faults.is_empty() => Ok(Config {
                 common,
@@ -137,6 +148,7 @@ impl Args {
                     keepalive,
                     connect_timeout,
                     max_connections,
+                    manner,
                 },
                 relay_threads,
             }),
@@ -193,8 +205,9 @@ impl Args {
         Some(SocketAddr::new(ip?, number?))
     }
 
-    fn max_connections(&self, machine: Machine, faults: &mut Faults) -> usize {
-        let possible = (machine.descriptors.saturating_sub(OWN_DESCRIPTORS) / CLIENT_DESCRIPTORS).max(1);
+    fn max_connections(&self, machine: Machine, relay_threads: usize, faults: &mut Faults) -> usize {
+        let own = OWN_DESCRIPTORS + THREAD_DESCRIPTORS * relay_threads;
+        let possible = (machine.descriptors.saturating_sub(own) / CLIENT_DESCRIPTORS).max(1);
         match self.max_connections {
             None => possible,
             Some(GoInt(max)) => match usize::try_from(max) {
@@ -223,7 +236,7 @@ mod tests {
 
     const MACHINE: Machine = Machine {
         cpus: 16,
-        descriptors: 1064,
+        descriptors: 1320,
     };
     const NEEDED: [&str; 2] = ["--cluster-name=main", "--store-backend=etcdv3"];
 
@@ -255,6 +268,7 @@ mod tests {
                 keepalive: Keepalive::default(),
                 connect_timeout: Duration::from_secs(5),
                 max_connections: 500,
+                manner: Manner::default(),
             }
         );
         assert_eq!(config.relay_threads, 4);
@@ -272,6 +286,7 @@ mod tests {
             "--connect-timeout=1500ms",
             "--max-connections=7",
             "--relay-threads=2",
+            "--batch-streams=false",
         ])
         .unwrap();
         let expected = listener::Config {
@@ -284,6 +299,10 @@ mod tests {
             },
             connect_timeout: Duration::from_millis(1500),
             max_connections: 7,
+            manner: Manner {
+                batching: false,
+                ..Manner::default()
+            },
         };
         assert_eq!((config.listener, config.relay_threads), (expected, 2));
     }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use crate::metrics::{Metrics, Refused};
-use crate::relay::{self, Alarm, Ended, Gate, Tally, sys};
+use crate::relay::{self, Alarm, Ended, Gate, Manner, Tally, sys};
 
 /// Connections that the kernel holds for us before it refuses more; it takes `net.core.somaxconn` if that is less.
 const BACKLOG: i32 = 4096;
@@ -56,6 +56,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Clients at once (P-14).
     pub max_connections: usize,
+    /// How bytes are carried.
+    pub manner: Manner,
 }
 
 /// The options of TCP keepalive, which itself is always on; `None` leaves the system's value.
@@ -448,6 +450,7 @@ impl Door {
             complaints: Arc::clone(&self.complaints),
             keepalive: self.config.keepalive,
             connect_timeout: self.config.connect_timeout,
+            manner: self.config.manner,
             _counted: [Counted::one(&self.clients), Counted::one(&thread.load)],
         };
         thread.handle.spawn(visit.serve(client));
@@ -503,6 +506,7 @@ struct Visit {
     complaints: Arc<Complaints>,
     keepalive: Keepalive,
     connect_timeout: Duration,
+    manner: Manner,
     _counted: [Counted; 2],
 }
 
@@ -518,7 +522,7 @@ impl Visit {
             Err((reason, err)) => return self.turn_away(reason, &err),
         };
         let open = self.metrics.opened(took);
-        let ended = relay::carry(client, master, &self.path.gate, &self.tally).await;
+        let ended = relay::carry(client, master, &self.path.gate, &self.tally, self.manner).await;
         drop(open);
         let cut = self.path.gate.shut().map(|shut| shut.why);
         self.metrics.ended(&ended, cut);

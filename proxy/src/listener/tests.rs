@@ -15,6 +15,7 @@ fn config() -> Config {
         },
         connect_timeout: Duration::from_secs(5),
         max_connections: 10,
+        manner: Manner::default(),
     }
 }
 
@@ -75,6 +76,7 @@ fn a_connection_is_one_small_task() {
         complaints: Arc::default(),
         keepalive: Keepalive::default(),
         connect_timeout: Duration::from_secs(5),
+        manner: Manner::default(),
         _counted: [Counted::one(&Arc::default()), Counted::one(&Arc::default())],
     };
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();

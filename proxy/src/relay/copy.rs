@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::direction::{Moved, Stop};
+use super::direction::{Round, Stop, Then};
 use super::{Act, Gate};
 
 /// Bytes read at once. 64 KiB is the worst size on loopback, one segment of it and a runt; 48 KiB measured 1.5 to 2
@@ -47,23 +47,20 @@ impl Copy {
         from: &TcpStream,
         to: &TcpStream,
         gate: &Gate,
-    ) -> Result<Moved, Stop> {
-        let mut moved = 0;
+    ) -> Result<Round, Stop> {
+        let mut given = 0;
         if let Some(kept) = &mut self.kept {
             match kept.give_on(cx, to, gate)? {
                 Given::All(bytes) => {
-                    moved = bytes;
+                    given = bytes;
                     self.kept = None;
                 }
-                Given::Part(bytes) => return Ok(Moved::SinkFull(bytes)),
+                Given::Part(bytes) => return Ok(Round::new(0, bytes, Then::SinkFull)),
             }
         }
-        match BUFFER.with_borrow_mut(|buffer| self.take_and_give(cx, from, to, gate, buffer))? {
-            Moved::Bytes(bytes) => Ok(Moved::Bytes(moved + bytes)),
-            Moved::SinkFull(bytes) => Ok(Moved::SinkFull(moved + bytes)),
-            Moved::SourceEmpty(bytes) => Ok(Moved::SourceEmpty(moved + bytes)),
-            Moved::Eof(bytes) => Ok(Moved::Eof(moved + bytes)),
-        }
+        let mut round = BUFFER.with_borrow_mut(|buffer| self.take_and_give(cx, from, to, gate, buffer))?;
+        round.given += given;
+        Ok(round)
     }
 
     fn take_and_give(
@@ -73,14 +70,14 @@ impl Copy {
         to: &TcpStream,
         gate: &Gate,
         buffer: &mut [u8],
-    ) -> Result<Moved, Stop> {
+    ) -> Result<Round, Stop> {
         let taken = loop {
             match from.poll_read_ready(cx) {
-                Poll::Pending => return Ok(Moved::SourceEmpty(0)),
+                Poll::Pending => return Ok(Round::new(0, 0, Then::SourceEmpty)),
                 Poll::Ready(ready) => ready.map_err(|err| Stop::Source(Act::Read, err))?,
             }
             match take(from, buffer).map_err(|err| Stop::Source(Act::Read, err))? {
-                Some(0) => return Ok(Moved::Eof(0)),
+                Some(0) => return Ok(Round::new(0, 0, Then::Eof)),
                 Some(bytes) => break bytes,
                 None => {} // stale readiness, cleared now: ask again, which leaves our waker there
             }
@@ -90,7 +87,7 @@ impl Copy {
         }
         let given = give(to, &buffer[..taken]).map_err(|err| Stop::Sink(Act::Write, err))?;
         if given == taken {
-            return Ok(Moved::Bytes(taken));
+            return Ok(Round::new(taken, taken, Then::More));
         }
         let kept = self.kept.insert(Box::new(Kept {
             bytes: buffer[given..taken].to_vec(),
@@ -99,9 +96,9 @@ impl Copy {
         match kept.give_on(cx, to, gate)? {
             Given::All(bytes) => {
                 self.kept = None;
-                Ok(Moved::Bytes(given + bytes))
+                Ok(Round::new(taken, given + bytes, Then::More))
             }
-            Given::Part(bytes) => Ok(Moved::SinkFull(given + bytes)),
+            Given::Part(bytes) => Ok(Round::new(taken, given + bytes, Then::SinkFull)),
         }
     }
 }

@@ -1,32 +1,57 @@
 //! One direction of a connection: rounds of a path until there is nothing to do, and the end of the stream passed on
-//! after everything before it (P-11). How a round moves bytes belongs to the path.
+//! after everything before it (P-11). How a round moves bytes belongs to the paths, which one is next to `flow`.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Context;
 
 use rustix::net::Shutdown;
 use tokio::net::TcpStream;
 
+use super::batch::Batch;
 use super::copy::Copy;
-use super::{Act, Gate};
+use super::flow::{Flow, Way};
+use super::splice::Splice;
+use super::{Act, Gate, Paths, Side, Tally};
 
 /// Rounds of one direction before the other one, and the other connections of the thread, get their turn.
 const ROUNDS_AT_ONCE: usize = 16;
 
-/// What one round of a path came to, with the bytes that it gave.
-///
-/// Each but `Bytes` has left the task's waker where the next event will come from.
+/// What one round of a path came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Moved {
+pub(super) struct Round {
+    /// Bytes that it took from the source.
+    pub(super) taken: usize,
+    /// Bytes that it gave to the sink.
+    pub(super) given: usize,
+    /// What is to be done next.
+    pub(super) then: Then,
+}
+
+impl Round {
+    /// A round with these counts.
+    pub(super) fn new(taken: usize, given: usize, then: Then) -> Self {
+        Self { taken, given, then }
+    }
+}
+
+/// What follows a round. `SourceEmpty` and `SinkFull` have left the task's waker where the next event will come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
     /// All that was taken was given, and more may be there.
-    Bytes(usize),
+    More,
     /// Nothing to read: wait until the source is readable.
-    SourceEmpty(usize),
+    SourceEmpty,
     /// The path holds bytes that the sink does not take: wait until it is writable, read nothing meanwhile.
-    SinkFull(usize),
+    SinkFull,
     /// The source has finished and the path holds nothing.
-    Eof(usize),
+    Eof,
+    /// There is something that cannot be spliced: let the copy path look at it. Nothing has moved.
+    Unspliceable,
+    /// No pipe is to be had: copy for now. Nothing has moved.
+    NoPipe,
+    /// The kernel does not splice these sockets: copy. Nothing has moved.
+    Refused,
 }
 
 /// Why a direction cannot go on.
@@ -40,10 +65,28 @@ pub(super) enum Stop {
     Sink(Act, io::Error),
 }
 
+/// What a direction lies between, and who keeps count.
+pub(super) struct Road<'a> {
+    /// The source.
+    pub(super) from: &'a TcpStream,
+    /// The sink.
+    pub(super) to: &'a TcpStream,
+    /// Whose the sink is.
+    pub(super) toward: Side,
+    /// Asked between taking and giving.
+    pub(super) gate: &'a Gate,
+    /// Where bytes are counted.
+    pub(super) tally: &'a Tally,
+    /// Which paths may be taken.
+    pub(super) paths: Paths,
+}
+
 /// One direction of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Direction {
     copy: Copy,
+    splice: Splice,
+    flow: Flow,
     done: bool,
 }
 
@@ -55,40 +98,92 @@ impl Direction {
 
     /// Whether nothing is being read, so that only an error event tells of the source's death (P-13).
     pub(super) fn is_deaf(&self) -> bool {
-        self.done || self.copy.is_stalled()
+        self.done || self.copy.is_stalled() || self.splice.is_stalled()
     }
 
-    /// Carries what there is; on return the task will be woken when there is more to do.
+    /// Carries what there is; on return the task will be woken when there is more to do. `batch` is told of every round
+    /// that took something.
+    ///
+    /// Gives whether the source was heard: bytes or its end.
     pub(super) fn advance(
         &mut self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
-        gate: &Gate,
-        carried: &AtomicU64,
-    ) -> Result<(), Stop> {
+        road: &Road<'_>,
+        mut batch: Option<&mut Batch>,
+    ) -> Result<bool, Stop> {
+        let mut heard = false;
         for _ in 0..ROUNDS_AT_ONCE {
             if self.done {
-                return Ok(());
+                return Ok(heard);
             }
-            let moved = self.copy.round(cx, from, to, gate)?;
-            let (Moved::Bytes(bytes) | Moved::SourceEmpty(bytes) | Moved::SinkFull(bytes) | Moved::Eof(bytes)) = moved;
-            if bytes > 0 {
-                carried.fetch_add(bytes as u64, Ordering::Relaxed);
+            let way = self.way(road.paths);
+            let mut round = match way {
+                Way::Copy => self.copy.round(cx, road.from, road.to, road.gate)?,
+                Way::Splice => self.splice.round(cx, road.from, road.to, road.gate, !heard)?,
+            };
+            count(&round, way, road);
+            match round.then {
+                Then::Unspliceable | Then::NoPipe | Then::Refused => {
+                    match round.then {
+                        Then::NoPipe => self.flow.out_of_pipes(),
+                        Then::Refused => self.flow.refused(),
+                        _ => {}
+                    }
+                    if round.then != Then::Unspliceable {
+                        road.tally.splice_refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                    round = self.copy.round(cx, road.from, road.to, road.gate)?;
+                    count(&round, Way::Copy, road);
+                }
+                _ if round.taken > 0 => self.flow.took(way, round.taken, road.paths),
+                _ => {}
             }
-            match moved {
-                Moved::Bytes(_) => {}
-                Moved::SourceEmpty(_) | Moved::SinkFull(_) => return Ok(()),
-                Moved::Eof(_) => {
-                    if !gate.admits() {
+            if round.taken > 0 {
+                heard = true;
+                if let Some(batch) = &mut batch {
+                    batch.took(round.taken, road.from, road.tally);
+                }
+            }
+            match round.then {
+                Then::SourceEmpty | Then::SinkFull => return Ok(heard),
+                Then::Eof => {
+                    if !road.gate.admits() {
                         return Err(Stop::Cut);
                     }
-                    rustix::net::shutdown(to, Shutdown::Write).map_err(|err| Stop::Sink(Act::Finish, err.into()))?;
-                    self.done = true;
+                    rustix::net::shutdown(road.to, Shutdown::Write)
+                        .map_err(|err| Stop::Sink(Act::Finish, err.into()))?;
+                    (self.done, heard) = (true, true);
                 }
+                Then::More | Then::Unspliceable | Then::NoPipe | Then::Refused => {}
             }
         }
         cx.waker().wake_by_ref();
-        Ok(())
+        Ok(heard)
+    }
+
+    /// The path of the next round: the one that still holds something, before any other.
+    fn way(&self, paths: Paths) -> Way {
+        if self.copy.is_stalled() {
+            Way::Copy
+        } else if self.splice.is_stalled() {
+            Way::Splice
+        } else {
+            self.flow.way(paths)
+        }
+    }
+}
+
+fn count(round: &Round, way: Way, road: &Road<'_>) {
+    if round.given == 0 {
+        return;
+    }
+    let given = round.given as u64;
+    let carried = match road.toward {
+        Side::Client => &road.tally.to_client,
+        Side::Master => &road.tally.to_master,
+    };
+    carried.fetch_add(given, Ordering::Relaxed);
+    if way == Way::Splice {
+        road.tally.spliced.fetch_add(given, Ordering::Relaxed);
     }
 }

@@ -2,13 +2,18 @@
 //! to whom, and when the gate closes, is decided elsewhere.
 //!
 //! A connection is one task that polls both directions, two descriptors, and nothing allocated per direction while it is
-//! idle. Bytes are never looked at (P-16). Each direction is moved by a path; today there is one, `copy`. Another one
-//! answers each round with `Moved` and asks the gate between taking and giving, as `copy` does.
+//! idle. Bytes are never looked at (P-16). Each direction is moved by one of two paths: `copy` for small messages, `splice`
+//! for bulk. A path answers each call with a `Round` and asks the gate between taking and giving. A further engine would do
+//! the same.
 
 mod alarm;
+mod batch;
 mod copy;
 mod direction;
+mod flow;
 mod gate;
+mod pipes;
+mod splice;
 pub(crate) mod sys;
 
 use std::fmt;
@@ -22,8 +27,11 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 pub use self::alarm::Alarm;
-use self::direction::{Direction, Stop};
+use self::batch::Batch;
+use self::direction::{Direction, Road, Stop};
+pub use self::flow::Paths;
 pub use self::gate::{Cut, Gate, Shut};
+pub(crate) use self::pipes::PIPES_MAX;
 
 /// One end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,20 +101,45 @@ pub enum Ended {
     Failed(RelayError),
 }
 
-/// Bytes carried, by direction. One a relay thread, so that counting costs nothing.
+/// What was carried. One a relay thread, on cache lines of its own, so that counting costs nothing.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Tally {
     /// Bytes given to clients.
     pub to_client: AtomicU64,
     /// Bytes given to masters.
     pub to_master: AtomicU64,
+    /// Bytes of both that were spliced; the others were copied.
+    pub spliced: AtomicU64,
+    /// Times that a direction was to be spliced and could not.
+    pub splice_refused: AtomicU64,
+    /// Times that a stream of a master was batched.
+    pub batches: AtomicU64,
+}
+
+/// How connections are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manner {
+    /// Which paths may be taken.
+    pub paths: Paths,
+    /// Whether bulk streams of masters are batched.
+    pub batching: bool,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self {
+            paths: Paths::ByFlow,
+            batching: true,
+        }
+    }
 }
 
 /// Carries bytes both ways until both sides have finished, one fails, or the gate closes, and closes both sockets.
 ///
-/// Must run inside a runtime with I/O enabled, the one that both sockets are registered with.
-pub async fn carry(client: TcpStream, master: TcpStream, gate: &Gate, tally: &Tally) -> Ended {
-    let ended = until_the_end(&client, &master, gate, tally).await;
+/// Must run inside a runtime with I/O and time enabled, the one that both sockets are registered with.
+pub async fn carry(client: TcpStream, master: TcpStream, gate: &Gate, tally: &Tally, manner: Manner) -> Ended {
+    let ended = until_the_end(&client, &master, gate, tally, manner).await;
     if let Ended::Failed(_) = &ended {
         // A crash must not look like an orderly end, so the other side gets a reset, whatever it still had under way.
         // An error here means that the socket is gone already.
@@ -118,8 +151,21 @@ pub async fn carry(client: TcpStream, master: TcpStream, gate: &Gate, tally: &Ta
     ended
 }
 
-async fn until_the_end(client: &TcpStream, master: &TcpStream, gate: &Gate, tally: &Tally) -> Ended {
+async fn until_the_end(client: &TcpStream, master: &TcpStream, gate: &Gate, tally: &Tally, manner: Manner) -> Ended {
     let mut pair = Pair::default();
+    let mut batch = if manner.batching {
+        Batch::default()
+    } else {
+        Batch::never()
+    };
+    let road = |from, to, toward| Road {
+        from,
+        to,
+        toward,
+        gate,
+        tally,
+        paths: manner.paths,
+    };
     let mut closed = pin!(gate.closed());
     // Which waker waits for the gate. Registering takes a lock, so it happens once, not at every wake.
     let mut registered: Option<Waker> = None;
@@ -135,15 +181,17 @@ async fn until_the_end(client: &TcpStream, master: &TcpStream, gate: &Gate, tall
         if gate.is_closed() {
             return Poll::Ready(Ended::Cut);
         }
-        let to_master = pair.to_master.advance(cx, client, master, gate, &tally.to_master);
-        if let Err(stop) = to_master {
-            return Poll::Ready(ended_by(stop, Side::Client, Side::Master));
+        match pair.to_master.advance(cx, &road(client, master, Side::Master), None) {
+            Ok(true) => batch.client_heard(master),
+            Ok(false) => {}
+            Err(stop) => return Poll::Ready(ended_by(stop, Side::Client, Side::Master)),
         }
         pair.note(Ended::ClientLeft);
-        let to_client = pair.to_client.advance(cx, master, client, gate, &tally.to_client);
-        if let Err(stop) = to_client {
+        let to_client = road(master, client, Side::Client);
+        if let Err(stop) = pair.to_client.advance(cx, &to_client, Some(&mut batch)) {
             return Poll::Ready(ended_by(stop, Side::Master, Side::Client));
         }
+        batch.poll_tick(cx, master);
         pair.note(Ended::MasterLeft);
         if pair.to_master.is_done() && pair.to_client.is_done() {
             return Poll::Ready(pair.first.take().unwrap_or(Ended::ClientLeft));

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "the one module that may, see the README's map")]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -14,4 +14,27 @@ pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // `AsyncFd` owns it, and lends it only by reference.
     let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     Ok(registered?)
+}
+
+/// Has the kernel report a socket as readable only from so many bytes on (`SO_RCVLOWAT`, socket(7)); it says so at once
+/// if they are there already, and for an end of stream, an error or a full buffer whatever the mark.
+pub(crate) fn wake_at(socket: impl AsFd, bytes: usize) -> io::Result<()> {
+    let socket = socket.as_fd();
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: `socket` is borrowed, so the descriptor stays open for the call; SO_RCVLOWAT reads one c_int through the
+    // pointer, `bytes` is one, and the length given is its.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const bytes).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::clock::Boottime;
-use proptest::prelude::*;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -13,17 +12,44 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
+mod paths;
+mod schedules;
+
+use self::schedules::any_schedule_delivers_every_byte_once_in_order_and_the_right_end;
+
 /// How a relay is started. Each path has one, and the suite runs once for each.
 type Start = fn(TcpStream, TcpStream, Arc<Gate>, Arc<Tally>) -> JoinHandle<Ended>;
 
-fn copy(client: TcpStream, master: TcpStream, gate: Arc<Gate>, tally: Arc<Tally>) -> JoinHandle<Ended> {
-    tokio::spawn(async move { carry(client, master, &gate, &tally).await })
+macro_rules! starts {
+    ($($start:ident: $paths:ident),* $(,)?) => {
+        $(fn $start(client: TcpStream, master: TcpStream, gate: Arc<Gate>, tally: Arc<Tally>) -> JoinHandle<Ended> {
+            let manner = Manner { paths: Paths::$paths, batching: true };
+            tokio::spawn(async move { carry(client, master, &gate, &tally, manner).await })
+        })*
+    };
+}
+
+starts! { copy: Copy, splice: Splice, alternate: Alternate, by_flow: ByFlow }
+
+macro_rules! each {
+    ($start:path, $($claim:ident),*) => {
+        $(#[test] fn $claim() { super::run(super::$claim($start)); })*
+    };
 }
 
 macro_rules! suite {
     ($($claim:ident),* $(,)?) => {
         mod by_copy {
-            $(#[test] fn $claim() { super::run(super::$claim(super::copy)); })*
+            each!(super::copy, $($claim),*);
+        }
+        mod by_splice {
+            each!(super::splice, $($claim),*);
+        }
+        mod changing_with_every_round {
+            each!(super::alternate, $($claim),*);
+        }
+        mod by_what_flows {
+            each!(super::by_flow, $($claim),*);
         }
     };
 }
@@ -47,7 +73,9 @@ suite! {
     nothing_is_given_when_the_lease_ends_between_taking_and_giving,
     the_rest_of_a_partial_write_is_not_given_past_the_lease,
     an_end_of_stream_is_not_passed_on_past_the_gate_as_an_orderly_end,
-    any_schedule_delivers_every_byte_once_in_order,
+    every_size_arrives_whatever_the_direction_the_end_and_the_pace,
+    streams_with_messages_after_them_never_stall,
+    any_schedule_delivers_every_byte_once_in_order_and_the_right_end,
 }
 
 const MIB: usize = 1 << 20;
@@ -123,7 +151,10 @@ async fn connection(buffer_bytes: Option<usize>) -> (TcpStream, TcpStream) {
 
 /// Bytes that tell their position, so that a lost, doubled or swapped one shows.
 fn pattern(from: usize, bytes: usize) -> Vec<u8> {
-    (from..from + bytes).map(|at| (at % 251) as u8).collect()
+    let period: Vec<u8> = (0..251).map(|at| ((from + at) % 251) as u8).collect();
+    let mut pattern = period.repeat(bytes / 251 + 1);
+    pattern.truncate(bytes);
+    pattern
 }
 
 /// Writes until nothing more is taken for a while: every buffer on the way is full. Gives how many bytes were taken.
@@ -410,88 +441,135 @@ async fn an_end_of_stream_is_not_passed_on_past_the_gate_as_an_orderly_end(start
     assert!(matches!(rig.ended.await.unwrap(), Ended::Cut));
 }
 
-/// What one outer end does next.
-#[derive(Debug, Clone)]
-enum Deed {
-    Write(usize),
-    Read(usize),
-    Yield,
+/// How one message is carried: how large, which way, how it ends, and who is slow.
+#[derive(Debug, Clone, Copy)]
+struct Message {
+    bytes: usize,
+    toward: Side,
+    resets: bool,
+    slow_reader: bool,
+    slow_writer: bool,
 }
 
-fn deeds() -> impl Strategy<Value = Vec<Deed>> {
-    let deed = prop_oneof![
-        4 => prop_oneof![1..64_usize, 1..70_000_usize, Just(super::copy::BUFFER_BYTES)].prop_map(Deed::Write),
-        4 => prop_oneof![1..64_usize, 1..200_000_usize].prop_map(Deed::Read),
-        1 => Just(Deed::Yield),
-    ];
-    proptest::collection::vec(deed, 0..24)
+/// Sizes on both sides of every limit of either path.
+const SIZES: [usize; 10] = [
+    1,
+    4095,
+    super::copy::BUFFER_BYTES - 1,
+    super::copy::BUFFER_BYTES,
+    super::copy::BUFFER_BYTES + 1,
+    65_536,
+    256 * 1024,
+    256 * 1024 + 1,
+    MIB,
+    4 * MIB,
+];
+
+async fn every_size_arrives_whatever_the_direction_the_end_and_the_pace(start: Start) {
+    for (at, bytes) in SIZES.into_iter().enumerate() {
+        for kind in 0..8 {
+            // the paces of all kinds change places with the size, which leaves no pair of them out
+            let pace = (at + kind / 4) % 3;
+            carry_one(
+                start,
+                Message {
+                    bytes,
+                    toward: if kind & 1 == 0 { Side::Client } else { Side::Master },
+                    resets: kind & 2 != 0,
+                    slow_reader: pace == 1,
+                    slow_writer: pace == 2,
+                },
+            )
+            .await;
+        }
+    }
 }
 
-/// Does `deeds` at one end, then finishes its stream and reads the rest of the other's. Gives what was sent and read.
-async fn act(socket: TcpStream, deeds: Vec<Deed>) -> (usize, Vec<u8>) {
-    let (mut read, mut write) = socket.into_split();
-    let (writes, reads): (Vec<_>, Vec<_>) = deeds.into_iter().partition(|deed| matches!(deed, Deed::Write(_)));
-    let writer = async move {
-        let mut sent = 0;
-        for deed in writes {
-            if let Deed::Write(bytes) = deed {
-                write.write_all(&pattern(sent, bytes)).await.unwrap();
-                sent += bytes;
+async fn carry_one(start: Start, message: Message) {
+    let rig = rig(start).await;
+    let (mut writer, mut reader) = match message.toward {
+        Side::Client => (rig.master, rig.client),
+        Side::Master => (rig.client, rig.master),
+    };
+    let sent = pattern(0, message.bytes);
+    let piece = if message.slow_writer {
+        message.bytes.div_ceil(50)
+    } else {
+        message.bytes
+    };
+    let (all_there, wait) = tokio::sync::oneshot::channel::<()>();
+    let write = async {
+        for piece in sent.chunks(piece) {
+            writer.write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        if message.resets {
+            wait.await.unwrap(); // a reset overtakes what has not been read
+            reset(writer);
+        } else {
+            writer.shutdown().await.unwrap();
+        }
+    };
+    let read = async {
+        if message.slow_reader {
+            // until everything on the way is full, or all of it is there
+            for _ in 0..200 {
+                tokio::task::yield_now().await;
             }
         }
-        write.shutdown().await.unwrap();
-        sent
-    };
-    let reader = async move {
-        let mut got = Vec::new();
-        for deed in reads {
-            match deed {
-                Deed::Read(bytes) => {
-                    let mut buffer = vec![0; bytes];
-                    let read = read.read(&mut buffer).await.unwrap();
-                    got.extend_from_slice(&buffer[..read]);
-                }
-                _ => tokio::task::yield_now().await,
-            }
+        let mut got = vec![0; message.bytes];
+        for piece in got.chunks_mut(if message.slow_reader { 7000 } else { message.bytes }) {
+            reader.read_exact(piece).await.unwrap();
         }
-        read.read_to_end(&mut got).await.unwrap();
-        got
+        assert!(got == sent, "{message:?}");
+        if message.resets {
+            all_there.send(()).unwrap();
+            expect_reset(&mut reader).await;
+        } else {
+            assert_eq!(reader.read(&mut got).await.unwrap(), 0, "{message:?}");
+            drop(reader);
+        }
     };
-    tokio::join!(writer, reader)
+    tokio::join!(write, read);
+    match rig.ended.await.unwrap() {
+        Ended::Failed(_) if message.resets => {}
+        Ended::ClientLeft | Ended::MasterLeft if !message.resets => {}
+        ended => panic!("{message:?} ended as {ended:?}"),
+    }
 }
 
-/// Random schedules a run; more on request, by the environment variable that proptest reads for it.
-const SCHEDULES: u32 = 48;
-
-async fn any_schedule_delivers_every_byte_once_in_order(start: Start) {
-    let strategy = (
-        deeds(),
-        deeds(),
-        prop_oneof![Just(None), Just(Some(4096)), Just(Some(65536))],
-    );
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|cases| cases.parse().ok())
-        .unwrap_or(SCHEDULES);
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(cases));
-    // The runner calls back synchronously, so each case has a runtime on a thread of its own.
-    let judged = std::thread::spawn(move || {
-        runner.run(&strategy, |(client_deeds, master_deeds, buffer_bytes)| {
-            run(async move {
-                let rig = rig_with(start, Arc::new(open_gate()), buffer_bytes).await;
-                let client = tokio::spawn(act(rig.client, client_deeds));
-                let master = tokio::spawn(act(rig.master, master_deeds));
-                let (client_sent, client_got) = client.await.unwrap();
-                let (master_sent, master_got) = master.await.unwrap();
-                assert!(client_got == pattern(0, master_sent), "toward the client");
-                assert!(master_got == pattern(0, client_sent), "toward the master");
-                assert!(matches!(
-                    rig.ended.await.unwrap(),
-                    Ended::ClientLeft | Ended::MasterLeft
-                ));
-            });
-            Ok(())
-        })
-    });
-    judged.join().unwrap().unwrap();
+// proxy section 4: what is batched is not kept back, whatever its size
+async fn streams_with_messages_after_them_never_stall(start: Start) {
+    let mut rig = rig(start).await;
+    let piece = pattern(0, 8192);
+    for (round, bytes) in [1, 2, 4095, 4096, 60_000, 127 * 1024, 128 * 1024 + 1, 300_000]
+        .into_iter()
+        .enumerate()
+    {
+        let pieces = 64 << (round % 4);
+        let write = async {
+            for _ in 0..pieces {
+                rig.master.write_all(&piece).await.unwrap();
+            }
+            // let the relay run dry, so that the message comes alone
+            for _ in 0..round {
+                tokio::task::yield_now().await;
+            }
+            rig.master.write_all(&pattern(round, bytes)).await.unwrap();
+        };
+        let read = async {
+            let mut got = vec![0; pieces * piece.len()];
+            rig.client.read_exact(&mut got).await.unwrap();
+            assert!(got.chunks(piece.len()).all(|got| got == piece));
+            got.resize(bytes, 0);
+            // nothing that the client says helps it along
+            rig.client.read_exact(&mut got[..bytes]).await.unwrap();
+            assert!(got[..bytes] == pattern(round, bytes));
+        };
+        tokio::join!(write, read);
+        rig.client.write_u8(7).await.unwrap();
+        assert_eq!(rig.master.read_u8().await.unwrap(), 7);
+    }
+    drop((rig.client, rig.master));
+    rig.ended.await.unwrap();
 }

@@ -1,0 +1,153 @@
+//! Pipes for splicing, one pool a thread: borrowed while bytes are in them, and only empty ones come back. It knows
+//! nothing of what flows through.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::pipe::PipeFlags;
+
+/// Pipes of one thread at most, in use and waiting: two descriptors each, which `args` keeps free. A direction that
+/// gets none copies.
+pub(crate) const PIPES_MAX: usize = 32;
+/// Empty pipes that wait for use.
+const WAITING_MAX: usize = 8;
+/// What is asked for. Pipes of 64 KiB limit splicing; between 256 KiB and 1 MiB there is no difference.
+const PIPE_BYTES: usize = 256 * 1024;
+/// The least that is worth it. A user who has too much in pipes gets less (pipe(7), `pipe-user-pages-soft`).
+const PIPE_BYTES_MIN: usize = 64 * 1024;
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    waiting: Vec<Pipe>,
+    /// Pipes of this thread; shared, because a runtime of many threads may drop one elsewhere.
+    alive: Arc<AtomicUsize>,
+}
+
+/// An empty pipe, or one whose borrower knows how much it holds.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    take: OwnedFd,
+    give: OwnedFd,
+    /// How many bytes it can hold; fewer when they come in many small segments, as it fills by slots.
+    pub(super) bytes_max: usize,
+    _alive: Alive,
+}
+
+#[derive(Debug)]
+struct Alive(Arc<AtomicUsize>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pipe {
+    /// An empty pipe; `None` when this thread has as many as it may, or the kernel gives none that is large enough.
+    pub(super) fn borrow() -> Option<Self> {
+        POOL.with_borrow_mut(|pool| pool.waiting.pop().or_else(|| pool.open()))
+    }
+
+    /// Gives an empty pipe back. One that still holds bytes is dropped instead, which closes it.
+    pub(super) fn give_back(self) {
+        POOL.with_borrow_mut(|pool| {
+            if pool.waiting.len() < WAITING_MAX {
+                pool.waiting.push(self);
+            }
+        });
+    }
+
+    /// The end that bytes come out of.
+    pub(super) fn outlet(&self) -> BorrowedFd<'_> {
+        self.take.as_fd()
+    }
+
+    /// The end that bytes go into.
+    pub(super) fn inlet(&self) -> BorrowedFd<'_> {
+        self.give.as_fd()
+    }
+}
+
+impl Pool {
+    fn open(&self) -> Option<Pipe> {
+        let alive = Alive(Arc::clone(&self.alive));
+        if self.alive.fetch_add(1, Ordering::Relaxed) >= limit() {
+            return None;
+        }
+        let (take, give) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        let bytes_max = rustix::pipe::fcntl_setpipe_size(&give, PIPE_BYTES)
+            .or_else(|_| rustix::pipe::fcntl_getpipe_size(&give))
+            .ok()?;
+        (bytes_max >= PIPE_BYTES_MIN).then_some(Pipe {
+            take,
+            give,
+            bytes_max,
+            _alive: alive,
+        })
+    }
+}
+
+#[cfg(not(test))]
+fn limit() -> usize {
+    PIPES_MAX
+}
+
+#[cfg(test)]
+pub(super) use tests::{counted, limit, limit_to};
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        static LIMIT: Cell<usize> = const { Cell::new(PIPES_MAX) };
+    }
+
+    pub(in super::super) fn limit() -> usize {
+        LIMIT.get()
+    }
+
+    /// Lets this thread have no more than so many pipes.
+    pub(in super::super) fn limit_to(pipes: usize) {
+        LIMIT.set(pipes);
+    }
+
+    /// Pipes of this thread that are borrowed, and that wait.
+    pub(in super::super) fn counted() -> (usize, usize) {
+        POOL.with_borrow(|pool| {
+            let waiting = pool.waiting.len();
+            (pool.alive.load(Ordering::Relaxed) - waiting, waiting)
+        })
+    }
+
+    #[test]
+    fn an_empty_pipe_is_used_again_and_a_dropped_one_is_not() {
+        let pipe = Pipe::borrow().unwrap();
+        assert!(pipe.bytes_max >= PIPE_BYTES_MIN);
+        let number = std::os::fd::AsRawFd::as_raw_fd(&pipe.take);
+        assert_eq!(counted(), (1, 0));
+        pipe.give_back();
+        assert_eq!(counted(), (0, 1));
+        let again = Pipe::borrow().unwrap();
+        assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&again.take), number);
+        drop(again);
+        assert_eq!(counted(), (0, 0));
+    }
+
+    #[test]
+    fn there_are_no_more_than_the_limit_and_few_wait() {
+        let all: Vec<Pipe> = (0..PIPES_MAX).map(|_| Pipe::borrow().unwrap()).collect();
+        assert!(Pipe::borrow().is_none());
+        assert_eq!(counted(), (PIPES_MAX, 0));
+        all.into_iter().for_each(Pipe::give_back);
+        assert_eq!(counted(), (0, WAITING_MAX));
+    }
+}
