@@ -85,7 +85,10 @@ pub fn serve_metrics(address: &str, component: Component, cluster_name: &str) ->
     let listener = bind(address).map_err(bind_error)?;
     listener.set_nonblocking(true).map_err(bind_error)?;
     let bound = listener.local_addr().map_err(bind_error)?;
-    let recorder = PrometheusBuilder::new().build_recorder();
+    let recorder = match PrometheusBuilder::new().set_buckets(&SECONDS) {
+        Ok(builder) => builder.build_recorder(),
+        Err(_no_buckets) => return Err(MetricsError::Recorder), // never: there are some
+    };
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Recorder)?;
     describe_gauge!(CLUSTER_IDENTIFIER, "Names the cluster and the component; always 1");
@@ -102,6 +105,11 @@ pub fn before_scrape(update: impl Fn() + Send + Sync + 'static) {
 }
 
 static BEFORE_SCRAPE: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+
+/// Upper bounds of every histogram; all of them measure seconds.
+const SECONDS: [f64; 16] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
 
 const CLUSTER_IDENTIFIER: &str = "stolon_cluster_identifier";
 
