@@ -1,12 +1,19 @@
 //! The forwarding gate: whether bytes that were taken from one socket may still be given to the other. It leaves to
 //! others why a route opens or closes.
 
+mod until;
+
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use control::clock::Boottime;
 use tokio_util::sync::CancellationToken;
+
+use self::until::Until;
+
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+}
 
 /// The right to carry bytes to one master: one generation of the route together with its lease.
 ///
@@ -16,8 +23,7 @@ use tokio_util::sync::CancellationToken;
 /// together although at no moment both were good.
 #[derive(Debug)]
 pub struct Gate {
-    /// End of the lease in nanoseconds of the boottime clock; 0 once closed.
-    until: AtomicU64,
+    until: Until,
     shut: OnceLock<Shut>,
     closed: CancellationToken,
     #[cfg(any(debug_assertions, feature = "test-hooks"))]
@@ -61,7 +67,7 @@ impl Gate {
     /// An open gate whose lease ends at `until`.
     pub fn new(until: Boottime) -> Self {
         Self {
-            until: AtomicU64::new(until.as_nanos()),
+            until: Until::new(until.as_nanos()),
             shut: OnceLock::new(),
             closed: CancellationToken::new(),
             #[cfg(any(debug_assertions, feature = "test-hooks"))]
@@ -91,17 +97,17 @@ impl Gate {
 
     /// Whether the gate is open and its lease has not ended at `now`.
     pub fn is_open(&self, now: Boottime) -> bool {
-        now.as_nanos() < self.until.load(Ordering::Acquire)
+        self.until.is_open(now.as_nanos())
     }
 
     /// Whether the gate has closed for good; a lease that has merely run out counts only once `expire` has seen it.
     pub fn is_closed(&self) -> bool {
-        self.until.load(Ordering::Acquire) == 0
+        self.until.get() == 0
     }
 
     /// End of the lease, or `None` once closed.
     pub fn until(&self) -> Option<Boottime> {
-        match self.until.load(Ordering::Acquire) {
+        match self.until.get() {
             0 => None,
             nanos => Some(Boottime::from_nanos(nanos)),
         }
@@ -117,10 +123,7 @@ impl Gate {
     /// Gives false, and changes nothing, when the gate is closed or its lease has already ended at `now`: what has
     /// ended is not revived, the next opening needs a new gate.
     pub fn renew(&self, until: Boottime, now: Boottime) -> bool {
-        let moved = |old: u64| (now.as_nanos() < old).then_some(until.as_nanos());
-        self.until
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, moved)
-            .is_ok()
+        self.until.renew(until.as_nanos(), now.as_nanos())
     }
 
     /// Stops all forwarding now and wakes every connection so that it ends. The first reason stays.
@@ -128,23 +131,30 @@ impl Gate {
     /// When this returns no byte taken later will be given; only then may the new proxy generation be published
     /// (fencing F-1).
     pub fn close(&self, why: Cut, now: Boottime) {
+        self.close_and(why, now, || {});
+    }
+
+    /// The same, with something to be done in between: after the forwarding has stopped, and before thousands of
+    /// connections are told to end, which takes a while.
+    pub fn close_and(&self, why: Cut, now: Boottime, in_between: impl FnOnce()) {
         self.shut.get_or_init(|| Shut { why, at: now });
-        self.until.store(0, Ordering::SeqCst);
+        self.until.close();
+        in_between();
         self.closed.cancel();
     }
 
     /// Closes the gate if its lease has ended at `now`; gives true when this call has closed it.
     pub fn expire(&self, now: Boottime) -> bool {
-        let over = |old: u64| (old != 0 && now.as_nanos() >= old).then_some(0);
-        if self
-            .until
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, over)
-            .is_err()
-        {
-            return false;
+        self.expire_and(now, || {})
+    }
+
+    /// The same, as with `close_and`.
+    pub fn expire_and(&self, now: Boottime, in_between: impl FnOnce()) -> bool {
+        let over = self.until.expire(now.as_nanos());
+        if over {
+            self.close_and(Cut::Lease, now, in_between);
         }
-        self.close(Cut::Lease, now);
-        true
+        over
     }
 
     /// Waits until the gate is closed.
@@ -205,6 +215,9 @@ mod hook {
         }
     }
 }
+
+#[cfg(test)]
+mod exhaustive;
 
 #[cfg(test)]
 mod tests {

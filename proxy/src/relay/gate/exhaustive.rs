@@ -1,0 +1,118 @@
+//! What threads do with one gate at once, under every interleaving that the memory model allows (loom): the lines of
+//! `until.rs` once more, over loom's atomics. Nothing else of the relay is shared between threads without a lock: each
+//! thread has its own pool of pipes and its own counts, which others only add up.
+
+mod atomic {
+    pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
+}
+
+#[path = "until.rs"]
+mod until;
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use loom::thread;
+
+use self::until::Until;
+
+// fencing F-1, F-3: whoever has learned that the generation was published finds the gate closed
+#[test]
+fn nothing_is_admitted_after_what_follows_the_closing() {
+    loom::model(|| {
+        let (gate, published) = (Arc::new(Until::new(100)), Arc::new(AtomicBool::new(false)));
+        let relay = {
+            let (gate, published) = (Arc::clone(&gate), Arc::clone(&published));
+            thread::spawn(move || {
+                let late = published.load(Ordering::Acquire); // the bytes taken were made after the publishing
+                let admits = gate.is_open(50);
+                assert!(!(late && admits), "a late reply was let through");
+            })
+        };
+        gate.close();
+        published.store(true, Ordering::Release);
+        relay.join().unwrap();
+    });
+}
+
+#[test]
+fn no_renewal_revives_a_gate_whatever_it_races_with() {
+    loom::model(|| {
+        let gate = Arc::new(Until::new(100));
+        let renewing = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || gate.renew(200, 99))
+        };
+        let expiring = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || gate.expire(100))
+        };
+        let (renewed, expired) = (renewing.join().unwrap(), expiring.join().unwrap());
+        assert!(renewed != expired, "either it was renewed in time or it has ended");
+        assert_eq!(gate.get(), if renewed { 200 } else { 0 });
+        gate.close();
+        assert!(!gate.renew(300, 0) && !gate.is_open(0));
+    });
+}
+
+#[test]
+fn closing_wins_over_a_renewal_that_races_with_it() {
+    loom::model(|| {
+        let gate = Arc::new(Until::new(100));
+        let renewing = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || gate.renew(200, 50))
+        };
+        gate.close();
+        renewing.join().unwrap();
+        assert_eq!(gate.get(), 0);
+    });
+}
+
+#[test]
+fn one_of_all_that_see_the_lease_end_closes_it() {
+    loom::model(|| {
+        let gate = Arc::new(Until::new(100));
+        let others = [100, 101].map(|now| {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || gate.expire(now))
+        });
+        let first = gate.expire(100);
+        let closed = others.map(|other| other.join().unwrap());
+        let times = usize::from(first) + closed.into_iter().filter(|closed| *closed).count();
+        assert_eq!(times, 1);
+        assert_eq!(gate.get(), 0);
+    });
+}
+
+// what a scrape does: two at once add each thread's bytes once (see `metrics::Summed`)
+#[test]
+fn sums_of_counts_are_told_once() {
+    loom::model(|| {
+        let (count, told, counter) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let scrape = {
+            let (count, told, counter) = (Arc::clone(&count), Arc::clone(&told), Arc::clone(&counter));
+            move || {
+                let sum = count.load(Ordering::Relaxed);
+                let before = told.fetch_max(sum, Ordering::Relaxed);
+                counter.fetch_add(sum.saturating_sub(before), Ordering::Relaxed);
+            }
+        };
+        let relay = {
+            let count = Arc::clone(&count);
+            thread::spawn(move || {
+                count.fetch_add(3, Ordering::Relaxed);
+                count.fetch_add(4, Ordering::Relaxed);
+            })
+        };
+        let other = thread::spawn(scrape.clone());
+        scrape();
+        relay.join().unwrap();
+        other.join().unwrap();
+        scrape();
+        assert_eq!(counter.load(Ordering::Relaxed), 7);
+    });
+}
