@@ -20,6 +20,8 @@ const CLIENT_DESCRIPTORS: usize = 2;
 const KEEPALIVE_SECONDS_MAX: i64 = 32_767;
 /// The kernel takes no more keepalive probes (`MAX_TCP_KEEPCNT`).
 const KEEPALIVE_COUNT_MAX: i64 = 127;
+/// Clients held at once, by default.
+const HOLD_MAX: i64 = 1024;
 /// More than the CPUs of any machine that this runs on.
 const RELAY_THREADS_MAX: i64 = 256;
 
@@ -63,15 +65,15 @@ pub struct Args {
     /// [default: true]
     #[arg(long)]
     pub batch_streams: Option<Switch>,
-    /// Not supported yet
-    #[arg(long, hide = true, value_name = "DURATION")]
-    pub hold: Option<String>,
-    /// Not supported yet
-    #[arg(long, hide = true, value_name = "CLIENTS")]
-    pub hold_max: Option<String>,
-    /// Not supported yet
-    #[arg(long, hide = true, value_name = "DURATION")]
-    pub drain: Option<String>,
+    /// How long a new client may wait for the next master during a change of master; 0s: not at all [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub hold: Option<GoDuration>,
+    /// How many clients may wait so [default: 1024]
+    #[arg(long, value_name = "CLIENTS")]
+    pub hold_max: Option<GoInt>,
+    /// How long a stop lets connections end by themselves [default: 0s]
+    #[arg(long, value_name = "DURATION")]
+    pub drain: Option<GoDuration>,
 }
 
 /// What is true: parsed, read, checked.
@@ -83,6 +85,8 @@ pub struct Config {
     pub listener: listener::Config,
     /// Threads that carry bytes.
     pub relay_threads: usize,
+    /// How long a stop lets connections end by themselves (P-9).
+    pub drain: Duration,
 }
 
 /// What the check gave.
@@ -115,15 +119,24 @@ impl Args {
         if connect_timeout.is_zero() {
             faults.push("--connect-timeout must be greater than zero, such as 5s");
         }
-        for (option, value) in [
-            ("hold", &self.hold),
-            ("hold-max", &self.hold_max),
-            ("drain", &self.drain),
-        ] {
-            if value.is_some() {
-                faults.push(format!("--{option} is not supported yet: leave it out"));
+        let mut not_negative = |option: &str, value: Option<GoDuration>, default: u64| match value {
+            Some(value) if value.is_negative() => {
+                faults.push(format!(
+                    "--{option} is negative: it takes a duration such as 10s, or 0s"
+                ));
+                Duration::ZERO
             }
-        }
+            value => value.map_or(Duration::from_secs(default), GoDuration::to_std),
+        };
+        let hold = not_negative("hold", self.hold, 10);
+        let drain = not_negative("drain", self.drain, 0);
+        let hold_max = match self.hold_max.map_or(HOLD_MAX, |GoInt(max)| max) {
+            max @ 0.. => usize::try_from(max).unwrap_or(usize::MAX),
+            max => {
+                faults.push(format!("--hold-max is {max}: it takes 0 or more"));
+                0
+            }
+        };
         let relay_threads = match self.relay_threads {
             None => (machine.cpus / 4).max(1),
             Some(GoInt(threads @ 1..=RELAY_THREADS_MAX)) => usize::try_from(threads).unwrap_or(1),
@@ -149,8 +162,11 @@ impl Args {
                     connect_timeout,
                     max_connections,
                     manner,
+                    hold,
+                    hold_max,
                 },
                 relay_threads,
+                drain,
             }),
             _ => Err(faults),
         };
@@ -269,9 +285,11 @@ mod tests {
                 connect_timeout: Duration::from_secs(5),
                 max_connections: 500,
                 manner: Manner::default(),
+                hold: Duration::from_secs(10),
+                hold_max: 1024,
             }
         );
-        assert_eq!(config.relay_threads, 4);
+        assert_eq!((config.relay_threads, config.drain), (4, Duration::ZERO));
     }
 
     #[test]
@@ -287,6 +305,9 @@ mod tests {
             "--max-connections=7",
             "--relay-threads=2",
             "--batch-streams=false",
+            "--hold=3s",
+            "--hold-max=9",
+            "--drain=1m",
         ])
         .unwrap();
         let expected = listener::Config {
@@ -303,8 +324,11 @@ mod tests {
                 batching: false,
                 ..Manner::default()
             },
+            hold: Duration::from_secs(3),
+            hold_max: 9,
         };
         assert_eq!((config.listener, config.relay_threads), (expected, 2));
+        assert_eq!(config.drain, Duration::from_secs(60));
     }
 
     #[test]
@@ -329,7 +353,9 @@ mod tests {
         refuse(&["--max-connections=0"], "--max-connections is 0: it takes 1 or more");
         refuse(&["--max-connections=501"], "the limit of open files allows 500");
         refuse(&["--relay-threads=0"], "--relay-threads is 0: it takes 1 to 256");
-        refuse(&["--hold=5s"], "--hold is not supported yet");
+        refuse(&["--hold=-1s"], "--hold is negative: it takes a duration such as 10s");
+        refuse(&["--hold-max=-1"], "--hold-max is -1: it takes 0 or more");
+        refuse(&["--drain=-1s"], "--drain is negative");
     }
 
     #[test]

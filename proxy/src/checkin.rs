@@ -3,8 +3,8 @@
 //! is `listener`'s.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
@@ -27,6 +27,8 @@ const AGAIN_MAX: Duration = Duration::from_secs(1);
 const JUMP_MAX: i128 = 1_000_000_000;
 /// How long a stop may take for its goodbye (P-9), connections and store together.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+/// How often a proxy that drains looks whether its clients are gone.
+const LOOK_FOR_CLIENTS_EVERY: Duration = Duration::from_millis(20);
 /// The part of it that connections get to end; they were told to, and nothing is forwarded any more.
 const DROP_LIMIT: Duration = Duration::from_millis(400);
 
@@ -154,11 +156,18 @@ struct Told {
     unpublished: bool,
 }
 
-/// Signs of life that a scrape looks at.
+/// Signs of life that a scrape and a summary look at.
 #[derive(Debug)]
 pub struct Life {
     started: Boottime,
-    state: std::sync::Mutex<(Option<Boottime>, Option<Boottime>)>,
+    state: Mutex<Alive>,
+}
+
+#[derive(Debug, Default)]
+struct Alive {
+    good: Option<Boottime>,
+    lease_end: Option<Boottime>,
+    route: Option<String>,
 }
 
 impl Life {
@@ -166,23 +175,55 @@ impl Life {
     pub fn new(started: Boottime) -> Self {
         Self {
             started,
-            state: std::sync::Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
+    fn state(&self) -> MutexGuard<'_, Alive> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn good(&self, at: Boottime, lease_end: Boottime) {
-        *self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = (Some(at), Some(lease_end));
+        let mut state = self.state();
+        (state.good, state.lease_end) = (Some(at), Some(lease_end));
+    }
+
+    fn routed(&self, route: Option<String>) {
+        self.state().route = route;
     }
 
     /// Sets the gauges that time alone changes.
     pub fn show(&self, metrics: &Metrics, now: Boottime) {
-        let (good, end) = *self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let state = self.state();
         metrics
             .checkin_age
-            .set(now.since(good.unwrap_or(self.started)).as_secs_f64());
-        metrics
-            .lease_left
-            .set(end.map_or(Duration::ZERO, |end| end.since(now)).as_secs_f64());
+            .set(now.since(state.good.unwrap_or(self.started)).as_secs_f64());
+        metrics.lease_left.set(
+            state
+                .lease_end
+                .map_or(Duration::ZERO, |end| end.since(now))
+                .as_secs_f64(),
+        );
+    }
+
+    /// Logs how things stand (proxy section 3).
+    pub fn summarise(&self, metrics: &Metrics, clients: usize, now: Boottime) {
+        let state = self.state();
+        let carried = metrics.carried();
+        info!(
+            route = state.route.as_deref().unwrap_or("closed"),
+            lease_left = ?state.lease_end.map_or(Duration::ZERO, |end| end.since(now)),
+            up = ?now.since(self.started),
+            clients,
+            held = metrics.held(),
+            accepted = metrics.accepted.value(),
+            refused = metrics.refusals(),
+            ended = metrics.endings(),
+            to_client_bytes = carried.to_client,
+            to_master_bytes = carried.to_master,
+            spliced_bytes = carried.spliced,
+            "summary"
+        );
     }
 }
 
@@ -322,6 +363,9 @@ impl CheckIn {
                 Found::Nothing | Found::Unusable(_) => self.timing(),
             };
             self.stop_what_ends(&verdict); // before anything is published
+            if matches!(&verdict.route, Route::Closed(why) if !why.may_be_a_change()) {
+                self.change_is_over();
+            }
             self.tell(&verdict.route, around.master);
             if let Publish::Try(generation) | Publish::Must(generation) = verdict.publish {
                 self.metrics.route_generation.set(generation as f64);
@@ -427,9 +471,20 @@ impl CheckIn {
 
     fn close(&mut self, why: Cut) {
         let Some(current) = self.current.take() else { return };
-        current.gate.close(why, now());
-        self.reins.orders.send_modify(|orders| orders.path = None);
+        self.reins.curtain.fall(&current.gate, why, now());
+        self.reins.orders.send_modify(|orders| {
+            orders.path = None;
+            orders.changing = why == Cut::RouteChange;
+        });
+        self.life.routed(None);
         self.route_metrics(Some(&current.db), None);
+    }
+
+    /// Lets no client wait for a next master any more.
+    fn change_is_over(&self) {
+        self.reins
+            .orders
+            .send_if_modified(|orders| std::mem::replace(&mut orders.changing, false));
     }
 
     /// Closes first when the machine may have stood still with its clock (fencing section 1). True when it did.
@@ -560,6 +615,7 @@ impl CheckIn {
                     master,
                     gate,
                 });
+                self.life.routed(Some(format!("db {db} at {master}")));
                 self.route_metrics(None, Some(db.as_str()));
                 opened = Some(path);
                 info!(address = %master, "proxying to master address");
@@ -570,6 +626,7 @@ impl CheckIn {
             orders.lease_end = Some(lease_end);
             if opened.is_some() {
                 orders.path = opened;
+                orders.changing = false;
             }
         });
     }
@@ -608,6 +665,26 @@ impl CheckIn {
             }
         }
         self.told.route = Some(route.clone());
+    }
+
+    /// Takes no more clients and lets those that are there end by themselves, for as long as `limit` (P-9). Meanwhile the
+    /// check-ins go on, as the lease is what lets connections live.
+    ///
+    /// # Errors
+    /// As `run`.
+    pub async fn drain(&mut self, limit: Duration) -> Result<(), Fatal> {
+        self.reins.orders.send_modify(|orders| orders.drain = true);
+        let clients = Arc::clone(&self.reins.clients);
+        let all_gone = async {
+            while clients.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(LOOK_FOR_CLIENTS_EVERY).await;
+            }
+        };
+        tokio::select! {
+            fatal = self.run() => Err(fatal),
+            () = all_gone => Ok(()),
+            () = tokio::time::sleep(limit) => Ok(()),
+        }
     }
 
     /// Says goodbye (P-9, beyond ): stops forwarding, lets the connections end, publishes that we have stopped.

@@ -1,6 +1,7 @@
 //! The socket for clients: accept, admit, connect to the master, hand over to a relay. Where clients may go is told by
 //! `checkin` and obeyed here; that leases end is seen here, whatever hangs there (fencing F-4).
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
 use control::telemetry::Chain;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -21,7 +23,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use crate::metrics::{Metrics, Refused};
-use crate::relay::{self, Alarm, Ended, Gate, Manner, Tally, sys};
+use crate::relay::{self, Alarm, Cut, Ended, Gate, Manner, Tally, sys};
 
 /// Connections that the kernel holds for us before it refuses more; it takes `net.core.somaxconn` if that is less.
 const BACKLOG: i32 = 4096;
@@ -29,6 +31,8 @@ const BACKLOG: i32 = 4096;
 const ACCEPTS_AT_ONCE: usize = 32;
 /// The pause after an accept for which the kernel had no memory, or no descriptor even with the spare one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often held clients are looked through for dead ones, when there are as many as may be.
+const LOOK_FOR_DEAD_EVERY: Duration = Duration::from_millis(100);
 /// How often to try to listen again when the address was taken meanwhile.
 const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What happens to many clients at once is logged no more often than this.
@@ -58,6 +62,10 @@ pub struct Config {
     pub max_connections: usize,
     /// How bytes are carried.
     pub manner: Manner,
+    /// How long a client may wait for the next master during a change; zero: not at all (P-8).
+    pub hold: Duration,
+    /// How many may.
+    pub hold_max: usize,
 }
 
 /// The options of TCP keepalive, which itself is always on; `None` leaves the system's value.
@@ -121,6 +129,10 @@ pub struct Orders {
     pub lease_end: Option<Boottime>,
     /// Where clients go; none while the route is closed.
     pub path: Option<Path>,
+    /// Whether it is closed by a change of the master, so that clients wait for the next one (P-8).
+    pub changing: bool,
+    /// Take no more clients; those that are connected go on (P-9).
+    pub drain: bool,
     /// Close the socket and be done.
     pub stop: bool,
 }
@@ -209,6 +221,43 @@ pub struct RelayThread {
     pub load: Arc<AtomicUsize>,
 }
 
+/// Ends all connections to a master. First nothing is forwarded any more, anywhere; then every connection is told.
+///
+/// That is a walk in chunks: the tasks are woken some tens at a time, and a relay thread runs some tens between two
+/// looks at its sockets, so that other clients do not wait for thousands of ends. Each closes the master's side first:
+/// a session of the old master is gone before its client can come back.
+#[derive(Debug, Clone)]
+pub struct Curtain {
+    threads: Arc<[Handle]>,
+    metrics: Arc<Metrics>,
+}
+
+impl Curtain {
+    /// Closes the gate.
+    pub fn fall(&self, gate: &Arc<Gate>, why: Cut, now: Boottime) {
+        gate.close_and(why, now, || self.time_the_stop(gate));
+    }
+
+    /// Closes the gate if its lease has ended, and gives whether that was so.
+    fn fall_at_lease_end(&self, gate: &Arc<Gate>, now: Boottime) -> bool {
+        gate.expire_and(now, || self.time_the_stop(gate))
+    }
+
+    /// A relay thread that comes to run something else is not in the middle of a forward, and the next one finds the
+    /// gate closed.
+    #[expect(clippy::disallowed_methods, reason = "a measurement")]
+    fn time_the_stop(&self, gate: &Arc<Gate>) {
+        for thread in self.threads.iter() {
+            let (gate, metrics) = (Arc::clone(gate), Arc::clone(&self.metrics));
+            thread.spawn(async move {
+                if let Some(shut) = gate.shut() {
+                    metrics.thread_stopped(shut, Boottime::now());
+                }
+            });
+        }
+    }
+}
+
 /// All that it takes to turn orders into connections.
 #[derive(Debug)]
 pub struct Listener {
@@ -216,6 +265,7 @@ pub struct Listener {
     standing: watch::Sender<Standing>,
     bound: Option<Bound>,
     door: Door,
+    curtain: Curtain,
 }
 
 /// The ends that `checkin` holds.
@@ -229,6 +279,8 @@ pub struct Reins {
     pub clients: Arc<AtomicUsize>,
     /// The address that clients connect to.
     pub address: SocketAddr,
+    /// Ends connections.
+    pub curtain: Curtain,
 }
 
 impl Listener {
@@ -238,11 +290,16 @@ impl Listener {
         let (standing, standing_rx) = watch::channel(Standing::Waiting);
         let clients = Arc::new(AtomicUsize::new(0));
         let address = bound.address;
+        let curtain = Curtain {
+            threads: threads.iter().map(|thread| thread.handle.clone()).collect(),
+            metrics: Arc::clone(&metrics),
+        };
         let reins = Reins {
             orders: orders_tx,
             standing: standing_rx,
             clients: Arc::clone(&clients),
             address,
+            curtain: curtain.clone(),
         };
         let door = Door {
             config,
@@ -251,6 +308,7 @@ impl Listener {
             threads,
             clients,
             spare: Mutex::new(spare()),
+            waiting: Mutex::default(),
             complaints: Arc::default(),
         };
         (
@@ -259,6 +317,7 @@ impl Listener {
                 standing,
                 bound: Some(bound),
                 door,
+                curtain,
             },
             reins,
         )
@@ -276,7 +335,8 @@ impl Listener {
                 return Ok(());
             }
             let now = Boottime::now();
-            if orders.path.as_ref().is_some_and(|path| path.gate.expire(now)) {
+            let expired = |path: &Path| self.curtain.fall_at_lease_end(&path.gate, now);
+            if orders.path.as_ref().is_some_and(expired) {
                 self.door.metrics.route(false, wall_clock());
             }
             let leased = orders.lease_end.is_some_and(|end| now < end);
@@ -290,20 +350,27 @@ impl Listener {
                 }
             }
             was_leased = leased;
-            if leased && listening.is_none() {
+            if orders.drain && listening.take().is_some() {
+                self.say(Standing::Stopped);
+                info!("Stopping listening");
+            }
+            let wanted = leased && !orders.drain;
+            if wanted && listening.is_none() {
                 listening = self.listen();
             }
+            let first_held_until = self.door.look_after_held(&orders, now);
             let ends = [
                 orders.lease_end.filter(|_| leased),
                 orders.path.as_ref().and_then(|path| path.gate.until()),
             ];
             let next_end = ends.into_iter().flatten().min();
-            let again = leased && listening.is_none();
+            let again = wanted && listening.is_none();
             tokio::select! {
                 changed = self.orders.changed() => if changed.is_err() { return Ok(()) },
                 rung = alarm.at(next_end.unwrap_or_default()), if next_end.is_some() => rung?,
                 () = tokio::time::sleep(LISTEN_AGAIN_AFTER), if again => {}
-                () = self.door.accept_some(listening.as_ref(), orders.path.as_ref()), if listening.is_some() => {}
+                () = tokio::time::sleep(first_held_until.unwrap_or(now).since(now)), if first_held_until.is_some() => {}
+                () = self.door.accept_some(listening.as_ref(), &orders), if listening.is_some() => {}
             }
         }
     }
@@ -353,7 +420,45 @@ struct Door {
     clients: Arc<AtomicUsize>,
     /// Given up for a moment when no descriptor is left for a client that is to be closed (P-14).
     spare: Mutex<Option<OwnedFd>>,
+    /// Clients that wait for the next master, in the order of their coming (P-8).
+    waiting: Mutex<Waiting>,
     complaints: Arc<Complaints>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    clients: VecDeque<Held>,
+    looked_for_dead: Boottime,
+}
+
+/// A client that waits for the next master: its socket, of which nothing is read.
+#[derive(Debug)]
+struct Held {
+    client: OwnedFd,
+    until: Boottime,
+    counted: Counted,
+}
+
+impl Waiting {
+    /// Forgets clients that are gone.
+    fn drop_dead(&mut self) {
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut polled: Vec<_> = self
+            .clients
+            .iter()
+            .map(|held| PollFd::new(&held.client, PollFlags::RDHUP))
+            .collect();
+        let zero = rustix::event::Timespec::default();
+        if poll(&mut polled, Some(&zero)).is_err() {
+            return; // no memory for it: all of them stay
+        }
+        let mut dead = polled
+            .iter()
+            .map(|fd| fd.revents().intersects(gone))
+            .collect::<Vec<_>>()
+            .into_iter();
+        self.clients.retain(|_| !dead.next().unwrap_or(false));
+    }
 }
 
 /// A descriptor that is good for nothing but being closed.
@@ -371,14 +476,14 @@ fn accept(listening: &AsyncFd<OwnedFd>) -> io::Result<OwnedFd> {
 
 impl Door {
     /// Waits for clients and takes some in. Nothing is lost when it is cancelled.
-    async fn accept_some(&self, listening: Option<&AsyncFd<OwnedFd>>, path: Option<&Path>) {
+    async fn accept_some(&self, listening: Option<&AsyncFd<OwnedFd>>, orders: &Orders) {
         let Some(listening) = listening else { return };
         let Ok(mut ready) = listening.readable().await else {
             return;
         };
         for _ in 0..ACCEPTS_AT_ONCE {
             match ready.try_io(accept) {
-                Ok(Ok(client)) => self.admit(client, path),
+                Ok(Ok(client)) => self.admit(client, orders),
                 Ok(Err(err)) => {
                     if let Some(pause) = self.accept_failed(listening, &err) {
                         return tokio::time::sleep(pause).await;
@@ -421,16 +526,19 @@ impl Door {
         }
     }
 
-    /// Takes a client in, or closes it.
+    /// Takes a client in, holds it, or closes it.
     #[expect(
         clippy::disallowed_methods,
         reason = "whether the lease still runs is known here and now"
     )]
-    fn admit(&self, client: OwnedFd, path: Option<&Path>) {
+    fn admit(&self, client: OwnedFd, orders: &Orders) {
         self.metrics.accepted.increment(1);
-        let Some(path) = path.filter(|path| path.gate.is_open(Boottime::now())) else {
+        let now = Boottime::now();
+        let path = orders.path.as_ref().filter(|path| path.gate.is_open(now));
+        let holds = orders.changing && !self.config.hold.is_zero();
+        if path.is_none() && !holds {
             return self.metrics.refused(Refused::RouteClosed);
-        };
+        }
         let max = self.config.max_connections;
         if self.clients.load(Ordering::Relaxed) >= max {
             self.complaints
@@ -438,6 +546,55 @@ impl Door {
                 .tell(|| warn!(max, "as many clients as --max-connections allows, closing more"));
             return self.metrics.refused(Refused::Limit);
         }
+        let counted = Counted::one(&self.clients);
+        match path {
+            Some(path) => self.send_on(client, counted, path),
+            None => self.hold(client, counted, now),
+        }
+    }
+
+    fn hold(&self, client: OwnedFd, counted: Counted, now: Boottime) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.clients.len() >= self.config.hold_max && now.since(waiting.looked_for_dead) >= LOOK_FOR_DEAD_EVERY {
+            waiting.looked_for_dead = now;
+            waiting.drop_dead();
+        }
+        if waiting.clients.len() >= self.config.hold_max {
+            return self.metrics.refused(Refused::HoldFull);
+        }
+        let until = now + self.config.hold;
+        waiting.clients.push_back(Held { client, until, counted });
+        self.metrics.set_held(waiting.clients.len());
+    }
+
+    /// Sends held clients on when there is a master again, closes them when there will be none or they have waited long
+    /// enough. Gives when the first of the others has.
+    fn look_after_held(&self, orders: &Orders, now: Boottime) -> Option<Boottime> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.clients.is_empty() {
+            return None;
+        }
+        let path = orders.path.as_ref().filter(|path| path.gate.is_open(now));
+        while let Some(held) = waiting.clients.front() {
+            let over = held.until <= now;
+            if path.is_none() && !over && orders.changing && !orders.drain {
+                break;
+            }
+            let held = waiting.clients.pop_front().expect("it was looked at");
+            match path {
+                Some(path) if !orders.drain => {
+                    self.metrics.holds_carried.increment(1);
+                    self.send_on(held.client, held.counted, path);
+                }
+                _ if over => self.metrics.refused(Refused::HoldExpired),
+                _ => self.metrics.refused(Refused::RouteClosed),
+            }
+        }
+        self.metrics.set_held(waiting.clients.len());
+        waiting.clients.front().map(|held| held.until)
+    }
+
+    fn send_on(&self, client: OwnedFd, counted: Counted, path: &Path) {
         let least = self
             .threads
             .iter()
@@ -451,7 +608,7 @@ impl Door {
             keepalive: self.config.keepalive,
             connect_timeout: self.config.connect_timeout,
             manner: self.config.manner,
-            _counted: [Counted::one(&self.clients), Counted::one(&thread.load)],
+            _counted: [counted, Counted::one(&thread.load)],
         };
         thread.handle.spawn(visit.serve(client));
     }

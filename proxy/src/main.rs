@@ -2,7 +2,7 @@
 //! ends in order. What each of them does is told in its own file.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::Context;
@@ -76,6 +76,13 @@ fn run(config: Config) -> anyhow::Result<()> {
     let control = current_thread().context("start the control loop")?;
     let outcome = control.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut asked = signal(SignalKind::user_defined1())?;
+        let (summed, alive, clients) = (Arc::clone(&metrics), Arc::clone(&life), Arc::clone(&reins.clients));
+        tokio::spawn(async move {
+            while asked.recv().await.is_some() {
+                alive.summarise(&summed, clients.load(Ordering::Relaxed), Boottime::now());
+            }
+        });
         let store = Store::connect(config.common.store);
         let mut checkin = CheckIn::new(store, me, reins, metrics, life);
         let stopped_by = tokio::select! {
@@ -87,6 +94,14 @@ fn run(config: Config) -> anyhow::Result<()> {
             _ = term.recv() => "SIGTERM",
             _ = int.recv() => "SIGINT",
         };
+        if !config.drain.is_zero() {
+            info!(signal = stopped_by, limit = ?config.drain, "stopping, letting connections end");
+            tokio::select! {
+                drained = checkin.drain(config.drain) => drained?,
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+        }
         info!(signal = stopped_by, "stopping, closing connections to master");
         checkin.stop().await;
         Ok(())

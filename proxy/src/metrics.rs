@@ -2,20 +2,27 @@
 //! happens.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use control::clock::Boottime;
 
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
-use crate::relay::{Cut, Ended, Tally};
+use crate::relay::{Cut, Ended, Shut, Tally};
 
 const ACCEPTED: &str = "stolon_proxy_connections_accepted_total";
 const OPEN: &str = "stolon_proxy_connections_open";
 const REFUSED: &str = "stolon_proxy_connections_refused_total";
 const ENDED: &str = "stolon_proxy_connections_ended_total";
 const RELAYED: &str = "stolon_proxy_relayed_bytes_total";
+const BY_PATH: &str = "stolon_proxy_relayed_by_path_bytes_total";
+const SPLICE_REFUSED: &str = "stolon_proxy_splice_refused_total";
+const BATCHES: &str = "stolon_proxy_batched_streams_total";
+const HELD: &str = "stolon_proxy_connections_held";
+const HOLDS: &str = "stolon_proxy_holds_total";
 const ROUTE_OPEN: &str = "stolon_proxy_route_open";
 const ROUTE_GENERATION: &str = "stolon_proxy_route_generation";
 const ROUTE_SINCE: &str = "stolon_proxy_route_since_seconds";
@@ -27,6 +34,7 @@ const LEASE_LEFT: &str = "stolon_proxy_lease_left_seconds";
 const WATCH_EVENTS: &str = "stolon_proxy_watch_events_total";
 const WATCH_GAPS: &str = "stolon_proxy_watch_restarts_total";
 const CONNECT: &str = "stolon_proxy_connect_seconds";
+const STOP: &str = "stolon_proxy_last_stop_seconds";
 const DROP: &str = "stolon_proxy_last_drop_seconds";
 
 /// Why a client got no connection to the master.
@@ -44,16 +52,22 @@ pub enum Refused {
     Timeout,
     /// The client was gone, or the route closed, before the master had answered.
     Abandoned,
+    /// The route was closed by a change of the master for longer than `--hold`.
+    HoldExpired,
+    /// The same, and `--hold-max` clients were held already.
+    HoldFull,
 }
 
 impl Refused {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::RouteClosed,
         Self::Limit,
         Self::Descriptors,
         Self::Master,
         Self::Timeout,
         Self::Abandoned,
+        Self::HoldExpired,
+        Self::HoldFull,
     ];
 
     /// As in the label `reason`.
@@ -65,6 +79,8 @@ impl Refused {
             Self::Master => "master",
             Self::Timeout => "connect_timeout",
             Self::Abandoned => "abandoned",
+            Self::HoldExpired => "hold_expired",
+            Self::HoldFull => "hold_full",
         }
     }
 }
@@ -93,16 +109,69 @@ fn ending(ended: &Ended, cut: Option<Cut>) -> usize {
     }
 }
 
+/// A counter that the summary can read, too.
+pub struct Count {
+    told: Counter,
+    value: AtomicU64,
+}
+
+impl Count {
+    fn of(told: Counter) -> Self {
+        let value = AtomicU64::new(0);
+        Self { told, value }
+    }
+
+    /// Counts `more`.
+    pub fn increment(&self, more: u64) {
+        self.told.increment(more);
+        self.value.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// What has been counted.
+    pub fn value(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+/// A counter of what the relay threads count by themselves.
+struct Summed {
+    told: Counter,
+    of: fn(&Tally) -> &AtomicU64,
+    /// What the counter has been told.
+    before: AtomicU64,
+}
+
+impl Summed {
+    fn of(told: Counter, of: fn(&Tally) -> &AtomicU64) -> Self {
+        let before = AtomicU64::new(0);
+        Self { told, of, before }
+    }
+
+    /// Brings it up to date; two at once tell everything once (checked in `relay/gate/exhaustive.rs`).
+    fn sum(&self, tallies: &[Arc<Tally>]) {
+        let sum = tallies
+            .iter()
+            .map(|tally| (self.of)(tally).load(Ordering::Relaxed))
+            .sum();
+        let before = self.before.fetch_max(sum, Ordering::Relaxed);
+        self.told.increment(sum.saturating_sub(before));
+    }
+}
+
 /// The handles. Those of connections are few atomics a connection; bytes are counted by thread and summed at scrape.
 pub struct Metrics {
     /// Clients accepted.
-    pub accepted: Counter,
+    pub accepted: Count,
     /// Connections between a client and the master now; see [`Metrics::opened`].
     open: Gauge,
-    refused: [Counter; Refused::ALL.len()],
-    ended: [Counter; ENDINGS.len()],
-    to_client: Counter,
-    to_master: Counter,
+    refused: [Count; Refused::ALL.len()],
+    ended: [Count; ENDINGS.len()],
+    summed: [Summed; 5],
+    copied: (Counter, AtomicU64),
+    held: Gauge,
+    held_now: AtomicUsize,
+    /// Clients that were held and then sent on to the new master.
+    pub holds_carried: Count,
     route_open: Gauge,
     /// The proxy generation last concluded from.
     pub route_generation: Gauge,
@@ -126,10 +195,10 @@ pub struct Metrics {
     connect: Histogram,
     /// Seconds from stopping to forward to the end of the last connection, at the last change.
     pub drop_seconds: Gauge,
+    /// Seconds from closing the gate until no relay thread forwarded any more, at the last change.
+    stop_seconds: Gauge,
     /// One tally for each relay thread.
     tallies: Vec<Arc<Tally>>,
-    /// What the counters of bytes have been told of the tallies.
-    summed: [AtomicU64; 2],
 }
 
 impl std::fmt::Debug for Metrics {
@@ -146,6 +215,14 @@ impl Metrics {
         describe_counter!(REFUSED, "Clients closed without a connection to the master, by reason");
         describe_counter!(ENDED, "Connections that ended, by what ended them");
         describe_counter!(RELAYED, Unit::Bytes, "Bytes carried, by direction");
+        describe_counter!(BY_PATH, Unit::Bytes, "Bytes carried, by the path that they took");
+        describe_counter!(SPLICE_REFUSED, "Times that bulk could not be spliced and was copied");
+        describe_counter!(BATCHES, "Long answers of the master for which wake-ups were batched");
+        describe_gauge!(HELD, "Clients that wait for the next master now");
+        describe_counter!(
+            HOLDS,
+            "Clients that have waited for the next master, by what became of them"
+        );
         describe_gauge!(ROUTE_OPEN, "Whether clients may go to a master (0 or 1)");
         describe_gauge!(ROUTE_GENERATION, "Generation of the proxy section last followed");
         describe_gauge!(ROUTE_SINCE, Unit::Seconds, "Unix time of the last change of the route");
@@ -173,17 +250,31 @@ impl Metrics {
             "Time that the master took to accept a connection"
         );
         describe_gauge!(
+            STOP,
+            Unit::Seconds,
+            "Time from closing the route until nothing was forwarded any more, last time"
+        );
+        describe_gauge!(
             DROP,
             Unit::Seconds,
             "Time from closing the route to the end of its last connection, last time"
         );
         Self {
-            accepted: counter!(ACCEPTED),
+            accepted: Count::of(counter!(ACCEPTED)),
             open: gauge!(OPEN),
-            refused: Refused::ALL.map(|reason| counter!(REFUSED, "reason" => reason.name())),
-            ended: ENDINGS.map(|reason| counter!(ENDED, "reason" => reason)),
-            to_client: counter!(RELAYED, "toward" => "client"),
-            to_master: counter!(RELAYED, "toward" => "master"),
+            refused: Refused::ALL.map(|reason| Count::of(counter!(REFUSED, "reason" => reason.name()))),
+            ended: ENDINGS.map(|reason| Count::of(counter!(ENDED, "reason" => reason))),
+            summed: [
+                Summed::of(counter!(RELAYED, "toward" => "client"), |tally| &tally.to_client),
+                Summed::of(counter!(RELAYED, "toward" => "master"), |tally| &tally.to_master),
+                Summed::of(counter!(BY_PATH, "path" => "splice"), |tally| &tally.spliced),
+                Summed::of(counter!(SPLICE_REFUSED), |tally| &tally.splice_refused),
+                Summed::of(counter!(BATCHES), |tally| &tally.batches),
+            ],
+            copied: (counter!(BY_PATH, "path" => "copy"), AtomicU64::new(0)),
+            held: gauge!(HELD),
+            held_now: AtomicUsize::new(0),
+            holds_carried: Count::of(counter!(HOLDS, "result" => "carried")),
             route_open: gauge!(ROUTE_OPEN),
             route_generation: gauge!(ROUTE_GENERATION),
             route_since: gauge!(ROUTE_SINCE),
@@ -197,8 +288,8 @@ impl Metrics {
             watch_gaps: counter!(WATCH_GAPS),
             connect: histogram!(CONNECT),
             drop_seconds: gauge!(DROP),
+            stop_seconds: gauge!(STOP),
             tallies: (0..relay_threads).map(|_| Arc::default()).collect(),
-            summed: [AtomicU64::new(0), AtomicU64::new(0)],
         }
     }
 
@@ -240,20 +331,64 @@ impl Metrics {
         }
     }
 
-    /// Brings the counters of bytes up to date. Called at scrape.
+    /// Brings the counters of what the relay threads count up to date. Called at scrape.
     pub fn sum_tallies(&self) {
-        let sum = |of: fn(&Tally) -> &AtomicU64| -> u64 {
-            self.tallies.iter().map(|tally| of(tally).load(Ordering::Relaxed)).sum()
-        };
-        let sums = [
-            (&self.to_client, sum(|tally| &tally.to_client)),
-            (&self.to_master, sum(|tally| &tally.to_master)),
-        ];
-        for ((counter, sum), told) in sums.into_iter().zip(&self.summed) {
-            let before = told.fetch_max(sum, Ordering::Relaxed);
-            counter.increment(sum.saturating_sub(before));
+        for summed in &self.summed {
+            summed.sum(&self.tallies);
+        }
+        let sum = self.carried();
+        let copied = (sum.to_client + sum.to_master).saturating_sub(sum.spliced);
+        let before = self.copied.1.fetch_max(copied, Ordering::Relaxed);
+        self.copied.0.increment(copied.saturating_sub(before));
+    }
+
+    /// What all relay threads have carried.
+    pub fn carried(&self) -> Carried {
+        let sum =
+            |of: fn(&Tally) -> &AtomicU64| self.tallies.iter().map(|tally| of(tally).load(Ordering::Relaxed)).sum();
+        Carried {
+            to_client: sum(|tally| &tally.to_client),
+            to_master: sum(|tally| &tally.to_master),
+            spliced: sum(|tally| &tally.spliced),
         }
     }
+
+    /// Clients that got no connection to the master, for whatever reason.
+    pub fn refusals(&self) -> u64 {
+        self.refused.iter().map(Count::value).sum()
+    }
+
+    /// Connections that have ended, however.
+    pub fn endings(&self) -> u64 {
+        self.ended.iter().map(Count::value).sum()
+    }
+
+    /// Clients that are held now.
+    pub fn held(&self) -> usize {
+        self.held_now.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many clients are held.
+    pub fn set_held(&self, held: usize) {
+        self.held_now.store(held, Ordering::Relaxed);
+        self.held.set(held as f64);
+    }
+
+    /// Tells that one more relay thread is known to forward nothing past the closing of its gate; the last one counts.
+    pub fn thread_stopped(&self, shut: Shut, now: Boottime) {
+        self.stop_seconds.set(now.since(shut.at).as_secs_f64());
+    }
+}
+
+/// Bytes carried since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Carried {
+    /// Given to clients.
+    pub to_client: u64,
+    /// Given to masters.
+    pub to_master: u64,
+    /// Those of both that were spliced.
+    pub spliced: u64,
 }
 
 /// Counts one connection as open until it is dropped, so that the gauge cannot drift.

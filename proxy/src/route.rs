@@ -95,6 +95,14 @@ pub enum Why {
     NotEnabled(SocketAddr),
 }
 
+impl Why {
+    /// Whether this is what a change of the master looks like on its way (fencing F-5), so that clients may wait for the
+    /// next one (P-8).
+    pub fn may_be_a_change(&self) -> bool {
+        matches!(self, Self::NoDb(_) | Self::NotEnabled(_))
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

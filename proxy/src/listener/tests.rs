@@ -16,6 +16,8 @@ fn config() -> Config {
         connect_timeout: Duration::from_secs(5),
         max_connections: 10,
         manner: Manner::default(),
+        hold: Duration::from_secs(10),
+        hold_max: 2,
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use stolon_tests::wait::{eventually, now};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::rig::{Client, Master, PATIENCE, Proxy, Rig, block_on};
@@ -64,9 +64,15 @@ fn a_thousand_connections_are_dropped_at_once_and_leave_nothing_behind() {
             )
             .await;
         println!(
-            "the last of {COUNT} had ended after {:?} s",
+            "forwarding had stopped after {:?} s, the last of {COUNT} had ended after {:?} s",
+            proxy.metric("stolon_proxy_last_stop_seconds").await,
             proxy.metric("stolon_proxy_last_drop_seconds").await
         );
+        let (stopped, dropped) = (
+            proxy.metric("stolon_proxy_last_stop_seconds").await.unwrap(),
+            proxy.metric("stolon_proxy_last_drop_seconds").await.unwrap(),
+        );
+        assert!(0.0 < stopped && stopped < dropped, "{stopped} {dropped}");
         a.has_open(0).await;
         eventually("the descriptors to be as before", PATIENCE, async || {
             let now = proxy.descriptors();
@@ -81,44 +87,83 @@ fn a_thousand_connections_are_dropped_at_once_and_leave_nothing_behind() {
     });
 }
 
+/// Rounds of mixed endings. All of them: `cargo test --release -p proxy --features test-hooks --test it endings`
+const ROUNDS: usize = if cfg!(debug_assertions) { 600 } else { 10_000 };
+
 #[test]
-fn endings_of_every_kind_leave_no_descriptor_behind() {
+fn mixed_endings_leave_descriptors_pipes_and_memory_where_they_were() {
     block_on(async {
         let mut rig = Rig::start().await;
         let a = Master::start(b'A').await;
-        let proxy = rig.proxy().await;
+        let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--log-level=info"]).await;
         rig.publish(Some(&a), &[&proxy]).await;
         drop(proxy.client_of(b'A').await);
-        a.has_open(0).await;
-        let before = proxy.descriptors();
-        for round in 0..300 {
-            let mut client = proxy.connect().await.unwrap();
-            match round % 4 {
-                0 => drop(client), // perhaps before it was even accepted
-                1 => {
-                    assert_eq!(client.ask().await.unwrap(), Some(b'A'));
-                    client.socket.set_zero_linger().unwrap();
-                }
-                2 => {
-                    client.socket.write_all(b"last").await.unwrap();
-                    client.socket.shutdown().await.unwrap();
-                    assert_eq!(client.ended().await, b"last");
-                }
-                _ => assert_eq!(client.ask().await.unwrap(), Some(b'A')),
-            }
+        let bulk = vec![b'x'; 300_000];
+        for round in 0..ROUNDS / 4 {
+            end_somehow(&proxy, round, &bulk).await; // until pools and queues are as large as they get
         }
-        proxy.metric_is("stolon_proxy_connections_open", 0.0).await;
-        a.has_open(0).await;
+        let quiet = async || {
+            proxy.metric_is("stolon_proxy_connections_open", 0.0).await;
+            a.has_open(0).await;
+        };
+        quiet().await;
+        let (descriptors, resident) = (proxy.descriptors(), resident_kib(&proxy));
+        for round in 0..ROUNDS {
+            end_somehow(&proxy, round, &bulk).await;
+        }
+        quiet().await;
         eventually("the descriptors to be as before", PATIENCE, async || {
             let now = proxy.descriptors();
-            if now <= before {
+            if now <= descriptors {
                 Ok(())
             } else {
-                Err(format!("{before} before, {now} now"))
+                Err(format!("{descriptors} before, {now} now"))
             }
         })
         .await;
+        let grown = resident_kib(&proxy).saturating_sub(resident);
+        assert!(grown < 1024, "{grown} KiB more after {ROUNDS} rounds");
+        let spliced = proxy
+            .metric("stolon_proxy_relayed_by_path_bytes_total{path=\"splice\"}")
+            .await;
+        assert!(spliced > Some(0.0), "pipes were not in it");
     });
+}
+
+async fn end_somehow(proxy: &Proxy, round: usize, bulk: &[u8]) {
+    let mut client = proxy.connect().await.unwrap();
+    match round % 6 {
+        0 => drop(client), // perhaps before it was even accepted
+        1 => {
+            assert_eq!(client.ask().await.unwrap(), Some(b'A'));
+            client.socket.set_zero_linger().unwrap();
+        }
+        2 => {
+            client.socket.write_all(b"last").await.unwrap();
+            client.socket.shutdown().await.unwrap();
+            assert_eq!(client.ended().await, b"last");
+        }
+        3 => {
+            // bulk that nobody reads is in pipes when the reset comes
+            client.socket.write_all(bulk).await.unwrap();
+            client.socket.set_zero_linger().unwrap();
+        }
+        4 => {
+            let (mut read, mut write) = client.socket.split();
+            let mut echo = vec![0; bulk.len()];
+            let (sent, got) = tokio::join!(write.write_all(bulk), read.read_exact(&mut echo));
+            sent.unwrap();
+            got.unwrap();
+            assert!(echo == bulk);
+        }
+        _ => assert_eq!(client.ask().await.unwrap(), Some(b'A')),
+    }
+}
+
+fn resident_kib(proxy: &Proxy) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.process.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 // proxy P-14
@@ -253,11 +298,7 @@ fn a_client_that_does_not_read_costs_no_memory() {
         let proxy = rig.proxy().await;
         rig.publish(Some(&a), &[&proxy]).await;
         let mut client = proxy.client_of(b'A').await;
-        let resident = || {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.process.pid())).unwrap();
-            let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-            line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
-        };
+        let resident = || resident_kib(&proxy);
         let before = resident();
         let chunk = vec![b'x'; 1 << 16];
         let mut sent = 0;

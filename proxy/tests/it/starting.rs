@@ -39,7 +39,7 @@ fn bad_options_are_named_and_end_with_status_1() {
     refuses(&["--tcp-keepalive-idle=-1"], "--tcp-keepalive-idle is -1");
     refuses(&["--tcp-keepalive-count=many"], "many");
     refuses(&["--connect-timeout=soon"], "soon");
-    refuses(&["--hold=1s"], "--hold is not supported yet");
+    refuses(&["--hold=-1s"], "--hold is negative");
     refuses(&["--cluster-name="], "cluster name required");
     refuses(&["--store-backend=consul"], "consul");
     refuses(&["--store-timeout=0s"], "--store-timeout");
@@ -69,11 +69,10 @@ fn help_and_version_go_to_standard_output() {
         "--stop-listening",
         "--max-connections",
         "--relay-threads",
+        "--hold-max",
+        "--drain",
     ] {
         assert!(text.contains(option), "{option} is not in: {text}");
-    }
-    for not_yet in ["--hold", "--drain"] {
-        assert!(!text.contains(not_yet), "{not_yet} is in: {text}");
     }
     let version = run(&["--version"]);
     assert!(String::from_utf8_lossy(&version.stdout).starts_with("stolon-proxy version "));
@@ -171,6 +170,15 @@ fn every_metric_is_there_at_the_first_scrape() {
             "stolon_proxy_connections_ended_total{reason=\"lease\"} 0",
             "stolon_proxy_relayed_bytes_total{toward=\"client\"} 0",
             "stolon_proxy_relayed_bytes_total{toward=\"master\"} 0",
+            "stolon_proxy_relayed_by_path_bytes_total{path=\"copy\"} 0",
+            "stolon_proxy_relayed_by_path_bytes_total{path=\"splice\"} 0",
+            "stolon_proxy_splice_refused_total 0",
+            "stolon_proxy_batched_streams_total 0",
+            "stolon_proxy_connections_held 0",
+            "stolon_proxy_holds_total{result=\"carried\"} 0",
+            "stolon_proxy_connections_refused_total{reason=\"hold_full\"} 0",
+            "stolon_proxy_last_stop_seconds 0",
+            "stolon_proxy_last_drop_seconds 0",
             "stolon_proxy_route_open 0",
             "stolon_proxy_checkins_total{result=\"failed\"} 0",
             "stolon_proxy_watch_restarts_total ",
@@ -207,6 +215,9 @@ fn carried_bytes_are_counted_by_direction() {
             .metric_is("stolon_proxy_relayed_bytes_total{toward=\"client\"}", before + 10.0)
             .await;
         proxy.metric_is("stolon_proxy_route_open", 1.0).await;
+        let connects = proxy.metric("stolon_proxy_connect_seconds_bucket{le=\"+Inf\"}").await;
+        assert_eq!(connects, proxy.metric("stolon_proxy_connect_seconds_count").await);
+        assert!(connects >= Some(1.0));
         proxy
             .metric_is(&format!("stolon_proxy_master_info{{db=\"{}\"}}", master.db), 1.0)
             .await;
