@@ -172,9 +172,29 @@ pub fn bind(config: &Config, address: SocketAddr) -> io::Result<Bound> {
     }
     // Accepted sockets inherit all of this (P-10).
     set_options(SockRef::from(&socket), config.keepalive, CLIENT_PATIENCE)?;
+    if paces(SockRef::from(&socket)) {
+        calm(SockRef::from(&socket), address.ip());
+    }
     socket.bind(&address.into())?;
     let address = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok(Bound { socket, address })
+}
+
+/// Whether the system's congestion control paces what it sends, as `bbr` does, which halves what loopback carries.
+fn paces(socket: SockRef<'_>) -> bool {
+    let name = socket.tcp_congestion().unwrap_or_default();
+    !matches!(
+        name.split(|byte| *byte == 0).next(),
+        Some(b"reno" | b"cubic" | b"") | None
+    )
+}
+
+/// Gives a socket whose peer is on this machine a congestion control that does not pace.
+fn calm(socket: SockRef<'_>, peer: IpAddr) {
+    if peer.to_canonical().is_loopback() {
+        // Not everybody may choose any (tcp(7), `tcp_allowed_congestion_control`); it is only about speed.
+        let _ = socket.set_tcp_congestion(b"reno");
+    }
 }
 
 fn set_options(socket: SockRef<'_>, keepalive: Keepalive, patience: Duration) -> io::Result<()> {
@@ -301,7 +321,10 @@ impl Listener {
             address,
             curtain: curtain.clone(),
         };
+        // of a new socket, as the one that listens may have been given another already
+        let fresh = Socket::new(Domain::for_address(address), Type::STREAM, None).ok();
         let door = Door {
+            paces: fresh.is_some_and(|fresh| paces(SockRef::from(&fresh))),
             config,
             address,
             metrics,
@@ -414,6 +437,8 @@ impl Listener {
 #[derive(Debug)]
 struct Door {
     config: Config,
+    /// Whether peers on this machine need another congestion control than the system's.
+    paces: bool,
     address: SocketAddr,
     metrics: Arc<Metrics>,
     threads: Vec<RelayThread>,
@@ -608,6 +633,7 @@ impl Door {
             keepalive: self.config.keepalive,
             connect_timeout: self.config.connect_timeout,
             manner: self.config.manner,
+            paces: self.paces,
             _counted: [counted, Counted::one(&thread.load)],
         };
         thread.handle.spawn(visit.serve(client));
@@ -664,6 +690,7 @@ struct Visit {
     keepalive: Keepalive,
     connect_timeout: Duration,
     manner: Manner,
+    paces: bool,
     _counted: [Counted; 2],
 }
 
@@ -673,6 +700,11 @@ impl Visit {
             Ok(client) => client,
             Err(err) => return self.turn_away(Refused::Descriptors, &err),
         };
+        if self.paces
+            && let Ok(peer) = client.peer_addr()
+        {
+            calm(SockRef::from(&client), peer.ip());
+        }
         // Connecting takes more room than carrying: the box keeps that out of a connection's lifelong memory.
         let (master, took) = match Box::pin(self.connect(&client)).await {
             Ok(connected) => connected,
@@ -704,6 +736,9 @@ impl Visit {
         let socket = socket.map_err(|err| (Refused::Descriptors, err))?;
         let refused = |err| (Refused::Master, err);
         set_options(SockRef::from(&socket), self.keepalive, MASTER_PATIENCE).map_err(refused)?;
+        if self.paces {
+            calm(SockRef::from(&socket), master.ip());
+        }
         let start = Boottime::now();
         let connected = tokio::select! {
             connected = tokio::time::timeout(self.connect_timeout, socket.connect(master)) => connected,

@@ -45,6 +45,23 @@ fn accepted_sockets_inherit_the_options() {
     assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(CLIENT_PATIENCE));
 }
 
+// proxy section 4
+#[test]
+fn on_loopback_sockets_do_not_pace() {
+    let bound = bind(&config(), config().listen).unwrap();
+    assert!(!paces(SockRef::from(&bound.socket)));
+    let other = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let before = other.tcp_congestion().unwrap();
+    calm(SockRef::from(&other), [192, 0, 2, 1].into()); // RFC 5737
+    assert_eq!(
+        other.tcp_congestion().unwrap(),
+        before,
+        "another machine's is left alone"
+    );
+    calm(SockRef::from(&other), [127, 0, 0, 1].into());
+    assert!(other.tcp_congestion().unwrap().starts_with(b"reno"));
+}
+
 #[test]
 fn loopback_is_here_and_a_documentation_address_is_not() {
     assert!(is_here([127, 0, 0, 1].into()) && is_here([127, 1, 2, 3].into()));
@@ -79,6 +96,7 @@ fn a_connection_is_one_small_task() {
         keepalive: Keepalive::default(),
         connect_timeout: Duration::from_secs(5),
         manner: Manner::default(),
+        paces: false,
         _counted: [Counted::one(&Arc::default()), Counted::one(&Arc::default())],
     };
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();

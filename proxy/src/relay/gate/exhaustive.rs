@@ -6,6 +6,10 @@ mod atomic {
     pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
 }
 
+#[allow(
+    clippy::duplicate_mod,
+    reason = "the same lines over other atomics are what it is about"
+)]
 #[path = "until.rs"]
 mod until;
 
