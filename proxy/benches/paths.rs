@@ -1,0 +1,205 @@
+//! What the paths of the relay cost: CPU of the relay thread per GB or per round trip, for each way of carrying, in
+//! interleaved rounds whose order is turned every other time. Medians, and the ratio to plain copying.
+//!
+//! `cargo bench -p proxy`; a number after `--` sets the rounds.
+
+#![allow(clippy::unwrap_used, reason = "a measurement that cannot go on ends")]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
+use control::clock::Boottime;
+use proxy::relay::{Gate, Manner, Paths, Tally, carry};
+use socket2::SockRef;
+
+const MANNERS: [(&str, Manner); 4] = [
+    ("copy", manner(Paths::Copy, false)),
+    ("splice", manner(Paths::Splice, false)),
+    ("by flow", manner(Paths::ByFlow, false)),
+    ("by flow, batched", manner(Paths::ByFlow, true)),
+];
+
+const fn manner(paths: Paths, batching: bool) -> Manner {
+    Manner { paths, batching }
+}
+
+/// What the two ends do.
+#[derive(Clone, Copy)]
+enum Load {
+    /// The master sends so many pieces of so many bytes.
+    Stream { piece: usize, pieces: usize },
+    /// The client asks with one byte, the master answers with so many, so many times.
+    Answers { bytes: usize, times: usize },
+}
+
+const LOADS: [(&str, Load); 6] = [
+    (
+        "stream, 8 KiB sends",
+        Load::Stream {
+            piece: 8 << 10,
+            pieces: 64 << 10,
+        },
+    ),
+    (
+        "stream, 256 KiB sends",
+        Load::Stream {
+            piece: 256 << 10,
+            pieces: 4 << 10,
+        },
+    ),
+    (
+        "answers of 100 B",
+        Load::Answers {
+            bytes: 100,
+            times: 20_000,
+        },
+    ),
+    (
+        "answers of 16 KiB",
+        Load::Answers {
+            bytes: 16 << 10,
+            times: 10_000,
+        },
+    ),
+    (
+        "answers of 128 KiB",
+        Load::Answers {
+            bytes: 128 << 10,
+            times: 5_000,
+        },
+    ),
+    (
+        "answers of 512 KiB",
+        Load::Answers {
+            bytes: 512 << 10,
+            times: 1_000,
+        },
+    ),
+];
+
+fn main() {
+    let rounds = std::env::args()
+        .filter_map(|word| word.parse().ok())
+        .next()
+        .unwrap_or(7_usize);
+    println!("CPU of the relay thread, wall time beside it; median of {rounds} rounds, and its ratio to copying");
+    for (name, load) in LOADS {
+        let mut figures = vec![Vec::new(); MANNERS.len()];
+        for round in 0..rounds {
+            let mut order: Vec<usize> = (0..MANNERS.len()).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for at in order {
+                figures[at].push(measure(load, MANNERS[at].1));
+            }
+        }
+        let medians: Vec<(f64, f64)> = figures.into_iter().map(median).collect();
+        let unit = match load {
+            Load::Stream { .. } => "ms/GB",
+            Load::Answers { .. } => "us each",
+        };
+        for ((manner, _), (cpu, wall)) in MANNERS.iter().zip(&medians) {
+            let ratio = cpu / medians[0].0;
+            println!("{name:24} {manner:18} {cpu:9.2} {unit:8} wall {wall:9.2}  x {ratio:.2}");
+        }
+    }
+}
+
+fn median(mut figures: Vec<(f64, f64)>) -> (f64, f64) {
+    let mut middle = |of: fn(&(f64, f64)) -> f64| {
+        figures.sort_by(|a, b| of(a).total_cmp(&of(b)));
+        of(&figures[figures.len() / 2])
+    };
+    (middle(|figure| figure.0), middle(|figure| figure.1))
+}
+
+/// CPU and wall time of one connection, in ms per GB or in us per answer.
+fn measure(load: Load, manner: Manner) -> (f64, f64) {
+    let ((client, inner_client), (inner_master, master)) = (connection(), connection());
+    let relay = thread::spawn(move || relay(inner_client, inner_master, manner));
+    let server = thread::spawn(move || serve(load, master));
+    ask(load, client);
+    server.join().unwrap();
+    let (cpu_nanos, wall_nanos) = relay.join().unwrap();
+    let per = match load {
+        Load::Stream { piece, pieces } => (piece * pieces) as f64 / 1e9 * 1e6,
+        Load::Answers { times, .. } => times as f64 * 1e3,
+    };
+    (cpu_nanos / per, wall_nanos / per)
+}
+
+fn connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _ = SockRef::from(&listener).set_tcp_congestion(b"reno"); // where it is refused, all manners do without
+    let connecting = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let _ = connecting.set_tcp_congestion(b"reno");
+    connecting.connect(&listener.local_addr().unwrap().into()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let connected = TcpStream::from(connecting);
+    for socket in [&connected, &accepted] {
+        socket.set_nodelay(true).unwrap();
+    }
+    (connected, accepted)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a measurement")]
+fn relay(client: TcpStream, master: TcpStream, manner: Manner) -> (f64, f64) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let gate = Gate::new(Boottime::from_nanos(u64::MAX));
+    let tally = Tally::default();
+    runtime.block_on(async {
+        let register = |socket: TcpStream| {
+            socket.set_nonblocking(true).unwrap();
+            tokio::net::TcpStream::from_std(socket).unwrap()
+        };
+        let (client, master) = (register(client), register(master));
+        let (cpu, start) = (cpu_nanos(), Boottime::now());
+        carry(client, master, &gate, &tally, manner).await;
+        (cpu_nanos() - cpu, Boottime::now().since(start).as_nanos() as f64)
+    })
+}
+
+/// CPU that this thread has used, in nanoseconds (schedstat, in the kernel's Documentation/scheduler/sched-stats).
+fn cpu_nanos() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    stat.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn serve(load: Load, mut master: TcpStream) {
+    match load {
+        Load::Stream { piece, pieces } => {
+            let piece = vec![7; piece];
+            for _ in 0..pieces {
+                master.write_all(&piece).unwrap();
+            }
+        }
+        Load::Answers { bytes, times } => {
+            let (answer, mut asked) = (vec![7; bytes], [0]);
+            for _ in 0..times {
+                master.read_exact(&mut asked).unwrap();
+                master.write_all(&answer).unwrap();
+            }
+        }
+    }
+}
+
+fn ask(load: Load, mut client: TcpStream) {
+    match load {
+        Load::Stream { .. } => {
+            let mut buffer = vec![0; 256 << 10];
+            while client.read(&mut buffer).unwrap() > 0 {}
+        }
+        Load::Answers { bytes, times } => {
+            let mut answer = vec![0; bytes];
+            for _ in 0..times {
+                client.write_all(b"?").unwrap();
+                client.read_exact(&mut answer).unwrap();
+            }
+        }
+    }
+}
