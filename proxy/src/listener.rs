@@ -1,29 +1,34 @@
 //! The socket for clients: accept, admit, connect to the master, hand over to a relay. Where clients may go is told by
 //! `checkin` and obeyed here; that leases end is seen here, whatever hangs there (fencing F-4).
 
-use std::collections::VecDeque;
+mod curtain;
+mod hold;
+mod socket;
+mod visit;
+
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
-use control::telemetry::Chain;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::Interest;
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::unix::AsyncFd;
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
+pub use self::curtain::Curtain;
+use self::hold::{Held, Waiting};
+use self::socket::paces;
+pub use self::socket::{Bound, Keepalive, bind, is_here};
+use self::visit::Visit;
 use crate::metrics::{Metrics, Refused};
-use crate::relay::{self, Alarm, Cut, Ended, Gate, Manner, Tally, sys};
+use crate::relay::{Alarm, Gate, Manner, Tally, sys};
 
 /// Connections that the kernel holds for us before it refuses more; it takes `net.core.somaxconn` if that is less.
 const BACKLOG: i32 = 4096;
@@ -31,21 +36,10 @@ const BACKLOG: i32 = 4096;
 const ACCEPTS_AT_ONCE: usize = 32;
 /// The pause after an accept for which the kernel had no memory, or no descriptor even with the spare one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often held clients are looked through for dead ones, when there are as many as may be.
-const LOOK_FOR_DEAD_EVERY: Duration = Duration::from_millis(100);
 /// How often to try to listen again when the address was taken meanwhile.
 const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What happens to many clients at once is logged no more often than this.
 const LOG_EVERY: Duration = Duration::from_secs(1);
-
-/// `TCP_USER_TIMEOUT` toward clients (P-10): a peer that is gone without a word while bytes wait for it is given up.
-///
-/// tcp(7): it also ends a connection whose peer answers but has not made room for that long, and a client may well stop
-/// reading for minutes (`COPY … TO STDOUT | less`). So it is as long as the kernel's own patience with a silent peer,
-/// `net.ipv4.tcp_retries2`, which does not bound the other case at all.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(15 * 60);
-/// The same toward masters, which have no reason to stop reading for minutes.
-const MASTER_PATIENCE: Duration = Duration::from_secs(2 * 60);
 
 /// How connections are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,17 +60,6 @@ pub struct Config {
     pub hold: Duration,
     /// How many may.
     pub hold_max: usize,
-}
-
-/// The options of TCP keepalive, which itself is always on; `None` leaves the system's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Keepalive {
-    /// Silence before the first probe.
-    pub idle: Option<Duration>,
-    /// Pause between probes.
-    pub interval: Option<Duration>,
-    /// Unanswered probes before the connection is given up.
-    pub count: Option<u32>,
 }
 
 /// Where admitted clients go, and the gate that their bytes pass. Each connection holds one.
@@ -150,86 +133,6 @@ pub enum Standing {
     Failed(String),
 }
 
-/// A socket bound for clients; it takes none before it listens.
-#[derive(Debug)]
-pub struct Bound {
-    socket: Socket,
-    /// The address with the port that was taken.
-    pub address: SocketAddr,
-}
-
-/// Binds the address for clients, so that a port in use is known at start although listening begins later.
-pub fn bind(config: &Config, address: SocketAddr) -> io::Result<Bound> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        // A kernel without IPv4 in IPv6 sockets serves IPv6 alone.
-        let _ = socket.set_only_v6(false);
-    }
-    // Accepted sockets inherit all of this (P-10).
-    set_options(SockRef::from(&socket), config.keepalive, CLIENT_PATIENCE)?;
-    if paces(SockRef::from(&socket)) {
-        calm(SockRef::from(&socket), address.ip());
-    }
-    socket.bind(&address.into())?;
-    let address = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(Bound { socket, address })
-}
-
-/// Whether the system's congestion control paces what it sends, as `bbr` does, which halves what loopback carries.
-fn paces(socket: SockRef<'_>) -> bool {
-    let name = socket.tcp_congestion().unwrap_or_default();
-    !matches!(
-        name.split(|byte| *byte == 0).next(),
-        Some(b"reno" | b"cubic" | b"") | None
-    )
-}
-
-/// Gives a socket whose peer is on this machine a congestion control that does not pace.
-fn calm(socket: SockRef<'_>, peer: IpAddr) {
-    if peer.to_canonical().is_loopback() {
-        // Not everybody may choose any (tcp(7), `tcp_allowed_congestion_control`); it is only about speed.
-        let _ = socket.set_tcp_congestion(b"reno");
-    }
-}
-
-fn set_options(socket: SockRef<'_>, keepalive: Keepalive, patience: Duration) -> io::Result<()> {
-    let mut options = TcpKeepalive::new();
-    options = keepalive.idle.map_or(options.clone(), |idle| options.with_time(idle));
-    options = keepalive
-        .interval
-        .map_or(options.clone(), |interval| options.with_interval(interval));
-    options = keepalive
-        .count
-        .map_or(options.clone(), |count| options.with_retries(count));
-    if keepalive == Keepalive::default() {
-        socket.set_keepalive(true)?;
-    } else {
-        socket.set_tcp_keepalive(&options)?;
-    }
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(patience))
-}
-
-/// Whether an address belongs to this machine: the kernel would then send from it to itself. Sends nothing.
-pub fn is_here(ip: IpAddr) -> bool {
-    let any: IpAddr = if ip.is_ipv4() {
-        [0_u8; 4].into()
-    } else {
-        [0_u8; 16].into()
-    };
-    let source = || -> io::Result<IpAddr> {
-        let socket = std::net::UdpSocket::bind((any, 0))?;
-        socket.connect((ip, 9))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    ip.is_loopback() || ip.is_unspecified() || source().is_ok_and(|source| source == ip)
-}
-
 /// One thread that carries bytes.
 #[derive(Debug)]
 pub struct RelayThread {
@@ -239,43 +142,6 @@ pub struct RelayThread {
     pub tally: Arc<Tally>,
     /// Its connections now.
     pub load: Arc<AtomicUsize>,
-}
-
-/// Ends all connections to a master. First nothing is forwarded any more, anywhere; then every connection is told.
-///
-/// That is a walk in chunks: the tasks are woken some tens at a time, and a relay thread runs some tens between two
-/// looks at its sockets, so that other clients do not wait for thousands of ends. Each closes the master's side first:
-/// a session of the old master is gone before its client can come back.
-#[derive(Debug, Clone)]
-pub struct Curtain {
-    threads: Arc<[Handle]>,
-    metrics: Arc<Metrics>,
-}
-
-impl Curtain {
-    /// Closes the gate.
-    pub fn fall(&self, gate: &Arc<Gate>, why: Cut, now: Boottime) {
-        gate.close_and(why, now, || self.time_the_stop(gate));
-    }
-
-    /// Closes the gate if its lease has ended, and gives whether that was so.
-    fn fall_at_lease_end(&self, gate: &Arc<Gate>, now: Boottime) -> bool {
-        gate.expire_and(now, || self.time_the_stop(gate))
-    }
-
-    /// A relay thread that comes to run something else is not in the middle of a forward, and the next one finds the
-    /// gate closed.
-    #[expect(clippy::disallowed_methods, reason = "a measurement")]
-    fn time_the_stop(&self, gate: &Arc<Gate>) {
-        for thread in self.threads.iter() {
-            let (gate, metrics) = (Arc::clone(gate), Arc::clone(&self.metrics));
-            thread.spawn(async move {
-                if let Some(shut) = gate.shut() {
-                    metrics.thread_stopped(shut, Boottime::now());
-                }
-            });
-        }
-    }
 }
 
 /// All that it takes to turn orders into connections.
@@ -450,42 +316,6 @@ struct Door {
     complaints: Arc<Complaints>,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    clients: VecDeque<Held>,
-    looked_for_dead: Boottime,
-}
-
-/// A client that waits for the next master: its socket, of which nothing is read.
-#[derive(Debug)]
-struct Held {
-    client: OwnedFd,
-    until: Boottime,
-    counted: Counted,
-}
-
-impl Waiting {
-    /// Forgets clients that are gone.
-    fn drop_dead(&mut self) {
-        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-        let mut polled: Vec<_> = self
-            .clients
-            .iter()
-            .map(|held| PollFd::new(&held.client, PollFlags::RDHUP))
-            .collect();
-        let zero = rustix::event::Timespec::default();
-        if poll(&mut polled, Some(&zero)).is_err() {
-            return; // no memory for it: all of them stay
-        }
-        let mut dead = polled
-            .iter()
-            .map(|fd| fd.revents().intersects(gone))
-            .collect::<Vec<_>>()
-            .into_iter();
-        self.clients.retain(|_| !dead.next().unwrap_or(false));
-    }
-}
-
 /// A descriptor that is good for nothing but being closed.
 fn spare() -> Option<OwnedFd> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
@@ -580,11 +410,7 @@ impl Door {
 
     fn hold(&self, client: OwnedFd, counted: Counted, now: Boottime) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.clients.len() >= self.config.hold_max && now.since(waiting.looked_for_dead) >= LOOK_FOR_DEAD_EVERY {
-            waiting.looked_for_dead = now;
-            waiting.drop_dead();
-        }
-        if waiting.clients.len() >= self.config.hold_max {
+        if !waiting.has_room(self.config.hold_max, now) {
             return self.metrics.refused(Refused::HoldFull);
         }
         let until = now + self.config.hold;
@@ -677,96 +503,6 @@ impl Seldom {
         let due = |last: u64| (last == 0 || now >= last.saturating_add(quiet)).then_some(now);
         if self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
             complaint();
-        }
-    }
-}
-
-/// One admitted client, until it is gone.
-struct Visit {
-    path: Path,
-    tally: Arc<Tally>,
-    metrics: Arc<Metrics>,
-    complaints: Arc<Complaints>,
-    keepalive: Keepalive,
-    connect_timeout: Duration,
-    manner: Manner,
-    paces: bool,
-    _counted: [Counted; 2],
-}
-
-impl Visit {
-    async fn serve(self, client: OwnedFd) {
-        let client = match TcpStream::from_std(client.into()) {
-            Ok(client) => client,
-            Err(err) => return self.turn_away(Refused::Descriptors, &err),
-        };
-        if self.paces
-            && let Ok(peer) = client.peer_addr()
-        {
-            calm(SockRef::from(&client), peer.ip());
-        }
-        // Connecting takes more room than carrying: the box keeps that out of a connection's lifelong memory.
-        let (master, took) = match Box::pin(self.connect(&client)).await {
-            Ok(connected) => connected,
-            Err((reason, err)) => return self.turn_away(reason, &err),
-        };
-        let open = self.metrics.opened(took);
-        let ended = relay::carry(client, master, &self.path.gate, &self.tally, self.manner).await;
-        drop(open);
-        let cut = self.path.gate.shut().map(|shut| shut.why);
-        self.metrics.ended(&ended, cut);
-        match ended {
-            Ended::Failed(err) => debug!(error = %Chain(&err), "connection failed"),
-            ended => debug!(?ended, ?cut, "connection ended"),
-        }
-    }
-
-    /// Connects to the master within the limit (P-12), unless the client dies or the route closes meanwhile.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a measurement, and the lease is looked at again after the connect"
-    )]
-    async fn connect(&self, client: &TcpStream) -> Result<(TcpStream, Duration), (Refused, io::Error)> {
-        let (master, gate) = (self.path.master, &self.path.gate);
-        let socket = if master.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        };
-        let socket = socket.map_err(|err| (Refused::Descriptors, err))?;
-        let refused = |err| (Refused::Master, err);
-        set_options(SockRef::from(&socket), self.keepalive, MASTER_PATIENCE).map_err(refused)?;
-        if self.paces {
-            calm(SockRef::from(&socket), master.ip());
-        }
-        let start = Boottime::now();
-        let connected = tokio::select! {
-            connected = tokio::time::timeout(self.connect_timeout, socket.connect(master)) => connected,
-            () = gate.closed() => return Err((Refused::Abandoned, io::Error::other("the route closed"))),
-            _ = client.ready(Interest::ERROR) => return Err((Refused::Abandoned, io::Error::other("the client left"))),
-        };
-        let limit = |_| (Refused::Timeout, io::Error::from(io::ErrorKind::TimedOut));
-        let connected = connected.map_err(limit)?.map_err(refused)?;
-        // On loopback a connect to a free port may meet itself.
-        if connected.local_addr().is_ok_and(|own| own == master) {
-            return Err(refused(io::Error::other("connected to itself")));
-        }
-        let now = Boottime::now();
-        if !gate.is_open(now) {
-            return Err((Refused::Abandoned, io::Error::other("the route closed")));
-        }
-        Ok((connected, now.since(start)))
-    }
-
-    fn turn_away(&self, reason: Refused, err: &io::Error) {
-        self.metrics.refused(reason);
-        let master = self.path.master;
-        if reason == Refused::Abandoned {
-            debug!(%master, error = %err, "client is gone before it was connected");
-        } else {
-            self.complaints
-                .master
-                .tell(|| warn!(%master, error = %err, "could not connect a client to the master"));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::socket::{CLIENT_PATIENCE, calm};
 use super::*;
 
 fn config() -> Config {

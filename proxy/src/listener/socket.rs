@@ -1,0 +1,109 @@
+//! Sockets and their options, on both sides of a connection. Who is connected to whom is decided elsewhere.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::Config;
+
+/// `TCP_USER_TIMEOUT` toward clients (P-10): a peer that is gone without a word while bytes wait for it is given up.
+///
+/// tcp(7): it also ends a connection whose peer answers but has not made room for that long, and a client may well stop
+/// reading for minutes (`COPY … TO STDOUT | less`). So it is as long as the kernel's own patience with a silent peer,
+/// `net.ipv4.tcp_retries2`, which does not bound the other case at all.
+pub(super) const CLIENT_PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// The same toward masters, which have no reason to stop reading for minutes.
+pub(super) const MASTER_PATIENCE: Duration = Duration::from_secs(2 * 60);
+
+/// The options of TCP keepalive, which itself is always on; `None` leaves the system's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub idle: Option<Duration>,
+    /// Pause between probes.
+    pub interval: Option<Duration>,
+    /// Unanswered probes before the connection is given up.
+    pub count: Option<u32>,
+}
+
+/// A socket bound for clients; it takes none before it listens.
+#[derive(Debug)]
+pub struct Bound {
+    pub(super) socket: Socket,
+    /// The address with the port that was taken.
+    pub address: SocketAddr,
+}
+
+/// Binds the address for clients, so that a port in use is known at start although listening begins later.
+pub fn bind(config: &Config, address: SocketAddr) -> io::Result<Bound> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // A kernel without IPv4 in IPv6 sockets serves IPv6 alone.
+        let _ = socket.set_only_v6(false);
+    }
+    // Accepted sockets inherit all of this (P-10).
+    set_options(SockRef::from(&socket), config.keepalive, CLIENT_PATIENCE)?;
+    if paces(SockRef::from(&socket)) {
+        calm(SockRef::from(&socket), address.ip());
+    }
+    socket.bind(&address.into())?;
+    let address = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok(Bound { socket, address })
+}
+
+/// Whether the system's congestion control paces what it sends, as `bbr` does, which halves what loopback carries.
+pub(super) fn paces(socket: SockRef<'_>) -> bool {
+    let name = socket.tcp_congestion().unwrap_or_default();
+    !matches!(
+        name.split(|byte| *byte == 0).next(),
+        Some(b"reno" | b"cubic" | b"") | None
+    )
+}
+
+/// Gives a socket whose peer is on this machine a congestion control that does not pace.
+pub(super) fn calm(socket: SockRef<'_>, peer: IpAddr) {
+    if peer.to_canonical().is_loopback() {
+        // Not everybody may choose any (tcp(7), `tcp_allowed_congestion_control`); it is only about speed.
+        let _ = socket.set_tcp_congestion(b"reno");
+    }
+}
+
+pub(super) fn set_options(socket: SockRef<'_>, keepalive: Keepalive, patience: Duration) -> io::Result<()> {
+    let mut options = TcpKeepalive::new();
+    options = keepalive.idle.map_or(options.clone(), |idle| options.with_time(idle));
+    options = keepalive
+        .interval
+        .map_or(options.clone(), |interval| options.with_interval(interval));
+    options = keepalive
+        .count
+        .map_or(options.clone(), |count| options.with_retries(count));
+    if keepalive == Keepalive::default() {
+        socket.set_keepalive(true)?;
+    } else {
+        socket.set_tcp_keepalive(&options)?;
+    }
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(patience))
+}
+
+/// Whether an address belongs to this machine: the kernel would then send from it to itself. Sends nothing.
+pub fn is_here(ip: IpAddr) -> bool {
+    let any: IpAddr = if ip.is_ipv4() {
+        [0_u8; 4].into()
+    } else {
+        [0_u8; 16].into()
+    };
+    let source = || -> io::Result<IpAddr> {
+        let socket = std::net::UdpSocket::bind((any, 0))?;
+        socket.connect((ip, 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    ip.is_loopback() || ip.is_unspecified() || source().is_ok_and(|source| source == ip)
+}
