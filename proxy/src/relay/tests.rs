@@ -87,7 +87,8 @@ fn run(test: impl Future<Output = ()>) {
         .build()
         .unwrap();
     runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, test)
+        let schedules = schedules::requested().unwrap_or(0);
+        tokio::time::timeout(PATIENCE + Duration::from_millis(200) * schedules, test)
             .await
             .expect("the test ends in time")
     });

@@ -163,17 +163,21 @@ fn judge(here: &Seen, here_end: End, there: &Seen, there_end: End, cut: bool) ->
     Ok(())
 }
 
-/// Random schedules of a run; `PROPTEST_CASES` asks for more. Many, in a few minutes:
+/// Random schedules of a run, for each of the four ways; `PROPTEST_CASES` asks for more. 100,000 in all, in a few minutes:
 /// `PROPTEST_CASES=25000 cargo test --release -p proxy --features test-hooks --lib any_schedule`
 const SCHEDULES: u32 = 64;
 
-pub(super) async fn any_schedule_delivers_every_byte_once_in_order_and_the_right_end(start: Start) {
-    let cases = std::env::var("PROPTEST_CASES")
+/// As many as the environment asks for.
+pub(super) fn requested() -> Option<u32> {
+    std::env::var("PROPTEST_CASES")
         .ok()
-        .and_then(|cases| cases.parse().ok());
+        .and_then(|cases| cases.parse().ok())
+}
+
+pub(super) async fn any_schedule_delivers_every_byte_once_in_order_and_the_right_end(start: Start) {
     let config = ProptestConfig {
         failure_persistence: None,
-        ..ProptestConfig::with_cases(cases.unwrap_or(SCHEDULES))
+        ..ProptestConfig::with_cases(requested().unwrap_or(SCHEDULES))
     };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     // The runner calls back synchronously, so the schedules have a thread of their own, and each has a runtime.
