@@ -242,7 +242,7 @@ fn a_master_that_refuses_costs_the_client_its_connection_and_no_more() {
         let proxy = rig.proxy().await;
         let generation = rig.publish(Some(&gone), &[&proxy]).await;
         rig.acknowledged(&proxy, generation).await;
-        proxy.process.said("proxying to master address", PATIENCE).await;
+        proxy.metric_is("stolon_proxy_route_open", 1.0).await;
         assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
         proxy
             .metric_is("stolon_proxy_connections_refused_total{reason=\"master\"}", 1.0)
@@ -272,7 +272,8 @@ fn a_master_that_never_answers_costs_no_more_than_the_connect_timeout() {
         master.port = address.port();
         let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--connect-timeout=300ms"]).await;
         rig.publish(Some(&master), &[&proxy]).await;
-        proxy.process.said("proxying to master address", PATIENCE).await;
+        // the line is told before the route opens
+        proxy.metric_is("stolon_proxy_route_open", 1.0).await;
         let start = now();
         assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
         assert!(now().since(start) >= Duration::from_millis(290));
