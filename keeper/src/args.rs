@@ -453,9 +453,20 @@ fn faults_of_data_dir(dir: &Path, user: u32, faults: &mut Faults) {
         faults.push(format!(
             "data dir {shown} is not empty and not a keeper's: use another --data-dir"
         ));
+    } else if !has("keeperstate") && is_somebody_elses(&dir.join("postgres")) {
+        // an instance that was there before the keeper is welcome (init mode existing), anything else would be deleted
+        faults.push(format!(
+            "data dir {shown} has files in {shown}/postgres that are neither a keeper's nor PostgreSQL's: use another --data-dir"
+        ));
     } else if rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err() {
         faults.push(format!("data dir {shown} is not writable"));
     }
+}
+
+/// Whether a directory holds something, and that is no PostgreSQL data directory.
+fn is_somebody_elses(dir: &Path) -> bool {
+    let holds_something = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    holds_something && !dir.join("PG_VERSION").exists()
 }
 
 /// A directory that does not exist has to be made in the nearest one that does.
@@ -481,6 +492,12 @@ fn faults_of_parent(dir: &Path, faults: &mut Faults) {
 /// What is odd about the advertised address (keeper 1.3.10); `resolved` is what a name stands for, `None` when it
 /// stands for nothing.
 pub fn odd_address(option: &str, address: &str, resolved: Option<&[IpAddr]>) -> Vec<String> {
+    if matches!(address, "*" | "0.0.0.0" | "::") {
+        return vec![format!(
+            "--{option} {address:?} is published as the address of this keeper, and nobody can connect to that: give \
+             --pg-advertise-address"
+        )];
+    }
     let mut odd = Vec::new();
     if address.parse::<IpAddr>().is_err() {
         odd.push(format!(

@@ -276,6 +276,19 @@ fn a_data_directory_of_somebody_else_is_refused() {
         make(at(case()).owner(), &["letters"]),
         &["not empty and not a keeper's"],
     );
+    let nested = |names: &[&str]| {
+        let case = make(at(case()).owner(), &[]);
+        let postgres = case.dir.path().join("d/postgres");
+        std::fs::create_dir(&postgres).unwrap();
+        names
+            .iter()
+            .for_each(|name| std::fs::write(postgres.join(name), "").unwrap());
+        case
+    };
+    refused(nested(&["letters"]), &["neither a keeper's nor PostgreSQL's"]);
+    for fine in [nested(&[]), nested(&["PG_VERSION", "base"])] {
+        assert_eq!(fine.faults(), [""; 0]);
+    }
     let fine = make(at(case()).owner(), &["lock", "letters"]);
     assert_eq!(fine.faults(), [""; 0]);
     refused(
@@ -312,6 +325,13 @@ fn odd_addresses_name_their_option() {
         odd_address("pg-listen-address", "127.0.0.1", Some(&[ip("127.0.0.1")])).len(),
         1
     );
+    for everywhere in ["*", "0.0.0.0", "::"] {
+        let odd = odd_address("pg-listen-address", everywhere, None);
+        assert!(
+            odd.len() == 1 && odd[0].contains("give --pg-advertise-address"),
+            "{odd:?}"
+        );
+    }
     assert_eq!(odd_address("pg-advertise-address", "db", None).len(), 2);
     assert!(odd_address("pg-advertise-address", "db", None)[0].starts_with("--pg-advertise-address"));
 }
