@@ -149,7 +149,10 @@ fn program_of(command: &Command) -> PathBuf {
     PathBuf::from(command.as_std().get_program())
 }
 
-/// A helper under way: killed, with its process group, when dropped before its end.
+/// How long a helper that was given up has to end by itself, so that it leaves nothing behind (shared memory, say).
+const GRACE: Duration = Duration::from_millis(300);
+
+/// A helper under way: ended, with its process group, when dropped before its end.
 struct Running {
     child: Child,
     group: Option<Pid>,
@@ -157,13 +160,10 @@ struct Running {
 
 impl Running {
     fn spawn(mut command: Command, program: &std::path::Path) -> Result<Self, HelperError> {
-        let child = command
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|source| HelperError::Spawn {
-                program: program.to_path_buf(),
-                source,
-            })?;
+        let child = command.spawn().map_err(|source| HelperError::Spawn {
+            program: program.to_path_buf(),
+            source,
+        })?;
         let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         Ok(Self { child, group })
     }
@@ -179,8 +179,15 @@ impl Drop for Running {
         if let Some(group) = self.group.take()
             && self.child.id().is_some()
         {
-            // It may have ended this moment: then there is nobody to kill.
-            let _ = kill_process_group(group, Signal::KILL);
+            // It may have ended this moment: then there is nobody to end, here and below.
+            let _ = kill_process_group(group, Signal::TERM);
+            let end = move || {
+                std::thread::sleep(GRACE);
+                let _ = kill_process_group(group, Signal::KILL);
+            };
+            if std::thread::Builder::new().spawn(end).is_err() {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
         }
     }
 }
