@@ -654,7 +654,11 @@ impl CheckIn {
                 Why::NotEnabled(address) => {
                     info!(%address, "not proxying to master address since we aren't in the enabled proxies list");
                 }
-                Why::NoAddress(db) => error!(%db, "cannot resolve the master's address, closing connections to master"),
+                Why::NoAddress(db) => error!(
+                    %db,
+                    "cannot resolve the master's address, closing connections to master: see what its keeper advertises \
+                     (--pg-advertise-address)"
+                ),
                 Why::OwnAddress(address) => {
                     error!(%address, "the master's address is our own, closing connections to master: give the \
                                       proxy another --port, or the keeper another address");
