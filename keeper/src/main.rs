@@ -15,6 +15,7 @@ use keeper::keeper::{Parts, Signals, data_of, run};
 use keeper::local::LocalState;
 use keeper::metrics::Metrics;
 use keeper::postgres::files::data_major;
+use keeper::postgres::files::remove_leftovers;
 use keeper::postgres::lock::DataDirLock;
 use keeper::postgres::programs::{NEWEST_MAJOR, Programs};
 use keeper::postgres::state::{Uid, choose_uid};
@@ -75,6 +76,7 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
         .transpose()?;
     if lock.is_some() {
         info!("exclusive lock on data dir taken");
+        remove_leftovers(&config.data_dir)?;
     }
     let local = LocalState::load(&config.data_dir)?;
     let me = take_uid(&local, config.uid.as_deref())?;

@@ -1,6 +1,7 @@
 //! What bad input gets: an error that names the thing, exit status 1, and nothing touched.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -135,6 +136,59 @@ async fn a_keeper_refuses_a_directory_that_is_not_its_own() {
     // a place where nothing can be made
     let options: Vec<&str> = KEEPER.iter().copied().chain(["--data-dir=/proc/stolon"]).collect();
     refused(&place, "stolon-keeper", &options, "/proc/stolon").await;
+}
+
+/// keeper 2.5 and I16: a full disk is told with its file, no half-written file stays, nor what a killed keeper left.
+#[tokio::test]
+async fn a_keeper_on_a_full_disk_says_so_and_leaves_no_half_written_file() {
+    let place = Place::make();
+    let dir = place.data_dir("full");
+    fs::create_dir(&dir).unwrap();
+    let Some(disk) = SmallDisk::mount(&dir) else {
+        return; // only root may mount: nothing to fill
+    };
+    for name in ["lock", "pgpass.left"] {
+        fs::write(dir.join(name), "").unwrap();
+    }
+    if let Some(user) = &place.user {
+        for path in [&dir, &dir.join("lock"), &dir.join("pgpass.left")] {
+            std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid)).unwrap();
+        }
+    }
+    fs::write(dir.join("filler"), vec![b'x'; 1 << 20]).unwrap_err();
+    let data_dir = format!("--data-dir={}", dir.display());
+    let options: Vec<&str> = KEEPER.iter().copied().chain([data_dir.as_str()]).collect();
+    refused(&place, "stolon-keeper", &options, "free space on its file system").await;
+    let mut names: Vec<_> = fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["filler", "lock"]);
+    drop(disk);
+}
+
+/// A file system of a few pages in memory; unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Option<Self> {
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", "size=64k,mode=700", "none"]).arg(at);
+        let mounted = command.stderr(Stdio::null()).status();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} is still mounted", self.0.display());
+        }
+    }
 }
 
 /// cli 4, 5 and 18: the other daemons.

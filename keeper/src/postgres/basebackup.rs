@@ -54,8 +54,8 @@ impl Instance {
         const ACT: &str = "write the password file for pg_basebackup";
         let config = self.config();
         let login = &config.replication;
-        let password_file =
-            PasswordFile::write(&copy.source, login).map_err(|source| InstanceError::Process { act: ACT, source })?;
+        let password_file = PasswordFile::write(self.scratch_dir(), &copy.source, login)
+            .map_err(|source| InstanceError::Process { act: ACT, source })?;
         let mut command = environment::command(&self.programs().path("pg_basebackup"));
         if let Some(file) = &password_file {
             command.env("PGPASSFILE", file.path());

@@ -74,12 +74,12 @@ pub fn copy_conninfo(application_name: &str, source: &Address, login: &Login) ->
 pub struct PasswordFile(NamedTempFile);
 
 impl PasswordFile {
-    /// Writes the file for a connection to `source`; `None` when the login needs no password.
-    pub fn write(source: &Address, login: &Login) -> io::Result<Option<Self>> {
+    /// Writes the file into `dir` for a connection to `source`; `None` when the login needs no password.
+    pub fn write(dir: &Path, source: &Address, login: &Login) -> io::Result<Option<Self>> {
         let Some(password) = login.password() else {
             return Ok(None);
         };
-        let mut file = tempfile::Builder::new().prefix("pgpass.").tempfile()?;
+        let mut file = tempfile::Builder::new().prefix("pgpass.").tempfile_in(dir)?;
         file.write_all(passfile_line(source, &login.user, password).as_bytes())?;
         Ok(Some(Self(file)))
     }
@@ -160,8 +160,15 @@ mod tests {
             passfile_line(&source, "r:u", "a\\b:c'"),
             "fd00\\:\\:1:5432:*:r\\:u:a\\\\b\\:c'\n"
         );
-        assert!(PasswordFile::write(&source, &login(None)).unwrap().is_none());
-        let file = PasswordFile::write(&source, &login(Some("pw"))).unwrap().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        assert!(
+            PasswordFile::write(dir.path(), &source, &login(None))
+                .unwrap()
+                .is_none()
+        );
+        let file = PasswordFile::write(dir.path(), &source, &login(Some("pw")))
+            .unwrap()
+            .unwrap();
         let path = file.path().to_path_buf();
         assert!(std::fs::read_to_string(&path).unwrap().ends_with(":pw\n"));
         drop(file);

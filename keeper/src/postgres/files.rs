@@ -66,6 +66,24 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FileError> {
     attempt().map_err(FileError::new("write", path))
 }
 
+/// Temporary files that a killed keeper may have left in its directory, by the beginning of their names.
+const LEFTOVERS: [&str; 4] = ["keeperstate.", "dbstate.", "pgpass.", "initdb."];
+
+/// Removes the temporary files that a killed keeper left beside its data directory, some with a password in them
+/// (keeper I16). Only while the directory is locked.
+pub fn remove_leftovers(dir: &Path) -> Result<(), FileError> {
+    for entry in fs::read_dir(dir).map_err(FileError::new("list", dir))?.flatten() {
+        let name = entry.file_name();
+        let is_leftover = LEFTOVERS
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix));
+        if is_leftover && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            fs::remove_file(entry.path()).map_err(FileError::new("remove", entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
 /// What must exist in a data directory that initdb has made (keeper 12.2; in majors 12 to 18 all of it does).
 const PARTS: [&str; 18] = [
     "PG_VERSION",

@@ -34,7 +34,9 @@ impl Instance {
         let mut password_file = None;
         if let Some(password) = config.superuser.password() {
             let write = || {
-                let mut file = tempfile::Builder::new().prefix("initdb.").tempfile()?;
+                let mut file = tempfile::Builder::new()
+                    .prefix("initdb.")
+                    .tempfile_in(self.scratch_dir())?;
                 writeln!(file, "{password}")?;
                 Ok(file)
             };

@@ -226,6 +226,12 @@ impl Instance {
         &self.config
     }
 
+    /// Where temporary files with passwords go: beside the data directory, where the next start removes what a killed
+    /// keeper left (keeper I16).
+    pub(crate) fn scratch_dir(&self) -> &std::path::Path {
+        self.config.data.parent().unwrap_or(&self.config.data)
+    }
+
     /// The programs that it runs.
     pub fn programs(&self) -> &Programs {
         &self.programs
