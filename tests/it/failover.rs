@@ -26,7 +26,7 @@ async fn a_killed_postgres_comes_back_without_a_failover() {
             .ok_or("none")
     })
     .await;
-    served_again(&writers).await;
+    writers.served_again().await;
     cluster.settled("keeper0", &Role::Master).await;
     cluster.settled("keeper1", &Role::Standby).await;
     let after = cluster.data().await.unwrap();
@@ -47,7 +47,7 @@ async fn sigterm_fails_over_in_seconds_although_failinterval_is_120s_loses_nothi
     let start = now();
     cluster.process("keeper0").signal(Signal::TERM);
     let elected = cluster.another_master("keeper0", LATER).await;
-    served_again(&writers).await;
+    writers.served_again().await;
     let took = now().since(start);
     assert_eq!(elected, "keeper1");
     assert!(
@@ -315,23 +315,8 @@ async fn a_master_restarted_on_another_port_stays_master() {
 async fn write_through_the_proxy(cluster: &Cluster) -> Writers {
     Writers::make_table(&cluster.sql("proxy0").await).await.unwrap();
     let writers = Writers::start(&cluster.config("proxy0"), 4);
-    served_again(&writers).await;
+    writers.served_again().await;
     writers
-}
-
-/// Waits until each of the clients has committed some more rows.
-async fn served_again(writers: &Writers) {
-    let before: Vec<i64> = writers.met().iter().map(Met::rows).collect();
-    eventually("all clients to be served", LATER, async || {
-        let behind = writers
-            .met()
-            .iter()
-            .zip(&before)
-            .filter(|(met, before)| met.rows() < *before + 10)
-            .count();
-        check(behind == 0, || format!("{behind} are not"))
-    })
-    .await;
 }
 
 async fn nothing_lost(cluster: &Cluster, met: Vec<Met>) {

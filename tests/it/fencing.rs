@@ -9,7 +9,7 @@ use stolon_tests::process::Signal;
 use stolon_tests::sql::Sql;
 use stolon_tests::tcp_relay::{TcpRelay, Weather};
 use stolon_tests::wait::eventually;
-use stolon_tests::writers::{Met, Writers, lost_rows_after};
+use stolon_tests::writers::{Writers, lost_rows_after};
 
 /// fencing 4.2, F-3: the proxy stands still with a statement on its way to the old master and an answer on its way
 /// back; when it goes on, the new master is published, and neither is carried.
@@ -109,7 +109,7 @@ async fn a_stopped_store_lets_nobody_acknowledge_for_the_old_master() {
     let watch = watch_data(&cluster);
     published(&watch, "keeper1").await;
     let at_publication = writers.met();
-    acknowledged_again(&writers).await;
+    writers.served_again().await;
     let sql = cluster.sql("keeper1").await;
     assert_eq!(
         lost_rows_after(&sql, &at_publication, &writers.stop()).await.unwrap(),
@@ -144,7 +144,7 @@ async fn fails_over_while(worsen: impl Fn(&TcpRelay), mend: impl Fn(&TcpRelay)) 
     let direct = cluster.sql("keeper0").await;
     assert_eq!(direct.value("select pg_is_in_recovery()").await.unwrap(), "f");
     mend(&relay);
-    acknowledged_again(&writers).await;
+    writers.served_again().await;
 
     let met = writers.stop();
     let sql = Sql::connect(&cluster.config("keeper1")).await.unwrap();
@@ -180,19 +180,4 @@ async fn published(watch: &Watch, keeper: &str) {
     tokio::time::timeout(LATER, named)
         .await
         .expect("another master is published in time");
-}
-
-/// Waits until each of the clients has committed some more rows.
-async fn acknowledged_again(writers: &Writers) {
-    let before: Vec<i64> = writers.met().iter().map(Met::rows).collect();
-    eventually("all clients to be served", LATER, async || {
-        let behind = writers
-            .met()
-            .iter()
-            .zip(&before)
-            .filter(|(met, before)| met.rows() < *before + 10)
-            .count();
-        check(behind == 0, || format!("{behind} are not"))
-    })
-    .await;
 }

@@ -10,8 +10,9 @@ use control::clock::Boottime;
 use tokio::task::JoinHandle;
 use tokio_postgres::Config;
 
+use crate::cluster::{LATER, check};
 use crate::sql::Sql;
-use crate::wait::now;
+use crate::wait::{eventually, now};
 
 /// The pause between two tries to connect, so that a closed door is not hammered on.
 const KNOCK_EVERY: Duration = Duration::from_millis(10);
@@ -102,6 +103,21 @@ impl Writers {
     /// The rows acknowledged so far, of all clients.
     pub fn rows(&self) -> i64 {
         self.met().iter().map(Met::rows).sum()
+    }
+
+    /// Waits until each of the clients has committed some more rows.
+    pub async fn served_again(&self) {
+        let before: Vec<i64> = self.met().iter().map(Met::rows).collect();
+        eventually("all clients to be served", LATER, async || {
+            let behind = self
+                .met()
+                .iter()
+                .zip(&before)
+                .filter(|(met, before)| met.rows() < *before + 10)
+                .count();
+            check(behind == 0, || format!("{behind} are not"))
+        })
+        .await;
     }
 
     /// Starts to measure gaps and errors anew.
