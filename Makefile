@@ -1,6 +1,8 @@
 # make               release build, and bin/ with links to the four programs
 # make demo          installs what is missing, builds, and shows a cluster surviving its master
 # make test          format, lints, unit, golden and end-to-end tests
+# make bench         measures stolon-proxy beside HAProxy, nginx and PgBouncer, and writes benches/RESULTS.*
+# make bench-quick   the same in a few minutes, to the terminal only; ARGS='--load=bulk' for a part of it
 # make bench-failover  measures the gap that clients see; ARGS='--help' for the choices
 #
 # Everything is done by cargo or by a script; this file only names it.
@@ -11,7 +13,7 @@ TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps --offline | sed 
 PROGRAMS = stolonctl stolon-sentinel stolon-keeper stolon-proxy
 ARGS ?=
 
-.PHONY: build deps demo test bench-failover clean
+.PHONY: build deps demo test bench bench-quick bench-failover clean
 
 build:
 	@scripts/install-deps build
@@ -32,6 +34,17 @@ test: deps
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) build --workspace --all-targets --locked
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} $(CARGO) test --workspace --locked --no-fail-fast
+
+bench: bench-programs
+	"$(TARGET)/release/bench-proxy" --write benches $(ARGS)
+
+bench-quick: bench-programs
+	"$(TARGET)/release/bench-proxy" --quick $(ARGS)
+
+.PHONY: bench-programs
+bench-programs: build
+	@scripts/install-deps bench
+	$(CARGO) build --release --locked --bin bench-proxy
 
 bench-failover: deps build
 	$(CARGO) build --release --locked --bin bench-failover

@@ -1,3 +1,4 @@
 //! Measurements shared by the benchmark programs.
 
 pub mod failover;
+pub mod proxy;

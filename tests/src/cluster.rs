@@ -343,6 +343,17 @@ impl Cluster {
         self.slot(name).process()
     }
 
+    /// The name of the program that runs as this process.
+    pub fn name_of(&self, pid: u32) -> Option<String> {
+        let mut running = self
+            .slots
+            .iter()
+            .filter_map(|(name, slot)| Some((name, slot.process.as_ref()?)));
+        running
+            .find(|(_, process)| process.pid() == pid)
+            .map(|(name, _)| name.clone())
+    }
+
     /// The TCP port of a keeper's PostgreSQL or of a proxy.
     ///
     /// # Panics

@@ -11,6 +11,7 @@ pub mod place;
 pub mod ports;
 pub mod process;
 pub mod sql;
+pub mod stand_in;
 pub mod tcp_relay;
 pub mod wait;
 pub mod writers;

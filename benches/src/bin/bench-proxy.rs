@@ -1,0 +1,138 @@
+//! Measures stolon-proxy beside HAProxy, nginx and PgBouncer, in front of the same servers.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use benches::proxy::loads::{self, Load};
+use benches::proxy::machine::{Congestion, Machine};
+use benches::proxy::report::{json, markdown, plot, table};
+use benches::proxy::site::{Site, server_program};
+use benches::proxy::size::Size;
+use benches::proxy::standards::judge;
+use benches::proxy::{Results, measure, plain};
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Measures stolon-proxy beside HAProxy, nginx and PgBouncer, in front of the same PostgreSQL.
+///
+/// Must be root: it sets the machine's TCP congestion control, and puts back what was there. Prints a table for every
+/// load as it is done, and the standards at the end.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Small loads and few rounds: to see that it works
+    #[arg(long)]
+    quick: bool,
+    /// Runs of every load with every peer [default: 7, or 2 with --quick]
+    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: Option<u16>,
+    /// Only this load, or those whose names begin so (more than once, if need be): --load=bulk
+    #[arg(long = "load", value_name = "NAME")]
+    loads: Vec<String>,
+    /// Lists the loads, and ends
+    #[arg(long)]
+    list: bool,
+    /// Writes RESULTS.md, RESULTS.json and RESULTS.svg to this directory
+    #[arg(long, value_name = "DIRECTORY")]
+    write: Option<PathBuf>,
+    /// Writes every value of every round to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[arg(long, hide = true, value_name = "PORT AND NAME")]
+    serve_plain: Option<String>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    if let Some(what) = &args.serve_plain {
+        return plain::serve(what);
+    }
+    let size = Size {
+        rounds: args.rounds.map_or_else(|| size(&args).rounds, usize::from),
+        ..size(&args)
+    };
+    let chosen = chosen(&args.loads)?;
+    if args.list {
+        for load in chosen {
+            println!("{:20} {}", load.name, load.title(&size));
+        }
+        return Ok(());
+    }
+    // thousands of connections, here and in the programs that we start
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).context("raise the limit of open files")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("make a runtime")?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        // the values that it holds end what it has started, and put the congestion control back
+        tokio::select! {
+            done = run(&args, &size, &chosen) => done,
+            _ = interrupt.recv() => bail!("interrupted"),
+            _ = terminate.recv() => bail!("terminated"),
+        }
+    })
+}
+
+fn size(args: &Args) -> Size {
+    if args.quick { Size::quick() } else { Size::full() }
+}
+
+fn chosen(names: &[String]) -> anyhow::Result<Vec<Load>> {
+    for name in names {
+        if !loads::ALL.iter().any(|load| load.name.starts_with(name.as_str())) {
+            let all: Vec<&str> = loads::ALL.iter().map(|load| load.name).collect();
+            bail!("--load={name}: the loads are {}", all.join(", "));
+        }
+    }
+    let wanted = |load: &&Load| names.is_empty() || names.iter().any(|name| load.name.starts_with(name.as_str()));
+    Ok(loads::ALL.iter().filter(wanted).copied().collect())
+}
+
+async fn run(args: &Args, size: &Size, chosen: &[Load]) -> anyhow::Result<()> {
+    let machine = Machine::look(&server_program());
+    for (name, version) in &machine.versions {
+        if version.is_empty() {
+            bail!("{name} is not installed: scripts/install-deps bench, as root");
+        }
+    }
+    let congestion = Congestion::remember()?;
+    congestion.set("reno")?;
+    eprintln!("starting PostgreSQL, etcd and the proxies");
+    let mut site = Box::pin(Site::make(size)).await?;
+    let mut rows = Vec::new();
+    for load in chosen {
+        let row = measure(*load, &mut site, size, &congestion, |text| eprintln!("{text}")).await?;
+        println!("\n{}: {}\n\n{}", row.load, row.title, table::row(&row));
+        rows.push(row);
+    }
+    let results = Results {
+        machine,
+        size: size.clone(),
+        rows,
+    };
+    println!("\n{}", table::verdicts(&judge(&results.rows)));
+    let as_json = || serde_json::to_string_pretty(&json::json(&results)).context("write JSON");
+    if let Some(path) = &args.json {
+        std::fs::write(path, as_json()?).with_context(|| format!("write {}", path.display()))?;
+    }
+    if let Some(dir) = &args.write {
+        for (name, text) in [
+            ("RESULTS.md", markdown::page(&results, "RESULTS.svg")),
+            ("RESULTS.json", as_json()?),
+            ("RESULTS.svg", plot::svg(&results.rows)),
+        ] {
+            let path = dir.join(name);
+            std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        }
+    }
+    Ok(())
+}

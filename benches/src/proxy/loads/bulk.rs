@@ -1,0 +1,120 @@
+//! As many bytes as the path carries, from a plain server that sends or takes 256 KiB at a time.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use super::costing;
+use crate::proxy::figures::{CPU_PER_GB, GB_PER_SECOND, Sample};
+use crate::proxy::peers::Peer;
+use crate::proxy::plain::{CHUNK_BYTES, Request};
+use crate::proxy::site::Site;
+use crate::proxy::size::Size;
+
+/// How long a stream may stand still.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Streams of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bulk {
+    pub(super) streams: usize,
+    pub(super) up: bool,
+    pub(super) congestion: &'static str,
+}
+
+/// From the server to the client.
+pub(super) const fn down(streams: usize) -> Bulk {
+    Bulk {
+        streams,
+        up: false,
+        congestion: "reno",
+    }
+}
+
+/// From the client to the server.
+pub(super) const fn up(streams: usize) -> Bulk {
+    Bulk {
+        streams,
+        up: true,
+        congestion: "reno",
+    }
+}
+
+/// The same with another congestion control.
+pub(super) const fn bbr(bulk: Bulk) -> Bulk {
+    Bulk {
+        congestion: "bbr",
+        ..bulk
+    }
+}
+
+impl Bulk {
+    pub(super) fn title(self, size: &Size) -> String {
+        let gigabytes = size.bulk_bytes / 1_000_000_000;
+        let streams = if self.streams == 1 { "1 stream" } else { "4 streams" };
+        let way = if self.up { "to the server" } else { "to the client" };
+        format!("bulk of {gigabytes} GB {way}, {streams}, {}", self.congestion)
+    }
+
+    pub(super) async fn run(self, site: &Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+        let instance = site.plain(peer);
+        let (port, each) = (instance.port, size.bulk_bytes / self.streams as u64);
+        let carried = async {
+            let streams: Vec<_> = (0..self.streams)
+                .map(|_| tokio::task::spawn_blocking(move || if self.up { give(port, each) } else { take(port, each) }))
+                .collect();
+            for stream in streams {
+                stream.await.context("the stream's thread")??;
+            }
+            Ok(())
+        };
+        let cost = costing(instance, carried).await?;
+        let gigabytes = (each * self.streams as u64) as f64 / 1e9;
+        let mut sample = vec![(GB_PER_SECOND, gigabytes / cost.took.as_secs_f64())];
+        if peer != Peer::Direct {
+            sample.push((CPU_PER_GB, cost.cpu.as_secs_f64() * 1000.0 / gigabytes));
+        }
+        Ok(sample)
+    }
+}
+
+fn connect(port: u16, request: Request) -> anyhow::Result<TcpStream> {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).context("connect")?;
+    socket.set_read_timeout(Some(PATIENCE)).context("set a timeout")?;
+    socket.set_write_timeout(Some(PATIENCE)).context("set a timeout")?;
+    socket.write_all(&request.bytes()).context("ask")?;
+    Ok(socket)
+}
+
+fn take(port: u16, bytes: u64) -> anyhow::Result<()> {
+    let mut socket = connect(port, Request::Send(bytes))?;
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut taken = 0;
+    loop {
+        match socket.read(&mut chunk).context("read")? {
+            0 => break,
+            read => taken += read as u64,
+        }
+    }
+    ensure!(taken == bytes, "{taken} bytes of {bytes} came");
+    Ok(())
+}
+
+fn give(port: u16, bytes: u64) -> anyhow::Result<()> {
+    let mut socket = connect(port, Request::Take(bytes))?;
+    let chunk = vec![b'x'; CHUNK_BYTES];
+    let mut left = bytes;
+    while left > 0 {
+        let now = left.min(CHUNK_BYTES as u64) as usize;
+        socket.write_all(&chunk[..now]).context("write")?;
+        left -= now as u64;
+    }
+    let mut answer = [0];
+    socket.read_exact(&mut answer).context("hear that all came")?;
+    ensure!(answer == *b"k", "the server says {answer:?}");
+    // the server may have closed already
+    let _ = socket.shutdown(Shutdown::Both);
+    Ok(())
+}

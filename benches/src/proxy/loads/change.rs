@@ -1,0 +1,86 @@
+//! A new master, published in etcd by one commit: how long until a client is served by it. The client that was
+//! connected to the old one is dropped, connects again at once, and hears from the new one.
+
+use std::io;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use stolon_tests::wait::now;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::proxy::figures::{FIRST_BYTE, FIRST_BYTE_MAX, Sample, Series};
+use crate::proxy::peers::Peer;
+use crate::proxy::plain::Request;
+use crate::proxy::site::Site;
+use crate::proxy::size::Size;
+
+/// How long one change may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) async fn run(site: &mut Site, size: &Size) -> anyhow::Result<Sample> {
+    let port = site.plain(Peer::Stolon).port;
+    let mut times = Series::default();
+    for number in 1..=size.changes {
+        let to = number % 2;
+        let (old, new) = (site.server_name(1 - to), site.server_name(to));
+        let mut client = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
+        ensure!(
+            ask(&mut client).await.context("ask")? == Some(old),
+            "not the old master"
+        );
+        let served = tokio::spawn(async move {
+            // the old master's end is what tells a client to connect again
+            let mut rest = [0; 8];
+            while client.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+            loop {
+                let Ok(mut client) = TcpStream::connect(("127.0.0.1", port)).await else {
+                    continue;
+                };
+                match ask(&mut client).await {
+                    Ok(Some(name)) if name == new => return now(),
+                    _ => {}
+                }
+            }
+        });
+        // before the commit: the time of the commit itself is in the figure
+        let start = now();
+        site.lead_to(to).await?;
+        let served = tokio::time::timeout(PATIENCE, served).await;
+        let served = served
+            .context("the new master's byte does not come")?
+            .context("the client")?;
+        times.push(served.since(start).as_secs_f64() * 1000.0);
+    }
+    if size.changes % 2 == 1 {
+        site.lead_to(0).await?;
+        back(port, site.server_name(0)).await?;
+    }
+    Ok(vec![(FIRST_BYTE, times.median()), (FIRST_BYTE_MAX, times.spread().1)])
+}
+
+/// Waits until the first server is led to again.
+async fn back(port: u16, name: u8) -> anyhow::Result<()> {
+    let led = async {
+        loop {
+            let Ok(mut client) = TcpStream::connect(("127.0.0.1", port)).await else {
+                continue;
+            };
+            if ask(&mut client).await.is_ok_and(|answer| answer == Some(name)) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, led)
+        .await
+        .context("the first master's byte does not come")
+}
+
+/// Asks the server for its name; `None` when the connection ends.
+async fn ask(client: &mut TcpStream) -> io::Result<Option<u8>> {
+    client.set_nodelay(true)?;
+    client.write_all(&Request::Name.bytes()).await?;
+    let mut name = [0];
+    let read = client.read(&mut name).await?;
+    Ok((read > 0).then_some(name[0]))
+}

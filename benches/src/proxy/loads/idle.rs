@@ -1,0 +1,170 @@
+//! Thousands of connections that have had their say and stand idle, and then the drop of all of them at once.
+
+use std::io;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use control::clock::Boottime;
+use stolon_tests::wait::now;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
+
+use super::pgbench::scrape;
+use crate::proxy::figures::{
+    ALL_DROPPED, DESCRIPTORS_PER_CONNECTION, FORWARDING_STOPPED, LAST_CLOSE, MEMORY_PER_CONNECTION, Sample,
+};
+use crate::proxy::peers::{Instance, Peer};
+use crate::proxy::plain::Request;
+use crate::proxy::site::Site;
+use crate::proxy::size::Size;
+use crate::proxy::usage;
+
+/// Connections before those that count: what a program needs once, it has then.
+const WARM_UP: usize = 200;
+/// Connections that are being opened at once.
+const AT_ONCE: usize = 50;
+/// How long one connection, one command or the end of all may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) async fn run(site: &mut Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    let instance = site.fresh(peer).await?;
+    let sample = measure(site, peer, &instance, size).await;
+    // the stolon-proxies that stay lead to the first server again
+    site.lead_to(0).await?;
+    site.end(instance).await;
+    sample
+}
+
+async fn measure(site: &mut Site, peer: Peer, instance: &Instance, size: &Size) -> anyhow::Result<Sample> {
+    let pids = &instance.pids;
+    drop(open(instance.port, WARM_UP).await?);
+    let idle_descriptors = settled(|| usage::descriptors(pids)).await?;
+    let memory = usage::anonymous_bytes(pids)?;
+    let connections = open(instance.port, size.idle).await?;
+    let count = connections.len() as f64;
+    let descriptors = usage::descriptors(pids)? - idle_descriptors;
+    let grown = usage::anonymous_bytes(pids)?.saturating_sub(memory);
+    let mut sample = vec![
+        (MEMORY_PER_CONNECTION, grown as f64 / 1024.0 / count),
+        (DESCRIPTORS_PER_CONNECTION, descriptors as f64 / count),
+    ];
+    match peer {
+        Peer::Haproxy | Peer::HaproxyTuned => {
+            let commands = instance.commands.clone().context("HAProxy takes commands")?;
+            let command = async move {
+                let mut socket = UnixStream::connect(&commands).await.context("HAProxy's socket")?;
+                let command = b"shutdown sessions server postgres/master\n";
+                socket.write_all(command).await.context("HAProxy's socket")?;
+                let mut answer = String::new();
+                socket.read_to_string(&mut answer).await.context("HAProxy's socket")?;
+                ensure!(answer.trim().is_empty(), "HAProxy says {answer:?}");
+                anyhow::Ok(())
+            };
+            let took = dropped(connections, command).await?;
+            sample.push((LAST_CLOSE, took.as_secs_f64() * 1000.0));
+        }
+        Peer::Stolon | Peer::StolonScraped | Peer::StolonTwoThreads => {
+            let took = dropped(connections, site.lead_to(1)).await?;
+            sample.push((LAST_CLOSE, took.as_secs_f64() * 1000.0));
+            let metrics = scrape(instance.metrics.context("the proxy has metrics")?).await?;
+            for (figure, name) in [
+                (FORWARDING_STOPPED, "stolon_proxy_last_stop_seconds"),
+                (ALL_DROPPED, "stolon_proxy_last_drop_seconds"),
+            ] {
+                let line = metrics
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+                let seconds: f64 = line
+                    .and_then(|line| line.parse().ok())
+                    .with_context(|| format!("no {name}"))?;
+                sample.push((figure, seconds * 1000.0));
+            }
+        }
+        // they have no command for it
+        Peer::Direct | Peer::Nginx | Peer::Pgbouncer => drop(connections),
+    }
+    Ok(sample)
+}
+
+/// Opens connections, lets each ask the server for its name, and keeps them.
+async fn open(port: u16, count: usize) -> anyhow::Result<Vec<TcpStream>> {
+    let mut under_way = JoinSet::new();
+    let mut connections = Vec::with_capacity(count);
+    for _ in 0..count {
+        if under_way.len() == AT_ONCE {
+            let opened = under_way.join_next().await.context("some are under way")?;
+            connections.push(opened.context("open a connection")??);
+        }
+        under_way.spawn(async move {
+            let ask = async {
+                let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
+                socket.write_all(&Request::Name.bytes()).await?;
+                let mut name = [0];
+                socket.read_exact(&mut name).await?;
+                io::Result::Ok(socket)
+            };
+            let asked = tokio::time::timeout(PATIENCE, ask).await;
+            asked
+                .context("open a connection: no answer")?
+                .context("open a connection")
+        });
+    }
+    while let Some(opened) = under_way.join_next().await {
+        connections.push(opened.context("open a connection")??);
+    }
+    Ok(connections)
+}
+
+/// From the command's start to the end of the last connection.
+async fn dropped(
+    connections: Vec<TcpStream>,
+    command: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<Duration> {
+    let mut ends = JoinSet::new();
+    for connection in connections {
+        ends.spawn(ended(connection));
+    }
+    let start = now();
+    command.await?;
+    let mut last = start;
+    let all = async {
+        while let Some(end) = ends.join_next().await {
+            last = last.max(end?);
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, all)
+        .await
+        .context("not all connections were closed")??;
+    Ok(last.since(start))
+}
+
+/// When the connection ended, in whatever way.
+async fn ended(socket: TcpStream) -> Boottime {
+    let mut rest = [0; 64];
+    loop {
+        // an error is an end as well, and tells of itself below
+        let _ = socket.readable().await;
+        match socket.try_read(&mut rest) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return now(),
+        }
+    }
+}
+
+/// The value once it is the same twice.
+async fn settled(look: impl Fn() -> anyhow::Result<usize>) -> anyhow::Result<usize> {
+    let start = now();
+    let mut last = look()?;
+    while now().since(start) < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let value = look()?;
+        if value == last {
+            return Ok(value);
+        }
+        last = value;
+    }
+    Ok(last)
+}

@@ -1,0 +1,73 @@
+//! One client's answers, one by one, alone or beside another client's COPY through the same proxy.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use stolon_tests::wait::now;
+
+use super::copy;
+use crate::proxy::figures::{P50, P99, P999, Sample};
+use crate::proxy::peers::Peer;
+use crate::proxy::site::{Site, run as run_program};
+use crate::proxy::size::Size;
+
+/// How long one COPY may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Answers that are not counted: they wait for caches.
+const WARM_UP: usize = 200;
+
+pub(super) async fn run(site: &Site, peer: Peer, beside_copy: bool, size: &Size) -> anyhow::Result<Sample> {
+    if !beside_copy {
+        return ask(site, peer, size).await;
+    }
+    tokio::select! {
+        sample = ask(site, peer, size) => sample,
+        error = copy_all_the_time(site, peer) => Err(error),
+    }
+}
+
+async fn ask(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    let client = site.connect(peer).await?;
+    let statement = client
+        .prepare("select abalance from pgbench_accounts where aid = $1")
+        .await
+        .context("prepare")?;
+    let accounts = i32::try_from(size.scale * 100_000).context("as many accounts as pgbench counts")?;
+    let mut micros = Vec::with_capacity(100_000);
+    let mut start = now();
+    let mut end = start + size.span;
+    let mut account = 0;
+    loop {
+        if micros.len() == WARM_UP && account == WARM_UP as i32 {
+            micros.clear();
+            end = now() + size.span;
+        }
+        account = 1 + account % accounts;
+        tokio::time::timeout(PATIENCE, client.query_one(&statement, &[&account]))
+            .await
+            .context("no answer")?
+            .context("select")?;
+        let answered = now();
+        micros.push(answered.since(start).as_secs_f64() * 1e6);
+        start = answered;
+        if start >= end {
+            break;
+        }
+    }
+    micros.sort_by(f64::total_cmp);
+    let percentile = |per_mille: usize| micros[(micros.len() * per_mille / 1000).min(micros.len() - 1)];
+    Ok(vec![
+        (P50, percentile(500)),
+        (P99, percentile(990)),
+        (P999, percentile(999)),
+    ])
+}
+
+/// One COPY after the other, until one fails.
+async fn copy_all_the_time(site: &Site, peer: Peer) -> anyhow::Error {
+    loop {
+        if let Err(error) = run_program(copy::out(site, peer), PATIENCE).await {
+            return error.context("the COPY beside");
+        }
+    }
+}

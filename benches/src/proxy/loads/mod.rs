@@ -1,0 +1,171 @@
+//! What the proxies have to carry. A load is run once a round with every peer that can carry it, and gives figures.
+
+mod bulk;
+mod change;
+mod copy;
+mod idle;
+mod latency;
+mod pgbench;
+mod stalled;
+
+use std::future::Future;
+use std::time::Duration;
+
+use control::clock::Boottime;
+use stolon_tests::wait::now;
+
+use self::bulk::Bulk;
+use self::copy::Way;
+use self::pgbench::Script;
+use super::figures::Sample;
+use super::peers::{Instance, Peer};
+use super::site::Site;
+use super::size::Size;
+use super::usage;
+
+/// A load by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// As on the command line and in the JSON.
+    pub name: &'static str,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Pgbench { script: Script, clients: usize },
+    Bulk(Bulk),
+    Copy(Way),
+    Idle,
+    Stalled,
+    Change,
+    Latency { beside_copy: bool },
+    Scrape,
+}
+
+const fn load(name: &'static str, kind: Kind) -> Load {
+    Load { name, kind }
+}
+
+const fn pgbench(script: Script, clients: usize) -> Kind {
+    Kind::Pgbench { script, clients }
+}
+
+/// All loads, in the order of the report.
+pub const ALL: [Load; 22] = [
+    load("select-1", pgbench(Script::Simple, 1)),
+    load("select-16", pgbench(Script::Simple, 16)),
+    load("select-64", pgbench(Script::Simple, 64)),
+    load("prepared-1", pgbench(Script::Prepared, 1)),
+    load("prepared-16", pgbench(Script::Prepared, 16)),
+    load("prepared-64", pgbench(Script::Prepared, 64)),
+    load("tpcb-16", pgbench(Script::TpcB, 16)),
+    load("reconnect", pgbench(Script::Reconnect, 4)),
+    load("bulk-1", Kind::Bulk(bulk::down(1))),
+    load("bulk-4", Kind::Bulk(bulk::down(4))),
+    load("bulk-up-1", Kind::Bulk(bulk::up(1))),
+    load("bulk-1-bbr", Kind::Bulk(bulk::bbr(bulk::down(1)))),
+    load("bulk-4-bbr", Kind::Bulk(bulk::bbr(bulk::down(4)))),
+    load("copy-out", Kind::Copy(Way::Out)),
+    load("copy-in", Kind::Copy(Way::In)),
+    load("latency", Kind::Latency { beside_copy: false }),
+    load("latency-beside-copy", Kind::Latency { beside_copy: true }),
+    load("idle", Kind::Idle),
+    load("stalled-reader", Kind::Stalled),
+    load("change", Kind::Change),
+    load("scrape", Kind::Scrape),
+    load("two-threads", pgbench(Script::Simple, 32)),
+];
+
+impl Load {
+    /// In words.
+    pub fn title(self, size: &Size) -> String {
+        let copied = size.copied_rows as f64 / 1e6;
+        match self.kind {
+            Kind::Pgbench { script, clients } if self.name == "two-threads" => {
+                format!("{}, {clients} clients: one relay thread against two", script.title())
+            }
+            Kind::Pgbench { script, clients: 1 } => format!("{}, 1 client", script.title()),
+            Kind::Pgbench { script, clients } => format!("{}, {clients} clients", script.title()),
+            Kind::Bulk(bulk) => bulk.title(size),
+            Kind::Copy(Way::Out) => format!("COPY … TO STDOUT of {copied} GB through psql"),
+            Kind::Copy(Way::In) => format!("COPY … FROM STDIN of {copied} GB through psql"),
+            Kind::Idle => format!("{} idle connections, and the drop of all of them", size.idle),
+            Kind::Stalled => format!(
+                "a reader that stands still for {} s during a COPY … TO STDOUT of {copied} GB",
+                size.stall.as_secs()
+            ),
+            Kind::Change => "a new master published in etcd: commit to first byte through it".to_owned(),
+            Kind::Latency { beside_copy: false } => "latency of one client's prepared select".to_owned(),
+            Kind::Latency { beside_copy: true } => {
+                "latency of one client's prepared select while another one runs COPY … TO STDOUT".to_owned()
+            }
+            Kind::Scrape => "pgbench -S, 16 clients: metrics scraped 10 times a second, or not".to_owned(),
+        }
+    }
+
+    /// Who can carry it.
+    pub fn peers(self) -> Vec<Peer> {
+        let but = |left_out: &[Peer]| {
+            Peer::ALL
+                .into_iter()
+                .filter(|peer| !left_out.contains(peer))
+                .collect::<Vec<_>>()
+        };
+        match self.kind {
+            Kind::Pgbench { .. } if self.name == "two-threads" => vec![Peer::Stolon, Peer::StolonTwoThreads],
+            Kind::Pgbench { .. } | Kind::Copy(_) | Kind::Latency { .. } => Peer::ALL.to_vec(),
+            // PgBouncer speaks PostgreSQL's protocol only
+            Kind::Bulk(bulk) if bulk.streams > 1 => [but(&[Peer::Pgbouncer]), vec![Peer::StolonTwoThreads]].concat(),
+            Kind::Bulk(_) => but(&[Peer::Pgbouncer]),
+            Kind::Idle => but(&[Peer::Direct, Peer::Pgbouncer]),
+            Kind::Stalled => Peer::ALL.to_vec(),
+            // no other learns of a master by itself
+            Kind::Change => vec![Peer::Stolon],
+            Kind::Scrape => vec![Peer::Stolon, Peer::StolonScraped],
+        }
+    }
+
+    /// The congestion control that all sockets of this load have.
+    pub fn congestion(self) -> &'static str {
+        match self.kind {
+            Kind::Bulk(bulk) => bulk.congestion,
+            _ => "reno",
+        }
+    }
+
+    /// Runs it once.
+    ///
+    /// # Errors
+    ///
+    /// A client of the load fails, or does not end in time.
+    pub async fn run(self, site: &mut Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+        match self.kind {
+            Kind::Pgbench { script, clients } => pgbench::run(site, peer, script, clients, size).await,
+            Kind::Bulk(bulk) => bulk.run(site, peer, size).await,
+            Kind::Copy(way) => copy::run(site, peer, way, size).await,
+            Kind::Idle => idle::run(site, peer, size).await,
+            Kind::Stalled => stalled::run(site, peer, size).await,
+            Kind::Change => change::run(site, size).await,
+            Kind::Latency { beside_copy } => latency::run(site, peer, beside_copy, size).await,
+            Kind::Scrape => pgbench::scraped(site, peer, size).await,
+        }
+    }
+}
+
+/// What an effort has cost the proxy, and how long it took.
+struct Cost<T> {
+    result: T,
+    cpu: Duration,
+    took: Duration,
+}
+
+/// Does something and measures the CPU time that the proxy spends meanwhile.
+async fn costing<T>(instance: &Instance, effort: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Cost<T>> {
+    let before = usage::cpu(&instance.pids)?;
+    let start: Boottime = now();
+    let result = effort.await?;
+    let took = now().since(start);
+    let cpu = usage::cpu(&instance.pids)?.saturating_sub(before);
+    Ok(Cost { result, cpu, took })
+}

@@ -1,0 +1,60 @@
+//! stolon-proxy beside its peers: the same PostgreSQL behind all of them, one load after the other, rounds interleaved.
+
+pub mod figures;
+pub mod loads;
+pub mod machine;
+pub mod peers;
+pub mod plain;
+pub mod report;
+pub mod site;
+pub mod size;
+pub mod standards;
+pub mod usage;
+
+use self::figures::Row;
+use self::loads::Load;
+use self::machine::{Congestion, Machine};
+use self::site::Site;
+use self::size::Size;
+
+/// All that one run of the benchmark gave.
+#[derive(Debug, Clone)]
+pub struct Results {
+    /// Where.
+    pub machine: Machine,
+    /// How much.
+    pub size: Size,
+    /// What was measured, in the order of the loads.
+    pub rows: Vec<Row>,
+}
+
+/// Runs one load with all its peers, `size.rounds` times, in turns: the order of the peers is reversed in every other
+/// round, so that neither a machine that slows down nor one that warms up favours anybody.
+///
+/// # Errors
+///
+/// A client of the load fails, or the congestion control cannot be set.
+pub async fn measure(
+    load: Load,
+    site: &mut Site,
+    size: &Size,
+    congestion: &Congestion,
+    mut tell: impl FnMut(String),
+) -> anyhow::Result<Row> {
+    use anyhow::Context;
+
+    congestion.set(load.congestion())?;
+    let mut row = Row::new(load.name, load.title(size));
+    for round in 0..size.rounds {
+        let mut peers = load.peers();
+        if round % 2 == 1 {
+            peers.reverse();
+        }
+        for peer in peers {
+            tell(format!("{}: round {} of {}, {peer}", load.name, round + 1, size.rounds));
+            let sample = load.run(site, peer, size).await;
+            row.add(peer, sample.with_context(|| format!("{}, {peer}", load.name))?);
+        }
+    }
+    Ok(row)
+}

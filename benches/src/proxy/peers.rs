@@ -1,0 +1,269 @@
+//! The ways to a server that are compared: none between, the peers in their configurations, and stolon-proxy.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+use stolon_tests::place::User;
+use stolon_tests::ports::Port;
+use stolon_tests::process::{self, Process, Signal};
+use stolon_tests::wait::eventually;
+use tokio::net::TcpStream;
+
+/// How long a peer may take to listen.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Clients that a peer must be able to carry, the 5,000 idle ones and some.
+const CLIENTS_MAX: usize = 6_000;
+
+/// A way to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    /// No proxy.
+    Direct,
+    /// HAProxy as it comes.
+    Haproxy,
+    /// HAProxy with one thread, splicing both ways, pipes of 1 MiB.
+    HaproxyTuned,
+    /// nginx's stream module, one worker.
+    Nginx,
+    /// PgBouncer, session pooling.
+    Pgbouncer,
+    /// stolon-proxy as it comes.
+    Stolon,
+    /// stolon-proxy with `--relay-threads=2`.
+    StolonTwoThreads,
+    /// stolon-proxy as it comes, its metrics scraped 10 times a second.
+    StolonScraped,
+}
+
+impl Peer {
+    /// All that every load is measured with, where it can carry it.
+    pub const ALL: [Self; 6] = [
+        Self::Direct,
+        Self::Haproxy,
+        Self::HaproxyTuned,
+        Self::Nginx,
+        Self::Pgbouncer,
+        Self::Stolon,
+    ];
+
+    /// As in the JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Haproxy => "haproxy",
+            Self::HaproxyTuned => "haproxy-tuned",
+            Self::Nginx => "nginx",
+            Self::Pgbouncer => "pgbouncer",
+            Self::Stolon => "stolon-proxy",
+            Self::StolonTwoThreads => "stolon-proxy-2-threads",
+            Self::StolonScraped => "stolon-proxy-scraped",
+        }
+    }
+
+    /// In words, for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Haproxy => "HAProxy",
+            Self::HaproxyTuned => "HAProxy tuned",
+            Self::Nginx => "nginx",
+            Self::Pgbouncer => "PgBouncer",
+            Self::Stolon => "stolon-proxy",
+            Self::StolonTwoThreads => "stolon-proxy, 2 threads",
+            Self::StolonScraped => "stolon-proxy, scraped",
+        }
+    }
+
+    /// Whether it is our own program.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Stolon | Self::StolonTwoThreads | Self::StolonScraped)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.title())
+    }
+}
+
+/// A way that stands: where clients connect, and whose CPU and memory it costs.
+#[derive(Debug)]
+pub struct Instance {
+    /// Where clients connect, on 127.0.0.1.
+    pub port: u16,
+    /// The processes between client and server; none on the direct way.
+    pub pids: Vec<u32>,
+    /// HAProxy's socket for commands.
+    pub commands: Option<PathBuf>,
+    /// Where stolon-proxy tells its metrics.
+    pub metrics: Option<u16>,
+    process: Option<Process>,
+    _ports: Vec<Port>,
+}
+
+impl Instance {
+    /// The direct way.
+    pub fn direct(port: u16) -> Self {
+        Self::of(port, Vec::new(), None)
+    }
+
+    /// A stolon-proxy that somebody else has started, and ends.
+    pub fn stolon(port: u16, pid: u32, metrics: u16) -> Self {
+        Self::of(port, vec![pid], Some(metrics))
+    }
+
+    fn of(port: u16, pids: Vec<u32>, metrics: Option<u16>) -> Self {
+        Self {
+            port,
+            pids,
+            commands: None,
+            metrics,
+            process: None,
+            _ports: Vec::new(),
+        }
+    }
+
+    /// Starts HAProxy, nginx or PgBouncer in front of a server on 127.0.0.1, with its files in `dir`, and waits until it
+    /// listens.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be configured, or it does not listen in time; then its log is in `dir`.
+    ///
+    /// # Panics
+    ///
+    /// For the ways that are no peer's.
+    pub async fn start(peer: Peer, server: u16, dir: &Path, user: Option<&User>) -> anyhow::Result<Self> {
+        let port = Port::free();
+        let dir = dir.join(format!("{}-{port}", peer.name()));
+        fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        let commands = dir.join("commands");
+        let (file, text) = match peer {
+            Peer::Haproxy => ("haproxy.cfg", haproxy(port.number(), server, &commands, "", "")),
+            Peer::HaproxyTuned => (
+                "haproxy.cfg",
+                haproxy(
+                    port.number(),
+                    server,
+                    &commands,
+                    "    nbthread 1\n    tune.pipesize 1048576\n",
+                    "    option splice-request\n    option splice-response\n",
+                ),
+            ),
+            Peer::Nginx => ("nginx.conf", nginx(port.number(), server, &dir)),
+            Peer::Pgbouncer => ("pgbouncer.ini", pgbouncer(port.number(), server, &dir)),
+            Peer::Direct | Peer::Stolon | Peer::StolonTwoThreads | Peer::StolonScraped => {
+                unreachable!("{peer} is not started here")
+            }
+        };
+        let configuration = dir.join(file);
+        fs::write(&configuration, text).with_context(|| format!("write {}", configuration.display()))?;
+        fs::write(dir.join("users"), "\"bench\" \"\"\n").context("write PgBouncer's users")?;
+        if let Some(user) = user {
+            std::os::unix::fs::chown(&dir, Some(user.uid), Some(user.gid)).context("give the directory away")?;
+        }
+        let mut command = match peer {
+            Peer::Haproxy | Peer::HaproxyTuned => {
+                let mut command = program("haproxy");
+                command.arg("-db").arg("-f").arg(&configuration);
+                command
+            }
+            Peer::Nginx => {
+                let mut command = program("nginx");
+                command.arg("-p").arg(&dir).arg("-c").arg(&configuration);
+                command.arg("-e").arg(dir.join("error.log"));
+                command
+            }
+            _ => {
+                let mut command = program("pgbouncer");
+                command.arg(&configuration);
+                command
+            }
+        };
+        command.current_dir(&dir);
+        let process = Process::start(peer.name(), command, user, &dir.join("output"));
+        let mut instance = Self {
+            port: port.number(),
+            pids: Vec::new(),
+            commands: matches!(peer, Peer::Haproxy | Peer::HaproxyTuned).then_some(commands),
+            metrics: None,
+            process: Some(process),
+            _ports: vec![port],
+        };
+        instance.listens(peer).await;
+        Ok(instance)
+    }
+
+    async fn listens(&mut self, peer: Peer) {
+        let Some(process) = &mut self.process else { return };
+        let port = self.port;
+        eventually(format!("{peer} to listen"), PATIENCE, async || {
+            assert!(process.end().is_none(), "{peer} does not start: {}", process.tail(20));
+            TcpStream::connect(("127.0.0.1", port)).await.map(drop)
+        })
+        .await;
+        let pid = process.pid();
+        self.pids = [vec![pid], process::children(pid)].concat();
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // nginx's workers would outlive a master that is killed
+        if let Some(process) = &mut self.process {
+            process.signal(Signal::TERM);
+            for _ in 0..200 {
+                if process.end().is_some() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            for pid in self.pids.iter().filter(|pid| process::lives(**pid)) {
+                process::send(*pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// Debian keeps servers where users do not look.
+fn program(name: &str) -> Command {
+    let path = ["/usr/sbin", "/usr/local/sbin", "/usr/bin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(name))
+        .find(|path| path.exists());
+    Command::new(path.unwrap_or_else(|| name.into()))
+}
+
+fn haproxy(port: u16, server: u16, commands: &Path, global: &str, defaults: &str) -> String {
+    let commands = commands.display();
+    format!(
+        "global\n    maxconn {CLIENTS_MAX}\n    stats socket {commands} mode 600 level admin\n{global}\
+         defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n{defaults}\
+         listen postgres\n    bind 127.0.0.1:{port}\n    server master 127.0.0.1:{server}\n"
+    )
+}
+
+fn nginx(port: u16, server: u16, dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\ndaemon off;\nworker_processes 1;\npid {dir}/pid;\n\
+         error_log {dir}/error.log;\nevents {{ worker_connections {}; }}\n\
+         stream {{ server {{ listen 127.0.0.1:{port}; proxy_timeout 1h; proxy_pass 127.0.0.1:{server}; }} }}\n",
+        2 * CLIENTS_MAX + 500
+    )
+}
+
+fn pgbouncer(port: u16, server: u16, dir: &Path) -> String {
+    let users = dir.join("users");
+    format!(
+        "[databases]\n* = host=127.0.0.1 port={server}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+         unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = session\nmax_client_conn = {CLIENTS_MAX}\n\
+         default_pool_size = 100\nignore_startup_parameters = extra_float_digits\nlog_connections = 0\n\
+         log_disconnections = 0\n",
+        users.display()
+    )
+}

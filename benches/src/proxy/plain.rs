@@ -1,0 +1,161 @@
+//! A plain TCP server, in a process of its own, for what PostgreSQL cannot do here: stand thousands of connections, or
+//! send as fast as the path carries. A client's first nine bytes say what it wants.
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+use stolon_tests::ports::Port;
+use stolon_tests::process::Process;
+use stolon_tests::wait::eventually;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The option of the bench program that makes it this server; not for people.
+pub const SERVE: &str = "--serve-plain";
+/// How much is written or read at once.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+/// A request: one letter and a little-endian number.
+pub const REQUEST_BYTES: usize = 9;
+/// How long it may take to listen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a client may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// The server's name, one byte; then everything that is sent comes back.
+    Name,
+    /// So many bytes.
+    Send(u64),
+    /// To read so many bytes, and to answer with one.
+    Take(u64),
+}
+
+impl Request {
+    /// As it is sent.
+    pub fn bytes(self) -> [u8; REQUEST_BYTES] {
+        let (letter, count) = match self {
+            Self::Name => (b'n', 0),
+            Self::Send(count) => (b's', count),
+            Self::Take(count) => (b't', count),
+        };
+        let mut bytes = [letter; REQUEST_BYTES];
+        bytes[1..].copy_from_slice(&u64::to_le_bytes(count));
+        bytes
+    }
+
+    fn parse(bytes: [u8; REQUEST_BYTES]) -> Option<Self> {
+        let [letter, count @ ..] = bytes;
+        let count = u64::from_le_bytes(count);
+        match letter {
+            b'n' => Some(Self::Name),
+            b's' => Some(Self::Send(count)),
+            b't' => Some(Self::Take(count)),
+            _ => None,
+        }
+    }
+}
+
+/// The server's process.
+#[derive(Debug)]
+pub struct Plain {
+    /// What it answers to [`Request::Name`].
+    pub name: u8,
+    port: Port,
+    _process: Process,
+}
+
+impl Plain {
+    /// Starts one, and waits until it listens.
+    ///
+    /// # Errors
+    ///
+    /// Our own program cannot be found.
+    pub async fn start(name: u8, log: &std::path::Path) -> anyhow::Result<Self> {
+        let port = Port::free();
+        let program = std::env::current_exe().context("find our own program")?;
+        let mut command = Command::new(program);
+        command.arg(format!("{SERVE}={port}{}", char::from(name)));
+        let mut process = Process::start("plain server", command, None, log);
+        eventually("the plain server to listen", PATIENCE, async || {
+            assert!(process.end().is_none(), "it does not start: {}", process.tail(5));
+            TcpStream::connect(("127.0.0.1", port.number())).await.map(drop)
+        })
+        .await;
+        Ok(Self {
+            name,
+            port,
+            _process: process,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port.number()))
+    }
+}
+
+/// Is the server, until the process is killed. `what` is the port and the name, as in `12345A`.
+///
+/// # Errors
+///
+/// The port cannot be had.
+pub fn serve(what: &str) -> anyhow::Result<()> {
+    let (port, name) = what.split_at(what.len().saturating_sub(1));
+    let port: u16 = port.parse().context("a port and a letter")?;
+    let name = *name.as_bytes().first().context("a port and a letter")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("make a runtime")?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.context("listen")?;
+        loop {
+            // an accept fails for a client's sake
+            let Ok((client, _)) = listener.accept().await else {
+                continue;
+            };
+            tokio::spawn(answer(client, name));
+        }
+    })
+}
+
+async fn answer(mut client: TcpStream, name: u8) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    let mut request = [0; REQUEST_BYTES];
+    client.read_exact(&mut request).await?;
+    match Request::parse(request) {
+        Some(Request::Name) => {
+            client.write_all(&[name]).await?;
+            let mut echoed = [0; 64];
+            loop {
+                match client.read(&mut echoed).await? {
+                    0 => return Ok(()),
+                    read => client.write_all(&echoed[..read]).await?,
+                }
+            }
+        }
+        Some(Request::Send(mut left)) => {
+            let chunk = vec![b'x'; CHUNK_BYTES];
+            while left > 0 {
+                let now = left.min(CHUNK_BYTES as u64) as usize;
+                client.write_all(&chunk[..now]).await?;
+                left -= now as u64;
+            }
+            client.shutdown().await
+        }
+        Some(Request::Take(mut left)) => {
+            let mut chunk = vec![0; CHUNK_BYTES];
+            while left > 0 {
+                match client.read(&mut chunk).await? {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    read => left = left.saturating_sub(read as u64),
+                }
+            }
+            client.write_all(b"k").await
+        }
+        None => Ok(()),
+    }
+}

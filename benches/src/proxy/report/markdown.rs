@@ -1,0 +1,50 @@
+//! The page: the machine, the picture, the standards, and a table a load.
+
+use std::fmt::Write as _;
+
+use super::table;
+use crate::proxy::Results;
+use crate::proxy::standards::judge;
+
+/// The whole page. `picture` is the file name of the plot, beside the page.
+pub fn page(results: &Results, picture: &str) -> String {
+    let (machine, size) = (&results.machine, &results.size);
+    let versions: Vec<String> = machine
+        .versions
+        .iter()
+        .map(|(name, version)| format!("{name} {version}"))
+        .collect();
+    let mut text = format!(
+        "# stolon-proxy beside its peers\n\n\
+         Written by `make bench`; `RESULTS.json` has every value of every round.\n\n\
+         ![What the proxies cost]({picture})\n\n\
+         ## Where and how\n\n\
+         {}, {} CPUs, {} GiB, {}, loopback; load average at the start {}. {}.\n\n\
+         One PostgreSQL behind all of them, under a keeper. stolon-proxy runs under its real control loop: etcd, cluster \
+         data, a sentinel, check-ins. {} rounds of every load, the peers in turns and the order reversed in every other \
+         round; figures are medians, with the least and the most in brackets. CPU is that of the proxy's processes, from \
+         schedstat. All sockets of the machine use `reno`, but where a load says `bbr` (found and put back: `{}`).\n\n\
+         - HAProxy: as it comes (a thread a CPU). HAProxy tuned: one thread, `splice-request`, `splice-response`, \
+         `tune.pipesize 1048576`.\n\
+         - nginx: the stream module, one worker. PgBouncer: session pooling; it answers a client's login itself and keeps \
+         server connections, so a connection a transaction is not the same work for it; it cannot carry what is not \
+         PostgreSQL's protocol.\n\
+         - Bulk and idle connections go to a plain TCP server in a process of its own.\n\n\
+         ## Where it stands\n\n",
+        machine.processor,
+        machine.cpus,
+        machine.memory_gib,
+        machine.kernel,
+        machine.load,
+        versions.join(", "),
+        size.rounds,
+        machine.congestion,
+    );
+    text.push_str(&table::verdicts(&judge(&results.rows)));
+    text.push_str("\n## Loads\n");
+    for row in &results.rows {
+        // a String takes whatever is written to it
+        let _ = write!(text, "\n### `{}`: {}\n\n{}", row.load, row.title, table::row(row));
+    }
+    text
+}

@@ -1,0 +1,114 @@
+//! Tables of text: a line a peer, a column a figure, each as `median (least to most)`.
+
+use std::fmt::Write as _;
+
+use crate::proxy::figures::{Row, Shown};
+use crate::proxy::standards::{Reach, Verdict};
+
+/// One load, for the terminal and for the page alike: it is Markdown, and aligned.
+pub fn row(row: &Row) -> String {
+    let figures = row.figures();
+    let mut lines = vec![
+        [
+            vec![String::new()],
+            figures.iter().map(|figure| figure.title.to_owned()).collect(),
+        ]
+        .concat(),
+    ];
+    for peer in row.peers() {
+        let mut line = vec![peer.title().to_owned()];
+        for figure in &figures {
+            let cell = row
+                .cells
+                .iter()
+                .find(|cell| cell.peer == peer && cell.figure == *figure);
+            line.push(cell.map_or_else(
+                || "–".to_owned(),
+                |cell| {
+                    let (least, most) = cell.series.spread();
+                    let median = Shown(*figure, cell.series.median());
+                    format!("{median} ({} to {})", Shown(*figure, least), Shown(*figure, most))
+                },
+            ));
+        }
+        lines.push(line);
+    }
+    aligned(&lines)
+}
+
+/// The standards and how far each is reached.
+pub fn verdicts(verdicts: &[Verdict]) -> String {
+    let mut lines = vec![
+        ["load", "what", "measured", "must", "want", "reached"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for verdict in verdicts {
+        let unit = |text: String| format!("{text} {}", verdict.unit).trim_end().to_owned();
+        lines.push(vec![
+            verdict.load.to_owned(),
+            verdict.what.clone(),
+            unit(format!("{:.2}", verdict.measured)),
+            unit(verdict.must.to_string()),
+            verdict
+                .want
+                .map_or_else(|| "–".to_owned(), |want| unit(want.to_string())),
+            match (verdict.reach(), verdict.want) {
+                (Reach::Below, _) => "**no**",
+                (Reach::Must, _) | (Reach::Want, None) => "must",
+                (Reach::Want, Some(_)) => "want",
+            }
+            .to_owned(),
+        ]);
+    }
+    aligned(&lines)
+}
+
+/// Lines of cells as a Markdown table whose columns are as wide as their widest cell; the first line is the head.
+fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or_default().max(3)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for (number, line) in lines.iter().enumerate() {
+        for (cell, width) in line.iter().zip(&widths) {
+            // a String takes whatever is written to it
+            let _ = write!(text, "| {cell:width$} ");
+        }
+        text.push_str("|\n");
+        if number == 0 {
+            for (column, width) in widths.iter().enumerate() {
+                let rule = "-".repeat(if column == 0 { *width } else { width - 1 });
+                let _ = write!(text, "| {rule}{} ", if column == 0 { "" } else { ":" });
+            }
+            text.push_str("|\n");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::figures::{CPU_PER_TRANSACTION, TPS};
+    use crate::proxy::peers::Peer;
+
+    #[test]
+    fn a_row_tells_median_and_spread_and_what_is_missing() {
+        let mut measured = Row::new("x", "x".to_owned());
+        measured.add(Peer::Direct, vec![(TPS, 7.0)]);
+        for cost in [3.0, 1.0, 2.0] {
+            measured.add(Peer::Stolon, vec![(TPS, cost), (CPU_PER_TRANSACTION, cost)]);
+        }
+        let expected = "\
+|              | transactions a second | proxy CPU, µs a transaction |
+| ------------ | --------------------: | --------------------------: |
+| direct       | 7 (7 to 7)            | –                           |
+| stolon-proxy | 2 (1 to 3)            | 2.0 (1.0 to 3.0)            |
+";
+        assert_eq!(row(&measured), expected);
+    }
+}

@@ -1,0 +1,401 @@
+//! What stands while the loads run: a cluster with its PostgreSQL, plain servers, and every peer in front of both.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use control::model::ClusterSpec;
+use serde_json::json;
+use stolon_tests::cluster::{Cluster, Profile};
+use stolon_tests::place::User;
+use stolon_tests::ports::Port;
+use stolon_tests::stand_in::StandIn;
+use stolon_tests::wait::eventually;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::peers::{Instance, Peer};
+use super::plain::{Plain, Request};
+use super::size::Size;
+
+/// Whom the loads connect as; `pg_hba.conf` trusts it, so that no figure is that of a password check.
+pub const USER: &str = "bench";
+/// Their database.
+pub const DATABASE: &str = "postgres";
+/// How long a statement of the preparation may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a route may take to open.
+const SOON: Duration = Duration::from_secs(30);
+
+/// All of it. Dropping it ends all of it.
+#[derive(Debug)]
+pub struct Site {
+    /// Where PostgreSQL's own programs are.
+    pub programs: PathBuf,
+    /// A file with the rows that are copied in.
+    pub rows: PathBuf,
+    postgres: BTreeMap<Peer, Instance>,
+    plain: BTreeMap<Peer, Instance>,
+    servers: [Plain; 2],
+    stage: Stage,
+    cluster: Cluster,
+}
+
+/// Two plain servers' stolon-proxies: etcd, and what a sentinel would write there.
+#[derive(Debug)]
+struct Stage {
+    hand: StandIn,
+    cluster: Cluster,
+    enabled: Vec<String>,
+}
+
+impl Site {
+    /// Starts everything but what the loads start for themselves, and fills the database.
+    ///
+    /// # Errors
+    ///
+    /// A peer does not start, or the database cannot be filled.
+    ///
+    /// # Panics
+    ///
+    /// When the cluster does not come up in time.
+    pub async fn make(size: &Size) -> anyhow::Result<Self> {
+        let mut cluster = Cluster::of(Profile::Default)
+            .keepers(1)
+            .proxies(0)
+            .with(
+                "pgParameters",
+                json!({
+                    "dynamic_shared_memory_type": "mmap", "max_connections": "400", "shared_buffers": "512MB",
+                    "synchronous_commit": "off", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "autovacuum": "off",
+                }),
+            )
+            .with("pgHBA", json!([format!("host all {USER} 127.0.0.1/32 trust")]))
+            .start()
+            .await;
+        let mut postgres = BTreeMap::new();
+        for (peer, options) in [
+            (Peer::Stolon, &[][..]),
+            (Peer::StolonTwoThreads, &["--relay-threads=2"]),
+        ] {
+            postgres.insert(peer, start_proxy(&mut cluster, options));
+        }
+        for peer in [Peer::Stolon, Peer::StolonTwoThreads] {
+            // names were given in this order
+            cluster
+                .serves(if peer == Peer::Stolon { "proxy0" } else { "proxy1" })
+                .await;
+        }
+        let scraped = &postgres[&Peer::Stolon];
+        let scraped = Instance::stolon(scraped.port, scraped.pids[0], scraped.metrics.unwrap_or_default());
+        postgres.insert(Peer::StolonScraped, scraped);
+        let (dir, user) = (cluster.place.path().join("log"), cluster.place.user.clone());
+        let server = cluster.port("keeper0");
+        postgres.insert(Peer::Direct, Instance::direct(server));
+
+        cluster
+            .sql("keeper0")
+            .await
+            .run(&format!("create role {USER} superuser login"))
+            .await?;
+        for peer in [Peer::Haproxy, Peer::HaproxyTuned, Peer::Nginx, Peer::Pgbouncer] {
+            postgres.insert(
+                peer,
+                Instance::start(peer, server, &data_dir(&cluster), user.as_ref()).await?,
+            );
+        }
+        let programs =
+            programs().context("PostgreSQL's pgbench and psql are neither below /usr/lib/postgresql nor in PATH")?;
+        let servers = [
+            Plain::start(b'A', &dir.join("plain-a.log")).await?,
+            Plain::start(b'B', &dir.join("plain-b.log")).await?,
+        ];
+        let mut site = Self {
+            programs,
+            rows: data_dir(&cluster).join("rows"),
+            postgres,
+            plain: BTreeMap::new(),
+            servers,
+            stage: Stage::make().await,
+            cluster,
+        };
+        site.fill(size).await?;
+        for peer in [
+            Peer::Direct,
+            Peer::Haproxy,
+            Peer::HaproxyTuned,
+            Peer::Nginx,
+            Peer::Stolon,
+            Peer::StolonTwoThreads,
+        ] {
+            let instance = site.fresh(peer).await?;
+            site.plain.insert(peer, instance);
+        }
+        Ok(site)
+    }
+
+    /// The way of this peer to PostgreSQL.
+    ///
+    /// # Panics
+    ///
+    /// When there is none: all peers have one.
+    pub fn postgres(&self, peer: Peer) -> &Instance {
+        &self.postgres[&peer]
+    }
+
+    /// The way of this peer to the first plain server.
+    ///
+    /// # Panics
+    ///
+    /// When there is none, as of PgBouncer, which speaks PostgreSQL's protocol only.
+    pub fn plain(&self, peer: Peer) -> &Instance {
+        &self.plain[&peer]
+    }
+
+    /// Another way of this peer to the first plain server, just started.
+    ///
+    /// # Errors
+    ///
+    /// It does not start.
+    ///
+    /// # Panics
+    ///
+    /// When a stolon-proxy opens no route in time.
+    pub async fn fresh(&mut self, peer: Peer) -> anyhow::Result<Instance> {
+        let server = self.servers[0].address();
+        match peer {
+            Peer::Direct => Ok(Instance::direct(server.port())),
+            Peer::Stolon | Peer::StolonScraped | Peer::StolonTwoThreads => {
+                let options: &[&str] = if peer == Peer::StolonTwoThreads {
+                    &["--relay-threads=2"]
+                } else {
+                    &[]
+                };
+                let instance = start_proxy(&mut self.stage.cluster, options);
+                let uid = self.stage.uid_of(instance.pids[0]).await;
+                self.stage.enabled.push(uid);
+                self.lead_to(0).await?;
+                arrives(instance.port, self.servers[0].name).await;
+                Ok(instance)
+            }
+            Peer::Haproxy | Peer::HaproxyTuned | Peer::Nginx | Peer::Pgbouncer => {
+                let user = self.cluster.place.user.clone();
+                let dir = data_dir(&self.cluster);
+                Instance::start(peer, server.port(), &dir, user.as_ref()).await
+            }
+        }
+    }
+
+    /// Ends a way that [`Self::fresh`] gave.
+    pub async fn end(&mut self, instance: Instance) {
+        let proxies = instance.metrics.map(|_| instance.pids.clone()).unwrap_or_default();
+        for pid in proxies {
+            let uid = self.stage.uid_of(pid).await;
+            self.stage.enabled.retain(|one| *one != uid);
+            if let Some(name) = self.stage.cluster.name_of(pid) {
+                self.stage.cluster.process(&name).kill();
+            }
+        }
+    }
+
+    /// Leads the stolon-proxies in front of the plain servers to one of the two, by one commit.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn lead_to(&mut self, index: usize) -> anyhow::Result<()> {
+        let server = &self.servers[index];
+        let db = format!("db{}", char::from(server.name).to_ascii_lowercase());
+        let (enabled, hand) = (self.stage.enabled.clone(), &mut self.stage.hand);
+        hand.publish(Some((&db, server.address())), &enabled).await?;
+        Ok(())
+    }
+
+    /// The name of one of the two plain servers.
+    pub fn server_name(&self, index: usize) -> u8 {
+        self.servers[index].name
+    }
+
+    async fn fill(&self, size: &Size) -> anyhow::Result<()> {
+        let pgbench = self.pgbench(Peer::Direct, &["-i", "-q", &format!("--scale={}", size.scale)]);
+        run(pgbench, PATIENCE).await?;
+        // 999 characters and the end of the line; 32 of them a digest, so that nothing packs it
+        self.psql(&format!(
+            "create unlogged table bulk as select (repeat(md5(i::text), 31) || '1234567')::text as line \
+             from generate_series(1, {}) as i; create unlogged table sink (line text); vacuum analyze bulk",
+            size.copied_rows
+        ))
+        .await?;
+        self.psql(&format!("copy bulk to '{}'", self.rows.display())).await?;
+        self.psql("checkpoint").await
+    }
+
+    /// Runs statements on the server itself.
+    ///
+    /// # Errors
+    ///
+    /// The server says so, or does not answer in time.
+    pub async fn psql(&self, sql: &str) -> anyhow::Result<()> {
+        for statement in sql.split("; ") {
+            let mut psql = self.psql_through(Peer::Direct);
+            psql.arg("-c").arg(statement);
+            run(psql, PATIENCE).await?;
+        }
+        Ok(())
+    }
+
+    /// A psql that connects this way; its statement is the caller's to add.
+    pub fn psql_through(&self, peer: Peer) -> tokio::process::Command {
+        let mut command = self.client("psql", peer);
+        command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1"]);
+        command
+    }
+
+    /// A pgbench that connects this way.
+    pub fn pgbench(&self, peer: Peer, options: &[&str]) -> tokio::process::Command {
+        let mut command = self.client("pgbench", peer);
+        command.args(options);
+        command
+    }
+
+    fn client(&self, name: &str, peer: Peer) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(self.programs.join(name));
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("PG") {
+                command.env_remove(variable);
+            }
+        }
+        command
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", self.postgres(peer).port.to_string())
+            .env("PGUSER", USER)
+            .env("PGDATABASE", DATABASE)
+            .env("PGSSLMODE", "disable")
+            .env("PGGSSENCMODE", "disable")
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Connects a client of our own this way.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer in time, or refuses.
+    pub async fn connect(&self, peer: Peer) -> anyhow::Result<tokio_postgres::Client> {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host("127.0.0.1")
+            .port(self.postgres(peer).port)
+            .user(USER)
+            .dbname(DATABASE);
+        let connect = tokio::time::timeout(SOON, config.connect(tokio_postgres::NoTls));
+        let (client, connection) = connect.await.context("connect: no answer")?.context("connect")?;
+        // the client's calls fail with the same error
+        tokio::spawn(async { drop(connection.await) });
+        Ok(client)
+    }
+
+    /// Whom peers and PostgreSQL run as.
+    pub fn user(&self) -> Option<&User> {
+        self.cluster.place.user.as_ref()
+    }
+}
+
+impl Stage {
+    async fn make() -> Self {
+        let cluster = Cluster::bare().await;
+        Self {
+            hand: StandIn::new(cluster.store.clone(), ClusterSpec::default()),
+            cluster,
+            enabled: Vec::new(),
+        }
+    }
+
+    /// The uid that a proxy has given itself.
+    async fn uid_of(&mut self, pid: u32) -> String {
+        let name = self.cluster.name_of(pid).expect("we have started it");
+        eventually("the proxy to tell its uid", SOON, async || {
+            let log = self.cluster.process(&name).log();
+            let (_, after) = log.split_once("proxy id id=").ok_or("not yet")?;
+            let uid = after.split_whitespace().next().ok_or("not yet")?;
+            Ok::<_, &str>(uid.to_owned())
+        })
+        .await
+    }
+}
+
+/// Starts a stolon-proxy with these options and metrics.
+fn start_proxy(cluster: &mut Cluster, options: &[&str]) -> Instance {
+    let name = cluster.prepare_proxy();
+    let metrics = Port::free().number();
+    let slot = cluster.slot(&name);
+    slot.options
+        .push(format!("--metrics-listen-address=127.0.0.1:{metrics}"));
+    slot.options.extend(options.iter().map(|option| (*option).to_owned()));
+    cluster.start(&name);
+    Instance::stolon(cluster.port(&name), cluster.process(&name).pid(), metrics)
+}
+
+/// Waits until what connects to this port arrives at the plain server of this name.
+async fn arrives(port: u16, name: u8) {
+    eventually("the way to be open", SOON, async || {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
+        socket.write_all(&Request::Name.bytes()).await.context("ask")?;
+        let mut answer = [0];
+        socket.read_exact(&mut answer).await.context("hear")?;
+        ensure!(answer == [name], "it leads to {}", char::from(answer[0]));
+        anyhow::Ok(())
+    })
+    .await;
+}
+
+/// Runs a program to its end; gives what it said on standard output.
+///
+/// # Errors
+///
+/// It cannot be started, fails, or does not end within `limit`; then with what it said on standard error.
+pub async fn run(mut command: tokio::process::Command, limit: Duration) -> anyhow::Result<String> {
+    let what = format!("{:?}", command.as_std().get_program());
+    let output = tokio::time::timeout(limit, command.output())
+        .await
+        .with_context(|| format!("{what} has not ended after {limit:?}"))?
+        .with_context(|| format!("start {what}"))?;
+    ensure!(
+        output.status.success(),
+        "{what}: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A directory that the server may write to.
+fn data_dir(cluster: &Cluster) -> PathBuf {
+    cluster.place.path().join("data")
+}
+
+/// The newest of Debian's directories of PostgreSQL's programs that has pgbench, or the one of `PATH`.
+fn programs() -> Option<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|version| {
+            let version = version.ok()?.path();
+            let number = version.file_name()?.to_str()?.parse().ok()?;
+            Some((number, version.join("bin")))
+        })
+        .filter(|(_, dir)| dir.join("pgbench").exists())
+        .collect();
+    found.sort();
+    found.pop().map(|(_, dir)| dir).or_else(|| {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).find(|dir| dir.join("pgbench").exists())
+    })
+}
+
+/// Where the server's own program is, beside pgbench.
+pub fn server_program() -> PathBuf {
+    programs().map_or_else(|| Path::new("postgres").to_owned(), |dir| dir.join("postgres"))
+}

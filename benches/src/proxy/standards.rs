@@ -1,0 +1,280 @@
+//! Where the proxy must stand, and where it wants to: each standard, judged from the medians.
+
+use super::figures::{
+    CPU_PER_GB, CPU_PER_TRANSACTION, DESCRIPTORS_PER_CONNECTION, FIRST_BYTE, FORWARDING_STOPPED, Figure, GB_PER_SECOND,
+    HOST_GROWTH, LAST_CLOSE, MEMORY_PER_CONNECTION, PROXY_GROWTH, Row, TPS,
+};
+use super::peers::Peer;
+
+/// How far a measurement comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Not as far as it must.
+    Below,
+    /// As far as it must, and there is no further.
+    Must,
+    /// As far as it wants to, or there is nothing to want.
+    Want,
+}
+
+/// One standard, and what was measured of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// The load.
+    pub load: &'static str,
+    /// What of it.
+    pub what: String,
+    /// What was measured, in the terms of the two bounds.
+    pub measured: f64,
+    /// Its unit: `×` for a ratio.
+    pub unit: &'static str,
+    /// What must be reached.
+    pub must: Bound,
+    /// What is wanted.
+    pub want: Option<Bound>,
+}
+
+impl Verdict {
+    /// How far it comes.
+    pub fn reach(&self) -> Reach {
+        if !self.must.holds(self.measured) {
+            Reach::Below
+        } else if self.want.is_none_or(|want| want.holds(self.measured)) {
+            Reach::Want
+        } else {
+            Reach::Must
+        }
+    }
+}
+
+/// A bound of a figure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bound {
+    /// This or less.
+    AtMost(f64),
+    /// This or more.
+    AtLeast(f64),
+}
+
+impl Bound {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+        }
+    }
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(f, "≤ {most}"),
+            Self::AtLeast(least) => write!(f, "≥ {least}"),
+        }
+    }
+}
+
+/// What flat memory may differ by, in KiB: a page table here, a buffer there, on a host that does other things too.
+const FLAT_KIB: f64 = 1024.0;
+
+/// Judges all standards (proxy 6) that these rows tell of.
+pub fn judge(rows: &[Row]) -> Vec<Verdict> {
+    use Bound::{AtLeast, AtMost};
+
+    const HAPROXIES: &[Peer] = &[Peer::Haproxy, Peer::HaproxyTuned];
+    const OTHERS: &[Peer] = &[Peer::Haproxy, Peer::HaproxyTuned, Peer::Nginx, Peer::Pgbouncer];
+    let mut judged = Judged {
+        rows,
+        verdicts: Vec::new(),
+    };
+    for load in ["select-16", "prepared-16"] {
+        judged.ratio(
+            load,
+            CPU_PER_TRANSACTION,
+            "HAProxy's best",
+            HAPROXIES,
+            AtMost(0.95),
+            Some(AtMost(0.75)),
+        );
+        judged.ratio(load, TPS, "the fastest proxy's", OTHERS, AtLeast(1.0), None);
+    }
+    for load in ["bulk-1", "bulk-4"] {
+        judged.ratio(
+            load,
+            CPU_PER_GB,
+            "HAProxy's default",
+            &[Peer::Haproxy],
+            AtMost(0.3),
+            None,
+        );
+        judged.ratio(
+            load,
+            CPU_PER_GB,
+            "HAProxy's best",
+            HAPROXIES,
+            AtMost(1.05),
+            Some(AtMost(1.0)),
+        );
+    }
+    judged.ratio(
+        "copy-out",
+        CPU_PER_GB,
+        "HAProxy's default",
+        &[Peer::Haproxy],
+        AtMost(0.6),
+        Some(AtMost(0.4)),
+    );
+    judged.ratio(
+        "copy-out",
+        GB_PER_SECOND,
+        "direct",
+        &[Peer::Direct],
+        AtLeast(0.95),
+        None,
+    );
+    judged.ratio(
+        "reconnect",
+        TPS,
+        "HAProxy's best",
+        HAPROXIES,
+        AtLeast(0.97),
+        Some(AtLeast(1.0)),
+    );
+    judged.value("idle", MEMORY_PER_CONNECTION, "KiB", AtMost(2.0), Some(AtMost(1.0)));
+    judged.value("idle", DESCRIPTORS_PER_CONNECTION, "", AtMost(2.0), None);
+    judged.value("idle", FORWARDING_STOPPED, "ms", AtMost(5.0), Some(AtMost(2.0)));
+    judged.ratio(
+        "idle",
+        LAST_CLOSE,
+        "HAProxy's `shutdown sessions server`",
+        HAPROXIES,
+        AtMost(1.0),
+        None,
+    );
+    judged.value("stalled-reader", PROXY_GROWTH, "KiB", AtMost(FLAT_KIB), None);
+    judged.value("stalled-reader", HOST_GROWTH, "KiB", AtMost(FLAT_KIB), None);
+    judged.value("change", FIRST_BYTE, "ms", AtMost(20.0), Some(AtMost(5.0)));
+    judged.verdicts
+}
+
+struct Judged<'a> {
+    rows: &'a [Row],
+    verdicts: Vec<Verdict>,
+}
+
+impl Judged<'_> {
+    fn row(&self, load: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.load == load)
+    }
+
+    /// Ours over the best of theirs.
+    fn ratio(
+        &mut self,
+        load: &'static str,
+        figure: Figure,
+        whose: &str,
+        theirs: &[Peer],
+        must: Bound,
+        want: Option<Bound>,
+    ) {
+        let Some(row) = self.row(load) else { return };
+        let better = match must {
+            Bound::AtMost(_) => f64::min,
+            Bound::AtLeast(_) => f64::max,
+        };
+        let best = theirs
+            .iter()
+            .filter_map(|peer| row.median(*peer, figure))
+            .reduce(better);
+        let (Some(ours), Some(best)) = (row.median(Peer::Stolon, figure), best) else {
+            return;
+        };
+        self.verdicts.push(Verdict {
+            load,
+            what: format!("{} beside {whose}", figure.title),
+            measured: ours / best,
+            unit: "×",
+            must,
+            want,
+        });
+    }
+
+    /// Ours alone.
+    fn value(&mut self, load: &'static str, figure: Figure, unit: &'static str, must: Bound, want: Option<Bound>) {
+        let Some(ours) = self.row(load).and_then(|row| row.median(Peer::Stolon, figure)) else {
+            return;
+        };
+        self.verdicts.push(Verdict {
+            load,
+            what: figure.title.to_owned(),
+            measured: ours,
+            unit,
+            must,
+            want,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(load: &'static str, figure: Figure, values: &[(Peer, f64)]) -> Row {
+        let mut row = Row::new(load, load.to_owned());
+        for (peer, value) in values {
+            row.add(*peer, vec![(figure, *value)]);
+        }
+        row
+    }
+
+    #[track_caller]
+    fn check(row: Row, what: &str, measured: f64, reach: Reach) {
+        let verdicts = judge(&[row]);
+        let verdict = verdicts
+            .iter()
+            .find(|verdict| verdict.what.contains(what))
+            .expect("it is judged");
+        assert!((verdict.measured - measured).abs() < 1e-9, "{verdict:?}");
+        assert_eq!(verdict.reach(), reach, "{verdict:?}");
+    }
+
+    #[test]
+    fn the_better_of_two_configurations_is_the_bar() {
+        let cost = |ours| {
+            row(
+                "select-16",
+                CPU_PER_TRANSACTION,
+                &[(Peer::Haproxy, 20.0), (Peer::HaproxyTuned, 10.0), (Peer::Stolon, ours)],
+            )
+        };
+        check(cost(9.6), "HAProxy's best", 0.96, Reach::Below);
+        check(cost(9.5), "HAProxy's best", 0.95, Reach::Must);
+        check(cost(7.0), "HAProxy's best", 0.7, Reach::Want);
+    }
+
+    #[test]
+    fn a_rate_must_reach_the_fastest() {
+        let rate = |ours| {
+            row(
+                "reconnect",
+                TPS,
+                &[(Peer::Haproxy, 90.0), (Peer::HaproxyTuned, 100.0), (Peer::Stolon, ours)],
+            )
+        };
+        check(rate(96.0), "HAProxy's best", 0.96, Reach::Below);
+        check(rate(98.0), "HAProxy's best", 0.98, Reach::Must);
+        check(rate(101.0), "HAProxy's best", 1.01, Reach::Want);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_judged() {
+        assert_eq!(judge(&[]), []);
+        assert_eq!(judge(&[row("idle", MEMORY_PER_CONNECTION, &[(Peer::Nginx, 1.0)])]), []);
+        check(
+            row("idle", MEMORY_PER_CONNECTION, &[(Peer::Stolon, 1.5)]),
+            "memory",
+            1.5,
+            Reach::Must,
+        );
+    }
+}
