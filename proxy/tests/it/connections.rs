@@ -43,7 +43,7 @@ fn a_thousand_connections_are_dropped_at_once_and_leave_nothing_behind() {
         rig.publish(Some(&a), &[&proxy]).await;
         drop(proxy.client_of(b'A').await);
         a.has_open(0).await;
-        let before = proxy.descriptors();
+        let before = proxy.settled_descriptors().await;
         let clients = many(&proxy, COUNT).await;
         let during = proxy.descriptors();
         assert_eq!(during - before, 2 * COUNT, "two descriptors a connection");

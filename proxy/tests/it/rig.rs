@@ -11,6 +11,7 @@ use control::model::{
     ProxySpec, ProxyUid, Timestamp, from_slice, to_compact,
 };
 use control::store::{Revision, Store, StoreConfig, StoreOptions};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stolon_tests::etcd::Etcd;
 use stolon_tests::ports::Port;
 use stolon_tests::process::{Process, Signal};
@@ -29,12 +30,23 @@ pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const CLUSTER: &str = "main";
 
 pub(crate) fn block_on(test: impl Future<Output = ()>) {
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(test);
+}
+
+/// Lets this process open as many files as it may at all: it is both the clients and the masters.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
 }
 
 /// etcd, and what the sentinel last wrote.
@@ -367,6 +379,18 @@ impl Proxy {
         std::fs::read_dir(format!("/proc/{}/fd", self.process.pid()))
             .unwrap()
             .count()
+    }
+
+    /// The same, once connections that end have been closed on both sides: when nothing is open and the number stands
+    /// still.
+    pub(crate) async fn settled_descriptors(&self) -> usize {
+        self.metric_is("stolon_proxy_connections_open", 0.0).await;
+        let mut last = 0;
+        eventually("the descriptors to stand still", PATIENCE, async || {
+            let before = std::mem::replace(&mut last, self.descriptors());
+            if last == before { Ok(last) } else { Err(last) }
+        })
+        .await
     }
 
     /// The value of one series of its metrics, as `name{label="value"}`.
