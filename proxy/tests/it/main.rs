@@ -4,7 +4,10 @@
 
 mod change;
 mod connections;
+mod crowd;
 mod fencing;
+mod regulars;
 mod rig;
 mod routing;
 mod starting;
+mod storm;

@@ -1,8 +1,8 @@
 //! A private etcd, masters that answer with their name, a stolon-proxy, and what a sentinel would write.
 
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use control::clock::Boottime;
@@ -29,7 +29,21 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const CLUSTER: &str = "main";
 
+/// A storm of clients makes the kernel drop packets of loopback, those of other tests with them, and a reset that is lost
+/// is not sent again. So a test with a storm runs alone, and all others beside each other.
+static STORM: RwLock<()> = RwLock::new(());
+
 pub(crate) fn block_on(test: impl Future<Output = ()>) {
+    let _beside_others = STORM.read().unwrap_or_else(PoisonError::into_inner);
+    run(test);
+}
+
+pub(crate) fn block_on_alone(test: impl Future<Output = ()>) {
+    let _alone = STORM.write().unwrap_or_else(PoisonError::into_inner);
+    run(test);
+}
+
+fn run(test: impl Future<Output = ()>) {
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -39,14 +53,17 @@ pub(crate) fn block_on(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-/// Lets this process open as many files as it may at all: it is both the clients and the masters.
-fn raise_descriptor_limit() {
+/// Lets this process open as many files as it may at all, and gives how many: it is both the clients and the masters.
+pub(crate) fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         ..limit
     };
     setrlimit(Resource::Nofile, raised).unwrap();
+    limit
+        .maximum
+        .map_or(usize::MAX, |limit| usize::try_from(limit).unwrap())
 }
 
 /// etcd, and what the sentinel last wrote.
@@ -393,6 +410,19 @@ impl Proxy {
         .await
     }
 
+    pub(crate) fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.process.pid()))
+            .unwrap()
+            .count()
+    }
+
+    /// Its memory that is not swapped out (proc_pid_status(5)).
+    pub(crate) fn resident_kib(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     /// The value of one series of its metrics, as `name{label="value"}`.
     pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
         let text = self.scrape().await;
@@ -432,6 +462,16 @@ impl Proxy {
         let status = self.process.exit_status(PATIENCE).await;
         (status, now().since(start))
     }
+}
+
+/// The sum over all series of this name in what a scrape gave.
+pub(crate) fn sum(scraped: &str, name: &str) -> f64 {
+    let series = scraped
+        .lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
+    series
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum()
 }
 
 /// A client of the proxy.
