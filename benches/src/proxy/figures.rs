@@ -50,6 +50,10 @@ pub const CPU_PER_TRANSACTION: Figure = lower("cpu_us_per_transaction", "proxy C
 pub const TPS: Figure = higher("tps", "transactions a second", 0);
 /// Mean latency as pgbench tells it.
 pub const LATENCY: Figure = lower("latency_us", "latency, µs", 0);
+/// Connections made and ended.
+pub const CONNECTIONS_PER_SECOND: Figure = higher("connections_per_second", "connections a second", 0);
+/// CPU time of the proxy a connection, from its accept to its end.
+pub const CPU_PER_CONNECTION: Figure = lower("cpu_us_per_connection", "proxy CPU, µs a connection", 1);
 /// CPU time of the proxy a gigabyte (10⁹ bytes).
 pub const CPU_PER_GB: Figure = lower("cpu_ms_per_gb", "proxy CPU, ms a GB", 0);
 /// Throughput (10⁹ bytes).

@@ -8,7 +8,6 @@ use anyhow::{Context, ensure};
 use control::model::ClusterSpec;
 use serde_json::json;
 use stolon_tests::cluster::{Cluster, Profile};
-use stolon_tests::place::User;
 use stolon_tests::ports::Port;
 use stolon_tests::stand_in::StandIn;
 use stolon_tests::wait::eventually;
@@ -278,28 +277,15 @@ impl Site {
         command
     }
 
-    /// Connects a client of our own this way.
-    ///
-    /// # Errors
-    ///
-    /// It does not answer in time, or refuses.
-    pub async fn connect(&self, peer: Peer) -> anyhow::Result<tokio_postgres::Client> {
+    /// Where a client of our own connects this way.
+    pub fn config(&self, peer: Peer) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config
             .host("127.0.0.1")
             .port(self.postgres(peer).port)
             .user(USER)
             .dbname(DATABASE);
-        let connect = tokio::time::timeout(SOON, config.connect(tokio_postgres::NoTls));
-        let (client, connection) = connect.await.context("connect: no answer")?.context("connect")?;
-        // the client's calls fail with the same error
-        tokio::spawn(async { drop(connection.await) });
-        Ok(client)
-    }
-
-    /// Whom peers and PostgreSQL run as.
-    pub fn user(&self) -> Option<&User> {
-        self.cluster.place.user.as_ref()
+        config
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Size {
     pub copied_rows: u64,
     /// Bytes of one run of bulk, over all its streams.
     pub bulk_bytes: u64,
+    /// Short connections of one run.
+    pub connections: usize,
     /// Connections that stand idle.
     pub idle: usize,
     /// Changes of master a run.
@@ -32,6 +34,7 @@ impl Size {
             scale: 10,
             copied_rows: 1_000_000,
             bulk_bytes: 4_000_000_000,
+            connections: 8_000,
             idle: 5_000,
             changes: 15,
             stall: Duration::from_secs(2),
@@ -46,6 +49,7 @@ impl Size {
             scale: 2,
             copied_rows: 200_000,
             bulk_bytes: 1_000_000_000,
+            connections: 2_000,
             idle: 1_000,
             changes: 5,
             stall: Duration::from_secs(1),

@@ -1,8 +1,8 @@
 //! Where the proxy must stand, and where it wants to: each standard, judged from the medians.
 
 use super::figures::{
-    CPU_PER_GB, CPU_PER_TRANSACTION, DESCRIPTORS_PER_CONNECTION, FIRST_BYTE, FORWARDING_STOPPED, Figure, GB_PER_SECOND,
-    HOST_GROWTH, LAST_CLOSE, MEMORY_PER_CONNECTION, PROXY_GROWTH, Row, TPS,
+    CONNECTIONS_PER_SECOND, CPU_PER_GB, CPU_PER_TRANSACTION, DESCRIPTORS_PER_CONNECTION, FIRST_BYTE,
+    FORWARDING_STOPPED, Figure, GB_PER_SECOND, HOST_GROWTH, LAST_CLOSE, MEMORY_PER_CONNECTION, PROXY_GROWTH, Row, TPS,
 };
 use super::peers::Peer;
 
@@ -135,6 +135,14 @@ pub fn judge(rows: &[Row]) -> Vec<Verdict> {
     judged.ratio(
         "reconnect",
         TPS,
+        "HAProxy's best",
+        HAPROXIES,
+        AtLeast(0.97),
+        Some(AtLeast(1.0)),
+    );
+    judged.ratio(
+        "connect",
+        CONNECTIONS_PER_SECOND,
         "HAProxy's best",
         HAPROXIES,
         AtLeast(0.97),

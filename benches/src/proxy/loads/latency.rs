@@ -26,8 +26,24 @@ pub(super) async fn run(site: &Site, peer: Peer, beside_copy: bool, size: &Size)
     }
 }
 
+/// A client on a thread of its own: no answer waits for one of our threads to wake another one.
 async fn ask(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
-    let client = site.connect(peer).await?;
+    let (config, size) = (site.config(peer), size.clone());
+    let asking = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("make a runtime")?;
+        runtime.block_on(ask_on(&config, &size))
+    });
+    asking.await.context("the client's thread")?
+}
+
+async fn ask_on(config: &tokio_postgres::Config, size: &Size) -> anyhow::Result<Sample> {
+    let connect = tokio::time::timeout(PATIENCE, config.connect(tokio_postgres::NoTls));
+    let (client, connection) = connect.await.context("connect: no answer")?.context("connect")?;
+    // the client's calls fail with the same error
+    tokio::spawn(async { drop(connection.await) });
     let statement = client
         .prepare("select abalance from pgbench_accounts where aid = $1")
         .await

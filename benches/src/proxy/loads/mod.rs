@@ -2,6 +2,7 @@
 
 mod bulk;
 mod change;
+mod connect;
 mod copy;
 mod idle;
 mod latency;
@@ -39,6 +40,7 @@ enum Kind {
     Idle,
     Stalled,
     Change,
+    Connect,
     Latency { beside_copy: bool },
     Scrape,
 }
@@ -52,7 +54,7 @@ const fn pgbench(script: Script, clients: usize) -> Kind {
 }
 
 /// All loads, in the order of the report.
-pub const ALL: [Load; 22] = [
+pub const ALL: [Load; 23] = [
     load("select-1", pgbench(Script::Simple, 1)),
     load("select-16", pgbench(Script::Simple, 16)),
     load("select-64", pgbench(Script::Simple, 64)),
@@ -61,6 +63,7 @@ pub const ALL: [Load; 22] = [
     load("prepared-64", pgbench(Script::Prepared, 64)),
     load("tpcb-16", pgbench(Script::TpcB, 16)),
     load("reconnect", pgbench(Script::Reconnect, 4)),
+    load("connect", Kind::Connect),
     load("bulk-1", Kind::Bulk(bulk::down(1))),
     load("bulk-4", Kind::Bulk(bulk::down(4))),
     load("bulk-up-1", Kind::Bulk(bulk::up(1))),
@@ -90,6 +93,11 @@ impl Load {
             Kind::Bulk(bulk) => bulk.title(size),
             Kind::Copy(Way::Out) => format!("COPY … TO STDOUT of {copied} GB through psql"),
             Kind::Copy(Way::In) => format!("COPY … FROM STDIN of {copied} GB through psql"),
+            Kind::Connect => format!(
+                "{} connections to a plain server, {} at a time: one question, one answer, closed by the client",
+                size.connections,
+                connect::CLIENTS
+            ),
             Kind::Idle => format!("{} idle connections, and the drop of all of them", size.idle),
             Kind::Stalled => format!(
                 "a reader that stands still for {} s during a COPY … TO STDOUT of {copied} GB",
@@ -117,7 +125,7 @@ impl Load {
             Kind::Pgbench { .. } | Kind::Copy(_) | Kind::Latency { .. } => Peer::ALL.to_vec(),
             // PgBouncer speaks PostgreSQL's protocol only
             Kind::Bulk(bulk) if bulk.streams > 1 => [but(&[Peer::Pgbouncer]), vec![Peer::StolonTwoThreads]].concat(),
-            Kind::Bulk(_) => but(&[Peer::Pgbouncer]),
+            Kind::Bulk(_) | Kind::Connect => but(&[Peer::Pgbouncer]),
             Kind::Idle => but(&[Peer::Direct, Peer::Pgbouncer]),
             Kind::Stalled => Peer::ALL.to_vec(),
             // no other learns of a master by itself
@@ -143,6 +151,7 @@ impl Load {
         match self.kind {
             Kind::Pgbench { script, clients } => pgbench::run(site, peer, script, clients, size).await,
             Kind::Bulk(bulk) => bulk.run(site, peer, size).await,
+            Kind::Connect => connect::run(site, peer, size).await,
             Kind::Copy(way) => copy::run(site, peer, way, size).await,
             Kind::Idle => idle::run(site, peer, size).await,
             Kind::Stalled => stalled::run(site, peer, size).await,

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::proxy::figures::{
-    Better, CPU_PER_GB, CPU_PER_TRANSACTION, FIRST_BYTE, Figure, LAST_CLOSE, MEMORY_PER_CONNECTION, P99, Row, Shown,
-    TPS,
+    Better, CPU_PER_CONNECTION, CPU_PER_GB, CPU_PER_TRANSACTION, Figure, LAST_CLOSE, MEMORY_PER_CONNECTION, P99, Row,
+    Shown, TPS,
 };
 use crate::proxy::peers::Peer;
 
@@ -27,9 +27,9 @@ const PANELS: [(&str, Figure, &str); 12] = [
     ("copy-in", CPU_PER_GB, "CPU a GB, COPY … FROM STDIN (ms)"),
     ("reconnect", TPS, "transactions a second, each on a new connection"),
     ("idle", MEMORY_PER_CONNECTION, "memory an idle connection (KiB)"),
+    ("connect", CPU_PER_CONNECTION, "CPU a short connection (µs)"),
     ("idle", LAST_CLOSE, "drop of all idle connections (ms)"),
     ("latency-beside-copy", P99, "p99 of one client beside a COPY (µs)"),
-    ("change", FIRST_BYTE, "new master in etcd to its first byte (ms)"),
 ];
 
 const COLUMNS: usize = 2;
@@ -75,7 +75,7 @@ fn panel(text: &mut String, row: &Row, figure: Figure, title: &str, x: usize, y:
     };
     let _ = writeln!(
         text,
-        "<text x=\"{x}\" y=\"{}\" font-weight=\"600\" fill=\"#1f2430\">{title}<tspan font-weight=\"400\" fill=\"#7a8194\">  \
+        "<text x=\"{x}\" y=\"{}\" font-weight=\"600\" fill=\"#1f2430\">{title}<tspan dx=\"8\" font-weight=\"400\" fill=\"#7a8194\">\
          {better}</tspan></text>",
         y + 14
     );

@@ -1,0 +1,55 @@
+//! Short connections to a plain server: what accepting, connecting and closing cost, without the server's own work for
+//! them. PostgreSQL starts a process a connection, which is most of what `pgbench -C` measures.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::costing;
+use crate::proxy::figures::{CONNECTIONS_PER_SECOND, CPU_PER_CONNECTION, Sample};
+use crate::proxy::peers::Peer;
+use crate::proxy::plain::Request;
+use crate::proxy::site::Site;
+use crate::proxy::size::Size;
+
+/// Clients that connect one time after the other.
+pub(super) const CLIENTS: usize = 8;
+/// How long all of it may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(super) async fn run(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    let instance = site.plain(peer);
+    let (port, each) = (instance.port, size.connections / CLIENTS);
+    let connected = async {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| tokio::spawn(one_after_the_other(port, each)))
+            .collect();
+        for client in clients {
+            let client = tokio::time::timeout(PATIENCE, client).await;
+            client.context("the clients have not ended")?.context("a client")??;
+        }
+        Ok(())
+    };
+    let cost = costing(instance, connected).await?;
+    let count = (each * CLIENTS) as f64;
+    let mut sample = vec![(CONNECTIONS_PER_SECOND, count / cost.took.as_secs_f64())];
+    if peer != Peer::Direct {
+        sample.push((CPU_PER_CONNECTION, cost.cpu.as_secs_f64() * 1e6 / count));
+    }
+    Ok(sample)
+}
+
+async fn one_after_the_other(port: u16, count: usize) -> anyhow::Result<()> {
+    for _ in 0..count {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
+        socket.write_all(&Request::Name.bytes()).await.context("ask")?;
+        let mut name = [0];
+        ensure!(
+            socket.read(&mut name).await.context("hear")? == 1,
+            "closed before an answer"
+        );
+    }
+    Ok(())
+}
