@@ -4,6 +4,7 @@
 //! the test panics; what it said is then printed. Nothing here waits for a time: it waits for a condition, with a
 //! deadline.
 
+pub mod certificates;
 pub mod cluster;
 pub mod etcd;
 pub mod leftovers;

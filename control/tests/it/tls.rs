@@ -1,80 +1,37 @@
 //! TLS towards the store (store 3.2, corner case 19).
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use control::store::{Store, StoreConfig, StoreError, StoreOptions, TlsOptions};
+use stolon_tests::certificates::Certificates;
 use stolon_tests::etcd::{Etcd, ServerTls};
-use tempfile::TempDir;
 
 use crate::{SOON, options};
 
-/// Two authorities, a server's certificate for 127.0.0.1 and a client's, made with the `openssl` program.
-struct Certificates(TempDir);
+/// Two authorities, a server's certificate for 127.0.0.1 and a client's, and files that are not what they should be.
+fn certificates() -> Certificates {
+    let made = Certificates::of(&["ca", "other"]);
+    made.sign("server", "ca", "subjectAltName=IP:127.0.0.1");
+    made.sign("client", "ca", "extendedKeyUsage=clientAuth");
+    join(&made, "bundle.pem", &["other.pem", "ca.pem"]);
+    join(&made, "bundle-with-key.pem", &["ca.pem", "ca.key"]);
+    fs::write(made.path("empty.pem"), "no block at all\n").unwrap();
+    made
+}
 
-impl Certificates {
-    fn make() -> Self {
-        let made = Self(TempDir::with_prefix("stolon-tls.").unwrap());
-        for ca in ["ca", "other"] {
-            made.openssl(&format!(
-                "req -x509 -newkey ec:p256 -nodes -days 1 -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"
-            ));
-        }
-        for (name, extension) in [
-            ("server", "subjectAltName=IP:127.0.0.1"),
-            ("client", "extendedKeyUsage=clientAuth"),
-        ] {
-            fs::write(made.path("extension"), extension).unwrap();
-            made.openssl(&format!(
-                "req -newkey ec:p256 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
-            ));
-            made.openssl(&format!(
-                "x509 -req -days 1 -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile extension -out {name}.pem"
-            ));
-        }
-        made.join("bundle.pem", &["other.pem", "ca.pem"]);
-        made.join("bundle-with-key.pem", &["ca.pem", "ca.key"]);
-        fs::write(made.path("empty.pem"), "no block at all\n").unwrap();
-        made
-    }
+fn join(certificates: &Certificates, name: &str, parts: &[&str]) {
+    let whole: Vec<u8> = parts
+        .iter()
+        .flat_map(|part| fs::read(certificates.path(part)).unwrap())
+        .collect();
+    fs::write(certificates.path(name), whole).unwrap();
+}
 
-    fn openssl(&self, args: &str) {
-        // ec:p256 is short for two options
-        let args = args.replace("ec:p256", "ec -pkeyopt ec_paramgen_curve:prime256v1");
-        let done = Command::new("openssl")
-            .args(args.split(' '))
-            .current_dir(self.0.path())
-            .output();
-        let done = done.expect("the tests need the openssl program");
-        assert!(
-            done.status.success(),
-            "openssl {args}: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-    }
-
-    fn join(&self, name: &str, parts: &[&str]) {
-        let whole: Vec<u8> = parts
-            .iter()
-            .flat_map(|part| fs::read(self.path(part)).unwrap())
-            .collect();
-        fs::write(self.path(name), whole).unwrap();
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn server(&self) -> ServerTls {
-        ServerTls {
-            cert: self.path("server.pem"),
-            key: self.path("server.key"),
-            client_ca: None,
-        }
+fn server(certificates: &Certificates) -> ServerTls {
+    ServerTls {
+        cert: certificates.path("server.pem"),
+        key: certificates.path("server.key"),
+        client_ca: None,
     }
 }
 
@@ -107,8 +64,8 @@ async fn refusal(store: &Store) -> String {
 
 #[tokio::test]
 async fn a_server_is_taken_when_an_authority_of_the_bundle_vouches_for_its_address() {
-    let certificates = Certificates::make();
-    let etcd = Etcd::start_with_tls(certificates.server()).await;
+    let certificates = certificates();
+    let etcd = Etcd::start_with_tls(server(&certificates)).await;
     for ca in ["ca.pem", "bundle.pem"] {
         connect(&etcd, trusting(&certificates.path(ca)))
             .put("key", ca)
@@ -134,10 +91,10 @@ async fn a_server_is_taken_when_an_authority_of_the_bundle_vouches_for_its_addre
 
 #[tokio::test]
 async fn a_client_shows_its_certificate_when_it_has_one() {
-    let certificates = Certificates::make();
+    let certificates = certificates();
     let server = ServerTls {
         client_ca: Some(certificates.path("ca.pem")),
-        ..certificates.server()
+        ..server(&certificates)
     };
     let etcd = Etcd::start_with_tls(server).await;
     let known = TlsOptions {
@@ -156,7 +113,7 @@ async fn a_client_shows_its_certificate_when_it_has_one() {
 
 #[test]
 fn bad_files_are_errors_at_the_start() {
-    let certificates = Certificates::make();
+    let certificates = certificates();
     let path = |name: &str| Some(certificates.path(name));
     let load = |tls: TlsOptions| {
         StoreConfig::load(&StoreOptions {
