@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, kill_process};
@@ -29,7 +29,20 @@ impl Process {
     /// # Panics
     ///
     /// When it cannot be started.
-    pub fn start(name: &str, mut command: Command, user: Option<&User>, log: &Path) -> Self {
+    pub fn start(name: &str, command: Command, user: Option<&User>, log: &Path) -> Self {
+        Self::start_reading(Stdio::null(), name, command, user, log)
+    }
+
+    /// The same, for a program that reads what is written to [`Self::input`].
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn start_with_input(name: &str, command: Command, user: Option<&User>, log: &Path) -> Self {
+        Self::start_reading(Stdio::piped(), name, command, user, log)
+    }
+
+    fn start_reading(input: Stdio, name: &str, mut command: Command, user: Option<&User>, log: &Path) -> Self {
         let out = File::options()
             .create(true)
             .append(true)
@@ -44,7 +57,7 @@ impl Process {
                 .env("HOME", "/");
         }
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(out)
             .stderr(err)
             .spawn()
@@ -60,6 +73,15 @@ impl Process {
     /// What it is called in messages.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where its standard input is written to.
+    ///
+    /// # Panics
+    ///
+    /// When it was not started with one.
+    pub fn input(&mut self) -> &mut ChildStdin {
+        self.child.stdin.as_mut().expect("it was started with an input")
     }
 
     /// Its process id.

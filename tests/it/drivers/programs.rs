@@ -1,0 +1,155 @@
+//! Programs that are clients of a cluster of the tests: psql, pgbench, and the Python client beside this file.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use stolon_tests::cluster::{Cluster, LATER, SUPERUSER, check};
+use stolon_tests::process::Process;
+use stolon_tests::sql::Sql;
+use stolon_tests::wait::eventually;
+use tokio::io::AsyncWriteExt;
+
+/// A client of the cluster's first proxy as the superuser; nothing of our own environment reaches it but `PATH`.
+fn client(cluster: &Cluster, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        .envs([("LC_ALL", "C.UTF-8"), ("TERM", "dumb"), ("PGHOST", "127.0.0.1")])
+        .env("PGPORT", cluster.port("proxy0").to_string())
+        .envs([("PGUSER", SUPERUSER.0), ("PGPASSWORD", SUPERUSER.1)])
+        .env("PGDATABASE", "postgres")
+        // no settings and no certificates of whoever runs the tests
+        .env("HOME", cluster.place.path())
+        .current_dir("/");
+    command
+}
+
+/// psql with these connection parameters, and arguments; it prints bare values.
+pub(super) fn psql(cluster: &Cluster, parameters: &str, arguments: &[&str]) -> Command {
+    let mut command = client(cluster, "psql");
+    command.args(["-X", "-A", "-t", "-d", parameters]).args(arguments);
+    command
+}
+
+/// psql as a person starts it: script(1) is the terminal.
+pub(super) fn psql_at_a_terminal(cluster: &Cluster) -> Command {
+    let mut command = client(cluster, "script");
+    command.args(["-qec", "psql -X -A -t -n -P pager=off", "/dev/null"]);
+    command
+}
+
+/// pgbench with these arguments, without vacuum.
+pub(super) fn pgbench(cluster: &Cluster, arguments: &[&str]) -> Command {
+    let mut command = client(cluster, "pgbench");
+    command.arg("-n").args(arguments);
+    command
+}
+
+/// What a program that ended has said.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) status: i32,
+    pub(super) out: String,
+    pub(super) err: String,
+}
+
+/// Runs a program to its end with this input.
+pub(super) async fn run(command: Command, input: &str) -> Run {
+    let mut command = tokio::process::Command::from(command);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn().expect("the program is installed");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    let input = input.to_owned();
+    // who does not want to read all of it says so by its exit status
+    let fed = tokio::spawn(async move { stdin.write_all(input.as_bytes()).await });
+    let output = tokio::time::timeout(LATER, child.wait_with_output()).await;
+    let output = output.expect("it ends in time").expect("its output is readable");
+    fed.abort();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Run {
+        status: output.status.code().unwrap_or(-1),
+        out: text(output.stdout),
+        err: text(output.stderr),
+    }
+}
+
+/// Starts a program that goes on beside the test.
+pub(super) fn start(cluster: &Cluster, name: &str, command: Command) -> Process {
+    let log = cluster.place.path().join("log").join(format!("{name}.log"));
+    Process::start(name, command, None, &log)
+}
+
+/// A program that is typed to.
+pub(super) struct Typist {
+    pub(super) process: Process,
+}
+
+impl Typist {
+    pub(super) fn start(cluster: &Cluster, name: &str, command: Command) -> Self {
+        let log = cluster.place.path().join("log").join(format!("{name}.log"));
+        let process = Process::start_with_input(name, command, None, &log);
+        Self { process }
+    }
+
+    pub(super) fn types(&mut self, text: &str) {
+        writeln!(self.process.input(), "{text}").expect("it reads");
+    }
+}
+
+/// A client in Python (`client.py`).
+pub(super) struct Client {
+    driver: &'static str,
+    pub(super) process: Process,
+}
+
+impl Client {
+    /// Starts one that stands on this driver, with additions to its environment.
+    pub(super) fn start(cluster: &Cluster, driver: &'static str, act: &str, environment: &[(&str, &str)]) -> Self {
+        // Debian's, which has Debian's drivers, whatever else is on the path
+        let mut command = client(cluster, "/usr/bin/python3");
+        command
+            .args([
+                concat!(env!("CARGO_MANIFEST_DIR"), "/it/drivers/client.py"),
+                driver,
+                act,
+            ])
+            .envs(environment.iter().copied());
+        let process = start(cluster, driver, command);
+        Self { driver, process }
+    }
+
+    /// Waits until its latest connection leads to the server on this port, and has served it.
+    pub(super) async fn served_by(&mut self, port: u16) {
+        eventually(format!("{} to be served by {port}", self.driver), LATER, async || {
+            assert_eq!(self.process.end(), None, "{} has ended", self.driver);
+            let log = self.process.log();
+            let latest = log.rsplit("connected ").next().unwrap_or_default();
+            let rows = latest.matches("acknowledged ").count();
+            check(latest.starts_with(&format!("{port}\n")) && rows >= 10, || {
+                format!("{rows} rows by {}", latest.lines().next().unwrap_or_default())
+            })
+        })
+        .await;
+    }
+
+    /// Ends it; each row that it was told is committed is there.
+    pub(super) async fn nothing_lost(mut self, sql: &Sql) {
+        self.process.kill();
+        let log = self.process.log();
+        let acknowledged = log.lines().filter_map(|line| line.strip_prefix("acknowledged "));
+        let select = format!("select id from rows where client = '{}'", self.driver);
+        let there: BTreeSet<String> = sql
+            .column(&select)
+            .await
+            .expect("the table is there")
+            .into_iter()
+            .collect();
+        let lost: Vec<&str> = acknowledged.filter(|row| !there.contains(*row)).collect();
+        assert!(lost.is_empty(), "{}: rows {lost:?} are lost", self.driver);
+    }
+}
