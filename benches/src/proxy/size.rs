@@ -30,10 +30,10 @@ impl Size {
     pub fn full() -> Self {
         Self {
             rounds: 7,
-            span: Duration::from_secs(3),
+            span: Duration::from_secs(2),
             scale: 10,
             copied_rows: 1_000_000,
-            bulk_bytes: 4_000_000_000,
+            bulk_bytes: 2_000_000_000,
             connections: 8_000,
             idle: 5_000,
             changes: 15,
