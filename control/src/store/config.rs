@@ -1,11 +1,11 @@
 //! What the options say about the store: the endpoint list (store S-14 to S-18), TLS files (store 3.2), the time
 //! limit. Everything is parsed and read here, once; nothing is dialled.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     keys::{DEFAULT_PREFIX, Keys, KeysError},
-    tls::{self, TlsError},
+    tls::{self, TlsError, TlsOptions},
 };
 
 /// The default of `--store-endpoints` for etcd (store S-18).
@@ -26,19 +26,6 @@ pub struct StoreOptions {
     pub timeout: Duration,
     /// The TLS files; looked at only when the endpoints are `https`.
     pub tls: TlsOptions,
-}
-
-/// The store's TLS options as typed.
-#[derive(Debug, Clone, Default)]
-pub struct TlsOptions {
-    /// `--store-ca-file`: replaces the system's roots.
-    pub ca_file: Option<PathBuf>,
-    /// `--store-cert-file`: the client's certificate.
-    pub cert_file: Option<PathBuf>,
-    /// `--store-key`: the client's key.
-    pub key_file: Option<PathBuf>,
-    /// `--store-skip-tls-verify`.
-    pub skip_verify: bool,
 }
 
 impl Default for StoreOptions {

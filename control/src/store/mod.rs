@@ -23,12 +23,11 @@ use self::link::{Link, LinkGone, Links};
 pub use self::{
     config::{
         ConfigError, DEFAULT_ENDPOINT, DEFAULT_TIMEOUT, Endpoint, EndpointsError, Scheme, StoreConfig, StoreOptions,
-        TlsOptions,
     },
     error::{Cause, StoreError},
     keys::{Keys, KeysError},
     lease::{Granted, INFO_TTL_MIN, LeaseId, Remaining, info_ttl},
-    tls::TlsError,
+    tls::{TlsError, TlsOptions},
     txn::{Committed, Outcome, Txn},
     watch::{Change, Changes, Watch},
 };

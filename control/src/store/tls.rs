@@ -16,7 +16,18 @@ use rustls::{
     },
 };
 
-use super::config::TlsOptions;
+/// The store's TLS options as typed.
+#[derive(Debug, Clone, Default)]
+pub struct TlsOptions {
+    /// `--store-ca-file`: replaces the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// `--store-cert-file`: the client's certificate.
+    pub cert_file: Option<PathBuf>,
+    /// `--store-key`: the client's key.
+    pub key_file: Option<PathBuf>,
+    /// `--store-skip-tls-verify`.
+    pub skip_verify: bool,
+}
 
 /// A TLS option that cannot be followed.
 #[derive(Debug, thiserror::Error)]
