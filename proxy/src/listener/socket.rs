@@ -1,4 +1,10 @@
 //! Sockets and their options, on both sides of a connection. Who is connected to whom is decided elsewhere.
+//!
+//! `TCP_USER_TIMEOUT` is deliberately not set (P-10). Where it is, it decides instead of the keepalive options when a
+//! silent peer is given up (`tcp_keepalive_timer` in the kernel's net/ipv4/tcp_timer.c), and it ends connections to
+//! peers that answer and only do not read for so long (tcp(7)): a client behind a pager, a server that waits for a lock
+//! in the middle of a COPY. A silent peer for which bytes wait is given up by the kernel's own patience,
+//! `net.ipv4.tcp_retries2`, after about 15 minutes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,15 +13,6 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::Config;
-
-/// `TCP_USER_TIMEOUT` toward clients (P-10): a peer that is gone without a word while bytes wait for it is given up.
-///
-/// tcp(7): it also ends a connection whose peer answers but has not made room for that long, and a client may well stop
-/// reading for minutes (`COPY … TO STDOUT | less`). So it is as long as the kernel's own patience with a silent peer,
-/// `net.ipv4.tcp_retries2`, which does not bound the other case at all.
-pub(super) const CLIENT_PATIENCE: Duration = Duration::from_secs(15 * 60);
-/// The same toward masters, which have no reason to stop reading for minutes.
-pub(super) const MASTER_PATIENCE: Duration = Duration::from_secs(2 * 60);
 
 /// The options of TCP keepalive, which itself is always on; `None` leaves the system's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,7 +46,7 @@ pub fn bind(config: &Config, address: SocketAddr) -> io::Result<Bound> {
         let _ = socket.set_only_v6(false);
     }
     // Accepted sockets inherit all of this (P-10).
-    set_options(SockRef::from(&socket), config.keepalive, CLIENT_PATIENCE)?;
+    set_options(SockRef::from(&socket), config.keepalive)?;
     if paces(SockRef::from(&socket)) {
         calm(SockRef::from(&socket), address.ip());
     }
@@ -75,7 +72,7 @@ pub(super) fn calm(socket: SockRef<'_>, peer: IpAddr) {
     }
 }
 
-pub(super) fn set_options(socket: SockRef<'_>, keepalive: Keepalive, patience: Duration) -> io::Result<()> {
+pub(super) fn set_options(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
     let mut options = TcpKeepalive::new();
     options = keepalive.idle.map_or(options.clone(), |idle| options.with_time(idle));
     options = keepalive
@@ -89,8 +86,7 @@ pub(super) fn set_options(socket: SockRef<'_>, keepalive: Keepalive, patience: D
     } else {
         socket.set_tcp_keepalive(&options)?;
     }
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(patience))
+    socket.set_tcp_nodelay(true)
 }
 
 /// Whether an address belongs to this machine: the kernel would then send from it to itself. Sends nothing.

@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 use tracing::{debug, warn};
 
-use super::socket::{Keepalive, MASTER_PATIENCE, calm, set_options};
+use super::socket::{Keepalive, calm, set_options};
 use super::{Complaints, Counted, Path};
 use crate::metrics::{Metrics, Refused};
 use crate::relay::{self, Ended, Manner, Tally};
@@ -72,7 +72,7 @@ impl Visit {
         };
         let socket = socket.map_err(|err| (Refused::Descriptors, err))?;
         let refused = |err| (Refused::Master, err);
-        set_options(SockRef::from(&socket), self.keepalive, MASTER_PATIENCE).map_err(refused)?;
+        set_options(SockRef::from(&socket), self.keepalive).map_err(refused)?;
         if self.paces {
             calm(SockRef::from(&socket), master.ip());
         }

@@ -11,3 +11,4 @@ mod rig;
 mod routing;
 mod starting;
 mod storm;
+mod vanished;
