@@ -9,6 +9,7 @@ mod fencing;
 mod regulars;
 mod rig;
 mod routing;
+mod scan;
 mod starting;
 mod storm;
 mod vanished;

@@ -62,6 +62,17 @@ impl Regulars {
         })
         .await;
     }
+
+    /// Ends them, and asserts that the proxy has no more descriptors than `before` they came, but for the pipes that are
+    /// kept for the next ones, and that nothing was wrong with it.
+    pub(crate) async fn leave(self, proxy: &Proxy, before: usize) {
+        let pipes = 4 * self.count(); // one for either direction
+        drop(self);
+        let after = proxy.settled_descriptors().await;
+        assert!(after <= before + pipes, "{before} descriptors before, {after} after");
+        let log = proxy.process.log();
+        assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+    }
 }
 
 async fn exchange(mut socket: TcpStream, number: u8, rounds: Arc<AtomicU64>) {
