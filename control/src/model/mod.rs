@@ -26,7 +26,7 @@ pub use info::{KeeperInfo, PostgresState, ProxyInfo, SentinelInfo, Stopped};
 pub use json::{Json, JsonError, from_slice, to_compact, to_pretty};
 pub use keeper::{Keeper, KeeperSpec, KeeperStatus, PostgresBinaryVersion};
 pub use lsn::Lsn;
-pub use patch::{PatchError, patch_spec};
+pub use patch::{PatchError, patch_spec, unknown_names};
 pub use proxy::{ProxySection, ProxySpec, ProxyStatus};
 pub use spec::{
     AccessMode, ArchiveRecoverySettings, ClusterSpec, DEFAULT_MAX_STANDBY_LAG, ExistingConfig, InitMode, NewConfig,

@@ -1,4 +1,7 @@
-//! Changing a spec by a patch: JSON merge patch (RFC 7386) with the directive `$patch` (data-model 6.2).
+//! Changing a spec by a patch: JSON merge patch (RFC 7386) with the directive `$patch` (data-model 6.2); and, as the
+//! names of a spec's fields are listed here, which names of a text are none.
+
+use std::collections::BTreeSet;
 
 use crate::model::{ClusterSpec, Json, JsonError};
 
@@ -114,6 +117,33 @@ pub(super) fn field_names() -> impl Iterator<Item = &'static str> {
 
 const ARCHIVE: &Level = &Level(&[("restoreCommand", None)]);
 
+/// The names in the text of a spec that no field has, each with the way to it (`newConfig.local`): reading drops them
+/// without a word (data-model J-7). Nothing, when the text is no JSON object. The directives of a patch are among them.
+pub fn unknown_names(text: &[u8]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    if let Ok(Json::Object(members)) = Json::parse(text) {
+        find_unknown("", &members, SPEC, &mut found);
+    }
+    found
+}
+
+fn find_unknown(way: &str, members: &[(String, Json)], level: &Level, found: &mut BTreeSet<String>) {
+    for (name, value) in members {
+        match level.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+            None => {
+                found.insert(format!("{way}{name}"));
+            }
+            Some((known, Some(below))) => {
+                if let Json::Object(members) = value {
+                    find_unknown(&format!("{way}{known}."), members, below, found);
+                }
+            }
+            // a value, or a map whose names are data
+            Some((_, None)) => {}
+        }
+    }
+}
+
 /// Gives names in another case their canonical spelling; of two of the same name the last counts.
 fn fold(members: Vec<(String, Json)>, level: &Level) -> Vec<(String, Json)> {
     let mut folded: Vec<(String, Json)> = Vec::with_capacity(members.len());
@@ -221,6 +251,28 @@ mod tests {
             if let Some(below) = below {
                 names_match(below, value);
             }
+        }
+    }
+
+    #[test]
+    fn names_that_no_field_has_are_found_at_every_level_and_data_is_left_alone() {
+        let unknown = |text: &str| Vec::from_iter(unknown_names(text.as_bytes()));
+        assert_eq!(unknown(EVERY_FIELD), [""; 0]);
+        assert_eq!(
+            unknown(
+                r#"{"failIntervall":"1s","INITMODE":"new","$patch":"replace","newConfig":{"local":"C","LOCALE":"C"},
+                "standbyConfig":{"standbySettings":{"primaryConnInfo":"x","slot":1},"standbysettings":{"slot":2}},
+                "pgParameters":{"whatever":"1"},"failIntervall":null}"#
+            ),
+            [
+                "$patch",
+                "failIntervall",
+                "newConfig.local",
+                "standbyConfig.standbySettings.slot"
+            ]
+        );
+        for text in ["", "null", "[]", "{\"newConfig\":7}"] {
+            assert_eq!(unknown(text), [""; 0], "{text}");
         }
     }
 

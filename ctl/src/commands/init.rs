@@ -10,6 +10,7 @@ use control::model::{ClusterData, ClusterSpec, InitMode, Timestamp, short_uid, t
 use control::store::{Outcome, Store, Txn};
 
 use super::confirm::{Answer, confirm};
+use super::input::Kind;
 use super::{Ended, checked, input, say};
 
 #[derive(Debug, clap::Args)]
@@ -63,7 +64,10 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
         .await
         .context("cannot update cluster data")?
     {
-        Outcome::Committed(_) => Ok(Ended::Well),
+        Outcome::Committed(_) => {
+            input::warn_of_unknown_names(text.as_deref().unwrap_or_default(), Kind::Whole);
+            Ok(Ended::Well)
+        }
         Outcome::Conflict => {
             bail!("cannot update cluster data: somebody else has just written it; look at it, then repeat the command")
         }

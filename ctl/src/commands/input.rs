@@ -6,7 +6,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use control::model::{ClusterSpec, from_slice};
+use control::model::{ClusterSpec, from_slice, unknown_names};
+use control::telemetry::complain;
 
 /// No store takes a larger value (store S-13).
 const BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -71,6 +72,32 @@ impl Input {
             bail!("cannot read {}: it is larger than any value of the store", self.name);
         }
         Ok(bytes)
+    }
+}
+
+/// What a text that is to change the cluster spec may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A spec in place of the present one.
+    Whole,
+    /// A patch of the present one.
+    Patch,
+}
+
+/// Tells of names that no field of a cluster spec has: they are ignored (data-model J-7), so a typing error would change
+/// nothing without a word.
+pub(super) fn warn_of_unknown_names(text: &[u8], kind: Kind) {
+    let mut names = unknown_names(text);
+    if kind == Kind::Patch {
+        // a patch that was taken has no other directives
+        names.retain(|name| name.rsplit('.').next() != Some("$patch"));
+    }
+    if !names.is_empty() {
+        let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+        complain(format_args!(
+            "WARNING: ignored, since no field of the cluster spec has this name: {}",
+            names.join(", ")
+        ));
     }
 }
 

@@ -8,6 +8,7 @@ use control::model::{ClusterSpec, patch_spec, replace_spec};
 use control::store::Store;
 
 use super::checked::Attempts;
+use super::input::Kind;
 use super::{Ended, checked, input};
 
 #[derive(Debug, clap::Args)]
@@ -21,13 +22,6 @@ pub(super) struct Args {
     /// The text is a patch of the present spec (JSON merge patch): what it does not name stays
     #[arg(long, short)]
     patch: Option<Switch>,
-}
-
-/// What the text is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Whole,
-    Patch,
 }
 
 pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
@@ -56,6 +50,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
         Ok(())
     })
     .await?;
+    input::warn_of_unknown_names(&text, kind);
     Ok(Ended::Well)
 }
 

@@ -72,13 +72,7 @@ async fn without_yes_it_asks() {
 async fn an_argument_wins_over_a_file_that_is_not_even_there() {
     let bench = Bench::start().await;
     bench
-        .run(&[
-            "init",
-            "-y",
-            "-f",
-            "/nonexistent/spec",
-            r#"{"INITMODE":"new","other":1}"#,
-        ])
+        .run(&["init", "-y", "-f", "/nonexistent/spec", r#"{"INITMODE":"new"}"#])
         .await
         .printed(OVERWRITTEN);
     assert_eq!(spec(&bench).await, MINIMAL);
@@ -107,6 +101,17 @@ async fn the_spec_comes_from_a_file_or_from_standard_input() {
         .await
         .printed(&format!("{REMOVED}{OVERWRITTEN}"));
     assert_eq!(spec(&bench).await, MINIMAL);
+}
+
+#[tokio::test]
+async fn names_that_are_no_fields_are_told_and_ignored() {
+    // data-model J-7, cli 18.11
+    let bench = Bench::start().await;
+    let text = r#"{"INITMODE":"new","failIntervall":"4s","newConfig":{"local":"C"},"pgParameters":{"any":"1"}}"#;
+    let ran = bench.run(&["init", "-y", text]).await;
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, OVERWRITTEN));
+    ran.said(r#"has this name: "failIntervall", "newConfig.local""#);
+    assert!(!spec(&bench).await.contains("failIntervall"));
 }
 
 #[tokio::test]

@@ -39,6 +39,31 @@ async fn a_patch_that_changes_nothing_still_writes() {
 }
 
 #[tokio::test]
+async fn names_that_are_no_fields_are_told_and_ignored() {
+    // data-model J-7
+    let bench = Bench::with(CLUSTER).await;
+    let whole = r#"{"initMode":"new","sleepInterval":"1s","sleepintervall":"2s"}"#;
+    for args in [&["update", "-p", r#"{"maxStandby":1}"#][..], &["update", whole]] {
+        let ran = bench.run(args).await;
+        assert_eq!((ran.status, ran.stdout.as_str()), (0, ""), "{ran:?}");
+        let unknown = if args.len() == 3 {
+            "\"maxStandby\""
+        } else {
+            "\"sleepintervall\""
+        };
+        assert!(
+            ran.stderr.starts_with("WARNING: ignored") && ran.stderr.contains(unknown),
+            "{ran:?}"
+        );
+        assert_eq!(bench.get().await.as_deref(), Some(CLUSTER));
+    }
+    // directives of a patch are no names of fields
+    let patch = r#"{"$patch":"replace","initMode":"new","sleepInterval":"1s"}"#;
+    let ran = bench.run(&["update", "-p", patch]).await;
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
+}
+
+#[tokio::test]
 async fn what_may_not_be_is_refused() {
     let bench = Bench::with(CLUSTER).await;
     for (args, words) in [
