@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use control::args::{self, CTL, CommonArgs, Faults, VERSION};
-use control::store::{Store, StoreError};
+use control::store::{AWAY_HINT, Store, StoreError};
 use control::telemetry::{self, Chain, complain, reader_gone_is_fine};
 
 mod checked;
@@ -143,7 +143,7 @@ fn told(error: &anyhow::Error) -> String {
     let causes = Chain(error.as_ref());
     let store = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
     match store {
-        Some(StoreError::Unreachable { .. }) => format!("{causes} (is etcd running there? see --store-endpoints)"),
+        Some(StoreError::Unreachable { .. }) => format!("{causes} ({AWAY_HINT})"),
         _ => causes.to_string(),
     }
 }

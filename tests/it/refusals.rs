@@ -288,16 +288,27 @@ async fn daemons_started_before_the_store_wait_for_it_and_say_so_once() {
     let sentinel = cluster.add_sentinel();
     let keeper = cluster.add_keeper();
     let proxy = cluster.add_proxy();
+    let (missed, hint) = ("store is unreachable", "see --store-endpoints");
     for name in [&sentinel, &keeper, &proxy] {
-        eventually(format!("{name} to miss the store"), LATER, async || {
-            let log = cluster.process(name).log();
-            check(log.contains("WARN") || log.contains("ERROR"), || "not said".to_owned())
-        })
-        .await;
+        cluster.process(name).said(missed, LATER).await;
+        assert!(cluster.process(name).log().contains(hint), "{name}");
     }
     cluster.restart_etcd().await;
     cluster.settled(&keeper, &Role::Master).await;
     cluster.serves(&proxy).await;
+
+    // who has found the store before is not told how to
+    let said = [&sentinel, &keeper, &proxy].map(|name| (name, cluster.process(name).log().len()));
+    cluster.etcd.stop().await;
+    for (name, before) in said {
+        cluster.process(name).said_after(before, missed, LATER).await;
+        let log = cluster.process(name).log();
+        assert_eq!(
+            (log.matches(missed).count(), log.matches(hint).count()),
+            (2, 1),
+            "{name}"
+        );
+    }
 }
 
 /// data-model, store S-12: garbage in `clusterdata` is written over by nobody, and ends nobody.

@@ -3,6 +3,9 @@
 
 use std::{error::Error, fmt, time::Duration};
 
+/// What whoever looks for the store in the wrong place, or too early, can do about it.
+pub const AWAY_HINT: &str = "is etcd running there? see --store-endpoints";
+
 /// A request that brought no result. Its text says what was attempted; the cause is its source.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

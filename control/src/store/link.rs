@@ -31,7 +31,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     config::{Endpoint, Scheme, StoreConfig},
-    error::Cause,
+    error::{AWAY_HINT, Cause},
 };
 use crate::clock::Boottime;
 
@@ -72,6 +72,8 @@ struct Board {
 struct State {
     endpoints: Vec<EndpointState>,
     told_away: bool,
+    /// Some endpoint has been there once.
+    was_there: bool,
 }
 
 #[derive(Default)]
@@ -97,6 +99,7 @@ impl Links {
         let state = Mutex::new(State {
             endpoints,
             told_away: false,
+            was_there: false,
         });
         let board = Arc::new(Board {
             state,
@@ -212,6 +215,7 @@ impl Board {
                     failed: None,
                 };
             }
+            state.was_there = true;
             std::mem::take(&mut state.told_away)
         };
         self.news.send_modify(|news| *news = news.wrapping_add(1));
@@ -231,10 +235,12 @@ impl Board {
             }
             let news = state.why_away(&config.endpoints).filter(|_| !state.told_away);
             state.told_away |= news.is_some();
-            news
+            // who has found it before knows where it is
+            let hint = (!state.was_there).then_some(AWAY_HINT);
+            news.map(|error| (error, hint))
         };
-        if let Some(error) = told {
-            warn!(%error, "store is unreachable, trying again until it is back");
+        if let Some((error, hint)) = told {
+            warn!(%error, hint, "store is unreachable, trying again until it is back");
         }
     }
 }

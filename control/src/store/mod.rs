@@ -24,7 +24,7 @@ pub use self::{
     config::{
         ConfigError, DEFAULT_ENDPOINT, DEFAULT_TIMEOUT, Endpoint, EndpointsError, Scheme, StoreConfig, StoreOptions,
     },
-    error::{Cause, StoreError},
+    error::{AWAY_HINT, Cause, StoreError},
     keys::{Keys, KeysError},
     lease::{Granted, INFO_TTL_MIN, LeaseId, Remaining, info_ttl},
     tls::{TlsError, TlsOptions},
