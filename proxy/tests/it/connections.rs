@@ -1,10 +1,9 @@
-//! Many connections, limits and bad masters (proxy P-8 to P-14).
+//! Many connections, and their ends (proxy P-13, P-14).
 
 use std::time::Duration;
 
-use stolon_tests::wait::{eventually, now};
+use stolon_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
 
 use crate::rig::{Client, Master, PATIENCE, Proxy, Rig, block_on};
 
@@ -171,64 +170,6 @@ fn clients_beyond_max_connections_are_closed_and_counted() {
         drop(clients.pop());
         proxy.client_of(b'A').await;
         assert_eq!(clients[0].ask().await.unwrap(), Some(b'A'));
-    });
-}
-
-// proxy P-12
-#[test]
-fn a_master_that_refuses_costs_the_client_its_connection_and_no_more() {
-    block_on(async {
-        let mut rig = Rig::start().await;
-        let mut gone = Master::start(b'A').await;
-        gone.port = stolon_tests::ports::Port::free().number();
-        let proxy = rig.proxy().await;
-        let generation = rig.publish(Some(&gone), &[&proxy]).await;
-        rig.acknowledged(&proxy, generation).await;
-        proxy.metric_is("stolon_proxy_route_open", 1.0).await;
-        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
-        proxy
-            .metric_is("stolon_proxy_connections_refused_total{reason=\"master\"}", 1.0)
-            .await;
-        proxy
-            .process
-            .said("could not connect a client to the master", PATIENCE)
-            .await;
-    });
-}
-
-// proxy P-12
-#[test]
-fn a_master_that_never_answers_costs_no_more_than_the_connect_timeout() {
-    block_on(async {
-        let mut rig = Rig::start().await;
-        // A full backlog: further connection requests are not answered.
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let full = socket.listen(1).unwrap();
-        let address = full.local_addr().unwrap();
-        let mut fillers = Vec::new();
-        while let Ok(filler) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
-            fillers.push(filler.unwrap());
-        }
-        let mut master = Master::start(b'A').await;
-        master.port = address.port();
-        let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--connect-timeout=300ms"]).await;
-        rig.publish(Some(&master), &[&proxy]).await;
-        // the line is told before the route opens
-        proxy.metric_is("stolon_proxy_route_open", 1.0).await;
-        let start = now();
-        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
-        assert!(now().since(start) >= Duration::from_millis(290));
-        proxy
-            .metric_is(
-                "stolon_proxy_connections_refused_total{reason=\"connect_timeout\"}",
-                1.0,
-            )
-            .await;
-        // a route that closes ends the wait, too
-        let waiting = proxy.connect().await.unwrap();
-        rig.publish(None, &[&proxy]).await;
-        assert_eq!(waiting.ended().await, b"");
     });
 }
 

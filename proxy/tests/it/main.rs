@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod change;
+mod complaints;
 mod connections;
 mod crowd;
 mod fencing;
+mod masters;
 mod regulars;
 mod rig;
 mod routing;

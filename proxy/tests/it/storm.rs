@@ -1,14 +1,13 @@
 //! Twenty thousand connection attempts at once, from several processes: limits hold, nothing leaks, and those who are
 //! connected do not notice (proxy P-14).
 
-use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use control::clock::Boottime;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use stolon_tests::wait::{eventually, now};
 
+use crate::complaints::told_seldom;
 use crate::crowd::{Crowd, Outcome};
 use crate::regulars::Regulars;
 use crate::rig::{Master, PATIENCE, Proxy, Rig, block_on_alone, sum};
@@ -86,21 +85,6 @@ async fn all_accounted_for(proxy: &Proxy) -> usize {
         }
     })
     .await
-}
-
-/// Asserts that whatever befell thousands was told once a second at most.
-fn told_seldom(proxy: &Proxy, since: Boottime) {
-    let seconds = usize::try_from(now().since(since).as_secs()).unwrap();
-    let mut told = BTreeMap::<String, usize>::new();
-    for line in proxy.process.log().lines().filter(|line| !line.contains(" INFO ")) {
-        let message = line.split(' ').skip(1).filter(|word| !word.contains('='));
-        *told.entry(message.collect::<Vec<_>>().join(" ")).or_default() += 1;
-    }
-    println!("{told:?} in {seconds} s");
-    assert!(!told.is_empty(), "nothing was said of it");
-    for (message, times) in told {
-        assert!(times <= seconds + 2, "{message:?} {times} times in {seconds} s");
-    }
 }
 
 /// A proxy with these options with its regular clients.
