@@ -2,22 +2,30 @@
 //! and only then open or keep a route (fencing F-1, F-2). What the data mean is `route`'s business, and who is connected
 //! is `listener`'s.
 
+mod announce;
+mod goodbye;
+mod life;
+mod lookup;
+mod told;
+
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
-use control::model::{ClusterData, InfoUid, JsonError, ProxyInfo, ProxyUid, short_uid, to_compact};
-use control::store::{LeaseId, Outcome, Revision, Store, StoreError, Target, Txn, Watch, info_ttl};
+use control::model::{ClusterData, JsonError, ProxyUid};
+use control::store::{Revision, Store, StoreError, Target, Watch};
 use control::telemetry::Chain;
 use tokio::task::JoinHandle;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
-use crate::listener::{Path, Reins, Standing, is_here};
+use self::announce::InfoLease;
+pub use self::life::Life;
+use self::told::Told;
+use crate::listener::{Path, Reins, Standing};
 use crate::metrics::Metrics;
 use crate::relay::{Cut, Gate};
-use crate::route::{Endpoint, Found, Publish, Route, Surroundings, Verdict, Why, choose, conclude};
+use crate::route::{Endpoint, Found, Publish, Route, Verdict, conclude};
 
 /// The pauses between the starts of check-ins that fail (P-2).
 const AGAIN_MIN: Duration = Duration::from_millis(50);
@@ -25,12 +33,6 @@ const AGAIN_MAX: Duration = Duration::from_secs(1);
 /// By so much the wall clock may move more than the boottime clock before the machine counts as having stood still
 /// (fencing section 1).
 const JUMP_MAX: i128 = 1_000_000_000;
-/// How long a stop may take for its goodbye (P-9), connections and store together.
-const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
-/// How often a proxy that drains looks whether its clients are gone.
-const LOOK_FOR_CLIENTS_EVERY: Duration = Duration::from_millis(20);
-/// The part of it that connections get to end; they were told to, and nothing is forwarded any more.
-const DROP_LIMIT: Duration = Duration::from_millis(400);
 
 /// The intervals in force (P-2, fencing F-2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,105 +128,6 @@ struct Current {
     endpoint: Option<Endpoint>,
     master: SocketAddr,
     gate: Arc<Gate>,
-}
-
-/// The lease of the store that our info hangs on. It is renewed apart from the check-ins, so that none waits for it.
-#[derive(Debug, Clone, Copy)]
-struct InfoLease {
-    id: LeaseId,
-    ttl: Duration,
-    renewed: Boottime,
-}
-
-impl InfoLease {
-    /// Whether an info put now stays for longer than the check-in is good for, however the next ones go: the sentinel
-    /// does not wait for a proxy whose info is gone (sentinel P-1).
-    ///
-    /// Its time to live is twice the proxyTimeout at least, and more than half of it has to be left: the sentinel takes
-    /// our clock for right within 1 % (fencing F-6).
-    fn outlives_a_check_in(self, now: Boottime) -> bool {
-        now.since(self.renewed) < self.ttl * 9 / 20
-    }
-}
-
-/// What was last logged, so that changes are logged and not rounds (P-7).
-#[derive(Debug, Default)]
-struct Told {
-    master: Option<SocketAddr>,
-    route: Option<Route>,
-    failing: bool,
-    unpublished: bool,
-}
-
-/// Signs of life that a scrape and a summary look at.
-#[derive(Debug)]
-pub struct Life {
-    started: Boottime,
-    state: Mutex<Alive>,
-}
-
-#[derive(Debug, Default)]
-struct Alive {
-    good: Option<Boottime>,
-    lease_end: Option<Boottime>,
-    route: Option<String>,
-}
-
-impl Life {
-    /// Nothing was good yet.
-    pub fn new(started: Boottime) -> Self {
-        Self {
-            started,
-            state: Mutex::default(),
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, Alive> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn good(&self, at: Boottime, lease_end: Boottime) {
-        let mut state = self.state();
-        (state.good, state.lease_end) = (Some(at), Some(lease_end));
-    }
-
-    fn routed(&self, route: Option<String>) {
-        self.state().route = route;
-    }
-
-    /// Sets the gauges that time alone changes.
-    pub fn show(&self, metrics: &Metrics, now: Boottime) {
-        let state = self.state();
-        metrics
-            .checkin_age
-            .set(now.since(state.good.unwrap_or(self.started)).as_secs_f64());
-        metrics.lease_left.set(
-            state
-                .lease_end
-                .map_or(Duration::ZERO, |end| end.since(now))
-                .as_secs_f64(),
-        );
-    }
-
-    /// Logs how things stand (proxy section 3).
-    pub fn summarise(&self, metrics: &Metrics, clients: usize, now: Boottime) {
-        let state = self.state();
-        let carried = metrics.carried();
-        info!(
-            route = state.route.as_deref().unwrap_or("closed"),
-            lease_left = ?state.lease_end.map_or(Duration::ZERO, |end| end.since(now)),
-            up = ?now.since(self.started),
-            clients,
-            held = metrics.held(),
-            accepted = metrics.accepted.value(),
-            refused = metrics.refusals(),
-            ended = metrics.endings(),
-            to_client_bytes = carried.to_client,
-            to_master_bytes = carried.to_master,
-            spliced_bytes = carried.spliced,
-            "summary"
-        );
-    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the check-in is where time enters")]
@@ -432,22 +335,6 @@ impl CheckIn {
         }
     }
 
-    async fn look_around(&self, endpoint: Option<Endpoint>, limit: Duration) -> Surroundings {
-        let listen = self.reins.address;
-        let present = self.current.as_ref().map(|current| current.master).or(self.told.master);
-        let master = match endpoint {
-            Some(endpoint) => resolve(&endpoint, present, limit).await,
-            None => None,
-        };
-        let wildcard = listen.ip().to_canonical().is_unspecified();
-        let master_is_here = wildcard && master.is_some_and(|master| is_here(master.ip().to_canonical()));
-        Surroundings {
-            master,
-            master_is_here,
-            listen,
-        }
-    }
-
     /// Stops forwarding at once when the data close the route or move it (fencing F-1, P-6).
     fn stop_what_ends(&mut self, verdict: &Verdict) {
         let Some(current) = &self.current else { return };
@@ -501,96 +388,6 @@ impl CheckIn {
         jumped
     }
 
-    /// Publishes our info if the cluster data are still the ones read. Gives the time from which the lease runs, or
-    /// `None` when the data have changed.
-    async fn publish(
-        &mut self,
-        cluster_data: &str,
-        revision: Revision,
-        generation: i64,
-        timeout: Duration,
-        limit: Duration,
-    ) -> Result<Option<Boottime>, StoreError> {
-        // From before the lease of the info is looked at, too: both must hold if this process is paused in between.
-        let started = now();
-        // fencing F-2: the greater of the two, and of the first one alone, since nothing was forwarded before it
-        let announced = self.in_force.map_or(timeout, |in_force| timeout.max(in_force.timeout));
-        let lease = self.info_lease(announced, limit).await?;
-        let info = self.info(generation, announced);
-        let txn = Txn::new().if_unchanged(cluster_data, revision).put_leased(
-            &self.store.keys().proxy_info(self.me.as_str()),
-            to_compact(&info),
-            lease,
-        );
-        let store = self.store.limited(limit.saturating_sub(now().since(started)));
-        self.published = Some(generation);
-        match store.commit(txn).await {
-            Ok(Outcome::Committed(_)) => Ok(Some(started)),
-            Ok(Outcome::Conflict) => Ok(None),
-            Err(err) => {
-                if matches!(err, StoreError::Refused { .. }) {
-                    self.lease = None; // it may be what the store does not know any more
-                }
-                Err(err)
-            }
-        }
-    }
-
-    fn info(&self, generation: i64, timeout: Duration) -> ProxyInfo {
-        ProxyInfo {
-            info_uid: InfoUid::from(short_uid(random())),
-            uid: self.me.clone(),
-            generation,
-            proxy_timeout: i64::try_from(timeout.as_nanos()).unwrap_or(i64::MAX),
-            fenced: true,
-            stopped: false,
-        }
-    }
-
-    /// The lease for our info (P-3, store S-20): the present one, or a new one when its time to live has to change or
-    /// it may be gone.
-    async fn info_lease(&mut self, timeout: Duration, limit: Duration) -> Result<LeaseId, StoreError> {
-        let ttl = info_ttl(timeout * 2);
-        if let Some(lease) = self
-            .lease
-            .filter(|lease| lease.ttl == ttl && lease.outlives_a_check_in(now()))
-        {
-            return Ok(lease.id);
-        }
-        let asked_at = now();
-        let granted = self.store.limited(limit).grant(ttl).await?;
-        self.renewal = None;
-        self.lease = Some(InfoLease {
-            id: granted.lease,
-            ttl,
-            renewed: asked_at,
-        });
-        Ok(granted.lease)
-    }
-
-    /// Renews the lease of our info in the background when a quarter of its time has passed.
-    fn renew_info_lease(&mut self) {
-        let Some(lease) = self.lease.filter(|lease| now().since(lease.renewed) >= lease.ttl / 4) else {
-            return;
-        };
-        if self.renewal.is_none() {
-            let store = self.store.clone();
-            self.renewal = Some((now(), tokio::spawn(async move { store.renew(lease.id).await })));
-        }
-    }
-
-    /// Takes the result of a renewal, if there is one.
-    async fn settle_renewal(&mut self) {
-        let Some((asked_at, renewal)) = self.renewal.take_if(|(_, renewal)| renewal.is_finished()) else {
-            return;
-        };
-        match (renewal.await, &mut self.lease) {
-            (Ok(Ok(true)), Some(lease)) => lease.renewed = asked_at,
-            (Ok(Ok(false)), _) => self.lease = None,
-            _ => {} // the next one is due already
-        }
-    }
-
     /// Puts into force what a successful check-in concluded.
     fn apply(&mut self, route: Route, endpoint: Option<Endpoint>, lease_end: Boottime) {
         let (moment, mut opened) = (now(), None);
@@ -636,105 +433,6 @@ impl CheckIn {
         self.metrics.master(from, to);
         self.metrics.route(to.is_some(), wall_clock());
     }
-
-    /// Logs what has changed (P-7).
-    fn tell(&mut self, route: &Route, master: Option<SocketAddr>) {
-        if let Some(address) = master.filter(|_| master != self.told.master) {
-            info!(%address, "master address");
-        }
-        self.told.master = master;
-        if self.told.route.as_ref() == Some(route) {
-            return;
-        }
-        if let Route::Closed(why) = route {
-            match why {
-                Why::NoClusterData => info!("no clusterdata available, closing connections to master"),
-                Why::NoProxyObject => info!("no proxy object available, closing connections to master"),
-                Why::NoDb(db) => info!(%db, "no db object available, closing connections to master"),
-                Why::NotEnabled(address) => {
-                    info!(%address, "not proxying to master address since we aren't in the enabled proxies list");
-                }
-                Why::NoAddress(db) => error!(
-                    %db,
-                    "cannot resolve the master's address, closing connections to master: see what its keeper advertises \
-                     (--pg-advertise-address)"
-                ),
-                Why::OwnAddress(address) => {
-                    error!(%address, "the master's address is our own, closing connections to master: give the \
-                                      proxy another --port, or the keeper another address");
-                }
-                Why::UnusableData(unusable) => {
-                    error!(error = %Chain(unusable), "cannot use the clusterdata, closing connections to master");
-                }
-            }
-        }
-        self.told.route = Some(route.clone());
-    }
-
-    /// Takes no more clients and lets those that are there end by themselves, for as long as `limit` (P-9). Meanwhile the
-    /// check-ins go on, as the lease is what lets connections live.
-    ///
-    /// # Errors
-    /// As `run`.
-    pub async fn drain(&mut self, limit: Duration) -> Result<(), Fatal> {
-        self.reins.orders.send_modify(|orders| orders.drain = true);
-        let clients = Arc::clone(&self.reins.clients);
-        let all_gone = async {
-            while clients.load(Ordering::Relaxed) > 0 {
-                tokio::time::sleep(LOOK_FOR_CLIENTS_EVERY).await;
-            }
-        };
-        tokio::select! {
-            fatal = self.run() => Err(fatal),
-            () = all_gone => Ok(()),
-            () = tokio::time::sleep(limit) => Ok(()),
-        }
-    }
-
-    /// Says goodbye (P-9, beyond X-1.10): stops forwarding, lets the connections end, publishes that we have stopped.
-    pub async fn stop(mut self) {
-        let started = now();
-        self.close(Cut::Stopping);
-        let Self {
-            reins,
-            store,
-            lease,
-            published,
-            ..
-        } = &self;
-        reins.orders.send_modify(|orders| orders.stop = true);
-        let left = || GOODBYE_LIMIT.saturating_sub(now().since(started));
-        while reins.clients.load(Ordering::Relaxed) > 0 && now().since(started) < DROP_LIMIT {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        let Some(generation) = *published else { return };
-        let goodbye = async {
-            let lease = match lease {
-                Some(lease) => lease.id,
-                None => {
-                    store
-                        .limited(left())
-                        .grant(info_ttl(self.timing().timeout * 2))
-                        .await?
-                        .lease
-                }
-            };
-            let info = ProxyInfo {
-                stopped: true,
-                ..self.info(generation, self.timing().timeout)
-            };
-            let key = store.keys().proxy_info(self.me.as_str());
-            store
-                .limited(left())
-                .commit(Txn::new().put_leased(&key, to_compact(&info), lease))
-                .await
-        };
-        match tokio::time::timeout(left(), goodbye).await {
-            Ok(Ok(_)) => debug!("published that we have stopped"),
-            Ok(Err(err)) => warn!(error = %Chain(&err), "could not publish that we have stopped"),
-            Err(_) => warn!("could not publish that we have stopped: the store did not answer in time"),
-        }
-    }
 }
 
 fn decode(key: &str, value: Option<&[u8]>) -> Result<Found, Failed> {
@@ -748,22 +446,6 @@ fn decode(key: &str, value: Option<&[u8]>) -> Result<Found, Failed> {
             key: key.to_owned(),
             source,
         }),
-    }
-}
-
-/// The address of a master; names are looked up, for as long as the check-in lasts at most.
-async fn resolve(endpoint: &Endpoint, present: Option<SocketAddr>, limit: Duration) -> Option<SocketAddr> {
-    if let Ok(ip) = endpoint.host.parse::<IpAddr>() {
-        return Some(SocketAddr::new(ip, endpoint.port));
-    }
-    let lookup = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
-    match tokio::time::timeout(limit, lookup).await {
-        Ok(Ok(found)) => choose(&found.collect::<Vec<_>>(), present),
-        Ok(Err(err)) => {
-            debug!(host = %endpoint.host, error = %err, "could not resolve the master's address");
-            None
-        }
-        Err(_) => None,
     }
 }
 
@@ -805,23 +487,5 @@ mod tests {
             timing.attempt_limit(Duration::from_secs(store)).as_secs()
         };
         assert_eq!((limit(15, 5), limit(3, 5), limit(30, 5)), (5, 1, 5));
-    }
-
-    #[test]
-    fn an_info_put_under_a_lease_stays_for_longer_than_anything_is_forwarded_after_it() {
-        // The sentinel drops a proxy whose info is gone (sentinel P-1), whatever that proxy's own lease says.
-        for timeout in [1, 3, 10, 15, 60, 3600].map(Duration::from_secs) {
-            let lease = InfoLease {
-                id: LeaseId(1),
-                ttl: info_ttl(timeout * 2),
-                renewed: Boottime::from_nanos(SECOND),
-            };
-            let gone = lease.renewed + lease.ttl;
-            let checked_in = (0..100)
-                .map(|part| lease.renewed + lease.ttl * part / 100)
-                .rfind(|at| lease.outlives_a_check_in(*at))
-                .unwrap();
-            assert!(checked_in + timeout.mul_f64(1.01) < gone, "{timeout:?}");
-        }
     }
 }

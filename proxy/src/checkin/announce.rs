@@ -1,0 +1,144 @@
+//! Our info in the store, and the lease that it hangs on. When it is put, and what a failure means, is the check-in's
+//! business.
+
+use std::time::Duration;
+
+use control::clock::Boottime;
+use control::model::{InfoUid, ProxyInfo, short_uid, to_compact};
+use control::store::{LeaseId, Outcome, Revision, StoreError, Txn, info_ttl};
+
+use super::{CheckIn, now, random};
+
+/// The lease of the store that our info hangs on. It is renewed apart from the check-ins, so that none waits for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InfoLease {
+    pub(super) id: LeaseId,
+    ttl: Duration,
+    renewed: Boottime,
+}
+
+impl InfoLease {
+    /// Whether an info put now stays for longer than the check-in is good for, however the next ones go: the sentinel
+    /// does not wait for a proxy whose info is gone (sentinel P-1).
+    ///
+    /// Its time to live is twice the proxyTimeout at least, and more than half of it has to be left: the sentinel takes
+    /// our clock for right within 1 % (fencing F-6).
+    fn outlives_a_check_in(self, now: Boottime) -> bool {
+        now.since(self.renewed) < self.ttl * 9 / 20
+    }
+}
+
+impl CheckIn {
+    /// Publishes our info if the cluster data are still the ones read. Gives the time from which the lease runs, or
+    /// `None` when the data have changed.
+    pub(super) async fn publish(
+        &mut self,
+        cluster_data: &str,
+        revision: Revision,
+        generation: i64,
+        timeout: Duration,
+        limit: Duration,
+    ) -> Result<Option<Boottime>, StoreError> {
+        // From before the lease of the info is looked at, too: both must hold if this process is paused in between.
+        let started = now();
+        // fencing F-2: the greater of the two, and of the first one alone, since nothing was forwarded before it
+        let announced = self.in_force.map_or(timeout, |in_force| timeout.max(in_force.timeout));
+        let lease = self.info_lease(announced, limit).await?;
+        let info = self.info(generation, announced);
+        let txn = Txn::new().if_unchanged(cluster_data, revision).put_leased(
+            &self.store.keys().proxy_info(self.me.as_str()),
+            to_compact(&info),
+            lease,
+        );
+        let store = self.store.limited(limit.saturating_sub(now().since(started)));
+        self.published = Some(generation);
+        match store.commit(txn).await {
+            Ok(Outcome::Committed(_)) => Ok(Some(started)),
+            Ok(Outcome::Conflict) => Ok(None),
+            Err(err) => {
+                if matches!(err, StoreError::Refused { .. }) {
+                    self.lease = None; // it may be what the store does not know any more
+                }
+                Err(err)
+            }
+        }
+    }
+
+    pub(super) fn info(&self, generation: i64, timeout: Duration) -> ProxyInfo {
+        ProxyInfo {
+            info_uid: InfoUid::from(short_uid(random())),
+            uid: self.me.clone(),
+            generation,
+            proxy_timeout: i64::try_from(timeout.as_nanos()).unwrap_or(i64::MAX),
+            fenced: true,
+            stopped: false,
+        }
+    }
+
+    /// The lease for our info (P-3, store S-20): the present one, or a new one when its time to live has to change or
+    /// it may be gone.
+    async fn info_lease(&mut self, timeout: Duration, limit: Duration) -> Result<LeaseId, StoreError> {
+        let ttl = info_ttl(timeout * 2);
+        if let Some(lease) = self
+            .lease
+            .filter(|lease| lease.ttl == ttl && lease.outlives_a_check_in(now()))
+        {
+            return Ok(lease.id);
+        }
+        let asked_at = now();
+        let granted = self.store.limited(limit).grant(ttl).await?;
+        self.renewal = None;
+        self.lease = Some(InfoLease {
+            id: granted.lease,
+            ttl,
+            renewed: asked_at,
+        });
+        Ok(granted.lease)
+    }
+
+    /// Renews the lease of our info in the background when a quarter of its time has passed.
+    pub(super) fn renew_info_lease(&mut self) {
+        let Some(lease) = self.lease.filter(|lease| now().since(lease.renewed) >= lease.ttl / 4) else {
+            return;
+        };
+        if self.renewal.is_none() {
+            let store = self.store.clone();
+            self.renewal = Some((now(), tokio::spawn(async move { store.renew(lease.id).await })));
+        }
+    }
+
+    /// Takes the result of a renewal, if there is one.
+    pub(super) async fn settle_renewal(&mut self) {
+        let Some((asked_at, renewal)) = self.renewal.take_if(|(_, renewal)| renewal.is_finished()) else {
+            return;
+        };
+        match (renewal.await, &mut self.lease) {
+            (Ok(Ok(true)), Some(lease)) => lease.renewed = asked_at,
+            (Ok(Ok(false)), _) => self.lease = None,
+            _ => {} // the next one is due already
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_info_put_under_a_lease_stays_for_longer_than_anything_is_forwarded_after_it() {
+        // The sentinel drops a proxy whose info is gone (sentinel P-1), whatever that proxy's own lease says.
+        for timeout in [1, 3, 10, 15, 60, 3600].map(Duration::from_secs) {
+            let lease = InfoLease {
+                id: LeaseId(1),
+                ttl: info_ttl(timeout * 2),
+                renewed: Boottime::from_nanos(1_000_000_000),
+            };
+            let gone = lease.renewed + lease.ttl;
+            let checked_in = (0..100)
+                .map(|part| lease.renewed + lease.ttl * part / 100)
+                .rfind(|at| lease.outlives_a_check_in(*at))
+                .unwrap();
+            assert!(checked_in + timeout.mul_f64(1.01) < gone, "{timeout:?}");
+        }
+    }
+}
