@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
-use control::model::{ClusterData, JsonError, ProxyUid};
+use control::model::{JsonError, ProxyUid};
 use control::store::{Revision, Store, StoreError, Target, Watch};
 use control::telemetry::Chain;
 use tokio::task::JoinHandle;
@@ -250,7 +250,11 @@ impl CheckIn {
                 .get(&key)
                 .await?;
             let revision = entry.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
-            let found = decode(&key, entry.as_ref().map(|entry| entry.value.as_slice()))?;
+            let value = entry.as_ref().map(|entry| entry.value.as_slice());
+            let found = Found::read(value).map_err(|source| Failed::Decode {
+                key: key.clone(),
+                source,
+            })?;
             self.listen_from_first_read(read_at).await?;
             let endpoint = found.master();
             self.stop_before_look_up(endpoint.as_ref());
@@ -432,20 +436,6 @@ impl CheckIn {
     fn route_metrics(&self, from: Option<&str>, to: Option<&str>) {
         self.metrics.master(from, to);
         self.metrics.route(to.is_some(), wall_clock());
-    }
-}
-
-fn decode(key: &str, value: Option<&[u8]>) -> Result<Found, Failed> {
-    let Some(value) = value else { return Ok(Found::Nothing) };
-    match ClusterData::parse(value) {
-        Ok(None) => Ok(Found::Nothing),
-        Ok(Some(data)) => Ok(data
-            .check()
-            .map_or_else(Found::Unusable, |checked| Found::Data(Box::new(checked)))),
-        Err(source) => Err(Failed::Decode {
-            key: key.to_owned(),
-            source,
-        }),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use control::model::{Checked, DbUid, ProxyUid, Unusable};
+use control::model::{Checked, ClusterData, DbUid, JsonError, ProxyUid, Unusable};
 
 /// What was read under the key of the cluster data, when it could be read and decoded.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +27,20 @@ pub struct Endpoint {
 }
 
 impl Found {
+    /// Reads what is under the key; `None` when it is absent.
+    ///
+    /// # Errors
+    /// The value is not a cluster data document at all.
+    pub fn read(value: Option<&[u8]>) -> Result<Self, JsonError> {
+        let Some(value) = value else { return Ok(Self::Nothing) };
+        Ok(match ClusterData::parse(value)? {
+            None => Self::Nothing,
+            Some(data) => data
+                .check()
+                .map_or_else(Self::Unusable, |checked| Self::Data(Box::new(checked))),
+        })
+    }
+
     /// Where the named master says it listens; to be resolved before a route can be concluded.
     ///
     /// `None` when no master is named, it is not in the document, or it has no usable address or port.

@@ -24,12 +24,7 @@ fn document() -> String {
 }
 
 fn parse(text: &str) -> Found {
-    match ClusterData::parse(text.as_bytes()).unwrap() {
-        None => Found::Nothing,
-        Some(data) => data
-            .check()
-            .map_or_else(Found::Unusable, |checked| Found::Data(Box::new(checked))),
-    }
+    Found::read(Some(text.as_bytes())).unwrap()
 }
 
 /// The document with one piece of its text replaced.
