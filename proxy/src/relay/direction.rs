@@ -1,7 +1,9 @@
 //! One direction of a connection: rounds of a path until there is nothing to do, and the end of the stream passed on
 //! after everything before it (P-11). How a round moves bytes belongs to the paths, which one is next to `flow`.
 
+use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 
@@ -16,6 +18,8 @@ use super::{Act, Gate, Paths, Side, Tally};
 
 /// Rounds of one direction before the other one, and the other connections of the thread, get their turn.
 const ROUNDS_AT_ONCE: usize = 16;
+/// The same in bytes, more or less: bulk takes a good hundred microseconds for so many.
+const BYTES_AT_ONCE: usize = 1024 * 1024;
 
 /// What one round of a path came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,9 +116,13 @@ impl Direction {
         mut batch: Option<&mut Batch>,
     ) -> Result<bool, Stop> {
         let mut heard = false;
+        let mut given = 0;
         for _ in 0..ROUNDS_AT_ONCE {
             if self.done {
                 return Ok(heard);
+            }
+            if given >= BYTES_AT_ONCE {
+                break;
             }
             let way = self.way(road.paths);
             let mut round = match way {
@@ -144,6 +152,7 @@ impl Direction {
                     batch.took(round.taken, road.from, road.tally);
                 }
             }
+            given += round.given;
             match round.then {
                 Then::SourceEmpty | Then::SinkFull => return Ok(heard),
                 Then::Eof => {
@@ -157,7 +166,8 @@ impl Direction {
                 Then::More | Then::Unspliceable | Then::NoPipe | Then::Refused => {}
             }
         }
-        cx.waker().wake_by_ref();
+        // Not woken at once: the runtime would look at its sockets only after some tens of such turns.
+        let _pending = pin!(tokio::task::yield_now()).poll(cx);
         Ok(heard)
     }
 

@@ -13,8 +13,9 @@ use rustix::pipe::PipeFlags;
 pub(crate) const PIPES_MAX: usize = 32;
 /// Empty pipes that wait for use.
 const WAITING_MAX: usize = 8;
-/// What is asked for. Pipes of 64 KiB limit splicing; between 256 KiB and 1 MiB there is no difference.
-const PIPE_BYTES: usize = 256 * 1024;
+/// What is asked for, in this order: 1 MiB is what anybody may have at the most (pipe(7), `pipe-max-size`). Pipes of
+/// 64 KiB limit splicing, and what a larger one saves are rounds.
+const PIPE_BYTES: [usize; 2] = [1024 * 1024, 256 * 1024];
 /// The least that is worth it. A user who has too much in pipes gets less (pipe(7), `pipe-user-pages-soft`).
 const PIPE_BYTES_MIN: usize = 64 * 1024;
 
@@ -81,9 +82,10 @@ impl Pool {
             return None;
         }
         let (take, give) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        let bytes_max = rustix::pipe::fcntl_setpipe_size(&give, PIPE_BYTES)
-            .or_else(|_| rustix::pipe::fcntl_getpipe_size(&give))
-            .ok()?;
+        let bytes_max = PIPE_BYTES
+            .into_iter()
+            .find_map(|bytes| rustix::pipe::fcntl_setpipe_size(&give, bytes).ok())
+            .or_else(|| rustix::pipe::fcntl_getpipe_size(&give).ok())?;
         (bytes_max >= PIPE_BYTES_MIN).then_some(Pipe {
             take,
             give,
