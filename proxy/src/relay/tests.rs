@@ -551,6 +551,7 @@ async fn streams_with_messages_after_them_never_stall(start: Start) {
         let write = async {
             for _ in 0..pieces {
                 rig.master.write_all(&piece).await.unwrap();
+                tokio::task::yield_now().await; // so that they come one by one, and are batched
             }
             // let the relay run dry, so that the message comes alone
             for _ in 0..round {
