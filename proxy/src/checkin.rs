@@ -55,8 +55,16 @@ impl Default for Timing {
 
 impl Timing {
     /// How long one check-in may take as a whole (P-3).
-    fn attempt_limit(self, store_limit: Duration) -> Duration {
-        store_limit.min(self.timeout / 3)
+    ///
+    /// After failures no less than their pause: a third of a valid proxyTimeout may be less than any store needs to
+    /// answer, and then no check-in would ever read the spec that mends it.
+    fn attempt_limit(self, store_limit: Duration, pause: Duration) -> Duration {
+        store_limit.min((self.timeout / 3).max(pause))
+    }
+
+    /// The pause after a good check-in (P-2). A valid proxyCheckInterval of nothing does not keep the store busy.
+    fn pause(self) -> Duration {
+        self.check_interval.max(AGAIN_MIN)
     }
 }
 
@@ -177,13 +185,13 @@ impl CheckIn {
         let mut pause = AGAIN_MIN;
         loop {
             let started = now();
-            let outcome = match self.attempt().await {
+            let outcome = match self.attempt(pause).await {
                 Ok(outcome) => outcome,
                 Err(fatal) => return fatal,
             };
             let wait = if outcome == Some(Checked::Good) {
                 pause = AGAIN_MIN;
-                self.timing().check_interval
+                self.timing().pause()
             } else {
                 // From start to start: an attempt that has waited long enough for the store is repeated at once.
                 let rest = pause.saturating_sub(now().since(started));
@@ -207,8 +215,8 @@ impl CheckIn {
     }
 
     /// One check-in, within its limit. `None`: it failed, and was logged.
-    async fn attempt(&mut self) -> Result<Option<Checked>, Fatal> {
-        let limit = self.timing().attempt_limit(self.store.limit());
+    async fn attempt(&mut self, pause: Duration) -> Result<Option<Checked>, Fatal> {
+        let limit = self.timing().attempt_limit(self.store.limit(), pause);
         let outcome = self.check_in(now(), limit).await;
         match outcome {
             Err(Failed::Fatal(fatal)) => Err(fatal),
@@ -474,8 +482,20 @@ mod tests {
                 check_interval: Duration::ZERO,
                 timeout: Duration::from_secs(timeout),
             };
-            timing.attempt_limit(Duration::from_secs(store)).as_secs()
+            timing.attempt_limit(Duration::from_secs(store), AGAIN_MAX).as_secs()
         };
         assert_eq!((limit(15, 5), limit(3, 5), limit(30, 5)), (5, 1, 5));
+    }
+
+    #[test]
+    fn intervals_of_nothing_leave_time_for_a_check_in_and_between_two() {
+        let timing = Timing {
+            check_interval: Duration::ZERO,
+            timeout: Duration::from_nanos(1),
+        };
+        let store = Duration::from_secs(5);
+        assert_eq!(timing.attempt_limit(store, AGAIN_MIN), AGAIN_MIN);
+        assert_eq!(timing.attempt_limit(store, AGAIN_MAX), AGAIN_MAX);
+        assert_eq!(timing.pause(), AGAIN_MIN);
     }
 }

@@ -7,6 +7,7 @@ mod complaints;
 mod connections;
 mod crowd;
 mod fencing;
+mod garbage;
 mod masters;
 mod regulars;
 mod rig;
