@@ -3,7 +3,67 @@
 
 use std::time::Duration;
 
+use control::model::to_compact;
+
+use crate::regulars::Regulars;
 use crate::rig::{CHECK_INTERVAL, Master, Rig, TIMEOUT, block_on};
+
+const FAILED: &str = "stolon_proxy_checkins_total{result=\"failed\"}";
+
+/// What cannot be decoded, each made of good cluster data.
+fn broken(good: &str) -> Vec<Vec<u8>> {
+    let nested = "[".repeat(100_000);
+    vec![
+        Vec::new(),
+        b"\0".to_vec(),
+        b"\xff\xfe{".to_vec(),
+        b"[]".to_vec(),
+        b"7".to_vec(),
+        good.as_bytes()[..good.len() - 1].to_vec(),
+        [good, "}"].concat().into_bytes(),
+        [good, good].concat().into_bytes(),
+        nested.clone().into_bytes(),
+        good.replacen(r#""dbs":"#, &format!(r#""x":{nested},"dbs":"#), 1)
+            .into_bytes(),
+        good.replacen(r#""formatVersion":1"#, r#""formatVersion":"1""#, 1)
+            .into_bytes(),
+        good.replacen(r#""formatVersion":1"#, r#""formatVersion":1e999"#, 1)
+            .into_bytes(),
+        good.replacen(r#""proxy":{"#, r#""proxy":"db","x":{"#, 1).into_bytes(),
+        good.replacen(r#""dbs":{"#, r#""dbs":[],"x":{"#, 1).into_bytes(),
+    ]
+}
+
+#[test]
+fn what_cannot_be_decoded_neither_closes_nor_moves_a_route_whose_lease_runs() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        rig.timing(CHECK_INTERVAL / 2, Duration::from_secs(60));
+        let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&a), &[&proxy]).await;
+        let mut regulars = Regulars::of(&proxy, 2).await;
+        let good = to_compact(&rig.data);
+        // garbage names the other master, so that whoever made sense of it would go there
+        let mut other = rig.data.clone();
+        other
+            .dbs_mut()
+            .values_mut()
+            .for_each(|db| db.status.port = b.port.to_string());
+        let garbage = broken(&to_compact(&other));
+        for bytes in garbage {
+            let failed = proxy.metric(FAILED).await.unwrap();
+            rig.write_raw(&bytes).await;
+            proxy.metric_is(FAILED, failed + 2.0).await;
+            regulars.go_on(1).await;
+            rig.write_raw(good.as_bytes()).await;
+            regulars.go_on(1).await;
+        }
+        assert_eq!((b.open(), b.asked()), (0, 0));
+        assert_eq!(proxy.metric("stolon_proxy_connections_open").await, Some(2.0));
+        assert!(!proxy.process.log().contains("panicked"));
+    });
+}
 
 // Valid, and of no use: within a third of a nanosecond (P-3) no store answers, and 292 years are more than a lease lasts.
 #[test]
