@@ -1,6 +1,7 @@
 //! Measures stolon-proxy beside HAProxy, nginx and PgBouncer, in front of the same servers.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use benches::proxy::loads::{self, Load};
@@ -42,7 +43,17 @@ struct Args {
     serve_plain: Option<String>,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> anyhow::Result<()> {
     let args = Args::parse();
     if let Some(what) = &args.serve_plain {
         return plain::serve(what);
