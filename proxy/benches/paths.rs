@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use control::clock::Boottime;
-use proxy::relay::{Gate, Manner, Paths, Tally, carry};
+use proxy::relay::{Gate, Manner, Paths, Socket, Tally, carry};
 use socket2::SockRef;
 
 const MANNERS: [(&str, Manner); 4] = [
@@ -155,7 +155,7 @@ fn relay(client: TcpStream, master: TcpStream, manner: Manner) -> (f64, f64) {
     runtime.block_on(async {
         let register = |socket: TcpStream| {
             socket.set_nonblocking(true).unwrap();
-            tokio::net::TcpStream::from_std(socket).unwrap()
+            Socket::new(socket).unwrap()
         };
         let (client, master) = (register(client), register(master));
         let (cpu, start) = (cpu_nanos(), Boottime::now());

@@ -460,6 +460,8 @@ impl Door {
             connect_timeout: self.config.connect_timeout,
             manner: self.config.manner,
             paces: self.paces,
+            // the socket that listens has been given another, if it is for this machine alone
+            paces_clients: self.paces && !self.address.ip().to_canonical().is_loopback(),
             _counted: [counted, Counted::one(&thread.load)],
         };
         thread.handle.spawn(visit.serve(client));

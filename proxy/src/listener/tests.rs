@@ -99,6 +99,7 @@ fn a_connection_is_one_small_task() {
         connect_timeout: Duration::from_secs(5),
         manner: Manner::default(),
         paces: false,
+        paces_clients: false,
         _counted: [Counted::one(&Arc::default()), Counted::one(&Arc::default())],
     };
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use control::clock::Boottime;
 use control::telemetry::Chain;
-use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::{TcpSocket, TcpStream};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Type};
 use tracing::{debug, warn};
 
 use super::socket::{Keepalive, calm, set_options};
 use super::{Complaints, Counted, Path};
 use crate::metrics::{Metrics, Refused};
-use crate::relay::{self, Ended, Manner, Tally};
+use crate::relay::{self, Ended, Manner, Socket, Tally, sys};
 
 /// One admitted client, until it is gone.
 pub(super) struct Visit {
@@ -27,21 +27,25 @@ pub(super) struct Visit {
     pub(super) keepalive: Keepalive,
     pub(super) connect_timeout: Duration,
     pub(super) manner: Manner,
+    /// Whether a connection on this machine needs another congestion control than the system's.
     pub(super) paces: bool,
+    /// The same for a client's, which may have inherited it.
+    pub(super) paces_clients: bool,
     pub(super) _counted: [Counted; 2],
 }
 
 impl Visit {
     pub(super) async fn serve(self, client: OwnedFd) {
-        let client = match TcpStream::from_std(client.into()) {
-            Ok(client) => client,
-            Err(err) => return self.turn_away(Refused::Descriptors, &err),
-        };
-        if self.paces
-            && let Ok(peer) = client.peer_addr()
+        if self.paces_clients
+            && let Ok(peer) = SockRef::from(&client).peer_addr()
+            && let Some(peer) = peer.as_socket()
         {
             calm(SockRef::from(&client), peer.ip());
         }
+        let client = match Socket::new(client) {
+            Ok(client) => client,
+            Err(err) => return self.turn_away(Refused::Descriptors, &err),
+        };
         // Connecting takes more room than carrying: the box keeps that out of a connection's lifelong memory.
         let (master, took) = match Box::pin(self.connect(&client)).await {
             Ok(connected) => connected,
@@ -63,36 +67,50 @@ impl Visit {
         clippy::disallowed_methods,
         reason = "a measurement, and the lease is looked at again after the connect"
     )]
-    async fn connect(&self, client: &TcpStream) -> Result<(TcpStream, Duration), (Refused, io::Error)> {
-        let (master, gate) = (self.path.master, &self.path.gate);
-        let socket = if master.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        };
-        let socket = socket.map_err(|err| (Refused::Descriptors, err))?;
+    async fn connect(&self, client: &Socket) -> Result<(Socket, Duration), (Refused, io::Error)> {
+        let (address, gate) = (self.path.master, &self.path.gate);
+        let kind = Type::STREAM.nonblocking();
+        let master = socket2::Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))
+            .map_err(|err| (Refused::Descriptors, err))?;
         let refused = |err| (Refused::Master, err);
-        set_options(SockRef::from(&socket), self.keepalive).map_err(refused)?;
+        set_options(SockRef::from(&master), self.keepalive).map_err(refused)?;
         if self.paces {
-            calm(SockRef::from(&socket), master.ip());
+            calm(SockRef::from(&master), address.ip());
         }
         let start = Boottime::now();
-        let connected = tokio::select! {
-            connected = tokio::time::timeout(self.connect_timeout, socket.connect(master)) => connected,
-            () = gate.closed() => return Err((Refused::Abandoned, io::Error::other("the route closed"))),
-            _ = client.ready(Interest::ERROR) => return Err((Refused::Abandoned, io::Error::other("the client left"))),
+        match master.connect(&address.into()) {
+            Err(err) if err.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(refused(err)),
+            _ => {}
+        }
+        // On this machine it is done already.
+        let master = if is_connected(&master).map_err(refused)? {
+            master
+        } else {
+            let connecting = sys::writable(master.into()).map_err(|err| (Refused::Descriptors, err))?;
+            let connected = tokio::select! {
+                connected = tokio::time::timeout(self.connect_timeout, connecting.writable()) => connected,
+                () = gate.closed() => return Err((Refused::Abandoned, io::Error::other("the route closed"))),
+                _ = client.failed() => return Err((Refused::Abandoned, io::Error::other("the client left"))),
+            };
+            let limit = |_| (Refused::Timeout, io::Error::from(io::ErrorKind::TimedOut));
+            connected.map_err(limit)?.map(drop).map_err(refused)?;
+            let master = socket2::Socket::from(connecting.into_inner());
+            master
+                .take_error()
+                .and_then(|err| err.map_or(Ok(()), Err))
+                .map_err(refused)?;
+            master
         };
-        let limit = |_| (Refused::Timeout, io::Error::from(io::ErrorKind::TimedOut));
-        let connected = connected.map_err(limit)?.map_err(refused)?;
         // On loopback a connect to a free port may meet itself.
-        if connected.local_addr().is_ok_and(|own| own == master) {
+        if master.local_addr().is_ok_and(|own| own.as_socket() == Some(address)) {
             return Err(refused(io::Error::other("connected to itself")));
         }
         let now = Boottime::now();
         if !gate.is_open(now) {
             return Err((Refused::Abandoned, io::Error::other("the route closed")));
         }
-        Ok((connected, now.since(start)))
+        let master = Socket::new(master).map_err(|err| (Refused::Descriptors, err))?;
+        Ok((master, now.since(start)))
     }
 
     fn turn_away(&self, reason: Refused, err: &io::Error) {
@@ -106,4 +124,17 @@ impl Visit {
                 .tell(|| warn!(%master, error = %err, "could not connect a client to the master"));
         }
     }
+}
+
+/// Whether a connect has succeeded by now; errors when it has failed.
+fn is_connected(master: &socket2::Socket) -> io::Result<bool> {
+    let mut polled = [PollFd::new(master, PollFlags::OUT)];
+    poll(&mut polled, Some(&Timespec::default()))?;
+    let events = polled[0].revents();
+    if events.intersects(PollFlags::ERR | PollFlags::HUP) {
+        return Err(master
+            .take_error()?
+            .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
+    }
+    Ok(events.contains(PollFlags::OUT))
 }

@@ -7,10 +7,9 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::{Tally, sys};
+use super::{Socket, Tally, sys};
 
 /// Wake only for so many bytes. The kernel makes room for them if the receive buffer is smaller (tcp_set_rcvlowat in its
 /// net/ipv4/tcp.c).
@@ -64,7 +63,7 @@ impl Batch {
     }
 
     /// Notes a read of the master's stream, and puts the mark up when there have been enough.
-    pub(super) fn took(&mut self, bytes: usize, master: &TcpStream, tally: &Tally) {
+    pub(super) fn took(&mut self, bytes: usize, master: &Socket, tally: &Tally) {
         if self.off {
             return;
         }
@@ -101,7 +100,7 @@ impl Batch {
     }
 
     /// Notes that the client has been heard: what the master answers is waited for.
-    pub(super) fn client_heard(&mut self, master: &TcpStream) {
+    pub(super) fn client_heard(&mut self, master: &Socket) {
         self.run = 0;
         if self.stream.as_ref().is_some_and(|stream| stream.tick.is_some()) {
             self.take_down(master);
@@ -110,7 +109,7 @@ impl Batch {
     }
 
     /// Takes the mark down when the stream has stalled; until then leaves the task's waker with the clock.
-    pub(super) fn poll_tick(&mut self, cx: &mut Context<'_>, master: &TcpStream) {
+    pub(super) fn poll_tick(&mut self, cx: &mut Context<'_>, master: &Socket) {
         let Some(stream) = &mut self.stream else { return };
         let Some(tick) = &mut stream.tick else { return };
         while tick.as_mut().poll(cx) == Poll::Ready(()) {
@@ -131,7 +130,7 @@ impl Batch {
         }
     }
 
-    fn put_up(&mut self, master: &TcpStream) {
+    fn put_up(&mut self, master: &Socket) {
         let Some(stream) = &mut self.stream else { return };
         if sys::wake_at(master, BATCH_BYTES).is_ok() {
             stream.tick = Some(Box::pin(tokio::time::sleep(TICK)));
@@ -142,7 +141,7 @@ impl Batch {
     }
 
     /// The kernel tells us at once of what waits below the mark (tcp_set_rcvlowat).
-    fn take_down(&mut self, master: &TcpStream) {
+    fn take_down(&mut self, master: &Socket) {
         let Some(stream) = &mut self.stream else { return };
         stream.tick = None;
         if sys::wake_at(master, 1).is_err() {

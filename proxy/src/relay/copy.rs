@@ -6,11 +6,9 @@ use std::io;
 use std::task::{Context, Poll};
 
 use rustix::net::{RecvFlags, SendFlags};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use super::direction::{Round, Stop, Then};
-use super::{Act, Gate};
+use super::{Act, Gate, Socket};
 
 /// Bytes read at once. 64 KiB is the worst size on loopback, one segment of it and a runt; 48 KiB measured 1.5 to 2
 /// times as fast.
@@ -44,8 +42,8 @@ impl Copy {
     pub(super) fn round(
         &mut self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: &Socket,
+        to: &Socket,
         gate: &Gate,
     ) -> Result<Round, Stop> {
         let mut given = 0;
@@ -66,8 +64,8 @@ impl Copy {
     fn take_and_give(
         &mut self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: &Socket,
+        to: &Socket,
         gate: &Gate,
         buffer: &mut [u8],
     ) -> Result<Round, Stop> {
@@ -106,22 +104,26 @@ impl Copy {
 enum Given {
     /// The rest is gone; this many bytes went now.
     All(usize),
-    /// The socket is full again, our waker is with it; this many bytes went now.
+    /// The socket is full again, our waker is with it if it is wide; this many bytes went now.
     Part(usize),
 }
 
 impl Kept {
-    fn give_on(&mut self, cx: &mut Context<'_>, to: &TcpStream, gate: &Gate) -> Result<Given, Stop> {
+    fn give_on(&mut self, cx: &mut Context<'_>, to: &Socket, gate: &Gate) -> Result<Given, Stop> {
         let before = self.given;
         while self.given < self.bytes.len() {
-            match to.poll_write_ready(cx) {
+            match to.poll_room(cx) {
                 Poll::Pending => return Ok(Given::Part(self.given - before)),
                 Poll::Ready(ready) => ready.map_err(|err| Stop::Sink(Act::Write, err))?,
             }
             if !gate.admits() {
                 return Err(Stop::Cut);
             }
-            self.given += give(to, &self.bytes[self.given..]).map_err(|err| Stop::Sink(Act::Write, err))?;
+            let given = give(to, &self.bytes[self.given..]).map_err(|err| Stop::Sink(Act::Write, err))?;
+            self.given += given;
+            if given == 0 && !to.is_wide() {
+                return Ok(Given::Part(self.given - before));
+            }
         }
         Ok(Given::All(self.given - before))
     }
@@ -129,9 +131,9 @@ impl Kept {
 
 /// Reads once. `None`: there was nothing to read. A read that does not fill the buffer has emptied the socket
 /// (epoll(7)): readiness is cleared without the second read that would say so.
-fn take(from: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+fn take(from: &Socket, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let mut taken = None;
-    let read = from.try_io(Interest::READABLE, || {
+    let read = from.try_read(|| {
         let (bytes, _) = rustix::io::retry_on_intr(|| rustix::net::recv(from, &mut *buffer, RecvFlags::empty()))?;
         taken = Some(bytes);
         if 0 < bytes && bytes < buffer.len() {
@@ -148,9 +150,9 @@ fn take(from: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
 
 /// Writes once and gives how many bytes were accepted, 0 when the socket is full. A write cut short clears readiness,
 /// as a short read does.
-fn give(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+fn give(to: &Socket, bytes: &[u8]) -> io::Result<usize> {
     let mut given = 0;
-    let written = to.try_io(Interest::WRITABLE, || {
+    let written = to.try_write(|| {
         given = rustix::io::retry_on_intr(|| rustix::net::send(to, bytes, SendFlags::NOSIGNAL))?;
         if given < bytes.len() {
             Err(io::ErrorKind::WouldBlock.into())

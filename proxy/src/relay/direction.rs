@@ -8,13 +8,12 @@ use std::sync::atomic::Ordering;
 use std::task::Context;
 
 use rustix::net::Shutdown;
-use tokio::net::TcpStream;
 
 use super::batch::Batch;
 use super::copy::Copy;
 use super::flow::{Flow, Way};
 use super::splice::Splice;
-use super::{Act, Gate, Paths, Side, Tally};
+use super::{Act, Gate, Paths, Side, Socket, Tally};
 
 /// Rounds of one direction before the other one, and the other connections of the thread, get their turn.
 const ROUNDS_AT_ONCE: usize = 16;
@@ -39,7 +38,8 @@ impl Round {
     }
 }
 
-/// What follows a round. `SourceEmpty` and `SinkFull` have left the task's waker where the next event will come from.
+/// What follows a round. `SourceEmpty` and `SinkFull` have left the task's waker where the next event will come from,
+/// unless the sink is to be widened first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
     /// All that was taken was given, and more may be there.
@@ -72,9 +72,9 @@ pub(super) enum Stop {
 /// What a direction lies between, and who keeps count.
 pub(super) struct Road<'a> {
     /// The source.
-    pub(super) from: &'a TcpStream,
+    pub(super) from: &'a Socket,
     /// The sink.
-    pub(super) to: &'a TcpStream,
+    pub(super) to: &'a Socket,
     /// Whose the sink is.
     pub(super) toward: Side,
     /// Asked between taking and giving.
@@ -102,7 +102,12 @@ impl Direction {
 
     /// Whether nothing is being read, so that only an error event tells of the source's death (P-13).
     pub(super) fn is_deaf(&self) -> bool {
-        self.done || self.copy.is_stalled() || self.splice.is_stalled()
+        self.done || self.is_stalled()
+    }
+
+    /// Whether it holds bytes that the sink does not take.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.copy.is_stalled() || self.splice.is_stalled()
     }
 
     /// Carries what there is; on return the task will be woken when there is more to do. `batch` is told of every round

@@ -13,18 +13,23 @@ mod direction;
 mod flow;
 mod gate;
 mod pipes;
+mod socket;
 mod splice;
 pub(crate) mod sys;
 
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::io::unix::AsyncFd;
 
 pub use self::alarm::Alarm;
 use self::batch::Batch;
@@ -32,6 +37,7 @@ use self::direction::{Direction, Road, Stop};
 pub use self::flow::Paths;
 pub use self::gate::{Cut, Gate, Shut};
 pub(crate) use self::pipes::PIPES_MAX;
+pub use self::socket::Socket;
 
 /// One end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -138,40 +144,19 @@ impl Default for Manner {
 /// Carries bytes both ways until both sides have finished, one fails, or the gate closes, and closes both sockets.
 ///
 /// Must run inside a runtime with I/O and time enabled, the one that both sockets are registered with.
-pub async fn carry(client: TcpStream, master: TcpStream, gate: &Gate, tally: &Tally, manner: Manner) -> Ended {
-    let ended = until_the_end(&client, &master, gate, tally, manner).await;
-    if let Ended::Failed(_) = &ended {
-        // A crash must not look like an orderly end, so the other side gets a reset, whatever it still had under way.
-        // An error here means that the socket is gone already.
-        let _ = master.set_zero_linger();
-        let _ = client.set_zero_linger();
-    }
-    drop(master); // before the client, which may connect again at once
-    drop(client);
-    ended
-}
-
-async fn until_the_end(client: &TcpStream, master: &TcpStream, gate: &Gate, tally: &Tally, manner: Manner) -> Ended {
+pub async fn carry(mut client: Socket, mut master: Socket, gate: &Gate, tally: &Tally, manner: Manner) -> Ended {
     let mut pair = Pair::default();
     let mut batch = if manner.batching {
         Batch::default()
     } else {
         Batch::never()
     };
-    let road = |from, to, toward| Road {
-        from,
-        to,
-        toward,
-        gate,
-        tally,
-        paths: manner.paths,
-    };
     let mut closed = pin!(gate.closed());
     // Which waker waits for the gate. Registering takes a lock, so it happens once, not at every wake.
     let mut registered: Option<Waker> = None;
-    let mut watch: Option<Pin<Box<dyn Future<Output = RelayError> + Send + '_>>> = None;
+    let mut watch: Option<Pin<Box<dyn Future<Output = RelayError> + Send>>> = None;
 
-    poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         if !registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             if closed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ended::Cut);
@@ -181,29 +166,70 @@ async fn until_the_end(client: &TcpStream, master: &TcpStream, gate: &Gate, tall
         if gate.is_closed() {
             return Poll::Ready(Ended::Cut);
         }
-        match pair.to_master.advance(cx, &road(client, master, Side::Master), None) {
-            Ok(true) => batch.client_heard(master),
+        let road = |toward| {
+            let (from, to) = match toward {
+                Side::Master => (&client, &master),
+                Side::Client => (&master, &client),
+            };
+            let paths = manner.paths;
+            Road {
+                from,
+                to,
+                toward,
+                gate,
+                tally,
+                paths,
+            }
+        };
+        match pair.to_master.advance(cx, &road(Side::Master), None) {
+            Ok(true) => batch.client_heard(&master),
             Ok(false) => {}
             Err(stop) => return Poll::Ready(ended_by(stop, Side::Client, Side::Master)),
         }
         pair.note(Ended::ClientLeft);
-        let to_client = road(master, client, Side::Client);
-        if let Err(stop) = pair.to_client.advance(cx, &to_client, Some(&mut batch)) {
+        if let Err(stop) = pair.to_client.advance(cx, &road(Side::Client), Some(&mut batch)) {
             return Poll::Ready(ended_by(stop, Side::Master, Side::Client));
         }
-        batch.poll_tick(cx, master);
+        batch.poll_tick(cx, &master);
         pair.note(Ended::MasterLeft);
         if pair.to_master.is_done() && pair.to_client.is_done() {
             return Poll::Ready(pair.first.take().unwrap_or(Ended::ClientLeft));
         }
+        for (direction, side, sink) in [
+            (&pair.to_master, Side::Master, &mut master),
+            (&pair.to_client, Side::Client, &mut client),
+        ] {
+            if direction.is_stalled() && !sink.is_wide() {
+                watch = None; // it shares the sockets
+                if let Err(source) = sink.widen() {
+                    return Poll::Ready(Ended::Failed(RelayError {
+                        side,
+                        act: Act::Wait,
+                        source,
+                    }));
+                }
+                cx.waker().wake_by_ref(); // no waker is with the socket
+            }
+        }
         if pair.to_master.is_deaf() || pair.to_client.is_deaf() {
-            let watch = watch.get_or_insert_with(|| Box::pin(death(client, master)));
+            let watch = watch.get_or_insert_with(|| Box::pin(death(client.share(), master.share())));
             return watch.as_mut().poll(cx).map(Ended::Failed);
         }
         watch = None;
         Poll::Pending
     })
-    .await
+    .await;
+    drop(watch);
+    if let Ended::Failed(_) = &ended {
+        // A crash must not look like an orderly end, so the other side gets a reset, whatever it still had under way.
+        // An error here means that the socket is gone already.
+        for socket in [&master, &client] {
+            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        }
+    }
+    drop(master); // before the client, which may connect again at once
+    drop(client);
+    ended
 }
 
 /// The two directions of one connection.
@@ -237,12 +263,14 @@ fn ended_by(stop: Stop, from: Side, to: Side) -> Ended {
 }
 
 /// Waits until one of the sockets reports an error, which it does whether anything is read from it or not (P-13).
-async fn death(client: &TcpStream, master: &TcpStream) -> RelayError {
+async fn death(client: Arc<AsyncFd<OwnedFd>>, master: Arc<AsyncFd<OwnedFd>>) -> RelayError {
     let (side, socket, woken) = tokio::select! {
-        woken = client.ready(Interest::ERROR) => (Side::Client, client, woken),
-        woken = master.ready(Interest::ERROR) => (Side::Master, master, woken),
+        woken = client.ready(Interest::ERROR) => (Side::Client, &client, woken.map(drop)),
+        woken = master.ready(Interest::ERROR) => (Side::Master, &master, woken.map(drop)),
     };
-    let told = woken.and_then(|_| socket.take_error()).unwrap_or_else(Some);
+    let told = woken
+        .and_then(|()| SockRef::from(socket.get_ref()).take_error())
+        .unwrap_or_else(Some);
     let source = told.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
     RelayError {
         side,

@@ -6,12 +6,10 @@ use std::task::{Context, Poll};
 
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use super::direction::{Round, Stop, Then};
 use super::pipes::Pipe;
-use super::{Act, Gate};
+use super::{Act, Gate, Socket};
 
 /// What the splice path keeps for one direction between polls: nothing, unless the sink is full.
 #[derive(Debug, Default)]
@@ -53,8 +51,8 @@ impl Splice {
     pub(super) fn round(
         &mut self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: &Socket,
+        to: &Socket,
         gate: &Gate,
         expected: bool,
     ) -> Result<Round, Stop> {
@@ -108,18 +106,22 @@ impl Splice {
 }
 
 impl Held {
-    /// Gives what the pipe holds until it is empty or the socket is full, and then has left our waker with it.
-    fn empty_into(&mut self, cx: &mut Context<'_>, to: &TcpStream, gate: &Gate) -> Result<usize, Stop> {
+    /// Gives what the pipe holds until it is empty or the socket is full, and then has left our waker with it if it is wide.
+    fn empty_into(&mut self, cx: &mut Context<'_>, to: &Socket, gate: &Gate) -> Result<usize, Stop> {
         let before = self.bytes;
         while self.bytes > 0 {
-            match to.poll_write_ready(cx) {
+            match to.poll_room(cx) {
                 Poll::Pending => break,
                 Poll::Ready(ready) => ready.map_err(|err| Stop::Sink(Act::Write, err))?,
             }
             if !gate.admits() {
                 return Err(Stop::Cut);
             }
-            self.bytes -= empty(&self.pipe, to, self.bytes).map_err(|err| Stop::Sink(Act::Write, err))?;
+            let given = empty(&self.pipe, to, self.bytes).map_err(|err| Stop::Sink(Act::Write, err))?;
+            self.bytes -= given;
+            if given == 0 && !to.is_wide() {
+                break;
+            }
         }
         Ok(before - self.bytes)
     }
@@ -130,9 +132,9 @@ const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
 /// Splices once from a socket into an empty pipe. A short count does not say that the socket is empty, since a pipe
 /// fills by slots: only `EAGAIN` does, and then readiness is cleared, unless the caller expects something to be there.
-fn fill(from: &TcpStream, pipe: &Pipe, expected: bool) -> io::Result<Filled> {
+fn fill(from: &Socket, pipe: &Pipe, expected: bool) -> io::Result<Filled> {
     let mut filled = Filled::SocketEmpty;
-    let spliced = from.try_io(Interest::READABLE, || {
+    let spliced = from.try_read(|| {
         let splice = || rustix::pipe::splice(from, None, pipe.inlet(), None, pipe.bytes_max, FLAGS);
         filled = match refusal().map_or_else(|| rustix::io::retry_on_intr(splice), Err) {
             Ok(0) => Filled::Nothing,
@@ -153,8 +155,8 @@ fn fill(from: &TcpStream, pipe: &Pipe, expected: bool) -> io::Result<Filled> {
 /// then readiness is cleared. The pipe cannot be what says `EAGAIN`, as it is not empty.
 ///
 /// splice(2) raises SIGPIPE like write(2) and has no flag against it; Rust programs start with it ignored.
-fn empty(pipe: &Pipe, to: &TcpStream, bytes: usize) -> io::Result<usize> {
-    let emptied = to.try_io(Interest::WRITABLE, || {
+fn empty(pipe: &Pipe, to: &Socket, bytes: usize) -> io::Result<usize> {
+    let emptied = to.try_write(|| {
         let splice = || rustix::pipe::splice(pipe.outlet(), None, to, None, bytes, FLAGS);
         match rustix::io::retry_on_intr(splice)? {
             0 => Err(io::ErrorKind::WriteZero.into()),

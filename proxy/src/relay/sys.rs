@@ -10,9 +10,23 @@ use tokio::io::unix::AsyncFd;
 
 /// Registers a descriptor with the current runtime, so that it can be waited for to become readable.
 pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    registered(fd, Interest::READABLE)
+}
+
+/// The same to become writable.
+pub(crate) fn writable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    registered(fd, Interest::WRITABLE)
+}
+
+/// The same for either.
+pub(crate) fn readable_and_writable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    registered(fd, Interest::READABLE | Interest::WRITABLE)
+}
+
+fn registered(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open, always gives the same descriptor, and is closed only when it is dropped; the
     // `AsyncFd` owns it, and lends it only by reference.
-    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     Ok(registered?)
 }
 

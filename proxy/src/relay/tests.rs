@@ -24,7 +24,7 @@ macro_rules! starts {
     ($($start:ident: $paths:ident),* $(,)?) => {
         $(fn $start(client: TcpStream, master: TcpStream, gate: Arc<Gate>, tally: Arc<Tally>) -> JoinHandle<Ended> {
             let manner = Manner { paths: Paths::$paths, batching: true };
-            tokio::spawn(async move { carry(client, master, &gate, &tally, manner).await })
+            tokio::spawn(async move { carry(inner(client), inner(master), &gate, &tally, manner).await })
         })*
     };
 }
@@ -128,6 +128,11 @@ async fn rig_with(start: Start, gate: Arc<Gate>, buffer_bytes: Option<usize>) ->
         tally,
         ended,
     }
+}
+
+/// An end that the relay is to have.
+fn inner(socket: TcpStream) -> Socket {
+    Socket::new(socket.into_std().unwrap()).unwrap()
 }
 
 /// A connection over loopback: the end that connected and the end that accepted.

@@ -103,8 +103,9 @@ fn a_long_stream_of_small_sends_is_batched_unless_that_is_turned_off() {
                 batching,
                 ..Manner::default()
             };
-            let ended =
-                tokio::spawn(async move { carry(inner_client, inner_master, &open_gate(), &counted, manner).await });
+            let ended = tokio::spawn(async move {
+                carry(inner(inner_client), inner(inner_master), &open_gate(), &counted, manner).await
+            });
             let piece = pattern(0, 8192);
             let write = async {
                 for _ in 0..2048 {
