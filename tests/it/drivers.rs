@@ -283,7 +283,7 @@ async fn drivers_that_connect_during_a_change_are_held_and_answered_by_the_new_m
     .await;
 
     // the change stays halfway: the operator says that the master is lost, and nobody promotes the elected standby
-    cluster.process("keeper1").signal(Signal::STOP);
+    cluster.process("keeper1").freeze(SOON).await;
     cluster.kill_keeper_and_postgres("keeper0");
     let (status, output) = cluster.stolonctl(&["failkeeper", "keeper0"]).await;
     assert_eq!(status, 0, "{output}");

@@ -36,7 +36,7 @@ async fn a_frozen_proxy_carries_nothing_of_the_old_master_when_it_goes_on() {
         check(count == "1", || "it does not".to_owned())
     })
     .await;
-    cluster.process("proxy0").signal(Signal::STOP);
+    cluster.process("proxy0").freeze(SOON).await;
     // a statement that is sent while the proxy stands still
     let statement = tokio::spawn(async move {
         let sent = idle.run("insert into test values ('sent late')").await;

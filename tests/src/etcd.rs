@@ -2,7 +2,6 @@
 //! again where it was, and frozen.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -151,15 +150,7 @@ impl Etcd {
     /// When it does not run.
     pub async fn freeze(&mut self) {
         let process = self.process.as_mut().expect("etcd runs");
-        process.signal(Signal::STOP);
-        let tasks = format!("/proc/{}/task", process.pid());
-        eventually("etcd to stand still", PATIENCE, async || {
-            let mut stats = fs::read_dir(&tasks)?.map(|task| fs::read_to_string(task?.path().join("stat")));
-            // proc_pid_stat(5): the state follows the name in its parentheses
-            let moves = stats.find(|stat| !stat.as_ref().is_ok_and(|stat| stat.contains(") T ")));
-            moves.map_or(Ok(()), |_| Err(io::Error::other("a thread still runs")))
-        })
-        .await;
+        process.freeze(PATIENCE).await;
     }
 
     /// Lets a frozen one go on (SIGCONT).

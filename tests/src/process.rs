@@ -96,6 +96,20 @@ impl Process {
         }
     }
 
+    /// Stops it where it is (SIGSTOP), and waits until all its threads stand still: kill(2) returns before, on a busy
+    /// machine long before.
+    pub async fn freeze(&mut self, limit: Duration) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually(format!("{} to stand still", self.name), limit, async || {
+            let mut stats = fs::read_dir(&tasks)?.map(|task| fs::read_to_string(task?.path().join("stat")));
+            // proc_pid_stat(5): the state follows the name in its parentheses
+            let moves = stats.find(|stat| !stat.as_ref().is_ok_and(|stat| stat.contains(") T ")));
+            moves.map_or(Ok(()), |_| Err(io::Error::other("a thread still runs")))
+        })
+        .await;
+    }
+
     /// How it ended, or `None` while it runs.
     pub fn end(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
