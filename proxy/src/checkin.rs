@@ -417,7 +417,7 @@ impl CheckIn {
             } else {
                 self.close(Cut::Lease); // its lease ended before this check-in could renew it
                 let gate = Arc::new(Gate::new(lease_end));
-                let path = Path::new(master, Arc::clone(&gate), Arc::clone(&self.metrics));
+                let path = Arc::new(Path::new(master, Arc::clone(&gate), Arc::clone(&self.metrics)));
                 self.current = Some(Current {
                     db: db.as_str().to_owned(),
                     endpoint,

@@ -26,7 +26,7 @@ pub use self::curtain::Curtain;
 use self::hold::{Held, Waiting};
 use self::socket::paces;
 pub use self::socket::{Bound, Keepalive, bind, is_here};
-use self::visit::Visit;
+use self::visit::{Host, Visit};
 use crate::metrics::{Metrics, Refused};
 use crate::relay::{Alarm, Gate, Manner, Tally, sys};
 
@@ -62,39 +62,25 @@ pub struct Config {
     pub hold_max: usize,
 }
 
-/// Where admitted clients go, and the gate that their bytes pass. Each connection holds one.
-#[derive(Debug, Clone)]
+/// Where admitted clients go, and the gate that their bytes pass. Each connection shares it; when the last one of a
+/// closed path is gone, it measures the time since the gate closed.
+#[derive(Debug)]
 pub struct Path {
     /// The master's address.
     pub master: SocketAddr,
     /// Closes when the route does.
     pub gate: Arc<Gate>,
-    _last: Arc<LastOut>,
+    metrics: Arc<Metrics>,
 }
 
 impl Path {
     /// A path that measures how long its connections took to end, once its gate has closed.
     pub fn new(master: SocketAddr, gate: Arc<Gate>, metrics: Arc<Metrics>) -> Self {
-        let last = Arc::new(LastOut {
-            gate: Arc::clone(&gate),
-            metrics,
-        });
-        Self {
-            master,
-            gate,
-            _last: last,
-        }
+        Self { master, gate, metrics }
     }
 }
 
-/// Measures, when the last connection of a path is gone, the time since its gate closed.
-#[derive(Debug)]
-struct LastOut {
-    gate: Arc<Gate>,
-    metrics: Arc<Metrics>,
-}
-
-impl Drop for LastOut {
+impl Drop for Path {
     #[expect(clippy::disallowed_methods, reason = "a measurement")]
     fn drop(&mut self) {
         if let Some(shut) = self.gate.shut() {
@@ -111,7 +97,7 @@ pub struct Orders {
     /// End of the lease of the last good check-in; none before the first read of the store (P-5).
     pub lease_end: Option<Boottime>,
     /// Where clients go; none while the route is closed.
-    pub path: Option<Path>,
+    pub path: Option<Arc<Path>>,
     /// Whether it is closed by a change of the master, so that clients wait for the next one (P-8).
     pub changing: bool,
     /// Take no more clients; those that are connected go on (P-9).
@@ -189,8 +175,28 @@ impl Listener {
         };
         // of a new socket, as the one that listens may have been given another already
         let fresh = Socket::new(Domain::for_address(address), Type::STREAM, None).ok();
+        let paces = fresh.is_some_and(|fresh| paces(SockRef::from(&fresh)));
+        let complaints = Arc::new(Complaints::default());
+        let host = |tally| Host {
+            tally,
+            metrics: Arc::clone(&metrics),
+            complaints: Arc::clone(&complaints),
+            keepalive: config.keepalive,
+            connect_timeout: config.connect_timeout,
+            manner: config.manner,
+            paces,
+            // the socket that listens has been given another, if it is for this machine alone
+            paces_clients: paces && !address.ip().to_canonical().is_loopback(),
+        };
+        let threads = threads
+            .into_iter()
+            .map(|thread| Thread {
+                handle: thread.handle,
+                load: thread.load,
+                host: Arc::new(host(thread.tally)),
+            })
+            .collect();
         let door = Door {
-            paces: fresh.is_some_and(|fresh| paces(SockRef::from(&fresh))),
             config,
             address,
             metrics,
@@ -198,7 +204,7 @@ impl Listener {
             clients,
             spare: Mutex::new(spare()),
             waiting: Mutex::default(),
-            complaints: Arc::default(),
+            complaints,
         };
         (
             Self {
@@ -224,7 +230,7 @@ impl Listener {
                 return Ok(());
             }
             let now = Boottime::now();
-            let expired = |path: &Path| self.curtain.fall_at_lease_end(&path.gate, now);
+            let expired = |path: &Arc<Path>| self.curtain.fall_at_lease_end(&path.gate, now);
             if orders.path.as_ref().is_some_and(expired) {
                 self.door.metrics.route(false, wall_clock());
             }
@@ -299,15 +305,21 @@ impl Listener {
     }
 }
 
+/// One thread that carries bytes, as seen from the door.
+#[derive(Debug)]
+struct Thread {
+    handle: Handle,
+    load: Arc<AtomicUsize>,
+    host: Arc<Host>,
+}
+
 /// What a client meets first.
 #[derive(Debug)]
 struct Door {
     config: Config,
-    /// Whether peers on this machine need another congestion control than the system's.
-    paces: bool,
     address: SocketAddr,
     metrics: Arc<Metrics>,
-    threads: Vec<RelayThread>,
+    threads: Vec<Thread>,
     clients: Arc<AtomicUsize>,
     /// Given up for a moment when no descriptor is left for a client that is to be closed (P-14).
     spare: Mutex<Option<OwnedFd>>,
@@ -445,23 +457,15 @@ impl Door {
         waiting.clients.front().map(|held| held.until)
     }
 
-    fn send_on(&self, client: OwnedFd, counted: Counted, path: &Path) {
+    fn send_on(&self, client: OwnedFd, counted: Counted, path: &Arc<Path>) {
         let least = self
             .threads
             .iter()
             .min_by_key(|thread| thread.load.load(Ordering::Relaxed));
         let thread = least.expect("a listener is made with one thread at least, see `args`");
         let visit = Visit {
-            path: path.clone(),
-            tally: Arc::clone(&thread.tally),
-            metrics: Arc::clone(&self.metrics),
-            complaints: Arc::clone(&self.complaints),
-            keepalive: self.config.keepalive,
-            connect_timeout: self.config.connect_timeout,
-            manner: self.config.manner,
-            paces: self.paces,
-            // the socket that listens has been given another, if it is for this machine alone
-            paces_clients: self.paces && !self.address.ip().to_canonical().is_loopback(),
+            path: Arc::clone(path),
+            host: Arc::clone(&thread.host),
             _counted: [counted, Counted::one(&thread.load)],
         };
         thread.handle.spawn(visit.serve(client));

@@ -304,10 +304,10 @@ impl Metrics {
     }
 
     /// Counts a connection as open for as long as the answer lives.
-    pub fn opened(&self, took: Duration) -> OpenConnection {
+    pub fn opened(&self, took: Duration) -> OpenConnection<'_> {
         self.connect.record(took.as_secs_f64());
         self.open.increment(1.0);
-        OpenConnection(self.open.clone())
+        OpenConnection(&self.open)
     }
 
     /// Counts how a connection ended; `cut` is why its gate closed, if it did.
@@ -392,9 +392,9 @@ pub struct Carried {
 }
 
 /// Counts one connection as open until it is dropped, so that the gauge cannot drift.
-pub struct OpenConnection(Gauge);
+pub struct OpenConnection<'a>(&'a Gauge);
 
-impl Drop for OpenConnection {
+impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }

@@ -90,19 +90,23 @@ fn a_connection_is_one_small_task() {
         .unwrap();
     let gate = Arc::new(Gate::new(Boottime::default()));
     let metrics = Arc::new(Metrics::register(1));
-    let visit = Visit {
-        path: Path::new((Ipv4Addr::LOCALHOST, 1).into(), gate, Arc::clone(&metrics)),
+    let host = Host {
         tally: metrics.tally(0),
-        metrics,
+        metrics: Arc::clone(&metrics),
         complaints: Arc::default(),
         keepalive: Keepalive::default(),
         connect_timeout: Duration::from_secs(5),
         manner: Manner::default(),
         paces: false,
         paces_clients: false,
+    };
+    let visit = Visit {
+        path: Arc::new(Path::new((Ipv4Addr::LOCALHOST, 1).into(), gate, metrics)),
+        host: Arc::new(host),
         _counted: [Counted::one(&Arc::default()), Counted::one(&Arc::default())],
     };
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let task = runtime.block_on(async move { std::mem::size_of_val(&visit.serve(socket.into())) });
-    assert!(task <= 896, "{task} bytes");
+    // the runtime keeps 104 bytes beside it, and rounds up to 128: 384 bytes in all
+    assert!(task <= 280, "{task} bytes");
 }

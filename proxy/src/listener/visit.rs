@@ -18,9 +18,9 @@ use super::{Complaints, Counted, Path};
 use crate::metrics::{Metrics, Refused};
 use crate::relay::{self, Ended, Manner, Socket, Tally, sys};
 
-/// One admitted client, until it is gone.
-pub(super) struct Visit {
-    pub(super) path: Path,
+/// What all visits that one relay thread serves have in common.
+#[derive(Debug)]
+pub(super) struct Host {
     pub(super) tally: Arc<Tally>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) complaints: Arc<Complaints>,
@@ -31,35 +31,44 @@ pub(super) struct Visit {
     pub(super) paces: bool,
     /// The same for a client's, which may have inherited it.
     pub(super) paces_clients: bool,
+}
+
+/// One admitted client, until it is gone. It lives as long as the connection, so it is small.
+pub(super) struct Visit {
+    pub(super) path: Arc<Path>,
+    pub(super) host: Arc<Host>,
     pub(super) _counted: [Counted; 2],
 }
 
 impl Visit {
     pub(super) async fn serve(self, client: OwnedFd) {
-        if self.paces_clients
+        // Connecting takes more room than carrying: the box keeps that out of a connection's lifelong memory.
+        let (client, master, took) = match Box::pin(self.arrive(client)).await {
+            Ok(arrived) => arrived,
+            Err((reason, err)) => return self.turn_away(reason, &err),
+        };
+        let open = self.host.metrics.opened(took);
+        let ended = relay::carry(client, master, &self.path.gate, &self.host.tally, self.host.manner).await;
+        drop(open);
+        let cut = self.path.gate.shut().map(|shut| shut.why);
+        self.host.metrics.ended(&ended, cut);
+        match ended {
+            Ended::Failed(err) => debug!(error = %Chain(&err), "connection failed"),
+            ended => debug!(?ended, ?cut, "connection ended"),
+        }
+    }
+
+    /// Gives both sides of the connection, and how long the master took.
+    async fn arrive(&self, client: OwnedFd) -> Result<(Socket, Socket, Duration), (Refused, io::Error)> {
+        if self.host.paces_clients
             && let Ok(peer) = SockRef::from(&client).peer_addr()
             && let Some(peer) = peer.as_socket()
         {
             calm(SockRef::from(&client), peer.ip());
         }
-        let client = match Socket::new(client) {
-            Ok(client) => client,
-            Err(err) => return self.turn_away(Refused::Descriptors, &err),
-        };
-        // Connecting takes more room than carrying: the box keeps that out of a connection's lifelong memory.
-        let (master, took) = match Box::pin(self.connect(&client)).await {
-            Ok(connected) => connected,
-            Err((reason, err)) => return self.turn_away(reason, &err),
-        };
-        let open = self.metrics.opened(took);
-        let ended = relay::carry(client, master, &self.path.gate, &self.tally, self.manner).await;
-        drop(open);
-        let cut = self.path.gate.shut().map(|shut| shut.why);
-        self.metrics.ended(&ended, cut);
-        match ended {
-            Ended::Failed(err) => debug!(error = %Chain(&err), "connection failed"),
-            ended => debug!(?ended, ?cut, "connection ended"),
-        }
+        let client = Socket::new(client).map_err(|err| (Refused::Descriptors, err))?;
+        let (master, took) = self.connect(&client).await?;
+        Ok((client, master, took))
     }
 
     /// Connects to the master within the limit (P-12), unless the client dies or the route closes meanwhile.
@@ -73,8 +82,8 @@ impl Visit {
         let master = socket2::Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))
             .map_err(|err| (Refused::Descriptors, err))?;
         let refused = |err| (Refused::Master, err);
-        set_options(SockRef::from(&master), self.keepalive).map_err(refused)?;
-        if self.paces {
+        set_options(SockRef::from(&master), self.host.keepalive).map_err(refused)?;
+        if self.host.paces {
             calm(SockRef::from(&master), address.ip());
         }
         let start = Boottime::now();
@@ -88,7 +97,7 @@ impl Visit {
         } else {
             let connecting = sys::writable(master.into()).map_err(|err| (Refused::Descriptors, err))?;
             let connected = tokio::select! {
-                connected = tokio::time::timeout(self.connect_timeout, connecting.writable()) => connected,
+                connected = tokio::time::timeout(self.host.connect_timeout, connecting.writable()) => connected,
                 () = gate.closed() => return Err((Refused::Abandoned, io::Error::other("the route closed"))),
                 _ = client.failed() => return Err((Refused::Abandoned, io::Error::other("the client left"))),
             };
@@ -114,12 +123,13 @@ impl Visit {
     }
 
     fn turn_away(&self, reason: Refused, err: &io::Error) {
-        self.metrics.refused(reason);
+        self.host.metrics.refused(reason);
         let master = self.path.master;
         if reason == Refused::Abandoned {
             debug!(%master, error = %err, "client is gone before it was connected");
         } else {
-            self.complaints
+            self.host
+                .complaints
                 .master
                 .tell(|| warn!(%master, error = %err, "could not connect a client to the master"));
         }

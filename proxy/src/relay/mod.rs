@@ -20,16 +20,13 @@ pub(crate) mod sys;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
 
 use socket2::SockRef;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 pub use self::alarm::Alarm;
 use self::batch::Batch;
@@ -37,6 +34,7 @@ use self::direction::{Direction, Road, Stop};
 pub use self::flow::Paths;
 pub use self::gate::{Cut, Gate, Shut};
 pub(crate) use self::pipes::PIPES_MAX;
+use self::socket::Io;
 pub use self::socket::Socket;
 
 /// One end of a connection.
@@ -144,92 +142,132 @@ impl Default for Manner {
 /// Carries bytes both ways until both sides have finished, one fails, or the gate closes, and closes both sockets.
 ///
 /// Must run inside a runtime with I/O and time enabled, the one that both sockets are registered with.
-pub async fn carry(mut client: Socket, mut master: Socket, gate: &Gate, tally: &Tally, manner: Manner) -> Ended {
-    let mut pair = Pair::default();
-    let mut batch = if manner.batching {
-        Batch::default()
-    } else {
-        Batch::never()
+pub fn carry<'a>(
+    client: Socket,
+    master: Socket,
+    gate: &'a Gate,
+    tally: &'a Tally,
+    manner: Manner,
+) -> impl Future<Output = Ended> + Send + use<'a> {
+    let mut relay = Relay {
+        client,
+        master,
+        gate,
+        tally,
+        paths: manner.paths,
+        pair: Pair::default(),
+        batch: if manner.batching {
+            Batch::default()
+        } else {
+            Batch::never()
+        },
+        registered: None,
+        watch: None,
     };
-    let mut closed = pin!(gate.closed());
-    // Which waker waits for the gate. Registering takes a lock, so it happens once, not at every wake.
-    let mut registered: Option<Waker> = None;
-    let mut watch: Option<Pin<Box<dyn Future<Output = RelayError> + Send>>> = None;
+    async move {
+        // The box fits into what the alignment of the runtime's allocations leaves unused.
+        let mut closed = Box::pin(gate.closed());
+        let ended = poll_fn(|cx| relay.poll(cx, closed.as_mut())).await;
+        relay.close(&ended);
+        ended
+    }
+}
 
-    let ended = poll_fn(|cx| {
-        if !registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            if closed.as_mut().poll(cx).is_ready() {
+/// One connection. All that it is while it idles is here, so it is small.
+struct Relay<'a> {
+    client: Socket,
+    master: Socket,
+    gate: &'a Gate,
+    tally: &'a Tally,
+    paths: Paths,
+    pair: Pair,
+    batch: Batch,
+    /// Which waker waits for the gate. Registering takes a lock, so it happens once, not at every wake.
+    registered: Option<Waker>,
+    watch: Option<Pin<Box<dyn Future<Output = RelayError> + Send>>>,
+}
+
+impl Relay<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>, closed: Pin<&mut impl Future<Output = ()>>) -> Poll<Ended> {
+        let known = self.registered.as_ref();
+        if !known.is_some_and(|waker| waker.will_wake(cx.waker())) {
+            if closed.poll(cx).is_ready() {
                 return Poll::Ready(Ended::Cut);
             }
-            registered = Some(cx.waker().clone());
+            self.registered = Some(cx.waker().clone());
         }
-        if gate.is_closed() {
+        if self.gate.is_closed() {
             return Poll::Ready(Ended::Cut);
         }
-        let road = |toward| {
-            let (from, to) = match toward {
-                Side::Master => (&client, &master),
-                Side::Client => (&master, &client),
-            };
-            let paths = manner.paths;
-            Road {
-                from,
-                to,
-                toward,
-                gate,
-                tally,
-                paths,
-            }
+        let (client, master, pair, batch) = (&self.client, &self.master, &mut self.pair, &mut self.batch);
+        let road = |from, to, toward| Road {
+            from,
+            to,
+            toward,
+            gate: self.gate,
+            tally: self.tally,
+            paths: self.paths,
         };
-        match pair.to_master.advance(cx, &road(Side::Master), None) {
-            Ok(true) => batch.client_heard(&master),
+        match pair.to_master.advance(cx, &road(client, master, Side::Master), None) {
+            Ok(true) => batch.client_heard(master),
             Ok(false) => {}
             Err(stop) => return Poll::Ready(ended_by(stop, Side::Client, Side::Master)),
         }
-        pair.note(Ended::ClientLeft);
-        if let Err(stop) = pair.to_client.advance(cx, &road(Side::Client), Some(&mut batch)) {
+        pair.note(Side::Client);
+        if let Err(stop) = pair
+            .to_client
+            .advance(cx, &road(master, client, Side::Client), Some(batch))
+        {
             return Poll::Ready(ended_by(stop, Side::Master, Side::Client));
         }
-        batch.poll_tick(cx, &master);
-        pair.note(Ended::MasterLeft);
+        batch.poll_tick(cx, master);
+        pair.note(Side::Master);
         if pair.to_master.is_done() && pair.to_client.is_done() {
-            return Poll::Ready(pair.first.take().unwrap_or(Ended::ClientLeft));
+            return Poll::Ready(match pair.first {
+                Some(Side::Master) => Ended::MasterLeft,
+                _ => Ended::ClientLeft,
+            });
         }
+        if let Err(err) = self.widen(cx) {
+            return Poll::Ready(Ended::Failed(err));
+        }
+        if self.pair.to_master.is_deaf() || self.pair.to_client.is_deaf() {
+            let new = || -> Pin<Box<dyn Future<Output = _> + Send>> {
+                Box::pin(death(self.client.share(), self.master.share()))
+            };
+            return self.watch.get_or_insert_with(new).as_mut().poll(cx).map(Ended::Failed);
+        }
+        self.watch = None;
+        Poll::Pending
+    }
+
+    /// Has a socket that is full tell when it has room.
+    fn widen(&mut self, cx: &mut Context<'_>) -> Result<(), RelayError> {
         for (direction, side, sink) in [
-            (&pair.to_master, Side::Master, &mut master),
-            (&pair.to_client, Side::Client, &mut client),
+            (&self.pair.to_master, Side::Master, &mut self.master),
+            (&self.pair.to_client, Side::Client, &mut self.client),
         ] {
             if direction.is_stalled() && !sink.is_wide() {
-                watch = None; // it shares the sockets
-                if let Err(source) = sink.widen() {
-                    return Poll::Ready(Ended::Failed(RelayError {
-                        side,
-                        act: Act::Wait,
-                        source,
-                    }));
-                }
+                self.watch = None; // it shares the sockets
+                let act = Act::Wait;
+                sink.widen().map_err(|source| RelayError { side, act, source })?;
                 cx.waker().wake_by_ref(); // no waker is with the socket
             }
         }
-        if pair.to_master.is_deaf() || pair.to_client.is_deaf() {
-            let watch = watch.get_or_insert_with(|| Box::pin(death(client.share(), master.share())));
-            return watch.as_mut().poll(cx).map(Ended::Failed);
-        }
-        watch = None;
-        Poll::Pending
-    })
-    .await;
-    drop(watch);
-    if let Ended::Failed(_) = &ended {
-        // A crash must not look like an orderly end, so the other side gets a reset, whatever it still had under way.
-        // An error here means that the socket is gone already.
-        for socket in [&master, &client] {
-            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
-        }
+        Ok(())
     }
-    drop(master); // before the client, which may connect again at once
-    drop(client);
-    ended
+
+    fn close(self, ended: &Ended) {
+        drop(self.watch);
+        if let Ended::Failed(_) = ended {
+            // A crash must not look like an orderly end, so the other side gets a reset, whatever it still had under
+            // way.
+            self.master.end_by_reset();
+            self.client.end_by_reset();
+        }
+        drop(self.master); // before the client, which may connect again at once
+        drop(self.client);
+    }
 }
 
 /// The two directions of one connection.
@@ -237,15 +275,15 @@ pub async fn carry(mut client: Socket, mut master: Socket, gate: &Gate, tally: &
 struct Pair {
     to_master: Direction,
     to_client: Direction,
-    /// Who finished first.
-    first: Option<Ended>,
+    /// Whose stream ended first.
+    first: Option<Side>,
 }
 
 impl Pair {
-    /// Remembers `ended` when it is the first end, told right after the direction that brought it was advanced.
-    fn note(&mut self, ended: Ended) {
+    /// Remembers whose end is the first, told right after the direction that brought it was advanced.
+    fn note(&mut self, source: Side) {
         if self.first.is_none() && (self.to_master.is_done() || self.to_client.is_done()) {
-            self.first = Some(ended);
+            self.first = Some(source);
         }
     }
 }
@@ -263,13 +301,13 @@ fn ended_by(stop: Stop, from: Side, to: Side) -> Ended {
 }
 
 /// Waits until one of the sockets reports an error, which it does whether anything is read from it or not (P-13).
-async fn death(client: Arc<AsyncFd<OwnedFd>>, master: Arc<AsyncFd<OwnedFd>>) -> RelayError {
+async fn death(client: Arc<Io>, master: Arc<Io>) -> RelayError {
     let (side, socket, woken) = tokio::select! {
-        woken = client.ready(Interest::ERROR) => (Side::Client, &client, woken.map(drop)),
-        woken = master.ready(Interest::ERROR) => (Side::Master, &master, woken.map(drop)),
+        woken = client.fd.ready(Interest::ERROR) => (Side::Client, &client, woken.map(drop)),
+        woken = master.fd.ready(Interest::ERROR) => (Side::Master, &master, woken.map(drop)),
     };
     let told = woken
-        .and_then(|()| SockRef::from(socket.get_ref()).take_error())
+        .and_then(|()| SockRef::from(socket.fd.get_ref()).take_error())
         .unwrap_or_else(Some);
     let source = told.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
     RelayError {

@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -15,8 +17,14 @@ use super::sys;
 /// A connected socket that does not block, registered with a runtime.
 #[derive(Debug)]
 pub struct Socket {
-    /// Always there, but for a moment in `widen`.
-    io: Option<Arc<AsyncFd<OwnedFd>>>,
+    /// Always there, but for a moment in `widen`, and if that fails.
+    io: Option<Arc<Io>>,
+}
+
+/// What handles of one socket share.
+#[derive(Debug)]
+pub(super) struct Io {
+    pub(super) fd: AsyncFd<OwnedFd>,
     /// Whether its having room is an event.
     wide: bool,
 }
@@ -24,33 +32,35 @@ pub struct Socket {
 impl Socket {
     /// Registers a socket with the current runtime. Errors as epoll_ctl(2) does.
     pub fn new(socket: impl Into<OwnedFd>) -> io::Result<Self> {
-        let io = Some(Arc::new(sys::readable(socket.into())?));
-        Ok(Self { io, wide: false })
+        let fd = sys::readable(socket.into())?;
+        let io = Some(Arc::new(Io { fd, wide: false }));
+        Ok(Self { io })
     }
 
-    fn io(&self) -> &Arc<AsyncFd<OwnedFd>> {
-        self.io.as_ref().expect("only `widen` takes it, and puts it back")
+    fn io(&self) -> &Arc<Io> {
+        let io = self.io.as_ref();
+        io.expect("only `widen` takes it, and if that fails the connection ends")
     }
 
     /// Another handle, to wait for what it alone waits for.
-    pub(super) fn share(&self) -> Arc<AsyncFd<OwnedFd>> {
+    pub(super) fn share(&self) -> Arc<Io> {
         Arc::clone(self.io())
     }
 
     /// Waits until the socket itself reports an error, which it does whatever else is waited for.
     pub async fn failed(&self) -> io::Result<()> {
-        self.io().ready(Interest::ERROR).await.map(drop)
+        self.io().fd.ready(Interest::ERROR).await.map(drop)
     }
 
     /// Whether there may be something to read; if not, leaves the task's waker.
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io().poll_read_ready(cx).map_ok(drop)
+        self.io().fd.poll_read_ready(cx).map_ok(drop)
     }
 
     /// Whether there may be room; if not, leaves the task's waker. Always yes before `widen`.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.wide {
-            self.io().poll_write_ready(cx).map_ok(drop)
+        if self.is_wide() {
+            self.io().fd.poll_write_ready(cx).map_ok(drop)
         } else {
             Poll::Ready(Ok(()))
         }
@@ -58,13 +68,13 @@ impl Socket {
 
     /// Reads, unless it is known that there is nothing; `WouldBlock` makes that known.
     pub(super) fn try_read<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.io().try_io(Interest::READABLE, |_| read())
+        self.io().fd.try_io(Interest::READABLE, |_| read())
     }
 
     /// Writes, unless it is known that there is no room; `WouldBlock` makes that known once it is an event.
     pub(super) fn try_write<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        if self.wide {
-            self.io().try_io(Interest::WRITABLE, |_| write())
+        if self.is_wide() {
+            self.io().fd.try_io(Interest::WRITABLE, |_| write())
         } else {
             write()
         }
@@ -72,22 +82,39 @@ impl Socket {
 
     /// Whether its having room is an event.
     pub(super) fn is_wide(&self) -> bool {
-        self.wide
+        self.io().wide
     }
 
     /// Makes its having room an event, from now on. The new registration tells of what is so already (epoll(7)), but
-    /// nobody's waker is left with it. No other handle may exist.
+    /// nobody's waker is left with it. No other handle may exist. After an error the connection has been reset.
     pub(super) fn widen(&mut self) -> io::Result<()> {
         let shared = self.io.take().expect("it is put back below");
         let io = Arc::into_inner(shared).expect("who shares it has been dropped");
-        self.io = Some(Arc::new(sys::readable_and_writable(io.into_inner())?));
-        self.wide = true;
+        let fd = sys::readable_and_writable(io.fd.into_inner()).map_err(|(fd, err)| {
+            linger_not(SockRef::from(&fd));
+            err
+        })?;
+        self.io = Some(Arc::new(Io { fd, wide: true }));
         Ok(())
     }
 }
 
+impl Socket {
+    /// Has the peer see a reset when the socket is closed, whatever is still under way to it.
+    pub(super) fn end_by_reset(&self) {
+        if let Some(io) = &self.io {
+            linger_not(SockRef::from(io.fd.get_ref()));
+        }
+    }
+}
+
+fn linger_not(socket: SockRef<'_>) {
+    // An error here means that the connection is gone already.
+    let _ = socket.set_linger(Some(Duration::ZERO));
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.io().get_ref().as_fd()
+        self.io().fd.get_ref().as_fd()
     }
 }

@@ -6,28 +6,28 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 
 /// Registers a descriptor with the current runtime, so that it can be waited for to become readable.
 pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    registered(fd, Interest::READABLE)
+    registered(fd, Interest::READABLE).map_err(|(_, err)| err)
 }
 
 /// The same to become writable.
 pub(crate) fn writable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    registered(fd, Interest::WRITABLE)
+    registered(fd, Interest::WRITABLE).map_err(|(_, err)| err)
 }
 
-/// The same for either.
-pub(crate) fn readable_and_writable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+/// The same for either; an error gives the descriptor back.
+pub(crate) fn readable_and_writable(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
     registered(fd, Interest::READABLE | Interest::WRITABLE)
 }
 
-fn registered(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+fn registered(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
     // SAFETY: an `OwnedFd` is open, always gives the same descriptor, and is closed only when it is dropped; the
     // `AsyncFd` owns it, and lends it only by reference.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
-    Ok(registered?)
+    registered.map_err(AsyncFdRegisterError::into_parts)
 }
 
 /// Has the kernel report a socket as readable only from so many bytes on (`SO_RCVLOWAT`, socket(7)); it says so at once

@@ -1,6 +1,8 @@
 //! Random schedules against a model: bytes arrive once and in order, all of them before an orderly end, and the end has
 //! the right kind.
 
+use std::pin::pin;
+
 use proptest::prelude::*;
 
 use super::*;
