@@ -101,6 +101,33 @@ impl Copy {
     }
 }
 
+/// Carries what a socket still holds that has failed, and gives how many bytes were given. A server that is stopped says
+/// why and closes with unread bytes before it, which is a reset: then the first to fail may be our writing to it, with its
+/// words still to be read. Nothing comes after them, so neither events nor wakers are needed, and where the other side
+/// takes no more they end, as at any reset.
+pub(super) fn last_words(from: &Socket, to: &Socket, gate: &Gate) -> usize {
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut all = 0;
+        while let Ok((taken @ 1.., _)) =
+            rustix::io::retry_on_intr(|| rustix::net::recv(from, &mut **buffer, RecvFlags::DONTWAIT))
+        {
+            let mut given = 0;
+            while given < taken && gate.admits() {
+                let send = || rustix::net::send(to, &buffer[given..taken], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+                match rustix::io::retry_on_intr(send) {
+                    Ok(bytes) => given += bytes,
+                    Err(_) => return all + given, // told as the end of the connection already
+                }
+            }
+            all += given;
+            if given < taken {
+                break;
+            }
+        }
+        all
+    })
+}
+
 enum Given {
     /// The rest is gone; this many bytes went now.
     All(usize),

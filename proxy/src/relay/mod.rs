@@ -22,7 +22,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use socket2::SockRef;
@@ -259,7 +259,15 @@ impl Relay<'_> {
 
     fn close(self, ended: &Ended) {
         drop(self.watch);
-        if let Ended::Failed(_) = ended {
+        if let Ended::Failed(error) = ended {
+            let (direction, from, to, carried) = match error.side {
+                Side::Master => (&self.pair.to_client, &self.master, &self.client, &self.tally.to_client),
+                Side::Client => (&self.pair.to_master, &self.client, &self.master, &self.tally.to_master),
+            };
+            if from.is_open() && to.is_open() && !direction.is_stalled() && !direction.is_done() {
+                let given = copy::last_words(from, to, self.gate);
+                carried.fetch_add(given as u64, Ordering::Relaxed);
+            }
             // A crash must not look like an orderly end, so the other side gets a reset, whatever it still had under
             // way.
             self.master.end_by_reset();

@@ -80,6 +80,11 @@ impl Socket {
         }
     }
 
+    /// Whether there is a socket, as there is but after an error of `widen`.
+    pub(super) fn is_open(&self) -> bool {
+        self.io.is_some()
+    }
+
     /// Whether its having room is an event.
     pub(super) fn is_wide(&self) -> bool {
         self.io().wide

@@ -62,6 +62,7 @@ suite! {
     a_half_close_of_the_master_arrives_after_its_bytes_and_the_client_goes_on,
     a_reset_by_the_client_reaches_the_master_as_a_reset,
     a_reset_by_the_master_reaches_the_client_as_a_reset,
+    what_the_master_says_before_its_reset_arrives,
     a_reset_after_a_half_close_reaches_the_other_side,
     a_reader_that_stops_reading_stops_the_sender,
     a_dying_client_is_noticed_while_nothing_is_read_from_it,
@@ -306,6 +307,26 @@ async fn a_reset_by_the_master_reaches_the_client_as_a_reset(start: Start) {
         rig.ended.await.unwrap(),
         Ended::Failed(RelayError { side: Side::Master, .. })
     ));
+}
+
+// proxy P-11: as a server that is stopped in the middle of a COPY … FROM STDIN ends
+async fn what_the_master_says_before_its_reset_arrives(start: Start) {
+    let mut rig = rig(start).await;
+    rig.client.write_all(b"copy").await.unwrap();
+    assert_eq!(rig.master.peek(&mut [0; 8]).await.unwrap(), 4);
+    // without a pause, so that our writing to the master is what fails first
+    assert_eq!(rig.master.try_write(b"FATAL").unwrap(), 5);
+    drop(rig.master); // "copy" is unread: a reset
+    assert_eq!(rig.client.try_write(b"more").unwrap(), 4);
+    let mut words = [0; 5];
+    rig.client.read_exact(&mut words).await.unwrap();
+    assert_eq!(&words, b"FATAL");
+    expect_reset(&mut rig.client).await;
+    assert!(matches!(
+        rig.ended.await.unwrap(),
+        Ended::Failed(RelayError { side: Side::Master, .. })
+    ));
+    assert_eq!(rig.tally.to_client.load(Ordering::Relaxed), 5);
 }
 
 async fn a_reset_after_a_half_close_reaches_the_other_side(start: Start) {
