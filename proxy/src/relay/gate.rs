@@ -135,11 +135,13 @@ impl Gate {
     }
 
     /// The same, with something to be done in between: after the forwarding has stopped, and before thousands of
-    /// connections are told to end, which takes a while.
+    /// connections are told to end, which takes a while. It is done once, at the first reason.
     pub fn close_and(&self, why: Cut, now: Boottime, in_between: impl FnOnce()) {
-        self.shut.get_or_init(|| Shut { why, at: now });
+        let first = self.shut.set(Shut { why, at: now }).is_ok();
         self.until.close();
-        in_between();
+        if first {
+            in_between();
+        }
         self.closed.cancel();
     }
 
@@ -269,10 +271,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_reason_stays() {
-        let gate = Gate::new(at(100));
-        gate.close(Cut::RouteChange, at(10));
-        gate.close(Cut::Stopping, at(20));
+    fn the_first_reason_stays_and_is_measured_alone() {
+        let (gate, mut done) = (Gate::new(at(100)), Vec::new());
+        gate.close_and(Cut::RouteChange, at(10), || done.push(Cut::RouteChange));
+        gate.close_and(Cut::Stopping, at(20), || done.push(Cut::Stopping));
+        assert!(!gate.expire_and(at(100), || done.push(Cut::Lease)));
+        assert_eq!(done, [Cut::RouteChange]);
         assert_eq!(
             gate.shut(),
             Some(Shut {
