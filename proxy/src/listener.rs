@@ -8,6 +8,7 @@ mod visit;
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,8 +63,7 @@ pub struct Config {
     pub hold_max: usize,
 }
 
-/// Where admitted clients go, and the gate that their bytes pass. Each connection shares it; when the last one of a
-/// closed path is gone, it measures the time since the gate closed.
+/// Where admitted clients go, and the gate that their bytes pass.
 #[derive(Debug)]
 pub struct Path {
     /// The master's address.
@@ -71,22 +71,48 @@ pub struct Path {
     /// Closes when the route does.
     pub gate: Arc<Gate>,
     metrics: Arc<Metrics>,
+    /// Clients on it.
+    clients: AtomicUsize,
 }
 
 impl Path {
     /// A path that measures how long its connections took to end, once its gate has closed.
     pub fn new(master: SocketAddr, gate: Arc<Gate>, metrics: Arc<Metrics>) -> Self {
-        Self { master, gate, metrics }
+        Self {
+            master,
+            gate,
+            metrics,
+            clients: AtomicUsize::new(0),
+        }
     }
 }
 
-impl Drop for Path {
+/// A client's hold of its path. When the last one of a closed path lets go, that is measured: the path itself lives on
+/// until the next orders, which a silent store delays.
+#[derive(Debug)]
+struct OnPath(Arc<Path>);
+
+impl OnPath {
+    fn enter(path: &Arc<Path>) -> Self {
+        path.clients.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(path))
+    }
+}
+
+impl Deref for OnPath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for OnPath {
     #[expect(clippy::disallowed_methods, reason = "a measurement")]
     fn drop(&mut self) {
-        if let Some(shut) = self.gate.shut() {
-            self.metrics
-                .drop_seconds
-                .set(Boottime::now().since(shut.at).as_secs_f64());
+        let last = self.clients.fetch_sub(1, Ordering::Relaxed) == 1;
+        if let Some(shut) = self.gate.shut().filter(|_| last) {
+            self.metrics.path_emptied(shut, Boottime::now());
         }
     }
 }
@@ -464,7 +490,7 @@ impl Door {
             .min_by_key(|thread| thread.load.load(Ordering::Relaxed));
         let thread = least.expect("a listener is made with one thread at least, see `args`");
         let visit = Visit {
-            path: Arc::clone(path),
+            path: OnPath::enter(path),
             host: Arc::clone(&thread.host),
             _counted: [counted, Counted::one(&thread.load)],
         };

@@ -194,7 +194,7 @@ pub struct Metrics {
     pub watch_gaps: Counter,
     connect: Histogram,
     /// Seconds from stopping to forward to the end of the last connection, at the last change.
-    pub drop_seconds: Gauge,
+    drop_seconds: Gauge,
     /// Seconds from closing the gate until no relay thread forwarded any more, at the last change.
     stop_seconds: Gauge,
     /// One tally for each relay thread.
@@ -372,6 +372,16 @@ impl Metrics {
     pub fn set_held(&self, held: usize) {
         self.held_now.store(held, Ordering::Relaxed);
         self.held.set(held as f64);
+    }
+
+    /// Tells that a gate has closed. If nobody was connected, nothing more is measured of its end.
+    pub fn path_closed(&self) {
+        self.drop_seconds.set(0.0);
+    }
+
+    /// Tells that the last client of a path is gone, whose gate had closed.
+    pub fn path_emptied(&self, shut: Shut, now: Boottime) {
+        self.drop_seconds.set(now.since(shut.at).as_secs_f64());
     }
 
     /// Tells that one more relay thread is known to forward nothing past the closing of its gate; the last one counts.

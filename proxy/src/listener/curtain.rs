@@ -22,18 +22,19 @@ pub struct Curtain {
 impl Curtain {
     /// Closes the gate.
     pub fn fall(&self, gate: &Arc<Gate>, why: Cut, now: Boottime) {
-        gate.close_and(why, now, || self.time_the_stop(gate));
+        gate.close_and(why, now, || self.time_the_end(gate));
     }
 
     /// Closes the gate if its lease has ended, and gives whether that was so.
     pub(super) fn fall_at_lease_end(&self, gate: &Arc<Gate>, now: Boottime) -> bool {
-        gate.expire_and(now, || self.time_the_stop(gate))
+        gate.expire_and(now, || self.time_the_end(gate))
     }
 
-    /// A relay thread that comes to run something else is not in the middle of a forward, and the next one finds the
+    /// Starts both measurements. A relay thread that comes to run something else is not in the middle of a forward, and the next one finds the
     /// gate closed.
     #[expect(clippy::disallowed_methods, reason = "a measurement")]
-    fn time_the_stop(&self, gate: &Arc<Gate>) {
+    fn time_the_end(&self, gate: &Arc<Gate>) {
+        self.metrics.path_closed();
         for thread in self.threads.iter() {
             let (gate, metrics) = (Arc::clone(gate), Arc::clone(&self.metrics));
             thread.spawn(async move {

@@ -101,7 +101,7 @@ fn a_connection_is_one_small_task() {
         paces_clients: false,
     };
     let visit = Visit {
-        path: Arc::new(Path::new((Ipv4Addr::LOCALHOST, 1).into(), gate, metrics)),
+        path: OnPath::enter(&Arc::new(Path::new((Ipv4Addr::LOCALHOST, 1).into(), gate, metrics))),
         host: Arc::new(host),
         _counted: [Counted::one(&Arc::default()), Counted::one(&Arc::default())],
     };

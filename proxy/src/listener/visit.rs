@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Type};
 use tracing::{debug, warn};
 
 use super::socket::{Keepalive, calm, set_options};
-use super::{Complaints, Counted, Path};
+use super::{Complaints, Counted, OnPath};
 use crate::metrics::{Metrics, Refused};
 use crate::relay::{self, Ended, Manner, Socket, Tally, sys};
 
@@ -35,7 +35,7 @@ pub(super) struct Host {
 
 /// One admitted client, until it is gone. It lives as long as the connection, so it is small.
 pub(super) struct Visit {
-    pub(super) path: Arc<Path>,
+    pub(super) path: OnPath,
     pub(super) host: Arc<Host>,
     pub(super) _counted: [Counted; 2],
 }

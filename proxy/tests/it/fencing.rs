@@ -180,6 +180,36 @@ fn a_frozen_store_closes_at_the_lease_and_carries_again_when_it_is_back() {
     });
 }
 
+// proxy section 3
+#[test]
+fn what_a_lease_end_took_is_measured_without_the_outage_around_it() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let a = Master::start(b'A').await;
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&a), &[&proxy]).await;
+        let client = proxy.client_of(b'A').await;
+        rig.etcd.freeze().await;
+        assert_eq!(client.ended().await, b"");
+        let measured = async || {
+            let stop = proxy.metric("stolon_proxy_last_stop_seconds").await.unwrap();
+            (stop, proxy.metric("stolon_proxy_last_drop_seconds").await.unwrap())
+        };
+        let during = eventually("both times to be told", PATIENCE, async || {
+            let measured = measured().await;
+            if measured.0 > 0.0 && measured.1 > 0.0 {
+                Ok(measured)
+            } else {
+                Err(format!("{measured:?}"))
+            }
+        })
+        .await;
+        rig.etcd.thaw();
+        proxy.client_of(b'A').await;
+        assert_eq!(measured().await, during, "nothing has been dropped since");
+    });
+}
+
 // the store away for proxyTimeout − proxyCheckInterval − 1 s: not one dropped connection
 #[test]
 fn an_outage_shorter_than_the_lease_drops_no_connection() {
