@@ -109,21 +109,34 @@ fn chosen(names: &[String]) -> anyhow::Result<Vec<Load>> {
 }
 
 async fn run(args: &Args, size: &Size, chosen: &[Load]) -> anyhow::Result<()> {
-    let machine = Machine::look(&server_program());
+    let mut machine = Machine::look(&server_program());
     for (name, version) in &machine.versions {
         if version.is_empty() {
             bail!("{name} is not installed: scripts/install-deps bench, as root");
         }
     }
     let congestion = Congestion::remember()?;
-    congestion.set("reno")?;
+    machine.congestion = congestion.found().to_owned();
+    // what cannot be set is better known now than in half an hour
+    for load in chosen.iter().rev() {
+        congestion.set(load.congestion())?;
+    }
     eprintln!("starting PostgreSQL, etcd and the proxies");
     let mut site = Box::pin(Site::make(size)).await?;
     let mut rows = Vec::new();
+    let mut failed = Vec::new();
     for load in chosen {
-        let row = measure(*load, &mut site, size, &congestion, |text| eprintln!("{text}")).await?;
-        println!("\n{}: {}\n\n{}", row.load, row.title, table::row(&row));
-        rows.push(row);
+        // one load that fails does not take the others' figures with it
+        match measure(*load, &mut site, size, &congestion, |text| eprintln!("{text}")).await {
+            Ok(row) => {
+                println!("\n{}: {}\n\n{}", row.load, row.title, table::row(&row));
+                rows.push(row);
+            }
+            Err(error) => {
+                eprintln!("bench-proxy: {error:#}");
+                failed.push(load.name);
+            }
+        }
     }
     let results = Results {
         machine,
@@ -145,5 +158,9 @@ async fn run(args: &Args, size: &Size, chosen: &[Load]) -> anyhow::Result<()> {
             std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         }
     }
-    Ok(())
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        bail!("these loads failed: {}", failed.join(", "))
+    }
 }

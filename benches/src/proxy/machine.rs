@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 /// What figures depend on besides the programs.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +46,7 @@ impl Machine {
             memory_gib: memory_kib.div_ceil(1024 * 1024),
             kernel: format!("{} {}", kernel("ostype").trim(), kernel("osrelease").trim()),
             versions: vec![
-                ("stolon-proxy", env!("CARGO_PKG_VERSION").to_owned()),
+                ("stolon-proxy", ours()),
                 ("PostgreSQL", said(Command::new(postgres).arg("--version"))),
                 ("etcd", said(Command::new("etcd").arg("--version"))),
                 ("HAProxy", said(Command::new("haproxy").arg("-v"))),
@@ -64,6 +64,17 @@ impl Machine {
     }
 }
 
+/// Our version, and the commit that is checked out where we run.
+fn ours() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let output = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    let commit = output.ok().filter(|output| output.status.success());
+    commit.map_or_else(
+        || version.to_owned(),
+        |output| format!("{version} at {}", String::from_utf8_lossy(&output.stdout).trim()),
+    )
+}
+
 /// The first version number in the first line that a program says.
 fn said(command: &mut Command) -> String {
     let Ok(output) = command.output() else {
@@ -79,7 +90,6 @@ fn said(command: &mut Command) -> String {
 }
 
 const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
-const AVAILABLE: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
 
 /// The congestion control of new sockets (tcp(7)).
 ///
@@ -91,11 +101,6 @@ pub fn congestion() -> anyhow::Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// Whether the kernel has this congestion control at hand.
-pub fn has_congestion(name: &str) -> bool {
-    fs::read_to_string(AVAILABLE).is_ok_and(|names| names.split_whitespace().any(|one| one == name))
-}
-
 /// The congestion control as it was found. Dropping this puts it back.
 #[derive(Debug)]
 pub struct Congestion {
@@ -105,27 +110,29 @@ pub struct Congestion {
 }
 
 impl Congestion {
-    /// Remembers what is set, also in a file of the temporary directory: a run that was killed could not put it back,
-    /// and the next one does.
+    /// Remembers what is set, also in a file that the next boot removes: a run that was killed could not put it back, and
+    /// the next one does.
     ///
     /// # Errors
     ///
     /// It cannot be read.
     pub fn remember() -> anyhow::Result<Self> {
-        let note = std::env::temp_dir().join("stolon-bench.tcp_congestion_control");
-        let left = fs::read_to_string(&note).ok().filter(|name| has_congestion(name));
-        let found = match left {
-            Some(left) => left,
-            None => congestion()?,
+        let note = PathBuf::from("/run/stolon-bench.tcp_congestion_control");
+        let found = match fs::read_to_string(&note) {
+            Ok(left) => left,
+            Err(_) => congestion()?,
         };
-        fs::write(&note, &found).with_context(|| format!("write {}", note.display()))?;
-        Ok(Self {
-            found,
-            note: Some(note),
-        })
+        // who may not write there may not change it either
+        let note = fs::write(&note, &found).is_ok().then_some(note);
+        Ok(Self { found, note })
     }
 
-    /// Sets another one for all sockets that are made from now on.
+    /// What was set before.
+    pub fn found(&self) -> &str {
+        &self.found
+    }
+
+    /// Sets another one for all sockets that are made from now on. The kernel loads its module if need be.
     ///
     /// # Errors
     ///
@@ -134,10 +141,8 @@ impl Congestion {
         if congestion()? == name {
             return Ok(());
         }
-        if !has_congestion(name) {
-            bail!("this kernel does not offer the congestion control {name} (see {AVAILABLE})");
-        }
-        fs::write(CONGESTION, name).with_context(|| format!("write {name} to {CONGESTION} (that takes root)"))
+        fs::write(CONGESTION, name)
+            .with_context(|| format!("write {name} to {CONGESTION} (that takes root, and a kernel that has it)"))
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::figures::{
     CONNECTIONS_PER_SECOND, CPU_PER_GB, CPU_PER_TRANSACTION, DESCRIPTORS_PER_CONNECTION, FIRST_BYTE,
-    FORWARDING_STOPPED, Figure, GB_PER_SECOND, HOST_GROWTH, LAST_CLOSE, MEMORY_PER_CONNECTION, PROXY_GROWTH, Row, TPS,
+    FORWARDING_STOPPED, Figure, GB_PER_SECOND, HOST_GROWTH, LAST_CLOSE, MEMORY_PER_CONNECTION, P50, PROXY_GROWTH, Row,
+    TPS,
 };
 use super::peers::Peer;
 
@@ -77,7 +78,8 @@ impl std::fmt::Display for Bound {
 /// What flat memory may differ by, in KiB: a page table here, a buffer there, on a host that does other things too.
 const FLAT_KIB: f64 = 1024.0;
 
-/// Judges all standards (proxy 6) that these rows tell of.
+/// Judges all standards that these rows tell of: those of proxy 6, and that neither a scrape nor the way through costs what
+/// can be seen.
 pub fn judge(rows: &[Row]) -> Vec<Verdict> {
     use Bound::{AtLeast, AtMost};
 
@@ -162,6 +164,29 @@ pub fn judge(rows: &[Row]) -> Vec<Verdict> {
     judged.value("stalled-reader", PROXY_GROWTH, "KiB", AtMost(FLAT_KIB), None);
     judged.value("stalled-reader", HOST_GROWTH, "KiB", AtMost(FLAT_KIB), None);
     judged.value("change", FIRST_BYTE, "ms", AtMost(20.0), Some(AtMost(5.0)));
+    judged.ours_over(
+        "scrape",
+        CPU_PER_TRANSACTION,
+        "no scrapes",
+        Peer::StolonScraped,
+        AtMost(1.05),
+    );
+    judged.ratio(
+        "latency",
+        P50,
+        "HAProxy's best",
+        HAPROXIES,
+        AtMost(1.05),
+        Some(AtMost(1.0)),
+    );
+    judged.ratio(
+        "latency-beside-copy",
+        P50,
+        "HAProxy's best",
+        HAPROXIES,
+        AtMost(1.05),
+        Some(AtMost(1.0)),
+    );
     judged.verdicts
 }
 
@@ -204,6 +229,22 @@ impl Judged<'_> {
             unit: "×",
             must,
             want,
+        });
+    }
+
+    /// A variant of ours over ours as it comes.
+    fn ours_over(&mut self, load: &'static str, figure: Figure, beside: &str, variant: Peer, must: Bound) {
+        let Some(row) = self.row(load) else { return };
+        let (Some(varied), Some(usual)) = (row.median(variant, figure), row.median(Peer::Stolon, figure)) else {
+            return;
+        };
+        self.verdicts.push(Verdict {
+            load,
+            what: format!("{} beside {beside}", figure.title),
+            measured: varied / usual,
+            unit: "×",
+            must,
+            want: None,
         });
     }
 

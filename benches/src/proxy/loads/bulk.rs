@@ -8,11 +8,13 @@ use anyhow::{Context, ensure};
 
 use super::costing;
 use crate::proxy::figures::{CPU_PER_GB, GB_PER_SECOND, Sample};
-use crate::proxy::peers::Peer;
+use crate::proxy::peers::{Instance, Peer};
 use crate::proxy::plain::{CHUNK_BYTES, Request};
 use crate::proxy::site::Site;
 use crate::proxy::size::Size;
 
+/// What all loads run with that do not name another one.
+pub(super) const USUAL: &str = "reno";
 /// How long a stream may stand still.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,7 +31,7 @@ pub(super) const fn down(streams: usize) -> Bulk {
     Bulk {
         streams,
         up: false,
-        congestion: "reno",
+        congestion: USUAL,
     }
 }
 
@@ -38,7 +40,7 @@ pub(super) const fn up(streams: usize) -> Bulk {
     Bulk {
         streams,
         up: true,
-        congestion: "reno",
+        congestion: USUAL,
     }
 }
 
@@ -58,8 +60,18 @@ impl Bulk {
         format!("bulk of {gigabytes} GB {way}, {streams}, {}", self.congestion)
     }
 
-    pub(super) async fn run(self, site: &Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
-        let instance = site.plain(peer);
+    pub(super) async fn run(self, site: &mut Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+        if self.congestion == USUAL {
+            return self.through(site.plain(peer), peer, size).await;
+        }
+        // a proxy may look at what is set when it starts
+        let instance = site.fresh(peer).await?;
+        let sample = self.through(&instance, peer, size).await;
+        site.end(instance).await;
+        sample
+    }
+
+    async fn through(self, instance: &Instance, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
         let (port, each) = (instance.port, size.bulk_bytes / self.streams as u64);
         let carried = async {
             let streams: Vec<_> = (0..self.streams)

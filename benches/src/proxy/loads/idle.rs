@@ -43,7 +43,7 @@ async fn measure(site: &mut Site, peer: Peer, instance: &Instance, size: &Size) 
     let memory = usage::anonymous_bytes(pids)?;
     let connections = open(instance.port, size.idle).await?;
     let count = connections.len() as f64;
-    let descriptors = usage::descriptors(pids)? - idle_descriptors;
+    let descriptors = usage::descriptors(pids)?.saturating_sub(idle_descriptors);
     let grown = usage::anonymous_bytes(pids)?.saturating_sub(memory);
     let mut sample = vec![
         (MEMORY_PER_CONNECTION, grown as f64 / 1024.0 / count),

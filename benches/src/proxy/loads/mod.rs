@@ -138,7 +138,7 @@ impl Load {
     pub fn congestion(self) -> &'static str {
         match self.kind {
             Kind::Bulk(bulk) => bulk.congestion,
-            _ => "reno",
+            _ => bulk::USUAL,
         }
     }
 

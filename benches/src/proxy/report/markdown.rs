@@ -26,10 +26,12 @@ pub fn page(results: &Results, picture: &str) -> String {
          schedstat. All sockets of the machine use `reno`, but where a load says `bbr` (found and put back: `{}`).\n\n\
          - HAProxy: as it comes (a thread a CPU). HAProxy tuned: one thread, `splice-request`, `splice-response`, \
          `tune.pipesize 1048576`.\n\
-         - nginx: the stream module, one worker. PgBouncer: session pooling; it answers a client's login itself and keeps \
+         - nginx: the stream module, one worker, its buffer of 16 KiB. PgBouncer: session pooling; it answers a client's login itself and keeps \
          server connections, so a connection a transaction is not the same work for it; it cannot carry what is not \
          PostgreSQL's protocol.\n\
-         - Bulk and idle connections go to a plain TCP server in a process of its own.\n\n\
+         - Bulk, short and idle connections and changes of master go to plain TCP servers, each a process of its own; the \
+         cluster data of these stolon-proxies are written by the benchmark, as a sentinel would.\n\
+         - Go stolon's proxy was not there to be measured.\n\n\
          ## Where it stands\n\n",
         machine.processor,
         machine.cpus,
