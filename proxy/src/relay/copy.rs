@@ -157,13 +157,14 @@ impl Kept {
 }
 
 /// Reads once. `None`: there was nothing to read. A read that does not fill the buffer has emptied the socket
-/// (epoll(7)): readiness is cleared without the second read that would say so.
+/// (epoll(7)): readiness is cleared without the second read that would say so. But not where it may have stopped short
+/// of an urgent byte (tcp(7)), of which no further event would tell.
 fn take(from: &Socket, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let mut taken = None;
     let read = from.try_read(|| {
         let (bytes, _) = rustix::io::retry_on_intr(|| rustix::net::recv(from, &mut *buffer, RecvFlags::empty()))?;
         taken = Some(bytes);
-        if 0 < bytes && bytes < buffer.len() {
+        if 0 < bytes && bytes < buffer.len() && !from.is_urgent() {
             Err(io::ErrorKind::WouldBlock.into())
         } else {
             Ok(())
@@ -171,6 +172,10 @@ fn take(from: &Socket, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     });
     match read {
         Err(err) if err.kind() != io::ErrorKind::WouldBlock => Err(err),
+        Err(_) if taken.is_none() => {
+            from.forget_urgent();
+            Ok(None)
+        }
         _ => Ok(taken),
     }
 }

@@ -132,7 +132,7 @@ impl Direction {
             let way = self.way(road.paths);
             let mut round = match way {
                 Way::Copy => self.copy.round(cx, road.from, road.to, road.gate)?,
-                Way::Splice => self.splice.round(cx, road.from, road.to, road.gate, !heard)?,
+                Way::Splice => self.splice.round(cx, road.from, road.to, road.gate)?,
             };
             count(&round, way, road);
             match round.then {

@@ -71,6 +71,19 @@ impl Socket {
         self.io().fd.try_io(Interest::READABLE, |_| read())
     }
 
+    /// Whether an event has told of urgent bytes since `forget_urgent`. Reading stops short before each, also where bytes
+    /// follow, and splicing does not get past it. It is true of an ended stream, too.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.io().fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
+    }
+
+    /// Says that everything up to now has been read, urgent bytes among it.
+    pub(super) fn forget_urgent(&self) {
+        let forget = |_: &OwnedFd| io::Result::<()>::Err(io::ErrorKind::WouldBlock.into());
+        // It answers with that very error.
+        let _ = self.io().fd.try_io(Interest::PRIORITY, forget);
+    }
+
     /// Writes, unless it is known that there is no room; `WouldBlock` makes that known once it is an event.
     pub(super) fn try_write<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.is_wide() {

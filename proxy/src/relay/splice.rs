@@ -28,8 +28,7 @@ struct Held {
 /// What came of filling an empty pipe.
 enum Filled {
     Bytes(usize),
-    /// The end of the stream, or of what can be spliced of it: splice(2) gives 0 at urgent data, too, once the sender
-    /// has finished.
+    /// The end of the stream, or of what can be spliced of it.
     Nothing,
     /// Nothing to read, and as the pipe was empty it cannot have been that which was full.
     SocketEmpty,
@@ -45,16 +44,14 @@ impl Splice {
 
     /// Fills a pipe once from `from`, asks the gate, and empties it into `to`; or goes on emptying one.
     ///
-    /// `expected` tells that an event has said that there are bytes: if there is nothing to splice then, it is something
-    /// that splice(2) does not see, such as urgent data, and the other path has to look. It does so at the end of a
-    /// stream, too.
+    /// Where there is nothing to splice although urgent bytes have been told of, the other path has to look: splice(2)
+    /// does not get past them. It does so at the end of a stream, too.
     pub(super) fn round(
         &mut self,
         cx: &mut Context<'_>,
         from: &Socket,
         to: &Socket,
         gate: &Gate,
-        expected: bool,
     ) -> Result<Round, Stop> {
         let mut given = 0;
         if let Some(mut held) = self.held.take() {
@@ -78,13 +75,12 @@ impl Splice {
                     None => break Then::NoPipe,
                 },
             };
-            match fill(from, &filled.pipe, expected).map_err(|err| Stop::Source(Act::Read, err))? {
+            match fill(from, &filled.pipe).map_err(|err| Stop::Source(Act::Read, err))? {
                 Filled::Bytes(bytes) => {
                     filled.bytes = bytes;
                     break Then::More;
                 }
                 Filled::Nothing => break Then::Unspliceable,
-                Filled::SocketEmpty if expected => break Then::Unspliceable,
                 Filled::SocketEmpty => {} // readiness is cleared now: ask again, which leaves our waker there
                 Filled::Refused => break Then::Refused,
             }
@@ -131,15 +127,15 @@ impl Held {
 const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
 /// Splices once from a socket into an empty pipe. A short count does not say that the socket is empty, since a pipe
-/// fills by slots: only `EAGAIN` does, and then readiness is cleared, unless the caller expects something to be there.
-fn fill(from: &Socket, pipe: &Pipe, expected: bool) -> io::Result<Filled> {
+/// fills by slots: only `EAGAIN` does, and then readiness is cleared, unless it is an urgent byte that is in the way.
+fn fill(from: &Socket, pipe: &Pipe) -> io::Result<Filled> {
     let mut filled = Filled::SocketEmpty;
     let spliced = from.try_read(|| {
         let splice = || rustix::pipe::splice(from, None, pipe.inlet(), None, pipe.bytes_max, FLAGS);
         filled = match refusal().map_or_else(|| rustix::io::retry_on_intr(splice), Err) {
             Ok(0) => Filled::Nothing,
             Ok(bytes) => Filled::Bytes(bytes),
-            Err(Errno::AGAIN) if expected => Filled::SocketEmpty,
+            Err(Errno::AGAIN) if from.is_urgent() => Filled::Nothing,
             Err(Errno::INVAL | Errno::NOSYS | Errno::PERM | Errno::OPNOTSUPP) => Filled::Refused,
             Err(err) => return Err(err.into()),
         };

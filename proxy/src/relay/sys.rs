@@ -8,9 +8,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 
+/// What is waited for where bytes are read. That urgent ones are there is told along with it, at no cost.
+const READ: Interest = Interest::READABLE.add(Interest::PRIORITY);
+
 /// Registers a descriptor with the current runtime, so that it can be waited for to become readable.
 pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    registered(fd, Interest::READABLE).map_err(|(_, err)| err)
+    registered(fd, READ).map_err(|(_, err)| err)
 }
 
 /// The same to become writable.
@@ -20,7 +23,7 @@ pub(crate) fn writable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// The same for either; an error gives the descriptor back.
 pub(crate) fn readable_and_writable(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
-    registered(fd, Interest::READABLE | Interest::WRITABLE)
+    registered(fd, READ.add(Interest::WRITABLE))
 }
 
 fn registered(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {

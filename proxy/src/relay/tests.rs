@@ -76,6 +76,7 @@ suite! {
     an_end_of_stream_is_not_passed_on_past_the_gate_as_an_orderly_end,
     every_size_arrives_whatever_the_direction_the_end_and_the_pace,
     streams_with_messages_after_them_never_stall,
+    urgent_bytes_hold_nothing_up,
     any_schedule_delivers_every_byte_once_in_order_and_the_right_end,
 }
 
@@ -600,4 +601,42 @@ async fn streams_with_messages_after_them_never_stall(start: Start) {
     }
     drop((rig.client, rig.master));
     rig.ended.await.unwrap();
+}
+
+// proxy P-16: reading stops at an urgent byte, splicing does not get past it
+async fn urgent_bytes_hold_nothing_up(start: Start) {
+    for inline in [true, false] {
+        for before in [0, 3, super::copy::BUFFER_BYTES, 300_000] {
+            let (client, inner_client) = connection(None).await;
+            let (inner_master, mut master) = connection(None).await;
+            let (socket, received) = (SockRef::from(&client), SockRef::from(&inner_client));
+            received.set_out_of_band_inline(inline).unwrap();
+            // all of it is there before the relay looks, so that one event tells of it
+            let mut expected = pattern(0, before);
+            send_all(&socket, &expected);
+            for urgent in [b"d", b"h"] {
+                assert_eq!(socket.send_out_of_band(urgent).unwrap(), 1);
+                expected.extend(inline.then_some(urgent[0]));
+                send_all(&socket, b"efg");
+                expected.extend(b"efg");
+                if !inline {
+                    break; // a second one would overwrite the first
+                }
+            }
+            let tally = Arc::default();
+            let ended = start(inner_client, inner_master, Arc::new(open_gate()), Arc::clone(&tally));
+            let mut got = vec![0; expected.len()];
+            // the stream is open meanwhile: its end would be an event, too
+            master.read_exact(&mut got).await.unwrap();
+            assert!(got == expected, "{before} bytes before, inline: {inline}");
+            drop((client, master));
+            ended.await.unwrap();
+        }
+    }
+}
+
+fn send_all(socket: &SockRef<'_>, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        bytes = &bytes[socket.send(bytes).unwrap()..];
+    }
 }

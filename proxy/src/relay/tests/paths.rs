@@ -75,22 +75,6 @@ fn a_pipe_that_holds_bytes_at_the_end_is_closed_and_not_used_again() {
 }
 
 #[test]
-fn urgent_data_does_not_stop_a_spliced_stream() {
-    run(async {
-        let mut rig = rig(splice).await;
-        let mut got = vec![0; 100_000];
-        rig.client.write_all(&got).await.unwrap();
-        rig.master.read_exact(&mut got).await.unwrap();
-        assert_eq!(SockRef::from(&rig.client).send_out_of_band(b"!").unwrap(), 1);
-        tokio::time::sleep(Duration::from_millis(20)).await; // an event of its own
-        rig.client.write_all(b"after").await.unwrap();
-        rig.client.shutdown().await.unwrap();
-        // not part of the stream (RFC 6093), so it is not carried
-        assert_eq!(read_all(&mut rig.master).await.unwrap(), b"after");
-    });
-}
-
-#[test]
 fn a_long_stream_of_small_sends_is_batched_unless_that_is_turned_off() {
     run(async {
         let mut batches = Vec::new();
