@@ -86,6 +86,8 @@ pub(super) fn set_options(socket: SockRef<'_>, keepalive: Keepalive) -> io::Resu
     } else {
         socket.set_tcp_keepalive(&options)?;
     }
+    // An urgent byte is carried in its place like any other (RFC 6093, P-16); left to itself the kernel takes it out.
+    socket.set_out_of_band_inline(true)?;
     socket.set_tcp_nodelay(true)
 }
 

@@ -41,6 +41,7 @@ fn accepted_sockets_inherit_the_options() {
     let _client = std::net::TcpStream::connect(bound.address).unwrap();
     let (accepted, _) = bound.socket.accept().unwrap();
     assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+    assert!(accepted.out_of_band_inline().unwrap());
     assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(11));
     assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
     let patience = accepted.tcp_user_timeout().unwrap().unwrap_or_default();

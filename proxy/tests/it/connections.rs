@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use socket2::SockRef;
 use stolon_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -147,6 +148,25 @@ async fn end_somehow(proxy: &Proxy, round: usize, bulk: &[u8]) {
         }
         _ => assert_eq!(client.ask().await.unwrap(), Some(b'A')),
     }
+}
+
+// proxy P-16
+#[test]
+fn an_urgent_byte_is_carried_in_its_place() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let a = Master::start(b'A').await;
+        let proxy = rig.proxy().await;
+        rig.publish(Some(&a), &[&proxy]).await;
+        let mut client = proxy.client_of(b'A').await;
+        let socket = SockRef::from(&client.socket);
+        assert_eq!(socket.send(b"abc").unwrap(), 3);
+        assert_eq!(socket.send_out_of_band(b"d").unwrap(), 1);
+        assert_eq!(socket.send(b"efg").unwrap(), 3);
+        let mut echo = [0; 7];
+        client.socket.read_exact(&mut echo).await.unwrap();
+        assert_eq!(&echo, b"abcdefg");
+    });
 }
 
 // proxy P-14
