@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use benches::proxy::loads::{self, Load};
 use benches::proxy::machine::{Congestion, Machine};
+use benches::proxy::report::table::LEGEND;
 use benches::proxy::report::{json, markdown, plot, table};
 use benches::proxy::site::{Site, server_program};
 use benches::proxy::size::Size;
 use benches::proxy::standards::judge;
-use benches::proxy::{Results, measure, plain};
+use benches::proxy::{Results, measure, plain, say, tell};
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bench-proxy: {error:#}");
+            tell(format_args!("bench-proxy: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -63,9 +64,15 @@ fn start() -> anyhow::Result<()> {
         ..size(&args)
     };
     let chosen = chosen(&args.loads)?;
+    if let Some(dir) = args.write.as_ref().filter(|dir| !dir.is_dir()) {
+        bail!("--write={}: there is no such directory", dir.display());
+    }
+    if let Some(path) = &args.json {
+        std::fs::write(path, "{}").with_context(|| format!("--json={}", path.display()))?;
+    }
     if args.list {
         for load in chosen {
-            println!("{:20} {}", load.name, load.title(&size));
+            say(format_args!("{:20} {}", load.name, load.title(&size)));
         }
         return Ok(());
     }
@@ -84,11 +91,13 @@ fn start() -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let mut hang_up = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
         // the values that it holds end what it has started, and put the congestion control back
         tokio::select! {
             done = run(&args, &size, &chosen) => done,
             _ = interrupt.recv() => bail!("interrupted"),
             _ = terminate.recv() => bail!("terminated"),
+            _ = hang_up.recv() => bail!("the terminal is gone"),
         }
     })
 }
@@ -99,7 +108,7 @@ fn size(args: &Args) -> Size {
 
 fn chosen(names: &[String]) -> anyhow::Result<Vec<Load>> {
     for name in names {
-        if !loads::ALL.iter().any(|load| load.name.starts_with(name.as_str())) {
+        if name.is_empty() || !loads::ALL.iter().any(|load| load.name.starts_with(name.as_str())) {
             let all: Vec<&str> = loads::ALL.iter().map(|load| load.name).collect();
             bail!("--load={name}: the loads are {}", all.join(", "));
         }
@@ -121,19 +130,24 @@ async fn run(args: &Args, size: &Size, chosen: &[Load]) -> anyhow::Result<()> {
     for load in chosen.iter().rev() {
         congestion.set(load.congestion())?;
     }
-    eprintln!("starting PostgreSQL, etcd and the proxies");
+    tell("starting PostgreSQL, etcd and the proxies");
     let mut site = Box::pin(Site::make(size)).await?;
     let mut rows = Vec::new();
     let mut failed = Vec::new();
     for load in chosen {
         // one load that fails does not take the others' figures with it
-        match measure(*load, &mut site, size, &congestion, |text| eprintln!("{text}")).await {
+        match measure(*load, &mut site, size, &congestion, tell).await {
             Ok(row) => {
-                println!("\n{}: {}\n\n{}", row.load, row.title, table::row(&row));
+                say(format_args!(
+                    "\n{}: {}; {LEGEND}\n\n{}",
+                    row.load,
+                    row.title,
+                    table::row(&row)
+                ));
                 rows.push(row);
             }
             Err(error) => {
-                eprintln!("bench-proxy: {error:#}");
+                tell(format_args!("bench-proxy: {error:#}"));
                 failed.push(load.name);
             }
         }
@@ -143,7 +157,7 @@ async fn run(args: &Args, size: &Size, chosen: &[Load]) -> anyhow::Result<()> {
         size: size.clone(),
         rows,
     };
-    println!("\n{}", table::verdicts(&judge(&results.rows)));
+    say(format_args!("\n{}", table::verdicts(&judge(&results.rows))));
     let as_json = || serde_json::to_string_pretty(&json::json(&results)).context("write JSON");
     if let Some(path) = &args.json {
         std::fs::write(path, as_json()?).with_context(|| format!("write {}", path.display()))?;

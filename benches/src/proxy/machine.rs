@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::Context;
 
+use super::tell;
+
 /// What figures depend on besides the programs.
 #[derive(Debug, Clone, Default)]
 pub struct Machine {
@@ -149,7 +151,10 @@ impl Congestion {
 impl Drop for Congestion {
     fn drop(&mut self) {
         if let Err(error) = self.set(&self.found) {
-            eprintln!("could not put back the congestion control {}: {error:#}", self.found);
+            tell(format_args!(
+                "could not put back the congestion control {}: {error:#}",
+                self.found
+            ));
         } else if let Some(note) = self.note.take() {
             // it only helps after a kill
             let _ = fs::remove_file(note);

@@ -11,6 +11,11 @@ pub mod size;
 pub mod standards;
 pub mod usage;
 
+use std::fmt::Display;
+use std::io::Write;
+
+use anyhow::Context;
+
 use self::figures::Row;
 use self::loads::Load;
 use self::machine::{Congestion, Machine};
@@ -28,6 +33,16 @@ pub struct Results {
     pub rows: Vec<Row>,
 }
 
+/// Tells people how it goes, on standard error. That nobody listens any more ends nothing.
+pub fn tell(text: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Says what was asked for, on standard output; as [`tell`] otherwise.
+pub fn say(text: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 /// Runs one load with all its peers, `size.rounds` times, in turns: the order of the peers is reversed in every other
 /// round, so that neither a machine that slows down nor one that warms up favours anybody.
 ///
@@ -41,8 +56,6 @@ pub async fn measure(
     congestion: &Congestion,
     mut tell: impl FnMut(String),
 ) -> anyhow::Result<Row> {
-    use anyhow::Context;
-
     congestion.set(load.congestion())?;
     let mut row = Row::new(load.name, load.title(size));
     for round in 0..size.rounds {

@@ -11,6 +11,7 @@ use crate::proxy::figures::{CPU_PER_TRANSACTION, LATENCY, Sample, TPS};
 use crate::proxy::peers::Peer;
 use crate::proxy::site::{Site, run as run_program};
 use crate::proxy::size::Size;
+use crate::proxy::tell;
 
 /// What the clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +83,7 @@ pub(super) async fn scraped(site: &Site, peer: Peer, size: &Size) -> anyhow::Res
                 ticks.tick().await;
                 // a scrape that fails costs the proxy nothing, and shows in the figures of nobody
                 if let Err(error) = scrape(port).await {
-                    eprintln!("scrape: {error:#}");
+                    tell(format_args!("scrape: {error:#}"));
                 }
             }
         })

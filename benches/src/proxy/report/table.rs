@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 use crate::proxy::figures::{Row, Shown};
 use crate::proxy::standards::{Reach, Verdict};
 
+/// What a line of figures means.
+pub const LEGEND: &str = "median (least to most of the rounds)";
+
 /// One load, for the terminal and for the page alike: it is Markdown, and aligned.
 pub fn row(row: &Row) -> String {
     let figures = row.figures();
