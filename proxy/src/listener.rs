@@ -28,7 +28,7 @@ use self::hold::{Held, Waiting};
 use self::socket::paces;
 pub use self::socket::{Bound, Keepalive, bind, is_here};
 use self::visit::{Host, Visit};
-use crate::metrics::{Metrics, Refused};
+use crate::metrics::{Metrics, Refused, Released};
 use crate::relay::{Alarm, Gate, Manner, Tally, sys};
 
 /// Connections that the kernel holds for us before it refuses more; it takes `net.core.somaxconn` if that is less.
@@ -448,7 +448,12 @@ impl Door {
 
     fn hold(&self, client: OwnedFd, counted: Counted, now: Boottime) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if !waiting.has_room(self.config.hold_max, now) {
+        let (has_room, dead) = waiting.make_room(self.config.hold_max, now);
+        for _ in 0..dead {
+            self.metrics.released(Released::Abandoned);
+        }
+        if !has_room {
+            self.metrics.set_held(waiting.clients.len());
             return self.metrics.refused(Refused::HoldFull);
         }
         let until = now + self.config.hold;
@@ -472,11 +477,11 @@ impl Door {
             let held = waiting.clients.pop_front().expect("it was looked at");
             match path {
                 Some(path) if !orders.drain => {
-                    self.metrics.holds_carried.increment(1);
+                    self.metrics.released(Released::Carried);
                     self.send_on(held.client, held.counted, path);
                 }
-                _ if over => self.metrics.refused(Refused::HoldExpired),
-                _ => self.metrics.refused(Refused::RouteClosed),
+                _ if over => self.metrics.released(Released::Expired),
+                _ => self.metrics.released(Released::RouteClosed),
             }
         }
         self.metrics.set_held(waiting.clients.len());

@@ -85,6 +85,37 @@ impl Refused {
     }
 }
 
+/// What became of a client that waited for the next master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Released {
+    /// Sent on to the new master.
+    Carried,
+    /// Closed after `--hold`.
+    Expired,
+    /// Closed because there will be no new master, or because the proxy drains.
+    RouteClosed,
+    /// Gone by itself, and found to be when room was needed.
+    Abandoned,
+}
+
+impl Released {
+    const ALL: [Self; 4] = [Self::Carried, Self::Expired, Self::RouteClosed, Self::Abandoned];
+
+    /// As in the label `result`.
+    fn name(self) -> &'static str {
+        self.refused().map_or("carried", Refused::name)
+    }
+
+    fn refused(self) -> Option<Refused> {
+        match self {
+            Self::Carried => None,
+            Self::Expired => Some(Refused::HoldExpired),
+            Self::RouteClosed => Some(Refused::RouteClosed),
+            Self::Abandoned => Some(Refused::Abandoned),
+        }
+    }
+}
+
 /// What ended a connection, as in the label `reason`.
 const ENDINGS: [&str; 7] = [
     "client",
@@ -170,8 +201,7 @@ pub struct Metrics {
     copied: (Counter, AtomicU64),
     held: Gauge,
     held_now: AtomicUsize,
-    /// Clients that were held and then sent on to the new master.
-    pub holds_carried: Count,
+    holds: [Count; Released::ALL.len()],
     route_open: Gauge,
     /// The proxy generation last concluded from.
     pub route_generation: Gauge,
@@ -274,7 +304,7 @@ impl Metrics {
             copied: (counter!(BY_PATH, "path" => "copy"), AtomicU64::new(0)),
             held: gauge!(HELD),
             held_now: AtomicUsize::new(0),
-            holds_carried: Count::of(counter!(HOLDS, "result" => "carried")),
+            holds: Released::ALL.map(|result| Count::of(counter!(HOLDS, "result" => result.name()))),
             route_open: gauge!(ROUTE_OPEN),
             route_generation: gauge!(ROUTE_GENERATION),
             route_since: gauge!(ROUTE_SINCE),
@@ -301,6 +331,14 @@ impl Metrics {
     /// Counts a client that got no connection to the master.
     pub fn refused(&self, reason: Refused) {
         self.refused[reason as usize].increment(1);
+    }
+
+    /// Counts a client that is held no more, and if it was not sent on to the new master, as refused.
+    pub fn released(&self, result: Released) {
+        self.holds[result as usize].increment(1);
+        if let Some(reason) = result.refused() {
+            self.refused(reason);
+        }
     }
 
     /// Counts a connection as open for as long as the answer lives.
@@ -418,6 +456,9 @@ mod tests {
     fn every_reason_has_its_own_place() {
         for (at, reason) in Refused::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, at);
+        }
+        for (at, result) in Released::ALL.into_iter().enumerate() {
+            assert_eq!(result as usize, at);
         }
         let ends =
             [Cut::RouteChange, Cut::Lease, Cut::ClockJump, Cut::Stopping].map(|cut| ending(&Ended::Cut, Some(cut)));

@@ -28,13 +28,14 @@ pub(super) struct Held {
 }
 
 impl Waiting {
-    /// Whether there is room for one more, if need be after the dead are gone.
-    pub(super) fn has_room(&mut self, max: usize, now: Boottime) -> bool {
+    /// Whether there is room for one more, if need be after the dead are gone; and how many of those there were.
+    pub(super) fn make_room(&mut self, max: usize, now: Boottime) -> (bool, usize) {
+        let before = self.clients.len();
         if self.clients.len() >= max && now.since(self.looked_for_dead) >= LOOK_FOR_DEAD_EVERY {
             self.looked_for_dead = now;
             self.drop_dead();
         }
-        self.clients.len() < max
+        (self.clients.len() < max, before - self.clients.len())
     }
 
     /// Forgets clients that are gone.

@@ -7,7 +7,7 @@ use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, now};
 use tokio::io::AsyncWriteExt;
 
-use crate::rig::{Master, PATIENCE, Proxy, Rig, TIMEOUT, block_on};
+use crate::rig::{Master, PATIENCE, Proxy, Rig, TIMEOUT, block_on, sum};
 
 const HELD: &str = "stolon_proxy_connections_held";
 
@@ -96,10 +96,35 @@ fn no_more_than_hold_max_wait_and_the_dead_make_room() {
             }
         })
         .await;
+        every_client_is_counted_once(&proxy).await;
+        proxy
+            .metric_is("stolon_proxy_holds_total{result=\"abandoned\"}", 1.0)
+            .await;
         rig.publish(Some(&b), &[&proxy]).await;
         assert_eq!(first.ask().await.unwrap(), Some(b'B'));
         assert_eq!(third.ask().await.unwrap(), Some(b'B'));
+        every_client_is_counted_once(&proxy).await;
     });
+}
+
+async fn every_client_is_counted_once(proxy: &Proxy) {
+    eventually("every client to be counted once", PATIENCE, async || {
+        let text = proxy.scrape().await;
+        let count = |name: &str| sum(&text, &format!("stolon_proxy_connections_{name}"));
+        let accepted = count("accepted_total");
+        let places = [
+            count("refused_total"),
+            count("ended_total"),
+            count("open"),
+            count("held"),
+        ];
+        if accepted == places.iter().sum::<f64>() {
+            Ok(())
+        } else {
+            Err(format!("{accepted} accepted, {places:?}"))
+        }
+    })
+    .await;
 }
 
 // proxy P-8: garbage, or no cluster data, is no change of the master

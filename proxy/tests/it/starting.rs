@@ -176,6 +176,7 @@ fn every_metric_is_there_at_the_first_scrape() {
             "stolon_proxy_batched_streams_total 0",
             "stolon_proxy_connections_held 0",
             "stolon_proxy_holds_total{result=\"carried\"} 0",
+            "stolon_proxy_holds_total{result=\"abandoned\"} 0",
             "stolon_proxy_connections_refused_total{reason=\"hold_full\"} 0",
             "stolon_proxy_last_stop_seconds 0",
             "stolon_proxy_last_drop_seconds 0",
