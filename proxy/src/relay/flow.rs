@@ -66,7 +66,7 @@ impl Flow {
             Way::Splice => (bytes < SMALL_BYTES, SMALL_ROUNDS),
         };
         self.run = if counts { self.run + 1 } else { 0 };
-        if self.run == enough {
+        if self.run >= enough {
             self.splicing = way == Way::Copy;
             self.run = 0;
         }
@@ -110,6 +110,21 @@ mod tests {
         assert_eq!(after(&[FULL, FULL, 1, 1]), Way::Splice);
         assert_eq!(after(&[FULL, FULL, 1, 1, SMALL_BYTES, 1, 1]), Way::Splice);
         assert_eq!(after(&[FULL, FULL, 1, SMALL_BYTES - 1, 1]), Way::Copy);
+    }
+
+    // copying comes in between where splicing finds an urgent byte
+    #[test]
+    fn a_run_that_changes_paths_midway_leads_where_it_was_going() {
+        let mut flow = Flow::default();
+        for _ in 0..FULL_READS {
+            flow.took(Way::Copy, FULL, Paths::ByFlow);
+        }
+        flow.took(Way::Splice, 1, Paths::ByFlow);
+        flow.took(Way::Splice, 1, Paths::ByFlow);
+        for _ in 0..300 {
+            flow.took(Way::Copy, FULL, Paths::ByFlow);
+            assert_eq!(flow.way(Paths::ByFlow), Way::Splice);
+        }
     }
 
     #[test]
