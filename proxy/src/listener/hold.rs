@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use control::clock::Boottime;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 
 use super::Counted;
 
@@ -47,7 +48,7 @@ impl Waiting {
             .map(|held| PollFd::new(&held.client, PollFlags::RDHUP))
             .collect();
         let zero = rustix::event::Timespec::default();
-        if poll(&mut polled, Some(&zero)).is_err() {
+        if retry_on_intr(|| poll(&mut polled, Some(&zero))).is_err() {
             return; // no memory for it: all of them stay
         }
         let mut dead = polled

@@ -9,7 +9,7 @@ use std::time::Duration;
 use control::clock::Boottime;
 use control::telemetry::Chain;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use socket2::{Domain, Protocol, SockRef, Type};
 use tracing::{debug, warn};
 
@@ -139,7 +139,7 @@ impl Visit {
 /// Whether a connect has succeeded by now; errors when it has failed.
 fn is_connected(master: &socket2::Socket) -> io::Result<bool> {
     let mut polled = [PollFd::new(master, PollFlags::OUT)];
-    poll(&mut polled, Some(&Timespec::default()))?;
+    retry_on_intr(|| poll(&mut polled, Some(&Timespec::default())))?;
     let events = polled[0].revents();
     if events.intersects(PollFlags::ERR | PollFlags::HUP) {
         return Err(master
