@@ -1,7 +1,7 @@
 //! Start, stop, options and metrics of the program.
 
 use std::net::TcpListener;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use stolon_tests::ports::Port;
@@ -56,6 +56,26 @@ fn an_option_from_the_environment_counts_and_a_bad_one_is_named() {
         said.contains("STPROXY_CONNECT_TIMEOUT") && said.contains("soon"),
         "{said}"
     );
+}
+
+// proxy P-14
+#[test]
+fn the_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
+    block_on(async {
+        let rig = Rig::start().await;
+        let proxy = Proxy::start_with(&rig, &rig.etcd.endpoint(), &[], |command| {
+            let mut limited = Command::new("sh");
+            limited.args(["-c", "ulimit -S -n 100 && exec \"$0\" \"$@\""]);
+            limited.arg(command.get_program()).args(command.get_args());
+            *command = limited;
+        })
+        .await;
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", proxy.process.pid())).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let limits: Vec<&str> = line.unwrap().split_whitespace().collect();
+        assert_eq!(limits[0], limits[1], "soft and hard");
+        assert_ne!(limits[0], "100", "there is nothing to raise here");
+    });
 }
 
 #[test]
