@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 
 use super::socket::calm;
+use super::visit::is_connected_to_itself;
 use super::*;
+use crate::relay;
 
 fn config() -> Config {
     Config {
@@ -82,32 +84,72 @@ fn a_complaint_is_not_repeated_at_once() {
     assert!((1..100).contains(&told), "{told}");
 }
 
-// proxy section 4: an idle connection costs two sockets and one small task
-#[test]
-fn a_connection_is_one_small_task() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let gate = Arc::new(Gate::new(Boottime::default()));
+/// A client on its way to this master.
+fn visit(master: SocketAddr, gate: Gate) -> Visit {
     let metrics = Arc::new(Metrics::register(1));
     let host = Host {
         tally: metrics.tally(0),
         metrics: Arc::clone(&metrics),
         complaints: Arc::default(),
-        keepalive: Keepalive::default(),
+        keepalive: config().keepalive,
         connect_timeout: Duration::from_secs(5),
         manner: Manner::default(),
         paces: false,
         paces_clients: false,
     };
-    let visit = Visit {
-        path: OnPath::enter(&Arc::new(Path::new((Ipv4Addr::LOCALHOST, 1).into(), gate, metrics))),
+    Visit {
+        path: OnPath::enter(&Arc::new(Path::new(master, Arc::new(gate), metrics))),
         host: Arc::new(host),
         _counted: [Counted::one(&Arc::default()), Counted::one(&Arc::default())],
-    };
+    }
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(test)
+}
+
+// proxy P-10
+#[test]
+fn the_connection_to_the_master_has_the_options_too() {
+    run(async {
+        let master = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let far = Gate::new(Boottime::from_nanos(u64::MAX));
+        let visit = visit(master.local_addr().unwrap(), far);
+        let (client, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let client = relay::Socket::new(client).unwrap();
+        let (connected, _took) = visit.connect(&client).await.unwrap();
+        let options = SockRef::from(&connected);
+        assert!(options.tcp_nodelay().unwrap() && options.keepalive().unwrap());
+        assert!(options.out_of_band_inline().unwrap());
+        assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(11));
+        assert_eq!(options.tcp_keepalive_retries().unwrap(), 3);
+    });
+}
+
+// proxy P-15
+#[test]
+fn a_connect_that_meets_itself_is_known() {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket.bind(&any.into()).unwrap();
+    let own = socket.local_addr().unwrap();
+    socket.connect(&own).unwrap(); // nobody listens there, and yet it succeeds
+    assert!(is_connected_to_itself(&socket, own.as_socket().unwrap()));
+
+    let other = std::net::TcpListener::bind(any).unwrap().local_addr().unwrap();
+    assert!(!is_connected_to_itself(&socket, other));
+}
+
+// proxy section 4: an idle connection costs two sockets and one small task
+#[test]
+fn a_connection_is_one_small_task() {
+    let visit = visit((Ipv4Addr::LOCALHOST, 1).into(), Gate::new(Boottime::default()));
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-    let task = runtime.block_on(async move { std::mem::size_of_val(&visit.serve(socket.into())) });
+    let task = run(async move { std::mem::size_of_val(&visit.serve(socket.into())) });
     // the runtime keeps 104 bytes beside it, and rounds up to 128: 384 bytes in all
     assert!(task <= 280, "{task} bytes");
 }

@@ -2,6 +2,7 @@
 //! was decided before.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,7 +77,7 @@ impl Visit {
         clippy::disallowed_methods,
         reason = "a measurement, and the lease is looked at again after the connect"
     )]
-    async fn connect(&self, client: &Socket) -> Result<(Socket, Duration), (Refused, io::Error)> {
+    pub(super) async fn connect(&self, client: &Socket) -> Result<(Socket, Duration), (Refused, io::Error)> {
         let (address, gate) = (self.path.master, &self.path.gate);
         let kind = Type::STREAM.nonblocking();
         let master = socket2::Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))
@@ -110,8 +111,7 @@ impl Visit {
                 .map_err(refused)?;
             master
         };
-        // On loopback a connect to a free port may meet itself.
-        if master.local_addr().is_ok_and(|own| own.as_socket() == Some(address)) {
+        if is_connected_to_itself(&master, address) {
             return Err(refused(io::Error::other("connected to itself")));
         }
         let now = Boottime::now();
@@ -134,6 +134,11 @@ impl Visit {
                 .tell(|| warn!(%master, error = %err, "could not connect a client to the master"));
         }
     }
+}
+
+/// Whether a connect to a free port of this machine has met itself (P-15): the port that it came from was that one.
+pub(super) fn is_connected_to_itself(master: &socket2::Socket, address: SocketAddr) -> bool {
+    master.local_addr().is_ok_and(|own| own.as_socket() == Some(address))
 }
 
 /// Whether a connect has succeeded by now; errors when it has failed.
