@@ -14,10 +14,10 @@ use crate::relay::Cut;
 
 /// How long a stop may take for its goodbye (P-9), connections and store together.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
-/// How often a proxy that drains looks whether its clients are gone.
-const LOOK_FOR_CLIENTS_EVERY: Duration = Duration::from_millis(20);
 /// The part of it that connections get to end; they were told to, and nothing is forwarded any more.
 const DROP_LIMIT: Duration = Duration::from_millis(400);
+/// How often a proxy that drains looks whether its clients are gone.
+const LOOK_FOR_CLIENTS_EVERY: Duration = Duration::from_millis(20);
 
 impl CheckIn {
     /// Takes no more clients and lets those that are there end by themselves, for as long as `limit` (P-9). Meanwhile the
