@@ -1,5 +1,6 @@
 //! The proxy's options: what was typed, and what of it is true (cli 5). All faults are told at once.
 
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -105,6 +106,20 @@ pub struct Machine {
     pub cpus: usize,
     /// The limit of open files, already raised.
     pub descriptors: usize,
+}
+
+/// What to do about an address that clients cannot be taken at, by the reason of the system (bind(2), ip(7)).
+pub fn remedy(err: &io::Error) -> &'static str {
+    match err.kind() {
+        ErrorKind::AddrInUse => "choose another --port or --listen-address, or stop what is there",
+        ErrorKind::AddrNotAvailable => {
+            "this machine has no such address, give --listen-address one that it has, or 0.0.0.0 or :: for all of them"
+        }
+        ErrorKind::PermissionDenied => {
+            "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE), choose another --port or grant it"
+        }
+        _ => "see --port and --listen-address",
+    }
 }
 
 impl Args {

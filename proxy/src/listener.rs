@@ -306,8 +306,7 @@ impl Listener {
         });
         match listening {
             Ok(listening) => {
-                debug!(%address, "listening for clients");
-                info!("Starting proxying");
+                info!(%address, "Starting proxying");
                 self.say(Standing::Listening);
                 Some(listening)
             }

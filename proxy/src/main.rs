@@ -11,7 +11,7 @@ use control::clock::Boottime;
 use control::model::{ProxyUid, short_uid};
 use control::store::Store;
 use control::telemetry::{self, Component};
-use proxy::args::{Args, Config, Machine};
+use proxy::args::{Args, Config, Machine, remedy};
 use proxy::checkin::{CheckIn, Life, random};
 use proxy::listener::{self, Listener, RelayThread};
 use proxy::metrics::Metrics;
@@ -50,7 +50,8 @@ fn machine() -> Machine {
 #[expect(clippy::disallowed_methods, reason = "the program is where time enters")]
 fn run(config: Config) -> anyhow::Result<()> {
     if let Some(address) = &config.common.metrics_listen_address {
-        telemetry::serve_metrics(address, Component::Proxy, &config.common.cluster_name)?;
+        let server = telemetry::serve_metrics(address, Component::Proxy, &config.common.cluster_name)?;
+        info!(address = %server.address, "serving metrics");
     }
     let metrics = Arc::new(Metrics::register(config.relay_threads));
     let life = Arc::new(Life::new(Boottime::now()));
@@ -63,8 +64,9 @@ fn run(config: Config) -> anyhow::Result<()> {
     let me = ProxyUid::from(short_uid(random()));
     info!(id = %me, "proxy id");
     let address = config.listener.listen;
-    let bound = listener::bind(&config.listener, address).with_context(|| {
-        format!("listen for clients on {address}: choose another --port or --listen-address, or stop what is there")
+    let bound = listener::bind(&config.listener, address).map_err(|err| {
+        let attempt = format!("listen for clients on {address}: {}", remedy(&err));
+        anyhow::Error::new(err).context(attempt)
     })?;
     let threads: Vec<RelayThread> = (0..config.relay_threads)
         .map(|index| relay_thread(index, &metrics))

@@ -39,6 +39,14 @@ fn without_options_the_defaults_hold() {
 }
 
 #[test]
+fn the_remedy_fits_the_reason_why_an_address_cannot_be_listened_on() {
+    let told = |errno: rustix::io::Errno| remedy(&errno.into());
+    assert!(told(rustix::io::Errno::ADDRINUSE).contains("stop what is there"));
+    assert!(told(rustix::io::Errno::ADDRNOTAVAIL).contains("no such address"));
+    assert!(told(rustix::io::Errno::ACCESS).contains("below 1024"));
+}
+
+#[test]
 fn what_is_given_is_taken() {
     let config = checked(&[
         "--listen-address=::1",

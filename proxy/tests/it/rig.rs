@@ -373,9 +373,7 @@ impl Proxy {
 
     /// One connection, with no promise that it leads anywhere.
     pub(crate) async fn connect(&self) -> std::io::Result<Client> {
-        let socket = TcpStream::connect(("127.0.0.1", self.port.number())).await?;
-        socket.set_nodelay(true)?;
-        Ok(Client { socket })
+        Client::connect(self.port.number()).await
     }
 
     /// A connection to the master of this name, as soon as there is one.
@@ -481,6 +479,13 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// A connection to this port of the machine.
+    pub(crate) async fn connect(port: u16) -> std::io::Result<Self> {
+        let socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        socket.set_nodelay(true)?;
+        Ok(Self { socket })
+    }
+
     /// Asks the master for its name; `None` when the connection has ended.
     pub(crate) async fn ask(&mut self) -> std::io::Result<Option<u8>> {
         self.socket.write_all(b"?").await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use stolon_tests::ports::Port;
 use stolon_tests::process::Signal;
 
-use crate::rig::{Master, PATIENCE, Proxy, Rig, block_on, command};
+use crate::rig::{Client, Master, PATIENCE, Proxy, Rig, block_on, command};
 
 /// Nobody listens there.
 fn nowhere(port: &Port) -> String {
@@ -102,11 +102,31 @@ fn help_and_version_go_to_standard_output() {
 fn a_port_in_use_is_told_at_start_with_the_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    refuses(&[&format!("--port={port}")], "choose another --port");
+    refuses(&[&format!("--port={port}")], "stop what is there");
+    // RFC 5737: nobody's
+    refuses(&["--listen-address=192.0.2.1"], "this machine has no such address");
     refuses(
         &[&format!("--metrics-listen-address=127.0.0.1:{port}")],
         "--metrics-listen-address",
     );
+}
+
+#[test]
+fn where_it_listens_is_told_also_when_the_system_chose_the_port() {
+    block_on(async {
+        let mut rig = Rig::start().await;
+        let master = Master::start(b'A').await;
+        let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--port=0"]).await;
+        rig.publish(Some(&master), &[&proxy]).await;
+        proxy.process.said("proxying to master address", PATIENCE).await;
+        let log = proxy.process.log();
+        let told = log.split("Starting proxying address=127.0.0.1:").nth(1).expect("told");
+        let port: u16 = told.split_whitespace().next().unwrap().parse().unwrap();
+        let mut client = Client::connect(port).await.unwrap();
+        assert_eq!(client.ask().await.unwrap(), Some(b'A'));
+        let metrics = format!("serving metrics address=127.0.0.1:{}", proxy.metrics);
+        assert_eq!(log.matches(&metrics).count(), 1, "{log}");
+    });
 }
 
 // store unreachable at start: says so once, waits, goes on when it is there
