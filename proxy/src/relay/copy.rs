@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::direction::{Round, Stop, Then};
+use super::round::{Round, Stop, Then};
 use super::{Act, Gate, Socket};
 
 /// Bytes read at once. 64 KiB is the worst size on loopback, one segment of it and a runt; 48 KiB measured 1.5 to 2

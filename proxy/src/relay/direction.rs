@@ -2,7 +2,6 @@
 //! after everything before it (P-11). How a round moves bytes belongs to the paths, which one is next to `flow`.
 
 use std::future::Future;
-use std::io;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::Context;
@@ -12,6 +11,7 @@ use rustix::net::Shutdown;
 use super::batch::Batch;
 use super::copy::Copy;
 use super::flow::{Flow, Way};
+use super::round::{Round, Stop, Then};
 use super::splice::Splice;
 use super::{Act, Gate, Paths, Side, Socket, Tally};
 
@@ -19,55 +19,6 @@ use super::{Act, Gate, Paths, Side, Socket, Tally};
 const ROUNDS_AT_ONCE: usize = 16;
 /// The same in bytes, more or less: bulk takes a good hundred microseconds for so many.
 const BYTES_AT_ONCE: usize = 1024 * 1024;
-
-/// What one round of a path came to.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Round {
-    /// Bytes that it took from the source.
-    pub(super) taken: usize,
-    /// Bytes that it gave to the sink.
-    pub(super) given: usize,
-    /// What is to be done next.
-    pub(super) then: Then,
-}
-
-impl Round {
-    /// A round with these counts.
-    pub(super) fn new(taken: usize, given: usize, then: Then) -> Self {
-        Self { taken, given, then }
-    }
-}
-
-/// What follows a round. `SourceEmpty` and `SinkFull` have left the task's waker where the next event will come from,
-/// unless the sink is to be widened first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
-    /// All that was taken was given, and more may be there.
-    More,
-    /// Nothing to read: wait until the source is readable.
-    SourceEmpty,
-    /// The path holds bytes that the sink does not take: wait until it is writable, read nothing meanwhile.
-    SinkFull,
-    /// The source has finished and the path holds nothing.
-    Eof,
-    /// There is something that cannot be spliced: let the copy path look at it. Nothing has moved.
-    Unspliceable,
-    /// No pipe is to be had: copy for now. Nothing has moved.
-    NoPipe,
-    /// The kernel does not splice these sockets: copy. Nothing has moved.
-    Refused,
-}
-
-/// Why a direction cannot go on.
-#[derive(Debug)]
-pub(super) enum Stop {
-    /// The gate is closed; what was taken is dropped.
-    Cut,
-    /// The socket that is read from failed.
-    Source(Act, io::Error),
-    /// The socket that is written to failed.
-    Sink(Act, io::Error),
-}
 
 /// What a direction lies between, and who keeps count.
 pub(super) struct Road<'a> {

@@ -13,6 +13,7 @@ mod direction;
 mod flow;
 mod gate;
 mod pipes;
+mod round;
 mod socket;
 mod splice;
 pub(crate) mod sys;
@@ -30,10 +31,11 @@ use tokio::io::Interest;
 
 pub use self::alarm::Alarm;
 use self::batch::Batch;
-use self::direction::{Direction, Road, Stop};
+use self::direction::{Direction, Road};
 pub use self::flow::Paths;
 pub use self::gate::{Cut, Gate, Shut};
 pub(crate) use self::pipes::PIPES_MAX;
+use self::round::Stop;
 use self::socket::Io;
 pub use self::socket::Socket;
 

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 
-use super::direction::{Round, Stop, Then};
 use super::pipes::Pipe;
+use super::round::{Round, Stop, Then};
 use super::{Act, Gate, Socket};
 
 /// What the splice path keeps for one direction between polls: nothing, unless the sink is full.
