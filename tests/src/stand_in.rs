@@ -8,11 +8,12 @@ use control::model::{
 };
 use control::store::{Revision, Store};
 
-/// The cluster data as they were last written.
+/// A store, and the cluster data to be written to it.
 #[derive(Debug, Clone)]
 pub struct StandIn {
     store: Store,
-    data: ClusterData,
+    /// What the next write writes.
+    pub data: ClusterData,
 }
 
 impl StandIn {
@@ -39,30 +40,59 @@ impl StandIn {
         master: Option<(&str, SocketAddr)>,
         enabled: &[String],
     ) -> anyhow::Result<Revision> {
-        if let Some((uid, address)) = master {
-            let db = Db {
-                uid: DbUid::from(uid),
-                generation: 1,
-                status: DbStatus {
-                    healthy: true,
-                    listen_address: address.ip().to_string(),
-                    port: address.port().to_string(),
-                    ..DbStatus::default()
-                },
-                ..Db::default()
-            };
-            self.data.dbs_mut().insert(DbUid::from(uid), db);
+        let master = master.map(|(uid, address)| db(uid, &address.ip().to_string(), address.port()));
+        self.publish_db(master, enabled).await
+    }
+
+    /// The same for a [`db`].
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer in time.
+    pub async fn publish_db(&mut self, master: Option<Db>, enabled: &[String]) -> anyhow::Result<Revision> {
+        let master_db_uid = master.as_ref().map_or(DbUid::from(""), |db| db.uid.clone());
+        if let Some(db) = master {
+            self.data.dbs_mut().insert(db.uid.clone(), db);
         }
         let section = self.data.proxy.get_or_insert_with(ProxySection::default);
         section.generation += 1;
         section.spec = ProxySpec {
-            master_db_uid: DbUid::from(master.map_or("", |(uid, _)| uid)),
+            master_db_uid,
             enabled_proxies: enabled.iter().map(|uid| ProxyUid::from(uid.as_str())).collect(),
         };
+        self.write().await
+    }
+
+    /// The generation of the proxy section that was last published; 0 before.
+    pub fn generation(&self) -> i64 {
+        self.data.proxy.as_ref().map_or(0, |section| section.generation)
+    }
+
+    /// Writes the data as they are; gives the revision of the commit.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer in time.
+    pub async fn write(&self) -> anyhow::Result<Revision> {
         let value = to_compact(&self.data);
         Ok(self
             .store
             .put(&self.store.keys().cluster_data(), value.as_bytes())
             .await?)
+    }
+}
+
+/// A healthy db that is advertised at this address, or name, and port.
+pub fn db(uid: &str, host: &str, port: u16) -> Db {
+    Db {
+        uid: DbUid::from(uid),
+        generation: 1,
+        status: DbStatus {
+            healthy: true,
+            listen_address: host.to_owned(),
+            port: port.to_string(),
+            ..DbStatus::default()
+        },
+        ..Db::default()
     }
 }

@@ -43,9 +43,9 @@ fn what_cannot_be_decoded_neither_closes_nor_moves_a_route_whose_lease_runs() {
         let proxy = rig.proxy().await;
         rig.publish(Some(&a), &[&proxy]).await;
         let mut regulars = Regulars::of(&proxy, 2).await;
-        let good = to_compact(&rig.data);
+        let good = to_compact(&rig.sentinel.data);
         // garbage names the other master, so that whoever made sense of it would go there
-        let mut other = rig.data.clone();
+        let mut other = rig.sentinel.data.clone();
         other
             .dbs_mut()
             .values_mut()

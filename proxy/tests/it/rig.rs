@@ -6,15 +6,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use control::clock::Boottime;
-use control::model::{
-    ClusterData, ClusterSpec, ClusterUid, Db, DbStatus, DbUid, GoDuration, InitMode, Phase, ProxyInfo, ProxySection,
-    ProxySpec, ProxyUid, Timestamp, from_slice, to_compact,
-};
+use control::model::{ClusterSpec, GoDuration, ProxyInfo, from_slice};
 use control::store::{Revision, Store, StoreConfig, StoreOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stolon_tests::etcd::Etcd;
 use stolon_tests::ports::Port;
 use stolon_tests::process::{Process, Signal};
+use stolon_tests::stand_in::{self, StandIn};
 use stolon_tests::wait::{eventually, now};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,7 +68,7 @@ pub(crate) fn raise_descriptor_limit() -> usize {
 pub(crate) struct Rig {
     pub(crate) etcd: Etcd,
     pub(crate) store: Store,
-    pub(crate) data: ClusterData,
+    pub(crate) sentinel: StandIn,
     pub(crate) dir: TempDir,
 }
 
@@ -85,31 +83,28 @@ impl Rig {
         };
         let store = Store::connect(StoreConfig::load(&options).unwrap());
         let spec = ClusterSpec {
-            init_mode: Some(InitMode::New),
             proxy_check_interval: Some(GoDuration::from_nanos(CHECK_INTERVAL.as_nanos() as i64)),
             proxy_timeout: Some(GoDuration::from_nanos(TIMEOUT.as_nanos() as i64)),
             ..ClusterSpec::default()
         };
-        let mut data = ClusterData::initial(ClusterUid::from("cluster"), Timestamp::ZERO, spec);
-        data.cluster.as_mut().unwrap().status.phase = Phase::Normal;
         Self {
             etcd,
+            sentinel: StandIn::new(store.clone(), spec),
             store,
-            data,
             dir: TempDir::with_prefix("stolon-proxy.").unwrap(),
         }
     }
 
     /// Sets both intervals of the spec; written with the next change.
     pub(crate) fn timing(&mut self, check_interval: Duration, timeout: Duration) {
-        let spec = self.data.cluster.as_mut().unwrap().spec.as_mut().unwrap();
+        let spec = self.sentinel.data.cluster.as_mut().unwrap().spec.as_mut().unwrap();
         spec.proxy_check_interval = Some(GoDuration::from_nanos(check_interval.as_nanos() as i64));
         spec.proxy_timeout = Some(GoDuration::from_nanos(timeout.as_nanos() as i64));
     }
 
     /// Writes the cluster data as they are.
     pub(crate) async fn write(&self) -> Revision {
-        self.write_raw(to_compact(&self.data).as_bytes()).await
+        self.sentinel.write().await.unwrap()
     }
 
     pub(crate) async fn write_raw(&self, value: &[u8]) -> Revision {
@@ -118,21 +113,10 @@ impl Rig {
 
     /// Names a master, or none, for these proxies. Gives the new proxy generation.
     pub(crate) async fn publish(&mut self, master: Option<&Master>, enabled: &[&Proxy]) -> i64 {
-        let uids: Vec<ProxyUid> = enabled.iter().map(|proxy| ProxyUid::from(proxy.uid.as_str())).collect();
-        if let Some(master) = master {
-            self.data
-                .dbs_mut()
-                .insert(DbUid::from(master.db.as_str()), master.as_db());
-        }
-        let section = self.data.proxy.get_or_insert_with(ProxySection::default);
-        section.generation += 1;
-        section.spec = ProxySpec {
-            master_db_uid: DbUid::from(master.map_or("", |master| master.db.as_str())),
-            enabled_proxies: uids,
-        };
-        let generation = section.generation;
-        self.write().await;
-        generation
+        let uids: Vec<String> = enabled.iter().map(|proxy| proxy.uid.clone()).collect();
+        let master = master.map(|master| stand_in::db(&master.db, &master.host, master.port));
+        self.sentinel.publish_db(master, &uids).await.unwrap();
+        self.sentinel.generation()
     }
 
     /// What the proxy has published, if anything.
@@ -259,20 +243,6 @@ impl Master {
             },
         )
         .await;
-    }
-
-    fn as_db(&self) -> Db {
-        Db {
-            uid: DbUid::from(self.db.as_str()),
-            generation: 1,
-            status: DbStatus {
-                healthy: true,
-                listen_address: self.host.clone(),
-                port: self.port.to_string(),
-                ..DbStatus::default()
-            },
-            ..Db::default()
-        }
     }
 }
 

@@ -240,7 +240,7 @@ fn another_format_version_closes_at_once_and_is_left_alone() {
         let proxy = rig.proxy().await;
         rig.publish(Some(&master), &[&proxy]).await;
         let client = proxy.client_of(b'A').await;
-        rig.data.format_version = 2;
+        rig.sentinel.data.format_version = 2;
         let revision = rig.write().await;
         assert_eq!(client.ended().await, b"");
         proxy.process.said("cannot use the clusterdata", PATIENCE).await;
@@ -257,7 +257,7 @@ fn another_format_version_closes_at_once_and_is_left_alone() {
             later.is_none_or(|later| later == published),
             "data that may not be used were acknowledged"
         );
-        rig.data.format_version = 1;
+        rig.sentinel.data.format_version = 1;
         rig.write().await;
         proxy.client_of(b'A').await;
     });
