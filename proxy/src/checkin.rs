@@ -17,7 +17,7 @@ use control::model::{JsonError, ProxyUid};
 use control::store::{Revision, Store, StoreError, Target, Watch};
 use control::telemetry::Chain;
 use tokio::task::JoinHandle;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use self::announce::InfoLease;
 pub use self::life::Life;
@@ -113,6 +113,7 @@ enum Checked {
 #[derive(Debug)]
 pub struct CheckIn {
     store: Store,
+    cluster_name: String,
     me: ProxyUid,
     reins: Reins,
     metrics: Arc<Metrics>,
@@ -156,9 +157,17 @@ fn has_jumped(before: (Boottime, i128), after: (Boottime, i128)) -> bool {
 
 impl CheckIn {
     /// A proxy that has not checked in yet.
-    pub fn new(store: Store, me: ProxyUid, reins: Reins, metrics: Arc<Metrics>, life: Arc<Life>) -> Self {
+    pub fn new(
+        store: Store,
+        cluster_name: String,
+        me: ProxyUid,
+        reins: Reins,
+        metrics: Arc<Metrics>,
+        life: Arc<Life>,
+    ) -> Self {
         Self {
             store,
+            cluster_name,
             me,
             reins,
             metrics,
@@ -226,19 +235,20 @@ impl CheckIn {
                     Checked::Unusable => &self.metrics.checkins_unusable,
                 };
                 counter.increment(1);
-                if std::mem::take(&mut self.told.failing) {
+                self.life.failed(None);
+                if self.told.trouble.take().is_some() {
                     info!("checking in again");
                 }
                 Ok(Some(checked))
             }
             Err(failed) => {
-                self.metrics.checkins_failed.increment(1);
-                if self.told.failing {
-                    debug!(error = %Chain(&failed), "could not check in");
-                } else {
-                    warn!(error = %Chain(&failed), "could not check in, trying again");
-                }
-                self.told.failing = true;
+                let (counter, what) = match &failed {
+                    Failed::Decode { .. } => (&self.metrics.checkins_unusable, "cluster data unreadable"),
+                    _ => (&self.metrics.checkins_failed, "store silent"),
+                };
+                counter.increment(1);
+                self.life.failed(Some(format!("{what}: {}", Chain(&failed))));
+                self.tell_failure(&failed);
                 Ok(None)
             }
         }
@@ -266,7 +276,7 @@ impl CheckIn {
             self.listen_from_first_read(read_at).await?;
             let endpoint = found.master();
             self.stop_before_look_up(endpoint.as_ref());
-            let around = self
+            let (around, unresolved) = self
                 .look_around(endpoint.clone(), left(limit).ok_or(Failed::Late(limit))?)
                 .await;
             let verdict = conclude(&found, &around, &self.me);
@@ -281,7 +291,7 @@ impl CheckIn {
             if matches!(&verdict.route, Route::Closed(why) if !why.may_be_a_change()) {
                 self.change_is_over();
             }
-            self.tell(&verdict.route, around.master);
+            self.tell(&verdict.route, around.master, unresolved.as_deref());
             if let Publish::Try(generation) | Publish::Must(generation) = verdict.publish {
                 self.metrics.route_generation.set(generation as f64);
             }
@@ -314,7 +324,7 @@ impl CheckIn {
             if matches!(found, Found::Data(_)) {
                 self.in_force = Some(wanted);
             }
-            self.apply(verdict.route, endpoint, lease_start + wanted.timeout);
+            self.apply(verdict.route, endpoint, lease_start, wanted.timeout);
             self.renew_info_lease();
             return Ok(Checked::Good);
         }
@@ -325,11 +335,12 @@ impl CheckIn {
     /// # Errors
     /// The address cannot be listened on; later, when it could be once, the listener tries again by itself.
     async fn listen_from_first_read(&mut self, read_at: Boottime) -> Result<(), Fatal> {
-        let lease_end = read_at + self.timing().timeout;
+        let timeout = self.timing().timeout;
         let first = self.reins.orders.send_if_modified(|orders| {
             let first = orders.lease_end.is_none();
             if first {
-                orders.lease_end = Some(lease_end);
+                orders.lease_end = Some(read_at + timeout);
+                orders.timeout = timeout;
             }
             first
         });
@@ -375,7 +386,12 @@ impl CheckIn {
             orders.path = None;
             orders.changing = why == Cut::RouteChange;
         });
-        self.life.routed(None);
+        self.life.closed(match why {
+            Cut::RouteChange => "the master is changing".to_owned(),
+            Cut::Lease => "the lease had ended".to_owned(),
+            Cut::ClockJump => "the wall clock jumped".to_owned(),
+            Cut::Stopping => "stopping".to_owned(),
+        });
         self.route_metrics(Some(&current.db), None);
     }
 
@@ -401,8 +417,9 @@ impl CheckIn {
     }
 
     /// Puts into force what a successful check-in concluded.
-    fn apply(&mut self, route: Route, endpoint: Option<Endpoint>, lease_end: Boottime) {
+    fn apply(&mut self, route: Route, endpoint: Option<Endpoint>, lease_start: Boottime, timeout: Duration) {
         let (moment, mut opened) = (now(), None);
+        let lease_end = lease_start + timeout;
         if let Route::Open { db, master } = route {
             let kept = self
                 .current
@@ -424,7 +441,7 @@ impl CheckIn {
                     master,
                     gate,
                 });
-                self.life.routed(Some(format!("db {db} at {master}")));
+                self.life.opened(format!("db {db} at {master}"));
                 self.route_metrics(None, Some(db.as_str()));
                 opened = Some(path);
                 info!(address = %master, "proxying to master address");
@@ -433,6 +450,7 @@ impl CheckIn {
         self.life.good(moment, lease_end);
         self.reins.orders.send_modify(|orders| {
             orders.lease_end = Some(lease_end);
+            orders.timeout = timeout;
             if opened.is_some() {
                 orders.path = opened;
                 orders.changing = false;

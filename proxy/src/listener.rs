@@ -122,6 +122,8 @@ impl Drop for OnPath {
 pub struct Orders {
     /// End of the lease of the last good check-in; none before the first read of the store (P-5).
     pub lease_end: Option<Boottime>,
+    /// How long a good check-in is good for: the lease began so long before its end.
+    pub timeout: Duration,
     /// Where clients go; none while the route is closed.
     pub path: Option<Arc<Path>>,
     /// Whether it is closed by a change of the master, so that clients wait for the next one (P-8).
@@ -256,13 +258,17 @@ impl Listener {
                 return Ok(());
             }
             let now = Boottime::now();
+            let connections = orders
+                .path
+                .as_ref()
+                .map_or(0, |path| path.clients.load(Ordering::Relaxed));
             let expired = |path: &Arc<Path>| self.curtain.fall_at_lease_end(&path.gate, now);
             if orders.path.as_ref().is_some_and(expired) {
                 self.door.metrics.route(false, wall_clock());
             }
             let leased = orders.lease_end.is_some_and(|end| now < end);
             if was_leased && !leased {
-                warn!("check timeout timer fired");
+                warn!(timeout = ?orders.timeout, connections, "check timeout timer fired");
                 if self.door.config.stop_listening && listening.take().is_some() {
                     self.say(Standing::Stopped);
                     info!("Stopping listening");

@@ -86,7 +86,7 @@ fn run(config: Config) -> anyhow::Result<()> {
             }
         });
         let store = Store::connect(config.common.store);
-        let mut checkin = CheckIn::new(store, me, reins, metrics, life);
+        let mut checkin = CheckIn::new(store, config.common.cluster_name, me, reins, metrics, life);
         let stopped_by = tokio::select! {
             fatal = checkin.run() => return Err(fatal.into()),
             ended = listening => {

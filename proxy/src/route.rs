@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use control::model::{Checked, ClusterData, DbUid, JsonError, ProxyUid, Unusable};
+use control::model::{Checked, ClusterData, Db, DbUid, JsonError, ProxyUid, Unusable};
 
 /// What was read under the key of the cluster data, when it could be read and decoded.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,31 @@ pub enum Found {
     Unusable(Unusable),
     /// A good document.
     Data(Box<Checked>),
+}
+
+/// What the cluster data tell of a master's address, usable or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertised {
+    /// An address or a name; empty before the keeper has told it.
+    pub host: String,
+    /// The same of the port, a text in the document.
+    pub port: String,
+}
+
+impl Advertised {
+    fn of(db: &Db) -> Self {
+        Self {
+            host: db.status.listen_address.clone(),
+            port: db.status.port.clone(),
+        }
+    }
+
+    /// `None` when the address is empty, or the port is no number from 1 to 65535.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        let port = self.port.parse().ok().filter(|port| *port != 0)?;
+        let host = Some(&self.host).filter(|host| !host.is_empty())?.clone();
+        Some(Endpoint { host, port })
+    }
 }
 
 /// Where the named master listens, as the cluster data tell it.
@@ -47,12 +72,7 @@ impl Found {
     pub fn master(&self) -> Option<Endpoint> {
         let Self::Data(checked) = self else { return None };
         let (_, db) = checked.data.proxied_master()?;
-        let port = db.status.port.parse().ok().filter(|port| *port != 0)?;
-        let host = Some(&db.status.listen_address).filter(|host| !host.is_empty())?;
-        Some(Endpoint {
-            host: host.clone(),
-            port,
-        })
+        Advertised::of(db).endpoint()
     }
 }
 
@@ -102,7 +122,7 @@ pub enum Why {
     /// The proxy object names no db, or one that is not there.
     NoDb(DbUid),
     /// The master's address is empty or does not resolve.
-    NoAddress(DbUid),
+    NoAddress(DbUid, Advertised),
     /// The master's address is our own listening address (P-15).
     OwnAddress(SocketAddr),
     /// This proxy is not in the list of enabled ones.
@@ -125,7 +145,7 @@ impl fmt::Display for Why {
             Self::NoProxyObject => f.write_str("no proxy object"),
             Self::NoDb(db) if db.is_empty() => f.write_str("no master named"),
             Self::NoDb(db) => write!(f, "db {db} is not there"),
-            Self::NoAddress(db) => write!(f, "db {db} has no usable address"),
+            Self::NoAddress(db, _) => write!(f, "db {db} has no usable address"),
             Self::OwnAddress(own) => write!(f, "the master's address {own} is our own"),
             Self::NotEnabled(_) => f.write_str("not enabled"),
         }
@@ -172,12 +192,12 @@ pub fn conclude(found: &Found, around: &Surroundings, me: &ProxyUid) -> Verdict 
     let Some(proxy) = &checked.data.proxy else {
         return verdict(Why::NoProxyObject, Publish::Try(0), true);
     };
-    let Some((db, _)) = checked.data.proxied_master() else {
+    let Some((uid, db)) = checked.data.proxied_master() else {
         let named = proxy.spec.master_db_uid.clone();
         return verdict(Why::NoDb(named), Publish::Try(proxy.generation), true);
     };
     let Some(master) = around.master else {
-        return verdict(Why::NoAddress(db.clone()), Publish::No, true);
+        return verdict(Why::NoAddress(uid.clone(), Advertised::of(db)), Publish::No, true);
     };
     if is_own(around, master) {
         return verdict(Why::OwnAddress(master), Publish::No, true);
@@ -186,7 +206,10 @@ pub fn conclude(found: &Found, around: &Surroundings, me: &ProxyUid) -> Verdict 
         return verdict(Why::NotEnabled(master), Publish::Must(proxy.generation), true);
     }
     Verdict {
-        route: Route::Open { db: db.clone(), master },
+        route: Route::Open {
+            db: uid.clone(),
+            master,
+        },
         publish: Publish::Must(proxy.generation),
         renews: true,
     }

@@ -19,7 +19,32 @@ pub struct Life {
 struct Alive {
     good: Option<Boottime>,
     lease_end: Option<Boottime>,
+    /// The open route; none while it is closed.
     route: Option<String>,
+    /// Why it was closed last.
+    closed: String,
+    /// Why the last check-in failed, if it did.
+    failed: Option<String>,
+}
+
+impl Alive {
+    /// Why clients may go nowhere now; `None` when they may go somewhere. An open route ends with its lease, whether or not
+    /// a check-in has seen that.
+    fn why_closed(&self, now: Boottime) -> Option<&str> {
+        let leased = self.lease_end.is_some_and(|end| now < end);
+        match (&self.route, &self.failed) {
+            (Some(_), _) if leased => None,
+            (_, Some(failed)) if !leased => Some(failed),
+            (Some(_), _) => Some("the lease has ended"),
+            (None, _) if self.closed.is_empty() => Some("no check-in yet"),
+            (None, _) => Some(&self.closed),
+        }
+    }
+}
+
+/// For people: to the millisecond.
+fn rounded(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Life {
@@ -40,8 +65,20 @@ impl Life {
         (state.good, state.lease_end) = (Some(at), Some(lease_end));
     }
 
-    pub(super) fn routed(&self, route: Option<String>) {
-        self.state().route = route;
+    /// Clients go there from now on.
+    pub(super) fn opened(&self, route: String) {
+        self.state().route = Some(route);
+    }
+
+    /// Clients may go nowhere.
+    pub(super) fn closed(&self, why: String) {
+        let mut state = self.state();
+        (state.route, state.closed) = (None, why);
+    }
+
+    /// Why the last check-in failed; `None` when it was answered.
+    pub(super) fn failed(&self, why: Option<String>) {
+        self.state().failed = why;
     }
 
     /// Sets the gauges that time alone changes.
@@ -62,10 +99,12 @@ impl Life {
     pub fn summarise(&self, metrics: &Metrics, clients: usize, now: Boottime) {
         let state = self.state();
         let carried = metrics.carried();
+        let why = state.why_closed(now);
         info!(
-            route = state.route.as_deref().unwrap_or("closed"),
-            lease_left = ?state.lease_end.map_or(Duration::ZERO, |end| end.since(now)),
-            up = ?now.since(self.started),
+            route = state.route.as_deref().filter(|_| why.is_none()).unwrap_or("closed"),
+            why,
+            lease_left = ?rounded(state.lease_end.map_or(Duration::ZERO, |end| end.since(now))),
+            up = ?rounded(now.since(self.started)),
             clients,
             held = metrics.held(),
             accepted = metrics.accepted.value(),
@@ -76,5 +115,33 @@ impl Life {
             spliced_bytes = carried.spliced,
             "summary"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_whose_lease_has_ended_is_summed_up_as_closed_with_the_reason() {
+        let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
+        let life = Life::new(at(1));
+        let why = |now| life.state().why_closed(now).map(str::to_owned);
+        assert_eq!(why(at(1)).as_deref(), Some("no check-in yet"));
+        life.opened("db a at 10.0.0.1:5432".to_owned());
+        life.good(at(2), at(17));
+        assert_eq!(why(at(16)), None);
+        life.failed(Some("store silent: no answer".to_owned()));
+        assert_eq!(why(at(16)), None, "the lease still runs");
+        assert_eq!(why(at(17)).as_deref(), Some("store silent: no answer"));
+        life.failed(None);
+        life.closed("not enabled".to_owned());
+        life.good(at(18), at(33));
+        assert_eq!(why(at(19)).as_deref(), Some("not enabled"));
+    }
+
+    #[test]
+    fn times_of_a_summary_are_told_to_the_millisecond() {
+        assert_eq!(format!("{:?}", rounded(Duration::from_nanos(1_234_567_891))), "1.234s");
     }
 }

@@ -2,24 +2,54 @@
 
 use std::net::SocketAddr;
 
+use control::model::DbUid;
 use control::telemetry::Chain;
-use tracing::{error, info};
+use tracing::{debug, error, info, warn};
 
-use super::CheckIn;
-use crate::route::{Route, Why};
+use super::{CheckIn, Failed};
+use crate::route::{Advertised, Route, Why};
 
 /// What was last logged, so that changes are logged and not rounds (P-7).
 #[derive(Debug, Default)]
 pub(super) struct Told {
     pub(super) master: Option<SocketAddr>,
     pub(super) route: Option<Route>,
-    pub(super) failing: bool,
+    pub(super) trouble: Option<Trouble>,
     pub(super) unpublished: bool,
 }
 
+/// Why check-ins fail, as far as another reason is to be logged.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The store, whatever it said or did not say.
+    Store,
+    /// What is under the key cannot be decoded, for this reason.
+    Unreadable(String),
+}
+
 impl CheckIn {
-    /// Logs what has changed (P-7).
-    pub(super) fn tell(&mut self, route: &Route, master: Option<SocketAddr>) {
+    /// Logs why check-ins fail: once, and again when it is something else.
+    pub(super) fn tell_failure(&mut self, failed: &Failed) {
+        let trouble = match failed {
+            Failed::Decode { source, .. } => Trouble::Unreadable(Chain(source).to_string()),
+            _ => Trouble::Store,
+        };
+        if self.told.trouble.as_ref() == Some(&trouble) {
+            debug!(error = %Chain(failed), "could not check in");
+        } else if let Failed::Decode { key, source } = failed {
+            error!(
+                %key,
+                error = %Chain(source),
+                "could not check in, the route ends with its lease: repair or delete the key with etcdctl"
+            );
+        } else {
+            warn!(error = %Chain(failed), "could not check in, trying again");
+        }
+        self.told.trouble = Some(trouble);
+    }
+
+    /// Logs what has changed (P-7). `unresolved` is why the master's address could not be resolved.
+    pub(super) fn tell(&mut self, route: &Route, master: Option<SocketAddr>, unresolved: Option<&str>) {
         if let Some(address) = master.filter(|_| master != self.told.master) {
             info!(%address, "master address");
         }
@@ -27,19 +57,20 @@ impl CheckIn {
         if self.told.route.as_ref() == Some(route) {
             return;
         }
+        match route {
+            Route::Closed(why) => self.life.closed(why.to_string()),
+            Route::Open { .. } if self.current.is_none() => self.life.closed("not announced yet".to_owned()),
+            Route::Open { .. } => {}
+        }
         if let Route::Closed(why) = route {
             match why {
-                Why::NoClusterData => info!("no clusterdata available, closing connections to master"),
+                Why::NoClusterData => self.tell_no_cluster_data(),
                 Why::NoProxyObject => info!("no proxy object available, closing connections to master"),
                 Why::NoDb(db) => info!(%db, "no db object available, closing connections to master"),
                 Why::NotEnabled(address) => {
                     info!(%address, "not proxying to master address since we aren't in the enabled proxies list");
                 }
-                Why::NoAddress(db) => error!(
-                    %db,
-                    "cannot resolve the master's address, closing connections to master: see what its keeper advertises \
-                     (--pg-advertise-address)"
-                ),
+                Why::NoAddress(db, advertised) => tell_no_address(db, advertised, unresolved.unwrap_or_default()),
                 Why::OwnAddress(address) => {
                     error!(%address, "the master's address is our own, closing connections to master: give the \
                                       proxy another --port, or the keeper another address");
@@ -50,5 +81,42 @@ impl CheckIn {
             }
         }
         self.told.route = Some(route.clone());
+    }
+
+    fn tell_no_cluster_data(&self) {
+        let (cluster_name, key) = (&self.cluster_name, self.store.keys().cluster_data());
+        if self.in_force.is_some() {
+            warn!(%cluster_name, %key, "no clusterdata available, closing connections to master");
+        } else {
+            let hint = "initialise the cluster with stolonctl init, or see --cluster-name and --store-prefix";
+            warn!(%cluster_name, %key, hint, "no clusterdata available, closing connections to master");
+        }
+    }
+}
+
+/// Logs what is wrong with a master's address.
+fn tell_no_address(db: &DbUid, Advertised { host, port }: &Advertised, unresolved: &str) {
+    if host.is_empty() {
+        error!(
+            %db,
+            "the master's address is empty, closing connections to master: see whether its keeper runs, and what it \
+             advertises (--pg-advertise-address)"
+        );
+    } else if !unresolved.is_empty() {
+        error!(
+            %db,
+            address = %host,
+            error = unresolved,
+            "cannot resolve the master's address, closing connections to master: see what its keeper advertises \
+             (--pg-advertise-address)"
+        );
+    } else {
+        error!(
+            %db,
+            address = %host,
+            ?port,
+            "the master's port is empty or no number from 1 to 65535, closing connections to master: see what its \
+             keeper advertises (--pg-advertise-port)"
+        );
     }
 }

@@ -209,5 +209,11 @@ fn sigusr1_logs_a_summary() {
             assert!(line.contains(part), "{part} is not in {line}");
         }
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
+        rig.etcd.freeze().await;
+        proxy.process.said("check timeout timer fired", PATIENCE).await;
+        kill_process(pid, rustix::process::Signal::USR1).unwrap();
+        let closed = "INFO summary route=closed why=\"store silent: ";
+        proxy.process.said(closed, PATIENCE).await;
+        rig.etcd.thaw();
     });
 }

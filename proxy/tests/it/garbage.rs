@@ -8,7 +8,7 @@ use control::model::to_compact;
 use crate::regulars::Regulars;
 use crate::rig::{CHECK_INTERVAL, Master, Rig, TIMEOUT, block_on};
 
-const FAILED: &str = "stolon_proxy_checkins_total{result=\"failed\"}";
+const UNUSABLE: &str = "stolon_proxy_checkins_total{result=\"unusable_data\"}";
 
 /// What cannot be decoded, each made of good cluster data.
 fn broken(good: &str) -> Vec<Vec<u8>> {
@@ -52,9 +52,9 @@ fn what_cannot_be_decoded_neither_closes_nor_moves_a_route_whose_lease_runs() {
             .for_each(|db| db.status.port = b.port.to_string());
         let garbage = broken(&to_compact(&other));
         for bytes in garbage {
-            let failed = proxy.metric(FAILED).await.unwrap();
+            let before = proxy.metric(UNUSABLE).await.unwrap();
             rig.write_raw(&bytes).await;
-            proxy.metric_is(FAILED, failed + 2.0).await;
+            proxy.metric_is(UNUSABLE, before + 2.0).await;
             regulars.go_on(1).await;
             rig.write_raw(good.as_bytes()).await;
             regulars.go_on(1).await;

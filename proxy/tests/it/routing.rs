@@ -15,8 +15,12 @@ fn opens_once_the_master_is_named_and_says_what_the_walk_through_shows() {
         // proxy P-5: the first read opens the socket, whatever it finds; with the route closed clients are closed
         proxy
             .process
-            .said("no clusterdata available, closing connections to master", PATIENCE)
+            .said(
+                "WARN no clusterdata available, closing connections to master cluster_name=main",
+                PATIENCE,
+            )
             .await;
+        assert!(proxy.process.log().contains("stolonctl init, or see --cluster-name"));
         assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
         proxy
             .metric_is("stolon_proxy_connections_refused_total{reason=\"route_closed\"}", 1.0)
@@ -186,7 +190,22 @@ fn a_master_may_be_advertised_by_name_and_one_that_does_not_resolve_closes_the_r
             .process
             .said("cannot resolve the master's address", PATIENCE)
             .await;
+        let log = proxy.process.log();
+        let line = log.lines().find(|line| line.contains("cannot resolve")).unwrap();
+        assert!(line.contains("address=no-such-host.invalid error="), "{line}");
         assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+        master.host = String::new();
+        rig.publish(Some(&master), &[&proxy]).await;
+        proxy
+            .process
+            .said("ERROR the master's address is empty", PATIENCE)
+            .await;
+        (master.host, master.port) = ("127.0.0.1".to_owned(), 0);
+        rig.publish(Some(&master), &[&proxy]).await;
+        proxy
+            .process
+            .said("ERROR the master's port is empty or no number", PATIENCE)
+            .await;
     });
 }
 
@@ -221,10 +240,14 @@ fn garbage_in_the_store_leaves_the_route_until_the_lease_ends() {
         rig.publish(Some(&master), &[&proxy]).await;
         let mut client = proxy.client_of(b'A').await;
         rig.write_raw(b"{\"formatVersion\":1,\"proxy\":7}").await;
-        proxy.process.said("could not check in", PATIENCE).await;
+        proxy.process.said("ERROR could not check in", PATIENCE).await;
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
         assert_eq!(client.ended().await, b"");
-        proxy.process.said("check timeout timer fired", PATIENCE).await;
+        let fired = "WARN check timeout timer fired timeout=3s connections=1";
+        proxy.process.said(fired, PATIENCE).await;
+        let log = proxy.process.log();
+        let remedy = "repair or delete the key with etcdctl key=stolon/cluster/main/clusterdata error=";
+        assert_eq!(log.matches(remedy).count(), 1, "{log}");
         proxy.process.said("Stopping listening", PATIENCE).await;
         assert!(proxy.connect().await.is_err(), "nobody listens");
         rig.write().await;
