@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use control::clock::Boottime;
-use proxy::relay::{Gate, Manner, Paths, Socket, Tally, carry};
+use proxy::relay::{Gate, Manner, Paths, Patience, Socket, Tally, carry};
 use socket2::SockRef;
 
 const MANNERS: [(&str, Manner); 4] = [
@@ -21,7 +21,14 @@ const MANNERS: [(&str, Manner); 4] = [
 ];
 
 const fn manner(paths: Paths, batching: bool) -> Manner {
-    Manner { paths, batching }
+    Manner {
+        paths,
+        batching,
+        patience: Patience {
+            silence_seconds: 120,
+            questions: 3,
+        },
+    }
 }
 
 /// What the two ends do.

@@ -165,6 +165,7 @@ impl Args {
         let max_connections = self.max_connections(machine, relay_threads, &mut faults);
         let manner = Manner {
             batching: self.batch_streams != Some(Switch(false)),
+            patience: keepalive.patience(),
             ..Manner::default()
         };
         let config = match (common, listen) {

@@ -3,6 +3,7 @@
 use control::args::{PROXY, Parsed, Refusal, command, try_parse};
 
 use super::*;
+use crate::relay::Patience;
 
 const MACHINE: Machine = Machine {
     cpus: 16,
@@ -76,6 +77,10 @@ fn what_is_given_is_taken() {
         max_connections: 7,
         manner: Manner {
             batching: false,
+            patience: Patience {
+                silence_seconds: 25,
+                questions: 3,
+            },
             ..Manner::default()
         },
         hold: Duration::from_secs(3),

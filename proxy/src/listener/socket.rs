@@ -3,8 +3,9 @@
 //! `TCP_USER_TIMEOUT` is deliberately not set (P-10). Where it is, it decides instead of the keepalive options when a
 //! silent peer is given up (`tcp_keepalive_timer` in the kernel's net/ipv4/tcp_timer.c), and it ends connections to
 //! peers that answer and only do not read for so long (tcp(7)): a client behind a pager, a server that waits for a lock
-//! in the middle of a COPY. A silent peer for which bytes wait is given up by the kernel's own patience,
-//! `net.ipv4.tcp_retries2`, after about 15 minutes.
+//! in the middle of a COPY. So three things give up a silent peer: keepalive, while nothing waits for it; the relay, once
+//! the proxy has to keep bytes for it, by the `Patience` that is made here; and for bytes that all fit into the kernel's
+//! buffer the kernel's own patience, `net.ipv4.tcp_retries2`, after about 15 minutes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::Config;
+use crate::relay::Patience;
 
 /// The options of TCP keepalive, which itself is always on; `None` leaves the system's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,6 +25,24 @@ pub struct Keepalive {
     pub interval: Option<Duration>,
     /// Unanswered probes before the connection is given up.
     pub count: Option<u32>,
+}
+
+impl Keepalive {
+    /// How much silence is borne while bytes wait: as much as keepalive would bear while none do. What is not given counts
+    /// as in the default of `Patience`, and not as the system has it, which is hours: a peer that vanishes in the middle of
+    /// an answer leaves locks behind.
+    pub fn patience(&self) -> Patience {
+        const IDLE: Duration = Duration::from_secs(30);
+        const INTERVAL: Duration = Duration::from_secs(10);
+        const COUNT: u32 = 9;
+        let count = self.count.unwrap_or(COUNT);
+        let idle = self.idle.unwrap_or(IDLE);
+        let silence = idle.saturating_add(self.interval.unwrap_or(INTERVAL).saturating_mul(count));
+        Patience {
+            silence_seconds: u32::try_from(silence.as_secs()).unwrap_or(u32::MAX),
+            questions: count.clamp(2, Patience::default().questions.into()) as u8,
+        }
+    }
 }
 
 /// A socket bound for clients; it takes none before it listens.

@@ -14,6 +14,7 @@ mod flow;
 mod gate;
 mod pipes;
 mod round;
+mod silence;
 mod socket;
 mod splice;
 pub(crate) mod sys;
@@ -36,6 +37,7 @@ pub use self::flow::Paths;
 pub use self::gate::{Cut, Gate, Shut};
 pub(crate) use self::pipes::PIPES_MAX;
 use self::round::Stop;
+pub use self::silence::Patience;
 use self::socket::Io;
 pub use self::socket::Socket;
 
@@ -130,6 +132,8 @@ pub struct Manner {
     pub paths: Paths,
     /// Whether bulk streams of masters are batched.
     pub batching: bool,
+    /// How much silence of a peer is borne while bytes wait for it (P-10).
+    pub patience: Patience,
 }
 
 impl Default for Manner {
@@ -137,6 +141,7 @@ impl Default for Manner {
         Self {
             paths: Paths::ByFlow,
             batching: true,
+            patience: Patience::default(),
         }
     }
 }
@@ -157,6 +162,7 @@ pub fn carry<'a>(
         gate,
         tally,
         paths: manner.paths,
+        patience: manner.patience,
         pair: Pair::default(),
         batch: if manner.batching {
             Batch::default()
@@ -182,6 +188,7 @@ struct Relay<'a> {
     gate: &'a Gate,
     tally: &'a Tally,
     paths: Paths,
+    patience: Patience,
     pair: Pair,
     batch: Batch,
     /// Which waker waits for the gate. Registering takes a lock, so it happens once, not at every wake.
@@ -235,7 +242,7 @@ impl Relay<'_> {
         }
         if self.pair.to_master.is_deaf() || self.pair.to_client.is_deaf() {
             let new = || -> Pin<Box<dyn Future<Output = _> + Send>> {
-                Box::pin(death(self.client.share(), self.master.share()))
+                Box::pin(death(self.client.share(), self.master.share(), self.patience))
             };
             return self.watch.get_or_insert_with(new).as_mut().poll(cx).map(Ended::Failed);
         }
@@ -310,21 +317,23 @@ fn ended_by(stop: Stop, from: Side, to: Side) -> Ended {
     }
 }
 
-/// Waits until one of the sockets reports an error, which it does whether anything is read from it or not (P-13).
-async fn death(client: Arc<Io>, master: Arc<Io>) -> RelayError {
+/// Waits until one of the sockets reports an error, which it does whether anything is read from it or not (P-13), or its
+/// peer has fallen silent (P-10).
+async fn death(client: Arc<Io>, master: Arc<Io>, patience: Patience) -> RelayError {
+    let act = Act::Wait;
     let (side, socket, woken) = tokio::select! {
         woken = client.fd.ready(Interest::ERROR) => (Side::Client, &client, woken.map(drop)),
         woken = master.fd.ready(Interest::ERROR) => (Side::Master, &master, woken.map(drop)),
+        side = silence::of_either(&client, &master, patience) => {
+            let source = io::ErrorKind::TimedOut.into();
+            return RelayError { side, act, source };
+        }
     };
     let told = woken
         .and_then(|()| SockRef::from(socket.fd.get_ref()).take_error())
         .unwrap_or_else(Some);
     let source = told.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
-    RelayError {
-        side,
-        act: Act::Wait,
-        source,
-    }
+    RelayError { side, act, source }
 }
 
 #[cfg(test)]

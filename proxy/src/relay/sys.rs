@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "the one module that may, see the README's map")]
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use tokio::io::Interest;
@@ -51,6 +52,30 @@ pub(crate) fn wake_at(socket: impl AsFd, bytes: usize) -> io::Result<()> {
     };
     if status == 0 {
         Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// What the kernel knows of a TCP connection (`TCP_INFO`, tcp(7)); what an older one does not tell is 0.
+pub(crate) fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
+    let socket = socket.as_fd();
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: `socket` is borrowed, so the descriptor stays open for the call; TCP_INFO writes as many bytes through the
+    // first pointer as the length behind the second one says at most, and that is the size of `info`.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if status == 0 {
+        // SAFETY: it is made of integers alone, and was zero before the kernel wrote to it.
+        Ok(unsafe { info.assume_init() })
     } else {
         Err(io::Error::last_os_error())
     }

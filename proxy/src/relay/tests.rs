@@ -23,7 +23,7 @@ type Start = fn(TcpStream, TcpStream, Arc<Gate>, Arc<Tally>) -> JoinHandle<Ended
 macro_rules! starts {
     ($($start:ident: $paths:ident),* $(,)?) => {
         $(fn $start(client: TcpStream, master: TcpStream, gate: Arc<Gate>, tally: Arc<Tally>) -> JoinHandle<Ended> {
-            let manner = Manner { paths: Paths::$paths, batching: true };
+            let manner = Manner { paths: Paths::$paths, ..Manner::default() };
             tokio::spawn(async move { carry(inner(client), inner(master), &gate, &tally, manner).await })
         })*
     };
