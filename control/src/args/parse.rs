@@ -49,12 +49,15 @@ pub const CTL: Program = Program {
 /// Options that still work, and what their notice recommends (cli 3). They are hidden from the help.
 const DEPRECATED: [(&str, &str); 2] = [("debug", "use --log-level=debug instead"), ("id", "use --uid instead")];
 
+/// The words of the daemons that belong to no option, see `DaemonArgs::ignored`.
+const IGNORED: &str = "ignored";
+
 /// What came of the arguments when they are good.
 #[derive(Debug)]
 pub struct Parsed<T> {
     /// What was typed, or set in the environment.
     pub args: T,
-    /// Lines for standard error about deprecated options.
+    /// Lines for standard error about deprecated options and words that are ignored.
     pub notices: Vec<String>,
 }
 
@@ -116,15 +119,21 @@ pub fn try_parse<T: Parser>(
     let mut command = command::<T>(program);
     let typed: Vec<OsString> = typed.into_iter().map(Into::into).collect();
     let from_variables = read_variables(&command, program, environment)?;
-    let notices = notices(&command, &typed);
+    let mut notices = notices(&command, &typed);
     let line = std::iter::once(OsString::from(program.name))
         .chain(from_variables)
-        .chain(typed);
-    let parsed = command
-        .try_get_matches_from_mut(line)
-        .and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
+        .chain(typed.iter().cloned());
+    let parsed = command.try_get_matches_from_mut(line).and_then(|mut matches| {
+        let ignored = matches.try_get_many::<OsString>(IGNORED).ok().flatten();
+        let ignored: Vec<OsString> = ignored.into_iter().flatten().cloned().collect();
+        T::from_arg_matches_mut(&mut matches).map(|args| (args, ignored))
+    });
     match parsed {
-        Ok(args) => Ok(Parsed { args, notices }),
+        Ok((args, ignored)) => {
+            let mut switches = misread_switches(&command, &typed);
+            notices.extend(ignored.iter().map(|word| ignored_notice(&mut switches, word)));
+            Ok(Parsed { args, notices })
+        }
         Err(refused) => Err(refusal(refused, &mut command)),
     }
 }
@@ -252,6 +261,35 @@ fn notices(command: &Command, typed: &[OsString]) -> Vec<String> {
         .filter(|(name, _)| known(name) && is_typed(name))
         .map(|(name, hint)| format!("Flag --{name} has been deprecated, {hint}"))
         .collect()
+}
+
+/// Switches with a word behind them that was meant as their value, and is none (cli O-3).
+fn misread_switches<'a>(command: &Command, typed: &'a [OsString]) -> Vec<(&'a str, &'a str)> {
+    let is_named = |name: &str| {
+        command
+            .get_arguments()
+            .any(|arg| arg.get_long() == Some(name) && is_switch(arg))
+    };
+    let pairs = typed
+        .windows(2)
+        .filter_map(|pair| Some((pair[0].to_str()?.strip_prefix("--")?, pair[1].to_str()?)));
+    pairs
+        .filter(|(name, word)| is_named(name) && word.parse::<Switch>().is_ok())
+        .collect()
+}
+
+/// One line for a word that a daemon ignores (cli O-7); takes the switch away that it explains.
+fn ignored_notice(switches: &mut Vec<(&str, &str)>, word: &OsStr) -> String {
+    match switches.iter().position(|(_, value)| *value == word) {
+        Some(at) => {
+            let (name, value) = switches.remove(at);
+            format!(
+                "WARNING: ignored, since a switch takes no separate value: {value:?} after --{name}; write \
+                 --{name}={value}"
+            )
+        }
+        None => format!("WARNING: ignored, since it belongs to no option: {word:?}"),
+    }
 }
 
 fn refusal(refused: clap::Error, command: &mut Command) -> Refusal {
