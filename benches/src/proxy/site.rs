@@ -325,7 +325,11 @@ fn start_proxy(cluster: &mut Cluster, options: &[&str]) -> Instance {
 }
 
 /// Waits until what connects to this port arrives at the plain server of this name.
-async fn arrives(port: u16, name: u8) {
+///
+/// # Panics
+///
+/// When it does not in time.
+pub async fn arrives(port: u16, name: u8) {
     eventually("the way to be open", SOON, async || {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
         socket.write_all(&Request::Name.bytes()).await.context("ask")?;

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use crate::proxy::figures::{FIRST_BYTE, FIRST_BYTE_MAX, Sample, Series};
 use crate::proxy::peers::Peer;
 use crate::proxy::plain::Request;
-use crate::proxy::site::Site;
+use crate::proxy::site::{Site, arrives};
 use crate::proxy::size::Size;
 
 /// How long one change may take.
@@ -54,26 +54,9 @@ pub(super) async fn run(site: &mut Site, size: &Size) -> anyhow::Result<Sample> 
     }
     if size.changes % 2 == 1 {
         site.lead_to(0).await?;
-        back(port, site.server_name(0)).await?;
+        arrives(port, site.server_name(0)).await;
     }
     Ok(vec![(FIRST_BYTE, times.median()), (FIRST_BYTE_MAX, times.spread().1)])
-}
-
-/// Waits until the first server is led to again.
-async fn back(port: u16, name: u8) -> anyhow::Result<()> {
-    let led = async {
-        loop {
-            let Ok(mut client) = TcpStream::connect(("127.0.0.1", port)).await else {
-                continue;
-            };
-            if ask(&mut client).await.is_ok_and(|answer| answer == Some(name)) {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, led)
-        .await
-        .context("the first master's byte does not come")
 }
 
 /// Asks the server for its name; `None` when the connection ends.
