@@ -84,111 +84,60 @@ pub fn judge(rows: &[Row]) -> Vec<Verdict> {
     use Bound::{AtLeast, AtMost};
 
     const HAPROXIES: &[Peer] = &[Peer::Haproxy, Peer::HaproxyTuned];
-    const OTHERS: &[Peer] = &[Peer::Haproxy, Peer::HaproxyTuned, Peer::Nginx, Peer::Pgbouncer];
+    const BEST: Rivals = Rivals("HAProxy's best", HAPROXIES);
+    const DEFAULT: Rivals = Rivals("HAProxy's default", &[Peer::Haproxy]);
+    const DIRECT: Rivals = Rivals("direct", &[Peer::Direct]);
+    const FASTEST: Rivals = Rivals(
+        "the fastest proxy's",
+        &[Peer::Haproxy, Peer::HaproxyTuned, Peer::Nginx, Peer::Pgbouncer],
+    );
+    const SHUTDOWN: Rivals = Rivals("HAProxy's `shutdown sessions server`", HAPROXIES);
+    const UNSCRAPED: Rivals = Rivals("no scrapes", &[Peer::Stolon]);
     let mut judged = Judged {
         rows,
         verdicts: Vec::new(),
     };
     for load in ["select-16", "prepared-16"] {
-        judged.ratio(
-            load,
-            CPU_PER_TRANSACTION,
-            "HAProxy's best",
-            HAPROXIES,
-            AtMost(0.95),
-            Some(AtMost(0.75)),
-        );
-        judged.ratio(load, TPS, "the fastest proxy's", OTHERS, AtLeast(1.0), None);
+        judged.ratio(load, CPU_PER_TRANSACTION, BEST, AtMost(0.95), Some(AtMost(0.75)));
+        judged.ratio(load, TPS, FASTEST, AtLeast(1.0), None);
     }
     for load in ["bulk-1", "bulk-4"] {
-        judged.ratio(
-            load,
-            CPU_PER_GB,
-            "HAProxy's default",
-            &[Peer::Haproxy],
-            AtMost(0.3),
-            None,
-        );
-        judged.ratio(
-            load,
-            CPU_PER_GB,
-            "HAProxy's best",
-            HAPROXIES,
-            AtMost(1.05),
-            Some(AtMost(1.0)),
-        );
+        judged.ratio(load, CPU_PER_GB, DEFAULT, AtMost(0.3), None);
+        judged.ratio(load, CPU_PER_GB, BEST, AtMost(1.05), Some(AtMost(1.0)));
     }
-    judged.ratio(
-        "copy-out",
-        CPU_PER_GB,
-        "HAProxy's default",
-        &[Peer::Haproxy],
-        AtMost(0.6),
-        Some(AtMost(0.4)),
-    );
-    judged.ratio(
-        "copy-out",
-        GB_PER_SECOND,
-        "direct",
-        &[Peer::Direct],
-        AtLeast(0.95),
-        None,
-    );
-    judged.ratio(
-        "reconnect",
-        TPS,
-        "HAProxy's best",
-        HAPROXIES,
-        AtLeast(0.97),
-        Some(AtLeast(1.0)),
-    );
+    judged.ratio("copy-out", CPU_PER_GB, DEFAULT, AtMost(0.6), Some(AtMost(0.4)));
+    judged.ratio("copy-out", GB_PER_SECOND, DIRECT, AtLeast(0.95), None);
+    judged.ratio("reconnect", TPS, BEST, AtLeast(0.97), Some(AtLeast(1.0)));
     judged.ratio(
         "connect",
         CONNECTIONS_PER_SECOND,
-        "HAProxy's best",
-        HAPROXIES,
+        BEST,
         AtLeast(0.97),
         Some(AtLeast(1.0)),
     );
     judged.value("idle", MEMORY_PER_CONNECTION, "KiB", AtMost(2.0), Some(AtMost(1.0)));
     judged.value("idle", DESCRIPTORS_PER_CONNECTION, "", AtMost(2.0), None);
     judged.value("idle", FORWARDING_STOPPED, "ms", AtMost(5.0), Some(AtMost(2.0)));
-    judged.ratio(
-        "idle",
-        LAST_CLOSE,
-        "HAProxy's `shutdown sessions server`",
-        HAPROXIES,
-        AtMost(1.0),
-        None,
-    );
+    judged.ratio("idle", LAST_CLOSE, SHUTDOWN, AtMost(1.0), None);
     judged.value("stalled-reader", PROXY_GROWTH, "KiB", AtMost(FLAT_KIB), None);
     judged.value("stalled-reader", HOST_GROWTH, "KiB", AtMost(FLAT_KIB), None);
     judged.value("change", FIRST_BYTE, "ms", AtMost(20.0), Some(AtMost(5.0)));
-    judged.ours_over(
+    judged.ratio_of(
+        Peer::StolonScraped,
         "scrape",
         CPU_PER_TRANSACTION,
-        "no scrapes",
-        Peer::StolonScraped,
+        UNSCRAPED,
         AtMost(1.05),
+        None,
     );
-    judged.ratio(
-        "latency",
-        P50,
-        "HAProxy's best",
-        HAPROXIES,
-        AtMost(1.05),
-        Some(AtMost(1.0)),
-    );
-    judged.ratio(
-        "latency-beside-copy",
-        P50,
-        "HAProxy's best",
-        HAPROXIES,
-        AtMost(1.05),
-        Some(AtMost(1.0)),
-    );
+    judged.ratio("latency", P50, BEST, AtMost(1.05), Some(AtMost(1.0)));
+    judged.ratio("latency-beside-copy", P50, BEST, AtMost(1.05), Some(AtMost(1.0)));
     judged.verdicts
 }
+
+/// Who is compared with, in words, and which of the peers that are.
+#[derive(Clone, Copy)]
+struct Rivals(&'static str, &'static [Peer]);
 
 struct Judged<'a> {
     rows: &'a [Row],
@@ -200,13 +149,18 @@ impl Judged<'_> {
         self.rows.iter().find(|row| row.load == load)
     }
 
-    /// Ours over the best of theirs.
-    fn ratio(
+    /// Ours as it comes over the best of theirs.
+    fn ratio(&mut self, load: &'static str, figure: Figure, rivals: Rivals, must: Bound, want: Option<Bound>) {
+        self.ratio_of(Peer::Stolon, load, figure, rivals, must, want);
+    }
+
+    /// This peer over the best of the rivals.
+    fn ratio_of(
         &mut self,
+        ours: Peer,
         load: &'static str,
         figure: Figure,
-        whose: &str,
-        theirs: &[Peer],
+        Rivals(whose, theirs): Rivals,
         must: Bound,
         want: Option<Bound>,
     ) {
@@ -219,7 +173,7 @@ impl Judged<'_> {
             .iter()
             .filter_map(|peer| row.median(*peer, figure))
             .reduce(better);
-        let (Some(ours), Some(best)) = (row.median(Peer::Stolon, figure), best) else {
+        let (Some(ours), Some(best)) = (row.median(ours, figure), best) else {
             return;
         };
         self.verdicts.push(Verdict {
@@ -229,22 +183,6 @@ impl Judged<'_> {
             unit: "×",
             must,
             want,
-        });
-    }
-
-    /// A variant of ours over ours as it comes.
-    fn ours_over(&mut self, load: &'static str, figure: Figure, beside: &str, variant: Peer, must: Bound) {
-        let Some(row) = self.row(load) else { return };
-        let (Some(varied), Some(usual)) = (row.median(variant, figure), row.median(Peer::Stolon, figure)) else {
-            return;
-        };
-        self.verdicts.push(Verdict {
-            load,
-            what: format!("{} beside {beside}", figure.title),
-            measured: varied / usual,
-            unit: "×",
-            must,
-            want: None,
         });
     }
 
