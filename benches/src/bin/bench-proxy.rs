@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use benches::proxy::loads::{self, Load};
 use benches::proxy::machine::{Congestion, Machine};
+use benches::proxy::peers::Peer;
 use benches::proxy::report::table::LEGEND;
 use benches::proxy::report::{json, markdown, plot, table};
 use benches::proxy::site::{Site, server_program};
@@ -31,6 +32,9 @@ struct Args {
     /// Only this load, or those whose names begin so (more than once, if need be): --load=bulk
     #[arg(long = "load", value_name = "NAME")]
     loads: Vec<String>,
+    /// Only this way through, by its name in the JSON (more than once, if need be): --peer=stolon-proxy
+    #[arg(long = "peer", value_name = "NAME")]
+    peers: Vec<String>,
     /// Lists the loads, and ends
     #[arg(long)]
     list: bool,
@@ -64,6 +68,7 @@ fn start() -> anyhow::Result<()> {
         ..size(&args)
     };
     let chosen = chosen(&args.loads)?;
+    let peers = peers(&args.peers)?;
     if let Some(dir) = args.write.as_ref().filter(|dir| !dir.is_dir()) {
         bail!("--write={}: there is no such directory", dir.display());
     }
@@ -94,7 +99,7 @@ fn start() -> anyhow::Result<()> {
         let mut hang_up = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
         // the values that it holds end what it has started, and put the congestion control back
         tokio::select! {
-            done = run(&args, &size, &chosen) => done,
+            done = run(&args, &size, &chosen, &peers) => done,
             _ = interrupt.recv() => bail!("interrupted"),
             _ = terminate.recv() => bail!("terminated"),
             _ = hang_up.recv() => bail!("the terminal is gone"),
@@ -117,7 +122,18 @@ fn chosen(names: &[String]) -> anyhow::Result<Vec<Load>> {
     Ok(loads::ALL.iter().filter(wanted).copied().collect())
 }
 
-async fn run(args: &Args, size: &Size, chosen: &[Load]) -> anyhow::Result<()> {
+fn peers(names: &[String]) -> anyhow::Result<Vec<Peer>> {
+    let peer = |name: &String| {
+        let found = Peer::EVERY.into_iter().find(|peer| peer.name() == name);
+        found.with_context(|| format!("--peer={name}: they are {}", Peer::EVERY.map(Peer::name).join(", ")))
+    };
+    if names.is_empty() {
+        return Ok(Peer::EVERY.to_vec());
+    }
+    names.iter().map(peer).collect()
+}
+
+async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyhow::Result<()> {
     let mut machine = Machine::look(&server_program());
     for (name, version) in &machine.versions {
         if version.is_empty() {
@@ -136,7 +152,7 @@ async fn run(args: &Args, size: &Size, chosen: &[Load]) -> anyhow::Result<()> {
     let mut failed = Vec::new();
     for load in chosen {
         // one load that fails does not take the others' figures with it
-        match measure(*load, &mut site, size, &congestion, tell).await {
+        match measure(*load, peers, &mut site, size, &congestion, tell).await {
             Ok(row) => {
                 say(format_args!(
                     "\n{}: {}; {LEGEND}\n\n{}",

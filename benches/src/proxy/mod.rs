@@ -19,6 +19,7 @@ use anyhow::Context;
 use self::figures::Row;
 use self::loads::Load;
 use self::machine::{Congestion, Machine};
+use self::peers::Peer;
 use self::site::Site;
 use self::size::Size;
 
@@ -43,7 +44,7 @@ pub fn say(text: impl Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Runs one load with all its peers, `size.rounds` times, in turns: the order of the peers is reversed in every other
+/// Runs one load with all its peers that are `wanted`, `size.rounds` times, in turns: the order of the peers is reversed in every other
 /// round, so that neither a machine that slows down nor one that warms up favours anybody.
 ///
 /// # Errors
@@ -51,6 +52,7 @@ pub fn say(text: impl Display) {
 /// A client of the load fails, or the congestion control cannot be set.
 pub async fn measure(
     load: Load,
+    wanted: &[Peer],
     site: &mut Site,
     size: &Size,
     congestion: &Congestion,
@@ -60,6 +62,7 @@ pub async fn measure(
     let mut row = Row::new(load.name, load.title(size));
     for round in 0..size.rounds {
         let mut peers = load.peers();
+        peers.retain(|peer| wanted.contains(peer));
         if round % 2 == 1 {
             peers.reverse();
         }

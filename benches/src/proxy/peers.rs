@@ -40,6 +40,18 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// Whoever any load is measured with.
+    pub const EVERY: [Self; 8] = [
+        Self::Direct,
+        Self::Haproxy,
+        Self::HaproxyTuned,
+        Self::Nginx,
+        Self::Pgbouncer,
+        Self::Stolon,
+        Self::StolonTwoThreads,
+        Self::StolonScraped,
+    ];
+
     /// All that every load is measured with, where it can carry it.
     pub const ALL: [Self; 6] = [
         Self::Direct,
