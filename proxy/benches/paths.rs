@@ -166,7 +166,7 @@ fn relay(client: TcpStream, master: TcpStream, manner: Manner) -> (f64, f64) {
         };
         let (client, master) = (register(client), register(master));
         let (cpu, start) = (cpu_nanos(), Boottime::now());
-        carry(client, master, &gate, &tally, manner).await;
+        carry(client, master, &gate, &tally, &manner).await;
         (cpu_nanos() - cpu, Boottime::now().since(start).as_nanos() as f64)
     })
 }

@@ -62,7 +62,7 @@ pub struct Args {
     /// Threads that carry bytes [default: 1 for every 4 CPUs]
     #[arg(long, value_name = "THREADS")]
     pub relay_threads: Option<GoInt>,
-    /// Wake for larger pieces of a server's long answers, such as COPY, at the price of up to 2 ms at their end
+    /// Wake for larger pieces of long streams, such as COPY, at the price of a few ms at their end
     /// [default: true]
     #[arg(long)]
     pub batch_streams: Option<Switch>,

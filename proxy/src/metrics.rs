@@ -247,7 +247,7 @@ impl Metrics {
         describe_counter!(RELAYED, Unit::Bytes, "Bytes carried, by direction");
         describe_counter!(BY_PATH, Unit::Bytes, "Bytes carried, by the path that they took");
         describe_counter!(SPLICE_REFUSED, "Times that bulk could not be spliced and was copied");
-        describe_counter!(BATCHES, "Long answers of the master for which wake-ups were batched");
+        describe_counter!(BATCHES, "Long streams for which wake-ups were batched");
         describe_gauge!(HELD, "Clients that wait for the next master now");
         describe_counter!(
             HOLDS,

@@ -49,7 +49,7 @@ impl Visit {
             Err((reason, err)) => return self.turn_away(reason, &err),
         };
         let open = self.host.metrics.opened(took);
-        let ended = relay::carry(client, master, &self.path.gate, &self.host.tally, self.host.manner).await;
+        let ended = relay::carry(client, master, &self.path.gate, &self.host.tally, &self.host.manner).await;
         drop(open);
         let cut = self.path.gate.shut().map(|shut| shut.why);
         self.host.metrics.ended(&ended, cut);

@@ -1,7 +1,9 @@
-//! Waking for a whole batch of a server's bulk stream instead of for each of its small sends: PostgreSQL's COPY sends
-//! 8 KiB at a time, and a wake-up for each costs more than carrying it. It only moves the mark at which the kernel wakes
-//! us (`SO_RCVLOWAT`, socket(7)); taking and giving is left to the paths, which read whatever is there.
+//! Waking for a whole batch of a bulk stream instead of for each of its sends: PostgreSQL's COPY sends 8 KiB at a time,
+//! and a wake-up for each costs more than carrying it. It only moves the mark at which the kernel wakes us
+//! (`SO_RCVLOWAT`, socket(7)), to what comes in a fraction of a millisecond; taking and giving is left to the paths, which
+//! read whatever is there.
 
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -11,14 +13,19 @@ use tokio::time::Sleep;
 
 use super::{Socket, Tally, sys};
 
-/// Wake only for so many bytes. The kernel makes room for them if the receive buffer is smaller (tcp_set_rcvlowat in its
-/// net/ipv4/tcp.c).
-const BATCH_BYTES: usize = 256 * 1024;
-/// A read that is part of a stream has at least so many.
+/// Wake only for so many bytes, at first and at the most. The kernel makes room for them if the receive buffer is smaller,
+/// and takes no more than half of the largest one (tcp_set_rcvlowat in its net/ipv4/tcp.c).
+const MARK_BYTES: [usize; 2] = [64 * 1024, 4 * 1024 * 1024];
+/// A stream that does not reach its mark so often in a tick gets one of half the height; one that does more often than the
+/// second number, of twice: a batch is what comes in a part of a tick.
+const MARKS_A_TICK: RangeInclusive<usize> = 2..=7;
+/// The same of a mark of `LARGE_BYTES` or more. What comes as fast as that comes in large pieces, of which twice as much
+/// is carried in the time for which the other connections of the thread are kept waiting.
+const LARGE_MARKS_A_TICK: RangeInclusive<usize> = 1..=3;
+const LARGE_BYTES: usize = 1024 * 1024;
+/// A read that is part of a stream has at least so many bytes.
 const READ_BYTES_MIN: usize = 4 * 1024;
-/// One of so many shows that a wake-up brings a lot already, and that there is nothing to batch.
-const READ_BYTES_MAX: usize = 48 * 1024;
-/// So many of the size between in a row make a stream, if the client says nothing meanwhile.
+/// So many in a row make a stream, if the other side says nothing meanwhile.
 const READS: u32 = 32;
 /// So many are asked for after streams that ended soon, each of which had its end delayed for little gain.
 const READS_MAX: u32 = 4096;
@@ -29,7 +36,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// If at least so much has waited, it is slow: the mark goes up again, and what comes in a tick is taken together.
 const SLOW_BYTES: usize = 16 * 1024;
 
-/// Whether the stream from the master is batched. Off at first, and whenever the client has been heard.
+/// Whether the stream of one side is batched. Off at first, and whenever the other side has been heard.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     /// Reads of a stream in a row.
@@ -43,9 +50,12 @@ pub(super) struct Batch {
 /// A stream that is batched.
 #[derive(Debug)]
 struct Stream {
-    /// Ticks while the mark is up. Without it the mark is down for one read, to see what has waited.
+    /// Whether the mark is up. It is down for one read, to see what has waited.
+    is_up: bool,
+    /// Ticks while it is up; not where the sink has been full for longer, and nothing is being read.
     tick: Option<Pin<Box<Sleep>>>,
-    heard_since_tick: bool,
+    taken_since_tick: usize,
+    mark: usize,
     reads: u32,
 }
 
@@ -62,61 +72,78 @@ impl Batch {
         (READS << self.doublings).min(READS_MAX)
     }
 
-    /// Notes a read of the master's stream, and puts the mark up when there have been enough.
-    pub(super) fn took(&mut self, bytes: usize, master: &Socket, tally: &Tally) {
+    /// Notes a read of the stream, and puts the mark up when there have been enough.
+    pub(super) fn took(&mut self, bytes: usize, source: &Socket, tally: &Tally) {
         if self.off {
             return;
         }
         if let Some(stream) = &mut self.stream {
-            stream.heard_since_tick = true;
+            stream.taken_since_tick = stream.taken_since_tick.saturating_add(bytes);
             stream.reads = stream.reads.saturating_add(1);
-            if stream.tick.is_none() {
+            if !stream.is_up {
                 if bytes >= SLOW_BYTES {
-                    self.put_up(master);
+                    self.put_up(source);
                 } else {
                     self.stalled();
                 }
             }
             return;
         }
-        self.run = if (READ_BYTES_MIN..READ_BYTES_MAX).contains(&bytes) {
-            self.run + 1
-        } else {
-            0
-        };
+        self.run = if bytes >= READ_BYTES_MIN { self.run + 1 } else { 0 };
         if self.run < self.reads_needed() {
             return;
         }
         self.run = 0;
         self.stream = Some(Box::new(Stream {
+            is_up: false,
             tick: None,
-            heard_since_tick: false,
+            taken_since_tick: 0,
+            mark: MARK_BYTES[0],
             reads: 0,
         }));
-        self.put_up(master);
+        self.put_up(source);
         if self.stream.is_some() {
             tally.batches.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Notes that the client has been heard: what the master answers is waited for.
-    pub(super) fn client_heard(&mut self, master: &Socket) {
+    /// Notes that the other side has been heard: what is answered is waited for.
+    pub(super) fn other_heard(&mut self, source: &Socket) {
         self.run = 0;
-        if self.stream.as_ref().is_some_and(|stream| stream.tick.is_some()) {
-            self.take_down(master);
+        if self.stream.as_ref().is_some_and(|stream| stream.is_up) {
+            self.take_down(source);
         }
         self.stream = None;
     }
 
-    /// Takes the mark down when the stream has stalled; until then leaves the task's waker with the clock.
-    pub(super) fn poll_tick(&mut self, cx: &mut Context<'_>, master: &Socket) {
-        let Some(stream) = &mut self.stream else { return };
-        let Some(tick) = &mut stream.tick else { return };
+    /// Takes the mark down when the stream has stalled, and else has it follow the stream's pace; until there is something
+    /// to do leaves the task's waker with the clock. That nothing is read while the sink `is_full` says nothing of the
+    /// stream.
+    pub(super) fn poll_tick(&mut self, cx: &mut Context<'_>, source: &Socket, is_full: bool) {
+        let Some(stream) = self.stream.as_mut().filter(|stream| stream.is_up) else {
+            return;
+        };
+        if stream.tick.is_none() && is_full {
+            return;
+        }
+        let tick = stream.tick.get_or_insert_with(|| Box::pin(tokio::time::sleep(TICK)));
         while tick.as_mut().poll(cx) == Poll::Ready(()) {
-            if !std::mem::take(&mut stream.heard_since_tick) {
-                return self.take_down(master);
-            }
+            let mark = match std::mem::take(&mut stream.taken_since_tick) {
+                0 if is_full => {
+                    stream.tick = None;
+                    return;
+                }
+                0 => return self.take_down(source),
+                taken => mark_after(stream.mark, taken),
+            };
             tick.set(tokio::time::sleep(TICK));
+            if mark != stream.mark {
+                stream.mark = mark;
+                if sys::wake_at(source, mark).is_err() {
+                    (self.off, self.stream) = (true, None); // never seen: the same call has put the mark up
+                    return;
+                }
+            }
         }
     }
 
@@ -130,22 +157,76 @@ impl Batch {
         }
     }
 
-    fn put_up(&mut self, master: &Socket) {
+    fn put_up(&mut self, source: &Socket) {
         let Some(stream) = &mut self.stream else { return };
-        if sys::wake_at(master, BATCH_BYTES).is_ok() {
-            stream.tick = Some(Box::pin(tokio::time::sleep(TICK)));
-            stream.heard_since_tick = false;
+        stream.mark = MARK_BYTES[0];
+        if sys::wake_at(source, stream.mark).is_ok() {
+            stream.is_up = true;
+            stream.taken_since_tick = 0;
         } else {
             (self.off, self.stream) = (true, None);
         }
     }
 
     /// The kernel tells us at once of what waits below the mark (tcp_set_rcvlowat).
-    fn take_down(&mut self, master: &Socket) {
+    fn take_down(&mut self, source: &Socket) {
         let Some(stream) = &mut self.stream else { return };
-        stream.tick = None;
-        if sys::wake_at(master, 1).is_err() {
+        (stream.is_up, stream.tick) = (false, None);
+        if sys::wake_at(source, 1).is_err() {
             (self.off, self.stream) = (true, None); // never seen: the same call has put the mark up
+        }
+    }
+}
+
+/// The next mark of a stream that brought so many bytes in a tick of this one.
+fn mark_after(mut mark: usize, taken: usize) -> usize {
+    let [least, most] = MARK_BYTES;
+    let wanted = |mark| {
+        if mark < LARGE_BYTES {
+            MARKS_A_TICK
+        } else {
+            LARGE_MARKS_A_TICK
+        }
+    };
+    while mark < most && taken / mark > *wanted(mark).end() {
+        mark *= 2;
+    }
+    while mark > least && taken / mark < *wanted(mark).start() {
+        mark /= 2;
+    }
+    mark
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_follows_the_pace_between_its_bounds() {
+        let [least, most] = MARK_BYTES;
+        for (mark, taken, next) in [
+            (least, 1, least),
+            (least, 8 * least - 1, least),
+            (least, 8 * least, 2 * least),
+            (LARGE_BYTES, 4 * LARGE_BYTES - 1, LARGE_BYTES),
+            (LARGE_BYTES, 4 * LARGE_BYTES, 2 * LARGE_BYTES),
+            (least, usize::MAX, most),
+            (most, most, most),
+            (most, most - 1, most / 2),
+            (most, 1, least),
+        ] {
+            assert_eq!(mark_after(mark, taken), next, "{taken} bytes in a tick of {mark}");
+        }
+    }
+
+    #[test]
+    fn a_steady_pace_leads_to_a_steady_mark() {
+        let [least, most] = MARK_BYTES;
+        for taken in (0..64).map(|step| step * least / 2) {
+            for mark in std::iter::successors(Some(least), |mark| (2 * mark <= most).then_some(2 * mark)) {
+                let settled = mark_after(mark, taken);
+                assert_eq!(mark_after(settled, taken), settled, "{taken} bytes in a tick");
+            }
         }
     }
 }

@@ -42,10 +42,19 @@ pub(super) struct Direction {
     copy: Copy,
     splice: Splice,
     flow: Flow,
+    batch: Batch,
     done: bool,
 }
 
 impl Direction {
+    /// One that waits for batches of a stream, or never does.
+    pub(super) fn new(batching: bool) -> Self {
+        Self {
+            batch: if batching { Batch::default() } else { Batch::never() },
+            ..Self::default()
+        }
+    }
+
     /// Whether the stream has ended and its end has been passed on.
     pub(super) fn is_done(&self) -> bool {
         self.done
@@ -61,16 +70,21 @@ impl Direction {
         self.copy.is_stalled() || self.splice.is_stalled()
     }
 
-    /// Carries what there is; on return the task will be woken when there is more to do. `batch` is told of every round
-    /// that took something.
+    /// Notes that its sink was heard: what the source answers is waited for.
+    pub(super) fn sink_heard(&mut self, source: &Socket) {
+        self.batch.other_heard(source);
+    }
+
+    /// Does what is due by the clock; until then the task will be woken by it.
+    pub(super) fn tick(&mut self, cx: &mut Context<'_>, source: &Socket) {
+        let is_full = self.is_stalled();
+        self.batch.poll_tick(cx, source, is_full);
+    }
+
+    /// Carries what there is; on return the task will be woken when there is more to do.
     ///
     /// Gives whether the source was heard: bytes or its end.
-    pub(super) fn advance(
-        &mut self,
-        cx: &mut Context<'_>,
-        road: &Road<'_>,
-        mut batch: Option<&mut Batch>,
-    ) -> Result<bool, Stop> {
+    pub(super) fn advance(&mut self, cx: &mut Context<'_>, road: &Road<'_>) -> Result<bool, Stop> {
         let mut heard = false;
         let mut given = 0;
         for _ in 0..ROUNDS_AT_ONCE {
@@ -104,9 +118,7 @@ impl Direction {
             }
             if round.taken > 0 {
                 heard = true;
-                if let Some(batch) = &mut batch {
-                    batch.took(round.taken, road.from, road.tally);
-                }
+                self.batch.took(round.taken, road.from, road.tally);
             }
             given += round.given;
             match round.then {

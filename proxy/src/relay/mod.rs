@@ -31,7 +31,6 @@ use socket2::SockRef;
 use tokio::io::Interest;
 
 pub use self::alarm::Alarm;
-use self::batch::Batch;
 use self::direction::{Direction, Road};
 pub use self::flow::Paths;
 pub use self::gate::{Cut, Gate, Shut};
@@ -121,7 +120,7 @@ pub struct Tally {
     pub spliced: AtomicU64,
     /// Times that a direction was to be spliced and could not.
     pub splice_refused: AtomicU64,
-    /// Times that a stream of a master was batched.
+    /// Times that a stream was batched.
     pub batches: AtomicU64,
 }
 
@@ -130,7 +129,7 @@ pub struct Tally {
 pub struct Manner {
     /// Which paths may be taken.
     pub paths: Paths,
-    /// Whether bulk streams of masters are batched.
+    /// Whether bulk streams are batched.
     pub batching: bool,
     /// How much silence of a peer is borne while bytes wait for it (P-10).
     pub patience: Patience,
@@ -154,20 +153,18 @@ pub fn carry<'a>(
     master: Socket,
     gate: &'a Gate,
     tally: &'a Tally,
-    manner: Manner,
+    manner: &'a Manner,
 ) -> impl Future<Output = Ended> + Send + use<'a> {
     let mut relay = Relay {
         client,
         master,
         gate,
         tally,
-        paths: manner.paths,
-        patience: manner.patience,
-        pair: Pair::default(),
-        batch: if manner.batching {
-            Batch::default()
-        } else {
-            Batch::never()
+        manner,
+        pair: Pair {
+            to_master: Direction::new(manner.batching),
+            to_client: Direction::new(manner.batching),
+            first: None,
         },
         registered: None,
         watch: None,
@@ -187,10 +184,8 @@ struct Relay<'a> {
     master: Socket,
     gate: &'a Gate,
     tally: &'a Tally,
-    paths: Paths,
-    patience: Patience,
+    manner: &'a Manner,
     pair: Pair,
-    batch: Batch,
     /// Which waker waits for the gate. Registering takes a lock, so it happens once, not at every wake.
     registered: Option<Waker>,
     watch: Option<Pin<Box<dyn Future<Output = RelayError> + Send>>>,
@@ -208,29 +203,29 @@ impl Relay<'_> {
         if self.gate.is_closed() {
             return Poll::Ready(Ended::Cut);
         }
-        let (client, master, pair, batch) = (&self.client, &self.master, &mut self.pair, &mut self.batch);
+        let (client, master, pair) = (&self.client, &self.master, &mut self.pair);
         let road = |from, to, toward| Road {
             from,
             to,
             toward,
             gate: self.gate,
             tally: self.tally,
-            paths: self.paths,
+            paths: self.manner.paths,
         };
-        match pair.to_master.advance(cx, &road(client, master, Side::Master), None) {
-            Ok(true) => batch.client_heard(master),
+        match pair.to_master.advance(cx, &road(client, master, Side::Master)) {
+            Ok(true) => pair.to_client.sink_heard(master),
             Ok(false) => {}
             Err(stop) => return Poll::Ready(ended_by(stop, Side::Client, Side::Master)),
         }
         pair.note(Side::Client);
-        if let Err(stop) = pair
-            .to_client
-            .advance(cx, &road(master, client, Side::Client), Some(batch))
-        {
-            return Poll::Ready(ended_by(stop, Side::Master, Side::Client));
+        match pair.to_client.advance(cx, &road(master, client, Side::Client)) {
+            Ok(true) => pair.to_master.sink_heard(client),
+            Ok(false) => {}
+            Err(stop) => return Poll::Ready(ended_by(stop, Side::Master, Side::Client)),
         }
-        batch.poll_tick(cx, master);
         pair.note(Side::Master);
+        pair.to_master.tick(cx, client);
+        pair.to_client.tick(cx, master);
         if pair.to_master.is_done() && pair.to_client.is_done() {
             return Poll::Ready(match pair.first {
                 Some(Side::Master) => Ended::MasterLeft,
@@ -242,7 +237,7 @@ impl Relay<'_> {
         }
         if self.pair.to_master.is_deaf() || self.pair.to_client.is_deaf() {
             let new = || -> Pin<Box<dyn Future<Output = _> + Send>> {
-                Box::pin(death(self.client.share(), self.master.share(), self.patience))
+                Box::pin(death(self.client.share(), self.master.share(), self.manner.patience))
             };
             return self.watch.get_or_insert_with(new).as_mut().poll(cx).map(Ended::Failed);
         }
@@ -288,7 +283,7 @@ impl Relay<'_> {
 }
 
 /// The two directions of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pair {
     to_master: Direction,
     to_client: Direction,

@@ -24,7 +24,7 @@ macro_rules! starts {
     ($($start:ident: $paths:ident),* $(,)?) => {
         $(fn $start(client: TcpStream, master: TcpStream, gate: Arc<Gate>, tally: Arc<Tally>) -> JoinHandle<Ended> {
             let manner = Manner { paths: Paths::$paths, ..Manner::default() };
-            tokio::spawn(async move { carry(inner(client), inner(master), &gate, &tally, manner).await })
+            tokio::spawn(async move { carry(inner(client), inner(master), &gate, &tally, &manner).await })
         })*
     };
 }
@@ -76,6 +76,7 @@ suite! {
     an_end_of_stream_is_not_passed_on_past_the_gate_as_an_orderly_end,
     every_size_arrives_whatever_the_direction_the_end_and_the_pace,
     streams_with_messages_after_them_never_stall,
+    a_stream_that_its_reader_has_held_up_goes_on_to_its_last_byte,
     urgent_bytes_hold_nothing_up,
     any_schedule_delivers_every_byte_once_in_order_and_the_right_end,
 }
@@ -568,7 +569,17 @@ async fn carry_one(start: Start, message: Message) {
 
 // proxy section 4: what is batched is not kept back, whatever its size
 async fn streams_with_messages_after_them_never_stall(start: Start) {
-    let mut rig = rig(start).await;
+    let rig = rig(start).await;
+    let (mut from, mut to) = (rig.master, rig.client);
+    for _direction in 0..2 {
+        streams_with_messages_after_them(&mut from, &mut to).await;
+        std::mem::swap(&mut from, &mut to);
+    }
+    drop((from, to));
+    rig.ended.await.unwrap();
+}
+
+async fn streams_with_messages_after_them(from: &mut TcpStream, to: &mut TcpStream) {
     let piece = pattern(0, 8192);
     for (round, bytes) in [1, 2, 4095, 4096, 60_000, 127 * 1024, 128 * 1024 + 1, 300_000]
         .into_iter()
@@ -577,29 +588,44 @@ async fn streams_with_messages_after_them_never_stall(start: Start) {
         let pieces = 64 << (round % 4);
         let write = async {
             for _ in 0..pieces {
-                rig.master.write_all(&piece).await.unwrap();
+                from.write_all(&piece).await.unwrap();
                 tokio::task::yield_now().await; // so that they come one by one, and are batched
             }
             // let the relay run dry, so that the message comes alone
             for _ in 0..round {
                 tokio::task::yield_now().await;
             }
-            rig.master.write_all(&pattern(round, bytes)).await.unwrap();
+            from.write_all(&pattern(round, bytes)).await.unwrap();
         };
         let read = async {
             let mut got = vec![0; pieces * piece.len()];
-            rig.client.read_exact(&mut got).await.unwrap();
+            to.read_exact(&mut got).await.unwrap();
             assert!(got.chunks(piece.len()).all(|got| got == piece));
             got.resize(bytes, 0);
-            // nothing that the client says helps it along
-            rig.client.read_exact(&mut got[..bytes]).await.unwrap();
+            // nothing that the reader says helps it along
+            to.read_exact(&mut got[..bytes]).await.unwrap();
             assert!(got[..bytes] == pattern(round, bytes));
         };
         tokio::join!(write, read);
-        rig.client.write_u8(7).await.unwrap();
-        assert_eq!(rig.master.read_u8().await.unwrap(), 7);
+        to.write_u8(7).await.unwrap();
+        assert_eq!(from.read_u8().await.unwrap(), 7);
     }
-    drop((rig.client, rig.master));
+}
+
+// nothing is read meanwhile, for longer than a tick of the batch's clock
+async fn a_stream_that_its_reader_has_held_up_goes_on_to_its_last_byte(start: Start) {
+    let rig = rig(start).await;
+    let (mut from, mut to) = (rig.master, rig.client);
+    for _direction in 0..2 {
+        let mut got = vec![0; fill(&mut from).await];
+        to.read_exact(&mut got).await.unwrap();
+        for _ in 0..3 {
+            from.write_u8(9).await.unwrap();
+            assert_eq!(to.read_u8().await.unwrap(), 9);
+        }
+        std::mem::swap(&mut from, &mut to);
+    }
+    drop((from, to));
     rig.ended.await.unwrap();
 }
 

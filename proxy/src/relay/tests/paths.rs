@@ -88,7 +88,14 @@ fn a_long_stream_of_small_sends_is_batched_unless_that_is_turned_off() {
                 ..Manner::default()
             };
             let ended = tokio::spawn(async move {
-                carry(inner(inner_client), inner(inner_master), &open_gate(), &counted, manner).await
+                carry(
+                    inner(inner_client),
+                    inner(inner_master),
+                    &open_gate(),
+                    &counted,
+                    &manner,
+                )
+                .await
             });
             let piece = pattern(0, 8192);
             let write = async {
