@@ -32,6 +32,8 @@ pub(super) struct Road<'a> {
     pub(super) gate: &'a Gate,
     /// Where bytes are counted.
     pub(super) tally: &'a Tally,
+    /// Whether the other direction is done, so that both sockets are closed after this one, which passes the end on.
+    pub(super) is_last: bool,
     /// Which paths may be taken.
     pub(super) paths: Paths,
 }
@@ -127,8 +129,10 @@ impl Direction {
                     if !road.gate.admits() {
                         return Err(Stop::Cut);
                     }
-                    rustix::net::shutdown(road.to, Shutdown::Write)
-                        .map_err(|err| Stop::Sink(Act::Finish, err.into()))?;
+                    if !road.is_last {
+                        rustix::net::shutdown(road.to, Shutdown::Write)
+                            .map_err(|err| Stop::Sink(Act::Finish, err.into()))?;
+                    }
                     (self.done, heard) = (true, true);
                 }
                 Then::More | Then::Unspliceable | Then::NoPipe | Then::Refused => {}

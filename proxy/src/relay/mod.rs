@@ -204,21 +204,28 @@ impl Relay<'_> {
             return Poll::Ready(Ended::Cut);
         }
         let (client, master, pair) = (&self.client, &self.master, &mut self.pair);
-        let road = |from, to, toward| Road {
+        let road = |from, to, toward, is_last| Road {
             from,
             to,
             toward,
+            is_last,
             gate: self.gate,
             tally: self.tally,
             paths: self.manner.paths,
         };
-        match pair.to_master.advance(cx, &road(client, master, Side::Master)) {
+        match pair
+            .to_master
+            .advance(cx, &road(client, master, Side::Master, pair.to_client.is_done()))
+        {
             Ok(true) => pair.to_client.sink_heard(master),
             Ok(false) => {}
             Err(stop) => return Poll::Ready(ended_by(stop, Side::Client, Side::Master)),
         }
         pair.note(Side::Client);
-        match pair.to_client.advance(cx, &road(master, client, Side::Client)) {
+        match pair
+            .to_client
+            .advance(cx, &road(master, client, Side::Client, pair.to_master.is_done()))
+        {
             Ok(true) => pair.to_master.sink_heard(client),
             Ok(false) => {}
             Err(stop) => return Poll::Ready(ended_by(stop, Side::Master, Side::Client)),
