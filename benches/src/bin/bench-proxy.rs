@@ -26,7 +26,7 @@ struct Args {
     /// Small loads and few rounds: to see that it works
     #[arg(long)]
     quick: bool,
-    /// Runs of every load with every peer [default: 7, or 2 with --quick]
+    /// Runs of every load with every peer [default: 7, and 14 of the loads in which they are close; 2 with --quick]
     #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: Option<u16>,
     /// Only this load, or those whose names begin so (more than once, if need be): --load=bulk
@@ -65,6 +65,7 @@ fn start() -> anyhow::Result<()> {
     }
     let size = Size {
         rounds: args.rounds.map_or_else(|| size(&args).rounds, usize::from),
+        close_rounds: args.rounds.map_or_else(|| size(&args).close_rounds, usize::from),
         ..size(&args)
     };
     let chosen = chosen(&args.loads)?;
@@ -173,7 +174,11 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
         size: size.clone(),
         rows,
     };
-    say(format_args!("\n{}", table::verdicts(&judge(&results.rows))));
+    say(format_args!(
+        "\n{}\n{}",
+        table::verdicts(&judge(&results.rows)),
+        table::VERDICTS_LEGEND
+    ));
     let as_json = || serde_json::to_string_pretty(&json::json(&results)).context("write JSON");
     if let Some(path) = &args.json {
         std::fs::write(path, as_json()?).with_context(|| format!("write {}", path.display()))?;

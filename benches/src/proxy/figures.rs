@@ -114,6 +114,41 @@ impl Series {
         }
     }
 
+    /// Of each round the value over the other one's of the same round, which whatever slowed the whole round leaves alone.
+    pub fn over(&self, other: &Self) -> Self {
+        Self(
+            self.0
+                .iter()
+                .zip(&other.0)
+                .map(|(ours, theirs)| ours / theirs)
+                .collect(),
+        )
+    }
+
+    /// Where the median of endlessly many rounds is, with a certainty of 95 %: between two of the values, found by the
+    /// binomial distribution, whatever the values are distributed like. Of less than six it is all from the least to the
+    /// most.
+    pub fn interval(&self) -> (f64, f64) {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let rounds = sorted.len();
+        let (mut skipped, mut chance, mut sum) = (0, 0.5_f64.powi(i32::try_from(rounds).unwrap_or(i32::MAX)), 0.0);
+        loop {
+            sum += chance;
+            if sum > 0.025 || 2 * (skipped + 1) >= rounds {
+                break;
+            }
+            skipped += 1;
+            chance *= (rounds + 1 - skipped) as f64 / skipped as f64;
+        }
+        let outermost = skipped.saturating_sub(1);
+        match sorted.get(outermost..rounds.saturating_sub(outermost)) {
+            Some([least, .., most]) => (*least, *most),
+            Some([only]) => (*only, *only),
+            _ => (f64::NAN, f64::NAN),
+        }
+    }
+
     /// The smallest and the greatest value; NaN of none.
     pub fn spread(&self) -> (f64, f64) {
         let least = self.0.iter().copied().fold(f64::NAN, f64::min);
@@ -173,13 +208,16 @@ impl Row {
         }
     }
 
-    /// The median of one figure of one peer.
+    /// One figure of one peer.
+    pub fn series(&self, peer: Peer, figure: Figure) -> Option<&Series> {
+        let mut cells = self.cells.iter();
+        let cell = cells.find(|cell| cell.peer == peer && cell.figure == figure)?;
+        Some(&cell.series)
+    }
+
+    /// Its median.
     pub fn median(&self, peer: Peer, figure: Figure) -> Option<f64> {
-        let cell = self
-            .cells
-            .iter()
-            .find(|cell| cell.peer == peer && cell.figure == figure)?;
-        Some(cell.series.median())
+        self.series(peer, figure).map(Series::median)
     }
 
     /// The peers, in the order of their first figures.
@@ -235,6 +273,25 @@ mod tests {
         assert_eq!(series(&[3.0, 1.0, 2.0]).median().to_string(), "2");
         assert_eq!(series(&[4.0, 1.0, 2.0, 3.0]).median().to_string(), "2.5");
         assert!(series(&[]).median().is_nan());
+    }
+
+    // P(X < k) for X of a fair coin thrown n times: the largest k with at most 0.025
+    #[test]
+    fn the_interval_leaves_out_what_chance_would() {
+        let of = |rounds: u32| series(&(1..=rounds).rev().map(f64::from).collect::<Vec<_>>()).interval();
+        assert_eq!(of(1), (1.0, 1.0));
+        assert_eq!(of(2), (1.0, 2.0));
+        assert_eq!(of(5), (1.0, 5.0));
+        assert_eq!(of(7), (1.0, 7.0));
+        assert_eq!(of(9), (2.0, 8.0));
+        assert_eq!(of(14), (3.0, 12.0));
+        assert_eq!(of(30), (10.0, 21.0));
+        assert!(series(&[]).interval().0.is_nan());
+    }
+
+    #[test]
+    fn a_ratio_is_that_of_each_round() {
+        assert_eq!(series(&[1.0, 8.0]).over(&series(&[2.0, 4.0])), series(&[0.5, 2.0]));
     }
 
     #[test]

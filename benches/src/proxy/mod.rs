@@ -44,7 +44,7 @@ pub fn say(text: impl Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Runs one load with all its peers that are `wanted`, `size.rounds` times, in turns: the order of the peers is reversed in every other
+/// Runs one load with all its peers that are `wanted`, as often as `size` says, in turns: the order of the peers is reversed in every other
 /// round, so that neither a machine that slows down nor one that warms up favours anybody.
 ///
 /// # Errors
@@ -60,14 +60,15 @@ pub async fn measure(
 ) -> anyhow::Result<Row> {
     congestion.set(load.congestion())?;
     let mut row = Row::new(load.name, load.title(size));
-    for round in 0..size.rounds {
+    let rounds = load.rounds(size);
+    for round in 0..rounds {
         let mut peers = load.peers();
         peers.retain(|peer| wanted.contains(peer));
         if round % 2 == 1 {
             peers.reverse();
         }
         for peer in peers {
-            tell(format!("{}: round {} of {}, {peer}", load.name, round + 1, size.rounds));
+            tell(format!("{}: round {} of {}, {peer}", load.name, round + 1, rounds));
             let sample = load.run(site, peer, size).await;
             row.add(peer, sample.with_context(|| format!("{}, {peer}", load.name))?);
         }

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Size {
     /// Runs of every load with every peer.
     pub rounds: usize,
+    /// The same of the loads in which the peers are close.
+    pub close_rounds: usize,
     /// How long one run of pgbench goes on.
     pub span: Duration,
     /// pgbench's scale: 100,000 accounts each.
@@ -30,6 +32,7 @@ impl Size {
     pub fn full() -> Self {
         Self {
             rounds: 7,
+            close_rounds: 14,
             span: Duration::from_secs(2),
             scale: 10,
             copied_rows: 1_000_000,
@@ -45,6 +48,7 @@ impl Size {
     pub fn quick() -> Self {
         Self {
             rounds: 2,
+            close_rounds: 2,
             span: Duration::from_secs(1),
             scale: 2,
             copied_rows: 200_000,

@@ -3,7 +3,7 @@
 use super::figures::{
     CONNECTIONS_PER_SECOND, CPU_PER_GB, CPU_PER_TRANSACTION, DESCRIPTORS_PER_CONNECTION, FIRST_BYTE,
     FORWARDING_STOPPED, Figure, GB_PER_SECOND, HOST_GROWTH, LAST_CLOSE, MEMORY_PER_CONNECTION, P50, PROXY_GROWTH, Row,
-    TPS,
+    Series, TPS,
 };
 use super::peers::Peer;
 
@@ -12,6 +12,8 @@ use super::peers::Peer;
 pub enum Reach {
     /// Not as far as it must.
     Below,
+    /// Not as far as it must, by less than the rounds differ.
+    Level,
     /// As far as it must, and there is no further.
     Must,
     /// As far as it wants to, or there is nothing to want.
@@ -27,6 +29,8 @@ pub struct Verdict {
     pub what: String,
     /// What was measured, in the terms of the two bounds.
     pub measured: f64,
+    /// Of a ratio: where it may as well be, see [`Series::interval`].
+    pub interval: Option<(f64, f64)>,
     /// Its unit: `×` for a ratio.
     pub unit: &'static str,
     /// What must be reached.
@@ -39,7 +43,10 @@ impl Verdict {
     /// How far it comes.
     pub fn reach(&self) -> Reach {
         if !self.must.holds(self.measured) {
-            Reach::Below
+            match self.interval {
+                Some((least, most)) if self.must.holds(least) || self.must.holds(most) => Reach::Level,
+                _ => Reach::Below,
+            }
         } else if self.want.is_none_or(|want| want.holds(self.measured)) {
             Reach::Want
         } else {
@@ -149,7 +156,7 @@ impl Judged<'_> {
         self.rows.iter().find(|row| row.load == load)
     }
 
-    /// Ours as it comes over the best of theirs.
+    /// Ours as it comes over the best of theirs, round by round.
     fn ratio(&mut self, load: &'static str, figure: Figure, rivals: Rivals, must: Bound, want: Option<Bound>) {
         self.ratio_of(Peer::Stolon, load, figure, rivals, must, want);
     }
@@ -165,21 +172,21 @@ impl Judged<'_> {
         want: Option<Bound>,
     ) {
         let Some(row) = self.row(load) else { return };
-        let better = match must {
-            Bound::AtMost(_) => f64::min,
-            Bound::AtLeast(_) => f64::max,
+        let by_median = |one: &&Series, other: &&Series| one.median().total_cmp(&other.median());
+        let theirs = theirs.iter().filter_map(|peer| row.series(*peer, figure));
+        let best = match must {
+            Bound::AtMost(_) => theirs.min_by(by_median),
+            Bound::AtLeast(_) => theirs.max_by(by_median),
         };
-        let best = theirs
-            .iter()
-            .filter_map(|peer| row.median(*peer, figure))
-            .reduce(better);
-        let (Some(ours), Some(best)) = (row.median(ours, figure), best) else {
+        let (Some(ours), Some(best)) = (row.series(ours, figure), best) else {
             return;
         };
+        let ratios = ours.over(best);
         self.verdicts.push(Verdict {
             load,
             what: format!("{} beside {whose}", figure.title),
-            measured: ours / best,
+            measured: ratios.median(),
+            interval: Some(ratios.interval()),
             unit: "×",
             must,
             want,
@@ -195,6 +202,7 @@ impl Judged<'_> {
             load,
             what: figure.title.to_owned(),
             measured: ours,
+            interval: None,
             unit,
             must,
             want,
@@ -251,6 +259,21 @@ mod tests {
         check(rate(96.0), "HAProxy's best", 0.96, Reach::Below);
         check(rate(98.0), "HAProxy's best", 0.98, Reach::Must);
         check(rate(101.0), "HAProxy's best", 1.01, Reach::Want);
+    }
+
+    #[test]
+    fn what_the_rounds_do_not_tell_apart_is_level() {
+        let rate = |ours: [f64; 3]| {
+            let mut row = Row::new("reconnect", String::new());
+            for (ours, theirs) in ours.into_iter().zip([100.0, 50.0, 100.0]) {
+                row.add(Peer::Haproxy, vec![(TPS, theirs)]);
+                row.add(Peer::Stolon, vec![(TPS, ours)]);
+            }
+            row
+        };
+        check(rate([96.0, 49.0, 90.0]), "HAProxy's best", 0.96, Reach::Level);
+        check(rate([96.0, 48.0, 90.0]), "HAProxy's best", 0.96, Reach::Below);
+        check(rate([97.0, 51.0, 10.0]), "HAProxy's best", 0.97, Reach::Must);
     }
 
     #[test]

@@ -112,6 +112,18 @@ impl Load {
         }
     }
 
+    /// How often it is run with each of them.
+    pub fn rounds(self, size: &Size) -> usize {
+        match self.kind {
+            Kind::Connect => size.close_rounds,
+            Kind::Pgbench {
+                script: Script::Simple | Script::Prepared,
+                clients: 16,
+            } => size.close_rounds,
+            _ => size.rounds,
+        }
+    }
+
     /// Who can carry it.
     pub fn peers(self) -> Vec<Peer> {
         let but = |left_out: &[Peer]| {

@@ -13,6 +13,10 @@ use crate::proxy::site::{Site, run as run_program};
 use crate::proxy::size::Size;
 use crate::proxy::tell;
 
+/// As if the database were of this scale: a new server process maps each page of shared buffers when it first touches it,
+/// and of a larger one it would do so all through a run. PgBouncer's server processes have done it in an earlier run.
+const FEW: &str = "scale=1";
+
 /// What the clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Script {
@@ -38,8 +42,8 @@ impl Script {
 
     fn options(self) -> &'static [&'static str] {
         match self {
-            Self::Simple => &["-S"],
-            Self::Prepared => &["-S", "-M", "prepared"],
+            Self::Simple => &["-S", "-D", FEW],
+            Self::Prepared => &["-S", "-M", "prepared", "-D", FEW],
             Self::TpcB => &[],
             Self::Reconnect => &["-S", "-C"],
         }

@@ -35,8 +35,9 @@ pub fn json(results: &Results) -> Value {
         .map(|verdict| {
             json!({
                 "load": verdict.load, "what": verdict.what, "measured": verdict.measured, "unit": verdict.unit,
+                "interval": verdict.interval.map(|(least, most)| [least, most]),
                 "must": verdict.must.to_string(), "want": verdict.want.map(|want| want.to_string()),
-                "must_reached": verdict.reach() >= Reach::Must,
+                "must_reached": verdict.reach() >= Reach::Must, "level": verdict.reach() == Reach::Level,
                 "want_reached": verdict.want.map(|_| verdict.reach() == Reach::Want),
             })
         })

@@ -21,7 +21,7 @@ pub fn page(results: &Results, picture: &str) -> String {
          ## Where and how\n\n\
          {}, {} CPUs, {} GiB, {}, loopback; load average at the start {}. {}.\n\n\
          One PostgreSQL behind all of them, under a keeper. stolon-proxy runs under its real control loop: etcd, cluster \
-         data, a sentinel, check-ins. {} rounds of every load, the peers in turns and the order reversed in every other \
+         data, a sentinel, check-ins. {} rounds of every load, {} of those in which the peers are close, the peers in turns and the order reversed in every other \
          round; figures are medians, with the least and the most in brackets. CPU is that of the proxy's processes, from \
          schedstat. All sockets of the machine use `reno`, but where a load says `bbr` (found and put back: `{}`).\n\n\
          - HAProxy: as it comes (a thread a CPU). HAProxy tuned: one thread, `splice-request`, `splice-response`, \
@@ -29,6 +29,9 @@ pub fn page(results: &Results, picture: &str) -> String {
          - nginx: the stream module, one worker, its buffer of 16 KiB. PgBouncer: session pooling; it answers a client's login itself and keeps \
          server connections, so a connection a transaction is not the same work for it; it cannot carry what is not \
          PostgreSQL's protocol.\n\
+         - `pgbench -S` selects among 100,000 accounts, which a new server process has mapped within its first moments; \
+         among a million, the first touch of shared buffers took up to a tenth of a short run, but not with PgBouncer, whose \
+         server processes live on from run to run.\n\
          - Bulk, short and idle connections and changes of master go to plain TCP servers, each a process of its own; the \
          cluster data of these stolon-proxies are written by the benchmark, as a sentinel would.\n\
          - Go stolon's proxy was not there to be measured.\n\n\
@@ -40,9 +43,12 @@ pub fn page(results: &Results, picture: &str) -> String {
         machine.load,
         versions.join(", "),
         size.rounds,
+        size.close_rounds,
         machine.congestion,
     );
     text.push_str(&table::verdicts(&judge(&results.rows)));
+    text.push('\n');
+    text.push_str(table::VERDICTS_LEGEND);
     text.push_str("\n## Loads\n");
     for row in &results.rows {
         // a String takes whatever is written to it

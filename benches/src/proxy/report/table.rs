@@ -39,6 +39,12 @@ pub fn row(row: &Row) -> String {
     aligned(&lines)
 }
 
+/// What stands below [`verdicts`].
+pub const VERDICTS_LEGEND: &str = "\
+A ratio is the median of the ratios of every round, with what it may be with a certainty of 95 % in brackets. *level*: below
+what must be reached, but by less than the rounds differ, so that this run cannot tell.
+";
+
 /// The standards and how far each is reached.
 pub fn verdicts(verdicts: &[Verdict]) -> String {
     let mut lines = vec![
@@ -51,13 +57,17 @@ pub fn verdicts(verdicts: &[Verdict]) -> String {
         lines.push(vec![
             verdict.load.to_owned(),
             verdict.what.clone(),
-            unit(format!("{:.2}", verdict.measured)),
+            match verdict.interval {
+                Some((least, most)) => unit(format!("{:.2} ({least:.2} to {most:.2})", verdict.measured)),
+                None => unit(format!("{:.2}", verdict.measured)),
+            },
             unit(verdict.must.to_string()),
             verdict
                 .want
                 .map_or_else(|| "–".to_owned(), |want| unit(want.to_string())),
             match (verdict.reach(), verdict.want) {
                 (Reach::Below, _) => "**no**",
+                (Reach::Level, _) => "*level*",
                 (Reach::Must, _) | (Reach::Want, None) => "must",
                 (Reach::Want, Some(_)) => "want",
             }
