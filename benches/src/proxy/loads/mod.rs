@@ -115,8 +115,13 @@ impl Load {
     /// How often it is run with each of them.
     pub fn rounds(self, size: &Size) -> usize {
         match self.kind {
-            Kind::Connect => size.close_rounds,
-            Kind::Pgbench {
+            Kind::Connect
+            | Kind::Bulk(Bulk {
+                streams: 1,
+                up: false,
+                congestion: bulk::USUAL,
+            })
+            | Kind::Pgbench {
                 script: Script::Simple | Script::Prepared,
                 clients: 16,
             } => size.close_rounds,
