@@ -151,6 +151,7 @@ async fn connection(buffer_bytes: Option<usize>) -> (TcpStream, TcpStream) {
             socket.set_recv_buffer_size(bytes).unwrap();
         }
     }
+    accepting.set_reuseaddr(true).unwrap(); // many thousand ports of earlier tests are in TIME_WAIT
     accepting.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = accepting.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
