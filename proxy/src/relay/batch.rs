@@ -1,7 +1,7 @@
 //! Waking for a whole batch of a bulk stream instead of for each of its sends: PostgreSQL's COPY sends 8 KiB at a time,
 //! and a wake-up for each costs more than carrying it. It only moves the mark at which the kernel wakes us
 //! (`SO_RCVLOWAT`, socket(7)), to what comes in a fraction of a millisecond; taking and giving is left to the paths, which
-//! read whatever is there.
+//! read whatever is there. Beyond proxy section 4 it does so both ways: a client's COPY is a stream like a server's.
 
 use std::ops::RangeInclusive;
 use std::pin::Pin;
@@ -84,7 +84,7 @@ impl Batch {
                 if bytes >= SLOW_BYTES {
                     self.put_up(source);
                 } else {
-                    self.stalled();
+                    self.over();
                 }
             }
             return;
@@ -113,7 +113,7 @@ impl Batch {
         if self.stream.as_ref().is_some_and(|stream| stream.is_up) {
             self.take_down(source);
         }
-        self.stream = None;
+        self.over();
     }
 
     /// Takes the mark down when the stream has stalled, and else has it follow the stream's pace; until there is something
@@ -148,7 +148,7 @@ impl Batch {
     }
 
     /// Counts what a stream was worth that is over.
-    fn stalled(&mut self) {
+    fn over(&mut self) {
         let Some(stream) = self.stream.take() else { return };
         if stream.reads >= READS_WORTH_IT {
             self.doublings = 0;
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_steady_pace_leads_to_a_steady_mark() {
         let [least, most] = MARK_BYTES;
-        for taken in (0..64).map(|step| step * least / 2) {
+        for taken in (0..8 * 2 * most / least).map(|step| step * least / 2) {
             for mark in std::iter::successors(Some(least), |mark| (2 * mark <= most).then_some(2 * mark)) {
                 let settled = mark_after(mark, taken);
                 assert_eq!(mark_after(settled, taken), settled, "{taken} bytes in a tick");

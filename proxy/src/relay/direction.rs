@@ -32,7 +32,8 @@ pub(super) struct Road<'a> {
     pub(super) gate: &'a Gate,
     /// Where bytes are counted.
     pub(super) tally: &'a Tally,
-    /// Whether the other direction is done, so that both sockets are closed after this one, which passes the end on.
+    /// Whether the other direction is done, so that both sockets are closed after this one, which passes the end on. Then
+    /// a reset that comes together with this end goes untold: both streams have ended.
     pub(super) is_last: bool,
     /// Which paths may be taken.
     pub(super) paths: Paths,
@@ -57,7 +58,7 @@ impl Direction {
         }
     }
 
-    /// Whether the stream has ended and its end has been passed on.
+    /// Whether the stream has ended and its end has been passed on, or will be by the close that follows at once.
     pub(super) fn is_done(&self) -> bool {
         self.done
     }
@@ -80,7 +81,9 @@ impl Direction {
     /// Does what is due by the clock; until then the task will be woken by it.
     pub(super) fn tick(&mut self, cx: &mut Context<'_>, source: &Socket) {
         let is_full = self.is_stalled();
-        self.batch.poll_tick(cx, source, is_full);
+        if !self.done {
+            self.batch.poll_tick(cx, source, is_full);
+        }
     }
 
     /// Carries what there is; on return the task will be woken when there is more to do.

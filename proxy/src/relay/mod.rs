@@ -268,6 +268,7 @@ impl Relay<'_> {
         Ok(())
     }
 
+    /// Closes both sockets, which also passes the last end on, so nothing else may hold them.
     fn close(self, ended: &Ended) {
         drop(self.watch);
         if let Ended::Failed(error) = ended {

@@ -57,6 +57,30 @@ pub(crate) fn wake_at(socket: impl AsFd, bytes: usize) -> io::Result<()> {
     }
 }
 
+/// The mark of [`wake_at`], as it stands.
+#[cfg(test)]
+pub(super) fn mark_of(socket: impl AsFd) -> io::Result<usize> {
+    let socket = socket.as_fd();
+    let mut bytes: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `socket` is borrowed, so the descriptor stays open for the call; SO_RCVLOWAT writes one c_int through the
+    // first pointer, `bytes` is one, and the length behind the second one is its.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw mut bytes).cast(),
+            &raw mut length,
+        )
+    };
+    if status == 0 {
+        Ok(usize::try_from(bytes).unwrap_or_default())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// What the kernel knows of a TCP connection (`TCP_INFO`, tcp(7)); what an older one does not tell is 0.
 pub(crate) fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     let socket = socket.as_fd();

@@ -2,6 +2,8 @@
 
 use rustix::io::Errno;
 
+use std::os::fd::AsFd;
+
 use super::*;
 use crate::relay::{pipes, splice::refuse};
 
@@ -71,6 +73,66 @@ fn a_pipe_that_holds_bytes_at_the_end_is_closed_and_not_used_again() {
             assert!(matches!(rig.ended.await.unwrap(), Ended::Cut));
         }
         assert_eq!(pipes::counted().0, 0);
+    });
+}
+
+// proxy section 4
+#[test]
+fn the_mark_stays_up_while_the_sink_is_full_and_goes_down_when_the_other_side_is_heard() {
+    run(async {
+        let (client, inner_client) = connection(None).await;
+        let (inner_master, master) = connection(None).await;
+        let sources = [&inner_master, &inner_client].map(|source| source.as_fd().try_clone_to_owned().unwrap());
+        let ended = by_flow(inner_client, inner_master, Arc::new(open_gate()), Arc::default());
+        let (mut from, mut to) = (master, client);
+        for source in &sources {
+            let mark = || sys::mark_of(source).unwrap();
+            let (mut sent, mut highest) = (0, 0);
+            let piece = pattern(0, 8192);
+            // until everything on the way is full, and has been for many ticks
+            while let Ok(written) = tokio::time::timeout(Duration::from_millis(200), from.write(&piece)).await {
+                sent += written.unwrap();
+                highest = highest.max(mark());
+                tokio::task::yield_now().await; // so that it comes alone
+            }
+            assert!(highest > 1 && mark() > 1, "{highest}, then {}", mark());
+            to.write_u8(7).await.unwrap();
+            assert_eq!(from.read_u8().await.unwrap(), 7);
+            assert_eq!(mark(), 1);
+            to.read_exact(&mut vec![0; sent]).await.unwrap();
+            std::mem::swap(&mut from, &mut to);
+        }
+        drop((from, to));
+        ended.await.unwrap();
+    });
+}
+
+#[test]
+fn a_reset_together_with_the_last_end_is_an_orderly_end() {
+    run(async {
+        for resetting in [Side::Client, Side::Master] {
+            let mut rig = rig(by_flow).await;
+            let (first, last) = match resetting {
+                Side::Client => (&mut rig.client, &mut rig.master),
+                Side::Master => (&mut rig.master, &mut rig.client),
+            };
+            first.shutdown().await.unwrap();
+            assert_eq!(last.read(&mut [0]).await.unwrap(), 0);
+            // the relay has no turn between the two
+            let _ = SockRef::from(&*first).set_linger(Some(Duration::ZERO));
+            match resetting {
+                Side::Client => drop((rig.client, rig.master)),
+                Side::Master => drop((rig.master, rig.client)),
+            }
+            let ended = rig.ended.await.unwrap();
+            assert!(
+                matches!(
+                    (resetting, &ended),
+                    (Side::Client, Ended::ClientLeft) | (Side::Master, Ended::MasterLeft)
+                ),
+                "{ended:?}"
+            );
+        }
     });
 }
 
