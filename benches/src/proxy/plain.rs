@@ -58,6 +58,18 @@ impl Request {
     }
 }
 
+/// Asks a server for its name, as the first thing on a connection; `None` when it ends the connection instead.
+///
+/// # Errors
+///
+/// The connection fails.
+pub async fn ask_name(socket: &mut TcpStream) -> io::Result<Option<u8>> {
+    socket.write_all(&Request::Name.bytes()).await?;
+    let mut name = [0];
+    let read = socket.read(&mut name).await?;
+    Ok((read > 0).then_some(name[0]))
+}
+
 /// The server's process.
 #[derive(Debug)]
 pub struct Plain {

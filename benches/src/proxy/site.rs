@@ -11,11 +11,10 @@ use stolon_tests::cluster::{Cluster, Profile};
 use stolon_tests::ports::Port;
 use stolon_tests::stand_in::StandIn;
 use stolon_tests::wait::eventually;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::peers::{Instance, Peer};
-use super::plain::{Plain, Request};
+use super::plain::{Plain, ask_name};
 use super::size::Size;
 
 /// Whom the loads connect as; `pg_hba.conf` trusts it, so that no figure is that of a password check.
@@ -332,10 +331,9 @@ fn start_proxy(cluster: &mut Cluster, options: &[&str]) -> Instance {
 pub async fn arrives(port: u16, name: u8) {
     eventually("the way to be open", SOON, async || {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
-        socket.write_all(&Request::Name.bytes()).await.context("ask")?;
-        let mut answer = [0];
-        socket.read_exact(&mut answer).await.context("hear")?;
-        ensure!(answer == [name], "it leads to {}", char::from(answer[0]));
+        let answer = ask_name(&mut socket).await.context("ask")?;
+        let answer = answer.context("closed before an answer")?;
+        ensure!(answer == name, "it leads to {}", char::from(answer));
         anyhow::Ok(())
     })
     .await;

@@ -1,17 +1,16 @@
 //! A new master, published in etcd by one commit: how long until a client is served by it. The client that was
 //! connected to the old one is dropped, connects again at once, and hears from the new one.
 
-use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use stolon_tests::wait::now;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::proxy::figures::{FIRST_BYTE, FIRST_BYTE_MAX, Sample, Series};
 use crate::proxy::peers::Peer;
-use crate::proxy::plain::Request;
+use crate::proxy::plain::ask_name;
 use crate::proxy::site::{Site, arrives};
 use crate::proxy::size::Size;
 
@@ -26,7 +25,7 @@ pub(super) async fn run(site: &mut Site, size: &Size) -> anyhow::Result<Sample> 
         let (old, new) = (site.server_name(1 - to), site.server_name(to));
         let mut client = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
         ensure!(
-            ask(&mut client).await.context("ask")? == Some(old),
+            ask_name(&mut client).await.context("ask")? == Some(old),
             "not the old master"
         );
         let served = tokio::spawn(async move {
@@ -37,7 +36,7 @@ pub(super) async fn run(site: &mut Site, size: &Size) -> anyhow::Result<Sample> 
                 let Ok(mut client) = TcpStream::connect(("127.0.0.1", port)).await else {
                     continue;
                 };
-                match ask(&mut client).await {
+                match ask_name(&mut client).await {
                     Ok(Some(name)) if name == new => return now(),
                     _ => {}
                 }
@@ -57,13 +56,4 @@ pub(super) async fn run(site: &mut Site, size: &Size) -> anyhow::Result<Sample> 
         arrives(port, site.server_name(0)).await;
     }
     Ok(vec![(FIRST_BYTE, times.median()), (FIRST_BYTE_MAX, times.spread().1)])
-}
-
-/// Asks the server for its name; `None` when the connection ends.
-async fn ask(client: &mut TcpStream) -> io::Result<Option<u8>> {
-    client.set_nodelay(true)?;
-    client.write_all(&Request::Name.bytes()).await?;
-    let mut name = [0];
-    let read = client.read(&mut name).await?;
-    Ok((read > 0).then_some(name[0]))
 }

@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::costing;
 use crate::proxy::figures::{CONNECTIONS_PER_SECOND, CPU_PER_CONNECTION, Sample};
 use crate::proxy::peers::Peer;
-use crate::proxy::plain::Request;
+use crate::proxy::plain::ask_name;
 use crate::proxy::site::Site;
 use crate::proxy::size::Size;
 
@@ -44,12 +43,8 @@ pub(super) async fn run(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<
 async fn one_after_the_other(port: u16, count: usize) -> anyhow::Result<()> {
     for _ in 0..count {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
-        socket.write_all(&Request::Name.bytes()).await.context("ask")?;
-        let mut name = [0];
-        ensure!(
-            socket.read(&mut name).await.context("hear")? == 1,
-            "closed before an answer"
-        );
+        let name = ask_name(&mut socket).await.context("ask")?;
+        ensure!(name.is_some(), "closed before an answer");
     }
     Ok(())
 }

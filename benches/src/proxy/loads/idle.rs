@@ -15,7 +15,7 @@ use crate::proxy::figures::{
     ALL_DROPPED, DESCRIPTORS_PER_CONNECTION, FORWARDING_STOPPED, LAST_CLOSE, MEMORY_PER_CONNECTION, Sample,
 };
 use crate::proxy::peers::{Instance, Peer};
-use crate::proxy::plain::Request;
+use crate::proxy::plain::ask_name;
 use crate::proxy::site::Site;
 use crate::proxy::size::Size;
 use crate::proxy::usage;
@@ -99,9 +99,8 @@ async fn open(port: u16, count: usize) -> anyhow::Result<Vec<TcpStream>> {
         under_way.spawn(async move {
             let ask = async {
                 let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
-                socket.write_all(&Request::Name.bytes()).await?;
-                let mut name = [0];
-                socket.read_exact(&mut name).await?;
+                let name = ask_name(&mut socket).await?;
+                name.ok_or(io::ErrorKind::UnexpectedEof)?;
                 io::Result::Ok(socket)
             };
             let asked = tokio::time::timeout(PATIENCE, ask).await;
