@@ -26,20 +26,21 @@ struct Args {
     /// Small loads and few rounds: to see that it works
     #[arg(long)]
     quick: bool,
-    /// Runs of every load with every peer [default: 7, and 14 of the loads in which they are close; 2 with --quick]
+    /// Runs of every load with every peer [default: 8, and 14 of the loads in which the peers are close; 2 with --quick]
     #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: Option<u16>,
     /// Only this load, or those whose names begin so (more than once, if need be): --load=bulk
     #[arg(long = "load", value_name = "NAME")]
     loads: Vec<String>,
-    /// Only this way through, by its name in the JSON (more than once, if need be): --peer=stolon-proxy
+    /// Only this way through (more than once, if need be; all are started): direct, haproxy, haproxy-tuned, nginx,
+    /// pgbouncer, stolon-proxy, stolon-proxy-2-threads, stolon-proxy-scraped
     #[arg(long = "peer", value_name = "NAME")]
     peers: Vec<String>,
     /// Lists the loads, and ends
     #[arg(long)]
     list: bool,
     /// Writes RESULTS.md, RESULTS.json and RESULTS.svg to this directory
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "peers")]
     write: Option<PathBuf>,
     /// Writes every value of every round to this file, as JSON
     #[arg(long, value_name = "FILE")]
@@ -63,13 +64,16 @@ fn start() -> anyhow::Result<()> {
     if let Some(what) = &args.serve_plain {
         return plain::serve(what);
     }
-    let size = Size {
-        rounds: args.rounds.map_or_else(|| size(&args).rounds, usize::from),
-        close_rounds: args.rounds.map_or_else(|| size(&args).close_rounds, usize::from),
-        ..size(&args)
-    };
-    let chosen = chosen(&args.loads)?;
+    let mut size = if args.quick { Size::quick() } else { Size::full() };
+    if let Some(rounds) = args.rounds {
+        (size.rounds, size.close_rounds) = (rounds.into(), rounds.into());
+    }
     let peers = peers(&args.peers)?;
+    let mut chosen = chosen(&args.loads)?;
+    chosen.retain(|load| load.peers().iter().any(|peer| peers.contains(peer)));
+    if chosen.is_empty() {
+        bail!("--peer: none of them can carry such a load");
+    }
     if let Some(dir) = args.write.as_ref().filter(|dir| !dir.is_dir()) {
         bail!("--write={}: there is no such directory", dir.display());
     }
@@ -108,10 +112,6 @@ fn start() -> anyhow::Result<()> {
     })
 }
 
-fn size(args: &Args) -> Size {
-    if args.quick { Size::quick() } else { Size::full() }
-}
-
 fn chosen(names: &[String]) -> anyhow::Result<Vec<Load>> {
     for name in names {
         if name.is_empty() || !loads::ALL.iter().any(|load| load.name.starts_with(name.as_str())) {
@@ -125,11 +125,16 @@ fn chosen(names: &[String]) -> anyhow::Result<Vec<Load>> {
 
 fn peers(names: &[String]) -> anyhow::Result<Vec<Peer>> {
     let peer = |name: &String| {
-        let found = Peer::EVERY.into_iter().find(|peer| peer.name() == name);
-        found.with_context(|| format!("--peer={name}: they are {}", Peer::EVERY.map(Peer::name).join(", ")))
+        let found = Peer::ALL.into_iter().find(|peer| peer.name() == name);
+        found.with_context(|| {
+            format!(
+                "--peer={name}: the ways through are {}",
+                Peer::ALL.map(Peer::name).join(", ")
+            )
+        })
     };
     if names.is_empty() {
-        return Ok(Peer::EVERY.to_vec());
+        return Ok(Peer::ALL.to_vec());
     }
     names.iter().map(peer).collect()
 }
@@ -174,11 +179,14 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
         size: size.clone(),
         rows,
     };
-    say(format_args!(
-        "\n{}\n{}",
-        table::verdicts(&judge(&results.rows)),
-        table::VERDICTS_LEGEND
-    ));
+    let verdicts = judge(&results.rows);
+    if !verdicts.is_empty() {
+        say(format_args!(
+            "\n{}\n{}",
+            table::verdicts(&verdicts),
+            table::VERDICTS_LEGEND
+        ));
+    }
     let as_json = || serde_json::to_string_pretty(&json::json(&results)).context("write JSON");
     if let Some(path) = &args.json {
         std::fs::write(path, as_json()?).with_context(|| format!("write {}", path.display()))?;
@@ -197,5 +205,28 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
         Ok(())
     } else {
         bail!("these loads failed: {}", failed.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_goes_by_its_whole_name() {
+        assert_eq!(peers(&["haproxy".to_owned()]).unwrap(), [Peer::Haproxy]);
+        let error = peers(&["hap".to_owned()]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--peer=hap: ") && error.contains("haproxy-tuned"),
+            "{error}"
+        );
+        assert_eq!(peers(&[]).unwrap(), Peer::ALL);
+    }
+
+    #[test]
+    fn help_names_every_peer() {
+        let help = <Args as clap::CommandFactory>::command().render_long_help().to_string();
+        let words: Vec<&str> = help.split([' ', ',', '\n']).collect();
+        assert!(Peer::ALL.iter().all(|peer| words.contains(&peer.name())), "{help}");
     }
 }

@@ -114,7 +114,7 @@ impl Series {
         }
     }
 
-    /// Of each round the value over the other one's of the same round, which whatever slowed the whole round leaves alone.
+    /// Of each round the value over the other one's of the same round: what slowed the whole round is not in it.
     pub fn over(&self, other: &Self) -> Self {
         Self(
             self.0
@@ -125,9 +125,9 @@ impl Series {
         )
     }
 
-    /// Where the median of endlessly many rounds is, with a certainty of 95 %: between two of the values, found by the
-    /// binomial distribution, whatever the values are distributed like. Of less than six it is all from the least to the
-    /// most.
+    /// Where the median of endlessly many rounds is, with a certainty of at least 95 %: between two of the values, found
+    /// by the binomial distribution, whatever the values are distributed like. Of fewer than six it is all from the least
+    /// to the most, with less certainty.
     pub fn interval(&self) -> (f64, f64) {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -135,7 +135,7 @@ impl Series {
         let (mut skipped, mut chance, mut sum) = (0, 0.5_f64.powi(i32::try_from(rounds).unwrap_or(i32::MAX)), 0.0);
         loop {
             sum += chance;
-            if sum > 0.025 || 2 * (skipped + 1) >= rounds {
+            if sum > 0.025 {
                 break;
             }
             skipped += 1;
@@ -215,7 +215,7 @@ impl Row {
         Some(&cell.series)
     }
 
-    /// Its median.
+    /// The median of one figure of one peer.
     pub fn median(&self, peer: Peer, figure: Figure) -> Option<f64> {
         self.series(peer, figure).map(Series::median)
     }

@@ -44,8 +44,8 @@ pub fn say(text: impl Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Runs one load with all its peers that are `wanted`, as often as `size` says, in turns: the order of the peers is reversed in every other
-/// round, so that neither a machine that slows down nor one that warms up favours anybody.
+/// Runs one load with all its peers that are `wanted`, as often as `size` says, in turns: the order of the peers is
+/// reversed in every other round, so that neither a machine that slows down nor one that warms up favours anybody.
 ///
 /// # Errors
 ///

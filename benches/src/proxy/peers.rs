@@ -41,7 +41,7 @@ pub enum Peer {
 
 impl Peer {
     /// Whoever any load is measured with.
-    pub const EVERY: [Self; 8] = [
+    pub const ALL: [Self; 8] = [
         Self::Direct,
         Self::Haproxy,
         Self::HaproxyTuned,
@@ -53,7 +53,7 @@ impl Peer {
     ];
 
     /// All that every load is measured with, where it can carry it.
-    pub const ALL: [Self; 6] = [
+    pub const USUAL: [Self; 6] = [
         Self::Direct,
         Self::Haproxy,
         Self::HaproxyTuned,

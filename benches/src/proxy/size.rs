@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How large the loads are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Size {
-    /// Runs of every load with every peer.
+    /// Runs of a load with every peer.
     pub rounds: usize,
     /// The same of the loads in which the peers are close.
     pub close_rounds: usize,
@@ -31,7 +31,7 @@ impl Size {
     /// What the published figures are of.
     pub fn full() -> Self {
         Self {
-            rounds: 7,
+            rounds: 8, // even, as half of them are in the reversed order
             close_rounds: 14,
             span: Duration::from_secs(2),
             scale: 10,

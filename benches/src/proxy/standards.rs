@@ -1,9 +1,10 @@
-//! Where the proxy must stand, and where it wants to: each standard, judged from the medians.
+//! Where the proxy must stand, and where it wants to: each standard, judged: values from their
+//! medians, ratios round by round.
 
 use super::figures::{
     CONNECTIONS_PER_SECOND, CPU_PER_GB, CPU_PER_TRANSACTION, DESCRIPTORS_PER_CONNECTION, FIRST_BYTE,
     FORWARDING_STOPPED, Figure, GB_PER_SECOND, HOST_GROWTH, LAST_CLOSE, MEMORY_PER_CONNECTION, P50, PROXY_GROWTH, Row,
-    Series, TPS,
+    TPS,
 };
 use super::peers::Peer;
 
@@ -12,7 +13,7 @@ use super::peers::Peer;
 pub enum Reach {
     /// Not as far as it must.
     Below,
-    /// Not as far as it must, by less than the rounds differ.
+    /// Not as far as it must, but that lies within the interval.
     Level,
     /// As far as it must, and there is no further.
     Must,
@@ -29,7 +30,7 @@ pub struct Verdict {
     pub what: String,
     /// What was measured, in the terms of the two bounds.
     pub measured: f64,
-    /// Of a ratio: where it may as well be, see [`Series::interval`].
+    /// Of a ratio: where it may as well be, see [`super::figures::Series::interval`].
     pub interval: Option<(f64, f64)>,
     /// Its unit: `×` for a ratio.
     pub unit: &'static str,
@@ -156,12 +157,12 @@ impl Judged<'_> {
         self.rows.iter().find(|row| row.load == load)
     }
 
-    /// Ours as it comes over the best of theirs, round by round.
+    /// Ours as it comes over each of theirs, round by round; the rival that is hardest to reach counts.
     fn ratio(&mut self, load: &'static str, figure: Figure, rivals: Rivals, must: Bound, want: Option<Bound>) {
         self.ratio_of(Peer::Stolon, load, figure, rivals, must, want);
     }
 
-    /// This peer over the best of the rivals.
+    /// The same of this peer.
     fn ratio_of(
         &mut self,
         ours: Peer,
@@ -172,25 +173,30 @@ impl Judged<'_> {
         want: Option<Bound>,
     ) {
         let Some(row) = self.row(load) else { return };
-        let by_median = |one: &&Series, other: &&Series| one.median().total_cmp(&other.median());
-        let theirs = theirs.iter().filter_map(|peer| row.series(*peer, figure));
-        let best = match must {
-            Bound::AtMost(_) => theirs.min_by(by_median),
-            Bound::AtLeast(_) => theirs.max_by(by_median),
+        let Some(ours) = row.series(ours, figure) else { return };
+        let beside = |theirs: &Peer| {
+            let ratios = ours.over(row.series(*theirs, figure)?);
+            Some(Verdict {
+                load,
+                what: format!("{} beside {whose}", figure.title),
+                measured: ratios.median(),
+                interval: Some(ratios.interval()),
+                unit: "×",
+                must,
+                want,
+            })
         };
-        let (Some(ours), Some(best)) = (row.series(ours, figure), best) else {
-            return;
+        // without one of them it would not be what `whose` says
+        let verdicts: Option<Vec<Verdict>> = theirs.iter().map(beside).collect();
+        let reach = |one: &Verdict, other: &Verdict| {
+            let farther = one.measured.total_cmp(&other.measured);
+            one.reach().cmp(&other.reach()).then(match must {
+                Bound::AtMost(_) => farther.reverse(),
+                Bound::AtLeast(_) => farther,
+            })
         };
-        let ratios = ours.over(best);
-        self.verdicts.push(Verdict {
-            load,
-            what: format!("{} beside {whose}", figure.title),
-            measured: ratios.median(),
-            interval: Some(ratios.interval()),
-            unit: "×",
-            must,
-            want,
-        });
+        self.verdicts
+            .extend(verdicts.and_then(|verdicts| verdicts.into_iter().min_by(reach)));
     }
 
     /// Ours alone.
@@ -267,6 +273,7 @@ mod tests {
             let mut row = Row::new("reconnect", String::new());
             for (ours, theirs) in ours.into_iter().zip([100.0, 50.0, 100.0]) {
                 row.add(Peer::Haproxy, vec![(TPS, theirs)]);
+                row.add(Peer::HaproxyTuned, vec![(TPS, theirs / 2.0)]);
                 row.add(Peer::Stolon, vec![(TPS, ours)]);
             }
             row
@@ -274,6 +281,24 @@ mod tests {
         check(rate([96.0, 49.0, 90.0]), "HAProxy's best", 0.96, Reach::Level);
         check(rate([96.0, 48.0, 90.0]), "HAProxy's best", 0.96, Reach::Below);
         check(rate([97.0, 51.0, 10.0]), "HAProxy's best", 0.97, Reach::Must);
+    }
+
+    // its own median is the lower one
+    #[test]
+    fn the_rival_counts_that_is_hardest_to_reach_round_by_round() {
+        let mut row = Row::new("reconnect", String::new());
+        for (ours, one, other) in [(90.0, 100.0, 90.0), (50.0, 49.0, 60.0), (95.0, 94.0, 96.0)] {
+            row.add(Peer::Haproxy, vec![(TPS, one)]);
+            row.add(Peer::HaproxyTuned, vec![(TPS, other)]);
+            row.add(Peer::Stolon, vec![(TPS, ours)]);
+        }
+        check(row, "HAProxy's best", 95.0 / 96.0, Reach::Must);
+    }
+
+    #[test]
+    fn beside_half_of_the_rivals_nothing_is_judged() {
+        let alone = [(Peer::Haproxy, 90.0), (Peer::Stolon, 10.0)];
+        assert_eq!(judge(&[row("reconnect", TPS, &alone)]), []);
     }
 
     #[test]

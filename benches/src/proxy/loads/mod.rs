@@ -124,6 +124,10 @@ impl Load {
             | Kind::Pgbench {
                 script: Script::Simple | Script::Prepared,
                 clients: 16,
+            }
+            | Kind::Pgbench {
+                script: Script::Reconnect,
+                ..
             } => size.close_rounds,
             _ => size.rounds,
         }
@@ -132,19 +136,19 @@ impl Load {
     /// Who can carry it.
     pub fn peers(self) -> Vec<Peer> {
         let but = |left_out: &[Peer]| {
-            Peer::ALL
+            Peer::USUAL
                 .into_iter()
                 .filter(|peer| !left_out.contains(peer))
                 .collect::<Vec<_>>()
         };
         match self.kind {
             Kind::Pgbench { .. } if self.name == "two-threads" => vec![Peer::Stolon, Peer::StolonTwoThreads],
-            Kind::Pgbench { .. } | Kind::Copy(_) | Kind::Latency { .. } => Peer::ALL.to_vec(),
+            Kind::Pgbench { .. } | Kind::Copy(_) | Kind::Latency { .. } => Peer::USUAL.to_vec(),
             // PgBouncer speaks PostgreSQL's protocol only
             Kind::Bulk(bulk) if bulk.streams > 1 => [but(&[Peer::Pgbouncer]), vec![Peer::StolonTwoThreads]].concat(),
             Kind::Bulk(_) | Kind::Connect => but(&[Peer::Pgbouncer]),
             Kind::Idle => but(&[Peer::Direct, Peer::Pgbouncer]),
-            Kind::Stalled => Peer::ALL.to_vec(),
+            Kind::Stalled => Peer::USUAL.to_vec(),
             // no other learns of a master by itself
             Kind::Change => vec![Peer::Stolon],
             Kind::Scrape => vec![Peer::Stolon, Peer::StolonScraped],
@@ -194,4 +198,28 @@ async fn costing<T>(instance: &Instance, effort: impl Future<Output = anyhow::Re
     let took = now().since(start);
     let cpu = usage::cpu(&instance.pids)?.saturating_sub(before);
     Ok(Cost { result, cpu, took })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_carries_a_load_is_known() {
+        for load in ALL {
+            assert!(
+                load.peers().iter().all(|peer| Peer::ALL.contains(peer)),
+                "{}",
+                load.name
+            );
+        }
+    }
+
+    #[test]
+    fn close_loads_are_run_more_often() {
+        let size = Size::full();
+        let close = ALL.iter().filter(|load| load.rounds(&size) == size.close_rounds);
+        let close: Vec<&str> = close.map(|load| load.name).collect();
+        assert_eq!(close, ["select-16", "prepared-16", "reconnect", "connect", "bulk-1"]);
+    }
 }

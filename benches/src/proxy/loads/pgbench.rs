@@ -13,8 +13,9 @@ use crate::proxy::site::{Site, run as run_program};
 use crate::proxy::size::Size;
 use crate::proxy::tell;
 
-/// As if the database were of this scale: a new server process maps each page of shared buffers when it first touches it,
-/// and of a larger one it would do so all through a run. PgBouncer's server processes have done it in an earlier run.
+/// As if the database were of this scale, to which pgbench's own scripts keep when they are told (pgbench.c: a `-D` of
+/// `scale` is not overridden): a new server process maps a page of shared buffers when it first touches it, which costs
+/// less the fewer there are. PgBouncer's server processes have done it in an earlier run.
 const FEW: &str = "scale=1";
 
 /// What the clients do.
@@ -33,8 +34,8 @@ pub(super) enum Script {
 impl Script {
     pub(super) fn title(self) -> &'static str {
         match self {
-            Self::Simple => "pgbench -S",
-            Self::Prepared => "pgbench -S -M prepared",
+            Self::Simple => "pgbench -S -D scale=1",
+            Self::Prepared => "pgbench -S -M prepared -D scale=1",
             Self::TpcB => "pgbench (TPC-B-like)",
             Self::Reconnect => "pgbench -S -C (a connection a transaction)",
         }

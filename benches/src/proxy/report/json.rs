@@ -49,6 +49,7 @@ pub fn json(results: &Results) -> Value {
         },
         "versions": versions,
         "rounds": results.size.rounds,
+        "close_rounds": results.size.close_rounds,
         "loads": loads,
         "standards": standards,
     })

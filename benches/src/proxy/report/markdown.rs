@@ -1,14 +1,17 @@
 //! The page: the machine, the picture, the standards, and a table a load.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::table;
 use crate::proxy::Results;
+use crate::proxy::figures::Row;
 use crate::proxy::standards::judge;
 
 /// The whole page. `picture` is the file name of the plot, beside the page.
 pub fn page(results: &Results, picture: &str) -> String {
-    let (machine, size) = (&results.machine, &results.size);
+    let machine = &results.machine;
+    let rounds = rounds(&results.rows);
     let versions: Vec<String> = machine
         .versions
         .iter()
@@ -21,17 +24,16 @@ pub fn page(results: &Results, picture: &str) -> String {
          ## Where and how\n\n\
          {}, {} CPUs, {} GiB, {}, loopback; load average at the start {}. {}.\n\n\
          One PostgreSQL behind all of them, under a keeper. stolon-proxy runs under its real control loop: etcd, cluster \
-         data, a sentinel, check-ins. {} rounds of every load, {} of those in which the peers are close, the peers in turns and the order reversed in every other \
-         round; figures are medians, with the least and the most in brackets. CPU is that of the proxy's processes, from \
+         data, a sentinel, check-ins. {rounds} rounds of a load, the peers in turns and the order reversed in every other round; figures are medians, with the least and the most in brackets. CPU is that of the proxy's processes, from \
          schedstat. All sockets of the machine use `reno`, but where a load says `bbr` (found and put back: `{}`).\n\n\
          - HAProxy: as it comes (a thread a CPU). HAProxy tuned: one thread, `splice-request`, `splice-response`, \
          `tune.pipesize 1048576`.\n\
          - nginx: the stream module, one worker, its buffer of 16 KiB. PgBouncer: session pooling; it answers a client's login itself and keeps \
          server connections, so a connection a transaction is not the same work for it; it cannot carry what is not \
          PostgreSQL's protocol.\n\
-         - `pgbench -S` selects among 100,000 accounts, which a new server process has mapped within its first moments; \
-         among a million, the first touch of shared buffers took up to a tenth of a short run, but not with PgBouncer, whose \
-         server processes live on from run to run.\n\
+         - `pgbench -S` without `-C` selects among 100,000 accounts (`-D scale=1`): a new server process maps shared buffers \
+         as it first touches them, which costs less the fewer there are; PgBouncer's server processes live on from run to \
+         run and have done it.\n\
          - Bulk, short and idle connections and changes of master go to plain TCP servers, each a process of its own; the \
          cluster data of these stolon-proxies are written by the benchmark, as a sentinel would.\n\
          - Go stolon's proxy was not there to be measured.\n\n\
@@ -42,8 +44,6 @@ pub fn page(results: &Results, picture: &str) -> String {
         machine.kernel,
         machine.load,
         versions.join(", "),
-        size.rounds,
-        size.close_rounds,
         machine.congestion,
     );
     text.push_str(&table::verdicts(&judge(&results.rows)));
@@ -55,4 +55,15 @@ pub fn page(results: &Results, picture: &str) -> String {
         let _ = write!(text, "\n### `{}`: {}\n\n{}", row.load, row.title, table::row(row));
     }
     text
+}
+
+/// How often loads were run: `8`, or `8 to 14`.
+fn rounds(rows: &[Row]) -> String {
+    let cells = rows.iter().flat_map(|row| &row.cells);
+    let counts: BTreeSet<usize> = cells.map(|cell| cell.series.values().len()).collect();
+    match (counts.first(), counts.last()) {
+        (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+        (Some(all), _) => all.to_string(),
+        _ => "No".to_owned(),
+    }
 }

@@ -21,15 +21,11 @@ pub fn row(row: &Row) -> String {
     for peer in row.peers() {
         let mut line = vec![peer.title().to_owned()];
         for figure in &figures {
-            let cell = row
-                .cells
-                .iter()
-                .find(|cell| cell.peer == peer && cell.figure == *figure);
-            line.push(cell.map_or_else(
+            line.push(row.series(peer, *figure).map_or_else(
                 || "–".to_owned(),
-                |cell| {
-                    let (least, most) = cell.series.spread();
-                    let median = Shown(*figure, cell.series.median());
+                |series| {
+                    let (least, most) = series.spread();
+                    let median = Shown(*figure, series.median());
                     format!("{median} ({} to {})", Shown(*figure, least), Shown(*figure, most))
                 },
             ));
@@ -41,8 +37,9 @@ pub fn row(row: &Row) -> String {
 
 /// What stands below [`verdicts`].
 pub const VERDICTS_LEGEND: &str = "\
-A ratio is the median of the ratios of every round, with what it may be with a certainty of 95 % in brackets. *level*: below
-what must be reached, but by less than the rounds differ, so that this run cannot tell.
+A ratio is the median of the ratios of every round; in brackets is where it lies with a certainty of at least 95 %, or, of
+fewer than six rounds, the least and the most of them. *level*: not what must be reached, but that lies within the
+brackets, so that this run cannot tell. *must* and *want* go by the median alone.
 ";
 
 /// The standards and how far each is reached.
@@ -108,6 +105,7 @@ mod tests {
     use super::*;
     use crate::proxy::figures::{CPU_PER_TRANSACTION, TPS};
     use crate::proxy::peers::Peer;
+    use crate::proxy::standards::Bound;
 
     #[test]
     fn a_row_tells_median_and_spread_and_what_is_missing() {
@@ -123,5 +121,33 @@ mod tests {
 | stolon-proxy | 2 (1 to 3)            | 2.0 (1.0 to 3.0)            |
 ";
         assert_eq!(row(&measured), expected);
+    }
+
+    #[test]
+    fn the_standards_tell_how_far_each_is_reached() {
+        let verdict = |measured, interval| Verdict {
+            load: "x",
+            what: "y".to_owned(),
+            measured,
+            interval,
+            unit: "×",
+            must: Bound::AtLeast(0.97),
+            want: Some(Bound::AtLeast(1.0)),
+        };
+        let all = [
+            verdict(0.9, Some((0.8, 0.96))),
+            verdict(0.9, Some((0.8, 1.2))),
+            verdict(0.98, None),
+            verdict(1.0, None),
+        ];
+        let expected = "\
+| load | what | measured              | must     | want  | reached |
+| ---- | ---: | --------------------: | -------: | ----: | ------: |
+| x    | y    | 0.90 (0.80 to 0.96) × | ≥ 0.97 × | ≥ 1 × | **no**  |
+| x    | y    | 0.90 (0.80 to 1.20) × | ≥ 0.97 × | ≥ 1 × | *level* |
+| x    | y    | 0.98 ×                | ≥ 0.97 × | ≥ 1 × | must    |
+| x    | y    | 1.00 ×                | ≥ 0.97 × | ≥ 1 × | want    |
+";
+        assert_eq!(verdicts(&all), expected);
     }
 }
