@@ -103,10 +103,15 @@ impl Series {
         &self.0
     }
 
-    /// The value in the middle, the mean of the two in the middle of an even number; NaN of none.
-    pub fn median(&self) -> f64 {
+    fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
+        sorted
+    }
+
+    /// The value in the middle, the mean of the two in the middle of an even number; NaN of none.
+    pub fn median(&self) -> f64 {
+        let sorted = self.sorted();
         match sorted.len() {
             0 => f64::NAN,
             n if n % 2 == 1 => sorted[n / 2],
@@ -129,8 +134,7 @@ impl Series {
     /// by the binomial distribution, whatever the values are distributed like. Of fewer than six it is all from the least
     /// to the most, with less certainty.
     pub fn interval(&self) -> (f64, f64) {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
+        let sorted = self.sorted();
         let rounds = sorted.len();
         let (mut skipped, mut chance, mut sum) = (0, 0.5_f64.powi(i32::try_from(rounds).unwrap_or(i32::MAX)), 0.0);
         loop {

@@ -52,15 +52,15 @@ impl Peer {
         Self::StolonScraped,
     ];
 
-    /// All that every load is measured with, where it can carry it.
-    pub const USUAL: [Self; 6] = [
-        Self::Direct,
-        Self::Haproxy,
-        Self::HaproxyTuned,
-        Self::Nginx,
-        Self::Pgbouncer,
-        Self::Stolon,
-    ];
+    /// All that every load is measured with, where it can carry it: each program as it comes or at its best.
+    pub fn usual() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|peer| peer.is_usual())
+    }
+
+    /// Whether it is one of [`Peer::usual`], and no variant of ours.
+    pub fn is_usual(self) -> bool {
+        !matches!(self, Self::StolonTwoThreads | Self::StolonScraped)
+    }
 
     /// As in the JSON.
     pub fn name(self) -> &'static str {

@@ -1,5 +1,5 @@
-//! Where the proxy must stand, and where it wants to: each standard, judged: values from their
-//! medians, ratios round by round.
+//! Where the proxy must stand, and where it wants to: each standard, judged by the median of a value or
+//! of the ratios of every round.
 
 use super::figures::{
     CONNECTIONS_PER_SECOND, CPU_PER_GB, CPU_PER_TRANSACTION, DESCRIPTORS_PER_CONNECTION, FIRST_BYTE,

@@ -136,19 +136,18 @@ impl Load {
     /// Who can carry it.
     pub fn peers(self) -> Vec<Peer> {
         let but = |left_out: &[Peer]| {
-            Peer::USUAL
-                .into_iter()
+            Peer::usual()
                 .filter(|peer| !left_out.contains(peer))
                 .collect::<Vec<_>>()
         };
         match self.kind {
             Kind::Pgbench { .. } if self.name == "two-threads" => vec![Peer::Stolon, Peer::StolonTwoThreads],
-            Kind::Pgbench { .. } | Kind::Copy(_) | Kind::Latency { .. } => Peer::USUAL.to_vec(),
+            Kind::Pgbench { .. } | Kind::Copy(_) | Kind::Latency { .. } => Peer::usual().collect(),
             // PgBouncer speaks PostgreSQL's protocol only
             Kind::Bulk(bulk) if bulk.streams > 1 => [but(&[Peer::Pgbouncer]), vec![Peer::StolonTwoThreads]].concat(),
             Kind::Bulk(_) | Kind::Connect => but(&[Peer::Pgbouncer]),
             Kind::Idle => but(&[Peer::Direct, Peer::Pgbouncer]),
-            Kind::Stalled => Peer::USUAL.to_vec(),
+            Kind::Stalled => Peer::usual().collect(),
             // no other learns of a master by itself
             Kind::Change => vec![Peer::Stolon],
             Kind::Scrape => vec![Peer::Stolon, Peer::StolonScraped],

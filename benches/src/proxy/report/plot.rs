@@ -82,7 +82,7 @@ fn panel(text: &mut String, row: &Row, figure: Figure, title: &str, x: usize, y:
     let bars: Vec<(Peer, f64)> = row
         .peers()
         .into_iter()
-        .filter(|peer| Peer::USUAL.contains(peer))
+        .filter(|peer| peer.is_usual())
         .filter_map(|peer| Some((peer, row.median(peer, figure)?)))
         .collect();
     let most = bars.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max);
