@@ -16,6 +16,8 @@ use super::{Socket, Tally, sys};
 /// Wake only for so many bytes, at first and at the most. The kernel makes room for them if the receive buffer is smaller,
 /// and takes no more than half of the largest one (tcp_set_rcvlowat in its net/ipv4/tcp.c).
 const MARK_BYTES: [usize; 2] = [64 * 1024, 4 * 1024 * 1024];
+/// The mark of a stream that is not batched: any byte wakes.
+const DOWN: usize = 1;
 /// A stream that does not reach its mark so often in a tick gets one of half the height; one that does more often than the
 /// second number, of twice: a batch is what comes in a part of a tick.
 const MARKS_A_TICK: RangeInclusive<usize> = 2..=7;
@@ -50,13 +52,18 @@ pub(super) struct Batch {
 /// A stream that is batched.
 #[derive(Debug)]
 struct Stream {
-    /// Whether the mark is up. It is down for one read, to see what has waited.
-    is_up: bool,
     /// Ticks while it is up; not where the sink has been full for longer, and nothing is being read.
     tick: Option<Pin<Box<Sleep>>>,
     taken_since_tick: usize,
+    /// `DOWN` for one read, to see what has waited.
     mark: usize,
     reads: u32,
+}
+
+impl Stream {
+    fn is_up(&self) -> bool {
+        self.mark > DOWN
+    }
 }
 
 impl Batch {
@@ -80,7 +87,7 @@ impl Batch {
         if let Some(stream) = &mut self.stream {
             stream.taken_since_tick = stream.taken_since_tick.saturating_add(bytes);
             stream.reads = stream.reads.saturating_add(1);
-            if !stream.is_up {
+            if !stream.is_up() {
                 if bytes >= SLOW_BYTES {
                     self.put_up(source);
                 } else {
@@ -95,10 +102,9 @@ impl Batch {
         }
         self.run = 0;
         self.stream = Some(Box::new(Stream {
-            is_up: false,
             tick: None,
             taken_since_tick: 0,
-            mark: MARK_BYTES[0],
+            mark: DOWN,
             reads: 0,
         }));
         self.put_up(source);
@@ -110,7 +116,7 @@ impl Batch {
     /// Notes that the other side has been heard: what is answered is waited for.
     pub(super) fn other_heard(&mut self, source: &Socket) {
         self.run = 0;
-        if self.stream.as_ref().is_some_and(|stream| stream.is_up) {
+        if self.stream.as_ref().is_some_and(|stream| stream.is_up()) {
             self.take_down(source);
         }
         self.over();
@@ -120,7 +126,7 @@ impl Batch {
     /// to do leaves the task's waker with the clock. That nothing is read while the sink `is_full` says nothing of the
     /// stream.
     pub(super) fn poll_tick(&mut self, cx: &mut Context<'_>, source: &Socket, is_full: bool) {
-        let Some(stream) = self.stream.as_mut().filter(|stream| stream.is_up) else {
+        let Some(stream) = self.stream.as_mut().filter(|stream| stream.is_up()) else {
             return;
         };
         if stream.tick.is_none() && is_full {
@@ -137,12 +143,8 @@ impl Batch {
                 taken => mark_after(stream.mark, taken),
             };
             tick.set(tokio::time::sleep(TICK));
-            if mark != stream.mark {
-                stream.mark = mark;
-                if sys::wake_at(source, mark).is_err() {
-                    (self.off, self.stream) = (true, None); // never seen: the same call has put the mark up
-                    return;
-                }
+            if mark != stream.mark && !move_mark(&mut stream.mark, source, mark) {
+                return self.give_up();
             }
         }
     }
@@ -159,23 +161,31 @@ impl Batch {
 
     fn put_up(&mut self, source: &Socket) {
         let Some(stream) = &mut self.stream else { return };
-        stream.mark = MARK_BYTES[0];
-        if sys::wake_at(source, stream.mark).is_ok() {
-            stream.is_up = true;
-            stream.taken_since_tick = 0;
-        } else {
-            (self.off, self.stream) = (true, None);
+        stream.taken_since_tick = 0;
+        if !move_mark(&mut stream.mark, source, MARK_BYTES[0]) {
+            self.give_up();
         }
     }
 
     /// The kernel tells us at once of what waits below the mark (tcp_set_rcvlowat).
     fn take_down(&mut self, source: &Socket) {
         let Some(stream) = &mut self.stream else { return };
-        (stream.is_up, stream.tick) = (false, None);
-        if sys::wake_at(source, 1).is_err() {
-            (self.off, self.stream) = (true, None); // never seen: the same call has put the mark up
+        stream.tick = None;
+        if !move_mark(&mut stream.mark, source, DOWN) {
+            self.give_up();
         }
     }
+
+    /// Batches no more. A kernel that has moved the first mark is not known to refuse another.
+    fn give_up(&mut self) {
+        (self.off, self.stream) = (true, None);
+    }
+}
+
+/// Whether the kernel has moved the mark.
+fn move_mark(mark: &mut usize, source: &Socket, to: usize) -> bool {
+    *mark = to;
+    sys::wake_at(source, to).is_ok()
 }
 
 /// The next mark of a stream that brought so many bytes in a tick of this one.
