@@ -60,46 +60,40 @@ pub(crate) fn wake_at(socket: impl AsFd, bytes: usize) -> io::Result<()> {
 /// The mark of [`wake_at`], as it stands.
 #[cfg(test)]
 pub(super) fn mark_of(socket: impl AsFd) -> io::Result<usize> {
-    let socket = socket.as_fd();
-    let mut bytes: libc::c_int = 0;
-    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: `socket` is borrowed, so the descriptor stays open for the call; SO_RCVLOWAT writes one c_int through the
-    // first pointer, `bytes` is one, and the length behind the second one is its.
-    let status = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVLOWAT,
-            (&raw mut bytes).cast(),
-            &raw mut length,
-        )
-    };
-    if status == 0 {
-        Ok(usize::try_from(bytes).unwrap_or_default())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    // SAFETY: SO_RCVLOWAT is one c_int.
+    let bytes: libc::c_int = unsafe { option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT) }?;
+    Ok(usize::try_from(bytes).unwrap_or_default())
 }
 
 /// What the kernel knows of a TCP connection (`TCP_INFO`, tcp(7)); what an older one does not tell is 0.
 pub(crate) fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
+    // SAFETY: `tcp_info` is made of integers alone.
+    unsafe { option(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }
+}
+
+/// The value of a socket's option; what the kernel does not write is 0.
+///
+/// # Safety
+///
+/// Whatever the kernel writes for this option, and zero bytes after it, must be a `T`.
+unsafe fn option<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<T> {
     let socket = socket.as_fd();
-    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: `socket` is borrowed, so the descriptor stays open for the call; TCP_INFO writes as many bytes through the
-    // first pointer as the length behind the second one says at most, and that is the size of `info`.
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `socket` is borrowed, so the descriptor stays open for the call; the kernel writes as many bytes through the
+    // first pointer as the length behind the second one says at most, and that is the size of `value`.
     let status = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
             &raw mut length,
         )
     };
     if status == 0 {
-        // SAFETY: it is made of integers alone, and was zero before the kernel wrote to it.
-        Ok(unsafe { info.assume_init() })
+        // SAFETY: the caller's word, and it was zero before the kernel wrote to it.
+        Ok(unsafe { value.assume_init() })
     } else {
         Err(io::Error::last_os_error())
     }
