@@ -27,6 +27,7 @@ use crate::pass::{Engine, Memory, Outcome, overtaken, reading, stopped, unix_sec
 use crate::postgres::instance::{self, Instance, InstanceError, StopLimits};
 use crate::postgres::programs::Programs;
 use crate::postgres::server::Life;
+use crate::problems::Problems;
 use crate::publish::{Due, Fixed, Publisher, Report};
 
 /// Directory of the unix socket (keeper 0).
@@ -204,6 +205,7 @@ impl Keeper {
             advertised,
             sleep_interval,
         ));
+        let problems = Arc::new(Problems::new(Arc::clone(&publisher)));
         metrics.set_sleep_interval(sleep_interval);
         let works_on = Arc::new(Mutex::new(None));
         let engine = Engine {
@@ -216,6 +218,7 @@ impl Keeper {
             collector: Arc::clone(&collector),
             local: Arc::clone(&local),
             metrics: Arc::clone(&metrics),
+            problems: Arc::clone(&problems),
             works_on: Arc::clone(&works_on),
             memory: Memory::default(),
         };

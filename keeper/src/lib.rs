@@ -10,5 +10,6 @@ pub mod local;
 pub mod metrics;
 pub mod pass;
 pub mod postgres;
+pub mod problems;
 pub mod publish;
 pub mod tell;

@@ -20,6 +20,7 @@ use crate::local::LocalState;
 use crate::metrics::{Metrics, Role};
 use crate::postgres::conf::Minima;
 use crate::postgres::instance::{Instance, InstanceError, LocalRole as FileRole};
+use crate::problems::Problems;
 use crate::publish::Publisher;
 use crate::tell::{self, Lines};
 
@@ -53,6 +54,8 @@ pub struct Engine {
     pub local: Arc<LocalState>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// What an operator has to mend.
+    pub problems: Arc<Problems>,
     /// The orders for whose sake something long is under way, for the loop to see.
     pub works_on: Arc<Mutex<Option<Orders>>>,
     /// What outlives a pass.

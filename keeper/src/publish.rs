@@ -5,8 +5,8 @@ use std::sync::Mutex as StdMutex;
 use std::time::Duration;
 
 use control::model::{
-    BootUuid, ClusterUid, InfoUid, KeeperInfo, KeeperUid, PostgresBinaryVersion, PostgresState, Stopped, from_slice,
-    short_uid, to_compact,
+    BootUuid, ClusterUid, InfoUid, KeeperInfo, KeeperUid, PostgresBinaryVersion, PostgresState, Problem, Stopped,
+    from_slice, short_uid, to_compact,
 };
 use control::store::{Outcome, Revision, Store, StoreError, Txn, info_ttl};
 use tokio::sync::{Mutex, Notify};
@@ -38,6 +38,8 @@ pub struct Report {
     pub leaving: bool,
     /// The instance is down, and where it stands (beyond X-1.1, X-1.4).
     pub stopped: Option<Stopped>,
+    /// What an operator has to mend.
+    pub problems: Vec<Problem>,
 }
 
 /// What came of a publication.
@@ -273,6 +275,7 @@ fn info(fixed: &Fixed, report: &Report, uid: InfoUid) -> KeeperInfo {
         leaving: report.leaving,
         stopping: String::new(),
         stopped: report.stopped.clone(),
+        problems: report.problems.clone(),
     }
 }
 
@@ -308,6 +311,20 @@ mod tests {
         assert_eq!(
             to_compact(&info(&fixed(), &report, "00000001".into())),
             r#"{"infoUID":"00000001","uid":"k1","clusterUID":"c1","bootUUID":"b","postgresBinaryVersion":{"Maj":0,"Min":0},"canBeMaster":true,"canBeSynchronousReplica":false,"livenessKey":true,"leaving":true}"#
+        );
+    }
+
+    #[test]
+    fn problems_are_published_only_when_there_are_some() {
+        let report = Report {
+            cluster: "c1".into(),
+            problems: vec![Problem::new("login", "refused", "set the password")],
+            ..Report::default()
+        };
+        let text = to_compact(&info(&fixed(), &report, "1".into()));
+        assert!(
+            text.ends_with(r#","problems":[{"kind":"login","text":"refused","remedy":"set the password"}]}"#),
+            "{text}"
         );
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, Lsn, PostgresBinaryVersion, ProxyUid, SentinelUid,
+    BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, Lsn, PostgresBinaryVersion, Problem, ProxyUid, SentinelUid,
     TimelineHistory, is_zero,
 };
 
@@ -48,6 +48,9 @@ pub struct KeeperInfo {
     /// The instance of the assigned db is down, and this is where it stands (beyond ).
     #[serde(skip_serializing_if = "is_zero")]
     pub stopped: Option<Stopped>,
+    /// What an operator has to mend; absent when there is nothing.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub problems: Vec<Problem>,
 }
 
 /// Where a stopped instance stands (beyond ).

@@ -11,6 +11,7 @@ mod json;
 mod keeper;
 mod lsn;
 mod patch;
+mod problem;
 mod proxy;
 mod spec;
 mod support;
@@ -27,6 +28,7 @@ pub use json::{Json, JsonError, from_slice, to_compact, to_pretty};
 pub use keeper::{Keeper, KeeperSpec, KeeperStatus, PostgresBinaryVersion};
 pub use lsn::Lsn;
 pub use patch::{PatchError, patch_spec, unknown_names};
+pub use problem::Problem;
 pub use proxy::{ProxySection, ProxySpec, ProxyStatus};
 pub use spec::{
     AccessMode, ArchiveRecoverySettings, ClusterSpec, DEFAULT_MAX_STANDBY_LAG, ExistingConfig, InitMode, NewConfig,

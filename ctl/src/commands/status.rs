@@ -5,7 +5,7 @@ mod text;
 mod view;
 
 use anyhow::bail;
-use control::model::{Json, ProxyInfo, SentinelInfo, from_slice, to_pretty};
+use control::model::{Json, KeeperInfo, ProxyInfo, SentinelInfo, from_slice, to_pretty};
 use control::store::election::oldest;
 use control::store::{Entry, Snapshot, Store, Target};
 use control::telemetry::{Chain, complain};
@@ -48,6 +48,7 @@ async fn collect(store: &Store) -> anyhow::Result<Status> {
         Target::Prefix(keys.sentinel_infos()),
         Target::Prefix(keys.proxy_infos()),
         Target::Key(keys.cluster_data()),
+        Target::Prefix(keys.keeper_infos()),
     ];
     let snapshot = store.snapshot(&targets).await?;
     understand(snapshot)
@@ -58,7 +59,10 @@ fn understand(mut snapshot: Snapshot) -> anyhow::Result<Status> {
     let sentinels: Vec<SentinelInfo> = decode_all(&snapshot.take(1));
     let proxies: Vec<ProxyInfo> = decode_all(&snapshot.take(2));
     let (checked, _) = checked::check(snapshot.take_one(3).as_ref())?;
-    Ok(view(leader.as_deref(), sentinels, proxies, &checked.data))
+    let keepers: Vec<KeeperInfo> = decode_all(&snapshot.take(4));
+    let mut status = view(leader.as_deref(), sentinels, proxies, &checked.data);
+    status.problems = view::problems(&keepers, &checked.data);
+    Ok(status)
 }
 
 /// The infos that can be read; one that cannot is named on standard error and left out (store S-12).

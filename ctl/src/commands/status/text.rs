@@ -1,5 +1,7 @@
 //! The text form of `status`, byte for byte as scripts know it (cli 14.3). Pure.
 
+use control::model::Problem;
+
 use super::view::{Keeper, Status};
 
 /// Columns between two tab stops.
@@ -47,6 +49,7 @@ pub(super) fn render(status: &Status) -> String {
         );
     }
     push_master(&mut out, status);
+    push_problems(&mut out, status);
     out.push('\n');
     out
 }
@@ -86,6 +89,21 @@ fn push_master(out: &mut String, status: &Status) {
     for branch in &status.tree {
         let mark = if branch.is_master { " (master)" } else { "" };
         out.push_str(&format!("{}{}{mark}\n", branch.lead, branch.keeper_uid));
+    }
+}
+
+/// A section that is there only when there is something to mend: the reference has none of the kind.
+fn push_problems(out: &mut String, status: &Status) {
+    if status.problems.is_empty() {
+        return;
+    }
+    out.push_str("\n=== Problems ===\n\n");
+    for reported in &status.problems {
+        let Problem { kind, text, remedy } = &reported.problem;
+        out.push_str(&format!("{}: {kind}: {text}\n", reported.keeper));
+        if !remedy.is_empty() {
+            out.push_str(&format!("    {remedy}\n"));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control::model::{ClusterData, DbUid, ProxyInfo, ProxyUid, SentinelInfo, SentinelUid};
+use control::model::{ClusterData, DbUid, KeeperInfo, Problem, ProxyInfo, ProxyUid, SentinelInfo, SentinelUid};
 use serde::Serialize;
 
 /// The whole answer; its fields are those of the JSON form (cli 14.2).
@@ -12,6 +12,9 @@ pub(super) struct Status {
     pub(super) proxies: Vec<Proxy>,
     pub(super) keepers: Vec<Keeper>,
     pub(super) cluster: Cluster,
+    /// What keepers report that somebody has to mend; absent when there is nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) problems: Vec<KeeperProblem>,
     /// From the master down; only the text form has it.
     #[serde(skip)]
     pub(super) tree: Vec<Branch>,
@@ -46,6 +49,14 @@ pub(super) struct Cluster {
     pub(super) master_keeper_uid: String,
     /// Empty without a master.
     pub(super) master_db_uid: String,
+}
+
+/// A problem and the keeper that reports it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct KeeperProblem {
+    pub(super) keeper: String,
+    #[serde(flatten)]
+    pub(super) problem: Problem,
 }
 
 /// One db of the tree with all before its name: a line of the text form.
@@ -90,8 +101,29 @@ pub(super) fn view(
             master_keeper_uid: master_keeper.unwrap_or_default(),
             master_db_uid: master.map(ToString::to_string).unwrap_or_default(),
         },
+        problems: Vec::new(),
         tree: tree(data),
     }
+}
+
+/// What the keepers of this cluster report that somebody has to mend, by keeper.
+pub(super) fn problems(infos: &[KeeperInfo], data: &ClusterData) -> Vec<KeeperProblem> {
+    let cluster = data.cluster.as_ref().map(|cluster| &cluster.uid);
+    let of_cluster = infos.iter().filter(|info| Some(&info.cluster_uid) == cluster);
+    let mut problems: Vec<KeeperProblem> = of_cluster
+        .flat_map(|info| {
+            info.problems
+                .iter()
+                .take(Problem::COUNT_MAX)
+                .map(|problem| (&info.uid, problem))
+        })
+        .map(|(uid, problem)| KeeperProblem {
+            keeper: uid.to_string(),
+            problem: problem.printable(),
+        })
+        .collect();
+    problems.sort_by(|a, b| (&a.keeper, &a.problem).cmp(&(&b.keeper, &b.problem)));
+    problems
 }
 
 fn keepers(data: &ClusterData) -> Vec<Keeper> {

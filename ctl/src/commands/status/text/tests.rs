@@ -1,6 +1,6 @@
-use control::model::{ClusterData, ProxyInfo, SentinelInfo, from_slice};
+use control::model::{ClusterData, KeeperInfo, ProxyInfo, SentinelInfo, from_slice};
 
-use super::super::view::{Status, view};
+use super::super::view::{Status, problems, view};
 use super::*;
 
 fn data(text: &str) -> ClusterData {
@@ -150,4 +150,28 @@ fn a_document_with_countless_ways_down_is_drawn_in_no_time() {
         .map(|n| db(&format!("d{n}"), "k", &[&format!("d{}", n + 1)]))
         .collect();
     assert!(tree(&chain.join(",")).lines().count() < 100);
+}
+
+#[test]
+fn problems_stand_at_the_end_and_only_when_there_are_some() {
+    let data = data(r#""keepers":{},"dbs":{}"#);
+    let infos: Vec<KeeperInfo> = from_slice(
+        br#"[{"uid":"b","problems":[{"kind":"login","text":"refused\u001b[2J\nnext","remedy":"set it"},{"kind":"x","text":"y"}]},
+            {"uid":"a","problems":null},{"uid":"c","clusterUID":"other","problems":[{"kind":"k","text":"t"}]}]"#,
+    )
+    .unwrap();
+    let mut status = view(None, Vec::new(), Vec::new(), &data);
+    let without = render(&status);
+    assert!(!without.contains("Problems"));
+    status.problems = problems(&infos, &data);
+    let expected = "\n=== Problems ===\n\nb: login: refused [2J next\n    set it\nb: x: y\n\n";
+    assert_eq!(
+        render(&status),
+        format!("{}{expected}", without.strip_suffix('\n').unwrap())
+    );
+    let json = control::model::to_compact(&status);
+    assert!(
+        json.contains(r#""problems":[{"keeper":"b","kind":"login","text":"refused [2J next","remedy":"set it"}"#),
+        "{json}"
+    );
 }

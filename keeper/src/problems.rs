@@ -1,0 +1,116 @@
+//! What an operator has to mend: logged when it begins and when it ends, published in the info for `stolonctl status`,
+//! and counted in a metric. What is a problem, and what mends it, whoever finds it knows.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use control::model::Problem;
+use metrics::{Gauge, describe_gauge, gauge};
+use tracing::{error, info, warn};
+
+use crate::publish::{Due, Publisher};
+
+/// What a problem is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The server lives and refuses the keeper's logins or questions.
+    Login,
+    /// The configuration, or a part of it, is refused.
+    Configuration,
+    /// The server recovers, or starts slowly.
+    Recovery,
+}
+
+impl Kind {
+    /// All of them, as the metric's label has them.
+    pub const ALL: [Self; 3] = [Self::Login, Self::Configuration, Self::Recovery];
+
+    /// The word that is published.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Configuration => "configuration",
+            Self::Recovery => "recovery",
+        }
+    }
+
+    /// A problem of this kind.
+    pub fn problem(self, text: &str, remedy: &str) -> Problem {
+        Problem::new(self.as_str(), text, remedy)
+    }
+}
+
+/// What there is to mend now.
+#[derive(Debug)]
+pub struct Problems {
+    publisher: Arc<Publisher>,
+    found: Mutex<Found>,
+    gauges: Vec<(Kind, Gauge)>,
+}
+
+type Found = BTreeMap<(Kind, &'static str), Vec<Problem>>;
+
+impl Problems {
+    /// Nothing is to be mended yet.
+    pub fn new(publisher: Arc<Publisher>) -> Self {
+        describe_gauge!(PROBLEMS, "Problems that an operator has to mend, as status shows them");
+        let series = |kind: Kind| {
+            let gauge = gauge!(PROBLEMS, "kind" => kind.as_str());
+            gauge.set(0.0);
+            (kind, gauge)
+        };
+        Self {
+            publisher,
+            found: Mutex::default(),
+            gauges: Kind::ALL.into_iter().map(series).collect(),
+        }
+    }
+
+    /// Replaces what `source` has found of this kind; nothing, when all is well again. Each problem is logged as an
+    /// error when it comes up, and the end of it once.
+    pub fn set(&self, kind: Kind, source: &'static str, now: Vec<Problem>) {
+        let before = self.replace(kind, source, now.clone());
+        for problem in now.iter().filter(|problem| !before.contains(problem)) {
+            error!(kind = %problem.kind, problem = %problem.text, remedy = %problem.remedy, "there is a problem");
+        }
+        for problem in before.iter().filter(|problem| !now.contains(problem)) {
+            info!(kind = %problem.kind, problem = %problem.text, "a problem is over");
+        }
+    }
+
+    /// The same without a word in the log: for what changes all the time, such as a progress.
+    pub fn note(&self, kind: Kind, source: &'static str, now: Vec<Problem>) {
+        self.replace(kind, source, now);
+    }
+
+    /// What was found before.
+    fn replace(&self, kind: Kind, source: &'static str, mut now: Vec<Problem>) -> Vec<Problem> {
+        now.truncate(Problem::COUNT_MAX);
+        let mut found = self.found.lock().expect("nobody panics while holding the problems");
+        let before = match now.is_empty() {
+            true => found.remove(&(kind, source)),
+            false => found.insert((kind, source), now.clone()),
+        };
+        let before = before.unwrap_or_default();
+        if before != now {
+            self.publish(&found);
+        }
+        before
+    }
+
+    fn publish(&self, found: &Found) {
+        for (kind, gauge) in &self.gauges {
+            let of_kind = found.iter().filter(|((of, _), _)| of == kind);
+            let count: usize = of_kind.map(|(_, problems)| problems.len()).sum();
+            if count > Problem::COUNT_MAX {
+                warn!(kind = kind.as_str(), count, "more problems than are published");
+            }
+            gauge.set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+        }
+        let mut all: Vec<Problem> = found.values().flatten().cloned().collect();
+        all.truncate(Problem::COUNT_MAX);
+        self.publisher.change(Due::Now, |report| report.problems = all);
+    }
+}
+
+const PROBLEMS: &str = "stolon_keeper_problems";
