@@ -85,6 +85,12 @@ fn time_without_the_store_does_not_count() {
     assert_eq!(plan.next.master_uid(), Some(&db_uid("db1")));
     let plan = pass(&mut setup, seen + 120 * SECOND, seen + 146 * SECOND);
     assert!(!healthy(&plan, "keeper1"), "what follows counts again");
+
+    // the same silence of keeper1 while the store answers
+    let (mut setup, seen) = watched(2);
+    let plan = pass(&mut setup, seen, seen + 120 * SECOND);
+    assert!(!healthy(&plan, "keeper1") && healthy(&plan, "keeper2"));
+    assert_eq!(plan.next.master_uid(), Some(&db_uid("db2")));
 }
 
 #[test]

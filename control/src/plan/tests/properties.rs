@@ -162,6 +162,22 @@ fn an_outage_of_the_store_fails_nobody() {
     assert_eq!(simulation.master(), master);
     assert_eq!(simulation.good_dbs(), 3);
     assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+
+    // the same silence of the keepers while the store answers
+    let mut simulation = settled();
+    simulation.happen(&Event::Silence(600));
+    assert_eq!(simulation.good_dbs(), 0);
+    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+}
+
+#[test]
+fn a_master_that_died_during_an_outage_of_the_store_is_replaced_after_it() {
+    // sentinel E-3: the outage does not count, what follows does
+    let mut simulation = settled();
+    simulation.happen(&Event::Kill(simulation.master().unwrap()));
+    simulation.happen(&Event::StoreAway(600));
+    let (elected, _) = fails_over(&mut simulation);
+    assert!(elected > TICK && elected <= FAIL + 3 * SLEEP, "{elected:?}");
 }
 
 #[test]

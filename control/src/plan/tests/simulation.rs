@@ -42,6 +42,8 @@ pub(super) enum Event {
     NewLeader,
     /// The store is away for so many ticks.
     StoreAway(u32),
+    /// The store answers, but no keeper reaches it for this many ticks.
+    Silence(u32),
     /// The next so many writes of the sentinel come too late.
     Conflicts(u32),
     /// `stolonctl failkeeper`
@@ -93,6 +95,7 @@ pub(super) struct Simulation {
     memory: Memory,
     leadership: u64,
     store_back: Boottime,
+    keepers_back: Boottime,
     revision: i64,
     revisions: BTreeMap<KeeperUid, i64>,
     uids: u32,
@@ -151,6 +154,7 @@ impl Simulation {
             memory: Memory::default(),
             leadership: 1,
             store_back: NOW,
+            keepers_back: NOW,
             revision: 1,
             revisions: BTreeMap::new(),
             uids: 0,
@@ -205,6 +209,10 @@ impl Simulation {
             Event::StoreAway(ticks) => {
                 self.store_back = self.now + TICK * ticks;
                 (0..=ticks).for_each(|_| self.tick());
+            }
+            Event::Silence(ticks) => {
+                self.keepers_back = self.now + TICK * ticks;
+                (0..ticks).for_each(|_| self.tick());
             }
             Event::Conflicts(count) => self.conflicts += count,
             Event::FailKeeper(index) => {
@@ -271,8 +279,9 @@ impl Simulation {
         if self.store_away() {
             return;
         }
+        let reachable = self.now > self.keepers_back;
         for index in 0..self.keepers.len() {
-            if self.keepers[index].runs {
+            if reachable && self.keepers[index].runs {
                 self.keeper_acts(index);
             }
         }
