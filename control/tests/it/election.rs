@@ -13,7 +13,7 @@ use stolon_tests::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use crate::{SOON, store, until};
+use crate::{SOON, store, store_with_timeout, until};
 
 async fn leads(election: &Election) -> Leader {
     let mut state = election.state();
@@ -259,23 +259,24 @@ async fn the_write_of_a_deposed_leader_is_refused() {
     // fencing F-7, store C-9: the leader is held between its read and its write
     let etcd = Etcd::start().await;
     let relay = TcpRelay::to(&etcd.address()).await;
-    let (held, direct) = (store(&relay.endpoint()), store(&etcd.endpoint()));
+    let direct = store(&etcd.endpoint());
     let key = direct.keys().cluster_data();
     let read = direct.put(&key, "data").await.unwrap();
-    let first = Election::start(held.clone(), "aaaaaaaa");
+    let first = Election::start(store(&relay.endpoint()), "aaaaaaaa");
     let leader = leads(&first).await;
     let second = Election::start(direct.clone(), "bbbbbbbb");
-    relay.set(Toward::Server, Weather::Hold);
+    until("a second candidate", async || candidates(&direct).await == 2).await;
+    // a store of its own, so that the write waits for its answer however long the next election takes
+    let patient = store_with_timeout(&relay.endpoint(), SOON * 4);
+    patient.get(&key).await.unwrap();
+    relay.hold_from(Toward::Server, b"late");
     let write = leader.guard(Txn::new().if_unchanged(&key, read).put(&key, "late"));
-    let late = tokio::spawn({
-        let held = held.clone();
-        async move { held.commit(write).await }
-    });
+    let late = tokio::spawn(async move { patient.commit(write).await });
+    until("the write to be held", async || relay.holds(Toward::Server)).await;
     leads(&second).await;
+    assert!(!late.is_finished(), "nothing has answered the write yet");
     relay.set(Toward::Server, Weather::Fair);
-    match late.await.unwrap() {
-        Ok(outcome) => assert_eq!(outcome, Outcome::Conflict),
-        Err(error) => assert!(error.is_outcome_unknown(), "{error:?}"),
-    }
+    let refused = timeout(SOON, late).await.expect("an answer in time").unwrap();
+    assert_eq!(refused.unwrap(), Outcome::Conflict);
     assert_eq!(direct.get(&key).await.unwrap().unwrap().value, b"data");
 }
