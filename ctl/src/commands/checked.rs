@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use control::clock::Boottime;
 use control::model::{Checked, ClusterData, not_supported, to_compact};
 use control::store::{Entry, Outcome, Revision, Store, Txn};
 
@@ -71,35 +72,55 @@ pub(super) async fn change(
         Attempts::Three => (3, None),
         Attempts::Ten => (10, Some(store.limit())),
     };
-    let work = Box::pin(try_change(store, times, change));
-    match whole {
-        None => work.await,
-        Some(limit) => within(limit, work).await,
+    // boxed: the store's futures are large
+    Box::pin(try_change(store, times, &Deadline::after(whole), change)).await
+}
+
+/// When a command gives up as a whole, if it has a limit beside that of each request.
+struct Deadline(Option<(Duration, Boottime)>);
+
+impl Deadline {
+    fn after(limit: Option<Duration>) -> Self {
+        Self(limit.map(|limit| (limit, now() + limit)))
+    }
+
+    /// The store with no more than the time that is left for each request: a store that does not answer is then
+    /// reported by the request that met it, and never by a second limit that ends at the same moment.
+    fn limit(&self, store: &Store) -> anyhow::Result<Store> {
+        let Some((limit, end)) = self.0 else {
+            return Ok(store.clone());
+        };
+        let left = end.since(now());
+        if left.is_zero() {
+            bail!(
+                "cannot update cluster data: not done within {limit:?}, nothing was changed: repeat the command, or give \
+                 it more time with --store-timeout"
+            );
+        }
+        Ok(store.limited(left))
     }
 }
 
-async fn within(limit: Duration, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => done,
-        Err(_) => bail!(
-            "cannot update cluster data: not done within {limit:?} (--store-timeout); look at it before you repeat the command"
-        ),
-    }
+#[expect(clippy::disallowed_methods, reason = "a command's limit starts with the command")]
+fn now() -> Boottime {
+    Boottime::now()
 }
 
 async fn try_change(
     store: &Store,
     times: u32,
+    deadline: &Deadline,
     change: impl Fn(&mut Checked) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let key = store.keys().cluster_data();
     for _ in 0..times {
-        let (mut checked, revision) = read(store).await?;
+        let (mut checked, revision) = read(&deadline.limit(store)?).await?;
         change(&mut checked)?;
         let write = Txn::new()
             .if_unchanged(&key, revision)
             .put(&key, to_compact(&checked.data));
-        match store.commit(write).await.context("cannot update cluster data")? {
+        let written = deadline.limit(store)?.commit(write).await;
+        match written.context("cannot update cluster data")? {
             Outcome::Committed(_) => return Ok(()),
             Outcome::Conflict => {}
         }

@@ -3,6 +3,7 @@ use std::cell::Cell;
 use control::model::{GoDuration, Phase, to_compact};
 use control::store::{StoreConfig, StoreOptions};
 use stolon_tests::etcd::Etcd;
+use stolon_tests::tcp_relay::{TcpRelay, Toward, Weather};
 
 use super::*;
 
@@ -15,10 +16,14 @@ struct Contest {
 }
 
 fn connect(etcd: &Etcd) -> Store {
+    connect_for(&etcd.endpoint(), Duration::from_secs(60)) // also ten attempts on a busy machine
+}
+
+fn connect_for(endpoint: &str, timeout: Duration) -> Store {
     let options = StoreOptions {
-        endpoints: etcd.endpoint(),
+        endpoints: endpoint.to_owned(),
         cluster_name: "c".to_owned(),
-        timeout: Duration::from_secs(60), // also ten attempts on a busy machine
+        timeout,
         ..StoreOptions::default()
     };
     Store::connect(StoreConfig::load(&options).unwrap())
@@ -134,5 +139,22 @@ async fn a_change_that_is_refused_writes_nothing() {
     assert_eq!(
         contest.store.get(&contest.store.keys().cluster_data()).await.unwrap(),
         before
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_stops_answering_is_reported_by_the_request_that_met_it() {
+    // cli 10.3: the limit of the command and that of its requests end together; which one is noticed first must not matter
+    let contest = Contest::begin().await;
+    let relay = TcpRelay::to(&contest.etcd.address()).await;
+    let store = connect_for(&relay.endpoint(), Duration::from_secs(3));
+    let outcome = change(&store, Attempts::Ten, |_| {
+        relay.set(Toward::Server, Weather::Hold);
+        Ok(())
+    });
+    let error = format!("{:#}", outcome.await.unwrap_err());
+    assert!(
+        error.contains("write stolon/cluster/c/clusterdata: no answer from the store"),
+        "{error}"
     );
 }
