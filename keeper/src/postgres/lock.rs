@@ -67,33 +67,71 @@ impl DataDirLock {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
     use std::process::Command;
 
     use super::*;
 
-    /// Locks as the reference does, from another process: record locks never conflict within one.
+    /// The directory that another process of this test program is to lock.
+    const DIR: &str = "STOLON_TESTS_LOCK_DIR";
+
+    /// Whether another process is refused the lock: record locks never conflict within one.
     fn locked_by_another(dir: &Path) -> bool {
-        let script = "import fcntl,sys\nf=open(sys.argv[1],'r+')\nfcntl.lockf(f,fcntl.LOCK_EX|fcntl.LOCK_NB)";
-        !Command::new("python3")
-            .arg("-c")
-            .arg(script)
-            .arg(dir.join("lock"))
+        let tried = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "postgres::lock::tests::takes_the_lock_for_another_test"])
+            .args(["--ignored", "--nocapture"])
+            .env(DIR, dir)
             .output()
-            .unwrap()
-            .status
-            .success()
+            .unwrap();
+        let printed = String::from_utf8_lossy(&tried.stdout).into_owned();
+        match (printed.contains("lock: taken"), printed.contains("lock: free")) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => panic!("the other process did not try: {tried:?}"),
+        }
+    }
+
+    #[test]
+    #[ignore = "the other process of another test"]
+    fn takes_the_lock_for_another_test() {
+        let dir = std::env::var_os(DIR).expect("the other test names the directory");
+        match DataDirLock::take(Path::new(&dir)) {
+            Ok(_) => println!("\nlock: free"),
+            Err(LockError::Taken { .. }) => println!("\nlock: taken"),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     #[test]
     fn another_process_is_kept_out_while_the_lock_is_held() {
-        if Command::new("python3").arg("-V").output().is_err() {
-            return; // no other language at hand that takes record locks
-        }
         let dir = tempfile::tempdir().unwrap();
         let lock = DataDirLock::take(dir.path()).unwrap();
         assert!(locked_by_another(dir.path()));
         drop(lock);
         assert!(!locked_by_another(dir.path()));
+    }
+
+    #[test]
+    fn the_lock_is_the_reference_s_kind_over_the_whole_file() {
+        // proc_locks(5): "1: POSIX ADVISORY WRITE pid major:minor:inode 0 EOF"
+        let dir = tempfile::tempdir().unwrap();
+        let _lock = DataDirLock::take(dir.path()).unwrap();
+        let inode = std::fs::metadata(dir.path().join("lock")).unwrap().ino().to_string();
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        let own = locks
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .find(|fields| {
+                fields.get(4) == Some(&std::process::id().to_string().as_str())
+                    && fields
+                        .get(5)
+                        .is_some_and(|file| file.rsplit(':').next() == Some(&inode))
+            });
+        let own = own.unwrap_or_else(|| panic!("no lock of ours on inode {inode}:\n{locks}"));
+        assert_eq!(
+            (&own[1..4], &own[6..]),
+            (&["POSIX", "ADVISORY", "WRITE"][..], &["0", "EOF"][..])
+        );
     }
 
     #[test]
