@@ -98,7 +98,9 @@ async fn keep_present(store: Store, uid: SentinelUid, mut wanted: watch::Receive
         let pause = match interval {
             None => None,
             Some(interval) => {
-                let outcome = store.put_leased(&key, value.as_str(), info_ttl(interval * 2)).await;
+                let outcome = store
+                    .put_leased(&key, value.as_str(), info_ttl(interval.saturating_mul(2)))
+                    .await;
                 match outcome {
                     Ok(_) => failing = false,
                     Err(error) if failing => debug!(error = %Chain(&error), "cannot update sentinel info"),
@@ -397,7 +399,9 @@ impl Sentinel {
         let store = self.store.limited(AGAIN_AFTER_FAILURE);
         for (uid, lease) in &reading.leases {
             let age = match store.remaining(*lease).await {
-                Ok(Some(lease)) => lease.granted.saturating_sub(lease.remaining + Duration::from_secs(1)),
+                Ok(Some(lease)) => lease
+                    .granted
+                    .saturating_sub(lease.remaining.saturating_add(Duration::from_secs(1))),
                 Ok(None) => Duration::ZERO,
                 Err(error) => {
                     debug!(error = %Chain(&error), "cannot tell how old the keeper infos are");

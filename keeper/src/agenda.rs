@@ -57,7 +57,7 @@ impl Agenda {
     /// The server has ended by itself: it is started again at once, unless it does so again and again.
     pub fn server_ended(&mut self, now: Boottime, sleep_interval: Duration) {
         let quick = self.started.is_some_and(|started| now.since(started) < QUICK_END);
-        self.quick_ends = if quick { self.quick_ends + 1 } else { 0 };
+        self.quick_ends = if quick { self.quick_ends.saturating_add(1) } else { 0 };
         let delay = if self.quick_ends < 2 {
             Duration::ZERO
         } else {
@@ -85,7 +85,7 @@ impl Agenda {
             }
             Ended::Failed => {
                 self.timer = now + pause(self.failures, sleep_interval);
-                self.failures += 1;
+                self.failures = self.failures.saturating_add(1);
                 self.failed = Some(orders.clone());
             }
         }
@@ -153,6 +153,22 @@ mod tests {
         assert_eq!(agenda.begin(at(10)), Woken::ByEventUnless(some_orders()));
         agenda.end(at(11), &Ended::Skipped, &some_orders(), SLEEP);
         assert_eq!(agenda.due(), at(200));
+    }
+
+    #[test]
+    fn no_duration_and_no_count_is_too_large() {
+        for sleep in [Duration::ZERO, Duration::from_nanos(i64::MAX as u64), Duration::MAX] {
+            for count in [0, 1, 31, 32, 63, u32::MAX - 1, u32::MAX] {
+                assert!(pause(count, sleep) <= sleep);
+                let mut agenda = Agenda::new(at(0));
+                (agenda.failures, agenda.quick_ends) = (count, count);
+                agenda.server_started(at(0));
+                agenda.server_ended(at(1), sleep);
+                agenda.end(Boottime::from_nanos(u64::MAX), &Ended::Failed, &some_orders(), sleep);
+                agenda.end(at(1), &Ended::Done, &some_orders(), sleep);
+                agenda.event(at(1), Duration::MAX);
+            }
+        }
     }
 
     #[test]

@@ -292,7 +292,10 @@ impl Args {
             Some(Login {
                 user: typed.user.to_owned(),
                 method,
-                password: password.map(Secret::new),
+                password: password.map(|password| match &typed.file {
+                    Some(file) => Secret::from_file(file, password),
+                    None => Secret::new(password),
+                }),
             })
         };
         Some((

@@ -137,14 +137,11 @@ impl Collector {
             report.state = Some(state);
             report.version = version;
         });
-        memory.not_yet = match (runs, healthy) {
-            (true, false) => Some(memory.not_yet.map_or(NOT_YET_PAUSE, |pause| pause * 3 / 2)),
-            _ => None,
-        };
         let usual = self.lock().interval / 2;
+        memory.not_yet = (runs && !healthy).then(|| not_yet_pause(memory.not_yet, usual));
         match memory.not_yet {
             _ if burst => BURST_PAUSE,
-            Some(pause) => pause.min(usual),
+            Some(pause) => pause,
             None => usual,
         }
     }
@@ -189,6 +186,13 @@ impl Collector {
     fn lock(&self) -> std::sync::MutexGuard<'_, Settings> {
         self.settings.lock().expect("nobody panics while holding the settings")
     }
+}
+
+/// The pause after a look at a server that is not healthy yet: half as long again as the one before, up to the usual
+/// one. A recovery may last for days of looks: what grows is bounded before it is kept.
+fn not_yet_pause(before: Option<Duration>, usual: Duration) -> Duration {
+    let next = before.map_or(NOT_YET_PAUSE, |before| before.saturating_add(before / 2));
+    next.min(usual)
 }
 
 /// What outlives a look.
@@ -307,6 +311,24 @@ mod tests {
             },
             false
         ));
+    }
+
+    #[test]
+    fn a_server_may_be_unhealthy_for_as_long_as_it_likes() {
+        // 292 years are the longest that a spec can say.
+        for usual in [
+            Duration::ZERO,
+            Duration::from_secs(1),
+            Duration::from_nanos(i64::MAX as u64),
+            Duration::MAX,
+        ] {
+            let mut pause = None;
+            for _ in 0..100_000 {
+                pause = Some(not_yet_pause(pause, usual));
+                assert!(pause <= Some(usual));
+            }
+            assert_eq!(pause, Some(usual));
+        }
     }
 
     #[test]

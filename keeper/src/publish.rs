@@ -228,7 +228,7 @@ impl Publisher {
         let key = store.keys().keeper_info(self.fixed.uid.as_str());
         let interval = *self.interval.lock().expect(UNPOISONED);
         // Twice the interval, so that the key outlives the pause between two publications (store S-21).
-        let granted = store.grant(info_ttl(2 * interval)).await?;
+        let granted = store.grant(info_ttl(interval.saturating_mul(2))).await?;
         let value = to_compact(&info(&self.fixed, report, fresh_uid()));
         // Until it is answered, and also when this future is dropped, nobody knows what became of it.
         *own = Own::Unknown;

@@ -326,9 +326,11 @@ impl ProxySighting {
         let longest = carried.max(spec.proxy_timeout);
         let fenced = !self.garbled && self.info.as_ref().is_some_and(|info| info.fenced);
         if fenced {
-            longest.mul_f64(1.01) + Duration::from_millis(100)
+            longest
+                .saturating_add(longest / 100)
+                .saturating_add(Duration::from_millis(100))
         } else {
-            longest * 2
+            longest.saturating_mul(2)
         }
     }
 
@@ -338,7 +340,7 @@ impl ProxySighting {
             .info
             .as_ref()
             .map_or(Duration::ZERO, |info| nanos(info.proxy_timeout));
-        self.since + carried * 2
+        self.since + carried.saturating_mul(2)
     }
 }
 
@@ -355,6 +357,6 @@ fn freshness(spec: &Spec) -> Duration {
 /// The time in which the store could not be read: nothing while readings come about as often as they should, else all
 /// of it.
 fn gap(elapsed: Duration, sleep_interval: Duration) -> Duration {
-    let usual = sleep_interval + (sleep_interval / 2).max(Duration::from_secs(1));
+    let usual = sleep_interval.saturating_add((sleep_interval / 2).max(Duration::from_secs(1)));
     if elapsed > usual { elapsed } else { Duration::ZERO }
 }

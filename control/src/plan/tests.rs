@@ -3,6 +3,7 @@
 mod cluster;
 mod damage;
 mod derived;
+mod durations;
 mod golden;
 mod health;
 mod properties;

@@ -212,7 +212,10 @@ fn newlines_at_the_end_are_removed_with_the_words_that_are_waited_for() {
     );
     let config = checked.config.unwrap();
     assert_eq!(
-        (config.superuser.password(), config.replication.password()),
+        (
+            config.superuser.password().as_deref(),
+            config.replication.password().as_deref()
+        ),
         (Some("a"), Some("b"))
     );
     refused(

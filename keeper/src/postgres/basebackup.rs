@@ -32,7 +32,10 @@ pub struct Progress {
 impl Progress {
     /// In whole percent, at most 100: the estimate may be passed.
     pub fn percent(self) -> u64 {
-        (self.done_kib * 100).checked_div(self.total_kib).unwrap_or(0).min(100)
+        (self.done_kib.saturating_mul(100))
+            .checked_div(self.total_kib)
+            .unwrap_or(0)
+            .min(100)
     }
 
     /// Reads a line such as `12345/67890 kB (18%), 0/1 tablespace`.

@@ -48,7 +48,7 @@ pub fn primary_conninfo(application_name: &str, source: &Address, login: &Login,
         ("application_name", application_name),
         ("dbname", database.unwrap_or("")),
         ("host", &source.host),
-        ("password", login.password().unwrap_or("")),
+        ("password", &login.password().unwrap_or_default()),
         ("port", &source.port),
         ("sslmode", "prefer"),
         ("user", &login.user),
@@ -80,7 +80,7 @@ impl PasswordFile {
             return Ok(None);
         };
         let mut file = tempfile::Builder::new().prefix("pgpass.").tempfile_in(dir)?;
-        file.write_all(passfile_line(source, &login.user, password).as_bytes())?;
+        file.write_all(passfile_line(source, &login.user, &password).as_bytes())?;
         Ok(Some(Self(file)))
     }
 

@@ -2,22 +2,113 @@
 //! options (which may be given with which) to the program's arguments.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use tracing::{info, warn};
 
 /// A password: it prints as dots, whatever prints it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+#[derive(Clone)]
+pub struct Secret(Source);
+
+#[derive(Clone)]
+enum Source {
+    Text(String),
+    /// A file, read again whenever the password is needed.
+    File(Arc<PasswordFile>),
+}
+
+struct PasswordFile {
+    path: PathBuf,
+    last: Mutex<Last>,
+}
+
+/// What was last read.
+struct Last {
+    password: String,
+    /// Whether the file could not be used the last time; the password is an older one then.
+    failing: bool,
+}
+
+/// No password is longer; a file that is was given by mistake.
+const FILE_BYTES_MAX: u64 = 64 << 10;
 
 impl Secret {
     /// Wraps a password.
     pub fn new(password: impl Into<String>) -> Self {
-        Self(password.into())
+        Self(Source::Text(password.into()))
     }
 
-    /// The password itself, for the few places that must hand it on: never for a log, an argument or the store.
-    pub fn reveal(&self) -> &str {
-        &self.0
+    /// A password from a file that was just read, and that is read again at each use: it may change while we run.
+    pub fn from_file(path: &Path, password: impl Into<String>) -> Self {
+        let last = Last {
+            password: password.into(),
+            failing: false,
+        };
+        Self(Source::File(Arc::new(PasswordFile {
+            path: path.to_owned(),
+            last: Mutex::new(last),
+        })))
+    }
+
+    /// The password itself, for the few places that must hand it on: never for a log, an argument or the store. That of
+    /// a file is the one in the file now, or the last one while the file cannot be read.
+    pub fn reveal(&self) -> String {
+        match &self.0 {
+            Source::Text(password) => password.clone(),
+            Source::File(file) => file.read(),
+        }
     }
 }
+
+impl PasswordFile {
+    fn read(&self) -> String {
+        let mut last = self.last.lock().expect("nobody panics while holding the password");
+        let file = self.path.display();
+        // A pipe, such as a shell's `<(…)`, was emptied at the start, and opening it again might wait for ever.
+        if std::fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
+            return last.password.clone();
+        }
+        match read_password_file(&self.path) {
+            Ok(password) => {
+                if last.failing || password != last.password {
+                    info!(%file, "read a changed password file");
+                }
+                *last = Last {
+                    password,
+                    failing: false,
+                };
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut last.failing, true) {
+                    warn!(%file, %error, "cannot read the password file, going on with what was in it");
+                }
+            }
+        }
+        last.password.clone()
+    }
+}
+
+/// The password in a file, without the line ends after it.
+fn read_password_file(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    let password = text.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"));
+    }
+    Ok(password.to_owned())
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.reveal() == other.reveal()
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,8 +163,8 @@ pub struct Login {
 }
 
 impl Login {
-    /// The password to log in with, if the method asks for one.
-    pub fn password(&self) -> Option<&str> {
+    /// The password to log in with now, if the method asks for one.
+    pub fn password(&self) -> Option<String> {
         match self.method {
             AuthMethod::Trust => None,
             AuthMethod::Md5 | AuthMethod::ScramSha256 => self.password.as_ref().map(Secret::reveal),
@@ -93,7 +184,26 @@ mod tests {
             password: Some(Secret::new("geheim")),
         };
         assert!(!format!("{login:?}").contains("geheim"));
-        assert_eq!(login.password(), Some("geheim"));
+        assert_eq!(login.password().as_deref(), Some("geheim"));
+    }
+
+    #[test]
+    fn a_password_file_is_read_again_at_each_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        std::fs::write(&path, "first\n").unwrap();
+        let secret = Secret::from_file(&path, "first");
+        assert_eq!(secret.reveal(), "first");
+        std::fs::write(&path, "second\r\n").unwrap();
+        assert_eq!(secret.clone().reveal(), "second");
+        // A file that is being replaced, or was spoilt, does not take the password away.
+        for spoilt in [&b"\n"[..], b"\xff\xfe"] {
+            std::fs::write(&path, spoilt).unwrap();
+            assert_eq!(secret.reveal(), "second");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(secret.reveal(), "second");
+        assert!(!format!("{secret:?}").contains("second"));
     }
 
     #[test]

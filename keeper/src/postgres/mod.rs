@@ -26,6 +26,7 @@ pub mod programs;
 pub mod replication;
 pub mod roles;
 pub mod server;
+pub mod session;
 pub mod source;
 pub mod sql;
 pub mod state;

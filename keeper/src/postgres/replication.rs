@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use crate::postgres::conninfo::Address;
 use crate::postgres::credentials::Login;
 use crate::postgres::history::{self, Ancestor, HistoryError};
+use crate::postgres::session::{self, Who};
 
 /// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -193,10 +194,12 @@ impl Replication {
             read: BytesMut::new(),
             write: BytesMut::new(),
         };
+        let options = session::options(None, Who::Replication);
         let parameters = [
             ("user", self.login.user.as_str()),
             ("replication", "true"),
-            ("client_encoding", "UTF8"),
+            ("application_name", "stolon-keeper"),
+            ("options", options.as_str()),
         ];
         frontend::startup_message(parameters, &mut wire.write)?;
         wire.flush().await?;
@@ -232,7 +235,7 @@ impl Replication {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let password = || {
-            let password = self.login.password().map(str::as_bytes);
+            let password = self.login.password().map(String::into_bytes);
             password.ok_or_else(|| Failure::Protocol("a demand for a password, and there is none".to_owned()))
         };
         let mut scram: Option<ScramSha256> = None;
@@ -240,7 +243,7 @@ impl Replication {
             match wire.next().await? {
                 Message::AuthenticationOk => {}
                 Message::AuthenticationMd5Password(body) => {
-                    let hash = md5_hash(self.login.user.as_bytes(), password()?, body.salt());
+                    let hash = md5_hash(self.login.user.as_bytes(), &password()?, body.salt());
                     frontend::password_message(hash.as_bytes(), &mut wire.write)?;
                     wire.flush().await?;
                 }
@@ -253,7 +256,7 @@ impl Replication {
                     if !offered {
                         return Err(Failure::Protocol("no SASL mechanism that is known".to_owned()));
                     }
-                    let exchange = ScramSha256::new(password()?, ChannelBinding::unsupported());
+                    let exchange = ScramSha256::new(&password()?, ChannelBinding::unsupported());
                     frontend::sasl_initial_response(SCRAM_SHA_256, exchange.message(), &mut wire.write)?;
                     wire.flush().await?;
                     scram = Some(exchange);

@@ -13,6 +13,7 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use crate::postgres::conf::Parameters;
 use crate::postgres::conninfo::Address;
 use crate::postgres::credentials::Login;
+use crate::postgres::session::{self, Who};
 
 /// The database that is used for administration.
 pub const DATABASE: &str = "postgres";
@@ -58,6 +59,7 @@ pub enum SqlError {
 #[derive(Debug)]
 pub struct Sql {
     config: Config,
+    login: Login,
     at: String,
     limit: Duration,
     session: Mutex<Option<Session>>,
@@ -84,6 +86,7 @@ impl Sql {
         config.host_path(socket_dir).port(port);
         Self {
             config,
+            login: login.clone(),
             at: format!("{socket_dir}:{port}"),
             limit,
             session: Mutex::new(None),
@@ -97,6 +100,7 @@ impl Sql {
         config.host(&address.host).port(port);
         Some(Self {
             config,
+            login: login.clone(),
             at: format!("{}:{port}", address.host),
             limit,
             session: Mutex::new(None),
@@ -109,16 +113,16 @@ impl Sql {
             .user(&login.user)
             .dbname(DATABASE)
             .application_name("stolon-keeper");
-        // Nobody's objects stand in for those of the system.
-        config.options("-c search_path=pg_catalog");
-        if let Some(password) = login.password() {
-            config.password(password);
-        }
+        config.options(session::options(None, Who::Superuser));
         config
     }
 
     async fn connect(&self) -> Result<Session, SqlError> {
-        let connected = self.config.connect(NoTls).await;
+        let mut config = self.config.clone();
+        if let Some(password) = self.login.password() {
+            config.password(password);
+        }
+        let connected = config.connect(NoTls).await;
         let (client, connection) = connected.map_err(|source| SqlError::Connect {
             at: self.at.clone(),
             source,

@@ -286,7 +286,7 @@ fn the_replication_client_logs_in_by_every_method() {
 
         let quoted = (
             escape_identifier(&login.user),
-            escape_literal(login.password().unwrap()),
+            escape_literal(&login.password().unwrap()),
         );
         node.execute(&format!(
             "set password_encryption = 'md5'; alter role {} password {}",

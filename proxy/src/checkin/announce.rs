@@ -24,7 +24,7 @@ impl InfoLease {
     /// Its time to live is twice the proxyTimeout at least, and more than half of it has to be left: the sentinel takes
     /// our clock for right within 1 % (fencing F-6).
     fn outlives_a_check_in(self, now: Boottime) -> bool {
-        now.since(self.renewed) < self.ttl * 9 / 20
+        now.since(self.renewed) < self.ttl / 20 * 9
     }
 }
 
@@ -78,7 +78,7 @@ impl CheckIn {
     /// The lease for our info (P-3, store S-20): the present one, or a new one when its time to live has to change or
     /// it may be gone.
     async fn info_lease(&mut self, timeout: Duration, limit: Duration) -> Result<LeaseId, StoreError> {
-        let ttl = info_ttl(timeout * 2);
+        let ttl = info_ttl(timeout.saturating_mul(2));
         if let Some(lease) = self
             .lease
             .filter(|lease| lease.ttl == ttl && lease.outlives_a_check_in(now()))

@@ -63,7 +63,7 @@ impl CheckIn {
                 None => {
                     store
                         .limited(left())
-                        .grant(info_ttl(self.timing().timeout * 2))
+                        .grant(info_ttl(self.timing().timeout.saturating_mul(2)))
                         .await?
                         .lease
                 }
