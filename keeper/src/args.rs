@@ -11,6 +11,7 @@ use control::args::{Common, DaemonArgs, Faults, Switch};
 use control::telemetry::LogConfig;
 
 use crate::postgres::credentials::{AuthMethod, Login, Secret};
+use crate::postgres::layout::{LOST_FOUND, SUBDIRECTORY};
 use crate::postgres::state::is_valid_uid;
 
 /// Runs one PostgreSQL instance and makes it what the cluster needs.
@@ -447,6 +448,7 @@ fn faults_of_data_dir(dir: &Path, user: u32, faults: &mut Faults) {
         Ok(entries) => entries.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>(),
         Err(error) => return faults.push(format!("data dir {shown} cannot be read: {error}")),
     };
+    let names: Vec<_> = names.into_iter().filter(|name| name != LOST_FOUND).collect();
     let has = |name: &str| names.iter().any(|entry| entry == name);
     if has("PG_VERSION") {
         faults.push(format!(
@@ -466,10 +468,16 @@ fn faults_of_data_dir(dir: &Path, user: u32, faults: &mut Faults) {
     }
 }
 
-/// Whether a directory holds something, and that is no PostgreSQL data directory.
+/// Whether a directory holds something, and that is no PostgreSQL data directory. The root of a file system may have a
+/// `lost+found`, and the data below it then.
 fn is_somebody_elses(dir: &Path) -> bool {
-    let holds_something = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
-    holds_something && !dir.join("PG_VERSION").exists()
+    let foreign = |name: &std::ffi::OsStr| name != LOST_FOUND && name != SUBDIRECTORY;
+    let holds_something = |dir: &Path, counts: &dyn Fn(&std::ffi::OsStr) -> bool| {
+        std::fs::read_dir(dir).is_ok_and(|entries| entries.flatten().any(|entry| counts(&entry.file_name())))
+    };
+    let below = dir.join(SUBDIRECTORY);
+    let is_somebody_elses_below = holds_something(&below, &|_| true) && !below.join("PG_VERSION").exists();
+    !dir.join("PG_VERSION").exists() && (holds_something(dir, &foreign) || is_somebody_elses_below)
 }
 
 /// A directory that does not exist has to be made in the nearest one that does.

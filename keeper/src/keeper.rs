@@ -25,6 +25,7 @@ use crate::local::LocalState;
 use crate::metrics::Metrics;
 use crate::pass::{Engine, Memory, Outcome, overtaken, reading, stopped, unix_seconds};
 use crate::postgres::instance::{self, Instance, InstanceError, StopLimits};
+use crate::postgres::layout;
 use crate::postgres::programs::Programs;
 use crate::postgres::server::Life;
 use crate::problems::Problems;
@@ -576,7 +577,7 @@ impl Farewell {
 
 /// PGDATA of a keeper's data directory (keeper 2.1).
 pub fn data_of(config: &Config) -> PathBuf {
-    config.data_dir.join("postgres")
+    layout::data_of(&config.data_dir)
 }
 
 /// Whether an info says that its instance goes down or is down.

@@ -3,6 +3,7 @@
 pub mod agenda;
 pub mod alive;
 pub mod args;
+pub mod backoff;
 pub mod collect;
 pub mod converge;
 pub mod keeper;

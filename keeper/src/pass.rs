@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use control::clock::wall_clock;
+use control::clock::{Boottime, wall_clock};
 use control::model::{BootUuid, Checked, ClusterData, KeeperUid, Spec, Unusable};
 use control::store::{Entry, Revision, Store};
 use control::telemetry::Chain;
@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::args::Config;
+use crate::backoff::Backoff;
 use crate::collect::Collector;
 use crate::converge::{
     Asked, Be, Copy, Data, Down, Known, Line, Local, LocalRole, Orders, Plan, Reading, Seen, Server, Step, Target,
@@ -74,6 +75,8 @@ pub struct Memory {
     minima: Minima,
     /// A removal that goes on although its pass was given up.
     removal: Option<JoinHandle<Result<(), InstanceError>>>,
+    /// The copies that failed.
+    backoff: Backoff,
     /// User parameters that are left out, as last said.
     dropped: Vec<String>,
 }
@@ -175,7 +178,7 @@ impl Engine {
                 Then::AskServer => pass.asked = Some(self.ask().await),
                 Then::AskSource(from) => {
                     self.work_on(Some(&orders));
-                    pass.copy = Some(self.ask_source(&from, &orders).await);
+                    pass.copy = Some(Box::pin(self.ask_source(&from, &orders)).await);
                     self.work_on(None);
                 }
                 Then::Done => {
@@ -273,6 +276,9 @@ impl Engine {
             }
             _ => None,
         };
+        #[expect(clippy::disallowed_methods, reason = "the pause between failed copies ends here")]
+        let now = Boottime::now();
+        self.memory.known.copy_waits = self.memory.backoff.waits(now, orders);
         let seen = Seen {
             orders,
             local: &local,

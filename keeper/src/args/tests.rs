@@ -289,7 +289,17 @@ fn a_data_directory_of_somebody_else_is_refused() {
         case
     };
     refused(nested(&["letters"]), &["neither a keeper's nor PostgreSQL's"]);
-    for fine in [nested(&[]), nested(&["PG_VERSION", "base"])] {
+    refused(
+        nested(&["lost+found", "letters"]),
+        &["neither a keeper's nor PostgreSQL's"],
+    );
+    // the root of a file system may be used for either directory
+    for fine in [
+        nested(&[]),
+        nested(&["PG_VERSION", "base"]),
+        nested(&["lost+found"]),
+        make(at(case()).owner(), &["lost+found"]),
+    ] {
         assert_eq!(fine.faults(), [""; 0]);
     }
     let fine = make(at(case()).owner(), &["lock", "letters"]);

@@ -4,7 +4,7 @@ use control::model::DbInitMode;
 
 use crate::converge::{
     Data, Diverged, Line, LocalDb, Plan, Seen, Server, Sets, StartAs, Step, Target, TargetRole, Then, Unchanged,
-    Upstream, is_half_made, judge_keep,
+    Upstream, is_half_made, judge_keep, judge_source,
 };
 
 pub(crate) fn initialise(seen: &Seen<'_>, target: &Target) -> Plan {
@@ -84,12 +84,19 @@ fn resync(seen: &Seen<'_>, target: &Target) -> Plan {
     steps.push(Step::Tell(Line::RoleStandby {
         followed: upstream.db.clone(),
     }));
+    let has_nothing_to_keep = seen.local.data == Data::Absent || is_half_made(seen);
+    if let Some(pause) = seen.known.copy_waits.filter(|_| has_nothing_to_keep) {
+        return Plan::hold(Unchanged::CopyFailed(pause));
+    }
     let Some(copy) = seen.copy else {
         return Plan {
             steps,
             then: Then::AskSource(upstream.clone()),
         };
     };
+    if let Err(why) = judge_source(&target.recorded, &copy.source) {
+        return Plan::hold(Unchanged::WrongSource(upstream.clone(), why));
+    }
     let kept = match &copy.own {
         _ if seen.local.data == Data::Absent => Err(Diverged::NoData),
         _ if seen.known.kept_in_vain.as_ref() == Some(&target.db) => Err(Diverged::DidNotStream),

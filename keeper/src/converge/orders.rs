@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::converge::{CopyPause, Recorded, WrongSource};
 use control::model::{
     AccessMode, BootUuid, Checked, ClusterData, ClusterUid, Db, DbInitMode, DbSpec, DbUid, FollowType, KeeperUid, Role,
     Spec, not_supported,
@@ -70,6 +71,10 @@ pub enum Unchanged {
     MasterIsNoStandby,
     /// There is nothing to start in PGDATA (keeper R18, role undefined).
     NothingUsable,
+    /// Another instance answers at the address of the followed db.
+    WrongSource(Upstream, WrongSource),
+    /// Copies have failed, and the next attempt is not due yet.
+    CopyFailed(CopyPause),
 }
 
 /// Why the instance must not run.
@@ -99,6 +104,8 @@ pub struct Target {
     pub spec: DbSpec,
     /// Its role.
     pub role: TargetRole,
+    /// What the cluster data record of the followed db.
+    pub recorded: Recorded,
     /// Advertised addresses of all other dbs, sorted, each once, none empty (keeper 9.2, 9.3).
     pub peers: Vec<String>,
     /// From where superuser and replication role may connect.
@@ -181,6 +188,7 @@ fn be(checked: &Checked, me: &KeeperUid, boot: &BootUuid) -> Be {
         db: uid.clone(),
         generation: db.generation,
         role: role(data, db),
+        recorded: recorded(data, db, master),
         peers: peers(data, uid),
         spec: db.spec.clone(),
         access: spec.default_su_repl_access_mode.clone(),
@@ -232,6 +240,20 @@ fn upstream(data: &ClusterData, uid: &DbUid) -> Option<Upstream> {
         host: db.status.listen_address.clone(),
         port: db.status.port.clone(),
     })
+}
+
+/// What is recorded of the followed db; the system identifier is that of the whole cluster, so another db's is as good.
+fn recorded(data: &ClusterData, db: &Db, master: &DbUid) -> Recorded {
+    let follow = db.spec.follow_config.as_ref();
+    let followed = follow.and_then(|follow| data.dbs().get(&follow.db_uid));
+    let system_ids = [followed, data.dbs().get(master)].into_iter().flatten();
+    Recorded {
+        system_id: system_ids
+            .map(|db| db.status.system_id.clone())
+            .find(|id| !id.is_empty())
+            .unwrap_or_default(),
+        timeline: followed.map_or(0, |db| db.status.timeline_id),
+    }
 }
 
 fn peers(data: &ClusterData, own: &DbUid) -> Vec<String> {

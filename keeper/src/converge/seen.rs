@@ -1,6 +1,7 @@
 //! What a plan is made from: the orders, the local state and what the server says, taken together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use control::model::{ClusterUid, DbUid};
 
@@ -116,6 +117,17 @@ pub struct Known {
     pub kept_in_vain: Option<DbUid>,
     /// The db that the published info calls stopped.
     pub said_stopped: Option<DbUid>,
+    /// Why no copy is begun now.
+    pub copy_waits: Option<CopyPause>,
+}
+
+/// Copies have failed, and the next attempt is not due yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyPause {
+    /// Attempts that failed in a row.
+    pub failures: u32,
+    /// From the last attempt to the next one.
+    pub pause: Duration,
 }
 
 /// What a copy, or its avoidance, starts from (keeper 6.7), asked for when it was needed.

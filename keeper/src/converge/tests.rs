@@ -124,6 +124,8 @@ fn db(uid: &str, keeper: &str, role: Role, followers: &[&str]) -> Db {
         status: DbStatus {
             listen_address: format!("host-{keeper}"),
             port: "5432".into(),
+            system_id: "7".into(),
+            timeline_id: 2,
             ..DbStatus::default()
         },
         ..Db::default()
@@ -651,6 +653,65 @@ fn nothing_is_destroyed_before_the_source_answers() {
     assert!(
         world.pass().starts_with("stop; ask B; save 'A2' initializing; remove"),
         "{:?}",
+        world.trace
+    );
+}
+
+#[test]
+fn a_source_that_is_another_instance_changes_nothing() {
+    let resync = || {
+        world()
+            .standby()
+            .replaced_by_a2(DbInitMode::Resync)
+            .ends(EndState::Unclean, 0x300_0000)
+    };
+    let held = |mut world: World, expected: &str| {
+        let before = world.local.clone();
+        let told = world.pass();
+        assert_eq!(told, format!("ask B; hold {expected}"));
+        assert_eq!(world.local, before, "nothing is marked, nothing removed");
+    };
+    let upstream = format!("{:?}", upstream("5432"));
+    let mut stranger = resync();
+    stranger.source.system_id = "8".into();
+    let why = r#"OtherSystem { recorded: "7", found: "8" }"#;
+    held(stranger.clone(), &format!("WrongSource({upstream}, {why})"));
+    held(
+        stranger.local_db("A2", true),
+        &format!("WrongSource({upstream}, {why})"),
+    );
+    let mut old = resync();
+    old.source.timeline = 1;
+    let why = "Behind { recorded: 2, found: 1 }";
+    held(old, &format!("WrongSource({upstream}, {why})"));
+    let mut unknown = resync();
+    for db in unknown.data.as_mut().expect("there").dbs_mut().values_mut() {
+        db.status.system_id.clear();
+    }
+    held(unknown, &format!("WrongSource({upstream}, NotRecorded)"));
+    // One that went on to a newer timeline has only not been reported yet.
+    let mut newer = resync();
+    newer.source.timeline = 3;
+    assert!(newer.pass().contains("copy B"), "{:?}", newer.trace);
+}
+
+#[test]
+fn failed_copies_wait_without_asking_the_source() {
+    let mut world = world()
+        .standby()
+        .replaced_by_a2(DbInitMode::Resync)
+        .ends(EndState::Unclean, 0x300_0000);
+    world.known.copy_waits = Some(CopyPause {
+        failures: 1,
+        pause: std::time::Duration::from_secs(5),
+    });
+    check(
+        world.clone().local_db("A2", true),
+        "hold CopyFailed(CopyPause { failures: 1, pause: 5s })",
+    );
+    assert!(
+        world.pass().contains("copy B"),
+        "data that are whole may be kept, which costs the source nothing: {:?}",
         world.trace
     );
 }

@@ -8,7 +8,8 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::converge::{
-    Asked, Be, Copy, Data, End, EndState, Facts, Fork, Orders, Source, Target, TargetRole, Upstream,
+    Asked, Be, Copy, Data, End, EndState, Facts, Fork, Orders, Recorded, Source, Target, TargetRole, Upstream,
+    judge_source,
 };
 use crate::pass::Engine;
 use crate::postgres::conf::Minima;
@@ -59,11 +60,19 @@ impl Engine {
                 said = text;
             }
         };
-        let told = loop {
+        let recorded = match &orders.be {
+            Be::Db(target) => target.recorded.clone(),
+            _ => Recorded::default(),
+        };
+        let source = loop {
             match self.source(from) {
                 Ok(source) => match source.ask(&slot).await {
-                    Ok(told) if told.has_slot => break told,
-                    Ok(_) => {
+                    Ok(told) => {
+                        let found = found(&told);
+                        // Another instance than ours may never have the slot; what that means the plan decides.
+                        if told.has_slot || judge_source(&recorded, &found).is_err() {
+                            break found;
+                        }
                         say(format!("it has no replication slot {slot} yet"));
                         sleep(SOURCE_POLL).await;
                         continue;
@@ -76,13 +85,7 @@ impl Engine {
         };
         Copy {
             own: self.own_end().await,
-            source: Source {
-                system_id: told.system_id.to_string(),
-                timeline: told.timeline,
-                position: told.position,
-                history: told.history.iter().map(fork).collect(),
-                oldest_segment: told.oldest_wal,
-            },
+            source,
         }
     }
 
@@ -160,6 +163,16 @@ pub(super) fn address(from: &Upstream) -> Address {
     Address {
         host: from.host.clone(),
         port: from.port.clone(),
+    }
+}
+
+fn found(told: &source::Told) -> Source {
+    Source {
+        system_id: told.system_id.to_string(),
+        timeline: told.timeline,
+        position: told.position,
+        history: told.history.iter().map(fork).collect(),
+        oldest_segment: told.oldest_wal.clone(),
     }
 }
 

@@ -141,7 +141,12 @@ impl Engine {
             Step::SetUpRoles => {
                 roles::set_up(self.instance.sql(), &self.config.superuser, &self.config.replication).await?;
             }
-            Step::CopyFrom(from) => self.copy_from(from, orders).await?,
+            Step::CopyFrom(from) => {
+                if let Err(failed) = self.copy_from(from, orders).await {
+                    self.note_failed_copy(orders);
+                    return Err(failed);
+                }
+            }
             Step::MarkStandby => files::signal_standby(&self.instance.config().data)?,
             Step::MarkComplete(db) => self.memory.known.complete = Some(db.clone()),
             Step::Permit => self.ask_permit(read, pass).await?,
@@ -204,6 +209,7 @@ impl Engine {
                 self.local.save_db(db)?;
                 self.memory.known.complete = None;
                 self.memory.known.kept_in_vain = None;
+                self.memory.backoff.succeeded();
                 self.collector.look();
             }
         }
@@ -289,6 +295,11 @@ impl Engine {
             })
             .await?;
         Ok(())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the pause between failed copies begins here")]
+    fn note_failed_copy(&mut self, orders: &Orders) {
+        self.memory.backoff.failed(Boottime::now(), orders);
     }
 
     /// Waits until the WAL receiver streams (keeper 6.7).

@@ -18,6 +18,7 @@ use crate::postgres::environment;
 use crate::postgres::files::{self, FileError};
 use crate::postgres::hba;
 use crate::postgres::helper::{self, HelperError, explain};
+use crate::postgres::layout;
 use crate::postgres::port::{self, PortError};
 use crate::postgres::process::{self, Process};
 use crate::postgres::programs::Programs;
@@ -226,10 +227,10 @@ impl Instance {
         &self.config
     }
 
-    /// Where temporary files with passwords go: beside the data directory, where the next start removes what a killed
+    /// Where temporary files with passwords go: the keeper's directory, where the next start removes what a killed
     /// keeper left (keeper I16).
     pub(crate) fn scratch_dir(&self) -> &std::path::Path {
-        self.config.data.parent().unwrap_or(&self.config.data)
+        layout::keeper_dir(&self.config.data)
     }
 
     /// The programs that it runs.

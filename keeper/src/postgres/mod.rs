@@ -18,6 +18,7 @@ pub mod helper;
 pub mod history;
 pub mod initdb;
 pub mod instance;
+pub mod layout;
 pub mod lock;
 pub mod observe;
 pub mod port;

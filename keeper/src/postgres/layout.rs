@@ -1,0 +1,54 @@
+//! Where PGDATA lies in a keeper's data directory (keeper 2.1). What is in it is `files`' to know.
+
+use std::path::{Path, PathBuf};
+
+/// What the root of many file systems holds besides the user's files. It belongs to root, and is never touched.
+pub const LOST_FOUND: &str = "lost+found";
+
+/// PGDATA in the root of a file system that has a [`LOST_FOUND`].
+pub const SUBDIRECTORY: &str = "data";
+
+/// PGDATA of a keeper's data directory: `postgres`, or `postgres/data` where `postgres` is the root of a file system
+/// with a `lost+found` and holds no database yet.
+///
+/// initdb and pg_basebackup refuse a directory that is not empty, and a base backup of an instance fails at a
+/// directory in PGDATA that it may not read (`sendDir` in basebackup.c).
+pub fn data_of(dir: &Path) -> PathBuf {
+    let top = dir.join("postgres");
+    let below = top.join(SUBDIRECTORY);
+    let is_below = !top.join("PG_VERSION").exists() && (below.is_dir() || top.join(LOST_FOUND).exists());
+    if is_below { below } else { top }
+}
+
+/// The keeper's directory that holds this PGDATA.
+pub fn keeper_dir(data: &Path) -> &Path {
+    let is_below = data.ends_with(Path::new("postgres").join(SUBDIRECTORY));
+    data.ancestors().nth(if is_below { 2 } else { 1 }).unwrap_or(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn pgdata_goes_below_a_lost_and_found_and_stays_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (top, below) = (dir.path().join("postgres"), dir.path().join("postgres/data"));
+        assert_eq!(data_of(dir.path()), top);
+        fs::create_dir_all(top.join(LOST_FOUND)).unwrap();
+        assert_eq!(data_of(dir.path()), below);
+        fs::write(top.join("PG_VERSION"), "15\n").unwrap();
+        assert_eq!(data_of(dir.path()), top, "a database that is there already is used");
+        fs::remove_file(top.join("PG_VERSION")).unwrap();
+        fs::create_dir(&below).unwrap();
+        fs::remove_dir(top.join(LOST_FOUND)).unwrap();
+        assert_eq!((keeper_dir(&top), keeper_dir(&below)), (dir.path(), dir.path()));
+        assert_eq!(
+            data_of(dir.path()),
+            below,
+            "the choice does not depend on the lost+found alone"
+        );
+    }
+}
