@@ -6,6 +6,7 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod conf;
 pub mod etcd;
 pub mod leftovers;
 pub mod place;

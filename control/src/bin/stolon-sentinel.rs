@@ -50,12 +50,20 @@ fn read_initial(path: &Path, faults: &mut Faults) -> Option<ClusterSpec> {
         Ok(text) => text,
         Err(error) => return refuse("cannot read provided initial cluster config file", &error),
     };
-    let spec: ClusterSpec = match from_slice(&text) {
+    let mut spec: ClusterSpec = match from_slice(&text) {
         Ok(spec) => spec,
         Err(error) => return refuse("cannot parse provided initial cluster config", &error),
     };
-    match check_initial(&spec) {
-        Ok(_) => Some(spec),
+    if let Err(error) = check_initial(&spec) {
+        return refuse("cannot use provided initial cluster config", &error);
+    }
+    match spec.clean_texts(None) {
+        Ok(warnings) => {
+            for warning in warnings {
+                tracing::warn!(file = %shown, "initial cluster config: {warning}");
+            }
+            Some(spec)
+        }
         Err(error) => refuse("cannot use provided initial cluster config", &error),
     }
 }

@@ -5,16 +5,19 @@ mod check;
 mod cluster;
 mod db;
 mod duration;
+mod hba;
 mod ids;
 mod info;
 mod json;
 mod keeper;
 mod lsn;
+mod parameters;
 mod patch;
 mod problem;
 mod proxy;
 mod spec;
 mod support;
+mod texts;
 mod timestamp;
 mod validate;
 
@@ -22,11 +25,13 @@ pub use check::{Checked, Unusable};
 pub use cluster::{Cluster, ClusterData, ClusterStatus, FORMAT_VERSION, Phase};
 pub use db::{Db, DbInitMode, DbSpec, DbStatus, FollowConfig, FollowType, TimelineHistory};
 pub use duration::{DurationError, GoDuration};
+pub use hba::{HbaField, HbaStrictness, hba_fault, hba_fields, hba_strictness};
 pub use ids::{BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, ProxyUid, SentinelUid, short_uid, stolon_name};
 pub use info::{KeeperInfo, PostgresState, ProxyInfo, SentinelInfo, Stopped};
 pub use json::{Json, JsonError, from_slice, to_compact, to_pretty};
 pub use keeper::{Keeper, KeeperSpec, KeeperStatus, PostgresBinaryVersion};
 pub use lsn::Lsn;
+pub use parameters::{ParameterFault, parameter_fault, repeated_names};
 pub use patch::{PatchError, patch_spec, unknown_names};
 pub use problem::Problem;
 pub use proxy::{ProxySection, ProxySpec, ProxyStatus};
@@ -35,6 +40,7 @@ pub use spec::{
     PitrConfig, RecoveryTargetSettings, Role, Shown, Spec, StandbyConfig, StandbySettings,
 };
 pub use support::{NotSupported, not_supported};
+pub use texts::InvalidTexts;
 pub use timestamp::{Timestamp, TimestampError};
 pub use validate::{InvalidSpec, SpecChange, replace_spec};
 

@@ -88,6 +88,7 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<Ended> {
             Chain(why.as_ref())
         ));
     }
+    input::warn(&text_warnings(&data));
     let key = store.keys().cluster_data();
     let (before, revision) = checked::read_plain(store).await?;
     let write = match before {
@@ -115,6 +116,14 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<Ended> {
 fn usable(data: &ClusterData) -> anyhow::Result<()> {
     let checked = data.clone().check()?;
     Ok(not_supported(&checked.spec)?)
+}
+
+/// What keepers leave out of the spec of these data. A backup is taken with it: it may be of an older time, and the only
+/// one.
+fn text_warnings(data: &ClusterData) -> Vec<String> {
+    let spec = data.cluster.as_ref().and_then(|cluster| cluster.spec.as_ref());
+    spec.and_then(|spec| spec.clone().clean_texts(Some(spec)).ok())
+        .unwrap_or_default()
 }
 
 /// Any JSON object is taken, and `null` for an empty one (cli 13.2); else the reason, in words that scripts know.

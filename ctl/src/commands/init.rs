@@ -51,7 +51,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
     }
     let mut random = [0; 4];
     getrandom::fill(&mut random).context("get random bytes for the cluster uid")?;
-    let spec = accept(text.as_deref())?;
+    let (spec, warnings) = accept(text.as_deref())?;
     let data = ClusterData::initial(short_uid(random).into(), Timestamp::from_unix_nanos(wall_clock()), spec);
     let key = store.keys().cluster_data();
     // The sentinel may write at any time what the operator has agreed to lose; what nobody was asked about stays.
@@ -66,6 +66,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
     {
         Outcome::Committed(_) => {
             input::warn_of_unknown_names(text.as_deref().unwrap_or_default(), Kind::Whole);
+            input::warn(&warnings);
             Ok(Ended::Well)
         }
         Outcome::Conflict => {
@@ -74,9 +75,9 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
     }
 }
 
-/// The spec that is asked for, if it may be (cli 7.8, 7.9).
-fn accept(text: Option<&[u8]>) -> anyhow::Result<ClusterSpec> {
-    let spec = match text {
+/// The spec that is asked for, if it may be (cli 7.8, 7.9), and a warning for each parameter that was left out.
+fn accept(text: Option<&[u8]>) -> anyhow::Result<(ClusterSpec, Vec<String>)> {
+    let mut spec = match text {
         Some(text) => input::decode_spec(text)?,
         None => ClusterSpec {
             init_mode: Some(InitMode::New),
@@ -85,7 +86,8 @@ fn accept(text: Option<&[u8]>) -> anyhow::Result<ClusterSpec> {
     };
     let resolved = spec.resolve().context("invalid cluster spec")?;
     checked::supported(&resolved)?;
-    Ok(spec)
+    let warnings = spec.clean_texts(None).context("invalid cluster spec")?;
+    Ok((spec, warnings))
 }
 
 #[cfg(test)]
@@ -100,7 +102,7 @@ mod tests {
 
     #[test]
     fn without_a_text_the_database_is_a_new_one() {
-        let spec = accept(None).unwrap();
+        let (spec, _) = accept(None).unwrap();
         assert_eq!(spec.init_mode, Some(InitMode::New));
     }
 

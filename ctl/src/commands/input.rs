@@ -101,6 +101,13 @@ pub(super) fn warn_of_unknown_names(text: &[u8], kind: Kind) {
     }
 }
 
+/// Prints warnings on standard error, one a line.
+pub(super) fn warn(warnings: &[String]) {
+    for warning in warnings {
+        complain(format_args!("WARNING: {warning}"));
+    }
+}
+
 /// Decodes a whole cluster spec. `null` is none (cli 7, cli 8).
 pub(super) fn decode_spec(text: &[u8]) -> anyhow::Result<ClusterSpec> {
     let spec: Option<ClusterSpec> = from_slice(text).context("failed to unmarshal cluster spec")?;

@@ -1,5 +1,6 @@
 //! `update`: another cluster spec, or a patch of it (cli 8).
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
@@ -36,6 +37,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
     } else {
         Kind::Whole
     };
+    let warnings = RefCell::new(Vec::new());
     checked::change(store, Attempts::Three, |checked| {
         let cluster = checked
             .data
@@ -46,24 +48,29 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
             .spec
             .as_mut()
             .expect("ClusterData::check refuses data without a spec");
-        *spec = next(spec, &text, kind)?;
+        let (next, left_out) = next(spec, &text, kind)?;
+        *spec = next;
+        warnings.replace(left_out);
         Ok(())
     })
     .await?;
     input::warn_of_unknown_names(&text, kind);
+    input::warn(&warnings.into_inner());
     Ok(Ended::Well)
 }
 
-/// The spec in place of the present one, if it may be (data-model 6).
-fn next(current: &ClusterSpec, text: &[u8], kind: Kind) -> anyhow::Result<ClusterSpec> {
-    let spec = match kind {
+/// The spec in place of the present one, if it may be (data-model 6), and a warning for each parameter that has no
+/// effect.
+fn next(current: &ClusterSpec, text: &[u8], kind: Kind) -> anyhow::Result<(ClusterSpec, Vec<String>)> {
+    let mut spec = match kind {
         Kind::Whole => input::decode_spec(text)?,
         Kind::Patch => patch_spec(current, text).context("failed to patch cluster spec")?,
     };
     replace_spec(current, &spec).context("cannot update cluster spec")?;
     let resolved = spec.resolve().context("cannot update cluster spec")?;
     checked::supported(&resolved)?;
-    Ok(spec)
+    let warnings = spec.clean_texts(Some(current)).context("cannot update cluster spec")?;
+    Ok((spec, warnings))
 }
 
 #[cfg(test)]
@@ -76,7 +83,7 @@ mod tests {
     fn updated(current: &str, text: &str, kind: Kind) -> Result<String, String> {
         let current: ClusterSpec = from_slice(current.as_bytes()).unwrap();
         match next(&current, text.as_bytes(), kind) {
-            Ok(spec) => Ok(to_compact(&spec.shown(control::model::Shown::Set))),
+            Ok((spec, _)) => Ok(to_compact(&spec.shown(control::model::Shown::Set))),
             Err(error) => Err(Chain(error.as_ref()).to_string()),
         }
     }

@@ -99,3 +99,100 @@ async fn what_may_not_be_is_refused() {
         assert_eq!(bench.get().await.as_deref(), Some(data));
     }
 }
+
+#[tokio::test]
+async fn text_that_no_server_may_be_given_is_refused_and_nothing_is_written() {
+    let bench = Bench::with(CLUSTER).await;
+    for (patch, words) in [
+        (
+            r#"{"pgHBA":["hosst all all 10.0.0.1/32 md5"]}"#,
+            "begins with \"hosst\"",
+        ),
+        (
+            r#"{"pgHBA":["host all all all md5\nhost all all all trust"]}"#,
+            "newline",
+        ),
+        (r#"{"pgHBA":["include /etc/passwd"]}"#, "includes a file"),
+        (r#"{"pgParameters":{"bad name":"1"}}"#, "invalid parameter \"bad name\""),
+        (r#"{"pgParameters":{"":"1"}}"#, "invalid parameter \"\""),
+        (r#"{"pgParameters":{"work_mem":"1\u0000"}}"#, "NUL"),
+        (r#"{"pgParameters":{"a = '1'\nport":"1"}}"#, "invalid parameter"),
+        (
+            r#"{"pgParameters":{"include_dir":"x"}}"#,
+            "\"include_dir\" cannot be set",
+        ),
+        (r#"{"pgParameters":{"data_directory":"/tmp/x"}}"#, "--data-dir"),
+        (
+            r#"{"pgParameters":{"HBA_FILE":"/tmp/x","port":"1"}}"#,
+            "\"HBA_FILE\" cannot be set",
+        ),
+        (
+            r#"{"pgParameters":{"Work_Mem":"1MB","work_mem":"2MB"}}"#,
+            "are one to the server",
+        ),
+        (r#"{"additionalMasterReplicationSlots":["a","a"]}"#, "given twice"),
+    ] {
+        let ran = bench.run(&["update", "--patch", patch]).await;
+        assert_eq!(ran.status, 1, "{patch}: {ran:?}");
+        assert!(ran.stderr.contains(words), "{patch}: {ran:?}");
+        assert_eq!(bench.get().await.as_deref(), Some(CLUSTER), "{patch}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_stored_already_stops_no_other_change() {
+    let bad = r#""pgParameters":{"bad name":"1","data_directory":"/tmp/x"},"pgHBA":["hosst x"]"#;
+    let stored = CLUSTER.replacen(r#""pgHBA":null"#, bad, 1);
+    let bench = Bench::with(&stored).await;
+    let ran = bench.run(&["update", "--patch", r#"{"failInterval":"9s"}"#]).await;
+    assert_eq!(ran.status, 0, "{ran:?}");
+    for words in ["\"bad name\"", "\"data_directory\"", "\"hosst x\""] {
+        let warned = ran
+            .stderr
+            .lines()
+            .any(|line| line.starts_with("WARNING: ") && line.contains(words));
+        assert!(warned, "{words}: {ran:?}");
+    }
+    assert!(
+        bench.get().await.unwrap().contains(bad),
+        "the stored spec keeps its texts"
+    );
+}
+
+/// A whole configuration file, pasted with every line of it in force, is taken: with a warning for each line that is
+/// left out.
+#[tokio::test]
+async fn a_stock_postgresql_conf_is_taken_with_a_warning_for_each_line_left_out() {
+    let mut files = 0;
+    for path in [
+        "/usr/share/postgresql/15/postgresql.conf.sample",
+        "/etc/postgresql/15/main/postgresql.conf",
+    ] {
+        let Ok(text) = std::fs::read_to_string(path) else {
+            continue;
+        };
+        files += 1;
+        let given = stolon_tests::conf::parameters(&text);
+        assert!(given.len() > 200, "{path}: {} parameters", given.len());
+        let bench = Bench::with(CLUSTER).await;
+        let patch = serde_json::json!({ "pgParameters": given }).to_string();
+        let ran = bench
+            .run_with(&["update", "--patch", "--file", "-"], patch.as_bytes())
+            .await;
+        assert_eq!(ran.status, 0, "{path}: {ran:?}");
+        let spec: serde_json::Value = serde_json::from_str(&bench.get().await.unwrap()).unwrap();
+        let kept = spec["cluster"]["spec"]["pgParameters"].as_object().unwrap();
+        for name in ["data_directory", "hba_file", "include_dir", "port", "primary_conninfo"] {
+            assert!(given.contains_key(name) && !kept.contains_key(name), "{path}: {name}");
+        }
+        for name in given.keys() {
+            let warned = ran.stderr.contains(&format!("WARNING: left out parameter {name:?}: "));
+            assert_eq!(warned, !kept.contains_key(name), "{path}: {name}: {}", ran.stderr);
+        }
+        assert!(
+            kept.contains_key("shared_buffers") && kept.contains_key("archive_command"),
+            "{path}"
+        );
+    }
+    assert!(files > 0, "PostgreSQL's sample is installed with the server");
+}

@@ -1,0 +1,255 @@
+//! Which PostgreSQL parameters a cluster spec may hold, as far as that is known without a server. Whether a server takes
+//! a name and a value is for the keeper to ask.
+
+use std::fmt;
+
+/// The longest name; PostgreSQL itself sets no limit.
+const NAME_BYTES_MAX: usize = 255;
+/// The longest value. A store takes a whole document of about 1.5 MB.
+const VALUE_BYTES_MAX: usize = 64 << 10;
+
+/// Why a parameter of a spec does not reach the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ParameterFault {
+    /// No server can read it: it would break the file, or add lines to it.
+    Unreadable(String),
+    /// It moves or replaces what the keeper owns.
+    Owned(&'static str),
+    /// The keeper sets it itself.
+    Set(&'static str),
+}
+
+impl fmt::Display for ParameterFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(why) => f.write_str(why),
+            Self::Owned(why) | Self::Set(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Why this parameter does not reach the server; nothing when it does. Names match without regard to case, as in the
+/// server.
+pub fn parameter_fault(name: &str, value: &str) -> Option<ParameterFault> {
+    unreadable(name, value)
+        .map(ParameterFault::Unreadable)
+        .or_else(|| owned(name).map(ParameterFault::Owned))
+        .or_else(|| set(name, value).map(ParameterFault::Set))
+}
+
+/// The names that another name repeats in another case, each with the one that counts: the last one, as in a file.
+pub fn repeated_names<'a>(names: impl Iterator<Item = &'a String>) -> Vec<(&'a String, &'a String)> {
+    let mut last: std::collections::BTreeMap<String, &String> = std::collections::BTreeMap::new();
+    let mut repeated = Vec::new();
+    for name in names {
+        if let Some(before) = last.insert(name.to_ascii_lowercase(), name) {
+            repeated.push((before, name));
+        }
+    }
+    repeated
+}
+
+fn unreadable(name: &str, value: &str) -> Option<String> {
+    if !is_parameter_name(name) {
+        return Some(
+            "not a parameter name: letters, digits and underscores, and one dot at most between two such parts"
+                .to_owned(),
+        );
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Some(format!("the name is longer than {NAME_BYTES_MAX} bytes"));
+    }
+    if value.contains('\0') {
+        return Some("the value contains a NUL character".to_owned());
+    }
+    if value.len() > VALUE_BYTES_MAX {
+        return Some(format!("the value is longer than {VALUE_BYTES_MAX} bytes"));
+    }
+    None
+}
+
+/// Whether the server reads this as a name in a configuration file: an identifier, or two with a dot between them
+/// (`ID` and `QUALIFIED_ID` of guc-file.l, but for letters outside of ASCII).
+fn is_parameter_name(name: &str) -> bool {
+    let is_identifier = |part: &str| {
+        let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+        part.bytes().next().is_some_and(is_letter) && part.bytes().all(|byte| is_letter(byte) || byte.is_ascii_digit())
+    };
+    let mut parts = name.splitn(2, '.');
+    parts.all(is_identifier)
+}
+
+const DATA: &str = "the data directory is the keeper's: --data-dir says where it is";
+const FILES: &str = "the keeper writes the configuration files of its instance";
+const INCLUDE: &str = "other configuration files would escape the cluster spec: put their parameters into pgParameters";
+const RECOVERY: &str = "the keeper decides when and what its instance recovers";
+const PROMOTE: &str = "only the keeper promotes its instance";
+const ADDRESS: &str = "the keeper's options --pg-listen-address and --pg-port set it";
+const SOCKET: &str = "the keeper sets where the unix socket is";
+const FOLLOW: &str = "the keeper sets whom its instance follows";
+const NUMBERS: &str =
+    "the keeper derives it from maxStandbys, additionalWalSenders and additionalMasterReplicationSlots";
+const SYNCHRONOUS: &str = "the cluster spec's synchronousReplication sets it";
+const STANDBY: &str = "the keeper sets it: its instances always serve as standbys";
+
+/// What moves or replaces something of the keeper's: the server would start with other data, other rules or another
+/// role.
+fn owned(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    Some(match name.as_str() {
+        "data_directory" => DATA,
+        "config_file" | "hba_file" | "ident_file" | "external_pid_file" => FILES,
+        "include" | "include_dir" | "include_if_exists" => INCLUDE,
+        "promote_trigger_file" | "trigger_file" => PROMOTE,
+        "standby_mode" => RECOVERY,
+        _ => return None,
+    })
+}
+
+/// What the keeper sets itself, so that a value of the spec has no effect.
+fn set(name: &str, value: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    Some(match name.as_str() {
+        "listen_addresses" | "port" => ADDRESS,
+        "unix_socket_directories" | "unix_socket_directory" => SOCKET,
+        "primary_conninfo" | "primary_slot_name" => FOLLOW,
+        "restore_command" | "recovery_min_apply_delay" => RECOVERY,
+        "max_replication_slots" | "max_wal_senders" => NUMBERS,
+        "synchronous_standby_names" => SYNCHRONOUS,
+        "hot_standby" => STANDBY,
+        "wal_level" if !["logical", "replica"].contains(&value) => {
+            "only replica and logical are possible: the keeper's standbys need them"
+        }
+        "unix_socket_permissions" if !leaves_the_owner_in(value) => {
+            "the keeper could not connect to its own instance: the owner needs write permission"
+        }
+        name if name.starts_with("recovery_target") => RECOVERY,
+        _ => return None,
+    })
+}
+
+/// Whether a socket with this mode can be connected to by its owner, who needs write permission (unix(7)). What is no
+/// number is for the server to refuse.
+fn leaves_the_owner_in(mode: &str) -> bool {
+    let mode = mode.trim();
+    let number = match mode.strip_prefix('0') {
+        Some(octal) if !octal.is_empty() => u32::from_str_radix(octal, 8),
+        _ => mode.parse(),
+    };
+    number.map_or(true, |mode| mode & 0o200 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(name: &str, value: &str) -> &'static str {
+        match parameter_fault(name, value) {
+            None => "none",
+            Some(ParameterFault::Unreadable(_)) => "unreadable",
+            Some(ParameterFault::Owned(_)) => "owned",
+            Some(ParameterFault::Set(_)) => "set",
+        }
+    }
+
+    #[test]
+    fn what_no_server_could_read_is_known_without_one() {
+        let long = "x".repeat(NAME_BYTES_MAX + 1);
+        for name in [
+            "",
+            " ",
+            "bad name",
+            "work_mem ",
+            "1st",
+            "a.",
+            ".a",
+            "a.b.c",
+            "a-b",
+            "a=b",
+            "a\nb",
+            "a\0b",
+            "#a",
+            "'a'",
+            "work_mem = '1MB'\nport",
+            "ä",
+            "include 'x'",
+            "@a",
+            long.as_str(),
+        ] {
+            assert_eq!(fault(name, "1"), "unreadable", "{name:?}");
+        }
+        for name in [
+            "work_mem",
+            "TimeZone",
+            "_x",
+            "pg_stat_statements.max",
+            "no.such_parameter",
+            "a1.b2",
+            "wal_keep_segments",
+        ] {
+            assert_eq!(fault(name, "1"), "none", "{name:?}");
+        }
+        assert_eq!(fault("work_mem", "1\0"), "unreadable");
+        assert_eq!(fault("work_mem", &"1".repeat(VALUE_BYTES_MAX + 1)), "unreadable");
+        assert_eq!(fault("archive_command", "a 'quoted' \\ text\nof two lines\tü"), "none");
+    }
+
+    #[test]
+    fn what_moves_or_replaces_the_keeper_s_own_is_known_in_every_case() {
+        for name in [
+            "data_directory",
+            "config_file",
+            "hba_file",
+            "ident_file",
+            "external_pid_file",
+            "include",
+            "include_dir",
+            "include_if_exists",
+            "promote_trigger_file",
+            "DATA_DIRECTORY",
+            "Hba_File",
+        ] {
+            assert_eq!(fault(name, "/tmp/x"), "owned", "{name}");
+        }
+        for name in [
+            "listen_addresses",
+            "port",
+            "unix_socket_directories",
+            "primary_conninfo",
+            "primary_slot_name",
+            "restore_command",
+            "recovery_target",
+            "recovery_target_inclusive",
+            "recovery_target_action",
+            "max_wal_senders",
+            "max_replication_slots",
+            "synchronous_standby_names",
+            "hot_standby",
+            "Port",
+        ] {
+            assert_eq!(fault(name, "1"), "set", "{name}");
+        }
+    }
+
+    #[test]
+    fn some_values_are_the_keeper_s_and_others_the_user_s() {
+        for (name, value, wanted) in [
+            ("wal_level", "logical", "none"),
+            ("wal_level", "replica", "none"),
+            ("wal_level", "minimal", "set"),
+            ("unix_socket_permissions", "0700", "none"),
+            ("unix_socket_permissions", "0777", "none"),
+            ("unix_socket_permissions", "0077", "set"),
+            ("unix_socket_permissions", "0", "set"),
+            ("unix_socket_permissions", "x", "none"),
+        ] {
+            assert_eq!(fault(name, value), wanted, "{name} {value}");
+        }
+    }
+
+    #[test]
+    fn of_names_that_differ_in_case_the_last_counts() {
+        let names = ["Work_Mem", "a", "work_mem"].map(str::to_owned);
+        assert_eq!(repeated_names(names.iter()), [(&names[0], &names[2])]);
+    }
+}

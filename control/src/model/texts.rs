@@ -1,0 +1,186 @@
+//! What a spec that somebody is about to write holds for the server: names, values, hba lines, slot names. A stored spec
+//! is not held against these rules: it may come from a program that does not have them, and must not stop anybody.
+
+use std::collections::BTreeSet;
+
+use crate::model::parameters::{ParameterFault, parameter_fault, repeated_names};
+use crate::model::{ClusterSpec, hba::hba_fault, stolon_name};
+
+/// The longest name of a replication slot (`NAMEDATALEN` less one).
+const SLOT_BYTES_MAX: usize = 63;
+
+/// Texts of a spec that no server may be given, all of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct InvalidTexts(Vec<String>);
+
+impl ClusterSpec {
+    /// Checks what this spec holds for the server and `before`, the present one, does not, and leaves out the parameters
+    /// that would have no effect, or move what the keeper owns. Returns a warning for each of them, and for each text of
+    /// `before` that stays and that keepers leave out.
+    ///
+    /// # Errors
+    /// A text that no server could read, or parameters of which nothing would be left: then the spec is as it was.
+    pub fn clean_texts(&mut self, before: Option<&Self>) -> Result<Vec<String>, InvalidTexts> {
+        let mut faults = self.slot_faults(before);
+        faults.extend(self.repeated_parameters(before));
+        let mut warnings = self.hba_faults(before, &mut faults);
+        let known = before.map(|before| &before.pg_parameters);
+        let (mut out, mut owned, mut kept) = (Vec::new(), Vec::new(), 0);
+        for (name, value) in &self.pg_parameters {
+            let is_new = known.is_none_or(|known| known.get(name) != Some(value));
+            match parameter_fault(name, value) {
+                None => kept += usize::from(is_new),
+                Some(why) if !is_new => {
+                    warnings.push(format!("keepers leave out the stored parameter {name:?}: {why}"))
+                }
+                Some(ParameterFault::Unreadable(why)) => faults.push(format!("invalid parameter {name:?}: {why}")),
+                Some(ParameterFault::Owned(why)) => {
+                    owned.push(format!("parameter {name:?} cannot be set: {why}"));
+                    out.push((name.clone(), why));
+                }
+                Some(ParameterFault::Set(why)) => out.push((name.clone(), why)),
+            }
+        }
+        // Among others they come from a whole postgresql.conf, most of which counts. Alone they are what was meant.
+        if kept == 0 {
+            faults.extend(owned);
+        }
+        if !faults.is_empty() {
+            return Err(InvalidTexts(faults));
+        }
+        for (name, why) in out {
+            self.pg_parameters.remove(&name);
+            warnings.push(format!("left out parameter {name:?}: {why}"));
+        }
+        Ok(warnings)
+    }
+
+    /// The server knows one name for what differs in case: two values for it are a mistake.
+    fn repeated_parameters(&self, before: Option<&Self>) -> Vec<String> {
+        let is_stored =
+            |name: &String| before.is_some_and(|before| before.pg_parameters.get(name) == self.pg_parameters.get(name));
+        repeated_names(self.pg_parameters.keys())
+            .into_iter()
+            .filter(|(one, other)| !(is_stored(one) && is_stored(other)))
+            .map(|(one, other)| format!("parameters {one:?} and {other:?} are one to the server: give one of them"))
+            .collect()
+    }
+
+    /// Warnings for stored lines; what is wrong with others goes to `faults`.
+    fn hba_faults(&self, before: Option<&Self>, faults: &mut Vec<String>) -> Vec<String> {
+        let stored = before.and_then(|before| before.pg_hba.as_deref()).unwrap_or_default();
+        let mut warnings = Vec::new();
+        for line in self.pg_hba.iter().flatten() {
+            match hba_fault(line) {
+                Some(why) if stored.contains(line) => {
+                    warnings.push(format!("keepers leave out the stored pgHBA entry {line:?}: {why}"));
+                }
+                Some(why) => faults.push(format!("invalid pgHBA entry {line:?}: {why}")),
+                None => {}
+            }
+        }
+        warnings
+    }
+
+    fn slot_faults(&self, before: Option<&Self>) -> Vec<String> {
+        let stored = before.and_then(|before| before.additional_master_replication_slots.as_deref());
+        let stored = stored.unwrap_or_default();
+        let mut seen = BTreeSet::new();
+        let mut faults = Vec::new();
+        for name in self.additional_master_replication_slots.iter().flatten() {
+            let is_repeated = !seen.insert(name);
+            if stored.contains(name) {
+                continue;
+            }
+            if is_repeated {
+                faults.push(format!("replication slot {name:?} is given twice"));
+            }
+            if stolon_name(name).len() > SLOT_BYTES_MAX {
+                let most = SLOT_BYTES_MAX - stolon_name("").len();
+                faults.push(format!("replication slot name {name:?} is longer than {most} bytes"));
+            }
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::from_slice;
+
+    fn spec(text: &str) -> ClusterSpec {
+        from_slice(text.as_bytes()).unwrap()
+    }
+
+    /// What is left of the parameters and the warnings, or the error.
+    fn check(before: Option<&str>, text: &str, wanted: &str) {
+        let mut new = spec(text);
+        let got = match new.clean_texts(before.map(spec).as_ref()) {
+            Ok(warnings) => {
+                let kept: Vec<_> = new.pg_parameters.keys().cloned().collect();
+                format!("{}; {}", kept.join(","), warnings.join("; "))
+            }
+            Err(error) => {
+                assert_eq!(new, spec(text), "a refused spec is as it was");
+                format!("refused: {error}")
+            }
+        };
+        let fits = wanted
+            .split(" … ")
+            .try_fold(got.as_str(), |rest, part| rest.split_once(part).map(|(_, rest)| rest));
+        assert!(fits.is_some(), "{text}: {got}");
+    }
+
+    #[test]
+    fn what_moves_the_keeper_s_own_is_refused_alone_and_left_out_among_others() {
+        check(
+            None,
+            r#"{"pgParameters":{"data_directory":"/tmp/x"}}"#,
+            "refused: parameter \"data_directory\" cannot be set",
+        );
+        check(
+            Some(r#"{"pgParameters":{"work_mem":"1MB"}}"#),
+            r#"{"pgParameters":{"work_mem":"1MB","Data_Directory":"/tmp/x","hba_file":"x"}}"#,
+            "refused: … \"Data_Directory\" … --data-dir … \"hba_file\"",
+        );
+        check(
+            None,
+            r#"{"pgParameters":{"data_directory":"/x","include_dir":"conf.d","port":"5432","work_mem":"1MB"}}"#,
+            "work_mem; left out parameter \"data_directory\" … \"include_dir\" … \"port\" … --pg-port",
+        );
+        check(
+            None,
+            r#"{"pgParameters":{"port":"5432"}}"#,
+            "; left out parameter \"port\"",
+        );
+    }
+
+    #[test]
+    fn all_that_no_server_could_read_is_named_at_once() {
+        check(
+            None,
+            r#"{"pgParameters":{"bad name":"1","":"1","work_mem":"1\u0000"},
+                "pgHBA":["hosst all all all md5","host all all all md5\nx","include x"],
+                "additionalMasterReplicationSlots":["a","a","abcdefghijklmnopqrstuvwxyz_abcdefghijklmnopqrstuvwxyz_xyz"]}"#,
+            "refused: … \"a\" is given twice … longer than 56 … \"hosst … newline … includes a file … parameter \"\" … \"bad name\" … NUL",
+        );
+        check(
+            None,
+            r#"{"pgParameters":{"Work_Mem":"1MB","work_mem":"2MB"}}"#,
+            "refused: … are one to the server",
+        );
+    }
+
+    #[test]
+    fn what_is_stored_stays_with_a_warning() {
+        let stored = r#"{"pgParameters":{"data_directory":"/tmp/x","bad name":"1","A":"1","a":"2"},
+            "pgHBA":["hosst x"],"additionalMasterReplicationSlots":["a","a"]}"#;
+        check(
+            Some(stored),
+            stored,
+            "A,a,bad name,data_directory; … pgHBA entry \"hosst x\" … \"bad name\" … \"data_directory\"",
+        );
+    }
+}
