@@ -1,6 +1,7 @@
 //! One pass: reads the orders, looks, has `converge` plan, and does the steps (keeper 4). What a step is for is
 //! `converge`'s to say; when a pass runs is the loop's.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use control::clock::{Boottime, wall_clock};
@@ -19,7 +20,7 @@ use crate::converge::{
 };
 use crate::local::LocalState;
 use crate::metrics::{Metrics, Role};
-use crate::postgres::conf::Minima;
+use crate::postgres::conf::{Minima, SlotNeeds};
 use crate::postgres::instance::{Instance, InstanceError, LocalRole as FileRole};
 use crate::problems::Problems;
 use crate::publish::Publisher;
@@ -73,12 +74,14 @@ pub struct Memory {
     said: Option<Line>,
     /// What a standby may not have less of than its control file says.
     minima: Minima,
+    /// The replication slots that lay in the data directory before the last start.
+    slots: SlotNeeds,
+    /// Changes of slots that fail, and why.
+    failing_slots: BTreeMap<String, String>,
     /// A removal that goes on although its pass was given up.
     removal: Option<JoinHandle<Result<(), InstanceError>>>,
     /// The copies that failed.
     backoff: Backoff,
-    /// User parameters that are left out, as last said.
-    dropped: Vec<String>,
 }
 
 /// Why a pass runs.
@@ -271,6 +274,7 @@ impl Engine {
             Be::Db(target) => {
                 if server == Server::Down {
                     self.read_minima(target, data).await;
+                    self.read_slots(data);
                 }
                 Some(self.sets(target))
             }
@@ -293,6 +297,9 @@ impl Engine {
     /// Does the steps in their order.
     async fn act(&mut self, orders: &Orders, read: &Read, plan: &Plan, pass: &mut Pass) -> Result<(), StepError> {
         for step in &plan.steps {
+            if matches!(step, Step::NoteRestartPending(_)) {
+                self.report_slots(plan);
+            }
             if let Step::Tell(line) = step {
                 self.tell(line, &mut pass.lines);
                 continue;

@@ -1,13 +1,11 @@
 //! Configuration convergence (keeper 4.3): slots, parameters, hba lines, restarts that are due, and the record of it.
 
 use crate::converge::slots::slot_changes;
-use crate::converge::{
-    Facts, Line, LocalDb, LocalRole, Seen, Sets, StartAs, Step, Target, Upstream, changed_parameters,
-};
+use crate::converge::{Facts, Line, LocalDb, Seen, Sets, StartAs, Step, Target, Upstream, changed_parameters};
 
 /// Slots as the orders want them (keeper M5, S5).
-pub(crate) fn refresh_slots(target: &Target, facts: &Facts, role: LocalRole, steps: &mut Vec<Step>) {
-    steps.extend(slot_changes(target, &facts.slots, role).into_iter().map(Step::Slot));
+pub(crate) fn refresh_slots(target: &Target, facts: &Facts, steps: &mut Vec<Step>) {
+    steps.extend(slot_changes(target, &facts.slots).into_iter().map(Step::Slot));
 }
 
 /// One reload carries parameters, hba lines and whom to follow (keeper R19 to R23); then what waits for a restart
@@ -83,7 +81,7 @@ fn tell_changes(current: Option<&Sets>, wanted: &Sets, steps: &mut Vec<Step>) {
 /// A restart for parameters, when the cluster wants such restarts; a standby whose replay stands still for want of one
 /// gets it in any case (keeper R24, 8.7).
 fn is_restart_due(target: &Target, facts: &Facts, upstream: Option<&Upstream>, steps: &mut Vec<Step>) -> bool {
-    if !facts.restart_pending {
+    if !facts.restart_pending || facts.restart_can_wait {
         return false;
     }
     let stuck = upstream.is_some() && facts.replay_paused;

@@ -17,7 +17,7 @@ pub use keep::{Diverged, End, EndState, Fork, Source, judge_keep};
 pub use line::{Change, Line};
 pub use orders::{Be, Down, Orders, Reading, Target, TargetRole, Unchanged, Upstream, orders};
 pub use seen::{Asked, Copy, CopyPause, Data, Facts, Known, Local, LocalDb, LocalRole, Seen, Server, Sets};
-pub use slots::SlotChange;
+pub use slots::{SlotChange, is_foreign_slot, is_short_of_slots};
 pub use source::{Recorded, WrongSource, judge_source};
 pub use step::{Plan, StartAs, Step, Then};
 pub use wanted::{changed_fields, changed_parameters, is_only_configuration};

@@ -110,6 +110,8 @@ pub struct Target {
     pub peers: Vec<String>,
     /// From where superuser and replication role may connect.
     pub access: AccessMode,
+    /// How many additional slots a master of this cluster has: a standby may be promoted without a restart.
+    pub additional_slots: u32,
     /// Whether a restart that some parameter waits for is done at once.
     pub automatic_restart: bool,
     /// How long the instance may take to accept connections; zero: no limit.
@@ -192,10 +194,16 @@ fn be(checked: &Checked, me: &KeeperUid, boot: &BootUuid) -> Be {
         peers: peers(data, uid),
         spec: db.spec.clone(),
         access: spec.default_su_repl_access_mode.clone(),
+        additional_slots: additional_slots(spec),
         automatic_restart: spec.automatic_pg_restart,
         ready_timeout: spec.db_wait_ready_timeout,
         fail_interval: spec.fail_interval,
     }))
+}
+
+fn additional_slots(spec: &Spec) -> u32 {
+    let names: BTreeSet<&String> = spec.additional_master_replication_slots.iter().flatten().collect();
+    u32::try_from(names.len()).unwrap_or(u32::MAX)
 }
 
 /// Whether this version can do all that is asked; half of it would be a pretence.

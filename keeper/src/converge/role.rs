@@ -41,7 +41,7 @@ fn be_master(seen: &Seen<'_>, target: &Target) -> Plan {
         }
         Server::Up(Asked::Answered(facts)) => {
             steps.push(Step::Tell(Line::AlreadyMaster));
-            refresh_slots(target, facts, LocalRole::Master, &mut steps);
+            refresh_slots(target, facts, &mut steps);
             configure(seen, target, None, Some(facts), &mut steps);
             Then::Done
         }
@@ -73,7 +73,7 @@ fn be_standby(seen: &Seen<'_>, target: &Target, upstream: &Upstream) -> Plan {
             steps.push(Step::Tell(Line::AlreadyStandby));
             let facts = answered(asked);
             if let Some(facts) = facts {
-                refresh_slots(target, facts, LocalRole::Standby, &mut steps);
+                refresh_slots(target, facts, &mut steps);
             }
             configure(seen, target, Some(upstream), facts, &mut steps);
             Then::Done

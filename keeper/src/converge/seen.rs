@@ -91,6 +91,8 @@ pub struct Facts {
     pub slots: BTreeSet<String>,
     /// Whether some parameter waits for a restart (keeper Q7).
     pub restart_pending: bool,
+    /// All that waits for a restart is room for slots that nobody needs yet.
+    pub restart_can_wait: bool,
     /// Whether replay stands paused (keeper 8.7).
     pub replay_paused: bool,
 }

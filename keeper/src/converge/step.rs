@@ -114,10 +114,6 @@ impl Step {
 
     /// Whether the pass goes on when the step fails (keeper R23, R24, S5, 11.3).
     pub fn may_fail(&self) -> bool {
-        match self {
-            Self::Reload(_) | Self::Restart(..) => true,
-            Self::Slot(change) => change.may_fail(),
-            _ => false,
-        }
+        matches!(self, Self::Reload(_) | Self::Restart(..) | Self::Slot(_))
     }
 }

@@ -410,7 +410,7 @@ impl World {
                 self.facts.slots.remove(name);
                 format!("drop {name}")
             }
-            Step::Slot(SlotChange::Create(name, _)) => {
+            Step::Slot(SlotChange::Create(name)) => {
                 self.facts.slots.insert(name.clone());
                 format!("create {name}")
             }
@@ -792,6 +792,44 @@ fn t8_30_a_pending_restart_is_done_only_where_it_is_wanted() {
         world.cluster_spec(|spec| spec.automatic_pg_restart = Some(true)),
         "permit; restart; done",
     );
+}
+
+#[test]
+fn slots_of_standbys_come_before_additional_ones_and_none_holds_back_the_rest() {
+    let mut world = world().own_db(|db| {
+        db.spec.additional_replication_slots = Some(vec!["a".into(), "b".into(), "a".into()]);
+        db.spec.followers = Some(vec!["Z".into(), "A".into()]);
+    });
+    world.facts.slots = names(&["stolon_old", "by_hand"]);
+    world.fails = vec!["create stolon_Z", "create stolon_a", "drop"];
+    assert_eq!(
+        world.pass(),
+        "drop stolon_old; create stolon_Z; create stolon_a; create stolon_b; done"
+    );
+}
+
+#[test]
+fn room_for_slots_that_nobody_needs_yet_is_worth_no_restart() {
+    let automatic = |can_wait| {
+        let mut world = world().cluster_spec(|spec| spec.automatic_pg_restart = Some(true));
+        world.facts.restart_pending = true;
+        world.facts.restart_can_wait = can_wait;
+        world
+    };
+    check(automatic(true), "done");
+    check(automatic(false), "permit; restart; done");
+}
+
+#[test]
+fn a_server_is_short_of_slots_when_what_is_wanted_and_what_others_made_does_not_fit() {
+    let world = world().own_db(|db| db.spec.additional_replication_slots = Some(vec!["a".into(), "b".into()]));
+    let Be::Db(target) = world.orders().be else {
+        panic!("the world has a db")
+    };
+    // B follows
+    let existing = names(&["by_hand", "stolon_old", "stolon_B"]);
+    assert!(is_short_of_slots(&target, &existing, 3));
+    assert!(!is_short_of_slots(&target, &existing, 4));
 }
 
 #[test]

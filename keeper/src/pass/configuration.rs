@@ -1,15 +1,15 @@
 //! What the orders mean for the generated files (keeper 7 to 9).
 
 use control::model::{AccessMode, stolon_name};
-use tracing::warn;
 
 use crate::converge::{Sets, Target, TargetRole};
 use crate::pass::Engine;
 use crate::pass::look::address;
-use crate::postgres::conf::{self, Recovery};
+use crate::postgres::conf::{self, Recovery, SlotNeeds};
 use crate::postgres::conninfo::primary_conninfo;
 use crate::postgres::hba::{self, Remote, Users};
 use crate::postgres::instance::Files;
+use crate::problems::Kind;
 
 impl Engine {
     /// The configuration that the orders mean (keeper 8, 9).
@@ -23,17 +23,19 @@ impl Engine {
             port: &self.config.port.to_string(),
             socket_dir: &self.instance.config().socket_dir,
             max_standbys: spec.max_standbys.into(),
+            slots: SlotNeeds {
+                additional: target.additional_slots,
+                ..self.memory.slots
+            },
             additional_wal_senders: spec.additional_wal_senders.into(),
             use_pg_rewind: spec.use_pgrewind,
             synchronous_standby_names: "",
         });
-        if made.dropped != self.memory.dropped {
-            if !made.dropped.is_empty() {
-                let names = made.dropped.join(",");
-                warn!(%names, "recovery settings among pgParameters are left out: the keeper sets them");
-            }
-            self.memory.dropped = made.dropped;
-        }
+        let left_out = made.dropped.iter().map(|(name, why)| {
+            let text = format!("parameter {name:?} is left out: {why}");
+            Kind::Configuration.problem(&text, "remove it from pgParameters")
+        });
+        self.problems.set(Kind::Configuration, "left out", left_out.collect());
         let mut parameters = made.parameters;
         if matches!(target.role, TargetRole::Standby(_)) {
             conf::raise(&mut parameters, &self.memory.minima);

@@ -1,5 +1,6 @@
 //! What a pass asks before it plans: the own server, the own data, the instance to copy from.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use control::model::{Stopped, stolon_name};
@@ -9,12 +10,13 @@ use tracing::{info, warn};
 
 use crate::converge::{
     Asked, Be, Copy, Data, End, EndState, Facts, Fork, Orders, Recorded, Source, Target, TargetRole, Upstream,
-    judge_source,
+    is_foreign_slot, is_short_of_slots, judge_source,
 };
 use crate::pass::Engine;
-use crate::postgres::conf::Minima;
+use crate::postgres::conf::{Minima, SlotNeeds};
 use crate::postgres::conninfo::Address;
 use crate::postgres::control::{self as control_file, ControlError};
+use crate::postgres::files;
 use crate::postgres::history::{self, Ancestor};
 use crate::postgres::instance::Instance;
 use crate::postgres::source::{self, SourceError};
@@ -25,6 +27,9 @@ const SOURCE_POLL: Duration = Duration::from_millis(100);
 /// The same when it does not answer at all.
 const SOURCE_AWAY_POLL: Duration = Duration::from_secs(1);
 
+/// The parameter that limits the number of slots.
+const SLOTS_PARAMETER: &str = "max_replication_slots";
+
 impl Engine {
     /// What the server says of itself; a server that does not take connections is silent.
     pub(super) async fn ask(&self) -> Asked {
@@ -34,9 +39,19 @@ impl Engine {
         let sql = self.instance.sql();
         let facts = async {
             let standby = sql.standby().await?;
+            let slots: BTreeSet<String> = sql.slots().await?.into_iter().collect();
+            let mut pending = sql.pending_restart().await?;
+            pending.retain(|name| !is_of_recovery(name));
+            let restart_can_wait = match (pending.as_slice(), &self.memory.target) {
+                ([one], Some(target)) if one == SLOTS_PARAMETER => {
+                    !is_short_of_slots(target, &slots, sql.slots_max().await?)
+                }
+                _ => false,
+            };
             Ok::<_, SqlError>(Facts {
-                slots: sql.slots().await?.into_iter().collect(),
-                restart_pending: sql.pending_restart().await?.iter().any(|name| !is_of_recovery(name)),
+                slots,
+                restart_pending: !pending.is_empty(),
+                restart_can_wait,
                 replay_paused: standby.is_some_and(|standby| standby.is_paused),
             })
         };
@@ -120,6 +135,25 @@ impl Engine {
             position: end.position.unwrap_or_default(),
             history: history.iter().map(fork).collect(),
         })
+    }
+
+    /// A server does not start with fewer slots than lie in its data directory.
+    pub(super) fn read_slots(&mut self, data: Data) {
+        if data == Data::Absent {
+            self.memory.slots = SlotNeeds::default();
+            return;
+        }
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        match files::slots(&self.instance.config().data) {
+            Ok(names) => {
+                self.memory.slots = SlotNeeds {
+                    additional: 0,
+                    foreign: count(names.iter().filter(|name| is_foreign_slot(name)).count()),
+                    existing: count(names.len()),
+                };
+            }
+            Err(error) => warn!(error = %Chain(&error), "could not look for replication slots"),
+        }
     }
 
     /// A standby needs at least what its master had: what its control file says (keeper 8.7).

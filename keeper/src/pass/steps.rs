@@ -6,10 +6,11 @@ use std::time::Duration;
 use control::clock::Boottime;
 use control::model::DbUid;
 use control::store::StoreError;
+use control::telemetry::Chain;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::converge::{Be, Orders, Sets, SlotChange, StartAs, Step, Upstream};
+use crate::converge::{Be, Orders, Plan, Sets, SlotChange, StartAs, Step, Upstream};
 use crate::pass::look::{address, slot_of, stopped};
 use crate::pass::{Engine, Pass, Read};
 use crate::postgres::basebackup;
@@ -20,6 +21,7 @@ use crate::postgres::initdb;
 use crate::postgres::instance::{InstanceError, Start, StopLimits};
 use crate::postgres::roles;
 use crate::postgres::sql::SqlError;
+use crate::problems::Kind;
 use crate::publish::{Due, Permit};
 
 /// How long a promotion may take; then the next pass goes on with it (keeper 12.7).
@@ -176,14 +178,7 @@ impl Engine {
                 self.instance.promote(&files, PROMOTE_LIMIT).await?;
                 self.collector.look();
             }
-            Step::Slot(SlotChange::Drop(slot)) => {
-                info!(%slot, "dropping replication slot");
-                self.instance.sql().drop_slot(slot).await?;
-            }
-            Step::Slot(SlotChange::Create(slot, _)) => {
-                info!(%slot, "creating replication slot");
-                self.instance.sql().create_slot(slot).await?;
-            }
+            Step::Slot(change) => self.change_slot(change).await,
             Step::Reload(sets) => {
                 self.metrics.set_needs_reload(true);
                 self.instance.reload(&self.files(sets)).await?;
@@ -245,6 +240,45 @@ impl Engine {
             .start_while(&self.files(sets), Start::Normal, permitted)
             .await?;
         Ok(())
+    }
+
+    /// A slot that cannot be made or dropped is an error of its own: the pass goes on, and the next one tries again.
+    async fn change_slot(&mut self, change: &SlotChange) {
+        let (slot, act, done) = match change {
+            SlotChange::Drop(slot) => {
+                info!(%slot, "dropping replication slot");
+                (slot, "drop", self.instance.sql().drop_slot(slot).await)
+            }
+            SlotChange::Create(slot) => {
+                info!(%slot, "creating replication slot");
+                (slot, "create", self.instance.sql().create_slot(slot).await)
+            }
+        };
+        match done {
+            Ok(()) => {
+                self.memory.failing_slots.remove(slot);
+            }
+            Err(error) => {
+                let why = format!("could not {act} replication slot {slot}: {}", Chain(&error));
+                self.memory.failing_slots.insert(slot.clone(), why);
+            }
+        }
+    }
+
+    /// Reports the changes of slots that failed, of those that this plan, made from what the server has, asks for.
+    pub(super) fn report_slots(&mut self, plan: &Plan) {
+        let is_asked_for = |slot: &String| {
+            plan.steps.iter().any(|step| match step {
+                Step::Slot(SlotChange::Drop(name) | SlotChange::Create(name)) => name == slot,
+                _ => false,
+            })
+        };
+        self.memory.failing_slots.retain(|slot, _| is_asked_for(slot));
+        const REMEDY: &str =
+            "free a slot or a walsender that uses it; a restart makes room when max_replication_slots waits for one";
+        let problems = self.memory.failing_slots.values();
+        let problems = problems.map(|why| Kind::Configuration.problem(why, REMEDY)).collect();
+        self.problems.set(Kind::Configuration, "slots", problems);
     }
 
     pub(super) fn retract_stopped(&mut self) {
@@ -346,8 +380,7 @@ pub(super) fn failure(step: &Step) -> &'static str {
         Step::Permit => "no permit to be master",
         Step::CheckStreams(_) => "the old data do not do, copying",
         Step::Promote => "failed to promote postgres",
-        Step::Slot(SlotChange::Drop(_)) => "could not drop a replication slot",
-        Step::Slot(SlotChange::Create(..)) => "could not create a replication slot",
+        Step::Slot(_) => "could not change a replication slot",
         Step::Reload(_) => "failed to reload postgres",
         Step::Restart(..) => "failed to restart postgres",
     }

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use control::model::{ParameterFault, parameter_fault};
+
 /// Parameters by name.
 pub type Parameters = BTreeMap<String, String>;
 
@@ -26,6 +28,8 @@ pub struct Sources<'a> {
     pub socket_dir: &'a str,
     /// As many slots, and twice as many WAL senders.
     pub max_standbys: u32,
+    /// Slots for others than standbys.
+    pub slots: SlotNeeds,
     /// WAL senders for others than standbys.
     pub additional_wal_senders: u32,
     /// Pages are to be logged for a rewind.
@@ -34,26 +38,57 @@ pub struct Sources<'a> {
     pub synchronous_standby_names: &'a str,
 }
 
+/// What needs replication slots besides the standbys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SlotNeeds {
+    /// The cluster's additional slots.
+    pub additional: u32,
+    /// Slots in the data directory that others made: names without our prefix.
+    pub foreign: u32,
+    /// All slots in the data directory: with fewer the server does not start.
+    pub existing: u32,
+}
+
+impl SlotNeeds {
+    /// `max_replication_slots`, so that neither a standby nor an additional slot lacks room.
+    fn sum(self, max_standbys: u32) -> u64 {
+        let sum = u64::from(max_standbys) + u64::from(self.additional) + u64::from(self.foreign);
+        sum.max(self.existing.into())
+    }
+}
+
 /// The parameters to write, and what of the user's was left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Made {
-    /// The parameters.
+    /// The parameters; names in lower case, which is one to the server.
     pub parameters: Parameters,
-    /// Recovery settings that stood among the user's parameters: they count only where the keeper sets them itself
-    /// (keeper 8.4), so they are dropped, with a warning.
-    pub dropped: Vec<String>,
+    /// The user's parameters that no server may be given, by name, each with the reason. `stolonctl` refuses them; a
+    /// spec that another program wrote may hold them.
+    pub dropped: BTreeMap<String, String>,
 }
 
 /// Makes the parameters, later sources over earlier ones (keeper 8.1 to 8.4). Sizes that a major below 13 would
 /// count in segments are not known here (design D-10).
 pub fn parameters(sources: &Sources<'_>) -> Made {
     let mut parameters = Parameters::new();
-    let mut dropped = BTreeSet::new();
-    for (name, value) in sources.init.into_iter().flatten().chain(sources.user) {
-        if is_recovery_setting(name) {
-            dropped.insert(name.clone());
-        } else {
-            parameters.insert(name.clone(), value.clone());
+    let mut dropped = BTreeMap::new();
+    for (name, value) in sources.init.into_iter().flatten() {
+        // What the keeper sets itself was read from its own file.
+        if parameter_fault(name, value).is_none() {
+            parameters.insert(name.to_ascii_lowercase(), value.clone());
+        }
+    }
+    for (name, value) in sources.user {
+        match parameter_fault(name, value) {
+            None => {
+                parameters.insert(name.to_ascii_lowercase(), value.clone());
+            }
+            Some(ParameterFault::Unreadable(why)) => {
+                dropped.insert(name.clone(), why);
+            }
+            Some(ParameterFault::Owned(why) | ParameterFault::Set(why)) => {
+                dropped.insert(name.clone(), why.to_owned());
+            }
         }
     }
     let wal_level = if parameters.get("wal_level").is_some_and(|level| level == "logical") {
@@ -71,16 +106,16 @@ pub fn parameters(sources: &Sources<'_>) -> Made {
     set("wal_level", wal_level);
     set("listen_addresses", sources.listen_addresses);
     set("port", sources.port);
-    set("max_replication_slots", &sources.max_standbys.to_string());
+    set(
+        "max_replication_slots",
+        &sources.slots.sum(sources.max_standbys).to_string(),
+    );
     set("max_wal_senders", &senders.to_string());
     set("synchronous_standby_names", sources.synchronous_standby_names);
     if sources.use_pg_rewind {
         set("wal_log_hints", "on");
     }
-    Made {
-        parameters,
-        dropped: dropped.into_iter().collect(),
-    }
+    Made { parameters, dropped }
 }
 
 /// The least WAL kept, in MB: 8 segments.
@@ -100,12 +135,6 @@ const RECOVERY_SETTINGS: [&str; 11] = [
     "recovery_target_xid",
     "restore_command",
 ];
-
-fn is_recovery_setting(name: &str) -> bool {
-    RECOVERY_SETTINGS
-        .iter()
-        .any(|setting| name.eq_ignore_ascii_case(setting))
-}
 
 /// Parameters that the keeper sets itself and that are therefore not reported as the instance's own (keeper 3.5
 /// step 3). `wal_level` is not among them.

@@ -296,6 +296,16 @@ fn remove_tree(dir: &Path) -> Result<(), FileError> {
     }
 }
 
+/// The names of the replication slots in a data directory. One that was being made or dropped does not count: the next
+/// start removes it (slot.c).
+pub fn slots(data: &Path) -> Result<Vec<String>, FileError> {
+    let names = entries(&data.join("pg_replslot"))?
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+    Ok(names.filter(|name| !name.ends_with(".tmp")).collect())
+}
+
 /// Is this the name of a WAL segment file: 24 of `0`-`9`, `A`-`F` (keeper T4)?
 pub fn is_segment_name(name: &str) -> bool {
     name.len() == 24 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))

@@ -19,6 +19,7 @@ use crate::postgres::files::{self, FileError};
 use crate::postgres::hba;
 use crate::postgres::helper::{self, HelperError, explain};
 use crate::postgres::layout;
+use crate::postgres::pinned;
 use crate::postgres::port::{self, PortError};
 use crate::postgres::process::{self, Process};
 use crate::postgres::programs::Programs;
@@ -323,12 +324,8 @@ impl Instance {
         self.check_port()?;
         let mut command = environment::command(&self.programs.path("postgres"));
         command.arg("-D").arg(&self.config.data);
-        command
-            .arg("-c")
-            .arg(format!("unix_socket_directories={}", self.config.socket_dir));
-        if kind == Start::Temporary {
-            let file = self.config.data.join(conf::TEMPORARY_FILE);
-            command.arg("-c").arg(format!("config_file={}", file.display()));
+        for (name, value) in pinned::settings(&self.config, kind) {
+            command.arg("-c").arg(format!("{name}={value}"));
         }
         let mut life = self.life.subscribe();
         let pid = {

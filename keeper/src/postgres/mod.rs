@@ -21,6 +21,7 @@ pub mod instance;
 pub mod layout;
 pub mod lock;
 pub mod observe;
+pub(crate) mod pinned;
 pub mod port;
 pub mod process;
 pub mod programs;

@@ -247,6 +247,19 @@ impl Sql {
             .collect())
     }
 
+    /// How many replication slots the server has room for.
+    pub async fn slots_max(&self) -> Result<u32, SqlError> {
+        let act = "read max_replication_slots";
+        let rows = self
+            .ask(
+                act,
+                "select setting from pg_settings where name = 'max_replication_slots'",
+            )
+            .await?;
+        let answer = field(one(act, &rows)?, 0);
+        answer.parse().map_err(|_| SqlError::Answer { act, answer })
+    }
+
     /// Q4: creates a physical slot, without reserving WAL.
     pub async fn create_slot(&self, slot: &str) -> Result<(), SqlError> {
         let question = format!("select pg_create_physical_replication_slot({})", escape_literal(slot));

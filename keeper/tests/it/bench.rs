@@ -194,6 +194,7 @@ pub(crate) fn files(instance: &Instance, user: &[(&str, &str)]) -> Files {
         port: &config.port.to_string(),
         socket_dir: &config.socket_dir,
         max_standbys: 5,
+        slots: conf::SlotNeeds::default(),
         additional_wal_senders: 1,
         use_pg_rewind: false,
         synchronous_standby_names: "",

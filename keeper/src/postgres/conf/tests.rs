@@ -17,6 +17,7 @@ fn made(user: &[(&str, &str)]) -> Made {
         port: "5432",
         socket_dir: "/tmp",
         max_standbys: 20,
+        slots: SlotNeeds::default(),
         additional_wal_senders: 5,
         use_pg_rewind: false,
         synchronous_standby_names: "",
@@ -57,16 +58,40 @@ fn a_user_cannot_set_what_the_keeper_sets_and_may_set_the_rest() {
 }
 
 #[test]
-fn recovery_settings_among_the_user_s_parameters_are_dropped_and_told() {
+fn what_no_server_may_be_given_is_left_out_with_the_reason() {
     let made = made(&[
         ("Primary_Conninfo", "host=evil"),
         ("recovery_target", "immediate"),
         ("recovery_prefetch", "off"),
+        ("data_directory", "/tmp/x"),
+        ("bad name", "1"),
+        ("", "1"),
+        ("include_dir", "conf.d"),
+        ("work_mem", "1\0"),
+        ("Maintenance_Work_Mem", "1MB"),
+        ("maintenance_work_mem", "2MB"),
     ]);
-    assert_eq!(made.dropped, ["Primary_Conninfo", "recovery_target"]);
+    let dropped: Vec<_> = made.dropped.keys().map(String::as_str).collect();
+    assert_eq!(
+        dropped,
+        [
+            "",
+            "Primary_Conninfo",
+            "bad name",
+            "data_directory",
+            "include_dir",
+            "recovery_target",
+            "work_mem"
+        ]
+    );
     assert!(
         made.parameters.contains_key("recovery_prefetch"),
         "no recovery setting, though it sounds like one"
+    );
+    assert_eq!(made.parameters["maintenance_work_mem"], "2MB", "the last one counts");
+    assert!(
+        !made.parameters.contains_key("Maintenance_Work_Mem"),
+        "one name, one line"
     );
 }
 
@@ -81,6 +106,7 @@ fn the_user_s_parameters_win_over_those_of_the_initialisation() {
         port: "5432",
         socket_dir: "/tmp",
         max_standbys: u32::MAX,
+        slots: SlotNeeds::default(),
         additional_wal_senders: u32::MAX,
         use_pg_rewind: true,
         synchronous_standby_names: "x",
@@ -93,6 +119,18 @@ fn the_user_s_parameters_win_over_those_of_the_initialisation() {
         "not cut to fewer bits"
     );
     assert_eq!(made.parameters["wal_log_hints"], "on");
+}
+
+#[test]
+fn there_is_a_slot_for_every_standby_and_every_other_user_and_never_fewer_than_there_are() {
+    for (additional, foreign, existing, wanted) in [(0, 0, 0, 20), (25, 0, 0, 45), (3, 2, 22, 25), (0, 0, 64, 64)] {
+        let needs = SlotNeeds {
+            additional,
+            foreign,
+            existing,
+        };
+        assert_eq!(needs.sum(20), wanted, "{needs:?}");
+    }
 }
 
 #[test]
