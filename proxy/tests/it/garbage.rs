@@ -6,7 +6,7 @@ use std::time::Duration;
 use control::model::to_compact;
 
 use crate::regulars::Regulars;
-use crate::rig::{CHECK_INTERVAL, Master, Rig, TIMEOUT, block_on};
+use crate::rig::{CHECK_INTERVAL, Master, PATIENCE, Rig, block_on};
 
 const UNUSABLE: &str = "stolon_proxy_checkins_total{result=\"unusable_data\"}";
 
@@ -75,7 +75,7 @@ fn intervals_of_a_nanosecond_and_of_centuries_are_survived_and_can_be_mended() {
         let a = Master::start(b'A').await;
         let proxy = rig.proxy().await;
         for (check_interval, timeout) in [(Duration::ZERO, NANOSECOND), (LONGEST - NANOSECOND, LONGEST)] {
-            rig.timing(CHECK_INTERVAL, TIMEOUT);
+            rig.timing(CHECK_INTERVAL, PATIENCE);
             rig.publish(Some(&a), &[&proxy]).await;
             let mut client = proxy.client_of(b'A').await;
             rig.timing(check_interval, timeout);
@@ -87,7 +87,7 @@ fn intervals_of_a_nanosecond_and_of_centuries_are_survived_and_can_be_mended() {
                 assert_eq!(client.ended().await, b"");
             }
         }
-        rig.timing(CHECK_INTERVAL, TIMEOUT);
+        rig.timing(CHECK_INTERVAL, PATIENCE);
         rig.publish(Some(&a), &[&proxy]).await;
         proxy.client_of(b'A').await;
         assert!(!proxy.process.log().contains("panicked"));

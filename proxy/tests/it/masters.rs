@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use control::clock::Boottime;
 use stolon_tests::ports::Port;
-use stolon_tests::wait::now;
+use stolon_tests::wait::{eventually, now};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::complaints::told_seldom;
@@ -26,7 +26,25 @@ async fn sent_to(host: &str, port: u16, options: &[&str]) -> (Rig, Proxy, Bootti
 
 async fn refused_are(proxy: &Proxy, reason: &str, clients: usize) {
     let series = format!("stolon_proxy_connections_refused_total{{reason=\"{reason}\"}}");
-    proxy.metric_is(&series, clients as f64).await;
+    eventually(
+        format!("{clients} clients to be refused for {reason}"),
+        PATIENCE,
+        async || {
+            let scraped = proxy.scrape().await;
+            let counted = scraped
+                .lines()
+                .filter(|line| line.starts_with("stolon_proxy_connections_"));
+            if counted.clone().any(|line| line == format!("{series} {clients}")) {
+                Ok(())
+            } else {
+                Err(counted
+                    .filter(|line| !line.ends_with(" 0"))
+                    .collect::<Vec<_>>()
+                    .join(", "))
+            }
+        },
+    )
+    .await;
 }
 
 /// A thousand clients at once, all of them connected to the proxy.

@@ -21,8 +21,10 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 /// How long anything may take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// The proxy timeout of the tests, and its check interval: the `fast` profile.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The proxy timeout of tests that are not about the end of a lease: no busy machine delays check-ins for as long.
+pub(crate) const STEADY_TIMEOUT: Duration = Duration::from_secs(120);
+/// The proxy timeout of [`Rig::with_short_lease`], and the check interval of both: the `fast` profile.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const CLUSTER: &str = "main";
@@ -73,8 +75,17 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// An empty store.
+    /// An empty store, and a spec with a lease that no test waits for.
     pub(crate) async fn start() -> Self {
+        Self::with_timeout(STEADY_TIMEOUT).await
+    }
+
+    /// The same for tests of the end of a lease. A busy machine may let it end at any time.
+    pub(crate) async fn with_short_lease() -> Self {
+        Self::with_timeout(TIMEOUT).await
+    }
+
+    async fn with_timeout(timeout: Duration) -> Self {
         let etcd = Etcd::start().await;
         let options = StoreOptions {
             endpoints: etcd.endpoint(),
@@ -84,7 +95,7 @@ impl Rig {
         let store = Store::connect(StoreConfig::load(&options).unwrap());
         let spec = ClusterSpec {
             proxy_check_interval: Some(GoDuration::from_nanos(CHECK_INTERVAL.as_nanos() as i64)),
-            proxy_timeout: Some(GoDuration::from_nanos(TIMEOUT.as_nanos() as i64)),
+            proxy_timeout: Some(GoDuration::from_nanos(timeout.as_nanos() as i64)),
             ..ClusterSpec::default()
         };
         Self {
@@ -152,7 +163,7 @@ impl Rig {
         let timeout = self
             .info(proxy)
             .await
-            .map_or(TIMEOUT, |info| Duration::from_nanos(info.proxy_timeout as u64));
+            .map_or(Duration::ZERO, |info| Duration::from_nanos(info.proxy_timeout as u64));
         let generation = self.publish(None, &[proxy]).await;
         let written = now();
         let lease = timeout.mul_f64(1.01) + Duration::from_millis(100);
