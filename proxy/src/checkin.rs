@@ -6,6 +6,7 @@ mod announce;
 mod goodbye;
 mod life;
 mod lookup;
+mod resolver;
 mod told;
 
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +22,9 @@ use tracing::{info, warn};
 
 use self::announce::InfoLease;
 pub use self::life::Life;
+use self::resolver::Resolver;
 use self::told::Told;
+use crate::address::Settled;
 use crate::listener::{Path, Reins, Standing};
 use crate::metrics::Metrics;
 use crate::relay::{Cut, Gate};
@@ -126,6 +129,7 @@ pub struct CheckIn {
     /// What was last published, or may have been.
     published: Option<i64>,
     clocks: Option<(Boottime, i128)>,
+    resolver: Resolver,
     told: Told,
 }
 
@@ -136,7 +140,10 @@ struct Current {
     /// As the cluster data name it.
     endpoint: Option<Endpoint>,
     master: SocketAddr,
+    /// The end of the lease of the last check-in that found the address under its name.
+    confirmed_until: Boottime,
     gate: Arc<Gate>,
+    path: Arc<Path>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the check-in is where time enters")]
@@ -178,6 +185,7 @@ impl CheckIn {
             renewal: None,
             published: None,
             clocks: None,
+            resolver: Resolver::system(),
             told: Told::default(),
         }
     }
@@ -198,7 +206,7 @@ impl CheckIn {
                 Ok(outcome) => outcome,
                 Err(fatal) => return fatal,
             };
-            let wait = if outcome == Some(Checked::Good) {
+            let wait = if outcome == Some(Checked::Good) && !self.told.unresolved {
                 pause = AGAIN_MIN;
                 self.timing().pause()
             } else {
@@ -214,6 +222,7 @@ impl CheckIn {
     async fn sleep(&self, wait: Duration, watch: &Watch) {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
+            () = self.resolver.finished() => {}
             changes = watch.changed() => {
                 self.metrics.watch_events.increment(1);
                 if changes.gap {
@@ -274,11 +283,9 @@ impl CheckIn {
                 source,
             })?;
             self.listen_from_first_read(read_at).await?;
-            let endpoint = found.master();
+            let endpoint = found.master().map(|(_, endpoint)| endpoint);
             self.stop_before_look_up(endpoint.as_ref());
-            let (around, unresolved) = self
-                .look_around(endpoint.clone(), left(limit).ok_or(Failed::Late(limit))?)
-                .await;
+            let (around, settled) = self.look_around(&found, left(limit).ok_or(Failed::Late(limit))?).await;
             let verdict = conclude(&found, &around, &self.me);
             let wanted = match &found {
                 Found::Data(data) => Timing {
@@ -291,7 +298,7 @@ impl CheckIn {
             if matches!(&verdict.route, Route::Closed(why) if !why.may_be_a_change()) {
                 self.change_is_over();
             }
-            self.tell(&verdict.route, around.master, unresolved.as_deref());
+            self.tell(&verdict.route, settled.as_ref());
             if let Publish::Try(generation) | Publish::Must(generation) = verdict.publish {
                 self.metrics.route_generation.set(generation as f64);
             }
@@ -324,7 +331,11 @@ impl CheckIn {
             if matches!(found, Found::Data(_)) {
                 self.in_force = Some(wanted);
             }
-            self.apply(verdict.route, endpoint, lease_start, wanted.timeout);
+            let kept_until = match &settled {
+                Some(Settled::Kept { until, .. }) => Some(*until),
+                _ => None,
+            };
+            self.apply(verdict.route, endpoint, kept_until, lease_start, wanted.timeout);
             self.renew_info_lease();
             return Ok(Checked::Good);
         }
@@ -416,30 +427,43 @@ impl CheckIn {
         jumped
     }
 
-    /// Puts into force what a successful check-in concluded.
-    fn apply(&mut self, route: Route, endpoint: Option<Endpoint>, lease_start: Boottime, timeout: Duration) {
+    /// Puts into force what a successful check-in concluded. An address that is only kept is kept until its time.
+    fn apply(
+        &mut self,
+        route: Route,
+        endpoint: Option<Endpoint>,
+        kept_until: Option<Boottime>,
+        lease_start: Boottime,
+        timeout: Duration,
+    ) {
         let (moment, mut opened) = (now(), None);
         let lease_end = lease_start + timeout;
         if let Route::Open { db, master } = route {
+            // never past what was announced, however long the lease was that confirmed the address (fencing F-2)
+            let confirmed_until = kept_until.unwrap_or(lease_end);
+            let route_end = lease_end.min(confirmed_until);
             let kept = self
                 .current
                 .as_mut()
-                .filter(|current| current.gate.renew(lease_end, moment));
+                .filter(|current| current.gate.renew(route_end, moment));
             if let Some(current) = kept {
                 current.endpoint = endpoint;
+                current.confirmed_until = confirmed_until;
                 if current.db != db.as_str() {
                     let before = std::mem::replace(&mut current.db, db.as_str().to_owned());
                     self.metrics.master(Some(&before), Some(db.as_str())); // another db at the same address (P-6)
                 }
             } else {
                 self.close(Cut::Lease); // its lease ended before this check-in could renew it
-                let gate = Arc::new(Gate::new(lease_end));
+                let gate = Arc::new(Gate::new(route_end));
                 let path = Arc::new(Path::new(master, Arc::clone(&gate), Arc::clone(&self.metrics)));
                 self.current = Some(Current {
                     db: db.as_str().to_owned(),
                     endpoint,
                     master,
+                    confirmed_until,
                     gate,
+                    path: Arc::clone(&path),
                 });
                 self.life.opened(format!("db {db} at {master}"));
                 self.route_metrics(None, Some(db.as_str()));

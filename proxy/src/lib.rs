@@ -1,5 +1,6 @@
 //! stolon-proxy as a library: its rooms, for the program, its tests and the benchmarks.
 
+pub mod address;
 pub mod args;
 pub mod checkin;
 pub mod listener;

@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ pub struct Path {
     pub master: SocketAddr,
     /// Closes when the route does.
     pub gate: Arc<Gate>,
+    /// Whether the last connection to the master's address was made; also before the first one.
+    pub reachable: AtomicBool,
     metrics: Arc<Metrics>,
     /// Clients on it.
     clients: AtomicUsize,
@@ -81,6 +83,7 @@ impl Path {
         Self {
             master,
             gate,
+            reachable: AtomicBool::new(true),
             metrics,
             clients: AtomicUsize::new(0),
         }

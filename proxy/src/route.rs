@@ -66,13 +66,13 @@ impl Found {
         })
     }
 
-    /// Where the named master says it listens; to be resolved before a route can be concluded.
+    /// The named master and where it says it listens; to be resolved before a route can be concluded.
     ///
     /// `None` when no master is named, it is not in the document, or it has no usable address or port.
-    pub fn master(&self) -> Option<Endpoint> {
+    pub fn master(&self) -> Option<(&DbUid, Endpoint)> {
         let Self::Data(checked) = self else { return None };
-        let (_, db) = checked.data.proxied_master()?;
-        Advertised::of(db).endpoint()
+        let (uid, db) = checked.data.proxied_master()?;
+        Some((uid, Advertised::of(db).endpoint()?))
     }
 }
 

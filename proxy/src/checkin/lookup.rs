@@ -1,28 +1,29 @@
 //! The master's address, and whether it is our own machine's: what a route needs to know beside the cluster data.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::CheckIn;
+use control::model::DbUid;
+
+use super::{CheckIn, now};
+use crate::address::{InUse, Settled, settle};
 use crate::listener::is_here;
-use crate::route::{Endpoint, Surroundings, choose};
+use crate::route::{Endpoint, Found, Surroundings};
+
+/// For so long a check-in waits for the resolver while the address in use may stay.
+const PATIENCE_WITH_ADDRESS: Duration = Duration::from_millis(500);
 
 impl CheckIn {
-    /// What a route needs to know, and why the master's address could not be resolved, if it could not.
-    pub(super) async fn look_around(
-        &self,
-        endpoint: Option<Endpoint>,
-        limit: Duration,
-    ) -> (Surroundings, Option<String>) {
+    /// What a route needs to know, and how the master's address was found; `None` when no master is named. Lasts no
+    /// longer than `limit`.
+    pub(super) async fn look_around(&mut self, found: &Found, limit: Duration) -> (Surroundings, Option<Settled>) {
         let listen = self.reins.address;
-        let present = self.current.as_ref().map(|current| current.master).or(self.told.master);
-        let (master, unresolved) = match endpoint {
-            Some(endpoint) => match resolve(&endpoint, present, limit).await {
-                Ok(master) => (Some(master), None),
-                Err(reason) => (None, Some(reason)),
-            },
-            None => (None, None),
+        let settled = match found.master() {
+            Some((db, endpoint)) => Some(self.resolve(db, &endpoint, limit).await),
+            None => None,
         };
+        let master = settled.as_ref().and_then(Settled::address);
         let wildcard = listen.ip().to_canonical().is_unspecified();
         let master_is_here = wildcard && master.is_some_and(|master| is_here(master.ip().to_canonical()));
         let around = Surroundings {
@@ -30,21 +31,29 @@ impl CheckIn {
             master_is_here,
             listen,
         };
-        (around, unresolved)
+        (around, settled)
     }
-}
 
-/// The address of a master, or why there is none; names are looked up, for as long as the check-in lasts at most.
-async fn resolve(endpoint: &Endpoint, present: Option<SocketAddr>, limit: Duration) -> Result<SocketAddr, String> {
-    if let Ok(ip) = endpoint.host.parse::<IpAddr>() {
-        return Ok(SocketAddr::new(ip, endpoint.port));
-    }
-    let lookup = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
-    match tokio::time::timeout(limit, lookup).await {
-        Ok(Ok(found)) => {
-            choose(&found.collect::<Vec<_>>(), present).ok_or_else(|| "the name has no address".to_owned())
+    async fn resolve(&mut self, db: &DbUid, endpoint: &Endpoint, limit: Duration) -> Settled {
+        if let Ok(ip) = endpoint.host.parse::<IpAddr>() {
+            return Settled::Confirmed(SocketAddr::new(ip, endpoint.port));
         }
-        Ok(Err(err)) => Err(err.to_string()),
-        Err(_) => Err("the resolver did not answer in time".to_owned()),
+        let patience = match self.in_use(db, endpoint) {
+            Some(_) => limit.min(PATIENCE_WITH_ADDRESS), // something is left for publishing
+            None => limit,
+        };
+        let answer = self.resolver.ask(endpoint, patience).await;
+        settle(answer, self.in_use(db, endpoint), self.told.master, now())
+    }
+
+    /// The address of the open route, if that leads to this db under this name.
+    fn in_use(&self, db: &DbUid, endpoint: &Endpoint) -> Option<InUse> {
+        let current = self.current.as_ref()?;
+        let same = current.db == db.as_str() && current.endpoint.as_ref() == Some(endpoint);
+        same.then(|| InUse {
+            address: current.master,
+            until: current.confirmed_until,
+            reachable: current.path.reachable.load(Ordering::Relaxed),
+        })
     }
 }

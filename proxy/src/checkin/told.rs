@@ -7,6 +7,7 @@ use control::telemetry::Chain;
 use tracing::{debug, error, info, warn};
 
 use super::{CheckIn, Failed};
+use crate::address::{Doubt, Settled};
 use crate::route::{Advertised, Route, Why};
 
 /// What was last logged, so that changes are logged and not rounds (P-7).
@@ -15,6 +16,10 @@ pub(super) struct Told {
     pub(super) master: Option<SocketAddr>,
     pub(super) route: Option<Route>,
     pub(super) trouble: Option<Trouble>,
+    /// The last lookup of the master's name did not find the address that it should, so another one is due soon.
+    pub(super) unresolved: bool,
+    /// Why the master's address is not confirmed, if it is only kept.
+    doubt: Option<Doubt>,
     pub(super) unpublished: bool,
 }
 
@@ -48,8 +53,15 @@ impl CheckIn {
         self.told.trouble = Some(trouble);
     }
 
-    /// Logs what has changed (P-7). `unresolved` is why the master's address could not be resolved.
-    pub(super) fn tell(&mut self, route: &Route, master: Option<SocketAddr>, unresolved: Option<&str>) {
+    /// Logs what has changed (P-7). `settled` is how the master's address was found.
+    pub(super) fn tell(&mut self, route: &Route, settled: Option<&Settled>) {
+        let master = settled.and_then(Settled::address);
+        let unresolved = match settled {
+            Some(Settled::Unknown(why)) => why.as_str(),
+            _ => "",
+        };
+        self.told.unresolved = matches!(settled, Some(Settled::Kept { .. } | Settled::Unknown(_)));
+        self.tell_doubt(settled);
         if let Some(address) = master.filter(|_| master != self.told.master) {
             info!(%address, "master address");
         }
@@ -70,7 +82,7 @@ impl CheckIn {
                 Why::NotEnabled(address) => {
                     info!(%address, "not proxying to master address since we aren't in the enabled proxies list");
                 }
-                Why::NoAddress(db, advertised) => tell_no_address(db, advertised, unresolved.unwrap_or_default()),
+                Why::NoAddress(db, advertised) => tell_no_address(db, advertised, unresolved),
                 Why::OwnAddress(address) => {
                     error!(%address, "the master's address is our own, closing connections to master: give the \
                                       proxy another --port, or the keeper another address");
@@ -81,6 +93,28 @@ impl CheckIn {
             }
         }
         self.told.route = Some(route.clone());
+    }
+
+    /// Logs once that the address in use is not confirmed any more, and once that it is again.
+    fn tell_doubt(&mut self, settled: Option<&Settled>) {
+        let before = self.told.doubt.take();
+        let Some(Settled::Kept { address, why, .. }) = settled else {
+            if let (Some(_), Some(Settled::Confirmed(address))) = (before, settled) {
+                info!(%address, "the master's address is resolved again");
+            }
+            return;
+        };
+        if before.is_none() {
+            match why {
+                Doubt::NoAnswer(error) => {
+                    warn!(%address, %error, "cannot resolve the master's address, keeping the last one until its lease ends");
+                }
+                Doubt::Elsewhere(found) => {
+                    warn!(%address, ?found, "the master's name leads elsewhere, keeping the last address until its lease ends");
+                }
+            }
+        }
+        self.told.doubt = Some(why.clone());
     }
 
     fn tell_no_cluster_data(&self) {

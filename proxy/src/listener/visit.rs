@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use control::clock::Boottime;
@@ -119,11 +120,22 @@ impl Visit {
             return Err((Refused::Abandoned, io::Error::other("the route closed")));
         }
         let master = Socket::new(master).map_err(|err| (Refused::Descriptors, err))?;
+        self.note_reachable(true);
         Ok((master, now.since(start)))
+    }
+
+    fn note_reachable(&self, reachable: bool) {
+        // most of the time nothing changes, and then no other thread's cache is touched
+        if self.path.reachable.load(Ordering::Relaxed) != reachable {
+            self.path.reachable.store(reachable, Ordering::Relaxed);
+        }
     }
 
     fn turn_away(&self, reason: Refused, err: &io::Error) {
         self.host.metrics.refused(reason);
+        if matches!(reason, Refused::Master | Refused::Timeout) {
+            self.note_reachable(false);
+        }
         let master = self.path.master;
         if reason == Refused::Abandoned {
             debug!(%master, error = %err, "client is gone before it was connected");

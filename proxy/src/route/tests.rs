@@ -157,10 +157,13 @@ fn an_enabled_proxy_opens_once_it_has_announced_it() {
     let found = parse(&document());
     assert_eq!(
         found.master(),
-        Some(Endpoint {
-            host: "10.0.0.1".to_owned(),
-            port: 5432
-        })
+        Some((
+            &DbUid::from("db1"),
+            Endpoint {
+                host: "10.0.0.1".to_owned(),
+                port: 5432
+            }
+        ))
     );
     check(
         &found,

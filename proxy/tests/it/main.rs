@@ -9,6 +9,7 @@ mod crowd;
 mod fencing;
 mod garbage;
 mod masters;
+mod names;
 mod regulars;
 mod rig;
 mod routing;

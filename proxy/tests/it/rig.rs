@@ -1,5 +1,6 @@
 //! A private etcd, masters that answer with their name, a stolon-proxy, and what a sentinel would write.
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -205,7 +206,12 @@ struct Answers {
 
 impl Master {
     pub(crate) async fn start(name: u8) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(name, ([127, 0, 0, 1], 0).into()).await
+    }
+
+    /// The same on this address and port.
+    pub(crate) async fn start_at(name: u8, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Answers {
             name: AtomicU8::new(name),

@@ -337,7 +337,7 @@ fn judge(bytes: &[u8], me: &str) -> Result<Became, TestCaseError> {
     let Ok(found) = Found::read(Some(bytes)) else {
         return Ok(Became::Unchanged);
     };
-    let endpoint = found.master();
+    let endpoint = found.master().map(|(_, endpoint)| endpoint);
     let address = endpoint.as_ref().map(|endpoint| {
         let looked_up = Ipv4Addr::new(10, 9, 8, 7).into();
         SocketAddr::new(endpoint.host.parse().unwrap_or(looked_up), endpoint.port)
