@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::pass::{Engine, Memory, Outcome, overtaken, reading, stopped, unix_seconds};
 use crate::postgres::instance::{self, Instance, InstanceError, StopLimits};
 use crate::postgres::layout;
+use crate::postgres::owned::Owned;
 use crate::postgres::programs::Programs;
 use crate::postgres::server::Life;
 use crate::problems::Problems;
@@ -49,6 +50,8 @@ pub struct Parts {
     pub programs: Programs,
     /// The state files.
     pub local: LocalState,
+    /// What the keeper has made outside PGDATA.
+    pub owned: Owned,
     /// This keeper.
     pub me: KeeperUid,
     /// This process.
@@ -98,6 +101,7 @@ pub async fn run(parts: Parts) {
         config,
         programs,
         local,
+        owned,
         me,
         boot,
         metrics,
@@ -109,7 +113,7 @@ pub async fn run(parts: Parts) {
         spec = first_spec(&store) => (spec, None),
         farewell = signals.next() => (Spec::default(), Some(farewell)),
     };
-    let keeper = Keeper::new(config, programs, local, me, boot, metrics, signals, store, &spec);
+    let keeper = Keeper::new(config, programs, local, owned, me, boot, metrics, signals, store, &spec);
     keeper.stop_leftover().await;
     match farewell {
         None => keeper.run().await,
@@ -166,6 +170,7 @@ impl Keeper {
         config: Config,
         programs: Programs,
         local: LocalState,
+        owned: Owned,
         me: KeeperUid,
         boot: BootUuid,
         metrics: Metrics,
@@ -218,6 +223,7 @@ impl Keeper {
             publisher: Arc::clone(&publisher),
             collector: Arc::clone(&collector),
             local: Arc::clone(&local),
+            owned: Arc::new(owned),
             metrics: Arc::clone(&metrics),
             problems: Arc::clone(&problems),
             works_on: Arc::clone(&works_on),

@@ -10,6 +10,7 @@ pub mod keeper;
 pub mod local;
 pub mod metrics;
 pub mod pass;
+pub mod places;
 pub mod postgres;
 pub mod problems;
 pub mod publish;

@@ -17,6 +17,7 @@ use keeper::metrics::Metrics;
 use keeper::postgres::files::data_major;
 use keeper::postgres::files::remove_leftovers;
 use keeper::postgres::lock::DataDirLock;
+use keeper::postgres::owned::Owned;
 use keeper::postgres::programs::{NEWEST_MAJOR, Programs};
 use keeper::postgres::state::{Uid, choose_uid};
 use tokio::task::LocalSet;
@@ -79,6 +80,7 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
         remove_leftovers(&config.data_dir)?;
     }
     let local = LocalState::load(&config.data_dir)?;
+    let owned = Owned::load(&config.data_dir)?;
     let me = take_uid(&local, config.uid.as_deref())?;
     info!(uid = %me, "keeper uid");
     let boot = boot_uuid();
@@ -86,6 +88,7 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
         config,
         programs,
         local,
+        owned,
         me,
         boot,
         metrics,

@@ -20,17 +20,22 @@ use crate::converge::{
 };
 use crate::local::LocalState;
 use crate::metrics::{Metrics, Role};
+use crate::postgres::aside::Cleared;
 use crate::postgres::conf::{Minima, SlotNeeds};
 use crate::postgres::instance::{Instance, InstanceError, LocalRole as FileRole};
+use crate::postgres::owned::Owned;
 use crate::problems::Problems;
 use crate::publish::Publisher;
 use crate::tell::{self, Lines};
 
 use self::steps::{StepError, failure};
+use self::upkeep::Upkeep;
 
 mod configuration;
 mod look;
+mod places;
 mod steps;
+mod upkeep;
 
 pub use look::stopped;
 
@@ -54,6 +59,8 @@ pub struct Engine {
     pub collector: Arc<Collector>,
     /// The state files.
     pub local: Arc<LocalState>,
+    /// What the keeper has made outside PGDATA.
+    pub owned: Arc<Owned>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// What an operator has to mend.
@@ -79,7 +86,9 @@ pub struct Memory {
     /// Changes of slots that fail, and why.
     failing_slots: BTreeMap<String, String>,
     /// A removal that goes on although its pass was given up.
-    removal: Option<JoinHandle<Result<(), InstanceError>>>,
+    removal: Option<JoinHandle<Result<Cleared, InstanceError>>>,
+    /// What follows complete passes.
+    upkeep: Upkeep,
     /// The copies that failed.
     backoff: Backoff,
 }
@@ -185,8 +194,8 @@ impl Engine {
                     self.work_on(None);
                 }
                 Then::Done => {
-                    if matches!(orders.be, Be::Db(_)) {
-                        self.complete();
+                    if let Be::Db(target) = &orders.be {
+                        self.complete(target).await;
                     }
                     return outcome(Ended::Done, orders, &read);
                 }
@@ -348,8 +357,15 @@ impl Engine {
     }
 
     #[expect(clippy::disallowed_methods, reason = "a metric carries the time at which it was set")]
-    fn complete(&mut self) {
+    async fn complete(&mut self, target: &Target) {
         self.memory.said = None;
+        if !self.local.db().initializing {
+            let has_neighbour = target.peers.contains(&self.config.advertise_address);
+            self.memory
+                .upkeep
+                .begin(&self.instance, &self.owned, has_neighbour)
+                .await;
+        }
         self.metrics.sync_success.set(unix_seconds(wall_clock()));
     }
 }

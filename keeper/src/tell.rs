@@ -63,6 +63,7 @@ pub fn repeats(why: &Unchanged) -> bool {
         | Unchanged::UnsupportedFormat(_)
         | Unchanged::NotSupported(_)
         | Unchanged::WrongSource(..)
+        | Unchanged::Obstacle(..)
         | Unchanged::CopyFailed(_) => false,
         Unchanged::NotListed
         | Unchanged::DataLost
@@ -143,6 +144,10 @@ fn say_unchanged(why: &Unchanged) {
         Unchanged::WrongSource(from, why) => error!(
             followedDB = %from.db, keeper = %from.keeper, host = %from.host, port = %from.port, %why,
             "another instance answers at the address of the followed db, leaving our data as they are"
+        ),
+        Unchanged::Obstacle(directory, why) => error!(
+            directory = %directory.display(), %why,
+            "a copy of the followed db would empty a directory that is not this keeper's alone, making none"
         ),
         Unchanged::CopyFailed(CopyPause { failures, pause }) => {
             warn!(

@@ -2,6 +2,7 @@
 //! them, and what one can wait for.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -148,6 +149,8 @@ pub struct Slot {
     program: &'static str,
     /// Its options besides those that say where the store is.
     pub options: Vec<String>,
+    /// What runs it, with its arguments; itself, when there are none.
+    pub wrapper: Vec<String>,
     /// Additions to its environment.
     pub environment: Vec<(String, String)>,
     /// Where it finds the store.
@@ -306,8 +309,11 @@ impl Cluster {
             slot.process.as_mut().is_none_or(|process| process.end().is_some()),
             "{name} runs"
         );
-        let mut command = Command::new(program);
+        let words = slot.wrapper.iter().map(OsString::from).chain([program.into()]);
+        let words: Vec<OsString> = words.collect();
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .arg(format!("--cluster-name={NAME}"))
             .arg("--store-backend=etcdv3")
             .arg(format!("--store-endpoints={}", slot.store_endpoint))
@@ -586,6 +592,7 @@ impl Cluster {
         let slot = Slot {
             program,
             options,
+            wrapper: Vec::new(),
             environment: Vec::new(),
             store_endpoint,
             port,

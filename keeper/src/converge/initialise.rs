@@ -2,6 +2,8 @@
 
 use control::model::DbInitMode;
 
+use crate::places::{Clear, obstacle};
+
 use crate::converge::{
     Data, Diverged, Line, LocalDb, Plan, Seen, Server, Sets, StartAs, Step, Target, TargetRole, Then, Unchanged,
     Upstream, is_half_made, judge_keep, judge_source,
@@ -38,6 +40,9 @@ fn begun(target: &Target) -> Step {
     })
 }
 
+/// More than what initdb makes.
+const NEW_BYTES: u64 = 256 << 20;
+
 /// An empty database cluster (keeper 5.1, N1 to N8).
 fn new(seen: &Seen<'_>, target: &Target) -> Plan {
     let sets = seen.sets.cloned().unwrap_or_default();
@@ -46,7 +51,11 @@ fn new(seen: &Seen<'_>, target: &Target) -> Plan {
         steps.push(Step::Stop);
     }
     steps.extend([
-        Step::RemoveData,
+        Step::ClearData(Clear {
+            db: target.db.to_string(),
+            bytes: Some(NEW_BYTES),
+            places: Vec::new(),
+        }),
         Step::Initdb(target.spec.new_config.clone().unwrap_or_default()),
         Step::StartTemporarily(sets),
         Step::WaitReady,
@@ -116,17 +125,27 @@ fn resync(seen: &Seen<'_>, target: &Target) -> Plan {
                 Step::MarkComplete(target.db.clone()),
             ]);
         }
-        Err(why) => steps.extend([
-            begun(target),
-            Step::RemoveData,
-            Step::Tell(Line::Copying {
-                from: upstream.clone(),
-                why,
-            }),
-            Step::CopyFrom(upstream.clone()),
-            Step::Tell(Line::Synced),
-            Step::MarkComplete(target.db.clone()),
-        ]),
+        Err(why) => {
+            if let Some((path, obstacle)) = obstacle(&copy.places) {
+                return Plan::hold(Unchanged::Obstacle(path, obstacle));
+            }
+            let clear = Clear {
+                db: target.db.to_string(),
+                bytes: copy.bytes,
+                places: copy.places.clone(),
+            };
+            steps.extend([
+                begun(target),
+                Step::ClearData(clear),
+                Step::Tell(Line::Copying {
+                    from: upstream.clone(),
+                    why,
+                }),
+                Step::CopyFrom(upstream.clone(), copy.places.clone()),
+                Step::Tell(Line::Synced),
+                Step::MarkComplete(target.db.clone()),
+            ]);
+        }
     }
     Plan {
         steps,

@@ -24,6 +24,8 @@ pub use wanted::{changed_fields, changed_parameters, is_only_configuration};
 
 use control::model::DbInitMode;
 
+use crate::places::Clear;
+
 #[cfg(test)]
 mod tests;
 
@@ -97,7 +99,11 @@ fn discard_half_made(seen: &Seen<'_>, target: &Target) -> Option<Plan> {
     if *seen.server != Server::Down {
         steps.push(Step::Stop);
     }
-    steps.push(Step::RemoveData);
+    steps.push(Step::ClearData(Clear {
+        db: db.uid.to_string(),
+        bytes: Some(0), // nothing takes their place
+        places: Vec::new(),
+    }));
     steps.push(Step::SaveDb(LocalDb::default()));
     Some(Plan {
         steps,

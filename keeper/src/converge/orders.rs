@@ -1,9 +1,11 @@
 //! What the cluster data tell one keeper: the gates of a pass (keeper R1 to R10) and the db that it has to be.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::converge::{CopyPause, Recorded, WrongSource};
+use crate::places::Obstacle;
 use control::model::{
     AccessMode, BootUuid, Checked, ClusterData, ClusterUid, Db, DbInitMode, DbSpec, DbUid, FollowType, KeeperUid, Role,
     Spec, not_supported,
@@ -73,6 +75,8 @@ pub enum Unchanged {
     NothingUsable,
     /// Another instance answers at the address of the followed db.
     WrongSource(Upstream, WrongSource),
+    /// A directory outside PGDATA that a copy would write into may not be emptied.
+    Obstacle(PathBuf, Obstacle),
     /// Copies have failed, and the next attempt is not due yet.
     CopyFailed(CopyPause),
 }

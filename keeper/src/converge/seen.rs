@@ -6,6 +6,7 @@ use std::time::Duration;
 use control::model::{ClusterUid, DbUid};
 
 use crate::converge::{End, Orders, Source, Upstream};
+use crate::places::Place;
 
 /// Everything that a plan is made from.
 #[derive(Debug, Clone, Copy)]
@@ -139,4 +140,8 @@ pub struct Copy {
     pub own: Option<End>,
     /// The instance to copy from, whose slot for us exists.
     pub source: Source,
+    /// Where a copy would write outside PGDATA, and what was found there.
+    pub places: Vec<Place>,
+    /// Size of the source's PGDATA with its WAL, in bytes; absent when it did not report it.
+    pub bytes: Option<u64>,
 }

@@ -3,6 +3,7 @@
 use control::model::{ClusterUid, DbUid, NewConfig};
 
 use crate::converge::{Line, LocalDb, Sets, SlotChange, Unchanged, Upstream};
+use crate::places::{Clear, Place};
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,8 +42,8 @@ pub enum Step {
     Stop,
     /// Publish that the instance of this db is stopped, and how.
     SayStopped(DbUid),
-    /// Remove PGDATA.
-    RemoveData,
+    /// Move whole data aside until new ones are complete, or remove them; remove what is half made.
+    ClearData(Clear),
     /// Make an empty database cluster.
     Initdb(NewConfig),
     /// Start for the time of the initialisation only, out of clients' reach.
@@ -53,8 +54,8 @@ pub enum Step {
     ReadInitParameters,
     /// Set up superuser and replication role.
     SetUpRoles,
-    /// Copy the data of this instance.
-    CopyFrom(Upstream),
+    /// Copy the data of this instance; its tablespaces and WAL go to these places.
+    CopyFrom(Upstream, Vec<Place>),
     /// Make the data those of a standby.
     MarkStandby,
     /// The data of this db are complete: a failure after this does not throw them away.
@@ -108,7 +109,7 @@ impl Step {
     pub fn is_long(&self) -> bool {
         matches!(
             self,
-            Self::Initdb(_) | Self::WaitReady | Self::CopyFrom(_) | Self::CheckStreams(_)
+            Self::Initdb(_) | Self::WaitReady | Self::CopyFrom(..) | Self::CheckStreams(_)
         )
     }
 

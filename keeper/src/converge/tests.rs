@@ -8,6 +8,7 @@ use control::model::{
 };
 
 use super::*;
+use crate::places::{Found, Place, PlaceKind};
 
 const ME: &str = "k1";
 const BOOT: &str = "boot1";
@@ -25,6 +26,7 @@ struct World {
     known: Known,
     own_end: Option<End>,
     source: Source,
+    places: Vec<Place>,
     fails: Vec<&'static str>,
     trace: Vec<String>,
     lines: Vec<Line>,
@@ -103,6 +105,7 @@ fn world() -> World {
             }],
             oldest_segment: Some("000000010000000000000001".into()),
         },
+        places: Vec::new(),
         fails: Vec::new(),
         trace: Vec::new(),
         lines: Vec::new(),
@@ -299,6 +302,8 @@ impl World {
                     copy = Some(Copy {
                         own: self.own_end.clone(),
                         source: self.source.clone(),
+                        places: self.places.clone(),
+                        bytes: None,
                     });
                 }
                 Then::Done => {
@@ -356,11 +361,12 @@ impl World {
                 self.known.said_stopped = Some(db.clone());
                 format!("say {db} stopped")
             }
-            Step::RemoveData => {
+            Step::ClearData(clear) => {
                 assert!(!self.running, "I4: never while the server runs");
                 assert!(self.local.db.initializing, "I4: only after dbstate was saved");
+                assert_eq!(clear.db, self.local.db.uid.as_str());
                 self.local.data = Data::Absent;
-                "remove".into()
+                "clear".into()
             }
             Step::Initdb(_) => {
                 self.local.data = Data::Present(LocalRole::Master);
@@ -373,7 +379,7 @@ impl World {
             Step::WaitReady => "wait".into(),
             Step::ReadInitParameters => "read parameters".into(),
             Step::SetUpRoles => "roles".into(),
-            Step::CopyFrom(from) => {
+            Step::CopyFrom(from, _) => {
                 self.local.data = Data::Present(LocalRole::Standby);
                 format!("copy {}", from.db)
             }
@@ -504,14 +510,14 @@ fn t8_6_a_half_made_copy_is_made_again_in_the_same_pass() {
         .stopped();
     check(
         world,
-        "ask B; save 'A' initializing; remove; copy B; \
+        "ask B; save 'A' initializing; clear; copy B; \
          start Standby following host-k2:5432; reload following host-k2:5432; record A 3; done",
     );
 }
 
 #[test]
 fn t8_7_half_made_data_that_nobody_asks_for_are_removed() {
-    check(world().local_db("A", true).stopped(), "remove; save ''; hold DataLost");
+    check(world().local_db("A", true).stopped(), "clear; save ''; hold DataLost");
 }
 
 #[test]
@@ -578,7 +584,7 @@ fn t8_15_a_moved_upstream_needs_one_reload() {
 
 #[test]
 fn t8_17_to_20_what_has_diverged_is_copied() {
-    let copied = "ask B; save 'A2' initializing; remove; copy B; start Standby following host-k2:5432; \
+    let copied = "ask B; save 'A2' initializing; clear; copy B; start Standby following host-k2:5432; \
                   reload following host-k2:5432; record A2 1; done";
     let resync = || world().standby().replaced_by_a2(DbInitMode::Resync);
     check(resync().ends(EndState::ShutDown, 0x300_00a1), copied);
@@ -617,7 +623,7 @@ fn kept_data_that_do_not_stream_are_copied_over() {
     world.fails.clear();
     check(
         world,
-        "stop; ask B; save 'A2' initializing; remove; copy B; \
+        "stop; ask B; save 'A2' initializing; clear; copy B; \
          start Standby following host-k2:5432; reload following host-k2:5432; record A2 1; done",
     );
 }
@@ -651,7 +657,7 @@ fn nothing_is_destroyed_before_the_source_answers() {
     }
     world.running = true;
     assert!(
-        world.pass().starts_with("stop; ask B; save 'A2' initializing; remove"),
+        world.pass().starts_with("stop; ask B; save 'A2' initializing; clear"),
         "{:?}",
         world.trace
     );
@@ -693,6 +699,35 @@ fn a_source_that_is_another_instance_changes_nothing() {
     let mut newer = resync();
     newer.source.timeline = 3;
     assert!(newer.pass().contains("copy B"), "{:?}", newer.trace);
+}
+
+#[test]
+fn a_place_that_is_not_ours_alone_stops_the_copy_before_anything_is_marked() {
+    let mut world = world()
+        .standby()
+        .replaced_by_a2(DbInitMode::Resync)
+        .ends(EndState::Unclean, 0x300_0000);
+    world.places = vec![Place {
+        path: "/x/ts".into(),
+        kind: PlaceKind::Tablespace {
+            directory: "PG_15_202209061".into(),
+        },
+        bytes: 0,
+        found: Found {
+            holds_data: true,
+            is_ours: true,
+            is_the_source_s: true,
+            ..Found::default()
+        },
+    }];
+    let before = world.local.clone();
+    assert_eq!(world.pass(), "ask B; hold Obstacle(\"/x/ts\", TheSource)");
+    assert_eq!(world.local, before);
+    // Data that only need to follow leave it alone.
+    let kept = world.clone().ends(EndState::ShutDown, 0x300_00a0).pass();
+    assert!(kept.contains("mark standby"), "{kept}");
+    world.places[0].found.is_the_source_s = false;
+    assert!(world.pass().contains("clear; copy B"), "{:?}", world.trace);
 }
 
 #[test]
@@ -874,7 +909,7 @@ fn init_mode_new_makes_starts_and_records() {
     with.facts.slots.clear();
     check(
         with,
-        "save 'A2' initializing; remove; initdb; start temporarily; wait; read parameters; roles; stop; \
+        "save 'A2' initializing; clear; initdb; start temporarily; wait; read parameters; roles; stop; \
          permit; start Master; wait; reload; record A2 1; done",
     );
     let mut without = fresh(false);
@@ -964,7 +999,7 @@ fn i1_i2_i4_i5_hold_in_every_situation() {
                         assert!(told.contains("permit"), "X-1.3: {told}");
                     }
                     if uid != "A" && *mode == DbInitMode::None && !(initializing) {
-                        assert!(!told.contains("start") && !told.contains("remove"), "I5: {told}");
+                        assert!(!told.contains("start") && !told.contains("clear"), "I5: {told}");
                     }
                     if before.data == Data::Present(LocalRole::Master) && uid == "A" && !initializing && standby {
                         assert!(!told.contains("start"), "I3: {told}");

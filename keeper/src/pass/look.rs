@@ -79,14 +79,22 @@ impl Engine {
             Be::Db(target) => target.recorded.clone(),
             _ => Recorded::default(),
         };
-        let source = loop {
+        let (source, places, bytes) = loop {
             match self.source(from) {
                 Ok(source) => match source.ask(&slot).await {
                     Ok(told) => {
                         let found = found(&told);
                         // Another instance than ours may never have the slot; what that means the plan decides.
-                        if told.has_slot || judge_source(&recorded, &found).is_err() {
-                            break found;
+                        if judge_source(&recorded, &found).is_err() {
+                            break (found, Vec::new(), None);
+                        }
+                        if told.has_slot {
+                            match self.places(&source).await {
+                                Ok((places, bytes)) => break (found, places, bytes),
+                                Err(error) => say(Chain(&error).to_string()),
+                            }
+                            sleep(SOURCE_AWAY_POLL).await;
+                            continue;
                         }
                         say(format!("it has no replication slot {slot} yet"));
                         sleep(SOURCE_POLL).await;
@@ -101,6 +109,8 @@ impl Engine {
         Copy {
             own: self.own_end().await,
             source,
+            places,
+            bytes,
         }
     }
 

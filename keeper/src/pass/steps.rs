@@ -13,7 +13,10 @@ use tracing::{info, warn};
 use crate::converge::{Be, Orders, Plan, Sets, SlotChange, StartAs, Step, Upstream};
 use crate::pass::look::{address, slot_of, stopped};
 use crate::pass::{Engine, Pass, Read};
+use crate::places::{Clear, Place};
+use crate::postgres::aside::Cleared;
 use crate::postgres::basebackup;
+use crate::postgres::build::Build;
 use crate::postgres::control::ControlError;
 use crate::postgres::files::{self, FileError};
 use crate::postgres::hba::Users;
@@ -111,7 +114,7 @@ impl Engine {
                 self.collector.look();
             }
             Step::SayStopped(db) => self.say_stopped(db).await?,
-            Step::RemoveData => self.remove_data().await?,
+            Step::ClearData(clear) => self.clear_data(clear).await?,
             Step::Initdb(config) => {
                 let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
                 let new = initdb::New {
@@ -119,7 +122,8 @@ impl Engine {
                     encoding: text(&config.encoding),
                     data_checksums: config.data_checksums,
                 };
-                self.instance.initdb(&new).await?;
+                let build = self.prepare(&[])?;
+                self.instance.initdb(&new, &build, &self.owned).await?;
             }
             Step::StartTemporarily(sets) => {
                 let mut files = self.files(sets);
@@ -143,8 +147,8 @@ impl Engine {
             Step::SetUpRoles => {
                 roles::set_up(self.instance.sql(), &self.config.superuser, &self.config.replication).await?;
             }
-            Step::CopyFrom(from) => {
-                if let Err(failed) = self.copy_from(from, orders).await {
+            Step::CopyFrom(from, places) => {
+                if let Err(failed) = self.copy_from(from, places, orders).await {
                     self.note_failed_copy(orders);
                     return Err(failed);
                 }
@@ -300,18 +304,25 @@ impl Engine {
     }
 
     /// A removal goes on when its pass is given up; the next pass waits for it.
-    async fn remove_data(&mut self) -> Result<(), StepError> {
-        let instance = Arc::clone(&self.instance);
-        let removal = self
-            .memory
-            .removal
-            .insert(tokio::task::spawn_local(async move { instance.remove_data().await }));
-        let removed = removal.await.expect("removing data does not panic");
+    async fn clear_data(&mut self, clear: &Clear) -> Result<(), StepError> {
+        self.memory.upkeep.end(false).await;
+        let (instance, owned, clear) = (Arc::clone(&self.instance), Arc::clone(&self.owned), clear.clone());
+        let removal = self.memory.removal.insert(tokio::task::spawn_local(async move {
+            instance.clear_data(owned, clear).await
+        }));
+        let cleared = removal.await.expect("removing data does not panic");
         self.memory.removal = None;
-        Ok(removed?)
+        if let Cleared::SetAside(directory) = cleared? {
+            info!(directory = %directory.display(), "keeping the old data there until the new are complete");
+        }
+        Ok(())
     }
 
-    async fn copy_from(&self, from: &Upstream, orders: &Orders) -> Result<(), StepError> {
+    fn prepare(&self, places: &[Place]) -> Result<Build, FileError> {
+        Build::prepare(&self.instance.config().data, &self.owned, places)
+    }
+
+    async fn copy_from(&self, from: &Upstream, places: &[Place], orders: &Orders) -> Result<(), StepError> {
         let slot = slot_of(orders);
         let copy = basebackup::Copy {
             source: address(from),
@@ -320,7 +331,7 @@ impl Engine {
         };
         let mut told = 0;
         self.instance
-            .base_backup(&copy, |progress| {
+            .base_backup(&copy, &self.prepare(places)?, &self.owned, |progress| {
                 let percent = progress.percent();
                 if percent >= told + PROGRESS_STEP {
                     told = percent - percent % PROGRESS_STEP;
@@ -369,13 +380,13 @@ pub(super) fn failure(step: &Step) -> &'static str {
         Step::SaveDb(_) | Step::Record(_) => "could not save the state of the local db",
         Step::Stop => "failed to stop postgres",
         Step::SayStopped(_) => "could not find out how our db was stopped",
-        Step::RemoveData => "could not remove the data directory",
+        Step::ClearData(_) => "could not clear the data directory",
         Step::Initdb(_) => "failed to initialize the database cluster",
         Step::StartTemporarily(_) | Step::Start(..) => "failed to start postgres",
         Step::WaitReady => "postgres does not take connections",
         Step::ReadInitParameters => "could not read the configured parameters",
         Step::SetUpRoles => "could not set up the roles",
-        Step::CopyFrom(_) => "failed to copy the followed db",
+        Step::CopyFrom(..) => "failed to copy the followed db",
         Step::MarkStandby => "could not make the data those of a standby",
         Step::Permit => "no permit to be master",
         Step::CheckStreams(_) => "the old data do not do, copying",

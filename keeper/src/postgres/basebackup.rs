@@ -3,11 +3,13 @@
 
 use tracing::{debug, info};
 
+use crate::postgres::build::Build;
 use crate::postgres::conninfo::{Address, PasswordFile, copy_conninfo};
 use crate::postgres::environment;
 use crate::postgres::files;
 use crate::postgres::helper;
 use crate::postgres::instance::{Instance, InstanceError};
+use crate::postgres::owned::Owned;
 
 /// What is copied, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,10 +52,16 @@ impl Progress {
 }
 
 impl Instance {
-    /// Runs pg_basebackup into the data directory, which must not be there, as the replication user, and hands its
-    /// progress to `progress` about once a second. There is no limit: dropping the future ends the copy. What it
+    /// Runs pg_basebackup into the directories of `build`, as the replication user, moves what it made to its place, and
+    /// hands its progress to `progress` about once a second. There is no limit: dropping the future ends the copy. What it
     /// leaves is a standby that never started: `standby.signal` is there, its settings come with the first start.
-    pub async fn base_backup(&self, copy: &Copy, mut progress: impl FnMut(Progress)) -> Result<(), InstanceError> {
+    pub async fn base_backup(
+        &self,
+        copy: &Copy,
+        build: &Build,
+        owned: &Owned,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<(), InstanceError> {
         const ACT: &str = "write the password file for pg_basebackup";
         let config = self.config();
         let login = &config.replication;
@@ -68,7 +76,8 @@ impl Instance {
         command
             .args(["-R", "-v", "-P", "-w", "-X", "stream", "-c", "fast"])
             .arg("-D")
-            .arg(&config.data);
+            .arg(build.directory())
+            .args(build.options());
         command
             .arg("-d")
             .arg(copy_conninfo(&copy.application_name, &copy.source, login));
@@ -80,6 +89,7 @@ impl Instance {
         })
         .await?;
         drop(password_file);
+        build.finish(owned)?;
         // -R wrote the connection there, with the password.
         files::link_auto_conf(&config.data)?;
         files::signal_standby(&config.data)?;

@@ -7,6 +7,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::postgres::trees;
+
 /// The WAL segment size that the reference assumes, in bytes (keeper section 0).
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 
@@ -67,7 +69,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FileError> {
 }
 
 /// Temporary files that a killed keeper may have left in its directory, by the beginning of their names.
-const LEFTOVERS: [&str; 4] = ["keeperstate.", "dbstate.", "pgpass.", "initdb."];
+const LEFTOVERS: [&str; 5] = ["keeperstate.", "dbstate.", "directories.", "pgpass.", "initdb."];
 
 /// Removes the temporary files that a killed keeper left beside its data directory, some with a password in them
 /// (keeper I16). Only while the directory is locked.
@@ -85,7 +87,7 @@ pub fn remove_leftovers(dir: &Path) -> Result<(), FileError> {
 }
 
 /// What must exist in a data directory that initdb has made (keeper 12.2; in majors 12 to 18 all of it does).
-const PARTS: [&str; 18] = [
+pub(crate) const PARTS: [&str; 18] = [
     "PG_VERSION",
     "base",
     "global",
@@ -243,63 +245,10 @@ pub fn close_data(data: &Path) -> Result<(), FileError> {
     attempt().map_err(FileError::new("set the mode of", data))
 }
 
-/// Removes a data directory and, where its tablespaces lie elsewhere, what its major keeps there (keeper 12.8, W38).
-/// Whoever calls has made sure of I4 and that no server runs. A directory that is not there is fine.
-///
-/// In a tablespace's directory only `PG_<major>_*` is ours: other majors and other instances may share it.
-pub fn remove_data(data: &Path) -> Result<(), FileError> {
-    for location in tablespaces(data)? {
-        let major = data_major(data)?;
-        for version_dir in entries(&location)? {
-            let name = version_dir
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            if major.is_some_and(|major| name.starts_with(&format!("PG_{major}_"))) {
-                remove_tree(&version_dir)?;
-            }
-        }
-    }
-    match remove_tree(data) {
-        // A file system is mounted there: empty will do, initdb and pg_basebackup take it.
-        Err(busy) if busy.kind() == ErrorKind::ResourceBusy && entries(data)?.is_empty() => Ok(()),
-        done => done,
-    }
-}
-
-fn tablespaces(data: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let links = entries(&data.join("pg_tblspc"))?;
-    Ok(links
-        .iter()
-        .filter_map(|link| fs::read_link(link).ok())
-        .map(|target| data.join("pg_tblspc").join(target))
-        .collect())
-}
-
-/// The paths in a directory; none when there is no such directory.
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let list = match fs::read_dir(dir) {
-        Ok(list) => list,
-        Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(FileError::new("list", dir)(source)),
-    };
-    list.map(|entry| entry.map(|entry| entry.path()))
-        .collect::<io::Result<_>>()
-        .map_err(FileError::new("list", dir))
-}
-
-fn remove_tree(dir: &Path) -> Result<(), FileError> {
-    match fs::remove_dir_all(dir) {
-        Err(source) if source.kind() != ErrorKind::NotFound => Err(FileError::new("remove", dir)(source)),
-        _ => Ok(()),
-    }
-}
-
 /// The names of the replication slots in a data directory. One that was being made or dropped does not count: the next
 /// start removes it (slot.c).
 pub fn slots(data: &Path) -> Result<Vec<String>, FileError> {
-    let names = entries(&data.join("pg_replslot"))?
+    let names = trees::entries(&data.join("pg_replslot"))?
         .into_iter()
         .filter(|path| path.is_dir())
         .filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
@@ -333,7 +282,7 @@ pub enum OldestWal {
 /// The oldest segment in `pg_wal`: the first name, sorted as text (keeper 3.5 step 8).
 pub fn oldest_wal(data: &Path) -> Result<OldestWal, FileError> {
     let dir = data.join("pg_wal");
-    let names = entries(&dir)?
+    let names = trees::entries(&dir)?
         .into_iter()
         .filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
     let Some(oldest) = names.filter(|name| is_segment_name(name)).min() else {

@@ -5,9 +5,11 @@ use std::io::Write;
 use control::telemetry::Chain;
 use tracing::{debug, warn};
 
+use crate::postgres::build::Build;
 use crate::postgres::environment;
 use crate::postgres::helper::{self, HelperError};
 use crate::postgres::instance::{Instance, InstanceError};
+use crate::postgres::owned::Owned;
 
 /// What a new database cluster is to be like.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,14 +23,16 @@ pub struct New {
 }
 
 impl Instance {
-    /// Runs initdb. The data directory must not be there; after a failure it is not there either (keeper I4 (c)).
-    pub async fn initdb(&self, new: &New) -> Result<(), InstanceError> {
+    /// Runs initdb in the directories of `build` and moves what it made to its place; after a failure there is nothing
+    /// (keeper I4 (c)).
+    pub async fn initdb(&self, new: &New, build: &Build, owned: &Owned) -> Result<(), InstanceError> {
         const ACT: &str = "write the password file for initdb";
         let config = self.config();
         let mut command = environment::command(&self.programs().path("initdb"));
         command
             .arg("-D")
-            .arg(&config.data)
+            .arg(build.directory())
+            .args(build.options())
             .arg("-U")
             .arg(&config.superuser.user);
         let mut password_file = None;
@@ -55,10 +59,11 @@ impl Instance {
         let made = helper::run(command, |line| debug!(target: "initdb", "{line}")).await;
         drop(password_file);
         if let Err(HelperError::Failed { .. } | HelperError::Read { .. }) = made
-            && let Err(failed) = self.remove_data().await
+            && let Err(failed) = build.discard()
         {
             warn!(error = %Chain(&failed), "could not remove what initdb left behind");
         }
-        Ok(made?)
+        made?;
+        Ok(build.finish(owned)?)
     }
 }

@@ -12,6 +12,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use crate::places::Clear;
+use crate::postgres::aside::{self, Cleared};
 use crate::postgres::conf::{self, Parameters, Recovery, RecoveryMode};
 use crate::postgres::credentials::Login;
 use crate::postgres::environment;
@@ -19,6 +21,7 @@ use crate::postgres::files::{self, FileError};
 use crate::postgres::hba;
 use crate::postgres::helper::{self, HelperError, explain};
 use crate::postgres::layout;
+use crate::postgres::owned::Owned;
 use crate::postgres::pinned;
 use crate::postgres::port::{self, PortError};
 use crate::postgres::process::{self, Process};
@@ -471,8 +474,24 @@ impl Instance {
         Ok(())
     }
 
-    /// Removes the data directory (keeper 12.8); refused while a server runs. Whoever calls has made sure of I4.
+    /// Removes the data directory (keeper 12.8), but nothing that its links lead to; refused while a server runs. Whoever calls has made sure of I4.
     pub async fn remove_data(&self) -> Result<(), InstanceError> {
+        self.ensure_nothing_runs().await?;
+        let data = self.config.data.clone();
+        let removed = tokio::task::spawn_blocking(move || aside::remove_data(&data, |_| true)).await;
+        Ok(removed.expect("removing files does not panic")?)
+    }
+
+    /// Clears the way for new data: old ones are moved aside where there is room, or removed. Refused while a server
+    /// runs. Whoever calls has made sure of I4.
+    pub async fn clear_data(&self, owned: Arc<Owned>, clear: Clear) -> Result<Cleared, InstanceError> {
+        self.ensure_nothing_runs().await?;
+        let data = self.config.data.clone();
+        let cleared = tokio::task::spawn_blocking(move || aside::clear(&data, &owned, &clear)).await;
+        Ok(cleared.expect("moving and removing files does not panic")?)
+    }
+
+    async fn ensure_nothing_runs(&self) -> Result<(), InstanceError> {
         if let Some(running) = self.running().await? {
             return Err(InstanceError::Runs {
                 pid: running.pid,
@@ -480,9 +499,7 @@ impl Instance {
             });
         }
         self.end_orphans().await;
-        let data = self.config.data.clone();
-        let removed = tokio::task::spawn_blocking(move || files::remove_data(&data)).await;
-        Ok(removed.expect("removing files does not panic")?)
+        Ok(())
     }
 
     fn not_running(&self) -> InstanceError {

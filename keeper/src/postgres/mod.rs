@@ -6,7 +6,9 @@
 //! on and is found by [`instance::Instance::running`]). And nothing here remembers what was last made known to
 //! the server: that is the loop's snapshot.
 
+pub mod aside;
 pub mod basebackup;
+pub mod build;
 pub mod conf;
 pub mod conninfo;
 pub mod control;
@@ -21,6 +23,7 @@ pub mod instance;
 pub mod layout;
 pub mod lock;
 pub mod observe;
+pub mod owned;
 pub(crate) mod pinned;
 pub mod port;
 pub mod process;
@@ -32,3 +35,6 @@ pub mod session;
 pub mod source;
 pub mod sql;
 pub mod state;
+pub mod survey;
+pub mod trees;
+pub mod usage;

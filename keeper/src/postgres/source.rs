@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use control::model::Lsn;
+use control::telemetry::Chain;
+use tracing::warn;
 
 use crate::postgres::conninfo::Address;
 use crate::postgres::credentials::Login;
+use crate::postgres::files::FileError;
 use crate::postgres::history::Ancestor;
 use crate::postgres::replication::{Replication, ReplicationError, Target};
 use crate::postgres::sql::{Sql, SqlError};
@@ -26,6 +29,9 @@ pub enum SourceError {
     /// It did not answer a question.
     #[error(transparent)]
     Sql(#[from] SqlError),
+    /// A directory of our own that a copy would write into cannot be looked at.
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 /// What a source says.
@@ -43,6 +49,17 @@ pub struct Told {
     pub oldest_wal: Option<String>,
     /// The slot that was asked for is there.
     pub has_slot: bool,
+}
+
+/// What a copy is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extent {
+    /// Name of the directory that each tablespace has in its location.
+    pub directory: String,
+    /// The locations of the tablespaces outside PGDATA, each with its size in bytes, where that is known.
+    pub locations: Vec<(String, Option<u64>)>,
+    /// Size of PGDATA with its WAL, in bytes; absent when the source did not report it in time.
+    pub bytes: Option<u64>,
 }
 
 /// One source, with the logins that the whole cluster shares.
@@ -82,6 +99,29 @@ impl Source {
             oldest_wal: self.sql.oldest_wal().await?,
             has_slot: self.sql.has_slot(slot).await?,
         })
+    }
+
+    /// Asks what a copy would be made of.
+    pub async fn extent(&self) -> Result<Extent, SourceError> {
+        let directory = self.sql.tablespace_directory().await?;
+        let locations = self.sql.tablespace_locations().await?;
+        // Sizes take long on a large instance, and only decide whether old data can be kept meanwhile.
+        let bytes = self
+            .sql
+            .bytes_of_data()
+            .await
+            .inspect_err(|error| warn!(error = %Chain(error), "the followed db does not report its size"))
+            .ok();
+        Ok(Extent {
+            directory,
+            locations,
+            bytes,
+        })
+    }
+
+    /// Whether the source finds this file, by an absolute path or one below its PGDATA.
+    pub async fn sees(&self, path: &str) -> Result<bool, SourceError> {
+        Ok(self.sql.sees(path).await?)
     }
 
     /// Waits until the source has the slot, which its keeper makes once it has seen the follower listed (keeper 6.4).

@@ -272,6 +272,53 @@ impl Sql {
         self.ask("drop a replication slot", &question).await.map(|_| ())
     }
 
+    /// Name of the directory of this server in a tablespace's location (TABLESPACE_VERSION_DIRECTORY in relpath.h).
+    pub async fn tablespace_directory(&self) -> Result<String, SqlError> {
+        let act = "ask for the catalog version";
+        let question = "select 'PG_' || current_setting('server_version_num')::int / 10000 || '_' || \
+                        catalog_version_no from pg_control_system()";
+        let rows = self.ask(act, question).await?;
+        one(act, &rows).map(|row| field(row, 0))
+    }
+
+    /// Locations of the tablespaces outside PGDATA, each with its size where it is reported in time.
+    pub async fn tablespace_locations(&self) -> Result<Vec<(String, Option<u64>)>, SqlError> {
+        let located = "from pg_tablespace where pg_tablespace_location(oid) like '/%' order by 1";
+        let question = format!("select pg_tablespace_location(oid), pg_tablespace_size(oid) {located}");
+        let rows = match self.ask("read the tablespaces with their sizes", &question).await {
+            Ok(rows) => rows,
+            Err(SqlError::Timeout { .. }) => {
+                let question = format!("select pg_tablespace_location(oid) {located}");
+                self.ask("read the tablespaces", &question).await?
+            }
+            Err(failed) => return Err(failed),
+        };
+        let sized = |row: &SimpleQueryRow| {
+            let bytes = (row.len() > 1).then(|| field(row, 1).parse().ok()).flatten();
+            (field(row, 0), bytes)
+        };
+        Ok(rows.iter().map(sized).collect())
+    }
+
+    /// Bytes of all databases and of the WAL, tablespaces outside PGDATA left out.
+    pub async fn bytes_of_data(&self) -> Result<u64, SqlError> {
+        let act = "ask for the size of the data";
+        let question = "select (select coalesce(sum(pg_tablespace_size(oid)), 0) from pg_tablespace \
+                        where pg_tablespace_location(oid) not like '/%') + \
+                        (select coalesce(sum(size), 0) from pg_ls_waldir())";
+        let rows = self.ask(act, question).await?;
+        let text = one(act, &rows).map(|row| field(row, 0))?;
+        text.parse().map_err(|_| SqlError::Answer { act, answer: text })
+    }
+
+    /// Whether the server finds this file, by an absolute path or one below its PGDATA.
+    pub async fn sees(&self, path: &str) -> Result<bool, SqlError> {
+        let act = "ask whether the followed db sees a file of ours";
+        let question = format!("select (pg_stat_file({}, true)).size is not null", escape_literal(path));
+        let rows = self.ask(act, &question).await?;
+        one(act, &rows).map(|row| field(row, 0) == "t")
+    }
+
     /// Is there a physical slot of this name?
     pub async fn has_slot(&self, slot: &str) -> Result<bool, SqlError> {
         let question = format!(

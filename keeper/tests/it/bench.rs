@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::model::Lsn;
+use keeper::postgres::build::Build;
 use keeper::postgres::conf::{self, Parameters, Recovery};
 use keeper::postgres::credentials::{AuthMethod, Login, Secret};
 use keeper::postgres::files::SEGMENT_BYTES;
 use keeper::postgres::hba::{self, Access, Remote, Users};
 use keeper::postgres::initdb::New;
 use keeper::postgres::instance::{Config, Files, Instance, Start, StopLimits, Stopped};
+use keeper::postgres::owned::Owned;
 use keeper::postgres::programs::Programs;
 use keeper::postgres::roles;
 use tempfile::TempDir;
@@ -108,6 +110,11 @@ impl Node {
         Self { instance, dir }
     }
 
+    /// What the instance has made outside PGDATA, as recorded in the keeper's directory.
+    pub(crate) fn owned(&self) -> Owned {
+        Owned::load(self.dir.path()).unwrap()
+    }
+
     pub(crate) fn data(&self) -> &Path {
         &self.instance.config().data
     }
@@ -116,7 +123,8 @@ impl Node {
     pub(crate) async fn initialised() -> Self {
         let node = Self::new();
         let instance = &node.instance;
-        instance.initdb(&New::default()).await.unwrap();
+        let build = Build::plain(node.data());
+        instance.initdb(&New::default(), &build, &node.owned()).await.unwrap();
         instance.start(&files(instance, &[]), Start::Temporary).await.unwrap();
         instance.wait_ready(Some(LONG)).await.unwrap();
         let config = instance.config();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keeper::postgres::basebackup::Copy;
+use keeper::postgres::build::Build;
 use keeper::postgres::conf::Recovery;
 use keeper::postgres::conninfo::{Address, primary_conninfo};
 use keeper::postgres::control::{self, State};
@@ -67,7 +68,9 @@ async fn copied(master: &Node, name: &str) -> Node {
     let mut told = Vec::new();
     standby
         .instance
-        .base_backup(&copy, |progress| told.push(progress))
+        .base_backup(&copy, &Build::plain(standby.data()), &standby.owned(), |progress| {
+            told.push(progress)
+        })
         .await
         .unwrap();
     assert_eq!(told.last().map(|progress| progress.percent()), Some(100));
@@ -196,14 +199,18 @@ fn a_copy_that_is_given_up_leaves_no_process() {
             application_name: "stolon_gone".into(),
             slot: "stolon_gone".into(),
         };
-        let refused = standby.instance.base_backup(&copy, |_| {}).await.unwrap_err();
+        let refused = standby
+            .instance
+            .base_backup(&copy, &Build::plain(standby.data()), &standby.owned(), |_| {})
+            .await
+            .unwrap_err();
         assert!(
             refused.to_string().contains("stolon_gone"),
             "without its slot: {refused}"
         );
         master.instance.sql().create_slot("stolon_gone").await.unwrap();
         tokio::select! {
-            _ = standby.instance.base_backup(&copy, |_| {}) => panic!("it was given up"),
+            _ = standby.instance.base_backup(&copy, &Build::plain(standby.data()), &standby.owned(), |_| {}) => panic!("it was given up"),
             () = eventually("a copy under way", async || {
                 !master.execute("select 1 from pg_stat_replication where application_name = 'stolon_gone'").await.is_empty()
             }) => {}

@@ -106,31 +106,6 @@ fn signal_files_change_only_as_is_safe() {
 }
 
 #[test]
-fn removing_the_data_empties_its_tablespaces_of_its_own_major_only() {
-    let dir = tempfile::tempdir().unwrap();
-    let (data, space) = (dir.path().join("postgres"), dir.path().join("space"));
-    for made in [
-        data.join("pg_tblspc"),
-        space.join("PG_15_202209061/5"),
-        space.join("PG_17_202406281"),
-    ] {
-        fs::create_dir_all(made).unwrap();
-    }
-    fs::write(data.join("PG_VERSION"), "15\n").unwrap();
-    fs::write(space.join("notes"), "of a stranger").unwrap();
-    symlink(&space, data.join("pg_tblspc/16385")).unwrap();
-    remove_data(&data).unwrap();
-    assert!(!data.exists());
-    let mut left: Vec<_> = fs::read_dir(&space)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-    left.sort();
-    assert_eq!(left, ["PG_17_202406281", "notes"]);
-    remove_data(&data).unwrap();
-}
-
-#[test]
 fn the_lock_file_tells_pid_and_state() {
     let dir = tempfile::tempdir().unwrap();
     let write = |text: &str| fs::write(dir.path().join("postmaster.pid"), text).unwrap();

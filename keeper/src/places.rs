@@ -1,0 +1,182 @@
+//! The directories outside PGDATA that a copy writes into: locations of tablespaces, and the target of a `pg_wal` that
+//! is a link. Whether they may be emptied for it is decided here, from what was found; finding is `postgres::survey`'s.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// One such directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its path, as the source has it.
+    pub path: PathBuf,
+    /// What a copy puts there.
+    pub kind: PlaceKind,
+    /// The size of that on the source, in bytes.
+    pub bytes: u64,
+    /// What is there now.
+    pub found: Found,
+}
+
+/// What the way is cleared for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clear {
+    /// The db that is to be made.
+    pub db: String,
+    /// The bytes that it will take in PGDATA, WAL included; unknown: as many as the old data take.
+    pub bytes: Option<u64>,
+    /// Where else it will write; what is there may be emptied.
+    pub places: Vec<Place>,
+}
+
+/// What a copy puts into a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlaceKind {
+    /// A tablespace.
+    Tablespace {
+        /** Name of the directory that holds it: `PG_15_202209061`. */
+        directory: String,
+    },
+    /// WAL.
+    Wal,
+}
+
+/// What was found in a place.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// Why the directory cannot be written into.
+    pub unusable: Option<String>,
+    /// It already holds what a copy would put there.
+    pub holds_data: bool,
+    /// The source sees the same directory.
+    pub is_the_source_s: bool,
+    /// The directory of another keeper that has marked it.
+    pub other_keeper: Option<PathBuf>,
+    /// Another process that uses it: its name and process id.
+    pub user: Option<(String, i32)>,
+    /// It is recorded as this keeper's, or PGDATA, which is whole, leads to it.
+    pub is_ours: bool,
+}
+
+/// Why a place may not be emptied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It cannot be written into.
+    Unusable(String),
+    /// It is the source's own.
+    TheSource,
+    /// Another keeper uses it.
+    OtherKeeper(PathBuf),
+    /// A process uses it.
+    InUse {
+        /** Its name. */
+        program: String,
+        /** Its process id. */
+        pid: i32,
+    },
+    /// It is not known to be this keeper's.
+    NotOurs,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unusable(why) => write!(f, "{why}: create it, writable by the user that runs the keeper"),
+            Self::TheSource => f.write_str(
+                "the followed db uses the same directory: run this keeper on another host, or drop the tablespace",
+            ),
+            Self::OtherKeeper(dir) => write!(
+                f,
+                "the keeper of {} uses the same directory: run one of them on another host; if that keeper is gone for \
+                 good, remove its stolon-*.owner file there",
+                dir.display()
+            ),
+            Self::InUse { program, pid } => write!(f, "process {pid} ({program}) uses it: end that process"),
+            Self::NotOurs => f.write_str(
+                "what is there is not known to be this keeper's: if nobody needs it, move it away or remove it",
+            ),
+        }
+    }
+}
+
+/// Whether a copy may take this place, which empties it.
+///
+/// # Errors
+/// The first thing that speaks against it.
+pub fn judge(found: &Found) -> Result<(), Obstacle> {
+    if let Some(why) = &found.unusable {
+        return Err(Obstacle::Unusable(why.clone()));
+    }
+    if found.is_the_source_s {
+        return Err(Obstacle::TheSource);
+    }
+    if !found.holds_data {
+        return Ok(());
+    }
+    if let Some(dir) = &found.other_keeper {
+        return Err(Obstacle::OtherKeeper(dir.clone()));
+    }
+    if let Some((program, pid)) = &found.user {
+        return Err(Obstacle::InUse {
+            program: program.clone(),
+            pid: *pid,
+        });
+    }
+    if found.is_ours { Ok(()) } else { Err(Obstacle::NotOurs) }
+}
+
+/// The first place that may not be emptied, and why.
+pub fn obstacle(places: &[Place]) -> Option<(PathBuf, Obstacle)> {
+    places
+        .iter()
+        .find_map(|place| judge(&place.found).err().map(|obstacle| (place.path.clone(), obstacle)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_ours_and_nobody_else_s_is_emptied() {
+        let empty = Found::default();
+        let ours = Found {
+            holds_data: true,
+            is_ours: true,
+            ..Found::default()
+        };
+        assert_eq!(judge(&empty), Ok(()));
+        assert_eq!(judge(&ours), Ok(()));
+        let not_ours = Found {
+            is_ours: false,
+            ..ours.clone()
+        };
+        assert_eq!(judge(&not_ours), Err(Obstacle::NotOurs));
+        let source = Found {
+            is_the_source_s: true,
+            ..ours.clone()
+        };
+        assert_eq!(
+            judge(&source),
+            Err(Obstacle::TheSource),
+            "though it is recorded as ours"
+        );
+        let marked = Found {
+            other_keeper: Some("/k2".into()),
+            ..ours.clone()
+        };
+        assert_eq!(judge(&marked), Err(Obstacle::OtherKeeper("/k2".into())));
+        let used = Found {
+            user: Some(("postgres".into(), 7)),
+            ..ours
+        };
+        let in_use = Obstacle::InUse {
+            program: "postgres".into(),
+            pid: 7,
+        };
+        assert_eq!(judge(&used), Err(in_use));
+        let closed = Found {
+            unusable: Some("create /x: permission denied".into()),
+            ..empty
+        };
+        assert!(matches!(judge(&closed), Err(Obstacle::Unusable(_))));
+    }
+}

@@ -1,0 +1,274 @@
+//! Looks at the directories outside PGDATA that belong to an instance or that a copy would write into, and records
+//! those of a running instance as this keeper's. What follows from it `places` decides.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::places::{Found, Place, PlaceKind};
+use crate::postgres::files::{self, FileError};
+use crate::postgres::owned::{NEW, Owned, Space, random_name};
+use crate::postgres::trees;
+use crate::postgres::usage;
+
+/// The directory in a tablespace's location that this PGDATA has: `PG_<major>_<catalog version>`; `None` when PGDATA
+/// has no version or no control file.
+fn version_directory(data: &Path) -> Result<Option<String>, FileError> {
+    let Some(major) = files::data_major(data)? else {
+        return Ok(None);
+    };
+    let path = data.join("global/pg_control");
+    // ControlFileData in catalog/pg_control.h: system identifier (8 bytes), its own version (4), catalog version (4).
+    let mut first = [0; 16];
+    match fs::File::open(&path).and_then(|mut file| file.read_exact(&mut first)) {
+        Ok(()) => {}
+        Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(FileError::new("read", path)(source)),
+    }
+    let catalog = u32::from_le_bytes([first[12], first[13], first[14], first[15]]);
+    Ok(Some(format!("PG_{major}_{catalog}")))
+}
+
+/// The tablespace directories that the links of a whole PGDATA lead to, in-place ones left out.
+pub fn linked(data: &Path) -> Result<Vec<Space>, FileError> {
+    let Some(directory) = version_directory(data)? else {
+        return Ok(Vec::new());
+    };
+    let mut spaces = Vec::new();
+    for link in trees::entries(&data.join("pg_tblspc"))? {
+        let Ok(location) = fs::read_link(&link) else { continue };
+        if location.is_relative() {
+            continue;
+        }
+        if let Some(mark) = trees::mark(&location.join(&directory))? {
+            spaces.push(Space {
+                location,
+                directory: directory.clone(),
+                mark,
+            });
+        }
+    }
+    Ok(spaces)
+}
+
+/// Where the `pg_wal` of PGDATA leads, when it is a link; of data that are lost or half made, where it did.
+pub fn wal_of(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
+    let Ok(target) = fs::read_link(data.join("pg_wal")) else {
+        let is_whole = files::is_initialised(data)?;
+        return Ok(owned.record().wal.filter(|_| !is_whole));
+    };
+    let target = data.join(target);
+    // An attempt that was interrupted leads to where it was made.
+    let is_made_there = target.file_name().is_some_and(|name| name == &*owned.name(NEW));
+    Ok(if is_made_there {
+        target.parent().map(Path::to_owned)
+    } else {
+        Some(target)
+    })
+}
+
+/// A tablespace of a running instance whose location somebody else uses too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// The location.
+    pub location: PathBuf,
+    /// Who.
+    pub with: String,
+}
+
+/// What a running instance has outside PGDATA.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stock {
+    /// The locations of its tablespaces.
+    pub locations: Vec<PathBuf>,
+    /// Those that are not its alone.
+    pub shared: Vec<Shared>,
+}
+
+/// Records the tablespaces of a whole PGDATA as this keeper's, marks their locations, forgets those that are gone, and
+/// tells which are shared.
+pub fn take_stock(data: &Path, owned: &Owned) -> Result<Stock, FileError> {
+    let found = linked(data)?;
+    let wal = wal_of(data, owned)?;
+    let before = owned.record().tablespaces;
+    let mut kept = found.clone();
+    for space in &before {
+        let is_there = trees::mark(&space.path())? == Some(space.mark);
+        if is_there && !kept.iter().any(|kept| kept.path() == space.path()) {
+            kept.push(space.clone());
+        }
+    }
+    if !kept.is_empty() || !before.is_empty() || wal.is_some() {
+        owned.change(|record| {
+            record.tablespaces.clone_from(&kept);
+            record.wal.clone_from(&wal);
+        })?;
+    }
+    for gone in before
+        .iter()
+        .filter(|space| kept.iter().all(|kept| kept.location != space.location))
+    {
+        if gone.location.exists() {
+            owned.remove_marker(&gone.location)?;
+        }
+    }
+    let mut stock = Stock::default();
+    for space in found {
+        owned.put_marker(&space.location)?;
+        let keeper = owned.other_keeper(&space.location)?;
+        let keeper = keeper.map(|dir| format!("the keeper of {}", dir.display()));
+        let server = || {
+            let server = usage::server_of(&space.location, data)?;
+            Some(format!("process {} ({})", server.pid, server.program))
+        };
+        if let Some(with) = keeper.or_else(server) {
+            stock.shared.push(Shared {
+                location: space.location.clone(),
+                with,
+            });
+        }
+        stock.locations.push(space.location);
+    }
+    Ok(stock)
+}
+
+/// A file in a place that shows whether another server sees the same directory; removed when dropped.
+#[derive(Debug)]
+pub struct Probe {
+    /// What the other server is asked for: an absolute path, or one below its PGDATA.
+    pub asked: String,
+    path: PathBuf,
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        // An empty file with a random name that stays behind when this fails does no harm.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What a tablespace of the source finds here, but for what only the source can tell; a probe for that.
+pub fn look_at_tablespace(
+    data: &Path,
+    owned: &Owned,
+    location: &Path,
+    directory: &str,
+) -> Result<(Found, Option<Probe>), FileError> {
+    if let Err(why) = trees::create(location) {
+        return Ok((unusable(&why), None));
+    }
+    let path = location.join(directory);
+    let probe = match probe(owned, location, location) {
+        Ok(probe) => probe,
+        Err(why) => return Ok((unusable(&why), None)),
+    };
+    let user = usage::user_of(location, &path, data);
+    let is_linked = files::is_initialised(data)? && is_linked(data, &path)?;
+    let found = Found {
+        unusable: None,
+        holds_data: trees::mark(&path)?.is_some(),
+        is_the_source_s: false,
+        other_keeper: owned.other_keeper(location)?,
+        user: user.map(|user| (user.program, user.pid)),
+        is_ours: is_linked || owned.has(location, directory)?,
+    };
+    Ok((found, Some(probe)))
+}
+
+fn is_linked(data: &Path, path: &Path) -> Result<bool, FileError> {
+    let mark = trees::mark(path)?;
+    Ok(linked(data)?.iter().any(|space| Some(space.mark) == mark))
+}
+
+/// The same for the target of `pg_wal`, which is this keeper's because its PGDATA, or its record, leads there.
+pub fn look_at_wal(data: &Path, owned: &Owned, target: &Path) -> Result<(Found, Option<Probe>), FileError> {
+    if !target.is_dir() {
+        let why = format!("{}, where pg_wal leads, is not there", target.display());
+        return Ok((
+            Found {
+                unusable: Some(why),
+                ..Found::default()
+            },
+            None,
+        ));
+    }
+    let probe = match probe(owned, target, Path::new("pg_wal")) {
+        Ok(probe) => probe,
+        Err(why) => return Ok((unusable(&why), None)),
+    };
+    let user = usage::user_of(target, target, data);
+    let found = Found {
+        holds_data: trees::entries(target)?
+            .iter()
+            .any(|path| path.file_name().is_some_and(is_of_wal)),
+        user: user.map(|user| (user.program, user.pid)),
+        is_ours: true,
+        ..Found::default()
+    };
+    Ok((found, Some(probe)))
+}
+
+fn unusable(why: &FileError) -> Found {
+    Found {
+        unusable: Some(control::telemetry::Chain(why).to_string()),
+        ..Found::default()
+    }
+}
+
+/// Writes a probe into `dir`, which the other server knows as `known_as`.
+fn probe(owned: &Owned, dir: &Path, known_as: &Path) -> Result<Probe, FileError> {
+    let name = owned.name(&format!("probe.{}", random_name()));
+    let path = dir.join(&name);
+    files::write_atomically(&path, b"")?;
+    Ok(Probe {
+        asked: known_as.join(name).to_string_lossy().into_owned(),
+        path,
+    })
+}
+
+/// Whether a name in a `pg_wal` is one that PostgreSQL gives: a segment, with an ending or not, a history file, a
+/// directory of the WAL.
+pub fn is_of_wal(name: &std::ffi::OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let (stem, ending) = name.split_once('.').unwrap_or((&name, ""));
+    let is_hex = |length| stem.len() == length && stem.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
+    matches!(&*name, "archive_status" | "summaries" | "xlogtemp")
+        || name.starts_with("xlogtemp.")
+        || is_hex(24)
+        || (is_hex(8) && ending == "history")
+}
+
+/// The places of an instance that is to be replaced by something that has no tablespaces: its own tablespaces.
+pub fn own_places(data: &Path, owned: &Owned) -> Result<Vec<Place>, FileError> {
+    let mut spaces = owned.record().tablespaces;
+    if files::is_initialised(data)? {
+        for space in linked(data)? {
+            if spaces.iter().all(|known| known.path() != space.path()) {
+                spaces.push(space);
+            }
+        }
+    }
+    let mut places = Vec::new();
+    for space in spaces {
+        let path = space.path();
+        let user = usage::user_of(&space.location, &path, data);
+        places.push(Place {
+            bytes: 0,
+            found: Found {
+                holds_data: trees::mark(&path)?.is_some(),
+                other_keeper: owned.other_keeper(&space.location)?,
+                user: user.map(|user| (user.program, user.pid)),
+                is_ours: trees::mark(&path)? == Some(space.mark),
+                ..Found::default()
+            },
+            path: space.location,
+            kind: PlaceKind::Tablespace {
+                directory: space.directory,
+            },
+        });
+    }
+    Ok(places)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Which other processes of this host use a directory. It is asked before the directory is emptied, and errs on the
+//! side of a user too many.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::postgres::trees::{Identity, identity};
+
+/// A process that uses a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its process id.
+    pub pid: i32,
+    /// Its name.
+    pub program: String,
+}
+
+/// A process that has `dir` or something below it open, mapped or as its working directory, or that is a server whose
+/// tablespace or `pg_wal` is at `location`. Processes that work in `own`, our PGDATA, and this one do not count; of
+/// other users' processes the system shows only root what they use.
+pub fn user_of(location: &Path, dir: &Path, own: &Path) -> Option<User> {
+    let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let uses = |process: &PathBuf| {
+        let cwd = process.join("cwd");
+        let names_it = || {
+            fs::read_link(&cwd).is_ok_and(|cwd| cwd.starts_with(&real))
+                || has_open(process, &real)
+                || maps(process, &real)
+        };
+        is_served(location, process) || (names_it() && has_the_same_view(process, &real))
+    };
+    others(own).find(uses).map(|process| user(&process))
+}
+
+/// A server other than ours whose tablespace or `pg_wal` is at `location`.
+pub fn server_of(location: &Path, own: &Path) -> Option<User> {
+    others(own)
+        .find(|process| is_served(location, process))
+        .map(|process| user(&process))
+}
+
+/// The other processes, as directories in `/proc`.
+fn others(own: &Path) -> impl Iterator<Item = PathBuf> {
+    let own = identity(own).ok();
+    let me = std::process::id().to_string();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(move |entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.bytes().all(|byte| byte.is_ascii_digit()) && name != me
+        })
+        .map(|entry| entry.path())
+        .filter(move |process| own.is_none() || identity(&process.join("cwd")).ok() != own)
+}
+
+fn is_served(location: &Path, process: &Path) -> bool {
+    let Ok(location) = identity(location) else { return false };
+    let is_location = |path: PathBuf| identity(&path).is_ok_and(|found: Identity| found == location);
+    let pgdata = process.join("cwd");
+    let links = fs::read_dir(pgdata.join("pg_tblspc")).into_iter().flatten().flatten();
+    let mut links = links.map(|entry| entry.path()).chain([pgdata.join("pg_wal")]);
+    links.any(|link| match fs::read_link(&link) {
+        Ok(target) => is_location(in_view_of(process, &link, &target)),
+        Err(_) => is_location(link),
+    })
+}
+
+/// A path as the process sees it, which may have other file systems mounted than we have (proc_pid_root(5)).
+fn in_view_of(process: &Path, link: &Path, target: &Path) -> PathBuf {
+    match target.strip_prefix("/") {
+        Ok(below) => process.join("root").join(below),
+        Err(_) => link.parent().unwrap_or(link).join(target),
+    }
+}
+
+/// Whether a path leads the process to the same directory as us. What cannot be found out counts as yes.
+fn has_the_same_view(process: &Path, dir: &Path) -> bool {
+    let theirs = identity(&in_view_of(process, dir, dir));
+    theirs.is_err() || theirs.ok() == identity(dir).ok()
+}
+
+fn has_open(process: &Path, dir: &Path) -> bool {
+    let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    open.filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|path| path.starts_with(dir))
+}
+
+/// proc_pid_maps(5): the path is what follows the first slash of a line.
+fn maps(process: &Path, dir: &Path) -> bool {
+    let text = fs::read(process.join("maps")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    text.lines()
+        .filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])))
+        .any(|path| path.starts_with(dir))
+}
+
+fn user(process: &Path) -> User {
+    let pid = process.file_name().and_then(|name| name.to_str()?.parse().ok());
+    let program = fs::read_to_string(process.join("comm")).unwrap_or_default();
+    User {
+        pid: pid.unwrap_or(0),
+        program: program.trim_end().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A process that is up once it has written a line, and ends when it is dropped.
+    struct Running(Child);
+
+    impl Running {
+        fn new(script: &str, dir: &Path) -> Self {
+            let mut command = Command::new("/bin/sh");
+            command.arg("-c").arg(format!("{script}; echo up; exec sleep 1000"));
+            command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            let mut line = [0; 3];
+            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+            Self(child)
+        }
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let _ = self.0.kill(); // it may have ended by itself
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn whoever_works_in_a_directory_or_has_a_file_open_there_uses_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (space, version) = (dir.path().join("space"), dir.path().join("space/PG_15_1"));
+        let own = dir.path().join("own");
+        for made in [&version, &own, &dir.path().join("elsewhere")] {
+            fs::create_dir_all(made).unwrap();
+        }
+        fs::write(version.join("file"), "x").unwrap();
+        let used = || user_of(&space, &version, &own);
+        assert_eq!(used(), None);
+        for (script, at) in [
+            ("true", version.clone()),
+            ("exec 5<$PWD/../space/PG_15_1/file", dir.path().join("elsewhere")),
+        ] {
+            let running = Running::new(script, &at);
+            let pid = i32::try_from(running.0.id()).unwrap();
+            assert_eq!(used().map(|user| user.pid), Some(pid), "{script}");
+        }
+        assert_eq!(used(), None);
+    }
+
+    #[test]
+    fn a_server_whose_tablespace_it_is_uses_it_unless_it_is_our_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (space, pgdata) = (dir.path().join("space"), dir.path().join("pgdata"));
+        for made in [&space, &pgdata.join("pg_tblspc")] {
+            fs::create_dir_all(made).unwrap();
+        }
+        symlink(&space, pgdata.join("pg_tblspc/16385")).unwrap();
+        let link = dir.path().join("link");
+        symlink(&space, &link).unwrap();
+        let _running = Running::new("true", &pgdata);
+        let other = dir.path().join("other");
+        assert!(user_of(&link, &link.join("PG_15_1"), &other).is_some());
+        assert!(server_of(&space, &other).is_some());
+        assert_eq!(server_of(&space, &pgdata), None);
+    }
+}
