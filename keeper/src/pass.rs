@@ -24,7 +24,7 @@ use crate::postgres::aside::Cleared;
 use crate::postgres::conf::{Minima, SlotNeeds};
 use crate::postgres::instance::{Instance, InstanceError, LocalRole as FileRole};
 use crate::postgres::owned::Owned;
-use crate::problems::Problems;
+use crate::problems::{Kind, Problems};
 use crate::publish::Publisher;
 use crate::tell::{self, Lines};
 
@@ -34,6 +34,7 @@ use self::upkeep::Upkeep;
 mod configuration;
 mod look;
 mod places;
+mod problem;
 mod steps;
 mod upkeep;
 
@@ -194,12 +195,17 @@ impl Engine {
                     self.work_on(None);
                 }
                 Then::Done => {
+                    self.problems.set(Kind::Data, "copy", Vec::new());
                     if let Be::Db(target) = &orders.be {
                         self.complete(target).await;
                     }
                     return outcome(Ended::Done, orders, &read);
                 }
-                Then::Hold(_) => return outcome(Ended::Held, orders, &read),
+                Then::Hold(why) => {
+                    let problem = problem::problem(&why);
+                    self.problems.set(Kind::Data, "copy", problem.into_iter().collect());
+                    return outcome(Ended::Held, orders, &read);
+                }
             }
         }
         error!(looks = LOOKS_MAX, "the pass does not come to its end");

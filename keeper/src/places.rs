@@ -80,20 +80,26 @@ pub enum Obstacle {
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unusable(why) => write!(f, "{why}: create it, writable by the user that runs the keeper"),
-            Self::TheSource => f.write_str(
-                "the followed db uses the same directory: run this keeper on another host, or drop the tablespace",
-            ),
-            Self::OtherKeeper(dir) => write!(
-                f,
-                "the keeper of {} uses the same directory: run one of them on another host; if that keeper is gone for \
-                 good, remove its stolon-*.owner file there",
-                dir.display()
-            ),
-            Self::InUse { program, pid } => write!(f, "process {pid} ({program}) uses it: end that process"),
-            Self::NotOurs => f.write_str(
-                "what is there is not known to be this keeper's: if nobody needs it, move it away or remove it",
-            ),
+            Self::Unusable(why) => f.write_str(why),
+            Self::TheSource => f.write_str("the followed db uses the same directory"),
+            Self::OtherKeeper(dir) => write!(f, "the keeper of {} uses the same directory", dir.display()),
+            Self::InUse { program, pid } => write!(f, "process {pid} ({program}) uses it"),
+            Self::NotOurs => f.write_str("what is there is not known to be this keeper's"),
+        }
+    }
+}
+
+impl Obstacle {
+    /// What an operator can do about it.
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Unusable(_) => "create it, writable by the user that runs the keeper",
+            Self::TheSource => "run this keeper on another host, or drop the tablespace",
+            Self::OtherKeeper(_) => {
+                "run one of them on another host; if that keeper is gone for good, remove its stolon-*.owner file there"
+            }
+            Self::InUse { .. } => "end that process",
+            Self::NotOurs => "if nobody needs it, move it away or remove it",
         }
     }
 }

@@ -19,11 +19,13 @@ pub enum Kind {
     Configuration,
     /// The server recovers, or starts slowly.
     Recovery,
+    /// The data cannot be made.
+    Data,
 }
 
 impl Kind {
     /// All of them, as the metric's label has them.
-    pub const ALL: [Self; 3] = [Self::Login, Self::Configuration, Self::Recovery];
+    pub const ALL: [Self; 4] = [Self::Login, Self::Configuration, Self::Recovery, Self::Data];
 
     /// The word that is published.
     pub const fn as_str(self) -> &'static str {
@@ -31,6 +33,7 @@ impl Kind {
             Self::Login => "login",
             Self::Configuration => "configuration",
             Self::Recovery => "recovery",
+            Self::Data => "data",
         }
     }
 

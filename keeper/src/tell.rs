@@ -2,7 +2,7 @@
 
 use tracing::{error, info, warn};
 
-use crate::converge::{Change, CopyPause, Down, Line, Unchanged};
+use crate::converge::{Change, Down, Line, Unchanged};
 
 /// The lines of one pass: said from the first deed on, or when the pass is one that is always told (keeper 15.0 rules
 /// 4 and 5); each once.
@@ -141,21 +141,8 @@ fn say_unchanged(why: &Unchanged) {
             error!("cannot make a master a standby in place, leaving the instance as it is");
         }
         Unchanged::NothingUsable => error!("database cluster not initialized, although it should be: doing nothing"),
-        Unchanged::WrongSource(from, why) => error!(
-            followedDB = %from.db, keeper = %from.keeper, host = %from.host, port = %from.port, %why,
-            "another instance answers at the address of the followed db, leaving our data as they are"
-        ),
-        Unchanged::Obstacle(directory, why) => error!(
-            directory = %directory.display(), %why,
-            "a copy of the followed db would empty a directory that is not this keeper's alone, making none"
-        ),
-        Unchanged::CopyFailed(CopyPause { failures, pause }) => {
-            warn!(
-                failures,
-                ?pause,
-                "copying the followed db failed, waiting before the next attempt"
-            );
-        }
+        // Logged as problems, see `pass::problem`.
+        Unchanged::WrongSource(..) | Unchanged::Obstacle(..) | Unchanged::CopyFailed(_) => {}
     }
 }
 

@@ -39,16 +39,27 @@ impl fmt::Display for WrongSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotRecorded => f.write_str("the cluster data have no system identifier yet"),
-            Self::OtherSystem { recorded, found } => write!(
-                f,
-                "system identifier {found} answers there, and the cluster's is {recorded}: correct the address that \
-                 its keeper advertises, or the name resolution here"
-            ),
-            Self::Behind { recorded, found } => write!(
-                f,
-                "timeline {found} answers there, and the cluster data have {recorded}: it is an old copy of the \
-                 followed db"
-            ),
+            Self::OtherSystem { recorded, found } => {
+                write!(f, "its system identifier is {found}, and the cluster's is {recorded}")
+            }
+            Self::Behind { recorded, found } => {
+                write!(
+                    f,
+                    "its timeline is {found}, and the cluster data have {recorded} for the followed db"
+                )
+            }
+        }
+    }
+}
+
+impl WrongSource {
+    /// What an operator can do about it.
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::NotRecorded => "none: its keeper publishes it",
+            Self::OtherSystem { .. } | Self::Behind { .. } => {
+                "correct the address that the keeper of the followed db advertises, or the name resolution here"
+            }
         }
     }
 }

@@ -199,9 +199,10 @@ fn a_copy_that_is_given_up_leaves_no_process() {
             application_name: "stolon_gone".into(),
             slot: "stolon_gone".into(),
         };
+        let (build, owned) = (Build::plain(standby.data()), standby.owned());
         let refused = standby
             .instance
-            .base_backup(&copy, &Build::plain(standby.data()), &standby.owned(), |_| {})
+            .base_backup(&copy, &build, &owned, |_| {})
             .await
             .unwrap_err();
         assert!(
@@ -210,7 +211,7 @@ fn a_copy_that_is_given_up_leaves_no_process() {
         );
         master.instance.sql().create_slot("stolon_gone").await.unwrap();
         tokio::select! {
-            _ = standby.instance.base_backup(&copy, &Build::plain(standby.data()), &standby.owned(), |_| {}) => panic!("it was given up"),
+            _ = standby.instance.base_backup(&copy, &build, &owned, |_| {}) => panic!("it was given up"),
             () = eventually("a copy under way", async || {
                 !master.execute("select 1 from pg_stat_replication where application_name = 'stolon_gone'").await.is_empty()
             }) => {}

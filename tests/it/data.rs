@@ -1,0 +1,347 @@
+//! What lies on disk: tablespaces that two keepers share, old data until new ones are complete, links and mount
+//! points. Nothing that is not provably a keeper's own is removed.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use control::model::Role;
+use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
+use stolon_tests::process::Signal;
+use stolon_tests::sql::Sql;
+use stolon_tests::wait::eventually;
+
+/// Makes a directory for the user that runs PostgreSQL.
+fn make_dir(cluster: &Cluster, name: &str) -> PathBuf {
+    let dir = cluster.place.path().join("data").join(name);
+    fs::create_dir_all(&dir).unwrap();
+    give(cluster, &dir);
+    dir
+}
+
+fn give(cluster: &Cluster, dir: &Path) {
+    if let Some(user) = &cluster.place.user {
+        chown(dir, Some(user.uid), Some(user.gid)).unwrap();
+    }
+}
+
+/// Two keepers of one host: the tablespace of the live master is the one that the old master's links lead to, too.
+#[tokio::test]
+async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_one() {
+    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let space = make_dir(&cluster, "ts");
+    let sql = cluster.sql("keeper0").await;
+    sql.run(&format!("create tablespace ts location '{}'", space.display()))
+        .await
+        .unwrap();
+    sql.run("create table t (id int) tablespace ts").await.unwrap();
+    sql.run("insert into t select generate_series(1, 1000)").await.unwrap();
+    cluster.caught_up("keeper1", "keeper0").await;
+    for uid in ["keeper0", "keeper1"] {
+        cluster.process(uid).said("tablespace", SOON).await; // the warning of a shared one
+    }
+    cluster.kill_keeper_and_postgres("keeper0");
+    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
+    cluster.settled("keeper1", &Role::Master).await;
+
+    let said = cluster.process("keeper0").log().len();
+    cluster.start("keeper0");
+    let keeper = cluster.process("keeper0");
+    keeper
+        .said_after(said, "no copy is made, for it would empty", SOON)
+        .await;
+    keeper.said_after(said, "run this keeper on another host", SOON).await;
+    assert!(!keeper.log()[said..].contains("running pg_basebackup"));
+    assert!(
+        cluster.pgdata("keeper0").join("PG_VERSION").exists(),
+        "its data are kept"
+    );
+    let sql = cluster.sql("keeper1").await;
+    assert_eq!(sql.value("select count(*) from t").await.unwrap(), "1000");
+    sql.run("insert into t select generate_series(1, 1000)").await.unwrap();
+    sql.run("checkpoint").await.unwrap();
+
+    // One of the remedies that are named.
+    sql.run("alter table t set tablespace pg_default").await.unwrap();
+    sql.run("drop tablespace ts").await.unwrap();
+    cluster.settled("keeper0", &Role::Standby).await;
+    cluster.caught_up("keeper0", "keeper1").await;
+    let log = cluster.process("keeper0").log();
+    let count = log[said..].matches("there is a problem").count();
+    assert_eq!(count, 1, "logged once");
+    assert_eq!(
+        cluster
+            .sql("keeper0")
+            .await
+            .value("select count(*) from t")
+            .await
+            .unwrap(),
+        "2000"
+    );
+}
+
+/// The old data are there until the copy that replaces them is recorded, and a `pg_wal` that is a link stays one.
+#[tokio::test]
+async fn a_copy_keeps_the_old_data_until_it_is_complete_and_pg_wal_where_it_is() {
+    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let wal = make_dir(&cluster, "wal");
+    assert_eq!(cluster.stop("keeper1", Signal::INT).await, 0);
+    let pgdata = cluster.pgdata("keeper1");
+    for entry in fs::read_dir(pgdata.join("pg_wal")).unwrap() {
+        let entry = entry.unwrap();
+        fs::rename(entry.path(), wal.join(entry.file_name())).unwrap();
+    }
+    fs::remove_dir(pgdata.join("pg_wal")).unwrap();
+    symlink(&wal, pgdata.join("pg_wal")).unwrap();
+    fs::write(wal.join("notes"), "of somebody else").unwrap();
+    cluster.start("keeper1");
+    cluster.settled("keeper1", &Role::Standby).await;
+
+    copied_again(&mut cluster, "keeper1").await;
+    assert_eq!(fs::read_link(pgdata.join("pg_wal")).unwrap(), wal);
+    let has_segment = || {
+        let names = fs::read_dir(&wal).unwrap().map(|entry| entry.unwrap().file_name());
+        names.into_iter().any(|name| name.len() == 24)
+    };
+    assert!(has_segment());
+    assert_eq!(fs::read_to_string(wal.join("notes")).unwrap(), "of somebody else");
+    no_old_data(&cluster, "keeper1").await;
+}
+
+/// Kills a standby, gives its keeper a new db, and waits until that has been copied and followed.
+async fn copied_again(cluster: &mut Cluster, uid: &str) {
+    let said = cluster.process(uid).log().len();
+    cluster.kill_keeper_and_postgres(uid);
+    eventually("the keeper to be removed", LATER, async || {
+        let (status, output) = cluster.stolonctl(&["removekeeper", uid]).await;
+        check(status == 0, || output)
+    })
+    .await;
+    cluster.start(uid);
+    let keeper = cluster.process(uid);
+    keeper
+        .said_after(said, "keeping the old data there until the new are complete", LATER)
+        .await;
+    keeper.said_after(said, "sync succeeded", LATER).await;
+    cluster.settled(uid, &Role::Standby).await;
+    cluster.caught_up(uid, "keeper0").await;
+}
+
+async fn no_old_data(cluster: &Cluster, uid: &str) {
+    let dir = cluster.place.data_dir(uid);
+    eventually("the old data to be removed", SOON, async || {
+        let names = fs::read_dir(&dir).map_err(|error| error.to_string())?;
+        let mut names = names
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.find(|name| name.contains(".old-")).map_or(Ok(()), Err)
+    })
+    .await;
+}
+
+/// An address that leads to another cluster, whose passwords are the same.
+#[tokio::test]
+async fn a_stranger_at_the_master_s_address_is_not_copied() {
+    let mut stranger = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    stranger.process("keeper0").kill(); // its server goes on, and nobody drops its slots
+    cluster.process("keeper1").said("already standby", SOON).await;
+    let port = stranger.port("keeper0");
+    assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
+    cluster
+        .slot("keeper0")
+        .options
+        .push(format!("--pg-advertise-port={port}"));
+    cluster.start("keeper0");
+    cluster.settled("keeper0", &Role::Master).await;
+
+    let said = cluster.process("keeper1").log().len();
+    cluster.kill_keeper_and_postgres("keeper1");
+    eventually("the keeper to be removed", LATER, async || {
+        let (status, output) = cluster.stolonctl(&["removekeeper", "keeper1"]).await;
+        check(status == 0, || output)
+    })
+    .await;
+    cluster.start("keeper1");
+    let db = eventually("a new db", LATER, async || {
+        let data = cluster.data().await.map_err(words)?;
+        let (uid, _) = stolon_tests::cluster::db_of(&data, "keeper1").map_err(words)?;
+        Ok::<_, String>(uid.to_string())
+    })
+    .await;
+    let sql = stranger.sql("keeper0").await;
+    sql.run(&format!("select pg_create_physical_replication_slot('stolon_{db}')"))
+        .await
+        .unwrap();
+    let keeper = cluster.process("keeper1");
+    keeper.said_after(said, "another instance answers at", LATER).await;
+    let ids = [&sql, &cluster.sql("keeper0").await];
+    for sql in ids {
+        let id = sql
+            .value("select system_identifier from pg_control_system()")
+            .await
+            .unwrap();
+        cluster.process("keeper1").said_after(said, &id, SOON).await;
+    }
+    assert!(!cluster.process("keeper1").log()[said..].contains("running pg_basebackup"));
+    assert!(cluster.pgdata("keeper1").join("PG_VERSION").exists());
+
+    // The address is corrected.
+    assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
+    cluster
+        .slot("keeper0")
+        .options
+        .retain(|option| !option.starts_with("--pg-advertise-port"));
+    cluster.start("keeper0");
+    cluster.settled("keeper1", &Role::Standby).await;
+}
+
+/// Runs a keeper where it sees other file systems mounted than the rest: `script` mounts them, in a user and mount
+/// namespace of its own (unshare(1)), which needs no privileges.
+fn with_mounts(cluster: &mut Cluster, uid: &str, script: &str) {
+    let run = format!("set -e; {script}; exec setpriv --ambient-caps=-all --inh-caps=-all \"$@\"");
+    let words = [
+        "unshare",
+        "--user",
+        "--map-current-user",
+        "--keep-caps",
+        "--mount",
+        "sh",
+        "-c",
+    ];
+    let words = words
+        .iter()
+        .map(|word| (*word).to_owned())
+        .chain([run, "sh".to_owned()]);
+    cluster.slot(uid).wrapper = words.collect();
+}
+
+/// Each keeper has its own file system at the tablespace's location, as on two hosts: PGDATA is lost and the tablespace
+/// is left, which the keeper knows for its own.
+#[tokio::test]
+async fn a_copy_takes_over_the_tablespace_that_its_lost_data_left() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let (space, below) = (make_dir(&cluster, "ts"), make_dir(&cluster, "ts1"));
+    fs::write(below.join("notes"), "of somebody else").unwrap();
+    let sql = cluster.sql("keeper0").await;
+    sql.run(&format!("create tablespace ts location '{}'", space.display()))
+        .await
+        .unwrap();
+    sql.run("create table t (id int) tablespace ts").await.unwrap();
+    sql.run("insert into t select generate_series(1, 1000)").await.unwrap();
+    let uid = cluster.prepare_keeper();
+    let script = format!("mount --bind {} {}", below.display(), space.display());
+    with_mounts(&mut cluster, &uid, &script);
+    cluster.start(&uid);
+    cluster.settled(&uid, &Role::Standby).await;
+    let version_directory = || {
+        let names = fs::read_dir(&below).unwrap().map(|entry| entry.unwrap().file_name());
+        names.into_iter().any(|name| name.to_string_lossy().starts_with("PG_"))
+    };
+    assert!(version_directory(), "its tablespace is on its own file system");
+
+    cluster.kill_keeper_and_postgres(&uid);
+    fs::remove_dir_all(cluster.pgdata(&uid)).unwrap();
+    eventually("the keeper to be removed", LATER, async || {
+        let (status, output) = cluster.stolonctl(&["removekeeper", &uid]).await;
+        check(status == 0, || output)
+    })
+    .await;
+    cluster.start(&uid);
+    cluster.settled(&uid, &Role::Standby).await;
+    cluster.caught_up(&uid, "keeper0").await;
+    assert_eq!(
+        cluster.sql(&uid).await.value("select count(*) from t").await.unwrap(),
+        "1000"
+    );
+    assert_eq!(fs::read_to_string(below.join("notes")).unwrap(), "of somebody else");
+    sql.run("checkpoint").await.unwrap();
+    assert_eq!(sql.value("select count(*) from t").await.unwrap(), "1000");
+}
+
+/// A tablespace directory that nobody knows stops the copy, and is left alone.
+#[tokio::test]
+async fn a_tablespace_directory_of_unknown_origin_stops_the_copy() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let (space, below) = (make_dir(&cluster, "ts"), make_dir(&cluster, "ts1"));
+    let sql = cluster.sql("keeper0").await;
+    sql.run(&format!("create tablespace ts location '{}'", space.display()))
+        .await
+        .unwrap();
+    let version = sql
+        .value("select 'PG_15_' || catalog_version_no from pg_control_system()")
+        .await
+        .unwrap();
+    let foreign = below.join(version);
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("content"), "of somebody else").unwrap();
+    let uid = cluster.prepare_keeper();
+    let script = format!("mount --bind {} {}", below.display(), space.display());
+    with_mounts(&mut cluster, &uid, &script);
+    cluster.start(&uid);
+    let keeper = cluster.process(&uid);
+    keeper
+        .said("what is there is not known to be this keeper's", LATER)
+        .await;
+    assert!(!keeper.log().contains("running pg_basebackup"));
+    assert_eq!(fs::read_to_string(foreign.join("content")).unwrap(), "of somebody else");
+    fs::rename(&foreign, below.join("moved away")).unwrap();
+    cluster.settled(&uid, &Role::Standby).await;
+}
+
+/// The root of a file system, with a `lost+found` that the keeper may not read, as PGDATA and as the keeper's directory.
+#[tokio::test]
+async fn a_mount_point_with_lost_and_found_serves_as_pgdata_and_as_data_dir() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let mount = |dir: &Path| {
+        let dir = dir.display();
+        format!("mkdir -p {dir}; mount -t tmpfs none {dir}; mkdir -m 000 {dir}/lost+found")
+    };
+    for (role, below) in [(Role::Master, "postgres"), (Role::Standby, "")] {
+        let uid = cluster.prepare_keeper();
+        let dir = cluster.place.data_dir(&uid).join(below);
+        with_mounts(&mut cluster, &uid, &mount(&dir));
+        cluster.start(&uid);
+        cluster.settled(&uid, &role).await;
+    }
+    cluster
+        .sql("keeper0")
+        .await
+        .run("create table t (id int)")
+        .await
+        .unwrap();
+    cluster.caught_up("keeper1", "keeper0").await;
+}
+
+/// PGDATA that is a link: a copy goes where it leads.
+#[tokio::test]
+async fn a_pgdata_that_is_a_link_stays_one() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let uid = cluster.prepare_keeper();
+    let real = make_dir(&cluster, "real");
+    let dir = cluster.place.data_dir(&uid);
+    fs::create_dir(&dir).unwrap();
+    give(&cluster, &dir);
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o700)).unwrap();
+    symlink(&real, dir.join("postgres")).unwrap();
+    cluster.start(&uid);
+    cluster.settled(&uid, &Role::Standby).await;
+    cluster.process(&uid).signal(Signal::KILL);
+    let postmaster = fs::read_to_string(real.join("postmaster.pid")).unwrap();
+    let pid: u32 = postmaster.lines().next().unwrap().parse().unwrap();
+    stolon_tests::process::send(pid, Signal::KILL);
+    cluster.process(&uid).kill();
+    let said = cluster.process(&uid).log().len();
+    eventually("the keeper to be removed", LATER, async || {
+        let (status, output) = cluster.stolonctl(&["removekeeper", &uid]).await;
+        check(status == 0, || output)
+    })
+    .await;
+    cluster.start(&uid);
+    cluster.process(&uid).said_after(said, "sync succeeded", LATER).await;
+    cluster.settled(&uid, &Role::Standby).await;
+    assert_eq!(fs::read_link(dir.join("postgres")).unwrap(), real);
+    assert!(real.join("PG_VERSION").exists());
+    let sql = Sql::connect(&cluster.config(&uid)).await.unwrap();
+    assert_eq!(sql.value("select pg_is_in_recovery()").await.unwrap(), "t");
+}
