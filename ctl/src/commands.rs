@@ -143,7 +143,8 @@ fn told(error: &anyhow::Error) -> String {
     let causes = Chain(error.as_ref());
     let store = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
     match store {
-        Some(StoreError::Unreachable { .. }) => format!("{causes} ({AWAY_HINT})"),
+        // a store that has answered is there
+        Some(error @ StoreError::Unreachable { .. }) if error.trouble().is_none() => format!("{causes} ({AWAY_HINT})"),
         _ => causes.to_string(),
     }
 }

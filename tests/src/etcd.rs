@@ -25,6 +25,11 @@ pub struct Etcd {
     client: Port,
     peer: Port,
     tls: Option<ServerTls>,
+    name: String,
+    /// All members, as `--initial-cluster` takes them; none for the only one.
+    members: Option<String>,
+    /// Further options.
+    options: Vec<String>,
     _own_dir: Option<TempDir>,
 }
 
@@ -51,6 +56,41 @@ impl Etcd {
         Self::launch(path, Some(dir), None).await
     }
 
+    /// The same with further options.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn start_with_options(options: &[&str]) -> Self {
+        let mut etcd = Self::prepare_in_own_dir();
+        etcd.options = options.iter().map(|option| (*option).to_owned()).collect();
+        etcd.start_again().await;
+        etcd
+    }
+
+    /// Starts three members of one etcd, and waits until they serve.
+    ///
+    /// # Panics
+    ///
+    /// When they do not start.
+    pub async fn start_three() -> [Self; 3] {
+        let mut three = [(); 3].map(|()| Self::prepare_in_own_dir());
+        for (index, etcd) in three.iter_mut().enumerate() {
+            etcd.name = format!("member{index}");
+        }
+        let members = three
+            .iter()
+            .map(|etcd| format!("{}=http://127.0.0.1:{}", etcd.name, etcd.peer));
+        let members = members.collect::<Vec<_>>().join(",");
+        for etcd in &mut three {
+            etcd.members = Some(members.clone());
+        }
+        // none serves before more than half of them run
+        let [first, second, third] = &mut three;
+        tokio::join!(first.start_again(), second.start_again(), third.start_again());
+        three
+    }
+
     /// Starts an etcd that keeps its data and its log in `dir`, and waits until it serves.
     ///
     /// # Panics
@@ -72,16 +112,28 @@ impl Etcd {
     }
 
     async fn launch(dir: PathBuf, own_dir: Option<TempDir>, tls: Option<ServerTls>) -> Self {
-        let mut etcd = Self {
+        let mut etcd = Self::prepare(dir, own_dir, tls);
+        etcd.start_again().await;
+        etcd
+    }
+
+    fn prepare_in_own_dir() -> Self {
+        let dir = TempDir::with_prefix("stolon-etcd.").expect("a temporary directory can be made");
+        Self::prepare(dir.path().to_owned(), Some(dir), None)
+    }
+
+    fn prepare(dir: PathBuf, own_dir: Option<TempDir>, tls: Option<ServerTls>) -> Self {
+        Self {
             process: None,
             dir,
             client: Port::free(),
             peer: Port::free(),
             tls,
+            name: "one".to_owned(),
+            members: None,
+            options: Vec::new(),
             _own_dir: own_dir,
-        };
-        etcd.start_again().await;
-        etcd
+        }
     }
 
     /// Its client URL, as `--store-endpoints` takes it.
@@ -180,20 +232,22 @@ impl Etcd {
         let peer = format!("http://127.0.0.1:{}", self.peer);
         let mut command = Command::new("etcd");
         command
-            .arg("--name=one")
+            .arg(format!("--name={}", self.name))
             .arg("--data-dir")
             .arg(self.dir.join("data"))
             .arg(format!("--listen-client-urls={}", self.endpoint()))
             .arg(format!("--advertise-client-urls={}", self.endpoint()))
             .arg(format!("--listen-peer-urls={peer}"))
             .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=one={peer}"))
+            .arg("--unsafe-no-fsync=false")
+            .args(&self.options);
+        match &self.members {
+            Some(members) => command.arg(format!("--initial-cluster={members}")),
             // one member alone elects itself: no need to wait a second for others
-            .args([
-                "--heartbeat-interval=20",
-                "--election-timeout=200",
-                "--unsafe-no-fsync=false",
-            ]);
+            None => command
+                .arg(format!("--initial-cluster={}={peer}", self.name))
+                .args(["--heartbeat-interval=20", "--election-timeout=200"]),
+        };
         if let Some(tls) = &self.tls {
             command
                 .arg("--cert-file")

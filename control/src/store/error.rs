@@ -3,6 +3,8 @@
 
 use std::{error::Error, fmt, time::Duration};
 
+use super::trouble::Trouble;
+
 /// What whoever looks for the store in the wrong place, or too early, can do about it.
 pub const AWAY_HINT: &str = "is etcd running there? see --store-endpoints";
 
@@ -48,6 +50,15 @@ impl StoreError {
     pub fn is_outcome_unknown(&self) -> bool {
         matches!(self, Self::Unanswered { .. })
     }
+
+    /// What the store's answer says beyond this request, if it does.
+    pub fn trouble(&self) -> Option<Trouble> {
+        let source = match self {
+            Self::Unreachable { source, .. } | Self::Unanswered { source, .. } => source.as_ref()?,
+            Self::Refused { source, .. } => source,
+        };
+        Trouble::of(&source.0)
+    }
 }
 
 /// The words of a peer or a library about what went wrong, with all that lies below flattened into them.
@@ -57,6 +68,14 @@ pub struct Cause(String);
 impl Cause {
     pub(super) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// The words of the server, with what an operator can do about them.
+    pub(super) fn of_server(message: &str) -> Self {
+        match Trouble::of(message) {
+            Some(trouble) => Self(format!("{message} ({})", trouble.remedy())),
+            None => Self(message.to_owned()),
+        }
     }
 
     /// The deepest words of a chain: libraries above only say that a lower one failed.

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Repeat, Store, StoreError};
+use super::{Repeat, Store, StoreError, trouble::Served};
 
 /// No info lives shorter than this (store S-20, S-21).
 pub const INFO_TTL_MIN: Duration = Duration::from_secs(20);
@@ -60,6 +60,7 @@ impl Store {
             })
         })
         .await
+        .inspect(|_| self.links.troubles.served(Served::Write))
     }
 
     /// Gives the lease its whole granted time to live again; false when the lease is gone.

@@ -32,6 +32,7 @@ use tracing::{debug, info, warn};
 use super::{
     config::{Endpoint, Scheme, StoreConfig},
     error::{AWAY_HINT, Cause},
+    trouble::Troubles,
 };
 use crate::clock::Boottime;
 
@@ -50,6 +51,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// All connections of one store.
 pub(super) struct Links {
     config: StoreConfig,
+    /// What the server's answers show.
+    pub(super) troubles: Troubles,
     board: Arc<Board>,
     dialling: OnceLock<Tasks>,
     turn: AtomicUsize,
@@ -107,6 +110,7 @@ impl Links {
         });
         Self {
             config,
+            troubles: Troubles::default(),
             board,
             dialling: OnceLock::new(),
             turn: AtomicUsize::new(0),

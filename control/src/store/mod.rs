@@ -11,6 +11,7 @@ pub mod keys;
 mod lease;
 mod link;
 mod tls;
+mod trouble;
 mod txn;
 mod watch;
 
@@ -20,6 +21,7 @@ use etcd_client::{Client, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse
 use tokio::time::{sleep, timeout};
 
 use self::link::{Link, LinkGone, Links};
+use self::trouble::Served;
 pub use self::{
     config::{
         ConfigError, DEFAULT_ENDPOINT, DEFAULT_TIMEOUT, Endpoint, EndpointsError, Scheme, StoreConfig, StoreOptions,
@@ -28,6 +30,7 @@ pub use self::{
     keys::{Keys, KeysError},
     lease::{Granted, INFO_TTL_MIN, LeaseId, Remaining, info_ttl},
     tls::{TlsError, TlsOptions},
+    trouble::Trouble,
     txn::{Committed, Outcome, Txn},
     watch::{Change, Changes, Watch},
 };
@@ -234,6 +237,7 @@ impl Store {
             }
         })
         .await
+        .inspect(|_| self.links.troubles.served(Served::Write))
     }
 
     async fn read_all(&self, attempt: String, ops: Vec<TxnOp>) -> Result<Snapshot, StoreError> {
@@ -264,7 +268,10 @@ impl Store {
         let outcome = timeout(self.limit, tries).await;
         let limit = self.limit;
         match outcome {
-            Ok(Ok(value)) => Ok(value),
+            Ok(Ok(value)) => {
+                self.links.troubles.served(Served::Read);
+                Ok(value)
+            }
             Ok(Err(Failed::Refused(source))) => Err(StoreError::Refused { attempt, source }),
             Ok(Err(Failed::TooLate)) => Err(StoreError::Unreachable {
                 attempt,
@@ -321,6 +328,9 @@ impl Store {
                 Err(error) => error,
             };
             let (verdict, words) = judge(&error);
+            if let etcd_client::Error::GRpcStatus(status) = &error {
+                self.links.troubles.met(status.message());
+            }
             match verdict {
                 Verdict::Unsent => link.give_up("connection has ended"),
                 Verdict::Unknown if repeat == Repeat::IfUnsent => return Err(Failed::Unknown(words)),
@@ -386,7 +396,7 @@ fn judge(error: &etcd_client::Error) -> (Verdict, Cause) {
         }
         _ => Verdict::Refused,
     };
-    (verdict, Cause::new(status.message()))
+    (verdict, Cause::of_server(status.message()))
 }
 
 fn kv(client: &Client) -> etcd_client::KvClient {
@@ -401,7 +411,7 @@ fn check_size(attempt: &str, bytes: usize) -> Result<(), StoreError> {
     let why = format!("{bytes} bytes are more than the {REQUEST_BYTES_MAX} of the largest request");
     Err(StoreError::Refused {
         attempt: attempt.to_owned(),
-        source: Cause::new(why),
+        source: Cause::of_server(&why),
     })
 }
 

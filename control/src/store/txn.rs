@@ -2,7 +2,7 @@
 
 use etcd_client::{Compare, CompareOp, PutOptions, TxnOp};
 
-use super::{LeaseId, Repeat, Revision, Store, StoreError, check_size, header_revision, kv};
+use super::{LeaseId, Repeat, Revision, Store, StoreError, check_size, header_revision, kv, trouble::Served};
 
 /// A write on conditions. Built up, then given to [`Store::commit`].
 #[derive(Debug, Clone, Default)]
@@ -110,6 +110,7 @@ impl Store {
     pub async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
         let attempt = txn.names.join(", ");
         check_size(&attempt, txn.bytes)?;
+        let puts = txn.bytes > 0;
         self.request(attempt, Repeat::IfUnsent, |client| {
             let txn = etcd_client::Txn::new()
                 .when(txn.compares.clone())
@@ -125,5 +126,10 @@ impl Store {
             }
         })
         .await
+        .inspect(|outcome| {
+            if puts && outcome.committed().is_some() {
+                self.links.troubles.served(Served::Write);
+            }
+        })
     }
 }

@@ -5,6 +5,7 @@
     reason = "clippy takes only functions with #[test] for tests, not their helpers"
 )]
 
+mod alarms;
 mod election;
 mod fencing_model;
 mod goodbye_model;

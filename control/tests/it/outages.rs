@@ -232,10 +232,10 @@ async fn requests_move_to_the_endpoint_that_is_left() {
 ///
 /// A subscriber for the whole process, because `tracing` caches over all threads which lines anyone wants.
 #[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<(ThreadId, String)>>>);
+pub(crate) struct Heard(Arc<Mutex<Vec<(ThreadId, String)>>>);
 
 impl Heard {
-    fn listen() -> Self {
+    pub(crate) fn listen() -> Self {
         static HEARD: OnceLock<Heard> = OnceLock::new();
         let heard = HEARD.get_or_init(|| {
             let heard = Heard::default();
@@ -245,7 +245,7 @@ impl Heard {
         heard.clone()
     }
 
-    fn here(&self) -> Vec<String> {
+    pub(crate) fn here(&self) -> Vec<String> {
         let (lines, here) = (self.0.lock().unwrap(), thread::current().id());
         lines
             .iter()
