@@ -51,7 +51,7 @@ pub struct Args {
     pub pg_repl_username: Option<String>,
     /// Password of the replication user; better a file, since others can read command lines
     #[arg(long, value_name = "PASSWORD")]
-    pub pg_repl_password: Option<String>,
+    pub pg_repl_password: Option<Secret>,
     /// File with the password of the replication user
     #[arg(long, value_name = "FILE")]
     pub pg_repl_passwordfile: Option<PathBuf>,
@@ -63,7 +63,7 @@ pub struct Args {
     pub pg_su_username: Option<String>,
     /// Password of the superuser; better a file, since others can read command lines
     #[arg(long, value_name = "PASSWORD")]
-    pub pg_su_password: Option<String>,
+    pub pg_su_password: Option<Secret>,
     /// File with the password of the superuser
     #[arg(long, value_name = "FILE")]
     pub pg_su_passwordfile: Option<PathBuf>,
@@ -243,7 +243,7 @@ impl Args {
             option: "su",
             user: &su_name,
             method: self.pg_su_auth_method.as_deref().unwrap_or("md5"),
-            password: self.pg_su_password.as_deref(),
+            password: self.pg_su_password.as_ref().map(Secret::reveal),
             file: given_path(&self.pg_su_passwordfile),
         };
         let replication = Typed {
@@ -251,7 +251,7 @@ impl Args {
             option: "repl",
             user: given(&self.pg_repl_username),
             method: self.pg_repl_auth_method.as_deref().unwrap_or("md5"),
-            password: self.pg_repl_password.as_deref(),
+            password: self.pg_repl_password.as_ref().map(Secret::reveal),
             file: given_path(&self.pg_repl_passwordfile),
         };
         let repl_method = replication.method(faults);
@@ -312,7 +312,7 @@ struct Typed<'a> {
     option: &'static str,
     user: &'a str,
     method: &'a str,
-    password: Option<&'a str>,
+    password: Option<String>,
     file: Option<PathBuf>,
 }
 
@@ -357,7 +357,7 @@ impl Typed<'_> {
             return;
         }
         let (password, file) = (self.flag("password"), self.flag("passwordfile"));
-        match (self.password, &self.file) {
+        match (&self.password, &self.file) {
             (None, None) => faults.push(format!("{file} or {password} is required")), // C4
             (Some(_), Some(_)) => faults.push(format!("use only one of {file} and {password}")), // C5
             _ => {}
@@ -369,8 +369,8 @@ impl Typed<'_> {
         if method.is_none_or(|method| method == AuthMethod::Trust) {
             return None;
         }
-        match (self.password, &self.file) {
-            (Some(password), None) => Some(password.to_owned()),
+        match (&self.password, &self.file) {
+            (Some(password), None) => Some(password.clone()),
             (None, Some(file)) => match read_password_file(file) {
                 Ok((text, mode)) => {
                     if mode & 0o077 != 0 {

@@ -14,11 +14,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::agenda::{Agenda, COALESCE};
-use crate::alive::{self, Alive};
+use crate::alive::{self, Alive, Holder};
 use crate::args::Config;
+use crate::claim::Wait;
 use crate::collect::Collector;
 use crate::converge::{Be, Orders, Reading, TargetRole, is_only_configuration, orders};
 use crate::local::LocalState;
@@ -29,11 +30,10 @@ use crate::postgres::layout;
 use crate::postgres::owned::Owned;
 use crate::postgres::programs::Programs;
 use crate::postgres::server::Life;
+use crate::postgres::sockets::{PUBLIC, PrivateDir};
 use crate::problems::Problems;
 use crate::publish::{Due, Fixed, Publisher, Report};
 
-/// Directory of the unix socket (keeper 0).
-const SOCKET_DIR: &str = "/tmp";
 /// Limit of each last publication (beyond ).
 const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
 /// How long the end of a pass that was given up is awaited.
@@ -52,10 +52,14 @@ pub struct Parts {
     pub local: LocalState,
     /// What the keeper has made outside PGDATA.
     pub owned: Owned,
+    /// Where the instance's socket is.
+    pub sockets: PrivateDir,
     /// This keeper.
     pub me: KeeperUid,
     /// This process.
     pub boot: BootUuid,
+    /// Processes with this uid that are known to have ended.
+    pub predecessors: Vec<BootUuid>,
     /// The metrics.
     pub metrics: Metrics,
     /// The signals, heard from now on.
@@ -76,7 +80,14 @@ enum Farewell {
     Leaving,
     /// SIGINT: it means to be back.
     Pausing,
+    /// Another process with our uid acts in our place.
+    Replaced,
 }
+
+/// Another process with our uid has taken the liveness key, so this one has ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("another process runs with our uid: stop one of the two, or give one a --uid and a --data-dir of its own")]
+pub struct Replaced;
 
 impl Signals {
     /// Hears them from now on, instead of being ended by them.
@@ -96,28 +107,61 @@ impl Signals {
 }
 
 /// Runs the keeper until a signal ends it; its instance is stopped then. To be run in a [`tokio::task::LocalSet`].
-pub async fn run(parts: Parts) {
+///
+/// # Errors
+///
+/// Another process with our uid has taken its place, which happens when this one stood still for a while.
+pub async fn run(parts: Parts) -> Result<(), Replaced> {
     let Parts {
         config,
         programs,
         local,
         owned,
+        sockets,
         me,
         boot,
+        predecessors,
         metrics,
         mut signals,
     } = parts;
     let store = Store::connect(config.common.store.clone());
-    // keeper 3.1: the request timeout is fixed here for the life of the process.
-    let (spec, farewell) = tokio::select! {
-        spec = first_spec(&store) => (spec, None),
-        farewell = signals.next() => (Spec::default(), Some(farewell)),
+    let mut alive = Alive::new(&store, &me, boot.clone());
+    let mut wait = Wait::default();
+    let mut farewell = tokio::select! {
+        () = wait.take(&mut alive, &predecessors) => None,
+        farewell = signals.next() => Some(farewell),
     };
-    let keeper = Keeper::new(config, programs, local, owned, me, boot, metrics, signals, store, &spec);
-    keeper.stop_leftover().await;
-    match farewell {
+    if farewell.is_some() && wait.is_held() {
+        info!("stopping, another process runs with our uid");
+        sockets.remove();
+        return Ok(());
+    }
+    // keeper 3.1: the request timeout is fixed here for the life of the process.
+    let mut spec = Spec::default();
+    if farewell.is_none() {
+        tokio::select! {
+            read = first_spec(&store) => spec = read,
+            signal = signals.next() => farewell = Some(signal),
+            () = beat_on(Some(&mut alive)) => {}
+        }
+    }
+    let mut keeper = Keeper::new(
+        config, programs, local, owned, &sockets, me, boot, metrics, signals, store, &spec,
+    );
+    tokio::select! {
+        () = keeper.stop_leftover() => {}
+        () = beat_on(Some(&mut alive)) => {}
+    }
+    keeper.alive = Some(alive);
+    let farewell = match farewell {
         None => keeper.run().await,
         Some(farewell) => keeper.say_goodbye(farewell).await,
+    };
+    sockets.remove();
+    if farewell == Farewell::Replaced {
+        Err(Replaced)
+    } else {
+        Ok(())
     }
 }
 
@@ -171,6 +215,7 @@ impl Keeper {
         programs: Programs,
         local: LocalState,
         owned: Owned,
+        sockets: &PrivateDir,
         me: KeeperUid,
         boot: BootUuid,
         metrics: Metrics,
@@ -183,7 +228,8 @@ impl Keeper {
         let instance = Arc::new(Instance::new(
             instance::Config {
                 data: data_of(&config),
-                socket_dir: SOCKET_DIR.to_owned(),
+                socket_dir: sockets.path().to_owned(),
+                public_socket_dir: Some(PUBLIC.to_owned()),
                 listen_addresses: config.listen_address.clone(),
                 port: config.port,
                 superuser: config.superuser.clone(),
@@ -230,7 +276,7 @@ impl Keeper {
             memory: Memory::default(),
         };
         Self {
-            alive: Some(Alive::new(&store, &me, boot.clone())),
+            alive: None,
             store,
             me,
             boot,
@@ -260,9 +306,14 @@ impl Keeper {
             }
             Err(error) => warn!(error = %Chain(&error), "could not find out whether an instance was left running"),
         }
+        if let Ok(None) = self.instance.running().await
+            && let Err(error) = self.instance.end_others().await
+        {
+            warn!(error = %Chain(&error), "could not end what was left running");
+        }
     }
 
-    async fn run(mut self) {
+    async fn run(mut self) -> Farewell {
         let mut publisher = tokio::task::spawn_local({
             let publisher = Arc::clone(&self.publisher);
             async move { publisher.run().await }
@@ -285,7 +336,7 @@ impl Keeper {
                 warn!(limit = ?GIVE_UP_LIMIT, "a pass does not end");
             }
         }
-        self.say_goodbye(farewell).await;
+        self.say_goodbye(farewell).await
     }
 
     /// Passes, until a signal comes; with the one that was under way then.
@@ -295,7 +346,7 @@ impl Keeper {
         let mut life = self.instance.life();
         let mut beat = interval(alive::PERIOD);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut beating: Option<JoinHandle<(Alive, Result<(), StoreError>)>> = None;
+        let mut beating: Option<JoinHandle<(Alive, Result<Holder, StoreError>)>> = None;
         let mut running: Option<Running> = None;
         loop {
             let now = Boottime::now();
@@ -333,7 +384,9 @@ impl Keeper {
                 }
                 beaten = finished(&mut beating) => {
                     beating = None;
-                    self.beaten(beaten);
+                    if self.beaten(beaten) == Some(Farewell::Replaced) {
+                        return (Farewell::Replaced, running);
+                    }
                 }
                 _ = beat.tick() => {
                     if let Some(mut alive) = self.alive.take() {
@@ -470,17 +523,26 @@ impl Keeper {
         changed
     }
 
-    fn beaten(&mut self, beaten: Option<(Alive, Result<(), StoreError>)>) {
-        let Some((alive, beaten)) = beaten else { return };
-        if let Err(error) = beaten {
-            debug!(error = %Chain(&error), "could not renew the liveness key");
-        }
+    fn beaten(&mut self, beaten: Option<(Alive, Result<Holder, StoreError>)>) -> Option<Farewell> {
+        let (alive, beaten) = beaten?;
+        let replaced = match beaten {
+            Ok(Holder::Us) => None,
+            Ok(Holder::Other(boot)) => {
+                error!(key = alive.key(), bootUUID = %boot, "another process has taken our liveness key, ending");
+                Some(Farewell::Replaced)
+            }
+            Err(error) => {
+                debug!(error = %Chain(&error), "could not renew the liveness key");
+                None
+            }
+        };
         self.alive = Some(alive);
+        replaced
     }
 
     /// Stops the instance, says where it stands, and then only ends (keeper 3.8, beyond ).
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    async fn say_goodbye(mut self, farewell: Farewell) {
+    async fn say_goodbye(mut self, farewell: Farewell) -> Farewell {
         self.metrics.shutdown.set(unix_seconds(wall_clock()));
         info!(signal = farewell.signal(), "stopping");
         let publisher = Arc::clone(&self.publisher);
@@ -497,7 +559,7 @@ impl Keeper {
         let db = self.local.db();
         // What was only half made stands nowhere.
         let is_whole = !db.uid.is_empty() && !db.initializing && self.instance.is_initialised().unwrap_or(false);
-        if is_down && is_whole {
+        if is_down && is_whole && farewell != Farewell::Replaced {
             let stopped = stopped(&self.instance).await.unwrap_or_else(|error| {
                 warn!(error = %Chain(&error), "could not find out how postgres was stopped");
                 Announced::default()
@@ -522,6 +584,7 @@ impl Keeper {
         {
             debug!(error = %Chain(&error), "could not revoke the liveness key");
         }
+        farewell
     }
 
     /// A fast stop; a second signal makes it an immediate one (keeper W6). The keeper lives until then.
@@ -557,8 +620,11 @@ async fn beat_on(alive: Option<&mut Alive>) {
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         beat.tick().await;
-        if let Err(error) = alive.beat().await {
-            debug!(error = %Chain(&error), "could not renew the liveness key");
+        match alive.beat().await {
+            Ok(Holder::Us) => {}
+            // Whoever is about to act finds out by its own next beat.
+            Ok(Holder::Other(boot)) => debug!(bootUUID = %boot, "another process has our liveness key"),
+            Err(error) => debug!(error = %Chain(&error), "could not renew the liveness key"),
         }
     }
 }
@@ -577,6 +643,7 @@ impl Farewell {
         match self {
             Self::Leaving => "SIGTERM",
             Self::Pausing => "SIGINT",
+            Self::Replaced => "none",
         }
     }
 }

@@ -4,6 +4,8 @@ pub mod agenda;
 pub mod alive;
 pub mod args;
 pub mod backoff;
+pub mod boots;
+pub mod claim;
 pub mod collect;
 pub mod converge;
 pub mod keeper;

@@ -11,6 +11,7 @@ use control::args::{self, KEEPER};
 use control::model::{BootUuid, KeeperUid, short_uid};
 use control::telemetry::{self, Chain, Component};
 use keeper::args::{Args, Config, World, odd_address};
+use keeper::boots;
 use keeper::keeper::{Parts, Signals, data_of, run};
 use keeper::local::LocalState;
 use keeper::metrics::Metrics;
@@ -19,6 +20,7 @@ use keeper::postgres::files::remove_leftovers;
 use keeper::postgres::lock::DataDirLock;
 use keeper::postgres::owned::Owned;
 use keeper::postgres::programs::{NEWEST_MAJOR, Programs};
+use keeper::postgres::sockets::PrivateDir;
 use keeper::postgres::state::{Uid, choose_uid};
 use tokio::task::LocalSet;
 use tracing::{error, info, warn};
@@ -83,18 +85,28 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
     let owned = Owned::load(&config.data_dir)?;
     let me = take_uid(&local, config.uid.as_deref())?;
     info!(uid = %me, "keeper uid");
+    let sockets = PrivateDir::prepare(&config.data_dir)?;
     let boot = boot_uuid();
+    let predecessors = match lock {
+        Some(_) => boots::predecessors(&config.data_dir),
+        None => Vec::new(),
+    };
+    if let Err(failed) = boots::record(&config.data_dir, &boot) {
+        warn!(error = %Chain(&failed), "could not record this start, so the next one may take some seconds longer");
+    }
     Box::pin(run(Parts {
         config,
         programs,
         local,
         owned,
+        sockets,
         me,
         boot,
+        predecessors,
         metrics,
         signals,
     }))
-    .await;
+    .await?;
     drop(lock);
     Ok(())
 }

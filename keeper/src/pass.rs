@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use control::clock::{Boottime, wall_clock};
-use control::model::{BootUuid, Checked, ClusterData, KeeperUid, Spec, Unusable};
+use control::model::{BootUuid, Checked, ClusterData, DbUid, KeeperUid, Spec, Unusable};
 use control::store::{Entry, Revision, Store};
 use control::telemetry::Chain;
 use tokio::task::JoinHandle;
@@ -25,7 +25,7 @@ use crate::postgres::conf::{Minima, SlotNeeds};
 use crate::postgres::instance::{Instance, InstanceError, LocalRole as FileRole};
 use crate::postgres::owned::Owned;
 use crate::problems::{Kind, Problems};
-use crate::publish::Publisher;
+use crate::publish::{Due, Publisher};
 use crate::tell::{self, Lines};
 
 use self::steps::{StepError, failure};
@@ -174,6 +174,7 @@ impl Engine {
                     return outcome(Ended::Failed, orders, &read);
                 }
             };
+            self.publish_lost(&orders, &plan);
             match self.act(&orders, &read, &plan, &mut pass).await {
                 Ok(()) => {}
                 Err(error) if error.is_worth_another_look() => {
@@ -264,6 +265,17 @@ impl Engine {
         self.memory.target = Some(target.clone());
     }
 
+    /// Publishes whether the data of our db are gone, so that the sentinel gives us another one in its place.
+    fn publish_lost(&self, orders: &Orders, plan: &Plan) {
+        let lost = match (&plan.then, &orders.be) {
+            (Then::Hold(Unchanged::DataLost | Unchanged::NothingUsable), Be::Db(target)) => target.db.clone(),
+            _ => DbUid::default(),
+        };
+        if self.publisher.report().data_lost != lost {
+            self.publisher.change(Due::Now, |report| report.data_lost = lost);
+        }
+    }
+
     /// Looks at the data directory and the process, and plans.
     async fn plan(&mut self, orders: &Orders, pass: &Pass) -> Result<Plan, StepError> {
         let data = match self.instance.local_role()? {
@@ -290,6 +302,9 @@ impl Engine {
                 if server == Server::Down {
                     self.read_minima(target, data).await;
                     self.read_slots(data);
+                }
+                if matches!(target.role, TargetRole::Standby(_)) {
+                    self.instance.refresh_passfile()?;
                 }
                 Some(self.sets(target))
             }

@@ -5,8 +5,8 @@ use std::sync::Mutex as StdMutex;
 use std::time::Duration;
 
 use control::model::{
-    BootUuid, ClusterUid, InfoUid, KeeperInfo, KeeperUid, PostgresBinaryVersion, PostgresState, Problem, Stopped,
-    from_slice, short_uid, to_compact,
+    BootUuid, ClusterUid, DbUid, InfoUid, KeeperInfo, KeeperUid, PostgresBinaryVersion, PostgresState, Problem,
+    Stopped, from_slice, short_uid, to_compact,
 };
 use control::store::{Outcome, Revision, Store, StoreError, Txn, info_ttl};
 use tokio::sync::{Mutex, Notify};
@@ -40,6 +40,8 @@ pub struct Report {
     pub stopped: Option<Stopped>,
     /// What an operator has to mend.
     pub problems: Vec<Problem>,
+    /// The assigned db, when its data are not here.
+    pub data_lost: DbUid,
 }
 
 /// What came of a publication.
@@ -276,6 +278,7 @@ fn info(fixed: &Fixed, report: &Report, uid: InfoUid) -> KeeperInfo {
         stopping: String::new(),
         stopped: report.stopped.clone(),
         problems: report.problems.clone(),
+        data_lost: report.data_lost.clone(),
     }
 }
 

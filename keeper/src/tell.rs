@@ -132,7 +132,7 @@ fn say_unchanged(why: &Unchanged) {
         }
         Unchanged::DataLost => error!(
             "our db is another one than the local one, and nobody asks to initialise it: the keeper's data seem lost or \
-             not on persistent storage; doing nothing"
+             not on persistent storage; doing nothing but waiting for another db"
         ),
         Unchanged::UnknownInitMode(mode) => error!(initMode = %mode, "unknown init mode, doing nothing"),
         Unchanged::UnknownRole(role) => error!(%role, "unknown role, doing nothing"),

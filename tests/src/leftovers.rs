@@ -52,9 +52,12 @@ impl Traces {
         let text = fs::read_to_string(pgdata.join("postmaster.pid")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         if let (Some(port), Some(dir)) = (lines.get(3), lines.get(4)) {
-            let socket = PathBuf::from(dir).join(format!(".s.PGSQL.{port}"));
-            self.files.insert(socket.with_extension(format!("{port}.lock")));
-            self.files.insert(socket);
+            // only the first directory is there; a keeper's server has a second socket
+            for dir in [*dir, "/tmp"] {
+                let socket = PathBuf::from(dir).join(format!(".s.PGSQL.{port}"));
+                self.files.insert(socket.with_extension(format!("{port}.lock")));
+                self.files.insert(socket);
+            }
         }
         let segment = lines.get(6).and_then(|line| line.split_whitespace().nth(1));
         self.segments.extend(segment.and_then(|id| id.parse::<i32>().ok()));

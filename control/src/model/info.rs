@@ -51,6 +51,9 @@ pub struct KeeperInfo {
     /// What an operator has to mend; absent when there is nothing.
     #[serde(skip_serializing_if = "is_zero")]
     pub problems: Vec<Problem>,
+    /// The assigned db whose data the keeper does not have: it needs another db. Empty: it has them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub data_lost: DbUid,
 }
 
 /// Where a stopped instance stands (beyond ).

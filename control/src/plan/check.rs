@@ -335,6 +335,13 @@ fn may_go(situation: &Situation<'_>, uid: &DbUid, db: &Db, master: &DbUid, head:
     if is_master_type(db) {
         return true;
     }
+    let lost = situation.report_of(db).is_some_and(|report| {
+        let stays = report.lives && !report.info.leaving && report.info.stopped.is_none();
+        stays && report.info.data_lost == *uid
+    });
+    if lost {
+        return true;
+    }
     let good = situation
         .standbys()
         .filter(|(uid, db)| situation.verdict(uid, db, head, &mut wakes).is_good())

@@ -45,6 +45,11 @@ impl Report {
     pub(crate) fn says_well(&self, db: &DbUid) -> bool {
         self.fresh && !self.going() && self.of(db).is_some_and(|state| state.healthy)
     }
+
+    /// Whether the keeper says just now that it does not have the data of this db.
+    pub(crate) fn says_lost(&self, db: &DbUid) -> bool {
+        self.lives && !self.going() && self.info.data_lost == *db
+    }
 }
 
 /// The reports by keeper.

@@ -97,6 +97,8 @@ notes! {
     }
     /// sentinel N-15
     info RemovingInvalid "removing invalid db" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// A standby is replaced whose keeper does not have its data any more.
+    warn RemovingLost "removing db since its keeper has lost the data" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
     /// sentinel C-6
     info OtherSystem "invalid db since the postgres systemdID is different that the master one" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid, "dbSystemdID" = own: String, "masterSystemID" = master: String,

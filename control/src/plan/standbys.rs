@@ -82,6 +82,11 @@ fn remove_old_masters(draft: &mut Draft, situation: &Situation, master: &DbUid) 
 /// sentinel N-15, N-16
 fn remove_unusable(draft: &mut Draft, situation: &Situation, master: &Db, verdicts: &BTreeMap<DbUid, Verdict>) {
     for (uid, db) in situation.standbys() {
+        // Its keeper gets another db, which is made from the master.
+        if situation.report_of(db).is_some_and(|report| report.says_lost(uid)) {
+            draft.remove_db(uid, |db, keeper| Note::RemovingLost { db, keeper });
+            continue;
+        }
         if let Some(Validity::Invalid(why)) = verdicts.get(uid).map(|verdict| &verdict.validity) {
             draft.say(Note::clone(why));
             draft.remove_db(uid, |db, keeper| Note::RemovingInvalid { db, keeper });

@@ -21,7 +21,7 @@ impl Engine {
             user: &spec.pg_parameters,
             listen_addresses: &self.config.listen_address,
             port: &self.config.port.to_string(),
-            socket_dir: &self.instance.config().socket_dir,
+            socket_dir: &self.instance.config().socket_directories(),
             max_standbys: spec.max_standbys.into(),
             slots: SlotNeeds {
                 additional: target.additional_slots,
@@ -76,7 +76,13 @@ impl Engine {
                 .unwrap_or_default();
             let name = stolon_name(db.as_str());
             Recovery::follow(
-                primary_conninfo(&name, &address(from), &self.config.replication, None),
+                primary_conninfo(
+                    &name,
+                    &address(from),
+                    &self.config.replication,
+                    None,
+                    &self.instance.passfile(),
+                ),
                 &name,
             )
         });

@@ -63,6 +63,7 @@ impl Instance {
         mut progress: impl FnMut(Progress),
     ) -> Result<(), InstanceError> {
         const ACT: &str = "write the password file for pg_basebackup";
+        self.end_others().await?;
         let config = self.config();
         let login = &config.replication;
         let password_file = PasswordFile::write(self.scratch_dir(), &copy.source, login)

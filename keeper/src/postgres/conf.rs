@@ -24,7 +24,7 @@ pub struct Sources<'a> {
     pub listen_addresses: &'a str,
     /// `port`.
     pub port: &'a str,
-    /// Directory of the unix socket.
+    /// Directories of the unix sockets, parted by commas.
     pub socket_dir: &'a str,
     /// As many slots, and twice as many WAL senders.
     pub max_standbys: u32,

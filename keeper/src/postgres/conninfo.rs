@@ -1,12 +1,15 @@
 //! Connection strings and password files for libpq (keeper 7.2, 7.3). The keeper's own connections need neither; see
 //! `sql` and `replication`.
 
+use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use tempfile::NamedTempFile;
 
 use crate::postgres::credentials::Login;
+use crate::postgres::files::{self, FileError};
 
 /// Where another instance listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,18 +44,40 @@ fn escape(value: &str) -> String {
     escaped
 }
 
-/// `primary_conninfo` of a standby that follows the instance at `source`, with the password in it: the server keeps
-/// the file that it goes into private.
-pub fn primary_conninfo(application_name: &str, source: &Address, login: &Login, database: Option<&str>) -> String {
+/// `primary_conninfo` of a standby that follows the instance at `source`. The password is in the file `passfile`, see
+/// [`write_passfile`]: the server writes the setting into its log whenever it changes.
+pub fn primary_conninfo(
+    application_name: &str,
+    source: &Address,
+    login: &Login,
+    database: Option<&str>,
+    passfile: &Path,
+) -> String {
+    let passfile = login.password().map(|_| passfile.to_string_lossy());
     text(&[
         ("application_name", application_name),
         ("dbname", database.unwrap_or("")),
         ("host", &source.host),
-        ("password", &login.password().unwrap_or_default()),
+        ("passfile", passfile.as_deref().unwrap_or("")),
         ("port", &source.port),
         ("sslmode", "prefer"),
         ("user", &login.user),
     ])
+}
+
+/// Writes the password file of `primary_conninfo`, mode 0600, unless it is there and says the same; nothing for a login
+/// without a password. It is good for any host: the connection that names it names the host.
+pub fn write_passfile(path: &Path, login: &Login) -> Result<(), FileError> {
+    let Some(password) = login.password() else {
+        return Ok(());
+    };
+    let line = passfile_line("*", "*", &login.user, &password);
+    // libpq ignores a file that others can read.
+    let is_private = fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o077 == 0);
+    if is_private && fs::read(path).is_ok_and(|content| content == line.as_bytes()) {
+        return Ok(());
+    }
+    files::write_atomically(path, line.as_bytes())
 }
 
 /// The connection of a program that copies from `source`; its password goes into a [`PasswordFile`].
@@ -80,7 +105,8 @@ impl PasswordFile {
             return Ok(None);
         };
         let mut file = tempfile::Builder::new().prefix("pgpass.").tempfile_in(dir)?;
-        file.write_all(passfile_line(source, &login.user, &password).as_bytes())?;
+        let (host, port) = (escape_field(&source.host), escape_field(&source.port));
+        file.write_all(passfile_line(&host, &port, &login.user, &password).as_bytes())?;
         Ok(Some(Self(file)))
     }
 
@@ -90,12 +116,15 @@ impl PasswordFile {
     }
 }
 
-/// One line of a password file: fields parted by colons, `:` and `\` in them escaped (keeper W15; PostgreSQL manual
-/// 34.16). The database is any.
-fn passfile_line(source: &Address, user: &str, password: &str) -> String {
-    let escape = |field: &str| field.replace('\\', "\\\\").replace(':', "\\:");
-    let (host, port) = (escape(&source.host), escape(&source.port));
-    format!("{host}:{port}:*:{}:{}\n", escape(user), escape(password))
+/// One line of a password file: fields parted by colons (keeper W15; PostgreSQL manual 34.16). The database is any;
+/// host and port are escaped already, or `*` for any.
+fn passfile_line(host: &str, port: &str, user: &str, password: &str) -> String {
+    format!("{host}:{port}:*:{}:{}\n", escape_field(user), escape_field(password))
+}
+
+/// `:` and `\` in a field are escaped.
+fn escape_field(field: &str) -> String {
+    field.replace('\\', "\\\\").replace(':', "\\:")
 }
 
 #[cfg(test)]
@@ -123,22 +152,48 @@ mod tests {
         }
     }
 
+    const PASSFILE: &str = "/k/replication.pgpass";
+
     #[test]
-    fn the_pieces_stand_in_the_reference_s_order() {
+    fn the_pieces_stand_in_the_reference_s_order_and_the_password_is_in_a_file() {
+        let made =
+            |login, database| primary_conninfo("stolon_2a87ea79", &source(), &login, database, Path::new(PASSFILE));
         assert_eq!(
-            primary_conninfo("stolon_2a87ea79", &source(), &login(Some("pw")), None),
-            "application_name=stolon_2a87ea79 host=10.0.0.1 password=pw port=5432 sslmode=prefer user=repluser"
+            made(login(Some("pw")), None),
+            "application_name=stolon_2a87ea79 host=10.0.0.1 passfile=/k/replication.pgpass port=5432 sslmode=prefer \
+             user=repluser"
         );
         assert_eq!(
-            primary_conninfo("stolon_2a87ea79", &source(), &login(None), Some("postgres")),
+            made(login(None), Some("postgres")),
             "application_name=stolon_2a87ea79 dbname=postgres host=10.0.0.1 port=5432 sslmode=prefer user=repluser"
         );
     }
 
     #[test]
     fn what_would_end_a_value_early_is_escaped() {
-        let told = primary_conninfo("a", &source(), &login(Some("a b'c\\d:e\u{1f600}")), None);
-        assert!(told.contains("password=a\\ b\\'c\\\\d:e\u{1f600} port="), "{told}");
+        let path = Path::new("/a b'c\\d:e\u{1f600}");
+        let told = primary_conninfo("a", &source(), &login(Some("pw")), None, path);
+        assert!(told.contains("passfile=/a\\ b\\'c\\\\d:e\u{1f600} port="), "{told}");
+    }
+
+    #[test]
+    fn the_password_file_is_private_and_follows_the_password() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("replication.pgpass");
+        let inode = || fs::metadata(&path).unwrap().ino();
+        write_passfile(&path, &login(None)).unwrap();
+        assert!(!path.exists());
+        write_passfile(&path, &login(Some("a:b\\c"))).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "*:*:*:repluser:a\\:b\\\\c\n");
+        let first = inode();
+        write_passfile(&path, &login(Some("a:b\\c"))).unwrap();
+        assert_eq!(inode(), first, "what is there already is not written again");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        write_passfile(&path, &login(Some("a:b\\c"))).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        write_passfile(&path, &login(Some("new"))).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "*:*:*:repluser:new\n");
     }
 
     #[test]
@@ -157,7 +212,7 @@ mod tests {
             port: "5432".into(),
         };
         assert_eq!(
-            passfile_line(&source, "r:u", "a\\b:c'"),
+            passfile_line(&escape_field(&source.host), &source.port, "r:u", "a\\b:c'"),
             "fd00\\:\\:1:5432:*:r\\:u:a\\\\b\\:c'\n"
         );
         let dir = tempfile::tempdir().unwrap();

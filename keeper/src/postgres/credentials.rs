@@ -102,6 +102,12 @@ fn read_password_file(path: &Path) -> io::Result<String> {
     Ok(password.to_owned())
 }
 
+impl From<String> for Secret {
+    fn from(password: String) -> Self {
+        Self::new(password)
+    }
+}
+
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.reveal() == other.reveal()

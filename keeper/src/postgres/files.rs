@@ -69,7 +69,15 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FileError> {
 }
 
 /// Temporary files that a killed keeper may have left in its directory, by the beginning of their names.
-const LEFTOVERS: [&str; 5] = ["keeperstate.", "dbstate.", "directories.", "pgpass.", "initdb."];
+const LEFTOVERS: [&str; 7] = [
+    "boots.",
+    "keeperstate.",
+    "dbstate.",
+    "directories.",
+    "pgpass.",
+    "initdb.",
+    "replication.pgpass.",
+];
 
 /// Removes the temporary files that a killed keeper left beside its data directory, some with a password in them
 /// (keeper I16). Only while the directory is locked.
@@ -302,6 +310,8 @@ pub fn oldest_wal(data: &Path) -> Result<OldestWal, FileError> {
 pub struct PidFile {
     /// Its process id; negative for a single-user server.
     pub pid: i32,
+    /// When it was started, in seconds since 1970, line 3.
+    pub started: Option<u64>,
     /// Its state, line 8 (`utils/pidfile.h`): `starting`, `ready`, `standby`, `stopping`; `None` until its sockets are
     /// open.
     pub status: Option<String>,
@@ -316,12 +326,13 @@ pub fn pid_file(data: &Path) -> Result<Option<PidFile>, FileError> {
     let Some(pid) = lines.next().and_then(|line| line.trim().parse().ok()) else {
         return Ok(None);
     };
+    let started = lines.nth(1).and_then(|line| line.trim().parse().ok());
     let status = lines
-        .nth(6)
+        .nth(4)
         .map(str::trim)
         .filter(|status| !status.is_empty())
         .map(str::to_owned);
-    Ok(Some(PidFile { pid, status }))
+    Ok(Some(PidFile { pid, started, status }))
 }
 
 /// The process that holds the socket with this lock file, which has the same first line.

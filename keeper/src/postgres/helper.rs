@@ -12,6 +12,9 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReade
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::postgres::child;
+use crate::postgres::redact::Redactor;
+
 /// Most lines of output kept to explain a failure.
 pub const TAIL_LINES: usize = 8;
 /// Most bytes of one line that are looked at; the rest of the line is skipped.
@@ -79,11 +82,14 @@ pub async fn output(mut command: Command, limit: Duration) -> Result<String, Hel
         .take()
         .expect("standard output is piped, see above");
     let stderr = running.child.stderr.take().expect("standard error is piped, see above");
-    let mut tail = Tail::default();
+    let (mut tail, mut redactor) = (Tail::default(), Redactor::default());
     let work = async {
         let mut printed = Vec::new();
         let mut stdout = stdout.take(OUTPUT_BYTES_MAX);
-        let (read, ()) = tokio::join!(stdout.read_to_end(&mut printed), drain(stderr, |line| tail.push(line)));
+        let (read, ()) = tokio::join!(
+            stdout.read_to_end(&mut printed),
+            drain(stderr, |line| tail.push(&redactor.line(line)))
+        );
         read.map(|_| printed)
     };
     let (printed, status) = match timeout(limit, async { (work.await, running.child.wait().await) }).await {
@@ -123,12 +129,16 @@ pub async fn run(mut command: Command, mut line: impl FnMut(&str)) -> Result<(),
         .expect("standard output is piped, see above");
     let stderr = running.child.stderr.take().expect("standard error is piped, see above");
     let tail = std::cell::RefCell::new((Tail::default(), &mut line));
-    let hear = |text: &str| {
-        let (tail, line) = &mut *tail.borrow_mut();
-        tail.push(text);
-        line(text);
+    let hear = || {
+        let (tail, mut redactor) = (&tail, Redactor::default());
+        move |text: &str| {
+            let text = redactor.line(text);
+            let (tail, line) = &mut *tail.borrow_mut();
+            tail.push(&text);
+            line(&text);
+        }
     };
-    let ((), (), status) = tokio::join!(drain(stdout, hear), drain(stderr, hear), running.child.wait());
+    let ((), (), status) = tokio::join!(drain(stdout, hear()), drain(stderr, hear()), running.child.wait());
     let status = status.map_err(|source| HelperError::Read {
         program: program.clone(),
         source,
@@ -160,6 +170,7 @@ struct Running {
 
 impl Running {
     fn spawn(mut command: Command, program: &std::path::Path) -> Result<Self, HelperError> {
+        child::end_with_us(&mut command);
         let child = command.spawn().map_err(|source| HelperError::Spawn {
             program: program.to_path_buf(),
             source,

@@ -27,6 +27,7 @@ impl Instance {
     /// (keeper I4 (c)).
     pub async fn initdb(&self, new: &New, build: &Build, owned: &Owned) -> Result<(), InstanceError> {
         const ACT: &str = "write the password file for initdb";
+        self.end_others().await?;
         let config = self.config();
         let mut command = environment::command(&self.programs().path("initdb"));
         command

@@ -14,7 +14,10 @@ use tracing::{info, warn};
 
 use crate::places::Clear;
 use crate::postgres::aside::{self, Cleared};
+use crate::postgres::at_work;
 use crate::postgres::conf::{self, Parameters, Recovery, RecoveryMode};
+use crate::postgres::connect::{LocalSocket, OwnServer, Target};
+use crate::postgres::conninfo::write_passfile;
 use crate::postgres::credentials::Login;
 use crate::postgres::environment;
 use crate::postgres::files::{self, FileError};
@@ -24,9 +27,9 @@ use crate::postgres::layout;
 use crate::postgres::owned::Owned;
 use crate::postgres::pinned;
 use crate::postgres::port::{self, PortError};
-use crate::postgres::process::{self, Process};
+use crate::postgres::process::{self, NamedByLock, Process};
 use crate::postgres::programs::Programs;
-use crate::postgres::replication::{Replication, Target};
+use crate::postgres::replication::Replication;
 use crate::postgres::server::{Life, Server};
 use crate::postgres::sql::{Sql, SqlError};
 
@@ -35,8 +38,10 @@ use crate::postgres::sql::{Sql, SqlError};
 pub struct Config {
     /// Its data directory (PGDATA), an absolute path.
     pub data: PathBuf,
-    /// Directory of its unix socket; the reference's is `/tmp`.
+    /// Directory of its unix socket, closed to other users; the keeper connects there.
     pub socket_dir: String,
+    /// Directory of a second socket, for other people's tools; left out when somebody else's is in the way.
+    pub public_socket_dir: Option<String>,
     /// `listen_addresses`.
     pub listen_addresses: String,
     /// Its port.
@@ -47,6 +52,29 @@ pub struct Config {
     pub replication: Login,
     /// Limit of each question to it, fixed for the life of the process (keeper 3.1).
     pub request_timeout: Duration,
+}
+
+impl Config {
+    /// `unix_socket_directories`.
+    pub fn socket_directories(&self) -> String {
+        let dirs = [Some(&self.socket_dir), self.public_socket_dir.as_ref()];
+        let dirs: Vec<&str> = dirs.into_iter().flatten().map(String::as_str).collect();
+        dirs.join(",")
+    }
+
+    /// The same without a public one that somebody else's socket is in.
+    pub(crate) fn free_socket_directories(&self) -> String {
+        let Some(public) = &self.public_socket_dir else {
+            return self.socket_directories();
+        };
+        match port::check_socket(public, self.port) {
+            Ok(()) => self.socket_directories(),
+            Err(taken) => {
+                warn!(dir = public, why = %Chain(&taken), "starting PostgreSQL without its second unix socket");
+                self.socket_dir.clone()
+            }
+        }
+    }
 }
 
 /// What the generated files say. The loop compares what it wants with what it last made known to the server.
@@ -134,6 +162,30 @@ pub enum InstanceError {
         /// The data directory.
         data: PathBuf,
     },
+    /// A process works on the data directory that must have ended first, and does not.
+    #[error(
+        "process {pid} ({program}) works on {} and does not end: nothing is changed before it has; end it",
+        data.display()
+    )]
+    AtWork {
+        /// Its process id.
+        pid: i32,
+        /// Its program.
+        program: String,
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// The lock file names a process that works in the data directory and may be its server.
+    #[error(
+        "postmaster.pid names process {pid}, which works in {} although it was not started when the file says: end it, \
+         or remove the file once you know that it is no PostgreSQL", data.display()
+    )]
+    Locked {
+        /// Its process id.
+        pid: i32,
+        /// The data directory.
+        data: PathBuf,
+    },
     /// What permitted the start no longer did when everything was ready for it.
     #[error("{act}: the permission has run out")]
     NotPermitted {
@@ -188,8 +240,9 @@ fn ended_how(status: Option<ExitStatus>) -> String {
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How often files and the server are looked at while something is awaited.
 const POLL: Duration = Duration::from_millis(20);
-/// How long the children of a killed server get to end by themselves before they are killed.
-const ORPHANS_LIMIT: Duration = Duration::from_secs(2);
+
+/// Name of the password file of `primary_conninfo`.
+const PASSFILE: &str = "replication.pgpass";
 
 /// One instance: its files, its processes, its SQL.
 ///
@@ -200,6 +253,7 @@ pub struct Instance {
     programs: Arc<Programs>,
     acts: Sql,
     observer: Sql,
+    replication: Replication,
     life: watch::Sender<Life>,
     server: Mutex<Option<Server>>,
 }
@@ -207,21 +261,26 @@ pub struct Instance {
 impl Instance {
     /// Takes hold of a data directory; nothing is looked at or changed yet.
     pub fn new(config: Config, programs: Arc<Programs>) -> Self {
-        let sql = || {
-            Sql::local(
-                &config.socket_dir,
-                config.port,
-                &config.superuser,
-                config.request_timeout,
-            )
-        };
+        let life = watch::Sender::new(Life::NotStarted);
+        let target = Target::Local(LocalSocket {
+            dir: config.socket_dir.clone().into(),
+            port: config.port,
+            owner: rustix::process::geteuid().as_raw(),
+            server: OwnServer {
+                data: config.data.clone(),
+                life: life.subscribe(),
+            },
+        });
+        let sql = || Sql::new(target.clone(), &config.superuser, config.request_timeout);
         let (acts, observer) = (sql(), sql());
+        let replication = Replication::new(target, config.replication.clone(), config.request_timeout);
         Self {
             acts,
             observer,
+            replication,
             config,
             programs,
-            life: watch::Sender::new(Life::NotStarted),
+            life,
             server: Mutex::new(None),
         }
     }
@@ -235,6 +294,23 @@ impl Instance {
     /// keeper left (keeper I16).
     pub(crate) fn scratch_dir(&self) -> &std::path::Path {
         layout::keeper_dir(&self.config.data)
+    }
+
+    /// The password file that `primary_conninfo` names: beside the data directory, so that no copy of the data has it.
+    pub fn passfile(&self) -> PathBuf {
+        let beside = self.scratch_dir();
+        // A setting of the server cannot hold every path; the directory of the socket is chosen so that it can.
+        let dir = if beside.to_str().is_some() {
+            beside
+        } else {
+            self.config.socket_dir.as_ref()
+        };
+        dir.join(PASSFILE)
+    }
+
+    /// Brings the password file of `primary_conninfo` up to date: a password may change while the server runs.
+    pub fn refresh_passfile(&self) -> Result<(), FileError> {
+        write_passfile(&self.passfile(), &self.config.replication)
     }
 
     /// The programs that it runs.
@@ -253,9 +329,8 @@ impl Instance {
     }
 
     /// Replication commands to it.
-    pub fn replication(&self) -> Replication {
-        let target = Target::Local(self.config.socket_dir.clone(), self.config.port);
-        Replication::new(target, self.config.replication.clone(), self.config.request_timeout)
+    pub fn replication(&self) -> &Replication {
+        &self.replication
     }
 
     /// The life of the server that was started last; changes the moment it ends (keeper W2).
@@ -321,7 +396,7 @@ impl Instance {
                 data: self.config.data.clone(),
             });
         }
-        self.end_orphans().await;
+        self.end_others().await?;
         self.remove_stale_lock()?;
         self.write_files(files, kind)?;
         self.check_port()?;
@@ -346,7 +421,7 @@ impl Instance {
             // Line 8 of the lock file comes after the sockets: a port that is taken shows before.
             loop {
                 let lock = files::pid_file(&self.config.data)?;
-                if lock.is_some_and(|lock| lock.pid == pid && lock.status.is_some()) {
+                if lock.is_some_and(|lock| is_or_descends(lock.pid, pid) && lock.status.is_some()) {
                     return Ok(());
                 }
                 sleep(POLL).await;
@@ -391,17 +466,10 @@ impl Instance {
     pub async fn stop(&self, limits: StopLimits) -> Result<Stopped, InstanceError> {
         const ACT: &str = "stop PostgreSQL";
         let server = self.server.lock().await;
-        let leftover;
-        let process: &Process = match (&*server, *self.life.borrow()) {
-            (Some(server), Life::Running { .. }) => server.process(),
-            _ => match process::postmaster(&self.config.data)? {
-                Some(process) => {
-                    leftover = process;
-                    &leftover
-                }
-                None => return Ok(Stopped::WasNot),
-            },
+        let Some(process) = self.postmaster(server.as_ref())? else {
+            return Ok(Stopped::WasNot);
         };
+        let process = process.as_ref();
         info!("stopping database");
         let signal = |signal| {
             process
@@ -416,26 +484,35 @@ impl Instance {
         warn!(limit = ?limits.fast, "fast stop takes too long, stopping at once");
         signal(Signal::QUIT)?;
         if timeout(limits.immediate, self.gone(process)).await.is_ok() {
-            self.end_orphans().await;
+            self.end_others().await?;
             return Ok(Stopped::Immediate);
         }
         warn!(limit = ?limits.immediate, "immediate stop takes too long, killing");
         signal(Signal::KILL)?;
         self.gone(process).await;
-        self.end_orphans().await;
+        self.end_others().await?;
         Ok(Stopped::Killed)
+    }
+
+    /// The postmaster: our child, or what a wrapper script that is our child has started; without a child the one that
+    /// an earlier keeper has left.
+    fn postmaster<'a>(&self, server: Option<&'a Server>) -> Result<Option<Found<'a>>, FileError> {
+        let (Some(server), Life::Running { pid }) = (server, *self.life.borrow()) else {
+            return Ok(process::postmaster(&self.config.data)?.map(Found::Other));
+        };
+        let lock = files::pid_file(&self.config.data)?;
+        let below = lock.filter(|lock| lock.pid != pid && is_or_descends(lock.pid, pid));
+        // It may have ended since: then its wrapper ends too.
+        let below = below.and_then(|lock| Process::open(lock.pid).ok().flatten());
+        Ok(Some(below.map_or(Found::Child(server.process()), Found::Other)))
     }
 
     /// Waits for the end of a server; of our child until it is reaped.
     async fn gone(&self, process: &Process) {
+        // The sender is our own: it cannot be gone.
         let mut life = self.life.subscribe();
-        let is_child = *life.borrow_and_update() == Life::Running { pid: process.pid() };
-        if is_child {
-            // The sender is our own: it cannot be gone.
-            let _ = life.wait_for(|life| !matches!(life, Life::Running { .. })).await;
-        } else {
-            process.ended().await;
-        }
+        let _ = life.wait_for(|life| !matches!(life, Life::Running { .. })).await;
+        process.ended().await;
     }
 
     /// Writes the files and has the server read them. What it thinks of them [`Sql::file_errors`] tells.
@@ -443,8 +520,10 @@ impl Instance {
         const ACT: &str = "reload the configuration";
         info!("reloading database configuration");
         self.write_files(files, Start::Normal)?;
-        let process = process::postmaster(&self.config.data)?.ok_or_else(|| self.not_running())?;
+        let server = self.server.lock().await;
+        let process = self.postmaster(server.as_ref())?.ok_or_else(|| self.not_running())?;
         process
+            .as_ref()
             .signal(Signal::HUP)
             .map_err(|source| InstanceError::Process { act: ACT, source })
     }
@@ -463,7 +542,13 @@ impl Instance {
                 // Its answer counts, whatever the signal file says: the file goes first.
                 match self.acts.is_in_recovery().await {
                     Ok(false) => return Ok(()),
-                    Ok(true) | Err(SqlError::Connect { .. } | SqlError::Query { .. } | SqlError::Timeout { .. }) => {}
+                    Ok(true)
+                    | Err(
+                        SqlError::Open { .. }
+                        | SqlError::Connect { .. }
+                        | SqlError::Query { .. }
+                        | SqlError::Timeout { .. },
+                    ) => {}
                     Err(SqlError::Answer { .. }) => {}
                 }
                 sleep(POLL).await;
@@ -498,8 +583,7 @@ impl Instance {
                 data: self.config.data.clone(),
             });
         }
-        self.end_orphans().await;
-        Ok(())
+        self.end_others().await
     }
 
     fn not_running(&self) -> InstanceError {
@@ -554,7 +638,10 @@ impl Instance {
         }
         files::write_atomically(&data.join(hba::FILE), hba::render(&files.hba).as_bytes())?;
         match files.recovery.mode {
-            RecoveryMode::Standby => files::signal_standby(data)?,
+            RecoveryMode::Standby => {
+                self.refresh_passfile()?;
+                files::signal_standby(data)?;
+            }
             RecoveryMode::Recovery => files::signal_recovery(data)?,
             RecoveryMode::None => files::signal_nothing(data)?,
         }
@@ -568,47 +655,60 @@ impl Instance {
         port::check(&self.config.listen_addresses, self.config.port, &self.config.socket_dir)
     }
 
-    /// Ends what a killed server has left: its children, with which the next one does not start.
-    async fn end_orphans(&self) {
-        let orphans = process::at_work_in(&self.config.data);
-        if orphans.is_empty() {
-            return;
-        }
-        warn!(processes = orphans.len(), "ending what a killed PostgreSQL left behind");
-        // As a postmaster does with them when one of them has crashed; who is gone already is fine.
-        for signal in [Signal::QUIT, Signal::KILL] {
-            for orphan in &orphans {
-                if let Err(refused) = orphan.signal(signal) {
-                    warn!(pid = orphan.pid(), error = %Chain(&refused), "could not signal a process of PostgreSQL");
-                }
-            }
-            let all_gone = async {
-                for orphan in &orphans {
-                    orphan.ended().await;
-                }
-            };
-            if timeout(ORPHANS_LIMIT, all_gone).await.is_ok() {
-                return;
-            }
-        }
+    /// Ends whoever works on the data besides a server: what a killed one, or a killed keeper, has left.
+    pub(crate) async fn end_others(&self) -> Result<(), InstanceError> {
+        let ended = at_work::end(&self.config.data, at_work::Limits::default()).await;
+        ended.map_err(|worker| InstanceError::AtWork {
+            pid: worker.process.pid(),
+            program: worker.program,
+            data: self.config.data.clone(),
+        })
     }
 
     /// Removes a lock file whose process number now belongs to some other program, as happens when a container starts
     /// again and counts from 1, or to a dead one that nobody reaps: the server would take it for its predecessor. One
-    /// whose process is gone is left to the server, which also looks for shared memory in use.
-    fn remove_stale_lock(&self) -> Result<(), FileError> {
-        let Some(lock) = files::pid_file(&self.config.data)? else {
-            return Ok(());
-        };
-        if process::exists(lock.pid.saturating_abs()) {
-            warn!(
-                pid = lock.pid,
-                "removing postmaster.pid, which names a process that is no PostgreSQL"
-            );
-            files::remove_lock(&self.config.data)?;
+    /// whose process is gone is left to the server, which also looks for shared memory in use; one whose process works
+    /// in the data directory stays.
+    fn remove_stale_lock(&self) -> Result<(), InstanceError> {
+        let data = || self.config.data.clone();
+        match process::named_by_lock(&self.config.data)? {
+            NamedByLock::Nobody => Ok(()),
+            NamedByLock::Postmaster(process) => Err(InstanceError::Runs {
+                pid: process.pid(),
+                data: data(),
+            }),
+            NamedByLock::AtWork(process) => Err(InstanceError::Locked {
+                pid: process.pid(),
+                data: data(),
+            }),
+            NamedByLock::Stranger => {
+                warn!("removing postmaster.pid, which names a process that is no PostgreSQL");
+                Ok(files::remove_lock(&self.config.data)?)
+            }
         }
-        Ok(())
     }
+}
+
+/// A postmaster, held by whoever knows it.
+enum Found<'a> {
+    /// Our child.
+    Child(&'a Process),
+    /// Another one.
+    Other(Process),
+}
+
+impl AsRef<Process> for Found<'_> {
+    fn as_ref(&self) -> &Process {
+        match self {
+            Self::Child(process) => process,
+            Self::Other(process) => process,
+        }
+    }
+}
+
+/// Whether a process is this one, or was started by it or its children.
+fn is_or_descends(pid: i32, ancestor: i32) -> bool {
+    pid == ancestor || process::ancestors(pid).contains(&ancestor)
 }
 
 /// How the server ended, once it has.

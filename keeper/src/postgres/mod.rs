@@ -7,9 +7,12 @@
 //! the server: that is the loop's snapshot.
 
 pub mod aside;
+pub mod at_work;
 pub mod basebackup;
 pub mod build;
+mod child;
 pub mod conf;
+pub mod connect;
 pub mod conninfo;
 pub mod control;
 pub mod credentials;
@@ -28,10 +31,12 @@ pub(crate) mod pinned;
 pub mod port;
 pub mod process;
 pub mod programs;
+mod redact;
 pub mod replication;
 pub mod roles;
 pub mod server;
 pub mod session;
+pub mod sockets;
 pub mod source;
 pub mod sql;
 pub mod state;

@@ -23,7 +23,7 @@ pub(crate) fn settings(config: &Config, kind: Start) -> Vec<(&'static str, Strin
         ("hba_file", file(hba::FILE)),
         ("listen_addresses", config.listen_addresses.clone()),
         ("port", config.port.to_string()),
-        ("unix_socket_directories", config.socket_dir.clone()),
+        ("unix_socket_directories", config.free_socket_directories()),
     ]);
     settings
 }

@@ -50,7 +50,12 @@ pub fn check(listen_addresses: &str, port: u16, socket_dir: &str) -> Result<(), 
             return Err(PortError::Taken { address, port });
         }
     }
-    let lock = Path::new(socket_dir).join(format!(".s.PGSQL.{port}.lock"));
+    check_socket(socket_dir, port)
+}
+
+/// Errs when somebody else's socket of this port is in this directory.
+pub fn check_socket(dir: &str, port: u16) -> Result<(), PortError> {
+    let lock = Path::new(dir).join(format!(".s.PGSQL.{port}.lock"));
     match files::lock_holder(&lock) {
         Ok(Some(pid)) if process::is_alive(pid) => Err(PortError::SocketTaken {
             port,

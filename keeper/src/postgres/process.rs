@@ -1,5 +1,5 @@
-//! Processes of the operating system as they belong to a data directory: who is the postmaster, who else is at work
-//! there, signals that never reach a stranger. It leaves starting and stopping in order to `instance`.
+//! Processes of the operating system: which one is the postmaster of a data directory, signals that never reach another
+//! process with the same number. Who else works on the data is left to `at_work`, starting and stopping to `instance`.
 
 use std::fs;
 use std::io;
@@ -106,13 +106,26 @@ pub fn is_alive(pid: i32) -> bool {
     matches!(Process::open(pid), Ok(Some(process)) if process.is_alive())
 }
 
-/// The postmaster that runs on this data directory, ours or an earlier keeper's, as its lock file names it.
+/// Who has the number that stands in `postmaster.pid`. `pg_ctl status` takes whoever has it now for the postmaster.
+#[derive(Debug)]
+pub enum NamedByLock {
+    /// Nobody, or there is no such file.
+    Nobody,
+    /// The postmaster of this data directory.
+    Postmaster(Process),
+    /// A process that works in the data directory, but was not started when the file says: the file must stay.
+    AtWork(Process),
+    /// A process that has nothing to do with the data directory, or a dead one that nobody has reaped.
+    Stranger,
+}
+
+/// Looks at the process that `postmaster.pid` names.
 ///
-/// `pg_ctl status` believes the number in `postmaster.pid` whoever has it now; here it must also be a program called
-/// `postgres` whose working directory is the data directory (a postmaster changes into it at its start).
-pub fn postmaster(data: &Path) -> Result<Option<Process>, FileError> {
+/// A postmaster changes into its data directory at its start, whatever its executable is called (wrapper scripts). A
+/// name such as `postgres` or the start in line 3 of the file then tells it from another process that got its number.
+pub fn named_by_lock(data: &Path) -> Result<NamedByLock, FileError> {
     let Some(lock) = files::pid_file(data)? else {
-        return Ok(None);
+        return Ok(NamedByLock::Nobody);
     };
     // A single-user server writes its number negative.
     let pid = lock.pid.saturating_abs();
@@ -120,40 +133,89 @@ pub fn postmaster(data: &Path) -> Result<Option<Process>, FileError> {
         "look for the process named by",
         data.join("postmaster.pid"),
     ))?;
-    Ok(process.filter(|process| is_at_work_in(process.pid(), data)))
-}
-
-/// Every process of PostgreSQL at work in this data directory; after a postmaster has been killed its children may
-/// go on for a while, and no other postmaster starts before they are gone.
-pub fn at_work_in(data: &Path) -> Vec<Process> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
+    let Some(process) = process else {
+        return Ok(NamedByLock::Nobody);
     };
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| is_at_work_in(*pid, data))
-        .filter_map(|pid| Process::open(pid).ok().flatten())
-        .collect()
-}
-
-fn is_at_work_in(pid: i32, data: &Path) -> bool {
     if !Path::new("/proc/self/exe").exists() {
-        return true; // no /proc to ask: believe the lock file, as pg_ctl does
+        return Ok(NamedByLock::Postmaster(process)); // no /proc to ask: believe the lock file, as pg_ctl does
     }
-    // Both links can be read for processes of our own user only (proc(5)); nobody else may serve our data.
-    let Ok(program) = fs::read_link(format!("/proc/{pid}/exe")) else {
-        return false;
-    };
-    let name = program.file_name().unwrap_or_default().to_string_lossy();
-    // "postgres (deleted)" after an upgrade of the package
-    if !(name == "postgres" || name.starts_with("postgres ")) {
-        return false;
-    }
-    match (fs::metadata(format!("/proc/{pid}/cwd")), fs::metadata(data)) {
+    Ok(if !works_in(pid, data) {
+        NamedByLock::Stranger
+    } else if is_postgres(pid) || is_same_start(lock.started, start_of(pid)) {
+        NamedByLock::Postmaster(process)
+    } else {
+        NamedByLock::AtWork(process)
+    })
+}
+
+/// The postmaster that runs on this data directory, ours or an earlier keeper's, as its lock file names it.
+pub fn postmaster(data: &Path) -> Result<Option<Process>, FileError> {
+    Ok(match named_by_lock(data)? {
+        NamedByLock::Postmaster(process) => Some(process),
+        _ => None,
+    })
+}
+
+/// Is this directory the working directory of a process of our user? Of others that cannot be read (proc_pid_cwd(5)), and
+/// nobody else may serve our data.
+pub(crate) fn works_in(pid: i32, dir: &Path) -> bool {
+    match (fs::metadata(format!("/proc/{pid}/cwd")), fs::metadata(dir)) {
         (Ok(theirs), Ok(ours)) => (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()),
         _ => false,
     }
+}
+
+/// Does a process call itself, or its executable, postgres? Children of a postmaster do so too: `postgres: walwriter`.
+pub(crate) fn is_postgres(pid: i32) -> bool {
+    let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let title = command.split(|byte| *byte == 0).next().unwrap_or_default();
+    let title = String::from_utf8_lossy(title);
+    // "postgres (deleted)" after an upgrade of the package
+    let is_its = |name: &str| name == "postgres" || name.starts_with("postgres ") || name.starts_with("postgres:");
+    is_its(&name) || is_its(&title) || title.ends_with("/postgres")
+}
+
+/// A process writes its start down soon after it was started; a wrapper script may come before it.
+const WRITTEN_WITHIN_SECONDS: u64 = 600;
+/// Both times are rounded.
+const ROUNDING_SECONDS: u64 = 2;
+
+fn is_same_start(written: Option<u64>, started: Option<u64>) -> bool {
+    let (Some(written), Some(started)) = (written, started) else {
+        return false;
+    };
+    started <= written + ROUNDING_SECONDS && written <= started + WRITTEN_WITHIN_SECONDS
+}
+
+/// When a process was started, in seconds since 1970. A clock that was set since then shows here.
+fn start_of(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let boot: u64 = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()?;
+    let ticks = life_of(pid).ok()??;
+    Some(boot + ticks / rustix::param::clock_ticks_per_second().max(1))
+}
+
+/// How many generations of processes are looked at.
+const GENERATIONS_MAX: usize = 64;
+
+/// The parent of a process, its parent, and so on.
+pub(crate) fn ancestors(pid: i32) -> Vec<i32> {
+    let parent = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in parentheses may hold anything; the parent is field 4.
+        let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
+        (parent > 0).then_some(parent)
+    };
+    std::iter::successors(parent(&pid), parent)
+        .take(GENERATIONS_MAX)
+        .collect()
 }
 
 #[cfg(test)]
@@ -180,7 +242,49 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
         assert!(postmaster(dir.path()).unwrap().is_none());
+        assert!(matches!(named_by_lock(dir.path()).unwrap(), NamedByLock::Stranger));
         fs::write(dir.path().join("postmaster.pid"), "999999999\n").unwrap();
         assert!(postmaster(dir.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_process_that_works_there_is_the_postmaster_by_its_name_or_by_its_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new("sleep")
+            .arg("1000")
+            .current_dir(dir.path())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let start = start_of(pid).unwrap();
+        let named = |started: u64| {
+            let text = format!("{pid}\n{}\n{started}\n", dir.path().display());
+            fs::write(dir.path().join("postmaster.pid"), text).unwrap();
+            named_by_lock(dir.path()).unwrap()
+        };
+        let (same, wrapped, other) = (named(start), named(start + 5), named(start - 5));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(matches!(same, NamedByLock::Postmaster(_)), "{same:?}");
+        assert!(
+            matches!(wrapped, NamedByLock::Postmaster(_)),
+            "a script came before: {wrapped:?}"
+        );
+        assert!(
+            matches!(other, NamedByLock::AtWork(_)),
+            "it got the number later: {other:?}"
+        );
+        assert!(matches!(named(start), NamedByLock::Nobody));
+    }
+
+    #[test]
+    fn ancestors_are_found() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let found = ancestors(child.id().try_into().unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found.first(), Some(&pid));
+        assert!(!ancestors(pid).contains(&pid));
     }
 }

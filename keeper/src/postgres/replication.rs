@@ -2,7 +2,6 @@
 //! in physical replication mode. Each command has a connection of its own, which uses a WAL sender for a moment.
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,10 +12,9 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, Scr
 use postgres_protocol::message::backend::{ErrorFields, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use crate::postgres::conninfo::Address;
+use crate::postgres::connect::Target;
 use crate::postgres::credentials::Login;
 use crate::postgres::history::{self, Ancestor, HistoryError};
 use crate::postgres::session::{self, Who};
@@ -72,24 +70,6 @@ pub enum ReplicationError {
         /// What is wrong.
         source: HistoryError,
     },
-}
-
-/// Where to connect to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// The instance's own unix socket: directory and port.
-    Local(String, u16),
-    /// Another instance.
-    Remote(Address),
-}
-
-impl Target {
-    fn name(&self) -> String {
-        match self {
-            Self::Local(dir, port) => format!("{dir}:{port}"),
-            Self::Remote(address) => format!("{}:{}", address.host, address.port),
-        }
-    }
 }
 
 /// What an instance says that it is.
@@ -170,19 +150,7 @@ impl Replication {
     }
 
     async fn converse(&self, command: &str) -> Result<Vec<Option<Bytes>>, Failure> {
-        match &self.target {
-            Target::Local(dir, port) => {
-                let path = PathBuf::from(dir).join(format!(".s.PGSQL.{port}"));
-                self.converse_over(UnixStream::connect(path).await?, command).await
-            }
-            Target::Remote(address) => {
-                let port = address.port.parse::<u16>();
-                let port = port.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "port is no number"))?;
-                let stream = TcpStream::connect((address.host.as_str(), port)).await?;
-                stream.set_nodelay(true)?;
-                self.converse_over(stream, command).await
-            }
-        }
+        self.converse_over(self.target.open().await?, command).await
     }
 
     async fn converse_over<S>(&self, stream: S, command: &str) -> Result<Vec<Option<Bytes>>, Failure>

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::postgres::helper::{Tail, drain};
 use crate::postgres::process::Process;
+use crate::postgres::redact::Redactor;
 
 /// What is known of the server that this keeper started last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,9 +69,11 @@ impl Server {
         let stderr = child.stderr.take().expect("standard error is piped, see above");
         let hear = |tail: &Arc<Mutex<Tail>>| {
             let tail = Arc::clone(tail);
+            let mut redactor = Redactor::default();
             move |line: &str| {
+                let line = redactor.line(line);
                 tracing::info!(target: "postgres", "{line}");
-                tail.lock().expect("nobody panics while holding the tail").push(line);
+                tail.lock().expect("nobody panics while holding the tail").push(&line);
             }
         };
         let hearing = vec![

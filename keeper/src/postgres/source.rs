@@ -7,11 +7,12 @@ use control::model::Lsn;
 use control::telemetry::Chain;
 use tracing::warn;
 
+use crate::postgres::connect::Target;
 use crate::postgres::conninfo::Address;
 use crate::postgres::credentials::Login;
 use crate::postgres::files::FileError;
 use crate::postgres::history::Ancestor;
-use crate::postgres::replication::{Replication, ReplicationError, Target};
+use crate::postgres::replication::{Replication, ReplicationError};
 use crate::postgres::sql::{Sql, SqlError};
 
 /// Why a source did not tell.
@@ -77,13 +78,15 @@ impl Source {
         replication: &Login,
         limit: Duration,
     ) -> Result<Self, SourceError> {
-        let sql = Sql::remote(address, superuser, limit);
-        let sql = sql.ok_or_else(|| SourceError::Port {
-            port: address.port.clone(),
-        })?;
+        if address.port.parse::<u16>().is_err() {
+            return Err(SourceError::Port {
+                port: address.port.clone(),
+            });
+        }
+        let target = Target::Remote(address.clone());
         Ok(Self {
-            sql,
-            replication: Replication::new(Target::Remote(address.clone()), replication.clone(), limit),
+            sql: Sql::new(target.clone(), superuser, limit),
+            replication: Replication::new(target, replication.clone(), limit),
         })
     }
 

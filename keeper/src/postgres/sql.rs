@@ -1,6 +1,7 @@
 //! SQL on the instance, as the superuser over the unix socket (keeper 13.1), and on another instance over TCP. Every
 //! question has the request timeout. Replication commands are in `replication`.
 
+use std::io;
 use std::time::Duration;
 
 use control::model::Lsn;
@@ -11,7 +12,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::postgres::conf::Parameters;
-use crate::postgres::conninfo::Address;
+use crate::postgres::connect::Target;
 use crate::postgres::credentials::Login;
 use crate::postgres::session::{self, Who};
 
@@ -21,7 +22,15 @@ pub const DATABASE: &str = "postgres";
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SqlError {
-    /// There is no connection.
+    /// There is no connection, or not to the one that it must be to.
+    #[error("connect to PostgreSQL at {at}")]
+    Open {
+        /// Where it was tried.
+        at: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The login failed.
     #[error("connect to PostgreSQL at {at}")]
     Connect {
         /// Where it was tried.
@@ -60,7 +69,7 @@ pub enum SqlError {
 pub struct Sql {
     config: Config,
     login: Login,
-    at: String,
+    target: Target,
     limit: Duration,
     session: Mutex<Option<Session>>,
 }
@@ -80,31 +89,15 @@ impl Drop for Session {
 }
 
 impl Sql {
-    /// Will connect to the instance's own unix socket.
-    pub fn local(socket_dir: &str, port: u16, login: &Login, limit: Duration) -> Self {
-        let mut config = Self::config(login);
-        config.host_path(socket_dir).port(port);
+    /// Will connect to `target`; every question, with its connection, is limited by `limit`.
+    pub fn new(target: Target, login: &Login, limit: Duration) -> Self {
         Self {
-            config,
+            config: Self::config(login),
             login: login.clone(),
-            at: format!("{socket_dir}:{port}"),
+            target,
             limit,
             session: Mutex::new(None),
         }
-    }
-
-    /// Will connect to another instance. `None` when its published port is no number.
-    pub fn remote(address: &Address, login: &Login, limit: Duration) -> Option<Self> {
-        let port: u16 = address.port.parse().ok()?;
-        let mut config = Self::config(login);
-        config.host(&address.host).port(port);
-        Some(Self {
-            config,
-            login: login.clone(),
-            at: format!("{}:{port}", address.host),
-            limit,
-            session: Mutex::new(None),
-        })
     }
 
     fn config(login: &Login) -> Config {
@@ -122,11 +115,11 @@ impl Sql {
         if let Some(password) = self.login.password() {
             config.password(password);
         }
-        let connected = config.connect(NoTls).await;
-        let (client, connection) = connected.map_err(|source| SqlError::Connect {
-            at: self.at.clone(),
-            source,
-        })?;
+        let at = || self.target.name();
+        let stream = self.target.open().await;
+        let stream = stream.map_err(|source| SqlError::Open { at: at(), source })?;
+        let connected = config.connect_raw(stream, NoTls).await;
+        let (client, connection) = connected.map_err(|source| SqlError::Connect { at: at(), source })?;
         // Its end, an error too, shows in the client, which is closed then.
         let connection = tokio::spawn(async move {
             let _ = connection.await;

@@ -159,8 +159,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        for process in keeper::postgres::process::at_work_in(self.data()) {
-            let _ = process.signal(rustix::process::Signal::KILL); // it may be gone already
+        for worker in keeper::postgres::at_work::on(self.data()) {
+            let _ = worker.process.signal(rustix::process::Signal::KILL); // it may be gone already
         }
     }
 }
@@ -175,6 +175,7 @@ pub(crate) fn instance(dir: &Path, port: u16) -> Instance {
     let config = Config {
         data: dir.join("postgres"),
         socket_dir: dir.to_str().unwrap().to_owned(),
+        public_socket_dir: None,
         listen_addresses: "127.0.0.1".to_owned(),
         port,
         superuser: login("super user"),

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use keeper::postgres::connect::Target;
 use keeper::postgres::conninfo::Address;
 use keeper::postgres::control::{self, State};
 use keeper::postgres::credentials::{AuthMethod, Login, Secret};
 use keeper::postgres::instance::{Files, InstanceError, LocalRole, Running, Start, StopLimits, Stopped};
-use keeper::postgres::replication::{Replication, Target};
+use keeper::postgres::replication::Replication;
 use keeper::postgres::server::Life;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
@@ -250,7 +251,7 @@ fn a_frozen_server_is_killed_past_the_limits_and_recovers() {
                 immediate: short,
             };
             assert_eq!(node.instance.stop(limits).await.unwrap(), Stopped::Killed);
-            assert!(keeper::postgres::process::at_work_in(node.data()).is_empty());
+            assert!(keeper::postgres::at_work::on(node.data()).is_empty());
             let end = control::end(node.instance.programs(), node.data(), LONG).await.unwrap();
             assert!(!end.is_clean());
             node.start(&wanted).await;

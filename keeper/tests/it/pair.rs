@@ -21,7 +21,8 @@ fn address(instance: &Instance) -> Address {
 }
 
 fn follow(instance: &Instance, master: &Instance, name: &str) -> Files {
-    let conninfo = primary_conninfo(name, &address(master), &instance.config().replication, None);
+    let login = &instance.config().replication;
+    let conninfo = primary_conninfo(name, &address(master), login, None, &instance.passfile());
     Files {
         recovery: Recovery::follow(conninfo, name),
         ..files(instance, &[])

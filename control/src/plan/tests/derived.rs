@@ -143,6 +143,51 @@ fn x7_x8_x9_x10_x11_who_belongs_to_the_master_and_who_does_not() {
     }
 }
 
+/// A standby whose keeper reports that its data are gone gets another db, on the word of a master that is well, and only
+/// while the keeper lives and means this db.
+#[test]
+fn a_standby_with_lost_data_is_replaced() {
+    let lost = |db: &str| {
+        let mut setup = base(2);
+        setup.info("keeper2").data_lost = db_uid(db);
+        setup
+    };
+    let plan = check(lost("db2"), |wanted| {
+        wanted.data.dbs_mut().remove("db2");
+        wanted
+            .data
+            .dbs_mut()
+            .insert(db_uid("db3"), resync("db3", keeper_of("db2"), "db1"));
+        wanted.db("db1").generation = 2;
+        wanted.db("db1").spec.followers = uids(&["db3"]);
+    });
+    assert!(said(&plan, "removing db since its keeper has lost the data"));
+
+    check_unchanged(lost(""));
+    check_unchanged(lost("an earlier db"));
+    let mut going = lost("db2");
+    going.info("keeper2").leaving = true;
+    check_unchanged(going);
+    let mut in_doubt = base(2);
+    in_doubt.unhealthy("db1").info("keeper2").data_lost = db_uid("db2");
+    let plan = in_doubt.plan().unwrap();
+    assert!(
+        plan.next.dbs().contains_key("db2"),
+        "nothing is removed while the master is in doubt"
+    );
+}
+
+/// A master whose data are gone is no standby: it is elected away like any failed one, and never just removed.
+#[test]
+fn a_master_with_lost_data_is_failed_over() {
+    let mut setup = base(2);
+    setup.info("keeper1").data_lost = db_uid("db1");
+    check_unchanged(setup);
+    let mut setup = base(2);
+    setup.unhealthy("db1").info("keeper1").data_lost = db_uid("db1");
+    assert_eq!(elected(&mut setup), Some(db_uid("db2")));
+}
+
 #[test]
 fn x12_an_unusable_master_is_not_announced() {
     let mut setup = base(1);

@@ -117,6 +117,7 @@ fn the_lock_file_tells_pid_and_state() {
         pid_file(dir.path()).unwrap(),
         Some(PidFile {
             pid: 4711,
+            started: Some(1_700_000_000),
             status: None
         })
     );
@@ -125,6 +126,7 @@ fn the_lock_file_tells_pid_and_state() {
         pid_file(dir.path()).unwrap(),
         Some(PidFile {
             pid: 4711,
+            started: Some(1_700_000_000),
             status: Some("ready".into())
         })
     );

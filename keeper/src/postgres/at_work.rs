@@ -1,0 +1,374 @@
+//! Who works on a data directory besides a server that runs in order: what a killed server or a killed keeper has left,
+//! or what somebody started by hand. All of it ends before the data are touched.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use control::telemetry::Chain;
+use rustix::process::{Signal, geteuid};
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::postgres::process::{self, Process};
+
+/// How long each signal gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// To end in order.
+    pub gently: Duration,
+    /// To be gone after SIGKILL, which takes a moment where much memory is freed.
+    pub killed: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            gently: Duration::from_secs(2),
+            killed: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A process that works on the data.
+#[derive(Debug)]
+pub struct Worker {
+    /// The process.
+    pub process: Process,
+    /// Its program, as it calls itself.
+    pub program: String,
+    /// How the data concern it.
+    pub how: How,
+}
+
+/// How a data directory concerns a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// An argument names it.
+    Argument,
+    /// A process of PostgreSQL has it as its working directory.
+    WorkingDirectory,
+    /// It has a file below it open for writing.
+    OpenFile,
+    /// A program of PostgreSQL takes it from `PGDATA`.
+    Environment,
+}
+
+impl How {
+    /// In words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Argument => "an argument names the data directory",
+            Self::WorkingDirectory => "its working directory is the data directory",
+            Self::OpenFile => "it has a file of the data directory open for writing",
+            Self::Environment => "its variable PGDATA names the data directory",
+        }
+    }
+}
+
+/// All processes of our user that work on this data directory, but for this one and those that it descends from.
+pub fn on(data: &Path) -> Vec<Worker> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    let spared = process::ancestors(own);
+    let place = Place::of(data);
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| *pid != own && !spared.contains(pid))
+        .filter_map(|pid| {
+            let (program, how) = look(pid, &place)?;
+            let process = Process::open(pid).ok()??;
+            Some(Worker { process, program, how })
+        })
+        .collect()
+}
+
+/// Ends all of them: those of PostgreSQL as a postmaster does when one of its children has crashed (SIGQUIT), others by
+/// SIGTERM, and what is left by SIGKILL. Gives back one that does not end.
+pub async fn end(data: &Path, limits: Limits) -> Result<(), Worker> {
+    const ROUNDS: usize = 3; // a shell may start another program when its first one ends
+    for round in 0..ROUNDS {
+        let workers = on(data);
+        if workers.is_empty() {
+            return Ok(());
+        }
+        for worker in &workers {
+            warn!(
+                pid = worker.process.pid(),
+                program = worker.program,
+                why = worker.how.as_str(),
+                "ending a process that was left behind"
+            );
+        }
+        let gently = |worker: &Worker| match process::is_postgres(worker.process.pid()) {
+            true => Signal::QUIT,
+            false => Signal::TERM,
+        };
+        if round == 0 && all_end(&workers, gently, limits.gently).await {
+            continue;
+        }
+        all_end(&workers, |_| Signal::KILL, limits.killed).await;
+    }
+    on(data).into_iter().next().map_or(Ok(()), Err)
+}
+
+async fn all_end(workers: &[Worker], signal: impl Fn(&Worker) -> Signal, limit: Duration) -> bool {
+    for worker in workers {
+        if let Err(refused) = worker.process.signal(signal(worker)) {
+            warn!(pid = worker.process.pid(), error = %Chain(&refused), "could not signal a process");
+        }
+    }
+    let ended = async {
+        for worker in workers {
+            worker.process.ended().await;
+        }
+    };
+    timeout(limit, ended).await.is_ok()
+}
+
+/// A data directory, which need not be there.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    inode: Option<(u64, u64)>,
+}
+
+impl Place {
+    fn of(data: &Path) -> Self {
+        // Where it is missing its parent may be reached through a link all the same.
+        let real = fs::canonicalize(data).ok().or_else(|| {
+            let parent = fs::canonicalize(data.parent()?).ok()?;
+            Some(parent.join(data.file_name()?))
+        });
+        Self {
+            path: real.unwrap_or_else(|| data.to_owned()),
+            inode: inode(data),
+        }
+    }
+
+    /// Whether a path, as a process with this working directory means it, is the directory.
+    fn is(&self, path: &Path, cwd: &Path) -> bool {
+        if path.as_os_str().is_empty() {
+            return false;
+        }
+        let path = cwd.join(path);
+        let same_inode = self.inode.is_some() && inode(&path) == self.inode;
+        same_inode || Self::of(&path).path == self.path
+    }
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Whether and how a process works on the data, with what it calls itself. Nothing of other users' is looked at.
+fn look(pid: i32, place: &Place) -> Option<(String, How)> {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    if fs::metadata(&proc).ok()?.uid() != geteuid().as_raw() {
+        return None;
+    }
+    let command: Vec<OsString> = fs::read(proc.join("cmdline"))
+        .ok()?
+        .split(|byte| *byte == 0)
+        .map(|word| OsString::from_vec(word.to_vec()))
+        .collect();
+    let cwd = fs::read_link(proc.join("cwd")).unwrap_or_default();
+    let executable = fs::read_link(proc.join("exe")).unwrap_or_default();
+    let title = command.first().cloned().unwrap_or_default();
+    let is_server = process::is_postgres(pid);
+    let is_program = is_server || is_program_of_postgres(&title) || is_program_of_postgres(executable.as_os_str());
+    let named = arguments_for_data(&command, is_program);
+    let how = if named.iter().any(|path| place.is(path, &cwd)) {
+        How::Argument
+    } else if is_server && inode(&proc.join("cwd")).is_some_and(|inode| Some(inode) == place.inode) {
+        How::WorkingDirectory
+    } else if writes_below(&proc, &place.path) {
+        How::OpenFile
+    } else if is_program && named.is_empty() && variable(&proc, "PGDATA").is_some_and(|path| place.is(&path, &cwd)) {
+        How::Environment
+    } else {
+        return None;
+    };
+    Some((title.to_string_lossy().into_owned(), how))
+}
+
+/// `pg_basebackup`, `initdb`, `.pg_ctl-wrapped` and their like.
+fn is_program_of_postgres(path: &OsStr) -> bool {
+    let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
+    let name = name.trim_start_matches('.');
+    name.starts_with("pg_") || name.starts_with("initdb") || name.starts_with("postgres")
+}
+
+/// What of a command line may name a data directory: the values of `-D` and `--pgdata`, and of a program of PostgreSQL
+/// every argument.
+fn arguments_for_data(command: &[OsString], is_program: bool) -> Vec<PathBuf> {
+    const LONG: [&str; 2] = ["--pgdata", "--target-pgdata"];
+    let mut found = Vec::new();
+    let mut words = command.iter().skip(1).peekable();
+    while let Some(word) = words.next() {
+        let bytes = word.as_bytes();
+        let value = |rest: &[u8]| PathBuf::from(OsStr::from_bytes(rest));
+        if bytes == b"-D" || LONG.iter().any(|name| word == *name) {
+            found.extend(words.peek().map(PathBuf::from));
+        } else if let Some(rest) = bytes.strip_prefix(b"-D") {
+            found.push(value(rest));
+        } else if let Some(rest) = LONG
+            .iter()
+            .find_map(|name| bytes.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        {
+            found.push(value(rest));
+        } else if is_program && !bytes.starts_with(b"-") && bytes.contains(&b'/') {
+            found.push(PathBuf::from(word));
+        }
+    }
+    found
+}
+
+/// Whether a process has a file below `dir` open for writing (proc_pid_fd(5), proc_pid_fdinfo(5)).
+fn writes_below(proc: &Path, dir: &Path) -> bool {
+    let Ok(open) = fs::read_dir(proc.join("fd")) else {
+        return false;
+    };
+    open.flatten().any(|descriptor| {
+        let is_below = fs::read_link(descriptor.path()).is_ok_and(|file| file.starts_with(dir));
+        is_below && is_for_writing(&proc.join("fdinfo").join(descriptor.file_name()))
+    })
+}
+
+fn is_for_writing(info: &Path) -> bool {
+    const ACCESS_MODE: u32 = 3; // O_ACCMODE; 0 is O_RDONLY
+    let text = fs::read_to_string(info).unwrap_or_default();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags
+        .and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok())
+        .is_some_and(|flags| flags & ACCESS_MODE != 0)
+}
+
+fn variable(proc: &Path, name: &str) -> Option<PathBuf> {
+    let environment = fs::read(proc.join("environ")).ok()?;
+    let value = environment
+        .split(|byte| *byte == 0)
+        .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    Some(PathBuf::from(OsStr::from_bytes(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A process that is killed at the end of the test.
+    struct Killed(Child);
+
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill(); // it may have ended
+            let _ = self.0.wait();
+        }
+    }
+
+    fn sleeps(change: impl FnOnce(&mut Command) -> &mut Command) -> Killed {
+        let mut command = Command::new("sleep");
+        command.arg("1000").env_remove("PGDATA");
+        change(&mut command);
+        Killed(command.spawn().unwrap())
+    }
+
+    fn shell(script: &str, change: impl FnOnce(&mut Command) -> &mut Command) -> Killed {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null());
+        change(&mut command);
+        Killed(command.spawn().unwrap())
+    }
+
+    fn found(data: &Path) -> Vec<(u32, How)> {
+        let mut found: Vec<_> = on(data)
+            .iter()
+            .map(|worker| (u32::try_from(worker.process.pid()).unwrap(), worker.how))
+            .collect();
+        found.sort_by_key(|(pid, _)| *pid);
+        found
+    }
+
+    /// Waits for what a process does after its start.
+    fn is_found(child: &Killed, how: How, data: &Path) {
+        let mut looks = std::iter::repeat_with(|| found(data)).take(2000);
+        assert!(
+            looks.any(|found| {
+                std::thread::sleep(Duration::from_millis(5));
+                found.contains(&(child.0.id(), how))
+            }),
+            "{how:?}: {:?}",
+            found(data)
+        );
+    }
+
+    #[test]
+    fn whoever_works_on_the_data_is_found_and_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("postgres");
+        fs::create_dir(&data).unwrap();
+        let path = data.to_str().unwrap();
+        let bystanders = [
+            sleeps(|command| command.current_dir(&data)), // somebody's shell
+            sleeps(|command| command.env("PGDATA", &data)),
+            shell("exec sleep 1000 < \"$0\"/file", |command| {
+                fs::write(data.join("file"), "").unwrap();
+                command.arg(path)
+            }),
+            shell("read line; true", |command| command.args(["-D", "/elsewhere"])),
+        ];
+        assert_eq!(
+            found(&data),
+            [],
+            "{:?}",
+            bystanders.each_ref().map(|child| child.0.id())
+        );
+
+        let server = sleeps(|command| command.arg0("postgres: walwriter").current_dir(&data));
+        is_found(&server, How::WorkingDirectory, &data);
+        let copy = shell("read line; true", |command| command.args(["-v", "-D", path]));
+        is_found(&copy, How::Argument, &data);
+        let glued = shell("read line; true", |command| command.arg(format!("--pgdata={path}/.")));
+        is_found(&glued, How::Argument, &data);
+        let relative = shell("read line; true", |command| {
+            command.args(["-D", "postgres"]).current_dir(dir.path())
+        });
+        is_found(&relative, How::Argument, &data);
+        let writer = shell("exec sleep 1000 > \"$0\"/file", |command| command.arg(path));
+        is_found(&writer, How::OpenFile, &data);
+        let control = sleeps(|command| command.arg0("pg_ctl").env("PGDATA", &data));
+        is_found(&control, How::Environment, &data);
+
+        // a copy makes the directory, so it need not be there
+        fs::remove_dir_all(&data).unwrap();
+        is_found(&copy, How::Argument, &data);
+    }
+
+    #[tokio::test]
+    async fn they_end_by_force_where_they_do_not_by_asking() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("postgres");
+        let path = data.to_str().unwrap();
+        let mut willing = shell("read line; true", |command| command.args(["-D", path]));
+        let mut deaf = shell("trap '' TERM; read line; true", |command| command.args(["-D", path]));
+        is_found(&willing, How::Argument, &data);
+        is_found(&deaf, How::Argument, &data);
+        let limits = Limits {
+            gently: Duration::from_millis(300),
+            killed: Duration::from_secs(60),
+        };
+        end(&data, limits).await.unwrap();
+        assert_eq!(found(&data), []);
+        assert!(!willing.0.wait().unwrap().success());
+        assert!(!deaf.0.wait().unwrap().success());
+    }
+}

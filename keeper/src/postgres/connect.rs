@@ -1,0 +1,347 @@
+//! Opens the byte streams to PostgreSQL: only to a server of ours over the unix socket, and so that no password ever
+//! leaves in clear text. What is sent over them is left to `sql` and `replication`.
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
+
+use crate::postgres::conninfo::Address;
+use crate::postgres::process;
+use crate::postgres::server::Life;
+
+/// Where to connect to.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// The instance's own unix socket.
+    Local(LocalSocket),
+    /// Another instance.
+    Remote(Address),
+}
+
+/// The unix socket of the own instance, and what must be true before anything is sent there.
+#[derive(Debug, Clone)]
+pub struct LocalSocket {
+    /// Directory of the socket.
+    pub dir: PathBuf,
+    /// Port of the server, which is part of the socket's name.
+    pub port: u16,
+    /// User that the server must run as: the password goes to nobody else.
+    pub owner: u32,
+    /// Whether a server of ours runs at all.
+    pub server: OwnServer,
+}
+
+/// Tells whether a server runs on our data directory.
+#[derive(Debug, Clone)]
+pub struct OwnServer {
+    /// Its data directory.
+    pub data: PathBuf,
+    /// The life of the server that this keeper has started.
+    pub life: watch::Receiver<Life>,
+}
+
+impl OwnServer {
+    /// Whether our child runs, or one that an earlier keeper has left.
+    fn runs(&self) -> bool {
+        let is_child = matches!(*self.life.borrow(), Life::Running { .. });
+        is_child || process::postmaster(&self.data).is_ok_and(|leftover| leftover.is_some())
+    }
+}
+
+impl Target {
+    /// How it is named in errors.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Local(socket) => format!("{}:{}", socket.dir.display(), socket.port),
+            Self::Remote(address) => format!("{}:{}", address.host, address.port),
+        }
+    }
+
+    /// Connects. Nothing has been sent when this returns.
+    ///
+    /// # Errors
+    ///
+    /// Nobody listens there; over the unix socket also when no server of ours runs, or when the one that listens runs
+    /// as another user (`SO_PEERCRED`, unix(7): the credentials of whoever called listen).
+    pub async fn open(&self) -> io::Result<Stream> {
+        let inner = match self {
+            Self::Local(socket) => Inner::Unix(socket.open().await?),
+            Self::Remote(address) => {
+                let port = address.port.parse::<u16>();
+                let port = port.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "port is no number"))?;
+                let stream = TcpStream::connect((address.host.as_str(), port)).await?;
+                stream.set_nodelay(true)?;
+                Inner::Tcp(stream)
+            }
+        };
+        let guard = Some(Guard::default());
+        Ok(Stream { inner, guard })
+    }
+}
+
+impl LocalSocket {
+    async fn open(&self) -> io::Result<UnixStream> {
+        if !self.server.runs() {
+            let why = "no server of ours runs, so nobody is asked";
+            return Err(io::Error::new(io::ErrorKind::NotConnected, why));
+        }
+        let path = self.dir.join(format!(".s.PGSQL.{}", self.port));
+        let stream = UnixStream::connect(&path).await?;
+        let peer = stream.peer_cred()?.uid();
+        if peer != self.owner {
+            let why = format!(
+                "the server at {} runs as user {peer} instead of {}, nothing was sent to it: find out who listens there",
+                path.display(),
+                self.owner
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        Ok(stream)
+    }
+}
+
+/// A connection that ends when the server asks for a password in clear text.
+#[derive(Debug)]
+pub struct Stream {
+    inner: Inner,
+    guard: Option<Guard>,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = match &mut self.inner {
+            Inner::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Inner::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        ready!(read)?;
+        if let Some(guard) = &mut self.guard
+            && guard.passes(buf.filled().get(before..).unwrap_or_default())?
+        {
+            self.guard = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.inner {
+            Inner::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Inner::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Inner::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Inner::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Reads along until the login is over (PostgreSQL manual 55.7, message formats).
+///
+/// tokio-postgres has no option against `AuthenticationCleartextPassword`: it would send the password.
+#[derive(Debug, Default)]
+struct Guard {
+    /// Type, length and, of an authentication message, its code.
+    header: Vec<u8>,
+    /// Bytes of the present message that are left.
+    skip: usize,
+}
+
+const AUTHENTICATION: u8 = b'R';
+const OK: u32 = 0;
+const CLEARTEXT_PASSWORD: u32 = 3;
+
+impl Guard {
+    /// Looks at what has arrived; whether the login is over.
+    fn passes(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let skipped = self.skip.min(bytes.len());
+                self.skip -= skipped;
+                bytes = bytes.get(skipped..).unwrap_or_default();
+                continue;
+            }
+            if let Some((byte, rest)) = bytes.split_first() {
+                self.header.push(*byte);
+                bytes = rest;
+            }
+            let (kind, length, code) = match *self.header.as_slice() {
+                [AUTHENTICATION, a, b, c, d, e, f, g, h] => {
+                    let code = u32::from_be_bytes([e, f, g, h]);
+                    (AUTHENTICATION, u32::from_be_bytes([a, b, c, d]), code)
+                }
+                [kind, a, b, c, d] if kind != AUTHENTICATION => (kind, u32::from_be_bytes([a, b, c, d]), OK),
+                _ => continue,
+            };
+            // The length counts itself, and not the type before it.
+            let whole = usize::try_from(length).ok().and_then(|length| length.checked_add(1));
+            let rest = whole.and_then(|whole| whole.checked_sub(self.header.len()));
+            self.skip =
+                rest.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a message of no valid length"))?;
+            self.header.clear();
+            match (kind, code) {
+                (AUTHENTICATION, OK) => return Ok(true),
+                (AUTHENTICATION, CLEARTEXT_PASSWORD) => {
+                    let why = "the server asks for the password in clear text, which is never sent: use the method \
+                               scram-sha-256 or md5 in its pg_hba.conf";
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+                }
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, UnixListener};
+
+    use super::*;
+    use crate::postgres::credentials::{AuthMethod, Login, Secret};
+    use crate::postgres::sql::Sql;
+
+    const LONG: Duration = Duration::from_secs(30);
+    const PASSWORD: &str = "the superuser's secret";
+    const ASKS_FOR_CLEARTEXT: [u8; 9] = [AUTHENTICATION, 0, 0, 0, 8, 0, 0, 0, 3];
+
+    fn login() -> Login {
+        Login {
+            user: "stolon".into(),
+            method: AuthMethod::Md5,
+            password: Some(Secret::new(PASSWORD)),
+        }
+    }
+
+    fn socket(dir: &std::path::Path, owner: u32, life: Life) -> LocalSocket {
+        LocalSocket {
+            dir: dir.to_owned(),
+            port: 5432,
+            owner,
+            server: OwnServer {
+                data: dir.join("postgres"),
+                life: watch::channel(life).1,
+            },
+        }
+    }
+
+    /// A server that asks for the password in clear text, and all that one client sends to it.
+    async fn record(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Vec<u8> {
+        // the client may have gone already, which is what is hoped for
+        let _ = stream.write_all(&ASKS_FOR_CLEARTEXT).await;
+        let mut got = Vec::new();
+        let _ = stream.read_to_end(&mut got).await;
+        got
+    }
+
+    fn holds_password(bytes: &[u8]) -> bool {
+        bytes.windows(PASSWORD.len()).any(|part| part == PASSWORD.as_bytes())
+    }
+
+    fn chain(error: &dyn std::error::Error) -> String {
+        control::telemetry::Chain(error).to_string()
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_to_a_server_of_another_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        let sql = Sql::new(
+            Target::Local(socket(dir.path(), own + 1, Life::Running { pid: 1 })),
+            &login(),
+            LONG,
+        );
+        let impostor = async { record(listener.accept().await.unwrap().0).await };
+        let (asked, got) = tokio::join!(sql.ping(), impostor);
+        let refused = chain(&asked.unwrap_err());
+        assert!(refused.contains(&format!("runs as user {own} instead of")), "{refused}");
+        assert_eq!(got, b"", "not even who we are");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_while_no_server_of_ours_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        for life in [Life::NotStarted, Life::Ended { pid: 1, status: None }] {
+            let sql = Sql::new(Target::Local(socket(dir.path(), own, life)), &login(), LONG);
+            let refused = chain(&sql.ping().await.unwrap_err());
+            assert!(refused.contains("no server of ours runs"), "{refused}");
+        }
+        let connected = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+        assert!(connected.is_err(), "somebody has connected");
+    }
+
+    #[tokio::test]
+    async fn a_password_is_never_sent_in_clear_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let unix = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        let local = Target::Local(socket(dir.path(), own, Life::Running { pid: 1 }));
+        let (asked, got) = tokio::join!(async { Sql::new(local, &login(), LONG).ping().await }, async {
+            record(unix.accept().await.unwrap().0).await
+        });
+        let refused = chain(&asked.unwrap_err());
+        assert!(refused.contains("clear text"), "{refused}");
+        assert!(!holds_password(&got), "{got:?}");
+
+        let tcp = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let remote = Target::Remote(Address {
+            host: "127.0.0.1".into(),
+            port: tcp.local_addr().unwrap().port().to_string(),
+        });
+        let (asked, got) = tokio::join!(async { Sql::new(remote, &login(), LONG).ping().await }, async {
+            record(tcp.accept().await.unwrap().0).await
+        });
+        let refused = chain(&asked.unwrap_err());
+        assert!(refused.contains("clear text"), "{refused}");
+        assert!(!holds_password(&got), "{got:?}");
+    }
+
+    #[test]
+    fn the_guard_reads_along_however_the_bytes_arrive() {
+        let notice = [b'N', 0, 0, 0, 7, 1, 2, 3];
+        let salt = [AUTHENTICATION, 0, 0, 0, 12, 0, 0, 0, 5, 9, 9, 9, 9];
+        let ok = [AUTHENTICATION, 0, 0, 0, 8, 0, 0, 0, 0];
+        let login = [&notice[..], &salt, &ok].concat();
+        let refused = [&notice[..], &salt, &ASKS_FOR_CLEARTEXT].concat();
+        for size in 1..=login.len() {
+            let mut guard = Guard::default();
+            let passed: Vec<bool> = login.chunks(size).map(|piece| guard.passes(piece).unwrap()).collect();
+            assert_eq!(passed.iter().filter(|passed| **passed).count(), 1, "{size}: {passed:?}");
+            let mut guard = Guard::default();
+            let last = refused.chunks(size).map(|piece| guard.passes(piece)).last().unwrap();
+            assert!(last.is_err(), "{size}");
+        }
+        assert!(
+            Guard::default().passes(&[b'N', 0, 0, 0, 3, 0]).is_err(),
+            "no valid length"
+        );
+    }
+}

@@ -1,0 +1,363 @@
+//! Takes passwords out of lines that other programs print, before they go into our log: connection strings, SQL, URIs,
+//! and what the server stores instead of passwords. What is shown otherwise is left to those who print.
+
+use std::borrow::Cow;
+
+/// What stands in the place of a secret.
+const MASK: &str = "•••";
+/// The words that a secret follows, in lower case.
+const WORDS: [&str; 2] = ["password", "passwd"];
+
+/// The lines of one output. A statement may be printed over several of them: the server begins those after the first
+/// with a tab.
+#[derive(Debug, Default)]
+pub(super) struct Redactor {
+    open: Open,
+}
+
+/// What the end of a line has left open.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+enum Open {
+    #[default]
+    Nothing,
+    /// After the word, before its value.
+    Value,
+    /// In a value that ends so.
+    Until(String),
+}
+
+impl Redactor {
+    /// The line without the secrets in it.
+    pub(super) fn line<'a>(&mut self, line: &'a str) -> Cow<'a, str> {
+        let open = std::mem::take(&mut self.open);
+        let open = if line.starts_with('\t') { open } else { Open::Nothing };
+        if open == Open::Nothing && !may_hold_secret(line) {
+            return Cow::Borrowed(line);
+        }
+        let mut out = String::with_capacity(line.len());
+        let mut rest = match open {
+            Open::Nothing => line,
+            Open::Value => self.value(line, &mut out, false),
+            Open::Until(end) => self.quoted(line, &end, &mut out),
+        };
+        while let Some(first) = rest.chars().next() {
+            rest = if let Some(word) = starts_with_word(rest) {
+                out.push_str(&rest[..word]);
+                self.value(&rest[word..], &mut out, true)
+            } else if let Some(length) = stored_secret(rest, out.chars().next_back()) {
+                out.push_str(MASK);
+                &rest[length..]
+            } else if let Some((shown, length)) = uri_with_password(rest) {
+                out.push_str(&rest[..shown]);
+                out.push_str(MASK);
+                &rest[length..]
+            } else {
+                out.push(first);
+                &rest[first.len_utf8()..]
+            };
+        }
+        Cow::Owned(out)
+    }
+
+    /// After the word: copies what parts it from its value, and masks the value if there is one.
+    fn value<'a>(&mut self, text: &'a str, out: &mut String, is_first_line: bool) -> &'a str {
+        let key_end = text.trim_start_matches(['"', '\'', '\\', '`', ']']); // of a quoted key
+        let separated = key_end.trim_start().strip_prefix([':', '=']);
+        let is_separated = separated.is_some();
+        let after = text.trim_start();
+        let value = separated.map_or(after, |value| value.trim_start_matches(['=', '>']).trim_start());
+        let quoted = opening_quote(value);
+        let value = match quoted {
+            None if !is_separated => {
+                // Nothing follows but blanks: the value may stand in the next line.
+                if after.is_empty() && (is_first_line || text.trim().is_empty()) {
+                    self.open = Open::Value;
+                }
+                return text;
+            }
+            _ => value,
+        };
+        if value.is_empty() {
+            self.open = Open::Value;
+        }
+        out.push_str(&text[..text.len() - value.len()]);
+        match quoted {
+            Some((length, end)) => {
+                out.push_str(&value[..length]);
+                self.quoted(&value[length..], &end, out)
+            }
+            None => {
+                let length = bare_value(value);
+                if length > 0 {
+                    out.push_str(MASK);
+                }
+                &value[length..]
+            }
+        }
+    }
+
+    /// In a quoted value: masks it up to its end, or the whole line.
+    fn quoted<'a>(&mut self, text: &'a str, end: &str, out: &mut String) -> &'a str {
+        out.push_str(MASK);
+        let escapes = !end.starts_with('$') && !end.starts_with('\\');
+        let mut at = 0;
+        while let Some(c) = text[at..].chars().next() {
+            if text[at..].starts_with(end) {
+                let doubled = escapes && text[at + end.len()..].starts_with(end);
+                if !doubled {
+                    return &text[at..];
+                }
+                at += 2 * end.len();
+            } else if c == '\\' && escapes {
+                at += 1;
+                at += text[at..].chars().next().map_or(0, char::len_utf8);
+            } else {
+                at += c.len_utf8();
+            }
+        }
+        self.open = Open::Until(end.to_owned());
+        ""
+    }
+}
+
+/// A quick look, for nearly every line holds none.
+fn may_hold_secret(line: &str) -> bool {
+    let lower = line.to_ascii_lowercase();
+    WORDS.iter().any(|word| lower.contains(word))
+        || lower.contains("scram-sha-256$")
+        || lower.contains("md5")
+        || lower.contains("://")
+}
+
+/// The length of the word that a secret follows, if one stands here.
+fn starts_with_word(text: &str) -> Option<usize> {
+    let fits = |word: &&&str| {
+        text.get(..word.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(word))
+    };
+    WORDS.iter().find(fits).map(|word| word.len())
+}
+
+/// How a quoted value begins here, with the length of that, and how it ends: `'x'`, `''x''`, `\'x\'`, `"x"`, `E'x'`,
+/// `U&'x'`, `$tag$x$tag$`.
+fn opening_quote(text: &str) -> Option<(usize, String)> {
+    let prefix = ["E", "e", "U&", "u&", "N", "n"]
+        .iter()
+        .find(|prefix| text.strip_prefix(**prefix).is_some_and(|rest| rest.starts_with('\'')));
+    let start = prefix.map_or(0, |prefix| prefix.len());
+    let rest = &text[start..];
+    if let Some(tagged) = rest.strip_prefix('$') {
+        let tag = tagged.find('$')?;
+        let is_tag = tagged[..tag].chars().all(|c| c.is_alphanumeric() || c == '_');
+        return is_tag.then(|| (tag + 2, rest[..tag + 2].to_owned()));
+    }
+    let backslashes = rest.len() - rest.trim_start_matches('\\').len();
+    let quote = rest[backslashes..].chars().next().filter(|c| matches!(c, '\'' | '"'))?;
+    let quotes = rest[backslashes..].chars().take_while(|c| *c == quote).count();
+    // A doubled quote is one within a string; '' alone is an empty one.
+    let taken = if backslashes == 0 && quotes >= 2 && rest[2..].chars().next().is_some_and(is_of_value) {
+        2
+    } else {
+        1
+    };
+    let length = backslashes + taken;
+    Some((start + length, rest[..length].to_owned()))
+}
+
+fn is_of_value(c: char) -> bool {
+    !c.is_whitespace() && !matches!(c, ',' | ';' | ')' | '\'' | '"')
+}
+
+/// The length of a value without quotes: up to a blank that has no backslash in front.
+fn bare_value(text: &str) -> usize {
+    let mut is_escaped = false;
+    let end = text.char_indices().find(|(_, c)| {
+        let ends = c.is_whitespace() && !is_escaped;
+        is_escaped = *c == '\\' && !is_escaped;
+        ends
+    });
+    end.map_or(text.len(), |(at, _)| at)
+}
+
+/// The length of a stored password here: a SCRAM verifier, or `md5` and 32 hexadecimal digits.
+fn stored_secret(text: &str, before: Option<char>) -> Option<usize> {
+    const SCRAM: &str = "SCRAM-SHA-256$";
+    let starts = |prefix: &str| {
+        text.get(..prefix.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    if starts(SCRAM) {
+        let is_of_it = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=' | ':' | '$' | '-');
+        return Some(text.find(|c| !is_of_it(c)).unwrap_or(text.len()));
+    }
+    let is_hash = starts("md5")
+        && text
+            .get(3..35)
+            .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        && !text[35..].starts_with(|c: char| c.is_ascii_alphanumeric())
+        && !before.is_some_and(|before| before.is_ascii_alphanumeric());
+    is_hash.then_some(35)
+}
+
+/// `://user:secret@`: where the secret begins and ends.
+fn uri_with_password(text: &str) -> Option<(usize, usize)> {
+    let authority = text.strip_prefix("://")?;
+    let end = authority
+        .find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\''))
+        .unwrap_or(authority.len());
+    // a password may hold a raw @, so the last one counts
+    let at = authority[..end].rfind('@')?;
+    let colon = authority[..at].find(':')?;
+    Some((3 + colon + 1, 3 + at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str, wanted: &str) {
+        assert_eq!(Redactor::default().line(line), wanted);
+    }
+
+    fn is_hidden(line: &str) {
+        let shown = Redactor::default().line(line).into_owned();
+        assert!(!shown.contains("geheim") && !shown.contains("wort"), "{line} → {shown}");
+    }
+
+    #[test]
+    fn connection_strings_keep_all_but_the_password() {
+        check(
+            "parameter \"primary_conninfo\" changed to \"application_name=a host=h password=geheim port=1 user=u\"",
+            "parameter \"primary_conninfo\" changed to \"application_name=a host=h password=••• port=1 user=u\"",
+        );
+        check("password='geheim wort' user=u", "password='•••' user=u");
+        check("password = geheim user=u", "password = ••• user=u");
+        check(
+            "connection to postgresql://u:geheim@h/db failed",
+            "connection to postgresql://u:•••@h/db failed",
+        );
+        for line in [
+            "password=geheim\\ wort user=u",
+            "password=geheim\\\\wort",
+            "password='ge\\'geheim wort' user=u",
+            "'host=h password=''geheim wort'' user=u'",
+            "\"host=h password=\\'geheim wort\\' user=u\"",
+            "PASSWORD=geheim",
+            "PGPASSWORD=geheim pg_dump",
+            "sslpassword=geheim",
+            "--pg-su-password=geheim",
+            "postgres://u:ge@geheim@h:5432/db?x=y",
+            "postgresql://h/db?user=u&password=geheim",
+            "{\"password\":\"geheim wort\"}",
+            "{\"password\": \"geheim\\\"wort\"}",
+            "passwd: geheim",
+        ] {
+            is_hidden(line);
+        }
+    }
+
+    #[test]
+    fn statements_keep_all_but_the_password() {
+        check(
+            "STATEMENT:  alter role r password 'geheim' valid until 'infinity'",
+            "STATEMENT:  alter role r password '•••' valid until 'infinity'",
+        );
+        for line in [
+            "CREATE ROLE r ENCRYPTED PASSWORD 'it''s geheim' LOGIN",
+            "create user mapping for u server s options (user 'x', password 'geheim wort')",
+            "alter role r password E'a\\'geheim wort'",
+            "alter role r password U&'geheim wort'",
+            "alter role r password $$geheim wort$$",
+            "alter role r password $x$geheim $$ wort$x$ login",
+            "alter role r password'geheim'",
+            "create subscription s connection 'host=h password=geheim' publication p",
+            "password 'geheim wort", // cut
+        ] {
+            is_hidden(line);
+        }
+        check("alter role r password '' login", "alter role r password '•••' login");
+        check("alter role r password null", "alter role r password null");
+    }
+
+    #[test]
+    fn what_the_server_stores_instead_of_passwords_is_hidden_too() {
+        check(
+            "update x set v = 'SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk+/=:c2VydmVy=' where y",
+            "update x set v = '•••' where y",
+        );
+        check("v = md5a1b2c3d4e5f60718293a4b5c6d7e8f90;", "v = •••;");
+        check("select md5('x'), md5sum", "select md5('x'), md5sum");
+        check(
+            "hmd5a1b2c3d4e5f60718293a4b5c6d7e8f90",
+            "hmd5a1b2c3d4e5f60718293a4b5c6d7e8f90",
+        );
+    }
+
+    #[test]
+    fn a_secret_in_the_next_line_of_a_statement_is_hidden() {
+        let mut lines = Redactor::default();
+        assert_eq!(
+            lines.line("STATEMENT:  alter role r password"),
+            "STATEMENT:  alter role r password"
+        );
+        assert_eq!(lines.line("\t'geheim' login"), "\t'•••' login");
+        assert_eq!(
+            lines.line("STATEMENT:  alter role r password 'geheim"),
+            "STATEMENT:  alter role r password '•••"
+        );
+        assert_eq!(lines.line("\twort' login"), "•••' login");
+        assert_eq!(lines.line("\tand 'more'"), "\tand 'more'");
+        assert_eq!(lines.line("password 'geheim"), "password '•••");
+        assert_eq!(lines.line("LOG:  another message"), "LOG:  another message");
+    }
+
+    #[test]
+    fn ordinary_lines_are_left_as_they_are() {
+        for line in [
+            "FATAL:  password authentication failed for user \"stolon\"",
+            "DETAIL:  Connection matched file \"pg_hba.conf\" line 1: \"local postgres stolon md5\"",
+            "parameter \"password_encryption\" changed to \"scram-sha-256\"",
+            "fe_sendauth: no password supplied",
+            "LOG:  listening on Unix socket \"/tmp/.s.PGSQL.5432\"",
+            "http://example.org/a:b@c",
+            "ünïcode 'ok' €",
+            "",
+        ] {
+            check(line, line);
+        }
+    }
+
+    #[test]
+    fn no_line_panics() {
+        let pieces = [
+            "password",
+            "=",
+            "'",
+            "\"",
+            "\\",
+            "$",
+            "$x$",
+            " ",
+            "é",
+            "E'",
+            "U&'",
+            "://",
+            "u:",
+            "@",
+            "md5",
+            "SCRAM-SHA-256$",
+            "\t",
+        ];
+        let mut lines = Redactor::default();
+        for a in pieces {
+            for b in pieces {
+                for c in pieces {
+                    for d in pieces {
+                        let _ = lines.line(&format!("{a}{b}{c}{d}"));
+                        let _ = lines.line(&format!("\tpassword={a}{b}{c}{d}"));
+                    }
+                }
+            }
+        }
+    }
+}
