@@ -4,12 +4,16 @@
 
 mod alarms;
 mod data;
+mod doubles;
 mod drivers;
 mod failover;
 mod fencing;
 mod keepers;
+mod lost_data;
 mod outages;
 mod playground;
+mod processes;
 mod refusals;
+mod secrets;
 mod sentinels;
 mod walkthrough;

@@ -1,0 +1,239 @@
+//! Processes that a killed keeper leaves, and servers whose executable has another name.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use control::model::Role;
+use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
+use stolon_tests::place::User;
+use stolon_tests::process::{Signal, lives};
+use stolon_tests::wait::{eventually, throughout};
+
+/// A directory of PostgreSQL's programs, each one a script before the real one.
+fn wrapped_programs(place: &Path, name: &str, script: impl Fn(&str, &Path) -> String) -> PathBuf {
+    let real = real_programs();
+    let dir = place.join(name);
+    fs::create_dir(&dir).unwrap();
+    for entry in fs::read_dir(&real).unwrap() {
+        let program = entry.unwrap().file_name().into_string().unwrap();
+        let path = dir.join(&program);
+        fs::write(&path, script(&program, &real.join(&program))).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    dir
+}
+
+fn real_programs() -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").unwrap();
+    let mut found: Vec<PathBuf> = versions.map(|version| version.unwrap().path().join("bin")).collect();
+    found.retain(|bin| bin.join("postgres").exists());
+    found.sort();
+    found.pop().expect("PostgreSQL is installed")
+}
+
+/// As NixOS ships them: a script that runs the program under the script's name. The executable has another one.
+fn as_nixos(dir: &Path) -> impl Fn(&str, &Path) -> String {
+    let hidden = dir.to_owned();
+    move |program, real| {
+        let renamed = hidden.join(format!(".{program}-wrapped"));
+        if program == "postgres" {
+            fs::copy(real, &renamed).unwrap();
+            fs::set_permissions(&renamed, fs::Permissions::from_mode(0o755)).unwrap();
+            // it looks for its files beside itself
+            return format!(
+                "#!/bin/bash\nexec -a \"{}\" \"{}\" \"$@\"\n",
+                real.display(),
+                renamed.display()
+            );
+        }
+        format!("#!/bin/bash\nexec \"{}\" \"$@\"\n", real.display())
+    }
+}
+
+/// A server under another name is reloaded, stopped, promoted and, after its keeper was killed, found again; its
+/// lock file is never taken away while it runs.
+#[tokio::test]
+async fn a_server_behind_a_wrapper_script_is_known_by_its_directory() {
+    let mut cluster = Cluster::of(Profile::Fast)
+        .with("failInterval", "20s")
+        .keepers(0)
+        .proxies(0)
+        .start()
+        .await;
+    let hidden = cluster.place.path().join("hidden");
+    fs::create_dir(&hidden).unwrap();
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o755)).unwrap();
+    let programs = wrapped_programs(cluster.place.path(), "wrapped", as_nixos(&hidden));
+    for role in [Role::Master, Role::Standby] {
+        let uid = cluster.prepare_keeper();
+        cluster
+            .slot(&uid)
+            .options
+            .push(format!("--pg-bin-path={}", programs.display()));
+        cluster.start(&uid);
+        cluster.settled(&uid, &role).await;
+    }
+    let executable = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    let server = cluster.postmaster("keeper0").unwrap();
+    assert!(
+        executable(server).ends_with(".postgres-wrapped"),
+        "{:?}",
+        executable(server)
+    );
+
+    let (status, output) = cluster
+        .stolonctl(&[
+            "update",
+            "--patch",
+            r#"{"pgParameters":{"log_min_duration_statement":"77s"}}"#,
+        ])
+        .await;
+    assert_eq!((status, output.as_str()), (0, ""));
+    eventually("the reload", SOON, async || {
+        let sql = cluster.sql("keeper0").await;
+        let value = sql.value("show log_min_duration_statement").await.map_err(words)?;
+        check(value == "77s", || value)
+    })
+    .await;
+
+    cluster.process("keeper0").kill();
+    assert!(lives(server), "SIGKILL of the keeper leaves its server");
+    cluster.start("keeper0");
+    eventually("another server", LATER, async || {
+        let now = cluster.postmaster("keeper0").filter(|pid| *pid != server);
+        now.ok_or("none")
+    })
+    .await;
+    assert!(!lives(server), "the old one was stopped in order");
+    assert!(
+        !cluster.process("keeper0").log().contains("removing postmaster.pid"),
+        "its lock file was left to it"
+    );
+    cluster.settled("keeper0", &Role::Master).await;
+
+    assert_eq!(cluster.stop("keeper0", Signal::TERM).await, 0);
+    assert_eq!(cluster.postmaster("keeper0"), None);
+    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
+    cluster.settled("keeper1", &Role::Master).await;
+}
+
+/// A wrapper that stays as the server's parent.
+#[tokio::test]
+async fn a_server_whose_wrapper_waits_for_it_is_signalled_itself() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let programs = wrapped_programs(cluster.place.path(), "parents", |_, real| {
+        format!("#!/bin/sh\n\"{}\" \"$@\"\nexit $?\n", real.display())
+    });
+    let uid = cluster.prepare_keeper();
+    cluster
+        .slot(&uid)
+        .options
+        .push(format!("--pg-bin-path={}", programs.display()));
+    cluster.start(&uid);
+    cluster.settled(&uid, &Role::Master).await;
+    assert_eq!(cluster.stop(&uid, Signal::INT).await, 0);
+    assert_eq!(cluster.postmaster(&uid), None, "the server ended with its keeper");
+}
+
+/// A copy that a killed keeper was making ends with it, and what is left of it before its successor touches the data.
+#[tokio::test]
+async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(1).start().await;
+    // the real program, slowly, so that it can be met
+    let programs = wrapped_programs(cluster.place.path(), "slow", |program, real| match program {
+        "pg_basebackup" => format!("#!/bin/sh\nexec \"{}\" --max-rate=32k \"$@\"\n", real.display()),
+        _ => format!("#!/bin/sh\nexec \"{}\" \"$@\"\n", real.display()),
+    });
+    let uid = cluster.prepare_keeper();
+    cluster
+        .slot(&uid)
+        .options
+        .push(format!("--pg-bin-path={}", programs.display()));
+    cluster.start(&uid);
+    let pgdata = cluster.pgdata(&uid);
+    let copies = || at_work(&pgdata, "pg_basebackup");
+    eventually("a copy under way", LATER, async || {
+        check(!copies().is_empty(), || "none".to_owned())
+    })
+    .await;
+    let first = copies();
+    cluster.process(&uid).kill();
+    eventually("the copy to end with its keeper", SOON, async || {
+        check(first.iter().all(|pid| !lives(*pid)), || format!("{first:?}"))
+    })
+    .await;
+
+    // one that no kernel ends, such as the child of another program's child
+    let mut leftover = Command::new("sh");
+    leftover
+        .args(["-c", "trap '' TERM; read line; true", "pg_basebackup", "-D"])
+        .arg(&pgdata);
+    let mut leftover = as_postgres(&cluster, leftover);
+    let slot = cluster.slot(&uid);
+    slot.options.retain(|option| !option.starts_with("--pg-bin-path"));
+    cluster.start(&uid);
+    cluster
+        .process(&uid)
+        .said("ending a process that was left behind", SOON)
+        .await;
+    assert!(
+        !leftover.wait().unwrap().success(),
+        "it was killed, since it did not listen"
+    );
+    cluster.settled(&uid, &Role::Standby).await;
+    let log = cluster.process(&uid).log();
+    let at = |text: &str| log.rfind(text).unwrap_or_else(|| panic!("{text:?} is not in the log"));
+    assert!(at("ending a process that was left behind") < at("running pg_basebackup"));
+}
+
+/// A process in the data directory that has got the number in the lock file is neither killed nor taken for a server.
+#[tokio::test]
+async fn a_lock_file_whose_process_works_in_the_data_directory_stays() {
+    let mut cluster = Cluster::of(Profile::Fast)
+        .with("failInterval", "60s")
+        .keepers(1)
+        .proxies(0)
+        .start()
+        .await;
+    assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
+    let pgdata = cluster.pgdata("keeper0");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "read line; true"]).current_dir(&pgdata);
+    let mut shell = as_postgres(&cluster, shell);
+    let lock = pgdata.join("postmaster.pid");
+    fs::write(&lock, format!("{}\n{}\n1000000000\n", shell.id(), pgdata.display())).unwrap();
+    if let Some(User { uid, gid, .. }) = &cluster.place.user {
+        chown(&lock, Some(*uid), Some(*gid)).unwrap();
+    }
+    cluster.start("keeper0");
+    let named = format!("postmaster.pid names process {}", shell.id());
+    cluster.process("keeper0").said(&named, LATER).await;
+    throughout("the lock file", std::time::Duration::from_secs(2), async || {
+        check(lock.exists() && lives(shell.id()), || "gone".to_owned())
+    })
+    .await;
+    drop(shell.stdin.take());
+    shell.wait().unwrap();
+    cluster.settled("keeper0", &Role::Master).await;
+}
+
+/// Starts a program as the user that keepers run as.
+fn as_postgres(cluster: &Cluster, mut command: Command) -> std::process::Child {
+    if let Some(User { uid, gid, .. }) = &cluster.place.user {
+        command.uid(*uid).gid(*gid);
+    }
+    command.stdin(Stdio::piped()).spawn().unwrap()
+}
+
+/// Processes with this word and the data directory in their arguments.
+fn at_work(pgdata: &Path, word: &str) -> Vec<u32> {
+    let mut found = stolon_tests::process::at_home_in(pgdata);
+    found.retain(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(word)
+    });
+    found
+}

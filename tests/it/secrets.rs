@@ -1,0 +1,200 @@
+//! Passwords: in no log, and to nobody but a server of ours.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use control::model::Role;
+use stolon_tests::cluster::{Cluster, LATER, Profile, REPLUSER, SOON, SUPERUSER, check, words};
+use stolon_tests::process::Signal;
+use stolon_tests::wait::{eventually, throughout};
+
+/// A standby that is pointed to another master: the server logs its `primary_conninfo`, and nothing logs a password.
+#[tokio::test]
+async fn no_log_holds_a_password_after_a_failover() {
+    let mut cluster = Cluster::of(Profile::Fast)
+        .with(
+            "pgParameters",
+            serde_json::json!({"dynamic_shared_memory_type": "mmap", "log_statement": "all"}),
+        )
+        .keepers(0)
+        .proxies(0)
+        .start()
+        .await;
+    for (index, role) in [Role::Master, Role::Standby, Role::Standby].iter().enumerate() {
+        let uid = cluster.prepare_keeper();
+        cluster.slot(&uid).options.push("--log-level=debug".to_owned());
+        cluster.start(&uid);
+        assert_eq!(uid, format!("keeper{index}"));
+        cluster.settled(&uid, role).await;
+    }
+    let secret = "a user's own secret";
+    let sql = cluster.sql("keeper0").await;
+    sql.run(&format!(
+        "create role somebody login password '{}'",
+        secret.replace('\'', "''")
+    ))
+    .await
+    .unwrap();
+
+    for keeper in ["keeper1", "keeper2"] {
+        let file = cluster.pgdata(keeper).parent().unwrap().join("replication.pgpass");
+        let found = fs::metadata(&file).unwrap();
+        assert_eq!(found.mode() & 0o777, 0o600, "{}", file.display());
+        let text = fs::read_to_string(cluster.pgdata(keeper).join("postgresql.conf")).unwrap();
+        assert!(text.contains("passfile=") && !text.contains("password="), "{text}");
+    }
+
+    assert_eq!(cluster.stop("keeper0", Signal::TERM).await, 0);
+    let master = cluster.another_master("keeper0", LATER).await;
+    let other = if master == "keeper1" { "keeper2" } else { "keeper1" };
+    cluster.settled(&master, &Role::Master).await;
+    cluster.settled(other, &Role::Standby).await;
+    cluster
+        .process(other)
+        .said("parameter \"primary_conninfo\" changed to", SOON)
+        .await;
+    cluster.caught_up(other, &master).await;
+
+    let pieces = [
+        SUPERUSER.1,
+        REPLUSER.1,
+        secret,
+        "su'pass",
+        "su''pass",
+        "pass'word",
+        "pass\\'word",
+        "a user''s",
+        "SCRAM-SHA-256$",
+    ];
+    for keeper in ["keeper0", "keeper1", "keeper2"] {
+        let log = cluster.process(keeper).log();
+        for line in log.lines() {
+            assert!(
+                !pieces.iter().any(|piece| line.contains(piece)),
+                "{keeper} logs a password: {line}"
+            );
+        }
+        assert!(log.contains("starting database"), "it is a log");
+    }
+    assert!(
+        cluster
+            .process("keeper0")
+            .log()
+            .contains("create role somebody login password '•••'")
+    );
+}
+
+/// Listens at a socket in `/tmp`, asks everybody for a password in clear text, and keeps what it gets.
+struct Impostor {
+    path: PathBuf,
+    got: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Impostor {
+    fn at(port: u16) -> Self {
+        let path = PathBuf::from(format!("/tmp/.s.PGSQL.{port}"));
+        // a server that was killed leaves its socket
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        let got = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&got);
+        // it ends with the test's process
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let kept = Arc::clone(&kept);
+                std::thread::spawn(move || {
+                    let mut stream = stream.unwrap();
+                    kept.lock().unwrap().extend(b"somebody came: ");
+                    // whoever leaves at once has learnt all that it should
+                    let _ = stream.write_all(&[b'R', 0, 0, 0, 8, 0, 0, 0, 3]);
+                    let mut bytes = Vec::new();
+                    let _ = stream.read_to_end(&mut bytes);
+                    kept.lock().unwrap().extend(bytes);
+                });
+            }
+        });
+        Self { path, got }
+    }
+
+    fn got(&self) -> String {
+        String::from_utf8_lossy(&self.got.lock().unwrap()).into_owned()
+    }
+}
+
+impl Drop for Impostor {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Somebody else listens where the reference's socket is: nobody asks there, with a server of ours or without, and the
+/// server starts all the same.
+#[tokio::test]
+async fn nobody_asks_at_a_socket_that_anybody_can_make() {
+    let mut cluster = Cluster::of(Profile::Fast)
+        .with("failInterval", "60s")
+        .keepers(1)
+        .start()
+        .await;
+    let port = cluster.port("keeper0");
+    let private = cluster.pgdata("keeper0").parent().unwrap().join("socket");
+    assert_eq!(fs::metadata(&private).unwrap().mode() & 0o777, 0o700);
+    assert!(private.join(format!(".s.PGSQL.{port}")).exists());
+    assert!(
+        PathBuf::from(format!("/tmp/.s.PGSQL.{port}")).exists(),
+        "the second one, for people's tools"
+    );
+
+    assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
+    let impostor = Impostor::at(port);
+    // beyond its reach for a while, so that the keeper looks at a server that does not run
+    let squatter = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    cluster.start("keeper0");
+    cluster.process("keeper0").said("failed to start postgres", LATER).await;
+    throughout("silence", Duration::from_secs(3), async || {
+        check(impostor.got().is_empty(), || impostor.got())
+    })
+    .await;
+    drop(squatter);
+    cluster.settled("keeper0", &Role::Master).await;
+    cluster.serves("proxy0").await;
+    cluster.kill_postmaster("keeper0");
+    cluster.serves("proxy0").await;
+    assert_eq!(impostor.got(), "");
+}
+
+/// A master whose passwords are stored as md5, as a cluster of the reference has them.
+#[tokio::test]
+async fn passwords_that_are_stored_as_md5_still_work() {
+    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let sql = cluster.sql("keeper0").await;
+    let quoted = |text: &str| text.replace('\'', "''");
+    for (user, password) in [SUPERUSER, REPLUSER] {
+        let password = quoted(password);
+        let set = format!(
+            "set password_encryption = 'md5'; alter role {user} password '{}'",
+            password
+        );
+        // standard_conforming_strings is on: a backslash is one
+        sql.run(&set).await.unwrap();
+    }
+    let stored = sql
+        .value("select count(*) from pg_authid where rolpassword like 'md5%'")
+        .await;
+    assert_eq!(stored.unwrap(), "2");
+    for uid in ["keeper1", "keeper0"] {
+        assert_eq!(cluster.stop(uid, Signal::INT).await, 0);
+        cluster.start(uid);
+    }
+    let master = eventually("a master", LATER, async || cluster.master().await.map_err(words)).await;
+    let other = if master == "keeper0" { "keeper1" } else { "keeper0" };
+    cluster.settled(&master, &Role::Master).await;
+    cluster.settled(other, &Role::Standby).await;
+    cluster.caught_up(other, &master).await;
+}
