@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 /// What stands in the place of a secret.
-const MASK: &str = "•••";
+const MASK: &str = "***";
 /// The words that a secret follows, in lower case.
 const WORDS: [&str; 2] = ["password", "passwd"];
 
@@ -228,13 +228,13 @@ mod tests {
     fn connection_strings_keep_all_but_the_password() {
         check(
             "parameter \"primary_conninfo\" changed to \"application_name=a host=h password=geheim port=1 user=u\"",
-            "parameter \"primary_conninfo\" changed to \"application_name=a host=h password=••• port=1 user=u\"",
+            "parameter \"primary_conninfo\" changed to \"application_name=a host=h password=*** port=1 user=u\"",
         );
-        check("password='geheim wort' user=u", "password='•••' user=u");
-        check("password = geheim user=u", "password = ••• user=u");
+        check("password='geheim wort' user=u", "password='***' user=u");
+        check("password = geheim user=u", "password = *** user=u");
         check(
             "connection to postgresql://u:geheim@h/db failed",
-            "connection to postgresql://u:•••@h/db failed",
+            "connection to postgresql://u:***@h/db failed",
         );
         for line in [
             "password=geheim\\ wort user=u",
@@ -260,7 +260,7 @@ mod tests {
     fn statements_keep_all_but_the_password() {
         check(
             "STATEMENT:  alter role r password 'geheim' valid until 'infinity'",
-            "STATEMENT:  alter role r password '•••' valid until 'infinity'",
+            "STATEMENT:  alter role r password '***' valid until 'infinity'",
         );
         for line in [
             "CREATE ROLE r ENCRYPTED PASSWORD 'it''s geheim' LOGIN",
@@ -275,7 +275,7 @@ mod tests {
         ] {
             is_hidden(line);
         }
-        check("alter role r password '' login", "alter role r password '•••' login");
+        check("alter role r password '' login", "alter role r password '***' login");
         check("alter role r password null", "alter role r password null");
     }
 
@@ -283,9 +283,9 @@ mod tests {
     fn what_the_server_stores_instead_of_passwords_is_hidden_too() {
         check(
             "update x set v = 'SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk+/=:c2VydmVy=' where y",
-            "update x set v = '•••' where y",
+            "update x set v = '***' where y",
         );
-        check("v = md5a1b2c3d4e5f60718293a4b5c6d7e8f90;", "v = •••;");
+        check("v = md5a1b2c3d4e5f60718293a4b5c6d7e8f90;", "v = ***;");
         check("select md5('x'), md5sum", "select md5('x'), md5sum");
         check(
             "hmd5a1b2c3d4e5f60718293a4b5c6d7e8f90",
@@ -300,14 +300,14 @@ mod tests {
             lines.line("STATEMENT:  alter role r password"),
             "STATEMENT:  alter role r password"
         );
-        assert_eq!(lines.line("\t'geheim' login"), "\t'•••' login");
+        assert_eq!(lines.line("\t'geheim' login"), "\t'***' login");
         assert_eq!(
             lines.line("STATEMENT:  alter role r password 'geheim"),
-            "STATEMENT:  alter role r password '•••"
+            "STATEMENT:  alter role r password '***"
         );
-        assert_eq!(lines.line("\twort' login"), "•••' login");
+        assert_eq!(lines.line("\twort' login"), "***' login");
         assert_eq!(lines.line("\tand 'more'"), "\tand 'more'");
-        assert_eq!(lines.line("password 'geheim"), "password '•••");
+        assert_eq!(lines.line("password 'geheim"), "password '***");
         assert_eq!(lines.line("LOG:  another message"), "LOG:  another message");
     }
 
