@@ -16,4 +16,5 @@ pub mod places;
 pub mod postgres;
 pub mod problems;
 pub mod publish;
+pub mod settings;
 pub mod tell;

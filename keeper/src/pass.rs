@@ -28,13 +28,16 @@ use crate::problems::{Kind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::tell::{self, Lines};
 
+use self::judge::Judge;
 use self::steps::{StepError, failure};
 use self::upkeep::Upkeep;
 
 mod configuration;
+mod judge;
 mod look;
 mod places;
 mod problem;
+mod restart;
 mod steps;
 mod upkeep;
 
@@ -82,6 +85,8 @@ pub struct Memory {
     said: Option<Line>,
     /// What a standby may not have less of than its control file says.
     minima: Minima,
+    /// What of the configuration is refused.
+    judge: Judge,
     /// The replication slots that lay in the data directory before the last start.
     slots: SlotNeeds,
     /// Changes of slots that fail, and why.
@@ -189,7 +194,7 @@ impl Engine {
                     (pass.asked, pass.copy) = (None, None);
                     read = self.read().await;
                 }
-                Then::AskServer => pass.asked = Some(self.ask().await),
+                Then::AskServer => pass.asked = Some(Box::pin(self.ask(&orders)).await),
                 Then::AskSource(from) => {
                     self.work_on(Some(&orders));
                     pass.copy = Some(Box::pin(self.ask_source(&from, &orders)).await);
@@ -306,6 +311,7 @@ impl Engine {
                 if matches!(target.role, TargetRole::Standby(_)) {
                     self.instance.refresh_passfile()?;
                 }
+                Box::pin(self.judge(target, &server)).await;
                 Some(self.sets(target))
             }
             _ => None,
@@ -327,7 +333,7 @@ impl Engine {
     /// Does the steps in their order.
     async fn act(&mut self, orders: &Orders, read: &Read, plan: &Plan, pass: &mut Pass) -> Result<(), StepError> {
         for step in &plan.steps {
-            if matches!(step, Step::NoteRestartPending(_)) {
+            if matches!(step, Step::NoteRestart(_)) {
                 self.report_slots(plan);
             }
             if let Step::Tell(line) = step {
@@ -342,6 +348,10 @@ impl Engine {
             let done = self.step(step, orders, read, pass).await;
             self.work_on(None);
             let Err(failed) = done else { continue };
+            if let StepError::Configuration(cause) = &failed {
+                warn!(error = %Chain(cause), "postgres did not start, trying it with less of the configuration");
+                return Err(failed);
+            }
             if failed.is_worth_another_look() {
                 info!(why = %failed, "not permitted to be master, reading the cluster data again");
                 return Err(failed);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use control::model::{
     BootUuid, ClusterUid, DbUid, InfoUid, KeeperInfo, KeeperUid, PostgresBinaryVersion, PostgresState, Problem,
-    Stopped, from_slice, short_uid, to_compact,
+    SettingsInfo, Stopped, from_slice, short_uid, to_compact,
 };
 use control::store::{Outcome, Revision, Store, StoreError, Txn, info_ttl};
 use tokio::sync::{Mutex, Notify};
@@ -38,6 +38,8 @@ pub struct Report {
     pub leaving: bool,
     /// The instance is down, and where it stands (beyond ).
     pub stopped: Option<Stopped>,
+    /// How far the instance is with the cluster's parameters.
+    pub settings: Option<SettingsInfo>,
     /// What an operator has to mend.
     pub problems: Vec<Problem>,
     /// The assigned db, when its data are not here.
@@ -277,6 +279,7 @@ fn info(fixed: &Fixed, report: &Report, uid: InfoUid) -> KeeperInfo {
         leaving: report.leaving,
         stopping: String::new(),
         stopped: report.stopped.clone(),
+        settings: report.settings.clone(),
         problems: report.problems.clone(),
         data_lost: report.data_lost.clone(),
     }

@@ -113,6 +113,9 @@ pub fn say(line: &Line) {
         Line::ReplayPaused => {
             warn!("replay is paused because parameters are lower than the master's, restarting postgres instance");
         }
+        Line::RestartAfter { keeper } => {
+            info!(%keeper, "parameters wait for a restart, another instance restarts first")
+        }
         Line::RestartDue => info!("parameters wait for a restart, restarting postgres instance"),
     }
 }

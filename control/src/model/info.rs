@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, Lsn, PostgresBinaryVersion, Problem, ProxyUid, SentinelUid,
-    TimelineHistory, is_zero,
+    TimelineHistory, is_zero, known_texts,
 };
 
 /// A keeper's info (data-model 8.1), with the announcements of beyond 1 and 8 behind the fields that every reader knows.
@@ -48,6 +48,9 @@ pub struct KeeperInfo {
     /// The instance of the assigned db is down, and this is where it stands (beyond ).
     #[serde(skip_serializing_if = "is_zero")]
     pub stopped: Option<Stopped>,
+    /// How far the instance is with the cluster's parameters; absent until that is known, and from Go stolon's keepers.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub settings: Option<SettingsInfo>,
     /// What an operator has to mend; absent when there is nothing.
     #[serde(skip_serializing_if = "is_zero")]
     pub problems: Vec<Problem>,
@@ -55,6 +58,30 @@ pub struct KeeperInfo {
     #[serde(skip_serializing_if = "is_zero")]
     pub data_lost: DbUid,
 }
+
+/// How far an instance is with parameters that need a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SettingsInfo {
+    /// Tells one set of wanted parameters from another.
+    pub fingerprint: String,
+    /// How far it is with this set.
+    pub state: RestartState,
+}
+
+known_texts!(
+    /// How far an instance is with a set of parameters.
+    RestartState {
+        /// It runs with them.
+        Applied = "applied",
+        /// Some of them wait for a restart.
+        Pending = "pending",
+        /// It is being restarted for them.
+        Restarting = "restarting",
+        /// It did not start with them, and runs with those before.
+        Refused = "refused",
+    }
+);
 
 /// Where a stopped instance stands (beyond ).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

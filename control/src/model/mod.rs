@@ -27,11 +27,11 @@ pub use db::{Db, DbInitMode, DbSpec, DbStatus, FollowConfig, FollowType, Timelin
 pub use duration::{DurationError, GoDuration};
 pub use hba::{HbaField, HbaStrictness, hba_fault, hba_fields, hba_strictness};
 pub use ids::{BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, ProxyUid, SentinelUid, short_uid, stolon_name};
-pub use info::{KeeperInfo, PostgresState, ProxyInfo, SentinelInfo, Stopped};
+pub use info::{KeeperInfo, PostgresState, ProxyInfo, RestartState, SentinelInfo, SettingsInfo, Stopped};
 pub use json::{Json, JsonError, from_slice, to_compact, to_pretty};
 pub use keeper::{Keeper, KeeperSpec, KeeperStatus, PostgresBinaryVersion};
 pub use lsn::Lsn;
-pub use parameters::{ParameterFault, parameter_fault, repeated_names};
+pub use parameters::{ParameterFault, is_never_reported, parameter_fault, repeated_names};
 pub use patch::{PatchError, patch_spec, unknown_names};
 pub use problem::Problem;
 pub use proxy::{ProxySection, ProxySpec, ProxyStatus};

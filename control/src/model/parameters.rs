@@ -37,6 +37,24 @@ pub fn parameter_fault(name: &str, value: &str) -> Option<ParameterFault> {
         .or_else(|| set(name, value).map(ParameterFault::Set))
 }
 
+/// Whether keepers never report this parameter as the instance's own: they set it themselves, or may (keeper 3.5 step 3).
+/// `wal_level` is not among them.
+pub fn is_never_reported(name: &str) -> bool {
+    const NAMES: [&str; 10] = [
+        "hot_standby",
+        "listen_addresses",
+        "max_replication_slots",
+        "max_wal_senders",
+        "port",
+        "synchronous_standby_names",
+        "unix_socket_directories",
+        "wal_keep_segments",
+        "wal_keep_size",
+        "wal_log_hints",
+    ];
+    NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
 /// The names that another name repeats in another case, each with the one that counts: the last one, as in a file.
 pub fn repeated_names<'a>(names: impl Iterator<Item = &'a String>) -> Vec<(&'a String, &'a String)> {
     let mut last: std::collections::BTreeMap<String, &String> = std::collections::BTreeMap::new();

@@ -1,6 +1,10 @@
 //! Phase initializing: the first master is picked, waited for and handed over (sentinel 6).
 
-use crate::model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, KeeperUid, Phase, Role};
+use std::collections::BTreeMap;
+
+use crate::model::{
+    Db, DbInitMode, DbSpec, DbStatus, DbUid, KeeperUid, Phase, Role, is_never_reported, parameter_fault,
+};
 use crate::plan::classify::{Convergence, convergence};
 use crate::plan::draft::Draft;
 use crate::plan::memory::converged;
@@ -100,9 +104,20 @@ fn hand_over(draft: &mut Draft, situation: &Situation, master: &DbUid, db: &Db) 
     if situation.spec.merge_pg_parameters
         && let Some(spec) = &mut cluster.spec
     {
-        spec.pg_parameters.clone_from(&db.status.pg_parameters);
+        merge(&mut spec.pg_parameters, &db.status.pg_parameters);
     }
     let report = situation.report_of(db);
     let ready = converged(db) && report.is_none_or(|report| !report.going());
     proxies::announce(draft, &situation.proxies, master, ready);
+}
+
+/// Replaces the user's parameters by those that the instance reports (sentinel I-4), which are the user's and what it
+/// came with. It cannot report what its server refused: that stays in the spec, for the user to see and to change.
+fn merge(user: &mut BTreeMap<String, String>, reported: &BTreeMap<String, String>) {
+    let is_reported = |name: &String| reported.keys().any(|reported| reported.eq_ignore_ascii_case(name));
+    user.retain(|name, value| {
+        let can_be_reported = parameter_fault(name, value).is_none() && !is_never_reported(name);
+        !is_reported(name) && can_be_reported
+    });
+    user.extend(reported.clone());
 }

@@ -1,7 +1,9 @@
 //! Configuration convergence (keeper 4.3): slots, parameters, hba lines, restarts that are due, and the record of it.
 
 use crate::converge::slots::slot_changes;
-use crate::converge::{Facts, Line, LocalDb, Seen, Sets, StartAs, Step, Target, Upstream, changed_parameters};
+use crate::converge::{
+    Facts, Line, LocalDb, RestartNeed, Seen, Sets, StartAs, Step, Target, Turn, Upstream, changed_parameters,
+};
 
 /// Slots as the orders want them (keeper M5, S5).
 pub(crate) fn refresh_slots(target: &Target, facts: &Facts, steps: &mut Vec<Step>) {
@@ -24,14 +26,19 @@ pub(crate) fn configure(
     let current = seen.known.current.as_ref();
     tell_changes(current, &wanted, steps);
     let restart = facts.is_some_and(|facts| is_restart_due(target, facts, upstream, steps));
+    let reload = current.is_none_or(|current| differs(current, &wanted));
     if restart {
         steps.extend(upstream.is_none().then_some(Step::Permit));
         steps.push(Step::Restart(start_as(upstream), wanted));
-    } else if current.is_none_or(|current| differs(current, &wanted)) {
+    } else if reload {
         steps.push(Step::Reload(wanted));
     }
     if let Some(facts) = facts {
-        steps.push(Step::NoteRestartPending(facts.restart_pending && !restart));
+        steps.push(Step::NoteRestart(match (restart || reload, facts.restart_pending) {
+            (true, _) => RestartNeed::NotAsked,
+            (false, true) => RestartNeed::Pending,
+            (false, false) => RestartNeed::Nothing,
+        }));
     }
     let done = LocalDb {
         uid: target.db.clone(),
@@ -78,7 +85,7 @@ fn tell_changes(current: Option<&Sets>, wanted: &Sets, steps: &mut Vec<Step>) {
     }));
 }
 
-/// A restart for parameters, when the cluster wants such restarts; a standby whose replay stands still for want of one
+/// A restart for parameters, when the cluster wants such restarts and it is our turn; a standby whose replay stands still for want of one
 /// gets it in any case (keeper R24, 8.7).
 fn is_restart_due(target: &Target, facts: &Facts, upstream: Option<&Upstream>, steps: &mut Vec<Step>) -> bool {
     if !facts.restart_pending || facts.restart_can_wait {
@@ -87,10 +94,17 @@ fn is_restart_due(target: &Target, facts: &Facts, upstream: Option<&Upstream>, s
     let stuck = upstream.is_some() && facts.replay_paused;
     if stuck {
         steps.push(Step::Tell(Line::ReplayPaused));
-    } else if target.automatic_restart {
-        steps.push(Step::Tell(Line::RestartDue));
+        return true;
     }
-    stuck || target.automatic_restart
+    if !target.automatic_restart {
+        return false;
+    }
+    steps.push(Step::Tell(match &facts.turn {
+        Turn::Never => return false, // reported as a problem
+        Turn::Now => Line::RestartDue,
+        Turn::After(keeper) => Line::RestartAfter { keeper: keeper.clone() },
+    }));
+    facts.turn == Turn::Now
 }
 
 fn start_as(upstream: Option<&Upstream>) -> StartAs {

@@ -1,6 +1,6 @@
 //! What a pass says, in the order in which it says it (keeper 15). How a line is written is left to the loop.
 
-use control::model::{DbUid, Lsn};
+use control::model::{DbUid, KeeperUid, Lsn};
 
 use crate::converge::{Diverged, Down, Unchanged, Upstream};
 
@@ -73,6 +73,11 @@ pub enum Line {
     ReplayPaused,
     /// A restart is due and wanted (keeper R24).
     RestartDue,
+    /// A restart is due and wanted, and another instance restarts first.
+    RestartAfter {
+        /** Of this keeper. */
+        keeper: KeeperUid,
+    },
 }
 
 /// A changed parameter.

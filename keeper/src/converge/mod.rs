@@ -11,6 +11,7 @@ mod seen;
 mod slots;
 mod source;
 mod step;
+mod turn;
 mod wanted;
 
 pub use keep::{Diverged, End, EndState, Fork, Source, judge_keep};
@@ -19,7 +20,8 @@ pub use orders::{Be, Down, Orders, Reading, Target, TargetRole, Unchanged, Upstr
 pub use seen::{Asked, Copy, CopyPause, Data, Facts, Known, Local, LocalDb, LocalRole, Seen, Server, Sets};
 pub use slots::{SlotChange, is_foreign_slot, is_short_of_slots};
 pub use source::{Recorded, WrongSource, judge_source};
-pub use step::{Plan, StartAs, Step, Then};
+pub use step::{Plan, RestartNeed, StartAs, Step, Then};
+pub use turn::{Peer, Turn, fingerprint, restart_turn};
 pub use wanted::{changed_fields, changed_parameters, is_only_configuration};
 
 use control::model::DbInitMode;

@@ -112,6 +112,8 @@ pub struct Target {
     pub recorded: Recorded,
     /// Advertised addresses of all other dbs, sorted, each once, none empty (keeper 9.2, 9.3).
     pub peers: Vec<String>,
+    /// The keepers of all other dbs, each with whether it is a standby's.
+    pub others: Vec<(KeeperUid, bool)>,
     /// From where superuser and replication role may connect.
     pub access: AccessMode,
     /// How many additional slots a master of this cluster has: a standby may be promoted without a restart.
@@ -196,6 +198,7 @@ fn be(checked: &Checked, me: &KeeperUid, boot: &BootUuid) -> Be {
         role: role(data, db),
         recorded: recorded(data, db, master),
         peers: peers(data, uid),
+        others: others(data, uid),
         spec: db.spec.clone(),
         access: spec.default_su_repl_access_mode.clone(),
         additional_slots: additional_slots(spec),
@@ -266,6 +269,13 @@ fn recorded(data: &ClusterData, db: &Db, master: &DbUid) -> Recorded {
             .unwrap_or_default(),
         timeline: followed.map_or(0, |db| db.status.timeline_id),
     }
+}
+
+fn others(data: &ClusterData, own: &DbUid) -> Vec<(KeeperUid, bool)> {
+    let others = data.dbs().iter().filter(|(uid, _)| *uid != own);
+    others
+        .map(|(_, db)| (db.spec.keeper_uid.clone(), db.spec.role == Role::Standby))
+        .collect()
 }
 
 fn peers(data: &ClusterData, own: &DbUid) -> Vec<String> {

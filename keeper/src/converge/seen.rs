@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use control::model::{ClusterUid, DbUid};
 
-use crate::converge::{End, Orders, Source, Upstream};
+use crate::converge::{End, Orders, Source, Turn, Upstream};
 use crate::places::Place;
 
 /// Everything that a plan is made from.
@@ -94,6 +94,8 @@ pub struct Facts {
     pub restart_pending: bool,
     /// All that waits for a restart is room for slots that nobody needs yet.
     pub restart_can_wait: bool,
+    /// Whose turn it is to restart.
+    pub turn: Turn,
     /// Whether replay stands paused (keeper 8.7).
     pub replay_paused: bool,
 }

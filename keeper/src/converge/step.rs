@@ -74,10 +74,21 @@ pub enum Step {
     Reload(Sets),
     /// Restart the instance (fast).
     Restart(StartAs, Sets),
-    /// Whether some parameter waits for a restart, for the metric.
-    NoteRestartPending(bool),
+    /// Whether some parameter waits for a restart, to be reported.
+    NoteRestart(RestartNeed),
     /// The orders are carried out: record their generation.
     Record(LocalDb),
+}
+
+/// Whether some parameter waits for a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartNeed {
+    /// None does.
+    Nothing,
+    /// Some do.
+    Pending,
+    /// The server was not asked since it got the parameters.
+    NotAsked,
 }
 
 /// How an instance is started.
@@ -102,7 +113,7 @@ impl Plan {
 impl Step {
     /// Whether the step changes something, so that a pass that has it is told (keeper 15.0 rule 5).
     pub fn acts(&self) -> bool {
-        !matches!(self, Self::Tell(_) | Self::NoteRestartPending(_))
+        !matches!(self, Self::Tell(_) | Self::NoteRestart(_))
     }
 
     /// Whether the step may take so long that other orders are better obeyed before it ends (keeper W3).

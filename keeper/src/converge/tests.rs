@@ -340,7 +340,7 @@ impl World {
                 self.lines.push(line.clone());
                 return None;
             }
-            Step::NoteRestartPending(_) => return None,
+            Step::NoteRestart(_) => return None,
             Step::SaveCluster(uid) => {
                 self.local.cluster = uid.clone();
                 format!("save cluster {uid}")
@@ -841,6 +841,38 @@ fn slots_of_standbys_come_before_additional_ones_and_none_holds_back_the_rest() 
         world.pass(),
         "drop stolon_old; create stolon_Z; create stolon_a; create stolon_b; done"
     );
+}
+
+#[test]
+fn an_instance_restarts_when_it_is_its_turn_unless_its_replay_stands_still() {
+    let mut world = world().cluster_spec(|spec| spec.automatic_pg_restart = Some(true));
+    world.facts.restart_pending = true;
+    world.facts.turn = Turn::After("k2".into());
+    check(world.clone(), "done");
+    world.facts.turn = Turn::Never;
+    check(world.clone(), "done");
+    world.facts.turn = Turn::Now;
+    check(world.clone(), "permit; restart; done");
+
+    let mut world = world.standby();
+    world.facts.restart_pending = true;
+    world.facts.turn = Turn::After("k2".into());
+    world.facts.replay_paused = true;
+    assert!(world.pass().contains("restart"), "{:?}", world.trace);
+}
+
+#[test]
+fn one_set_of_parameters_has_one_fingerprint_everywhere() {
+    let target = |world: World| match world.orders().be {
+        Be::Db(target) => *target,
+        other => panic!("{other:?}"),
+    };
+    let one = target(world());
+    let mut other = one.clone();
+    (other.db, other.role) = ("B".into(), TargetRole::Lost);
+    assert_eq!(fingerprint(&one), fingerprint(&other));
+    other.spec.pg_parameters.insert("a".into(), "1".into());
+    assert_ne!(fingerprint(&one), fingerprint(&other));
 }
 
 #[test]

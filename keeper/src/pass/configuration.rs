@@ -1,24 +1,70 @@
 //! What the orders mean for the generated files (keeper 7 to 9).
 
+use std::collections::BTreeMap;
+
 use control::model::{AccessMode, stolon_name};
 
 use crate::converge::{Sets, Target, TargetRole};
 use crate::pass::Engine;
 use crate::pass::look::address;
-use crate::postgres::conf::{self, Recovery, SlotNeeds};
+use crate::postgres::conf::{self, Parameters, Recovery, SlotNeeds};
 use crate::postgres::conninfo::primary_conninfo;
 use crate::postgres::hba::{self, Remote, Users};
 use crate::postgres::instance::Files;
 use crate::problems::Kind;
+use crate::settings::Settings;
+
+const REFUSED_REMEDY: &str =
+    "change it with stolonctl update; after mending the host, restart this keeper to try it again";
 
 impl Engine {
-    /// The configuration that the orders mean (keeper 8, 9).
+    /// The configuration that the orders mean (keeper 8, 9), as far as it was not found to be refused.
     pub(super) fn sets(&mut self, target: &Target) -> Sets {
+        let (wanted, left_out) = self.wanted(target);
+        let left_out = left_out.iter().map(|(name, why)| {
+            let text = format!("parameter {name:?} is left out: {why}");
+            Kind::Configuration.problem(&text, "remove it from pgParameters")
+        });
+        self.problems.set(Kind::Configuration, "left out", left_out.collect());
+        let last = self.last_taken();
+        self.memory.judge.verdicts.forget_unwanted(&wanted);
+        let usable = self.memory.judge.verdicts.usable(&wanted, last.as_ref());
+        let refused = usable.refused.iter();
+        let refused = refused.map(|text| Kind::Configuration.problem(text, REFUSED_REMEDY));
+        self.problems.set(Kind::Configuration, "refused", refused.collect());
+        self.memory.judge.usable.clone_from(&usable.settings);
+        let mut parameters = usable.settings.parameters;
+        if matches!(target.role, TargetRole::Standby(_)) {
+            conf::raise(&mut parameters, &self.memory.minima);
+        }
+        Sets {
+            parameters,
+            hba: self.hba(target, &users(usable.settings.hba.as_ref())),
+            upstream: None,
+        }
+    }
+
+    /// What the cluster spec asks for; and the parameters that no server may be given, with the reasons.
+    pub(super) fn wanted(&self, target: &Target) -> (Settings, BTreeMap<String, String>) {
+        let made = self.make_parameters(target, &target.spec.pg_parameters);
+        let wanted = Settings {
+            parameters: made.parameters,
+            hba: target.spec.pg_hba.clone(),
+        };
+        (wanted, made.dropped)
+    }
+
+    /// The parameters of an instance for which users want nothing.
+    pub(super) fn own_parameters(&self, target: &Target) -> Parameters {
+        self.make_parameters(target, &Parameters::new()).parameters
+    }
+
+    fn make_parameters(&self, target: &Target, user: &Parameters) -> conf::Made {
         let spec = &target.spec;
         let init = self.local.init_parameters().filter(|_| spec.include_previous_config);
-        let made = conf::parameters(&conf::Sources {
+        conf::parameters(&conf::Sources {
             init: init.as_ref(),
-            user: &spec.pg_parameters,
+            user,
             listen_addresses: &self.config.listen_address,
             port: &self.config.port.to_string(),
             socket_dir: &self.instance.config().socket_directories(),
@@ -30,25 +76,7 @@ impl Engine {
             additional_wal_senders: spec.additional_wal_senders.into(),
             use_pg_rewind: spec.use_pgrewind,
             synchronous_standby_names: "",
-        });
-        let left_out = made.dropped.iter().map(|(name, why)| {
-            let text = format!("parameter {name:?} is left out: {why}");
-            Kind::Configuration.problem(&text, "remove it from pgParameters")
-        });
-        self.problems.set(Kind::Configuration, "left out", left_out.collect());
-        let mut parameters = made.parameters;
-        if matches!(target.role, TargetRole::Standby(_)) {
-            conf::raise(&mut parameters, &self.memory.minima);
-        }
-        let users = match &spec.pg_hba {
-            None => Users::Everybody,
-            Some(lines) => Users::Lines(lines.clone()),
-        };
-        Sets {
-            parameters,
-            hba: self.hba(target, &users),
-            upstream: None,
-        }
+        })
     }
 
     pub(super) fn hba(&self, target: &Target, users: &Users) -> Vec<String> {
@@ -57,13 +85,16 @@ impl Engine {
             (AccessMode::Strict, _) => Remote::Only(Vec::new()),
             _ => Remote::All,
         };
-        hba::lines(&hba::Access {
+        let mut lines = hba::lines(&hba::Access {
             superuser: &self.config.superuser,
             replication: &self.config.replication,
             replication_databases: &[],
             remote: &remote,
             users,
-        })
+        });
+        // One line that the server cannot read, such as a peer's strange address, would keep it from reading all others.
+        lines.retain(|line| !self.memory.judge.verdicts.refuses_line(line));
+        lines
     }
 
     pub(super) fn files(&self, sets: &Sets) -> Files {
@@ -91,5 +122,13 @@ impl Engine {
             hba: sets.hba.clone(),
             recovery: recovery.unwrap_or_default(),
         }
+    }
+}
+
+/// Whom the user's lines let in.
+pub(super) fn users(lines: Option<&Vec<String>>) -> Users {
+    match lines {
+        None => Users::Everybody,
+        Some(lines) => Users::Lines(lines.clone()),
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::converge::{
-    Asked, Be, Copy, Data, End, EndState, Facts, Fork, Orders, Recorded, Source, Target, TargetRole, Upstream,
+    Asked, Be, Copy, Data, End, EndState, Facts, Fork, Orders, Recorded, Source, Target, TargetRole, Turn, Upstream,
     is_foreign_slot, is_short_of_slots, judge_source,
 };
 use crate::pass::Engine;
@@ -32,7 +32,7 @@ const SLOTS_PARAMETER: &str = "max_replication_slots";
 
 impl Engine {
     /// What the server says of itself; a server that does not take connections is silent.
-    pub(super) async fn ask(&self) -> Asked {
+    pub(super) async fn ask(&self, orders: &Orders) -> Asked {
         if !self.instance.says_ready().unwrap_or(true) {
             return Asked::Silent;
         }
@@ -48,10 +48,16 @@ impl Engine {
                 }
                 _ => false,
             };
+            let turn = match &orders.be {
+                Be::Db(target) if !pending.is_empty() && target.automatic_restart => self.turn(target).await,
+                _ => Turn::Now,
+            };
+            self.report_held_restart(&turn);
             Ok::<_, SqlError>(Facts {
                 slots,
                 restart_pending: !pending.is_empty(),
                 restart_can_wait,
+                turn,
                 replay_paused: standby.is_some_and(|standby| standby.is_paused),
             })
         };

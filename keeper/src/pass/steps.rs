@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::clock::Boottime;
-use control::model::DbUid;
+use control::model::{DbUid, RestartState};
 use control::store::StoreError;
 use control::telemetry::Chain;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::converge::{Be, Orders, Plan, Sets, SlotChange, StartAs, Step, Upstream};
 use crate::pass::look::{address, slot_of, stopped};
@@ -21,11 +21,12 @@ use crate::postgres::control::ControlError;
 use crate::postgres::files::{self, FileError};
 use crate::postgres::hba::Users;
 use crate::postgres::initdb;
-use crate::postgres::instance::{InstanceError, Start, StopLimits};
+use crate::postgres::instance::{Files, InstanceError, Start, StopLimits};
 use crate::postgres::roles;
 use crate::postgres::sql::SqlError;
 use crate::problems::Kind;
 use crate::publish::{Due, Permit};
+use crate::settings::Blame;
 
 /// How long a promotion may take; then the next pass goes on with it (keeper 12.7).
 const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
@@ -55,6 +56,9 @@ pub(super) enum StepError {
     /// There is no permit, or it is too old to be acted on.
     #[error("the permit to become a master is too old")]
     PermitExpired,
+    /// The server ended instead of starting, and a part of its configuration may be the reason.
+    #[error("the configuration kept the instance from starting")]
+    Configuration(#[source] InstanceError),
     /// The old data are not streamed into.
     #[error("the instance does not stream from the followed db within {0:?}")]
     DoesNotStream(Duration),
@@ -65,7 +69,10 @@ impl StepError {
     pub(super) fn is_worth_another_look(&self) -> bool {
         matches!(
             self,
-            Self::NotPermitted | Self::PermitExpired | Self::Instance(InstanceError::NotPermitted { .. })
+            Self::NotPermitted
+                | Self::PermitExpired
+                | Self::Configuration(_)
+                | Self::Instance(InstanceError::NotPermitted { .. })
         )
     }
 }
@@ -130,7 +137,8 @@ impl Engine {
                 if let Be::Db(target) = &orders.be {
                     files.hba = self.hba(target, &Users::Nobody); // keeper W21
                 }
-                self.instance.start(&files, Start::Temporary).await?;
+                let started = self.instance.start(&files, Start::Temporary).await;
+                self.started(&files, started.map(|_| ()))?;
             }
             Step::WaitReady => {
                 let limit = match &orders.be {
@@ -185,12 +193,14 @@ impl Engine {
             Step::Slot(change) => self.change_slot(change).await,
             Step::Reload(sets) => {
                 self.metrics.set_needs_reload(true);
+                let before = self.instance.sql().conf_load_time().await;
                 self.instance.reload(&self.files(sets)).await?;
                 self.memory.known.current = Some(sets.clone());
                 self.metrics.set_needs_reload(false);
-                self.report_file_errors().await;
+                self.check_reload(before).await;
             }
             Step::Restart(role, sets) => {
+                self.report_settings(orders, RestartState::Restarting);
                 self.memory.known.current = None;
                 self.instance.stop(StopLimits::default()).await?;
                 if *role == StartAs::Master {
@@ -203,7 +213,7 @@ impl Engine {
                 self.metrics.set_needs_reload(false);
                 self.collector.look();
             }
-            Step::NoteRestartPending(pending) => self.metrics.set_needs_restart(*pending),
+            Step::NoteRestart(need) => self.note_restart(*need, orders),
             Step::Record(db) => {
                 self.local.save_db(db)?;
                 self.memory.known.complete = None;
@@ -238,12 +248,35 @@ impl Engine {
         Ok(Permission::Until(asked + target.fail_interval / 4))
     }
 
-    async fn start_while(&self, permission: Permission, sets: &Sets) -> Result<(), StepError> {
+    async fn start_while(&mut self, permission: Permission, sets: &Sets) -> Result<(), StepError> {
         let permitted = || permission.holds();
-        self.instance
-            .start_while(&self.files(sets), Start::Normal, permitted)
-            .await?;
+        let files = self.files(sets);
+        let started = self.instance.start_while(&files, Start::Normal, permitted).await;
+        self.started(&files, started.map(|_| ()))?;
+        self.note_begun();
         Ok(())
+    }
+
+    /// What a start came to: one that failed by itself is worth another with less of the configuration, as long as there
+    /// is a part of it that the server has not started with before.
+    fn started(&mut self, files: &Files, started: Result<(), InstanceError>) -> Result<(), StepError> {
+        let failed = match started {
+            Ok(()) => return Ok(()),
+            Err(failed) => failed,
+        };
+        let blame = match &failed {
+            // A signal came from outside.
+            InstanceError::Ended {
+                status: Some(status),
+                tail,
+                ..
+            } if status.code().is_some() => self.blame_start(files, tail),
+            _ => Blame::Nothing,
+        };
+        Err(match blame {
+            Blame::Found => StepError::Configuration(failed),
+            Blame::Nothing => failed.into(),
+        })
     }
 
     /// A slot that cannot be made or dropped is an error of its own: the pass goes on, and the next one tries again.
@@ -364,18 +397,11 @@ impl Engine {
             .await
             .map_err(|_| StepError::DoesNotStream(STREAM_LIMIT))
     }
-
-    async fn report_file_errors(&self) {
-        // A server that does not answer has nothing to say about its files; the next reload asks again.
-        for fault in self.instance.sql().file_errors().await.unwrap_or_default() {
-            warn!(%fault, "postgres refuses a parameter, and with it every change of this reload");
-        }
-    }
 }
 
 pub(super) fn failure(step: &Step) -> &'static str {
     match step {
-        Step::Tell(_) | Step::NoteRestartPending(_) | Step::MarkComplete(_) => "could not go on",
+        Step::Tell(_) | Step::NoteRestart(_) | Step::MarkComplete(_) => "could not go on",
         Step::SaveCluster(_) => "could not save the cluster uid",
         Step::SaveDb(_) | Step::Record(_) => "could not save the state of the local db",
         Step::Stop => "failed to stop postgres",

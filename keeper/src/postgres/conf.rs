@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control::model::{ParameterFault, parameter_fault};
+use control::model::{ParameterFault, is_never_reported, parameter_fault};
 
 /// Parameters by name.
 pub type Parameters = BTreeMap<String, String>;
@@ -136,24 +136,9 @@ const RECOVERY_SETTINGS: [&str; 11] = [
     "restore_command",
 ];
 
-/// Parameters that the keeper sets itself and that are therefore not reported as the instance's own (keeper 3.5
-/// step 3). `wal_level` is not among them.
-const MANAGED: [&str; 10] = [
-    "hot_standby",
-    "listen_addresses",
-    "max_replication_slots",
-    "max_wal_senders",
-    "port",
-    "synchronous_standby_names",
-    "unix_socket_directories",
-    "wal_keep_segments",
-    "wal_keep_size",
-    "wal_log_hints",
-];
-
 /// The configured parameters less the managed ones and the recovery settings: what is published.
 pub fn published(configured: &Parameters) -> Parameters {
-    let ours = |name: &str| MANAGED.contains(&name) || RECOVERY_SETTINGS.contains(&name);
+    let ours = |name: &str| is_never_reported(name) || RECOVERY_SETTINGS.contains(&name);
     configured
         .iter()
         .filter(|(name, _)| !ours(name))

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::postgres::trees;
+use crate::postgres::{trees, trial};
 
 /// The WAL segment size that the reference assumes, in bytes (keeper section 0).
 pub const SEGMENT_BYTES: u64 = 16 << 20;
@@ -69,7 +69,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FileError> {
 }
 
 /// Temporary files that a killed keeper may have left in its directory, by the beginning of their names.
-const LEFTOVERS: [&str; 7] = [
+const LEFTOVERS: [&str; 9] = [
     "boots.",
     "keeperstate.",
     "dbstate.",
@@ -77,6 +77,8 @@ const LEFTOVERS: [&str; 7] = [
     "pgpass.",
     "initdb.",
     "replication.pgpass.",
+    "lastgoodconf.",
+    trial::SCRATCH,
 ];
 
 /// Removes the temporary files that a killed keeper left beside its data directory, some with a password in them

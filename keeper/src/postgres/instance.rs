@@ -515,7 +515,7 @@ impl Instance {
         process.ended().await;
     }
 
-    /// Writes the files and has the server read them. What it thinks of them [`Sql::file_errors`] tells.
+    /// Writes the files and has the server read them. What it refuses [`Sql::refused_parameters`] returns.
     pub async fn reload(&self, files: &Files) -> Result<(), InstanceError> {
         const ACT: &str = "reload the configuration";
         info!("reloading database configuration");
@@ -526,6 +526,11 @@ impl Instance {
             .as_ref()
             .signal(Signal::HUP)
             .map_err(|source| InstanceError::Process { act: ACT, source })
+    }
+
+    /// Writes `pg_hba.conf` alone: the server uses it after the next reload.
+    pub fn write_hba(&self, lines: &[String]) -> Result<(), FileError> {
+        files::write_atomically(&self.config.data.join(hba::FILE), hba::render(lines).as_bytes())
     }
 
     /// Promotes a standby and waits until it takes writes; then writes the files again, which must be those of a

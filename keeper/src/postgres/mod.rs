@@ -42,4 +42,5 @@ pub mod sql;
 pub mod state;
 pub mod survey;
 pub mod trees;
+pub mod trial;
 pub mod usage;

@@ -1,6 +1,7 @@
 //! SQL on the instance, as the superuser over the unix socket (keeper 13.1), and on another instance over TCP. Every
 //! question has the request timeout. Replication commands are in `replication`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -194,16 +195,43 @@ impl Sql {
         Ok(rows.iter().map(|row| (field(row, 0), field(row, 1))).collect())
     }
 
-    /// Lines of the configuration files and of pg_hba.conf that the server does not take, each with the reason: after
-    /// a reload they tell what had no effect (keeper W19).
-    /// Settings that left the files and wait for a restart stand there without a file, and are no errors.
-    pub async fn file_errors(&self) -> Result<Vec<String>, SqlError> {
-        let question = "select format('%s line %s: %s%s', sourcefile, sourceline, name || ': ', error) \
-                        from pg_file_settings where error is not null and sourcefile is not null \
-                        and error <> 'setting could not be applied' \
-                        union all select format('pg_hba.conf line %s: %s', line_number, error) \
-                        from pg_hba_file_rules where error is not null";
+    /// When our session last read the configuration files, as text to compare: another one after a reload is done.
+    pub async fn conf_load_time(&self) -> Result<String, SqlError> {
+        let act = "ask when the configuration was read";
+        let rows = self.ask(act, "select pg_conf_load_time()").await?;
+        one(act, &rows).map(|row| field(row, 0))
+    }
+
+    /// Parameters of the configuration files that the server does not take, with the reason (keeper W19). Settings that
+    /// wait for a restart are none; those that left the files stand there without a file.
+    pub async fn refused_parameters(&self) -> Result<Vec<(String, String)>, SqlError> {
+        let question = "select lower(f.name), coalesce(f.name || ': ', '') || f.error from pg_file_settings f \
+                        left join pg_settings s on lower(s.name) = lower(f.name) \
+                        where f.error is not null and f.sourcefile is not null and f.name is not null \
+                        and (f.error <> 'setting could not be applied' or not coalesce(s.pending_restart, false))";
         let rows = self.ask("read the errors of the configuration files", question).await?;
+        Ok(rows.iter().map(|row| (field(row, 0), field(row, 1))).collect())
+    }
+
+    /// Numbers of the lines of `pg_hba.conf`, as it is on disk, that the server cannot read, with the reason.
+    pub async fn refused_hba_lines(&self) -> Result<Vec<(usize, String)>, SqlError> {
+        let question = "select line_number, error from pg_hba_file_rules where error is not null order by 1";
+        let rows = self.ask("read the errors of pg_hba.conf", question).await?;
+        let line = |row: &SimpleQueryRow| Some((field(row, 0).parse().ok()?, field(row, 1)));
+        Ok(rows.iter().filter_map(line).collect())
+    }
+
+    /// Those of these parameters, in lower case, that the server reads at its start only.
+    pub async fn read_at_start_only(&self, names: &[String]) -> Result<BTreeSet<String>, SqlError> {
+        let names: Vec<String> = names.iter().map(|name| escape_literal(name)).collect();
+        let question = format!(
+            "select lower(name) from pg_settings where context in ('postmaster', 'internal') and lower(name) in ('', {})",
+            names.join(", ")
+        );
+        let question = question.replace("('', )", "('')");
+        let rows = self
+            .ask("ask which parameters are read at the start only", &question)
+            .await?;
         Ok(rows.iter().map(|row| field(row, 0)).collect())
     }
 

@@ -181,18 +181,16 @@ fn a_reload_is_taken_over_and_tells_what_it_refuses() {
             node.instance.sql().pending_restart().await.unwrap(),
             ["max_connections"]
         );
-        assert_eq!(node.instance.sql().file_errors().await.unwrap(), [] as [String; 0]);
+        assert_eq!(node.instance.sql().refused_parameters().await.unwrap(), []);
         assert_eq!(node.instance.sql().configured().await.unwrap()["max_connections"], "50");
 
         node.instance
             .reload(&files(&node.instance, &[("no_such_parameter", "1")]))
             .await
             .unwrap();
-        let errors = node.instance.sql().file_errors().await.unwrap();
-        assert!(
-            errors.iter().any(|error| error.contains("no_such_parameter")),
-            "{errors:?}"
-        );
+        let refused = node.instance.sql().refused_parameters().await.unwrap();
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert_eq!(refused[0].0, "no_such_parameter");
 
         node.stop().await;
         node.start(&files(&node.instance, &[("max_connections", "50")])).await;

@@ -494,6 +494,25 @@ fn initialised(merge: bool, healthy: bool) -> Setup {
 }
 
 #[test]
+fn what_the_first_server_refused_stays_in_the_spec() {
+    let mut setup = initialised(true, true);
+    let text = |text: &str| text.to_owned();
+    let user = [
+        ("shared_preload_libraries", "none"),
+        ("MAX_CONNECTIONS", "100"),
+        ("port", "1"),
+    ];
+    setup.spec().pg_parameters = user.map(|(name, value)| (text(name), text(value))).into();
+    let next = setup.round().next;
+    let spec = next.cluster.unwrap().spec.unwrap();
+    let wanted = [("max_connections", "100"), ("shared_preload_libraries", "none")];
+    assert_eq!(
+        spec.pg_parameters,
+        wanted.map(|(name, value)| (text(name), text(value))).into()
+    );
+}
+
+#[test]
 fn x33_the_first_master_is_handed_over_and_announced_in_one_write() {
     for merge in [true, false] {
         let mut setup = initialised(merge, true);

@@ -1,0 +1,126 @@
+//! Which of the user's hba lines are used when some are refused. The first line that fits a client decides (PostgreSQL
+//! manual 21.1): without a line that would have denied, or asked for more, a later one could let in whom it kept out.
+
+use std::collections::BTreeMap;
+
+use control::model::{HbaStrictness, hba_fault, hba_strictness};
+
+/// The lines to write, and a text for each refused one.
+///
+/// A refused line is left out where no later line asks for less than it does. Otherwise all lines stay as a server last
+/// took them. When none ever took any, the lines above the refused one are used, and of those below it only those that
+/// deny.
+pub fn choose_lines(
+    wanted: Option<&[String]>,
+    refused: &BTreeMap<String, String>,
+    last: Option<&Option<Vec<String>>>,
+) -> (Option<Vec<String>>, Vec<String>) {
+    let Some(lines) = wanted else { return (None, Vec::new()) };
+    let fault = |line: &String| hba_fault(line).or_else(|| refused.get(line).cloned());
+    let faults: Vec<Option<String>> = lines.iter().map(fault).collect();
+    let is_good = |at: usize| faults[at].is_none();
+    let matters = (0..lines.len()).find(|at| !is_good(*at) && opens_when_left_out(lines, *at, is_good));
+    let outcome = match (matters, last) {
+        (None, _) => "it is left out",
+        (Some(_), Some(_)) => {
+            "the last pgHBA that PostgreSQL took stays: without this entry later ones could let in more"
+        }
+        (Some(_), None) => "and the entries below it that let somebody in are left out",
+    };
+    let texts = lines.iter().zip(&faults).filter_map(|(line, fault)| {
+        let why = fault.as_ref()?;
+        Some(format!("pgHBA entry {line:?} is refused, {outcome}: {why}"))
+    });
+    let texts = texts.collect();
+    let used = match (matters, last) {
+        (Some(_), Some(last)) => return (last.clone(), texts),
+        (None, _) => lines.len(),
+        (Some(at), None) => at,
+    };
+    let denies = |line: &String| hba_strictness(line) == Some(HbaStrictness::Reject);
+    let kept = (0..lines.len()).filter(|at| is_good(*at) && (*at < used || denies(&lines[*at])));
+    (Some(kept.map(|at| lines[at].clone()).collect()), texts)
+}
+
+/// Whether a good line below `at` lets somebody in and asks for less than the line at `at`.
+fn opens_when_left_out(lines: &[String], at: usize, is_good: impl Fn(usize) -> bool) -> bool {
+    let Some(strictness) = hba_strictness(&lines[at]) else {
+        return false;
+    };
+    let below = (at + 1..lines.len()).filter(|below| is_good(*below));
+    let mut below = below.filter_map(|below| hba_strictness(&lines[below]));
+    below.any(|other| other != HbaStrictness::Reject && other < strictness)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(lines: &[&str], refused: &[&str], last: Option<&[&str]>, wanted: &[&str]) {
+        let texts = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        let refused: BTreeMap<_, _> = refused
+            .iter()
+            .map(|line| ((*line).to_owned(), "no".to_owned()))
+            .collect();
+        let last = last.map(|last| Some(texts(last)));
+        let (used, said) = choose_lines(Some(&texts(lines)), &refused, last.as_ref());
+        assert_eq!(used.unwrap(), texts(wanted), "{lines:?}");
+        let faults = lines
+            .iter()
+            .filter(|line| hba_fault(line).is_some() || refused.contains_key(**line));
+        assert_eq!(said.len(), faults.count(), "{said:?}");
+    }
+
+    const A: &str = "host all a 10.0.0.1/32 md5";
+    const B: &str = "host all b 10.0.0.2/32 md5";
+    const OPEN: &str = "host all all 0.0.0.0/0 trust";
+    const DENY: &str = "host all all 10.0.0.9/32 reject";
+
+    #[test]
+    fn a_refused_line_that_only_lets_in_does_not_hold_back_the_others() {
+        check(&["hosst all all 10.0.0.1/32 md5", A, DENY], &[], Some(&[B]), &[A, DENY]);
+        check(
+            &[A, "host all all nowhere/99 md5", B],
+            &["host all all nowhere/99 md5"],
+            None,
+            &[A, B],
+        );
+        check(
+            &[A, "host all x 10.0.0.300/32 trust", OPEN],
+            &["host all x 10.0.0.300/32 trust"],
+            None,
+            &[A, OPEN],
+        );
+        check(&[A, B], &[], Some(&[]), &[A, B]);
+        check(&[], &[], None, &[]);
+    }
+
+    #[test]
+    fn without_a_line_that_denies_nobody_else_gets_in() {
+        for bad in [
+            "hosst all all 10.0.0.0/8 reject",
+            "host all all 10.0.0.0/8 rejekt",
+            "host",
+            "hostsll all all 10.0.0.0/8 cert",
+            "include deny.conf",
+            "host all all 10.0.0.0/8 reject \\",
+        ] {
+            check(&[A, bad, DENY, B], &[bad], Some(&[DENY]), &[DENY]);
+            check(&[A, bad, DENY, B], &[bad], None, &[A, DENY]);
+            check(&[A, bad], &[bad], Some(&[B]), &[A]); // nothing below it lets anybody in
+        }
+        check(&["hosst all all 10.0.0.0/8 md5", OPEN], &[], Some(&[B]), &[B]);
+    }
+
+    #[test]
+    fn everybody_stays_everybody() {
+        assert_eq!(choose_lines(None, &BTreeMap::new(), None), (None, Vec::new()));
+        let bad = ["host all all 10.0.0.0/8 rejekt".to_owned(), A.to_owned()];
+        let refused = BTreeMap::from([(bad[0].clone(), "no".to_owned())]);
+        assert_eq!(
+            choose_lines(Some(&bad), &refused, Some(&None)).0,
+            None,
+            "as it was before"
+        );
+    }
+}

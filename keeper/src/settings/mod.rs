@@ -1,0 +1,194 @@
+//! What of the wanted configuration a server is given: less what it was found to refuse, which keeps its last good value.
+//! Pure; who asks the server, and when, is `pass`'s to say.
+
+mod hba;
+mod kept;
+mod start;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::postgres::conf::Parameters;
+
+pub use hba::choose_lines;
+pub use kept::{Kept, KeptFile};
+pub use start::{Attempt, Blame};
+
+/// The part of a configuration that comes from the cluster spec.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Settings {
+    /// All parameters but those of recovery.
+    pub parameters: Parameters,
+    /// The user's hba lines; none: everybody with a password.
+    #[serde(rename = "HBA")]
+    pub hba: Option<Vec<String>>,
+}
+
+/// A parameter that a server refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The wanted value; none: not to be set.
+    pub value: Option<String>,
+    /// What is used instead; none: not set.
+    pub instead: Option<String>,
+    /// The server's words.
+    pub why: String,
+}
+
+/// What servers refused so far. A verdict is on one value: with another one it is forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verdicts {
+    parameters: BTreeMap<String, Refused>,
+    lines: BTreeMap<String, String>,
+    held: Option<Held>,
+}
+
+/// All that distinguishes a set with which a server did not start from the one with which it last did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    parameters: BTreeMap<String, Refused>,
+    hba: Option<HeldHba>,
+    why: String,
+    /// A server has started without it.
+    proven: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct HeldHba {
+    wanted: Option<Vec<String>>,
+    instead: Option<Vec<String>>,
+}
+
+/// What can be used of a wanted configuration, and what is to be said about the rest.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Usable {
+    /// The configuration to write.
+    pub settings: Settings,
+    /// What was refused, one text for each.
+    pub refused: Vec<String>,
+}
+
+impl Verdicts {
+    /// Forgets what nobody wants any more.
+    pub fn forget_unwanted(&mut self, wanted: &Settings) {
+        let is_wanted = |name: &String, refused: &mut Refused| wanted.parameters.get(name) == refused.value.as_ref();
+        self.parameters.retain(is_wanted);
+        self.lines
+            .retain(|line, _| wanted.hba.iter().flatten().any(|wanted| wanted == line));
+        if let Some(held) = &mut self.held {
+            held.parameters.retain(is_wanted);
+            held.hba = held.hba.take().filter(|held| held.wanted == wanted.hba);
+            if held.parameters.is_empty() && held.hba.is_none() {
+                self.held = None;
+            }
+        }
+    }
+
+    /// What can be used of `wanted`; `last` is what a server last took.
+    pub fn usable(&self, wanted: &Settings, last: Option<&Settings>) -> Usable {
+        let mut settings = wanted.clone();
+        let mut refused = Vec::new();
+        let replace = |settings: &mut Settings, name: &String, with: &Option<String>| match with {
+            Some(value) => drop(settings.parameters.insert(name.clone(), value.clone())),
+            None => drop(settings.parameters.remove(name)),
+        };
+        if let Some(held) = &self.held {
+            held.parameters
+                .iter()
+                .for_each(|(name, one)| replace(&mut settings, name, &one.instead));
+            if let Some(held) = &held.hba {
+                settings.hba.clone_from(&held.instead);
+            }
+            refused.push(held.describe());
+        }
+        for (name, one) in &self.parameters {
+            replace(&mut settings, name, &one.instead);
+            refused.push(one.describe(name));
+        }
+        let (lines, said) = choose_lines(settings.hba.as_deref(), &self.lines, last.map(|last| &last.hba));
+        settings.hba = lines;
+        refused.extend(said);
+        Usable { settings, refused }
+    }
+
+    /// The server refuses these parameters; they keep the values that one last took.
+    pub fn refuse_parameters(&mut self, named: &BTreeMap<String, String>, wanted: &Settings, last: Option<&Settings>) {
+        for (name, why) in named {
+            let value = wanted.parameters.get(name).cloned();
+            // Refused once more: then it was the last value that is refused now.
+            let last = last.filter(|_| !self.parameters.contains_key(name));
+            let before = last.and_then(|last| last.parameters.get(name)).cloned();
+            let refused = Refused {
+                instead: before.filter(|before| Some(before) != value.as_ref()),
+                value,
+                why: why.clone(),
+            };
+            self.parameters.insert(name.clone(), refused);
+        }
+    }
+
+    /// The server refuses these lines of the user's.
+    pub fn refuse_lines(&mut self, lines: impl IntoIterator<Item = (String, String)>) {
+        self.lines.extend(lines);
+    }
+
+    /// The names of the parameters with which a server did not start.
+    pub fn held_parameters(&self) -> Vec<String> {
+        let held = self.held.iter().flat_map(|held| held.parameters.keys());
+        held.cloned().collect()
+    }
+
+    /// Whether this line is refused.
+    pub fn refuses_line(&self, line: &str) -> bool {
+        self.lines.contains_key(line)
+    }
+
+    /// Whether something is held back that a running server was not asked about.
+    pub fn needs_release(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| !held.proven)
+    }
+
+    /// Whether a start failed with the wanted configuration, and a server now runs with less of it.
+    pub fn went_back(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// A server runs again: of what was held back only `for_restart` can have kept it from starting by being read at the
+    /// start only; the rest it can be asked about, and is applied by a reload.
+    pub fn release(&mut self, for_restart: &BTreeSet<String>) {
+        let Some(held) = &mut self.held else { return };
+        held.proven = true;
+        held.parameters.retain(|name, _| for_restart.contains(name));
+        held.hba = None;
+        if held.parameters.is_empty() {
+            self.held = None;
+        }
+    }
+}
+
+impl Refused {
+    fn describe(&self, name: &str) -> String {
+        let instead = match &self.instead {
+            Some(value) => format!("it stays {value:?}"),
+            None => "it is left out".to_owned(),
+        };
+        format!("parameter {name:?} is refused, {instead}: {}", self.why)
+    }
+}
+
+impl Held {
+    fn describe(&self) -> String {
+        let mut names: Vec<String> = self.parameters.keys().map(|name| format!("{name:?}")).collect();
+        names.extend(self.hba.iter().map(|_| "pgHBA".to_owned()));
+        format!(
+            "PostgreSQL did not start with the wanted values of {}, those with which it last did stay: {}",
+            names.join(", "),
+            self.why
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

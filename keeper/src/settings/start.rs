@@ -1,0 +1,149 @@
+//! A server that ended instead of starting: what of its configuration is to blame.
+
+use std::collections::BTreeMap;
+
+use crate::settings::{Held, HeldHba, Refused, Settings, Verdicts};
+
+/// What never goes back: where the server is, which it also gets on its command line, and the room for slots, which may
+/// not be smaller than what lies in the data directory.
+const TODAY_S: [&str; 4] = [
+    "listen_addresses",
+    "max_replication_slots",
+    "port",
+    "unix_socket_directories",
+];
+
+/// A start that failed.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt<'a> {
+    /// What is wanted.
+    pub wanted: &'a Settings,
+    /// What of it the server was given.
+    pub tried: &'a Settings,
+    /// With what a server last started; before the first time, what the keeper sets itself.
+    pub base: &'a Settings,
+    /// The lines of `pg_hba.conf`.
+    pub hba_file: &'a [String],
+    /// The last lines that the server printed.
+    pub output: &'a [String],
+}
+
+/// What came of looking for the reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// Something was found: a start with less is worth a try.
+    Found,
+    /// The server was given nothing that it has not started with before: it is not the configuration.
+    Nothing,
+}
+
+impl Verdicts {
+    /// Finds what of a configuration kept a server from starting: what it named, else all that it has not started with
+    /// before. Each call blames something new, or ends with [`Blame::Nothing`].
+    pub fn blame_start(&mut self, attempt: &Attempt<'_>) -> Blame {
+        let lines = self.blame_lines(attempt);
+        let named = self.blame_named(attempt);
+        if lines || named {
+            return Blame::Found;
+        }
+        let differ: BTreeMap<String, Refused> = differing(attempt)
+            .map(|name| {
+                let refused = Refused {
+                    value: attempt.wanted.parameters.get(name).cloned(),
+                    instead: attempt.base.parameters.get(name).cloned(),
+                    why: String::new(),
+                };
+                (name.clone(), refused)
+            })
+            .collect();
+        let hba = (attempt.tried.hba != attempt.base.hba).then(|| HeldHba {
+            wanted: attempt.wanted.hba.clone(),
+            instead: attempt.base.hba.clone(),
+        });
+        if differ.is_empty() && hba.is_none() {
+            // Nothing was proven by the starts before this one.
+            self.held = self.held.take().filter(|held| held.proven);
+            return Blame::Nothing;
+        }
+        let held = self.held.get_or_insert_with(|| Held {
+            parameters: BTreeMap::new(),
+            hba: None,
+            why: String::new(),
+            proven: false,
+        });
+        held.parameters.extend(differ);
+        held.hba = hba.or(held.hba.take());
+        held.why = reason(attempt.output);
+        held.proven = false;
+        Blame::Found
+    }
+
+    /// Lines of the user's that the server named by their number (hba.c: `line %d of configuration file "%s"`).
+    fn blame_lines(&mut self, attempt: &Attempt<'_>) -> bool {
+        let mut message = String::new();
+        let mut found = Vec::new();
+        for line in attempt.output {
+            if let Some((_, text)) = line.split_once("LOG:") {
+                text.trim().clone_into(&mut message);
+            }
+            let number = line
+                .split_once("line ")
+                .and_then(|(_, rest)| rest.split_once(" of configuration file "));
+            let Some((number, file)) = number else { continue };
+            let at = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+            let text = at
+                .and_then(|at| attempt.hba_file.get(at))
+                .filter(|_| file.contains("hba.conf"));
+            let is_user_s = |text: &&String| attempt.tried.hba.iter().flatten().any(|line| line == *text);
+            if let Some(text) = text.filter(is_user_s)
+                && !self.lines.contains_key(text)
+            {
+                found.push((text.clone(), message.clone()));
+            }
+        }
+        let any = !found.is_empty();
+        self.refuse_lines(found);
+        any
+    }
+
+    /// Parameters that the server named, of those that it has not started with.
+    fn blame_named(&mut self, attempt: &Attempt<'_>) -> bool {
+        let mut found = BTreeMap::new();
+        for name in differing(attempt) {
+            let quoted = format!("parameter \"{name}\"");
+            let names = |line: &&String| line.to_ascii_lowercase().contains(&quoted);
+            if let Some(line) = attempt.output.iter().find(names) {
+                found.insert(name.clone(), without_prefix(line));
+            }
+        }
+        self.refuse_parameters(&found, attempt.wanted, Some(attempt.base));
+        !found.is_empty()
+    }
+}
+
+/// The names of the parameters that the server was given otherwise than in the base.
+fn differing<'a>(attempt: &Attempt<'a>) -> impl Iterator<Item = &'a String> {
+    let (tried, base) = (&attempt.tried.parameters, &attempt.base.parameters);
+    let names = tried
+        .keys()
+        .chain(base.keys().filter(|name| !tried.contains_key(*name)));
+    names.filter(|name| tried.get(*name) != base.get(*name) && !TODAY_S.contains(&name.as_str()))
+}
+
+/// The line that tells the end of a server, else the last one.
+fn reason(output: &[String]) -> String {
+    let fatal = output.iter().find(|line| line.contains("FATAL:"));
+    fatal
+        .or(output.last())
+        .map(|line| without_prefix(line))
+        .unwrap_or_default()
+}
+
+/// The message of a line of the server's log, without time and process.
+fn without_prefix(line: &str) -> String {
+    let at = ["FATAL:", "LOG:", "ERROR:"]
+        .iter()
+        .find_map(|level| Some((line.find(level)?, level.len())));
+    let message = at.map_or(line, |(at, length)| &line[at + length..]);
+    message.trim().to_owned()
+}

@@ -1,0 +1,162 @@
+use super::*;
+
+fn settings(parameters: &[(&str, &str)], hba: &[&str]) -> Settings {
+    let text = |text: &str| text.to_owned();
+    Settings {
+        parameters: parameters
+            .iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect(),
+        hba: Some(hba.iter().map(|line| text(line)).collect()),
+    }
+}
+
+fn attempt<'a>(wanted: &'a Settings, tried: &'a Settings, base: &'a Settings, output: &'a [String]) -> Attempt<'a> {
+    let hba_file = tried.hba.as_deref().unwrap_or_default();
+    Attempt {
+        wanted,
+        tried,
+        base,
+        hba_file,
+        output,
+    }
+}
+
+fn lines(output: &[&str]) -> Vec<String> {
+    output.iter().map(|line| (*line).to_owned()).collect()
+}
+
+const MD5: &str = "host all all all md5";
+
+#[test]
+fn a_refused_parameter_keeps_its_last_value_and_the_others_change() {
+    let wanted = settings(
+        &[
+            ("max_connections", "abc"),
+            ("wal_keep_segments", "8"),
+            ("work_mem", "8MB"),
+        ],
+        &[MD5],
+    );
+    let last = settings(&[("max_connections", "150"), ("work_mem", "4MB")], &[MD5]);
+    let named = BTreeMap::from(["max_connections", "wal_keep_segments"].map(|name| (name.to_owned(), "no".to_owned())));
+    let mut verdicts = Verdicts::default();
+    verdicts.refuse_parameters(&named, &wanted, Some(&last));
+    let usable = verdicts.usable(&wanted, Some(&last));
+    assert_eq!(
+        usable.settings,
+        settings(&[("max_connections", "150"), ("work_mem", "8MB")], &[MD5])
+    );
+    assert_eq!(usable.refused.len(), 2);
+    assert!(usable.refused[0].contains("it stays \"150\""), "{:?}", usable.refused);
+    assert!(usable.refused[1].contains("it is left out"), "{:?}", usable.refused);
+
+    let mended = settings(&[("max_connections", "200"), ("work_mem", "8MB")], &[MD5]);
+    verdicts.forget_unwanted(&mended);
+    assert_eq!(verdicts, Verdicts::default());
+}
+
+#[test]
+fn a_start_that_fails_goes_back_to_what_ran_and_blames_all_that_is_new() {
+    let base = settings(&[("work_mem", "4MB"), ("port", "1"), ("gone", "1")], &[MD5]);
+    let wanted = settings(
+        &[("work_mem", "8MB"), ("shared_preload_libraries", "x"), ("port", "2")],
+        &[MD5],
+    );
+    let mut verdicts = Verdicts::default();
+    let output = lines(&["2026-11-29 GMT [7] FATAL:  could not access file \"x\": No such file or directory"]);
+    assert_eq!(
+        verdicts.blame_start(&attempt(&wanted, &wanted, &base, &output)),
+        Blame::Found
+    );
+    let usable = verdicts.usable(&wanted, Some(&base));
+    assert_eq!(
+        usable.settings,
+        settings(&[("work_mem", "4MB"), ("gone", "1"), ("port", "2")], &[MD5]),
+        "the address is today's"
+    );
+    assert!(
+        usable.refused[0].ends_with(": could not access file \"x\": No such file or directory"),
+        "{usable:?}"
+    );
+    assert!(verdicts.went_back());
+
+    // It starts: what needs no start is applied by a reload, the rest stays held back.
+    verdicts.release(&BTreeSet::from(["shared_preload_libraries".to_owned()]));
+    let usable = verdicts.usable(&wanted, Some(&base));
+    assert_eq!(usable.settings, settings(&[("work_mem", "8MB"), ("port", "2")], &[MD5]));
+    assert_eq!(verdicts.held_parameters(), ["shared_preload_libraries"]);
+    verdicts.forget_unwanted(&settings(&[("shared_preload_libraries", "y")], &[MD5]));
+    assert!(!verdicts.went_back(), "another value is another try");
+}
+
+#[test]
+fn a_server_that_does_not_start_with_what_ran_either_is_not_the_configuration_s_fault() {
+    let base = settings(&[("work_mem", "4MB")], &[MD5]);
+    let wanted = settings(&[("work_mem", "8MB")], &[MD5]);
+    let mut verdicts = Verdicts::default();
+    let output = lines(&["PANIC:  could not locate a valid checkpoint record"]);
+    assert_eq!(
+        verdicts.blame_start(&attempt(&wanted, &wanted, &base, &output)),
+        Blame::Found
+    );
+    let tried = verdicts.usable(&wanted, Some(&base)).settings;
+    assert_eq!(
+        verdicts.blame_start(&attempt(&wanted, &tried, &base, &output)),
+        Blame::Nothing
+    );
+    assert_eq!(verdicts, Verdicts::default(), "nothing was proven");
+}
+
+#[test]
+fn lines_and_parameters_that_the_server_names_are_blamed_alone() {
+    let bad = "host all all 10.0.0.300/32 md5";
+    let base = settings(&[("work_mem", "4MB"), ("a", "1")], &[MD5]);
+    let wanted = settings(&[("work_mem", "8MB"), ("a", "2")], &[MD5, bad]);
+    let mut verdicts = Verdicts::default();
+    let output = lines(&[
+        "2026 [1] LOG:  invalid IP address \"10.0.0.300\": Name or service not known",
+        "2026 [1] CONTEXT:  line 2 of configuration file \"/data/postgres/pg_hba.conf\"",
+        "2026 [1] FATAL:  could not load /data/postgres/pg_hba.conf",
+    ]);
+    assert_eq!(
+        verdicts.blame_start(&attempt(&wanted, &wanted, &base, &output)),
+        Blame::Found
+    );
+    let usable = verdicts.usable(&wanted, Some(&base));
+    assert_eq!(usable.settings, settings(&[("work_mem", "8MB"), ("a", "2")], &[MD5]));
+    assert!(
+        usable.refused[0].contains("10.0.0.300\": Name or service"),
+        "{usable:?}"
+    );
+
+    let output = lines(&["2026 [1] FATAL:  invalid value for parameter \"work_mem\": \"8MB\""]);
+    let tried = usable.settings;
+    assert_eq!(
+        verdicts.blame_start(&attempt(&wanted, &tried, &base, &output)),
+        Blame::Found
+    );
+    let usable = verdicts.usable(&wanted, Some(&base));
+    assert_eq!(usable.settings, settings(&[("work_mem", "4MB"), ("a", "2")], &[MD5]));
+}
+
+#[test]
+fn every_failed_start_blames_something_new_until_nothing_is_left() {
+    let base = settings(&[], &[]);
+    let wanted = settings(&[("a", "1"), ("b", "2")], &[MD5, "host all all all trust"]);
+    for output in [
+        lines(&[]),
+        lines(&["line 2 of configuration file \"pg_hba.conf\"", "parameter \"a\""]),
+    ] {
+        let mut verdicts = Verdicts::default();
+        let mut starts = 0;
+        loop {
+            let tried = verdicts.usable(&wanted, Some(&base)).settings;
+            starts += 1;
+            if verdicts.blame_start(&attempt(&wanted, &tried, &base, &output)) == Blame::Nothing {
+                break;
+            }
+            assert!(starts < 6, "{verdicts:?}");
+        }
+    }
+}
