@@ -86,7 +86,7 @@ pub struct Memory {
     /// What a standby may not have less of than its control file says.
     minima: Minima,
     /// What of the configuration is refused.
-    judge: Judge,
+    judge: Box<Judge>,
     /// The replication slots that lay in the data directory before the last start.
     slots: SlotNeeds,
     /// Changes of slots that fail, and why.
