@@ -154,7 +154,7 @@ pub async fn run(parts: Parts) -> Result<(), Replaced> {
     }
     keeper.alive = Some(alive);
     let farewell = match farewell {
-        None => keeper.run().await,
+        None => Box::pin(keeper.run()).await,
         Some(farewell) => keeper.say_goodbye(farewell).await,
     };
     sockets.remove();
