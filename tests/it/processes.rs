@@ -142,9 +142,9 @@ async fn a_server_whose_wrapper_waits_for_it_is_signalled_itself() {
 #[tokio::test]
 async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() {
     let mut cluster = Cluster::of(Profile::Fast).keepers(1).start().await;
-    // the real program, slowly, so that it can be met
+    // one that copies nothing for ever, silently, and answers no SIGTERM: only the kernel ends it with its keeper
     let programs = wrapped_programs(cluster.place.path(), "slow", |program, real| match program {
-        "pg_basebackup" => format!("#!/bin/sh\nexec \"{}\" --max-rate=32k \"$@\"\n", real.display()),
+        "pg_basebackup" => "#!/bin/sh\ntrap '' TERM PIPE\nwhile :; do sleep 1; done\n".to_owned(),
         _ => format!("#!/bin/sh\nexec \"{}\" \"$@\"\n", real.display()),
     });
     let uid = cluster.prepare_keeper();

@@ -89,6 +89,35 @@ async fn no_log_holds_a_password_after_a_failover() {
     );
 }
 
+/// A standby that a keeper of the reference has left running, with the password in its configuration.
+#[tokio::test]
+async fn a_password_that_a_reference_keeper_wrote_into_the_configuration_goes() {
+    let mut cluster = Cluster::of(Profile::Fast).with("failInterval", "60s").start().await;
+    cluster.process("keeper1").kill();
+    let conf = cluster.pgdata("keeper1").join("postgresql.conf");
+    let ours = fs::read_to_string(&conf).unwrap();
+    let port = cluster.port("keeper0");
+    let theirs = ours.lines().map(|line| match line.starts_with("primary_conninfo") {
+        true => format!(
+            "primary_conninfo = 'application_name=x host=127.0.0.1 password=theirs port={port} sslmode=prefer user={}'\n",
+            REPLUSER.0
+        ),
+        false => format!("{line}\n"),
+    });
+    let theirs: String = theirs.collect();
+    assert!(theirs.contains("password=theirs"));
+    fs::write(&conf, theirs).unwrap();
+    cluster.start("keeper1");
+    eventually("the configuration without a password", LATER, async || {
+        let text = fs::read_to_string(&conf).unwrap();
+        check(text.contains("passfile=") && !text.contains("theirs"), || text)
+    })
+    .await;
+    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.caught_up("keeper1", "keeper0").await;
+    assert!(!cluster.process("keeper1").log().contains("theirs"));
+}
+
 /// Listens at a socket in `/tmp`, asks everybody for a password in clear text, and keeps what it gets.
 struct Impostor {
     path: PathBuf,

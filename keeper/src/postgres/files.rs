@@ -337,10 +337,22 @@ pub fn pid_file(data: &Path) -> Result<Option<PidFile>, FileError> {
     Ok(Some(PidFile { pid, started, status }))
 }
 
-/// The process that holds the socket with this lock file, which has the same first line.
-pub fn lock_holder(lock: &Path) -> Result<Option<i32>, FileError> {
-    let text = read_if_there(lock)?;
-    Ok(text.and_then(|text| text.lines().next()?.trim().parse().ok()))
+/// What a server says in the lock file of its socket, which begins like `postmaster.pid`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketLock {
+    /// Its process id.
+    pub pid: i32,
+    /// Its data directory.
+    pub data: Option<PathBuf>,
+}
+
+/// Reads the lock file of a socket; `None` when there is none, or none that is written out.
+pub fn socket_lock(lock: &Path) -> Result<Option<SocketLock>, FileError> {
+    let text = read_if_there(lock)?.unwrap_or_default();
+    let mut lines = text.lines();
+    let pid = lines.next().and_then(|line| line.trim().parse().ok());
+    let data = lines.next().filter(|line| !line.is_empty()).map(PathBuf::from);
+    Ok(pid.map(|pid| SocketLock { pid, data }))
 }
 
 fn read_if_there(path: &Path) -> Result<Option<String>, FileError> {

@@ -3,9 +3,10 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::postgres::files::{self, FileError};
+use crate::postgres::files::{self, FileError, SocketLock};
 use crate::postgres::process;
 
 /// Whose the port is instead.
@@ -56,20 +57,31 @@ pub fn check(listen_addresses: &str, port: u16, socket_dir: &str) -> Result<(), 
 /// Errs when somebody else's socket of this port is in this directory.
 pub fn check_socket(dir: &str, port: u16) -> Result<(), PortError> {
     let lock = Path::new(dir).join(format!(".s.PGSQL.{port}.lock"));
-    match files::lock_holder(&lock) {
-        Ok(Some(pid)) if process::is_alive(pid) => Err(PortError::SocketTaken {
+    match files::socket_lock(&lock) {
+        Ok(Some(held)) if is_stale(&held, &lock) => Ok(files::remove_if_there(&lock)?),
+        Ok(Some(held)) if process::exists(held.pid) => Err(PortError::SocketTaken {
             port,
-            pid: Some(pid),
+            pid: Some(held.pid),
             lock,
         }),
         Err(closed) if closed.kind() == ErrorKind::PermissionDenied => {
             Err(PortError::SocketTaken { port, pid: None, lock })
         }
-        // Dead and not reaped: the server would take it for alive.
-        Ok(Some(pid)) if process::exists(pid) => Ok(files::remove_if_there(&lock)?),
         Ok(_) => Ok(()),
         Err(failed) => Err(failed.into()),
     }
+}
+
+/// Whether a lock file of ours names a process that is not its server: a dead one that nobody has reaped, or one that got
+/// the number later, as in a container that starts again and counts from 1. The server would take both for alive.
+fn is_stale(held: &SocketLock, lock: &Path) -> bool {
+    let is_ours = std::fs::metadata(lock).is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw());
+    let is_elsewhere = held
+        .data
+        .as_ref()
+        .is_some_and(|data| !process::works_in(held.pid, data));
+    let has_proc = Path::new("/proc/self/exe").exists();
+    is_ours && process::exists(held.pid) && (!process::is_alive(held.pid) || (has_proc && is_elsewhere))
 }
 
 /// The addresses of `listen_addresses` that can be tried beforehand; names are left to the server.
@@ -128,6 +140,10 @@ mod tests {
             check("", port, socket_dir),
             Err(PortError::SocketTaken { pid: Some(_), .. })
         ));
+        // as a container that starts again has it: the number is another process's now
+        std::fs::write(&lock, format!("{}\n{}\n", std::process::id(), dir.path().display())).unwrap();
+        check("", port, socket_dir).unwrap();
+        assert!(!lock.exists(), "of one that does not work in its data directory");
         let mut dead = std::process::Command::new("true").spawn().unwrap();
         std::fs::write(&lock, format!("{}\n", dead.id())).unwrap();
         while process::is_alive(dead.id().try_into().unwrap()) {
