@@ -15,6 +15,7 @@ mod outages;
 mod playground;
 mod processes;
 mod refusals;
+mod rejoin;
 mod secrets;
 mod sentinels;
 mod walkthrough;

@@ -1,0 +1,83 @@
+//! Old masters that come back with data that the new one does not continue (beyond ): a copy replaces them, and what
+//! only they had is gone. `failover` has the case without a copy.
+
+use std::path::PathBuf;
+
+use control::model::Role;
+use stolon_tests::cluster::{Cluster, LATER, Profile};
+use stolon_tests::process::Signal;
+
+/// Two keepers whose master has rows that the standby, which is stopped, has never received; and a file in the master's
+/// directory that no copy has.
+async fn diverged() -> (Cluster, PathBuf) {
+    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let sql = cluster.sql("keeper0").await;
+    sql.run("create table test (what text)").await.unwrap();
+    sql.run("insert into test values ('shared')").await.unwrap();
+    cluster.caught_up("keeper1", "keeper0").await;
+    assert_eq!(cluster.stop("keeper1", Signal::INT).await, 0);
+    sql.run("insert into test values ('diverged')").await.unwrap();
+    let marker = mark(&cluster);
+    (cluster, marker)
+}
+
+fn mark(cluster: &Cluster) -> PathBuf {
+    let marker = cluster.pgdata("keeper0").join("no_copy_has_replaced_this_directory");
+    std::fs::write(&marker, "").unwrap();
+    marker
+}
+
+/// The standby takes over, the old master comes back: for this reason a copy is made, and it has what the new master has.
+async fn comes_back_by_copy(mut cluster: Cluster, marker: PathBuf, reason: &str) {
+    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
+    cluster.settled("keeper1", &Role::Master).await;
+    let sql = cluster.sql("keeper1").await;
+    sql.run("insert into test values ('new')").await.unwrap();
+
+    let said = cluster.process("keeper0").log().len();
+    cluster.start("keeper0");
+    cluster
+        .process("keeper0")
+        .said_after(said, "running pg_basebackup", LATER)
+        .await;
+    cluster.settled("keeper0", &Role::Standby).await;
+    cluster.caught_up("keeper0", "keeper1").await;
+
+    let log = cluster.process("keeper0").log();
+    assert!(log[said..].contains(reason), "{reason:?} is not in {}", &log[said..]);
+    assert!(!marker.exists(), "the old directory is still there");
+    let rows = "select what from test order by what";
+    let expected = sql.column(rows).await.unwrap();
+    let old_master = cluster.sql("keeper0").await;
+    assert_eq!(old_master.column(rows).await.unwrap(), expected);
+    assert!(!expected.contains(&"diverged".to_owned()) && expected.contains(&"new".to_owned()));
+}
+
+#[tokio::test]
+async fn an_old_master_killed_with_rows_that_nobody_received_comes_back_by_a_copy_without_them() {
+    let (mut cluster, marker) = diverged().await;
+    cluster.kill_keeper_and_postgres("keeper0");
+    cluster.start("keeper1");
+    comes_back_by_copy(cluster, marker, "the old data were not stopped in order").await;
+}
+
+#[tokio::test]
+async fn an_old_master_stopped_in_order_past_the_fork_comes_back_by_a_copy() {
+    let (mut cluster, marker) = diverged().await;
+    assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
+    cluster.start("keeper1");
+    let reason = "the old data go on past the point where the source left their timeline";
+    comes_back_by_copy(cluster, marker, reason).await;
+}
+
+/// Unclean alone is enough, also when nothing is known to have diverged.
+#[tokio::test]
+async fn an_old_master_killed_with_everything_received_comes_back_by_a_copy() {
+    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let sql = cluster.sql("keeper0").await;
+    sql.run("create table test (what text)").await.unwrap();
+    cluster.caught_up("keeper1", "keeper0").await;
+    let marker = mark(&cluster);
+    cluster.kill_keeper_and_postgres("keeper0");
+    comes_back_by_copy(cluster, marker, "the old data were not stopped in order").await;
+}
