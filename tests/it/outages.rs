@@ -6,11 +6,12 @@ use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check};
 use stolon_tests::wait::{eventually, now};
 use stolon_tests::writers::{Writers, lost_rows};
 
-/// proxy P-2, fencing F-2: away for at most proxyTimeout − proxyCheckInterval − 1 s, etcd costs no connection.
+/// proxy P-2, fencing F-2: away for at most proxyTimeout − proxyCheckInterval − 1 s, etcd costs no connection. The lease
+/// is so long that no busy machine takes longer to start etcd again.
 #[tokio::test]
 async fn a_short_outage_of_the_store_costs_no_connection_and_no_failover() {
     let cluster = Cluster::of(Profile::Fast)
-        .with("proxyTimeout", "10s")
+        .with("proxyTimeout", "120s")
         .with("proxyCheckInterval", "2s");
     let mut cluster = cluster.start().await;
     let before = cluster.data().await.unwrap();
@@ -19,7 +20,6 @@ async fn a_short_outage_of_the_store_costs_no_connection_and_no_failover() {
     let writers = Writers::start(&cluster.config("proxy0"), 2);
     writers.served_again().await;
 
-    // 10 s − 2 s − 1 s = 7 s, of which starting etcd again takes a part
     let start = now();
     cluster.etcd.kill();
     eventually("5 s without a store", LATER, async || {
@@ -27,20 +27,14 @@ async fn a_short_outage_of_the_store_costs_no_connection_and_no_failover() {
     })
     .await;
     cluster.restart_etcd().await;
-    let away = now().since(start);
     proxies_checked_in_again(&cluster).await;
     writers.served_again().await;
 
     assert!(!idle.is_closed(), "the session that was idle has ended");
     assert_eq!(idle.value("select 1").await.unwrap(), "1");
     let met = writers.stop();
-    if away < Duration::from_secs(7) {
-        assert!(
-            met.iter().all(|met| met.errors.is_empty()),
-            "{:?}",
-            met.iter().map(|met| &met.errors)
-        );
-    }
+    let errors: Vec<_> = met.iter().map(|met| &met.errors).collect();
+    assert!(errors.iter().all(|errors| errors.is_empty()), "{errors:?}");
     let after = cluster.data().await.unwrap();
     assert_eq!(before.master_uid(), after.master_uid());
     assert_eq!(lost_rows(&cluster.sql("proxy0").await, &met).await.unwrap(), 0);
@@ -59,11 +53,10 @@ async fn a_long_outage_of_the_store_closes_proxies_and_costs_no_master() {
 
     let start = now();
     cluster.etcd.kill();
-    eventually("the session to end with the lease", LATER, async || {
+    eventually("the session to end with the lease of 3 s", SOON, async || {
         check(idle.is_closed(), || "it is open".to_owned())
     })
     .await;
-    assert!(now().since(start) < Duration::from_secs(6), "the lease is 3 s");
     // a store that is away for longer than failInterval must not make the first round after it elect anybody
     eventually("6 s without a store", LATER, async || {
         check(now().since(start) > Duration::from_secs(6), || "not yet".to_owned())

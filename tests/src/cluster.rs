@@ -29,9 +29,9 @@ pub const SUPERUSER: (&str, &str) = ("stolon", "su'pass word");
 /// The replication user and its password.
 pub const REPLUSER: (&str, &str) = ("repluser", "repl\\pass'word");
 /// How long starting, copying and recovering may take on a busy machine.
-pub const LATER: Duration = Duration::from_secs(90);
+pub const LATER: Duration = Duration::from_secs(180);
 /// How long what needs no more than a few rounds of the loops may take.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// The intervals of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use control::store::{Store, StoreConfig, StoreOptions};
 use stolon_tests::wait::eventually;
 
 /// How long a condition may take on a busy machine before a test gives it up.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Waits until this is so.
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {

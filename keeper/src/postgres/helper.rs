@@ -288,7 +288,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pid_file = dir.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", pid_file.display());
-        let over = output(shell(&script), Duration::from_millis(300)).await.unwrap_err();
+        let over = output(shell(&script), Duration::from_secs(3)).await.unwrap_err();
         assert!(matches!(over, HelperError::Timeout { .. }), "{over}");
         let pid: u32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
         let gone = async {

@@ -94,7 +94,7 @@ mod tests {
     #[test]
     #[ignore = "the other process of another test"]
     fn takes_the_lock_for_another_test() {
-        let dir = std::env::var_os(DIR).expect("the other test names the directory");
+        let Some(dir) = std::env::var_os(DIR) else { return }; // that it printed something is what the other test asserts
         match DataDirLock::take(Path::new(&dir)) {
             Ok(_) => println!("\nlock: free"),
             Err(LockError::Taken { .. }) => println!("\nlock: taken"),
