@@ -11,11 +11,14 @@ use control::telemetry::Chain;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use crate::health::Health;
 use crate::local::LocalState;
+use crate::postgres::conf::Parameters;
 use crate::postgres::history::Ancestor;
 use crate::postgres::instance::Instance;
-use crate::postgres::observe::{Observation, ObserveError};
+use crate::postgres::observe::{Observation, ObserveError, Scope};
 use crate::postgres::server::Life;
+use crate::problems::Problems;
 use crate::publish::{Due, Publisher};
 
 /// Looks at the instance and reports what it sees.
@@ -25,6 +28,7 @@ pub struct Collector {
     publisher: Arc<Publisher>,
     local: Arc<LocalState>,
     advertised: (String, String),
+    problems: Arc<Problems>,
     wake: Notify,
     settings: Mutex<Settings>,
 }
@@ -33,6 +37,8 @@ pub struct Collector {
 struct Settings {
     interval: Duration,
     burst: Option<Boottime>,
+    /// Something has changed, such as a password: logins that were refused are worth another try.
+    try_logins_again: bool,
 }
 
 /// From look to look while the position of a standby is awaited to stand still (beyond ).
@@ -52,15 +58,21 @@ impl Collector {
         instance: Arc<Instance>,
         publisher: Arc<Publisher>,
         local: Arc<LocalState>,
+        problems: Arc<Problems>,
         advertised: (String, String),
         interval: Duration,
     ) -> Self {
-        let settings = Mutex::new(Settings { interval, burst: None });
+        let settings = Mutex::new(Settings {
+            interval,
+            burst: None,
+            try_logins_again: false,
+        });
         Self {
             instance,
             publisher,
             local,
             advertised,
+            problems,
             wake: Notify::new(),
             settings,
         }
@@ -76,6 +88,12 @@ impl Collector {
         self.wake.notify_one();
     }
 
+    /// Passwords may have changed: look at once, and try every login.
+    pub fn try_logins(&self) {
+        self.lock().try_logins_again = true;
+        self.wake.notify_one();
+    }
+
     /// The master leaves, or the WAL receiver has ended: look and publish again and again until the position stands
     /// still (beyond ).
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
@@ -87,7 +105,7 @@ impl Collector {
     /// Looks and reports, for ever.
     pub async fn run(&self) {
         let mut life = self.instance.life();
-        let mut memory = Memory::default();
+        let mut memory = Memory::new(Health::new(Arc::clone(&self.instance), Arc::clone(&self.problems)));
         loop {
             let pause = self.look_once(&mut memory).await;
             tokio::select! {
@@ -100,18 +118,31 @@ impl Collector {
     }
 
     /// One look, reported; the pause until the next one.
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn look_once(&self, memory: &mut Memory) -> Duration {
+        let now = Boottime::now();
         let db = self.local.db();
+        if std::mem::take(&mut self.lock().try_logins_again) {
+            memory.health.try_logins_again();
+        }
         let runs = matches!(*self.instance.life().borrow(), Life::Running { .. });
-        let observation = match runs && !self.instance.says_ready().unwrap_or(true) {
+        let scope = memory.scope(&db.uid, now);
+        let is_starting = runs && !self.instance.says_ready().unwrap_or(true);
+        let mut observation = match is_starting {
             true => Observation::default(),
-            false => self.instance.observe().await,
+            false => self.instance.observe(scope).await,
         };
         let runs = runs && matches!(*self.instance.life().borrow(), Life::Running { .. });
         memory.say_failure(&observation, runs);
+        let recovers = runs && (is_starting || observation.is_not_yet());
+        memory.health.look_at_recovery(recovers, now).await;
         if self.local.db() != db {
             return Duration::ZERO; // the data became another db's meanwhile: what was seen is nobody's
         }
+        if observation.is_healthy {
+            memory.health.take_logins(&observation.logins, scope.logins, now);
+        }
+        memory.carry(&mut observation, scope, now);
         let version = self.instance.programs().version().await;
         let version = version.map_or_else(
             |_| PostgresBinaryVersion::default(),
@@ -196,20 +227,71 @@ fn not_yet_pause(before: Option<Duration>, usual: Duration) -> Duration {
 }
 
 /// What outlives a look.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
+    health: Health,
     failing: Option<String>,
     not_yet: Option<Duration>,
     position: Option<Lsn>,
     still: u32,
     streams: bool,
+    /// Of whom the rest is.
+    db: DbUid,
+    /// The parameters that were last read: they change by our own reloads only.
+    parameters: Option<Parameters>,
+    /// When details could not be asked for.
+    details_failed: Option<Boottime>,
 }
 
+/// How long details are not asked for when they could not be: each try may take a request timeout.
+const DETAILS_PAUSE: Duration = Duration::from_secs(30);
+
 impl Memory {
+    fn new(health: Health) -> Self {
+        Self {
+            health,
+            failing: None,
+            not_yet: None,
+            position: None,
+            still: 0,
+            streams: false,
+            db: DbUid::default(),
+            parameters: None,
+            details_failed: None,
+        }
+    }
+
+    /// What the next look asks for.
+    fn scope(&mut self, db: &DbUid, now: Boottime) -> Scope {
+        if self.db != *db {
+            self.db = db.clone();
+            (self.parameters, self.details_failed) = (None, None);
+        }
+        Scope {
+            details: self.details_failed.is_none_or(|at| now.since(at) >= DETAILS_PAUSE),
+            logins: self.health.is_login_due(now),
+            replication: !self.health.is_replication_refused() || self.health.is_login_due(now),
+        }
+    }
+
+    /// Fills in parameters that could not be asked for this time.
+    fn carry(&mut self, observation: &mut Observation, scope: Scope, now: Boottime) {
+        if !observation.is_healthy {
+            return;
+        }
+        if scope.details {
+            self.details_failed = observation.failed.as_ref().map(|_| now);
+        }
+        match &observation.parameters {
+            Some(parameters) => self.parameters = Some(parameters.clone()),
+            None => observation.parameters = self.parameters.clone(),
+        }
+    }
+
     /// A failure is said when it begins, and its end too; a server that does not run is not expected to answer.
     fn say_failure(&mut self, observation: &Observation, runs: bool) {
         let Some(failed) = observation.failed.as_ref().filter(|_| runs) else {
-            if observation.is_healthy && self.failing.take().is_some() {
+            if observation.is_healthy && observation.parameters.is_some() && self.failing.take().is_some() {
                 info!("postgres answers");
             }
             return;
@@ -224,7 +306,7 @@ impl Memory {
         match failed {
             ObserveError::Parameters(_) => warn!(error = cause, "cannot get configured pg parameters"),
             ObserveError::Data(_) => warn!(error = cause, "cannot look at the data directory"),
-            ObserveError::Sync(_) | ObserveError::Identity(_) => warn!(error = cause, "error getting pg state"),
+            ObserveError::Sql(_) | ObserveError::Position(_) => warn!(error = cause, "error getting pg state"),
         }
         self.failing = Some(message);
     }
@@ -261,7 +343,7 @@ fn state(
         timeline_id: seen.timeline.unwrap_or_default(),
         xlog_pos: seen.position.unwrap_or_default(),
         timelines_history: seen.history.into_iter().map(entry).collect(),
-        pg_parameters: seen.parameters,
+        pg_parameters: seen.parameters.unwrap_or_default(),
         synchronous_standbys: seen.in_sync.map(in_sync),
         older_wal_file: seen.oldest_wal.unwrap_or_default(),
     }

@@ -66,11 +66,12 @@ pub struct Parts {
     pub signals: Signals,
 }
 
-/// The signals that end a keeper.
+/// The signals that end a keeper, and SIGHUP, after which it reads the password files again.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 /// Why a keeper stops (keeper 3.8).
@@ -89,19 +90,39 @@ enum Farewell {
 #[error("another process runs with our uid: stop one of the two, or give one a --uid and a --data-dir of its own")]
 pub struct Replaced;
 
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Received {
+    /// The end of the keeper.
+    End(Farewell),
+    /// SIGHUP.
+    Reload,
+}
+
 impl Signals {
     /// Hears them from now on, instead of being ended by them.
     pub fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
+    /// The next signal that ends the keeper, while nothing else is done.
     async fn next(&mut self) -> Farewell {
+        loop {
+            if let Received::End(farewell) = self.any().await {
+                return farewell;
+            }
+        }
+    }
+
+    async fn any(&mut self) -> Received {
         tokio::select! {
-            _ = self.terminate.recv() => Farewell::Leaving,
-            _ = self.interrupt.recv() => Farewell::Pausing,
+            _ = self.terminate.recv() => Received::End(Farewell::Leaving),
+            _ = self.interrupt.recv() => Received::End(Farewell::Pausing),
+            _ = self.hangup.recv() => Received::Reload,
         }
     }
 }
@@ -199,6 +220,8 @@ struct Keeper {
     /// The keeper of the instance that ours follows, whose info is watched (beyond ).
     upstream: Option<KeeperUid>,
     alive: Option<Alive>,
+    /// A password may have changed, so the next pass writes the files that hold one.
+    write_files_again: bool,
 }
 
 /// A pass under way.
@@ -249,15 +272,16 @@ impl Keeper {
             ..Report::default()
         };
         let publisher = Arc::new(Publisher::new(store.clone(), fixed, report, sleep_interval));
+        let problems = Arc::new(Problems::new(Arc::clone(&publisher)));
         let advertised = (config.advertise_address.clone(), config.advertise_port.clone());
         let collector = Arc::new(Collector::new(
             Arc::clone(&instance),
             Arc::clone(&publisher),
             Arc::clone(&local),
+            Arc::clone(&problems),
             advertised,
             sleep_interval,
         ));
-        let problems = Arc::new(Problems::new(Arc::clone(&publisher)));
         metrics.set_sleep_interval(sleep_interval);
         let works_on = Arc::new(Mutex::new(None));
         let engine = Engine {
@@ -292,6 +316,7 @@ impl Keeper {
             sleep_interval,
             settled: None,
             upstream: None,
+            write_files_again: false,
         }
     }
 
@@ -355,7 +380,11 @@ impl Keeper {
             }
             let pause = self.agenda.due().since(Boottime::now());
             tokio::select! {
-                farewell = self.signals.next() => {
+                received = self.signals.any() => {
+                    let Received::End(farewell) = received else {
+                        self.read_passwords_again();
+                        continue;
+                    };
                     if let Some(beating) = beating {
                         beating.abort();
                         // Its lease is not known to us then: the next beat puts the key under another one.
@@ -401,8 +430,20 @@ impl Keeper {
         }
     }
 
+    /// SIGHUP: the files that hold passwords are written again by the next pass, and logins tried again.
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    fn read_passwords_again(&mut self) {
+        info!("SIGHUP, reading the password files again");
+        self.write_files_again = true;
+        self.collector.try_logins();
+        self.agenda.event(Boottime::now(), Duration::ZERO);
+    }
+
     fn begin_pass(&mut self, now: Boottime) -> Option<Running> {
         let mut engine = self.engine.take()?;
+        if std::mem::take(&mut self.write_files_again) {
+            engine.write_files_again();
+        }
         let woken = self.agenda.begin(now);
         let (give_up, given_up) = oneshot::channel::<()>();
         let task = tokio::task::spawn_local(async move {

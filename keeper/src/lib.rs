@@ -8,6 +8,7 @@ pub mod boots;
 pub mod claim;
 pub mod collect;
 pub mod converge;
+pub mod health;
 pub mod keeper;
 pub mod local;
 pub mod metrics;

@@ -219,6 +219,11 @@ impl Engine {
         outcome(Ended::Failed, orders, &read)
     }
 
+    /// What is in the files is not known any more: the next pass writes them, and reloads the server.
+    pub fn write_files_again(&mut self) {
+        self.memory.known.current = None;
+    }
+
     /// Reads the cluster data.
     async fn read(&self) -> Read {
         match self.store.get(&self.store.keys().cluster_data()).await {

@@ -9,6 +9,7 @@ mod doubles;
 mod drivers;
 mod failover;
 mod fencing;
+mod health;
 mod keepers;
 mod lost_data;
 mod outages;

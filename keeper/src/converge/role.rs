@@ -35,7 +35,7 @@ fn be_master(seen: &Seen<'_>, target: &Target) -> Plan {
             steps.push(Step::WaitReady);
             Then::LookAgain
         }
-        Server::Up(Asked::Answered(_)) if local == LocalRole::Standby => {
+        Server::Up(Asked::Answered(_) | Asked::Refused) if local == LocalRole::Standby => {
             steps.extend([Step::Permit, Step::Promote]);
             Then::LookAgain
         }
@@ -43,6 +43,12 @@ fn be_master(seen: &Seen<'_>, target: &Target) -> Plan {
             steps.push(Step::Tell(Line::AlreadyMaster));
             refresh_slots(target, facts, &mut steps);
             configure(seen, target, None, Some(facts), &mut steps);
+            Then::Done
+        }
+        // Slots and pending restarts wait until somebody lets the superuser in again; the files do not.
+        Server::Up(Asked::Refused) => {
+            steps.push(Step::Tell(Line::AlreadyMaster));
+            configure(seen, target, None, None, &mut steps);
             Then::Done
         }
     };
@@ -90,6 +96,6 @@ fn for_start(seen: &Seen<'_>, target: &Target, sets: Sets) -> Sets {
 fn answered(asked: &Asked) -> Option<&Facts> {
     match asked {
         Asked::Answered(facts) => Some(facts),
-        Asked::NotYet | Asked::Silent => None,
+        Asked::NotYet | Asked::Silent | Asked::Refused => None,
     }
 }

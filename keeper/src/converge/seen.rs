@@ -81,6 +81,8 @@ pub enum Asked {
     NotYet,
     /// It does not take connections, or does not answer.
     Silent,
+    /// It lives, and lets us not in: nothing is known of it, and files and signals reach it.
+    Refused,
     /// It answered.
     Answered(Facts),
 }

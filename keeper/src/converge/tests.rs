@@ -22,6 +22,7 @@ struct World {
     local: Local,
     running: bool,
     answers: bool,
+    refuses: bool,
     facts: Facts,
     known: Known,
     own_end: Option<End>,
@@ -86,6 +87,7 @@ fn world() -> World {
         },
         running: true,
         answers: true,
+        refuses: false,
         facts: Facts {
             slots: names(&["stolon_B"]),
             ..Facts::default()
@@ -278,6 +280,7 @@ impl World {
             let server = match (self.running, asked) {
                 (false, _) => Server::Down,
                 (true, false) => Server::Up(Asked::NotYet),
+                (true, true) if self.refuses => Server::Up(Asked::Refused),
                 (true, true) if !self.answers => Server::Up(Asked::Silent),
                 (true, true) => Server::Up(Asked::Answered(self.facts.clone())),
             };
@@ -538,6 +541,25 @@ fn t8_10_a_running_standby_is_promoted() {
         upstream: Some(upstream("5432")),
         ..sets
     });
+    check(world, "permit; promote; done");
+}
+
+#[test]
+fn a_server_that_lets_nobody_in_is_left_running_configured_and_promoted() {
+    let mut world = world();
+    world.refuses = true;
+    world.facts.slots.clear(); // that the slot is missing is not known
+    check(world.clone(), "done");
+    let changed = |world: World| {
+        world.own_db(|db| {
+            db.generation = 4;
+            db.spec.pg_parameters = parameters(&[("work_mem", "8MB")]);
+        })
+    };
+    check(changed(world.clone()), "reload; record A 4; done");
+    let standby = changed(world.clone().standby());
+    check(standby, "reload following host-k2:5432; record A 4; done");
+    world.local.data = Data::Present(LocalRole::Standby);
     check(world, "permit; promote; done");
 }
 

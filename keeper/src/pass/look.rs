@@ -63,6 +63,10 @@ impl Engine {
         };
         match facts.await {
             Ok(facts) => Asked::Answered(facts),
+            Err(error) if error.refusal().is_some() => {
+                tracing::debug!(error = %Chain(&error), "the server refuses");
+                Asked::Refused
+            }
             Err(error) => {
                 tracing::debug!(error = %Chain(&error), "the server does not answer");
                 Asked::Silent
@@ -122,7 +126,8 @@ impl Engine {
 
     fn source(&self, from: &Upstream) -> Result<source::Source, SourceError> {
         let limit = self.instance.config().request_timeout;
-        source::Source::new(&address(from), &self.config.superuser, &self.config.replication, limit)
+        let source = source::Source::new(&address(from), &self.config.superuser, &self.config.replication, limit)?;
+        Ok(source.for_programs(self.instance.programs()))
     }
 
     /// Where the own data end; nothing when there are none, or when that cannot be found out.
@@ -145,7 +150,7 @@ impl Engine {
             state: match end.control.state {
                 control_file::State::ShutDown => EndState::ShutDown,
                 control_file::State::ShutDownInRecovery => EndState::ShutDownInRecovery,
-                control_file::State::Other => EndState::Unclean,
+                _ => EndState::Unclean,
             },
             timeline: end.timeline,
             position: end.position.unwrap_or_default(),

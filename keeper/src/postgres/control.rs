@@ -52,7 +52,13 @@ pub enum State {
     ShutDown,
     /// A standby that was stopped in order.
     ShutDownInRecovery,
-    /// It runs, or has crashed.
+    /// It takes writes, or crashed while it did.
+    InProduction,
+    /// It makes up for a crash, or crashed meanwhile.
+    CrashRecovery,
+    /// A standby, or one that crashed.
+    ArchiveRecovery,
+    /// It starts up or shuts down, or crashed meanwhile.
     Other,
 }
 
@@ -115,6 +121,9 @@ impl Control {
             state: match text("Database cluster state")?.as_str() {
                 "shut down" => State::ShutDown,
                 "shut down in recovery" => State::ShutDownInRecovery,
+                "in production" => State::InProduction,
+                "in crash recovery" => State::CrashRecovery,
+                "in archive recovery" => State::ArchiveRecovery,
                 _ => State::Other,
             },
             system_id: number("Database system identifier")?,
@@ -139,8 +148,8 @@ impl Control {
     /// The timeline that the instance stands on.
     pub fn current_timeline(&self) -> u64 {
         match self.state {
-            State::ShutDownInRecovery => self.minimum_recovery_timeline.max(self.timeline),
-            State::ShutDown | State::Other => self.timeline,
+            State::ShutDownInRecovery | State::ArchiveRecovery => self.minimum_recovery_timeline.max(self.timeline),
+            State::ShutDown | State::InProduction | State::CrashRecovery | State::Other => self.timeline,
         }
     }
 }
@@ -187,7 +196,7 @@ pub async fn end(programs: &Programs, data: &Path, limit: Duration) -> Result<En
     let position = match control.state {
         State::ShutDown => Some(end_of_checkpoint(data, &control)?),
         State::ShutDownInRecovery => Some(end_of_received(programs, data, &control, limit).await?),
-        State::Other => None,
+        State::InProduction | State::CrashRecovery | State::ArchiveRecovery | State::Other => None,
     };
     Ok(End {
         control,
@@ -225,17 +234,29 @@ async fn end_of_received(
     limit: Duration,
 ) -> Result<Lsn, ControlError> {
     let known = control.minimum_recovery_end;
+    let timeline = control.current_timeline();
+    let end = end_of_records(programs, data, timeline, known, control.layout, limit).await?;
+    Ok(end.map_or(known, |end| end.max(known)))
+}
+
+/// The end of the last whole record of a timeline from `start` on, as pg_waldump finds it; `None` when there is none.
+pub(crate) async fn end_of_records(
+    programs: &Programs,
+    data: &Path,
+    timeline: u64,
+    start: Lsn,
+    layout: Layout,
+    limit: Duration,
+) -> Result<Option<Lsn>, ControlError> {
     let mut command = environment::command(&programs.path("pg_waldump"));
     command.env("LC_ALL", "C").arg("-p").arg(data.join("pg_wal"));
     command
         .arg("-t")
-        .arg(control.current_timeline().to_string())
+        .arg(timeline.to_string())
         .arg("-s")
-        .arg(known.to_string());
-    let mut end = known;
-    let reading = helper::run(command, |line| {
-        end = end_of_dumped(line, control.layout).unwrap_or(end).max(end)
-    });
+        .arg(start.to_string());
+    let mut end = None;
+    let reading = helper::run(command, |line| end = end_of_dumped(line, layout).max(end));
     match tokio::time::timeout(limit, reading).await {
         // It always ends with an error, at the first place where there is no record.
         Ok(Ok(()) | Err(HelperError::Failed { .. })) => Ok(end),
@@ -328,15 +349,15 @@ Bytes per WAL segment:                16777216
         assert_eq!(control.current_timeline(), 2);
         assert_eq!(control.minima.max_wal_senders, 47);
         assert_eq!(control.layout, LAYOUT);
-        for state in [
-            "in production",
-            "shutting down",
-            "in crash recovery",
-            "in archive recovery",
-            "starting up",
+        for (text, state) in [
+            ("in production", State::InProduction),
+            ("in crash recovery", State::CrashRecovery),
+            ("in archive recovery", State::ArchiveRecovery),
+            ("shutting down", State::Other),
+            ("starting up", State::Other),
         ] {
-            let printed = PRINTED.replace("shut down in recovery", state);
-            assert_eq!(Control::parse(&printed).unwrap().state, State::Other, "{state}");
+            let printed = PRINTED.replace("shut down in recovery", text);
+            assert_eq!(Control::parse(&printed).unwrap().state, state, "{text}");
         }
         assert!(matches!(Control::parse("nonsense"), Err(ControlError::Missing { .. })));
     }

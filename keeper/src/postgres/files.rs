@@ -255,6 +255,14 @@ pub fn close_data(data: &Path) -> Result<(), FileError> {
     attempt().map_err(FileError::new("set the mode of", data))
 }
 
+/// The names in a directory that are text; none when it is not there.
+pub fn names(dir: &Path) -> Result<Vec<String>, FileError> {
+    let names = trees::entries(dir)?.into_iter();
+    Ok(names
+        .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
+        .collect())
+}
+
 /// The names of the replication slots in a data directory. One that was being made or dropped does not count: the next
 /// start removes it (slot.c).
 pub fn slots(data: &Path) -> Result<Vec<String>, FileError> {

@@ -50,6 +50,8 @@ pub fn lines(access: &Access<'_>) -> Vec<String> {
     let mut lines = vec![
         format!("local postgres {su} {su_method}"),
         format!("local replication {repl} {repl_method}"),
+        // Where the keeper asks when the database postgres is gone.
+        format!("local template1 {su} {su_method}"),
     ];
     let mut let_in = |networks: &[String]| {
         lines.extend(
@@ -134,10 +136,14 @@ mod tests {
         };
         let lines = lines(&access);
         assert_eq!(
-            lines[..2],
-            ["local postgres superuser md5", "local replication repluser md5"]
+            lines[..3],
+            [
+                "local postgres superuser md5",
+                "local replication repluser md5",
+                "local template1 superuser md5"
+            ]
         );
-        assert_eq!(lines[2..], *wanted);
+        assert_eq!(lines[3..], *wanted);
     }
 
     const EVERYBODY: [&str; 2] = ["host all all 0.0.0.0/0 md5", "host all all ::0/0 md5"];

@@ -6,10 +6,10 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::telemetry::Chain;
+use ::control::telemetry::Chain;
 use rustix::process::Signal;
 use tokio::sync::{Mutex, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::places::Clear;
@@ -18,6 +18,7 @@ use crate::postgres::at_work;
 use crate::postgres::conf::{self, Parameters, Recovery, RecoveryMode};
 use crate::postgres::connect::{LocalSocket, OwnServer, Target};
 use crate::postgres::conninfo::write_passfile;
+use crate::postgres::control;
 use crate::postgres::credentials::Login;
 use crate::postgres::environment;
 use crate::postgres::files::{self, FileError};
@@ -31,7 +32,7 @@ use crate::postgres::process::{self, NamedByLock, Process};
 use crate::postgres::programs::Programs;
 use crate::postgres::replication::Replication;
 use crate::postgres::server::{Life, Server};
-use crate::postgres::sql::{Sql, SqlError};
+use crate::postgres::sql::Sql;
 
 /// What an instance is, for the life of the process.
 #[derive(Debug, Clone)]
@@ -271,9 +272,10 @@ impl Instance {
                 life: life.subscribe(),
             },
         });
-        let sql = || Sql::new(target.clone(), &config.superuser, config.request_timeout);
+        let sql = || Sql::new(target.clone(), &config.superuser, config.request_timeout).for_programs(&programs);
         let (acts, observer) = (sql(), sql());
         let replication = Replication::new(target, config.replication.clone(), config.request_timeout);
+        let replication = replication.for_programs(&programs);
         Self {
             acts,
             observer,
@@ -314,7 +316,7 @@ impl Instance {
     }
 
     /// The programs that it runs.
-    pub fn programs(&self) -> &Programs {
+    pub fn programs(&self) -> &Arc<Programs> {
         &self.programs
     }
 
@@ -324,7 +326,7 @@ impl Instance {
     }
 
     /// SQL for observations, in a connection of its own, so that neither waits for the other.
-    pub(crate) fn observer(&self) -> &Sql {
+    pub fn observer(&self) -> &Sql {
         &self.observer
     }
 
@@ -446,19 +448,42 @@ impl Instance {
         Ok(lock.and_then(|lock| lock.status).as_deref() == Some("ready"))
     }
 
-    /// Waits until the server answers a trivial question; errs when it ends, or at the limit (none waits for ever).
+    /// Waits until the server answers a trivial question, be it with a refusal; errs when it ends, or when it takes
+    /// connections and has not answered for as long as the limit (none waits for ever).
+    ///
+    /// A server that starts or recovers is waited for as long as it runs: it would begin anew after a restart.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a limit on what happens outside is measured here"
+    )]
     pub async fn wait_ready(&self, limit: Option<Duration>) -> Result<(), InstanceError> {
         const ACT: &str = "wait until PostgreSQL takes connections";
         let answers = async {
-            // The lock file is asked first, for a server that recovers would log every try.
+            let mut silent_since = Instant::now();
             loop {
-                if self.says_ready()? && self.acts.ping().await.is_ok() {
-                    return Ok(());
+                // The lock file is asked first, for a server that recovers would log every try.
+                let answer = match self.says_ready()? {
+                    true => self.acts.ping().await,
+                    false => {
+                        silent_since = Instant::now();
+                        sleep(POLL).await;
+                        continue;
+                    }
+                };
+                match answer {
+                    Ok(()) => return Ok(()),
+                    Err(error) if error.refusal().is_some() => return Ok(()),
+                    // It recovers from the crash of a process, which its lock file does not say.
+                    Err(error) if error.is_not_yet() => silent_since = Instant::now(),
+                    Err(_) => {}
+                }
+                if let Some(limit) = limit.filter(|limit| silent_since.elapsed() >= *limit) {
+                    return Err(InstanceError::Timeout { act: ACT, limit });
                 }
                 sleep(POLL).await;
             }
         };
-        self.unless_ended(ACT, limit, answers).await
+        self.unless_ended(ACT, None, answers).await
     }
 
     /// Stops the server, ours or one that an earlier keeper left behind: fast, and harsher past the limits. All
@@ -547,14 +572,8 @@ impl Instance {
                 // Its answer counts, whatever the signal file says: the file goes first.
                 match self.acts.is_in_recovery().await {
                     Ok(false) => return Ok(()),
-                    Ok(true)
-                    | Err(
-                        SqlError::Open { .. }
-                        | SqlError::Connect { .. }
-                        | SqlError::Query { .. }
-                        | SqlError::Timeout { .. },
-                    ) => {}
-                    Err(SqlError::Answer { .. }) => {}
+                    Err(error) if error.refusal().is_some() && self.is_in_production().await => return Ok(()),
+                    Ok(true) | Err(_) => {}
                 }
                 sleep(POLL).await;
             }
@@ -589,6 +608,13 @@ impl Instance {
             });
         }
         self.end_others().await
+    }
+
+    /// Whether the control file says that it takes writes, for a server that does not say so itself.
+    async fn is_in_production(&self) -> bool {
+        let limit = self.config.request_timeout;
+        let control = control::read(&self.programs, &self.config.data, limit).await;
+        control.is_ok_and(|control| control.state == control::State::InProduction)
     }
 
     fn not_running(&self) -> InstanceError {

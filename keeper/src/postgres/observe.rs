@@ -11,7 +11,8 @@ use crate::postgres::conf::{self, Parameters};
 use crate::postgres::files::{self, FileError, OldestWal};
 use crate::postgres::history::{self, Ancestor};
 use crate::postgres::instance::Instance;
-use crate::postgres::replication::ReplicationError;
+use crate::postgres::position::{self, PositionError, Timeline};
+use crate::postgres::refusal::Refusal;
 use crate::postgres::sql::{SqlError, Standby};
 
 /// How many ancestors of the timeline are published (keeper section 0).
@@ -20,11 +21,11 @@ const HISTORY_ENTRIES: usize = 2;
 /// What the instance is now; what could not be learned stands as absent.
 #[derive(Debug, Default)]
 pub struct Observation {
-    /// Every probe up to the history succeeded in this same collection (keeper I11).
+    /// The server answered in this same collection, be it that it lets us not in (keeper I11).
     pub is_healthy: bool,
-    /// The configured parameters, less the managed ones.
-    pub parameters: Parameters,
-    /// Application names of the standbys in sync; `None` when the collection did not get that far.
+    /// The configured parameters, less the managed ones; `None` when they could not be asked for.
+    pub parameters: Option<Parameters>,
+    /// Application names of the standbys in sync; `None` when they could not be asked for.
     pub in_sync: Option<Vec<String>>,
     /// System identifier.
     pub system_id: Option<u64>,
@@ -38,8 +39,41 @@ pub struct Observation {
     pub oldest_wal: Option<String>,
     /// What a standby says of itself; `None` on a master, or when it did not say.
     pub standby: Option<Standby>,
-    /// The step that failed and ended the collection. `None` beside unhealthy: there is no database cluster.
+    /// What became of the logins that were tried.
+    pub logins: Logins,
+    /// What failed. `None` beside unhealthy: there is no database cluster.
     pub failed: Option<ObserveError>,
+}
+
+/// What became of logins; `None` for one that was not tried.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Logins {
+    /// The superuser's.
+    pub superuser: Option<Result<(), Refusal>>,
+    /// The replication user's.
+    pub replication: Option<Result<(), Refusal>>,
+    /// The superuser's to the usual database.
+    pub database: Option<Result<(), Refusal>>,
+}
+
+/// What a collection asks for besides what decides about health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope {
+    /// Parameters and standbys.
+    pub details: bool,
+    /// Whether one could log in: no question tells while the session for questions is open.
+    pub logins: bool,
+    /// Whether the replication user may be tried when the superuser is refused; not while it was refused lately.
+    pub replication: bool,
+}
+
+impl Scope {
+    /// Everything.
+    pub const ALL: Self = Self {
+        details: true,
+        logins: true,
+        replication: true,
+    };
 }
 
 /// The step of a collection that failed.
@@ -51,17 +85,20 @@ pub enum ObserveError {
     /// The configured parameters.
     #[error("cannot get configured pg parameters")]
     Parameters(#[source] SqlError),
-    /// The standbys in sync.
+    /// What and where it is, or the standbys in sync.
     #[error("error getting pg state")]
-    Sync(#[source] SqlError),
-    /// Identity or history.
+    Sql(#[source] SqlError),
+    /// Timeline and position by its files.
     #[error("error getting pg state")]
-    Identity(#[source] ReplicationError),
+    Position(#[source] PositionError),
 }
 
 impl Instance {
     /// Collects the state of the instance. One collection at a time.
-    pub async fn observe(&self) -> Observation {
+    ///
+    /// The open session of the superuser answers all of it. A server that refuses lives: what it does not answer is
+    /// asked of a replication connection, and of its files.
+    pub async fn observe(&self, scope: Scope) -> Observation {
         let mut seen = Observation::default();
         match self.is_initialised() {
             Ok(true) => {}
@@ -71,33 +108,110 @@ impl Instance {
                 return seen;
             }
         }
-        match self.probe(&mut seen).await {
+        match self.probe(&mut seen, scope).await {
             Ok(()) => {
                 seen.oldest_wal = oldest_wal(&self.config().data);
-                // What only our own readers know does not decide about health.
-                seen.standby = self.observer().standby().await.ok().flatten();
                 seen.is_healthy = true;
+                if scope.logins {
+                    self.try_logins(&mut seen.logins).await;
+                }
             }
             Err(failed) => seen.failed = Some(failed),
         }
         seen
     }
 
-    async fn probe(&self, seen: &mut Observation) -> Result<(), ObserveError> {
-        let configured = self.observer().configured().await.map_err(ObserveError::Parameters)?;
-        seen.parameters = conf::published(&configured);
-        seen.in_sync = Some(self.observer().in_sync().await.map_err(ObserveError::Sync)?);
-        let replication = self.replication();
-        let identity = replication.identify().await.map_err(ObserveError::Identity)?;
-        seen.system_id = Some(identity.system_id);
-        seen.timeline = Some(identity.timeline);
-        seen.position = Some(identity.position);
-        let history = replication
-            .history(identity.timeline)
-            .await
-            .map_err(ObserveError::Identity)?;
-        seen.history = history::last(&history, HISTORY_ENTRIES).to_vec();
+    /// Identity, timeline and position, which decide about health, and then the rest.
+    async fn probe(&self, seen: &mut Observation, scope: Scope) -> Result<(), ObserveError> {
+        let standing = match self.observer().standing().await {
+            Ok(standing) => standing,
+            Err(failed) => {
+                let refusal = failed.refusal().ok_or(ObserveError::Sql(failed))?;
+                seen.logins.superuser = Some(Err(refusal));
+                return self.probe_without_superuser(seen, scope).await;
+            }
+        };
+        seen.system_id = Some(standing.system_id);
+        let position = standing.position.unwrap_or_default();
+        let data = &self.config().data;
+        let timeline = position::timeline_at(data, standing.known_timeline, position, standing.layout);
+        let timeline = timeline.map_err(ObserveError::Position)?;
+        seen.position = Some(position);
+        seen.take_timeline(&timeline);
+        if scope.details {
+            self.probe_details(seen, standing.is_in_recovery).await;
+        }
         Ok(())
+    }
+
+    /// What does not decide about health.
+    async fn probe_details(&self, seen: &mut Observation, is_standby: bool) {
+        let sql = self.observer();
+        match sql.configured().await {
+            Ok(configured) => seen.parameters = Some(conf::published(&configured)),
+            Err(failed) => seen.failed = Some(ObserveError::Parameters(failed)),
+        }
+        match sql.in_sync().await {
+            Ok(names) => seen.in_sync = Some(names),
+            Err(failed) => seen.failed = Some(ObserveError::Sql(failed)),
+        }
+        if is_standby {
+            // What only our own readers know is not worth a word.
+            seen.standby = sql.standby().await.ok().flatten();
+        }
+        seen.logins.database = Some(sql.database_refusal().map_or(Ok(()), Err));
+    }
+
+    /// The superuser is not let in: the replication user may be, and the files tell in any case.
+    async fn probe_without_superuser(&self, seen: &mut Observation, scope: Scope) -> Result<(), ObserveError> {
+        let config = self.config();
+        if scope.replication {
+            match self.replication().identify().await {
+                Ok(identity) => {
+                    seen.logins.replication = Some(Ok(()));
+                    let timeline = position::of_id(&config.data, identity.timeline).map_err(ObserveError::Position)?;
+                    seen.system_id = Some(identity.system_id);
+                    seen.position = Some(identity.position);
+                    seen.take_timeline(&timeline);
+                    return Ok(());
+                }
+                Err(failed) => seen.logins.replication = failed.refusal().cloned().map(Err),
+            }
+        }
+        let end = position::end_of_wal(self.programs(), &config.data, config.request_timeout).await;
+        let (control, timeline, position) = end.map_err(ObserveError::Position)?;
+        seen.system_id = Some(control.system_id);
+        seen.position = Some(position);
+        seen.take_timeline(&timeline);
+        Ok(())
+    }
+
+    /// Whether those who are not connected now could log in.
+    async fn try_logins(&self, logins: &mut Logins) {
+        if logins.superuser.is_none() {
+            logins.superuser = match self.observer().try_login().await {
+                Ok(()) => Some(Ok(())),
+                Err(failed) => failed.refusal().map(Err),
+            };
+        }
+        if logins.replication.is_none() {
+            logins.replication = match self.replication().identify().await {
+                Ok(_) => Some(Ok(())),
+                Err(failed) => failed.refusal().cloned().map(Err),
+            };
+        }
+    }
+}
+
+impl Observation {
+    /// Whether the server says that it cannot take connections now.
+    pub fn is_not_yet(&self) -> bool {
+        matches!(&self.failed, Some(ObserveError::Sql(failed)) if failed.is_not_yet())
+    }
+
+    fn take_timeline(&mut self, timeline: &Timeline) {
+        self.timeline = Some(timeline.id);
+        self.history = history::last(&timeline.history, HISTORY_ENTRIES).to_vec();
     }
 }
 

@@ -2,6 +2,7 @@
 //! in physical replication mode. Each command has a connection of its own, which uses a WAL sender for a moment.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +18,8 @@ use tokio::time::timeout;
 use crate::postgres::connect::Target;
 use crate::postgres::credentials::Login;
 use crate::postgres::history::{self, Ancestor, HistoryError};
+use crate::postgres::programs::Programs;
+use crate::postgres::refusal::Refusal;
 use crate::postgres::session::{self, Who};
 
 /// Why a command has no answer.
@@ -41,6 +44,8 @@ pub enum ReplicationError {
         at: String,
         /// The server's message, with its code.
         message: String,
+        /// The refusal, when it proves that the server lives.
+        refusal: Option<Refusal>,
     },
     /// The server speaks, but not as it must.
     #[error("{act}: {at} answers with {what}")]
@@ -72,6 +77,16 @@ pub enum ReplicationError {
     },
 }
 
+impl ReplicationError {
+    /// The refusal, when the server answered with one that proves that it lives.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused { refusal, .. } => refusal.as_ref(),
+            _ => None,
+        }
+    }
+}
+
 /// What an instance says that it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -90,12 +105,25 @@ pub struct Replication {
     target: Target,
     login: Login,
     limit: Duration,
+    programs: Option<Arc<Programs>>,
 }
 
 impl Replication {
     /// Will connect to `target` as `login`; every command, with its connection, is limited by `limit`.
     pub fn new(target: Target, login: Login, limit: Duration) -> Self {
-        Self { target, login, limit }
+        Self {
+            target,
+            login,
+            limit,
+            programs: None,
+        }
+    }
+
+    /// The same, knowing of what major the server is: that of these programs.
+    #[must_use]
+    pub fn for_programs(mut self, programs: &Arc<Programs>) -> Self {
+        self.programs = Some(Arc::clone(programs));
+        self
     }
 
     /// Q8, `IDENTIFY_SYSTEM`.
@@ -131,7 +159,12 @@ impl Replication {
         match timeout(self.limit, self.converse(command)).await {
             Ok(Ok(row)) => Ok(row),
             Ok(Err(Failure::Io(source))) => Err(ReplicationError::Io { act, at: at(), source }),
-            Ok(Err(Failure::Refused(message))) => Err(ReplicationError::Refused { act, at: at(), message }),
+            Ok(Err(Failure::Refused { code, message })) => Err(ReplicationError::Refused {
+                act,
+                at: at(),
+                refusal: Refusal::new(&code, &message),
+                message: format!("{message} ({code})"),
+            }),
             Ok(Err(Failure::Protocol(what))) => Err(ReplicationError::Protocol { act, at: at(), what }),
             Err(_) => Err(ReplicationError::Timeout {
                 act,
@@ -162,7 +195,8 @@ impl Replication {
             read: BytesMut::new(),
             write: BytesMut::new(),
         };
-        let options = session::options(None, Who::Replication);
+        let major = session::major(self.programs.as_deref()).await;
+        let options = session::options(major, Who::Replication);
         let parameters = [
             ("user", self.login.user.as_str()),
             ("replication", "true"),
@@ -253,7 +287,7 @@ impl Replication {
 
 enum Failure {
     Io(io::Error),
-    Refused(String),
+    Refused { code: String, message: String },
     Protocol(String),
 }
 
@@ -287,7 +321,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     async fn next(&mut self) -> Result<Message, Failure> {
         loop {
             match Message::parse(&mut self.read)? {
-                Some(Message::ErrorResponse(body)) => return Err(Failure::Refused(told(body.fields())?)),
+                Some(Message::ErrorResponse(body)) => return Err(refused(body.fields())?),
                 Some(message) => return Ok(message),
                 None if self.read.len() > READ_BYTES_MAX => {
                     return Err(Failure::Protocol("an answer without end".to_owned()));
@@ -301,8 +335,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 }
 
-/// The message of an error response, with its code (SQLSTATE).
-fn told(mut fields: ErrorFields<'_>) -> io::Result<String> {
+/// An error response: its code (SQLSTATE) and message.
+fn refused(mut fields: ErrorFields<'_>) -> io::Result<Failure> {
     let (mut message, mut code) = (String::new(), String::new());
     while let Some(field) = fields.next()? {
         match field.type_() {
@@ -311,5 +345,5 @@ fn told(mut fields: ErrorFields<'_>) -> io::Result<String> {
             _ => {}
         }
     }
-    Ok(format!("{message} ({code})"))
+    Ok(Failure::Refused { code, message })
 }

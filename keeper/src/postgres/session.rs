@@ -2,6 +2,8 @@
 //! configuration files and over `ALTER ROLE … SET` and `ALTER DATABASE … SET` (PostgreSQL manual 20.1.4): whatever users
 //! set for themselves, a question of the keeper means what it says. Opening sessions is left to `sql` and `replication`.
 
+use crate::postgres::programs::Programs;
+
 /// Who logs in, which decides what may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
@@ -87,6 +89,11 @@ const SETTINGS: &[Setting] = &[
     superusers("log_executor_stats", "off"),
     superusers("log_statement_stats", "off"),
 ];
+
+/// The major of a server of these programs, when it is known.
+pub async fn major(programs: Option<&Programs>) -> Option<u32> {
+    Some(programs?.version().await.ok()?.major)
+}
 
 /// The value of `options` in the startup packet for a server of this major; `None`: it is not known, so only what every
 /// supported major has.

@@ -1,6 +1,7 @@
 //! The instance that another one is to follow or to be copied from, asked directly: what it is, what WAL it has,
 //! whether the slot is there (keeper 6.4, 6.7). What follows from that is `converge`'s to say.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use control::model::Lsn;
@@ -12,6 +13,7 @@ use crate::postgres::conninfo::Address;
 use crate::postgres::credentials::Login;
 use crate::postgres::files::FileError;
 use crate::postgres::history::Ancestor;
+use crate::postgres::programs::Programs;
 use crate::postgres::replication::{Replication, ReplicationError};
 use crate::postgres::sql::{Sql, SqlError};
 
@@ -88,6 +90,15 @@ impl Source {
             sql: Sql::new(target.clone(), superuser, limit),
             replication: Replication::new(target, replication.clone(), limit),
         })
+    }
+
+    /// The same, knowing of what major the source is: that of these programs, as no other can be followed.
+    #[must_use]
+    pub fn for_programs(self, programs: &Arc<Programs>) -> Self {
+        Self {
+            sql: self.sql.for_programs(programs),
+            replication: self.replication.for_programs(programs),
+        }
     }
 
     /// Asks everything, and whether it has `slot`.

@@ -3,22 +3,29 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard};
 use std::time::Duration;
 
 use control::model::Lsn;
 use postgres_protocol::escape::escape_literal;
 use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio::time::{Instant, timeout};
+use tokio_postgres::error::{DbError, Severity, SqlState};
+use tokio_postgres::{Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::postgres::conf::Parameters;
 use crate::postgres::connect::Target;
-use crate::postgres::credentials::Login;
+use crate::postgres::control::Layout;
+use crate::postgres::credentials::{Login, Secret};
+use crate::postgres::pending::Session;
+use crate::postgres::programs::Programs;
+use crate::postgres::refusal::Refusal;
 use crate::postgres::session::{self, Who};
 
 /// The database that is used for administration.
 pub const DATABASE: &str = "postgres";
+/// The one that is used while that one is not there: there is one in every cluster (PostgreSQL manual 23.3).
+const OTHER_DATABASE: &str = "template1";
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +45,14 @@ pub enum SqlError {
         at: String,
         /// Why not.
         source: tokio_postgres::Error,
+    },
+    /// It was refused a short while ago, and is not tried again yet.
+    #[error("connect to PostgreSQL at {at}: refused a short while ago: {refusal}")]
+    Refused {
+        /// Where it was tried.
+        at: String,
+        /// The answer.
+        refusal: Refusal,
     },
     /// The server refused, or the connection broke.
     #[error("{act}")]
@@ -65,6 +80,27 @@ pub enum SqlError {
     },
 }
 
+impl SqlError {
+    /// The refusal, when the server answered with one that proves that it lives.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Refused { refusal, .. } => Some(refusal.clone()),
+            Self::Connect { source, .. } | Self::Query { source, .. } => Refusal::of(source.as_db_error()?),
+            _ => None,
+        }
+    }
+
+    /// Whether the server says that it cannot take connections now: it starts, recovers or stops.
+    pub fn is_not_yet(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } | Self::Query { source, .. } => {
+                source.code() == Some(&SqlState::CANNOT_CONNECT_NOW)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// A connection that is kept open between questions and opened again when it broke (keeper W23).
 #[derive(Debug)]
 pub struct Sql {
@@ -73,21 +109,27 @@ pub struct Sql {
     target: Target,
     limit: Duration,
     session: Mutex<Option<Session>>,
+    refused: StdMutex<Refused>,
+    programs: Option<Arc<Programs>>,
 }
 
-/// An open connection; closed at once when dropped, whatever the server is doing then: one that hangs does not gather
-/// connections that nobody waits for any more.
+/// What was refused a short while ago, and is not tried again all the time: each try is a line in the server's log.
+#[derive(Debug, Default)]
+struct Refused {
+    login: Option<RefusedLogin>,
+    database: Option<(Refusal, Instant)>,
+}
+
 #[derive(Debug)]
-struct Session {
-    client: Client,
-    connection: JoinHandle<()>,
+struct RefusedLogin {
+    refusal: Refusal,
+    at: Instant,
+    /// Another one is worth another try.
+    password: Option<Secret>,
 }
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
-}
+/// How long a refusal is not tried again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 impl Sql {
     /// Will connect to `target`; every question, with its connection, is limited by `limit`.
@@ -98,21 +140,60 @@ impl Sql {
             target,
             limit,
             session: Mutex::new(None),
+            refused: StdMutex::default(),
+            programs: None,
         }
+    }
+
+    /// The same, knowing of what major the server is: that of these programs.
+    #[must_use]
+    pub fn for_programs(mut self, programs: &Arc<Programs>) -> Self {
+        self.programs = Some(Arc::clone(programs));
+        self
     }
 
     fn config(login: &Login) -> Config {
         let mut config = Config::new();
-        config
-            .user(&login.user)
-            .dbname(DATABASE)
-            .application_name("stolon-keeper");
-        config.options(session::options(None, Who::Superuser));
+        config.user(&login.user).application_name("stolon-keeper");
         config
     }
 
+    /// Connects to the usual database, or, while that one is not there for us, to the other one, which is left again
+    /// after each question: nobody can copy a database that somebody uses.
+    #[expect(clippy::disallowed_methods, reason = "a pause between logins is measured here")]
     async fn connect(&self) -> Result<Session, SqlError> {
+        if let Some(refusal) = self.refused_lately() {
+            return Err(SqlError::Refused {
+                at: self.target.name(),
+                refusal,
+            });
+        }
+        let mut connected = match self.database_refusal() {
+            None => self.connect_to(DATABASE, true).await,
+            Some(_) => self.connect_to(OTHER_DATABASE, false).await,
+        };
+        let refusal = |connected: &Result<_, SqlError>| connected.as_ref().err().and_then(SqlError::refusal);
+        if let Some(about) = refusal(&connected).filter(Refusal::is_about_database)
+            && self.database_refusal().is_none()
+        {
+            let other = self.connect_to(OTHER_DATABASE, false).await;
+            if other.is_ok() {
+                self.refused().database = Some((about, Instant::now()));
+                connected = other;
+            }
+        }
+        self.refused().login = refusal(&connected).map(|refusal| RefusedLogin {
+            refusal,
+            at: Instant::now(),
+            password: self.login.password().map(Secret::new),
+        });
+        connected
+    }
+
+    async fn connect_to(&self, database: &str, is_kept: bool) -> Result<Session, SqlError> {
         let mut config = self.config.clone();
+        let major = session::major(self.programs.as_deref()).await;
+        config.dbname(database).options(session::options(major, Who::Superuser));
         if let Some(password) = self.login.password() {
             config.password(password);
         }
@@ -125,7 +206,39 @@ impl Sql {
         let connection = tokio::spawn(async move {
             let _ = connection.await;
         });
-        Ok(Session { client, connection })
+        Ok(Session::new(client, connection, self.target.clone(), is_kept))
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Refused> {
+        self.refused.lock().expect("nobody panics while holding the refusals")
+    }
+
+    /// The refusal of a login that is not worth another try yet.
+    fn refused_lately(&self) -> Option<Refusal> {
+        let refused = self.refused();
+        let login = refused.login.as_ref()?;
+        let is_same = login.password.as_ref().map(Secret::reveal) == self.login.password();
+        (is_same && login.at.elapsed() < REFUSED_PAUSE).then(|| login.refusal.clone())
+    }
+
+    /// Why the usual database is not used now.
+    pub fn database_refusal(&self) -> Option<Refusal> {
+        let refused = self.refused();
+        let (refusal, at) = refused.database.as_ref()?;
+        (at.elapsed() < REFUSED_PAUSE).then(|| refusal.clone())
+    }
+
+    /// Forgets refusals: something has changed, so the next question tries again.
+    pub fn try_again(&self) {
+        *self.refused() = Refused::default();
+    }
+
+    /// Whether one could log in now, in a connection of its own.
+    pub async fn try_login(&self) -> Result<(), SqlError> {
+        let limit = self.limit;
+        let act = "try to log in";
+        let connected = timeout(limit, self.connect()).await;
+        connected.map_err(|_| SqlError::Timeout { act, limit })?.map(drop)
     }
 
     /// Asks one question and gives the rows, all values as text.
@@ -133,23 +246,26 @@ impl Sql {
         let answer = async {
             let mut kept = self.session.lock().await;
             // It is put back only after a whole answer: one that was given up in the middle is not used again.
-            if let Some(session) = kept.take().filter(|session| !session.client.is_closed()) {
-                match session.client.simple_query(question).await {
+            if let Some(session) = kept.take().filter(Session::is_usable) {
+                let pending = session.begin();
+                match pending.ask(question).await {
                     Ok(messages) => {
-                        *kept = Some(session);
+                        *kept = Some(pending.end());
                         return Ok(rows(messages));
                     }
-                    Err(source) if source.as_db_error().is_some() => {
-                        *kept = Some(session);
+                    Err(source) if leaves_session(&source) => {
+                        *kept = Some(pending.end());
                         return Err(SqlError::Query { act, source });
                     }
-                    Err(_) => {} // closed meanwhile, by a restart of the server: once more
+                    // Closed meanwhile, by a restart of the server, or by somebody who ends sessions: once more.
+                    Err(_) => drop(pending.end()),
                 }
             }
-            let session = self.connect().await?;
-            let messages = session.client.simple_query(question).await;
+            let pending = self.connect().await?.begin();
+            let messages = pending.ask(question).await;
+            let session = pending.end();
             let messages = messages.map_err(|source| SqlError::Query { act, source })?;
-            *kept = Some(session);
+            *kept = Some(session).filter(Session::is_usable);
             Ok(rows(messages))
         };
         timeout(self.limit, answer)
@@ -160,16 +276,17 @@ impl Sql {
     /// Runs statements one after another in a connection of their own, in one transaction.
     pub(crate) async fn transaction(&self, act: &'static str, statements: &[String]) -> Result<(), SqlError> {
         let work = async {
-            let session = self.connect().await?;
+            let pending = self.connect().await?.begin();
             let begin = ["begin".to_owned()];
             let commit = ["commit".to_owned()];
             for statement in begin.iter().chain(statements).chain(&commit) {
-                session
-                    .client
-                    .simple_query(statement)
+                // Given up in the middle, by an error too, it is cancelled; nothing of it stays.
+                pending
+                    .ask(statement)
                     .await
                     .map_err(|source| SqlError::Query { act, source })?;
             }
+            drop(pending.end());
             Ok(())
         };
         timeout(self.limit, work)
@@ -237,7 +354,9 @@ impl Sql {
 
     /// Q2: application names of the standbys that are in sync now, as the server shows it: state exactly `sync`.
     pub async fn in_sync(&self) -> Result<Vec<String>, SqlError> {
-        let question = "select application_name from pg_stat_replication where sync_state = 'sync' order by 1";
+        // Without the view, whose names of roles wait for a lock on pg_authid.
+        let question = "select a.application_name from pg_stat_get_wal_senders() w \
+                        join pg_stat_get_activity(null) a using (pid) where w.sync_state = 'sync' order by 1";
         Ok(self
             .ask("read the synchronous standbys", question)
             .await?
@@ -367,6 +486,40 @@ impl Sql {
         one(act, &rows).map(|row| field(row, 0) == "t")
     }
 
+    /// What and where the instance is (keeper 3.5): everything from functions that read no table.
+    pub async fn standing(&self) -> Result<Standing, SqlError> {
+        let act = "ask where PostgreSQL stands";
+        let question = "select r.on, s.system_identifier, i.bytes_per_wal_segment, i.wal_block_size, \
+                        greatest(c.timeline_id, case when r.on then m.min_recovery_end_timeline end), \
+                        case when r.on then greatest(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()) \
+                        else pg_current_wal_flush_lsn() end, \
+                        case when not r.on then substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8) end \
+                        from (select pg_is_in_recovery() as on) r, pg_control_system() s, pg_control_init() i, \
+                        pg_control_checkpoint() c, pg_control_recovery() m";
+        let rows = self.ask(act, question).await?;
+        let row = one(act, &rows)?;
+        let number = |index| row.get(index).and_then(|text| text.parse::<u64>().ok());
+        let standing = || {
+            // The system identifier is shown as a signed number.
+            let system_id = u64::from_ne_bytes(row.get(1)?.parse::<i64>().ok()?.to_ne_bytes());
+            let written = row.get(6).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+            Some(Standing {
+                is_in_recovery: field(row, 0) == "t",
+                system_id,
+                layout: Layout {
+                    segment_bytes: number(2).filter(|bytes| *bytes > 0)?,
+                    page_bytes: number(3)?,
+                },
+                known_timeline: number(4)?.max(written.unwrap_or_default()),
+                position: row.get(5).and_then(Lsn::parse),
+            })
+        };
+        standing().ok_or_else(|| SqlError::Answer {
+            act,
+            answer: "a row of another form".to_owned(),
+        })
+    }
+
     /// Asks for a checkpoint, so that a later shutdown has little left to write.
     pub async fn checkpoint(&self) -> Result<(), SqlError> {
         self.ask("ask for a checkpoint", "checkpoint").await.map(|_| ())
@@ -386,7 +539,7 @@ impl Sql {
         let question = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), \
                         case when pg_is_in_recovery() then pg_is_wal_replay_paused() end, r.status, r.sender_host, \
                         r.sender_port, r.received_tli, r.slot_name \
-                        from (select 1) one left join pg_stat_wal_receiver r on true";
+                        from (select 1) one left join pg_stat_get_wal_receiver() r on r.pid is not null";
         let rows = self.ask(act, question).await?;
         let row = one(act, &rows)?;
         if field(row, 0) != "t" {
@@ -406,6 +559,21 @@ impl Sql {
             }),
         }))
     }
+}
+
+/// What and where an instance is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// It follows, or is about to take writes.
+    pub is_in_recovery: bool,
+    /// System identifier.
+    pub system_id: u64,
+    /// How its WAL is cut.
+    pub layout: Layout,
+    /// A master's timeline; on a standby the latest one that its control file knows, which may be an earlier one.
+    pub known_timeline: u64,
+    /// Flushed on a master, replayed or received on a standby; `None` on one that has replayed nothing yet.
+    pub position: Option<Lsn>,
 }
 
 /// Where a standby is.
@@ -435,6 +603,12 @@ pub struct Receiver {
     pub timeline: Option<u64>,
     /// Slot that it uses; may be empty.
     pub slot: String,
+}
+
+/// Whether an error is the answer to a question, after which the session goes on.
+fn leaves_session(error: &tokio_postgres::Error) -> bool {
+    let severity = error.as_db_error().and_then(DbError::parsed_severity);
+    severity.is_some_and(|severity| !matches!(severity, Severity::Fatal | Severity::Panic))
 }
 
 fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {

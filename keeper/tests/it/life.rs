@@ -7,6 +7,7 @@ use keeper::postgres::conninfo::Address;
 use keeper::postgres::control::{self, State};
 use keeper::postgres::credentials::{AuthMethod, Login, Secret};
 use keeper::postgres::instance::{Files, InstanceError, LocalRole, Running, Start, StopLimits, Stopped};
+use keeper::postgres::observe::Scope;
 use keeper::postgres::replication::Replication;
 use keeper::postgres::server::Life;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
@@ -34,15 +35,18 @@ fn a_new_cluster_has_its_roles_and_takes_their_hostile_passwords() {
             assert_eq!(identity.timeline, 1);
             assert_eq!(node.instance.replication().history(1).await.unwrap(), []);
 
-            let seen = node.instance.observe().await;
+            let seen = node.instance.observe(Scope::ALL).await;
             assert!(seen.is_healthy, "{:?}", seen.failed);
             assert_eq!(seen.system_id, Some(identity.system_id));
             assert_eq!(seen.in_sync, Some(vec![]));
             assert_eq!(seen.oldest_wal.as_deref(), Some("000000010000000000000001"));
-            assert_eq!(seen.parameters.keys().collect::<Vec<_>>(), ["wal_level"]);
+            assert_eq!(
+                seen.parameters.as_ref().unwrap().keys().collect::<Vec<_>>(),
+                ["wal_level"]
+            );
             assert!(seen.standby.is_none());
             node.stop().await;
-            assert!(!node.instance.observe().await.is_healthy);
+            assert!(!node.instance.observe(Scope::ALL).await.is_healthy);
             assert!(node.instance.running().await.unwrap().is_none());
         },
     );

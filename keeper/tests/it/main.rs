@@ -4,6 +4,7 @@
 
 mod bench;
 mod failures;
+mod health;
 mod life;
 mod pair;
 mod store;

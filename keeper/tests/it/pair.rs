@@ -9,6 +9,7 @@ use keeper::postgres::conninfo::{Address, primary_conninfo};
 use keeper::postgres::control::{self, State};
 use keeper::postgres::history;
 use keeper::postgres::instance::{Files, Instance, LocalRole};
+use keeper::postgres::observe::Scope;
 use keeper::postgres::source::Source;
 
 use crate::bench::{self, LONG, Node, eventually, files};
@@ -20,7 +21,7 @@ fn address(instance: &Instance) -> Address {
     }
 }
 
-fn follow(instance: &Instance, master: &Instance, name: &str) -> Files {
+pub(crate) fn follow(instance: &Instance, master: &Instance, name: &str) -> Files {
     let login = &instance.config().replication;
     let conninfo = primary_conninfo(name, &address(master), login, None, &instance.passfile());
     Files {
@@ -40,7 +41,7 @@ fn source(master: &Instance) -> Source {
     .unwrap()
 }
 
-async fn streams(node: &Node, name: &str) {
+pub(crate) async fn streams(node: &Node, name: &str) {
     eventually("a streaming standby", async || {
         node.instance
             .sql()
@@ -52,7 +53,7 @@ async fn streams(node: &Node, name: &str) {
     .await;
 }
 
-async fn copied(master: &Node, name: &str) -> Node {
+pub(crate) async fn copied(master: &Node, name: &str) -> Node {
     let standby = Node::new();
     let source = source(&master.instance);
     // The master's keeper makes the slot some time later (keeper 6.4).
@@ -115,7 +116,7 @@ fn a_clean_stop_hands_everything_over_and_the_old_master_follows_without_a_copy(
             new.instance.promote(&files(&new.instance, &[]), LONG).await.unwrap();
             assert_eq!(new.instance.local_role().unwrap(), LocalRole::Master);
             assert_eq!(new.execute("select count(*) from t").await, ["1000"]);
-            let seen = new.instance.observe().await;
+            let seen = new.instance.observe(Scope::ALL).await;
             assert!(seen.is_healthy, "{:?}", seen.failed);
             assert_eq!(seen.timeline, Some(2));
             assert_eq!(seen.history.len(), 1);

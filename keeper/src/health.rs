@@ -1,0 +1,168 @@
+//! What the looks at the instance show of things that an operator has to mend: logins that are refused, a server that
+//! recovers. When to look is `collect`'s to say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::clock::Boottime;
+use control::model::Problem;
+use tracing::info;
+
+use crate::postgres::instance::Instance;
+use crate::postgres::observe::Logins;
+use crate::postgres::recovery;
+use crate::postgres::refusal::{Refusal, Role};
+use crate::problems::{Kind, Problems};
+
+/// From one try of the logins that no question needs to the next.
+const LOGIN_PAUSE: Duration = Duration::from_secs(15);
+/// The same while one is refused: each try is a line in the server's log.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// From one look at a recovery to the next.
+const RECOVERY_PAUSE: Duration = Duration::from_secs(2);
+/// How often a recovery is logged.
+const RECOVERY_LOG_PAUSE: Duration = Duration::from_secs(30);
+
+/// Reports what is wrong with one instance.
+#[derive(Debug)]
+pub struct Health {
+    instance: Arc<Instance>,
+    problems: Arc<Problems>,
+    logins: Tried,
+    recovery: Option<Recovery>,
+}
+
+/// The last answer to each login.
+#[derive(Debug, Default)]
+struct Tried {
+    at: Option<Boottime>,
+    last: Logins,
+}
+
+#[derive(Debug)]
+struct Recovery {
+    since: Boottime,
+    looked: Boottime,
+    logged: Boottime,
+}
+
+impl Health {
+    /// Nothing is known yet.
+    pub fn new(instance: Arc<Instance>, problems: Arc<Problems>) -> Self {
+        Self {
+            instance,
+            problems,
+            logins: Tried::default(),
+            recovery: None,
+        }
+    }
+
+    /// Whether the logins are to be tried with the next look.
+    pub fn is_login_due(&self, now: Boottime) -> bool {
+        let last = &self.logins.last;
+        let is_refused = [&last.superuser, &last.replication]
+            .iter()
+            .any(|login| matches!(login, Some(Err(_))));
+        let pause = if is_refused { REFUSED_PAUSE } else { LOGIN_PAUSE };
+        self.logins.at.is_none_or(|at| now.since(at) >= pause)
+    }
+
+    /// Whether the last try of the replication user was refused.
+    pub fn is_replication_refused(&self) -> bool {
+        matches!(self.logins.last.replication, Some(Err(_)))
+    }
+
+    /// Something has changed, such as a password: the next look tries everything again.
+    pub fn try_logins_again(&mut self) {
+        self.logins.at = None;
+        self.instance.sql().try_again();
+        self.instance.observer().try_again();
+    }
+
+    /// Takes in what became of logins; `were_due`: those that no question needs were tried, too.
+    pub fn take_logins(&mut self, logins: &Logins, were_due: bool, now: Boottime) {
+        if were_due {
+            self.logins.at = Some(now);
+        }
+        let config = self.instance.config();
+        let last = &mut self.logins.last;
+        let users = [
+            (
+                Role::Superuser,
+                &config.superuser.user,
+                &logins.superuser,
+                &mut last.superuser,
+            ),
+            (
+                Role::Replication,
+                &config.replication.user,
+                &logins.replication,
+                &mut last.replication,
+            ),
+        ];
+        for (role, user, tried, last) in users {
+            let Some(tried) = tried else { continue };
+            *last = Some(tried.clone());
+            let problem = tried.as_ref().err().map(|refusal| login_problem(role, user, refusal));
+            self.problems
+                .set(Kind::Login, role.as_str(), problem.into_iter().collect());
+        }
+        if let Some(database) = &logins.database {
+            let user = &config.superuser.user;
+            let problem = database.as_ref().err().map(|refusal| {
+                Kind::Login.problem(
+                    &format!("the database postgres cannot be used: {refusal}"),
+                    &refusal.remedy(Role::Superuser, user),
+                )
+            });
+            self.problems
+                .set(Kind::Login, "database", problem.into_iter().collect());
+        }
+    }
+
+    /// Looks at a server that runs and takes no connections yet; `runs` is whether there is one.
+    pub async fn look_at_recovery(&mut self, runs: bool, now: Boottime) {
+        if !runs {
+            if let Some(recovery) = self.recovery.take() {
+                if now.since(recovery.since) >= RECOVERY_PAUSE {
+                    info!(after = ?now.since(recovery.since), "postgres is no longer starting or recovering");
+                }
+                self.problems.note(Kind::Recovery, "instance", Vec::new());
+            }
+            return;
+        }
+        let recovery = self.recovery.get_or_insert(Recovery {
+            since: now,
+            looked: now,
+            logged: now,
+        });
+        // The usual start takes less: it is not worth a word.
+        if now.since(recovery.looked) < RECOVERY_PAUSE {
+            return;
+        }
+        recovery.looked = now;
+        let config = self.instance.config();
+        let progress = recovery::progress(self.instance.programs(), &config.data, config.request_timeout).await;
+        let Some(progress) = progress else { return };
+        let seconds = now.since(recovery.since).as_secs();
+        if recovery.logged == recovery.since || now.since(recovery.logged) >= RECOVERY_LOG_PAUSE {
+            recovery.logged = now;
+            info!(%progress, seconds, "waiting for postgres, which does not take connections yet");
+        }
+        self.problems
+            .note(Kind::Recovery, "instance", vec![recovery_problem(&progress, seconds)]);
+    }
+}
+
+fn login_problem(role: Role, user: &str, refusal: &Refusal) -> Problem {
+    let text = format!("PostgreSQL refuses the {} {user:?}: {refusal}", role.as_str());
+    Kind::Login.problem(&text, &refusal.remedy(role, user))
+}
+
+fn recovery_problem(progress: &recovery::Progress, seconds: u64) -> Problem {
+    let text = format!("PostgreSQL takes no connections yet: {progress}, for {seconds}s");
+    Kind::Recovery.problem(
+        &text,
+        "wait: the keeper leaves it alone as long as it runs, and a restart begins anew",
+    )
+}

@@ -1,0 +1,232 @@
+//! On which timeline the WAL of a running instance stands, and where it ends, as its own files tell. It needs no login:
+//! what SQL can tell is asked by `observe`.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use control::model::Lsn;
+
+use crate::postgres::control::{self as control_file, Control, ControlError, Layout, segment_name};
+use crate::postgres::files::{self, FileError};
+use crate::postgres::history::{self, Ancestor, OfDataError};
+use crate::postgres::programs::Programs;
+
+/// Why a position is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum PositionError {
+    /// The control file or a program.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// `pg_wal` cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A history file.
+    #[error("read the history of timeline {timeline}")]
+    History {
+        /// The timeline.
+        timeline: u64,
+        /// Why not.
+        source: OfDataError,
+    },
+    /// The history file of the own timeline is not there.
+    #[error("the history file of timeline {timeline} is not there")]
+    NoHistory {
+        /// The timeline.
+        timeline: u64,
+    },
+}
+
+/// A timeline and its ancestors, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeline {
+    /// Its number.
+    pub id: u64,
+    /// All its ancestors.
+    pub history: Vec<Ancestor>,
+}
+
+impl Timeline {
+    /// Where it began; the start of all WAL for the first one.
+    fn fork(&self) -> Lsn {
+        self.history.last().map_or(Lsn(0), |ancestor| ancestor.switch_point)
+    }
+}
+
+/// The timeline of an instance whose WAL ends at `position`, and whose control file knows `known`.
+///
+/// A control file is written from time to time, and a standby may have gone over to a later timeline since. That one's
+/// history file alone proves nothing: it is fetched before its WAL, and a standby that is past the fork never follows.
+/// The segment that holds the position does: only WAL of a timeline that is followed is written.
+pub fn timeline_at(data: &Path, known: u64, position: Lsn, layout: Layout) -> Result<Timeline, PositionError> {
+    let last_byte = Lsn(position.0.saturating_sub(1));
+    for timeline in later_timelines(data, known)? {
+        let segment = data.join("pg_wal").join(segment_name(timeline.id, last_byte, layout));
+        if position > timeline.fork() && segment.exists() {
+            return Ok(timeline);
+        }
+    }
+    of_id(data, known)
+}
+
+/// Timeline and end of the WAL of a running instance that answers no question.
+///
+/// What is written to the files is at least what the server calls flushed or received.
+pub async fn end_of_wal(
+    programs: &Programs,
+    data: &Path,
+    limit: Duration,
+) -> Result<(Control, Timeline, Lsn), PositionError> {
+    let control = control_file::read(programs, data, limit).await?;
+    let known = control.current_timeline();
+    let mut candidates = later_timelines(data, known)?;
+    candidates.push(of_id(data, known)?);
+    for timeline in candidates {
+        let mut end = None;
+        for segment in newest_segments(data, timeline.id, control.layout)? {
+            let found =
+                control_file::end_of_records(programs, data, timeline.id, segment, control.layout, limit).await?;
+            end = end.max(found);
+        }
+        if let Some(end) = end.filter(|end| *end > timeline.fork()) {
+            return Ok((control, timeline, end));
+        }
+    }
+    let at_least = control.checkpoint.max(control.minimum_recovery_end);
+    let timeline = of_id(data, known)?;
+    Ok((control, timeline, at_least))
+}
+
+/// The timelines after `known` that descend from it and whose history is here, the latest first.
+fn later_timelines(data: &Path, known: u64) -> Result<Vec<Timeline>, PositionError> {
+    let names = files::names(&data.join("pg_wal"))?;
+    let mut ids: Vec<u64> = names
+        .iter()
+        .filter_map(|name| name.strip_suffix(".history"))
+        .filter(|number| number.len() == 8)
+        .filter_map(|number| u64::from_str_radix(number, 16).ok())
+        .filter(|id| *id > known)
+        .collect();
+    ids.sort_unstable_by(|a, b| b.cmp(a));
+    let mut later = Vec::new();
+    for id in ids {
+        let timeline = of_id(data, id)?;
+        if timeline.history.iter().any(|ancestor| ancestor.timeline == known) {
+            later.push(timeline);
+        }
+    }
+    Ok(later)
+}
+
+/// A timeline and its history, from the history file.
+pub(crate) fn of_id(data: &Path, id: u64) -> Result<Timeline, PositionError> {
+    let history = history::of_data(data, id).map_err(|source| PositionError::History { timeline: id, source })?;
+    let history = history.ok_or(PositionError::NoHistory { timeline: id })?;
+    Ok(Timeline { id, history })
+}
+
+/// How many segments are looked into for the end of the WAL: the server makes some in advance, which are empty.
+const SEGMENTS_MAX: usize = 3;
+
+/// The starts of the segments of a timeline that were written last.
+fn newest_segments(data: &Path, timeline: u64, layout: Layout) -> Result<Vec<Lsn>, PositionError> {
+    let dir = data.join("pg_wal");
+    let mut written: Vec<(SystemTime, Lsn)> = files::names(&dir)?
+        .iter()
+        .filter_map(|name| {
+            let start = segment_start(name, timeline, layout)?;
+            // One that was removed meanwhile was not the last one.
+            let modified = dir
+                .join(name)
+                .metadata()
+                .and_then(|metadata| metadata.modified())
+                .ok()?;
+            Some((modified, start))
+        })
+        .collect();
+    written.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(written.into_iter().take(SEGMENTS_MAX).map(|(_, start)| start).collect())
+}
+
+/// Where a segment file of this timeline begins; `None` for other files.
+fn segment_start(name: &str, timeline: u64, layout: Layout) -> Option<Lsn> {
+    let (of, number) = name.split_at_checked(8).filter(|_| name.len() == 24)?;
+    let (high, low) = number.split_at_checked(8)?;
+    let number = |hex: &str| u64::from_str_radix(hex, 16).ok();
+    if number(of)? != timeline {
+        return None;
+    }
+    let low = number(low)?.checked_mul(layout.segment_bytes)?;
+    number(high)?.checked_mul(1 << 32)?.checked_add(low).map(Lsn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYOUT: Layout = Layout {
+        segment_bytes: 16 << 20,
+        page_bytes: 8192,
+    };
+
+    fn data(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("pg_wal")).unwrap();
+        for (name, content) in files {
+            std::fs::write(dir.path().join("pg_wal").join(name), content).unwrap();
+        }
+        dir
+    }
+
+    #[track_caller]
+    fn check(files: &[(&str, &str)], known: u64, position: u64, expected: u64) {
+        let dir = data(files);
+        let timeline = timeline_at(dir.path(), known, Lsn(position), LAYOUT).unwrap();
+        assert_eq!(timeline.id, expected, "{files:?}");
+    }
+
+    const TWO: (&str, &str) = ("00000002.history", "1\t0/3000100\tno recovery target specified\n");
+
+    #[test]
+    fn a_history_file_alone_moves_nobody_to_its_timeline() {
+        let first = ("000000010000000000000003", "");
+        let second = ("000000020000000000000003", "");
+        check(&[first], 1, 0x300_0200, 1);
+        // past the fork on the old timeline: it cannot follow
+        check(&[first, TWO], 1, 0x300_0200, 1);
+        check(&[first, second, TWO], 1, 0x300_0200, 2);
+        // the whole of the old timeline and nothing of the next one
+        check(&[first, second, TWO], 1, 0x300_0100, 1);
+        check(&[second, TWO], 2, 0x300_0100, 2);
+    }
+
+    #[test]
+    fn a_foreign_branch_is_not_followed() {
+        let other = ("00000003.history", "2\t0/3000000\tx\n");
+        check(&[("000000030000000000000003", ""), other], 1, 0x300_0200, 1);
+        let third = ("00000003.history", "1\t0/3000100\tx\n2\t0/3000180\tx\n");
+        check(&[("000000030000000000000003", ""), TWO, third], 1, 0x300_0200, 3);
+    }
+
+    #[test]
+    fn a_position_at_the_end_of_a_segment_lies_in_that_segment() {
+        check(&[("000000020000000000000003", ""), TWO], 1, 0x400_0000, 2);
+        check(&[("000000020000000000000004", ""), TWO], 1, 0x400_0000, 1);
+    }
+
+    #[test]
+    fn a_timeline_without_its_history_is_an_error() {
+        let dir = data(&[]);
+        let missing = timeline_at(dir.path(), 2, Lsn(1), LAYOUT).unwrap_err();
+        assert!(matches!(missing, PositionError::NoHistory { timeline: 2 }));
+    }
+
+    #[test]
+    fn segments_begin_where_their_names_say() {
+        let start = |name| segment_start(name, 2, LAYOUT);
+        assert_eq!(start("000000020000000100000003"), Some(Lsn(0x1_0300_0000)));
+        assert_eq!(start("000000010000000100000003"), None);
+        assert_eq!(start("000000020000000100000003.partial"), None);
+        assert_eq!(start("00000002.history"), None);
+        assert_eq!(start("ÄÄÄÄ00000000000000000000"), None);
+    }
+}

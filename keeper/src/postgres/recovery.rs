@@ -1,0 +1,116 @@
+//! What a server does that runs and takes no connections yet: how far a recovery is, as its process titles and its
+//! files show. It needs no login.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::postgres::control::{self as control_file, State};
+use crate::postgres::files;
+use crate::postgres::process;
+use crate::postgres::programs::Programs;
+
+/// What a server is busy with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// What its control file says.
+    pub state: State,
+    /// What the title of its startup process says, such as `recovering 000000010000000000000003`.
+    pub title: Option<String>,
+    /// Name of the last WAL segment of the timeline in the title, up to which it may have to go.
+    pub last_segment: Option<String>,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.state {
+            State::CrashRecovery => "in crash recovery",
+            State::ArchiveRecovery | State::ShutDownInRecovery => "in recovery as a standby",
+            _ => "starting",
+        })?;
+        if let Some(title) = &self.title {
+            write!(f, ", {title}")?;
+        }
+        match &self.last_segment {
+            Some(last) => write!(f, " (last segment: {last})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How far the server of a data directory is that takes no connections yet; `None` when that cannot be found out.
+pub async fn progress(programs: &Programs, data: &Path, limit: Duration) -> Option<Progress> {
+    let control = control_file::read(programs, data, limit).await.ok()?;
+    let title = title_in(data);
+    let timeline = title.as_deref().and_then(|title| {
+        let segment = title.rsplit(' ').next().filter(|word| word.len() == 24)?;
+        segment.get(..8).map(str::to_owned)
+    });
+    let last_segment = timeline.and_then(|timeline| {
+        let names = files::names(&data.join("pg_wal")).ok()?;
+        let of_timeline = names
+            .into_iter()
+            .filter(|name| name.len() == 24 && name.starts_with(&timeline));
+        of_timeline.max()
+    });
+    Some(Progress {
+        state: control.state,
+        title,
+        last_segment,
+    })
+}
+
+/// What the startup process of this data directory shows as its title.
+fn title_in(data: &Path) -> Option<String> {
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let title = startup_title(&fs::read(entry.path().join("cmdline")).ok()?)?;
+        process::works_in(pid, data).then_some(title)
+    })
+}
+
+/// What follows the word `startup` in the title of a startup process: `postgres: startup recovering …`, with the
+/// cluster's name before it where there is one (PostgreSQL manual 28.1).
+fn startup_title(cmdline: &[u8]) -> Option<String> {
+    let title = String::from_utf8_lossy(cmdline.split(|byte| *byte == 0).next()?).into_owned();
+    let (before, activity) = title.split_once("startup")?;
+    let activity = activity.trim();
+    (before.starts_with("postgres: ") && !activity.is_empty()).then(|| activity.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_title_of_the_startup_process_tells_the_segment() {
+        let title = |text: &str| startup_title(text.as_bytes());
+        let recovering = Some("recovering 000000010000000000000003".to_owned());
+        assert_eq!(
+            title("postgres: startup recovering 000000010000000000000003\0\0"),
+            recovering
+        );
+        assert_eq!(
+            title("postgres: main: startup recovering 000000010000000000000003  \0"),
+            recovering
+        );
+        assert_eq!(title("postgres: startup \0"), None);
+        assert_eq!(title("postgres: checkpointer \0"), None);
+        assert_eq!(title("vi startup notes\0"), None);
+        assert_eq!(title(""), None);
+    }
+
+    #[test]
+    fn a_progress_reads_as_one_line() {
+        let progress = Progress {
+            state: State::CrashRecovery,
+            title: Some("recovering 000000010000000000000003".to_owned()),
+            last_segment: Some("000000010000000000000009".to_owned()),
+        };
+        assert_eq!(
+            progress.to_string(),
+            "in crash recovery, recovering 000000010000000000000003 (last segment: 000000010000000000000009)"
+        );
+    }
+}

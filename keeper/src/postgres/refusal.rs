@@ -1,0 +1,126 @@
+//! What a server answers when it lets us not in, or does not do what it is asked: such an answer proves that the server
+//! lives. What follows for its health is left to `observe`.
+
+use std::fmt;
+
+use tokio_postgres::error::DbError;
+
+/// An answer of a server that lives and refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its SQLSTATE (PostgreSQL manual, appendix A).
+    pub code: String,
+    /// Its message.
+    pub message: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.code)
+    }
+}
+
+/// Who was refused, for the remedy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The superuser.
+    Superuser,
+    /// The replication user.
+    Replication,
+}
+
+impl Role {
+    /// In words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Superuser => "superuser",
+            Self::Replication => "replication user",
+        }
+    }
+
+    const fn option(self) -> &'static str {
+        match self {
+            Self::Superuser => "--pg-su-password",
+            Self::Replication => "--pg-repl-password",
+        }
+    }
+}
+
+impl Refusal {
+    /// The refusal that an error response is; `None` for one that says that the server starts, stops, recovers or is
+    /// damaged.
+    pub fn new(code: &str, message: &str) -> Option<Self> {
+        // 57P01 to 57P03: it shuts down, has crashed, cannot take connections now. 58 and XX: the system below it
+        // fails, or its data are damaged.
+        let is_health = !["57P01", "57P02", "57P03", "58", "XX"]
+            .iter()
+            .any(|prefix| code.starts_with(prefix));
+        is_health.then(|| Self {
+            code: code.to_owned(),
+            message: message.to_owned(),
+        })
+    }
+
+    pub(crate) fn of(error: &DbError) -> Option<Self> {
+        Self::new(error.code().code(), error.message())
+    }
+
+    /// Whether another database may be a way in: this one is not there, takes no connections, or not ours.
+    pub fn is_about_database(&self) -> bool {
+        matches!(self.code.as_str(), "3D000" | "55000" | "42501")
+    }
+
+    /// What mends it, for the role that was refused.
+    pub fn remedy(&self, role: Role, user: &str) -> String {
+        let option = role.option();
+        match self.code.as_str() {
+            "28P01" => format!(
+                "set the password of role {user:?} to the one of {option} (and VALID UNTIL to infinity), or write the \
+                 present one into the file of {option}file, which is read again; after a change of {option} itself \
+                 start the keeper again"
+            ),
+            "28000" => format!("let role {user:?} log in (alter role … login), and look into pg_hba.conf"),
+            "3D000" | "55000" => {
+                "create the database postgres again, and let it take connections: create database postgres".to_owned()
+            }
+            "42501" => match role {
+                Role::Superuser => format!("make role {user:?} a superuser again: alter role … superuser"),
+                Role::Replication => format!("let role {user:?} replicate again: alter role … replication"),
+            },
+            "53300" => format!(
+                "raise the limit that is used up: alter role {user:?} connection limit -1, max_connections, or \
+                 additionalWalSenders of the cluster spec"
+            ),
+            "57014" => "find out who cancels the keeper's questions".to_owned(),
+            _ => "look into the server's log".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_proves_life_but_those_of_a_server_that_starts_stops_or_is_damaged() {
+        for code in [
+            "28P01", "28000", "3D000", "42501", "53300", "57014", "55000", "42704", "53200", "0A000", "57P04", "57P05",
+        ] {
+            assert!(Refusal::new(code, "no").is_some(), "{code}");
+        }
+        for code in ["57P01", "57P02", "57P03", "58030", "58P01", "XX000", "XX001"] {
+            assert!(Refusal::new(code, "no").is_none(), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_remedy_names_the_role_and_its_option() {
+        let refusal = Refusal::new("28P01", "password authentication failed").unwrap();
+        let remedy = refusal.remedy(Role::Replication, "repl");
+        assert!(
+            remedy.contains(r#"role "repl""#) && remedy.contains("--pg-repl-passwordfile"),
+            "{remedy}"
+        );
+        assert_eq!(refusal.to_string(), "password authentication failed (28P01)");
+    }
+}

@@ -1,0 +1,324 @@
+//! What users can do to the keepers' logins, settings and questions without hurting the cluster; and a server that
+//! recovers for long.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use control::model::Role;
+use stolon_tests::cluster::{Cluster, LATER, Profile, REPLUSER, SOON, SUPERUSER, check, words};
+use stolon_tests::process::{self, Signal};
+use stolon_tests::sql::Sql;
+use stolon_tests::wait::{eventually, throughout};
+use tokio_postgres::Config;
+
+/// A role of the test's own, which no change of the keepers' roles shuts out.
+async fn admin(cluster: &Cluster, uid: &str) -> Sql {
+    let mut config: Config = cluster.config(uid);
+    config.user("admin").password("admin").dbname("template1");
+    eventually(format!("{uid} to let the admin in"), LATER, async || {
+        Sql::connect(&config).await.map_err(words)
+    })
+    .await
+}
+
+async fn status(cluster: &Cluster) -> String {
+    cluster.stolonctl(&["status"]).await.1
+}
+
+/// Waits until status shows this of each of these keepers, or of none any more.
+async fn shows(cluster: &Cluster, uids: &[&str], text: &str, is_shown: bool) {
+    eventually(format!("status to show {text:?}: {is_shown}"), LATER, async || {
+        let status = status(cluster).await;
+        let holds = uids.iter().all(|uid| {
+            let line = status
+                .lines()
+                .find(|line| line.starts_with(&format!("{uid}: ")) && line.contains(text));
+            line.is_some() == is_shown
+        });
+        check(holds, || status)
+    })
+    .await;
+}
+
+/// Keeps the passwords of both roles in files that every keeper reads; gives the files.
+fn with_password_files(cluster: &mut Cluster, uid: &str) -> [PathBuf; 2] {
+    let dir = cluster.place.path().to_owned();
+    [("su", SUPERUSER.1), ("repl", REPLUSER.1)].map(|(role, password)| {
+        let file = dir.join(format!("{role}.password"));
+        std::fs::write(&file, password).unwrap();
+        let slot = cluster.slot(uid);
+        slot.options
+            .retain(|option| !option.starts_with(&format!("--pg-{role}-password")));
+        slot.options
+            .push(format!("--pg-{role}-passwordfile={}", file.display()));
+        file
+    })
+}
+
+/// The keeper of the master and every line of the sentinel that elects.
+fn elections(cluster: &mut Cluster) -> usize {
+    let log = cluster.process("sentinel0").log();
+    log.matches("electing").count() + log.matches("trying to find a new master").count()
+}
+
+/// How many lines of a keeper's log are more than a pass's usual words.
+fn complaints(cluster: &mut Cluster, uid: &str) -> usize {
+    let log = cluster.process(uid).log();
+    let is_complaint = |line: &&str| {
+        [" WARN ", " ERROR ", "FATAL:", "DETAIL:"]
+            .iter()
+            .any(|word| line.contains(word))
+    };
+    log.lines().filter(is_complaint).count()
+}
+
+async fn pair_with_password_files() -> (Cluster, [PathBuf; 2]) {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let mut files = None;
+    for role in [Role::Master, Role::Standby] {
+        let uid = cluster.prepare_keeper();
+        files = Some(with_password_files(&mut cluster, &uid));
+        cluster.start(&uid);
+        cluster.settled(&uid, &role).await;
+    }
+    let sql = cluster.sql("keeper0").await;
+    sql.run("create role admin superuser login password 'admin'")
+        .await
+        .unwrap();
+    cluster.caught_up("keeper1", "keeper0").await;
+    (cluster, files.unwrap())
+}
+
+/// Both instances are healthy, and the first keeper's is the master.
+async fn all_well(cluster: &Cluster) -> Result<(), String> {
+    let data = cluster.data().await.map_err(words)?;
+    let master = cluster.master().await.map_err(words)?;
+    check(master == "keeper0", || format!("the master is {master}"))?;
+    for (uid, db) in data.dbs() {
+        check(db.status.healthy, || format!("{uid} is not healthy"))?;
+    }
+    check(data.dbs().len() == 2, || format!("{} dbs", data.dbs().len()))
+}
+
+/// The case: elections stormed six times a second, and 579 log lines came in 25 s.
+#[tokio::test]
+async fn changed_passwords_elect_nobody_and_are_reported_and_mended_without_a_restart() {
+    let (mut cluster, files) = pair_with_password_files().await;
+    let before = elections(&mut cluster);
+    let admin_sql = admin(&cluster, "keeper0").await;
+    let both = ["keeper0", "keeper1"];
+    for (user, role) in [(SUPERUSER.0, "superuser"), (REPLUSER.0, "replication user")] {
+        admin_sql
+            .run(&format!("alter role {user} password 'changed'"))
+            .await
+            .unwrap();
+        shows(&cluster, &both, &format!("PostgreSQL refuses the {role}"), true).await;
+    }
+    // sessions that are open are ended, too, and the servers are started anew
+    for uid in both {
+        let sql = admin(&cluster, uid).await;
+        sql.run(&format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{}'",
+            SUPERUSER.0
+        ))
+        .await
+        .unwrap();
+    }
+    let said = both.map(|uid| complaints(&mut cluster, uid));
+    let span = Profile::Fast.fail_interval() * 3;
+    throughout("the cluster as it is", span, async || all_well(&cluster).await).await;
+    for (uid, said) in both.iter().zip(said) {
+        let now = complaints(&mut cluster, uid);
+        // each refusal is two lines of the server, and the walreceiver tries on its own
+        assert!(now - said < 40, "{uid} has {} complaints in {span:?}", now - said);
+    }
+    assert_eq!(elections(&mut cluster), before, "nobody is elected");
+    // the master's server dies: its keeper starts it again, and knows that it lives
+    cluster.kill_postmaster("keeper0");
+    eventually("another server", LATER, async || {
+        let sql = admin(&cluster, "keeper0").await;
+        sql.value("select 1").await.map(drop).map_err(words)
+    })
+    .await;
+    throughout("the cluster after a restart", span, async || all_well(&cluster).await).await;
+
+    // the operator writes the new passwords into the files, and no keeper ends at SIGHUP
+    for file in &files {
+        std::fs::write(file, "changed\n").unwrap();
+    }
+    for uid in both {
+        cluster.process(uid).signal(Signal::HUP);
+        cluster
+            .process(uid)
+            .said("SIGHUP, reading the password files again", SOON)
+            .await;
+    }
+    shows(&cluster, &both, "login", false).await;
+    for uid in both {
+        assert_eq!(cluster.process(uid).end(), None, "{uid} goes on after SIGHUP");
+    }
+    let sql = admin(&cluster, "keeper0").await;
+    eventually("the standby to stream", LATER, async || {
+        let streams = sql
+            .value("select count(*) from pg_stat_replication where state = 'streaming'")
+            .await;
+        let streams = streams.map_err(words)?;
+        check(streams == "1", || streams)
+    })
+    .await;
+    assert_eq!(elections(&mut cluster), before, "nobody was elected");
+    assert!(
+        !cluster.process("keeper1").log()[..].contains("could not remove"),
+        "nothing went wrong with data"
+    );
+}
+
+#[tokio::test]
+async fn a_standby_is_promoted_although_nobody_is_let_in() {
+    let (mut cluster, _) = pair_with_password_files().await;
+    let admin_sql = admin(&cluster, "keeper0").await;
+    admin_sql
+        .run(&format!("alter role {} nologin", SUPERUSER.0))
+        .await
+        .unwrap();
+    drop(admin_sql);
+    shows(&cluster, &["keeper1"], "PostgreSQL refuses the superuser", true).await;
+    let sql = admin(&cluster, "keeper1").await;
+    sql.run(&format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{}'",
+        SUPERUSER.0
+    ))
+    .await
+    .unwrap();
+    cluster.kill_keeper_and_postgres("keeper0");
+    cluster.another_master("keeper0", LATER).await;
+    eventually("the new master to take writes", LATER, async || {
+        let sql = admin(&cluster, "keeper1").await;
+        sql.run("create table if not exists public.w (id int)")
+            .await
+            .map_err(words)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cluster_without_its_database_postgres_goes_on() {
+    let (mut cluster, _) = pair_with_password_files().await;
+    let before = elections(&mut cluster);
+    let sql = admin(&cluster, "keeper0").await;
+    sql.run("drop database postgres with (force)").await.unwrap();
+    let both = ["keeper0", "keeper1"];
+    shows(&cluster, &both, "the database postgres cannot be used", true).await;
+    throughout("the cluster", Profile::Fast.fail_interval() * 2, async || {
+        all_well(&cluster).await
+    })
+    .await;
+    sql.run("create database postgres template template0").await.unwrap();
+    shows(&cluster, &both, "the database postgres cannot be used", false).await;
+    assert_eq!(elections(&mut cluster), before, "nobody was elected");
+}
+
+/// Settings of the first spec reach neither the making of the cluster nor the questions of the keepers.
+#[tokio::test]
+async fn a_cluster_is_made_whatever_settings_its_spec_has() {
+    let parameters = serde_json::json!({
+        "dynamic_shared_memory_type": "mmap",
+        "default_transaction_read_only": "on",
+        "default_transaction_isolation": "serializable",
+        "default_transaction_deferrable": "on",
+        "statement_timeout": "1ms",
+        "lock_timeout": "1ms",
+        "idle_session_timeout": "1ms",
+        "search_path": "nowhere",
+        "DateStyle": "German",
+    });
+    let mut cluster = Cluster::of(Profile::Fast)
+        .with("pgParameters", parameters)
+        .keepers(0)
+        .proxies(0)
+        .start()
+        .await;
+    for uid in ["keeper0", "keeper1"] {
+        cluster.prepare_keeper();
+        cluster.start(uid);
+        eventually(format!("{uid} to be healthy"), LATER, async || {
+            let data = cluster.data().await.map_err(words)?;
+            let (_, db) = stolon_tests::cluster::db_of(&data, uid).map_err(words)?;
+            let settled = db.status.healthy && db.status.current_generation == db.generation;
+            check(settled, || format!("{:?}", db.status))
+        })
+        .await;
+    }
+    let log = cluster.process("keeper0").log();
+    assert_eq!(log.matches("initializing the database cluster").count(), 1, "made once");
+    throughout("the cluster", Profile::Fast.fail_interval() * 2, async || {
+        all_well(&cluster).await
+    })
+    .await;
+}
+
+/// The startup process of a server, once it replays.
+async fn startup_process(cluster: &Cluster, uid: &str) -> u32 {
+    eventually("a startup process that recovers", LATER, async || {
+        let postmaster = cluster.postmaster(uid).ok_or("no server")?;
+        let children = process::children(postmaster);
+        let startup = children.into_iter().find(|pid| {
+            let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&cmdline).contains("startup")
+        });
+        startup.ok_or("it is not there")
+    })
+    .await
+}
+
+/// A crash recovery takes as long as it takes: it is shown, nobody stops the server, and keepers that are stopped and
+/// started meanwhile come to an end.
+#[tokio::test]
+async fn a_long_crash_recovery_is_shown_and_waited_for() {
+    let mut cluster = Cluster::of(Profile::Fast)
+        .with("dbWaitReadyTimeout", "1s")
+        .keepers(1)
+        .proxies(0)
+        .start()
+        .await;
+    let sql = cluster.sql("keeper0").await;
+    sql.run("checkpoint; create table t as select g, repeat('x', 200) from generate_series(1, 300000) g")
+        .await
+        .unwrap();
+    drop(sql);
+    cluster.kill_postmaster("keeper0");
+    let startup = startup_process(&cluster, "keeper0").await;
+    process::send(startup, Signal::STOP);
+    shows(&cluster, &["keeper0"], "PostgreSQL takes no connections yet", true).await;
+    let server = cluster.postmaster("keeper0");
+    throughout("the same server", Duration::from_secs(8), async || {
+        let now = cluster.postmaster("keeper0");
+        check(now == server, || format!("{now:?} instead of {server:?}"))
+    })
+    .await;
+    assert_eq!(cluster.process("keeper0").end(), None, "the keeper goes on");
+    let log = cluster.process("keeper0").log();
+    assert!(
+        log.contains("waiting for postgres, which does not take connections yet"),
+        "it is logged"
+    );
+    process::send(startup, Signal::CONT);
+    cluster.settled("keeper0", &Role::Master).await;
+    shows(&cluster, &["keeper0"], "PostgreSQL takes no connections yet", false).await;
+
+    // once more, with a keeper that is stopped and started meanwhile
+    let sql = cluster.sql("keeper0").await;
+    sql.run("update t set repeat = repeat('y', 200)").await.unwrap();
+    drop(sql);
+    cluster.kill_postmaster("keeper0");
+    startup_process(&cluster, "keeper0").await;
+    assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
+    cluster.start("keeper0");
+    cluster.settled("keeper0", &Role::Master).await;
+    let sql = cluster.sql("keeper0").await;
+    let rows = sql
+        .value("select count(*) from t where repeat like 'y%'")
+        .await
+        .unwrap();
+    assert_eq!(rows, "300000");
+}
