@@ -38,7 +38,10 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
     sql.run("insert into t select generate_series(1, 1000)").await.unwrap();
     cluster.caught_up("keeper1", "keeper0").await;
     for uid in ["keeper0", "keeper1"] {
-        cluster.process(uid).said("tablespace", SOON).await; // the warning of a shared one
+        cluster
+            .process(uid)
+            .said("a tablespace of our instance is used by somebody else too", SOON)
+            .await;
     }
     cluster.kill_keeper_and_postgres("keeper0");
     assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
@@ -110,14 +113,8 @@ async fn a_copy_keeps_the_old_data_until_it_is_complete_and_pg_wal_where_it_is()
 
 /// Kills a standby, gives its keeper a new db, and waits until that has been copied and followed.
 async fn copied_again(cluster: &mut Cluster, uid: &str) {
-    let said = cluster.process(uid).log().len();
     cluster.kill_keeper_and_postgres(uid);
-    eventually("the keeper to be removed", LATER, async || {
-        let (status, output) = cluster.stolonctl(&["removekeeper", uid]).await;
-        check(status == 0, || output)
-    })
-    .await;
-    cluster.start(uid);
+    let said = new_db(cluster, uid).await;
     let keeper = cluster.process(uid);
     keeper
         .said_after(said, "keeping the old data there until the new are complete", LATER)
@@ -155,14 +152,8 @@ async fn a_stranger_at_the_master_s_address_is_not_copied() {
     cluster.start("keeper0");
     cluster.settled("keeper0", &Role::Master).await;
 
-    let said = cluster.process("keeper1").log().len();
     cluster.kill_keeper_and_postgres("keeper1");
-    eventually("the keeper to be removed", LATER, async || {
-        let (status, output) = cluster.stolonctl(&["removekeeper", "keeper1"]).await;
-        check(status == 0, || output)
-    })
-    .await;
-    cluster.start("keeper1");
+    let said = new_db(&mut cluster, "keeper1").await;
     let db = eventually("a new db", LATER, async || {
         let data = cluster.data().await.map_err(words)?;
         let (uid, _) = stolon_tests::cluster::db_of(&data, "keeper1").map_err(words)?;
@@ -242,12 +233,7 @@ async fn a_copy_takes_over_the_tablespace_that_its_lost_data_left() {
 
     cluster.kill_keeper_and_postgres(&uid);
     fs::remove_dir_all(cluster.pgdata(&uid)).unwrap();
-    eventually("the keeper to be removed", LATER, async || {
-        let (status, output) = cluster.stolonctl(&["removekeeper", &uid]).await;
-        check(status == 0, || output)
-    })
-    .await;
-    cluster.start(&uid);
+    new_db(&mut cluster, &uid).await;
     cluster.settled(&uid, &Role::Standby).await;
     cluster.caught_up(&uid, "keeper0").await;
     assert_eq!(
@@ -313,6 +299,106 @@ async fn a_mount_point_with_lost_and_found_serves_as_pgdata_and_as_data_dir() {
     cluster.caught_up("keeper1", "keeper0").await;
 }
 
+/// PGDATA that is a bind mount, whose device is the same as that of the directory around it.
+#[tokio::test]
+async fn a_pgdata_that_is_a_mount_point_keeps_its_old_data_until_the_copy_is_complete_too() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let uid = cluster.prepare_keeper();
+    let (real, pgdata) = (make_dir(&cluster, "real"), cluster.pgdata(&uid));
+    let script = format!("mkdir -p {0}; mount --bind {1} {0}", pgdata.display(), real.display());
+    with_mounts(&mut cluster, &uid, &script);
+    cluster.start(&uid);
+    cluster.settled(&uid, &Role::Standby).await;
+    assert!(real.join("PG_VERSION").exists());
+    kill_server_at(&mut cluster, &uid, &real);
+    let said = new_db(&mut cluster, &uid).await;
+    let keeper = cluster.process(&uid);
+    keeper
+        .said_after(said, "keeping the old data there until the new are complete", LATER)
+        .await;
+    keeper.said_after(said, "sync succeeded", LATER).await;
+    cluster.settled(&uid, &Role::Standby).await;
+    eventually("the old data to be removed", SOON, async || {
+        let names = fs::read_dir(&real).map_err(|error| error.to_string())?;
+        let mut names = names
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names
+            .find(|name| name.starts_with("stolon-") && name.ends_with(".old"))
+            .map_or(Ok(()), Err)
+    })
+    .await;
+}
+
+/// Kills a keeper and its server, whose PGDATA is found at `real`.
+fn kill_server_at(cluster: &mut Cluster, uid: &str, real: &Path) {
+    cluster.process(uid).signal(Signal::KILL);
+    let postmaster = fs::read_to_string(real.join("postmaster.pid")).unwrap();
+    let pid: u32 = postmaster.lines().next().unwrap().parse().unwrap();
+    stolon_tests::process::send(pid, Signal::KILL);
+    cluster.process(uid).kill();
+}
+
+/// Starts a killed keeper with a new db; what its log had before.
+async fn new_db(cluster: &mut Cluster, uid: &str) -> usize {
+    let said = cluster.process(uid).log().len();
+    eventually("the keeper to be removed", LATER, async || {
+        let (status, output) = cluster.stolonctl(&["removekeeper", uid]).await;
+        check(status == 0, || output)
+    })
+    .await;
+    cluster.start(uid);
+    said
+}
+
+/// pg_basebackup fails again and again: attempts become rare, and the old data stay.
+#[tokio::test]
+async fn copies_that_fail_become_rare_and_cost_no_data() {
+    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    let programs = make_dir(&cluster, "programs");
+    let found = std::process::Command::new("pg_config").arg("--bindir").output();
+    let bin = found.map_or_else(
+        |_| PathBuf::from("/usr/lib/postgresql/15/bin"),
+        |output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()),
+    );
+    for entry in fs::read_dir(&bin).unwrap() {
+        let entry = entry.unwrap();
+        symlink(entry.path(), programs.join(entry.file_name())).unwrap();
+    }
+    let fails = programs.join("pg_basebackup");
+    fs::remove_file(&fails).unwrap();
+    fs::write(&fails, "#!/bin/sh\necho it fails >&2\nexit 1\n").unwrap();
+    fs::set_permissions(&fails, fs::Permissions::from_mode(0o755)).unwrap();
+    let option = format!("--pg-bin-path={}", programs.display());
+    cluster.slot("keeper1").options.push(option.clone());
+    cluster.kill_keeper_and_postgres("keeper1");
+    let said = new_db(&mut cluster, "keeper1").await;
+    let keeper = cluster.process("keeper1");
+    keeper
+        .said_after(said, "attempt 1; the next one is made after 5s", LATER)
+        .await;
+    keeper
+        .said_after(said, "attempt 2; the next one is made after 10s", LATER)
+        .await;
+    let attempts = keeper.log()[said..].matches("running pg_basebackup").count();
+    assert_eq!(attempts, 2);
+    let (status, shown) = cluster.stolonctl(&["status"]).await;
+    assert!(
+        status == 0 && shown.contains("copying the followed db failed"),
+        "{shown}"
+    );
+    let old = fs::read_dir(cluster.place.data_dir("keeper1")).unwrap();
+    let old: Vec<_> = old.map(|entry| entry.unwrap().path()).collect();
+    let old = old.iter().find(|path| path.to_string_lossy().contains(".old-"));
+    assert!(old.expect("the old data are there").join("PG_VERSION").exists());
+
+    assert_eq!(cluster.stop("keeper1", Signal::TERM).await, 0);
+    cluster.slot("keeper1").options.retain(|known| *known != option);
+    cluster.start("keeper1");
+    cluster.settled("keeper1", &Role::Standby).await;
+    no_old_data(&cluster, "keeper1").await;
+}
+
 /// PGDATA that is a link: a copy goes where it leads.
 #[tokio::test]
 async fn a_pgdata_that_is_a_link_stays_one() {
@@ -326,18 +412,8 @@ async fn a_pgdata_that_is_a_link_stays_one() {
     symlink(&real, dir.join("postgres")).unwrap();
     cluster.start(&uid);
     cluster.settled(&uid, &Role::Standby).await;
-    cluster.process(&uid).signal(Signal::KILL);
-    let postmaster = fs::read_to_string(real.join("postmaster.pid")).unwrap();
-    let pid: u32 = postmaster.lines().next().unwrap().parse().unwrap();
-    stolon_tests::process::send(pid, Signal::KILL);
-    cluster.process(&uid).kill();
-    let said = cluster.process(&uid).log().len();
-    eventually("the keeper to be removed", LATER, async || {
-        let (status, output) = cluster.stolonctl(&["removekeeper", &uid]).await;
-        check(status == 0, || output)
-    })
-    .await;
-    cluster.start(&uid);
+    kill_server_at(&mut cluster, &uid, &real);
+    let said = new_db(&mut cluster, &uid).await;
     cluster.process(&uid).said_after(said, "sync succeeded", LATER).await;
     cluster.settled(&uid, &Role::Standby).await;
     assert_eq!(fs::read_link(dir.join("postgres")).unwrap(), real);

@@ -30,9 +30,9 @@ impl Upkeep {
         }
         let (data, owned) = (instance.config().data.clone(), Arc::clone(owned));
         self.task = Some(tokio::task::spawn_blocking(move || {
-            let stock = survey::take_stock(&data, &owned)?;
-            aside::drop_old(&owned)?;
-            Ok(stock)
+            // A location that cannot be marked is no reason to keep old data.
+            let (stock, dropped) = (survey::take_stock(&data, &owned), aside::drop_old(&owned));
+            dropped.and(stock)
         }));
     }
 

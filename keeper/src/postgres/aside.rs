@@ -63,6 +63,13 @@ pub fn clear(data: &Path, owned: &Owned, clear: &Clear) -> Result<Cleared, FileE
     for place in &clear.places {
         trees::remove(&place.path.join(owned.name(NEW)))?;
     }
+    if owned.record().old.is_some()
+        && let Some(Shortage { path, needed, free }) = shortage(data, clear)?
+    {
+        warn!(path = %path.display(), needed, free, "no room any more to keep the old data until the new are complete, removing them");
+        drop_old(owned)?;
+        cleared = Cleared::Removed;
+    }
     Ok(cleared)
 }
 

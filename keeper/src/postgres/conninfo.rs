@@ -104,7 +104,7 @@ impl PasswordFile {
         let Some(password) = login.password() else {
             return Ok(None);
         };
-        let mut file = tempfile::Builder::new().prefix("pgpass.").tempfile_in(dir)?;
+        let mut file = files::temporary(dir, "pgpass".as_ref())?;
         let (host, port) = (escape_field(&source.host), escape_field(&source.port));
         file.write_all(passfile_line(&host, &port, &login.user, &password).as_bytes())?;
         Ok(Some(Self(file)))

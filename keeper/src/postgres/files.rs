@@ -1,13 +1,14 @@
 //! The files of one data directory, as far as they are looked at or written without the server: what they hold is
 //! decided elsewhere (`conf`, `hba`, `state`).
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::postgres::{trees, trial};
+use crate::postgres::trees;
 
 /// The WAL segment size that the reference assumes, in bytes (keeper section 0).
 pub const SEGMENT_BYTES: u64 = 16 << 20;
@@ -56,10 +57,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FileError> {
             (Some(dir), Some(name)) => (dir, name),
             _ => return Err(io::Error::new(ErrorKind::InvalidInput, "not the path of a file")),
         };
-        let mut prefix = name.to_os_string();
-        prefix.push(".");
-        // tempfile makes it with mode 0600, and removes it unless it was renamed.
-        let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(dir)?;
+        let mut file = temporary(dir, name)?;
         file.write_all(content)?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|failed| failed.error)?;
@@ -68,28 +66,35 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FileError> {
     attempt().map_err(FileError::new("write", path))
 }
 
-/// Temporary files that a killed keeper may have left in its directory, by the beginning of their names.
-const LEFTOVERS: [&str; 9] = [
-    "boots.",
-    "keeperstate.",
-    "dbstate.",
-    "directories.",
-    "pgpass.",
-    "initdb.",
-    "replication.pgpass.",
-    "lastgoodconf.",
-    trial::SCRATCH,
-];
+/// What stands between the name of a file and the random end of the name of its temporary file, which no operator's
+/// copy of the file has.
+pub(crate) const TEMPORARY: &str = ".stolon-tmp-";
+
+/// Length of that random end.
+const RANDOM_LENGTH: usize = 6;
+
+/// A temporary file for `name` in `dir`, with mode 0600, removed when dropped.
+pub(crate) fn temporary(dir: &Path, name: &OsStr) -> io::Result<tempfile::NamedTempFile> {
+    let mut prefix = name.to_os_string();
+    prefix.push(TEMPORARY);
+    tempfile::Builder::new()
+        .prefix(&prefix)
+        .rand_bytes(RANDOM_LENGTH)
+        .tempfile_in(dir)
+}
+
+/// Whether this is the name of a temporary file.
+fn is_temporary(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let end = name.rsplit_once(TEMPORARY).map(|(_, end)| end);
+    end.is_some_and(|end| end.len() == RANDOM_LENGTH && end.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+}
 
 /// Removes the temporary files that a killed keeper left beside its data directory, some with a password in them
 /// (keeper I16). Only while the directory is locked.
 pub fn remove_leftovers(dir: &Path) -> Result<(), FileError> {
     for entry in fs::read_dir(dir).map_err(FileError::new("list", dir))?.flatten() {
-        let name = entry.file_name();
-        let is_leftover = LEFTOVERS
-            .iter()
-            .any(|prefix| name.to_string_lossy().starts_with(prefix));
-        if is_leftover && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+        if is_temporary(&entry.file_name()) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
             fs::remove_file(entry.path()).map_err(FileError::new("remove", entry.path()))?;
         }
     }

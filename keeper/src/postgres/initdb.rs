@@ -7,6 +7,7 @@ use tracing::{debug, warn};
 
 use crate::postgres::build::Build;
 use crate::postgres::environment;
+use crate::postgres::files;
 use crate::postgres::helper::{self, HelperError};
 use crate::postgres::instance::{Instance, InstanceError};
 use crate::postgres::owned::Owned;
@@ -39,9 +40,7 @@ impl Instance {
         let mut password_file = None;
         if let Some(password) = config.superuser.password() {
             let write = || {
-                let mut file = tempfile::Builder::new()
-                    .prefix("initdb.")
-                    .tempfile_in(self.scratch_dir())?;
+                let mut file = files::temporary(self.scratch_dir(), "initdb".as_ref())?;
                 writeln!(file, "{password}")?;
                 Ok(file)
             };

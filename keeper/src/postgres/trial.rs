@@ -11,13 +11,13 @@ use tokio::time::timeout;
 
 use crate::postgres::conf::{self, Parameters, Recovery};
 use crate::postgres::environment;
-use crate::postgres::files::FileError;
+use crate::postgres::files::{self, FileError};
 use crate::postgres::helper::{self, HelperError};
 use crate::postgres::pinned;
 use crate::postgres::programs::Programs;
 
-/// Beginning of the names of the scratch files; a killed keeper leaves one behind.
-pub(crate) const SCRATCH: &str = "conftrial.";
+/// Name of the scratch files, as temporary files have it; a killed keeper leaves one behind.
+const SCRATCH: &str = "conftrial";
 /// The server names all unknown parameters at once, then all wrong values.
 const ROUNDS_MAX: usize = 4;
 /// Most lines of output that are looked at.
@@ -72,7 +72,7 @@ async fn run(
 ) -> Result<Option<Vec<String>>, TrialError> {
     let text = conf::render(parameters, &Recovery::default());
     let write = || {
-        let mut file = tempfile::Builder::new().prefix(SCRATCH).tempfile_in(dir)?;
+        let mut file = files::temporary(dir, SCRATCH.as_ref())?;
         file.write_all(text.as_bytes())?;
         Ok(file)
     };

@@ -276,6 +276,17 @@ fn without_room_the_old_data_are_removed_with_their_tablespace_and_wal() {
 }
 
 #[test]
+fn a_copy_that_is_made_again_with_less_room_costs_the_old_data() {
+    let site = Site::new(Shape::Directory);
+    site.clear(0).unwrap();
+    assert_eq!(site.clear(0).unwrap(), Cleared::NothingWhole);
+    assert_eq!(site.saying("old").len(), FILES);
+    assert_eq!(site.clear(u64::MAX / 4).unwrap(), Cleared::Removed);
+    assert_eq!(site.saying("old"), [""; 0]);
+    site.others_are_untouched();
+}
+
+#[test]
 fn data_that_come_after_those_set_aside_take_their_place() {
     let site = Site::new(Shape::Directory);
     site.clear(0).unwrap();

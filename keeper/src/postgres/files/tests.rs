@@ -13,6 +13,30 @@ fn a_rewritten_file_is_private_and_leaves_nothing_beside_it() {
 }
 
 #[test]
+fn leftovers_of_a_killed_keeper_go_and_an_operator_s_copies_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let leftover = temporary(dir.path(), "pgpass".as_ref())
+        .unwrap()
+        .into_temp_path()
+        .keep()
+        .unwrap();
+    let kept = [
+        "dbstate.backup",
+        "pgpass.txt",
+        "dbstate",
+        "initdb.123456",
+        "directories.bak",
+    ];
+    for name in kept {
+        fs::write(dir.path().join(name), "x").unwrap();
+    }
+    fs::create_dir(dir.path().join("dbstate.stolon-tmp-abcdef")).unwrap();
+    remove_leftovers(dir.path()).unwrap();
+    assert!(!leftover.exists());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), kept.len() + 1);
+}
+
+#[test]
 fn a_full_disk_is_named_with_its_remedy() {
     // Writing to /dev/full fails as a full disk does.
     let full = File::options()
