@@ -342,7 +342,12 @@ async fn bad_arguments_are_all_named_and_nothing_is_touched() {
         r#"{"initMode":"new","role":"standby","standbyConfig":{}}"#,
     );
     let sync = scene.file("sync.json", r#"{"initMode":"new","synchronousReplication":true}"#);
-    let cases: [(&str, &[&str]); 5] = [
+    let moved = scene.file(
+        "moved.json",
+        r#"{"initMode":"new","pgParameters":{"data_directory":"/tmp/x"},"pgHBA":["hosst x"]}"#,
+    );
+    let cases: [(&str, &[&str]); 6] = [
+        (&moved, &["\"data_directory\" cannot be set", "\"hosst x\""]),
         (&bad, &["cannot parse provided initial cluster config", "line 3"]),
         (&invalid, &["invalid initial cluster", "never"]),
         (&absent, &["invalid initial cluster"]),

@@ -87,6 +87,21 @@ async fn write_takes_a_document_and_stores_it_normalised() {
     assert_eq!(bench.get().await.as_deref(), Some(CLUSTER));
 }
 
+/// A backup may be older than the rules, and the only one.
+#[tokio::test]
+async fn write_takes_a_spec_that_keepers_take_in_part_only_with_a_warning() {
+    let bench = Bench::start().await;
+    let bad = r#""pgParameters":{"data_directory":"/tmp/x"},"pgHBA":["hosst x"]"#;
+    let data = CLUSTER.replacen(r#""pgHBA":null"#, bad, 1);
+    let ran = bench.run_with(&["clusterdata", "write"], data.as_bytes()).await;
+    assert_eq!((ran.status, ran.stdout.trim_end()), (0, WROTE.trim_end()), "{ran:?}");
+    for words in ["\"data_directory\"", "\"hosst x\""] {
+        let warned = |line: &str| line.starts_with("WARNING: keepers leave out") && line.contains(words);
+        assert!(ran.stderr.lines().any(warned), "{words}: {ran:?}");
+    }
+    assert_eq!(bench.get().await, Some(data));
+}
+
 #[tokio::test]
 async fn write_does_not_touch_what_is_there_without_being_told_to() {
     let bench = Bench::with(CLUSTER).await;

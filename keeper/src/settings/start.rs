@@ -41,41 +41,53 @@ impl Verdicts {
     /// Finds what of a configuration kept a server from starting: what it named, else all that it has not started with
     /// before. Each call blames something new, or ends with [`Blame::Nothing`].
     pub fn blame_start(&mut self, attempt: &Attempt<'_>) -> Blame {
-        let lines = self.blame_lines(attempt);
-        let named = self.blame_named(attempt);
-        if lines || named {
+        if self.blame_lines(attempt) {
             return Blame::Found;
         }
-        let differ: BTreeMap<String, Refused> = differing(attempt)
-            .map(|name| {
-                let refused = Refused {
-                    value: attempt.wanted.parameters.get(name).cloned(),
-                    instead: attempt.base.parameters.get(name).cloned(),
-                    why: String::new(),
-                };
-                (name.clone(), refused)
-            })
-            .collect();
-        let hba = (attempt.tried.hba != attempt.base.hba).then(|| HeldHba {
-            wanted: attempt.wanted.hba.clone(),
-            instead: attempt.base.hba.clone(),
-        });
-        if differ.is_empty() && hba.is_none() {
+        let differ: Vec<&String> = differing(attempt).collect();
+        let named: Vec<&String> = differ.iter().copied().filter(|name| is_named(name, attempt)).collect();
+        let other_hba = attempt.tried.hba != attempt.base.hba;
+        if differ.is_empty() && !other_hba {
             // Nothing was proven by the starts before this one.
             self.held = self.held.take().filter(|held| held.proven);
             return Blame::Nothing;
         }
+        let (names, hba) = match named.is_empty() {
+            true => (differ, other_hba),
+            false => (named, false),
+        };
+        self.hold(attempt, &names, hba);
+        Blame::Found
+    }
+
+    /// Holds these parameters back, and with `hba` the user's lines too.
+    fn hold(&mut self, attempt: &Attempt<'_>, names: &[&String], hba: bool) {
+        let why = reason(attempt.output);
         let held = self.held.get_or_insert_with(|| Held {
             parameters: BTreeMap::new(),
             hba: None,
             why: String::new(),
             proven: false,
         });
-        held.parameters.extend(differ);
-        held.hba = hba.or(held.hba.take());
-        held.why = reason(attempt.output);
+        for name in names {
+            let refused = Refused {
+                value: attempt.wanted.parameters.get(*name).cloned(),
+                instead: attempt.base.parameters.get(*name).cloned(),
+                why: why.clone(),
+            };
+            held.parameters.insert((*name).clone(), refused);
+        }
+        if hba {
+            held.hba = Some(HeldHba {
+                wanted: attempt.wanted.hba.clone(),
+                instead: attempt.base.hba.clone(),
+            });
+        }
+        held.why = match held.why.is_empty() || held.why == why {
+            true => why,
+            false => format!("{}; {why}", held.why),
+        };
         held.proven = false;
-        Blame::Found
     }
 
     /// Lines of the user's that the server named by their number (hba.c: `line %d of configuration file "%s"`).
@@ -105,20 +117,27 @@ impl Verdicts {
         self.refuse_lines(found);
         any
     }
+}
 
-    /// Parameters that the server named, of those that it has not started with.
-    fn blame_named(&mut self, attempt: &Attempt<'_>) -> bool {
-        let mut found = BTreeMap::new();
-        for name in differing(attempt) {
-            let quoted = format!("parameter \"{name}\"");
-            let names = |line: &&String| line.to_ascii_lowercase().contains(&quoted);
-            if let Some(line) = attempt.output.iter().find(names) {
-                found.insert(name.clone(), without_prefix(line));
-            }
-        }
-        self.refuse_parameters(&found, attempt.wanted, Some(attempt.base));
-        !found.is_empty()
-    }
+/// Whether what ended the server names this parameter, or a part of its value, such as a library that is not there.
+fn is_named(name: &str, attempt: &Attempt<'_>) -> bool {
+    const TELLING: [&str; 5] = ["FATAL:", "PANIC:", "DETAIL:", "HINT:", "ERROR:"];
+    // Of a shorter one nearly every value holds an example.
+    const QUOTED_BYTES_MIN: usize = 3;
+    let value = attempt.tried.parameters.get(name).map_or("", String::as_str);
+    let lines = attempt
+        .output
+        .iter()
+        .filter(|line| TELLING.iter().any(|level| line.contains(level)));
+    let is_word_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+    lines.into_iter().any(|line| {
+        let lower = line.to_ascii_lowercase();
+        let mut words = lower
+            .split(|c: char| !is_word_character(c))
+            .map(|word| word.trim_end_matches('.'));
+        let mut quoted = line.split('"').skip(1).step_by(2);
+        words.any(|word| word == name) || quoted.any(|text| text.len() >= QUOTED_BYTES_MIN && value.contains(text))
+    })
 }
 
 /// The names of the parameters that the server was given otherwise than in the base.

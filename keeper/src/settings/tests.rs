@@ -64,7 +64,7 @@ fn a_start_that_fails_goes_back_to_what_ran_and_blames_all_that_is_new() {
         &[MD5],
     );
     let mut verdicts = Verdicts::default();
-    let output = lines(&["2026-11-29 GMT [7] FATAL:  could not access file \"x\": No such file or directory"]);
+    let output = lines(&["2026-11-29 GMT [7] FATAL:  it does not go"]);
     assert_eq!(
         verdicts.blame_start(&attempt(&wanted, &wanted, &base, &output)),
         Blame::Found
@@ -75,10 +75,7 @@ fn a_start_that_fails_goes_back_to_what_ran_and_blames_all_that_is_new() {
         settings(&[("work_mem", "4MB"), ("gone", "1"), ("port", "2")], &[MD5]),
         "the address is today's"
     );
-    assert!(
-        usable.refused[0].ends_with(": could not access file \"x\": No such file or directory"),
-        "{usable:?}"
-    );
+    assert!(usable.refused[0].ends_with(": it does not go"), "{usable:?}");
     assert!(verdicts.went_back());
 
     // It starts: what needs no start is applied by a reload, the rest stays held back.
@@ -138,6 +135,46 @@ fn lines_and_parameters_that_the_server_names_are_blamed_alone() {
     );
     let usable = verdicts.usable(&wanted, Some(&base));
     assert_eq!(usable.settings, settings(&[("work_mem", "4MB"), ("a", "2")], &[MD5]));
+}
+
+#[test]
+fn what_ends_a_server_is_looked_for_in_its_last_words() {
+    let base = settings(&[("max_connections", "100")], &[MD5]);
+    let wanted = settings(
+        &[
+            ("max_connections", "500"),
+            ("shared_buffers", "4TB"),
+            ("shared_preload_libraries", "a, ./modules/none.so"),
+            ("wal_buffers", "1MB"),
+        ],
+        &[MD5, "host all all 10.0.0.0/8 md5"],
+    );
+    for (output, blamed) in [
+        (
+            "FATAL:  could not access file \"none.so\": No such file or directory",
+            "shared_preload_libraries",
+        ),
+        ("HINT:  …, perhaps by reducing shared_buffers.", "shared_buffers"),
+        (
+            "DETAIL:  reserved connections (3) must be less than max_connections (2)",
+            "max_connections",
+        ),
+    ] {
+        let mut verdicts = Verdicts::default();
+        let output = lines(&["LOG:  wal_buffers is no reason", output]);
+        assert_eq!(
+            verdicts.blame_start(&attempt(&wanted, &wanted, &base, &output)),
+            Blame::Found
+        );
+        assert_eq!(verdicts.held_parameters(), [blamed]);
+        let usable = verdicts.usable(&wanted, Some(&base)).settings;
+        assert_eq!(usable.hba, wanted.hba);
+        assert_eq!(
+            usable.parameters.get("wal_buffers"),
+            wanted.parameters.get("wal_buffers")
+        );
+        assert!(verdicts.went_back());
+    }
 }
 
 #[test]
