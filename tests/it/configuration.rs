@@ -2,7 +2,7 @@
 
 use control::model::Role;
 use serde_json::{Value, json};
-use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
+use stolon_tests::cluster::{Builder, Cluster, LATER, Profile, SOON, check, words};
 use stolon_tests::process::Signal;
 use stolon_tests::sql::Sql;
 use stolon_tests::wait::eventually;
@@ -12,7 +12,7 @@ const BAD_LINE: &str = "host all all 10.0.0.300/32 md5";
 
 #[tokio::test]
 async fn a_refused_setting_holds_back_no_other_and_no_start_after_a_crash() {
-    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    let mut cluster = patient().proxies(0).start().await;
     let patch = json!({
         "pgHBA": ["host all all 127.0.0.1/32 md5", BAD_LINE, "host all all 10.9.9.9/32 md5"],
         "pgParameters": {
@@ -72,7 +72,7 @@ async fn a_refused_setting_holds_back_no_other_and_no_start_after_a_crash() {
 /// A value that only the start refuses, once after a crash and once on a standby that a restart of its keeper starts.
 #[tokio::test]
 async fn memory_that_the_host_does_not_have_keeps_no_instance_down() {
-    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    let mut cluster = patient().proxies(0).start().await;
     update(
         &cluster,
         &json!({ "pgParameters": { "shared_buffers": "4TB", "work_mem": "5MB" } }),
@@ -108,7 +108,7 @@ async fn a_refused_line_that_denies_lets_nobody_in() {
 /// What another program stored: a foreign directory, foreign rules, another port, names that break the file.
 #[tokio::test]
 async fn a_stored_spec_moves_nothing_that_the_keeper_owns() {
-    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    let mut cluster = patient().proxies(0).start().await;
     let (foreign, sql) = (cluster.place.path().join("foreign"), cluster.sql("keeper0").await);
     sql.run("create table ours (id int)").await.unwrap();
     let parameters = json!({
@@ -180,7 +180,7 @@ async fn a_new_cluster_takes_a_stock_postgresql_conf() {
 #[tokio::test]
 async fn every_standby_and_every_additional_slot_finds_room() {
     let slots: Vec<String> = (0..4).map(|number| format!("extra{number}")).collect();
-    let mut cluster = Cluster::of(Profile::Fast)
+    let mut cluster = patient()
         .proxies(0)
         .with("maxStandbys", 2)
         .with("additionalMasterReplicationSlots", slots)
@@ -287,6 +287,11 @@ async fn a_master_that_does_not_start_with_a_change_goes_back() {
     }
     cluster.settled("keeper0", &Role::Master).await;
     cluster.settled("keeper1", &Role::Standby).await;
+}
+
+/// A cluster in which nobody is elected while a crashed instance comes back, however busy the machine is.
+fn patient() -> Builder {
+    Cluster::of(Profile::Fast).with("failInterval", "60s")
 }
 
 /// Kills a postmaster and waits until another one serves.
