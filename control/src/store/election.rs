@@ -18,18 +18,14 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
-use super::{Entry, Granted, LeaseId, Revision, Store, StoreError, Target, Txn};
+use super::{Entry, LeaseId, Revision, Store, StoreError, Target, Txn, session::Session};
 use crate::{clock::Boottime, telemetry::Chain};
 
-/// The session's TTL (store 6.1; the reference's is 20 s).
-pub const TTL: Duration = Duration::from_secs(5);
-/// Leadership counts as lost so long before the lease can run out (store E-13).
-const MARGIN: Duration = Duration::from_secs(1);
+pub use super::session::TTL;
+
 /// Pauses after a failed campaign (store E-10).
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Between two attempts to renew after one that failed.
-const RENEW_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// On the way out nobody waits longer than this for the store (store E-8, best effort).
 const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
 /// A waiting candidate looks again after so long, whatever its watch says (store 7: polling as a fallback).
@@ -142,13 +138,6 @@ struct Candidate {
     stale: Option<LeaseId>,
 }
 
-/// One session: a lease and how long it surely lives.
-struct Session {
-    lease: LeaseId,
-    ttl: Duration,
-    end: Arc<AtomicU64>,
-}
-
 /// Why a campaign ended without an error.
 #[derive(Debug)]
 enum Ended {
@@ -199,14 +188,15 @@ impl Candidate {
         let store = self.store.clone();
         let ended = tokio::select! {
             () = stop.cancelled() => Ok(Ended::Stopped),
-            () = keep_alive(&store, &session) => Ok(Ended::SessionLost),
+            () = session.keep_alive(&store) => Ok(Ended::SessionLost),
             ended = self.contest(&session) => ended,
         };
-        session.end.store(0, Ordering::Release);
+        session.close();
+        self.stale = Some(session.lease());
         if self.publish.send_replace(Leadership::Candidate) != Leadership::Candidate {
             info!("sentinel leadership lost");
         }
-        match timeout(FAREWELL_LIMIT, store.revoke(session.lease)).await {
+        match timeout(FAREWELL_LIMIT, store.revoke(session.lease())).await {
             Ok(Ok(())) => self.stale = None,
             Ok(Err(error)) => debug!(error = %Chain(&error), "could not revoke the election lease"),
             Err(_) => debug!("could not revoke the election lease in time"),
@@ -214,32 +204,20 @@ impl Candidate {
         ended
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the session's life is counted from before its lease is asked for"
-    )]
     async fn open_session(&mut self) -> Result<Session, StoreError> {
         if let Some(stale) = self.stale {
             self.store.revoke(stale).await?;
         }
-        let before = Boottime::now();
-        let Granted { lease, ttl } = self.store.grant(TTL).await?;
-        let session = Session {
-            lease,
-            ttl,
-            end: Arc::new(AtomicU64::new(0)),
-        };
-        session.renewed(before);
-        self.stale = Some(lease);
+        let session = Session::open(&self.store).await?;
+        self.stale = Some(session.lease());
         Ok(session)
     }
 
     /// Enters, waits for all older candidates to go, then leads until the own key goes (store E-2, E-3).
     async fn contest(&mut self, session: &Session) -> Result<Ended, StoreError> {
-        let key = self.store.keys().candidate(session.lease);
-        let enter = Txn::new()
-            .if_absent(&key)
-            .put_leased(&key, self.uid.as_str(), session.lease);
+        let lease = session.lease();
+        let key = self.store.keys().candidate(lease);
+        let enter = Txn::new().if_absent(&key).put_leased(&key, self.uid.as_str(), lease);
         let mine = match self.store.commit(enter).await {
             Ok(outcome) => outcome.committed(),
             // the lease is fresh, so a key of this name can only be ours
@@ -253,6 +231,7 @@ impl Candidate {
                 _ => return Ok(Ended::KeyLost),
             },
         };
+        session.entered(&key, mine, &self.uid);
         loop {
             let before_us = self.store.look_ahead(&key, mine).await?;
             if !before_us.still_standing {
@@ -279,7 +258,7 @@ impl Candidate {
             key,
             create_revision,
             count: self.won,
-            lease_end: Arc::clone(&session.end),
+            lease_end: session.end_of_lease(),
         };
         self.publish.send_replace(Leadership::Leader(leader));
     }
@@ -296,47 +275,6 @@ impl Candidate {
                 Err(error) => debug!(error = %Chain(&error), "could not look at the own election key"),
             }
         }
-    }
-}
-
-impl Session {
-    /// A keepalive sent at this moment was answered.
-    fn renewed(&self, sent: Boottime) {
-        let end = sent + self.ttl.saturating_sub(MARGIN.min(self.ttl / 4));
-        self.end.store(end.as_nanos(), Ordering::Release);
-    }
-
-    fn end(&self) -> Boottime {
-        Boottime::from_nanos(self.end.load(Ordering::Acquire))
-    }
-}
-
-/// Renews the lease a third of its TTL after each answer; returns when the session is over (store E-6, E-13).
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the session's life is counted from before each keepalive"
-)]
-async fn keep_alive(store: &Store, session: &Session) {
-    loop {
-        let now = Boottime::now();
-        let left = session.end().since(now);
-        if left.is_zero() {
-            return;
-        }
-        // several attempts fit into what is left; the last of them may not outlive it
-        let attempt = store.limited((session.ttl / 3).min(left));
-        let pause = match attempt.renew(session.lease).await {
-            Ok(true) => {
-                session.renewed(now);
-                session.ttl / 3
-            }
-            Ok(false) => return,
-            Err(error) => {
-                debug!(error = %Chain(&error), "could not renew the election lease");
-                RENEW_AGAIN_AFTER
-            }
-        };
-        sleep(pause.min(session.end().since(Boottime::now()))).await;
     }
 }
 

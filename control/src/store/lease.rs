@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use etcd_client::LeaseGrantOptions;
+
 use super::{Repeat, Store, StoreError, trouble::Served};
 
 /// No info lives shorter than this (store S-20, S-21).
@@ -13,6 +15,9 @@ const TTL_MAX: i64 = 9_000_000_000;
 /// What etcd-client says when a keepalive is answered with a TTL of zero (its `rpc/lease.rs`).
 const LEASE_GONE: &str = "lease not found";
 
+/// What etcd says when a lease of this id was granted before (its `api/v3rpc/rpctypes/error.go`).
+const LEASE_EXISTS: &str = "lease already exists";
+
 /// A lease of the store; printed as in the names of election keys, in lower-case hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub i64);
@@ -20,6 +25,15 @@ pub struct LeaseId(pub i64);
 impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}", self.0)
+    }
+}
+
+impl LeaseId {
+    /// An id that no lease has: one of 2^62, by chance.
+    pub fn choose() -> Self {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).expect("the system has random bytes, see getrandom(2)");
+        Self(i64::from_ne_bytes(random) & (i64::MAX >> 1) | 1)
     }
 }
 
@@ -61,6 +75,24 @@ impl Store {
         })
         .await
         .inspect(|_| self.links.troubles.served(Served::Write))
+    }
+
+    /// The same for an id that was chosen here, see [`LeaseId::choose`].
+    ///
+    /// A renewal, or a put under it, may be sent before this is answered; one that arrives before the grant finds no lease.
+    pub async fn grant_as(&self, lease: LeaseId, ttl: Duration) -> Result<(), StoreError> {
+        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
+        let ask = format!("ask for lease {lease}");
+        self.request(ask, Repeat::Freely, |client| async move {
+            let options = LeaseGrantOptions::new().with_id(lease.0);
+            match client.lease_client().grant(seconds, Some(options)).await {
+                // a copy of this request was quicker
+                Err(etcd_client::Error::GRpcStatus(status)) if status.message().contains(LEASE_EXISTS) => Ok(()),
+                other => other.map(drop),
+            }
+        })
+        .await
+        .inspect(|()| self.links.troubles.served(Served::Write))
     }
 
     /// Gives the lease its whole granted time to live again; false when the lease is gone.

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Channel, Client, ConnectOptions};
+use etcd_client::{Channel, Client, ConnectOptions, GetOptions};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -32,6 +32,7 @@ use tracing::{debug, info, warn};
 use super::{
     config::{Endpoint, Scheme, StoreConfig},
     error::{AWAY_HINT, Cause},
+    latency::{Latency, fastest, hedge_after, is_worth_moving},
     trouble::Troubles,
 };
 use crate::clock::Boottime;
@@ -47,6 +48,8 @@ const TCP_CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Pauses between two dialling attempts (store 3.3, **REC**).
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// A connection of several that no request has measured for this long is measured by one that only counts.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
 
 /// All connections of one store.
 pub(super) struct Links {
@@ -121,13 +124,14 @@ impl Links {
         &self.config
     }
 
-    /// Waits for a connection: those that stand take turns. Must be called within a tokio runtime.
+    /// Waits for a connection: the fastest of those that stand, in turns where several are alike. Must be called within
+    /// a tokio runtime.
     pub(super) async fn ready(&self) -> Link {
         self.dialling.get_or_init(|| self.dial_all());
         let mut news = self.board.news.subscribe();
         loop {
             news.mark_unchanged();
-            if let Some(link) = self.next() {
+            if let Some(link) = self.next(None) {
                 return link;
             }
             // the sender lives in `self.board`, so this cannot fail
@@ -155,12 +159,37 @@ impl Links {
         Some(Cause::new(told.collect::<Vec<_>>().join("; ")))
     }
 
-    fn next(&self) -> Option<Link> {
+    /// Another connection than this one, if there is one: where the same request may be answered sooner.
+    pub(super) fn other_than(&self, link: &Link) -> Option<Link> {
+        self.next(Some(link))
+    }
+
+    /// Whether another connection is so much faster than this one that a watch should move there.
+    pub(super) fn is_left_behind(&self, link: &Link) -> bool {
+        let best = self.standing().iter().map(Link::expected).min();
+        best.is_some_and(|best| is_worth_moving(link.expected(), best))
+    }
+
+    /// The measured latency of the fastest connection; zero when none stands.
+    pub(super) fn latency(&self) -> Duration {
+        let measured = self.standing().iter().map(Link::measured).min();
+        measured.unwrap_or_default()
+    }
+
+    fn standing(&self) -> Vec<Link> {
         let state = self.board.lock();
         let links = state.endpoints.iter().filter_map(|endpoint| endpoint.link.as_ref());
-        let standing: Vec<&Link> = links.filter(|link| !link.pulse.is_over()).collect();
+        links.filter(|link| !link.pulse.is_over()).cloned().collect()
+    }
+
+    fn next(&self, besides: Option<&Link>) -> Option<Link> {
+        let mut standing = self.standing();
+        standing.retain(|link| besides.is_none_or(|other| !Arc::ptr_eq(&link.pulse, &other.pulse)));
+        let expected: Vec<Duration> = standing.iter().map(Link::expected).collect();
+        let choice = fastest(&expected);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        standing.get(turn.checked_rem(standing.len())?).copied().cloned()
+        let chosen = *choice.get(turn.checked_rem(choice.len())?)?;
+        standing.into_iter().nth(chosen)
     }
 
     fn dial_all(&self) -> Tasks {
@@ -185,6 +214,57 @@ impl Link {
         let (mut asked, received) = (self.pulse.lock_asked(), self.received());
         if asked.is_none_or(|(received_then, _)| received_then != received) {
             *asked = Some((received, Boottime::now()));
+        }
+    }
+
+    /// How long an answer takes that is asked for now.
+    #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
+    pub(super) fn expected(&self) -> Duration {
+        self.pulse.lock_latency().expected(Boottime::now())
+    }
+
+    fn measured(&self) -> Duration {
+        self.pulse.lock_latency().measured()
+    }
+
+    /// How long this connection is waited for before the same is asked elsewhere.
+    pub(super) fn hedge_after(&self) -> Duration {
+        hedge_after(self.expected())
+    }
+
+    /// Times one request. An error of the connection is no answer, one of the server is.
+    #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
+    pub(super) async fn timed<T, E>(
+        &self,
+        request: impl Future<Output = Result<T, E>>,
+        is_answer: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
+        let timer = Timer {
+            pulse: &self.pulse,
+            number: self.pulse.lock_latency().ask(Boottime::now()),
+        };
+        let outcome = request.await;
+        if outcome.as_ref().map_or_else(is_answer, |_| true) {
+            timer.answered();
+        }
+        outcome
+    }
+
+    /// Measures a connection over which nothing else goes, for as long as it stands.
+    #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
+    async fn probe(&self, key: String, limit: Duration) -> std::convert::Infallible {
+        loop {
+            sleep(PROBE_EVERY).await;
+            let idle = self
+                .pulse
+                .lock_latency()
+                .is_unmeasured_for(PROBE_EVERY, Boottime::now());
+            if idle {
+                let mut client = self.client.kv_client();
+                let count = client.get(key.as_str(), Some(GetOptions::new().with_count_only()));
+                // what comes of it is in the measurement
+                let _ = timeout(limit, self.timed(count, |_| false)).await;
+            }
         }
     }
 
@@ -273,12 +353,16 @@ async fn keep_linked(config: StoreConfig, index: usize, board: Arc<Board>) {
             Ok(link) => {
                 debug!(%endpoint, "connected to the store");
                 let pulse = Arc::clone(&link.pulse);
-                board.up(index, link, &config);
+                board.up(index, link.clone(), &config);
+                let is_one_of_several = config.endpoints.len() > 1;
                 tokio::select! {
                     () = pulse.ended() => {}
                     () = sleep(PAUSE_MAX) => {
                         pause = Duration::ZERO;
-                        pulse.ended().await;
+                        tokio::select! {
+                            () = pulse.ended() => {}
+                            _ = link.probe(config.keys.cluster_data(), config.timeout), if is_one_of_several => {}
+                        }
                     }
                 }
                 debug!(%endpoint, "connection to the store ended");
@@ -305,16 +389,14 @@ async fn dial(config: &StoreConfig, index: usize) -> Result<Link, Cause> {
     let tcp = connect(addresses).await?;
     // best effort: without it small requests are slower, nothing else
     let _ = tcp.set_nodelay(true);
+    // each of the two has to be answered once, and an answer may take as long as that of any request
     let limit = config.timeout.min(SPEAK_LIMIT);
     let silence = |_| Cause::new(format!("no answer within {limit:?} after connecting"));
-    let handshake = async {
-        let io: Box<dyn Io> = match &config.tls {
-            None => Box::new(tcp),
-            Some(tls) => Box::new(tls_handshake(tls, host, tcp).await?),
-        };
-        speak(io, config, index).await
+    let io: Box<dyn Io> = match &config.tls {
+        None => Box::new(tcp),
+        Some(tls) => Box::new(timeout(limit, tls_handshake(tls, host, tcp)).await.map_err(silence)??),
     };
-    timeout(limit, handshake).await.map_err(silence)?
+    timeout(limit, speak(io, config, index)).await.map_err(silence)?
 }
 
 /// Connects to the first address that answers: a name may have one that leads nowhere, as of a broken IPv6.
@@ -340,8 +422,10 @@ async fn tls_handshake(
     connected.map_err(|error| Cause::new(format!("TLS: {error}")))
 }
 
+#[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
 async fn speak(io: Box<dyn Io>, config: &StoreConfig, index: usize) -> Result<Link, Cause> {
     let endpoint = &config.endpoints[index];
+    let began = Boottime::now();
     let scheme = if endpoint.scheme == Scheme::Https {
         "https"
     } else {
@@ -371,6 +455,9 @@ async fn speak(io: Box<dyn Io>, config: &StoreConfig, index: usize) -> Result<Li
             return Err(pulse.reason.get().cloned().unwrap_or_else(closed));
         }
     }
+    // the server's first bytes answer ours: the first measurement
+    let now = Boottime::now();
+    pulse.lock_latency().measure(now.since(began), now);
     // without a leader etcd then says so at once instead of keeping requests and watches waiting
     let options = ConnectOptions::new().with_require_leader(true);
     let client = Client::from_channel(Channel::Tonic(channel), Some(options)).await;
@@ -392,6 +479,7 @@ struct Pulse {
     received: AtomicU64,
     /// What had been received when the first request went out that may still be unanswered, and when that was.
     asked: Mutex<Option<(u64, Boottime)>>,
+    latency: Mutex<Latency>,
     spoke: Notify,
     give_up: CancellationToken,
     ended: CancellationToken,
@@ -401,6 +489,10 @@ struct Pulse {
 impl Pulse {
     fn lock_asked(&self) -> MutexGuard<'_, Option<(u64, Boottime)>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_latency(&self) -> MutexGuard<'_, Latency> {
+        self.latency.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn give_up(&self, why: &str) {
@@ -415,6 +507,30 @@ impl Pulse {
 
     async fn ended(&self) {
         self.ended.cancelled().await;
+    }
+}
+
+/// Times one request; one that is dropped without an answer counts as given up.
+struct Timer<'p> {
+    pulse: &'p Pulse,
+    number: Option<u64>,
+}
+
+impl Timer<'_> {
+    #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
+    fn answered(mut self) {
+        if let Some(number) = self.number.take() {
+            self.pulse.lock_latency().answered(number, Boottime::now());
+        }
+    }
+}
+
+impl Drop for Timer<'_> {
+    #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.pulse.lock_latency().abandoned(number, Boottime::now());
+        }
     }
 }
 

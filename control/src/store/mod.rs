@@ -8,8 +8,10 @@ mod config;
 pub mod election;
 mod error;
 pub mod keys;
+mod latency;
 mod lease;
 mod link;
+mod session;
 mod tls;
 mod trouble;
 mod txn;
@@ -31,7 +33,7 @@ pub use self::{
     lease::{Granted, INFO_TTL_MIN, LeaseId, Remaining, info_ttl},
     tls::{TlsError, TlsOptions},
     trouble::Trouble,
-    txn::{Committed, Outcome, Txn},
+    txn::{Attempt, Committed, Outcome, Txn},
     watch::{Change, Changes, Watch},
 };
 
@@ -168,6 +170,11 @@ impl Store {
         self.limit
     }
 
+    /// How long the store takes to answer, as measured lately over the fastest connection; zero while that is not known.
+    pub fn latency(&self) -> Duration {
+        self.links.latency()
+    }
+
     /// The same store with a shorter limit of each request; a longer one changes nothing.
     #[must_use]
     pub fn limited(&self, limit: Duration) -> Self {
@@ -255,8 +262,8 @@ impl Store {
         .await
     }
 
-    /// Runs one request within the limit, on any endpoint that is reachable (store 3.3: reads are sent again when
-    /// they fail, writes only when they surely were not sent).
+    /// Runs one request within the limit, on the endpoint that answers fastest (store 3.3: reads are sent again when they
+    /// fail, and over a second connection when the first is slow; writes only when they surely were not sent).
     async fn request<T, F, Fut>(&self, attempt: String, repeat: Repeat, send: F) -> Result<T, StoreError>
     where
         F: Fn(Client) -> Fut,
@@ -284,22 +291,20 @@ impl Store {
                 source: Some(source),
             }),
             Err(_) => {
-                if let Some(link) = &under_way.sent {
+                for link in &under_way.sent {
                     // a little less, for what passed before the request went out
                     let patience = self.links.config().timeout;
                     link.give_up_if_silent_for(patience - patience / 20);
                 }
-                match under_way.sent {
-                    Some(_) => Err(StoreError::Unanswered {
-                        attempt,
-                        limit,
-                        source: under_way.last,
-                    }),
-                    None => {
-                        let source = self.links.why_away().or(under_way.last);
-                        Err(StoreError::Unreachable { attempt, limit, source })
-                    }
+                if under_way.sent.is_empty() {
+                    let source = self.links.why_away().or(under_way.last);
+                    return Err(StoreError::Unreachable { attempt, limit, source });
                 }
+                Err(StoreError::Unanswered {
+                    attempt,
+                    limit,
+                    source: under_way.last,
+                })
             }
         }
     }
@@ -321,11 +326,9 @@ impl Store {
                 () = &mut too_late => return Err(Failed::TooLate),
                 link = self.links.ready() => link,
             };
-            link.ask();
-            under_way.sent = Some(link.clone());
-            let error = match send(link.client.clone()).await {
+            let (link, error) = match self.ask(link, under_way, repeat, &send).await {
                 Ok(value) => return Ok(value),
-                Err(error) => error,
+                Err(failed) => failed,
             };
             let (verdict, words) = judge(&error);
             if let etcd_client::Error::GRpcStatus(status) = &error {
@@ -338,9 +341,56 @@ impl Store {
                 Verdict::NotServed | Verdict::Unknown => sleep(READ_AGAIN_AFTER).await,
             }
             *under_way = UnderWay {
-                sent: None,
+                sent: Vec::new(),
                 last: Some(words),
             };
+        }
+    }
+
+    /// Sends one request, and where that does no harm the same one over another connection when the first has not been
+    /// answered for a while. The first answer counts; never more than two are under way.
+    async fn ask<T, F, Fut>(
+        &self,
+        link: Link,
+        under_way: &mut UnderWay,
+        repeat: Repeat,
+        send: &F,
+    ) -> Result<T, (Link, etcd_client::Error)>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let sent = |link: Link| {
+            link.ask();
+            async move {
+                let answer = link.timed(send(link.client.clone()), is_answer).await;
+                answer.map_err(|error| (link.clone(), error))
+            }
+        };
+        under_way.sent.push(link.clone());
+        let mut first = std::pin::pin!(sent(link.clone()));
+        if repeat == Repeat::IfUnsent {
+            return first.await;
+        }
+        tokio::select! {
+            biased;
+            answer = &mut first => return answer,
+            () = sleep(link.hedge_after()) => {}
+        }
+        let Some(other) = self.links.other_than(&link) else {
+            return first.await;
+        };
+        under_way.sent.push(other.clone());
+        let mut second = std::pin::pin!(sent(other));
+        tokio::select! {
+            answer = &mut first => match answer {
+                Err((_, error)) if !is_answer(&error) => second.await,
+                answer => answer,
+            },
+            answer = &mut second => match answer {
+                Err((_, error)) if !is_answer(&error) => first.await,
+                answer => answer,
+            },
         }
     }
 }
@@ -348,8 +398,8 @@ impl Store {
 /// What a request was doing when its limit ended.
 #[derive(Default)]
 struct UnderWay {
-    /// The link that it went out on.
-    sent: Option<Link>,
+    /// The connections that it went out on.
+    sent: Vec<Link>,
     /// Why it was sent again.
     last: Option<Cause>,
 }
@@ -371,6 +421,11 @@ enum Verdict {
     Unknown,
     /// It was looked at and not carried out.
     Refused,
+}
+
+/// Whether an error is what the server answered, rather than that of a connection that broke.
+fn is_answer(error: &etcd_client::Error) -> bool {
+    matches!(judge(error).0, Verdict::Refused | Verdict::NotServed)
 }
 
 fn judge(error: &etcd_client::Error) -> (Verdict, Cause) {

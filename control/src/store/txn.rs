@@ -2,7 +2,10 @@
 
 use etcd_client::{Compare, CompareOp, PutOptions, TxnOp};
 
-use super::{LeaseId, Repeat, Revision, Store, StoreError, check_size, header_revision, kv, trouble::Served};
+use super::{
+    LeaseId, Repeat, Revision, Snapshot, Store, StoreError, Target, check_size, entries, header_revision, kv, read_op,
+    trouble::Served,
+};
 
 /// A write on conditions. Built up, then given to [`Store::commit`].
 #[derive(Debug, Clone, Default)]
@@ -93,6 +96,15 @@ pub struct Committed {
     pub revision: Revision,
 }
 
+/// What became of a transaction that reads where it must not write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// All conditions held and everything was written.
+    Committed(Committed),
+    /// A condition did not hold; nothing was written, and this was read instead.
+    Read(Snapshot),
+}
+
 impl Outcome {
     /// The revision of what was written, if it was.
     pub fn committed(self) -> Option<Revision> {
@@ -108,26 +120,38 @@ impl Store {
     ///
     /// [`StoreError::Unanswered`] leaves open whether it was applied (store S-32).
     pub async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        Ok(match self.commit_or_read(txn, &[]).await? {
+            Attempt::Committed(committed) => Outcome::Committed(committed),
+            Attempt::Read(_) => Outcome::Conflict,
+        })
+    }
+
+    /// Carries out a transaction, once; where a condition does not hold, reads these targets at the same revision, so
+    /// that the next attempt needs no reading of its own.
+    pub async fn commit_or_read(&self, txn: Txn, targets: &[Target]) -> Result<Attempt, StoreError> {
         let attempt = txn.names.join(", ");
         check_size(&attempt, txn.bytes)?;
         let puts = txn.bytes > 0;
+        let reads: Vec<TxnOp> = targets.iter().map(read_op).collect();
         self.request(attempt, Repeat::IfUnsent, |client| {
             let txn = etcd_client::Txn::new()
                 .when(txn.compares.clone())
-                .and_then(txn.ops.clone());
+                .and_then(txn.ops.clone())
+                .or_else(reads.clone());
             async move {
                 let answer = kv(&client).txn(txn).await?;
                 let revision = header_revision(answer.header());
                 Ok(if answer.succeeded() {
-                    Outcome::Committed(Committed { revision })
+                    Attempt::Committed(Committed { revision })
                 } else {
-                    Outcome::Conflict
+                    let found = answer.op_responses().iter().map(entries).collect();
+                    Attempt::Read(Snapshot { revision, found })
                 })
             }
         })
         .await
         .inspect(|outcome| {
-            if puts && outcome.committed().is_some() {
+            if puts && matches!(outcome, Attempt::Committed(_)) {
                 self.links.troubles.served(Served::Write);
             }
         })

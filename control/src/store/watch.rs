@@ -20,6 +20,8 @@ use crate::clock::Boottime;
 
 /// A stream that says nothing for so long is asked whether it still works.
 const ASK_WHEN_SILENT: Duration = Duration::from_secs(10);
+/// How often a standing watch looks whether another connection has become much faster than its own.
+const LOOK_AROUND_EVERY: Duration = Duration::from_secs(1);
 /// Pauses between two attempts to watch again.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -141,15 +143,16 @@ async fn keep_watching(store: Store, mut watched: Vec<Watched>, inbox: Arc<Inbox
     loop {
         let link = store.links.ready().await;
         let mut stood = false;
-        let why = watch_once(&link, store.limit, &mut watched, &inbox, &mut stood).await;
+        let why = watch_once(&store, &link, &mut watched, &inbox, &mut stood).await;
         debug!(%why, "watch ended, watching again");
         pause = if stood { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
         sleep(pause).await;
     }
 }
 
-/// Watches until the stream ends, and tells why it did.
-async fn watch_once(link: &Link, limit: Duration, watched: &mut [Watched], inbox: &Inbox, stood: &mut bool) -> String {
+/// Watches until the stream ends, or another connection is much faster, and returns the reason.
+async fn watch_once(store: &Store, link: &Link, watched: &mut [Watched], inbox: &Inbox, stood: &mut bool) -> String {
+    let limit = store.limit;
     let received = link.received();
     let mut stream = match timeout(limit, open(link, watched)).await {
         Ok(Ok(stream)) => stream,
@@ -165,7 +168,13 @@ async fn watch_once(link: &Link, limit: Duration, watched: &mut [Watched], inbox
     loop {
         let patience = if asked { limit } else { ASK_WHEN_SILENT };
         let received = link.received();
-        match timeout(patience, stream.message()).await {
+        let left_behind = left_behind(store, link);
+        let message = tokio::select! {
+            biased;
+            message = timeout(patience, stream.message()) => message,
+            () = left_behind => return "another connection is much faster".to_owned(),
+        };
+        match message {
             Ok(Ok(Some(message))) => {
                 asked = false;
                 *stood |= message.created();
@@ -187,6 +196,16 @@ async fn watch_once(link: &Link, limit: Duration, watched: &mut [Watched], inbox
                 }
                 return "stream fell silent".to_owned();
             }
+        }
+    }
+}
+
+/// Waits until another connection is so much faster that the watch should move there.
+async fn left_behind(store: &Store, link: &Link) {
+    loop {
+        sleep(LOOK_AROUND_EVERY).await;
+        if store.links.is_left_behind(link) {
+            return;
         }
     }
 }

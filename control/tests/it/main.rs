@@ -12,6 +12,7 @@ mod goodbye_model;
 mod outages;
 mod requests;
 mod sentinel;
+mod slow;
 mod tls;
 mod watches;
 

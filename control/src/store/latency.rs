@@ -1,0 +1,169 @@
+//! How long one connection takes to answer, and which of several to use. What is sent over them is left to `store`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::clock::Boottime;
+
+/// A request that reads, or that does no harm done twice, goes out on a second connection after this time without an
+/// answer, or later where answers are known to take longer.
+const HEDGE_MIN: Duration = Duration::from_millis(300);
+/// Connections whose answers differ by less than this, or by less than a factor of two, share the requests.
+const ALIKE: Duration = Duration::from_millis(50);
+/// A standing watch moves only for a connection that is faster by this and by a factor of four.
+const WORTH_MOVING: Duration = Duration::from_millis(250);
+/// No more requests of one connection than this are timed at once; others are sent untimed.
+const TIMED_MAX: usize = 64;
+
+/// The measured latency of one connection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Latency {
+    estimate: Option<Duration>,
+    waiting: BTreeMap<u64, Boottime>,
+    next: u64,
+    measured: Option<Boottime>,
+}
+
+impl Latency {
+    /// Notes a request that is sent now; returns its number, or nothing when too many are timed already.
+    pub(super) fn ask(&mut self, now: Boottime) -> Option<u64> {
+        if self.waiting.len() >= TIMED_MAX {
+            return None;
+        }
+        self.next += 1;
+        self.waiting.insert(self.next, now);
+        Some(self.next)
+    }
+
+    /// Notes an answer.
+    pub(super) fn answered(&mut self, number: u64, now: Boottime) {
+        if let Some(sent) = self.waiting.remove(&number) {
+            self.measure(now.since(sent), now);
+        }
+    }
+
+    /// Notes that nobody waits any more for this one. It has taken at least as long as it was waited for.
+    pub(super) fn abandoned(&mut self, number: u64, now: Boottime) {
+        let Some(sent) = self.waiting.remove(&number) else {
+            return;
+        };
+        let waited = now.since(sent);
+        if self.estimate.is_some_and(|estimate| waited > estimate) {
+            self.estimate = Some(waited);
+        }
+    }
+
+    /// Takes over one measured answer. A slower one counts at once, a faster one by half: one quick answer among slow
+    /// ones does not make a connection a fast one.
+    pub(super) fn measure(&mut self, took: Duration, now: Boottime) {
+        self.measured = Some(now);
+        self.estimate = Some(match self.estimate {
+            Some(estimate) if took < estimate => (estimate + took) / 2,
+            _ => took,
+        });
+    }
+
+    /// The latency of past answers; zero before the first one.
+    pub(super) fn measured(&self) -> Duration {
+        self.estimate.unwrap_or_default()
+    }
+
+    /// How long an answer takes that is asked for now. A request that still waits counts with its age.
+    pub(super) fn expected(&self, now: Boottime) -> Duration {
+        let waited = self.waiting.values().next().map(|sent| now.since(*sent));
+        self.measured().max(waited.unwrap_or_default())
+    }
+
+    /// Whether nothing has been measured for this long.
+    pub(super) fn is_unmeasured_for(&self, time: Duration, now: Boottime) -> bool {
+        self.waiting.is_empty() && self.measured.is_none_or(|at| now.since(at) >= time)
+    }
+}
+
+/// The indexes of the connections that a request may go to: the fastest, and those that are about as fast.
+pub(super) fn fastest(expected: &[Duration]) -> Vec<usize> {
+    let Some(best) = expected.iter().min() else {
+        return Vec::new();
+    };
+    let limit = best.saturating_mul(2).saturating_add(ALIKE);
+    (0..expected.len()).filter(|index| expected[*index] <= limit).collect()
+}
+
+/// How long a first request is waited for before a second one is sent elsewhere.
+pub(super) fn hedge_after(expected: Duration) -> Duration {
+    HEDGE_MIN.max(expected.saturating_mul(3) / 2)
+}
+
+/// Whether a watch on a connection of this latency should move to the best one.
+pub(super) fn is_worth_moving(expected: Duration, best: Duration) -> bool {
+    expected > best.saturating_mul(4).saturating_add(WORTH_MOVING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MILLI: Duration = Duration::from_millis(1);
+
+    fn at(millis: u64) -> Boottime {
+        Boottime::from_nanos((millis + 1_000_000) * 1_000_000)
+    }
+
+    #[test]
+    fn a_slow_answer_counts_at_once_and_quick_ones_win_back_trust_by_halves() {
+        let mut latency = Latency::default();
+        latency.measure(2 * MILLI, at(0));
+        latency.measure(3 * SECOND, at(1));
+        assert_eq!(latency.measured(), 3 * SECOND);
+        latency.measure(Duration::ZERO, at(2));
+        assert_eq!(latency.measured(), 1500 * MILLI);
+        for n in 0..10 {
+            latency.measure(Duration::ZERO, at(3 + n));
+        }
+        assert!(latency.measured() < 2 * MILLI);
+    }
+
+    #[test]
+    fn a_request_without_an_answer_makes_its_connection_slow_while_it_waits() {
+        let mut latency = Latency::default();
+        latency.measure(MILLI, at(0));
+        let number = latency.ask(at(0)).unwrap();
+        assert_eq!(latency.expected(at(400)), 400 * MILLI);
+        assert_eq!(latency.measured(), MILLI, "nothing was measured yet");
+        latency.abandoned(number, at(400));
+        assert_eq!(latency.expected(at(900)), 400 * MILLI, "it took at least that long");
+        let number = latency.ask(at(1000)).unwrap();
+        latency.abandoned(number, at(1001));
+        assert_eq!(latency.measured(), 400 * MILLI, "given up early, it proves nothing");
+    }
+
+    #[test]
+    fn no_more_requests_are_timed_than_the_bound() {
+        let mut latency = Latency::default();
+        let timed = (0..1000).filter(|_| latency.ask(at(0)).is_some()).count();
+        assert_eq!(timed, TIMED_MAX);
+    }
+
+    #[test]
+    fn requests_go_to_the_fastest_connections_and_share_those_that_are_alike() {
+        assert!(fastest(&[]).is_empty());
+        assert_eq!(fastest(&[MILLI, 3 * SECOND, 40 * MILLI]), [0, 2]);
+        assert_eq!(fastest(&[3 * SECOND, 3 * SECOND, 2 * SECOND]), [0, 1, 2]);
+        assert_eq!(fastest(&[6 * SECOND]), [0], "a slow one is better than none");
+    }
+
+    #[test]
+    fn a_second_request_waits_for_three_tenths_of_a_second_or_longer_where_answers_take_longer() {
+        assert_eq!(hedge_after(MILLI), 300 * MILLI);
+        assert_eq!(hedge_after(3 * SECOND), 4500 * MILLI);
+    }
+
+    #[test]
+    fn a_watch_moves_only_for_a_much_faster_connection() {
+        assert!(is_worth_moving(3 * SECOND, 2 * MILLI));
+        assert!(is_worth_moving(400 * MILLI, 2 * MILLI), "as far as a hedge has shown");
+        assert!(!is_worth_moving(200 * MILLI, MILLI));
+        assert!(!is_worth_moving(3 * SECOND, SECOND));
+    }
+}

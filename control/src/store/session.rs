@@ -1,0 +1,319 @@
+//! A candidate's session: a lease, its renewals, and until when it surely lives. On a slow store it moves to a longer
+//! lease without giving up the candidate's key. Who leads is `election`'s business.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{debug, info};
+
+use super::{Granted, LeaseId, Outcome, Revision, Store, StoreError, Txn};
+use crate::clock::Boottime;
+use crate::telemetry::Chain;
+
+/// The session's TTL on a store that answers soon (store 6.1; the reference's is 20 s).
+pub const TTL: Duration = Duration::from_secs(5);
+/// The longest TTL asked for, however slow the store is: the reference's.
+const TTL_LONGEST: Duration = Duration::from_secs(20);
+/// Leadership counts as lost so long before the lease can run out (store E-13).
+const MARGIN: Duration = Duration::from_millis(500);
+/// No more renewals than this are under way at once.
+const RENEWALS_MAX: usize = 8;
+/// How often it is looked whether the lease still fits the store's latency.
+const FIT_EVERY: Duration = Duration::from_millis(500);
+/// A lease that was moved stays for so long at least before a shorter one is asked for.
+const KEEP_LONG_FOR: Duration = Duration::from_secs(60);
+
+/// The TTL that suits a store of this latency.
+///
+/// The leader's write has to be sent while more of the lease is left than its read took (fencing F-7), and what is left
+/// is counted from the sending of the last renewal that was answered: four latencies and the margin, with room for the
+/// time between two renewals.
+fn ttl_for(latency: Duration) -> Duration {
+    let wanted = latency.saturating_mul(4) + Duration::from_secs(3);
+    Duration::from_secs(wanted.as_secs() + u64::from(wanted.subsec_nanos() > 0)).clamp(TTL, TTL_LONGEST)
+}
+
+/// When the next renewal is due after the last one was sent: sooner while an answer is missing, so that one that comes
+/// late or never does not end the session.
+fn pace(ttl: Duration, is_answered: bool) -> Duration {
+    if is_answered { ttl / 5 } else { ttl / 6 }
+}
+
+/// The candidate's key, once it is there.
+#[derive(Debug)]
+struct Entered {
+    key: String,
+    create_revision: Revision,
+    uid: String,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lease {
+    id: LeaseId,
+    ttl: Duration,
+    since: Boottime,
+}
+
+/// One session.
+#[derive(Debug)]
+pub(super) struct Session {
+    lease: Mutex<Lease>,
+    end: Arc<AtomicU64>,
+    entered: OnceLock<Entered>,
+}
+
+impl Session {
+    /// Asks for a lease that suits the store.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the session's life is counted from before its lease is asked for"
+    )]
+    pub(super) async fn open(store: &Store) -> Result<Self, StoreError> {
+        let mut wanted = ttl_for(store.latency());
+        loop {
+            let since = Boottime::now();
+            let Granted { lease: id, ttl } = store.grant(wanted).await?;
+            // the first request of all has measured the store: one more lease, and the first runs out by itself
+            let suits = ttl_for(store.latency().max(Boottime::now().since(since)));
+            if suits > ttl && suits > wanted {
+                wanted = suits;
+                continue;
+            }
+            let session = Self {
+                lease: Mutex::new(Lease { id, ttl, since }),
+                end: Arc::new(AtomicU64::new(0)),
+                entered: OnceLock::new(),
+            };
+            session.renewed(since, ttl);
+            return Ok(session);
+        }
+    }
+
+    /// The lease that the session hangs on.
+    pub(super) fn lease(&self) -> LeaseId {
+        self.lock().id
+    }
+
+    /// Until when the session surely lives; moves on by itself.
+    pub(super) fn end_of_lease(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.end)
+    }
+
+    /// The candidate's key is there: from now on the session can move to another lease.
+    pub(super) fn entered(&self, key: &str, create_revision: Revision, uid: &str) {
+        let entered = Entered {
+            key: key.to_owned(),
+            create_revision,
+            uid: uid.to_owned(),
+        };
+        // a session has one key, and enters once
+        let _ = self.entered.set(entered);
+    }
+
+    /// Nothing is promised any more.
+    pub(super) fn close(&self) {
+        self.end.store(0, Ordering::Release);
+    }
+
+    /// Renews the lease until it cannot be relied upon any more (store E-6, E-13).
+    ///
+    /// Renewals are paced from the sending of the last one and do not wait for its answer, so a session lives on as long
+    /// as the answers come, however late each of them is.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the session's life is counted from before each renewal"
+    )]
+    pub(super) async fn keep_alive(&self, store: &Store) {
+        let mut renewals = Renewals::default();
+        let mut moving: Option<Pin<Box<dyn Future<Output = Option<Lease>> + Send + '_>>> = None;
+        let mut sent = Boottime::now();
+        loop {
+            let now = Boottime::now();
+            let left = self.end().since(now);
+            if left.is_zero() {
+                return;
+            }
+            let lease = *self.lock();
+            let due = sent + pace(lease.ttl, renewals.is_empty());
+            tokio::select! {
+                biased;
+                Some(answer) = renewals.join_next(), if !renewals.is_empty() => match answer {
+                    Ok((id, at, Ok(true))) if id == lease.id => self.renewed(at, lease.ttl),
+                    Ok((id, _, Ok(false))) if id == lease.id => return,
+                    // of the lease that the session has left
+                    Ok((_, _, Ok(_))) => {}
+                    Ok((_, _, Err(error))) => debug!(error = %Chain(&error), "could not renew the election lease"),
+                    Err(error) => debug!(%error, "a renewal of the election lease ended badly"),
+                },
+                moved = finished(&mut moving) => {
+                    moving = None;
+                    if let Some(longer) = moved {
+                        self.moved_to(longer);
+                    }
+                }
+                () = sleep(due.since(now)), if renewals.len() < RENEWALS_MAX => {
+                    sent = Boottime::now();
+                    let store = store.clone();
+                    renewals.spawn(async move { (lease.id, sent, store.renew(lease.id).await) });
+                }
+                () = sleep(FIT_EVERY.min(left)) => {
+                    if moving.is_none() {
+                        moving = self.move_to(store, lease, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The move to another lease, where that is needed and possible.
+    fn move_to<'s>(
+        &'s self,
+        store: &Store,
+        lease: Lease,
+        now: Boottime,
+    ) -> Option<Pin<Box<dyn Future<Output = Option<Lease>> + Send + 's>>> {
+        let entered = self.entered.get()?;
+        let wanted = ttl_for(store.latency());
+        let too_short = wanted > lease.ttl;
+        let too_long = wanted * 2 <= lease.ttl && now.since(lease.since) > KEEP_LONG_FOR;
+        if too_long {
+            // the key may hang on the shorter lease before that is known here
+            self.lock().ttl = wanted;
+            self.end.fetch_min(end(now, wanted).as_nanos(), Ordering::AcqRel);
+        }
+        (too_short || too_long).then(|| {
+            let store = store.clone();
+            Box::pin(async move {
+                match change_lease(&store, entered, wanted).await {
+                    Ok(moved) => moved,
+                    Err(error) => {
+                        debug!(error = %Chain(&error), "could not change the election lease");
+                        None
+                    }
+                }
+            }) as Pin<Box<dyn Future<Output = Option<Lease>> + Send>>
+        })
+    }
+
+    fn moved_to(&self, lease: Lease) {
+        info!(ttl = ?lease.ttl, "election lease changed to suit the latency of the store");
+        *self.lock() = lease;
+        // the end counts for this lease now, which may be the shorter one
+        self.end
+            .store(end(lease.since, lease.ttl).as_nanos(), Ordering::Release);
+    }
+
+    /// A renewal sent at this moment was answered.
+    fn renewed(&self, sent: Boottime, ttl: Duration) {
+        // answers may overtake each other
+        self.end.fetch_max(end(sent, ttl).as_nanos(), Ordering::AcqRel);
+    }
+
+    fn end(&self) -> Boottime {
+        Boottime::from_nanos(self.end.load(Ordering::Acquire))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lease> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Renewals under way: of which lease, sent when, and what was answered.
+type Renewals = JoinSet<(LeaseId, Boottime, Result<bool, StoreError>)>;
+
+/// Until when a lease that was granted or renewed at `sent` is relied upon.
+fn end(sent: Boottime, ttl: Duration) -> Boottime {
+    sent + ttl.saturating_sub(MARGIN.min(ttl / 4))
+}
+
+/// Puts the candidate's key under another lease. Its creation revision stays, and with it the candidate's place and what
+/// a leader's writes are conditional on.
+///
+/// When it is not known whether the key hangs on the new lease, the new lease is revoked: a request that arrives later
+/// is refused then, and a key that it had taken along is gone, which the candidate notices.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the lease's life is counted from before it is asked for"
+)]
+async fn change_lease(store: &Store, entered: &Entered, wanted: Duration) -> Result<Option<Lease>, StoreError> {
+    let mut since = Boottime::now();
+    let Granted { lease: id, ttl } = store.grant(wanted).await?;
+    let change = Txn::new()
+        .if_created_at(&entered.key, entered.create_revision)
+        .put_leased(&entered.key, entered.uid.as_str(), id);
+    let committing = store.commit(change);
+    tokio::pin!(committing);
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut committing => break outcome,
+            // the answer may take as long as the lease lives
+            () = sleep(ttl / 3) => {
+                let sent = Boottime::now();
+                if let Ok(true) = store.renew(id).await {
+                    since = sent;
+                }
+            }
+        }
+    };
+    match outcome {
+        Ok(Outcome::Committed(_)) => Ok(Some(Lease { id, ttl, since })),
+        Ok(Outcome::Conflict) => {
+            store.revoke(id).await?;
+            Ok(None)
+        }
+        Err(error) => {
+            store.revoke(id).await?;
+            Err(error)
+        }
+    }
+}
+
+/// The end of a move; never, when there is none.
+async fn finished<T>(moving: &mut Option<Pin<Box<dyn Future<Output = T> + Send + '_>>>) -> T {
+    match moving {
+        Some(moving) => moving.await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_longer_lease_is_asked_for_only_on_a_slow_store() {
+        let seconds = |latency| ttl_for(latency).as_secs();
+        assert_eq!(seconds(Duration::ZERO), 5);
+        assert_eq!(seconds(500 * MILLI), 5);
+        assert_eq!(seconds(1400 * MILLI), 9);
+        assert_eq!(seconds(3000 * MILLI), 15);
+        assert_eq!(seconds(60_000 * MILLI), 20);
+    }
+
+    #[test]
+    fn the_lease_of_a_slow_store_is_long_enough_for_a_read_and_the_sending_of_a_write() {
+        // fencing F-7, at the worst moment: just before the next renewal is answered
+        for latency in (0..=4000).map(|millis| millis * MILLI) {
+            let ttl = ttl_for(latency);
+            let end = end(Boottime::default(), ttl);
+            let next_answer = Boottime::default() + pace(ttl, true) + latency;
+            assert!(end.since(next_answer) > latency, "{latency:?} {ttl:?}");
+        }
+    }
+
+    #[test]
+    fn a_short_lease_outlives_answers_of_any_latency_that_it_can_hold() {
+        // the store becomes slow while the lease is the short one
+        for latency in [1400, 3000].map(|millis| millis * MILLI) {
+            let end = end(Boottime::default(), TTL);
+            let next_answer = Boottime::default() + pace(TTL, true) + latency;
+            assert!(next_answer < end, "{latency:?}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! A store that answers, but late: which endpoint is asked, and what becomes of watches and elections.
+
+use std::time::Duration;
+
+use control::store::{
+    Store, Target, Txn,
+    election::{Election, Leader},
+};
+use stolon_tests::{
+    etcd::Etcd,
+    tcp_relay::{TcpRelay, Toward, Weather},
+    wait::{eventually, now, throughout},
+};
+
+use crate::{SOON, store, until};
+
+const LATE: Duration = Duration::from_secs(3);
+
+/// One etcd behind several endpoints, each of which can be slow.
+async fn endpoints(etcd: &Etcd, count: usize) -> (Vec<TcpRelay>, Store) {
+    let mut relays = Vec::new();
+    for _ in 0..count {
+        relays.push(TcpRelay::to(&etcd.address()).await);
+    }
+    let endpoints: Vec<String> = relays.iter().map(TcpRelay::endpoint).collect();
+    let store = store(&endpoints.join(","));
+    until("all to be connected", async || {
+        store.get("key").await.unwrap();
+        relays.iter().all(|relay| relay.delivered(Toward::Client) > 0)
+    })
+    .await;
+    (relays, store)
+}
+
+#[tokio::test]
+async fn no_read_and_no_renewal_waits_for_an_endpoint_that_has_become_slow() {
+    let etcd = Etcd::start().await;
+    let (relays, store) = endpoints(&etcd, 3).await;
+    let lease = store.grant(Duration::from_secs(60)).await.unwrap().lease;
+    relays[1].set(Toward::Client, Weather::Delay(LATE));
+    for _ in 0..12 {
+        let begun = now();
+        store.get("key").await.unwrap();
+        assert!(store.renew(lease).await.unwrap());
+        assert!(now().since(begun) < LATE, "{:?}", now().since(begun));
+    }
+}
+
+#[tokio::test]
+async fn writes_keep_away_from_a_slow_endpoint_once_it_is_known() {
+    let etcd = Etcd::start().await;
+    let (relays, store) = endpoints(&etcd, 3).await;
+    relays[2].set(Toward::Client, Weather::Delay(LATE));
+    // what is asked there shows it: a probe at the latest
+    until("the slow one to be known", async || {
+        let begun = now();
+        store.put("key", "value").await.unwrap();
+        store.get("key").await.unwrap();
+        now().since(begun) >= Duration::from_millis(300)
+    })
+    .await;
+    for n in 0..12 {
+        let begun = now();
+        store.put("key", n.to_string()).await.unwrap();
+        assert!(now().since(begun) < LATE, "{:?}", now().since(begun));
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_fast_again_is_used_again() {
+    let etcd = Etcd::start().await;
+    let (relays, store) = endpoints(&etcd, 2).await;
+    relays[0].set(Toward::Client, Weather::Delay(Duration::from_millis(600)));
+    until("the slow one to be known", async || {
+        let begun = now();
+        store.get("key").await.unwrap();
+        now().since(begun) >= Duration::from_millis(300)
+    })
+    .await;
+    relays[0].set(Toward::Client, Weather::Fair);
+    relays[1].set(Toward::Client, Weather::Delay(Duration::from_millis(600)));
+    eventually("requests over the one that was slow", SOON, async || {
+        let before = relays[0].received(Toward::Server);
+        for _ in 0..5 {
+            store.get("key").await.unwrap();
+        }
+        // five requests are more than a probe or a second copy of one
+        if relays[0].received(Toward::Server) > before + 5 * 30 {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_watch_moves_away_from_an_endpoint_that_has_become_slow() {
+    let etcd = Etcd::start().await;
+    let (relays, store) = endpoints(&etcd, 2).await;
+    let watch = store.watch(vec![Target::Key("watched".to_owned())], None);
+    watch.changed().await; // it stands
+    let direct = crate::store(&etcd.endpoint());
+    let over_second = async |n: u32| {
+        let before = relays[1].delivered(Toward::Client);
+        direct.put("watched", n.to_string()).await.unwrap();
+        watch.changed().await;
+        relays[1].delivered(Toward::Client) > before
+    };
+    // whichever it stands on becomes slow
+    let slow = usize::from(over_second(0).await);
+    relays[slow].set(Toward::Client, Weather::Delay(LATE));
+    let begun = now();
+    let mut n = 1;
+    eventually("the watch to be quick again", SOON, async || {
+        n += 1;
+        let put = now();
+        direct.put("watched", n.to_string()).await.unwrap();
+        watch.changed().await;
+        if now().since(put) < LATE / 2 {
+            Ok(())
+        } else {
+            Err(format!("{:?}", now().since(put)))
+        }
+    })
+    .await;
+    eprintln!("the watch moved within {:?}", now().since(begun));
+}
+
+async fn leads(election: &Election) -> Leader {
+    let mut state = election.state();
+    let state = tokio::time::timeout(SOON, state.wait_for(|state| state.leader().is_some())).await;
+    let state = state.expect("it wins in time").expect("the election goes on");
+    state.leader().expect("it was waited for").clone()
+}
+
+/// Whether the leader could send a write now that depends on a read of this latency (fencing F-7).
+fn may_write(leader: &Leader, latency: Duration) -> bool {
+    leader.lease_end().since(now()) > latency
+}
+
+async fn is_kept(latencies: &[Duration]) {
+    let etcd = Etcd::start().await;
+    let relay = TcpRelay::to(&etcd.address()).await;
+    let slow = store(&relay.endpoint());
+    let election = Election::start(slow.clone(), "aaaaaaaa");
+    let leader = leads(&election).await;
+    for latency in latencies.iter().copied() {
+        relay.set(Toward::Client, Weather::Delay(latency));
+        let keeps = async || match election.state().borrow().leader() {
+            Some(now) if *now == leader => Ok(()),
+            other => Err(format!("{other:?}")),
+        };
+        // several leases long; the session has moved to another one by then
+        throughout("leadership", Duration::from_secs(12), keeps).await;
+        until("writes to be possible", async || may_write(&leader, latency)).await;
+        throughout("writes to be possible", Duration::from_secs(6), async || {
+            keeps().await?;
+            if may_write(&leader, latency) {
+                Ok(())
+            } else {
+                Err("too little is left of the lease".to_owned())
+            }
+        })
+        .await;
+        // and the key is still the one that writes are conditional on
+        let write = leader.guard(Txn::new().put("key", "value"));
+        assert!(slow.commit(write).await.unwrap().committed().is_some());
+    }
+    relay.set(Toward::Client, Weather::Fair);
+    election.stop().await;
+    let direct = store(&etcd.endpoint());
+    until("the key to go", async || {
+        direct.get(&leader.key).await.unwrap().is_none()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn leadership_is_kept_when_every_answer_comes_after_more_than_a_second() {
+    is_kept(&[Duration::from_millis(1400)]).await;
+}
+
+#[tokio::test]
+async fn leadership_is_kept_when_every_answer_comes_after_three_seconds() {
+    is_kept(&[LATE]).await;
+}
+
+#[tokio::test]
+async fn a_candidate_wins_on_a_store_that_was_slow_from_the_start() {
+    let etcd = Etcd::start().await;
+    let relay = TcpRelay::to(&etcd.address()).await;
+    relay.set(Toward::Client, Weather::Delay(LATE));
+    let election = Election::start(store(&relay.endpoint()), "aaaaaaaa");
+    let leader = leads(&election).await;
+    until("writes to be possible", async || may_write(&leader, LATE)).await;
+    throughout("leadership", Duration::from_secs(10), async || {
+        let state = election.state();
+        let leads = state.borrow().leader() == Some(&leader);
+        if leads { Ok(()) } else { Err("lost") }
+    })
+    .await;
+}
