@@ -13,6 +13,7 @@ use crate::model::{
     Checked, ClusterData, ClusterSpec, ClusterUid, SentinelInfo, SentinelUid, Spec, Timestamp, short_uid, to_compact,
 };
 use crate::plan::{Condition, Fresh, Input, Memory, Plan, Write, plan, unwritten};
+use crate::sentinel::arrivals::Arrivals;
 use crate::sentinel::metrics::Metrics;
 use crate::sentinel::pace::Pace;
 use crate::sentinel::reading::{Found, Reading, decode, targets};
@@ -21,6 +22,7 @@ use crate::store::election::{Election, Leader, Leadership};
 use crate::store::{Changes, Outcome, Revision, Store, StoreError, Txn, info_ttl};
 use crate::telemetry::Chain;
 
+mod arrivals;
 pub mod metrics;
 mod pace;
 mod reading;
@@ -32,6 +34,33 @@ const SLEEP_INTERVAL_UNKNOWN: Duration = Duration::from_secs(5);
 const SLEEP_INTERVAL_MIN: Duration = Duration::from_millis(200);
 /// After a request that failed the next round follows this soon: the request has waited already.
 const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// A store whose answers take longer than this is asked ahead of time.
+const SLOW: Duration = Duration::from_millis(100);
+
+/// How much before something is due the reading for it is sent, so that a slow store does not add its latency. Not the
+/// whole of it: an answer just before the time would be of no use.
+fn head_start(latency: Duration) -> Duration {
+    if latency < SLOW {
+        return Duration::ZERO;
+    }
+    latency / 10 * 9
+}
+
+/// While a master is awaited, times and positions are not written more often than this (beyond ).
+const REFRESH_WHILE_AWAITED: Duration = Duration::from_secs(5);
+
+/// How often times and positions are written at most.
+///
+/// Permits and check-ins depend on the document's revision, and each write makes those that are under way try again: so
+/// on a slow store there is time between two writes for one that fails and one that does not.
+fn refresh_interval(sleep_interval: Duration, is_master_awaited: bool, latency: Duration) -> Duration {
+    let awaited = if is_master_awaited {
+        REFRESH_WHILE_AWAITED
+    } else {
+        Duration::ZERO
+    };
+    sleep_interval.max(awaited).max(latency.saturating_mul(3))
+}
 
 /// What a sentinel is started with.
 #[derive(Debug)]
@@ -76,6 +105,7 @@ pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()
         was_away: false,
         written: None,
         pace: Pace::default(),
+        arrivals: Arrivals::default(),
         spoken: Spoken::default(),
     };
     tokio::select! {
@@ -156,6 +186,7 @@ struct Sentinel {
     /// Our last write, and whether it decided something.
     written: Option<Written>,
     pace: Pace,
+    arrivals: Arrivals,
     spoken: Spoken,
 }
 
@@ -184,15 +215,18 @@ impl Sentinel {
             let next = self.round().await;
             let earliest = self.pace.next();
             let due = match next {
-                Next::At(at) => at.max(earliest),
+                Next::At(at) => at.before(head_start(self.store.latency())).max(earliest),
                 Next::Soon => earliest,
             };
             loop {
                 tokio::select! {
                     () = sleep(due.since(Boottime::now())) => break,
-                    changes = watch.changed() => if self.is_news(&changes) {
-                        break;
-                    },
+                    changes = watch.changed() => {
+                        self.arrivals.note(&changes, self.store.keys());
+                        if self.is_news(&changes) {
+                            break;
+                        }
+                    }
                     changed = election.changed() => match changed {
                         Ok(()) => break,
                         // only at the end of the process
@@ -202,7 +236,9 @@ impl Sentinel {
             }
             sleep(earliest.since(Boottime::now())).await;
             // What came during the pause is part of what is read next.
-            watch.take();
+            if let Some(changes) = watch.take() {
+                self.arrivals.note(&changes, self.store.keys());
+            }
         }
     }
 
@@ -232,6 +268,8 @@ impl Sentinel {
         };
         let now = Boottime::now();
         let mut reading = decode(snapshot, self.store.keys());
+        reading.seen.took = now.since(began);
+        self.arrivals.date(&mut reading.seen, now);
         self.spoken.name_garbage(&reading);
         let data = match &reading.data {
             Found::Usable(data) => (**data).clone(),
@@ -250,7 +288,7 @@ impl Sentinel {
         self.presence
             .send_if_modified(|wanted| wanted.replace(interval) != Some(interval));
         // An outage that has just ended made every info look old (sentinel E-3): then nobody's age is known.
-        self.was_away |= now.since(began) > AGAIN_AFTER_FAILURE;
+        self.was_away |= now.since(began) > self.in_good_time();
         if self.memory.sightings.is_blank() && !self.was_away {
             self.ask_ages(&mut reading, now).await;
         }
@@ -308,7 +346,8 @@ impl Sentinel {
             }
         };
         self.spoken.content();
-        let due = self.written.map(|written| written.at + interval);
+        let refresh = refresh_interval(interval, plan.next.proxied_master().is_none(), self.store.latency());
+        let due = self.written.map(|written| written.at + refresh);
         let refreshed_at = due.filter(|due| plan.write == Write::Refresh && *due > now);
         if let Some(due) = refreshed_at {
             self.spoken.say(&plan.notes);
@@ -393,10 +432,15 @@ impl Sentinel {
         }
     }
 
+    /// What a request takes at most while nothing is wrong with the store.
+    fn in_good_time(&self) -> Duration {
+        AGAIN_AFTER_FAILURE.max(self.store.latency().saturating_mul(2))
+    }
+
     /// Finds out how old the infos were at `now`, when this sentinel first looked (sentinel E-6).
     #[expect(clippy::disallowed_methods, reason = "the answers come later than what was read")]
     async fn ask_ages(&self, reading: &mut Reading, now: Boottime) {
-        let store = self.store.limited(AGAIN_AFTER_FAILURE);
+        let store = self.store.limited(self.in_good_time());
         for (uid, lease) in &reading.leases {
             let age = match store.remaining(*lease).await {
                 Ok(Some(lease)) => lease
@@ -409,7 +453,7 @@ impl Sentinel {
                 }
             };
             if let Some(observed) = reading.seen.keepers.get_mut(uid) {
-                observed.age = age.saturating_sub(Boottime::now().since(now));
+                observed.age = observed.age.max(age.saturating_sub(Boottime::now().since(now)));
             }
         }
     }
@@ -440,4 +484,27 @@ pub enum InvalidInitial {
     /// It asks for something that is not done yet.
     #[error("invalid initial cluster")]
     NotSupported(#[source] crate::model::NotSupported),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_once_a_sleep_interval_and_less_often_where_that_holds_others_up() {
+        let refresh = |sleep, is_awaited, latency| {
+            let millis = Duration::from_millis;
+            refresh_interval(millis(sleep), is_awaited, millis(latency)).as_millis()
+        };
+        assert_eq!(refresh(5000, false, 2), 5000);
+        assert_eq!(refresh(1000, false, 2), 1000);
+        assert_eq!(refresh(1000, true, 2), 5000, "a permit is asked for");
+        assert_eq!(refresh(5000, false, 3000), 9000);
+    }
+
+    #[test]
+    fn a_fast_store_is_not_asked_ahead_of_time() {
+        assert_eq!(head_start(Duration::from_millis(5)), Duration::ZERO);
+        assert_eq!(head_start(Duration::from_secs(1)), Duration::from_millis(900));
+    }
 }

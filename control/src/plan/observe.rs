@@ -18,7 +18,8 @@ pub struct Observed<T> {
     pub key: String,
     /// The revision of its last put.
     pub revision: i64,
-    /// At least so old already when read, as its lease tells (sentinel E-6); zero when nobody asked.
+    /// At least so old already when read, as its lease or the watch that brought it tells (sentinel E-2, E-6); zero when
+    /// neither is known.
     pub age: Duration,
     /// The info.
     pub info: T,
@@ -35,6 +36,10 @@ pub struct Observations {
     pub garbled_proxies: BTreeSet<ProxyUid>,
     /// Liveness keys and their values.
     pub alive: BTreeMap<KeeperUid, BootUuid>,
+    /// When a watch learnt that a liveness key was gone; it was gone by then, and its last renewal a TTL earlier.
+    pub gone: BTreeMap<KeeperUid, Boottime>,
+    /// How long the reading took, from its sending to its answer.
+    pub took: Duration,
 }
 
 /// How an info came to be known.
@@ -86,6 +91,8 @@ pub struct Sightings {
     cluster: ClusterUid,
     read_at: Option<Boottime>,
     readable_since: Boottime,
+    /// How long readings take of late.
+    took: Duration,
     /// The gap before the last reading in which the store could not be read; zero when there was none.
     pub gap: Duration,
     /// By keeper uid; entries stay when their key goes (sentinel H-4).
@@ -108,8 +115,8 @@ pub struct Standing {
 impl Sightings {
     /// What is remembered after one more reading, made at `now`.
     ///
-    /// Time in which the store could not be read does not count: everything remembered moves by the gap since the last
-    /// reading, when that is longer than readings are apart (sentinel E-3).
+    /// Time in which the store could not be read does not count: everything remembered moves by it (sentinel E-3). Slow
+    /// readings count, see [`gap`].
     #[must_use]
     pub fn after(&self, seen: &Observations, cluster: &ClusterUid, spec: &Spec, now: Boottime) -> Self {
         let same_cluster = self.cluster == *cluster;
@@ -121,9 +128,10 @@ impl Sightings {
         };
         next.cluster = cluster.clone();
         next.read_at = Some(now);
-        next.gap = self
-            .read_at
-            .map_or(Duration::ZERO, |last| gap(now.since(last), spec.sleep_interval));
+        next.gap = self.read_at.map_or(Duration::ZERO, |last| {
+            gap(now.since(last), seen.took, self.took, spec.sleep_interval)
+        });
+        next.took = seen.took.max(self.took / 2);
         if next.gap > Duration::ZERO || first {
             next.readable_since = now;
         }
@@ -173,7 +181,7 @@ impl Sightings {
             let arrival = match self.keepers.get(uid) {
                 Some(known) if known.seen.info.info_uid == observed.info.info_uid => None,
                 None if first => Some((Arrival::Found, now.before(observed.age))),
-                _ => Some((Arrival::New, now)),
+                _ => Some((Arrival::New, now.before(observed.age))),
             };
             match (arrival, self.keepers.get_mut(uid)) {
                 (None, Some(known)) => {
@@ -205,7 +213,10 @@ impl Sightings {
             let alive = seen.alive.get(uid).cloned();
             match (&sighting.alive, &alive) {
                 (_, Some(_)) => sighting.vanished = None,
-                (Some(_), None) => sighting.vanished = Some(now),
+                (Some(_), None) => {
+                    let learnt = seen.gone.get(uid).copied();
+                    sighting.vanished = Some(learnt.map_or(now, |learnt| learnt.min(now)));
+                }
                 (None, None) => {}
             }
             sighting.alive = alive;
@@ -354,9 +365,39 @@ fn freshness(spec: &Spec) -> Duration {
     spec.sleep_interval.max(Duration::from_millis(500))
 }
 
-/// The time in which the store could not be read: nothing while readings come about as often as they should, else all
-/// of it.
-fn gap(elapsed: Duration, sleep_interval: Duration) -> Duration {
+/// The part of the time since the last reading in which the store may not have answered.
+///
+/// A store that answers late answers all the same, and publishers reach it as late as readers do: a reading that took as
+/// long as the last ones counts whole. One that took much longer may have waited for the end of an outage: what exceeds
+/// twice the usual does not count. Neither does the whole pause before it, when readings should have come meanwhile.
+fn gap(elapsed: Duration, took: Duration, usually_took: Duration, sleep_interval: Duration) -> Duration {
     let usual = sleep_interval.saturating_add((sleep_interval / 2).max(Duration::from_secs(1)));
-    if elapsed > usual { elapsed } else { Duration::ZERO }
+    let pause = Some(elapsed.saturating_sub(took)).filter(|pause| *pause > usual);
+    let counts = usually_took.saturating_mul(2).max(Duration::from_secs(1));
+    let beyond = took.min(elapsed).saturating_sub(counts);
+    match pause {
+        // nothing tells what of a reading that ended an outage was waiting for the store
+        Some(_) => elapsed,
+        None => beyond,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_readings_count_and_outages_do_not() {
+        let gap = |pause: u64, took: u64, usually: u64| {
+            let millis = Duration::from_millis;
+            super::gap(millis(pause + took), millis(took), millis(usually), millis(5000)).as_millis()
+        };
+        assert_eq!(gap(5000, 10, 10), 0);
+        assert_eq!(gap(5000, 3000, 3000), 0, "as slow as before");
+        assert_eq!(gap(7500, 4900, 3000), 0);
+        assert_eq!(gap(5000, 900, 10), 0, "within the tolerance");
+        assert_eq!(gap(5000, 4000, 10), 3000, "it may have waited for the end of an outage");
+        assert_eq!(gap(7501, 3000, 3000), 10_501, "readings in between failed");
+        assert_eq!(gap(60_000, 10, 10), 60_010);
+    }
 }

@@ -24,6 +24,7 @@ fn event(keepers: usize) -> impl Strategy<Value = Event> {
         1 => (0usize..2).prop_map(Event::ProxyHangs),
         1 => Just(Event::NewLeader),
         1 => (1u32..100).prop_map(Event::StoreAway),
+        1 => (0u32..40).prop_map(Event::SlowReads),
         1 => (1u32..4).prop_map(Event::Conflicts),
         1 => keeper.clone().prop_map(Event::FailKeeper),
         1 => keeper.prop_map(Event::RemoveKeeper),
@@ -55,6 +56,7 @@ proptest! {
             prop_assert!(simulation.broken.is_empty(), "{:?} after {event:?}", simulation.broken);
         }
         // everybody comes back
+        simulation.happen(&Event::SlowReads(0));
         for index in 0..4 {
             simulation.happen(&Event::Revive(index));
             simulation.happen(&Event::Heal(index));
@@ -178,6 +180,40 @@ fn a_master_that_died_during_an_outage_of_the_store_is_replaced_after_it() {
     simulation.happen(&Event::StoreAway(600));
     let (elected, _) = fails_over(&mut simulation);
     assert!(elected > TICK && elected <= FAIL + 3 * SLEEP, "{elected:?}");
+}
+
+#[test]
+fn a_killed_master_is_replaced_however_long_readings_take() {
+    // sentinel E-3: a store that answers late answers all the same
+    for (ticks, reading) in [11u32, 30, 49].map(|ticks| (ticks, TICK * ticks)) {
+        let mut simulation = settled();
+        simulation.happen(&Event::SlowReads(ticks));
+        // the first slow reading may have been an outage
+        simulation.happen(&Event::Wait(200));
+        simulation.happen(&Event::Kill(simulation.master().unwrap()));
+        let before = simulation.master();
+        let elected = simulation.until(MINUTE, |simulation| simulation.master() != before);
+        // one reading that was under way, one that finds the key gone, and one that finds the time over
+        let limit = FAIL + 3 * (reading + SLEEP);
+        assert!(
+            elected.is_some_and(|elected| elected >= FAIL && elected <= limit),
+            "{elected:?} {reading:?}"
+        );
+        assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+    }
+}
+
+#[test]
+fn a_store_that_becomes_slow_fails_nobody() {
+    let mut simulation = settled();
+    let master = simulation.master();
+    for ticks in [40, 0, 30, 5, 49] {
+        simulation.happen(&Event::SlowReads(ticks));
+        simulation.happen(&Event::Wait(200));
+    }
+    assert_eq!(simulation.master(), master);
+    assert_eq!(simulation.good_dbs(), 3);
+    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
 }
 
 #[test]

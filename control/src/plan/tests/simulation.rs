@@ -42,6 +42,8 @@ pub(super) enum Event {
     NewLeader,
     /// The store is away for so many ticks.
     StoreAway(u32),
+    /// From now on the sentinel's readings take so many ticks; its writes are on what it read.
+    SlowReads(u32),
     /// The store answers, but no keeper reaches it for this many ticks.
     Silence(u32),
     /// The next so many writes of the sentinel come too late.
@@ -96,6 +98,9 @@ pub(super) struct Simulation {
     leadership: u64,
     store_back: Boottime,
     keepers_back: Boottime,
+    reads_take: u32,
+    reading: Option<UnderWay>,
+    read_again_at: Boottime,
     revision: i64,
     revisions: BTreeMap<KeeperUid, i64>,
     uids: u32,
@@ -104,6 +109,15 @@ pub(super) struct Simulation {
     pub(super) last: Option<Plan>,
     /// Every invariant of several writes that was broken.
     pub(super) broken: Vec<String>,
+}
+
+/// A reading of the sentinel that was sent and is not answered.
+#[derive(Debug, Clone)]
+struct UnderWay {
+    sent: Boottime,
+    answered_at: Boottime,
+    data: ClusterData,
+    seen: Observations,
 }
 
 pub(super) const SLEEP: Duration = Duration::from_secs(1);
@@ -155,6 +169,9 @@ impl Simulation {
             leadership: 1,
             store_back: NOW,
             keepers_back: NOW,
+            reads_take: 0,
+            reading: None,
+            read_again_at: NOW,
             revision: 1,
             revisions: BTreeMap::new(),
             uids: 0,
@@ -210,6 +227,7 @@ impl Simulation {
                 self.store_back = self.now + TICK * ticks;
                 (0..=ticks).for_each(|_| self.tick());
             }
+            Event::SlowReads(ticks) => self.reads_take = ticks,
             Event::Silence(ticks) => {
                 self.keepers_back = self.now + TICK * ticks;
                 (0..ticks).for_each(|_| self.tick());
@@ -521,13 +539,37 @@ impl Simulation {
         seen
     }
 
+    /// Reads, and decides when the answer is there; the next reading is sent after sleepInterval at most.
     fn sentinel_acts(&mut self) {
-        let checked: Checked = self.data.clone().check().unwrap();
-        let seen = self.observations();
+        if self.reading.is_none() && (self.reads_take == 0 || self.now >= self.read_again_at) {
+            self.reading = Some(UnderWay {
+                sent: self.now,
+                answered_at: self.now + TICK * self.reads_take,
+                data: self.data.clone(),
+                seen: self.observations(),
+            });
+        }
+        let Some(UnderWay {
+            sent, data, mut seen, ..
+        }) = self.reading.take_if(|read| read.answered_at <= self.now)
+        else {
+            return;
+        };
+        seen.took = self.now.since(sent);
+        if self.data != data {
+            self.conflicts += 1;
+        }
+        self.decide(data, &seen);
+        let wake = self.last.as_ref().and_then(|plan| plan.wake_at);
+        self.read_again_at = wake.map_or(self.now + SLEEP, |wake| wake.min(self.now + SLEEP));
+    }
+
+    fn decide(&mut self, data: ClusterData, seen: &Observations) {
+        let checked: Checked = data.check().unwrap();
         let wall = Timestamp::from_unix_nanos(i128::from(self.now.as_nanos()));
         let input = Input {
             data: &checked,
-            seen: &seen,
+            seen,
             memory: &self.memory,
             leadership: self.leadership,
             now: self.now,

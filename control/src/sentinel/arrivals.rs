@@ -1,0 +1,160 @@
+//! When news arrived, as the watch learnt it: infos that were put, liveness keys that went. On a slow store that is a
+//! whole reading earlier than a reading finds it so. What follows from it is `plan`'s business.
+
+use std::collections::BTreeMap;
+
+use crate::clock::Boottime;
+use crate::model::KeeperUid;
+use crate::plan::Observations;
+use crate::store::{Changes, Keys, Revision};
+
+/// No more keys than this are remembered of each kind; beyond it none are, and readings alone tell.
+const REMEMBERED_MAX: usize = 1000;
+
+/// The arrival of the last news, by the last part of the key.
+#[derive(Debug, Default)]
+pub(super) struct Arrivals {
+    /// Keeper infos, with the revision of the put.
+    infos: BTreeMap<String, (Revision, Boottime)>,
+    /// Liveness keys that are gone.
+    gone: BTreeMap<String, Boottime>,
+}
+
+impl Arrivals {
+    /// Takes over what a watch has learnt.
+    pub(super) fn note(&mut self, changes: &Changes, keys: &Keys) {
+        let (infos, alive) = (keys.keeper_infos(), keys.alive_all());
+        for (key, change) in &changes.keys {
+            if let Some(name) = key.strip_prefix(&infos) {
+                match change.now {
+                    Some(_) => drop(self.infos.insert(name.to_owned(), (change.revision, change.arrived))),
+                    None => drop(self.infos.remove(name)),
+                }
+            }
+            if let Some(name) = key.strip_prefix(&alive) {
+                match change.now {
+                    Some(_) => drop(self.gone.remove(name)),
+                    None => drop(self.gone.insert(name.to_owned(), change.arrived)),
+                }
+            }
+        }
+        if self.infos.len() > REMEMBERED_MAX {
+            self.infos.clear();
+        }
+        if self.gone.len() > REMEMBERED_MAX {
+            self.gone.clear();
+        }
+    }
+
+    /// Dates what was read, with what was known when it was answered: an info is at least as old as the news of its
+    /// very put, and a liveness key was gone when the news of that came.
+    pub(super) fn date(&mut self, seen: &mut Observations, now: Boottime) {
+        for observed in seen.keepers.values_mut() {
+            if let Some((revision, arrived)) = self.infos.get(&observed.key)
+                && revision.0 == observed.revision
+            {
+                observed.age = now.since(*arrived);
+            }
+        }
+        self.gone
+            .retain(|name, _| !seen.alive.contains_key(&KeeperUid::from(name.as_str())));
+        let gone = self.gone.iter().map(|(name, at)| (KeeperUid::from(name.as_str()), *at));
+        seen.gone = gone.collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{BootUuid, KeeperInfo};
+    use crate::plan::Observed;
+    use crate::store::{Change, Entry};
+
+    fn at(seconds: u64) -> Boottime {
+        Boottime::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn change(is_there: bool, revision: i64, arrived: u64) -> Change {
+        let entry = Entry {
+            key: String::new(),
+            value: Vec::new(),
+            mod_revision: Revision(revision),
+            create_revision: Revision(1),
+            lease: None,
+        };
+        Change {
+            now: is_there.then_some(entry),
+            revision: Revision(revision),
+            arrived: at(arrived),
+        }
+    }
+
+    fn news(key: String, change: Change) -> Changes {
+        Changes {
+            keys: BTreeMap::from([(key, change)]),
+            gap: false,
+        }
+    }
+
+    fn seen(revision: i64) -> Observations {
+        let observed = Observed {
+            key: "k1".to_owned(),
+            revision,
+            age: Duration::ZERO,
+            info: KeeperInfo::default(),
+        };
+        Observations {
+            keepers: BTreeMap::from([("k1".into(), observed)]),
+            ..Observations::default()
+        }
+    }
+
+    #[test]
+    fn a_key_that_went_is_known_until_it_is_there_again() {
+        let keys = Keys::new("p", "c").unwrap();
+        let mut arrivals = Arrivals::default();
+        arrivals.note(&news(keys.alive("k1"), change(false, 1, 1)), &keys);
+        arrivals.note(&news(keys.alive("k2"), change(false, 2, 2)), &keys);
+        arrivals.note(&news(keys.alive("k3"), change(false, 3, 3)), &keys);
+        arrivals.note(&news(keys.alive("k2"), change(true, 4, 4)), &keys);
+        let mut first = Observations {
+            alive: BTreeMap::from([("k3".into(), BootUuid::from("b"))]),
+            ..Observations::default()
+        };
+        arrivals.date(&mut first, at(5));
+        assert_eq!(first.gone, BTreeMap::from([("k1".into(), at(1))]));
+        let mut second = Observations::default();
+        arrivals.date(&mut second, at(6));
+        assert_eq!(second.gone, first.gone, "what is there again is forgotten");
+    }
+
+    #[test]
+    fn an_info_is_as_old_as_the_news_of_the_put_that_was_read_and_of_no_other() {
+        let keys = Keys::new("p", "c").unwrap();
+        let mut arrivals = Arrivals::default();
+        arrivals.note(&news(keys.keeper_info("k1"), change(true, 7, 10)), &keys);
+        let age = |arrivals: &mut Arrivals, revision| {
+            let mut seen = seen(revision);
+            arrivals.date(&mut seen, at(14));
+            seen.keepers[&KeeperUid::from("k1")].age.as_secs()
+        };
+        assert_eq!(age(&mut arrivals, 7), 4);
+        assert_eq!(age(&mut arrivals, 8), 0, "a later put, whose news is still on its way");
+        arrivals.note(&news(keys.keeper_info("k1"), change(false, 9, 12)), &keys);
+        assert_eq!(age(&mut arrivals, 7), 0);
+    }
+
+    #[test]
+    fn strangers_keys_do_not_pile_up() {
+        let keys = Keys::new("p", "c").unwrap();
+        let mut arrivals = Arrivals::default();
+        for n in 0..3 * REMEMBERED_MAX {
+            let name = format!("k{n}");
+            arrivals.note(&news(keys.alive(&name), change(false, 1, 1)), &keys);
+            arrivals.note(&news(keys.keeper_info(&name), change(true, 1, 1)), &keys);
+        }
+        assert!(arrivals.gone.len() <= REMEMBERED_MAX && arrivals.infos.len() <= REMEMBERED_MAX);
+    }
+}
