@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
 use control::model::{BootUuid, KeeperInfo, KeeperUid, Spec, Stopped as Announced, from_slice};
-use control::store::{Changes, Store, StoreError, Target, Watch};
+use control::store::{Changes, Entry, Store, Target, Watch};
 use control::telemetry::Chain;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::agenda::{Agenda, COALESCE};
-use crate::alive::{self, Alive, Holder};
+use crate::alive::{self, Alive};
 use crate::args::Config;
 use crate::claim::Wait;
 use crate::collect::Collector;
@@ -222,6 +222,8 @@ struct Keeper {
     alive: Option<Alive>,
     /// A password may have changed, so the next pass writes the files that hold one.
     write_files_again: bool,
+    /// The cluster data as a watch has last brought them, for a promotion on a slow store.
+    latest: Arc<Mutex<Option<Entry>>>,
 }
 
 /// A pass under way.
@@ -284,6 +286,7 @@ impl Keeper {
         ));
         metrics.set_sleep_interval(sleep_interval);
         let works_on = Arc::new(Mutex::new(None));
+        let latest = Arc::new(Mutex::new(None));
         let engine = Engine {
             config,
             me: me.clone(),
@@ -297,10 +300,12 @@ impl Keeper {
             metrics: Arc::clone(&metrics),
             problems: Arc::clone(&problems),
             works_on: Arc::clone(&works_on),
+            latest: Arc::clone(&latest),
             memory: Memory::default(),
         };
         Self {
             alive: None,
+            latest,
             store,
             me,
             boot,
@@ -371,7 +376,6 @@ impl Keeper {
         let mut life = self.instance.life();
         let mut beat = interval(alive::PERIOD);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut beating: Option<JoinHandle<(Alive, Result<Holder, StoreError>)>> = None;
         let mut running: Option<Running> = None;
         loop {
             let now = Boottime::now();
@@ -380,18 +384,10 @@ impl Keeper {
             }
             let pause = self.agenda.due().since(Boottime::now());
             tokio::select! {
-                received = self.signals.any() => {
-                    let Received::End(farewell) = received else {
-                        self.read_passwords_again();
-                        continue;
-                    };
-                    if let Some(beating) = beating {
-                        beating.abort();
-                        // Its lease is not known to us then: the next beat puts the key under another one.
-                        self.alive = Some(Alive::new(&self.store, &self.me, self.boot.clone()));
-                    }
-                    return (farewell, running);
-                }
+                received = self.signals.any() => match received {
+                    Received::End(farewell) => return (farewell, running),
+                    _ => self.read_passwords_again(),
+                },
                 changes = watch.changed() => self.hear(&changes, running.as_mut()),
                 _ = life.changed() => match *life.borrow_and_update() {
                     Life::Running { .. } => self.agenda.server_started(Boottime::now()),
@@ -411,20 +407,9 @@ impl Keeper {
                         watch = self.watch();
                     }
                 }
-                beaten = finished(&mut beating) => {
-                    beating = None;
-                    if self.beaten(beaten) == Some(Farewell::Replaced) {
-                        return (Farewell::Replaced, running);
-                    }
-                }
-                _ = beat.tick() => {
-                    if let Some(mut alive) = self.alive.take() {
-                        beating = Some(tokio::task::spawn_local(async move {
-                            let beaten = alive.beat().await;
-                            (alive, beaten)
-                        }));
-                    }
-                }
+                _ = beat.tick() => if self.beat() == Some(Farewell::Replaced) {
+                    return (Farewell::Replaced, running);
+                },
                 () = sleep(pause), if running.is_none() => {}
             }
         }
@@ -494,6 +479,10 @@ impl Keeper {
         }
         if let Some(change) = changes.keys.get(&keys.cluster_data()) {
             let orders = orders(&reading(change.now.as_ref()), &self.me, &self.boot);
+            self.latest
+                .lock()
+                .expect("nobody panics while holding the cluster data")
+                .clone_from(&change.now);
             match running {
                 Some(running) => {
                     let works_on = self
@@ -564,21 +553,15 @@ impl Keeper {
         changed
     }
 
-    fn beaten(&mut self, beaten: Option<(Alive, Result<Holder, StoreError>)>) -> Option<Farewell> {
-        let (alive, beaten) = beaten?;
-        let replaced = match beaten {
-            Ok(Holder::Us) => None,
-            Ok(Holder::Other(boot)) => {
-                error!(key = alive.key(), bootUUID = %boot, "another process has taken our liveness key, ending");
-                Some(Farewell::Replaced)
-            }
-            Err(error) => {
-                debug!(error = %Chain(&error), "could not renew the liveness key");
-                None
-            }
-        };
-        self.alive = Some(alive);
-        replaced
+    /// Gives the beat, unless an earlier one has found the key of another process.
+    fn beat(&mut self) -> Option<Farewell> {
+        let alive = self.alive.as_mut()?;
+        if let Some(boot) = alive.other() {
+            error!(key = alive.key(), bootUUID = %boot, "another process has taken our liveness key, ending");
+            return Some(Farewell::Replaced);
+        }
+        alive.beat();
+        None
     }
 
     /// Stops the instance, says where it stands, and then only ends (keeper 3.8, beyond ).
@@ -661,12 +644,8 @@ async fn beat_on(alive: Option<&mut Alive>) {
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         beat.tick().await;
-        match alive.beat().await {
-            Ok(Holder::Us) => {}
-            // Whoever is about to act finds out by its own next beat.
-            Ok(Holder::Other(boot)) => debug!(bootUUID = %boot, "another process has our liveness key"),
-            Err(error) => debug!(error = %Chain(&error), "could not renew the liveness key"),
-        }
+        // Whoever is about to act finds a key of another process by its own beats.
+        alive.beat();
     }
 }
 
@@ -704,14 +683,6 @@ fn goes(value: &[u8]) -> bool {
 async fn ended(running: &mut Option<Running>) -> (Engine, Option<Outcome>) {
     match running {
         Some(running) => (&mut running.task).await.expect("a pass does not panic"),
-        None => std::future::pending().await,
-    }
-}
-
-/// The end of a task; never, when there is none. Nothing when it was aborted.
-async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
-    match task {
-        Some(task) => task.await.ok(),
         None => std::future::pending().await,
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
 use control::model::{BootUuid, Checked, ClusterData, DbUid, KeeperUid, Spec, Unusable};
@@ -45,6 +46,8 @@ pub use look::stopped;
 
 /// Looks in one pass; more means that two rules undo each other, or that the orders change all the time.
 const LOOKS_MAX: usize = 20;
+/// A store whose answers take longer than this is not asked where that is not needed.
+const SLOW: Duration = Duration::from_millis(100);
 /// What does passes: everything that they need and remember.
 pub struct Engine {
     /// The options.
@@ -71,6 +74,8 @@ pub struct Engine {
     pub problems: Arc<Problems>,
     /// The orders for whose sake something long is under way, for the loop to see.
     pub works_on: Arc<Mutex<Option<Orders>>>,
+    /// The cluster data as a watch has last brought them.
+    pub latest: Arc<Mutex<Option<Entry>>>,
     /// What outlives a pass.
     pub memory: Memory,
 }
@@ -165,7 +170,7 @@ impl Engine {
             copy: None,
             permit: None,
         };
-        let mut read = self.read().await;
+        let mut read = self.first_read().await;
         for look in 0..LOOKS_MAX {
             let orders = orders(&read.reading, &self.me, &self.boot);
             if look == 0 && matches!(&woken, Woken::ByEventUnless(failed) if *failed == orders) {
@@ -192,7 +197,11 @@ impl Engine {
             match plan.then {
                 Then::LookAgain => {
                     (pass.asked, pass.copy) = (None, None);
-                    read = self.read().await;
+                    // On a slow store what follows a promotion does not wait for another reading: the permit has just
+                    // found the cluster data as they were read, and a change of them gives the pass up.
+                    if !(self.is_store_slow() && plan.steps.contains(&Step::Promote)) {
+                        read = self.read().await;
+                    }
                 }
                 Then::AskServer => pass.asked = Some(Box::pin(self.ask(&orders)).await),
                 Then::AskSource(from) => {
@@ -222,6 +231,35 @@ impl Engine {
     /// What is in the files is not known any more: the next pass writes them, and reloads the server.
     pub fn write_files_again(&mut self) {
         self.memory.known.current = None;
+    }
+
+    /// The cluster data to begin with: read, but for a promotion on a slow store. That asks for a permit before anything
+    /// else, which is granted only on the present cluster data, so those that the watch has brought do.
+    async fn first_read(&self) -> Read {
+        let latest = self
+            .latest
+            .lock()
+            .expect("nobody panics while holding the cluster data")
+            .take();
+        let Some(entry) = latest.filter(|_| self.is_store_slow()) else {
+            return self.read().await;
+        };
+        let read = Read {
+            reading: reading(Some(&entry)),
+            revision: entry.mod_revision,
+        };
+        let is_standby = matches!(self.instance.local_role(), Ok(FileRole::Standby));
+        let runs = matches!(self.instance.running().await, Ok(Some(_)));
+        match orders(&read.reading, &self.me, &self.boot).be {
+            Be::Db(target) if target.role == TargetRole::Master && target.db == self.local.db().uid => {
+                if is_standby && runs { read } else { self.read().await }
+            }
+            _ => self.read().await,
+        }
+    }
+
+    fn is_store_slow(&self) -> bool {
+        self.store.latency() > SLOW
     }
 
     /// Reads the cluster data.

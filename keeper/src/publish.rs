@@ -4,11 +4,12 @@
 use std::sync::Mutex as StdMutex;
 use std::time::Duration;
 
+use control::clock::Boottime;
 use control::model::{
     BootUuid, ClusterUid, DbUid, InfoUid, KeeperInfo, KeeperUid, PostgresBinaryVersion, PostgresState, Problem,
     SettingsInfo, Stopped, from_slice, short_uid, to_compact,
 };
-use control::store::{Outcome, Revision, Store, StoreError, Txn, info_ttl};
+use control::store::{Attempt, Entry, LeaseId, Revision, Snapshot, Store, StoreError, Target, Txn, info_ttl};
 use tokio::sync::{Mutex, Notify};
 use tracing::{debug, warn};
 
@@ -60,8 +61,8 @@ pub enum Published {
 /// The answer to a question for the permit (beyond ).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permit {
-    /// The instance may become a master, for a quarter of failInterval from before the question.
-    Granted,
+    /// The instance may become a master, for half of failInterval from the sending of the request that was granted.
+    Granted(Boottime),
     /// Not on this cluster data, or not while an order lives: read again.
     Refused,
 }
@@ -74,10 +75,34 @@ pub struct Publisher {
     report: StdMutex<Report>,
     interval: StdMutex<Duration>,
     wake: Notify,
-    own: Mutex<Own>,
+    own: Mutex<OwnKey>,
 }
 
-/// What is known of the own key.
+/// The own key, as far as it is known.
+#[derive(Debug)]
+struct OwnKey {
+    at: Own,
+    lease: Option<InfoLease>,
+}
+
+/// The lease of the own info. It is renewed together with each put, so it is as old as the info (sentinel E-6) although a
+/// put needs no other request before it.
+#[derive(Debug, Clone, Copy)]
+struct InfoLease {
+    id: LeaseId,
+    ttl: Duration,
+    /// When the last grant or renewal that was answered had been sent.
+    renewed: Boottime,
+}
+
+impl InfoLease {
+    /// Whether a put and a renewal that are sent now surely find it.
+    fn is_usable(self, ttl: Duration, now: Boottime) -> bool {
+        self.ttl == ttl && now.since(self.renewed) < ttl / 2
+    }
+}
+
+/// The revision of the own key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Own {
     /// A request went out and nobody knows what became of it, or none went out yet: read the key first (beyond ).
@@ -88,6 +113,13 @@ enum Own {
 
 /// How often a publication that lost to another writer goes on from what it finds.
 const ATTEMPTS: usize = 4;
+/// How often the permit is asked for anew although only times and positions in the cluster data have changed.
+const PERMIT_ATTEMPTS: usize = 8;
+/// On a slow store a publication that is due waits this part of the latency for what follows closely: it would wait for
+/// the answer of the first one otherwise.
+const GATHER_PART: u32 = 8;
+/// But not longer than this.
+const GATHER_MAX: Duration = Duration::from_millis(150);
 /// Pause after a failed publication, at most; the sleepInterval when that is shorter.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -100,7 +132,10 @@ impl Publisher {
             report: StdMutex::new(report),
             interval: StdMutex::new(interval),
             wake: Notify::new(),
-            own: Mutex::new(Own::Unknown),
+            own: Mutex::new(OwnKey {
+                at: Own::Unknown,
+                lease: None,
+            }),
         }
     }
 
@@ -148,7 +183,9 @@ impl Publisher {
                 }
             };
             tokio::select! {
-                () = self.wake.notified() => {}
+                () = self.wake.notified() => {
+                    tokio::time::sleep((self.store.latency() / GATHER_PART).min(GATHER_MAX)).await;
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -167,22 +204,46 @@ impl Publisher {
 
     /// Asks whether the instance may become a master: the cluster data are still those of this revision, and no order
     /// says otherwise; with the answer the info no longer says `stopped` (beyond ).
-    pub async fn permit(&self, cluster_data: Revision) -> Result<Permit, StoreError> {
+    ///
+    /// The leader writes times and positions at least once a sleepInterval. Where the cluster data have changed,
+    /// `is_unchanged` tells whether they still ask for the same, and then the permit is asked for on the new ones.
+    pub async fn permit(
+        &self,
+        mut cluster_data: Revision,
+        is_unchanged: impl Fn(Option<&Entry>) -> bool,
+    ) -> Result<Permit, StoreError> {
         let keys = self.store.keys();
-        let conditions = Txn::new()
-            .if_unchanged(&keys.cluster_data(), cluster_data)
-            .if_absent(&keys.order(self.fixed.uid.as_str()));
+        let order = keys.order(self.fixed.uid.as_str());
         let mut own = self.own.lock().await;
-        let revision = self.own_revision(&self.store, &mut own).await?;
-        let mut report = self.report();
-        report.stopped = None;
-        match self.put(&self.store, &mut own, revision, conditions, &report).await? {
-            Some(_) => {
-                self.report.lock().expect(UNPOISONED).stopped = None;
-                Ok(Permit::Granted)
+        let mut revision = self.own_revision(&self.store, &mut own).await?;
+        for _ in 0..PERMIT_ATTEMPTS {
+            let mut report = self.report();
+            report.stopped = None;
+            let put = Put {
+                revision,
+                conditions: Txn::new()
+                    .if_unchanged(&keys.cluster_data(), cluster_data)
+                    .if_absent(&order),
+                read: vec![Target::Key(keys.cluster_data()), Target::Key(order.clone())],
+            };
+            match self.put(&self.store, &mut own, put, &report).await? {
+                Done::Put(sent) => {
+                    self.report.lock().expect(UNPOISONED).stopped = None;
+                    return Ok(Permit::Granted(sent));
+                }
+                Done::Conflict { found, mut read } => {
+                    let data = read.take_one(0);
+                    let now = data.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
+                    let has_changed = now != cluster_data && !is_unchanged(data.as_ref());
+                    if read.take_one(1).is_some() || has_changed {
+                        return Ok(Permit::Refused);
+                    }
+                    debug!(revision = %now, "only times and positions have changed, asking for the permit again");
+                    (revision, cluster_data) = (found, now);
+                }
             }
-            None => Ok(Permit::Refused),
         }
+        Ok(Permit::Refused)
     }
 
     async fn publish(&self, store: &Store) -> Result<Published, StoreError> {
@@ -199,8 +260,13 @@ impl Publisher {
             if !is_whole {
                 report.stopped = None;
             }
-            let put = self.put(store, &mut own, revision, Txn::new(), &report).await?;
-            if put.is_some() && is_whole {
+            let put = Put {
+                revision,
+                conditions: Txn::new(),
+                read: Vec::new(),
+            };
+            let put = self.put(store, &mut own, put, &report).await?;
+            if matches!(put, Done::Put(_)) && is_whole {
                 return Ok(Published::Yes);
             }
         }
@@ -208,51 +274,116 @@ impl Publisher {
     }
 
     /// The revision that the next put is conditional on.
-    async fn own_revision(&self, store: &Store, own: &mut Own) -> Result<Revision, StoreError> {
-        if let Own::At(revision) = *own {
+    async fn own_revision(&self, store: &Store, own: &mut OwnKey) -> Result<Revision, StoreError> {
+        if let Own::At(revision) = own.at {
             return Ok(revision);
         }
         let found = store.get(&store.keys().keeper_info(self.fixed.uid.as_str())).await?;
         let revision = found.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
         let earlier = found.and_then(|entry| from_slice::<KeeperInfo>(&entry.value).ok());
         debug!(%revision, boot = earlier.map(|info| info.boot_uuid.to_string()), "own info read");
-        *own = Own::At(revision);
+        own.at = Own::At(revision);
         Ok(revision)
     }
 
-    /// One put under a fresh lease, on top of `txn`'s conditions; the revision, or nothing when a condition failed.
-    async fn put(
-        &self,
-        store: &Store,
-        own: &mut Own,
-        revision: Revision,
-        txn: Txn,
-        report: &Report,
-    ) -> Result<Option<Revision>, StoreError> {
+    /// One put, on top of its conditions; where one of them fails, what the next put goes on from.
+    async fn put(&self, store: &Store, own: &mut OwnKey, put: Put, report: &Report) -> Result<Done, StoreError> {
         let key = store.keys().keeper_info(self.fixed.uid.as_str());
-        let interval = *self.interval.lock().expect(UNPOISONED);
-        // Twice the interval, so that the key outlives the pause between two publications (store S-21).
-        let granted = store.grant(info_ttl(interval.saturating_mul(2))).await?;
+        let (lease, is_new) = self.info_lease(store, own).await?;
         let value = to_compact(&info(&self.fixed, report, fresh_uid()));
         // Until it is answered, and also when this future is dropped, nobody knows what became of it.
-        *own = Own::Unknown;
-        match store
-            .commit(txn.if_unchanged(&key, revision).put_leased(&key, value, granted.lease))
-            .await
-        {
-            Ok(Outcome::Committed(committed)) => {
-                *own = Own::At(committed.revision);
-                Ok(Some(committed.revision))
+        own.at = Own::Unknown;
+        let sent = boottime();
+        let txn = put
+            .conditions
+            .if_unchanged(&key, put.revision)
+            .put_leased(&key, value, lease.id);
+        let mut read = put.read;
+        read.push(Target::Key(key));
+        let commit = store.commit_or_read(txn, &read);
+        let outcome = match is_new {
+            true => commit.await,
+            false => {
+                let (outcome, renewed) = tokio::join!(commit, store.renew(lease.id));
+                own.lease = match renewed {
+                    Ok(true) => Some(InfoLease { renewed: sent, ..lease }),
+                    Ok(false) => None,
+                    Err(_) => Some(lease),
+                };
+                outcome
             }
-            Ok(Outcome::Conflict) => Ok(None),
+        };
+        match outcome {
+            Ok(Attempt::Committed(committed)) => {
+                own.at = Own::At(committed.revision);
+                Ok(Done::Put(sent))
+            }
+            Ok(Attempt::Read(mut read)) => {
+                let found = read.found.pop().and_then(|mut found| found.pop());
+                let found = found.map_or(Revision::ABSENT, |entry| entry.mod_revision);
+                own.at = Own::At(found);
+                Ok(Done::Conflict { found, read })
+            }
             Err(error) => {
                 if !error.is_outcome_unknown() {
-                    *own = Own::At(revision);
+                    // it may be the lease that the store does not know any more
+                    own.lease = None;
+                    own.at = Own::At(put.revision);
                 }
                 Err(error)
             }
         }
     }
+
+    /// The lease for a put that is sent now, and whether it is a new one.
+    async fn info_lease(&self, store: &Store, own: &mut OwnKey) -> Result<(InfoLease, bool), StoreError> {
+        let interval = *self.interval.lock().expect(UNPOISONED);
+        // Twice the interval, so that the key outlives the pause between two publications (store S-21).
+        let ttl = info_ttl(interval.saturating_mul(2));
+        let now = boottime();
+        if let Some(lease) = own.lease.filter(|lease| lease.is_usable(ttl, now)) {
+            return Ok((lease, false));
+        }
+        let granted = store.grant(ttl).await?;
+        let lease = InfoLease {
+            id: granted.lease,
+            ttl,
+            renewed: now,
+        };
+        own.lease = Some(lease);
+        Ok((lease, true))
+    }
+}
+
+/// A put of the own info.
+struct Put {
+    /// The last put of the own key, on which this one depends.
+    revision: Revision,
+    /// What else it depends on.
+    conditions: Txn,
+    /// What is read when it must not be done.
+    read: Vec<Target>,
+}
+
+/// What came of it.
+enum Done {
+    /// It stands in the store. When it was sent.
+    Put(Boottime),
+    /// A condition failed.
+    Conflict {
+        /// The revision of the own key.
+        found: Revision,
+        /// What was read.
+        read: Snapshot,
+    },
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the life of a lease and of a permit is counted from before a request"
+)]
+fn boottime() -> Boottime {
+    Boottime::now()
 }
 
 /// Whether a change is published at once or with the next publication.

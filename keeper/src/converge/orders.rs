@@ -122,7 +122,7 @@ pub struct Target {
     pub automatic_restart: bool,
     /// How long the instance may take to accept connections; zero: no limit.
     pub ready_timeout: Duration,
-    /// The permit for a start as master is good for a quarter of this (beyond ).
+    /// The permit for a start as master is good for half of this (beyond ).
     pub fail_interval: Duration,
 }
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use control::clock::Boottime;
 use control::model::{DbUid, RestartState};
-use control::store::StoreError;
+use control::store::{Entry, StoreError};
 use control::telemetry::Chain;
 use tokio::time::sleep;
 use tracing::info;
 
-use crate::converge::{Be, Orders, Plan, Sets, SlotChange, StartAs, Step, Upstream};
+use crate::converge::{self, Be, Orders, Plan, Sets, SlotChange, StartAs, Step, Upstream};
 use crate::pass::look::{address, slot_of, stopped};
-use crate::pass::{Engine, Pass, Read};
+use crate::pass::{Engine, Pass, Read, reading};
 use crate::places::{Clear, Place};
 use crate::postgres::aside::Cleared;
 use crate::postgres::basebackup;
@@ -54,7 +54,7 @@ pub(super) enum StepError {
     #[error("the cluster data have changed, or an order forbids it")]
     NotPermitted,
     /// There is no permit, or it is too old to be acted on.
-    #[error("the permit to become a master is too old")]
+    #[error("the permit to become a master is too old: the store answers later than half of failInterval")]
     PermitExpired,
     /// The server ended instead of starting, and a part of its configuration may be the reason.
     #[error("the configuration kept the instance from starting")]
@@ -82,7 +82,8 @@ impl StepError {
 enum Permission {
     /// It needs no permit.
     Unlimited,
-    /// No start as master and no promotion on a permit older than a quarter of failInterval (beyond ).
+    /// No start as master and no promotion on a permit older than half of failInterval (beyond ): nobody is elected
+    /// for its silence before the whole of it has passed since the permit was put.
     Until(Boottime),
 }
 
@@ -163,7 +164,7 @@ impl Engine {
             }
             Step::MarkStandby => files::signal_standby(&self.instance.config().data)?,
             Step::MarkComplete(db) => self.memory.known.complete = Some(db.clone()),
-            Step::Permit => self.ask_permit(read, pass).await?,
+            Step::Permit => self.ask_permit(orders, read, pass).await?,
             Step::Start(role, sets) => {
                 let permit = self.take_permit(*role, orders, pass)?;
                 if *role == StartAs::Standby && self.memory.known.said_stopped.is_some() {
@@ -188,7 +189,10 @@ impl Engine {
                 let sets = self.sets(target);
                 let files = self.files(&sets);
                 self.instance.promote(&files, PROMOTE_LIMIT).await?;
-                self.collector.look();
+                // A publication now would hold up the one that says that the promotion is complete.
+                if !self.is_store_slow() {
+                    self.collector.look();
+                }
             }
             Step::Slot(change) => self.change_slot(change).await,
             Step::Reload(sets) => {
@@ -205,7 +209,7 @@ impl Engine {
                 self.instance.stop(StopLimits::default()).await?;
                 if *role == StartAs::Master {
                     // The stop may have outlasted the permit with which it was begun.
-                    self.ask_permit(read, pass).await?;
+                    self.ask_permit(orders, read, pass).await?;
                 }
                 let permit = self.take_permit(*role, orders, pass)?;
                 self.start_while(permit, sets).await?;
@@ -225,13 +229,13 @@ impl Engine {
         Ok(())
     }
 
-    /// The permit counts from before the question (beyond ).
-    #[expect(clippy::disallowed_methods, reason = "the permit's time begins here")]
-    async fn ask_permit(&mut self, read: &Read, pass: &mut Pass) -> Result<(), StepError> {
-        let asked = Boottime::now();
-        match self.publisher.permit(read.revision).await? {
-            Permit::Granted => {
-                pass.permit = Some(asked);
+    /// The permit counts from before the request that was granted (beyond ).
+    async fn ask_permit(&mut self, orders: &Orders, read: &Read, pass: &mut Pass) -> Result<(), StepError> {
+        let (me, boot) = (&self.me, &self.boot);
+        let is_unchanged = |entry: Option<&Entry>| converge::orders(&reading(entry), me, boot) == *orders;
+        match self.publisher.permit(read.revision, is_unchanged).await? {
+            Permit::Granted(sent) => {
+                pass.permit = Some(sent);
                 self.memory.known.said_stopped = None;
                 Ok(())
             }
@@ -244,8 +248,8 @@ impl Engine {
         let (StartAs::Master, Be::Db(target)) = (role, &orders.be) else {
             return Ok(Permission::Unlimited);
         };
-        let asked = pass.permit.take().ok_or(StepError::PermitExpired)?;
-        Ok(Permission::Until(asked + target.fail_interval / 4))
+        let sent = pass.permit.take().ok_or(StepError::PermitExpired)?;
+        Ok(Permission::Until(sent + target.fail_interval / 2))
     }
 
     async fn start_while(&mut self, permission: Permission, sets: &Sets) -> Result<(), StepError> {

@@ -8,14 +8,32 @@ use control::store::{Revision, Store, StoreConfig, StoreOptions};
 use keeper::alive::{self, Alive};
 use keeper::publish::{Due, Fixed, Permit, Publisher, Report};
 use stolon_tests::etcd::Etcd;
+use stolon_tests::tcp_relay::{TcpRelay, Toward, Weather};
+use stolon_tests::wait::{eventually, now, throughout};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Plenty for requests that are answered.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn store(etcd: &Etcd) -> Store {
+    store_at(etcd.endpoint())
+}
+
+/// Whether this was granted on a request that was sent by now.
+fn granted(permit: Permit) {
+    assert!(matches!(permit, Permit::Granted(sent) if sent <= now()), "{permit:?}");
+}
+
+/// Whether a tick is due.
+fn is_due(ticks: &mut tokio::time::Interval) -> bool {
+    ticks
+        .poll_tick(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+        .is_ready()
+}
+
+fn store_at(endpoints: String) -> Store {
     let options = StoreOptions {
-        endpoints: etcd.endpoint(),
+        endpoints,
         cluster_name: "main".into(),
         ..StoreOptions::default()
     };
@@ -68,7 +86,7 @@ fn nothing_is_published_before_a_cluster_is_known() {
 }
 
 #[test]
-fn each_publication_is_new_and_under_a_fresh_lease() {
+fn each_publication_is_new_and_its_lease_as_old_as_itself() {
     run(async {
         let etcd = Etcd::start().await;
         let store = store(&etcd);
@@ -79,12 +97,19 @@ fn each_publication_is_new_and_under_a_fresh_lease() {
             let entry = store.get(&store.keys().keeper_info("k1")).await.unwrap().unwrap();
             let info: KeeperInfo = from_slice(&entry.value).unwrap();
             let lease = entry.lease.unwrap();
-            let granted = store.remaining(lease).await.unwrap().unwrap().granted;
-            assert!(granted >= Duration::from_secs(20), "store S-20");
-            seen.push((info.info_uid, lease));
+            let left = store.remaining(lease).await.unwrap().unwrap();
+            assert!(left.granted >= Duration::from_secs(20), "store S-20");
+            seen.push((info.info_uid, left.remaining));
+            // until the lease is seen to run, and the next publication to renew it
+            let runs = async || match store.remaining(lease).await.unwrap().unwrap() {
+                left if left.remaining + Duration::from_secs(1) < left.granted => Ok(()),
+                left => Err(format!("{left:?}")),
+            };
+            eventually("the lease to run", PATIENCE, runs).await;
         }
         assert_ne!(seen[0].0, seen[1].0, "store S-22");
-        assert_ne!(seen[0].1, seen[1].1, "sentinel E-6");
+        let younger = seen[1].1 + Duration::from_secs(1);
+        assert!(younger >= seen[0].1, "sentinel E-6: {seen:?}");
     });
 }
 
@@ -136,20 +161,20 @@ fn a_permit_needs_the_cluster_data_as_read_and_no_order_and_takes_stopped_back()
 
         let read = store.put(&keys.cluster_data(), "1").await.unwrap();
         let changed = store.put(&keys.cluster_data(), "2").await.unwrap();
-        assert_eq!(publisher.permit(read).await.unwrap(), Permit::Refused);
+        assert_eq!(publisher.permit(read, |_| false).await.unwrap(), Permit::Refused);
         assert!(
             info(&store).await.unwrap().0.stopped.is_some(),
             "a refusal changes nothing"
         );
 
         store.put(&keys.order("k1"), "stop").await.unwrap();
-        assert_eq!(publisher.permit(changed).await.unwrap(), Permit::Refused);
+        assert_eq!(publisher.permit(changed, |_| true).await.unwrap(), Permit::Refused);
         store
             .commit(control::store::Txn::new().delete(&keys.order("k1")))
             .await
             .unwrap();
 
-        assert_eq!(publisher.permit(changed).await.unwrap(), Permit::Granted);
+        granted(publisher.permit(changed, |_| false).await.unwrap());
         assert_eq!(info(&store).await.unwrap().0.stopped, None);
         assert_eq!(
             publisher.report().stopped,
@@ -191,18 +216,98 @@ fn the_liveness_key_lives_by_its_beats_and_ends_with_its_keeper() {
         let uid = KeeperUid::from("k1");
         let key = store.keys().alive("k1");
         let mut alive = Alive::new(&store, &uid, "b1".into());
-        alive.beat().await.unwrap();
-        let made = store.get(&key).await.unwrap().unwrap();
+        let there = async || store.get(&key).await.unwrap().ok_or("no key");
+        alive.beat();
+        let made = eventually("the key", PATIENCE, there).await;
         assert_eq!(made.value, b"b1");
         let granted = store.remaining(made.lease.unwrap()).await.unwrap().unwrap().granted;
         assert_eq!(granted, alive::TTL);
-        alive.beat().await.unwrap();
-        let renewed = store.get(&key).await.unwrap().unwrap();
-        assert_eq!(renewed.mod_revision, made.mod_revision, "a beat is no write");
+        let outlives = Duration::from_secs(4);
+        let mut beat = tokio::time::interval(alive::PERIOD);
+        throughout("the key with its beats", outlives, async || {
+            if is_due(&mut beat) {
+                alive.beat();
+            }
+            let renewed = there().await?;
+            let is_same = renewed.mod_revision == made.mod_revision;
+            if is_same { Ok(()) } else { Err("a beat wrote it") }
+        })
+        .await;
         store.revoke(made.lease.unwrap()).await.unwrap();
-        alive.beat().await.unwrap();
-        assert!(store.get(&key).await.unwrap().is_some(), "a lost key is made again");
+        alive.beat();
+        eventually("a lost key to be made again", PATIENCE, there).await;
         alive.end(PATIENCE).await.unwrap();
         assert_eq!(store.get(&key).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn the_liveness_key_stays_on_a_store_whose_answers_take_as_long_as_its_lease_lives() {
+    // beyond: a beat waits for no answer
+    run(async {
+        let etcd = Etcd::start().await;
+        let relay = TcpRelay::to(&etcd.address()).await;
+        relay.set(Toward::Client, Weather::Delay(alive::TTL));
+        let direct = store(&etcd);
+        let key = direct.keys().alive("k1");
+        let mut alive = Alive::new(&store_at(relay.endpoint()), &KeeperUid::from("k1"), "b1".into());
+        let mut beat = tokio::time::interval(alive::PERIOD);
+        let mut look = async || {
+            if is_due(&mut beat) {
+                alive.beat();
+            }
+            direct.get(&key).await.unwrap().ok_or("no key")
+        };
+        let made = eventually("the key", PATIENCE, &mut look).await;
+        throughout("the key", alive::TTL * 4, async || {
+            let there = look().await?;
+            let is_same = there.create_revision == made.create_revision;
+            if is_same { Ok(()) } else { Err("it was made again") }
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_permit_does_not_starve_under_the_leader_s_refreshing_writes() {
+    // beyond: what the permit depends on is the same, only the revision is another
+    run(async {
+        let etcd = Etcd::start().await;
+        let relay = TcpRelay::to(&etcd.address()).await;
+        let direct = store(&etcd);
+        let publisher = publisher(&store_at(relay.endpoint()), "b1");
+        publisher.say_within(PATIENCE).await;
+        let data = direct.keys().cluster_data();
+        let read = direct.put(&data, "master k1, seen 1").await.unwrap();
+        relay.set(Toward::Server, Weather::Delay(Duration::from_millis(300)));
+        let asked = publisher.permit(read, |entry| {
+            entry.is_some_and(|entry| entry.value.starts_with(b"master k1"))
+        });
+        tokio::pin!(asked);
+        // each of them is written while a request is under way that depends on the one before
+        for n in 2..5 {
+            let sent = relay.received(Toward::Server);
+            eventually("a request", PATIENCE, async || {
+                tokio::select! {
+                    biased;
+                    permit = &mut asked => panic!("{permit:?} too soon"),
+                    () = tokio::task::yield_now() => {}
+                }
+                if relay.received(Toward::Server) > sent {
+                    Ok(())
+                } else {
+                    Err("none yet")
+                }
+            })
+            .await;
+            direct.put(&data, format!("master k1, seen {n}")).await.unwrap();
+        }
+        granted(asked.await.unwrap());
+        let read = direct.get(&data).await.unwrap().unwrap().mod_revision;
+        direct.put(&data, "master k2").await.unwrap();
+        let refused = publisher.permit(read, |entry| {
+            entry.is_some_and(|entry| entry.value.starts_with(b"master k1"))
+        });
+        assert_eq!(refused.await.unwrap(), Permit::Refused);
     });
 }
