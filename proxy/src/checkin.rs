@@ -3,6 +3,7 @@
 //! is `listener`'s.
 
 mod announce;
+mod document;
 mod goodbye;
 mod life;
 mod lookup;
@@ -15,12 +16,13 @@ use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
 use control::model::{JsonError, ProxyUid};
-use control::store::{Revision, Store, StoreError, Target, Watch};
+use control::store::{Store, StoreError, Target, Watch};
 use control::telemetry::Chain;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use self::announce::InfoLease;
+use self::announce::{InfoLease, Publication};
+use self::document::Document;
 pub use self::life::Life;
 use self::resolver::Resolver;
 use self::told::Told;
@@ -33,6 +35,8 @@ use crate::route::{Endpoint, Found, Publish, Route, Verdict, conclude};
 /// The pauses between the starts of check-ins that fail (P-2).
 const AGAIN_MIN: Duration = Duration::from_millis(50);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
+/// A store whose answers take longer than this is asked ahead of time.
+const SLOW: Duration = Duration::from_millis(100);
 /// By so much the wall clock may move more than the boottime clock before the machine counts as having stood still
 /// (fencing section 1).
 const JUMP_MAX: i128 = 1_000_000_000;
@@ -60,14 +64,21 @@ impl Timing {
     /// How long one check-in may take as a whole (P-3).
     ///
     /// After failures no less than their pause: a third of a valid proxyTimeout may be less than any store needs to
-    /// answer, and then no check-in would ever read the spec that mends it.
-    fn attempt_limit(self, store_limit: Duration, pause: Duration) -> Duration {
-        store_limit.min((self.timeout / 3).max(pause))
+    /// answer, and then no check-in would ever read the spec that mends it. On a slow store time for three answers and more.
+    fn attempt_limit(self, store_limit: Duration, pause: Duration, latency: Duration) -> Duration {
+        let usual = store_limit.min((self.timeout / 3).max(pause));
+        usual.max(latency.saturating_mul(4))
     }
 
-    /// The pause after a good check-in (P-2). A valid proxyCheckInterval of nothing does not keep the store busy.
-    fn pause(self) -> Duration {
-        self.check_interval.max(AGAIN_MIN)
+    /// The pause after a good check-in (P-2). A valid proxyCheckInterval of nothing does not keep the store busy. On a slow
+    /// store the next one begins while enough is left of the lease for four answers: two that refuse, and two to spare.
+    fn pause(self, lease_left: Duration, latency: Duration) -> Duration {
+        let usual = self.check_interval.max(AGAIN_MIN);
+        if latency < SLOW {
+            return usual;
+        }
+        let spare = lease_left.saturating_sub(latency.saturating_mul(4));
+        usual.min(spare.max(AGAIN_MIN))
     }
 }
 
@@ -124,6 +135,8 @@ pub struct CheckIn {
     /// None before cluster data has been read and announced.
     in_force: Option<Timing>,
     current: Option<Current>,
+    /// The cluster data of the last good check-in, or newer ones that came with a watch or a refused transaction.
+    known: Option<Document>,
     lease: Option<InfoLease>,
     renewal: Option<(Boottime, JoinHandle<Result<bool, StoreError>>)>,
     /// What was last published, or may have been.
@@ -181,6 +194,7 @@ impl CheckIn {
             life,
             in_force: None,
             current: None,
+            known: None,
             lease: None,
             renewal: None,
             published: None,
@@ -208,7 +222,8 @@ impl CheckIn {
             };
             let wait = if outcome == Some(Checked::Good) && !self.told.unresolved {
                 pause = AGAIN_MIN;
-                self.timing().pause()
+                let lease_end = self.reins.orders.borrow().lease_end.unwrap_or_default();
+                self.timing().pause(lease_end.since(now()), self.store.latency())
             } else {
                 // From start to start: an attempt that has waited long enough for the store is repeated at once.
                 let rest = pause.saturating_sub(now().since(started));
@@ -219,12 +234,13 @@ impl CheckIn {
         }
     }
 
-    async fn sleep(&self, wait: Duration, watch: &Watch) {
+    async fn sleep(&mut self, wait: Duration, watch: &Watch) {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = self.resolver.finished() => {}
             changes = watch.changed() => {
                 self.metrics.watch_events.increment(1);
+                self.take_over(&changes);
                 if changes.gap {
                     self.metrics.watch_gaps.increment(1);
                 }
@@ -234,7 +250,9 @@ impl CheckIn {
 
     /// One check-in, within its limit. `None`: it failed, and was logged.
     async fn attempt(&mut self, pause: Duration) -> Result<Option<Checked>, Fatal> {
-        let limit = self.timing().attempt_limit(self.store.limit(), pause);
+        let limit = self
+            .timing()
+            .attempt_limit(self.store.limit(), pause, self.store.latency());
         let outcome = self.check_in(now(), limit).await;
         match outcome {
             Err(Failed::Fatal(fatal)) => Err(fatal),
@@ -263,26 +281,29 @@ impl CheckIn {
         }
     }
 
-    /// Reads and announces until both were done against one revision (fencing F-1).
+    /// Announces until that was done against the revision of the cluster data that it was decided on (fencing F-1).
+    ///
+    /// Those of the last check-in will do: the transaction that announces is refused when they have changed, and brings
+    /// the present ones. Where nothing is announced they are read.
     async fn check_in(&mut self, started: Boottime, limit: Duration) -> Result<Checked, Failed> {
         self.settle_renewal().await;
+        self.renew_info_lease();
         let left = |limit: Duration| Some(limit.saturating_sub(now().since(started))).filter(|left| !left.is_zero());
         let key = self.store.keys().cluster_data();
+        let mut known = self.known.take();
         loop {
             self.guard_clocks();
-            let read_at = now();
-            let entry = self
-                .store
-                .limited(left(limit).ok_or(Failed::Late(limit))?)
-                .get(&key)
-                .await?;
-            let revision = entry.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
-            let value = entry.as_ref().map(|entry| entry.value.as_slice());
-            let found = Found::read(value).map_err(|source| Failed::Decode {
+            let document = match known.take() {
+                Some(document) => document,
+                None => self.read(left(limit).ok_or(Failed::Late(limit))?).await?,
+            };
+            let found = Found::read(document.value()).map_err(|source| Failed::Decode {
                 key: key.clone(),
                 source,
             })?;
-            self.listen_from_first_read(read_at).await?;
+            if let Some(read_at) = document.read_at {
+                self.listen_from_first_read(read_at).await?;
+            }
             let endpoint = found.master().map(|(_, endpoint)| endpoint);
             self.stop_before_look_up(endpoint.as_ref());
             let (around, settled) = self.look_around(&found, left(limit).ok_or(Failed::Late(limit))?).await;
@@ -302,26 +323,34 @@ impl CheckIn {
             if let Publish::Try(generation) | Publish::Must(generation) = verdict.publish {
                 self.metrics.route_generation.set(generation as f64);
             }
-            if !verdict.renews {
-                return Ok(Checked::Unusable);
-            }
-            let lease_start = match verdict.publish {
-                Publish::No => read_at,
-                Publish::Try(generation) | Publish::Must(generation) => {
+            let lease_start = match (verdict.publish, document.read_at) {
+                // nothing but a reading tells whether it is still so
+                (Publish::No, None) => continue,
+                _ if !verdict.renews => return Ok(Checked::Unusable),
+                (Publish::No, Some(read_at)) => read_at,
+                (Publish::Try(generation) | Publish::Must(generation), read_at) => {
                     let left = left(limit).ok_or(Failed::Late(limit))?;
-                    match self.publish(&key, revision, generation, wanted.timeout, left).await {
-                        Ok(Some(sent_at)) => {
+                    let publication = self.publish(&key, document.revision, generation, wanted.timeout, left);
+                    match (publication.await, read_at) {
+                        (Ok(Publication::Done(sent_at)), _) => {
                             self.told.unpublished = false;
                             sent_at
                         }
-                        Ok(None) => continue, // the data changed since they were read
-                        Err(err) if matches!(verdict.publish, Publish::Try(_)) => {
+                        (Ok(Publication::Changed(present)), _) => {
+                            known = Some(present); // the data changed since they were read
+                            continue;
+                        }
+                        (Err(err), Some(read_at)) if matches!(verdict.publish, Publish::Try(_)) => {
                             if !std::mem::replace(&mut self.told.unpublished, true) {
                                 warn!(error = %Chain(&err), "could not publish the proxy info");
                             }
                             read_at
                         }
-                        Err(err) => return Err(err.into()),
+                        (Err(_), None) if matches!(verdict.publish, Publish::Try(_)) => continue,
+                        (Err(err), _) => {
+                            self.known = Some(document.as_known());
+                            return Err(err.into());
+                        }
                     }
                 }
             };
@@ -335,8 +364,10 @@ impl CheckIn {
                 Some(Settled::Kept { until, .. }) => Some(*until),
                 _ => None,
             };
+            if verdict.publish != Publish::No {
+                self.known = Some(document.as_known());
+            }
             self.apply(verdict.route, endpoint, kept_until, lease_start, wanted.timeout);
-            self.renew_info_lease();
             return Ok(Checked::Good);
         }
     }
@@ -524,7 +555,9 @@ mod tests {
                 check_interval: Duration::ZERO,
                 timeout: Duration::from_secs(timeout),
             };
-            timing.attempt_limit(Duration::from_secs(store), AGAIN_MAX).as_secs()
+            timing
+                .attempt_limit(Duration::from_secs(store), AGAIN_MAX, Duration::ZERO)
+                .as_secs()
         };
         assert_eq!((limit(15, 5), limit(3, 5), limit(30, 5)), (5, 1, 5));
     }
@@ -536,8 +569,31 @@ mod tests {
             timeout: Duration::from_nanos(1),
         };
         let store = Duration::from_secs(5);
-        assert_eq!(timing.attempt_limit(store, AGAIN_MIN), AGAIN_MIN);
-        assert_eq!(timing.attempt_limit(store, AGAIN_MAX), AGAIN_MAX);
-        assert_eq!(timing.pause(), AGAIN_MIN);
+        let quick = Duration::ZERO;
+        assert_eq!(timing.attempt_limit(store, AGAIN_MIN, quick), AGAIN_MIN);
+        assert_eq!(timing.attempt_limit(store, AGAIN_MAX, quick), AGAIN_MAX);
+        assert_eq!(timing.pause(Duration::ZERO, quick), AGAIN_MIN);
+    }
+
+    #[test]
+    fn on_a_slow_store_every_lease_is_renewed_before_it_ends() {
+        let millis = Duration::from_millis;
+        for (timeout, interval, latency) in [
+            (15_000, 5000, 3000),
+            (15_000, 5000, 1400),
+            (3000, 1000, 1000),
+            (6000, 2000, 1900),
+        ] {
+            let timing = Timing {
+                check_interval: millis(interval),
+                timeout: millis(timeout),
+            };
+            let latency = millis(latency);
+            let left = timing.timeout - latency;
+            let next_answer = timing.pause(left, latency) + latency;
+            assert!(next_answer < left, "{timeout} {latency:?}");
+            let limit = timing.attempt_limit(Duration::from_secs(5), AGAIN_MIN, latency);
+            assert!(limit > latency * 2, "time for one that is refused and one that is not");
+        }
     }
 }

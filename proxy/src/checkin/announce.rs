@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use control::clock::Boottime;
 use control::model::{InfoUid, ProxyInfo, short_uid, to_compact};
-use control::store::{LeaseId, Outcome, Revision, StoreError, Txn, info_ttl};
+use control::store::{Attempt, LeaseId, Revision, StoreError, Target, Txn, info_ttl};
 
+use super::document::Document;
 use super::{CheckIn, now, random};
 
 /// The lease of the store that our info hangs on. It is renewed apart from the check-ins, so that none waits for it.
@@ -26,11 +27,23 @@ impl InfoLease {
     fn outlives_a_check_in(self, now: Boottime) -> bool {
         now.since(self.renewed) < self.ttl / 20 * 9
     }
+
+    /// Whether it should be renewed: a renewal and two check-ins of two answers each end before it is of no use.
+    fn is_due(self, latency: Duration, now: Boottime) -> bool {
+        now.since(self.renewed) >= (self.ttl / 4).saturating_sub(latency.saturating_mul(5))
+    }
+}
+
+/// What came of a publication.
+pub(super) enum Publication {
+    /// It stands in the store; the lease runs from this time.
+    Done(Boottime),
+    /// Nothing was published: the cluster data have changed to these.
+    Changed(Document),
 }
 
 impl CheckIn {
-    /// Publishes our info if the cluster data are still the ones read. Gives the time from which the lease runs, or
-    /// `None` when the data have changed.
+    /// Publishes our info if the cluster data are still those of this revision.
     pub(super) async fn publish(
         &mut self,
         cluster_data: &str,
@@ -38,7 +51,7 @@ impl CheckIn {
         generation: i64,
         timeout: Duration,
         limit: Duration,
-    ) -> Result<Option<Boottime>, StoreError> {
+    ) -> Result<Publication, StoreError> {
         // From before the lease of the info is looked at, too: both must hold if this process is paused in between.
         let started = now();
         // fencing F-2: the greater of the two, and of the first one alone, since nothing was forwarded before it
@@ -52,9 +65,10 @@ impl CheckIn {
         );
         let store = self.store.limited(limit.saturating_sub(now().since(started)));
         self.published = Some(generation);
-        match store.commit(txn).await {
-            Ok(Outcome::Committed(_)) => Ok(Some(started)),
-            Ok(Outcome::Conflict) => Ok(None),
+        let cluster_data = [Target::Key(cluster_data.to_owned())];
+        match store.commit_or_read(txn, &cluster_data).await {
+            Ok(Attempt::Committed(_)) => Ok(Publication::Done(started)),
+            Ok(Attempt::Read(mut read)) => Ok(Publication::Changed(Document::found(read.take_one(0)))),
             Err(err) => {
                 if matches!(err, StoreError::Refused { .. }) {
                     self.lease = None; // it may be what the store does not know any more
@@ -96,9 +110,11 @@ impl CheckIn {
         Ok(granted.lease)
     }
 
-    /// Renews the lease of our info in the background when a quarter of its time has passed.
+    /// Renews the lease of our info in the background when a quarter of its time has passed; on a slow store so much
+    /// sooner that no check-in has to ask for another lease first.
     pub(super) fn renew_info_lease(&mut self) {
-        let Some(lease) = self.lease.filter(|lease| now().since(lease.renewed) >= lease.ttl / 4) else {
+        let latency = self.store.latency();
+        let Some(lease) = self.lease.filter(|lease| lease.is_due(latency, now())) else {
             return;
         };
         if self.renewal.is_none() {
