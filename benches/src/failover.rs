@@ -11,6 +11,7 @@ use control::store::{Target, Watch};
 use stolon_tests::cluster::{Cluster, LATER, Profile, words};
 use stolon_tests::process::Signal;
 use stolon_tests::sql::Sql;
+use stolon_tests::tcp_relay::{Toward, Weather};
 use stolon_tests::wait::{eventually, now};
 use stolon_tests::writers::{Writers, lost_rows};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,10 +42,12 @@ pub enum Event {
     StoreHalf,
     /// etcd stopped for twice the proxy timeout.
     StoreDouble,
+    /// Nothing happens.
+    Nothing,
 }
 
 impl Event {
-    /// All of them.
+    /// All in which something happens.
     pub const ALL: [Self; 7] = [
         Self::Kill9,
         Self::Term,
@@ -65,6 +68,7 @@ impl Event {
             Self::Brain => "brain",
             Self::StoreHalf => "store-half",
             Self::StoreDouble => "store-double",
+            Self::Nothing => "nothing",
         }
     }
 
@@ -80,9 +84,47 @@ impl fmt::Display for Event {
     }
 }
 
+/// The cluster of a run, and how its programs reach the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// The intervals.
+    pub profile: Profile,
+    /// proxyCheckInterval and proxyTimeout, where they are others than the profile's.
+    pub proxy_intervals: Option<(Duration, Duration)>,
+    /// Sentinels of the cluster.
+    pub sentinels: usize,
+    /// Keepers of the cluster.
+    pub keepers: usize,
+    /// The delay of what the store sends.
+    pub store: StoreDelay,
+    /// How long the cluster is watched where nothing happens.
+    pub watched_for: Duration,
+}
+
+/// How late the programs get what the store sends. It is delayed once the cluster stands, and what is sent meanwhile is
+/// not held up: several requests may be under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreDelay {
+    /// They reach etcd directly.
+    Direct,
+    /// Over three endpoints, all of them so late.
+    All(Duration),
+    /// Over three endpoints, one of them so late.
+    One(Duration),
+}
+
+/// How long a cluster runs on a slow store before something happens to it.
+const SETTLES_FOR: Duration = Duration::from_secs(20);
+
 /// What one run gave.
 #[derive(Debug, Clone)]
 pub struct Outcome {
+    /// From the event to the proxy section that names another master, as etcd has it.
+    pub published: Option<Duration>,
+    /// Requests a second that etcd was sent by all programs, where nothing happened.
+    pub store_requests: Option<f64>,
+    /// How often sentinels found that they do not lead any more.
+    pub leaderships_lost: usize,
     /// The gap of the median client.
     pub gap_median: Duration,
     /// The longest gap of any client.
@@ -110,20 +152,31 @@ pub struct Outcome {
 /// # Panics
 ///
 /// When the cluster does not come up or does not recover in time.
-pub async fn run(event: Event, profile: Profile, keepers: usize) -> anyhow::Result<Outcome> {
-    let mut cluster = Cluster::of(profile).sentinels(2).keepers(keepers).start().await;
+pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
+    let profile = setting.profile;
+    let mut cluster = start(setting).await;
     let through = cluster.config("proxy0");
     Writers::make_table(&Sql::connect(&through).await?).await?;
     let writers = Writers::start(&through, CLIENTS);
     served(&writers, 100).await;
     let old_server = cluster.postmaster("keeper0").context("the master runs")?;
+    slow_down(setting.store, &cluster).await;
 
     let watch = cluster
         .store
         .watch(vec![Target::Key(cluster.store.keys().cluster_data())], None);
     let first_byte = FirstByte::probe(cluster.port("proxy0"));
+    let errors_before: u64 = writers.met().iter().flat_map(|met| met.errors.values()).sum();
     writers.forget_gaps();
-    let store_back = act(event, profile, &mut cluster).await;
+    let began = now();
+    let mut store_requests = None;
+    let store_back = match event {
+        Event::Nothing => {
+            store_requests = Some(idle(&cluster, setting.watched_for).await?);
+            None
+        }
+        event => act(event, profile, &mut cluster).await,
+    };
 
     let limit = profile.fail_interval() * 4 + LATER;
     let commit = if event.fails_over() {
@@ -155,7 +208,22 @@ pub async fn run(event: Event, profile: Profile, keepers: usize) -> anyhow::Resu
         *errors.entry(text.clone()).or_default() += times;
     }
     let sql = cluster.sql("proxy0").await;
+    let leaderships_lost = (0..setting.sentinels)
+        .map(|number| cluster.process(&format!("sentinel{number}")).log())
+        .map(|log| log.matches("sentinel leadership lost").count())
+        .sum();
+    let dropped = errors.values().sum::<u64>() - errors_before;
+    if event == Event::Nothing {
+        ensure!(
+            cluster.postmaster("keeper0") == Some(old_server),
+            "the server was started again"
+        );
+        eprintln!("{dropped} errors of clients while nothing happened");
+    }
     Ok(Outcome {
+        published: commit.map(|commit| commit.since(began)),
+        store_requests,
+        leaderships_lost,
         gap_median: median(&gaps),
         gap_longest: gaps.last().copied().unwrap_or_default(),
         rows_lost: lost_rows(&sql, &met).await?,
@@ -165,6 +233,52 @@ pub async fn run(event: Event, profile: Profile, keepers: usize) -> anyhow::Resu
         commit_to_byte,
         after_store,
     })
+}
+
+async fn start(setting: Setting) -> Cluster {
+    let mut builder = Cluster::of(setting.profile)
+        .sentinels(setting.sentinels)
+        .keepers(setting.keepers)
+        .endpoints(if setting.store == StoreDelay::Direct { 0 } else { 3 });
+    if let Some((check_interval, timeout)) = setting.proxy_intervals {
+        builder = builder
+            .with("proxyCheckInterval", format!("{}ms", check_interval.as_millis()))
+            .with("proxyTimeout", format!("{}ms", timeout.as_millis()));
+    }
+    builder.start().await
+}
+
+async fn slow_down(store: StoreDelay, cluster: &Cluster) {
+    let (delay, count) = match store {
+        StoreDelay::Direct => return,
+        StoreDelay::All(delay) => (delay, cluster.relays.len()),
+        StoreDelay::One(delay) => (delay, 1),
+    };
+    for relay in cluster.relays.iter().take(count) {
+        relay.set(Toward::Client, Weather::Delay(delay));
+    }
+    tokio::time::sleep(SETTLES_FOR).await;
+}
+
+/// Lets the cluster be, and counts what etcd is asked meanwhile.
+async fn idle(cluster: &Cluster, time: Duration) -> anyhow::Result<f64> {
+    let (before, began) = (requests_started(&cluster.etcd.address()).await?, now());
+    tokio::time::sleep(time).await;
+    let count = requests_started(&cluster.etcd.address()).await? - before;
+    Ok(count / now().since(began).as_secs_f64())
+}
+
+/// The calls that etcd has begun to serve since its start, by its own metrics.
+async fn requests_started(etcd: &str) -> anyhow::Result<f64> {
+    let mut socket = TcpStream::connect(etcd).await?;
+    socket.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await?;
+    let counters = answer
+        .lines()
+        .filter(|line| line.starts_with("grpc_server_started_total{"));
+    let counts = counters.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    Ok(counts.sum())
 }
 
 /// The middle one of sorted durations, the lower of two; zero when there are none.
@@ -206,6 +320,7 @@ async fn act(event: Event, profile: Profile, cluster: &mut Cluster) -> Option<Bo
             tokio::time::sleep(remaining).await;
             return Some(cluster.restart_etcd().await);
         }
+        Event::Nothing => {}
     }
     None
 }

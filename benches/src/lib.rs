@@ -2,3 +2,4 @@
 
 pub mod failover;
 pub mod proxy;
+pub mod slow_store;

@@ -20,6 +20,7 @@ use crate::place::Place;
 use crate::ports::Port;
 use crate::process::{self, Process, Signal};
 use crate::sql::Sql;
+use crate::tcp_relay::TcpRelay;
 use crate::wait::{eventually, now};
 
 /// The name of every cluster of the tests; each has its own etcd.
@@ -40,6 +41,8 @@ pub enum Profile {
     Default,
     /// failInterval 4 s.
     Fast,
+    /// failInterval 5 s, sleepInterval 1 s; the proxies' intervals are the usual ones.
+    Short,
     /// As in the reference's integration suite (sentinel 16): failInterval 5 s.
     Suite,
 }
@@ -53,6 +56,7 @@ impl Profile {
                 "sleepInterval": "1s", "requestTimeout": "2s", "failInterval": "4s",
                 "proxyCheckInterval": "1s", "proxyTimeout": "3s",
             }),
+            Self::Short => json!({ "sleepInterval": "1s", "failInterval": "5s" }),
             Self::Suite => json!({
                 "sleepInterval": "2s", "failInterval": "5s", "convergenceTimeout": "30s", "maxStandbyLag": 50 * 1024,
             }),
@@ -68,7 +72,7 @@ impl Profile {
         Duration::from_secs(match self {
             Self::Default => 20,
             Self::Fast => 4,
-            Self::Suite => 5,
+            Self::Short | Self::Suite => 5,
         })
     }
 
@@ -85,6 +89,7 @@ pub struct Builder {
     sentinels: usize,
     keepers: usize,
     proxies: usize,
+    endpoints: usize,
 }
 
 impl Builder {
@@ -109,6 +114,13 @@ impl Builder {
         self
     }
 
+    /// The programs reach the store over so many endpoints, each a relay, see [`Cluster::relays`].
+    #[must_use]
+    pub fn endpoints(mut self, count: usize) -> Self {
+        self.endpoints = count;
+        self
+    }
+
     /// A field of the spec, over the profile's.
     #[must_use]
     pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
@@ -119,6 +131,10 @@ impl Builder {
     /// Starts all of it and waits until clients are served and standbys follow.
     pub async fn start(self) -> Cluster {
         let mut cluster = Cluster::bare().await;
+        for _ in 0..self.endpoints {
+            let relay = TcpRelay::to(&cluster.etcd.address()).await;
+            cluster.relays.push(relay);
+        }
         let spec = self.spec.to_string();
         let (status, output) = cluster.stolonctl(&["init", "--yes", &spec]).await;
         assert_eq!(status, 0, "stolonctl init: {output}");
@@ -178,6 +194,8 @@ pub struct Cluster {
     traces: Traces,
     /// Where all of it is kept.
     pub etcd: Etcd,
+    /// The endpoints of the programs, when they do not reach etcd directly.
+    pub relays: Vec<TcpRelay>,
     /// The cluster's keys, as the tests read and write them.
     pub store: Store,
     /// The directory of it all.
@@ -192,6 +210,7 @@ impl Cluster {
             sentinels: 1,
             keepers: 2,
             proxies: 1,
+            endpoints: 0,
         }
     }
 
@@ -210,6 +229,7 @@ impl Cluster {
             slots: BTreeMap::new(),
             traces: Traces::default(),
             etcd,
+            relays: Vec::new(),
             store,
             place,
         }
@@ -588,7 +608,11 @@ impl Cluster {
     }
 
     fn prepare(&mut self, name: &str, program: &'static str, options: Vec<String>, port: Option<Port>) {
-        let store_endpoint = self.etcd.endpoint();
+        let relays: Vec<String> = self.relays.iter().map(TcpRelay::endpoint).collect();
+        let store_endpoint = match relays.as_slice() {
+            [] => self.etcd.endpoint(),
+            relays => relays.join(","),
+        };
         let slot = Slot {
             program,
             options,

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use benches::failover::{Event, Outcome, median, run};
+use benches::failover::{Event, Outcome, Setting, StoreDelay, median, run};
+use benches::slow_store;
 use clap::{Parser, ValueEnum};
+use control::model::GoDuration;
 use serde_json::{Value, json};
 use stolon_tests::cluster::Profile;
 
@@ -25,6 +27,24 @@ struct Args {
     /// Runs of each event; the table has their medians
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// Sentinels of each cluster
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
+    sentinels: u8,
+    /// The store is reached over three endpoints, and all that it sends arrives this much later, as in "1.4s"
+    #[arg(long, value_parser = duration, conflicts_with = "slow_endpoint")]
+    store_delay: Option<Duration>,
+    /// The store is reached over three endpoints, and what one of them sends arrives this much later
+    #[arg(long, value_parser = duration)]
+    slow_endpoint: Option<Duration>,
+    /// How long a cluster is watched to which nothing happens
+    #[arg(long, value_parser = duration, default_value = "5m")]
+    watched_for: Duration,
+    /// Measures the table of a slow store instead: seven rows, each with the limit that it has to keep
+    #[arg(long, conflicts_with_all = ["events", "profiles", "store_delay", "slow_endpoint"])]
+    slow_store: bool,
+    /// Only this row of that table, from 1 to 7
+    #[arg(long, requires = "slow_store", value_parser = clap::value_parser!(u8).range(1..=7))]
+    row: Option<u8>,
     /// Keepers of each cluster
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8))]
     keepers: u8,
@@ -49,6 +69,8 @@ enum EventName {
     StoreHalf,
     /// etcd away for twice the proxy timeout
     StoreDouble,
+    /// Nothing, for the time of --watched-for
+    Nothing,
 }
 
 impl From<EventName> for Event {
@@ -61,6 +83,7 @@ impl From<EventName> for Event {
             EventName::Brain => Self::Brain,
             EventName::StoreHalf => Self::StoreHalf,
             EventName::StoreDouble => Self::StoreDouble,
+            EventName::Nothing => Self::Nothing,
         }
     }
 }
@@ -71,6 +94,8 @@ enum ProfileName {
     Default,
     /// sleepInterval 1s, requestTimeout 2s, failInterval 4s, proxyCheckInterval 1s, proxyTimeout 3s
     Fast,
+    /// sleepInterval 1s, failInterval 5s
+    Short,
 }
 
 impl ProfileName {
@@ -78,6 +103,7 @@ impl ProfileName {
         match self {
             Self::Default => "default",
             Self::Fast => "fast",
+            Self::Short => "short",
         }
     }
 
@@ -85,6 +111,7 @@ impl ProfileName {
         match self {
             Self::Default => Profile::Default,
             Self::Fast => Profile::Fast,
+            Self::Short => Profile::Short,
         }
     }
 }
@@ -92,6 +119,9 @@ impl ProfileName {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    if args.slow_store {
+        return slow_store::measure(args.row, args.runs).await;
+    }
     let events: Vec<Event> = match args.events.as_slice() {
         [] => Event::ALL.to_vec(),
         some => some.iter().map(|name| Event::from(*name)).collect(),
@@ -106,7 +136,19 @@ async fn main() -> anyhow::Result<()> {
         for event in &events {
             let mut outcomes = Vec::new();
             for number in 1..=args.runs {
-                let outcome = Box::pin(run(*event, profile.profile(), usize::from(args.keepers)))
+                let setting = Setting {
+                    profile: profile.profile(),
+                    proxy_intervals: None,
+                    sentinels: usize::from(args.sentinels),
+                    keepers: usize::from(args.keepers),
+                    store: match (args.store_delay, args.slow_endpoint) {
+                        (Some(delay), _) => StoreDelay::All(delay),
+                        (None, Some(delay)) => StoreDelay::One(delay),
+                        (None, None) => StoreDelay::Direct,
+                    },
+                    watched_for: args.watched_for,
+                };
+                let outcome = Box::pin(run(*event, setting))
                     .await
                     .with_context(|| format!("{event}, {}, run {number}", profile.name()))?;
                 eprintln!(
@@ -127,6 +169,13 @@ async fn main() -> anyhow::Result<()> {
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// A duration as in a spec: "1.4s", "5m".
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: GoDuration = text.parse().map_err(|error| format!("{error}"))?;
+    let nanos = u64::try_from(parsed.as_nanos()).map_err(|_| "a duration is not negative".to_owned())?;
+    Ok(Duration::from_nanos(nanos))
 }
 
 const HEADER: &str = "| event | profile | gap of the median client (s) | longest gap (s) | rows lost (all runs) \
@@ -172,6 +221,12 @@ fn one_line(outcome: &Outcome) -> String {
     if let Some(time) = outcome.commit_to_byte {
         line.push_str(&format!(", commit to first byte {:.1} ms", time.as_secs_f64() * 1000.0));
     }
+    if let Some(time) = outcome.published {
+        line.push_str(&format!(", another master published after {:.2} s", time.as_secs_f64()));
+    }
+    if let Some(rate) = outcome.store_requests {
+        line.push_str(&format!(", {rate:.1} requests/s to etcd"));
+    }
     if let Some(time) = outcome.after_store {
         line.push_str(&format!(", {:.2} s after etcd's return", time.as_secs_f64()));
     }
@@ -207,6 +262,9 @@ fn as_json(event: Event, profile: ProfileName, outcome: &Outcome) -> Value {
         "errors": errors,
         "failed_over": outcome.failed_over,
         "commit_to_first_byte_seconds": outcome.commit_to_byte.map(|time| time.as_secs_f64()),
+        "published_seconds": outcome.published.map(|time| time.as_secs_f64()),
+        "store_requests_per_second": outcome.store_requests,
+        "leaderships_lost": outcome.leaderships_lost,
         "after_store_seconds": outcome.after_store.map(|time| time.as_secs_f64()),
     })
 }

@@ -1,0 +1,182 @@
+//! The table of a slow store: how long a failover takes when the store answers late, and whether a cluster to which
+//! nothing happens is left alone. Each row has a limit that it has to keep.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use stolon_tests::cluster::Profile;
+
+use crate::failover::{Event, Outcome, Setting, StoreDelay, run};
+
+/// One row: what is late, and what is allowed.
+struct Row {
+    store: StoreDelay,
+    profile: Profile,
+    proxy_intervals: Option<(Duration, Duration)>,
+    limit: Limit,
+}
+
+/// What a row has to keep.
+#[derive(Debug, Clone, Copy)]
+enum Limit {
+    /// The master is killed: another one is published so long after failInterval at most.
+    Published(Duration),
+    /// Nothing happens for so long: no client is dropped, nobody elected, nothing started again.
+    Undisturbed(Duration),
+}
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const ROWS: [Row; 7] = [
+    row(
+        StoreDelay::One(millis(3000)),
+        Profile::Default,
+        Limit::Published(millis(2500)),
+    ),
+    row(
+        StoreDelay::One(millis(3000)),
+        Profile::Short,
+        Limit::Published(millis(2500)),
+    ),
+    row(
+        StoreDelay::All(millis(1100)),
+        Profile::Short,
+        Limit::Published(millis(12_000)),
+    ),
+    row(
+        StoreDelay::All(millis(1400)),
+        Profile::Default,
+        Limit::Published(millis(12_000)),
+    ),
+    row(
+        StoreDelay::All(millis(3000)),
+        Profile::Default,
+        Limit::Published(millis(30_000)),
+    ),
+    Row {
+        proxy_intervals: Some((millis(1000), millis(3000))),
+        ..row(
+            StoreDelay::One(millis(6000)),
+            Profile::Default,
+            Limit::Undisturbed(Duration::from_secs(300)),
+        )
+    },
+    row(
+        StoreDelay::All(millis(3000)),
+        Profile::Default,
+        Limit::Undisturbed(Duration::from_secs(600)),
+    ),
+];
+
+const fn row(store: StoreDelay, profile: Profile, limit: Limit) -> Row {
+    Row {
+        store,
+        profile,
+        proxy_intervals: None,
+        limit,
+    }
+}
+
+/// Measures the rows, or one of them, and prints the table.
+///
+/// # Errors
+///
+/// A row does not keep its limit, or cannot be measured.
+pub async fn measure(only: Option<u8>, runs: u32) -> anyhow::Result<()> {
+    let mut table = vec![
+        "| row | store | timers | limit | measured | leadership lost | requests/s |".to_owned(),
+        "|---|---|---|---|---|---|---|".to_owned(),
+    ];
+    let mut broken = Vec::new();
+    for (number, row) in (1u8..).zip(&ROWS) {
+        if only.is_some_and(|only| only != number) {
+            continue;
+        }
+        let mut outcomes = Vec::new();
+        for run in 1..=runs {
+            let outcome = once(row).await.with_context(|| format!("row {number}, run {run}"))?;
+            eprintln!("row {number}, run {run}: {}", row.measured(&outcome));
+            broken.extend(row.fault(&outcome).map(|fault| format!("row {number}: {fault}")));
+            outcomes.push(outcome);
+        }
+        table.push(row.line(number, &outcomes));
+    }
+    println!("{}", table.join("\n"));
+    ensure!(broken.is_empty(), "{}", broken.join("; "));
+    Ok(())
+}
+
+async fn once(row: &Row) -> anyhow::Result<Outcome> {
+    let (event, watched_for) = match row.limit {
+        Limit::Published(_) => (Event::Kill9, Duration::ZERO),
+        Limit::Undisturbed(time) => (Event::Nothing, time),
+    };
+    let setting = Setting {
+        profile: row.profile,
+        proxy_intervals: row.proxy_intervals,
+        sentinels: 1,
+        keepers: 2,
+        store: row.store,
+        watched_for,
+    };
+    Box::pin(run(event, setting)).await
+}
+
+impl Row {
+    fn fault(&self, outcome: &Outcome) -> Option<String> {
+        if outcome.leaderships_lost > 0 {
+            return Some(format!("leadership was lost {} times", outcome.leaderships_lost));
+        }
+        match self.limit {
+            Limit::Published(after) => {
+                let limit = self.profile.fail_interval() + after;
+                let late = outcome.published.is_none_or(|published| published > limit);
+                late.then(|| format!("{:?} is longer than {limit:?}", outcome.published))
+            }
+            Limit::Undisturbed(_) => {
+                let errors: u64 = outcome.errors.values().sum();
+                let disturbed = errors > 0 || outcome.failed_over;
+                disturbed.then(|| format!("{errors} errors of clients, another master: {}", outcome.failed_over))
+            }
+        }
+    }
+
+    fn measured(&self, outcome: &Outcome) -> String {
+        match self.limit {
+            Limit::Published(_) => outcome
+                .published
+                .map_or("never".to_owned(), |time| format!("{:.1} s", time.as_secs_f64())),
+            Limit::Undisturbed(_) => format!("{} clients dropped", outcome.errors.values().sum::<u64>()),
+        }
+    }
+
+    fn line(&self, number: u8, outcomes: &[Outcome]) -> String {
+        let store = match self.store {
+            StoreDelay::Direct => "direct".to_owned(),
+            StoreDelay::All(delay) => format!("every answer after {} s", delay.as_secs_f64()),
+            StoreDelay::One(delay) => format!("one endpoint of three answers after {} s", delay.as_secs_f64()),
+        };
+        let timers = match (self.profile, self.proxy_intervals) {
+            (_, Some(_)) => "proxyTimeout 3 s, proxyCheckInterval 1 s",
+            (Profile::Short, None) => "sleepInterval 1 s, failInterval 5 s",
+            _ => "default",
+        };
+        let limit = match self.limit {
+            Limit::Published(after) => format!("failInterval + {} s", after.as_secs_f64()),
+            Limit::Undisturbed(time) => format!("undisturbed for {} min", time.as_secs() / 60),
+        };
+        let measured: Vec<String> = outcomes.iter().map(|outcome| self.measured(outcome)).collect();
+        let lost: usize = outcomes.iter().map(|outcome| outcome.leaderships_lost).sum();
+        let rates: Vec<String> = outcomes
+            .iter()
+            .filter_map(|outcome| Some(format!("{:.1}", outcome.store_requests?)))
+            .collect();
+        format!(
+            "| {number} | {store} | {timers} | {limit} | {} | {lost} | {} |",
+            measured.join(", "),
+            rates.join(", ")
+        )
+    }
+}
