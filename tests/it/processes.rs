@@ -179,10 +179,9 @@ async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() 
         .process(&uid)
         .said("ending a process that was left behind", SOON)
         .await;
-    assert!(
-        !leftover.wait().unwrap().success(),
-        "it was killed, since it did not listen"
-    );
+    // not by wait(), which closes its standard input
+    let status = eventually("its end", SOON, async || leftover.try_wait().unwrap().ok_or("it runs")).await;
+    assert!(!status.success(), "it was killed, since SIGTERM did not end it");
     cluster.settled(&uid, &Role::Standby).await;
     let log = cluster.process(&uid).log();
     let at = |text: &str| log.rfind(text).unwrap_or_else(|| panic!("{text:?} is not in the log"));

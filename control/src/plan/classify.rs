@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::clock::Boottime;
-use crate::model::{Db, DbInitMode, DbStatus, DbUid, FollowType, Role, Spec, TimelineHistory};
+use crate::model::{Db, DbInitMode, DbStatus, DbUid, FollowType, Lsn, Role, Spec, TimelineHistory};
 use crate::plan::draft::Wakes;
 use crate::plan::memory::{Memory, converged};
 use crate::plan::note::Note;
@@ -168,7 +168,9 @@ pub(crate) fn missing_wal(uid: &DbUid, db: &Db, master: &DbStatus, memory: &Memo
         .is_some_and(|stall| stall.reports > STALLED_REPORTS);
     let looked_at = is_standby_type(db) && db.generation != 1 && db.status.healthy;
     let oldest = master.older_wal_file.as_str();
-    if !stalled || !looked_at || oldest.is_empty() || db.status.xlog_pos == master.xlog_pos {
+    // Without a position it has never reported well: it may be starting.
+    let at = db.status.xlog_pos;
+    if !stalled || !looked_at || oldest.is_empty() || at == master.xlog_pos || at == Lsn::default() {
         return None;
     }
     let well_formed = oldest.len() == 24 && oldest.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));

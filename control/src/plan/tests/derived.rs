@@ -406,6 +406,17 @@ fn x25_a_standby_that_can_still_catch_up_is_kept() {
     first.db("db2").generation = 1;
     first.db("db2").status.current_generation = 1;
     check_unchanged(first);
+    // one that still starts, on a busy machine, has reported often and never where it is
+    let mut starting = stalled(11);
+    starting.at("db2", 0, 0);
+    starting.memory.stalls.insert(
+        db_uid("db2"),
+        Stall {
+            position: Lsn(0),
+            reports: 20,
+        },
+    );
+    check_unchanged(starting);
     let mut odd = stalled(11);
     odd.db("db1").status.older_wal_file = "archive".to_owned();
     check_unchanged(odd);
