@@ -10,6 +10,7 @@ use crate::postgres::files;
 use crate::postgres::helper;
 use crate::postgres::instance::{Instance, InstanceError};
 use crate::postgres::owned::Owned;
+use crate::postgres::session::{self, Who};
 
 /// What is copied, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +69,8 @@ impl Instance {
         let login = &config.replication;
         let password_file = PasswordFile::write(self.scratch_dir(), &copy.source, login)
             .map_err(|source| InstanceError::Process { act: ACT, source })?;
+        let major = session::major(Some(self.programs())).await;
+        let options = session::options(major, Who::Replication);
         let mut command = environment::command(&self.programs().path("pg_basebackup"));
         if let Some(file) = &password_file {
             command.env("PGPASSFILE", file.path());
@@ -81,7 +84,7 @@ impl Instance {
             .args(build.options());
         command
             .arg("-d")
-            .arg(copy_conninfo(&copy.application_name, &copy.source, login));
+            .arg(copy_conninfo(&copy.application_name, &copy.source, login, &options));
         command.arg("--slot").arg(&copy.slot);
         info!("running pg_basebackup");
         helper::run(command, |line| match Progress::parse(line) {

@@ -82,12 +82,12 @@ pub fn write_passfile(path: &Path, login: &Login) -> Result<(), FileError> {
 
 /// The connection of a program that copies from `source`; its password goes into a [`PasswordFile`].
 ///
-/// `synchronous_commit` is off so that nothing that the program writes waits for a standby that is not there.
-pub fn copy_conninfo(application_name: &str, source: &Address, login: &Login) -> String {
+/// `options` are the settings that its sessions begin with (`session`): those of users, such as a timeout, would end it.
+pub fn copy_conninfo(application_name: &str, source: &Address, login: &Login, options: &str) -> String {
     text(&[
         ("application_name", application_name),
         ("host", &source.host),
-        ("options", "-c synchronous_commit=off"),
+        ("options", options),
         ("port", &source.port),
         ("sslmode", "prefer"),
         ("user", &login.user),
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_copy_s_connection_has_no_password_in_it() {
-        let told = copy_conninfo("a", &source(), &login(Some("pw")));
+        let told = copy_conninfo("a", &source(), &login(Some("pw")), "-c synchronous_commit=off");
         assert_eq!(
             told,
             "application_name=a host=10.0.0.1 options=-c\\ synchronous_commit=off port=5432 sslmode=prefer user=repluser"
