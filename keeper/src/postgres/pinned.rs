@@ -33,6 +33,5 @@ pub(crate) fn fixed(data: &Path) -> Vec<(&'static str, String)> {
     vec![
         ("data_directory", data.display().to_string()),
         ("ident_file", data.join(IDENT_FILE).display().to_string()),
-        ("external_pid_file", String::new()),
     ]
 }
