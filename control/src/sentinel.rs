@@ -376,7 +376,7 @@ impl Sentinel {
             Err(error) => {
                 self.spoken.say(&plan.notes);
                 error!(error = %Chain(&error), "error saving clusterdata");
-                self.memory = unwritten;
+                self.memory = unwritten.unanswered(&plan);
                 Next::At(Boottime::now() + AGAIN_AFTER_FAILURE)
             }
         }

@@ -35,8 +35,6 @@ pub(crate) struct Planned<'a> {
     pub(crate) next: &'a ClusterData,
     /// What the write depends on.
     pub(crate) conditions: &'a [Condition],
-    /// Statuses stand as persisted (sentinel H-2).
-    pub(crate) first_run: bool,
 }
 
 /// The invariants that a plan breaks; none, if the rest of this house is right.
@@ -195,24 +193,63 @@ fn election(planned: &Planned<'_>, faults: &mut Faults) {
         format!("{new_uid} is elected and {lag} bytes behind")
     });
     if !retained {
-        best_of_all(situation, &old_uid, old, new, faults);
+        best_of_all(situation, &old_uid, old, new, left, faults);
     }
+    let own_key = report.filter(|report| report.listed).map(|report| &report.key);
     let watched = planned.conditions.iter().any(|condition| match condition {
         Condition::KeeperInfo { key, revision } => {
-            let expected = report.filter(|report| report.listed);
-            *key == expected.map_or_else(|| old.spec.keeper_uid.to_string(), |report| report.key.clone())
-                && *revision == expected.map(|report| report.revision)
+            let read = situation.memory.sightings.keeper_keys.get(key);
+            own_key.map_or(old.spec.keeper_uid.as_str(), String::as_str) == key && *revision == read.copied()
         }
     });
     faults.claim(watched, "X-1.5", || {
         format!("{new_uid} is elected whatever {old_uid} says meanwhile")
     });
+    timing(planned, &old_uid, old, faults);
     nothing_else(planned, &old_uid, &new_uid, faults);
 }
 
+/// F-10, INV-31, INV-32
+fn timing(planned: &Planned<'_>, old_uid: &DbUid, old: &Db, faults: &mut Faults) {
+    let situation = planned.situation;
+    let section = planned.before.proxy.clone().unwrap_or_default();
+    let in_the_way = &situation.proxies.in_the_way;
+    let closed = !section.spec.master_db_uid.is_empty() || in_the_way.is_empty();
+    faults.claim(closed, "F-10", || {
+        format!("another master is elected although {in_the_way:?} may still forward")
+    });
+    let report = situation.report_of(old);
+    let keeper = situation.data.keepers().get(&old.spec.keeper_uid);
+    let there = keeper.is_some_and(|keeper| keeper.status.healthy) && report.is_none_or(|report| !report.info.leaving);
+    if !there {
+        return;
+    }
+    let well = report.is_some_and(|report| report.says_well(old_uid));
+    faults.claim(!(situation.first_run && well), "INV-32", || {
+        format!("{old_uid} is replaced at a first look, and reports well")
+    });
+    if let Some(last) = situation
+        .memory
+        .election
+        .as_ref()
+        .filter(|last| last.master == *old_uid)
+    {
+        let served = situation.memory.served.as_ref() == Some(old_uid);
+        let since = situation.now.since(last.at);
+        let early = !served && (since <= situation.spec.convergence_timeout || since <= situation.spec.fail_interval);
+        faults.claim(!early, "INV-31", || {
+            format!("{old_uid} is replaced {since:?} after it was elected")
+        });
+    }
+}
+
 /// INV-11
-fn best_of_all(situation: &Situation<'_>, old_uid: &DbUid, old: &Db, elected: &Db, faults: &mut Faults) {
-    let fresh = |db: &Db| situation.report_of(db).is_some_and(|report| report.fresh);
+fn best_of_all(situation: &Situation<'_>, old_uid: &DbUid, old: &Db, elected: &Db, left: bool, faults: &mut Faults) {
+    let rank = |uid: &DbUid, db: &Db| {
+        let report = situation.report_of(db);
+        let unhealthy = report.is_some_and(|report| report.of(uid).is_some_and(|state| !state.healthy));
+        (!unhealthy, !unhealthy && report.is_some_and(|report| report.fresh))
+    };
     for (uid, db) in situation.standbys().filter(|(uid, _)| *uid != old_uid) {
         let verdict = situation.verdict(uid, db, old, &mut Wakes::default());
         let may = situation
@@ -220,9 +257,14 @@ fn best_of_all(situation: &Situation<'_>, old_uid: &DbUid, old: &Db, elected: &D
             .is_none_or(|keeper| keeper.status.can_be_master != Some(false));
         let going = situation.report_of(db).is_some_and(|report| report.going());
         let rival = verdict.is_good() && may && !going && db.status.timeline_id == old.status.timeline_id;
-        let better = db.status.xlog_pos > elected.status.xlog_pos && fresh(db) >= fresh(elected);
+        let (own, other) = (rank(uid, db), rank(&elected.uid, elected));
+        let (at, of_elected) = (db.status.xlog_pos, elected.status.xlog_pos);
+        // One that is better reported is still no candidate when it lacks too much (C-10), or anything at all.
+        let lag = at.behind(old.status.xlog_pos);
+        let complete = lag <= i128::from(situation.spec.max_standby_lag) && (!left || at >= of_elected);
+        let better = (own > other && complete) || (own == other && at > of_elected);
         faults.claim(!(rival && better), "INV-11", || {
-            format!("{uid} is more advanced than the one elected")
+            format!("{uid} is more advanced or better reported than the one elected")
         });
     }
 }
@@ -381,7 +423,7 @@ fn keepers(planned: &Planned<'_>, faults: &mut Faults) {
         };
         let kept = after.status == keeper.status;
         let acted = !after.status.force_fail && !after.status.healthy;
-        let right = if planned.first_run { kept } else { acted };
+        let right = if planned.situation.first_run { kept } else { acted };
         faults.claim(right, "INV-27", || {
             format!("the failing of keeper {uid} by hand is lost")
         });

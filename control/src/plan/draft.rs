@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::clock::Boottime;
 use crate::model::{Cluster, ClusterData, Db, DbUid, Keeper, KeeperUid, ProxySection};
 use crate::plan::note::Note;
+use crate::plan::pause::Election;
 
 /// What has to be true of the store, besides what every write of a leader needs (fencing F-7), for a plan to be written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +47,8 @@ pub(crate) struct Draft {
     pub(crate) wakes: Wakes,
     /// What the write depends on.
     pub(crate) conditions: Vec<Condition>,
+    /// The election that this plan makes.
+    pub(crate) elected: Option<Election>,
 }
 
 impl Draft {
@@ -55,6 +58,7 @@ impl Draft {
             notes: Vec::new(),
             wakes: Wakes::default(),
             conditions: Vec::new(),
+            elected: None,
         }
     }
 

@@ -5,9 +5,10 @@ use crate::model::{Db, DbUid, Lsn, Role};
 use crate::plan::classify::{Convergence, Validity, convergence, is_standby_type, switch_of, validity};
 use crate::plan::draft::{Condition, Draft};
 use crate::plan::memory::converged;
-use crate::plan::note::Note;
+use crate::plan::note::{Names, Note};
+use crate::plan::pause::{Election, Loss};
 use crate::plan::proxies;
-use crate::plan::situation::Situation;
+use crate::plan::situation::{Situation, Trust};
 
 /// The most WAL that a master may have written after its promotion for it to be given up for its predecessor, however
 /// large maxStandbyLag is (sentinel C-12).
@@ -30,8 +31,7 @@ enum Usable {
 struct Candidate {
     db: DbUid,
     at: Lsn,
-    /// The db's last info is fresh.
-    fresh: bool,
+    trust: Trust,
     kind: Kind,
 }
 
@@ -50,20 +50,18 @@ pub(crate) fn elect(draft: &mut Draft, situation: &Situation, master: &DbUid, db
     if usable == Usable::Yes {
         return false;
     }
+    let proxies_closed = draft.proxy_mut().spec.master_db_uid.is_empty();
+    if proxies_closed && wait_for_proxies(draft, situation) {
+        return false;
+    }
     draft.say(Note::FindingMaster {});
     let mut ordinary = candidates(draft, situation, master, db, usable);
     let retained = retained(situation, master, db, ordinary.is_empty());
-    let proxies_closed = draft
-        .next
-        .proxy
-        .as_ref()
-        .is_none_or(|proxy| proxy.spec.master_db_uid.is_empty());
-    let may_go_back = proxies_closed && situation.proxies.in_the_way.is_empty();
-    if ordinary.is_empty() && !retained.is_empty() && !may_go_back {
+    if ordinary.is_empty() && !retained.is_empty() && !proxies_closed {
         go_back_later(draft, situation, &retained);
         return false;
     }
-    if may_go_back && usable == Usable::No {
+    if proxies_closed && usable == Usable::No {
         ordinary.extend(retained);
     }
     let Some(best) = best(ordinary) else {
@@ -76,18 +74,72 @@ pub(crate) fn elect(draft: &mut Draft, situation: &Situation, master: &DbUid, db
     if let Kind::Retained(condition) = &best.kind {
         draft.require(condition.clone());
     }
-    // beyond: a master that has said anything since it was read is looked at again
-    let report = situation.report_of(db).filter(|report| report.listed);
-    draft.require(Condition::KeeperInfo {
-        key: report.map_or_else(|| db.spec.keeper_uid.to_string(), |report| report.key.clone()),
-        revision: report.map(|report| report.revision),
-    });
+    // beyond: a master whose keeper has published anything since is looked at again
+    draft.require(situation.info_unchanged(db));
     replace(draft, master, &best);
+    let loss = match usable {
+        Usable::No if !situation.is_gone(db) => Loss::Doubtful,
+        _ => Loss::Gone,
+    };
+    let last = situation.memory.election.as_ref();
+    draft.elected = Some(Election::after(last, &best.db, loss, situation.now));
     true
 }
 
-/// sentinel N-4, beyond
+/// Whether proxies may still be forwarding to an earlier master; then nobody is elected (fencing F-10).
+///
+/// A proxy that still holds a lease from an earlier reign of the same address would carry writes to a master that was
+/// not published, and whose writes count for nothing (beyond ).
+fn wait_for_proxies(draft: &mut Draft, situation: &Situation) -> bool {
+    let in_the_way = &situation.proxies.in_the_way;
+    if in_the_way.is_empty() {
+        return false;
+    }
+    let generation = draft.proxy_mut().generation;
+    draft.say(Note::ElectionWaitsForProxies {
+        proxies: Names(in_the_way.clone()),
+        generation,
+    });
+    true
+}
+
+/// What the master is good for, once it is settled that a doubt about it counts.
 fn judge(draft: &mut Draft, situation: &Situation, master: &DbUid, db: &Db) -> Usable {
+    let usable = examine(draft, situation, master, db);
+    if usable != Usable::No || situation.is_gone(db) {
+        return usable;
+    }
+    let keeper = db.spec.keeper_uid.clone();
+    if situation.first_run && situation.seems_well(master, db) {
+        draft.say(Note::MasterSeemsWell {
+            db: master.clone(),
+            keeper,
+        });
+        return Usable::Yes;
+    }
+    let served = situation.memory.served.as_ref() == Some(master);
+    let last = situation
+        .memory
+        .election
+        .as_ref()
+        .filter(|election| election.master == *master);
+    let pause = last.map(|last| (last.doubtful, last.pause_ends(situation.spec, served)));
+    match pause {
+        Some((elections, end)) if situation.now <= end => {
+            draft.wakes.after(end, situation.now);
+            draft.say(Note::ElectionPaused {
+                db: master.clone(),
+                keeper,
+                elections,
+            });
+            Usable::Yes
+        }
+        _ => Usable::No,
+    }
+}
+
+/// sentinel N-4, beyond
+fn examine(draft: &mut Draft, situation: &Situation, master: &DbUid, db: &Db) -> Usable {
     let keeper = db.spec.keeper_uid.clone();
     let limit = situation.spec.convergence_timeout;
     let progress = convergence(master, db, limit, situation.memory, situation.now, &mut draft.wakes);
@@ -193,11 +245,10 @@ fn candidates(draft: &mut Draft, situation: &Situation, master: &DbUid, head: &D
             });
             continue;
         }
-        let fresh = report.is_some_and(|report| report.fresh);
         found.push(Candidate {
             db: uid.clone(),
             at,
-            fresh,
+            trust: situation.trust(uid, db),
             kind: Kind::Ordinary,
         });
     }
@@ -217,6 +268,10 @@ fn retained(situation: &Situation, master: &DbUid, head: &Db, nobody_else: bool)
             return None;
         }
         let (own, of_head) = (db.status.timeline_id, head.status.timeline_id);
+        // What stopped on another timeline than its record says is not what the record is about (beyond ).
+        if stopped.is_some_and(|stopped| stopped.timeline_id != own) {
+            return None;
+        }
         // beyond: the elected one failed before anybody wrote to it
         let before_publication = !published && own == of_head;
         // sentinel C-12: little more than the promotion itself is given up
@@ -239,7 +294,7 @@ fn retained(situation: &Situation, master: &DbUid, head: &Db, nobody_else: bool)
         Some(Candidate {
             db: uid.clone(),
             at,
-            fresh: true,
+            trust: Trust::Fresh,
             kind: Kind::Retained(condition),
         })
     };
@@ -262,12 +317,12 @@ fn go_back_later(draft: &mut Draft, situation: &Situation, retained: &[Candidate
     proxies::close(draft);
 }
 
-/// The most advanced candidate, by uid among equals (sentinel C-13); one whose position is stale only when no other is
-/// there (design D-6).
+/// The most advanced candidate, by uid among equals (sentinel C-13); one whose position is stale, or whose own keeper calls
+/// it unhealthy, only when no better one is there (design D-6).
 fn best(candidates: Vec<Candidate>) -> Option<Candidate> {
     candidates.into_iter().min_by(|a, b| {
-        b.fresh
-            .cmp(&a.fresh)
+        a.trust
+            .cmp(&b.trust)
             .then_with(|| b.at.cmp(&a.at))
             .then_with(|| a.db.cmp(&b.db))
     })

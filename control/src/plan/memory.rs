@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Boottime;
-use crate::model::{Checked, Db, DbUid, KeeperUid, Lsn};
+use crate::model::{Checked, ClusterData, Db, DbUid, KeeperUid, Lsn, Phase};
+use crate::plan::Plan;
 use crate::plan::observe::{Observations, Sightings};
+use crate::plan::pause::{Election, Loss};
 use crate::plan::situation::Situation;
 
 /// The memory of one leadership; empty after a change of it (sentinel L-15), but for the sightings.
@@ -30,6 +32,8 @@ pub struct Memory {
     pub(crate) proven: Option<(DbUid, Boottime)>,
     /// The master that this sentinel has once found healthy and converged (sentinel W-10).
     pub(crate) served: Option<DbUid>,
+    /// The last election: another one may have to wait.
+    pub(crate) election: Option<Election>,
 }
 
 /// How long a db's position has stood still.
@@ -68,6 +72,13 @@ impl Memory {
         memory
     }
 
+    /// The same when it is not known whether this plan was written: an election in it may have taken place.
+    #[must_use]
+    pub fn unanswered(mut self, plan: &Plan) -> Self {
+        self.election.clone_from(&plan.memory.election);
+        self
+    }
+
     /// The same after a round from which nothing could follow.
     #[must_use]
     pub(crate) fn unplanned(mut self) -> Self {
@@ -90,6 +101,7 @@ impl Memory {
         let timers = self.missing.values_mut().chain(self.db_errors.values_mut());
         let timers = timers.chain(self.asked.values_mut().map(|asked| &mut asked.since));
         let timers = timers.chain(self.proven.as_mut().map(|(_, since)| since));
+        let timers = timers.chain(self.election.as_mut().map(|election| &mut election.at));
         for timer in timers {
             *timer = *timer + gap;
         }
@@ -109,6 +121,22 @@ impl Memory {
         if situation.reported_well(uid, db) {
             self.served = Some(uid.clone());
         }
+    }
+
+    /// Takes over an election that a predecessor made and did not finish: its master has its convergence time from now on.
+    pub(crate) fn note_unfinished(&mut self, data: &ClusterData, now: Boottime) {
+        let normal = data
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.status.phase == Phase::Normal);
+        let published = data
+            .proxy
+            .as_ref()
+            .is_some_and(|proxy| !proxy.spec.master_db_uid.is_empty());
+        self.election = data
+            .master_uid()
+            .filter(|_| normal && !published)
+            .map(|master| Election::after(None, master, Loss::Gone, now));
     }
 
     /// Takes over which generations are asked for from a document (sentinel C-1).

@@ -14,6 +14,7 @@ mod initialise;
 mod memory;
 mod note;
 mod observe;
+mod pause;
 mod propagate;
 mod proxies;
 mod situation;
@@ -163,6 +164,7 @@ pub fn plan(input: &Input<'_>, fresh: &mut Fresh<'_>) -> Result<Plan, Refusal> {
         reports,
         proxies,
         memory: &basis,
+        first_run,
         now,
         wall,
     };
@@ -174,13 +176,15 @@ pub fn plan(input: &Input<'_>, fresh: &mut Fresh<'_>) -> Result<Plan, Refusal> {
         situation: &situation,
         next: &draft.next,
         conditions: &draft.conditions,
-        first_run,
     };
     let faults = check(&planned);
     if !faults.is_empty() {
         return Err(Refusal::Faulty(faults));
     }
     memory.note_asked(draft.next.dbs(), now);
+    if let Some(elected) = draft.elected.take() {
+        memory.election = Some(elected);
+    }
     let write = if propagate::decisions(data) == propagate::decisions(&draft.next) {
         Write::Refresh
     } else {
@@ -196,6 +200,7 @@ pub fn plan(input: &Input<'_>, fresh: &mut Fresh<'_>) -> Result<Plan, Refusal> {
         notes,
         wakes,
         conditions,
+        elected: _,
     } = draft;
     Ok(Plan {
         next,
@@ -223,6 +228,7 @@ fn remember(input: &Input<'_>) -> (Memory, bool) {
     let mut memory = Memory::of_leadership(input.leadership, read.sightings);
     // sentinel C-1
     memory.note_asked(input.data.data.dbs(), input.now);
+    memory.note_unfinished(&input.data.data, input.now);
     (memory, true)
 }
 

@@ -59,6 +59,18 @@ notes! {
     info MasterNotConverged "db not converged" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
     /// sentinel W-10: a master that serves is not replaced because it is slow to take a change over.
     info MasterSlow "master db is slow to take over its new spec" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// The master elected last has its convergence time, and elections in a row are ever farther apart.
+    info ElectionPaused "waiting before another election, the last one was not long ago" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid, "elections" = elections: u32,
+    }
+    /// What a predecessor found is not enough against a report that is there now.
+    info MasterSeemsWell "master db is failed, but its keeper reports it well: checking again" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid,
+    }
+    /// fencing F-10
+    info ElectionWaitsForProxies "waiting for proxies to close before another election" {
+        "proxies" = proxies: Names, "generation" = generation: i64,
+    }
     /// beyond
     info MasterLeft "master db stopped cleanly and its keeper left" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid, "lsn" = lsn: Lsn,

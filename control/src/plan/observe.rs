@@ -30,6 +30,8 @@ pub struct Observed<T> {
 pub struct Observations {
     /// Keeper infos by the uid inside; those that cannot be decoded are left out (store S-12).
     pub keepers: BTreeMap<KeeperUid, Observed<KeeperInfo>>,
+    /// Every key of a keeper info with the revision of its last put, also of those that cannot be decoded.
+    pub keeper_keys: BTreeMap<String, i64>,
     /// Proxy infos by the uid inside.
     pub proxies: BTreeMap<ProxyUid, Observed<ProxyInfo>>,
     /// Keys of proxy infos that cannot be decoded: each may be a proxy that forwards (fencing F-6).
@@ -97,6 +99,8 @@ pub struct Sightings {
     pub gap: Duration,
     /// By keeper uid; entries stay when their key goes (sentinel H-4).
     pub keepers: BTreeMap<KeeperUid, KeeperSighting>,
+    /// The keys of keeper infos at the last reading, whatever they hold, with the revision of their last put.
+    pub keeper_keys: BTreeMap<String, i64>,
     /// By proxy uid; entries go with their key (sentinel P-1).
     pub proxies: BTreeMap<ProxyUid, ProxySighting>,
 }
@@ -142,6 +146,10 @@ impl Sightings {
         for sighting in next.proxies.values_mut() {
             sighting.since = sighting.since + next.gap;
         }
+        next.keeper_keys.clone_from(&seen.keeper_keys);
+        let decoded = seen.keepers.values();
+        next.keeper_keys
+            .extend(decoded.map(|observed| (observed.key.clone(), observed.revision)));
         next.sight_keepers(seen, cluster, first, now);
         next.sight_proxies(seen, spec, now);
         next

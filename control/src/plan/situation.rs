@@ -8,7 +8,7 @@ use crate::model::{ClusterData, Db, DbUid, Keeper, Spec, Timestamp};
 use crate::plan::classify::{
     Class, Convergence, Validity, class, class_limit, convergence, is_master_type, is_standby_type, validity,
 };
-use crate::plan::draft::Wakes;
+use crate::plan::draft::{Condition, Wakes};
 use crate::plan::health::{Report, Reports};
 use crate::plan::memory::{Memory, converged};
 use crate::plan::proxies::ProxyView;
@@ -28,6 +28,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) proxies: ProxyView,
     /// The memory, health included.
     pub(crate) memory: &'a Memory,
+    /// Statuses stand as persisted (sentinel H-2).
+    pub(crate) first_run: bool,
     pub(crate) now: Boottime,
     pub(crate) wall: Timestamp,
 }
@@ -38,6 +40,17 @@ pub(crate) struct Verdict {
     pub(crate) class: Class,
     pub(crate) validity: Validity,
     pub(crate) convergence: Convergence,
+}
+
+/// What the last report of a candidate is worth, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Trust {
+    /// Fresh, and it does not say that the db is unhealthy.
+    Fresh,
+    /// Old: the position may be another one by now (design D-6).
+    Stale,
+    /// Its own keeper says that it is unhealthy.
+    CalledUnhealthy,
 }
 
 impl Verdict {
@@ -87,6 +100,38 @@ impl Situation<'_> {
     /// Whether a db's last report is fresh and says that it is well and applied what it was asked for.
     pub(crate) fn reported_well(&self, uid: &DbUid, db: &Db) -> bool {
         db.status.healthy && converged(db) && self.report_of(db).is_some_and(|report| report.says_well(uid))
+    }
+
+    /// How far the last report of a candidate can be trusted: one that its own keeper calls unhealthy comes last.
+    pub(crate) fn trust(&self, uid: &DbUid, db: &Db) -> Trust {
+        match self.report_of(db) {
+            Some(report) if report.of(uid).is_some_and(|state| !state.healthy) => Trust::CalledUnhealthy,
+            Some(report) if report.fresh => Trust::Fresh,
+            _ => Trust::Stale,
+        }
+    }
+
+    /// Whether the master's keeper, as far as a first look tells, is there and calls it healthy.
+    pub(crate) fn seems_well(&self, uid: &DbUid, db: &Db) -> bool {
+        self.report_of(db).is_some_and(|report| {
+            // Without a liveness key nothing tells the age of an info that was found.
+            let present = report.fresh || (report.listed && !report.info.liveness_key);
+            present && !report.going() && report.of(uid).is_some_and(|state| state.healthy)
+        })
+    }
+
+    /// That the info of a db's keeper is still what was read, be it garbage, of another cluster, or absent (beyond ).
+    pub(crate) fn info_unchanged(&self, db: &Db) -> Condition {
+        let report = self.report_of(db).filter(|report| report.listed);
+        let key = report.map_or_else(|| db.spec.keeper_uid.to_string(), |report| report.key.clone());
+        let revision = self.memory.sightings.keeper_keys.get(&key).copied();
+        Condition::KeeperInfo { key, revision }
+    }
+
+    /// Whether the keeper of a master counts as failed, by silence or by hand, or is leaving.
+    pub(crate) fn is_gone(&self, db: &Db) -> bool {
+        let failed = self.keeper_of(db).is_none_or(|keeper| !keeper.status.healthy);
+        failed || self.report_of(db).is_some_and(|report| report.info.leaving)
     }
 
     /// Whether clients may have written to this db since it was elected: the proxy section names it (beyond ). That

@@ -4,6 +4,7 @@ mod cluster;
 mod damage;
 mod derived;
 mod durations;
+mod elections;
 mod golden;
 mod health;
 mod properties;

@@ -59,7 +59,9 @@ pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> Reading {
         garbage: BTreeMap::new(),
     };
     for entry in snapshot.take(1) {
-        keeper(&mut reading, &entry, name(&entry, &keys.keeper_infos()));
+        let name = name(&entry, &keys.keeper_infos());
+        reading.seen.keeper_keys.insert(name.to_owned(), entry.mod_revision.0);
+        keeper(&mut reading, &entry, name);
     }
     for entry in snapshot.take(2) {
         proxy(&mut reading, &entry, name(&entry, &keys.proxy_infos()));

@@ -629,6 +629,13 @@ impl Simulation {
             }
         }
         let elected = self.data.master_uid() != plan.next.master_uid();
+        let normal = self.data.cluster.as_ref().unwrap().status.phase == crate::model::Phase::Normal;
+        if elected && normal && was.is_empty() {
+            let forwarding = |proxy: &&SimProxy| proxy.route.as_ref().is_some_and(|(_, until)| self.now <= *until);
+            if let Some(proxy) = self.proxies.iter().find(forwarding) {
+                self.broken.push(format!("an election while {proxy:?} may forward"));
+            }
+        }
         if elected && self.data.master_uid().is_some() && plan.next.master_uid().is_some() {
             let condition = |condition: &Condition| matches!(condition, Condition::KeeperInfo { .. });
             if !plan.conditions.iter().any(condition) {
