@@ -381,8 +381,11 @@ fn a_former_master_that_stopped_on_another_timeline_is_not_gone_back_to() {
 
 // ---- a keeper that leaves (beyond)
 
+/// What a publication changes.
+type Change = fn(&mut crate::model::KeeperInfo);
+
 /// Rounds each second; what keeper1 publishes changes as told, and its liveness key stands all the time.
-fn leaves(publications: &[(u64, fn(&mut crate::model::KeeperInfo))]) -> Duration {
+fn leaves(publications: &[(u64, Change)]) -> Duration {
     let mut setup = base(3);
     let info = setup.info("keeper1");
     (info.liveness_key, info.boot_uuid) = (true, BootUuid::from("b"));
@@ -414,14 +417,14 @@ fn a_leaving_master_counts_as_failing_from_when_it_said_so() {
     let said = SECOND;
     let after_fail_interval = said + 21 * SECOND;
     assert_eq!(leaves(&[(1, |info| info.leaving = true)]), after_fail_interval);
-    let unhealthy: fn(&mut crate::model::KeeperInfo) = |info| {
+    let unhealthy: Change = |info| {
         info.leaving = true;
         info.postgres_state.as_mut().unwrap().healthy = false;
     };
     assert_eq!(leaves(&[(1, unhealthy)]), after_fail_interval);
     // later publications, also that it was stopped in the end and not cleanly, begin nothing anew
-    let again: fn(&mut crate::model::KeeperInfo) = |_| {};
-    let stopped: fn(&mut crate::model::KeeperInfo) = |info| info.stopped = Some(Stopped::default());
+    let again: Change = |_| {};
+    let stopped: Change = |info| info.stopped = Some(Stopped::default());
     assert_eq!(
         leaves(&[(1, unhealthy), (9, again), (18, stopped)]),
         after_fail_interval
