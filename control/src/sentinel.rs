@@ -10,9 +10,11 @@ use tracing::{debug, error, info};
 
 use crate::clock::{Boottime, wall_clock};
 use crate::model::{
-    Checked, ClusterData, ClusterSpec, ClusterUid, SentinelInfo, SentinelUid, Spec, Timestamp, short_uid, to_compact,
+    Checked, ClusterData, ClusterSpec, ClusterUid, Created, SentinelInfo, SentinelUid, Spec, Timestamp, short_uid,
+    to_compact,
 };
 use crate::plan::{Condition, Fresh, Input, Memory, Plan, Write, plan, unwritten};
+use crate::sentinel::absence::{Absence, Verdict};
 use crate::sentinel::arrivals::Arrivals;
 use crate::sentinel::metrics::Metrics;
 use crate::sentinel::pace::Pace;
@@ -22,6 +24,7 @@ use crate::store::election::{Election, Leader, Leadership};
 use crate::store::{Changes, Outcome, Revision, Store, StoreError, Txn, info_ttl};
 use crate::telemetry::Chain;
 
+mod absence;
 mod arrivals;
 pub mod metrics;
 mod pace;
@@ -30,6 +33,8 @@ mod spoken;
 
 /// The pause between rounds while there is no cluster data to tell it (sentinel L-9).
 const SLEEP_INTERVAL_UNKNOWN: Duration = Duration::from_secs(5);
+/// What a shorter sleepInterval of an initial spec counts as, while keepers are waited for.
+const SLEEP_INTERVAL_ABSENT_MIN: Duration = Duration::from_secs(1);
 /// The pause is never shorter, whatever the spec says: sleepInterval may be zero.
 const SLEEP_INTERVAL_MIN: Duration = Duration::from_millis(200);
 /// After a request that failed the next round follows this soon: the request has waited already.
@@ -104,6 +109,7 @@ pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()
         memory: Memory::default(),
         was_away: false,
         written: None,
+        absence: Absence::default(),
         pace: Pace::default(),
         arrivals: Arrivals::default(),
         spoken: Spoken::default(),
@@ -185,6 +191,8 @@ struct Sentinel {
     was_away: bool,
     /// Our last write, and whether it decided something.
     written: Option<Written>,
+    /// What was seen since there are no cluster data.
+    absence: Absence,
     pace: Pace,
     arrivals: Arrivals,
     spoken: Spoken,
@@ -263,6 +271,7 @@ impl Sentinel {
             Err(error) => {
                 self.was_away = true;
                 self.spoken.complain_of(&error, "error retrieving cluster data");
+                self.absence.interrupted();
                 return Next::At(Boottime::now() + AGAIN_AFTER_FAILURE);
             }
         };
@@ -274,16 +283,17 @@ impl Sentinel {
         let data = match &reading.data {
             Found::Usable(data) => (**data).clone(),
             found => {
-                let creates = matches!(found, Found::Nothing);
                 self.presence.send_if_modified(|wanted| wanted.take().is_some());
-                let key = self.store.keys().cluster_data();
-                self.spoken.complain_of_data(found, &key, self.initial_spec.is_some());
-                if creates {
-                    self.create(reading.revision).await;
+                if matches!(found, Found::Nothing) {
+                    return self.without_data(&reading, now).await;
                 }
+                let key = self.store.keys().cluster_data();
+                self.spoken.complain_of_data(found, &key);
                 return Next::At(Boottime::now() + SLEEP_INTERVAL_UNKNOWN);
             }
         };
+        self.absence.over();
+        self.spoken.warn_of_limits(&data);
         let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
         self.presence
             .send_if_modified(|wanted| wanted.replace(interval) != Some(interval));
@@ -414,20 +424,44 @@ impl Sentinel {
         Ok(self.store.sent_within(left).commit(txn).await?.committed())
     }
 
-    /// Creates the first cluster data, whoever leads (sentinel B-1, B-3).
+    /// There are no cluster data: creates a cluster, whoever leads, unless one is there that has only lost them.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    async fn create(&mut self, revision: Revision) {
-        let Some(spec) = self.initial_spec.clone() else {
-            return;
-        };
+    async fn without_data(&mut self, reading: &Reading, now: Boottime) -> Next {
+        let spec = self.initial_spec.as_ref().and_then(|spec| spec.resolve().ok());
+        let interval = spec.map_or(SLEEP_INTERVAL_UNKNOWN, |spec| spec.sleep_interval);
+        let verdict = self.absence.look(reading, interval.max(SLEEP_INTERVAL_ABSENT_MIN), now);
+        let next = Boottime::now() + SLEEP_INTERVAL_UNKNOWN;
+        match (verdict, self.initial_spec.clone()) {
+            (Verdict::Keep(former), _) => self.spoken.complain_of_lost_data(&former),
+            (_, None) => self.spoken.complain_of_no_data(),
+            (Verdict::WaitUntil(end), Some(_)) => {
+                self.spoken.say_waiting_for_keepers();
+                return Next::At(next.min(end));
+            }
+            (Verdict::Create, Some(spec)) => self.create(spec, reading).await,
+        }
+        Next::At(next)
+    }
+
+    /// Creates the first cluster data (sentinel B-1, B-3), unless a keeper has published since.
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    async fn create(&mut self, spec: ClusterSpec, reading: &Reading) {
         info!("writing initial cluster data");
         let now = Timestamp::from_unix_nanos(wall_clock());
-        let data = ClusterData::initial(ClusterUid::from(fresh_uid()), now, spec);
-        let key = self.store.keys().cluster_data();
-        let txn = Txn::new().if_unchanged(&key, revision).put(&key, to_compact(&data));
+        let uid = ClusterUid::from(fresh_uid());
+        let data = ClusterData::initial(uid.clone(), now, spec);
+        let keys = self.store.keys();
+        let key = keys.cluster_data();
+        let mut txn = Txn::new().if_unchanged(&key, reading.revision);
+        if reading.seen.keeper_keys.is_empty() {
+            txn = txn.if_none_below(&keys.keeper_infos());
+        }
+        let txn = txn
+            .put(&key, to_compact(&data))
+            .put(&keys.created(), to_compact(&Created::by_sentinel(uid)));
         match self.store.commit(txn).await {
             Ok(Outcome::Committed(_)) => {}
-            Ok(Outcome::Conflict) => info!("another sentinel has written the initial cluster data"),
+            Ok(Outcome::Conflict) => info!("a sentinel has written the initial cluster data, or a keeper has appeared"),
             Err(error) => error!(error = %Chain(&error), "error saving cluster data"),
         }
     }
@@ -471,6 +505,7 @@ fn seconds(unix_nanos: i128) -> f64 {
 /// The spec is invalid, or asks for something that is not done yet.
 pub fn check_initial(spec: &ClusterSpec) -> Result<Spec, InvalidInitial> {
     let effective = spec.resolve().map_err(InvalidInitial::Invalid)?;
+    spec.check_limits(None).map_err(InvalidInitial::Invalid)?;
     crate::model::not_supported(&effective).map_err(InvalidInitial::NotSupported)?;
     Ok(effective)
 }

@@ -13,6 +13,7 @@ mod checked;
 mod clusterdata;
 mod confirm;
 mod failkeeper;
+mod former;
 mod init;
 mod input;
 mod playground;

@@ -176,7 +176,7 @@ pub async fn run(parts: Parts) -> Result<(), Replaced> {
     keeper.alive = Some(alive);
     let farewell = match farewell {
         None => Box::pin(keeper.run()).await,
-        Some(farewell) => keeper.say_goodbye(farewell).await,
+        Some(farewell) => keeper.say_goodbye(farewell, None).await,
     };
     sockets.remove();
     if farewell == Farewell::Replaced {
@@ -360,13 +360,7 @@ impl Keeper {
         // From here on nobody else acts or speaks.
         publisher.abort();
         collector.abort();
-        if let Some(running) = running {
-            drop(running.give_up);
-            if timeout(GIVE_UP_LIMIT, running.task).await.is_err() {
-                warn!(limit = ?GIVE_UP_LIMIT, "a pass does not end");
-            }
-        }
-        self.say_goodbye(farewell).await
+        self.say_goodbye(farewell, running).await
     }
 
     /// Passes, until a signal comes; with the one that was under way then.
@@ -477,7 +471,12 @@ impl Keeper {
         if changes.keys.contains_key(&keys.order(self.me.as_str())) {
             self.agenda.event(now, Duration::ZERO);
         }
-        if let Some(change) = changes.keys.get(&keys.cluster_data()) {
+        let cluster_data = changes.keys.get(&keys.cluster_data());
+        if changes.gap || cluster_data.is_some_and(|change| change.now.is_none()) {
+            // A sentinel that finds no cluster data looks for keepers that have belonged to a cluster.
+            self.publisher.change(Due::Now, |_| {});
+        }
+        if let Some(change) = cluster_data {
             let orders = orders(&reading(change.now.as_ref()), &self.me, &self.boot);
             self.latest
                 .lock()
@@ -566,17 +565,29 @@ impl Keeper {
 
     /// Stops the instance, says where it stands, and then only ends (keeper 3.8, beyond ).
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    async fn say_goodbye(mut self, farewell: Farewell) -> Farewell {
+    async fn say_goodbye(mut self, farewell: Farewell, running: Option<Running>) -> Farewell {
         self.metrics.shutdown.set(unix_seconds(wall_clock()));
         info!(signal = farewell.signal(), "stopping");
         let publisher = Arc::clone(&self.publisher);
         let announce = async {
             if farewell == Farewell::Leaving {
-                publisher.change(Due::Later, |report| report.leaving = true);
+                // The timers of a failed master run from here, however long the shutdown takes.
+                publisher.change(Due::Later, |report| {
+                    report.leaving = true;
+                    if let Some(state) = &mut report.state {
+                        state.healthy = false;
+                    }
+                });
                 publisher.say_within(GOODBYE_LIMIT).await;
             }
         };
-        let ((), stop) = tokio::join!(announce, self.stop_instance());
+        let stop = async {
+            if let Some(running) = running {
+                give_up(running).await;
+            }
+            self.stop_instance().await
+        };
+        let ((), stop) = tokio::join!(announce, stop);
         let is_down = stop
             .inspect_err(|error| warn!(error = %Chain(error), "failed to stop postgres"))
             .is_ok();
@@ -632,6 +643,14 @@ impl Keeper {
                 () = &mut beats => {}
             }
         }
+    }
+}
+
+/// Gives a pass up, and waits for its end.
+async fn give_up(running: Running) {
+    drop(running.give_up);
+    if timeout(GIVE_UP_LIMIT, running.task).await.is_err() {
+        warn!(limit = ?GIVE_UP_LIMIT, "a pass does not end");
     }
 }
 

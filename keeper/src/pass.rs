@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
-use control::model::{BootUuid, Checked, ClusterData, DbUid, KeeperUid, Spec, Unusable};
+use control::model::{BootUuid, Checked, Clamped, ClusterData, Created, DbUid, KeeperUid, Spec, Unusable, from_slice};
 use control::store::{Entry, Revision, Store};
 use control::telemetry::Chain;
 use tokio::task::JoinHandle;
@@ -17,7 +17,7 @@ use crate::backoff::Backoff;
 use crate::collect::Collector;
 use crate::converge::{
     Asked, Be, Copy, Data, Down, Known, Line, Local, LocalRole, Orders, Plan, Reading, Seen, Server, Step, Target,
-    TargetRole, Then, Unchanged, changed_fields, orders, plan,
+    TargetRole, Then, Unchanged, changed_fields, claimed, lost_to, orders, plan,
 };
 use crate::local::LocalState;
 use crate::metrics::{Metrics, Role};
@@ -102,6 +102,23 @@ pub struct Memory {
     upkeep: Upkeep,
     /// The copies that failed.
     backoff: Backoff,
+    /// Stored durations that count as others, as last reported.
+    clamped: Vec<Clamped>,
+}
+
+impl Memory {
+    /// Reports each stored duration that counts as another one, when that changes.
+    fn warn_of_limits(&mut self, checked: &Checked) {
+        let clamped = checked.cluster().spec.as_ref().map(|spec| spec.clamped());
+        let clamped = clamped.unwrap_or_default();
+        for stored in clamped.iter().filter(|stored| !self.clamped.contains(stored)) {
+            warn!(
+                field = stored.field,
+                "a duration of the cluster spec cannot be used as it is: {stored}"
+            );
+        }
+        self.clamped = clamped;
+    }
 }
 
 /// Why a pass runs.
@@ -172,7 +189,7 @@ impl Engine {
         };
         let mut read = self.first_read().await;
         for look in 0..LOOKS_MAX {
-            let orders = orders(&read.reading, &self.me, &self.boot);
+            let orders = self.orders(&read.reading).await;
             if look == 0 && matches!(&woken, Woken::ByEventUnless(failed) if *failed == orders) {
                 return outcome(Ended::Skipped, orders, &read);
             }
@@ -224,7 +241,7 @@ impl Engine {
             }
         }
         error!(looks = LOOKS_MAX, "the pass does not come to its end");
-        let orders = orders(&read.reading, &self.me, &self.boot);
+        let orders = self.orders(&read.reading).await;
         outcome(Ended::Failed, orders, &read)
     }
 
@@ -279,10 +296,47 @@ impl Engine {
         }
     }
 
+    /// What the cluster data say that this keeper has to be, unless they are of another cluster than its database.
+    async fn orders(&self, reading: &Reading) -> Orders {
+        let orders = orders(reading, &self.me, &self.boot);
+        let Reading::Valid(checked) = reading else {
+            return orders;
+        };
+        // What cannot be looked at may be data.
+        let has_data = !matches!(self.instance.local_role(), Ok(FileRole::Undefined));
+        let local = Local {
+            cluster: self.local.cluster(),
+            db: self.local.db(),
+            data: if has_data {
+                Data::Present(LocalRole::Master)
+            } else {
+                Data::Absent
+            },
+        };
+        let Some(own) = lost_to(checked, &self.me, &local) else {
+            return orders;
+        };
+        let key = self.store.keys().created();
+        match self.store.get(&key).await {
+            Ok(entry) => {
+                let created = entry.and_then(|entry| from_slice::<Created>(&entry.value).ok());
+                claimed(orders, &own, created.as_ref())
+            }
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), "could not read who created the cluster");
+                Orders {
+                    cluster: None,
+                    be: Be::Unchanged(Unchanged::Unread),
+                }
+            }
+        }
+    }
+
     /// What every reading brings with it: metrics, what is said of a changed db, a `stopped` that is over.
     #[expect(clippy::disallowed_methods, reason = "a metric carries the time at which it was set")]
     fn obey(&mut self, orders: &Orders, read: &Read, lines: &mut Lines) {
-        if let Reading::Valid(_) = read.reading {
+        if let Reading::Valid(checked) = &read.reading {
+            self.memory.warn_of_limits(checked);
             self.metrics.cluster_data_valid.set(unix_seconds(wall_clock()));
         }
         let assigned = match &orders.be {

@@ -61,6 +61,7 @@ pub fn repeats(why: &Unchanged) -> bool {
         | Unchanged::NoClusterData
         | Unchanged::Unusable(_)
         | Unchanged::UnsupportedFormat(_)
+        | Unchanged::OtherCluster { .. }
         | Unchanged::NotSupported(_)
         | Unchanged::WrongSource(..)
         | Unchanged::Obstacle(..)
@@ -126,6 +127,13 @@ fn say_unchanged(why: &Unchanged) {
         Unchanged::NoClusterData => info!("no cluster data available, waiting for it to appear"),
         Unchanged::Unusable(error) => error!(%error, "cluster data cannot be used, leaving the instance as it is"),
         Unchanged::UnsupportedFormat(version) => error!(version, "unsupported clusterdata format version"),
+        Unchanged::OtherCluster { own, other } => error!(
+            clusterUID = %own,
+            cdClusterUID = %other,
+            remedy = "put the cluster data of our cluster back with `stolonctl clusterdata write`, or give our database up: \
+                      with `stolonctl init` of this version while this keeper runs, or by removing its data directory",
+            "the cluster data are of another cluster than our database: leaving the database as it is"
+        ),
         Unchanged::NotListed => info!("our keeper data is not available, waiting for it to appear"),
         Unchanged::NotSupported(what) => {
             error!(

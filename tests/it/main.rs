@@ -4,6 +4,7 @@
 
 mod alarms;
 mod configuration;
+mod creation;
 mod data;
 mod doubles;
 mod drivers;
@@ -11,6 +12,7 @@ mod failover;
 mod fencing;
 mod health;
 mod keepers;
+mod leaving;
 mod lost_data;
 mod outages;
 mod playground;

@@ -3,6 +3,7 @@
 
 mod check;
 mod cluster;
+mod created;
 mod db;
 mod duration;
 mod hba;
@@ -10,6 +11,7 @@ mod ids;
 mod info;
 mod json;
 mod keeper;
+mod limits;
 mod lsn;
 mod parameters;
 mod patch;
@@ -23,6 +25,7 @@ mod validate;
 
 pub use check::{Checked, Unusable};
 pub use cluster::{Cluster, ClusterData, ClusterStatus, FORMAT_VERSION, Phase};
+pub use created::Created;
 pub use db::{Db, DbInitMode, DbSpec, DbStatus, FollowConfig, FollowType, TimelineHistory};
 pub use duration::{DurationError, GoDuration};
 pub use hba::{HbaField, HbaStrictness, hba_fault, hba_fields, hba_strictness};
@@ -30,6 +33,7 @@ pub use ids::{BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, ProxyUid, Sentine
 pub use info::{KeeperInfo, PostgresState, ProxyInfo, RestartState, SentinelInfo, SettingsInfo, Stopped};
 pub use json::{Json, JsonError, from_slice, to_compact, to_pretty};
 pub use keeper::{Keeper, KeeperSpec, KeeperStatus, PostgresBinaryVersion};
+pub use limits::Clamped;
 pub use lsn::Lsn;
 pub use parameters::{ParameterFault, is_never_reported, parameter_fault, repeated_names};
 pub use patch::{PatchError, patch_spec, unknown_names};

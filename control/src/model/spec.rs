@@ -332,13 +332,15 @@ impl ClusterSpec {
         spec
     }
 
-    /// Validates the spec and fills its defaults in: what is in force.
+    /// Validates the spec and fills its defaults in: what is in force. Durations with which no cluster works count as
+    /// the nearest that work, see [`clamped`](Self::clamped).
     ///
     /// # Errors
     /// The first rule of data-model 5 that the spec breaks.
     pub fn resolve(&self) -> Result<Spec, InvalidSpec> {
-        let spec = self.with_defaults();
+        let mut spec = self.with_defaults();
         spec.check_effective()?;
+        spec.clamp();
         let filled = "with_defaults fills every field that has a default";
         let time = |duration: Option<GoDuration>| duration.expect(filled).to_std();
         Ok(Spec {

@@ -7,6 +7,12 @@ use crate::model::spec::{AccessMode, ClusterSpec, InitMode, Role};
 #[error("{0}")]
 pub struct InvalidSpec(String);
 
+impl InvalidSpec {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
 /// Why a spec may not replace the stored one (data-model 6.1).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecChange {
@@ -32,6 +38,7 @@ pub enum SpecChange {
 /// The new spec is invalid, changes the init mode, or turns a master cluster into a standby one.
 pub fn replace_spec(current: &ClusterSpec, new: &ClusterSpec) -> Result<(), SpecChange> {
     new.validate().map_err(SpecChange::Invalid)?;
+    new.check_limits(Some(current)).map_err(SpecChange::Invalid)?;
     if new.init_mode != current.init_mode {
         let text = |mode: &Option<InitMode>| mode.as_ref().map_or_else(String::new, ToString::to_string);
         return Err(SpecChange::InitMode {

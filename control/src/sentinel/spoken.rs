@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use tracing::{error, info, warn};
 
-use crate::model::Unusable;
+use crate::model::{Checked, Clamped, Unusable};
 use crate::plan::{Note, Refusal};
+use crate::sentinel::absence::{self, Former};
 use crate::sentinel::reading::{Found, Reading};
 use crate::store::StoreError;
 use crate::telemetry::Chain;
@@ -17,6 +18,7 @@ pub(super) struct Spoken {
     notes: BTreeSet<Note>,
     complaint: Option<String>,
     garbage: BTreeSet<String>,
+    clamped: Vec<Clamped>,
 }
 
 impl Spoken {
@@ -52,17 +54,9 @@ impl Spoken {
         }
     }
 
-    pub(super) fn complain_of_data(&mut self, found: &Found, key: &str, creates: bool) {
+    pub(super) fn complain_of_data(&mut self, found: &Found, key: &str) {
         let (message, text) = match found {
-            Found::Usable(_) => return self.content(),
-            Found::Nothing if creates => return,
-            Found::Nothing => {
-                let message = "no cluster data available, waiting for it to appear";
-                if self.is_new(message.to_owned()) {
-                    info!("{message}");
-                }
-                return;
-            }
+            Found::Usable(_) | Found::Nothing => return,
             Found::Unusable(Unusable::FormatVersion(version)) => {
                 let message = "unsupported clusterdata format version";
                 if self.is_new(format!("{message} {version}")) {
@@ -85,6 +79,37 @@ impl Spoken {
         }
     }
 
+    /// Nothing is there, and nobody asked to create anything.
+    pub(super) fn complain_of_no_data(&mut self) {
+        let message = "no cluster data available, waiting for it to appear";
+        if self.is_new(message.to_owned()) {
+            info!("{message}");
+        }
+    }
+
+    pub(super) fn say_waiting_for_keepers(&mut self) {
+        let message = "no cluster data available, waiting for keepers before creating a cluster";
+        if self.is_new(message.to_owned()) {
+            info!("{message}");
+        }
+    }
+
+    /// The cluster data were lost: its keepers are here.
+    pub(super) fn complain_of_lost_data(&mut self, former: &Former) {
+        let (message, keepers) = (
+            "the cluster data are gone, but keepers of a cluster are here: creating nothing",
+            absence::names(former),
+        );
+        if self.is_new(format!("{message}: {keepers}")) {
+            error!(
+                keepers,
+                remedy = "put a saved document back with `stolonctl clusterdata write`, or give the databases up and begin \
+                          anew with `stolonctl init`; check --store-endpoints, --store-prefix and --cluster-name",
+                "{message}"
+            );
+        }
+    }
+
     pub(super) fn complain_of_refusal(&mut self, refusal: &Refusal) {
         let text = refusal.to_string();
         if self.is_new(text.clone()) {
@@ -93,6 +118,19 @@ impl Spoken {
                 _ => error!(error = %text, "failed to update cluster data"),
             }
         }
+    }
+
+    /// Names each stored duration that counts as another one, when that changes.
+    pub(super) fn warn_of_limits(&mut self, data: &Checked) {
+        let clamped = data.cluster().spec.as_ref().map(|spec| spec.clamped());
+        let clamped = clamped.unwrap_or_default();
+        for stored in clamped.iter().filter(|stored| !self.clamped.contains(stored)) {
+            warn!(
+                field = stored.field,
+                "the cluster spec cannot be used as it is, change it with `stolonctl update`: {stored}"
+            );
+        }
+        self.clamped = clamped;
     }
 
     /// Names each garbled info once, until it is readable again (store S-12).

@@ -65,6 +65,11 @@ impl Keys {
         self.under("clusterdata")
     }
 
+    /// Who created the cluster data, and in the place of which clusters.
+    pub fn created(&self) -> String {
+        self.under("created")
+    }
+
     /// The prefix of all keeper infos.
     pub fn keeper_infos(&self) -> String {
         self.under("keepers/info/")

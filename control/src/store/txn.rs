@@ -37,6 +37,14 @@ impl Txn {
         self
     }
 
+    /// Only if no key begins with this prefix.
+    #[must_use]
+    pub fn if_none_below(mut self, prefix: &str) -> Self {
+        self.compares
+            .push(Compare::create_revision(prefix, CompareOp::Equal, 0).with_prefix());
+        self
+    }
+
     /// Only if the key exists.
     #[must_use]
     pub fn if_exists(mut self, key: &str) -> Self {

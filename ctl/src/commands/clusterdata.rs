@@ -122,8 +122,10 @@ fn usable(data: &ClusterData) -> anyhow::Result<()> {
 /// one.
 fn text_warnings(data: &ClusterData) -> Vec<String> {
     let spec = data.cluster.as_ref().and_then(|cluster| cluster.spec.as_ref());
-    spec.and_then(|spec| spec.clone().clean_texts(Some(spec)).ok())
-        .unwrap_or_default()
+    let Some(spec) = spec else { return Vec::new() };
+    let mut warnings = spec.clone().clean_texts(Some(spec)).unwrap_or_default();
+    warnings.extend(spec.clamped().iter().map(ToString::to_string));
+    warnings
 }
 
 /// Any JSON object is taken, and `null` for an empty one (cli 13.2); else the reason, in words that scripts know.

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use control::args::Switch;
 use control::clock::wall_clock;
-use control::model::{ClusterData, ClusterSpec, InitMode, Timestamp, short_uid, to_compact};
+use control::model::{ClusterData, ClusterSpec, ClusterUid, InitMode, Timestamp, short_uid, to_compact};
 use control::store::{Outcome, Store, Txn};
 
 use super::confirm::{Answer, confirm};
 use super::input::Kind;
-use super::{Ended, checked, input, say};
+use super::{Ended, checked, former, input, say};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -40,6 +40,10 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
     if before.is_some() {
         say("WARNING: The current cluster data will be removed")?;
     }
+    let former = former::read(store).await?;
+    if let Some(warning) = former.warning() {
+        say(&warning)?;
+    }
     say("WARNING: The databases managed by the keepers will be overwritten depending on the provided cluster spec.")?;
     if args.yes != Some(Switch(true)) && confirm(io::stdin().lock(), io::stdout())? == Answer::No {
         return Ok(Ended::Well);
@@ -52,7 +56,13 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
     let mut random = [0; 4];
     getrandom::fill(&mut random).context("get random bytes for the cluster uid")?;
     let (spec, warnings) = accept(text.as_deref())?;
-    let data = ClusterData::initial(short_uid(random).into(), Timestamp::from_unix_nanos(wall_clock()), spec);
+    let uid = ClusterUid::from(short_uid(random));
+    let data = ClusterData::initial(uid.clone(), Timestamp::from_unix_nanos(wall_clock()), spec);
+    let replaced = [&before, &now_there]
+        .into_iter()
+        .flatten()
+        .filter_map(|data| Some(data.cluster.as_ref()?.uid.clone()));
+    let created = former.created(uid, replaced.collect());
     let key = store.keys().cluster_data();
     // The sentinel may write at any time what the operator has agreed to lose; what nobody was asked about stays.
     let write = match before {
@@ -60,7 +70,11 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
         None => Txn::new().if_unchanged(&key, revision),
     };
     match store
-        .commit(write.put(&key, to_compact(&data)))
+        .commit(
+            write
+                .put(&key, to_compact(&data))
+                .put(&store.keys().created(), to_compact(&created)),
+        )
         .await
         .context("cannot update cluster data")?
     {
@@ -85,6 +99,7 @@ fn accept(text: Option<&[u8]>) -> anyhow::Result<(ClusterSpec, Vec<String>)> {
         },
     };
     let resolved = spec.resolve().context("invalid cluster spec")?;
+    spec.check_limits(None).context("invalid cluster spec")?;
     checked::supported(&resolved)?;
     let warnings = spec.clean_texts(None).context("invalid cluster spec")?;
     Ok((spec, warnings))

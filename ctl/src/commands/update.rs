@@ -69,7 +69,8 @@ fn next(current: &ClusterSpec, text: &[u8], kind: Kind) -> anyhow::Result<(Clust
     replace_spec(current, &spec).context("cannot update cluster spec")?;
     let resolved = spec.resolve().context("cannot update cluster spec")?;
     checked::supported(&resolved)?;
-    let warnings = spec.clean_texts(Some(current)).context("cannot update cluster spec")?;
+    let mut warnings = spec.clean_texts(Some(current)).context("cannot update cluster spec")?;
+    warnings.extend(spec.clamped().iter().map(ToString::to_string));
     Ok((spec, warnings))
 }
 

@@ -1,6 +1,7 @@
 //! Wanted db and observed instance → next steps, as plain functions of what was seen. Reading the store, running
 //! programs and asking the server is left to the loop, which does the steps in their order.
 
+mod claim;
 mod configure;
 mod initialise;
 mod keep;
@@ -14,6 +15,7 @@ mod step;
 mod turn;
 mod wanted;
 
+pub use claim::{claimed, lost_to};
 pub use keep::{Diverged, End, EndState, Fork, Source, judge_keep};
 pub use line::{Change, Line};
 pub use orders::{Be, Down, Orders, Reading, Target, TargetRole, Unchanged, Upstream, orders};

@@ -57,6 +57,13 @@ pub enum Unchanged {
     Unusable(String),
     /// Their format is another version (keeper R3).
     UnsupportedFormat(u64),
+    /// They are of another cluster than our database, which nobody gave up.
+    OtherCluster {
+        /// Ours; empty when nothing tells it.
+        own: ClusterUid,
+        /// That of the cluster data.
+        other: ClusterUid,
+    },
     /// The sentinel has not listed this keeper yet (keeper R8).
     NotListed,
     /// They ask for something that this version does not do.

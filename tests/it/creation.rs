@@ -1,0 +1,170 @@
+//! Cluster data that are lost while an initial spec is given: no database may be lost with them.
+
+use std::time::Duration;
+
+use control::model::{ClusterUid, Role, from_slice, to_compact};
+use control::store::Txn;
+use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
+use stolon_tests::process::Signal;
+use stolon_tests::wait::{eventually, throughout};
+
+/// Two keepers, with a row in the database, and sentinels that would create a cluster of these intervals.
+async fn cluster() -> (Cluster, String) {
+    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let spec = cluster.place.path().join("initial.json");
+    std::fs::write(&spec, Profile::Fast.spec().to_string()).unwrap();
+    for name in ["sentinel0"] {
+        cluster.stop(name, Signal::TERM).await;
+        cluster
+            .slot(name)
+            .options
+            .push(format!("--initial-cluster-spec={}", spec.display()));
+        cluster.start(name);
+    }
+    cluster.serves("proxy0").await;
+    let sql = cluster.sql("proxy0").await;
+    sql.run("create table kept as select 1 as value").await.unwrap();
+    cluster.caught_up("keeper1", "keeper0").await;
+    let uid = cluster.data().await.unwrap().cluster.unwrap().uid.to_string();
+    (cluster, uid)
+}
+
+async fn remove(cluster: &Cluster, key: &str) {
+    cluster.store.commit(Txn::new().delete(key)).await.unwrap();
+}
+
+async fn backup(cluster: &Cluster) -> std::path::PathBuf {
+    let file = cluster.place.path().join("backup.json");
+    let (status, text) = cluster.stolonctl(&["clusterdata", "read"]).await;
+    assert_eq!(status, 0, "{text}");
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+async fn has_row(cluster: &Cluster, keeper: &str) -> Result<(), String> {
+    let sql = stolon_tests::sql::Sql::connect(&cluster.config(keeper))
+        .await
+        .map_err(words)?;
+    let value = sql.value("select value from kept").await.map_err(words)?;
+    check(value == "1", || format!("{keeper} has {value}"))
+}
+
+async fn sentinel_reports_the_loss(cluster: &mut Cluster) {
+    let process = cluster.process("sentinel0");
+    eventually("the sentinel to report the loss", SOON, async || {
+        let log = process.log();
+        let said = log.contains("the cluster data are gone, but keepers of a cluster are here: creating nothing");
+        check(said && log.contains("stolonctl init"), || "it does not".to_owned())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deleted_document_costs_no_database_and_a_backup_brings_the_cluster_back() {
+    let (mut cluster, uid) = cluster().await;
+    let file = backup(&cluster).await;
+    let servers = [cluster.postmaster("keeper0"), cluster.postmaster("keeper1")];
+
+    remove(&cluster, &cluster.store.keys().cluster_data()).await;
+    sentinel_reports_the_loss(&mut cluster).await;
+    // five times as long as it would wait for keepers
+    throughout(
+        "nothing is created and all servers run",
+        Duration::from_secs(15),
+        async || {
+            check(cluster.data().await.is_err(), || "there are cluster data".to_owned())?;
+            let now = [cluster.postmaster("keeper0"), cluster.postmaster("keeper1")];
+            check(now == servers, || format!("{now:?} instead of {servers:?}"))
+        },
+    )
+    .await;
+    has_row(&cluster, "keeper0").await.unwrap();
+
+    let (status, text) = cluster
+        .stolonctl(&["clusterdata", "write", "--yes", "--file", file.to_str().unwrap()])
+        .await;
+    assert_eq!(status, 0, "{text}");
+    cluster.serves("proxy0").await;
+    has_row(&cluster, "proxy0").await.unwrap();
+    let now = [cluster.postmaster("keeper0"), cluster.postmaster("keeper1")];
+    assert_eq!(now, servers, "no server was restarted");
+    assert_eq!(
+        cluster.data().await.unwrap().cluster.unwrap().uid,
+        ClusterUid::from(uid)
+    );
+}
+
+#[tokio::test]
+async fn keepers_that_start_while_the_store_is_empty_are_seen_too_and_an_operator_may_begin_anew() {
+    let (mut cluster, uid) = cluster().await;
+    cluster.stop("sentinel0", Signal::TERM).await;
+    for keeper in ["keeper0", "keeper1"] {
+        cluster.stop(keeper, Signal::INT).await;
+    }
+    let keys = cluster.store.keys().clone();
+    remove(&cluster, &keys.cluster_data()).await;
+    for keeper in ["keeper0", "keeper1"] {
+        remove(&cluster, &keys.keeper_info(keeper)).await;
+    }
+    cluster.start("sentinel0");
+    for keeper in ["keeper0", "keeper1"] {
+        cluster.start(keeper);
+    }
+    sentinel_reports_the_loss(&mut cluster).await;
+    assert!(cluster.data().await.is_err());
+
+    let (status, text) = cluster
+        .stolonctl(&["init", "--yes", &Profile::Fast.spec().to_string()])
+        .await;
+    assert_eq!(status, 0, "{text}");
+    let warned =
+        text.contains(&format!("keeper0 (cluster {uid})")) && text.contains(&format!("keeper1 (cluster {uid})"));
+    assert!(warned, "{text}");
+    cluster.serves("proxy0").await;
+    let sql = cluster.sql("proxy0").await;
+    let tables = sql
+        .value("select count(*) from pg_class where relname = 'kept'")
+        .await
+        .unwrap();
+    assert_eq!(tables, "0", "the operator began anew");
+}
+
+/// What a sentinel of the reference, or a stolonctl of the reference, would write: a fresh document, and no record.
+#[tokio::test]
+async fn a_fresh_document_that_nobody_of_ours_wrote_costs_no_database() {
+    let (mut cluster, uid) = cluster().await;
+    let file = backup(&cluster).await;
+    let key = cluster.store.keys().cluster_data();
+    let spec = from_slice(Profile::Fast.spec().to_string().as_bytes()).unwrap();
+    let fresh = control::model::ClusterData::initial("0fresh00".into(), control::model::Timestamp::ZERO, spec);
+    let servers = [cluster.postmaster("keeper0"), cluster.postmaster("keeper1")];
+    cluster.store.put(&key, to_compact(&fresh)).await.unwrap();
+    for keeper in ["keeper0", "keeper1"] {
+        let process = cluster.process(keeper);
+        eventually(format!("{keeper} to report the other cluster"), SOON, async || {
+            let said = process
+                .log()
+                .contains("the cluster data are of another cluster than our database");
+            check(said, || "it does not".to_owned())
+        })
+        .await;
+    }
+    throughout("all servers run", Duration::from_secs(8), async || {
+        let now = [cluster.postmaster("keeper0"), cluster.postmaster("keeper1")];
+        check(now == servers, || format!("{now:?} instead of {servers:?}"))
+    })
+    .await;
+    let (status, text) = cluster
+        .stolonctl(&["clusterdata", "write", "--yes", "--file", file.to_str().unwrap()])
+        .await;
+    assert_eq!(status, 0, "{text}");
+    eventually("the old cluster to serve", LATER, async || {
+        has_row(&cluster, "proxy0").await
+    })
+    .await;
+    cluster.settled("keeper1", &Role::Standby).await;
+    assert_eq!(
+        cluster.data().await.unwrap().cluster.unwrap().uid,
+        ClusterUid::from(uid)
+    );
+}
