@@ -65,7 +65,8 @@ fn what_cannot_be_decoded_neither_closes_nor_moves_a_route_whose_lease_runs() {
     });
 }
 
-// Valid, and of no use: within a third of a nanosecond (P-3) no store answers, and 292 years are more than a lease lasts.
+// Valid, and of no use: a stored nanosecond counts as a second, and 292 years as an hour (control::model::limits). On a busy
+// machine even a second may end a lease, so only the longer one is asked for its client.
 #[test]
 fn intervals_of_a_nanosecond_and_of_centuries_are_survived_and_can_be_mended() {
     const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
@@ -83,8 +84,6 @@ fn intervals_of_a_nanosecond_and_of_centuries_are_survived_and_can_be_mended() {
             rig.acknowledged(&proxy, generation).await;
             if timeout == LONGEST {
                 assert_eq!(client.ask().await.unwrap(), Some(b'A'));
-            } else {
-                assert_eq!(client.ended().await, b"");
             }
         }
         rig.timing(CHECK_INTERVAL, PATIENCE);
