@@ -259,6 +259,14 @@ async fn a_cluster_is_made_whatever_settings_its_spec_has() {
         })
         .await;
     }
+    // a db that has reported nothing yet counts as healthy for a while
+    eventually("both to report where they are", LATER, async || {
+        let data = cluster.data().await.map_err(words)?;
+        let reported = data.dbs().values().all(|db| !db.status.system_id.is_empty());
+        check(reported, || "one has not".to_owned())?;
+        all_well(&cluster).await
+    })
+    .await;
     let log = cluster.process("keeper0").log();
     assert_eq!(log.matches("initializing the database cluster").count(), 1, "made once");
     throughout("the cluster", Profile::Fast.fail_interval() * 2, async || {
