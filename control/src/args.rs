@@ -95,7 +95,7 @@ pub struct Common {
 pub struct Faults(Vec<String>);
 
 impl Faults {
-    /// Adds what is wrong and how to mend it.
+    /// Adds what is wrong and how to fix it.
     pub fn push(&mut self, fault: impl Into<String>) {
         self.0.push(fault.into());
     }

@@ -1,4 +1,4 @@
-//! Which processes have run on this data directory before: whoever has its lock knows that they have ended. A copy of the
+//! Which processes have run on this data directory before: who has its lock may take them for ended. A copy of the
 //! directory, or one on another machine, proves nothing.
 
 use std::fs;

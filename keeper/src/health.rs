@@ -1,5 +1,5 @@
-//! What the looks at the instance show of things that an operator has to mend: logins that are refused, a server that
-//! recovers. When to look is `collect`'s to say.
+//! What the looks at the instance show of things that an operator has to fix: logins that are refused, a server that
+//! recovers. When to look is left to `collect`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,7 +147,7 @@ impl Health {
         let seconds = now.since(recovery.since).as_secs();
         if recovery.logged == recovery.since || now.since(recovery.logged) >= RECOVERY_LOG_PAUSE {
             recovery.logged = now;
-            info!(%progress, seconds, "waiting for postgres, which does not take connections yet");
+            info!(%progress, seconds, "waiting for postgres to accept connections");
         }
         self.problems
             .note(Kind::Recovery, "instance", vec![recovery_problem(&progress, seconds)]);
@@ -155,14 +155,17 @@ impl Health {
 }
 
 fn login_problem(role: Role, user: &str, refusal: &Refusal) -> Problem {
-    let text = format!("PostgreSQL refuses the {} {user:?}: {refusal}", role.as_str());
+    let text = format!(
+        "PostgreSQL refuses the login of the {} {user:?}: {refusal}",
+        role.as_str()
+    );
     Kind::Login.problem(&text, &refusal.remedy(role, user))
 }
 
 fn recovery_problem(progress: &recovery::Progress, seconds: u64) -> Problem {
-    let text = format!("PostgreSQL takes no connections yet: {progress}, for {seconds}s");
+    let text = format!("PostgreSQL does not accept connections yet: {progress}, for {seconds} s");
     Kind::Recovery.problem(
         &text,
-        "wait: the keeper leaves it alone as long as it runs, and a restart begins anew",
+        "wait: the keeper does not stop it, and a restart would begin the recovery anew",
     )
 }

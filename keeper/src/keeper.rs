@@ -339,7 +339,7 @@ impl Keeper {
         if let Ok(None) = self.instance.running().await
             && let Err(error) = self.instance.end_others().await
         {
-            warn!(error = %Chain(&error), "could not end what was left running");
+            warn!(error = %Chain(&error), "could not stop the processes that use the data directory");
         }
     }
 

@@ -70,7 +70,7 @@ pub struct Engine {
     pub owned: Arc<Owned>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// What an operator has to mend.
+    /// What an operator has to fix.
     pub problems: Arc<Problems>,
     /// The orders for whose sake something long is under way, for the loop to see.
     pub works_on: Arc<Mutex<Option<Orders>>>,

@@ -1,5 +1,6 @@
-//! What an operator has to mend: logged when it begins and when it ends, published in the info for `stolonctl status`,
-//! and counted in a metric. What is a problem, and what mends it, whoever finds it knows.
+//! What an operator has to fix: logged when it begins and when it ends, published in the info for `stolonctl status`,
+//! and counted in a metric. What a problem is, and what fixes it, is left to whoever finds
+//! it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -43,7 +44,7 @@ impl Kind {
     }
 }
 
-/// What there is to mend now.
+/// What there is to fix now.
 #[derive(Debug)]
 pub struct Problems {
     publisher: Arc<Publisher>,
@@ -54,9 +55,12 @@ pub struct Problems {
 type Found = BTreeMap<(Kind, &'static str), Vec<Problem>>;
 
 impl Problems {
-    /// Nothing is to be mended yet.
+    /// Nothing is to be fixed yet.
     pub fn new(publisher: Arc<Publisher>) -> Self {
-        describe_gauge!(PROBLEMS, "Problems that an operator has to mend, as status shows them");
+        describe_gauge!(
+            PROBLEMS,
+            "Problems that an operator has to fix, as listed by stolonctl status"
+        );
         let series = |kind: Kind| {
             let gauge = gauge!(PROBLEMS, "kind" => kind.as_str());
             gauge.set(0.0);
@@ -74,10 +78,10 @@ impl Problems {
     pub fn set(&self, kind: Kind, source: &'static str, now: Vec<Problem>) {
         let before = self.replace(kind, source, now.clone());
         for problem in now.iter().filter(|problem| !before.contains(problem)) {
-            error!(kind = %problem.kind, problem = %problem.text, remedy = %problem.remedy, "there is a problem");
+            error!(kind = %problem.kind, problem = %problem.text, remedy = %problem.remedy, "problem found");
         }
         for problem in before.iter().filter(|problem| !now.contains(problem)) {
-            info!(kind = %problem.kind, problem = %problem.text, "a problem is over");
+            info!(kind = %problem.kind, problem = %problem.text, "problem resolved");
         }
     }
 
@@ -106,7 +110,10 @@ impl Problems {
             let of_kind = found.iter().filter(|((of, _), _)| of == kind);
             let count: usize = of_kind.map(|(_, problems)| problems.len()).sum();
             if count > Problem::COUNT_MAX {
-                warn!(kind = kind.as_str(), count, "more problems than are published");
+                warn!(
+                    kind = kind.as_str(),
+                    count, "too many problems, publishing only the first ones"
+                );
             }
             gauge.set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
         }

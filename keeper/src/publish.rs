@@ -41,7 +41,7 @@ pub struct Report {
     pub stopped: Option<Stopped>,
     /// How far the instance is with the cluster's parameters.
     pub settings: Option<SettingsInfo>,
-    /// What an operator has to mend.
+    /// What an operator has to fix.
     pub problems: Vec<Problem>,
     /// The assigned db, when its data are not here.
     pub data_lost: DbUid,

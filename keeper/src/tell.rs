@@ -130,9 +130,9 @@ fn say_unchanged(why: &Unchanged) {
         Unchanged::OtherCluster { own, other } => error!(
             clusterUID = %own,
             cdClusterUID = %other,
-            remedy = "put the cluster data of our cluster back with `stolonctl clusterdata write`, or give our database up: \
+            remedy = "put the cluster data of our cluster back with `stolonctl clusterdata write`, or discard our database: \
                       with `stolonctl init` of this version while this keeper runs, or by removing its data directory",
-            "the cluster data are of another cluster than our database: leaving the database as it is"
+            "the cluster data belong to another cluster than our database: leaving the database as it is"
         ),
         Unchanged::NotListed => info!("our keeper data is not available, waiting for it to appear"),
         Unchanged::NotSupported(what) => {

@@ -64,7 +64,7 @@ impl Timing {
     /// How long one check-in may take as a whole (P-3).
     ///
     /// After failures no less than their pause: a third of a valid proxyTimeout may be less than any store needs to
-    /// answer, and then no check-in would ever read the spec that mends it. On a slow store time for three answers and more.
+    /// answer, and then no check-in would ever read the spec that fixes it. On a slow store time for three answers and more.
     fn attempt_limit(self, store_limit: Duration, pause: Duration, latency: Duration) -> Duration {
         let usual = store_limit.min((self.timeout / 3).max(pause));
         usual.max(latency.saturating_mul(4))

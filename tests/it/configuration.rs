@@ -49,14 +49,14 @@ async fn a_refused_setting_holds_back_no_other_and_no_start_after_a_crash() {
     cluster.settled("keeper0", &Role::Master).await;
     shows(&cluster, "keeper0", "work_mem", "5MB").await;
 
-    let mended = json!({
+    let fixed = json!({
         "pgHBA": null,
         "pgParameters": {
             "wal_keep_segments": null, "max_connections": null, "shared_buffers": null,
             "shared_preload_libraries": null, "work_mem": "6MB",
         },
     });
-    update(&cluster, &mended).await;
+    update(&cluster, &fixed).await;
     for uid in ["keeper0", "keeper1"] {
         shows(&cluster, uid, "work_mem", "6MB").await;
     }
@@ -99,7 +99,7 @@ async fn a_refused_line_that_denies_lets_nobody_in() {
         .await;
     let patch = json!({ "pgHBA": ["host all all 10.0.0.300/8 reject", "host all all 0.0.0.0/0 trust"] });
     update(&cluster, &patch).await;
-    status_shows(&cluster, "keeper0", "the last pgHBA that PostgreSQL took stays").await;
+    status_shows(&cluster, "keeper0", "the last pgHBA that PostgreSQL accepted is used").await;
     let rules = "select string_agg(address || ' ' || auth_method, ',' order by line_number) from pg_hba_file_rules \
                  where database = '{all}' and user_name = '{all}'";
     answers(&cluster, "keeper0", rules, "127.0.0.1 md5").await;
@@ -247,8 +247,8 @@ async fn the_master_does_not_restart_for_what_no_standby_starts_with() {
     cluster.settled("keeper1", &Role::Standby).await;
 
     // Another change that needs a restart is not held back by it, once the first one is taken back.
-    let mended = json!({ "pgParameters": { "shared_preload_libraries": null, "max_connections": "150" } });
-    update(&cluster, &mended).await;
+    let fixed = json!({ "pgParameters": { "shared_preload_libraries": null, "max_connections": "150" } });
+    update(&cluster, &fixed).await;
     for uid in ["keeper1", "keeper0"] {
         shows(&cluster, uid, "max_connections", "150").await;
     }

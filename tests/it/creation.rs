@@ -53,7 +53,7 @@ async fn sentinel_reports_the_loss(cluster: &mut Cluster) {
     let process = cluster.process("sentinel0");
     eventually("the sentinel to report the loss", SOON, async || {
         let log = process.log();
-        let said = log.contains("the cluster data are gone, but keepers of a cluster are here: creating nothing");
+        let said = log.contains("the cluster data are missing, but keepers of a cluster exist: creating no cluster");
         check(said && log.contains("stolonctl init"), || "it does not".to_owned())
     })
     .await;
@@ -144,7 +144,7 @@ async fn a_fresh_document_that_nobody_of_ours_wrote_costs_no_database() {
         eventually(format!("{keeper} to report the other cluster"), SOON, async || {
             let said = process
                 .log()
-                .contains("the cluster data are of another cluster than our database");
+                .contains("the cluster data belong to another cluster than our database");
             check(said, || "it does not".to_owned())
         })
         .await;

@@ -40,7 +40,10 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
     for uid in ["keeper0", "keeper1"] {
         cluster
             .process(uid)
-            .said("a tablespace of our instance is used by somebody else too", SOON)
+            .said(
+                "is also used by another keeper or process and will not be emptied",
+                SOON,
+            )
             .await;
     }
     cluster.kill_keeper_and_postgres("keeper0");
@@ -70,7 +73,7 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
     cluster.settled("keeper0", &Role::Standby).await;
     cluster.caught_up("keeper0", "keeper1").await;
     let log = cluster.process("keeper0").log();
-    let count = log[said..].matches("there is a problem").count();
+    let count = log[said..].matches("problem found").count();
     assert_eq!(count, 1, "logged once");
     assert_eq!(
         cluster
@@ -117,7 +120,7 @@ async fn copied_again(cluster: &mut Cluster, uid: &str) {
     let said = new_db(cluster, uid).await;
     let keeper = cluster.process(uid);
     keeper
-        .said_after(said, "keeping the old data there until the new are complete", LATER)
+        .said_after(said, "keeping the old data until the new data are complete", LATER)
         .await;
     keeper.said_after(said, "sync succeeded", LATER).await;
     cluster.settled(uid, &Role::Standby).await;
@@ -314,7 +317,7 @@ async fn a_pgdata_that_is_a_mount_point_keeps_its_old_data_until_the_copy_is_com
     let said = new_db(&mut cluster, &uid).await;
     let keeper = cluster.process(&uid);
     keeper
-        .said_after(said, "keeping the old data there until the new are complete", LATER)
+        .said_after(said, "keeping the old data until the new data are complete", LATER)
         .await;
     keeper.said_after(said, "sync succeeded", LATER).await;
     cluster.settled(&uid, &Role::Standby).await;
@@ -375,10 +378,10 @@ async fn copies_that_fail_become_rare_and_cost_no_data() {
     let said = new_db(&mut cluster, "keeper1").await;
     let keeper = cluster.process("keeper1");
     keeper
-        .said_after(said, "attempt 1; the next one is made after 5s", LATER)
+        .said_after(said, "attempt 1; pausing 5s before the next one", LATER)
         .await;
     keeper
-        .said_after(said, "attempt 2; the next one is made after 10s", LATER)
+        .said_after(said, "attempt 2; pausing 10s before the next one", LATER)
         .await;
     let attempts = keeper.log()[said..].matches("running pg_basebackup").count();
     assert_eq!(attempts, 2);

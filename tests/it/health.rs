@@ -112,7 +112,13 @@ async fn changed_passwords_elect_nobody_and_are_reported_and_mended_without_a_re
             .run(&format!("alter role {user} password 'changed'"))
             .await
             .unwrap();
-        shows(&cluster, &both, &format!("PostgreSQL refuses the {role}"), true).await;
+        shows(
+            &cluster,
+            &both,
+            &format!("PostgreSQL refuses the login of the {role}"),
+            true,
+        )
+        .await;
     }
     // sessions that are open are ended, too, and the servers are started anew
     for uid in both {
@@ -192,7 +198,13 @@ async fn a_standby_is_promoted_although_nobody_is_let_in() {
         .await
         .unwrap();
     drop(admin_sql);
-    shows(&cluster, &["keeper1"], "PostgreSQL refuses the superuser", true).await;
+    shows(
+        &cluster,
+        &["keeper1"],
+        "PostgreSQL refuses the login of the superuser",
+        true,
+    )
+    .await;
     let sql = admin(&cluster, "keeper1").await;
     sql.run(&format!(
         "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{}'",
@@ -307,7 +319,13 @@ async fn a_long_crash_recovery_is_shown_and_waited_for() {
     cluster.kill_postmaster("keeper0");
     let startup = startup_process(&cluster, "keeper0").await;
     process::send(startup, Signal::STOP);
-    shows(&cluster, &["keeper0"], "PostgreSQL takes no connections yet", true).await;
+    shows(
+        &cluster,
+        &["keeper0"],
+        "PostgreSQL does not accept connections yet",
+        true,
+    )
+    .await;
     let server = cluster.postmaster("keeper0");
     throughout("the same server", Duration::from_secs(8), async || {
         let now = cluster.postmaster("keeper0");
@@ -317,12 +335,18 @@ async fn a_long_crash_recovery_is_shown_and_waited_for() {
     assert_eq!(cluster.process("keeper0").end(), None, "the keeper goes on");
     let log = cluster.process("keeper0").log();
     assert!(
-        log.contains("waiting for postgres, which does not take connections yet"),
+        log.contains("waiting for postgres to accept connections"),
         "it is logged"
     );
     process::send(startup, Signal::CONT);
     cluster.settled("keeper0", &Role::Master).await;
-    shows(&cluster, &["keeper0"], "PostgreSQL takes no connections yet", false).await;
+    shows(
+        &cluster,
+        &["keeper0"],
+        "PostgreSQL does not accept connections yet",
+        false,
+    )
+    .await;
 
     // once more, with a keeper that is stopped and started meanwhile
     let sql = cluster.sql("keeper0").await;

@@ -177,7 +177,7 @@ async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() 
     cluster.start(&uid);
     cluster
         .process(&uid)
-        .said("ending a process that was left behind", SOON)
+        .said("stopping a process that uses the data directory", SOON)
         .await;
     // not by wait(), which closes its standard input
     let status = eventually("its end", SOON, async || leftover.try_wait().unwrap().ok_or("it runs")).await;
@@ -185,7 +185,7 @@ async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() 
     cluster.settled(&uid, &Role::Standby).await;
     let log = cluster.process(&uid).log();
     let at = |text: &str| log.rfind(text).unwrap_or_else(|| panic!("{text:?} is not in the log"));
-    assert!(at("ending a process that was left behind") < at("running pg_basebackup"));
+    assert!(at("stopping a process that uses the data directory") < at("running pg_basebackup"));
 }
 
 /// A process in the data directory that has got the number in the lock file is neither killed nor taken for a server.

@@ -30,19 +30,19 @@ struct Args {
     /// Sentinels of each cluster
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     sentinels: u8,
-    /// The store is reached over three endpoints, and all that it sends arrives this much later, as in "1.4s"
+    /// Delay of everything the store sends, over three endpoints (for example 1.4s)
     #[arg(long, value_parser = duration, conflicts_with = "slow_endpoint")]
     store_delay: Option<Duration>,
-    /// The store is reached over three endpoints, and what one of them sends arrives this much later
+    /// Delay of what one of the store's three endpoints sends
     #[arg(long, value_parser = duration)]
     slow_endpoint: Option<Duration>,
-    /// How long a cluster is watched to which nothing happens
+    /// Time to watch a cluster with the event 'nothing'
     #[arg(long, value_parser = duration, default_value = "5m")]
     watched_for: Duration,
-    /// Measures the table of a slow store instead: seven rows, each with the limit that it has to keep
+    /// Measure the seven slow-store scenarios instead, and fail when one exceeds its limit
     #[arg(long, conflicts_with_all = ["events", "profiles", "store_delay", "slow_endpoint"])]
     slow_store: bool,
-    /// Only this row of that table, from 1 to 7
+    /// Measure only this slow-store scenario (1 to 7)
     #[arg(long, requires = "slow_store", value_parser = clap::value_parser!(u8).range(1..=7))]
     row: Option<u8>,
     /// Keepers of each cluster
@@ -69,7 +69,7 @@ enum EventName {
     StoreHalf,
     /// etcd away for twice the proxy timeout
     StoreDouble,
-    /// Nothing, for the time of --watched-for
+    /// No event, for --watched-for
     Nothing,
 }
 

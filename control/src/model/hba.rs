@@ -85,7 +85,7 @@ pub fn hba_fault(line: &str) -> Option<String> {
             first.text
         )),
         Some(first) => Some(format!(
-            "it begins with {:?}: one of {} is possible",
+            "it begins with {:?}, the connection type must be one of {}",
             first.text,
             TYPES.join(", ")
         )),

@@ -51,7 +51,7 @@ pub struct KeeperInfo {
     /// How far the instance is with the cluster's parameters; absent until that is known, and from Go stolon's keepers.
     #[serde(skip_serializing_if = "is_zero")]
     pub settings: Option<SettingsInfo>,
-    /// What an operator has to mend; absent when there is nothing.
+    /// What an operator has to fix; absent when there is nothing.
     #[serde(skip_serializing_if = "is_zero")]
     pub problems: Vec<Problem>,
     /// The assigned db whose data the keeper does not have: it needs another db. Empty: it has them.

@@ -32,7 +32,7 @@ enum Zero {
     Plain,
 }
 
-const WAITS: &str = "what has failed would never be given up";
+const NO_TIMEOUT: &str = "a step that hangs would never time out";
 
 const LIMITS: [Limit; 9] = [
     Limit {
@@ -41,7 +41,7 @@ const LIMITS: [Limit; 9] = [
         least: 0,
         too_short: "",
         most: HOUR,
-        too_long: "keepers and sentinels would hardly ever look",
+        too_long: "keepers and sentinels would react too late",
         zero: Zero::Plain,
     },
     Limit {
@@ -59,7 +59,7 @@ const LIMITS: [Limit; 9] = [
         least: 2 * SECOND,
         too_short: "no standby would be promoted in time, and masters would be elected without end",
         most: YEAR,
-        too_long: WAITS,
+        too_long: NO_TIMEOUT,
         zero: Zero::Unlimited,
     },
     Limit {
@@ -68,7 +68,7 @@ const LIMITS: [Limit; 9] = [
         least: 5 * SECOND,
         too_short: "no database would be initialised in time, and each would be given up for another",
         most: YEAR,
-        too_long: WAITS,
+        too_long: NO_TIMEOUT,
         zero: Zero::Unlimited,
     },
     Limit {
@@ -77,7 +77,7 @@ const LIMITS: [Limit; 9] = [
         least: 5 * SECOND,
         too_short: "no standby would be copied in time, and each would be given up for another",
         most: YEAR,
-        too_long: WAITS,
+        too_long: NO_TIMEOUT,
         zero: Zero::Unlimited,
     },
     Limit {
@@ -86,14 +86,14 @@ const LIMITS: [Limit; 9] = [
         least: SECOND,
         too_short: "no PostgreSQL would take connections in time",
         most: YEAR,
-        too_long: WAITS,
+        too_long: NO_TIMEOUT,
         zero: Zero::Unlimited,
     },
     Limit {
         field: "failInterval",
         of: |spec| &mut spec.fail_interval,
         least: 2 * SECOND,
-        too_short: "the permit to start a master is good for a quarter of it, so that no master would ever start",
+        too_short: "a keeper has only half of it to start a master, so that no master would ever start",
         most: YEAR,
         too_long: "a failed master would never be replaced",
         zero: Zero::Plain,
@@ -104,14 +104,14 @@ const LIMITS: [Limit; 9] = [
         least: 0,
         too_short: "",
         most: HOUR / 2,
-        too_long: "proxies would hardly ever check in",
+        too_long: "proxies would renew their leases too rarely",
         zero: Zero::Plain,
     },
     Limit {
         field: "proxyTimeout",
         of: |spec| &mut spec.proxy_timeout,
         least: SECOND,
-        too_short: "no proxy would check in in time, and none would carry anybody",
+        too_short: "no proxy would renew its lease in time, and all would stay closed",
         most: HOUR,
         too_long: "after a proxy has died no new master would be published for that long",
         zero: Zero::Plain,
@@ -138,7 +138,7 @@ impl fmt::Display for Clamped {
             used,
             why,
         } = self;
-        write!(f, "{field} is {stored} and counts as {used}: {why}")
+        write!(f, "{field} {stored} is out of range, using {used}: {why}")
     }
 }
 
@@ -240,10 +240,7 @@ mod tests {
                 let why = spec.check_limits(None).unwrap_err().to_string();
                 let named = why.starts_with(&format!("{field} must not be "));
                 assert!(named && why.contains("; set it to a value from "), "{why}");
-                assert!(
-                    spec.check_limits(Some(&spec)).is_ok(),
-                    "a later update need not mend it"
-                );
+                assert!(spec.check_limits(Some(&spec)).is_ok(), "a later update need not fix it");
             }
             for value in accepted {
                 assert!(
@@ -269,7 +266,7 @@ mod tests {
         let told: Vec<String> = stored.clamped().iter().map(Clamped::to_string).collect();
         assert_eq!(told.len(), 3, "{told:?}");
         assert!(
-            told[1].starts_with("failInterval is 0s and counts as 2s: the permit "),
+            told[1].starts_with("failInterval 0s is out of range, using 2s: a keeper "),
             "{told:?}"
         );
         let longest = spec(r#""proxyTimeout":"2562047h","proxyCheckInterval":"2562046h""#)

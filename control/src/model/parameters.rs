@@ -97,14 +97,14 @@ fn is_parameter_name(name: &str) -> bool {
     parts.all(is_identifier)
 }
 
-const DATA: &str = "the data directory is the keeper's: --data-dir says where it is";
+const DATA: &str = "the keeper sets the data directory from --data-dir";
 const FILES: &str = "the keeper writes the configuration files of its instance";
-const INCLUDE: &str = "other configuration files would escape the cluster spec: put their parameters into pgParameters";
-const RECOVERY: &str = "the keeper decides when and what its instance recovers";
+const INCLUDE: &str = "other configuration files are not allowed: put their parameters into pgParameters";
+const RECOVERY: &str = "the keeper sets the recovery parameters of its instance";
 const PROMOTE: &str = "only the keeper promotes its instance";
 const ADDRESS: &str = "the keeper's options --pg-listen-address and --pg-port set it";
 const SOCKET: &str = "the keeper sets where the unix socket is";
-const FOLLOW: &str = "the keeper sets whom its instance follows";
+const FOLLOW: &str = "the keeper sets the upstream of its instance";
 const NUMBERS: &str =
     "the keeper derives it from maxStandbys, additionalWalSenders and additionalMasterReplicationSlots";
 const SYNCHRONOUS: &str = "the cluster spec's synchronousReplication sets it";

@@ -1,10 +1,10 @@
-//! What a program reports that an operator has to mend, as part of its info.
+//! What a program reports that an operator has to fix, as part of its info.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::is_zero;
 
-/// Something that an operator has to mend: `stolonctl status` shows it.
+/// Something that an operator has to fix: `stolonctl status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Problem {
@@ -12,7 +12,7 @@ pub struct Problem {
     pub kind: String,
     /// What is wrong, on one line, with the server's own words where there are any.
     pub text: String,
-    /// What mends it; may be empty.
+    /// What fixes it; may be empty.
     #[serde(skip_serializing_if = "is_zero")]
     pub remedy: String,
 }

@@ -63,7 +63,9 @@ impl ClusterSpec {
         repeated_names(self.pg_parameters.keys())
             .into_iter()
             .filter(|(one, other)| !(is_stored(one) && is_stored(other)))
-            .map(|(one, other)| format!("parameters {one:?} and {other:?} are one to the server: give one of them"))
+            .map(|(one, other)| {
+                format!("parameters {one:?} and {other:?} are the same to PostgreSQL: keep one of them")
+            })
             .collect()
     }
 
@@ -169,7 +171,7 @@ mod tests {
         check(
             None,
             r#"{"pgParameters":{"Work_Mem":"1MB","work_mem":"2MB"}}"#,
-            "refused: … are one to the server",
+            "refused: … are the same to PostgreSQL",
         );
     }
 

@@ -77,7 +77,7 @@ fn documents(planned: &Planned<'_>, faults: &mut Faults) {
             format!("master db {:?} is not among the dbs", master(next).as_str())
         });
     }
-    // What was broken already is not this plan's doing, and must not keep it from mending the rest.
+    // What was broken already is not this plan's doing, and must not keep it from fixing the rest.
     for broken in strays(next).difference(&strays(before)) {
         faults.claim(false, "INV-2", || broken.clone());
     }

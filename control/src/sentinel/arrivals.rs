@@ -1,5 +1,5 @@
-//! When news arrived, as the watch learnt it: infos that were put, liveness keys that went. On a slow store that is a
-//! whole reading earlier than a reading finds it so. What follows from it is `plan`'s business.
+//! When changes of keeper infos and liveness keys arrived over the watch. On a slow store a reading sees them a whole
+//! round trip later. What follows from them is left to `plan`.
 
 use std::collections::BTreeMap;
 

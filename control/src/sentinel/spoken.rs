@@ -97,14 +97,14 @@ impl Spoken {
     /// The cluster data were lost: its keepers are here.
     pub(super) fn complain_of_lost_data(&mut self, former: &Former) {
         let (message, keepers) = (
-            "the cluster data are gone, but keepers of a cluster are here: creating nothing",
+            "the cluster data are missing, but keepers of a cluster exist: creating no cluster",
             absence::names(former),
         );
         if self.is_new(format!("{message}: {keepers}")) {
             error!(
                 keepers,
-                remedy = "put a saved document back with `stolonctl clusterdata write`, or give the databases up and begin \
-                          anew with `stolonctl init`; check --store-endpoints, --store-prefix and --cluster-name",
+                remedy = "restore a backup with `stolonctl clusterdata write`, or discard the databases with `stolonctl init`; \
+                          check --store-endpoints, --store-prefix and --cluster-name",
                 "{message}"
             );
         }

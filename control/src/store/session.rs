@@ -1,5 +1,5 @@
 //! A candidate's session: a lease, its renewals, and until when it surely lives. On a slow store it moves to a longer
-//! lease without giving up the candidate's key. Who leads is `election`'s business.
+//! lease without giving up the candidate's key. Who leads is left to `election`.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -147,7 +147,7 @@ impl Session {
                     // of the lease that the session has left
                     Ok((_, _, Ok(_))) => {}
                     Ok((_, _, Err(error))) => debug!(error = %Chain(&error), "could not renew the election lease"),
-                    Err(error) => debug!(%error, "a renewal of the election lease ended badly"),
+                    Err(error) => debug!(%error, "the task that renews the election lease failed"),
                 },
                 moved = finished(&mut moving) => {
                     moving = None;
@@ -200,7 +200,7 @@ impl Session {
     }
 
     fn moved_to(&self, lease: Lease) {
-        info!(ttl = ?lease.ttl, "election lease changed to suit the latency of the store");
+        info!(ttl = ?lease.ttl, "changed the TTL of the election lease");
         *self.lock() = lease;
         // the end counts for this lease now, which may be the shorter one
         self.end

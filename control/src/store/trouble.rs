@@ -1,5 +1,5 @@
 //! States of etcd in which it answers but does not do what is asked, with their remedies; and one log line when such a
-//! state begins and one when it is over. What a single request makes of its error is `store`'s business.
+//! state begins and one when it is over. What a single request makes of its error is left to `store`.
 
 use std::{
     collections::BTreeSet,
@@ -82,7 +82,7 @@ impl Trouble {
                 "etcd's members did not agree in time: see that more than half of them run, and look at their disks and \
                  network"
             }
-            Self::TooManyRequests => "etcd is overloaded: look at its disk, and at who else uses it",
+            Self::TooManyRequests => "etcd is overloaded: check its disk and its other clients",
             Self::NotServing => "this member of etcd does not serve clients: leave it out of --store-endpoints",
             Self::NoUser => {
                 "etcd asks for a user: give one by the common name of the certificate in --store-cert-file, or turn \
@@ -122,11 +122,11 @@ impl fmt::Display for Trouble {
             Self::OutOfSpace => "the store has no space left",
             Self::Corrupt => "the store is corrupt",
             Self::NoLeader => "the store has no leader",
-            Self::NotAgreed => "the store does not agree in time",
+            Self::NotAgreed => "the store reaches no consensus in time",
             Self::TooManyRequests => "the store is overloaded",
-            Self::NotServing => "a member of the store does not serve",
+            Self::NotServing => "a member of the store does not serve clients",
             Self::NoUser | Self::NotAuthenticated => "the store does not accept our user",
-            Self::NotPermitted => "the store does not permit it",
+            Self::NotPermitted => "the store denies permission",
             Self::TooLarge => "too large for the store",
         })
     }

@@ -191,7 +191,7 @@ async fn garbage_another_format_and_an_invalid_spec_are_named_once_and_left_alon
         scene.data_stays(revision).await;
         assert_eq!(sentinel.log()[before..].matches(said).count(), 1, "{value}");
     }
-    // and it goes on when the data are mended
+    // and it goes on when the data are fixed
     scene.put_data(&a_cluster(SPEC)).await;
     scene.publish("k1", |_| {}).await;
     eventually("a first master", SOON, async || {

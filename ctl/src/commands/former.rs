@@ -43,7 +43,7 @@ impl Former {
         let names: Vec<String> = self.keepers.iter().map(name).collect();
         (!names.is_empty()).then(|| {
             format!(
-                "WARNING: These keepers may hold databases, which will be given up: {}",
+                "WARNING: These keepers may hold databases, which will be discarded: {}",
                 names.join(", ")
             )
         })
@@ -70,7 +70,7 @@ mod tests {
         former.created = Some(Created::by_sentinel("c3".into()));
         assert_eq!(
             former.warning().unwrap(),
-            "WARNING: These keepers may hold databases, which will be given up: k1 (cluster c1), k2 (cluster c2)"
+            "WARNING: These keepers may hold databases, which will be discarded: k1 (cluster c1), k2 (cluster c2)"
         );
         let created = former.created("c9".into(), vec!["c8".into()]);
         assert_eq!(created.gives_up, ["c8".into(), "c1".into(), "c2".into(), "c3".into()]);

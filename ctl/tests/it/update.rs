@@ -128,7 +128,7 @@ async fn text_that_no_server_may_be_given_is_refused_and_nothing_is_written() {
         ),
         (
             r#"{"pgParameters":{"Work_Mem":"1MB","work_mem":"2MB"}}"#,
-            "are one to the server",
+            "are the same to PostgreSQL",
         ),
         (r#"{"additionalMasterReplicationSlots":["a","a"]}"#, "given twice"),
     ] {

@@ -56,7 +56,7 @@ impl WrongSource {
     /// What an operator can do about it.
     pub const fn remedy(&self) -> &'static str {
         match self {
-            Self::NotRecorded => "none: its keeper publishes it",
+            Self::NotRecorded => "wait until the master's keeper has published it",
             Self::OtherSystem { .. } | Self::Behind { .. } => {
                 "correct the address that the keeper of the followed db advertises, or the name resolution here"
             }

@@ -1,4 +1,4 @@
-//! Whose turn it is to restart for changed parameters: standbys first, one at a time by uid; the master once a standby
+//! The order of restarts for changed parameters: standbys first, one at a time by uid; the master once a standby
 //! came back with them. Every keeper finds out for itself from what the others report.
 //!
 //! Keepers that report nothing of it (Go stolon's restart at once) are not waited for, nor are instances that are not

@@ -94,7 +94,7 @@ impl Engine {
                     .verdicts
                     .refuse_parameters(&refused, wanted, last.as_ref()),
                 Err(error) => {
-                    warn!(error = %Chain(&error), "could not ask postgres about the parameters, going on with them");
+                    warn!(error = %Chain(&error), "could not check the parameters with postgres, using them unchecked");
                     return;
                 }
             }
@@ -114,7 +114,7 @@ impl Engine {
             let refused = match self.ask_hba(&lines).await {
                 Ok(refused) => refused,
                 Err(error) => {
-                    warn!(error = %Chain(error.as_ref()), "could not ask postgres about the lines of pg_hba.conf");
+                    warn!(error = %Chain(error.as_ref()), "could not check pg_hba.conf with postgres");
                     return;
                 }
             };
@@ -166,7 +166,7 @@ impl Engine {
                 info!("postgres runs with the configuration with which it last started");
                 self.memory.judge.verdicts.release(&for_restart);
             }
-            Err(error) => warn!(error = %Chain(&error), "could not ask which parameters are read at the start only"),
+            Err(error) => warn!(error = %Chain(&error), "could not read which parameters need a restart"),
         }
     }
 
@@ -210,7 +210,7 @@ impl Engine {
             }
         };
         if timeout(RELOAD_LIMIT, done).await.is_err() {
-            warn!(limit = ?RELOAD_LIMIT, "postgres has not read its configuration");
+            warn!(limit = ?RELOAD_LIMIT, "postgres did not reload its configuration in time");
             return;
         }
         // A server that does not answer has nothing to say about its files; the next reload asks again.

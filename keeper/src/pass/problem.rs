@@ -5,7 +5,7 @@ use control::model::Problem;
 use crate::converge::{CopyPause, Unchanged};
 use crate::problems::Kind;
 
-/// The problem of a pass that was held; `None` where nothing is to be mended, or the log says it in the reference's
+/// The problem of a pass that was held; `None` where nothing is to be fixed, or the log says it in the reference's
 /// words.
 pub(super) fn problem(why: &Unchanged) -> Option<Problem> {
     let (text, remedy) = match why {
@@ -21,8 +21,8 @@ pub(super) fn problem(why: &Unchanged) -> Option<Problem> {
             why.remedy(),
         ),
         Unchanged::CopyFailed(CopyPause { failures, pause }) => (
-            format!("copying the followed db failed, attempt {failures}; the next one is made after {pause:?}"),
-            "the log has the reason of each attempt",
+            format!("copying the followed db failed, attempt {failures}; pausing {pause:?} before the next one"),
+            "see the keeper's log for the cause",
         ),
         _ => return None,
     };

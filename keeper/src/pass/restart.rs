@@ -68,7 +68,7 @@ impl Engine {
         let problems = match turn {
             Turn::Never => vec![Kind::Configuration.problem(
                 "parameters wait for a restart of the master, and no standby started with them",
-                "mend the standbys' hosts and restart their keepers, or change the parameters",
+                "fix the standbys' hosts and restart their keepers, or change the parameters",
             )],
             Turn::Now | Turn::After(_) => Vec::new(),
         };

@@ -315,8 +315,8 @@ impl Engine {
             })
         };
         self.memory.failing_slots.retain(|slot, _| is_asked_for(slot));
-        const REMEDY: &str =
-            "free a slot or a walsender that uses it; a restart makes room when max_replication_slots waits for one";
+        const REMEDY: &str = "drop an unused replication slot, or end the WAL sender that uses this one; if \
+                              max_replication_slots waits for a restart, restart the instance";
         let problems = self.memory.failing_slots.values();
         let problems = problems.map(|why| Kind::Configuration.problem(why, REMEDY)).collect();
         self.problems.set(Kind::Configuration, "slots", problems);
@@ -350,7 +350,7 @@ impl Engine {
         let cleared = removal.await.expect("removing data does not panic");
         self.memory.removal = None;
         if let Cleared::SetAside(directory) = cleared? {
-            info!(directory = %directory.display(), "keeping the old data there until the new are complete");
+            info!(directory = %directory.display(), "keeping the old data until the new data are complete");
         }
         Ok(())
     }

@@ -56,8 +56,8 @@ fn log(done: &Result<(Stock, bool), String>) {
             if *has_neighbour && stock.shared.is_empty() && !stock.locations.is_empty() {
                 warn!(
                     tablespaces = stock.locations.len(),
-                    "another keeper of this cluster runs on this host, and tablespaces have the same place on every \
-                     host: they would share it; run one of them on another host"
+                    "another keeper on this host would use the same tablespace directories: run one of the two on \
+                     another host"
                 );
             }
             stock
@@ -67,8 +67,8 @@ fn log(done: &Result<(Stock, bool), String>) {
     for shared in &stock.shared {
         warn!(
             location = %shared.location.display(), with = %shared.with,
-            "a tablespace of our instance is used by somebody else too: no copy will be made over it; run one of them \
-             on another host"
+            "a tablespace directory of our instance is also used by another keeper or process and will not be emptied: \
+             run one of the two on another host"
         );
     }
 }

@@ -103,7 +103,7 @@ pub async fn end(data: &Path, limits: Limits) -> Result<(), Worker> {
                 pid = worker.process.pid(),
                 program = worker.program,
                 why = worker.how.as_str(),
-                "ending a process that was left behind"
+                "stopping a process that uses the data directory"
             );
         }
         let gently = |worker: &Worker| match process::is_postgres(worker.process.pid()) {

@@ -73,7 +73,7 @@ impl Target {
             Self::Local(socket) => Inner::Unix(socket.open().await?),
             Self::Remote(address) => {
                 let port = address.port.parse::<u16>();
-                let port = port.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "port is no number"))?;
+                let port = port.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the port is not a number"))?;
                 let stream = TcpStream::connect((address.host.as_str(), port)).await?;
                 stream.set_nodelay(true)?;
                 Inner::Tcp(stream)
@@ -87,7 +87,7 @@ impl Target {
 impl LocalSocket {
     async fn open(&self) -> io::Result<UnixStream> {
         if !self.server.runs() {
-            let why = "no server of ours runs, so nobody is asked";
+            let why = "the keeper's PostgreSQL is not running, not connecting";
             return Err(io::Error::new(io::ErrorKind::NotConnected, why));
         }
         let path = self.dir.join(format!(".s.PGSQL.{}", self.port));
@@ -95,7 +95,7 @@ impl LocalSocket {
         let peer = stream.peer_cred()?.uid();
         if peer != self.owner {
             let why = format!(
-                "the server at {} runs as user {peer} instead of {}, nothing was sent to it: find out who listens there",
+                "the server at {} runs as user {peer} instead of {}, nothing was sent to it: find out which process listens there",
                 path.display(),
                 self.owner
             );
@@ -199,7 +199,7 @@ impl Guard {
             let whole = usize::try_from(length).ok().and_then(|length| length.checked_add(1));
             let rest = whole.and_then(|whole| whole.checked_sub(self.header.len()));
             self.skip =
-                rest.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a message of no valid length"))?;
+                rest.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "message with an invalid length"))?;
             self.header.clear();
             match (kind, code) {
                 (AUTHENTICATION, OK) => return Ok(true),
@@ -292,7 +292,7 @@ mod tests {
         for life in [Life::NotStarted, Life::Ended { pid: 1, status: None }] {
             let sql = Sql::new(Target::Local(socket(dir.path(), own, life)), &login(), LONG);
             let refused = chain(&sql.ping().await.unwrap_err());
-            assert!(refused.contains("no server of ours runs"), "{refused}");
+            assert!(refused.contains("the keeper's PostgreSQL is not running"), "{refused}");
         }
         let connected = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
         assert!(connected.is_err(), "somebody has connected");

@@ -165,7 +165,7 @@ pub enum InstanceError {
     },
     /// A process works on the data directory that must have ended first, and does not.
     #[error(
-        "process {pid} ({program}) works on {} and does not end: nothing is changed before it has; end it",
+        "process {pid} ({program}) uses {} and does not exit: stop it, the keeper changes nothing before",
         data.display()
     )]
     AtWork {
@@ -178,8 +178,8 @@ pub enum InstanceError {
     },
     /// The lock file names a process that works in the data directory and may be its server.
     #[error(
-        "postmaster.pid names process {pid}, which works in {} although it was not started when the file says: end it, \
-         or remove the file once you know that it is no PostgreSQL", data.display()
+        "postmaster.pid names process {pid}, which runs in {} but was started at another time than the file records: \
+         stop it, or remove the file if it is not PostgreSQL", data.display()
     )]
     Locked {
         /// Its process id.
@@ -713,7 +713,7 @@ impl Instance {
                 data: data(),
             }),
             NamedByLock::Stranger => {
-                warn!("removing postmaster.pid, which names a process that is no PostgreSQL");
+                warn!("removing postmaster.pid, which names a process other than PostgreSQL");
                 Ok(files::remove_lock(&self.config.data)?)
             }
         }

@@ -1,4 +1,4 @@
-//! Where PGDATA lies in a keeper's data directory (keeper 2.1). What is in it is `files`' to know.
+//! Where PGDATA lies in a keeper's data directory (keeper 2.1). What is in it is left to `files`.
 
 use std::path::{Path, PathBuf};
 

@@ -91,7 +91,7 @@ impl Drop for Pending {
                 session.client.cancel_token().cancel_query_raw(stream, NoTls).await.ok()
             };
             if !matches!(timeout(CANCEL_LIMIT, cancel).await, Ok(Some(()))) {
-                debug!("could not cancel a question that was given up");
+                debug!("could not cancel an unfinished query");
             }
             drop(session);
         });

@@ -70,18 +70,20 @@ impl Refusal {
         matches!(self.code.as_str(), "3D000" | "55000" | "42501")
     }
 
-    /// What mends it, for the role that was refused.
+    /// What fixes it, for the role that was refused.
     pub fn remedy(&self, role: Role, user: &str) -> String {
         let option = role.option();
         match self.code.as_str() {
             "28P01" => format!(
-                "set the password of role {user:?} to the one of {option} (and VALID UNTIL to infinity), or write the \
-                 present one into the file of {option}file, which is read again; after a change of {option} itself \
-                 start the keeper again"
+                "give role {user:?} the keeper's password (alter role … password … valid until 'infinity'), or write \
+                 the role's password into the file of {option}file, which is read again, or restart the keeper with \
+                 the right {option}"
             ),
-            "28000" => format!("let role {user:?} log in (alter role … login), and look into pg_hba.conf"),
+            "28000" => format!("allow role {user:?} to log in (alter role … login), and check pg_hba.conf"),
             "3D000" | "55000" => {
-                "create the database postgres again, and let it take connections: create database postgres".to_owned()
+                "create the database postgres (create database postgres), or allow connections to it (alter database \
+                 postgres allow_connections true)"
+                    .to_owned()
             }
             "42501" => match role {
                 Role::Superuser => format!("make role {user:?} a superuser again: alter role … superuser"),
@@ -91,7 +93,7 @@ impl Refusal {
                 "raise the limit that is used up: alter role {user:?} connection limit -1, max_connections, or \
                  additionalWalSenders of the cluster spec"
             ),
-            "57014" => "find out who cancels the keeper's questions".to_owned(),
+            "57014" => "find out which session cancels the keeper's queries".to_owned(),
             _ => "look into the server's log".to_owned(),
         }
     }

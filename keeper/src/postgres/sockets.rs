@@ -52,7 +52,7 @@ impl PrivateDir {
         };
         let elsewhere = short(data_dir);
         make(&elsewhere).map_err(FileError::new("make the socket directory", &elsewhere))?;
-        info!(dir = %elsewhere.display(), %why, "the unix socket is not below the data directory");
+        info!(dir = %elsewhere.display(), %why, "using a socket directory outside the data directory");
         Ok(Self {
             path: elsewhere.display().to_string(),
             is_elsewhere: true,
@@ -109,7 +109,7 @@ fn make(dir: &Path) -> io::Result<()> {
         return Err(io::Error::new(
             ErrorKind::PermissionDenied,
             format!(
-                "it is no directory of ours but belongs to user {}: remove it",
+                "it is not a directory owned by this user (owner: user {}): remove it",
                 found.uid()
             ),
         ));
@@ -184,7 +184,7 @@ mod tests {
         let refused = PrivateDir::prepare(data.path()).unwrap_err();
         let told = control::telemetry::Chain(&refused).to_string();
         assert!(
-            told.contains("socket") && told.contains("no directory of ours"),
+            told.contains("socket") && told.contains("not a directory owned by this user"),
             "{told}"
         );
     }

@@ -47,7 +47,7 @@ pub enum SqlError {
         source: tokio_postgres::Error,
     },
     /// It was refused a short while ago, and is not tried again yet.
-    #[error("connect to PostgreSQL at {at}: refused a short while ago: {refusal}")]
+    #[error("connect to PostgreSQL at {at}: refused recently, not retried yet: {refusal}")]
     Refused {
         /// Where it was tried.
         at: String,
@@ -453,7 +453,7 @@ impl Sql {
 
     /// Whether the server finds this file, by an absolute path or one below its PGDATA.
     pub async fn sees(&self, path: &str) -> Result<bool, SqlError> {
-        let act = "ask whether the followed db sees a file of ours";
+        let act = "check whether the followed db shares a directory with us";
         let question = format!("select (pg_stat_file({}, true)).size is not null", escape_literal(path));
         let rows = self.ask(act, &question).await?;
         one(act, &rows).map(|row| field(row, 0) == "t")
@@ -488,7 +488,7 @@ impl Sql {
 
     /// What and where the instance is (keeper 3.5): everything from functions that read no table.
     pub async fn standing(&self) -> Result<Standing, SqlError> {
-        let act = "ask where PostgreSQL stands";
+        let act = "read the state of PostgreSQL";
         let question = "select r.on, s.system_identifier, i.bytes_per_wal_segment, i.wal_block_size, \
                         greatest(c.timeline_id, case when r.on then m.min_recovery_end_timeline end), \
                         case when r.on then greatest(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()) \

@@ -30,13 +30,13 @@ pub enum TrialError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The program did not run to its end.
-    #[error("ask postgres whether it takes the parameters")]
+    #[error("check the parameters with postgres -C")]
     Run(#[source] HelperError),
     /// It took too long.
-    #[error("ask postgres whether it takes the parameters: not done within {0:?}")]
+    #[error("check the parameters with postgres -C: not finished within {0:?}")]
     Timeout(Duration),
     /// It refuses, and what it says names none of them.
-    #[error("postgres refuses the parameters and names none of them: {0}")]
+    #[error("postgres -C refuses the parameters without naming one: {0}")]
     Unclear(String),
 }
 

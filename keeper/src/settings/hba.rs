@@ -23,9 +23,9 @@ pub fn choose_lines(
     let outcome = match (matters, last) {
         (None, _) => "it is left out",
         (Some(_), Some(_)) => {
-            "the last pgHBA that PostgreSQL took stays: without this entry later ones could let in more"
+            "the last pgHBA that PostgreSQL accepted is used, because leaving the entry out could allow more access"
         }
-        (Some(_), None) => "and the entries below it that let somebody in are left out",
+        (Some(_), None) => "it is left out with all entries below it that allow access",
     };
     let texts = lines.iter().zip(&faults).filter_map(|(line, fault)| {
         let why = fault.as_ref()?;

@@ -1,5 +1,5 @@
 //! What of the wanted configuration a server is given: less what it was found to refuse, which keeps its last good value.
-//! Pure; who asks the server, and when, is `pass`'s to say.
+//! Pure; who asks the server, and when, is left to `pass`.
 
 mod hba;
 mod kept;
@@ -171,7 +171,7 @@ impl Verdicts {
 impl Refused {
     fn describe(&self, name: &str) -> String {
         let instead = match &self.instead {
-            Some(value) => format!("it stays {value:?}"),
+            Some(value) => format!("the last accepted value {value:?} is used"),
             None => "it is left out".to_owned(),
         };
         format!("parameter {name:?} is refused, {instead}: {}", self.why)
@@ -183,7 +183,7 @@ impl Held {
         let mut names: Vec<String> = self.parameters.keys().map(|name| format!("{name:?}")).collect();
         names.extend(self.hba.iter().map(|_| "pgHBA".to_owned()));
         format!(
-            "PostgreSQL did not start with the wanted values of {}, those with which it last did stay: {}",
+            "PostgreSQL did not start with the new values of {}, using those of its last successful start, or the defaults: {}",
             names.join(", "),
             self.why
         )

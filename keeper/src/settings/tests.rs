@@ -48,11 +48,15 @@ fn a_refused_parameter_keeps_its_last_value_and_the_others_change() {
         settings(&[("max_connections", "150"), ("work_mem", "8MB")], &[MD5])
     );
     assert_eq!(usable.refused.len(), 2);
-    assert!(usable.refused[0].contains("it stays \"150\""), "{:?}", usable.refused);
+    assert!(
+        usable.refused[0].contains("value \"150\" is used"),
+        "{:?}",
+        usable.refused
+    );
     assert!(usable.refused[1].contains("it is left out"), "{:?}", usable.refused);
 
-    let mended = settings(&[("max_connections", "200"), ("work_mem", "8MB")], &[MD5]);
-    verdicts.forget_unwanted(&mended);
+    let fixed = settings(&[("max_connections", "200"), ("work_mem", "8MB")], &[MD5]);
+    verdicts.forget_unwanted(&fixed);
     assert_eq!(verdicts, Verdicts::default());
 }
 

@@ -1,4 +1,4 @@
-//! The cluster data that a check-in decides on, and where they come from. What they mean is `route`'s business.
+//! The cluster data that a check-in decides on, and where they come from. What they mean is left to `route`.
 
 use std::time::Duration;
 

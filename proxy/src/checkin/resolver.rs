@@ -1,5 +1,5 @@
 //! Name lookups in the background: one at a time, which goes on when a check-in does not wait for its end. What an answer
-//! means is `address`'s business.
+//! means is left to `address`.
 
 use std::fmt;
 use std::io;

@@ -100,7 +100,7 @@ impl CheckIn {
         let before = self.told.doubt.take();
         let Some(Settled::Kept { address, why, .. }) = settled else {
             if let (Some(_), Some(Settled::Confirmed(address))) = (before, settled) {
-                info!(%address, "the master's address is resolved again");
+                info!(%address, "the master's name resolves to its address again");
             }
             return;
         };
@@ -110,7 +110,7 @@ impl CheckIn {
                     warn!(%address, %error, "cannot resolve the master's address, keeping the last one until its lease ends");
                 }
                 Doubt::Elsewhere(found) => {
-                    warn!(%address, ?found, "the master's name leads elsewhere, keeping the last address until its lease ends");
+                    warn!(%address, ?found, "the master's name resolves to other addresses, keeping the last one until its lease ends");
                 }
             }
         }

@@ -124,7 +124,7 @@ fn no_answer_of_the_resolver_drops_a_client_of_an_unchanged_master() {
         let (mut rig, names) = (Rig::start().await, Names::new());
         let (_master, proxy, mut client) = open_by_name(&mut rig, &names).await;
         let kept = "cannot resolve the master's address, keeping the last one until its lease ends";
-        let elsewhere = "the master's name leads elsewhere, keeping the last address until its lease ends";
+        let elsewhere = "the master's name resolves to other addresses, keeping the last one until its lease ends";
         // none at all, another order, a superset, a part without the one in use
         for (addresses, words) in [
             (&[][..], Some(kept)),
@@ -141,7 +141,7 @@ fn no_answer_of_the_resolver_drops_a_client_of_an_unchanged_master() {
             serves(&proxy, &mut client).await;
             names.lead_to(&["127.0.0.1"]);
             if words.is_some() {
-                let again = "the master's address is resolved again";
+                let again = "the master's name resolves to its address again";
                 proxy.process.said_after(logged, again, PATIENCE).await;
             }
             checked_in(&proxy).await;
@@ -170,7 +170,7 @@ fn a_resolver_that_hangs_delays_no_check_in_and_drops_nobody() {
         names.answer(&["127.0.0.1"]);
         proxy
             .process
-            .said("the master's address is resolved again", PATIENCE)
+            .said("the master's name resolves to its address again", PATIENCE)
             .await;
         serves(&proxy, &mut client).await;
     });

@@ -92,7 +92,7 @@ fn push_master(out: &mut String, status: &Status) {
     }
 }
 
-/// A section that is there only when there is something to mend: the reference has none of the kind.
+/// A section that is there only when there is something to fix: the reference has none of the kind.
 fn push_problems(out: &mut String, status: &Status) {
     if status.problems.is_empty() {
         return;

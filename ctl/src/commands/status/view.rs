@@ -12,7 +12,7 @@ pub(super) struct Status {
     pub(super) proxies: Vec<Proxy>,
     pub(super) keepers: Vec<Keeper>,
     pub(super) cluster: Cluster,
-    /// What keepers report that somebody has to mend; absent when there is nothing.
+    /// What keepers report that an operator has to fix; absent when there is nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) problems: Vec<KeeperProblem>,
     /// From the master down; only the text form has it.
@@ -106,7 +106,7 @@ pub(super) fn view(
     }
 }
 
-/// What the keepers of this cluster report that somebody has to mend, by keeper.
+/// What the keepers of this cluster report that an operator has to fix, by keeper.
 pub(super) fn problems(infos: &[KeeperInfo], data: &ClusterData) -> Vec<KeeperProblem> {
     let cluster = data.cluster.as_ref().map(|cluster| &cluster.uid);
     let of_cluster = infos.iter().filter(|info| Some(&info.cluster_uid) == cluster);
