@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use control::clock::Boottime;
 
-use crate::converge::{CopyPause, Orders};
+use crate::converge::{CopyPause, Orders, Unchanged};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
@@ -52,6 +52,32 @@ impl Backoff {
     }
 }
 
+/// From one look at what is in the way of a copy to the next one, at most: looking costs the source some questions.
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// What was in the way of a copy at the last look.
+#[derive(Debug, Default)]
+pub struct Held {
+    looks: u32,
+    last: Option<(Orders, Boottime, Unchanged)>,
+}
+
+impl Held {
+    /// A look under these orders has found this.
+    pub fn found(&mut self, now: Boottime, orders: &Orders, why: &Unchanged) {
+        let is_known = self.last.as_ref().is_some_and(|(known, ..)| known == orders);
+        self.looks = if is_known { self.looks.saturating_add(1) } else { 1 };
+        let next = now + pause(self.looks).min(LOOK_PAUSE_MAX);
+        self.last = Some((orders.clone(), next, why.clone()));
+    }
+
+    /// What is taken to be in the way still; `None` when it is time to look. Other orders are worth a look at once.
+    pub fn still(&self, now: Boottime, orders: &Orders) -> Option<Unchanged> {
+        let (known, next, why) = self.last.as_ref()?;
+        (known == orders && now < *next).then(|| why.clone())
+    }
+}
+
 fn pause(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1);
     FIRST_PAUSE
@@ -62,7 +88,7 @@ fn pause(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::converge::{Be, Unchanged};
+    use crate::converge::Be;
 
     fn at(seconds: u64) -> Boottime {
         Boottime::from_nanos(seconds * 1_000_000_000)
@@ -109,6 +135,22 @@ mod tests {
             "orders that alternate wait too"
         );
         assert_eq!(backoff.waits(at(301), &orders("b")), None);
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_looked_at_more_and_more_rarely_but_at_once_under_other_orders() {
+        let (mut held, mut now, mut pauses) = (Held::default(), 0, Vec::new());
+        let why = Unchanged::NotListed;
+        for _ in 0..5 {
+            held.found(at(now), &orders("a"), &why);
+            assert_eq!(held.still(at(now), &orders("b")), None);
+            let begun = now;
+            while held.still(at(now), &orders("a")) == Some(why.clone()) {
+                now += 1;
+            }
+            pauses.push(now - begun);
+        }
+        assert_eq!(pauses, [5, 10, 20, 30, 30]);
     }
 
     #[test]

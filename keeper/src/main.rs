@@ -85,6 +85,7 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
     let owned = Owned::load(&config.data_dir)?;
     let me = take_uid(&local, config.uid.as_deref())?;
     info!(uid = %me, "keeper uid");
+    owned.take_for(me.as_str())?;
     let sockets = PrivateDir::prepare(&config.data_dir)?;
     let boot = boot_uuid();
     let predecessors = match lock {

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::args::Config;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Held};
 use crate::collect::Collector;
 use crate::converge::{
     Asked, Be, Copy, Data, Down, Known, Line, Local, LocalRole, Orders, Plan, Reading, Seen, Server, Step, Target,
@@ -21,7 +21,7 @@ use crate::converge::{
 };
 use crate::local::LocalState;
 use crate::metrics::{Metrics, Role};
-use crate::postgres::aside::Cleared;
+use crate::postgres::aside::{self, Cleared};
 use crate::postgres::conf::{Minima, SlotNeeds};
 use crate::postgres::instance::{Instance, InstanceError, LocalRole as FileRole};
 use crate::postgres::owned::Owned;
@@ -102,6 +102,8 @@ pub struct Memory {
     upkeep: Upkeep,
     /// The copies that failed.
     backoff: Backoff,
+    /// What was in the way of the last one.
+    held: Held,
     /// Stored durations that count as others, as last reported.
     clamped: Vec<Clamped>,
 }
@@ -222,20 +224,32 @@ impl Engine {
                 }
                 Then::AskServer => pass.asked = Some(Box::pin(self.ask(&orders)).await),
                 Then::AskSource(from) => {
+                    #[expect(clippy::disallowed_methods, reason = "the pause between two looks ends here")]
+                    let now = Boottime::now();
+                    if let Some(why) = self.memory.held.still(now, &orders) {
+                        self.tell(&Line::Unchanged(why), &mut pass.lines);
+                        return outcome(Ended::Held, orders, &read);
+                    }
                     self.work_on(Some(&orders));
                     pass.copy = Some(Box::pin(self.ask_source(&from, &orders)).await);
                     self.work_on(None);
                 }
                 Then::Done => {
                     self.problems.set(Kind::Data, "copy", Vec::new());
+                    self.problems.set(Kind::Data, "step", Vec::new());
                     if let Be::Db(target) = &orders.be {
-                        self.complete(target).await;
+                        self.complete(target, matches!(pass.asked, Some(Asked::Answered(_))))
+                            .await;
                     }
                     return outcome(Ended::Done, orders, &read);
                 }
                 Then::Hold(why) => {
                     let problem = problem::problem(&why);
                     self.problems.set(Kind::Data, "copy", problem.into_iter().collect());
+                    if matches!(why, Unchanged::Obstacle(..)) {
+                        #[expect(clippy::disallowed_methods, reason = "the pause between two looks begins here")]
+                        self.memory.held.found(Boottime::now(), &orders, &why);
+                    }
                     return outcome(Ended::Held, orders, &read);
                 }
             }
@@ -312,6 +326,7 @@ impl Engine {
             } else {
                 Data::Absent
             },
+            unclaimed: None, // this judges only what dbstate names
         };
         let Some(own) = lost_to(checked, &self.me, &local) else {
             return orders;
@@ -394,6 +409,10 @@ impl Engine {
             cluster: self.local.cluster(),
             db: self.local.db(),
             data,
+            unclaimed: match self.local.db().uid.as_str() {
+                "" => aside::found_in(&self.instance.config().data, &self.owned)?,
+                _ => None,
+            },
         };
         let server = match self.instance.running().await? {
             None => Server::Down,
@@ -444,6 +463,13 @@ impl Engine {
             self.work_on(step.is_long().then_some(orders));
             let done = self.step(step, orders, read, pass).await;
             self.work_on(None);
+            if matches!(step, Step::ClearData(_) | Step::CopyFrom(..) | Step::Initdb(_)) {
+                let problem = done
+                    .as_ref()
+                    .err()
+                    .map(|failed| problem::failed(step, failed, &self.owned));
+                self.problems.set(Kind::Data, "step", problem.into_iter().collect());
+            }
             let Err(failed) = done else { continue };
             if let StepError::Configuration(cause) = &failed {
                 warn!(error = %Chain(cause), "postgres did not start, trying it with less of the configuration");
@@ -485,14 +511,16 @@ impl Engine {
     }
 
     #[expect(clippy::disallowed_methods, reason = "a metric carries the time at which it was set")]
-    async fn complete(&mut self, target: &Target) {
+    async fn complete(&mut self, target: &Target, answers: bool) {
         self.memory.said = None;
         if !self.local.db().initializing {
             let has_neighbour = target.peers.contains(&self.config.advertise_address);
             self.memory
                 .upkeep
-                .begin(&self.instance, &self.owned, has_neighbour)
+                .begin(&self.instance, &self.owned, has_neighbour, answers)
                 .await;
+            let problem = self.memory.upkeep.problem();
+            self.problems.set(Kind::Data, "upkeep", problem.into_iter().collect());
         }
         self.metrics.sync_success.set(unix_seconds(wall_clock()));
     }

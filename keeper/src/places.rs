@@ -11,8 +11,8 @@ pub struct Place {
     pub path: PathBuf,
     /// What a copy puts there.
     pub kind: PlaceKind,
-    /// The size of that on the source, in bytes.
-    pub bytes: u64,
+    /// The size of that on the source, in bytes; absent when it did not report it.
+    pub bytes: Option<u64>,
     /// What is there now.
     pub found: Found,
 }
@@ -26,6 +26,8 @@ pub struct Clear {
     pub bytes: Option<u64>,
     /// Where else it will write; what is there may be emptied.
     pub places: Vec<Place>,
+    /// The last attempt had no room, whatever was estimated.
+    pub lacked_room: bool,
 }
 
 /// What a copy puts into a directory.
@@ -53,8 +55,10 @@ pub struct Found {
     pub other_keeper: Option<PathBuf>,
     /// Another process that uses it: its name and process id.
     pub user: Option<(String, i32)>,
-    /// It is recorded as this keeper's, or PGDATA, which is whole, leads to it.
+    /// It is recorded as this keeper's, or PGDATA, which is not unfinished, leads to it.
     pub is_ours: bool,
+    /// This keeper's data were recorded there, and are gone with this file: is its file system mounted?
+    pub is_away: Option<PathBuf>,
 }
 
 /// Why a place may not be emptied.
@@ -75,6 +79,21 @@ pub enum Obstacle {
     },
     /// It is not known to be this keeper's.
     NotOurs,
+    /// A file system is mounted there.
+    Mounted,
+    /// Its file system has too little room for the new data, without the old ones as well.
+    NoRoom {
+        /** Bytes that are needed. */
+        needed: u64,
+        /** Bytes that there would be. */
+        free: u64,
+    },
+    /// What this keeper recorded there is gone with this file.
+    Away(PathBuf),
+    /// Nothing records whose the data there are.
+    Unclaimed,
+    /// Data lie there that were to be moved to this directory, where some lie as well.
+    MovedTwice(PathBuf),
 }
 
 impl fmt::Display for Obstacle {
@@ -85,6 +104,22 @@ impl fmt::Display for Obstacle {
             Self::OtherKeeper(dir) => write!(f, "the keeper of {} uses the same directory", dir.display()),
             Self::InUse { program, pid } => write!(f, "process {pid} ({program}) uses it"),
             Self::NotOurs => f.write_str("what is there is not known to be this keeper's"),
+            Self::Mounted => f.write_str("a file system is mounted there"),
+            Self::NoRoom { needed, free } => write!(
+                f,
+                "a copy takes {needed} bytes on its file system, which has {free}, even without the old data"
+            ),
+            Self::Away(marker) => write!(
+                f,
+                "this keeper's data there are gone with the file {}; its file system may not be mounted",
+                marker.display()
+            ),
+            Self::Unclaimed => f.write_str("it is not known whose data these are: dbstate names none"),
+            Self::MovedTwice(to) => write!(
+                f,
+                "its data were moved to {} before, and others lie there now",
+                to.display()
+            ),
         }
     }
 }
@@ -93,13 +128,21 @@ impl Obstacle {
     /// What an operator can do about it.
     pub const fn remedy(&self) -> &'static str {
         match self {
-            Self::Unusable(_) => "create it, writable by the user that runs the keeper",
+            Self::Unusable(_) => {
+                "mount its file system, or, if what was there is lost for good, create it, writable by the user that runs \
+                 the keeper"
+            }
             Self::TheSource => "run this keeper on another host, or drop the tablespace",
             Self::OtherKeeper(_) => {
                 "run one of them on another host; if that keeper is gone for good, remove its stolon-*.owner file there"
             }
             Self::InUse { .. } => "end that process",
             Self::NotOurs => "if nobody needs it, move it away or remove it",
+            Self::Mounted => "make it a link to a directory of that file system",
+            Self::NoRoom { .. } => "free space on that file system, or make it larger",
+            Self::Away(_) => "mount it; if what was there is lost for good, create that file, empty",
+            Self::Unclaimed => "put dbstate back, or move the data away",
+            Self::MovedTwice(_) => "move one of the two away",
         }
     }
 }
@@ -112,14 +155,18 @@ pub fn judge(found: &Found) -> Result<(), Obstacle> {
     if let Some(why) = &found.unusable {
         return Err(Obstacle::Unusable(why.clone()));
     }
+    if let Some(marker) = &found.is_away {
+        return Err(Obstacle::Away(marker.clone()));
+    }
     if found.is_the_source_s {
         return Err(Obstacle::TheSource);
     }
-    if !found.holds_data {
-        return Ok(());
-    }
+    // Its copy may be under way, or its data aside.
     if let Some(dir) = &found.other_keeper {
         return Err(Obstacle::OtherKeeper(dir.clone()));
+    }
+    if !found.holds_data {
+        return Ok(());
     }
     if let Some((program, pid)) = &found.user {
         return Err(Obstacle::InUse {

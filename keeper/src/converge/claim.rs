@@ -78,6 +78,7 @@ mod tests {
             cluster: cluster.into(),
             db,
             data,
+            unclaimed: None,
         }
     }
 

@@ -1,8 +1,10 @@
 //! A db uid that is not the local one: the instance is built again as the init mode says (keeper 5, 6).
 
+use std::path::PathBuf;
+
 use control::model::DbInitMode;
 
-use crate::places::{Clear, obstacle};
+use crate::places::{Clear, Obstacle, obstacle};
 
 use crate::converge::{
     Data, Diverged, Line, LocalDb, Plan, Seen, Server, Sets, StartAs, Step, Target, TargetRole, Then, Unchanged,
@@ -40,11 +42,20 @@ fn begun(target: &Target) -> Step {
     })
 }
 
+/// Data of unknown origin are not removed.
+fn unclaimed(seen: &Seen<'_>) -> Option<(PathBuf, Obstacle)> {
+    let found = seen.local.unclaimed.clone()?;
+    Some((found, Obstacle::Unclaimed))
+}
+
 /// More than what initdb makes.
 const NEW_BYTES: u64 = 256 << 20;
 
 /// An empty database cluster (keeper 5.1, N1 to N8).
 fn new(seen: &Seen<'_>, target: &Target) -> Plan {
+    if let Some((path, obstacle)) = unclaimed(seen) {
+        return Plan::hold(Unchanged::Obstacle(path, obstacle));
+    }
     let sets = seen.sets.cloned().unwrap_or_default();
     let mut steps = vec![Step::Tell(Line::Initializing), begun(target)];
     if *seen.server != Server::Down {
@@ -55,6 +66,7 @@ fn new(seen: &Seen<'_>, target: &Target) -> Plan {
             db: target.db.to_string(),
             bytes: Some(NEW_BYTES),
             places: Vec::new(),
+            lacked_room: false,
         }),
         Step::Initdb(target.spec.new_config.clone().unwrap_or_default()),
         Step::StartTemporarily(sets),
@@ -126,13 +138,17 @@ fn resync(seen: &Seen<'_>, target: &Target) -> Plan {
             ]);
         }
         Err(why) => {
-            if let Some((path, obstacle)) = obstacle(&copy.places) {
+            let in_the_way = unclaimed(seen)
+                .or_else(|| obstacle(&copy.places))
+                .or_else(|| copy.shortage.clone());
+            if let Some((path, obstacle)) = in_the_way {
                 return Plan::hold(Unchanged::Obstacle(path, obstacle));
             }
             let clear = Clear {
                 db: target.db.to_string(),
                 bytes: copy.bytes,
                 places: copy.places.clone(),
+                lacked_room: seen.known.lacked_room,
             };
             steps.extend([
                 begun(target),

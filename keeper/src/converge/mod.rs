@@ -107,6 +107,7 @@ fn discard_half_made(seen: &Seen<'_>, target: &Target) -> Option<Plan> {
         db: db.uid.to_string(),
         bytes: Some(0), // nothing takes their place
         places: Vec::new(),
+        lacked_room: false,
     }));
     steps.push(Step::SaveDb(LocalDb::default()));
     Some(Plan {

@@ -1,12 +1,13 @@
 //! What a plan is made from: the orders, the local state and what the server says, taken together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use control::model::{ClusterUid, DbUid};
 
 use crate::converge::{End, Orders, Source, Turn, Upstream};
-use crate::places::Place;
+use crate::places::{Obstacle, Place};
 
 /// Everything that a plan is made from.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +35,8 @@ pub struct Local {
     pub db: LocalDb,
     /// What PGDATA is.
     pub data: Data,
+    /// Something in PGDATA that no `dbstate` claims, and that this keeper is not making.
+    pub unclaimed: Option<PathBuf>,
 }
 
 /// What `dbstate` says (keeper 2.3), but for the parameters read at initialisation, which plans do not look at.
@@ -124,6 +127,8 @@ pub struct Known {
     pub kept_in_vain: Option<DbUid>,
     /// The db that the published info calls stopped.
     pub said_stopped: Option<DbUid>,
+    /// The last copy ended for want of room.
+    pub lacked_room: bool,
     /// Why no copy is begun now.
     pub copy_waits: Option<CopyPause>,
 }
@@ -146,6 +151,9 @@ pub struct Copy {
     pub source: Source,
     /// Where a copy would write outside PGDATA, and what was found there.
     pub places: Vec<Place>,
-    /// Size of the source's PGDATA with its WAL, in bytes; absent when it did not report it.
+    /// Size of the source's PGDATA in bytes, with its WAL unless that has a place of its own; absent when it did not
+    /// report it.
     pub bytes: Option<u64>,
+    /// The file system that has no room for a copy, even without the old data.
+    pub shortage: Option<(PathBuf, Obstacle)>,
 }

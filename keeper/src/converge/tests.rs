@@ -8,7 +8,7 @@ use control::model::{
 };
 
 use super::*;
-use crate::places::{Found, Place, PlaceKind};
+use crate::places::{Found, Obstacle, Place, PlaceKind};
 
 const ME: &str = "k1";
 const BOOT: &str = "boot1";
@@ -28,6 +28,7 @@ struct World {
     own_end: Option<End>,
     source: Source,
     places: Vec<Place>,
+    shortage: Option<(std::path::PathBuf, Obstacle)>,
     fails: Vec<&'static str>,
     trace: Vec<String>,
     lines: Vec<Line>,
@@ -84,6 +85,7 @@ fn world() -> World {
                 initializing: false,
             },
             data: Data::Present(LocalRole::Master),
+            unclaimed: None,
         },
         running: true,
         answers: true,
@@ -108,6 +110,7 @@ fn world() -> World {
             oldest_segment: Some("000000010000000000000001".into()),
         },
         places: Vec::new(),
+        shortage: None,
         fails: Vec::new(),
         trace: Vec::new(),
         lines: Vec::new(),
@@ -307,6 +310,7 @@ impl World {
                         source: self.source.clone(),
                         places: self.places.clone(),
                         bytes: None,
+                        shortage: self.shortage.clone(),
                     });
                 }
                 Then::Done => {
@@ -734,7 +738,7 @@ fn a_place_that_is_not_ours_alone_stops_the_copy_before_anything_is_marked() {
         kind: PlaceKind::Tablespace {
             directory: "PG_15_202209061".into(),
         },
-        bytes: 0,
+        bytes: Some(0),
         found: Found {
             holds_data: true,
             is_ours: true,
@@ -750,6 +754,32 @@ fn a_place_that_is_not_ours_alone_stops_the_copy_before_anything_is_marked() {
     assert!(kept.contains("mark standby"), "{kept}");
     world.places[0].found.is_the_source_s = false;
     assert!(world.pass().contains("clear; copy B"), "{:?}", world.trace);
+}
+
+#[test]
+fn a_file_system_too_small_for_the_copy_holds_it_before_anything_is_removed() {
+    let mut world = world()
+        .standby()
+        .replaced_by_a2(DbInitMode::Resync)
+        .ends(EndState::Unclean, 0x300_0000);
+    world.shortage = Some(("/d".into(), Obstacle::NoRoom { needed: 9, free: 6 }));
+    let before = world.local.clone();
+    let held = "hold Obstacle(\"/d\", NoRoom { needed: 9, free: 6 })";
+    assert_eq!(world.pass(), format!("ask B; {held}"));
+    assert_eq!(world.local, before);
+}
+
+#[test]
+fn data_that_no_dbstate_claims_are_not_removed() {
+    let held = "hold Obstacle(\"/d/x\", Unclaimed)";
+    let unclaimed = |mut world: World| {
+        world.local.unclaimed = Some("/d/x".into());
+        world.local.data = Data::Absent;
+        world.local_db("", false).stopped()
+    };
+    let resync = world().standby().replaced_by_a2(DbInitMode::Resync);
+    check(unclaimed(resync), &format!("ask B; {held}"));
+    check(unclaimed(world().replaced_by_a2(DbInitMode::New)), held);
 }
 
 #[test]

@@ -89,18 +89,18 @@ impl Engine {
             Be::Db(target) => target.recorded.clone(),
             _ => Recorded::default(),
         };
-        let (source, places, bytes) = loop {
+        let (source, needs) = loop {
             match self.source(from) {
                 Ok(source) => match source.ask(&slot).await {
                     Ok(told) => {
                         let found = found(&told);
                         // Another instance than ours may never have the slot; what that means the plan decides.
                         if judge_source(&recorded, &found).is_err() {
-                            break (found, Vec::new(), None);
+                            break (found, None);
                         }
                         if told.has_slot {
-                            match self.places(&source).await {
-                                Ok((places, bytes)) => break (found, places, bytes),
+                            match self.needs(&source).await {
+                                Ok(needs) => break (found, Some(needs)),
                                 Err(error) => say(Chain(&error).to_string()),
                             }
                             sleep(SOURCE_AWAY_POLL).await;
@@ -116,11 +116,22 @@ impl Engine {
             }
             sleep(SOURCE_AWAY_POLL).await;
         };
-        Copy {
-            own: self.own_end().await,
-            source,
-            places,
-            bytes,
+        let own = self.own_end().await;
+        match needs {
+            Some(needs) => Copy {
+                own,
+                source,
+                places: needs.places,
+                bytes: needs.bytes,
+                shortage: needs.shortage,
+            },
+            None => Copy {
+                own,
+                source,
+                places: Vec::new(),
+                bytes: None,
+                shortage: None,
+            },
         }
     }
 

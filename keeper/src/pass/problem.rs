@@ -1,8 +1,13 @@
 //! Why the data of a standby are not made, as an operator reads it.
 
 use control::model::Problem;
+use control::telemetry::Chain;
 
-use crate::converge::{CopyPause, Unchanged};
+use crate::converge::{CopyPause, Step, Unchanged};
+use crate::pass::steps::{StepError, failure};
+use crate::postgres::aside::ClearError;
+use crate::postgres::instance::InstanceError;
+use crate::postgres::owned::Owned;
 use crate::problems::Kind;
 
 /// The problem of a pass that was held; `None` where nothing is to be fixed, or the log says it in the reference's
@@ -17,7 +22,7 @@ pub(super) fn problem(why: &Unchanged) -> Option<Problem> {
             why.remedy(),
         ),
         Unchanged::Obstacle(directory, why) => (
-            format!("no copy is made, for it would empty {}: {why}", directory.display()),
+            format!("no new data are made, because of {}: {why}", directory.display()),
             why.remedy(),
         ),
         Unchanged::CopyFailed(CopyPause { failures, pause }) => (
@@ -27,4 +32,20 @@ pub(super) fn problem(why: &Unchanged) -> Option<Problem> {
         _ => return None,
     };
     Some(Kind::Data.problem(&text, remedy))
+}
+
+/// The problem of a step that makes or clears data and has failed.
+pub(super) fn failed(step: &Step, failed: &StepError, owned: &Owned) -> Problem {
+    if let StepError::Instance(InstanceError::Clear(ClearError::Obstacle { path, obstacle })) = failed {
+        let text = format!("no new data are made, because of {}: {obstacle}", path.display());
+        return Kind::Data.problem(&text, obstacle.remedy());
+    }
+    let remedy = match owned.record().old {
+        Some(old) => format!(
+            "mend what is named; the old data are kept in {} until new ones are complete",
+            old.directory.display()
+        ),
+        None => "mend what is named; the next attempt is made by itself".to_owned(),
+    };
+    Kind::Data.problem(&format!("{}: {}", failure(step), Chain(failed)), &remedy)
 }

@@ -12,6 +12,7 @@ use tracing::info;
 
 use crate::converge::{self, Be, Orders, Plan, Sets, SlotChange, StartAs, Step, Upstream};
 use crate::pass::look::{address, slot_of, stopped};
+use crate::pass::upkeep::END_LIMIT;
 use crate::pass::{Engine, Pass, Read, reading};
 use crate::places::{Clear, Place};
 use crate::postgres::aside::Cleared;
@@ -59,6 +60,12 @@ pub(super) enum StepError {
     /// The server ended instead of starting, and a part of its configuration may be the reason.
     #[error("the configuration kept the instance from starting")]
     Configuration(#[source] InstanceError),
+    /// What followed the last complete pass still goes on.
+    #[error(
+        "looking at the tablespaces, or removing old data, has not ended within {0:?}: it is waited for; a file system \
+         may not answer"
+    )]
+    Busy(Duration),
     /// The old data are not streamed into.
     #[error("the instance does not stream from the followed db within {0:?}")]
     DoesNotStream(Duration),
@@ -122,7 +129,14 @@ impl Engine {
                 self.collector.look();
             }
             Step::SayStopped(db) => self.say_stopped(db).await?,
-            Step::ClearData(clear) => self.clear_data(clear).await?,
+            Step::ClearData(clear) => {
+                if let Err(failed) = self.clear_data(clear).await {
+                    if !matches!(failed, StepError::Busy(_)) {
+                        self.note_failed_copy(orders);
+                    }
+                    return Err(failed);
+                }
+            }
             Step::Initdb(config) => {
                 let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
                 let new = initdb::New {
@@ -159,6 +173,8 @@ impl Engine {
             Step::CopyFrom(from, places) => {
                 if let Err(failed) = self.copy_from(from, places, orders).await {
                     self.note_failed_copy(orders);
+                    // strerror(ENOSPC), as PostgreSQL's programs and the system write it.
+                    self.memory.known.lacked_room |= Chain(&failed).to_string().contains("No space left on device");
                     return Err(failed);
                 }
             }
@@ -222,6 +238,7 @@ impl Engine {
                 self.local.save_db(db)?;
                 self.memory.known.complete = None;
                 self.memory.known.kept_in_vain = None;
+                self.memory.known.lacked_room = false;
                 self.memory.backoff.succeeded();
                 self.collector.look();
             }
@@ -342,7 +359,9 @@ impl Engine {
 
     /// A removal goes on when its pass is given up; the next pass waits for it.
     async fn clear_data(&mut self, clear: &Clear) -> Result<(), StepError> {
-        self.memory.upkeep.end(false).await;
+        if !self.memory.upkeep.end(false).await {
+            return Err(StepError::Busy(END_LIMIT));
+        }
         let (instance, owned, clear) = (Arc::clone(&self.instance), Arc::clone(&self.owned), clear.clone());
         let removal = self.memory.removal.insert(tokio::task::spawn_local(async move {
             instance.clear_data(owned, clear).await

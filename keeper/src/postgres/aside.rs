@@ -1,104 +1,188 @@
-//! Old data until the new are complete: PGDATA, with its tablespaces and WAL, is moved aside where there is room for
-//! both, and removed once the new data are recorded as complete. At most one set of old data is kept.
+//! Old data until the new are complete: PGDATA, with its tablespaces and WAL, is moved aside, and removed once the new
+//! server has answered, or before the new data are made where there is no room for both. At most one set is kept.
 //!
-//! Each step is recorded before it is done, so that the next start, after a crash at any point, goes on from there.
+//! What PGDATA holds is recorded, never guessed: while new data are made they lie in a directory of their own below
+//! PGDATA (`build`), so that this directory means that PGDATA is unfinished; and as long as an old set is kept, the data
+//! that replace it have not answered yet. Each step is recorded before it is done, so that the next start, after a
+//! crash at any point, goes on from there.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
-use crate::places::{Clear, PlaceKind, judge};
-use crate::postgres::files::{self, FileError};
-use crate::postgres::owned::{NEW, Old, Owned, Space, random_name};
+use crate::places::{Clear, Obstacle, PlaceKind, judge};
+use crate::postgres::files::FileError;
+use crate::postgres::owned::{NEW, Old, OldState, Owned, Space, random_name};
+use crate::postgres::room::{self, Freed, Room, Shortage};
 use crate::postgres::survey::{self, is_of_wal};
 use crate::postgres::trees;
 
 /// What became of the old data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cleared {
-    /// There were none that are whole; what was half made is removed.
-    NothingWhole,
-    /// They are kept here until the new data are complete.
+    /// There were none in PGDATA; what was unfinished is removed.
+    Nothing,
+    /// They are kept here until the new server has answered.
     SetAside(PathBuf),
     /// There was no room for both.
     Removed,
 }
 
-/// Too little room for old and new data.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Shortage {
-    path: PathBuf,
-    needed: u64,
-    free: u64,
+/// Why the way was not cleared.
+#[derive(Debug, thiserror::Error)]
+pub enum ClearError {
+    /// A file or directory could not be moved or removed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Something is in the way that an operator has to see to.
+    #[error("{} stays as it is: {obstacle}; {}", path.display(), obstacle.remedy())]
+    Obstacle {
+        /// Where.
+        path: PathBuf,
+        /// What.
+        obstacle: Obstacle,
+    },
 }
 
-/// Moves whole data aside or removes them, and removes what is half made. No server may run, and the caller has
-/// recorded that the data are being made again (keeper I4).
-pub fn clear(data: &Path, owned: &Owned, clear: &Clear) -> Result<Cleared, FileError> {
+impl ClearError {
+    fn at(path: impl Into<PathBuf>, obstacle: Obstacle) -> Self {
+        let path = path.into();
+        Self::Obstacle { path, obstacle }
+    }
+}
+
+/// Moves old data aside, removes what is unfinished, and removes old data where there is no room for both. No server may
+/// run, and the caller has recorded that the data are being made again (keeper I4).
+pub fn clear(data: &Path, owned: &Owned, clear: &Clear) -> Result<Cleared, ClearError> {
     if let Some(mounted) = trees::mounted_below(data)? {
-        let why = "a file system is mounted there: make it a link to a directory of that file system";
-        return Err(FileError::new("move or remove", mounted)(std::io::Error::other(why)));
+        return Err(ClearError::at(mounted, Obstacle::Mounted));
     }
-    finish_moving(data, owned)?;
-    let is_whole = files::is_initialised(data)?;
-    // Old data that were set aside for this db are older than what lies in PGDATA, which is a copy that broke off.
-    let is_of_this = owned.record().old.is_some_and(|old| old.db == clear.db);
-    let own = own_places(data, owned, clear)?;
-    let mut cleared = Cleared::NothingWhole;
-    if is_whole && !is_of_this {
-        drop_old(owned)?;
-        match shortage(data, clear)? {
-            None => {
-                let directory = set_aside(data, owned, clear, &own)?;
-                return Ok(Cleared::SetAside(directory));
-            }
-            Some(Shortage { path, needed, free }) => {
-                warn!(path = %path.display(), needed, free, "no room to keep the old data until the new are complete, removing them first");
-                cleared = Cleared::Removed;
-            }
-        }
+    go_on(data, owned)?;
+    forget_missing(data, owned)?;
+    let spaces = own_spaces(data, owned, clear)?;
+    remove_made_elsewhere(data, owned, clear)?;
+    let mut cleared = Cleared::Nothing;
+    if owned.record().old.is_none() && found_in(data, owned)?.is_some() {
+        cleared = Cleared::SetAside(set_aside(data, owned, clear, &spaces)?);
+    } else {
+        remove(data, owned, &spaces)?;
     }
-    remove(data, owned, &own)?;
-    for place in &clear.places {
-        trees::remove(&place.path.join(owned.name(NEW)))?;
+    match make_room(data, owned, clear)? {
+        true => Ok(Cleared::Removed),
+        false => Ok(cleared),
     }
-    if owned.record().old.is_some()
-        && let Some(Shortage { path, needed, free }) = shortage(data, clear)?
-    {
-        warn!(path = %path.display(), needed, free, "no room any more to keep the old data until the new are complete, removing them");
-        drop_old(owned)?;
-        cleared = Cleared::Removed;
-    }
-    Ok(cleared)
 }
 
-/// Removes what was set aside, once the new data are recorded as complete.
+/// Removes what was set aside, once the new server has answered.
 pub fn drop_old(owned: &Owned) -> Result<(), FileError> {
     let Some(old) = owned.record().old else { return Ok(()) };
-    if !old.is_complete {
-        return Ok(());
-    }
+    let mark = match old.state {
+        OldState::Moving => return Ok(()),
+        OldState::Kept(mark) | OldState::Dropping(mark) => mark,
+    };
+    // From here on PGDATA is what counts, whatever is left of the old data.
+    owned.change(|record| {
+        if let Some(old) = &mut record.old {
+            old.state = OldState::Dropping(mark);
+        }
+    })?;
     info!(directory = %old.directory.display(), "removing the old data");
     for space in &old.tablespaces {
         if trees::mark(&space.path())? == Some(space.mark) {
-            trees::remove(&space.path())?;
+            remove_durably(&space.path())?;
+        } else if space.path().exists() {
+            warn!(directory = %space.path().display(), "not the tablespace that was set aside, leaving it as it is");
         }
     }
     if let Some(wal) = &old.wal {
-        trees::remove(&wal.join(owned.name(OLD)))?;
+        remove_durably(&wal.join(owned.name(OLD)))?;
     }
-    // A directory that was put in its place meanwhile is not ours.
-    if old.by_entries || trees::mark(&old.directory)? == Some(old.mark) {
-        trees::remove(&old.directory)?;
+    // A directory that was put in its place meanwhile, or that of the keeper whose directory this is a copy of, is not
+    // ours.
+    if trees::mark(&old.directory)? == Some(mark) && owned.is_within(&old.directory) {
+        remove_durably(&old.directory)?;
+    } else if old.directory.exists() {
+        warn!(directory = %old.directory.display(), "not the data that were set aside, leaving them as they are");
     }
     owned.change(|record| record.old = None)
 }
 
 const OLD: &str = "old";
 
+fn remove_durably(path: &Path) -> Result<(), FileError> {
+    trees::remove(path)?;
+    match path.parent().filter(|parent| parent.is_dir()) {
+        Some(parent) => trees::sync(parent),
+        None => Ok(()),
+    }
+}
+
+/// Goes on with what was begun before an interruption.
+fn go_on(data: &Path, owned: &Owned) -> Result<(), ClearError> {
+    match owned.record().old.map(|old| old.state) {
+        Some(OldState::Moving) => finish_moving(data, owned),
+        Some(OldState::Dropping(_)) => Ok(drop_old(owned)?),
+        Some(OldState::Kept(_)) | None => Ok(()),
+    }
+}
+
+/// Old data count only as long as they are where they were put.
+fn forget_missing(data: &Path, owned: &Owned) -> Result<(), FileError> {
+    let Some(old) = owned.record().old else { return Ok(()) };
+    let OldState::Kept(mark) = old.state else { return Ok(()) };
+    if trees::mark(&old.directory)? == Some(mark) && !trees::entries(&old.directory)?.is_empty() {
+        return Ok(());
+    }
+    let directory = old.directory.display();
+    if trees::mark(data)? == Some(mark) {
+        info!(%directory, "the old data were put back");
+        put_back_the_rest(data, owned, &old)?;
+    } else {
+        warn!(%directory, "the old data are not there any more, or were copied there: what is there is left as it is");
+    }
+    owned.change(|record| record.old = None)
+}
+
+/// Tablespaces and WAL of old data whose PGDATA was put back.
+fn put_back_the_rest(data: &Path, owned: &Owned, old: &Old) -> Result<(), FileError> {
+    if let Some(directory) = survey::version_directory(data)? {
+        for space in &old.tablespaces {
+            let to = space.location.join(&directory);
+            if trees::mark(&space.path())? == Some(space.mark) && trees::mark(&to)?.is_none() {
+                trees::rename(&space.path(), &to)?;
+            }
+        }
+    }
+    let Some(wal) = &old.wal else { return Ok(()) };
+    let from = wal.join(owned.name(OLD));
+    let has_wal = |entry: &PathBuf| entry.file_name().is_some_and(is_of_wal);
+    if from.is_dir() && !trees::entries(wal)?.iter().any(has_wal) {
+        trees::move_entries(&from, wal, |_| true)?;
+        trees::remove(&from)?;
+    }
+    Ok(())
+}
+
+/// Something in PGDATA that this keeper is not making: whose it is, `dbstate` has to say.
+pub fn found_in(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
+    let is_unfinished = trees::mark(&data.join(owned.name(NEW)))?.is_some();
+    Ok(content(data, owned)?.filter(|_| !is_unfinished))
+}
+
+/// What PGDATA holds besides what was set aside in it, or is being made; the first such entry.
+pub(crate) fn content(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
+    let new = owned.name(NEW);
+    let mut entries = trees::entries(data)?.into_iter();
+    Ok(entries.find(|entry| {
+        let name = entry.file_name().unwrap_or_default();
+        is_moved(name, owned) && name != &*new
+    }))
+}
+
 /// The tablespaces that go with the old data: the places of the new ones, and others that are provably ours.
-fn own_places(data: &Path, owned: &Owned, clear: &Clear) -> Result<Vec<Space>, FileError> {
+fn own_spaces(data: &Path, owned: &Owned, clear: &Clear) -> Result<Vec<Space>, ClearError> {
     let mut spaces = Vec::new();
     for place in survey::own_places(data, owned)? {
         let PlaceKind::Tablespace { directory } = &place.kind else {
@@ -116,47 +200,62 @@ fn own_places(data: &Path, owned: &Owned, clear: &Clear) -> Result<Vec<Space>, F
             (Err(why), _) if !is_wanted => {
                 warn!(directory = %path.display(), %why, "leaving a tablespace directory as it is");
             }
-            (Err(why), _) => {
-                return Err(FileError::new("empty", path)(std::io::Error::other(why.to_string())));
-            }
+            (Err(obstacle), _) => return Err(ClearError::at(path, obstacle)),
         }
     }
     Ok(spaces)
 }
 
-/// What the new data need beside the old ones, by file system; a tenth more, because sizes are estimates.
-fn shortage(data: &Path, clear: &Clear) -> Result<Option<Shortage>, FileError> {
-    let in_data = clear.bytes.unwrap_or_else(|| trees::size(data));
-    let mut demands = vec![(data.to_owned(), in_data)];
-    demands.extend(clear.places.iter().map(|place| (place.path.clone(), place.bytes)));
-    let demands = demands.into_iter().map(|(path, bytes)| {
-        let (device, free) = trees::room(&path)?;
-        Ok((device, path, bytes, free))
-    });
-    Ok(first_shortage(&demands.collect::<Result<Vec<_>, FileError>>()?))
-}
-
-/// The first file system that has not room for what will be written to it: device, path, bytes needed, bytes free.
-fn first_shortage(demands: &[(u64, PathBuf, u64, u64)]) -> Option<Shortage> {
-    demands.iter().find_map(|(device, path, _, free)| {
-        let on_it = demands.iter().filter(|(other, ..)| other == device);
-        let bytes = on_it.fold(0_u64, |sum, (_, _, bytes, _)| sum.saturating_add(*bytes));
-        let needed = bytes.saturating_add(bytes / 10).saturating_add(RESERVE_BYTES);
-        (needed > *free).then(|| Shortage {
-            path: path.clone(),
-            needed,
-            free: *free,
-        })
+/// The file system that has no room for new data, even when everything of ours that they replace is removed.
+pub fn shortage(data: &Path, owned: &Owned, clear: &Clear) -> Result<Option<(PathBuf, Obstacle)>, FileError> {
+    let mut spaces = survey::own_spaces(data, owned)?;
+    let wal = survey::own_wal(data, owned)?;
+    let mut freed = Freed::default();
+    if let Some(old) = owned.record().old {
+        spaces.extend(old.tablespaces);
+        // By entries it lies in PGDATA.
+        if !old.by_entries {
+            freed.add(&old.directory)?;
+        }
+    }
+    for path in spaces.iter().map(Space::path).chain(wal).chain([data.to_owned()]) {
+        freed.add(&path)?;
+    }
+    Ok(match room::look(data, clear, &freed)? {
+        Room::TooLittle(Shortage { path, needed, free }) => Some((path, Obstacle::NoRoom { needed, free })),
+        Room::ForBoth | Room::InsteadOfOld(_) => None,
     })
 }
 
-/// WAL that is written while a copy is under way, at least.
-const RESERVE_BYTES: u64 = 64 << 20;
+/// Whether old data were removed to make room. Nothing is removed where that does not help.
+fn make_room(data: &Path, owned: &Owned, clear: &Clear) -> Result<bool, ClearError> {
+    let old = owned.record().old;
+    let mut freed = Freed::default();
+    if let Some(old) = &old {
+        let wal = old.wal.iter().map(|wal| wal.join(owned.name(OLD)));
+        let spaces = old.tablespaces.iter().map(Space::path);
+        for path in spaces.chain(wal).chain([old.directory.clone()]) {
+            freed.add(&path)?;
+        }
+    }
+    match room::look(data, clear, &freed)? {
+        Room::ForBoth => Ok(false),
+        Room::InsteadOfOld(short) => {
+            warn!(
+                path = %short.path.display(), needed = short.needed, free = short.free,
+                "no room to keep the old data until the new are complete, removing them first"
+            );
+            drop_old(owned)?;
+            Ok(true)
+        }
+        Room::TooLittle(short) => {
+            let (needed, free) = (short.needed, short.free);
+            Err(ClearError::at(short.path, Obstacle::NoRoom { needed, free }))
+        }
+    }
+}
 
-fn set_aside(data: &Path, owned: &Owned, clear: &Clear, spaces: &[Space]) -> Result<PathBuf, FileError> {
-    let Some(mark) = trees::mark(data)? else {
-        return Err(FileError::new("look at", data)(std::io::ErrorKind::NotFound.into()));
-    };
+fn set_aside(data: &Path, owned: &Owned, clear: &Clear, spaces: &[Space]) -> Result<PathBuf, ClearError> {
     let by_entries = !trees::is_movable(data);
     let directory = if by_entries {
         data.join(owned.name(OLD))
@@ -169,32 +268,27 @@ fn set_aside(data: &Path, owned: &Owned, clear: &Clear, spaces: &[Space]) -> Res
         // What an earlier set left, if anything: its name is this keeper's alone.
         trees::remove(&space.location.join(owned.name(OLD)))?;
     }
-    let wal = survey::wal_of(data, owned)?;
+    let wal = survey::own_wal(data, owned)?;
     if let Some(wal) = &wal {
         trees::remove(&wal.join(owned.name(OLD)))?;
     }
     let old = Old {
         db: clear.db.clone(),
-        directory: directory.clone(),
+        directory,
         by_entries,
-        is_complete: false,
-        mark,
+        state: OldState::Moving,
         tablespaces: spaces.to_vec(),
         wal,
     };
-    owned.change(|record| {
-        record.wal.clone_from(&old.wal);
-        record.old = Some(old);
-    })?;
+    survey::record_wal(owned, survey::wal_of(data, owned)?.as_deref())?;
+    owned.change(|record| record.old = Some(old))?;
     finish_moving(data, owned)?;
-    Ok(directory)
+    Ok(owned.record().old.map(|old| old.directory).unwrap_or_default())
 }
 
 /// Moves what of the recorded old data is not moved yet.
-fn finish_moving(data: &Path, owned: &Owned) -> Result<(), FileError> {
-    let Some(old) = owned.record().old.filter(|old| !old.is_complete) else {
-        return Ok(());
-    };
+fn finish_moving(data: &Path, owned: &Owned) -> Result<(), ClearError> {
+    let Some(old) = owned.record().old else { return Ok(()) };
     let aside = owned.name(OLD);
     let mut moved = Vec::new();
     for space in &old.tablespaces {
@@ -214,30 +308,32 @@ fn finish_moving(data: &Path, owned: &Owned) -> Result<(), FileError> {
         trees::move_entries(wal, &wal.join(&aside), is_of_wal)?;
     }
     let old = move_data(data, owned, old)?;
+    let mark = trees::mark(&old.directory)?;
     owned.change(|record| {
         record
             .tablespaces
             .retain(|space| moved.iter().all(|moved| moved.mark != space.mark));
-        record.old = Some(Old {
-            is_complete: true,
+        record.old = mark.map(|mark| Old {
+            state: OldState::Kept(mark),
             tablespaces: moved,
             ..old
         });
-    })
+    })?;
+    Ok(())
 }
 
-fn move_data(data: &Path, owned: &Owned, old: Old) -> Result<Old, FileError> {
-    if trees::mark(data)? != Some(old.mark) {
-        return Ok(old); // moved before the interruption
-    }
+/// Moves PGDATA. Nothing new is written there before the move is recorded as done, so that what is there, is old.
+fn move_data(data: &Path, owned: &Owned, old: Old) -> Result<Old, ClearError> {
     if !old.by_entries {
+        if trees::mark(&old.directory)?.is_some() {
+            if content(data, owned)?.is_some() {
+                return Err(ClearError::at(data, Obstacle::MovedTwice(old.directory)));
+            }
+            return Ok(old); // moved before the interruption
+        }
         match trees::rename(data, &old.directory) {
-            Err(busy)
-                if matches!(
-                    busy.kind(),
-                    std::io::ErrorKind::ResourceBusy | std::io::ErrorKind::CrossesDevices
-                ) => {}
-            moved => return moved.map(|()| old),
+            Err(busy) if matches!(busy.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices) => {}
+            moved => return Ok(moved.map(|()| old)?),
         }
     }
     // A mount point that its device does not show, such as a bind mount, ends here as well.
@@ -257,33 +353,49 @@ fn is_moved(name: &OsStr, owned: &Owned) -> bool {
     name != crate::postgres::layout::LOST_FOUND && name.to_string_lossy() != owned.name(OLD)
 }
 
-/// Removes PGDATA's content and what belongs to it elsewhere, but not what was set aside.
+/// Removes the directories outside PGDATA in which an attempt that broke off was made.
+fn remove_made_elsewhere(data: &Path, owned: &Owned, clear: &Clear) -> Result<(), FileError> {
+    let new = owned.name(NEW);
+    let places = clear.places.iter().map(|place| place.path.join(&new));
+    for made in owned.record().making.into_iter().chain(places) {
+        if made != data.join(&new) {
+            trees::remove(&made)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what was made and never answered, here and elsewhere, but not what was set aside. The directory that shows
+/// that it is unfinished goes last.
 fn remove(data: &Path, owned: &Owned, spaces: &[Space]) -> Result<(), FileError> {
-    let wal = survey::wal_of(data, owned)?;
-    owned.change(|record| record.wal.clone_from(&wal))?;
+    let new = owned.name(NEW);
+    let wal = survey::own_wal(data, owned)?;
+    survey::record_wal(owned, survey::wal_of(data, owned)?.as_deref())?;
     for space in spaces {
         trees::remove(&space.path())?;
     }
     owned.change(|record| record.tablespaces.retain(|space| !spaces.contains(space)))?;
     if let Some(wal) = wal.filter(|wal| wal.is_dir()) {
-        trees::remove_entries(&wal, |name| is_of_wal(name) || name == &*owned.name(NEW))?;
+        trees::remove_entries(&wal, |name| is_of_wal(name) || name == &*new)?;
     }
-    remove_data(data, |name| name.to_string_lossy() != owned.name(OLD))
+    trees::remove_entries(data, |name| is_moved(name, owned) && name != &*new)?;
+    trees::remove(&data.join(&new))?;
+    owned.change(|record| record.making.clear())
 }
 
-/// Removes PGDATA, or what is in it when it is a link or a mount point; `goes` says which entries are meant then.
-pub(crate) fn remove_data(data: &Path, goes: impl Fn(&OsStr) -> bool) -> Result<(), FileError> {
+/// Removes PGDATA, or what is in it when it is a link or a mount point.
+pub(crate) fn remove_data(data: &Path) -> Result<(), FileError> {
     if trees::is_movable(data)
         && trees::entries(data)?
             .iter()
-            .all(|path| goes(path.file_name().unwrap_or_default()))
+            .all(|path| !path.ends_with(crate::postgres::layout::LOST_FOUND))
     {
         match trees::remove(data) {
-            Err(busy) if busy.kind() == std::io::ErrorKind::ResourceBusy => {}
+            Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy => {}
             removed => return removed,
         }
     }
-    trees::remove_entries(data, goes)
+    trees::remove_entries(data, |_| true)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use rustix::process::{Signal, geteuid};
 use tokio::time::timeout;
 use tracing::warn;
 
+use crate::postgres::owned;
 use crate::postgres::process::{self, Process};
 
 /// How long each signal gets.
@@ -152,12 +153,16 @@ impl Place {
         }
     }
 
-    /// Whether a path, as a process with this working directory means it, is the directory.
+    /// Whether a path, as a process with this working directory means it, is the directory, or the one below it in
+    /// which new data are made.
     fn is(&self, path: &Path, cwd: &Path) -> bool {
         if path.as_os_str().is_empty() {
             return false;
         }
-        let path = cwd.join(path);
+        let mut path = cwd.join(path);
+        if path.file_name().is_some_and(owned::is_new) {
+            path.pop();
+        }
         let same_inode = self.inode.is_some() && inode(&path) == self.inode;
         same_inode || Self::of(&path).path == self.path
     }

@@ -44,28 +44,25 @@ impl Build {
         }
     }
 
-    /// Empty directories for PGDATA and these places, all of which were cleared before. What an earlier attempt left
-    /// in them goes.
+    /// Empty directories for PGDATA and these places, all of which were cleared before. They are recorded first; the one
+    /// below PGDATA means, as long as it is there, that PGDATA is unfinished.
     pub fn prepare(data: &Path, owned: &Owned, places: &[Place]) -> Result<Self, FileError> {
         if data.is_symlink() && !data.is_dir() {
             let missing = std::io::Error::other("it is a link to a directory that is not there; is it mounted?");
             return Err(FileError::new("write into", data)(missing));
         }
         let new = owned.name(NEW);
-        trees::remove(&data.join(&new))?;
-        let made_in = if trees::entries(data)?.is_empty() {
-            data.to_owned()
-        } else {
-            data.join(&new)
-        };
+        if let Some(entry) = aside::content(data, owned)? {
+            let found = std::io::Error::other(format!("{} is in it", entry.display()));
+            return Err(FileError::new("make a database in", data)(found));
+        }
+        let made_in = data.join(&new);
         let mut spaces = Vec::new();
         for place in places {
             let PlaceKind::Tablespace { directory } = &place.kind else {
                 continue;
             };
             let made_in = place.path.join(&new);
-            trees::remove(&made_in)?;
-            trees::create(&made_in)?;
             spaces.push(MovedSpace {
                 made_in,
                 location: place.path.clone(),
@@ -76,15 +73,32 @@ impl Build {
             made_in: goes_to.join(&new),
             goes_to,
         });
-        if let Some(wal) = &wal {
-            trees::remove(&wal.made_in)?;
-        }
-        Ok(Self {
+        let build = Self {
             data: data.to_owned(),
             made_in,
             wal,
             spaces,
-        })
+        };
+        build.create(owned)?;
+        Ok(build)
+    }
+
+    fn create(&self, owned: &Owned) -> Result<(), FileError> {
+        let spaces = self.spaces.iter().map(|space| space.made_in.clone());
+        let mut making: Vec<PathBuf> = spaces.chain([self.made_in.clone()]).collect();
+        let wal = self.wal.iter().map(|wal| wal.made_in.clone());
+        owned.change(|record| record.making = making.iter().cloned().chain(wal.clone()).collect())?;
+        for space in &self.spaces {
+            owned.put_marker(&space.location)?;
+        }
+        for dir in making.drain(..) {
+            trees::remove(&dir)?;
+            trees::create(&dir)?;
+        }
+        for wal in wal {
+            trees::remove(&wal)?; // pg_basebackup and initdb make it
+        }
+        trees::sync(&self.data)
     }
 
     /// The directory for `-D`.
@@ -110,8 +124,11 @@ impl Build {
         if let Some(wal) = &self.wal {
             trees::remove(&wal.made_in)?;
         }
+        for space in &self.spaces {
+            trees::remove(&space.made_in)?;
+        }
         if self.made_in == self.data {
-            aside::remove_data(&self.data, |_| true)
+            aside::remove_data(&self.data)
         } else {
             trees::remove(&self.made_in)
         }
@@ -131,7 +148,8 @@ impl Build {
             trees::move_entries(&self.made_in, &self.data, |_| true)?;
             trees::remove(&self.made_in)?;
         }
-        trees::sync(&self.data)
+        trees::sync(&self.data)?;
+        owned.change(|record| record.making.clear())
     }
 
     fn finish_space(&self, owned: &Owned, space: &MovedSpace) -> Result<(), FileError> {
@@ -147,7 +165,7 @@ impl Build {
                 record.tablespaces.push(recorded.clone());
             })?;
             owned.put_marker(&space.location)?;
-            trees::rename(&made, &recorded.path())?;
+            trees::rename_to_free(&made, &recorded.path())?;
         }
         trees::remove(&space.made_in)?;
         for link in trees::entries(&self.made_in.join("pg_tblspc"))? {

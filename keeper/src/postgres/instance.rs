@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::places::Clear;
-use crate::postgres::aside::{self, Cleared};
+use crate::postgres::aside::{self, ClearError, Cleared};
 use crate::postgres::at_work;
 use crate::postgres::conf::{self, Parameters, Recovery, RecoveryMode};
 use crate::postgres::connect::{LocalSocket, OwnServer, Target};
@@ -155,6 +155,9 @@ pub enum InstanceError {
     /// Its port belongs to somebody else.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// Old data could not be moved or removed.
+    #[error(transparent)]
+    Clear(#[from] ClearError),
     /// A server runs on the data directory where none may.
     #[error("a server (process {pid}) runs on {}", data.display())]
     Runs {
@@ -587,7 +590,7 @@ impl Instance {
     pub async fn remove_data(&self) -> Result<(), InstanceError> {
         self.ensure_nothing_runs().await?;
         let data = self.config.data.clone();
-        let removed = tokio::task::spawn_blocking(move || aside::remove_data(&data, |_| true)).await;
+        let removed = tokio::task::spawn_blocking(move || aside::remove_data(&data)).await;
         Ok(removed.expect("removing files does not panic")?)
     }
 

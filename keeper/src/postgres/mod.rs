@@ -38,6 +38,7 @@ mod redact;
 pub mod refusal;
 pub mod replication;
 pub mod roles;
+pub mod room;
 pub mod server;
 pub mod session;
 pub mod sockets;

@@ -10,12 +10,16 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use control::telemetry::Chain;
 use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
 
 use crate::postgres::files::{self, FileError};
 use crate::postgres::trees::{self, Mark};
 
 const FILE: &str = "directories";
+const DAMAGED: &str = "the file is damaged: put back a copy of it, or remove it, and start the keeper again; without it \
+                       tablespace directories are not known to be this keeper's, and nothing is made or removed";
 
 /// Why the record cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,17 +32,9 @@ pub enum OwnedError {
         /// Why not.
         source: io::Error,
     },
-    /// It is not what a keeper writes.
-    #[error(
-        "{} is damaged: put back a copy of it, or remove it; without it tablespace directories are not known to be \
-         this keeper's", path.display()
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: serde_json::Error,
-    },
+    /// It cannot be written.
+    #[error(transparent)]
+    Write(#[from] FileError),
 }
 
 /// What the file says.
@@ -51,7 +47,13 @@ pub struct Record {
     pub tablespaces: Vec<Space>,
     /// Where `pg_wal` leads, when it is a link.
     pub wal: Option<PathBuf>,
-    /// Data that were set aside until what replaces them is complete.
+    /// Which directory that was when it was recorded.
+    pub wal_mark: Option<Mark>,
+    /// The uid of the keeper; empty when it was recorded before this was.
+    pub keeper: String,
+    /// Directories in which new data are being made: below PGDATA, in tablespaces' locations, below `pg_wal`.
+    pub making: Vec<PathBuf>,
+    /// Data that were set aside until what replaces them has answered.
     pub old: Option<Old>,
 }
 
@@ -84,14 +86,24 @@ pub struct Old {
     pub directory: PathBuf,
     /// PGDATA's entries were moved one by one, because PGDATA is a link or a mount point.
     pub by_entries: bool,
-    /// Everything is there.
-    pub is_complete: bool,
-    /// Which directory PGDATA was.
-    pub mark: Mark,
+    /// How far they are.
+    pub state: OldState,
     /// Their tablespaces.
     pub tablespaces: Vec<Space>,
     /// Where their `pg_wal` leads.
     pub wal: Option<PathBuf>,
+}
+
+/// How far a set of old data is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OldState {
+    /// Being moved: what lies in PGDATA is old.
+    Moving,
+    /// Moved, to a directory with this mark: what lies in PGDATA is new, and its server has not answered yet.
+    Kept(Mark),
+    /// Being removed: PGDATA is what counts.
+    Dropping(Mark),
 }
 
 /// The record, in memory and on disk together.
@@ -99,24 +111,38 @@ pub struct Old {
 pub struct Owned {
     dir: PathBuf,
     saved: Mutex<Record>,
+    /// The file is damaged: nothing is recorded, and so nothing is emptied, before it is mended.
+    is_damaged: bool,
 }
 
 impl Owned {
     /// Reads the record of a keeper's directory; a missing one is empty.
     pub fn load(dir: &Path) -> Result<Self, OwnedError> {
         let path = dir.join(FILE);
+        let mut is_damaged = false;
         let mut record: Record = match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|source| OwnedError::Damaged { path, source })?,
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|why| {
+                error!(file = %path.display(), error = %Chain(&why), "{DAMAGED}");
+                is_damaged = true;
+                Record::default()
+            }),
             Err(gone) if gone.kind() == ErrorKind::NotFound => Record::default(),
             Err(source) => return Err(OwnedError::Read { path, source }),
         };
-        if record.id.is_empty() {
+        let is_new = record.id.is_empty();
+        if is_new {
             record.id = random_name();
         }
-        Ok(Self {
+        let owned = Self {
             dir: dir.to_owned(),
             saved: Mutex::new(record),
-        })
+            is_damaged,
+        };
+        if is_new && !is_damaged {
+            // Before anything gets a name made from it: the next start must know that name.
+            owned.save(&owned.record())?;
+        }
+        Ok(owned)
     }
 
     /// What is recorded.
@@ -129,34 +155,58 @@ impl Owned {
 
     /// Changes the record durably; nothing is written when nothing changes.
     pub fn change(&self, change: impl FnOnce(&mut Record)) -> Result<(), FileError> {
+        if self.is_damaged {
+            return Err(FileError::new("change", self.dir.join(FILE))(io::Error::other(DAMAGED)));
+        }
         let mut saved = self.saved.lock().expect("nobody panics while holding the record");
         let mut next = saved.clone();
         change(&mut next);
         if next != *saved {
-            let json = serde_json::to_vec(&next);
-            let json = json.map_err(|source| FileError::new("write", self.dir.join(FILE))(source.into()))?;
-            trees::cut::step().map_err(FileError::new("write", self.dir.join(FILE)))?;
-            files::write_atomically(&self.dir.join(FILE), &json)?;
+            self.save(&next)?;
             *saved = next;
         }
         Ok(())
     }
 
+    fn save(&self, record: &Record) -> Result<(), FileError> {
+        let path = self.dir.join(FILE);
+        let json = serde_json::to_vec(record).map_err(|source| FileError::new("write", &path)(source.into()))?;
+        trees::cut::step().map_err(FileError::new("write", &path))?;
+        files::write_atomically(&path, &json)
+    }
+
+    /// Takes the record for the keeper with this uid. That of another one, whose directory was copied, proves nothing
+    /// here: what it names is left alone.
+    pub fn take_for(&self, uid: &str) -> Result<(), FileError> {
+        let record = self.record();
+        if self.is_damaged || record.keeper == uid {
+            return Ok(());
+        }
+        if record.keeper.is_empty() {
+            return self.change(|record| uid.clone_into(&mut record.keeper));
+        }
+        warn!(
+            keeper = record.keeper, ?record.old, ?record.tablespaces,
+            "the file directories was copied from another keeper: what it names is not removed by this one"
+        );
+        self.change(|record| {
+            *record = Record {
+                id: random_name(),
+                keeper: uid.to_owned(),
+                ..Record::default()
+            };
+        })
+    }
+
+    /// Whether a path lies in the keeper's directory, or beside PGDATA in it.
+    pub fn is_within(&self, path: &Path) -> bool {
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        path.starts_with(&self.dir) || real(path).starts_with(real(&self.dir))
+    }
+
     /// A name in a directory outside the keeper's that nobody else uses.
     pub fn name(&self, kind: &str) -> String {
         format!("{PREFIX}{}.{kind}", self.record().id)
-    }
-
-    /// Whether a tablespace directory is the recorded one. `location` may be written in another way than the record has
-    /// it, through a link.
-    pub fn has(&self, location: &Path, directory: &str) -> Result<bool, FileError> {
-        let found = trees::mark(&location.join(directory))?;
-        Ok(found.is_some()
-            && self
-                .record()
-                .tablespaces
-                .iter()
-                .any(|space| space.directory == directory && Some(space.mark) == found))
     }
 
     /// Marks a location as one that this keeper's instance uses. The record is saved first: a marker without a record
@@ -169,6 +219,7 @@ impl Owned {
         let marker = Marker {
             dir: self.dir.clone(),
             mark,
+            keeper: self.record().keeper,
         };
         let json = serde_json::to_vec(&marker).map_err(|source| FileError::new("write", &path)(source.into()))?;
         if fs::read(&path).is_ok_and(|text| text == json) {
@@ -177,9 +228,19 @@ impl Owned {
         files::write_atomically(&path, &json)
     }
 
+    /// Where the own marker of a location is.
+    pub fn marker(&self, location: &Path) -> PathBuf {
+        location.join(self.name(OWNER))
+    }
+
+    /// Whether the own marker is there.
+    pub fn has_marker(&self, location: &Path) -> bool {
+        self.marker(location).exists()
+    }
+
     /// Removes the own marker from a location.
     pub fn remove_marker(&self, location: &Path) -> Result<(), FileError> {
-        files::remove_if_there(&location.join(self.name(OWNER)))
+        files::remove_if_there(&self.marker(location))
     }
 
     /// The directory of another keeper that has marked this location; `None` when there is none.
@@ -191,6 +252,14 @@ impl Owned {
             }
             let text = fs::read(&path).map_err(FileError::new("read", &path))?;
             let marker: Option<Marker> = serde_json::from_slice(&text).ok();
+            // Of this keeper before its directory was lost: what lies there is nobody's any more.
+            let is_former = |marker: &Marker| {
+                let keeper = self.record().keeper;
+                marker.dir == self.dir && marker.keeper == keeper && !keeper.is_empty()
+            };
+            if name != self.name(OWNER) && marker.as_ref().is_some_and(is_former) {
+                continue;
+            }
             if name != self.name(OWNER) {
                 return Ok(Some(marker.map_or(path, |marker| marker.dir)));
             }
@@ -211,12 +280,22 @@ impl Owned {
 struct Marker {
     dir: PathBuf,
     mark: Mark,
+    #[serde(default)]
+    keeper: String,
 }
 
 const PREFIX: &str = "stolon-";
 const OWNER: &str = "owner";
 /// Ending of the name of a directory in which something new is made.
 pub(crate) const NEW: &str = "new";
+
+/// Whether this is the name of a directory in which a keeper makes something new.
+pub(crate) fn is_new(name: &std::ffi::OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.strip_prefix(PREFIX)
+        .and_then(|rest| rest.split_once('.'))
+        .is_some_and(|(_, kind)| kind == NEW)
+}
 
 /// Eight random characters.
 pub(crate) fn random_name() -> String {
@@ -236,33 +315,36 @@ mod tests {
         owned.change(|record| record.wal = Some("/wal".into())).unwrap();
         let again = Owned::load(dir.path()).unwrap();
         assert_eq!(again.record(), owned.record());
+        // A healthy instance runs without it, but nothing is changed.
         fs::write(dir.path().join(FILE), "{").unwrap();
-        let refused = Owned::load(dir.path()).unwrap_err().to_string();
-        assert!(
-            refused.contains("directories is damaged: put back a copy of it, or remove it"),
-            "{refused}"
-        );
+        let damaged = Owned::load(dir.path()).unwrap();
+        let refused = damaged.change(|_| {}).unwrap_err();
+        let refused = Chain(&refused).to_string();
+        assert!(refused.contains("put back a copy of it, or remove it"), "{refused}");
+        assert_eq!(fs::read_to_string(dir.path().join(FILE)).unwrap(), "{");
     }
 
     #[test]
-    fn a_directory_is_ours_only_while_it_is_the_recorded_one() {
+    fn the_record_of_another_keeper_proves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let space = dir.path().join("space");
-        fs::create_dir_all(space.join("PG_15_1")).unwrap();
         let owned = Owned::load(dir.path()).unwrap();
-        assert!(!owned.has(&space, "PG_15_1").unwrap());
-        let mark = trees::mark(&space.join("PG_15_1")).unwrap().unwrap();
-        let recorded = Space {
-            location: space.clone(),
-            directory: "PG_15_1".into(),
-            mark,
-        };
-        owned.change(|record| record.tablespaces.push(recorded)).unwrap();
-        assert!(owned.has(&space, "PG_15_1").unwrap());
-        fs::rename(space.join("PG_15_1"), space.join("PG_15_2")).unwrap();
-        fs::create_dir(space.join("PG_15_1")).unwrap();
-        assert!(!owned.has(&space, "PG_15_1").unwrap(), "another one took its place");
-        assert!(!owned.has(&space, "PG_15_2").unwrap());
+        owned.take_for("k1").unwrap();
+        owned.change(|record| record.wal = Some("/wal/k1".into())).unwrap();
+        owned.take_for("k1").unwrap();
+        let before = owned.record();
+        assert_eq!(before.wal, Some("/wal/k1".into()));
+        owned.take_for("k2").unwrap();
+        let after = Owned::load(dir.path()).unwrap().record();
+        assert_eq!((after.wal.clone(), after.keeper.as_str()), (None, "k2"));
+        assert_ne!(after.id, before.id);
+    }
+
+    #[test]
+    fn names_made_from_the_id_are_known_to_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = Owned::load(dir.path()).unwrap().name(NEW);
+        assert_eq!(Owned::load(dir.path()).unwrap().name(NEW), name);
+        assert!(is_new(name.as_ref()) && !is_new("stolon-1.old".as_ref()) && !is_new("new".as_ref()));
     }
 
     #[test]
@@ -280,6 +362,18 @@ mod tests {
         other.put_marker(&space).unwrap();
         assert_eq!(mine.other_keeper(&space).unwrap(), Some(two));
         other.remove_marker(&space).unwrap();
+
+        // The keeper's directory was lost, and its tablespaces were not.
+        mine.take_for("k1").unwrap();
+        mine.put_marker(&space).unwrap();
+        let record = fs::read(one.join(FILE)).unwrap();
+        fs::remove_file(one.join(FILE)).unwrap();
+        let anew = Owned::load(&one).unwrap();
+        assert_eq!(anew.other_keeper(&space).unwrap(), Some(one.clone()));
+        anew.take_for("k1").unwrap();
+        assert_eq!(anew.other_keeper(&space).unwrap(), None);
+        fs::write(one.join(FILE), record).unwrap();
+        let mine = Owned::load(&one).unwrap();
 
         // A moved directory is still the same keeper's; a copy beside it is another one.
         mine.change(|record| record.wal = Some("/w".into())).unwrap();

@@ -59,10 +59,8 @@ pub struct Told {
 pub struct Extent {
     /// Name of the directory that each tablespace has in its location.
     pub directory: String,
-    /// The locations of the tablespaces outside PGDATA, each with its size in bytes, where that is known.
-    pub locations: Vec<(String, Option<u64>)>,
-    /// Size of PGDATA with its WAL, in bytes; absent when the source did not report it in time.
-    pub bytes: Option<u64>,
+    /// The locations of the tablespaces outside PGDATA.
+    pub locations: Vec<String>,
 }
 
 /// One source, with the logins that the whole cluster shares.
@@ -119,18 +117,18 @@ impl Source {
     pub async fn extent(&self) -> Result<Extent, SourceError> {
         let directory = self.sql.tablespace_directory().await?;
         let locations = self.sql.tablespace_locations().await?;
-        // Sizes take long on a large instance, and only decide whether old data can be kept meanwhile.
-        let bytes = self
-            .sql
-            .bytes_of_data()
-            .await
-            .inspect_err(|error| warn!(error = %Chain(error), "the followed db does not report its size"))
-            .ok();
-        Ok(Extent {
-            directory,
-            locations,
-            bytes,
-        })
+        Ok(Extent { directory, locations })
+    }
+
+    /// Asks for the size of a tablespace, or of all databases outside of such ones. It takes long on a large instance:
+    /// absent when it is not reported in time.
+    pub async fn bytes(&self, location: Option<&str>) -> Option<u64> {
+        known(self.sql.bytes_of_data(location).await)
+    }
+
+    /// Asks for the size of the WAL; absent when it is not reported in time.
+    pub async fn bytes_of_wal(&self) -> Option<u64> {
+        known(self.sql.bytes_of_wal().await)
     }
 
     /// Whether the source finds this file, by an absolute path or one below its PGDATA.
@@ -146,6 +144,12 @@ impl Source {
         }
         Ok(())
     }
+}
+
+fn known(bytes: Result<u64, SqlError>) -> Option<u64> {
+    bytes
+        .inspect_err(|error| warn!(error = %Chain(error), "the followed db does not report its size"))
+        .ok()
 }
 
 /// How often the source is asked for the slot.

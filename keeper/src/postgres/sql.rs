@@ -421,31 +421,34 @@ impl Sql {
         one(act, &rows).map(|row| field(row, 0))
     }
 
-    /// Locations of the tablespaces outside PGDATA, each with its size where it is reported in time.
-    pub async fn tablespace_locations(&self) -> Result<Vec<(String, Option<u64>)>, SqlError> {
-        let located = "from pg_tablespace where pg_tablespace_location(oid) like '/%' order by 1";
-        let question = format!("select pg_tablespace_location(oid), pg_tablespace_size(oid) {located}");
-        let rows = match self.ask("read the tablespaces with their sizes", &question).await {
-            Ok(rows) => rows,
-            Err(SqlError::Timeout { .. }) => {
-                let question = format!("select pg_tablespace_location(oid) {located}");
-                self.ask("read the tablespaces", &question).await?
-            }
-            Err(failed) => return Err(failed),
-        };
-        let sized = |row: &SimpleQueryRow| {
-            let bytes = (row.len() > 1).then(|| field(row, 1).parse().ok()).flatten();
-            (field(row, 0), bytes)
-        };
-        Ok(rows.iter().map(sized).collect())
+    /// Locations of the tablespaces outside PGDATA.
+    pub async fn tablespace_locations(&self) -> Result<Vec<String>, SqlError> {
+        let question = "select pg_tablespace_location(oid) from pg_tablespace \
+                        where pg_tablespace_location(oid) like '/%' order by 1";
+        let rows = self.ask("read the tablespaces", question).await?;
+        Ok(rows.iter().map(|row| field(row, 0)).collect())
     }
 
-    /// Bytes of all databases and of the WAL, tablespaces outside PGDATA left out.
-    pub async fn bytes_of_data(&self) -> Result<u64, SqlError> {
-        let act = "ask for the size of the data";
-        let question = "select (select coalesce(sum(pg_tablespace_size(oid)), 0) from pg_tablespace \
-                        where pg_tablespace_location(oid) not like '/%') + \
-                        (select coalesce(sum(size), 0) from pg_ls_waldir())";
+    /// Bytes of the tablespace at this location; without one, of all databases outside of such tablespaces.
+    pub async fn bytes_of_data(&self, location: Option<&str>) -> Result<u64, SqlError> {
+        let of = match location {
+            Some(location) => format!("= {}", escape_literal(location)),
+            None => "not like '/%'".to_owned(),
+        };
+        let question = format!(
+            "select coalesce(sum(pg_tablespace_size(oid)), 0) from pg_tablespace \
+             where pg_tablespace_location(oid) {of}"
+        );
+        self.bytes("ask for the size of the data", &question).await
+    }
+
+    /// Bytes of the WAL that the server has.
+    pub async fn bytes_of_wal(&self) -> Result<u64, SqlError> {
+        let question = "select coalesce(sum(size), 0) from pg_ls_waldir()";
+        self.bytes("ask for the size of the WAL", question).await
+    }
+
+    async fn bytes(&self, act: &'static str, question: &str) -> Result<u64, SqlError> {
         let rows = self.ask(act, question).await?;
         let text = one(act, &rows).map(|row| field(row, 0))?;
         text.parse().map_err(|_| SqlError::Answer { act, answer: text })

@@ -13,7 +13,7 @@ use crate::postgres::usage;
 
 /// The directory in a tablespace's location that this PGDATA has: `PG_<major>_<catalog version>`; `None` when PGDATA
 /// has no version or no control file.
-fn version_directory(data: &Path) -> Result<Option<String>, FileError> {
+pub(crate) fn version_directory(data: &Path) -> Result<Option<String>, FileError> {
     let Some(major) = files::data_major(data)? else {
         return Ok(None);
     };
@@ -54,8 +54,8 @@ pub fn linked(data: &Path) -> Result<Vec<Space>, FileError> {
 /// Where the `pg_wal` of PGDATA leads, when it is a link; of data that are lost or half made, where it did.
 pub fn wal_of(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
     let Ok(target) = fs::read_link(data.join("pg_wal")) else {
-        let is_whole = files::is_initialised(data)?;
-        return Ok(owned.record().wal.filter(|_| !is_whole));
+        let is_there = trees::mark(&data.join("pg_wal"))?.is_some();
+        return Ok(owned.record().wal.filter(|_| !is_there));
     };
     let target = data.join(target);
     // An attempt that was interrupted leads to where it was made.
@@ -65,6 +65,26 @@ pub fn wal_of(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> 
     } else {
         Some(target)
     })
+}
+
+/// The same, when its content is this keeper's: PGDATA leads there, or it is still the recorded directory.
+pub(crate) fn own_wal(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
+    let Some(wal) = wal_of(data, owned)? else {
+        return Ok(None);
+    };
+    let is_linked = fs::read_link(data.join("pg_wal")).is_ok();
+    let mark = trees::mark(&wal)?;
+    Ok((is_linked || mark.is_none() || mark == owned.record().wal_mark).then_some(wal))
+}
+
+/// Records where `pg_wal` leads.
+pub(crate) fn record_wal(owned: &Owned, wal: Option<&Path>) -> Result<(), FileError> {
+    let known = owned.record();
+    if known.wal.as_deref() == wal && known.wal_mark.is_some() {
+        return Ok(()); // another directory at that path is not ours for that
+    }
+    let mark = wal.map(trees::mark).transpose()?.flatten();
+    owned.change(|record| (record.wal, record.wal_mark) = (wal.map(Path::to_owned), mark))
 }
 
 /// A tablespace of a running instance whose location somebody else uses too.
@@ -83,6 +103,8 @@ pub struct Stock {
     pub locations: Vec<PathBuf>,
     /// Those that are not its alone.
     pub shared: Vec<Shared>,
+    /// Old data beside PGDATA that nothing records.
+    pub forgotten: Vec<PathBuf>,
 }
 
 /// Records the tablespaces of a whole PGDATA as this keeper's, marks their locations, forgets those that are gone, and
@@ -94,16 +116,17 @@ pub fn take_stock(data: &Path, owned: &Owned) -> Result<Stock, FileError> {
     let mut kept = found.clone();
     for space in &before {
         let is_there = trees::mark(&space.path())? == Some(space.mark);
-        if is_there && !kept.iter().any(|kept| kept.path() == space.path()) {
+        // One whose location lost the marker as well is on a file system that is not mounted.
+        let is_away = !is_there && !owned.has_marker(&space.location);
+        if (is_there || is_away) && !kept.iter().any(|kept| kept.path() == space.path()) {
             kept.push(space.clone());
         }
     }
-    if !kept.is_empty() || !before.is_empty() || wal.is_some() {
-        owned.change(|record| {
-            record.tablespaces.clone_from(&kept);
-            record.wal.clone_from(&wal);
-        })?;
-    }
+    let wal_mark = wal.as_deref().map(trees::mark).transpose()?.flatten();
+    owned.change(|record| {
+        record.tablespaces.clone_from(&kept);
+        (record.wal, record.wal_mark) = (wal, wal_mark);
+    })?;
     for gone in before
         .iter()
         .filter(|space| kept.iter().all(|kept| kept.location != space.location))
@@ -112,24 +135,38 @@ pub fn take_stock(data: &Path, owned: &Owned) -> Result<Stock, FileError> {
             owned.remove_marker(&gone.location)?;
         }
     }
-    let mut stock = Stock::default();
-    for space in found {
-        owned.put_marker(&space.location)?;
-        let keeper = owned.other_keeper(&space.location)?;
+    let locations: Vec<PathBuf> = found.into_iter().map(|space| space.location).collect();
+    let servers = usage::servers_of(&locations, data);
+    let mut shared = Vec::new();
+    for (location, server) in locations.iter().zip(servers) {
+        owned.put_marker(location)?;
+        let keeper = owned.other_keeper(location)?;
         let keeper = keeper.map(|dir| format!("the keeper of {}", dir.display()));
-        let server = || {
-            let server = usage::server_of(&space.location, data)?;
-            Some(format!("process {} ({})", server.pid, server.program))
-        };
-        if let Some(with) = keeper.or_else(server) {
-            stock.shared.push(Shared {
-                location: space.location.clone(),
-                with,
-            });
+        let server = server.map(|server| format!("process {} ({})", server.pid, server.program));
+        if let Some(with) = keeper.or(server) {
+            let location = location.clone();
+            shared.push(Shared { location, with });
         }
-        stock.locations.push(space.location);
     }
-    Ok(stock)
+    Ok(Stock {
+        locations,
+        shared,
+        forgotten: forgotten(data, owned)?,
+    })
+}
+
+/// Old data beside PGDATA that are not recorded, such as those of another start of this directory's life.
+fn forgotten(data: &Path, owned: &Owned) -> Result<Vec<PathBuf>, FileError> {
+    let (Some(dir), Some(name)) = (data.parent(), data.file_name()) else {
+        return Ok(Vec::new());
+    };
+    let beginning = format!("{}.old-", name.to_string_lossy());
+    let recorded = owned.record().old.map(|old| old.directory);
+    let is_old = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(&beginning) && Some(path) != recorded.as_ref()
+    };
+    Ok(trees::entries(dir)?.into_iter().filter(is_old).collect())
 }
 
 /// A file in a place that shows whether another server sees the same directory; removed when dropped.
@@ -154,30 +191,59 @@ pub fn look_at_tablespace(
     location: &Path,
     directory: &str,
 ) -> Result<(Found, Option<Probe>), FileError> {
+    let path = location.join(directory);
+    let is_recorded = owned.record().tablespaces.iter().any(|space| space.path() == path);
+    if is_recorded && trees::mark(&path)?.is_none() && !owned.has_marker(location) {
+        let is_away = Found {
+            is_away: Some(owned.marker(location)),
+            ..Found::default()
+        };
+        return Ok((is_away, None));
+    }
     if let Err(why) = trees::create(location) {
         return Ok((unusable(&why), None));
     }
-    let path = location.join(directory);
     let probe = match probe(owned, location, location) {
         Ok(probe) => probe,
         Err(why) => return Ok((unusable(&why), None)),
     };
     let user = usage::user_of(location, &path, data);
-    let is_linked = files::is_initialised(data)? && is_linked(data, &path)?;
     let found = Found {
         unusable: None,
         holds_data: trees::mark(&path)?.is_some(),
         is_the_source_s: false,
         other_keeper: owned.other_keeper(location)?,
         user: user.map(|user| (user.program, user.pid)),
-        is_ours: is_linked || owned.has(location, directory)?,
+        is_ours: is_ours(&own_spaces(data, owned)?, &path)?,
+        is_away: None,
     };
     Ok((found, Some(probe)))
 }
 
-fn is_linked(data: &Path, path: &Path) -> Result<bool, FileError> {
-    let mark = trees::mark(path)?;
-    Ok(linked(data)?.iter().any(|space| Some(space.mark) == mark))
+/// The tablespace directories of this keeper: those that its PGDATA, unless that is unfinished, leads to, and those that
+/// are recorded. Where both name one path, the record is the older one.
+pub(crate) fn own_spaces(data: &Path, owned: &Owned) -> Result<Vec<Space>, FileError> {
+    let is_unfinished = trees::mark(&data.join(owned.name(NEW)))?.is_some();
+    let mut spaces = if is_unfinished { Vec::new() } else { linked(data)? };
+    for space in owned
+        .record()
+        .tablespaces
+        .into_iter()
+        .filter(|space| space.mark.proves())
+    {
+        if spaces.iter().all(|known| known.path() != space.path()) {
+            spaces.push(space);
+        }
+    }
+    Ok(spaces)
+}
+
+/// Whether a directory is one of them; its location may be written in another way, through a link.
+fn is_ours(spaces: &[Space], path: &Path) -> Result<bool, FileError> {
+    let found = trees::mark(path)?;
+    Ok(spaces
+        .iter()
+        .any(|space| Some(space.mark) == found && path.ends_with(&space.directory)))
 }
 
 /// The same for the target of `pg_wal`, which is this keeper's because its PGDATA, or its record, leads there.
@@ -202,7 +268,7 @@ pub fn look_at_wal(data: &Path, owned: &Owned, target: &Path) -> Result<(Found, 
             .iter()
             .any(|path| path.file_name().is_some_and(is_of_wal)),
         user: user.map(|user| (user.program, user.pid)),
-        is_ours: true,
+        is_ours: own_wal(data, owned)?.as_deref() == Some(target),
         ..Found::default()
     };
     Ok((found, Some(probe)))
@@ -240,25 +306,18 @@ pub fn is_of_wal(name: &std::ffi::OsStr) -> bool {
 
 /// The places of an instance that is to be replaced by something that has no tablespaces: its own tablespaces.
 pub fn own_places(data: &Path, owned: &Owned) -> Result<Vec<Place>, FileError> {
-    let mut spaces = owned.record().tablespaces;
-    if files::is_initialised(data)? {
-        for space in linked(data)? {
-            if spaces.iter().all(|known| known.path() != space.path()) {
-                spaces.push(space);
-            }
-        }
-    }
+    let spaces = own_spaces(data, owned)?;
     let mut places = Vec::new();
-    for space in spaces {
+    for space in spaces.clone() {
         let path = space.path();
         let user = usage::user_of(&space.location, &path, data);
         places.push(Place {
-            bytes: 0,
+            bytes: None,
             found: Found {
                 holds_data: trees::mark(&path)?.is_some(),
                 other_keeper: owned.other_keeper(&space.location)?,
                 user: user.map(|user| (user.program, user.pid)),
-                is_ours: trees::mark(&path)? == Some(space.mark),
+                is_ours: is_ours(&spaces, &path)?,
                 ..Found::default()
             },
             path: space.location,

@@ -38,6 +38,14 @@ pub struct Mark {
     born: u64,
 }
 
+impl Mark {
+    /// Whether a directory with this mark is the one that had it before: without the time of its creation it may be
+    /// another one with a freed inode number.
+    pub fn proves(self) -> bool {
+        self.born != 0
+    }
+}
+
 /// The mark of the directory that a path leads to; `None` when there is none.
 pub fn mark(path: &Path) -> Result<Option<Mark>, FileError> {
     let metadata = match fs::metadata(path) {
@@ -102,14 +110,31 @@ pub fn is_movable(dir: &Path) -> bool {
         .is_some_and(|(own, parent)| own.is_dir() && own.dev() == parent.dev())
 }
 
-/// An entry of a directory on which another file system is mounted, as far as its device shows it.
+/// A mount point below a directory, at any depth.
 pub fn mounted_below(dir: &Path) -> Result<Option<PathBuf>, FileError> {
+    let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    if let Ok(table) = fs::read("/proc/self/mountinfo") {
+        let table = String::from_utf8_lossy(&table).into_owned();
+        return Ok(mount_points(&table).find(|point| *point != real && point.starts_with(&real)));
+    }
     let Ok(own) = fs::metadata(dir) else { return Ok(None) };
     let is_mounted = |path: &PathBuf| {
         let entry = fs::symlink_metadata(path);
         entry.is_ok_and(|entry| entry.is_dir() && entry.dev() != own.dev())
     };
     Ok(entries(dir)?.into_iter().find(is_mounted))
+}
+
+/// The fifth field of each line; space, tab, newline and backslash are written in octal (proc_pid_mountinfo(5)).
+fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
+    let fields = table.lines().filter_map(|line| line.split(' ').nth(4));
+    fields.map(|field| {
+        let plain = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+        let plain = plain
+            .iter()
+            .fold(field.to_owned(), |text, (code, sign)| text.replace(code, sign));
+        PathBuf::from(plain)
+    })
 }
 
 /// Makes what was done in a directory durable.
@@ -128,6 +153,21 @@ pub fn create(dir: &Path) -> Result<(), FileError> {
 pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     let renamed = cut::step().and_then(|()| fs::rename(from, to));
     renamed.map_err(FileError::new("rename", from))?;
+    for parent in [from.parent(), to.parent()].into_iter().flatten() {
+        sync(parent)?;
+    }
+    Ok(())
+}
+
+/// The same, refused where `to` is there already, even as an empty directory.
+pub fn rename_to_free(from: &Path, to: &Path) -> Result<(), FileError> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let renamed = cut::step().and_then(|()| Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?));
+    match renamed {
+        // A file system without the flag, such as NFS.
+        Err(unknown) if unknown.kind() == ErrorKind::InvalidInput && !to.exists() => return rename(from, to),
+        renamed => renamed.map_err(FileError::new("rename", from))?,
+    }
     for parent in [from.parent(), to.parent()].into_iter().flatten() {
         sync(parent)?;
     }
@@ -159,10 +199,17 @@ pub fn remove_entries(dir: &Path, goes: impl Fn(&OsStr) -> bool) -> Result<(), F
     Ok(())
 }
 
-/// Removes a file, a link or a whole tree, without following links; one that is not there is fine.
+/// Removes a file, a link or a whole tree, without following links; one that is not there is fine. A tree in which
+/// something is mounted stays.
 pub fn remove(path: &Path) -> Result<(), FileError> {
     let removed = match cut::step().and_then(|()| fs::symlink_metadata(path)) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(metadata) if metadata.is_dir() => match mounted_below(path)? {
+            Some(point) => Err(io::Error::other(format!(
+                "{} is mounted in it: unmount that",
+                point.display()
+            ))),
+            None => fs::remove_dir_all(path),
+        },
         Ok(_) => fs::remove_file(path),
         Err(source) => Err(source),
     };
@@ -244,6 +291,22 @@ mod tests {
         assert_eq!(entries(&data).unwrap(), [data.join("lost+found")]);
         assert!(data.join("lost+found/x").exists() && other.join("kept").exists());
         remove(&data.join("gone")).unwrap();
+    }
+
+    #[test]
+    fn mount_points_are_found_at_any_depth_and_with_odd_names() {
+        let table =
+            "36 35 98:0 / /data/base\\040one/backup rw - ext4 /dev/root rw\n37 35 0:3 / /proc rw - proc proc rw\n";
+        let points: Vec<_> = mount_points(table).collect();
+        assert_eq!(points, [Path::new("/data/base one/backup"), Path::new("/proc")]);
+    }
+
+    #[test]
+    fn a_mark_without_a_time_of_creation_proves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = mark(dir.path()).unwrap().unwrap();
+        assert!(!Mark { born: 0, ..found }.proves());
+        assert_eq!(found.proves(), found.born != 0);
     }
 
     #[test]

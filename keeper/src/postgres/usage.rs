@@ -32,16 +32,28 @@ pub fn user_of(location: &Path, dir: &Path, own: &Path) -> Option<User> {
     others(own).find(uses).map(|process| user(&process))
 }
 
-/// A server other than ours whose tablespace or `pg_wal` is at `location`.
-pub fn server_of(location: &Path, own: &Path) -> Option<User> {
-    others(own)
-        .find(|process| is_served(location, process))
-        .map(|process| user(&process))
+/// For each location a server other than ours whose tablespace or `pg_wal` is there, in one walk through the processes.
+pub fn servers_of(locations: &[PathBuf], own: &Path) -> Vec<Option<User>> {
+    let mut found = vec![None; locations.len()];
+    for process in others(own) {
+        for (location, server) in locations.iter().zip(&mut found) {
+            if server.is_none() && is_served(location, &process) {
+                *server = Some(user(&process));
+            }
+        }
+    }
+    found
 }
 
 /// The other processes, as directories in `/proc`.
 fn others(own: &Path) -> impl Iterator<Item = PathBuf> {
+    let path = fs::canonicalize(own).ok();
     let own = identity(own).ok();
+    let is_own = move |process: &PathBuf| {
+        let cwd = process.join("cwd");
+        let has_the_path = path.is_some() && fs::read_link(&cwd).ok() == path;
+        has_the_path || (is_server(process) && own.is_some() && identity(&cwd).ok() == own)
+    };
     let me = std::process::id().to_string();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
@@ -51,10 +63,20 @@ fn others(own: &Path) -> impl Iterator<Item = PathBuf> {
             name.bytes().all(|byte| byte.is_ascii_digit()) && name != me
         })
         .map(|entry| entry.path())
-        .filter(move |process| own.is_none() || identity(&process.join("cwd")).ok() != own)
+        .filter(move |process| !is_own(process))
+}
+
+/// Whether a process is one of PostgreSQL, by the name of its program (`.postgres-wrapped` is one, too). Only into the
+/// working directory of such a process is looked: another one's may be on a file system that does not answer.
+fn is_server(process: &Path) -> bool {
+    let program = fs::read_to_string(process.join("comm")).unwrap_or_default();
+    program.contains("postgres") || program.contains("postmaster")
 }
 
 fn is_served(location: &Path, process: &Path) -> bool {
+    if !is_server(process) {
+        return false;
+    }
     let Ok(location) = identity(location) else { return false };
     let is_location = |path: PathBuf| identity(&path).is_ok_and(|found: Identity| found == location);
     let pgdata = process.join("cwd");
@@ -116,8 +138,12 @@ mod tests {
 
     impl Running {
         fn new(script: &str, dir: &Path) -> Self {
+            Self::of("sleep", script, dir)
+        }
+
+        fn of(program: &str, script: &str, dir: &Path) -> Self {
             let mut command = Command::new("/bin/sh");
-            command.arg("-c").arg(format!("{script}; echo up; exec sleep 1000"));
+            command.arg("-c").arg(format!("{script}; echo up; exec {program} 1000"));
             command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped());
             let mut child = command.spawn().unwrap();
             let mut line = [0; 3];
@@ -165,10 +191,17 @@ mod tests {
         symlink(&space, pgdata.join("pg_tblspc/16385")).unwrap();
         let link = dir.path().join("link");
         symlink(&space, &link).unwrap();
-        let _running = Running::new("true", &pgdata);
+        let program = dir.path().join("postgres");
+        symlink("/bin/sleep", &program).unwrap();
+        let running = Running::of(&program.display().to_string(), "true", &pgdata);
+        let process = PathBuf::from(format!("/proc/{}", running.0.id()));
+        while !is_server(&process) {
+            std::thread::yield_now(); // the shell becomes the program a moment after its line
+        }
         let other = dir.path().join("other");
         assert!(user_of(&link, &link.join("PG_15_1"), &other).is_some());
-        assert!(server_of(&space, &other).is_some());
-        assert_eq!(server_of(&space, &pgdata), None);
+        let locations = [dir.path().join("own"), space];
+        assert!(matches!(&servers_of(&locations, &other)[..], [None, Some(_)]));
+        assert_eq!(servers_of(&locations, &pgdata), [None, None]);
     }
 }

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::places::{Found, Place};
 use crate::postgres::build::Build;
+use crate::postgres::files;
 use crate::postgres::trees::cut;
 
 const DIRECTORY: &str = "PG_15_202209061";
@@ -71,7 +72,7 @@ impl Site {
             kind: PlaceKind::Tablespace {
                 directory: DIRECTORY.into(),
             },
-            bytes: 0,
+            bytes: Some(0),
             found: Found::default(),
         }]
     }
@@ -81,13 +82,23 @@ impl Site {
         self.owned = Owned::load(&self.dir.path().join("keeper")).unwrap();
     }
 
-    fn clear(&self, bytes: u64) -> Result<Cleared, FileError> {
+    fn clear(&self, bytes: u64) -> Result<Cleared, ClearError> {
+        self.clear_for("B", bytes)
+    }
+
+    fn clear_for(&self, db: &str, bytes: u64) -> Result<Cleared, ClearError> {
         let what = Clear {
-            db: "B".into(),
+            db: db.into(),
             bytes: Some(bytes),
             places: self.places(),
+            lacked_room: false,
         };
         clear(&self.data(), &self.owned, &what)
+    }
+
+    /// Bytes for which there is room, but not beside other data.
+    fn nearly_all(&self) -> u64 {
+        trees::room(&self.data()).unwrap().1 / 20 * 19
     }
 
     /// A copy as pg_basebackup makes it, and what follows it.
@@ -183,7 +194,7 @@ fn old_data_are_kept_until_the_new_are_complete_whatever_crashes() {
                 site.clear(0).unwrap();
             }
             let old = site.owned.record().old.unwrap();
-            assert!(old.is_complete, "{shape:?}, cut {cuts}");
+            assert!(matches!(old.state, OldState::Kept(_)), "{shape:?}, cut {cuts}");
             assert_eq!(site.saying("old").len(), FILES);
             assert!(!files::is_initialised(&site.data()).unwrap());
             assert!(!site.space().join(DIRECTORY).exists());
@@ -222,11 +233,7 @@ fn a_copy_that_breaks_off_anywhere_is_made_again_and_the_old_data_stay() {
             let copied = site.copy();
             let was_cut = cut::never() && copied.is_err();
             site.restarted();
-            assert_eq!(
-                site.clear(0).unwrap(),
-                Cleared::NothingWhole,
-                "the copy was not recorded"
-            );
+            assert_eq!(site.clear(0).unwrap(), Cleared::Nothing, "the copy was not recorded");
             assert_eq!(site.saying("new"), [""; 0], "{shape:?}, cut {cuts}");
             assert_eq!(site.saying("old").len(), FILES);
             site.copy().unwrap();
@@ -267,7 +274,7 @@ fn dropping_old_data_goes_on_after_a_crash_and_touches_nothing_new() {
 #[test]
 fn without_room_the_old_data_are_removed_with_their_tablespace_and_wal() {
     let site = Site::new(Shape::Directory);
-    assert_eq!(site.clear(u64::MAX / 4).unwrap(), Cleared::Removed);
+    assert_eq!(site.clear(site.nearly_all()).unwrap(), Cleared::Removed);
     assert_eq!(site.saying("old"), [""; 0]);
     site.others_are_untouched();
     site.copy().unwrap();
@@ -279,28 +286,127 @@ fn without_room_the_old_data_are_removed_with_their_tablespace_and_wal() {
 fn a_copy_that_is_made_again_with_less_room_costs_the_old_data() {
     let site = Site::new(Shape::Directory);
     site.clear(0).unwrap();
-    assert_eq!(site.clear(0).unwrap(), Cleared::NothingWhole);
+    assert_eq!(site.clear(0).unwrap(), Cleared::Nothing);
     assert_eq!(site.saying("old").len(), FILES);
-    assert_eq!(site.clear(u64::MAX / 4).unwrap(), Cleared::Removed);
+    assert_eq!(site.clear(site.nearly_all()).unwrap(), Cleared::Removed);
     assert_eq!(site.saying("old"), [""; 0]);
     site.others_are_untouched();
 }
 
 #[test]
-fn data_that_come_after_those_set_aside_take_their_place() {
+fn old_data_stay_where_even_their_removal_makes_no_room() {
+    let site = Site::new(Shape::Directory);
+    let refused = site.clear(u64::MAX / 4).unwrap_err().to_string();
+    assert!(refused.contains("even without the old data; free space"), "{refused}");
+    assert_eq!(site.saying("old").len(), FILES);
+    site.clear(0).unwrap();
+    assert!(site.clear(u64::MAX / 4).is_err());
+    assert_eq!(site.saying("old").len(), FILES);
+}
+
+#[test]
+fn a_copy_that_never_answered_takes_the_place_of_no_old_data_whatever_db_comes_next() {
+    for shape in [Shape::Directory, Shape::Link] {
+        let mut site = Site::new(shape);
+        site.clear(0).unwrap();
+        site.copy().unwrap();
+        site.restarted();
+        // B was recorded or not, but its server has never answered, and C takes its place.
+        assert_eq!(site.clear_for("C", 0).unwrap(), Cleared::Nothing);
+        assert_eq!(site.saying("old").len(), FILES, "{shape:?}");
+        assert_eq!(site.saying("new"), [""; 0]);
+    }
+}
+
+/// pg_basebackup has written everything, but has not ended: nothing is synced, and WAL may be missing.
+#[test]
+fn a_copy_with_all_its_parts_is_unfinished_all_the_same_until_it_is_in_its_place() {
+    let mut site = Site::new(Shape::Directory);
+    fs::remove_dir_all(site.data()).unwrap();
+    let build = Build::prepare(&site.data(), &site.owned, &site.places()).unwrap();
+    make(build.directory(), "new");
+    site.restarted();
+    assert!(!files::is_initialised(&site.data()).unwrap());
+    assert_eq!(site.clear_for("C", 0).unwrap(), Cleared::Nothing);
+    assert_eq!(site.saying("new"), [""; 0]);
+}
+
+#[test]
+fn a_complete_copy_is_kept_like_any_data_once_its_server_has_answered() {
     let site = Site::new(Shape::Directory);
     site.clear(0).unwrap();
     site.copy().unwrap();
-    // The pass that would have recorded B was never complete, and B is replaced by C.
-    let what = Clear {
-        db: "C".into(),
-        bytes: Some(0),
-        places: site.places(),
-    };
-    let cleared = clear(&site.data(), &site.owned, &what).unwrap();
+    drop_old(&site.owned).unwrap();
+    let cleared = site.clear_for("C", 0).unwrap();
     assert!(matches!(cleared, Cleared::SetAside(_)), "{cleared:?}");
-    assert_eq!(site.saying("old"), [""; 0], "at most one set of old data");
     assert_eq!(site.saying("new").len(), FILES);
+}
+
+#[test]
+fn data_that_lack_a_part_are_kept_like_whole_ones() {
+    let site = Site::new(Shape::Directory);
+    fs::remove_dir(site.data().join("pg_notify")).unwrap();
+    assert!(matches!(site.clear(0).unwrap(), Cleared::SetAside(_)));
+    assert_eq!(site.saying("old").len(), FILES);
+}
+
+#[test]
+fn old_data_that_were_put_back_by_hand_are_kept_again() {
+    let mut site = Site::new(Shape::Directory);
+    site.clear(0).unwrap();
+    site.copy().unwrap();
+    let old = site.owned.record().old.unwrap();
+    fs::remove_dir_all(site.data()).unwrap();
+    fs::remove_dir_all(site.space().join(DIRECTORY)).unwrap();
+    fs::remove_file(site.wal().join("000000010000000000000002")).unwrap();
+    fs::rename(&old.directory, site.data()).unwrap();
+    site.restarted();
+    let cleared = site.clear(0).unwrap();
+    assert!(matches!(cleared, Cleared::SetAside(_)), "{cleared:?}");
+    assert_eq!(site.saying("old").len(), FILES, "{:?}", site.saying("old"));
+
+    // The same of a PGDATA whose entries were moved.
+    let mut site = Site::new(Shape::Link);
+    site.clear(0).unwrap();
+    let old = site.owned.record().old.unwrap();
+    for entry in trees::entries(&old.directory).unwrap() {
+        fs::rename(&entry, site.data().join(entry.file_name().unwrap())).unwrap();
+    }
+    site.restarted();
+    let cleared = site.clear(0).unwrap();
+    assert!(matches!(cleared, Cleared::SetAside(_)), "{cleared:?}");
+    assert!(site.saying("old").iter().any(|path| path.contains(".old/base")));
+}
+
+/// The keeper is interrupted while it moves the data, and its directory is moved to another disk, where nothing has its
+/// inode any more.
+#[test]
+fn data_that_were_migrated_in_the_middle_of_a_move_are_kept() {
+    let mut cuts = 0;
+    loop {
+        let mut site = Site::new(Shape::Directory);
+        cut::after(cuts);
+        let is_uncut = site.clear(0).is_ok();
+        cut::never();
+        for name in ["keeper", "space"] {
+            let (from, to) = (site.dir.path().join(name), site.dir.path().join("migrated"));
+            let copied = std::process::Command::new("cp").arg("-a").args([&from, &to]).status();
+            assert!(copied.unwrap().success());
+            fs::remove_dir_all(&from).unwrap();
+            fs::rename(&to, &from).unwrap();
+        }
+        site.restarted();
+        let _ = site.clear(0); // a tablespace that nothing proves to be ours may stop it
+        let kept = site.saying("old");
+        assert!(
+            kept.iter().any(|path| path.ends_with("base/content")),
+            "cut {cuts}: {kept:?}"
+        );
+        if is_uncut {
+            break;
+        }
+        cuts += 1;
+    }
 }
 
 #[test]
@@ -315,19 +421,6 @@ fn a_tablespace_that_another_one_put_there_meanwhile_is_not_removed() {
     let error = site.clear(0).unwrap_err().to_string();
     assert!(error.contains(DIRECTORY), "{error}");
     assert_eq!(site.saying("foreign").len(), 1);
-}
-
-#[test]
-fn what_is_missing_room_on_one_file_system_counts_all_that_goes_there() {
-    let gib = 1 << 30;
-    let demand = |device, path: &str, bytes, free| (device, PathBuf::from(path), bytes, free);
-    assert_eq!(
-        first_shortage(&[demand(1, "/a", gib, 2 * gib), demand(2, "/b", gib, 2 * gib)]),
-        None
-    );
-    let both = [demand(1, "/a", gib, 2 * gib), demand(1, "/b", gib, 2 * gib)];
-    assert_eq!(first_shortage(&both).unwrap().path, Path::new("/a"));
-    assert!(first_shortage(&[demand(1, "/a", u64::MAX, gib)]).is_some());
 }
 
 #[test]
