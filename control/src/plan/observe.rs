@@ -189,7 +189,8 @@ impl Sightings {
             let arrival = match self.keepers.get(uid) {
                 Some(known) if known.seen.info.info_uid == observed.info.info_uid => None,
                 None if first => Some((Arrival::Found, now.before(observed.age))),
-                _ => Some((Arrival::New, now.before(observed.age))),
+                // no time of the gap counts, as for all that is remembered (sentinel E-3)
+                _ => Some((Arrival::New, (now.before(observed.age) + self.gap).min(now))),
             };
             match (arrival, self.keepers.get_mut(uid)) {
                 (None, Some(known)) => {
@@ -223,7 +224,7 @@ impl Sightings {
                 (_, Some(_)) => sighting.vanished = None,
                 (Some(_), None) => {
                     let learnt = seen.gone.get(uid).copied();
-                    sighting.vanished = Some(learnt.map_or(now, |learnt| learnt.min(now)));
+                    sighting.vanished = Some(learnt.map_or(now, |learnt| (learnt + self.gap).min(now)));
                 }
                 (None, None) => {}
             }

@@ -93,6 +93,63 @@ fn time_without_the_store_does_not_count() {
     assert_eq!(plan.next.master_uid(), Some(&db_uid("db2")));
 }
 
+/// keeper1's last info came half a second after the last reading, as a watch learnt; then no reading until `now`.
+fn news_just_before_an_outage(setup: &mut Setup, seen: Boottime, now: Boottime) {
+    publish(setup, "keeper1");
+    setup.seen.keepers.get_mut("keeper1").unwrap().age = now.since(seen + MILLI * 500);
+}
+
+#[test]
+fn time_without_the_store_does_not_count_for_news_that_came_just_before_it() {
+    // sentinel E-3: a keeper without a liveness key
+    let end = 120 * SECOND;
+    let (mut setup, seen) = watched(2);
+    news_just_before_an_outage(&mut setup, seen, seen + end);
+    let plan = at(&mut setup, seen + end);
+    assert!(healthy(&plan, "keeper1"));
+    assert_eq!(plan.next.master_uid(), Some(&db_uid("db1")));
+    let plan = pass(&mut setup, seen + end, seen + end + 26 * SECOND);
+    assert!(!healthy(&plan, "keeper1"), "what follows counts again");
+
+    // one whose last news was that PostgreSQL is not healthy
+    let (mut setup, seen) = watched(2);
+    setup.info("keeper1").postgres_state.as_mut().unwrap().healthy = false;
+    news_just_before_an_outage(&mut setup, seen, seen + end);
+    let plan = at(&mut setup, seen + end);
+    assert_eq!(plan.next.master_uid(), Some(&db_uid("db1")));
+
+    // the same while the store answers
+    let (mut setup, seen) = watched(2);
+    let mut now = seen;
+    setup.info("keeper1").postgres_state.as_mut().unwrap().healthy = false;
+    publish(&mut setup, "keeper1");
+    for _ in 0..22 {
+        now = now + SECOND;
+        publish(&mut setup, "keeper2");
+        at(&mut setup, now);
+    }
+    assert_ne!(setup.data.master_uid(), Some(&db_uid("db1")));
+}
+
+#[test]
+fn slow_readings_do_not_make_news_younger() {
+    // as slow as the ones before: the info counts from its arrival
+    let (mut setup, seen) = watched(2);
+    let mut now = seen;
+    for _ in 0..3 {
+        now = now + 5 * SECOND;
+        setup.seen.took = 3 * SECOND;
+        publish(&mut setup, "keeper1");
+        publish(&mut setup, "keeper2");
+        at(&mut setup, now);
+    }
+    publish(&mut setup, "keeper1");
+    setup.seen.keepers.get_mut("keeper1").unwrap().age = 3 * SECOND;
+    at(&mut setup, now + 5 * SECOND);
+    let since = setup.memory.sightings.keepers[&KeeperUid::from("keeper1")].since;
+    assert_eq!(since, now + 2 * SECOND);
+}
+
 #[test]
 fn a_keeper_whose_liveness_key_stands_reports_whatever_the_age_of_its_info() {
     // beyond
