@@ -104,7 +104,7 @@ impl Election {
             publish,
             stop: stop.clone(),
             won: 0,
-            stale: None,
+            stale: Vec::new(),
         };
         let task = tokio::spawn(candidate.stand_for_ever());
         Self {
@@ -134,8 +134,8 @@ struct Candidate {
     publish: watch::Sender<Leadership>,
     stop: CancellationToken,
     won: u64,
-    /// The lease of a session that may not be revoked yet.
-    stale: Option<LeaseId>,
+    /// The leases of a session that may not be revoked yet.
+    stale: Vec<LeaseId>,
 }
 
 /// Why a campaign ended without an error.
@@ -192,12 +192,12 @@ impl Candidate {
             ended = self.contest(&session) => ended,
         };
         session.close();
-        self.stale = Some(session.lease());
+        self.stale = session.leases();
         if self.publish.send_replace(Leadership::Candidate) != Leadership::Candidate {
             info!("sentinel leadership lost");
         }
-        match timeout(FAREWELL_LIMIT, store.revoke(session.lease())).await {
-            Ok(Ok(())) => self.stale = None,
+        match timeout(FAREWELL_LIMIT, revoke_all(&store, &self.stale)).await {
+            Ok(Ok(())) => self.stale.clear(),
             Ok(Err(error)) => debug!(error = %Chain(&error), "could not revoke the election lease"),
             Err(_) => debug!("could not revoke the election lease in time"),
         }
@@ -205,11 +205,10 @@ impl Candidate {
     }
 
     async fn open_session(&mut self) -> Result<Session, StoreError> {
-        if let Some(stale) = self.stale {
-            self.store.revoke(stale).await?;
-        }
+        revoke_all(&self.store, &self.stale).await?;
+        self.stale.clear();
         let session = Session::open(&self.store).await?;
-        self.stale = Some(session.lease());
+        self.stale = session.leases();
         Ok(session)
     }
 
@@ -276,6 +275,15 @@ impl Candidate {
             }
         }
     }
+}
+
+/// Revokes leases, all at the same time; returns the first error once each was tried.
+async fn revoke_all(store: &Store, leases: &[LeaseId]) -> Result<(), StoreError> {
+    let Some((first, rest)) = leases.split_first() else {
+        return Ok(());
+    };
+    let (first, rest) = tokio::join!(store.revoke(*first), Box::pin(revoke_all(store, rest)));
+    first.and(rest)
 }
 
 /// What stands before a candidate.

@@ -262,8 +262,13 @@ impl Link {
             if idle {
                 let mut client = self.client.kv_client();
                 let count = client.get(key.as_str(), Some(GetOptions::new().with_count_only()));
-                // what comes of it is in the measurement
-                let _ = timeout(limit, self.timed(count, |_| false)).await;
+                let received = self.received();
+                // what an answer is worth is in the measurement
+                let outcome = timeout(limit, self.timed(count, |_| false)).await;
+                if outcome.is_err() && self.received() == received {
+                    // requests keep away from this connection, so none of them would find out
+                    self.give_up(&format!("no answer to a probe within {limit:?}"));
+                }
             }
         }
     }

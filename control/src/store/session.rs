@@ -54,7 +54,11 @@ struct Entered {
 #[derive(Debug, Clone, Copy)]
 struct Lease {
     id: LeaseId,
+    /// The TTL that is relied upon.
     ttl: Duration,
+    /// The TTL that was asked for; longer than what is relied upon while the key is being moved to a shorter lease. The
+    /// store may grant more.
+    asked: Duration,
     since: Boottime,
 }
 
@@ -62,6 +66,8 @@ struct Lease {
 #[derive(Debug)]
 pub(super) struct Session {
     lease: Mutex<Lease>,
+    /// The lease that the candidate's key is being moved to: the key may hang on it already.
+    next: Mutex<Option<LeaseId>>,
     end: Arc<AtomicU64>,
     entered: OnceLock<Entered>,
 }
@@ -84,7 +90,13 @@ impl Session {
                 continue;
             }
             let session = Self {
-                lease: Mutex::new(Lease { id, ttl, since }),
+                lease: Mutex::new(Lease {
+                    id,
+                    ttl,
+                    asked: wanted,
+                    since,
+                }),
+                next: Mutex::new(None),
                 end: Arc::new(AtomicU64::new(0)),
                 entered: OnceLock::new(),
             };
@@ -96,6 +108,12 @@ impl Session {
     /// The lease that the session hangs on.
     pub(super) fn lease(&self) -> LeaseId {
         self.lock().id
+    }
+
+    /// Every lease that the candidate's key may hang on: more than one while it is being moved.
+    pub(super) fn leases(&self) -> Vec<LeaseId> {
+        let next = *self.lock_next();
+        std::iter::once(self.lease()).chain(next).collect()
     }
 
     /// Until when the session surely lives; moves on by itself.
@@ -131,6 +149,8 @@ impl Session {
         let mut renewals = Renewals::default();
         let mut moving: Option<Pin<Box<dyn Future<Output = Option<Lease>> + Send + '_>>> = None;
         let mut sent = Boottime::now();
+        // stays while other things happen: renewals and their answers may come more often
+        let mut next_look = sent + FIT_EVERY;
         loop {
             let now = Boottime::now();
             let left = self.end().since(now);
@@ -160,9 +180,13 @@ impl Session {
                     let store = store.clone();
                     renewals.spawn(async move { (lease.id, sent, store.renew(lease.id).await) });
                 }
-                () = sleep(FIT_EVERY.min(left)) => {
-                    if moving.is_none() {
-                        moving = self.move_to(store, lease, now);
+                () = sleep(next_look.since(now).min(left)) => {
+                    let now = Boottime::now();
+                    if next_look <= now {
+                        next_look = now + FIT_EVERY;
+                        if moving.is_none() {
+                            moving = self.move_to(store, lease, now);
+                        }
                     }
                 }
             }
@@ -179,16 +203,18 @@ impl Session {
         let entered = self.entered.get()?;
         let wanted = ttl_for(store.latency());
         let too_short = wanted > lease.ttl;
-        let too_long = wanted * 2 <= lease.ttl && now.since(lease.since) > KEEP_LONG_FOR;
+        let too_long = wanted < lease.asked && now.since(lease.since) > KEEP_LONG_FOR;
         if too_long {
-            // the key may hang on the shorter lease before that is known here
-            self.lock().ttl = wanted;
+            // The key may hang on the shorter lease before that is known here. A move that fails is repeated later.
+            let mut lease = self.lock();
+            (lease.ttl, lease.since) = (wanted.min(lease.ttl), now);
+            drop(lease);
             self.end.fetch_min(end(now, wanted).as_nanos(), Ordering::AcqRel);
         }
         (too_short || too_long).then(|| {
             let store = store.clone();
             Box::pin(async move {
-                match change_lease(&store, entered, wanted).await {
+                match self.change_lease(&store, entered, wanted).await {
                     Ok(moved) => moved,
                     Err(error) => {
                         debug!(error = %Chain(&error), "could not change the election lease");
@@ -202,6 +228,7 @@ impl Session {
     fn moved_to(&self, lease: Lease) {
         info!(ttl = ?lease.ttl, "changed the TTL of the election lease");
         *self.lock() = lease;
+        *self.lock_next() = None;
         // the end counts for this lease now, which may be the shorter one
         self.end
             .store(end(lease.since, lease.ttl).as_nanos(), Ordering::Release);
@@ -220,6 +247,72 @@ impl Session {
     fn lock(&self) -> MutexGuard<'_, Lease> {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn lock_next(&self) -> MutexGuard<'_, Option<LeaseId>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the candidate's key under another lease. Its creation revision stays, and with it the candidate's place and what
+    /// a leader's writes are conditional on.
+    ///
+    /// When it is not known whether the key hangs on the new lease, the new lease is revoked: a request that arrives later
+    /// is refused then, and a key that it had taken along is gone, which the candidate notices.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the lease's life is counted from before it is asked for"
+    )]
+    async fn change_lease(
+        &self,
+        store: &Store,
+        entered: &Entered,
+        wanted: Duration,
+    ) -> Result<Option<Lease>, StoreError> {
+        let former = *self.lock_next();
+        if let Some(former) = former {
+            // of a move that failed
+            store.revoke(former).await?;
+            *self.lock_next() = None;
+        }
+        let mut since = Boottime::now();
+        let Granted { lease: id, ttl } = store.grant(wanted).await?;
+        // before the put is sent: a session that ends meanwhile has this lease revoked as well
+        *self.lock_next() = Some(id);
+        let change = Txn::new()
+            .if_created_at(&entered.key, entered.create_revision)
+            .put_leased(&entered.key, entered.uid.as_str(), id);
+        let committing = store.commit(change);
+        tokio::pin!(committing);
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut committing => break outcome,
+                // the answer may take as long as the lease lives
+                () = sleep(ttl / 3) => {
+                    let sent = Boottime::now();
+                    if let Ok(true) = store.renew(id).await {
+                        since = sent;
+                    }
+                }
+            }
+        };
+        match outcome {
+            Ok(Outcome::Committed(_)) => Ok(Some(Lease {
+                id,
+                ttl,
+                asked: wanted,
+                since,
+            })),
+            Ok(Outcome::Conflict) => {
+                store.revoke(id).await?;
+                *self.lock_next() = None;
+                Ok(None)
+            }
+            Err(error) => {
+                store.revoke(id).await?;
+                *self.lock_next() = None;
+                Err(error)
+            }
+        }
+    }
 }
 
 /// Renewals under way: of which lease, sent when, and what was answered.
@@ -228,48 +321,6 @@ type Renewals = JoinSet<(LeaseId, Boottime, Result<bool, StoreError>)>;
 /// Until when a lease that was granted or renewed at `sent` is relied upon.
 fn end(sent: Boottime, ttl: Duration) -> Boottime {
     sent + ttl.saturating_sub(MARGIN.min(ttl / 4))
-}
-
-/// Puts the candidate's key under another lease. Its creation revision stays, and with it the candidate's place and what
-/// a leader's writes are conditional on.
-///
-/// When it is not known whether the key hangs on the new lease, the new lease is revoked: a request that arrives later
-/// is refused then, and a key that it had taken along is gone, which the candidate notices.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the lease's life is counted from before it is asked for"
-)]
-async fn change_lease(store: &Store, entered: &Entered, wanted: Duration) -> Result<Option<Lease>, StoreError> {
-    let mut since = Boottime::now();
-    let Granted { lease: id, ttl } = store.grant(wanted).await?;
-    let change = Txn::new()
-        .if_created_at(&entered.key, entered.create_revision)
-        .put_leased(&entered.key, entered.uid.as_str(), id);
-    let committing = store.commit(change);
-    tokio::pin!(committing);
-    let outcome = loop {
-        tokio::select! {
-            outcome = &mut committing => break outcome,
-            // the answer may take as long as the lease lives
-            () = sleep(ttl / 3) => {
-                let sent = Boottime::now();
-                if let Ok(true) = store.renew(id).await {
-                    since = sent;
-                }
-            }
-        }
-    };
-    match outcome {
-        Ok(Outcome::Committed(_)) => Ok(Some(Lease { id, ttl, since })),
-        Ok(Outcome::Conflict) => {
-            store.revoke(id).await?;
-            Ok(None)
-        }
-        Err(error) => {
-            store.revoke(id).await?;
-            Err(error)
-        }
-    }
 }
 
 /// The end of a move; never, when there is none.

@@ -165,14 +165,15 @@ async fn watch_once(store: &Store, link: &Link, watched: &mut [Watched], inbox: 
         }
     };
     let mut asked = false;
+    // made once: a watch that gets a message each moment looks around, too
+    let mut left_behind = std::pin::pin!(left_behind(store, link));
     loop {
         let patience = if asked { limit } else { ASK_WHEN_SILENT };
         let received = link.received();
-        let left_behind = left_behind(store, link);
         let message = tokio::select! {
             biased;
+            () = &mut left_behind => return "another connection is much faster".to_owned(),
             message = timeout(patience, stream.message()) => message,
-            () = left_behind => return "another connection is much faster".to_owned(),
         };
         match message {
             Ok(Ok(Some(message))) => {

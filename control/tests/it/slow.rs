@@ -127,6 +127,63 @@ async fn a_watch_moves_away_from_an_endpoint_that_has_become_slow() {
     eprintln!("the watch moved within {:?}", now().since(begun));
 }
 
+#[tokio::test]
+async fn a_watch_that_is_never_quiet_moves_away_from_a_slow_endpoint_too() {
+    let etcd = Etcd::start().await;
+    let (relays, store) = endpoints(&etcd, 2).await;
+    let watch = store.watch(vec![Target::Prefix("watched/".to_owned())], None);
+    watch.changed().await; // it stands
+    let direct = crate::store(&etcd.endpoint());
+    let before = relays[1].delivered(Toward::Client);
+    direct.put("watched/key", "first").await.unwrap();
+    watch.changed().await;
+    let slow = usize::from(relays[1].delivered(Toward::Client) > before);
+    relays[slow].set(Toward::Client, Weather::Delay(LATE));
+    let busy = async {
+        loop {
+            direct.put("watched/other", "busy").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let mut n = 0;
+    let quick = eventually("the watch to be quick again", LATE * 5, async || {
+        n += 1;
+        let (put, value) = (now(), n.to_string().into_bytes());
+        direct.put("watched/key", value.clone()).await.unwrap();
+        loop {
+            let changes = watch.changed().await;
+            let entry = changes.keys.get("watched/key").and_then(|change| change.now.as_ref());
+            if entry.is_some_and(|entry| entry.value == value) || changes.gap {
+                break;
+            }
+        }
+        let took = now().since(put);
+        if took < LATE / 2 {
+            Ok(())
+        } else {
+            Err(format!("{took:?}"))
+        }
+    });
+    tokio::select! {
+        () = busy => {}
+        _ = quick => {}
+    }
+}
+
+/// Over the one that went silent nothing is sent but probes: requests keep away from it.
+#[tokio::test]
+async fn a_silent_connection_that_nothing_needs_is_dialled_anew() {
+    let etcd = Etcd::start().await;
+    let (relays, store) = endpoints(&etcd, 2).await;
+    relays[0].set_both(Weather::Hold);
+    let accepted = relays[0].accepted();
+    until("the silent connection to be dialled anew", async || {
+        store.get("key").await.unwrap();
+        relays[0].accepted() > accepted
+    })
+    .await;
+}
+
 async fn leads(election: &Election) -> Leader {
     let mut state = election.state();
     let state = tokio::time::timeout(SOON, state.wait_for(|state| state.leader().is_some())).await;
@@ -184,6 +241,39 @@ async fn leadership_is_kept_when_every_answer_comes_after_more_than_a_second() {
 #[tokio::test]
 async fn leadership_is_kept_when_every_answer_comes_after_three_seconds() {
     is_kept(&[LATE]).await;
+}
+
+/// Between sendings and answers of renewals there is never half a second of quiet at these latencies.
+#[tokio::test]
+async fn leadership_is_kept_and_writes_are_possible_whatever_the_rhythm_of_the_answers() {
+    let (two, three) = ([Duration::from_millis(2100)], [Duration::from_millis(2900)]);
+    tokio::join!(is_kept(&two), is_kept(&three));
+}
+
+/// store E-8: whatever the session was doing, no key of it stands in others' way.
+#[tokio::test]
+async fn no_key_is_left_behind_by_a_candidate_that_stops_while_it_moves_to_another_lease() {
+    let etcd = Etcd::start().await;
+    let relay = TcpRelay::to(&etcd.address()).await;
+    let direct = store(&etcd.endpoint());
+    let election = Election::start(store(&relay.endpoint()), "aaaaaaaa");
+    let leader = leads(&election).await;
+    let lease = async || direct.get(&leader.key).await.unwrap().and_then(|entry| entry.lease);
+    let first = lease().await.expect("the key hangs on a lease");
+    relay.set(Toward::Client, Weather::Delay(LATE));
+    // the answer to the put comes seconds after it was applied
+    until("the key to hang on another lease", async || {
+        lease().await.is_some_and(|lease| lease != first)
+    })
+    .await;
+    election.stop().await;
+    // long before the new lease runs out
+    eventually("the key to go", Duration::from_secs(5), async || {
+        lease()
+            .await
+            .map_or(Ok(()), |lease| Err(format!("it hangs on lease {lease}")))
+    })
+    .await;
 }
 
 #[tokio::test]
