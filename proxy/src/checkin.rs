@@ -64,10 +64,23 @@ impl Timing {
     /// How long one check-in may take as a whole (P-3).
     ///
     /// After failures no less than their pause: a third of a valid proxyTimeout may be less than any store needs to
-    /// answer, and then no check-in would ever read the spec that fixes it. On a slow store time for three answers and more.
-    fn attempt_limit(self, store_limit: Duration, pause: Duration, latency: Duration) -> Duration {
+    /// answer, and then no check-in would ever read the spec that fixes it. On a slow store it has time for four answers,
+    /// but takes no more than half of what is left of the lease: one that is never answered leaves time for another one.
+    /// Time for two answers, a refusal and what follows it, there is in any case.
+    fn attempt_limit(
+        self,
+        store_limit: Duration,
+        pause: Duration,
+        latency: Duration,
+        lease_left: Duration,
+    ) -> Duration {
         let usual = store_limit.min((self.timeout / 3).max(pause));
-        usual.max(latency.saturating_mul(4))
+        let wanted = latency.saturating_mul(4);
+        if lease_left.is_zero() {
+            return usual.max(wanted);
+        }
+        let two_answers = latency.saturating_mul(5) / 2;
+        usual.max(wanted.min(lease_left / 2)).max(two_answers)
     }
 
     /// The pause after a good check-in (P-2). A valid proxyCheckInterval of nothing does not keep the store busy. On a slow
@@ -250,9 +263,11 @@ impl CheckIn {
 
     /// One check-in, within its limit. `None`: it failed, and was logged.
     async fn attempt(&mut self, pause: Duration) -> Result<Option<Checked>, Fatal> {
+        let lease_end = self.reins.orders.borrow().lease_end.unwrap_or_default();
+        let left = lease_end.since(now());
         let limit = self
             .timing()
-            .attempt_limit(self.store.limit(), pause, self.store.latency());
+            .attempt_limit(self.store.limit(), pause, self.store.latency(), left);
         let outcome = self.check_in(now(), limit).await;
         match outcome {
             Err(Failed::Fatal(fatal)) => Err(fatal),
@@ -556,7 +571,7 @@ mod tests {
                 timeout: Duration::from_secs(timeout),
             };
             timing
-                .attempt_limit(Duration::from_secs(store), AGAIN_MAX, Duration::ZERO)
+                .attempt_limit(Duration::from_secs(store), AGAIN_MAX, Duration::ZERO, Duration::ZERO)
                 .as_secs()
         };
         assert_eq!((limit(15, 5), limit(3, 5), limit(30, 5)), (5, 1, 5));
@@ -570,8 +585,8 @@ mod tests {
         };
         let store = Duration::from_secs(5);
         let quick = Duration::ZERO;
-        assert_eq!(timing.attempt_limit(store, AGAIN_MIN, quick), AGAIN_MIN);
-        assert_eq!(timing.attempt_limit(store, AGAIN_MAX, quick), AGAIN_MAX);
+        assert_eq!(timing.attempt_limit(store, AGAIN_MIN, quick, Duration::ZERO), AGAIN_MIN);
+        assert_eq!(timing.attempt_limit(store, AGAIN_MAX, quick, Duration::ZERO), AGAIN_MAX);
         assert_eq!(timing.pause(Duration::ZERO, quick), AGAIN_MIN);
     }
 
@@ -592,8 +607,32 @@ mod tests {
             let left = timing.timeout - latency;
             let next_answer = timing.pause(left, latency) + latency;
             assert!(next_answer < left, "{timeout} {latency:?}");
-            let limit = timing.attempt_limit(Duration::from_secs(5), AGAIN_MIN, latency);
+            let limit = timing.attempt_limit(Duration::from_secs(5), AGAIN_MIN, latency, left);
             assert!(limit > latency * 2, "time for one that is refused and one that is not");
+        }
+    }
+
+    #[test]
+    fn one_check_in_that_is_never_answered_leaves_time_for_another_one() {
+        let millis = Duration::from_millis;
+        for (timeout, interval, latency) in [
+            (3000, 1000, 500),
+            (3000, 1000, 300),
+            (15_000, 5000, 1400),
+            (15_000, 5000, 3000),
+        ] {
+            let timing = Timing {
+                check_interval: millis(interval),
+                timeout: millis(timeout),
+            };
+            let latency = millis(latency);
+            let after_answer = timing.timeout - latency;
+            let left = after_answer - timing.pause(after_answer, latency);
+            let limit = timing.attempt_limit(Duration::from_secs(5), AGAIN_MIN, latency, left);
+            assert!(
+                limit + AGAIN_MIN + latency < left,
+                "{timeout} {latency:?}: {limit:?} of {left:?}"
+            );
         }
     }
 }
