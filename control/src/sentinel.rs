@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::{Boottime, wall_clock};
 use crate::model::{
@@ -20,6 +20,7 @@ use crate::sentinel::metrics::Metrics;
 use crate::sentinel::pace::Pace;
 use crate::sentinel::reading::{Found, Reading, decode, targets};
 use crate::sentinel::spoken::Spoken;
+use crate::sentinel::too_old::TooOld;
 use crate::store::election::{Election, Leader, Leadership};
 use crate::store::{Changes, Outcome, Revision, Store, StoreError, Txn, info_ttl};
 use crate::telemetry::Chain;
@@ -30,6 +31,7 @@ pub mod metrics;
 mod pace;
 mod reading;
 mod spoken;
+mod too_old;
 
 /// The pause between rounds while there is no cluster data to tell it (sentinel L-9).
 const SLEEP_INTERVAL_UNKNOWN: Duration = Duration::from_secs(5);
@@ -112,6 +114,7 @@ pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()
         absence: Absence::default(),
         pace: Pace::default(),
         arrivals: Arrivals::default(),
+        too_old: TooOld::default(),
         spoken: Spoken::default(),
     };
     tokio::select! {
@@ -195,6 +198,7 @@ struct Sentinel {
     absence: Absence,
     pace: Pace,
     arrivals: Arrivals,
+    too_old: TooOld,
     spoken: Spoken,
 }
 
@@ -304,6 +308,7 @@ impl Sentinel {
         }
         let leader = self.election.borrow().leader().cloned();
         let Some(leader) = leader else {
+            self.too_old.over();
             self.memory = self.memory.after_reading(&reading.seen, &data, now);
             self.spoken.forget_notes();
             self.spoken.content();
@@ -364,7 +369,7 @@ impl Sentinel {
             self.memory = plan.memory;
             return Next::At(plan.wake_at.map_or(due, |at| at.min(due)));
         }
-        match self.write(leader, &plan, reading.revision, began).await {
+        match self.write(leader, data, &plan, reading.revision, began).await {
             Ok(Some(revision)) => {
                 let at = Boottime::now();
                 self.written = Some(Written {
@@ -395,8 +400,9 @@ impl Sentinel {
     /// Writes a plan as leader (fencing F-7); nothing when a condition does not hold.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn write(
-        &self,
+        &mut self,
         leader: &Leader,
+        read: &Checked,
         plan: &Plan,
         read_at: Revision,
         began: Boottime,
@@ -419,8 +425,16 @@ impl Sentinel {
         let left = leader.lease_end().since(sent).saturating_sub(sent.since(began));
         if left.is_zero() {
             debug!("what was read is too old for what is left of the election lease");
+            if self.too_old.refused(sent, read.spec.fail_interval) {
+                warn!(
+                    latency = ?self.store.latency(),
+                    "no cluster data could be written for failInterval: the store's answers take longer than is left of \
+                     the election lease, so nothing fails over; check the store"
+                );
+            }
             return Ok(None);
         }
+        self.too_old.over();
         Ok(self.store.sent_within(left).commit(txn).await?.committed())
     }
 

@@ -1,0 +1,50 @@
+//! Writes of a leader that were not sent because what they follow from had become too old (fencing F-7). When that goes
+//! on, nobody fails over, so an operator has to know.
+
+use std::time::Duration;
+
+use crate::clock::Boottime;
+
+/// Since when no write of this leadership could be sent.
+#[derive(Debug, Default)]
+pub(super) struct TooOld {
+    since: Option<Boottime>,
+    is_reported: bool,
+}
+
+impl TooOld {
+    /// Notes a write that could not be sent. True once, when none could be for as long as this.
+    pub(super) fn refused(&mut self, now: Boottime, limit: Duration) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let is_due = !self.is_reported && now.since(since) >= limit;
+        self.is_reported |= is_due;
+        is_due
+    }
+
+    /// Notes a write that was sent, or the end of a leadership.
+    pub(super) fn over(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_that_are_refused_for_long_are_reported_once() {
+        let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
+        let limit = Duration::from_secs(20);
+        let mut too_old = TooOld::default();
+        let reported = |too_old: &mut TooOld, from, to| (from..to).filter(|n| too_old.refused(at(*n), limit)).count();
+        assert_eq!(reported(&mut too_old, 1, 21), 0);
+        assert_eq!(reported(&mut too_old, 21, 60), 1);
+        too_old.over();
+        assert_eq!(
+            reported(&mut too_old, 60, 80),
+            0,
+            "counted anew after one that was sent"
+        );
+        assert_eq!(reported(&mut too_old, 80, 99), 1);
+    }
+}
