@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
@@ -41,6 +42,8 @@ const SLEEP_INTERVAL_ABSENT_MIN: Duration = Duration::from_secs(1);
 const SLEEP_INTERVAL_MIN: Duration = Duration::from_millis(200);
 /// After a request that failed the next round follows this soon: the request has waited already.
 const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// No more leases than this are asked about at once; infos beyond it count as new.
+const AGES_ASKED_MAX: usize = 256;
 /// A store whose answers take longer than this is asked ahead of time.
 const SLOW: Duration = Duration::from_millis(100);
 
@@ -115,6 +118,7 @@ pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()
         pace: Pace::default(),
         arrivals: Arrivals::default(),
         too_old: TooOld::default(),
+        busy: Duration::ZERO,
         spoken: Spoken::default(),
     };
     tokio::select! {
@@ -199,6 +203,8 @@ struct Sentinel {
     pace: Pace,
     arrivals: Arrivals,
     too_old: TooOld,
+    /// How long our own requests took since the last reading.
+    busy: Duration,
     spoken: Spoken,
 }
 
@@ -282,6 +288,7 @@ impl Sentinel {
         let now = Boottime::now();
         let mut reading = decode(snapshot, self.store.keys());
         reading.seen.took = now.since(began);
+        reading.seen.busy = std::mem::take(&mut self.busy);
         self.arrivals.date(&mut reading.seen, now);
         self.spoken.name_garbage(&reading);
         let data = match &reading.data {
@@ -435,7 +442,9 @@ impl Sentinel {
             return Ok(None);
         }
         self.too_old.over();
-        Ok(self.store.sent_within(left).commit(txn).await?.committed())
+        let outcome = self.store.sent_within(left).commit(txn).await;
+        self.busy += Boottime::now().since(sent);
+        Ok(outcome?.committed())
     }
 
     /// There are no cluster data: creates a cluster, whoever leads, unless one is there that has only lost them.
@@ -485,25 +494,38 @@ impl Sentinel {
         AGAIN_AFTER_FAILURE.max(self.store.latency().saturating_mul(2))
     }
 
-    /// Finds out how old the infos were at `now`, when this sentinel first looked (sentinel E-6).
+    /// Finds out how old the infos were at `now`, when this sentinel first looked (sentinel E-6). The questions are asked
+    /// together, and what is not answered in good time stays unknown.
     #[expect(clippy::disallowed_methods, reason = "the answers come later than what was read")]
-    async fn ask_ages(&self, reading: &mut Reading, now: Boottime) {
-        let store = self.store.limited(self.in_good_time());
-        for (uid, lease) in &reading.leases {
-            let age = match store.remaining(*lease).await {
-                Ok(Some(lease)) => lease
-                    .granted
-                    .saturating_sub(lease.remaining.saturating_add(Duration::from_secs(1))),
-                Ok(None) => Duration::ZERO,
+    async fn ask_ages(&mut self, reading: &mut Reading, now: Boottime) {
+        let limit = self.in_good_time();
+        let mut asking = JoinSet::new();
+        for (uid, lease) in reading.leases.iter().take(AGES_ASKED_MAX) {
+            let (store, uid, lease) = (self.store.limited(limit), uid.clone(), *lease);
+            asking.spawn(async move { (uid, store.remaining(lease).await) });
+        }
+        while let Some(answer) = asking.join_next().await {
+            let age = match answer {
+                Ok((uid, Ok(Some(lease)))) => {
+                    let left = lease.remaining.saturating_add(Duration::from_secs(1));
+                    Some((uid, lease.granted.saturating_sub(left)))
+                }
+                Ok((_, Ok(None))) => None,
+                Ok((_, Err(error))) => {
+                    debug!(error = %Chain(&error), "cannot tell how old a keeper info is");
+                    None
+                }
                 Err(error) => {
-                    debug!(error = %Chain(&error), "cannot tell how old the keeper infos are");
-                    return;
+                    debug!(%error, "a question after the age of a keeper info ended badly");
+                    None
                 }
             };
-            if let Some(observed) = reading.seen.keepers.get_mut(uid) {
+            let observed = age.and_then(|(uid, age)| Some((reading.seen.keepers.get_mut(&uid)?, age)));
+            if let Some((observed, age)) = observed {
                 observed.age = observed.age.max(age.saturating_sub(Boottime::now().since(now)));
             }
         }
+        self.busy += Boottime::now().since(now);
     }
 }
 

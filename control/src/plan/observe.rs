@@ -42,6 +42,8 @@ pub struct Observations {
     pub gone: BTreeMap<KeeperUid, Boottime>,
     /// How long the reading took, from its sending to its answer.
     pub took: Duration,
+    /// How long the sentinel's own requests took since the reading before: its write, and questions after ages.
+    pub busy: Duration,
 }
 
 /// How an info came to be known.
@@ -133,7 +135,13 @@ impl Sightings {
         next.cluster = cluster.clone();
         next.read_at = Some(now);
         next.gap = self.read_at.map_or(Duration::ZERO, |last| {
-            gap(now.since(last), seen.took, self.took, spec.sleep_interval)
+            let answered = seen.busy.min(in_good_time(self.took));
+            gap(
+                now.since(last).saturating_sub(answered),
+                seen.took,
+                self.took,
+                spec.sleep_interval,
+            )
         });
         next.took = seen.took.max(self.took / 2);
         if next.gap > Duration::ZERO || first {
@@ -374,6 +382,11 @@ fn freshness(spec: &Spec) -> Duration {
     spec.sleep_interval.max(Duration::from_millis(500))
 }
 
+/// How long a request may take without counting as one that waited for the end of an outage.
+fn in_good_time(usually_took: Duration) -> Duration {
+    usually_took.saturating_mul(2).max(Duration::from_secs(1))
+}
+
 /// The part of the time since the last reading in which the store may not have answered.
 ///
 /// A store that answers late answers all the same, and publishers reach it as late as readers do: a reading that took as
@@ -382,7 +395,7 @@ fn freshness(spec: &Spec) -> Duration {
 fn gap(elapsed: Duration, took: Duration, usually_took: Duration, sleep_interval: Duration) -> Duration {
     let usual = sleep_interval.saturating_add((sleep_interval / 2).max(Duration::from_secs(1)));
     let pause = Some(elapsed.saturating_sub(took)).filter(|pause| *pause > usual);
-    let counts = usually_took.saturating_mul(2).max(Duration::from_secs(1));
+    let counts = in_good_time(usually_took);
     let beyond = took.min(elapsed).saturating_sub(counts);
     match pause {
         // nothing tells what of a reading that ended an outage was waiting for the store

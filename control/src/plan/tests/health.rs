@@ -132,6 +132,32 @@ fn time_without_the_store_does_not_count_for_news_that_came_just_before_it() {
 }
 
 #[test]
+fn the_time_of_own_writes_to_a_slow_store_counts() {
+    // sleepInterval 1 s, answers after 3 s: a write and a reading in each round
+    let fails_after = |busy: Duration| {
+        let (mut setup, seen) = watched(2);
+        setup
+            .data
+            .cluster
+            .as_mut()
+            .unwrap()
+            .spec
+            .as_mut()
+            .unwrap()
+            .sleep_interval = Some(SECOND.into());
+        let mut now = seen;
+        (0..40).find(|_| {
+            now = now + 7 * SECOND;
+            (setup.seen.took, setup.seen.busy) = (3 * SECOND, busy);
+            publish(&mut setup, "keeper2");
+            !healthy(&at(&mut setup, now), "keeper1")
+        })
+    };
+    assert!(fails_after(3 * SECOND).is_some_and(|rounds| rounds <= 6));
+    assert_eq!(fails_after(Duration::ZERO), None, "readings should have come meanwhile");
+}
+
+#[test]
 fn slow_readings_do_not_make_news_younger() {
     // as slow as the ones before: the info counts from its arrival
     let (mut setup, seen) = watched(2);
