@@ -95,7 +95,7 @@ pub fn on(data: &Path) -> Vec<Worker> {
 pub async fn end(data: &Path, limits: Limits) -> Result<(), Worker> {
     const ROUNDS: usize = 3; // a shell may start another program when its first one ends
     for round in 0..ROUNDS {
-        let workers = on(data);
+        let workers = found(data).await;
         if workers.is_empty() {
             return Ok(());
         }
@@ -116,7 +116,14 @@ pub async fn end(data: &Path, limits: Limits) -> Result<(), Worker> {
         }
         all_end(&workers, |_| Signal::KILL, limits.killed).await;
     }
-    on(data).into_iter().next().map_or(Ok(()), Err)
+    found(data).await.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// The same as [`on`], on a thread of its own: a host may have very many processes and descriptors.
+async fn found(data: &Path) -> Vec<Worker> {
+    let data = data.to_owned();
+    let looked = tokio::task::spawn_blocking(move || on(&data)).await;
+    looked.expect("looking at processes does not panic")
 }
 
 async fn all_end(workers: &[Worker], signal: impl Fn(&Worker) -> Signal, limit: Duration) -> bool {
@@ -168,6 +175,47 @@ impl Place {
     }
 }
 
+/// How a process sees the file system.
+#[derive(Debug)]
+enum View {
+    /// As we do.
+    Ours,
+    /// With mounts of its own, or such that we may not look: a path proves nothing, an inode does. Its root directory.
+    Other(PathBuf),
+}
+
+impl View {
+    fn of(proc: &Path) -> Self {
+        let mounts = |proc: &Path| fs::read_link(proc.join("ns/mnt")).ok();
+        let theirs = mounts(proc);
+        match theirs.is_some() && theirs == mounts(Path::new("/proc/self")) {
+            true => Self::Ours,
+            false => Self::Other(proc.join("root")),
+        }
+    }
+
+    /// Whether a path of such a process is the directory.
+    fn is(&self, place: &Place, path: &Path, cwd: &Path) -> bool {
+        match self {
+            Self::Ours => place.is(path, cwd),
+            Self::Other(_) if path.as_os_str().is_empty() => false,
+            Self::Other(root) => {
+                let path = cwd.join(path);
+                let path = root.join(path.strip_prefix("/").unwrap_or(&path));
+                place.inode.is_some() && inode(&path) == place.inode
+            }
+        }
+    }
+
+    /// Whether what a process has open is the file that we find at the path that it is shown with.
+    fn is_same_file(&self, open: &Path, path: &Path) -> bool {
+        match self {
+            Self::Ours => true,
+            Self::Other(_) => inode(open).is_some_and(|open| inode(path) == Some(open)),
+        }
+    }
+}
+
 fn inode(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
@@ -189,13 +237,17 @@ fn look(pid: i32, place: &Place) -> Option<(String, How)> {
     let is_server = process::is_postgres(pid);
     let is_program = is_server || is_program_of_postgres(&title) || is_program_of_postgres(executable.as_os_str());
     let named = arguments_for_data(&command, is_program);
-    let how = if named.iter().any(|path| place.is(path, &cwd)) {
+    let view = View::of(&proc);
+    let how = if named.iter().any(|path| view.is(place, path, &cwd)) {
         How::Argument
     } else if is_server && inode(&proc.join("cwd")).is_some_and(|inode| Some(inode) == place.inode) {
         How::WorkingDirectory
-    } else if writes_below(&proc, &place.path) {
+    } else if writes_below(&proc, &place.path, &view) {
         How::OpenFile
-    } else if is_program && named.is_empty() && variable(&proc, "PGDATA").is_some_and(|path| place.is(&path, &cwd)) {
+    } else if (is_server || writes_to_pgdata(&title) || writes_to_pgdata(executable.as_os_str()))
+        && named.is_empty()
+        && variable(&proc, "PGDATA").is_some_and(|path| view.is(place, &path, &cwd))
+    {
         How::Environment
     } else {
         return None;
@@ -208,6 +260,25 @@ fn is_program_of_postgres(path: &OsStr) -> bool {
     let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
     let name = name.trim_start_matches('.');
     name.starts_with("pg_") || name.starts_with("initdb") || name.starts_with("postgres")
+}
+
+/// Whether a program takes its data directory from PGDATA and may write there. Clients such as pg_dump inherit the
+/// variable, too.
+fn writes_to_pgdata(path: &OsStr) -> bool {
+    const PROGRAMS: [&str; 9] = [
+        "postgres",
+        "postmaster",
+        "initdb",
+        "pg_ctl",
+        "pg_rewind",
+        "pg_basebackup",
+        "pg_resetwal",
+        "pg_checksums",
+        "pg_upgrade",
+    ];
+    let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
+    let name = name.trim_start_matches('.');
+    PROGRAMS.contains(&name.strip_suffix("-wrapped").unwrap_or(name))
 }
 
 /// What of a command line may name a data directory: the values of `-D` and `--pgdata`, and of a program of PostgreSQL
@@ -236,12 +307,13 @@ fn arguments_for_data(command: &[OsString], is_program: bool) -> Vec<PathBuf> {
 }
 
 /// Whether a process has a file below `dir` open for writing (proc_pid_fd(5), proc_pid_fdinfo(5)).
-fn writes_below(proc: &Path, dir: &Path) -> bool {
+fn writes_below(proc: &Path, dir: &Path, view: &View) -> bool {
     let Ok(open) = fs::read_dir(proc.join("fd")) else {
         return false;
     };
     open.flatten().any(|descriptor| {
-        let is_below = fs::read_link(descriptor.path()).is_ok_and(|file| file.starts_with(dir));
+        let is_below = fs::read_link(descriptor.path())
+            .is_ok_and(|file| file.starts_with(dir) && view.is_same_file(&descriptor.path(), &file));
         is_below && is_for_writing(&proc.join("fdinfo").join(descriptor.file_name()))
     })
 }
@@ -325,6 +397,8 @@ mod tests {
         let bystanders = [
             sleeps(|command| command.current_dir(&data)), // somebody's shell
             sleeps(|command| command.env("PGDATA", &data)),
+            sleeps(|command| command.arg0("pg_dump").env("PGDATA", &data)),
+            sleeps(|command| command.arg0("postgres_exporter").env("PGDATA", &data)),
             shell("exec sleep 1000 < \"$0\"/file", |command| {
                 fs::write(data.join("file"), "").unwrap();
                 command.arg(path)
@@ -356,6 +430,33 @@ mod tests {
         // a copy makes the directory, so it need not be there
         fs::remove_dir_all(&data).unwrap();
         is_found(&copy, How::Argument, &data);
+    }
+
+    #[test]
+    fn a_path_of_a_process_with_other_mounts_proves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("postgres");
+        fs::create_dir(&data).unwrap();
+        let place = Place::of(&data);
+        // Its own volume at the same path, as in another container.
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join(data.strip_prefix("/").unwrap())).unwrap();
+        let other = View::Other(root.clone());
+        let cwd = Path::new("/");
+        assert!(View::Ours.is(&place, &data, cwd));
+        assert!(!other.is(&place, &data, cwd));
+        assert!(!View::Other(root.join("not there")).is(&place, &data, cwd));
+        // The same volume at another path.
+        let shared = View::Other(dir.path().to_owned());
+        assert!(shared.is(&place, Path::new("/postgres"), cwd));
+        assert!(shared.is(&place, Path::new("postgres"), cwd));
+
+        fs::write(data.join("file"), "").unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        assert!(other.is_same_file(&data.join("file"), &data.join("file")));
+        assert!(!other.is_same_file(&root.join("file"), &data.join("file")));
+        assert!(matches!(View::of(Path::new("/proc/self")), View::Ours));
+        assert!(matches!(View::of(Path::new("/proc/0")), View::Other(_)));
     }
 
     #[tokio::test]
