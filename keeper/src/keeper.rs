@@ -152,8 +152,10 @@ pub async fn run(parts: Parts) -> Result<(), Replaced> {
         () = wait.take(&mut alive, &predecessors) => None,
         farewell = signals.next() => Some(farewell),
     };
-    if farewell.is_some() && wait.is_held() {
-        info!("stopping, another process runs with our uid");
+    let is_ours = farewell.is_none();
+    // Without the lock on the directory its server may be supervised by another process, too.
+    if !is_ours && (wait.is_held() || !config.locking) {
+        info!("stopping, another process runs or may run with our uid");
         sockets.remove();
         return Ok(());
     }
@@ -176,6 +178,13 @@ pub async fn run(parts: Parts) -> Result<(), Replaced> {
     keeper.alive = Some(alive);
     let farewell = match farewell {
         None => Box::pin(keeper.run()).await,
+        // A process that never had the key publishes nothing: the uid may be another's.
+        Some(farewell) if !is_ours => {
+            if let Err(error) = keeper.stop_instance().await {
+                warn!(error = %Chain(&error), "failed to stop postgres");
+            }
+            farewell
+        }
         Some(farewell) => keeper.say_goodbye(farewell, None).await,
     };
     sockets.remove();

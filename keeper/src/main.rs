@@ -92,7 +92,10 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
         Some(_) => boots::predecessors(&config.data_dir),
         None => Vec::new(),
     };
-    if let Err(failed) = boots::record(&config.data_dir, &boot) {
+    // Without the lock another process may run on this directory: whoever takes it would take this one for ended.
+    if lock.is_some()
+        && let Err(failed) = boots::record(&config.data_dir, &boot)
+    {
         warn!(error = %Chain(&failed), "could not record this start, so the next one may take some seconds longer");
     }
     Box::pin(run(Parts {
