@@ -23,6 +23,7 @@ use crate::postgres::files::{self, FileError};
 use crate::postgres::hba::Users;
 use crate::postgres::initdb;
 use crate::postgres::instance::{Files, InstanceError, Start, StopLimits};
+use crate::postgres::refusal::Refusal;
 use crate::postgres::roles;
 use crate::postgres::sql::SqlError;
 use crate::problems::Kind;
@@ -35,6 +36,8 @@ const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
 const STREAM_LIMIT: Duration = Duration::from_secs(10);
 /// From look to look at the WAL receiver.
 const STREAM_POLL: Duration = Duration::from_millis(20);
+/// The same while the login is refused.
+const STREAM_POLL_REFUSED: Duration = Duration::from_secs(1);
 /// A copy tells its progress at each of these steps, in percent.
 const PROGRESS_STEP: u64 = 20;
 
@@ -69,6 +72,9 @@ pub(super) enum StepError {
     /// The old data are not streamed into.
     #[error("the instance does not stream from the followed db within {0:?}")]
     DoesNotStream(Duration),
+    /// The server refuses to be asked whether it streams.
+    #[error("cannot find out whether the kept data stream: {0}")]
+    StreamUnknown(Refusal),
 }
 
 impl StepError {
@@ -193,7 +199,9 @@ impl Engine {
             }
             Step::CheckStreams(db) => {
                 if let Err(failed) = self.check_streams().await {
-                    self.memory.known.kept_in_vain = Some(db.clone());
+                    if proves_useless(&failed) {
+                        self.memory.known.kept_in_vain = Some(db.clone());
+                    }
                     return Err(failed);
                 }
             }
@@ -405,21 +413,38 @@ impl Engine {
 
     /// Waits until the WAL receiver streams (keeper 6.7).
     async fn check_streams(&self) -> Result<(), StepError> {
+        let mut refusal = None;
         let streams = async {
             loop {
-                let standby = self.instance.sql().standby().await;
-                if let Ok(Some(standby)) = standby
-                    && standby.receiver.is_some_and(|receiver| receiver.is_streaming)
-                {
-                    return;
+                match self.instance.sql().standby().await {
+                    Ok(Some(standby)) if standby.receiver.as_ref().is_some_and(|receiver| receiver.is_streaming) => {
+                        return;
+                    }
+                    Ok(_) => refusal = None,
+                    Err(failed) => refusal = failed.refusal().or(refusal.take()),
                 }
-                sleep(STREAM_POLL).await;
+                if refusal.is_none() {
+                    sleep(STREAM_POLL).await;
+                } else {
+                    // The new password may be in WAL that is still to be replayed; each try is a line in the log.
+                    sleep(STREAM_POLL_REFUSED).await;
+                    self.instance.sql().try_again();
+                }
             }
         };
-        tokio::time::timeout(STREAM_LIMIT, streams)
-            .await
-            .map_err(|_| StepError::DoesNotStream(STREAM_LIMIT))
+        let is_in_time = tokio::time::timeout(STREAM_LIMIT, streams).await.is_ok();
+        match refusal {
+            _ if is_in_time => Ok(()),
+            None => Err(StepError::DoesNotStream(STREAM_LIMIT)),
+            Some(refusal) => Err(StepError::StreamUnknown(refusal)),
+        }
     }
+}
+
+/// Whether a failed look for the WAL receiver proves that the old data do not do. A refused login proves nothing about
+/// them.
+fn proves_useless(failed: &StepError) -> bool {
+    matches!(failed, StepError::DoesNotStream(_))
 }
 
 pub(super) fn failure(step: &Step) -> &'static str {
@@ -443,5 +468,17 @@ pub(super) fn failure(step: &Step) -> &'static str {
         Step::Slot(_) => "could not change a replication slot",
         Step::Reload(_) => "failed to reload postgres",
         Step::Restart(..) => "failed to restart postgres",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_login_does_not_prove_that_kept_data_are_useless() {
+        assert!(proves_useless(&StepError::DoesNotStream(STREAM_LIMIT)));
+        let refusal = Refusal::new("28P01", "password authentication failed").unwrap();
+        assert!(!proves_useless(&StepError::StreamUnknown(refusal)));
     }
 }
