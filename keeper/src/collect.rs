@@ -11,6 +11,7 @@ use control::telemetry::Chain;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use crate::connections::{self, Connections};
 use crate::health::Health;
 use crate::local::LocalState;
 use crate::postgres::conf::Parameters;
@@ -18,7 +19,7 @@ use crate::postgres::history::Ancestor;
 use crate::postgres::instance::Instance;
 use crate::postgres::observe::{Observation, ObserveError, Scope};
 use crate::postgres::server::Life;
-use crate::problems::Problems;
+use crate::problems::{Kind, Problems};
 use crate::publish::{Due, Publisher};
 
 /// Looks at the instance and reports what it sees.
@@ -31,6 +32,7 @@ pub struct Collector {
     problems: Arc<Problems>,
     wake: Notify,
     settings: Mutex<Settings>,
+    connections: Mutex<Connections>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +77,7 @@ impl Collector {
             problems,
             wake: Notify::new(),
             settings,
+            connections: Mutex::default(),
         }
     }
 
@@ -104,6 +107,45 @@ impl Collector {
 
     /// Looks and reports, for ever.
     pub async fn run(&self) {
+        tokio::join!(self.look_on(), self.try_connections());
+    }
+
+    /// Tries new connections, beside the looks: a try at a server that hangs takes the request timeout.
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    async fn try_connections(&self) {
+        let is_up = || {
+            let runs = matches!(*self.instance.life().borrow(), Life::Running { .. });
+            runs && self.instance.says_ready().unwrap_or(true)
+        };
+        loop {
+            let began = Boottime::now();
+            let answered = match is_up() {
+                true => Some(self.instance.observer().answers_new_connections().await),
+                false => None,
+            };
+            self.connections().note(answered.filter(|_| is_up()), began);
+            let pause = self.lock().interval / 2;
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn connections(&self) -> std::sync::MutexGuard<'_, Connections> {
+        self.connections
+            .lock()
+            .expect("nobody panics while holding the connections")
+    }
+
+    /// Whether no new connection was answered for the request timeout; reported as a problem.
+    fn look_at_connections(&self, runs: bool, now: Boottime) -> bool {
+        let limit = self.instance.config().request_timeout;
+        let is_silent = runs && self.connections().is_silent(now, limit);
+        let problem = is_silent.then(connections::problem);
+        self.problems
+            .set(Kind::Login, "connections", problem.into_iter().collect());
+        is_silent
+    }
+
+    async fn look_on(&self) {
         let mut life = self.instance.life();
         let mut memory = Memory::new(Health::new(Arc::clone(&self.instance), Arc::clone(&self.problems)));
         loop {
@@ -126,7 +168,9 @@ impl Collector {
             memory.health.try_logins_again();
         }
         let runs = matches!(*self.instance.life().borrow(), Life::Running { .. });
-        let scope = memory.scope(&db.uid, now);
+        let mut scope = memory.scope(&db.uid, now);
+        // Each try would take the request timeout, and the look would be as late.
+        scope.logins &= !self.connections().is_failing();
         let is_starting = runs && !self.instance.says_ready().unwrap_or(true);
         let mut observation = match is_starting {
             true => Observation::default(),
@@ -142,7 +186,8 @@ impl Collector {
         if observation.is_healthy {
             memory.health.take_logins(&observation.logins, scope.logins, now);
         }
-        memory.carry(&mut observation, scope, now);
+        memory.details.carry(&mut observation, scope, now);
+        let is_silent = self.look_at_connections(runs, now);
         let version = self.instance.programs().version().await;
         let version = version.map_or_else(
             |_| PostgresBinaryVersion::default(),
@@ -156,7 +201,7 @@ impl Collector {
             .as_ref()
             .is_some_and(|standby| standby.receiver.is_some());
         let position = observation.position;
-        let healthy = observation.is_healthy && runs;
+        let healthy = observation.is_healthy && runs && !is_silent;
         let state = state(&db.uid, db.generation, &self.advertised, observation, healthy);
         let burst = self.burst_goes_on(memory, position);
         let before = self.publisher.report();
@@ -237,10 +282,42 @@ struct Memory {
     streams: bool,
     /// Of whom the rest is.
     db: DbUid,
-    /// The parameters that were last read: they change by our own reloads only.
+    details: Details,
+}
+
+/// What was last read of the details.
+#[derive(Debug, Default)]
+struct Details {
+    /// The parameters: they change by our own reloads only.
     parameters: Option<Parameters>,
     /// When details could not be asked for.
-    details_failed: Option<Boottime>,
+    failed: Option<Boottime>,
+}
+
+impl Details {
+    fn are_due(&self, now: Boottime) -> bool {
+        self.failed.is_none_or(|at| now.since(at) >= DETAILS_PAUSE)
+    }
+
+    /// Fills in parameters that could not be asked for this time.
+    fn carry(&mut self, observation: &mut Observation, scope: Scope, now: Boottime) {
+        if !observation.is_healthy {
+            return;
+        }
+        if observation.parameters.is_none() && self.parameters.is_none() && !observation.is_refused() {
+            // A new cluster takes over what its first master reports (sentinel I-4): nothing is not an answer.
+            observation.is_healthy = false;
+            self.failed = None;
+            return;
+        }
+        if scope.details {
+            self.failed = observation.failed.as_ref().map(|_| now);
+        }
+        match &observation.parameters {
+            Some(parameters) => self.parameters = Some(parameters.clone()),
+            None => observation.parameters = self.parameters.clone(),
+        }
+    }
 }
 
 /// How long details are not asked for when they could not be: each try may take a request timeout.
@@ -256,8 +333,7 @@ impl Memory {
             still: 0,
             streams: false,
             db: DbUid::default(),
-            parameters: None,
-            details_failed: None,
+            details: Details::default(),
         }
     }
 
@@ -265,26 +341,12 @@ impl Memory {
     fn scope(&mut self, db: &DbUid, now: Boottime) -> Scope {
         if self.db != *db {
             self.db = db.clone();
-            (self.parameters, self.details_failed) = (None, None);
+            self.details = Details::default();
         }
         Scope {
-            details: self.details_failed.is_none_or(|at| now.since(at) >= DETAILS_PAUSE),
+            details: self.details.are_due(now),
             logins: self.health.is_login_due(now),
             replication: !self.health.is_replication_refused() || self.health.is_login_due(now),
-        }
-    }
-
-    /// Fills in parameters that could not be asked for this time.
-    fn carry(&mut self, observation: &mut Observation, scope: Scope, now: Boottime) {
-        if !observation.is_healthy {
-            return;
-        }
-        if scope.details {
-            self.details_failed = observation.failed.as_ref().map(|_| now);
-        }
-        match &observation.parameters {
-            Some(parameters) => self.parameters = Some(parameters.clone()),
-            None => observation.parameters = self.parameters.clone(),
         }
     }
 
@@ -362,6 +424,8 @@ fn differs(before: &PostgresState, after: &PostgresState, burst: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::refusal::Refusal;
+    use crate::postgres::sql::SqlError;
 
     #[test]
     fn positions_alone_are_published_at_once_only_in_a_burst() {
@@ -393,6 +457,41 @@ mod tests {
             },
             false
         ));
+    }
+
+    #[test]
+    fn parameters_that_were_never_read_are_not_reported_as_none() {
+        let unanswered = || Observation {
+            is_healthy: true,
+            failed: Some(ObserveError::Parameters(SqlError::Timeout {
+                act: "read",
+                limit: Duration::from_secs(1),
+            })),
+            ..Observation::default()
+        };
+        let now = Boottime::from_nanos(0);
+        let mut read = Details::default();
+        let mut first = unanswered();
+        read.carry(&mut first, Scope::ALL, now);
+        assert!(!first.is_healthy && read.are_due(now));
+
+        // A login that is refused proves life, and is no reason to elect another.
+        let mut refused = unanswered();
+        refused.failed = None;
+        refused.logins.superuser = Some(Err(Refusal::new("28P01", "no").unwrap()));
+        read.carry(&mut refused, Scope::ALL, now);
+        assert!(refused.is_healthy);
+
+        let mut whole = Observation {
+            is_healthy: true,
+            parameters: Some(Parameters::from([("a".into(), "1".into())])),
+            ..Observation::default()
+        };
+        read.carry(&mut whole, Scope::ALL, now);
+        let mut later = unanswered();
+        read.carry(&mut later, Scope::ALL, now);
+        assert!(later.is_healthy && !read.are_due(now));
+        assert_eq!(later.parameters, whole.parameters);
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod boots;
 pub mod claim;
 pub mod collect;
+pub mod connections;
 pub mod converge;
 pub mod health;
 pub mod keeper;

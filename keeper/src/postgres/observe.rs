@@ -209,6 +209,15 @@ impl Observation {
         matches!(&self.failed, Some(ObserveError::Sql(failed)) if failed.is_not_yet())
     }
 
+    /// Whether the server refused a login or a question.
+    pub fn is_refused(&self) -> bool {
+        let is_refusal = |failed: &ObserveError| match failed {
+            ObserveError::Parameters(failed) | ObserveError::Sql(failed) => failed.refusal().is_some(),
+            ObserveError::Data(_) | ObserveError::Position(_) => false,
+        };
+        matches!(self.logins.superuser, Some(Err(_))) || self.failed.as_ref().is_some_and(is_refusal)
+    }
+
     fn take_timeline(&mut self, timeline: &Timeline) {
         self.timeline = Some(timeline.id);
         self.history = history::last(&timeline.history, HISTORY_ENTRIES).to_vec();

@@ -8,6 +8,7 @@ use control::model::Lsn;
 
 use crate::postgres::control::{self as control_file, Control, ControlError, Layout, segment_name};
 use crate::postgres::files::{self, FileError};
+use crate::postgres::helper::HelperError;
 use crate::postgres::history::{self, Ancestor, OfDataError};
 use crate::postgres::programs::Programs;
 
@@ -83,17 +84,33 @@ pub async fn end_of_wal(
     for timeline in candidates {
         let mut end = None;
         for segment in newest_segments(data, timeline.id, control.layout)? {
-            let found =
-                control_file::end_of_records(programs, data, timeline.id, segment, control.layout, limit).await?;
-            end = end.max(found);
+            let found = control_file::end_of_records(programs, data, timeline.id, segment, control.layout, limit).await;
+            end = match known_of(found)? {
+                Some(found) => end.max(found),
+                // What the control file knows is true, if not all: a server is not dead because its WAL is long.
+                None => return at_least(data, control),
+            };
         }
         if let Some(end) = end.filter(|end| *end > timeline.fork()) {
             return Ok((control, timeline, end));
         }
     }
-    let at_least = control.checkpoint.max(control.minimum_recovery_end);
-    let timeline = of_id(data, known)?;
-    Ok((control, timeline, at_least))
+    at_least(data, control)
+}
+
+/// What a control file knows of timeline and end of the WAL.
+fn at_least(data: &Path, control: Control) -> Result<(Control, Timeline, Lsn), PositionError> {
+    let end = control.checkpoint.max(control.minimum_recovery_end);
+    let timeline = of_id(data, control.current_timeline())?;
+    Ok((control, timeline, end))
+}
+
+/// What a look for the end of the records has found; `None` when it took too long.
+fn known_of(found: Result<Option<Lsn>, ControlError>) -> Result<Option<Option<Lsn>>, ControlError> {
+    match found {
+        Err(ControlError::Run(HelperError::Timeout { .. })) => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 /// The timelines after `known` that descend from it and whose history is here, the latest first.
@@ -211,6 +228,18 @@ mod tests {
     fn a_position_at_the_end_of_a_segment_lies_in_that_segment() {
         check(&[("000000020000000000000003", ""), TWO], 1, 0x400_0000, 2);
         check(&[("000000020000000000000004", ""), TWO], 1, 0x400_0000, 1);
+    }
+
+    #[test]
+    fn wal_that_takes_too_long_to_read_is_no_failure() {
+        let late = ControlError::Run(HelperError::Timeout {
+            program: "pg_waldump".into(),
+            limit: Duration::from_secs(1),
+        });
+        assert!(matches!(known_of(Err(late)), Ok(None)));
+        assert!(matches!(known_of(Ok(None)), Ok(Some(None))));
+        let damaged = ControlError::Missing { what: "timeline" };
+        assert!(known_of(Err(damaged)).is_err());
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::postgres::history::{self, Ancestor, HistoryError};
 use crate::postgres::programs::Programs;
 use crate::postgres::refusal::Refusal;
 use crate::postgres::session::{self, Who};
+use crate::postgres::sql::DATABASE;
 
 /// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -282,6 +283,35 @@ impl Replication {
                 }
             }
         }
+    }
+}
+
+/// What a server answers first to the request for a session.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum FirstAnswer {
+    /// It goes on with the login.
+    Login,
+    /// An error; the refusal, when it proves that the server lives and works.
+    Error(Option<Refusal>),
+}
+
+/// Asks for a session of `user` and leaves after the first answer. A server that asks for a password and gets none logs
+/// nothing (`auth_failed` in PostgreSQL's auth.c).
+pub(crate) async fn first_answer(target: &Target, user: &str) -> io::Result<FirstAnswer> {
+    let mut wire = Wire {
+        stream: target.open().await?,
+        read: BytesMut::new(),
+        write: BytesMut::new(),
+    };
+    let parameters = [("user", user), ("application_name", "stolon-keeper")];
+    let parameters = parameters.into_iter().chain([("database", DATABASE)]);
+    frontend::startup_message(parameters, &mut wire.write)?;
+    wire.flush().await?;
+    match wire.next().await {
+        Ok(_) => Ok(FirstAnswer::Login),
+        Err(Failure::Refused { code, message }) => Ok(FirstAnswer::Error(Refusal::new(&code, &message))),
+        Err(Failure::Io(source)) => Err(source),
+        Err(Failure::Protocol(what)) => Err(io::Error::new(io::ErrorKind::InvalidData, what)),
     }
 }
 

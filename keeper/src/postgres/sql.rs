@@ -20,6 +20,7 @@ use crate::postgres::credentials::{Login, Secret};
 use crate::postgres::pending::Session;
 use crate::postgres::programs::Programs;
 use crate::postgres::refusal::Refusal;
+use crate::postgres::replication::{FirstAnswer, first_answer};
 use crate::postgres::session::{self, Who};
 
 /// The database that is used for administration.
@@ -162,7 +163,10 @@ impl Sql {
     /// after each question: nobody can copy a database that somebody uses.
     #[expect(clippy::disallowed_methods, reason = "a pause between logins is measured here")]
     async fn connect(&self) -> Result<Session, SqlError> {
-        if let Some(refusal) = self.refused_lately() {
+        // What is remembered spares the server's log a line, and proves nothing about the server now (keeper I11).
+        if let Some(refusal) = self.refused_lately()
+            && self.still_works().await
+        {
             return Err(SqlError::Refused {
                 at: self.target.name(),
                 refusal,
@@ -207,6 +211,18 @@ impl Sql {
             let _ = connection.await;
         });
         Ok(Session::new(client, connection, self.target.clone(), is_kept))
+    }
+
+    /// Whether the server answers a new connection as one that works does, without a login that it would log.
+    async fn still_works(&self) -> bool {
+        let answer = first_answer(&self.target, &self.login.user).await;
+        matches!(answer, Ok(FirstAnswer::Login | FirstAnswer::Error(Some(_))))
+    }
+
+    /// Whether the server answers a new connection in time, be it with an error.
+    pub async fn answers_new_connections(&self) -> bool {
+        let answer = timeout(self.limit, first_answer(&self.target, &self.login.user)).await;
+        answer.is_ok_and(|answer| answer.is_ok())
     }
 
     fn refused(&self) -> MutexGuard<'_, Refused> {
@@ -632,4 +648,94 @@ fn one<'a>(act: &'static str, rows: &'a [SimpleQueryRow]) -> Result<&'a SimpleQu
 /// A value as text; empty when it is null.
 fn field(row: &SimpleQueryRow, index: usize) -> String {
     row.get(index).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::postgres::conninfo::Address;
+    use crate::postgres::credentials::AuthMethod;
+
+    const ASKS_FOR_PASSWORD: &[u8] = &[b'R', 0, 0, 0, 12, 0, 0, 0, 5, 1, 2, 3, 4];
+    const LONG: Duration = Duration::from_secs(60);
+
+    async fn server() -> (TcpListener, Target) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let target = Target::Remote(Address {
+            host: "127.0.0.1".into(),
+            port: port.to_string(),
+        });
+        (listener, target)
+    }
+
+    fn sql(target: Target, limit: Duration) -> Sql {
+        let login = Login {
+            user: "stolon".into(),
+            method: AuthMethod::Md5,
+            password: Some(Secret::new("secret")),
+        };
+        Sql::new(target, &login, limit)
+    }
+
+    fn error(code: &str) -> Vec<u8> {
+        let fields = format!("SFATAL\0C{code}\0Mno\0\0");
+        let length = u32::try_from(fields.len() + 4).unwrap();
+        [b"E", length.to_be_bytes().as_slice(), fields.as_bytes()].concat()
+    }
+
+    async fn answer(listener: &TcpListener, answer: &[u8]) -> TcpStream {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 1024];
+        let _ = stream.read(&mut request).await; // whatever it is
+        stream.write_all(answer).await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_remembered_refusal_counts_only_while_the_server_answers() {
+        let (listener, target) = server().await;
+        let (refusal, recovering) = (error("28P01"), error("57P03"));
+        let mut sql = sql(target, LONG);
+        let (refused, _) = tokio::join!(sql.ping(), answer(&listener, &refusal));
+        assert_eq!(refused.unwrap_err().refusal().unwrap().code, "28P01");
+
+        let (remembered, _) = tokio::join!(sql.ping(), answer(&listener, ASKS_FOR_PASSWORD));
+        let remembered = remembered.unwrap_err();
+        assert!(matches!(remembered, SqlError::Refused { .. }), "{remembered:?}");
+
+        // It recovers from the crash of a backend: it is asked for the reason.
+        let recovers = async {
+            answer(&listener, &recovering).await;
+            answer(&listener, &recovering).await;
+        };
+        let (recovers, ()) = tokio::join!(sql.ping(), recovers);
+        assert!(recovers.unwrap_err().is_not_yet());
+
+        let (refused, _) = tokio::join!(sql.ping(), answer(&listener, &refusal));
+        assert!(refused.unwrap_err().refusal().is_some());
+        sql.limit = Duration::from_millis(50); // the system takes the connection, and nobody answers
+        let silent = sql.ping().await.unwrap_err();
+        assert!(silent.refusal().is_none(), "{silent:?}");
+        drop(listener);
+        let gone = sql.ping().await.unwrap_err();
+        assert!(gone.refusal().is_none(), "{gone:?}");
+    }
+
+    #[tokio::test]
+    async fn any_answer_to_a_new_connection_counts_and_silence_does_not() {
+        let (listener, target) = server().await;
+        let mut sql = sql(target, LONG);
+        for bytes in [ASKS_FOR_PASSWORD, &error("53300"), &error("57P03")] {
+            let (answers, _) = tokio::join!(sql.answers_new_connections(), answer(&listener, bytes));
+            assert!(answers);
+        }
+        sql.limit = Duration::from_millis(50);
+        assert!(!sql.answers_new_connections().await);
+        drop(listener);
+        assert!(!sql.answers_new_connections().await);
+    }
 }

@@ -1,0 +1,67 @@
+//! Whether the server still answers new connections: the keeper's own session stays open where nobody else gets in.
+//! Trying a connection is left to `collect`.
+
+use std::time::Duration;
+
+use control::clock::Boottime;
+use control::model::Problem;
+
+use crate::problems::Kind;
+
+/// What the tries of new connections came to.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Connections {
+    failing_since: Option<Boottime>,
+}
+
+impl Connections {
+    /// Takes in a try that began at `began`; `None` when the server was not expected to answer.
+    pub fn note(&mut self, answered: Option<bool>, began: Boottime) {
+        match answered {
+            Some(false) => _ = self.failing_since.get_or_insert(began),
+            Some(true) | None => self.failing_since = None,
+        }
+    }
+
+    /// Whether the last try failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing_since.is_some()
+    }
+
+    /// Whether all tries of at least this long have failed.
+    pub fn is_silent(&self, now: Boottime, limit: Duration) -> bool {
+        self.failing_since.is_some_and(|since| now.since(since) >= limit)
+    }
+}
+
+/// What an operator is shown meanwhile.
+pub fn problem() -> Problem {
+    Kind::Login.problem(
+        "PostgreSQL answers no new connections, although it runs and sessions that are open work",
+        "look at the postmaster process: whether it is stopped or hangs, and whether it can start processes (limits of \
+         processes and memory)",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_silent_after_the_limit_without_any_answer() {
+        let limit = Duration::from_secs(10);
+        let start = Boottime::from_nanos(0);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut connections = Connections::default();
+        assert!(!connections.is_silent(at(100), limit));
+        connections.note(Some(false), at(0));
+        connections.note(Some(false), at(5));
+        assert!(connections.is_failing() && !connections.is_silent(at(9), limit));
+        assert!(connections.is_silent(at(10), limit));
+        connections.note(Some(true), at(10));
+        assert!(!connections.is_failing() && !connections.is_silent(at(60), limit));
+        connections.note(Some(false), at(60));
+        connections.note(None, at(65)); // it is being restarted
+        assert!(!connections.is_silent(at(100), limit));
+    }
+}
