@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use control::model::{HbaStrictness, hba_fault, hba_strictness};
+use control::model::{HbaStrictness, hba_fault, hba_fields, hba_strictness};
 
 /// The lines to write, and a text for each refused one.
 ///
-/// A refused line is left out where no later line asks for less than it does. Otherwise all lines stay as a server last
+/// A refused line is left out where every later line that lets somebody in asks for the same: the same method with the
+/// same options. Otherwise all lines stay as a server last
 /// took them. When none ever took any, the lines above the refused one are used, and of those below it only those that
 /// deny.
 pub fn choose_lines(
@@ -42,14 +43,31 @@ pub fn choose_lines(
     (Some(kept.map(|at| lines[at].clone()).collect()), texts)
 }
 
-/// Whether a good line below `at` lets somebody in and asks for less than the line at `at`.
+/// Whether a good line below `at` lets somebody in by another way than the line at `at`. Methods are not ranked: a second
+/// factor (`radius`, `pam`) and an option (`clientcert`, `map`, `include_realm`) ask for something of their own.
 fn opens_when_left_out(lines: &[String], at: usize, is_good: impl Fn(usize) -> bool) -> bool {
-    let Some(strictness) = hba_strictness(&lines[at]) else {
-        return false;
-    };
-    let below = (at + 1..lines.len()).filter(|below| is_good(*below));
-    let mut below = below.filter_map(|below| hba_strictness(&lines[below]));
-    below.any(|other| other != HbaStrictness::Reject && other < strictness)
+    if hba_strictness(&lines[at]).is_none() {
+        return false; // a comment
+    }
+    let asked = method_with_options(&lines[at]);
+    if asked.as_deref().is_some_and(|asked| asked == ["trust"]) {
+        return false; // nothing asks for less
+    }
+    let mut below = (at + 1..lines.len()).filter(|below| is_good(*below));
+    below.any(|below| match hba_strictness(&lines[below]) {
+        None | Some(HbaStrictness::Reject) => false,
+        Some(_) => asked.is_none() || method_with_options(&lines[below]) != asked,
+    })
+}
+
+/// The method of a line and its options; none when the method is unknown.
+fn method_with_options(line: &str) -> Option<Vec<String>> {
+    let strictness = hba_strictness(line).filter(|strictness| *strictness != HbaStrictness::Unknown)?;
+    let fields: Vec<String> = hba_fields(line).into_iter().map(|field| field.text).collect();
+    // The first three fields are the type and names. A field is the method if it gives the line its strictness alone.
+    let is_method = |field: &String| hba_strictness(&format!("host all all {field}")) == Some(strictness);
+    let at = (3..fields.len()).find(|at| is_method(&fields[*at]))?;
+    Some(fields[at..].to_vec())
 }
 
 #[cfg(test)]
@@ -110,6 +128,30 @@ mod tests {
             check(&[A, bad], &[bad], Some(&[B]), &[A]); // nothing below it lets anybody in
         }
         check(&["hosst all all 10.0.0.0/8 md5", OPEN], &[], Some(&[B]), &[B]);
+    }
+
+    #[test]
+    fn a_line_is_left_out_only_above_lines_that_ask_for_the_same() {
+        for (bad, below) in [
+            (
+                "hostssl all admin all scram-sha-256 clientcert=verify-full",
+                "hostssl all all all md5",
+            ),
+            (
+                "hostssl all admin all md5 clientcert=verify-full",
+                "hostssl all all all md5",
+            ),
+            ("host all admin all radius radiusservers=x", "host all all all password"),
+            ("host all all all gss map=x", "host all all all gss"),
+            ("hostssl all all all trust clientcert=verify-ca", OPEN),
+            ("host all all all md5", "local a,trust all peer"),
+        ] {
+            check(&[DENY, bad, below], &[bad], Some(&[B]), &[B]);
+            check(&[DENY, bad, below], &[bad], None, &[DENY]);
+        }
+        let bad = "hostssl all admin 10.0.0.300/32 scram-sha-256 clientcert=verify-full";
+        let same = "hostssl all all 10.0.0.1 255.255.255.255 scram-sha-256 clientcert=verify-full";
+        check(&[bad, same, DENY], &[bad], Some(&[B]), &[same, DENY]);
     }
 
     #[test]
