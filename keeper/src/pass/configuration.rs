@@ -27,6 +27,8 @@ impl Engine {
         self.problems.set(Kind::Configuration, "left out", left_out.collect());
         let last = self.last_taken();
         self.memory.judge.verdicts.forget_unwanted(&wanted);
+        let made = self.made_hba(target, &users(wanted.hba.as_ref()));
+        self.memory.judge.verdicts.forget_own_lines(&made);
         let usable = self.memory.judge.verdicts.usable(&wanted, last.as_ref());
         let refused = usable.refused.iter();
         let refused = refused.map(|text| Kind::Configuration.problem(text, REFUSED_REMEDY));
@@ -78,22 +80,31 @@ impl Engine {
         })
     }
 
+    /// The lines without those that the server was found to refuse.
     pub(super) fn hba(&self, target: &Target, users: &Users) -> Vec<String> {
+        self.without_refused(self.made_hba(target, users))
+    }
+
+    /// One line that the server cannot read, such as a peer's strange address, would keep it from reading all others.
+    pub(super) fn without_refused(&self, mut lines: Vec<String>) -> Vec<String> {
+        lines.retain(|line| !self.memory.judge.verdicts.refuses_line(line));
+        lines
+    }
+
+    /// All lines that the orders mean.
+    pub(super) fn made_hba(&self, target: &Target, users: &Users) -> Vec<String> {
         let remote = match (&target.access, &target.role) {
             (AccessMode::Strict, TargetRole::Master) => Remote::Only(target.peers.clone()),
             (AccessMode::Strict, _) => Remote::Only(Vec::new()),
             _ => Remote::All,
         };
-        let mut lines = hba::lines(&hba::Access {
+        hba::lines(&hba::Access {
             superuser: &self.config.superuser,
             replication: &self.config.replication,
             replication_databases: &[],
             remote: &remote,
             users,
-        });
-        // One line that the server cannot read, such as a peer's strange address, would keep it from reading all others.
-        lines.retain(|line| !self.memory.judge.verdicts.refuses_line(line));
-        lines
+        })
     }
 
     pub(super) fn files(&self, sets: &Sets) -> Files {

@@ -50,6 +50,8 @@ impl Engine {
             self.save_started();
             self.release_held().await;
             self.try_hba(target, &wanted).await;
+        } else if let Server::Up(Asked::Refused) = server {
+            self.memory.judge.verdicts.release_hba();
         }
     }
 
@@ -106,7 +108,9 @@ impl Engine {
         let last = self.last_taken();
         for _ in 0..ROUNDS_MAX {
             let usable = self.memory.judge.verdicts.usable(wanted, last.as_ref()).settings;
-            let lines = self.hba(target, &users(usable.hba.as_ref()));
+            let made = self.made_hba(target, &users(usable.hba.as_ref()));
+            self.memory.judge.verdicts.forget_own_lines(&made);
+            let lines = self.without_refused(made);
             let current = self.memory.known.current.as_ref().map(|current| current.hba.clone());
             if current.as_ref() == Some(&lines) || self.memory.judge.asked.as_ref() == Some(&lines) {
                 return;
@@ -122,7 +126,10 @@ impl Engine {
             if refused.is_empty() {
                 return;
             }
-            self.memory.judge.verdicts.refuse_lines(refused);
+            let is_user_s = |(line, _): &(String, String)| wanted.hba.iter().flatten().any(|one| one == line);
+            let (of_user, own): (Vec<_>, Vec<_>) = refused.into_iter().partition(is_user_s);
+            self.memory.judge.verdicts.refuse_lines(of_user);
+            self.memory.judge.verdicts.refuse_own_lines(own);
             // Until the next reload the file is the one that the server has read.
             if let Some(current) = current
                 && let Err(error) = self.instance.write_hba(&current)
@@ -175,6 +182,11 @@ impl Engine {
         self.memory.judge.begun = Some(self.memory.judge.usable.clone());
     }
 
+    /// Whether a server was started that has not answered yet.
+    pub(super) fn is_begun(&self) -> bool {
+        self.memory.judge.begun.is_some()
+    }
+
     /// A server ended instead of starting. Returns whether a start with less of the configuration is worth a try.
     pub(super) fn blame_start(&mut self, files: &Files, output: &[String]) -> Blame {
         let Some(target) = self.memory.target.clone() else {
@@ -182,19 +194,21 @@ impl Engine {
         };
         let wanted = self.wanted(&target).0;
         let cluster = self.local.cluster();
-        let base = match self.kept().started(cluster.as_str()).cloned() {
-            Some(started) => started,
-            None => Settings {
-                parameters: self.own_parameters(&target),
-                hba: Some(Vec::new()),
-            },
-        };
+        let started = self.kept().started(cluster.as_str()).cloned();
+        let is_base_proven = started.is_some();
+        let base = started.unwrap_or_else(|| Settings {
+            parameters: self.own_parameters(&target),
+            hba: Some(Vec::new()),
+        });
+        let last_hba = self.last_taken().map_or_else(|| base.hba.clone(), |taken| taken.hba);
         let judge = &mut self.memory.judge;
         judge.begun = None;
         judge.verdicts.blame_start(&Attempt {
             wanted: &wanted,
             tried: &judge.usable,
             base: &base,
+            is_base_proven,
+            last_hba: &last_hba,
             hba_file: &files.hba,
             output,
         })

@@ -166,7 +166,12 @@ impl Engine {
                     Be::Db(target) => Some(target.ready_timeout).filter(|limit| !limit.is_zero()),
                     _ => None,
                 };
-                self.instance.wait_ready(limit).await?;
+                let ready = self.instance.wait_ready(limit).await;
+                match self.memory.known.current.clone().filter(|_| self.is_begun()) {
+                    // What the startup process refuses ends the server after its sockets are open.
+                    Some(sets) => self.started(&self.files(&sets), ready)?,
+                    None => ready?,
+                }
                 self.collector.look();
             }
             Step::ReadInitParameters => {
@@ -294,12 +299,12 @@ impl Engine {
             Err(failed) => failed,
         };
         let blame = match &failed {
-            // A signal came from outside.
+            // A signal came from outside, and somebody asked a server to stop that ended with 0.
             InstanceError::Ended {
                 status: Some(status),
                 tail,
                 ..
-            } if status.code().is_some() => self.blame_start(files, tail),
+            } if status.code().is_some_and(|code| code != 0) => self.blame_start(files, tail),
             _ => Blame::Nothing,
         };
         Err(match blame {

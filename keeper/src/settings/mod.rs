@@ -42,7 +42,11 @@ pub struct Refused {
 pub struct Verdicts {
     parameters: BTreeMap<String, Refused>,
     lines: BTreeMap<String, String>,
+    /// Lines of the keeper's own, such as one with another instance's address.
+    own_lines: BTreeMap<String, String>,
     held: Option<Held>,
+    /// A set with which starts failed for a reason that names nothing, and how often.
+    failed: Option<(Settings, u32)>,
 }
 
 /// All that distinguishes a set with which a server did not start from the one with which it last did.
@@ -71,7 +75,7 @@ pub struct Usable {
 }
 
 impl Verdicts {
-    /// Forgets what nobody wants any more.
+    /// Forgets what nobody wants any more; [`Self::forget_own_lines`] does the same for the keeper's own lines.
     pub fn forget_unwanted(&mut self, wanted: &Settings) {
         let is_wanted = |name: &String, refused: &mut Refused| wanted.parameters.get(name) == refused.value.as_ref();
         self.parameters.retain(is_wanted);
@@ -84,6 +88,11 @@ impl Verdicts {
                 self.held = None;
             }
         }
+    }
+
+    /// Forgets the verdicts on lines of the keeper's own that are not among these.
+    pub fn forget_own_lines(&mut self, made: &[String]) {
+        self.own_lines.retain(|line, _| made.contains(line));
     }
 
     /// What can be used of `wanted`; `last` is what a server last took.
@@ -110,6 +119,8 @@ impl Verdicts {
         let (lines, said) = choose_lines(settings.hba.as_deref(), &self.lines, last.map(|last| &last.hba));
         settings.hba = lines;
         refused.extend(said);
+        let own = self.own_lines.iter();
+        refused.extend(own.map(|(line, why)| format!("the keeper's own hba line {line:?} is left out: {why}")));
         Usable { settings, refused }
     }
 
@@ -134,6 +145,11 @@ impl Verdicts {
         self.lines.extend(lines);
     }
 
+    /// The server refuses these lines of the keeper's own.
+    pub fn refuse_own_lines(&mut self, lines: impl IntoIterator<Item = (String, String)>) {
+        self.own_lines.extend(lines);
+    }
+
     /// The names of the parameters with which a server did not start.
     pub fn held_parameters(&self) -> Vec<String> {
         let held = self.held.iter().flat_map(|held| held.parameters.keys());
@@ -142,7 +158,7 @@ impl Verdicts {
 
     /// Whether this line is refused.
     pub fn refuses_line(&self, line: &str) -> bool {
-        self.lines.contains_key(line)
+        self.lines.contains_key(line) || self.own_lines.contains_key(line)
     }
 
     /// Whether something is held back that a running server was not asked about.
@@ -155,9 +171,19 @@ impl Verdicts {
         self.held.is_some()
     }
 
+    /// A server runs that cannot be asked: lines are tried by a reload, at which it keeps the old ones if it must.
+    pub fn release_hba(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        held.hba = None;
+        if held.parameters.is_empty() {
+            self.held = None;
+        }
+    }
+
     /// A server runs again: of what was held back only `for_restart` can have kept it from starting by being read at the
     /// start only; the rest it can be asked about, and is applied by a reload.
     pub fn release(&mut self, for_restart: &BTreeSet<String>) {
+        self.failed = None;
         let Some(held) = &mut self.held else { return };
         held.proven = true;
         held.parameters.retain(|name, _| for_restart.contains(name));

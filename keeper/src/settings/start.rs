@@ -22,6 +22,10 @@ pub struct Attempt<'a> {
     pub tried: &'a Settings,
     /// With what a server last started; before the first time, what the keeper sets itself.
     pub base: &'a Settings,
+    /// A server has started with the base.
+    pub is_base_proven: bool,
+    /// The user's lines that a server last took, at a start or a reload.
+    pub last_hba: &'a Option<Vec<String>>,
     /// The lines of `pg_hba.conf`.
     pub hba_file: &'a [String],
     /// The last lines that the server printed.
@@ -33,9 +37,13 @@ pub struct Attempt<'a> {
 pub enum Blame {
     /// Something was found: a start with less is worth a try.
     Found,
-    /// The server was given nothing that it has not started with before: it is not the configuration.
+    /// It is not the configuration, as far as is known: the same is worth another try.
     Nothing,
 }
+
+/// How often the same set is tried before all of it is held back on no more than suspicion, where no server has started
+/// with less: full disks and shared memory in use pass.
+const TRIES: u32 = 3;
 
 impl Verdicts {
     /// Finds what of a configuration kept a server from starting: what it named, else all that it has not started with
@@ -46,18 +54,32 @@ impl Verdicts {
         }
         let differ: Vec<&String> = differing(attempt).collect();
         let named: Vec<&String> = differ.iter().copied().filter(|name| is_named(name, attempt)).collect();
-        let other_hba = attempt.tried.hba != attempt.base.hba;
+        // Lines that a reload has proven are never taken back: somebody may have been locked out by it.
+        let is_held = self.held.as_ref().is_some_and(|held| held.hba.is_some());
+        let other_hba = !is_held && attempt.tried.hba != *attempt.last_hba && may_be_hba(attempt.output);
         if differ.is_empty() && !other_hba {
             // Nothing was proven by the starts before this one.
             self.held = self.held.take().filter(|held| held.proven);
             return Blame::Nothing;
         }
-        let (names, hba) = match named.is_empty() {
-            true => (differ, other_hba),
-            false => (named, false),
+        if named.is_empty() && !names_hba(attempt.output) && !attempt.is_base_proven && !self.is_tried_enough(attempt) {
+            return Blame::Nothing;
+        }
+        let (names, hba) = match (named.is_empty(), names_hba(attempt.output)) {
+            (true, true) if other_hba => (Vec::new(), true),
+            (true, _) => (differ, other_hba),
+            (false, _) => (named, false),
         };
         self.hold(attempt, &names, hba);
         Blame::Found
+    }
+
+    /// Counts the failures of one set.
+    fn is_tried_enough(&mut self, attempt: &Attempt<'_>) -> bool {
+        let before = self.failed.take().filter(|(set, _)| set == attempt.tried);
+        let count = before.map_or(0, |(_, count)| count) + 1;
+        self.failed = (count < TRIES).then(|| (attempt.tried.clone(), count));
+        count >= TRIES
     }
 
     /// Holds these parameters back, and with `hba` the user's lines too.
@@ -80,7 +102,7 @@ impl Verdicts {
         if hba {
             held.hba = Some(HeldHba {
                 wanted: attempt.wanted.hba.clone(),
-                instead: attempt.base.hba.clone(),
+                instead: attempt.last_hba.clone(),
             });
         }
         held.why = match held.why.is_empty() || held.why == why {
@@ -90,10 +112,10 @@ impl Verdicts {
         held.proven = false;
     }
 
-    /// Lines of the user's that the server named by their number (hba.c: `line %d of configuration file "%s"`).
+    /// Lines that the server named by their number (hba.c: `line %d of configuration file "%s"`).
     fn blame_lines(&mut self, attempt: &Attempt<'_>) -> bool {
         let mut message = String::new();
-        let mut found = Vec::new();
+        let (mut of_user, mut own) = (Vec::new(), Vec::new());
         for line in attempt.output {
             if let Some((_, text)) = line.split_once("LOG:") {
                 text.trim().clone_into(&mut message);
@@ -107,16 +129,29 @@ impl Verdicts {
                 .and_then(|at| attempt.hba_file.get(at))
                 .filter(|_| file.contains("hba.conf"));
             let is_user_s = |text: &&String| attempt.tried.hba.iter().flatten().any(|line| line == *text);
-            if let Some(text) = text.filter(is_user_s)
-                && !self.lines.contains_key(text)
-            {
-                found.push((text.clone(), message.clone()));
-            }
+            let Some(text) = text.filter(|text| !self.refuses_line(text)) else {
+                continue;
+            };
+            let found = if is_user_s(&text) { &mut of_user } else { &mut own };
+            found.push((text.clone(), message.clone()));
         }
-        let any = !found.is_empty();
-        self.refuse_lines(found);
+        let any = !(of_user.is_empty() && own.is_empty());
+        self.refuse_lines(of_user);
+        self.refuse_own_lines(own);
         any
     }
+}
+
+fn names_hba(output: &[String]) -> bool {
+    let is_of_end = |line: &&String| line.contains("FATAL:") || line.contains("of configuration file");
+    output.iter().filter(is_of_end).any(|line| line.contains("pg_hba.conf"))
+}
+
+/// Whether the lines may have ended the server: it names the file, or its reason is not known (with a logging collector
+/// its output ends before the reason).
+fn may_be_hba(output: &[String]) -> bool {
+    let has_reason = output.iter().any(|line| ["FATAL:", "PANIC:"].iter().any(|level| line.contains(level)));
+    !has_reason || names_hba(output)
 }
 
 /// Whether what ended the server names this parameter, or a part of its value, such as a library that is not there.

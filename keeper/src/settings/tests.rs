@@ -14,6 +14,8 @@ fn settings(parameters: &[(&str, &str)], hba: &[&str]) -> Settings {
 fn attempt<'a>(wanted: &'a Settings, tried: &'a Settings, base: &'a Settings, output: &'a [String]) -> Attempt<'a> {
     let hba_file = tried.hba.as_deref().unwrap_or_default();
     Attempt {
+        is_base_proven: true,
+        last_hba: &base.hba,
         wanted,
         tried,
         base,
@@ -200,4 +202,80 @@ fn every_failed_start_blames_something_new_until_nothing_is_left() {
             assert!(starts < 6, "{verdicts:?}");
         }
     }
+}
+
+#[test]
+fn a_failed_start_never_takes_lines_back_that_a_reload_has_proven() {
+    const LOCKED_OUT: &str = "host all contractor all reject";
+    let base = settings(&[], &[MD5]);
+    let wanted = settings(&[], &[LOCKED_OUT, MD5]);
+    let newer = settings(&[], &[LOCKED_OUT]);
+    let full = lines(&["FATAL:  could not write lock file: No space left on device"]);
+    for (tried, output, instead) in [
+        (&wanted, &full, None),
+        (&wanted, &lines(&[]), None),
+        (&newer, &full, None),
+        // The reason is in the collector's file; what a server last took is proven.
+        (&newer, &lines(&["LOG:  redirecting log output"]), Some(&wanted)),
+        (&newer, &lines(&["FATAL:  could not load /d/pg_hba.conf"]), Some(&wanted)),
+    ] {
+        let mut verdicts = Verdicts::default();
+        let attempt = Attempt {
+            last_hba: &wanted.hba,
+            ..attempt(tried, tried, &base, output)
+        };
+        let blame = verdicts.blame_start(&attempt);
+        assert_eq!(blame == Blame::Found, instead.is_some(), "{output:?}");
+        let usable = verdicts.usable(tried, Some(&wanted)).settings.hba;
+        assert_eq!(usable, instead.unwrap_or(tried).hba, "{output:?}");
+        verdicts.release_hba();
+        assert_eq!(verdicts, Verdicts::default());
+    }
+}
+
+#[test]
+fn a_line_of_the_keeper_s_own_stays_refused_while_it_is_made() {
+    const OWN: &str = "host all su fe80::1%eth0 md5";
+    let wanted = settings(&[], &[MD5]);
+    let output = lines(&[
+        "LOG:  invalid IP mask \"md5\": Name or service not known",
+        "CONTEXT:  line 1 of configuration file \"/d/pg_hba.conf\"",
+        "FATAL:  could not load /d/pg_hba.conf",
+    ]);
+    let mut verdicts = Verdicts::default();
+    let made = lines(&[OWN, MD5]);
+    let attempt = Attempt {
+        hba_file: &made,
+        ..attempt(&wanted, &wanted, &wanted, &output)
+    };
+    assert_eq!(verdicts.blame_start(&attempt), Blame::Found);
+    assert_eq!(verdicts.blame_start(&attempt), Blame::Nothing, "it is known already");
+    verdicts.forget_unwanted(&wanted);
+    verdicts.forget_own_lines(&made);
+    assert!(verdicts.refuses_line(OWN) && !verdicts.refuses_line(MD5));
+    let usable = verdicts.usable(&wanted, None);
+    assert_eq!(usable.settings, wanted);
+    assert!(usable.refused[0].contains("invalid IP mask"), "{usable:?}");
+    verdicts.forget_own_lines(&lines(&[MD5]));
+    assert_eq!(verdicts, Verdicts::default());
+}
+
+#[test]
+fn without_a_proven_set_a_failure_that_names_nothing_is_tried_again_first() {
+    let base = settings(&[("max_connections", "100")], &[]);
+    let wanted = settings(&[("max_connections", "500")], &[]);
+    let of = |output| Attempt {
+        is_base_proven: false,
+        ..attempt(&wanted, &wanted, &base, output)
+    };
+    let unnamed = lines(&["FATAL:  pre-existing shared memory block is still in use"]);
+    let mut verdicts = Verdicts::default();
+    for wanted_blame in [Blame::Nothing, Blame::Nothing, Blame::Found] {
+        assert!(verdicts.held_parameters().is_empty());
+        assert_eq!(verdicts.blame_start(&of(&unnamed)), wanted_blame);
+    }
+    assert_eq!(verdicts.held_parameters(), ["max_connections"]);
+    let mut verdicts = Verdicts::default();
+    let named = lines(&["FATAL:  max_connections is too high"]);
+    assert_eq!(verdicts.blame_start(&of(&named)), Blame::Found, "it is named");
 }
