@@ -36,6 +36,7 @@ pub(crate) fn configure(
     if let Some(facts) = facts {
         steps.push(Step::NoteRestart(match (restart || reload, facts.restart_pending) {
             (true, _) => RestartNeed::NotAsked,
+            (false, true) if facts.restart_can_wait => RestartNeed::CanWait,
             (false, true) => RestartNeed::Pending,
             (false, false) => RestartNeed::Nothing,
         }));

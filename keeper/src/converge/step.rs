@@ -87,6 +87,8 @@ pub enum RestartNeed {
     Nothing,
     /// Some do.
     Pending,
+    /// One does that is worth no restart, so that nobody has to wait for ours.
+    CanWait,
     /// The server was not asked since it got the parameters.
     NotAsked,
 }

@@ -31,6 +31,7 @@ struct World {
     shortage: Option<(std::path::PathBuf, Obstacle)>,
     fails: Vec<&'static str>,
     trace: Vec<String>,
+    noted: Option<RestartNeed>,
     lines: Vec<Line>,
 }
 
@@ -112,6 +113,7 @@ fn world() -> World {
         places: Vec::new(),
         shortage: None,
         fails: Vec::new(),
+        noted: None,
         trace: Vec::new(),
         lines: Vec::new(),
     }
@@ -347,7 +349,10 @@ impl World {
                 self.lines.push(line.clone());
                 return None;
             }
-            Step::NoteRestart(_) => return None,
+            Step::NoteRestart(need) => {
+                self.noted = Some(*need);
+                return None;
+            }
             Step::SaveCluster(uid) => {
                 self.local.cluster = uid.clone();
                 format!("save cluster {uid}")
@@ -937,6 +942,11 @@ fn room_for_slots_that_nobody_needs_yet_is_worth_no_restart() {
     };
     check(automatic(true), "done");
     check(automatic(false), "permit; restart; done");
+
+    // Nor has anybody to wait for the restart.
+    let mut waits = automatic(true);
+    waits.pass();
+    assert_eq!(waits.noted, Some(RestartNeed::CanWait));
 }
 
 #[test]

@@ -44,10 +44,12 @@ impl Engine {
         let state = match need {
             RestartNeed::NotAsked => return,
             RestartNeed::Pending => RestartState::Pending,
-            RestartNeed::Nothing if self.memory.judge.verdicts.went_back() => RestartState::Refused,
-            RestartNeed::Nothing => RestartState::Applied,
+            RestartNeed::Nothing | RestartNeed::CanWait if self.memory.judge.verdicts.went_back() => {
+                RestartState::Refused
+            }
+            RestartNeed::Nothing | RestartNeed::CanWait => RestartState::Applied,
         };
-        self.metrics.set_needs_restart(need == RestartNeed::Pending);
+        self.metrics.set_needs_restart(need != RestartNeed::Nothing);
         self.report_settings(orders, state);
     }
 
