@@ -9,6 +9,7 @@ use control::model::Problem;
 use metrics::{Gauge, describe_gauge, gauge};
 use tracing::{error, info, warn};
 
+use crate::postgres::redact::redacted;
 use crate::publish::{Due, Publisher};
 
 /// What a problem is about.
@@ -38,9 +39,9 @@ impl Kind {
         }
     }
 
-    /// A problem of this kind.
+    /// A problem of this kind, without the secrets in its text.
     pub fn problem(self, text: &str, remedy: &str) -> Problem {
-        Problem::new(self.as_str(), text, remedy)
+        Problem::new(self.as_str(), &redacted(text), remedy)
     }
 }
 

@@ -3,6 +3,7 @@
 use tracing::{error, info, warn};
 
 use crate::converge::{Change, Down, Line, Unchanged};
+use crate::postgres::redact::is_private;
 
 /// The lines of one pass: said from the first deed on, or when the pass is one that is always told (keeper 15.0 rules
 /// 4 and 5); each once.
@@ -159,7 +160,7 @@ fn say_unchanged(why: &Unchanged) {
 
 /// The values are left out where they may hold passwords (keeper 15.0 rule 4).
 fn say_change(change: &Change) {
-    let is_private = ["command", "conninfo"].iter().any(|word| change.name.contains(word));
+    let is_private = is_private(&change.name);
     let shown = |value: &Option<String>| value.clone().filter(|_| !is_private).unwrap_or_default();
     match (&change.old, &change.new) {
         _ if is_private => info!(name = %change.name, "postgres parameter changed"),

@@ -34,7 +34,7 @@ pub mod position;
 pub mod process;
 pub mod programs;
 pub mod recovery;
-mod redact;
+pub(crate) mod redact;
 pub mod refusal;
 pub mod replication;
 pub mod roles;

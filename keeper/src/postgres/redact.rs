@@ -6,7 +6,37 @@ use std::borrow::Cow;
 /// What stands in the place of a secret.
 const MASK: &str = "***";
 /// The words that a secret follows, in lower case.
-const WORDS: [&str; 2] = ["password", "passwd"];
+const WORDS: [&str; 6] = [
+    "password",
+    "passwd",
+    "passphrase_command",
+    "passphrase",
+    "secrets",
+    "secret",
+];
+
+/// A text without the secrets in it.
+pub(crate) fn redacted(text: &str) -> String {
+    let mut redactor = Redactor::default();
+    let lines: Vec<_> = text.split('\n').map(|line| redactor.line(line)).collect();
+    lines.join("\n")
+}
+
+/// Whether a parameter of this name may hold a password in a way that is not told from its value.
+pub(crate) fn is_private(parameter: &str) -> bool {
+    const PARTS: [&str; 5] = ["command", "conninfo", "passphrase", "password", "secret"];
+    let lower = parameter.to_ascii_lowercase();
+    lower != "password_encryption" && PARTS.iter().any(|part| lower.contains(part))
+}
+
+/// A reason without a value that may be a secret. A short one stands in too many places by chance.
+pub(crate) fn without_value(why: &str, value: &str) -> String {
+    const BYTES_MIN: usize = 3;
+    match value.len() >= BYTES_MIN {
+        true => why.replace(value, MASK),
+        false => why.to_owned(),
+    }
+}
 
 /// The lines of one output. A statement may be printed over several of them: the server begins those after the first
 /// with a tab.
@@ -29,6 +59,9 @@ enum Open {
 impl Redactor {
     /// The line without the secrets in it.
     pub(super) fn line<'a>(&mut self, line: &'a str) -> Cow<'a, str> {
+        if line.is_empty() {
+            return Cow::Borrowed(line); // between carriage return and newline
+        }
         let open = std::mem::take(&mut self.open);
         let open = if line.starts_with('\t') { open } else { Open::Nothing };
         if open == Open::Nothing && !may_hold_secret(line) {
@@ -309,6 +342,29 @@ mod tests {
         assert_eq!(lines.line("\tand 'more'"), "\tand 'more'");
         assert_eq!(lines.line("password 'geheim"), "password '***");
         assert_eq!(lines.line("LOG:  another message"), "LOG:  another message");
+    }
+
+    #[test]
+    fn a_carriage_return_before_the_newline_takes_no_mask_off() {
+        let mut lines = Redactor::default();
+        lines.line("STATEMENT:  alter role r password");
+        assert_eq!(lines.line(""), "");
+        assert_eq!(lines.line("\t'geheim"), "\t'***");
+        assert_eq!(lines.line(""), "");
+        assert_eq!(lines.line("\twort' login"), "***' login");
+    }
+
+    #[test]
+    fn options_of_hba_lines_with_secrets_are_hidden() {
+        for line in [
+            "host all all all ldap ldapserver=x ldapbindpasswd=\"geheim\"",
+            "host all all all radius radiussecrets=\"geheim,wort\" radiusports=1",
+            "host all all all radius radiussecret=geheim",
+            "ssl_passphrase_command = 'echo geheim wort'",
+        ] {
+            is_hidden(line);
+        }
+        assert_eq!(redacted("a\npassword=x b\n"), "a\npassword=*** b\n");
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use control::model::{HbaStrictness, hba_fault, hba_fields, hba_strictness};
 
+use crate::postgres::redact::without_value;
+
 /// The lines to write, and a text for each refused one.
 ///
 /// A refused line is left out where every later line that lets somebody in asks for the same: the same method with the
@@ -28,10 +30,15 @@ pub fn choose_lines(
         }
         (Some(_), None) => "it is left out with all entries below it that allow access",
     };
-    let texts = lines.iter().zip(&faults).filter_map(|(line, fault)| {
-        let why = fault.as_ref()?;
-        Some(format!("pgHBA entry {line:?} is refused, {outcome}: {why}"))
-    });
+    let texts = (1..)
+        .zip(lines.iter().zip(&faults))
+        .filter_map(|(number, (line, fault))| {
+            let why = without_options(fault.as_ref()?, line);
+            let start = first_fields(line);
+            Some(format!(
+                "pgHBA entry {number} ({start:?} …) is refused, {outcome}: {why}"
+            ))
+        });
     let texts = texts.collect();
     let used = match (matters, last) {
         (Some(_), Some(last)) => return (last.clone(), texts),
@@ -41,6 +48,27 @@ pub fn choose_lines(
     let denies = |line: &String| hba_strictness(line) == Some(HbaStrictness::Reject);
     let kept = (0..lines.len()).filter(|at| is_good(*at) && (*at < used || denies(&lines[*at])));
     (Some(kept.map(|at| lines[at].clone()).collect()), texts)
+}
+
+/// How a line begins, up to its options, which may hold passwords.
+fn first_fields(line: &str) -> String {
+    const COUNT: usize = 4;
+    let fields = hba_fields(line).into_iter().map(|field| field.text);
+    let shown: Vec<String> = fields.take(COUNT).take_while(|text| !text.contains('=')).collect();
+    shown.join(" ")
+}
+
+/// A server's reason without the values of options that hold passwords.
+fn without_options(why: &str, line: &str) -> String {
+    let is_secret = |name: &str| {
+        ["passw", "secret"]
+            .iter()
+            .any(|part| name.to_ascii_lowercase().contains(part))
+    };
+    let fields = hba_fields(line);
+    let options = fields.iter().filter_map(|field| field.text.split_once('='));
+    let values = options.filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
+    values.fold(why.to_owned(), |why, value| without_value(&why, value))
 }
 
 /// Whether a good line below `at` lets somebody in by another way than the line at `at`. Methods are not ranked: a second
@@ -152,6 +180,20 @@ mod tests {
         let bad = "hostssl all admin 10.0.0.300/32 scram-sha-256 clientcert=verify-full";
         let same = "hostssl all all 10.0.0.1 255.255.255.255 scram-sha-256 clientcert=verify-full";
         check(&[bad, same, DENY], &[bad], Some(&[B]), &[same, DENY]);
+    }
+
+    #[test]
+    fn a_refused_line_is_named_without_its_passwords() {
+        let line = "host all all all radius radiussecrets=\"geheim wort\"".to_owned();
+        let why = "could not parse RADIUS secrets list \"geheim wort\"".to_owned();
+        let refused = BTreeMap::from([(line.clone(), why)]);
+        let (_, texts) = choose_lines(Some(&[A.to_owned(), line]), &refused, None);
+        assert_eq!(
+            texts,
+            [
+                "pgHBA entry 2 (\"host all all all\" …) is refused, it is left out: could not parse RADIUS secrets list \"***\""
+            ]
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::postgres::conf::Parameters;
+use crate::postgres::redact::{is_private, without_value};
 
 pub use hba::choose_lines;
 pub use kept::{Kept, KeptFile};
@@ -196,6 +197,11 @@ impl Verdicts {
 
 impl Refused {
     fn describe(&self, name: &str) -> String {
+        if is_private(name) {
+            let values = [&self.value, &self.instead].into_iter().flatten();
+            let why = values.fold(self.why.clone(), |why, value| without_value(&why, value));
+            return format!("parameter {name:?} is refused, its last good value stays: {why}");
+        }
         let instead = match &self.instead {
             Some(value) => format!("the last accepted value {value:?} is used"),
             None => "it is left out".to_owned(),

@@ -150,7 +150,9 @@ fn names_hba(output: &[String]) -> bool {
 /// Whether the lines may have ended the server: it names the file, or its reason is not known (with a logging collector
 /// its output ends before the reason).
 fn may_be_hba(output: &[String]) -> bool {
-    let has_reason = output.iter().any(|line| ["FATAL:", "PANIC:"].iter().any(|level| line.contains(level)));
+    let has_reason = output
+        .iter()
+        .any(|line| ["FATAL:", "PANIC:"].iter().any(|level| line.contains(level)));
     !has_reason || names_hba(output)
 }
 

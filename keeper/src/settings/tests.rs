@@ -217,7 +217,11 @@ fn a_failed_start_never_takes_lines_back_that_a_reload_has_proven() {
         (&newer, &full, None),
         // The reason is in the collector's file; what a server last took is proven.
         (&newer, &lines(&["LOG:  redirecting log output"]), Some(&wanted)),
-        (&newer, &lines(&["FATAL:  could not load /d/pg_hba.conf"]), Some(&wanted)),
+        (
+            &newer,
+            &lines(&["FATAL:  could not load /d/pg_hba.conf"]),
+            Some(&wanted),
+        ),
     ] {
         let mut verdicts = Verdicts::default();
         let attempt = Attempt {
@@ -278,4 +282,17 @@ fn without_a_proven_set_a_failure_that_names_nothing_is_tried_again_first() {
     let mut verdicts = Verdicts::default();
     let named = lines(&["FATAL:  max_connections is too high"]);
     assert_eq!(verdicts.blame_start(&of(&named)), Blame::Found, "it is named");
+}
+
+#[test]
+fn a_refused_value_that_may_hold_a_password_is_not_reported() {
+    let wanted = settings(&[("archive_command", "curl -u me:geheim x")], &[MD5]);
+    let why = "invalid value for parameter \"archive_command\": \"curl -u me:geheim x\"".to_owned();
+    let mut verdicts = Verdicts::default();
+    verdicts.refuse_parameters(&BTreeMap::from([("archive_command".to_owned(), why)]), &wanted, None);
+    let texts = verdicts.usable(&wanted, None).refused;
+    assert!(
+        texts[0].contains("archive_command") && !texts[0].contains("geheim"),
+        "{texts:?}"
+    );
 }
