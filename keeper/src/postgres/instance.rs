@@ -260,6 +260,8 @@ pub struct Instance {
     replication: Replication,
     life: watch::Sender<Life>,
     server: Mutex<Option<Server>>,
+    /// The socket directories of the last start; none before the first.
+    sockets: std::sync::Mutex<Option<String>>,
 }
 
 impl Instance {
@@ -287,6 +289,7 @@ impl Instance {
             programs,
             life,
             server: Mutex::new(None),
+            sockets: std::sync::Mutex::default(),
         }
     }
 
@@ -403,11 +406,13 @@ impl Instance {
         }
         self.end_others().await?;
         self.remove_stale_lock()?;
+        let sockets = self.config.free_socket_directories();
+        self.sockets().replace(sockets.clone());
         self.write_files(files, kind)?;
         self.check_port()?;
         let mut command = environment::command(&self.programs.path("postgres"));
         command.arg("-D").arg(&self.config.data);
-        for (name, value) in pinned::settings(&self.config, kind) {
+        for (name, value) in pinned::settings(&self.config, kind, &sockets) {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         let mut life = self.life.subscribe();
@@ -656,17 +661,24 @@ impl Instance {
         }
     }
 
+    fn sockets(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.sockets
+            .lock()
+            .expect("nobody panics while holding the directories")
+    }
+
     fn write_files(&self, files: &Files, kind: Start) -> Result<(), FileError> {
         let data = &self.config.data;
         files::close_data(data)?;
+        let parameters = pinned::of_file(&files.parameters, self.sockets().as_deref());
         match kind {
             Start::Normal => {
-                let text = conf::render(&files.parameters, &files.recovery);
+                let text = conf::render(&parameters, &files.recovery);
                 files::write_atomically(&data.join(conf::FILE), text.as_bytes())?;
             }
             Start::Temporary => {
                 let has_file = data.join(conf::FILE).exists();
-                let text = conf::render_temporary(has_file, &files.parameters, &files.recovery);
+                let text = conf::render_temporary(has_file, &parameters, &files.recovery);
                 files::write_atomically(&data.join(conf::TEMPORARY_FILE), text.as_bytes())?;
             }
         }

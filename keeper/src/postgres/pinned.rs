@@ -3,15 +3,17 @@
 
 use std::path::Path;
 
-use crate::postgres::conf;
+use crate::postgres::conf::{self, Parameters};
 use crate::postgres::hba;
 use crate::postgres::instance::{Config, Start};
 
 /// Name of the file with user name maps, as initdb makes it.
 const IDENT_FILE: &str = "pg_ident.conf";
 
+const SOCKETS: &str = "unix_socket_directories";
+
 /// Name and value of each such setting.
-pub(crate) fn settings(config: &Config, kind: Start) -> Vec<(&'static str, String)> {
+pub(crate) fn settings(config: &Config, kind: Start, sockets: &str) -> Vec<(&'static str, String)> {
     let file = |name: &str| config.data.join(name).display().to_string();
     let conf = match kind {
         Start::Normal => conf::FILE,
@@ -23,9 +25,19 @@ pub(crate) fn settings(config: &Config, kind: Start) -> Vec<(&'static str, Strin
         ("hba_file", file(hba::FILE)),
         ("listen_addresses", config.listen_addresses.clone()),
         ("port", config.port.to_string()),
-        ("unix_socket_directories", config.free_socket_directories()),
+        (SOCKETS, sockets.to_owned()),
     ]);
     settings
+}
+
+/// The parameters of the file, with the directories that the server was started with: other ones would wait for a restart
+/// after each reload.
+pub(crate) fn of_file(parameters: &Parameters, sockets: Option<&str>) -> Parameters {
+    let mut parameters = parameters.clone();
+    if let (Some(written), Some(sockets)) = (parameters.get_mut(SOCKETS), sockets) {
+        sockets.clone_into(written);
+    }
+    parameters
 }
 
 /// Those that do not depend on how the server is started.
@@ -34,4 +46,24 @@ pub(crate) fn fixed(data: &Path) -> Vec<(&'static str, String)> {
         ("data_directory", data.display().to_string()),
         ("ident_file", data.join(IDENT_FILE).display().to_string()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_has_the_socket_directories_of_the_command_line() {
+        let of = |pairs: &[(&str, &str)]| -> Parameters {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        let all = of(&[(SOCKETS, "/private,/tmp"), ("work_mem", "4MB")]);
+        assert_eq!(of_file(&all, None), all);
+        let left_out = of(&[(SOCKETS, "/private"), ("work_mem", "4MB")]);
+        assert_eq!(of_file(&all, Some("/private")), left_out);
+        assert_eq!(of_file(&of(&[]), Some("/private")), of(&[]));
+    }
 }
