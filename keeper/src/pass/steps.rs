@@ -234,17 +234,13 @@ impl Engine {
             }
             Step::Restart(role, sets) => {
                 self.report_settings(orders, RestartState::Restarting);
-                self.memory.known.current = None;
-                self.instance.stop(StopLimits::default()).await?;
-                if *role == StartAs::Master {
-                    // The stop may have outlasted the permit with which it was begun.
-                    self.ask_permit(orders, read, pass).await?;
+                if let Err(failed) = self.restart(*role, sets, orders, read, pass).await {
+                    // One that is repeated with less of the configuration is under way; nobody waits for another one.
+                    if !matches!(failed, StepError::Configuration(_)) {
+                        self.report_settings(orders, RestartState::Pending);
+                    }
+                    return Err(failed);
                 }
-                let permit = self.take_permit(*role, orders, pass)?;
-                self.start_while(permit, sets).await?;
-                self.memory.known.current = Some(sets.clone());
-                self.metrics.set_needs_reload(false);
-                self.collector.look();
             }
             Step::NoteRestart(need) => self.note_restart(*need, orders),
             Step::Record(db) => {
@@ -256,6 +252,28 @@ impl Engine {
                 self.collector.look();
             }
         }
+        Ok(())
+    }
+
+    async fn restart(
+        &mut self,
+        role: StartAs,
+        sets: &Sets,
+        orders: &Orders,
+        read: &Read,
+        pass: &mut Pass,
+    ) -> Result<(), StepError> {
+        self.memory.known.current = None;
+        self.instance.stop(StopLimits::default()).await?;
+        if role == StartAs::Master {
+            // The stop may have outlasted the permit with which it was begun.
+            self.ask_permit(orders, read, pass).await?;
+        }
+        let permit = self.take_permit(role, orders, pass)?;
+        self.start_while(permit, sets).await?;
+        self.memory.known.current = Some(sets.clone());
+        self.metrics.set_needs_reload(false);
+        self.collector.look();
         Ok(())
     }
 
