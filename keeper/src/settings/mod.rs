@@ -200,7 +200,7 @@ impl Refused {
         if is_private(name) {
             let values = [&self.value, &self.instead].into_iter().flatten();
             let why = values.fold(self.why.clone(), |why, value| without_value(&why, value));
-            return format!("parameter {name:?} is refused, its last good value stays: {why}");
+            return format!("parameter {name:?} is refused, the last accepted value is used: {why}");
         }
         let instead = match &self.instead {
             Some(value) => format!("the last accepted value {value:?} is used"),
