@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{
-    Db, DbInitMode, DbSpec, DbStatus, DbUid, KeeperUid, Phase, Role, is_never_reported, parameter_fault,
-};
+use crate::model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, KeeperUid, Phase, Role, parameter_fault};
 use crate::plan::classify::{Convergence, convergence};
 use crate::plan::draft::Draft;
 use crate::plan::memory::converged;
@@ -112,12 +110,10 @@ fn hand_over(draft: &mut Draft, situation: &Situation, master: &DbUid, db: &Db) 
 }
 
 /// Replaces the user's parameters by those that the instance reports (sentinel I-4), which are the user's and what it
-/// came with. It cannot report what its server refused: that stays in the spec, for the user to see and to change.
+/// came with. What it does not report and a server may be given stays in the spec: a value that its server refused, for
+/// the user to see and to change, and parameters such as `wal_keep_size`, which keepers leave out of their reports.
 fn merge(user: &mut BTreeMap<String, String>, reported: &BTreeMap<String, String>) {
     let is_reported = |name: &String| reported.keys().any(|reported| reported.eq_ignore_ascii_case(name));
-    user.retain(|name, value| {
-        let can_be_reported = parameter_fault(name, value).is_none() && !is_never_reported(name);
-        !is_reported(name) && can_be_reported
-    });
+    user.retain(|name, value| !is_reported(name) && parameter_fault(name, value).is_none());
     user.extend(reported.clone());
 }

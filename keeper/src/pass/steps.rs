@@ -180,6 +180,8 @@ impl Engine {
             }
             Step::SetUpRoles => {
                 roles::set_up(self.instance.sql(), &self.config.superuser, &self.config.replication).await?;
+                // A login that was refused before its role existed is no problem any more.
+                self.collector.try_logins();
             }
             Step::CopyFrom(from, places) => {
                 if let Err(failed) = self.copy_from(from, places, orders).await {

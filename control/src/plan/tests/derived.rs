@@ -530,11 +530,11 @@ fn x33_the_first_master_is_handed_over_and_announced_in_one_write() {
         setup.proxy_seen("p1", 0);
         check(setup, |wanted| {
             wanted.cluster().status.phase = Phase::Normal;
-            let parameters = if merge {
-                wanted.db("db1").status.pg_parameters.clone()
-            } else {
-                wanted.spec().pg_parameters.clone()
-            };
+            // keepers do not report wal_keep_size: the user's value stays
+            let mut parameters = wanted.spec().pg_parameters.clone();
+            if merge {
+                parameters.extend(wanted.db("db1").status.pg_parameters.clone());
+            }
             wanted.spec().pg_parameters = parameters.clone();
             let db = wanted.db("db1");
             db.generation = 2;
