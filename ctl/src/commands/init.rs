@@ -41,7 +41,8 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
         say("WARNING: The current cluster data will be removed")?;
     }
     let former = former::read(store).await?;
-    if let Some(warning) = former.warning() {
+    // Where there is a document, the two lines that scripts know say as much.
+    if let Some(warning) = former.warning().filter(|_| before.is_none()) {
         say(&warning)?;
     }
     say("WARNING: The databases managed by the keepers will be overwritten depending on the provided cluster spec.")?;
