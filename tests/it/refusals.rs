@@ -141,7 +141,7 @@ async fn a_keeper_refuses_a_directory_that_is_not_its_own() {
 /// prints how that ended and which files are there: in namespaces of its own, where anybody may mount.
 const ON_A_FULL_DISK: &str = r#"set -e
 mount -t tmpfs -o size=64k,mode=700 none "$0"
-touch "$0/lock" "$0/pgpass.left"
+touch "$0/lock" "$0/pgpass.stolon-tmp-Ab3xY9"
 if head -c 1M /dev/zero > "$0/filler"; then echo "the disk is not full"; exit 9; fi
 unshare --user --map-user=1000 --map-group=1000 "$@" || echo "ended with $?"
 echo "left: $(ls -A "$0" | tr '\n' ' ')"
