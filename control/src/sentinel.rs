@@ -299,7 +299,7 @@ impl Sentinel {
                     return self.without_data(&reading, now).await;
                 }
                 let key = self.store.keys().cluster_data();
-                self.spoken.complain_of_data(found, &key);
+                self.spoken.complain_of_data(&reading, &key, now);
                 return Next::At(Boottime::now() + SLEEP_INTERVAL_UNKNOWN);
             }
         };
@@ -455,7 +455,7 @@ impl Sentinel {
         let verdict = self.absence.look(reading, interval.max(SLEEP_INTERVAL_ABSENT_MIN), now);
         let next = Boottime::now() + SLEEP_INTERVAL_UNKNOWN;
         match (verdict, self.initial_spec.clone()) {
-            (Verdict::Keep(former), _) => self.spoken.complain_of_lost_data(&former),
+            (Verdict::Keep(former), _) => self.spoken.complain_of_lost_data(&former, now),
             (_, None) => self.spoken.complain_of_no_data(),
             (Verdict::WaitUntil(end), Some(_)) => {
                 self.spoken.say_waiting_for_keepers();

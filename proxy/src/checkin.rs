@@ -334,6 +334,10 @@ impl CheckIn {
             if matches!(&verdict.route, Route::Closed(why) if !why.may_be_a_change()) {
                 self.change_is_over();
             }
+            if matches!(found, Found::Nothing) {
+                // No more than half of what is left: nothing follows from it but a hint.
+                self.look_for_keepers(left(limit).ok_or(Failed::Late(limit))? / 2).await;
+            }
             self.tell(&verdict.route, settled.as_ref());
             if let Publish::Try(generation) | Publish::Must(generation) = verdict.publish {
                 self.metrics.route_generation.set(generation as f64);

@@ -54,7 +54,27 @@ async fn sentinel_reports_the_loss(cluster: &mut Cluster) {
     eventually("the sentinel to report the loss", SOON, async || {
         let log = process.log();
         let said = log.contains("the cluster data are missing, but keepers of a cluster exist: creating no cluster");
-        check(said && log.contains("stolonctl init"), || "it does not".to_owned())
+        let keeps = log.contains("stolonctl clusterdata write --yes -f FILE");
+        check(said && keeps && log.contains("stolonctl init"), || {
+            "it does not".to_owned()
+        })
+    })
+    .await;
+}
+
+/// Nobody proposes to initialise the cluster: that would discard the databases.
+async fn advice_keeps_the_databases(cluster: &mut Cluster, uid: &str) {
+    let (status, text) = cluster.stolonctl(&["status"]).await;
+    let names = text.contains(&format!("keeper0 (cluster {uid}), keeper1 (cluster {uid})"));
+    let keeps = text.contains("stolonctl clusterdata write --yes -f FILE");
+    assert!(status == 1 && names && keeps && !text.contains("initialise"), "{text}");
+    let proxy = cluster.process("proxy0");
+    eventually("the proxy to report the loss", SOON, async || {
+        let log = proxy.log();
+        let mut lines = log.lines().filter(|line| line.contains("no clusterdata available"));
+        let line = lines.next_back().unwrap_or_default();
+        let keeps = line.contains(uid) && line.contains("stolonctl clusterdata write --yes -f FILE");
+        check(keeps && !line.contains("initialise"), || line.to_owned())
     })
     .await;
 }
@@ -67,6 +87,7 @@ async fn a_deleted_document_costs_no_database_and_a_backup_brings_the_cluster_ba
 
     remove(&cluster, &cluster.store.keys().cluster_data()).await;
     sentinel_reports_the_loss(&mut cluster).await;
+    advice_keeps_the_databases(&mut cluster, &uid).await;
     // five times as long as it would wait for keepers
     throughout(
         "nothing is created and all servers run",

@@ -1,18 +1,14 @@
 //! What to do while there are no cluster data: whether a cluster may be created, or one is there that has only lost them.
 //! Creating it is left to the loop.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Boottime;
-use crate::model::ClusterUid;
+use crate::model::FormerKeepers;
 use crate::sentinel::reading::Reading;
 
 /// Publications of keepers that are waited for before a cluster is created, in sleepIntervals.
 const INTERVALS: u32 = 3;
-
-/// Keepers of an earlier cluster, by the last part of their info's key; no cluster where the info cannot be decoded.
-pub(super) type Former = BTreeMap<String, Option<ClusterUid>>;
 
 /// What follows from the absence of cluster data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,14 +18,14 @@ pub(super) enum Verdict {
     /// Keepers may still publish.
     WaitUntil(Boottime),
     /// Keepers of an earlier cluster are here, or were.
-    Keep(Former),
+    Keep(FormerKeepers),
 }
 
 /// What was seen since the cluster data are absent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Absence {
     since: Option<Boottime>,
-    former: Former,
+    former: FormerKeepers,
 }
 
 impl Absence {
@@ -60,28 +56,25 @@ impl Absence {
     }
 }
 
-fn former(reading: &Reading) -> Former {
-    let decoded = reading.seen.keepers.values();
-    let with_cluster = decoded.filter(|observed| !observed.info.cluster_uid.is_empty());
-    let named = with_cluster.map(|observed| (observed.key.clone(), Some(observed.info.cluster_uid.clone())));
+/// The keepers of a cluster that this reading has found.
+pub(super) fn former(reading: &Reading) -> FormerKeepers {
+    let mut former = FormerKeepers::default();
     // What cannot be decoded was written by somebody: it may well be a keeper with data.
-    let known: Vec<&String> = reading.seen.keepers.values().map(|observed| &observed.key).collect();
-    let others = reading.seen.keeper_keys.keys().filter(|key| !known.contains(key));
-    named.chain(others.map(|key| (key.clone(), None))).collect()
-}
-
-/// The keepers and their clusters, for a log line.
-pub(super) fn names(former: &Former) -> String {
-    let name = |(key, cluster): (&String, &Option<ClusterUid>)| match cluster {
-        Some(cluster) => format!("{key} (cluster {cluster})"),
-        None => format!("{key} (its info cannot be decoded)"),
-    };
-    let names: Vec<String> = former.iter().map(name).collect();
-    names.join(", ")
+    for key in reading.seen.keeper_keys.keys() {
+        if !reading.seen.keepers.values().any(|observed| observed.key == *key) {
+            former.add_undecodable(key);
+        }
+    }
+    for observed in reading.seen.keepers.values() {
+        former.add(&observed.key, &observed.info.cluster_uid);
+    }
+    former
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::model::KeeperInfo;
     use crate::plan::{Observations, Observed};
@@ -147,7 +140,7 @@ mod tests {
         let Verdict::Keep(former) = seen else {
             panic!("{seen:?}");
         };
-        assert_eq!(names(&former), "k1 (cluster c1), k3 (its info cannot be decoded)");
+        assert_eq!(former.to_string(), "k1 (cluster c1), k3 (its info cannot be decoded)");
         let nobody = reading(&[], &[]);
         assert_eq!(absence.look(&nobody, SECOND, at(200)), Verdict::Keep(former));
         absence.over();

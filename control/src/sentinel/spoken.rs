@@ -2,21 +2,27 @@
 //! the reading.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use crate::model::{Checked, Clamped, Unusable};
+use crate::clock::Boottime;
+use crate::model::{Checked, Clamped, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, Unusable};
 use crate::plan::{Note, Refusal};
-use crate::sentinel::absence::{self, Former};
+use crate::sentinel::absence::former;
 use crate::sentinel::reading::{Found, Reading};
 use crate::store::StoreError;
 use crate::telemetry::Chain;
+
+/// That nothing can go on without an operator is logged again after this time.
+const REPEATED_AFTER: Duration = Duration::from_secs(300);
 
 /// What has been said already: changes are logged, not rounds.
 #[derive(Debug, Default)]
 pub(super) struct Spoken {
     notes: BTreeSet<Note>,
     complaint: Option<String>,
+    complained_at: Option<Boottime>,
     garbage: BTreeSet<String>,
     clamped: Vec<Clamped>,
 }
@@ -47,6 +53,16 @@ impl Spoken {
         new
     }
 
+    /// The same for what only an operator can end: also when it was last logged some minutes ago.
+    fn is_due(&mut self, complaint: String, now: Boottime) -> bool {
+        let is_old = self.complained_at.is_some_and(|at| now.since(at) >= REPEATED_AFTER);
+        let due = self.is_new(complaint) || is_old;
+        if due {
+            self.complained_at = Some(now);
+        }
+        due
+    }
+
     pub(super) fn complain_of(&mut self, error: &StoreError, message: &str) {
         let text = Chain(error).to_string();
         if self.is_new(format!("{message}: {text}")) {
@@ -54,12 +70,12 @@ impl Spoken {
         }
     }
 
-    pub(super) fn complain_of_data(&mut self, found: &Found, key: &str) {
-        let (message, text) = match found {
+    pub(super) fn complain_of_data(&mut self, reading: &Reading, key: &str, now: Boottime) {
+        let (message, text) = match &reading.data {
             Found::Usable(_) | Found::Nothing => return,
             Found::Unusable(Unusable::FormatVersion(version)) => {
                 let message = "unsupported clusterdata format version";
-                if self.is_new(format!("{message} {version}")) {
+                if self.is_due(format!("{message} {version}"), now) {
                     error!(version, "{message}");
                 }
                 return;
@@ -67,14 +83,18 @@ impl Spoken {
             Found::Unusable(Unusable::InvalidSpec(why)) => ("clusterdata validation failed", Chain(why).to_string()),
             Found::Unusable(why @ Unusable::NoSpec) => ("clusterdata validation failed", Chain(why).to_string()),
             Found::Garbage(why) => {
-                let remedy = "repair or delete the key with etcdctl";
+                let former = former(reading);
+                let keepers = match former.is_empty() {
+                    true => String::new(),
+                    false => format!(" (keepers of a cluster exist: {former})"),
+                };
                 (
                     "error retrieving cluster data",
-                    format!("{key} holds no cluster data: {why}: {remedy}"),
+                    format!("{key} holds no cluster data: {why}: {UNREADABLE_DATA_REMEDY}{keepers}"),
                 )
             }
         };
-        if self.is_new(format!("{message}: {text}")) {
+        if self.is_due(format!("{message}: {text}"), now) {
             error!(error = %text, "{message}");
         }
     }
@@ -95,18 +115,11 @@ impl Spoken {
     }
 
     /// The cluster data were lost: its keepers are here.
-    pub(super) fn complain_of_lost_data(&mut self, former: &Former) {
-        let (message, keepers) = (
-            "the cluster data are missing, but keepers of a cluster exist: creating no cluster",
-            absence::names(former),
-        );
-        if self.is_new(format!("{message}: {keepers}")) {
-            error!(
-                keepers,
-                remedy = "restore a backup with `stolonctl clusterdata write`, or discard the databases with `stolonctl init`; \
-                          check --store-endpoints, --store-prefix and --cluster-name",
-                "{message}"
-            );
+    pub(super) fn complain_of_lost_data(&mut self, former: &FormerKeepers, now: Boottime) {
+        let message = "the cluster data are missing, but keepers of a cluster exist: creating no cluster";
+        let keepers = former.to_string();
+        if self.is_due(format!("{message}: {keepers}"), now) {
+            error!(keepers, remedy = LOST_DATA_REMEDY, "{message}");
         }
     }
 
@@ -139,5 +152,21 @@ impl Spoken {
             warn!(key = %key, error = %Chain(why), "cannot read an info, treating its writer as silent");
         }
         self.garbage = reading.garbage.keys().cloned().collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_an_operator_can_end_is_logged_again_after_five_minutes() {
+        let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
+        let mut spoken = Spoken::default();
+        let lost = || "lost".to_owned();
+        let logged: Vec<u64> = (10..1000).filter(|now| spoken.is_due(lost(), at(*now))).collect();
+        assert_eq!(logged, [10, 310, 610, 910]);
+        assert!(spoken.is_due("lost, with another keeper".to_owned(), at(1000)));
+        assert!(!spoken.is_due("lost, with another keeper".to_owned(), at(1200)));
     }
 }

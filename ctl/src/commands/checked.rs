@@ -5,25 +5,27 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use control::clock::Boottime;
-use control::model::{Checked, ClusterData, not_supported, to_compact};
+use control::model::{Checked, ClusterData, UNREADABLE_DATA_REMEDY, not_supported, to_compact};
 use control::store::{Entry, Outcome, Revision, Store, Txn};
+use control::telemetry::Chain;
+
+use super::former::{self, Former};
 
 /// Reads the cluster data and checks it (cli 6.2), with the revision of its last write.
 pub(super) async fn read(store: &Store) -> anyhow::Result<(Checked, Revision)> {
-    let entry = store
-        .get(&store.keys().cluster_data())
-        .await
-        .context("cannot get cluster data")?;
-    check(entry.as_ref())
+    match read_plain(store).await? {
+        (Some(data), revision) => Ok((data.check()?, revision)),
+        (None, _) => bail!("{}", former::read(store).await?.absence()),
+    }
 }
 
-/// What cli 6.2 says about a value as read.
-pub(super) fn check(entry: Option<&Entry>) -> anyhow::Result<(Checked, Revision)> {
-    let (data, revision) = decode(entry)?;
-    let Some(data) = data else {
-        bail!("no cluster data: initialise the cluster with `stolonctl init`, or check --cluster-name");
-    };
-    Ok((data.check()?, revision))
+/// What cli 6.2 says about a value as read, beside what else is there.
+pub(super) fn check(entry: Option<&Entry>, former: &Former) -> anyhow::Result<Checked> {
+    match entry.map(decode).transpose() {
+        Ok(Some(Some(data))) => Ok(data.check()?),
+        Ok(_) => bail!("{}", former.absence()),
+        Err(unreadable) => bail!("{unreadable}{}", former.clause()),
+    }
 }
 
 /// Reads the cluster data whatever it asks for; nothing when it is absent or `null` (store C-5). The revision is
@@ -33,22 +35,24 @@ pub(super) async fn read_plain(store: &Store) -> anyhow::Result<(Option<ClusterD
         .get(&store.keys().cluster_data())
         .await
         .context("cannot get cluster data")?;
-    decode(entry.as_ref())
+    let Some(entry) = entry else {
+        return Ok((None, Revision::ABSENT));
+    };
+    match decode(&entry) {
+        Ok(data) => Ok((data, entry.mod_revision)),
+        // The reason is worth printing also where the keepers cannot be read.
+        Err(unreadable) => bail!("{unreadable}{}", former::read(store).await.unwrap_or_default().clause()),
+    }
 }
 
-fn decode(entry: Option<&Entry>) -> anyhow::Result<(Option<ClusterData>, Revision)> {
-    match entry {
-        None => Ok((None, Revision::ABSENT)),
-        Some(entry) => {
-            let data = ClusterData::parse(&entry.value).with_context(|| {
-                format!(
-                    "cannot get cluster data: the value of {} is no cluster data, delete or replace it with etcdctl",
-                    entry.key
-                )
-            })?;
-            Ok((data, entry.mod_revision))
-        }
-    }
+fn decode(entry: &Entry) -> Result<Option<ClusterData>, String> {
+    ClusterData::parse(&entry.value).map_err(|error| {
+        format!(
+            "cannot get cluster data: the value of {} is no cluster data: {}: {UNREADABLE_DATA_REMEDY}",
+            entry.key,
+            Chain(&error)
+        )
+    })
 }
 
 /// How often a change is computed anew because somebody else wrote in between.

@@ -1,17 +1,14 @@
-//! The keepers that hold databases when a cluster is initialised: whose they are, and the record that an operator gives
-//! them up.
-
-use std::collections::BTreeMap;
+//! The keepers that hold databases of a cluster: whose they are, what their operator can do once its cluster data are
+//! gone, and the record that an initialisation discards them.
 
 use anyhow::Context as _;
-use control::model::{ClusterUid, Created, KeeperInfo, from_slice};
-use control::store::{Store, Target};
+use control::model::{ClusterUid, Created, FormerKeepers, LOST_DATA_REMEDY, from_slice};
+use control::store::{Entry, Keys, Store, Target};
 
-/// What is there before an initialisation.
+/// What is there beside the cluster data.
 #[derive(Debug, Default)]
 pub(super) struct Former {
-    /// The clusters of the keepers that are there, by the last part of their info's key.
-    keepers: BTreeMap<String, ClusterUid>,
+    keepers: FormerKeepers,
     /// The record of the last initialisation.
     created: Option<Created>,
 }
@@ -22,29 +19,55 @@ pub(super) async fn read(store: &Store) -> anyhow::Result<Former> {
     let targets = [Target::Prefix(keys.keeper_infos()), Target::Key(keys.created())];
     let mut snapshot = store.snapshot(&targets).await.context("cannot get the keepers")?;
     let infos = snapshot.take(0);
-    let prefix = keys.keeper_infos();
-    let cluster = |value: &[u8]| from_slice::<KeeperInfo>(value).ok().map(|info| info.cluster_uid);
-    let keepers = infos.iter().filter_map(|entry| {
-        let name = entry.key.strip_prefix(&prefix).unwrap_or(&entry.key);
-        Some((name.to_owned(), cluster(&entry.value).filter(|uid| !uid.is_empty())?))
-    });
-    let created = snapshot.take_one(1);
-    Ok(Former {
-        keepers: keepers.collect(),
-        // What cannot be decoded proves nothing.
-        created: created.and_then(|entry| from_slice(&entry.value).ok()),
-    })
+    Ok(Former::of(keys, &infos, snapshot.take_one(1).as_ref()))
 }
 
 impl Former {
+    /// What these infos and this record show.
+    pub(super) fn of(keys: &Keys, infos: &[Entry], created: Option<&Entry>) -> Self {
+        let mut keepers = FormerKeepers::default();
+        let prefix = keys.keeper_infos();
+        for entry in infos {
+            keepers.add_info(entry.key.strip_prefix(&prefix).unwrap_or(&entry.key), &entry.value);
+        }
+        Self {
+            keepers,
+            // What cannot be decoded proves nothing.
+            created: created.and_then(|entry| from_slice(&entry.value).ok()),
+        }
+    }
+
+    /// Why there are no cluster data and what to do. `stolonctl init` is only proposed alone where nothing shows that
+    /// databases of a cluster exist.
+    pub(super) fn absence(&self) -> String {
+        let created = self.created.as_ref().map(|created| &created.cluster_uid);
+        let created = created.filter(|uid| !uid.is_empty());
+        match created {
+            _ if !self.keepers.is_empty() => format!(
+                "no cluster data, but keepers of a cluster exist: {}: {LOST_DATA_REMEDY}",
+                self.keepers
+            ),
+            Some(uid) => format!("no cluster data, but cluster {uid} was created here: {LOST_DATA_REMEDY}"),
+            None => "no cluster data: initialise the cluster with `stolonctl init`, or check --cluster-name, \
+                     --store-prefix and --store-endpoints"
+                .to_owned(),
+        }
+    }
+
+    /// A clause that names the keepers, if there are any.
+    pub(super) fn clause(&self) -> String {
+        match self.keepers.is_empty() {
+            true => String::new(),
+            false => format!(" (keepers of a cluster exist: {})", self.keepers),
+        }
+    }
+
     /// What the operator has to know before the answer, if there are keepers with data.
     pub(super) fn warning(&self) -> Option<String> {
-        let name = |(keeper, cluster): (&String, &ClusterUid)| format!("{keeper} (cluster {cluster})");
-        let names: Vec<String> = self.keepers.iter().map(name).collect();
-        (!names.is_empty()).then(|| {
+        (!self.keepers.is_empty()).then(|| {
             format!(
                 "WARNING: These keepers may hold databases, which will be discarded: {}",
-                names.join(", ")
+                self.keepers
             )
         })
     }
@@ -52,7 +75,7 @@ impl Former {
     /// The record of this initialisation, in the place of the clusters `replaced` and of those of the keepers.
     pub(super) fn created(self, uid: ClusterUid, mut replaced: Vec<ClusterUid>) -> Created {
         let last = self.created.as_ref().map(|created| created.cluster_uid.clone());
-        replaced.extend(self.keepers.into_values());
+        replaced.extend(self.keepers.clusters().cloned());
         replaced.extend(last);
         Created::by_operator(uid, replaced, self.created)
     }
@@ -66,7 +89,8 @@ mod tests {
     fn keepers_that_are_there_are_named_and_given_up() {
         let mut former = Former::default();
         assert_eq!(former.warning(), None);
-        former.keepers = [("k1".to_owned(), "c1".into()), ("k2".to_owned(), "c2".into())].into();
+        former.keepers.add("k1", &"c1".into());
+        former.keepers.add("k2", &"c2".into());
         former.created = Some(Created::by_sentinel("c3".into()));
         assert_eq!(
             former.warning().unwrap(),
@@ -74,5 +98,30 @@ mod tests {
         );
         let created = former.created("c9".into(), vec!["c8".into()]);
         assert_eq!(created.gives_up, ["c8".into(), "c1".into(), "c2".into(), "c3".into()]);
+    }
+
+    #[test]
+    fn initialising_is_proposed_alone_only_where_nothing_shows_a_cluster() {
+        let mut former = Former::default();
+        assert!(
+            former
+                .absence()
+                .contains("initialise the cluster with `stolonctl init`")
+        );
+        former.created = Some(Created::by_sentinel("c3".into()));
+        let text = former.absence();
+        assert!(
+            text.contains("cluster c3 was created here: restore a backup with"),
+            "{text}"
+        );
+        former.keepers.add_undecodable("k1");
+        let text = former.absence();
+        assert!(
+            text.contains("k1 (its info cannot be decoded): restore a backup with"),
+            "{text}"
+        );
+        for text in [text, former.absence()] {
+            assert!(!text.contains("initialise the cluster"), "{text}");
+        }
     }
 }

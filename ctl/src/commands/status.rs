@@ -7,10 +7,11 @@ mod view;
 use anyhow::bail;
 use control::model::{Json, KeeperInfo, ProxyInfo, SentinelInfo, from_slice, to_pretty};
 use control::store::election::oldest;
-use control::store::{Entry, Snapshot, Store, Target};
+use control::store::{Entry, Keys, Snapshot, Store, Target};
 use control::telemetry::{Chain, complain};
 use serde::de::DeserializeOwned;
 
+use super::former::Former;
 use super::{Ended, checked, say, told};
 use view::{Status, view};
 
@@ -49,17 +50,20 @@ async fn collect(store: &Store) -> anyhow::Result<Status> {
         Target::Prefix(keys.proxy_infos()),
         Target::Key(keys.cluster_data()),
         Target::Prefix(keys.keeper_infos()),
+        Target::Key(keys.created()),
     ];
     let snapshot = store.snapshot(&targets).await?;
-    understand(snapshot)
+    understand(snapshot, keys)
 }
 
-fn understand(mut snapshot: Snapshot) -> anyhow::Result<Status> {
+fn understand(mut snapshot: Snapshot, keys: &Keys) -> anyhow::Result<Status> {
     let leader = oldest(snapshot.take(0)).map(|leader| leader.uid);
     let sentinels: Vec<SentinelInfo> = decode_all(&snapshot.take(1));
     let proxies: Vec<ProxyInfo> = decode_all(&snapshot.take(2));
-    let (checked, _) = checked::check(snapshot.take_one(3).as_ref())?;
-    let keepers: Vec<KeeperInfo> = decode_all(&snapshot.take(4));
+    let infos = snapshot.take(4);
+    let former = Former::of(keys, &infos, snapshot.take_one(5).as_ref());
+    let checked = checked::check(snapshot.take_one(3).as_ref(), &former)?;
+    let keepers: Vec<KeeperInfo> = decode_all(&infos);
     let mut status = view(leader.as_deref(), sentinels, proxies, &checked.data);
     status.problems = view::problems(&keepers, &checked.data);
     Ok(status)

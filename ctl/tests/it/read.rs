@@ -1,5 +1,6 @@
 //! `status` and `spec`: forms, errors, and what happens while the store is away (cli 12, cli 14, cli 18.16 to 18.22).
 
+use control::store::Txn;
 use stolon_tests::ports::Port;
 
 use crate::bench::{Bench, CLUSTER, stolonctl};
@@ -75,6 +76,54 @@ async fn no_cluster_data_is_an_error_in_both_forms() {
     assert_eq!((ran.status, ran.stderr.as_str()), (1, ""));
     let said: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     assert!(said["error"].as_str().unwrap().contains("no cluster data"), "{ran:?}");
+}
+
+/// Initialising the cluster would discard the databases of these keepers.
+#[tokio::test]
+async fn cluster_data_that_are_missing_or_unreadable_are_not_initialised_where_keepers_have_databases() {
+    let bench = Bench::start().await;
+    let keys = bench.store.keys();
+    let info = r#"{"uid":"k1","clusterUID":"5f0c1a9e"}"#;
+    bench.store.put(&keys.keeper_info("k1"), info).await.unwrap();
+    for missing in [None, Some("null"), Some("garbage")] {
+        if let Some(value) = missing {
+            bench.put(value).await;
+        }
+        for args in [
+            &["status"][..],
+            &["spec"],
+            &["clusterdata", "read"],
+            &["update", "-p", "{}"],
+            &["failkeeper", "k1"],
+            &["removekeeper", "k1"],
+        ] {
+            let ran = bench.run(args).await;
+            ran.failed_with("k1 (cluster 5f0c1a9e)");
+            ran.failed_with("`stolonctl clusterdata write --yes -f FILE`");
+            ran.failed_with("discard them with `stolonctl init`");
+            assert!(!ran.stderr.contains("initialise the cluster"), "{ran:?}");
+        }
+    }
+    // Nothing writes over what cannot be read, and the remedy says so.
+    for args in [&["init", "-y"][..], &["clusterdata", "write", "--yes"]] {
+        let ran = bench.run_with(args, CLUSTER.as_bytes()).await;
+        ran.failed_with("delete it with etcdctl, then restore a backup");
+    }
+}
+
+/// The infos of keepers that are stopped are gone; the record of the creation is not.
+#[tokio::test]
+async fn a_cluster_that_was_created_here_is_not_initialised_again_by_advice() {
+    let bench = Bench::start().await;
+    bench
+        .run(&["status"])
+        .await
+        .failed_with("initialise the cluster with `stolonctl init`");
+    assert_eq!(bench.run(&["init", "-y"]).await.status, 0);
+    let key = bench.store.keys().cluster_data();
+    bench.store.commit(Txn::new().delete(&key)).await.unwrap();
+    let ran = bench.run(&["status"]).await;
+    ran.failed_with("was created here: restore a backup with");
 }
 
 #[tokio::test]

@@ -1,10 +1,13 @@
 //! What the check-in logs of the route: changes, not rounds (P-7).
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use control::model::DbUid;
+use control::model::{DbUid, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY};
 use control::telemetry::Chain;
 use tracing::{debug, error, info, warn};
+
+use control::store::{StoreError, Target};
 
 use super::{CheckIn, Failed};
 use crate::address::{Doubt, Settled};
@@ -21,6 +24,8 @@ pub(super) struct Told {
     /// Why the master's address is not confirmed, if it is only kept.
     doubt: Option<Doubt>,
     pub(super) unpublished: bool,
+    /// Keepers that were there when the cluster data were found missing.
+    former: FormerKeepers,
 }
 
 /// Why check-ins fail, as far as another reason is to be logged.
@@ -45,7 +50,8 @@ impl CheckIn {
             error!(
                 %key,
                 error = %Chain(source),
-                "could not check in, the route ends with its lease: repair or delete the key with etcdctl"
+                remedy = UNREADABLE_DATA_REMEDY,
+                "could not check in, the route ends with its lease"
             );
         } else {
             warn!(error = %Chain(failed), "could not check in, trying again");
@@ -119,12 +125,44 @@ impl CheckIn {
 
     fn tell_no_cluster_data(&self) {
         let (cluster_name, key) = (&self.cluster_name, self.store.keys().cluster_data());
-        if self.in_force.is_some() {
-            warn!(%cluster_name, %key, "no clusterdata available, closing connections to master");
+        let former = &self.told.former;
+        if !former.is_empty() {
+            error!(
+                %cluster_name,
+                %key,
+                keepers = %former,
+                remedy = LOST_DATA_REMEDY,
+                "no clusterdata available, closing connections to master"
+            );
+        } else if self.in_force.is_some() {
+            warn!(%cluster_name, %key, hint = LOST_DATA_REMEDY, "no clusterdata available, closing connections to master");
         } else {
             let hint = "initialise the cluster with stolonctl init, or see --cluster-name and --store-prefix";
             warn!(%cluster_name, %key, hint, "no clusterdata available, closing connections to master");
         }
+    }
+
+    /// Finds out whether keepers of a cluster exist, once cluster data are found missing and that is not logged yet.
+    /// Initialising the cluster would discard their databases.
+    pub(super) async fn look_for_keepers(&mut self, limit: Duration) {
+        if matches!(self.told.route, Some(Route::Closed(Why::NoClusterData))) {
+            return;
+        }
+        self.told.former = self.former_keepers(limit).await.unwrap_or_else(|error| {
+            debug!(error = %Chain(&error), "cannot read the keepers' infos");
+            FormerKeepers::default()
+        });
+    }
+
+    async fn former_keepers(&self, limit: Duration) -> Result<FormerKeepers, StoreError> {
+        let prefix = self.store.keys().keeper_infos();
+        let targets = [Target::Prefix(prefix.clone())];
+        let mut snapshot = self.store.limited(limit).snapshot(&targets).await?;
+        let mut former = FormerKeepers::default();
+        for entry in snapshot.take(0) {
+            former.add_info(entry.key.strip_prefix(&prefix).unwrap_or(&entry.key), &entry.value);
+        }
+        Ok(former)
     }
 }
 

@@ -282,7 +282,7 @@ fn garbage_in_the_store_leaves_the_route_until_the_lease_ends() {
         let fired = "WARN check timeout timer fired timeout=3s connections=1";
         proxy.process.said(fired, PATIENCE).await;
         let log = proxy.process.log();
-        let remedy = "repair or delete the key with etcdctl key=stolon/cluster/main/clusterdata error=";
+        let remedy = "the route ends with its lease key=stolon/cluster/main/clusterdata error=";
         assert_eq!(log.matches(remedy).count(), 1, "{log}");
         proxy.process.said("Stopping listening", PATIENCE).await;
         assert!(proxy.connect().await.is_err(), "nobody listens");
