@@ -34,22 +34,43 @@ async fn replaced(cluster: &Cluster) -> (Duration, String) {
     (now().since(start), keeper)
 }
 
-/// beyond: the timers of a failed master run from when it says that it leaves.
-#[tokio::test]
-async fn a_master_whose_shutdown_hangs_is_replaced_as_soon_as_one_that_was_killed() {
+/// Until another master is published after SIGKILL of the keeper and its server.
+async fn after_kill() -> Duration {
     let mut killed = with_a_hung_standby().await;
     killed.kill_keeper_and_postgres("keeper0");
-    let (after_kill, elected) = replaced(&killed).await;
+    let (after, elected) = replaced(&killed).await;
     assert_eq!(elected, "keeper2");
-    drop(killed);
+    after
+}
 
+/// Until another master is published after SIGTERM of the keeper.
+async fn after_term() -> Duration {
     let mut left = with_a_hung_standby().await;
     left.process("keeper0").signal(Signal::TERM);
-    let (after_term, elected) = replaced(&left).await;
+    let (after, elected) = replaced(&left).await;
     assert_eq!(elected, "keeper2");
-    eprintln!("published after SIGKILL: {after_kill:?}, after SIGTERM: {after_term:?}");
-    assert!(
-        after_term < after_kill.mul_f64(1.5),
-        "SIGKILL {after_kill:?}, SIGTERM {after_term:?}"
-    );
+    after
+}
+
+/// beyond: the timers of a failed master run from its last renewal before it publishes that it leaves. That this is
+/// never later than after SIGKILL is tested in plan; here each has the jitter of one renewal and of the elections' steps.
+#[tokio::test]
+async fn a_master_whose_shutdown_hangs_is_replaced_as_soon_as_one_that_was_killed() {
+    let (kill, term) = (after_kill().await, after_term().await);
+    eprintln!("published after SIGKILL: {kill:?}, after SIGTERM: {term:?}");
+    assert!(term < kill.mul_f64(1.25), "SIGKILL {kill:?}, SIGTERM {term:?}");
+}
+
+/// The figures of the changelog: five of each, in turns.
+#[tokio::test]
+#[ignore = "a measurement of some minutes"]
+async fn measures_sigkill_and_sigterm_in_turns() {
+    let (mut kills, mut terms) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        kills.push(after_kill().await);
+        terms.push(after_term().await);
+        eprintln!("SIGKILL {kills:.2?}, SIGTERM {terms:.2?}");
+    }
+    let sum = |times: &[Duration]| times.iter().sum::<Duration>().as_secs_f64();
+    eprintln!("SIGTERM / SIGKILL: {:.3}", sum(&terms) / sum(&kills));
 }

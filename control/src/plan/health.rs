@@ -222,11 +222,11 @@ fn judge_dbs(draft: &mut Draft, memory: &mut Memory, spec: &Spec, now: Boottime)
                 });
                 Some(published_at)
             }
-            // One that leaves counts from when it said so (beyond ), however long its shutdown takes.
-            Some(state) => {
-                let leaving = sighting.is_some_and(|sighting| sighting.seen.info.leaving);
-                (!state.healthy || leaving).then_some(published_at)
+            // However long its shutdown takes (beyond ).
+            Some(_) if sighting.is_some_and(|sighting| sighting.seen.info.leaving) => {
+                sighting.map(|sighting| memory.sightings.leaving_since(sighting))
             }
+            Some(state) => (!state.healthy).then_some(published_at),
         };
         if let Some(state) = state.filter(|state| state.uid == *uid) {
             if sighting.is_some_and(|sighting| sighting.arrival == Arrival::New) {

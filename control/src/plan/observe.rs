@@ -11,6 +11,9 @@ use crate::model::{BootUuid, ClusterUid, KeeperInfo, KeeperUid, ProxyInfo, Proxy
 /// key look younger than it is.
 pub const LIVENESS_TTL: Duration = Duration::from_secs(3);
 
+/// From one renewal of a liveness key to the next (beyond ).
+pub(crate) const LIVENESS_PERIOD: Duration = Duration::from_secs(1);
+
 /// One info as read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed<T> {
@@ -161,6 +164,14 @@ impl Sightings {
         next.sight_keepers(seen, cluster, first, now);
         next.sight_proxies(seen, spec, now);
         next
+    }
+
+    /// Since when a keeper that is leaving counts as failed: from its publication, less one period of renewals. The
+    /// timers of a keeper that was killed then run from its last renewal, which is no earlier, so a shutdown that takes
+    /// long is never the slower way.
+    pub(crate) fn leaving_since(&self, sighting: &KeeperSighting) -> Boottime {
+        let last_renewal = sighting.since.before(LIVENESS_PERIOD);
+        last_renewal.max(self.readable_since).min(sighting.since)
     }
 
     /// Whether nothing has been read yet: the ages of what is found first are worth asking for (sentinel E-6).

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cluster::{NOW, Setup, WALL, base, db_uid};
 use super::rows::db2_elected;
-use crate::model::{BootUuid, ClusterUid, Lsn, Stopped};
+use crate::model::{BootUuid, ClusterUid, KeeperUid, Lsn, Stopped};
 use crate::plan::pause::Election;
 use crate::plan::{Condition, Fresh, Input, Memory, Note, Plan, plan};
 
@@ -412,21 +412,67 @@ fn leaves(publications: &[(u64, Change)]) -> Duration {
 }
 
 #[test]
-fn a_leaving_master_counts_as_failing_from_when_it_said_so() {
-    // at second 1 it leaves; its shutdown takes its time
-    let said = SECOND;
-    let after_fail_interval = said + 21 * SECOND;
-    assert_eq!(leaves(&[(1, |info| info.leaving = true)]), after_fail_interval);
+fn a_leaving_master_counts_as_failing_from_the_renewal_before_it_published_so() {
+    // at second 2 it leaves; its shutdown takes its time
+    let published = 2 * SECOND;
+    let after_fail_interval = published - SECOND + 21 * SECOND;
+    assert_eq!(leaves(&[(2, |info| info.leaving = true)]), after_fail_interval);
     let unhealthy: Change = |info| {
         info.leaving = true;
         info.postgres_state.as_mut().unwrap().healthy = false;
     };
-    assert_eq!(leaves(&[(1, unhealthy)]), after_fail_interval);
+    assert_eq!(leaves(&[(2, unhealthy)]), after_fail_interval);
     // later publications, also that it was stopped in the end and not cleanly, begin nothing anew
     let again: Change = |_| {};
     let stopped: Change = |info| info.stopped = Some(Stopped::default());
     assert_eq!(
-        leaves(&[(1, unhealthy), (9, again), (18, stopped)]),
+        leaves(&[(2, unhealthy), (9, again), (18, stopped)]),
         after_fail_interval
     );
+}
+
+/// The time from `event` on, in steps of 50 ms, until keeper1's db is not the master any more. The liveness key of
+/// keeper1 was last renewed `renewed` before it; a killed keeper's key lives three seconds from then.
+fn replaced_after(is_killed: bool, renewed: Duration) -> Duration {
+    let mut setup = base(3);
+    let info = setup.info("keeper1");
+    (info.liveness_key, info.boot_uuid) = (true, BootUuid::from("b"));
+    setup.seen.alive.insert("keeper1".into(), BootUuid::from("b"));
+    let event = NOW + 5 * SECOND;
+    for step in 0..1_200_u32 {
+        setup.now = NOW + SECOND / 20 * step;
+        for keeper in ["keeper2", "keeper3"] {
+            let info = &mut setup.seen.keepers.get_mut(keeper).unwrap().info;
+            info.info_uid = step.to_string().as_str().into();
+        }
+        if is_killed && setup.now >= event.before(renewed) + 3 * SECOND {
+            setup.seen.alive.remove(&KeeperUid::from("keeper1"));
+        }
+        if !is_killed && setup.now == event {
+            let info = &mut setup.seen.keepers.get_mut("keeper1").unwrap().info;
+            (info.info_uid, info.leaving) = ("leaving".into(), true);
+        }
+        let plan = setup.plan().unwrap();
+        if plan.next.master_uid() != setup.data.master_uid() {
+            return setup.now.since(event);
+        }
+        setup.data = plan.next.clone();
+        setup.memory = plan.memory;
+    }
+    panic!("the master is never replaced");
+}
+
+#[test]
+fn a_master_whose_shutdown_takes_long_is_never_replaced_later_than_one_that_was_killed() {
+    for renewed in [0, 50, 450, 950, 1000].map(Duration::from_millis) {
+        let (killed, left) = (replaced_after(true, renewed), replaced_after(false, renewed));
+        assert!(
+            left <= killed,
+            "last renewal {renewed:?} before: {left:?} after {killed:?}"
+        );
+        assert!(
+            left + SECOND >= killed,
+            "and no more than a period sooner: {left:?}, {killed:?}"
+        );
+    }
 }
