@@ -8,6 +8,7 @@ pub mod args;
 pub mod clock;
 pub mod model;
 pub mod plan;
+pub mod redact;
 pub mod sentinel;
 pub mod store;
 pub mod telemetry;

@@ -9,8 +9,8 @@ use control::model::Problem;
 use metrics::{Gauge, describe_gauge, gauge};
 use tracing::{error, info, warn};
 
-use crate::postgres::redact::redacted;
 use crate::publish::{Due, Publisher};
+use control::redact::redacted;
 
 /// What a problem is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

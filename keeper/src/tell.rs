@@ -3,7 +3,7 @@
 use tracing::{error, info, warn};
 
 use crate::converge::{Change, Down, Line, Unchanged};
-use crate::postgres::redact::is_private;
+use control::redact::is_private;
 
 /// The lines of one pass: said from the first deed on, or when the pass is one that is always told (keeper 15.0 rules
 /// 4 and 5); each once.

@@ -1,6 +1,8 @@
 //! The lines of `pg_hba.conf` that a cluster spec may hold, as far as that is known without a server; and what a line
 //! that a server refuses would have done.
 
+use crate::redact::{redacted, without_value};
+
 /// The longest line. PostgreSQL 13 has a buffer of 8 KiB for a line.
 const LINE_BYTES_MAX: usize = 8000;
 /// The longest field. PostgreSQL drops what is longer, and with it the rest of the line (hba.c, `MAX_TOKEN`).
@@ -74,7 +76,7 @@ pub fn hba_fault(line: &str) -> Option<String> {
     if let Some(file) = fields.iter().find(|field| !field.quoted && field.text.starts_with('@')) {
         return Some(format!(
             "it includes a file ({}): write its content into the line",
-            file.text
+            shortened(&file.text)
         ));
     }
     match fields.first() {
@@ -82,13 +84,44 @@ pub fn hba_fault(line: &str) -> Option<String> {
         Some(first) if TYPES.contains(&first.text.as_str()) => None,
         Some(first) if first.text.starts_with("include") => Some(format!(
             "it includes a file ({}): give its lines as entries of pgHBA",
-            first.text
+            shortened(&first.text)
         )),
         Some(first) => Some(format!(
             "it begins with {:?}, the connection type must be one of {}",
-            first.text,
+            shortened(&first.text),
             TYPES.join(", ")
         )),
+    }
+}
+
+/// How a line begins, to name it by: at most four fields, and none from the first option on, for options may hold
+/// passwords.
+pub fn hba_start(line: &str) -> String {
+    const COUNT: usize = 4;
+    let fields = hba_fields(line).into_iter().map(|field| field.text);
+    let shown: Vec<String> = fields.take(COUNT).take_while(|text| !text.contains('=')).collect();
+    shortened(&redacted(&shown.join(" ")))
+}
+
+/// A reason why this line is refused, without the values of its options that hold passwords.
+pub fn hba_reason(why: &str, line: &str) -> String {
+    let is_secret = |name: &str| {
+        ["passw", "secret"]
+            .iter()
+            .any(|part| name.to_ascii_lowercase().contains(part))
+    };
+    let fields = hba_fields(line);
+    let options = fields.iter().filter_map(|field| field.text.split_once('='));
+    let values = options.filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
+    redacted(&values.fold(why.to_owned(), |why, value| without_value(&why, value)))
+}
+
+/// The start of a text that may be very long.
+pub(super) fn shortened(text: &str) -> String {
+    const CHARS_MAX: usize = 200;
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

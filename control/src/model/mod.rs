@@ -30,7 +30,7 @@ pub use created::Created;
 pub use db::{Db, DbInitMode, DbSpec, DbStatus, FollowConfig, FollowType, TimelineHistory};
 pub use duration::{DurationError, GoDuration};
 pub use former::{FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY};
-pub use hba::{HbaField, HbaStrictness, hba_fault, hba_fields, hba_strictness};
+pub use hba::{HbaField, HbaStrictness, hba_fault, hba_fields, hba_reason, hba_start, hba_strictness};
 pub use ids::{BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, ProxyUid, SentinelUid, short_uid, stolon_name};
 pub use info::{KeeperInfo, PostgresState, ProxyInfo, RestartState, SentinelInfo, SettingsInfo, Stopped};
 pub use json::{Json, JsonError, from_slice, to_compact, to_pretty};

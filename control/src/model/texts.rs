@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::model::hba::shortened;
 use crate::model::parameters::{ParameterFault, parameter_fault, repeated_names};
-use crate::model::{ClusterSpec, hba::hba_fault, stolon_name};
+use crate::model::{ClusterSpec, hba_fault, hba_reason, hba_start, stolon_name};
+use crate::redact::redacted;
 
 /// The longest name of a replication slot (`NAMEDATALEN` less one).
 const SLOT_BYTES_MAX: usize = 63;
@@ -28,13 +30,14 @@ impl ClusterSpec {
         let known = before.map(|before| &before.pg_parameters);
         let (mut out, mut owned, mut kept) = (Vec::new(), Vec::new(), 0);
         for (name, value) in &self.pg_parameters {
+            let shown = shown_name(name);
             let is_new = known.is_none_or(|known| known.get(name) != Some(value));
             match parameter_fault(name, value) {
                 None => kept += usize::from(is_new),
                 Some(why) if !is_new => {
-                    warnings.push(format!("keepers leave out the stored parameter {name:?}: {why}"))
+                    warnings.push(format!("keepers leave out the stored parameter {shown:?}: {why}"))
                 }
-                Some(ParameterFault::Unreadable(why)) => faults.push(format!("invalid parameter {name:?}: {why}")),
+                Some(ParameterFault::Unreadable(why)) => faults.push(format!("invalid parameter {shown:?}: {why}")),
                 Some(ParameterFault::Owned(why)) => {
                     owned.push(format!("parameter {name:?} cannot be set: {why}"));
                     out.push((name.clone(), why));
@@ -64,6 +67,7 @@ impl ClusterSpec {
             .into_iter()
             .filter(|(one, other)| !(is_stored(one) && is_stored(other)))
             .map(|(one, other)| {
+                let (one, other) = (shown_name(one), shown_name(other));
                 format!("parameters {one:?} and {other:?} are the same to PostgreSQL: keep one of them")
             })
             .collect()
@@ -73,13 +77,16 @@ impl ClusterSpec {
     fn hba_faults(&self, before: Option<&Self>, faults: &mut Vec<String>) -> Vec<String> {
         let stored = before.and_then(|before| before.pg_hba.as_deref()).unwrap_or_default();
         let mut warnings = Vec::new();
-        for line in self.pg_hba.iter().flatten() {
-            match hba_fault(line) {
-                Some(why) if stored.contains(line) => {
-                    warnings.push(format!("keepers leave out the stored pgHBA entry {line:?}: {why}"));
-                }
-                Some(why) => faults.push(format!("invalid pgHBA entry {line:?}: {why}")),
-                None => {}
+        for (number, line) in (1..).zip(self.pg_hba.iter().flatten()) {
+            let Some(why) = hba_fault(line) else { continue };
+            // Options of the line may hold passwords.
+            let (start, why) = (hba_start(line), hba_reason(&why, line));
+            if stored.contains(line) {
+                warnings.push(format!(
+                    "keepers leave out the stored pgHBA entry {number} ({start:?} …): {why}"
+                ));
+            } else {
+                faults.push(format!("invalid pgHBA entry {number} ({start:?} …): {why}"));
             }
         }
         warnings
@@ -105,6 +112,11 @@ impl ClusterSpec {
         }
         faults
     }
+}
+
+/// A name as it is printed: a text in its place may be anything, a whole line of a configuration file too.
+fn shown_name(name: &str) -> String {
+    shortened(&redacted(name))
 }
 
 #[cfg(test)]
@@ -166,12 +178,45 @@ mod tests {
             r#"{"pgParameters":{"bad name":"1","":"1","work_mem":"1\u0000"},
                 "pgHBA":["hosst all all all md5","host all all all md5\nx","include x"],
                 "additionalMasterReplicationSlots":["a","a","abcdefghijklmnopqrstuvwxyz_abcdefghijklmnopqrstuvwxyz_xyz"]}"#,
-            "refused: … \"a\" is given twice … longer than 56 … \"hosst … newline … includes a file … parameter \"\" … \"bad name\" … NUL",
+            "refused: … \"a\" is given twice … longer than 56 … entry 1 (\"hosst all all all\" … entry 2 … newline … includes a file … parameter \"\" … \"bad name\" … NUL",
         );
         check(
             None,
             r#"{"pgParameters":{"Work_Mem":"1MB","work_mem":"2MB"}}"#,
             "refused: … are the same to PostgreSQL",
+        );
+    }
+
+    #[test]
+    fn no_password_of_an_entry_is_printed() {
+        let lines = [
+            r#"hosst all all all ldap ldapserver=x ldapbindpasswd=geheim"#,
+            r#"hosst all all all radius radiussecrets="geheim,wort""#,
+            r#"host all all all ldap ldapbindpasswd="geheim\u0001wort""#,
+            r#"host all all all ldap "ldapbindpasswd=geheim @wort" @x"#,
+            r#"ldapbindpasswd=geheim host all all all ldap"#,
+            r#"ldapbindpasswd="geheim wort""#,
+        ];
+        let mut new = ClusterSpec {
+            pg_hba: Some(lines.map(|line| line.replace("\\u0001", "\u{1}")).to_vec()),
+            ..ClusterSpec::default()
+        };
+        let refused = new.clean_texts(None).unwrap_err().to_string();
+        let warned = new.clone().clean_texts(Some(&new)).unwrap().join("; ");
+        for text in [refused, warned] {
+            assert_eq!(text.matches("pgHBA entry").count(), lines.len(), "{text}");
+            assert!(!text.contains("geheim") && !text.contains("wort"), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_password_in_the_place_of_a_name_is_printed() {
+        let name = "primary_conninfo = 'host=h password=geheim'";
+        let text = format!(r#"{{"pgParameters":{{"{name}":"1"}}}}"#);
+        let refused = spec(&text).clean_texts(None).unwrap_err().to_string();
+        assert!(
+            refused.contains("primary_conninfo") && !refused.contains("geheim"),
+            "{refused}"
         );
     }
 
@@ -182,7 +227,7 @@ mod tests {
         check(
             Some(stored),
             stored,
-            "A,a,bad name,data_directory; … pgHBA entry \"hosst x\" … \"bad name\" … \"data_directory\"",
+            "A,a,bad name,data_directory; … pgHBA entry 1 (\"hosst x\" … \"bad name\" … \"data_directory\"",
         );
     }
 }

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::postgres::child;
-use crate::postgres::redact::Redactor;
+use control::redact::{Begins, Redactor};
 
 /// Most lines of output kept to explain a failure.
 pub const TAIL_LINES: usize = 8;
@@ -88,7 +88,7 @@ pub async fn output(mut command: Command, limit: Duration) -> Result<String, Hel
         let mut stdout = stdout.take(OUTPUT_BYTES_MAX);
         let (read, ()) = tokio::join!(
             stdout.read_to_end(&mut printed),
-            drain(stderr, |line| tail.push(&redactor.line(line)))
+            drain(stderr, |line, begins| tail.push(&redactor.line(line, begins)))
         );
         read.map(|_| printed)
     };
@@ -131,8 +131,8 @@ pub async fn run(mut command: Command, mut line: impl FnMut(&str)) -> Result<(),
     let tail = std::cell::RefCell::new((Tail::default(), &mut line));
     let hear = || {
         let (tail, mut redactor) = (&tail, Redactor::default());
-        move |text: &str| {
-            let text = redactor.line(text);
+        move |text: &str, begins: Begins| {
+            let text = redactor.line(text, begins);
             let (tail, line) = &mut *tail.borrow_mut();
             tail.push(&text);
             line(&text);
@@ -225,29 +225,36 @@ impl Tail {
 
 /// Reads lines until the end of the stream, each cut to a bound. A carriage return ends a line too: that is how
 /// pg_basebackup overwrites its progress. An error of the pipe ends it like its end.
-pub(crate) async fn drain(stream: impl AsyncRead + Unpin, mut line: impl FnMut(&str)) {
+pub(crate) async fn drain(stream: impl AsyncRead + Unpin, mut line: impl FnMut(&str, Begins)) {
     let mut stream = BufReader::new(stream);
     let mut text = Vec::new();
-    while next_line(&mut stream, &mut text).await {
-        line(String::from_utf8_lossy(&text).trim_end());
+    let mut begins = Begins::Line;
+    while let Some(next) = next_line(&mut stream, &mut text).await {
+        line(String::from_utf8_lossy(&text).trim_end(), begins);
+        begins = next;
         text.clear();
     }
 }
 
-async fn next_line(stream: &mut (impl AsyncBufRead + Unpin), text: &mut Vec<u8>) -> bool {
+/// Reads one line, and returns where the one after it begins; none at the end.
+async fn next_line(stream: &mut (impl AsyncBufRead + Unpin), text: &mut Vec<u8>) -> Option<Begins> {
     loop {
         let chunk = match stream.fill_buf().await {
-            Ok([]) | Err(_) => return !text.is_empty(),
+            Ok([]) | Err(_) => return Some(Begins::Line).filter(|_| !text.is_empty()),
             Ok(chunk) => chunk,
         };
         let end = chunk.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
         let piece = &chunk[..end.unwrap_or(chunk.len())];
         let room = LINE_BYTES_MAX.saturating_sub(text.len());
         text.extend_from_slice(&piece[..piece.len().min(room)]);
+        let next = end.map(|end| match chunk[end] {
+            b'\r' => Begins::Within,
+            _ => Begins::Line,
+        });
         let used = end.map_or(chunk.len(), |end| end + 1);
         stream.consume(used);
-        if end.is_some() {
-            return true;
+        if next.is_some() {
+            return next;
         }
     }
 }
@@ -303,7 +310,7 @@ mod tests {
     async fn an_endless_line_is_cut() {
         let printed = "x".repeat(3 * LINE_BYTES_MAX) + "\nnext";
         let mut lines = Vec::new();
-        drain(printed.as_bytes(), |line| lines.push(line.to_owned())).await;
+        drain(printed.as_bytes(), |line, _| lines.push(line.to_owned())).await;
         assert_eq!(lines.iter().map(String::len).collect::<Vec<_>>(), [LINE_BYTES_MAX, 4]);
     }
 }

@@ -34,7 +34,6 @@ pub mod position;
 pub mod process;
 pub mod programs;
 pub mod recovery;
-pub(crate) mod redact;
 pub mod refusal;
 pub mod replication;
 pub mod roles;

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::postgres::helper::{Tail, drain};
 use crate::postgres::process::Process;
-use crate::postgres::redact::Redactor;
+use control::redact::{Begins, Redactor};
 
 /// What is known of the server that this keeper started last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +70,8 @@ impl Server {
         let hear = |tail: &Arc<Mutex<Tail>>| {
             let tail = Arc::clone(tail);
             let mut redactor = Redactor::default();
-            move |line: &str| {
-                let line = redactor.line(line);
+            move |line: &str, begins: Begins| {
+                let line = redactor.line(line, begins);
                 tracing::info!(target: "postgres", "{line}");
                 tail.lock().expect("nobody panics while holding the tail").push(&line);
             }

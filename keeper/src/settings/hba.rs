@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use control::model::{HbaStrictness, hba_fault, hba_fields, hba_strictness};
-
-use crate::postgres::redact::without_value;
+use control::model::{HbaStrictness, hba_fault, hba_fields, hba_reason, hba_start, hba_strictness};
 
 /// The lines to write, and a text for each refused one.
 ///
@@ -33,8 +31,8 @@ pub fn choose_lines(
     let texts = (1..)
         .zip(lines.iter().zip(&faults))
         .filter_map(|(number, (line, fault))| {
-            let why = without_options(fault.as_ref()?, line);
-            let start = first_fields(line);
+            let why = hba_reason(fault.as_ref()?, line);
+            let start = hba_start(line);
             Some(format!(
                 "pgHBA entry {number} ({start:?} …) is refused, {outcome}: {why}"
             ))
@@ -48,27 +46,6 @@ pub fn choose_lines(
     let denies = |line: &String| hba_strictness(line) == Some(HbaStrictness::Reject);
     let kept = (0..lines.len()).filter(|at| is_good(*at) && (*at < used || denies(&lines[*at])));
     (Some(kept.map(|at| lines[at].clone()).collect()), texts)
-}
-
-/// How a line begins, up to its options, which may hold passwords.
-fn first_fields(line: &str) -> String {
-    const COUNT: usize = 4;
-    let fields = hba_fields(line).into_iter().map(|field| field.text);
-    let shown: Vec<String> = fields.take(COUNT).take_while(|text| !text.contains('=')).collect();
-    shown.join(" ")
-}
-
-/// A server's reason without the values of options that hold passwords.
-fn without_options(why: &str, line: &str) -> String {
-    let is_secret = |name: &str| {
-        ["passw", "secret"]
-            .iter()
-            .any(|part| name.to_ascii_lowercase().contains(part))
-    };
-    let fields = hba_fields(line);
-    let options = fields.iter().filter_map(|field| field.text.split_once('='));
-    let values = options.filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
-    values.fold(why.to_owned(), |why, value| without_value(&why, value))
 }
 
 /// Whether a good line below `at` lets somebody in by another way than the line at `at`. Methods are not ranked: a second

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::postgres::conf::Parameters;
-use crate::postgres::redact::{is_private, without_value};
+use control::redact::{is_private, without_value};
 
 pub use hba::choose_lines;
 pub use kept::{Kept, KeptFile};

@@ -16,21 +16,28 @@ const WORDS: [&str; 6] = [
 ];
 
 /// A text without the secrets in it.
-pub(crate) fn redacted(text: &str) -> String {
+///
+/// It is one text: a newline within a quoted value does not end it.
+pub fn redacted(text: &str) -> String {
     let mut redactor = Redactor::default();
-    let lines: Vec<_> = text.split('\n').map(|line| redactor.line(line)).collect();
-    lines.join("\n")
+    let mut out = String::with_capacity(text.len());
+    for line in text.split_inclusive(['\n', '\r']) {
+        let end = line.trim_end_matches(['\n', '\r']).len();
+        out.push_str(&redactor.line(&line[..end], Begins::Within));
+        out.push_str(&line[end..]);
+    }
+    out
 }
 
 /// Whether a parameter of this name may hold a password in a way that is not told from its value.
-pub(crate) fn is_private(parameter: &str) -> bool {
+pub fn is_private(parameter: &str) -> bool {
     const PARTS: [&str; 5] = ["command", "conninfo", "passphrase", "password", "secret"];
     let lower = parameter.to_ascii_lowercase();
     lower != "password_encryption" && PARTS.iter().any(|part| lower.contains(part))
 }
 
 /// A reason without a value that may be a secret. A short one stands in too many places by chance.
-pub(crate) fn without_value(why: &str, value: &str) -> String {
+pub fn without_value(why: &str, value: &str) -> String {
     const BYTES_MIN: usize = 3;
     match value.len() >= BYTES_MIN {
         true => why.replace(value, MASK),
@@ -41,8 +48,17 @@ pub(crate) fn without_value(why: &str, value: &str) -> String {
 /// The lines of one output. A statement may be printed over several of them: the server begins those after the first
 /// with a tab.
 #[derive(Debug, Default)]
-pub(super) struct Redactor {
+pub struct Redactor {
     open: Open,
+}
+
+/// Where a piece of output begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begins {
+    /// After a newline, or at the start: what was open goes on only where the server has put a tab in front.
+    Line,
+    /// After a carriage return, which may stand in a quoted value as any character may.
+    Within,
 }
 
 /// What the end of a line has left open.
@@ -58,12 +74,13 @@ enum Open {
 
 impl Redactor {
     /// The line without the secrets in it.
-    pub(super) fn line<'a>(&mut self, line: &'a str) -> Cow<'a, str> {
+    pub fn line<'a>(&mut self, line: &'a str, begins: Begins) -> Cow<'a, str> {
         if line.is_empty() {
             return Cow::Borrowed(line); // between carriage return and newline
         }
         let open = std::mem::take(&mut self.open);
-        let open = if line.starts_with('\t') { open } else { Open::Nothing };
+        let goes_on = begins == Begins::Within || line.starts_with('\t');
+        let open = if goes_on { open } else { Open::Nothing };
         if open == Open::Nothing && !may_hold_secret(line) {
             return Cow::Borrowed(line);
         }
@@ -249,11 +266,11 @@ mod tests {
     use super::*;
 
     fn check(line: &str, wanted: &str) {
-        assert_eq!(Redactor::default().line(line), wanted);
+        assert_eq!(Redactor::default().line(line, Begins::Line), wanted);
     }
 
     fn is_hidden(line: &str) {
-        let shown = Redactor::default().line(line).into_owned();
+        let shown = Redactor::default().line(line, Begins::Line).into_owned();
         assert!(!shown.contains("geheim") && !shown.contains("wort"), "{line} → {shown}");
     }
 
@@ -330,28 +347,52 @@ mod tests {
     fn a_secret_in_the_next_line_of_a_statement_is_hidden() {
         let mut lines = Redactor::default();
         assert_eq!(
-            lines.line("STATEMENT:  alter role r password"),
+            lines.line("STATEMENT:  alter role r password", Begins::Line),
             "STATEMENT:  alter role r password"
         );
-        assert_eq!(lines.line("\t'geheim' login"), "\t'***' login");
+        assert_eq!(lines.line("\t'geheim' login", Begins::Line), "\t'***' login");
         assert_eq!(
-            lines.line("STATEMENT:  alter role r password 'geheim"),
+            lines.line("STATEMENT:  alter role r password 'geheim", Begins::Line),
             "STATEMENT:  alter role r password '***"
         );
-        assert_eq!(lines.line("\twort' login"), "***' login");
-        assert_eq!(lines.line("\tand 'more'"), "\tand 'more'");
-        assert_eq!(lines.line("password 'geheim"), "password '***");
-        assert_eq!(lines.line("LOG:  another message"), "LOG:  another message");
+        assert_eq!(lines.line("\twort' login", Begins::Line), "***' login");
+        assert_eq!(lines.line("\tand 'more'", Begins::Line), "\tand 'more'");
+        assert_eq!(lines.line("password 'geheim", Begins::Line), "password '***");
+        assert_eq!(
+            lines.line("LOG:  another message", Begins::Line),
+            "LOG:  another message"
+        );
     }
 
     #[test]
     fn a_carriage_return_before_the_newline_takes_no_mask_off() {
         let mut lines = Redactor::default();
-        lines.line("STATEMENT:  alter role r password");
-        assert_eq!(lines.line(""), "");
-        assert_eq!(lines.line("\t'geheim"), "\t'***");
-        assert_eq!(lines.line(""), "");
-        assert_eq!(lines.line("\twort' login"), "***' login");
+        lines.line("STATEMENT:  alter role r password", Begins::Line);
+        assert_eq!(lines.line("", Begins::Line), "");
+        assert_eq!(lines.line("\t'geheim", Begins::Line), "\t'***");
+        assert_eq!(lines.line("", Begins::Line), "");
+        assert_eq!(lines.line("\twort' login", Begins::Line), "***' login");
+    }
+
+    #[test]
+    fn a_carriage_return_in_a_password_does_not_end_it() {
+        let mut lines = Redactor::default();
+        assert_eq!(
+            lines.line("STATEMENT:  alter role r password 'ge", Begins::Line),
+            "STATEMENT:  alter role r password '***"
+        );
+        assert_eq!(lines.line("heim wort", Begins::Within), "***");
+        assert_eq!(lines.line("geheim' login", Begins::Within), "***' login");
+        assert_eq!(lines.line(" 12/34 kB", Begins::Within), " 12/34 kB");
+    }
+
+    #[test]
+    fn a_newline_in_a_password_of_one_text_does_not_end_it() {
+        assert_eq!(
+            redacted("near \"password 'ge\nheim\r\nwort' login\": no\nmore"),
+            "near \"password '***\n***\r\n***' login\": no\nmore"
+        );
+        assert_eq!(redacted("a\r\n\r\nb\n"), "a\r\n\r\nb\n");
     }
 
     #[test]
@@ -409,8 +450,8 @@ mod tests {
             for b in pieces {
                 for c in pieces {
                     for d in pieces {
-                        let _ = lines.line(&format!("{a}{b}{c}{d}"));
-                        let _ = lines.line(&format!("\tpassword={a}{b}{c}{d}"));
+                        let _ = lines.line(&format!("{a}{b}{c}{d}"), Begins::Within);
+                        let _ = lines.line(&format!("\tpassword={a}{b}{c}{d}"), Begins::Line);
                     }
                 }
             }
