@@ -31,6 +31,7 @@ use crate::postgres::owned::Owned;
 use crate::postgres::programs::Programs;
 use crate::postgres::server::Life;
 use crate::postgres::sockets::{PUBLIC, PrivateDir};
+use crate::postgres::walk::Walker;
 use crate::problems::Problems;
 use crate::publish::{Due, Fixed, Publisher, Report};
 
@@ -306,6 +307,7 @@ impl Keeper {
             collector: Arc::clone(&collector),
             local: Arc::clone(&local),
             owned: Arc::new(owned),
+            walker: Walker::default(),
             metrics: Arc::clone(&metrics),
             problems: Arc::clone(&problems),
             works_on: Arc::clone(&works_on),

@@ -25,13 +25,15 @@ use crate::postgres::aside::{self, Cleared};
 use crate::postgres::conf::{Minima, SlotNeeds};
 use crate::postgres::instance::{Instance, InstanceError, LocalRole as FileRole};
 use crate::postgres::owned::Owned;
+use crate::postgres::survey;
+use crate::postgres::walk::Walker;
 use crate::problems::{Kind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::tell::{self, Lines};
 
 use self::judge::Judge;
 use self::steps::{StepError, failure};
-use self::upkeep::Upkeep;
+use self::upkeep::{Basis, Site, Upkeep};
 
 mod configuration;
 mod judge;
@@ -68,6 +70,8 @@ pub struct Engine {
     pub local: Arc<LocalState>,
     /// What the keeper has made outside PGDATA.
     pub owned: Arc<Owned>,
+    /// Who looks at these directories.
+    pub walker: Walker,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// What an operator has to fix.
@@ -238,8 +242,7 @@ impl Engine {
                     self.problems.set(Kind::Data, "copy", Vec::new());
                     self.problems.set(Kind::Data, "step", Vec::new());
                     if let Be::Db(target) = &orders.be {
-                        self.complete(target, matches!(pass.asked, Some(Asked::Answered(_))))
-                            .await;
+                        self.complete(target, matches!(pass.asked, Some(Asked::Answered(_))));
                     }
                     return outcome(Ended::Done, orders, &read);
                 }
@@ -511,18 +514,31 @@ impl Engine {
     }
 
     #[expect(clippy::disallowed_methods, reason = "a metric carries the time at which it was set")]
-    async fn complete(&mut self, target: &Target, answers: bool) {
+    fn complete(&mut self, target: &Target, answers: bool) {
         self.memory.said = None;
         if !self.local.db().initializing {
-            let has_neighbour = target.peers.contains(&self.config.advertise_address);
-            self.memory
-                .upkeep
-                .begin(&self.instance, &self.owned, has_neighbour, answers)
-                .await;
-            let problem = self.memory.upkeep.problem();
-            self.problems.set(Kind::Data, "upkeep", problem.into_iter().collect());
+            self.keep_up(target, answers);
         }
         self.metrics.sync_success.set(unix_seconds(wall_clock()));
+    }
+}
+
+impl Engine {
+    /// Begins what follows a complete pass.
+    #[expect(clippy::disallowed_methods, reason = "the pause between two looks ends here")]
+    fn keep_up(&mut self, target: &Target, answers: bool) {
+        let site = Site {
+            data: self.instance.config().data.clone(),
+            owned: Arc::clone(&self.owned),
+            problems: Arc::clone(&self.problems),
+            walker: self.walker.clone(),
+        };
+        let basis = Basis {
+            locations: survey::locations(&site.data).unwrap_or_default(), // the look itself reports why
+            has_neighbour: target.peers.contains(&self.config.advertise_address),
+            answers,
+        };
+        self.memory.upkeep.begin(Boottime::now(), &site, &basis);
     }
 }
 

@@ -81,6 +81,8 @@ pub enum Obstacle {
     NotOurs,
     /// A file system is mounted there.
     Mounted,
+    /// Its file system does not answer.
+    NoAnswer,
     /// Its file system has too little room for the new data, without the old ones as well.
     NoRoom {
         /** Bytes that are needed. */
@@ -105,6 +107,7 @@ impl fmt::Display for Obstacle {
             Self::InUse { program, pid } => write!(f, "process {pid} ({program}) uses it"),
             Self::NotOurs => f.write_str("what is there is not known to be this keeper's"),
             Self::Mounted => f.write_str("a file system is mounted there"),
+            Self::NoAnswer => f.write_str("it does not answer"),
             Self::NoRoom { needed, free } => write!(
                 f,
                 "a copy takes {needed} bytes on its file system, which has {free}, even without the old data"
@@ -138,7 +141,10 @@ impl Obstacle {
             }
             Self::InUse { .. } => "end that process",
             Self::NotOurs => "if nobody needs it, move it away or remove it",
-            Self::Mounted => "make it a link to a directory of that file system",
+            Self::Mounted => {
+                "unmount it, and mount it outside of the data directory, its tablespaces and its WAL; pg_wal may be a link to it"
+            }
+            Self::NoAnswer => "mend its file system, or the server that it comes from",
             Self::NoRoom { .. } => "free space on that file system, or make it larger",
             Self::Away(_) => "mount it; if what was there is lost for good, create that file, empty",
             Self::Unclaimed => "put dbstate back, or move the data away",

@@ -140,7 +140,7 @@ fn resync(seen: &Seen<'_>, target: &Target) -> Plan {
         Err(why) => {
             let in_the_way = unclaimed(seen)
                 .or_else(|| obstacle(&copy.places))
-                .or_else(|| copy.shortage.clone());
+                .or_else(|| copy.in_the_way.clone());
             if let Some((path, obstacle)) = in_the_way {
                 return Plan::hold(Unchanged::Obstacle(path, obstacle));
             }

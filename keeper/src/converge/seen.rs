@@ -154,6 +154,7 @@ pub struct Copy {
     /// Size of the source's PGDATA in bytes, with its WAL unless that has a place of its own; absent when it did not
     /// report it.
     pub bytes: Option<u64>,
-    /// The file system that has no room for a copy, even without the old data.
-    pub shortage: Option<(PathBuf, Obstacle)>,
+    /// What is in the way of a copy outside of these places: a file system that has no room for it, even without the old
+    /// data, or one that is mounted in them, or a directory that does not answer.
+    pub in_the_way: Option<(PathBuf, Obstacle)>,
 }

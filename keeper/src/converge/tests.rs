@@ -28,7 +28,7 @@ struct World {
     own_end: Option<End>,
     source: Source,
     places: Vec<Place>,
-    shortage: Option<(std::path::PathBuf, Obstacle)>,
+    in_the_way: Option<(std::path::PathBuf, Obstacle)>,
     fails: Vec<&'static str>,
     trace: Vec<String>,
     noted: Option<RestartNeed>,
@@ -111,7 +111,7 @@ fn world() -> World {
             oldest_segment: Some("000000010000000000000001".into()),
         },
         places: Vec::new(),
-        shortage: None,
+        in_the_way: None,
         fails: Vec::new(),
         noted: None,
         trace: Vec::new(),
@@ -312,7 +312,7 @@ impl World {
                         source: self.source.clone(),
                         places: self.places.clone(),
                         bytes: None,
-                        shortage: self.shortage.clone(),
+                        in_the_way: self.in_the_way.clone(),
                     });
                 }
                 Then::Done => {
@@ -767,7 +767,7 @@ fn a_file_system_too_small_for_the_copy_holds_it_before_anything_is_removed() {
         .standby()
         .replaced_by_a2(DbInitMode::Resync)
         .ends(EndState::Unclean, 0x300_0000);
-    world.shortage = Some(("/d".into(), Obstacle::NoRoom { needed: 9, free: 6 }));
+    world.in_the_way = Some(("/d".into(), Obstacle::NoRoom { needed: 9, free: 6 }));
     let before = world.local.clone();
     let held = "hold Obstacle(\"/d\", NoRoom { needed: 9, free: 6 })";
     assert_eq!(world.pass(), format!("ask B; {held}"));

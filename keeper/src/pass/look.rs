@@ -123,14 +123,14 @@ impl Engine {
                 source,
                 places: needs.places,
                 bytes: needs.bytes,
-                shortage: needs.shortage,
+                in_the_way: needs.in_the_way,
             },
             None => Copy {
                 own,
                 source,
                 places: Vec::new(),
                 bytes: None,
-                shortage: None,
+                in_the_way: None,
             },
         }
     }

@@ -1,5 +1,6 @@
 //! The steps of a pass, done. What a step is for is `converge`'s to say.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::postgres::instance::{Files, InstanceError, Start, StopLimits};
 use crate::postgres::refusal::Refusal;
 use crate::postgres::roles;
 use crate::postgres::sql::SqlError;
+use crate::postgres::walk::NoAnswer;
 use crate::problems::Kind;
 use crate::publish::{Due, Permit};
 use crate::settings::Blame;
@@ -63,12 +65,15 @@ pub(super) enum StepError {
     /// The server ended instead of starting, and a part of its configuration may be the reason.
     #[error("the configuration kept the instance from starting")]
     Configuration(#[source] InstanceError),
-    /// What followed the last complete pass still goes on.
+    /// The removal that followed the last complete pass still goes on.
     #[error(
-        "looking at the tablespaces, or removing old data, has not ended within {0:?}: it is waited for; a file system \
-         may not answer"
+        "removing the old data in {} has not ended within {limit:?}: it is waited for; its file system may not answer",
+        directory.display()
     )]
-    Busy(Duration),
+    Busy { directory: PathBuf, limit: Duration },
+    /// A look at directories still goes on.
+    #[error(transparent)]
+    NoAnswer(#[from] NoAnswer),
     /// The old data are not streamed into.
     #[error("the instance does not stream from the followed db within {0:?}")]
     DoesNotStream(Duration),
@@ -137,7 +142,7 @@ impl Engine {
             Step::SayStopped(db) => self.say_stopped(db).await?,
             Step::ClearData(clear) => {
                 if let Err(failed) = self.clear_data(clear).await {
-                    if !matches!(failed, StepError::Busy(_)) {
+                    if !matches!(failed, StepError::Busy { .. } | StepError::NoAnswer(_)) {
                         self.note_failed_copy(orders);
                     }
                     return Err(failed);
@@ -392,11 +397,17 @@ impl Engine {
 
     /// A removal goes on when its pass is given up; the next pass waits for it.
     async fn clear_data(&mut self, clear: &Clear) -> Result<(), StepError> {
-        if !self.memory.upkeep.end(false).await {
-            return Err(StepError::Busy(END_LIMIT));
+        if !self.memory.upkeep.end_removal().await {
+            let old = self.owned.record().old.map(|old| old.directory);
+            return Err(StepError::Busy {
+                directory: old.unwrap_or_default(),
+                limit: END_LIMIT,
+            });
         }
+        let turn = self.walker.turn().await?;
         let (instance, owned, clear) = (Arc::clone(&self.instance), Arc::clone(&self.owned), clear.clone());
         let removal = self.memory.removal.insert(tokio::task::spawn_local(async move {
+            let _turn = turn;
             instance.clear_data(owned, clear).await
         }));
         let cleared = removal.await.expect("removing data does not panic");

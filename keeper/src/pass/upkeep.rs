@@ -1,110 +1,229 @@
 //! What follows a complete pass beside the loop: the tablespaces of the instance are recorded as this keeper's, and old
-//! data that were kept for the case that a copy fails are removed once the new server answers.
+//! data that were kept for the case that a copy fails are removed once the new server answers. What needs an operator is
+//! reported as a problem.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use control::clock::Boottime;
 use control::model::Problem;
 use control::telemetry::Chain;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::postgres::aside;
-use crate::postgres::files::FileError;
-use crate::postgres::instance::Instance;
+use crate::postgres::aside::{self, ClearError};
 use crate::postgres::owned::Owned;
-use crate::postgres::survey::{self, Stock};
-use crate::problems::Kind;
+use crate::postgres::survey::{self, Failed, Shared, Stock};
+use crate::postgres::walk::{NoAnswer, Walker};
+use crate::problems::{Kind, Problems};
 
-/// The work that is under way, and what was logged of the last results.
+/// How long other work waits for a removal of old data.
+pub(super) const END_LIMIT: Duration = Duration::from_secs(10);
+/// From one look at unchanged tablespaces to the next: another keeper may have come to use them.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// What it works on.
+#[derive(Debug, Clone)]
+pub(super) struct Site {
+    pub data: PathBuf,
+    pub owned: Arc<Owned>,
+    pub problems: Arc<Problems>,
+    pub walker: Walker,
+}
+
+/// What the work depends on. Tablespaces are looked at again when it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Basis {
+    /// The tablespaces' locations, as the links of PGDATA have them.
+    pub locations: Vec<PathBuf>,
+    /// Another keeper of the cluster advertises our address.
+    pub has_neighbour: bool,
+    /// The server answers, so that nobody needs the old data any more.
+    pub answers: bool,
+}
+
+/// The work that is under way, and when it was begun last.
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
-    task: Option<JoinHandle<Result<Stock, FileError>>>,
-    logged: Option<Result<(Stock, bool), String>>,
+    removal: Option<JoinHandle<()>>,
+    stock: Option<JoinHandle<()>>,
+    begun: Option<(Basis, Boottime)>,
+    /// The last list of old data that nothing records, to log changes only.
+    forgotten: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl Upkeep {
-    /// Begins the work unless it is under way. `has_neighbour`: another keeper of the cluster advertises our address;
-    /// `answers`: so does the server, so that nobody needs the old data any more.
-    pub(super) async fn begin(
-        &mut self,
-        instance: &Arc<Instance>,
-        owned: &Arc<Owned>,
-        has_neighbour: bool,
-        answers: bool,
-    ) {
-        match &mut self.task {
-            Some(task) if !task.is_finished() => return,
-            Some(_) => {
-                self.end(has_neighbour).await;
-            }
-            None => {}
+    /// Begins what is due and not under way.
+    pub(super) fn begin(&mut self, now: Boottime, site: &Site, basis: &Basis) {
+        // A location that cannot be marked is no reason to keep old data.
+        if basis.answers && is_over(self.removal.as_ref()) && site.owned.record().old.is_some() {
+            self.removal = Some(spawn_local(remove_old(site.clone())));
         }
-        let (data, owned) = (instance.config().data.clone(), Arc::clone(owned));
-        self.task = Some(tokio::task::spawn_blocking(move || {
-            // A location that cannot be marked is no reason to keep old data.
-            let dropped = if answers { aside::drop_old(&owned) } else { Ok(()) };
-            let stock = survey::take_stock(&data, &owned);
-            dropped.and(stock)
-        }));
+        if is_due(self.begun.as_ref(), now, basis) && is_over(self.stock.as_ref()) {
+            self.begun = Some((basis.clone(), now));
+            let look = look(site.clone(), basis.has_neighbour, Arc::clone(&self.forgotten));
+            self.stock = Some(spawn_local(look));
+        }
     }
 
-    /// Waits for the work that is under way: nothing else touches these directories meanwhile. Whether it has ended
-    /// within the limit: a file system may not answer.
-    pub(super) async fn end(&mut self, has_neighbour: bool) -> bool {
-        let Some(task) = &mut self.task else { return true };
-        let Ok(done) = timeout(END_LIMIT, task).await else {
+    /// Waits for a removal that is under way: nothing else touches these directories meanwhile. Whether it has ended
+    /// within the limit: a large one takes its time, and a file system may not answer.
+    pub(super) async fn end_removal(&mut self) -> bool {
+        let Some(removal) = &mut self.removal else { return true };
+        if timeout(END_LIMIT, removal).await.is_err() {
             return false;
-        };
-        self.task = None;
-        let done = done.expect("looking at and removing files does not panic");
-        let done = done
-            .map(|stock| (stock, has_neighbour))
-            .map_err(|error| Chain(&error).to_string());
-        if self.logged.as_ref() != Some(&done) {
-            log(&done);
-            self.logged = Some(done);
         }
+        self.removal = None;
         true
-    }
-
-    /// What an operator has to mend before it succeeds.
-    pub(super) fn problem(&self) -> Option<Problem> {
-        let error = self.logged.as_ref()?.as_ref().err()?;
-        let text = format!("could not record the tablespaces, or remove old data: {error}");
-        Some(Kind::Data.problem(&text, "mend what is named; it is tried again"))
     }
 }
 
-/// How long other work waits for it.
-pub(super) const END_LIMIT: Duration = Duration::from_secs(10);
+fn is_over(task: Option<&JoinHandle<()>>) -> bool {
+    task.is_none_or(JoinHandle::is_finished)
+}
 
-fn log(done: &Result<(Stock, bool), String>) {
-    let stock = match done {
-        Ok((stock, has_neighbour)) => {
-            if *has_neighbour && stock.shared.is_empty() && !stock.locations.is_empty() {
-                warn!(
-                    tablespaces = stock.locations.len(),
-                    "another keeper on this host would use the same tablespace directories: run one of the two on \
-                     another host"
-                );
-            }
-            stock
-        }
-        Err(_) => return, // a problem, and logged as one
+fn is_due(begun: Option<&(Basis, Boottime)>, now: Boottime, basis: &Basis) -> bool {
+    begun.is_none_or(|(before, at)| before != basis || now.since(*at) >= PAUSE)
+}
+
+async fn remove_old(site: Site) {
+    let owned = Arc::clone(&site.owned);
+    let removed = spawn_blocking(move || aside::drop_old(&owned)).await;
+    let removed = removed.expect("removing files does not panic");
+    let problem = removed.err().map(|failed| not_removed(&failed));
+    site.problems.set(Kind::Data, "old data", problem.into_iter().collect());
+}
+
+fn not_removed(failed: &ClearError) -> Problem {
+    let remedy = match failed {
+        ClearError::Obstacle { obstacle, .. } => obstacle.remedy(),
+        ClearError::File(_) => "mend what is named; it is tried again",
     };
-    for directory in &stock.forgotten {
-        warn!(
-            directory = %directory.display(),
-            "old data that nothing records: remove them when nobody needs them; no keeper does"
-        );
+    let why = match failed {
+        ClearError::Obstacle { path, obstacle } => format!("{}: {obstacle}", path.display()),
+        ClearError::File(error) => Chain(error).to_string(),
+    };
+    Kind::Data.problem(&format!("could not remove old data: {why}"), remedy)
+}
+
+async fn look(site: Site, has_neighbour: bool, forgotten: Arc<Mutex<Vec<PathBuf>>>) {
+    let (data, owned) = (site.data.clone(), Arc::clone(&site.owned));
+    let found = site.walker.run(move || survey::take_stock(&data, &owned)).await;
+    if let Ok(stock) = &found {
+        let mut known = forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        for directory in stock.forgotten.iter().filter(|directory| !known.contains(directory)) {
+            warn!(
+                directory = %directory.display(),
+                "old data that nothing records: remove them when nobody needs them; no keeper does"
+            );
+        }
+        known.clone_from(&stock.forgotten);
     }
-    for shared in &stock.shared {
-        warn!(
-            location = %shared.location.display(), with = %shared.with,
-            "a tablespace directory of our instance is also used by another keeper or process and will not be emptied: \
-             run one of the two on another host"
+    site.problems
+        .set(Kind::Data, "tablespaces", problems(&found, has_neighbour));
+}
+
+/// What an operator has to see to.
+fn problems(found: &Result<Stock, NoAnswer>, has_neighbour: bool) -> Vec<Problem> {
+    let stock = match found {
+        Ok(stock) => stock,
+        Err(hung) => {
+            let text = format!("could not look at the tablespaces: {hung}");
+            return vec![Kind::Data.problem(&text, "mend its file system, or the server that it comes from")];
+        }
+    };
+    let shared = stock.shared.iter().map(|Shared { location, with }| {
+        let text = format!(
+            "the tablespace location {} is also used by {with}, and will not be emptied for a copy",
+            location.display()
         );
+        Kind::Data.problem(
+            &text,
+            "run one of the two on another host, or drop the tablespace; if the other keeper is gone for good, remove its \
+             stolon-*.owner file there",
+        )
+    });
+    let failed = stock.failed.iter().map(|Failed { path, why }| {
+        let text = format!("could not record {} as this keeper's: {why}", path.display());
+        Kind::Data.problem(&text, "mend what is named; it is tried again")
+    });
+    let mut problems: Vec<Problem> = shared.chain(failed).collect();
+    if has_neighbour && stock.shared.is_empty() && !stock.locations.is_empty() {
+        let locations: Vec<String> = stock.locations.iter().map(|path| path.display().to_string()).collect();
+        let text = format!(
+            "another keeper of the cluster on this host would use the same tablespace locations: {}",
+            locations.join(", ")
+        );
+        problems.push(Kind::Data.problem(&text, "run one of the two on another host, or drop the tablespaces"));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Boottime {
+        Boottime::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn basis() -> Basis {
+        Basis {
+            locations: vec!["/ts".into()],
+            has_neighbour: false,
+            answers: true,
+        }
+    }
+
+    #[test]
+    fn tablespaces_are_looked_at_when_something_changes_and_else_once_a_minute() {
+        let begun = Some((basis(), at(100)));
+        assert!(is_due(None, at(0), &basis()));
+        assert!(!is_due(begun.as_ref(), at(159), &basis()));
+        assert!(is_due(begun.as_ref(), at(160), &basis()));
+        let changes: [fn(&mut Basis); 3] = [
+            |basis| basis.locations.push("/other".into()),
+            |basis| basis.has_neighbour = true,
+            |basis| basis.answers = false,
+        ];
+        for change in changes {
+            let mut now = basis();
+            change(&mut now);
+            assert!(is_due(begun.as_ref(), at(101), &now), "{now:?}");
+        }
+    }
+
+    fn texts(found: &Result<Stock, NoAnswer>, has_neighbour: bool) -> Vec<String> {
+        let problems = problems(found, has_neighbour).into_iter();
+        problems
+            .map(|problem| format!("{}; {}", problem.text, problem.remedy))
+            .collect()
+    }
+
+    #[test]
+    fn each_location_that_needs_somebody_is_a_problem_of_its_own_with_a_remedy() {
+        let mut stock = Stock {
+            locations: vec!["/ts".into(), "/dead".into()],
+            ..Stock::default()
+        };
+        assert_eq!(texts(&Ok(stock.clone()), false), [""; 0]);
+        let neighbour = texts(&Ok(stock.clone()), true);
+        assert!(neighbour[0].contains("/ts, /dead") && neighbour[0].contains("on another host"));
+        stock.shared.push(Shared {
+            location: "/ts".into(),
+            with: "the keeper of /k2".into(),
+        });
+        stock.failed.push(Failed {
+            path: "/dead".into(),
+            why: "list /dead: Input/output error".into(),
+        });
+        let found = texts(&Ok(stock), true);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("/ts is also used by the keeper of /k2"), "{found:?}");
+        assert!(found[1].contains("/dead: Input/output error"), "{found:?}");
+        let hung = texts(&Err(NoAnswer { path: "/dead".into() }), false);
+        assert!(hung[0].contains("/dead does not answer"), "{hung:?}");
     }
 }

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::places::{Clear, Obstacle, PlaceKind, judge};
 use crate::postgres::files::FileError;
+use crate::postgres::mounts;
 use crate::postgres::owned::{NEW, Old, OldState, Owned, Space, random_name};
 use crate::postgres::room::{self, Freed, Room, Shortage};
 use crate::postgres::survey::{self, is_of_wal};
@@ -56,8 +57,11 @@ impl ClearError {
 /// Moves old data aside, removes what is unfinished, and removes old data where there is no room for both. No server may
 /// run, and the caller has recorded that the data are being made again (keeper I4).
 pub fn clear(data: &Path, owned: &Owned, clear: &Clear) -> Result<Cleared, ClearError> {
-    if let Some(mounted) = trees::mounted_below(data)? {
-        return Err(ClearError::at(mounted, Obstacle::Mounted));
+    if let Some(point) = mounted(data, owned)? {
+        return Err(ClearError::at(point, Obstacle::Mounted));
+    }
+    if let Some(wal) = survey::foreign_wal(data, owned)? {
+        return Err(ClearError::at(wal, Obstacle::NotOurs));
     }
     go_on(data, owned)?;
     forget_missing(data, owned)?;
@@ -75,9 +79,58 @@ pub fn clear(data: &Path, owned: &Owned, clear: &Clear) -> Result<Cleared, Clear
     }
 }
 
-/// Removes what was set aside, once the new server has answered.
-pub fn drop_old(owned: &Owned) -> Result<(), FileError> {
+/// A mount point in anything that would be moved or removed to make new data: PGDATA, tablespaces, WAL, and what lies
+/// there of earlier attempts.
+fn mounted(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
+    let record = owned.record();
+    let wal = survey::wal_of(data, owned)?.into_iter();
+    for dir in wal.chain([data.to_owned()]) {
+        if let Some(point) = mounts::below(&dir)? {
+            return Ok(Some(point));
+        }
+    }
+    let spaces = survey::own_spaces(data, owned)?;
+    let (new, old) = (owned.name(NEW), owned.name(OLD));
+    for space in spaces.iter().chain(&record.tablespaces) {
+        let ours = [space.path(), space.location.join(&new), space.location.join(&old)];
+        for dir in ours {
+            if let Some(point) = mounts::at_or_below(&dir)? {
+                return Ok(Some(point));
+            }
+        }
+    }
+    for dir in &record.making {
+        if let Some(point) = mounts::at_or_below(dir)? {
+            return Ok(Some(point));
+        }
+    }
+    record.old.map_or(Ok(None), |old| mounted_in_old(owned, &old))
+}
+
+/// The same as what an operator has to see to.
+pub fn mount_in_the_way(data: &Path, owned: &Owned) -> Result<Option<(PathBuf, Obstacle)>, FileError> {
+    Ok(mounted(data, owned)?.map(|point| (point, Obstacle::Mounted)))
+}
+
+/// The same in what was set aside.
+fn mounted_in_old(owned: &Owned, old: &Old) -> Result<Option<PathBuf>, FileError> {
+    let wal = old.wal.iter().map(|wal| wal.join(owned.name(OLD)));
+    let spaces = old.tablespaces.iter().map(Space::path);
+    for dir in spaces.chain(wal).chain([old.directory.clone()]) {
+        if let Some(point) = mounts::at_or_below(&dir)? {
+            return Ok(Some(point));
+        }
+    }
+    Ok(None)
+}
+
+/// Removes what was set aside, once the new server has answered; all of it or, where a file system is mounted in it,
+/// nothing.
+pub fn drop_old(owned: &Owned) -> Result<(), ClearError> {
     let Some(old) = owned.record().old else { return Ok(()) };
+    if let Some(point) = mounted_in_old(owned, &old)? {
+        return Err(ClearError::at(point, Obstacle::Mounted));
+    }
     let mark = match old.state {
         OldState::Moving => return Ok(()),
         OldState::Kept(mark) | OldState::Dropping(mark) => mark,
@@ -106,7 +159,7 @@ pub fn drop_old(owned: &Owned) -> Result<(), FileError> {
     } else if old.directory.exists() {
         warn!(directory = %old.directory.display(), "not the data that were set aside, leaving them as they are");
     }
-    owned.change(|record| record.old = None)
+    Ok(owned.change(|record| record.old = None)?)
 }
 
 const OLD: &str = "old";
@@ -123,7 +176,7 @@ fn remove_durably(path: &Path) -> Result<(), FileError> {
 fn go_on(data: &Path, owned: &Owned) -> Result<(), ClearError> {
     match owned.record().old.map(|old| old.state) {
         Some(OldState::Moving) => finish_moving(data, owned),
-        Some(OldState::Dropping(_)) => Ok(drop_old(owned)?),
+        Some(OldState::Dropping(_)) => drop_old(owned),
         Some(OldState::Kept(_)) | None => Ok(()),
     }
 }
@@ -385,6 +438,10 @@ fn remove(data: &Path, owned: &Owned, spaces: &[Space]) -> Result<(), FileError>
 
 /// Removes PGDATA, or what is in it when it is a link or a mount point.
 pub(crate) fn remove_data(data: &Path) -> Result<(), FileError> {
+    if let Some(point) = mounts::below(data)? {
+        let mounted = io::Error::other(format!("a file system is mounted at {}: unmount it", point.display()));
+        return Err(FileError::new("remove", data)(mounted));
+    }
     if trees::is_movable(data)
         && trees::entries(data)?
             .iter()

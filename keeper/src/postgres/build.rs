@@ -140,6 +140,7 @@ impl Build {
             trees::move_entries(&wal.made_in, &wal.goes_to, |_| true)?;
             trees::remove(&wal.made_in)?;
             replace_link(&self.made_in.join("pg_wal"), &wal.goes_to)?;
+            owned.change(|record| record.not_ours.retain(|path| *path != wal.goes_to))?;
         }
         for space in &self.spaces {
             self.finish_space(owned, space)?;
@@ -163,6 +164,7 @@ impl Build {
             owned.change(|record| {
                 record.tablespaces.retain(|known| known.path() != recorded.path());
                 record.tablespaces.push(recorded.clone());
+                record.not_ours.retain(|path| *path != recorded.path());
             })?;
             owned.put_marker(&space.location)?;
             trees::rename_to_free(&made, &recorded.path())?;

@@ -123,6 +123,24 @@ pub(crate) const PARTS: [&str; 18] = [
     "pg_wal",
 ];
 
+/// For tests: a whole PGDATA of major 15 with catalog version 202209061; the file `base/content` holds `content`.
+#[cfg(test)]
+pub(crate) fn make_data(data: &Path, content: &str) {
+    let is_directory = |part: &&str| !part.contains('/') && *part != "PG_VERSION";
+    for part in PARTS.iter().copied().filter(is_directory) {
+        fs::create_dir_all(data.join(part)).unwrap();
+    }
+    fs::write(data.join("PG_VERSION"), "15\n").unwrap();
+    let mut control = vec![0; 12];
+    control.extend(202_209_061_u32.to_le_bytes());
+    fs::write(data.join("global/pg_control"), control).unwrap();
+    fs::write(data.join("base/content"), content).unwrap();
+}
+
+/// For tests: the directory that [`make_data`]'s has in the location of a tablespace.
+#[cfg(test)]
+pub(crate) const TABLESPACE_DIRECTORY: &str = "PG_15_202209061";
+
 /// Is there a database cluster in this directory? Errs when that cannot be found out.
 pub fn is_initialised(data: &Path) -> Result<bool, FileError> {
     for part in PARTS {

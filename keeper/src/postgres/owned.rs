@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use crate::postgres::files::{self, FileError};
+use crate::postgres::layout;
+use crate::postgres::survey;
 use crate::postgres::trees::{self, Mark};
 
 const FILE: &str = "directories";
@@ -51,10 +54,44 @@ pub struct Record {
     pub wal_mark: Option<Mark>,
     /// The uid of the keeper; empty when it was recorded before this was.
     pub keeper: String,
+    /// Where the keeper's directory was at the last start; absent when it was recorded before this was.
+    pub home: Option<Home>,
+    /// Tablespace directories and the target of `pg_wal` to which the links of a copied directory lead: they are the
+    /// original's, until this keeper has made something there itself.
+    pub not_ours: Vec<PathBuf>,
     /// Directories in which new data are being made: below PGDATA, in tablespaces' locations, below `pg_wal`.
     pub making: Vec<PathBuf>,
     /// Data that were set aside until what replaces them has answered.
     pub old: Option<Old>,
+}
+
+/// Which directory is a keeper's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Home {
+    /// Its path, without links.
+    pub path: PathBuf,
+    /// The device that it lies on; it may have another number after a restart of the system.
+    pub device: u64,
+    /// Which directory of that it is.
+    pub mark: Mark,
+}
+
+impl Home {
+    fn of(dir: &Path) -> Result<Option<Self>, FileError> {
+        let Some(mark) = trees::mark(dir)? else {
+            return Ok(None);
+        };
+        let look = || Ok::<_, io::Error>((fs::canonicalize(dir)?, fs::metadata(dir)?.dev()));
+        let (path, device) = look().map_err(FileError::new("look at", dir))?;
+        Ok(Some(Self { path, device, mark }))
+    }
+
+    /// Whether this is the directory that was recorded: at the same path, as after a restored backup, or moved.
+    fn is_of(&self, recorded: &Self) -> bool {
+        let is_moved = self.mark == recorded.mark && self.mark.proves() && self.device == recorded.device;
+        self.path == recorded.path || is_moved
+    }
 }
 
 /// What a tablespace has in its location: the directory of one major and catalog version.
@@ -175,27 +212,60 @@ impl Owned {
         files::write_atomically(&path, &json)
     }
 
-    /// Takes the record for the keeper with this uid. That of another one, whose directory was copied, proves nothing
-    /// here: what it names is left alone.
+    /// Takes the record for the keeper with this uid, in the directory where it is now. That of another keeper, or of
+    /// this one's directory elsewhere, which was copied, proves nothing here: neither what it names nor what the links in
+    /// the copy lead to is this keeper's.
     pub fn take_for(&self, uid: &str) -> Result<(), FileError> {
-        let record = self.record();
-        if self.is_damaged || record.keeper == uid {
+        if self.is_damaged {
             return Ok(());
         }
-        if record.keeper.is_empty() {
-            return self.change(|record| uid.clone_into(&mut record.keeper));
+        let record = self.record();
+        let Some(home) = Home::of(&self.dir)? else {
+            return Ok(());
+        };
+        let is_this_keeper = record.keeper.is_empty() || record.keeper == uid;
+        let is_here = record.home.as_ref().is_none_or(|recorded| home.is_of(recorded));
+        if is_this_keeper && is_here {
+            return self.change(|record| {
+                if let Some(before) = record.home.take().filter(|before| before.path != home.path) {
+                    move_paths(record, &before.path, &home.path);
+                }
+                uid.clone_into(&mut record.keeper);
+                record.home = Some(home);
+            });
         }
+        let not_ours = self.led_to(&record)?;
         warn!(
-            keeper = record.keeper, ?record.old, ?record.tablespaces,
-            "the file directories was copied from another keeper: what it names is not removed by this one"
+            keeper = record.keeper, directory = ?record.home.map(|home| home.path), ?not_ours,
+            "the data directory is a copy of another one: what it names outside is not removed by this keeper"
         );
         self.change(|record| {
             *record = Record {
                 id: random_name(),
                 keeper: uid.to_owned(),
+                home: Some(home),
+                not_ours,
                 ..Record::default()
             };
         })
+    }
+
+    /// All that the record names outside the keeper's directory, and what the links of PGDATA lead to.
+    fn led_to(&self, record: &Record) -> Result<Vec<PathBuf>, FileError> {
+        let data = layout::data_of(&self.dir);
+        // Without a look at what the links lead to: it may not answer.
+        let linked = match survey::version_directory(&data)? {
+            Some(directory) => survey::locations(&data)?.iter().map(|at| at.join(&directory)).collect(),
+            None => Vec::new(),
+        };
+        let mut paths: Vec<PathBuf> = record.tablespaces.iter().map(Space::path).collect();
+        paths.extend(linked);
+        paths.extend(survey::wal_of(&data, self)?);
+        paths.extend(record.wal.clone());
+        paths.extend(record.not_ours.clone());
+        paths.sort();
+        paths.dedup();
+        Ok(paths)
     }
 
     /// Whether a path lies in the keeper's directory, or beside PGDATA in it.
@@ -250,7 +320,11 @@ impl Owned {
             if !(name.starts_with(PREFIX) && name.ends_with(OWNER)) {
                 continue;
             }
-            let text = fs::read(&path).map_err(FileError::new("read", &path))?;
+            let text = match fs::read(&path) {
+                // Of a keeper that runs as another user.
+                Err(denied) if denied.kind() == ErrorKind::PermissionDenied => return Ok(Some(path)),
+                read => read.map_err(FileError::new("read", &path))?,
+            };
             let marker: Option<Marker> = serde_json::from_slice(&text).ok();
             // Of this keeper before its directory was lost: what lies there is nobody's any more.
             let is_former = |marker: &Marker| {
@@ -272,6 +346,19 @@ impl Owned {
             }
         }
         Ok(None)
+    }
+}
+
+/// After a move of the keeper's directory: what lies in it has other paths.
+fn move_paths(record: &mut Record, from: &Path, to: &Path) {
+    let moved = |path: &mut PathBuf| {
+        if let Ok(below) = path.strip_prefix(from) {
+            *path = to.join(below);
+        }
+    };
+    record.making.iter_mut().for_each(moved);
+    if let Some(old) = &mut record.old {
+        moved(&mut old.directory);
     }
 }
 
@@ -337,6 +424,49 @@ mod tests {
         let after = Owned::load(dir.path()).unwrap().record();
         assert_eq!((after.wal.clone(), after.keeper.as_str()), (None, "k2"));
         assert_ne!(after.id, before.id);
+        assert_eq!(after.not_ours, [Path::new("/wal/k1")]);
+    }
+
+    #[test]
+    fn a_moved_directory_stays_its_keeper_s_and_a_copied_one_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two, three] = ["one", "two", "three"].map(|name| dir.path().join(name));
+        fs::create_dir(&one).unwrap();
+        let taken = |at: &Path| {
+            let owned = Owned::load(at).unwrap();
+            owned.take_for("k1").unwrap();
+            owned.record()
+        };
+        let first = Owned::load(&one).unwrap();
+        first.take_for("k1").unwrap();
+        first
+            .change(|record| {
+                record.wal = Some("/wal/k1".into());
+                record.making = vec![one.join("postgres/new"), "/ts/new".into()];
+            })
+            .unwrap();
+        let first = first.record();
+        fs::rename(&one, &two).unwrap();
+        let moved = taken(&two);
+        assert_eq!((&moved.id, &moved.wal), (&first.id, &first.wal));
+        assert_eq!(moved.making, [two.join("postgres/new"), "/ts/new".into()]);
+        assert_eq!(taken(&two), moved, "the same directory again");
+
+        // Restored from a backup at its place.
+        fs::create_dir(&three).unwrap();
+        fs::copy(two.join(FILE), three.join(FILE)).unwrap();
+        fs::rename(&two, &one).unwrap();
+        fs::rename(&three, &two).unwrap();
+        assert_eq!(taken(&two).id, first.id);
+
+        // A copy beside it.
+        fs::create_dir(&three).unwrap();
+        fs::copy(two.join(FILE), three.join(FILE)).unwrap();
+        let copied = taken(&three);
+        assert_ne!(copied.id, first.id);
+        assert_eq!((copied.wal, copied.making), (None, Vec::new()));
+        assert_eq!(copied.not_ours, [Path::new("/wal/k1")]);
+        assert_eq!(taken(&three).not_ours, [Path::new("/wal/k1")], "at the next start too");
     }
 
     #[test]

@@ -5,10 +5,12 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use control::telemetry::Chain;
+
 use crate::places::{Found, Place, PlaceKind};
 use crate::postgres::files::{self, FileError};
 use crate::postgres::owned::{NEW, Owned, Space, random_name};
-use crate::postgres::trees;
+use crate::postgres::trees::{self, Mark};
 use crate::postgres::usage;
 
 /// The directory in a tablespace's location that this PGDATA has: `PG_<major>_<catalog version>`; `None` when PGDATA
@@ -29,26 +31,34 @@ pub(crate) fn version_directory(data: &Path) -> Result<Option<String>, FileError
     Ok(Some(format!("PG_{major}_{catalog}")))
 }
 
+/// The locations that the links of a PGDATA lead to, in-place tablespaces left out.
+pub fn locations(data: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let links = trees::entries(&data.join("pg_tblspc"))?;
+    let targets = links.iter().filter_map(|link| fs::read_link(link).ok());
+    let mut locations: Vec<PathBuf> = targets.filter(|target| target.is_absolute()).collect();
+    locations.sort();
+    Ok(locations)
+}
+
 /// The tablespace directories that the links of a whole PGDATA lead to, in-place ones left out.
 pub fn linked(data: &Path) -> Result<Vec<Space>, FileError> {
     let Some(directory) = version_directory(data)? else {
         return Ok(Vec::new());
     };
     let mut spaces = Vec::new();
-    for link in trees::entries(&data.join("pg_tblspc"))? {
-        let Ok(location) = fs::read_link(&link) else { continue };
-        if location.is_relative() {
-            continue;
-        }
-        if let Some(mark) = trees::mark(&location.join(&directory))? {
-            spaces.push(Space {
-                location,
-                directory: directory.clone(),
-                mark,
-            });
-        }
+    for location in locations(data)? {
+        spaces.extend(space_at(&location, &directory)?);
     }
     Ok(spaces)
+}
+
+fn space_at(location: &Path, directory: &str) -> Result<Option<Space>, FileError> {
+    let mark = trees::mark(&location.join(directory))?;
+    Ok(mark.map(|mark| Space {
+        location: location.to_owned(),
+        directory: directory.to_owned(),
+        mark,
+    }))
 }
 
 /// Where the `pg_wal` of PGDATA leads, when it is a link; of data that are lost or half made, where it did.
@@ -74,7 +84,24 @@ pub(crate) fn own_wal(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, Fil
     };
     let is_linked = fs::read_link(data.join("pg_wal")).is_ok();
     let mark = trees::mark(&wal)?;
-    Ok((is_linked || mark.is_none() || mark == owned.record().wal_mark).then_some(wal))
+    let record = owned.record();
+    let is_recorded = mark == record.wal_mark && mark.is_none_or(Mark::proves);
+    let is_ours = is_linked || mark.is_none() || is_recorded;
+    Ok((is_ours && !record.not_ours.contains(&wal)).then_some(wal))
+}
+
+/// Where new WAL would go, when WAL lies there that is not this keeper's.
+pub(crate) fn foreign_wal(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
+    let Some(wal) = wal_of(data, owned)? else {
+        return Ok(None);
+    };
+    let is_foreign = own_wal(data, owned)?.is_none() && holds_wal(&wal)?;
+    Ok(is_foreign.then_some(wal))
+}
+
+fn holds_wal(dir: &Path) -> Result<bool, FileError> {
+    let entries = trees::entries(dir)?;
+    Ok(entries.iter().any(|path| path.file_name().is_some_and(is_of_wal)))
 }
 
 /// Records where `pg_wal` leads.
@@ -96,6 +123,15 @@ pub struct Shared {
     pub with: String,
 }
 
+/// What could not be looked at or recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// The location or file.
+    pub path: PathBuf,
+    /// Why not.
+    pub why: String,
+}
+
 /// What a running instance has outside PGDATA.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Stock {
@@ -105,54 +141,92 @@ pub struct Stock {
     pub shared: Vec<Shared>,
     /// Old data beside PGDATA that nothing records.
     pub forgotten: Vec<PathBuf>,
+    /// What could not be looked at; all the rest was.
+    pub failed: Vec<Failed>,
+}
+
+impl Stock {
+    /// The result, if there is one; otherwise what failed is noted, once for each path.
+    fn tried<T>(&mut self, path: &Path, result: Result<T, FileError>) -> Option<T> {
+        let failed = result.as_ref().err().map(|why| Failed {
+            path: path.to_owned(),
+            why: Chain(why).to_string(),
+        });
+        if self.failed.iter().all(|known| known.path != path) {
+            self.failed.extend(failed);
+        }
+        result.ok()
+    }
 }
 
 /// Records the tablespaces of a whole PGDATA as this keeper's, marks their locations, forgets those that are gone, and
-/// tells which are shared.
-pub fn take_stock(data: &Path, owned: &Owned) -> Result<Stock, FileError> {
-    let found = linked(data)?;
-    let wal = wal_of(data, owned)?;
-    let before = owned.record().tablespaces;
-    let mut kept = found.clone();
-    for space in &before {
-        let is_there = trees::mark(&space.path())? == Some(space.mark);
-        // One whose location lost the marker as well is on a file system that is not mounted.
-        let is_away = !is_there && !owned.has_marker(&space.location);
-        if (is_there || is_away) && !kept.iter().any(|kept| kept.path() == space.path()) {
-            kept.push(space.clone());
-        }
+/// returns which are shared. A location that cannot be looked at is noted, and keeps nothing from the others.
+pub fn take_stock(data: &Path, owned: &Owned) -> Stock {
+    let mut stock = Stock::default();
+    let links = version_directory(data).and_then(|directory| Ok((directory, locations(data)?)));
+    let Some((directory, targets)) = stock.tried(data, links) else {
+        return stock;
+    };
+    let not_ours = owned.record().not_ours;
+    let mut found = Vec::new();
+    for location in targets.iter().filter(|_| directory.is_some()) {
+        let space = space_at(location, directory.as_deref().unwrap_or_default());
+        found.extend(stock.tried(location, space).flatten());
     }
-    let wal_mark = wal.as_deref().map(trees::mark).transpose()?.flatten();
-    owned.change(|record| {
-        record.tablespaces.clone_from(&kept);
-        (record.wal, record.wal_mark) = (wal, wal_mark);
-    })?;
-    for gone in before
-        .iter()
-        .filter(|space| kept.iter().all(|kept| kept.location != space.location))
-    {
-        if gone.location.exists() {
-            owned.remove_marker(&gone.location)?;
-        }
+    stock.locations = found.iter().map(|space| space.location.clone()).collect();
+    found.retain(|space| !not_ours.contains(&space.path()));
+    record(data, owned, &found, &mut stock);
+    for space in &found {
+        let marked = owned.put_marker(&space.location);
+        stock.tried(&space.location, marked);
     }
-    let locations: Vec<PathBuf> = found.into_iter().map(|space| space.location).collect();
-    let servers = usage::servers_of(&locations, data);
-    let mut shared = Vec::new();
-    for (location, server) in locations.iter().zip(servers) {
-        owned.put_marker(location)?;
-        let keeper = owned.other_keeper(location)?;
+    let servers = usage::servers_of(&stock.locations, data);
+    for (location, server) in stock.locations.clone().iter().zip(servers) {
+        let keeper = stock.tried(location, owned.other_keeper(location)).flatten();
         let keeper = keeper.map(|dir| format!("the keeper of {}", dir.display()));
         let server = server.map(|server| format!("process {} ({})", server.pid, server.program));
         if let Some(with) = keeper.or(server) {
             let location = location.clone();
-            shared.push(Shared { location, with });
+            stock.shared.push(Shared { location, with });
         }
     }
-    Ok(Stock {
-        locations,
-        shared,
-        forgotten: forgotten(data, owned)?,
-    })
+    stock.forgotten = stock.tried(data, forgotten(data, owned)).unwrap_or_default();
+    stock
+}
+
+/// Replaces the recorded tablespaces by those that were found, but keeps what may only be away.
+fn record(data: &Path, owned: &Owned, found: &[Space], stock: &mut Stock) {
+    let before = owned.record().tablespaces;
+    let mut kept = found.to_vec();
+    for space in &before {
+        if kept.iter().any(|kept| kept.path() == space.path()) {
+            continue;
+        }
+        let mark = stock.tried(&space.location, trees::mark(&space.path()));
+        let is_there = mark.is_none_or(|mark| mark == Some(space.mark));
+        // One whose location lost the marker as well is on a file system that is not mounted.
+        if is_there || !owned.has_marker(&space.location) {
+            kept.push(space.clone());
+        }
+    }
+    let wal = wal_of(data, owned).and_then(|wal| {
+        let mark = wal.as_deref().map(trees::mark).transpose()?.flatten();
+        Ok((wal, mark))
+    });
+    let wal = stock.tried(data, wal);
+    let changed = owned.change(|record| {
+        record.tablespaces.clone_from(&kept);
+        if let Some(wal) = wal {
+            (record.wal, record.wal_mark) = wal;
+        }
+    });
+    stock.tried(data, changed);
+    let is_kept = |location: &Path| kept.iter().any(|kept| kept.location == location);
+    for gone in before.iter().filter(|space| !is_kept(&space.location)) {
+        if gone.location.exists() {
+            stock.tried(&gone.location, owned.remove_marker(&gone.location));
+        }
+    }
 }
 
 /// Old data beside PGDATA that are not recorded, such as those of another start of this directory's life.
@@ -235,6 +309,8 @@ pub(crate) fn own_spaces(data: &Path, owned: &Owned) -> Result<Vec<Space>, FileE
             spaces.push(space);
         }
     }
+    let not_ours = owned.record().not_ours;
+    spaces.retain(|space| !not_ours.contains(&space.path()));
     Ok(spaces)
 }
 
@@ -264,9 +340,7 @@ pub fn look_at_wal(data: &Path, owned: &Owned, target: &Path) -> Result<(Found, 
     };
     let user = usage::user_of(target, target, data);
     let found = Found {
-        holds_data: trees::entries(target)?
-            .iter()
-            .any(|path| path.file_name().is_some_and(is_of_wal)),
+        holds_data: holds_wal(target)?,
         user: user.map(|user| (user.program, user.pid)),
         is_ours: own_wal(data, owned)?.as_deref() == Some(target),
         ..Found::default()
@@ -274,9 +348,9 @@ pub fn look_at_wal(data: &Path, owned: &Owned, target: &Path) -> Result<(Found, 
     Ok((found, Some(probe)))
 }
 
-fn unusable(why: &FileError) -> Found {
+pub(crate) fn unusable(why: &FileError) -> Found {
     Found {
-        unusable: Some(control::telemetry::Chain(why).to_string()),
+        unusable: Some(Chain(why).to_string()),
         ..Found::default()
     }
 }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::postgres::files::FileError;
 use crate::postgres::layout::LOST_FOUND;
+use crate::postgres::mounts;
+use crate::postgres::walk;
 
 /// Which directory a path leads to, as long as the system runs; device numbers may change when it starts again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +24,7 @@ pub struct Identity {
 
 /// The directory or file that a path leads to; links are followed.
 pub fn identity(path: &Path) -> io::Result<Identity> {
+    walk::at(path);
     let metadata = fs::metadata(path)?;
     Ok(Identity {
         device: metadata.dev(),
@@ -48,6 +51,7 @@ impl Mark {
 
 /// The mark of the directory that a path leads to; `None` when there is none.
 pub fn mark(path: &Path) -> Result<Option<Mark>, FileError> {
+    walk::at(path);
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(gone) if matches!(gone.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
@@ -65,6 +69,7 @@ pub fn mark(path: &Path) -> Result<Option<Mark>, FileError> {
 
 /// The device of the file system that a path lies on, or would lie on, and the bytes that a user may still write there.
 pub fn room(path: &Path) -> Result<(u64, u64), FileError> {
+    walk::at(path);
     let existing = path.ancestors().find(|path| path.exists()).unwrap_or(path);
     let look = || -> io::Result<(u64, u64)> {
         let free = rustix::fs::statvfs(existing)?;
@@ -78,6 +83,7 @@ pub fn room(path: &Path) -> Result<(u64, u64), FileError> {
 
 /// The bytes that a tree takes, links not followed; 0 when it is not there. What vanishes meanwhile does not count.
 pub fn size(path: &Path) -> u64 {
+    walk::at(path);
     let Ok(metadata) = fs::symlink_metadata(path) else {
         return 0;
     };
@@ -91,6 +97,7 @@ pub fn size(path: &Path) -> u64 {
 
 /// The paths in a directory; none when there is no such directory.
 pub fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+    walk::at(dir);
     let list = match fs::read_dir(dir) {
         Ok(list) => list,
         Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -110,33 +117,6 @@ pub fn is_movable(dir: &Path) -> bool {
         .is_some_and(|(own, parent)| own.is_dir() && own.dev() == parent.dev())
 }
 
-/// A mount point below a directory, at any depth.
-pub fn mounted_below(dir: &Path) -> Result<Option<PathBuf>, FileError> {
-    let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    if let Ok(table) = fs::read("/proc/self/mountinfo") {
-        let table = String::from_utf8_lossy(&table).into_owned();
-        return Ok(mount_points(&table).find(|point| *point != real && point.starts_with(&real)));
-    }
-    let Ok(own) = fs::metadata(dir) else { return Ok(None) };
-    let is_mounted = |path: &PathBuf| {
-        let entry = fs::symlink_metadata(path);
-        entry.is_ok_and(|entry| entry.is_dir() && entry.dev() != own.dev())
-    };
-    Ok(entries(dir)?.into_iter().find(is_mounted))
-}
-
-/// The fifth field of each line; space, tab, newline and backslash are written in octal (proc_pid_mountinfo(5)).
-fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
-    let fields = table.lines().filter_map(|line| line.split(' ').nth(4));
-    fields.map(|field| {
-        let plain = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-        let plain = plain
-            .iter()
-            .fold(field.to_owned(), |text, (code, sign)| text.replace(code, sign));
-        PathBuf::from(plain)
-    })
-}
-
 /// Makes what was done in a directory durable.
 pub fn sync(dir: &Path) -> Result<(), FileError> {
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
@@ -145,6 +125,7 @@ pub fn sync(dir: &Path) -> Result<(), FileError> {
 
 /// Creates a directory with its parents, for the own user only; one that is there is fine.
 pub fn create(dir: &Path) -> Result<(), FileError> {
+    walk::at(dir);
     let made = cut::step().and_then(|()| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir));
     made.map_err(FileError::new("create", dir))
 }
@@ -199,15 +180,15 @@ pub fn remove_entries(dir: &Path, goes: impl Fn(&OsStr) -> bool) -> Result<(), F
     Ok(())
 }
 
-/// Removes a file, a link or a whole tree, without following links; one that is not there is fine. A tree in which
-/// something is mounted stays.
+/// Removes a file, a link or a whole tree, without following links; one that is not there is fine. A tree that is a mount
+/// point, or has one in it, stays whole.
 pub fn remove(path: &Path) -> Result<(), FileError> {
     let removed = match cut::step().and_then(|()| fs::symlink_metadata(path)) {
-        Ok(metadata) if metadata.is_dir() => match mounted_below(path)? {
-            Some(point) => Err(io::Error::other(format!(
-                "{} is mounted in it: unmount that",
-                point.display()
-            ))),
+        Ok(metadata) if metadata.is_dir() => match mounts::at_or_below(path)? {
+            Some(point) => Err(io::Error::new(
+                ErrorKind::ResourceBusy,
+                format!("a file system is mounted at {}: unmount it", point.display()),
+            )),
             None => fs::remove_dir_all(path),
         },
         Ok(_) => fs::remove_file(path),
@@ -291,14 +272,6 @@ mod tests {
         assert_eq!(entries(&data).unwrap(), [data.join("lost+found")]);
         assert!(data.join("lost+found/x").exists() && other.join("kept").exists());
         remove(&data.join("gone")).unwrap();
-    }
-
-    #[test]
-    fn mount_points_are_found_at_any_depth_and_with_odd_names() {
-        let table =
-            "36 35 98:0 / /data/base\\040one/backup rw - ext4 /dev/root rw\n37 35 0:3 / /proc rw - proc proc rw\n";
-        let points: Vec<_> = mount_points(table).collect();
-        assert_eq!(points, [Path::new("/data/base one/backup"), Path::new("/proc")]);
     }
 
     #[test]

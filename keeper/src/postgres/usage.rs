@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::postgres::trees::{Identity, identity};
+use crate::postgres::walk;
 
 /// A process that uses a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,7 @@ pub struct User {
 pub fn user_of(location: &Path, dir: &Path, own: &Path) -> Option<User> {
     let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
     let uses = |process: &PathBuf| {
+        walk::at(process);
         let cwd = process.join("cwd");
         let names_it = || {
             fs::read_link(&cwd).is_ok_and(|cwd| cwd.starts_with(&real))
@@ -80,6 +82,7 @@ fn is_served(location: &Path, process: &Path) -> bool {
     let Ok(location) = identity(location) else { return false };
     let is_location = |path: PathBuf| identity(&path).is_ok_and(|found: Identity| found == location);
     let pgdata = process.join("cwd");
+    walk::at(&pgdata);
     let links = fs::read_dir(pgdata.join("pg_tblspc")).into_iter().flatten().flatten();
     let mut links = links.map(|entry| entry.path()).chain([pgdata.join("pg_wal")]);
     links.any(|link| match fs::read_link(&link) {

@@ -9,10 +9,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::places::{Found, Place};
 use crate::postgres::build::Build;
-use crate::postgres::files;
+use crate::postgres::files::{self, TABLESPACE_DIRECTORY as DIRECTORY, make_data as make};
 use crate::postgres::trees::cut;
-
-const DIRECTORY: &str = "PG_15_202209061";
 
 /// What PGDATA is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,21 +150,6 @@ fn gather(dir: &Path, what: &str, found: &mut Vec<PathBuf>) {
             found.push(path);
         }
     }
-}
-
-/// A whole PGDATA whose content says `what`.
-fn make(data: &Path, what: &str) {
-    for part in files::PARTS
-        .iter()
-        .filter(|part| !part.contains('/') && **part != "PG_VERSION")
-    {
-        fs::create_dir_all(data.join(part)).unwrap();
-    }
-    fs::write(data.join("PG_VERSION"), "15\n").unwrap();
-    let mut control = vec![0; 12];
-    control.extend(202_209_061_u32.to_le_bytes());
-    fs::write(data.join("global/pg_control"), control).unwrap();
-    fs::write(data.join("base/content"), what).unwrap();
 }
 
 /// What the copy has: a file in PGDATA, a segment, a file in the tablespace.
@@ -412,7 +395,7 @@ fn data_that_were_migrated_in_the_middle_of_a_move_are_kept() {
 #[test]
 fn a_tablespace_that_another_one_put_there_meanwhile_is_not_removed() {
     let site = Site::new(Shape::Directory);
-    survey::take_stock(&site.data(), &site.owned).unwrap();
+    survey::take_stock(&site.data(), &site.owned);
     // PGDATA is lost, and the directory belongs to somebody else now.
     fs::remove_dir_all(site.data()).unwrap();
     fs::rename(site.space().join(DIRECTORY), site.space().join("moved")).unwrap();
@@ -423,10 +406,187 @@ fn a_tablespace_that_another_one_put_there_meanwhile_is_not_removed() {
     assert_eq!(site.saying("foreign").len(), 1);
 }
 
+/// Bind mounts of the same device too, at any depth.
 #[test]
-fn a_file_system_mounted_inside_is_named() {
-    assert_eq!(
-        trees::mounted_below(Path::new("/")).unwrap().is_some(),
-        Path::new("/proc/self").exists()
+fn nothing_is_moved_or_removed_where_a_file_system_is_mounted() {
+    let points = |site: &Site| {
+        let (space, wal) = (site.space(), site.wal());
+        let new = site.owned.name(NEW);
+        [
+            site.data().join("base/1/backup"),
+            space.join(DIRECTORY),
+            space.join(DIRECTORY).join("1/2/3"),
+            space.join(&new).join("1"),
+            wal.join("archive_status"),
+            wal.join("archive_status/deep"),
+        ]
+    };
+    for shape in [Shape::Directory, Shape::Link] {
+        for point in 0..points(&Site::new(shape)).len() {
+            let site = Site::new(shape);
+            let point = &points(&site)[point];
+            fs::create_dir_all(point).unwrap();
+            fs::write(point.join("file"), "mounted").unwrap();
+            let before = site.saying("old");
+            mounts::pretended::mount(point);
+            let refused = site.clear(0).unwrap_err().to_string();
+            let (at, obstacle) = mount_in_the_way(&site.data(), &site.owned).unwrap().unwrap();
+            mounts::pretended::unmount();
+            assert_eq!(at, point.canonicalize().unwrap());
+            assert_eq!(obstacle, Obstacle::Mounted);
+            assert!(
+                refused.contains(&at.display().to_string()) && refused.contains("unmount it"),
+                "{refused}"
+            );
+            assert_eq!(site.saying("old"), before, "{shape:?}: {}", point.display());
+            assert_eq!(site.saying("mounted").len(), 1);
+            assert!(matches!(site.clear(0).unwrap(), Cleared::SetAside(_)));
+        }
+    }
+}
+
+#[test]
+fn old_data_in_which_a_file_system_is_mounted_stay_as_they_are() {
+    for below in ["", "space", "wal"] {
+        let mut site = Site::new(Shape::Directory);
+        site.clear(0).unwrap();
+        site.copy().unwrap();
+        let old = site.owned.record().old.unwrap();
+        let aside = site.owned.name(OLD);
+        let point = match below {
+            "space" => site.space().join(aside).join("1/2"),
+            "wal" => site.wal().join(aside).join("archive_status/1"),
+            _ => old.directory.join("base/1/backup"),
+        };
+        fs::create_dir_all(&point).unwrap();
+        fs::write(point.join("file"), "mounted").unwrap();
+        mounts::pretended::mount(&point);
+        let refused = drop_old(&site.owned).unwrap_err().to_string();
+        site.restarted();
+        assert!(site.clear_for("C", 0).is_err(), "the next copy is refused too");
+        mounts::pretended::unmount();
+        assert!(refused.contains(&point.display().to_string()), "{refused}");
+        assert_eq!(site.saying("old").len(), FILES);
+        assert_eq!(site.saying("new").len(), FILES);
+        assert_eq!(site.saying("mounted").len(), 1);
+        drop_old(&site.owned).unwrap();
+        assert_eq!((site.saying("old").len(), site.saying("mounted").len()), (0, 0));
+    }
+}
+
+/// `cp -a` of the keeper's directory: the links and the record of the copy lead to what is the original's.
+#[test]
+fn a_copied_directory_empties_neither_the_tablespaces_nor_the_wal_of_its_original() {
+    for (uid, marked) in [("k1", true), ("k1", false), ("k2", true), ("k2", false)] {
+        let site = Site::new(Shape::Directory);
+        site.owned.take_for("k1").unwrap();
+        survey::take_stock(&site.data(), &site.owned);
+        if !marked {
+            site.owned.remove_marker(&site.space()).unwrap();
+        }
+        let copy = site.dir.path().join("copy");
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .args([&site.dir.path().join("keeper"), &copy])
+            .status();
+        assert!(copied.unwrap().success());
+        let owned = Owned::load(&copy).unwrap();
+        owned.take_for(uid).unwrap();
+        let data = copy.join("postgres");
+        let before = site.saying("old");
+        let what = |places| Clear {
+            db: "B".into(),
+            bytes: Some(0),
+            places,
+            lacked_room: false,
+        };
+        for _ in 0..2 {
+            assert!(clear(&data, &owned, &what(site.places())).is_err());
+            assert!(
+                clear(&data, &owned, &what(Vec::new())).is_err(),
+                "the WAL is not ours either"
+            );
+            let (found, _) = survey::look_at_tablespace(&data, &owned, &site.space(), DIRECTORY).unwrap();
+            assert!(judge(&found).is_err(), "{found:?}");
+            let (found, _) = survey::look_at_wal(&data, &owned, &site.wal()).unwrap();
+            assert_eq!(judge(&found), Err(Obstacle::NotOurs));
+            // Its server runs for a while.
+            survey::take_stock(&data, &owned);
+        }
+        assert_eq!(site.saying("old"), before, "{uid}, {marked}");
+        // The original goes on as before.
+        assert!(matches!(site.clear(0).unwrap(), Cleared::SetAside(_)));
+    }
+}
+
+/// WAL that was led elsewhere, and whose old directory another instance has now.
+#[test]
+fn wal_at_a_place_that_is_no_longer_ours_is_left_alone() {
+    let mut site = Site::new(Shape::Directory);
+    survey::take_stock(&site.data(), &site.owned);
+    fs::rename(site.wal(), site.dir.path().join("moved")).unwrap();
+    fs::create_dir(site.wal()).unwrap();
+    fs::write(site.wal().join("000000010000000000000001"), "foreign").unwrap();
+    fs::remove_dir_all(site.data()).unwrap();
+    site.restarted();
+    let refused = site.clear(0).unwrap_err().to_string();
+    assert!(refused.contains("not known to be this keeper's"), "{refused}");
+    assert_eq!(site.saying("foreign"), ["wal/000000010000000000000001"]);
+    fs::remove_file(site.wal().join("000000010000000000000001")).unwrap();
+    site.clear(0).unwrap();
+}
+
+/// A copy broke off late, and another db is to be made: what it left does not count as needed room.
+#[test]
+fn what_a_broken_copy_left_is_removed_before_room_is_looked_for() {
+    let site = Site::new(Shape::Directory);
+    site.clear(0).unwrap();
+    let build = Build::prepare(&site.data(), &site.owned, &site.places()).unwrap();
+    make(build.directory(), "new");
+    let made_in = site.space().join(site.owned.name(NEW));
+    fs::write(made_in.join("content"), "new").unwrap();
+    assert!(site.clear_for("C", u64::MAX / 4).is_err(), "there is no room");
+    assert_eq!(site.saying("new"), [""; 0]);
+    assert_eq!(site.saying("old").len(), FILES);
+}
+
+#[test]
+fn a_record_without_a_time_of_creation_proves_nothing() {
+    let site = Site::new(Shape::Directory);
+    survey::take_stock(&site.data(), &site.owned);
+    let file = site.dir.path().join("keeper/directories");
+    let text = fs::read_to_string(&file).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json["tablespaces"][0]["mark"]["born"] = 0.into();
+    json["walMark"]["born"] = 0.into();
+    fs::write(&file, json.to_string()).unwrap();
+    let owned = Owned::load(&site.dir.path().join("keeper")).unwrap();
+    assert!(
+        !survey::own_spaces(&site.data(), &owned).unwrap().is_empty(),
+        "the links of PGDATA prove it"
     );
+    fs::remove_dir_all(site.data()).unwrap();
+    assert_eq!(survey::own_spaces(&site.data(), &owned).unwrap(), []);
+    assert_eq!(survey::own_wal(&site.data(), &owned).unwrap(), None);
+}
+
+/// The directories were restored from a backup: same paths, other inodes.
+#[test]
+fn the_links_of_restored_data_count_more_than_stale_records() {
+    let mut site = Site::new(Shape::Directory);
+    site.owned.take_for("k1").unwrap();
+    survey::take_stock(&site.data(), &site.owned);
+    for name in ["keeper", "space", "wal"] {
+        let (from, to) = (site.dir.path().join(name), site.dir.path().join("restored"));
+        let copied = std::process::Command::new("cp").arg("-a").args([&from, &to]).status();
+        assert!(copied.unwrap().success());
+        fs::remove_dir_all(&from).unwrap();
+        fs::rename(&to, &from).unwrap();
+    }
+    site.restarted();
+    site.owned.take_for("k1").unwrap();
+    let (found, _) = survey::look_at_tablespace(&site.data(), &site.owned, &site.space(), DIRECTORY).unwrap();
+    assert_eq!(judge(&found), Ok(()));
+    assert!(matches!(site.clear(0).unwrap(), Cleared::SetAside(_)));
+    assert_eq!(site.saying("old").len(), FILES);
 }

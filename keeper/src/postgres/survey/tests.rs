@@ -4,24 +4,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::places::{Obstacle, judge};
-
-const DIRECTORY: &str = "PG_15_202209061";
+use crate::postgres::files::TABLESPACE_DIRECTORY as DIRECTORY;
 
 /// A keeper's directory beside the location of a tablespace, with a PGDATA that has it when `linked`.
 fn site(linked: bool) -> (TempDir, Owned, PathBuf, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let (data, space) = (dir.path().join("keeper/postgres"), dir.path().join("space"));
     fs::create_dir_all(space.join(DIRECTORY)).unwrap();
-    for part in files::PARTS
-        .iter()
-        .filter(|part| !part.contains('/') && **part != "PG_VERSION")
-    {
-        fs::create_dir_all(data.join(part)).unwrap();
-    }
-    fs::write(data.join("PG_VERSION"), "15\n").unwrap();
-    let mut control = vec![0; 12];
-    control.extend(202_209_061_u32.to_le_bytes());
-    fs::write(data.join("global/pg_control"), control).unwrap();
+    files::make_data(&data, "");
     if linked {
         symlink(&space, data.join("pg_tblspc/16385")).unwrap();
     }
@@ -39,10 +29,7 @@ fn a_tablespace_is_ours_by_the_link_of_whole_data_or_by_the_record() {
     assert_eq!(looked(&data, &owned, &space), Err(Obstacle::NotOurs));
     let (_dir, owned, data, space) = site(true);
     assert_eq!(looked(&data, &owned, &space), Ok(()));
-    assert_eq!(
-        take_stock(&data, &owned).unwrap().locations,
-        std::slice::from_ref(&space)
-    );
+    assert_eq!(take_stock(&data, &owned).locations, std::slice::from_ref(&space));
     // PGDATA is lost, its tablespace is not.
     fs::remove_dir_all(&data).unwrap();
     assert_eq!(looked(&data, &owned, &space), Ok(()));
@@ -59,7 +46,7 @@ fn a_location_that_is_a_link_is_the_same_place() {
     let (dir, owned, data, space) = site(true);
     let link = dir.path().join("link");
     symlink(&space, &link).unwrap();
-    take_stock(&data, &owned).unwrap();
+    take_stock(&data, &owned);
     assert_eq!(looked(&data, &owned, &link), Ok(()));
     fs::remove_dir_all(&data).unwrap();
     assert_eq!(looked(&data, &owned, &link), Ok(()));
@@ -68,7 +55,7 @@ fn a_location_that_is_a_link_is_the_same_place() {
 #[test]
 fn two_keepers_with_one_location_see_each_other_and_neither_empties_it() {
     let (dir, owned, data, space) = site(true);
-    assert_eq!(take_stock(&data, &owned).unwrap().shared, []);
+    assert_eq!(take_stock(&data, &owned).shared, []);
     let second = dir.path().join("second");
     fs::create_dir(&second).unwrap();
     assert!(
@@ -81,7 +68,7 @@ fn two_keepers_with_one_location_see_each_other_and_neither_empties_it() {
             .success()
     );
     let other = Owned::load(&second).unwrap();
-    let stock = take_stock(&second.join("postgres"), &other).unwrap();
+    let stock = take_stock(&second.join("postgres"), &other);
     let with = format!("the keeper of {}", dir.path().join("keeper").display());
     assert_eq!(
         stock.shared,
@@ -90,22 +77,18 @@ fn two_keepers_with_one_location_see_each_other_and_neither_empties_it() {
             with,
         }]
     );
-    assert_eq!(
-        take_stock(&data, &owned).unwrap().shared.len(),
-        1,
-        "the first one sees it too"
-    );
+    assert_eq!(take_stock(&data, &owned).shared.len(), 1, "the first one sees it too");
     assert_eq!(looked(&data, &owned, &space), Err(Obstacle::OtherKeeper(second)));
 }
 
 #[test]
 fn a_dropped_tablespace_is_forgotten_with_its_marker() {
     let (_dir, owned, data, space) = site(true);
-    take_stock(&data, &owned).unwrap();
+    take_stock(&data, &owned);
     assert_eq!(owned.record().tablespaces.len(), 1);
     fs::remove_file(data.join("pg_tblspc/16385")).unwrap();
     fs::remove_dir(space.join(DIRECTORY)).unwrap();
-    take_stock(&data, &owned).unwrap();
+    take_stock(&data, &owned);
     assert_eq!(owned.record().tablespaces, []);
     assert!(trees::entries(&space).unwrap().is_empty());
 }
@@ -150,4 +133,82 @@ fn only_names_of_wal_are_taken_for_wal() {
     ] {
         assert!(!is_of_wal(name.as_ref()), "{name}");
     }
+}
+
+/// One location on a file system that cannot be read must not keep the others from being recorded.
+#[test]
+fn a_location_that_fails_is_named_and_the_others_are_recorded() {
+    let (dir, owned, data, space) = site(true);
+    // A link to itself cannot be followed by anybody, root included.
+    let broken = dir.path().join("broken");
+    symlink(&broken, &broken).unwrap();
+    symlink(&broken, data.join("pg_tblspc/16386")).unwrap();
+    let stock = take_stock(&data, &owned);
+    assert_eq!(stock.locations, std::slice::from_ref(&space));
+    assert_eq!(owned.record().tablespaces.len(), 1);
+    assert!(owned.has_marker(&space));
+    let failed: Vec<_> = stock.failed.iter().map(|failed| &failed.path).collect();
+    assert_eq!(failed, [&broken], "{:?}", stock.failed);
+    // What was recorded before it failed stays recorded.
+    fs::rename(&space, dir.path().join("away")).unwrap();
+    symlink(&space, &space).unwrap();
+    let stock = take_stock(&data, &owned);
+    assert_eq!(stock.failed.len(), 2, "{:?}", stock.failed);
+    assert_eq!(owned.record().tablespaces.len(), 1);
+}
+
+/// Two keepers begin their first copies at once: neither has a tablespace directory yet.
+#[test]
+fn a_location_in_which_another_keeper_is_copying_is_not_free() {
+    use crate::postgres::build::Build;
+    let (dir, owned, data, space) = site(false);
+    fs::remove_dir_all(space.join(DIRECTORY)).unwrap();
+    let second = dir.path().join("second/postgres");
+    fs::create_dir_all(&second).unwrap();
+    let other = Owned::load(&dir.path().join("second")).unwrap();
+    let place = Place {
+        path: space.clone(),
+        kind: PlaceKind::Tablespace {
+            directory: DIRECTORY.into(),
+        },
+        bytes: None,
+        found: Found::default(),
+    };
+    let build = Build::prepare(&second, &other, std::slice::from_ref(&place)).unwrap();
+    let keeper = second.parent().unwrap().to_owned();
+    assert_eq!(looked(&data, &owned, &space), Err(Obstacle::OtherKeeper(keeper)));
+    // Both had looked before either began: the second one to finish takes nothing from the first, not even an empty
+    // directory.
+    fs::create_dir(space.join(DIRECTORY)).unwrap();
+    fs::create_dir_all(space.join(other.name(NEW)).join(DIRECTORY)).unwrap();
+    files::make_data(build.directory(), "new");
+    let refused = Chain(&build.finish(&other).unwrap_err()).to_string();
+    assert!(refused.contains("File exists"), "{refused}");
+    assert!(space.join(DIRECTORY).is_dir());
+}
+
+/// Who creates the directory on a disk that is not mounted has WAL on another one.
+#[test]
+fn the_remedy_for_a_missing_wal_directory_names_the_mount_first() {
+    let (dir, owned, data, _) = site(false);
+    let (found, _) = look_at_wal(&data, &owned, &dir.path().join("wal")).unwrap();
+    let obstacle = judge(&found).unwrap_err();
+    assert!(
+        obstacle.to_string().contains("where pg_wal leads, is not there"),
+        "{obstacle}"
+    );
+    assert!(
+        obstacle.remedy().starts_with("mount its file system"),
+        "{}",
+        obstacle.remedy()
+    );
+}
+
+#[test]
+fn old_data_that_nothing_records_are_listed_and_left() {
+    let (dir, owned, data, _) = site(false);
+    let old = dir.path().join("keeper/postgres.old-0a1b2c3d");
+    fs::create_dir(&old).unwrap();
+    assert_eq!(take_stock(&data, &owned).forgotten, std::slice::from_ref(&old));
+    assert!(old.exists());
 }

@@ -1,0 +1,121 @@
+//! Where file systems are mounted. Nothing is moved or removed through a mount point: what is mounted there may be
+//! anybody's, and would be moved along or emptied.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::postgres::files::FileError;
+use crate::postgres::trees;
+use crate::postgres::walk;
+
+/// A mount point below a directory, at any depth.
+pub fn below(dir: &Path) -> Result<Option<PathBuf>, FileError> {
+    walk::at(dir);
+    let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    Ok(match points() {
+        Some(points) => points
+            .into_iter()
+            .find(|point| *point != real && point.starts_with(&real)),
+        None => by_device(dir)?,
+    })
+}
+
+/// The directory itself when it is a mount point, or one below it. A link is not followed: what it leads to is neither
+/// moved nor removed with it.
+pub fn at_or_below(path: &Path) -> Result<Option<PathBuf>, FileError> {
+    walk::at(path);
+    if !fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(None);
+    }
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let is_one = match points() {
+        Some(points) => points.contains(&real),
+        None => !trees::is_movable(&real),
+    };
+    if is_one { Ok(Some(real)) } else { below(path) }
+}
+
+/// All mount points that this process sees; `None` without `/proc`.
+fn points() -> Option<Vec<PathBuf>> {
+    let table = fs::read("/proc/self/mountinfo").ok()?;
+    let table = String::from_utf8_lossy(&table);
+    let points = of_table(&table);
+    #[cfg(test)]
+    let points = points.chain(pretended::points());
+    Some(points.collect())
+}
+
+/// The fifth field of each line; space, tab, newline and backslash are written in octal (proc_pid_mountinfo(5)).
+fn of_table(table: &str) -> impl Iterator<Item = PathBuf> {
+    let fields = table.lines().filter_map(|line| line.split(' ').nth(4));
+    let plain = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    let unescaped = move |field: &str| {
+        plain
+            .iter()
+            .fold(field.to_owned(), |text, (code, sign)| text.replace(code, sign))
+    };
+    fields.map(move |field| PathBuf::from(unescaped(field)))
+}
+
+/// Without a table: entries of the directory that are on another device.
+fn by_device(dir: &Path) -> Result<Option<PathBuf>, FileError> {
+    let Ok(own) = fs::metadata(dir) else { return Ok(None) };
+    let is_mounted = |path: &PathBuf| {
+        let entry = fs::symlink_metadata(path);
+        entry.is_ok_and(|entry| entry.is_dir() && entry.dev() != own.dev())
+    };
+    Ok(trees::entries(dir)?.into_iter().find(is_mounted))
+}
+
+/// Mount points that a test adds to those that there are; mounting itself needs privileges.
+#[cfg(test)]
+pub(crate) mod pretended {
+    use std::cell::RefCell;
+    use std::path::{Path, PathBuf};
+
+    thread_local!(static POINTS: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) });
+
+    pub(crate) fn mount(at: &Path) {
+        POINTS.with_borrow_mut(|points| points.push(at.canonicalize().unwrap()));
+    }
+
+    pub(crate) fn unmount() {
+        POINTS.with_borrow_mut(Vec::clear);
+    }
+
+    pub(super) fn points() -> Vec<PathBuf> {
+        POINTS.with_borrow(Clone::clone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_found_at_any_depth_and_with_odd_names() {
+        let table =
+            "36 35 98:0 / /data/base\\040one/backup rw - ext4 /dev/root rw\n37 35 0:3 / /proc rw - proc proc rw\n";
+        let points: Vec<_> = of_table(table).collect();
+        assert_eq!(points, [Path::new("/data/base one/backup"), Path::new("/proc")]);
+        let has_proc = Path::new("/proc/self").exists();
+        assert_eq!(below(Path::new("/")).unwrap().is_some(), has_proc);
+        assert_eq!(at_or_below(Path::new("/proc")).unwrap().is_some(), has_proc);
+    }
+
+    #[test]
+    fn a_mount_point_is_none_below_itself_and_a_link_to_one_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (point, link) = (dir.path().join("a/point"), dir.path().join("link"));
+        fs::create_dir_all(&point).unwrap();
+        std::os::unix::fs::symlink(&point, &link).unwrap();
+        pretended::mount(&point);
+        let real = point.canonicalize().unwrap();
+        assert_eq!(below(&point).unwrap(), None);
+        assert_eq!(at_or_below(&point).unwrap(), Some(real.clone()));
+        assert_eq!(at_or_below(&dir.path().join("a")).unwrap(), Some(real));
+        assert_eq!(at_or_below(&link).unwrap(), None);
+        pretended::unmount();
+    }
+}
