@@ -12,6 +12,7 @@ use crate::postgres::instance::Instance;
 use crate::postgres::observe::Logins;
 use crate::postgres::recovery;
 use crate::postgres::refusal::{Refusal, Role};
+use crate::postgres::walk::Walker;
 use crate::problems::{Kind, Problems};
 
 /// From one try of the logins that no question needs to the next.
@@ -30,6 +31,7 @@ pub struct Health {
     problems: Arc<Problems>,
     logins: Tried,
     recovery: Option<Recovery>,
+    walker: Walker,
 }
 
 /// The last answer to each login.
@@ -54,6 +56,7 @@ impl Health {
             problems,
             logins: Tried::default(),
             recovery: None,
+            walker: Walker::default(),
         }
     }
 
@@ -142,7 +145,8 @@ impl Health {
         }
         recovery.looked = now;
         let config = self.instance.config();
-        let progress = recovery::progress(self.instance.programs(), &config.data, config.request_timeout).await;
+        let (programs, limit) = (self.instance.programs(), config.request_timeout);
+        let progress = recovery::progress(programs, &config.data, limit, &self.walker).await;
         let Some(progress) = progress else { return };
         let seconds = now.since(recovery.since).as_secs();
         if recovery.logged == recovery.since || now.since(recovery.logged) >= RECOVERY_LOG_PAUSE {

@@ -29,7 +29,7 @@ use crate::postgres::survey;
 use crate::postgres::walk::Walker;
 use crate::problems::{Kind, Problems};
 use crate::publish::{Due, Publisher};
-use crate::tell::{self, Lines};
+use crate::tell::{self, Lines, Refused};
 
 use self::judge::Judge;
 use self::steps::{StepError, failure};
@@ -92,6 +92,8 @@ pub struct Memory {
     target: Option<Box<Target>>,
     /// The last thing that was said about why nothing is done.
     said: Option<Line>,
+    /// What a copy waits for.
+    refused: Refused,
     /// What a standby may not have less of than its control file says.
     minima: Minima,
     /// What of the configuration is refused.
@@ -188,7 +190,7 @@ impl Engine {
             self.memory.removal = None;
         }
         let mut pass = Pass {
-            lines: Lines::new(woken == Woken::ByTimer),
+            lines: Lines::new(woken == Woken::ByTimer && !self.memory.refused.is_known()),
             asked: None,
             copy: None,
             permit: None,
@@ -239,6 +241,7 @@ impl Engine {
                     self.work_on(None);
                 }
                 Then::Done => {
+                    self.end_lines(None, &mut pass.lines);
                     self.problems.set(Kind::Data, "copy", Vec::new());
                     self.problems.set(Kind::Data, "step", Vec::new());
                     if let Be::Db(target) = &orders.be {
@@ -247,6 +250,7 @@ impl Engine {
                     return outcome(Ended::Done, orders, &read);
                 }
                 Then::Hold(why) => {
+                    self.end_lines(Some(&why), &mut pass.lines);
                     let problem = problem::problem(&why);
                     self.problems.set(Kind::Data, "copy", problem.into_iter().collect());
                     if matches!(why, Unchanged::Obstacle(..)) {
@@ -495,6 +499,13 @@ impl Engine {
 
     fn work_on(&self, orders: Option<&Orders>) {
         *self.works_on.lock().expect("nobody panics while holding the orders") = orders.cloned();
+    }
+
+    /// The pass ends, held for this reason or otherwise.
+    fn end_lines(&mut self, held: Option<&Unchanged>, lines: &mut Lines) {
+        if self.memory.refused.ended(held) {
+            lines.deed();
+        }
     }
 
     /// Why nothing is done is said when it changes, and again only where that is useful.

@@ -55,6 +55,33 @@ impl Lines {
     }
 }
 
+/// What a copy waits for, to log the lines of its passes once for each reason.
+#[derive(Debug, Default)]
+pub struct Refused(Option<Unchanged>);
+
+impl Refused {
+    /// A copy was waiting when the last pass ended.
+    pub const fn is_known(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// A pass has ended, held for this reason or otherwise. Whether its lines are to be logged now.
+    pub fn ended(&mut self, held: Option<&Unchanged>) -> bool {
+        let waits = |why: &&Unchanged| {
+            matches!(
+                why,
+                Unchanged::WrongSource(..) | Unchanged::Obstacle(..) | Unchanged::CopyFailed(_)
+            )
+        };
+        let now = held.filter(waits).cloned();
+        let is_new = now.is_some() && now != self.0;
+        // A pass that was quiet only for the former reason and ended otherwise.
+        let is_over = now.is_none() && self.0.is_some();
+        self.0 = now;
+        is_new || is_over
+    }
+}
+
 /// Whether the same reason is worth saying again in the next pass, rather than only when it changes.
 pub fn repeats(why: &Unchanged) -> bool {
     match why {
@@ -180,6 +207,20 @@ mod tests {
         assert_eq!(lines.hear(&Line::AlreadyMaster), []);
         assert_eq!(lines.open(), [Line::RoleMaster, Line::AlreadyMaster]);
         assert_eq!(lines.hear(&Line::ParametersChanged), [Line::ParametersChanged]);
+    }
+
+    #[test]
+    fn lines_of_a_refused_copy_are_logged_once_for_each_reason() {
+        use crate::places::Obstacle;
+        let mounted = Unchanged::Obstacle("/ts".into(), Obstacle::Mounted);
+        let away = Unchanged::Obstacle("/ts".into(), Obstacle::NoAnswer);
+        let mut refused = Refused::default();
+        assert!(!refused.ended(None));
+        let logged = [&mounted, &mounted, &mounted, &away, &away, &mounted].map(|why| refused.ended(Some(why)));
+        assert_eq!(logged, [true, false, false, true, false, true]);
+        assert!(refused.is_known());
+        assert!(refused.ended(None) && !refused.ended(None) && !refused.is_known());
+        assert!(!refused.ended(Some(&Unchanged::NotListed)) && !refused.is_known());
     }
 
     #[test]

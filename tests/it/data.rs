@@ -9,7 +9,10 @@ use control::model::Role;
 use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
 use stolon_tests::process::Signal;
 use stolon_tests::sql::Sql;
-use stolon_tests::wait::eventually;
+use stolon_tests::wait::{eventually, throughout};
+
+/// Several passes of a keeper of [`Profile::Fast`].
+const PASSES: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Makes a directory for the user that runs PostgreSQL.
 fn make_dir(cluster: &Cluster, name: &str) -> PathBuf {
@@ -37,12 +40,21 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
     sql.run("create table t (id int) tablespace ts").await.unwrap();
     sql.run("insert into t select generate_series(1, 1000)").await.unwrap();
     cluster.caught_up("keeper1", "keeper0").await;
+    eventually("both keepers' problems in status", SOON, async || {
+        let (status, shown) = cluster.stolonctl(&["status"]).await;
+        let named = shown.lines().filter(|line| line.contains(&*space.to_string_lossy()));
+        check(status == 0 && named.count() >= 2, || shown)
+    })
+    .await;
     for uid in ["keeper0", "keeper1"] {
         cluster
-            .process(uid)
-            .said(
-                "is also used by another keeper or process and will not be emptied",
-                SOON,
+            .settled(
+                uid,
+                if uid == "keeper0" {
+                    &Role::Master
+                } else {
+                    &Role::Standby
+                },
             )
             .await;
     }
@@ -55,6 +67,12 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
     let keeper = cluster.process("keeper0");
     keeper.said_after(said, "no new data are made, because of", SOON).await;
     keeper.said_after(said, "run this keeper on another host", SOON).await;
+    let resyncs = || keeper.log()[said..].matches("resyncing the database cluster").count();
+    let before = resyncs();
+    throughout("no repetition in the log", PASSES, async || {
+        check(resyncs() == before, || keeper.tail(20))
+    })
+    .await;
     assert!(!keeper.log()[said..].contains("running pg_basebackup"));
     assert!(
         cluster.pgdata("keeper0").join("PG_VERSION").exists(),
@@ -71,7 +89,8 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
     cluster.settled("keeper0", &Role::Standby).await;
     cluster.caught_up("keeper0", "keeper1").await;
     let log = cluster.process("keeper0").log();
-    let count = log[said..].matches("problem found").count();
+    let is_found = |line: &&str| line.contains("problem found") && line.contains("no new data are made");
+    let count = log[said..].lines().filter(is_found).count();
     assert_eq!(count, 1, "logged once");
     assert_eq!(
         cluster

@@ -10,6 +10,7 @@ use crate::postgres::control::{self as control_file, State};
 use crate::postgres::files;
 use crate::postgres::process;
 use crate::postgres::programs::Programs;
+use crate::postgres::walk::{self, Walker};
 
 /// What a server is busy with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,20 +41,16 @@ impl fmt::Display for Progress {
 }
 
 /// How far the server of a data directory is that takes no connections yet; `None` when that cannot be found out.
-pub async fn progress(programs: &Programs, data: &Path, limit: Duration) -> Option<Progress> {
+/// Its processes and its WAL are looked at by `walker`; what does not answer in time is left out.
+pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker: &Walker) -> Option<Progress> {
     let control = control_file::read(programs, data, limit).await.ok()?;
-    let title = title_in(data);
-    let timeline = title.as_deref().and_then(|title| {
-        let segment = title.rsplit(' ').next().filter(|word| word.len() == 24)?;
-        segment.get(..8).map(str::to_owned)
+    let data = data.to_owned();
+    let looked = walker.run(move || {
+        let title = title_in(&data);
+        let last_segment = title.as_deref().and_then(|title| last_segment(&data, title));
+        (title, last_segment)
     });
-    let last_segment = timeline.and_then(|timeline| {
-        let names = files::names(&data.join("pg_wal")).ok()?;
-        let of_timeline = names
-            .into_iter()
-            .filter(|name| name.len() == 24 && name.starts_with(&timeline));
-        of_timeline.max()
-    });
+    let (title, last_segment) = looked.await.unwrap_or_default();
     Some(Progress {
         state: control.state,
         title,
@@ -61,10 +58,22 @@ pub async fn progress(programs: &Programs, data: &Path, limit: Duration) -> Opti
     })
 }
 
+/// The last segment of the timeline that a title names.
+fn last_segment(data: &Path, title: &str) -> Option<String> {
+    let segment = title.rsplit(' ').next().filter(|word| word.len() == 24)?;
+    let timeline = segment.get(..8)?;
+    let names = files::names(&data.join("pg_wal")).ok()?;
+    let of_timeline = names
+        .into_iter()
+        .filter(|name| name.len() == 24 && name.starts_with(timeline));
+    of_timeline.max()
+}
+
 /// What the startup process of this data directory shows as its title.
 fn title_in(data: &Path) -> Option<String> {
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
+        walk::at(&entry.path());
         let title = startup_title(&fs::read(entry.path().join("cmdline")).ok()?)?;
         process::works_in(pid, data).then_some(title)
     })
