@@ -17,8 +17,9 @@ use crate::problems::{Kind, Problems};
 
 /// From one try of the logins that no question needs to the next.
 const LOGIN_PAUSE: Duration = Duration::from_secs(15);
-/// The same while one is refused: each try is a line in the server's log.
-const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// The same while one is refused: somebody mends it and looks whether that helped, but each try is a line in the
+/// server's log.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 /// From one look at a recovery to the next.
 const RECOVERY_PAUSE: Duration = Duration::from_secs(2);
 /// How often a recovery is logged.

@@ -312,6 +312,7 @@ impl Keeper {
             problems: Arc::clone(&problems),
             works_on: Arc::clone(&works_on),
             latest: Arc::clone(&latest),
+            restarts: Mutex::default(),
             memory: Memory::default(),
         };
         Self {
@@ -424,6 +425,11 @@ impl Keeper {
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     fn read_passwords_again(&mut self) {
         info!("SIGHUP, reading the password files again");
+        let config = self.instance.config();
+        let logins = [&config.superuser, &config.replication];
+        for password in logins.into_iter().filter_map(|login| login.password.as_ref()) {
+            password.read_again();
+        }
         self.write_files_again = true;
         self.collector.try_logins();
         self.agenda.event(Boottime::now(), Duration::ZERO);

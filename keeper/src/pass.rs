@@ -45,6 +45,7 @@ mod steps;
 mod upkeep;
 
 pub use look::stopped;
+pub use restart::Restarts;
 
 /// Looks in one pass; more means that two rules undo each other, or that the orders change all the time.
 const LOOKS_MAX: usize = 20;
@@ -80,6 +81,8 @@ pub struct Engine {
     pub works_on: Arc<Mutex<Option<Orders>>>,
     /// The cluster data as a watch has last brought them.
     pub latest: Arc<Mutex<Option<Entry>>>,
+    /// Since when other instances are seen to restart.
+    pub restarts: Mutex<Restarts>,
     /// What outlives a pass.
     pub memory: Memory,
 }
@@ -110,23 +113,6 @@ pub struct Memory {
     backoff: Backoff,
     /// What was in the way of the last one.
     held: Held,
-    /// Stored durations that count as others, as last reported.
-    clamped: Vec<Clamped>,
-}
-
-impl Memory {
-    /// Reports each stored duration that counts as another one, when that changes.
-    fn warn_of_limits(&mut self, checked: &Checked) {
-        let clamped = checked.cluster().spec.as_ref().map(|spec| spec.clamped());
-        let clamped = clamped.unwrap_or_default();
-        for stored in clamped.iter().filter(|stored| !self.clamped.contains(stored)) {
-            warn!(
-                field = stored.field,
-                "a duration of the cluster spec cannot be used as it is: {stored}"
-            );
-        }
-        self.clamped = clamped;
-    }
 }
 
 /// Why a pass runs.
@@ -243,7 +229,7 @@ impl Engine {
                 Then::Done => {
                     self.end_lines(None, &mut pass.lines);
                     self.problems.set(Kind::Data, "copy", Vec::new());
-                    self.problems.set(Kind::Data, "step", Vec::new());
+                    self.forget_failed_steps();
                     if let Be::Db(target) = &orders.be {
                         self.complete(target, matches!(pass.asked, Some(Asked::Answered(_))));
                     }
@@ -251,7 +237,7 @@ impl Engine {
                 }
                 Then::Hold(why) => {
                     self.end_lines(Some(&why), &mut pass.lines);
-                    let problem = problem::problem(&why);
+                    let problem = problem::problem(&why, &self.instance.config().data, &self.local.cluster());
                     self.problems.set(Kind::Data, "copy", problem.into_iter().collect());
                     if matches!(why, Unchanged::Obstacle(..)) {
                         #[expect(clippy::disallowed_methods, reason = "the pause between two looks begins here")]
@@ -358,9 +344,10 @@ impl Engine {
     #[expect(clippy::disallowed_methods, reason = "a metric carries the time at which it was set")]
     fn obey(&mut self, orders: &Orders, read: &Read, lines: &mut Lines) {
         if let Reading::Valid(checked) = &read.reading {
-            self.memory.warn_of_limits(checked);
+            self.report_limits(checked);
             self.metrics.cluster_data_valid.set(unix_seconds(wall_clock()));
         }
+        self.report_password_files();
         let assigned = match &orders.be {
             Be::Db(target) => Some(Some(&target.db)),
             Be::Down(Down::NotTheMaster { db, .. }) => Some(Some(db)),
@@ -387,6 +374,31 @@ impl Engine {
             _ => {}
         }
         self.memory.target = Some(target.clone());
+    }
+
+    /// Reports each stored duration that counts as another one.
+    fn report_limits(&self, checked: &Checked) {
+        let clamped = checked.cluster().spec.as_ref().map(|spec| spec.clamped());
+        let clamped = clamped.unwrap_or_default();
+        let problem = |stored: &Clamped| {
+            let text = format!("{} of the cluster spec cannot be used as it is: {stored}", stored.field);
+            Kind::Configuration.problem(&text, "set another duration with stolonctl update")
+        };
+        let problems = clamped.iter().map(problem).collect();
+        self.problems.set(Kind::Configuration, "limits", problems);
+    }
+
+    /// Reports password files that cannot be read any more.
+    fn report_password_files(&self) {
+        let config = self.instance.config();
+        let logins = [&config.superuser, &config.replication];
+        let failing = logins
+            .into_iter()
+            .filter_map(|login| login.password.as_ref()?.failure());
+        let problem =
+            |text: String| Kind::Login.problem(&text, "make the file readable with a password in it, and send SIGHUP");
+        self.problems
+            .set(Kind::Login, "password files", failing.map(problem).collect());
     }
 
     /// Publishes whether the data of our db are gone, so that the sentinel gives us another one in its place.
@@ -470,13 +482,6 @@ impl Engine {
             self.work_on(step.is_long().then_some(orders));
             let done = self.step(step, orders, read, pass).await;
             self.work_on(None);
-            if matches!(step, Step::ClearData(_) | Step::CopyFrom(..) | Step::Initdb(_)) {
-                let problem = done
-                    .as_ref()
-                    .err()
-                    .map(|failed| problem::failed(step, failed, &self.owned));
-                self.problems.set(Kind::Data, "step", problem.into_iter().collect());
-            }
             let Err(failed) = done else { continue };
             if let StepError::Configuration(cause) = &failed {
                 warn!(error = %Chain(cause), "postgres did not start, trying it with less of the configuration");
@@ -485,6 +490,9 @@ impl Engine {
             if failed.is_worth_another_look() {
                 info!(why = %failed, "not permitted to be master, reading the cluster data again");
                 return Err(failed);
+            }
+            if let Some((kind, problem)) = problem::failed_step(step, &failed, &self.owned) {
+                self.problems.set(kind, "step", vec![problem]);
             }
             let message = failure(step);
             if step.may_fail() {
@@ -495,6 +503,12 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    fn forget_failed_steps(&self) {
+        for kind in [Kind::Data, Kind::Server] {
+            self.problems.set(kind, "step", Vec::new());
+        }
     }
 
     fn work_on(&self, orders: Option<&Orders>) {

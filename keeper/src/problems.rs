@@ -23,11 +23,19 @@ pub enum Kind {
     Recovery,
     /// The data cannot be made.
     Data,
+    /// The server cannot be started, stopped, promoted or reloaded.
+    Server,
 }
 
 impl Kind {
     /// All of them, as the metric's label has them.
-    pub const ALL: [Self; 4] = [Self::Login, Self::Configuration, Self::Recovery, Self::Data];
+    pub const ALL: [Self; 5] = [
+        Self::Login,
+        Self::Configuration,
+        Self::Recovery,
+        Self::Data,
+        Self::Server,
+    ];
 
     /// The word that is published.
     pub const fn as_str(self) -> &'static str {
@@ -36,6 +44,7 @@ impl Kind {
             Self::Configuration => "configuration",
             Self::Recovery => "recovery",
             Self::Data => "data",
+            Self::Server => "server",
         }
     }
 

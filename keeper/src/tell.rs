@@ -93,14 +93,14 @@ pub fn repeats(why: &Unchanged) -> bool {
         | Unchanged::NotSupported(_)
         | Unchanged::WrongSource(..)
         | Unchanged::Obstacle(..)
-        | Unchanged::CopyFailed(_) => false,
-        Unchanged::NotListed
+        | Unchanged::CopyFailed(_)
         | Unchanged::DataLost
+        | Unchanged::NothingUsable => false,
+        Unchanged::NotListed
         | Unchanged::UnknownInitMode(_)
         | Unchanged::UnknownRole(_)
         | Unchanged::FollowedDbMissing
-        | Unchanged::MasterIsNoStandby
-        | Unchanged::NothingUsable => true,
+        | Unchanged::MasterIsNoStandby => true,
     }
 }
 

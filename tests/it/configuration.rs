@@ -306,13 +306,13 @@ async fn crash(cluster: &mut Cluster, uid: &str) {
     .await;
 }
 
-async fn update(cluster: &Cluster, patch: &Value) {
+pub(crate) async fn update(cluster: &Cluster, patch: &Value) {
     let (status, output) = cluster.stolonctl(&["update", "--patch", &patch.to_string()]).await;
     assert_eq!((status, output.as_str()), (0, ""), "stolonctl update --patch {patch}");
 }
 
 /// Changes the stored spec, as a program without our rules would.
-async fn store(cluster: &Cluster, change: impl Fn(&mut Value)) {
+pub(crate) async fn store(cluster: &Cluster, change: impl Fn(&mut Value)) {
     let key = cluster.store.keys().cluster_data();
     eventually("the changed spec to be stored", SOON, async || {
         let entry = cluster
@@ -332,11 +332,11 @@ async fn store(cluster: &Cluster, change: impl Fn(&mut Value)) {
     .await;
 }
 
-async fn shows(cluster: &Cluster, uid: &str, parameter: &str, wanted: &str) {
+pub(crate) async fn shows(cluster: &Cluster, uid: &str, parameter: &str, wanted: &str) {
     answers(cluster, uid, &format!("show {parameter}"), wanted).await;
 }
 
-async fn answers(cluster: &Cluster, uid: &str, question: &str, wanted: &str) {
+pub(crate) async fn answers(cluster: &Cluster, uid: &str, question: &str, wanted: &str) {
     eventually(format!("{question} on {uid} to be {wanted}"), LATER, async || {
         let sql = Sql::connect(&cluster.config(uid)).await.map_err(words)?;
         let value = sql.value(question).await.map_err(words)?;
@@ -346,7 +346,7 @@ async fn answers(cluster: &Cluster, uid: &str, question: &str, wanted: &str) {
 }
 
 /// `stolonctl status` has a line for this keeper with these words.
-async fn status_shows(cluster: &Cluster, uid: &str, said: &str) {
+pub(crate) async fn status_shows(cluster: &Cluster, uid: &str, said: &str) {
     eventually(format!("status to show {said} of {uid}"), SOON, async || {
         let (_, status) = cluster.stolonctl(&["status"]).await;
         check(

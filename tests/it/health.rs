@@ -72,7 +72,7 @@ fn complaints(cluster: &mut Cluster, uid: &str) -> usize {
     log.lines().filter(is_complaint).count()
 }
 
-async fn pair_with_password_files() -> (Cluster, [PathBuf; 2]) {
+pub(crate) async fn pair_with_password_files() -> (Cluster, [PathBuf; 2]) {
     let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
     let mut files = None;
     for role in [Role::Master, Role::Standby] {

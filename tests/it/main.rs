@@ -16,6 +16,7 @@ mod leaving;
 mod lost_data;
 mod outages;
 mod playground;
+mod problems;
 mod processes;
 mod refusals;
 mod rejoin;

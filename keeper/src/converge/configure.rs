@@ -101,7 +101,7 @@ fn is_restart_due(target: &Target, facts: &Facts, upstream: Option<&Upstream>, s
         return false;
     }
     steps.push(Step::Tell(match &facts.turn {
-        Turn::Never => return false, // reported as a problem
+        Turn::Never | Turn::Stuck(_) => return false, // reported as a problem
         Turn::Now => Line::RestartDue,
         Turn::After(keeper) => Line::RestartAfter { keeper: keeper.clone() },
     }));

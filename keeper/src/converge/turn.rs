@@ -19,6 +19,8 @@ pub struct Peer {
     pub is_healthy: bool,
     /// How far it is with the parameters; absent when its keeper does not report that.
     pub settings: Option<SettingsInfo>,
+    /// It has been restarting for longer than a start may take.
+    pub is_overdue: bool,
 }
 
 /// Whether an instance that has to restart may do it now.
@@ -29,6 +31,8 @@ pub enum Turn {
     Now,
     /// Not before this keeper's instance has.
     After(KeeperUid),
+    /// Not before this keeper's instance has come back from its restart, which lasts too long already.
+    Stuck(KeeperUid),
     /// No standby started with the parameters: the master would not either.
     Never,
 }
@@ -55,10 +59,16 @@ pub fn fingerprint(target: &Target) -> String {
     format!("{hash:016x}")
 }
 
-/// Whether the instance of `me` may restart for the parameters with this fingerprint.
+/// Whether the instance of `me` may restart for the parameters with this fingerprint. One that does not come back from
+/// its restart holds up the master only as long as no other standby came back with the parameters, and no standby.
 pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &[Peer]) -> Turn {
-    let state = |peer: &Peer| peer.settings.as_ref().map(|settings| settings.state.clone());
-    if let Some(peer) = peers.iter().find(|peer| state(peer) == Some(RestartState::Restarting)) {
+    let is_restarting = |peer: &&Peer| {
+        let settings = peer.settings.as_ref();
+        settings.is_some_and(|settings| settings.state == RestartState::Restarting)
+    };
+    let (stuck, restarting): (Vec<&Peer>, Vec<&Peer>) =
+        peers.iter().filter(is_restarting).partition(|peer| peer.is_overdue);
+    if let Some(peer) = restarting.first() {
         return Turn::After(peer.keeper.clone());
     }
     let mut reporting: Vec<&Peer> = peers
@@ -75,6 +85,10 @@ pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &
     let before_us = |peer: &&&Peer| is_master || peer.keeper < *me;
     if let Some(peer) = reporting.iter().filter(before_us).find(|peer| !is_done(peer)) {
         return Turn::After(peer.keeper.clone());
+    }
+    let came_back = reporting.iter().any(|peer| has(peer, RestartState::Applied));
+    if let Some(peer) = stuck.first().filter(|_| is_master && !came_back) {
+        return Turn::Stuck(peer.keeper.clone());
     }
     let refused = reporting.iter().all(|peer| has(peer, RestartState::Refused));
     if is_master && !reporting.is_empty() && refused {
@@ -93,7 +107,7 @@ mod tests {
             panic!("{text}")
         };
         let settings = match rest {
-            [fingerprint, state] => Some(SettingsInfo {
+            [fingerprint, state, ..] => Some(SettingsInfo {
                 fingerprint: (*fingerprint).to_owned(),
                 state: RestartState::from(*state),
             }),
@@ -104,6 +118,7 @@ mod tests {
             is_standby: *role == "standby",
             is_healthy: *health == "well",
             settings,
+            is_overdue: rest.last() == Some(&"overdue"),
         }
     }
 
@@ -113,6 +128,7 @@ mod tests {
         let turn = match restart_turn(&me.into(), role == "master", "new", &peers) {
             Turn::Now => "now".to_owned(),
             Turn::After(keeper) => format!("after {keeper}"),
+            Turn::Stuck(keeper) => format!("stuck {keeper}"),
             Turn::Never => "never".to_owned(),
         };
         assert_eq!(turn, wanted, "{me} {role}: {peers:?}");
@@ -158,6 +174,17 @@ mod tests {
             "never",
         );
         check("k0 master", &["k1 standby well old refused"], "after k1");
+    }
+
+    #[test]
+    fn one_that_does_not_come_back_holds_up_the_master_but_no_other_standby() {
+        let stuck = "k1 standby ill new restarting overdue";
+        check("k2 standby", &["k0 master well new pending", stuck], "now");
+        check("k0 master", &[stuck], "stuck k1");
+        check("k0 master", &[stuck, "k2 standby well new pending"], "after k2");
+        check("k0 master", &[stuck, "k2 standby well new refused"], "stuck k1");
+        check("k0 master", &[stuck, "k2 standby well new applied"], "now");
+        check("k0 master", &[stuck, "k2 standby well new restarting"], "after k2");
     }
 
     #[test]

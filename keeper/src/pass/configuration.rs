@@ -14,7 +14,8 @@ use crate::postgres::instance::Files;
 use crate::problems::Kind;
 use crate::settings::Settings;
 
-const REFUSED_REMEDY: &str = "change it with stolonctl update, or fix the host and restart this keeper to try it again";
+const REFUSED_REMEDY: &str =
+    "change it with stolonctl update; if the cause lies on the host, mend that and restart this keeper";
 
 impl Engine {
     /// The configuration that the orders mean (keeper 8, 9), as far as it was not found to be refused.

@@ -1,6 +1,8 @@
 //! Why the data of a standby are not made, as an operator reads it.
 
-use control::model::Problem;
+use std::path::Path;
+
+use control::model::{ClusterUid, Problem};
 use control::telemetry::Chain;
 
 use crate::converge::{CopyPause, Step, Unchanged};
@@ -10,10 +12,37 @@ use crate::postgres::instance::InstanceError;
 use crate::postgres::owned::Owned;
 use crate::problems::Kind;
 
-/// The problem of a pass that was held; `None` where nothing is to be fixed, or the log says it in the reference's
-/// words.
-pub(super) fn problem(why: &Unchanged) -> Option<Problem> {
+/// The problem of a pass that was held; `None` where nothing is to be fixed. `data` is PGDATA,
+/// `own` the cluster that it is of, empty where it is of none.
+pub(super) fn problem(why: &Unchanged, data: &Path, own: &ClusterUid) -> Option<Problem> {
+    let not_ours = || format!("the data of the keeper's db are not in {}", data.display());
     let (text, remedy) = match why {
+        Unchanged::DataLost | Unchanged::NothingUsable => (
+            not_ours(),
+            "give this keeper back the --data-dir (or the volume) that holds them; if they are lost, wait for the sentinel, \
+             which gives a standby, or a master with a standby to take over, another db",
+        ),
+        Unchanged::NoClusterData if !own.as_str().is_empty() => (
+            format!(
+                "the cluster data are gone, and this keeper has a database of cluster {own}: it is left as it is, and is \
+                 not started before they are back"
+            ),
+            "put them back from a backup with `stolonctl clusterdata write --yes -f FILE`; `stolonctl init` gives the \
+             databases up",
+        ),
+        Unchanged::OtherCluster { own, other } => (
+            format!("the cluster data belong to another cluster ({other}) than this keeper's database ({own})"),
+            "put the right cluster data back with `stolonctl clusterdata write --yes -f FILE`, or discard the database by \
+             removing the keeper's data directory",
+        ),
+        Unchanged::NotSupported(what) => (
+            format!("the cluster asks for something that is not supported yet: {what}"),
+            "change the cluster spec with stolonctl update",
+        ),
+        Unchanged::UnsupportedFormat(version) => (
+            format!("the cluster data have formatVersion {version}, which this version does not know"),
+            "run the same version of all programs",
+        ),
         Unchanged::WrongSource(from, why) => (
             format!(
                 "another instance answers at {}:{}, the address of the followed db: {why}",
@@ -34,8 +63,35 @@ pub(super) fn problem(why: &Unchanged) -> Option<Problem> {
     Some(Kind::Data.problem(&text, remedy))
 }
 
-/// The problem of a step that makes or clears data and has failed.
-pub(super) fn failed(step: &Step, failed: &StepError, owned: &Owned) -> Problem {
+/// The problem of a step that has failed and is tried again; `None` for a failure that passes by itself.
+pub(super) fn failed_step(step: &Step, failed: &StepError, owned: &Owned) -> Option<(Kind, Problem)> {
+    if let StepError::Instance(InstanceError::Port(_)) = failed {
+        let text = Chain(failed).to_string();
+        return Some((
+            Kind::Server,
+            Kind::Server.problem(&text, "the next attempt is made by itself"),
+        ));
+    }
+    match step {
+        Step::ClearData(_) | Step::CopyFrom(..) | Step::Initdb(_) => {
+            Some((Kind::Data, failed_data(step, failed, owned)))
+        }
+        Step::StartTemporarily(_)
+        | Step::Start(..)
+        | Step::WaitReady
+        | Step::Stop
+        | Step::Promote
+        | Step::Reload(_)
+        | Step::Restart(..) => {
+            let text = format!("{}: {}", failure(step), Chain(failed));
+            let remedy = "mend what is named, see the keeper's and PostgreSQL's log for more; the next attempt is made by itself";
+            Some((Kind::Server, Kind::Server.problem(&text, remedy)))
+        }
+        _ => None,
+    }
+}
+
+fn failed_data(step: &Step, failed: &StepError, owned: &Owned) -> Problem {
     if let StepError::Instance(InstanceError::Clear(ClearError::Obstacle { path, obstacle })) = failed {
         let text = format!("no new data are made, because of {}: {obstacle}", path.display());
         return Kind::Data.problem(&text, obstacle.remedy());

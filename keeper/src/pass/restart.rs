@@ -1,6 +1,10 @@
 //! Restarts for changed parameters, in turn with the other instances: what they report, and what ours does.
 
-use control::model::{KeeperInfo, RestartState, SettingsInfo, from_slice};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use control::clock::Boottime;
+use control::model::{KeeperInfo, KeeperUid, RestartState, SettingsInfo, from_slice};
 use control::telemetry::Chain;
 use tracing::warn;
 
@@ -9,8 +13,47 @@ use crate::pass::Engine;
 use crate::problems::Kind;
 use crate::publish::Due;
 
+/// Since when other instances are seen to restart.
+#[derive(Debug, Default)]
+pub struct Restarts(BTreeMap<KeeperUid, Boottime>);
+
+impl Restarts {
+    /// Of those that restart now, the ones that were seen to do so for `limit`.
+    fn overdue<'a>(
+        &mut self,
+        restarting: impl Iterator<Item = &'a KeeperUid>,
+        now: Boottime,
+        limit: Duration,
+    ) -> BTreeSet<KeeperUid> {
+        let since = |keeper: &KeeperUid| self.0.get(keeper).copied().unwrap_or(now);
+        self.0 = restarting.map(|keeper| (keeper.clone(), since(keeper))).collect();
+        let is_overdue = |(_, since): &(&KeeperUid, &Boottime)| now.since(**since) >= limit;
+        self.0
+            .iter()
+            .filter(is_overdue)
+            .map(|(keeper, _)| keeper.clone())
+            .collect()
+    }
+}
+
+/// How long a restart may take before others go on without it: until an instance that does not start is called
+/// unhealthy, and as long as one may take to accept connections.
+fn restart_limit(target: &Target) -> Duration {
+    target
+        .ready_timeout
+        .max(RESTART_LIMIT_MIN)
+        .saturating_add(target.fail_interval)
+}
+
+/// Where the spec sets no limit for a start, or a very short one.
+const RESTART_LIMIT_MIN: Duration = Duration::from_secs(60);
+
 impl Engine {
     /// Whether our instance may restart now for parameters. Without the store it waits.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long another instance restarts is measured here"
+    )]
     pub(super) async fn turn(&self, target: &Target) -> Turn {
         let prefix = self.store.keys().keeper_infos();
         let entries = match self.store.list(&prefix).await {
@@ -25,6 +68,19 @@ impl Engine {
             .iter()
             .filter_map(|entry| from_slice(&entry.value).ok())
             .collect();
+        let is_restarting = |info: &&KeeperInfo| {
+            let settings = info.settings.as_ref();
+            settings.is_some_and(|settings| settings.state == RestartState::Restarting)
+        };
+        let overdue = self
+            .restarts
+            .lock()
+            .expect("nobody panics while holding the restarts")
+            .overdue(
+                infos.iter().filter(is_restarting).map(|info| &info.uid),
+                Boottime::now(),
+                restart_limit(target),
+            );
         let peer = |(keeper, is_standby): &(_, bool)| {
             let info = infos.iter().find(|info| info.uid == *keeper)?;
             Some(Peer {
@@ -32,6 +88,7 @@ impl Engine {
                 is_standby: *is_standby,
                 is_healthy: info.postgres_state.as_ref().is_some_and(|state| state.healthy),
                 settings: info.settings.clone(),
+                is_overdue: overdue.contains(&info.uid),
             })
         };
         let peers: Vec<Peer> = target.others.iter().filter_map(peer).collect();
@@ -72,8 +129,36 @@ impl Engine {
                 "parameters wait for a restart of the master, and no standby started with them",
                 "fix the standbys' hosts and restart their keepers, or change the parameters",
             )],
+            Turn::Stuck(keeper) => vec![Kind::Configuration.problem(
+                &format!(
+                    "parameters wait for a restart of the master, and the standby of keeper {keeper} has not come back \
+                     from its own restart"
+                ),
+                "see that keeper's log and mend its host, or change the parameters; if it is gone for good, remove it with \
+                 stolonctl removekeeper",
+            )],
             Turn::Now | Turn::After(_) => Vec::new(),
         };
         self.problems.set(Kind::Configuration, "restart", problems);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_is_overdue_once_it_was_seen_for_the_limit() {
+        let limit = Duration::from_secs(60);
+        let at = |seconds| Boottime::from_nanos(0) + Duration::from_secs(seconds);
+        let keepers: [KeeperUid; 2] = ["a".into(), "b".into()];
+        let [a, b] = &keepers;
+        let mut restarts = Restarts::default();
+        let names = |of: BTreeSet<KeeperUid>| of.into_iter().map(|keeper| keeper.to_string()).collect::<Vec<_>>();
+        assert!(restarts.overdue([a].into_iter(), at(0), limit).is_empty());
+        assert!(restarts.overdue([a, b].into_iter(), at(59), limit).is_empty());
+        assert_eq!(names(restarts.overdue([a, b].into_iter(), at(60), limit)), ["a"]);
+        assert!(restarts.overdue([b].into_iter(), at(61), limit).is_empty());
+        assert_eq!(names(restarts.overdue([a, b].into_iter(), at(119), limit)), ["b"]);
     }
 }

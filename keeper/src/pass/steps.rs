@@ -141,6 +141,8 @@ impl Engine {
             }
             Step::SayStopped(db) => self.say_stopped(db).await?,
             Step::ClearData(clear) => {
+                // New data are of no use where their server cannot listen; the old ones may be.
+                self.instance.check_port().map_err(InstanceError::from)?;
                 if let Err(failed) = self.clear_data(clear).await {
                     if !matches!(failed, StepError::Busy { .. } | StepError::NoAnswer(_)) {
                         self.note_failed_copy(orders);

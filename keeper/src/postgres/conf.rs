@@ -121,6 +121,10 @@ pub fn parameters(sources: &Sources<'_>) -> Made {
 /// The least WAL kept, in MB: 8 segments.
 const WAL_KEEP_SIZE: &str = "128";
 
+/// Which timeline a recovery follows, and the default of that from PostgreSQL 12 on.
+const TIMELINE: &str = "recovery_target_timeline";
+const LATEST: &str = "latest";
+
 /// Recovery settings (keeper 7.1), which an instance's parameters never hold.
 const RECOVERY_SETTINGS: [&str; 11] = [
     "primary_conninfo",
@@ -131,7 +135,7 @@ const RECOVERY_SETTINGS: [&str; 11] = [
     "recovery_target_lsn",
     "recovery_target_name",
     "recovery_target_time",
-    "recovery_target_timeline",
+    TIMELINE,
     "recovery_target_xid",
     "restore_command",
 ];
@@ -254,10 +258,7 @@ impl Recovery {
         let settings = [
             ("primary_conninfo".to_owned(), Setting::Made(primary_conninfo)),
             ("primary_slot_name".to_owned(), Setting::Made(slot.to_owned())),
-            (
-                "recovery_target_timeline".to_owned(),
-                Setting::Made("latest".to_owned()),
-            ),
+            (TIMELINE.to_owned(), Setting::Made(LATEST.to_owned())),
         ];
         Self {
             mode: RecoveryMode::Standby,
@@ -313,6 +314,9 @@ pub fn render(parameters: &Parameters, recovery: &Recovery) -> String {
         for (name, setting) in &recovery.settings {
             push_line(&mut text, name, &quote_setting(setting));
         }
+    } else {
+        // Only a start takes it away: a promoted master would report it as pending at each reload, though it is the default.
+        push_line(&mut text, TIMELINE, LATEST);
     }
     text
 }

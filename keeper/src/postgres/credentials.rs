@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tracing::{info, warn};
 
@@ -28,8 +28,8 @@ struct PasswordFile {
 /// What was last read.
 struct Last {
     password: String,
-    /// Whether the file could not be used the last time; the password is an older one then.
-    failing: bool,
+    /// Why the file could not be used the last time; the password is an older one then.
+    failure: Option<String>,
 }
 
 /// No password is longer; a file that is was given by mistake.
@@ -45,7 +45,7 @@ impl Secret {
     pub fn from_file(path: &Path, password: impl Into<String>) -> Self {
         let last = Last {
             password: password.into(),
-            failing: false,
+            failure: None,
         };
         Self(Source::File(Arc::new(PasswordFile {
             path: path.to_owned(),
@@ -61,11 +61,37 @@ impl Secret {
             Source::File(file) => file.read(),
         }
     }
+
+    /// Reads the file again and logs the outcome, whether it is new or not: somebody has asked for it.
+    pub fn read_again(&self) {
+        if let Source::File(file) = &self.0 {
+            let before = file.lock().failure.take();
+            file.read();
+            if before.is_some() && file.lock().failure.is_none() {
+                info!(file = %file.path.display(), "the password file can be read again");
+            }
+        }
+    }
+
+    /// Why the file could not be read the last time.
+    pub fn failure(&self) -> Option<String> {
+        let Source::File(file) = &self.0 else { return None };
+        let last = file.lock();
+        let why = last.failure.as_ref()?;
+        Some(format!(
+            "cannot read the password file {}, using what was last in it: {why}",
+            file.path.display()
+        ))
+    }
 }
 
 impl PasswordFile {
+    fn lock(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().expect("nobody panics while holding the password")
+    }
+
     fn read(&self) -> String {
-        let mut last = self.last.lock().expect("nobody panics while holding the password");
+        let mut last = self.lock();
         let file = self.path.display();
         // A pipe, such as a shell's `<(…)`, was emptied at the start, and opening it again might wait for ever.
         if std::fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
@@ -73,18 +99,22 @@ impl PasswordFile {
         }
         match read_password_file(&self.path) {
             Ok(password) => {
-                if last.failing || password != last.password {
+                if password != last.password {
                     info!(%file, "read a changed password file");
+                } else if last.failure.is_some() {
+                    info!(%file, "the password file can be read again");
                 }
                 *last = Last {
                     password,
-                    failing: false,
+                    failure: None,
                 };
             }
             Err(error) => {
-                if !std::mem::replace(&mut last.failing, true) {
-                    warn!(%file, %error, "cannot read the password file, going on with what was in it");
+                let error = error.to_string();
+                if last.failure.as_ref() != Some(&error) {
+                    warn!(%file, %error, "cannot read the password file, using what was last in it");
                 }
+                last.failure = Some(error);
             }
         }
         last.password.clone()

@@ -697,7 +697,8 @@ impl Instance {
         files::link_auto_conf(data)
     }
 
-    fn check_port(&self) -> Result<(), PortError> {
+    /// Errs when our server could not listen where it is to. No server of ours may run meanwhile.
+    pub(crate) fn check_port(&self) -> Result<(), PortError> {
         port::check(&self.config.listen_addresses, self.config.port, &self.config.socket_dir)
     }
 

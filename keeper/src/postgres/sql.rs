@@ -130,7 +130,7 @@ struct RefusedLogin {
 }
 
 /// How long a refusal is not tried again.
-const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
 impl Sql {
     /// Will connect to `target`; every question, with its connection, is limited by `limit`.

@@ -122,7 +122,9 @@ fn named(parameters: &Parameters, output: &[String]) -> BTreeMap<String, String>
             .and_then(|name| parameters.get_key_value(name))
             .map(|(name, _)| name);
         if let Some(name) = by_name.or(by_line) {
-            named.entry(name.clone()).or_insert_with(|| message.to_owned());
+            named
+                .entry(name.clone())
+                .or_insert_with(|| without_place(message).to_owned());
         }
     }
     named
@@ -136,6 +138,15 @@ fn message(line: &str) -> Option<&str> {
     let message = message.trim();
     let ends = message.starts_with("configuration file ") && message.ends_with(" contains errors");
     (!ends && !message.starts_with("skipping missing")).then_some(message)
+}
+
+/// The message without ` in file "…" line 7`: the file is gone by the time at which it is read.
+fn without_place(message: &str) -> &str {
+    let place = message.rfind(" in file \"").filter(|at| {
+        let rest = message[*at..].rsplit_once(" line ");
+        rest.is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    place.map_or(message, |at| &message[..at])
 }
 
 fn quoted_after<'a>(text: &'a str, before: &str) -> Option<&'a str> {

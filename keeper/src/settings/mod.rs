@@ -36,6 +36,8 @@ pub struct Refused {
     pub instead: Option<String>,
     /// The server's words.
     pub why: String,
+    /// No message named it: it was only one of several that were new.
+    pub is_suspect: bool,
 }
 
 /// What servers refused so far. A verdict is on one value: with another one it is forgotten.
@@ -83,6 +85,11 @@ impl Verdicts {
         self.lines
             .retain(|line, _| wanted.hba.iter().flatten().any(|wanted| wanted == line));
         if let Some(held) = &mut self.held {
+            // With one of several suspects gone, the others may have been innocent: they are worth another start.
+            let is_gone = |(name, refused): (&String, &mut Refused)| refused.is_suspect && !is_wanted(name, refused);
+            if held.parameters.iter_mut().any(is_gone) {
+                held.parameters.retain(|_, refused| !refused.is_suspect);
+            }
             held.parameters.retain(is_wanted);
             held.hba = held.hba.take().filter(|held| held.wanted == wanted.hba);
             if held.parameters.is_empty() && held.hba.is_none() {
@@ -136,6 +143,7 @@ impl Verdicts {
                 instead: before.filter(|before| Some(before) != value.as_ref()),
                 value,
                 why: why.clone(),
+                is_suspect: false,
             };
             self.parameters.insert(name.clone(), refused);
         }
@@ -214,8 +222,13 @@ impl Held {
     fn describe(&self) -> String {
         let mut names: Vec<String> = self.parameters.keys().map(|name| format!("{name:?}")).collect();
         names.extend(self.hba.iter().map(|_| "pgHBA".to_owned()));
+        let doubt = match names.len() > 1 && self.parameters.values().any(|refused| refused.is_suspect) {
+            true => " (not all of them need be the cause; changing one of them tries the others again)",
+            false => "",
+        };
         format!(
-            "PostgreSQL did not start with the new values of {}, using those of its last successful start, or the defaults: {}",
+            "PostgreSQL did not start with the new values of {}{doubt}, using those of its last successful start, or the \
+             defaults: {}",
             names.join(", "),
             self.why
         )

@@ -65,12 +65,13 @@ impl Verdicts {
         if named.is_empty() && !names_hba(attempt.output) && !attempt.is_base_proven && !self.is_tried_enough(attempt) {
             return Blame::Nothing;
         }
+        let is_suspect = named.is_empty() && differ.len() > 1;
         let (names, hba) = match (named.is_empty(), names_hba(attempt.output)) {
             (true, true) if other_hba => (Vec::new(), true),
             (true, _) => (differ, other_hba),
             (false, _) => (named, false),
         };
-        self.hold(attempt, &names, hba);
+        self.hold(attempt, &names, is_suspect, hba);
         Blame::Found
     }
 
@@ -83,7 +84,7 @@ impl Verdicts {
     }
 
     /// Holds these parameters back, and with `hba` the user's lines too.
-    fn hold(&mut self, attempt: &Attempt<'_>, names: &[&String], hba: bool) {
+    fn hold(&mut self, attempt: &Attempt<'_>, names: &[&String], is_suspect: bool, hba: bool) {
         let why = reason(attempt.output);
         let held = self.held.get_or_insert_with(|| Held {
             parameters: BTreeMap::new(),
@@ -96,6 +97,7 @@ impl Verdicts {
                 value: attempt.wanted.parameters.get(*name).cloned(),
                 instead: attempt.base.parameters.get(*name).cloned(),
                 why: why.clone(),
+                is_suspect,
             };
             held.parameters.insert((*name).clone(), refused);
         }

@@ -94,6 +94,41 @@ fn a_start_that_fails_goes_back_to_what_ran_and_blames_all_that_is_new() {
 }
 
 #[test]
+fn suspects_are_tried_again_when_one_of_them_changes() {
+    let base = settings(&[], &[MD5]);
+    let wanted = settings(&[("shared_buffers", "900GB"), ("max_connections", "5")], &[MD5]);
+    let mut verdicts = Verdicts::default();
+    let output = lines(&["FATAL:  could not map anonymous shared memory: Cannot allocate memory"]);
+    verdicts.blame_start(&attempt(&wanted, &wanted, &base, &output));
+    verdicts.release(&BTreeSet::from([
+        "shared_buffers".to_owned(),
+        "max_connections".to_owned(),
+    ]));
+    let usable = verdicts.usable(&wanted, Some(&base));
+    assert_eq!(usable.settings, base);
+    assert!(
+        usable.refused[0].contains("not all of them need be the cause"),
+        "{usable:?}"
+    );
+    verdicts.forget_unwanted(&wanted);
+    assert!(verdicts.went_back(), "the same set is not tried again");
+
+    let mended = settings(&[("max_connections", "5")], &[MD5]);
+    verdicts.forget_unwanted(&mended);
+    assert_eq!(verdicts.usable(&mended, Some(&base)).settings, mended);
+
+    // One that the server named stays held back, whatever becomes of another one.
+    let output = lines(&["FATAL:  could not access file \"liba\": No such file or directory"]);
+    let both = settings(
+        &[("shared_preload_libraries", "liba"), ("max_connections", "5")],
+        &[MD5],
+    );
+    verdicts.blame_start(&attempt(&both, &both, &base, &output));
+    verdicts.forget_unwanted(&settings(&[("shared_preload_libraries", "liba")], &[MD5]));
+    assert_eq!(verdicts.held_parameters(), ["shared_preload_libraries"]);
+}
+
+#[test]
 fn a_server_that_does_not_start_with_what_ran_either_is_not_the_configuration_s_fault() {
     let base = settings(&[("work_mem", "4MB")], &[MD5]);
     let wanted = settings(&[("work_mem", "8MB")], &[MD5]);

@@ -100,7 +100,12 @@ fn push_problems(out: &mut String, status: &Status) {
     out.push_str("\n=== Problems ===\n\n");
     for reported in &status.problems {
         let Problem { kind, text, remedy } = &reported.problem;
-        out.push_str(&format!("{}: {kind}: {text}\n", reported.keeper));
+        let when = if reported.is_old {
+            " (last report of an unhealthy keeper)"
+        } else {
+            ""
+        };
+        out.push_str(&format!("{}{when}: {kind}: {text}\n", reported.keeper));
         if !remedy.is_empty() {
             out.push_str(&format!("    {remedy}\n"));
         }

@@ -55,6 +55,9 @@ pub(super) struct Cluster {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct KeeperProblem {
     pub(super) keeper: String,
+    /// The cluster data call the keeper unhealthy: this is what it last reported.
+    #[serde(rename = "old", skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_old: bool,
     #[serde(flatten)]
     pub(super) problem: Problem,
 }
@@ -119,6 +122,7 @@ pub(super) fn problems(infos: &[KeeperInfo], data: &ClusterData) -> Vec<KeeperPr
         })
         .map(|(uid, problem)| KeeperProblem {
             keeper: uid.to_string(),
+            is_old: data.keepers().get(uid).is_some_and(|keeper| !keeper.status.healthy),
             problem: problem.printable(),
         })
         .collect();

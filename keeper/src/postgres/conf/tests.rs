@@ -177,7 +177,11 @@ fn lines_are_sorted_with_recovery_settings_last() {
                   primary_conninfo = 'application_name=b password=a\\\\ b\\\\''c'\n\
                   primary_slot_name = 'stolon_b'\nrecovery_target_timeline = 'latest'\n";
     assert_eq!(render(&parameters, &recovery), wanted);
-    assert_eq!(render(&parameters, &Recovery::default()), "a = 'it''s'\nz = '1'\n");
+    assert_eq!(
+        render(&parameters, &Recovery::default()),
+        "a = 'it''s'\nz = '1'\nrecovery_target_timeline = 'latest'\n",
+        "a promoted master reloads without a word on what only a start takes away"
+    );
     assert!(render_temporary(true, &parameters, &recovery).starts_with("include 'postgresql.conf'\na = "));
 }
 

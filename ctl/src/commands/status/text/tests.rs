@@ -175,3 +175,21 @@ fn problems_stand_at_the_end_and_only_when_there_are_some() {
         "{json}"
     );
 }
+
+#[test]
+fn what_a_keeper_reported_before_it_was_lost_is_marked() {
+    let data = data(r#""keepers":{"b":{"uid":"b","status":{"healthy":false}}},"dbs":{}"#);
+    let infos: Vec<KeeperInfo> = from_slice(
+        br#"[{"uid":"b","problems":[{"kind":"x","text":"y"}]},{"uid":"a","problems":[{"kind":"x","text":"z"}]}]"#,
+    )
+    .unwrap();
+    let mut status = view(None, Vec::new(), Vec::new(), &data);
+    status.problems = problems(&infos, &data);
+    let text = render(&status);
+    assert!(
+        text.contains("\na: x: z\nb (last report of an unhealthy keeper): x: y\n"),
+        "{text}"
+    );
+    let json = control::model::to_compact(&status);
+    assert!(json.contains(r#"{"keeper":"b","old":true,"kind":"x""#), "{json}");
+}

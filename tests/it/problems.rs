@@ -1,0 +1,187 @@
+//! What an operator has to fix is in `stolonctl status`, with its remedy, and gone from there once it is fixed.
+
+use std::net::TcpListener;
+
+use control::model::Role;
+use serde_json::{Value, json};
+use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
+use stolon_tests::process::{self, Signal};
+use stolon_tests::sql::Sql;
+use stolon_tests::wait::eventually;
+
+use crate::configuration::{answers, shows, status_shows, store, update};
+use crate::health::pair_with_password_files;
+
+/// Waits until status has no problems.
+async fn status_is_clean(cluster: &Cluster) {
+    eventually("status to show no problems", LATER, async || {
+        let (_, status) = cluster.stolonctl(&["status"]).await;
+        check(!status.contains("=== Problems ==="), || status)
+    })
+    .await;
+}
+
+/// Before a first master's initdb, and for a standby before its copy.
+#[tokio::test]
+async fn a_port_that_is_in_use_is_reported_before_data_are_made() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    for role in [Role::Master, Role::Standby] {
+        let uid = cluster.prepare_keeper();
+        let port = cluster.port(&uid);
+        let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        cluster.start(&uid);
+        status_shows(
+            &cluster,
+            &uid,
+            &format!("port {port} at 127.0.0.1 is in use by another program"),
+        )
+        .await;
+        assert!(
+            !cluster.pgdata(&uid).join("base").exists(),
+            "nothing is made that cannot be used"
+        );
+        drop(stranger);
+        cluster.settled(&uid, &role).await;
+        status_is_clean(&cluster).await;
+    }
+
+    // Data that are there stay while their server cannot be started.
+    assert_eq!(cluster.stop("keeper1", Signal::INT).await, 0);
+    let port = cluster.port("keeper1");
+    let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    cluster.start("keeper1");
+    status_shows(&cluster, "keeper1", &format!("port {port}")).await;
+    drop(stranger);
+    cluster.settled("keeper1", &Role::Standby).await;
+    status_is_clean(&cluster).await;
+}
+
+/// The only keeper of a cluster starts with the wrong directory: nobody can take over.
+#[tokio::test]
+async fn data_that_are_elsewhere_are_reported_and_used_once_they_are_back() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    cluster
+        .sql("keeper0")
+        .await
+        .run("create table ours as select 1")
+        .await
+        .unwrap();
+    assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
+    let (pgdata, elsewhere) = (cluster.pgdata("keeper0"), cluster.place.path().join("elsewhere"));
+    std::fs::rename(&pgdata, &elsewhere).unwrap();
+    cluster.start("keeper0");
+    status_shows(&cluster, "keeper0", &format!("are not in {}", pgdata.display())).await;
+    assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
+    std::fs::rename(&elsewhere, &pgdata).unwrap();
+    cluster.start("keeper0");
+    cluster.settled("keeper0", &Role::Master).await;
+    answers(&cluster, "keeper0", "select count(*) from ours", "1").await;
+    status_is_clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_password_file_that_cannot_be_read_is_reported_at_each_sighup() {
+    let (mut cluster, [file, _]) = pair_with_password_files().await;
+    let password = std::fs::read_to_string(&file).unwrap();
+    for (make, cause) in [("", "the file is empty"), ("gone", "No such file")] {
+        match make {
+            "" => std::fs::write(&file, "").unwrap(),
+            _ => std::fs::remove_file(&file).unwrap(),
+        }
+        let skip = cluster.process("keeper0").log().len();
+        cluster.process("keeper0").signal(Signal::HUP);
+        cluster
+            .process("keeper0")
+            .said_after(skip, "cannot read the password file", SOON)
+            .await;
+        status_shows(&cluster, "keeper0", cause).await;
+    }
+    std::fs::write(&file, password).unwrap();
+    cluster.process("keeper0").signal(Signal::HUP);
+    cluster
+        .process("keeper0")
+        .said("the password file can be read again", SOON)
+        .await;
+    status_is_clean(&cluster).await;
+}
+
+/// Written by a program without our limits.
+#[tokio::test]
+async fn a_stored_duration_that_counts_as_another_is_reported() {
+    let cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    store(&cluster, |spec| spec["failInterval"] = json!("1s")).await;
+    status_shows(
+        &cluster,
+        "keeper0",
+        "failInterval of the cluster spec cannot be used as it is",
+    )
+    .await;
+    update(&cluster, &json!({ "failInterval": "4s" })).await;
+    status_is_clean(&cluster).await;
+}
+
+/// The postmaster stands still while sessions that are open work: the keeper's own is one of them.
+#[tokio::test]
+async fn a_master_that_answers_no_new_connections_is_replaced() {
+    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    let postmaster = cluster.postmaster("keeper0").unwrap();
+    let session = cluster.sql("keeper0").await;
+    process::send(postmaster, Signal::STOP);
+    session.value("select 1").await.unwrap();
+    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
+    let log = cluster.process("keeper0").log();
+    assert!(log.contains("PostgreSQL answers no new connections"), "{log}");
+    cluster.settled("keeper1", &Role::Master).await;
+    cluster.settled("keeper0", &Role::Standby).await;
+
+    // A promoted master has nothing to report at a reload, and nothing that waits for a restart.
+    update(&cluster, &json!({ "pgParameters": { "work_mem": "5MB" } })).await;
+    shows(&cluster, "keeper1", "work_mem", "5MB").await;
+    answers(
+        &cluster,
+        "keeper1",
+        "select count(*) from pg_settings where pending_restart",
+        "0",
+    )
+    .await;
+    let log = cluster.process("keeper1").log();
+    assert!(!log.contains("cannot be changed without restarting"), "{log}");
+}
+
+/// What the startup process refuses ends a server after its sockets are open: wal_level with a logical slot.
+#[tokio::test]
+async fn a_master_that_ends_while_it_recovers_goes_back_to_what_it_ran_with() {
+    let cluster = Cluster::of(Profile::Fast)
+        .with("failInterval", "60s")
+        .proxies(0)
+        .start()
+        .await;
+    let level = |level: Value| json!({ "automaticPgRestart": true, "pgParameters": { "wal_level": level } });
+    update(&cluster, &level(json!("logical"))).await;
+    for uid in ["keeper1", "keeper0"] {
+        shows(&cluster, uid, "wal_level", "logical").await;
+    }
+    let spec = json!({ "additionalMasterReplicationSlots": ["users"] });
+    update(&cluster, &spec).await;
+    answers(
+        &cluster,
+        "keeper0",
+        "select count(*) from pg_replication_slots where slot_name = 'stolon_users'",
+        "1",
+    )
+    .await;
+    let make = "select count(*) from (select pg_drop_replication_slot('stolon_users')) a, \
+                (select pg_create_logical_replication_slot('stolon_users', 'test_decoding')) b";
+    eventually("a logical slot", SOON, async || {
+        let sql = Sql::connect(&cluster.config("keeper0")).await.map_err(words)?;
+        sql.value(make).await.map_err(words)
+    })
+    .await;
+    let before = cluster.postmaster("keeper0");
+    update(&cluster, &level(Value::Null)).await;
+    status_shows(&cluster, "keeper0", "\"wal_level\"").await;
+    assert_ne!(cluster.postmaster("keeper0"), before, "it has tried");
+    cluster.settled("keeper0", &Role::Master).await;
+    shows(&cluster, "keeper0", "wal_level", "logical").await;
+    shows(&cluster, "keeper1", "wal_level", "replica").await;
+}
