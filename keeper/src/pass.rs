@@ -494,7 +494,11 @@ impl Engine {
             if let Some((kind, problem)) = problem::failed_step(step, &failed, &self.owned) {
                 self.problems.set(kind, "step", vec![problem]);
             }
-            let message = failure(step);
+            let message = match &failed {
+                // Looked at before data are made, too.
+                StepError::Instance(InstanceError::Port(_)) => "failed to start postgres",
+                _ => failure(step),
+            };
             if step.may_fail() {
                 warn!(error = %Chain(&failed), "{message}");
             } else {
