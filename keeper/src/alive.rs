@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use control::model::{BootUuid, KeeperUid};
+use control::plan::{LIVENESS_PERIOD, LIVENESS_TTL};
 use control::store::{LeaseId, Outcome, Revision, Store, StoreError, Txn};
 use control::telemetry::Chain;
 use tokio::task::JoinSet;
@@ -15,9 +16,9 @@ use tokio::time::sleep;
 use tracing::debug;
 
 /// Life of the key without a beat.
-pub const TTL: Duration = Duration::from_secs(3);
+pub const TTL: Duration = LIVENESS_TTL;
 /// From beat to beat.
-pub const PERIOD: Duration = Duration::from_secs(1);
+pub const PERIOD: Duration = LIVENESS_PERIOD;
 /// No more requests than this are under way at once: one a second, each for as long as the store's usual limit.
 const UNDER_WAY_MAX: usize = 6;
 

@@ -25,6 +25,7 @@ use crate::converge::{Be, Orders, Reading, TargetRole, is_only_configuration, or
 use crate::local::LocalState;
 use crate::metrics::Metrics;
 use crate::pass::{Engine, Memory, Outcome, overtaken, reading, stopped, unix_seconds};
+use crate::postgres::credentials::Secret;
 use crate::postgres::instance::{self, Instance, InstanceError, StopLimits};
 use crate::postgres::layout;
 use crate::postgres::owned::Owned;
@@ -425,11 +426,7 @@ impl Keeper {
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     fn read_passwords_again(&mut self) {
         info!("SIGHUP, reading the password files again");
-        let config = self.instance.config();
-        let logins = [&config.superuser, &config.replication];
-        for password in logins.into_iter().filter_map(|login| login.password.as_ref()) {
-            password.read_again();
-        }
+        self.instance.config().passwords().for_each(Secret::read_again);
         self.write_files_again = true;
         self.collector.try_logins();
         self.agenda.event(Boottime::now(), Duration::ZERO);

@@ -23,6 +23,7 @@ use crate::local::LocalState;
 use crate::metrics::{Metrics, Role};
 use crate::postgres::aside::{self, Cleared};
 use crate::postgres::conf::{Minima, SlotNeeds};
+use crate::postgres::credentials::Secret;
 use crate::postgres::instance::{Instance, InstanceError, LocalRole as FileRole};
 use crate::postgres::owned::Owned;
 use crate::postgres::survey;
@@ -390,11 +391,7 @@ impl Engine {
 
     /// Reports password files that cannot be read any more.
     fn report_password_files(&self) {
-        let config = self.instance.config();
-        let logins = [&config.superuser, &config.replication];
-        let failing = logins
-            .into_iter()
-            .filter_map(|login| login.password.as_ref()?.failure());
+        let failing = self.instance.config().passwords().filter_map(Secret::failure);
         let problem =
             |text: String| Kind::Login.problem(&text, "make the file readable with a password in it, and send SIGHUP");
         self.problems
@@ -494,11 +491,7 @@ impl Engine {
             if let Some((kind, problem)) = problem::failed_step(step, &failed, &self.owned) {
                 self.problems.set(kind, "step", vec![problem]);
             }
-            let message = match &failed {
-                // Looked at before data are made, too.
-                StepError::Instance(InstanceError::Port(_)) => "failed to start postgres",
-                _ => failure(step),
-            };
+            let message = failure(step, &failed);
             if step.may_fail() {
                 warn!(error = %Chain(&failed), "{message}");
             } else {
@@ -550,9 +543,7 @@ impl Engine {
         }
         self.metrics.sync_success.set(unix_seconds(wall_clock()));
     }
-}
 
-impl Engine {
     /// Begins what follows a complete pass.
     #[expect(clippy::disallowed_methods, reason = "the pause between two looks ends here")]
     fn keep_up(&mut self, target: &Target, answers: bool) {

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use control::model::Problem;
+use control::redact::redacted;
 use metrics::{Gauge, describe_gauge, gauge};
 use tracing::{error, info, warn};
 
 use crate::publish::{Due, Publisher};
-use control::redact::redacted;
 
 /// What a problem is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

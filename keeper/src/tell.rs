@@ -1,9 +1,9 @@
 //! The lines of a pass, word for word as they are waited for (keeper 15), and which of them are said when.
 
+use control::redact::is_private;
 use tracing::{error, info, warn};
 
 use crate::converge::{Change, Down, Line, Unchanged};
-use control::redact::is_private;
 
 /// The lines of one pass: said from the first deed on, or when the pass is one that is always told (keeper 15.0 rules
 /// 4 and 5); each once.

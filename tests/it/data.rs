@@ -46,18 +46,8 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
         check(status == 0 && named.count() >= 2, || shown)
     })
     .await;
-    for uid in ["keeper0", "keeper1"] {
-        cluster
-            .settled(
-                uid,
-                if uid == "keeper0" {
-                    &Role::Master
-                } else {
-                    &Role::Standby
-                },
-            )
-            .await;
-    }
+    cluster.settled("keeper0", &Role::Master).await;
+    cluster.settled("keeper1", &Role::Standby).await;
     cluster.kill_keeper_and_postgres("keeper0");
     assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
     cluster.settled("keeper1", &Role::Master).await;

@@ -24,13 +24,17 @@ pub const UNREADABLE_DATA_REMEDY: &str = "repair it with etcdctl; or delete it w
 pub struct FormerKeepers(BTreeMap<String, Option<ClusterUid>>);
 
 impl FormerKeepers {
-    /// Adds the keeper that wrote this info, unless it never belonged to a cluster. An info that cannot be decoded was
-    /// written by somebody: it may well be a keeper with data.
-    pub fn add_info(&mut self, key: &str, info: &[u8]) {
-        match from_slice::<KeeperInfo>(info) {
-            Ok(info) => self.add(key, &info.cluster_uid),
-            Err(_) => self.add_undecodable(key),
+    /// The keepers that wrote these infos, each with the last part of its key, less those that never belonged to a
+    /// cluster. An info that cannot be decoded was written by somebody: it may well be a keeper with data.
+    pub fn of<'a>(infos: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
+        let mut former = Self::default();
+        for (key, info) in infos {
+            match from_slice::<KeeperInfo>(info) {
+                Ok(info) => former.add(key, &info.cluster_uid),
+                Err(_) => former.add_undecodable(key),
+            }
         }
+        former
     }
 
     /// Adds a keeper of this cluster; the empty uid is none.
@@ -53,6 +57,14 @@ impl FormerKeepers {
     /// Whether nobody is known.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// A clause that names them, to end a message with; empty when nobody is known.
+    pub fn clause(&self) -> String {
+        match self.is_empty() {
+            true => String::new(),
+            false => format!(" (keepers of a cluster exist: {self})"),
+        }
     }
 
     /// The clusters of these keepers.
@@ -84,10 +96,12 @@ mod tests {
 
     #[test]
     fn keepers_of_a_cluster_and_infos_that_cannot_be_decoded_count() {
-        let mut former = FormerKeepers::default();
-        former.add_info("k1", br#"{"uid":"k1","clusterUID":"c1"}"#);
-        former.add_info("k2", br#"{"uid":"k2"}"#);
-        former.add_info("k3", b"garbage");
+        let infos: [(_, &[u8]); 3] = [
+            ("k1", br#"{"uid":"k1","clusterUID":"c1"}"#),
+            ("k2", br#"{"uid":"k2"}"#),
+            ("k3", b"garbage"),
+        ];
+        let former = FormerKeepers::of(infos);
         assert_eq!(
             former.to_string(),
             "k1 (cluster c1), k3 (its info cannot be decoded)",

@@ -69,6 +69,13 @@ pub struct SettingsInfo {
     pub state: RestartState,
 }
 
+impl SettingsInfo {
+    /// Whether the instance restarts now.
+    pub fn is_restarting(&self) -> bool {
+        self.state == RestartState::Restarting
+    }
+}
+
 known_texts!(
     /// How far an instance is with a set of parameters.
     RestartState {

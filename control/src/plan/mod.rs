@@ -36,7 +36,9 @@ pub use check::Fault;
 pub use draft::Condition;
 pub use memory::Memory;
 pub use note::{Names, Note};
-pub use observe::{Arrival, KeeperSighting, LIVENESS_TTL, Observations, Observed, ProxySighting, Sightings, Standing};
+pub use observe::{
+    Arrival, KeeperSighting, LIVENESS_PERIOD, LIVENESS_TTL, Observations, Observed, ProxySighting, Sightings, Standing,
+};
 
 /// Everything that a plan is made from, read together.
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,7 @@ use crate::model::{BootUuid, ClusterUid, KeeperInfo, KeeperUid, ProxyInfo, Proxy
 pub const LIVENESS_TTL: Duration = Duration::from_secs(3);
 
 /// From one renewal of a liveness key to the next (beyond ).
-pub(crate) const LIVENESS_PERIOD: Duration = Duration::from_secs(1);
+pub const LIVENESS_PERIOD: Duration = Duration::from_secs(1);
 
 /// One info as read.
 #[derive(Debug, Clone, PartialEq)]

@@ -59,19 +59,19 @@ pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> Reading {
         garbage: BTreeMap::new(),
     };
     for entry in snapshot.take(1) {
-        let name = name(&entry, &keys.keeper_infos());
+        let name = entry.name(&keys.keeper_infos());
         reading.seen.keeper_keys.insert(name.to_owned(), entry.mod_revision.0);
         keeper(&mut reading, &entry, name);
     }
     for entry in snapshot.take(2) {
-        proxy(&mut reading, &entry, name(&entry, &keys.proxy_infos()));
+        proxy(&mut reading, &entry, entry.name(&keys.proxy_infos()));
     }
     for entry in snapshot.take(3) {
         let boot = BootUuid::from(String::from_utf8_lossy(&entry.value).as_ref());
         reading
             .seen
             .alive
-            .insert(KeeperUid::from(name(&entry, &keys.alive_all())), boot);
+            .insert(KeeperUid::from(entry.name(&keys.alive_all())), boot);
     }
     reading
 }
@@ -85,11 +85,6 @@ fn judge(value: &[u8]) -> Found {
         },
         Err(why) => Found::Garbage(why),
     }
-}
-
-/// The last part of a key, below its prefix.
-fn name<'e>(entry: &'e Entry, prefix: &str) -> &'e str {
-    entry.key.strip_prefix(prefix).unwrap_or(&entry.key)
 }
 
 /// store S-11: by the uid inside; of two with the same, the later in key order counts.

@@ -83,11 +83,7 @@ impl Spoken {
             Found::Unusable(Unusable::InvalidSpec(why)) => ("clusterdata validation failed", Chain(why).to_string()),
             Found::Unusable(why @ Unusable::NoSpec) => ("clusterdata validation failed", Chain(why).to_string()),
             Found::Garbage(why) => {
-                let former = former(reading);
-                let keepers = match former.is_empty() {
-                    true => String::new(),
-                    false => format!(" (keepers of a cluster exist: {former})"),
-                };
+                let keepers = former(reading).clause();
                 (
                     "error retrieving cluster data",
                     format!("{key} holds no cluster data: {why}: {UNREADABLE_DATA_REMEDY}{keepers}"),

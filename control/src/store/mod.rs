@@ -72,6 +72,13 @@ pub struct Entry {
     pub lease: Option<LeaseId>,
 }
 
+impl Entry {
+    /// The part of the key below this prefix; the whole key when it is not below it.
+    pub fn name(&self, prefix: &str) -> &str {
+        self.key.strip_prefix(prefix).unwrap_or(&self.key)
+    }
+}
+
 impl From<&KeyValue> for Entry {
     fn from(kv: &KeyValue) -> Self {
         Self {

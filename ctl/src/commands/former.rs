@@ -25,13 +25,9 @@ pub(super) async fn read(store: &Store) -> anyhow::Result<Former> {
 impl Former {
     /// What these infos and this record show.
     pub(super) fn of(keys: &Keys, infos: &[Entry], created: Option<&Entry>) -> Self {
-        let mut keepers = FormerKeepers::default();
         let prefix = keys.keeper_infos();
-        for entry in infos {
-            keepers.add_info(entry.key.strip_prefix(&prefix).unwrap_or(&entry.key), &entry.value);
-        }
         Self {
-            keepers,
+            keepers: FormerKeepers::of(infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice()))),
             // What cannot be decoded proves nothing.
             created: created.and_then(|entry| from_slice(&entry.value).ok()),
         }
@@ -56,10 +52,7 @@ impl Former {
 
     /// A clause that names the keepers, if there are any.
     pub(super) fn clause(&self) -> String {
-        match self.keepers.is_empty() {
-            true => String::new(),
-            false => format!(" (keepers of a cluster exist: {})", self.keepers),
-        }
+        self.keepers.clause()
     }
 
     /// What the operator has to know before the answer, if there are keepers with data.

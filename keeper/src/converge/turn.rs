@@ -62,10 +62,7 @@ pub fn fingerprint(target: &Target) -> String {
 /// Whether the instance of `me` may restart for the parameters with this fingerprint. One that does not come back from
 /// its restart holds up the master only as long as no other standby came back with the parameters, and no standby.
 pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &[Peer]) -> Turn {
-    let is_restarting = |peer: &&Peer| {
-        let settings = peer.settings.as_ref();
-        settings.is_some_and(|settings| settings.state == RestartState::Restarting)
-    };
+    let is_restarting = |peer: &&Peer| peer.settings.as_ref().is_some_and(SettingsInfo::is_restarting);
     let (stuck, restarting): (Vec<&Peer>, Vec<&Peer>) =
         peers.iter().filter(is_restarting).partition(|peer| peer.is_overdue);
     if let Some(peer) = restarting.first() {

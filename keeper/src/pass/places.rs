@@ -26,21 +26,12 @@ pub(super) struct Needs {
 }
 
 /// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
 enum LookError {
-    Source(SourceError),
-    Hung(NoAnswer),
-}
-
-impl From<SourceError> for LookError {
-    fn from(error: SourceError) -> Self {
-        Self::Source(error)
-    }
-}
-
-impl From<NoAnswer> for LookError {
-    fn from(hung: NoAnswer) -> Self {
-        Self::Hung(hung)
-    }
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Hung(#[from] NoAnswer),
 }
 
 impl Engine {

@@ -1,4 +1,4 @@
-//! Why the data of a standby are not made, as an operator reads it.
+//! What keeps a pass from its end, as an operator reads it: what holds it, and steps that failed.
 
 use std::path::Path;
 
@@ -12,13 +12,12 @@ use crate::postgres::instance::InstanceError;
 use crate::postgres::owned::Owned;
 use crate::problems::Kind;
 
-/// The problem of a pass that was held; `None` where nothing is to be fixed. `data` is PGDATA,
-/// `own` the cluster that it is of, empty where it is of none.
+/// The problem of a pass that was held; `None` where nothing is to be fixed. `data` is PGDATA, `own`
+/// the cluster that it is of, empty where it is of none.
 pub(super) fn problem(why: &Unchanged, data: &Path, own: &ClusterUid) -> Option<Problem> {
-    let not_ours = || format!("the data of the keeper's db are not in {}", data.display());
     let (text, remedy) = match why {
         Unchanged::DataLost | Unchanged::NothingUsable => (
-            not_ours(),
+            format!("the data of the keeper's db are not in {}", data.display()),
             "give this keeper back the --data-dir (or the volume) that holds them; if they are lost, wait for the sentinel, \
              which gives a standby, or a master with a standby to take over, another db",
         ),
@@ -83,7 +82,7 @@ pub(super) fn failed_step(step: &Step, failed: &StepError, owned: &Owned) -> Opt
         | Step::Promote
         | Step::Reload(_)
         | Step::Restart(..) => {
-            let text = format!("{}: {}", failure(step), Chain(failed));
+            let text = format!("{}: {}", failure(step, failed), Chain(failed));
             let remedy = "mend what is named, see the keeper's and PostgreSQL's log for more; the next attempt is made by itself";
             Some((Kind::Server, Kind::Server.problem(&text, remedy)))
         }
@@ -103,5 +102,5 @@ fn failed_data(step: &Step, failed: &StepError, owned: &Owned) -> Problem {
         ),
         None => "mend what is named; the next attempt is made by itself".to_owned(),
     };
-    Kind::Data.problem(&format!("{}: {}", failure(step), Chain(failed)), &remedy)
+    Kind::Data.problem(&format!("{}: {}", failure(step, failed), Chain(failed)), &remedy)
 }

@@ -68,10 +68,7 @@ impl Engine {
             .iter()
             .filter_map(|entry| from_slice(&entry.value).ok())
             .collect();
-        let is_restarting = |info: &&KeeperInfo| {
-            let settings = info.settings.as_ref();
-            settings.is_some_and(|settings| settings.state == RestartState::Restarting)
-        };
+        let is_restarting = |info: &&KeeperInfo| info.settings.as_ref().is_some_and(SettingsInfo::is_restarting);
         let overdue = self
             .restarts
             .lock()

@@ -485,8 +485,11 @@ fn proves_useless(failed: &StepError) -> bool {
     matches!(failed, StepError::DoesNotStream(_))
 }
 
-pub(super) fn failure(step: &Step) -> &'static str {
+/// What the log says of a step that failed.
+pub(super) fn failure(step: &Step, failed: &StepError) -> &'static str {
     match step {
+        // The port is looked at before data are made, too.
+        _ if matches!(failed, StepError::Instance(InstanceError::Port(_))) => "failed to start postgres",
         Step::Tell(_) | Step::NoteRestart(_) | Step::MarkComplete(_) => "could not go on",
         Step::SaveCluster(_) => "could not save the cluster uid",
         Step::SaveDb(_) | Step::Record(_) => "could not save the state of the local db",

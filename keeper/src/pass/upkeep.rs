@@ -97,13 +97,9 @@ async fn remove_old(site: Site) {
 }
 
 fn not_removed(failed: &ClearError) -> Problem {
-    let remedy = match failed {
-        ClearError::Obstacle { obstacle, .. } => obstacle.remedy(),
-        ClearError::File(_) => "mend what is named; it is tried again",
-    };
-    let why = match failed {
-        ClearError::Obstacle { path, obstacle } => format!("{}: {obstacle}", path.display()),
-        ClearError::File(error) => Chain(error).to_string(),
+    let (why, remedy) = match failed {
+        ClearError::Obstacle { path, obstacle } => (format!("{}: {obstacle}", path.display()), obstacle.remedy()),
+        ClearError::File(error) => (Chain(error).to_string(), "mend what is named; it is tried again"),
     };
     Kind::Data.problem(&format!("could not remove old data: {why}"), remedy)
 }

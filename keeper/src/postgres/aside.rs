@@ -89,22 +89,11 @@ fn mounted(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
             return Ok(Some(point));
         }
     }
-    let spaces = survey::own_spaces(data, owned)?;
     let (new, old) = (owned.name(NEW), owned.name(OLD));
-    for space in spaces.iter().chain(&record.tablespaces) {
-        let ours = [space.path(), space.location.join(&new), space.location.join(&old)];
-        for dir in ours {
-            if let Some(point) = mounts::at_or_below(&dir)? {
-                return Ok(Some(point));
-            }
-        }
-    }
-    for dir in &record.making {
-        if let Some(point) = mounts::at_or_below(dir)? {
-            return Ok(Some(point));
-        }
-    }
-    record.old.map_or(Ok(None), |old| mounted_in_old(owned, &old))
+    let spaces = survey::own_spaces(data, owned)?.into_iter().chain(record.tablespaces);
+    let of_spaces = spaces.flat_map(|space| [space.path(), space.location.join(&new), space.location.join(&old)]);
+    let of_old = record.old.iter().flat_map(|old| dirs_of_old(owned, old));
+    mounts::first(of_spaces.chain(record.making).chain(of_old))
 }
 
 /// The same as what an operator has to see to.
@@ -112,23 +101,18 @@ pub fn mount_in_the_way(data: &Path, owned: &Owned) -> Result<Option<(PathBuf, O
     Ok(mounted(data, owned)?.map(|point| (point, Obstacle::Mounted)))
 }
 
-/// The same in what was set aside.
-fn mounted_in_old(owned: &Owned, old: &Old) -> Result<Option<PathBuf>, FileError> {
+/// Where the data are that were set aside.
+fn dirs_of_old(owned: &Owned, old: &Old) -> impl Iterator<Item = PathBuf> {
     let wal = old.wal.iter().map(|wal| wal.join(owned.name(OLD)));
     let spaces = old.tablespaces.iter().map(Space::path);
-    for dir in spaces.chain(wal).chain([old.directory.clone()]) {
-        if let Some(point) = mounts::at_or_below(&dir)? {
-            return Ok(Some(point));
-        }
-    }
-    Ok(None)
+    spaces.chain(wal).chain([old.directory.clone()])
 }
 
 /// Removes what was set aside, once the new server has answered; all of it or, where a file system is mounted in it,
 /// nothing.
 pub fn drop_old(owned: &Owned) -> Result<(), ClearError> {
     let Some(old) = owned.record().old else { return Ok(()) };
-    if let Some(point) = mounted_in_old(owned, &old)? {
+    if let Some(point) = mounts::first(dirs_of_old(owned, &old))? {
         return Err(ClearError::at(point, Obstacle::Mounted));
     }
     let mark = match old.state {
@@ -439,8 +423,7 @@ fn remove(data: &Path, owned: &Owned, spaces: &[Space]) -> Result<(), FileError>
 /// Removes PGDATA, or what is in it when it is a link or a mount point.
 pub(crate) fn remove_data(data: &Path) -> Result<(), FileError> {
     if let Some(point) = mounts::below(data)? {
-        let mounted = io::Error::other(format!("a file system is mounted at {}: unmount it", point.display()));
-        return Err(FileError::new("remove", data)(mounted));
+        return Err(FileError::new("remove", data)(mounts::refusal(&point)));
     }
     if trees::is_movable(data)
         && trees::entries(data)?

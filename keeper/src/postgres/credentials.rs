@@ -58,18 +58,14 @@ impl Secret {
     pub fn reveal(&self) -> String {
         match &self.0 {
             Source::Text(password) => password.clone(),
-            Source::File(file) => file.read(),
+            Source::File(file) => file.read(false),
         }
     }
 
-    /// Reads the file again and logs the outcome, whether it is new or not: somebody has asked for it.
+    /// Reads the file again, and logs a failure also when it is the same as before: somebody has asked for it.
     pub fn read_again(&self) {
         if let Source::File(file) = &self.0 {
-            let before = file.lock().failure.take();
-            file.read();
-            if before.is_some() && file.lock().failure.is_none() {
-                info!(file = %file.path.display(), "the password file can be read again");
-            }
+            file.read(true);
         }
     }
 
@@ -90,7 +86,8 @@ impl PasswordFile {
         self.last.lock().expect("nobody panics while holding the password")
     }
 
-    fn read(&self) -> String {
+    /// `is_asked`: a failure is logged again.
+    fn read(&self, is_asked: bool) -> String {
         let mut last = self.lock();
         let file = self.path.display();
         // A pipe, such as a shell's `<(…)`, was emptied at the start, and opening it again might wait for ever.
@@ -111,7 +108,7 @@ impl PasswordFile {
             }
             Err(error) => {
                 let error = error.to_string();
-                if last.failure.as_ref() != Some(&error) {
+                if is_asked || last.failure.as_ref() != Some(&error) {
                     warn!(%file, %error, "cannot read the password file, using what was last in it");
                 }
                 last.failure = Some(error);

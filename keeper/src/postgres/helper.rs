@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use control::redact::{Begins, Redactor};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::postgres::child;
-use control::redact::{Begins, Redactor};
 
 /// Most lines of output kept to explain a failure.
 pub const TAIL_LINES: usize = 8;

@@ -20,6 +20,7 @@ use crate::postgres::connect::{LocalSocket, OwnServer, Target};
 use crate::postgres::conninfo::write_passfile;
 use crate::postgres::control;
 use crate::postgres::credentials::Login;
+use crate::postgres::credentials::Secret;
 use crate::postgres::environment;
 use crate::postgres::files::{self, FileError};
 use crate::postgres::hba;
@@ -56,6 +57,13 @@ pub struct Config {
 }
 
 impl Config {
+    /// The passwords of both users, of those that have one.
+    pub fn passwords(&self) -> impl Iterator<Item = &Secret> {
+        [&self.superuser, &self.replication]
+            .into_iter()
+            .filter_map(|login| login.password.as_ref())
+    }
+
     /// `unix_socket_directories`.
     pub fn socket_directories(&self) -> String {
         let dirs = [Some(&self.socket_dir), self.public_socket_dir.as_ref()];

@@ -2,6 +2,7 @@
 //! anybody's, and would be moved along or emptied.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,22 @@ pub fn at_or_below(path: &Path) -> Result<Option<PathBuf>, FileError> {
         None => !trees::is_movable(&real),
     };
     if is_one { Ok(Some(real)) } else { below(path) }
+}
+
+/// The first mount point that is one of these directories, or below one of them.
+pub fn first(dirs: impl IntoIterator<Item = PathBuf>) -> Result<Option<PathBuf>, FileError> {
+    for dir in dirs {
+        if let Some(point) = at_or_below(&dir)? {
+            return Ok(Some(point));
+        }
+    }
+    Ok(None)
+}
+
+/// Why nothing is removed where a file system is mounted.
+pub fn refusal(point: &Path) -> io::Error {
+    let why = format!("a file system is mounted at {}: unmount it", point.display());
+    io::Error::new(io::ErrorKind::ResourceBusy, why)
 }
 
 /// All mount points that this process sees; `None` without `/proc`.

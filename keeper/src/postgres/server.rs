@@ -11,6 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use control::redact::{Begins, Redactor};
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -18,7 +19,6 @@ use tokio::time::timeout;
 
 use crate::postgres::helper::{Tail, drain};
 use crate::postgres::process::Process;
-use control::redact::{Begins, Redactor};
 
 /// What is known of the server that this keeper started last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

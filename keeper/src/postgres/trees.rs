@@ -185,10 +185,7 @@ pub fn remove_entries(dir: &Path, goes: impl Fn(&OsStr) -> bool) -> Result<(), F
 pub fn remove(path: &Path) -> Result<(), FileError> {
     let removed = match cut::step().and_then(|()| fs::symlink_metadata(path)) {
         Ok(metadata) if metadata.is_dir() => match mounts::at_or_below(path)? {
-            Some(point) => Err(io::Error::new(
-                ErrorKind::ResourceBusy,
-                format!("a file system is mounted at {}: unmount it", point.display()),
-            )),
+            Some(point) => Err(mounts::refusal(&point)),
             None => fs::remove_dir_all(path),
         },
         Ok(_) => fs::remove_file(path),

@@ -7,10 +7,10 @@ mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use control::redact::{is_private, without_value};
 use serde::{Deserialize, Serialize};
 
 use crate::postgres::conf::Parameters;
-use control::redact::{is_private, without_value};
 
 pub use hba::choose_lines;
 pub use kept::{Kept, KeptFile};

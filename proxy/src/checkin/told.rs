@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use control::model::{DbUid, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY};
+use control::store::{StoreError, Target};
 use control::telemetry::Chain;
 use tracing::{debug, error, info, warn};
-
-use control::store::{StoreError, Target};
 
 use super::{CheckIn, Failed};
 use crate::address::{Doubt, Settled};
@@ -158,11 +157,9 @@ impl CheckIn {
         let prefix = self.store.keys().keeper_infos();
         let targets = [Target::Prefix(prefix.clone())];
         let mut snapshot = self.store.limited(limit).snapshot(&targets).await?;
-        let mut former = FormerKeepers::default();
-        for entry in snapshot.take(0) {
-            former.add_info(entry.key.strip_prefix(&prefix).unwrap_or(&entry.key), &entry.value);
-        }
-        Ok(former)
+        let infos = snapshot.take(0);
+        let infos = infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice()));
+        Ok(FormerKeepers::of(infos))
     }
 }
 

@@ -284,6 +284,7 @@ fn garbage_in_the_store_leaves_the_route_until_the_lease_ends() {
         let log = proxy.process.log();
         let remedy = "the route ends with its lease key=stolon/cluster/main/clusterdata error=";
         assert_eq!(log.matches(remedy).count(), 1, "{log}");
+        assert_eq!(log.matches("repair it with etcdctl").count(), 1, "{log}");
         proxy.process.said("Stopping listening", PATIENCE).await;
         assert!(proxy.connect().await.is_err(), "nobody listens");
         rig.write().await;
