@@ -125,7 +125,7 @@ impl CommonArgs {
     pub fn check(&self, faults: &mut Faults) -> Option<Common> {
         let cluster_name = given(&self.cluster_name);
         if cluster_name.is_empty() {
-            faults.push("cluster name required");
+            faults.push("cluster name required: set --cluster-name");
         }
         let backend_fault = backend_fault(given(&self.store_backend));
         let backend_is_ours = backend_fault.is_none();
@@ -215,7 +215,7 @@ fn level_by_name(name: &str) -> Option<tracing::Level> {
 fn backend_fault(name: &str) -> Option<String> {
     match name {
         "etcdv3" => None,
-        "" => Some("store backend type required".to_owned()),
+        "" => Some("store backend type required: set --store-backend=etcdv3".to_owned()),
         "etcdv2" | "etcd" | "consul" | "kubernetes" => Some(format!(
             "store backend {name:?} is not supported: the store is etcd v3, use --store-backend=etcdv3"
         )),

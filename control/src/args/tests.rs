@@ -19,10 +19,19 @@ fn common_faults_are_told_together_in_the_order_of_the_checks() {
     // cli 2, cli 18.7
     assert_eq!(
         checked(&CommonArgs::default()).1,
-        ["cluster name required", "store backend type required"]
+        [
+            "cluster name required: set --cluster-name",
+            "store backend type required: set --store-backend=etcdv3"
+        ]
     );
-    assert_eq!(checked(&args("", "etcdv3")).1, ["cluster name required"]);
-    assert_eq!(checked(&args("main", "")).1, ["store backend type required"]);
+    assert_eq!(
+        checked(&args("", "etcdv3")).1,
+        ["cluster name required: set --cluster-name"]
+    );
+    assert_eq!(
+        checked(&args("main", "")).1,
+        ["store backend type required: set --store-backend=etcdv3"]
+    );
     assert_eq!(checked(&args("main", "etcdv3")).1, [""; 0]);
 }
 

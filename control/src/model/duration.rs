@@ -18,7 +18,10 @@ pub enum DurationError {
     #[error("invalid duration {0:?}: use a number with a unit, such as 500ms, 5s or 1m30s")]
     Syntax(String),
     /// A number has no unit.
-    #[error("missing unit in duration {0:?}: add one of ns, us, ms, s, m, h, such as {0}s")]
+    #[error(
+        "missing unit in duration {0:?}: add one of ns, us, ms, s, m, h, such as {example}s",
+        example = .0.trim_start_matches('-')
+    )]
     MissingUnit(String),
     /// More than about 292 years.
     #[error("duration {0:?} is out of range")]

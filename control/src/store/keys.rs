@@ -16,7 +16,7 @@ pub struct Keys {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeysError {
     /// No cluster name at all.
-    #[error("cluster name required")]
+    #[error("cluster name required: set --cluster-name")]
     NoClusterName,
     /// Something no one could type again or read in a log.
     #[error("invalid cluster name {0:?}: it holds a control character; use letters, digits, '-', '_' and '.'")]

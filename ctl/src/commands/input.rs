@@ -25,7 +25,7 @@ pub(super) fn keeper_uid(words: &[String]) -> anyhow::Result<&str> {
         .first()
         .map(String::as_str)
         .filter(|uid| !uid.is_empty())
-        .context("keeper uid required")
+        .context("keeper uid required: name a keeper as `stolonctl status` lists it")
 }
 
 /// An option `--file` that is given empty is not given.

@@ -58,7 +58,10 @@ async fn the_common_check_comes_before_the_command_looks_at_its_arguments() {
     let ran = run(&["init", "{}", "{}"], &[]).await;
     assert_eq!(
         (ran.status, ran.stderr.as_str()),
-        (1, "cluster name required\nstore backend type required\n")
+        (
+            1,
+            "cluster name required: set --cluster-name\nstore backend type required: set --store-backend=etcdv3\n"
+        )
     );
     run(&["status"], &[("STOLONCTL_STORE_BACKEND", "etcdv3")])
         .await

@@ -149,6 +149,7 @@ const BAD: &[(&str, &str, &str)] = &[
     ("hold", "-1s", "it takes a duration such as 10s, or 0s"),
     ("hold", "ten", DURATION),
     ("hold", "10", UNIT),
+    ("hold", "-3", "such as 3s"),
     ("hold-max", "-1", "it takes 0 or more"),
     ("hold-max", "1k", INTEGER),
     ("drain", "-1s", "it takes a duration such as 10s, or 0s"),
