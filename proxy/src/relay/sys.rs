@@ -1,6 +1,6 @@
 //! The one place of unsafe code: calls that the safe wrappers do not offer. Each borrows or owns its descriptors and
 //! speaks `io::Result`.
-#![allow(unsafe_code, reason = "the one module that may, see the README's map")]
+#![allow(unsafe_code, reason = "the one module that may, see ARCHITECTURE.md")]
 
 use std::io;
 use std::mem::MaybeUninit;
