@@ -7,6 +7,7 @@
 mod config;
 pub mod election;
 mod error;
+mod fit;
 pub mod keys;
 mod latency;
 mod lease;

@@ -10,32 +10,18 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
+pub use super::fit::TTL;
+use super::fit::{Change, Fit, SAMPLE_EVERY, is_good_enough, ttl_for};
 use super::{Granted, LeaseId, Outcome, Revision, Store, StoreError, Txn};
 use crate::clock::Boottime;
 use crate::telemetry::Chain;
 
-/// The session's TTL on a store that answers soon (store 6.1; the reference's is 20 s).
-pub const TTL: Duration = Duration::from_secs(5);
-/// The longest TTL asked for, however slow the store is: the reference's.
-const TTL_LONGEST: Duration = Duration::from_secs(20);
 /// Leadership counts as lost so long before the lease can run out (store E-13).
 const MARGIN: Duration = Duration::from_millis(500);
 /// No more renewals than this are under way at once.
 const RENEWALS_MAX: usize = 8;
-/// How often it is looked whether the lease still fits the store's latency.
-const FIT_EVERY: Duration = Duration::from_millis(500);
-/// A lease that was moved stays for so long at least before a shorter one is asked for.
-const KEEP_LONG_FOR: Duration = Duration::from_secs(60);
-
-/// The TTL that suits a store of this latency.
-///
-/// The leader's write has to be sent while more of the lease is left than its read took (fencing F-7), and what is left
-/// is counted from the sending of the last renewal that was answered: four latencies and the margin, with room for the
-/// time between two renewals.
-fn ttl_for(latency: Duration) -> Duration {
-    let wanted = latency.saturating_mul(4) + Duration::from_secs(3);
-    Duration::from_secs(wanted.as_secs() + u64::from(wanted.subsec_nanos() > 0)).clamp(TTL, TTL_LONGEST)
-}
+/// No more leases than this are asked for until one suits the store.
+const LEASES_ASKED_MAX: u32 = 3;
 
 /// When the next renewal is due after the last one was sent: sooner while an answer is missing, so that one that comes
 /// late or never does not end the session.
@@ -79,23 +65,31 @@ impl Session {
         reason = "the session's life is counted from before its lease is asked for"
     )]
     pub(super) async fn open(store: &Store) -> Result<Self, StoreError> {
-        let mut wanted = ttl_for(store.latency());
+        let known = store.latency();
+        let mut wanted = ttl_for(known);
+        let mut quickest = Some(known).filter(|known| !known.is_zero());
+        let mut left = LEASES_ASKED_MAX;
         loop {
             let since = Boottime::now();
             let Granted { lease: id, ttl } = store.grant(wanted).await?;
-            // the first request of all has measured the store: one more lease, and the first runs out by itself
-            let suits = ttl_for(store.latency().max(Boottime::now().since(since)));
-            if suits > ttl && suits > wanted {
-                wanted = suits;
+            left -= 1;
+            // Asking has measured the store, better than what was known: one slow answer is not the rule.
+            let took = Boottime::now().since(since);
+            let latency = quickest.map_or(took, |quickest| quickest.min(took));
+            quickest = Some(latency);
+            let suits = ttl_for(latency);
+            if left > 0 && !is_good_enough(suits, wanted, ttl) {
+                wanted = suits; // one more lease; the last one runs out by itself
                 continue;
             }
+            let lease = Lease {
+                id,
+                ttl,
+                asked: wanted,
+                since,
+            };
             let session = Self {
-                lease: Mutex::new(Lease {
-                    id,
-                    ttl,
-                    asked: wanted,
-                    since,
-                }),
+                lease: Mutex::new(lease),
                 next: Mutex::new(None),
                 end: Arc::new(AtomicU64::new(0)),
                 entered: OnceLock::new(),
@@ -148,9 +142,10 @@ impl Session {
     pub(super) async fn keep_alive(&self, store: &Store) {
         let mut renewals = Renewals::default();
         let mut moving: Option<Pin<Box<dyn Future<Output = Option<Lease>> + Send + '_>>> = None;
-        let mut sent = Boottime::now();
+        let mut sent = self.lock().since;
+        let mut fit = Fit::default();
         // stays while other things happen: renewals and their answers may come more often
-        let mut next_look = sent + FIT_EVERY;
+        let mut next_look = sent + SAMPLE_EVERY;
         loop {
             let now = Boottime::now();
             let left = self.end().since(now);
@@ -183,9 +178,10 @@ impl Session {
                 () = sleep(next_look.since(now).min(left)) => {
                     let now = Boottime::now();
                     if next_look <= now {
-                        next_look = now + FIT_EVERY;
+                        next_look = now + SAMPLE_EVERY;
+                        fit.sample(store.latency());
                         if moving.is_none() {
-                            moving = self.move_to(store, lease, now);
+                            moving = self.move_to(store, lease, &mut fit, now);
                         }
                     }
                 }
@@ -198,31 +194,30 @@ impl Session {
         &'s self,
         store: &Store,
         lease: Lease,
+        fit: &mut Fit,
         now: Boottime,
     ) -> Option<Pin<Box<dyn Future<Output = Option<Lease>> + Send + 's>>> {
         let entered = self.entered.get()?;
-        let wanted = ttl_for(store.latency());
-        let too_short = wanted > lease.ttl;
-        let too_long = wanted < lease.asked && now.since(lease.since) > KEEP_LONG_FOR;
-        if too_long {
+        let change = fit.change(lease.ttl, lease.asked)?;
+        let (Change::Lengthen(wanted) | Change::Shorten(wanted)) = change;
+        if matches!(change, Change::Shorten(_)) {
+            fit.restart();
             // The key may hang on the shorter lease before that is known here. A move that fails is repeated later.
             let mut lease = self.lock();
-            (lease.ttl, lease.since) = (wanted.min(lease.ttl), now);
+            lease.ttl = wanted.min(lease.ttl);
             drop(lease);
             self.end.fetch_min(end(now, wanted).as_nanos(), Ordering::AcqRel);
         }
-        (too_short || too_long).then(|| {
-            let store = store.clone();
-            Box::pin(async move {
-                match self.change_lease(&store, entered, wanted).await {
-                    Ok(moved) => moved,
-                    Err(error) => {
-                        debug!(error = %Chain(&error), "could not change the election lease");
-                        None
-                    }
+        let store = store.clone();
+        Some(Box::pin(async move {
+            match self.change_lease(&store, entered, wanted).await {
+                Ok(moved) => moved,
+                Err(error) => {
+                    debug!(error = %Chain(&error), "could not change the election lease");
+                    None
                 }
-            }) as Pin<Box<dyn Future<Output = Option<Lease>> + Send>>
-        })
+            }
+        }))
     }
 
     fn moved_to(&self, lease: Lease) {
@@ -336,16 +331,6 @@ mod tests {
     use super::*;
 
     const MILLI: Duration = Duration::from_millis(1);
-
-    #[test]
-    fn a_longer_lease_is_asked_for_only_on_a_slow_store() {
-        let seconds = |latency| ttl_for(latency).as_secs();
-        assert_eq!(seconds(Duration::ZERO), 5);
-        assert_eq!(seconds(500 * MILLI), 5);
-        assert_eq!(seconds(1400 * MILLI), 9);
-        assert_eq!(seconds(3000 * MILLI), 15);
-        assert_eq!(seconds(60_000 * MILLI), 20);
-    }
 
     #[test]
     fn the_lease_of_a_slow_store_is_long_enough_for_a_read_and_the_sending_of_a_write() {

@@ -209,7 +209,7 @@ async fn is_kept(latencies: &[Duration]) {
             other => Err(format!("{other:?}")),
         };
         // several leases long; the session has moved to another one by then
-        throughout("leadership", Duration::from_secs(12), keeps).await;
+        throughout("leadership", Duration::from_secs(16), keeps).await;
         until("writes to be possible", async || may_write(&leader, latency)).await;
         throughout("writes to be possible", Duration::from_secs(6), async || {
             keeps().await?;
