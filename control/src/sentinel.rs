@@ -5,7 +5,6 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
@@ -27,6 +26,7 @@ use crate::store::{Changes, Outcome, Revision, Store, StoreError, Txn, info_ttl}
 use crate::telemetry::Chain;
 
 mod absence;
+mod ages;
 mod arrivals;
 pub mod metrics;
 mod pace;
@@ -42,8 +42,6 @@ const SLEEP_INTERVAL_ABSENT_MIN: Duration = Duration::from_secs(1);
 const SLEEP_INTERVAL_MIN: Duration = Duration::from_millis(200);
 /// After a request that failed the next round follows this soon: the request has waited already.
 const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// No more leases than this are asked about at once; infos beyond it count as new.
-const AGES_ASKED_MAX: usize = 256;
 /// A store whose answers take longer than this is asked ahead of time.
 const SLOW: Duration = Duration::from_millis(100);
 
@@ -494,35 +492,22 @@ impl Sentinel {
         AGAIN_AFTER_FAILURE.max(self.store.latency().saturating_mul(2))
     }
 
-    /// Finds out how old the infos were at `now`, when this sentinel first looked (sentinel E-6). The questions are asked
-    /// together, and what is not answered in good time stays unknown.
+    /// Finds out how old the infos were at `now`, when this sentinel first looked (sentinel E-6). What is not answered in
+    /// good time stays unknown.
     #[expect(clippy::disallowed_methods, reason = "the answers come later than what was read")]
     async fn ask_ages(&mut self, reading: &mut Reading, now: Boottime) {
         let limit = self.in_good_time();
-        let mut asking = JoinSet::new();
-        for (uid, lease) in reading.leases.iter().take(AGES_ASKED_MAX) {
-            let (store, uid, lease) = (self.store.limited(limit), uid.clone(), *lease);
-            asking.spawn(async move { (uid, store.remaining(lease).await) });
-        }
-        while let Some(answer) = asking.join_next().await {
-            let age = match answer {
-                Ok((uid, Ok(Some(lease)))) => {
-                    let left = lease.remaining.saturating_add(Duration::from_secs(1));
-                    Some((uid, lease.granted.saturating_sub(left)))
-                }
-                Ok((_, Ok(None))) => None,
-                Ok((_, Err(error))) => {
-                    debug!(error = %Chain(&error), "cannot tell how old a keeper info is");
-                    None
-                }
-                Err(error) => {
-                    debug!(%error, "a question after the age of a keeper info ended badly");
-                    None
-                }
-            };
-            let observed = age.and_then(|(uid, age)| Some((reading.seen.keepers.get_mut(&uid)?, age)));
-            if let Some((observed, age)) = observed {
-                observed.age = observed.age.max(age.saturating_sub(Boottime::now().since(now)));
+        let store = self.store.limited(limit);
+        let ask = |lease| {
+            let store = store.clone();
+            async move {
+                let left = store.remaining(lease).await?;
+                Ok(left.map(|left| ages::age(left).saturating_sub(Boottime::now().since(now))))
+            }
+        };
+        for (uid, age) in ages::ask(&reading.leases, ask).await {
+            if let Some(observed) = reading.seen.keepers.get_mut(&uid) {
+                observed.age = observed.age.max(age);
             }
         }
         self.busy += Boottime::now().since(now);
