@@ -6,6 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::simulation::{Event, FAIL, PROXY_TIMEOUT, SLEEP, Simulation, TICK};
+use crate::model::GoDuration;
 use crate::plan::Write;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -25,6 +26,8 @@ fn event(keepers: usize) -> impl Strategy<Value = Event> {
         1 => Just(Event::NewLeader),
         1 => (1u32..100).prop_map(Event::StoreAway),
         1 => (0u32..40).prop_map(Event::SlowReads),
+        1 => (0u32..40).prop_map(Event::SlowWrites),
+        1 => (1u32..4).prop_map(Event::LostAnswers),
         1 => (1u32..4).prop_map(Event::Conflicts),
         1 => keeper.clone().prop_map(Event::FailKeeper),
         1 => keeper.prop_map(Event::RemoveKeeper),
@@ -57,6 +60,7 @@ proptest! {
         }
         // everybody comes back
         simulation.happen(&Event::SlowReads(0));
+        simulation.happen(&Event::SlowWrites(0));
         for index in 0..4 {
             simulation.happen(&Event::Revive(index));
             simulation.happen(&Event::Heal(index));
@@ -204,14 +208,62 @@ fn a_killed_master_is_replaced_however_long_readings_take() {
 }
 
 #[test]
+fn a_killed_master_is_replaced_however_late_plans_are_written() {
+    for (ticks, request) in [11u32, 30, 49].map(|ticks| (ticks, TICK * ticks)) {
+        let mut simulation = settled();
+        simulation.happen(&Event::SlowReads(ticks));
+        simulation.happen(&Event::SlowWrites(ticks));
+        simulation.happen(&Event::Wait(300));
+        simulation.happen(&Event::Kill(simulation.master().unwrap()));
+        let before = simulation.master();
+        let elected = simulation.until(MINUTE, |simulation| simulation.master() != before);
+        // as with slow readings, and a write after each of them
+        let limit = FAIL + 3 * (2 * request + SLEEP);
+        assert!(
+            elected.is_some_and(|elected| elected >= FAIL && elected <= limit),
+            "{elected:?} {request:?}"
+        );
+        assert!(simulation.until(MINUTE, Simulation::serves).is_some(), "{request:?}");
+        assert_eq!(simulation.elections.len(), 1);
+        assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+    }
+}
+
+#[test]
+fn an_election_whose_answer_is_lost_is_made_once() {
+    for writes_take in [0, 11, 30] {
+        let mut simulation = settled();
+        simulation.happen(&Event::SlowWrites(writes_take));
+        simulation.happen(&Event::Wait(100));
+        let old = simulation.master().unwrap();
+        simulation.happen(&Event::Kill(old));
+        let expected = simulation.now + (FAIL - 5 * TICK);
+        simulation
+            .until(MINUTE, |simulation| simulation.now >= expected)
+            .unwrap();
+        // the election's among them, and those that close and open the proxies
+        simulation.happen(&Event::LostAnswers(4));
+        let served = simulation.until(MINUTE, |simulation| {
+            simulation.master() != Some(old) && simulation.serves()
+        });
+        assert!(served.is_some(), "{writes_take}: {:#?}", simulation.last);
+        simulation.happen(&Event::Wait(600));
+        assert_eq!(simulation.elections.len(), 1, "{writes_take}");
+        assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+    }
+}
+
+#[test]
 fn a_store_that_becomes_slow_fails_nobody() {
     let mut simulation = settled();
     let master = simulation.master();
     for ticks in [40, 0, 30, 5, 49] {
         simulation.happen(&Event::SlowReads(ticks));
+        simulation.happen(&Event::SlowWrites(49 - ticks));
         simulation.happen(&Event::Wait(200));
     }
     assert_eq!(simulation.master(), master);
+    assert!(simulation.elections.is_empty());
     assert_eq!(simulation.good_dbs(), 3);
     assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
 }
@@ -250,4 +302,64 @@ fn an_elected_master_that_dies_before_it_serves_gives_way_to_the_old_one() {
     });
     assert!(back.is_some(), "{:#?}", simulation.last);
     assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+}
+
+/// Returns a number below `below`, from a linear congruential generator: every run is the same.
+fn random(state: &mut u64, below: u32) -> u32 {
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    u32::try_from((*state >> 33) % u64::from(below)).unwrap()
+}
+
+/// Four minutes in which the two instances are unhealthy in turns, for a few seconds each, on a store that may be slow.
+fn storm(seed: u64) -> Simulation {
+    let mut chance = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut simulation = Simulation::new(2, &[], 1);
+    let cluster = simulation.data.cluster.as_mut().unwrap();
+    cluster.spec.as_mut().unwrap().convergence_timeout = Some(GoDuration::from(CONVERGENCE));
+    simulation
+        .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 2)
+        .unwrap();
+    // not so slow that the master's keeper always publishes between a reading and the election on it
+    let slow = random(&mut chance, 3) * 2;
+    simulation.happen(&Event::SlowReads(slow));
+    simulation.happen(&Event::SlowWrites(slow));
+    let (from, longest) = (10 + random(&mut chance, 60), 10 + random(&mut chance, 100));
+    let end = simulation.now + 4 * MINUTE;
+    let mut ill = usize::try_from(random(&mut chance, 2)).unwrap();
+    while simulation.now < end {
+        simulation.happen(&Event::Heal(1 - ill));
+        simulation.happen(&Event::Sicken(ill));
+        simulation.happen(&Event::Wait(from + random(&mut chance, longest)));
+        ill = 1 - ill;
+    }
+    simulation
+}
+
+const CONVERGENCE: Duration = Duration::from_secs(6);
+
+#[test]
+fn instances_that_are_unhealthy_in_turns_are_elected_ever_more_slowly() {
+    let mut most = 0;
+    for seed in 0..30 {
+        let simulation = storm(seed);
+        assert!(simulation.broken.is_empty(), "{seed}: {:?}", simulation.broken);
+        let elections = &simulation.elections;
+        most = most.max(elections.len());
+        for (number, pair) in (1..).zip(elections.windows(2)) {
+            // a plan is made before it is written
+            let gap = pair[1].at.since(pair[0].at) + Duration::from_secs(2);
+            let pause = match number {
+                1 if pair[1].former_served => Duration::ZERO,
+                1 => CONVERGENCE,
+                more => CONVERGENCE * 2_u32.pow(more - 1),
+            };
+            assert!(
+                gap >= pause,
+                "seed {seed}, election {number}: {gap:?} of {pause:?}, {elections:?}"
+            );
+        }
+    }
+    assert!(most >= 4, "hardly an election: {most}");
 }

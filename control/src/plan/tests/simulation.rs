@@ -44,6 +44,10 @@ pub(super) enum Event {
     StoreAway(u32),
     /// From now on the sentinel's readings take so many ticks; its writes are on what it read.
     SlowReads(u32),
+    /// From now on the sentinel's writes arrive after half of this many ticks, and are answered after all of them.
+    SlowWrites(u32),
+    /// The answers to this many of the sentinel's next writes are lost; the writes are carried out.
+    LostAnswers(u32),
     /// The store answers, but no keeper reaches it for this many ticks.
     Silence(u32),
     /// The next so many writes of the sentinel come too late.
@@ -100,6 +104,14 @@ pub(super) struct Simulation {
     keepers_back: Boottime,
     reads_take: u32,
     reading: Option<UnderWay>,
+    writes_take: u32,
+    writing: Option<Writing>,
+    lost_answers: u32,
+    /// How long the last write took, until the next reading.
+    busy: Duration,
+    /// Every change of the master, but for the first one, and whether the one before served in between.
+    pub(super) elections: Vec<Elected>,
+    served: bool,
     read_again_at: Boottime,
     revision: i64,
     revisions: BTreeMap<KeeperUid, i64>,
@@ -118,6 +130,27 @@ struct UnderWay {
     answered_at: Boottime,
     data: ClusterData,
     seen: Observations,
+}
+
+/// A write of the sentinel that was sent and is not answered.
+#[derive(Debug, Clone)]
+struct Writing {
+    sent: Boottime,
+    arrives_at: Boottime,
+    answered_at: Boottime,
+    read: ClusterData,
+    plan: Plan,
+    unwritten: Memory,
+    /// Whether its conditions held when it arrived.
+    done: Option<bool>,
+}
+
+/// A change of the master.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Elected {
+    pub(super) at: Boottime,
+    /// Whether the former one served clients.
+    pub(super) former_served: bool,
 }
 
 pub(super) const SLEEP: Duration = Duration::from_secs(1);
@@ -171,6 +204,12 @@ impl Simulation {
             keepers_back: NOW,
             reads_take: 0,
             reading: None,
+            writes_take: 0,
+            writing: None,
+            lost_answers: 0,
+            busy: Duration::ZERO,
+            elections: Vec::new(),
+            served: false,
             read_again_at: NOW,
             revision: 1,
             revisions: BTreeMap::new(),
@@ -222,12 +261,16 @@ impl Simulation {
             Event::NewLeader => {
                 self.leadership += 1;
                 self.memory = Memory::default();
+                // refused when it arrives later: the election key is another one
+                self.writing = None;
             }
             Event::StoreAway(ticks) => {
                 self.store_back = self.now + TICK * ticks;
                 (0..=ticks).for_each(|_| self.tick());
             }
             Event::SlowReads(ticks) => self.reads_take = ticks,
+            Event::SlowWrites(ticks) => self.writes_take = ticks,
+            Event::LostAnswers(count) => self.lost_answers += count,
             Event::Silence(ticks) => {
                 self.keepers_back = self.now + TICK * ticks;
                 (0..ticks).for_each(|_| self.tick());
@@ -309,6 +352,7 @@ impl Simulation {
             }
         }
         self.sentinel_acts();
+        self.served |= self.serves();
     }
 
     fn keeper_acts(&mut self, index: usize) {
@@ -539,8 +583,13 @@ impl Simulation {
         seen
     }
 
-    /// Reads, and decides when the answer is there; the next reading is sent after sleepInterval at most.
+    /// Reads, and decides when the answer is there; the next reading is sent after sleepInterval at most. While a write is
+    /// under way nothing else is sent.
     fn sentinel_acts(&mut self) {
+        self.write_goes_on();
+        if self.writing.is_some() {
+            return;
+        }
         if self.reading.is_none() && (self.reads_take == 0 || self.now >= self.read_again_at) {
             self.reading = Some(UnderWay {
                 sent: self.now,
@@ -556,16 +605,72 @@ impl Simulation {
             return;
         };
         seen.took = self.now.since(sent);
-        if self.data != data {
-            self.conflicts += 1;
-        }
+        seen.busy = std::mem::take(&mut self.busy);
         self.decide(data, &seen);
         let wake = self.last.as_ref().and_then(|plan| plan.wake_at);
         self.read_again_at = wake.map_or(self.now + SLEEP, |wake| wake.min(self.now + SLEEP));
+        self.write_goes_on();
+    }
+
+    /// Carries the write out once it has arrived, and takes its answer.
+    fn write_goes_on(&mut self) {
+        let Some(mut writing) = self.writing.take() else { return };
+        if writing.done.is_none() && writing.arrives_at <= self.now {
+            writing.done = Some(self.arrive(&writing));
+        }
+        let Some(done) = writing.done.filter(|_| writing.answered_at <= self.now) else {
+            self.writing = Some(writing);
+            return;
+        };
+        self.busy = self.now.since(writing.sent);
+        if self.lost_answers > 0 {
+            self.lost_answers -= 1;
+            self.memory = writing.unwritten.unanswered(&writing.plan);
+        } else if done {
+            self.memory = writing.plan.memory.clone();
+            self.refresh_at = self.now + SLEEP;
+            self.last = Some(writing.plan);
+        } else {
+            self.memory = writing.unwritten;
+        }
+    }
+
+    /// Carries a write out if nothing has changed that it depends on; whether that is so.
+    fn arrive(&mut self, writing: &Writing) -> bool {
+        let holds = |condition: &Condition| {
+            let Condition::KeeperInfo { key, revision } = condition;
+            let uid = KeeperUid::from(key.as_str());
+            self.info_stands(&uid).then(|| self.revisions[&uid]) == *revision
+        };
+        if self.conflicts > 0 {
+            self.conflicts -= 1;
+            return false;
+        }
+        if self.data != writing.read || !writing.plan.conditions.iter().all(holds) {
+            return false;
+        }
+        self.watch_over(&writing.plan);
+        let former = self.data.master_uid().cloned();
+        self.data = writing.plan.next.clone();
+        if former.is_some() && former.as_ref() != self.data.master_uid() {
+            let (at, former_served) = (self.now, std::mem::take(&mut self.served));
+            self.elections.push(Elected { at, former_served });
+        }
+        true
+    }
+
+    /// Whether this keeper's info is in the store.
+    fn info_stands(&self, uid: &KeeperUid) -> bool {
+        (0..self.keepers.len())
+            .filter(|index| keeper_uid(*index) == *uid)
+            .any(|index| {
+                let published = self.keepers[index].published.as_ref();
+                published.is_some_and(|(at, _)| self.now.since(*at) < 20 * SLEEP)
+            })
     }
 
     fn decide(&mut self, data: ClusterData, seen: &Observations) {
-        let checked: Checked = data.check().unwrap();
+        let checked: Checked = data.clone().check().unwrap();
         let wall = Timestamp::from_unix_nanos(i128::from(self.now.as_nanos()));
         let input = Input {
             data: &checked,
@@ -591,19 +696,20 @@ impl Simulation {
         self.uids = number;
         match outcome {
             Ok(plan) => {
-                self.watch_over(&plan);
-                let writes = plan.write == Write::Now || self.now >= self.refresh_at;
-                if writes && self.conflicts > 0 {
-                    self.conflicts -= 1;
-                    self.memory = unwritten;
-                    return;
+                if plan.write == Write::Now || self.now >= self.refresh_at {
+                    self.writing = Some(Writing {
+                        sent: self.now,
+                        arrives_at: self.now + TICK * (self.writes_take / 2),
+                        answered_at: self.now + TICK * self.writes_take,
+                        read: data,
+                        plan,
+                        unwritten,
+                        done: None,
+                    });
+                } else {
+                    self.memory = plan.memory.clone();
+                    self.last = Some(plan);
                 }
-                self.memory = plan.memory.clone();
-                if writes {
-                    self.data = plan.next.clone();
-                    self.refresh_at = self.now + SLEEP;
-                }
-                self.last = Some(plan);
             }
             Err(Refusal::NoKeepers) => self.memory = unwritten,
             Err(refusal) => self.broken.push(refusal.to_string()),
