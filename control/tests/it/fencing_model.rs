@@ -5,7 +5,7 @@
 //!
 //! The claims: once a master is published, no proxy hands on a byte that it took from an earlier one after that (fencing
 //! 1); and no proxy hands on a byte that it took from a master that is not published (fencing F-10). Left out: clocks that
-//! differ.
+//! differ, and the leases of the store that the infos hang on (`info_model`).
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,9 +15,23 @@ struct Rules {
     gate: Gate,
     lease_from: LeaseFrom,
     check_in: CheckIn,
+    copies: Copies,
     wait: Wait,
     elections: Elections,
     reads: Reads,
+}
+
+/// Whether a proxy sends its announcement again while the answer is missing, and what it makes of the answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copies {
+    /// It does not.
+    None,
+    /// An answer counts from the sending of its own copy, and only while the same would be announced.
+    OwnSending,
+    /// An answer counts from the sending of the copy that was sent last.
+    LastSending,
+    /// An answer counts although another announcement has been sent since.
+    NeverDiscarded,
 }
 
 /// When the sentinel may elect while "no master" stands (fencing F-10).
@@ -96,9 +110,16 @@ const ALL_RULES: Rules = Rules {
     gate: Gate::AfterTaking,
     lease_from: LeaseFrom::Sending,
     check_in: CheckIn::Conditional,
+    copies: Copies::None,
     wait: Wait::Lease,
     elections: Elections::AfterTheWait,
     reads: Reads::MayBeStale,
+};
+
+/// The same with announcements that are sent again.
+const OVERLAPPING: Rules = Rules {
+    copies: Copies::OwnSending,
+    ..ALL_RULES
 };
 
 /// A version of the cluster data, which is its revision. The first publishes the first master.
@@ -179,6 +200,8 @@ struct Proxy {
     /// Has looked at the gate, and will take and give bytes next ([`Gate::BeforeTaking`]).
     looked: bool,
     step: Step,
+    /// An announcement that was sent before that of `step` and may still be answered. One is enough to find what many do.
+    earlier: Option<Announcement>,
     /// A request that was given up by its proxy and may still arrive.
     late: Option<Version>,
     /// The stored info names the generation of "no master" or a later one.
@@ -216,12 +239,21 @@ enum Step {
     },
 }
 
+/// An announcement under way; `done` once it was carried out or refused, which the proxy does not know yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Announcement {
+    data: Version,
+    done: Option<bool>,
+    age: u8,
+}
+
 impl Proxy {
     const FRESH: Self = Self {
         open: None,
         lease: 0,
         looked: false,
         step: Step::Idle,
+        earlier: None,
         late: None,
         acknowledged: false,
         silent: 0,
@@ -308,6 +340,9 @@ impl<const PROXIES: usize> World<PROXIES> {
             if let Some(silence) = rules.wait.silence(lease) {
                 proxy.silent = (proxy.silent + 1).min(silence);
             }
+            if let Some(earlier) = &mut proxy.earlier {
+                earlier.age = (earlier.age + 1).min(lease);
+            }
             match &mut proxy.step {
                 Step::Idle => {}
                 Step::Reading { age }
@@ -358,9 +393,6 @@ impl<const PROXIES: usize> World<PROXIES> {
     }
 
     fn after_a_step_of(&self, proxy: Proxy, rules: Rules, bounds: Bounds) -> Vec<(&'static str, Proxy)> {
-        let lease = bounds.lease;
-        // who carries for the master that is published last breaks nothing any more
-        let matters = self.data.version() < bounds.writes;
         let mut next = Vec::new();
         if proxy.open.is_some() && proxy.lease == 0 {
             next.push(("closes, its lease has ended", Proxy { open: None, ..proxy }));
@@ -379,6 +411,7 @@ impl<const PROXIES: usize> World<PROXIES> {
                 self.announced(Proxy { late: None, ..proxy }, late, rules).0,
             ));
         }
+        next.extend(self.after_copies(proxy, rules, bounds));
         let at = |step| Proxy { step, ..proxy };
         match proxy.step {
             Step::Idle => next.push(("asks for the data", at(Step::Reading { age: 0 }))),
@@ -400,11 +433,17 @@ impl<const PROXIES: usize> World<PROXIES> {
                 let age = if rules.check_in == CheckIn::Blind { age } else { 0 };
                 let stays = rules.check_in == CheckIn::AnnouncedFirst || proxy.open == self.data.published(data);
                 let open = proxy.open.filter(|_| stays);
+                let same = |earlier: &Announcement| earlier.data == data || rules.copies == Copies::NeverDiscarded;
+                let discarded = proxy.earlier.filter(|earlier| !same(earlier));
                 next.push((
                     "announces itself",
                     Proxy {
                         open,
                         step: Step::Announcing { data, age },
+                        earlier: proxy.earlier.filter(same),
+                        late: proxy
+                            .late
+                            .or(discarded.filter(|copy| copy.done.is_none()).map(|copy| copy.data)),
                         ..proxy
                     },
                 ));
@@ -418,6 +457,7 @@ impl<const PROXIES: usize> World<PROXIES> {
                     "gives the request up",
                     Proxy {
                         late: Some(data),
+                        earlier: None,
                         step: Step::Idle,
                         ..proxy
                     },
@@ -425,28 +465,98 @@ impl<const PROXIES: usize> World<PROXIES> {
             }
             Step::Answered { data, done, age } => {
                 let idle = at(Step::Idle);
-                let published = self.data.published(data);
-                if published.is_none() {
-                    next.push(("learns that it was announced closed", Proxy { open: None, ..idle }));
-                } else if done && (matters || data < bounds.writes) {
-                    let left = match rules.lease_from {
-                        LeaseFrom::Sending => lease - age,
-                        LeaseFrom::Answer => lease,
-                    };
-                    next.push((
-                        "opens until its lease ends",
-                        Proxy {
-                            open: published,
-                            lease: left,
-                            ..idle
-                        },
-                    ));
-                } else {
-                    next.push(("learns that the data has changed", idle));
-                }
+                let answer = Announcement {
+                    data,
+                    done: Some(done),
+                    age,
+                };
+                next.push(self.answered(idle, answer, rules, bounds));
                 next.push(("misses the answer", idle));
             }
         }
+        next
+    }
+
+    /// A proxy learns what became of an announcement.
+    fn answered(&self, proxy: Proxy, answer: Announcement, rules: Rules, bounds: Bounds) -> (&'static str, Proxy) {
+        // who carries for the master that is published last breaks nothing any more
+        let matters = self.data.version() < bounds.writes;
+        let published = self.data.published(answer.data);
+        if published.is_none() {
+            return ("learns that it was announced closed", Proxy { open: None, ..proxy });
+        }
+        if answer.done != Some(true) || !(matters || answer.data < bounds.writes) {
+            return ("learns that the data has changed", proxy);
+        }
+        let left = match rules.lease_from {
+            LeaseFrom::Sending => bounds.lease - answer.age,
+            LeaseFrom::Answer => bounds.lease,
+        };
+        // answers may overtake each other, and none shortens the lease
+        let lease = if proxy.open == published {
+            left.max(proxy.lease)
+        } else {
+            left
+        };
+        let open = Proxy {
+            open: published,
+            lease,
+            ..proxy
+        };
+        ("opens until its lease ends", open)
+    }
+
+    /// An announcement is sent again, and what becomes of the earlier copy.
+    fn after_copies(&self, proxy: Proxy, rules: Rules, bounds: Bounds) -> Vec<(&'static str, Proxy)> {
+        let mut next = Vec::new();
+        let Some(earlier) = proxy.earlier else {
+            let sent = match proxy.step {
+                _ if rules.copies == Copies::None => None,
+                Step::Announcing { data, age } => Some(Announcement { data, done: None, age }),
+                Step::Answered { data, done, age } => Some(Announcement {
+                    data,
+                    done: Some(done),
+                    age,
+                }),
+                Step::Idle | Step::Reading { .. } | Step::Read { .. } => None,
+            };
+            if let Some(sent) = sent {
+                let step = Step::Announcing {
+                    data: sent.data,
+                    age: 0,
+                };
+                let again = Proxy {
+                    step,
+                    earlier: Some(sent),
+                    ..proxy
+                };
+                next.push(("announces the same again", again));
+            }
+            return next;
+        };
+        let without = Proxy { earlier: None, ..proxy };
+        let Some(done) = earlier.done else {
+            let (mut announced, done) = self.announced(proxy, earlier.data, rules);
+            announced.earlier = Some(Announcement {
+                done: Some(done),
+                ..earlier
+            });
+            return vec![("an earlier copy arrives", announced)];
+        };
+        let (_, mut after) = self.answered(without, earlier, rules, bounds);
+        match (proxy.step, rules.copies) {
+            (Step::Announcing { age, .. } | Step::Answered { age, .. }, Copies::LastSending) if done => {
+                let newest = Announcement { age, ..earlier };
+                (_, after) = self.answered(without, newest, rules, bounds);
+            }
+            // the other copies are of no use any more
+            (Step::Announcing { data, .. }, _) if !done && data == earlier.data => {
+                (after.step, after.late) = (Step::Idle, proxy.late.or(Some(data)));
+            }
+            _ => {}
+        }
+        next.push(("an earlier copy is answered", after));
+        next.push(("misses the answer to an earlier copy", without));
         next
     }
 
@@ -478,6 +588,8 @@ struct Bounds {
 
 /// Enough for two elections in one closed gate, a publication, and what follows from it.
 const ONE_PROXY: Bounds = Bounds { lease: 3, writes: 5 };
+/// The same, in fewer worlds.
+const SHORT_LEASE: Bounds = Bounds { lease: 2, writes: 4 };
 /// One failover, for two proxies.
 const TWO_PROXIES: Bounds = Bounds { lease: 2, writes: 2 };
 /// Two elections and a publication, for two proxies.
@@ -626,6 +738,36 @@ fn two_elections_over_a_closing_gate_let_a_proxy_carry_to_an_unpublished_master(
 }
 
 #[test]
+fn announcements_may_overlap_when_each_answer_counts_from_its_own_sending() {
+    holds::<1>(OVERLAPPING, ONE_PROXY);
+    holds::<1>(
+        Rules {
+            wait: Wait::LeaseOfInfo,
+            ..OVERLAPPING
+        },
+        SHORT_LEASE,
+    );
+}
+
+#[test]
+fn an_answer_counted_from_a_later_copy_outlives_the_sentinel_s_wait() {
+    let way = is_violated(Rules {
+        copies: Copies::LastSending,
+        ..ALL_RULES
+    });
+    assert!(way.contains("announces the same again"), "{way}");
+}
+
+#[test]
+fn an_answer_to_an_announcement_that_was_replaced_opens_too_late() {
+    let way = is_violated(Rules {
+        copies: Copies::NeverDiscarded,
+        ..ALL_RULES
+    });
+    assert!(way.contains("an earlier copy is answered"), "{way}");
+}
+
+#[test]
 fn the_rules_came_one_by_one() {
     // fencing 2, from the rules of the reference to ours, in the order of its table
     let reference = Rules {
@@ -634,6 +776,7 @@ fn the_rules_came_one_by_one() {
         check_in: CheckIn::Blind,
         wait: Wait::Silence,
         elections: Elections::AfterTheWait,
+        copies: Copies::None,
         reads: Reads::Linearizable,
     };
     is_violated(reference);

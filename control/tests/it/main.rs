@@ -9,6 +9,7 @@ mod alarms;
 mod election;
 mod fencing_model;
 mod goodbye_model;
+mod info_model;
 mod outages;
 mod requests;
 mod sentinel;
