@@ -10,9 +10,9 @@ pub const TTL: Duration = Duration::from_secs(5);
 const TTL_LONGEST: Duration = Duration::from_secs(20);
 /// How often the latency is sampled.
 pub(super) const SAMPLE_EVERY: Duration = Duration::from_millis(500);
-/// Samples in a row that must ask for a longer TTL: 4 s. One slow answer, or one pause of a store whose answers are quick
+/// Samples in a row that must ask for a longer TTL: 5 s. One slow answer, or one pause of a store whose answers are quick
 /// again after it, fills fewer than these.
-const SLOW_SAMPLES: usize = 8;
+const SLOW_SAMPLES: usize = 10;
 /// Samples in a row that must ask for a shorter TTL: 20 s. A change costs two writes.
 const QUICK_SAMPLES: usize = 40;
 
