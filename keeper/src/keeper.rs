@@ -25,6 +25,7 @@ use crate::converge::{Be, Orders, Reading, TargetRole, is_only_configuration, or
 use crate::local::LocalState;
 use crate::metrics::Metrics;
 use crate::pass::{Engine, Memory, Outcome, overtaken, reading, stopped, unix_seconds};
+use crate::postgres::changes::DataChanges;
 use crate::postgres::credentials::Secret;
 use crate::postgres::instance::{self, Instance, InstanceError, StopLimits};
 use crate::postgres::layout;
@@ -298,6 +299,7 @@ impl Keeper {
         metrics.set_sleep_interval(sleep_interval);
         let works_on = Arc::new(Mutex::new(None));
         let latest = Arc::new(Mutex::new(None));
+        let walker = Walker::default();
         let engine = Engine {
             config,
             me: me.clone(),
@@ -308,7 +310,8 @@ impl Keeper {
             collector: Arc::clone(&collector),
             local: Arc::clone(&local),
             owned: Arc::new(owned),
-            walker: Walker::default(),
+            changes: DataChanges::new(walker.clone()),
+            walker,
             metrics: Arc::clone(&metrics),
             problems: Arc::clone(&problems),
             works_on: Arc::clone(&works_on),

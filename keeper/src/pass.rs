@@ -9,7 +9,6 @@ use control::clock::{Boottime, wall_clock};
 use control::model::{BootUuid, Checked, Clamped, ClusterData, Created, DbUid, KeeperUid, Spec, Unusable, from_slice};
 use control::store::{Entry, Revision, Store};
 use control::telemetry::Chain;
-use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::args::Config;
@@ -21,13 +20,14 @@ use crate::converge::{
 };
 use crate::local::LocalState;
 use crate::metrics::{Metrics, Role};
-use crate::postgres::aside::{self, Cleared};
+use crate::postgres::aside;
+use crate::postgres::changes::DataChanges;
 use crate::postgres::conf::{Minima, SlotNeeds};
 use crate::postgres::credentials::Secret;
-use crate::postgres::instance::{Instance, InstanceError, LocalRole as FileRole};
+use crate::postgres::instance::{Instance, LocalRole as FileRole};
 use crate::postgres::owned::Owned;
 use crate::postgres::survey;
-use crate::postgres::walk::Walker;
+use crate::postgres::walk::{NoAnswer, Walker};
 use crate::problems::{Kind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::tell::{self, Lines, Refused};
@@ -74,6 +74,8 @@ pub struct Engine {
     pub owned: Arc<Owned>,
     /// Who looks at these directories.
     pub walker: Walker,
+    /// Who changes them.
+    pub changes: DataChanges,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// What an operator has to fix.
@@ -106,8 +108,6 @@ pub struct Memory {
     slots: SlotNeeds,
     /// Changes of slots that fail, and why.
     failing_slots: BTreeMap<String, String>,
-    /// A removal that goes on although its pass was given up.
-    removal: Option<JoinHandle<Result<Cleared, InstanceError>>>,
     /// What follows complete passes.
     upkeep: Upkeep,
     /// The copies that failed.
@@ -171,11 +171,8 @@ impl Engine {
     /// Runs one pass. Dropping the future ends it; what was begun is found by the next one.
     pub async fn pass(&mut self, woken: Woken) -> Outcome {
         self.work_on(None);
-        if let Some(removal) = &mut self.memory.removal {
-            // Its own errors were those of a pass that was given up.
-            let _ = removal.await;
-            self.memory.removal = None;
-        }
+        let hung = self.changes.ended().await.err();
+        self.report_hung_change(hung.as_ref());
         let mut pass = Pass {
             lines: Lines::new(woken == Woken::ByTimer && !self.memory.refused.is_known()),
             asked: None,
@@ -183,6 +180,10 @@ impl Engine {
             permit: None,
         };
         let mut read = self.first_read().await;
+        if hung.is_some() {
+            let orders = self.orders(&read.reading).await;
+            return outcome(Ended::Failed, orders, &read);
+        }
         for look in 0..LOOKS_MAX {
             let orders = self.orders(&read.reading).await;
             if look == 0 && matches!(&woken, Woken::ByEventUnless(failed) if *failed == orders) {
@@ -502,6 +503,12 @@ impl Engine {
         Ok(())
     }
 
+    /// Reports that nothing is done, because a change of the data that was begun does not get on.
+    fn report_hung_change(&self, hung: Option<&NoAnswer>) {
+        let problem = hung.map(problem::hung_change);
+        self.problems.set(Kind::Data, "change", problem.into_iter().collect());
+    }
+
     fn forget_failed_steps(&self) {
         for kind in [Kind::Data, Kind::Server] {
             self.problems.set(kind, "step", Vec::new());
@@ -552,6 +559,7 @@ impl Engine {
             owned: Arc::clone(&self.owned),
             problems: Arc::clone(&self.problems),
             walker: self.walker.clone(),
+            changes: self.changes.clone(),
         };
         let basis = Basis {
             locations: survey::locations(&site.data).unwrap_or_default(), // the look itself reports why

@@ -7,9 +7,11 @@ use control::telemetry::Chain;
 
 use crate::converge::{CopyPause, Step, Unchanged};
 use crate::pass::steps::{StepError, failure};
+use crate::places::Obstacle;
 use crate::postgres::aside::ClearError;
 use crate::postgres::instance::InstanceError;
 use crate::postgres::owned::Owned;
+use crate::postgres::walk::NoAnswer;
 use crate::problems::Kind;
 
 /// The problem of a pass that was held; `None` where nothing is to be fixed. `data` is PGDATA, `own`
@@ -62,6 +64,13 @@ pub(super) fn problem(why: &Unchanged, data: &Path, own: &ClusterUid) -> Option<
     Some(Kind::Data.problem(&text, remedy))
 }
 
+/// The problem of a change of the data that was begun and does not get on.
+pub(super) fn hung_change(hung: &NoAnswer) -> Problem {
+    let text =
+        format!("a change of the data that was begun does not get on: {hung}; nothing else is done before it ends");
+    Kind::Data.problem(&text, Obstacle::NoAnswer.remedy())
+}
+
 /// The problem of a step that has failed and is tried again; `None` for a failure that passes by itself.
 pub(super) fn failed_step(step: &Step, failed: &StepError, owned: &Owned) -> Option<(Kind, Problem)> {
     if let StepError::Instance(InstanceError::Port(_)) = failed {
@@ -94,6 +103,10 @@ fn failed_data(step: &Step, failed: &StepError, owned: &Owned) -> Problem {
     if let StepError::Instance(InstanceError::Clear(ClearError::Obstacle { path, obstacle })) = failed {
         let text = format!("no new data are made, because of {}: {obstacle}", path.display());
         return Kind::Data.problem(&text, obstacle.remedy());
+    }
+    if let StepError::NoAnswer(_) | StepError::Instance(InstanceError::NoAnswer(_)) = failed {
+        let text = format!("{}: {}", failure(step, failed), Chain(failed));
+        return Kind::Data.problem(&text, Obstacle::NoAnswer.remedy());
     }
     let remedy = match owned.record().old {
         Some(old) => format!(

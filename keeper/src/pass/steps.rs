@@ -1,6 +1,5 @@
 //! The steps of a pass, done. What a step is for is `converge`'s to say.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use tracing::info;
 
 use crate::converge::{self, Be, Orders, Plan, Sets, SlotChange, StartAs, Step, Upstream};
 use crate::pass::look::{address, slot_of, stopped};
-use crate::pass::upkeep::END_LIMIT;
 use crate::pass::{Engine, Pass, Read, reading};
 use crate::places::{Clear, Place};
 use crate::postgres::aside::Cleared;
@@ -65,13 +63,7 @@ pub(super) enum StepError {
     /// The server ended instead of starting, and a part of its configuration may be the reason.
     #[error("the configuration kept the instance from starting")]
     Configuration(#[source] InstanceError),
-    /// The removal that followed the last complete pass still goes on.
-    #[error(
-        "removing the old data in {} has not ended within {limit:?}: it is waited for; its file system may not answer",
-        directory.display()
-    )]
-    Busy { directory: PathBuf, limit: Duration },
-    /// A look at directories still goes on.
+    /// A look at directories, or a change of them, does not get on.
     #[error(transparent)]
     NoAnswer(#[from] NoAnswer),
     /// The old data are not streamed into.
@@ -144,7 +136,7 @@ impl Engine {
                 // New data are of no use where their server cannot listen; the old ones may be.
                 self.instance.check_port().map_err(InstanceError::from)?;
                 if let Err(failed) = self.clear_data(clear).await {
-                    if !matches!(failed, StepError::Busy { .. } | StepError::NoAnswer(_)) {
+                    if !matches!(failed, StepError::Instance(InstanceError::NoAnswer(_))) {
                         self.note_failed_copy(orders);
                     }
                     return Err(failed);
@@ -157,8 +149,8 @@ impl Engine {
                     encoding: text(&config.encoding),
                     data_checksums: config.data_checksums,
                 };
-                let build = self.prepare(&[])?;
-                self.instance.initdb(&new, &build, &self.owned).await?;
+                let build = self.prepare(&[]).await?;
+                self.instance.initdb(&new, &build, &self.owned, &self.changes).await?;
             }
             Step::StartTemporarily(sets) => {
                 let mut files = self.files(sets);
@@ -397,31 +389,20 @@ impl Engine {
         Ok(())
     }
 
-    /// A removal goes on when its pass is given up; the next pass waits for it.
-    async fn clear_data(&mut self, clear: &Clear) -> Result<(), StepError> {
-        if !self.memory.upkeep.end_removal().await {
-            let old = self.owned.record().old.map(|old| old.directory);
-            return Err(StepError::Busy {
-                directory: old.unwrap_or_default(),
-                limit: END_LIMIT,
-            });
-        }
-        let turn = self.walker.turn().await?;
-        let (instance, owned, clear) = (Arc::clone(&self.instance), Arc::clone(&self.owned), clear.clone());
-        let removal = self.memory.removal.insert(tokio::task::spawn_local(async move {
-            let _turn = turn;
-            instance.clear_data(owned, clear).await
-        }));
-        let cleared = removal.await.expect("removing data does not panic");
-        self.memory.removal = None;
-        if let Cleared::SetAside(directory) = cleared? {
+    async fn clear_data(&self, clear: &Clear) -> Result<(), StepError> {
+        let owned = Arc::clone(&self.owned);
+        let cleared = self.instance.clear_data(&self.changes, owned, clear.clone()).await?;
+        if let Cleared::SetAside(directory) = cleared {
             info!(directory = %directory.display(), "keeping the old data until the new data are complete");
         }
         Ok(())
     }
 
-    fn prepare(&self, places: &[Place]) -> Result<Build, FileError> {
-        Build::prepare(&self.instance.config().data, &self.owned, places)
+    async fn prepare(&self, places: &[Place]) -> Result<Build, StepError> {
+        let (data, owned) = (self.instance.config().data.clone(), Arc::clone(&self.owned));
+        let places = places.to_vec();
+        let prepare = move || Build::prepare(&data, &owned, &places);
+        Ok(self.changes.run(prepare).await??)
     }
 
     async fn copy_from(&self, from: &Upstream, places: &[Place], orders: &Orders) -> Result<(), StepError> {
@@ -432,14 +413,16 @@ impl Engine {
             slot,
         };
         let mut told = 0;
+        let build = self.prepare(places).await?;
+        let progress = |progress: basebackup::Progress| {
+            let percent = progress.percent();
+            if percent >= told + PROGRESS_STEP {
+                told = percent - percent % PROGRESS_STEP;
+                info!(percent, kib = progress.done_kib, "copying");
+            }
+        };
         self.instance
-            .base_backup(&copy, &self.prepare(places)?, &self.owned, |progress| {
-                let percent = progress.percent();
-                if percent >= told + PROGRESS_STEP {
-                    told = percent - percent % PROGRESS_STEP;
-                    info!(percent, kib = progress.done_kib, "copying");
-                }
-            })
+            .base_backup(&copy, &build, &self.owned, &self.changes, progress)
             .await?;
         Ok(())
     }

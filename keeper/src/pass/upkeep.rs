@@ -9,18 +9,17 @@ use std::time::Duration;
 use control::clock::Boottime;
 use control::model::Problem;
 use control::telemetry::Chain;
-use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
-use tokio::time::timeout;
+use tokio::task::{JoinHandle, spawn_local};
 use tracing::warn;
 
+use crate::places::Obstacle;
 use crate::postgres::aside::{self, ClearError};
+use crate::postgres::changes::DataChanges;
 use crate::postgres::owned::Owned;
 use crate::postgres::survey::{self, Failed, Shared, Stock};
 use crate::postgres::walk::{NoAnswer, Walker};
 use crate::problems::{Kind, Problems};
 
-/// How long other work waits for a removal of old data.
-pub(super) const END_LIMIT: Duration = Duration::from_secs(10);
 /// From one look at unchanged tablespaces to the next: another keeper may have come to use them.
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -31,6 +30,7 @@ pub(super) struct Site {
     pub owned: Arc<Owned>,
     pub problems: Arc<Problems>,
     pub walker: Walker,
+    pub changes: DataChanges,
 }
 
 /// What the work depends on. Tablespaces are looked at again when it changes.
@@ -67,17 +67,6 @@ impl Upkeep {
             self.stock = Some(spawn_local(look));
         }
     }
-
-    /// Waits for a removal that is under way: nothing else touches these directories meanwhile. Whether it has ended
-    /// within the limit: a large one takes its time, and a file system may not answer.
-    pub(super) async fn end_removal(&mut self) -> bool {
-        let Some(removal) = &mut self.removal else { return true };
-        if timeout(END_LIMIT, removal).await.is_err() {
-            return false;
-        }
-        self.removal = None;
-        true
-    }
 }
 
 fn is_over(task: Option<&JoinHandle<()>>) -> bool {
@@ -90,10 +79,17 @@ fn is_due(begun: Option<&(Basis, Boottime)>, now: Boottime, basis: &Basis) -> bo
 
 async fn remove_old(site: Site) {
     let owned = Arc::clone(&site.owned);
-    let removed = spawn_blocking(move || aside::drop_old(&owned)).await;
-    let removed = removed.expect("removing files does not panic");
-    let problem = removed.err().map(|failed| not_removed(&failed));
+    let removed = site.changes.remove(move || aside::drop_old(&owned)).await;
+    let problem = match removed {
+        Ok(removed) => removed.err().map(|failed| not_removed(&failed)),
+        Err(hung) => Some(not_removed_in_time(&hung)),
+    };
     site.problems.set(Kind::Data, "old data", problem.into_iter().collect());
+}
+
+fn not_removed_in_time(hung: &NoAnswer) -> Problem {
+    let text = format!("could not remove old data: {hung}");
+    Kind::Data.problem(&text, Obstacle::NoAnswer.remedy())
 }
 
 fn not_removed(failed: &ClearError) -> Problem {

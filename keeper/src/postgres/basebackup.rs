@@ -1,9 +1,12 @@
 //! Copies a whole instance from another one (keeper 6.3). That its slot exists there is waited for before, see
 //! `source`.
 
+use std::sync::Arc;
+
 use tracing::{debug, info};
 
 use crate::postgres::build::Build;
+use crate::postgres::changes::DataChanges;
 use crate::postgres::conninfo::{Address, PasswordFile, copy_conninfo};
 use crate::postgres::environment;
 use crate::postgres::files;
@@ -60,7 +63,8 @@ impl Instance {
         &self,
         copy: &Copy,
         build: &Build,
-        owned: &Owned,
+        owned: &Arc<Owned>,
+        changes: &DataChanges,
         mut progress: impl FnMut(Progress),
     ) -> Result<(), InstanceError> {
         const ACT: &str = "write the password file for pg_basebackup";
@@ -93,11 +97,14 @@ impl Instance {
         })
         .await?;
         drop(password_file);
-        build.finish(owned)?;
-        // -R wrote the connection there, with the password.
-        files::link_auto_conf(&config.data)?;
-        files::signal_standby(&config.data)?;
-        Ok(())
+        let (build, owned, data) = (build.clone(), Arc::clone(owned), config.data.clone());
+        let finish = move || {
+            build.finish(&owned)?;
+            // -R wrote the connection there, with the password.
+            files::link_auto_conf(&data)?;
+            files::signal_standby(&data)
+        };
+        Ok(changes.run(finish).await??)
     }
 }
 

@@ -1,11 +1,13 @@
 //! Makes an empty database cluster (keeper 5.1, N4).
 
 use std::io::Write;
+use std::sync::Arc;
 
 use control::telemetry::Chain;
 use tracing::{debug, warn};
 
 use crate::postgres::build::Build;
+use crate::postgres::changes::DataChanges;
 use crate::postgres::environment;
 use crate::postgres::files;
 use crate::postgres::helper::{self, HelperError};
@@ -26,7 +28,13 @@ pub struct New {
 impl Instance {
     /// Runs initdb in the directories of `build` and moves what it made to its place; after a failure there is nothing
     /// (keeper I4 (c)).
-    pub async fn initdb(&self, new: &New, build: &Build, owned: &Owned) -> Result<(), InstanceError> {
+    pub async fn initdb(
+        &self,
+        new: &New,
+        build: &Build,
+        owned: &Arc<Owned>,
+        changes: &DataChanges,
+    ) -> Result<(), InstanceError> {
         const ACT: &str = "write the password file for initdb";
         self.end_others().await?;
         let config = self.config();
@@ -58,12 +66,15 @@ impl Instance {
         }
         let made = helper::run(command, |line| debug!(target: "initdb", "{line}")).await;
         drop(password_file);
-        if let Err(HelperError::Failed { .. } | HelperError::Read { .. }) = made
-            && let Err(failed) = build.discard()
-        {
-            warn!(error = %Chain(&failed), "could not remove what initdb left behind");
+        let (build, owned) = (build.clone(), Arc::clone(owned));
+        if let Err(HelperError::Failed { .. } | HelperError::Read { .. }) = made {
+            let discarded = changes.run(move || build.discard()).await.map_err(InstanceError::from);
+            if let Err(failed) = discarded.and_then(|discarded| Ok(discarded?)) {
+                warn!(error = %Chain(&failed), "could not remove what initdb left behind");
+            }
+            return Ok(made?);
         }
         made?;
-        Ok(build.finish(owned)?)
+        Ok(changes.run(move || build.finish(&owned)).await??)
     }
 }

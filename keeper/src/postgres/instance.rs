@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use crate::places::Clear;
 use crate::postgres::aside::{self, ClearError, Cleared};
 use crate::postgres::at_work;
+use crate::postgres::changes::DataChanges;
 use crate::postgres::conf::{self, Parameters, Recovery, RecoveryMode};
 use crate::postgres::connect::{LocalSocket, OwnServer, Target};
 use crate::postgres::conninfo::write_passfile;
@@ -34,6 +35,7 @@ use crate::postgres::programs::Programs;
 use crate::postgres::replication::Replication;
 use crate::postgres::server::{Life, Server};
 use crate::postgres::sql::Sql;
+use crate::postgres::walk::NoAnswer;
 
 /// What an instance is, for the life of the process.
 #[derive(Debug, Clone)]
@@ -166,6 +168,9 @@ pub enum InstanceError {
     /// Old data could not be moved or removed.
     #[error(transparent)]
     Clear(#[from] ClearError),
+    /// A file system does not answer.
+    #[error(transparent)]
+    NoAnswer(#[from] NoAnswer),
     /// A server runs on the data directory where none may.
     #[error("a server (process {pid}) runs on {}", data.display())]
     Runs {
@@ -609,11 +614,15 @@ impl Instance {
 
     /// Clears the way for new data: old ones are moved aside where there is room, or removed. Refused while a server
     /// runs. Whoever calls has made sure of I4.
-    pub async fn clear_data(&self, owned: Arc<Owned>, clear: Clear) -> Result<Cleared, InstanceError> {
+    pub async fn clear_data(
+        &self,
+        changes: &DataChanges,
+        owned: Arc<Owned>,
+        clear: Clear,
+    ) -> Result<Cleared, InstanceError> {
         self.ensure_nothing_runs().await?;
         let data = self.config.data.clone();
-        let cleared = tokio::task::spawn_blocking(move || aside::clear(&data, &owned, &clear)).await;
-        Ok(cleared.expect("moving and removing files does not panic")?)
+        Ok(changes.run(move || aside::clear(&data, &owned, &clear)).await??)
     }
 
     async fn ensure_nothing_runs(&self) -> Result<(), InstanceError> {

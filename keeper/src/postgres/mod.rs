@@ -10,6 +10,7 @@ pub mod aside;
 pub mod at_work;
 pub mod basebackup;
 pub mod build;
+pub mod changes;
 mod child;
 pub mod conf;
 pub mod connect;

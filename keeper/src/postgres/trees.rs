@@ -4,10 +4,14 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::postgres::files::FileError;
@@ -142,7 +146,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
 
 /// The same, refused where `to` is there already, even as an empty directory.
 pub fn rename_to_free(from: &Path, to: &Path) -> Result<(), FileError> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::fs::{RenameFlags, renameat_with};
     let renamed = cut::step().and_then(|()| Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?));
     match renamed {
         // A file system without the flag, such as NFS.
@@ -186,7 +190,7 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     let removed = match cut::step().and_then(|()| fs::symlink_metadata(path)) {
         Ok(metadata) if metadata.is_dir() => match mounts::at_or_below(path)? {
             Some(point) => Err(mounts::refusal(&point)),
-            None => fs::remove_dir_all(path),
+            None => remove_tree(CWD, path.as_os_str(), path),
         },
         Ok(_) => fs::remove_file(path),
         Err(source) => Err(source),
@@ -195,6 +199,31 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
         Err(source) if source.kind() != ErrorKind::NotFound => Err(FileError::new("remove", path)(source)),
         _ => Ok(()),
     }
+}
+
+/// Removes a directory and what is in it, each entry a step of the walk (`walk::at`). Every name is looked up in the open
+/// directory that was listed, so that nothing outside is reached where a link is put in a directory's place meanwhile.
+fn remove_tree(parent: impl AsFd, name: &OsStr, path: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    walk::at(path);
+    let dir = openat(&parent, name, flags, Mode::empty())?;
+    for entry in Dir::read_from(&dir)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name == "." || name == ".." {
+            continue;
+        }
+        let path = path.join(name);
+        walk::at(&path);
+        match unlinkat(&dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            // A directory: Linux has the first error for it, POSIX the second.
+            Err(Errno::ISDIR | Errno::PERM) => remove_tree(&dir, name, &path)?,
+            Err(other) => return Err(other.into()),
+        }
+    }
+    walk::at(path);
+    Ok(unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
 }
 
 /// Where tests interrupt a sequence of changes, as a crash would.
@@ -269,6 +298,20 @@ mod tests {
         assert_eq!(entries(&data).unwrap(), [data.join("lost+found")]);
         assert!(data.join("lost+found/x").exists() && other.join("kept").exists());
         remove(&data.join("gone")).unwrap();
+    }
+
+    #[test]
+    fn a_removal_shows_how_it_gets_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        for name in ["a", "b", "c"] {
+            fs::create_dir_all(data.join("base").join(name)).unwrap();
+            fs::write(data.join("base").join(name).join("file"), "").unwrap();
+        }
+        let (removed, steps) = walk::counted(|| remove(&data));
+        removed.unwrap();
+        assert!(!data.exists());
+        assert!(steps > 8, "each of the entries is a step, not the tree: {steps}");
     }
 
     #[test]

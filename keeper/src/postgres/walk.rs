@@ -107,6 +107,16 @@ pub(crate) fn at(path: &Path) {
     });
 }
 
+/// Does something on this thread, and counts its steps.
+#[cfg(test)]
+pub(crate) fn counted<T>(walk: impl FnOnce() -> T) -> (T, u64) {
+    let state = Arc::new(State::default());
+    CURRENT.set(Some(Arc::clone(&state)));
+    let done = walk();
+    CURRENT.set(None);
+    (done, state.steps.load(Ordering::Relaxed))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;

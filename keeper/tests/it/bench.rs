@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use control::model::Lsn;
 use keeper::postgres::build::Build;
+use keeper::postgres::changes::DataChanges;
 use keeper::postgres::conf::{self, Parameters, Recovery};
 use keeper::postgres::credentials::{AuthMethod, Login, Secret};
 use keeper::postgres::files::SEGMENT_BYTES;
@@ -111,8 +112,8 @@ impl Node {
     }
 
     /// What the instance has made outside PGDATA, as recorded in the keeper's directory.
-    pub(crate) fn owned(&self) -> Owned {
-        Owned::load(self.dir.path()).unwrap()
+    pub(crate) fn owned(&self) -> Arc<Owned> {
+        Arc::new(Owned::load(self.dir.path()).unwrap())
     }
 
     pub(crate) fn data(&self) -> &Path {
@@ -124,7 +125,11 @@ impl Node {
         let node = Self::new();
         let instance = &node.instance;
         let build = Build::plain(node.data());
-        instance.initdb(&New::default(), &build, &node.owned()).await.unwrap();
+        let (owned, changes) = (node.owned(), DataChanges::default());
+        instance
+            .initdb(&New::default(), &build, &owned, &changes)
+            .await
+            .unwrap();
         instance.start(&files(instance, &[]), Start::Temporary).await.unwrap();
         instance.wait_ready(Some(LONG)).await.unwrap();
         let config = instance.config();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use keeper::postgres::basebackup::Copy;
 use keeper::postgres::build::Build;
+use keeper::postgres::changes::DataChanges;
 use keeper::postgres::conf::Recovery;
 use keeper::postgres::conninfo::{Address, primary_conninfo};
 use keeper::postgres::control::{self, State};
@@ -70,9 +71,13 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
     let mut told = Vec::new();
     standby
         .instance
-        .base_backup(&copy, &Build::plain(standby.data()), &standby.owned(), |progress| {
-            told.push(progress)
-        })
+        .base_backup(
+            &copy,
+            &Build::plain(standby.data()),
+            &standby.owned(),
+            &DataChanges::default(),
+            |progress| told.push(progress),
+        )
         .await
         .unwrap();
     assert_eq!(told.last().map(|progress| progress.percent()), Some(100));
@@ -201,10 +206,10 @@ fn a_copy_that_is_given_up_leaves_no_process() {
             application_name: "stolon_gone".into(),
             slot: "stolon_gone".into(),
         };
-        let (build, owned) = (Build::plain(standby.data()), standby.owned());
+        let (build, owned, changes) = (Build::plain(standby.data()), standby.owned(), DataChanges::default());
         let refused = standby
             .instance
-            .base_backup(&copy, &build, &owned, |_| {})
+            .base_backup(&copy, &build, &owned, &changes, |_| {})
             .await
             .unwrap_err();
         assert!(
@@ -213,7 +218,7 @@ fn a_copy_that_is_given_up_leaves_no_process() {
         );
         master.instance.sql().create_slot("stolon_gone").await.unwrap();
         tokio::select! {
-            _ = standby.instance.base_backup(&copy, &build, &owned, |_| {}) => panic!("it was given up"),
+            _ = standby.instance.base_backup(&copy, &build, &owned, &changes, |_| {}) => panic!("it was given up"),
             () = eventually("a copy under way", async || {
                 !master.execute("select 1 from pg_stat_replication where application_name = 'stolon_gone'").await.is_empty()
             }) => {}
