@@ -21,6 +21,7 @@ use crate::postgres::observe::{Observation, ObserveError, Scope};
 use crate::postgres::server::Life;
 use crate::problems::{Kind, Problems};
 use crate::publish::{Due, Publisher};
+use crate::streaming::{Followed, Streaming};
 
 /// Looks at the instance and reports what it sees.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub struct Collector {
     wake: Notify,
     settings: Mutex<Settings>,
     connections: Mutex<Connections>,
+    followed: Mutex<Option<Followed>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -78,12 +80,24 @@ impl Collector {
             wake: Notify::new(),
             settings,
             connections: Mutex::default(),
+            followed: Mutex::default(),
         }
     }
 
     /// The cluster's sleepInterval: half of it lies between two looks (keeper 3.2).
     pub fn set_interval(&self, interval: Duration) {
         self.lock().interval = interval;
+    }
+
+    /// The db that the instance is to follow; `None` when it follows none.
+    pub fn set_followed(&self, followed: Option<Followed>) {
+        *self.followed() = followed;
+    }
+
+    fn followed(&self) -> std::sync::MutexGuard<'_, Option<Followed>> {
+        self.followed
+            .lock()
+            .expect("nobody panics while holding the followed db")
     }
 
     /// Something happened: look at once.
@@ -145,6 +159,24 @@ impl Collector {
         is_silent
     }
 
+    /// Whether the standby receives WAL; reported as a problem. A look that could not ask the server changes nothing.
+    fn look_at_streaming(&self, memory: &mut Memory, seen: &Observation, runs: bool, now: Boottime) {
+        let followed = self.followed().clone();
+        let is_refused = match &seen.standby {
+            _ if !runs || followed.is_none() => {
+                memory.streaming.reset();
+                false
+            }
+            Some(standby) => memory.streaming.note(followed.as_ref(), standby, now).is_some(),
+            None => return,
+        };
+        let problem = followed
+            .filter(|_| is_refused)
+            .map(|followed| memory.streaming.problem(&followed, &self.instance.printed()));
+        self.problems
+            .set(Kind::Replication, "stream", problem.into_iter().collect());
+    }
+
     async fn look_on(&self) {
         let mut life = self.instance.life();
         let mut memory = Memory::new(Health::new(Arc::clone(&self.instance), Arc::clone(&self.problems)));
@@ -188,6 +220,7 @@ impl Collector {
         }
         memory.details.carry(&mut observation, scope, now);
         let is_silent = self.look_at_connections(runs, now);
+        self.look_at_streaming(memory, &observation, runs, now);
         let version = self.instance.programs().version().await;
         let version = version.map_or_else(
             |_| PostgresBinaryVersion::default(),
@@ -280,6 +313,7 @@ struct Memory {
     position: Option<Lsn>,
     still: u32,
     streams: bool,
+    streaming: Streaming,
     /// Of whom the rest is.
     db: DbUid,
     details: Details,
@@ -332,6 +366,7 @@ impl Memory {
             position: None,
             still: 0,
             streams: false,
+            streaming: Streaming::default(),
             db: DbUid::default(),
             details: Details::default(),
         }

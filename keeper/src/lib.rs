@@ -19,4 +19,5 @@ pub mod postgres;
 pub mod problems;
 pub mod publish;
 pub mod settings;
+pub mod streaming;
 pub mod tell;

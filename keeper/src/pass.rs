@@ -30,6 +30,7 @@ use crate::postgres::survey;
 use crate::postgres::walk::{NoAnswer, Walker};
 use crate::problems::{Kind, Problems};
 use crate::publish::{Due, Publisher};
+use crate::streaming::{self, Followed};
 use crate::tell::{self, Lines, Refused};
 
 use self::judge::Judge;
@@ -361,6 +362,7 @@ impl Engine {
         {
             self.retract_stopped();
         }
+        self.collector.set_followed(followed(orders, &read.reading));
         let Be::Db(target) = &orders.be else { return };
         self.metrics.set_target_role(match target.role {
             TargetRole::Master => Role::Master,
@@ -599,6 +601,24 @@ pub fn overtaken(before: &Orders, after: &Orders) -> bool {
         (Ok((db, role, _)), Ok((after_db, after_role, _))) => db != after_db || role != after_role,
         (before, after) => before != after,
     }
+}
+
+/// The db that the instance is to follow under these orders.
+fn followed(orders: &Orders, reading: &Reading) -> Option<Followed> {
+    let (Be::Db(target), Reading::Valid(checked)) = (&orders.be, reading) else {
+        return None;
+    };
+    let TargetRole::Standby(upstream) = &target.role else {
+        return None;
+    };
+    let db = checked.data.dbs().get(&upstream.db)?;
+    Some(Followed {
+        db: upstream.db.clone(),
+        address: upstream.host.clone(),
+        port: upstream.port.clone(),
+        is_healthy: db.status.healthy,
+        limit: streaming::limit(target.ready_timeout, target.fail_interval),
+    })
 }
 
 fn outcome(ended: Ended, orders: Orders, read: &Read) -> Outcome {

@@ -23,17 +23,20 @@ pub enum Kind {
     Recovery,
     /// The data cannot be made.
     Data,
+    /// A standby receives no WAL.
+    Replication,
     /// The server cannot be started, stopped, promoted or reloaded.
     Server,
 }
 
 impl Kind {
     /// All of them, as the metric's label has them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Login,
         Self::Configuration,
         Self::Recovery,
         Self::Data,
+        Self::Replication,
         Self::Server,
     ];
 
@@ -44,6 +47,7 @@ impl Kind {
             Self::Configuration => "configuration",
             Self::Recovery => "recovery",
             Self::Data => "data",
+            Self::Replication => "replication",
             Self::Server => "server",
         }
     }

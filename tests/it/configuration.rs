@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use stolon_tests::cluster::{Builder, Cluster, LATER, Profile, SOON, check, words};
 use stolon_tests::process::Signal;
 use stolon_tests::sql::Sql;
+use stolon_tests::status;
 use stolon_tests::wait::eventually;
 
 /// Line 2 is refused by the server, not by stolonctl.
@@ -29,12 +30,12 @@ async fn a_refused_setting_holds_back_no_other_and_no_start_after_a_crash() {
     }
     for words in ["10.0.0.300", "wal_keep_segments", "\"max_connections\"", "1000TB"] {
         for uid in ["keeper0", "keeper1"] {
-            status_shows(&cluster, uid, words).await;
+            status::shows(&cluster, &[uid], words).await;
         }
     }
     for uid in ["keeper0", "keeper1"] {
         crash(&mut cluster, uid).await;
-        status_shows(&cluster, uid, "no_such_library").await;
+        status::shows(&cluster, &[uid], "no_such_library").await;
     }
     cluster.settled("keeper0", &Role::Master).await;
     cluster.settled("keeper1", &Role::Standby).await;
@@ -81,7 +82,7 @@ async fn memory_that_the_host_does_not_have_keeps_no_instance_down() {
     for uid in ["keeper0", "keeper1"] {
         shows(&cluster, uid, "work_mem", "5MB").await;
         crash(&mut cluster, uid).await;
-        status_shows(&cluster, uid, "shared_buffers").await;
+        status::shows(&cluster, &[uid], "shared_buffers").await;
         shows(&cluster, uid, "work_mem", "5MB").await;
     }
     cluster.settled("keeper0", &Role::Master).await;
@@ -99,7 +100,12 @@ async fn a_refused_line_that_denies_lets_nobody_in() {
         .await;
     let patch = json!({ "pgHBA": ["host all all 10.0.0.300/8 reject", "host all all 0.0.0.0/0 trust"] });
     update(&cluster, &patch).await;
-    status_shows(&cluster, "keeper0", "the last pgHBA that PostgreSQL accepted is used").await;
+    status::shows(
+        &cluster,
+        &["keeper0"],
+        "the last pgHBA that PostgreSQL accepted is used",
+    )
+    .await;
     let rules = "select string_agg(address || ' ' || auth_method, ',' order by line_number) from pg_hba_file_rules \
                  where database = '{all}' and user_name = '{all}'";
     answers(&cluster, "keeper0", rules, "127.0.0.1 md5").await;
@@ -125,7 +131,7 @@ async fn a_stored_spec_moves_nothing_that_the_keeper_owns() {
     for uid in ["keeper0", "keeper1"] {
         shows(&cluster, uid, "work_mem", "5MB").await;
         for words in ["data_directory", "bad name", "hosst"] {
-            status_shows(&cluster, uid, words).await;
+            status::shows(&cluster, &[uid], words).await;
         }
         crash(&mut cluster, uid).await;
         answers(&cluster, uid, "select count(*) from ours", "0").await;
@@ -154,8 +160,8 @@ async fn a_new_cluster_comes_up_without_what_the_server_refuses() {
         .await;
     for uid in ["keeper0", "keeper1"] {
         shows(&cluster, uid, "work_mem", "5MB").await;
-        status_shows(&cluster, uid, "no_such_library").await;
-        status_shows(&cluster, uid, "no_such_parameter").await;
+        status::shows(&cluster, &[uid], "no_such_library").await;
+        status::shows(&cluster, &[uid], "no_such_parameter").await;
     }
 }
 
@@ -237,8 +243,8 @@ async fn the_master_does_not_restart_for_what_no_standby_starts_with() {
         &json!({ "automaticPgRestart": true, "pgParameters": parameters }),
     )
     .await;
-    status_shows(&cluster, "keeper1", "no_such_library").await;
-    status_shows(&cluster, "keeper0", "no standby started with them").await;
+    status::shows(&cluster, &["keeper1"], "no_such_library").await;
+    status::shows(&cluster, &["keeper0"], "no standby started with them").await;
     assert_ne!(cluster.postmaster("keeper1"), standby, "the standby has tried");
     for uid in ["keeper0", "keeper1"] {
         shows(&cluster, uid, "work_mem", "5MB").await;
@@ -272,7 +278,7 @@ async fn a_master_that_does_not_start_with_a_change_goes_back() {
         &json!({ "automaticPgRestart": true, "pgParameters": parameters }),
     )
     .await;
-    status_shows(&cluster, "keeper0", "only_here.so").await;
+    status::shows(&cluster, &["keeper0"], "only_here.so").await;
     shows(
         &cluster,
         "keeper1",
@@ -341,18 +347,6 @@ pub(crate) async fn answers(cluster: &Cluster, uid: &str, question: &str, wanted
         let sql = Sql::connect(&cluster.config(uid)).await.map_err(words)?;
         let value = sql.value(question).await.map_err(words)?;
         check(value == wanted, || value)
-    })
-    .await;
-}
-
-/// `stolonctl status` has a line for this keeper with these words.
-pub(crate) async fn status_shows(cluster: &Cluster, uid: &str, said: &str) {
-    eventually(format!("status to show {said} of {uid}"), SOON, async || {
-        let (_, status) = cluster.stolonctl(&["status"]).await;
-        check(
-            status.lines().any(|line| line.contains(uid) && line.contains(said)),
-            || status,
-        )
     })
     .await;
 }

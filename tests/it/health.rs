@@ -8,6 +8,7 @@ use control::model::Role;
 use stolon_tests::cluster::{Cluster, LATER, Profile, REPLUSER, SOON, SUPERUSER, check, words};
 use stolon_tests::process::{self, Signal};
 use stolon_tests::sql::Sql;
+use stolon_tests::status;
 use stolon_tests::wait::{eventually, throughout};
 use tokio_postgres::Config;
 
@@ -19,25 +20,6 @@ async fn admin(cluster: &Cluster, uid: &str) -> Sql {
         Sql::connect(&config).await.map_err(words)
     })
     .await
-}
-
-async fn status(cluster: &Cluster) -> String {
-    cluster.stolonctl(&["status"]).await.1
-}
-
-/// Waits until status shows this of each of these keepers, or of none any more.
-async fn shows(cluster: &Cluster, uids: &[&str], text: &str, is_shown: bool) {
-    eventually(format!("status to show {text:?}: {is_shown}"), LATER, async || {
-        let status = status(cluster).await;
-        let holds = uids.iter().all(|uid| {
-            let line = status
-                .lines()
-                .find(|line| line.starts_with(&format!("{uid}: ")) && line.contains(text));
-            line.is_some() == is_shown
-        });
-        check(holds, || status)
-    })
-    .await;
 }
 
 /// Keeps the passwords of both roles in files that every keeper reads; gives the files.
@@ -112,13 +94,7 @@ async fn changed_passwords_elect_nobody_and_are_reported_and_mended_without_a_re
             .run(&format!("alter role {user} password 'changed'"))
             .await
             .unwrap();
-        shows(
-            &cluster,
-            &both,
-            &format!("PostgreSQL refuses the login of the {role}"),
-            true,
-        )
-        .await;
+        status::shows(&cluster, &both, &format!("PostgreSQL refuses the login of the {role}")).await;
     }
     // sessions that are open are ended, too, and the servers are started anew
     for uid in both {
@@ -169,7 +145,7 @@ async fn changed_passwords_elect_nobody_and_are_reported_and_mended_without_a_re
             .said("SIGHUP, reading the password files again", SOON)
             .await;
     }
-    shows(&cluster, &both, "login", false).await;
+    status::hides(&cluster, &both, "login").await;
     for uid in both {
         assert_eq!(cluster.process(uid).end(), None, "{uid} goes on after SIGHUP");
     }
@@ -198,13 +174,7 @@ async fn a_standby_is_promoted_although_nobody_is_let_in() {
         .await
         .unwrap();
     drop(admin_sql);
-    shows(
-        &cluster,
-        &["keeper1"],
-        "PostgreSQL refuses the login of the superuser",
-        true,
-    )
-    .await;
+    status::shows(&cluster, &["keeper1"], "PostgreSQL refuses the login of the superuser").await;
     let sql = admin(&cluster, "keeper1").await;
     sql.run(&format!(
         "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{}'",
@@ -230,13 +200,13 @@ async fn a_cluster_without_its_database_postgres_goes_on() {
     let sql = admin(&cluster, "keeper0").await;
     sql.run("drop database postgres with (force)").await.unwrap();
     let both = ["keeper0", "keeper1"];
-    shows(&cluster, &both, "the database postgres cannot be used", true).await;
+    status::shows(&cluster, &both, "the database postgres cannot be used").await;
     throughout("the cluster", Profile::Fast.fail_interval() * 2, async || {
         all_well(&cluster).await
     })
     .await;
     sql.run("create database postgres template template0").await.unwrap();
-    shows(&cluster, &both, "the database postgres cannot be used", false).await;
+    status::hides(&cluster, &both, "the database postgres cannot be used").await;
     assert_eq!(elections(&mut cluster), before, "nobody was elected");
 }
 
@@ -319,13 +289,7 @@ async fn a_long_crash_recovery_is_shown_and_waited_for() {
     cluster.kill_postmaster("keeper0");
     let startup = startup_process(&cluster, "keeper0").await;
     process::send(startup, Signal::STOP);
-    shows(
-        &cluster,
-        &["keeper0"],
-        "PostgreSQL does not accept connections yet",
-        true,
-    )
-    .await;
+    status::shows(&cluster, &["keeper0"], "PostgreSQL does not accept connections yet").await;
     let server = cluster.postmaster("keeper0");
     throughout("the same server", Duration::from_secs(8), async || {
         let now = cluster.postmaster("keeper0");
@@ -340,13 +304,7 @@ async fn a_long_crash_recovery_is_shown_and_waited_for() {
     );
     process::send(startup, Signal::CONT);
     cluster.settled("keeper0", &Role::Master).await;
-    shows(
-        &cluster,
-        &["keeper0"],
-        "PostgreSQL does not accept connections yet",
-        false,
-    )
-    .await;
+    status::hides(&cluster, &["keeper0"], "PostgreSQL does not accept connections yet").await;
 
     // once more, with a keeper that is stopped and started meanwhile
     let sql = cluster.sql("keeper0").await;

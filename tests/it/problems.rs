@@ -4,22 +4,14 @@ use std::net::TcpListener;
 
 use control::model::Role;
 use serde_json::{Value, json};
-use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
+use stolon_tests::cluster::{Cluster, LATER, Profile, REPLUSER, SOON, words};
 use stolon_tests::process::{self, Signal};
 use stolon_tests::sql::Sql;
+use stolon_tests::status;
 use stolon_tests::wait::eventually;
 
-use crate::configuration::{answers, shows, status_shows, store, update};
+use crate::configuration::{answers, shows, store, update};
 use crate::health::pair_with_password_files;
-
-/// Waits until status has no problems.
-async fn status_is_clean(cluster: &Cluster) {
-    eventually("status to show no problems", LATER, async || {
-        let (_, status) = cluster.stolonctl(&["status"]).await;
-        check(!status.contains("=== Problems ==="), || status)
-    })
-    .await;
-}
 
 /// Before a first master's initdb, and for a standby before its copy.
 #[tokio::test]
@@ -30,9 +22,9 @@ async fn a_port_that_is_in_use_is_reported_before_data_are_made() {
         let port = cluster.port(&uid);
         let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
         cluster.start(&uid);
-        status_shows(
+        status::shows(
             &cluster,
-            &uid,
+            &[&uid],
             &format!("port {port} at 127.0.0.1 is in use by another program"),
         )
         .await;
@@ -42,7 +34,7 @@ async fn a_port_that_is_in_use_is_reported_before_data_are_made() {
         );
         drop(stranger);
         cluster.settled(&uid, &role).await;
-        status_is_clean(&cluster).await;
+        status::is_clean(&cluster).await;
     }
 
     // Data that are there stay while their server cannot be started.
@@ -50,10 +42,10 @@ async fn a_port_that_is_in_use_is_reported_before_data_are_made() {
     let port = cluster.port("keeper1");
     let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
     cluster.start("keeper1");
-    status_shows(&cluster, "keeper1", &format!("port {port}")).await;
+    status::shows(&cluster, &["keeper1"], &format!("port {port}")).await;
     drop(stranger);
     cluster.settled("keeper1", &Role::Standby).await;
-    status_is_clean(&cluster).await;
+    status::is_clean(&cluster).await;
 }
 
 /// The only keeper of a cluster starts with the wrong directory: nobody can take over.
@@ -70,13 +62,13 @@ async fn data_that_are_elsewhere_are_reported_and_used_once_they_are_back() {
     let (pgdata, elsewhere) = (cluster.pgdata("keeper0"), cluster.place.path().join("elsewhere"));
     std::fs::rename(&pgdata, &elsewhere).unwrap();
     cluster.start("keeper0");
-    status_shows(&cluster, "keeper0", &format!("are not in {}", pgdata.display())).await;
+    status::shows(&cluster, &["keeper0"], &format!("are not in {}", pgdata.display())).await;
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     std::fs::rename(&elsewhere, &pgdata).unwrap();
     cluster.start("keeper0");
     cluster.settled("keeper0", &Role::Master).await;
     answers(&cluster, "keeper0", "select count(*) from ours", "1").await;
-    status_is_clean(&cluster).await;
+    status::is_clean(&cluster).await;
 }
 
 #[tokio::test]
@@ -94,7 +86,7 @@ async fn a_password_file_that_cannot_be_read_is_reported_at_each_sighup() {
             .process("keeper0")
             .said_after(skip, "cannot read the password file", SOON)
             .await;
-        status_shows(&cluster, "keeper0", cause).await;
+        status::shows(&cluster, &["keeper0"], cause).await;
     }
     std::fs::write(&file, password).unwrap();
     cluster.process("keeper0").signal(Signal::HUP);
@@ -102,7 +94,7 @@ async fn a_password_file_that_cannot_be_read_is_reported_at_each_sighup() {
         .process("keeper0")
         .said("the password file can be read again", SOON)
         .await;
-    status_is_clean(&cluster).await;
+    status::is_clean(&cluster).await;
 }
 
 /// Written by a program without our limits.
@@ -110,14 +102,14 @@ async fn a_password_file_that_cannot_be_read_is_reported_at_each_sighup() {
 async fn a_stored_duration_that_counts_as_another_is_reported() {
     let cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
     store(&cluster, |spec| spec["failInterval"] = json!("1s")).await;
-    status_shows(
+    status::shows(
         &cluster,
-        "keeper0",
+        &["keeper0"],
         "failInterval of the cluster spec cannot be used as it is",
     )
     .await;
     update(&cluster, &json!({ "failInterval": "4s" })).await;
-    status_is_clean(&cluster).await;
+    status::is_clean(&cluster).await;
 }
 
 /// The postmaster stands still while sessions that are open work: the keeper's own is one of them.
@@ -179,9 +171,42 @@ async fn a_master_that_ends_while_it_recovers_goes_back_to_what_it_ran_with() {
     .await;
     let before = cluster.postmaster("keeper0");
     update(&cluster, &level(Value::Null)).await;
-    status_shows(&cluster, "keeper0", "\"wal_level\"").await;
+    status::shows(&cluster, &["keeper0"], "\"wal_level\"").await;
     assert_ne!(cluster.postmaster("keeper0"), before, "it has tried");
     cluster.settled("keeper0", &Role::Master).await;
     shows(&cluster, "keeper0", "wal_level", "logical").await;
     shows(&cluster, "keeper1", "wal_level", "replica").await;
+}
+
+/// The password of the replication user changes while a standby streams, and its connection is cut.
+#[tokio::test]
+async fn a_standby_that_its_master_refuses_is_reported_until_it_streams_again() {
+    let mut cluster = Cluster::of(Profile::Fast)
+        .with("dbWaitReadyTimeout", "5s")
+        .proxies(0)
+        .start()
+        .await;
+    let sql = cluster.sql("keeper0").await;
+    let (user, password) = REPLUSER;
+    sql.run(&format!("alter role {user} password 'geheim'")).await.unwrap();
+    cluster.caught_up("keeper1", "keeper0").await;
+    sql.run("select pg_terminate_backend(pid) from pg_stat_replication")
+        .await
+        .unwrap();
+    for text in [
+        "replication: the standby receives no WAL from the db that it follows",
+        "password authentication failed",
+    ] {
+        status::shows(&cluster, &["keeper1"], text).await;
+    }
+    assert_eq!(cluster.master().await.unwrap(), "keeper0");
+    let log = cluster.process("keeper1").log();
+    let found = |line: &&str| line.contains("problem found") && line.contains("receives no WAL");
+    assert_eq!(log.lines().filter(found).count(), 1, "{log}");
+
+    sql.run(&format!("alter role {user} password '{password}'"))
+        .await
+        .unwrap();
+    status::is_clean(&cluster).await;
+    cluster.caught_up("keeper1", "keeper0").await;
 }

@@ -14,6 +14,7 @@ pub mod ports;
 pub mod process;
 pub mod sql;
 pub mod stand_in;
+pub mod status;
 pub mod tcp_relay;
 pub mod wait;
 pub mod writers;

@@ -367,6 +367,13 @@ impl Instance {
         }
     }
 
+    /// The last lines that the server has printed until now; none while it is being started or stopped.
+    pub fn printed(&self) -> Vec<String> {
+        let server = self.server.try_lock().ok();
+        let printed = server.as_ref().and_then(|server| Some(server.as_ref()?.printed()));
+        printed.unwrap_or_default()
+    }
+
     /// Is there a database cluster (keeper 12.2)?
     pub fn is_initialised(&self) -> Result<bool, FileError> {
         files::is_initialised(&self.config.data)

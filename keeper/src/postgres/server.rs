@@ -101,6 +101,11 @@ impl Server {
                 let _ = timeout(LAST_WORDS, hearing).await;
             }
         }
+        self.printed()
+    }
+
+    /// The last lines that it has printed until now.
+    pub(crate) fn printed(&self) -> Vec<String> {
         self.tail
             .lock()
             .expect("nobody panics while holding the tail")

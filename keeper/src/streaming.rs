@@ -1,0 +1,344 @@
+//! Whether a standby receives the WAL of the db that it follows. A server that runs and answers, but whose WAL receiver
+//! is refused, falls behind without another sign. Looking at the server is left to `collect`.
+
+use std::time::Duration;
+
+use control::clock::Boottime;
+use control::model::{DbUid, Lsn, Problem};
+
+use crate::postgres::sql::Standby;
+use crate::problems::Kind;
+
+/// The db that a standby follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// Its uid.
+    pub db: DbUid,
+    /// Its advertised address.
+    pub address: String,
+    /// Its advertised port.
+    pub port: String,
+    /// The sentinel counts it as healthy.
+    pub is_healthy: bool,
+    /// How long a standby may be without its WAL before that is a problem.
+    pub limit: Duration,
+}
+
+/// The limit where the cluster spec sets none: dbWaitReadyTimeout of the defaults.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a standby may be without WAL: dbWaitReadyTimeout, but longer than it takes to replace a failed master.
+pub fn limit(ready_timeout: Duration, fail_interval: Duration) -> Duration {
+    let limit = if ready_timeout.is_zero() { LIMIT } else { ready_timeout };
+    limit.max(fail_interval.saturating_mul(2))
+}
+
+/// Since when the standby has been without WAL.
+#[derive(Debug, Default)]
+pub struct Streaming {
+    without: Option<Without>,
+    /// The last reason that the server printed: its lines come rarely, and others come between them.
+    reason: Option<String>,
+}
+
+#[derive(Debug)]
+struct Without {
+    since: Boottime,
+    db: DbUid,
+    address: (String, String),
+    replayed: Option<Lsn>,
+}
+
+impl Streaming {
+    /// Takes in a look at a server that answers, and returns the time without WAL once it is longer than the limit.
+    /// `followed` is absent unless the server is to follow another one.
+    ///
+    /// Time counts only while the followed db is healthy and the same, and nothing is replayed: WAL may come from an
+    /// archive, and a standby that was away long has much of it to replay. A standby whose replay is paused starts no WAL
+    /// receiver.
+    pub fn note(&mut self, followed: Option<&Followed>, standby: &Standby, now: Boottime) -> Option<Duration> {
+        let is_streaming = standby.receiver.as_ref().is_some_and(|receiver| receiver.is_streaming);
+        let Some(followed) = followed.filter(|followed| followed.is_healthy && !is_streaming && !standby.is_paused)
+        else {
+            self.reset();
+            return None;
+        };
+        let address = (followed.address.clone(), followed.port.clone());
+        let goes_on = self.without.as_ref().filter(|before| {
+            before.db == followed.db && before.address == address && before.replayed == standby.replayed
+        });
+        let since = goes_on.map_or(now, |before| before.since);
+        self.without = Some(Without {
+            since,
+            db: followed.db.clone(),
+            address,
+            replayed: standby.replayed,
+        });
+        let time = now.since(since);
+        (time >= followed.limit).then_some(time)
+    }
+
+    /// The server does not run, or follows nobody.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What an operator is shown; `log` is what the server has printed last.
+    pub fn problem(&mut self, followed: &Followed, log: &[String]) -> Problem {
+        if let Some(reason) = reason(log) {
+            self.reason = Some(reason.to_owned());
+        }
+        problem(followed, self.reason.as_deref())
+    }
+}
+
+fn problem(followed: &Followed, reason: Option<&str>) -> Problem {
+    let mut text = format!(
+        "the standby receives no WAL from the db that it follows, {} at {}:{}",
+        followed.db, followed.address, followed.port
+    );
+    if let Some(reason) = reason {
+        text = format!("{text}: {reason}");
+    }
+    Kind::Replication.problem(&text, remedy(reason.unwrap_or_default()))
+}
+
+/// The last line in which the server says why; `None` where it writes its log elsewhere, or in another language.
+fn reason(log: &[String]) -> Option<&str> {
+    // From walreceiver.c, libpqwalreceiver.c and xlogrecovery.c of PostgreSQL 13 to 18.
+    const PHRASES: [&str; 7] = [
+        "connect to the primary server",
+        "start WAL streaming",
+        "from WAL stream",
+        "of the primary is behind recovery timeline",
+        "system identifier differs between the primary",
+        "forked off current database system timeline",
+        "from primary server",
+    ];
+    let is_reason = |line: &&String| PHRASES.iter().any(|phrase| line.contains(phrase));
+    let line = log.iter().rev().find(is_reason)?;
+    // Without what log_line_prefix puts in front.
+    let level = ["FATAL:  ", "ERROR:  ", "LOG:  "];
+    let begin = level
+        .iter()
+        .filter_map(|level| Some(line.find(level)? + level.len()))
+        .min();
+    Some(line[begin.unwrap_or(0)..].trim())
+}
+
+fn remedy(reason: &str) -> &'static str {
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| reason.contains(phrase));
+    if says(&["has already been removed", "forked off", "is behind recovery timeline"]) {
+        "the standby needs WAL that the followed db does not have: if the sentinel gives it no other db, stop this keeper, \
+         `stolonctl removekeeper` it and start it again, which copies the followed db; raise wal_keep_size for the future"
+    } else if says(&["replication slot"]) {
+        "the keeper of the followed db makes this slot: see its problems and max_replication_slots there"
+    } else if says(&[
+        "password",
+        "pg_hba.conf",
+        "role \"",
+        "not permitted to log in",
+        "authentication",
+    ]) {
+        "let the replication user log in at the followed db: the same password there and in the keepers' files, no expired \
+         VALID UNTIL, and lines of pg_hba.conf for this host's address"
+    } else {
+        "look into PostgreSQL's logs of both for the cause; the standby tries it again by itself"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::sql::Receiver;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn at(seconds: u64) -> Boottime {
+        Boottime::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn followed() -> Followed {
+        Followed {
+            db: "a".into(),
+            address: "10.0.0.1".into(),
+            port: "5432".into(),
+            is_healthy: true,
+            limit: LIMIT,
+        }
+    }
+
+    fn standby() -> Standby {
+        Standby {
+            replayed: Some(Lsn(1)),
+            received: None,
+            is_paused: false,
+            receiver: None,
+        }
+    }
+
+    fn receiver(is_streaming: bool) -> Standby {
+        let receiver = Receiver {
+            is_streaming,
+            host: "10.0.0.1".into(),
+            port: "5432".into(),
+            timeline: Some(1),
+            slot: String::new(),
+        };
+        Standby {
+            receiver: Some(receiver),
+            ..standby()
+        }
+    }
+
+    /// Looks at 0 and 9 s at a standby without WAL, at 9.5 s at something else, and at 15 s and 20 s as before: whether
+    /// the time up to 9 s counts at 15 s.
+    fn counts(between: impl FnOnce(&mut Streaming, Boottime)) -> bool {
+        let mut streaming = Streaming::default();
+        for second in [0, 9] {
+            assert_eq!(streaming.note(Some(&followed()), &standby(), at(second)), None);
+        }
+        between(&mut streaming, Boottime::from_nanos(9_500_000_000));
+        let counted = streaming.note(Some(&followed()), &standby(), at(15)).is_some();
+        assert!(
+            streaming.note(Some(&followed()), &standby(), at(26)).is_some(),
+            "time begins anew"
+        );
+        counted
+    }
+
+    #[test]
+    fn a_standby_without_wal_is_a_problem_after_the_limit() {
+        assert!(counts(|_, _| {}));
+        let mut streaming = Streaming::default();
+        assert_eq!(streaming.note(Some(&followed()), &standby(), at(5)), None);
+        let looks = [(14, None), (15, Some(10)), (70, Some(65))];
+        for (second, time) in looks {
+            let noted = streaming.note(Some(&followed()), &standby(), at(second));
+            assert_eq!(noted, time.map(Duration::from_secs), "at {second} s");
+        }
+    }
+
+    #[test]
+    fn a_wal_receiver_that_only_waits_or_connects_again_and_again_does_not_stream() {
+        assert!(counts(|streaming, now| {
+            streaming.note(Some(&followed()), &receiver(false), now);
+        }));
+    }
+
+    #[test]
+    fn streaming_ends_it() {
+        assert!(!counts(|streaming, now| {
+            assert_eq!(streaming.note(Some(&followed()), &receiver(true), now), None);
+        }));
+    }
+
+    #[test]
+    fn a_standby_that_replays_gets_on() {
+        let mut streaming = Streaming::default();
+        for second in 0..100 {
+            let moving = Standby {
+                replayed: Some(Lsn(second)),
+                ..standby()
+            };
+            assert_eq!(streaming.note(Some(&followed()), &moving, at(second)), None);
+        }
+    }
+
+    #[test]
+    fn a_paused_replay_is_no_refusal() {
+        let paused = Standby {
+            is_paused: true,
+            ..standby()
+        };
+        assert!(!counts(
+            |streaming, now| _ = streaming.note(Some(&followed()), &paused, now)
+        ));
+    }
+
+    #[test]
+    fn neither_a_master_that_is_down_nor_one_that_has_just_changed_refuses() {
+        let changes: [fn(&mut Followed); 4] = [
+            |followed| followed.is_healthy = false,
+            |followed| followed.db = "b".into(),
+            |followed| followed.address = "10.0.0.2".into(),
+            |followed| followed.port = "5433".into(),
+        ];
+        for change in changes {
+            let mut other = followed();
+            change(&mut other);
+            let case = format!("{other:?}");
+            let counted = counts(|streaming, now| {
+                assert_eq!(streaming.note(Some(&other), &standby(), now), None);
+            });
+            assert!(!counted, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_to_follow_nobody_or_does_not_run_is_refused_by_nobody() {
+        assert!(!counts(|streaming, now| _ = streaming.note(None, &standby(), now)));
+        assert!(!counts(|streaming, _| streaming.reset()));
+    }
+
+    #[test]
+    fn the_limit_is_longer_than_it_takes_to_replace_a_master() {
+        let seconds = Duration::from_secs;
+        assert_eq!(limit(seconds(60), seconds(20)), seconds(60));
+        assert_eq!(limit(seconds(5), seconds(20)), seconds(40));
+        assert_eq!(limit(Duration::ZERO, seconds(20)), seconds(60));
+        assert_eq!(limit(seconds(5), Duration::MAX), Duration::MAX);
+    }
+
+    #[test]
+    fn the_servers_own_reason_is_shown_without_secrets_and_with_its_remedy() {
+        let cases = [
+            (
+                "2026-11-29 08:00:00.000 UTC [17] FATAL:  could not connect to the primary server: connection to server at \
+                 \"10.0.0.1\", port 5432 failed: FATAL:  password authentication failed for user \"repl\"",
+                "5432: could not connect to the primary server: connection",
+                "the same password",
+            ),
+            (
+                "FATAL:  could not connect to the primary server: FATAL:  no pg_hba.conf entry for replication connection",
+                "no pg_hba.conf entry",
+                "lines of pg_hba.conf",
+            ),
+            (
+                "FATAL:  could not start WAL streaming: ERROR:  replication slot \"stolon_b\" does not exist",
+                "\"stolon_b\" does not exist",
+                "max_replication_slots",
+            ),
+            (
+                "FATAL:  could not receive data from WAL stream: ERROR:  requested WAL segment 000000010000000000000003 \
+                 has already been removed",
+                "has already been removed",
+                "removekeeper",
+            ),
+            (
+                "LOG:  new timeline 2 forked off current database system timeline 1 before current recovery point 0/5",
+                "5432: new timeline 2 forked off",
+                "removekeeper",
+            ),
+            (
+                "FATAL:  could not connect to the primary server: invalid dsn: password=geheim host=x",
+                "password=***",
+                "the same password",
+            ),
+            (
+                "LOG:  restartpoint starting: time",
+                "a at 10.0.0.1:5432",
+                "PostgreSQL's logs",
+            ),
+        ];
+        for (line, text, remedy) in cases {
+            let log = ["LOG:  earlier".to_owned(), line.to_owned(), "LOG:  later".to_owned()];
+            let mut streaming = Streaming::default();
+            let problem = streaming.problem(&followed(), &log);
+            assert_eq!(streaming.problem(&followed(), &[]), problem, "other lines came since");
+            assert!(problem.text.contains(text), "{}", problem.text);
+            assert!(problem.remedy.contains(remedy), "{line}: {}", problem.remedy);
+            assert!(!problem.text.contains("geheim") && !problem.text.contains("earlier"));
+        }
+    }
+}
