@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use stolon_tests::cluster::Profile;
 
+use self::Limit::{Published, Undisturbed};
+use crate::failover::StoreDelay::{All, One};
 use crate::failover::{Event, Outcome, Setting, StoreDelay, run};
 
 /// One row: what is late, and what is allowed.
@@ -29,52 +31,22 @@ const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+#[rustfmt::skip]
 const ROWS: [Row; 7] = [
-    row(
-        StoreDelay::One(millis(3000)),
-        Profile::Default,
-        Limit::Published(millis(2500)),
-    ),
-    row(
-        StoreDelay::One(millis(3000)),
-        Profile::Short,
-        Limit::Published(millis(2500)),
-    ),
-    row(
-        StoreDelay::All(millis(1100)),
-        Profile::Short,
-        Limit::Published(millis(12_000)),
-    ),
-    row(
-        StoreDelay::All(millis(1400)),
-        Profile::Default,
-        Limit::Published(millis(12_000)),
-    ),
-    row(
-        StoreDelay::All(millis(3000)),
-        Profile::Default,
-        Limit::Published(millis(30_000)),
-    ),
-    Row {
-        proxy_intervals: Some((millis(1000), millis(3000))),
-        ..row(
-            StoreDelay::One(millis(6000)),
-            Profile::Default,
-            Limit::Undisturbed(Duration::from_secs(300)),
-        )
-    },
-    row(
-        StoreDelay::All(millis(3000)),
-        Profile::Default,
-        Limit::Undisturbed(Duration::from_secs(600)),
-    ),
+    row(One(millis(3000)), Profile::Default, None, Published(millis(2500))),
+    row(One(millis(3000)), Profile::Short, None, Published(millis(2500))),
+    row(All(millis(1100)), Profile::Short, None, Published(millis(12_000))),
+    row(All(millis(1400)), Profile::Default, None, Published(millis(12_000))),
+    row(All(millis(3000)), Profile::Default, None, Published(millis(30_000))),
+    row(One(millis(6000)), Profile::Default, Some((millis(1000), millis(3000))), Undisturbed(millis(300_000))),
+    row(All(millis(3000)), Profile::Default, None, Undisturbed(millis(600_000))),
 ];
 
-const fn row(store: StoreDelay, profile: Profile, limit: Limit) -> Row {
+const fn row(store: StoreDelay, profile: Profile, proxy_intervals: Option<(Duration, Duration)>, limit: Limit) -> Row {
     Row {
         store,
         profile,
-        proxy_intervals: None,
+        proxy_intervals,
         limit,
     }
 }

@@ -25,8 +25,8 @@ use crate::postgres::changes::DataChanges;
 use crate::postgres::conf::{Minima, SlotNeeds};
 use crate::postgres::credentials::Secret;
 use crate::postgres::instance::{Instance, LocalRole as FileRole};
+use crate::postgres::links;
 use crate::postgres::owned::Owned;
-use crate::postgres::survey;
 use crate::postgres::walk::{NoAnswer, Walker};
 use crate::problems::{Kind, Problems};
 use crate::publish::{Due, Publisher};
@@ -564,7 +564,7 @@ impl Engine {
             changes: self.changes.clone(),
         };
         let basis = Basis {
-            locations: survey::locations(&site.data).unwrap_or_default(), // the look itself reports why
+            locations: links::locations(&site.data).unwrap_or_default(), // the look itself reports why
             has_neighbour: target.peers.contains(&self.config.advertise_address),
             answers,
         };

@@ -14,7 +14,8 @@ use tracing::{info, warn};
 
 use crate::places::{Clear, Obstacle, PlaceKind, judge};
 use crate::postgres::files::FileError;
-use crate::postgres::mounts;
+use crate::postgres::links;
+use crate::postgres::mounts::{self, Mounts};
 use crate::postgres::owned::{NEW, Old, OldState, Owned, Space, random_name};
 use crate::postgres::room::{self, Freed, Room, Shortage};
 use crate::postgres::survey::{self, is_of_wal};
@@ -82,10 +83,10 @@ pub fn clear(data: &Path, owned: &Owned, clear: &Clear) -> Result<Cleared, Clear
 /// A mount point in anything that would be moved or removed to make new data: PGDATA, tablespaces, WAL, and what lies
 /// there of earlier attempts.
 fn mounted(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
-    let record = owned.record();
+    let (record, mounts) = (owned.record(), Mounts::read());
     let wal = survey::wal_of(data, owned)?.into_iter();
     for dir in wal.chain([data.to_owned()]) {
-        if let Some(point) = mounts::below(&dir)? {
+        if let Some(point) = mounts.below(&dir)? {
             return Ok(Some(point));
         }
     }
@@ -93,7 +94,7 @@ fn mounted(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
     let spaces = survey::own_spaces(data, owned)?.into_iter().chain(record.tablespaces);
     let of_spaces = spaces.flat_map(|space| [space.path(), space.location.join(&new), space.location.join(&old)]);
     let of_old = record.old.iter().flat_map(|old| dirs_of_old(owned, old));
-    mounts::first(of_spaces.chain(record.making).chain(of_old))
+    mounts.first(of_spaces.chain(record.making).chain(of_old))
 }
 
 /// The same as what an operator has to see to.
@@ -112,7 +113,7 @@ fn dirs_of_old(owned: &Owned, old: &Old) -> impl Iterator<Item = PathBuf> {
 /// nothing.
 pub fn drop_old(owned: &Owned) -> Result<(), ClearError> {
     let Some(old) = owned.record().old else { return Ok(()) };
-    if let Some(point) = mounts::first(dirs_of_old(owned, &old))? {
+    if let Some(point) = Mounts::read().first(dirs_of_old(owned, &old))? {
         return Err(ClearError::at(point, Obstacle::Mounted));
     }
     let mark = match old.state {
@@ -184,7 +185,7 @@ fn forget_missing(data: &Path, owned: &Owned) -> Result<(), FileError> {
 
 /// Tablespaces and WAL of old data whose PGDATA was put back.
 fn put_back_the_rest(data: &Path, owned: &Owned, old: &Old) -> Result<(), FileError> {
-    if let Some(directory) = survey::version_directory(data)? {
+    if let Some(directory) = links::version_directory(data)? {
         for space in &old.tablespaces {
             let to = space.location.join(&directory);
             if trees::mark(&space.path())? == Some(space.mark) && trees::mark(&to)?.is_none() {
@@ -422,7 +423,7 @@ fn remove(data: &Path, owned: &Owned, spaces: &[Space]) -> Result<(), FileError>
 
 /// Removes PGDATA, or what is in it when it is a link or a mount point.
 pub(crate) fn remove_data(data: &Path) -> Result<(), FileError> {
-    if let Some(point) = mounts::below(data)? {
+    if let Some(point) = Mounts::read().below(data)? {
         return Err(FileError::new("remove", data)(mounts::refusal(&point)));
     }
     if trees::is_movable(data)

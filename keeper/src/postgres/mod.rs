@@ -25,6 +25,7 @@ pub mod history;
 pub mod initdb;
 pub mod instance;
 pub mod layout;
+pub mod links;
 pub mod lock;
 pub mod mounts;
 pub mod observe;

@@ -10,41 +10,58 @@ use crate::postgres::files::FileError;
 use crate::postgres::trees;
 use crate::postgres::walk;
 
-/// A mount point below a directory, at any depth.
-pub fn below(dir: &Path) -> Result<Option<PathBuf>, FileError> {
-    walk::at(dir);
-    let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    Ok(match points() {
-        Some(points) => points
-            .into_iter()
-            .find(|point| *point != real && point.starts_with(&real)),
-        None => by_device(dir)?,
-    })
-}
+/// All mount points that this process sees, as of one reading.
+#[derive(Debug)]
+pub struct Mounts(Option<Vec<PathBuf>>);
 
-/// The directory itself when it is a mount point, or one below it. A link is not followed: what it leads to is neither
-/// moved nor removed with it.
-pub fn at_or_below(path: &Path) -> Result<Option<PathBuf>, FileError> {
-    walk::at(path);
-    if !fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
-        return Ok(None);
+impl Mounts {
+    /// Reads them, once for all the directories that are looked at together.
+    pub fn read() -> Self {
+        let table = fs::read("/proc/self/mountinfo").ok();
+        let points = table.map(|table| {
+            let points = of_table(&String::from_utf8_lossy(&table)).collect::<Vec<_>>();
+            #[cfg(test)]
+            let points = [points, pretended::points()].concat();
+            points
+        });
+        Self(points)
     }
-    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let is_one = match points() {
-        Some(points) => points.contains(&real),
-        None => !trees::is_movable(&real),
-    };
-    if is_one { Ok(Some(real)) } else { below(path) }
-}
 
-/// The first mount point that is one of these directories, or below one of them.
-pub fn first(dirs: impl IntoIterator<Item = PathBuf>) -> Result<Option<PathBuf>, FileError> {
-    for dir in dirs {
-        if let Some(point) = at_or_below(&dir)? {
-            return Ok(Some(point));
+    /// A mount point below a directory, at any depth.
+    pub fn below(&self, dir: &Path) -> Result<Option<PathBuf>, FileError> {
+        walk::at(dir);
+        let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+        let Some(points) = &self.0 else {
+            return by_device(dir);
+        };
+        let is_below = |point: &&PathBuf| **point != real && point.starts_with(&real);
+        Ok(points.iter().find(is_below).cloned())
+    }
+
+    /// The directory itself when it is a mount point, or one below it. A link is not followed: what it leads to is neither
+    /// moved nor removed with it.
+    pub fn at_or_below(&self, path: &Path) -> Result<Option<PathBuf>, FileError> {
+        walk::at(path);
+        if !fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+            return Ok(None);
         }
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let is_one = match &self.0 {
+            Some(points) => points.contains(&real),
+            None => !trees::is_movable(&real),
+        };
+        if is_one { Ok(Some(real)) } else { self.below(path) }
     }
-    Ok(None)
+
+    /// The first mount point that is one of these directories, or below one of them.
+    pub fn first(&self, dirs: impl IntoIterator<Item = PathBuf>) -> Result<Option<PathBuf>, FileError> {
+        for dir in dirs {
+            if let Some(point) = self.at_or_below(&dir)? {
+                return Ok(Some(point));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// Why nothing is removed where a file system is mounted.
@@ -53,18 +70,8 @@ pub fn refusal(point: &Path) -> io::Error {
     io::Error::new(io::ErrorKind::ResourceBusy, why)
 }
 
-/// All mount points that this process sees; `None` without `/proc`.
-fn points() -> Option<Vec<PathBuf>> {
-    let table = fs::read("/proc/self/mountinfo").ok()?;
-    let table = String::from_utf8_lossy(&table);
-    let points = of_table(&table);
-    #[cfg(test)]
-    let points = points.chain(pretended::points());
-    Some(points.collect())
-}
-
 /// The fifth field of each line; space, tab, newline and backslash are written in octal (proc_pid_mountinfo(5)).
-fn of_table(table: &str) -> impl Iterator<Item = PathBuf> {
+fn of_table(table: &str) -> impl Iterator<Item = PathBuf> + '_ {
     let fields = table.lines().filter_map(|line| line.split(' ').nth(4));
     let plain = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
     let unescaped = move |field: &str| {
@@ -117,8 +124,9 @@ mod tests {
         let points: Vec<_> = of_table(table).collect();
         assert_eq!(points, [Path::new("/data/base one/backup"), Path::new("/proc")]);
         let has_proc = Path::new("/proc/self").exists();
-        assert_eq!(below(Path::new("/")).unwrap().is_some(), has_proc);
-        assert_eq!(at_or_below(Path::new("/proc")).unwrap().is_some(), has_proc);
+        let mounts = Mounts::read();
+        assert_eq!(mounts.below(Path::new("/")).unwrap().is_some(), has_proc);
+        assert_eq!(mounts.at_or_below(Path::new("/proc")).unwrap().is_some(), has_proc);
     }
 
     #[test]
@@ -128,11 +136,11 @@ mod tests {
         fs::create_dir_all(&point).unwrap();
         std::os::unix::fs::symlink(&point, &link).unwrap();
         pretended::mount(&point);
-        let real = point.canonicalize().unwrap();
-        assert_eq!(below(&point).unwrap(), None);
-        assert_eq!(at_or_below(&point).unwrap(), Some(real.clone()));
-        assert_eq!(at_or_below(&dir.path().join("a")).unwrap(), Some(real));
-        assert_eq!(at_or_below(&link).unwrap(), None);
+        let (mounts, real) = (Mounts::read(), point.canonicalize().unwrap());
+        assert_eq!(mounts.below(&point).unwrap(), None);
+        assert_eq!(mounts.at_or_below(&point).unwrap(), Some(real.clone()));
+        assert_eq!(mounts.at_or_below(&dir.path().join("a")).unwrap(), Some(real));
+        assert_eq!(mounts.at_or_below(&link).unwrap(), None);
         pretended::unmount();
     }
 }

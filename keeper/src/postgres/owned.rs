@@ -17,7 +17,7 @@ use tracing::{error, warn};
 
 use crate::postgres::files::{self, FileError};
 use crate::postgres::layout;
-use crate::postgres::survey;
+use crate::postgres::links;
 use crate::postgres::trees::{self, Mark};
 
 const FILE: &str = "directories";
@@ -254,13 +254,13 @@ impl Owned {
     fn led_to(&self, record: &Record) -> Result<Vec<PathBuf>, FileError> {
         let data = layout::data_of(&self.dir);
         // Without a look at what the links lead to: it may not answer.
-        let linked = match survey::version_directory(&data)? {
-            Some(directory) => survey::locations(&data)?.iter().map(|at| at.join(&directory)).collect(),
+        let linked = match links::version_directory(&data)? {
+            Some(directory) => links::locations(&data)?.iter().map(|at| at.join(&directory)).collect(),
             None => Vec::new(),
         };
         let mut paths: Vec<PathBuf> = record.tablespaces.iter().map(Space::path).collect();
         paths.extend(linked);
-        paths.extend(survey::wal_of(&data, self)?);
+        paths.extend(links::wal_of(&data, record.wal.clone(), &self.name(NEW))?);
         paths.extend(record.wal.clone());
         paths.extend(record.not_ours.clone());
         paths.sort();

@@ -2,43 +2,16 @@
 //! those of a running instance as this keeper's. What follows from it `places` decides.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use control::telemetry::Chain;
 
 use crate::places::{Found, Place, PlaceKind};
 use crate::postgres::files::{self, FileError};
+use crate::postgres::links::{self, locations, version_directory};
 use crate::postgres::owned::{NEW, Owned, Space, random_name};
 use crate::postgres::trees::{self, Mark};
 use crate::postgres::usage;
-
-/// The directory in a tablespace's location that this PGDATA has: `PG_<major>_<catalog version>`; `None` when PGDATA
-/// has no version or no control file.
-pub(crate) fn version_directory(data: &Path) -> Result<Option<String>, FileError> {
-    let Some(major) = files::data_major(data)? else {
-        return Ok(None);
-    };
-    let path = data.join("global/pg_control");
-    // ControlFileData in catalog/pg_control.h: system identifier (8 bytes), its own version (4), catalog version (4).
-    let mut first = [0; 16];
-    match fs::File::open(&path).and_then(|mut file| file.read_exact(&mut first)) {
-        Ok(()) => {}
-        Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(FileError::new("read", path)(source)),
-    }
-    let catalog = u32::from_le_bytes([first[12], first[13], first[14], first[15]]);
-    Ok(Some(format!("PG_{major}_{catalog}")))
-}
-
-/// The locations that the links of a PGDATA lead to, in-place tablespaces left out.
-pub fn locations(data: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let links = trees::entries(&data.join("pg_tblspc"))?;
-    let targets = links.iter().filter_map(|link| fs::read_link(link).ok());
-    let mut locations: Vec<PathBuf> = targets.filter(|target| target.is_absolute()).collect();
-    locations.sort();
-    Ok(locations)
-}
 
 /// The tablespace directories that the links of a whole PGDATA lead to, in-place ones left out.
 pub fn linked(data: &Path) -> Result<Vec<Space>, FileError> {
@@ -63,18 +36,7 @@ fn space_at(location: &Path, directory: &str) -> Result<Option<Space>, FileError
 
 /// Where the `pg_wal` of PGDATA leads, when it is a link; of data that are lost or half made, where it did.
 pub fn wal_of(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
-    let Ok(target) = fs::read_link(data.join("pg_wal")) else {
-        let is_there = trees::mark(&data.join("pg_wal"))?.is_some();
-        return Ok(owned.record().wal.filter(|_| !is_there));
-    };
-    let target = data.join(target);
-    // An attempt that was interrupted leads to where it was made.
-    let is_made_there = target.file_name().is_some_and(|name| name == &*owned.name(NEW));
-    Ok(if is_made_there {
-        target.parent().map(Path::to_owned)
-    } else {
-        Some(target)
-    })
+    links::wal_of(data, owned.record().wal, &owned.name(NEW))
 }
 
 /// The same, when its content is this keeper's: PGDATA leads there, or it is still the recorded directory.

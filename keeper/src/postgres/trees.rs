@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::postgres::files::FileError;
 use crate::postgres::layout::LOST_FOUND;
-use crate::postgres::mounts;
+use crate::postgres::mounts::{self, Mounts};
 use crate::postgres::walk;
 
 /// Which directory a path leads to, as long as the system runs; device numbers may change when it starts again.
@@ -175,10 +175,11 @@ pub fn move_entries(from: &Path, to: &Path, moves: impl Fn(&OsStr) -> bool) -> R
 
 /// Removes the entries of a directory whose names `goes` says yes to, but never a `lost+found`.
 pub fn remove_entries(dir: &Path, goes: impl Fn(&OsStr) -> bool) -> Result<(), FileError> {
+    let mounts = Mounts::read();
     for entry in entries(dir)? {
         let name = entry.file_name().unwrap_or_default();
         if name != LOST_FOUND && goes(name) {
-            remove(&entry)?;
+            remove_unless_mounted(&entry, &mounts)?;
         }
     }
     Ok(())
@@ -187,8 +188,12 @@ pub fn remove_entries(dir: &Path, goes: impl Fn(&OsStr) -> bool) -> Result<(), F
 /// Removes a file, a link or a whole tree, without following links; one that is not there is fine. A tree that is a mount
 /// point, or has one in it, stays whole.
 pub fn remove(path: &Path) -> Result<(), FileError> {
+    remove_unless_mounted(path, &Mounts::read())
+}
+
+fn remove_unless_mounted(path: &Path, mounts: &Mounts) -> Result<(), FileError> {
     let removed = match cut::step().and_then(|()| fs::symlink_metadata(path)) {
-        Ok(metadata) if metadata.is_dir() => match mounts::at_or_below(path)? {
+        Ok(metadata) if metadata.is_dir() => match mounts.at_or_below(path)? {
             Some(point) => Err(mounts::refusal(&point)),
             None => remove_tree(CWD, path.as_os_str(), path),
         },
