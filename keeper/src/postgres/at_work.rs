@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::postgres::owned;
 use crate::postgres::process::{self, Process};
+use crate::postgres::walk::{self, NoAnswer, Walker};
 
 /// How long each signal gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,21 @@ pub struct Worker {
     pub program: String,
     /// How the data concern it.
     pub how: How,
+}
+
+/// Why it is not known that nobody works on the data.
+#[derive(Debug)]
+pub enum EndError {
+    /// This process does not end.
+    Remains(Worker),
+    /// A look at the processes does not get on.
+    NoAnswer(NoAnswer),
+}
+
+impl From<NoAnswer> for EndError {
+    fn from(hung: NoAnswer) -> Self {
+        Self::NoAnswer(hung)
+    }
 }
 
 /// How a data directory concerns a process.
@@ -91,11 +107,15 @@ pub fn on(data: &Path) -> Vec<Worker> {
 }
 
 /// Ends all of them: those of PostgreSQL as a postmaster does when one of its children has crashed (SIGQUIT), others by
-/// SIGTERM, and what is left by SIGKILL. Gives back one that does not end.
-pub async fn end(data: &Path, limits: Limits) -> Result<(), Worker> {
+/// SIGTERM, and what is left by SIGKILL.
+///
+/// # Errors
+///
+/// One does not end, or a look at the processes, which `walker` makes, does not get on.
+pub async fn end(data: &Path, limits: Limits, walker: &Walker) -> Result<(), EndError> {
     const ROUNDS: usize = 3; // a shell may start another program when its first one ends
     for round in 0..ROUNDS {
-        let workers = found(data).await;
+        let workers = found(data, walker).await?;
         if workers.is_empty() {
             return Ok(());
         }
@@ -116,14 +136,15 @@ pub async fn end(data: &Path, limits: Limits) -> Result<(), Worker> {
         }
         all_end(&workers, |_| Signal::KILL, limits.killed).await;
     }
-    found(data).await.into_iter().next().map_or(Ok(()), Err)
+    let left = found(data, walker).await?.into_iter().next();
+    left.map_or(Ok(()), |worker| Err(EndError::Remains(worker)))
 }
 
-/// The same as [`on`], on a thread of its own: a host may have very many processes and descriptors.
-async fn found(data: &Path) -> Vec<Worker> {
+/// The same as [`on`], on a thread of its own: a host may have very many processes and descriptors, and paths that
+/// processes name may lead to a file system that does not answer.
+async fn found(data: &Path, walker: &Walker) -> Result<Vec<Worker>, NoAnswer> {
     let data = data.to_owned();
-    let looked = tokio::task::spawn_blocking(move || on(&data)).await;
-    looked.expect("looking at processes does not panic")
+    walker.run(move || on(&data)).await
 }
 
 async fn all_end(workers: &[Worker], signal: impl Fn(&Worker) -> Signal, limit: Duration) -> bool {
@@ -223,6 +244,7 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
 /// Whether and how a process works on the data, with what it calls itself. Nothing of other users' is looked at.
 fn look(pid: i32, place: &Place) -> Option<(String, How)> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
+    walk::at(&proc);
     if fs::metadata(&proc).ok()?.uid() != geteuid().as_raw() {
         return None;
     }
@@ -240,7 +262,7 @@ fn look(pid: i32, place: &Place) -> Option<(String, How)> {
     let view = View::of(&proc);
     let how = if named.iter().any(|path| view.is(place, path, &cwd)) {
         How::Argument
-    } else if is_server && inode(&proc.join("cwd")).is_some_and(|inode| Some(inode) == place.inode) {
+    } else if is_server && place.inode.is_some() && process::working_directory(pid) == place.inode {
         How::WorkingDirectory
     } else if writes_below(&proc, &place.path, &view) {
         How::OpenFile
@@ -459,6 +481,39 @@ mod tests {
         assert!(matches!(View::of(Path::new("/proc/0")), View::Other(_)));
     }
 
+    /// The working directory of another server is on a file system that does not answer.
+    #[tokio::test]
+    async fn a_look_that_hangs_is_given_up_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let walker = Walker::new(Duration::from_millis(50));
+        let (answer, waits) = std::sync::mpsc::channel::<()>();
+        let hung = walker.run(move || {
+            walk::at(Path::new("/proc/1000"));
+            waits.recv()
+        });
+        assert!(hung.await.is_err());
+        let ended = end(dir.path(), Limits::default(), &walker).await;
+        assert!(matches!(ended, Err(EndError::NoAnswer(hung)) if hung.path == Path::new("/proc/1000")));
+        drop(answer);
+    }
+
+    #[test]
+    fn each_process_is_a_step_of_a_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let _others = [sleeps(|command| command), sleeps(|command| command)];
+        let (_, steps) = walk::counted(|| on(dir.path()));
+        assert!(steps >= 2, "{steps}");
+    }
+
+    #[test]
+    fn the_working_directory_is_known_without_its_file_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let child = sleeps(|command| command.current_dir(dir.path()));
+        let pid = i32::try_from(child.0.id()).unwrap();
+        assert_eq!(process::working_directory(pid), inode(dir.path()));
+        assert_eq!(process::working_directory(0), None);
+    }
+
     #[tokio::test]
     async fn they_end_by_force_where_they_do_not_by_asking() {
         let dir = tempfile::tempdir().unwrap();
@@ -472,7 +527,7 @@ mod tests {
             gently: Duration::from_millis(300),
             killed: Duration::from_secs(60),
         };
-        end(&data, limits).await.unwrap();
+        end(&data, limits, &Walker::default()).await.unwrap();
         assert_eq!(found(&data), []);
         assert!(!willing.0.wait().unwrap().success());
         assert!(!deaf.0.wait().unwrap().success());

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::places::Clear;
 use crate::postgres::aside::{self, ClearError, Cleared};
-use crate::postgres::at_work;
+use crate::postgres::at_work::{self, EndError};
 use crate::postgres::changes::DataChanges;
 use crate::postgres::conf::{self, Parameters, Recovery, RecoveryMode};
 use crate::postgres::connect::{LocalSocket, OwnServer, Target};
@@ -35,7 +35,7 @@ use crate::postgres::programs::Programs;
 use crate::postgres::replication::Replication;
 use crate::postgres::server::{Life, Server};
 use crate::postgres::sql::Sql;
-use crate::postgres::walk::NoAnswer;
+use crate::postgres::walk::{NoAnswer, Walker};
 
 /// What an instance is, for the life of the process.
 #[derive(Debug, Clone)]
@@ -273,6 +273,8 @@ pub struct Instance {
     replication: Replication,
     life: watch::Sender<Life>,
     server: Mutex<Option<Server>>,
+    /// Who looks at other processes.
+    walker: Walker,
     /// The socket directories of the last start; none before the first.
     sockets: std::sync::Mutex<Option<String>>,
 }
@@ -302,6 +304,7 @@ impl Instance {
             programs,
             life,
             server: Mutex::new(None),
+            walker: Walker::default(),
             sockets: std::sync::Mutex::default(),
         }
     }
@@ -728,11 +731,14 @@ impl Instance {
 
     /// Ends whoever works on the data besides a server: what a killed one, or a killed keeper, has left.
     pub(crate) async fn end_others(&self) -> Result<(), InstanceError> {
-        let ended = at_work::end(&self.config.data, at_work::Limits::default()).await;
-        ended.map_err(|worker| InstanceError::AtWork {
-            pid: worker.process.pid(),
-            program: worker.program,
-            data: self.config.data.clone(),
+        let ended = at_work::end(&self.config.data, at_work::Limits::default(), &self.walker).await;
+        ended.map_err(|failed| match failed {
+            EndError::Remains(worker) => InstanceError::AtWork {
+                pid: worker.process.pid(),
+                program: worker.program,
+                data: self.config.data.clone(),
+            },
+            EndError::NoAnswer(hung) => hung.into(),
         })
     }
 

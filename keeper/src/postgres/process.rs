@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal, test_kill_process};
 
@@ -159,10 +160,18 @@ pub fn postmaster(data: &Path) -> Result<Option<Process>, FileError> {
 /// Is this directory the working directory of a process of our user? Of others that cannot be read (proc_pid_cwd(5)), and
 /// nobody else may serve our data.
 pub(crate) fn works_in(pid: i32, dir: &Path) -> bool {
-    match (fs::metadata(format!("/proc/{pid}/cwd")), fs::metadata(dir)) {
-        (Ok(theirs), Ok(ours)) => (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()),
+    match (working_directory(pid), fs::metadata(dir)) {
+        (Some(theirs), Ok(ours)) => theirs == (ours.dev(), ours.ino()),
         _ => false,
     }
+}
+
+/// Device and inode of the working directory of a process. They are what the kernel has: its file system, which may not
+/// answer, is not asked (statx(2), `AT_STATX_DONT_SYNC`).
+pub(crate) fn working_directory(pid: i32) -> Option<(u64, u64)> {
+    let path = format!("/proc/{pid}/cwd");
+    let known = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
+    Some((makedev(known.stx_dev_major, known.stx_dev_minor), known.stx_ino))
 }
 
 /// Does a process call itself, or its executable, postgres? Children of a postmaster do so too: `postgres: walwriter`.

@@ -90,6 +90,8 @@ fn startup_title(cmdline: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt;
+
     use super::*;
 
     #[test]
@@ -108,6 +110,43 @@ mod tests {
         assert_eq!(title("postgres: checkpointer \0"), None);
         assert_eq!(title("vi startup notes\0"), None);
         assert_eq!(title(""), None);
+    }
+
+    /// Two servers of one host recover: each one's data have their own.
+    #[test]
+    fn the_title_is_that_of_the_server_of_this_data_directory() {
+        let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let startup = |number: usize, title: &str| {
+            let mut command = std::process::Command::new("sleep");
+            command.arg0(title).arg("1000").current_dir(data[number].path());
+            command.spawn().unwrap()
+        };
+        let mut children = [
+            startup(0, "postgres: checkpointer"),
+            startup(0, "postgres: startup recovering 00000001000000000000000A"),
+            startup(1, "postgres: main: startup recovering 00000001000000000000000B"),
+        ];
+        let titles = data.each_ref().map(|data| {
+            let mut looks = std::iter::repeat_with(|| title_in(data.path())).take(2000);
+            looks.find_map(|title| {
+                std::thread::sleep(Duration::from_millis(5)); // a child sets its title when it executes
+                title
+            })
+        });
+        let nowhere = title_in(&data[0].path().join("not there"));
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let recovering = |segment: &str| Some(format!("recovering {segment}"));
+        assert_eq!(
+            titles,
+            [
+                recovering("00000001000000000000000A"),
+                recovering("00000001000000000000000B")
+            ]
+        );
+        assert_eq!(nowhere, None);
     }
 
     #[test]
