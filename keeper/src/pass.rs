@@ -166,6 +166,8 @@ struct Pass {
     copy: Option<Copy>,
     /// When the permit was asked for.
     permit: Option<control::clock::Boottime>,
+    /// A step failed without which the pass went on.
+    is_incomplete: bool,
 }
 
 impl Engine {
@@ -179,6 +181,7 @@ impl Engine {
             asked: None,
             copy: None,
             permit: None,
+            is_incomplete: false,
         };
         let mut read = self.first_read().await;
         if hung.is_some() {
@@ -232,7 +235,9 @@ impl Engine {
                 Then::Done => {
                     self.end_lines(None, &mut pass.lines);
                     self.problems.set(Kind::Data, "copy", Vec::new());
-                    self.forget_failed_steps();
+                    if !pass.is_incomplete {
+                        self.forget_failed_steps();
+                    }
                     if let Be::Db(target) = &orders.be {
                         self.complete(target, matches!(pass.asked, Some(Asked::Answered(_))));
                     }
@@ -496,6 +501,7 @@ impl Engine {
             }
             let message = failure(step, &failed);
             if step.may_fail() {
+                pass.is_incomplete = true;
                 warn!(error = %Chain(&failed), "{message}");
             } else {
                 error!(error = %Chain(&failed), "{message}");

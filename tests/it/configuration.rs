@@ -4,6 +4,7 @@ use control::model::Role;
 use serde_json::{Value, json};
 use stolon_tests::cluster::{Builder, Cluster, LATER, Profile, SOON, check, words};
 use stolon_tests::process::Signal;
+use stolon_tests::programs;
 use stolon_tests::sql::Sql;
 use stolon_tests::status;
 use stolon_tests::wait::eventually;
@@ -319,8 +320,13 @@ pub(crate) async fn update(cluster: &Cluster, patch: &Value) {
 
 /// Changes the stored spec, as a program without our rules would.
 pub(crate) async fn store(cluster: &Cluster, change: impl Fn(&mut Value)) {
+    store_data(cluster, |data| change(&mut data["cluster"]["spec"])).await;
+}
+
+/// Changes the cluster data, as a program without our rules would.
+pub(crate) async fn store_data(cluster: &Cluster, change: impl Fn(&mut Value)) {
     let key = cluster.store.keys().cluster_data();
-    eventually("the changed spec to be stored", SOON, async || {
+    eventually("the changed cluster data to be stored", SOON, async || {
         let entry = cluster
             .store
             .get(&key)
@@ -328,7 +334,7 @@ pub(crate) async fn store(cluster: &Cluster, change: impl Fn(&mut Value)) {
             .map_err(|error| error.to_string())?
             .ok_or("no data")?;
         let mut data: Value = serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
-        change(&mut data["cluster"]["spec"]);
+        change(&mut data);
         let write = control::store::Txn::new()
             .if_unchanged(&key, entry.mod_revision)
             .put(&key, data.to_string());
@@ -349,4 +355,37 @@ pub(crate) async fn answers(cluster: &Cluster, uid: &str, question: &str, wanted
         check(value == wanted, || value)
     })
     .await;
+}
+
+/// A standby whose server hangs at its start holds the master's restart up, which status shows, and no longer than it
+/// hangs.
+#[tokio::test]
+async fn a_restart_that_never_comes_back_is_reported_and_costs_no_master() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let uid = cluster.prepare_keeper();
+    let hold = cluster.place.path().join("hold");
+    programs::wrap(&mut cluster, &uid, "held", |program, real| match program {
+        "postgres" => programs::held_by(&hold, real),
+        _ => programs::plain(real),
+    });
+    cluster.start(&uid);
+    cluster.settled(&uid, &Role::Standby).await;
+    let master = cluster.postmaster("keeper0");
+    std::fs::write(&hold, "").unwrap();
+    update(
+        &cluster,
+        &json!({ "automaticPgRestart": true, "pgParameters": { "max_connections": "150" } }),
+    )
+    .await;
+    let stuck = format!("the standby of keeper {uid} has not come back from its own restart");
+    status::shows(&cluster, &["keeper0"], &stuck).await;
+    status::shows(&cluster, &[&uid], "PostgreSQL does not accept connections yet").await;
+    assert_eq!(cluster.postmaster("keeper0"), master, "the only one that serves");
+    cluster.settled("keeper0", &Role::Master).await;
+
+    std::fs::remove_file(&hold).unwrap();
+    for uid in [&*uid, "keeper0"] {
+        shows(&cluster, uid, "max_connections", "150").await;
+    }
+    status::is_clean(&cluster).await;
 }

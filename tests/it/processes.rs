@@ -3,36 +3,15 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use control::model::Role;
 use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
 use stolon_tests::place::User;
 use stolon_tests::process::{Signal, lives};
+use stolon_tests::programs;
 use stolon_tests::wait::{eventually, throughout};
-
-/// A directory of PostgreSQL's programs, each one a script before the real one.
-fn wrapped_programs(place: &Path, name: &str, script: impl Fn(&str, &Path) -> String) -> PathBuf {
-    let real = real_programs();
-    let dir = place.join(name);
-    fs::create_dir(&dir).unwrap();
-    for entry in fs::read_dir(&real).unwrap() {
-        let program = entry.unwrap().file_name().into_string().unwrap();
-        let path = dir.join(&program);
-        fs::write(&path, script(&program, &real.join(&program))).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    dir
-}
-
-fn real_programs() -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").unwrap();
-    let mut found: Vec<PathBuf> = versions.map(|version| version.unwrap().path().join("bin")).collect();
-    found.retain(|bin| bin.join("postgres").exists());
-    found.sort();
-    found.pop().expect("PostgreSQL is installed")
-}
 
 /// As NixOS ships them: a script that runs the program under the script's name. The executable has another one.
 fn as_nixos(dir: &Path) -> impl Fn(&str, &Path) -> String {
@@ -40,7 +19,9 @@ fn as_nixos(dir: &Path) -> impl Fn(&str, &Path) -> String {
     move |program, real| {
         let renamed = hidden.join(format!(".{program}-wrapped"));
         if program == "postgres" {
-            fs::copy(real, &renamed).unwrap();
+            if !renamed.exists() {
+                fs::copy(real, &renamed).unwrap();
+            }
             fs::set_permissions(&renamed, fs::Permissions::from_mode(0o755)).unwrap();
             // it looks for its files beside itself
             return format!(
@@ -49,7 +30,7 @@ fn as_nixos(dir: &Path) -> impl Fn(&str, &Path) -> String {
                 renamed.display()
             );
         }
-        format!("#!/bin/bash\nexec \"{}\" \"$@\"\n", real.display())
+        programs::plain(real)
     }
 }
 
@@ -66,13 +47,9 @@ async fn a_server_behind_a_wrapper_script_is_known_by_its_directory() {
     let hidden = cluster.place.path().join("hidden");
     fs::create_dir(&hidden).unwrap();
     fs::set_permissions(&hidden, fs::Permissions::from_mode(0o755)).unwrap();
-    let programs = wrapped_programs(cluster.place.path(), "wrapped", as_nixos(&hidden));
-    for role in [Role::Master, Role::Standby] {
+    for (role, name) in [(Role::Master, "wrapped0"), (Role::Standby, "wrapped1")] {
         let uid = cluster.prepare_keeper();
-        cluster
-            .slot(&uid)
-            .options
-            .push(format!("--pg-bin-path={}", programs.display()));
+        programs::wrap(&mut cluster, &uid, name, as_nixos(&hidden));
         cluster.start(&uid);
         cluster.settled(&uid, &role).await;
     }
@@ -124,14 +101,10 @@ async fn a_server_behind_a_wrapper_script_is_known_by_its_directory() {
 #[tokio::test]
 async fn a_server_whose_wrapper_waits_for_it_is_signalled_itself() {
     let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
-    let programs = wrapped_programs(cluster.place.path(), "parents", |_, real| {
+    let uid = cluster.prepare_keeper();
+    programs::wrap(&mut cluster, &uid, "parents", |_, real| {
         format!("#!/bin/sh\n\"{}\" \"$@\"\nexit $?\n", real.display())
     });
-    let uid = cluster.prepare_keeper();
-    cluster
-        .slot(&uid)
-        .options
-        .push(format!("--pg-bin-path={}", programs.display()));
     cluster.start(&uid);
     cluster.settled(&uid, &Role::Master).await;
     assert_eq!(cluster.stop(&uid, Signal::INT).await, 0);
@@ -143,15 +116,11 @@ async fn a_server_whose_wrapper_waits_for_it_is_signalled_itself() {
 async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() {
     let mut cluster = Cluster::of(Profile::Fast).keepers(1).start().await;
     // one that copies nothing for ever, silently, and answers no SIGTERM: only the kernel ends it with its keeper
-    let programs = wrapped_programs(cluster.place.path(), "slow", |program, real| match program {
-        "pg_basebackup" => "#!/bin/sh\ntrap '' TERM PIPE\nwhile :; do sleep 1; done\n".to_owned(),
-        _ => format!("#!/bin/sh\nexec \"{}\" \"$@\"\n", real.display()),
-    });
     let uid = cluster.prepare_keeper();
-    cluster
-        .slot(&uid)
-        .options
-        .push(format!("--pg-bin-path={}", programs.display()));
+    programs::wrap(&mut cluster, &uid, "slow", |program, real| match program {
+        "pg_basebackup" => "#!/bin/sh\ntrap '' TERM PIPE\nwhile :; do sleep 1; done\n".to_owned(),
+        _ => programs::plain(real),
+    });
     cluster.start(&uid);
     let pgdata = cluster.pgdata(&uid);
     let copies = || at_work(&pgdata, "pg_basebackup");
@@ -172,8 +141,7 @@ async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() 
         .args(["-c", "trap '' TERM; read line; true", "pg_basebackup", "-D"])
         .arg(&pgdata);
     let mut leftover = as_postgres(&cluster, leftover);
-    let slot = cluster.slot(&uid);
-    slot.options.retain(|option| !option.starts_with("--pg-bin-path"));
+    programs::use_usual(&mut cluster, &uid);
     cluster.start(&uid);
     cluster
         .process(&uid)

@@ -12,6 +12,7 @@ pub mod leftovers;
 pub mod place;
 pub mod ports;
 pub mod process;
+pub mod programs;
 pub mod sql;
 pub mod stand_in;
 pub mod status;

@@ -236,8 +236,13 @@ impl Engine {
             Step::Restart(role, sets) => {
                 self.report_settings(orders, RestartState::Restarting);
                 if let Err(failed) = self.restart(*role, sets, orders, read, pass).await {
-                    // One that is repeated with less of the configuration is under way; nobody waits for another one.
-                    if !matches!(failed, StepError::Configuration(_)) {
+                    // One that is repeated with less of the configuration is under way, and so is one whose server still
+                    // starts: others see that it lasts too long, and the master does not restart before it is over.
+                    let goes_on = matches!(
+                        failed,
+                        StepError::Configuration(_) | StepError::Instance(InstanceError::Timeout { .. })
+                    );
+                    if !goes_on {
                         self.report_settings(orders, RestartState::Pending);
                     }
                     return Err(failed);

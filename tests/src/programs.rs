@@ -1,0 +1,66 @@
+//! Directories of PostgreSQL's programs in which scripts stand before some of them. What the scripts do the tests know.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::cluster::Cluster;
+
+/// Gives a keeper that does not run PostgreSQL's programs out of a directory of this name, each one a script before
+/// the real one: `script` makes it of the program's name and its path.
+///
+/// # Panics
+///
+/// When the directory is there, or PostgreSQL is not installed.
+pub fn wrap(cluster: &mut Cluster, uid: &str, name: &str, script: impl Fn(&str, &Path) -> String) {
+    let real = real();
+    let dir = cluster.place.path().join(name);
+    fs::create_dir(&dir).expect("a fresh directory takes a subdirectory");
+    for entry in fs::read_dir(&real).expect("the programs can be listed") {
+        let program = entry.expect("the programs can be listed").file_name();
+        let program = program.to_string_lossy();
+        let path = dir.join(&*program);
+        fs::write(&path, script(&program, &real.join(&*program))).expect("our own directory");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our own file");
+    }
+    use_from(cluster, uid, &dir);
+}
+
+/// Gives a keeper that does not run the programs of this directory.
+pub fn use_from(cluster: &mut Cluster, uid: &str, dir: &Path) {
+    use_usual(cluster, uid);
+    let option = format!("--pg-bin-path={}", dir.display());
+    cluster.slot(uid).options.push(option);
+}
+
+/// Gives a keeper that does not run the usual programs again.
+pub fn use_usual(cluster: &mut Cluster, uid: &str) {
+    let options = &mut cluster.slot(uid).options;
+    options.retain(|option| !option.starts_with("--pg-bin-path"));
+}
+
+/// The script of a program that is as it is.
+pub fn plain(real: &Path) -> String {
+    format!("#!/bin/sh\nexec \"{}\" \"$@\"\n", real.display())
+}
+
+/// The script of a server that does not start as long as there is a file of this path.
+pub fn held_by(file: &Path, real: &Path) -> String {
+    // The keeper asks the same program for its version and for settings (-C).
+    let wait = format!(
+        "case \" $* \" in *\" -C \"*) ;; *\" -D \"*) while [ -e \"{}\" ]; do sleep 0.1; done ;; esac",
+        file.display()
+    );
+    format!("#!/bin/sh\n{wait}\nexec \"{}\" \"$@\"\n", real.display())
+}
+
+fn real() -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed");
+    let mut found: Vec<PathBuf> = versions
+        .flatten()
+        .map(|version| version.path().join("bin"))
+        .filter(|bin| bin.join("postgres").exists())
+        .collect();
+    found.sort();
+    found.pop().expect("PostgreSQL is installed")
+}
