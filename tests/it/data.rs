@@ -6,10 +6,15 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use control::model::Role;
+use serde_json::{Value, json};
 use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
-use stolon_tests::process::Signal;
+use stolon_tests::process::{Process, Signal};
+use stolon_tests::programs;
 use stolon_tests::sql::Sql;
+use stolon_tests::status;
 use stolon_tests::wait::{eventually, throughout};
+
+use crate::configuration::store_data;
 
 /// Several passes of a keeper of [`Profile::Fast`].
 const PASSES: std::time::Duration = std::time::Duration::from_secs(5);
@@ -135,15 +140,160 @@ async fn copied_again(cluster: &mut Cluster, uid: &str) {
 }
 
 async fn no_old_data(cluster: &Cluster, uid: &str) {
-    let dir = cluster.place.data_dir(uid);
     eventually("the old data to be removed", SOON, async || {
-        let names = fs::read_dir(&dir).map_err(|error| error.to_string())?;
-        let mut names = names
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.find(|name| name.contains(".old-")).map_or(Ok(()), Err)
+        old_data(cluster, uid).map_or(Ok(()), |old| Err(format!("{} is there", old.display())))
     })
     .await;
+}
+
+/// The directory beside PGDATA to which its data were moved.
+fn old_data(cluster: &Cluster, uid: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(cluster.place.data_dir(uid)).unwrap();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    paths.find(|path| path.to_string_lossy().contains(".old-"))
+}
+
+/// The new server does not start: the old data are kept however long that takes.
+#[tokio::test]
+async fn the_old_data_are_removed_only_once_the_new_server_has_answered() {
+    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    let hold = cluster.place.path().join("hold");
+    programs::wrap(&mut cluster, "keeper1", "held", |program, real| match program {
+        "postgres" => programs::held_by(&hold, real),
+        _ => programs::plain(real),
+    });
+    cluster.kill_keeper_and_postgres("keeper1");
+    fs::write(&hold, "").unwrap();
+    let said = new_db(&mut cluster, "keeper1").await;
+    let keeper = cluster.process("keeper1");
+    keeper.said_after(said, "running pg_basebackup", LATER).await;
+    let pgdata = cluster.pgdata("keeper1");
+    eventually("the copy to be complete", LATER, async || {
+        check(pgdata.join("PG_VERSION").exists(), || "it is not".to_owned())
+    })
+    .await;
+    status::shows(&cluster, &["keeper1"], "PostgreSQL does not accept connections yet").await;
+    let old = old_data(&cluster, "keeper1").expect("the old data are kept");
+    throughout("the old data", PASSES, async || {
+        check(old.join("PG_VERSION").exists(), || "gone".to_owned())
+    })
+    .await;
+    fs::remove_file(&hold).unwrap();
+    cluster.settled("keeper1", &Role::Standby).await;
+    no_old_data(&cluster, "keeper1").await;
+    status::is_clean(&cluster).await;
+}
+
+/// The instance at the followed db's address is on an older timeline than that db was: what is copied from it would not
+/// have all that was acknowledged.
+#[tokio::test]
+async fn a_source_behind_the_recorded_timeline_is_not_copied() {
+    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    cluster.process("sentinel0").kill();
+    let timeline = |timeline: u64| {
+        move |data: &mut Value| {
+            let master = data["cluster"]["status"]["master"].as_str().unwrap().to_owned();
+            data["dbs"][master]["status"]["timelineID"] = timeline.into();
+        }
+    };
+    store_data(&cluster, timeline(7)).await;
+    another_db(&cluster, "keeper1").await;
+    let behind = "its timeline is 1, and the cluster data have 7 for the followed db";
+    status::shows(&cluster, &["keeper1"], behind).await;
+    assert!(cluster.pgdata("keeper1").join("PG_VERSION").exists());
+    assert!(old_data(&cluster, "keeper1").is_none(), "nothing is moved");
+    let said = cluster
+        .process("keeper1")
+        .log()
+        .matches("running pg_basebackup")
+        .count();
+    assert_eq!(said, 1, "the first copy");
+
+    store_data(&cluster, timeline(1)).await;
+    cluster.start("sentinel0");
+    cluster.settled("keeper1", &Role::Standby).await;
+    no_old_data(&cluster, "keeper1").await;
+}
+
+/// Gives a running keeper another standby db in the place of its own, as a sentinel does that has none running now.
+async fn another_db(cluster: &Cluster, uid: &str) {
+    store_data(cluster, |data| {
+        let dbs = data["dbs"].as_object_mut().unwrap();
+        let of_keeper = dbs.iter().find(|(_, db)| db["spec"]["keeperUID"] == uid);
+        let before = of_keeper.expect("the keeper has a db").0.clone();
+        let mut db = dbs.remove(&before).unwrap();
+        db["uid"] = ANOTHER.into();
+        db["generation"] = 1.into();
+        db["spec"]["initMode"] = "resync".into();
+        db["status"] = json!({});
+        dbs.insert(ANOTHER.to_owned(), db);
+        let text = data.to_string().replace(&before, ANOTHER);
+        *data = serde_json::from_str(&text).unwrap();
+    })
+    .await;
+}
+
+/// A uid as sentinels make them.
+const ANOTHER: &str = "0a0b0c0d";
+
+/// Two real file systems: one with no room for old and new data, and one that is mounted below PGDATA for a while.
+#[tokio::test]
+async fn old_data_go_first_where_there_is_no_room_and_stay_where_a_file_system_is_mounted() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let uid = cluster.prepare_keeper();
+    let (dir, acts) = (cluster.place.data_dir(&uid), make_dir(&cluster, "acts"));
+    let mounted = cluster.pgdata(&uid).join("pg_twophase");
+    let act = |name: &str, command: &str| {
+        let (begin, end) = (acts.join(name), acts.join(format!("{name} done")));
+        let wait = format!("while [ ! -e '{}' ]; do sleep 0.1; done", begin.display());
+        format!("{wait}; {command} '{}'; touch '{}'", mounted.display(), end.display())
+    };
+    let script = format!(
+        "mkdir -p {0}; mount -t tmpfs -o size=160m none {0}; ({1}; {2}) & true",
+        dir.display(),
+        act("mount", "mount -t tmpfs none"),
+        act("umount", "umount"),
+    );
+    with_mounts(&mut cluster, &uid, &script);
+    let does = async |name: &str| {
+        fs::write(acts.join(name), "").unwrap();
+        eventually(name.to_owned(), SOON, async || {
+            check(acts.join(format!("{name} done")).exists(), || "not done".to_owned())
+        })
+        .await;
+    };
+    cluster.start(&uid);
+    cluster.settled(&uid, &Role::Standby).await;
+    cluster.process("sentinel0").kill();
+    does("mount").await;
+    another_db(&cluster, &uid).await;
+    status::shows(
+        &cluster,
+        &[&uid],
+        &format!("{}: a file system is mounted there", mounted.display()),
+    )
+    .await;
+    let keeper = cluster.process(&uid);
+    let copies = |keeper: &Process| keeper.log().matches("running pg_basebackup").count();
+    assert_eq!(copies(keeper), 1, "the first copy");
+    // As the keeper sees it (proc_pid_root(5)).
+    let seen = PathBuf::from(format!("/proc/{}/root", keeper.pid()));
+    let data = seen
+        .join(mounted.strip_prefix("/").unwrap())
+        .with_file_name("PG_VERSION");
+    assert!(data.exists(), "nothing is removed");
+
+    does("umount").await;
+    cluster.start("sentinel0");
+    let keeper = cluster.process(&uid);
+    let first = "no room to keep the old data until the new are complete, removing them first";
+    keeper.said(first, LATER).await;
+    cluster.settled(&uid, &Role::Standby).await;
+    let log = cluster.process(&uid).log();
+    assert_eq!(copies(cluster.process(&uid)), 2);
+    assert!(log.find(first) < log.rfind("running pg_basebackup"), "logged before");
+    assert!(!log.contains("keeping the old data"));
+    status::is_clean(&cluster).await;
 }
 
 /// An address that leads to another cluster, whose passwords are the same.
@@ -365,22 +515,10 @@ async fn new_db(cluster: &mut Cluster, uid: &str) -> usize {
 #[tokio::test]
 async fn copies_that_fail_become_rare_and_cost_no_data() {
     let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
-    let programs = make_dir(&cluster, "programs");
-    let found = std::process::Command::new("pg_config").arg("--bindir").output();
-    let bin = found.map_or_else(
-        |_| PathBuf::from("/usr/lib/postgresql/15/bin"),
-        |output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()),
-    );
-    for entry in fs::read_dir(&bin).unwrap() {
-        let entry = entry.unwrap();
-        symlink(entry.path(), programs.join(entry.file_name())).unwrap();
-    }
-    let fails = programs.join("pg_basebackup");
-    fs::remove_file(&fails).unwrap();
-    fs::write(&fails, "#!/bin/sh\necho it fails >&2\nexit 1\n").unwrap();
-    fs::set_permissions(&fails, fs::Permissions::from_mode(0o755)).unwrap();
-    let option = format!("--pg-bin-path={}", programs.display());
-    cluster.slot("keeper1").options.push(option.clone());
+    programs::wrap(&mut cluster, "keeper1", "programs", |program, real| match program {
+        "pg_basebackup" => "#!/bin/sh\necho it fails >&2\nexit 1\n".to_owned(),
+        _ => programs::plain(real),
+    });
     cluster.kill_keeper_and_postgres("keeper1");
     let said = new_db(&mut cluster, "keeper1").await;
     let keeper = cluster.process("keeper1");
@@ -397,13 +535,11 @@ async fn copies_that_fail_become_rare_and_cost_no_data() {
         status == 0 && shown.contains("copying the followed db failed"),
         "{shown}"
     );
-    let old = fs::read_dir(cluster.place.data_dir("keeper1")).unwrap();
-    let old: Vec<_> = old.map(|entry| entry.unwrap().path()).collect();
-    let old = old.iter().find(|path| path.to_string_lossy().contains(".old-"));
-    assert!(old.expect("the old data are there").join("PG_VERSION").exists());
+    let old = old_data(&cluster, "keeper1").expect("the old data are there");
+    assert!(old.join("PG_VERSION").exists());
 
     assert_eq!(cluster.stop("keeper1", Signal::TERM).await, 0);
-    cluster.slot("keeper1").options.retain(|known| *known != option);
+    programs::use_usual(&mut cluster, "keeper1");
     cluster.start("keeper1");
     cluster.settled("keeper1", &Role::Standby).await;
     no_old_data(&cluster, "keeper1").await;

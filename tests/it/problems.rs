@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use control::model::Role;
 use serde_json::{Value, json};
-use stolon_tests::cluster::{Cluster, LATER, Profile, REPLUSER, SOON, words};
+use stolon_tests::cluster::{Cluster, LATER, Profile, REPLUSER, SOON, check, words};
 use stolon_tests::process::{self, Signal};
 use stolon_tests::sql::Sql;
 use stolon_tests::status;
@@ -204,9 +204,53 @@ async fn a_standby_that_its_master_refuses_is_reported_until_it_streams_again() 
     let found = |line: &&str| line.contains("problem found") && line.contains("receives no WAL");
     assert_eq!(log.lines().filter(found).count(), 1, "{log}");
 
-    sql.run(&format!("alter role {user} password '{password}'"))
-        .await
-        .unwrap();
+    sql.run(&format!(
+        "alter role {user} password '{}'",
+        password.replace('\'', "''")
+    ))
+    .await
+    .unwrap();
     status::is_clean(&cluster).await;
     cluster.caught_up("keeper1", "keeper0").await;
+}
+
+/// The key is gone: the keeper leaves its database as it is, and its report is shown all the same.
+#[tokio::test]
+async fn lost_cluster_data_are_a_problem_of_each_keeper_until_they_are_back() {
+    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let sql = cluster.sql("keeper0").await;
+    sql.run("create table ours as select 1").await.unwrap();
+    let key = cluster.store.keys().cluster_data();
+    let saved = cluster.store.get(&key).await.unwrap().unwrap();
+    let write = control::store::Txn::new().delete(&key);
+    cluster.store.commit(write).await.unwrap();
+    let keeper = cluster.process("keeper0");
+    keeper
+        .said("the cluster data are gone, and this keeper has a database", SOON)
+        .await;
+    eventually("the problem in what the keeper publishes", SOON, async || {
+        let infos = cluster.store.list(&cluster.store.keys().keeper_infos()).await;
+        let infos = infos.map_err(|error| error.to_string())?;
+        let texts: Vec<String> = infos
+            .iter()
+            .map(|entry| String::from_utf8_lossy(&entry.value).into_owned())
+            .collect();
+        check(
+            texts.iter().any(|text| text.contains("the cluster data are gone")),
+            || texts.join("\n"),
+        )
+    })
+    .await;
+    // The status command has nothing to show; its error names the keeper and the remedy.
+    let (code, shown) = cluster.stolonctl(&["status"]).await;
+    assert_eq!(code, 1, "{shown}");
+    assert!(
+        shown.contains("keepers of a cluster exist: keeper0") && shown.contains("clusterdata write"),
+        "{shown}"
+    );
+    let write = control::store::Txn::new().put(&key, saved.value);
+    cluster.store.commit(write).await.unwrap();
+    status::is_clean(&cluster).await;
+    cluster.settled("keeper0", &Role::Master).await;
+    answers(&cluster, "keeper0", "select count(*) from ours", "1").await;
 }
