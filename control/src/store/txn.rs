@@ -60,6 +60,14 @@ impl Txn {
         self
     }
 
+    /// Only if the key hangs on no lease with a greater id than this; also if it does not exist.
+    #[must_use]
+    pub fn if_leased_no_later(mut self, key: &str, lease: LeaseId) -> Self {
+        let greater = lease.0.saturating_add(1);
+        self.compares.push(Compare::lease(key, CompareOp::Less, greater));
+        self
+    }
+
     /// Then put this, without a lease.
     #[must_use]
     pub fn put(self, key: &str, value: impl Into<Vec<u8>>) -> Self {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use control::store::{INFO_TTL_MIN, Outcome, Revision, Store, StoreError, Target, Txn};
+use control::store::{INFO_TTL_MIN, LeaseId, Outcome, Revision, Store, StoreError, Target, Txn};
 use stolon_tests::etcd::Etcd;
 
 use crate::{options, store};
@@ -201,4 +201,28 @@ fn a_timeout_of_zero_is_refused() {
     let mut options = options("");
     options.timeout = Duration::ZERO;
     assert!(control::store::StoreConfig::load(&options).is_err());
+}
+
+/// fencing F-2
+#[tokio::test]
+async fn a_late_put_under_a_former_lease_is_refused() {
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let (former, present) = (LeaseId(1 << 40), LeaseId(1 << 41));
+    for lease in [former, present] {
+        store.grant_as(lease, Duration::from_secs(60)).await.unwrap();
+    }
+    let put = async |lease| {
+        let txn = Txn::new()
+            .if_leased_no_later("info", lease)
+            .put_leased("info", "value", lease);
+        store.commit(txn).await.unwrap().committed().is_some()
+    };
+    assert!(put(former).await, "the key does not exist");
+    assert!(put(former).await);
+    assert!(put(present).await);
+    assert!(!put(former).await);
+    assert!(put(present).await);
+    let entry = store.get("info").await.unwrap().unwrap();
+    assert_eq!(entry.lease, Some(present));
 }
