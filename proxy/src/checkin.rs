@@ -3,6 +3,7 @@
 //! is `listener`'s.
 
 mod announce;
+mod copies;
 mod document;
 mod goodbye;
 mod life;
@@ -16,12 +17,13 @@ use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
 use control::model::{JsonError, ProxyUid};
-use control::store::{Store, StoreError, Target, Watch};
+use control::store::{LeaseId, Store, StoreError, Target, Watch};
 use control::telemetry::Chain;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use self::announce::{InfoLease, Publication};
+use self::copies::Copies;
 use self::document::Document;
 pub use self::life::Life;
 use self::resolver::Resolver;
@@ -151,6 +153,9 @@ pub struct CheckIn {
     /// The cluster data of the last good check-in, or newer ones that came with a watch or a refused transaction.
     known: Option<Document>,
     lease: Option<InfoLease>,
+    /// The lease that was asked for last.
+    last_lease: Option<LeaseId>,
+    copies: Copies,
     renewal: Option<(Boottime, JoinHandle<Result<bool, StoreError>>)>,
     /// What was last published, or may have been.
     published: Option<i64>,
@@ -209,6 +214,8 @@ impl CheckIn {
             current: None,
             known: None,
             lease: None,
+            last_lease: None,
+            copies: Copies::default(),
             renewal: None,
             published: None,
             clocks: None,
@@ -331,6 +338,9 @@ impl CheckIn {
                 Found::Nothing | Found::Unusable(_) => self.timing(),
             };
             self.stop_what_ends(&verdict); // before anything is published
+            if verdict.publish == Publish::No {
+                self.copies.discard();
+            }
             if matches!(&verdict.route, Route::Closed(why) if !why.may_be_a_change()) {
                 self.change_is_over();
             }
@@ -368,7 +378,7 @@ impl CheckIn {
                         (Err(_), None) if matches!(verdict.publish, Publish::Try(_)) => continue,
                         (Err(err), _) => {
                             self.known = Some(document.as_known());
-                            return Err(err.into());
+                            return Err(err);
                         }
                     }
                 }
@@ -441,6 +451,9 @@ impl CheckIn {
     }
 
     fn close(&mut self, why: Cut) {
+        if why != Cut::Lease {
+            self.copies.discard();
+        }
         let Some(current) = self.current.take() else { return };
         self.reins.curtain.fall(&current.gate, why, now());
         self.reins.orders.send_modify(|orders| {

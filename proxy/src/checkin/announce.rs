@@ -7,8 +7,12 @@ use control::clock::Boottime;
 use control::model::{InfoUid, ProxyInfo, short_uid, to_compact};
 use control::store::{Attempt, LeaseId, Revision, StoreError, Target, Txn, info_ttl};
 
+use super::copies::Content;
 use super::document::Document;
-use super::{CheckIn, now, random};
+use super::{CheckIn, Failed, now, random};
+
+/// Ids of leases that follow each other differ by 2^40 at most: 62 bits of chance, less these.
+const LEASE_ID_STEP_SHIFT: u32 = 22;
 
 /// The lease of the store that our info hangs on. It is renewed apart from the check-ins, so that none waits for it.
 #[derive(Debug, Clone, Copy)]
@@ -51,31 +55,62 @@ impl CheckIn {
         generation: i64,
         timeout: Duration,
         limit: Duration,
-    ) -> Result<Publication, StoreError> {
-        // From before the lease of the info is looked at, too: both must hold if this process is paused in between.
+    ) -> Result<Publication, Failed> {
         let started = now();
         // fencing F-2: the greater of the two, and of the first one alone, since nothing was forwarded before it
         let announced = self.in_force.map_or(timeout, |in_force| timeout.max(in_force.timeout));
         let lease = self.info_lease(announced, limit).await?;
-        let info = self.info(generation, announced);
-        let txn = Txn::new().if_unchanged(cluster_data, revision).put_leased(
-            &self.store.keys().proxy_info(self.me.as_str()),
-            to_compact(&info),
-            lease,
-        );
-        let store = self.store.limited(limit.saturating_sub(now().since(started)));
+        let content = Content {
+            revision,
+            generation,
+            timeout: announced,
+            lease: lease.id,
+        };
         self.published = Some(generation);
-        let cluster_data = [Target::Key(cluster_data.to_owned())];
-        match store.commit_or_read(txn, &cluster_data).await {
-            Ok(Attempt::Committed(_)) => Ok(Publication::Done(started)),
-            Ok(Attempt::Read(mut read)) => Ok(Publication::Changed(Document::found(read.take_one(0)))),
-            Err(err) => {
+        let left = limit.saturating_sub(now().since(started));
+        let mut copies = std::mem::take(&mut self.copies);
+        let answer = copies
+            .answer(content, left, now, |sent| {
+                // sent under a lease that ends sooner, the info would be gone while we still forward
+                lease
+                    .outlives_a_check_in(sent)
+                    .then(|| self.copy(cluster_data, content, left))
+            })
+            .await;
+        self.copies = copies;
+        match answer {
+            Ok((sent, Attempt::Committed(_))) => Ok(Publication::Done(sent)),
+            Ok((_, Attempt::Read(mut read))) => Ok(Publication::Changed(Document::found(read.take_one(0)))),
+            Err(Some(err)) => {
                 if matches!(err, StoreError::Refused { .. }) {
                     self.lease = None; // it may be what the store does not know any more
                 }
-                Err(err)
+                Err(err.into())
             }
+            Err(None) => Err(Failed::Late(limit)),
         }
+    }
+
+    /// One copy of an announcement, to be sent.
+    ///
+    /// The store refuses it once the info hangs on a later lease: a copy that comes late would take the info along when
+    /// its own lease ends, while answers to later copies still let us forward.
+    fn copy(
+        &self,
+        cluster_data: &str,
+        content: Content,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Attempt, StoreError>> + Send + use<> {
+        let key = self.store.keys().proxy_info(self.me.as_str());
+        let info = self.info(content.generation, content.timeout);
+        let txn = Txn::new()
+            .if_unchanged(cluster_data, content.revision)
+            .if_leased_no_later(&key, content.lease)
+            .put_leased(&key, to_compact(&info), content.lease);
+        // An answer that is older than this is of no use. One that cannot be sent now makes room for a later one.
+        let store = self.store.limited(content.timeout).sent_within(limit / 10 * 9);
+        let cluster_data = [Target::Key(cluster_data.to_owned())];
+        async move { store.commit_or_read(txn, &cluster_data).await }
     }
 
     pub(super) fn info(&self, generation: i64, timeout: Duration) -> ProxyInfo {
@@ -91,23 +126,22 @@ impl CheckIn {
 
     /// The lease for our info (P-3, store S-20): the present one, or a new one when its time to live has to change or
     /// it may be gone.
-    async fn info_lease(&mut self, timeout: Duration, limit: Duration) -> Result<LeaseId, StoreError> {
+    async fn info_lease(&mut self, timeout: Duration, limit: Duration) -> Result<InfoLease, StoreError> {
         let ttl = info_ttl(timeout.saturating_mul(2));
         if let Some(lease) = self
             .lease
             .filter(|lease| lease.ttl == ttl && lease.outlives_a_check_in(now()))
         {
-            return Ok(lease.id);
+            return Ok(lease);
         }
-        let asked_at = now();
-        let granted = self.store.limited(limit).grant(ttl).await?;
+        let id = later_lease(self.last_lease);
+        self.last_lease = Some(id);
+        let renewed = now();
+        self.store.limited(limit).grant_as(id, ttl).await?;
         self.renewal = None;
-        self.lease = Some(InfoLease {
-            id: granted.lease,
-            ttl,
-            renewed: asked_at,
-        });
-        Ok(granted.lease)
+        let lease = InfoLease { id, ttl, renewed };
+        self.lease = Some(lease);
+        Ok(lease)
     }
 
     /// Renews the lease of our info in the background when a quarter of its time has passed; on a slow store so much
@@ -136,9 +170,28 @@ impl CheckIn {
     }
 }
 
+/// An id that no lease has, by chance, and that is greater than the last one: the order of the ids is that of the leases.
+fn later_lease(last: Option<LeaseId>) -> LeaseId {
+    let random = LeaseId::choose().0;
+    let later = last.and_then(|last| last.0.checked_add(1 + (random >> LEASE_ID_STEP_SHIFT)));
+    // room for millions of later ones; past the end the store refuses the info until the former one is gone
+    LeaseId(later.unwrap_or(random >> 1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_lease_has_a_greater_id_than_the_one_before() {
+        let mut last = None;
+        for _ in 0..100_000 {
+            let next = later_lease(last);
+            assert!(last.is_none_or(|last| next > last) && next.0 > 0);
+            last = Some(next);
+        }
+        assert!(later_lease(Some(LeaseId(i64::MAX))).0 > 0);
+    }
 
     #[test]
     fn an_info_put_under_a_lease_stays_for_longer_than_anything_is_forwarded_after_it() {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stolon_tests::process::Signal;
-use stolon_tests::tcp_relay::{TcpRelay, Weather};
-use stolon_tests::wait::{eventually, now};
+use stolon_tests::tcp_relay::{TcpRelay, Toward, Weather};
+use stolon_tests::wait::{eventually, now, throughout};
 
 use crate::rig::{CHECK_INTERVAL, LATE, Master, PATIENCE, Proxy, Rig, TIMEOUT, block_on};
 
@@ -153,6 +153,37 @@ fn a_failover_while_the_store_needs_nine_tenths_of_the_timeout_is_safe() {
 #[test]
 fn a_failover_while_the_store_needs_more_than_the_timeout_is_safe() {
     failover_in(|relay| relay.set_both(Weather::Delay(Duration::from_millis(550))));
+}
+
+// fencing F-2: an answer counts from the sending of its own copy, so one that takes two thirds of the timeout renews the lease
+#[test]
+fn answers_slower_than_half_of_the_timeout_keep_the_route_open_and_slower_ones_than_the_timeout_do_not() {
+    const LEASE: Duration = Duration::from_secs(6);
+    let (slow, too_slow) = (LEASE * 2 / 3, LEASE * 4 / 3);
+    block_on(async move {
+        let mut rig = Rig::with_short_lease().await;
+        rig.timing(CHECK_INTERVAL, LEASE);
+        let a = Master::start(b'A').await;
+        let relay = TcpRelay::to(&rig.etcd.address()).await;
+        let proxy = Proxy::start(&rig, &relay.endpoint(), &[]).await;
+        rig.publish(Some(&a), &[&proxy]).await;
+        let mut client = proxy.client_of(b'A').await;
+        relay.set(Toward::Client, Weather::Delay(slow));
+        let mut asked = 0;
+        throughout("the route", LEASE * 3, async || {
+            asked += 1;
+            match client.ask().await {
+                Ok(Some(b'A')) => Ok(()),
+                other => Err(format!("{other:?} after {asked} questions")),
+            }
+        })
+        .await;
+        relay.set(Toward::Client, Weather::Delay(too_slow));
+        let start = now();
+        assert_eq!(client.ended().await, b"");
+        let lasted = now().since(start);
+        assert!(lasted < too_slow, "closed after {lasted:?}, not with the lease");
+    });
 }
 
 // fencing 4.3, F-4, and proxy P-4: closed by the lease although a request hangs; open again when the store answers
