@@ -8,10 +8,10 @@ use anyhow::{Context, ensure};
 use control::clock::Boottime;
 use control::model::ClusterData;
 use control::store::{Target, Watch};
-use stolon_tests::cluster::{Cluster, LATER, Profile, words};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, error_text};
 use stolon_tests::process::Signal;
-use stolon_tests::sql::Sql;
-use stolon_tests::tcp_relay::{Toward, Weather};
+use stolon_tests::sql::SqlClient;
+use stolon_tests::tcp_relay::{Direction, NetworkCondition};
 use stolon_tests::wait::{eventually, now};
 use stolon_tests::writers::{Writers, lost_rows};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -155,8 +155,8 @@ pub struct Outcome {
 pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
     let profile = setting.profile;
     let mut cluster = start(setting).await;
-    let through = cluster.config("proxy0");
-    Writers::make_table(&Sql::connect(&through).await?).await?;
+    let through = cluster.sql_config("proxy0");
+    Writers::create_table(&SqlClient::connect(&through).await?).await?;
     let writers = Writers::start(&through, CLIENTS);
     served(&writers, 100).await;
     let old_server = cluster.postmaster("keeper0").context("the master runs")?;
@@ -166,8 +166,8 @@ pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
         .store
         .watch(vec![Target::Key(cluster.store.keys().cluster_data())], None);
     let first_byte = FirstByte::probe(cluster.port("proxy0"));
-    let errors_before: u64 = writers.met().iter().flat_map(|met| met.errors.values()).sum();
-    writers.forget_gaps();
+    let errors_before: u64 = writers.stats().iter().flat_map(|met| met.errors.values()).sum();
+    writers.reset_gaps();
     let began = now();
     let mut store_requests = None;
     let store_back = match event {
@@ -178,7 +178,7 @@ pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
         event => act(event, profile, &mut cluster).await,
     };
 
-    let limit = profile.fail_interval() * 4 + LATER;
+    let limit = profile.fail_interval() * 4 + LONG_TIMEOUT;
     let commit = if event.fails_over() {
         Some(published(&watch, limit).await?)
     } else {
@@ -195,7 +195,11 @@ pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
     }
     served(&writers, SERVED_AGAIN).await;
     let after_store = store_back.and_then(|back| {
-        let first = writers.met().iter().filter_map(|met| met.first_after(back)).max();
+        let first = writers
+            .stats()
+            .iter()
+            .filter_map(|met| met.first_resumed_after(back))
+            .max();
         first.map(|first| first.since(back))
     });
     let commit_to_byte = commit.and_then(|commit| first_byte.after(commit));
@@ -207,7 +211,7 @@ pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
     for (text, times) in met.iter().flat_map(|met| &met.errors) {
         *errors.entry(text.clone()).or_default() += times;
     }
-    let sql = cluster.sql("proxy0").await;
+    let sql = cluster.connect("proxy0").await;
     let leaderships_lost = (0..setting.sentinels)
         .map(|number| cluster.process(&format!("sentinel{number}")).log())
         .map(|log| log.matches("sentinel leadership lost").count())
@@ -227,7 +231,7 @@ pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
         gap_median: median(&gaps),
         gap_longest: gaps.last().copied().unwrap_or_default(),
         rows_lost: lost_rows(&sql, &met).await?,
-        rows: met.iter().map(stolon_tests::writers::Met::rows).sum(),
+        rows: met.iter().map(stolon_tests::writers::WriterStats::rows).sum(),
         errors,
         failed_over: cluster.master().await? != "keeper0",
         commit_to_byte,
@@ -236,7 +240,7 @@ pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
 }
 
 async fn start(setting: Setting) -> Cluster {
-    let mut builder = Cluster::of(setting.profile)
+    let mut builder = Cluster::builder(setting.profile)
         .sentinels(setting.sentinels)
         .keepers(setting.keepers)
         .endpoints(if setting.store == StoreDelay::Direct { 0 } else { 3 });
@@ -255,7 +259,7 @@ async fn slow_down(store: StoreDelay, cluster: &Cluster) {
         StoreDelay::One(delay) => (delay, 1),
     };
     for relay in cluster.relays.iter().take(count) {
-        relay.set(Toward::Client, Weather::Delay(delay));
+        relay.set(Direction::ToClient, NetworkCondition::Delay(delay));
     }
     tokio::time::sleep(SETTLES_FOR).await;
 }
@@ -297,8 +301,8 @@ async fn act(event: Event, profile: Profile, cluster: &mut Cluster) -> Option<Bo
         Event::Pgkill => cluster.kill_postmaster("keeper0"),
         Event::Freeze => cluster.freeze("keeper0"),
         Event::Brain => {
-            let leader = eventually("a leading sentinel", LATER, async || {
-                cluster.leading_sentinel().await.map_err(words)
+            let leader = eventually("a leading sentinel", LONG_TIMEOUT, async || {
+                cluster.leading_sentinel().await.map_err(error_text)
             })
             .await;
             cluster.process(&leader).kill();
@@ -327,9 +331,13 @@ async fn act(event: Event, profile: Profile, cluster: &mut Cluster) -> Option<Bo
 
 /// Waits until every client has committed so many more rows.
 async fn served(writers: &Writers, rows: i64) {
-    let before: Vec<i64> = writers.met().iter().map(stolon_tests::writers::Met::rows).collect();
-    eventually("all clients to be served", LATER, async || {
-        let met = writers.met();
+    let before: Vec<i64> = writers
+        .stats()
+        .iter()
+        .map(stolon_tests::writers::WriterStats::rows)
+        .collect();
+    eventually("all clients to be served", LONG_TIMEOUT, async || {
+        let met = writers.stats();
         let hungry = met
             .iter()
             .zip(&before)

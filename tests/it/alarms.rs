@@ -1,6 +1,6 @@
 //! etcd answers and takes no writes: every program logs why, with the remedy, and nobody is replaced for it.
 
-use stolon_tests::cluster::{Cluster, Profile, SOON, check, words};
+use stolon_tests::cluster::{Cluster, Profile, SHORT_TIMEOUT, check, error_text};
 use stolon_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,13 +26,13 @@ async fn raise_alarm(cluster: &Cluster) {
 /// issue 9, section 2
 #[tokio::test]
 async fn a_full_store_is_named_by_every_program_and_replaces_nobody() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let programs = ["sentinel0", "keeper0", "keeper1", "proxy0"];
     let before = cluster.data().await.unwrap();
     raise_alarm(&cluster).await;
     for name in programs {
         let program = cluster.process(name);
-        program.said(BEGINS, SOON).await;
+        program.wait_for_log(BEGINS, SHORT_TIMEOUT).await;
         let log = program.log();
         let line = log.lines().find(|line| line.contains(BEGINS)).unwrap();
         assert!(line.contains(REMEDY) && line.contains(" ERROR "), "{name}: {line}");
@@ -43,14 +43,14 @@ async fn a_full_store_is_named_by_every_program_and_replaces_nobody() {
     let (status, output) = cluster.stolonctl(&["status"]).await;
     assert_eq!(status, 0, "{output}");
 
-    let disarmed = cluster.etcd.ctl().args(["alarm", "disarm"]).status().unwrap();
+    let disarmed = cluster.etcd.etcdctl().args(["alarm", "disarm"]).status().unwrap();
     assert!(disarmed.success());
     for name in programs {
-        cluster.process(name).said(ENDS, SOON).await;
+        cluster.process(name).wait_for_log(ENDS, SHORT_TIMEOUT).await;
     }
-    cluster.serves("proxy0").await;
-    eventually("both keepers to be healthy", SOON, async || {
-        let data = cluster.data().await.map_err(words)?;
+    cluster.wait_serving("proxy0").await;
+    eventually("both keepers to be healthy", SHORT_TIMEOUT, async || {
+        let data = cluster.data().await.map_err(error_text)?;
         let healthy = data.dbs().values().filter(|db| db.status.healthy).count();
         check(healthy == 2, || format!("{healthy} are"))
     })

@@ -2,10 +2,10 @@
 
 use control::model::Role;
 use serde_json::{Value, json};
-use stolon_tests::cluster::{Builder, Cluster, LATER, Profile, SOON, check, words};
+use stolon_tests::cluster::{Cluster, ClusterBuilder, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
+use stolon_tests::pg_programs;
 use stolon_tests::process::Signal;
-use stolon_tests::programs;
-use stolon_tests::sql::Sql;
+use stolon_tests::sql::SqlClient;
 use stolon_tests::status;
 use stolon_tests::wait::eventually;
 
@@ -31,15 +31,15 @@ async fn a_refused_setting_holds_back_no_other_and_no_start_after_a_crash() {
     }
     for words in ["10.0.0.300", "wal_keep_segments", "\"max_connections\"", "1000TB"] {
         for uid in ["keeper0", "keeper1"] {
-            status::shows(&cluster, &[uid], words).await;
+            status::wait_shown(&cluster, &[uid], words).await;
         }
     }
     for uid in ["keeper0", "keeper1"] {
         crash(&mut cluster, uid).await;
-        status::shows(&cluster, &[uid], "no_such_library").await;
+        status::wait_shown(&cluster, &[uid], "no_such_library").await;
     }
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
     for uid in ["keeper0", "keeper1"] {
         shows(&cluster, uid, "work_mem", "5MB").await;
         shows(&cluster, uid, "max_connections", "100").await;
@@ -48,7 +48,7 @@ async fn a_refused_setting_holds_back_no_other_and_no_start_after_a_crash() {
     // A keeper's restart tries all of it again, and goes back again.
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     cluster.start("keeper0");
-    cluster.settled("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
     shows(&cluster, "keeper0", "work_mem", "5MB").await;
 
     let fixed = json!({
@@ -62,7 +62,7 @@ async fn a_refused_setting_holds_back_no_other_and_no_start_after_a_crash() {
     for uid in ["keeper0", "keeper1"] {
         shows(&cluster, uid, "work_mem", "6MB").await;
     }
-    eventually("status to report nothing", SOON, async || {
+    eventually("status to report nothing", SHORT_TIMEOUT, async || {
         let (_, status) = cluster.stolonctl(&["status"]).await;
         check(!status.contains("refused") && !status.contains("did not start"), || {
             status
@@ -83,17 +83,17 @@ async fn memory_that_the_host_does_not_have_keeps_no_instance_down() {
     for uid in ["keeper0", "keeper1"] {
         shows(&cluster, uid, "work_mem", "5MB").await;
         crash(&mut cluster, uid).await;
-        status::shows(&cluster, &[uid], "shared_buffers").await;
+        status::wait_shown(&cluster, &[uid], "shared_buffers").await;
         shows(&cluster, uid, "work_mem", "5MB").await;
     }
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
 }
 
 /// A line that denies is refused: the lines that were in force stay, and do not let in whom it was to keep out.
 #[tokio::test]
 async fn a_refused_line_that_denies_lets_nobody_in() {
-    let cluster = Cluster::of(Profile::Fast)
+    let cluster = Cluster::builder(Profile::Fast)
         .keepers(1)
         .proxies(0)
         .with("pgHBA", json!(["host all all 127.0.0.1/32 md5"]))
@@ -101,7 +101,7 @@ async fn a_refused_line_that_denies_lets_nobody_in() {
         .await;
     let patch = json!({ "pgHBA": ["host all all 10.0.0.300/8 reject", "host all all 0.0.0.0/0 trust"] });
     update(&cluster, &patch).await;
-    status::shows(
+    status::wait_shown(
         &cluster,
         &["keeper0"],
         "the last pgHBA that PostgreSQL accepted is used",
@@ -116,7 +116,7 @@ async fn a_refused_line_that_denies_lets_nobody_in() {
 #[tokio::test]
 async fn a_stored_spec_moves_nothing_that_the_keeper_owns() {
     let mut cluster = patient().proxies(0).start().await;
-    let (foreign, sql) = (cluster.place.path().join("foreign"), cluster.sql("keeper0").await);
+    let (foreign, sql) = (cluster.dir.path().join("foreign"), cluster.connect("keeper0").await);
     sql.run("create table ours (id int)").await.unwrap();
     let parameters = json!({
         "data_directory": foreign, "hba_file": foreign, "ident_file": foreign, "external_pid_file": foreign,
@@ -132,7 +132,7 @@ async fn a_stored_spec_moves_nothing_that_the_keeper_owns() {
     for uid in ["keeper0", "keeper1"] {
         shows(&cluster, uid, "work_mem", "5MB").await;
         for words in ["data_directory", "bad name", "hosst"] {
-            status::shows(&cluster, &[uid], words).await;
+            status::wait_shown(&cluster, &[uid], words).await;
         }
         crash(&mut cluster, uid).await;
         answers(&cluster, uid, "select count(*) from ours", "0").await;
@@ -140,14 +140,14 @@ async fn a_stored_spec_moves_nothing_that_the_keeper_owns() {
         shows(&cluster, uid, "data_directory", pgdata.to_str().unwrap()).await;
         shows(&cluster, uid, "hba_file", pgdata.join("pg_hba.conf").to_str().unwrap()).await;
     }
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
 }
 
 /// A new cluster with a spec that no server takes as a whole: it is there all the same.
 #[tokio::test]
 async fn a_new_cluster_comes_up_without_what_the_server_refuses() {
-    let cluster = Cluster::of(Profile::Fast)
+    let cluster = Cluster::builder(Profile::Fast)
         .proxies(0)
         .with(
             "pgParameters",
@@ -161,8 +161,8 @@ async fn a_new_cluster_comes_up_without_what_the_server_refuses() {
         .await;
     for uid in ["keeper0", "keeper1"] {
         shows(&cluster, uid, "work_mem", "5MB").await;
-        status::shows(&cluster, &[uid], "no_such_library").await;
-        status::shows(&cluster, &[uid], "no_such_parameter").await;
+        status::wait_shown(&cluster, &[uid], "no_such_library").await;
+        status::wait_shown(&cluster, &[uid], "no_such_parameter").await;
     }
 }
 
@@ -173,7 +173,7 @@ async fn a_new_cluster_takes_a_stock_postgresql_conf() {
     let mut parameters = stolon_tests::conf::parameters(&sample.expect("PostgreSQL's sample is installed"));
     parameters.insert("dynamic_shared_memory_type".into(), "mmap".into());
     parameters.insert("shared_buffers".into(), "16MB".into());
-    let cluster = Cluster::of(Profile::Fast)
+    let cluster = Cluster::builder(Profile::Fast)
         .proxies(0)
         .with("pgParameters", json!(parameters))
         .start()
@@ -194,7 +194,7 @@ async fn every_standby_and_every_additional_slot_finds_room() {
         .start()
         .await;
     answers(&cluster, "keeper0", "select count(*) from pg_replication_slots", "5").await;
-    let sql = cluster.sql("keeper0").await;
+    let sql = cluster.connect("keeper0").await;
     sql.run("select pg_create_physical_replication_slot('by_hand')")
         .await
         .unwrap();
@@ -208,7 +208,7 @@ async fn every_standby_and_every_additional_slot_finds_room() {
         .await
         .unwrap();
     crash(&mut cluster, "keeper0").await;
-    cluster.settled("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
     answers(&cluster, "keeper0", "select count(*) from pg_replication_slots", "6").await;
     shows(&cluster, "keeper0", "max_replication_slots", "6").await;
 }
@@ -216,7 +216,7 @@ async fn every_standby_and_every_additional_slot_finds_room() {
 /// A change that needs a restart: the standbys first, one after the other, then the master.
 #[tokio::test]
 async fn standbys_restart_one_after_the_other_before_the_master() {
-    let cluster = Cluster::of(Profile::Fast).keepers(3).proxies(0).start().await;
+    let cluster = Cluster::builder(Profile::Fast).keepers(3).proxies(0).start().await;
     update(
         &cluster,
         &json!({ "automaticPgRestart": true, "pgParameters": { "max_connections": "150" } }),
@@ -225,18 +225,18 @@ async fn standbys_restart_one_after_the_other_before_the_master() {
     let mut started = Vec::new();
     for uid in ["keeper1", "keeper2", "keeper0"] {
         shows(&cluster, uid, "max_connections", "150").await;
-        let sql = cluster.sql(uid).await;
+        let sql = cluster.connect(uid).await;
         let at = "select extract(epoch from pg_postmaster_start_time())::text";
         started.push(sql.value(at).await.unwrap().parse::<f64>().unwrap());
     }
     assert!(started.is_sorted(), "in this order: {started:?}");
-    cluster.settled("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
 }
 
 /// A library that no host has: the standbys try, go back and report; the master is not touched.
 #[tokio::test]
 async fn the_master_does_not_restart_for_what_no_standby_starts_with() {
-    let cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    let cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
     let (master, standby) = (cluster.postmaster("keeper0"), cluster.postmaster("keeper1"));
     let parameters = json!({ "shared_preload_libraries": "no_such_library", "work_mem": "5MB" });
     update(
@@ -244,14 +244,14 @@ async fn the_master_does_not_restart_for_what_no_standby_starts_with() {
         &json!({ "automaticPgRestart": true, "pgParameters": parameters }),
     )
     .await;
-    status::shows(&cluster, &["keeper1"], "no_such_library").await;
-    status::shows(&cluster, &["keeper0"], "no standby started with them").await;
+    status::wait_shown(&cluster, &["keeper1"], "no_such_library").await;
+    status::wait_shown(&cluster, &["keeper0"], "no standby started with them").await;
     assert_ne!(cluster.postmaster("keeper1"), standby, "the standby has tried");
     for uid in ["keeper0", "keeper1"] {
         shows(&cluster, uid, "work_mem", "5MB").await;
     }
     assert_eq!(cluster.postmaster("keeper0"), master);
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
 
     // Another change that needs a restart is not held back by it, once the first one is taken back.
     let fixed = json!({ "pgParameters": { "shared_preload_libraries": null, "max_connections": "150" } });
@@ -264,7 +264,7 @@ async fn the_master_does_not_restart_for_what_no_standby_starts_with() {
 /// A library that the standby's host has and the master's has not: the master goes back to what it ran with.
 #[tokio::test]
 async fn a_master_that_does_not_start_with_a_change_goes_back() {
-    let cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    let cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
     let directory = cluster.pgdata("keeper1").join("modules");
     std::fs::create_dir(&directory).unwrap();
     std::fs::copy(
@@ -279,7 +279,7 @@ async fn a_master_that_does_not_start_with_a_change_goes_back() {
         &json!({ "automaticPgRestart": true, "pgParameters": parameters }),
     )
     .await;
-    status::shows(&cluster, &["keeper0"], "only_here.so").await;
+    status::wait_shown(&cluster, &["keeper0"], "only_here.so").await;
     shows(
         &cluster,
         "keeper1",
@@ -292,23 +292,23 @@ async fn a_master_that_does_not_start_with_a_change_goes_back() {
     for uid in ["keeper0", "keeper1"] {
         shows(&cluster, uid, "work_mem", "5MB").await;
     }
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
 }
 
 /// A cluster in which nobody is elected while a crashed instance comes back, however busy the machine is.
-fn patient() -> Builder {
-    Cluster::of(Profile::Fast).with("failInterval", "60s")
+fn patient() -> ClusterBuilder {
+    Cluster::builder(Profile::Fast).with("failInterval", "60s")
 }
 
 /// Kills a postmaster and waits until another one serves.
 async fn crash(cluster: &mut Cluster, uid: &str) {
     let before = cluster.postmaster(uid);
     cluster.kill_postmaster(uid);
-    eventually(format!("{uid} to serve again"), LATER, async || {
+    eventually(format!("{uid} to serve again"), LONG_TIMEOUT, async || {
         check(cluster.postmaster(uid) != before, || "the old one".to_owned())?;
-        let sql = Sql::connect(&cluster.config(uid)).await.map_err(words)?;
-        sql.value("select 1").await.map_err(words)
+        let sql = SqlClient::connect(&cluster.sql_config(uid)).await.map_err(error_text)?;
+        sql.value("select 1").await.map_err(error_text)
     })
     .await;
 }
@@ -326,7 +326,7 @@ pub(crate) async fn store(cluster: &Cluster, change: impl Fn(&mut Value)) {
 /// Changes the cluster data, as a program without our rules would.
 pub(crate) async fn store_data(cluster: &Cluster, change: impl Fn(&mut Value)) {
     let key = cluster.store.keys().cluster_data();
-    eventually("the changed cluster data to be stored", SOON, async || {
+    eventually("the changed cluster data to be stored", SHORT_TIMEOUT, async || {
         let entry = cluster
             .store
             .get(&key)
@@ -349,11 +349,15 @@ pub(crate) async fn shows(cluster: &Cluster, uid: &str, parameter: &str, wanted:
 }
 
 pub(crate) async fn answers(cluster: &Cluster, uid: &str, question: &str, wanted: &str) {
-    eventually(format!("{question} on {uid} to be {wanted}"), LATER, async || {
-        let sql = Sql::connect(&cluster.config(uid)).await.map_err(words)?;
-        let value = sql.value(question).await.map_err(words)?;
-        check(value == wanted, || value)
-    })
+    eventually(
+        format!("{question} on {uid} to be {wanted}"),
+        LONG_TIMEOUT,
+        async || {
+            let sql = SqlClient::connect(&cluster.sql_config(uid)).await.map_err(error_text)?;
+            let value = sql.value(question).await.map_err(error_text)?;
+            check(value == wanted, || value)
+        },
+    )
     .await;
 }
 
@@ -361,15 +365,15 @@ pub(crate) async fn answers(cluster: &Cluster, uid: &str, question: &str, wanted
 /// hangs.
 #[tokio::test]
 async fn a_restart_that_never_comes_back_is_reported_and_costs_no_master() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
-    let hold = cluster.place.path().join("hold");
-    programs::wrap(&mut cluster, &uid, "held", |program, real| match program {
-        "postgres" => programs::held_by(&hold, real),
-        _ => programs::plain(real),
+    let hold = cluster.dir.path().join("hold");
+    pg_programs::wrap(&mut cluster, &uid, "held", |program, real| match program {
+        "postgres" => pg_programs::blocked_script(&hold, real),
+        _ => pg_programs::passthrough_script(real),
     });
     cluster.start(&uid);
-    cluster.settled(&uid, &Role::Standby).await;
+    cluster.wait_healthy(&uid, &Role::Standby).await;
     let master = cluster.postmaster("keeper0");
     std::fs::write(&hold, "").unwrap();
     update(
@@ -378,14 +382,14 @@ async fn a_restart_that_never_comes_back_is_reported_and_costs_no_master() {
     )
     .await;
     let stuck = format!("the standby of keeper {uid} has not come back from its own restart");
-    status::shows(&cluster, &["keeper0"], &stuck).await;
-    status::shows(&cluster, &[&uid], "PostgreSQL does not accept connections yet").await;
+    status::wait_shown(&cluster, &["keeper0"], &stuck).await;
+    status::wait_shown(&cluster, &[&uid], "PostgreSQL does not accept connections yet").await;
     assert_eq!(cluster.postmaster("keeper0"), master, "the only one that serves");
-    cluster.settled("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
 
     std::fs::remove_file(&hold).unwrap();
     for uid in [&*uid, "keeper0"] {
         shows(&cluster, uid, "max_connections", "150").await;
     }
-    status::is_clean(&cluster).await;
+    status::wait_no_problems(&cluster).await;
 }

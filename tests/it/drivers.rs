@@ -1,18 +1,18 @@
 //! What people use in front of a cluster, through its proxy: psql, pgbench, tokio-postgres, and in Python psycopg 3
 //! (libpq) and asyncpg (no libpq). TLS, cancelled statements, and the master's change as each of them sees it.
 
-mod programs;
+mod clients;
 
 use stolon_tests::certificates::Certificates;
-use stolon_tests::cluster::{Builder, Cluster, LATER, Profile, SOON, check, db_of, words};
-use stolon_tests::place::User;
+use stolon_tests::cluster::{Cluster, ClusterBuilder, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, db_of, error_text};
 use stolon_tests::process::Signal;
+use stolon_tests::test_dir::User;
 use stolon_tests::wait::eventually;
 use stolon_tests::writers::{Writers, lost_rows};
 use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
-use self::programs::{Client, Typist, pgbench, psql, psql_at_a_terminal, run, start};
+use self::clients::{Client, InteractiveProgram, pgbench, psql, psql_at_a_terminal, run, start};
 
 /// Rows of some 100 bytes each: about 5 MB.
 const BULK: &str = "select n || repeat(' one row of a long answer', 4) from generate_series(1, 50000) n";
@@ -21,14 +21,14 @@ const BULK: &str = "select n || repeat(' one row of a long answer', 4) from gene
 
 /// An authority `ca`, and `server` for the address of every proxy of the tests.
 fn server_certificates() -> Certificates {
-    let made = Certificates::of(&["ca"]);
+    let made = Certificates::with_authorities(&["ca"]);
     made.sign("server", "ca", "subjectAltName=IP:127.0.0.1,DNS:localhost");
-    made.give("server", User::for_postgres().as_ref());
+    made.make_readable_by("server", User::for_postgres().as_ref());
     made
 }
 
 /// The cluster's servers take TLS from who asks for it.
-fn with_tls(cluster: Builder, certificates: &Certificates) -> Builder {
+fn with_tls(cluster: ClusterBuilder, certificates: &Certificates) -> ClusterBuilder {
     let mut parameters = Profile::Fast.spec()["pgParameters"].clone();
     parameters["ssl"] = "on".into();
     parameters["ssl_cert_file"] = certificates.path("server.pem").to_string_lossy().into();
@@ -41,7 +41,7 @@ fn with_tls(cluster: Builder, certificates: &Certificates) -> Builder {
 #[tokio::test]
 async fn psql_speaks_tls_with_the_server_itself() {
     let tls = server_certificates();
-    let cluster = with_tls(Cluster::of(Profile::Fast).keepers(1), &tls).start().await;
+    let cluster = with_tls(Cluster::builder(Profile::Fast).keepers(1), &tls).start().await;
     let is_tls = "select ssl, version from pg_stat_ssl where pid = pg_backend_pid()";
 
     let ca = tls.path("ca.pem");
@@ -74,7 +74,7 @@ async fn psql_speaks_tls_with_the_server_itself() {
 #[tokio::test]
 async fn bulk_arrives_whole_over_tls() {
     let tls = server_certificates();
-    let cluster = with_tls(Cluster::of(Profile::Fast).keepers(1), &tls).start().await;
+    let cluster = with_tls(Cluster::builder(Profile::Fast).keepers(1), &tls).start().await;
     let expected: String = (1..=50_000)
         .map(|row| format!("{row}{}\n", " one row of a long answer".repeat(4)))
         .collect();
@@ -113,16 +113,19 @@ async fn bulk_arrives_whole_over_tls() {
 #[tokio::test]
 async fn a_statement_is_cancelled_through_the_proxy() {
     let tls = server_certificates();
-    let cluster = with_tls(Cluster::of(Profile::Fast).keepers(1), &tls).start().await;
+    let cluster = with_tls(Cluster::builder(Profile::Fast).keepers(1), &tls).start().await;
     let statement = "select pg_sleep(600)";
 
-    let (client, connection) = cluster.config("proxy0").connect(NoTls).await.unwrap();
+    let (client, connection) = cluster.sql_config("proxy0").connect(NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
     let token = client.cancel_token();
-    let (slept, ()) = tokio::join!(tokio::time::timeout(SOON, client.batch_execute(statement)), async {
-        runs(&cluster, statement).await;
-        token.cancel_query(NoTls).await.unwrap();
-    });
+    let (slept, ()) = tokio::join!(
+        tokio::time::timeout(SHORT_TIMEOUT, client.batch_execute(statement)),
+        async {
+            runs(&cluster, statement).await;
+            token.cancel_query(NoTls).await.unwrap();
+        }
+    );
     let error = slept.expect("it ends at once").unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error}");
     client.batch_execute("select 1").await.expect("the session goes on");
@@ -134,7 +137,7 @@ async fn a_statement_is_cancelled_through_the_proxy() {
         let mut psql = start(&cluster, "psql", psql(&cluster, mode, &arguments));
         runs(&cluster, statement).await;
         psql.signal(Signal::INT);
-        assert_eq!(psql.exit_status(SOON).await, 1);
+        assert_eq!(psql.exit_status(SHORT_TIMEOUT).await, 1);
         let said = psql.log();
         assert!(said.contains("ERROR:  57014"), "{mode}: {said}");
     }
@@ -142,10 +145,10 @@ async fn a_statement_is_cancelled_through_the_proxy() {
 
 /// Waits until exactly one session runs this statement.
 async fn runs(cluster: &Cluster, statement: &str) {
-    let sql = cluster.sql("proxy0").await;
+    let sql = cluster.connect("proxy0").await;
     let count = format!("select count(*) from pg_stat_activity where state = 'active' and query = '{statement}'");
-    eventually(format!("{statement} to run"), LATER, async || {
-        let running = sql.value(&count).await.map_err(words)?;
+    eventually(format!("{statement} to run"), LONG_TIMEOUT, async || {
+        let running = sql.value(&count).await.map_err(error_text)?;
         check(running == "1", || format!("{running} sessions run it"))
     })
     .await;
@@ -158,17 +161,17 @@ async fn runs(cluster: &Cluster, statement: &str) {
 #[tokio::test]
 async fn every_driver_goes_on_after_a_planned_change_and_no_acknowledged_row_is_missing() {
     let tls = server_certificates();
-    let cluster = Cluster::of(Profile::Fast).with("failInterval", "120s");
+    let cluster = Cluster::builder(Profile::Fast).with("failInterval", "120s");
     let mut cluster = with_tls(cluster, &tls).start().await;
-    let sql = cluster.sql("proxy0").await;
-    Writers::make_table(&sql).await.unwrap();
+    let sql = cluster.connect("proxy0").await;
+    Writers::create_table(&sql).await.unwrap();
     sql.run("create table rows (client text, id bigint, primary key (client, id))")
         .await
         .unwrap();
     let init = run(pgbench(&cluster, &["-i", "-q"]), "").await;
     assert_eq!(init.status, 0, "{init:?}");
 
-    let tokio_postgres = Writers::start(&cluster.config("proxy0"), 1);
+    let tokio_postgres = Writers::start(&cluster.sql_config("proxy0"), 1);
     let mut clients = [
         Client::start(&cluster, "psycopg", "write", &[("PGSSLMODE", "require")]),
         Client::start(
@@ -183,24 +186,27 @@ async fn every_driver_goes_on_after_a_planned_change_and_no_acknowledged_row_is_
     ];
     let mut bench = start(&cluster, "pgbench", pgbench(&cluster, &["-c", "2", "-T", "600"]));
     let old = cluster.port("keeper0");
-    tokio_postgres.served_again().await;
+    tokio_postgres.wait_served().await;
     for client in &mut clients {
         client.served_by(old).await;
     }
-    eventually("pgbench to write", LATER, async || {
-        let rows = sql.value("select count(*) from pgbench_history").await.map_err(words)?;
+    eventually("pgbench to write", LONG_TIMEOUT, async || {
+        let rows = sql
+            .value("select count(*) from pgbench_history")
+            .await
+            .map_err(error_text)?;
         check(rows != "0", || "nothing yet".to_owned())
     })
     .await;
 
     cluster.process("keeper0").signal(Signal::TERM);
 
-    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
-    tokio_postgres.served_again().await;
+    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    tokio_postgres.wait_served().await;
     for client in &mut clients {
         client.served_by(cluster.port("keeper1")).await;
     }
-    let new_master = cluster.sql("proxy0").await;
+    let new_master = cluster.connect("proxy0").await;
     assert_eq!(
         lost_rows(&new_master, &tokio_postgres.stop()).await.unwrap(),
         0,
@@ -211,7 +217,7 @@ async fn every_driver_goes_on_after_a_planned_change_and_no_acknowledged_row_is_
     }
 
     // pgbench does not connect again: it says so and ends. Its next run is served at once.
-    assert_eq!(bench.exit_status(SOON).await, 2);
+    assert_eq!(bench.exit_status(SHORT_TIMEOUT).await, 2);
     let said = bench.log();
     assert!(said.contains("Run was aborted"), "{said}");
     for arguments in [&["-c", "2", "-t", "20"][..], &["-c", "2", "-t", "20", "-C"]] {
@@ -225,20 +231,20 @@ async fn every_driver_goes_on_after_a_planned_change_and_no_acknowledged_row_is_
 /// statement, and goes on with the one after it; psql that reads a script does not dare to, and ends.
 #[tokio::test]
 async fn psql_at_a_terminal_connects_again_and_psql_with_a_script_ends_with_status_2() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
-    let mut terminal = Typist::start(&cluster, "terminal", psql_at_a_terminal(&cluster));
-    let mut reader = Typist::start(&cluster, "reader", psql(&cluster, "sslmode=prefer", &[]));
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
+    let mut terminal = InteractiveProgram::start(&cluster, "terminal", psql_at_a_terminal(&cluster));
+    let mut reader = InteractiveProgram::start(&cluster, "reader", psql(&cluster, "sslmode=prefer", &[]));
     for typist in [&mut terminal, &mut reader] {
         typist.types("select 'answer ' || 'one';");
-        typist.process.said("answer one", LATER).await;
+        typist.process.wait_for_log("answer one", LONG_TIMEOUT).await;
     }
 
     cluster.kill_keeper_and_postgres("keeper0");
-    assert_eq!(cluster.another_master("keeper0", SOON).await, "keeper1");
-    cluster.serves("proxy0").await;
+    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
+    cluster.wait_serving("proxy0").await;
 
     reader.types("select 'answer ' || 'two';\nselect 'answer ' || 'three';");
-    assert_eq!(reader.process.exit_status(SOON).await, 2);
+    assert_eq!(reader.process.exit_status(SHORT_TIMEOUT).await, 2);
     let said = reader.process.log();
     assert!(
         said.contains("connection to server was lost") && !said.contains("answer two"),
@@ -248,18 +254,18 @@ async fn psql_at_a_terminal_connects_again_and_psql_with_a_script_ends_with_stat
     terminal.types("select 'answer ' || 'two';");
     terminal
         .process
-        .said(
+        .wait_for_log(
             "The connection to the server was lost. Attempting reset: Succeeded.",
-            SOON,
+            SHORT_TIMEOUT,
         )
         .await;
     terminal.types("select 'answer ' || inet_server_port();");
     terminal
         .process
-        .said(&format!("answer {}", cluster.port("keeper1")), SOON)
+        .wait_for_log(&format!("answer {}", cluster.port("keeper1")), SHORT_TIMEOUT)
         .await;
     terminal.types("\\q");
-    assert_eq!(terminal.process.exit_status(SOON).await, 0);
+    assert_eq!(terminal.process.exit_status(SHORT_TIMEOUT).await, 0);
     let said = terminal.process.log();
     assert!(!said.contains("answer two"), "{said}");
 }
@@ -267,33 +273,35 @@ async fn psql_at_a_terminal_connects_again_and_psql_with_a_script_ends_with_stat
 /// proxy P-8: who comes while no master is there to be served by waits in the proxy, and meets the new one.
 #[tokio::test]
 async fn drivers_that_connect_during_a_change_are_held_and_answered_by_the_new_master() {
-    let cluster = Cluster::of(Profile::Fast).with("failInterval", "120s").proxies(0);
+    let cluster = Cluster::builder(Profile::Fast).with("failInterval", "120s").proxies(0);
     let mut cluster = cluster.start().await;
     let proxy = cluster.prepare_proxy();
-    cluster.slot(&proxy).options.push("--hold=60s".to_owned());
+    cluster.program(&proxy).options.push("--hold=60s".to_owned());
     cluster.start(&proxy);
-    cluster.serves(&proxy).await;
+    cluster.wait_serving(&proxy).await;
 
     // what a new standby reports first is not enough to elect it
-    eventually("keeper1 to be electable", SOON, async || {
-        let data = cluster.data().await.map_err(words)?;
-        let (_, db) = db_of(&data, "keeper1").map_err(words)?;
+    eventually("keeper1 to be electable", SHORT_TIMEOUT, async || {
+        let data = cluster.data().await.map_err(error_text)?;
+        let (_, db) = db_of(&data, "keeper1").map_err(error_text)?;
         check(db.status.timeline_id == 1, || "its timeline is not known".to_owned())
     })
     .await;
 
     // the change stays halfway: the operator says that the master is lost, and nobody promotes the elected standby
-    cluster.process("keeper1").freeze(SOON).await;
+    cluster.process("keeper1").freeze(SHORT_TIMEOUT).await;
     cluster.kill_keeper_and_postgres("keeper0");
     let (status, output) = cluster.stolonctl(&["failkeeper", "keeper0"]).await;
     assert_eq!(status, 0, "{output}");
-    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
-    eventually("proxies to be told no master", SOON, async || {
-        check(cluster.proxied().await.is_err(), || "they are told one".to_owned())
+    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    eventually("proxies to be told no master", SHORT_TIMEOUT, async || {
+        check(cluster.proxied_master().await.is_err(), || {
+            "they are told one".to_owned()
+        })
     })
     .await;
     let clients = ["psycopg", "asyncpg"].map(|driver| Client::start(&cluster, driver, "ask", &[]));
-    eventually("both clients to be held", LATER, async || {
+    eventually("both clients to be held", LONG_TIMEOUT, async || {
         let process = cluster.process(&proxy);
         process.signal(Signal::USR1);
         check(process.log().contains("held=2"), || process.tail(1))
@@ -303,7 +311,7 @@ async fn drivers_that_connect_during_a_change_are_held_and_answered_by_the_new_m
     cluster.process("keeper1").signal(Signal::CONT);
 
     for mut client in clients {
-        assert_eq!(client.process.exit_status(LATER).await, 0);
+        assert_eq!(client.process.exit_status(LONG_TIMEOUT).await, 0);
         let new_master = format!("connected {}\n", cluster.port("keeper1"));
         assert_eq!(client.process.log(), new_master);
     }

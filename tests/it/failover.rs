@@ -3,32 +3,35 @@
 use std::time::Duration;
 
 use control::model::Role;
-use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
 use stolon_tests::process::{self, Signal};
 use stolon_tests::wait::{eventually, now};
-use stolon_tests::writers::{Met, Writers, lost_rows};
+use stolon_tests::writers::{WriterStats, Writers, lost_rows};
 
 /// design D-5, keeper 12.9: the keeper sees its server die and starts it again before anybody calls it failed.
 #[tokio::test]
 async fn a_killed_postgres_comes_back_without_a_failover() {
     // recovery on a busy machine may take longer than the 4 s of the fast profile
-    let mut cluster = Cluster::of(Profile::Fast).with("failInterval", "20s").start().await;
+    let mut cluster = Cluster::builder(Profile::Fast)
+        .with("failInterval", "20s")
+        .start()
+        .await;
     let writers = write_through_the_proxy(&cluster).await;
     let before = cluster.data().await.unwrap();
     let old_server = cluster.postmaster("keeper0").unwrap();
 
     cluster.kill_postmaster("keeper0");
 
-    eventually("another server", LATER, async || {
+    eventually("another server", LONG_TIMEOUT, async || {
         cluster
             .postmaster("keeper0")
             .filter(|pid| *pid != old_server)
             .ok_or("none")
     })
     .await;
-    writers.served_again().await;
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.settled("keeper1", &Role::Standby).await;
+    writers.wait_served().await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
     let after = cluster.data().await.unwrap();
     assert_eq!(before.master_uid(), after.master_uid());
     assert_eq!(before.proxied_master().unwrap().0, after.proxied_master().unwrap().0);
@@ -39,83 +42,89 @@ async fn a_killed_postgres_comes_back_without_a_failover() {
 /// acknowledged is lost, and the clean old master follows without a copy.
 #[tokio::test]
 async fn sigterm_fails_over_in_seconds_although_failinterval_is_120s_loses_nothing_and_needs_no_copy() {
-    let mut cluster = Cluster::of(Profile::Fast).with("failInterval", "120s").start().await;
+    let mut cluster = Cluster::builder(Profile::Fast)
+        .with("failInterval", "120s")
+        .start()
+        .await;
     let writers = write_through_the_proxy(&cluster).await;
     let marker = cluster.pgdata("keeper0").join("no_copy_has_replaced_this_directory");
     std::fs::write(&marker, "").unwrap();
 
     let start = now();
     cluster.process("keeper0").signal(Signal::TERM);
-    let elected = cluster.another_master("keeper0", LATER).await;
-    writers.served_again().await;
+    let elected = cluster.wait_other_master("keeper0", LONG_TIMEOUT).await;
+    writers.wait_served().await;
     let took = now().since(start);
     assert_eq!(elected, "keeper1");
     assert!(
         took < Duration::from_secs(60),
         "served again after {took:?}: that was no goodbye"
     );
-    assert_eq!(cluster.process("keeper0").exit_status(SOON).await, 0);
+    assert_eq!(cluster.process("keeper0").exit_status(SHORT_TIMEOUT).await, 0);
     assert_eq!(cluster.postmaster("keeper0"), None, "the server ends with its keeper");
     nothing_lost(&cluster, writers.stop()).await;
 
     let said = cluster.process("keeper0").log().len();
     cluster.start("keeper0");
-    cluster.settled("keeper0", &Role::Standby).await;
+    cluster.wait_healthy("keeper0", &Role::Standby).await;
     let log = cluster.process("keeper0").log();
     assert!(!log[said..].contains("running pg_basebackup"), "a copy was made");
     assert!(marker.exists(), "the directory was replaced");
     cluster
-        .sql("keeper1")
+        .connect("keeper1")
         .await
         .run("insert into writers values (100, 1)")
         .await
         .unwrap();
-    cluster.caught_up("keeper0", "keeper1").await;
+    cluster.wait_caught_up("keeper0", "keeper1").await;
 }
 
 /// keeper T7.1, 3.8: SIGINT stops the server as cleanly, but says no goodbye: a keeper back in time stays the master.
 #[tokio::test]
 async fn a_master_restarted_by_sigint_within_failinterval_stays_master() {
-    let mut cluster = Cluster::of(Profile::Fast).with("failInterval", "60s").start().await;
+    let mut cluster = Cluster::builder(Profile::Fast)
+        .with("failInterval", "60s")
+        .start()
+        .await;
     let before = cluster.data().await.unwrap();
 
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     assert_eq!(cluster.postmaster("keeper0"), None);
     cluster.start("keeper0");
 
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.settled("keeper1", &Role::Standby).await;
-    cluster.serves("proxy0").await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
+    cluster.wait_serving("proxy0").await;
     assert_eq!(before.master_uid(), cluster.data().await.unwrap().master_uid());
 }
 
 /// keeper T7.1, sentinel 16: a power cut of the master's machine; and back again.
 #[tokio::test]
 async fn sigkill_of_keeper_and_postgres_fails_over_and_the_old_master_comes_back_as_a_standby() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
-    let sql = cluster.sql("proxy0").await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
+    let sql = cluster.connect("proxy0").await;
     sql.run("create table test (id int primary key, value text not null)")
         .await
         .unwrap();
     sql.run("insert into test values (1, 'value1')").await.unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
 
     cluster.kill_keeper_and_postgres("keeper0");
 
-    assert_eq!(cluster.another_master("keeper0", SOON).await, "keeper1");
-    cluster.serves("proxy0").await;
-    eventually("the old session to end", SOON, async || {
+    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
+    cluster.wait_serving("proxy0").await;
+    eventually("the old session to end", SHORT_TIMEOUT, async || {
         check(sql.is_closed(), || "it is open".to_owned())
     })
     .await;
-    let sql = cluster.sql("proxy0").await;
+    let sql = cluster.connect("proxy0").await;
     assert_eq!(sql.value("select value from test").await.unwrap(), "value1");
     sql.run("insert into test values (2, 'value2')").await.unwrap();
 
     cluster.start("keeper0");
-    cluster.settled("keeper0", &Role::Standby).await;
-    cluster.caught_up("keeper0", "keeper1").await;
-    let old_master = cluster.sql("keeper0").await;
+    cluster.wait_healthy("keeper0", &Role::Standby).await;
+    cluster.wait_caught_up("keeper0", "keeper1").await;
+    let old_master = cluster.connect("keeper0").await;
     assert_eq!(
         old_master.column("select value from test order by id").await.unwrap(),
         ["value1", "value2"]
@@ -125,48 +134,48 @@ async fn sigkill_of_keeper_and_postgres_fails_over_and_the_old_master_comes_back
 /// design D-6: of two standbys the one that has received more is elected, whatever its name.
 #[tokio::test]
 async fn the_most_advanced_of_two_standbys_wins() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(3).start().await;
-    let sql = cluster.sql("keeper0").await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(3).start().await;
+    let sql = cluster.connect("keeper0").await;
     sql.run("create table test (id int)").await.unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
 
     // keeper1 receives no more: its WAL receiver stands still
-    let receiver = eventually("keeper1's WAL receiver", SOON, async || {
+    let receiver = eventually("keeper1's WAL receiver", SHORT_TIMEOUT, async || {
         cluster
-            .sql("keeper1")
+            .connect("keeper1")
             .await
             .value("select pid from pg_stat_wal_receiver")
             .await
-            .map_err(words)
+            .map_err(error_text)
     })
     .await;
     let receiver: u32 = receiver.parse().unwrap();
-    process::send(receiver, Signal::STOP);
+    process::send_signal(receiver, Signal::STOP);
     sql.run("insert into test select generate_series(1, 1000)")
         .await
         .unwrap();
-    cluster.caught_up("keeper2", "keeper0").await;
+    cluster.wait_caught_up("keeper2", "keeper0").await;
     cluster.kill_keeper_and_postgres("keeper0");
 
-    assert_eq!(cluster.another_master("keeper0", SOON).await, "keeper2");
-    process::send(receiver, Signal::CONT);
-    cluster.serves("proxy0").await;
-    let sql = cluster.sql("proxy0").await;
+    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper2");
+    process::send_signal(receiver, Signal::CONT);
+    cluster.wait_serving("proxy0").await;
+    let sql = cluster.connect("proxy0").await;
     assert_eq!(sql.value("select count(*) from test").await.unwrap(), "1000");
-    cluster.settled("keeper1", &Role::Standby).await;
-    cluster.caught_up("keeper1", "keeper2").await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
+    cluster.wait_caught_up("keeper1", "keeper2").await;
 }
 
 /// keeper T7.3, sentinel C-10: a standby that lags more than maxStandbyLag is not elected.
 #[tokio::test]
 async fn a_standby_that_lags_too_far_is_not_elected() {
-    let mut cluster = Cluster::of(Profile::Fast)
+    let mut cluster = Cluster::builder(Profile::Fast)
         .with("maxStandbyLag", 50 * 1024)
         .start()
         .await;
-    let sql = cluster.sql("keeper0").await;
+    let sql = cluster.connect("keeper0").await;
     sql.run("create table test (id int, filler text)").await.unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
     assert_eq!(cluster.stop("keeper1", Signal::INT).await, 0);
     sql.run("insert into test select id, repeat('x', 100) from generate_series(1, 5000) id")
         .await
@@ -178,134 +187,144 @@ async fn a_standby_that_lags_too_far_is_not_elected() {
         .unwrap()
         .parse()
         .unwrap();
-    eventually("the sentinel to know the master's position", SOON, async || {
-        let data = cluster.data().await.map_err(words)?;
-        let known = data
-            .master_uid()
-            .and_then(|uid| data.dbs().get(uid))
-            .map_or(0, |db| db.status.xlog_pos.0);
-        check(known >= written, || format!("{known} of {written}"))
-    })
+    eventually(
+        "the sentinel to know the master's position",
+        SHORT_TIMEOUT,
+        async || {
+            let data = cluster.data().await.map_err(error_text)?;
+            let known = data
+                .master_uid()
+                .and_then(|uid| data.dbs().get(uid))
+                .map_or(0, |db| db.status.xlog_pos.0);
+            check(known >= written, || format!("{known} of {written}"))
+        },
+    )
     .await;
     cluster.kill_keeper_and_postgres("keeper0");
     cluster.start("keeper1");
 
-    cluster.process("sentinel0").said("no eligible masters", SOON).await;
+    cluster
+        .process("sentinel0")
+        .wait_for_log("no eligible masters", SHORT_TIMEOUT)
+        .await;
     assert_eq!(cluster.master().await.unwrap(), "keeper0");
     cluster.start("keeper0");
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
 }
 
 /// keeper T7.5, sentinel 16: everything on the master's machine stands still, and goes on later.
 #[tokio::test]
 async fn a_frozen_master_is_replaced_and_follows_when_it_thaws() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
-    let sql = cluster.sql("proxy0").await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
+    let sql = cluster.connect("proxy0").await;
     sql.run("create table test (id int)").await.unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
 
     cluster.freeze("keeper0");
-    assert_eq!(cluster.another_master("keeper0", SOON).await, "keeper1");
-    cluster.serves("proxy0").await;
-    let sql = cluster.sql("proxy0").await;
+    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
+    cluster.wait_serving("proxy0").await;
+    let sql = cluster.connect("proxy0").await;
     sql.run("insert into test values (1)").await.unwrap();
 
     cluster.thaw("keeper0");
-    cluster.settled("keeper0", &Role::Standby).await;
-    cluster.caught_up("keeper0", "keeper1").await;
+    cluster.wait_healthy("keeper0", &Role::Standby).await;
+    cluster.wait_caught_up("keeper0", "keeper1").await;
     assert_eq!(
         cluster
-            .sql("keeper0")
+            .connect("keeper0")
             .await
             .value("select count(*) from test")
             .await
             .unwrap(),
         "1"
     );
-    assert_eq!(cluster.proxied().await.unwrap(), "keeper1");
+    assert_eq!(cluster.proxied_master().await.unwrap(), "keeper1");
 }
 
 /// keeper T7.12, sentinel 16: the operator says that a keeper has failed.
 #[tokio::test]
 async fn failkeeper_of_the_master_elects_another() {
-    let cluster = Cluster::of(Profile::Fast).start().await;
+    let cluster = Cluster::builder(Profile::Fast).start().await;
     let (status, output) = cluster.stolonctl(&["failkeeper", "keeper0"]).await;
     assert_eq!((status, output.as_str()), (0, ""));
-    assert_eq!(cluster.another_master("keeper0", SOON).await, "keeper1");
-    cluster.serves("proxy0").await;
-    cluster.settled("keeper0", &Role::Standby).await;
+    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
+    cluster.wait_serving("proxy0").await;
+    cluster.wait_healthy("keeper0", &Role::Standby).await;
 }
 
 /// keeper T7.2, sentinel C-12 and N-14, beyond: the elected standby dies before it could serve, and the old
 /// master is back: it is the master again.
 #[tokio::test]
 async fn an_elected_master_that_dies_gives_way_to_the_old_one() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
     cluster.kill_keeper_and_postgres("keeper0");
-    assert_eq!(cluster.another_master("keeper0", SOON).await, "keeper1");
+    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
     cluster.kill_keeper_and_postgres("keeper1");
 
     cluster.start("keeper0");
 
-    eventually("keeper0 to be elected again", LATER, async || {
-        let master = cluster.master().await.map_err(words)?;
+    eventually("keeper0 to be elected again", LONG_TIMEOUT, async || {
+        let master = cluster.master().await.map_err(error_text)?;
         check(master == "keeper0", || format!("{master} is"))
     })
     .await;
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.serves("proxy0").await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_serving("proxy0").await;
 }
 
 /// keeper T7.11: a master's keeper that finds its directory gone starts no empty database in its place.
 #[tokio::test]
 async fn a_master_that_lost_its_data_is_replaced() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
     cluster
-        .sql("keeper0")
+        .connect("keeper0")
         .await
         .run("create table test (id int)")
         .await
         .unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
-    let dir = cluster.place.data_dir("keeper0");
+    let dir = cluster.dir.data_dir("keeper0");
     std::fs::remove_dir_all(&dir).unwrap();
 
     cluster.start("keeper0");
 
-    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
-    cluster.serves("proxy0").await;
+    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    cluster.wait_serving("proxy0").await;
     assert_eq!(
         cluster
-            .sql("proxy0")
+            .connect("proxy0")
             .await
             .value("select count(*) from test")
             .await
             .unwrap(),
         "0"
     );
-    cluster.settled("keeper0", &Role::Standby).await;
+    cluster.wait_healthy("keeper0", &Role::Standby).await;
 }
 
 /// keeper T7.7: a master that comes back in time on another port stays the master, and the standby finds it.
 #[tokio::test]
 async fn a_master_restarted_on_another_port_stays_master() {
-    let mut cluster = Cluster::of(Profile::Fast).with("failInterval", "60s").start().await;
+    let mut cluster = Cluster::builder(Profile::Fast)
+        .with("failInterval", "60s")
+        .start()
+        .await;
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
-    cluster.move_to_another_port("keeper0");
+    cluster.change_port("keeper0");
     cluster.start("keeper0");
 
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.serves("proxy0").await;
-    cluster.caught_up("keeper1", "keeper0").await;
-    let receiver = cluster.sql("keeper1").await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_serving("proxy0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
+    let receiver = cluster.connect("keeper1").await;
     let port = cluster.port("keeper0").to_string();
-    eventually("the standby to follow to the new port", LATER, async || {
+    eventually("the standby to follow to the new port", LONG_TIMEOUT, async || {
         let sender = receiver
             .value("select sender_port from pg_stat_wal_receiver")
             .await
-            .map_err(words)?;
+            .map_err(error_text)?;
         check(sender == port, || format!("it receives from port {sender}"))
     })
     .await;
@@ -313,13 +332,13 @@ async fn a_master_restarted_on_another_port_stays_master() {
 
 /// Four clients that commit row after row through the proxy, and are being served.
 async fn write_through_the_proxy(cluster: &Cluster) -> Writers {
-    Writers::make_table(&cluster.sql("proxy0").await).await.unwrap();
-    let writers = Writers::start(&cluster.config("proxy0"), 4);
-    writers.served_again().await;
+    Writers::create_table(&cluster.connect("proxy0").await).await.unwrap();
+    let writers = Writers::start(&cluster.sql_config("proxy0"), 4);
+    writers.wait_served().await;
     writers
 }
 
-async fn nothing_lost(cluster: &Cluster, met: Vec<Met>) {
-    let sql = cluster.sql("proxy0").await;
+async fn nothing_lost(cluster: &Cluster, met: Vec<WriterStats>) {
+    let sql = cluster.connect("proxy0").await;
     assert_eq!(lost_rows(&sql, &met).await.unwrap(), 0, "acknowledged rows are lost");
 }

@@ -4,33 +4,33 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use control::model::Role;
-use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, throughout};
 
 /// keeper T5.4, 2.4: one directory, one keeper.
 #[tokio::test]
 async fn a_second_keeper_on_the_same_data_directory_is_refused() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let second = cluster.prepare_keeper();
-    cluster.slot(&second).options = cluster.slot("keeper0").options.clone();
+    cluster.program(&second).options = cluster.program("keeper0").options.clone();
     cluster.start(&second);
-    assert_eq!(cluster.process(&second).exit_status(SOON).await, 1);
+    assert_eq!(cluster.process(&second).exit_status(SHORT_TIMEOUT).await, 1);
     cluster
         .process(&second)
-        .said("cannot take exclusive lock on data dir", SOON)
+        .wait_for_log("cannot take exclusive lock on data dir", SHORT_TIMEOUT)
         .await;
     cluster
         .process("keeper0")
-        .said("exclusive lock on data dir taken", SOON)
+        .wait_for_log("exclusive lock on data dir taken", SHORT_TIMEOUT)
         .await;
-    cluster.settled("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
 }
 
 /// keeper W26 and W40, 12.1: what libpq would take from the environment reaches no child of the keeper.
 #[tokio::test]
 async fn pgpassword_pghost_and_pgoptions_in_the_environment_confuse_no_keeper() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     for role in [Role::Master, Role::Standby] {
         let uid = cluster.prepare_keeper();
         for (name, value) in [
@@ -41,24 +41,27 @@ async fn pgpassword_pghost_and_pgoptions_in_the_environment_confuse_no_keeper() 
             ("PGOPTIONS", "-c default_transaction_read_only=on"),
             ("PGDATA", "/nonexistent"),
         ] {
-            cluster.slot(&uid).environment.push((name.to_owned(), value.to_owned()));
+            cluster
+                .program(&uid)
+                .environment
+                .push((name.to_owned(), value.to_owned()));
         }
         cluster.start(&uid);
-        cluster.settled(&uid, &role).await;
+        cluster.wait_healthy(&uid, &role).await;
     }
     cluster
-        .sql("keeper0")
+        .connect("keeper0")
         .await
         .run("create table test (id int)")
         .await
         .unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
 }
 
 /// keeper T5.9, sentinel 16: keepers that wait before there is any sentinel; one becomes master, the others follow.
 #[tokio::test]
 async fn three_keepers_started_before_two_sentinels_become_one_cluster() {
-    let mut cluster = Cluster::of(Profile::Fast)
+    let mut cluster = Cluster::builder(Profile::Fast)
         .sentinels(0)
         .keepers(0)
         .proxies(0)
@@ -69,34 +72,40 @@ async fn three_keepers_started_before_two_sentinels_become_one_cluster() {
     }
     cluster
         .process("keeper2")
-        .said("our keeper data is not available, waiting for it to appear", SOON)
+        .wait_for_log(
+            "our keeper data is not available, waiting for it to appear",
+            SHORT_TIMEOUT,
+        )
         .await;
     cluster.add_sentinel();
     cluster.add_sentinel();
-    let master = eventually("a first master", LATER, async || cluster.master().await.map_err(words)).await;
+    let master = eventually("a first master", LONG_TIMEOUT, async || {
+        cluster.master().await.map_err(error_text)
+    })
+    .await;
     for uid in ["keeper0", "keeper1", "keeper2"] {
         let role = if uid == master { Role::Master } else { Role::Standby };
-        cluster.settled(uid, &role).await;
+        cluster.wait_healthy(uid, &role).await;
     }
 }
 
 /// keeper T5.2: one user for both roles.
 #[tokio::test]
 async fn one_user_may_be_superuser_and_replication_user() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     for role in [Role::Master, Role::Standby] {
         let uid = cluster.prepare_keeper();
-        let slot = cluster.slot(&uid);
+        let slot = cluster.program(&uid);
         slot.options.retain(|option| !option.starts_with("--pg-repl-"));
         let (user, password) = stolon_tests::cluster::SUPERUSER;
         slot.options.push(format!("--pg-repl-username={user}"));
         slot.options.push(format!("--pg-repl-password={password}"));
         cluster.start(&uid);
-        cluster.settled(&uid, &role).await;
+        cluster.wait_healthy(&uid, &role).await;
     }
     cluster
         .process("keeper0")
-        .said("replication role added to superuser", SOON)
+        .wait_for_log("replication role added to superuser", SHORT_TIMEOUT)
         .await;
 }
 
@@ -104,7 +113,7 @@ async fn one_user_may_be_superuser_and_replication_user() {
 /// restarted for only when that is allowed.
 #[tokio::test]
 async fn parameters_are_merged_reloaded_and_restarted_for_as_the_spec_says() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(1).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).start().await;
     let (status, spec) = cluster.stolonctl(&["spec"]).await;
     assert_eq!(status, 0);
     assert!(
@@ -120,11 +129,17 @@ async fn parameters_are_merged_reloaded_and_restarted_for_as_the_spec_says() {
     .await;
     let keeper = cluster.process("keeper0");
     keeper
-        .said_after(said, "postgres parameters changed, reloading postgres instance", SOON)
+        .wait_for_log_after(
+            said,
+            "postgres parameters changed, reloading postgres instance",
+            SHORT_TIMEOUT,
+        )
         .await;
     let said = keeper.log().rfind("reloading postgres instance").unwrap();
-    keeper.said_after(said, "postgres parameters not changed", SOON).await;
-    let sql = cluster.sql("keeper0").await;
+    keeper
+        .wait_for_log_after(said, "postgres parameters not changed", SHORT_TIMEOUT)
+        .await;
+    let sql = cluster.connect("keeper0").await;
     assert_eq!(sql.value("show log_min_duration_statement").await.unwrap(), "77s");
 
     update(
@@ -139,22 +154,26 @@ async fn parameters_are_merged_reloaded_and_restarted_for_as_the_spec_says() {
         r#"{"automaticPgRestart":false,"pgParameters":{"max_connections":"200"}}"#,
     )
     .await;
-    eventually("the server to know that it should be restarted", SOON, async || {
-        let sql = stolon_tests::sql::Sql::connect(&cluster.config("keeper0"))
-            .await
-            .map_err(words)?;
-        let pending = sql
-            .value("select count(*) from pg_settings where pending_restart")
-            .await
-            .map_err(words)?;
-        check(pending == "1", || format!("{pending} are pending"))
-    })
+    eventually(
+        "the server to know that it should be restarted",
+        SHORT_TIMEOUT,
+        async || {
+            let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config("keeper0"))
+                .await
+                .map_err(error_text)?;
+            let pending = sql
+                .value("select count(*) from pg_settings where pending_restart")
+                .await
+                .map_err(error_text)?;
+            check(pending == "1", || format!("{pending} are pending"))
+        },
+    )
     .await;
     throughout("no restart", Duration::from_secs(3), async || {
-        let sql = stolon_tests::sql::Sql::connect(&cluster.config("keeper0"))
+        let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config("keeper0"))
             .await
-            .map_err(words)?;
-        let value = sql.value("show max_connections").await.map_err(words)?;
+            .map_err(error_text)?;
+        let value = sql.value("show max_connections").await.map_err(error_text)?;
         check(value == "150", || value)
     })
     .await;
@@ -163,8 +182,8 @@ async fn parameters_are_merged_reloaded_and_restarted_for_as_the_spec_says() {
 /// keeper T6.9, 15.3, 8.4: who tries ALTER SYSTEM is told that it does not work here.
 #[tokio::test]
 async fn alter_system_is_refused() {
-    let cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
-    let sql = cluster.sql("keeper0").await;
+    let cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
+    let sql = cluster.connect("keeper0").await;
     let error = sql.run("alter system set archive_mode to on").await.unwrap_err();
     let text = format!("{:?}", error);
     assert!(
@@ -176,8 +195,8 @@ async fn alter_system_is_refused() {
 /// keeper T6.13 to T6.15, section 11: slots exist on the master, and on the next one.
 #[tokio::test]
 async fn replication_slots_follow_the_spec_and_the_master() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
-    let sql = cluster.sql("keeper0").await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
+    let sql = cluster.connect("keeper0").await;
     let standby = db_uid(&cluster, "keeper1").await;
     update(&cluster, r#"{"additionalMasterReplicationSlots":["slot01","slot02"]}"#).await;
     sql.run("select pg_create_physical_replication_slot('by_hand')")
@@ -207,15 +226,15 @@ async fn replication_slots_follow_the_spec_and_the_master() {
     .await;
 
     assert_eq!(cluster.stop("keeper0", Signal::TERM).await, 0);
-    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
-    eventually("the slots on the new master", LATER, async || {
-        let sql = stolon_tests::sql::Sql::connect(&cluster.config("keeper1"))
+    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    eventually("the slots on the new master", LONG_TIMEOUT, async || {
+        let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config("keeper1"))
             .await
-            .map_err(words)?;
+            .map_err(error_text)?;
         let found = sql
             .column("select slot_name from pg_replication_slots")
             .await
-            .map_err(words)?;
+            .map_err(error_text)?;
         check(found.contains(&"stolon_slot02".to_owned()), || format!("{found:?}"))
     })
     .await;
@@ -225,51 +244,60 @@ async fn replication_slots_follow_the_spec_and_the_master() {
 /// the port is free.
 #[tokio::test]
 async fn a_stranger_on_the_port_is_told_and_waited_for() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
     let stranger = TcpListener::bind(("127.0.0.1", cluster.port(&uid))).unwrap();
     cluster.start(&uid);
-    cluster.process(&uid).said("failed to start postgres", LATER).await;
+    cluster
+        .process(&uid)
+        .wait_for_log("failed to start postgres", LONG_TIMEOUT)
+        .await;
     let said = cluster.process(&uid).log().len();
     cluster
         .process(&uid)
-        .said_after(said, "failed to start postgres", LATER)
+        .wait_for_log_after(said, "failed to start postgres", LONG_TIMEOUT)
         .await;
     let port = cluster.port(&uid).to_string();
     assert!(cluster.process(&uid).log().contains(&port), "the port is named");
-    assert_eq!(cluster.process(&uid).end(), None);
+    assert_eq!(cluster.process(&uid).try_wait(), None);
 
     drop(stranger);
-    cluster.settled(&uid, &Role::Master).await;
+    cluster.wait_healthy(&uid, &Role::Master).await;
 }
 
 /// keeper 12.9, the walk-through: a keeper killed alone leaves its server; the next keeper on that directory stops
 /// it and carries on.
 #[tokio::test]
 async fn a_keeper_killed_alone_finds_its_own_leftover_again() {
-    let mut cluster = Cluster::of(Profile::Fast).with("failInterval", "60s").start().await;
+    let mut cluster = Cluster::builder(Profile::Fast)
+        .with("failInterval", "60s")
+        .start()
+        .await;
     cluster.process("keeper0").kill();
     assert!(
         cluster.postmaster("keeper0").is_some(),
         "SIGKILL of the keeper leaves its server"
     );
     cluster.start("keeper0");
-    cluster.process("keeper0").said("stopping database", SOON).await;
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.settled("keeper1", &Role::Standby).await;
-    cluster.serves("proxy0").await;
+    cluster
+        .process("keeper0")
+        .wait_for_log("stopping database", SHORT_TIMEOUT)
+        .await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
+    cluster.wait_serving("proxy0").await;
 }
 
 /// keeper T6.12: what is advertised is what others see; what is listened on is what was asked for.
 #[tokio::test]
 async fn an_advertised_address_is_published_and_not_listened_on() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
-    let options = &mut cluster.slot(&uid).options;
+    let options = &mut cluster.program(&uid).options;
     options.push("--pg-advertise-address=203.0.113.6".to_owned());
     options.push("--pg-advertise-port=6666".to_owned());
     cluster.start(&uid);
-    cluster.settled(&uid, &Role::Master).await;
+    cluster.wait_healthy(&uid, &Role::Master).await;
     let data = cluster.data().await.unwrap();
     let db = &data.dbs()[data.master_uid().unwrap()];
     assert_eq!(
@@ -281,20 +309,20 @@ async fn an_advertised_address_is_published_and_not_listened_on() {
 /// sentinel 16, keeper T7.9: a removed keeper that still runs comes back with another db.
 #[tokio::test]
 async fn a_removed_keeper_comes_back_with_a_new_db() {
-    let cluster = Cluster::of(Profile::Fast).start().await;
+    let cluster = Cluster::builder(Profile::Fast).start().await;
     let (status, output) = cluster.stolonctl(&["removekeeper", "keeper0"]).await;
     assert_eq!(status, 1, "the master's keeper cannot be removed: {output}");
     let before = db_uid(&cluster, "keeper1").await;
     let (status, output) = cluster.stolonctl(&["removekeeper", "keeper1"]).await;
     assert_eq!((status, output.as_str()), (0, ""));
-    eventually("another db for keeper1", LATER, async || {
-        let data = cluster.data().await.map_err(words)?;
-        let (uid, _) = stolon_tests::cluster::db_of(&data, "keeper1").map_err(words)?;
+    eventually("another db for keeper1", LONG_TIMEOUT, async || {
+        let data = cluster.data().await.map_err(error_text)?;
+        let (uid, _) = stolon_tests::cluster::db_of(&data, "keeper1").map_err(error_text)?;
         check(uid.to_string() != before, || "the old one".to_owned())
     })
     .await;
-    cluster.settled("keeper1", &Role::Standby).await;
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
 }
 
 async fn db_uid(cluster: &Cluster, keeper: &str) -> String {
@@ -308,11 +336,11 @@ async fn update(cluster: &Cluster, patch: &str) {
 }
 
 async fn shows(cluster: &Cluster, parameter: &str, wanted: &str) {
-    eventually(format!("{parameter} to be {wanted}"), LATER, async || {
-        let sql = stolon_tests::sql::Sql::connect(&cluster.config("keeper0"))
+    eventually(format!("{parameter} to be {wanted}"), LONG_TIMEOUT, async || {
+        let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config("keeper0"))
             .await
-            .map_err(words)?;
-        let value = sql.value(&format!("show {parameter}")).await.map_err(words)?;
+            .map_err(error_text)?;
+        let value = sql.value(&format!("show {parameter}")).await.map_err(error_text)?;
         check(value == wanted, || value)
     })
     .await;
@@ -321,14 +349,14 @@ async fn shows(cluster: &Cluster, parameter: &str, wanted: &str) {
 async fn slots(cluster: &Cluster, keeper: &str, wanted: &[&str]) {
     let mut wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
     wanted.sort();
-    eventually(format!("the slots of {keeper}"), SOON, async || {
-        let sql = stolon_tests::sql::Sql::connect(&cluster.config(keeper))
+    eventually(format!("the slots of {keeper}"), SHORT_TIMEOUT, async || {
+        let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config(keeper))
             .await
-            .map_err(words)?;
+            .map_err(error_text)?;
         let mut found = sql
             .column("select slot_name from pg_replication_slots")
             .await
-            .map_err(words)?;
+            .map_err(error_text)?;
         found.sort();
         check(found == wanted, || format!("{found:?} instead of {wanted:?}"))
     })

@@ -3,23 +3,23 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod alarms;
+mod bad_input;
 mod configuration;
-mod creation;
-mod data;
-mod doubles;
+mod data_directory;
 mod drivers;
+mod duplicate_uids;
 mod failover;
 mod fencing;
-mod health;
+mod hung_shutdown;
 mod keepers;
-mod leaving;
-mod lost_data;
-mod outages;
+mod leftover_processes;
+mod logins;
+mod lost_cluster_data;
+mod lost_data_directory;
+mod passwords;
 mod playground;
 mod problems;
-mod processes;
-mod refusals;
 mod rejoin;
-mod secrets;
 mod sentinels;
+mod store_outages;
 mod walkthrough;

@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use stolon_tests::cluster::{LATER, SOON, check};
-use stolon_tests::place::Place;
+use stolon_tests::cluster::{LONG_TIMEOUT, SHORT_TIMEOUT, check};
 use stolon_tests::process::{self, Process, Signal};
+use stolon_tests::test_dir::TestDir;
 use stolon_tests::wait::eventually;
 
 /// design D-12: without a terminal the tour ends by itself, with status 0.
 #[tokio::test]
 async fn the_tour_shows_a_cluster_that_survives_its_master() {
-    let place = Place::make();
+    let place = TestDir::create();
     let mut tour = start(&place, &["--tour"]);
     let home = home(&tour).await;
-    assert_eq!(tour.exit_status(LATER * 3).await, 0, "{}", tour.log());
+    assert_eq!(tour.exit_status(LONG_TIMEOUT * 3).await, 0, "{}", tour.log());
     let said = tour.log();
     for step in [
         "stolonctl init",
@@ -38,7 +38,7 @@ async fn the_tour_shows_a_cluster_that_survives_its_master() {
 /// design D-12: whatever signal comes at whatever step.
 #[tokio::test]
 async fn a_signal_at_any_step_leaves_nothing_behind() {
-    let place = Place::make();
+    let place = TestDir::create();
     for (step, signal, status) in [
         ("two sentinels", Signal::HUP, 129),
         ("initialises PostgreSQL", Signal::TERM, 143),
@@ -47,10 +47,10 @@ async fn a_signal_at_any_step_leaves_nothing_behind() {
     ] {
         let mut playground = start(&place, &["--tour"]);
         let home = home(&playground).await;
-        playground.said(step, LATER * 2).await;
+        playground.wait_for_log(step, LONG_TIMEOUT * 2).await;
         playground.signal(signal);
         assert_eq!(
-            playground.exit_status(SOON).await,
+            playground.exit_status(SHORT_TIMEOUT).await,
             status,
             "at {step}: {}",
             playground.log()
@@ -63,11 +63,11 @@ async fn a_signal_at_any_step_leaves_nothing_behind() {
 /// design D-12: a step that fails says why, shows the end of the right log, and the status is 1.
 #[tokio::test]
 async fn a_step_that_fails_says_why() {
-    let place = Place::make();
+    let place = TestDir::create();
     let mut playground = start(&place, &["--tour"]);
     let home = home(&playground).await;
-    playground.said("becomes the first master", LATER).await;
-    let keeper = eventually("the first keeper", SOON, async || {
+    playground.wait_for_log("becomes the first master", LONG_TIMEOUT).await;
+    let keeper = eventually("the first keeper", SHORT_TIMEOUT, async || {
         let children = process::children(playground.pid());
         children
             .into_iter()
@@ -76,15 +76,15 @@ async fn a_step_that_fails_says_why() {
     })
     .await;
     let log = home.join("log/postgres0.log");
-    eventually("the keeper to say something", SOON, async || {
+    eventually("the keeper to say something", SHORT_TIMEOUT, async || {
         check(
             fs::read_to_string(&log).unwrap_or_default().contains("keeper uid"),
             || "not yet".to_owned(),
         )
     })
     .await;
-    process::send(keeper, Signal::KILL);
-    assert_eq!(playground.exit_status(SOON).await, 1);
+    process::send_signal(keeper, Signal::KILL);
+    assert_eq!(playground.exit_status(SHORT_TIMEOUT).await, 1);
     let said = playground.log();
     assert!(
         said.contains("postgres0 has ended") && said.contains("keeper uid"),
@@ -93,20 +93,20 @@ async fn a_step_that_fails_says_why() {
     nothing_left(&home).await;
 }
 
-fn start(place: &Place, options: &[&str]) -> Process {
+fn start(place: &TestDir, options: &[&str]) -> Process {
     // root's playground changes user itself, and looks for the other programs beside its own
     let mut command = Command::new(place.program("stolonctl"));
     command.arg("playground").args(options).current_dir("/");
     Process::start("playground", command, None, &log(place))
 }
 
-fn log(place: &Place) -> PathBuf {
+fn log(place: &TestDir) -> PathBuf {
     place.path().join("log/playground.log")
 }
 
 /// The directory of a playground: its children work there.
 async fn home(playground: &Process) -> PathBuf {
-    eventually("the playground's directory", LATER, async || {
+    eventually("the playground's directory", LONG_TIMEOUT, async || {
         let children = process::children(playground.pid());
         let mut dirs = children
             .iter()
@@ -119,7 +119,7 @@ async fn home(playground: &Process) -> PathBuf {
 
 async fn nothing_left(home: &Path) {
     assert!(!home.exists(), "{} is still there", home.display());
-    let left = process::at_home_in(home);
+    let left = process::using_directory(home);
     let words: Vec<String> = left.iter().map(|pid| words_of(*pid)).collect();
     assert!(words.is_empty(), "still running: {words:?}");
     eventually(

@@ -4,25 +4,25 @@ use std::net::TcpListener;
 
 use control::model::Role;
 use serde_json::{Value, json};
-use stolon_tests::cluster::{Cluster, LATER, Profile, REPLUSER, SOON, check, words};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, REPLUSER, SHORT_TIMEOUT, check, error_text};
 use stolon_tests::process::{self, Signal};
-use stolon_tests::sql::Sql;
+use stolon_tests::sql::SqlClient;
 use stolon_tests::status;
 use stolon_tests::wait::eventually;
 
 use crate::configuration::{answers, shows, store, update};
-use crate::health::pair_with_password_files;
+use crate::logins::pair_with_password_files;
 
 /// Before a first master's initdb, and for a standby before its copy.
 #[tokio::test]
 async fn a_port_that_is_in_use_is_reported_before_data_are_made() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     for role in [Role::Master, Role::Standby] {
         let uid = cluster.prepare_keeper();
         let port = cluster.port(&uid);
         let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
         cluster.start(&uid);
-        status::shows(
+        status::wait_shown(
             &cluster,
             &[&uid],
             &format!("port {port} at 127.0.0.1 is in use by another program"),
@@ -33,8 +33,8 @@ async fn a_port_that_is_in_use_is_reported_before_data_are_made() {
             "nothing is made that cannot be used"
         );
         drop(stranger);
-        cluster.settled(&uid, &role).await;
-        status::is_clean(&cluster).await;
+        cluster.wait_healthy(&uid, &role).await;
+        status::wait_no_problems(&cluster).await;
     }
 
     // Data that are there stay while their server cannot be started.
@@ -42,33 +42,33 @@ async fn a_port_that_is_in_use_is_reported_before_data_are_made() {
     let port = cluster.port("keeper1");
     let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
     cluster.start("keeper1");
-    status::shows(&cluster, &["keeper1"], &format!("port {port}")).await;
+    status::wait_shown(&cluster, &["keeper1"], &format!("port {port}")).await;
     drop(stranger);
-    cluster.settled("keeper1", &Role::Standby).await;
-    status::is_clean(&cluster).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
+    status::wait_no_problems(&cluster).await;
 }
 
 /// The only keeper of a cluster starts with the wrong directory: nobody can take over.
 #[tokio::test]
 async fn data_that_are_elsewhere_are_reported_and_used_once_they_are_back() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     cluster
-        .sql("keeper0")
+        .connect("keeper0")
         .await
         .run("create table ours as select 1")
         .await
         .unwrap();
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
-    let (pgdata, elsewhere) = (cluster.pgdata("keeper0"), cluster.place.path().join("elsewhere"));
+    let (pgdata, elsewhere) = (cluster.pgdata("keeper0"), cluster.dir.path().join("elsewhere"));
     std::fs::rename(&pgdata, &elsewhere).unwrap();
     cluster.start("keeper0");
-    status::shows(&cluster, &["keeper0"], &format!("are not in {}", pgdata.display())).await;
+    status::wait_shown(&cluster, &["keeper0"], &format!("are not in {}", pgdata.display())).await;
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     std::fs::rename(&elsewhere, &pgdata).unwrap();
     cluster.start("keeper0");
-    cluster.settled("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
     answers(&cluster, "keeper0", "select count(*) from ours", "1").await;
-    status::is_clean(&cluster).await;
+    status::wait_no_problems(&cluster).await;
 }
 
 #[tokio::test]
@@ -84,47 +84,47 @@ async fn a_password_file_that_cannot_be_read_is_reported_at_each_sighup() {
         cluster.process("keeper0").signal(Signal::HUP);
         cluster
             .process("keeper0")
-            .said_after(skip, "cannot read the password file", SOON)
+            .wait_for_log_after(skip, "cannot read the password file", SHORT_TIMEOUT)
             .await;
-        status::shows(&cluster, &["keeper0"], cause).await;
+        status::wait_shown(&cluster, &["keeper0"], cause).await;
     }
     std::fs::write(&file, password).unwrap();
     cluster.process("keeper0").signal(Signal::HUP);
     cluster
         .process("keeper0")
-        .said("the password file can be read again", SOON)
+        .wait_for_log("the password file can be read again", SHORT_TIMEOUT)
         .await;
-    status::is_clean(&cluster).await;
+    status::wait_no_problems(&cluster).await;
 }
 
 /// Written by a program without our limits.
 #[tokio::test]
 async fn a_stored_duration_that_counts_as_another_is_reported() {
-    let cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     store(&cluster, |spec| spec["failInterval"] = json!("1s")).await;
-    status::shows(
+    status::wait_shown(
         &cluster,
         &["keeper0"],
         "failInterval of the cluster spec cannot be used as it is",
     )
     .await;
     update(&cluster, &json!({ "failInterval": "4s" })).await;
-    status::is_clean(&cluster).await;
+    status::wait_no_problems(&cluster).await;
 }
 
 /// The postmaster stands still while sessions that are open work: the keeper's own is one of them.
 #[tokio::test]
 async fn a_master_that_answers_no_new_connections_is_replaced() {
-    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
     let postmaster = cluster.postmaster("keeper0").unwrap();
-    let session = cluster.sql("keeper0").await;
-    process::send(postmaster, Signal::STOP);
+    let session = cluster.connect("keeper0").await;
+    process::send_signal(postmaster, Signal::STOP);
     session.value("select 1").await.unwrap();
-    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
+    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
     let log = cluster.process("keeper0").log();
     assert!(log.contains("PostgreSQL answers no new connections"), "{log}");
-    cluster.settled("keeper1", &Role::Master).await;
-    cluster.settled("keeper0", &Role::Standby).await;
+    cluster.wait_healthy("keeper1", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Standby).await;
 
     // A promoted master has nothing to report at a reload, and nothing that waits for a restart.
     update(&cluster, &json!({ "pgParameters": { "work_mem": "5MB" } })).await;
@@ -143,7 +143,7 @@ async fn a_master_that_answers_no_new_connections_is_replaced() {
 /// What the startup process refuses ends a server after its sockets are open: wal_level with a logical slot.
 #[tokio::test]
 async fn a_master_that_ends_while_it_recovers_goes_back_to_what_it_ran_with() {
-    let cluster = Cluster::of(Profile::Fast)
+    let cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "60s")
         .proxies(0)
         .start()
@@ -164,16 +164,18 @@ async fn a_master_that_ends_while_it_recovers_goes_back_to_what_it_ran_with() {
     .await;
     let make = "select count(*) from (select pg_drop_replication_slot('stolon_users')) a, \
                 (select pg_create_logical_replication_slot('stolon_users', 'test_decoding')) b";
-    eventually("a logical slot", SOON, async || {
-        let sql = Sql::connect(&cluster.config("keeper0")).await.map_err(words)?;
-        sql.value(make).await.map_err(words)
+    eventually("a logical slot", SHORT_TIMEOUT, async || {
+        let sql = SqlClient::connect(&cluster.sql_config("keeper0"))
+            .await
+            .map_err(error_text)?;
+        sql.value(make).await.map_err(error_text)
     })
     .await;
     let before = cluster.postmaster("keeper0");
     update(&cluster, &level(Value::Null)).await;
-    status::shows(&cluster, &["keeper0"], "\"wal_level\"").await;
+    status::wait_shown(&cluster, &["keeper0"], "\"wal_level\"").await;
     assert_ne!(cluster.postmaster("keeper0"), before, "it has tried");
-    cluster.settled("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
     shows(&cluster, "keeper0", "wal_level", "logical").await;
     shows(&cluster, "keeper1", "wal_level", "replica").await;
 }
@@ -181,15 +183,15 @@ async fn a_master_that_ends_while_it_recovers_goes_back_to_what_it_ran_with() {
 /// The password of the replication user changes while a standby streams, and its connection is cut.
 #[tokio::test]
 async fn a_standby_that_its_master_refuses_is_reported_until_it_streams_again() {
-    let mut cluster = Cluster::of(Profile::Fast)
+    let mut cluster = Cluster::builder(Profile::Fast)
         .with("dbWaitReadyTimeout", "5s")
         .proxies(0)
         .start()
         .await;
-    let sql = cluster.sql("keeper0").await;
+    let sql = cluster.connect("keeper0").await;
     let (user, password) = REPLUSER;
     sql.run(&format!("alter role {user} password 'geheim'")).await.unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
     sql.run("select pg_terminate_backend(pid) from pg_stat_replication")
         .await
         .unwrap();
@@ -197,7 +199,7 @@ async fn a_standby_that_its_master_refuses_is_reported_until_it_streams_again() 
         "replication: the standby receives no WAL from the db that it follows",
         "password authentication failed",
     ] {
-        status::shows(&cluster, &["keeper1"], text).await;
+        status::wait_shown(&cluster, &["keeper1"], text).await;
     }
     assert_eq!(cluster.master().await.unwrap(), "keeper0");
     let log = cluster.process("keeper1").log();
@@ -210,15 +212,15 @@ async fn a_standby_that_its_master_refuses_is_reported_until_it_streams_again() 
     ))
     .await
     .unwrap();
-    status::is_clean(&cluster).await;
-    cluster.caught_up("keeper1", "keeper0").await;
+    status::wait_no_problems(&cluster).await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
 }
 
 /// The key is gone: the keeper leaves its database as it is, and its report is shown all the same.
 #[tokio::test]
 async fn lost_cluster_data_are_a_problem_of_each_keeper_until_they_are_back() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
-    let sql = cluster.sql("keeper0").await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
+    let sql = cluster.connect("keeper0").await;
     sql.run("create table ours as select 1").await.unwrap();
     let key = cluster.store.keys().cluster_data();
     let saved = cluster.store.get(&key).await.unwrap().unwrap();
@@ -226,9 +228,12 @@ async fn lost_cluster_data_are_a_problem_of_each_keeper_until_they_are_back() {
     cluster.store.commit(write).await.unwrap();
     let keeper = cluster.process("keeper0");
     keeper
-        .said("the cluster data are gone, and this keeper has a database", SOON)
+        .wait_for_log(
+            "the cluster data are gone, and this keeper has a database",
+            SHORT_TIMEOUT,
+        )
         .await;
-    eventually("the problem in what the keeper publishes", SOON, async || {
+    eventually("the problem in what the keeper publishes", SHORT_TIMEOUT, async || {
         let infos = cluster.store.list(&cluster.store.keys().keeper_infos()).await;
         let infos = infos.map_err(|error| error.to_string())?;
         let texts: Vec<String> = infos
@@ -250,7 +255,7 @@ async fn lost_cluster_data_are_a_problem_of_each_keeper_until_they_are_back() {
     );
     let write = control::store::Txn::new().put(&key, saved.value);
     cluster.store.commit(write).await.unwrap();
-    status::is_clean(&cluster).await;
-    cluster.settled("keeper0", &Role::Master).await;
+    status::wait_no_problems(&cluster).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
     answers(&cluster, "keeper0", "select count(*) from ours", "1").await;
 }

@@ -4,17 +4,17 @@
 use std::path::PathBuf;
 
 use control::model::Role;
-use stolon_tests::cluster::{Cluster, LATER, Profile};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile};
 use stolon_tests::process::Signal;
 
 /// Two keepers whose master has rows that the standby, which is stopped, has never received; and a file in the master's
 /// directory that no copy has.
 async fn diverged() -> (Cluster, PathBuf) {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
-    let sql = cluster.sql("keeper0").await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
+    let sql = cluster.connect("keeper0").await;
     sql.run("create table test (what text)").await.unwrap();
     sql.run("insert into test values ('shared')").await.unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
     assert_eq!(cluster.stop("keeper1", Signal::INT).await, 0);
     sql.run("insert into test values ('diverged')").await.unwrap();
     let marker = mark(&cluster);
@@ -29,26 +29,26 @@ fn mark(cluster: &Cluster) -> PathBuf {
 
 /// The standby takes over, the old master comes back: for this reason a copy is made, and it has what the new master has.
 async fn comes_back_by_copy(mut cluster: Cluster, marker: PathBuf, reason: &str) {
-    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
-    cluster.settled("keeper1", &Role::Master).await;
-    let sql = cluster.sql("keeper1").await;
+    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    cluster.wait_healthy("keeper1", &Role::Master).await;
+    let sql = cluster.connect("keeper1").await;
     sql.run("insert into test values ('new')").await.unwrap();
 
     let said = cluster.process("keeper0").log().len();
     cluster.start("keeper0");
     cluster
         .process("keeper0")
-        .said_after(said, "running pg_basebackup", LATER)
+        .wait_for_log_after(said, "running pg_basebackup", LONG_TIMEOUT)
         .await;
-    cluster.settled("keeper0", &Role::Standby).await;
-    cluster.caught_up("keeper0", "keeper1").await;
+    cluster.wait_healthy("keeper0", &Role::Standby).await;
+    cluster.wait_caught_up("keeper0", "keeper1").await;
 
     let log = cluster.process("keeper0").log();
     assert!(log[said..].contains(reason), "{reason:?} is not in {}", &log[said..]);
     assert!(!marker.exists(), "the old directory is still there");
     let rows = "select what from test order by what";
     let expected = sql.column(rows).await.unwrap();
-    let old_master = cluster.sql("keeper0").await;
+    let old_master = cluster.connect("keeper0").await;
     assert_eq!(old_master.column(rows).await.unwrap(), expected);
     assert!(!expected.contains(&"diverged".to_owned()) && expected.contains(&"new".to_owned()));
 }
@@ -73,10 +73,10 @@ async fn an_old_master_stopped_in_order_past_the_fork_comes_back_by_a_copy() {
 /// Unclean alone is enough, also when nothing is known to have diverged.
 #[tokio::test]
 async fn an_old_master_killed_with_everything_received_comes_back_by_a_copy() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
-    let sql = cluster.sql("keeper0").await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
+    let sql = cluster.connect("keeper0").await;
     sql.run("create table test (what text)").await.unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
     let marker = mark(&cluster);
     cluster.kill_keeper_and_postgres("keeper0");
     comes_back_by_copy(cluster, marker, "the old data were not stopped in order").await;

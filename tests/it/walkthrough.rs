@@ -3,31 +3,31 @@
 
 use std::process::Command;
 
-use stolon_tests::cluster::{LATER, SOON, check, words};
+use stolon_tests::cluster::{LONG_TIMEOUT, SHORT_TIMEOUT, check, error_text};
 use stolon_tests::etcd::Etcd;
-use stolon_tests::leftovers::{self, Traces};
-use stolon_tests::place::Place;
+use stolon_tests::leftovers::{self, ServerLeftovers};
 use stolon_tests::ports::Port;
 use stolon_tests::process::{self, Process, Signal};
-use stolon_tests::sql::Sql;
+use stolon_tests::sql::SqlClient;
+use stolon_tests::test_dir::TestDir;
 use stolon_tests::wait::eventually;
 use tokio_postgres::Config;
 
 /// The page's programs, each started from the same directory with the page's options.
 struct Page {
-    place: Place,
+    place: TestDir,
     etcd: Etcd,
-    traces: Traces,
+    traces: ServerLeftovers,
 }
 
 impl Page {
     async fn open() -> Self {
-        let place = Place::make();
+        let place = TestDir::create();
         let etcd = Etcd::start_in(&place.path().join("etcd")).await;
         Self {
             place,
             etcd,
-            traces: Traces::default(),
+            traces: ServerLeftovers::default(),
         }
     }
 
@@ -62,11 +62,11 @@ impl Page {
 impl Drop for Page {
     fn drop(&mut self) {
         let pgdatas = ["postgres0", "postgres1"].map(|uid| self.place.data_dir(uid).join("postgres"));
-        pgdatas.iter().for_each(|pgdata| self.traces.note(pgdata));
+        pgdatas.iter().for_each(|pgdata| self.traces.record(pgdata));
         // keepers that the test dropped have left their servers
-        leftovers::quit(&pgdatas);
+        leftovers::stop_immediately(&pgdatas);
         for _ in 0..400 {
-            let left = process::at_home_in(self.place.path());
+            let left = process::using_directory(self.place.path());
             let left: Vec<u32> = left
                 .into_iter()
                 .filter(|pid| *pid != self.etcd.process().pid())
@@ -74,7 +74,7 @@ impl Drop for Page {
             if left.is_empty() {
                 break;
             }
-            left.into_iter().for_each(|pid| process::send(pid, Signal::KILL));
+            left.into_iter().for_each(|pid| process::send_signal(pid, Signal::KILL));
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         self.traces.remove();
@@ -169,7 +169,10 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
 
     // Connect to the proxy service; create a test table and insert a row
     let through = config(&port, &os_user);
-    let session = eventually("a session", LATER, async || Sql::connect(&through).await.map_err(words)).await;
+    let session = eventually("a session", LONG_TIMEOUT, async || {
+        SqlClient::connect(&through).await.map_err(error_text)
+    })
+    .await;
     session
         .run("create table test (id int primary key not null, value text not null)")
         .await
@@ -198,16 +201,16 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
     )
     .await;
     let standby = config(&pg1, &os_user);
-    eventually("the row on the standby", LATER, async || {
-        let sql = Sql::connect(&standby).await.map_err(words)?;
-        sql.value("select value from test").await.map_err(words)
+    eventually("the row on the standby", LONG_TIMEOUT, async || {
+        let sql = SqlClient::connect(&standby).await.map_err(error_text)?;
+        sql.value("select value from test").await.map_err(error_text)
     })
     .await;
 
     // Simulate master death: SIGKILL leaves an unmanaged postgres instance
     let said = sentinel.log().len();
     let pgdata = page.place.data_dir("postgres0").join("postgres");
-    page.traces.note(&pgdata);
+    page.traces.record(&pgdata);
     postgres0.kill();
     assert!(leftovers::postmaster(&pgdata).is_some());
     says_after(
@@ -221,12 +224,12 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
         ],
     )
     .await;
-    eventually("the session to be closed", SOON, async || {
+    eventually("the session to be closed", SHORT_TIMEOUT, async || {
         check(session.is_closed(), || "it is open".to_owned())
     })
     .await;
-    let session = eventually("another session", LATER, async || {
-        Sql::connect(&through).await.map_err(words)
+    let session = eventually("another session", LONG_TIMEOUT, async || {
+        SqlClient::connect(&through).await.map_err(error_text)
     })
     .await;
     assert_eq!(
@@ -239,11 +242,13 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
     let _postgres0 = page.keeper("postgres0", &pg0);
     session.run("insert into test values (2, 'value2')").await.unwrap();
     let old_master = config(&pg0, &os_user);
-    eventually("the old master to follow", LATER, async || {
-        let sql = Sql::connect(&old_master).await.map_err(words)?;
-        let recovers = sql.value("select pg_is_in_recovery()").await.map_err(words)?;
+    eventually("the old master to follow", LONG_TIMEOUT, async || {
+        let sql = SqlClient::connect(&old_master).await.map_err(error_text)?;
+        let recovers = sql.value("select pg_is_in_recovery()").await.map_err(error_text)?;
         check(recovers == "t", || "it is no standby".to_owned())?;
-        sql.value("select value from test where id = 2").await.map_err(words)
+        sql.value("select value from test where id = 2")
+            .await
+            .map_err(error_text)
     })
     .await;
 }
@@ -272,7 +277,7 @@ async fn says(process: &Process, messages: &[&str]) {
 async fn says_after(process: &Process, skip: usize, messages: &[&str]) {
     eventually(
         format!("{} to say the page's messages", process.name()),
-        LATER,
+        LONG_TIMEOUT,
         async || {
             let log = process.log();
             let mut lines = log.get(skip..).unwrap_or_default().lines();

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::place::User;
+use crate::test_dir::User;
 
 /// A directory of keys (`NAME.key`) and certificates (`NAME.pem`), good for a day. It is removed when this is dropped.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ impl Certificates {
     /// # Panics
     ///
     /// When it cannot be made, or there is no `openssl`.
-    pub fn of(authorities: &[&str]) -> Self {
+    pub fn with_authorities(authorities: &[&str]) -> Self {
         let made = Self(TempDir::with_prefix("stolon-tls.").expect("a temporary directory can be made"));
         for name in authorities {
             made.openssl(&format!(
@@ -52,7 +52,7 @@ impl Certificates {
     /// # Panics
     ///
     /// When there is no such key.
-    pub fn give(&self, name: &str, user: Option<&User>) {
+    pub fn make_readable_by(&self, name: &str, user: Option<&User>) {
         let may_be_entered = fs::Permissions::from_mode(0o755);
         fs::set_permissions(self.0.path(), may_be_entered).expect("the directory is ours");
         if let Some(user) = user {

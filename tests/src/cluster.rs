@@ -15,24 +15,24 @@ use serde_json::{Value, json};
 use tokio_postgres::Config;
 
 use crate::etcd::Etcd;
-use crate::leftovers::{self, Traces};
-use crate::place::Place;
+use crate::leftovers::{self, ServerLeftovers};
 use crate::ports::Port;
 use crate::process::{self, Process, Signal};
-use crate::sql::Sql;
+use crate::sql::SqlClient;
 use crate::tcp_relay::TcpRelay;
+use crate::test_dir::TestDir;
 use crate::wait::{eventually, now};
 
 /// The name of every cluster of the tests; each has its own etcd.
-pub const NAME: &str = "test";
+pub const CLUSTER_NAME: &str = "test";
 /// The superuser and its password.
 pub const SUPERUSER: (&str, &str) = ("stolon", "su'pass word");
 /// The replication user and its password.
 pub const REPLUSER: (&str, &str) = ("repluser", "repl\\pass'word");
 /// How long starting, copying and recovering may take on a busy machine.
-pub const LATER: Duration = Duration::from_secs(180);
+pub const LONG_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long what needs no more than a few rounds of the loops may take.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SHORT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The intervals of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Profile {
 
 /// What a cluster is to begin with.
 #[derive(Debug, Clone)]
-pub struct Builder {
+pub struct ClusterBuilder {
     spec: Value,
     sentinels: usize,
     keepers: usize,
@@ -92,7 +92,7 @@ pub struct Builder {
     endpoints: usize,
 }
 
-impl Builder {
+impl ClusterBuilder {
     /// So many sentinels instead of one.
     #[must_use]
     pub fn sentinels(mut self, count: usize) -> Self {
@@ -130,7 +130,7 @@ impl Builder {
 
     /// Starts all of it and waits until clients are served and standbys follow.
     pub async fn start(self) -> Cluster {
-        let mut cluster = Cluster::bare().await;
+        let mut cluster = Cluster::store_only().await;
         for _ in 0..self.endpoints {
             let relay = TcpRelay::to(&cluster.etcd.address()).await;
             cluster.relays.push(relay);
@@ -145,15 +145,15 @@ impl Builder {
             let uid = cluster.add_keeper();
             let role = if index == 0 { Role::Master } else { Role::Standby };
             if index == 0 || index + 1 == self.keepers {
-                cluster.settled(&uid, &role).await;
+                cluster.wait_healthy(&uid, &role).await;
             }
         }
         for _ in 0..self.proxies {
             let name = cluster.add_proxy();
-            cluster.serves(&name).await;
+            cluster.wait_serving(&name).await;
         }
         for index in 1..self.keepers {
-            cluster.settled(&format!("keeper{index}"), &Role::Standby).await;
+            cluster.wait_healthy(&format!("keeper{index}"), &Role::Standby).await;
         }
         cluster
     }
@@ -161,7 +161,7 @@ impl Builder {
 
 /// One program that can be stopped and started again with the same options.
 #[derive(Debug)]
-pub struct Slot {
+pub struct ManagedProgram {
     program: &'static str,
     /// Its options besides those that say where the store is.
     pub options: Vec<String>,
@@ -175,7 +175,7 @@ pub struct Slot {
     process: Option<Process>,
 }
 
-impl Slot {
+impl ManagedProgram {
     /// The process.
     ///
     /// # Panics
@@ -190,8 +190,8 @@ impl Slot {
 #[derive(Debug)]
 pub struct Cluster {
     /// All programs but etcd, by name: `sentinel0`, `keeper0`, `proxy0`.
-    slots: BTreeMap<String, Slot>,
-    traces: Traces,
+    programs: BTreeMap<String, ManagedProgram>,
+    leftovers: ServerLeftovers,
     /// Where all of it is kept.
     pub etcd: Etcd,
     /// The endpoints of the programs, when they do not reach etcd directly.
@@ -199,13 +199,13 @@ pub struct Cluster {
     /// The cluster's keys, as the tests read and write them.
     pub store: Store,
     /// The directory of it all.
-    pub place: Place,
+    pub dir: TestDir,
 }
 
 impl Cluster {
     /// A cluster with one sentinel, two keepers and one proxy, unless it is told otherwise.
-    pub fn of(profile: Profile) -> Builder {
-        Builder {
+    pub fn builder(profile: Profile) -> ClusterBuilder {
+        ClusterBuilder {
             spec: profile.spec(),
             sentinels: 1,
             keepers: 2,
@@ -215,23 +215,23 @@ impl Cluster {
     }
 
     /// A store and nothing else.
-    pub async fn bare() -> Self {
-        let place = Place::make();
+    pub async fn store_only() -> Self {
+        let place = TestDir::create();
         let etcd = Etcd::start_in(&place.path().join("etcd")).await;
         let options = StoreOptions {
             endpoints: etcd.endpoint(),
-            cluster_name: NAME.to_owned(),
+            cluster_name: CLUSTER_NAME.to_owned(),
             ..StoreOptions::default()
         };
         let config = StoreConfig::load(&options).expect("an endpoint and a name are all it takes");
         let store = Store::connect(config);
         Self {
-            slots: BTreeMap::new(),
-            traces: Traces::default(),
+            programs: BTreeMap::new(),
+            leftovers: ServerLeftovers::default(),
             etcd,
             relays: Vec::new(),
             store,
-            place,
+            dir: place,
         }
     }
 
@@ -239,8 +239,8 @@ impl Cluster {
 
     /// Starts a stopped etcd again; gives when it answered.
     pub async fn restart_etcd(&mut self) -> Boottime {
-        self.etcd.start_again().await;
-        eventually("etcd to answer", SOON, async || self.store.get("any").await).await;
+        self.etcd.restart().await;
+        eventually("etcd to answer", SHORT_TIMEOUT, async || self.store.get("any").await).await;
         now()
     }
 
@@ -287,7 +287,7 @@ impl Cluster {
         let port = Port::free();
         let options = vec![
             format!("--uid={uid}"),
-            format!("--data-dir={}", self.place.data_dir(&uid).display()),
+            format!("--data-dir={}", self.dir.data_dir(&uid).display()),
             "--pg-listen-address=127.0.0.1".to_owned(),
             format!("--pg-port={port}"),
             format!("--pg-su-username={}", SUPERUSER.0),
@@ -320,13 +320,13 @@ impl Cluster {
     ///
     /// When there is none of this name, or it runs.
     pub fn start(&mut self, name: &str) {
-        let log = self.place.path().join("log").join(format!("{name}.log"));
-        let user = self.place.user.clone();
-        let program = self.slot(name).program;
-        let program = self.place.program(program);
-        let slot = self.slot(name);
+        let log = self.dir.path().join("log").join(format!("{name}.log"));
+        let user = self.dir.user.clone();
+        let program = self.program(name).program;
+        let program = self.dir.program(program);
+        let slot = self.program(name);
         assert!(
-            slot.process.as_mut().is_none_or(|process| process.end().is_some()),
+            slot.process.as_mut().is_none_or(|process| process.try_wait().is_some()),
             "{name} runs"
         );
         let words = slot.wrapper.iter().map(OsString::from).chain([program.into()]);
@@ -334,12 +334,12 @@ impl Cluster {
         let mut command = Command::new(&words[0]);
         command
             .args(&words[1..])
-            .arg(format!("--cluster-name={NAME}"))
+            .arg(format!("--cluster-name={CLUSTER_NAME}"))
             .arg("--store-backend=etcdv3")
             .arg(format!("--store-endpoints={}", slot.store_endpoint))
             .args(&slot.options)
             .current_dir("/");
-        without_our_options(&mut command);
+        remove_option_variables(&mut command);
         command.envs(
             slot.environment
                 .iter()
@@ -354,8 +354,8 @@ impl Cluster {
     /// # Panics
     ///
     /// When there is none.
-    pub fn slot(&mut self, name: &str) -> &mut Slot {
-        self.slots
+    pub fn program(&mut self, name: &str) -> &mut ManagedProgram {
+        self.programs
             .get_mut(name)
             .unwrap_or_else(|| panic!("no {name} in this cluster"))
     }
@@ -366,13 +366,13 @@ impl Cluster {
     ///
     /// When there is none.
     pub fn process(&mut self, name: &str) -> &mut Process {
-        self.slot(name).process()
+        self.program(name).process()
     }
 
     /// The name of the program that runs as this process.
     pub fn name_of(&self, pid: u32) -> Option<String> {
         let mut running = self
-            .slots
+            .programs
             .iter()
             .filter_map(|(name, slot)| Some((name, slot.process.as_ref()?)));
         running
@@ -386,21 +386,21 @@ impl Cluster {
     ///
     /// When the program has none.
     pub fn port(&self, name: &str) -> u16 {
-        let port = self.slots.get(name).and_then(|slot| slot.port.as_ref());
+        let port = self.programs.get(name).and_then(|slot| slot.port.as_ref());
         port.unwrap_or_else(|| panic!("{name} has no port")).number()
     }
 
     /// Runs stolonctl to its end; gives its exit status, and its standard output and standard error together.
     pub async fn stolonctl(&self, arguments: &[&str]) -> (i32, String) {
-        let mut command = tokio::process::Command::new(self.place.program("stolonctl"));
+        let mut command = tokio::process::Command::new(self.dir.program("stolonctl"));
         command
-            .arg(format!("--cluster-name={NAME}"))
+            .arg(format!("--cluster-name={CLUSTER_NAME}"))
             .arg("--store-backend=etcdv3")
             .arg(format!("--store-endpoints={}", self.etcd.endpoint()))
             .args(arguments)
             .kill_on_drop(true);
-        without_our_options(command.as_std_mut());
-        let run = tokio::time::timeout(SOON, command.output()).await;
+        remove_option_variables(command.as_std_mut());
+        let run = tokio::time::timeout(SHORT_TIMEOUT, command.output()).await;
         let output = run.expect("stolonctl ends in time").expect("stolonctl can be started");
         let text = [output.stdout, output.stderr].concat();
         (
@@ -410,9 +410,9 @@ impl Cluster {
     }
 
     /// Gives a keeper that does not run another port for its PostgreSQL.
-    pub fn move_to_another_port(&mut self, uid: &str) {
+    pub fn change_port(&mut self, uid: &str) {
         let port = Port::free();
-        let slot = self.slot(uid);
+        let slot = self.program(uid);
         slot.options.retain(|option| !option.starts_with("--pg-port="));
         slot.options.push(format!("--pg-port={port}"));
         slot.port = Some(port);
@@ -424,38 +424,38 @@ impl Cluster {
     pub async fn stop(&mut self, name: &str, signal: Signal) -> i32 {
         let process = self.process(name);
         process.signal(signal);
-        process.exit_status(LATER).await
+        process.exit_status(LONG_TIMEOUT).await
     }
 
     /// Kills a keeper and every process of its PostgreSQL at once, as a power cut would.
     pub fn kill_keeper_and_postgres(&mut self, uid: &str) {
         let pgdata = self.pgdata(uid);
-        self.traces.note(&pgdata);
+        self.leftovers.record(&pgdata);
         self.process(uid).signal(Signal::KILL);
-        let servers = servers(&pgdata);
-        servers.iter().for_each(|pid| process::send(*pid, Signal::KILL));
+        let servers = server_processes(&pgdata);
+        servers.iter().for_each(|pid| process::send_signal(*pid, Signal::KILL));
         self.process(uid).kill();
     }
 
     /// Kills the postmaster of a keeper; its other processes notice and end.
     pub fn kill_postmaster(&mut self, uid: &str) {
         let pgdata = self.pgdata(uid);
-        self.traces.note(&pgdata);
-        process::send(leftovers::postmaster(&pgdata).expect("a server runs"), Signal::KILL);
+        self.leftovers.record(&pgdata);
+        process::send_signal(leftovers::postmaster(&pgdata).expect("a server runs"), Signal::KILL);
     }
 
     /// Stops a keeper and every process of its PostgreSQL where they are, until they are thawed.
     pub fn freeze(&mut self, uid: &str) {
         self.process(uid).signal(Signal::STOP);
-        for pid in servers(&self.pgdata(uid)) {
-            process::send(pid, Signal::STOP);
+        for pid in server_processes(&self.pgdata(uid)) {
+            process::send_signal(pid, Signal::STOP);
         }
     }
 
     /// Lets a frozen keeper and its PostgreSQL go on.
     pub fn thaw(&mut self, uid: &str) {
-        for pid in servers(&self.pgdata(uid)) {
-            process::send(pid, Signal::CONT);
+        for pid in server_processes(&self.pgdata(uid)) {
+            process::send_signal(pid, Signal::CONT);
         }
         self.process(uid).signal(Signal::CONT);
     }
@@ -467,13 +467,13 @@ impl Cluster {
 
     /// The data directory of a keeper's PostgreSQL.
     pub fn pgdata(&self, uid: &str) -> PathBuf {
-        self.place.data_dir(uid).join("postgres")
+        self.dir.data_dir(uid).join("postgres")
     }
 
     // ---- SQL
 
     /// Where the superuser connects to a keeper's PostgreSQL, or through a proxy.
-    pub fn config(&self, name: &str) -> Config {
+    pub fn sql_config(&self, name: &str) -> Config {
         let mut config = Config::new();
         config
             .host("127.0.0.1")
@@ -486,10 +486,10 @@ impl Cluster {
     }
 
     /// Connects to a keeper's PostgreSQL, or through a proxy; waits until that works.
-    pub async fn sql(&self, name: &str) -> Sql {
-        let config = self.config(name);
-        eventually(format!("{name} to take a client"), LATER, async || {
-            Sql::connect(&config).await.map_err(|error| format!("{error:#}"))
+    pub async fn connect(&self, name: &str) -> SqlClient {
+        let config = self.sql_config(name);
+        eventually(format!("{name} to take a client"), LONG_TIMEOUT, async || {
+            SqlClient::connect(&config).await.map_err(|error| format!("{error:#}"))
         })
         .await
     }
@@ -497,10 +497,10 @@ impl Cluster {
     // ---- what can be waited for
 
     /// Waits until a keeper's instance is healthy, of this role, as the sentinel wants it, and says so itself.
-    pub async fn settled(&self, uid: &str, role: &Role) {
-        eventually(format!("{uid} to be a healthy {role}"), LATER, async || {
-            let data = self.data().await.map_err(words)?;
-            let (db_uid, db) = db_of(&data, uid).map_err(words)?;
+    pub async fn wait_healthy(&self, uid: &str, role: &Role) {
+        eventually(format!("{uid} to be a healthy {role}"), LONG_TIMEOUT, async || {
+            let data = self.data().await.map_err(error_text)?;
+            let (db_uid, db) = db_of(&data, uid).map_err(error_text)?;
             let is_master = data.master_uid() == Some(db_uid);
             check(is_master == (*role == Role::Master), || {
                 format!("elected master: {is_master}")
@@ -510,8 +510,8 @@ impl Cluster {
             check(db.status.current_generation == db.generation, || {
                 format!("generation {} of {}", db.status.current_generation, db.generation)
             })?;
-            let sql = Sql::connect(&self.config(uid)).await.map_err(words)?;
-            let recovers = sql.value("select pg_is_in_recovery()").await.map_err(words)?;
+            let sql = SqlClient::connect(&self.sql_config(uid)).await.map_err(error_text)?;
+            let recovers = sql.value("select pg_is_in_recovery()").await.map_err(error_text)?;
             check(recovers == if *role == Role::Master { "f" } else { "t" }, || {
                 format!("in recovery: {recovers}")
             })
@@ -520,9 +520,9 @@ impl Cluster {
     }
 
     /// Waits until the sentinel has elected another master than this keeper; gives the new one's uid.
-    pub async fn another_master(&self, than: &str, limit: Duration) -> String {
+    pub async fn wait_other_master(&self, than: &str, limit: Duration) -> String {
         eventually(format!("another master than {than}"), limit, async || {
-            let master = self.master().await.map_err(words)?;
+            let master = self.master().await.map_err(error_text)?;
             check(master != than, || format!("{than} is still the master"))?;
             Ok::<_, String>(master)
         })
@@ -548,37 +548,41 @@ impl Cluster {
     /// # Errors
     ///
     /// There is none.
-    pub async fn proxied(&self) -> anyhow::Result<String> {
+    pub async fn proxied_master(&self) -> anyhow::Result<String> {
         let data = self.data().await?;
         let (_, db) = data.proxied_master().context("proxies are told no master")?;
         Ok(db.spec.keeper_uid.to_string())
     }
 
     /// Waits until a client of this proxy is served by a server that is no standby.
-    pub async fn serves(&self, proxy: &str) {
-        let config = self.config(proxy);
-        eventually(format!("{proxy} to serve"), LATER, async || {
-            let sql = Sql::connect(&config).await.map_err(words)?;
-            let recovers = sql.value("select pg_is_in_recovery()").await.map_err(words)?;
+    pub async fn wait_serving(&self, proxy: &str) {
+        let config = self.sql_config(proxy);
+        eventually(format!("{proxy} to serve"), LONG_TIMEOUT, async || {
+            let sql = SqlClient::connect(&config).await.map_err(error_text)?;
+            let recovers = sql.value("select pg_is_in_recovery()").await.map_err(error_text)?;
             check(recovers == "f", || "it leads to a standby".to_owned())
         })
         .await;
     }
 
     /// Waits until this standby has replayed all that this master has written so far.
-    pub async fn caught_up(&self, standby: &str, master: &str) {
+    pub async fn wait_caught_up(&self, standby: &str, master: &str) {
         let written = self
-            .sql(master)
+            .connect(master)
             .await
             .value("select pg_current_wal_lsn()")
             .await
             .expect("the master answers");
-        let sql = self.sql(standby).await;
+        let sql = self.connect(standby).await;
         let query = format!("select pg_last_wal_replay_lsn() >= '{written}'");
-        eventually(format!("{standby} to replay up to {written}"), LATER, async || {
-            let there = sql.value(&query).await.map_err(words)?;
-            check(there == "t", || "it is behind".to_owned())
-        })
+        eventually(
+            format!("{standby} to replay up to {written}"),
+            LONG_TIMEOUT,
+            async || {
+                let there = sql.value(&query).await.map_err(error_text)?;
+                check(there == "t", || "it is behind".to_owned())
+            },
+        )
         .await;
     }
 
@@ -592,7 +596,7 @@ impl Cluster {
         candidates.sort_by_key(|entry| entry.create_revision);
         let leader = candidates.first().context("no sentinel leads")?;
         let said = format!("id={}", String::from_utf8_lossy(&leader.value));
-        let found = self.slots.iter().find(|(name, slot)| {
+        let found = self.programs.iter().find(|(name, slot)| {
             name.starts_with("sentinel")
                 && slot
                     .process
@@ -603,7 +607,7 @@ impl Cluster {
     }
 
     fn next_name(&self, kind: &str) -> String {
-        let taken = self.slots.keys().filter(|name| name.starts_with(kind)).count();
+        let taken = self.programs.keys().filter(|name| name.starts_with(kind)).count();
         format!("{kind}{taken}")
     }
 
@@ -613,7 +617,7 @@ impl Cluster {
             [] => self.etcd.endpoint(),
             relays => relays.join(","),
         };
-        let slot = Slot {
+        let slot = ManagedProgram {
             program,
             options,
             wrapper: Vec::new(),
@@ -622,41 +626,41 @@ impl Cluster {
             port,
             process: None,
         };
-        self.slots.insert(name.to_owned(), slot);
+        self.programs.insert(name.to_owned(), slot);
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
         let keepers: Vec<String> = self
-            .slots
+            .programs
             .keys()
             .filter(|name| name.starts_with("keeper"))
             .cloned()
             .collect();
         for uid in &keepers {
-            self.traces.note(&self.pgdata(uid));
+            self.leftovers.record(&self.pgdata(uid));
         }
-        for name in self.slots.keys().cloned().collect::<Vec<_>>() {
-            if let Some(process) = &mut self.slot(&name).process {
+        for name in self.programs.keys().cloned().collect::<Vec<_>>() {
+            if let Some(process) = &mut self.program(&name).process {
                 process.signal(Signal::KILL);
             }
         }
-        leftovers::quit(&keepers.iter().map(|uid| self.pgdata(uid)).collect::<Vec<_>>());
+        leftovers::stop_immediately(&keepers.iter().map(|uid| self.pgdata(uid)).collect::<Vec<_>>());
         // the programs tell the end of their logs when the test has failed
-        self.slots.clear();
+        self.programs.clear();
         self.etcd.kill();
         // what a killed keeper leaves: its server, or a program that made or copied one
-        let dir = self.place.path().to_owned();
+        let dir = self.dir.path().to_owned();
         for _ in 0..400 {
-            let left = process::at_home_in(&dir);
+            let left = process::using_directory(&dir);
             if left.is_empty() {
                 break;
             }
-            left.into_iter().for_each(|pid| process::send(pid, Signal::KILL));
+            left.into_iter().for_each(|pid| process::send_signal(pid, Signal::KILL));
             std::thread::sleep(Duration::from_millis(10));
         }
-        self.traces.remove();
+        self.leftovers.remove();
     }
 }
 
@@ -671,7 +675,7 @@ pub fn db_of<'a>(data: &'a ClusterData, keeper: &str) -> anyhow::Result<(&'a DbU
 }
 
 /// All words of an error, on one line.
-pub fn words(error: anyhow::Error) -> String {
+pub fn error_text(error: anyhow::Error) -> String {
     format!("{error:#}")
 }
 
@@ -685,7 +689,7 @@ pub fn check(holds: bool, reason: impl FnOnce() -> String) -> Result<(), String>
 }
 
 /// The postmaster of an instance and all its processes.
-fn servers(pgdata: &std::path::Path) -> Vec<u32> {
+fn server_processes(pgdata: &std::path::Path) -> Vec<u32> {
     let postmaster = leftovers::postmaster(pgdata);
     postmaster
         .into_iter()
@@ -694,7 +698,7 @@ fn servers(pgdata: &std::path::Path) -> Vec<u32> {
 }
 
 /// Options that the environment of the tests may hold are none of the cluster's.
-fn without_our_options(command: &mut Command) {
+fn remove_option_variables(command: &mut Command) {
     for (variable, _) in std::env::vars_os() {
         let name = variable.to_string_lossy();
         if ["STKEEPER_", "STSENTINEL_", "STPROXY_", "STOLONCTL_", "PG"]

@@ -14,7 +14,7 @@ use crate::process::{Process, Signal};
 use crate::wait::eventually;
 
 /// How long an etcd may take to serve or to end, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An etcd that a test started.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Etcd {
     pub async fn start_with_options(options: &[&str]) -> Self {
         let mut etcd = Self::prepare_in_own_dir();
         etcd.options = options.iter().map(|option| (*option).to_owned()).collect();
-        etcd.start_again().await;
+        etcd.restart().await;
         etcd
     }
 
@@ -73,7 +73,7 @@ impl Etcd {
     /// # Panics
     ///
     /// When they do not start.
-    pub async fn start_three() -> [Self; 3] {
+    pub async fn start_cluster() -> [Self; 3] {
         let mut three = [(); 3].map(|()| Self::prepare_in_own_dir());
         for (index, etcd) in three.iter_mut().enumerate() {
             etcd.name = format!("member{index}");
@@ -87,7 +87,7 @@ impl Etcd {
         }
         // none serves before more than half of them run
         let [first, second, third] = &mut three;
-        tokio::join!(first.start_again(), second.start_again(), third.start_again());
+        tokio::join!(first.restart(), second.restart(), third.restart());
         three
     }
 
@@ -113,7 +113,7 @@ impl Etcd {
 
     async fn launch(dir: PathBuf, own_dir: Option<TempDir>, tls: Option<ServerTls>) -> Self {
         let mut etcd = Self::prepare(dir, own_dir, tls);
-        etcd.start_again().await;
+        etcd.restart().await;
         etcd
     }
 
@@ -152,7 +152,7 @@ impl Etcd {
         if let Some(mut process) = self.process.take() {
             process.signal(Signal::CONT);
             process.signal(Signal::TERM);
-            process.exit_status(PATIENCE).await;
+            process.exit_status(TIMEOUT).await;
         }
     }
 
@@ -168,16 +168,16 @@ impl Etcd {
     /// # Panics
     ///
     /// When it does not start.
-    pub async fn start_again(&mut self) {
+    pub async fn restart(&mut self) {
         if self.process.is_some() {
             return;
         }
         let log = self.dir.join("etcd.log");
         let said_before = fs::read(&log).map_or(0, |log| log.len());
         let process = self.process.insert(Process::start("etcd", self.command(), None, &log));
-        let (address, limit) = (format!("127.0.0.1:{}", self.client), PATIENCE);
+        let (address, limit) = (format!("127.0.0.1:{}", self.client), TIMEOUT);
         eventually("etcd to serve", limit, async || {
-            if let Some(status) = process.end() {
+            if let Some(status) = process.try_wait() {
                 panic!("etcd ended at its start: {status}");
             }
             let log = process.log();
@@ -202,7 +202,7 @@ impl Etcd {
     /// When it does not run.
     pub async fn freeze(&mut self) {
         let process = self.process.as_mut().expect("etcd runs");
-        process.freeze(PATIENCE).await;
+        process.freeze(TIMEOUT).await;
     }
 
     /// Lets a frozen one go on (SIGCONT).
@@ -222,7 +222,7 @@ impl Etcd {
     }
 
     /// An `etcdctl` that speaks with it; the certificates are the caller's to add.
-    pub fn ctl(&self) -> Command {
+    pub fn etcdctl(&self) -> Command {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").arg("--endpoints").arg(self.endpoint());
         command

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::process::{self, Signal, lives};
+use crate::process::{self, Signal, is_running};
 use crate::wait::now;
 
 /// The process id of the server running on `pgdata`.
@@ -15,18 +15,18 @@ pub fn postmaster(pgdata: &Path) -> Option<u32> {
     let text = fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
     let pid = text.lines().next()?.trim().parse().ok()?;
     let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
-    (cwd == pgdata && lives(pid)).then_some(pid)
+    (cwd == pgdata && is_running(pid)).then_some(pid)
 }
 
 /// Lets the servers of these directories end at once but in order, so that they remove what they hold.
-pub fn quit(pgdatas: &[PathBuf]) {
+pub fn stop_immediately(pgdatas: &[PathBuf]) {
     let servers: Vec<u32> = pgdatas.iter().filter_map(|pgdata| postmaster(pgdata)).collect();
     for pid in &servers {
-        process::send(*pid, Signal::QUIT);
-        process::send(*pid, Signal::CONT);
+        process::send_signal(*pid, Signal::QUIT);
+        process::send_signal(*pid, Signal::CONT);
     }
     let start = now();
-    while servers.iter().any(|pid| lives(*pid)) && now().since(start) < Duration::from_secs(2) {
+    while servers.iter().any(|pid| is_running(*pid)) && now().since(start) < Duration::from_secs(2) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -36,14 +36,14 @@ pub fn quit(pgdatas: &[PathBuf]) {
 /// POSIX segments, whose names nobody could tell, are not among them: clusters of the tests have
 /// `dynamic_shared_memory_type = mmap`.
 #[derive(Debug, Default)]
-pub struct Traces {
+pub struct ServerLeftovers {
     files: BTreeSet<PathBuf>,
     segments: BTreeSet<i32>,
 }
 
-impl Traces {
+impl ServerLeftovers {
     /// Notes what the server of `pgdata` holds, when one runs there.
-    pub fn note(&mut self, pgdata: &Path) {
+    pub fn record(&mut self, pgdata: &Path) {
         if postmaster(pgdata).is_none() {
             return;
         }

@@ -11,7 +11,7 @@ use rustix::process::{Pid, kill_process};
 
 pub use rustix::process::Signal;
 
-use crate::place::User;
+use crate::test_dir::User;
 use crate::wait::eventually;
 
 /// A running program. Dropping it kills it.
@@ -20,7 +20,7 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    ended: Option<ExitStatus>,
+    exit: Option<ExitStatus>,
 }
 
 impl Process {
@@ -30,7 +30,7 @@ impl Process {
     ///
     /// When it cannot be started.
     pub fn start(name: &str, command: Command, user: Option<&User>, log: &Path) -> Self {
-        Self::start_reading(Stdio::null(), name, command, user, log)
+        Self::spawn(Stdio::null(), name, command, user, log)
     }
 
     /// The same, for a program that reads what is written to [`Self::input`].
@@ -39,10 +39,10 @@ impl Process {
     ///
     /// When it cannot be started.
     pub fn start_with_input(name: &str, command: Command, user: Option<&User>, log: &Path) -> Self {
-        Self::start_reading(Stdio::piped(), name, command, user, log)
+        Self::spawn(Stdio::piped(), name, command, user, log)
     }
 
-    fn start_reading(input: Stdio, name: &str, mut command: Command, user: Option<&User>, log: &Path) -> Self {
+    fn spawn(input: Stdio, name: &str, mut command: Command, user: Option<&User>, log: &Path) -> Self {
         let out = File::options()
             .create(true)
             .append(true)
@@ -66,7 +66,7 @@ impl Process {
             name: name.to_owned(),
             child,
             log: log.to_owned(),
-            ended: None,
+            exit: None,
         }
     }
 
@@ -91,8 +91,8 @@ impl Process {
 
     /// Sends a signal; nothing when it has ended.
     pub fn signal(&mut self, signal: Signal) {
-        if self.end().is_none() {
-            send(self.pid(), signal);
+        if self.try_wait().is_none() {
+            send_signal(self.pid(), signal);
         }
     }
 
@@ -111,25 +111,25 @@ impl Process {
     }
 
     /// How it ended, or `None` while it runs.
-    pub fn end(&mut self) -> Option<ExitStatus> {
-        if self.ended.is_none() {
-            self.ended = self.child.try_wait().expect("our own child can be waited for");
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        if self.exit.is_none() {
+            self.exit = self.child.try_wait().expect("our own child can be waited for");
         }
-        self.ended
+        self.exit
     }
 
     /// Kills it at once and waits for its end.
     pub fn kill(&mut self) {
-        if self.end().is_none() {
+        if self.try_wait().is_none() {
             self.child.kill().expect("our own child can be killed");
-            self.ended = Some(self.child.wait().expect("our own child can be waited for"));
+            self.exit = Some(self.child.wait().expect("our own child can be waited for"));
         }
     }
 
     /// Waits for its end and gives its exit status; a death by signal n is 128 + n, as a shell says it.
     pub async fn exit_status(&mut self, limit: Duration) -> i32 {
         let what = format!("the end of {}", self.name);
-        let status = eventually(what, limit, async || self.end().ok_or("it still runs")).await;
+        let status = eventually(what, limit, async || self.try_wait().ok_or("it still runs")).await;
         status
             .code()
             .or(status.signal().map(|signal| 128 + signal))
@@ -142,12 +142,12 @@ impl Process {
     }
 
     /// Waits until it has said `text`.
-    pub async fn said(&self, text: &str, limit: Duration) {
-        self.said_after(0, text, limit).await;
+    pub async fn wait_for_log(&self, text: &str, limit: Duration) {
+        self.wait_for_log_after(0, text, limit).await;
     }
 
     /// Waits until it has said `text` after the first `skip` bytes of its log (a length of [`Self::log`] before).
-    pub async fn said_after(&self, skip: usize, text: &str, limit: Duration) {
+    pub async fn wait_for_log_after(&self, skip: usize, text: &str, limit: Duration) {
         eventually(format!("{} to say {text:?}", self.name), limit, async || {
             let log = self.log();
             log.get(skip..)
@@ -176,7 +176,7 @@ impl Drop for Process {
 }
 
 /// Sends a signal to a process that may have ended meanwhile.
-pub fn send(pid: u32, signal: Signal) {
+pub fn send_signal(pid: u32, signal: Signal) {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return;
     };
@@ -187,24 +187,24 @@ pub fn send(pid: u32, signal: Signal) {
 }
 
 /// Whether a process exists and is not merely waiting to be reaped.
-pub fn lives(pid: u32) -> bool {
-    stat(pid).is_ok_and(|(state, _)| state != 'Z')
+pub fn is_running(pid: u32) -> bool {
+    state_and_parent(pid).is_ok_and(|(state, _)| state != 'Z')
 }
 
 /// The processes whose parent is `pid`.
 pub fn children(pid: u32) -> Vec<u32> {
     all()
         .into_iter()
-        .filter(|candidate| stat(*candidate).is_ok_and(|(_, parent)| parent == pid))
+        .filter(|candidate| state_and_parent(*candidate).is_ok_and(|(_, parent)| parent == pid))
         .collect()
 }
 
 /// The processes that work in `dir` or were started with a path below it: what a cluster of the tests left behind.
-pub fn at_home_in(dir: &Path) -> Vec<u32> {
+pub fn using_directory(dir: &Path) -> Vec<u32> {
     let text = dir.as_os_str().as_encoded_bytes();
     all()
         .into_iter()
-        .filter(|pid| lives(*pid))
+        .filter(|pid| is_running(*pid))
         .filter(|pid| {
             let proc = PathBuf::from(format!("/proc/{pid}"));
             fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
@@ -222,7 +222,7 @@ fn all() -> Vec<u32> {
 }
 
 /// State letter and parent of a process (proc_pid_stat(5)); the name before them may hold anything.
-fn stat(pid: u32) -> io::Result<(char, u32)> {
+fn state_and_parent(pid: u32) -> io::Result<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let odd = || io::Error::new(io::ErrorKind::InvalidData, "an odd /proc/PID/stat");
     let mut fields = stat.rsplit_once(')').ok_or_else(odd)?.1.split_whitespace();

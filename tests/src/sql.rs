@@ -7,23 +7,23 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 /// How long a connect or a statement may take.
-pub const STATEMENT: Duration = Duration::from_secs(30);
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An open connection; it closes when this is dropped.
 #[derive(Debug)]
-pub struct Sql {
+pub struct SqlClient {
     client: Client,
     connection: JoinHandle<()>,
 }
 
-impl Sql {
+impl SqlClient {
     /// Connects.
     ///
     /// # Errors
     ///
     /// The server is not there, refuses, or does not answer in time.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
-        let connect = tokio::time::timeout(STATEMENT, config.connect(NoTls));
+        let connect = tokio::time::timeout(STATEMENT_TIMEOUT, config.connect(NoTls));
         let (client, connection) = connect.await.context("connect: no answer")?.context("connect")?;
         // the client's calls fail with the same error
         let connection = tokio::spawn(async { drop(connection.await) });
@@ -36,7 +36,7 @@ impl Sql {
     ///
     /// The server says so, or does not answer in time.
     pub async fn run(&self, sql: &str) -> anyhow::Result<()> {
-        let run = tokio::time::timeout(STATEMENT, self.client.batch_execute(sql));
+        let run = tokio::time::timeout(STATEMENT_TIMEOUT, self.client.batch_execute(sql));
         run.await
             .with_context(|| format!("{sql}: no answer"))?
             .with_context(|| sql.to_owned())
@@ -58,7 +58,7 @@ impl Sql {
     ///
     /// As [`Self::run`].
     pub async fn column(&self, sql: &str) -> anyhow::Result<Vec<String>> {
-        let query = tokio::time::timeout(STATEMENT, self.client.simple_query(sql));
+        let query = tokio::time::timeout(STATEMENT_TIMEOUT, self.client.simple_query(sql));
         let answer = query
             .await
             .with_context(|| format!("{sql}: no answer"))?
@@ -76,7 +76,7 @@ impl Sql {
     }
 }
 
-impl Drop for Sql {
+impl Drop for SqlClient {
     fn drop(&mut self) {
         self.connection.abort();
     }

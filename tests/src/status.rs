@@ -1,42 +1,50 @@
 //! What `stolonctl status` shows of problems that keepers report. What they are the tests know.
 
-use crate::cluster::{Cluster, LATER, check};
+use crate::cluster::{Cluster, LONG_TIMEOUT, check};
 use crate::wait::eventually;
 
 /// Waits until the status has, for each of these keepers, a line with these words.
-pub async fn shows(cluster: &Cluster, uids: &[&str], words: &str) {
-    eventually(format!("status to show {words:?} of {uids:?}"), LATER, async || {
-        let status = text(cluster).await?;
-        check(uids.iter().all(|uid| has(&status, uid, words)), || status)
-    })
+pub async fn wait_shown(cluster: &Cluster, uids: &[&str], words: &str) {
+    eventually(
+        format!("status to show {words:?} of {uids:?}"),
+        LONG_TIMEOUT,
+        async || {
+            let status = status_text(cluster).await?;
+            check(uids.iter().all(|uid| has_line(&status, uid, words)), || status)
+        },
+    )
     .await;
 }
 
 /// Waits until the status has no such line for any of these keepers.
-pub async fn hides(cluster: &Cluster, uids: &[&str], words: &str) {
-    eventually(format!("status without {words:?} of {uids:?}"), LATER, async || {
-        let status = text(cluster).await?;
-        check(!uids.iter().any(|uid| has(&status, uid, words)), || status)
-    })
+pub async fn wait_hidden(cluster: &Cluster, uids: &[&str], words: &str) {
+    eventually(
+        format!("status without {words:?} of {uids:?}"),
+        LONG_TIMEOUT,
+        async || {
+            let status = status_text(cluster).await?;
+            check(!uids.iter().any(|uid| has_line(&status, uid, words)), || status)
+        },
+    )
     .await;
 }
 
 /// Waits until the status has no problems.
-pub async fn is_clean(cluster: &Cluster) {
-    eventually("status to show no problems", LATER, async || {
-        let status = text(cluster).await?;
+pub async fn wait_no_problems(cluster: &Cluster) {
+    eventually("status to show no problems", LONG_TIMEOUT, async || {
+        let status = status_text(cluster).await?;
         check(!status.contains("=== Problems ==="), || status)
     })
     .await;
 }
 
 /// What `stolonctl status` prints.
-async fn text(cluster: &Cluster) -> Result<String, String> {
+async fn status_text(cluster: &Cluster) -> Result<String, String> {
     let (code, text) = cluster.stolonctl(&["status"]).await;
     check(code == 0, || format!("stolonctl status ended with {code}: {text}"))?;
     Ok(text)
 }
 
-fn has(status: &str, uid: &str, words: &str) -> bool {
+fn has_line(status: &str, uid: &str, words: &str) -> bool {
     status.lines().any(|line| line.contains(uid) && line.contains(words))
 }

@@ -19,31 +19,31 @@ use control::clock::Boottime;
 use crate::wait::now;
 
 /// What is read at once.
-const PIECE_BYTES: usize = 16 * 1024;
+const READ_BYTES: usize = 16 * 1024;
 /// So many pieces of one connection and way are kept back at most; then its sender has to wait.
-const HELD_PIECES_MAX: usize = 1024;
+const HELD_READS_MAX: usize = 1024;
 
 /// A way through the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Toward {
+pub enum Direction {
     /// What the program sent.
-    Server,
+    ToServer,
     /// What the server sent.
-    Client,
+    ToClient,
 }
 
 /// What happens to the bytes of one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Weather {
+pub enum NetworkCondition {
     /// They go on at once.
     #[default]
-    Fair,
+    Normal,
     /// They are kept until the weather changes; nothing is lost.
     Hold,
     /// They go on this much later.
     Delay(Duration),
     /// They go on at this many bytes a second.
-    Slow(u32),
+    RateLimit(u32),
 }
 
 /// A relay to one server. It ends with the value.
@@ -57,30 +57,30 @@ pub struct TcpRelay {
 #[derive(Debug)]
 struct Shared {
     server: String,
-    to_server: Way,
-    to_client: Way,
+    to_server: DirectionState,
+    to_client: DirectionState,
     accepted: AtomicUsize,
     /// Changes when all connections are to be cut; while true, new ones are refused.
-    cut: watch::Sender<(u64, bool)>,
+    closing: watch::Sender<(u64, bool)>,
 }
 
 #[derive(Debug)]
-struct Way {
-    weather: watch::Sender<Weather>,
+struct DirectionState {
+    condition: watch::Sender<NetworkCondition>,
     /// What changes the weather to [`Weather::Hold`] when it comes by.
-    tripwire: Mutex<Option<Vec<u8>>>,
+    hold_trigger: Mutex<Option<Vec<u8>>>,
     received: AtomicU64,
     delivered: AtomicU64,
 }
 
-impl Way {
+impl DirectionState {
     /// Holds this way from now on when the bytes contain what was waited for; `tail` is the end of what came before.
-    fn trip(&self, tail: &mut Vec<u8>, bytes: &[u8]) {
-        let mut tripwire = self.tripwire.lock().unwrap_or_else(PoisonError::into_inner);
+    fn hold_on_match(&self, tail: &mut Vec<u8>, bytes: &[u8]) {
+        let mut tripwire = self.hold_trigger.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(needle) = &*tripwire else { return tail.clear() };
         tail.extend_from_slice(bytes);
         if tail.windows(needle.len()).any(|part| part == needle) {
-            self.weather.send_replace(Weather::Hold);
+            self.condition.send_replace(NetworkCondition::Hold);
             *tripwire = None;
             tail.clear();
         } else {
@@ -100,9 +100,9 @@ impl TcpRelay {
             .await
             .expect("a loopback port can be bound");
         let address = listener.local_addr().expect("a listener has an address");
-        let way = || Way {
-            weather: watch::Sender::new(Weather::Fair),
-            tripwire: Mutex::new(None),
+        let way = || DirectionState {
+            condition: watch::Sender::new(NetworkCondition::Normal),
+            hold_trigger: Mutex::new(None),
             received: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
         };
@@ -111,7 +111,7 @@ impl TcpRelay {
             to_server: way(),
             to_client: way(),
             accepted: AtomicUsize::new(0),
-            cut: watch::Sender::new((0, false)),
+            closing: watch::Sender::new((0, false)),
         });
         let task = AbortOnDropHandle::new(tokio::spawn(accept(listener, Arc::clone(&shared))));
         Self {
@@ -132,41 +132,45 @@ impl TcpRelay {
     }
 
     /// Sets what happens to bytes of one way, from now on and for those that are held.
-    pub fn set(&self, toward: Toward, weather: Weather) {
-        self.way(toward).weather.send_replace(weather);
+    pub fn set(&self, toward: Direction, weather: NetworkCondition) {
+        self.direction(toward).condition.send_replace(weather);
     }
 
     /// Holds this way as soon as bytes come by that contain these, which are held already.
-    pub fn hold_from(&self, toward: Toward, needle: &[u8]) {
-        *self.way(toward).tripwire.lock().unwrap_or_else(PoisonError::into_inner) = Some(needle.to_vec());
+    pub fn hold_from(&self, toward: Direction, needle: &[u8]) {
+        *self
+            .direction(toward)
+            .hold_trigger
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(needle.to_vec());
     }
 
     /// Whether this way is held.
-    pub fn holds(&self, toward: Toward) -> bool {
-        *self.way(toward).weather.borrow() == Weather::Hold
+    pub fn is_held(&self, toward: Direction) -> bool {
+        *self.direction(toward).condition.borrow() == NetworkCondition::Hold
     }
 
     /// Sets what happens to bytes of both ways.
-    pub fn set_both(&self, weather: Weather) {
-        self.set(Toward::Server, weather);
-        self.set(Toward::Client, weather);
+    pub fn set_both(&self, weather: NetworkCondition) {
+        self.set(Direction::ToServer, weather);
+        self.set(Direction::ToClient, weather);
     }
 
     /// Ends all connections at once; what was held is lost. New ones are served.
-    pub fn cut(&self) {
-        self.shared.cut.send_modify(|(count, _)| *count += 1);
+    pub fn close_connections(&self) {
+        self.shared.closing.send_modify(|(count, _)| *count += 1);
     }
 
     /// Ends all connections and every new one, until [`Self::restore`].
-    pub fn cut_off(&self) {
+    pub fn disable(&self) {
         self.shared
-            .cut
+            .closing
             .send_modify(|(count, closed)| (*count, *closed) = (*count + 1, true));
     }
 
     /// Serves new connections again.
-    pub fn restore(&self) {
-        self.shared.cut.send_modify(|(_, closed)| *closed = false);
+    pub fn enable(&self) {
+        self.shared.closing.send_modify(|(_, closed)| *closed = false);
     }
 
     /// How many connections were accepted so far.
@@ -175,25 +179,25 @@ impl TcpRelay {
     }
 
     /// Bytes taken from the sender of this way so far.
-    pub fn received(&self, toward: Toward) -> u64 {
-        self.way(toward).received.load(Ordering::Relaxed)
+    pub fn received(&self, toward: Direction) -> u64 {
+        self.direction(toward).received.load(Ordering::Relaxed)
     }
 
     /// Bytes handed on in this way so far; while they are held this falls behind [`Self::received`].
-    pub fn delivered(&self, toward: Toward) -> u64 {
-        self.way(toward).delivered.load(Ordering::Relaxed)
+    pub fn delivered(&self, toward: Direction) -> u64 {
+        self.direction(toward).delivered.load(Ordering::Relaxed)
     }
 
-    fn way(&self, toward: Toward) -> &Way {
-        self.shared.way(toward)
+    fn direction(&self, toward: Direction) -> &DirectionState {
+        self.shared.direction(toward)
     }
 }
 
 impl Shared {
-    fn way(&self, toward: Toward) -> &Way {
+    fn direction(&self, toward: Direction) -> &DirectionState {
         match toward {
-            Toward::Server => &self.to_server,
-            Toward::Client => &self.to_client,
+            Direction::ToServer => &self.to_server,
+            Direction::ToClient => &self.to_client,
         }
     }
 }
@@ -206,14 +210,14 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         };
         while connections.try_join_next().is_some() {}
         shared.accepted.fetch_add(1, Ordering::Relaxed);
-        if !shared.cut.borrow().1 {
-            connections.spawn(serve(client, Arc::clone(&shared)));
+        if !shared.closing.borrow().1 {
+            connections.spawn(relay_connection(client, Arc::clone(&shared)));
         }
     }
 }
 
-async fn serve(client: TcpStream, shared: Arc<Shared>) {
-    let mut cut = shared.cut.subscribe();
+async fn relay_connection(client: TcpStream, shared: Arc<Shared>) {
+    let mut cut = shared.closing.subscribe();
     let Ok(server) = TcpStream::connect(&shared.server).await else {
         return;
     };
@@ -222,18 +226,18 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) {
     let at_count = cut.borrow_and_update().0;
     tokio::select! {
         _ = async { tokio::join!(
-            carry(from_client, to_server, &shared.to_server),
-            carry(from_server, to_client, &shared.to_client),
+            forward(from_client, to_server, &shared.to_server),
+            forward(from_server, to_client, &shared.to_client),
         ) } => {}
         _ = cut.wait_for(|(count, _)| *count != at_count) => {}
     }
 }
 
 /// Carries one way: one half takes bytes and notes when they came, the other hands them on as the weather allows.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: &Way) {
-    let (give, mut take) = mpsc::channel::<(Boottime, Vec<u8>)>(HELD_PIECES_MAX);
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: &DirectionState) {
+    let (give, mut take) = mpsc::channel::<(Boottime, Vec<u8>)>(HELD_READS_MAX);
     let reading = async move {
-        let mut buffer = vec![0; PIECE_BYTES];
+        let mut buffer = vec![0; READ_BYTES];
         loop {
             let Ok(count @ 1..) = from.read(&mut buffer).await else {
                 return;
@@ -247,8 +251,8 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: &Way) {
     let writing = async {
         let mut tail = Vec::new();
         while let Some((came, bytes)) = take.recv().await {
-            way.trip(&mut tail, &bytes);
-            weathered(way, came, bytes.len()).await;
+            way.hold_on_match(&mut tail, &bytes);
+            wait_to_forward(way, came, bytes.len()).await;
             if to.write_all(&bytes).await.is_err() {
                 return;
             }
@@ -261,14 +265,14 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: &Way) {
 }
 
 /// Waits as long as the weather keeps these bytes back.
-async fn weathered(way: &Way, came: Boottime, bytes: usize) {
-    let mut weather = way.weather.subscribe();
+async fn wait_to_forward(way: &DirectionState, came: Boottime, bytes: usize) {
+    let mut weather = way.condition.subscribe();
     loop {
         let pause = match *weather.borrow_and_update() {
-            Weather::Fair => return,
-            Weather::Hold => None,
-            Weather::Delay(delay) => Some((came + delay).since(now())),
-            Weather::Slow(rate) => Some(Duration::from_secs_f64(bytes as f64 / f64::from(rate.max(1)))),
+            NetworkCondition::Normal => return,
+            NetworkCondition::Hold => None,
+            NetworkCondition::Delay(delay) => Some((came + delay).since(now())),
+            NetworkCondition::RateLimit(rate) => Some(Duration::from_secs_f64(bytes as f64 / f64::from(rate.max(1)))),
         };
         match pause {
             None => drop(weather.changed().await),

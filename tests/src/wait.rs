@@ -6,7 +6,7 @@ use std::time::Duration;
 use control::clock::Boottime;
 
 /// How long a condition sleeps between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
 /// Now, for measuring how long something took.
 #[expect(clippy::disallowed_methods, reason = "the harness is where a test's time enters")]
@@ -32,7 +32,7 @@ pub async fn eventually<T, E: Display>(
             Err(_) => "no answer".to_owned(),
         };
         assert!(now().since(start) < limit, "waited {limit:?} for {what}: {reason}");
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -47,6 +47,6 @@ pub async fn throughout<E: Display>(what: impl Display, span: Duration, mut prob
         if let Err(reason) = probe().await {
             panic!("{what} did not hold for {span:?}: {reason}");
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -10,19 +10,19 @@ use control::clock::Boottime;
 use tokio::task::JoinHandle;
 use tokio_postgres::Config;
 
-use crate::cluster::{LATER, check};
-use crate::sql::Sql;
+use crate::cluster::{LONG_TIMEOUT, check};
+use crate::sql::SqlClient;
 use crate::wait::{eventually, now};
 
 /// The pause between two tries to connect, so that a closed door is not hammered on.
-const KNOCK_EVERY: Duration = Duration::from_millis(10);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
 
 /// So many resumptions are remembered.
 const RESUMED_MAX: usize = 1000;
 
 /// What one client met.
 #[derive(Debug, Clone, Default)]
-pub struct Met {
+pub struct WriterStats {
     /// The rows whose commit was acknowledged, as runs of numbers.
     pub acknowledged: Vec<RangeInclusive<i64>>,
     /// The longest time between two acknowledgements since the last [`Writers::forget_gaps`].
@@ -35,14 +35,14 @@ pub struct Met {
     pub errors: BTreeMap<String, u64>,
 }
 
-impl Met {
+impl WriterStats {
     /// How many rows were acknowledged.
     pub fn rows(&self) -> i64 {
         self.acknowledged.iter().map(|run| run.end() - run.start() + 1).sum()
     }
 
     /// When it was first served again, not before `earliest`; nothing when nothing broke.
-    pub fn first_after(&self, earliest: Boottime) -> Option<Boottime> {
+    pub fn first_resumed_after(&self, earliest: Boottime) -> Option<Boottime> {
         self.resumed.iter().copied().find(|at| *at >= earliest)
     }
 
@@ -66,7 +66,7 @@ impl Met {
 /// The running clients; they stop when this is dropped.
 #[derive(Debug)]
 pub struct Writers {
-    clients: Vec<(Arc<Mutex<Met>>, JoinHandle<()>)>,
+    clients: Vec<(Arc<Mutex<WriterStats>>, JoinHandle<()>)>,
 }
 
 impl Writers {
@@ -75,7 +75,7 @@ impl Writers {
     /// # Errors
     ///
     /// The statement fails.
-    pub async fn make_table(sql: &Sql) -> anyhow::Result<()> {
+    pub async fn create_table(sql: &SqlClient) -> anyhow::Result<()> {
         sql.run("create table writers (client int, id bigint, primary key (client, id))")
             .await
     }
@@ -83,8 +83,8 @@ impl Writers {
     /// Starts so many clients of the server at `config`.
     pub fn start(config: &Config, clients: usize) -> Self {
         let clients = (0..clients).map(|number| {
-            let met = Arc::new(Mutex::new(Met::default()));
-            let task = tokio::spawn(write_for_ever(config.clone(), number, Arc::clone(&met)));
+            let met = Arc::new(Mutex::new(WriterStats::default()));
+            let task = tokio::spawn(write_loop(config.clone(), number, Arc::clone(&met)));
             (met, task)
         });
         Self {
@@ -93,7 +93,7 @@ impl Writers {
     }
 
     /// What each client has met so far.
-    pub fn met(&self) -> Vec<Met> {
+    pub fn stats(&self) -> Vec<WriterStats> {
         self.clients
             .iter()
             .map(|(met, _)| met.lock().unwrap_or_else(PoisonError::into_inner).clone())
@@ -102,15 +102,15 @@ impl Writers {
 
     /// The rows acknowledged so far, of all clients.
     pub fn rows(&self) -> i64 {
-        self.met().iter().map(Met::rows).sum()
+        self.stats().iter().map(WriterStats::rows).sum()
     }
 
     /// Waits until each of the clients has committed some more rows.
-    pub async fn served_again(&self) {
-        let before: Vec<i64> = self.met().iter().map(Met::rows).collect();
-        eventually("all clients to be served", LATER, async || {
+    pub async fn wait_served(&self) {
+        let before: Vec<i64> = self.stats().iter().map(WriterStats::rows).collect();
+        eventually("all clients to be served", LONG_TIMEOUT, async || {
             let behind = self
-                .met()
+                .stats()
                 .iter()
                 .zip(&before)
                 .filter(|(met, before)| met.rows() < *before + 10)
@@ -121,7 +121,7 @@ impl Writers {
     }
 
     /// Starts to measure gaps and errors anew.
-    pub fn forget_gaps(&self) {
+    pub fn reset_gaps(&self) {
         for (met, _) in &self.clients {
             let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
             met.longest_gap = Duration::ZERO;
@@ -130,11 +130,11 @@ impl Writers {
     }
 
     /// Stops the clients and gives what they met, the gap that lasts until now included.
-    pub fn stop(self) -> Vec<Met> {
+    pub fn stop(self) -> Vec<WriterStats> {
         for (_, task) in &self.clients {
             task.abort();
         }
-        let mut met = self.met();
+        let mut met = self.stats();
         for met in &mut met {
             let gap = met.last.map(|last| now().since(last)).unwrap_or_default();
             met.longest_gap = met.longest_gap.max(gap);
@@ -156,7 +156,7 @@ impl Drop for Writers {
 /// # Errors
 ///
 /// The table cannot be read.
-pub async fn lost_rows(sql: &Sql, met: &[Met]) -> anyhow::Result<i64> {
+pub async fn lost_rows(sql: &SqlClient, met: &[WriterStats]) -> anyhow::Result<i64> {
     let mut lost = 0;
     for (client, met) in met.iter().enumerate() {
         for run in &met.acknowledged {
@@ -170,7 +170,7 @@ pub async fn lost_rows(sql: &Sql, met: &[Met]) -> anyhow::Result<i64> {
     Ok(lost)
 }
 
-async fn write_for_ever(config: Config, client: usize, met: Arc<Mutex<Met>>) {
+async fn write_loop(config: Config, client: usize, met: Arc<Mutex<WriterStats>>) {
     let mut id = 0_i64;
     loop {
         if let Err(error) = write_until_error(&config, client, &mut id, &met).await {
@@ -178,12 +178,17 @@ async fn write_for_ever(config: Config, client: usize, met: Arc<Mutex<Met>>) {
             let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
             *met.errors.entry(text).or_default() += 1;
         }
-        tokio::time::sleep(KNOCK_EVERY).await;
+        tokio::time::sleep(RECONNECT_PAUSE).await;
     }
 }
 
-async fn write_until_error(config: &Config, client: usize, id: &mut i64, met: &Mutex<Met>) -> anyhow::Result<()> {
-    let sql = Sql::connect(config).await?;
+async fn write_until_error(
+    config: &Config,
+    client: usize,
+    id: &mut i64,
+    met: &Mutex<WriterStats>,
+) -> anyhow::Result<()> {
+    let sql = SqlClient::connect(config).await?;
     loop {
         // a number is never tried twice: a commit that nobody acknowledged may have happened all the same
         *id += 1;
@@ -200,7 +205,7 @@ async fn write_until_error(config: &Config, client: usize, id: &mut i64, met: &M
 /// # Errors
 ///
 /// The table cannot be read.
-pub async fn lost_rows_after(sql: &Sql, earlier: &[Met], met: &[Met]) -> anyhow::Result<i64> {
+pub async fn lost_rows_after(sql: &SqlClient, earlier: &[WriterStats], met: &[WriterStats]) -> anyhow::Result<i64> {
     let mut later = met.to_vec();
     for (later, earlier) in later.iter_mut().zip(earlier) {
         let known = earlier.acknowledged.last().map_or(0, |run| *run.end());

@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
-use stolon_tests::place::User;
 use stolon_tests::ports::Port;
 use stolon_tests::process::{self, Process, Signal};
+use stolon_tests::test_dir::User;
 use stolon_tests::wait::eventually;
 use tokio::net::TcpStream;
 
@@ -214,7 +214,11 @@ impl Instance {
         let Some(process) = &mut self.process else { return };
         let port = self.port;
         eventually(format!("{peer} to listen"), PATIENCE, async || {
-            assert!(process.end().is_none(), "{peer} does not start: {}", process.tail(20));
+            assert!(
+                process.try_wait().is_none(),
+                "{peer} does not start: {}",
+                process.tail(20)
+            );
             TcpStream::connect(("127.0.0.1", port)).await.map(drop)
         })
         .await;
@@ -229,13 +233,13 @@ impl Drop for Instance {
         if let Some(process) = &mut self.process {
             process.signal(Signal::TERM);
             for _ in 0..200 {
-                if process.end().is_some() {
+                if process.try_wait().is_some() {
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
-            for pid in self.pids.iter().filter(|pid| process::lives(**pid)) {
-                process::send(*pid, Signal::KILL);
+            for pid in self.pids.iter().filter(|pid| process::is_running(**pid)) {
+                process::send_signal(*pid, Signal::KILL);
             }
         }
     }

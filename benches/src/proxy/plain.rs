@@ -92,7 +92,7 @@ impl Plain {
         command.arg(format!("{SERVE}={port}{}", char::from(name)));
         let mut process = Process::start("plain server", command, None, log);
         eventually("the plain server to listen", PATIENCE, async || {
-            assert!(process.end().is_none(), "it does not start: {}", process.tail(5));
+            assert!(process.try_wait().is_none(), "it does not start: {}", process.tail(5));
             TcpStream::connect(("127.0.0.1", port.number())).await.map(drop)
         })
         .await;

@@ -8,8 +8,8 @@ use anyhow::{Context, ensure};
 use control::model::ClusterSpec;
 use serde_json::json;
 use stolon_tests::cluster::{Cluster, Profile};
+use stolon_tests::fake_sentinel::FakeSentinel;
 use stolon_tests::ports::Port;
-use stolon_tests::stand_in::StandIn;
 use stolon_tests::wait::eventually;
 use tokio::net::TcpStream;
 
@@ -43,7 +43,7 @@ pub struct Site {
 /// Two plain servers' stolon-proxies: etcd, and what a sentinel would write there.
 #[derive(Debug)]
 struct Stage {
-    hand: StandIn,
+    hand: FakeSentinel,
     cluster: Cluster,
     enabled: Vec<String>,
 }
@@ -59,7 +59,7 @@ impl Site {
     ///
     /// When the cluster does not come up in time.
     pub async fn make(size: &Size) -> anyhow::Result<Self> {
-        let mut cluster = Cluster::of(Profile::Default)
+        let mut cluster = Cluster::builder(Profile::Default)
             .keepers(1)
             .proxies(0)
             .with(
@@ -82,18 +82,18 @@ impl Site {
         for peer in [Peer::Stolon, Peer::StolonTwoThreads] {
             // names were given in this order
             cluster
-                .serves(if peer == Peer::Stolon { "proxy0" } else { "proxy1" })
+                .wait_serving(if peer == Peer::Stolon { "proxy0" } else { "proxy1" })
                 .await;
         }
         let scraped = &postgres[&Peer::Stolon];
         let scraped = Instance::stolon(scraped.port, scraped.pids[0], scraped.metrics.unwrap_or_default());
         postgres.insert(Peer::StolonScraped, scraped);
-        let (dir, user) = (cluster.place.path().join("log"), cluster.place.user.clone());
+        let (dir, user) = (cluster.dir.path().join("log"), cluster.dir.user.clone());
         let server = cluster.port("keeper0");
         postgres.insert(Peer::Direct, Instance::direct(server));
 
         cluster
-            .sql("keeper0")
+            .connect("keeper0")
             .await
             .run(&format!("create role {USER} superuser login"))
             .await?;
@@ -178,7 +178,7 @@ impl Site {
                 Ok(instance)
             }
             Peer::Haproxy | Peer::HaproxyTuned | Peer::Nginx | Peer::Pgbouncer => {
-                let user = self.cluster.place.user.clone();
+                let user = self.cluster.dir.user.clone();
                 let dir = data_dir(&self.cluster);
                 Instance::start(peer, server.port(), &dir, user.as_ref()).await
             }
@@ -290,9 +290,9 @@ impl Site {
 
 impl Stage {
     async fn make() -> Self {
-        let cluster = Cluster::bare().await;
+        let cluster = Cluster::store_only().await;
         Self {
-            hand: StandIn::new(cluster.store.clone(), ClusterSpec::default()),
+            hand: FakeSentinel::new(cluster.store.clone(), ClusterSpec::default()),
             cluster,
             enabled: Vec::new(),
         }
@@ -315,7 +315,7 @@ impl Stage {
 fn start_proxy(cluster: &mut Cluster, options: &[&str]) -> Instance {
     let name = cluster.prepare_proxy();
     let metrics = Port::free().number();
-    let slot = cluster.slot(&name);
+    let slot = cluster.program(&name);
     slot.options
         .push(format!("--metrics-listen-address=127.0.0.1:{metrics}"));
     slot.options.extend(options.iter().map(|option| (*option).to_owned()));
@@ -361,7 +361,7 @@ pub async fn run(mut command: tokio::process::Command, limit: Duration) -> anyho
 
 /// A directory that the server may write to.
 fn data_dir(cluster: &Cluster) -> PathBuf {
-    cluster.place.path().join("data")
+    cluster.dir.path().join("data")
 }
 
 /// The newest of Debian's directories of PostgreSQL's programs that has pgbench, or the one of `PATH`.

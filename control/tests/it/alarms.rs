@@ -15,7 +15,7 @@ fn text(error: &StoreError) -> String {
 }
 
 fn ctl(etcd: &Etcd, args: &[&str]) {
-    let output = etcd.ctl().args(args).output().unwrap();
+    let output = etcd.etcdctl().args(args).output().unwrap();
     assert!(output.status.success(), "etcdctl {args:?}: {output:?}");
 }
 
@@ -85,7 +85,7 @@ async fn a_corrupt_store_is_named_with_its_remedy() {
 #[tokio::test]
 async fn a_store_without_quorum_is_named_with_its_remedy_until_it_has_one() {
     let heard = Heard::listen();
-    let [one, mut two, mut three] = Etcd::start_three().await;
+    let [one, mut two, mut three] = Etcd::start_cluster().await;
     let endpoints = [&one, &two, &three].map(Etcd::endpoint).join(",");
     let store = store_with_timeout(&endpoints, Duration::from_secs(3));
     store.put("key", "value").await.unwrap();
@@ -104,7 +104,7 @@ async fn a_store_without_quorum_is_named_with_its_remedy_until_it_has_one() {
     let lines = heard.here();
     assert!(lines.iter().any(|line| line == "the store has no leader"), "{lines:?}");
 
-    tokio::join!(two.start_again(), three.start_again());
+    tokio::join!(two.restart(), three.restart());
     eventually("a write", SOON, async || store.put("key", "value").await).await;
     assert_eq!(heard.here().last().map(String::as_str), Some("the store serves again"));
 }

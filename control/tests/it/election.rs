@@ -8,7 +8,7 @@ use control::store::{
 };
 use stolon_tests::{
     etcd::Etcd,
-    tcp_relay::{TcpRelay, Toward, Weather},
+    tcp_relay::{Direction, NetworkCondition, TcpRelay},
     wait::{eventually, now, throughout},
 };
 use tokio::{sync::watch, time::timeout};
@@ -121,13 +121,13 @@ async fn a_leader_that_goes_silent_is_replaced_within_its_lease() {
     let second = Election::start(direct.clone(), "bbbbbbbb");
     until("a second candidate", async || candidates(&direct).await == 2).await;
     let mut state = first.state();
-    relay.cut_off();
+    relay.disable();
     deposed(&mut state, &old).await;
     assert_eq!(old.lease_end().as_nanos(), 0);
     // the old one knew before the new one could win (store E-13)
     assert!(!is_leader(&second));
     leads(&second).await;
-    relay.restore();
+    relay.enable();
 }
 
 #[tokio::test]
@@ -218,7 +218,7 @@ async fn a_compaction_does_not_leave_a_candidate_behind() {
         last = store.put("x", "1").await.unwrap();
     }
     assert!(
-        etcd.ctl()
+        etcd.etcdctl()
             .args(["compact", &last.to_string()])
             .status()
             .unwrap()
@@ -238,7 +238,7 @@ async fn one_leads_after_the_store_was_away_for_longer_than_any_lease() {
     until("a leader", async || elections.iter().any(is_leader)).await;
     etcd.stop().await;
     until("nobody to lead", async || !elections.iter().any(is_leader)).await;
-    etcd.start_again().await;
+    etcd.restart().await;
     until("a leader", async || elections.iter().any(is_leader)).await;
     throughout("one leader", Duration::from_secs(1), async || {
         let leaders = elections.iter().filter(|election| is_leader(election)).count();
@@ -266,13 +266,13 @@ async fn the_write_of_a_deposed_leader_is_refused() {
     // a store of its own, so that the write waits for its answer however long the next election takes
     let patient = store_with_timeout(&relay.endpoint(), SOON * 4);
     patient.get(&key).await.unwrap();
-    relay.hold_from(Toward::Server, b"late");
+    relay.hold_from(Direction::ToServer, b"late");
     let write = leader.guard(Txn::new().if_unchanged(&key, read).put(&key, "late"));
     let late = tokio::spawn(async move { patient.commit(write).await });
-    until("the write to be held", async || relay.holds(Toward::Server)).await;
+    until("the write to be held", async || relay.is_held(Direction::ToServer)).await;
     leads(&second).await;
     assert!(!late.is_finished(), "nothing has answered the write yet");
-    relay.set(Toward::Server, Weather::Fair);
+    relay.set(Direction::ToServer, NetworkCondition::Normal);
     let refused = timeout(SOON, late).await.expect("an answer in time").unwrap();
     assert_eq!(refused.unwrap(), Outcome::Conflict);
     assert_eq!(direct.get(&key).await.unwrap().unwrap().value, b"data");

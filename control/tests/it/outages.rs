@@ -11,7 +11,7 @@ use control::store::{Store, StoreError, Target, Txn};
 use stolon_tests::{
     etcd::Etcd,
     ports::Port,
-    tcp_relay::{TcpRelay, Toward, Weather},
+    tcp_relay::{Direction, NetworkCondition, TcpRelay},
     wait::{eventually, now},
 };
 
@@ -63,7 +63,7 @@ async fn a_request_made_while_the_store_is_away_succeeds_once_it_is_back() {
         let store = store.clone();
         async move { store.get("key").await }
     });
-    etcd.start_again().await;
+    etcd.restart().await;
     assert_eq!(waiting.await.unwrap().unwrap().unwrap().value, b"before");
 }
 
@@ -77,7 +77,7 @@ async fn a_store_that_is_back_is_found_by_itself() {
     for _ in 0..4 {
         store.get("key").await.unwrap_err();
     }
-    etcd.start_again().await;
+    etcd.restart().await;
     eventually("an answer", SOON, async || store.get("key").await).await;
 }
 
@@ -89,15 +89,15 @@ async fn a_write_that_cannot_be_sent_in_time_is_not_sent_and_one_that_was_sent_i
     let relay = TcpRelay::to(&etcd.address()).await;
     let store = store_with_timeout(&relay.endpoint(), SOON);
     store.get("key").await.unwrap();
-    relay.hold_from(Toward::Server, b"early");
+    relay.hold_from(Direction::ToServer, b"early");
     let begun = now();
     let early = store.sent_within(IN_TIME);
     let write = tokio::spawn(async move { early.put("key", "early").await });
     until("the time to send is over", async || {
-        now().since(begun) > IN_TIME && relay.holds(Toward::Server)
+        now().since(begun) > IN_TIME && relay.is_held(Direction::ToServer)
     })
     .await;
-    relay.set(Toward::Server, Weather::Fair);
+    relay.set(Direction::ToServer, NetworkCondition::Normal);
     write.await.unwrap().unwrap();
 
     etcd.stop().await;
@@ -106,7 +106,7 @@ async fn a_write_that_cannot_be_sent_in_time_is_not_sent_and_one_that_was_sent_i
         matches!(error, StoreError::Unreachable { limit: IN_TIME, .. }),
         "{error:?}"
     );
-    etcd.start_again().await;
+    etcd.restart().await;
     assert_eq!(store.get("key").await.unwrap().unwrap().value, b"early");
 }
 
@@ -120,14 +120,14 @@ async fn a_write_that_was_sent_and_not_answered_may_have_happened() {
         store_with_timeout(&etcd.endpoint(), SOON),
     );
     connected(&store).await;
-    relay.set(Toward::Client, Weather::Hold);
+    relay.set(Direction::ToClient, NetworkCondition::Hold);
     let error = store
         .commit(Txn::new().if_absent("key").put("key", "value"))
         .await
         .unwrap_err();
     assert!(error.is_outcome_unknown(), "{error:?}");
     assert_eq!(direct.get("key").await.unwrap().unwrap().value, b"value");
-    relay.set(Toward::Client, Weather::Fair);
+    relay.set(Direction::ToClient, NetworkCondition::Normal);
     assert_eq!(store.get("key").await.unwrap().unwrap().value, b"value");
 }
 
@@ -139,10 +139,10 @@ async fn a_connection_without_a_sign_of_life_is_replaced() {
     let store = store_with_timeout(&relay.endpoint(), LIMIT);
     connected(&store).await;
     let connections = relay.accepted();
-    relay.set_both(Weather::Hold);
+    relay.set_both(NetworkCondition::Hold);
     store.get("key").await.unwrap_err();
     until("a new connection", async || relay.accepted() > connections).await;
-    relay.set_both(Weather::Fair);
+    relay.set_both(NetworkCondition::Normal);
     eventually("an answer", SOON, async || store.get("key").await).await;
 }
 
@@ -154,7 +154,7 @@ async fn many_short_requests_notice_a_silent_connection_as_one_long_one_does() {
     let hasty = store.limited(LIMIT / 5);
     connected(&store).await;
     let connections = relay.accepted();
-    relay.set_both(Weather::Hold);
+    relay.set_both(NetworkCondition::Hold);
     hasty.get("key").await.unwrap_err();
     assert_eq!(relay.accepted(), connections);
     eventually("a new connection", SOON, async || {
@@ -194,7 +194,7 @@ async fn a_frozen_server_counts_as_away_and_its_thawing_is_noticed() {
 async fn one_endpoint_of_several_is_enough() {
     let etcd = Etcd::start().await;
     let (dead, frozen) = (Port::free(), TcpRelay::to(&etcd.address()).await);
-    frozen.set_both(Weather::Hold);
+    frozen.set_both(NetworkCondition::Hold);
     let endpoints = format!(
         "http://127.0.0.1:{dead},{},http://nowhere,{}",
         frozen.endpoint(),
@@ -221,15 +221,15 @@ async fn requests_move_to_the_endpoint_that_is_left() {
         one.accepted() > 0 && two.accepted() > 0
     })
     .await;
-    one.cut_off();
+    one.disable();
     for n in 0..10 {
         store
             .get("key")
             .await
             .unwrap_or_else(|error| panic!("read {n}: {error:?}"));
     }
-    two.cut_off();
-    one.restore();
+    two.disable();
+    one.enable();
     eventually("a write", SOON, async || store.put("key", "value").await).await;
 }
 
@@ -290,7 +290,7 @@ async fn one_line_tells_that_the_store_is_away_and_one_that_it_is_back() {
     for _ in 0..3 {
         store.get("key").await.unwrap_err();
     }
-    etcd.start_again().await;
+    etcd.restart().await;
     eventually("an answer", SOON, async || store.get("key").await).await;
     drop(watch);
     let told = heard.here();

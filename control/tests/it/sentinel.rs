@@ -10,7 +10,7 @@ use control::store::election::{Election, Leadership};
 use control::store::{Revision, Store};
 use stolon_tests::etcd::Etcd;
 use stolon_tests::process::{Process, Signal};
-use stolon_tests::tcp_relay::{TcpRelay, Toward, Weather};
+use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, throughout};
 use tempfile::TempDir;
 
@@ -156,13 +156,13 @@ async fn a_leader_that_is_asked_to_stop_is_gone_within_a_second_and_the_next_one
     let mut scene = Scene::new().await;
     scene.put_data(&a_cluster(SPEC)).await;
     let mut one = scene.sentinel(&[]);
-    one.said("sentinel leadership acquired", SOON).await;
+    one.wait_for_log("sentinel leadership acquired", SOON).await;
     let two = scene.sentinel(&[]);
-    two.said("Trying to acquire sentinels leadership", SOON).await;
+    two.wait_for_log("Trying to acquire sentinels leadership", SOON).await;
     one.signal(Signal::TERM);
     assert_eq!(one.exit_status(SOON).await, 0);
     assert!(one.log().contains("stopping stolon sentinel"));
-    two.said("sentinel leadership acquired", SOON).await;
+    two.wait_for_log("sentinel leadership acquired", SOON).await;
 }
 
 #[tokio::test]
@@ -187,7 +187,7 @@ async fn garbage_another_format_and_an_invalid_spec_are_named_once_and_left_alon
     for (value, said) in cases {
         let before = sentinel.log().len();
         let revision = scene.put_data(value).await;
-        sentinel.said_after(before, said, SOON).await;
+        sentinel.wait_for_log_after(before, said, SOON).await;
         scene.data_stays(revision).await;
         assert_eq!(sentinel.log()[before..].matches(said).count(), 1, "{value}");
     }
@@ -207,7 +207,9 @@ async fn what_is_not_supported_yet_is_said_once_and_left_alone() {
     let asks = SPEC.replace("\"new\"", "\"new\",\"synchronousReplication\":true");
     let revision = scene.put_data(&a_cluster(&asks)).await;
     let sentinel = scene.sentinel(&[]);
-    sentinel.said("synchronousReplication is not supported yet", SOON).await;
+    sentinel
+        .wait_for_log("synchronousReplication is not supported yet", SOON)
+        .await;
     scene.publish("k1", |_| {}).await;
     scene.data_stays(revision).await;
     assert_eq!(sentinel.log().matches("not supported yet").count(), 1);
@@ -220,7 +222,7 @@ async fn a_stored_null_is_no_cluster_and_gives_way_to_an_initial_spec() {
     scene.put_data("null").await;
     let waiting = scene.sentinel(&[]);
     waiting
-        .said("no cluster data available, waiting for it to appear", SOON)
+        .wait_for_log("no cluster data available, waiting for it to appear", SOON)
         .await;
     let file = scene.file("spec.json", SPEC);
     let _creating = scene.sentinel(&["--initial-cluster-spec", &file]);
@@ -244,7 +246,7 @@ async fn a_garbled_info_is_named_once_and_stops_nothing() {
     let text = to_compact(&old).replace("\"ProxyTimeout\":0", "\"ProxyTimeout\":\"15s\"");
     scene.store.put(&keys.proxy_info("p1"), text).await.unwrap();
     let sentinel = scene.sentinel(&[]);
-    sentinel.said("sentinel leadership acquired", SOON).await;
+    sentinel.wait_for_log("sentinel leadership acquired", SOON).await;
     scene.publish("k1", |_| {}).await;
     let master = eventually("a first master", SOON, async || {
         let (data, _) = scene.data().await?;
@@ -286,20 +288,20 @@ async fn the_write_of_a_deposed_leader_is_refused() {
     scene.put_data(&a_cluster(SPEC)).await;
     let relay = TcpRelay::to(&scene.etcd.address()).await;
     let held = scene.sentinel_at(&relay.endpoint(), &["--store-timeout", "20s", "--log-level", "debug"]);
-    held.said("failed to update cluster data", SOON).await;
+    held.wait_for_log("failed to update cluster data", SOON).await;
     let (_, revision) = scene.data().await.unwrap();
-    relay.hold_from(Toward::Server, b"\"keepers\":{\"k1\"");
+    relay.hold_from(Direction::ToServer, b"\"keepers\":{\"k1\"");
     scene.publish("k1", |_| {}).await;
     eventually("its write to be on the way", SOON, async || {
-        relay.holds(Toward::Server).then_some(()).ok_or("not yet")
+        relay.is_held(Direction::ToServer).then_some(()).ok_or("not yet")
     })
     .await;
     let other = Election::start(scene.store.clone(), "other");
     let mut state = other.state();
     let leads = state.wait_for(|state: &Leadership| state.leader().is_some());
     tokio::time::timeout(SOON, leads).await.expect("another leads").unwrap();
-    held.said("sentinel leadership lost", SOON).await;
-    relay.set(Toward::Server, Weather::Fair);
+    held.wait_for_log("sentinel leadership lost", SOON).await;
+    relay.set(Direction::ToServer, NetworkCondition::Normal);
     scene.data_stays(revision).await;
     other.stop().await;
     eventually("it to write again as leader", SOON, async || {
@@ -318,10 +320,10 @@ async fn a_sentinel_outlives_its_store() {
     let mut scene = Scene::new().await;
     scene.put_data(&a_cluster(SPEC)).await;
     let sentinel = scene.sentinel(&["--store-timeout", "1s"]);
-    sentinel.said("sentinel leadership acquired", SOON).await;
+    sentinel.wait_for_log("sentinel leadership acquired", SOON).await;
     scene.etcd.stop().await;
-    sentinel.said("error retrieving cluster data", SOON).await;
-    scene.etcd.start_again().await;
+    sentinel.wait_for_log("error retrieving cluster data", SOON).await;
+    scene.etcd.restart().await;
     scene.publish("k1", |_| {}).await;
     eventually("a first master", SOON, async || {
         let (data, _) = scene.data().await?;
@@ -372,7 +374,7 @@ async fn all_metrics_are_there_from_the_first_scrape_on() {
     let port = stolon_tests::ports::Port::free();
     let address = format!("127.0.0.1:{}", port.number());
     let sentinel = scene.sentinel(&["--metrics-listen-address", &address]);
-    sentinel.said("sentinel leadership acquired", SOON).await;
+    sentinel.wait_for_log("sentinel leadership acquired", SOON).await;
     let text = eventually("the metrics of a leader", SOON, async || {
         let text = scrape(&address).await.map_err(|error| error.to_string())?;
         if text.contains("stolon_sentinel_is_leader 1") {

@@ -8,7 +8,7 @@ use control::store::{
 };
 use stolon_tests::{
     etcd::Etcd,
-    tcp_relay::{TcpRelay, Toward, Weather},
+    tcp_relay::{Direction, NetworkCondition, TcpRelay},
     wait::{eventually, now, throughout},
 };
 
@@ -26,7 +26,7 @@ async fn endpoints(etcd: &Etcd, count: usize) -> (Vec<TcpRelay>, Store) {
     let store = store(&endpoints.join(","));
     until("all to be connected", async || {
         store.get("key").await.unwrap();
-        relays.iter().all(|relay| relay.delivered(Toward::Client) > 0)
+        relays.iter().all(|relay| relay.delivered(Direction::ToClient) > 0)
     })
     .await;
     (relays, store)
@@ -37,7 +37,7 @@ async fn no_read_and_no_renewal_waits_for_an_endpoint_that_has_become_slow() {
     let etcd = Etcd::start().await;
     let (relays, store) = endpoints(&etcd, 3).await;
     let lease = store.grant(Duration::from_secs(60)).await.unwrap().lease;
-    relays[1].set(Toward::Client, Weather::Delay(LATE));
+    relays[1].set(Direction::ToClient, NetworkCondition::Delay(LATE));
     for _ in 0..12 {
         let begun = now();
         store.get("key").await.unwrap();
@@ -50,7 +50,7 @@ async fn no_read_and_no_renewal_waits_for_an_endpoint_that_has_become_slow() {
 async fn writes_keep_away_from_a_slow_endpoint_once_it_is_known() {
     let etcd = Etcd::start().await;
     let (relays, store) = endpoints(&etcd, 3).await;
-    relays[2].set(Toward::Client, Weather::Delay(LATE));
+    relays[2].set(Direction::ToClient, NetworkCondition::Delay(LATE));
     // what is asked there shows it: a probe at the latest
     until("the slow one to be known", async || {
         let begun = now();
@@ -70,22 +70,22 @@ async fn writes_keep_away_from_a_slow_endpoint_once_it_is_known() {
 async fn an_endpoint_that_is_fast_again_is_used_again() {
     let etcd = Etcd::start().await;
     let (relays, store) = endpoints(&etcd, 2).await;
-    relays[0].set(Toward::Client, Weather::Delay(Duration::from_millis(600)));
+    relays[0].set(Direction::ToClient, NetworkCondition::Delay(Duration::from_millis(600)));
     until("the slow one to be known", async || {
         let begun = now();
         store.get("key").await.unwrap();
         now().since(begun) >= Duration::from_millis(300)
     })
     .await;
-    relays[0].set(Toward::Client, Weather::Fair);
-    relays[1].set(Toward::Client, Weather::Delay(Duration::from_millis(600)));
+    relays[0].set(Direction::ToClient, NetworkCondition::Normal);
+    relays[1].set(Direction::ToClient, NetworkCondition::Delay(Duration::from_millis(600)));
     eventually("requests over the one that was slow", SOON, async || {
-        let before = relays[0].received(Toward::Server);
+        let before = relays[0].received(Direction::ToServer);
         for _ in 0..5 {
             store.get("key").await.unwrap();
         }
         // five requests are more than a probe or a second copy of one
-        if relays[0].received(Toward::Server) > before + 5 * 30 {
+        if relays[0].received(Direction::ToServer) > before + 5 * 30 {
             Ok(())
         } else {
             Err("not yet")
@@ -102,14 +102,14 @@ async fn a_watch_moves_away_from_an_endpoint_that_has_become_slow() {
     watch.changed().await; // it stands
     let direct = crate::store(&etcd.endpoint());
     let over_second = async |n: u32| {
-        let before = relays[1].delivered(Toward::Client);
+        let before = relays[1].delivered(Direction::ToClient);
         direct.put("watched", n.to_string()).await.unwrap();
         watch.changed().await;
-        relays[1].delivered(Toward::Client) > before
+        relays[1].delivered(Direction::ToClient) > before
     };
     // whichever it stands on becomes slow
     let slow = usize::from(over_second(0).await);
-    relays[slow].set(Toward::Client, Weather::Delay(LATE));
+    relays[slow].set(Direction::ToClient, NetworkCondition::Delay(LATE));
     let begun = now();
     let mut n = 1;
     eventually("the watch to be quick again", SOON, async || {
@@ -134,11 +134,11 @@ async fn a_watch_that_is_never_quiet_moves_away_from_a_slow_endpoint_too() {
     let watch = store.watch(vec![Target::Prefix("watched/".to_owned())], None);
     watch.changed().await; // it stands
     let direct = crate::store(&etcd.endpoint());
-    let before = relays[1].delivered(Toward::Client);
+    let before = relays[1].delivered(Direction::ToClient);
     direct.put("watched/key", "first").await.unwrap();
     watch.changed().await;
-    let slow = usize::from(relays[1].delivered(Toward::Client) > before);
-    relays[slow].set(Toward::Client, Weather::Delay(LATE));
+    let slow = usize::from(relays[1].delivered(Direction::ToClient) > before);
+    relays[slow].set(Direction::ToClient, NetworkCondition::Delay(LATE));
     let busy = async {
         loop {
             direct.put("watched/other", "busy").await.unwrap();
@@ -175,7 +175,7 @@ async fn a_watch_that_is_never_quiet_moves_away_from_a_slow_endpoint_too() {
 async fn a_silent_connection_that_nothing_needs_is_dialled_anew() {
     let etcd = Etcd::start().await;
     let (relays, store) = endpoints(&etcd, 2).await;
-    relays[0].set_both(Weather::Hold);
+    relays[0].set_both(NetworkCondition::Hold);
     let accepted = relays[0].accepted();
     until("the silent connection to be dialled anew", async || {
         store.get("key").await.unwrap();
@@ -203,7 +203,7 @@ async fn is_kept(latencies: &[Duration]) {
     let election = Election::start(slow.clone(), "aaaaaaaa");
     let leader = leads(&election).await;
     for latency in latencies.iter().copied() {
-        relay.set(Toward::Client, Weather::Delay(latency));
+        relay.set(Direction::ToClient, NetworkCondition::Delay(latency));
         let keeps = async || match election.state().borrow().leader() {
             Some(now) if *now == leader => Ok(()),
             other => Err(format!("{other:?}")),
@@ -224,7 +224,7 @@ async fn is_kept(latencies: &[Duration]) {
         let write = leader.guard(Txn::new().put("key", "value"));
         assert!(slow.commit(write).await.unwrap().committed().is_some());
     }
-    relay.set(Toward::Client, Weather::Fair);
+    relay.set(Direction::ToClient, NetworkCondition::Normal);
     election.stop().await;
     let direct = store(&etcd.endpoint());
     until("the key to go", async || {
@@ -260,7 +260,7 @@ async fn no_key_is_left_behind_by_a_candidate_that_stops_while_it_moves_to_anoth
     let leader = leads(&election).await;
     let lease = async || direct.get(&leader.key).await.unwrap().and_then(|entry| entry.lease);
     let first = lease().await.expect("the key hangs on a lease");
-    relay.set(Toward::Client, Weather::Delay(LATE));
+    relay.set(Direction::ToClient, NetworkCondition::Delay(LATE));
     // the answer to the put comes seconds after it was applied
     until("the key to hang on another lease", async || {
         lease().await.is_some_and(|lease| lease != first)
@@ -280,7 +280,7 @@ async fn no_key_is_left_behind_by_a_candidate_that_stops_while_it_moves_to_anoth
 async fn a_candidate_wins_on_a_store_that_was_slow_from_the_start() {
     let etcd = Etcd::start().await;
     let relay = TcpRelay::to(&etcd.address()).await;
-    relay.set(Toward::Client, Weather::Delay(LATE));
+    relay.set(Direction::ToClient, NetworkCondition::Delay(LATE));
     let election = Election::start(store(&relay.endpoint()), "aaaaaaaa");
     let leader = leads(&election).await;
     until("writes to be possible", async || may_write(&leader, LATE)).await;

@@ -11,7 +11,7 @@ use crate::{SOON, options};
 
 /// Two authorities, a server's certificate for 127.0.0.1 and a client's, and files that are not what they should be.
 fn certificates() -> Certificates {
-    let made = Certificates::of(&["ca", "other"]);
+    let made = Certificates::with_authorities(&["ca", "other"]);
     made.sign("server", "ca", "subjectAltName=IP:127.0.0.1");
     made.sign("client", "ca", "extendedKeyUsage=clientAuth");
     join(&made, "bundle.pem", &["other.pem", "ca.pem"]);

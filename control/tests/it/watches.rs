@@ -3,7 +3,7 @@
 use control::store::{Change, Changes, Target, Watch};
 use stolon_tests::{
     etcd::Etcd,
-    tcp_relay::{TcpRelay, Weather},
+    tcp_relay::{NetworkCondition, TcpRelay},
 };
 use tokio::time::timeout;
 
@@ -76,9 +76,9 @@ async fn a_watch_goes_on_without_a_gap_after_its_connection_was_cut() {
     direct.put(&key, "1").await.unwrap();
     assert_eq!(value(&next(&watch).await, &key).as_deref(), Some("1"));
 
-    relay.cut_off();
+    relay.disable();
     direct.put(&key, "2").await.unwrap();
-    relay.restore();
+    relay.enable();
     let changes = next(&watch).await;
     assert_eq!((value(&changes, &key).as_deref(), changes.gap), (Some("2"), false));
 }
@@ -95,7 +95,7 @@ async fn after_a_compaction_a_watch_tells_a_gap_and_goes_on() {
         last = store.put(&key, n.to_string()).await.unwrap();
     }
     assert!(
-        etcd.ctl()
+        etcd.etcdctl()
             .args(["compact", &last.to_string()])
             .status()
             .unwrap()
@@ -115,7 +115,7 @@ async fn a_watch_outlives_its_server() {
     let watch = store.watch(vec![Target::Key(key.clone())], None);
     standing(&watch).await;
     etcd.stop().await;
-    etcd.start_again().await;
+    etcd.restart().await;
     store.put(&key, "again").await.unwrap();
     let mut told = None;
     while told.as_deref() != Some("again") {
@@ -133,10 +133,10 @@ async fn a_watch_whose_stream_falls_silent_is_opened_anew() {
     let watch = store.watch(vec![Target::Key(key.clone())], None);
     standing(&watch).await;
     let connections = relay.accepted();
-    relay.set_both(Weather::Hold);
+    relay.set_both(NetworkCondition::Hold);
     direct.put(&key, "unheard").await.unwrap();
     until("a new connection", async || relay.accepted() > connections).await;
-    relay.set_both(Weather::Fair);
+    relay.set_both(NetworkCondition::Normal);
     let mut told = None;
     while told.as_deref() != Some("unheard") {
         told = value(&next(&watch).await, &key);
@@ -157,7 +157,7 @@ async fn a_watch_notices_a_store_that_began_anew() {
     let watch = store.watch(vec![Target::Key(key.clone())], Some(read));
     etcd.stop().await;
     std::fs::remove_dir_all(dir.path().join("data")).unwrap();
-    etcd.start_again().await;
+    etcd.restart().await;
     standing(&watch).await;
     store.put(&key, "anew").await.unwrap();
     assert_eq!(value(&next(&watch).await, &key).as_deref(), Some("anew"));

@@ -8,7 +8,7 @@ use control::store::{Revision, Store, StoreConfig, StoreOptions};
 use keeper::alive::{self, Alive};
 use keeper::publish::{Due, Fixed, Permit, Publisher, Report};
 use stolon_tests::etcd::Etcd;
-use stolon_tests::tcp_relay::{TcpRelay, Toward, Weather};
+use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, now, throughout};
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -247,7 +247,7 @@ fn the_liveness_key_stays_on_a_store_whose_answers_take_as_long_as_its_lease_liv
     run(async {
         let etcd = Etcd::start().await;
         let relay = TcpRelay::to(&etcd.address()).await;
-        relay.set(Toward::Client, Weather::Delay(alive::TTL));
+        relay.set(Direction::ToClient, NetworkCondition::Delay(alive::TTL));
         let direct = store(&etcd);
         let key = direct.keys().alive("k1");
         let mut alive = Alive::new(&store_at(relay.endpoint()), &KeeperUid::from("k1"), "b1".into());
@@ -279,21 +279,21 @@ fn a_permit_does_not_starve_under_the_leader_s_refreshing_writes() {
         publisher.say_within(PATIENCE).await;
         let data = direct.keys().cluster_data();
         let read = direct.put(&data, "master k1, seen 1").await.unwrap();
-        relay.set(Toward::Server, Weather::Delay(Duration::from_millis(300)));
+        relay.set(Direction::ToServer, NetworkCondition::Delay(Duration::from_millis(300)));
         let asked = publisher.permit(read, |entry| {
             entry.is_some_and(|entry| entry.value.starts_with(b"master k1"))
         });
         tokio::pin!(asked);
         // each of them is written while a request is under way that depends on the one before
         for n in 2..5 {
-            let sent = relay.received(Toward::Server);
+            let sent = relay.received(Direction::ToServer);
             eventually("a request", PATIENCE, async || {
                 tokio::select! {
                     biased;
                     permit = &mut asked => panic!("{permit:?} too soon"),
                     () = tokio::task::yield_now() => {}
                 }
-                if relay.received(Toward::Server) > sent {
+                if relay.received(Direction::ToServer) > sent {
                     Ok(())
                 } else {
                     Err("none yet")

@@ -152,7 +152,7 @@ fn a_stop_that_drains_takes_nobody_and_lets_connections_end() {
         rig.publish(Some(&a), &[&proxy]).await;
         let mut client = proxy.client_of(b'A').await;
         proxy.process.signal(Signal::TERM);
-        proxy.process.said("Stopping listening", PATIENCE).await;
+        proxy.process.wait_for_log("Stopping listening", PATIENCE).await;
         assert!(proxy.connect().await.is_err(), "it takes clients");
         // past the lease that ran when it was told to stop: check-ins go on
         let start = now();
@@ -178,7 +178,7 @@ fn a_drain_ends_at_its_limit_and_at_the_second_signal() {
             rig.publish(Some(&a), &[&proxy]).await;
             let client = proxy.client_of(b'A').await;
             proxy.process.signal(Signal::TERM);
-            proxy.process.said("letting connections end", PATIENCE).await;
+            proxy.process.wait_for_log("letting connections end", PATIENCE).await;
             if second {
                 proxy.process.signal(Signal::INT);
             }
@@ -201,7 +201,7 @@ fn sigusr1_logs_a_summary() {
         client.ask().await.unwrap();
         let pid = Pid::from_raw(proxy.process.pid() as i32).unwrap();
         kill_process(pid, rustix::process::Signal::USR1).unwrap();
-        proxy.process.said("INFO summary route=", PATIENCE).await;
+        proxy.process.wait_for_log("INFO summary route=", PATIENCE).await;
         let log = proxy.process.log();
         let line = log.lines().find(|line| line.contains("INFO summary")).unwrap();
         let route = format!("db {} at 127.0.0.1:{}", a.db, a.port);
@@ -210,10 +210,10 @@ fn sigusr1_logs_a_summary() {
         }
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
         rig.etcd.freeze().await;
-        proxy.process.said("check timeout timer fired", PATIENCE).await;
+        proxy.process.wait_for_log("check timeout timer fired", PATIENCE).await;
         kill_process(pid, rustix::process::Signal::USR1).unwrap();
         let closed = "INFO summary route=closed why=\"store silent: ";
-        proxy.process.said(closed, PATIENCE).await;
+        proxy.process.wait_for_log(closed, PATIENCE).await;
         rig.etcd.thaw();
     });
 }

@@ -68,7 +68,7 @@ impl Crowd {
 
     /// Whether all attempts have been made.
     pub(crate) fn is_gone(&mut self) -> bool {
-        self.members.iter_mut().all(|member| member.end().is_some())
+        self.members.iter_mut().all(|member| member.try_wait().is_some())
     }
 
     /// Waits for all of it.

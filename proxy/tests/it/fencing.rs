@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stolon_tests::process::Signal;
-use stolon_tests::tcp_relay::{TcpRelay, Toward, Weather};
+use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, now, throughout};
 
 use crate::rig::{CHECK_INTERVAL, LATE, Master, PATIENCE, Proxy, Rig, TIMEOUT, block_on};
@@ -120,8 +120,8 @@ fn failover_in(weather: impl Fn(&TcpRelay) + 'static) {
         rig.fail_over(&proxy, &a, &b).await;
         // whoever still gets answers of the old master now gets late ones
         tokio::time::sleep(TIMEOUT / 2).await;
-        relay.restore();
-        relay.set_both(Weather::Fair);
+        relay.enable();
+        relay.set_both(NetworkCondition::Normal);
         proxy.client_of(b'B').await;
         for asker in askers {
             let answers = asker.answers().await;
@@ -137,22 +137,22 @@ fn failover_in(weather: impl Fn(&TcpRelay) + 'static) {
 // fencing 4.3
 #[test]
 fn a_failover_while_the_proxy_is_cut_off_from_the_store_is_safe() {
-    failover_in(TcpRelay::cut_off);
+    failover_in(TcpRelay::disable);
 }
 
 #[test]
 fn a_failover_while_the_store_does_not_answer_the_proxy_is_safe() {
-    failover_in(|relay| relay.set_both(Weather::Hold));
+    failover_in(|relay| relay.set_both(NetworkCondition::Hold));
 }
 
 #[test]
 fn a_failover_while_the_store_needs_nine_tenths_of_the_timeout_is_safe() {
-    failover_in(|relay| relay.set_both(Weather::Delay(Duration::from_millis(450))));
+    failover_in(|relay| relay.set_both(NetworkCondition::Delay(Duration::from_millis(450))));
 }
 
 #[test]
 fn a_failover_while_the_store_needs_more_than_the_timeout_is_safe() {
-    failover_in(|relay| relay.set_both(Weather::Delay(Duration::from_millis(550))));
+    failover_in(|relay| relay.set_both(NetworkCondition::Delay(Duration::from_millis(550))));
 }
 
 // fencing F-2: an answer counts from the sending of its own copy, so one that takes two thirds of the timeout renews the lease
@@ -168,7 +168,7 @@ fn answers_slower_than_half_of_the_timeout_keep_the_route_open_and_slower_ones_t
         let proxy = Proxy::start(&rig, &relay.endpoint(), &[]).await;
         rig.publish(Some(&a), &[&proxy]).await;
         let mut client = proxy.client_of(b'A').await;
-        relay.set(Toward::Client, Weather::Delay(slow));
+        relay.set(Direction::ToClient, NetworkCondition::Delay(slow));
         let mut asked = 0;
         throughout("the route", LEASE * 3, async || {
             asked += 1;
@@ -178,7 +178,7 @@ fn answers_slower_than_half_of_the_timeout_keep_the_route_open_and_slower_ones_t
             }
         })
         .await;
-        relay.set(Toward::Client, Weather::Delay(too_slow));
+        relay.set(Direction::ToClient, NetworkCondition::Delay(too_slow));
         let start = now();
         assert_eq!(client.ended().await, b"");
         let lasted = now().since(start);
@@ -204,7 +204,7 @@ fn a_frozen_store_closes_at_the_lease_and_carries_again_when_it_is_back() {
             lasted >= left,
             "closed after {lasted} s with {left} s of the lease left"
         );
-        proxy.process.said("Stopping listening", PATIENCE).await;
+        proxy.process.wait_for_log("Stopping listening", PATIENCE).await;
         assert!(proxy.connect().await.is_err(), "nobody listens");
         rig.etcd.thaw();
         proxy.client_of(b'A').await;
@@ -252,10 +252,10 @@ fn an_outage_shorter_than_the_lease_drops_no_connection() {
         rig.publish(Some(&a), &[&proxy]).await;
         let (mut client, mut idle) = (proxy.client_of(b'A').await, proxy.client_of(b'A').await);
         rig.etcd.kill();
-        proxy.process.said("could not check in", PATIENCE).await;
+        proxy.process.wait_for_log("could not check in", PATIENCE).await;
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
-        rig.etcd.start_again().await;
-        proxy.process.said("checking in again", PATIENCE).await;
+        rig.etcd.restart().await;
+        proxy.process.wait_for_log("checking in again", PATIENCE).await;
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
         assert_eq!(idle.ask().await.unwrap(), Some(b'A'));
         assert!(!proxy.process.log().contains("check timeout timer fired"));
@@ -275,8 +275,8 @@ fn an_outage_longer_than_the_lease_ends_soon_after_the_store_answers() {
         let gone = now();
         rig.etcd.kill();
         assert_eq!(client.ended().await, b"");
-        proxy.process.said("check timeout timer fired", PATIENCE).await;
-        rig.etcd.start_again().await;
+        proxy.process.wait_for_log("check timeout timer fired", PATIENCE).await;
+        rig.etcd.restart().await;
         let back = now();
         proxy.client_of(b'A').await;
         // whoever waits for the next check interval, or for as long as the store was away, takes longer

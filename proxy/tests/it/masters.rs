@@ -65,7 +65,7 @@ async fn costs_a_thousand(host: &str, port: u16, words: &str) {
     refused_are(&proxy, "master", CLIENTS).await;
     proxy
         .process
-        .said("could not connect a client to the master", PATIENCE)
+        .wait_for_log("could not connect a client to the master", PATIENCE)
         .await;
     assert!(proxy.process.log().contains(words));
     told_seldom(&proxy, start);

@@ -135,14 +135,14 @@ fn no_answer_of_the_resolver_drops_a_client_of_an_unchanged_master() {
             let logged = proxy.process.log().len();
             names.lead_to(addresses);
             if let Some(words) = words {
-                proxy.process.said_after(logged, words, PATIENCE).await;
+                proxy.process.wait_for_log_after(logged, words, PATIENCE).await;
             }
             checked_in(&proxy).await;
             serves(&proxy, &mut client).await;
             names.lead_to(&["127.0.0.1"]);
             if words.is_some() {
                 let again = "the master's name resolves to its address again";
-                proxy.process.said_after(logged, again, PATIENCE).await;
+                proxy.process.wait_for_log_after(logged, again, PATIENCE).await;
             }
             checked_in(&proxy).await;
         }
@@ -162,7 +162,10 @@ fn a_resolver_that_hangs_delays_no_check_in_and_drops_nobody() {
         let (mut rig, names) = (Rig::start().await, Names::new());
         let (master, proxy, mut client) = open_by_name(&mut rig, &names).await;
         names.hang();
-        proxy.process.said("the resolver has not answered yet", PATIENCE).await;
+        proxy
+            .process
+            .wait_for_log("the resolver has not answered yet", PATIENCE)
+            .await;
         let generation = rig.publish(Some(&master), &[&proxy]).await;
         rig.acknowledged(&proxy, generation).await;
         checked_in(&proxy).await;
@@ -170,7 +173,7 @@ fn a_resolver_that_hangs_delays_no_check_in_and_drops_nobody() {
         names.answer(&["127.0.0.1"]);
         proxy
             .process
-            .said("the master's name resolves to its address again", PATIENCE)
+            .wait_for_log("the master's name resolves to its address again", PATIENCE)
             .await;
         serves(&proxy, &mut client).await;
     });
@@ -189,7 +192,7 @@ fn a_slow_answer_opens_the_route_as_soon_as_it_is_there() {
         rig.publish(Some(&master), &[&proxy]).await;
         proxy
             .process
-            .said("cannot resolve the master's address, closing connections", PATIENCE)
+            .wait_for_log("cannot resolve the master's address, closing connections", PATIENCE)
             .await;
         names.answer(&["127.0.0.1"]);
         proxy.client_of(b'A').await;
@@ -209,7 +212,7 @@ fn a_name_that_stays_gone_closes_the_route_when_the_lease_ends_and_not_before() 
         let lasted = now().since(start).as_secs_f64();
         assert!(lasted >= left, "ended after {lasted} s with {left} s left");
         let closing = "ERROR cannot resolve the master's address, closing connections to master";
-        proxy.process.said(closing, PATIENCE).await;
+        proxy.process.wait_for_log(closing, PATIENCE).await;
         assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
         assert!(
             !proxy.process.log().contains("check timeout timer fired"),

@@ -11,9 +11,9 @@ use control::model::{ClusterSpec, GoDuration, ProxyInfo, from_slice};
 use control::store::{Revision, Store, StoreConfig, StoreOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stolon_tests::etcd::Etcd;
+use stolon_tests::fake_sentinel::{self, FakeSentinel};
 use stolon_tests::ports::Port;
 use stolon_tests::process::{Process, Signal};
-use stolon_tests::stand_in::{self, StandIn};
 use stolon_tests::wait::{eventually, now};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -71,7 +71,7 @@ pub(crate) fn raise_descriptor_limit() -> usize {
 pub(crate) struct Rig {
     pub(crate) etcd: Etcd,
     pub(crate) store: Store,
-    pub(crate) sentinel: StandIn,
+    pub(crate) sentinel: FakeSentinel,
     pub(crate) dir: TempDir,
 }
 
@@ -101,7 +101,7 @@ impl Rig {
         };
         Self {
             etcd,
-            sentinel: StandIn::new(store.clone(), spec),
+            sentinel: FakeSentinel::new(store.clone(), spec),
             store,
             dir: TempDir::with_prefix("stolon-proxy.").unwrap(),
         }
@@ -126,7 +126,7 @@ impl Rig {
     /// Names a master, or none, for these proxies. Gives the new proxy generation.
     pub(crate) async fn publish(&mut self, master: Option<&Master>, enabled: &[&Proxy]) -> i64 {
         let uids: Vec<String> = enabled.iter().map(|proxy| proxy.uid.clone()).collect();
-        let master = master.map(|master| stand_in::db(&master.db, &master.host, master.port));
+        let master = master.map(|master| fake_sentinel::healthy_db(&master.db, &master.host, master.port));
         self.sentinel.publish_db(master, &uids).await.unwrap();
         self.sentinel.generation()
     }
@@ -340,7 +340,7 @@ impl Proxy {
         change(&mut command);
         let log = rig.dir.path().join(format!("proxy-{port}.log"));
         let process = Process::start("stolon-proxy", command, None, &log);
-        process.said("proxy id id=", PATIENCE).await;
+        process.wait_for_log("proxy id id=", PATIENCE).await;
         let text = process.log();
         let uid = text
             .split("proxy id id=")

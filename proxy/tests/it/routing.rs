@@ -15,7 +15,7 @@ fn opens_once_the_master_is_named_and_says_what_the_walk_through_shows() {
         // proxy P-5: the first read opens the socket, whatever it finds; with the route closed clients are closed
         proxy
             .process
-            .said(
+            .wait_for_log(
                 "WARN no clusterdata available, closing connections to master cluster_name=main",
                 PATIENCE,
             )
@@ -201,7 +201,7 @@ fn a_proxy_that_is_not_enabled_announces_the_generation_and_carries_nothing() {
             "not proxying to master address since we aren't in the enabled proxies list address=127.0.0.1:{}",
             master.port
         );
-        proxy.process.said(&line, PATIENCE).await;
+        proxy.process.wait_for_log(&line, PATIENCE).await;
         rig.publish(Some(&master), &[&proxy]).await;
         proxy.client_of(b'A').await;
     });
@@ -224,7 +224,7 @@ fn a_master_may_be_advertised_by_name_and_one_that_does_not_resolve_closes_the_r
         assert_eq!(client.ended().await, b"");
         proxy
             .process
-            .said("cannot resolve the master's address", PATIENCE)
+            .wait_for_log("cannot resolve the master's address", PATIENCE)
             .await;
         let log = proxy.process.log();
         let line = log.lines().find(|line| line.contains("cannot resolve")).unwrap();
@@ -234,13 +234,13 @@ fn a_master_may_be_advertised_by_name_and_one_that_does_not_resolve_closes_the_r
         rig.publish(Some(&master), &[&proxy]).await;
         proxy
             .process
-            .said("ERROR the master's address is empty", PATIENCE)
+            .wait_for_log("ERROR the master's address is empty", PATIENCE)
             .await;
         (master.host, master.port) = ("127.0.0.1".to_owned(), 0);
         rig.publish(Some(&master), &[&proxy]).await;
         proxy
             .process
-            .said("ERROR the master's port is empty or no number", PATIENCE)
+            .wait_for_log("ERROR the master's port is empty or no number", PATIENCE)
             .await;
     });
 }
@@ -256,7 +256,7 @@ fn a_master_address_that_is_its_own_closes_the_route_with_an_error() {
         rig.publish(Some(&master), &[&proxy]).await;
         proxy
             .process
-            .said(
+            .wait_for_log(
                 "ERROR the master's address is our own, closing connections to master",
                 PATIENCE,
             )
@@ -276,16 +276,16 @@ fn garbage_in_the_store_leaves_the_route_until_the_lease_ends() {
         rig.publish(Some(&master), &[&proxy]).await;
         let mut client = proxy.client_of(b'A').await;
         rig.write_raw(b"{\"formatVersion\":1,\"proxy\":7}").await;
-        proxy.process.said("ERROR could not check in", PATIENCE).await;
+        proxy.process.wait_for_log("ERROR could not check in", PATIENCE).await;
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
         assert_eq!(client.ended().await, b"");
         let fired = "WARN check timeout timer fired timeout=3s connections=1";
-        proxy.process.said(fired, PATIENCE).await;
+        proxy.process.wait_for_log(fired, PATIENCE).await;
         let log = proxy.process.log();
         let remedy = "the route ends with its lease key=stolon/cluster/main/clusterdata error=";
         assert_eq!(log.matches(remedy).count(), 1, "{log}");
         assert_eq!(log.matches("repair it with etcdctl").count(), 1, "{log}");
-        proxy.process.said("Stopping listening", PATIENCE).await;
+        proxy.process.wait_for_log("Stopping listening", PATIENCE).await;
         assert!(proxy.connect().await.is_err(), "nobody listens");
         rig.write().await;
         proxy.client_of(b'A').await;
@@ -303,9 +303,9 @@ fn another_format_version_closes_at_once_and_is_left_alone() {
         rig.sentinel.data.format_version = 2;
         let revision = rig.write().await;
         assert_eq!(client.ended().await, b"");
-        proxy.process.said("cannot use the clusterdata", PATIENCE).await;
+        proxy.process.wait_for_log("cannot use the clusterdata", PATIENCE).await;
         let published = rig.info(&proxy).await.unwrap().info_uid;
-        proxy.process.said("Stopping listening", PATIENCE).await;
+        proxy.process.wait_for_log("Stopping listening", PATIENCE).await;
         let key = rig.store.keys().cluster_data();
         assert_eq!(
             rig.store.get(&key).await.unwrap().unwrap().mod_revision,
@@ -333,7 +333,7 @@ fn without_stop_listening_the_socket_stays_when_the_lease_ends() {
         let client = proxy.client_of(b'A').await;
         rig.etcd.kill();
         assert_eq!(client.ended().await, b"");
-        proxy.process.said("check timeout timer fired", PATIENCE).await;
+        proxy.process.wait_for_log("check timeout timer fired", PATIENCE).await;
         throughout("the socket listens", Duration::from_millis(500), async || {
             let client = proxy.connect().await.map_err(|err| err.to_string())?;
             if client.ended().await.is_empty() {
@@ -343,7 +343,7 @@ fn without_stop_listening_the_socket_stays_when_the_lease_ends() {
             }
         })
         .await;
-        rig.etcd.start_again().await;
+        rig.etcd.restart().await;
         proxy.client_of(b'A').await;
     });
 }

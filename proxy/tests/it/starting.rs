@@ -117,7 +117,7 @@ fn where_it_listens_is_told_also_when_the_system_chose_the_port() {
         let master = Master::start(b'A').await;
         let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--port=0"]).await;
         rig.publish(Some(&master), &[&proxy]).await;
-        proxy.process.said("proxying to master address", PATIENCE).await;
+        proxy.process.wait_for_log("proxying to master address", PATIENCE).await;
         let log = proxy.process.log();
         let told = log.split("Starting proxying address=127.0.0.1:").nth(1).expect("told");
         let port: u16 = told.split_whitespace().next().unwrap().parse().unwrap();
@@ -136,9 +136,9 @@ fn waits_for_a_store_that_is_not_there_and_goes_on_when_it_is() {
         let master = Master::start(b'A').await;
         rig.etcd.stop().await;
         let proxy = rig.proxy().await;
-        proxy.process.said("store is unreachable", PATIENCE).await;
+        proxy.process.wait_for_log("store is unreachable", PATIENCE).await;
         assert!(proxy.connect().await.is_err(), "listens before the store was read");
-        rig.etcd.start_again().await;
+        rig.etcd.restart().await;
         rig.publish(Some(&master), &[&proxy]).await;
         proxy.client_of(b'A').await;
         assert_eq!(proxy.process.log().matches("store is unreachable").count(), 1);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use stolon_tests::process::{Signal, send};
+use stolon_tests::process::{Signal, send_signal};
 use stolon_tests::wait::{eventually, now};
 
 use super::copy;
@@ -41,7 +41,7 @@ pub(super) async fn run(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<
     })
     .await;
     let memory_before = usage::anonymous_bytes(&instance.pids)?;
-    send(pid, Signal::STOP);
+    send_signal(pid, Signal::STOP);
     let full = full().await?;
     let (mut memory, mut tcp) = (memory_before, full);
     let start = now();
@@ -50,7 +50,7 @@ pub(super) async fn run(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<
         memory = memory.max(usage::anonymous_bytes(&instance.pids)?);
         tcp = tcp.max(usage::tcp_bytes()?);
     }
-    send(pid, Signal::CONT);
+    send_signal(pid, Signal::CONT);
     let status = tokio::time::timeout(PATIENCE, psql.wait())
         .await
         .context("psql does not end")?

@@ -3,7 +3,7 @@ use std::cell::Cell;
 use control::model::{GoDuration, Phase, to_compact};
 use control::store::{StoreConfig, StoreOptions};
 use stolon_tests::etcd::Etcd;
-use stolon_tests::tcp_relay::{TcpRelay, Toward, Weather};
+use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 
 use super::*;
 
@@ -149,7 +149,7 @@ async fn a_store_that_stops_answering_is_reported_by_the_request_that_met_it() {
     let relay = TcpRelay::to(&contest.etcd.address()).await;
     let store = connect_for(&relay.endpoint(), Duration::from_secs(3));
     let outcome = change(&store, Attempts::Ten, |_| {
-        relay.set(Toward::Server, Weather::Hold);
+        relay.set(Direction::ToServer, NetworkCondition::Hold);
         Ok(())
     });
     let error = format!("{:#}", outcome.await.unwrap_err());

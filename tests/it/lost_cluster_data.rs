@@ -4,27 +4,27 @@ use std::time::Duration;
 
 use control::model::{ClusterUid, Role, from_slice, to_compact};
 use control::store::Txn;
-use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, throughout};
 
 /// Two keepers, with a row in the database, and sentinels that would create a cluster of these intervals.
 async fn cluster() -> (Cluster, String) {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
-    let spec = cluster.place.path().join("initial.json");
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
+    let spec = cluster.dir.path().join("initial.json");
     std::fs::write(&spec, Profile::Fast.spec().to_string()).unwrap();
     for name in ["sentinel0"] {
         cluster.stop(name, Signal::TERM).await;
         cluster
-            .slot(name)
+            .program(name)
             .options
             .push(format!("--initial-cluster-spec={}", spec.display()));
         cluster.start(name);
     }
-    cluster.serves("proxy0").await;
-    let sql = cluster.sql("proxy0").await;
+    cluster.wait_serving("proxy0").await;
+    let sql = cluster.connect("proxy0").await;
     sql.run("create table kept as select 1 as value").await.unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
     let uid = cluster.data().await.unwrap().cluster.unwrap().uid.to_string();
     (cluster, uid)
 }
@@ -34,7 +34,7 @@ async fn remove(cluster: &Cluster, key: &str) {
 }
 
 async fn backup(cluster: &Cluster) -> std::path::PathBuf {
-    let file = cluster.place.path().join("backup.json");
+    let file = cluster.dir.path().join("backup.json");
     let (status, text) = cluster.stolonctl(&["clusterdata", "read"]).await;
     assert_eq!(status, 0, "{text}");
     std::fs::write(&file, text).unwrap();
@@ -42,16 +42,16 @@ async fn backup(cluster: &Cluster) -> std::path::PathBuf {
 }
 
 async fn has_row(cluster: &Cluster, keeper: &str) -> Result<(), String> {
-    let sql = stolon_tests::sql::Sql::connect(&cluster.config(keeper))
+    let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config(keeper))
         .await
-        .map_err(words)?;
-    let value = sql.value("select value from kept").await.map_err(words)?;
+        .map_err(error_text)?;
+    let value = sql.value("select value from kept").await.map_err(error_text)?;
     check(value == "1", || format!("{keeper} has {value}"))
 }
 
 async fn sentinel_reports_the_loss(cluster: &mut Cluster) {
     let process = cluster.process("sentinel0");
-    eventually("the sentinel to report the loss", SOON, async || {
+    eventually("the sentinel to report the loss", SHORT_TIMEOUT, async || {
         let log = process.log();
         let said = log.contains("the cluster data are missing, but keepers of a cluster exist: creating no cluster");
         let keeps = log.contains("stolonctl clusterdata write --yes -f FILE");
@@ -69,7 +69,7 @@ async fn advice_keeps_the_databases(cluster: &mut Cluster, uid: &str) {
     let keeps = text.contains("stolonctl clusterdata write --yes -f FILE");
     assert!(status == 1 && names && keeps && !text.contains("initialise"), "{text}");
     let proxy = cluster.process("proxy0");
-    eventually("the proxy to report the loss", SOON, async || {
+    eventually("the proxy to report the loss", SHORT_TIMEOUT, async || {
         let log = proxy.log();
         let mut lines = log.lines().filter(|line| line.contains("no clusterdata available"));
         let line = lines.next_back().unwrap_or_default();
@@ -105,7 +105,7 @@ async fn a_deleted_document_costs_no_database_and_a_backup_brings_the_cluster_ba
         .stolonctl(&["clusterdata", "write", "--yes", "--file", file.to_str().unwrap()])
         .await;
     assert_eq!(status, 0, "{text}");
-    cluster.serves("proxy0").await;
+    cluster.wait_serving("proxy0").await;
     has_row(&cluster, "proxy0").await.unwrap();
     let now = [cluster.postmaster("keeper0"), cluster.postmaster("keeper1")];
     assert_eq!(now, servers, "no server was restarted");
@@ -141,8 +141,8 @@ async fn keepers_that_start_while_the_store_is_empty_are_seen_too_and_an_operato
     let warned =
         text.contains(&format!("keeper0 (cluster {uid})")) && text.contains(&format!("keeper1 (cluster {uid})"));
     assert!(warned, "{text}");
-    cluster.serves("proxy0").await;
-    let sql = cluster.sql("proxy0").await;
+    cluster.wait_serving("proxy0").await;
+    let sql = cluster.connect("proxy0").await;
     let tables = sql
         .value("select count(*) from pg_class where relname = 'kept'")
         .await
@@ -162,12 +162,16 @@ async fn a_fresh_document_that_nobody_of_ours_wrote_costs_no_database() {
     cluster.store.put(&key, to_compact(&fresh)).await.unwrap();
     for keeper in ["keeper0", "keeper1"] {
         let process = cluster.process(keeper);
-        eventually(format!("{keeper} to report the other cluster"), SOON, async || {
-            let said = process
-                .log()
-                .contains("the cluster data belong to another cluster than our database");
-            check(said, || "it does not".to_owned())
-        })
+        eventually(
+            format!("{keeper} to report the other cluster"),
+            SHORT_TIMEOUT,
+            async || {
+                let said = process
+                    .log()
+                    .contains("the cluster data belong to another cluster than our database");
+                check(said, || "it does not".to_owned())
+            },
+        )
         .await;
     }
     throughout("all servers run", Duration::from_secs(8), async || {
@@ -179,11 +183,11 @@ async fn a_fresh_document_that_nobody_of_ours_wrote_costs_no_database() {
         .stolonctl(&["clusterdata", "write", "--yes", "--file", file.to_str().unwrap()])
         .await;
     assert_eq!(status, 0, "{text}");
-    eventually("the old cluster to serve", LATER, async || {
+    eventually("the old cluster to serve", LONG_TIMEOUT, async || {
         has_row(&cluster, "proxy0").await
     })
     .await;
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
     assert_eq!(
         cluster.data().await.unwrap().cluster.unwrap().uid,
         ClusterUid::from(uid)

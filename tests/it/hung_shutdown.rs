@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-use stolon_tests::cluster::{Cluster, LATER, Profile, check, words};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, check, error_text};
 use stolon_tests::process::{self, Signal};
 use stolon_tests::wait::{eventually, now};
 
 /// Three keepers; the servers of the second one stand still, so that the master's WAL sender waits for them when it stops.
 async fn with_a_hung_standby() -> Cluster {
-    let cluster = Cluster::of(Profile::Fast).keepers(3).start().await;
-    let sql = cluster.sql("proxy0").await;
+    let cluster = Cluster::builder(Profile::Fast).keepers(3).start().await;
+    let sql = cluster.connect("proxy0").await;
     sql.run("create table rows (value int)").await.unwrap();
     for standby in ["keeper1", "keeper2"] {
-        cluster.caught_up(standby, "keeper0").await;
+        cluster.wait_caught_up(standby, "keeper0").await;
     }
     let hung = cluster.postmaster("keeper1").unwrap();
     for pid in process::children(hung) {
-        process::send(pid, Signal::STOP);
+        process::send_signal(pid, Signal::STOP);
     }
     sql.run("insert into rows values (1)").await.unwrap();
     cluster
@@ -25,8 +25,8 @@ async fn with_a_hung_standby() -> Cluster {
 /// How long until proxies are sent to another master, and to which.
 async fn replaced(cluster: &Cluster) -> (Duration, String) {
     let start = now();
-    let keeper = eventually("another master to be published", LATER, async || {
-        let keeper = cluster.proxied().await.map_err(words)?;
+    let keeper = eventually("another master to be published", LONG_TIMEOUT, async || {
+        let keeper = cluster.proxied_master().await.map_err(error_text)?;
         check(keeper != "keeper0", || "keeper0 still is".to_owned())?;
         Ok::<_, String>(keeper)
     })

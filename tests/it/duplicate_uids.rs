@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use control::model::{KeeperInfo, Role, from_slice};
-use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, now, throughout};
 
@@ -12,7 +12,7 @@ const DOUBLE: &str = "another process runs with our uid, doing nothing until it 
 /// A second process with the uid of `uid`, with a directory and a port of its own; not started yet. Gives its name.
 fn double_of(cluster: &mut Cluster, uid: &str) -> String {
     let second = cluster.prepare_keeper();
-    let slot = cluster.slot(&second);
+    let slot = cluster.program(&second);
     slot.options.retain(|option| !option.starts_with("--uid="));
     slot.options.push(format!("--uid={uid}"));
     second
@@ -28,7 +28,7 @@ async fn boot_in_store(cluster: &Cluster, uid: &str) -> String {
 /// The running one goes on, undisturbed; the other one logs why it waits, and takes over when the first one ends.
 #[tokio::test]
 async fn a_second_keeper_with_the_same_uid_waits_and_says_why() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let second = double_of(&mut cluster, "keeper0");
     let (server, boot) = (
         cluster.postmaster("keeper0").unwrap(),
@@ -37,9 +37,9 @@ async fn a_second_keeper_with_the_same_uid_waits_and_says_why() {
     cluster.start(&second);
     cluster
         .process(&second)
-        .said("another process holds our liveness key", SOON)
+        .wait_for_log("another process holds our liveness key", SHORT_TIMEOUT)
         .await;
-    cluster.process(&second).said(DOUBLE, LATER).await;
+    cluster.process(&second).wait_for_log(DOUBLE, LONG_TIMEOUT).await;
     let log = cluster.process(&second).log();
     let key = cluster.store.keys().alive("keeper0");
     let line = log.lines().find(|line| line.contains(DOUBLE)).unwrap();
@@ -59,7 +59,7 @@ async fn a_second_keeper_with_the_same_uid_waits_and_says_why() {
     .await;
     assert_eq!(cluster.master().await.unwrap(), "keeper0");
     assert!(!cluster.pgdata(&second).exists(), "it has touched nothing");
-    cluster.serves("proxy0").await;
+    cluster.wait_serving("proxy0").await;
 
     // one that waits ends at once, and takes nothing with it
     assert_eq!(cluster.stop(&second, Signal::TERM).await, 0);
@@ -67,21 +67,21 @@ async fn a_second_keeper_with_the_same_uid_waits_and_says_why() {
     cluster.start(&second);
     cluster
         .process(&second)
-        .said("another process holds our liveness key", SOON)
+        .wait_for_log("another process holds our liveness key", SHORT_TIMEOUT)
         .await;
 
     // the store away for longer than the key lives: the running one keeps its place
     cluster.etcd.stop().await;
     cluster
         .process("keeper0")
-        .said("could not publish the keeper info", LATER)
+        .wait_for_log("could not publish the keeper info", LONG_TIMEOUT)
         .await;
     throughout("its server", Duration::from_secs(4), async || {
         check(cluster.postmaster("keeper0") == Some(server), || "gone".to_owned())
     })
     .await;
     cluster.restart_etcd().await;
-    cluster.settled("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
     assert_eq!(boot_in_store(&cluster, "keeper0").await, boot);
     assert_eq!(cluster.postmaster("keeper0"), Some(server));
 }
@@ -89,15 +89,18 @@ async fn a_second_keeper_with_the_same_uid_waits_and_says_why() {
 /// A keeper that is killed and started again on its own directory does not wait for its own key.
 #[tokio::test]
 async fn a_restart_on_the_same_directory_waits_for_nobody() {
-    let mut cluster = Cluster::of(Profile::Fast).with("failInterval", "60s").start().await;
+    let mut cluster = Cluster::builder(Profile::Fast)
+        .with("failInterval", "60s")
+        .start()
+        .await;
     for signal in [Signal::INT, Signal::KILL] {
         let before = boot_in_store(&cluster, "keeper0").await;
         let said = cluster.process("keeper0").log().len();
         cluster.process("keeper0").signal(signal);
-        cluster.process("keeper0").exit_status(LATER).await;
+        cluster.process("keeper0").exit_status(LONG_TIMEOUT).await;
         let start = now();
         cluster.start("keeper0");
-        eventually("the key of the new process", LATER, async || {
+        eventually("the key of the new process", LONG_TIMEOUT, async || {
             let key = cluster.store.keys().alive("keeper0");
             let entry = cluster.store.get(&key).await.unwrap();
             let value = entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
@@ -107,7 +110,7 @@ async fn a_restart_on_the_same_directory_waits_for_nobody() {
         })
         .await;
         println!("{signal:?}: the key was taken after {:?}", now().since(start));
-        cluster.settled("keeper0", &Role::Master).await;
+        cluster.wait_healthy("keeper0", &Role::Master).await;
         let log = cluster.process("keeper0").log();
         assert!(!log[said..].contains("another process"), "{signal:?}");
     }
@@ -116,13 +119,13 @@ async fn a_restart_on_the_same_directory_waits_for_nobody() {
 /// Of two that start at the same moment exactly one goes on.
 #[tokio::test]
 async fn of_two_that_start_at_once_one_goes_on() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(1).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).start().await;
     let first = cluster.prepare_keeper();
     let second = double_of(&mut cluster, &first.clone());
     cluster.start(&first);
     cluster.start(&second);
     let names = [first.clone(), second.clone()];
-    let waiting = eventually("one of the two to wait", LATER, async || {
+    let waiting = eventually("one of the two to wait", LONG_TIMEOUT, async || {
         let mut waits = Vec::new();
         for name in &names {
             if cluster.process(name).log().contains(DOUBLE) {
@@ -133,7 +136,7 @@ async fn of_two_that_start_at_once_one_goes_on() {
     })
     .await;
     let going = names.iter().find(|name| **name != waiting).unwrap().clone();
-    eventually("the data of the other one", LATER, async || {
+    eventually("the data of the other one", LONG_TIMEOUT, async || {
         check(cluster.pgdata(&going).exists(), || "none".to_owned())
     })
     .await;

@@ -4,9 +4,9 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use control::model::Role;
-use stolon_tests::cluster::{Cluster, LATER, Profile, SOON};
-use stolon_tests::place::Place;
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT};
 use stolon_tests::process::{Process, Signal};
+use stolon_tests::test_dir::TestDir;
 
 /// The options that a keeper needs, but for its data directory.
 const KEEPER: [&str; 7] = [
@@ -22,7 +22,7 @@ const KEEPER: [&str; 7] = [
 /// keeper 1.3 and 1.4, cli 2 and 18.4: each fault of a keeper's command line, told before anything is touched.
 #[tokio::test]
 async fn a_keeper_refuses_each_fault_of_its_command_line_and_touches_nothing() {
-    let place = Place::make();
+    let place = TestDir::create();
     let (empty, newline) = (place.path().join("empty"), place.path().join("newline"));
     fs::write(&empty, "").unwrap();
     fs::write(&newline, "\n").unwrap();
@@ -72,7 +72,7 @@ async fn a_keeper_refuses_each_fault_of_its_command_line_and_touches_nothing() {
 /// design D-10: PostgreSQL's programs must be there, and of a version that this keeper knows.
 #[tokio::test]
 async fn a_keeper_refuses_missing_and_unsupported_programs_of_postgresql() {
-    let place = Place::make();
+    let place = TestDir::create();
     let old = place.path().join("old");
     fs::create_dir(&old).unwrap();
     for program in ["postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_controldata"] {
@@ -93,7 +93,7 @@ async fn a_keeper_refuses_missing_and_unsupported_programs_of_postgresql() {
 /// keeper 1.6: PostgreSQL refuses root, so the keeper does at once.
 #[tokio::test]
 async fn a_keeper_refuses_root() {
-    let place = Place::make();
+    let place = TestDir::create();
     let dir = place.path().join("roots");
     // everybody is root in a user namespace (user_namespaces(7))
     let mut command = Command::new("unshare");
@@ -102,7 +102,7 @@ async fn a_keeper_refuses_root() {
         .arg(place.program("stolon-keeper"));
     command.args(KEEPER).arg(format!("--data-dir={}", dir.display()));
     let mut keeper = Process::start("keeper", command, None, &place.path().join("log/keeper.log"));
-    assert_eq!(keeper.exit_status(SOON).await, 1);
+    assert_eq!(keeper.exit_status(SHORT_TIMEOUT).await, 1);
     assert!(keeper.log().contains("root"), "{}", keeper.log());
     assert!(!dir.exists());
 }
@@ -110,7 +110,7 @@ async fn a_keeper_refuses_root() {
 /// keeper 1.3: a directory with something of somebody else's in it is not ours.
 #[tokio::test]
 async fn a_keeper_refuses_a_directory_that_is_not_its_own() {
-    let place = Place::make();
+    let place = TestDir::create();
     let user = place.user.clone();
     let own = |path: &std::path::Path| {
         if let Some(user) = &user {
@@ -149,7 +149,7 @@ echo "left: $(ls -A "$0" | tr '\n' ' ')"
 /// keeper 2.5 and I16: a full disk is told with its file, no half-written file stays, nor what a killed keeper left.
 #[tokio::test]
 async fn a_keeper_on_a_full_disk_says_so_and_leaves_no_half_written_file() {
-    let place = Place::make();
+    let place = TestDir::create();
     let dir = place.path().join("full");
     fs::create_dir(&dir).unwrap();
     let mut command = Command::new("unshare");
@@ -161,7 +161,7 @@ async fn a_keeper_on_a_full_disk_says_so_and_leaves_no_half_written_file() {
         .arg(format!("--data-dir={}", dir.display()))
         .current_dir("/");
     let mut shell = Process::start("keeper", command, None, &place.path().join("log/keeper.log"));
-    let status = shell.exit_status(SOON).await;
+    let status = shell.exit_status(SHORT_TIMEOUT).await;
     let log = shell.log();
     assert_eq!(status, 0, "{log}");
     for said in [
@@ -177,7 +177,7 @@ async fn a_keeper_on_a_full_disk_says_so_and_leaves_no_half_written_file() {
 /// cli 4, 5 and 18: the other daemons.
 #[tokio::test]
 async fn sentinel_and_proxy_refuse_each_fault_of_their_command_line() {
-    let place = Place::make();
+    let place = TestDir::create();
     let broken = place.path().join("broken.json");
     fs::write(&broken, "{\n  \"initMode\": \"new\",\n  oops\n}").unwrap();
     let invalid = place.path().join("invalid.json");
@@ -242,7 +242,7 @@ async fn sentinel_and_proxy_refuse_each_fault_of_their_command_line() {
 /// cli 17.3: the metrics address is bound before anything else; somebody there is an error.
 #[tokio::test]
 async fn a_metrics_address_in_use_ends_each_daemon_with_status_1() {
-    let place = Place::make();
+    let place = TestDir::create();
     let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = stranger.local_addr().unwrap().to_string();
     let metrics = format!("--metrics-listen-address={address}");
@@ -261,7 +261,7 @@ async fn a_metrics_address_in_use_ends_each_daemon_with_status_1() {
 /// store 8, E-11: a store that is not there at start is waited for, is said once, and is used once it is there.
 #[tokio::test]
 async fn daemons_started_before_the_store_wait_for_it_and_say_so_once() {
-    let mut cluster = Cluster::of(Profile::Fast)
+    let mut cluster = Cluster::builder(Profile::Fast)
         .sentinels(0)
         .keepers(0)
         .proxies(0)
@@ -273,18 +273,21 @@ async fn daemons_started_before_the_store_wait_for_it_and_say_so_once() {
     let proxy = cluster.add_proxy();
     let (missed, hint) = ("store is unreachable", "see --store-endpoints");
     for name in [&sentinel, &keeper, &proxy] {
-        cluster.process(name).said(missed, LATER).await;
+        cluster.process(name).wait_for_log(missed, LONG_TIMEOUT).await;
         assert!(cluster.process(name).log().contains(hint), "{name}");
     }
     cluster.restart_etcd().await;
-    cluster.settled(&keeper, &Role::Master).await;
-    cluster.serves(&proxy).await;
+    cluster.wait_healthy(&keeper, &Role::Master).await;
+    cluster.wait_serving(&proxy).await;
 
     // who has found the store before is not told how to
     let said = [&sentinel, &keeper, &proxy].map(|name| (name, cluster.process(name).log().len()));
     cluster.etcd.stop().await;
     for (name, before) in said {
-        cluster.process(name).said_after(before, missed, LATER).await;
+        cluster
+            .process(name)
+            .wait_for_log_after(before, missed, LONG_TIMEOUT)
+            .await;
         let log = cluster.process(name).log();
         assert_eq!(
             (log.matches(missed).count(), log.matches(hint).count()),
@@ -297,7 +300,7 @@ async fn daemons_started_before_the_store_wait_for_it_and_say_so_once() {
 /// data-model, store S-12: garbage in `clusterdata` is written over by nobody, and ends nobody.
 #[tokio::test]
 async fn garbage_in_clusterdata_stops_nobody_and_is_not_written_over() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let key = cluster.store.keys().cluster_data();
     let good = cluster.store.get(&key).await.unwrap().unwrap().value;
     for garbage in ["{ this is no JSON", r#"{"formatVersion":99}"#, "[]"] {
@@ -306,40 +309,46 @@ async fn garbage_in_clusterdata_stops_nobody_and_is_not_written_over() {
         // The sentinel writes only over the revision that it read, so a write under way does not replace this one.
         cluster.store.put(&key, garbage).await.unwrap();
         for (name, skip) in before {
-            cluster.process(name).said_after(skip, "ERROR", SOON).await;
+            cluster
+                .process(name)
+                .wait_for_log_after(skip, "ERROR", SHORT_TIMEOUT)
+                .await;
         }
         let value = cluster.store.get(&key).await.unwrap().unwrap().value;
         assert_eq!(String::from_utf8_lossy(&value), garbage, "somebody wrote over it");
         for name in readers {
-            assert_eq!(cluster.process(name).end(), None, "{name} ended at {garbage}");
+            assert_eq!(cluster.process(name).try_wait(), None, "{name} ended at {garbage}");
         }
         cluster.store.put(&key, good.clone()).await.unwrap();
-        cluster.settled("keeper0", &Role::Master).await;
+        cluster.wait_healthy("keeper0", &Role::Master).await;
     }
-    cluster.serves("proxy0").await;
+    cluster.wait_serving("proxy0").await;
 }
 
 /// store S-12: garbage in an info key is named and skipped.
 #[tokio::test]
 async fn garbage_in_an_info_key_stops_nobody() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let key = cluster.store.keys().keeper_info("stranger");
     cluster.store.put(&key, "{ no JSON").await.unwrap();
-    cluster.process("sentinel0").said("stranger", SOON).await;
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster
+        .process("sentinel0")
+        .wait_for_log("stranger", SHORT_TIMEOUT)
+        .await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
     cluster.kill_keeper_and_postgres("keeper0");
-    assert_eq!(cluster.another_master("keeper0", SOON).await, "keeper1");
+    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
 }
 
 /// cli 1.3: SIGTERM and SIGINT end every daemon in order; the proxy and the sentinel within a second or so.
 #[tokio::test]
 async fn daemons_end_in_order_at_sigterm_and_sigint() {
     for signal in [Signal::TERM, Signal::INT] {
-        let mut cluster = Cluster::of(Profile::Fast).keepers(1).start().await;
+        let mut cluster = Cluster::builder(Profile::Fast).keepers(1).start().await;
         for name in ["proxy0", "sentinel0", "keeper0"] {
             cluster.process(name).signal(signal);
-            let status = cluster.process(name).exit_status(SOON).await;
+            let status = cluster.process(name).exit_status(SHORT_TIMEOUT).await;
             assert_eq!(status, 0, "{name}");
         }
         assert_eq!(cluster.postmaster("keeper0"), None);
@@ -347,14 +356,14 @@ async fn daemons_end_in_order_at_sigterm_and_sigint() {
 }
 
 /// Runs a program as the user that PostgreSQL runs as: it is to end with status 1 and to say this.
-async fn refused(place: &Place, program: &str, options: &[&str], said: &str) {
+async fn refused(place: &TestDir, program: &str, options: &[&str], said: &str) {
     let log = place.path().join("log").join(format!("{program}.log"));
     // each case reads its own words only
     let _ = fs::remove_file(&log);
     let mut command = Command::new(place.program(program));
     command.args(options).current_dir("/").stdin(Stdio::null());
     let mut process = Process::start(program, command, place.user.as_ref(), &log);
-    let status = process.exit_status(SOON).await;
+    let status = process.exit_status(SHORT_TIMEOUT).await;
     let text = process.log();
     assert_eq!(status, 1, "{program} {options:?}: {text}");
     assert!(

@@ -47,20 +47,20 @@ impl User {
 
 /// The directory of one cluster.
 #[derive(Debug)]
-pub struct Place {
+pub struct TestDir {
     dir: Option<TempDir>,
     programs: PathBuf,
     /// Whom keepers and PostgreSQL run as, when not as ourselves.
     pub user: Option<User>,
 }
 
-impl Place {
+impl TestDir {
     /// Makes the directory, with `log/`, `etcd/`, and `data/`, which belongs to the user that runs PostgreSQL.
     ///
     /// # Panics
     ///
     /// When it cannot, or the programs have not been built.
-    pub fn make() -> Self {
+    pub fn create() -> Self {
         let dir = TempDir::with_prefix("stolon-test.").expect("a temporary directory can be made");
         let user = User::for_postgres();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
@@ -107,7 +107,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TestDir {
     fn drop(&mut self) {
         // STOLON_TESTS_KEEP=1 leaves the directories of failed tests for looking at
         if std::thread::panicking() && std::env::var_os("STOLON_TESTS_KEEP").is_some() {

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use control::model::Role;
-use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
-use stolon_tests::place::User;
-use stolon_tests::process::{Signal, lives};
-use stolon_tests::programs;
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
+use stolon_tests::pg_programs;
+use stolon_tests::process::{Signal, is_running};
+use stolon_tests::test_dir::User;
 use stolon_tests::wait::{eventually, throughout};
 
 /// As NixOS ships them: a script that runs the program under the script's name. The executable has another one.
@@ -30,7 +30,7 @@ fn as_nixos(dir: &Path) -> impl Fn(&str, &Path) -> String {
                 renamed.display()
             );
         }
-        programs::plain(real)
+        pg_programs::passthrough_script(real)
     }
 }
 
@@ -38,20 +38,20 @@ fn as_nixos(dir: &Path) -> impl Fn(&str, &Path) -> String {
 /// lock file is never taken away while it runs.
 #[tokio::test]
 async fn a_server_behind_a_wrapper_script_is_known_by_its_directory() {
-    let mut cluster = Cluster::of(Profile::Fast)
+    let mut cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "20s")
         .keepers(0)
         .proxies(0)
         .start()
         .await;
-    let hidden = cluster.place.path().join("hidden");
+    let hidden = cluster.dir.path().join("hidden");
     fs::create_dir(&hidden).unwrap();
     fs::set_permissions(&hidden, fs::Permissions::from_mode(0o755)).unwrap();
     for (role, name) in [(Role::Master, "wrapped0"), (Role::Standby, "wrapped1")] {
         let uid = cluster.prepare_keeper();
-        programs::wrap(&mut cluster, &uid, name, as_nixos(&hidden));
+        pg_programs::wrap(&mut cluster, &uid, name, as_nixos(&hidden));
         cluster.start(&uid);
-        cluster.settled(&uid, &role).await;
+        cluster.wait_healthy(&uid, &role).await;
     }
     let executable = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).unwrap();
     let server = cluster.postmaster("keeper0").unwrap();
@@ -69,44 +69,44 @@ async fn a_server_behind_a_wrapper_script_is_known_by_its_directory() {
         ])
         .await;
     assert_eq!((status, output.as_str()), (0, ""));
-    eventually("the reload", SOON, async || {
-        let sql = cluster.sql("keeper0").await;
-        let value = sql.value("show log_min_duration_statement").await.map_err(words)?;
+    eventually("the reload", SHORT_TIMEOUT, async || {
+        let sql = cluster.connect("keeper0").await;
+        let value = sql.value("show log_min_duration_statement").await.map_err(error_text)?;
         check(value == "77s", || value)
     })
     .await;
 
     cluster.process("keeper0").kill();
-    assert!(lives(server), "SIGKILL of the keeper leaves its server");
+    assert!(is_running(server), "SIGKILL of the keeper leaves its server");
     cluster.start("keeper0");
-    eventually("another server", LATER, async || {
+    eventually("another server", LONG_TIMEOUT, async || {
         let now = cluster.postmaster("keeper0").filter(|pid| *pid != server);
         now.ok_or("none")
     })
     .await;
-    assert!(!lives(server), "the old one was stopped in order");
+    assert!(!is_running(server), "the old one was stopped in order");
     assert!(
         !cluster.process("keeper0").log().contains("removing postmaster.pid"),
         "its lock file was left to it"
     );
-    cluster.settled("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
 
     assert_eq!(cluster.stop("keeper0", Signal::TERM).await, 0);
     assert_eq!(cluster.postmaster("keeper0"), None);
-    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
-    cluster.settled("keeper1", &Role::Master).await;
+    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    cluster.wait_healthy("keeper1", &Role::Master).await;
 }
 
 /// A wrapper that stays as the server's parent.
 #[tokio::test]
 async fn a_server_whose_wrapper_waits_for_it_is_signalled_itself() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
-    programs::wrap(&mut cluster, &uid, "parents", |_, real| {
+    pg_programs::wrap(&mut cluster, &uid, "parents", |_, real| {
         format!("#!/bin/sh\n\"{}\" \"$@\"\nexit $?\n", real.display())
     });
     cluster.start(&uid);
-    cluster.settled(&uid, &Role::Master).await;
+    cluster.wait_healthy(&uid, &Role::Master).await;
     assert_eq!(cluster.stop(&uid, Signal::INT).await, 0);
     assert_eq!(cluster.postmaster(&uid), None, "the server ended with its keeper");
 }
@@ -114,24 +114,24 @@ async fn a_server_whose_wrapper_waits_for_it_is_signalled_itself() {
 /// A copy that a killed keeper was making ends with it, and what is left of it before its successor touches the data.
 #[tokio::test]
 async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(1).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).start().await;
     // one that copies nothing for ever, silently, and answers no SIGTERM: only the kernel ends it with its keeper
     let uid = cluster.prepare_keeper();
-    programs::wrap(&mut cluster, &uid, "slow", |program, real| match program {
+    pg_programs::wrap(&mut cluster, &uid, "slow", |program, real| match program {
         "pg_basebackup" => "#!/bin/sh\ntrap '' TERM PIPE\nwhile :; do sleep 1; done\n".to_owned(),
-        _ => programs::plain(real),
+        _ => pg_programs::passthrough_script(real),
     });
     cluster.start(&uid);
     let pgdata = cluster.pgdata(&uid);
     let copies = || at_work(&pgdata, "pg_basebackup");
-    eventually("a copy under way", LATER, async || {
+    eventually("a copy under way", LONG_TIMEOUT, async || {
         check(!copies().is_empty(), || "none".to_owned())
     })
     .await;
     let first = copies();
     cluster.process(&uid).kill();
-    eventually("the copy to end with its keeper", SOON, async || {
-        check(first.iter().all(|pid| !lives(*pid)), || format!("{first:?}"))
+    eventually("the copy to end with its keeper", SHORT_TIMEOUT, async || {
+        check(first.iter().all(|pid| !is_running(*pid)), || format!("{first:?}"))
     })
     .await;
 
@@ -141,16 +141,19 @@ async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() 
         .args(["-c", "trap '' TERM; read line; true", "pg_basebackup", "-D"])
         .arg(&pgdata);
     let mut leftover = as_postgres(&cluster, leftover);
-    programs::use_usual(&mut cluster, &uid);
+    pg_programs::use_default(&mut cluster, &uid);
     cluster.start(&uid);
     cluster
         .process(&uid)
-        .said("stopping a process that uses the data directory", SOON)
+        .wait_for_log("stopping a process that uses the data directory", SHORT_TIMEOUT)
         .await;
     // not by wait(), which closes its standard input
-    let status = eventually("its end", SOON, async || leftover.try_wait().unwrap().ok_or("it runs")).await;
+    let status = eventually("its end", SHORT_TIMEOUT, async || {
+        leftover.try_wait().unwrap().ok_or("it runs")
+    })
+    .await;
     assert!(!status.success(), "it was killed, since SIGTERM did not end it");
-    cluster.settled(&uid, &Role::Standby).await;
+    cluster.wait_healthy(&uid, &Role::Standby).await;
     let log = cluster.process(&uid).log();
     let at = |text: &str| log.rfind(text).unwrap_or_else(|| panic!("{text:?} is not in the log"));
     assert!(at("stopping a process that uses the data directory") < at("running pg_basebackup"));
@@ -159,7 +162,7 @@ async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() 
 /// A process in the data directory that has got the number in the lock file is neither killed nor taken for a server.
 #[tokio::test]
 async fn a_lock_file_whose_process_works_in_the_data_directory_stays() {
-    let mut cluster = Cluster::of(Profile::Fast)
+    let mut cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "60s")
         .keepers(1)
         .proxies(0)
@@ -172,24 +175,24 @@ async fn a_lock_file_whose_process_works_in_the_data_directory_stays() {
     let mut shell = as_postgres(&cluster, shell);
     let lock = pgdata.join("postmaster.pid");
     fs::write(&lock, format!("{}\n{}\n1000000000\n", shell.id(), pgdata.display())).unwrap();
-    if let Some(User { uid, gid, .. }) = &cluster.place.user {
+    if let Some(User { uid, gid, .. }) = &cluster.dir.user {
         chown(&lock, Some(*uid), Some(*gid)).unwrap();
     }
     cluster.start("keeper0");
     let named = format!("postmaster.pid names process {}", shell.id());
-    cluster.process("keeper0").said(&named, LATER).await;
+    cluster.process("keeper0").wait_for_log(&named, LONG_TIMEOUT).await;
     throughout("the lock file", std::time::Duration::from_secs(2), async || {
-        check(lock.exists() && lives(shell.id()), || "gone".to_owned())
+        check(lock.exists() && is_running(shell.id()), || "gone".to_owned())
     })
     .await;
     drop(shell.stdin.take());
     shell.wait().unwrap();
-    cluster.settled("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
 }
 
 /// Starts a program as the user that keepers run as.
 fn as_postgres(cluster: &Cluster, mut command: Command) -> std::process::Child {
-    if let Some(User { uid, gid, .. }) = &cluster.place.user {
+    if let Some(User { uid, gid, .. }) = &cluster.dir.user {
         command.uid(*uid).gid(*gid);
     }
     command.stdin(Stdio::piped()).spawn().unwrap()
@@ -197,7 +200,7 @@ fn as_postgres(cluster: &Cluster, mut command: Command) -> std::process::Child {
 
 /// Processes with this word and the data directory in their arguments.
 fn at_work(pgdata: &Path, word: &str) -> Vec<u32> {
-    let mut found = stolon_tests::process::at_home_in(pgdata);
+    let mut found = stolon_tests::process::using_directory(pgdata);
     found.retain(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains(word)

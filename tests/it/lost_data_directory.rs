@@ -3,7 +3,7 @@
 use std::fs;
 
 use control::model::Role;
-use stolon_tests::cluster::{Cluster, LATER, Profile, check, db_of, words};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, check, db_of, error_text};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::eventually;
 
@@ -13,9 +13,9 @@ async fn db_uid(cluster: &Cluster, keeper: &str) -> String {
 }
 
 async fn has_another_db(cluster: &Cluster, keeper: &str, than: &str) {
-    eventually(format!("another db for {keeper}"), LATER, async || {
-        let data = cluster.data().await.map_err(words)?;
-        let (uid, _) = db_of(&data, keeper).map_err(words)?;
+    eventually(format!("another db for {keeper}"), LONG_TIMEOUT, async || {
+        let data = cluster.data().await.map_err(error_text)?;
+        let (uid, _) = db_of(&data, keeper).map_err(error_text)?;
         check(uid.as_str() != than, || "the old one".to_owned())
     })
     .await;
@@ -24,21 +24,21 @@ async fn has_another_db(cluster: &Cluster, keeper: &str, than: &str) {
 /// PGDATA alone, or everything that the keeper had.
 #[tokio::test]
 async fn a_standby_whose_data_are_gone_is_made_again() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
-    for gone in [cluster.pgdata("keeper1"), cluster.place.data_dir("keeper1")] {
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
+    for gone in [cluster.pgdata("keeper1"), cluster.dir.data_dir("keeper1")] {
         let before = db_uid(&cluster, "keeper1").await;
         assert_eq!(cluster.stop("keeper1", Signal::INT).await, 0);
         fs::remove_dir_all(&gone).unwrap();
         cluster.start("keeper1");
         has_another_db(&cluster, "keeper1", &before).await;
-        cluster.settled("keeper1", &Role::Standby).await;
+        cluster.wait_healthy("keeper1", &Role::Standby).await;
         cluster
-            .sql("keeper0")
+            .connect("keeper0")
             .await
             .run("select pg_switch_wal()")
             .await
             .unwrap();
-        cluster.caught_up("keeper1", "keeper0").await;
+        cluster.wait_caught_up("keeper1", "keeper0").await;
         assert_eq!(cluster.master().await.unwrap(), "keeper0");
     }
 }
@@ -46,31 +46,34 @@ async fn a_standby_whose_data_are_gone_is_made_again() {
 /// The server runs on although its files are gone: it is no standby any more.
 #[tokio::test]
 async fn a_standby_whose_data_go_while_it_runs_is_made_again() {
-    let cluster = Cluster::of(Profile::Fast).start().await;
+    let cluster = Cluster::builder(Profile::Fast).start().await;
     let before = db_uid(&cluster, "keeper1").await;
     fs::remove_dir_all(cluster.pgdata("keeper1")).unwrap();
     has_another_db(&cluster, "keeper1", &before).await;
-    cluster.settled("keeper1", &Role::Standby).await;
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
 }
 
 /// A master's data are gone: a standby takes over, and the old master becomes one.
 #[tokio::test]
 async fn a_master_whose_data_are_gone_is_failed_over() {
-    let mut cluster = Cluster::of(Profile::Fast).with("failInterval", "20s").start().await;
+    let mut cluster = Cluster::builder(Profile::Fast)
+        .with("failInterval", "20s")
+        .start()
+        .await;
     cluster
-        .sql("keeper0")
+        .connect("keeper0")
         .await
         .run("create table t as select 1")
         .await
         .unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     fs::remove_dir_all(cluster.pgdata("keeper0")).unwrap();
     cluster.start("keeper0");
-    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
-    cluster.settled("keeper1", &Role::Master).await;
-    cluster.settled("keeper0", &Role::Standby).await;
-    let sql = cluster.sql("keeper1").await;
+    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    cluster.wait_healthy("keeper1", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Standby).await;
+    let sql = cluster.connect("keeper1").await;
     assert_eq!(sql.value("select count(*) from t").await.unwrap(), "1");
 }

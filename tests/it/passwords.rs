@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use control::model::Role;
-use stolon_tests::cluster::{Cluster, LATER, Profile, REPLUSER, SOON, SUPERUSER, check, words};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, REPLUSER, SHORT_TIMEOUT, SUPERUSER, check, error_text};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, throughout};
 
 /// A standby that is pointed to another master: the server logs its `primary_conninfo`, and nothing logs a password.
 #[tokio::test]
 async fn no_log_holds_a_password_after_a_failover() {
-    let mut cluster = Cluster::of(Profile::Fast)
+    let mut cluster = Cluster::builder(Profile::Fast)
         .with(
             "pgParameters",
             serde_json::json!({"dynamic_shared_memory_type": "mmap", "log_statement": "all"}),
@@ -27,13 +27,13 @@ async fn no_log_holds_a_password_after_a_failover() {
         .await;
     for (index, role) in [Role::Master, Role::Standby, Role::Standby].iter().enumerate() {
         let uid = cluster.prepare_keeper();
-        cluster.slot(&uid).options.push("--log-level=debug".to_owned());
+        cluster.program(&uid).options.push("--log-level=debug".to_owned());
         cluster.start(&uid);
         assert_eq!(uid, format!("keeper{index}"));
-        cluster.settled(&uid, role).await;
+        cluster.wait_healthy(&uid, role).await;
     }
     let secret = "a user's own secret";
-    let sql = cluster.sql("keeper0").await;
+    let sql = cluster.connect("keeper0").await;
     sql.run(&format!(
         "create role somebody login password '{}'",
         secret.replace('\'', "''")
@@ -50,15 +50,15 @@ async fn no_log_holds_a_password_after_a_failover() {
     }
 
     assert_eq!(cluster.stop("keeper0", Signal::TERM).await, 0);
-    let master = cluster.another_master("keeper0", LATER).await;
+    let master = cluster.wait_other_master("keeper0", LONG_TIMEOUT).await;
     let other = if master == "keeper1" { "keeper2" } else { "keeper1" };
-    cluster.settled(&master, &Role::Master).await;
-    cluster.settled(other, &Role::Standby).await;
+    cluster.wait_healthy(&master, &Role::Master).await;
+    cluster.wait_healthy(other, &Role::Standby).await;
     cluster
         .process(other)
-        .said("parameter \"primary_conninfo\" changed to", SOON)
+        .wait_for_log("parameter \"primary_conninfo\" changed to", SHORT_TIMEOUT)
         .await;
-    cluster.caught_up(other, &master).await;
+    cluster.wait_caught_up(other, &master).await;
 
     let pieces = [
         SUPERUSER.1,
@@ -92,7 +92,10 @@ async fn no_log_holds_a_password_after_a_failover() {
 /// A standby that a keeper of the reference has left running, with the password in its configuration.
 #[tokio::test]
 async fn a_password_that_a_reference_keeper_wrote_into_the_configuration_goes() {
-    let mut cluster = Cluster::of(Profile::Fast).with("failInterval", "60s").start().await;
+    let mut cluster = Cluster::builder(Profile::Fast)
+        .with("failInterval", "60s")
+        .start()
+        .await;
     cluster.process("keeper1").kill();
     let conf = cluster.pgdata("keeper1").join("postgresql.conf");
     let ours = fs::read_to_string(&conf).unwrap();
@@ -108,13 +111,13 @@ async fn a_password_that_a_reference_keeper_wrote_into_the_configuration_goes() 
     assert!(theirs.contains("password=theirs"));
     fs::write(&conf, theirs).unwrap();
     cluster.start("keeper1");
-    eventually("the configuration without a password", LATER, async || {
+    eventually("the configuration without a password", LONG_TIMEOUT, async || {
         let text = fs::read_to_string(&conf).unwrap();
         check(text.contains("passfile=") && !text.contains("theirs"), || text)
     })
     .await;
-    cluster.settled("keeper1", &Role::Standby).await;
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
     assert!(!cluster.process("keeper1").log().contains("theirs"));
 }
 
@@ -166,7 +169,7 @@ impl Drop for Impostor {
 /// server starts all the same.
 #[tokio::test]
 async fn nobody_asks_at_a_socket_that_anybody_can_make() {
-    let mut cluster = Cluster::of(Profile::Fast)
+    let mut cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "60s")
         .keepers(1)
         .start()
@@ -185,24 +188,27 @@ async fn nobody_asks_at_a_socket_that_anybody_can_make() {
     // beyond its reach for a while, so that the keeper looks at a server that does not run
     let squatter = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
     cluster.start("keeper0");
-    cluster.process("keeper0").said("failed to start postgres", LATER).await;
+    cluster
+        .process("keeper0")
+        .wait_for_log("failed to start postgres", LONG_TIMEOUT)
+        .await;
     throughout("silence", Duration::from_secs(3), async || {
         check(impostor.got().is_empty(), || impostor.got())
     })
     .await;
     drop(squatter);
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.serves("proxy0").await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_serving("proxy0").await;
     cluster.kill_postmaster("keeper0");
-    cluster.serves("proxy0").await;
+    cluster.wait_serving("proxy0").await;
     assert_eq!(impostor.got(), "");
 }
 
 /// A master whose passwords are stored as md5, as a cluster of the reference has them.
 #[tokio::test]
 async fn passwords_that_are_stored_as_md5_still_work() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
-    let sql = cluster.sql("keeper0").await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
+    let sql = cluster.connect("keeper0").await;
     let quoted = |text: &str| text.replace('\'', "''");
     for (user, password) in [SUPERUSER, REPLUSER] {
         let password = quoted(password);
@@ -221,9 +227,12 @@ async fn passwords_that_are_stored_as_md5_still_work() {
         assert_eq!(cluster.stop(uid, Signal::INT).await, 0);
         cluster.start(uid);
     }
-    let master = eventually("a master", LATER, async || cluster.master().await.map_err(words)).await;
+    let master = eventually("a master", LONG_TIMEOUT, async || {
+        cluster.master().await.map_err(error_text)
+    })
+    .await;
     let other = if master == "keeper0" { "keeper1" } else { "keeper0" };
-    cluster.settled(&master, &Role::Master).await;
-    cluster.settled(other, &Role::Standby).await;
-    cluster.caught_up(other, &master).await;
+    cluster.wait_healthy(&master, &Role::Master).await;
+    cluster.wait_healthy(other, &Role::Standby).await;
+    cluster.wait_caught_up(other, &master).await;
 }

@@ -13,8 +13,8 @@ use crate::cluster::Cluster;
 ///
 /// When the directory is there, or PostgreSQL is not installed.
 pub fn wrap(cluster: &mut Cluster, uid: &str, name: &str, script: impl Fn(&str, &Path) -> String) {
-    let real = real();
-    let dir = cluster.place.path().join(name);
+    let real = installed_programs();
+    let dir = cluster.dir.path().join(name);
     fs::create_dir(&dir).expect("a fresh directory takes a subdirectory");
     for entry in fs::read_dir(&real).expect("the programs can be listed") {
         let program = entry.expect("the programs can be listed").file_name();
@@ -23,29 +23,29 @@ pub fn wrap(cluster: &mut Cluster, uid: &str, name: &str, script: impl Fn(&str, 
         fs::write(&path, script(&program, &real.join(&*program))).expect("our own directory");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our own file");
     }
-    use_from(cluster, uid, &dir);
+    use_dir(cluster, uid, &dir);
 }
 
 /// Gives a keeper that does not run the programs of this directory.
-pub fn use_from(cluster: &mut Cluster, uid: &str, dir: &Path) {
-    use_usual(cluster, uid);
+pub fn use_dir(cluster: &mut Cluster, uid: &str, dir: &Path) {
+    use_default(cluster, uid);
     let option = format!("--pg-bin-path={}", dir.display());
-    cluster.slot(uid).options.push(option);
+    cluster.program(uid).options.push(option);
 }
 
 /// Gives a keeper that does not run the usual programs again.
-pub fn use_usual(cluster: &mut Cluster, uid: &str) {
-    let options = &mut cluster.slot(uid).options;
+pub fn use_default(cluster: &mut Cluster, uid: &str) {
+    let options = &mut cluster.program(uid).options;
     options.retain(|option| !option.starts_with("--pg-bin-path"));
 }
 
 /// The script of a program that is as it is.
-pub fn plain(real: &Path) -> String {
+pub fn passthrough_script(real: &Path) -> String {
     format!("#!/bin/sh\nexec \"{}\" \"$@\"\n", real.display())
 }
 
 /// The script of a server that does not start as long as there is a file of this path.
-pub fn held_by(file: &Path, real: &Path) -> String {
+pub fn blocked_script(file: &Path, real: &Path) -> String {
     // The keeper asks the same program for its version and for settings (-C).
     let wait = format!(
         "case \" $* \" in *\" -C \"*) ;; *\" -D \"*) while [ -e \"{}\" ]; do sleep 0.1; done ;; esac",
@@ -54,7 +54,7 @@ pub fn held_by(file: &Path, real: &Path) -> String {
     format!("#!/bin/sh\n{wait}\nexec \"{}\" \"$@\"\n", real.display())
 }
 
-fn real() -> PathBuf {
+fn installed_programs() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed");
     let mut found: Vec<PathBuf> = versions
         .flatten()

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use stolon_tests::cluster::{Cluster, LATER, SUPERUSER, check};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, SUPERUSER, check};
 use stolon_tests::process::Process;
-use stolon_tests::sql::Sql;
+use stolon_tests::sql::SqlClient;
 use stolon_tests::wait::eventually;
 use tokio::io::AsyncWriteExt;
 
@@ -21,7 +21,7 @@ fn client(cluster: &Cluster, program: &str) -> Command {
         .envs([("PGUSER", SUPERUSER.0), ("PGPASSWORD", SUPERUSER.1)])
         .env("PGDATABASE", "postgres")
         // no settings and no certificates of whoever runs the tests
-        .env("HOME", cluster.place.path())
+        .env("HOME", cluster.dir.path())
         .current_dir("/");
     command
 }
@@ -67,7 +67,7 @@ pub(super) async fn run(command: Command, input: &str) -> Run {
     let input = input.to_owned();
     // who does not want to read all of it says so by its exit status
     let fed = tokio::spawn(async move { stdin.write_all(input.as_bytes()).await });
-    let output = tokio::time::timeout(LATER, child.wait_with_output()).await;
+    let output = tokio::time::timeout(LONG_TIMEOUT, child.wait_with_output()).await;
     let output = output.expect("it ends in time").expect("its output is readable");
     fed.abort();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -80,18 +80,18 @@ pub(super) async fn run(command: Command, input: &str) -> Run {
 
 /// Starts a program that goes on beside the test.
 pub(super) fn start(cluster: &Cluster, name: &str, command: Command) -> Process {
-    let log = cluster.place.path().join("log").join(format!("{name}.log"));
+    let log = cluster.dir.path().join("log").join(format!("{name}.log"));
     Process::start(name, command, None, &log)
 }
 
 /// A program that is typed to.
-pub(super) struct Typist {
+pub(super) struct InteractiveProgram {
     pub(super) process: Process,
 }
 
-impl Typist {
+impl InteractiveProgram {
     pub(super) fn start(cluster: &Cluster, name: &str, command: Command) -> Self {
-        let log = cluster.place.path().join("log").join(format!("{name}.log"));
+        let log = cluster.dir.path().join("log").join(format!("{name}.log"));
         let process = Process::start_with_input(name, command, None, &log);
         Self { process }
     }
@@ -125,20 +125,24 @@ impl Client {
 
     /// Waits until its latest connection leads to the server on this port, and has served it.
     pub(super) async fn served_by(&mut self, port: u16) {
-        eventually(format!("{} to be served by {port}", self.driver), LATER, async || {
-            assert_eq!(self.process.end(), None, "{} has ended", self.driver);
-            let log = self.process.log();
-            let latest = log.rsplit("connected ").next().unwrap_or_default();
-            let rows = latest.matches("acknowledged ").count();
-            check(latest.starts_with(&format!("{port}\n")) && rows >= 10, || {
-                format!("{rows} rows by {}", latest.lines().next().unwrap_or_default())
-            })
-        })
+        eventually(
+            format!("{} to be served by {port}", self.driver),
+            LONG_TIMEOUT,
+            async || {
+                assert_eq!(self.process.try_wait(), None, "{} has ended", self.driver);
+                let log = self.process.log();
+                let latest = log.rsplit("connected ").next().unwrap_or_default();
+                let rows = latest.matches("acknowledged ").count();
+                check(latest.starts_with(&format!("{port}\n")) && rows >= 10, || {
+                    format!("{rows} rows by {}", latest.lines().next().unwrap_or_default())
+                })
+            },
+        )
         .await;
     }
 
     /// Ends it; each row that it was told is committed is there.
-    pub(super) async fn nothing_lost(mut self, sql: &Sql) {
+    pub(super) async fn nothing_lost(mut self, sql: &SqlClient) {
         self.process.kill();
         let log = self.process.log();
         let acknowledged = log.lines().filter_map(|line| line.strip_prefix("acknowledged "));

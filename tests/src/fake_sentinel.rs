@@ -10,13 +10,13 @@ use control::store::{Revision, Store};
 
 /// A store, and the cluster data to be written to it.
 #[derive(Debug, Clone)]
-pub struct StandIn {
+pub struct FakeSentinel {
     store: Store,
     /// What the next write writes.
     pub data: ClusterData,
 }
 
-impl StandIn {
+impl FakeSentinel {
     /// A cluster that runs and has no master yet; nothing is written before the first [`Self::publish`].
     pub fn new(store: Store, spec: ClusterSpec) -> Self {
         let spec = ClusterSpec {
@@ -40,7 +40,7 @@ impl StandIn {
         master: Option<(&str, SocketAddr)>,
         enabled: &[String],
     ) -> anyhow::Result<Revision> {
-        let master = master.map(|(uid, address)| db(uid, &address.ip().to_string(), address.port()));
+        let master = master.map(|(uid, address)| healthy_db(uid, &address.ip().to_string(), address.port()));
         self.publish_db(master, enabled).await
     }
 
@@ -83,7 +83,7 @@ impl StandIn {
 }
 
 /// A healthy db that is advertised at this address, or name, and port.
-pub fn db(uid: &str, host: &str, port: u16) -> Db {
+pub fn healthy_db(uid: &str, host: &str, port: u16) -> Db {
     Db {
         uid: DbUid::from(uid),
         generation: 1,

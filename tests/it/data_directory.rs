@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use control::model::Role;
 use serde_json::{Value, json};
-use stolon_tests::cluster::{Cluster, LATER, Profile, SOON, check, words};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
+use stolon_tests::pg_programs;
 use stolon_tests::process::{Process, Signal};
-use stolon_tests::programs;
-use stolon_tests::sql::Sql;
+use stolon_tests::sql::SqlClient;
 use stolon_tests::status;
 use stolon_tests::wait::{eventually, throughout};
 
@@ -21,14 +21,14 @@ const PASSES: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Makes a directory for the user that runs PostgreSQL.
 fn make_dir(cluster: &Cluster, name: &str) -> PathBuf {
-    let dir = cluster.place.path().join("data").join(name);
+    let dir = cluster.dir.path().join("data").join(name);
     fs::create_dir_all(&dir).unwrap();
     give(cluster, &dir);
     dir
 }
 
 fn give(cluster: &Cluster, dir: &Path) {
-    if let Some(user) = &cluster.place.user {
+    if let Some(user) = &cluster.dir.user {
         chown(dir, Some(user.uid), Some(user.gid)).unwrap();
     }
 }
@@ -36,32 +36,36 @@ fn give(cluster: &Cluster, dir: &Path) {
 /// Two keepers of one host: the tablespace of the live master is the one that the old master's links lead to, too.
 #[tokio::test]
 async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_one() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let space = make_dir(&cluster, "ts");
-    let sql = cluster.sql("keeper0").await;
+    let sql = cluster.connect("keeper0").await;
     sql.run(&format!("create tablespace ts location '{}'", space.display()))
         .await
         .unwrap();
     sql.run("create table t (id int) tablespace ts").await.unwrap();
     sql.run("insert into t select generate_series(1, 1000)").await.unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
-    eventually("both keepers' problems in status", SOON, async || {
+    cluster.wait_caught_up("keeper1", "keeper0").await;
+    eventually("both keepers' problems in status", SHORT_TIMEOUT, async || {
         let (status, shown) = cluster.stolonctl(&["status"]).await;
         let named = shown.lines().filter(|line| line.contains(&*space.to_string_lossy()));
         check(status == 0 && named.count() >= 2, || shown)
     })
     .await;
-    cluster.settled("keeper0", &Role::Master).await;
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
     cluster.kill_keeper_and_postgres("keeper0");
-    assert_eq!(cluster.another_master("keeper0", LATER).await, "keeper1");
-    cluster.settled("keeper1", &Role::Master).await;
+    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    cluster.wait_healthy("keeper1", &Role::Master).await;
 
     let said = cluster.process("keeper0").log().len();
     cluster.start("keeper0");
     let keeper = cluster.process("keeper0");
-    keeper.said_after(said, "no new data are made, because of", SOON).await;
-    keeper.said_after(said, "run this keeper on another host", SOON).await;
+    keeper
+        .wait_for_log_after(said, "no new data are made, because of", SHORT_TIMEOUT)
+        .await;
+    keeper
+        .wait_for_log_after(said, "run this keeper on another host", SHORT_TIMEOUT)
+        .await;
     let resyncs = || keeper.log()[said..].matches("resyncing the database cluster").count();
     let before = resyncs();
     throughout("no repetition in the log", PASSES, async || {
@@ -73,7 +77,7 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
         cluster.pgdata("keeper0").join("PG_VERSION").exists(),
         "its data are kept"
     );
-    let sql = cluster.sql("keeper1").await;
+    let sql = cluster.connect("keeper1").await;
     assert_eq!(sql.value("select count(*) from t").await.unwrap(), "1000");
     sql.run("insert into t select generate_series(1, 1000)").await.unwrap();
     sql.run("checkpoint").await.unwrap();
@@ -81,15 +85,15 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
     // One of the remedies that are named.
     sql.run("alter table t set tablespace pg_default").await.unwrap();
     sql.run("drop tablespace ts").await.unwrap();
-    cluster.settled("keeper0", &Role::Standby).await;
-    cluster.caught_up("keeper0", "keeper1").await;
+    cluster.wait_healthy("keeper0", &Role::Standby).await;
+    cluster.wait_caught_up("keeper0", "keeper1").await;
     let log = cluster.process("keeper0").log();
     let is_found = |line: &&str| line.contains("problem found") && line.contains("no new data are made");
     let count = log[said..].lines().filter(is_found).count();
     assert_eq!(count, 1, "logged once");
     assert_eq!(
         cluster
-            .sql("keeper0")
+            .connect("keeper0")
             .await
             .value("select count(*) from t")
             .await
@@ -101,7 +105,7 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
 /// The old data are there until the copy that replaces them is recorded, and a `pg_wal` that is a link stays one.
 #[tokio::test]
 async fn a_copy_keeps_the_old_data_until_it_is_complete_and_pg_wal_where_it_is() {
-    let mut cluster = Cluster::of(Profile::Fast).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let wal = make_dir(&cluster, "wal");
     assert_eq!(cluster.stop("keeper1", Signal::INT).await, 0);
     let pgdata = cluster.pgdata("keeper1");
@@ -113,7 +117,7 @@ async fn a_copy_keeps_the_old_data_until_it_is_complete_and_pg_wal_where_it_is()
     symlink(&wal, pgdata.join("pg_wal")).unwrap();
     fs::write(wal.join("notes"), "of somebody else").unwrap();
     cluster.start("keeper1");
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
 
     copied_again(&mut cluster, "keeper1").await;
     assert_eq!(fs::read_link(pgdata.join("pg_wal")).unwrap(), wal);
@@ -132,15 +136,19 @@ async fn copied_again(cluster: &mut Cluster, uid: &str) {
     let said = new_db(cluster, uid).await;
     let keeper = cluster.process(uid);
     keeper
-        .said_after(said, "keeping the old data until the new data are complete", LATER)
+        .wait_for_log_after(
+            said,
+            "keeping the old data until the new data are complete",
+            LONG_TIMEOUT,
+        )
         .await;
-    keeper.said_after(said, "sync succeeded", LATER).await;
-    cluster.settled(uid, &Role::Standby).await;
-    cluster.caught_up(uid, "keeper0").await;
+    keeper.wait_for_log_after(said, "sync succeeded", LONG_TIMEOUT).await;
+    cluster.wait_healthy(uid, &Role::Standby).await;
+    cluster.wait_caught_up(uid, "keeper0").await;
 }
 
 async fn no_old_data(cluster: &Cluster, uid: &str) {
-    eventually("the old data to be removed", SOON, async || {
+    eventually("the old data to be removed", SHORT_TIMEOUT, async || {
         old_data(cluster, uid).map_or(Ok(()), |old| Err(format!("{} is there", old.display())))
     })
     .await;
@@ -148,7 +156,7 @@ async fn no_old_data(cluster: &Cluster, uid: &str) {
 
 /// The directory beside PGDATA to which its data were moved.
 fn old_data(cluster: &Cluster, uid: &str) -> Option<PathBuf> {
-    let entries = fs::read_dir(cluster.place.data_dir(uid)).unwrap();
+    let entries = fs::read_dir(cluster.dir.data_dir(uid)).unwrap();
     let mut paths = entries.map(|entry| entry.unwrap().path());
     paths.find(|path| path.to_string_lossy().contains(".old-"))
 }
@@ -156,39 +164,41 @@ fn old_data(cluster: &Cluster, uid: &str) -> Option<PathBuf> {
 /// The new server does not start: the old data are kept however long that takes.
 #[tokio::test]
 async fn the_old_data_are_removed_only_once_the_new_server_has_answered() {
-    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
-    let hold = cluster.place.path().join("hold");
-    programs::wrap(&mut cluster, "keeper1", "held", |program, real| match program {
-        "postgres" => programs::held_by(&hold, real),
-        _ => programs::plain(real),
+    let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
+    let hold = cluster.dir.path().join("hold");
+    pg_programs::wrap(&mut cluster, "keeper1", "held", |program, real| match program {
+        "postgres" => pg_programs::blocked_script(&hold, real),
+        _ => pg_programs::passthrough_script(real),
     });
     cluster.kill_keeper_and_postgres("keeper1");
     fs::write(&hold, "").unwrap();
     let said = new_db(&mut cluster, "keeper1").await;
     let keeper = cluster.process("keeper1");
-    keeper.said_after(said, "running pg_basebackup", LATER).await;
+    keeper
+        .wait_for_log_after(said, "running pg_basebackup", LONG_TIMEOUT)
+        .await;
     let pgdata = cluster.pgdata("keeper1");
-    eventually("the copy to be complete", LATER, async || {
+    eventually("the copy to be complete", LONG_TIMEOUT, async || {
         check(pgdata.join("PG_VERSION").exists(), || "it is not".to_owned())
     })
     .await;
-    status::shows(&cluster, &["keeper1"], "PostgreSQL does not accept connections yet").await;
+    status::wait_shown(&cluster, &["keeper1"], "PostgreSQL does not accept connections yet").await;
     let old = old_data(&cluster, "keeper1").expect("the old data are kept");
     throughout("the old data", PASSES, async || {
         check(old.join("PG_VERSION").exists(), || "gone".to_owned())
     })
     .await;
     fs::remove_file(&hold).unwrap();
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
     no_old_data(&cluster, "keeper1").await;
-    status::is_clean(&cluster).await;
+    status::wait_no_problems(&cluster).await;
 }
 
 /// The instance at the followed db's address is on an older timeline than that db was: what is copied from it would not
 /// have all that was acknowledged.
 #[tokio::test]
 async fn a_source_behind_the_recorded_timeline_is_not_copied() {
-    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
     cluster.process("sentinel0").kill();
     let timeline = |timeline: u64| {
         move |data: &mut Value| {
@@ -199,7 +209,7 @@ async fn a_source_behind_the_recorded_timeline_is_not_copied() {
     store_data(&cluster, timeline(7)).await;
     another_db(&cluster, "keeper1").await;
     let behind = "its timeline is 1, and the cluster data have 7 for the followed db";
-    status::shows(&cluster, &["keeper1"], behind).await;
+    status::wait_shown(&cluster, &["keeper1"], behind).await;
     assert!(cluster.pgdata("keeper1").join("PG_VERSION").exists());
     assert!(old_data(&cluster, "keeper1").is_none(), "nothing is moved");
     let said = cluster
@@ -211,7 +221,7 @@ async fn a_source_behind_the_recorded_timeline_is_not_copied() {
 
     store_data(&cluster, timeline(1)).await;
     cluster.start("sentinel0");
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
     no_old_data(&cluster, "keeper1").await;
 }
 
@@ -239,9 +249,9 @@ const ANOTHER: &str = "0a0b0c0d";
 /// Two real file systems: one with no room for old and new data, and one that is mounted below PGDATA for a while.
 #[tokio::test]
 async fn old_data_go_first_where_there_is_no_room_and_stay_where_a_file_system_is_mounted() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
-    let (dir, acts) = (cluster.place.data_dir(&uid), make_dir(&cluster, "acts"));
+    let (dir, acts) = (cluster.dir.data_dir(&uid), make_dir(&cluster, "acts"));
     let mounted = cluster.pgdata(&uid).join("pg_twophase");
     let act = |name: &str, command: &str| {
         let (begin, end) = (acts.join(name), acts.join(format!("{name} done")));
@@ -257,17 +267,17 @@ async fn old_data_go_first_where_there_is_no_room_and_stay_where_a_file_system_i
     with_mounts(&mut cluster, &uid, &script);
     let does = async |name: &str| {
         fs::write(acts.join(name), "").unwrap();
-        eventually(name.to_owned(), SOON, async || {
+        eventually(name.to_owned(), SHORT_TIMEOUT, async || {
             check(acts.join(format!("{name} done")).exists(), || "not done".to_owned())
         })
         .await;
     };
     cluster.start(&uid);
-    cluster.settled(&uid, &Role::Standby).await;
+    cluster.wait_healthy(&uid, &Role::Standby).await;
     cluster.process("sentinel0").kill();
     does("mount").await;
     another_db(&cluster, &uid).await;
-    status::shows(
+    status::wait_shown(
         &cluster,
         &[&uid],
         &format!("{}: a file system is mounted there", mounted.display()),
@@ -287,52 +297,60 @@ async fn old_data_go_first_where_there_is_no_room_and_stay_where_a_file_system_i
     cluster.start("sentinel0");
     let keeper = cluster.process(&uid);
     let first = "no room to keep the old data until the new are complete, removing them first";
-    keeper.said(first, LATER).await;
-    cluster.settled(&uid, &Role::Standby).await;
+    keeper.wait_for_log(first, LONG_TIMEOUT).await;
+    cluster.wait_healthy(&uid, &Role::Standby).await;
     let log = cluster.process(&uid).log();
     assert_eq!(copies(cluster.process(&uid)), 2);
     assert!(log.find(first) < log.rfind("running pg_basebackup"), "logged before");
     assert!(!log.contains("keeping the old data"));
-    status::is_clean(&cluster).await;
+    status::wait_no_problems(&cluster).await;
 }
 
 /// An address that leads to another cluster, whose passwords are the same.
 #[tokio::test]
 async fn a_stranger_at_the_master_s_address_is_not_copied() {
-    let mut stranger = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
-    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
+    let mut stranger = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
     stranger.process("keeper0").kill(); // its server goes on, and nobody drops its slots
-    cluster.process("keeper1").said("already standby", SOON).await;
+    cluster
+        .process("keeper1")
+        .wait_for_log("already standby", SHORT_TIMEOUT)
+        .await;
     let port = stranger.port("keeper0");
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     cluster
-        .slot("keeper0")
+        .program("keeper0")
         .options
         .push(format!("--pg-advertise-port={port}"));
     cluster.start("keeper0");
-    cluster.settled("keeper0", &Role::Master).await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
 
     cluster.kill_keeper_and_postgres("keeper1");
     let said = new_db(&mut cluster, "keeper1").await;
-    let db = eventually("a new db", LATER, async || {
-        let data = cluster.data().await.map_err(words)?;
-        let (uid, _) = stolon_tests::cluster::db_of(&data, "keeper1").map_err(words)?;
+    let db = eventually("a new db", LONG_TIMEOUT, async || {
+        let data = cluster.data().await.map_err(error_text)?;
+        let (uid, _) = stolon_tests::cluster::db_of(&data, "keeper1").map_err(error_text)?;
         Ok::<_, String>(uid.to_string())
     })
     .await;
-    let sql = stranger.sql("keeper0").await;
+    let sql = stranger.connect("keeper0").await;
     sql.run(&format!("select pg_create_physical_replication_slot('stolon_{db}')"))
         .await
         .unwrap();
     let keeper = cluster.process("keeper1");
-    keeper.said_after(said, "another instance answers at", LATER).await;
-    let ids = [&sql, &cluster.sql("keeper0").await];
+    keeper
+        .wait_for_log_after(said, "another instance answers at", LONG_TIMEOUT)
+        .await;
+    let ids = [&sql, &cluster.connect("keeper0").await];
     for sql in ids {
         let id = sql
             .value("select system_identifier from pg_control_system()")
             .await
             .unwrap();
-        cluster.process("keeper1").said_after(said, &id, SOON).await;
+        cluster
+            .process("keeper1")
+            .wait_for_log_after(said, &id, SHORT_TIMEOUT)
+            .await;
     }
     assert!(!cluster.process("keeper1").log()[said..].contains("running pg_basebackup"));
     assert!(cluster.pgdata("keeper1").join("PG_VERSION").exists());
@@ -340,11 +358,11 @@ async fn a_stranger_at_the_master_s_address_is_not_copied() {
     // The address is corrected.
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     cluster
-        .slot("keeper0")
+        .program("keeper0")
         .options
         .retain(|option| !option.starts_with("--pg-advertise-port"));
     cluster.start("keeper0");
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
 }
 
 /// Runs a keeper where it sees other file systems mounted than the rest: `script` mounts them, in a user and mount
@@ -364,17 +382,17 @@ fn with_mounts(cluster: &mut Cluster, uid: &str, script: &str) {
         .iter()
         .map(|word| (*word).to_owned())
         .chain([run, "sh".to_owned()]);
-    cluster.slot(uid).wrapper = words.collect();
+    cluster.program(uid).wrapper = words.collect();
 }
 
 /// Each keeper has its own file system at the tablespace's location, as on two hosts: PGDATA is lost and the tablespace
 /// is left, which the keeper knows for its own.
 #[tokio::test]
 async fn a_copy_takes_over_the_tablespace_that_its_lost_data_left() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let (space, below) = (make_dir(&cluster, "ts"), make_dir(&cluster, "ts1"));
     fs::write(below.join("notes"), "of somebody else").unwrap();
-    let sql = cluster.sql("keeper0").await;
+    let sql = cluster.connect("keeper0").await;
     sql.run(&format!("create tablespace ts location '{}'", space.display()))
         .await
         .unwrap();
@@ -384,7 +402,7 @@ async fn a_copy_takes_over_the_tablespace_that_its_lost_data_left() {
     let script = format!("mount --bind {} {}", below.display(), space.display());
     with_mounts(&mut cluster, &uid, &script);
     cluster.start(&uid);
-    cluster.settled(&uid, &Role::Standby).await;
+    cluster.wait_healthy(&uid, &Role::Standby).await;
     let version_directory = || {
         let names = fs::read_dir(&below).unwrap().map(|entry| entry.unwrap().file_name());
         names.into_iter().any(|name| name.to_string_lossy().starts_with("PG_"))
@@ -394,10 +412,15 @@ async fn a_copy_takes_over_the_tablespace_that_its_lost_data_left() {
     cluster.kill_keeper_and_postgres(&uid);
     fs::remove_dir_all(cluster.pgdata(&uid)).unwrap();
     new_db(&mut cluster, &uid).await;
-    cluster.settled(&uid, &Role::Standby).await;
-    cluster.caught_up(&uid, "keeper0").await;
+    cluster.wait_healthy(&uid, &Role::Standby).await;
+    cluster.wait_caught_up(&uid, "keeper0").await;
     assert_eq!(
-        cluster.sql(&uid).await.value("select count(*) from t").await.unwrap(),
+        cluster
+            .connect(&uid)
+            .await
+            .value("select count(*) from t")
+            .await
+            .unwrap(),
         "1000"
     );
     assert_eq!(fs::read_to_string(below.join("notes")).unwrap(), "of somebody else");
@@ -408,9 +431,9 @@ async fn a_copy_takes_over_the_tablespace_that_its_lost_data_left() {
 /// A tablespace directory that nobody knows stops the copy, and is left alone.
 #[tokio::test]
 async fn a_tablespace_directory_of_unknown_origin_stops_the_copy() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let (space, below) = (make_dir(&cluster, "ts"), make_dir(&cluster, "ts1"));
-    let sql = cluster.sql("keeper0").await;
+    let sql = cluster.connect("keeper0").await;
     sql.run(&format!("create tablespace ts location '{}'", space.display()))
         .await
         .unwrap();
@@ -427,58 +450,62 @@ async fn a_tablespace_directory_of_unknown_origin_stops_the_copy() {
     cluster.start(&uid);
     let keeper = cluster.process(&uid);
     keeper
-        .said("what is there is not known to be this keeper's", LATER)
+        .wait_for_log("what is there is not known to be this keeper's", LONG_TIMEOUT)
         .await;
     assert!(!keeper.log().contains("running pg_basebackup"));
     assert_eq!(fs::read_to_string(foreign.join("content")).unwrap(), "of somebody else");
     fs::rename(&foreign, below.join("moved away")).unwrap();
-    cluster.settled(&uid, &Role::Standby).await;
+    cluster.wait_healthy(&uid, &Role::Standby).await;
 }
 
 /// The root of a file system, with a `lost+found` that the keeper may not read, as PGDATA and as the keeper's directory.
 #[tokio::test]
 async fn a_mount_point_with_lost_and_found_serves_as_pgdata_and_as_data_dir() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     let mount = |dir: &Path| {
         let dir = dir.display();
         format!("mkdir -p {dir}; mount -t tmpfs none {dir}; mkdir -m 000 {dir}/lost+found")
     };
     for (role, below) in [(Role::Master, "postgres"), (Role::Standby, "")] {
         let uid = cluster.prepare_keeper();
-        let dir = cluster.place.data_dir(&uid).join(below);
+        let dir = cluster.dir.data_dir(&uid).join(below);
         with_mounts(&mut cluster, &uid, &mount(&dir));
         cluster.start(&uid);
-        cluster.settled(&uid, &role).await;
+        cluster.wait_healthy(&uid, &role).await;
     }
     cluster
-        .sql("keeper0")
+        .connect("keeper0")
         .await
         .run("create table t (id int)")
         .await
         .unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
 }
 
 /// PGDATA that is a bind mount, whose device is the same as that of the directory around it.
 #[tokio::test]
 async fn a_pgdata_that_is_a_mount_point_keeps_its_old_data_until_the_copy_is_complete_too() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
     let (real, pgdata) = (make_dir(&cluster, "real"), cluster.pgdata(&uid));
     let script = format!("mkdir -p {0}; mount --bind {1} {0}", pgdata.display(), real.display());
     with_mounts(&mut cluster, &uid, &script);
     cluster.start(&uid);
-    cluster.settled(&uid, &Role::Standby).await;
+    cluster.wait_healthy(&uid, &Role::Standby).await;
     assert!(real.join("PG_VERSION").exists());
     kill_server_at(&mut cluster, &uid, &real);
     let said = new_db(&mut cluster, &uid).await;
     let keeper = cluster.process(&uid);
     keeper
-        .said_after(said, "keeping the old data until the new data are complete", LATER)
+        .wait_for_log_after(
+            said,
+            "keeping the old data until the new data are complete",
+            LONG_TIMEOUT,
+        )
         .await;
-    keeper.said_after(said, "sync succeeded", LATER).await;
-    cluster.settled(&uid, &Role::Standby).await;
-    eventually("the old data to be removed", SOON, async || {
+    keeper.wait_for_log_after(said, "sync succeeded", LONG_TIMEOUT).await;
+    cluster.wait_healthy(&uid, &Role::Standby).await;
+    eventually("the old data to be removed", SHORT_TIMEOUT, async || {
         let names = fs::read_dir(&real).map_err(|error| error.to_string())?;
         let mut names = names
             .flatten()
@@ -495,14 +522,14 @@ fn kill_server_at(cluster: &mut Cluster, uid: &str, real: &Path) {
     cluster.process(uid).signal(Signal::KILL);
     let postmaster = fs::read_to_string(real.join("postmaster.pid")).unwrap();
     let pid: u32 = postmaster.lines().next().unwrap().parse().unwrap();
-    stolon_tests::process::send(pid, Signal::KILL);
+    stolon_tests::process::send_signal(pid, Signal::KILL);
     cluster.process(uid).kill();
 }
 
 /// Starts a killed keeper with a new db; what its log had before.
 async fn new_db(cluster: &mut Cluster, uid: &str) -> usize {
     let said = cluster.process(uid).log().len();
-    eventually("the keeper to be removed", LATER, async || {
+    eventually("the keeper to be removed", LONG_TIMEOUT, async || {
         let (status, output) = cluster.stolonctl(&["removekeeper", uid]).await;
         check(status == 0, || output)
     })
@@ -514,19 +541,19 @@ async fn new_db(cluster: &mut Cluster, uid: &str) -> usize {
 /// pg_basebackup fails again and again: attempts become rare, and the old data stay.
 #[tokio::test]
 async fn copies_that_fail_become_rare_and_cost_no_data() {
-    let mut cluster = Cluster::of(Profile::Fast).proxies(0).start().await;
-    programs::wrap(&mut cluster, "keeper1", "programs", |program, real| match program {
+    let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
+    pg_programs::wrap(&mut cluster, "keeper1", "programs", |program, real| match program {
         "pg_basebackup" => "#!/bin/sh\necho it fails >&2\nexit 1\n".to_owned(),
-        _ => programs::plain(real),
+        _ => pg_programs::passthrough_script(real),
     });
     cluster.kill_keeper_and_postgres("keeper1");
     let said = new_db(&mut cluster, "keeper1").await;
     let keeper = cluster.process("keeper1");
     keeper
-        .said_after(said, "attempt 1; pausing 5s before the next one", LATER)
+        .wait_for_log_after(said, "attempt 1; pausing 5s before the next one", LONG_TIMEOUT)
         .await;
     keeper
-        .said_after(said, "attempt 2; pausing 10s before the next one", LATER)
+        .wait_for_log_after(said, "attempt 2; pausing 10s before the next one", LONG_TIMEOUT)
         .await;
     let attempts = keeper.log()[said..].matches("running pg_basebackup").count();
     assert_eq!(attempts, 2);
@@ -539,31 +566,34 @@ async fn copies_that_fail_become_rare_and_cost_no_data() {
     assert!(old.join("PG_VERSION").exists());
 
     assert_eq!(cluster.stop("keeper1", Signal::TERM).await, 0);
-    programs::use_usual(&mut cluster, "keeper1");
+    pg_programs::use_default(&mut cluster, "keeper1");
     cluster.start("keeper1");
-    cluster.settled("keeper1", &Role::Standby).await;
+    cluster.wait_healthy("keeper1", &Role::Standby).await;
     no_old_data(&cluster, "keeper1").await;
 }
 
 /// PGDATA that is a link: a copy goes where it leads.
 #[tokio::test]
 async fn a_pgdata_that_is_a_link_stays_one() {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(1).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
     let real = make_dir(&cluster, "real");
-    let dir = cluster.place.data_dir(&uid);
+    let dir = cluster.dir.data_dir(&uid);
     fs::create_dir(&dir).unwrap();
     give(&cluster, &dir);
     fs::set_permissions(&real, fs::Permissions::from_mode(0o700)).unwrap();
     symlink(&real, dir.join("postgres")).unwrap();
     cluster.start(&uid);
-    cluster.settled(&uid, &Role::Standby).await;
+    cluster.wait_healthy(&uid, &Role::Standby).await;
     kill_server_at(&mut cluster, &uid, &real);
     let said = new_db(&mut cluster, &uid).await;
-    cluster.process(&uid).said_after(said, "sync succeeded", LATER).await;
-    cluster.settled(&uid, &Role::Standby).await;
+    cluster
+        .process(&uid)
+        .wait_for_log_after(said, "sync succeeded", LONG_TIMEOUT)
+        .await;
+    cluster.wait_healthy(&uid, &Role::Standby).await;
     assert_eq!(fs::read_link(dir.join("postgres")).unwrap(), real);
     assert!(real.join("PG_VERSION").exists());
-    let sql = Sql::connect(&cluster.config(&uid)).await.unwrap();
+    let sql = SqlClient::connect(&cluster.sql_config(&uid)).await.unwrap();
     assert_eq!(sql.value("select pg_is_in_recovery()").await.unwrap(), "t");
 }

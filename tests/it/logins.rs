@@ -5,30 +5,30 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use control::model::Role;
-use stolon_tests::cluster::{Cluster, LATER, Profile, REPLUSER, SOON, SUPERUSER, check, words};
+use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, REPLUSER, SHORT_TIMEOUT, SUPERUSER, check, error_text};
 use stolon_tests::process::{self, Signal};
-use stolon_tests::sql::Sql;
+use stolon_tests::sql::SqlClient;
 use stolon_tests::status;
 use stolon_tests::wait::{eventually, throughout};
 use tokio_postgres::Config;
 
 /// A role of the test's own, which no change of the keepers' roles shuts out.
-async fn admin(cluster: &Cluster, uid: &str) -> Sql {
-    let mut config: Config = cluster.config(uid);
+async fn admin(cluster: &Cluster, uid: &str) -> SqlClient {
+    let mut config: Config = cluster.sql_config(uid);
     config.user("admin").password("admin").dbname("template1");
-    eventually(format!("{uid} to let the admin in"), LATER, async || {
-        Sql::connect(&config).await.map_err(words)
+    eventually(format!("{uid} to let the admin in"), LONG_TIMEOUT, async || {
+        SqlClient::connect(&config).await.map_err(error_text)
     })
     .await
 }
 
 /// Keeps the passwords of both roles in files that every keeper reads; gives the files.
 fn with_password_files(cluster: &mut Cluster, uid: &str) -> [PathBuf; 2] {
-    let dir = cluster.place.path().to_owned();
+    let dir = cluster.dir.path().to_owned();
     [("su", SUPERUSER.1), ("repl", REPLUSER.1)].map(|(role, password)| {
         let file = dir.join(format!("{role}.password"));
         std::fs::write(&file, password).unwrap();
-        let slot = cluster.slot(uid);
+        let slot = cluster.program(uid);
         slot.options
             .retain(|option| !option.starts_with(&format!("--pg-{role}-password")));
         slot.options
@@ -55,26 +55,26 @@ fn complaints(cluster: &mut Cluster, uid: &str) -> usize {
 }
 
 pub(crate) async fn pair_with_password_files() -> (Cluster, [PathBuf; 2]) {
-    let mut cluster = Cluster::of(Profile::Fast).keepers(0).proxies(0).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     let mut files = None;
     for role in [Role::Master, Role::Standby] {
         let uid = cluster.prepare_keeper();
         files = Some(with_password_files(&mut cluster, &uid));
         cluster.start(&uid);
-        cluster.settled(&uid, &role).await;
+        cluster.wait_healthy(&uid, &role).await;
     }
-    let sql = cluster.sql("keeper0").await;
+    let sql = cluster.connect("keeper0").await;
     sql.run("create role admin superuser login password 'admin'")
         .await
         .unwrap();
-    cluster.caught_up("keeper1", "keeper0").await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
     (cluster, files.unwrap())
 }
 
 /// Both instances are healthy, and the first keeper's is the master.
 async fn all_well(cluster: &Cluster) -> Result<(), String> {
-    let data = cluster.data().await.map_err(words)?;
-    let master = cluster.master().await.map_err(words)?;
+    let data = cluster.data().await.map_err(error_text)?;
+    let master = cluster.master().await.map_err(error_text)?;
     check(master == "keeper0", || format!("the master is {master}"))?;
     for (uid, db) in data.dbs() {
         check(db.status.healthy, || format!("{uid} is not healthy"))?;
@@ -94,7 +94,7 @@ async fn changed_passwords_elect_nobody_and_are_reported_and_mended_without_a_re
             .run(&format!("alter role {user} password 'changed'"))
             .await
             .unwrap();
-        status::shows(&cluster, &both, &format!("PostgreSQL refuses the login of the {role}")).await;
+        status::wait_shown(&cluster, &both, &format!("PostgreSQL refuses the login of the {role}")).await;
     }
     // sessions that are open are ended, too, and the servers are started anew
     for uid in both {
@@ -122,12 +122,12 @@ async fn changed_passwords_elect_nobody_and_are_reported_and_mended_without_a_re
         .await;
     assert_eq!(status, 0, "{output}");
     cluster.kill_postmaster("keeper0");
-    eventually("another server", LATER, async || {
+    eventually("another server", LONG_TIMEOUT, async || {
         let sql = admin(&cluster, "keeper0").await;
-        sql.value("select 1").await.map(drop).map_err(words)
+        sql.value("select 1").await.map(drop).map_err(error_text)
     })
     .await;
-    eventually("all to be well again", LATER, async || all_well(&cluster).await).await;
+    eventually("all to be well again", LONG_TIMEOUT, async || all_well(&cluster).await).await;
     let (status, output) = cluster
         .stolonctl(&["update", "--patch", r#"{"failInterval":"4s"}"#])
         .await;
@@ -142,19 +142,19 @@ async fn changed_passwords_elect_nobody_and_are_reported_and_mended_without_a_re
         cluster.process(uid).signal(Signal::HUP);
         cluster
             .process(uid)
-            .said("SIGHUP, reading the password files again", SOON)
+            .wait_for_log("SIGHUP, reading the password files again", SHORT_TIMEOUT)
             .await;
     }
-    status::hides(&cluster, &both, "login").await;
+    status::wait_hidden(&cluster, &both, "login").await;
     for uid in both {
-        assert_eq!(cluster.process(uid).end(), None, "{uid} goes on after SIGHUP");
+        assert_eq!(cluster.process(uid).try_wait(), None, "{uid} goes on after SIGHUP");
     }
     let sql = admin(&cluster, "keeper0").await;
-    eventually("the standby to stream", LATER, async || {
+    eventually("the standby to stream", LONG_TIMEOUT, async || {
         let streams = sql
             .value("select count(*) from pg_stat_replication where state = 'streaming'")
             .await;
-        let streams = streams.map_err(words)?;
+        let streams = streams.map_err(error_text)?;
         check(streams == "1", || streams)
     })
     .await;
@@ -174,7 +174,7 @@ async fn a_standby_is_promoted_although_nobody_is_let_in() {
         .await
         .unwrap();
     drop(admin_sql);
-    status::shows(&cluster, &["keeper1"], "PostgreSQL refuses the login of the superuser").await;
+    status::wait_shown(&cluster, &["keeper1"], "PostgreSQL refuses the login of the superuser").await;
     let sql = admin(&cluster, "keeper1").await;
     sql.run(&format!(
         "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{}'",
@@ -183,12 +183,12 @@ async fn a_standby_is_promoted_although_nobody_is_let_in() {
     .await
     .unwrap();
     cluster.kill_keeper_and_postgres("keeper0");
-    cluster.another_master("keeper0", LATER).await;
-    eventually("the new master to take writes", LATER, async || {
+    cluster.wait_other_master("keeper0", LONG_TIMEOUT).await;
+    eventually("the new master to take writes", LONG_TIMEOUT, async || {
         let sql = admin(&cluster, "keeper1").await;
         sql.run("create table if not exists public.w (id int)")
             .await
-            .map_err(words)
+            .map_err(error_text)
     })
     .await;
 }
@@ -200,13 +200,13 @@ async fn a_cluster_without_its_database_postgres_goes_on() {
     let sql = admin(&cluster, "keeper0").await;
     sql.run("drop database postgres with (force)").await.unwrap();
     let both = ["keeper0", "keeper1"];
-    status::shows(&cluster, &both, "the database postgres cannot be used").await;
+    status::wait_shown(&cluster, &both, "the database postgres cannot be used").await;
     throughout("the cluster", Profile::Fast.fail_interval() * 2, async || {
         all_well(&cluster).await
     })
     .await;
     sql.run("create database postgres template template0").await.unwrap();
-    status::hides(&cluster, &both, "the database postgres cannot be used").await;
+    status::wait_hidden(&cluster, &both, "the database postgres cannot be used").await;
     assert_eq!(elections(&mut cluster), before, "nobody was elected");
 }
 
@@ -224,7 +224,7 @@ async fn a_cluster_is_made_whatever_settings_its_spec_has() {
         "search_path": "nowhere",
         "DateStyle": "German",
     });
-    let mut cluster = Cluster::of(Profile::Fast)
+    let mut cluster = Cluster::builder(Profile::Fast)
         .with("pgParameters", parameters)
         .keepers(0)
         .proxies(0)
@@ -233,17 +233,17 @@ async fn a_cluster_is_made_whatever_settings_its_spec_has() {
     for uid in ["keeper0", "keeper1"] {
         cluster.prepare_keeper();
         cluster.start(uid);
-        eventually(format!("{uid} to be healthy"), LATER, async || {
-            let data = cluster.data().await.map_err(words)?;
-            let (_, db) = stolon_tests::cluster::db_of(&data, uid).map_err(words)?;
+        eventually(format!("{uid} to be healthy"), LONG_TIMEOUT, async || {
+            let data = cluster.data().await.map_err(error_text)?;
+            let (_, db) = stolon_tests::cluster::db_of(&data, uid).map_err(error_text)?;
             let settled = db.status.healthy && db.status.current_generation == db.generation;
             check(settled, || format!("{:?}", db.status))
         })
         .await;
     }
     // a db that has reported nothing yet counts as healthy for a while
-    eventually("both to report where they are", LATER, async || {
-        let data = cluster.data().await.map_err(words)?;
+    eventually("both to report where they are", LONG_TIMEOUT, async || {
+        let data = cluster.data().await.map_err(error_text)?;
         let reported = data.dbs().values().all(|db| !db.status.system_id.is_empty());
         check(reported, || "one has not".to_owned())?;
         all_well(&cluster).await
@@ -259,7 +259,7 @@ async fn a_cluster_is_made_whatever_settings_its_spec_has() {
 
 /// The startup process of a server, once it replays.
 async fn startup_process(cluster: &Cluster, uid: &str) -> u32 {
-    eventually("a startup process that recovers", LATER, async || {
+    eventually("a startup process that recovers", LONG_TIMEOUT, async || {
         let postmaster = cluster.postmaster(uid).ok_or("no server")?;
         let children = process::children(postmaster);
         let startup = children.into_iter().find(|pid| {
@@ -275,47 +275,47 @@ async fn startup_process(cluster: &Cluster, uid: &str) -> u32 {
 /// started meanwhile come to an end.
 #[tokio::test]
 async fn a_long_crash_recovery_is_shown_and_waited_for() {
-    let mut cluster = Cluster::of(Profile::Fast)
+    let mut cluster = Cluster::builder(Profile::Fast)
         .with("dbWaitReadyTimeout", "1s")
         .keepers(1)
         .proxies(0)
         .start()
         .await;
-    let sql = cluster.sql("keeper0").await;
+    let sql = cluster.connect("keeper0").await;
     sql.run("checkpoint; create table t as select g, repeat('x', 200) from generate_series(1, 300000) g")
         .await
         .unwrap();
     drop(sql);
     cluster.kill_postmaster("keeper0");
     let startup = startup_process(&cluster, "keeper0").await;
-    process::send(startup, Signal::STOP);
-    status::shows(&cluster, &["keeper0"], "PostgreSQL does not accept connections yet").await;
+    process::send_signal(startup, Signal::STOP);
+    status::wait_shown(&cluster, &["keeper0"], "PostgreSQL does not accept connections yet").await;
     let server = cluster.postmaster("keeper0");
     throughout("the same server", Duration::from_secs(8), async || {
         let now = cluster.postmaster("keeper0");
         check(now == server, || format!("{now:?} instead of {server:?}"))
     })
     .await;
-    assert_eq!(cluster.process("keeper0").end(), None, "the keeper goes on");
+    assert_eq!(cluster.process("keeper0").try_wait(), None, "the keeper goes on");
     let log = cluster.process("keeper0").log();
     assert!(
         log.contains("waiting for postgres to accept connections"),
         "it is logged"
     );
-    process::send(startup, Signal::CONT);
-    cluster.settled("keeper0", &Role::Master).await;
-    status::hides(&cluster, &["keeper0"], "PostgreSQL does not accept connections yet").await;
+    process::send_signal(startup, Signal::CONT);
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    status::wait_hidden(&cluster, &["keeper0"], "PostgreSQL does not accept connections yet").await;
 
     // once more, with a keeper that is stopped and started meanwhile
-    let sql = cluster.sql("keeper0").await;
+    let sql = cluster.connect("keeper0").await;
     sql.run("update t set repeat = repeat('y', 200)").await.unwrap();
     drop(sql);
     cluster.kill_postmaster("keeper0");
     startup_process(&cluster, "keeper0").await;
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     cluster.start("keeper0");
-    cluster.settled("keeper0", &Role::Master).await;
-    let sql = cluster.sql("keeper0").await;
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    let sql = cluster.connect("keeper0").await;
     let rows = sql
         .value("select count(*) from t where repeat like 'y%'")
         .await
