@@ -9,11 +9,11 @@ use control::args::{self, CTL, CommonArgs, Faults, VERSION};
 use control::store::{AWAY_HINT, Store, StoreError};
 use control::telemetry::{self, Chain, complain, reader_gone_is_fine};
 
-mod checked;
+mod cluster_data;
 mod clusterdata;
 mod confirm;
 mod failkeeper;
-mod former;
+mod former_cluster;
 mod init;
 mod input;
 mod playground;
@@ -59,56 +59,56 @@ enum Command {
     /// Run a whole cluster on this machine, to try things out
     Playground(playground::Args),
     /// Print the version
-    Version(Ignored),
+    Version(IgnoredArguments),
     /// Make a standby cluster a primary one
     #[command(hide = true)]
-    Promote(Later),
+    Promote(UnsupportedArguments),
     /// Keep the instances registered in a service catalogue
     #[command(hide = true)]
-    Register(Later),
+    Register(UnsupportedArguments),
     /// Hand the master's role over
     #[command(hide = true)]
-    Switchover(Later),
+    Switchover(UnsupportedArguments),
 }
 
 /// Arguments that are not looked at (cli O-25).
 #[derive(Debug, clap::Args)]
-struct Ignored {
+struct IgnoredArguments {
     #[arg(hide = true)]
-    ignored: Vec<OsString>,
+    arguments: Vec<OsString>,
 }
 
 /// What is typed after a command that does not exist yet: its options are not known here.
 #[derive(Debug, clap::Args)]
-struct Later {
+struct UnsupportedArguments {
     #[arg(hide = true, allow_hyphen_values = true)]
-    words: Vec<OsString>,
+    arguments: Vec<OsString>,
 }
 
 /// How a command that did not fail ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
+enum CommandOutcome {
     /// It did what was asked, or was told not to: status 0.
-    Well,
+    Success,
     /// It failed and has said so: status 1.
-    Told,
+    Reported,
 }
 
 /// Runs what was typed and gives the exit status (cli 1.3).
 pub(crate) async fn run(args: Args) -> ExitCode {
     let Some(command) = args.command else {
-        return help(&[]);
+        return print_help(&[]);
     };
     match &command {
         Command::Playground(playground) => return playground::run(playground).await,
-        Command::Version(_) => return print(&format!("{} version {VERSION}", CTL.name)),
-        Command::Clusterdata(clusterdata) if !clusterdata.is_complete() => return help(&["clusterdata"]),
-        Command::Register(later) if later.words.iter().any(|word| word == "--version") => {
-            return print(&format!("register version {VERSION}"));
+        Command::Version(_) => return print_line(&format!("{} version {VERSION}", CTL.name)),
+        Command::Clusterdata(clusterdata) if !clusterdata.is_complete() => return print_help(&["clusterdata"]),
+        Command::Register(later) if later.arguments.iter().any(|word| word == "--version") => {
+            return print_line(&format!("register version {VERSION}"));
         }
-        Command::Promote(_) => return not_supported_yet("promote"),
-        Command::Register(_) => return not_supported_yet("register"),
-        Command::Switchover(_) => return not_supported_yet("switchover"),
+        Command::Promote(_) => return fail_unsupported("promote"),
+        Command::Register(_) => return fail_unsupported("register"),
+        Command::Switchover(_) => return fail_unsupported("switchover"),
         _ => {}
     }
     let mut faults = Faults::default();
@@ -119,7 +119,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let store = Store::connect(common.store);
-    let ended = match &command {
+    let outcome = match &command {
         Command::Init(args) => Box::pin(init::run(&store, args)).await,
         Command::Status(args) => status::run(&store, args).await,
         Command::Spec(args) => spec::run(&store, args).await,
@@ -127,20 +127,20 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         Command::Failkeeper(args) => failkeeper::run(&store, args).await,
         Command::Removekeeper(args) => removekeeper::run(&store, args).await,
         Command::Clusterdata(args) => clusterdata::run(&store, args).await,
-        _ => Ok(Ended::Well), // done above
+        _ => Ok(CommandOutcome::Success), // done above
     };
-    match ended {
-        Ok(Ended::Well) => ExitCode::SUCCESS,
-        Ok(Ended::Told) => ExitCode::FAILURE,
+    match outcome {
+        Ok(CommandOutcome::Success) => ExitCode::SUCCESS,
+        Ok(CommandOutcome::Reported) => ExitCode::FAILURE,
         Err(error) => {
-            complain(told(&error)); // cli O-23
+            complain(error_line(&error)); // cli O-23
             ExitCode::FAILURE
         }
     }
 }
 
 /// What went wrong, on one line, with what the operator can do about a store that is not there.
-fn told(error: &anyhow::Error) -> String {
+fn error_line(error: &anyhow::Error) -> String {
     let causes = Chain(error.as_ref());
     let store = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
     match store {
@@ -151,28 +151,28 @@ fn told(error: &anyhow::Error) -> String {
 }
 
 /// The help of a subcommand, or of the program, on standard output with status 0 (cli O-20).
-fn help(path: &[&str]) -> ExitCode {
+fn print_help(path: &[&str]) -> ExitCode {
     let mut command = args::command::<Args>(CTL);
     command.build();
-    let mut shown = &mut command;
+    let mut selected = &mut command;
     for name in path {
-        shown = shown
+        selected = selected
             .find_subcommand_mut(name)
             .expect("the path names subcommands of ours");
     }
-    status_of(reader_gone_is_fine(shown.print_help()))
+    exit_code(reader_gone_is_fine(selected.print_help()))
 }
 
-fn not_supported_yet(command: &str) -> ExitCode {
+fn fail_unsupported(command: &str) -> ExitCode {
     complain(format_args!("{command} is not supported yet"));
     ExitCode::FAILURE
 }
 
-fn print(line: &str) -> ExitCode {
-    status_of(telemetry::say(line))
+fn print_line(line: &str) -> ExitCode {
+    exit_code(telemetry::say(line))
 }
 
-fn status_of(written: io::Result<()>) -> ExitCode {
+fn exit_code(written: io::Result<()>) -> ExitCode {
     match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -183,6 +183,6 @@ fn status_of(written: io::Result<()>) -> ExitCode {
 }
 
 /// Writes a text to standard output and ends it with exactly one newline (cli O-24).
-fn say(text: &str) -> anyhow::Result<()> {
+fn print(text: &str) -> anyhow::Result<()> {
     telemetry::say(text).context("write to standard output")
 }

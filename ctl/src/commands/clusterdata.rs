@@ -9,16 +9,16 @@ use control::model::{ClusterData, JsonError, not_supported, to_compact, to_prett
 use control::store::{Outcome, Store, Txn};
 use control::telemetry::{Chain, complain};
 
-use super::{Ended, checked, input, say};
+use super::{CommandOutcome, cluster_data, input, print};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<ClusterdataCommand>,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum ClusterdataCommand {
     /// Print the cluster data
     Read(ReadArgs),
     /// Write cluster data, as from a backup
@@ -34,7 +34,7 @@ struct ReadArgs {
     #[arg(long)]
     pretty: Option<Switch>,
     #[command(flatten)]
-    others: super::Ignored,
+    ignored: super::IgnoredArguments,
 }
 
 #[derive(Debug, clap::Args)]
@@ -46,57 +46,60 @@ struct WriteArgs {
     #[arg(long, short)]
     yes: Option<Switch>,
     #[command(flatten)]
-    others: super::Ignored,
+    ignored: super::IgnoredArguments,
 }
 
 impl Args {
     /// Whether there is something to run; if not, the help is what is wanted (cli O-20).
     pub(super) fn is_complete(&self) -> bool {
-        matches!(self.command, Some(Command::Read(_) | Command::Write(_)))
+        matches!(
+            self.command,
+            Some(ClusterdataCommand::Read(_) | ClusterdataCommand::Write(_))
+        )
     }
 }
 
-pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
+pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
     match &args.command {
-        Some(Command::Read(args)) => read(store, args).await,
-        Some(Command::Write(args)) => write(store, args).await,
-        Some(Command::Other(_)) | None => Ok(Ended::Well), // the help was shown
+        Some(ClusterdataCommand::Read(args)) => read(store, args).await,
+        Some(ClusterdataCommand::Write(args)) => write(store, args).await,
+        Some(ClusterdataCommand::Other(_)) | None => Ok(CommandOutcome::Success), // the help was shown
     }
 }
 
-async fn read(store: &Store, args: &ReadArgs) -> anyhow::Result<Ended> {
-    let (checked, _) = checked::read(store).await?;
+async fn read(store: &Store, args: &ReadArgs) -> anyhow::Result<CommandOutcome> {
+    let (checked, _) = cluster_data::read(store).await?;
     let pretty = args.pretty == Some(Switch(true));
-    say(&if pretty {
+    print(&if pretty {
         to_pretty(&checked.data)
     } else {
         to_compact(&checked.data)
     })?;
-    Ok(Ended::Well)
+    Ok(CommandOutcome::Success)
 }
 
-async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<Ended> {
-    let text = match input::given(&args.file) {
+async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome> {
+    let text = match input::file_option(&args.file) {
         Some(path) => input::open(path)?.read()?,
         None => input::open(OsStr::new("-").as_ref())?.read()?,
     };
     let data = decode(&text).map_err(|reason| anyhow::anyhow!("invalid cluster data: {reason}"))?;
-    if let Err(why) = usable(&data) {
+    if let Err(why) = ensure_usable(&data) {
         // Taken all the same, as the reference does, but not without a word: no program of ours will work with it.
         complain(format_args!(
             "WARNING: this cluster data cannot be used: {}",
             Chain(why.as_ref())
         ));
     }
-    input::warn(&text_warnings(&data));
+    input::print_warnings(&spec_warnings(&data));
     let key = store.keys().cluster_data();
-    let (before, revision) = checked::read_plain(store).await?;
+    let (before, revision) = cluster_data::read_unchecked(store).await?;
     let write = match before {
         Some(_) if args.yes != Some(Switch(true)) => {
             bail!("WARNING: cluster data already available use --yes to override")
         }
         Some(_) => {
-            say("WARNING: The current cluster data will be removed")?;
+            print("WARNING: The current cluster data will be removed")?;
             Txn::new()
         }
         None => Txn::new().if_unchanged(&key, revision),
@@ -109,18 +112,18 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<Ended> {
         }
         Err(error) => bail!("failed to write cluster data into new store {}", Chain(&error)),
     }
-    say("successfully wrote cluster data into the new store")?;
-    Ok(Ended::Well)
+    print("successfully wrote cluster data into the new store")?;
+    Ok(CommandOutcome::Success)
 }
 
-fn usable(data: &ClusterData) -> anyhow::Result<()> {
+fn ensure_usable(data: &ClusterData) -> anyhow::Result<()> {
     let checked = data.clone().check()?;
     Ok(not_supported(&checked.spec)?)
 }
 
 /// What keepers leave out of the spec of these data. A backup is taken with it: it may be of an older time, and the only
 /// one.
-fn text_warnings(data: &ClusterData) -> Vec<String> {
+fn spec_warnings(data: &ClusterData) -> Vec<String> {
     let spec = data.cluster.as_ref().and_then(|cluster| cluster.spec.as_ref());
     let Some(spec) = spec else { return Vec::new() };
     let mut warnings = spec.clone().clean_texts(Some(spec)).unwrap_or_default();
@@ -132,11 +135,11 @@ fn text_warnings(data: &ClusterData) -> Vec<String> {
 fn decode(text: &[u8]) -> Result<ClusterData, String> {
     match ClusterData::parse(text) {
         Ok(data) => Ok(data.unwrap_or_default()),
-        Err(error) => Err(reason(text, &error)),
+        Err(error) => Err(decode_error(text, &error)),
     }
 }
 
-fn reason(text: &[u8], error: &JsonError) -> String {
+fn decode_error(text: &[u8], error: &JsonError) -> String {
     match error {
         JsonError::Syntax { at_end: true, .. } => "unexpected end of JSON input".to_owned(),
         JsonError::Syntax {

@@ -9,7 +9,7 @@ const LINE_BYTES_MAX: u64 = 64 * 1024;
 
 /// What was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum Confirmation {
     /// Go on.
     Yes,
     /// Stop, and that is no failure; `exiting` is printed.
@@ -20,7 +20,7 @@ pub(super) enum Answer {
 ///
 /// # Errors
 /// The input ends before a newline, or cannot be read.
-pub(super) fn confirm(mut answers: impl BufRead, mut out: impl Write) -> anyhow::Result<Answer> {
+pub(super) fn ask_to_confirm(mut answers: impl BufRead, mut out: impl Write) -> anyhow::Result<Confirmation> {
     loop {
         write!(out, "Are you sure you want to continue? [yes/no] ").context("write to standard output")?;
         out.flush().context("write to standard output")?;
@@ -28,10 +28,10 @@ pub(super) fn confirm(mut answers: impl BufRead, mut out: impl Write) -> anyhow:
         let mut bounded = answers.by_ref().take(LINE_BYTES_MAX);
         bounded.read_until(b'\n', &mut line).context("error reading input")?;
         match line.as_slice() {
-            b"yes\n" => return Ok(Answer::Yes),
+            b"yes\n" => return Ok(Confirmation::Yes),
             b"no\n" => {
                 writeln!(out, "exiting").context("write to standard output")?;
-                return Ok(Answer::No);
+                return Ok(Confirmation::No);
             }
             _ if !line.ends_with(b"\n") => bail!("error reading input: EOF (without a terminal, give --yes)"),
             _ => writeln!(out, "Please enter 'yes' or 'no'").context("write to standard output")?,
@@ -46,22 +46,25 @@ mod tests {
     const QUESTION: &str = "Are you sure you want to continue? [yes/no] ";
     const AGAIN: &str = "Please enter 'yes' or 'no'\n";
 
-    fn answered(input: &str) -> (Option<Answer>, String) {
+    fn answered(input: &str) -> (Option<Confirmation>, String) {
         let mut out = Vec::new();
-        let answer = confirm(input.as_bytes(), &mut out);
+        let answer = ask_to_confirm(input.as_bytes(), &mut out);
         (answer.ok(), String::from_utf8(out).unwrap())
     }
 
     #[test]
     fn only_the_exact_words_are_answers() {
         // cli 6.3, cli 18.10
-        assert_eq!(answered("yes\n"), (Some(Answer::Yes), QUESTION.to_owned()));
-        assert_eq!(answered("no\n"), (Some(Answer::No), format!("{QUESTION}exiting\n")));
+        assert_eq!(answered("yes\n"), (Some(Confirmation::Yes), QUESTION.to_owned()));
+        assert_eq!(
+            answered("no\n"),
+            (Some(Confirmation::No), format!("{QUESTION}exiting\n"))
+        );
         for other in ["maybe", "YES", "y", "yes\r", " yes", ""] {
             let asked_again = format!("{QUESTION}{AGAIN}{QUESTION}");
             assert_eq!(
                 answered(&format!("{other}\nyes\n")),
-                (Some(Answer::Yes), asked_again),
+                (Some(Confirmation::Yes), asked_again),
                 "{other:?}"
             );
         }

@@ -4,8 +4,8 @@ use anyhow::Context as _;
 use control::model::ClusterData;
 use control::store::Store;
 
-use super::checked::Attempts;
-use super::{Ended, checked, input};
+use super::cluster_data::WriteAttempts;
+use super::{CommandOutcome, cluster_data, input};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -14,13 +14,16 @@ pub(super) struct Args {
     keeper: Vec<String>,
 }
 
-pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
+pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
     let uid = input::keeper_uid(&args.keeper)?;
-    checked::change(store, Attempts::Ten, |checked| mark(&mut checked.data, uid)).await?;
-    Ok(Ended::Well)
+    cluster_data::change(store, WriteAttempts::Ten, |checked| {
+        set_force_fail(&mut checked.data, uid)
+    })
+    .await?;
+    Ok(CommandOutcome::Success)
 }
 
-fn mark(data: &mut ClusterData, uid: &str) -> anyhow::Result<()> {
+fn set_force_fail(data: &mut ClusterData, uid: &str) -> anyhow::Result<()> {
     let keeper = data.keepers.as_mut().and_then(|keepers| keepers.get_mut(uid));
     let keeper = keeper.with_context(|| format!("keeper doesn't exist: {uid}"))?;
     keeper.status.force_fail = true;
@@ -39,12 +42,17 @@ mod tests {
         let text = r#"{"formatVersion":1,"keepers":{"k1":{"uid":"k1"},"k2":{"uid":"k2"}}}"#;
         let before = ClusterData::parse(text.as_bytes()).unwrap().unwrap();
         let mut after = before.clone();
-        mark(&mut after, "k2").unwrap();
+        set_force_fail(&mut after, "k2").unwrap();
         assert_eq!(
             to_compact(&after).replace(r#","forceFail":true"#, ""),
             to_compact(&before)
         );
         assert!(after.keepers()["k2"].status.force_fail);
-        assert!(mark(&mut after, "nosuch").unwrap_err().to_string().contains("nosuch"));
+        assert!(
+            set_force_fail(&mut after, "nosuch")
+                .unwrap_err()
+                .to_string()
+                .contains("nosuch")
+        );
     }
 }

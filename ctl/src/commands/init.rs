@@ -9,9 +9,9 @@ use control::clock::wall_clock;
 use control::model::{ClusterData, ClusterSpec, ClusterUid, InitMode, Timestamp, short_uid, to_compact};
 use control::store::{Outcome, Store, Txn};
 
-use super::confirm::{Answer, confirm};
-use super::input::Kind;
-use super::{Ended, checked, former, input, say};
+use super::confirm::{Confirmation, ask_to_confirm};
+use super::input::SpecInput;
+use super::{CommandOutcome, cluster_data, former_cluster, input, print};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -30,40 +30,40 @@ pub(super) struct Args {
     clippy::disallowed_methods,
     reason = "the new document carries the time of its birth"
 )]
-pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
-    let text = match (input::at_most_one(&args.spec)?, input::given(&args.file)) {
+pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
+    let text = match (input::optional_argument(&args.spec)?, input::file_option(&args.file)) {
         (Some(argument), _) => Some(argument.as_bytes().to_vec()), // the file is not even opened
         (None, Some(path)) => Some(input::open(path)?.read()?),
         (None, None) => None,
     };
-    let (before, _) = checked::read_plain(store).await?;
+    let (before, _) = cluster_data::read_unchecked(store).await?;
     if before.is_some() {
-        say("WARNING: The current cluster data will be removed")?;
+        print("WARNING: The current cluster data will be removed")?;
     }
-    let former = former::read(store).await?;
+    let former = former_cluster::read(store).await?;
     // Where there is a document, the two lines that scripts know say as much.
-    if let Some(warning) = former.warning().filter(|_| before.is_none()) {
-        say(&warning)?;
+    if let Some(warning) = former.discard_warning().filter(|_| before.is_none()) {
+        print(&warning)?;
     }
-    say("WARNING: The databases managed by the keepers will be overwritten depending on the provided cluster spec.")?;
-    if args.yes != Some(Switch(true)) && confirm(io::stdin().lock(), io::stdout())? == Answer::No {
-        return Ok(Ended::Well);
+    print("WARNING: The databases managed by the keepers will be overwritten depending on the provided cluster spec.")?;
+    if args.yes != Some(Switch(true)) && ask_to_confirm(io::stdin().lock(), io::stdout())? == Confirmation::No {
+        return Ok(CommandOutcome::Success);
     }
     // read again: the answer may have taken its time
-    let (now_there, revision) = checked::read_plain(store).await?;
+    let (now_there, revision) = cluster_data::read_unchecked(store).await?;
     if before.is_none() && now_there.is_some() {
         bail!("cluster data has appeared meanwhile: look at it, then repeat the command");
     }
     let mut random = [0; 4];
     getrandom::fill(&mut random).context("get random bytes for the cluster uid")?;
-    let (spec, warnings) = accept(text.as_deref())?;
+    let (spec, warnings) = checked_spec(text.as_deref())?;
     let uid = ClusterUid::from(short_uid(random));
     let data = ClusterData::initial(uid.clone(), Timestamp::from_unix_nanos(wall_clock()), spec);
     let replaced = [&before, &now_there]
         .into_iter()
         .flatten()
         .filter_map(|data| Some(data.cluster.as_ref()?.uid.clone()));
-    let created = former.created(uid, replaced.collect());
+    let created = former.into_creation_record(uid, replaced.collect());
     let key = store.keys().cluster_data();
     // The sentinel may write at any time what the operator has agreed to lose; what nobody was asked about stays.
     let write = match before {
@@ -80,9 +80,9 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
         .context("cannot update cluster data")?
     {
         Outcome::Committed(_) => {
-            input::warn_of_unknown_names(text.as_deref().unwrap_or_default(), Kind::Whole);
-            input::warn(&warnings);
-            Ok(Ended::Well)
+            input::warn_about_unknown_fields(text.as_deref().unwrap_or_default(), SpecInput::Whole);
+            input::print_warnings(&warnings);
+            Ok(CommandOutcome::Success)
         }
         Outcome::Conflict => {
             bail!("cannot update cluster data: somebody else has just written it; look at it, then repeat the command")
@@ -91,7 +91,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
 }
 
 /// The spec that is asked for, if it may be (cli 7.8, 7.9), and a warning for each parameter that was left out.
-fn accept(text: Option<&[u8]>) -> anyhow::Result<(ClusterSpec, Vec<String>)> {
+fn checked_spec(text: Option<&[u8]>) -> anyhow::Result<(ClusterSpec, Vec<String>)> {
     let mut spec = match text {
         Some(text) => input::decode_spec(text)?,
         None => ClusterSpec {
@@ -101,7 +101,7 @@ fn accept(text: Option<&[u8]>) -> anyhow::Result<(ClusterSpec, Vec<String>)> {
     };
     let resolved = spec.resolve().context("invalid cluster spec")?;
     spec.check_limits(None).context("invalid cluster spec")?;
-    checked::supported(&resolved)?;
+    cluster_data::ensure_supported(&resolved)?;
     let warnings = spec.clean_texts(None).context("invalid cluster spec")?;
     Ok((spec, warnings))
 }
@@ -113,12 +113,12 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> String {
-        Chain(accept(Some(text.as_bytes())).unwrap_err().as_ref()).to_string()
+        Chain(checked_spec(Some(text.as_bytes())).unwrap_err().as_ref()).to_string()
     }
 
     #[test]
     fn without_a_text_the_database_is_a_new_one() {
-        let (spec, _) = accept(None).unwrap();
+        let (spec, _) = checked_spec(None).unwrap();
         assert_eq!(spec.init_mode, Some(InitMode::New));
     }
 
@@ -132,7 +132,7 @@ mod tests {
         ] {
             assert!(refused(text).contains("not supported yet"), "{}", refused(text));
         }
-        assert!(accept(Some(br#"{"initMode":"new","usePgrewind":true}"#)).is_ok());
+        assert!(checked_spec(Some(br#"{"initMode":"new","usePgrewind":true}"#)).is_ok());
     }
 
     #[test]

@@ -13,15 +13,15 @@ use control::telemetry::complain;
 const BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// `init` and `update` take one argument at most (cli O-25).
-pub(super) fn at_most_one(words: &[String]) -> anyhow::Result<Option<&str>> {
-    ensure!(words.len() <= 1, "too many arguments: one is enough");
-    Ok(words.first().map(String::as_str))
+pub(super) fn optional_argument(arguments: &[String]) -> anyhow::Result<Option<&str>> {
+    ensure!(arguments.len() <= 1, "too many arguments: one is enough");
+    Ok(arguments.first().map(String::as_str))
 }
 
 /// `failkeeper` and `removekeeper` take exactly one (cli 10.1).
-pub(super) fn keeper_uid(words: &[String]) -> anyhow::Result<&str> {
-    ensure!(words.len() <= 1, "too many arguments: one keeper uid is enough");
-    words
+pub(super) fn keeper_uid(arguments: &[String]) -> anyhow::Result<&str> {
+    ensure!(arguments.len() <= 1, "too many arguments: one keeper uid is enough");
+    arguments
         .first()
         .map(String::as_str)
         .filter(|uid| !uid.is_empty())
@@ -29,42 +29,42 @@ pub(super) fn keeper_uid(words: &[String]) -> anyhow::Result<&str> {
 }
 
 /// An option `--file` that is given empty is not given.
-pub(super) fn given(file: &Option<PathBuf>) -> Option<&Path> {
+pub(super) fn file_option(file: &Option<PathBuf>) -> Option<&Path> {
     file.as_deref().filter(|path| !path.as_os_str().is_empty())
 }
 
 /// An open input, to be read when its turn comes.
-pub(super) struct Input {
+pub(super) struct TextSource {
     name: String,
-    from: Box<dyn Read>,
+    reader: Box<dyn Read>,
 }
 
 /// Opens the file of this name; `-` is standard input.
-pub(super) fn open(path: &Path) -> anyhow::Result<Input> {
+pub(super) fn open(path: &Path) -> anyhow::Result<TextSource> {
     if path.as_os_str() == OsStr::new("-") {
         return Ok(stdin());
     }
     let name = path.display().to_string();
     let file = File::open(path).with_context(|| format!("cannot read file {name}"))?;
-    Ok(Input {
+    Ok(TextSource {
         name,
-        from: Box::new(file),
+        reader: Box::new(file),
     })
 }
 
 /// Standard input.
-pub(super) fn stdin() -> Input {
-    Input {
+pub(super) fn stdin() -> TextSource {
+    TextSource {
         name: "standard input".to_owned(),
-        from: Box::new(io::stdin()),
+        reader: Box::new(io::stdin()),
     }
 }
 
-impl Input {
+impl TextSource {
     /// Reads all of it.
     pub(super) fn read(self) -> anyhow::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let mut bounded = self.from.take(BYTES_MAX + 1);
+        let mut bounded = self.reader.take(BYTES_MAX + 1);
         bounded
             .read_to_end(&mut bytes)
             .with_context(|| format!("cannot read {}", self.name))?;
@@ -77,7 +77,7 @@ impl Input {
 
 /// What a text that is to change the cluster spec may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SpecInput {
     /// A spec in place of the present one.
     Whole,
     /// A patch of the present one.
@@ -86,9 +86,9 @@ pub(super) enum Kind {
 
 /// Tells of names that no field of a cluster spec has: they are ignored (data-model J-7), so a typing error would change
 /// nothing without a word.
-pub(super) fn warn_of_unknown_names(text: &[u8], kind: Kind) {
+pub(super) fn warn_about_unknown_fields(text: &[u8], kind: SpecInput) {
     let mut names = unknown_names(text);
-    if kind == Kind::Patch {
+    if kind == SpecInput::Patch {
         // a patch that was taken has no other directives
         names.retain(|name| name.rsplit('.').next() != Some("$patch"));
     }
@@ -102,7 +102,7 @@ pub(super) fn warn_of_unknown_names(text: &[u8], kind: Kind) {
 }
 
 /// Prints warnings on standard error, one a line.
-pub(super) fn warn(warnings: &[String]) {
+pub(super) fn print_warnings(warnings: &[String]) {
     for warning in warnings {
         complain(format_args!("WARNING: {warning}"));
     }
@@ -142,11 +142,11 @@ mod tests {
     #[test]
     fn arguments_are_counted() {
         // cli O-25, cli 18.15
-        let words = |count: usize| vec!["k1".to_owned(); count];
-        assert!(at_most_one(&words(0)).unwrap().is_none());
-        assert_eq!(at_most_one(&words(1)).unwrap(), Some("k1"));
-        assert!(at_most_one(&words(2)).is_err());
-        assert!(keeper_uid(&words(0)).is_err() && keeper_uid(&words(2)).is_err());
-        assert_eq!(keeper_uid(&words(1)).unwrap(), "k1");
+        let arguments = |count: usize| vec!["k1".to_owned(); count];
+        assert!(optional_argument(&arguments(0)).unwrap().is_none());
+        assert_eq!(optional_argument(&arguments(1)).unwrap(), Some("k1"));
+        assert!(optional_argument(&arguments(2)).is_err());
+        assert!(keeper_uid(&arguments(0)).is_err() && keeper_uid(&arguments(2)).is_err());
+        assert_eq!(keeper_uid(&arguments(1)).unwrap(), "k1");
     }
 }

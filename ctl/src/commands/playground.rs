@@ -2,8 +2,8 @@
 
 mod leftovers;
 mod load;
+mod local_cluster;
 mod screen;
-mod stage;
 mod tour;
 mod view;
 
@@ -14,10 +14,10 @@ use control::clock::Boottime;
 use control::telemetry::complain;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::stage::{Failure, Ports, SUPERUSER, Stage};
+use self::local_cluster::{LocalCluster, Ports, SUPERUSER, StepFailure};
 
 /// How often the live status is looked at.
-const STATUS_EVERY: Duration = Duration::from_millis(500);
+const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Run a whole cluster on this machine, to try things out
 ///
@@ -36,7 +36,7 @@ pub(crate) struct Args {
 
 /// Runs the playground to its end. It reports its own failures, since they come with a log.
 pub(crate) async fn run(args: &Args) -> ExitCode {
-    match play(args).await {
+    match start_and_stop(args).await {
         Ok(code) => code,
         Err(error) => {
             complain(format_args!("{error:#}"));
@@ -45,75 +45,79 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
     }
 }
 
-async fn play(args: &Args) -> anyhow::Result<ExitCode> {
+async fn start_and_stop(args: &Args) -> anyhow::Result<ExitCode> {
     // before anything exists that would have to be removed
-    let mut signals = Signals::listen()?;
-    let ports = if args.usual_ports { Ports::USUAL } else { Ports::free()? };
-    ports.check()?;
-    let mut stage = Stage::build(ports)?;
+    let mut signals = StopSignals::listen()?;
+    let ports = if args.usual_ports {
+        Ports::WALK_THROUGH
+    } else {
+        Ports::free()?
+    };
+    ports.ensure_free()?;
+    let mut cluster = LocalCluster::prepare(ports)?;
     let outcome = tokio::select! {
-        outcome = perform(args, &mut stage) => outcome,
+        outcome = run_until_done(args, &mut cluster) => outcome,
         name = signals.next() => Ok(Some(name)),
     };
-    stage.screen.give_up();
+    cluster.screen.abandon_step();
     let code = match outcome {
         Ok(None) => ExitCode::SUCCESS,
         // who leaves by Ctrl-C after the tour leaves as intended
-        Ok(Some(End::Interrupt)) if stage.screen.is_terminal() => ExitCode::SUCCESS,
-        Ok(Some(end)) => ExitCode::from(end.status()),
+        Ok(Some(StopSignal::Interrupt)) if cluster.screen.is_terminal() => ExitCode::SUCCESS,
+        Ok(Some(end)) => ExitCode::from(end.exit_status()),
         Err(error) => {
             complain(format_args!("failed: {error:#}"));
-            if let Some(text) = error.downcast_ref::<Failure>().and_then(Failure::explanation) {
+            if let Some(text) = error.downcast_ref::<StepFailure>().and_then(StepFailure::log_tail) {
                 complain(text);
             }
             ExitCode::FAILURE
         }
     };
-    stage.screen.say("ending the programs and removing their files");
+    cluster.screen.print("ending the programs and removing their files");
     // whoever signals again does not get us to leave things behind
-    stage.clear().await?;
+    cluster.shut_down().await?;
     Ok(code)
 }
 
-async fn perform(args: &Args, stage: &mut Stage) -> anyhow::Result<Option<End>> {
-    tour::open(stage).await?;
+async fn run_until_done(args: &Args, cluster: &mut LocalCluster) -> anyhow::Result<Option<StopSignal>> {
+    tour::start_cluster(cluster).await?;
     if args.tour {
-        tour::perform(stage).await?;
-        if !stage.screen.is_terminal() {
+        tour::run_steps(cluster).await?;
+        if !cluster.screen.is_terminal() {
             return Ok(None);
         }
     } else {
-        tour::add_standbys(stage).await?;
+        tour::add_standbys(cluster).await?;
     }
-    stage.screen.say("");
-    stage.screen.say("Connect with:");
-    stage.screen.say(&format!(
+    cluster.screen.print("");
+    cluster.screen.print("Connect with:");
+    cluster.screen.print(&format!(
         "  PGPASSWORD={} psql --host 127.0.0.1 --port {} --username {SUPERUSER} postgres",
-        stage.password, stage.ports.proxy
+        cluster.password, cluster.ports.proxy
     ));
-    stage.screen.say("Ctrl-C ends it and removes everything.");
-    stage.screen.say("");
+    cluster.screen.print("Ctrl-C ends it and removes everything.");
+    cluster.screen.print("");
     loop {
-        stage.check_children()?;
-        if stage.screen.is_terminal() {
-            let lines = tour::status(stage).await;
-            stage.screen.draw(&lines);
+        cluster.check_children()?;
+        if cluster.screen.is_terminal() {
+            let lines = tour::status_lines(cluster).await;
+            cluster.screen.redraw_status(&lines);
         }
-        tokio::time::sleep(STATUS_EVERY).await;
+        tokio::time::sleep(STATUS_INTERVAL).await;
     }
 }
 
 /// What ends a playground that would go on by itself.
 #[derive(Debug, Clone, Copy)]
-enum End {
+enum StopSignal {
     Interrupt,
     Terminate,
     HangUp,
 }
 
-impl End {
+impl StopSignal {
     /// The exit status, as a shell says a death by that signal.
-    fn status(self) -> u8 {
+    fn exit_status(self) -> u8 {
         match self {
             Self::HangUp => 129,
             Self::Interrupt => 130,
@@ -122,13 +126,13 @@ impl End {
     }
 }
 
-struct Signals {
+struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
 }
 
-impl Signals {
+impl StopSignals {
     fn listen() -> anyhow::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -137,11 +141,11 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> End {
+    async fn next(&mut self) -> StopSignal {
         tokio::select! {
-            _ = self.interrupt.recv() => End::Interrupt,
-            _ = self.terminate.recv() => End::Terminate,
-            _ = self.hang_up.recv() => End::HangUp,
+            _ = self.interrupt.recv() => StopSignal::Interrupt,
+            _ = self.terminate.recv() => StopSignal::Terminate,
+            _ = self.hang_up.recv() => StopSignal::HangUp,
         }
     }
 }

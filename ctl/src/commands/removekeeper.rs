@@ -4,8 +4,8 @@ use anyhow::bail;
 use control::model::{ClusterData, KeeperUid};
 use control::store::Store;
 
-use super::checked::Attempts;
-use super::{Ended, checked, input};
+use super::cluster_data::WriteAttempts;
+use super::{CommandOutcome, cluster_data, input};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -14,10 +14,10 @@ pub(super) struct Args {
     keeper: Vec<String>,
 }
 
-pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
+pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
     let uid = KeeperUid::from(input::keeper_uid(&args.keeper)?);
-    checked::change(store, Attempts::Ten, |checked| remove(&mut checked.data, &uid)).await?;
-    Ok(Ended::Well)
+    cluster_data::change(store, WriteAttempts::Ten, |checked| remove(&mut checked.data, &uid)).await?;
+    Ok(CommandOutcome::Success)
 }
 
 /// Takes the keeper and its db out; the sentinel cleans up what follows the db. The keeper of the master stays.

@@ -4,7 +4,7 @@ use control::args::Switch;
 use control::model::{Shown, to_pretty};
 use control::store::Store;
 
-use super::{Ended, checked, say};
+use super::{CommandOutcome, cluster_data, print};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -12,12 +12,12 @@ pub(super) struct Args {
     #[arg(long)]
     defaults: Option<Switch>,
     #[command(flatten)]
-    others: super::Ignored,
+    ignored: super::IgnoredArguments,
 }
 
-pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
-    let (checked, _) = checked::read(store).await?;
-    let shown = if args.defaults == Some(Switch(true)) {
+pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
+    let (checked, _) = cluster_data::read(store).await?;
+    let selected = if args.defaults == Some(Switch(true)) {
         Shown::All
     } else {
         Shown::Set
@@ -27,6 +27,6 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
         .spec
         .as_ref()
         .expect("ClusterData::check refuses data without a spec");
-    say(&to_pretty(&spec.shown(shown)))?;
-    Ok(Ended::Well)
+    print(&to_pretty(&spec.shown(selected)))?;
+    Ok(CommandOutcome::Success)
 }

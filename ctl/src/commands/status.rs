@@ -11,9 +11,9 @@ use control::store::{Entry, Keys, Snapshot, Store, Target};
 use control::telemetry::{Chain, complain};
 use serde::de::DeserializeOwned;
 
-use super::former::Former;
-use super::{Ended, checked, say, told};
-use view::{Status, view};
+use super::former_cluster::FormerCluster;
+use super::{CommandOutcome, cluster_data, error_line, print};
+use view::{Status, build};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,28 +21,28 @@ pub(super) struct Args {
     #[arg(long, short)]
     format: Option<String>,
     #[command(flatten)]
-    others: super::Ignored,
+    ignored: super::IgnoredArguments,
 }
 
-pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
-    let status = collect(store).await;
+pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
+    let status = read_status(store).await;
     match (args.format.as_deref().unwrap_or_default(), status) {
-        ("" | "text", status) => say(&text::render(&status?))?,
-        ("json", Ok(status)) => say(&to_pretty(&status))?,
+        ("" | "text", status) => print(&text::render(&status?))?,
+        ("json", Ok(status)) => print(&to_pretty(&status))?,
         ("json", Err(error)) => {
             // Whoever reads the output as JSON finds the reason there, too (cli 14.2).
-            let reason = Json::Text(told(&error));
-            say(&to_pretty(&Json::Object(vec![("error".to_owned(), reason)])))?;
-            return Ok(Ended::Told);
+            let reason = Json::Text(error_line(&error));
+            print(&to_pretty(&Json::Object(vec![("error".to_owned(), reason)])))?;
+            return Ok(CommandOutcome::Reported);
         }
         (_, Err(error)) => return Err(error),
         (other, Ok(_)) => bail!("unrecognised output format {other:?}: use text or json"),
     }
-    Ok(Ended::Well)
+    Ok(CommandOutcome::Success)
 }
 
 /// One request, so that what is shown together was true together.
-async fn collect(store: &Store) -> anyhow::Result<Status> {
+async fn read_status(store: &Store) -> anyhow::Result<Status> {
     let keys = store.keys();
     let targets = [
         Target::Prefix(keys.election()),
@@ -53,18 +53,18 @@ async fn collect(store: &Store) -> anyhow::Result<Status> {
         Target::Key(keys.created()),
     ];
     let snapshot = store.snapshot(&targets).await?;
-    understand(snapshot, keys)
+    decode_status(snapshot, keys)
 }
 
-fn understand(mut snapshot: Snapshot, keys: &Keys) -> anyhow::Result<Status> {
+fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> anyhow::Result<Status> {
     let leader = oldest(snapshot.take(0)).map(|leader| leader.uid);
     let sentinels: Vec<SentinelInfo> = decode_all(&snapshot.take(1));
     let proxies: Vec<ProxyInfo> = decode_all(&snapshot.take(2));
     let infos = snapshot.take(4);
-    let former = Former::of(keys, &infos, snapshot.take_one(5).as_ref());
-    let checked = checked::check(snapshot.take_one(3).as_ref(), &former)?;
+    let former = FormerCluster::of(keys, &infos, snapshot.take_one(5).as_ref());
+    let checked = cluster_data::check(snapshot.take_one(3).as_ref(), &former)?;
     let keepers: Vec<KeeperInfo> = decode_all(&infos);
-    let mut status = view(leader.as_deref(), sentinels, proxies, &checked.data);
+    let mut status = build(leader.as_deref(), sentinels, proxies, &checked.data);
     status.problems = view::problems(&keepers, &checked.data);
     Ok(status)
 }

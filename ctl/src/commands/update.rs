@@ -8,9 +8,9 @@ use control::args::Switch;
 use control::model::{ClusterSpec, patch_spec, replace_spec};
 use control::store::Store;
 
-use super::checked::Attempts;
-use super::input::Kind;
-use super::{Ended, checked, input};
+use super::cluster_data::WriteAttempts;
+use super::input::SpecInput;
+use super::{CommandOutcome, cluster_data, input};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -25,20 +25,20 @@ pub(super) struct Args {
     patch: Option<Switch>,
 }
 
-pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
-    let text = match (input::at_most_one(&args.spec)?, input::given(&args.file)) {
+pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
+    let text = match (input::optional_argument(&args.spec)?, input::file_option(&args.file)) {
         (None, None) => bail!("no cluster spec given: give it as an argument or with --file"),
         (Some(_), Some(_)) => bail!("only one of the cluster spec argument and --file may be given"),
         (Some(argument), None) => argument.as_bytes().to_vec(),
         (None, Some(path)) => input::open(path)?.read()?,
     };
     let kind = if args.patch == Some(Switch(true)) {
-        Kind::Patch
+        SpecInput::Patch
     } else {
-        Kind::Whole
+        SpecInput::Whole
     };
     let warnings = RefCell::new(Vec::new());
-    checked::change(store, Attempts::Three, |checked| {
+    cluster_data::change(store, WriteAttempts::Three, |checked| {
         let cluster = checked
             .data
             .cluster
@@ -48,27 +48,27 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<Ended> {
             .spec
             .as_mut()
             .expect("ClusterData::check refuses data without a spec");
-        let (next, left_out) = next(spec, &text, kind)?;
+        let (next, left_out) = updated_spec(spec, &text, kind)?;
         *spec = next;
         warnings.replace(left_out);
         Ok(())
     })
     .await?;
-    input::warn_of_unknown_names(&text, kind);
-    input::warn(&warnings.into_inner());
-    Ok(Ended::Well)
+    input::warn_about_unknown_fields(&text, kind);
+    input::print_warnings(&warnings.into_inner());
+    Ok(CommandOutcome::Success)
 }
 
 /// The spec in place of the present one, if it may be (data-model 6), and a warning for each parameter that has no
 /// effect.
-fn next(current: &ClusterSpec, text: &[u8], kind: Kind) -> anyhow::Result<(ClusterSpec, Vec<String>)> {
+fn updated_spec(current: &ClusterSpec, text: &[u8], kind: SpecInput) -> anyhow::Result<(ClusterSpec, Vec<String>)> {
     let mut spec = match kind {
-        Kind::Whole => input::decode_spec(text)?,
-        Kind::Patch => patch_spec(current, text).context("failed to patch cluster spec")?,
+        SpecInput::Whole => input::decode_spec(text)?,
+        SpecInput::Patch => patch_spec(current, text).context("failed to patch cluster spec")?,
     };
     replace_spec(current, &spec).context("cannot update cluster spec")?;
     let resolved = spec.resolve().context("cannot update cluster spec")?;
-    checked::supported(&resolved)?;
+    cluster_data::ensure_supported(&resolved)?;
     let mut warnings = spec.clean_texts(Some(current)).context("cannot update cluster spec")?;
     warnings.extend(spec.clamped().iter().map(ToString::to_string));
     Ok((spec, warnings))
@@ -81,9 +81,9 @@ mod tests {
 
     use super::*;
 
-    fn updated(current: &str, text: &str, kind: Kind) -> Result<String, String> {
+    fn updated(current: &str, text: &str, kind: SpecInput) -> Result<String, String> {
         let current: ClusterSpec = from_slice(current.as_bytes()).unwrap();
-        match next(&current, text.as_bytes(), kind) {
+        match updated_spec(&current, text.as_bytes(), kind) {
             Ok((spec, _)) => Ok(to_compact(&spec.shown(control::model::Shown::Set))),
             Err(error) => Err(Chain(error.as_ref()).to_string()),
         }
@@ -95,11 +95,11 @@ mod tests {
     fn a_whole_spec_replaces_all_and_a_patch_what_it_names() {
         let text = r#"{"initMode":"new","failInterval":"4s"}"#;
         assert_eq!(
-            updated(NEW, text, Kind::Whole).unwrap(),
+            updated(NEW, text, SpecInput::Whole).unwrap(),
             r#"{"failInterval":"4s","initMode":"new"}"#
         );
         assert_eq!(
-            updated(NEW, r#"{"failInterval":"4s"}"#, Kind::Patch).unwrap(),
+            updated(NEW, r#"{"failInterval":"4s"}"#, SpecInput::Patch).unwrap(),
             r#"{"sleepInterval":"1s","failInterval":"4s","initMode":"new"}"#
         );
     }
@@ -109,18 +109,18 @@ mod tests {
         // cli 18.13
         let refused = |text, kind| updated(NEW, text, kind).unwrap_err();
         assert!(
-            refused("{}", Kind::Whole)
+            refused("{}", SpecInput::Whole)
                 .starts_with("cannot update cluster spec: invalid cluster spec: initMode undefined")
         );
-        assert!(refused("null", Kind::Whole).contains("null"));
-        assert!(refused(r#"{"initMode":"#, Kind::Whole).starts_with("failed to unmarshal cluster spec: "));
-        assert!(refused("[]", Kind::Patch).starts_with("failed to patch cluster spec: "));
-        assert!(refused("", Kind::Patch).starts_with("failed to patch cluster spec: "));
-        assert!(refused(r#"{"maxStandbys":"7"}"#, Kind::Patch).contains("maxStandbys"));
-        assert!(refused(r#"{"initMode":null}"#, Kind::Patch).contains("initMode undefined"));
-        assert!(refused(r#"{"synchronousReplication":true}"#, Kind::Patch).contains("not supported yet"));
+        assert!(refused("null", SpecInput::Whole).contains("null"));
+        assert!(refused(r#"{"initMode":"#, SpecInput::Whole).starts_with("failed to unmarshal cluster spec: "));
+        assert!(refused("[]", SpecInput::Patch).starts_with("failed to patch cluster spec: "));
+        assert!(refused("", SpecInput::Patch).starts_with("failed to patch cluster spec: "));
+        assert!(refused(r#"{"maxStandbys":"7"}"#, SpecInput::Patch).contains("maxStandbys"));
+        assert!(refused(r#"{"initMode":null}"#, SpecInput::Patch).contains("initMode undefined"));
+        assert!(refused(r#"{"synchronousReplication":true}"#, SpecInput::Patch).contains("not supported yet"));
         assert_eq!(
-            updated(NEW, "null", Kind::Patch).unwrap(),
+            updated(NEW, "null", SpecInput::Patch).unwrap(),
             r#"{"sleepInterval":"1s","initMode":"new"}"#
         );
     }
@@ -130,7 +130,7 @@ mod tests {
         // a cluster of the reference that asks for more than we do can still be told otherwise
         let current = r#"{"initMode":"new","synchronousReplication":true}"#;
         assert_eq!(
-            updated(current, r#"{"synchronousReplication":null}"#, Kind::Patch).unwrap(),
+            updated(current, r#"{"synchronousReplication":null}"#, SpecInput::Patch).unwrap(),
             r#"{"initMode":"new"}"#
         );
     }

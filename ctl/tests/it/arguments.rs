@@ -1,8 +1,8 @@
 //! Options, variables, help and the checks before a command begins (cli 1, 2, 6.1, 18).
 
-use crate::bench::{Bench, CLUSTER, Ran, stolonctl};
+use crate::harness::{CLUSTER, CommandOutput, CtlHarness, stolonctl};
 
-async fn run(args: &[&str], variables: &[(&str, &str)]) -> Ran {
+async fn run(args: &[&str], variables: &[(&str, &str)]) -> CommandOutput {
     stolonctl(args, variables, b"").await
 }
 
@@ -20,9 +20,9 @@ async fn help_and_version_need_no_cluster() {
         (&["version", "extra"], "stolonctl version "),
         (&["register", "--version"], "register version "),
     ] {
-        let ran = run(args, &[]).await;
-        assert!(ran.stdout.contains(words), "{args:?} {ran:?}");
-        assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{args:?}");
+        let output = run(args, &[]).await;
+        assert!(output.stdout.contains(words), "{args:?} {output:?}");
+        assert_eq!((output.status, output.stderr.as_str()), (0, ""), "{args:?}");
     }
 }
 
@@ -39,15 +39,15 @@ async fn usage_errors_end_with_status_1() {
         (&["init", "--yes=maybe"], "maybe"),
         (&["init", "--version"], "--version"),
     ] {
-        let ran = run(args, &[]).await;
-        assert_eq!((ran.status, ran.stdout.as_str()), (1, ""), "{args:?} {ran:?}");
+        let output = run(args, &[]).await;
+        assert_eq!((output.status, output.stdout.as_str()), (1, ""), "{args:?} {output:?}");
         assert!(
-            ran.stderr.starts_with("Error: ") && ran.stderr.contains(words),
-            "{args:?} {ran:?}"
+            output.stderr.starts_with("Error: ") && output.stderr.contains(words),
+            "{args:?} {output:?}"
         );
         assert!(
-            ran.stderr.contains("\nUsage: ") && ran.stderr.trim_end().lines().last().unwrap().contains(" FATAL "),
-            "{ran:?}"
+            output.stderr.contains("\nUsage: ") && output.stderr.trim_end().lines().last().unwrap().contains(" FATAL "),
+            "{output:?}"
         );
     }
 }
@@ -55,9 +55,9 @@ async fn usage_errors_end_with_status_1() {
 #[tokio::test]
 async fn the_common_check_comes_before_the_command_looks_at_its_arguments() {
     // cli O-22, cli 18.7
-    let ran = run(&["init", "{}", "{}"], &[]).await;
+    let output = run(&["init", "{}", "{}"], &[]).await;
     assert_eq!(
-        (ran.status, ran.stderr.as_str()),
+        (output.status, output.stderr.as_str()),
         (
             1,
             "cluster name required: set --cluster-name\nstore backend type required: set --store-backend=etcdv3\n"
@@ -65,60 +65,60 @@ async fn the_common_check_comes_before_the_command_looks_at_its_arguments() {
     );
     run(&["status"], &[("STOLONCTL_STORE_BACKEND", "etcdv3")])
         .await
-        .failed_with("cluster name required");
+        .assert_failed_with("cluster name required");
     run(&["status", "--cluster-name=c"], &[])
         .await
-        .failed_with("store backend type required");
+        .assert_failed_with("store backend type required");
     run(&["status", "--cluster-name=c", "--store-backend=consul"], &[])
         .await
-        .failed_with("etcdv3");
+        .assert_failed_with("etcdv3");
     run(&["status", "--cluster-name=..", "--store-backend=etcdv3"], &[])
         .await
-        .failed_with("\"..\"");
+        .assert_failed_with("\"..\"");
     let zero = [
         "status",
         "--cluster-name=c",
         "--store-backend=etcdv3",
         "--store-timeout=0",
     ];
-    run(&zero, &[]).await.failed_with("--store-timeout");
+    run(&zero, &[]).await.assert_failed_with("--store-timeout");
 }
 
 #[tokio::test]
 async fn a_bad_variable_is_fatal_and_named() {
     // cli O-12, cli 18.1: whatever else is typed
-    let ran = run(&["version"], &[("STOLONCTL_STORE_TIMEOUT", "soon")]).await;
-    assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
+    let output = run(&["version"], &[("STOLONCTL_STORE_TIMEOUT", "soon")]).await;
+    assert_eq!((output.status, output.stdout.as_str()), (1, ""));
     assert!(
-        ran.stderr.contains("STOLONCTL_STORE_TIMEOUT") && ran.stderr.contains("soon"),
-        "{ran:?}"
+        output.stderr.contains("STOLONCTL_STORE_TIMEOUT") && output.stderr.contains("soon"),
+        "{output:?}"
     );
-    let ran = run(&["version"], &[("STOLONCTL_STORE_TIMEOUT", "")]).await;
-    assert_eq!(ran.status, 0, "{ran:?}");
+    let output = run(&["version"], &[("STOLONCTL_STORE_TIMEOUT", "")]).await;
+    assert_eq!(output.status, 0, "{output:?}");
 }
 
 #[tokio::test]
 async fn options_of_subcommands_have_no_variables() {
     // cli O-10, cli 18.2
-    let bench = Bench::with(CLUSTER).await;
-    let endpoint = bench.etcd.endpoint();
+    let harness = CtlHarness::with(CLUSTER).await;
+    let endpoint = harness.etcd.endpoint();
     let variables = [
         ("STOLONCTL_YES", "true"),
         ("STOLONCTL_FORMAT", "json"),
         ("STOLONCTL_STORE_ENDPOINTS", &endpoint),
     ];
     let common = ["--cluster-name", "c", "--store-backend", "etcdv3"];
-    let ran = run(&[&["status"], &common[..]].concat(), &variables).await;
-    assert!(ran.stdout.starts_with("=== Active sentinels ===\n"), "{ran:?}");
-    let ran = run(&[&["init"], &common[..]].concat(), &variables).await;
-    assert_eq!(ran.status, 1, "{ran:?}"); // it asked
+    let output = run(&[&["status"], &common[..]].concat(), &variables).await;
+    assert!(output.stdout.starts_with("=== Active sentinels ===\n"), "{output:?}");
+    let output = run(&[&["init"], &common[..]].concat(), &variables).await;
+    assert_eq!(output.status, 1, "{output:?}"); // it asked
 }
 
 #[tokio::test]
 async fn options_may_stand_anywhere_and_the_last_one_wins() {
     // cli O-1, O-2, O-5, O-9, cli 18.1, cli 18.5
-    let bench = Bench::with(CLUSTER).await;
-    let json = bench.run(&["status", "--format", "json"]).await;
+    let harness = CtlHarness::with(CLUSTER).await;
+    let json = harness.run(&["status", "--format", "json"]).await;
     assert!(json.stdout.starts_with("{\n\t\"sentinels\": []"), "{json:?}");
     for args in [
         &["status", "-fjson"][..],
@@ -128,12 +128,12 @@ async fn options_may_stand_anywhere_and_the_last_one_wins() {
         &["--cluster-name=other", "status", "-fjson", "--cluster-name=c"],
         &["status", "-ftext", "--format=json"],
     ] {
-        assert_eq!(bench.run(args).await, json, "{args:?}");
+        assert_eq!(harness.run(args).await, json, "{args:?}");
     }
-    bench
+    harness
         .run(&["status", "--cluster-name=other"])
         .await
-        .failed_with("no cluster data");
+        .assert_failed_with("no cluster data");
 }
 
 #[tokio::test]
@@ -142,6 +142,6 @@ async fn what_comes_later_says_so() {
         let args = [command, "--cluster-name=c", "--store-backend=etcdv3"];
         run(&args, &[])
             .await
-            .failed_with(&format!("{command} is not supported yet"));
+            .assert_failed_with(&format!("{command} is not supported yet"));
     }
 }

@@ -1,17 +1,17 @@
 //! `clusterdata read|write` (cli 13, cli 18.17, cli 18.18).
 
-use crate::bench::{Bench, CLUSTER};
+use crate::harness::{CLUSTER, CtlHarness};
 
 const WROTE: &str = "successfully wrote cluster data into the new store\n";
 
 #[tokio::test]
 async fn read_prints_the_stored_bytes() {
-    let bench = Bench::with(CLUSTER).await;
-    bench
+    let harness = CtlHarness::with(CLUSTER).await;
+    harness
         .run(&["clusterdata", "read", "extra"])
         .await
-        .printed(&format!("{CLUSTER}\n"));
-    let pretty = bench.run(&["clusterdata", "read", "--pretty"]).await;
+        .assert_printed(&format!("{CLUSTER}\n"));
+    let pretty = harness.run(&["clusterdata", "read", "--pretty"]).await;
     assert!(
         pretty
             .stdout
@@ -19,10 +19,10 @@ async fn read_prints_the_stored_bytes() {
         "{pretty:?}"
     );
     assert!(pretty.stdout.ends_with("\n}\n"), "{pretty:?}");
-    bench
+    harness
         .put(r#"{"unknown":1,"formatVersion":1,"cluster":{"spec":{"initMode":"new"}}}"#)
         .await;
-    bench.run(&["clusterdata", "read"]).await.printed(
+    harness.run(&["clusterdata", "read"]).await.assert_printed(
         "{\"formatVersion\":1,\"changeTime\":\"0001-01-01T00:00:00Z\",\"cluster\":{\"changeTime\":\"0001-01-01T00:00:00Z\",\
         \"spec\":{\"additionalWalSenders\":null,\"additionalMasterReplicationSlots\":null,\"initMode\":\"new\",\"pgHBA\":null,\
         \"automaticPgRestart\":null},\"status\":{}},\"keepers\":null,\"dbs\":null,\"proxy\":null}\n",
@@ -32,7 +32,7 @@ async fn read_prints_the_stored_bytes() {
 #[tokio::test]
 async fn data_that_cannot_be_used_is_an_error_for_every_reader() {
     // cli 6.2, cli 18.17, store 10.8
-    let bench = Bench::start().await;
+    let harness = CtlHarness::start().await;
     for (data, words) in [
         ("null", "no cluster data"),
         ("garbage", "cannot get cluster data"),
@@ -49,7 +49,7 @@ async fn data_that_cannot_be_used_is_an_error_for_every_reader() {
             "clusterdata validation failed: initMode undefined",
         ),
     ] {
-        bench.put(data).await;
+        harness.put(data).await;
         for args in [
             &["clusterdata", "read"][..],
             &["spec"],
@@ -57,71 +57,75 @@ async fn data_that_cannot_be_used_is_an_error_for_every_reader() {
             &["failkeeper", "k"],
             &["removekeeper", "k"],
         ] {
-            bench.run(args).await.failed_with(words);
+            harness.run(args).await.assert_failed_with(words);
         }
-        bench.run(&["update", "-p", "{}"]).await.failed_with(words);
-        assert_eq!(bench.get().await.as_deref(), Some(data));
+        harness.run(&["update", "-p", "{}"]).await.assert_failed_with(words);
+        assert_eq!(harness.get().await.as_deref(), Some(data));
     }
 }
 
 #[tokio::test]
 async fn write_takes_a_document_and_stores_it_normalised() {
-    let bench = Bench::start().await;
+    let harness = CtlHarness::start().await;
     let spaced = CLUSTER.replace(',', " ,\n ");
-    bench
+    harness
         .run_with(&["clusterdata", "write"], spaced.as_bytes())
         .await
-        .printed(WROTE);
-    assert_eq!(bench.get().await.as_deref(), Some(CLUSTER));
-    bench.put("null").await;
-    bench
+        .assert_printed(WROTE);
+    assert_eq!(harness.get().await.as_deref(), Some(CLUSTER));
+    harness.put("null").await;
+    harness
         .run_with(&["clusterdata", "write", "-f", "-"], CLUSTER.as_bytes())
         .await
-        .printed(WROTE);
+        .assert_printed(WROTE);
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), CLUSTER).unwrap();
-    bench
+    harness
         .run(&["clusterdata", "write", "-y", "-f", file.path().to_str().unwrap()])
         .await
-        .printed(&format!("WARNING: The current cluster data will be removed\n{WROTE}"));
-    assert_eq!(bench.get().await.as_deref(), Some(CLUSTER));
+        .assert_printed(&format!("WARNING: The current cluster data will be removed\n{WROTE}"));
+    assert_eq!(harness.get().await.as_deref(), Some(CLUSTER));
 }
 
 /// A backup may be older than the rules, and the only one.
 #[tokio::test]
 async fn write_takes_a_spec_that_keepers_take_in_part_only_with_a_warning() {
-    let bench = Bench::start().await;
+    let harness = CtlHarness::start().await;
     let bad = r#""pgParameters":{"data_directory":"/tmp/x"},"pgHBA":["hosst x"]"#;
     let data = CLUSTER.replacen(r#""pgHBA":null"#, bad, 1);
-    let ran = bench.run_with(&["clusterdata", "write"], data.as_bytes()).await;
-    assert_eq!((ran.status, ran.stdout.trim_end()), (0, WROTE.trim_end()), "{ran:?}");
+    let output = harness.run_with(&["clusterdata", "write"], data.as_bytes()).await;
+    assert_eq!(
+        (output.status, output.stdout.trim_end()),
+        (0, WROTE.trim_end()),
+        "{output:?}"
+    );
     for words in ["\"data_directory\"", "\"hosst x\""] {
         let warned = |line: &str| line.starts_with("WARNING: keepers leave out") && line.contains(words);
-        assert!(ran.stderr.lines().any(warned), "{words}: {ran:?}");
+        assert!(output.stderr.lines().any(warned), "{words}: {output:?}");
     }
-    assert_eq!(bench.get().await, Some(data));
+    assert_eq!(harness.get().await, Some(data));
 }
 
 #[tokio::test]
 async fn write_does_not_touch_what_is_there_without_being_told_to() {
-    let bench = Bench::with(CLUSTER).await;
-    let ran = bench.run_with(&["clusterdata", "write"], CLUSTER.as_bytes()).await;
+    let harness = CtlHarness::with(CLUSTER).await;
+    let output = harness.run_with(&["clusterdata", "write"], CLUSTER.as_bytes()).await;
     assert_eq!(
-        ran.stderr,
+        output.stderr,
         "WARNING: cluster data already available use --yes to override\n"
     );
-    assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
-    bench.put("garbage").await;
-    bench
+    assert_eq!((output.status, output.stdout.as_str()), (1, ""));
+    harness.put("garbage").await;
+    harness
         .run_with(&["clusterdata", "write", "--yes"], CLUSTER.as_bytes())
         .await
-        .failed_with("cannot get cluster data");
-    assert_eq!(bench.get().await.as_deref(), Some("garbage"));
+        .assert_failed_with("cannot get cluster data");
+    assert_eq!(harness.get().await.as_deref(), Some("garbage"));
 }
 
 #[tokio::test]
 async fn write_refuses_what_is_no_document() {
-    let bench = Bench::start().await;
+    let harness = CtlHarness::start().await;
     for (text, line) in [
         ("", "invalid cluster data: unexpected end of JSON input\n"),
         (
@@ -129,29 +133,29 @@ async fn write_refuses_what_is_no_document() {
             "invalid cluster data: invalid character 'a' looking for beginning of object key string\n",
         ),
     ] {
-        let ran = bench.run_with(&["clusterdata", "write"], text.as_bytes()).await;
-        assert_eq!((ran.status, ran.stderr.as_str()), (1, line));
+        let output = harness.run_with(&["clusterdata", "write"], text.as_bytes()).await;
+        assert_eq!((output.status, output.stderr.as_str()), (1, line));
     }
-    bench
+    harness
         .run_with(&["clusterdata", "write"], b"[]")
         .await
-        .failed_with("invalid cluster data: ");
-    bench
+        .assert_failed_with("invalid cluster data: ");
+    harness
         .run(&["clusterdata", "write", "-f", "/nonexistent/data"])
         .await
-        .failed_with("/nonexistent/data");
-    assert_eq!(bench.get().await, None);
+        .assert_failed_with("/nonexistent/data");
+    assert_eq!(harness.get().await, None);
 }
 
 #[tokio::test]
 async fn write_warns_of_a_document_that_nobody_can_use() {
     // cli 13.2
-    let bench = Bench::start().await;
-    let ran = bench.run_with(&["clusterdata", "write"], b"{}").await;
-    assert_eq!((ran.status, ran.stdout.as_str()), (0, WROTE));
-    ran.said("cannot be used");
+    let harness = CtlHarness::start().await;
+    let output = harness.run_with(&["clusterdata", "write"], b"{}").await;
+    assert_eq!((output.status, output.stdout.as_str()), (0, WROTE));
+    output.assert_stderr_has("cannot be used");
     assert_eq!(
-        bench.get().await.as_deref(),
+        harness.get().await.as_deref(),
         Some(
             r#"{"formatVersion":0,"changeTime":"0001-01-01T00:00:00Z","cluster":null,"keepers":null,"dbs":null,"proxy":null}"#
         )

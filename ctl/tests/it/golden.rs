@@ -7,34 +7,34 @@ use std::path::PathBuf;
 use control::args::VERSION;
 use serde_json::Value;
 
-use crate::bench::{Bench, Ran};
+use crate::harness::{CommandOutput, CtlHarness};
 
 /// A recorded command with the revision of the store that it saw, and the cluster data that it wrote, if any.
-struct Step {
+struct RecordedStep {
     command: &'static str,
-    saw: i64,
+    at_revision: i64,
     wrote: Option<i64>,
 }
 
-const fn saw(saw: i64, command: &'static str) -> Step {
-    Step {
+const fn reads(saw: i64, command: &'static str) -> RecordedStep {
+    RecordedStep {
         command,
-        saw,
+        at_revision: saw,
         wrote: None,
     }
 }
 
-const fn wrote(revision: i64, command: &'static str) -> Step {
-    Step {
+const fn writes(revision: i64, command: &'static str) -> RecordedStep {
+    RecordedStep {
         command,
-        saw: revision - 1,
+        at_revision: revision - 1,
         wrote: Some(revision),
     }
 }
 
 /// What came of a recorded command.
 #[derive(Debug)]
-struct Recorded {
+struct RecordedRun {
     command: String,
     stdout: String,
     status: i32,
@@ -49,7 +49,7 @@ fn golden(name: &str) -> String {
 
 /// The commands of a scenario in order. After each output stands an empty line; standard error and the status follow
 /// in brackets.
-fn recorded(scenario: &str) -> Vec<Recorded> {
+fn recorded(scenario: &str) -> Vec<RecordedRun> {
     let text = golden(&format!("{scenario}.stolonctl.txt"));
     let runs = text.strip_prefix("$ stolonctl ").unwrap().split("\n$ stolonctl ");
     let parse = |run: &str| {
@@ -58,7 +58,7 @@ fn recorded(scenario: &str) -> Vec<Recorded> {
             .iter()
             .filter_map(|mark| rest.find(mark))
             .min();
-        Recorded {
+        RecordedRun {
             command: command.to_owned(),
             stdout: rest[..end.unwrap_or(rest.len())].to_owned(),
             status: i32::from(rest.contains("\n[exit 1]")),
@@ -75,8 +75,8 @@ fn arguments(command: &str) -> Vec<&str> {
     }
 }
 
-async fn replay(scenario: &str, steps: &[Step]) {
-    let bench = Bench::start().await;
+async fn replay(scenario: &str, steps: &[RecordedStep]) {
+    let harness = CtlHarness::start().await;
     let events: Vec<Value> = golden(&format!("{scenario}.store.jsonl"))
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -91,13 +91,13 @@ async fn replay(scenario: &str, steps: &[Step]) {
     for step in steps {
         while let Some(event) = events
             .get(played)
-            .filter(|event| event["revision"].as_i64().unwrap() <= step.saw)
+            .filter(|event| event["revision"].as_i64().unwrap() <= step.at_revision)
         {
             let key = event["key"].as_str().unwrap();
             match event["value"].as_str() {
-                Some(value) => drop(bench.store.put(key, value).await.unwrap()),
+                Some(value) => drop(harness.store.put(key, value).await.unwrap()),
                 None => drop(
-                    bench
+                    harness
                         .store
                         .commit(control::store::Txn::new().delete(key))
                         .await
@@ -107,58 +107,62 @@ async fn replay(scenario: &str, steps: &[Step]) {
             played += 1;
         }
         let expected = next.find(|run| run.command == step.command).unwrap();
-        let before = bench.get().await;
-        let ran = bench.run(&arguments(step.command)).await;
-        compare(&ran, expected);
+        let before = harness.get().await;
+        let output = harness.run(&arguments(step.command)).await;
+        compare(&output, expected);
         let after = step.wrote.map(value_at).or(before);
-        assert_eq!(bench.get().await, after, "{expected:?}");
+        assert_eq!(harness.get().await, after, "{expected:?}");
     }
 }
 
-/// Standard output but for the line ends after it, and the status; standard error by meaning: something is said
+/// Standard output but for the line ends after it, and the status; standard error by meaning: something is stderr
 /// exactly when something went wrong.
-fn compare(ran: &Ran, expected: &Recorded) {
+fn compare(output: &CommandOutput, expected: &RecordedRun) {
     assert_eq!(
-        ran.stdout.trim_end_matches('\n'),
+        output.stdout.trim_end_matches('\n'),
         expected.stdout.trim_end_matches('\n'),
         "{expected:?}"
     );
-    assert_eq!(ran.status, expected.status, "{expected:?} {ran:?}");
-    assert_eq!(ran.stderr.is_empty(), expected.status == 0, "{expected:?} {ran:?}");
+    assert_eq!(output.status, expected.status, "{expected:?} {output:?}");
+    assert_eq!(
+        output.stderr.is_empty(),
+        expected.status == 0,
+        "{expected:?} {output:?}"
+    );
 }
 
 #[tokio::test]
 async fn async_failover_prints_and_writes_what_the_reference_did() {
     const PATCH: &str = r#"update --patch {"pgParameters":{"work_mem":"8MB"},"pgHBA":["host all all 10.0.0.0/8 md5"]}"#;
     let steps = [
-        saw(0, "status"),
-        saw(0, "spec"),
-        saw(0, "clusterdata read"),
-        saw(2, "status"),
-        saw(2, "spec"),
-        saw(2, "spec --defaults"),
-        saw(2, "clusterdata read --pretty"),
-        saw(43, "status"),
-        saw(88, "status"),
-        saw(88, "clusterdata read --pretty"),
-        saw(143, "status"),
-        saw(191, "status"),
-        saw(227, "clusterdata read --pretty"),
-        wrote(234, "failkeeper k3"),
-        saw(264, "status"),
-        wrote(308, "removekeeper k2"),
-        saw(321, "status"),
-        saw(321, "removekeeper nosuch"),
-        saw(321, "removekeeper k1"),
-        saw(321, "failkeeper nosuch"),
-        wrote(324, PATCH),
-        saw(324, "spec"),
-        wrote(345, r#"update --patch {"pgParameters":null}"#),
-        saw(345, "spec"),
-        saw(345, r#"update {"initMode":"#),
-        saw(345, "update {}"),
-        saw(345, "spec"),
-        saw(345, "init"),
+        reads(0, "status"),
+        reads(0, "spec"),
+        reads(0, "clusterdata read"),
+        reads(2, "status"),
+        reads(2, "spec"),
+        reads(2, "spec --defaults"),
+        reads(2, "clusterdata read --pretty"),
+        reads(43, "status"),
+        reads(88, "status"),
+        reads(88, "clusterdata read --pretty"),
+        reads(143, "status"),
+        reads(191, "status"),
+        reads(227, "clusterdata read --pretty"),
+        writes(234, "failkeeper k3"),
+        reads(264, "status"),
+        writes(308, "removekeeper k2"),
+        reads(321, "status"),
+        reads(321, "removekeeper nosuch"),
+        reads(321, "removekeeper k1"),
+        reads(321, "failkeeper nosuch"),
+        writes(324, PATCH),
+        reads(324, "spec"),
+        writes(345, r#"update --patch {"pgParameters":null}"#),
+        reads(345, "spec"),
+        reads(345, r#"update {"initMode":"#),
+        reads(345, "update {}"),
+        reads(345, "spec"),
+        reads(345, "init"),
     ];
     replay("async-failover", &steps).await;
 }
@@ -166,16 +170,16 @@ async fn async_failover_prints_and_writes_what_the_reference_did() {
 #[tokio::test]
 async fn sync_prints_what_the_reference_did() {
     let steps = [
-        saw(99, "status"),
-        saw(111, "status -f json"),
-        saw(111, "clusterdata read --pretty"),
-        saw(111, "spec"),
-        saw(111, "spec --defaults"),
-        saw(166, "status"),
-        saw(240, "status"),
-        saw(293, "clusterdata read --pretty"),
-        saw(317, "status"),
-        saw(353, "clusterdata read --pretty"),
+        reads(99, "status"),
+        reads(111, "status -f json"),
+        reads(111, "clusterdata read --pretty"),
+        reads(111, "spec"),
+        reads(111, "spec --defaults"),
+        reads(166, "status"),
+        reads(240, "status"),
+        reads(293, "clusterdata read --pretty"),
+        reads(317, "status"),
+        reads(353, "clusterdata read --pretty"),
     ];
     replay("sync", &steps).await;
 }
@@ -183,17 +187,17 @@ async fn sync_prints_what_the_reference_did() {
 #[tokio::test]
 async fn standby_cluster_prints_what_the_reference_did() {
     let steps = [
-        saw(71, "status"),
-        saw(103, "clusterdata read --pretty"),
-        saw(115, "status"),
-        saw(135, "clusterdata read --pretty"),
-        saw(135, "spec"),
+        reads(71, "status"),
+        reads(103, "clusterdata read --pretty"),
+        reads(115, "status"),
+        reads(135, "clusterdata read --pretty"),
+        reads(135, "spec"),
     ];
     replay("standby-cluster", &steps).await;
 }
 
 #[tokio::test]
 async fn the_version_has_the_form_of_the_reference() {
-    let ran = crate::bench::stolonctl(&["version"], &[], b"").await;
-    ran.printed(&format!("stolonctl version {VERSION}\n"));
+    let output = crate::harness::stolonctl(&["version"], &[], b"").await;
+    output.assert_printed(&format!("stolonctl version {VERSION}\n"));
 }

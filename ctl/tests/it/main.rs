@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod arguments;
-mod bench;
 mod clusterdata;
 mod golden;
+mod harness;
 mod init;
 mod keepers;
 mod outputs;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 
-use crate::bench::{Bench, CLUSTER};
+use crate::harness::{CLUSTER, CtlHarness};
 
 /// The writing end of what nobody reads any more.
 fn unread() -> Stdio {
@@ -19,13 +19,13 @@ fn full() -> Stdio {
     File::options().write(true).open("/dev/full").unwrap().into()
 }
 
-async fn run(bench: &Bench, args: &[&str], stdout: Stdio, stderr: Stdio) -> Output {
+async fn run(harness: &CtlHarness, args: &[&str], stdout: Stdio, stderr: Stdio) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stolonctl"));
     command
         .args(args)
         .env_clear()
         .envs([("STOLONCTL_CLUSTER_NAME", "c"), ("STOLONCTL_STORE_BACKEND", "etcdv3")])
-        .env("STOLONCTL_STORE_ENDPOINTS", bench.etcd.endpoint())
+        .env("STOLONCTL_STORE_ENDPOINTS", harness.etcd.endpoint())
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(stderr);
@@ -36,7 +36,7 @@ async fn run(bench: &Bench, args: &[&str], stdout: Stdio, stderr: Stdio) -> Outp
 
 #[tokio::test]
 async fn a_reader_that_has_seen_enough_is_no_error() {
-    let bench = Bench::with(CLUSTER).await;
+    let harness = CtlHarness::with(CLUSTER).await;
     for args in [
         &["status"][..],
         &["status", "-fjson"],
@@ -49,15 +49,15 @@ async fn a_reader_that_has_seen_enough_is_no_error() {
         &["clusterdata"],
         &["init", "-y"],
     ] {
-        let ran = run(&bench, args, unread(), Stdio::piped()).await;
-        let said = String::from_utf8(ran.stderr).unwrap();
-        assert_eq!((ran.status.code(), said.as_str()), (Some(0), ""), "{args:?}");
+        let output = run(&harness, args, unread(), Stdio::piped()).await;
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{args:?}");
     }
 }
 
 #[tokio::test]
 async fn an_output_that_takes_nothing_is_named() {
-    let bench = Bench::with(CLUSTER).await;
+    let harness = CtlHarness::with(CLUSTER).await;
     for args in [
         &["status"][..],
         &["spec"],
@@ -66,16 +66,16 @@ async fn an_output_that_takes_nothing_is_named() {
         &["--help"],
         &[],
     ] {
-        let ran = run(&bench, args, full(), Stdio::piped()).await;
-        let said = String::from_utf8(ran.stderr).unwrap();
-        assert_eq!(ran.status.code(), Some(1), "{args:?}");
-        assert!(said.contains("write to standard output"), "{args:?} {said}");
+        let output = run(&harness, args, full(), Stdio::piped()).await;
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(stderr.contains("write to standard output"), "{args:?} {stderr}");
     }
 }
 
 #[tokio::test]
 async fn an_error_that_nobody_reads_is_an_error_all_the_same() {
-    let bench = Bench::start().await;
+    let harness = CtlHarness::start().await;
     for args in [
         &["status"][..],
         &["status", "--nonsense"],
@@ -83,9 +83,9 @@ async fn an_error_that_nobody_reads_is_an_error_all_the_same() {
         &["promote"],
     ] {
         for stderr in [unread(), full()] {
-            let ran = run(&bench, args, Stdio::piped(), stderr).await;
+            let output = run(&harness, args, Stdio::piped(), stderr).await;
             assert_eq!(
-                (ran.status.code(), ran.stdout.as_slice()),
+                (output.status.code(), output.stdout.as_slice()),
                 (Some(1), &b""[..]),
                 "{args:?}"
             );

@@ -1,39 +1,39 @@
 //! `update` (cli 8, cli 18.13). The races are in the program's own tests.
 
-use crate::bench::{Bench, CLUSTER};
+use crate::harness::{CLUSTER, CtlHarness};
 
 #[tokio::test]
 async fn a_patch_changes_what_it_names_and_nothing_else() {
-    let bench = Bench::with(CLUSTER).await;
-    bench
+    let harness = CtlHarness::with(CLUSTER).await;
+    harness
         .run(&["update", "-p", r#"{"failInterval":"9s"}"#])
         .await
-        .printed("");
+        .assert_printed("");
     let expected = CLUSTER.replace(
         r#""sleepInterval":"1s","#,
         r#""sleepInterval":"1s","failInterval":"9s","#,
     );
-    assert_eq!(bench.get().await, Some(expected.clone()));
-    bench
+    assert_eq!(harness.get().await, Some(expected.clone()));
+    harness
         .run_with(&["update", "-pf", "-"], br#"{"pgHBA":[]}"#)
         .await
-        .printed("");
+        .assert_printed("");
     let expected = expected.replacen(r#""pgHBA":null"#, r#""pgHBA":[]"#, 1);
-    assert_eq!(bench.get().await, Some(expected));
-    bench
+    assert_eq!(harness.get().await, Some(expected));
+    harness
         .run(&["update", r#"{"initMode":"new","sleepInterval":"1s"}"#])
         .await
-        .printed("");
-    assert_eq!(bench.get().await.as_deref(), Some(CLUSTER));
+        .assert_printed("");
+    assert_eq!(harness.get().await.as_deref(), Some(CLUSTER));
 }
 
 #[tokio::test]
 async fn a_patch_that_changes_nothing_still_writes() {
-    let bench = Bench::with(CLUSTER).await;
-    let key = bench.store.keys().cluster_data();
-    let before = bench.store.get(&key).await.unwrap().unwrap();
-    bench.run(&["update", "--patch", "null"]).await.printed("");
-    let after = bench.store.get(&key).await.unwrap().unwrap();
+    let harness = CtlHarness::with(CLUSTER).await;
+    let key = harness.store.keys().cluster_data();
+    let before = harness.store.get(&key).await.unwrap().unwrap();
+    harness.run(&["update", "--patch", "null"]).await.assert_printed("");
+    let after = harness.store.get(&key).await.unwrap().unwrap();
     assert_eq!(after.value, before.value);
     assert!(after.mod_revision > before.mod_revision);
 }
@@ -41,31 +41,31 @@ async fn a_patch_that_changes_nothing_still_writes() {
 #[tokio::test]
 async fn names_that_are_no_fields_are_told_and_ignored() {
     // data-model J-7
-    let bench = Bench::with(CLUSTER).await;
+    let harness = CtlHarness::with(CLUSTER).await;
     let whole = r#"{"initMode":"new","sleepInterval":"1s","sleepintervall":"2s"}"#;
     for args in [&["update", "-p", r#"{"maxStandby":1}"#][..], &["update", whole]] {
-        let ran = bench.run(args).await;
-        assert_eq!((ran.status, ran.stdout.as_str()), (0, ""), "{ran:?}");
+        let output = harness.run(args).await;
+        assert_eq!((output.status, output.stdout.as_str()), (0, ""), "{output:?}");
         let unknown = if args.len() == 3 {
             "\"maxStandby\""
         } else {
             "\"sleepintervall\""
         };
         assert!(
-            ran.stderr.starts_with("WARNING: ignored") && ran.stderr.contains(unknown),
-            "{ran:?}"
+            output.stderr.starts_with("WARNING: ignored") && output.stderr.contains(unknown),
+            "{output:?}"
         );
-        assert_eq!(bench.get().await.as_deref(), Some(CLUSTER));
+        assert_eq!(harness.get().await.as_deref(), Some(CLUSTER));
     }
     // directives of a patch are no names of fields
     let patch = r#"{"$patch":"replace","initMode":"new","sleepInterval":"1s"}"#;
-    let ran = bench.run(&["update", "-p", patch]).await;
-    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
+    let output = harness.run(&["update", "-p", patch]).await;
+    assert_eq!((output.status, output.stderr.as_str()), (0, ""));
 }
 
 #[tokio::test]
 async fn what_may_not_be_is_refused() {
-    let bench = Bench::with(CLUSTER).await;
+    let harness = CtlHarness::with(CLUSTER).await;
     for (args, words) in [
         (&["update"][..], "no cluster spec given"),
         (&["update", "{}", "-f", "x"], "only one"),
@@ -90,19 +90,19 @@ async fn what_may_not_be_is_refused() {
             "not supported yet",
         ),
     ] {
-        bench.run(args).await.failed_with(words);
+        harness.run(args).await.assert_failed_with(words);
     }
-    assert_eq!(bench.get().await.as_deref(), Some(CLUSTER));
+    assert_eq!(harness.get().await.as_deref(), Some(CLUSTER));
     for data in ["null", "garbage", r#"{"formatVersion":2}"#] {
-        bench.put(data).await;
-        assert_eq!(bench.run(&["update", "-p", "{}"]).await.status, 1);
-        assert_eq!(bench.get().await.as_deref(), Some(data));
+        harness.put(data).await;
+        assert_eq!(harness.run(&["update", "-p", "{}"]).await.status, 1);
+        assert_eq!(harness.get().await.as_deref(), Some(data));
     }
 }
 
 #[tokio::test]
 async fn text_that_no_server_may_be_given_is_refused_and_nothing_is_written() {
-    let bench = Bench::with(CLUSTER).await;
+    let harness = CtlHarness::with(CLUSTER).await;
     for (patch, words) in [
         (
             r#"{"pgHBA":["hosst all all 10.0.0.1/32 md5"]}"#,
@@ -132,10 +132,10 @@ async fn text_that_no_server_may_be_given_is_refused_and_nothing_is_written() {
         ),
         (r#"{"additionalMasterReplicationSlots":["a","a"]}"#, "given twice"),
     ] {
-        let ran = bench.run(&["update", "--patch", patch]).await;
-        assert_eq!(ran.status, 1, "{patch}: {ran:?}");
-        assert!(ran.stderr.contains(words), "{patch}: {ran:?}");
-        assert_eq!(bench.get().await.as_deref(), Some(CLUSTER), "{patch}");
+        let output = harness.run(&["update", "--patch", patch]).await;
+        assert_eq!(output.status, 1, "{patch}: {output:?}");
+        assert!(output.stderr.contains(words), "{patch}: {output:?}");
+        assert_eq!(harness.get().await.as_deref(), Some(CLUSTER), "{patch}");
     }
 }
 
@@ -143,18 +143,18 @@ async fn text_that_no_server_may_be_given_is_refused_and_nothing_is_written() {
 async fn what_is_stored_already_stops_no_other_change() {
     let bad = r#""pgParameters":{"bad name":"1","data_directory":"/tmp/x"},"pgHBA":["hosst x"]"#;
     let stored = CLUSTER.replacen(r#""pgHBA":null"#, bad, 1);
-    let bench = Bench::with(&stored).await;
-    let ran = bench.run(&["update", "--patch", r#"{"failInterval":"9s"}"#]).await;
-    assert_eq!(ran.status, 0, "{ran:?}");
+    let harness = CtlHarness::with(&stored).await;
+    let output = harness.run(&["update", "--patch", r#"{"failInterval":"9s"}"#]).await;
+    assert_eq!(output.status, 0, "{output:?}");
     for words in ["\"bad name\"", "\"data_directory\"", "\"hosst x\""] {
-        let warned = ran
+        let warned = output
             .stderr
             .lines()
             .any(|line| line.starts_with("WARNING: ") && line.contains(words));
-        assert!(warned, "{words}: {ran:?}");
+        assert!(warned, "{words}: {output:?}");
     }
     assert!(
-        bench.get().await.unwrap().contains(bad),
+        harness.get().await.unwrap().contains(bad),
         "the stored spec keeps its texts"
     );
 }
@@ -174,20 +174,22 @@ async fn a_stock_postgresql_conf_is_taken_with_a_warning_for_each_line_left_out(
         files += 1;
         let given = stolon_tests::conf::parameters(&text);
         assert!(given.len() > 200, "{path}: {} parameters", given.len());
-        let bench = Bench::with(CLUSTER).await;
+        let harness = CtlHarness::with(CLUSTER).await;
         let patch = serde_json::json!({ "pgParameters": given }).to_string();
-        let ran = bench
+        let output = harness
             .run_with(&["update", "--patch", "--file", "-"], patch.as_bytes())
             .await;
-        assert_eq!(ran.status, 0, "{path}: {ran:?}");
-        let spec: serde_json::Value = serde_json::from_str(&bench.get().await.unwrap()).unwrap();
+        assert_eq!(output.status, 0, "{path}: {output:?}");
+        let spec: serde_json::Value = serde_json::from_str(&harness.get().await.unwrap()).unwrap();
         let kept = spec["cluster"]["spec"]["pgParameters"].as_object().unwrap();
         for name in ["data_directory", "hba_file", "include_dir", "port", "primary_conninfo"] {
             assert!(given.contains_key(name) && !kept.contains_key(name), "{path}: {name}");
         }
         for name in given.keys() {
-            let warned = ran.stderr.contains(&format!("WARNING: left out parameter {name:?}: "));
-            assert_eq!(warned, !kept.contains_key(name), "{path}: {name}: {}", ran.stderr);
+            let warned = output
+                .stderr
+                .contains(&format!("WARNING: left out parameter {name:?}: "));
+            assert_eq!(warned, !kept.contains_key(name), "{path}: {name}: {}", output.stderr);
         }
         assert!(
             kept.contains_key("shared_buffers") && kept.contains_key("archive_command"),

@@ -15,21 +15,21 @@ const SOCKET_DIR: &str = "/tmp";
 /// segment. POSIX segments, whose names nobody could tell, are not among them with
 /// `dynamic_shared_memory_type = mmap`.
 #[derive(Debug, Default)]
-pub(super) struct Traces {
+pub(super) struct PgLeftovers {
     files: BTreeSet<PathBuf>,
     segments: BTreeSet<i32>,
 }
 
-impl Traces {
+impl PgLeftovers {
     /// Notes what the server of `pgdata` holds, when one runs there.
-    pub(super) fn note(&mut self, pgdata: &Path) {
+    pub(super) fn record(&mut self, pgdata: &Path) {
         // the lines of postmaster.pid: pid, directory, start, port, socket directory, address, "key id" of the
         // System V segment, status (src/include/utils/pidfile.h)
         let Ok(text) = fs::read_to_string(pgdata.join("postmaster.pid")) else {
             return;
         };
         let lines: Vec<&str> = text.lines().collect();
-        if postmaster(pgdata).is_none() {
+        if postmaster_pid(pgdata).is_none() {
             return;
         }
         if let Some(port) = lines.get(3) {
@@ -46,7 +46,7 @@ impl Traces {
     pub(super) fn remove(&self) {
         for file in &self.files {
             // whoever listens on that port meanwhile keeps its socket
-            if lock_owner(file).is_none_or(|pid| !lives(pid)) {
+            if lock_owner(file).is_none_or(|pid| !is_alive(pid)) {
                 // a server that stopped in order has removed it itself
                 let _ = fs::remove_file(file);
             }
@@ -63,7 +63,7 @@ impl Traces {
 }
 
 /// The process id of the server running on `pgdata`.
-pub(super) fn postmaster(pgdata: &Path) -> Option<u32> {
+pub(super) fn postmaster_pid(pgdata: &Path) -> Option<u32> {
     let text = fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
     let pid = text.lines().next()?.trim().parse().ok()?;
     let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
@@ -71,19 +71,19 @@ pub(super) fn postmaster(pgdata: &Path) -> Option<u32> {
 }
 
 /// The processes whose parent is `pid`.
-pub(super) fn children(pid: u32) -> Vec<u32> {
-    all()
+pub(super) fn child_pids(pid: u32) -> Vec<u32> {
+    all_pids()
         .into_iter()
-        .filter(|candidate| stat(*candidate).is_some_and(|(_, parent)| parent == pid))
+        .filter(|candidate| state_and_parent(*candidate).is_some_and(|(_, parent)| parent == pid))
         .collect()
 }
 
 /// The processes that work in `dir`, or were started with a path below it.
-pub(super) fn at_home_in(dir: &Path) -> Vec<u32> {
+pub(super) fn pids_using(dir: &Path) -> Vec<u32> {
     let text = dir.as_os_str().as_encoded_bytes();
-    all()
+    all_pids()
         .into_iter()
-        .filter(|pid| *pid != std::process::id() && lives(*pid))
+        .filter(|pid| *pid != std::process::id() && is_alive(*pid))
         .filter(|pid| {
             let proc = PathBuf::from(format!("/proc/{pid}"));
             fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
@@ -93,12 +93,12 @@ pub(super) fn at_home_in(dir: &Path) -> Vec<u32> {
 }
 
 /// Whether a process exists and is not merely waiting to be reaped.
-pub(super) fn lives(pid: u32) -> bool {
-    stat(pid).is_some_and(|(state, _)| state != 'Z')
+pub(super) fn is_alive(pid: u32) -> bool {
+    state_and_parent(pid).is_some_and(|(state, _)| state != 'Z')
 }
 
 /// Sends a signal to a process of ours, which may have ended meanwhile.
-pub(super) fn send(pid: u32, signal: Signal) {
+pub(super) fn send_signal(pid: u32, signal: Signal) {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return;
     };
@@ -117,7 +117,7 @@ fn lock_owner(socket_or_lock: &Path) -> Option<u32> {
     text.lines().next()?.trim().trim_start_matches('-').parse().ok()
 }
 
-fn all() -> Vec<u32> {
+fn all_pids() -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -127,7 +127,7 @@ fn all() -> Vec<u32> {
 }
 
 /// State letter and parent of a process (proc_pid_stat(5)); the name before them may hold anything.
-fn stat(pid: u32) -> Option<(char, u32)> {
+fn state_and_parent(pid: u32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))

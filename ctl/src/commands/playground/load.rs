@@ -11,39 +11,39 @@ use tokio_postgres::{Config, NoTls};
 use super::now;
 
 /// How long a connect or a commit may take before the client tries anew.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause between two tries to connect, so that a closed door is not hammered on.
-const KNOCK_EVERY: Duration = Duration::from_millis(10);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
 
-/// What the client met.
+/// What the client stats.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Met {
+pub(super) struct LoadStats {
     /// The rows whose commit was acknowledged: one run of numbers a connection.
     pub(super) acknowledged: Vec<RangeInclusive<i64>>,
     /// The longest time between two acknowledgements.
     pub(super) longest_gap: Duration,
     /// When the last commit was acknowledged.
-    pub(super) last: Option<Boottime>,
+    pub(super) last_commit: Option<Boottime>,
 }
 
 /// The running client; it stops when this is dropped.
 #[derive(Debug)]
 pub(super) struct Load {
-    met: Arc<Mutex<Met>>,
+    stats: Arc<Mutex<LoadStats>>,
     task: JoinHandle<()>,
 }
 
 impl Load {
     /// Starts inserting into the table `gap (id bigint)`.
     pub(super) fn start(config: Config) -> Self {
-        let met = Arc::new(Mutex::new(Met::default()));
-        let task = tokio::spawn(insert_for_ever(config, Arc::clone(&met)));
-        Self { met, task }
+        let stats = Arc::new(Mutex::new(LoadStats::default()));
+        let task = tokio::spawn(insert_rows(config, Arc::clone(&stats)));
+        Self { stats, task }
     }
 
-    /// What it has met so far.
-    pub(super) fn met(&self) -> Met {
-        self.met.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What it has stats so far.
+    pub(super) fn stats(&self) -> LoadStats {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -53,10 +53,10 @@ impl Drop for Load {
     }
 }
 
-async fn insert_for_ever(config: Config, met: Arc<Mutex<Met>>) {
+async fn insert_rows(config: Config, stats: Arc<Mutex<LoadStats>>) {
     let mut id = 0_i64;
     loop {
-        if let Ok(Ok((client, connection))) = tokio::time::timeout(PATIENCE, config.connect(NoTls)).await {
+        if let Ok(Ok((client, connection))) = tokio::time::timeout(REQUEST_TIMEOUT, config.connect(NoTls)).await {
             // its error is the client's, too
             let connection = tokio::spawn(async { drop(connection.await) });
             // a number is never tried twice: an unacknowledged commit may have happened
@@ -64,26 +64,26 @@ async fn insert_for_ever(config: Config, met: Arc<Mutex<Met>>) {
                 id += 1;
                 let sql = format!("insert into gap values ({id})");
                 if !matches!(
-                    tokio::time::timeout(PATIENCE, client.batch_execute(&sql)).await,
+                    tokio::time::timeout(REQUEST_TIMEOUT, client.batch_execute(&sql)).await,
                     Ok(Ok(()))
                 ) {
                     break;
                 }
-                note(&met, id, now());
+                record_commit(&stats, id, now());
             }
             connection.abort();
         }
-        tokio::time::sleep(KNOCK_EVERY).await;
+        tokio::time::sleep(RECONNECT_PAUSE).await;
     }
 }
 
-fn note(met: &Mutex<Met>, id: i64, now: Boottime) {
-    let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
-    let gap = met.last.map(|last| now.since(last)).unwrap_or_default();
-    met.longest_gap = met.longest_gap.max(gap);
-    met.last = Some(now);
-    match met.acknowledged.last_mut() {
+fn record_commit(stats: &Mutex<LoadStats>, id: i64, now: Boottime) {
+    let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
+    let gap = stats.last_commit.map(|last| now.since(last)).unwrap_or_default();
+    stats.longest_gap = stats.longest_gap.max(gap);
+    stats.last_commit = Some(now);
+    match stats.acknowledged.last_mut() {
         Some(run) if *run.end() + 1 == id => *run = *run.start()..=id,
-        _ => met.acknowledged.push(id..=id),
+        _ => stats.acknowledged.push(id..=id),
     }
 }

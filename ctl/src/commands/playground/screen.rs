@@ -10,17 +10,17 @@ use control::clock::Boottime;
 #[derive(Debug)]
 pub(super) struct Screen {
     terminal: bool,
-    step: Option<Step>,
+    step: Option<ProgressLine>,
     /// Lines of the live status that stand above the cursor.
-    drawn: usize,
+    status_lines: usize,
 }
 
 #[derive(Debug)]
-struct Step {
+struct ProgressLine {
     text: String,
-    since: Boottime,
+    started: Boottime,
     /// Whole seconds already shown as passing.
-    shown: u64,
+    shown_seconds: u64,
 }
 
 impl Screen {
@@ -29,7 +29,7 @@ impl Screen {
         Self {
             terminal: std::io::stdout().is_terminal(),
             step: None,
-            drawn: 0,
+            status_lines: 0,
         }
     }
 
@@ -39,19 +39,19 @@ impl Screen {
     }
 
     /// Prints a line that is not a step.
-    pub(super) fn say(&self, text: &str) {
+    pub(super) fn print(&self, text: &str) {
         self.write(&format!("{text}\n"));
     }
 
     /// A step begins: its text stands there until it is done.
-    pub(super) fn begin(&mut self, text: impl Into<String>, now: Boottime) {
-        let step = Step {
+    pub(super) fn begin_step(&mut self, text: impl Into<String>, now: Boottime) {
+        let step = ProgressLine {
             text: text.into(),
-            since: now,
-            shown: 0,
+            started: now,
+            shown_seconds: 0,
         };
         self.write(&if self.terminal {
-            running(&step, 0)
+            progress_text(&step, 0)
         } else {
             format!("{} ", step.text)
         });
@@ -59,13 +59,13 @@ impl Screen {
     }
 
     /// Time passes within a step: to be called a few times a second.
-    pub(super) fn tick(&mut self, now: Boottime) {
+    pub(super) fn update_step(&mut self, now: Boottime) {
         let Some(step) = &mut self.step else { return };
-        let seconds = now.since(step.since).as_secs();
-        if seconds > step.shown {
-            step.shown = seconds;
+        let seconds = now.since(step.started).as_secs();
+        if seconds > step.shown_seconds {
+            step.shown_seconds = seconds;
             let text = if self.terminal {
-                running(step, seconds)
+                progress_text(step, seconds)
             } else {
                 ".".to_owned()
             };
@@ -74,11 +74,11 @@ impl Screen {
     }
 
     /// The step is done; gives how long it took.
-    pub(super) fn done(&mut self, detail: &str, now: Boottime) -> Duration {
+    pub(super) fn finish_step(&mut self, detail: &str, now: Boottime) -> Duration {
         let Some(step) = self.step.take() else {
             return Duration::ZERO;
         };
-        let took = now.since(step.since);
+        let took = now.since(step.started);
         let detail = if detail.is_empty() {
             String::new()
         } else {
@@ -95,17 +95,17 @@ impl Screen {
     }
 
     /// The step has not been done: its line ends, for what is said next.
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn abandon_step(&mut self) {
         if self.step.take().is_some() {
             self.write("\n");
         }
     }
 
     /// Draws `lines` where the last ones drawn are. Only on a terminal.
-    pub(super) fn draw(&mut self, lines: &[String]) {
+    pub(super) fn redraw_status(&mut self, lines: &[String]) {
         let mut text = String::new();
-        if self.drawn > 0 {
-            text.push_str(&format!("\x1b[{}A", self.drawn));
+        if self.status_lines > 0 {
+            text.push_str(&format!("\x1b[{}A", self.status_lines));
         }
         let columns = columns();
         for line in lines {
@@ -113,7 +113,7 @@ impl Screen {
             text.push_str(&format!("\r\x1b[2K{fits}\n"));
         }
         text.push_str("\x1b[0J");
-        self.drawn = lines.len();
+        self.status_lines = lines.len();
         self.write(&text);
     }
 
@@ -125,7 +125,7 @@ impl Screen {
 }
 
 /// The line of a step that lasts, cut so that it can be written over.
-fn running(step: &Step, seconds: u64) -> String {
+fn progress_text(step: &ProgressLine, seconds: u64) -> String {
     let line = format!("[{seconds:5} …  ] {}", step.text);
     let fits: String = line.chars().take(columns()).collect();
     format!("\r\x1b[2K{fits}")

@@ -7,10 +7,10 @@ use control::model::Role;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::load::{Load, Met};
+use super::load::{Load, LoadStats};
+use super::local_cluster::LocalCluster;
 use super::now;
-use super::stage::Stage;
-use super::view::{KeeperView, look};
+use super::view::{KeeperView, read_view};
 
 /// Shorter intervals than the defaults, so that nobody waits 20 s for a dead master to be taken for dead; and what a
 /// killed server leaves is in its directory, not in /dev/shm, where nobody could tell whose it is.
@@ -19,83 +19,83 @@ const SPEC: &str = r#"{
     "proxyCheckInterval": "1s", "proxyTimeout": "3s", "pgParameters": {"dynamic_shared_memory_type": "mmap"}
 }"#;
 /// How long a step of the store, a sentinel or a proxy may take.
-const SOON: Duration = Duration::from_secs(30);
+const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a step may take in which PostgreSQL is initialised, copied, recovered or elected.
-const LATER: Duration = Duration::from_secs(120);
+const LONG_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long one statement may take.
-const STATEMENT: Duration = Duration::from_secs(5);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Starts etcd, initialises the cluster, starts two sentinels, a keeper and a proxy: clients are served then.
-pub(super) async fn open(stage: &mut Stage) -> anyhow::Result<()> {
-    let etcd = format!("etcd on port {}: the store", stage.ports.etcd);
-    stage.screen.begin(etcd, now());
-    stage.start_etcd()?;
-    stage
-        .until("etcd", SOON, async |stage| Ok(look(&stage.store).await?))
+pub(super) async fn start_cluster(cluster: &mut LocalCluster) -> anyhow::Result<()> {
+    let etcd = format!("etcd on port {}: the store", cluster.ports.etcd);
+    cluster.screen.begin_step(etcd, now());
+    cluster.start_etcd()?;
+    cluster
+        .wait_until("etcd", SHORT_TIMEOUT, async |cluster| read_view(&cluster.store).await)
         .await?;
-    stage.screen.done("", now());
+    cluster.screen.finish_step("", now());
 
-    stage.screen.begin(
+    cluster.screen.begin_step(
         "stolonctl init: a new cluster (failInterval 4s here, 20s by default)",
         now(),
     );
-    stage.stolonctl(&["init", "--yes", SPEC]).await?;
-    stage.screen.done("", now());
+    cluster.stolonctl(&["init", "--yes", SPEC]).await?;
+    cluster.screen.finish_step("", now());
 
-    stage
+    cluster
         .screen
-        .begin("two sentinels: one leads, the other stands by", now());
-    stage.start_sentinel("sentinel0")?;
-    stage.start_sentinel("sentinel1")?;
-    let leader = stage
-        .until("sentinel0", SOON, async |stage| {
-            let view = look(&stage.store).await?;
+        .begin_step("two sentinels: one leads, the other stands by", now());
+    cluster.start_sentinel("sentinel0")?;
+    cluster.start_sentinel("sentinel1")?;
+    let leader = cluster
+        .wait_until("sentinel0", SHORT_TIMEOUT, async |cluster| {
+            let view = read_view(&cluster.store).await?;
             ensure!(view.candidates == 2, "{} of 2 sentinels have applied", view.candidates);
             view.leader.context("no sentinel leads")
         })
         .await?;
-    stage.screen.done(&format!("{leader} leads"), now());
+    cluster.screen.finish_step(&format!("{leader} leads"), now());
 
-    stage.screen.begin(
+    cluster.screen.begin_step(
         "keeper postgres0: initialises PostgreSQL, becomes the first master",
         now(),
     );
-    stage.start_keeper(0)?;
-    settled(stage, "postgres0", Role::Master).await?;
-    stage.screen.done("", now());
+    cluster.start_keeper(0)?;
+    wait_for_role(cluster, "postgres0", Role::Master).await?;
+    cluster.screen.finish_step("", now());
 
     let proxy = format!(
         "proxy on port {}: clients reach the master through it",
-        stage.ports.proxy
+        cluster.ports.proxy
     );
-    stage.screen.begin(proxy, now());
-    stage.start_proxy()?;
-    let through = stage.connection(stage.ports.proxy);
-    stage
-        .until("proxy", SOON, async |_| execute(&through, "select 1").await)
+    cluster.screen.begin_step(proxy, now());
+    cluster.start_proxy()?;
+    let through = cluster.client_config(cluster.ports.proxy);
+    cluster
+        .wait_until("proxy", SHORT_TIMEOUT, async |_| execute(&through, "select 1").await)
         .await?;
-    stage.screen.done("", now());
+    cluster.screen.finish_step("", now());
     Ok(())
 }
 
 /// Starts the other two keepers and waits until they follow.
-pub(super) async fn add_standbys(stage: &mut Stage) -> anyhow::Result<()> {
-    stage
+pub(super) async fn add_standbys(cluster: &mut LocalCluster) -> anyhow::Result<()> {
+    cluster
         .screen
-        .begin("keepers postgres1 and postgres2: copy the master and follow it", now());
-    stage.start_keeper(1)?;
-    stage.start_keeper(2)?;
-    settled(stage, "postgres1", Role::Standby).await?;
-    settled(stage, "postgres2", Role::Standby).await?;
-    stage.screen.done("", now());
+        .begin_step("keepers postgres1 and postgres2: copy the master and follow it", now());
+    cluster.start_keeper(1)?;
+    cluster.start_keeper(2)?;
+    wait_for_role(cluster, "postgres1", Role::Standby).await?;
+    wait_for_role(cluster, "postgres2", Role::Standby).await?;
+    cluster.screen.finish_step("", now());
     Ok(())
 }
 
 /// A row through the proxy, standbys that have it, the death of the master, and life after it.
-pub(super) async fn perform(stage: &mut Stage) -> anyhow::Result<()> {
-    let through = stage.connection(stage.ports.proxy);
+pub(super) async fn run_steps(cluster: &mut LocalCluster) -> anyhow::Result<()> {
+    let through = cluster.client_config(cluster.ports.proxy);
 
-    stage.screen.begin(
+    cluster.screen.begin_step(
         "through the proxy: create table test, insert into test values (1, 'value1')",
         now(),
     );
@@ -105,90 +105,103 @@ pub(super) async fn perform(stage: &mut Stage) -> anyhow::Result<()> {
     )
     .await?;
     execute(&through, "insert into test values (1, 'value1')").await?;
-    stage.screen.done("", now());
+    cluster.screen.finish_step("", now());
 
-    add_standbys(stage).await?;
+    add_standbys(cluster).await?;
 
-    stage.screen.begin("the row on both standbys", now());
+    cluster.screen.begin_step("the row on both standbys", now());
     for (index, uid) in ["postgres1", "postgres2"].into_iter().enumerate() {
-        let standby = stage.connection(stage.ports.postgres[index + 1]);
-        stage.until(uid, SOON, async |_| has_the_row(&standby).await).await?;
+        let standby = cluster.client_config(cluster.ports.postgres[index + 1]);
+        cluster
+            .wait_until(uid, SHORT_TIMEOUT, async |_| check_row(&standby).await)
+            .await?;
     }
-    stage.screen.done("", now());
+    cluster.screen.finish_step("", now());
 
     execute(&through, "create table gap (id bigint primary key)").await?;
-    stage
+    cluster
         .screen
-        .begin("a client commits row after row through the proxy", now());
+        .begin_step("a client commits row after row through the proxy", now());
     let load = Load::start(through.clone());
-    let before = stage
-        .until("proxy", SOON, async |_| {
-            let met = load.met();
-            let rows = count(&met);
+    let before = cluster
+        .wait_until("proxy", SHORT_TIMEOUT, async |_| {
+            let stats = load.stats();
+            let rows = acknowledged_rows(&stats);
             ensure!(rows >= 200, "{rows} rows so far");
             Ok(rows)
         })
         .await?;
-    stage.screen.done(&format!("{before} rows"), now());
+    cluster.screen.finish_step(&format!("{before} rows"), now());
 
-    stage.screen.begin(
+    cluster.screen.begin_step(
         "SIGKILL: the master's keeper and every process of its PostgreSQL",
         now(),
     );
-    stage.kill_keeper("postgres0").await?;
-    stage.screen.done("", now());
+    cluster.kill_keeper("postgres0").await?;
+    cluster.screen.finish_step("", now());
 
-    stage.screen.begin("the sentinel notices and elects a standby", now());
-    let elected = stage
-        .until("sentinel0", LATER, async |stage| {
-            let master = look(&stage.store).await?.master.context("no master is elected")?;
+    cluster
+        .screen
+        .begin_step("the sentinel notices and elects a standby", now());
+    let elected = cluster
+        .wait_until("sentinel0", LONG_TIMEOUT, async |cluster| {
+            let master = read_view(&cluster.store)
+                .await?
+                .master
+                .context("no master is elected")?;
             ensure!(master != "postgres0", "postgres0 is still the master");
             Ok(master)
         })
         .await?;
-    stage.screen.done(&elected, now());
+    cluster.screen.finish_step(&elected, now());
 
     let text = format!("{elected} is promoted, the proxy sends clients to it");
-    stage.screen.begin(text, now());
-    let acknowledged = count(&load.met());
-    stage
-        .until(&elected, LATER, async |_| {
-            ensure!(count(&load.met()) > acknowledged + 50, "the client is not served");
+    cluster.screen.begin_step(text, now());
+    let acknowledged = acknowledged_rows(&load.stats());
+    cluster
+        .wait_until(&elected, LONG_TIMEOUT, async |_| {
+            ensure!(
+                acknowledged_rows(&load.stats()) > acknowledged + 50,
+                "the client is not served"
+            );
             Ok(())
         })
         .await?;
-    let met = load.met();
+    let stats = load.stats();
     drop(load);
-    let gap = met.longest_gap.as_secs_f64();
-    stage.screen.done(&format!("the client's gap was {gap:.1} s"), now());
+    let gap = stats.longest_gap.as_secs_f64();
+    cluster
+        .screen
+        .finish_step(&format!("the client's gap was {gap:.1} s"), now());
 
-    stage
+    cluster
         .screen
-        .begin("the row is still there, and the client's rows", now());
-    stage
-        .until("proxy", SOON, async |_| has_the_row(&through).await)
+        .begin_step("the row is still there, and the client's rows", now());
+    cluster
+        .wait_until("proxy", SHORT_TIMEOUT, async |_| check_row(&through).await)
         .await?;
-    let lost = lost_rows(&through, &met).await?;
-    stage
-        .screen
-        .done(&format!("{lost} of {} acknowledged ones are lost", count(&met)), now());
+    let lost = lost_rows(&through, &stats).await?;
+    cluster.screen.finish_step(
+        &format!("{lost} of {} acknowledged ones are lost", acknowledged_rows(&stats)),
+        now(),
+    );
 
-    stage
+    cluster
         .screen
-        .begin("keeper postgres0 starts again: the old master becomes a standby", now());
-    stage.start_keeper(0)?;
-    settled(stage, "postgres0", Role::Standby).await?;
-    let old_master = stage.connection(stage.ports.postgres[0]);
-    stage
-        .until("postgres0", SOON, async |_| has_the_row(&old_master).await)
+        .begin_step("keeper postgres0 starts again: the old master becomes a standby", now());
+    cluster.start_keeper(0)?;
+    wait_for_role(cluster, "postgres0", Role::Standby).await?;
+    let old_master = cluster.client_config(cluster.ports.postgres[0]);
+    cluster
+        .wait_until("postgres0", SHORT_TIMEOUT, async |_| check_row(&old_master).await)
         .await?;
-    stage.screen.done("with the row", now());
+    cluster.screen.finish_step("with the row", now());
     Ok(())
 }
 
 /// The cluster in a few lines, for somebody who watches.
-pub(super) async fn status(stage: &Stage) -> Vec<String> {
-    let view = match look(&stage.store).await {
+pub(super) async fn status_lines(cluster: &LocalCluster) -> Vec<String> {
+    let view = match read_view(&cluster.store).await {
         Ok(view) => view,
         Err(error) => return vec![format!("the store does not answer: {error:#}")],
     };
@@ -228,11 +241,11 @@ pub(super) async fn status(stage: &Stage) -> Vec<String> {
     lines
 }
 
-async fn settled(stage: &mut Stage, uid: &str, role: Role) -> anyhow::Result<()> {
-    stage
-        .until(uid, LATER, async |stage| {
-            let view = look(&stage.store).await?;
-            view.settled(uid, &role)
+async fn wait_for_role(cluster: &mut LocalCluster, uid: &str, role: Role) -> anyhow::Result<()> {
+    cluster
+        .wait_until(uid, LONG_TIMEOUT, async |cluster| {
+            let view = read_view(&cluster.store).await?;
+            view.converged_db(uid, &role)
                 .with_context(|| format!("{uid} is not a healthy {role}"))?;
             Ok(())
         })
@@ -242,16 +255,16 @@ async fn settled(stage: &mut Stage, uid: &str, role: Role) -> anyhow::Result<()>
 /// One connection, one statement.
 async fn execute(config: &Config, sql: &str) -> anyhow::Result<()> {
     let client = connect(config).await?;
-    tokio::time::timeout(STATEMENT, client.batch_execute(sql))
+    tokio::time::timeout(STATEMENT_TIMEOUT, client.batch_execute(sql))
         .await
         .context("no answer")?
         .context("execute")
 }
 
-async fn has_the_row(config: &Config) -> anyhow::Result<()> {
+async fn check_row(config: &Config) -> anyhow::Result<()> {
     let client = connect(config).await?;
     let query = client.query_one("select value from test where id = 1", &[]);
-    let row = tokio::time::timeout(STATEMENT, query)
+    let row = tokio::time::timeout(STATEMENT_TIMEOUT, query)
         .await
         .context("no answer")?
         .context("the row is not there")?;
@@ -262,25 +275,29 @@ async fn has_the_row(config: &Config) -> anyhow::Result<()> {
 
 async fn connect(config: &Config) -> anyhow::Result<Client> {
     let connect = config.connect(NoTls);
-    let (client, connection) = tokio::time::timeout(STATEMENT, connect).await.context("no answer")??;
+    let (client, connection) = tokio::time::timeout(STATEMENT_TIMEOUT, connect)
+        .await
+        .context("no answer")??;
     // it ends with the client, and its error is the client's, too
     tokio::spawn(async { drop(connection.await) });
     Ok(client)
 }
 
-fn count(met: &Met) -> i64 {
-    met.acknowledged.iter().map(|run| run.end() - run.start() + 1).sum()
+fn acknowledged_rows(stats: &LoadStats) -> i64 {
+    stats.acknowledged.iter().map(|run| run.end() - run.start() + 1).sum()
 }
 
 /// How many acknowledged rows are not in the table.
-async fn lost_rows(config: &Config, met: &Met) -> anyhow::Result<i64> {
+async fn lost_rows(config: &Config, stats: &LoadStats) -> anyhow::Result<i64> {
     let client = connect(config).await?;
     let mut lost = 0;
-    for run in &met.acknowledged {
+    for run in &stats.acknowledged {
         let (first, last) = (*run.start(), *run.end());
         let parameters: [&(dyn ToSql + Sync); 2] = [&first, &last];
         let query = client.query_one("select count(*) from gap where id between $1 and $2", &parameters);
-        let row = tokio::time::timeout(STATEMENT, query).await.context("no answer")??;
+        let row = tokio::time::timeout(STATEMENT_TIMEOUT, query)
+            .await
+            .context("no answer")??;
         lost += run.end() - run.start() + 1 - row.get::<_, i64>(0);
     }
     Ok(lost)

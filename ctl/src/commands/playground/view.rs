@@ -6,7 +6,7 @@ use control::store::Store;
 
 /// The cluster at one moment.
 #[derive(Debug, Default)]
-pub(super) struct View {
+pub(super) struct PlaygroundView {
     /// How many sentinels campaign; the first one leads.
     pub(super) candidates: usize,
     /// The leading sentinel.
@@ -38,9 +38,9 @@ pub(super) struct DbView {
     pub(super) follows: Option<String>,
 }
 
-impl View {
+impl PlaygroundView {
     /// The keeper of this uid, when its instance is healthy, has this role and is what the sentinel wants it to be.
-    pub(super) fn settled(&self, uid: &str, role: &Role) -> Option<&DbView> {
+    pub(super) fn converged_db(&self, uid: &str, role: &Role) -> Option<&DbView> {
         let keeper = self.keepers.iter().find(|keeper| keeper.uid == uid && keeper.healthy)?;
         keeper
             .db
@@ -50,16 +50,16 @@ impl View {
 }
 
 /// Reads the store.
-pub(super) async fn look(store: &Store) -> anyhow::Result<View> {
+pub(super) async fn read_view(store: &Store) -> anyhow::Result<PlaygroundView> {
     let keys = store.keys();
     let mut candidates = store.list(&keys.election()).await?;
     candidates.sort_by_key(|entry| entry.create_revision);
-    let mut view = View {
+    let mut view = PlaygroundView {
         candidates: candidates.len(),
         leader: candidates
             .first()
             .map(|entry| String::from_utf8_lossy(&entry.value).into_owned()),
-        ..View::default()
+        ..PlaygroundView::default()
     };
     let Some(entry) = store.get(&keys.cluster_data()).await? else {
         return Ok(view);

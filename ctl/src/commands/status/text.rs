@@ -2,14 +2,14 @@
 
 use control::model::Problem;
 
-use super::view::{Keeper, Status};
+use super::view::{KeeperRow, Status};
 
 /// Columns between two tab stops.
 const TAB: usize = 8;
 
 /// Whether a row ends with a tab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
+enum RowEnd {
     Tab,
     Plain,
 }
@@ -24,7 +24,7 @@ pub(super) fn render(status: &Status) -> String {
             .sentinels
             .iter()
             .map(|sentinel| vec![sentinel.uid.to_string(), sentinel.leader.to_string()]);
-        push_table(&mut out, &["ID", "LEADER"], rows, Ending::Plain);
+        push_table(&mut out, &["ID", "LEADER"], rows, RowEnd::Plain);
     }
     out.push_str("\n=== Active proxies ===\n\n");
     if status.proxies.is_empty() {
@@ -34,7 +34,7 @@ pub(super) fn render(status: &Status) -> String {
             &mut out,
             &["ID"],
             status.proxies.iter().map(|proxy| vec![proxy.uid.to_string()]),
-            Ending::Plain,
+            RowEnd::Plain,
         );
     }
     out.push_str("\n=== Keepers ===\n\n");
@@ -45,7 +45,7 @@ pub(super) fn render(status: &Status) -> String {
             &mut out,
             &KEEPER_COLUMNS,
             status.keepers.iter().map(keeper_row),
-            Ending::Tab,
+            RowEnd::Tab,
         );
     }
     push_master(&mut out, status);
@@ -63,7 +63,7 @@ const KEEPER_COLUMNS: [&str; 6] = [
     "PG CURRENTGENERATION",
 ];
 
-fn keeper_row(keeper: &Keeper) -> Vec<String> {
+fn keeper_row(keeper: &KeeperRow) -> Vec<String> {
     vec![
         keeper.uid.clone(),
         keeper.healthy.to_string(),
@@ -88,7 +88,7 @@ fn push_master(out: &mut String, status: &Status) {
     ));
     for branch in &status.tree {
         let mark = if branch.is_master { " (master)" } else { "" };
-        out.push_str(&format!("{}{}{mark}\n", branch.lead, branch.keeper_uid));
+        out.push_str(&format!("{}{}{mark}\n", branch.tree_prefix, branch.keeper_uid));
     }
 }
 
@@ -114,12 +114,12 @@ fn push_problems(out: &mut String, status: &Status) {
 
 /// Header and first row are laid out together, each later row alone: the reference flushes its table writer after each
 /// row, and scripts have learnt to live with that.
-fn push_table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<String>>, ending: Ending) {
+fn push_table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<String>>, ending: RowEnd) {
     let mut rows = rows;
     let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
     match rows.next() {
-        Some(first) => push_rows(out, &[(header, Ending::Plain), (first, ending)]),
-        None => push_rows(out, &[(header, Ending::Plain)]),
+        Some(first) => push_rows(out, &[(header, RowEnd::Plain), (first, ending)]),
+        None => push_rows(out, &[(header, RowEnd::Plain)]),
     }
     for row in rows {
         push_rows(out, &[(row, ending)]);
@@ -128,8 +128,8 @@ fn push_table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<
 
 /// Rows that share their columns. A cell that a tab follows reaches to the column's width: the longest such cell and a
 /// blank, rounded up to a tab stop.
-fn push_rows(out: &mut String, rows: &[(Vec<String>, Ending)]) {
-    let is_followed = |row: &(Vec<String>, Ending), column: usize| column + 1 < row.0.len() || row.1 == Ending::Tab;
+fn push_rows(out: &mut String, rows: &[(Vec<String>, RowEnd)]) {
+    let is_followed = |row: &(Vec<String>, RowEnd), column: usize| column + 1 < row.0.len() || row.1 == RowEnd::Tab;
     let length = |cell: &String| cell.chars().count();
     for row in rows {
         for (column, cell) in row.0.iter().enumerate() {

@@ -8,32 +8,32 @@ use serde::Serialize;
 /// The whole answer; its fields are those of the JSON form (cli 14.2).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Status {
-    pub(super) sentinels: Vec<Sentinel>,
-    pub(super) proxies: Vec<Proxy>,
-    pub(super) keepers: Vec<Keeper>,
-    pub(super) cluster: Cluster,
+    pub(super) sentinels: Vec<SentinelRow>,
+    pub(super) proxies: Vec<ProxyRow>,
+    pub(super) keepers: Vec<KeeperRow>,
+    pub(super) cluster: ClusterSummary,
     /// What keepers report that an operator has to fix; absent when there is nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) problems: Vec<KeeperProblem>,
     /// From the master down; only the text form has it.
     #[serde(skip)]
-    pub(super) tree: Vec<Branch>,
+    pub(super) tree: Vec<TreeRow>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Sentinel {
+pub(super) struct SentinelRow {
     pub(super) uid: SentinelUid,
     pub(super) leader: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Proxy {
+pub(super) struct ProxyRow {
     pub(super) uid: ProxyUid,
     pub(super) generation: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Keeper {
+pub(super) struct KeeperRow {
     pub(super) uid: String,
     pub(super) listen_address: String,
     pub(super) healthy: bool,
@@ -43,7 +43,7 @@ pub(super) struct Keeper {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Cluster {
+pub(super) struct ClusterSummary {
     pub(super) available: bool,
     /// Empty without a master, and when the document does not hold its db.
     pub(super) master_keeper_uid: String,
@@ -64,23 +64,23 @@ pub(super) struct KeeperProblem {
 
 /// One db of the tree with all before its name: a line of the text form.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Branch {
+pub(super) struct TreeRow {
     /// What stands in front of the keeper's uid.
-    pub(super) lead: String,
+    pub(super) tree_prefix: String,
     pub(super) keeper_uid: String,
     pub(super) is_master: bool,
 }
 
 /// Puts together what is shown (cli 14.1). What a broken document names but does not hold is shown as missing.
-pub(super) fn view(
+pub(super) fn build(
     leader: Option<&str>,
     sentinels: Vec<SentinelInfo>,
     proxies: Vec<ProxyInfo>,
     data: &ClusterData,
 ) -> Status {
-    let mut sentinels: Vec<Sentinel> = sentinels
+    let mut sentinels: Vec<SentinelRow> = sentinels
         .into_iter()
-        .map(|info| Sentinel {
+        .map(|info| SentinelRow {
             leader: leader == Some(info.uid.as_str()),
             uid: info.uid,
         })
@@ -96,16 +96,16 @@ pub(super) fn view(
         sentinels,
         proxies: proxies
             .into_iter()
-            .map(|(uid, generation)| Proxy { uid, generation })
+            .map(|(uid, generation)| ProxyRow { uid, generation })
             .collect(),
-        keepers: keepers(data),
-        cluster: Cluster {
+        keepers: keeper_rows(data),
+        cluster: ClusterSummary {
             available: data.cluster.is_some() && data.dbs.is_some(),
             master_keeper_uid: master_keeper.unwrap_or_default(),
             master_db_uid: master.map(ToString::to_string).unwrap_or_default(),
         },
         problems: Vec::new(),
-        tree: tree(data),
+        tree: tree_rows(data),
     }
 }
 
@@ -130,7 +130,7 @@ pub(super) fn problems(infos: &[KeeperInfo], data: &ClusterData) -> Vec<KeeperPr
     problems
 }
 
-fn keepers(data: &ClusterData) -> Vec<Keeper> {
+fn keeper_rows(data: &ClusterData) -> Vec<KeeperRow> {
     let row = |(uid, keeper): (_, &control::model::Keeper)| {
         let db = data.db_of_keeper(uid).map(|(_, db)| db);
         let listen_address = match db {
@@ -138,7 +138,7 @@ fn keepers(data: &ClusterData) -> Vec<Keeper> {
             Some(db) if db.status.listen_address.is_empty() => "(unknown)".to_owned(),
             Some(db) => format!("{}:{}", db.status.listen_address, db.status.port),
         };
-        Keeper {
+        KeeperRow {
             uid: uid.to_string(),
             listen_address,
             healthy: keeper.status.healthy,
@@ -151,35 +151,35 @@ fn keepers(data: &ClusterData) -> Vec<Keeper> {
 }
 
 /// Followers of followers are drawn down to this level; no cluster is near it.
-const LEVELS_MAX: usize = 64;
+const TREE_LEVELS_MAX: usize = 64;
 
 /// The dbs from the master down, depth first, followers in stored order (cli 14.3).
 ///
 /// Each db once: only a broken document has one that several follow, or that follows itself, and all the ways through
 /// such a document may be more than anybody can wait for.
-fn tree(data: &ClusterData) -> Vec<Branch> {
+fn tree_rows(data: &ClusterData) -> Vec<TreeRow> {
     let mut branches = Vec::new();
     if let Some(master) = data.master_uid() {
-        grow(data, master, None, "", &mut BTreeSet::new(), 0, &mut branches);
+        push_subtree(data, master, None, "", &mut BTreeSet::new(), 0, &mut branches);
     }
     branches
 }
 
 /// `place` is whether this is the last of its parent's followers; nothing for the root. `drawn` are the dbs that the
 /// tree has already.
-fn grow<'a>(
+fn push_subtree<'a>(
     data: &'a ClusterData,
     uid: &'a DbUid,
     place: Option<bool>,
     prefix: &str,
     drawn: &mut BTreeSet<&'a DbUid>,
     level: usize,
-    branches: &mut Vec<Branch>,
+    branches: &mut Vec<TreeRow>,
 ) {
     let Some(db) = data.dbs().get(uid) else {
         return;
     };
-    if level > LEVELS_MAX || !drawn.insert(uid) {
+    if level > TREE_LEVELS_MAX || !drawn.insert(uid) {
         return;
     }
     let branch = match place {
@@ -187,8 +187,8 @@ fn grow<'a>(
         Some(true) => "└─",
         Some(false) => "├─",
     };
-    branches.push(Branch {
-        lead: format!("{prefix}{branch}"),
+    branches.push(TreeRow {
+        tree_prefix: format!("{prefix}{branch}"),
         keeper_uid: db.spec.keeper_uid.to_string(),
         is_master: data.master_uid() == Some(uid),
     });
@@ -200,7 +200,7 @@ fn grow<'a>(
     let followers = db.spec.followers.as_deref().unwrap_or_default();
     for (number, follower) in followers.iter().enumerate() {
         // "last" counts followers that do not exist, too
-        grow(
+        push_subtree(
             data,
             follower,
             Some(number + 1 == followers.len()),

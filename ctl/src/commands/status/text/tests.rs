@@ -1,6 +1,6 @@
 use control::model::{ClusterData, KeeperInfo, ProxyInfo, SentinelInfo, from_slice};
 
-use super::super::view::{Status, problems, view};
+use super::super::view::{Status, build, problems};
 use super::*;
 
 fn data(text: &str) -> ClusterData {
@@ -9,13 +9,13 @@ fn data(text: &str) -> ClusterData {
     ClusterData::parse(text.as_bytes()).unwrap().unwrap()
 }
 
-fn shown(data: &ClusterData) -> String {
-    render(&view(None, Vec::new(), Vec::new(), data))
+fn rendered(data: &ClusterData) -> String {
+    render(&build(None, Vec::new(), Vec::new(), data))
 }
 
 /// The lines of the tree.
 fn tree(dbs: &str) -> String {
-    let text = shown(&data(&format!(r#""dbs":{{{dbs}}}"#)));
+    let text = rendered(&data(&format!(r#""dbs":{{{dbs}}}"#)));
     text.split_once("===== Keepers/DB tree =====\n\n").unwrap().1.to_owned()
 }
 
@@ -45,7 +45,7 @@ fn the_complete_example_has_the_tabs_of_the_reference() {
         keeper02\ttrue\t10.20.0.12:5432\ttrue\t3\t3\t\n\n\
         === Cluster Info ===\n\nMaster Keeper: keeper01\n\n\
         ===== Keepers/DB tree =====\n\nkeeper01 (master)\n└─keeper02\n\n";
-    assert_eq!(render(&view(Some("12ab34cd"), sentinels, proxies, &data)), expected);
+    assert_eq!(render(&build(Some("12ab34cd"), sentinels, proxies, &data)), expected);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn an_empty_cluster_is_told_in_words() {
         .unwrap();
     let expected = "=== Active sentinels ===\n\nNo active sentinels\n\n=== Active proxies ===\n\nNo active proxies\n\n\
         === Keepers ===\n\nNo keepers available\n\nNo cluster available\n\n";
-    assert_eq!(shown(&data), expected);
+    assert_eq!(rendered(&data), expected);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn keepers_without_a_master_are_shown() {
         "keepers":{"a":{"status":{"healthy":true}},"b":{},"c":{}},
         "dbs":{"d2":{"generation":1,"spec":{"keeperUID":"b"}},
             "d3":{"generation":1,"spec":{"keeperUID":"c"},"status":{"listenAddress":"fe80::1","port":"5432"}}}}"#;
-    let text = shown(&ClusterData::parse(text.as_bytes()).unwrap().unwrap());
+    let text = rendered(&ClusterData::parse(text.as_bytes()).unwrap().unwrap());
     let (_, keepers) = text.split_once("=== Keepers ===\n\n").unwrap();
     assert_eq!(
         keepers,
@@ -86,7 +86,7 @@ fn long_cells_move_the_columns_of_the_first_two_lines_only() {
     let rows = rows
         .iter()
         .map(|row| row.iter().map(|cell| (*cell).to_owned()).collect());
-    push_table(&mut out, &["UID", "LAST"], rows, Ending::Tab);
+    push_table(&mut out, &["UID", "LAST"], rows, RowEnd::Tab);
     assert_eq!(
         out,
         "UID\t\tLAST\na_very_long_uid\tx\t\nb\ty\t\nanother_uid_that_is_long\tz\t\n"
@@ -117,8 +117,8 @@ fn the_tree_draws_inner_nodes_and_skips_missing_ones() {
 fn a_broken_document_is_shown_as_it_is() {
     // cli 18.22: no master db, no keeper of it, dbs that follow each other
     let missing = data(r#""keepers":{"k1":null},"dbs":{}"#);
-    assert!(shown(&missing).ends_with("\nMaster Keeper: (unknown)\n\n===== Keepers/DB tree =====\n\n\n"));
-    let status: Status = view(None, Vec::new(), Vec::new(), &missing);
+    assert!(rendered(&missing).ends_with("\nMaster Keeper: (unknown)\n\n===== Keepers/DB tree =====\n\n\n"));
+    let status: Status = build(None, Vec::new(), Vec::new(), &missing);
     assert_eq!(
         (
             status.cluster.master_db_uid.as_str(),
@@ -160,7 +160,7 @@ fn problems_stand_at_the_end_and_only_when_there_are_some() {
             {"uid":"a","problems":null},{"uid":"c","clusterUID":"other","problems":[{"kind":"k","text":"t"}]}]"#,
     )
     .unwrap();
-    let mut status = view(None, Vec::new(), Vec::new(), &data);
+    let mut status = build(None, Vec::new(), Vec::new(), &data);
     let without = render(&status);
     assert!(!without.contains("Problems"));
     status.problems = problems(&infos, &data);
@@ -183,7 +183,7 @@ fn what_a_keeper_reported_before_it_was_lost_is_marked() {
         br#"[{"uid":"b","problems":[{"kind":"x","text":"y"}]},{"uid":"a","problems":[{"kind":"x","text":"z"}]}]"#,
     )
     .unwrap();
-    let mut status = view(None, Vec::new(), Vec::new(), &data);
+    let mut status = build(None, Vec::new(), Vec::new(), &data);
     status.problems = problems(&infos, &data);
     let text = render(&status);
     assert!(

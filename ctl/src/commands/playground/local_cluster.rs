@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio_postgres::Config;
 
-use super::leftovers::{self, Traces};
+use super::leftovers::{self, PgLeftovers};
 use super::now;
 use super::screen::Screen;
 
@@ -25,13 +25,13 @@ pub(super) const CLUSTER: &str = "stolon-cluster";
 /// The superuser of its databases.
 pub(super) const SUPERUSER: &str = "postgres";
 /// How long a child may take to end in order.
-const ORDERLY: Duration = Duration::from_secs(8);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a killed one may take to be gone.
-const AT_ONCE: Duration = Duration::from_secs(4);
+const KILL_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often a condition is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How many lines of a log explain a failure.
-const TAIL: usize = 25;
+const LOG_TAIL_LINES: usize = 25;
 /// Below the kernel's range for outgoing connections, so that none of them takes a port before its server does.
 const FREE_PORTS: std::ops::Range<u16> = 20_000..32_000;
 
@@ -46,7 +46,7 @@ pub(super) struct Ports {
 
 impl Ports {
     /// Those of the walk-through.
-    pub(super) const USUAL: Self = Self {
+    pub(super) const WALK_THROUGH: Self = Self {
         etcd: 2379,
         etcd_peer: 2380,
         postgres: [5432, 5435, 5436],
@@ -72,7 +72,7 @@ impl Ports {
     }
 
     /// Errs with the port that somebody else listens on.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    pub(super) fn ensure_free(&self) -> anyhow::Result<()> {
         for port in [self.etcd, self.etcd_peer, self.proxy].into_iter().chain(self.postgres) {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port))
                 .with_context(|| format!("port {port} is in use: stop who listens there, or do not ask for it"))?;
@@ -81,49 +81,49 @@ impl Ports {
     }
 }
 
-/// Why a step failed, and whose log tells more.
+/// Why a step failed, and log_of log tells more.
 #[derive(Debug, thiserror::Error)]
-#[error("{why}")]
-pub(super) struct Failure {
-    why: String,
+#[error("{reason}")]
+pub(super) struct StepFailure {
+    reason: String,
     log: Option<PathBuf>,
 }
 
-impl Failure {
+impl StepFailure {
     /// The end of the log that tells more.
-    pub(super) fn explanation(&self) -> Option<String> {
+    pub(super) fn log_tail(&self) -> Option<String> {
         let log = self.log.as_ref()?;
         let text = String::from_utf8_lossy(&fs::read(log).ok()?).into_owned();
         let lines: Vec<&str> = text.lines().collect();
         let name = log.file_stem()?.to_string_lossy();
         Some(format!(
             "the end of what {name} said:\n  {}",
-            lines[lines.len().saturating_sub(TAIL)..].join("\n  ")
+            lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n  ")
         ))
     }
 }
 
 #[derive(Debug)]
-struct Actor {
+struct ChildProcess {
     child: Child,
     log: PathBuf,
 }
 
 /// The user whom the children run as when we are root: PostgreSQL refuses root, and so does the keeper.
 #[derive(Debug, Clone, Copy)]
-struct User {
+struct UnixUser {
     uid: u32,
     gid: u32,
 }
 
 /// The running cluster.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(super) struct LocalCluster {
     dir: TempDir,
-    programs: PathBuf,
-    user: Option<User>,
-    actors: BTreeMap<String, Actor>,
-    traces: Traces,
+    program_dir: PathBuf,
+    user: Option<UnixUser>,
+    children: BTreeMap<String, ChildProcess>,
+    leftovers: PgLeftovers,
     /// Which ports its servers have.
     pub(super) ports: Ports,
     /// Where its data are.
@@ -134,11 +134,11 @@ pub(super) struct Stage {
     pub(super) screen: Screen,
 }
 
-impl Stage {
+impl LocalCluster {
     /// Makes the directory and finds the programs; starts nothing.
-    pub(super) fn build(ports: Ports) -> anyhow::Result<Self> {
+    pub(super) fn prepare(ports: Ports) -> anyhow::Result<Self> {
         let user = if geteuid().is_root() {
-            Some(user_postgres()?)
+            Some(postgres_user()?)
         } else {
             None
         };
@@ -149,7 +149,7 @@ impl Stage {
             std::env::temp_dir()
         };
         let dir = TempDir::with_prefix_in("stolon-playground.", parent).context("make a temporary directory")?;
-        let beside_us = beside_us()?;
+        let beside_us = own_program_dir()?;
         let programs = if let Some(user) = user {
             fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).context("open the directory")?;
             let programs = dir.path().join("bin");
@@ -169,7 +169,7 @@ impl Stage {
             beside_us
         };
         fs::create_dir(dir.path().join("log")).context("make log/")?;
-        let (password, repl_password) = (random_text()?, random_text()?);
+        let (password, repl_password) = (random_password()?, random_password()?);
         for (name, secret) in [("su-password", &password), ("repl-password", &repl_password)] {
             let path = dir.path().join(name);
             fs::write(&path, secret)
@@ -189,10 +189,10 @@ impl Stage {
             .map_err(|faults| anyhow::anyhow!("the playground's own store options: {faults:?}"))?;
         Ok(Self {
             dir,
-            programs,
+            program_dir: programs,
             user,
-            actors: BTreeMap::new(),
-            traces: Traces::default(),
+            children: BTreeMap::new(),
+            leftovers: PgLeftovers::default(),
             ports,
             store: Store::connect(config),
             password,
@@ -257,16 +257,16 @@ impl Stage {
         let mut command = self.command("stolonctl");
         command.args(arguments);
         self.start("stolonctl", command)?;
-        let actor = self.actors.get_mut("stolonctl").context("it was just started")?;
-        let status = tokio::time::timeout(ORDERLY, actor.child.wait())
+        let process = self.children.get_mut("stolonctl").context("it was just started")?;
+        let status = tokio::time::timeout(SHUTDOWN_TIMEOUT, process.child.wait())
             .await
             .context("stolonctl takes too long")??;
-        let actor = self.actors.remove("stolonctl").context("it was just waited for")?;
+        let process = self.children.remove("stolonctl").context("it was just waited for")?;
         if !status.success() {
-            let why = format!("stolonctl {}: {status}", arguments.join(" "));
-            return Err(Failure {
-                why,
-                log: Some(actor.log),
+            let reason = format!("stolonctl {}: {status}", arguments.join(" "));
+            return Err(StepFailure {
+                reason,
+                log: Some(process.log),
             }
             .into());
         }
@@ -274,7 +274,7 @@ impl Stage {
     }
 
     /// Where a client connects: one server's port, or the proxy's.
-    pub(super) fn connection(&self, port: u16) -> Config {
+    pub(super) fn client_config(&self, port: u16) -> Config {
         let mut config = Config::new();
         config
             .host("127.0.0.1")
@@ -289,32 +289,32 @@ impl Stage {
     /// Kills a keeper and every process of its PostgreSQL, as a power cut would.
     pub(super) async fn kill_keeper(&mut self, uid: &str) -> anyhow::Result<()> {
         let pgdata = self.data_dir(uid).join("postgres");
-        self.traces.note(&pgdata);
-        let mut actor = self
-            .actors
+        self.leftovers.record(&pgdata);
+        let mut process = self
+            .children
             .remove(uid)
             .with_context(|| format!("keeper {uid} does not run"))?;
-        actor.child.start_kill().context("kill the keeper")?;
-        let postmaster = leftovers::postmaster(&pgdata);
+        process.child.start_kill().context("kill the keeper")?;
+        let postmaster = leftovers::postmaster_pid(&pgdata);
         let servers: Vec<u32> = postmaster
             .into_iter()
-            .chain(postmaster.map(leftovers::children).unwrap_or_default())
+            .chain(postmaster.map(leftovers::child_pids).unwrap_or_default())
             .collect();
         for pid in &servers {
-            leftovers::send(*pid, Signal::KILL);
+            leftovers::send_signal(*pid, Signal::KILL);
         }
-        actor.child.wait().await.context("wait for the killed keeper")?;
-        if !gone(&servers, AT_ONCE).await {
+        process.child.wait().await.context("wait for the killed keeper")?;
+        if !wait_until_gone(&servers, KILL_TIMEOUT).await {
             bail!("PostgreSQL of {uid} outlives SIGKILL");
         }
         Ok(())
     }
 
     /// Looks again and again until `probe` gives a value. Errs when `limit` has passed, with the last reason and the
-    /// log of `whose`, and at once when a child has ended.
-    pub(super) async fn until<T>(
+    /// log of `log_of`, and at once when a child has ended.
+    pub(super) async fn wait_until<T>(
         &mut self,
-        whose: &str,
+        log_of: &str,
         limit: Duration,
         mut probe: impl AsyncFnMut(&Self) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
@@ -327,25 +327,25 @@ impl Stage {
                 Err(_) => anyhow::anyhow!("no answer"),
             };
             if now().since(start) > limit {
-                let why = format!("not within {} s: {reason:#}", limit.as_secs());
-                return Err(Failure {
-                    why,
-                    log: self.actors.get(whose).map(|actor| actor.log.clone()),
+                let reason = format!("not within {} s: {reason:#}", limit.as_secs());
+                return Err(StepFailure {
+                    reason,
+                    log: self.children.get(log_of).map(|process| process.log.clone()),
                 }
                 .into());
             }
-            self.screen.tick(now());
-            tokio::time::sleep(LOOK_EVERY).await;
+            self.screen.update_step(now());
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Errs when one of the children has ended, which none does by itself.
     pub(super) fn check_children(&mut self) -> anyhow::Result<()> {
-        for (name, actor) in &mut self.actors {
-            if let Some(status) = actor.child.try_wait().with_context(|| format!("ask after {name}"))? {
-                return Err(Failure {
-                    why: format!("{name} has ended: {status}"),
-                    log: Some(actor.log.clone()),
+        for (name, process) in &mut self.children {
+            if let Some(status) = process.child.try_wait().with_context(|| format!("ask after {name}"))? {
+                return Err(StepFailure {
+                    reason: format!("{name} has ended: {status}"),
+                    log: Some(process.log.clone()),
                 }
                 .into());
             }
@@ -355,44 +355,46 @@ impl Stage {
 
     /// Ends everything and removes everything. Whatever fails, it goes on with the rest; then it errs with what is
     /// still there.
-    pub(super) async fn clear(mut self) -> anyhow::Result<()> {
+    pub(super) async fn shut_down(mut self) -> anyhow::Result<()> {
         for uid in (0..3).map(|index| format!("postgres{index}")) {
-            self.traces.note(&self.data_dir(&uid).join("postgres"));
+            self.leftovers.record(&self.data_dir(&uid).join("postgres"));
         }
         // in order: who decides, who carries, who serves; the store last, since all of them speak with it
-        let etcd = self.actors.remove("etcd");
-        for actor in self.actors.values() {
-            actor
+        let etcd = self.children.remove("etcd");
+        for process in self.children.values() {
+            process
                 .child
                 .id()
                 .into_iter()
-                .for_each(|pid| leftovers::send(pid, Signal::TERM));
+                .for_each(|pid| leftovers::send_signal(pid, Signal::TERM));
         }
-        let mut actors: Vec<Actor> = std::mem::take(&mut self.actors).into_values().collect();
-        wait_all(&mut actors, ORDERLY).await;
+        let mut children: Vec<ChildProcess> = std::mem::take(&mut self.children).into_values().collect();
+        wait_for_exit(&mut children, SHUTDOWN_TIMEOUT).await;
         if let Some(etcd) = etcd {
             etcd.child
                 .id()
                 .into_iter()
-                .for_each(|pid| leftovers::send(pid, Signal::TERM));
-            actors.push(etcd);
-            wait_all(&mut actors[..], AT_ONCE).await;
+                .for_each(|pid| leftovers::send_signal(pid, Signal::TERM));
+            children.push(etcd);
+            wait_for_exit(&mut children[..], KILL_TIMEOUT).await;
         }
         // a server that nobody looks after, since its keeper was killed: SIGQUIT lets it remove what it holds
         let servers: Vec<u32> = (0..3)
-            .filter_map(|index| leftovers::postmaster(&self.data_dir(&format!("postgres{index}")).join("postgres")))
+            .filter_map(|index| leftovers::postmaster_pid(&self.data_dir(&format!("postgres{index}")).join("postgres")))
             .collect();
-        servers.iter().for_each(|pid| leftovers::send(*pid, Signal::QUIT));
-        gone(&servers, AT_ONCE).await;
-        let left = leftovers::at_home_in(self.dir.path());
-        left.iter().for_each(|pid| leftovers::send(*pid, Signal::KILL));
-        for actor in &mut actors {
+        servers
+            .iter()
+            .for_each(|pid| leftovers::send_signal(*pid, Signal::QUIT));
+        wait_until_gone(&servers, KILL_TIMEOUT).await;
+        let left = leftovers::pids_using(self.dir.path());
+        left.iter().for_each(|pid| leftovers::send_signal(*pid, Signal::KILL));
+        for process in &mut children {
             // it may have ended by now
-            let _ = actor.child.start_kill();
+            let _ = process.child.start_kill();
         }
-        wait_all(&mut actors, AT_ONCE).await;
-        let all_gone = gone(&left, AT_ONCE).await;
-        self.traces.remove();
+        wait_for_exit(&mut children, KILL_TIMEOUT).await;
+        let all_gone = wait_until_gone(&left, KILL_TIMEOUT).await;
+        self.leftovers.remove();
         let path = self.dir.path().to_owned();
         self.dir.close().with_context(|| format!("remove {}", path.display()))?;
         if !all_gone {
@@ -407,7 +409,7 @@ impl Stage {
 
     /// One of our programs with the options that all of them have.
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.programs.join(program));
+        let mut command = Command::new(self.program_dir.join(program));
         command
             .arg(format!("--cluster-name={CLUSTER}"))
             .arg("--store-backend=etcdv3")
@@ -446,7 +448,7 @@ impl Stage {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {}", command.as_std().get_program().to_string_lossy()))?;
-        self.actors.insert(name.to_owned(), Actor { child, log });
+        self.children.insert(name.to_owned(), ChildProcess { child, log });
         Ok(())
     }
 }
@@ -454,7 +456,7 @@ impl Stage {
 const PROGRAMS: [&str; 4] = ["stolonctl", "stolon-sentinel", "stolon-keeper", "stolon-proxy"];
 
 /// The directory of our own executable, links resolved, in which the other programs are, too.
-fn beside_us() -> anyhow::Result<PathBuf> {
+fn own_program_dir() -> anyhow::Result<PathBuf> {
     let me = std::env::current_exe().context("find our own executable")?;
     let dir = me.parent().context("our own executable is in no directory")?;
     for name in PROGRAMS {
@@ -468,11 +470,11 @@ fn beside_us() -> anyhow::Result<PathBuf> {
     Ok(dir.to_owned())
 }
 
-fn user_postgres() -> anyhow::Result<User> {
+fn postgres_user() -> anyhow::Result<UnixUser> {
     let passwd = fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
     let found = passwd.lines().find_map(|line| {
         let mut fields = line.strip_prefix("postgres:")?.split(':').skip(1);
-        Some(User {
+        Some(UnixUser {
             uid: fields.next()?.parse().ok()?,
             gid: fields.next()?.parse().ok()?,
         })
@@ -483,7 +485,7 @@ fn user_postgres() -> anyhow::Result<User> {
 }
 
 /// Sixteen random characters.
-fn random_text() -> anyhow::Result<String> {
+fn random_password() -> anyhow::Result<String> {
     use std::io::Read;
     let mut bytes = [0; 8];
     fs::File::open("/dev/urandom")
@@ -492,29 +494,29 @@ fn random_text() -> anyhow::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-async fn wait_all(actors: &mut [Actor], limit: Duration) {
+async fn wait_for_exit(children: &mut [ChildProcess], limit: Duration) {
     let start = now();
     while now().since(start) < limit {
         // an error to ask after a child is as good as its end
-        if actors
+        if children
             .iter_mut()
-            .all(|actor| !matches!(actor.child.try_wait(), Ok(None)))
+            .all(|process| !matches!(process.child.try_wait(), Ok(None)))
         {
             return;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn gone(pids: &[u32], limit: Duration) -> bool {
+async fn wait_until_gone(pids: &[u32], limit: Duration) -> bool {
     let start = now();
     loop {
-        if !pids.iter().any(|pid| leftovers::lives(*pid)) {
+        if !pids.iter().any(|pid| leftovers::is_alive(*pid)) {
             return true;
         }
         if now().since(start) > limit {
             return false;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

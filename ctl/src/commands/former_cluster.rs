@@ -7,36 +7,36 @@ use control::store::{Entry, Keys, Store, Target};
 
 /// What is there beside the cluster data.
 #[derive(Debug, Default)]
-pub(super) struct Former {
+pub(super) struct FormerCluster {
     keepers: FormerKeepers,
     /// The record of the last initialisation.
-    created: Option<Created>,
+    creation_record: Option<Created>,
 }
 
 /// Reads the infos of the keepers, and the record of the last initialisation.
-pub(super) async fn read(store: &Store) -> anyhow::Result<Former> {
+pub(super) async fn read(store: &Store) -> anyhow::Result<FormerCluster> {
     let keys = store.keys();
     let targets = [Target::Prefix(keys.keeper_infos()), Target::Key(keys.created())];
     let mut snapshot = store.snapshot(&targets).await.context("cannot get the keepers")?;
     let infos = snapshot.take(0);
-    Ok(Former::of(keys, &infos, snapshot.take_one(1).as_ref()))
+    Ok(FormerCluster::of(keys, &infos, snapshot.take_one(1).as_ref()))
 }
 
-impl Former {
+impl FormerCluster {
     /// What these infos and this record show.
     pub(super) fn of(keys: &Keys, infos: &[Entry], created: Option<&Entry>) -> Self {
         let prefix = keys.keeper_infos();
         Self {
             keepers: FormerKeepers::of(infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice()))),
             // What cannot be decoded proves nothing.
-            created: created.and_then(|entry| from_slice(&entry.value).ok()),
+            creation_record: created.and_then(|entry| from_slice(&entry.value).ok()),
         }
     }
 
     /// Why there are no cluster data and what to do. `stolonctl init` is only proposed alone where nothing shows that
     /// databases of a cluster exist.
-    pub(super) fn absence(&self) -> String {
-        let created = self.created.as_ref().map(|created| &created.cluster_uid);
+    pub(super) fn no_cluster_data_error(&self) -> String {
+        let created = self.creation_record.as_ref().map(|created| &created.cluster_uid);
         let created = created.filter(|uid| !uid.is_empty());
         match created {
             _ if !self.keepers.is_empty() => format!(
@@ -51,12 +51,12 @@ impl Former {
     }
 
     /// A clause that names the keepers, if there are any.
-    pub(super) fn clause(&self) -> String {
+    pub(super) fn keepers_clause(&self) -> String {
         self.keepers.clause()
     }
 
     /// What the operator has to know before the answer, if there are keepers with data.
-    pub(super) fn warning(&self) -> Option<String> {
+    pub(super) fn discard_warning(&self) -> Option<String> {
         (!self.keepers.is_empty()).then(|| {
             format!(
                 "WARNING: These keepers may hold databases, which will be discarded: {}",
@@ -66,11 +66,11 @@ impl Former {
     }
 
     /// The record of this initialisation, in the place of the clusters `replaced` and of those of the keepers.
-    pub(super) fn created(self, uid: ClusterUid, mut replaced: Vec<ClusterUid>) -> Created {
-        let last = self.created.as_ref().map(|created| created.cluster_uid.clone());
+    pub(super) fn into_creation_record(self, uid: ClusterUid, mut replaced: Vec<ClusterUid>) -> Created {
+        let last = self.creation_record.as_ref().map(|created| created.cluster_uid.clone());
         replaced.extend(self.keepers.clusters().cloned());
         replaced.extend(last);
-        Created::by_operator(uid, replaced, self.created)
+        Created::by_operator(uid, replaced, self.creation_record)
     }
 }
 
@@ -80,40 +80,40 @@ mod tests {
 
     #[test]
     fn keepers_that_are_there_are_named_and_given_up() {
-        let mut former = Former::default();
-        assert_eq!(former.warning(), None);
+        let mut former = FormerCluster::default();
+        assert_eq!(former.discard_warning(), None);
         former.keepers.add("k1", &"c1".into());
         former.keepers.add("k2", &"c2".into());
-        former.created = Some(Created::by_sentinel("c3".into()));
+        former.creation_record = Some(Created::by_sentinel("c3".into()));
         assert_eq!(
-            former.warning().unwrap(),
+            former.discard_warning().unwrap(),
             "WARNING: These keepers may hold databases, which will be discarded: k1 (cluster c1), k2 (cluster c2)"
         );
-        let created = former.created("c9".into(), vec!["c8".into()]);
+        let created = former.into_creation_record("c9".into(), vec!["c8".into()]);
         assert_eq!(created.gives_up, ["c8".into(), "c1".into(), "c2".into(), "c3".into()]);
     }
 
     #[test]
     fn initialising_is_proposed_alone_only_where_nothing_shows_a_cluster() {
-        let mut former = Former::default();
+        let mut former = FormerCluster::default();
         assert!(
             former
-                .absence()
+                .no_cluster_data_error()
                 .contains("initialise the cluster with `stolonctl init`")
         );
-        former.created = Some(Created::by_sentinel("c3".into()));
-        let text = former.absence();
+        former.creation_record = Some(Created::by_sentinel("c3".into()));
+        let text = former.no_cluster_data_error();
         assert!(
             text.contains("cluster c3 was created here: restore a backup with"),
             "{text}"
         );
         former.keepers.add_undecodable("k1");
-        let text = former.absence();
+        let text = former.no_cluster_data_error();
         assert!(
             text.contains("k1 (its info cannot be decoded): restore a backup with"),
             "{text}"
         );
-        for text in [text, former.absence()] {
+        for text in [text, former.no_cluster_data_error()] {
             assert!(!text.contains("initialise the cluster"), "{text}");
         }
     }

@@ -10,7 +10,7 @@ use super::*;
 const DATA: &str = r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"}}}"#;
 
 /// An etcd with a cluster, and somebody else who writes.
-struct Contest {
+struct WriteRace {
     etcd: Etcd,
     store: Store,
 }
@@ -29,8 +29,8 @@ fn connect_for(endpoint: &str, timeout: Duration) -> Store {
     Store::connect(StoreConfig::load(&options).unwrap())
 }
 
-impl Contest {
-    async fn begin() -> Self {
+impl WriteRace {
+    async fn start() -> Self {
         let etcd = Etcd::start().await;
         let store = connect(&etcd);
         store.put(&store.keys().cluster_data(), DATA).await.unwrap();
@@ -38,7 +38,7 @@ impl Contest {
     }
 
     /// Another program changes the phase, now: between a read of ours and the write.
-    fn somebody_writes(&self, phase: &str) {
+    fn write_from_elsewhere(&self, phase: &str) {
         std::thread::scope(|scope| {
             let write = async {
                 let store = connect(&self.etcd);
@@ -61,12 +61,12 @@ impl Contest {
     }
 
     /// A change of ours that loses the first `losses` races.
-    async fn change(&self, attempts: Attempts, losses: u32) -> (anyhow::Result<()>, u32) {
-        let tried = Cell::new(0);
+    async fn change(&self, attempts: WriteAttempts, losses: u32) -> (anyhow::Result<()>, u32) {
+        let tries = Cell::new(0);
         let outcome = change(&self.store, attempts, |checked| {
-            tried.set(tried.get() + 1);
-            if tried.get() <= losses {
-                self.somebody_writes(&format!("phase{}", tried.get()));
+            tries.set(tries.get() + 1);
+            if tries.get() <= losses {
+                self.write_from_elsewhere(&format!("phase{}", tries.get()));
             }
             let spec = checked
                 .data
@@ -78,7 +78,7 @@ impl Contest {
             Ok(())
         })
         .await;
-        (outcome, tried.get())
+        (outcome, tries.get())
     }
 
     async fn stored(&self) -> (Option<GoDuration>, Phase) {
@@ -94,61 +94,55 @@ impl Contest {
 #[tokio::test]
 async fn a_race_lost_once_is_run_again_and_both_changes_stay() {
     // cli 18.13, cli 18.15, store 10.7
-    for attempts in [Attempts::Three, Attempts::Ten] {
-        let contest = Contest::begin().await;
-        let (outcome, tried) = contest.change(attempts, 1).await;
+    for attempts in [WriteAttempts::Three, WriteAttempts::Ten] {
+        let race = WriteRace::start().await;
+        let (outcome, tries) = race.change(attempts, 1).await;
         outcome.unwrap();
-        assert_eq!(tried, 2);
-        assert_eq!(
-            contest.stored().await,
-            (Some(GoDuration::from_secs(9)), "phase1".into())
-        );
+        assert_eq!(tries, 2);
+        assert_eq!(race.stored().await, (Some(GoDuration::from_secs(9)), "phase1".into()));
     }
 }
 
 #[tokio::test]
 async fn the_last_race_lost_is_an_error_and_changes_nothing() {
     // cli 18.13: three for update; cli 18.15: ten for failkeeper and removekeeper
-    for (attempts, times) in [(Attempts::Three, 3), (Attempts::Ten, 10)] {
-        let contest = Contest::begin().await;
-        let (outcome, tried) = contest.change(attempts, u32::MAX).await;
-        assert_eq!(tried, times);
+    for (attempts, times) in [(WriteAttempts::Three, 3), (WriteAttempts::Ten, 10)] {
+        let race = WriteRace::start().await;
+        let (outcome, tries) = race.change(attempts, u32::MAX).await;
+        assert_eq!(tries, times);
         assert!(
             outcome
                 .unwrap_err()
                 .to_string()
                 .contains(&format!("failed after {times} retries"))
         );
-        assert_eq!(contest.stored().await, (None, format!("phase{times}").as_str().into()));
-        let contest = Contest::begin().await;
-        let (outcome, tried) = contest.change(attempts, times - 1).await;
+        assert_eq!(race.stored().await, (None, format!("phase{times}").as_str().into()));
+        let race = WriteRace::start().await;
+        let (outcome, tries) = race.change(attempts, times - 1).await;
         outcome.unwrap();
-        assert_eq!(tried, times);
+        assert_eq!(tries, times);
     }
 }
 
 #[tokio::test]
 async fn a_change_that_is_refused_writes_nothing() {
-    let contest = Contest::begin().await;
-    let before = contest.store.get(&contest.store.keys().cluster_data()).await.unwrap();
-    let outcome = change(&contest.store, Attempts::Three, |checked| {
+    let race = WriteRace::start().await;
+    let before = race.store.get(&race.store.keys().cluster_data()).await.unwrap();
+    let outcome = change(&race.store, WriteAttempts::Three, |checked| {
         checked.data.cluster = None;
         bail!("no")
     });
     assert_eq!(outcome.await.unwrap_err().to_string(), "no");
-    assert_eq!(
-        contest.store.get(&contest.store.keys().cluster_data()).await.unwrap(),
-        before
-    );
+    assert_eq!(race.store.get(&race.store.keys().cluster_data()).await.unwrap(), before);
 }
 
 #[tokio::test]
 async fn a_store_that_stops_answering_is_reported_by_the_request_that_met_it() {
     // cli 10.3: the limit of the command and that of its requests end together; which one is noticed first must not matter
-    let contest = Contest::begin().await;
-    let relay = TcpRelay::to(&contest.etcd.address()).await;
+    let race = WriteRace::start().await;
+    let relay = TcpRelay::to(&race.etcd.address()).await;
     let store = connect_for(&relay.endpoint(), Duration::from_secs(3));
-    let outcome = change(&store, Attempts::Ten, |_| {
+    let outcome = change(&store, WriteAttempts::Ten, |_| {
         relay.set(Direction::ToServer, NetworkCondition::Hold);
         Ok(())
     });

@@ -10,22 +10,22 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// No command takes longer, on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A valid document with two keepers, their dbs and a third keeper without one.
 pub(crate) const CLUSTER: &str = r#"{"formatVersion":1,"changeTime":"0001-01-01T00:00:00Z","cluster":{"uid":"5f0c1a9e","generation":1,"changeTime":"2024-05-06T07:05:12.4Z","spec":{"sleepInterval":"1s","additionalWalSenders":null,"additionalMasterReplicationSlots":null,"initMode":"new","pgHBA":null,"automaticPgRestart":null},"status":{"phase":"normal","master":"d1"}},"keepers":{"k1":{"uid":"k1","generation":1,"changeTime":"0001-01-01T00:00:00Z","spec":{},"status":{"healthy":true,"lastHealthyTime":"0001-01-01T00:00:00Z","postgresBinaryVersion":{"Maj":15,"Min":6}}},"k2":{"uid":"k2","generation":1,"changeTime":"0001-01-01T00:00:00Z","spec":{},"status":{"healthy":true,"lastHealthyTime":"0001-01-01T00:00:00Z","postgresBinaryVersion":{"Maj":15,"Min":6}}},"k3":{"uid":"k3","generation":1,"changeTime":"0001-01-01T00:00:00Z","spec":{},"status":{"healthy":true,"lastHealthyTime":"0001-01-01T00:00:00Z","postgresBinaryVersion":{"Maj":15,"Min":6}}}},"dbs":{"d1":{"uid":"d1","generation":2,"changeTime":"0001-01-01T00:00:00Z","spec":{"keeperUID":"k1","requestTimeout":"10s","additionalWalSenders":5,"additionalReplicationSlots":null,"pgHBA":null,"role":"master","followers":["d2"],"synchronousStandbys":null,"externalSynchronousStandbys":null},"status":{"synchronousStandbys":null}},"d2":{"uid":"d2","generation":2,"changeTime":"0001-01-01T00:00:00Z","spec":{"keeperUID":"k2","requestTimeout":"10s","additionalWalSenders":5,"additionalReplicationSlots":null,"pgHBA":null,"role":"standby","followers":[],"synchronousStandbys":null,"externalSynchronousStandbys":null},"status":{"synchronousStandbys":null}}},"proxy":{"changeTime":"0001-01-01T00:00:00Z","spec":{},"status":{}}}"#;
 
 /// What a run of the program left.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Ran {
+pub(crate) struct CommandOutput {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     pub(crate) status: i32,
 }
 
-impl Ran {
+impl CommandOutput {
     /// It succeeded, printed exactly this on standard output and nothing on standard error.
-    pub(crate) fn printed(&self, stdout: &str) {
+    pub(crate) fn assert_printed(&self, stdout: &str) {
         assert_eq!(
             (self.stdout.as_str(), self.stderr.as_str(), self.status),
             (stdout, "", 0)
@@ -33,20 +33,20 @@ impl Ran {
     }
 
     /// It failed with status 1, printed nothing on standard output, and one line on standard error with these words.
-    pub(crate) fn failed_with(&self, words: &str) {
+    pub(crate) fn assert_failed_with(&self, words: &str) {
         assert_eq!((self.stdout.as_str(), self.status), ("", 1), "{self:?}");
-        self.said(words);
+        self.assert_stderr_has(words);
     }
 
     /// One line on standard error, with these words.
-    pub(crate) fn said(&self, words: &str) {
+    pub(crate) fn assert_stderr_has(&self, words: &str) {
         assert!(self.stderr.contains(words), "no {words:?} in {self:?}");
         assert_eq!(self.stderr.lines().count(), 1, "{self:?}");
     }
 }
 
 /// Runs the program with these arguments alone.
-pub(crate) async fn stolonctl(args: &[&str], variables: &[(&str, &str)], stdin: &[u8]) -> Ran {
+pub(crate) async fn stolonctl(args: &[&str], variables: &[(&str, &str)], stdin: &[u8]) -> CommandOutput {
     let mut child = Command::new(env!("CARGO_BIN_EXE_stolonctl"))
         .args(args)
         .env_clear()
@@ -60,8 +60,11 @@ pub(crate) async fn stolonctl(args: &[&str], variables: &[(&str, &str)], stdin: 
     let mut input = child.stdin.take().unwrap();
     let _ = input.write_all(stdin).await; // a program that does not read its input closes it
     drop(input);
-    let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
-    Ran {
+    let output = timeout(COMMAND_TIMEOUT, child.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap();
+    CommandOutput {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
         status: output.status.code().unwrap_or(-1),
@@ -69,12 +72,12 @@ pub(crate) async fn stolonctl(args: &[&str], variables: &[(&str, &str)], stdin: 
 }
 
 /// An etcd with one cluster, `c`.
-pub(crate) struct Bench {
+pub(crate) struct CtlHarness {
     pub(crate) etcd: Etcd,
     pub(crate) store: Store,
 }
 
-impl Bench {
+impl CtlHarness {
     pub(crate) async fn start() -> Self {
         let etcd = Etcd::start().await;
         let options = StoreOptions {
@@ -88,16 +91,16 @@ impl Bench {
 
     /// An etcd whose cluster data has this value.
     pub(crate) async fn with(clusterdata: &str) -> Self {
-        let bench = Self::start().await;
-        bench.put(clusterdata).await;
-        bench
+        let harness = Self::start().await;
+        harness.put(clusterdata).await;
+        harness
     }
 
-    pub(crate) async fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) async fn run(&self, args: &[&str]) -> CommandOutput {
         self.run_with(args, b"").await
     }
 
-    pub(crate) async fn run_with(&self, args: &[&str], stdin: &[u8]) -> Ran {
+    pub(crate) async fn run_with(&self, args: &[&str], stdin: &[u8]) -> CommandOutput {
         let endpoint = self.etcd.endpoint();
         let variables = [
             ("STOLONCTL_CLUSTER_NAME", "c"),

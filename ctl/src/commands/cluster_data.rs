@@ -9,28 +9,28 @@ use control::model::{Checked, ClusterData, UNREADABLE_DATA_REMEDY, not_supported
 use control::store::{Entry, Outcome, Revision, Store, Txn};
 use control::telemetry::Chain;
 
-use super::former::{self, Former};
+use super::former_cluster::{self, FormerCluster};
 
 /// Reads the cluster data and checks it (cli 6.2), with the revision of its last write.
 pub(super) async fn read(store: &Store) -> anyhow::Result<(Checked, Revision)> {
-    match read_plain(store).await? {
+    match read_unchecked(store).await? {
         (Some(data), revision) => Ok((data.check()?, revision)),
-        (None, _) => bail!("{}", former::read(store).await?.absence()),
+        (None, _) => bail!("{}", former_cluster::read(store).await?.no_cluster_data_error()),
     }
 }
 
 /// What cli 6.2 says about a value as read, beside what else is there.
-pub(super) fn check(entry: Option<&Entry>, former: &Former) -> anyhow::Result<Checked> {
+pub(super) fn check(entry: Option<&Entry>, former: &FormerCluster) -> anyhow::Result<Checked> {
     match entry.map(decode).transpose() {
         Ok(Some(Some(data))) => Ok(data.check()?),
-        Ok(_) => bail!("{}", former.absence()),
-        Err(unreadable) => bail!("{unreadable}{}", former.clause()),
+        Ok(_) => bail!("{}", former.no_cluster_data_error()),
+        Err(unreadable) => bail!("{unreadable}{}", former.keepers_clause()),
     }
 }
 
 /// Reads the cluster data whatever it asks for; nothing when it is absent or `null` (store C-5). The revision is
 /// [`Revision::ABSENT`] when there is no such key.
-pub(super) async fn read_plain(store: &Store) -> anyhow::Result<(Option<ClusterData>, Revision)> {
+pub(super) async fn read_unchecked(store: &Store) -> anyhow::Result<(Option<ClusterData>, Revision)> {
     let entry = store
         .get(&store.keys().cluster_data())
         .await
@@ -41,7 +41,10 @@ pub(super) async fn read_plain(store: &Store) -> anyhow::Result<(Option<ClusterD
     match decode(&entry) {
         Ok(data) => Ok((data, entry.mod_revision)),
         // The reason is worth printing also where the keepers cannot be read.
-        Err(unreadable) => bail!("{unreadable}{}", former::read(store).await.unwrap_or_default().clause()),
+        Err(unreadable) => bail!(
+            "{unreadable}{}",
+            former_cluster::read(store).await.unwrap_or_default().keepers_clause()
+        ),
     }
 }
 
@@ -57,7 +60,7 @@ fn decode(entry: &Entry) -> Result<Option<ClusterData>, String> {
 
 /// How often a change is computed anew because somebody else wrote in between.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Attempts {
+pub(super) enum WriteAttempts {
     /// `update`: three in total, with a limit for each request (cli 8).
     Three,
     /// `failkeeper` and `removekeeper`: ten, all within the limit of one request (cli 10.3). A sentinel that watches
@@ -69,28 +72,28 @@ pub(super) enum Attempts {
 /// again when somebody else wrote in between (store 4.3, store C-10).
 pub(super) async fn change(
     store: &Store,
-    attempts: Attempts,
+    attempts: WriteAttempts,
     change: impl Fn(&mut Checked) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let (times, whole) = match attempts {
-        Attempts::Three => (3, None),
-        Attempts::Ten => (10, Some(store.limit())),
+        WriteAttempts::Three => (3, None),
+        WriteAttempts::Ten => (10, Some(store.limit())),
     };
     // boxed: the store's futures are large
-    Box::pin(try_change(store, times, &Deadline::after(whole), change)).await
+    Box::pin(try_change(store, times, &CommandDeadline::after(whole), change)).await
 }
 
 /// When a command gives up as a whole, if it has a limit beside that of each request.
-struct Deadline(Option<(Duration, Boottime)>);
+struct CommandDeadline(Option<(Duration, Boottime)>);
 
-impl Deadline {
+impl CommandDeadline {
     fn after(limit: Option<Duration>) -> Self {
         Self(limit.map(|limit| (limit, now() + limit)))
     }
 
     /// The store with no more than the time that is left for each request: a store that does not answer is then
     /// reported by the request that met it, and never by a second limit that ends at the same moment.
-    fn limit(&self, store: &Store) -> anyhow::Result<Store> {
+    fn limit_store(&self, store: &Store) -> anyhow::Result<Store> {
         let Some((limit, end)) = self.0 else {
             return Ok(store.clone());
         };
@@ -113,17 +116,17 @@ fn now() -> Boottime {
 async fn try_change(
     store: &Store,
     times: u32,
-    deadline: &Deadline,
+    deadline: &CommandDeadline,
     change: impl Fn(&mut Checked) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let key = store.keys().cluster_data();
     for _ in 0..times {
-        let (mut checked, revision) = read(&deadline.limit(store)?).await?;
+        let (mut checked, revision) = read(&deadline.limit_store(store)?).await?;
         change(&mut checked)?;
         let write = Txn::new()
             .if_unchanged(&key, revision)
             .put(&key, to_compact(&checked.data));
-        let written = deadline.limit(store)?.commit(write).await;
+        let written = deadline.limit_store(store)?.commit(write).await;
         match written.context("cannot update cluster data")? {
             Outcome::Committed(_) => return Ok(()),
             Outcome::Conflict => {}
@@ -133,7 +136,7 @@ async fn try_change(
 }
 
 /// Refuses a spec that asks for what this version does not do.
-pub(super) fn supported(spec: &control::model::Spec) -> anyhow::Result<()> {
+pub(super) fn ensure_supported(spec: &control::model::Spec) -> anyhow::Result<()> {
     not_supported(spec).context("the cluster spec asks for more than this version does")
 }
 
