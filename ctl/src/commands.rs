@@ -1,4 +1,5 @@
-//! The subcommands, one file each: which there are, and the order of what happens before one runs (cli 6.1).
+//! Defines the subcommands, one file each, and runs the one that was typed. The checks that all of them share come
+//! first (cli 6.1).
 
 use std::ffi::OsString;
 use std::io;
@@ -22,18 +23,18 @@ mod spec;
 mod status;
 mod update;
 
-/// Operates a cluster: initialises it, shows it, changes what it should be.
+/// Operate a cluster: initialise it, show its status, change its specification.
 #[derive(Debug, clap::Parser)]
 pub(crate) struct Args {
     #[command(flatten)]
     common: CommonArgs,
-    /// Of the kubernetes backend, which is not supported
+    /// Kubernetes backend, not supported
     #[arg(long, global = true, hide = true)]
     kubeconfig: Option<String>,
-    /// Of the kubernetes backend, which is not supported
+    /// Kubernetes backend, not supported
     #[arg(long, global = true, hide = true)]
     kube_context: Option<String>,
-    /// Of the kubernetes backend, which is not supported
+    /// Kubernetes backend, not supported
     #[arg(long, global = true, hide = true)]
     kube_namespace: Option<String>,
     #[command(subcommand)]
@@ -44,57 +45,57 @@ pub(crate) struct Args {
 enum Command {
     /// Initialise a cluster, or initialise it again: the old cluster data is lost
     Init(init::Args),
-    /// Show how the cluster is
+    /// Show cluster status
     Status(status::Args),
     /// Show the cluster spec
     Spec(spec::Args),
     /// Replace or patch the cluster spec
     Update(update::Args),
-    /// Tell the sentinel to take a keeper for failed, once
+    /// Mark a keeper as failed
     Failkeeper(failkeeper::Args),
     /// Remove a keeper from the cluster data
     Removekeeper(removekeeper::Args),
-    /// Read or write the cluster data as a whole
+    /// Read or write the whole cluster data
     Clusterdata(clusterdata::Args),
     /// Run a whole cluster on this machine, to try things out
     Playground(playground::Args),
     /// Print the version
     Version(IgnoredArguments),
-    /// Make a standby cluster a primary one
+    /// Promote a standby cluster to a primary cluster
     #[command(hide = true)]
     Promote(UnsupportedArguments),
-    /// Keep the instances registered in a service catalogue
+    /// Register the instances in a service catalogue
     #[command(hide = true)]
     Register(UnsupportedArguments),
-    /// Hand the master's role over
+    /// Make another keeper the master
     #[command(hide = true)]
     Switchover(UnsupportedArguments),
 }
 
-/// Arguments that are not looked at (cli O-25).
+/// Positional arguments that a command accepts and ignores, as the reference does (cli O-25).
 #[derive(Debug, clap::Args)]
 struct IgnoredArguments {
     #[arg(hide = true)]
     arguments: Vec<OsString>,
 }
 
-/// What is typed after a command that does not exist yet: its options are not known here.
+/// Arguments of a command that is not supported yet. They are accepted unparsed, so that the error names the command.
 #[derive(Debug, clap::Args)]
 struct UnsupportedArguments {
     #[arg(hide = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
 }
 
-/// How a command that did not fail ended.
+/// How a command ended that returned no error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CommandOutcome {
-    /// It did what was asked, or was told not to: status 0.
+    /// It did what was asked, or the operator answered no: exit status 0.
     Success,
-    /// It failed and has said so: status 1.
+    /// It failed and has already printed the error: exit status 1.
     Reported,
 }
 
-/// Runs what was typed and gives the exit status (cli 1.3).
+/// Runs the command that was typed and returns the exit status (cli 1.3).
 pub(crate) async fn run(args: Args) -> ExitCode {
     let Some(command) = args.command else {
         return print_help(&[]);
@@ -127,30 +128,30 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         Command::Failkeeper(args) => failkeeper::run(&store, args).await,
         Command::Removekeeper(args) => removekeeper::run(&store, args).await,
         Command::Clusterdata(args) => clusterdata::run(&store, args).await,
-        _ => Ok(CommandOutcome::Success), // done above
+        _ => Ok(CommandOutcome::Success), // handled above
     };
     match outcome {
         Ok(CommandOutcome::Success) => ExitCode::SUCCESS,
         Ok(CommandOutcome::Reported) => ExitCode::FAILURE,
         Err(error) => {
-            complain(error_line(&error)); // cli O-23
+            complain(error_line(&error)); // an error is one line on standard error (cli O-23)
             ExitCode::FAILURE
         }
     }
 }
 
-/// What went wrong, on one line, with what the operator can do about a store that is not there.
+/// Returns the error and its causes on one line. Appends a hint if the store cannot be reached.
 fn error_line(error: &anyhow::Error) -> String {
     let causes = Chain(error.as_ref());
     let store = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
     match store {
-        // a store that has answered is there
+        // A store that returned an error can be reached, so the hint would mislead.
         Some(error @ StoreError::Unreachable { .. }) if error.trouble().is_none() => format!("{causes} ({AWAY_HINT})"),
         _ => causes.to_string(),
     }
 }
 
-/// The help of a subcommand, or of the program, on standard output with status 0 (cli O-20).
+/// Prints the help of a subcommand, or of the program, on standard output and returns status 0 (cli O-20).
 fn print_help(path: &[&str]) -> ExitCode {
     let mut command = args::command::<Args>(CTL);
     command.build();
@@ -182,7 +183,7 @@ fn exit_code(written: io::Result<()>) -> ExitCode {
     }
 }
 
-/// Writes a text to standard output and ends it with exactly one newline (cli O-24).
+/// Prints a text on standard output, with exactly one newline at its end (cli O-24).
 fn print(text: &str) -> anyhow::Result<()> {
     telemetry::say(text).context("write to standard output")
 }

@@ -1,6 +1,7 @@
-//! stolonctl: the operator's command line. Parses, calls one command, prints; what a command does is left to its file.
+//! stolonctl: the operator's command line. Parses the arguments and runs one command; what a command does is left to
+//! its file.
 
-// These panic when nobody takes what they print: `telemetry::say` and `complain` do not.
+// These macros panic if standard output is closed; `telemetry::say` and `complain` do not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;
@@ -23,6 +24,6 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(commands::run(args));
-    runtime.shutdown_background(); // nothing lingers (cli O-26)
+    runtime.shutdown_background(); // do not wait for pending name lookups (cli O-26)
     code
 }

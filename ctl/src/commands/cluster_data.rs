@@ -1,5 +1,5 @@
-//! The cluster data as every command that looks at it wants it: present, of our format, with a valid spec; and the
-//! way back, against the revision read.
+//! Reads and changes the cluster data for the commands: present, of a supported format, with a valid spec. Changes are
+//! written against the revision that was read. What a command changes is left to its file.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use control::telemetry::Chain;
 
 use super::former_cluster::{self, FormerCluster};
 
-/// Reads the cluster data and checks it (cli 6.2), with the revision of its last write.
+/// Reads and validates the cluster data (cli 6.2). Also returns the revision of its last write.
 pub(super) async fn read(store: &Store) -> anyhow::Result<(Checked, Revision)> {
     match read_unchecked(store).await? {
         (Some(data), revision) => Ok((data.check()?, revision)),
@@ -19,7 +19,7 @@ pub(super) async fn read(store: &Store) -> anyhow::Result<(Checked, Revision)> {
     }
 }
 
-/// What cli 6.2 says about a value as read, beside what else is there.
+/// Validates a value that has been read (cli 6.2). `former` explains an absent or undecodable value.
 pub(super) fn check(entry: Option<&Entry>, former: &FormerCluster) -> anyhow::Result<Checked> {
     match entry.map(decode).transpose() {
         Ok(Some(Some(data))) => Ok(data.check()?),
@@ -28,8 +28,8 @@ pub(super) fn check(entry: Option<&Entry>, former: &FormerCluster) -> anyhow::Re
     }
 }
 
-/// Reads the cluster data whatever it asks for; nothing when it is absent or `null` (store C-5). The revision is
-/// [`Revision::ABSENT`] when there is no such key.
+/// Reads the cluster data without validating its spec. Returns `None` if the key is absent or holds `null` (store C-5).
+/// Without a key the revision is [`Revision::ABSENT`].
 pub(super) async fn read_unchecked(store: &Store) -> anyhow::Result<(Option<ClusterData>, Revision)> {
     let entry = store
         .get(&store.keys().cluster_data())
@@ -40,7 +40,7 @@ pub(super) async fn read_unchecked(store: &Store) -> anyhow::Result<(Option<Clus
     };
     match decode(&entry) {
         Ok(data) => Ok((data, entry.mod_revision)),
-        // The reason is worth printing also where the keepers cannot be read.
+        // The decode error must be printed even if the keepers cannot be read.
         Err(unreadable) => bail!(
             "{unreadable}{}",
             former_cluster::read(store).await.unwrap_or_default().keepers_clause()
@@ -58,18 +58,18 @@ fn decode(entry: &Entry) -> Result<Option<ClusterData>, String> {
     })
 }
 
-/// How often a change is computed anew because somebody else wrote in between.
+/// How often a change is computed and written again because another program wrote in between.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum WriteAttempts {
-    /// `update`: three in total, with a limit for each request (cli 8).
+    /// `update`: three in total, with a timeout for each request (cli 8).
     Three,
-    /// `failkeeper` and `removekeeper`: ten, all within the limit of one request (cli 10.3). A sentinel that watches
-    /// writes most often right after something happened to a keeper.
+    /// `failkeeper` and `removekeeper`: ten, all within the timeout of one request (cli 10.3). The leading sentinel
+    /// writes most often right after a keeper has failed, so conflicts are likely then.
     Ten,
 }
 
-/// Changes the cluster data: reads it checked, applies `change`, writes it against the revision read, and begins
-/// again when somebody else wrote in between (store 4.3, store C-10).
+/// Changes the cluster data: reads and validates it, applies `change`, writes it against the revision that was read,
+/// and starts over if another program wrote in between (store 4.3, C-10).
 pub(super) async fn change(
     store: &Store,
     attempts: WriteAttempts,
@@ -79,11 +79,11 @@ pub(super) async fn change(
         WriteAttempts::Three => (3, None),
         WriteAttempts::Ten => (10, Some(store.limit())),
     };
-    // boxed: the store's futures are large
+    // Boxed: the store's futures are large.
     Box::pin(try_change(store, times, &CommandDeadline::after(whole), change)).await
 }
 
-/// When a command gives up as a whole, if it has a limit beside that of each request.
+/// The time limit of a whole command and its end, if there is one beside the timeout of each request.
 struct CommandDeadline(Option<(Duration, Boottime)>);
 
 impl CommandDeadline {
@@ -91,8 +91,9 @@ impl CommandDeadline {
         Self(limit.map(|limit| (limit, now() + limit)))
     }
 
-    /// The store with no more than the time that is left for each request: a store that does not answer is then
-    /// reported by the request that met it, and never by a second limit that ends at the same moment.
+    /// Returns the store with each request limited to the time that is left. A store that does not answer is then
+    /// reported by the request that timed out, with its key, and never by a second timeout that expires at the same
+    /// moment.
     fn limit_store(&self, store: &Store) -> anyhow::Result<Store> {
         let Some((limit, end)) = self.0 else {
             return Ok(store.clone());
@@ -135,7 +136,7 @@ async fn try_change(
     bail!("cannot update cluster data: failed after {times} retries, somebody else wrote it each time")
 }
 
-/// Refuses a spec that asks for what this version does not do.
+/// Returns an error if the spec asks for something that this version does not support.
 pub(super) fn ensure_supported(spec: &control::model::Spec) -> anyhow::Result<()> {
     not_supported(spec).context("the cluster spec asks for more than this version does")
 }

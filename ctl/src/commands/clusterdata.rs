@@ -1,4 +1,5 @@
-//! `clusterdata read|write`: the whole document, to look at or to carry to another store (cli 13).
+//! `clusterdata read|write`: prints or replaces the whole document, for inspection and for a move to another store (cli
+//! 13).
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -21,9 +22,9 @@ pub(super) struct Args {
 enum ClusterdataCommand {
     /// Print the cluster data
     Read(ReadArgs),
-    /// Write cluster data, as from a backup
+    /// Write cluster data, for example from a backup
     Write(WriteArgs),
-    /// Anything else gets the help, whatever it is.
+    /// Any other word prints the help.
     #[command(external_subcommand)]
     Other(#[expect(dead_code, reason = "whatever it is")] Vec<OsString>),
 }
@@ -42,7 +43,7 @@ struct WriteArgs {
     /// File with the cluster data [default: standard input]
     #[arg(long, short)]
     file: Option<PathBuf>,
-    /// Write over cluster data that is already there
+    /// Overwrite existing cluster data
     #[arg(long, short)]
     yes: Option<Switch>,
     #[command(flatten)]
@@ -50,7 +51,7 @@ struct WriteArgs {
 }
 
 impl Args {
-    /// Whether there is something to run; if not, the help is what is wanted (cli O-20).
+    /// Whether a subcommand was given. Without one the help is printed (cli O-20).
     pub(super) fn is_complete(&self) -> bool {
         matches!(
             self.command,
@@ -63,7 +64,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
     match &args.command {
         Some(ClusterdataCommand::Read(args)) => read(store, args).await,
         Some(ClusterdataCommand::Write(args)) => write(store, args).await,
-        Some(ClusterdataCommand::Other(_)) | None => Ok(CommandOutcome::Success), // the help was shown
+        Some(ClusterdataCommand::Other(_)) | None => Ok(CommandOutcome::Success), // the help has been printed
     }
 }
 
@@ -85,7 +86,7 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome
     };
     let data = decode(&text).map_err(|reason| anyhow::anyhow!("invalid cluster data: {reason}"))?;
     if let Err(why) = ensure_usable(&data) {
-        // Taken all the same, as the reference does, but not without a word: no program of ours will work with it.
+        // The reference stores such data as well. The warning is ours: no program of this project can use them.
         complain(format_args!(
             "WARNING: this cluster data cannot be used: {}",
             Chain(why.as_ref())
@@ -104,7 +105,7 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome
         }
         None => Txn::new().if_unchanged(&key, revision),
     };
-    // The words before the cause have no colon after them (cli 13.2).
+    // Scripts match this text of the reference, which has no colon before the cause (cli 13.2).
     match store.commit(write.put(&key, to_compact(&data))).await {
         Ok(Outcome::Committed(_)) => {}
         Ok(Outcome::Conflict) => {
@@ -121,8 +122,8 @@ fn ensure_usable(data: &ClusterData) -> anyhow::Result<()> {
     Ok(not_supported(&checked.spec)?)
 }
 
-/// What keepers leave out of the spec of these data. A backup is taken with it: it may be of an older time, and the only
-/// one.
+/// Returns a warning for each part of the spec that keepers will leave out. The data are stored all the same: a backup
+/// may be older than today's rules, and there may be no other.
 fn spec_warnings(data: &ClusterData) -> Vec<String> {
     let spec = data.cluster.as_ref().and_then(|cluster| cluster.spec.as_ref());
     let Some(spec) = spec else { return Vec::new() };
@@ -131,7 +132,8 @@ fn spec_warnings(data: &ClusterData) -> Vec<String> {
     warnings
 }
 
-/// Any JSON object is taken, and `null` for an empty one (cli 13.2); else the reason, in words that scripts know.
+/// Decodes any JSON object, and `null` as an empty one (cli 13.2). Errors have the texts that scripts know from the
+/// reference.
 fn decode(text: &[u8]) -> Result<ClusterData, String> {
     match ClusterData::parse(text) {
         Ok(data) => Ok(data.unwrap_or_default()),

@@ -1,24 +1,24 @@
-//! The question before something that cannot be undone (cli 6.3).
+//! Asks for confirmation before something that cannot be undone (cli 6.3).
 
 use std::io::{BufRead, Read as _, Write};
 
 use anyhow::{Context as _, bail};
 
-/// A longer line is no answer.
+/// Longest accepted line; more is treated as the end of the input.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
 
-/// What was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Confirmation {
-    /// Go on.
+    /// Continue.
     Yes,
-    /// Stop, and that is no failure; `exiting` is printed.
+    /// Stop. This is not a failure; `exiting` has been printed.
     No,
 }
 
-/// Asks on `out` and reads lines from `answers` until one is exactly `yes` or `no`.
+/// Prints the question on `out` and reads lines from `answers` until one is exactly `yes` or `no`.
 ///
 /// # Errors
+///
 /// The input ends before a newline, or cannot be read.
 pub(super) fn ask_to_confirm(mut answers: impl BufRead, mut out: impl Write) -> anyhow::Result<Confirmation> {
     loop {

@@ -1,4 +1,4 @@
-//! `failkeeper`: the leading sentinel takes this keeper for failed at its next check (cli 10).
+//! `failkeeper`: sets the flag by which the leading sentinel treats a keeper as failed in its next round (cli 10).
 
 use anyhow::Context as _;
 use control::model::ClusterData;
@@ -9,7 +9,7 @@ use super::{CommandOutcome, cluster_data, input};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The keeper
+    /// Uid of the keeper
     #[arg(value_name = "UID")]
     keeper: Vec<String>,
 }

@@ -1,19 +1,19 @@
-//! The keepers that hold databases of a cluster: whose they are, what their operator can do once its cluster data are
-//! gone, and the record that an initialisation discards them.
+//! Finds out from the rest of the store whether a cluster exists whose cluster data are missing: infos of keepers, and
+//! the record of the last initialisation. The error texts follow from it; what is written is left to `init`.
 
 use anyhow::Context as _;
 use control::model::{ClusterUid, Created, FormerKeepers, LOST_DATA_REMEDY, from_slice};
 use control::store::{Entry, Keys, Store, Target};
 
-/// What is there beside the cluster data.
+/// What shows that a cluster exists, apart from its cluster data.
 #[derive(Debug, Default)]
 pub(super) struct FormerCluster {
     keepers: FormerKeepers,
-    /// The record of the last initialisation.
+    /// The record of the last initialisation (`created` in the store).
     creation_record: Option<Created>,
 }
 
-/// Reads the infos of the keepers, and the record of the last initialisation.
+/// Reads the infos of the keepers and the record of the last initialisation.
 pub(super) async fn read(store: &Store) -> anyhow::Result<FormerCluster> {
     let keys = store.keys();
     let targets = [Target::Prefix(keys.keeper_infos()), Target::Key(keys.created())];
@@ -23,18 +23,18 @@ pub(super) async fn read(store: &Store) -> anyhow::Result<FormerCluster> {
 }
 
 impl FormerCluster {
-    /// What these infos and this record show.
+    /// Decodes these infos and this record.
     pub(super) fn of(keys: &Keys, infos: &[Entry], created: Option<&Entry>) -> Self {
         let prefix = keys.keeper_infos();
         Self {
             keepers: FormerKeepers::of(infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice()))),
-            // What cannot be decoded proves nothing.
+            // A record that cannot be decoded is treated as absent.
             creation_record: created.and_then(|entry| from_slice(&entry.value).ok()),
         }
     }
 
-    /// Why there are no cluster data and what to do. `stolonctl init` is only proposed alone where nothing shows that
-    /// databases of a cluster exist.
+    /// Returns the error for missing cluster data, with the remedy. Only if nothing shows that databases exist does it
+    /// propose `stolonctl init`, which would discard them.
     pub(super) fn no_cluster_data_error(&self) -> String {
         let created = self.creation_record.as_ref().map(|created| &created.cluster_uid);
         let created = created.filter(|uid| !uid.is_empty());
@@ -50,12 +50,12 @@ impl FormerCluster {
         }
     }
 
-    /// A clause that names the keepers, if there are any.
+    /// Returns a clause that names the keepers, or an empty string.
     pub(super) fn keepers_clause(&self) -> String {
         self.keepers.clause()
     }
 
-    /// What the operator has to know before the answer, if there are keepers with data.
+    /// Returns the warning to print before the question, if there are keepers with data.
     pub(super) fn discard_warning(&self) -> Option<String> {
         (!self.keepers.is_empty()).then(|| {
             format!(
@@ -65,7 +65,8 @@ impl FormerCluster {
         })
     }
 
-    /// The record of this initialisation, in the place of the clusters `replaced` and of those of the keepers.
+    /// Returns the record of this initialisation. It lists the clusters that it gives up: those in `replaced`, those of
+    /// the keepers, and the one of the last record.
     pub(super) fn into_creation_record(self, uid: ClusterUid, mut replaced: Vec<ClusterUid>) -> Created {
         let last = self.creation_record.as_ref().map(|created| created.cluster_uid.clone());
         replaced.extend(self.keepers.clusters().cloned());

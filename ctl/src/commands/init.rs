@@ -1,4 +1,4 @@
-//! `init`: a fresh document, in the place of the old one if there is any (cli 7).
+//! `init`: writes a new document, in place of an old one if there is any (cli 7).
 
 use std::io;
 use std::path::PathBuf;
@@ -18,10 +18,10 @@ pub(super) struct Args {
     /// Cluster spec, as JSON [default: {"initMode":"new"}]
     #[arg(value_name = "SPEC")]
     spec: Vec<String>,
-    /// File with the cluster spec; - is standard input
+    /// File with the cluster spec; - for standard input
     #[arg(long, short)]
     file: Option<PathBuf>,
-    /// Do not ask for confirmation
+    /// Skip the confirmation
     #[arg(long, short)]
     yes: Option<Switch>,
 }
@@ -32,7 +32,7 @@ pub(super) struct Args {
 )]
 pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
     let text = match (input::optional_argument(&args.spec)?, input::file_option(&args.file)) {
-        (Some(argument), _) => Some(argument.as_bytes().to_vec()), // the file is not even opened
+        (Some(argument), _) => Some(argument.as_bytes().to_vec()), // the file is not opened
         (None, Some(path)) => Some(input::open(path)?.read()?),
         (None, None) => None,
     };
@@ -41,7 +41,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
         print("WARNING: The current cluster data will be removed")?;
     }
     let former = former_cluster::read(store).await?;
-    // Where there is a document, the two lines that scripts know say as much.
+    // With cluster data in the store, the two lines of the reference already warn of this.
     if let Some(warning) = former.discard_warning().filter(|_| before.is_none()) {
         print(&warning)?;
     }
@@ -49,7 +49,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
     if args.yes != Some(Switch(true)) && ask_to_confirm(io::stdin().lock(), io::stdout())? == Confirmation::No {
         return Ok(CommandOutcome::Success);
     }
-    // read again: the answer may have taken its time
+    // Read again: the answer may have taken long, and another program may have written meanwhile.
     let (now_there, revision) = cluster_data::read_unchecked(store).await?;
     if before.is_none() && now_there.is_some() {
         bail!("cluster data has appeared meanwhile: look at it, then repeat the command");
@@ -65,7 +65,8 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
         .filter_map(|data| Some(data.cluster.as_ref()?.uid.clone()));
     let created = former.into_creation_record(uid, replaced.collect());
     let key = store.keys().cluster_data();
-    // The sentinel may write at any time what the operator has agreed to lose; what nobody was asked about stays.
+    // The operator has agreed to lose existing data, which the sentinel may still be rewriting: no condition then. Data
+    // that appeared after the question must not be lost.
     let write = match before {
         Some(_) => Txn::new(),
         None => Txn::new().if_unchanged(&key, revision),
@@ -90,7 +91,8 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
     }
 }
 
-/// The spec that is asked for, if it may be (cli 7.8, 7.9), and a warning for each parameter that was left out.
+/// Decodes and validates the spec that is asked for (cli 7.8, 7.9). Also returns a warning for each parameter that was
+/// left out.
 fn checked_spec(text: Option<&[u8]>) -> anyhow::Result<(ClusterSpec, Vec<String>)> {
     let mut spec = match text {
         Some(text) => input::decode_spec(text)?,

@@ -1,4 +1,4 @@
-//! The text that a command is given: as an argument, in a file, or on standard input.
+//! Reads the text that a command works on: an argument, a file, or standard input.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,16 +9,16 @@ use anyhow::{Context as _, bail, ensure};
 use control::model::{ClusterSpec, from_slice, unknown_names};
 use control::telemetry::complain;
 
-/// No store takes a larger value (store S-13).
+/// Longest accepted text: no value in the store may be larger (store S-13).
 const BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// `init` and `update` take one argument at most (cli O-25).
+/// Returns the argument of `init` and `update`, which take at most one (cli O-25).
 pub(super) fn optional_argument(arguments: &[String]) -> anyhow::Result<Option<&str>> {
     ensure!(arguments.len() <= 1, "too many arguments: one is enough");
     Ok(arguments.first().map(String::as_str))
 }
 
-/// `failkeeper` and `removekeeper` take exactly one (cli 10.1).
+/// Returns the argument of `failkeeper` and `removekeeper`, which take exactly one (cli 10.1).
 pub(super) fn keeper_uid(arguments: &[String]) -> anyhow::Result<&str> {
     ensure!(arguments.len() <= 1, "too many arguments: one keeper uid is enough");
     arguments
@@ -28,18 +28,18 @@ pub(super) fn keeper_uid(arguments: &[String]) -> anyhow::Result<&str> {
         .context("keeper uid required: name a keeper as `stolonctl status` lists it")
 }
 
-/// An option `--file` that is given empty is not given.
+/// Returns the path of `--file`; an empty one counts as absent.
 pub(super) fn file_option(file: &Option<PathBuf>) -> Option<&Path> {
     file.as_deref().filter(|path| !path.as_os_str().is_empty())
 }
 
-/// An open input, to be read when its turn comes.
+/// An input that is open but not yet read.
 pub(super) struct TextSource {
     name: String,
     reader: Box<dyn Read>,
 }
 
-/// Opens the file of this name; `-` is standard input.
+/// Opens the file with this name; `-` is standard input.
 pub(super) fn open(path: &Path) -> anyhow::Result<TextSource> {
     if path.as_os_str() == OsStr::new("-") {
         return Ok(stdin());
@@ -52,7 +52,6 @@ pub(super) fn open(path: &Path) -> anyhow::Result<TextSource> {
     })
 }
 
-/// Standard input.
 pub(super) fn stdin() -> TextSource {
     TextSource {
         name: "standard input".to_owned(),
@@ -61,7 +60,7 @@ pub(super) fn stdin() -> TextSource {
 }
 
 impl TextSource {
-    /// Reads all of it.
+    /// Reads the input to its end.
     pub(super) fn read(self) -> anyhow::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let mut bounded = self.reader.take(BYTES_MAX + 1);
@@ -75,21 +74,21 @@ impl TextSource {
     }
 }
 
-/// What a text that is to change the cluster spec may be.
+/// How a text changes the cluster spec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SpecInput {
-    /// A spec in place of the present one.
+    /// A complete spec that replaces the current one.
     Whole,
-    /// A patch of the present one.
+    /// A JSON merge patch of the current one.
     Patch,
 }
 
-/// Tells of names that no field of a cluster spec has: they are ignored (data-model J-7), so a typing error would change
-/// nothing without a word.
+/// Prints a warning that lists the field names which no cluster spec has. They are ignored (data-model J-7), so without
+/// it a typing error would go unnoticed.
 pub(super) fn warn_about_unknown_fields(text: &[u8], kind: SpecInput) {
     let mut names = unknown_names(text);
     if kind == SpecInput::Patch {
-        // a patch that was taken has no other directives
+        // `$patch` is the only directive that an accepted patch can contain.
         names.retain(|name| name.rsplit('.').next() != Some("$patch"));
     }
     if !names.is_empty() {
@@ -108,7 +107,7 @@ pub(super) fn print_warnings(warnings: &[String]) {
     }
 }
 
-/// Decodes a whole cluster spec. `null` is none (cli 7, cli 8).
+/// Decodes a complete cluster spec. `null` is refused (cli 7, cli 8).
 pub(super) fn decode_spec(text: &[u8]) -> anyhow::Result<ClusterSpec> {
     let spec: Option<ClusterSpec> = from_slice(text).context("failed to unmarshal cluster spec")?;
     spec.context("failed to unmarshal cluster spec: null is no cluster spec")

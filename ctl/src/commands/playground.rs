@@ -1,4 +1,5 @@
-//! `playground`: a whole cluster on one machine, to try things out and to see it survive its master (design D-12).
+//! `playground`: runs a whole cluster on this machine, to try things out and to watch it survive the loss of its
+//! master. Its steps are in `tour`, the processes in `local_cluster`.
 
 mod leftovers;
 mod load;
@@ -16,25 +17,25 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::local_cluster::{LocalCluster, Ports, SUPERUSER, StepFailure};
 
-/// How often the live status is looked at.
+/// Pause between two reads of the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Run a whole cluster on this machine, to try things out
 ///
-/// Starts its own etcd, two sentinels, three keepers and a proxy in a temporary directory, shows how they are and
-/// how to connect, and removes everything when it is interrupted. As root the programs run as the user postgres.
+/// Starts its own etcd, two sentinels, three keepers and a proxy in a temporary directory, shows their status and how
+/// to connect, and removes everything when it is interrupted. As root, the programs run as the user postgres.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Performs the walk-through first: a row, the death of the master, the gap that a client saw, the old master
-    /// back as a standby. Without a terminal it ends after that.
+    /// First run the walk-through: insert a row, kill the master, measure how long a client was not served, restart the
+    /// old master as a standby. Without a terminal, exit after that.
     #[arg(long)]
     tour: bool,
-    /// Uses the ports of the walk-through (etcd 2379, PostgreSQL 5432, 5435 and 5436, proxy 25432) and not free ones.
+    /// Use the ports of the walk-through (etcd 2379, PostgreSQL 5432, 5435 and 5436, proxy 25432) instead of free ones.
     #[arg(long)]
     usual_ports: bool,
 }
 
-/// Runs the playground to its end. It reports its own failures, since they come with a log.
+/// Runs the playground until it is stopped. Prints its errors itself, because they come with the end of a log.
 pub(crate) async fn run(args: &Args) -> ExitCode {
     match start_and_stop(args).await {
         Ok(code) => code,
@@ -46,7 +47,7 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
 }
 
 async fn start_and_stop(args: &Args) -> anyhow::Result<ExitCode> {
-    // before anything exists that would have to be removed
+    // Before anything exists that would have to be removed.
     let mut signals = StopSignals::listen()?;
     let ports = if args.usual_ports {
         Ports::WALK_THROUGH
@@ -62,7 +63,7 @@ async fn start_and_stop(args: &Args) -> anyhow::Result<ExitCode> {
     cluster.screen.abandon_step();
     let code = match outcome {
         Ok(None) => ExitCode::SUCCESS,
-        // who leaves by Ctrl-C after the tour leaves as intended
+        // Ctrl-C at a terminal is the intended end.
         Ok(Some(StopSignal::Interrupt)) if cluster.screen.is_terminal() => ExitCode::SUCCESS,
         Ok(Some(end)) => ExitCode::from(end.exit_status()),
         Err(error) => {
@@ -74,7 +75,7 @@ async fn start_and_stop(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     cluster.screen.print("ending the programs and removing their files");
-    // whoever signals again does not get us to leave things behind
+    // Further signals are ignored here, so that nothing is left behind.
     cluster.shut_down().await?;
     Ok(code)
 }
@@ -107,7 +108,7 @@ async fn run_until_done(args: &Args, cluster: &mut LocalCluster) -> anyhow::Resu
     }
 }
 
-/// What ends a playground that would go on by itself.
+/// The signal that stopped the playground.
 #[derive(Debug, Clone, Copy)]
 enum StopSignal {
     Interrupt,
@@ -116,7 +117,7 @@ enum StopSignal {
 }
 
 impl StopSignal {
-    /// The exit status, as a shell says a death by that signal.
+    /// The exit status that a shell reports for this signal.
     fn exit_status(self) -> u8 {
         match self {
             Self::HangUp => 129,

@@ -1,4 +1,4 @@
-//! `removekeeper`: a keeper that will not come back leaves the cluster data, with its db (cli 11).
+//! `removekeeper`: removes a keeper that will not come back, with its db, from the cluster data (cli 11).
 
 use anyhow::bail;
 use control::model::{ClusterData, KeeperUid};
@@ -9,7 +9,7 @@ use super::{CommandOutcome, cluster_data, input};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The keeper
+    /// Uid of the keeper
     #[arg(value_name = "UID")]
     keeper: Vec<String>,
 }
@@ -20,7 +20,8 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
     Ok(CommandOutcome::Success)
 }
 
-/// Takes the keeper and its db out; the sentinel cleans up what follows the db. The keeper of the master stays.
+/// Removes the keeper and its db. Other dbs may still name it; the sentinel cleans that up. The keeper of the master is
+/// refused.
 fn remove(data: &mut ClusterData, uid: &KeeperUid) -> anyhow::Result<()> {
     if !data.keepers().contains_key(uid) {
         bail!("keeper doesn't exist: {uid}");

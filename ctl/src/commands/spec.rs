@@ -1,4 +1,4 @@
-//! `spec`: the cluster spec, as set or in force (cli 12).
+//! `spec`: prints the cluster spec, as set or with defaults (cli 12).
 
 use control::args::Switch;
 use control::model::{Shown, to_pretty};

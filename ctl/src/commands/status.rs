@@ -1,5 +1,5 @@
-//! `status`: who is there, who leads, how the keepers are and who follows whom (cli 14). Gathers one snapshot; what it
-//! says is in `view`, how that is printed in `text`.
+//! `status`: prints sentinels with their leader, proxies, keepers and the replication tree (cli 14). Reads one
+//! snapshot; `view` computes the status, `text` prints it.
 
 mod text;
 mod view;
@@ -17,7 +17,7 @@ use view::{Status, build};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Form of the output: text or json [default: text]
+    /// Output format: text or json [default: text]
     #[arg(long, short)]
     format: Option<String>,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
         ("" | "text", status) => print(&text::render(&status?))?,
         ("json", Ok(status)) => print(&to_pretty(&status))?,
         ("json", Err(error)) => {
-            // Whoever reads the output as JSON finds the reason there, too (cli 14.2).
+            // Readers of the JSON output find the error there (cli 14.2).
             let reason = Json::Text(error_line(&error));
             print(&to_pretty(&Json::Object(vec![("error".to_owned(), reason)])))?;
             return Ok(CommandOutcome::Reported);
@@ -41,7 +41,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
     Ok(CommandOutcome::Success)
 }
 
-/// One request, so that what is shown together was true together.
+/// Reads everything in one request, so that the parts belong to one moment.
 async fn read_status(store: &Store) -> anyhow::Result<Status> {
     let keys = store.keys();
     let targets = [
@@ -69,7 +69,7 @@ fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> anyhow::Result<Status> 
     Ok(status)
 }
 
-/// The infos that can be read; one that cannot is named on standard error and left out (store S-12).
+/// Decodes the infos. One that cannot be decoded is reported on standard error and left out (store S-12).
 fn decode_all<T: DeserializeOwned>(entries: &[Entry]) -> Vec<T> {
     let decode = |entry: &Entry| match from_slice(&entry.value) {
         Ok(info) => Some(info),

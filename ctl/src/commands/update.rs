@@ -1,4 +1,4 @@
-//! `update`: another cluster spec, or a patch of it (cli 8).
+//! `update`: replaces or patches the cluster spec (cli 8).
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -17,10 +17,10 @@ pub(super) struct Args {
     /// Cluster spec or patch, as JSON
     #[arg(value_name = "SPEC")]
     spec: Vec<String>,
-    /// File with the cluster spec or the patch; - is standard input
+    /// File with the cluster spec or patch; - for standard input
     #[arg(long, short)]
     file: Option<PathBuf>,
-    /// The text is a patch of the present spec (JSON merge patch): what it does not name stays
+    /// Apply the text as a JSON merge patch: fields that it does not name keep their values
     #[arg(long, short)]
     patch: Option<Switch>,
 }
@@ -59,8 +59,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
     Ok(CommandOutcome::Success)
 }
 
-/// The spec in place of the present one, if it may be (data-model 6), and a warning for each parameter that has no
-/// effect.
+/// Returns the new spec if it is valid (data-model 6), and a warning for each parameter that has no effect.
 fn updated_spec(current: &ClusterSpec, text: &[u8], kind: SpecInput) -> anyhow::Result<(ClusterSpec, Vec<String>)> {
     let mut spec = match kind {
         SpecInput::Whole => input::decode_spec(text)?,
@@ -127,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_patch_leads_back_to_what_is_supported() {
-        // a cluster of the reference that asks for more than we do can still be told otherwise
+        // A cluster of the reference whose spec asks for more than we support can still be changed.
         let current = r#"{"initMode":"new","synchronousReplication":true}"#;
         assert_eq!(
             updated(current, r#"{"synchronousReplication":null}"#, SpecInput::Patch).unwrap(),

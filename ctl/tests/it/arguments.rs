@@ -1,4 +1,4 @@
-//! Options, variables, help and the checks before a command begins (cli 1, 2, 6.1, 18).
+//! Options, environment variables, help, and the checks before a command runs (cli 1, 2, 6.1, 18).
 
 use crate::harness::{CLUSTER, CommandOutput, CtlHarness, stolonctl};
 
@@ -86,7 +86,7 @@ async fn the_common_check_comes_before_the_command_looks_at_its_arguments() {
 
 #[tokio::test]
 async fn a_bad_variable_is_fatal_and_named() {
-    // cli O-12, cli 18.1: whatever else is typed
+    // cli O-12, cli 18.1: whichever command is given
     let output = run(&["version"], &[("STOLONCTL_STORE_TIMEOUT", "soon")]).await;
     assert_eq!((output.status, output.stdout.as_str()), (1, ""));
     assert!(

@@ -87,7 +87,7 @@ async fn write_takes_a_document_and_stores_it_normalised() {
     assert_eq!(harness.get().await.as_deref(), Some(CLUSTER));
 }
 
-/// A backup may be older than the rules, and the only one.
+/// A backup may be older than the rules, and there may be no other.
 #[tokio::test]
 async fn write_takes_a_spec_that_keepers_take_in_part_only_with_a_warning() {
     let harness = CtlHarness::start().await;

@@ -1,5 +1,5 @@
-//! What the reference printed, printed again by ours from the same values in the store; and what its changes wrote,
-//! written again byte for byte.
+//! Replays recorded commands of the reference against the same values in the store: the output must be the same, and
+//! what changes write must be the same byte for byte.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::{CommandOutput, CtlHarness};
 
-/// A recorded command with the revision of the store that it saw, and the cluster data that it wrote, if any.
+/// A recorded command with the revision of the store that it read, and the revision that it wrote, if any.
 struct RecordedStep {
     command: &'static str,
     at_revision: i64,
@@ -32,7 +32,7 @@ const fn writes(revision: i64, command: &'static str) -> RecordedStep {
     }
 }
 
-/// What came of a recorded command.
+/// What a recorded command printed.
 #[derive(Debug)]
 struct RecordedRun {
     command: String,
@@ -47,8 +47,8 @@ fn golden(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
 }
 
-/// The commands of a scenario in order. After each output stands an empty line; standard error and the status follow
-/// in brackets.
+/// Returns the commands of a scenario in order. Each output is followed by an empty line; standard error and the exit
+/// status follow in brackets.
 fn recorded(scenario: &str) -> Vec<RecordedRun> {
     let text = golden(&format!("{scenario}.stolonctl.txt"));
     let runs = text.strip_prefix("$ stolonctl ").unwrap().split("\n$ stolonctl ");
@@ -67,7 +67,7 @@ fn recorded(scenario: &str) -> Vec<RecordedRun> {
     runs.map(parse).collect()
 }
 
-/// The arguments of a recorded command line: the one with blanks in it is the last.
+/// Splits a recorded command line into arguments. Only the last one may contain blanks.
 fn arguments(command: &str) -> Vec<&str> {
     match command.split_once(" {") {
         Some((options, _)) => options.split(' ').chain([&command[options.len() + 1..]]).collect(),
@@ -115,8 +115,8 @@ async fn replay(scenario: &str, steps: &[RecordedStep]) {
     }
 }
 
-/// Standard output but for the line ends after it, and the status; standard error by meaning: something is stderr
-/// exactly when something went wrong.
+/// Compares standard output, except for newlines at its end, and the status. The text of standard error is not
+/// compared; it must be empty exactly if the command succeeded.
 fn compare(output: &CommandOutput, expected: &RecordedRun) {
     assert_eq!(
         output.stdout.trim_end_matches('\n'),

@@ -1,4 +1,4 @@
-//! What every test of this binary needs: an etcd, the program, and a store to put values in and look at them.
+//! The harness of this test binary: an etcd, the program, and a store client to prepare and inspect values.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// No command takes longer, on the slowest machine.
+/// No command takes longer, even on a slow machine.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A valid document with two keepers, their dbs and a third keeper without one.
 pub(crate) const CLUSTER: &str = r#"{"formatVersion":1,"changeTime":"0001-01-01T00:00:00Z","cluster":{"uid":"5f0c1a9e","generation":1,"changeTime":"2024-05-06T07:05:12.4Z","spec":{"sleepInterval":"1s","additionalWalSenders":null,"additionalMasterReplicationSlots":null,"initMode":"new","pgHBA":null,"automaticPgRestart":null},"status":{"phase":"normal","master":"d1"}},"keepers":{"k1":{"uid":"k1","generation":1,"changeTime":"0001-01-01T00:00:00Z","spec":{},"status":{"healthy":true,"lastHealthyTime":"0001-01-01T00:00:00Z","postgresBinaryVersion":{"Maj":15,"Min":6}}},"k2":{"uid":"k2","generation":1,"changeTime":"0001-01-01T00:00:00Z","spec":{},"status":{"healthy":true,"lastHealthyTime":"0001-01-01T00:00:00Z","postgresBinaryVersion":{"Maj":15,"Min":6}}},"k3":{"uid":"k3","generation":1,"changeTime":"0001-01-01T00:00:00Z","spec":{},"status":{"healthy":true,"lastHealthyTime":"0001-01-01T00:00:00Z","postgresBinaryVersion":{"Maj":15,"Min":6}}}},"dbs":{"d1":{"uid":"d1","generation":2,"changeTime":"0001-01-01T00:00:00Z","spec":{"keeperUID":"k1","requestTimeout":"10s","additionalWalSenders":5,"additionalReplicationSlots":null,"pgHBA":null,"role":"master","followers":["d2"],"synchronousStandbys":null,"externalSynchronousStandbys":null},"status":{"synchronousStandbys":null}},"d2":{"uid":"d2","generation":2,"changeTime":"0001-01-01T00:00:00Z","spec":{"keeperUID":"k2","requestTimeout":"10s","additionalWalSenders":5,"additionalReplicationSlots":null,"pgHBA":null,"role":"standby","followers":[],"synchronousStandbys":null,"externalSynchronousStandbys":null},"status":{"synchronousStandbys":null}}},"proxy":{"changeTime":"0001-01-01T00:00:00Z","spec":{},"status":{}}}"#;
 
-/// What a run of the program left.
+/// The result of a run of the program.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CommandOutput {
     pub(crate) stdout: String,
@@ -24,7 +24,7 @@ pub(crate) struct CommandOutput {
 }
 
 impl CommandOutput {
-    /// It succeeded, printed exactly this on standard output and nothing on standard error.
+    /// Asserts success, exactly this on standard output and nothing on standard error.
     pub(crate) fn assert_printed(&self, stdout: &str) {
         assert_eq!(
             (self.stdout.as_str(), self.stderr.as_str(), self.status),
@@ -32,20 +32,20 @@ impl CommandOutput {
         );
     }
 
-    /// It failed with status 1, printed nothing on standard output, and one line on standard error with these words.
+    /// Asserts status 1, nothing on standard output, and one line on standard error that contains `words`.
     pub(crate) fn assert_failed_with(&self, words: &str) {
         assert_eq!((self.stdout.as_str(), self.status), ("", 1), "{self:?}");
         self.assert_stderr_has(words);
     }
 
-    /// One line on standard error, with these words.
+    /// Asserts that standard error is one line that contains `words`.
     pub(crate) fn assert_stderr_has(&self, words: &str) {
         assert!(self.stderr.contains(words), "no {words:?} in {self:?}");
         assert_eq!(self.stderr.lines().count(), 1, "{self:?}");
     }
 }
 
-/// Runs the program with these arguments alone.
+/// Runs the program with exactly these arguments.
 pub(crate) async fn stolonctl(args: &[&str], variables: &[(&str, &str)], stdin: &[u8]) -> CommandOutput {
     let mut child = Command::new(env!("CARGO_BIN_EXE_stolonctl"))
         .args(args)
@@ -89,7 +89,7 @@ impl CtlHarness {
         Self { etcd, store }
     }
 
-    /// An etcd whose cluster data has this value.
+    /// Starts an etcd and stores this value as the cluster data.
     pub(crate) async fn with(clusterdata: &str) -> Self {
         let harness = Self::start().await;
         harness.put(clusterdata).await;
@@ -117,7 +117,7 @@ impl CtlHarness {
             .unwrap()
     }
 
-    /// The stored cluster data.
+    /// Returns the stored cluster data.
     pub(crate) async fn get(&self) -> Option<String> {
         let entry = self.store.get(&self.store.keys().cluster_data()).await.unwrap();
         entry.map(|entry| String::from_utf8(entry.value).unwrap())

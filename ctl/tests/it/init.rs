@@ -91,7 +91,7 @@ async fn the_spec_comes_from_a_file_or_from_standard_input() {
         .await
         .assert_printed(OVERWRITTEN);
     assert!(spec(&harness).await.contains(r#""sleepInterval":"7s""#));
-    // all of standard input is the spec, so nothing is left to answer with
+    // All of standard input is the spec, so the confirmation finds nothing to read.
     let output = harness
         .run_with(&["init", "-f", "-"], b"{\"initMode\":\"new\"}\nyes\n")
         .await;

@@ -1,4 +1,4 @@
-//! Standard output and standard error that nobody reads, or that take nothing.
+//! Standard output and standard error that are closed or full.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -7,14 +7,14 @@ use std::process::{Command, Output, Stdio};
 
 use crate::harness::{CLUSTER, CtlHarness};
 
-/// The writing end of what nobody reads any more.
+/// Returns the writing end of a stream whose reading end is closed.
 fn unread() -> Stdio {
     let (ours, theirs) = UnixStream::pair().unwrap();
     drop(theirs);
     OwnedFd::from(ours).into()
 }
 
-/// Takes no byte.
+/// Opens a device on which every write fails.
 fn full() -> Stdio {
     File::options().write(true).open("/dev/full").unwrap().into()
 }

@@ -1,4 +1,4 @@
-//! `status` and `spec`: forms, errors, and what happens while the store is away (cli 12, cli 14, cli 18.16 to 18.22).
+//! `status` and `spec`: output formats, errors, and an unreachable store (cli 12, cli 14, cli 18.16 to 18.22).
 
 use control::store::Txn;
 use stolon_tests::ports::Port;
@@ -89,7 +89,7 @@ async fn no_cluster_data_is_an_error_in_both_forms() {
     );
 }
 
-/// Initialising the cluster would discard the databases of these keepers.
+/// Otherwise an initialisation would discard the databases of these keepers.
 #[tokio::test]
 async fn cluster_data_that_are_missing_or_unreadable_are_not_initialised_where_keepers_have_databases() {
     let harness = CtlHarness::start().await;
@@ -115,14 +115,14 @@ async fn cluster_data_that_are_missing_or_unreadable_are_not_initialised_where_k
             assert!(!output.stderr.contains("initialise the cluster"), "{output:?}");
         }
     }
-    // Nothing writes over what cannot be read, and the remedy says so.
+    // No command overwrites data that cannot be decoded, and the remedy says so.
     for args in [&["init", "-y"][..], &["clusterdata", "write", "--yes"]] {
         let output = harness.run_with(args, CLUSTER.as_bytes()).await;
         output.assert_failed_with("delete it with etcdctl, then restore a backup");
     }
 }
 
-/// The infos of keepers that are stopped are gone; the record of the creation is not.
+/// The infos of stopped keepers are gone; the record of the initialisation is not.
 #[tokio::test]
 async fn a_cluster_that_was_created_here_is_not_initialised_again_by_advice() {
     let harness = CtlHarness::start().await;

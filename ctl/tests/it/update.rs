@@ -57,7 +57,7 @@ async fn names_that_are_no_fields_are_told_and_ignored() {
         );
         assert_eq!(harness.get().await.as_deref(), Some(CLUSTER));
     }
-    // directives of a patch are no names of fields
+    // Directives of a patch are not field names.
     let patch = r#"{"$patch":"replace","initMode":"new","sleepInterval":"1s"}"#;
     let output = harness.run(&["update", "-p", patch]).await;
     assert_eq!((output.status, output.stderr.as_str()), (0, ""));
@@ -159,8 +159,8 @@ async fn what_is_stored_already_stops_no_other_change() {
     );
 }
 
-/// A whole configuration file, pasted with every line of it in force, is taken: with a warning for each line that is
-/// left out.
+/// A complete configuration file with every line uncommented is accepted, with a warning for each line that is left
+/// out.
 #[tokio::test]
 async fn a_stock_postgresql_conf_is_taken_with_a_warning_for_each_line_left_out() {
     let mut files = 0;

@@ -9,14 +9,14 @@ use super::*;
 
 const DATA: &str = r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"}}}"#;
 
-/// An etcd with a cluster, and somebody else who writes.
+/// An etcd with a cluster, and a second program that writes to it.
 struct WriteRace {
     etcd: Etcd,
     store: Store,
 }
 
 fn connect(etcd: &Etcd) -> Store {
-    connect_for(&etcd.endpoint(), Duration::from_secs(60)) // also ten attempts on a busy machine
+    connect_for(&etcd.endpoint(), Duration::from_secs(60)) // enough for ten attempts on a busy machine
 }
 
 fn connect_for(endpoint: &str, timeout: Duration) -> Store {
@@ -37,7 +37,7 @@ impl WriteRace {
         Self { etcd, store }
     }
 
-    /// Another program changes the phase, now: between a read of ours and the write.
+    /// Changes the phase as another program would, between a read and the write that follows it.
     fn write_from_elsewhere(&self, phase: &str) {
         std::thread::scope(|scope| {
             let write = async {
@@ -60,7 +60,7 @@ impl WriteRace {
         });
     }
 
-    /// A change of ours that loses the first `losses` races.
+    /// Runs a change that loses the first `losses` races. Returns its result and the number of attempts.
     async fn change(&self, attempts: WriteAttempts, losses: u32) -> (anyhow::Result<()>, u32) {
         let tries = Cell::new(0);
         let outcome = change(&self.store, attempts, |checked| {
@@ -138,7 +138,7 @@ async fn a_change_that_is_refused_writes_nothing() {
 
 #[tokio::test]
 async fn a_store_that_stops_answering_is_reported_by_the_request_that_met_it() {
-    // cli 10.3: the limit of the command and that of its requests end together; which one is noticed first must not matter
+    // cli 10.3: the timeout of the command and that of its request end together; which one fires first must not matter
     let race = WriteRace::start().await;
     let relay = TcpRelay::to(&race.etcd.address()).await;
     let store = connect_for(&relay.endpoint(), Duration::from_secs(3));

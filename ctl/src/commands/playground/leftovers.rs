@@ -1,4 +1,4 @@
-//! What processes leave behind when nobody lets them clean up: who still works in our directory, and what PostgreSQL
+//! Finds and removes what killed processes leave behind: other processes that work in a directory, and what PostgreSQL
 //! keeps outside its data directory.
 
 use std::collections::BTreeSet;
@@ -8,12 +8,12 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Where PostgreSQL's sockets are (keeper 0).
+/// PostgreSQL's socket directory, as the keeper sets it.
 const SOCKET_DIR: &str = "/tmp";
 
-/// What servers hold outside their data directories, and leave there when they are killed: socket files and a System V
-/// segment. POSIX segments, whose names nobody could tell, are not among them with
-/// `dynamic_shared_memory_type = mmap`.
+/// What servers keep outside their data directories and leave there when they are killed: socket files and a System V
+/// shared memory segment. With `dynamic_shared_memory_type = mmap` there are no POSIX segments, whose names would be
+/// unknown.
 #[derive(Debug, Default)]
 pub(super) struct PgLeftovers {
     files: BTreeSet<PathBuf>,
@@ -21,10 +21,10 @@ pub(super) struct PgLeftovers {
 }
 
 impl PgLeftovers {
-    /// Notes what the server of `pgdata` holds, when one runs there.
+    /// Records what the server of `pgdata` uses, if one is running.
     pub(super) fn record(&mut self, pgdata: &Path) {
-        // the lines of postmaster.pid: pid, directory, start, port, socket directory, address, "key id" of the
-        // System V segment, status (src/include/utils/pidfile.h)
+        // Lines of postmaster.pid: pid, directory, start time, port, socket directory, address, "key id" of the System
+        // V segment, status (src/include/utils/pidfile.h).
         let Ok(text) = fs::read_to_string(pgdata.join("postmaster.pid")) else {
             return;
         };
@@ -42,17 +42,17 @@ impl PgLeftovers {
         self.segments.extend(segment.and_then(|id| id.parse::<i32>().ok()));
     }
 
-    /// Removes what is still there of it. Only to be called when the servers have ended.
+    /// Removes what is left of it. Must only be called after the servers have exited.
     pub(super) fn remove(&self) {
         for file in &self.files {
-            // whoever listens on that port meanwhile keeps its socket
+            // Another server that listens on that port by now keeps its socket.
             if lock_owner(file).is_none_or(|pid| !is_alive(pid)) {
-                // a server that stopped in order has removed it itself
+                // A server that shut down normally has removed it.
                 let _ = fs::remove_file(file);
             }
         }
         for segment in &self.segments {
-            // ipcrm refuses nothing here but an id that is gone, and then there is nothing to remove
+            // The only expected failure is an id that is gone already.
             let _ = Command::new("ipcrm")
                 .args(["-m", &segment.to_string()])
                 .stdout(Stdio::null())
@@ -62,7 +62,7 @@ impl PgLeftovers {
     }
 }
 
-/// The process id of the server running on `pgdata`.
+/// Returns the process id of the server that runs on `pgdata`.
 pub(super) fn postmaster_pid(pgdata: &Path) -> Option<u32> {
     let text = fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
     let pid = text.lines().next()?.trim().parse().ok()?;
@@ -70,7 +70,7 @@ pub(super) fn postmaster_pid(pgdata: &Path) -> Option<u32> {
     (cwd == pgdata).then_some(pid)
 }
 
-/// The processes whose parent is `pid`.
+/// Returns the processes whose parent is `pid`.
 pub(super) fn child_pids(pid: u32) -> Vec<u32> {
     all_pids()
         .into_iter()
@@ -78,7 +78,7 @@ pub(super) fn child_pids(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The processes that work in `dir`, or were started with a path below it.
+/// Returns the processes whose working directory is in `dir`, or whose command line names a path below it.
 pub(super) fn pids_using(dir: &Path) -> Vec<u32> {
     let text = dir.as_os_str().as_encoded_bytes();
     all_pids()
@@ -92,22 +92,22 @@ pub(super) fn pids_using(dir: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// Whether a process exists and is not merely waiting to be reaped.
+/// Whether a process exists and is not a zombie.
 pub(super) fn is_alive(pid: u32) -> bool {
     state_and_parent(pid).is_some_and(|(state, _)| state != 'Z')
 }
 
-/// Sends a signal to a process of ours, which may have ended meanwhile.
+/// Sends a signal to one of the playground's processes, which may have exited meanwhile.
 pub(super) fn send_signal(pid: u32, signal: Signal) {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return;
     };
-    // the only error there can be is that it has ended
+    // The only possible error is that it has exited.
     let _ = kill_process(pid, signal);
 }
 
-/// Who wrote the lock file that belongs to a socket: its first line is the process id, negative for a postmaster
-/// of a stand-alone backend.
+/// Returns the process that wrote the lock file of a socket: its first line is the process id, negative for a
+/// stand-alone backend.
 fn lock_owner(socket_or_lock: &Path) -> Option<u32> {
     let mut lock = socket_or_lock.as_os_str().to_owned();
     if socket_or_lock.extension().is_none_or(|extension| extension != "lock") {
@@ -126,7 +126,8 @@ fn all_pids() -> Vec<u32> {
         .collect()
 }
 
-/// State letter and parent of a process (proc_pid_stat(5)); the name before them may hold anything.
+/// Returns the state letter and the parent of a process (proc_pid_stat(5)). The process name before them may contain
+/// blanks and parentheses.
 fn state_and_parent(pid: u32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();

@@ -1,4 +1,4 @@
-//! A client of the proxy that commits one row after another, and notes for how long it was not served.
+//! A client of the proxy that commits one row after another and measures how long it is not served.
 
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,23 +10,23 @@ use tokio_postgres::{Config, NoTls};
 
 use super::now;
 
-/// How long a connect or a commit may take before the client tries anew.
+/// Timeout of a connect or a commit.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause between two tries to connect, so that a closed door is not hammered on.
+/// Pause between two connects, so that a proxy that closes connections is not flooded.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
 
-/// What the client stats.
+/// What the client has measured.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LoadStats {
-    /// The rows whose commit was acknowledged: one run of numbers a connection.
+    /// The rows whose commit was acknowledged: one range of ids for each connection.
     pub(super) acknowledged: Vec<RangeInclusive<i64>>,
-    /// The longest time between two acknowledgements.
+    /// Longest time between two acknowledgements.
     pub(super) longest_gap: Duration,
-    /// When the last commit was acknowledged.
+    /// Time of the last acknowledged commit.
     pub(super) last_commit: Option<Boottime>,
 }
 
-/// The running client; it stops when this is dropped.
+/// The running client. It stops when this is dropped.
 #[derive(Debug)]
 pub(super) struct Load {
     stats: Arc<Mutex<LoadStats>>,
@@ -41,7 +41,7 @@ impl Load {
         Self { stats, task }
     }
 
-    /// What it has stats so far.
+    /// Returns what it has measured so far.
     pub(super) fn stats(&self) -> LoadStats {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -57,9 +57,9 @@ async fn insert_rows(config: Config, stats: Arc<Mutex<LoadStats>>) {
     let mut id = 0_i64;
     loop {
         if let Ok(Ok((client, connection))) = tokio::time::timeout(REQUEST_TIMEOUT, config.connect(NoTls)).await {
-            // its error is the client's, too
+            // Errors of the connection reach the client as well.
             let connection = tokio::spawn(async { drop(connection.await) });
-            // a number is never tried twice: an unacknowledged commit may have happened
+            // An id is never inserted twice: a commit without acknowledgement may have succeeded.
             loop {
                 id += 1;
                 let sql = format!("insert into gap values ({id})");

@@ -1,5 +1,5 @@
-//! The cluster on one machine: a temporary directory, the programs in it as child processes, and their end. What is
-//! done with them is the tour's business.
+//! Runs a cluster on one machine: a temporary directory, the programs in it as child processes, and their shutdown.
+//! Which steps are taken is left to `tour`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,22 +20,22 @@ use super::leftovers::{self, PgLeftovers};
 use super::now;
 use super::screen::Screen;
 
-/// The cluster's name, as in the walk-through.
+/// Cluster name, as in the walk-through.
 pub(super) const CLUSTER: &str = "stolon-cluster";
-/// The superuser of its databases.
+/// Superuser of its databases.
 pub(super) const SUPERUSER: &str = "postgres";
-/// How long a child may take to end in order.
+/// Time that a child gets to exit after SIGTERM.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long a killed one may take to be gone.
+/// Time that a killed process gets to disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(4);
-/// How often a condition is looked at.
+/// Pause between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How many lines of a log explain a failure.
+/// Lines of a log that are printed after a failure.
 const LOG_TAIL_LINES: usize = 25;
-/// Below the kernel's range for outgoing connections, so that none of them takes a port before its server does.
+/// Below the kernel's range for outgoing connections, so that none of those takes a port before its server binds it.
 const FREE_PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// Which ports the servers listen on.
+/// The ports that the servers listen on.
 #[derive(Debug, Clone)]
 pub(super) struct Ports {
     pub(super) etcd: u16,
@@ -45,7 +45,7 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Those of the walk-through.
+    /// The ports of the walk-through.
     pub(super) const WALK_THROUGH: Self = Self {
         etcd: 2379,
         etcd_peer: 2380,
@@ -53,10 +53,10 @@ impl Ports {
         proxy: 25432,
     };
 
-    /// Some that nobody listens on.
+    /// Returns ports that nobody listens on.
     pub(super) fn free() -> anyhow::Result<Self> {
         let size = u32::from(FREE_PORTS.end - FREE_PORTS.start);
-        // two playgrounds started together look in different places
+        // Two playgrounds that start together search different parts of the range.
         let start = std::process::id().wrapping_mul(37);
         let mut free = (0..size)
             .filter_map(|step| u16::try_from(start.wrapping_add(step) % size).ok())
@@ -71,7 +71,7 @@ impl Ports {
         })
     }
 
-    /// Errs with the port that somebody else listens on.
+    /// Returns an error that names the port if another process listens on one.
     pub(super) fn ensure_free(&self) -> anyhow::Result<()> {
         for port in [self.etcd, self.etcd_peer, self.proxy].into_iter().chain(self.postgres) {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port))
@@ -81,7 +81,7 @@ impl Ports {
     }
 }
 
-/// Why a step failed, and log_of log tells more.
+/// A failed step, and the log that explains it.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub(super) struct StepFailure {
@@ -90,7 +90,7 @@ pub(super) struct StepFailure {
 }
 
 impl StepFailure {
-    /// The end of the log that tells more.
+    /// Returns the last lines of the log.
     pub(super) fn log_tail(&self) -> Option<String> {
         let log = self.log.as_ref()?;
         let text = String::from_utf8_lossy(&fs::read(log).ok()?).into_owned();
@@ -109,7 +109,7 @@ struct ChildProcess {
     log: PathBuf,
 }
 
-/// The user whom the children run as when we are root: PostgreSQL refuses root, and so does the keeper.
+/// The user that the children run as if we are root: PostgreSQL and the keeper refuse to run as root.
 #[derive(Debug, Clone, Copy)]
 struct UnixUser {
     uid: u32,
@@ -124,25 +124,23 @@ pub(super) struct LocalCluster {
     user: Option<UnixUser>,
     children: BTreeMap<String, ChildProcess>,
     leftovers: PgLeftovers,
-    /// Which ports its servers have.
     pub(super) ports: Ports,
-    /// Where its data are.
     pub(super) store: Store,
-    /// The superuser's password.
+    /// Password of the superuser.
     pub(super) password: String,
-    /// Where the steps are told.
+    /// Where the steps are printed.
     pub(super) screen: Screen,
 }
 
 impl LocalCluster {
-    /// Makes the directory and finds the programs; starts nothing.
+    /// Creates the directory and finds the programs. Starts nothing.
     pub(super) fn prepare(ports: Ports) -> anyhow::Result<Self> {
         let user = if geteuid().is_root() {
             Some(postgres_user()?)
         } else {
             None
         };
-        // root's own TMPDIR may be out of the other user's reach
+        // The other user may not have access to root's own TMPDIR.
         let parent = if user.is_some() {
             PathBuf::from("/tmp")
         } else {
@@ -155,7 +153,7 @@ impl LocalCluster {
             let programs = dir.path().join("bin");
             fs::create_dir(&programs).context("make bin/")?;
             for name in PROGRAMS {
-                // ours may be out of that user's reach
+                // The other user may not have access to the directory of our programs.
                 fs::copy(beside_us.join(name), programs.join(name)).with_context(|| format!("copy {name}"))?;
             }
             for name in ["etcd", "data"] {
@@ -200,7 +198,6 @@ impl LocalCluster {
         })
     }
 
-    /// Starts etcd.
     pub(super) fn start_etcd(&mut self) -> anyhow::Result<()> {
         let client = format!("http://127.0.0.1:{}", self.ports.etcd);
         let peer = format!("http://127.0.0.1:{}", self.ports.etcd_peer);
@@ -217,13 +214,12 @@ impl LocalCluster {
             .context("is etcd installed? (Debian: apt-get install etcd-server)")
     }
 
-    /// Starts a sentinel.
     pub(super) fn start_sentinel(&mut self, name: &str) -> anyhow::Result<()> {
         let command = self.command("stolon-sentinel");
         self.start(name, command)
     }
 
-    /// Starts the keeper of this index: `postgres0` to `postgres2`.
+    /// Starts the keeper with this index: `postgres0` to `postgres2`.
     pub(super) fn start_keeper(&mut self, index: usize) -> anyhow::Result<()> {
         let uid = format!("postgres{index}");
         let mut command = self.command("stolon-keeper");
@@ -245,14 +241,13 @@ impl LocalCluster {
         self.start(&uid, command)
     }
 
-    /// Starts the proxy.
     pub(super) fn start_proxy(&mut self) -> anyhow::Result<()> {
         let mut command = self.command("stolon-proxy");
         command.arg(format!("--port={}", self.ports.proxy));
         self.start("proxy", command)
     }
 
-    /// Runs `stolonctl` with these arguments to its end.
+    /// Runs `stolonctl` with these arguments and waits for it to exit.
     pub(super) async fn stolonctl(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
         let mut command = self.command("stolonctl");
         command.args(arguments);
@@ -273,7 +268,7 @@ impl LocalCluster {
         Ok(())
     }
 
-    /// Where a client connects: one server's port, or the proxy's.
+    /// Returns the client configuration for this port, a server's or the proxy's.
     pub(super) fn client_config(&self, port: u16) -> Config {
         let mut config = Config::new();
         config
@@ -286,7 +281,7 @@ impl LocalCluster {
         config
     }
 
-    /// Kills a keeper and every process of its PostgreSQL, as a power cut would.
+    /// Kills a keeper and every process of its PostgreSQL, as a power failure would.
     pub(super) async fn kill_keeper(&mut self, uid: &str) -> anyhow::Result<()> {
         let pgdata = self.data_dir(uid).join("postgres");
         self.leftovers.record(&pgdata);
@@ -310,8 +305,12 @@ impl LocalCluster {
         Ok(())
     }
 
-    /// Looks again and again until `probe` gives a value. Errs when `limit` has passed, with the last reason and the
-    /// log of `log_of`, and at once when a child has ended.
+    /// Calls `probe` until it returns a value.
+    ///
+    /// # Errors
+    ///
+    /// `limit` has passed: the error has the last error of `probe` and the log of the child `log_of`. Or a child has
+    /// exited, at once.
     pub(super) async fn wait_until<T>(
         &mut self,
         log_of: &str,
@@ -339,7 +338,7 @@ impl LocalCluster {
         }
     }
 
-    /// Errs when one of the children has ended, which none does by itself.
+    /// Returns an error if one of the children has exited: none does so by itself.
     pub(super) fn check_children(&mut self) -> anyhow::Result<()> {
         for (name, process) in &mut self.children {
             if let Some(status) = process.child.try_wait().with_context(|| format!("ask after {name}"))? {
@@ -353,13 +352,13 @@ impl LocalCluster {
         Ok(())
     }
 
-    /// Ends everything and removes everything. Whatever fails, it goes on with the rest; then it errs with what is
-    /// still there.
+    /// Stops all processes and removes all files. Continues after failures, and returns an error that lists what is
+    /// left.
     pub(super) async fn shut_down(mut self) -> anyhow::Result<()> {
         for uid in (0..3).map(|index| format!("postgres{index}")) {
             self.leftovers.record(&self.data_dir(&uid).join("postgres"));
         }
-        // in order: who decides, who carries, who serves; the store last, since all of them speak with it
+        // Sentinels, keepers and the proxy first, the store last, because all of them write to it when they stop.
         let etcd = self.children.remove("etcd");
         for process in self.children.values() {
             process
@@ -378,7 +377,7 @@ impl LocalCluster {
             children.push(etcd);
             wait_for_exit(&mut children[..], KILL_TIMEOUT).await;
         }
-        // a server that nobody looks after, since its keeper was killed: SIGQUIT lets it remove what it holds
+        // Servers whose keeper was killed. SIGQUIT lets a server remove its lock files and shared memory.
         let servers: Vec<u32> = (0..3)
             .filter_map(|index| leftovers::postmaster_pid(&self.data_dir(&format!("postgres{index}")).join("postgres")))
             .collect();
@@ -389,7 +388,7 @@ impl LocalCluster {
         let left = leftovers::pids_using(self.dir.path());
         left.iter().for_each(|pid| leftovers::send_signal(*pid, Signal::KILL));
         for process in &mut children {
-            // it may have ended by now
+            // It may have exited by now.
             let _ = process.child.start_kill();
         }
         wait_for_exit(&mut children, KILL_TIMEOUT).await;
@@ -407,7 +406,7 @@ impl LocalCluster {
         self.dir.path().join("data").join(uid)
     }
 
-    /// One of our programs with the options that all of them have.
+    /// Returns the command line of one of our programs with the options that all of them share.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.program_dir.join(program));
         command
@@ -425,7 +424,7 @@ impl LocalCluster {
             .open(&log)
             .with_context(|| format!("open {}", log.display()))?;
         let err = out.try_clone().context("duplicate a descriptor")?;
-        // our own options are no business of the children
+        // Options in our own environment must not configure the children.
         for (variable, _) in std::env::vars_os() {
             let name = variable.to_string_lossy();
             if ["STKEEPER_", "STSENTINEL_", "STPROXY_", "STOLONCTL_", "ETCD_"]
@@ -443,7 +442,7 @@ impl LocalCluster {
             .stdout(out)
             .stderr(err)
             .current_dir(self.dir.path())
-            // Ctrl-C reaches us alone, and we end them in order
+            // Ctrl-C at the terminal signals only us; the children are stopped in order.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -455,7 +454,7 @@ impl LocalCluster {
 
 const PROGRAMS: [&str; 4] = ["stolonctl", "stolon-sentinel", "stolon-keeper", "stolon-proxy"];
 
-/// The directory of our own executable, links resolved, in which the other programs are, too.
+/// Returns the directory of our own executable, links resolved, which must contain the other programs as well.
 fn own_program_dir() -> anyhow::Result<PathBuf> {
     let me = std::env::current_exe().context("find our own executable")?;
     let dir = me.parent().context("our own executable is in no directory")?;
@@ -484,7 +483,7 @@ fn postgres_user() -> anyhow::Result<UnixUser> {
     )
 }
 
-/// Sixteen random characters.
+/// Returns sixteen random hexadecimal digits.
 fn random_password() -> anyhow::Result<String> {
     use std::io::Read;
     let mut bytes = [0; 8];
@@ -497,7 +496,7 @@ fn random_password() -> anyhow::Result<String> {
 async fn wait_for_exit(children: &mut [ChildProcess], limit: Duration) {
     let start = now();
     while now().since(start) < limit {
-        // an error to ask after a child is as good as its end
+        // A child whose status cannot be read counts as exited.
         if children
             .iter_mut()
             .all(|process| !matches!(process.child.try_wait(), Ok(None)))

@@ -1,17 +1,16 @@
-//! What a person sees: one line a step with the time it took, moving while it lasts, and then the live status.
+//! Standard output of the playground: one line for each step with the time it took, and then the live status.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use control::clock::Boottime;
 
-/// Standard output as the playground uses it. A reader that has gone away stops nothing: what is left to do then is
-/// to clean up.
+/// Standard output. Write errors are ignored: without a reader the playground still has to clean up.
 #[derive(Debug)]
 pub(super) struct Screen {
     terminal: bool,
     step: Option<ProgressLine>,
-    /// Lines of the live status that stand above the cursor.
+    /// Lines of the live status above the cursor.
     status_lines: usize,
 }
 
@@ -19,12 +18,11 @@ pub(super) struct Screen {
 struct ProgressLine {
     text: String,
     started: Boottime,
-    /// Whole seconds already shown as passing.
+    /// Whole seconds that have been printed.
     shown_seconds: u64,
 }
 
 impl Screen {
-    /// The screen, which is a terminal or is not.
     pub(super) fn new() -> Self {
         Self {
             terminal: std::io::stdout().is_terminal(),
@@ -33,7 +31,7 @@ impl Screen {
         }
     }
 
-    /// Whether somebody looks at it.
+    /// Whether standard output is a terminal.
     pub(super) fn is_terminal(&self) -> bool {
         self.terminal
     }
@@ -43,7 +41,7 @@ impl Screen {
         self.write(&format!("{text}\n"));
     }
 
-    /// A step begins: its text stands there until it is done.
+    /// Starts a step: prints its text, which stays until the step is finished.
     pub(super) fn begin_step(&mut self, text: impl Into<String>, now: Boottime) {
         let step = ProgressLine {
             text: text.into(),
@@ -58,7 +56,7 @@ impl Screen {
         self.step = Some(step);
     }
 
-    /// Time passes within a step: to be called a few times a second.
+    /// Updates the time shown for the current step. To be called several times a second.
     pub(super) fn update_step(&mut self, now: Boottime) {
         let Some(step) = &mut self.step else { return };
         let seconds = now.since(step.started).as_secs();
@@ -73,7 +71,7 @@ impl Screen {
         }
     }
 
-    /// The step is done; gives how long it took.
+    /// Finishes the current step and returns how long it took.
     pub(super) fn finish_step(&mut self, detail: &str, now: Boottime) -> Duration {
         let Some(step) = self.step.take() else {
             return Duration::ZERO;
@@ -94,14 +92,14 @@ impl Screen {
         took
     }
 
-    /// The step has not been done: its line ends, for what is said next.
+    /// Ends the line of a step that was not finished.
     pub(super) fn abandon_step(&mut self) {
         if self.step.take().is_some() {
             self.write("\n");
         }
     }
 
-    /// Draws `lines` where the last ones drawn are. Only on a terminal.
+    /// Prints `lines` over the ones printed last. Only for a terminal.
     pub(super) fn redraw_status(&mut self, lines: &[String]) {
         let mut text = String::new();
         if self.status_lines > 0 {
@@ -119,19 +117,19 @@ impl Screen {
 
     fn write(&self, text: &str) {
         let mut out = std::io::stdout().lock();
-        // nobody reads any more: nothing to be done about that here
+        // See the type: write errors are ignored.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 }
 
-/// The line of a step that lasts, cut so that it can be written over.
+/// Returns the line of an unfinished step, cut to one line so that it can be overwritten.
 fn progress_text(step: &ProgressLine, seconds: u64) -> String {
     let line = format!("[{seconds:5} …  ] {}", step.text);
     let fits: String = line.chars().take(columns()).collect();
     format!("\r\x1b[2K{fits}")
 }
 
-/// How many columns a line may have without being wrapped.
+/// Returns the length of a line that the terminal does not wrap.
 fn columns() -> usize {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
     size.map(|size| usize::from(size.ws_col))

@@ -1,4 +1,4 @@
-//! The walk-through, performed: each step told in a line with the time it took.
+//! The steps of the playground and of its walk-through. Each is printed as one line with the time it took.
 
 use std::time::Duration;
 
@@ -12,20 +12,21 @@ use super::local_cluster::LocalCluster;
 use super::now;
 use super::view::{KeeperView, read_view};
 
-/// Shorter intervals than the defaults, so that nobody waits 20 s for a dead master to be taken for dead; and what a
-/// killed server leaves is in its directory, not in /dev/shm, where nobody could tell whose it is.
+/// Intervals shorter than the defaults, so that a dead master is detected in 4 s instead of 20 s. With `mmap` a killed
+/// server leaves its shared memory in its own directory and not in /dev/shm, where it could not be attributed.
 const SPEC: &str = r#"{
     "initMode": "new", "sleepInterval": "1s", "requestTimeout": "2s", "failInterval": "4s",
     "proxyCheckInterval": "1s", "proxyTimeout": "3s", "pgParameters": {"dynamic_shared_memory_type": "mmap"}
 }"#;
-/// How long a step of the store, a sentinel or a proxy may take.
+/// Timeout of a step of the store, a sentinel or a proxy.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a step may take in which PostgreSQL is initialised, copied, recovered or elected.
+/// Timeout of a step in which PostgreSQL is initialised, copied or recovered, or a master is elected.
 const LONG_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long one statement may take.
+/// Timeout of one statement.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Starts etcd, initialises the cluster, starts two sentinels, a keeper and a proxy: clients are served then.
+/// Starts etcd, initialises the cluster, starts two sentinels, a keeper and a proxy. Clients are served when it
+/// returns.
 pub(super) async fn start_cluster(cluster: &mut LocalCluster) -> anyhow::Result<()> {
     let etcd = format!("etcd on port {}: the store", cluster.ports.etcd);
     cluster.screen.begin_step(etcd, now());
@@ -78,7 +79,7 @@ pub(super) async fn start_cluster(cluster: &mut LocalCluster) -> anyhow::Result<
     Ok(())
 }
 
-/// Starts the other two keepers and waits until they follow.
+/// Starts the other two keepers and waits until they follow the master.
 pub(super) async fn add_standbys(cluster: &mut LocalCluster) -> anyhow::Result<()> {
     cluster
         .screen
@@ -91,7 +92,8 @@ pub(super) async fn add_standbys(cluster: &mut LocalCluster) -> anyhow::Result<(
     Ok(())
 }
 
-/// A row through the proxy, standbys that have it, the death of the master, and life after it.
+/// The walk-through: inserts a row through the proxy, adds standbys, kills the master, and waits until another one
+/// serves the client and the old one has become a standby.
 pub(super) async fn run_steps(cluster: &mut LocalCluster) -> anyhow::Result<()> {
     let through = cluster.client_config(cluster.ports.proxy);
 
@@ -199,7 +201,7 @@ pub(super) async fn run_steps(cluster: &mut LocalCluster) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The cluster in a few lines, for somebody who watches.
+/// Returns the live status of the cluster, one line for each keeper and one for the proxy.
 pub(super) async fn status_lines(cluster: &LocalCluster) -> Vec<String> {
     let view = match read_view(&cluster.store).await {
         Ok(view) => view,
@@ -252,7 +254,7 @@ async fn wait_for_role(cluster: &mut LocalCluster, uid: &str, role: Role) -> any
         .await
 }
 
-/// One connection, one statement.
+/// Opens a connection and executes one statement.
 async fn execute(config: &Config, sql: &str) -> anyhow::Result<()> {
     let client = connect(config).await?;
     tokio::time::timeout(STATEMENT_TIMEOUT, client.batch_execute(sql))
@@ -278,7 +280,7 @@ async fn connect(config: &Config) -> anyhow::Result<Client> {
     let (client, connection) = tokio::time::timeout(STATEMENT_TIMEOUT, connect)
         .await
         .context("no answer")??;
-    // it ends with the client, and its error is the client's, too
+    // It ends with the client; its errors reach the client as well.
     tokio::spawn(async { drop(connection.await) });
     Ok(client)
 }
@@ -287,7 +289,7 @@ fn acknowledged_rows(stats: &LoadStats) -> i64 {
     stats.acknowledged.iter().map(|run| run.end() - run.start() + 1).sum()
 }
 
-/// How many acknowledged rows are not in the table.
+/// Returns the number of acknowledged rows that are not in the table.
 async fn lost_rows(config: &Config, stats: &LoadStats) -> anyhow::Result<i64> {
     let client = connect(config).await?;
     let mut lost = 0;

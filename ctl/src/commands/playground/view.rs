@@ -1,4 +1,4 @@
-//! What the store says about the playground's cluster, as its steps and its live status need it.
+//! The state of the playground's cluster in the store, as its steps and its live status need it.
 
 use anyhow::Context;
 use control::model::{ClusterData, DbUid, Lsn, Role};
@@ -7,19 +7,18 @@ use control::store::Store;
 /// The cluster at one moment.
 #[derive(Debug, Default)]
 pub(super) struct PlaygroundView {
-    /// How many sentinels campaign; the first one leads.
+    /// Number of sentinels that campaign; the oldest one leads.
     pub(super) candidates: usize,
-    /// The leading sentinel.
+    /// Uid of the leading sentinel.
     pub(super) leader: Option<String>,
-    /// Each keeper with its instance, by uid.
+    /// Each keeper with its db, by uid.
     pub(super) keepers: Vec<KeeperView>,
-    /// The keeper whose instance is the elected master.
+    /// Keeper of the elected master.
     pub(super) master: Option<String>,
-    /// The keeper whose instance proxies send clients to.
+    /// Keeper of the db that proxies send clients to.
     pub(super) proxied: Option<String>,
 }
 
-/// A keeper and its instance.
 #[derive(Debug)]
 pub(super) struct KeeperView {
     pub(super) uid: String,
@@ -27,7 +26,6 @@ pub(super) struct KeeperView {
     pub(super) db: Option<DbView>,
 }
 
-/// An instance.
 #[derive(Debug)]
 pub(super) struct DbView {
     pub(super) role: Role,
@@ -39,7 +37,7 @@ pub(super) struct DbView {
 }
 
 impl PlaygroundView {
-    /// The keeper of this uid, when its instance is healthy, has this role and is what the sentinel wants it to be.
+    /// Returns the db of a healthy keeper if it is healthy, has this role and has converged to the sentinel's spec.
     pub(super) fn converged_db(&self, uid: &str, role: &Role) -> Option<&DbView> {
         let keeper = self.keepers.iter().find(|keeper| keeper.uid == uid && keeper.healthy)?;
         keeper
@@ -49,7 +47,7 @@ impl PlaygroundView {
     }
 }
 
-/// Reads the store.
+/// Reads it from the store.
 pub(super) async fn read_view(store: &Store) -> anyhow::Result<PlaygroundView> {
     let keys = store.keys();
     let mut candidates = store.list(&keys.election()).await?;

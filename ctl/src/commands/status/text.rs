@@ -14,7 +14,7 @@ enum RowEnd {
     Plain,
 }
 
-/// All lines, the empty one at the end included.
+/// Returns all lines, including the empty one at the end.
 pub(super) fn render(status: &Status) -> String {
     let mut out = String::from("=== Active sentinels ===\n\n");
     if status.sentinels.is_empty() {
@@ -92,7 +92,8 @@ fn push_master(out: &mut String, status: &Status) {
     }
 }
 
-/// A section that is there only when there is something to fix: the reference has none of the kind.
+/// Appends the problems that an operator has to fix. Without any there is no such section, as in the reference, which
+/// never has one.
 fn push_problems(out: &mut String, status: &Status) {
     if status.problems.is_empty() {
         return;
@@ -112,8 +113,8 @@ fn push_problems(out: &mut String, status: &Status) {
     }
 }
 
-/// Header and first row are laid out together, each later row alone: the reference flushes its table writer after each
-/// row, and scripts have learnt to live with that.
+/// Aligns the header with the first row, and every later row by itself: the reference flushes its table writer after
+/// each row, and scripts expect its output.
 fn push_table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<String>>, ending: RowEnd) {
     let mut rows = rows;
     let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
@@ -126,7 +127,7 @@ fn push_table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<
     }
 }
 
-/// Rows that share their columns. A cell that a tab follows reaches to the column's width: the longest such cell and a
+/// Appends rows with common columns. A cell before a tab is padded to the column's width: the longest such cell plus a
 /// blank, rounded up to a tab stop.
 fn push_rows(out: &mut String, rows: &[(Vec<String>, RowEnd)]) {
     let is_followed = |row: &(Vec<String>, RowEnd), column: usize| column + 1 < row.0.len() || row.1 == RowEnd::Tab;

@@ -1,21 +1,21 @@
-//! What a snapshot of the store says about the cluster. Pure.
+//! Computes the status of the cluster from a snapshot of the store. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use control::model::{ClusterData, DbUid, KeeperInfo, Problem, ProxyInfo, ProxyUid, SentinelInfo, SentinelUid};
 use serde::Serialize;
 
-/// The whole answer; its fields are those of the JSON form (cli 14.2).
+/// The whole status; its fields are those of the JSON form (cli 14.2).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Status {
     pub(super) sentinels: Vec<SentinelRow>,
     pub(super) proxies: Vec<ProxyRow>,
     pub(super) keepers: Vec<KeeperRow>,
     pub(super) cluster: ClusterSummary,
-    /// What keepers report that an operator has to fix; absent when there is nothing.
+    /// Problems that an operator has to fix, as the keepers report them. The field is absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) problems: Vec<KeeperProblem>,
-    /// From the master down; only the text form has it.
+    /// The replication tree from the master down; only in the text form.
     #[serde(skip)]
     pub(super) tree: Vec<TreeRow>,
 }
@@ -45,7 +45,7 @@ pub(super) struct KeeperRow {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct ClusterSummary {
     pub(super) available: bool,
-    /// Empty without a master, and when the document does not hold its db.
+    /// Empty without a master, and if the document does not contain its db.
     pub(super) master_keeper_uid: String,
     /// Empty without a master.
     pub(super) master_db_uid: String,
@@ -55,23 +55,23 @@ pub(super) struct ClusterSummary {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct KeeperProblem {
     pub(super) keeper: String,
-    /// The cluster data call the keeper unhealthy: this is what it last reported.
+    /// The cluster data have the keeper as unhealthy, so this is its last report and may be outdated.
     #[serde(rename = "old", skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_old: bool,
     #[serde(flatten)]
     pub(super) problem: Problem,
 }
 
-/// One db of the tree with all before its name: a line of the text form.
+/// One db of the tree: a line of the text form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TreeRow {
-    /// What stands in front of the keeper's uid.
+    /// The characters that draw the tree, before the keeper's uid.
     pub(super) tree_prefix: String,
     pub(super) keeper_uid: String,
     pub(super) is_master: bool,
 }
 
-/// Puts together what is shown (cli 14.1). What a broken document names but does not hold is shown as missing.
+/// Computes the status (cli 14.1). What a broken document names but does not contain is shown as missing.
 pub(super) fn build(
     leader: Option<&str>,
     sentinels: Vec<SentinelInfo>,
@@ -86,7 +86,7 @@ pub(super) fn build(
         })
         .collect();
     sentinels.sort_by(|a, b| a.uid.cmp(&b.uid));
-    // of two entries with one uid the later counts (store S-11)
+    // Of two infos with the same uid the later one counts (store S-11).
     let proxies: BTreeMap<ProxyUid, i64> = proxies.into_iter().map(|info| (info.uid, info.generation)).collect();
     let master = data.master_uid();
     let master_keeper = master
@@ -109,7 +109,7 @@ pub(super) fn build(
     }
 }
 
-/// What the keepers of this cluster report that an operator has to fix, by keeper.
+/// Returns the problems that keepers of this cluster report, sorted by keeper.
 pub(super) fn problems(infos: &[KeeperInfo], data: &ClusterData) -> Vec<KeeperProblem> {
     let cluster = data.cluster.as_ref().map(|cluster| &cluster.uid);
     let of_cluster = infos.iter().filter(|info| Some(&info.cluster_uid) == cluster);
@@ -150,13 +150,13 @@ fn keeper_rows(data: &ClusterData) -> Vec<KeeperRow> {
     data.keepers().iter().map(row).collect()
 }
 
-/// Followers of followers are drawn down to this level; no cluster is near it.
+/// Depth of the tree that is drawn; real clusters are far below it.
 const TREE_LEVELS_MAX: usize = 64;
 
-/// The dbs from the master down, depth first, followers in stored order (cli 14.3).
+/// Returns the dbs from the master down, depth first, followers in stored order (cli 14.3).
 ///
-/// Each db once: only a broken document has one that several follow, or that follows itself, and all the ways through
-/// such a document may be more than anybody can wait for.
+/// Each db is drawn once. In a broken document several dbs may name the same follower, or a db may follow itself; the
+/// number of paths through it can be exponential.
 fn tree_rows(data: &ClusterData) -> Vec<TreeRow> {
     let mut branches = Vec::new();
     if let Some(master) = data.master_uid() {
@@ -165,8 +165,8 @@ fn tree_rows(data: &ClusterData) -> Vec<TreeRow> {
     branches
 }
 
-/// `place` is whether this is the last of its parent's followers; nothing for the root. `drawn` are the dbs that the
-/// tree has already.
+/// Appends a db and its followers. `place` is whether the db is the last of its parent's followers, `None` for the
+/// root. `drawn` are the dbs that the tree already has.
 fn push_subtree<'a>(
     data: &'a ClusterData,
     uid: &'a DbUid,
@@ -199,7 +199,7 @@ fn push_subtree<'a>(
     };
     let followers = db.spec.followers.as_deref().unwrap_or_default();
     for (number, follower) in followers.iter().enumerate() {
-        // "last" counts followers that do not exist, too
+        // "last" also counts followers that do not exist
         push_subtree(
             data,
             follower,

@@ -13,7 +13,7 @@ fn rendered(data: &ClusterData) -> String {
     render(&build(None, Vec::new(), Vec::new(), data))
 }
 
-/// The lines of the tree.
+/// Renders the tree alone.
 fn tree(dbs: &str) -> String {
     let text = rendered(&data(&format!(r#""dbs":{{{dbs}}}"#)));
     text.split_once("===== Keepers/DB tree =====\n\n").unwrap().1.to_owned()
@@ -61,7 +61,7 @@ fn an_empty_cluster_is_told_in_words() {
 
 #[test]
 fn keepers_without_a_master_are_shown() {
-    // cli 18.19: a keeper without db, a db without address, no master, an address in IPv6
+    // cli 18.19: a keeper without db, a db without address, no master, an IPv6 address
     let text = r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"}},
         "keepers":{"a":{"status":{"healthy":true}},"b":{},"c":{}},
         "dbs":{"d2":{"generation":1,"spec":{"keeperUID":"b"}},
@@ -141,7 +141,7 @@ fn a_broken_document_is_shown_as_it_is() {
 
 #[test]
 fn a_document_with_countless_ways_down_is_drawn_in_no_time() {
-    // each db twice below the one before: 2^200 ways; and a chain deeper than any stack
+    // Each db follows the one before twice: 2^200 paths. And a chain deeper than any stack.
     let twice: Vec<String> = (1..=200)
         .map(|n| db(&format!("d{n}"), "k", &[&format!("d{}", n + 1), &format!("d{}", n + 1)]))
         .collect();
