@@ -10,23 +10,23 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use control::clock::Boottime;
-use proxy::relay::{Gate, Manner, Paths, Patience, Socket, Tally, carry};
+use proxy::relay::{ByteCounters, Gate, MethodPolicy, PeerTimeout, RelayConfig, Socket, forward};
 use socket2::SockRef;
 
-const MANNERS: [(&str, Manner); 4] = [
-    ("copy", manner(Paths::Copy, false)),
-    ("splice", manner(Paths::Splice, false)),
-    ("by flow", manner(Paths::ByFlow, false)),
-    ("by flow, batched", manner(Paths::ByFlow, true)),
+const CONFIGS: [(&str, RelayConfig); 4] = [
+    ("copy", config(MethodPolicy::Copy, false)),
+    ("splice", config(MethodPolicy::Splice, false)),
+    ("by flow", config(MethodPolicy::Adaptive, false)),
+    ("by flow, batched", config(MethodPolicy::Adaptive, true)),
 ];
 
-const fn manner(paths: Paths, batching: bool) -> Manner {
-    Manner {
-        paths,
+const fn config(methods: MethodPolicy, batching: bool) -> RelayConfig {
+    RelayConfig {
+        methods,
         batching,
-        patience: Patience {
+        peer_timeout: PeerTimeout {
             silence_seconds: 120,
-            questions: 3,
+            unanswered_probes: 3,
         },
     }
 }
@@ -92,14 +92,14 @@ fn main() {
         .unwrap_or(7_usize);
     println!("CPU of the relay thread, wall time beside it; median of {rounds} rounds, and its ratio to copying");
     for (name, load) in LOADS {
-        let mut figures = vec![Vec::new(); MANNERS.len()];
+        let mut figures = vec![Vec::new(); CONFIGS.len()];
         for round in 0..rounds {
-            let mut order: Vec<usize> = (0..MANNERS.len()).collect();
+            let mut order: Vec<usize> = (0..CONFIGS.len()).collect();
             if round % 2 == 1 {
                 order.reverse();
             }
             for at in order {
-                figures[at].push(measure(load, MANNERS[at].1));
+                figures[at].push(measure(load, CONFIGS[at].1));
             }
         }
         let medians: Vec<(f64, f64)> = figures.into_iter().map(median).collect();
@@ -107,9 +107,9 @@ fn main() {
             Load::Stream { .. } => "ms/GB",
             Load::Answers { .. } => "us each",
         };
-        for ((manner, _), (cpu, wall)) in MANNERS.iter().zip(&medians) {
+        for ((config, _), (cpu, wall)) in CONFIGS.iter().zip(&medians) {
             let ratio = cpu / medians[0].0;
-            println!("{name:24} {manner:18} {cpu:9.2} {unit:8} wall {wall:9.2}  x {ratio:.2}");
+            println!("{name:24} {config:18} {cpu:9.2} {unit:8} wall {wall:9.2}  x {ratio:.2}");
         }
     }
 }
@@ -123,9 +123,9 @@ fn median(mut figures: Vec<(f64, f64)>) -> (f64, f64) {
 }
 
 /// CPU and wall time of one connection, in ms per GB or in us per answer.
-fn measure(load: Load, manner: Manner) -> (f64, f64) {
+fn measure(load: Load, config: RelayConfig) -> (f64, f64) {
     let ((client, inner_client), (inner_master, master)) = (connection(), connection());
-    let relay = thread::spawn(move || relay(inner_client, inner_master, manner));
+    let relay = thread::spawn(move || relay(inner_client, inner_master, config));
     let server = thread::spawn(move || serve(load, master));
     ask(load, client);
     server.join().unwrap();
@@ -152,13 +152,13 @@ fn connection() -> (TcpStream, TcpStream) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement")]
-fn relay(client: TcpStream, master: TcpStream, manner: Manner) -> (f64, f64) {
+fn relay(client: TcpStream, master: TcpStream, config: RelayConfig) -> (f64, f64) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     let gate = Gate::new(Boottime::from_nanos(u64::MAX));
-    let tally = Tally::default();
+    let counters = ByteCounters::default();
     runtime.block_on(async {
         let register = |socket: TcpStream| {
             socket.set_nonblocking(true).unwrap();
@@ -166,7 +166,7 @@ fn relay(client: TcpStream, master: TcpStream, manner: Manner) -> (f64, f64) {
         };
         let (client, master) = (register(client), register(master));
         let (cpu, start) = (cpu_nanos(), Boottime::now());
-        carry(client, master, &gate, &tally, &manner).await;
+        forward(client, master, &gate, &counters, &config).await;
         (cpu_nanos() - cpu, Boottime::now().since(start).as_nanos() as f64)
     })
 }

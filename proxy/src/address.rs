@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 
 use control::clock::Boottime;
 
-use crate::route::choose;
+use crate::route::choose_address;
 
 /// What a lookup of the master's name has brought so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum LookupResult {
     /// These addresses; none at all counts as a failure.
     Addresses(Vec<SocketAddr>),
     /// An error, in the resolver's words.
@@ -20,18 +20,18 @@ pub enum Answer {
 
 /// The address of an open route to the same db at the same name and port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InUse {
+pub struct CurrentAddress {
     /// The address.
     pub address: SocketAddr,
     /// The end of the lease of the last check-in that found the address in an answer.
-    pub until: Boottime,
+    pub confirmed_until: Boottime,
     /// Whether the last connection to it succeeded; also when there was none.
     pub reachable: bool,
 }
 
 /// What a check-in makes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
+pub enum MasterAddress {
     /// The resolver says so.
     Confirmed(SocketAddr),
     /// The address in use, for no longer than its lease.
@@ -41,13 +41,13 @@ pub enum Settled {
         /// The end of the lease.
         until: Boottime,
         /// Why it is not confirmed.
-        why: Doubt,
+        why: UnconfirmedReason,
     },
     /// There is no address, for this reason.
     Unknown(String),
 }
 
-impl Settled {
+impl MasterAddress {
     /// The address, if there is one.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
@@ -59,11 +59,11 @@ impl Settled {
 
 /// Why an address in use is not confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Doubt {
+pub enum UnconfirmedReason {
     /// The lookup failed, or is not finished.
     NoAnswer(String),
     /// The name leads to these addresses now.
-    Elsewhere(Vec<SocketAddr>),
+    OtherAddresses(Vec<SocketAddr>),
 }
 
 /// Decides which address stands for the master's name.
@@ -74,31 +74,40 @@ pub enum Doubt {
 /// An address that connections fail to reach gives way at once to those that the name leads to now.
 ///
 /// `preferred` is taken when an answer has it, so that the order of the addresses moves no route (proxy P-6).
-pub fn settle(answer: Answer, in_use: Option<InUse>, preferred: Option<SocketAddr>, now: Boottime) -> Settled {
-    let in_use = in_use.filter(|in_use| now < in_use.until);
+pub fn decide_address(
+    answer: LookupResult,
+    in_use: Option<CurrentAddress>,
+    preferred: Option<SocketAddr>,
+    now: Boottime,
+) -> MasterAddress {
+    let in_use = in_use.filter(|in_use| now < in_use.confirmed_until);
     let (doubt, otherwise) = match answer {
-        Answer::Addresses(found) => {
+        LookupResult::Addresses(found) => {
             let preferred = in_use.map(|in_use| in_use.address).or(preferred);
-            match (choose(&found, preferred), in_use) {
-                (None, _) => no_answer("the name has no address".to_owned()),
-                (Some(chosen), Some(in_use)) if in_use.reachable && chosen != in_use.address => {
-                    (Doubt::Elsewhere(found), Settled::Confirmed(chosen))
-                }
-                (Some(chosen), _) => return Settled::Confirmed(chosen),
+            match (choose_address(&found, preferred), in_use) {
+                (None, _) => unconfirmed("the name has no address".to_owned()),
+                (Some(chosen), Some(in_use)) if in_use.reachable && chosen != in_use.address => (
+                    UnconfirmedReason::OtherAddresses(found),
+                    MasterAddress::Confirmed(chosen),
+                ),
+                (Some(chosen), _) => return MasterAddress::Confirmed(chosen),
             }
         }
-        Answer::Failed(error) => no_answer(error),
-        Answer::Pending => no_answer("the resolver has not answered yet".to_owned()),
+        LookupResult::Failed(error) => unconfirmed(error),
+        LookupResult::Pending => unconfirmed("the resolver has not answered yet".to_owned()),
     };
-    in_use.map_or(otherwise, |in_use| Settled::Kept {
+    in_use.map_or(otherwise, |in_use| MasterAddress::Kept {
         address: in_use.address,
-        until: in_use.until,
+        until: in_use.confirmed_until,
         why: doubt,
     })
 }
 
-fn no_answer(reason: String) -> (Doubt, Settled) {
-    (Doubt::NoAnswer(reason.clone()), Settled::Unknown(reason))
+fn unconfirmed(reason: String) -> (UnconfirmedReason, MasterAddress) {
+    (
+        UnconfirmedReason::NoAnswer(reason.clone()),
+        MasterAddress::Unknown(reason),
+    )
 }
 
 #[cfg(test)]
@@ -112,44 +121,44 @@ mod tests {
         SocketAddr::from(([192, 0, 2, last], 5432))
     }
 
-    fn found(lasts: &[u8]) -> Answer {
-        Answer::Addresses(lasts.iter().map(|last| address(*last)).collect())
+    fn found(lasts: &[u8]) -> LookupResult {
+        LookupResult::Addresses(lasts.iter().map(|last| address(*last)).collect())
     }
 
-    const IN_USE: fn() -> Option<InUse> = || {
-        Some(InUse {
+    const IN_USE: fn() -> Option<CurrentAddress> = || {
+        Some(CurrentAddress {
             address: address(1),
-            until: LATER,
+            confirmed_until: LATER,
             reachable: true,
         })
     };
 
     /// What becomes of an open route to 192.0.2.1: the last byte of the address, and in brackets why it is not confirmed.
-    fn open(answer: Answer, in_use: Option<InUse>, now: Boottime) -> String {
-        match settle(answer, in_use, None, now) {
-            Settled::Confirmed(address) => address.to_string().replace("192.0.2.", "").replace(":5432", ""),
-            Settled::Kept {
+    fn open(answer: LookupResult, in_use: Option<CurrentAddress>, now: Boottime) -> String {
+        match decide_address(answer, in_use, None, now) {
+            MasterAddress::Confirmed(address) => address.to_string().replace("192.0.2.", "").replace(":5432", ""),
+            MasterAddress::Kept {
                 address: kept,
                 until,
                 why,
             } => {
                 assert_eq!((kept, until), (address(1), LATER));
                 match why {
-                    Doubt::NoAnswer(why) => format!("1 ({why})"),
-                    Doubt::Elsewhere(found) => format!("1 ({} others)", found.len()),
+                    UnconfirmedReason::NoAnswer(why) => format!("1 ({why})"),
+                    UnconfirmedReason::OtherAddresses(found) => format!("1 ({} others)", found.len()),
                 }
             }
-            Settled::Unknown(why) => format!("none: {why}"),
+            MasterAddress::Unknown(why) => format!("none: {why}"),
         }
     }
 
     #[test]
     fn an_address_in_use_stays_whatever_the_resolver_answers_until_its_lease_ends() {
-        let failed = || Answer::Failed("no such name".to_owned());
+        let failed = || LookupResult::Failed("no such name".to_owned());
         for (answer, kept, over) in [
             (failed(), "1 (no such name)", "none: no such name"),
             (
-                Answer::Pending,
+                LookupResult::Pending,
                 "1 (the resolver has not answered yet)",
                 "none: the resolver has not answered yet",
             ),
@@ -170,24 +179,27 @@ mod tests {
 
     #[test]
     fn an_address_that_cannot_be_reached_gives_way_to_those_of_the_name_and_to_no_failure() {
-        let dead = IN_USE().map(|in_use| InUse {
+        let dead = IN_USE().map(|in_use| CurrentAddress {
             reachable: false,
             ..in_use
         });
         assert_eq!(open(found(&[2]), dead, NOW), "2");
         assert_eq!(open(found(&[2, 1]), dead, NOW), "1", "the name still leads there");
-        assert_eq!(open(Answer::Failed("timeout".to_owned()), dead, NOW), "1 (timeout)");
+        assert_eq!(
+            open(LookupResult::Failed("timeout".to_owned()), dead, NOW),
+            "1 (timeout)"
+        );
     }
 
     #[test]
     fn a_closed_route_opens_to_the_address_that_it_had() {
         assert_eq!(
-            settle(found(&[2, 1]), None, Some(address(1)), NOW),
-            Settled::Confirmed(address(1))
+            decide_address(found(&[2, 1]), None, Some(address(1)), NOW),
+            MasterAddress::Confirmed(address(1))
         );
         assert_eq!(
-            settle(found(&[2]), None, Some(address(1)), NOW),
-            Settled::Confirmed(address(2))
+            decide_address(found(&[2]), None, Some(address(1)), NOW),
+            MasterAddress::Confirmed(address(2))
         );
     }
 }

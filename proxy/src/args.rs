@@ -9,7 +9,7 @@ use control::model::GoDuration;
 use control::telemetry::LogConfig;
 
 use crate::listener::{self, Keepalive};
-use crate::relay::{Manner, PIPES_MAX};
+use crate::relay::{PIPES_MAX, RelayConfig};
 
 /// Descriptors that are not for clients: logs, the store, metrics, the runtime, the spare one.
 const OWN_DESCRIPTORS: usize = 64;
@@ -92,7 +92,7 @@ pub struct Config {
 
 /// What the check gave.
 #[derive(Debug)]
-pub struct Checked {
+pub struct CheckedProxyArgs {
     /// How to log; usable whatever else is wrong.
     pub log: LogConfig,
     /// What is true, or all that is wrong.
@@ -101,7 +101,7 @@ pub struct Checked {
 
 /// What the check has to know of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Machine {
+pub struct MachineLimits {
     /// CPUs that may be used.
     pub cpus: usize,
     /// The limit of open files, already raised.
@@ -109,7 +109,7 @@ pub struct Machine {
 }
 
 /// What to do about an address that clients cannot be taken at, by the reason of the system (bind(2), ip(7)).
-pub fn remedy(err: &io::Error) -> &'static str {
+pub fn bind_error_remedy(err: &io::Error) -> &'static str {
     match err.kind() {
         ErrorKind::AddrInUse => "choose another --port or --listen-address, or stop what is there",
         ErrorKind::AddrNotAvailable => {
@@ -124,7 +124,7 @@ pub fn remedy(err: &io::Error) -> &'static str {
 
 impl Args {
     /// Checks everything; the faults come in the order of cli 5.
-    pub fn check(&self, machine: Machine) -> Checked {
+    pub fn check(&self, machine: MachineLimits) -> CheckedProxyArgs {
         let mut faults = Faults::default();
         let log = self.daemon.log(&mut faults);
         let common = self.daemon.common.check(&mut faults);
@@ -163,10 +163,10 @@ impl Args {
             }
         };
         let max_connections = self.max_connections(machine, relay_threads, &mut faults);
-        let manner = Manner {
+        let relay = RelayConfig {
             batching: self.batch_streams != Some(Switch(false)),
-            patience: keepalive.patience(),
-            ..Manner::default()
+            peer_timeout: keepalive.peer_timeout(),
+            ..RelayConfig::default()
         };
         let config = match (common, listen) {
             (Some(common), Some(listen)) if faults.is_empty() => Ok(Config {
@@ -177,7 +177,7 @@ impl Args {
                     keepalive,
                     connect_timeout,
                     max_connections,
-                    manner,
+                    relay,
                     hold,
                     hold_max,
                 },
@@ -186,7 +186,7 @@ impl Args {
             }),
             _ => Err(faults),
         };
-        Checked { log, config }
+        CheckedProxyArgs { log, config }
     }
 
     fn keepalive(&self, faults: &mut Faults) -> Keepalive {
@@ -218,11 +218,11 @@ impl Args {
     fn listen(&self, faults: &mut Faults) -> Option<SocketAddr> {
         let (address, port) = (self.listen_address.as_deref(), self.port.as_deref());
         let (address, port) = (address.unwrap_or("127.0.0.1"), port.unwrap_or("5432"));
-        let bare = address
+        let address_text = address
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'))
             .unwrap_or(address);
-        let ip: Option<IpAddr> = bare.parse().ok();
+        let ip: Option<IpAddr> = address_text.parse().ok();
         if ip.is_none() {
             faults.push(format!(
                 "--listen-address is {address:?}: it takes an IP address, such as 127.0.0.1, 0.0.0.0 or ::"
@@ -237,7 +237,7 @@ impl Args {
         Some(SocketAddr::new(ip?, number?))
     }
 
-    fn max_connections(&self, machine: Machine, relay_threads: usize, faults: &mut Faults) -> usize {
+    fn max_connections(&self, machine: MachineLimits, relay_threads: usize, faults: &mut Faults) -> usize {
         let own = OWN_DESCRIPTORS + THREAD_DESCRIPTORS * relay_threads;
         let possible = (machine.descriptors.saturating_sub(own) / CLIENT_DESCRIPTORS).max(1);
         match self.max_connections {

@@ -28,11 +28,11 @@ use self::document::Document;
 pub use self::life::Life;
 use self::resolver::Resolver;
 use self::told::Told;
-use crate::address::Settled;
-use crate::listener::{Path, Reins, Standing};
+use crate::address::MasterAddress;
+use crate::listener::{Backend, ListenState, ListenerHandle};
 use crate::metrics::Metrics;
-use crate::relay::{Cut, Gate};
-use crate::route::{Endpoint, Found, Publish, Route, Verdict, conclude};
+use crate::relay::{CloseReason, Gate};
+use crate::route::{MasterEndpoint, PublishInfo, Route, RouteDecision, StoredClusterData, decide};
 
 /// The pauses between the starts of check-ins that fail (P-2).
 const AGAIN_MIN: Duration = Duration::from_millis(50);
@@ -144,7 +144,7 @@ pub struct CheckIn {
     store: Store,
     cluster_name: String,
     me: ProxyUid,
-    reins: Reins,
+    reins: ListenerHandle,
     metrics: Arc<Metrics>,
     life: Arc<Life>,
     /// None before cluster data has been read and announced.
@@ -169,12 +169,12 @@ pub struct CheckIn {
 struct Current {
     db: String,
     /// As the cluster data name it.
-    endpoint: Option<Endpoint>,
+    endpoint: Option<MasterEndpoint>,
     master: SocketAddr,
     /// The end of the lease of the last check-in that found the address under its name.
     confirmed_until: Boottime,
     gate: Arc<Gate>,
-    path: Arc<Path>,
+    path: Arc<Backend>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the check-in is where time enters")]
@@ -199,7 +199,7 @@ impl CheckIn {
         store: Store,
         cluster_name: String,
         me: ProxyUid,
-        reins: Reins,
+        reins: ListenerHandle,
         metrics: Arc<Metrics>,
         life: Arc<Life>,
     ) -> Self {
@@ -242,7 +242,7 @@ impl CheckIn {
             };
             let wait = if outcome == Some(Checked::Good) && !self.told.unresolved {
                 pause = AGAIN_MIN;
-                let lease_end = self.reins.orders.borrow().lease_end.unwrap_or_default();
+                let lease_end = self.reins.commands.borrow().lease_end.unwrap_or_default();
                 self.timing().pause(lease_end.since(now()), self.store.latency())
             } else {
                 // From start to start: an attempt that has waited long enough for the store is repeated at once.
@@ -270,7 +270,7 @@ impl CheckIn {
 
     /// One check-in, within its limit. `None`: it failed, and was logged.
     async fn attempt(&mut self, pause: Duration) -> Result<Option<Checked>, Fatal> {
-        let lease_end = self.reins.orders.borrow().lease_end.unwrap_or_default();
+        let lease_end = self.reins.commands.borrow().lease_end.unwrap_or_default();
         let left = lease_end.since(now());
         let limit = self
             .timing()
@@ -319,45 +319,45 @@ impl CheckIn {
                 Some(document) => document,
                 None => self.read(left(limit).ok_or(Failed::Late(limit))?).await?,
             };
-            let found = Found::read(document.value()).map_err(|source| Failed::Decode {
+            let found = StoredClusterData::parse(document.value()).map_err(|source| Failed::Decode {
                 key: key.clone(),
                 source,
             })?;
             if let Some(read_at) = document.read_at {
                 self.listen_from_first_read(read_at).await?;
             }
-            let endpoint = found.master().map(|(_, endpoint)| endpoint);
+            let endpoint = found.master_endpoint().map(|(_, endpoint)| endpoint);
             self.stop_before_look_up(endpoint.as_ref());
             let (around, settled) = self.look_around(&found, left(limit).ok_or(Failed::Late(limit))?).await;
-            let verdict = conclude(&found, &around, &self.me);
+            let verdict = decide(&found, &around, &self.me);
             let wanted = match &found {
-                Found::Data(data) => Timing {
+                StoredClusterData::Usable(data) => Timing {
                     check_interval: data.spec.proxy_check_interval,
                     timeout: data.spec.proxy_timeout,
                 },
-                Found::Nothing | Found::Unusable(_) => self.timing(),
+                StoredClusterData::Absent | StoredClusterData::Unusable(_) => self.timing(),
             };
             self.stop_what_ends(&verdict); // before anything is published
-            if verdict.publish == Publish::No {
+            if verdict.publish == PublishInfo::No {
                 self.copies.discard();
             }
-            if matches!(&verdict.route, Route::Closed(why) if !why.may_be_a_change()) {
+            if matches!(&verdict.route, Route::Closed(why) if !why.may_be_master_change()) {
                 self.change_is_over();
             }
-            if matches!(found, Found::Nothing) {
+            if matches!(found, StoredClusterData::Absent) {
                 // No more than half of what is left: nothing follows from it but a hint.
                 self.look_for_keepers(left(limit).ok_or(Failed::Late(limit))? / 2).await;
             }
             self.tell(&verdict.route, settled.as_ref());
-            if let Publish::Try(generation) | Publish::Must(generation) = verdict.publish {
+            if let PublishInfo::Try(generation) | PublishInfo::Must(generation) = verdict.publish {
                 self.metrics.route_generation.set(generation as f64);
             }
             let lease_start = match (verdict.publish, document.read_at) {
                 // nothing but a reading tells whether it is still so
-                (Publish::No, None) => continue,
-                _ if !verdict.renews => return Ok(Checked::Unusable),
-                (Publish::No, Some(read_at)) => read_at,
-                (Publish::Try(generation) | Publish::Must(generation), read_at) => {
+                (PublishInfo::No, None) => continue,
+                _ if !verdict.renews_lease => return Ok(Checked::Unusable),
+                (PublishInfo::No, Some(read_at)) => read_at,
+                (PublishInfo::Try(generation) | PublishInfo::Must(generation), read_at) => {
                     let left = left(limit).ok_or(Failed::Late(limit))?;
                     let publication = self.publish(&key, document.revision, generation, wanted.timeout, left);
                     match (publication.await, read_at) {
@@ -369,13 +369,13 @@ impl CheckIn {
                             known = Some(present); // the data changed since they were read
                             continue;
                         }
-                        (Err(err), Some(read_at)) if matches!(verdict.publish, Publish::Try(_)) => {
+                        (Err(err), Some(read_at)) if matches!(verdict.publish, PublishInfo::Try(_)) => {
                             if !std::mem::replace(&mut self.told.unpublished, true) {
                                 warn!(error = %Chain(&err), "could not publish the proxy info");
                             }
                             read_at
                         }
-                        (Err(_), None) if matches!(verdict.publish, Publish::Try(_)) => continue,
+                        (Err(_), None) if matches!(verdict.publish, PublishInfo::Try(_)) => continue,
                         (Err(err), _) => {
                             self.known = Some(document.as_known());
                             return Err(err);
@@ -386,14 +386,14 @@ impl CheckIn {
             if self.guard_clocks() {
                 return Err(Failed::Jumped);
             }
-            if matches!(found, Found::Data(_)) {
+            if matches!(found, StoredClusterData::Usable(_)) {
                 self.in_force = Some(wanted);
             }
             let kept_until = match &settled {
-                Some(Settled::Kept { until, .. }) => Some(*until),
+                Some(MasterAddress::Kept { until, .. }) => Some(*until),
                 _ => None,
             };
-            if verdict.publish != Publish::No {
+            if verdict.publish != PublishInfo::No {
                 self.known = Some(document.as_known());
             }
             self.apply(verdict.route, endpoint, kept_until, lease_start, wanted.timeout);
@@ -407,11 +407,11 @@ impl CheckIn {
     /// The address cannot be listened on; later, when it could be once, the listener tries again by itself.
     async fn listen_from_first_read(&mut self, read_at: Boottime) -> Result<(), Fatal> {
         let timeout = self.timing().timeout;
-        let first = self.reins.orders.send_if_modified(|orders| {
+        let first = self.reins.commands.send_if_modified(|orders| {
             let first = orders.lease_end.is_none();
             if first {
                 orders.lease_end = Some(read_at + timeout);
-                orders.timeout = timeout;
+                orders.proxy_timeout = timeout;
             }
             first
         });
@@ -419,9 +419,9 @@ impl CheckIn {
             return Ok(());
         }
         let address = self.reins.address;
-        let asked = |standing: &Standing| *standing != Standing::Waiting;
-        match self.reins.standing.wait_for(asked).await.as_deref() {
-            Ok(Standing::Failed(reason)) => Err(Fatal::Listen {
+        let asked = |standing: &ListenState| *standing != ListenState::Waiting;
+        match self.reins.state.wait_for(asked).await.as_deref() {
+            Ok(ListenState::Failed(reason)) => Err(Fatal::Listen {
                 address,
                 reason: reason.clone(),
             }),
@@ -430,15 +430,15 @@ impl CheckIn {
     }
 
     /// Stops forwarding at once when the data close the route or move it (fencing F-1, P-6).
-    fn stop_what_ends(&mut self, verdict: &Verdict) {
+    fn stop_what_ends(&mut self, verdict: &RouteDecision) {
         let Some(current) = &self.current else { return };
         if !matches!(&verdict.route, Route::Open { master, .. } if *master == current.master) {
-            self.close(Cut::RouteChange);
+            self.close(CloseReason::RouteChange);
         }
     }
 
     /// The same for a master whose name has changed, without waiting for the new one to be looked up (P-6).
-    fn stop_before_look_up(&mut self, endpoint: Option<&Endpoint>) {
+    fn stop_before_look_up(&mut self, endpoint: Option<&MasterEndpoint>) {
         let slow = endpoint.is_some_and(|endpoint| endpoint.host.parse::<IpAddr>().is_err());
         if slow
             && self
@@ -446,25 +446,25 @@ impl CheckIn {
                 .as_ref()
                 .is_some_and(|current| current.endpoint.as_ref() != endpoint)
         {
-            self.close(Cut::RouteChange);
+            self.close(CloseReason::RouteChange);
         }
     }
 
-    fn close(&mut self, why: Cut) {
-        if why != Cut::Lease {
+    fn close(&mut self, why: CloseReason) {
+        if why != CloseReason::Lease {
             self.copies.discard();
         }
         let Some(current) = self.current.take() else { return };
-        self.reins.curtain.fall(&current.gate, why, now());
-        self.reins.orders.send_modify(|orders| {
-            orders.path = None;
-            orders.changing = why == Cut::RouteChange;
+        self.reins.disconnector.disconnect(&current.gate, why, now());
+        self.reins.commands.send_modify(|orders| {
+            orders.backend = None;
+            orders.master_changing = why == CloseReason::RouteChange;
         });
         self.life.closed(match why {
-            Cut::RouteChange => "the master is changing".to_owned(),
-            Cut::Lease => "the lease had ended".to_owned(),
-            Cut::ClockJump => "the wall clock jumped".to_owned(),
-            Cut::Stopping => "stopping".to_owned(),
+            CloseReason::RouteChange => "the master is changing".to_owned(),
+            CloseReason::Lease => "the lease had ended".to_owned(),
+            CloseReason::ClockJump => "the wall clock jumped".to_owned(),
+            CloseReason::Stopping => "stopping".to_owned(),
         });
         self.route_metrics(Some(&current.db), None);
     }
@@ -472,8 +472,8 @@ impl CheckIn {
     /// Lets no client wait for a next master any more.
     fn change_is_over(&self) {
         self.reins
-            .orders
-            .send_if_modified(|orders| std::mem::replace(&mut orders.changing, false));
+            .commands
+            .send_if_modified(|orders| std::mem::replace(&mut orders.master_changing, false));
     }
 
     /// Closes first when the machine may have stood still with its clock (fencing section 1). True when it did.
@@ -485,7 +485,7 @@ impl CheckIn {
             .is_some_and(|before| has_jumped(before, clocks));
         if jumped {
             warn!("the wall clock has moved more than the time that passed, closing connections to master");
-            self.close(Cut::ClockJump);
+            self.close(CloseReason::ClockJump);
         }
         jumped
     }
@@ -494,7 +494,7 @@ impl CheckIn {
     fn apply(
         &mut self,
         route: Route,
-        endpoint: Option<Endpoint>,
+        endpoint: Option<MasterEndpoint>,
         kept_until: Option<Boottime>,
         lease_start: Boottime,
         timeout: Duration,
@@ -514,12 +514,12 @@ impl CheckIn {
                 current.confirmed_until = confirmed_until;
                 if current.db != db.as_str() {
                     let before = std::mem::replace(&mut current.db, db.as_str().to_owned());
-                    self.metrics.master(Some(&before), Some(db.as_str())); // another db at the same address (P-6)
+                    self.metrics.set_master(Some(&before), Some(db.as_str())); // another db at the same address (P-6)
                 }
             } else {
-                self.close(Cut::Lease); // its lease ended before this check-in could renew it
+                self.close(CloseReason::Lease); // its lease ended before this check-in could renew it
                 let gate = Arc::new(Gate::new(route_end));
-                let path = Arc::new(Path::new(master, Arc::clone(&gate), Arc::clone(&self.metrics)));
+                let path = Arc::new(Backend::new(master, Arc::clone(&gate), Arc::clone(&self.metrics)));
                 self.current = Some(Current {
                     db: db.as_str().to_owned(),
                     endpoint,
@@ -535,20 +535,20 @@ impl CheckIn {
             }
         }
         self.life.good(moment, lease_end);
-        self.reins.orders.send_modify(|orders| {
+        self.reins.commands.send_modify(|orders| {
             orders.lease_end = Some(lease_end);
-            orders.timeout = timeout;
+            orders.proxy_timeout = timeout;
             if opened.is_some() {
-                orders.path = opened;
-                orders.changing = false;
+                orders.backend = opened;
+                orders.master_changing = false;
             }
         });
     }
 
     #[expect(clippy::disallowed_methods, reason = "a metric in unix time")]
     fn route_metrics(&self, from: Option<&str>, to: Option<&str>) {
-        self.metrics.master(from, to);
-        self.metrics.route(to.is_some(), wall_clock());
+        self.metrics.set_master(from, to);
+        self.metrics.set_route_open(to.is_some(), wall_clock());
     }
 }
 

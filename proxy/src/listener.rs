@@ -1,10 +1,10 @@
 //! The socket for clients: accept, admit, connect to the master, hand over to a relay. Where clients may go is told by
 //! `checkin` and obeyed here; that leases end is seen here, whatever hangs there (fencing F-4).
 
-mod curtain;
+mod disconnect;
 mod hold;
+mod session;
 mod socket;
-mod visit;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,24 +23,24 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-pub use self::curtain::Curtain;
-use self::hold::{Held, Waiting};
-use self::socket::paces;
-pub use self::socket::{Bound, Keepalive, bind, is_here};
-use self::visit::{Host, Visit};
-use crate::metrics::{Metrics, Refused, Released};
-use crate::relay::{Alarm, Gate, Manner, Tally, sys};
+pub use self::disconnect::Disconnector;
+use self::hold::{HeldClient, HoldQueue};
+use self::session::{ClientSession, ConnContext};
+use self::socket::uses_pacing;
+pub use self::socket::{BoundSocket, Keepalive, bind, is_local_address};
+use crate::metrics::{HoldOutcome, Metrics, RefusalReason};
+use crate::relay::{BoottimeTimer, ByteCounters, Gate, RelayConfig, sys};
 
 /// Connections that the kernel holds for us before it refuses more; it takes `net.core.somaxconn` if that is less.
 const BACKLOG: i32 = 4096;
 /// Accepts in a row before the relay of this thread gets its turn.
-const ACCEPTS_AT_ONCE: usize = 32;
+const ACCEPTS_MAX: usize = 32;
 /// The pause after an accept for which the kernel had no memory, or no descriptor even with the spare one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often to try to listen again when the address was taken meanwhile.
-const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const LISTEN_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// What happens to many clients at once is logged no more often than this.
-const LOG_EVERY: Duration = Duration::from_secs(1);
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How connections are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub struct Config {
     /// Clients at once (P-14).
     pub max_connections: usize,
     /// How bytes are carried.
-    pub manner: Manner,
+    pub relay: RelayConfig,
     /// How long a client may wait for the next master during a change; zero: not at all (P-8).
     pub hold: Duration,
     /// How many may.
@@ -65,9 +65,9 @@ pub struct Config {
 
 /// Where admitted clients go, and the gate that their bytes pass.
 #[derive(Debug)]
-pub struct Path {
+pub struct Backend {
     /// The master's address.
-    pub master: SocketAddr,
+    pub address: SocketAddr,
     /// Closes when the route does.
     pub gate: Arc<Gate>,
     /// Whether the last connection to the master's address was made; also before the first one.
@@ -77,11 +77,11 @@ pub struct Path {
     clients: AtomicUsize,
 }
 
-impl Path {
+impl Backend {
     /// A path that measures how long its connections took to end, once its gate has closed.
-    pub fn new(master: SocketAddr, gate: Arc<Gate>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(address: SocketAddr, gate: Arc<Gate>, metrics: Arc<Metrics>) -> Self {
         Self {
-            master,
+            address,
             gate,
             reachable: AtomicBool::new(true),
             metrics,
@@ -93,44 +93,44 @@ impl Path {
 /// A client's hold of its path. When the last one of a closed path lets go, that is measured: the path itself lives on
 /// until the next orders, which a silent store delays.
 #[derive(Debug)]
-struct OnPath(Arc<Path>);
+struct BackendGuard(Arc<Backend>);
 
-impl OnPath {
-    fn enter(path: &Arc<Path>) -> Self {
-        path.clients.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(path))
+impl BackendGuard {
+    fn new(backend: &Arc<Backend>) -> Self {
+        backend.clients.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(backend))
     }
 }
 
-impl Deref for OnPath {
-    type Target = Path;
+impl Deref for BackendGuard {
+    type Target = Backend;
 
-    fn deref(&self) -> &Path {
+    fn deref(&self) -> &Backend {
         &self.0
     }
 }
 
-impl Drop for OnPath {
+impl Drop for BackendGuard {
     #[expect(clippy::disallowed_methods, reason = "a measurement")]
     fn drop(&mut self) {
         let last = self.clients.fetch_sub(1, Ordering::Relaxed) == 1;
-        if let Some(shut) = self.gate.shut().filter(|_| last) {
-            self.metrics.path_emptied(shut, Boottime::now());
+        if let Some(shut) = self.gate.close_event().filter(|_| last) {
+            self.metrics.backend_drained(shut, Boottime::now());
         }
     }
 }
 
 /// What `checkin` wants of the listener. Only the last orders count.
 #[derive(Debug, Clone, Default)]
-pub struct Orders {
+pub struct ListenerCommand {
     /// End of the lease of the last good check-in; none before the first read of the store (P-5).
     pub lease_end: Option<Boottime>,
     /// How long a good check-in is good for: the lease began so long before its end.
-    pub timeout: Duration,
+    pub proxy_timeout: Duration,
     /// Where clients go; none while the route is closed.
-    pub path: Option<Arc<Path>>,
+    pub backend: Option<Arc<Backend>>,
     /// Whether it is closed by a change of the master, so that clients wait for the next one (P-8).
-    pub changing: bool,
+    pub master_changing: bool,
     /// Take no more clients; those that are connected go on (P-9).
     pub drain: bool,
     /// Close the socket and be done.
@@ -139,7 +139,7 @@ pub struct Orders {
 
 /// What has become of the socket for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum ListenState {
     /// Not asked to listen yet.
     Waiting,
     /// It listens.
@@ -156,159 +156,167 @@ pub struct RelayThread {
     /// Its runtime.
     pub handle: Handle,
     /// Its count of bytes.
-    pub tally: Arc<Tally>,
+    pub counters: Arc<ByteCounters>,
     /// Its connections now.
-    pub load: Arc<AtomicUsize>,
+    pub connections: Arc<AtomicUsize>,
 }
 
 /// All that it takes to turn orders into connections.
 #[derive(Debug)]
 pub struct Listener {
-    orders: watch::Receiver<Orders>,
-    standing: watch::Sender<Standing>,
-    bound: Option<Bound>,
-    door: Door,
-    curtain: Curtain,
+    commands: watch::Receiver<ListenerCommand>,
+    state: watch::Sender<ListenState>,
+    bound: Option<BoundSocket>,
+    admission: Admission,
+    disconnector: Disconnector,
 }
 
 /// The ends that `checkin` holds.
 #[derive(Debug)]
-pub struct Reins {
+pub struct ListenerHandle {
     /// Tells the listener what to do; when it is dropped the listener ends.
-    pub orders: watch::Sender<Orders>,
+    pub commands: watch::Sender<ListenerCommand>,
     /// What has become of the socket.
-    pub standing: watch::Receiver<Standing>,
+    pub state: watch::Receiver<ListenState>,
     /// Clients now, from accept to the end.
     pub clients: Arc<AtomicUsize>,
     /// The address that clients connect to.
     pub address: SocketAddr,
     /// Ends connections.
-    pub curtain: Curtain,
+    pub disconnector: Disconnector,
 }
 
 impl Listener {
     /// A listener that waits for orders; run it on one of `threads`.
-    pub fn new(config: Config, bound: Bound, threads: Vec<RelayThread>, metrics: Arc<Metrics>) -> (Self, Reins) {
-        let (orders_tx, orders) = watch::channel(Orders::default());
-        let (standing, standing_rx) = watch::channel(Standing::Waiting);
+    pub fn new(
+        config: Config,
+        bound: BoundSocket,
+        threads: Vec<RelayThread>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, ListenerHandle) {
+        let (command_tx, command) = watch::channel(ListenerCommand::default());
+        let (state, state_rx) = watch::channel(ListenState::Waiting);
         let clients = Arc::new(AtomicUsize::new(0));
         let address = bound.address;
-        let curtain = Curtain {
+        let disconnector = Disconnector {
             threads: threads.iter().map(|thread| thread.handle.clone()).collect(),
             metrics: Arc::clone(&metrics),
         };
-        let reins = Reins {
-            orders: orders_tx,
-            standing: standing_rx,
+        let handle = ListenerHandle {
+            commands: command_tx,
+            state: state_rx,
             clients: Arc::clone(&clients),
             address,
-            curtain: curtain.clone(),
+            disconnector: disconnector.clone(),
         };
         // of a new socket, as the one that listens may have been given another already
-        let fresh = Socket::new(Domain::for_address(address), Type::STREAM, None).ok();
-        let paces = fresh.is_some_and(|fresh| paces(SockRef::from(&fresh)));
-        let complaints = Arc::new(Complaints::default());
-        let host = |tally| Host {
-            tally,
+        let unbound = Socket::new(Domain::for_address(address), Type::STREAM, None).ok();
+        let pacing = unbound.is_some_and(|unbound| uses_pacing(SockRef::from(&unbound)));
+        let log_limits = Arc::new(LogLimits::default());
+        let context = |counters| ConnContext {
+            counters,
             metrics: Arc::clone(&metrics),
-            complaints: Arc::clone(&complaints),
+            log_limits: Arc::clone(&log_limits),
             keepalive: config.keepalive,
             connect_timeout: config.connect_timeout,
-            manner: config.manner,
-            paces,
+            relay: config.relay,
+            server_pacing: pacing,
             // the socket that listens has been given another, if it is for this machine alone
-            paces_clients: paces && !address.ip().to_canonical().is_loopback(),
+            client_pacing: pacing && !address.ip().to_canonical().is_loopback(),
         };
         let threads = threads
             .into_iter()
-            .map(|thread| Thread {
+            .map(|thread| RelayWorker {
                 handle: thread.handle,
-                load: thread.load,
-                host: Arc::new(host(thread.tally)),
+                connections: thread.connections,
+                context: Arc::new(context(thread.counters)),
             })
             .collect();
-        let door = Door {
+        let admission = Admission {
             config,
             address,
             metrics,
-            threads,
+            workers: threads,
             clients,
-            spare: Mutex::new(spare()),
-            waiting: Mutex::default(),
-            complaints,
+            spare_descriptor: Mutex::new(open_spare_descriptor()),
+            hold_queue: Mutex::default(),
+            log_limits,
         };
         (
             Self {
-                orders,
-                standing,
+                commands: command,
+                state,
                 bound: Some(bound),
-                door,
-                curtain,
+                admission,
+                disconnector,
             },
-            reins,
+            handle,
         )
     }
 
     /// Obeys orders until told to stop. Errors only when the system gives it no timer.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     pub async fn run(mut self) -> io::Result<()> {
-        let alarm = Alarm::new()?;
+        let alarm = BoottimeTimer::new()?;
         let mut listening: Option<AsyncFd<OwnedFd>> = None;
         let mut was_leased = false;
         loop {
-            let orders = self.orders.borrow_and_update().clone();
-            if orders.stop {
+            let command = self.commands.borrow_and_update().clone();
+            if command.stop {
                 return Ok(());
             }
             let now = Boottime::now();
-            let connections = orders
-                .path
+            let connections = command
+                .backend
                 .as_ref()
-                .map_or(0, |path| path.clients.load(Ordering::Relaxed));
-            let expired = |path: &Arc<Path>| self.curtain.fall_at_lease_end(&path.gate, now);
-            if orders.path.as_ref().is_some_and(expired) {
-                self.door.metrics.route(false, wall_clock());
+                .map_or(0, |backend| backend.clients.load(Ordering::Relaxed));
+            let expired = |backend: &Arc<Backend>| self.disconnector.disconnect_at_lease_end(&backend.gate, now);
+            if command.backend.as_ref().is_some_and(expired) {
+                self.admission.metrics.set_route_open(false, wall_clock());
             }
-            let leased = orders.lease_end.is_some_and(|end| now < end);
+            let leased = command.lease_end.is_some_and(|end| now < end);
             if was_leased && !leased {
-                warn!(timeout = ?orders.timeout, connections, "check timeout timer fired");
-                if self.door.config.stop_listening && listening.take().is_some() {
-                    self.say(Standing::Stopped);
+                warn!(timeout = ?command.proxy_timeout, connections, "check timeout timer fired");
+                if self.admission.config.stop_listening && listening.take().is_some() {
+                    self.set_state(ListenState::Stopped);
                     info!("Stopping listening");
                     // Bound but deaf, so that nobody else takes the port meanwhile.
-                    self.bound = bind(&self.door.config, self.door.address).ok();
+                    self.bound = bind(&self.admission.config, self.admission.address).ok();
                 }
             }
             was_leased = leased;
-            if orders.drain && listening.take().is_some() {
-                self.say(Standing::Stopped);
+            if command.drain && listening.take().is_some() {
+                self.set_state(ListenState::Stopped);
                 info!("Stopping listening");
             }
-            let wanted = leased && !orders.drain;
+            let wanted = leased && !command.drain;
             if wanted && listening.is_none() {
                 listening = self.listen();
             }
-            let first_held_until = self.door.look_after_held(&orders, now);
+            let first_held_until = self.admission.release_held(&command, now);
             let ends = [
-                orders.lease_end.filter(|_| leased),
-                orders.path.as_ref().and_then(|path| path.gate.until()),
+                command.lease_end.filter(|_| leased),
+                command.backend.as_ref().and_then(|backend| backend.gate.lease_end()),
             ];
             let next_end = ends.into_iter().flatten().min();
             let again = wanted && listening.is_none();
             tokio::select! {
-                changed = self.orders.changed() => if changed.is_err() { return Ok(()) },
-                rung = alarm.at(next_end.unwrap_or_default()), if next_end.is_some() => rung?,
-                () = tokio::time::sleep(LISTEN_AGAIN_AFTER), if again => {}
+                changed = self.commands.changed() => if changed.is_err() { return Ok(()) },
+                rung = alarm.wait_until(next_end.unwrap_or_default()), if next_end.is_some() => rung?,
+                () = tokio::time::sleep(LISTEN_RETRY_PAUSE), if again => {}
                 () = tokio::time::sleep(first_held_until.unwrap_or(now).since(now)), if first_held_until.is_some() => {}
-                () = self.door.accept_some(listening.as_ref(), &orders), if listening.is_some() => {}
+                () = self.admission.accept_batch(listening.as_ref(), &command), if listening.is_some() => {}
             }
         }
     }
 
     /// Starts to listen, on the socket that is bound already or on a new one.
     fn listen(&mut self) -> Option<AsyncFd<OwnedFd>> {
-        let address = self.door.address;
-        let bound = self.bound.take().map_or_else(|| bind(&self.door.config, address), Ok);
+        let address = self.admission.address;
+        let bound = self
+            .bound
+            .take()
+            .map_or_else(|| bind(&self.admission.config, address), Ok);
         let listening = bound.and_then(|bound| {
             bound.socket.listen(BACKLOG)?;
             sys::readable(bound.socket.into())
@@ -316,54 +324,54 @@ impl Listener {
         match listening {
             Ok(listening) => {
                 info!(%address, "Starting proxying");
-                self.say(Standing::Listening);
+                self.set_state(ListenState::Listening);
                 Some(listening)
             }
             Err(err) => {
-                let failed = Standing::Failed(err.to_string());
-                if *self.standing.borrow() != failed {
+                let failed = ListenState::Failed(err.to_string());
+                if *self.state.borrow() != failed {
                     error!(%address, error = %err, "could not listen for clients, trying again");
-                    self.say(failed);
+                    self.set_state(failed);
                 }
                 None
             }
         }
     }
 
-    fn say(&self, standing: Standing) {
-        self.door
+    fn set_state(&self, state: ListenState) {
+        self.admission
             .metrics
             .listening
-            .set(if standing == Standing::Listening { 1.0 } else { 0.0 });
-        self.standing.send_replace(standing);
+            .set(if state == ListenState::Listening { 1.0 } else { 0.0 });
+        self.state.send_replace(state);
     }
 }
 
 /// One thread that carries bytes, as seen from the door.
 #[derive(Debug)]
-struct Thread {
+struct RelayWorker {
     handle: Handle,
-    load: Arc<AtomicUsize>,
-    host: Arc<Host>,
+    connections: Arc<AtomicUsize>,
+    context: Arc<ConnContext>,
 }
 
 /// What a client meets first.
 #[derive(Debug)]
-struct Door {
+struct Admission {
     config: Config,
     address: SocketAddr,
     metrics: Arc<Metrics>,
-    threads: Vec<Thread>,
+    workers: Vec<RelayWorker>,
     clients: Arc<AtomicUsize>,
     /// Given up for a moment when no descriptor is left for a client that is to be closed (P-14).
-    spare: Mutex<Option<OwnedFd>>,
+    spare_descriptor: Mutex<Option<OwnedFd>>,
     /// Clients that wait for the next master, in the order of their coming (P-8).
-    waiting: Mutex<Waiting>,
-    complaints: Arc<Complaints>,
+    hold_queue: Mutex<HoldQueue>,
+    log_limits: Arc<LogLimits>,
 }
 
 /// A descriptor that is good for nothing but being closed.
-fn spare() -> Option<OwnedFd> {
+fn open_spare_descriptor() -> Option<OwnedFd> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()).ok()
 }
@@ -375,18 +383,18 @@ fn accept(listening: &AsyncFd<OwnedFd>) -> io::Result<OwnedFd> {
     )?)
 }
 
-impl Door {
+impl Admission {
     /// Waits for clients and takes some in. Nothing is lost when it is cancelled.
-    async fn accept_some(&self, listening: Option<&AsyncFd<OwnedFd>>, orders: &Orders) {
+    async fn accept_batch(&self, listening: Option<&AsyncFd<OwnedFd>>, command: &ListenerCommand) {
         let Some(listening) = listening else { return };
         let Ok(mut ready) = listening.readable().await else {
             return;
         };
-        for _ in 0..ACCEPTS_AT_ONCE {
+        for _ in 0..ACCEPTS_MAX {
             match ready.try_io(accept) {
-                Ok(Ok(client)) => self.admit(client, orders),
+                Ok(Ok(client)) => self.admit(client, command),
                 Ok(Err(err)) => {
-                    if let Some(pause) = self.accept_failed(listening, &err) {
+                    if let Some(pause) = self.handle_accept_error(listening, &err) {
                         return tokio::time::sleep(pause).await;
                     }
                 }
@@ -397,26 +405,26 @@ impl Door {
     }
 
     /// Does what can be done about a failed accept (P-14): the next one follows at once, or after a pause.
-    fn accept_failed(&self, listening: &AsyncFd<OwnedFd>, err: &io::Error) -> Option<Duration> {
+    fn handle_accept_error(&self, listening: &AsyncFd<OwnedFd>, err: &io::Error) -> Option<Duration> {
         match err.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::MFILE | Errno::NFILE) => {
-                self.complaints
-                    .descriptors
-                    .tell(|| warn!(error = %err, "no descriptor for a client, closing it"));
-                let mut spare_fd = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+                self.log_limits
+                    .no_descriptors
+                    .log(|| warn!(error = %err, "no descriptor for a client, closing it"));
+                let mut spare_fd = self.spare_descriptor.lock().unwrap_or_else(PoisonError::into_inner);
                 drop(spare_fd.take());
                 let closed = accept(listening).is_ok();
-                *spare_fd = spare();
+                *spare_fd = open_spare_descriptor();
                 if closed {
                     self.metrics.accepted.increment(1);
-                    self.metrics.refused(Refused::Descriptors);
+                    self.metrics.refused(RefusalReason::Descriptors);
                 }
                 (!closed).then_some(ACCEPT_PAUSE)
             }
             Some(Errno::NOBUFS | Errno::NOMEM) => {
-                self.complaints
-                    .memory
-                    .tell(|| warn!(error = %err, "no memory for a client, waiting"));
+                self.log_limits
+                    .no_memory
+                    .log(|| warn!(error = %err, "no memory for a client, waiting"));
                 Some(ACCEPT_PAUSE)
             }
             // An error of the connection that was to be accepted (accept(2)): it is gone, the next one is looked at.
@@ -432,97 +440,97 @@ impl Door {
         clippy::disallowed_methods,
         reason = "whether the lease still runs is known here and now"
     )]
-    fn admit(&self, client: OwnedFd, orders: &Orders) {
+    fn admit(&self, client: OwnedFd, command: &ListenerCommand) {
         self.metrics.accepted.increment(1);
         let now = Boottime::now();
-        let path = orders.path.as_ref().filter(|path| path.gate.is_open(now));
-        let holds = orders.changing && !self.config.hold.is_zero();
-        if path.is_none() && !holds {
-            return self.metrics.refused(Refused::RouteClosed);
+        let backend = command.backend.as_ref().filter(|backend| backend.gate.is_open(now));
+        let holds = command.master_changing && !self.config.hold.is_zero();
+        if backend.is_none() && !holds {
+            return self.metrics.refused(RefusalReason::RouteClosed);
         }
         let max = self.config.max_connections;
         if self.clients.load(Ordering::Relaxed) >= max {
-            self.complaints
-                .limit
-                .tell(|| warn!(max, "as many clients as --max-connections allows, closing more"));
-            return self.metrics.refused(Refused::Limit);
+            self.log_limits
+                .max_connections
+                .log(|| warn!(max, "as many clients as --max-connections allows, closing more"));
+            return self.metrics.refused(RefusalReason::Limit);
         }
-        let counted = Counted::one(&self.clients);
-        match path {
-            Some(path) => self.send_on(client, counted, path),
-            None => self.hold(client, counted, now),
+        let count = ConnectionCount::new(&self.clients);
+        match backend {
+            Some(backend) => self.start_session(client, count, backend),
+            None => self.hold(client, count, now),
         }
     }
 
-    fn hold(&self, client: OwnedFd, counted: Counted, now: Boottime) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let (has_room, dead) = waiting.make_room(self.config.hold_max, now);
+    fn hold(&self, client: OwnedFd, count: ConnectionCount, now: Boottime) {
+        let mut queue = self.hold_queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let (has_room, dead) = queue.make_room(self.config.hold_max, now);
         for _ in 0..dead {
-            self.metrics.released(Released::Abandoned);
+            self.metrics.released(HoldOutcome::Abandoned);
         }
         if !has_room {
-            self.metrics.set_held(waiting.clients.len());
-            return self.metrics.refused(Refused::HoldFull);
+            self.metrics.set_held(queue.clients.len());
+            return self.metrics.refused(RefusalReason::HoldFull);
         }
         let until = now + self.config.hold;
-        waiting.clients.push_back(Held { client, until, counted });
-        self.metrics.set_held(waiting.clients.len());
+        queue.clients.push_back(HeldClient { client, until, count });
+        self.metrics.set_held(queue.clients.len());
     }
 
     /// Sends held clients on when there is a master again, closes them when there will be none or they have waited long
     /// enough. Gives when the first of the others has.
-    fn look_after_held(&self, orders: &Orders, now: Boottime) -> Option<Boottime> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.clients.is_empty() {
+    fn release_held(&self, command: &ListenerCommand, now: Boottime) -> Option<Boottime> {
+        let mut queue = self.hold_queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.clients.is_empty() {
             return None;
         }
-        let path = orders.path.as_ref().filter(|path| path.gate.is_open(now));
-        while let Some(held) = waiting.clients.front() {
+        let backend = command.backend.as_ref().filter(|backend| backend.gate.is_open(now));
+        while let Some(held) = queue.clients.front() {
             let over = held.until <= now;
-            if path.is_none() && !over && orders.changing && !orders.drain {
+            if backend.is_none() && !over && command.master_changing && !command.drain {
                 break;
             }
-            let held = waiting.clients.pop_front().expect("it was looked at");
-            match path {
-                Some(path) if !orders.drain => {
-                    self.metrics.released(Released::Carried);
-                    self.send_on(held.client, held.counted, path);
+            let held = queue.clients.pop_front().expect("it was looked at");
+            match backend {
+                Some(backend) if !command.drain => {
+                    self.metrics.released(HoldOutcome::Connected);
+                    self.start_session(held.client, held.count, backend);
                 }
-                _ if over => self.metrics.released(Released::Expired),
-                _ => self.metrics.released(Released::RouteClosed),
+                _ if over => self.metrics.released(HoldOutcome::Expired),
+                _ => self.metrics.released(HoldOutcome::RouteClosed),
             }
         }
-        self.metrics.set_held(waiting.clients.len());
-        waiting.clients.front().map(|held| held.until)
+        self.metrics.set_held(queue.clients.len());
+        queue.clients.front().map(|held| held.until)
     }
 
-    fn send_on(&self, client: OwnedFd, counted: Counted, path: &Arc<Path>) {
+    fn start_session(&self, client: OwnedFd, count: ConnectionCount, backend: &Arc<Backend>) {
         let least = self
-            .threads
+            .workers
             .iter()
-            .min_by_key(|thread| thread.load.load(Ordering::Relaxed));
+            .min_by_key(|thread| thread.connections.load(Ordering::Relaxed));
         let thread = least.expect("a listener is made with one thread at least, see `args`");
-        let visit = Visit {
-            path: OnPath::enter(path),
-            host: Arc::clone(&thread.host),
-            _counted: [counted, Counted::one(&thread.load)],
+        let session = ClientSession {
+            backend: BackendGuard::new(backend),
+            context: Arc::clone(&thread.context),
+            _counts: [count, ConnectionCount::new(&thread.connections)],
         };
-        thread.handle.spawn(visit.serve(client));
+        thread.handle.spawn(session.run(client));
     }
 }
 
 /// Counts one for as long as it lives.
 #[derive(Debug)]
-struct Counted(Arc<AtomicUsize>);
+struct ConnectionCount(Arc<AtomicUsize>);
 
-impl Counted {
-    fn one(count: &Arc<AtomicUsize>) -> Self {
+impl ConnectionCount {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(count))
     }
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -530,24 +538,24 @@ impl Drop for Counted {
 
 /// What goes wrong for many clients at once, each kind logged once a second at most.
 #[derive(Debug, Default)]
-struct Complaints {
-    descriptors: Seldom,
-    memory: Seldom,
-    limit: Seldom,
-    master: Seldom,
+struct LogLimits {
+    no_descriptors: RateLimited,
+    no_memory: RateLimited,
+    max_connections: RateLimited,
+    connect_errors: RateLimited,
 }
 
 #[derive(Debug, Default)]
-struct Seldom(AtomicU64);
+struct RateLimited(AtomicU64);
 
-impl Seldom {
+impl RateLimited {
     #[expect(clippy::disallowed_methods, reason = "logging is paced by the clock")]
-    fn tell(&self, complaint: impl FnOnce()) {
+    fn log(&self, log: impl FnOnce()) {
         let now = Boottime::now().as_nanos();
-        let quiet = LOG_EVERY.as_nanos() as u64;
+        let quiet = LOG_INTERVAL.as_nanos() as u64;
         let due = |last: u64| (last == 0 || now >= last.saturating_add(quiet)).then_some(now);
         if self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
-            complaint();
+            log();
         }
     }
 }

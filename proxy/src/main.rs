@@ -11,7 +11,7 @@ use control::clock::Boottime;
 use control::model::{ProxyUid, short_uid};
 use control::store::Store;
 use control::telemetry::{self, Component};
-use proxy::args::{Args, Config, Machine, remedy};
+use proxy::args::{Args, Config, MachineLimits, bind_error_remedy};
 use proxy::checkin::{CheckIn, Life, random};
 use proxy::listener::{self, Listener, RelayThread};
 use proxy::metrics::Metrics;
@@ -33,7 +33,7 @@ fn main() {
 }
 
 /// What the machine offers, with the limit of open files raised as far as it goes (P-14).
-fn machine() -> Machine {
+fn machine() -> MachineLimits {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -41,7 +41,7 @@ fn machine() -> Machine {
     };
     let now = rustix::process::setrlimit(Resource::Nofile, raised).map_or(limit.current, |()| limit.maximum);
     let descriptors = now.map_or(usize::MAX, |now| usize::try_from(now).unwrap_or(usize::MAX));
-    Machine {
+    MachineLimits {
         cpus: thread::available_parallelism().map_or(1, usize::from),
         descriptors,
     }
@@ -57,7 +57,7 @@ fn run(config: Config) -> anyhow::Result<()> {
     let life = Arc::new(Life::new(Boottime::now()));
     let (scraped, alive) = (Arc::clone(&metrics), Arc::clone(&life));
     telemetry::before_scrape(move || {
-        scraped.sum_tallies();
+        scraped.update_sums();
         alive.show(&scraped, Boottime::now());
     });
 
@@ -65,28 +65,28 @@ fn run(config: Config) -> anyhow::Result<()> {
     info!(id = %me, "proxy id");
     let address = config.listener.listen;
     let bound = listener::bind(&config.listener, address).map_err(|err| {
-        let attempt = format!("listen for clients on {address}: {}", remedy(&err));
+        let attempt = format!("listen for clients on {address}: {}", bind_error_remedy(&err));
         anyhow::Error::new(err).context(attempt)
     })?;
     let threads: Vec<RelayThread> = (0..config.relay_threads)
         .map(|index| relay_thread(index, &metrics))
         .collect::<Result<_, _>>()?;
     let first = threads.first().context("start a relay thread")?.handle.clone();
-    let (listener, reins) = Listener::new(config.listener, bound, threads, Arc::clone(&metrics));
+    let (listener, handle) = Listener::new(config.listener, bound, threads, Arc::clone(&metrics));
     let listening = first.spawn(listener.run());
 
     let control = current_thread().context("start the control loop")?;
     let outcome = control.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut asked = signal(SignalKind::user_defined1())?;
-        let (summed, alive, clients) = (Arc::clone(&metrics), Arc::clone(&life), Arc::clone(&reins.clients));
+        let mut usr1 = signal(SignalKind::user_defined1())?;
+        let (summary_metrics, alive, clients) = (Arc::clone(&metrics), Arc::clone(&life), Arc::clone(&handle.clients));
         tokio::spawn(async move {
-            while asked.recv().await.is_some() {
-                alive.summarise(&summed, clients.load(Ordering::Relaxed), Boottime::now());
+            while usr1.recv().await.is_some() {
+                alive.summarise(&summary_metrics, clients.load(Ordering::Relaxed), Boottime::now());
             }
         });
         let store = Store::connect(config.common.store);
-        let mut checkin = CheckIn::new(store, config.common.cluster_name, me, reins, metrics, life);
+        let mut checkin = CheckIn::new(store, config.common.cluster_name, me, handle, metrics, life);
         let stopped_by = tokio::select! {
             fatal = checkin.run() => return Err(fatal.into()),
             ended = listening => {
@@ -127,7 +127,7 @@ fn relay_thread(index: usize, metrics: &Metrics) -> anyhow::Result<RelayThread> 
         .context("start a relay thread")?;
     Ok(RelayThread {
         handle,
-        tally: metrics.tally(index),
-        load: Arc::new(AtomicUsize::new(0)),
+        counters: metrics.thread_counters(index),
+        connections: Arc::new(AtomicUsize::new(0)),
     })
 }

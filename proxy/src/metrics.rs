@@ -11,7 +11,7 @@ use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
-use crate::relay::{Cut, Ended, Shut, Tally};
+use crate::relay::{ByteCounters, CloseEvent, CloseReason, RelayEnd};
 
 const ACCEPTED: &str = "stolon_proxy_connections_accepted_total";
 const OPEN: &str = "stolon_proxy_connections_open";
@@ -39,7 +39,7 @@ const DROP: &str = "stolon_proxy_last_drop_seconds";
 
 /// Why a client got no connection to the master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refused {
+pub enum RefusalReason {
     /// The route is closed.
     RouteClosed,
     /// `--max-connections` are open.
@@ -58,7 +58,7 @@ pub enum Refused {
     HoldFull,
 }
 
-impl Refused {
+impl RefusalReason {
     const ALL: [Self; 8] = [
         Self::RouteClosed,
         Self::Limit,
@@ -71,7 +71,7 @@ impl Refused {
     ];
 
     /// As in the label `reason`.
-    pub fn name(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::RouteClosed => "route_closed",
             Self::Limit => "max_connections",
@@ -87,9 +87,9 @@ impl Refused {
 
 /// What became of a client that waited for the next master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Released {
+pub enum HoldOutcome {
     /// Sent on to the new master.
-    Carried,
+    Connected,
     /// Closed after `--hold`.
     Expired,
     /// Closed because there will be no new master, or because the proxy drains.
@@ -98,26 +98,26 @@ pub enum Released {
     Abandoned,
 }
 
-impl Released {
-    const ALL: [Self; 4] = [Self::Carried, Self::Expired, Self::RouteClosed, Self::Abandoned];
+impl HoldOutcome {
+    const ALL: [Self; 4] = [Self::Connected, Self::Expired, Self::RouteClosed, Self::Abandoned];
 
     /// As in the label `result`.
-    fn name(self) -> &'static str {
-        self.refused().map_or("carried", Refused::name)
+    fn label(self) -> &'static str {
+        self.refusal().map_or("carried", RefusalReason::label)
     }
 
-    fn refused(self) -> Option<Refused> {
+    fn refusal(self) -> Option<RefusalReason> {
         match self {
-            Self::Carried => None,
-            Self::Expired => Some(Refused::HoldExpired),
-            Self::RouteClosed => Some(Refused::RouteClosed),
-            Self::Abandoned => Some(Refused::Abandoned),
+            Self::Connected => None,
+            Self::Expired => Some(RefusalReason::HoldExpired),
+            Self::RouteClosed => Some(RefusalReason::RouteClosed),
+            Self::Abandoned => Some(RefusalReason::Abandoned),
         }
     }
 }
 
 /// What ended a connection, as in the label `reason`.
-const ENDINGS: [&str; 7] = [
+const END_REASONS: [&str; 7] = [
     "client",
     "master",
     "error",
@@ -127,34 +127,34 @@ const ENDINGS: [&str; 7] = [
     "stopping",
 ];
 
-fn ending(ended: &Ended, cut: Option<Cut>) -> usize {
+fn end_reason(ended: &RelayEnd, cut: Option<CloseReason>) -> usize {
     match (ended, cut) {
-        (Ended::ClientLeft, _) => 0,
-        (Ended::MasterLeft, _) => 1,
-        (Ended::Failed(_), _) => 2,
-        (Ended::Cut, Some(Cut::RouteChange)) => 3,
+        (RelayEnd::ClientFinished, _) => 0,
+        (RelayEnd::ServerFinished, _) => 1,
+        (RelayEnd::Failed(_), _) => 2,
+        (RelayEnd::GateClosed, Some(CloseReason::RouteChange)) => 3,
         // A lease that ran out is noticed at a forward before its end is told to all.
-        (Ended::Cut, Some(Cut::Lease) | None) => 4,
-        (Ended::Cut, Some(Cut::ClockJump)) => 5,
-        (Ended::Cut, Some(Cut::Stopping)) => 6,
+        (RelayEnd::GateClosed, Some(CloseReason::Lease) | None) => 4,
+        (RelayEnd::GateClosed, Some(CloseReason::ClockJump)) => 5,
+        (RelayEnd::GateClosed, Some(CloseReason::Stopping)) => 6,
     }
 }
 
 /// A counter that the summary can read, too.
-pub struct Count {
-    told: Counter,
+pub struct ReadableCounter {
+    counter: Counter,
     value: AtomicU64,
 }
 
-impl Count {
-    fn of(told: Counter) -> Self {
+impl ReadableCounter {
+    fn of(counter: Counter) -> Self {
         let value = AtomicU64::new(0);
-        Self { told, value }
+        Self { counter, value }
     }
 
     /// Counts `more`.
     pub fn increment(&self, more: u64) {
-        self.told.increment(more);
+        self.counter.increment(more);
         self.value.fetch_add(more, Ordering::Relaxed);
     }
 
@@ -165,43 +165,43 @@ impl Count {
 }
 
 /// A counter of what the relay threads count by themselves.
-struct Summed {
-    told: Counter,
-    of: fn(&Tally) -> &AtomicU64,
+struct SummedCounter {
+    counter: Counter,
+    of: fn(&ByteCounters) -> &AtomicU64,
     /// What the counter has been told.
-    before: AtomicU64,
+    reported: AtomicU64,
 }
 
-impl Summed {
-    fn of(told: Counter, of: fn(&Tally) -> &AtomicU64) -> Self {
-        let before = AtomicU64::new(0);
-        Self { told, of, before }
+impl SummedCounter {
+    fn of(counter: Counter, of: fn(&ByteCounters) -> &AtomicU64) -> Self {
+        let reported = AtomicU64::new(0);
+        Self { counter, of, reported }
     }
 
     /// Brings it up to date; two at once tell everything once (checked in `relay/gate/exhaustive.rs`).
-    fn sum(&self, tallies: &[Arc<Tally>]) {
-        let sum = tallies
+    fn update(&self, byte_counters: &[Arc<ByteCounters>]) {
+        let sum = byte_counters
             .iter()
-            .map(|tally| (self.of)(tally).load(Ordering::Relaxed))
+            .map(|counters| (self.of)(counters).load(Ordering::Relaxed))
             .sum();
-        let before = self.before.fetch_max(sum, Ordering::Relaxed);
-        self.told.increment(sum.saturating_sub(before));
+        let before = self.reported.fetch_max(sum, Ordering::Relaxed);
+        self.counter.increment(sum.saturating_sub(before));
     }
 }
 
 /// The handles. Those of connections are few atomics a connection; bytes are counted by thread and summed at scrape.
 pub struct Metrics {
     /// Clients accepted.
-    pub accepted: Count,
+    pub accepted: ReadableCounter,
     /// Connections between a client and the master now; see [`Metrics::opened`].
     open: Gauge,
-    refused: [Count; Refused::ALL.len()],
-    ended: [Count; ENDINGS.len()],
-    summed: [Summed; 5],
+    refused: [ReadableCounter; RefusalReason::ALL.len()],
+    ended: [ReadableCounter; END_REASONS.len()],
+    summed: [SummedCounter; 5],
     copied: (Counter, AtomicU64),
     held: Gauge,
     held_now: AtomicUsize,
-    holds: [Count; Released::ALL.len()],
+    holds: [ReadableCounter; HoldOutcome::ALL.len()],
     route_open: Gauge,
     /// The proxy generation last concluded from.
     pub route_generation: Gauge,
@@ -228,7 +228,7 @@ pub struct Metrics {
     /// Seconds from closing the gate until no relay thread forwarded any more, at the last change.
     stop_seconds: Gauge,
     /// One tally for each relay thread.
-    tallies: Vec<Arc<Tally>>,
+    byte_counters: Vec<Arc<ByteCounters>>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -290,21 +290,22 @@ impl Metrics {
             "Time from closing the route to the end of its last connection, last time"
         );
         Self {
-            accepted: Count::of(counter!(ACCEPTED)),
+            accepted: ReadableCounter::of(counter!(ACCEPTED)),
             open: gauge!(OPEN),
-            refused: Refused::ALL.map(|reason| Count::of(counter!(REFUSED, "reason" => reason.name()))),
-            ended: ENDINGS.map(|reason| Count::of(counter!(ENDED, "reason" => reason))),
+            refused: RefusalReason::ALL
+                .map(|reason| ReadableCounter::of(counter!(REFUSED, "reason" => reason.label()))),
+            ended: END_REASONS.map(|reason| ReadableCounter::of(counter!(ENDED, "reason" => reason))),
             summed: [
-                Summed::of(counter!(RELAYED, "toward" => "client"), |tally| &tally.to_client),
-                Summed::of(counter!(RELAYED, "toward" => "master"), |tally| &tally.to_master),
-                Summed::of(counter!(BY_PATH, "path" => "splice"), |tally| &tally.spliced),
-                Summed::of(counter!(SPLICE_REFUSED), |tally| &tally.splice_refused),
-                Summed::of(counter!(BATCHES), |tally| &tally.batches),
+                SummedCounter::of(counter!(RELAYED, "toward" => "client"), |counters| &counters.to_client),
+                SummedCounter::of(counter!(RELAYED, "toward" => "master"), |counters| &counters.to_server),
+                SummedCounter::of(counter!(BY_PATH, "path" => "splice"), |counters| &counters.spliced),
+                SummedCounter::of(counter!(SPLICE_REFUSED), |counters| &counters.splice_refused),
+                SummedCounter::of(counter!(BATCHES), |counters| &counters.batches),
             ],
             copied: (counter!(BY_PATH, "path" => "copy"), AtomicU64::new(0)),
             held: gauge!(HELD),
             held_now: AtomicUsize::new(0),
-            holds: Released::ALL.map(|result| Count::of(counter!(HOLDS, "result" => result.name()))),
+            holds: HoldOutcome::ALL.map(|result| ReadableCounter::of(counter!(HOLDS, "result" => result.label()))),
             route_open: gauge!(ROUTE_OPEN),
             route_generation: gauge!(ROUTE_GENERATION),
             route_since: gauge!(ROUTE_SINCE),
@@ -319,24 +320,24 @@ impl Metrics {
             connect: histogram!(CONNECT),
             drop_seconds: gauge!(DROP),
             stop_seconds: gauge!(STOP),
-            tallies: (0..relay_threads).map(|_| Arc::default()).collect(),
+            byte_counters: (0..relay_threads).map(|_| Arc::default()).collect(),
         }
     }
 
     /// The tally of one relay thread.
-    pub fn tally(&self, thread: usize) -> Arc<Tally> {
-        Arc::clone(&self.tallies[thread])
+    pub fn thread_counters(&self, thread: usize) -> Arc<ByteCounters> {
+        Arc::clone(&self.byte_counters[thread])
     }
 
     /// Counts a client that got no connection to the master.
-    pub fn refused(&self, reason: Refused) {
+    pub fn refused(&self, reason: RefusalReason) {
         self.refused[reason as usize].increment(1);
     }
 
     /// Counts a client that is held no more, and if it was not sent on to the new master, as refused.
-    pub fn released(&self, result: Released) {
+    pub fn released(&self, result: HoldOutcome) {
         self.holds[result as usize].increment(1);
-        if let Some(reason) = result.refused() {
+        if let Some(reason) = result.refusal() {
             self.refused(reason);
         }
     }
@@ -349,18 +350,18 @@ impl Metrics {
     }
 
     /// Counts how a connection ended; `cut` is why its gate closed, if it did.
-    pub fn ended(&self, ended: &Ended, cut: Option<Cut>) {
-        self.ended[ending(ended, cut)].increment(1);
+    pub fn ended(&self, ended: &RelayEnd, cut: Option<CloseReason>) {
+        self.ended[end_reason(ended, cut)].increment(1);
     }
 
     /// Tells that the route opened or closed, at this wall-clock time.
-    pub fn route(&self, open: bool, wall_nanos: i128) {
+    pub fn set_route_open(&self, open: bool, wall_nanos: i128) {
         self.route_open.set(if open { 1.0 } else { 0.0 });
         self.route_since.set(wall_nanos as f64 / 1e9);
     }
 
     /// Names the db that clients are sent to.
-    pub fn master(&self, from: Option<&str>, to: Option<&str>) {
+    pub fn set_master(&self, from: Option<&str>, to: Option<&str>) {
         if let Some(db) = from {
             gauge!(MASTER, "db" => db.to_owned()).set(0.0);
         }
@@ -370,35 +371,39 @@ impl Metrics {
     }
 
     /// Brings the counters of what the relay threads count up to date. Called at scrape.
-    pub fn sum_tallies(&self) {
+    pub fn update_sums(&self) {
         for summed in &self.summed {
-            summed.sum(&self.tallies);
+            summed.update(&self.byte_counters);
         }
-        let sum = self.carried();
-        let copied = (sum.to_client + sum.to_master).saturating_sub(sum.spliced);
+        let sum = self.relayed_bytes();
+        let copied = (sum.to_client + sum.to_server).saturating_sub(sum.spliced);
         let before = self.copied.1.fetch_max(copied, Ordering::Relaxed);
         self.copied.0.increment(copied.saturating_sub(before));
     }
 
     /// What all relay threads have carried.
-    pub fn carried(&self) -> Carried {
-        let sum =
-            |of: fn(&Tally) -> &AtomicU64| self.tallies.iter().map(|tally| of(tally).load(Ordering::Relaxed)).sum();
-        Carried {
-            to_client: sum(|tally| &tally.to_client),
-            to_master: sum(|tally| &tally.to_master),
-            spliced: sum(|tally| &tally.spliced),
+    pub fn relayed_bytes(&self) -> RelayedBytes {
+        let sum = |of: fn(&ByteCounters) -> &AtomicU64| {
+            self.byte_counters
+                .iter()
+                .map(|counters| of(counters).load(Ordering::Relaxed))
+                .sum()
+        };
+        RelayedBytes {
+            to_client: sum(|counters| &counters.to_client),
+            to_server: sum(|counters| &counters.to_server),
+            spliced: sum(|counters| &counters.spliced),
         }
     }
 
     /// Clients that got no connection to the master, for whatever reason.
-    pub fn refusals(&self) -> u64 {
-        self.refused.iter().map(Count::value).sum()
+    pub fn refused_total(&self) -> u64 {
+        self.refused.iter().map(ReadableCounter::value).sum()
     }
 
     /// Connections that have ended, however.
-    pub fn endings(&self) -> u64 {
-        self.ended.iter().map(Count::value).sum()
+    pub fn ended_total(&self) -> u64 {
+        self.ended.iter().map(ReadableCounter::value).sum()
     }
 
     /// Clients that are held now.
@@ -413,28 +418,28 @@ impl Metrics {
     }
 
     /// Tells that a gate has closed. If nobody was connected, nothing more is measured of its end.
-    pub fn path_closed(&self) {
+    pub fn backend_closed(&self) {
         self.drop_seconds.set(0.0);
     }
 
     /// Tells that the last client of a path is gone, whose gate had closed.
-    pub fn path_emptied(&self, shut: Shut, now: Boottime) {
+    pub fn backend_drained(&self, shut: CloseEvent, now: Boottime) {
         self.drop_seconds.set(now.since(shut.at).as_secs_f64());
     }
 
     /// Tells that one more relay thread is known to forward nothing past the closing of its gate; the last one counts.
-    pub fn thread_stopped(&self, shut: Shut, now: Boottime) {
+    pub fn thread_stopped(&self, shut: CloseEvent, now: Boottime) {
         self.stop_seconds.set(now.since(shut.at).as_secs_f64());
     }
 }
 
 /// Bytes carried since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Carried {
+pub struct RelayedBytes {
     /// Given to clients.
     pub to_client: u64,
     /// Given to masters.
-    pub to_master: u64,
+    pub to_server: u64,
     /// Those of both that were spliced.
     pub spliced: u64,
 }
@@ -454,16 +459,21 @@ mod tests {
 
     #[test]
     fn every_reason_has_its_own_place() {
-        for (at, reason) in Refused::ALL.into_iter().enumerate() {
+        for (at, reason) in RefusalReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, at);
         }
-        for (at, result) in Released::ALL.into_iter().enumerate() {
+        for (at, result) in HoldOutcome::ALL.into_iter().enumerate() {
             assert_eq!(result as usize, at);
         }
-        let ends =
-            [Cut::RouteChange, Cut::Lease, Cut::ClockJump, Cut::Stopping].map(|cut| ending(&Ended::Cut, Some(cut)));
+        let ends = [
+            CloseReason::RouteChange,
+            CloseReason::Lease,
+            CloseReason::ClockJump,
+            CloseReason::Stopping,
+        ]
+        .map(|cut| end_reason(&RelayEnd::GateClosed, Some(cut)));
         assert_eq!(
-            ends.map(|at| ENDINGS[at]),
+            ends.map(|at| END_REASONS[at]),
             ["route_change", "lease", "clock_jump", "stopping"]
         );
     }

@@ -8,25 +8,25 @@ use control::model::{Checked, ClusterData, Db, DbUid, JsonError, ProxyUid, Unusa
 
 /// What was read under the key of the cluster data, when it could be read and decoded.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Found {
+pub enum StoredClusterData {
     /// The key is absent or holds `null`.
-    Nothing,
+    Absent,
     /// A document that may not be used: another format version, no spec, an invalid one.
     Unusable(Unusable),
     /// A good document.
-    Data(Box<Checked>),
+    Usable(Box<Checked>),
 }
 
 /// What the cluster data tell of a master's address, usable or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Advertised {
+pub struct AdvertisedAddress {
     /// An address or a name; empty before the keeper has told it.
     pub host: String,
     /// The same of the port, a text in the document.
     pub port: String,
 }
 
-impl Advertised {
+impl AdvertisedAddress {
     fn of(db: &Db) -> Self {
         Self {
             host: db.status.listen_address.clone(),
@@ -35,54 +35,54 @@ impl Advertised {
     }
 
     /// `None` when the address is empty, or the port is no number from 1 to 65535.
-    pub fn endpoint(&self) -> Option<Endpoint> {
+    pub fn endpoint(&self) -> Option<MasterEndpoint> {
         let port = self.port.parse().ok().filter(|port| *port != 0)?;
         let host = Some(&self.host).filter(|host| !host.is_empty())?.clone();
-        Some(Endpoint { host, port })
+        Some(MasterEndpoint { host, port })
     }
 }
 
 /// Where the named master listens, as the cluster data tell it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct MasterEndpoint {
     /// An address or a name.
     pub host: String,
     /// Its port.
     pub port: u16,
 }
 
-impl Found {
+impl StoredClusterData {
     /// Reads what is under the key; `None` when it is absent.
     ///
     /// # Errors
     /// The value is not a cluster data document at all.
-    pub fn read(value: Option<&[u8]>) -> Result<Self, JsonError> {
-        let Some(value) = value else { return Ok(Self::Nothing) };
+    pub fn parse(value: Option<&[u8]>) -> Result<Self, JsonError> {
+        let Some(value) = value else { return Ok(Self::Absent) };
         Ok(match ClusterData::parse(value)? {
-            None => Self::Nothing,
+            None => Self::Absent,
             Some(data) => data
                 .check()
-                .map_or_else(Self::Unusable, |checked| Self::Data(Box::new(checked))),
+                .map_or_else(Self::Unusable, |checked| Self::Usable(Box::new(checked))),
         })
     }
 
     /// The named master and where it says it listens; to be resolved before a route can be concluded.
     ///
     /// `None` when no master is named, it is not in the document, or it has no usable address or port.
-    pub fn master(&self) -> Option<(&DbUid, Endpoint)> {
-        let Self::Data(checked) = self else { return None };
+    pub fn master_endpoint(&self) -> Option<(&DbUid, MasterEndpoint)> {
+        let Self::Usable(checked) = self else { return None };
         let (uid, db) = checked.data.proxied_master()?;
-        Some((uid, Advertised::of(db).endpoint()?))
+        Some((uid, AdvertisedAddress::of(db).endpoint()?))
     }
 }
 
 /// What a check-in needs to know beside the document.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct NetworkFacts {
     /// The address that `Found::master` resolves to, when it does.
     pub master: Option<SocketAddr>,
     /// Whether that address belongs to this machine.
-    pub master_is_here: bool,
+    pub master_is_local: bool,
     /// The address that clients connect to.
     pub listen: SocketAddr,
 }
@@ -98,7 +98,7 @@ pub enum Route {
         master: SocketAddr,
     },
     /// Nowhere.
-    Closed(Why),
+    Closed(ClosedReason),
 }
 
 impl fmt::Display for Route {
@@ -112,7 +112,7 @@ impl fmt::Display for Route {
 
 /// Why clients may go nowhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
+pub enum ClosedReason {
     /// The key is absent or holds `null`.
     NoClusterData,
     /// The document may not be used.
@@ -122,22 +122,22 @@ pub enum Why {
     /// The proxy object names no db, or one that is not there.
     NoDb(DbUid),
     /// The master's address is empty or does not resolve.
-    NoAddress(DbUid, Advertised),
+    NoAddress(DbUid, AdvertisedAddress),
     /// The master's address is our own listening address (P-15).
     OwnAddress(SocketAddr),
     /// This proxy is not in the list of enabled ones.
     NotEnabled(SocketAddr),
 }
 
-impl Why {
+impl ClosedReason {
     /// Whether this is what a change of the master looks like on its way (fencing F-5), so that clients may wait for the
     /// next one (P-8).
-    pub fn may_be_a_change(&self) -> bool {
+    pub fn may_be_master_change(&self) -> bool {
         matches!(self, Self::NoDb(_) | Self::NotEnabled(_))
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for ClosedReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoClusterData => f.write_str("no cluster data"),
@@ -154,7 +154,7 @@ impl fmt::Display for Why {
 
 /// Whether the proxy info is published, and what a failure to do so means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Publish {
+pub enum PublishInfo {
     /// Not at all.
     No,
     /// With this proxy generation; a failure is only logged.
@@ -165,53 +165,63 @@ pub enum Publish {
 
 /// What a check-in concludes from what it read (P-3).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct RouteDecision {
     /// Where clients may go. An open route opens only after publishing, a closed one closes before (fencing F-1).
     pub route: Route,
     /// What to say of it.
-    pub publish: Publish,
+    pub publish: PublishInfo,
     /// Whether the check-in, once it has published what it must, counts as success and renews the lease.
-    pub renews: bool,
+    pub renews_lease: bool,
 }
 
 /// Decides where clients may go, by the table of P-3, from a document that was read and decoded.
 ///
 /// A store that does not answer, or a value that cannot be decoded, gives nothing to conclude from: the route stays as
 /// it is until its lease ends.
-pub fn conclude(found: &Found, around: &Surroundings, me: &ProxyUid) -> Verdict {
-    let verdict = |why, publish, renews| Verdict {
+pub fn decide(found: &StoredClusterData, around: &NetworkFacts, me: &ProxyUid) -> RouteDecision {
+    let verdict = |why, publish, renews| RouteDecision {
         route: Route::Closed(why),
         publish,
-        renews,
+        renews_lease: renews,
     };
     let checked = match found {
-        Found::Nothing => return verdict(Why::NoClusterData, Publish::No, true),
-        Found::Unusable(unusable) => return verdict(Why::UnusableData(unusable.clone()), Publish::No, false),
-        Found::Data(checked) => checked,
+        StoredClusterData::Absent => return verdict(ClosedReason::NoClusterData, PublishInfo::No, true),
+        StoredClusterData::Unusable(unusable) => {
+            return verdict(ClosedReason::UnusableData(unusable.clone()), PublishInfo::No, false);
+        }
+        StoredClusterData::Usable(checked) => checked,
     };
     let Some(proxy) = &checked.data.proxy else {
-        return verdict(Why::NoProxyObject, Publish::Try(0), true);
+        return verdict(ClosedReason::NoProxyObject, PublishInfo::Try(0), true);
     };
     let Some((uid, db)) = checked.data.proxied_master() else {
         let named = proxy.spec.master_db_uid.clone();
-        return verdict(Why::NoDb(named), Publish::Try(proxy.generation), true);
+        return verdict(ClosedReason::NoDb(named), PublishInfo::Try(proxy.generation), true);
     };
     let Some(master) = around.master else {
-        return verdict(Why::NoAddress(uid.clone(), Advertised::of(db)), Publish::No, true);
+        return verdict(
+            ClosedReason::NoAddress(uid.clone(), AdvertisedAddress::of(db)),
+            PublishInfo::No,
+            true,
+        );
     };
-    if is_own(around, master) {
-        return verdict(Why::OwnAddress(master), Publish::No, true);
+    if is_own_address(around, master) {
+        return verdict(ClosedReason::OwnAddress(master), PublishInfo::No, true);
     }
     if !proxy.spec.enabled_proxies.contains(me) {
-        return verdict(Why::NotEnabled(master), Publish::Must(proxy.generation), true);
+        return verdict(
+            ClosedReason::NotEnabled(master),
+            PublishInfo::Must(proxy.generation),
+            true,
+        );
     }
-    Verdict {
+    RouteDecision {
         route: Route::Open {
             db: uid.clone(),
             master,
         },
-        publish: Publish::Must(proxy.generation),
-        renews: true,
+        publish: PublishInfo::Must(proxy.generation),
+        renews_lease: true,
     }
 }
 
@@ -219,7 +229,7 @@ pub fn conclude(found: &Found, around: &Surroundings, me: &ProxyUid) -> Verdict 
 ///
 /// The present one while it is among them, so that their order ends no connection (P-6); else the first of IPv4 if there
 /// is one, as the reference does, whose keepers may listen on IPv4 alone.
-pub fn choose(resolved: &[SocketAddr], present: Option<SocketAddr>) -> Option<SocketAddr> {
+pub fn choose_address(resolved: &[SocketAddr], present: Option<SocketAddr>) -> Option<SocketAddr> {
     present
         .filter(|present| resolved.contains(present))
         .or_else(|| resolved.iter().copied().find(SocketAddr::is_ipv4))
@@ -227,10 +237,10 @@ pub fn choose(resolved: &[SocketAddr], present: Option<SocketAddr>) -> Option<So
 }
 
 /// Whether a connection to `master` would arrive at our own socket (P-15).
-fn is_own(around: &Surroundings, master: SocketAddr) -> bool {
+fn is_own_address(around: &NetworkFacts, master: SocketAddr) -> bool {
     let (listen, ip) = (around.listen.ip().to_canonical(), master.ip().to_canonical());
     let reaches = if listen.is_unspecified() {
-        around.master_is_here
+        around.master_is_local
     } else {
         listen == ip || means_loopback(ip, listen)
     };

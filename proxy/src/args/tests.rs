@@ -3,15 +3,15 @@
 use control::args::{PROXY, Parsed, Refusal, command, try_parse};
 
 use super::*;
-use crate::relay::Patience;
+use crate::relay::PeerTimeout;
 
-const MACHINE: Machine = Machine {
+const MACHINE: MachineLimits = MachineLimits {
     cpus: 16,
     descriptors: 1320,
 };
 const NEEDED: [&str; 2] = ["--cluster-name=main", "--store-backend=etcdv3"];
 
-fn checked(options: &[&str]) -> Result<Config, Vec<String>> {
+fn check(options: &[&str]) -> Result<Config, Vec<String>> {
     let Parsed { args, .. } =
         try_parse::<Args>(PROXY, NEEDED.iter().chain(options).copied(), |_| None).expect("the options parse");
     args.check(MACHINE)
@@ -22,7 +22,7 @@ fn checked(options: &[&str]) -> Result<Config, Vec<String>> {
 #[test]
 fn without_options_the_defaults_hold() {
     // cli 5
-    let config = checked(&[]).unwrap();
+    let config = check(&[]).unwrap();
     assert_eq!(
         config.listener,
         listener::Config {
@@ -31,7 +31,7 @@ fn without_options_the_defaults_hold() {
             keepalive: Keepalive::default(),
             connect_timeout: Duration::from_secs(5),
             max_connections: 500,
-            manner: Manner::default(),
+            relay: RelayConfig::default(),
             hold: Duration::from_secs(10),
             hold_max: 1024,
         }
@@ -41,15 +41,15 @@ fn without_options_the_defaults_hold() {
 
 #[test]
 fn the_remedy_fits_the_reason_why_an_address_cannot_be_listened_on() {
-    let told = |errno: rustix::io::Errno| remedy(&errno.into());
-    assert!(told(rustix::io::Errno::ADDRINUSE).contains("stop what is there"));
-    assert!(told(rustix::io::Errno::ADDRNOTAVAIL).contains("no such address"));
-    assert!(told(rustix::io::Errno::ACCESS).contains("below 1024"));
+    let remedy = |errno: rustix::io::Errno| bind_error_remedy(&errno.into());
+    assert!(remedy(rustix::io::Errno::ADDRINUSE).contains("stop what is there"));
+    assert!(remedy(rustix::io::Errno::ADDRNOTAVAIL).contains("no such address"));
+    assert!(remedy(rustix::io::Errno::ACCESS).contains("below 1024"));
 }
 
 #[test]
 fn what_is_given_is_taken() {
-    let config = checked(&[
+    let config = check(&[
         "--listen-address=::1",
         "--port=0",
         "--stop-listening=false",
@@ -75,13 +75,13 @@ fn what_is_given_is_taken() {
         },
         connect_timeout: Duration::from_millis(1500),
         max_connections: 7,
-        manner: Manner {
+        relay: RelayConfig {
             batching: false,
-            patience: Patience {
+            peer_timeout: PeerTimeout {
                 silence_seconds: 25,
-                questions: 3,
+                unanswered_probes: 3,
             },
-            ..Manner::default()
+            ..RelayConfig::default()
         },
         hold: Duration::from_secs(3),
         hold_max: 9,
@@ -93,7 +93,7 @@ fn what_is_given_is_taken() {
 #[test]
 fn a_word_after_a_switch_is_not_its_value() {
     // cli O-3
-    assert!(checked(&["--stop-listening", "false"]).unwrap().listener.stop_listening);
+    assert!(check(&["--stop-listening", "false"]).unwrap().listener.stop_listening);
 }
 
 /// What the form of a duration is said to be.
@@ -214,9 +214,9 @@ fn a_bad_value_of_any_option_names_the_option_and_the_form_expected() {
         // `--log-level` is "the log level", and a file is known by its name
         let mut names = vec![format!("--{option}"), option.replace('-', " ")];
         names.extend(value.starts_with('/').then(|| (*value).to_owned()));
-        let told = |line: &String| line.contains(form) && names.iter().any(|name| line.contains(name));
+        let remedy = |line: &String| line.contains(form) && names.iter().any(|name| line.contains(name));
         assert!(
-            said.len() == 1 && said.iter().all(told),
+            said.len() == 1 && said.iter().all(remedy),
             "--{option}={value}: {form:?} is not in {said:?}"
         );
     }

@@ -10,7 +10,7 @@ use control::telemetry::Chain;
 use tracing::{debug, warn};
 
 use super::{CheckIn, Fatal, now};
-use crate::relay::Cut;
+use crate::relay::CloseReason;
 
 /// How long a stop may take for its goodbye (P-9), connections and store together.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ impl CheckIn {
     /// # Errors
     /// As `run`.
     pub async fn drain(&mut self, limit: Duration) -> Result<(), Fatal> {
-        self.reins.orders.send_modify(|orders| orders.drain = true);
+        self.reins.commands.send_modify(|orders| orders.drain = true);
         let clients = Arc::clone(&self.reins.clients);
         let all_gone = async {
             while clients.load(Ordering::Relaxed) > 0 {
@@ -43,7 +43,7 @@ impl CheckIn {
     /// Says goodbye (P-9, beyond ): stops forwarding, lets the connections end, publishes that we have stopped.
     pub async fn stop(mut self) {
         let started = now();
-        self.close(Cut::Stopping);
+        self.close(CloseReason::Stopping);
         let Self {
             reins,
             store,
@@ -51,7 +51,7 @@ impl CheckIn {
             published,
             ..
         } = &self;
-        reins.orders.send_modify(|orders| orders.stop = true);
+        reins.commands.send_modify(|orders| orders.stop = true);
         let left = || GOODBYE_LIMIT.saturating_sub(now().since(started));
         while reins.clients.load(Ordering::Relaxed) > 0 && now().since(started) < DROP_LIMIT {
             tokio::time::sleep(Duration::from_millis(2)).await;

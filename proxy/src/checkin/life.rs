@@ -98,7 +98,7 @@ impl Life {
     /// Logs how things stand (proxy section 3).
     pub fn summarise(&self, metrics: &Metrics, clients: usize, now: Boottime) {
         let state = self.state();
-        let carried = metrics.carried();
+        let carried = metrics.relayed_bytes();
         let why = state.why_closed(now);
         info!(
             route = state.route.as_deref().filter(|_| why.is_none()).unwrap_or("closed"),
@@ -108,10 +108,10 @@ impl Life {
             clients,
             held = metrics.held(),
             accepted = metrics.accepted.value(),
-            refused = metrics.refusals(),
-            ended = metrics.endings(),
+            refused = metrics.refused_total(),
+            ended = metrics.ended_total(),
             to_client_bytes = carried.to_client,
-            to_master_bytes = carried.to_master,
+            to_master_bytes = carried.to_server,
             spliced_bytes = carried.spliced,
             "summary"
         );

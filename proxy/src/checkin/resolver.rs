@@ -10,15 +10,15 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
-use crate::address::Answer;
-use crate::route::Endpoint;
+use crate::address::LookupResult;
+use crate::route::MasterEndpoint;
 
 /// This many lookups may wait for the system at once: one that nobody waits for any more cannot be ended (getaddrinfo(3)),
 /// and each keeps a thread.
 const LOOKUPS_MAX: usize = 4;
 
 /// How the system looks a name up. It blocks.
-type LookUp = dyn Fn(&Endpoint) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+type LookUp = dyn Fn(&MasterEndpoint) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 /// The lookup that was started last.
 pub(super) struct Resolver {
@@ -29,7 +29,7 @@ pub(super) struct Resolver {
 }
 
 struct UnderWay {
-    endpoint: Endpoint,
+    endpoint: MasterEndpoint,
     task: JoinHandle<io::Result<Vec<SocketAddr>>>,
 }
 
@@ -48,7 +48,7 @@ impl Resolver {
         Self::new(|endpoint| Ok((endpoint.host.as_str(), endpoint.port).to_socket_addrs()?.collect()))
     }
 
-    fn new(look_up: impl Fn(&Endpoint) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
+    fn new(look_up: impl Fn(&MasterEndpoint) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
         Self {
             look_up: Arc::new(look_up),
             room: Arc::new(Semaphore::new(LOOKUPS_MAX)),
@@ -58,7 +58,7 @@ impl Resolver {
     }
 
     /// Looks this name up, or goes on with it, for as long as `patience`. An answer is given once.
-    pub(super) async fn ask(&mut self, endpoint: &Endpoint, patience: Duration) -> Answer {
+    pub(super) async fn ask(&mut self, endpoint: &MasterEndpoint, patience: Duration) -> LookupResult {
         let under_way = match self
             .under_way
             .take()
@@ -67,22 +67,22 @@ impl Resolver {
             Some(under_way) => under_way,
             None => match Arc::clone(&self.room).try_acquire_owned() {
                 Ok(room) => self.start(endpoint.clone(), room),
-                Err(_) => return Answer::Failed(format!("{LOOKUPS_MAX} earlier lookups are still not answered")),
+                Err(_) => return LookupResult::Failed(format!("{LOOKUPS_MAX} earlier lookups are still not answered")),
             },
         };
         let under_way = self.under_way.insert(under_way); // stays when this is cancelled
         let Ok(answer) = tokio::time::timeout(patience, &mut under_way.task).await else {
-            return Answer::Pending;
+            return LookupResult::Pending;
         };
         self.under_way = None;
         match answer {
-            Ok(Ok(found)) => Answer::Addresses(found),
-            Ok(Err(error)) => Answer::Failed(error.to_string()),
-            Err(error) => Answer::Failed(error.to_string()),
+            Ok(Ok(found)) => LookupResult::Addresses(found),
+            Ok(Err(error)) => LookupResult::Failed(error.to_string()),
+            Err(error) => LookupResult::Failed(error.to_string()),
         }
     }
 
-    fn start(&self, endpoint: Endpoint, room: OwnedSemaphorePermit) -> UnderWay {
+    fn start(&self, endpoint: MasterEndpoint, room: OwnedSemaphorePermit) -> UnderWay {
         let (look_up, finished, asked) = (Arc::clone(&self.look_up), Arc::clone(&self.finished), endpoint.clone());
         let task = tokio::task::spawn_blocking(move || {
             let answer = look_up(&asked);
@@ -127,8 +127,8 @@ mod tests {
         (resolver, answers)
     }
 
-    fn named(host: &str) -> Endpoint {
-        Endpoint {
+    fn named(host: &str) -> MasterEndpoint {
+        MasterEndpoint {
             host: host.to_owned(),
             port: 5432,
         }
@@ -142,26 +142,32 @@ mod tests {
     async fn a_lookup_that_is_not_waited_for_goes_on_and_is_taken_later() {
         let (mut resolver, answers) = scripted();
         for _ in 0..3 {
-            assert_eq!(resolver.ask(&named("db"), AT_ONCE).await, Answer::Pending);
+            assert_eq!(resolver.ask(&named("db"), AT_ONCE).await, LookupResult::Pending);
         }
         answers.send(Ok(found(1))).unwrap();
         let woken = tokio::time::timeout(PATIENCE, resolver.finished()).await;
         woken.expect("its end is noticed");
         // one lookup for all that asked: the next one would have to wait for another answer
-        assert_eq!(resolver.ask(&named("db"), PATIENCE).await, Answer::Addresses(found(1)));
-        assert_eq!(resolver.ask(&named("db"), AT_ONCE).await, Answer::Pending);
+        assert_eq!(
+            resolver.ask(&named("db"), PATIENCE).await,
+            LookupResult::Addresses(found(1))
+        );
+        assert_eq!(resolver.ask(&named("db"), AT_ONCE).await, LookupResult::Pending);
     }
 
     #[tokio::test]
     async fn an_answer_for_another_name_is_not_taken() {
         let (mut resolver, answers) = scripted();
-        assert_eq!(resolver.ask(&named("old"), AT_ONCE).await, Answer::Pending);
-        assert_eq!(resolver.ask(&named("new"), AT_ONCE).await, Answer::Pending);
+        assert_eq!(resolver.ask(&named("old"), AT_ONCE).await, LookupResult::Pending);
+        assert_eq!(resolver.ask(&named("new"), AT_ONCE).await, LookupResult::Pending);
         answers.send(Ok(found(1))).unwrap();
         answers.send(Err(io::Error::other("no such name"))).unwrap();
         let answer = resolver.ask(&named("new"), PATIENCE).await;
         // which of the two threads takes which answer is open; the old name's is never reported
-        assert!(matches!(answer, Answer::Addresses(_) | Answer::Failed(_)), "{answer:?}");
+        assert!(
+            matches!(answer, LookupResult::Addresses(_) | LookupResult::Failed(_)),
+            "{answer:?}"
+        );
         assert!(resolver.under_way.is_none());
     }
 
@@ -171,13 +177,13 @@ mod tests {
         for number in 0..LOOKUPS_MAX {
             assert_eq!(
                 resolver.ask(&named(&number.to_string()), AT_ONCE).await,
-                Answer::Pending
+                LookupResult::Pending
             );
         }
         let refused = resolver.ask(&named("one more"), AT_ONCE).await;
         assert_eq!(
             refused,
-            Answer::Failed("4 earlier lookups are still not answered".to_owned())
+            LookupResult::Failed("4 earlier lookups are still not answered".to_owned())
         );
         drop(answers);
     }
@@ -187,7 +193,7 @@ mod tests {
         let mut resolver = Resolver::system();
         for host in ["", "\0", "no such host", &"a".repeat(100_000)] {
             let answer = resolver.ask(&named(host), PATIENCE).await;
-            assert!(matches!(answer, Answer::Failed(_)), "{host:?}: {answer:?}");
+            assert!(matches!(answer, LookupResult::Failed(_)), "{host:?}: {answer:?}");
         }
     }
 }

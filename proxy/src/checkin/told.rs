@@ -9,8 +9,8 @@ use control::telemetry::Chain;
 use tracing::{debug, error, info, warn};
 
 use super::{CheckIn, Failed};
-use crate::address::{Doubt, Settled};
-use crate::route::{Advertised, Route, Why};
+use crate::address::{MasterAddress, UnconfirmedReason};
+use crate::route::{AdvertisedAddress, ClosedReason, Route};
 
 /// What was last logged, so that changes are logged and not rounds (P-7).
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub(super) struct Told {
     /// The last lookup of the master's name did not find the address that it should, so another one is due soon.
     pub(super) unresolved: bool,
     /// Why the master's address is not confirmed, if it is only kept.
-    doubt: Option<Doubt>,
+    doubt: Option<UnconfirmedReason>,
     pub(super) unpublished: bool,
     /// Keepers that were there when the cluster data were found missing.
     former: FormerKeepers,
@@ -59,13 +59,13 @@ impl CheckIn {
     }
 
     /// Logs what has changed (P-7). `settled` is how the master's address was found.
-    pub(super) fn tell(&mut self, route: &Route, settled: Option<&Settled>) {
-        let master = settled.and_then(Settled::address);
+    pub(super) fn tell(&mut self, route: &Route, settled: Option<&MasterAddress>) {
+        let master = settled.and_then(MasterAddress::address);
         let unresolved = match settled {
-            Some(Settled::Unknown(why)) => why.as_str(),
+            Some(MasterAddress::Unknown(why)) => why.as_str(),
             _ => "",
         };
-        self.told.unresolved = matches!(settled, Some(Settled::Kept { .. } | Settled::Unknown(_)));
+        self.told.unresolved = matches!(settled, Some(MasterAddress::Kept { .. } | MasterAddress::Unknown(_)));
         self.tell_doubt(settled);
         if let Some(address) = master.filter(|_| master != self.told.master) {
             info!(%address, "master address");
@@ -81,18 +81,18 @@ impl CheckIn {
         }
         if let Route::Closed(why) = route {
             match why {
-                Why::NoClusterData => self.tell_no_cluster_data(),
-                Why::NoProxyObject => info!("no proxy object available, closing connections to master"),
-                Why::NoDb(db) => info!(%db, "no db object available, closing connections to master"),
-                Why::NotEnabled(address) => {
+                ClosedReason::NoClusterData => self.tell_no_cluster_data(),
+                ClosedReason::NoProxyObject => info!("no proxy object available, closing connections to master"),
+                ClosedReason::NoDb(db) => info!(%db, "no db object available, closing connections to master"),
+                ClosedReason::NotEnabled(address) => {
                     info!(%address, "not proxying to master address since we aren't in the enabled proxies list");
                 }
-                Why::NoAddress(db, advertised) => tell_no_address(db, advertised, unresolved),
-                Why::OwnAddress(address) => {
+                ClosedReason::NoAddress(db, advertised) => tell_no_address(db, advertised, unresolved),
+                ClosedReason::OwnAddress(address) => {
                     error!(%address, "the master's address is our own, closing connections to master: give the \
                                       proxy another --port, or the keeper another address");
                 }
-                Why::UnusableData(unusable) => {
+                ClosedReason::UnusableData(unusable) => {
                     error!(error = %Chain(unusable), "cannot use the clusterdata, closing connections to master");
                 }
             }
@@ -101,20 +101,20 @@ impl CheckIn {
     }
 
     /// Logs once that the address in use is not confirmed any more, and once that it is again.
-    fn tell_doubt(&mut self, settled: Option<&Settled>) {
+    fn tell_doubt(&mut self, settled: Option<&MasterAddress>) {
         let before = self.told.doubt.take();
-        let Some(Settled::Kept { address, why, .. }) = settled else {
-            if let (Some(_), Some(Settled::Confirmed(address))) = (before, settled) {
+        let Some(MasterAddress::Kept { address, why, .. }) = settled else {
+            if let (Some(_), Some(MasterAddress::Confirmed(address))) = (before, settled) {
                 info!(%address, "the master's name resolves to its address again");
             }
             return;
         };
         if before.is_none() {
             match why {
-                Doubt::NoAnswer(error) => {
+                UnconfirmedReason::NoAnswer(error) => {
                     warn!(%address, %error, "cannot resolve the master's address, keeping the last one until its lease ends");
                 }
-                Doubt::Elsewhere(found) => {
+                UnconfirmedReason::OtherAddresses(found) => {
                     warn!(%address, ?found, "the master's name resolves to other addresses, keeping the last one until its lease ends");
                 }
             }
@@ -144,7 +144,7 @@ impl CheckIn {
     /// Finds out whether keepers of a cluster exist, once cluster data are found missing and that is not logged yet.
     /// Initialising the cluster would discard their databases.
     pub(super) async fn look_for_keepers(&mut self, limit: Duration) {
-        if matches!(self.told.route, Some(Route::Closed(Why::NoClusterData))) {
+        if matches!(self.told.route, Some(Route::Closed(ClosedReason::NoClusterData))) {
             return;
         }
         self.told.former = self.former_keepers(limit).await.unwrap_or_else(|error| {
@@ -164,7 +164,7 @@ impl CheckIn {
 }
 
 /// Logs what is wrong with a master's address.
-fn tell_no_address(db: &DbUid, Advertised { host, port }: &Advertised, unresolved: &str) {
+fn tell_no_address(db: &DbUid, AdvertisedAddress { host, port }: &AdvertisedAddress, unresolved: &str) {
     if host.is_empty() {
         error!(
             %db,

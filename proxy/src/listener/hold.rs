@@ -9,38 +9,38 @@ use control::clock::Boottime;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 
-use super::Counted;
+use super::ConnectionCount;
 
 /// How often held clients are looked through for dead ones, when there are as many as may be.
-const LOOK_FOR_DEAD_EVERY: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
-    pub(super) clients: VecDeque<Held>,
-    looked_for_dead: Boottime,
+pub(super) struct HoldQueue {
+    pub(super) clients: VecDeque<HeldClient>,
+    last_check: Boottime,
 }
 
 /// A client that waits for the next master: its socket, of which nothing is read.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldClient {
     pub(super) client: OwnedFd,
     pub(super) until: Boottime,
-    pub(super) counted: Counted,
+    pub(super) count: ConnectionCount,
 }
 
-impl Waiting {
+impl HoldQueue {
     /// Whether there is room for one more, if need be after the dead are gone; and how many of those there were.
     pub(super) fn make_room(&mut self, max: usize, now: Boottime) -> (bool, usize) {
         let before = self.clients.len();
-        if self.clients.len() >= max && now.since(self.looked_for_dead) >= LOOK_FOR_DEAD_EVERY {
-            self.looked_for_dead = now;
-            self.drop_dead();
+        if self.clients.len() >= max && now.since(self.last_check) >= CHECK_INTERVAL {
+            self.last_check = now;
+            self.remove_closed();
         }
         (self.clients.len() < max, before - self.clients.len())
     }
 
     /// Forgets clients that are gone.
-    fn drop_dead(&mut self) {
+    fn remove_closed(&mut self) {
         let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
         let mut polled: Vec<_> = self
             .clients

@@ -14,7 +14,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::Config;
-use crate::relay::Patience;
+use crate::relay::PeerTimeout;
 
 /// The options of TCP keepalive, which itself is always on; `None` leaves the system's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,30 +31,30 @@ impl Keepalive {
     /// How much silence is borne while bytes wait: as much as keepalive would bear while none do. What is not given counts
     /// as in the default of `Patience`, and not as the system has it, which is hours: a peer that vanishes in the middle of
     /// an answer leaves locks behind.
-    pub fn patience(&self) -> Patience {
+    pub fn peer_timeout(&self) -> PeerTimeout {
         const IDLE: Duration = Duration::from_secs(30);
         const INTERVAL: Duration = Duration::from_secs(10);
         const COUNT: u32 = 9;
         let count = self.count.unwrap_or(COUNT);
         let idle = self.idle.unwrap_or(IDLE);
         let silence = idle.saturating_add(self.interval.unwrap_or(INTERVAL).saturating_mul(count));
-        Patience {
+        PeerTimeout {
             silence_seconds: u32::try_from(silence.as_secs()).unwrap_or(u32::MAX),
-            questions: count.clamp(2, Patience::default().questions.into()) as u8,
+            unanswered_probes: count.clamp(2, PeerTimeout::default().unanswered_probes.into()) as u8,
         }
     }
 }
 
 /// A socket bound for clients; it takes none before it listens.
 #[derive(Debug)]
-pub struct Bound {
+pub struct BoundSocket {
     pub(super) socket: Socket,
     /// The address with the port that was taken.
     pub address: SocketAddr,
 }
 
 /// Binds the address for clients, so that a port in use is known at start although listening begins later.
-pub fn bind(config: &Config, address: SocketAddr) -> io::Result<Bound> {
+pub fn bind(config: &Config, address: SocketAddr) -> io::Result<BoundSocket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
@@ -67,16 +67,16 @@ pub fn bind(config: &Config, address: SocketAddr) -> io::Result<Bound> {
     }
     // Accepted sockets inherit all of this (P-10).
     set_options(SockRef::from(&socket), config.keepalive)?;
-    if paces(SockRef::from(&socket)) {
-        calm(SockRef::from(&socket), address.ip());
+    if uses_pacing(SockRef::from(&socket)) {
+        disable_pacing(SockRef::from(&socket), address.ip());
     }
     socket.bind(&address.into())?;
     let address = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(Bound { socket, address })
+    Ok(BoundSocket { socket, address })
 }
 
 /// Whether the system's congestion control paces what it sends, as `bbr` does, which halves what loopback carries.
-pub(super) fn paces(socket: SockRef<'_>) -> bool {
+pub(super) fn uses_pacing(socket: SockRef<'_>) -> bool {
     let name = socket.tcp_congestion().unwrap_or_default();
     !matches!(
         name.split(|byte| *byte == 0).next(),
@@ -85,7 +85,7 @@ pub(super) fn paces(socket: SockRef<'_>) -> bool {
 }
 
 /// Gives a socket whose peer is on this machine a congestion control that does not pace.
-pub(super) fn calm(socket: SockRef<'_>, peer: IpAddr) {
+pub(super) fn disable_pacing(socket: SockRef<'_>, peer: IpAddr) {
     if peer.to_canonical().is_loopback() {
         // Not everybody may choose any (tcp(7), `tcp_allowed_congestion_control`); it is only about speed.
         let _ = socket.set_tcp_congestion(b"reno");
@@ -112,7 +112,7 @@ pub(super) fn set_options(socket: SockRef<'_>, keepalive: Keepalive) -> io::Resu
 }
 
 /// Whether an address belongs to this machine: the kernel would then send from it to itself. Sends nothing.
-pub fn is_here(ip: IpAddr) -> bool {
+pub fn is_local_address(ip: IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() {
         [0_u8; 4].into()
     } else {

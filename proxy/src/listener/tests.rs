@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use super::socket::calm;
-use super::visit::is_connected_to_itself;
+use super::session::is_connected_to_itself;
+use super::socket::disable_pacing;
 use super::*;
 use crate::relay;
 
@@ -18,7 +18,7 @@ fn config() -> Config {
         },
         connect_timeout: Duration::from_secs(5),
         max_connections: 10,
-        manner: Manner::default(),
+        relay: RelayConfig::default(),
         hold: Duration::from_secs(10),
         hold_max: 2,
     }
@@ -54,53 +54,56 @@ fn accepted_sockets_inherit_the_options() {
 #[test]
 fn on_loopback_sockets_do_not_pace() {
     let bound = bind(&config(), config().listen).unwrap();
-    assert!(!paces(SockRef::from(&bound.socket)));
+    assert!(!uses_pacing(SockRef::from(&bound.socket)));
     let other = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let before = other.tcp_congestion().unwrap();
-    calm(SockRef::from(&other), [192, 0, 2, 1].into()); // RFC 5737
+    disable_pacing(SockRef::from(&other), [192, 0, 2, 1].into()); // RFC 5737
     assert_eq!(
         other.tcp_congestion().unwrap(),
         before,
         "another machine's is left alone"
     );
-    calm(SockRef::from(&other), [127, 0, 0, 1].into());
+    disable_pacing(SockRef::from(&other), [127, 0, 0, 1].into());
     assert!(other.tcp_congestion().unwrap().starts_with(b"reno"));
 }
 
 #[test]
 fn loopback_is_here_and_a_documentation_address_is_not() {
-    assert!(is_here([127, 0, 0, 1].into()) && is_here([127, 1, 2, 3].into()));
-    assert!(is_here([0, 0, 0, 0].into()));
-    assert!(!is_here([192, 0, 2, 1].into())); // RFC 5737
+    assert!(is_local_address([127, 0, 0, 1].into()) && is_local_address([127, 1, 2, 3].into()));
+    assert!(is_local_address([0, 0, 0, 0].into()));
+    assert!(!is_local_address([192, 0, 2, 1].into())); // RFC 5737
 }
 
 #[test]
 fn a_complaint_is_not_repeated_at_once() {
-    let (seldom, mut told) = (Seldom::default(), 0);
+    let (limited, mut logged) = (RateLimited::default(), 0);
     for _ in 0..1000 {
-        seldom.tell(|| told += 1);
+        limited.log(|| logged += 1);
     }
     // once, and once more for every second that the machine took for the loop
-    assert!((1..100).contains(&told), "{told}");
+    assert!((1..100).contains(&logged), "{logged}");
 }
 
 /// A client on its way to this master.
-fn visit(master: SocketAddr, gate: Gate) -> Visit {
+fn session(master: SocketAddr, gate: Gate) -> ClientSession {
     let metrics = Arc::new(Metrics::register(1));
-    let host = Host {
-        tally: metrics.tally(0),
+    let context = ConnContext {
+        counters: metrics.thread_counters(0),
         metrics: Arc::clone(&metrics),
-        complaints: Arc::default(),
+        log_limits: Arc::default(),
         keepalive: config().keepalive,
         connect_timeout: Duration::from_secs(5),
-        manner: Manner::default(),
-        paces: false,
-        paces_clients: false,
+        relay: RelayConfig::default(),
+        server_pacing: false,
+        client_pacing: false,
     };
-    Visit {
-        path: OnPath::enter(&Arc::new(Path::new(master, Arc::new(gate), metrics))),
-        host: Arc::new(host),
-        _counted: [Counted::one(&Arc::default()), Counted::one(&Arc::default())],
+    ClientSession {
+        backend: BackendGuard::new(&Arc::new(Backend::new(master, Arc::new(gate), metrics))),
+        context: Arc::new(context),
+        _counts: [
+            ConnectionCount::new(&Arc::default()),
+            ConnectionCount::new(&Arc::default()),
+        ],
     }
 }
 
@@ -118,10 +121,10 @@ fn the_connection_to_the_master_has_the_options_too() {
     run(async {
         let master = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let far = Gate::new(Boottime::from_nanos(u64::MAX));
-        let visit = visit(master.local_addr().unwrap(), far);
+        let session = session(master.local_addr().unwrap(), far);
         let (client, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         let client = relay::Socket::new(client).unwrap();
-        let (connected, _took) = visit.connect(&client).await.unwrap();
+        let (connected, _took) = session.connect(&client).await.unwrap();
         let options = SockRef::from(&connected);
         assert!(options.tcp_nodelay().unwrap() && options.keepalive().unwrap());
         assert!(options.out_of_band_inline().unwrap());
@@ -147,9 +150,9 @@ fn a_connect_that_meets_itself_is_known() {
 // proxy section 4: an idle connection costs two sockets and one small task
 #[test]
 fn a_connection_is_one_small_task() {
-    let visit = visit((Ipv4Addr::LOCALHOST, 1).into(), Gate::new(Boottime::default()));
+    let session = session((Ipv4Addr::LOCALHOST, 1).into(), Gate::new(Boottime::default()));
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-    let task = run(async move { std::mem::size_of_val(&visit.serve(socket.into())) });
+    let task = run(async move { std::mem::size_of_val(&session.run(socket.into())) });
     // the runtime keeps 104 bytes beside it, and rounds up to 128: 384 bytes in all
     assert!(task <= 280, "{task} bytes");
 }

@@ -8,44 +8,44 @@ use std::task::Context;
 
 use rustix::net::Shutdown;
 
-use super::batch::Batch;
-use super::copy::Copy;
-use super::flow::{Flow, Way};
-use super::round::{Round, Stop, Then};
-use super::splice::Splice;
-use super::{Act, Gate, Paths, Side, Socket, Tally};
+use super::batching::StreamBatching;
+use super::copy::CopyMethod;
+use super::method::{Method, MethodSelector};
+use super::splice::SpliceMethod;
+use super::transfer::{Transfer, TransferError, TransferStatus};
+use super::{ByteCounters, Gate, MethodPolicy, Side, Socket, SocketOperation};
 
 /// Rounds of one direction before the other one, and the other connections of the thread, get their turn.
-const ROUNDS_AT_ONCE: usize = 16;
+const TRANSFERS_MAX: usize = 16;
 /// The same in bytes, more or less: bulk takes a good hundred microseconds for so many.
-const BYTES_AT_ONCE: usize = 1024 * 1024;
+const BYTES_MAX: usize = 1024 * 1024;
 
 /// What a direction lies between, and who keeps count.
-pub(super) struct Road<'a> {
+pub(super) struct Endpoints<'a> {
     /// The source.
-    pub(super) from: &'a Socket,
+    pub(super) source: &'a Socket,
     /// The sink.
-    pub(super) to: &'a Socket,
+    pub(super) sink: &'a Socket,
     /// Whose the sink is.
-    pub(super) toward: Side,
+    pub(super) sink_side: Side,
     /// Asked between taking and giving.
     pub(super) gate: &'a Gate,
     /// Where bytes are counted.
-    pub(super) tally: &'a Tally,
+    pub(super) counters: &'a ByteCounters,
     /// Whether the other direction is done, so that both sockets are closed after this one, which passes the end on. Then
     /// a reset that comes together with this end goes untold: both streams have ended.
     pub(super) is_last: bool,
     /// Which paths may be taken.
-    pub(super) paths: Paths,
+    pub(super) methods: MethodPolicy,
 }
 
 /// One direction of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Direction {
-    copy: Copy,
-    splice: Splice,
-    flow: Flow,
-    batch: Batch,
+    copy: CopyMethod,
+    splice: SpliceMethod,
+    selector: MethodSelector,
+    batching: StreamBatching,
     done: bool,
 }
 
@@ -53,7 +53,11 @@ impl Direction {
     /// One that waits for batches of a stream, or never does.
     pub(super) fn new(batching: bool) -> Self {
         Self {
-            batch: if batching { Batch::default() } else { Batch::never() },
+            batching: if batching {
+                StreamBatching::default()
+            } else {
+                StreamBatching::disabled()
+            },
             ..Self::default()
         }
     }
@@ -64,7 +68,7 @@ impl Direction {
     }
 
     /// Whether nothing is being read, so that only an error event tells of the source's death (P-13).
-    pub(super) fn is_deaf(&self) -> bool {
+    pub(super) fn not_reading(&self) -> bool {
         self.done || self.is_stalled()
     }
 
@@ -74,101 +78,111 @@ impl Direction {
     }
 
     /// Notes that its sink was heard: what the source answers is waited for.
-    pub(super) fn sink_heard(&mut self, source: &Socket) {
-        self.batch.other_heard(source);
+    pub(super) fn note_reverse_data(&mut self, source: &Socket) {
+        self.batching.note_reverse_data(source);
     }
 
     /// Does what is due by the clock; until then the task will be woken by it.
     pub(super) fn tick(&mut self, cx: &mut Context<'_>, source: &Socket) {
         let is_full = self.is_stalled();
         if !self.done {
-            self.batch.poll_tick(cx, source, is_full);
+            self.batching.poll_tick(cx, source, is_full);
         }
     }
 
     /// Carries what there is; on return the task will be woken when there is more to do.
     ///
     /// Gives whether the source was heard: bytes or its end.
-    pub(super) fn advance(&mut self, cx: &mut Context<'_>, road: &Road<'_>) -> Result<bool, Stop> {
-        let mut heard = false;
-        let mut given = 0;
-        for _ in 0..ROUNDS_AT_ONCE {
+    pub(super) fn advance(&mut self, cx: &mut Context<'_>, endpoints: &Endpoints<'_>) -> Result<bool, TransferError> {
+        let mut received = false;
+        let mut written = 0;
+        for _ in 0..TRANSFERS_MAX {
             if self.done {
-                return Ok(heard);
+                return Ok(received);
             }
-            if given >= BYTES_AT_ONCE {
+            if written >= BYTES_MAX {
                 break;
             }
-            let way = self.way(road.paths);
-            let mut round = match way {
-                Way::Copy => self.copy.round(cx, road.from, road.to, road.gate)?,
-                Way::Splice => self.splice.round(cx, road.from, road.to, road.gate)?,
+            let method = self.next_method(endpoints.methods);
+            let mut transfer = match method {
+                Method::Copy => self
+                    .copy
+                    .transfer(cx, endpoints.source, endpoints.sink, endpoints.gate)?,
+                Method::Splice => self
+                    .splice
+                    .transfer(cx, endpoints.source, endpoints.sink, endpoints.gate)?,
             };
-            count(&round, way, road);
-            match round.then {
-                Then::Unspliceable | Then::NoPipe | Then::Refused => {
-                    match round.then {
-                        Then::NoPipe => self.flow.out_of_pipes(),
-                        Then::Refused => self.flow.refused(),
+            count(&transfer, method, endpoints);
+            match transfer.status {
+                TransferStatus::Unspliceable | TransferStatus::NoPipe | TransferStatus::SpliceUnsupported => {
+                    match transfer.status {
+                        TransferStatus::NoPipe => self.selector.note_no_pipe(),
+                        TransferStatus::SpliceUnsupported => self.selector.note_splice_unsupported(),
                         _ => {}
                     }
-                    if round.then != Then::Unspliceable {
-                        road.tally.splice_refused.fetch_add(1, Ordering::Relaxed);
+                    if transfer.status != TransferStatus::Unspliceable {
+                        endpoints.counters.splice_refused.fetch_add(1, Ordering::Relaxed);
                     }
-                    round = self.copy.round(cx, road.from, road.to, road.gate)?;
-                    count(&round, Way::Copy, road);
+                    transfer = self
+                        .copy
+                        .transfer(cx, endpoints.source, endpoints.sink, endpoints.gate)?;
+                    count(&transfer, Method::Copy, endpoints);
                 }
-                _ if round.taken > 0 => self.flow.took(way, round.taken, road.paths),
+                _ if transfer.read > 0 => self.selector.note_read(method, transfer.read, endpoints.methods),
                 _ => {}
             }
-            if round.taken > 0 {
-                heard = true;
-                self.batch.took(round.taken, road.from, road.tally);
+            if transfer.read > 0 {
+                received = true;
+                self.batching
+                    .note_read(transfer.read, endpoints.source, endpoints.counters);
             }
-            given += round.given;
-            match round.then {
-                Then::SourceEmpty | Then::SinkFull => return Ok(heard),
-                Then::Eof => {
-                    if !road.gate.admits() {
-                        return Err(Stop::Cut);
+            written += transfer.written;
+            match transfer.status {
+                TransferStatus::SourceEmpty | TransferStatus::SinkFull => return Ok(received),
+                TransferStatus::Eof => {
+                    if !endpoints.gate.admits() {
+                        return Err(TransferError::GateClosed);
                     }
-                    if !road.is_last {
-                        rustix::net::shutdown(road.to, Shutdown::Write)
-                            .map_err(|err| Stop::Sink(Act::Finish, err.into()))?;
+                    if !endpoints.is_last {
+                        rustix::net::shutdown(endpoints.sink, Shutdown::Write)
+                            .map_err(|err| TransferError::Sink(SocketOperation::Shutdown, err.into()))?;
                     }
-                    (self.done, heard) = (true, true);
+                    (self.done, received) = (true, true);
                 }
-                Then::More | Then::Unspliceable | Then::NoPipe | Then::Refused => {}
+                TransferStatus::More
+                | TransferStatus::Unspliceable
+                | TransferStatus::NoPipe
+                | TransferStatus::SpliceUnsupported => {}
             }
         }
         // Not woken at once: the runtime would look at its sockets only after some tens of such turns.
         let _pending = pin!(tokio::task::yield_now()).poll(cx);
-        Ok(heard)
+        Ok(received)
     }
 
     /// The path of the next round: the one that still holds something, before any other.
-    fn way(&self, paths: Paths) -> Way {
+    fn next_method(&self, methods: MethodPolicy) -> Method {
         if self.copy.is_stalled() {
-            Way::Copy
+            Method::Copy
         } else if self.splice.is_stalled() {
-            Way::Splice
+            Method::Splice
         } else {
-            self.flow.way(paths)
+            self.selector.method(methods)
         }
     }
 }
 
-fn count(round: &Round, way: Way, road: &Road<'_>) {
-    if round.given == 0 {
+fn count(transfer: &Transfer, method: Method, endpoints: &Endpoints<'_>) {
+    if transfer.written == 0 {
         return;
     }
-    let given = round.given as u64;
-    let carried = match road.toward {
-        Side::Client => &road.tally.to_client,
-        Side::Master => &road.tally.to_master,
+    let written = transfer.written as u64;
+    let counter = match endpoints.sink_side {
+        Side::Client => &endpoints.counters.to_client,
+        Side::Server => &endpoints.counters.to_server,
     };
-    carried.fetch_add(given, Ordering::Relaxed);
-    if way == Way::Splice {
-        road.tally.spliced.fetch_add(given, Ordering::Relaxed);
+    counter.fetch_add(written, Ordering::Relaxed);
+    if method == Method::Splice {
+        endpoints.counters.spliced.fetch_add(written, Ordering::Relaxed);
     }
 }

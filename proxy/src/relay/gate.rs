@@ -1,7 +1,7 @@
 //! The forwarding gate: whether bytes that were taken from one socket may still be given to the other. It leaves to
 //! others why a route opens or closes.
 
-mod until;
+mod lease_end;
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use control::clock::Boottime;
 use tokio_util::sync::CancellationToken;
 
-use self::until::Until;
+use self::lease_end::LeaseEnd;
 
 mod atomic {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,8 +23,8 @@ mod atomic {
 /// together although at no moment both were good.
 #[derive(Debug)]
 pub struct Gate {
-    until: Until,
-    shut: OnceLock<Shut>,
+    lease_end: LeaseEnd,
+    close_event: OnceLock<CloseEvent>,
     closed: CancellationToken,
     #[cfg(any(debug_assertions, feature = "test-hooks"))]
     hook: hook::Hook,
@@ -32,16 +32,16 @@ pub struct Gate {
 
 /// When and why a gate closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shut {
+pub struct CloseEvent {
     /// What ended the forwarding.
-    pub why: Cut,
+    pub reason: CloseReason,
     /// When it ended.
     pub at: Boottime,
 }
 
 /// What ends all connections to a master at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cut {
+pub enum CloseReason {
     /// The cluster data name another master, or none, or not this proxy.
     RouteChange,
     /// The store was silent for longer than the lease (fencing F-4).
@@ -52,7 +52,7 @@ pub enum Cut {
     Stopping,
 }
 
-impl fmt::Display for Cut {
+impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::RouteChange => "route change",
@@ -67,8 +67,8 @@ impl Gate {
     /// An open gate whose lease ends at `until`.
     pub fn new(until: Boottime) -> Self {
         Self {
-            until: Until::new(until.as_nanos()),
-            shut: OnceLock::new(),
+            lease_end: LeaseEnd::new(until.as_nanos()),
+            close_event: OnceLock::new(),
             closed: CancellationToken::new(),
             #[cfg(any(debug_assertions, feature = "test-hooks"))]
             hook: hook::Hook::from_env(),
@@ -97,25 +97,25 @@ impl Gate {
 
     /// Whether the gate is open and its lease has not ended at `now`.
     pub fn is_open(&self, now: Boottime) -> bool {
-        self.until.is_open(now.as_nanos())
+        self.lease_end.is_open(now.as_nanos())
     }
 
     /// Whether the gate has closed for good; a lease that has merely run out counts only once `expire` has seen it.
     pub fn is_closed(&self) -> bool {
-        self.until.get() == 0
+        self.lease_end.get() == 0
     }
 
     /// End of the lease, or `None` once closed.
-    pub fn until(&self) -> Option<Boottime> {
-        match self.until.get() {
+    pub fn lease_end(&self) -> Option<Boottime> {
+        match self.lease_end.get() {
             0 => None,
             nanos => Some(Boottime::from_nanos(nanos)),
         }
     }
 
     /// When and why the gate closed.
-    pub fn shut(&self) -> Option<Shut> {
-        self.shut.get().copied()
+    pub fn close_event(&self) -> Option<CloseEvent> {
+        self.close_event.get().copied()
     }
 
     /// Moves the end of the lease to `until`, in either direction.
@@ -123,40 +123,40 @@ impl Gate {
     /// Gives false, and changes nothing, when the gate is closed or its lease has already ended at `now`: what has
     /// ended is not revived, the next opening needs a new gate.
     pub fn renew(&self, until: Boottime, now: Boottime) -> bool {
-        self.until.renew(until.as_nanos(), now.as_nanos())
+        self.lease_end.renew(until.as_nanos(), now.as_nanos())
     }
 
     /// Stops all forwarding now and wakes every connection so that it ends. The first reason stays.
     ///
     /// When this returns no byte taken later will be given; only then may the new proxy generation be published
     /// (fencing F-1).
-    pub fn close(&self, why: Cut, now: Boottime) {
-        self.close_and(why, now, || {});
+    pub fn close(&self, reason: CloseReason, now: Boottime) {
+        self.close_with(reason, now, || {});
     }
 
     /// The same, with something to be done in between: after the forwarding has stopped, and before thousands of
     /// connections are told to end, which takes a while. It is done once, at the first reason.
-    pub fn close_and(&self, why: Cut, now: Boottime, in_between: impl FnOnce()) {
-        let first = self.shut.set(Shut { why, at: now }).is_ok();
-        self.until.close();
+    pub fn close_with(&self, reason: CloseReason, now: Boottime, before_wake: impl FnOnce()) {
+        let first = self.close_event.set(CloseEvent { reason, at: now }).is_ok();
+        self.lease_end.close();
         if first {
-            in_between();
+            before_wake();
         }
         self.closed.cancel();
     }
 
     /// Closes the gate if its lease has ended at `now`; gives true when this call has closed it.
     pub fn expire(&self, now: Boottime) -> bool {
-        self.expire_and(now, || {})
+        self.expire_with(now, || {})
     }
 
     /// The same, as with `close_and`.
-    pub fn expire_and(&self, now: Boottime, in_between: impl FnOnce()) -> bool {
-        let over = self.until.expire(now.as_nanos());
-        if over {
-            self.close_and(Cut::Lease, now, in_between);
+    pub fn expire_with(&self, now: Boottime, before_wake: impl FnOnce()) -> bool {
+        let expired = self.lease_end.expire(now.as_nanos());
+        if expired {
+            self.close_with(CloseReason::Lease, now, before_wake);
         }
-        over
+        expired
     }
 
     /// Waits until the gate is closed.
@@ -189,13 +189,13 @@ mod hook {
             let Some(file) = std::env::var_os(PAUSE_FILE).map(PathBuf::from) else {
                 return Self(None);
             };
-            let mut told = file.clone().into_os_string();
-            told.push(".paused");
+            let mut paused_file = file.clone().into_os_string();
+            paused_file.push(".paused");
             Self::new(move || {
                 if !file.exists() {
                     return;
                 }
-                if let Err(err) = std::fs::write(&told, "") {
+                if let Err(err) = std::fs::write(&paused_file, "") {
                     tracing::error!(error = %err, "could not tell that the relay is paused");
                 }
                 while file.exists() {
@@ -249,7 +249,7 @@ mod tests {
     fn what_has_ended_is_not_renewed() {
         let gate = Gate::new(at(100));
         assert!(!gate.renew(at(200), at(100)), "the lease ended at 100");
-        gate.close(Cut::RouteChange, at(50));
+        gate.close(CloseReason::RouteChange, at(50));
         assert!(!gate.renew(at(200), at(60)));
         assert!(!gate.is_open(at(60)));
     }
@@ -262,9 +262,9 @@ mod tests {
         assert!(gate.expire(at(100)));
         assert!(!gate.expire(at(101)));
         assert_eq!(
-            gate.shut(),
-            Some(Shut {
-                why: Cut::Lease,
+            gate.close_event(),
+            Some(CloseEvent {
+                reason: CloseReason::Lease,
                 at: at(100)
             })
         );
@@ -273,14 +273,14 @@ mod tests {
     #[test]
     fn the_first_reason_stays_and_is_measured_alone() {
         let (gate, mut done) = (Gate::new(at(100)), Vec::new());
-        gate.close_and(Cut::RouteChange, at(10), || done.push(Cut::RouteChange));
-        gate.close_and(Cut::Stopping, at(20), || done.push(Cut::Stopping));
-        assert!(!gate.expire_and(at(100), || done.push(Cut::Lease)));
-        assert_eq!(done, [Cut::RouteChange]);
+        gate.close_with(CloseReason::RouteChange, at(10), || done.push(CloseReason::RouteChange));
+        gate.close_with(CloseReason::Stopping, at(20), || done.push(CloseReason::Stopping));
+        assert!(!gate.expire_with(at(100), || done.push(CloseReason::Lease)));
+        assert_eq!(done, [CloseReason::RouteChange]);
         assert_eq!(
-            gate.shut(),
-            Some(Shut {
-                why: Cut::RouteChange,
+            gate.close_event(),
+            Some(CloseEvent {
+                reason: CloseReason::RouteChange,
                 at: at(10)
             })
         );

@@ -6,18 +6,18 @@
 //! for bulk. A path answers each call with a `Round` and asks the gate between taking and giving. A further engine would do
 //! the same.
 
-mod alarm;
-mod batch;
+mod batching;
 mod copy;
 mod direction;
-mod flow;
 mod gate;
+mod method;
+mod peer_timeout;
 mod pipes;
-mod round;
-mod silence;
 mod socket;
 mod splice;
 pub(crate) mod sys;
+mod timer;
+mod transfer;
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -30,15 +30,15 @@ use std::task::{Context, Poll, Waker};
 use socket2::SockRef;
 use tokio::io::Interest;
 
-pub use self::alarm::Alarm;
-use self::direction::{Direction, Road};
-pub use self::flow::Paths;
-pub use self::gate::{Cut, Gate, Shut};
+use self::direction::{Direction, Endpoints};
+pub use self::gate::{CloseEvent, CloseReason, Gate};
+pub use self::method::MethodPolicy;
+pub use self::peer_timeout::PeerTimeout;
 pub(crate) use self::pipes::PIPES_MAX;
-use self::round::Stop;
-pub use self::silence::Patience;
-use self::socket::Io;
+use self::socket::SharedFd;
 pub use self::socket::Socket;
+pub use self::timer::BoottimeTimer;
+use self::transfer::TransferError;
 
 /// One end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,37 +46,37 @@ pub enum Side {
     /// The program that connected to the proxy.
     Client,
     /// The database server behind it.
-    Master,
+    Server,
 }
 
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Client => "client",
-            Self::Master => "master",
+            Self::Server => "server",
         })
     }
 }
 
 /// What was being done to a socket when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Act {
+pub enum SocketOperation {
     /// Taking bytes from it.
     Read,
     /// Giving bytes to it.
     Write,
     /// Passing the end of the other side's stream on to it.
-    Finish,
+    Shutdown,
     /// Waiting, with nothing being read from it.
     Wait,
 }
 
-impl fmt::Display for Act {
+impl fmt::Display for SocketOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Read => "read from",
             Self::Write => "write to",
-            Self::Finish => "finish",
+            Self::Shutdown => "finish",
             Self::Wait => "wait for",
         })
     }
@@ -84,12 +84,12 @@ impl fmt::Display for Act {
 
 /// A socket that failed; mostly a peer that died or hung up with bytes under way.
 #[derive(Debug, thiserror::Error)]
-#[error("{act} {side}")]
+#[error("{operation} {side}")]
 pub struct RelayError {
     /// Whose socket.
     pub side: Side,
     /// Doing what.
-    pub act: Act,
+    pub operation: SocketOperation,
     /// What the socket said.
     #[source]
     pub source: io::Error,
@@ -97,13 +97,13 @@ pub struct RelayError {
 
 /// How a connection ended.
 #[derive(Debug)]
-pub enum Ended {
+pub enum RelayEnd {
     /// Both sides finished, the client first.
-    ClientLeft,
+    ClientFinished,
     /// Both sides finished, the master first.
-    MasterLeft,
+    ServerFinished,
     /// The gate closed or its lease ended: both were closed, and what was under way was dropped.
-    Cut,
+    GateClosed,
     /// One side failed, and the other was told so by a reset (P-11).
     Failed(RelayError),
 }
@@ -111,11 +111,11 @@ pub enum Ended {
 /// What was carried. One a relay thread, on cache lines of its own, so that counting costs nothing.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct Tally {
+pub struct ByteCounters {
     /// Bytes given to clients.
     pub to_client: AtomicU64,
     /// Bytes given to masters.
-    pub to_master: AtomicU64,
+    pub to_server: AtomicU64,
     /// Bytes of both that were spliced; the others were copied.
     pub spliced: AtomicU64,
     /// Times that a direction was to be spliced and could not.
@@ -126,21 +126,21 @@ pub struct Tally {
 
 /// How connections are carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Manner {
+pub struct RelayConfig {
     /// Which paths may be taken.
-    pub paths: Paths,
+    pub methods: MethodPolicy,
     /// Whether bulk streams are batched.
     pub batching: bool,
     /// How much silence of a peer is borne while bytes wait for it (P-10).
-    pub patience: Patience,
+    pub peer_timeout: PeerTimeout,
 }
 
-impl Default for Manner {
+impl Default for RelayConfig {
     fn default() -> Self {
         Self {
-            paths: Paths::ByFlow,
+            methods: MethodPolicy::Adaptive,
             batching: true,
-            patience: Patience::default(),
+            peer_timeout: PeerTimeout::default(),
         }
     }
 }
@@ -148,120 +148,133 @@ impl Default for Manner {
 /// Carries bytes both ways until both sides have finished, one fails, or the gate closes, and closes both sockets.
 ///
 /// Must run inside a runtime with I/O and time enabled, the one that both sockets are registered with.
-pub fn carry<'a>(
+pub fn forward<'a>(
     client: Socket,
-    master: Socket,
+    server: Socket,
     gate: &'a Gate,
-    tally: &'a Tally,
-    manner: &'a Manner,
-) -> impl Future<Output = Ended> + Send + use<'a> {
+    counters: &'a ByteCounters,
+    config: &'a RelayConfig,
+) -> impl Future<Output = RelayEnd> + Send + use<'a> {
     let mut relay = Relay {
         client,
-        master,
+        server,
         gate,
-        tally,
-        manner,
-        pair: Pair {
-            to_master: Direction::new(manner.batching),
-            to_client: Direction::new(manner.batching),
-            first: None,
+        counters,
+        config,
+        directions: Directions {
+            to_server: Direction::new(config.batching),
+            to_client: Direction::new(config.batching),
+            first_finished: None,
         },
-        registered: None,
-        watch: None,
+        gate_waker: None,
+        error_watch: None,
     };
     async move {
         // The box fits into what the alignment of the runtime's allocations leaves unused.
         let mut closed = Box::pin(gate.closed());
-        let ended = poll_fn(|cx| relay.poll(cx, closed.as_mut())).await;
-        relay.close(&ended);
-        ended
+        let end = poll_fn(|cx| relay.poll(cx, closed.as_mut())).await;
+        relay.close(&end);
+        end
     }
 }
 
 /// One connection. All that it is while it idles is here, so it is small.
 struct Relay<'a> {
     client: Socket,
-    master: Socket,
+    server: Socket,
     gate: &'a Gate,
-    tally: &'a Tally,
-    manner: &'a Manner,
-    pair: Pair,
+    counters: &'a ByteCounters,
+    config: &'a RelayConfig,
+    directions: Directions,
     /// Which waker waits for the gate. Registering takes a lock, so it happens once, not at every wake.
-    registered: Option<Waker>,
-    watch: Option<Pin<Box<dyn Future<Output = RelayError> + Send>>>,
+    gate_waker: Option<Waker>,
+    error_watch: Option<Pin<Box<dyn Future<Output = RelayError> + Send>>>,
 }
 
 impl Relay<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>, closed: Pin<&mut impl Future<Output = ()>>) -> Poll<Ended> {
-        let known = self.registered.as_ref();
-        if !known.is_some_and(|waker| waker.will_wake(cx.waker())) {
+    fn poll(&mut self, cx: &mut Context<'_>, closed: Pin<&mut impl Future<Output = ()>>) -> Poll<RelayEnd> {
+        let registered = self.gate_waker.as_ref();
+        if !registered.is_some_and(|waker| waker.will_wake(cx.waker())) {
             if closed.poll(cx).is_ready() {
-                return Poll::Ready(Ended::Cut);
+                return Poll::Ready(RelayEnd::GateClosed);
             }
-            self.registered = Some(cx.waker().clone());
+            self.gate_waker = Some(cx.waker().clone());
         }
         if self.gate.is_closed() {
-            return Poll::Ready(Ended::Cut);
+            return Poll::Ready(RelayEnd::GateClosed);
         }
-        let (client, master, pair) = (&self.client, &self.master, &mut self.pair);
-        let road = |from, to, toward, is_last| Road {
-            from,
-            to,
-            toward,
+        let (client, server, directions) = (&self.client, &self.server, &mut self.directions);
+        let endpoints = |source, sink, sink_side, is_last| Endpoints {
+            source,
+            sink,
+            sink_side,
             is_last,
             gate: self.gate,
-            tally: self.tally,
-            paths: self.manner.paths,
+            counters: self.counters,
+            methods: self.config.methods,
         };
-        match pair
-            .to_master
-            .advance(cx, &road(client, master, Side::Master, pair.to_client.is_done()))
-        {
-            Ok(true) => pair.to_client.sink_heard(master),
+        match directions.to_server.advance(
+            cx,
+            &endpoints(client, server, Side::Server, directions.to_client.is_done()),
+        ) {
+            Ok(true) => directions.to_client.note_reverse_data(server),
             Ok(false) => {}
-            Err(stop) => return Poll::Ready(ended_by(stop, Side::Client, Side::Master)),
+            Err(error) => return Poll::Ready(relay_end(error, Side::Client, Side::Server)),
         }
-        pair.note(Side::Client);
-        match pair
-            .to_client
-            .advance(cx, &road(master, client, Side::Client, pair.to_master.is_done()))
-        {
-            Ok(true) => pair.to_master.sink_heard(client),
+        directions.note_finished(Side::Client);
+        match directions.to_client.advance(
+            cx,
+            &endpoints(server, client, Side::Client, directions.to_server.is_done()),
+        ) {
+            Ok(true) => directions.to_server.note_reverse_data(client),
             Ok(false) => {}
-            Err(stop) => return Poll::Ready(ended_by(stop, Side::Master, Side::Client)),
+            Err(error) => return Poll::Ready(relay_end(error, Side::Server, Side::Client)),
         }
-        pair.note(Side::Master);
-        pair.to_master.tick(cx, client);
-        pair.to_client.tick(cx, master);
-        if pair.to_master.is_done() && pair.to_client.is_done() {
-            return Poll::Ready(match pair.first {
-                Some(Side::Master) => Ended::MasterLeft,
-                _ => Ended::ClientLeft,
+        directions.note_finished(Side::Server);
+        directions.to_server.tick(cx, client);
+        directions.to_client.tick(cx, server);
+        if directions.to_server.is_done() && directions.to_client.is_done() {
+            return Poll::Ready(match directions.first_finished {
+                Some(Side::Server) => RelayEnd::ServerFinished,
+                _ => RelayEnd::ClientFinished,
             });
         }
-        if let Err(err) = self.widen(cx) {
-            return Poll::Ready(Ended::Failed(err));
+        if let Err(err) = self.watch_writable(cx) {
+            return Poll::Ready(RelayEnd::Failed(err));
         }
-        if self.pair.to_master.is_deaf() || self.pair.to_client.is_deaf() {
+        if self.directions.to_server.not_reading() || self.directions.to_client.not_reading() {
             let new = || -> Pin<Box<dyn Future<Output = _> + Send>> {
-                Box::pin(death(self.client.share(), self.master.share(), self.manner.patience))
+                Box::pin(wait_for_error(
+                    self.client.share(),
+                    self.server.share(),
+                    self.config.peer_timeout,
+                ))
             };
-            return self.watch.get_or_insert_with(new).as_mut().poll(cx).map(Ended::Failed);
+            return self
+                .error_watch
+                .get_or_insert_with(new)
+                .as_mut()
+                .poll(cx)
+                .map(RelayEnd::Failed);
         }
-        self.watch = None;
+        self.error_watch = None;
         Poll::Pending
     }
 
     /// Has a socket that is full tell when it has room.
-    fn widen(&mut self, cx: &mut Context<'_>) -> Result<(), RelayError> {
+    fn watch_writable(&mut self, cx: &mut Context<'_>) -> Result<(), RelayError> {
         for (direction, side, sink) in [
-            (&self.pair.to_master, Side::Master, &mut self.master),
-            (&self.pair.to_client, Side::Client, &mut self.client),
+            (&self.directions.to_server, Side::Server, &mut self.server),
+            (&self.directions.to_client, Side::Client, &mut self.client),
         ] {
-            if direction.is_stalled() && !sink.is_wide() {
-                self.watch = None; // it shares the sockets
-                let act = Act::Wait;
-                sink.widen().map_err(|source| RelayError { side, act, source })?;
+            if direction.is_stalled() && !sink.watches_writable() {
+                self.error_watch = None; // it shares the sockets
+                let operation = SocketOperation::Wait;
+                sink.watch_writable().map_err(|source| RelayError {
+                    side,
+                    operation,
+                    source,
+                })?;
                 cx.waker().wake_by_ref(); // no waker is with the socket
             }
         }
@@ -269,74 +282,89 @@ impl Relay<'_> {
     }
 
     /// Closes both sockets, which also passes the last end on, so nothing else may hold them.
-    fn close(self, ended: &Ended) {
-        drop(self.watch);
-        if let Ended::Failed(error) = ended {
-            let (direction, from, to, carried) = match error.side {
-                Side::Master => (&self.pair.to_client, &self.master, &self.client, &self.tally.to_client),
-                Side::Client => (&self.pair.to_master, &self.client, &self.master, &self.tally.to_master),
+    fn close(self, end: &RelayEnd) {
+        drop(self.error_watch);
+        if let RelayEnd::Failed(error) = end {
+            let (direction, source, sink, counter) = match error.side {
+                Side::Server => (
+                    &self.directions.to_client,
+                    &self.server,
+                    &self.client,
+                    &self.counters.to_client,
+                ),
+                Side::Client => (
+                    &self.directions.to_server,
+                    &self.client,
+                    &self.server,
+                    &self.counters.to_server,
+                ),
             };
-            if from.is_open() && to.is_open() && !direction.is_stalled() && !direction.is_done() {
-                let given = copy::last_words(from, to, self.gate);
-                carried.fetch_add(given as u64, Ordering::Relaxed);
+            if source.is_open() && sink.is_open() && !direction.is_stalled() && !direction.is_done() {
+                let written = copy::drain_after_error(source, sink, self.gate);
+                counter.fetch_add(written as u64, Ordering::Relaxed);
             }
             // A crash must not look like an orderly end, so the other side gets a reset, whatever it still had under
             // way.
-            self.master.end_by_reset();
-            self.client.end_by_reset();
+            self.server.reset_on_close();
+            self.client.reset_on_close();
         }
-        drop(self.master); // before the client, which may connect again at once
+        drop(self.server); // before the client, which may connect again at once
         drop(self.client);
     }
 }
 
 /// The two directions of one connection.
 #[derive(Debug)]
-struct Pair {
-    to_master: Direction,
+struct Directions {
+    to_server: Direction,
     to_client: Direction,
     /// Whose stream ended first.
-    first: Option<Side>,
+    first_finished: Option<Side>,
 }
 
-impl Pair {
+impl Directions {
     /// Remembers whose end is the first, told right after the direction that brought it was advanced.
-    fn note(&mut self, source: Side) {
-        if self.first.is_none() && (self.to_master.is_done() || self.to_client.is_done()) {
-            self.first = Some(source);
+    fn note_finished(&mut self, source: Side) {
+        if self.first_finished.is_none() && (self.to_server.is_done() || self.to_client.is_done()) {
+            self.first_finished = Some(source);
         }
     }
 }
 
-fn ended_by(stop: Stop, from: Side, to: Side) -> Ended {
-    match stop {
-        Stop::Cut => Ended::Cut,
-        Stop::Source(act, source) => Ended::Failed(RelayError {
-            side: from,
-            act,
-            source,
-        }),
-        Stop::Sink(act, source) => Ended::Failed(RelayError { side: to, act, source }),
-    }
+fn relay_end(error: TransferError, source_side: Side, sink_side: Side) -> RelayEnd {
+    let (side, operation, source) = match error {
+        TransferError::GateClosed => return RelayEnd::GateClosed,
+        TransferError::Source(operation, source) => (source_side, operation, source),
+        TransferError::Sink(operation, source) => (sink_side, operation, source),
+    };
+    RelayEnd::Failed(RelayError {
+        side,
+        operation,
+        source,
+    })
 }
 
 /// Waits until one of the sockets reports an error, which it does whether anything is read from it or not (P-13), or its
 /// peer has fallen silent (P-10).
-async fn death(client: Arc<Io>, master: Arc<Io>, patience: Patience) -> RelayError {
-    let act = Act::Wait;
-    let (side, socket, woken) = tokio::select! {
-        woken = client.fd.ready(Interest::ERROR) => (Side::Client, &client, woken.map(drop)),
-        woken = master.fd.ready(Interest::ERROR) => (Side::Master, &master, woken.map(drop)),
-        side = silence::of_either(&client, &master, patience) => {
+async fn wait_for_error(client: Arc<SharedFd>, server: Arc<SharedFd>, peer_timeout: PeerTimeout) -> RelayError {
+    let operation = SocketOperation::Wait;
+    let (side, socket, readiness) = tokio::select! {
+        readiness = client.fd.ready(Interest::ERROR) => (Side::Client, &client, readiness.map(drop)),
+        readiness = server.fd.ready(Interest::ERROR) => (Side::Server, &server, readiness.map(drop)),
+        side = peer_timeout::wait_for_either(&client, &server, peer_timeout) => {
             let source = io::ErrorKind::TimedOut.into();
-            return RelayError { side, act, source };
+            return RelayError { side, operation, source };
         }
     };
-    let told = woken
+    let socket_error = readiness
         .and_then(|()| SockRef::from(socket.fd.get_ref()).take_error())
         .unwrap_or_else(Some);
-    let source = told.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
-    RelayError { side, act, source }
+    let source = socket_error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+    RelayError {
+        side,
+        operation,
+        source,
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use rustix::pipe::PipeFlags;
 /// gets none copies.
 pub(crate) const PIPES_MAX: usize = 32;
 /// Empty pipes that wait for use.
-const WAITING_MAX: usize = 8;
+const IDLE_PIPES_MAX: usize = 8;
 /// What is asked for, in this order: 1 MiB is what anybody may have at the most (pipe(7), `pipe-max-size`). Pipes of
 /// 64 KiB limit splicing, and what a larger one saves are rounds.
 const PIPE_BYTES: [usize; 2] = [1024 * 1024, 256 * 1024];
@@ -20,14 +20,14 @@ const PIPE_BYTES: [usize; 2] = [1024 * 1024, 256 * 1024];
 const PIPE_BYTES_MIN: usize = 64 * 1024;
 
 thread_local! {
-    static POOL: RefCell<Pool> = RefCell::default();
+    static POOL: RefCell<PipePool> = RefCell::default();
 }
 
 #[derive(Debug, Default)]
-struct Pool {
-    waiting: Vec<Pipe>,
+struct PipePool {
+    idle: Vec<Pipe>,
     /// Pipes of this thread; shared, because a runtime of many threads may drop one elsewhere.
-    alive: Arc<AtomicUsize>,
+    open_count: Arc<AtomicUsize>,
 }
 
 /// An empty pipe, or one whose borrower knows how much it holds.
@@ -37,13 +37,13 @@ pub(super) struct Pipe {
     give: OwnedFd,
     /// How many bytes it can hold; fewer when they come in many small segments, as it fills by slots.
     pub(super) bytes_max: usize,
-    _alive: Alive,
+    _count: PipeCount,
 }
 
 #[derive(Debug)]
-struct Alive(Arc<AtomicUsize>);
+struct PipeCount(Arc<AtomicUsize>);
 
-impl Drop for Alive {
+impl Drop for PipeCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -51,34 +51,34 @@ impl Drop for Alive {
 
 impl Pipe {
     /// An empty pipe; `None` when this thread has as many as it may, or the kernel gives none that is large enough.
-    pub(super) fn borrow() -> Option<Self> {
-        POOL.with_borrow_mut(|pool| pool.waiting.pop().or_else(|| pool.open()))
+    pub(super) fn acquire() -> Option<Self> {
+        POOL.with_borrow_mut(|pool| pool.idle.pop().or_else(|| pool.open()))
     }
 
     /// Gives an empty pipe back. One that still holds bytes is dropped instead, which closes it.
-    pub(super) fn give_back(self) {
+    pub(super) fn release(self) {
         POOL.with_borrow_mut(|pool| {
-            if pool.waiting.len() < WAITING_MAX {
-                pool.waiting.push(self);
+            if pool.idle.len() < IDLE_PIPES_MAX {
+                pool.idle.push(self);
             }
         });
     }
 
     /// The end that bytes come out of.
-    pub(super) fn outlet(&self) -> BorrowedFd<'_> {
+    pub(super) fn read_end(&self) -> BorrowedFd<'_> {
         self.take.as_fd()
     }
 
     /// The end that bytes go into.
-    pub(super) fn inlet(&self) -> BorrowedFd<'_> {
+    pub(super) fn write_end(&self) -> BorrowedFd<'_> {
         self.give.as_fd()
     }
 }
 
-impl Pool {
+impl PipePool {
     fn open(&self) -> Option<Pipe> {
-        let alive = Alive(Arc::clone(&self.alive));
-        if self.alive.fetch_add(1, Ordering::Relaxed) >= limit() {
+        let count = PipeCount(Arc::clone(&self.open_count));
+        if self.open_count.fetch_add(1, Ordering::Relaxed) >= limit() {
             return None;
         }
         let (take, give) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
@@ -90,7 +90,7 @@ impl Pool {
             take,
             give,
             bytes_max,
-            _alive: alive,
+            _count: count,
         })
     }
 }
@@ -101,7 +101,7 @@ fn limit() -> usize {
 }
 
 #[cfg(test)]
-pub(super) use tests::{counted, limit, limit_to};
+pub(super) use tests::{limit, pipe_counts, set_limit};
 
 #[cfg(test)]
 mod tests {
@@ -118,38 +118,38 @@ mod tests {
     }
 
     /// Lets this thread have no more than so many pipes.
-    pub(in super::super) fn limit_to(pipes: usize) {
+    pub(in super::super) fn set_limit(pipes: usize) {
         LIMIT.set(pipes);
     }
 
     /// Pipes of this thread that are borrowed, and that wait.
-    pub(in super::super) fn counted() -> (usize, usize) {
+    pub(in super::super) fn pipe_counts() -> (usize, usize) {
         POOL.with_borrow(|pool| {
-            let waiting = pool.waiting.len();
-            (pool.alive.load(Ordering::Relaxed) - waiting, waiting)
+            let waiting = pool.idle.len();
+            (pool.open_count.load(Ordering::Relaxed) - waiting, waiting)
         })
     }
 
     #[test]
     fn an_empty_pipe_is_used_again_and_a_dropped_one_is_not() {
-        let pipe = Pipe::borrow().unwrap();
+        let pipe = Pipe::acquire().unwrap();
         assert!(pipe.bytes_max >= PIPE_BYTES_MIN);
         let number = std::os::fd::AsRawFd::as_raw_fd(&pipe.take);
-        assert_eq!(counted(), (1, 0));
-        pipe.give_back();
-        assert_eq!(counted(), (0, 1));
-        let again = Pipe::borrow().unwrap();
+        assert_eq!(pipe_counts(), (1, 0));
+        pipe.release();
+        assert_eq!(pipe_counts(), (0, 1));
+        let again = Pipe::acquire().unwrap();
         assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&again.take), number);
         drop(again);
-        assert_eq!(counted(), (0, 0));
+        assert_eq!(pipe_counts(), (0, 0));
     }
 
     #[test]
     fn there_are_no_more_than_the_limit_and_few_wait() {
-        let all: Vec<Pipe> = (0..PIPES_MAX).map(|_| Pipe::borrow().unwrap()).collect();
-        assert!(Pipe::borrow().is_none());
-        assert_eq!(counted(), (PIPES_MAX, 0));
-        all.into_iter().for_each(Pipe::give_back);
-        assert_eq!(counted(), (0, WAITING_MAX));
+        let all: Vec<Pipe> = (0..PIPES_MAX).map(|_| Pipe::acquire().unwrap()).collect();
+        assert!(Pipe::acquire().is_none());
+        assert_eq!(pipe_counts(), (PIPES_MAX, 0));
+        all.into_iter().for_each(Pipe::release);
+        assert_eq!(pipe_counts(), (0, IDLE_PIPES_MAX));
     }
 }

@@ -18,32 +18,35 @@ use super::sys;
 #[derive(Debug)]
 pub struct Socket {
     /// Always there, but for a moment in `widen`, and if that fails.
-    io: Option<Arc<Io>>,
+    io: Option<Arc<SharedFd>>,
 }
 
 /// What handles of one socket share.
 #[derive(Debug)]
-pub(super) struct Io {
+pub(super) struct SharedFd {
     pub(super) fd: AsyncFd<OwnedFd>,
     /// Whether its having room is an event.
-    wide: bool,
+    watches_writable: bool,
 }
 
 impl Socket {
     /// Registers a socket with the current runtime. Errors as epoll_ctl(2) does.
     pub fn new(socket: impl Into<OwnedFd>) -> io::Result<Self> {
         let fd = sys::readable(socket.into())?;
-        let io = Some(Arc::new(Io { fd, wide: false }));
+        let io = Some(Arc::new(SharedFd {
+            fd,
+            watches_writable: false,
+        }));
         Ok(Self { io })
     }
 
-    fn io(&self) -> &Arc<Io> {
+    fn io(&self) -> &Arc<SharedFd> {
         let io = self.io.as_ref();
         io.expect("only `widen` takes it, and if that fails the connection ends")
     }
 
     /// Another handle, to wait for what it alone waits for.
-    pub(super) fn share(&self) -> Arc<Io> {
+    pub(super) fn share(&self) -> Arc<SharedFd> {
         Arc::clone(self.io())
     }
 
@@ -58,8 +61,8 @@ impl Socket {
     }
 
     /// Whether there may be room; if not, leaves the task's waker. Always yes before `widen`.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_wide() {
+    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.watches_writable() {
             self.io().fd.poll_write_ready(cx).map_ok(drop)
         } else {
             Poll::Ready(Ok(()))
@@ -78,7 +81,7 @@ impl Socket {
     }
 
     /// Says that everything up to now has been read, urgent bytes among it.
-    pub(super) fn forget_urgent(&self) {
+    pub(super) fn clear_urgent(&self) {
         let forget = |_: &OwnedFd| io::Result::<()>::Err(io::ErrorKind::WouldBlock.into());
         // It answers with that very error.
         let _ = self.io().fd.try_io(Interest::PRIORITY, forget);
@@ -86,7 +89,7 @@ impl Socket {
 
     /// Writes, unless it is known that there is no room; `WouldBlock` makes that known once it is an event.
     pub(super) fn try_write<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        if self.is_wide() {
+        if self.watches_writable() {
             self.io().fd.try_io(Interest::WRITABLE, |_| write())
         } else {
             write()
@@ -99,34 +102,37 @@ impl Socket {
     }
 
     /// Whether its having room is an event.
-    pub(super) fn is_wide(&self) -> bool {
-        self.io().wide
+    pub(super) fn watches_writable(&self) -> bool {
+        self.io().watches_writable
     }
 
     /// Makes its having room an event, from now on. The new registration tells of what is so already (epoll(7)), but
     /// nobody's waker is left with it. No other handle may exist. After an error the connection has been reset.
-    pub(super) fn widen(&mut self) -> io::Result<()> {
+    pub(super) fn watch_writable(&mut self) -> io::Result<()> {
         let shared = self.io.take().expect("it is put back below");
         let io = Arc::into_inner(shared).expect("who shares it has been dropped");
         let fd = sys::readable_and_writable(io.fd.into_inner()).map_err(|(fd, err)| {
-            linger_not(SockRef::from(&fd));
+            set_zero_linger(SockRef::from(&fd));
             err
         })?;
-        self.io = Some(Arc::new(Io { fd, wide: true }));
+        self.io = Some(Arc::new(SharedFd {
+            fd,
+            watches_writable: true,
+        }));
         Ok(())
     }
 }
 
 impl Socket {
     /// Has the peer see a reset when the socket is closed, whatever is still under way to it.
-    pub(super) fn end_by_reset(&self) {
+    pub(super) fn reset_on_close(&self) {
         if let Some(io) = &self.io {
-            linger_not(SockRef::from(io.fd.get_ref()));
+            set_zero_linger(SockRef::from(io.fd.get_ref()));
         }
     }
 }
 
-fn linger_not(socket: SockRef<'_>) {
+fn set_zero_linger(socket: SockRef<'_>) {
     // An error here means that the connection is gone already.
     let _ = socket.set_linger(Some(Duration::ZERO));
 }

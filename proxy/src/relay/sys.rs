@@ -14,20 +14,20 @@ const READ: Interest = Interest::READABLE.add(Interest::PRIORITY);
 
 /// Registers a descriptor with the current runtime, so that it can be waited for to become readable.
 pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    registered(fd, READ).map_err(|(_, err)| err)
+    register(fd, READ).map_err(|(_, err)| err)
 }
 
 /// The same to become writable.
 pub(crate) fn writable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    registered(fd, Interest::WRITABLE).map_err(|(_, err)| err)
+    register(fd, Interest::WRITABLE).map_err(|(_, err)| err)
 }
 
 /// The same for either; an error gives the descriptor back.
 pub(crate) fn readable_and_writable(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
-    registered(fd, READ.add(Interest::WRITABLE))
+    register(fd, READ.add(Interest::WRITABLE))
 }
 
-fn registered(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
+fn register(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
     // SAFETY: an `OwnedFd` is open, always gives the same descriptor, and is closed only when it is dropped; the
     // `AsyncFd` owns it, and lends it only by reference.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
@@ -36,7 +36,7 @@ fn registered(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, (Owne
 
 /// Has the kernel report a socket as readable only from so many bytes on (`SO_RCVLOWAT`, socket(7)); it says so at once
 /// if they are there already, and for an end of stream, an error or a full buffer whatever the mark.
-pub(crate) fn wake_at(socket: impl AsFd, bytes: usize) -> io::Result<()> {
+pub(crate) fn set_low_water_mark(socket: impl AsFd, bytes: usize) -> io::Result<()> {
     let socket = socket.as_fd();
     let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
     // SAFETY: `socket` is borrowed, so the descriptor stays open for the call; SO_RCVLOWAT reads one c_int through the
@@ -59,16 +59,16 @@ pub(crate) fn wake_at(socket: impl AsFd, bytes: usize) -> io::Result<()> {
 
 /// The mark of [`wake_at`], as it stands.
 #[cfg(test)]
-pub(super) fn mark_of(socket: impl AsFd) -> io::Result<usize> {
+pub(super) fn low_water_mark(socket: impl AsFd) -> io::Result<usize> {
     // SAFETY: SO_RCVLOWAT is one c_int.
-    let bytes: libc::c_int = unsafe { option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT) }?;
+    let bytes: libc::c_int = unsafe { get_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT) }?;
     Ok(usize::try_from(bytes).unwrap_or_default())
 }
 
 /// What the kernel knows of a TCP connection (`TCP_INFO`, tcp(7)); what an older one does not tell is 0.
 pub(crate) fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     // SAFETY: `tcp_info` is made of integers alone.
-    unsafe { option(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }
+    unsafe { get_option(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }
 }
 
 /// The value of a socket's option; what the kernel does not write is 0.
@@ -76,7 +76,7 @@ pub(crate) fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
 /// # Safety
 ///
 /// Whatever the kernel writes for this option, and zero bytes after it, must be a `T`.
-unsafe fn option<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<T> {
+unsafe fn get_option<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<T> {
     let socket = socket.as_fd();
     let mut value = MaybeUninit::<T>::zeroed();
     let mut length = size_of::<T>() as libc::socklen_t;

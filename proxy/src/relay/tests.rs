@@ -12,24 +12,30 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
-mod paths;
+mod methods;
 mod schedules;
 
 use self::schedules::any_schedule_delivers_every_byte_once_in_order_and_the_right_end;
 
 /// How a relay is started. Each path has one, and the suite runs once for each.
-type Start = fn(TcpStream, TcpStream, Arc<Gate>, Arc<Tally>) -> JoinHandle<Ended>;
+type Start = fn(TcpStream, TcpStream, Arc<Gate>, Arc<ByteCounters>) -> JoinHandle<RelayEnd>;
 
 macro_rules! starts {
-    ($($start:ident: $paths:ident),* $(,)?) => {
-        $(fn $start(client: TcpStream, master: TcpStream, gate: Arc<Gate>, tally: Arc<Tally>) -> JoinHandle<Ended> {
-            let manner = Manner { paths: Paths::$paths, ..Manner::default() };
-            tokio::spawn(async move { carry(inner(client), inner(master), &gate, &tally, &manner).await })
+    ($($start:ident: $methods:ident),* $(,)?) => {
+        $(fn $start(
+            client: TcpStream,
+            server: TcpStream,
+            gate: Arc<Gate>,
+            counters: Arc<ByteCounters>,
+        ) -> JoinHandle<RelayEnd> {
+            let config = RelayConfig { methods: MethodPolicy::$methods, ..RelayConfig::default() };
+            let (client, server) = (inner(client), inner(server));
+            tokio::spawn(async move { forward(client, server, &gate, &counters, &config).await })
         })*
     };
 }
 
-starts! { copy: Copy, splice: Splice, alternate: Alternate, by_flow: ByFlow }
+starts! { copy: Copy, splice: Splice, alternate: Alternate, adaptive: Adaptive }
 
 macro_rules! each {
     ($start:path, $($claim:ident),*) => {
@@ -39,17 +45,17 @@ macro_rules! each {
 
 macro_rules! suite {
     ($($claim:ident),* $(,)?) => {
-        mod by_copy {
+        mod copying {
             each!(super::copy, $($claim),*);
         }
-        mod by_splice {
+        mod splicing {
             each!(super::splice, $($claim),*);
         }
-        mod changing_with_every_round {
+        mod alternating {
             each!(super::alternate, $($claim),*);
         }
-        mod by_what_flows {
-            each!(super::by_flow, $($claim),*);
+        mod adaptively {
+            each!(super::adaptive, $($claim),*);
         }
     };
 }
@@ -101,10 +107,10 @@ fn run(test: impl Future<Output = ()>) {
 /// The outer ends of one relayed connection.
 struct Rig {
     client: TcpStream,
-    master: TcpStream,
+    server: TcpStream,
     gate: Arc<Gate>,
-    tally: Arc<Tally>,
-    ended: JoinHandle<Ended>,
+    counters: Arc<ByteCounters>,
+    end: JoinHandle<RelayEnd>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "a gate needs a lease that is still running")]
@@ -122,15 +128,15 @@ async fn rig(start: Start) -> Rig {
 
 async fn rig_with(start: Start, gate: Arc<Gate>, buffer_bytes: Option<usize>) -> Rig {
     let (client, inner_client) = connection(buffer_bytes).await;
-    let (inner_master, master) = connection(buffer_bytes).await;
-    let tally = Arc::new(Tally::default());
-    let ended = start(inner_client, inner_master, gate.clone(), tally.clone());
+    let (inner_server, server) = connection(buffer_bytes).await;
+    let counters = Arc::new(ByteCounters::default());
+    let end = start(inner_client, inner_server, gate.clone(), counters.clone());
     Rig {
         client,
-        master,
+        server,
         gate,
-        tally,
-        ended,
+        counters,
+        end,
     }
 }
 
@@ -199,17 +205,17 @@ async fn carries_both_ways_and_counts(start: Start) {
     let mut rig = rig(start).await;
     let mut got = [0; 5];
     rig.client.write_all(b"query").await.unwrap();
-    rig.master.read_exact(&mut got).await.unwrap();
+    rig.server.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"query");
-    rig.master.write_all(b"answe").await.unwrap();
+    rig.server.write_all(b"answe").await.unwrap();
     rig.client.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"answe");
     drop(rig.client);
-    assert!(read_all(&mut rig.master).await.unwrap().is_empty());
-    drop(rig.master);
-    assert!(matches!(rig.ended.await.unwrap(), Ended::ClientLeft));
-    assert_eq!(value(&rig.tally.to_master), 5);
-    assert_eq!(value(&rig.tally.to_client), 5);
+    assert!(read_all(&mut rig.server).await.unwrap().is_empty());
+    drop(rig.server);
+    assert!(matches!(rig.end.await.unwrap(), RelayEnd::ClientFinished));
+    assert_eq!(value(&rig.counters.to_server), 5);
+    assert_eq!(value(&rig.counters.to_client), 5);
 }
 
 fn value(count: &AtomicU64) -> u64 {
@@ -225,7 +231,7 @@ async fn one_byte_writes_arrive_in_order(start: Start) {
         }
         rig.client.shutdown().await.unwrap();
     };
-    let (got, ()) = tokio::join!(read_all(&mut rig.master), write);
+    let (got, ()) = tokio::join!(read_all(&mut rig.server), write);
     assert_eq!(got.unwrap(), sent);
 }
 
@@ -233,7 +239,7 @@ async fn large_messages_arrive_whole_through_small_socket_buffers(start: Start) 
     let mut rig = rig_with(start, Arc::new(open_gate()), Some(8192)).await;
     let (up, down) = (pattern(3, 2 * MIB + 17), pattern(5, 3 * MIB + 1));
     let (mut client_read, mut client_write) = rig.client.split();
-    let (mut master_read, mut master_write) = rig.master.split();
+    let (mut master_read, mut master_write) = rig.server.split();
     let send_up = async {
         client_write.write_all(&up).await.unwrap();
         client_write.shutdown().await.unwrap();
@@ -253,8 +259,8 @@ async fn large_messages_arrive_whole_through_small_socket_buffers(start: Start) 
     down_read.unwrap();
     assert!(got_up == up && got_down == down);
     assert!(matches!(
-        rig.ended.await.unwrap(),
-        Ended::ClientLeft | Ended::MasterLeft
+        rig.end.await.unwrap(),
+        RelayEnd::ClientFinished | RelayEnd::ServerFinished
     ));
 }
 
@@ -266,50 +272,50 @@ async fn a_half_close_of_the_client_arrives_after_its_bytes_and_the_answer_comes
         rig.client.write_all(&query).await.unwrap();
         rig.client.shutdown().await.unwrap();
     };
-    let (got, ()) = tokio::join!(read_all(&mut rig.master), write);
+    let (got, ()) = tokio::join!(read_all(&mut rig.server), write);
     assert!(got.unwrap() == query);
 
     let answer = pattern(2, MIB);
     let write = async {
-        rig.master.write_all(&answer).await.unwrap();
-        rig.master.shutdown().await.unwrap();
+        rig.server.write_all(&answer).await.unwrap();
+        rig.server.shutdown().await.unwrap();
     };
     let (got, ()) = tokio::join!(read_all(&mut rig.client), write);
     assert!(got.unwrap() == answer);
-    assert!(matches!(rig.ended.await.unwrap(), Ended::ClientLeft));
+    assert!(matches!(rig.end.await.unwrap(), RelayEnd::ClientFinished));
 }
 
 // proxy P-11
 async fn a_half_close_of_the_master_arrives_after_its_bytes_and_the_client_goes_on(start: Start) {
     let mut rig = rig(start).await;
-    rig.master.write_all(b"bye").await.unwrap();
-    rig.master.shutdown().await.unwrap();
+    rig.server.write_all(b"bye").await.unwrap();
+    rig.server.shutdown().await.unwrap();
     assert_eq!(read_all(&mut rig.client).await.unwrap(), b"bye");
     rig.client.write_all(b"late").await.unwrap();
     rig.client.shutdown().await.unwrap();
-    assert_eq!(read_all(&mut rig.master).await.unwrap(), b"late");
-    assert!(matches!(rig.ended.await.unwrap(), Ended::MasterLeft));
+    assert_eq!(read_all(&mut rig.server).await.unwrap(), b"late");
+    assert!(matches!(rig.end.await.unwrap(), RelayEnd::ServerFinished));
 }
 
 // proxy P-11
 async fn a_reset_by_the_client_reaches_the_master_as_a_reset(start: Start) {
     let mut rig = rig(start).await;
     reset(rig.client);
-    expect_reset(&mut rig.master).await;
+    expect_reset(&mut rig.server).await;
     assert!(matches!(
-        rig.ended.await.unwrap(),
-        Ended::Failed(RelayError { side: Side::Client, .. })
+        rig.end.await.unwrap(),
+        RelayEnd::Failed(RelayError { side: Side::Client, .. })
     ));
 }
 
 // proxy P-11: a client must not take a crash for an orderly end
 async fn a_reset_by_the_master_reaches_the_client_as_a_reset(start: Start) {
     let mut rig = rig(start).await;
-    reset(rig.master);
+    reset(rig.server);
     expect_reset(&mut rig.client).await;
     assert!(matches!(
-        rig.ended.await.unwrap(),
-        Ended::Failed(RelayError { side: Side::Master, .. })
+        rig.end.await.unwrap(),
+        RelayEnd::Failed(RelayError { side: Side::Server, .. })
     ));
 }
 
@@ -317,33 +323,33 @@ async fn a_reset_by_the_master_reaches_the_client_as_a_reset(start: Start) {
 async fn what_the_master_says_before_its_reset_arrives(start: Start) {
     let mut rig = rig(start).await;
     rig.client.write_all(b"copy").await.unwrap();
-    assert_eq!(rig.master.peek(&mut [0; 8]).await.unwrap(), 4);
+    assert_eq!(rig.server.peek(&mut [0; 8]).await.unwrap(), 4);
     // without a pause, so that our writing to the master is what fails first
-    assert_eq!(rig.master.try_write(b"FATAL").unwrap(), 5);
-    drop(rig.master); // "copy" is unread: a reset
+    assert_eq!(rig.server.try_write(b"FATAL").unwrap(), 5);
+    drop(rig.server); // "copy" is unread: a reset
     assert_eq!(rig.client.try_write(b"more").unwrap(), 4);
     let mut words = [0; 5];
     rig.client.read_exact(&mut words).await.unwrap();
     assert_eq!(&words, b"FATAL");
     expect_reset(&mut rig.client).await;
     assert!(matches!(
-        rig.ended.await.unwrap(),
-        Ended::Failed(RelayError { side: Side::Master, .. })
+        rig.end.await.unwrap(),
+        RelayEnd::Failed(RelayError { side: Side::Server, .. })
     ));
-    assert_eq!(rig.tally.to_client.load(Ordering::Relaxed), 5);
+    assert_eq!(rig.counters.to_client.load(Ordering::Relaxed), 5);
 }
 
 async fn a_reset_after_a_half_close_reaches_the_other_side(start: Start) {
     let mut rig = rig(start).await;
     rig.client.shutdown().await.unwrap();
-    assert!(read_all(&mut rig.master).await.unwrap().is_empty());
+    assert!(read_all(&mut rig.server).await.unwrap().is_empty());
     reset(rig.client);
     assert!(matches!(
-        rig.ended.await.unwrap(),
-        Ended::Failed(RelayError { side: Side::Client, .. })
+        rig.end.await.unwrap(),
+        RelayEnd::Failed(RelayError { side: Side::Client, .. })
     ));
     // The end of the client's stream has been read already; what remains to be seen is the reset, on writing.
-    while rig.master.write_all(b"x").await.is_ok() {
+    while rig.server.write_all(b"x").await.is_ok() {
         tokio::task::yield_now().await;
     }
 }
@@ -351,9 +357,9 @@ async fn a_reset_after_a_half_close_reaches_the_other_side(start: Start) {
 // proxy P-13
 async fn a_reader_that_stops_reading_stops_the_sender(start: Start) {
     let mut rig = rig_with(start, Arc::new(open_gate()), Some(65536)).await;
-    let filled = fill(&mut rig.master).await;
+    let filled = fill(&mut rig.server).await;
     assert!(filled < 4 * MIB, "{filled} bytes are somewhere in the proxy");
-    rig.master.shutdown().await.unwrap();
+    rig.server.shutdown().await.unwrap();
     assert_eq!(read_all(&mut rig.client).await.unwrap().len(), filled);
 }
 
@@ -363,25 +369,25 @@ async fn a_dying_client_is_noticed_while_nothing_is_read_from_it(start: Start) {
     fill(&mut rig.client).await;
     reset(rig.client);
     assert!(matches!(
-        rig.ended.await.unwrap(),
-        Ended::Failed(RelayError {
+        rig.end.await.unwrap(),
+        RelayEnd::Failed(RelayError {
             side: Side::Client,
-            act: Act::Wait,
+            operation: SocketOperation::Wait,
             ..
         })
     ));
-    expect_reset(&mut rig.master).await;
+    expect_reset(&mut rig.server).await;
 }
 
 async fn a_dying_master_is_noticed_while_nothing_is_read_from_it(start: Start) {
     let mut rig = rig_with(start, Arc::new(open_gate()), Some(8192)).await;
-    fill(&mut rig.master).await;
-    reset(rig.master);
+    fill(&mut rig.server).await;
+    reset(rig.server);
     assert!(matches!(
-        rig.ended.await.unwrap(),
-        Ended::Failed(RelayError {
-            side: Side::Master,
-            act: Act::Wait,
+        rig.end.await.unwrap(),
+        RelayEnd::Failed(RelayError {
+            side: Side::Server,
+            operation: SocketOperation::Wait,
             ..
         })
     ));
@@ -392,30 +398,30 @@ async fn a_dying_master_is_noticed_while_nothing_is_read_from_it(start: Start) {
 async fn an_idle_connection_ends_when_the_gate_closes(start: Start) {
     let mut rig = rig(start).await;
     rig.client.write_all(b"x").await.unwrap();
-    rig.master.read_u8().await.unwrap();
-    rig.gate.close(Cut::RouteChange, Boottime::now());
-    assert!(matches!(rig.ended.await.unwrap(), Ended::Cut));
+    rig.server.read_u8().await.unwrap();
+    rig.gate.close(CloseReason::RouteChange, Boottime::now());
+    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
     assert!(read_all(&mut rig.client).await.unwrap().is_empty());
-    assert!(read_all(&mut rig.master).await.unwrap().is_empty());
+    assert!(read_all(&mut rig.server).await.unwrap().is_empty());
 }
 
 // fencing F-4
 async fn an_idle_connection_ends_when_the_lease_ends(start: Start) {
     let gate = Arc::new(Gate::new(soon(Duration::from_millis(50))));
     let mut rig = rig_with(start, gate.clone(), None).await;
-    assert!(Alarm::new().unwrap().lease_end(&gate).await.unwrap());
-    assert!(matches!(rig.ended.await.unwrap(), Ended::Cut));
+    assert!(BoottimeTimer::new().unwrap().lease_end(&gate).await.unwrap());
+    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
     assert!(read_all(&mut rig.client).await.unwrap().is_empty());
-    assert!(read_all(&mut rig.master).await.unwrap().is_empty());
+    assert!(read_all(&mut rig.server).await.unwrap().is_empty());
 }
 
 async fn a_stalled_connection_ends_when_the_lease_ends(start: Start) {
     let mut rig = rig_with(start, Arc::new(open_gate()), Some(8192)).await;
     fill(&mut rig.client).await;
-    fill(&mut rig.master).await;
+    fill(&mut rig.server).await;
     assert!(rig.gate.renew(soon(Duration::from_millis(20)), soon(Duration::ZERO)));
-    assert!(Alarm::new().unwrap().lease_end(&rig.gate).await.unwrap());
-    assert!(matches!(rig.ended.await.unwrap(), Ended::Cut));
+    assert!(BoottimeTimer::new().unwrap().lease_end(&rig.gate).await.unwrap());
+    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
 }
 
 /// A gate that does `during` at its first forward, as if the process had been paused there meanwhile.
@@ -432,11 +438,11 @@ fn gate_paused_once(during: impl Fn(&Gate) + Send + Sync + 'static) -> Arc<Gate>
 
 // fencing F-3, 4.5
 async fn nothing_is_given_when_the_route_closes_between_taking_and_giving(start: Start) {
-    let gate = gate_paused_once(|gate| gate.close(Cut::RouteChange, soon(Duration::ZERO)));
+    let gate = gate_paused_once(|gate| gate.close(CloseReason::RouteChange, soon(Duration::ZERO)));
     let mut rig = rig_with(start, gate, None).await;
-    rig.master.write_all(b"COMMIT").await.unwrap();
+    rig.server.write_all(b"COMMIT").await.unwrap();
     assert!(read_all(&mut rig.client).await.unwrap().is_empty());
-    assert!(matches!(rig.ended.await.unwrap(), Ended::Cut));
+    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
 }
 
 // fencing F-3, 4.5
@@ -444,14 +450,14 @@ async fn nothing_is_given_when_the_lease_ends_between_taking_and_giving(start: S
     let gate = gate_paused_once(|gate| assert!(gate.renew(Boottime::from_nanos(1), soon(Duration::ZERO))));
     let mut rig = rig_with(start, gate, None).await;
     rig.client.write_all(b"INSERT").await.unwrap();
-    assert!(read_all(&mut rig.master).await.unwrap().is_empty());
-    assert!(matches!(rig.ended.await.unwrap(), Ended::Cut));
+    assert!(read_all(&mut rig.server).await.unwrap().is_empty());
+    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
 }
 
 async fn the_rest_of_a_partial_write_is_not_given_past_the_lease(start: Start) {
     let mut rig = rig_with(start, Arc::new(open_gate()), Some(8192)).await;
-    fill(&mut rig.master).await;
-    let given = value(&rig.tally.to_client);
+    fill(&mut rig.server).await;
+    let written = value(&rig.counters.to_client);
     assert!(rig.gate.renew(Boottime::from_nanos(1), soon(Duration::ZERO)));
     let mut got = 0;
     let mut buffer = vec![0; 65536];
@@ -459,17 +465,17 @@ async fn the_rest_of_a_partial_write_is_not_given_past_the_lease(start: Start) {
     while let Ok(bytes @ 1..) = rig.client.read(&mut buffer).await {
         got += bytes as u64;
     }
-    assert!(got <= given);
-    assert!(matches!(rig.ended.await.unwrap(), Ended::Cut));
-    assert_eq!(value(&rig.tally.to_client), given);
+    assert!(got <= written);
+    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
+    assert_eq!(value(&rig.counters.to_client), written);
 }
 
 async fn an_end_of_stream_is_not_passed_on_past_the_gate_as_an_orderly_end(start: Start) {
     let gate = gate_paused_once(|gate| assert!(gate.renew(Boottime::from_nanos(1), soon(Duration::ZERO))));
     let mut rig = rig_with(start, gate, None).await;
-    rig.master.shutdown().await.unwrap();
+    rig.server.shutdown().await.unwrap();
     assert!(read_all(&mut rig.client).await.unwrap().is_empty());
-    assert!(matches!(rig.ended.await.unwrap(), Ended::Cut));
+    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
 }
 
 /// How one message is carried: how large, which way, how it ends, and who is slow.
@@ -505,7 +511,7 @@ async fn every_size_arrives_whatever_the_direction_the_end_and_the_pace(start: S
                 start,
                 Message {
                     bytes,
-                    toward: if kind & 1 == 0 { Side::Client } else { Side::Master },
+                    toward: if kind & 1 == 0 { Side::Client } else { Side::Server },
                     resets: kind & 2 != 0,
                     slow_reader: pace == 1,
                     slow_writer: pace == 2,
@@ -519,8 +525,8 @@ async fn every_size_arrives_whatever_the_direction_the_end_and_the_pace(start: S
 async fn carry_one(start: Start, message: Message) {
     let rig = rig(start).await;
     let (mut writer, mut reader) = match message.toward {
-        Side::Client => (rig.master, rig.client),
-        Side::Master => (rig.client, rig.master),
+        Side::Client => (rig.server, rig.client),
+        Side::Server => (rig.client, rig.server),
     };
     let sent = pattern(0, message.bytes);
     let piece = if message.slow_writer {
@@ -562,23 +568,23 @@ async fn carry_one(start: Start, message: Message) {
         }
     };
     tokio::join!(write, read);
-    match rig.ended.await.unwrap() {
-        Ended::Failed(_) if message.resets => {}
-        Ended::ClientLeft | Ended::MasterLeft if !message.resets => {}
-        ended => panic!("{message:?} ended as {ended:?}"),
+    match rig.end.await.unwrap() {
+        RelayEnd::Failed(_) if message.resets => {}
+        RelayEnd::ClientFinished | RelayEnd::ServerFinished if !message.resets => {}
+        end => panic!("{message:?} ended as {end:?}"),
     }
 }
 
 // proxy section 4: what is batched is not kept back, whatever its size
 async fn streams_with_messages_after_them_never_stall(start: Start) {
     let rig = rig(start).await;
-    let (mut from, mut to) = (rig.master, rig.client);
+    let (mut from, mut to) = (rig.server, rig.client);
     for _direction in 0..2 {
         streams_with_messages_after_them(&mut from, &mut to).await;
         std::mem::swap(&mut from, &mut to);
     }
     drop((from, to));
-    rig.ended.await.unwrap();
+    rig.end.await.unwrap();
 }
 
 async fn streams_with_messages_after_them(from: &mut TcpStream, to: &mut TcpStream) {
@@ -617,7 +623,7 @@ async fn streams_with_messages_after_them(from: &mut TcpStream, to: &mut TcpStre
 // nothing is read meanwhile, for longer than a tick of the batch's clock
 async fn a_stream_that_its_reader_has_held_up_goes_on_to_its_last_byte(start: Start) {
     let rig = rig(start).await;
-    let (mut from, mut to) = (rig.master, rig.client);
+    let (mut from, mut to) = (rig.server, rig.client);
     for _direction in 0..2 {
         let mut got = vec![0; fill(&mut from).await];
         to.read_exact(&mut got).await.unwrap();
@@ -628,7 +634,7 @@ async fn a_stream_that_its_reader_has_held_up_goes_on_to_its_last_byte(start: St
         std::mem::swap(&mut from, &mut to);
     }
     drop((from, to));
-    rig.ended.await.unwrap();
+    rig.end.await.unwrap();
 }
 
 // proxy P-16: reading stops at an urgent byte, splicing does not get past it
@@ -636,7 +642,7 @@ async fn urgent_bytes_hold_nothing_up(start: Start) {
     for inline in [true, false] {
         for before in [0, 3, super::copy::BUFFER_BYTES, 300_000] {
             let (client, inner_client) = connection(None).await;
-            let (inner_master, mut master) = connection(None).await;
+            let (inner_server, mut server) = connection(None).await;
             let (socket, received) = (SockRef::from(&client), SockRef::from(&inner_client));
             received.set_out_of_band_inline(inline).unwrap();
             // all of it is there before the relay looks, so that one event tells of it
@@ -651,14 +657,14 @@ async fn urgent_bytes_hold_nothing_up(start: Start) {
                     break; // a second one would overwrite the first
                 }
             }
-            let tally = Arc::default();
-            let ended = start(inner_client, inner_master, Arc::new(open_gate()), Arc::clone(&tally));
+            let counters = Arc::default();
+            let end = start(inner_client, inner_server, Arc::new(open_gate()), Arc::clone(&counters));
             let mut got = vec![0; expected.len()];
             // the stream is open meanwhile: its end would be an event, too
-            master.read_exact(&mut got).await.unwrap();
+            server.read_exact(&mut got).await.unwrap();
             assert!(got == expected, "{before} bytes before, inline: {inline}");
-            drop((client, master));
-            ended.await.unwrap();
+            drop((client, server));
+            end.await.unwrap();
         }
     }
 }

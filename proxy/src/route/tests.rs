@@ -22,40 +22,44 @@ fn document() -> String {
         .to_owned()
 }
 
-fn parse(text: &str) -> Found {
-    Found::read(Some(text.as_bytes())).unwrap()
+fn parse(text: &str) -> StoredClusterData {
+    StoredClusterData::parse(Some(text.as_bytes())).unwrap()
 }
 
 /// The document with one piece of its text replaced.
-fn with(from: &str, to: &str) -> Found {
+fn with(from: &str, to: &str) -> StoredClusterData {
     let text = document();
     assert!(text.contains(from));
     parse(&text.replace(from, to))
 }
 
-fn around(master: Option<&str>) -> Surroundings {
-    Surroundings {
+fn around(master: Option<&str>) -> NetworkFacts {
+    NetworkFacts {
         master: master.map(|address| address.parse().unwrap()),
-        master_is_here: false,
+        master_is_local: false,
         listen: "127.0.0.1:5432".parse().unwrap(),
     }
 }
 
-fn check(found: &Found, master: Option<&str>, expected: &str) {
-    let verdict = conclude(found, &around(master), &ProxyUid::from("me"));
+fn check(found: &StoredClusterData, master: Option<&str>, expected: &str) {
+    let verdict = decide(found, &around(master), &ProxyUid::from("me"));
     let publish = match verdict.publish {
-        Publish::No => "nothing".to_owned(),
-        Publish::Try(generation) => format!("{generation} if it can"),
-        Publish::Must(generation) => format!("{generation}"),
+        PublishInfo::No => "nothing".to_owned(),
+        PublishInfo::Try(generation) => format!("{generation} if it can"),
+        PublishInfo::Must(generation) => format!("{generation}"),
     };
-    let renews = if verdict.renews { "renews" } else { "does not renew" };
+    let renews = if verdict.renews_lease {
+        "renews"
+    } else {
+        "does not renew"
+    };
     assert_eq!(format!("{}; publishes {publish}; {renews}", verdict.route), expected);
 }
 
 // proxy P-3, the table from its second row on
 #[test]
 fn no_cluster_data_closes_and_counts_as_success() {
-    for nothing in [Found::read(None).unwrap(), parse("null")] {
+    for nothing in [StoredClusterData::parse(None).unwrap(), parse("null")] {
         check(&nothing, None, "closed: no cluster data; publishes nothing; renews");
     }
 }
@@ -134,7 +138,7 @@ fn an_empty_address_or_port_is_no_address() {
         (r#""port":"5432""#, r#""port":"0""#),
         (r#""port":"5432""#, r#""port":"postgres""#),
     ] {
-        assert_eq!(with(from, to).master(), None, "{to}");
+        assert_eq!(with(from, to).master_endpoint(), None, "{to}");
     }
 }
 
@@ -156,10 +160,10 @@ fn a_proxy_that_is_not_enabled_closes_and_must_announce_it() {
 fn an_enabled_proxy_opens_once_it_has_announced_it() {
     let found = parse(&document());
     assert_eq!(
-        found.master(),
+        found.master_endpoint(),
         Some((
             &DbUid::from("db1"),
-            Endpoint {
+            MasterEndpoint {
                 host: "10.0.0.1".to_owned(),
                 port: 5432
             }
@@ -177,13 +181,13 @@ fn an_enabled_proxy_opens_once_it_has_announced_it() {
 fn never_routes_to_its_own_socket() {
     let found = parse(&document());
     let closed = |listen: &str, master: &str, here: bool| {
-        let around = Surroundings {
+        let around = NetworkFacts {
             master: Some(master.parse().unwrap()),
-            master_is_here: here,
+            master_is_local: here,
             listen: listen.parse().unwrap(),
         };
-        let verdict = conclude(&found, &around, &ProxyUid::from("me"));
-        matches!(verdict.route, Route::Closed(Why::OwnAddress(_)))
+        let verdict = decide(&found, &around, &ProxyUid::from("me"));
+        matches!(verdict.route, Route::Closed(ClosedReason::OwnAddress(_)))
     };
     check(
         &found,
@@ -206,11 +210,11 @@ fn never_routes_to_its_own_socket() {
 #[test]
 fn a_name_with_several_addresses_keeps_the_present_one() {
     let [a, b] = ["10.0.0.1:1", "10.0.0.2:1"].map(|text| text.parse().unwrap());
-    assert_eq!(choose(&[a, b], None), Some(a));
-    assert_eq!(choose(&[a, b], Some(b)), Some(b));
-    assert_eq!(choose(&[a], Some(b)), Some(a));
-    assert_eq!(choose(&[], Some(b)), None);
+    assert_eq!(choose_address(&[a, b], None), Some(a));
+    assert_eq!(choose_address(&[a, b], Some(b)), Some(b));
+    assert_eq!(choose_address(&[a], Some(b)), Some(a));
+    assert_eq!(choose_address(&[], Some(b)), None);
     let c = "[::1]:1".parse().unwrap();
-    assert_eq!(choose(&[c, b], None), Some(b));
-    assert_eq!(choose(&[c], Some(b)), Some(c));
+    assert_eq!(choose_address(&[c, b], None), Some(b));
+    assert_eq!(choose_address(&[c], Some(b)), Some(c));
 }

@@ -10,20 +10,20 @@ mod atomic {
     clippy::duplicate_mod,
     reason = "the same lines over other atomics are what it is about"
 )]
-#[path = "until.rs"]
-mod until;
+#[path = "lease_end.rs"]
+mod lease_end;
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::thread;
 
-use self::until::Until;
+use self::lease_end::LeaseEnd;
 
 // fencing F-1, F-3: whoever has learned that the generation was published finds the gate closed
 #[test]
 fn nothing_is_admitted_after_what_follows_the_closing() {
     loom::model(|| {
-        let (gate, published) = (Arc::new(Until::new(100)), Arc::new(AtomicBool::new(false)));
+        let (gate, published) = (Arc::new(LeaseEnd::new(100)), Arc::new(AtomicBool::new(false)));
         let relay = {
             let (gate, published) = (Arc::clone(&gate), Arc::clone(&published));
             thread::spawn(move || {
@@ -41,7 +41,7 @@ fn nothing_is_admitted_after_what_follows_the_closing() {
 #[test]
 fn no_renewal_revives_a_gate_whatever_it_races_with() {
     loom::model(|| {
-        let gate = Arc::new(Until::new(100));
+        let gate = Arc::new(LeaseEnd::new(100));
         let renewing = {
             let gate = Arc::clone(&gate);
             thread::spawn(move || gate.renew(200, 99))
@@ -61,7 +61,7 @@ fn no_renewal_revives_a_gate_whatever_it_races_with() {
 #[test]
 fn closing_wins_over_a_renewal_that_races_with_it() {
     loom::model(|| {
-        let gate = Arc::new(Until::new(100));
+        let gate = Arc::new(LeaseEnd::new(100));
         let renewing = {
             let gate = Arc::clone(&gate);
             thread::spawn(move || gate.renew(200, 50))
@@ -75,7 +75,7 @@ fn closing_wins_over_a_renewal_that_races_with_it() {
 #[test]
 fn one_of_all_that_see_the_lease_end_closes_it() {
     loom::model(|| {
-        let gate = Arc::new(Until::new(100));
+        let gate = Arc::new(LeaseEnd::new(100));
         let others = [100, 101].map(|now| {
             let gate = Arc::clone(&gate);
             thread::spawn(move || gate.expire(now))

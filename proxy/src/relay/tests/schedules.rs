@@ -30,7 +30,7 @@ enum End {
 #[derive(Debug, Clone)]
 struct Schedule {
     client: (Vec<Deed>, End),
-    master: (Vec<Deed>, End),
+    server: (Vec<Deed>, End),
     buffer_bytes: Option<usize>,
     /// The gate closes after so many turns of the runtime.
     cut_after: Option<u16>,
@@ -54,9 +54,9 @@ fn deeds() -> impl Strategy<Value = (Vec<Deed>, End)> {
 fn schedules() -> impl Strategy<Value = Schedule> {
     let buffers = prop_oneof![2 => Just(None), 1 => Just(Some(4096)), 1 => Just(Some(65536))];
     let cut = prop_oneof![9 => Just(None), 1 => (0..300_u16).prop_map(Some)];
-    (deeds(), deeds(), buffers, cut).prop_map(|(client, master, buffer_bytes, cut_after)| Schedule {
+    (deeds(), deeds(), buffers, cut).prop_map(|(client, server, buffer_bytes, cut_after)| Schedule {
         client,
-        master,
+        server,
         buffer_bytes,
         cut_after,
     })
@@ -196,28 +196,32 @@ fn follow(start: Start, schedule: Schedule) -> Result<(), TestCaseError> {
         .unwrap();
     runtime.block_on(async {
         let rig = rig_with(start, Arc::new(open_gate()), schedule.buffer_bytes).await;
-        let (client_end, master_end) = (schedule.client.1, schedule.master.1);
+        let (client_end, master_end) = (schedule.client.1, schedule.server.1);
         let client = tokio::spawn(act(rig.client, schedule.client.0, client_end));
-        let master = tokio::spawn(act(rig.master, schedule.master.0, master_end));
+        let server = tokio::spawn(act(rig.server, schedule.server.0, master_end));
         let gate = rig.gate;
         let cut = tokio::spawn(async move {
             if let Some(turns) = schedule.cut_after {
                 pause(turns).await;
-                gate.close(Cut::RouteChange, soon(Duration::ZERO));
+                gate.close(CloseReason::RouteChange, soon(Duration::ZERO));
             }
         });
-        let all = async { tokio::join!(client, master, cut, rig.ended) };
+        let all = async { tokio::join!(client, server, cut, rig.end) };
         let all = tokio::time::timeout(PATIENCE, all).await;
-        let (client, master, cut, ended) = all.map_err(|_| TestCaseError::fail("it stalls"))?;
-        let (client, master, ended) = (client.unwrap(), master.unwrap(), ended.unwrap());
+        let (client, server, cut, end) = all.map_err(|_| TestCaseError::fail("it stalls"))?;
+        let (client, server, end) = (client.unwrap(), server.unwrap(), end.unwrap());
         cut.unwrap();
-        let is_cut = matches!(ended, Ended::Cut);
-        judge(&client, client_end, &master, master_end, is_cut)?;
-        judge(&master, master_end, &client, client_end, is_cut)?;
+        let is_cut = matches!(end, RelayEnd::GateClosed);
+        judge(&client, client_end, &server, master_end, is_cut)?;
+        judge(&server, master_end, &client, client_end, is_cut)?;
         if client_end == End::Finish && master_end == End::Finish && !is_cut {
-            prop_assert!(matches!(ended, Ended::ClientLeft | Ended::MasterLeft), "{:?}", ended);
+            prop_assert!(
+                matches!(end, RelayEnd::ClientFinished | RelayEnd::ServerFinished),
+                "{:?}",
+                end
+            );
         }
-        prop_assert_eq!(crate::relay::pipes::counted().0, 0, "a pipe is still borrowed");
+        prop_assert_eq!(crate::relay::pipes::pipe_counts().0, 0, "a pipe is still borrowed");
         Ok(())
     })
 }

@@ -296,7 +296,7 @@ fn is_text(value: &Json, wanted: impl Fn(&str) -> bool) -> bool {
 }
 
 /// Whether a document says somewhere that clients of the proxy `me` go to this db, and that it is there.
-fn names(document: &Json, db: &str, endpoint: &Endpoint, me: &str) -> bool {
+fn names(document: &Json, db: &str, endpoint: &MasterEndpoint, me: &str) -> bool {
     let proxy = descend(document, &["proxy", "spec"]);
     let dbs = descend(document, &["dbs"]);
     let statuses = members(members(dbs, db), "status");
@@ -334,19 +334,19 @@ enum Became {
 
 /// Reads these bytes as a check-in does, and asserts that a route that they open is one that they name.
 fn judge(bytes: &[u8], me: &str) -> Result<Became, TestCaseError> {
-    let Ok(found) = Found::read(Some(bytes)) else {
+    let Ok(found) = StoredClusterData::parse(Some(bytes)) else {
         return Ok(Became::Unchanged);
     };
-    let endpoint = found.master().map(|(_, endpoint)| endpoint);
+    let endpoint = found.master_endpoint().map(|(_, endpoint)| endpoint);
     let address = endpoint.as_ref().map(|endpoint| {
         let looked_up = Ipv4Addr::new(10, 9, 8, 7).into();
         SocketAddr::new(endpoint.host.parse().unwrap_or(looked_up), endpoint.port)
     });
-    let around = Surroundings {
+    let around = NetworkFacts {
         master: address,
         ..around(None)
     };
-    let verdict = conclude(&found, &around, &ProxyUid::from(me));
+    let verdict = decide(&found, &around, &ProxyUid::from(me));
     let Route::Open { db, master } = verdict.route else {
         return Ok(Became::Closed);
     };
@@ -355,7 +355,7 @@ fn judge(bytes: &[u8], me: &str) -> Result<Became, TestCaseError> {
     let endpoint = endpoint.unwrap();
     prop_assert!(names(&document, db.as_str(), &endpoint, me), "{} {:?}", db, endpoint);
     let generation = match verdict.publish {
-        Publish::Must(generation) => i128::from(generation),
+        PublishInfo::Must(generation) => i128::from(generation),
         other => return Err(TestCaseError::fail(format!("{other:?}"))),
     };
     let said = descend(&document, &["proxy", "generation"]);

@@ -15,60 +15,67 @@ use rustix::io::{Errno, retry_on_intr};
 use socket2::{Domain, Protocol, SockRef, Type};
 use tracing::{debug, warn};
 
-use super::socket::{Keepalive, calm, set_options};
-use super::{Complaints, Counted, OnPath};
-use crate::metrics::{Metrics, Refused};
-use crate::relay::{self, Ended, Manner, Socket, Tally, sys};
+use super::socket::{Keepalive, disable_pacing, set_options};
+use super::{BackendGuard, ConnectionCount, LogLimits};
+use crate::metrics::{Metrics, RefusalReason};
+use crate::relay::{self, ByteCounters, RelayConfig, RelayEnd, Socket, sys};
 
 /// What all visits that one relay thread serves have in common.
 #[derive(Debug)]
-pub(super) struct Host {
-    pub(super) tally: Arc<Tally>,
+pub(super) struct ConnContext {
+    pub(super) counters: Arc<ByteCounters>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) complaints: Arc<Complaints>,
+    pub(super) log_limits: Arc<LogLimits>,
     pub(super) keepalive: Keepalive,
     pub(super) connect_timeout: Duration,
-    pub(super) manner: Manner,
+    pub(super) relay: RelayConfig,
     /// Whether a connection on this machine needs another congestion control than the system's.
-    pub(super) paces: bool,
+    pub(super) server_pacing: bool,
     /// The same for a client's, which may have inherited it.
-    pub(super) paces_clients: bool,
+    pub(super) client_pacing: bool,
 }
 
 /// One admitted client, until it is gone. It lives as long as the connection, so it is small.
-pub(super) struct Visit {
-    pub(super) path: OnPath,
-    pub(super) host: Arc<Host>,
-    pub(super) _counted: [Counted; 2],
+pub(super) struct ClientSession {
+    pub(super) backend: BackendGuard,
+    pub(super) context: Arc<ConnContext>,
+    pub(super) _counts: [ConnectionCount; 2],
 }
 
-impl Visit {
-    pub(super) async fn serve(self, client: OwnedFd) {
+impl ClientSession {
+    pub(super) async fn run(self, client: OwnedFd) {
         // Connecting takes more room than carrying: the box keeps that out of a connection's lifelong memory.
-        let (client, master, took) = match Box::pin(self.arrive(client)).await {
+        let (client, master, took) = match Box::pin(self.prepare(client)).await {
             Ok(arrived) => arrived,
-            Err((reason, err)) => return self.turn_away(reason, &err),
+            Err((reason, err)) => return self.reject(reason, &err),
         };
-        let open = self.host.metrics.opened(took);
-        let ended = relay::carry(client, master, &self.path.gate, &self.host.tally, &self.host.manner).await;
+        let open = self.context.metrics.opened(took);
+        let ended = relay::forward(
+            client,
+            master,
+            &self.backend.gate,
+            &self.context.counters,
+            &self.context.relay,
+        )
+        .await;
         drop(open);
-        let cut = self.path.gate.shut().map(|shut| shut.why);
-        self.host.metrics.ended(&ended, cut);
+        let cut = self.backend.gate.close_event().map(|shut| shut.reason);
+        self.context.metrics.ended(&ended, cut);
         match ended {
-            Ended::Failed(err) => debug!(error = %Chain(&err), "connection failed"),
+            RelayEnd::Failed(err) => debug!(error = %Chain(&err), "connection failed"),
             ended => debug!(?ended, ?cut, "connection ended"),
         }
     }
 
     /// Gives both sides of the connection, and how long the master took.
-    async fn arrive(&self, client: OwnedFd) -> Result<(Socket, Socket, Duration), (Refused, io::Error)> {
-        if self.host.paces_clients
+    async fn prepare(&self, client: OwnedFd) -> Result<(Socket, Socket, Duration), (RefusalReason, io::Error)> {
+        if self.context.client_pacing
             && let Ok(peer) = SockRef::from(&client).peer_addr()
             && let Some(peer) = peer.as_socket()
         {
-            calm(SockRef::from(&client), peer.ip());
+            disable_pacing(SockRef::from(&client), peer.ip());
         }
-        let client = Socket::new(client).map_err(|err| (Refused::Descriptors, err))?;
+        let client = Socket::new(client).map_err(|err| (RefusalReason::Descriptors, err))?;
         let (master, took) = self.connect(&client).await?;
         Ok((client, master, took))
     }
@@ -78,15 +85,15 @@ impl Visit {
         clippy::disallowed_methods,
         reason = "a measurement, and the lease is looked at again after the connect"
     )]
-    pub(super) async fn connect(&self, client: &Socket) -> Result<(Socket, Duration), (Refused, io::Error)> {
-        let (address, gate) = (self.path.master, &self.path.gate);
+    pub(super) async fn connect(&self, client: &Socket) -> Result<(Socket, Duration), (RefusalReason, io::Error)> {
+        let (address, gate) = (self.backend.address, &self.backend.gate);
         let kind = Type::STREAM.nonblocking();
         let master = socket2::Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))
-            .map_err(|err| (Refused::Descriptors, err))?;
-        let refused = |err| (Refused::Master, err);
-        set_options(SockRef::from(&master), self.host.keepalive).map_err(refused)?;
-        if self.host.paces {
-            calm(SockRef::from(&master), address.ip());
+            .map_err(|err| (RefusalReason::Descriptors, err))?;
+        let refused = |err| (RefusalReason::Master, err);
+        set_options(SockRef::from(&master), self.context.keepalive).map_err(refused)?;
+        if self.context.server_pacing {
+            disable_pacing(SockRef::from(&master), address.ip());
         }
         let start = Boottime::now();
         match master.connect(&address.into()) {
@@ -97,13 +104,13 @@ impl Visit {
         let master = if is_connected(&master).map_err(refused)? {
             master
         } else {
-            let connecting = sys::writable(master.into()).map_err(|err| (Refused::Descriptors, err))?;
+            let connecting = sys::writable(master.into()).map_err(|err| (RefusalReason::Descriptors, err))?;
             let connected = tokio::select! {
-                connected = tokio::time::timeout(self.host.connect_timeout, connecting.writable()) => connected,
-                () = gate.closed() => return Err((Refused::Abandoned, io::Error::other("the route closed"))),
-                _ = client.failed() => return Err((Refused::Abandoned, io::Error::other("the client left"))),
+                connected = tokio::time::timeout(self.context.connect_timeout, connecting.writable()) => connected,
+                () = gate.closed() => return Err((RefusalReason::Abandoned, io::Error::other("the route closed"))),
+                _ = client.failed() => return Err((RefusalReason::Abandoned, io::Error::other("the client left"))),
             };
-            let limit = |_| (Refused::Timeout, io::Error::from(io::ErrorKind::TimedOut));
+            let limit = |_| (RefusalReason::Timeout, io::Error::from(io::ErrorKind::TimedOut));
             connected.map_err(limit)?.map(drop).map_err(refused)?;
             let master = socket2::Socket::from(connecting.into_inner());
             master
@@ -117,33 +124,33 @@ impl Visit {
         }
         let now = Boottime::now();
         if !gate.is_open(now) {
-            return Err((Refused::Abandoned, io::Error::other("the route closed")));
+            return Err((RefusalReason::Abandoned, io::Error::other("the route closed")));
         }
-        let master = Socket::new(master).map_err(|err| (Refused::Descriptors, err))?;
-        self.note_reachable(true);
+        let master = Socket::new(master).map_err(|err| (RefusalReason::Descriptors, err))?;
+        self.set_reachable(true);
         Ok((master, now.since(start)))
     }
 
-    fn note_reachable(&self, reachable: bool) {
+    fn set_reachable(&self, reachable: bool) {
         // most of the time nothing changes, and then no other thread's cache is touched
-        if self.path.reachable.load(Ordering::Relaxed) != reachable {
-            self.path.reachable.store(reachable, Ordering::Relaxed);
+        if self.backend.reachable.load(Ordering::Relaxed) != reachable {
+            self.backend.reachable.store(reachable, Ordering::Relaxed);
         }
     }
 
-    fn turn_away(&self, reason: Refused, err: &io::Error) {
-        self.host.metrics.refused(reason);
-        if matches!(reason, Refused::Master | Refused::Timeout) {
-            self.note_reachable(false);
+    fn reject(&self, reason: RefusalReason, err: &io::Error) {
+        self.context.metrics.refused(reason);
+        if matches!(reason, RefusalReason::Master | RefusalReason::Timeout) {
+            self.set_reachable(false);
         }
-        let master = self.path.master;
-        if reason == Refused::Abandoned {
+        let master = self.backend.address;
+        if reason == RefusalReason::Abandoned {
             debug!(%master, error = %err, "client is gone before it was connected");
         } else {
-            self.host
-                .complaints
-                .master
-                .tell(|| warn!(%master, error = %err, "could not connect a client to the master"));
+            self.context
+                .log_limits
+                .connect_errors
+                .log(|| warn!(%master, error = %err, "could not connect a client to the master"));
         }
     }
 }

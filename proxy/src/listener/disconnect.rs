@@ -6,7 +6,7 @@ use control::clock::Boottime;
 use tokio::runtime::Handle;
 
 use crate::metrics::Metrics;
-use crate::relay::{Cut, Gate};
+use crate::relay::{CloseReason, Gate};
 
 /// Ends all connections to a master. First nothing is forwarded any more, anywhere; then every connection is told.
 ///
@@ -14,31 +14,31 @@ use crate::relay::{Cut, Gate};
 /// looks at its sockets, so that other clients do not wait for thousands of ends. Each closes the master's side first:
 /// a session of the old master is gone before its client can come back.
 #[derive(Debug, Clone)]
-pub struct Curtain {
+pub struct Disconnector {
     pub(super) threads: Arc<[Handle]>,
     pub(super) metrics: Arc<Metrics>,
 }
 
-impl Curtain {
+impl Disconnector {
     /// Closes the gate.
-    pub fn fall(&self, gate: &Arc<Gate>, why: Cut, now: Boottime) {
-        gate.close_and(why, now, || self.time_the_end(gate));
+    pub fn disconnect(&self, gate: &Arc<Gate>, why: CloseReason, now: Boottime) {
+        gate.close_with(why, now, || self.measure(gate));
     }
 
     /// Closes the gate if its lease has ended, and gives whether that was so.
-    pub(super) fn fall_at_lease_end(&self, gate: &Arc<Gate>, now: Boottime) -> bool {
-        gate.expire_and(now, || self.time_the_end(gate))
+    pub(super) fn disconnect_at_lease_end(&self, gate: &Arc<Gate>, now: Boottime) -> bool {
+        gate.expire_with(now, || self.measure(gate))
     }
 
     /// Starts both measurements. A relay thread that comes to run something else is not in the middle of a forward, and the next one finds the
     /// gate closed.
     #[expect(clippy::disallowed_methods, reason = "a measurement")]
-    fn time_the_end(&self, gate: &Arc<Gate>) {
-        self.metrics.path_closed();
+    fn measure(&self, gate: &Arc<Gate>) {
+        self.metrics.backend_closed();
         for thread in self.threads.iter() {
             let (gate, metrics) = (Arc::clone(gate), Arc::clone(&self.metrics));
             thread.spawn(async move {
-                if let Some(shut) = gate.shut() {
+                if let Some(shut) = gate.close_event() {
                     metrics.thread_stopped(shut, Boottime::now());
                 }
             });

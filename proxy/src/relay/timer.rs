@@ -13,13 +13,13 @@ use super::{Gate, sys};
 
 /// One timer descriptor, bound to the runtime that made it.
 #[derive(Debug)]
-pub struct Alarm {
+pub struct BoottimeTimer {
     timer: AsyncFd<OwnedFd>,
     /// What the timer is set to, so that waiting for the same time again costs no system call; 0: not set.
     set_to: AtomicU64,
 }
 
-impl Alarm {
+impl BoottimeTimer {
     /// A timer that is not set.
     pub fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
@@ -31,7 +31,7 @@ impl Alarm {
     }
 
     /// Waits until the boottime clock has reached `when`. Dropping the future and waiting for another time is fine.
-    pub async fn at(&self, when: Boottime) -> io::Result<()> {
+    pub async fn wait_until(&self, when: Boottime) -> io::Result<()> {
         // 0 would disarm the timer (timerfd_settime(2)), and 1 ns after the start of the machine is as past as that.
         let nanos = when.as_nanos().max(1);
         if self.set_to.swap(nanos, Ordering::Relaxed) != nanos {
@@ -40,14 +40,14 @@ impl Alarm {
         loop {
             let mut ready = self.timer.readable().await?;
             // Setting the timer took back what had rung before, so a ring that is read here is this one's.
-            let rung = ready.try_io(|timer| {
-                let mut rings = [0; 8];
-                Ok(rustix::io::read(timer, &mut rings)?)
+            let fired = ready.try_io(|timer| {
+                let mut expirations = [0; 8];
+                Ok(rustix::io::read(timer, &mut expirations)?)
             });
-            match rung {
-                Ok(rung) => {
+            match fired {
+                Ok(fired) => {
                     self.set_to.store(0, Ordering::Relaxed);
-                    return rung.map(|_| ());
+                    return fired.map(|_| ());
                 }
                 Err(_stale) => continue,
             }
@@ -72,9 +72,9 @@ impl Alarm {
     /// A renewal is noticed when the old end has come; after one that moved the end forward, call it anew.
     #[expect(clippy::disallowed_methods, reason = "the end of a lease is told by the clock")]
     pub async fn lease_end(&self, gate: &Gate) -> io::Result<bool> {
-        while let Some(until) = gate.until() {
+        while let Some(lease_end) = gate.lease_end() {
             tokio::select! {
-                rung = self.at(until) => rung?,
+                fired = self.wait_until(lease_end) => fired?,
                 () = gate.closed() => return Ok(false),
             }
             if gate.expire(Boottime::now()) {

@@ -5,9 +5,9 @@ use super::atomic::{AtomicU64, Ordering};
 
 /// End of the lease in nanoseconds of the boottime clock; 0 once closed, for good.
 #[derive(Debug)]
-pub(super) struct Until(AtomicU64);
+pub(super) struct LeaseEnd(AtomicU64);
 
-impl Until {
+impl LeaseEnd {
     pub(super) fn new(nanos: u64) -> Self {
         Self(AtomicU64::new(nanos))
     }

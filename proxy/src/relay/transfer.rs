@@ -3,30 +3,30 @@
 
 use std::io;
 
-use super::Act;
+use super::SocketOperation;
 
 /// What one round of a path came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Round {
+pub(super) struct Transfer {
     /// Bytes that it took from the source.
-    pub(super) taken: usize,
+    pub(super) read: usize,
     /// Bytes that it gave to the sink.
-    pub(super) given: usize,
+    pub(super) written: usize,
     /// What is to be done next.
-    pub(super) then: Then,
+    pub(super) status: TransferStatus,
 }
 
-impl Round {
+impl Transfer {
     /// A round with these counts.
-    pub(super) fn new(taken: usize, given: usize, then: Then) -> Self {
-        Self { taken, given, then }
+    pub(super) fn new(read: usize, written: usize, status: TransferStatus) -> Self {
+        Self { read, written, status }
     }
 }
 
 /// What follows a round. `SourceEmpty` and `SinkFull` have left the task's waker where the next event will come from,
 /// unless the sink is to be widened first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
+pub(super) enum TransferStatus {
     /// All that was taken was given, and more may be there.
     More,
     /// Nothing to read: wait until the source is readable.
@@ -40,16 +40,16 @@ pub(super) enum Then {
     /// No pipe is to be had: copy for now. Nothing has moved.
     NoPipe,
     /// The kernel does not splice these sockets: copy. Nothing has moved.
-    Refused,
+    SpliceUnsupported,
 }
 
 /// Why a direction cannot go on.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(super) enum TransferError {
     /// The gate is closed; what was taken is dropped.
-    Cut,
+    GateClosed,
     /// The socket that is read from failed.
-    Source(Act, io::Error),
+    Source(SocketOperation, io::Error),
     /// The socket that is written to failed.
-    Sink(Act, io::Error),
+    Sink(SocketOperation, io::Error),
 }

@@ -9,44 +9,44 @@
 
 use std::time::Duration;
 
-use super::socket::Io;
+use super::socket::SharedFd;
 use super::{Side, sys};
 
 /// The pause between two looks at a peer, if its silence may last for a few of them.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const POLL_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// Looks in the time of silence that is allowed.
-const LOOKS: u32 = 4;
+const POLLS_PER_TIMEOUT: u32 = 4;
 
 /// How much silence of a peer is borne while bytes wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+pub struct PeerTimeout {
     /// Seconds since its last acknowledgement; small, as every connection has one of these.
     pub silence_seconds: u32,
     /// Questions of the kernel in a row that it has left unanswered. At least 2: the last one may have been asked just now.
-    pub questions: u8,
+    pub unanswered_probes: u8,
 }
 
-impl Default for Patience {
+impl Default for PeerTimeout {
     /// Two minutes: what restarts a switch, moves an address or elects a route passes meanwhile, and a server's locks and
     /// snapshot are not held for the kernel's quarter of an hour (`net.ipv4.tcp_retries2` of tcp(7)). Three questions, as
     /// two may be lost.
     fn default() -> Self {
         Self {
             silence_seconds: 120,
-            questions: 3,
+            unanswered_probes: 3,
         }
     }
 }
 
-impl Patience {
-    fn pause(self) -> Duration {
-        (Duration::from_secs(self.silence_seconds.into()) / LOOKS).min(PAUSE_MAX)
+impl PeerTimeout {
+    fn poll_interval(self) -> Duration {
+        (Duration::from_secs(self.silence_seconds.into()) / POLLS_PER_TIMEOUT).min(POLL_INTERVAL_MAX)
     }
 }
 
 /// What the kernel knows of a peer.
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct PeerStats {
     /// Milliseconds since it last acknowledged anything, new or not.
     last_ack_ms: u32,
     /// Probes since then.
@@ -55,7 +55,7 @@ struct Known {
     retransmits: u8,
 }
 
-impl From<&libc::tcp_info> for Known {
+impl From<&libc::tcp_info> for PeerStats {
     fn from(info: &libc::tcp_info) -> Self {
         Self {
             last_ack_ms: info.tcpi_last_ack_recv,
@@ -65,18 +65,18 @@ impl From<&libc::tcp_info> for Known {
     }
 }
 
-fn is_silent(known: Known, patience: Patience) -> bool {
-    let for_so_long = known.last_ack_ms / 1000 >= patience.silence_seconds;
-    for_so_long && known.probes.max(known.retransmits) >= patience.questions
+fn is_timed_out(stats: PeerStats, timeout: PeerTimeout) -> bool {
+    let is_silent = stats.last_ack_ms / 1000 >= timeout.silence_seconds;
+    is_silent && stats.probes.max(stats.retransmits) >= timeout.unanswered_probes
 }
 
 /// Waits until one of the peers is silent, and gives which. One that the kernel tells nothing of never is.
-pub(super) async fn of_either(client: &Io, master: &Io, patience: Patience) -> Side {
+pub(super) async fn wait_for_either(client: &SharedFd, server: &SharedFd, timeout: PeerTimeout) -> Side {
     loop {
-        tokio::time::sleep(patience.pause()).await;
-        for (side, io) in [(Side::Client, client), (Side::Master, master)] {
-            let info = sys::tcp_info(io.fd.get_ref());
-            if info.is_ok_and(|info| is_silent(Known::from(&info), patience)) {
+        tokio::time::sleep(timeout.poll_interval()).await;
+        for (side, socket) in [(Side::Client, client), (Side::Server, server)] {
+            let info = sys::tcp_info(socket.fd.get_ref());
+            if info.is_ok_and(|info| is_timed_out(PeerStats::from(&info), timeout)) {
                 return side;
             }
         }
@@ -87,18 +87,18 @@ pub(super) async fn of_either(client: &Io, master: &Io, patience: Patience) -> S
 mod tests {
     use super::*;
 
-    const ROOM: Known = Known {
+    const ROOM: PeerStats = PeerStats {
         last_ack_ms: 0,
         probes: 0,
         retransmits: 0,
     };
 
-    fn check(known: Known, expected: bool) {
-        let patience = Patience {
+    fn check(stats: PeerStats, expected: bool) {
+        let timeout = PeerTimeout {
             silence_seconds: 25,
-            questions: 3,
+            unanswered_probes: 3,
         };
-        assert_eq!(is_silent(known, patience), expected, "{known:?}");
+        assert_eq!(is_timed_out(stats, timeout), expected, "{stats:?}");
     }
 
     #[test]
@@ -106,7 +106,7 @@ mod tests {
         let last_ack_ms = 25_000;
         for questions in [3, 4, u8::MAX] {
             check(
-                Known {
+                PeerStats {
                     last_ack_ms,
                     probes: questions,
                     ..ROOM
@@ -114,7 +114,7 @@ mod tests {
                 true,
             );
             check(
-                Known {
+                PeerStats {
                     last_ack_ms,
                     retransmits: questions,
                     ..ROOM
@@ -128,7 +128,7 @@ mod tests {
     fn a_peer_is_not_silent_before_its_time_is_over() {
         let last_ack_ms = 24_999;
         check(
-            Known {
+            PeerStats {
                 last_ack_ms,
                 probes: 9,
                 ..ROOM
@@ -136,7 +136,7 @@ mod tests {
             false,
         );
         check(
-            Known {
+            PeerStats {
                 last_ack_ms,
                 retransmits: 9,
                 ..ROOM
@@ -149,9 +149,9 @@ mod tests {
     #[test]
     fn a_peer_that_answers_and_does_not_read_is_never_silent() {
         let last_ack_ms = 119_000; // the kernel has asked for hours, and now asks every two minutes
-        check(Known { last_ack_ms, ..ROOM }, false);
+        check(PeerStats { last_ack_ms, ..ROOM }, false);
         check(
-            Known {
+            PeerStats {
                 last_ack_ms,
                 probes: 1,
                 ..ROOM
@@ -159,7 +159,7 @@ mod tests {
             false,
         ); // asked just now
         check(
-            Known {
+            PeerStats {
                 last_ack_ms,
                 probes: 2,
                 ..ROOM
@@ -172,7 +172,7 @@ mod tests {
     fn a_peer_that_says_something_is_not_silent_however_much_is_sent_again() {
         let last_ack_ms = 10;
         check(
-            Known {
+            PeerStats {
                 last_ack_ms,
                 retransmits: 12,
                 ..ROOM
@@ -183,11 +183,11 @@ mod tests {
 
     #[test]
     fn a_silence_is_looked_at_a_few_times_and_not_too_often() {
-        assert_eq!(Patience::default().pause(), Duration::from_secs(5));
-        let short = Patience {
+        assert_eq!(PeerTimeout::default().poll_interval(), Duration::from_secs(5));
+        let short = PeerTimeout {
             silence_seconds: 2,
-            questions: 2,
+            unanswered_probes: 2,
         };
-        assert_eq!(short.pause(), Duration::from_millis(500));
+        assert_eq!(short.poll_interval(), Duration::from_millis(500));
     }
 }
