@@ -1,5 +1,5 @@
-//! What the paths of the relay cost: CPU of the relay thread per GB or per round trip, for each way of carrying, in
-//! interleaved rounds whose order is turned every other time. Medians, and the ratio to plain copying.
+//! The cost of the relay methods: CPU of the relay thread per GB or per round trip, for each configuration. Rounds are
+//! interleaved, and every other one runs in reverse order. Prints medians, and the ratio to plain copying.
 //!
 //! `cargo bench -p proxy`; a number after `--` sets the rounds.
 
@@ -34,9 +34,9 @@ const fn config(methods: MethodPolicy, batching: bool) -> RelayConfig {
 /// What the two ends do.
 #[derive(Clone, Copy)]
 enum Load {
-    /// The master sends so many pieces of so many bytes.
+    /// The server sends `pieces` pieces of this many bytes.
     Stream { piece: usize, pieces: usize },
-    /// The client asks with one byte, the master answers with so many, so many times.
+    /// The client asks with one byte, the server answers with `bytes`; this many times.
     Answers { bytes: usize, times: usize },
 }
 
@@ -122,7 +122,7 @@ fn median(mut figures: Vec<(f64, f64)>) -> (f64, f64) {
     (middle(|figure| figure.0), middle(|figure| figure.1))
 }
 
-/// CPU and wall time of one connection, in ms per GB or in us per answer.
+/// Returns CPU and wall time of one connection, in ms per GB or in µs per answer.
 fn measure(load: Load, config: RelayConfig) -> (f64, f64) {
     let ((client, inner_client), (inner_master, master)) = (connection(), connection());
     let relay = thread::spawn(move || relay(inner_client, inner_master, config));
@@ -171,7 +171,7 @@ fn relay(client: TcpStream, master: TcpStream, config: RelayConfig) -> (f64, f64
     })
 }
 
-/// CPU that this thread has used, in nanoseconds (schedstat, in the kernel's Documentation/scheduler/sched-stats).
+/// Returns the CPU time of this thread in nanoseconds (schedstat, in the kernel's Documentation/scheduler/sched-stats).
 fn cpu_nanos() -> f64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     stat.split_whitespace().next().unwrap().parse().unwrap()

@@ -1,4 +1,4 @@
-//! What of the options is taken, and what a bad one gets.
+//! Which values each option accepts, and the errors for others.
 
 use control::args::{PROXY, Parsed, Refusal, command, try_parse};
 
@@ -96,13 +96,13 @@ fn a_word_after_a_switch_is_not_its_value() {
     assert!(check(&["--stop-listening", "false"]).unwrap().listener.stop_listening);
 }
 
-/// What the form of a duration is said to be.
+/// The expected form of a duration, as errors state it.
 const DURATION: &str = "use a number with a unit, such as 500ms, 5s or 1m30s";
 const UNIT: &str = "add one of ns, us, ms, s, m, h";
 const SWITCH: &str = "a switch takes true or false";
 const INTEGER: &str = "not a whole number of 64 bits";
 
-/// Bad values of every option: option, value, and what is said of the form expected.
+/// Invalid values: option, value, and the expected form that the error states.
 const BAD: &[(&str, &str, &str)] = &[
     ("listen-address", "db.example", "it takes an IP address"),
     ("listen-address", "", "it takes an IP address"),
@@ -189,10 +189,10 @@ const BAD: &[(&str, &str, &str)] = &[
     ("debug", "maybe", SWITCH),
 ];
 
-/// Options that take any text. Where metrics are served is known when that is tried, see `tests/it/starting.rs`.
+/// Options that take any text. An invalid address for metrics is found when it is bound, see `tests/it/starting.rs`.
 const ANY_TEXT: [&str; 3] = ["store-prefix", "kube-resource-kind", "metrics-listen-address"];
 
-/// What is said of an option, by the parser or by the check.
+/// Returns the error for an option, from the parser or from the validation.
 fn said_of(option: &str, value: &str) -> Vec<String> {
     let tls = "--store-endpoints=https://127.0.0.1:1"; // files are looked at only where they are used
     let bad = format!("--{option}={value}");
@@ -211,7 +211,7 @@ fn said_of(option: &str, value: &str) -> Vec<String> {
 fn a_bad_value_of_any_option_names_the_option_and_the_form_expected() {
     for (option, value, form) in BAD {
         let said = said_of(option, value);
-        // `--log-level` is "the log level", and a file is known by its name
+        // `--log-level` is called "the log level" in errors, and a file is identified by its name
         let mut names = vec![format!("--{option}"), option.replace('-', " ")];
         names.extend(value.starts_with('/').then(|| (*value).to_owned()));
         let remedy = |line: &String| line.contains(form) && names.iter().any(|name| line.contains(name));
@@ -224,7 +224,7 @@ fn a_bad_value_of_any_option_names_the_option_and_the_form_expected() {
 
 #[test]
 fn a_bad_value_from_the_environment_names_the_variable_too() {
-    // cli O-12; a value that parses is a fault of the option, wherever it came from
+    // cli O-12; an invalid value is an error of the option, wherever it came from
     let mut refused = 0;
     for (option, value, form) in BAD {
         let variable = format!("STPROXY_{}", option.to_uppercase().replace('-', "_"));
@@ -252,7 +252,7 @@ fn every_option_has_a_bad_value_or_takes_any_text() {
 
 #[test]
 fn all_faults_are_told_in_the_order_of_the_checks() {
-    // cli 5, design D-8
+    // cli 5: all errors are reported at once
     let none: [&str; 4] = [
         "--log-level=loud",
         "--tcp-keepalive-interval=-1",

@@ -1,4 +1,4 @@
-//! What the listener promises without a proxy around it.
+//! The listener without a proxy around it.
 
 use std::net::Ipv4Addr;
 
@@ -80,11 +80,11 @@ fn a_complaint_is_not_repeated_at_once() {
     for _ in 0..1000 {
         limited.log(|| logged += 1);
     }
-    // once, and once more for every second that the machine took for the loop
+    // once, and once more for each second that the loop took
     assert!((1..100).contains(&logged), "{logged}");
 }
 
-/// A client on its way to this master.
+/// Returns a session for a client of this server.
 fn session(master: SocketAddr, gate: Gate) -> ClientSession {
     let metrics = Arc::new(Metrics::register(1));
     let context = ConnContext {
@@ -140,7 +140,7 @@ fn a_connect_that_meets_itself_is_known() {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     socket.bind(&any.into()).unwrap();
     let own = socket.local_addr().unwrap();
-    socket.connect(&own).unwrap(); // nobody listens there, and yet it succeeds
+    socket.connect(&own).unwrap(); // nobody listens there, and yet it succeeds (TCP simultaneous open)
     assert!(is_connected_to_itself(&socket, own.as_socket().unwrap()));
 
     let other = std::net::TcpListener::bind(any).unwrap().local_addr().unwrap();
@@ -153,6 +153,6 @@ fn a_connection_is_one_small_task() {
     let session = session((Ipv4Addr::LOCALHOST, 1).into(), Gate::new(Boottime::default()));
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let task = run(async move { std::mem::size_of_val(&session.run(socket.into())) });
-    // the runtime keeps 104 bytes beside it, and rounds up to 128: 384 bytes in all
+    // The runtime adds 104 bytes and rounds up to 128: 384 bytes in all.
     assert!(task <= 280, "{task} bytes");
 }

@@ -1,4 +1,4 @@
-//! The relay over loopback: one suite for every path, run on real sockets, since half of what matters is the kernel's.
+//! The relay over loopback: one suite for every method, on real sockets, because half of the behaviour is the kernel's.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ mod schedules;
 
 use self::schedules::any_schedule_delivers_every_byte_once_in_order_and_the_right_end;
 
-/// How a relay is started. Each path has one, and the suite runs once for each.
+/// Starts a relay. There is one function for each method policy, and the suite runs once for each.
 type Start = fn(TcpStream, TcpStream, Arc<Gate>, Arc<ByteCounters>) -> JoinHandle<RelayEnd>;
 
 macro_rules! starts {
@@ -29,7 +29,7 @@ macro_rules! starts {
             counters: Arc<ByteCounters>,
         ) -> JoinHandle<RelayEnd> {
             let config = RelayConfig { methods: MethodPolicy::$methods, ..RelayConfig::default() };
-            let (client, server) = (inner(client), inner(server));
+            let (client, server) = (relay_socket(client), relay_socket(server));
             tokio::spawn(async move { forward(client, server, &gate, &counters, &config).await })
         })*
     };
@@ -88,8 +88,8 @@ suite! {
 }
 
 const MIB: usize = 1 << 20;
-/// How long one test may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Limit of one test on a busy machine.
+const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -98,14 +98,14 @@ fn run(test: impl Future<Output = ()>) {
         .unwrap();
     runtime.block_on(async {
         let schedules = schedules::requested().unwrap_or(0);
-        tokio::time::timeout(PATIENCE + Duration::from_millis(200) * schedules, test)
+        tokio::time::timeout(TEST_TIMEOUT + Duration::from_millis(200) * schedules, test)
             .await
             .expect("the test ends in time")
     });
 }
 
 /// The outer ends of one relayed connection.
-struct Rig {
+struct RelayHarness {
     client: TcpStream,
     server: TcpStream,
     gate: Arc<Gate>,
@@ -114,24 +114,24 @@ struct Rig {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a gate needs a lease that is still running")]
-fn soon(after: Duration) -> Boottime {
+fn lease_end_in(after: Duration) -> Boottime {
     Boottime::now() + after
 }
 
 fn open_gate() -> Gate {
-    Gate::new(soon(Duration::from_secs(3600)))
+    Gate::new(lease_end_in(Duration::from_secs(3600)))
 }
 
-async fn rig(start: Start) -> Rig {
-    rig_with(start, Arc::new(open_gate()), None).await
+async fn harness(start: Start) -> RelayHarness {
+    harness_with(start, Arc::new(open_gate()), None).await
 }
 
-async fn rig_with(start: Start, gate: Arc<Gate>, buffer_bytes: Option<usize>) -> Rig {
+async fn harness_with(start: Start, gate: Arc<Gate>, buffer_bytes: Option<usize>) -> RelayHarness {
     let (client, inner_client) = connection(buffer_bytes).await;
     let (inner_server, server) = connection(buffer_bytes).await;
     let counters = Arc::new(ByteCounters::default());
     let end = start(inner_client, inner_server, gate.clone(), counters.clone());
-    Rig {
+    RelayHarness {
         client,
         server,
         gate,
@@ -140,12 +140,12 @@ async fn rig_with(start: Start, gate: Arc<Gate>, buffer_bytes: Option<usize>) ->
     }
 }
 
-/// An end that the relay is to have.
-fn inner(socket: TcpStream) -> Socket {
+/// Returns an inner end for the relay.
+fn relay_socket(socket: TcpStream) -> Socket {
     Socket::new(socket.into_std().unwrap()).unwrap()
 }
 
-/// A connection over loopback: the end that connected and the end that accepted.
+/// Opens a connection over loopback: the end that connected and the end that accepted.
 async fn connection(buffer_bytes: Option<usize>) -> (TcpStream, TcpStream) {
     let (accepting, connecting) = (TcpSocket::new_v4().unwrap(), TcpSocket::new_v4().unwrap());
     for socket in [&accepting, &connecting] {
@@ -158,7 +158,7 @@ async fn connection(buffer_bytes: Option<usize>) -> (TcpStream, TcpStream) {
             socket.set_recv_buffer_size(bytes).unwrap();
         }
     }
-    accepting.set_reuseaddr(true).unwrap(); // many thousand ports of earlier tests are in TIME_WAIT
+    accepting.set_reuseaddr(true).unwrap(); // thousands of ports of earlier tests are in TIME_WAIT
     accepting.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = accepting.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
@@ -166,7 +166,7 @@ async fn connection(buffer_bytes: Option<usize>) -> (TcpStream, TcpStream) {
     (connected.unwrap(), accepted.unwrap().0)
 }
 
-/// Bytes that tell their position, so that a lost, doubled or swapped one shows.
+/// Returns bytes that depend on their position, so that a lost, duplicated or swapped one is found.
 fn pattern(from: usize, bytes: usize) -> Vec<u8> {
     let period: Vec<u8> = (0..251).map(|at| ((from + at) % 251) as u8).collect();
     let mut pattern = period.repeat(bytes / 251 + 1);
@@ -174,7 +174,7 @@ fn pattern(from: usize, bytes: usize) -> Vec<u8> {
     pattern
 }
 
-/// Writes until nothing more is taken for a while: every buffer on the way is full. Gives how many bytes were taken.
+/// Writes until nothing is accepted for a while: every buffer on the way is full. Returns the number of bytes accepted.
 async fn fill(socket: &mut TcpStream) -> usize {
     let chunk = vec![7; 64 * 1024];
     let mut filled = 0;
@@ -202,20 +202,20 @@ async fn expect_reset(socket: &mut TcpStream) {
 }
 
 async fn carries_both_ways_and_counts(start: Start) {
-    let mut rig = rig(start).await;
+    let mut harness = harness(start).await;
     let mut got = [0; 5];
-    rig.client.write_all(b"query").await.unwrap();
-    rig.server.read_exact(&mut got).await.unwrap();
+    harness.client.write_all(b"query").await.unwrap();
+    harness.server.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"query");
-    rig.server.write_all(b"answe").await.unwrap();
-    rig.client.read_exact(&mut got).await.unwrap();
+    harness.server.write_all(b"answe").await.unwrap();
+    harness.client.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"answe");
-    drop(rig.client);
-    assert!(read_all(&mut rig.server).await.unwrap().is_empty());
-    drop(rig.server);
-    assert!(matches!(rig.end.await.unwrap(), RelayEnd::ClientFinished));
-    assert_eq!(value(&rig.counters.to_server), 5);
-    assert_eq!(value(&rig.counters.to_client), 5);
+    drop(harness.client);
+    assert!(read_all(&mut harness.server).await.unwrap().is_empty());
+    drop(harness.server);
+    assert!(matches!(harness.end.await.unwrap(), RelayEnd::ClientFinished));
+    assert_eq!(value(&harness.counters.to_server), 5);
+    assert_eq!(value(&harness.counters.to_client), 5);
 }
 
 fn value(count: &AtomicU64) -> u64 {
@@ -223,23 +223,23 @@ fn value(count: &AtomicU64) -> u64 {
 }
 
 async fn one_byte_writes_arrive_in_order(start: Start) {
-    let mut rig = rig(start).await;
+    let mut harness = harness(start).await;
     let sent = pattern(0, 3000);
     let write = async {
         for byte in &sent {
-            rig.client.write_all(std::slice::from_ref(byte)).await.unwrap();
+            harness.client.write_all(std::slice::from_ref(byte)).await.unwrap();
         }
-        rig.client.shutdown().await.unwrap();
+        harness.client.shutdown().await.unwrap();
     };
-    let (got, ()) = tokio::join!(read_all(&mut rig.server), write);
+    let (got, ()) = tokio::join!(read_all(&mut harness.server), write);
     assert_eq!(got.unwrap(), sent);
 }
 
 async fn large_messages_arrive_whole_through_small_socket_buffers(start: Start) {
-    let mut rig = rig_with(start, Arc::new(open_gate()), Some(8192)).await;
+    let mut harness = harness_with(start, Arc::new(open_gate()), Some(8192)).await;
     let (up, down) = (pattern(3, 2 * MIB + 17), pattern(5, 3 * MIB + 1));
-    let (mut client_read, mut client_write) = rig.client.split();
-    let (mut master_read, mut master_write) = rig.server.split();
+    let (mut client_read, mut client_write) = harness.client.split();
+    let (mut master_read, mut master_write) = harness.server.split();
     let send_up = async {
         client_write.write_all(&up).await.unwrap();
         client_write.shutdown().await.unwrap();
@@ -259,172 +259,176 @@ async fn large_messages_arrive_whole_through_small_socket_buffers(start: Start) 
     down_read.unwrap();
     assert!(got_up == up && got_down == down);
     assert!(matches!(
-        rig.end.await.unwrap(),
+        harness.end.await.unwrap(),
         RelayEnd::ClientFinished | RelayEnd::ServerFinished
     ));
 }
 
 // proxy P-11
 async fn a_half_close_of_the_client_arrives_after_its_bytes_and_the_answer_comes_back(start: Start) {
-    let mut rig = rig_with(start, Arc::new(open_gate()), Some(8192)).await;
+    let mut harness = harness_with(start, Arc::new(open_gate()), Some(8192)).await;
     let query = pattern(1, MIB);
     let write = async {
-        rig.client.write_all(&query).await.unwrap();
-        rig.client.shutdown().await.unwrap();
+        harness.client.write_all(&query).await.unwrap();
+        harness.client.shutdown().await.unwrap();
     };
-    let (got, ()) = tokio::join!(read_all(&mut rig.server), write);
+    let (got, ()) = tokio::join!(read_all(&mut harness.server), write);
     assert!(got.unwrap() == query);
 
     let answer = pattern(2, MIB);
     let write = async {
-        rig.server.write_all(&answer).await.unwrap();
-        rig.server.shutdown().await.unwrap();
+        harness.server.write_all(&answer).await.unwrap();
+        harness.server.shutdown().await.unwrap();
     };
-    let (got, ()) = tokio::join!(read_all(&mut rig.client), write);
+    let (got, ()) = tokio::join!(read_all(&mut harness.client), write);
     assert!(got.unwrap() == answer);
-    assert!(matches!(rig.end.await.unwrap(), RelayEnd::ClientFinished));
+    assert!(matches!(harness.end.await.unwrap(), RelayEnd::ClientFinished));
 }
 
 // proxy P-11
 async fn a_half_close_of_the_master_arrives_after_its_bytes_and_the_client_goes_on(start: Start) {
-    let mut rig = rig(start).await;
-    rig.server.write_all(b"bye").await.unwrap();
-    rig.server.shutdown().await.unwrap();
-    assert_eq!(read_all(&mut rig.client).await.unwrap(), b"bye");
-    rig.client.write_all(b"late").await.unwrap();
-    rig.client.shutdown().await.unwrap();
-    assert_eq!(read_all(&mut rig.server).await.unwrap(), b"late");
-    assert!(matches!(rig.end.await.unwrap(), RelayEnd::ServerFinished));
+    let mut harness = harness(start).await;
+    harness.server.write_all(b"bye").await.unwrap();
+    harness.server.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut harness.client).await.unwrap(), b"bye");
+    harness.client.write_all(b"late").await.unwrap();
+    harness.client.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut harness.server).await.unwrap(), b"late");
+    assert!(matches!(harness.end.await.unwrap(), RelayEnd::ServerFinished));
 }
 
 // proxy P-11
 async fn a_reset_by_the_client_reaches_the_master_as_a_reset(start: Start) {
-    let mut rig = rig(start).await;
-    reset(rig.client);
-    expect_reset(&mut rig.server).await;
+    let mut harness = harness(start).await;
+    reset(harness.client);
+    expect_reset(&mut harness.server).await;
     assert!(matches!(
-        rig.end.await.unwrap(),
+        harness.end.await.unwrap(),
         RelayEnd::Failed(RelayError { side: Side::Client, .. })
     ));
 }
 
-// proxy P-11: a client must not take a crash for an orderly end
+// proxy P-11: a client must not mistake a crash for an orderly end
 async fn a_reset_by_the_master_reaches_the_client_as_a_reset(start: Start) {
-    let mut rig = rig(start).await;
-    reset(rig.server);
-    expect_reset(&mut rig.client).await;
+    let mut harness = harness(start).await;
+    reset(harness.server);
+    expect_reset(&mut harness.client).await;
     assert!(matches!(
-        rig.end.await.unwrap(),
+        harness.end.await.unwrap(),
         RelayEnd::Failed(RelayError { side: Side::Server, .. })
     ));
 }
 
-// proxy P-11: as a server that is stopped in the middle of a COPY … FROM STDIN ends
+// proxy P-11: as a server ends that is stopped in the middle of a COPY … FROM STDIN
 async fn what_the_master_says_before_its_reset_arrives(start: Start) {
-    let mut rig = rig(start).await;
-    rig.client.write_all(b"copy").await.unwrap();
-    assert_eq!(rig.server.peek(&mut [0; 8]).await.unwrap(), 4);
-    // without a pause, so that our writing to the master is what fails first
-    assert_eq!(rig.server.try_write(b"FATAL").unwrap(), 5);
-    drop(rig.server); // "copy" is unread: a reset
-    assert_eq!(rig.client.try_write(b"more").unwrap(), 4);
+    let mut harness = harness(start).await;
+    harness.client.write_all(b"copy").await.unwrap();
+    assert_eq!(harness.server.peek(&mut [0; 8]).await.unwrap(), 4);
+    // Without a pause, so that our write to the server is what fails first.
+    assert_eq!(harness.server.try_write(b"FATAL").unwrap(), 5);
+    drop(harness.server); // "copy" is unread: a reset
+    assert_eq!(harness.client.try_write(b"more").unwrap(), 4);
     let mut words = [0; 5];
-    rig.client.read_exact(&mut words).await.unwrap();
+    harness.client.read_exact(&mut words).await.unwrap();
     assert_eq!(&words, b"FATAL");
-    expect_reset(&mut rig.client).await;
+    expect_reset(&mut harness.client).await;
     assert!(matches!(
-        rig.end.await.unwrap(),
+        harness.end.await.unwrap(),
         RelayEnd::Failed(RelayError { side: Side::Server, .. })
     ));
-    assert_eq!(rig.counters.to_client.load(Ordering::Relaxed), 5);
+    assert_eq!(harness.counters.to_client.load(Ordering::Relaxed), 5);
 }
 
 async fn a_reset_after_a_half_close_reaches_the_other_side(start: Start) {
-    let mut rig = rig(start).await;
-    rig.client.shutdown().await.unwrap();
-    assert!(read_all(&mut rig.server).await.unwrap().is_empty());
-    reset(rig.client);
+    let mut harness = harness(start).await;
+    harness.client.shutdown().await.unwrap();
+    assert!(read_all(&mut harness.server).await.unwrap().is_empty());
+    reset(harness.client);
     assert!(matches!(
-        rig.end.await.unwrap(),
+        harness.end.await.unwrap(),
         RelayEnd::Failed(RelayError { side: Side::Client, .. })
     ));
-    // The end of the client's stream has been read already; what remains to be seen is the reset, on writing.
-    while rig.server.write_all(b"x").await.is_ok() {
+    // The end of the client's stream has been read already; what is left is the reset, which shows on writing.
+    while harness.server.write_all(b"x").await.is_ok() {
         tokio::task::yield_now().await;
     }
 }
 
 // proxy P-13
 async fn a_reader_that_stops_reading_stops_the_sender(start: Start) {
-    let mut rig = rig_with(start, Arc::new(open_gate()), Some(65536)).await;
-    let filled = fill(&mut rig.server).await;
+    let mut harness = harness_with(start, Arc::new(open_gate()), Some(65536)).await;
+    let filled = fill(&mut harness.server).await;
     assert!(filled < 4 * MIB, "{filled} bytes are somewhere in the proxy");
-    rig.server.shutdown().await.unwrap();
-    assert_eq!(read_all(&mut rig.client).await.unwrap().len(), filled);
+    harness.server.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut harness.client).await.unwrap().len(), filled);
 }
 
 // proxy P-13
 async fn a_dying_client_is_noticed_while_nothing_is_read_from_it(start: Start) {
-    let mut rig = rig_with(start, Arc::new(open_gate()), Some(8192)).await;
-    fill(&mut rig.client).await;
-    reset(rig.client);
+    let mut harness = harness_with(start, Arc::new(open_gate()), Some(8192)).await;
+    fill(&mut harness.client).await;
+    reset(harness.client);
     assert!(matches!(
-        rig.end.await.unwrap(),
+        harness.end.await.unwrap(),
         RelayEnd::Failed(RelayError {
             side: Side::Client,
             operation: SocketOperation::Wait,
             ..
         })
     ));
-    expect_reset(&mut rig.server).await;
+    expect_reset(&mut harness.server).await;
 }
 
 async fn a_dying_master_is_noticed_while_nothing_is_read_from_it(start: Start) {
-    let mut rig = rig_with(start, Arc::new(open_gate()), Some(8192)).await;
-    fill(&mut rig.server).await;
-    reset(rig.server);
+    let mut harness = harness_with(start, Arc::new(open_gate()), Some(8192)).await;
+    fill(&mut harness.server).await;
+    reset(harness.server);
     assert!(matches!(
-        rig.end.await.unwrap(),
+        harness.end.await.unwrap(),
         RelayEnd::Failed(RelayError {
             side: Side::Server,
             operation: SocketOperation::Wait,
             ..
         })
     ));
-    expect_reset(&mut rig.client).await;
+    expect_reset(&mut harness.client).await;
 }
 
 #[expect(clippy::disallowed_methods, reason = "closing is told the time")]
 async fn an_idle_connection_ends_when_the_gate_closes(start: Start) {
-    let mut rig = rig(start).await;
-    rig.client.write_all(b"x").await.unwrap();
-    rig.server.read_u8().await.unwrap();
-    rig.gate.close(CloseReason::RouteChange, Boottime::now());
-    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
-    assert!(read_all(&mut rig.client).await.unwrap().is_empty());
-    assert!(read_all(&mut rig.server).await.unwrap().is_empty());
+    let mut harness = harness(start).await;
+    harness.client.write_all(b"x").await.unwrap();
+    harness.server.read_u8().await.unwrap();
+    harness.gate.close(CloseReason::RouteChange, Boottime::now());
+    assert!(matches!(harness.end.await.unwrap(), RelayEnd::GateClosed));
+    assert!(read_all(&mut harness.client).await.unwrap().is_empty());
+    assert!(read_all(&mut harness.server).await.unwrap().is_empty());
 }
 
 // fencing F-4
 async fn an_idle_connection_ends_when_the_lease_ends(start: Start) {
-    let gate = Arc::new(Gate::new(soon(Duration::from_millis(50))));
-    let mut rig = rig_with(start, gate.clone(), None).await;
+    let gate = Arc::new(Gate::new(lease_end_in(Duration::from_millis(50))));
+    let mut harness = harness_with(start, gate.clone(), None).await;
     assert!(BoottimeTimer::new().unwrap().lease_end(&gate).await.unwrap());
-    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
-    assert!(read_all(&mut rig.client).await.unwrap().is_empty());
-    assert!(read_all(&mut rig.server).await.unwrap().is_empty());
+    assert!(matches!(harness.end.await.unwrap(), RelayEnd::GateClosed));
+    assert!(read_all(&mut harness.client).await.unwrap().is_empty());
+    assert!(read_all(&mut harness.server).await.unwrap().is_empty());
 }
 
 async fn a_stalled_connection_ends_when_the_lease_ends(start: Start) {
-    let mut rig = rig_with(start, Arc::new(open_gate()), Some(8192)).await;
-    fill(&mut rig.client).await;
-    fill(&mut rig.server).await;
-    assert!(rig.gate.renew(soon(Duration::from_millis(20)), soon(Duration::ZERO)));
-    assert!(BoottimeTimer::new().unwrap().lease_end(&rig.gate).await.unwrap());
-    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
+    let mut harness = harness_with(start, Arc::new(open_gate()), Some(8192)).await;
+    fill(&mut harness.client).await;
+    fill(&mut harness.server).await;
+    assert!(
+        harness
+            .gate
+            .renew(lease_end_in(Duration::from_millis(20)), lease_end_in(Duration::ZERO))
+    );
+    assert!(BoottimeTimer::new().unwrap().lease_end(&harness.gate).await.unwrap());
+    assert!(matches!(harness.end.await.unwrap(), RelayEnd::GateClosed));
 }
 
-/// A gate that does `during` at its first forward, as if the process had been paused there meanwhile.
+/// Returns a gate that runs `during` at its first forward, as if the process were paused there meanwhile.
 fn gate_paused_once(during: impl Fn(&Gate) + Send + Sync + 'static) -> Arc<Gate> {
     Arc::new_cyclic(|this: &std::sync::Weak<Gate>| {
         let (this, first) = (this.clone(), std::sync::atomic::AtomicBool::new(true));
@@ -438,47 +442,51 @@ fn gate_paused_once(during: impl Fn(&Gate) + Send + Sync + 'static) -> Arc<Gate>
 
 // fencing F-3, 4.5
 async fn nothing_is_given_when_the_route_closes_between_taking_and_giving(start: Start) {
-    let gate = gate_paused_once(|gate| gate.close(CloseReason::RouteChange, soon(Duration::ZERO)));
-    let mut rig = rig_with(start, gate, None).await;
-    rig.server.write_all(b"COMMIT").await.unwrap();
-    assert!(read_all(&mut rig.client).await.unwrap().is_empty());
-    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
+    let gate = gate_paused_once(|gate| gate.close(CloseReason::RouteChange, lease_end_in(Duration::ZERO)));
+    let mut harness = harness_with(start, gate, None).await;
+    harness.server.write_all(b"COMMIT").await.unwrap();
+    assert!(read_all(&mut harness.client).await.unwrap().is_empty());
+    assert!(matches!(harness.end.await.unwrap(), RelayEnd::GateClosed));
 }
 
 // fencing F-3, 4.5
 async fn nothing_is_given_when_the_lease_ends_between_taking_and_giving(start: Start) {
-    let gate = gate_paused_once(|gate| assert!(gate.renew(Boottime::from_nanos(1), soon(Duration::ZERO))));
-    let mut rig = rig_with(start, gate, None).await;
-    rig.client.write_all(b"INSERT").await.unwrap();
-    assert!(read_all(&mut rig.server).await.unwrap().is_empty());
-    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
+    let gate = gate_paused_once(|gate| assert!(gate.renew(Boottime::from_nanos(1), lease_end_in(Duration::ZERO))));
+    let mut harness = harness_with(start, gate, None).await;
+    harness.client.write_all(b"INSERT").await.unwrap();
+    assert!(read_all(&mut harness.server).await.unwrap().is_empty());
+    assert!(matches!(harness.end.await.unwrap(), RelayEnd::GateClosed));
 }
 
 async fn the_rest_of_a_partial_write_is_not_given_past_the_lease(start: Start) {
-    let mut rig = rig_with(start, Arc::new(open_gate()), Some(8192)).await;
-    fill(&mut rig.server).await;
-    let written = value(&rig.counters.to_client);
-    assert!(rig.gate.renew(Boottime::from_nanos(1), soon(Duration::ZERO)));
+    let mut harness = harness_with(start, Arc::new(open_gate()), Some(8192)).await;
+    fill(&mut harness.server).await;
+    let written = value(&harness.counters.to_client);
+    assert!(
+        harness
+            .gate
+            .renew(Boottime::from_nanos(1), lease_end_in(Duration::ZERO))
+    );
     let mut got = 0;
     let mut buffer = vec![0; 65536];
     // The relay closes with bytes unread, so the end may be a reset.
-    while let Ok(bytes @ 1..) = rig.client.read(&mut buffer).await {
+    while let Ok(bytes @ 1..) = harness.client.read(&mut buffer).await {
         got += bytes as u64;
     }
     assert!(got <= written);
-    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
-    assert_eq!(value(&rig.counters.to_client), written);
+    assert!(matches!(harness.end.await.unwrap(), RelayEnd::GateClosed));
+    assert_eq!(value(&harness.counters.to_client), written);
 }
 
 async fn an_end_of_stream_is_not_passed_on_past_the_gate_as_an_orderly_end(start: Start) {
-    let gate = gate_paused_once(|gate| assert!(gate.renew(Boottime::from_nanos(1), soon(Duration::ZERO))));
-    let mut rig = rig_with(start, gate, None).await;
-    rig.server.shutdown().await.unwrap();
-    assert!(read_all(&mut rig.client).await.unwrap().is_empty());
-    assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
+    let gate = gate_paused_once(|gate| assert!(gate.renew(Boottime::from_nanos(1), lease_end_in(Duration::ZERO))));
+    let mut harness = harness_with(start, gate, None).await;
+    harness.server.shutdown().await.unwrap();
+    assert!(read_all(&mut harness.client).await.unwrap().is_empty());
+    assert!(matches!(harness.end.await.unwrap(), RelayEnd::GateClosed));
 }
 
-/// How one message is carried: how large, which way, how it ends, and who is slow.
+/// One message: its size, its direction, how its stream ends, and which side is slow.
 #[derive(Debug, Clone, Copy)]
 struct Message {
     bytes: usize,
@@ -488,7 +496,7 @@ struct Message {
     slow_writer: bool,
 }
 
-/// Sizes on both sides of every limit of either path.
+/// Sizes around every limit of both methods.
 const SIZES: [usize; 10] = [
     1,
     4095,
@@ -505,9 +513,9 @@ const SIZES: [usize; 10] = [
 async fn every_size_arrives_whatever_the_direction_the_end_and_the_pace(start: Start) {
     for (at, bytes) in SIZES.into_iter().enumerate() {
         for kind in 0..8 {
-            // the paces of all kinds change places with the size, which leaves no pair of them out
+            // The pace depends on kind and size, so that every pair occurs.
             let pace = (at + kind / 4) % 3;
-            carry_one(
+            check_message(
                 start,
                 Message {
                     bytes,
@@ -522,11 +530,11 @@ async fn every_size_arrives_whatever_the_direction_the_end_and_the_pace(start: S
     }
 }
 
-async fn carry_one(start: Start, message: Message) {
-    let rig = rig(start).await;
+async fn check_message(start: Start, message: Message) {
+    let harness = harness(start).await;
     let (mut writer, mut reader) = match message.toward {
-        Side::Client => (rig.server, rig.client),
-        Side::Server => (rig.client, rig.server),
+        Side::Client => (harness.server, harness.client),
+        Side::Server => (harness.client, harness.server),
     };
     let sent = pattern(0, message.bytes);
     let piece = if message.slow_writer {
@@ -549,7 +557,7 @@ async fn carry_one(start: Start, message: Message) {
     };
     let read = async {
         if message.slow_reader {
-            // until everything on the way is full, or all of it is there
+            // Until all buffers are full, or everything has arrived.
             for _ in 0..200 {
                 tokio::task::yield_now().await;
             }
@@ -568,23 +576,23 @@ async fn carry_one(start: Start, message: Message) {
         }
     };
     tokio::join!(write, read);
-    match rig.end.await.unwrap() {
+    match harness.end.await.unwrap() {
         RelayEnd::Failed(_) if message.resets => {}
         RelayEnd::ClientFinished | RelayEnd::ServerFinished if !message.resets => {}
         end => panic!("{message:?} ended as {end:?}"),
     }
 }
 
-// proxy section 4: what is batched is not kept back, whatever its size
+// proxy section 4: batching holds back no message, whatever its size
 async fn streams_with_messages_after_them_never_stall(start: Start) {
-    let rig = rig(start).await;
-    let (mut from, mut to) = (rig.server, rig.client);
+    let harness = harness(start).await;
+    let (mut from, mut to) = (harness.server, harness.client);
     for _direction in 0..2 {
         streams_with_messages_after_them(&mut from, &mut to).await;
         std::mem::swap(&mut from, &mut to);
     }
     drop((from, to));
-    rig.end.await.unwrap();
+    harness.end.await.unwrap();
 }
 
 async fn streams_with_messages_after_them(from: &mut TcpStream, to: &mut TcpStream) {
@@ -597,9 +605,9 @@ async fn streams_with_messages_after_them(from: &mut TcpStream, to: &mut TcpStre
         let write = async {
             for _ in 0..pieces {
                 from.write_all(&piece).await.unwrap();
-                tokio::task::yield_now().await; // so that they come one by one, and are batched
+                tokio::task::yield_now().await; // so that they arrive one by one, and are batched
             }
-            // let the relay run dry, so that the message comes alone
+            // Let the relay empty its sockets, so that the message arrives alone.
             for _ in 0..round {
                 tokio::task::yield_now().await;
             }
@@ -610,7 +618,7 @@ async fn streams_with_messages_after_them(from: &mut TcpStream, to: &mut TcpStre
             to.read_exact(&mut got).await.unwrap();
             assert!(got.chunks(piece.len()).all(|got| got == piece));
             got.resize(bytes, 0);
-            // nothing that the reader says helps it along
+            // The reader sends nothing that would end the batching.
             to.read_exact(&mut got[..bytes]).await.unwrap();
             assert!(got[..bytes] == pattern(round, bytes));
         };
@@ -620,10 +628,10 @@ async fn streams_with_messages_after_them(from: &mut TcpStream, to: &mut TcpStre
     }
 }
 
-// nothing is read meanwhile, for longer than a tick of the batch's clock
+// nothing is read meanwhile, for longer than a tick of the batching
 async fn a_stream_that_its_reader_has_held_up_goes_on_to_its_last_byte(start: Start) {
-    let rig = rig(start).await;
-    let (mut from, mut to) = (rig.server, rig.client);
+    let harness = harness(start).await;
+    let (mut from, mut to) = (harness.server, harness.client);
     for _direction in 0..2 {
         let mut got = vec![0; fill(&mut from).await];
         to.read_exact(&mut got).await.unwrap();
@@ -634,10 +642,10 @@ async fn a_stream_that_its_reader_has_held_up_goes_on_to_its_last_byte(start: St
         std::mem::swap(&mut from, &mut to);
     }
     drop((from, to));
-    rig.end.await.unwrap();
+    harness.end.await.unwrap();
 }
 
-// proxy P-16: reading stops at an urgent byte, splicing does not get past it
+// proxy P-16: a read stops at an urgent byte, and splice(2) does not get past it
 async fn urgent_bytes_hold_nothing_up(start: Start) {
     for inline in [true, false] {
         for before in [0, 3, super::copy::BUFFER_BYTES, 300_000] {
@@ -645,7 +653,7 @@ async fn urgent_bytes_hold_nothing_up(start: Start) {
             let (inner_server, mut server) = connection(None).await;
             let (socket, received) = (SockRef::from(&client), SockRef::from(&inner_client));
             received.set_out_of_band_inline(inline).unwrap();
-            // all of it is there before the relay looks, so that one event tells of it
+            // All of it is there before the relay starts, so that one event announces it.
             let mut expected = pattern(0, before);
             send_all(&socket, &expected);
             for urgent in [b"d", b"h"] {
@@ -660,7 +668,7 @@ async fn urgent_bytes_hold_nothing_up(start: Start) {
             let counters = Arc::default();
             let end = start(inner_client, inner_server, Arc::new(open_gate()), Arc::clone(&counters));
             let mut got = vec![0; expected.len()];
-            // the stream is open meanwhile: its end would be an event, too
+            // The stream stays open: its end would be another event.
             server.read_exact(&mut got).await.unwrap();
             assert!(got == expected, "{before} bytes before, inline: {inline}");
             drop((client, server));

@@ -1,4 +1,4 @@
-//! P-3 row by row.
+//! The table of proxy P-3, row by row.
 
 mod garbage;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const MASTER: &str = "10.0.0.1:5432";
 
-/// A document with two dbs and a proxy object that sends the proxy `me` to `db1`.
+/// A document with two dbs and a proxy object that sends the clients of proxy `me` to `db1`.
 fn document() -> String {
     r#"{"formatVersion":1,"changeTime":"2026-01-01T00:00:00Z",
         "cluster":{"uid":"c","generation":1,"changeTime":"2026-01-01T00:00:00Z",
@@ -26,14 +26,14 @@ fn parse(text: &str) -> StoredClusterData {
     StoredClusterData::parse(Some(text.as_bytes())).unwrap()
 }
 
-/// The document with one piece of its text replaced.
+/// Returns the document with one piece of its text replaced.
 fn with(from: &str, to: &str) -> StoredClusterData {
     let text = document();
     assert!(text.contains(from));
     parse(&text.replace(from, to))
 }
 
-fn around(master: Option<&str>) -> NetworkFacts {
+fn network(master: Option<&str>) -> NetworkFacts {
     NetworkFacts {
         master: master.map(|address| address.parse().unwrap()),
         master_is_local: false,
@@ -41,19 +41,19 @@ fn around(master: Option<&str>) -> NetworkFacts {
     }
 }
 
-fn check(found: &StoredClusterData, master: Option<&str>, expected: &str) {
-    let verdict = decide(found, &around(master), &ProxyUid::from("me"));
-    let publish = match verdict.publish {
+fn check(stored: &StoredClusterData, master: Option<&str>, expected: &str) {
+    let decision = decide(stored, &network(master), &ProxyUid::from("me"));
+    let publish = match decision.publish {
         PublishInfo::No => "nothing".to_owned(),
         PublishInfo::Try(generation) => format!("{generation} if it can"),
         PublishInfo::Must(generation) => format!("{generation}"),
     };
-    let renews = if verdict.renews_lease {
+    let renews = if decision.renews_lease {
         "renews"
     } else {
         "does not renew"
     };
-    assert_eq!(format!("{}; publishes {publish}; {renews}", verdict.route), expected);
+    assert_eq!(format!("{}; publishes {publish}; {renews}", decision.route), expected);
 }
 
 // proxy P-3, the table from its second row on
@@ -158,9 +158,9 @@ fn a_proxy_that_is_not_enabled_closes_and_must_announce_it() {
 
 #[test]
 fn an_enabled_proxy_opens_once_it_has_announced_it() {
-    let found = parse(&document());
+    let stored = parse(&document());
     assert_eq!(
-        found.master_endpoint(),
+        stored.master_endpoint(),
         Some((
             &DbUid::from("db1"),
             MasterEndpoint {
@@ -170,7 +170,7 @@ fn an_enabled_proxy_opens_once_it_has_announced_it() {
         ))
     );
     check(
-        &found,
+        &stored,
         Some(MASTER),
         "open to db db1 at 10.0.0.1:5432; publishes 7; renews",
     );
@@ -179,18 +179,18 @@ fn an_enabled_proxy_opens_once_it_has_announced_it() {
 // proxy P-15
 #[test]
 fn never_routes_to_its_own_socket() {
-    let found = parse(&document());
+    let stored = parse(&document());
     let closed = |listen: &str, master: &str, here: bool| {
-        let around = NetworkFacts {
+        let network = NetworkFacts {
             master: Some(master.parse().unwrap()),
             master_is_local: here,
             listen: listen.parse().unwrap(),
         };
-        let verdict = decide(&found, &around, &ProxyUid::from("me"));
-        matches!(verdict.route, Route::Closed(ClosedReason::OwnAddress(_)))
+        let decision = decide(&stored, &network, &ProxyUid::from("me"));
+        matches!(decision.route, Route::Closed(ClosedReason::OwnAddress(_)))
     };
     check(
-        &found,
+        &stored,
         Some("127.0.0.1:5432"),
         "closed: the master's address 127.0.0.1:5432 is our own; publishes nothing; renews",
     );

@@ -1,4 +1,4 @@
-//! Clients during a change of the master, and at the end of the proxy (proxy P-8, P-9).
+//! Clients during a change of the master, and during a shutdown of the proxy (proxy P-8, P-9).
 
 use std::time::Duration;
 
@@ -7,90 +7,90 @@ use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, now};
 use tokio::io::AsyncWriteExt;
 
-use crate::rig::{CHECK_INTERVAL, Master, PATIENCE, Proxy, Rig, TIMEOUT, block_on, sum};
+use crate::harness::{CHECK_INTERVAL, Master, Proxy, ProxyHarness, SHORT_TIMEOUT, TEST_TIMEOUT, run_test, sum};
 
 const HELD: &str = "stolon_proxy_connections_held";
 
-/// A proxy with these options whose master has just been taken away.
-async fn without_master(rig: &mut Rig, options: &[&str], old: &Master) -> Proxy {
-    let proxy = Proxy::start(rig, &rig.etcd.endpoint(), options).await;
-    rig.publish(Some(old), &[&proxy]).await;
-    proxy.client_of(b'A').await;
-    let generation = rig.publish(None, &[&proxy]).await;
-    rig.acknowledged(&proxy, generation).await;
+/// Starts a proxy with these options and takes its master away.
+async fn without_master(harness: &mut ProxyHarness, options: &[&str], old: &Master) -> Proxy {
+    let proxy = Proxy::start(harness, &harness.etcd.endpoint(), options).await;
+    harness.publish(Some(old), &[&proxy]).await;
+    proxy.wait_for_client(b'A').await;
+    let generation = harness.publish(None, &[&proxy]).await;
+    harness.acknowledged(&proxy, generation).await;
     proxy
 }
 
 // proxy P-8
 #[test]
 fn clients_that_come_during_a_change_go_to_the_new_master() {
-    block_on(async {
-        let mut rig = Rig::start().await;
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
         let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
-        let proxy = without_master(&mut rig, &[], &a).await;
+        let proxy = without_master(&mut harness, &[], &a).await;
         let mut clients = Vec::new();
         for _ in 0..20 {
             let mut client = proxy.connect().await.unwrap();
             client.socket.write_all(b"?").await.unwrap();
             clients.push(client);
         }
-        proxy.metric_is(HELD, 20.0).await;
-        // named, but this proxy is not enabled yet: that is a part of the change
-        let generation = rig.publish(Some(&b), &[]).await;
-        rig.acknowledged(&proxy, generation).await;
-        proxy.metric_is(HELD, 20.0).await;
-        rig.publish(Some(&b), &[&proxy]).await;
+        proxy.wait_for_metric(HELD, 20.0).await;
+        // The master is named, but this proxy is not enabled yet: still part of the change.
+        let generation = harness.publish(Some(&b), &[]).await;
+        harness.acknowledged(&proxy, generation).await;
+        proxy.wait_for_metric(HELD, 20.0).await;
+        harness.publish(Some(&b), &[&proxy]).await;
         for client in &mut clients {
             assert_eq!(client.answer().await.unwrap(), Some(b'B'));
         }
-        proxy.metric_is(HELD, 0.0).await;
+        proxy.wait_for_metric(HELD, 0.0).await;
         proxy
-            .metric_is("stolon_proxy_holds_total{result=\"carried\"}", 20.0)
+            .wait_for_metric("stolon_proxy_holds_total{result=\"carried\"}", 20.0)
             .await;
-        a.has_open(0).await;
+        a.wait_for_connections(0).await;
     });
 }
 
 // proxy P-8
 #[test]
 fn nobody_waits_longer_than_hold_and_not_at_all_when_it_is_off() {
-    block_on(async {
-        let mut rig = Rig::start().await;
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
         let a = Master::start(b'A').await;
-        let proxy = without_master(&mut rig, &["--hold=400ms"], &a).await;
+        let proxy = without_master(&mut harness, &["--hold=400ms"], &a).await;
         let start = now();
-        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+        assert_eq!(proxy.connect().await.unwrap().read_to_end().await, b"");
         assert!(now().since(start) >= Duration::from_millis(390));
         proxy
-            .metric_is("stolon_proxy_connections_refused_total{reason=\"hold_expired\"}", 1.0)
+            .wait_for_metric("stolon_proxy_connections_refused_total{reason=\"hold_expired\"}", 1.0)
             .await;
-        let off = without_master(&mut rig, &["--hold=0s"], &a).await;
+        let off = without_master(&mut harness, &["--hold=0s"], &a).await;
         const CLOSED: &str = "stolon_proxy_connections_refused_total{reason=\"route_closed\"}";
         let before = off.metric(CLOSED).await.unwrap(); // those before the route opened
-        assert_eq!(off.connect().await.unwrap().ended().await, b"");
-        off.metric_is(CLOSED, before + 1.0).await;
+        assert_eq!(off.connect().await.unwrap().read_to_end().await, b"");
+        off.wait_for_metric(CLOSED, before + 1.0).await;
     });
 }
 
 // proxy P-8
 #[test]
 fn no_more_than_hold_max_wait_and_the_dead_make_room() {
-    block_on(async {
-        let mut rig = Rig::start().await;
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
         let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
-        let proxy = without_master(&mut rig, &["--hold-max=2", "--hold=60s"], &a).await;
+        let proxy = without_master(&mut harness, &["--hold-max=2", "--hold=60s"], &a).await;
         let (mut first, second) = (proxy.connect().await.unwrap(), proxy.connect().await.unwrap());
-        proxy.metric_is(HELD, 2.0).await;
-        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+        proxy.wait_for_metric(HELD, 2.0).await;
+        assert_eq!(proxy.connect().await.unwrap().read_to_end().await, b"");
         proxy
-            .metric_is("stolon_proxy_connections_refused_total{reason=\"hold_full\"}", 1.0)
+            .wait_for_metric("stolon_proxy_connections_refused_total{reason=\"hold_full\"}", 1.0)
             .await;
         drop(second);
         const ABANDONED: &str = "stolon_proxy_holds_total{result=\"abandoned\"}";
-        let mut third = eventually("a third client to be held", PATIENCE, async || {
+        let mut third = eventually("a third client to be held", TEST_TIMEOUT, async || {
             let client = proxy.connect().await.map_err(|err| err.to_string())?;
             every_client_is_counted_once(&proxy).await;
-            // only a client that is held makes room for itself
+            // Room is made only for a client that can be held.
             let abandoned = proxy.metric(ABANDONED).await;
             if abandoned == Some(1.0) {
                 Ok(client)
@@ -99,7 +99,7 @@ fn no_more_than_hold_max_wait_and_the_dead_make_room() {
             }
         })
         .await;
-        rig.publish(Some(&b), &[&proxy]).await;
+        harness.publish(Some(&b), &[&proxy]).await;
         assert_eq!(first.ask().await.unwrap(), Some(b'B'));
         assert_eq!(third.ask().await.unwrap(), Some(b'B'));
         every_client_is_counted_once(&proxy).await;
@@ -107,7 +107,7 @@ fn no_more_than_hold_max_wait_and_the_dead_make_room() {
 }
 
 async fn every_client_is_counted_once(proxy: &Proxy) {
-    eventually("every client to be counted once", PATIENCE, async || {
+    eventually("every client to be counted once", TEST_TIMEOUT, async || {
         let text = proxy.scrape().await;
         let count = |name: &str| sum(&text, &format!("stolon_proxy_connections_{name}"));
         let accepted = count("accepted_total");
@@ -126,65 +126,68 @@ async fn every_client_is_counted_once(proxy: &Proxy) {
     .await;
 }
 
-// proxy P-8: garbage, or no cluster data, is no change of the master
+// proxy P-8: missing cluster data is not a change of the master
 #[test]
 fn held_clients_are_closed_when_the_cluster_data_go() {
-    block_on(async {
-        let mut rig = Rig::start().await;
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
         let a = Master::start(b'A').await;
-        let proxy = without_master(&mut rig, &["--hold=60s"], &a).await;
+        let proxy = without_master(&mut harness, &["--hold=60s"], &a).await;
         let client = proxy.connect().await.unwrap();
-        proxy.metric_is(HELD, 1.0).await;
-        rig.write_raw(b"null").await;
-        assert_eq!(client.ended().await, b"");
-        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+        proxy.wait_for_metric(HELD, 1.0).await;
+        harness.write_raw(b"null").await;
+        assert_eq!(client.read_to_end().await, b"");
+        assert_eq!(proxy.connect().await.unwrap().read_to_end().await, b"");
     });
 }
 
 // proxy P-9
 #[test]
 fn a_stop_that_drains_takes_nobody_and_lets_connections_end() {
-    block_on(async {
-        let mut rig = Rig::with_short_lease().await;
+    run_test(async {
+        let mut harness = ProxyHarness::with_short_lease().await;
         let a = Master::start(b'A').await;
-        let mut proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--drain=5m"]).await;
-        rig.timing(CHECK_INTERVAL, TIMEOUT * 3);
-        rig.publish(Some(&a), &[&proxy]).await;
-        let mut client = proxy.client_of(b'A').await;
+        let mut proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &["--drain=5m"]).await;
+        harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT * 3);
+        harness.publish(Some(&a), &[&proxy]).await;
+        let mut client = proxy.wait_for_client(b'A').await;
         proxy.process.signal(Signal::TERM);
-        proxy.process.wait_for_log("Stopping listening", PATIENCE).await;
+        proxy.process.wait_for_log("Stopping listening", TEST_TIMEOUT).await;
         assert!(proxy.connect().await.is_err(), "it takes clients");
-        // past the lease that ran when it was told to stop: check-ins go on
+        // Beyond the end of the lease at the time of the signal: check-ins must go on.
         let start = now();
-        while now().since(start) < TIMEOUT * 4 {
+        while now().since(start) < SHORT_TIMEOUT * 4 {
             assert_eq!(client.ask().await.unwrap(), Some(b'A'));
-            tokio::time::sleep(Duration::from_millis(50)).await; // the pace of the client
+            tokio::time::sleep(Duration::from_millis(50)).await; // request rate of the client
         }
-        assert!(!rig.info(&proxy).await.unwrap().stopped);
+        assert!(!harness.info(&proxy).await.unwrap().stopped);
         drop(client);
-        assert_eq!(proxy.process.exit_status(PATIENCE).await, 0);
-        assert!(rig.info(&proxy).await.unwrap().stopped);
+        assert_eq!(proxy.process.exit_status(TEST_TIMEOUT).await, 0);
+        assert!(harness.info(&proxy).await.unwrap().stopped);
     });
 }
 
 // proxy P-9
 #[test]
 fn a_drain_ends_at_its_limit_and_at_the_second_signal() {
-    block_on(async {
+    run_test(async {
         for (drain, second) in [("--drain=300ms", false), ("--drain=5m", true)] {
-            let mut rig = Rig::start().await;
+            let mut harness = ProxyHarness::start().await;
             let a = Master::start(b'A').await;
-            let mut proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &[drain]).await;
-            rig.publish(Some(&a), &[&proxy]).await;
-            let client = proxy.client_of(b'A').await;
+            let mut proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &[drain]).await;
+            harness.publish(Some(&a), &[&proxy]).await;
+            let client = proxy.wait_for_client(b'A').await;
             proxy.process.signal(Signal::TERM);
-            proxy.process.wait_for_log("letting connections end", PATIENCE).await;
+            proxy
+                .process
+                .wait_for_log("letting connections end", TEST_TIMEOUT)
+                .await;
             if second {
                 proxy.process.signal(Signal::INT);
             }
-            assert_eq!(client.ended().await, b"");
-            assert_eq!(proxy.process.exit_status(PATIENCE).await, 0);
-            assert!(rig.info(&proxy).await.unwrap().stopped);
+            assert_eq!(client.read_to_end().await, b"");
+            assert_eq!(proxy.process.exit_status(TEST_TIMEOUT).await, 0);
+            assert!(harness.info(&proxy).await.unwrap().stopped);
         }
     });
 }
@@ -192,16 +195,16 @@ fn a_drain_ends_at_its_limit_and_at_the_second_signal() {
 // proxy section 3
 #[test]
 fn sigusr1_logs_a_summary() {
-    block_on(async {
-        let mut rig = Rig::with_short_lease().await;
+    run_test(async {
+        let mut harness = ProxyHarness::with_short_lease().await;
         let a = Master::start(b'A').await;
-        let proxy = rig.proxy().await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        let mut client = proxy.client_of(b'A').await;
+        let proxy = harness.proxy().await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        let mut client = proxy.wait_for_client(b'A').await;
         client.ask().await.unwrap();
         let pid = Pid::from_raw(proxy.process.pid() as i32).unwrap();
         kill_process(pid, rustix::process::Signal::USR1).unwrap();
-        proxy.process.wait_for_log("INFO summary route=", PATIENCE).await;
+        proxy.process.wait_for_log("INFO summary route=", TEST_TIMEOUT).await;
         let log = proxy.process.log();
         let line = log.lines().find(|line| line.contains("INFO summary")).unwrap();
         let route = format!("db {} at 127.0.0.1:{}", a.db, a.port);
@@ -209,11 +212,14 @@ fn sigusr1_logs_a_summary() {
             assert!(line.contains(part), "{part} is not in {line}");
         }
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
-        rig.etcd.freeze().await;
-        proxy.process.wait_for_log("check timeout timer fired", PATIENCE).await;
+        harness.etcd.freeze().await;
+        proxy
+            .process
+            .wait_for_log("check timeout timer fired", TEST_TIMEOUT)
+            .await;
         kill_process(pid, rustix::process::Signal::USR1).unwrap();
         let closed = "INFO summary route=closed why=\"store silent: ";
-        proxy.process.wait_for_log(closed, PATIENCE).await;
-        rig.etcd.thaw();
+        proxy.process.wait_for_log(closed, TEST_TIMEOUT).await;
+        harness.etcd.thaw();
     });
 }

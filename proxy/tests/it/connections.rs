@@ -1,4 +1,4 @@
-//! Many connections, and their ends (proxy P-13, P-14).
+//! Many connections, and how they end (proxy P-13, P-14).
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use socket2::SockRef;
 use stolon_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::rig::{Client, Master, PATIENCE, Proxy, Rig, block_on};
+use crate::harness::{Client, Master, Proxy, ProxyHarness, TEST_TIMEOUT, run_test};
 
-async fn many(proxy: &Proxy, count: usize) -> Vec<Client> {
+async fn open_clients(proxy: &Proxy, count: usize) -> Vec<Client> {
     let mut clients = Vec::with_capacity(count);
     for _ in 0..count {
         clients.push(proxy.connect().await.unwrap());
     }
-    // one round trip each: then the connection to the master stands
+    // One round trip each, so that the connection to the master is established.
     for client in &mut clients {
         client.socket.write_all(b"?").await.unwrap();
     }
@@ -25,30 +25,32 @@ async fn many(proxy: &Proxy, count: usize) -> Vec<Client> {
 
 #[test]
 fn a_thousand_connections_are_dropped_at_once_and_leave_nothing_behind() {
-    block_on(async {
+    run_test(async {
         const COUNT: usize = 1200;
-        let mut rig = Rig::start().await;
+        let mut harness = ProxyHarness::start().await;
         let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
-        let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--relay-threads=2"]).await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        drop(proxy.client_of(b'A').await);
-        a.has_open(0).await;
-        let before = proxy.settled_descriptors().await;
-        let clients = many(&proxy, COUNT).await;
+        let proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &["--relay-threads=2"]).await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        drop(proxy.wait_for_client(b'A').await);
+        a.wait_for_connections(0).await;
+        let before = proxy.stable_descriptors().await;
+        let clients = open_clients(&proxy, COUNT).await;
         let during = proxy.descriptors();
         assert_eq!(during - before, 2 * COUNT, "two descriptors a connection");
-        proxy.metric_is("stolon_proxy_connections_open", COUNT as f64).await;
+        proxy
+            .wait_for_metric("stolon_proxy_connections_open", COUNT as f64)
+            .await;
         let ended_before = proxy
             .metric("stolon_proxy_connections_ended_total{reason=\"route_change\"}")
             .await;
         assert_eq!(ended_before, Some(0.0));
-        rig.fail_over(&proxy, &a, &b).await;
+        harness.fail_over(&proxy, &a, &b).await;
         for client in clients {
-            assert_eq!(client.ended().await, b"");
+            assert_eq!(client.read_to_end().await, b"");
         }
-        proxy.metric_is("stolon_proxy_connections_open", 0.0).await;
+        proxy.wait_for_metric("stolon_proxy_connections_open", 0.0).await;
         proxy
-            .metric_is(
+            .wait_for_metric(
                 "stolon_proxy_connections_ended_total{reason=\"route_change\"}",
                 COUNT as f64,
             )
@@ -63,8 +65,8 @@ fn a_thousand_connections_are_dropped_at_once_and_leave_nothing_behind() {
             proxy.metric("stolon_proxy_last_drop_seconds").await.unwrap(),
         );
         assert!(0.0 < stopped && stopped < dropped, "{stopped} {dropped}");
-        a.has_open(0).await;
-        eventually("the descriptors to be as before", PATIENCE, async || {
+        a.wait_for_connections(0).await;
+        eventually("the descriptors to be as before", TEST_TIMEOUT, async || {
             let now = proxy.descriptors();
             if now <= before + 1 {
                 Ok(())
@@ -73,36 +75,37 @@ fn a_thousand_connections_are_dropped_at_once_and_leave_nothing_behind() {
             }
         })
         .await;
-        proxy.client_of(b'B').await;
+        proxy.wait_for_client(b'B').await;
     });
 }
 
-/// Rounds of mixed endings. All of them: `cargo test --release -p proxy --features test-hooks --test it endings`
+/// Number of connections with mixed endings. All of them: `cargo test --release -p proxy --features test-hooks --test
+/// it endings`
 const ROUNDS: usize = if cfg!(debug_assertions) { 600 } else { 10_000 };
 
 #[test]
 fn mixed_endings_leave_descriptors_pipes_and_memory_where_they_were() {
-    block_on(async {
-        let mut rig = Rig::start().await;
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
         let a = Master::start(b'A').await;
-        let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--log-level=info"]).await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        drop(proxy.client_of(b'A').await);
+        let proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &["--log-level=info"]).await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        drop(proxy.wait_for_client(b'A').await);
         let bulk = vec![b'x'; 300_000];
         for round in 0..ROUNDS / 4 {
-            end_somehow(&proxy, round, &bulk).await; // until pools and queues are as large as they get
+            end_one_way(&proxy, round, &bulk).await; // until pools and queues have grown to their full size
         }
         let quiet = async || {
-            proxy.metric_is("stolon_proxy_connections_open", 0.0).await;
-            a.has_open(0).await;
+            proxy.wait_for_metric("stolon_proxy_connections_open", 0.0).await;
+            a.wait_for_connections(0).await;
         };
         quiet().await;
         let (descriptors, resident) = (proxy.descriptors(), proxy.resident_kib());
         for round in 0..ROUNDS {
-            end_somehow(&proxy, round, &bulk).await;
+            end_one_way(&proxy, round, &bulk).await;
         }
         quiet().await;
-        eventually("the descriptors to be as before", PATIENCE, async || {
+        eventually("the descriptors to be as before", TEST_TIMEOUT, async || {
             let now = proxy.descriptors();
             if now <= descriptors {
                 Ok(())
@@ -120,10 +123,10 @@ fn mixed_endings_leave_descriptors_pipes_and_memory_where_they_were() {
     });
 }
 
-async fn end_somehow(proxy: &Proxy, round: usize, bulk: &[u8]) {
+async fn end_one_way(proxy: &Proxy, round: usize, bulk: &[u8]) {
     let mut client = proxy.connect().await.unwrap();
     match round % 6 {
-        0 => drop(client), // perhaps before it was even accepted
+        0 => drop(client), // perhaps before it was accepted
         1 => {
             assert_eq!(client.ask().await.unwrap(), Some(b'A'));
             client.socket.set_zero_linger().unwrap();
@@ -131,10 +134,10 @@ async fn end_somehow(proxy: &Proxy, round: usize, bulk: &[u8]) {
         2 => {
             client.socket.write_all(b"last").await.unwrap();
             client.socket.shutdown().await.unwrap();
-            assert_eq!(client.ended().await, b"last");
+            assert_eq!(client.read_to_end().await, b"last");
         }
         3 => {
-            // bulk that nobody reads is in pipes when the reset comes
+            // Pipes hold unread bulk data when the reset arrives.
             client.socket.write_all(bulk).await.unwrap();
             client.socket.set_zero_linger().unwrap();
         }
@@ -153,12 +156,12 @@ async fn end_somehow(proxy: &Proxy, round: usize, bulk: &[u8]) {
 // proxy P-16
 #[test]
 fn an_urgent_byte_is_carried_in_its_place() {
-    block_on(async {
-        let mut rig = Rig::start().await;
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
         let a = Master::start(b'A').await;
-        let proxy = rig.proxy().await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        let mut client = proxy.client_of(b'A').await;
+        let proxy = harness.proxy().await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        let mut client = proxy.wait_for_client(b'A').await;
         let socket = SockRef::from(&client.socket);
         assert_eq!(socket.send(b"abc").unwrap(), 3);
         assert_eq!(socket.send_out_of_band(b"d").unwrap(), 1);
@@ -172,41 +175,41 @@ fn an_urgent_byte_is_carried_in_its_place() {
 // proxy P-14
 #[test]
 fn clients_beyond_max_connections_are_closed_and_counted() {
-    block_on(async {
-        let mut rig = Rig::start().await;
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
         let a = Master::start(b'A').await;
-        let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--max-connections=3"]).await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        drop(proxy.client_of(b'A').await);
-        a.has_open(0).await;
-        let mut clients = many(&proxy, 3).await;
-        assert_eq!(proxy.connect().await.unwrap().ended().await, b"");
+        let proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &["--max-connections=3"]).await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        drop(proxy.wait_for_client(b'A').await);
+        a.wait_for_connections(0).await;
+        let mut clients = open_clients(&proxy, 3).await;
+        assert_eq!(proxy.connect().await.unwrap().read_to_end().await, b"");
         proxy
-            .metric_is(
+            .wait_for_metric(
                 "stolon_proxy_connections_refused_total{reason=\"max_connections\"}",
                 1.0,
             )
             .await;
         drop(clients.pop());
-        proxy.client_of(b'A').await;
+        proxy.wait_for_client(b'A').await;
         assert_eq!(clients[0].ask().await.unwrap(), Some(b'A'));
     });
 }
 
-// proxy P-13: the proxy holds no more than its buffers for a client that does not read
+// proxy P-13: for a client that does not read, the proxy buffers a bounded amount
 #[test]
 fn a_client_that_does_not_read_costs_no_memory() {
-    block_on(async {
-        let mut rig = Rig::start().await;
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
         let a = Master::start(b'A').await;
-        let proxy = rig.proxy().await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        let mut client = proxy.client_of(b'A').await;
+        let proxy = harness.proxy().await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        let mut client = proxy.wait_for_client(b'A').await;
         let resident = || proxy.resident_kib();
         let before = resident();
         let chunk = vec![b'x'; 1 << 16];
         let mut sent = 0;
-        // everything comes back and is not read, until nothing is taken any more
+        // Everything is echoed and not read, until no more is accepted.
         while let Ok(written) = tokio::time::timeout(Duration::from_millis(500), client.socket.write(&chunk)).await {
             sent += written.unwrap();
         }

@@ -1,4 +1,4 @@
-//! What pauses of the proxy and of the store may do: nothing (fencing 4.2, 4.3, 4.5).
+//! Pauses of the proxy and of the store must have no effect on correctness (fencing 4.2, 4.3, 4.5).
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use stolon_tests::process::Signal;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, now, throughout};
 
-use crate::rig::{CHECK_INTERVAL, LATE, Master, PATIENCE, Proxy, Rig, TIMEOUT, block_on};
+use crate::harness::{CHECK_INTERVAL, LATE, Master, Proxy, ProxyHarness, SHORT_TIMEOUT, TEST_TIMEOUT, run_test};
 
-/// A client that asks without pause until its connection ends, and then connects again; gives all answers at the end.
-struct Asker {
+/// A client that sends questions until its connection ends, and then reconnects. Returns all answers at the end.
+struct ContinuousClient {
     stop: tokio::sync::watch::Sender<bool>,
     task: tokio::task::JoinHandle<Vec<u8>>,
 }
 
-impl Asker {
+impl ContinuousClient {
     fn start(proxy: &Proxy) -> Self {
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let port = proxy.port.number();
@@ -28,7 +28,7 @@ impl Asker {
                 };
                 let mut answer = [0];
                 while !*stopped.borrow() && socket.write_all(b"?").await.is_ok() {
-                    let read = tokio::time::timeout(PATIENCE, socket.read(&mut answer)).await;
+                    let read = tokio::time::timeout(TEST_TIMEOUT, socket.read(&mut answer)).await;
                     let Ok(Ok(1)) = read else { break };
                     answers.push(answer[0]);
                 }
@@ -48,56 +48,56 @@ impl Asker {
 // fencing 4.2
 #[test]
 fn a_proxy_stopped_over_a_failover_gives_no_reply_of_the_old_master() {
-    // many, on two threads: what wakes first when the proxy goes on is a matter of chance
+    // Many clients on two threads, because the order in which they are woken is random.
     const CLIENTS: u64 = 100;
-    block_on(async {
-        let mut rig = Rig::with_short_lease().await;
+    run_test(async {
+        let mut harness = ProxyHarness::with_short_lease().await;
         let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
-        let mut proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--relay-threads=2"]).await;
-        rig.publish(Some(&a), &[&proxy]).await;
+        let mut proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &["--relay-threads=2"]).await;
+        harness.publish(Some(&a), &[&proxy]).await;
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
-            clients.push(proxy.client_of(b'A').await);
+            clients.push(proxy.wait_for_client(b'A').await);
         }
-        // every client has a question under way that the master answers only later
-        a.be_silent(true);
-        let asked = a.asked();
+        // Every client has a question in transit that the master answers later.
+        a.hold_answers(true);
+        let asked = a.questions();
         for client in &mut clients {
             tokio::io::AsyncWriteExt::write_all(&mut client.socket, b"?")
                 .await
                 .unwrap();
         }
-        eventually("the questions to arrive", PATIENCE, async || {
-            let more = a.asked() - asked;
+        eventually("the questions to arrive", TEST_TIMEOUT, async || {
+            let more = a.questions() - asked;
             if more == CLIENTS { Ok(()) } else { Err(more) }
         })
         .await;
         proxy.process.signal(Signal::STOP);
-        rig.fail_over(&proxy, &a, &b).await;
-        a.be_silent(false); // the answers are in the proxy's socket when it wakes
+        harness.fail_over(&proxy, &a, &b).await;
+        a.hold_answers(false); // the answers are in the proxy's sockets when it continues
         proxy.process.signal(Signal::CONT);
         for client in clients {
             assert_eq!(
-                client.ended().await,
+                client.read_to_end().await,
                 b"",
                 "an answer of the old master reached a client"
             );
         }
-        proxy.client_of(b'B').await;
-        a.has_open(0).await;
+        proxy.wait_for_client(b'B').await;
+        a.wait_for_connections(0).await;
     });
 }
 
-// fencing 4.2, with the pause shorter than the lease: then nothing may break
+// fencing 4.2, with a pause shorter than the lease: nothing may break
 #[test]
 fn a_short_stop_of_the_proxy_drops_nothing() {
-    block_on(async {
-        let mut rig = Rig::with_short_lease().await;
-        rig.timing(CHECK_INTERVAL, PATIENCE);
+    run_test(async {
+        let mut harness = ProxyHarness::with_short_lease().await;
+        harness.set_timing(CHECK_INTERVAL, TEST_TIMEOUT);
         let a = Master::start(b'A').await;
-        let mut proxy = rig.proxy().await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        let mut client = proxy.client_of(b'A').await;
+        let mut proxy = harness.proxy().await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        let mut client = proxy.wait_for_client(b'A').await;
         proxy.process.signal(Signal::STOP);
         tokio::time::sleep(Duration::from_secs(1)).await; // the length of the pause, not a wait for something
         proxy.process.signal(Signal::CONT);
@@ -105,69 +105,69 @@ fn a_short_stop_of_the_proxy_drops_nothing() {
     });
 }
 
-/// A failover while something is between the proxy and its store: no late reply, and clients reach the new master once
-/// the weather is fair.
-fn failover_in(weather: impl Fn(&TcpRelay) + 'static) {
-    block_on(async move {
-        let mut rig = Rig::with_short_lease().await;
+/// Runs a failover while the network between the proxy and its store is disturbed: no late answer may arrive, and
+/// clients must reach the new master once the network is restored.
+fn failover_under(weather: impl Fn(&TcpRelay) + 'static) {
+    run_test(async move {
+        let mut harness = ProxyHarness::with_short_lease().await;
         let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
-        let relay = TcpRelay::to(&rig.etcd.address()).await;
-        let proxy = Proxy::start(&rig, &relay.endpoint(), &["--store-timeout=1s"]).await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        proxy.client_of(b'A').await;
-        let askers: Vec<Asker> = (0..3).map(|_| Asker::start(&proxy)).collect();
+        let relay = TcpRelay::to(&harness.etcd.address()).await;
+        let proxy = Proxy::start(&harness, &relay.endpoint(), &["--store-timeout=1s"]).await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        proxy.wait_for_client(b'A').await;
+        let continuous_clients: Vec<ContinuousClient> = (0..3).map(|_| ContinuousClient::start(&proxy)).collect();
         weather(&relay);
-        rig.fail_over(&proxy, &a, &b).await;
-        // whoever still gets answers of the old master now gets late ones
-        tokio::time::sleep(TIMEOUT / 2).await;
+        harness.fail_over(&proxy, &a, &b).await;
+        // A client that still reaches the old master gets late answers now.
+        tokio::time::sleep(SHORT_TIMEOUT / 2).await;
         relay.enable();
         relay.set_both(NetworkCondition::Normal);
-        proxy.client_of(b'B').await;
-        for asker in askers {
-            let answers = asker.answers().await;
+        proxy.wait_for_client(b'B').await;
+        for client_task in continuous_clients {
+            let answers = client_task.answers().await;
             assert!(
                 !answers.contains(&LATE),
                 "an answer made after the failover reached a client"
             );
         }
-        a.has_open(0).await;
+        a.wait_for_connections(0).await;
     });
 }
 
 // fencing 4.3
 #[test]
 fn a_failover_while_the_proxy_is_cut_off_from_the_store_is_safe() {
-    failover_in(TcpRelay::disable);
+    failover_under(TcpRelay::disable);
 }
 
 #[test]
 fn a_failover_while_the_store_does_not_answer_the_proxy_is_safe() {
-    failover_in(|relay| relay.set_both(NetworkCondition::Hold));
+    failover_under(|relay| relay.set_both(NetworkCondition::Hold));
 }
 
 #[test]
 fn a_failover_while_the_store_needs_nine_tenths_of_the_timeout_is_safe() {
-    failover_in(|relay| relay.set_both(NetworkCondition::Delay(Duration::from_millis(450))));
+    failover_under(|relay| relay.set_both(NetworkCondition::Delay(Duration::from_millis(450))));
 }
 
 #[test]
 fn a_failover_while_the_store_needs_more_than_the_timeout_is_safe() {
-    failover_in(|relay| relay.set_both(NetworkCondition::Delay(Duration::from_millis(550))));
+    failover_under(|relay| relay.set_both(NetworkCondition::Delay(Duration::from_millis(550))));
 }
 
-// fencing F-2: an answer counts from the sending of its own copy, so one that takes two thirds of the timeout renews the lease
+// fencing F-2: a lease begins when the answered request was sent, so an answer after two thirds of the timeout renews it
 #[test]
 fn answers_slower_than_half_of_the_timeout_keep_the_route_open_and_slower_ones_than_the_timeout_do_not() {
     const LEASE: Duration = Duration::from_secs(6);
     let (slow, too_slow) = (LEASE * 2 / 3, LEASE * 4 / 3);
-    block_on(async move {
-        let mut rig = Rig::with_short_lease().await;
-        rig.timing(CHECK_INTERVAL, LEASE);
+    run_test(async move {
+        let mut harness = ProxyHarness::with_short_lease().await;
+        harness.set_timing(CHECK_INTERVAL, LEASE);
         let a = Master::start(b'A').await;
-        let relay = TcpRelay::to(&rig.etcd.address()).await;
-        let proxy = Proxy::start(&rig, &relay.endpoint(), &[]).await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        let mut client = proxy.client_of(b'A').await;
+        let relay = TcpRelay::to(&harness.etcd.address()).await;
+        let proxy = Proxy::start(&harness, &relay.endpoint(), &[]).await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        let mut client = proxy.wait_for_client(b'A').await;
         relay.set(Direction::ToClient, NetworkCondition::Delay(slow));
         let mut asked = 0;
         throughout("the route", LEASE * 3, async || {
@@ -180,53 +180,54 @@ fn answers_slower_than_half_of_the_timeout_keep_the_route_open_and_slower_ones_t
         .await;
         relay.set(Direction::ToClient, NetworkCondition::Delay(too_slow));
         let start = now();
-        assert_eq!(client.ended().await, b"");
+        assert_eq!(client.read_to_end().await, b"");
         let lasted = now().since(start);
         assert!(lasted < too_slow, "closed after {lasted:?}, not with the lease");
     });
 }
 
-// fencing 4.3, F-4, and proxy P-4: closed by the lease although a request hangs; open again when the store answers
+// fencing 4.3, F-4, and proxy P-4: closed at the end of the lease although a request hangs; open again when the store
+// answers
 #[test]
 fn a_frozen_store_closes_at_the_lease_and_carries_again_when_it_is_back() {
-    block_on(async {
-        let mut rig = Rig::with_short_lease().await;
+    run_test(async {
+        let mut harness = ProxyHarness::with_short_lease().await;
         let a = Master::start(b'A').await;
-        let proxy = rig.proxy().await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        let client = proxy.client_of(b'A').await;
+        let proxy = harness.proxy().await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        let client = proxy.wait_for_client(b'A').await;
         let start = now();
         let left = proxy.metric("stolon_proxy_lease_left_seconds").await.unwrap();
-        rig.etcd.freeze().await;
-        assert_eq!(client.ended().await, b"");
+        harness.etcd.freeze().await;
+        assert_eq!(client.read_to_end().await, b"");
         let lasted = now().since(start).as_secs_f64();
         assert!(
             lasted >= left,
             "closed after {lasted} s with {left} s of the lease left"
         );
-        proxy.process.wait_for_log("Stopping listening", PATIENCE).await;
+        proxy.process.wait_for_log("Stopping listening", TEST_TIMEOUT).await;
         assert!(proxy.connect().await.is_err(), "nobody listens");
-        rig.etcd.thaw();
-        proxy.client_of(b'A').await;
+        harness.etcd.thaw();
+        proxy.wait_for_client(b'A').await;
     });
 }
 
 // proxy section 3
 #[test]
 fn what_a_lease_end_took_is_measured_without_the_outage_around_it() {
-    block_on(async {
-        let mut rig = Rig::with_short_lease().await;
+    run_test(async {
+        let mut harness = ProxyHarness::with_short_lease().await;
         let a = Master::start(b'A').await;
-        let proxy = rig.proxy().await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        let client = proxy.client_of(b'A').await;
-        rig.etcd.freeze().await;
-        assert_eq!(client.ended().await, b"");
+        let proxy = harness.proxy().await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        let client = proxy.wait_for_client(b'A').await;
+        harness.etcd.freeze().await;
+        assert_eq!(client.read_to_end().await, b"");
         let measured = async || {
             let stop = proxy.metric("stolon_proxy_last_stop_seconds").await.unwrap();
             (stop, proxy.metric("stolon_proxy_last_drop_seconds").await.unwrap())
         };
-        let during = eventually("both times to be told", PATIENCE, async || {
+        let during = eventually("both times to be told", TEST_TIMEOUT, async || {
             let measured = measured().await;
             if measured.0 > 0.0 && measured.1 > 0.0 {
                 Ok(measured)
@@ -235,51 +236,54 @@ fn what_a_lease_end_took_is_measured_without_the_outage_around_it() {
             }
         })
         .await;
-        rig.etcd.thaw();
-        proxy.client_of(b'A').await;
+        harness.etcd.thaw();
+        proxy.wait_for_client(b'A').await;
         assert_eq!(measured().await, during, "nothing has been dropped since");
     });
 }
 
-// the store away for proxyTimeout − proxyCheckInterval − 1 s: not one dropped connection
+// the store is unreachable for proxyTimeout − proxyCheckInterval − 1 s: no connection is dropped
 #[test]
 fn an_outage_shorter_than_the_lease_drops_no_connection() {
-    block_on(async {
-        let mut rig = Rig::with_short_lease().await;
-        rig.timing(CHECK_INTERVAL, PATIENCE * 2);
+    run_test(async {
+        let mut harness = ProxyHarness::with_short_lease().await;
+        harness.set_timing(CHECK_INTERVAL, TEST_TIMEOUT * 2);
         let a = Master::start(b'A').await;
-        let proxy = rig.proxy().await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        let (mut client, mut idle) = (proxy.client_of(b'A').await, proxy.client_of(b'A').await);
-        rig.etcd.kill();
-        proxy.process.wait_for_log("could not check in", PATIENCE).await;
+        let proxy = harness.proxy().await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        let (mut client, mut idle) = (proxy.wait_for_client(b'A').await, proxy.wait_for_client(b'A').await);
+        harness.etcd.kill();
+        proxy.process.wait_for_log("could not check in", TEST_TIMEOUT).await;
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
-        rig.etcd.restart().await;
-        proxy.process.wait_for_log("checking in again", PATIENCE).await;
+        harness.etcd.restart().await;
+        proxy.process.wait_for_log("checking in again", TEST_TIMEOUT).await;
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
         assert_eq!(idle.ask().await.unwrap(), Some(b'A'));
         assert!(!proxy.process.log().contains("check timeout timer fired"));
     });
 }
 
-// a longer one: closed at the lease end, and carrying again soon after etcd answers
+// unreachable for longer: closed at the end of the lease, and open soon after etcd answers
 #[test]
 fn an_outage_longer_than_the_lease_ends_soon_after_the_store_answers() {
-    block_on(async {
-        let mut rig = Rig::with_short_lease().await;
-        rig.timing(TIMEOUT * 2, TIMEOUT * 3);
+    run_test(async {
+        let mut harness = ProxyHarness::with_short_lease().await;
+        harness.set_timing(SHORT_TIMEOUT * 2, SHORT_TIMEOUT * 3);
         let a = Master::start(b'A').await;
-        let proxy = rig.proxy().await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        let client = proxy.client_of(b'A').await;
+        let proxy = harness.proxy().await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        let client = proxy.wait_for_client(b'A').await;
         let gone = now();
-        rig.etcd.kill();
-        assert_eq!(client.ended().await, b"");
-        proxy.process.wait_for_log("check timeout timer fired", PATIENCE).await;
-        rig.etcd.restart().await;
+        harness.etcd.kill();
+        assert_eq!(client.read_to_end().await, b"");
+        proxy
+            .process
+            .wait_for_log("check timeout timer fired", TEST_TIMEOUT)
+            .await;
+        harness.etcd.restart().await;
         let back = now();
-        proxy.client_of(b'A').await;
-        // whoever waits for the next check interval, or for as long as the store was away, takes longer
+        proxy.wait_for_client(b'A').await;
+        // Waiting for the next check interval, or for as long as the store was unreachable, would take longer.
         let (away, took) = (back.since(gone), now().since(back));
         assert!(
             took < away / 2,
@@ -291,42 +295,42 @@ fn an_outage_longer_than_the_lease_ends_soon_after_the_store_answers() {
 // fencing 4.5
 #[test]
 fn a_proxy_paused_between_taking_and_giving_gives_nothing_after_a_failover() {
-    block_on(async {
-        let mut rig = Rig::with_short_lease().await;
+    run_test(async {
+        let mut harness = ProxyHarness::with_short_lease().await;
         let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
-        let pause = rig.dir.path().join("pause");
-        let proxy = Proxy::start_with(&rig, &rig.etcd.endpoint(), &[], |command| {
+        let pause = harness.dir.path().join("pause");
+        let proxy = Proxy::start_with(&harness, &harness.etcd.endpoint(), &[], |command| {
             command.env("STOLON_TEST_PAUSE_RELAY", &pause);
         })
         .await;
-        rig.publish(Some(&a), &[&proxy]).await;
-        let mut client = proxy.client_of(b'A').await;
-        a.be_silent(true);
-        let asked = a.asked();
+        harness.publish(Some(&a), &[&proxy]).await;
+        let mut client = proxy.wait_for_client(b'A').await;
+        a.hold_answers(true);
+        let asked = a.questions();
         tokio::io::AsyncWriteExt::write_all(&mut client.socket, b"?")
             .await
             .unwrap();
-        eventually("the question to arrive", PATIENCE, async || {
-            if a.asked() > asked { Ok(()) } else { Err("not yet") }
+        eventually("the question to arrive", TEST_TIMEOUT, async || {
+            if a.questions() > asked { Ok(()) } else { Err("not yet") }
         })
         .await;
         std::fs::write(&pause, "").unwrap();
-        a.be_silent(false);
-        let paused = rig.dir.path().join("pause.paused");
-        eventually("the relay to pause with the answer", PATIENCE, async || {
+        a.hold_answers(false);
+        let paused = harness.dir.path().join("pause.paused");
+        eventually("the relay to pause with the answer", TEST_TIMEOUT, async || {
             if paused.exists() { Ok(()) } else { Err("it runs") }
         })
         .await;
-        // the control loop goes on, closes the gate and acknowledges: it does not wait for the relay
-        let generation = rig.publish(None, &[&proxy]).await;
-        rig.acknowledged(&proxy, generation).await;
-        rig.publish(Some(&b), &[&proxy]).await;
+        // The control loop closes the gate and acknowledges without waiting for the relay.
+        let generation = harness.publish(None, &[&proxy]).await;
+        harness.acknowledged(&proxy, generation).await;
+        harness.publish(Some(&b), &[&proxy]).await;
         std::fs::remove_file(&pause).unwrap();
         assert_eq!(
-            client.ended().await,
+            client.read_to_end().await,
             b"",
             "what was taken before the pause was given after it"
         );
-        proxy.client_of(b'B').await;
+        proxy.wait_for_client(b'B').await;
     });
 }

@@ -1,4 +1,4 @@
-//! Start, stop, options and metrics of the program.
+//! Start, shutdown, options and metrics of the program.
 
 use std::net::TcpListener;
 use std::process::{Command, Output};
@@ -6,38 +6,40 @@ use std::process::{Command, Output};
 use stolon_tests::ports::Port;
 use stolon_tests::process::Signal;
 
-use crate::rig::{Client, Master, PATIENCE, Proxy, Rig, block_on, command};
+use crate::harness::{Client, Master, Proxy, ProxyHarness, TEST_TIMEOUT, command, run_test};
 
-/// Nobody listens there.
-fn nowhere(port: &Port) -> String {
+/// Returns an endpoint that nobody listens on.
+fn unused_endpoint(port: &Port) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
 fn run(options: &[&str]) -> Output {
     let (store, port) = (Port::free(), Port::free());
-    command(&nowhere(&store), port.number(), options).output().unwrap()
+    command(&unused_endpoint(&store), port.number(), options)
+        .output()
+        .unwrap()
 }
 
-fn refuses(options: &[&str], words: &str) {
+fn assert_refused(options: &[&str], words: &str) {
     let output = run(options);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains(words), "{words:?} is not in: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(words), "{words:?} is not in: {stderr}");
     assert!(output.stdout.is_empty());
 }
 
-// cli O-6, 18.4, and what bad input gets
+// cli O-6, cli 18.4, and errors for invalid values
 #[test]
 fn bad_options_are_named_and_end_with_status_1() {
-    // every option, by the table beside `args`; here what becomes of the program
-    refuses(&["--no-such-option"], "--no-such-option");
-    refuses(
+    // All options are tested beside `args`; here it is about the exit of the program.
+    assert_refused(&["--no-such-option"], "--no-such-option");
+    assert_refused(
         &["--listen-address=db.example"],
         "--listen-address is \"db.example\": it takes an IP address",
     );
-    refuses(&["--connect-timeout=soon"], "soon");
+    assert_refused(&["--connect-timeout=soon"], "soon");
     for address in ["somewhere", "127.0.0.1", "127.0.0.1:65536", "localhost:http"] {
-        refuses(
+        assert_refused(
             &[&format!("--metrics-listen-address={address}")],
             "give --metrics-listen-address a free address, host:port or :port",
         );
@@ -47,22 +49,22 @@ fn bad_options_are_named_and_end_with_status_1() {
 #[test]
 fn an_option_from_the_environment_counts_and_a_bad_one_is_named() {
     let (store, port) = (Port::free(), Port::free());
-    let mut bad = command(&nowhere(&store), port.number(), &[]);
+    let mut bad = command(&unused_endpoint(&store), port.number(), &[]);
     let output = bad.env("STPROXY_CONNECT_TIMEOUT", "soon").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(
-        said.contains("STPROXY_CONNECT_TIMEOUT") && said.contains("soon"),
-        "{said}"
+        stderr.contains("STPROXY_CONNECT_TIMEOUT") && stderr.contains("soon"),
+        "{stderr}"
     );
 }
 
 // proxy P-14
 #[test]
 fn the_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
-    block_on(async {
-        let rig = Rig::start().await;
-        let proxy = Proxy::start_with(&rig, &rig.etcd.endpoint(), &[], |command| {
+    run_test(async {
+        let harness = ProxyHarness::start().await;
+        let proxy = Proxy::start_with(&harness, &harness.etcd.endpoint(), &[], |command| {
             let mut limited = Command::new("sh");
             limited.args(["-c", "ulimit -S -n 100 && exec \"$0\" \"$@\""]);
             limited.arg(command.get_program()).args(command.get_args());
@@ -101,10 +103,10 @@ fn help_and_version_go_to_standard_output() {
 fn a_port_in_use_is_told_at_start_with_the_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    refuses(&[&format!("--port={port}")], "stop what is there");
-    // RFC 5737: nobody's
-    refuses(&["--listen-address=192.0.2.1"], "this machine has no such address");
-    refuses(
+    assert_refused(&[&format!("--port={port}")], "stop what is there");
+    // RFC 5737: an address for documentation
+    assert_refused(&["--listen-address=192.0.2.1"], "this machine has no such address");
+    assert_refused(
         &[&format!("--metrics-listen-address=127.0.0.1:{port}")],
         "--metrics-listen-address",
     );
@@ -112,15 +114,18 @@ fn a_port_in_use_is_told_at_start_with_the_remedy() {
 
 #[test]
 fn where_it_listens_is_told_also_when_the_system_chose_the_port() {
-    block_on(async {
-        let mut rig = Rig::start().await;
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
         let master = Master::start(b'A').await;
-        let proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &["--port=0"]).await;
-        rig.publish(Some(&master), &[&proxy]).await;
-        proxy.process.wait_for_log("proxying to master address", PATIENCE).await;
+        let proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &["--port=0"]).await;
+        harness.publish(Some(&master), &[&proxy]).await;
+        proxy
+            .process
+            .wait_for_log("proxying to master address", TEST_TIMEOUT)
+            .await;
         let log = proxy.process.log();
-        let told = log.split("Starting proxying address=127.0.0.1:").nth(1).expect("told");
-        let port: u16 = told.split_whitespace().next().unwrap().parse().unwrap();
+        let counts = log.split("Starting proxying address=127.0.0.1:").nth(1).expect("told");
+        let port: u16 = counts.split_whitespace().next().unwrap().parse().unwrap();
         let mut client = Client::connect(port).await.unwrap();
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
         let metrics = format!("serving metrics address=127.0.0.1:{}", proxy.metrics);
@@ -128,37 +133,37 @@ fn where_it_listens_is_told_also_when_the_system_chose_the_port() {
     });
 }
 
-// store unreachable at start: says so once, waits, goes on when it is there
+// an unreachable store is logged once; the proxy waits, and continues when the store is there
 #[test]
 fn waits_for_a_store_that_is_not_there_and_goes_on_when_it_is() {
-    block_on(async {
-        let mut rig = Rig::start().await;
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
         let master = Master::start(b'A').await;
-        rig.etcd.stop().await;
-        let proxy = rig.proxy().await;
-        proxy.process.wait_for_log("store is unreachable", PATIENCE).await;
+        harness.etcd.stop().await;
+        let proxy = harness.proxy().await;
+        proxy.process.wait_for_log("store is unreachable", TEST_TIMEOUT).await;
         assert!(proxy.connect().await.is_err(), "listens before the store was read");
-        rig.etcd.restart().await;
-        rig.publish(Some(&master), &[&proxy]).await;
-        proxy.client_of(b'A').await;
+        harness.etcd.restart().await;
+        harness.publish(Some(&master), &[&proxy]).await;
+        proxy.wait_for_client(b'A').await;
         assert_eq!(proxy.process.log().matches("store is unreachable").count(), 1);
     });
 }
 
-// proxy P-9, beyond
+// proxy P-9, extensions
 #[test]
 fn a_stop_ends_connections_and_is_published() {
-    block_on(async {
+    run_test(async {
         for signal in [Signal::TERM, Signal::INT] {
-            let mut rig = Rig::start().await;
+            let mut harness = ProxyHarness::start().await;
             let master = Master::start(b'A').await;
-            let mut proxy = rig.proxy().await;
-            rig.publish(Some(&master), &[&proxy]).await;
-            let client = proxy.client_of(b'A').await;
+            let mut proxy = harness.proxy().await;
+            harness.publish(Some(&master), &[&proxy]).await;
+            let client = proxy.wait_for_client(b'A').await;
             proxy.process.signal(signal);
-            assert_eq!(proxy.process.exit_status(PATIENCE).await, 0);
-            assert_eq!(client.ended().await, b"");
-            let info = rig.info(&proxy).await.unwrap();
+            assert_eq!(proxy.process.exit_status(TEST_TIMEOUT).await, 0);
+            assert_eq!(client.read_to_end().await, b"");
+            let info = harness.info(&proxy).await.unwrap();
             assert!(info.stopped && info.fenced);
             let log = proxy.process.log();
             let warned = |line: &&str| line.contains(" WARN ") && !line.contains("no clusterdata available");
@@ -167,37 +172,37 @@ fn a_stop_ends_connections_and_is_published() {
     });
 }
 
-// proxy P-9: an unreachable store delays the stop by a second at most, also before the first check-in
+// proxy P-9: an unreachable store delays the shutdown by at most one second, also before the first check-in
 #[test]
 fn a_stop_does_not_wait_for_a_silent_store() {
-    block_on(async {
-        let mut rig = Rig::start().await;
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
         let master = Master::start(b'A').await;
-        let store_timeout = PATIENCE * 2;
+        let store_timeout = TEST_TIMEOUT * 2;
         let option = format!("--store-timeout={}s", store_timeout.as_secs());
-        let mut before_any = Proxy::start(&rig, "http://127.0.0.1:9", &[&option]).await;
+        let mut before_any = Proxy::start(&harness, "http://127.0.0.1:9", &[&option]).await;
         let (status, took) = before_any.stop().await;
         assert_eq!(status, 0);
         assert!(took < store_timeout / 8, "{took:?}");
 
-        let mut proxy = Proxy::start(&rig, &rig.etcd.endpoint(), &[&option]).await;
-        rig.publish(Some(&master), &[&proxy]).await;
-        let client = proxy.client_of(b'A').await;
-        rig.etcd.freeze().await;
+        let mut proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &[&option]).await;
+        harness.publish(Some(&master), &[&proxy]).await;
+        let client = proxy.wait_for_client(b'A').await;
+        harness.etcd.freeze().await;
         let (status, took) = proxy.stop().await;
-        rig.etcd.thaw();
+        harness.etcd.thaw();
         assert_eq!(status, 0);
         assert!(took < store_timeout / 8, "{took:?}");
-        assert_eq!(client.ended().await, b"");
+        assert_eq!(client.read_to_end().await, b"");
     });
 }
 
 // cli 18.25
 #[test]
 fn every_metric_is_there_at_the_first_scrape() {
-    block_on(async {
-        let rig = Rig::start().await;
-        let proxy = rig.proxy().await;
+    run_test(async {
+        let harness = ProxyHarness::start().await;
+        let proxy = harness.proxy().await;
         let text = proxy.scrape().await;
         for series in [
             "stolon_cluster_identifier{cluster_name=\"main\",component=\"proxy\"} 1",
@@ -235,12 +240,12 @@ fn every_metric_is_there_at_the_first_scrape() {
 
 #[test]
 fn carried_bytes_are_counted_by_direction() {
-    block_on(async {
-        let mut rig = Rig::start().await;
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
         let master = Master::start(b'A').await;
-        let proxy = rig.proxy().await;
-        rig.publish(Some(&master), &[&proxy]).await;
-        let mut client = proxy.client_of(b'A').await;
+        let proxy = harness.proxy().await;
+        harness.publish(Some(&master), &[&proxy]).await;
+        let mut client = proxy.wait_for_client(b'A').await;
         let before = proxy
             .metric("stolon_proxy_relayed_bytes_total{toward=\"master\"}")
             .await
@@ -249,17 +254,17 @@ fn carried_bytes_are_counted_by_direction() {
             client.ask().await.unwrap();
         }
         proxy
-            .metric_is("stolon_proxy_relayed_bytes_total{toward=\"master\"}", before + 10.0)
+            .wait_for_metric("stolon_proxy_relayed_bytes_total{toward=\"master\"}", before + 10.0)
             .await;
         proxy
-            .metric_is("stolon_proxy_relayed_bytes_total{toward=\"client\"}", before + 10.0)
+            .wait_for_metric("stolon_proxy_relayed_bytes_total{toward=\"client\"}", before + 10.0)
             .await;
-        proxy.metric_is("stolon_proxy_route_open", 1.0).await;
+        proxy.wait_for_metric("stolon_proxy_route_open", 1.0).await;
         let connects = proxy.metric("stolon_proxy_connect_seconds_bucket{le=\"+Inf\"}").await;
         assert_eq!(connects, proxy.metric("stolon_proxy_connect_seconds_count").await);
         assert!(connects >= Some(1.0));
         proxy
-            .metric_is(&format!("stolon_proxy_master_info{{db=\"{}\"}}", master.db), 1.0)
+            .wait_for_metric(&format!("stolon_proxy_master_info{{db=\"{}\"}}", master.db), 1.0)
             .await;
     });
 }

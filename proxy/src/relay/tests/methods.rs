@@ -1,4 +1,4 @@
-//! What belongs to one path alone: when it is taken, what it falls back to, what it leaves behind.
+//! What is specific to one method: when it is used, its fallback, and what it leaves behind.
 
 use rustix::io::Errno;
 
@@ -7,20 +7,20 @@ use std::os::fd::AsFd;
 use super::*;
 use crate::relay::{pipes, splice::refuse};
 
-/// Sends `bytes` from master to client at one go, and gives what was counted.
+/// Sends `bytes` from server to client at once and returns the counters.
 async fn stream(start: Start, bytes: usize) -> Arc<ByteCounters> {
-    let mut rig = rig(start).await;
+    let mut harness = harness(start).await;
     let sent = pattern(0, bytes);
     let write = async {
-        rig.server.write_all(&sent).await.unwrap();
-        rig.server.shutdown().await.unwrap();
+        harness.server.write_all(&sent).await.unwrap();
+        harness.server.shutdown().await.unwrap();
     };
-    let (got, ()) = tokio::join!(read_all(&mut rig.client), write);
+    let (got, ()) = tokio::join!(read_all(&mut harness.client), write);
     assert!(got.unwrap() == sent);
-    drop(rig.client);
-    rig.end.await.unwrap();
-    assert_eq!(value(&rig.counters.to_client), bytes as u64);
-    rig.counters
+    drop(harness.client);
+    harness.end.await.unwrap();
+    assert_eq!(value(&harness.counters.to_client), bytes as u64);
+    harness.counters
 }
 
 #[test]
@@ -64,13 +64,15 @@ fn without_a_pipe_bulk_is_copied_and_counted() {
 fn a_pipe_that_holds_bytes_at_the_end_is_closed_and_not_used_again() {
     run(async {
         for _ in 0..pipes::PIPES_MAX + 1 {
-            let mut rig = rig_with(splice, Arc::new(open_gate()), Some(8192)).await;
+            let mut harness = harness_with(splice, Arc::new(open_gate()), Some(8192)).await;
             let chunk = vec![7; 64 * 1024];
-            while value(&rig.counters.spliced) == 0 || pipes::pipe_counts().0 == 0 {
-                let _ = tokio::time::timeout(Duration::from_millis(5), rig.server.write(&chunk)).await;
+            while value(&harness.counters.spliced) == 0 || pipes::pipe_counts().0 == 0 {
+                let _ = tokio::time::timeout(Duration::from_millis(5), harness.server.write(&chunk)).await;
             }
-            rig.gate.close(CloseReason::RouteChange, soon(Duration::ZERO));
-            assert!(matches!(rig.end.await.unwrap(), RelayEnd::GateClosed));
+            harness
+                .gate
+                .close(CloseReason::RouteChange, lease_end_in(Duration::ZERO));
+            assert!(matches!(harness.end.await.unwrap(), RelayEnd::GateClosed));
         }
         assert_eq!(pipes::pipe_counts().0, 0);
     });
@@ -89,11 +91,11 @@ fn the_mark_stays_up_while_the_sink_is_full_and_goes_down_when_the_other_side_is
             let mark = || sys::low_water_mark(source).unwrap();
             let (mut sent, mut highest) = (0, 0);
             let piece = pattern(0, 8192);
-            // until everything on the way is full, and has been for many ticks
+            // Until every buffer is full, and has been for many ticks.
             while let Ok(written) = tokio::time::timeout(Duration::from_millis(200), from.write(&piece)).await {
                 sent += written.unwrap();
                 highest = highest.max(mark());
-                tokio::task::yield_now().await; // so that it comes alone
+                tokio::task::yield_now().await; // so that it arrives alone
             }
             assert!(highest > 1 && mark() > 1, "{highest}, then {}", mark());
             to.write_u8(7).await.unwrap();
@@ -111,20 +113,20 @@ fn the_mark_stays_up_while_the_sink_is_full_and_goes_down_when_the_other_side_is
 fn a_reset_together_with_the_last_end_is_an_orderly_end() {
     run(async {
         for resetting in [Side::Client, Side::Server] {
-            let mut rig = rig(adaptive).await;
+            let mut harness = harness(adaptive).await;
             let (first, last) = match resetting {
-                Side::Client => (&mut rig.client, &mut rig.server),
-                Side::Server => (&mut rig.server, &mut rig.client),
+                Side::Client => (&mut harness.client, &mut harness.server),
+                Side::Server => (&mut harness.server, &mut harness.client),
             };
             first.shutdown().await.unwrap();
             assert_eq!(last.read(&mut [0]).await.unwrap(), 0);
-            // the relay has no turn between the two
+            // the relay does not run between the two
             let _ = SockRef::from(&*first).set_linger(Some(Duration::ZERO));
             match resetting {
-                Side::Client => drop((rig.client, rig.server)),
-                Side::Server => drop((rig.server, rig.client)),
+                Side::Client => drop((harness.client, harness.server)),
+                Side::Server => drop((harness.server, harness.client)),
             }
-            let end = rig.end.await.unwrap();
+            let end = harness.end.await.unwrap();
             assert!(
                 matches!(
                     (resetting, &end),
@@ -151,8 +153,8 @@ fn a_long_stream_of_small_sends_is_batched_unless_that_is_turned_off() {
             };
             let end = tokio::spawn(async move {
                 forward(
-                    inner(inner_client),
-                    inner(inner_server),
+                    relay_socket(inner_client),
+                    relay_socket(inner_server),
                     &open_gate(),
                     &pipe_counts,
                     &config,
@@ -163,7 +165,7 @@ fn a_long_stream_of_small_sends_is_batched_unless_that_is_turned_off() {
             let write = async {
                 for _ in 0..2048 {
                     server.write_all(&piece).await.unwrap();
-                    tokio::task::yield_now().await; // so that it comes alone
+                    tokio::task::yield_now().await; // so that it arrives alone
                 }
                 server.shutdown().await.unwrap();
             };

@@ -7,69 +7,69 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What one outer end does next.
+/// One action of an outer end.
 #[derive(Debug, Clone)]
-enum Deed {
+enum Action {
     Write(usize),
     Read(usize),
     Pause(u8),
 }
 
-/// How one outer end is done.
+/// How an outer end finishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// Finishes its stream and reads the other's to the end.
+enum Ending {
+    /// Shuts down its sending direction and reads the other one to the end.
     Finish,
     /// Resets the connection once everything is written.
     Reset,
-    /// The same right after it has finished its stream.
+    /// Resets it right after shutting down its sending direction.
     FinishAndReset,
 }
 
-/// All that happens to one connection.
+/// All actions on one connection.
 #[derive(Debug, Clone)]
 struct Schedule {
-    client: (Vec<Deed>, End),
-    server: (Vec<Deed>, End),
+    client: (Vec<Action>, Ending),
+    server: (Vec<Action>, Ending),
     buffer_bytes: Option<usize>,
-    /// The gate closes after so many turns of the runtime.
-    cut_after: Option<u16>,
+    /// The gate closes after this many turns of the runtime.
+    close_after: Option<u16>,
 }
 
-fn deeds() -> impl Strategy<Value = (Vec<Deed>, End)> {
-    let deed = prop_oneof![
+fn actions() -> impl Strategy<Value = (Vec<Action>, Ending)> {
+    let action = prop_oneof![
         4 => prop_oneof![
             1..64_usize,
             1..70_000_usize,
             1..600_000_usize,
             Just(crate::relay::copy::BUFFER_BYTES)
-        ].prop_map(Deed::Write),
-        4 => prop_oneof![1..64_usize, 1..200_000_usize].prop_map(Deed::Read),
-        2 => (1..40_u8).prop_map(Deed::Pause),
+        ].prop_map(Action::Write),
+        4 => prop_oneof![1..64_usize, 1..200_000_usize].prop_map(Action::Read),
+        2 => (1..40_u8).prop_map(Action::Pause),
     ];
-    let end = prop_oneof![6 => Just(End::Finish), 1 => Just(End::Reset), 1 => Just(End::FinishAndReset)];
-    (proptest::collection::vec(deed, 0..16), end)
+    let end = prop_oneof![6 => Just(Ending::Finish), 1 => Just(Ending::Reset), 1 => Just(Ending::FinishAndReset)];
+    (proptest::collection::vec(action, 0..16), end)
 }
 
 fn schedules() -> impl Strategy<Value = Schedule> {
     let buffers = prop_oneof![2 => Just(None), 1 => Just(Some(4096)), 1 => Just(Some(65536))];
-    let cut = prop_oneof![9 => Just(None), 1 => (0..300_u16).prop_map(Some)];
-    (deeds(), deeds(), buffers, cut).prop_map(|(client, server, buffer_bytes, cut_after)| Schedule {
+    let closing = prop_oneof![9 => Just(None), 1 => (0..300_u16).prop_map(Some)];
+    (actions(), actions(), buffers, closing).prop_map(|(client, server, buffer_bytes, close_after)| Schedule {
         client,
         server,
         buffer_bytes,
-        cut_after,
+        close_after,
     })
 }
 
-/// What one outer end has done and seen.
+/// What one outer end has sent and received.
 #[derive(Debug)]
-struct Seen {
+struct Observed {
     sent: usize,
     got: Vec<u8>,
     /// Its peer's stream ended in order.
     orderly: bool,
-    /// It met an error, reading or writing.
+    /// Reading or writing failed.
     failed: bool,
 }
 
@@ -79,25 +79,27 @@ async fn pause(turns: u16) {
     }
 }
 
-/// Does what one end has to do.
-async fn act(socket: TcpStream, deeds: Vec<Deed>, end: End) -> Seen {
+/// Performs the actions of one end.
+async fn perform(socket: TcpStream, actions: Vec<Action>, end: Ending) -> Observed {
     let (mut read, mut write) = socket.into_split();
     let (mut sent, mut write_failed) = (0, false);
     let (mut got, mut orderly, mut read_failed) = (Vec::new(), false, false);
-    let (reads, writes): (Vec<_>, Vec<_>) = deeds.into_iter().partition(|deed| matches!(deed, Deed::Read(_)));
+    let (reads, writes): (Vec<_>, Vec<_>) = actions
+        .into_iter()
+        .partition(|action| matches!(action, Action::Read(_)));
     let writer = async {
-        for deed in writes {
-            match deed {
-                Deed::Write(bytes) if write.write_all(&pattern(sent, bytes)).await.is_err() => {
+        for action in writes {
+            match action {
+                Action::Write(bytes) if write.write_all(&pattern(sent, bytes)).await.is_err() => {
                     write_failed = true;
                     break;
                 }
-                Deed::Write(bytes) => sent += bytes,
-                Deed::Pause(turns) => pause(turns.into()).await,
-                Deed::Read(_) => {}
+                Action::Write(bytes) => sent += bytes,
+                Action::Pause(turns) => pause(turns.into()).await,
+                Action::Read(_) => {}
             }
         }
-        if end != End::Reset && write.shutdown().await.is_err() {
+        if end != Ending::Reset && write.shutdown().await.is_err() {
             write_failed = true;
         }
     };
@@ -106,7 +108,7 @@ async fn act(socket: TcpStream, deeds: Vec<Deed>, end: End) -> Seen {
         let mut buffer = vec![0; 200_000];
         loop {
             let bytes = match sizes.next() {
-                Some(Deed::Read(bytes)) => bytes,
+                Some(Action::Read(bytes)) => bytes,
                 _ => buffer.len(),
             };
             match read.read(&mut buffer[..bytes]).await {
@@ -117,7 +119,7 @@ async fn act(socket: TcpStream, deeds: Vec<Deed>, end: End) -> Seen {
             tokio::task::yield_now().await;
         }
     };
-    if end == End::Finish {
+    if end == Ending::Finish {
         tokio::join!(writer, reader);
     } else {
         let mut both = Box::pin(async {
@@ -131,7 +133,7 @@ async fn act(socket: TcpStream, deeds: Vec<Deed>, end: End) -> Seen {
         drop(both);
         reset_halves(read, write);
     }
-    Seen {
+    Observed {
         sent,
         got,
         orderly,
@@ -143,24 +145,37 @@ fn reset_halves(read: tokio::net::tcp::OwnedReadHalf, write: tokio::net::tcp::Ow
     reset(read.reunite(write).unwrap());
 }
 
-/// Judges what arrived at one end, from what the other one did.
-fn judge(here: &Seen, here_end: End, there: &Seen, there_end: End, cut: bool) -> Result<(), TestCaseError> {
-    // a write that failed may have sent a part of it
-    let sent_at_most = there.sent
-        + if there.failed || there_end != End::Finish {
+/// Checks what arrived at one end against what the other one did.
+fn check(
+    observed: &Observed,
+    ending: Ending,
+    peer: &Observed,
+    peer_ending: Ending,
+    closing: bool,
+) -> Result<(), TestCaseError> {
+    // A failed write may have sent a part.
+    let sent_at_most = peer.sent
+        + if peer.failed || peer_ending != Ending::Finish {
             1 << 20
         } else {
             0
         };
-    prop_assert!(here.got.len() <= sent_at_most, "more than was sent");
-    prop_assert!(here.got == pattern(0, here.got.len()), "lost, doubled or swapped");
-    let quiet = !cut && here_end == End::Finish && there_end == End::Finish;
+    prop_assert!(observed.got.len() <= sent_at_most, "more than was sent");
+    prop_assert!(
+        observed.got == pattern(0, observed.got.len()),
+        "lost, doubled or swapped"
+    );
+    let quiet = !closing && ending == Ending::Finish && peer_ending == Ending::Finish;
     if quiet {
-        prop_assert!(here.orderly && !here.failed, "an orderly end: {}", here.failed);
+        prop_assert!(
+            observed.orderly && !observed.failed,
+            "an orderly end: {}",
+            observed.failed
+        );
     }
-    if here.orderly && !here.failed && !cut && here_end == End::Finish {
-        prop_assert!(there_end != End::Reset, "a reset was taken for an orderly end");
-        prop_assert_eq!(here.got.len(), there.sent, "an orderly end before all bytes");
+    if observed.orderly && !observed.failed && !closing && ending == Ending::Finish {
+        prop_assert!(peer_ending != Ending::Reset, "a reset was taken for an orderly end");
+        prop_assert_eq!(observed.got.len(), peer.sent, "an orderly end before all bytes");
     }
     Ok(())
 }
@@ -169,7 +184,7 @@ fn judge(here: &Seen, here_end: End, there: &Seen, there_end: End, cut: bool) ->
 /// `PROPTEST_CASES=25000 cargo test --release -p proxy --features test-hooks --lib any_schedule`
 const SCHEDULES: u32 = 64;
 
-/// As many as the environment asks for.
+/// Returns the number that the environment asks for.
 pub(super) fn requested() -> Option<u32> {
     std::env::var("PROPTEST_CASES")
         .ok()
@@ -182,39 +197,39 @@ pub(super) async fn any_schedule_delivers_every_byte_once_in_order_and_the_right
         ..ProptestConfig::with_cases(requested().unwrap_or(SCHEDULES))
     };
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    // The runner calls back synchronously, so the schedules have a thread of their own, and each has a runtime.
-    let judged = std::thread::spawn(move || runner.run(&schedules(), |schedule| follow(start, schedule)));
-    tokio::task::spawn_blocking(move || judged.join().unwrap().unwrap())
+    // The runner calls back synchronously, so the schedules run on a thread of their own, each in its own runtime.
+    let result = std::thread::spawn(move || runner.run(&schedules(), |schedule| run_schedule(start, schedule)));
+    tokio::task::spawn_blocking(move || result.join().unwrap().unwrap())
         .await
         .unwrap();
 }
 
-fn follow(start: Start, schedule: Schedule) -> Result<(), TestCaseError> {
+fn run_schedule(start: Start, schedule: Schedule) -> Result<(), TestCaseError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        let rig = rig_with(start, Arc::new(open_gate()), schedule.buffer_bytes).await;
-        let (client_end, master_end) = (schedule.client.1, schedule.server.1);
-        let client = tokio::spawn(act(rig.client, schedule.client.0, client_end));
-        let server = tokio::spawn(act(rig.server, schedule.server.0, master_end));
-        let gate = rig.gate;
-        let cut = tokio::spawn(async move {
-            if let Some(turns) = schedule.cut_after {
+        let harness = harness_with(start, Arc::new(open_gate()), schedule.buffer_bytes).await;
+        let (client_ending, server_ending) = (schedule.client.1, schedule.server.1);
+        let client = tokio::spawn(perform(harness.client, schedule.client.0, client_ending));
+        let server = tokio::spawn(perform(harness.server, schedule.server.0, server_ending));
+        let gate = harness.gate;
+        let closing = tokio::spawn(async move {
+            if let Some(turns) = schedule.close_after {
                 pause(turns).await;
-                gate.close(CloseReason::RouteChange, soon(Duration::ZERO));
+                gate.close(CloseReason::RouteChange, lease_end_in(Duration::ZERO));
             }
         });
-        let all = async { tokio::join!(client, server, cut, rig.end) };
-        let all = tokio::time::timeout(PATIENCE, all).await;
-        let (client, server, cut, end) = all.map_err(|_| TestCaseError::fail("it stalls"))?;
+        let all = async { tokio::join!(client, server, closing, harness.end) };
+        let all = tokio::time::timeout(TEST_TIMEOUT, all).await;
+        let (client, server, closing, end) = all.map_err(|_| TestCaseError::fail("it stalls"))?;
         let (client, server, end) = (client.unwrap(), server.unwrap(), end.unwrap());
-        cut.unwrap();
-        let is_cut = matches!(end, RelayEnd::GateClosed);
-        judge(&client, client_end, &server, master_end, is_cut)?;
-        judge(&server, master_end, &client, client_end, is_cut)?;
-        if client_end == End::Finish && master_end == End::Finish && !is_cut {
+        closing.unwrap();
+        let gate_closed = matches!(end, RelayEnd::GateClosed);
+        check(&client, client_ending, &server, server_ending, gate_closed)?;
+        check(&server, server_ending, &client, client_ending, gate_closed)?;
+        if client_ending == Ending::Finish && server_ending == Ending::Finish && !gate_closed {
             prop_assert!(
                 matches!(end, RelayEnd::ClientFinished | RelayEnd::ServerFinished),
                 "{:?}",

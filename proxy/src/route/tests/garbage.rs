@@ -1,5 +1,5 @@
-//! Garbage in the store: whatever bytes are under the key, reading them does not panic, and a route opens only to what they
-//! name as cluster data (proxy P-3). Recorded documents are damaged at random, as values and as bytes.
+//! Garbage in the store: whatever the key holds, decoding it does not panic, and a route opens only to what the bytes
+//! name as cluster data (proxy P-3). Recorded documents are damaged at random, as JSON values and as bytes.
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
@@ -16,14 +16,14 @@ use super::*;
 /// Damaged documents of a run; `PROPTEST_CASES` asks for more.
 const CASES: u32 = 4096;
 
-/// What stolon wrote, and one document of our own.
+/// Documents that the reference wrote, and one of our own.
 const RECORDED: [&str; 3] = [
     include_str!("../../../../tests/golden/async-failover.store.jsonl"),
     include_str!("../../../../tests/golden/sync.store.jsonl"),
     include_str!("../../../../tests/golden/standby-cluster.store.jsonl"),
 ];
 
-/// Every recorded document.
+/// Returns every recorded document.
 static DOCUMENTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
     let lines = RECORDED.iter().flat_map(|recorded| recorded.lines());
     let entries = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -33,8 +33,8 @@ static DOCUMENTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
     texts.map(|text| serde_json::from_str(&text).unwrap()).collect()
 });
 
-/// Values that fit nowhere, and some that fit where they should not, as JSON text.
-fn hostile() -> Vec<String> {
+/// Values, as JSON text, that are invalid everywhere, and some that are valid in the wrong place.
+fn invalid_values() -> Vec<String> {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let objects = |depth: usize| format!("{}1{}", r#"{"spec":"#.repeat(depth), "}".repeat(depth));
     let mut all: Vec<String> = [nested(20), nested(127), nested(5000), objects(30), objects(5000)].into();
@@ -113,25 +113,25 @@ fn hostile() -> Vec<String> {
     all
 }
 
-/// One thing that is done to the values of a document.
+/// A change of the values of a document.
 #[derive(Debug, Clone)]
-enum Damage {
-    /// A value becomes another one.
+enum ValueChange {
+    /// Replaces a value.
     Replace { which: Index, with: Index },
-    /// A member is there twice, the second time perhaps in other letters.
+    /// Duplicates a member, perhaps with other letter case.
     Repeat {
         which: Index,
         with: Index,
         shout: bool,
         before: bool,
     },
-    /// A value is gone.
+    /// Removes a value.
     Remove { which: Index },
 }
 
-/// One thing that is done to the bytes of a document.
+/// A change of the bytes of a document.
 #[derive(Debug, Clone)]
-enum Scratch {
+enum ByteChange {
     Flip { at: Index, mask: u8 },
     Cut { at: Index, bytes: usize },
     End { at: Index },
@@ -139,32 +139,33 @@ enum Scratch {
     Insert { at: Index, bytes: Vec<u8> },
 }
 
-fn damages() -> impl Strategy<Value = Vec<Damage>> {
+fn value_changes() -> impl Strategy<Value = Vec<ValueChange>> {
     let index = any::<Index>;
-    let damage = prop_oneof![
-        4 => (index(), index()).prop_map(|(which, with)| Damage::Replace { which, with }),
+    let change = prop_oneof![
+        4 => (index(), index()).prop_map(|(which, with)| ValueChange::Replace { which, with }),
         3 => (index(), index(), any::<bool>(), any::<bool>())
-            .prop_map(|(which, with, shout, before)| Damage::Repeat { which, with, shout, before }),
-        1 => index().prop_map(|which| Damage::Remove { which }),
+            .prop_map(|(which, with, shout, before)| ValueChange::Repeat { which, with, shout, before }),
+        1 => index().prop_map(|which| ValueChange::Remove { which }),
     ];
-    proptest::collection::vec(damage, 0..4)
+    proptest::collection::vec(change, 0..4)
 }
 
-fn scratches() -> impl Strategy<Value = Vec<Scratch>> {
+fn byte_changes() -> impl Strategy<Value = Vec<ByteChange>> {
     let index = any::<Index>;
     let scratch = prop_oneof![
-        3 => (index(), 1..=u8::MAX).prop_map(|(at, mask)| Scratch::Flip { at, mask }),
-        2 => (index(), 1..40_usize).prop_map(|(at, bytes)| Scratch::Cut { at, bytes }),
-        1 => index().prop_map(|at| Scratch::End { at }),
-        2 => (index(), 1..400_usize, index()).prop_map(|(from, bytes, to)| Scratch::Copy { from, bytes, to }),
-        2 => (index(), "[ -~]{1,12}").prop_map(|(at, text)| Scratch::Insert { at, bytes: text.into_bytes() }),
+        3 => (index(), 1..=u8::MAX).prop_map(|(at, mask)| ByteChange::Flip { at, mask }),
+        2 => (index(), 1..40_usize).prop_map(|(at, bytes)| ByteChange::Cut { at, bytes }),
+        1 => index().prop_map(|at| ByteChange::End { at }),
+        2 => (index(), 1..400_usize, index()).prop_map(|(from, bytes, to)| ByteChange::Copy { from, bytes, to }),
+        2 => (index(), "[ -~]{1,12}").prop_map(|(at, text)| ByteChange::Insert { at, bytes: text.into_bytes() }),
         1 => (index(), proptest::collection::vec(any::<u8>(), 1..20))
-            .prop_map(|(at, bytes)| Scratch::Insert { at, bytes }),
+            .prop_map(|(at, bytes)| ByteChange::Insert { at, bytes }),
     ];
     prop_oneof![2 => Just(Vec::new()), 1 => proptest::collection::vec(scratch, 1..3)]
 }
 
-/// The pointers (RFC 6901) to all values, those that a route depends on three times.
+/// Returns the pointers (RFC 6901) to all values; those that a route depends on three times, so that they are hit more
+/// often.
 fn pointers(document: &Value) -> Vec<String> {
     fn walk(value: &Value, path: &str, all: &mut Vec<String>) {
         let matters = ["/proxy", "/dbs", "/formatVersion", "/cluster/spec"];
@@ -190,19 +191,19 @@ fn pointers(document: &Value) -> Vec<String> {
     all
 }
 
-/// The text of a document with all of this done to it.
-fn damaged(document: &Value, damages: &[Damage], scratches: &[Scratch]) -> Vec<u8> {
-    let (mut document, hostile) = (document.clone(), hostile());
-    let mut put: Vec<(String, String)> = Vec::new(); // what stands for a text that a `Value` cannot hold, and that text
-    for (number, damage) in damages.iter().enumerate() {
+/// Returns the text of a document after all changes.
+fn apply_changes(document: &Value, value_changes: &[ValueChange], byte_changes: &[ByteChange]) -> Vec<u8> {
+    let (mut document, invalid_values) = (document.clone(), invalid_values());
+    let mut put: Vec<(String, String)> = Vec::new(); // placeholders for texts that a `Value` cannot hold, and those texts
+    for (number, change) in value_changes.iter().enumerate() {
         let all = pointers(&document);
         let mark = format!("@{number}@");
-        match damage {
-            Damage::Replace { which, with } => {
+        match change {
+            ValueChange::Replace { which, with } => {
                 *document.pointer_mut(which.get(&all).as_str()).unwrap() = Value::String(mark.clone());
-                put.push((format!("{mark:?}"), with.get(&hostile).clone()));
+                put.push((format!("{mark:?}"), with.get(&invalid_values).clone()));
             }
-            Damage::Repeat {
+            ValueChange::Repeat {
                 which,
                 with,
                 shout,
@@ -214,7 +215,7 @@ fn damaged(document: &Value, damages: &[Damage], scratches: &[Scratch]) -> Vec<u
                 let Some(Value::Object(members)) = document.pointer_mut(parent) else {
                     continue;
                 };
-                // members are in the order of their names
+                // Members are sorted by name.
                 let key = if *before {
                     format!("!{number}")
                 } else {
@@ -222,10 +223,10 @@ fn damaged(document: &Value, damages: &[Damage], scratches: &[Scratch]) -> Vec<u
                 };
                 let name = if *shout { name.to_uppercase() } else { name.to_owned() };
                 put.push((format!("{key:?}"), format!("{name:?}")));
-                put.push((format!("{mark:?}"), with.get(&hostile).clone()));
+                put.push((format!("{mark:?}"), with.get(&invalid_values).clone()));
                 members.insert(key, Value::String(mark));
             }
-            Damage::Remove { which } => {
+            ValueChange::Remove { which } => {
                 let Some((parent, name)) = which.get(&all).rsplit_once('/') else {
                     continue;
                 };
@@ -240,16 +241,16 @@ fn damaged(document: &Value, damages: &[Damage], scratches: &[Scratch]) -> Vec<u
         text = text.replacen(mark, value, 1);
     }
     let mut bytes = text.into_bytes();
-    for scratch in scratches {
+    for scratch in byte_changes {
         let at = |index: &Index| index.index(bytes.len() + 1);
         match scratch {
-            Scratch::Flip { at: place, mask } => {
+            ByteChange::Flip { at: place, mask } => {
                 let place = at(place);
                 if let Some(byte) = bytes.get_mut(place) {
                     *byte ^= mask;
                 }
             }
-            Scratch::Cut {
+            ByteChange::Cut {
                 at: place,
                 bytes: count,
             } => {
@@ -257,16 +258,16 @@ fn damaged(document: &Value, damages: &[Damage], scratches: &[Scratch]) -> Vec<u
                 let end = (place + count).min(bytes.len());
                 bytes.drain(place..end);
             }
-            Scratch::End { at: place } => {
+            ByteChange::End { at: place } => {
                 let place = at(place);
                 bytes.truncate(place);
             }
-            Scratch::Copy { from, bytes: count, to } => {
+            ByteChange::Copy { from, bytes: count, to } => {
                 let (from, to) = (at(from), at(to));
                 let piece = bytes[from..(from + count).min(bytes.len())].to_vec();
                 bytes.splice(to..to, piece);
             }
-            Scratch::Insert { at: place, bytes: new } => {
+            ByteChange::Insert { at: place, bytes: new } => {
                 let place = at(place);
                 bytes.splice(place..place, new.iter().copied());
             }
@@ -275,7 +276,7 @@ fn damaged(document: &Value, damages: &[Damage], scratches: &[Scratch]) -> Vec<u
     bytes
 }
 
-/// All members of this name, in any letters and however often it is there.
+/// Returns all members of this name, in any letter case and however often they occur.
 fn members<'a>(of: impl IntoIterator<Item = &'a Json>, name: &str) -> Vec<&'a Json> {
     let objects = of.into_iter().filter_map(|value| match value {
         Json::Object(members) => Some(members),
@@ -295,8 +296,8 @@ fn is_text(value: &Json, wanted: impl Fn(&str) -> bool) -> bool {
     matches!(value, Json::Text(text) if wanted(text))
 }
 
-/// Whether a document says somewhere that clients of the proxy `me` go to this db, and that it is there.
-fn names(document: &Json, db: &str, endpoint: &MasterEndpoint, me: &str) -> bool {
+/// Whether a document says anywhere that clients of the proxy `me` go to this db, and contains the db.
+fn names_route(document: &Json, db: &str, endpoint: &MasterEndpoint, me: &str) -> bool {
     let proxy = descend(document, &["proxy", "spec"]);
     let dbs = descend(document, &["dbs"]);
     let statuses = members(members(dbs, db), "status");
@@ -318,49 +319,54 @@ fn names(document: &Json, db: &str, endpoint: &MasterEndpoint, me: &str) -> bool
         && descend(document, &["formatVersion"]).contains(&&Json::Int(1))
 }
 
-/// The proxy that a document enables.
-fn enabled(document: &Value) -> String {
+/// Returns the proxy that a document enables.
+fn enabled_proxy(document: &Value) -> String {
     let first = &document["proxy"]["spec"]["enabledProxies"][0];
     first.as_str().unwrap_or("me").to_owned()
 }
 
-/// What became of a route.
+/// The result of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Became {
+enum DecisionKind {
     Unchanged,
     Closed,
     Open,
 }
 
-/// Reads these bytes as a check-in does, and asserts that a route that they open is one that they name.
-fn judge(bytes: &[u8], me: &str) -> Result<Became, TestCaseError> {
-    let Ok(found) = StoredClusterData::parse(Some(bytes)) else {
-        return Ok(Became::Unchanged);
+/// Decodes these bytes as a check-in does, and asserts that a route that they open is one that they name.
+fn check_bytes(bytes: &[u8], me: &str) -> Result<DecisionKind, TestCaseError> {
+    let Ok(stored) = StoredClusterData::parse(Some(bytes)) else {
+        return Ok(DecisionKind::Unchanged);
     };
-    let endpoint = found.master_endpoint().map(|(_, endpoint)| endpoint);
+    let endpoint = stored.master_endpoint().map(|(_, endpoint)| endpoint);
     let address = endpoint.as_ref().map(|endpoint| {
         let looked_up = Ipv4Addr::new(10, 9, 8, 7).into();
         SocketAddr::new(endpoint.host.parse().unwrap_or(looked_up), endpoint.port)
     });
-    let around = NetworkFacts {
+    let network = NetworkFacts {
         master: address,
-        ..around(None)
+        ..network(None)
     };
-    let verdict = decide(&found, &around, &ProxyUid::from(me));
-    let Route::Open { db, master } = verdict.route else {
-        return Ok(Became::Closed);
+    let decision = decide(&stored, &network, &ProxyUid::from(me));
+    let Route::Open { db, master } = decision.route else {
+        return Ok(DecisionKind::Closed);
     };
     prop_assert_eq!(Some(master), address);
     let document = Json::parse(bytes).unwrap();
     let endpoint = endpoint.unwrap();
-    prop_assert!(names(&document, db.as_str(), &endpoint, me), "{} {:?}", db, endpoint);
-    let generation = match verdict.publish {
+    prop_assert!(
+        names_route(&document, db.as_str(), &endpoint, me),
+        "{} {:?}",
+        db,
+        endpoint
+    );
+    let generation = match decision.publish {
         PublishInfo::Must(generation) => i128::from(generation),
         other => return Err(TestCaseError::fail(format!("{other:?}"))),
     };
     let said = descend(&document, &["proxy", "generation"]);
     prop_assert!(said.contains(&&Json::Int(generation)) || generation == 0);
-    Ok(Became::Open)
+    Ok(DecisionKind::Open)
 }
 
 #[test]
@@ -372,39 +378,42 @@ fn damaged_cluster_data_open_a_route_to_nothing_but_what_they_name() {
         failure_persistence: None,
         ..ProptestConfig::with_cases(asked.unwrap_or(CASES))
     };
-    let became = [const { Cell::new(0_u32) }; 3];
-    let strategy = (any::<Index>(), damages(), scratches());
+    let kinds = [const { Cell::new(0_u32) }; 3];
+    let strategy = (any::<Index>(), value_changes(), byte_changes());
     TestRunner::new(config)
-        .run(&strategy, |(which, damages, scratches)| {
+        .run(&strategy, |(which, value_changes, byte_changes)| {
             let document = which.get(&DOCUMENTS);
-            let route = judge(&damaged(document, &damages, &scratches), &enabled(document))?;
-            let count = &became[route as usize];
+            let route = check_bytes(
+                &apply_changes(document, &value_changes, &byte_changes),
+                &enabled_proxy(document),
+            )?;
+            let count = &kinds[route as usize];
             count.set(count.get() + 1);
             Ok(())
         })
         .unwrap();
-    println!("unchanged, closed, open: {became:?}");
+    println!("unchanged, closed, open: {kinds:?}");
     assert!(
-        became.iter().all(|count| count.get() > CASES / 50),
-        "it proves little: {became:?}"
+        kinds.iter().all(|count| count.get() > CASES / 50),
+        "it proves little: {kinds:?}"
     );
 }
 
 #[test]
 fn undamaged_cluster_data_open_the_route_that_they_name() {
-    let judged: Vec<Became> = DOCUMENTS
+    let judged: Vec<DecisionKind> = DOCUMENTS
         .iter()
-        .map(|document| judge(document.to_string().as_bytes(), &enabled(document)).unwrap())
+        .map(|document| check_bytes(document.to_string().as_bytes(), &enabled_proxy(document)).unwrap())
         .collect();
-    let opened = judged.iter().filter(|became| **became == Became::Open).count();
+    let opened = judged.iter().filter(|kinds| **kinds == DecisionKind::Open).count();
     assert!(opened > DOCUMENTS.len() / 2, "{opened} of {}", DOCUMENTS.len());
-    assert!(!judged.contains(&Became::Unchanged));
+    assert!(!judged.contains(&DecisionKind::Unchanged));
 }
 
 proptest! {
-    /// Arbitrary bytes do not decode into anything that opens a route.
+    /// Arbitrary bytes decode into nothing that opens a route.
     #[test]
     fn arbitrary_bytes_are_no_cluster_data(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        prop_assert_ne!(judge(&bytes, "me")?, Became::Open);
+        prop_assert_ne!(check_bytes(&bytes, "me")?, DecisionKind::Open);
     }
 }

@@ -1,4 +1,5 @@
-//! A private etcd, masters that answer with their name, a stolon-proxy, and what a sentinel would write.
+//! The harness of this test binary: a private etcd, masters that answer with their name, a stolon-proxy, and what a
+//! sentinel would write.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -21,26 +22,26 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long anything may take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// The proxy timeout of tests that are not about the end of a lease: no busy machine delays check-ins for as long.
+/// Limit of every wait, for a busy machine.
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Proxy timeout of tests that are not about the end of a lease: no busy machine delays check-ins for that long.
 pub(crate) const STEADY_TIMEOUT: Duration = Duration::from_secs(120);
-/// The proxy timeout of [`Rig::with_short_lease`], and the check interval of both: the `fast` profile.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
+/// Proxy timeout of [`ProxyHarness::with_short_lease`], as in the `fast` profile.
+pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const CLUSTER: &str = "main";
 
-/// A storm of clients makes the kernel drop packets of loopback, those of other tests with them, and a reset that is lost
-/// is not sent again. So a test with a storm runs alone, and all others beside each other.
-static STORM: RwLock<()> = RwLock::new(());
+/// A flood of clients makes the kernel drop loopback packets, also those of other tests, and a lost reset is not
+/// repeated. So a test with a flood runs alone, and all others in parallel.
+static EXCLUSIVE: RwLock<()> = RwLock::new(());
 
-pub(crate) fn block_on(test: impl Future<Output = ()>) {
-    let _beside_others = STORM.read().unwrap_or_else(PoisonError::into_inner);
+pub(crate) fn run_test(test: impl Future<Output = ()>) {
+    let _beside_others = EXCLUSIVE.read().unwrap_or_else(PoisonError::into_inner);
     run(test);
 }
 
-pub(crate) fn block_on_alone(test: impl Future<Output = ()>) {
-    let _alone = STORM.write().unwrap_or_else(PoisonError::into_inner);
+pub(crate) fn run_test_alone(test: impl Future<Output = ()>) {
+    let _alone = EXCLUSIVE.write().unwrap_or_else(PoisonError::into_inner);
     run(test);
 }
 
@@ -54,7 +55,7 @@ fn run(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-/// Lets this process open as many files as it may at all, and gives how many: it is both the clients and the masters.
+/// Raises the limit of open files of this process, which has both the clients and the masters. Returns the limit.
 pub(crate) fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -67,23 +68,23 @@ pub(crate) fn raise_descriptor_limit() -> usize {
         .map_or(usize::MAX, |limit| usize::try_from(limit).unwrap())
 }
 
-/// etcd, and what the sentinel last wrote.
-pub(crate) struct Rig {
+/// An etcd, and the cluster data that a sentinel would have written last.
+pub(crate) struct ProxyHarness {
     pub(crate) etcd: Etcd,
     pub(crate) store: Store,
     pub(crate) sentinel: FakeSentinel,
     pub(crate) dir: TempDir,
 }
 
-impl Rig {
-    /// An empty store, and a spec with a lease that no test waits for.
+impl ProxyHarness {
+    /// Starts with an empty store, and a spec whose lease outlasts every test.
     pub(crate) async fn start() -> Self {
         Self::with_timeout(STEADY_TIMEOUT).await
     }
 
-    /// The same for tests of the end of a lease. A busy machine may let it end at any time.
+    /// The same with a short lease, for tests of its end. On a busy machine it may end at any time.
     pub(crate) async fn with_short_lease() -> Self {
-        Self::with_timeout(TIMEOUT).await
+        Self::with_timeout(SHORT_TIMEOUT).await
     }
 
     async fn with_timeout(timeout: Duration) -> Self {
@@ -107,14 +108,14 @@ impl Rig {
         }
     }
 
-    /// Sets both intervals of the spec; written with the next change.
-    pub(crate) fn timing(&mut self, check_interval: Duration, timeout: Duration) {
+    /// Sets both intervals in the spec; they are written with the next change.
+    pub(crate) fn set_timing(&mut self, check_interval: Duration, timeout: Duration) {
         let spec = self.sentinel.data.cluster.as_mut().unwrap().spec.as_mut().unwrap();
         spec.proxy_check_interval = Some(GoDuration::from_nanos(check_interval.as_nanos() as i64));
         spec.proxy_timeout = Some(GoDuration::from_nanos(timeout.as_nanos() as i64));
     }
 
-    /// Writes the cluster data as they are.
+    /// Writes the current cluster data.
     pub(crate) async fn write(&self) -> Revision {
         self.sentinel.write().await.unwrap()
     }
@@ -123,7 +124,7 @@ impl Rig {
         self.store.put(&self.store.keys().cluster_data(), value).await.unwrap()
     }
 
-    /// Names a master, or none, for these proxies. Gives the new proxy generation.
+    /// Names a master, or none, and enables these proxies. Returns the new proxy generation.
     pub(crate) async fn publish(&mut self, master: Option<&Master>, enabled: &[&Proxy]) -> i64 {
         let uids: Vec<String> = enabled.iter().map(|proxy| proxy.uid.clone()).collect();
         let master = master.map(|master| fake_sentinel::healthy_db(&master.db, &master.host, master.port));
@@ -131,7 +132,7 @@ impl Rig {
         self.sentinel.generation()
     }
 
-    /// What the proxy has published, if anything.
+    /// Returns the info that the proxy has published, if any.
     pub(crate) async fn info(&self, proxy: &Proxy) -> Option<ProxyInfo> {
         let entry = self
             .store
@@ -145,7 +146,7 @@ impl Rig {
     pub(crate) async fn acknowledged(&self, proxy: &Proxy, generation: i64) {
         eventually(
             format!("generation {generation} to be published"),
-            PATIENCE,
+            TEST_TIMEOUT,
             async || {
                 let info = self.info(proxy).await;
                 if info.as_ref().is_some_and(|info| info.generation == generation) {
@@ -158,8 +159,8 @@ impl Rig {
         .await;
     }
 
-    /// Changes the master as fencing F-5 and F-6 say: none, then the acknowledgement or one full lease, then the new
-    /// one. From its return on, nothing that `from` answers may reach a client; its answers are marked as late.
+    /// Changes the master as fencing F-5 and F-6 require: none, then the acknowledgement or one full lease, then the
+    /// new one. After that no answer of `from` may reach a client; its answers are marked as late.
     pub(crate) async fn fail_over(&mut self, proxy: &Proxy, from: &Master, to: &Master) {
         let timeout = self
             .info(proxy)
@@ -178,30 +179,30 @@ impl Rig {
         from.answer_with(LATE);
     }
 
-    /// A proxy that runs, directly on etcd.
+    /// Starts a proxy that connects to etcd directly.
     pub(crate) async fn proxy(&self) -> Proxy {
         Proxy::start(self, &self.etcd.endpoint(), &[]).await
     }
 }
 
-/// What a master answers once another one has been published: no client may see it.
+/// The answer of a master after another one has been published. No client may receive it.
 pub(crate) const LATE: u8 = b'!';
 
-/// A server that answers every `?` with its name, once it may, and everything else with itself.
+/// A server that answers every `?` with its name, unless it holds its answers, and echoes everything else.
 pub(crate) struct Master {
     pub(crate) db: String,
-    /// As it is advertised.
+    /// The advertised address.
     pub(crate) host: String,
     pub(crate) port: u16,
-    shared: Arc<Answers>,
+    shared: Arc<MasterState>,
     _task: AbortOnDropHandle<()>,
 }
 
-struct Answers {
+struct MasterState {
     name: AtomicU8,
-    asked: AtomicU64,
+    questions: AtomicU64,
     open: AtomicUsize,
-    silent: watch::Sender<bool>,
+    answers_held: watch::Sender<bool>,
 }
 
 impl Master {
@@ -209,15 +210,15 @@ impl Master {
         Self::start_at(name, ([127, 0, 0, 1], 0).into()).await
     }
 
-    /// The same on this address and port.
+    /// Starts one on this address and port.
     pub(crate) async fn start_at(name: u8, address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let shared = Arc::new(Answers {
+        let shared = Arc::new(MasterState {
             name: AtomicU8::new(name),
-            asked: AtomicU64::new(0),
+            questions: AtomicU64::new(0),
             open: AtomicUsize::new(0),
-            silent: watch::Sender::new(false),
+            answers_held: watch::Sender::new(false),
         });
         let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
         let db = format!("db{}", char::from(name).to_lowercase());
@@ -230,32 +231,32 @@ impl Master {
         }
     }
 
-    /// From now on answers with this.
+    /// Sets the answer.
     pub(crate) fn answer_with(&self, name: u8) {
         self.shared.name.store(name, Ordering::SeqCst);
     }
 
-    /// Whether it keeps its answers back.
-    pub(crate) fn be_silent(&self, silent: bool) {
-        self.shared.silent.send_replace(silent);
+    /// Sets whether it holds its answers back.
+    pub(crate) fn hold_answers(&self, silent: bool) {
+        self.shared.answers_held.send_replace(silent);
     }
 
-    /// Questions that have arrived.
-    pub(crate) fn asked(&self) -> u64 {
-        self.shared.asked.load(Ordering::SeqCst)
+    /// Number of questions received.
+    pub(crate) fn questions(&self) -> u64 {
+        self.shared.questions.load(Ordering::SeqCst)
     }
 
-    /// Connections now.
-    pub(crate) fn open(&self) -> usize {
+    /// Number of open connections.
+    pub(crate) fn connections(&self) -> usize {
         self.shared.open.load(Ordering::SeqCst)
     }
 
-    pub(crate) async fn has_open(&self, connections: usize) {
+    pub(crate) async fn wait_for_connections(&self, connections: usize) {
         eventually(
             format!("{connections} connections to {}", self.db),
-            PATIENCE,
+            TEST_TIMEOUT,
             async || {
-                let open = self.open();
+                let open = self.connections();
                 if open == connections { Ok(()) } else { Err(open) }
             },
         )
@@ -263,7 +264,7 @@ impl Master {
     }
 }
 
-async fn serve(listener: TcpListener, answers: Arc<Answers>) {
+async fn serve(listener: TcpListener, answers: Arc<MasterState>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((client, _)) = listener.accept().await else {
@@ -273,16 +274,16 @@ async fn serve(listener: TcpListener, answers: Arc<Answers>) {
         answers.open.fetch_add(1, Ordering::SeqCst);
         let answers = Arc::clone(&answers);
         connections.spawn(async move {
-            // How a connection of the test ends is looked at elsewhere.
+            // How a connection ends is checked by the tests.
             let _ = answer(client, &answers).await;
             answers.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
 
-async fn answer(mut client: TcpStream, answers: &Answers) -> std::io::Result<()> {
+async fn answer(mut client: TcpStream, answers: &MasterState) -> std::io::Result<()> {
     client.set_nodelay(true)?;
-    let mut silent = answers.silent.subscribe();
+    let mut silent = answers.answers_held.subscribe();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = client.read(&mut buffer).await?;
@@ -290,8 +291,8 @@ async fn answer(mut client: TcpStream, answers: &Answers) -> std::io::Result<()>
             return client.shutdown().await;
         }
         let questions = buffer[..read].iter().filter(|byte| **byte == b'?').count();
-        answers.asked.fetch_add(questions as u64, Ordering::SeqCst);
-        // An error would mean that the master is gone, and then this task is, too.
+        answers.questions.fetch_add(questions as u64, Ordering::SeqCst);
+        // An error means that the master was dropped, and this task with it.
         let _ = silent.wait_for(|silent| !silent).await;
         let name = answers.name.load(Ordering::SeqCst);
         buffer[..read]
@@ -310,7 +311,7 @@ pub(crate) struct Proxy {
     pub(crate) metrics: Port,
 }
 
-/// The command line of a proxy on this store.
+/// Returns the command line of a proxy that uses this store.
 pub(crate) fn command(endpoint: &str, port: u16, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stolon-proxy"));
     command
@@ -321,13 +322,13 @@ pub(crate) fn command(endpoint: &str, port: u16, options: &[&str]) -> Command {
 }
 
 impl Proxy {
-    /// Starts one, and waits for its uid.
-    pub(crate) async fn start(rig: &Rig, endpoint: &str, options: &[&str]) -> Self {
-        Self::start_with(rig, endpoint, options, |_| {}).await
+    /// Starts a proxy and waits for its uid.
+    pub(crate) async fn start(harness: &ProxyHarness, endpoint: &str, options: &[&str]) -> Self {
+        Self::start_with(harness, endpoint, options, |_| {}).await
     }
 
     pub(crate) async fn start_with(
-        rig: &Rig,
+        harness: &ProxyHarness,
         endpoint: &str,
         options: &[&str],
         change: impl FnOnce(&mut Command),
@@ -338,9 +339,9 @@ impl Proxy {
             .arg(format!("--metrics-listen-address=127.0.0.1:{metrics}"))
             .arg("--log-level=debug");
         change(&mut command);
-        let log = rig.dir.path().join(format!("proxy-{port}.log"));
+        let log = harness.dir.path().join(format!("proxy-{port}.log"));
         let process = Process::start("stolon-proxy", command, None, &log);
-        process.wait_for_log("proxy id id=", PATIENCE).await;
+        process.wait_for_log("proxy id id=", TEST_TIMEOUT).await;
         let text = process.log();
         let uid = text
             .split("proxy id id=")
@@ -358,14 +359,14 @@ impl Proxy {
         }
     }
 
-    /// One connection, with no promise that it leads anywhere.
+    /// Connects to the proxy, whether or not its route is open.
     pub(crate) async fn connect(&self) -> std::io::Result<Client> {
         Client::connect(self.port.number()).await
     }
 
-    /// A connection to the master of this name, as soon as there is one.
-    pub(crate) async fn client_of(&self, name: u8) -> Client {
-        eventually(format!("an answer of {}", char::from(name)), PATIENCE, async || {
+    /// Waits until a connection reaches the master with this name, and returns it.
+    pub(crate) async fn wait_for_client(&self, name: u8) -> Client {
+        eventually(format!("an answer of {}", char::from(name)), TEST_TIMEOUT, async || {
             let mut client = self.connect().await.map_err(|err| err.to_string())?;
             let answer = client.ask().await.map_err(|err| err.to_string())?;
             if answer == Some(name) {
@@ -383,12 +384,11 @@ impl Proxy {
             .count()
     }
 
-    /// The same, once connections that end have been closed on both sides: when nothing is open and the number stands
-    /// still.
-    pub(crate) async fn settled_descriptors(&self) -> usize {
-        self.metric_is("stolon_proxy_connections_open", 0.0).await;
+    /// Returns the number of descriptors, once no connection is open and the number does not change.
+    pub(crate) async fn stable_descriptors(&self) -> usize {
+        self.wait_for_metric("stolon_proxy_connections_open", 0.0).await;
         let mut last = 0;
-        eventually("the descriptors to stand still", PATIENCE, async || {
+        eventually("the descriptors to stand still", TEST_TIMEOUT, async || {
             let before = std::mem::replace(&mut last, self.descriptors());
             if last == before { Ok(last) } else { Err(last) }
         })
@@ -401,14 +401,14 @@ impl Proxy {
             .count()
     }
 
-    /// Its memory that is not swapped out (proc_pid_status(5)).
+    /// Resident memory (proc_pid_status(5)).
     pub(crate) fn resident_kib(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// The value of one series of its metrics, as `name{label="value"}`.
+    /// Returns the value of one series, given as `name{label="value"}`.
     pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
         let text = self.scrape().await;
         let line = text
@@ -428,8 +428,8 @@ impl Proxy {
         text
     }
 
-    pub(crate) async fn metric_is(&self, series: &str, expected: f64) {
-        eventually(format!("{series} to be {expected}"), PATIENCE, async || {
+    pub(crate) async fn wait_for_metric(&self, series: &str, expected: f64) {
+        eventually(format!("{series} to be {expected}"), TEST_TIMEOUT, async || {
             let value = self.metric(series).await;
             if value == Some(expected) {
                 Ok(())
@@ -440,16 +440,16 @@ impl Proxy {
         .await;
     }
 
-    /// Stops it with SIGTERM: its exit status and the time that it took.
+    /// Stops it with SIGTERM. Returns its exit status and how long it took.
     pub(crate) async fn stop(&mut self) -> (i32, Duration) {
         let start: Boottime = now();
         self.process.signal(Signal::TERM);
-        let status = self.process.exit_status(PATIENCE).await;
+        let status = self.process.exit_status(TEST_TIMEOUT).await;
         (status, now().since(start))
     }
 }
 
-/// The sum over all series of this name in what a scrape gave.
+/// Returns the sum of all series with this name in a scrape.
 pub(crate) fn sum(scraped: &str, name: &str) -> f64 {
     let series = scraped
         .lines()
@@ -466,33 +466,33 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A connection to this port of the machine.
+    /// Connects to this local port.
     pub(crate) async fn connect(port: u16) -> std::io::Result<Self> {
         let socket = TcpStream::connect(("127.0.0.1", port)).await?;
         socket.set_nodelay(true)?;
         Ok(Self { socket })
     }
 
-    /// Asks the master for its name; `None` when the connection has ended.
+    /// Asks the master for its name; `None` if the connection has ended.
     pub(crate) async fn ask(&mut self) -> std::io::Result<Option<u8>> {
         self.socket.write_all(b"?").await?;
         self.answer().await
     }
 
-    /// The next byte of an answer; `None` when the connection has ended in order.
+    /// Returns the next byte of an answer; `None` if the connection has ended in order.
     pub(crate) async fn answer(&mut self) -> std::io::Result<Option<u8>> {
         let mut answer = [0];
-        let read = tokio::time::timeout(PATIENCE, self.socket.read(&mut answer))
+        let read = tokio::time::timeout(TEST_TIMEOUT, self.socket.read(&mut answer))
             .await
             .expect("an answer in time")?;
         Ok((read > 0).then_some(answer[0]))
     }
 
-    /// Waits until the connection has ended, and gives what still arrived before.
-    pub(crate) async fn ended(mut self) -> Vec<u8> {
+    /// Waits until the connection has ended, and returns what arrived before.
+    pub(crate) async fn read_to_end(mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        // An end by reset is an end.
-        let _ = tokio::time::timeout(PATIENCE, self.socket.read_to_end(&mut rest))
+        // A reset is an end as well.
+        let _ = tokio::time::timeout(TEST_TIMEOUT, self.socket.read_to_end(&mut rest))
             .await
             .expect("an end in time");
         rest

@@ -1,4 +1,4 @@
-//! Clients that are there before trouble begins and must not notice it.
+//! Clients that are connected before a disturbance and must not be affected by it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,26 +9,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::rig::{PATIENCE, Proxy};
+use crate::harness::{Proxy, TEST_TIMEOUT};
 
-/// From a byte to what is spliced.
+/// From one byte to a size that is spliced.
 const SIZES: [usize; 5] = [1, 7, 700, 9_000, 150_000];
-/// Between two messages of a client, so that they leave the machine to others.
-const PACE: Duration = Duration::from_millis(3);
+/// Pause between two messages of a client, to leave the CPUs to others.
+const MESSAGE_PAUSE: Duration = Duration::from_millis(3);
 
-/// A few clients that exchange messages of all sizes without end. Each looks at every byte that comes back, and an
+/// A few clients that exchange messages of all sizes until they are dropped. Each compares every byte of its echo; an
 /// error, an end or a wrong byte fails the test.
-pub(crate) struct Regulars {
+pub(crate) struct BackgroundClients {
     rounds: Vec<Arc<AtomicU64>>,
     tasks: JoinSet<()>,
 }
 
-impl Regulars {
-    /// So many clients of the master `A`, which echoes what it does not understand.
-    pub(crate) async fn of(proxy: &Proxy, count: u8) -> Self {
+impl BackgroundClients {
+    /// Starts `count` clients of the master `A`, which echoes everything but questions.
+    pub(crate) async fn start(proxy: &Proxy, count: u8) -> Self {
         let (mut rounds, mut tasks) = (Vec::new(), JoinSet::new());
         for number in 0..count {
-            let client = proxy.client_of(b'A').await;
+            let client = proxy.wait_for_client(b'A').await;
             let mine = Arc::new(AtomicU64::new(0));
             rounds.push(Arc::clone(&mine));
             tasks.spawn(exchange(client.socket, number, mine));
@@ -36,18 +36,17 @@ impl Regulars {
         Self { rounds, tasks }
     }
 
-    /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.rounds.len()
     }
 
-    /// Waits until each of them has had another `rounds` of messages answered, and nothing was wrong with any so far.
-    pub(crate) async fn go_on(&mut self, rounds: u64) {
+    /// Waits until each client has completed `rounds` more messages, and none has failed.
+    pub(crate) async fn assert_served(&mut self, rounds: u64) {
         let now = |all: &[Arc<AtomicU64>]| -> Vec<u64> { all.iter().map(|one| one.load(Ordering::Relaxed)).collect() };
         let before = now(&self.rounds);
-        eventually("the old clients to go on", PATIENCE, async || {
+        eventually("the old clients to go on", TEST_TIMEOUT, async || {
             if let Some(ended) = self.tasks.try_join_next() {
-                ended.unwrap(); // tells what was wrong
+                ended.unwrap(); // panics with the client's error
             }
             let after = now(&self.rounds);
             let all = before
@@ -63,12 +62,12 @@ impl Regulars {
         .await;
     }
 
-    /// Ends them, and asserts that the proxy has no more descriptors than `before` they came, but for the pipes that are
-    /// kept for the next ones, and that nothing was wrong with it.
-    pub(crate) async fn leave(self, proxy: &Proxy, before: usize) {
-        let pipes = 4 * self.count(); // one for either direction
+    /// Stops the clients. Asserts that the proxy has no more descriptors than `before` they started, apart from pooled
+    /// pipes, and that it has logged no error.
+    pub(crate) async fn stop(self, proxy: &Proxy, before: usize) {
+        let pipes = 4 * self.count(); // one for each direction
         drop(self);
-        let after = proxy.settled_descriptors().await;
+        let after = proxy.stable_descriptors().await;
         assert!(after <= before + pipes, "{before} descriptors before, {after} after");
         let log = proxy.process.log();
         assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
@@ -83,11 +82,11 @@ async fn exchange(mut socket: TcpStream, number: u8, rounds: Arc<AtomicU64>) {
         let mut echo = vec![0; size];
         let (mut read, mut write) = socket.split();
         let both = async { tokio::join!(write.write_all(&message), read.read_exact(&mut echo)) };
-        let (sent, got) = tokio::time::timeout(PATIENCE, both).await.expect("an echo in time");
+        let (sent, got) = tokio::time::timeout(TEST_TIMEOUT, both).await.expect("an echo in time");
         sent.expect("an old client can write");
         got.expect("an old client can read");
         assert!(echo == message, "an old client got other bytes than its own");
         rounds.store(round + 1, Ordering::Relaxed);
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(MESSAGE_PAUSE).await;
     }
 }
