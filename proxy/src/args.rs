@@ -1,4 +1,4 @@
-//! The proxy's options: what was typed, and what of it is true (cli 5). All faults are told at once.
+//! The proxy's options, and the configuration that they result in (cli 5). All errors are reported at once.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -11,22 +11,22 @@ use control::telemetry::LogConfig;
 use crate::listener::{self, Keepalive};
 use crate::relay::{PIPES_MAX, RelayConfig};
 
-/// Descriptors that are not for clients: logs, the store, metrics, the runtime, the spare one.
+/// Descriptors that are not available for clients: logs, store, metrics, runtime, the spare one.
 const OWN_DESCRIPTORS: usize = 64;
-/// Descriptors of the pipes of one thread that carries bytes.
+/// Descriptors of the pipes of one relay thread.
 const THREAD_DESCRIPTORS: usize = 2 * PIPES_MAX;
-/// One client costs a descriptor on either side.
+/// A client takes one descriptor on each side.
 const CLIENT_DESCRIPTORS: usize = 2;
-/// The kernel takes no longer keepalive times (tcp(7), `MAX_TCP_KEEPIDLE`).
+/// Longest keepalive time that the kernel accepts (tcp(7), `MAX_TCP_KEEPIDLE`).
 const KEEPALIVE_SECONDS_MAX: i64 = 32_767;
-/// The kernel takes no more keepalive probes (`MAX_TCP_KEEPCNT`).
+/// Most keepalive probes that the kernel accepts (`MAX_TCP_KEEPCNT`).
 const KEEPALIVE_COUNT_MAX: i64 = 127;
-/// Clients held at once, by default.
+/// Default of `--hold-max`.
 const HOLD_MAX: i64 = 1024;
-/// More than the CPUs of any machine that this runs on.
+/// More than the CPUs of any machine in use.
 const RELAY_THREADS_MAX: i64 = 256;
 
-/// Takes clients and carries their bytes to the master, wherever that is.
+/// Accept clients and forward them to the current master.
 ///
 /// Every option can also be given by an environment variable: --listen-address is STPROXY_LISTEN_ADDRESS.
 #[derive(Debug, Clone, Default, clap::Parser)]
@@ -34,17 +34,17 @@ pub struct Args {
     #[expect(missing_docs, reason = "clap would take it for help text")]
     #[command(flatten)]
     pub daemon: DaemonArgs,
-    /// Address that clients connect to; 0.0.0.0 or :: for all of this machine [default: 127.0.0.1]
+    /// Address to listen on; 0.0.0.0 or :: for all addresses of this machine [default: 127.0.0.1]
     #[arg(long, value_name = "IP")]
     pub listen_address: Option<String>,
-    /// Port that clients connect to [default: 5432]
+    /// Port to listen on [default: 5432]
     #[arg(long, value_name = "PORT")]
     pub port: Option<String>,
-    /// Close the listening socket while the store has been silent for the proxy timeout; otherwise only connections
-    /// are closed then [default: true]
+    /// Close the listening socket when the store has not answered for the proxy timeout; otherwise only connections are
+    /// closed then [default: true]
     #[arg(long)]
     pub stop_listening: Option<Switch>,
-    /// Seconds of silence before TCP keepalive probes; 0: the system's default [default: 0]
+    /// Idle seconds before TCP keepalive probes; 0: the system's default [default: 0]
     #[arg(long, value_name = "SECONDS")]
     pub tcp_keepalive_idle: Option<GoInt>,
     /// Unanswered keepalive probes that end a connection; 0: the system's default [default: 0]
@@ -53,62 +53,61 @@ pub struct Args {
     /// Seconds between keepalive probes; 0: the system's default [default: 0]
     #[arg(long, value_name = "SECONDS")]
     pub tcp_keepalive_interval: Option<GoInt>,
-    /// Limit of a connect to the master [default: 5s]
+    /// Timeout of a connect to the master [default: 5s]
     #[arg(long, value_name = "DURATION")]
     pub connect_timeout: Option<GoDuration>,
-    /// Clients at once; more are closed [default: what the limit of open files allows]
+    /// Maximum concurrent clients; more are closed [default: what the limit of open files allows]
     #[arg(long, value_name = "CLIENTS")]
     pub max_connections: Option<GoInt>,
-    /// Threads that carry bytes [default: 1 for every 4 CPUs]
+    /// Relay threads [default: 1 for every 4 CPUs]
     #[arg(long, value_name = "THREADS")]
     pub relay_threads: Option<GoInt>,
-    /// Wake for larger pieces of long streams, such as COPY, at the price of a few ms at their end
-    /// [default: true]
+    /// Batch the wake-ups of long streams, such as COPY; delays their end by a few ms [default: true]
     #[arg(long)]
     pub batch_streams: Option<Switch>,
-    /// How long a new client may wait for the next master during a change of master; 0s: not at all [default: 10s]
+    /// How long new clients are held for the next master during a change of master; 0s: not at all [default: 10s]
     #[arg(long, value_name = "DURATION")]
     pub hold: Option<GoDuration>,
-    /// How many clients may wait so [default: 1024]
+    /// Maximum clients held at once [default: 1024]
     #[arg(long, value_name = "CLIENTS")]
     pub hold_max: Option<GoInt>,
-    /// How long a stop lets connections end by themselves [default: 0s]
+    /// How long a shutdown waits for connections to end by themselves [default: 0s]
     #[arg(long, value_name = "DURATION")]
     pub drain: Option<GoDuration>,
 }
 
-/// What is true: parsed, read, checked.
+/// The validated configuration of the proxy.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Cluster, store, metrics.
     pub common: Common,
-    /// How clients are taken.
+    /// Listener and connections.
     pub listener: listener::Config,
-    /// Threads that carry bytes.
+    /// Number of relay threads.
     pub relay_threads: usize,
-    /// How long a stop lets connections end by themselves (P-9).
+    /// How long a shutdown waits for connections to end by themselves (proxy P-9).
     pub drain: Duration,
 }
 
-/// What the check gave.
+/// The result of the validation.
 #[derive(Debug)]
 pub struct CheckedProxyArgs {
-    /// How to log; usable whatever else is wrong.
+    /// How to log; valid even if other options are not.
     pub log: LogConfig,
-    /// What is true, or all that is wrong.
+    /// The configuration, or all errors.
     pub config: Result<Config, Faults>,
 }
 
-/// What the check has to know of the machine.
+/// What the validation needs to know about the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MachineLimits {
-    /// CPUs that may be used.
+    /// CPUs available to this process.
     pub cpus: usize,
     /// The limit of open files, already raised.
     pub descriptors: usize,
 }
 
-/// What to do about an address that clients cannot be taken at, by the reason of the system (bind(2), ip(7)).
+/// Returns what to do about an address that cannot be listened on, depending on the error (bind(2), ip(7)).
 pub fn bind_error_remedy(err: &io::Error) -> &'static str {
     match err.kind() {
         ErrorKind::AddrInUse => "choose another --port or --listen-address, or stop what is there",
@@ -123,7 +122,7 @@ pub fn bind_error_remedy(err: &io::Error) -> &'static str {
 }
 
 impl Args {
-    /// Checks everything; the faults come in the order of cli 5.
+    /// Validates all options; the errors come in the order of cli 5.
     pub fn check(&self, machine: MachineLimits) -> CheckedProxyArgs {
         let mut faults = Faults::default();
         let log = self.daemon.log(&mut faults);

@@ -1,4 +1,4 @@
-//! stolon-proxy as a library: its rooms, for the program, its tests and the benchmarks.
+//! stolon-proxy as a library, for the program, its tests and the benchmarks.
 
 pub mod address;
 pub mod args;

@@ -1,5 +1,6 @@
-//! The socket for clients: accept, admit, connect to the master, hand over to a relay. Where clients may go is told by
-//! `checkin` and obeyed here; that leases end is seen here, whatever hangs there (fencing F-4).
+//! The socket for clients: accepts and admits clients and starts their sessions on the relay threads. Where clients may
+//! go is decided by `checkin`; that a lease has ended is detected here, so that a check-in that hangs delays nothing
+//! (fencing F-4).
 
 mod disconnect;
 mod hold;
@@ -31,54 +32,54 @@ pub use self::socket::{BoundSocket, Keepalive, bind, is_local_address};
 use crate::metrics::{HoldOutcome, Metrics, RefusalReason};
 use crate::relay::{BoottimeTimer, ByteCounters, Gate, RelayConfig, sys};
 
-/// Connections that the kernel holds for us before it refuses more; it takes `net.core.somaxconn` if that is less.
+/// Length of the accept queue; the kernel limits it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// Accepts in a row before the relay of this thread gets its turn.
+/// Accepts in a row before the other tasks of this thread run.
 const ACCEPTS_MAX: usize = 32;
-/// The pause after an accept for which the kernel had no memory, or no descriptor even with the spare one.
+/// Pause after an accept for which the kernel had no memory, or no descriptor even with the spare one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often to try to listen again when the address was taken meanwhile.
+/// Pause between attempts to listen on an address that is taken.
 const LISTEN_RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// What happens to many clients at once is logged no more often than this.
+/// Shortest time between two log lines about something that happens to many clients at once.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How connections are made.
+/// Configuration of the listener and its connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where clients connect; port 0 takes a free one.
+    /// Address that clients connect to; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Whether the socket closes when the lease ends (P-4).
+    /// Whether the socket closes when the lease ends (proxy P-4).
     pub stop_listening: bool,
-    /// Keepalive of both sides of a connection.
+    /// TCP keepalive of both sides of a connection.
     pub keepalive: Keepalive,
-    /// Limit of a connect to the master (P-12).
+    /// Timeout of a connect to the master (proxy P-12).
     pub connect_timeout: Duration,
-    /// Clients at once (P-14).
+    /// Limit of concurrent clients (proxy P-14).
     pub max_connections: usize,
-    /// How bytes are carried.
+    /// How the relay forwards bytes.
     pub relay: RelayConfig,
-    /// How long a client may wait for the next master during a change; zero: not at all (P-8).
+    /// How long a client may be held for the next master during a change; zero disables holding (proxy P-8).
     pub hold: Duration,
-    /// How many may.
+    /// Limit of held clients.
     pub hold_max: usize,
 }
 
-/// Where admitted clients go, and the gate that their bytes pass.
+/// The server that admitted clients are connected to, and the gate that their bytes pass.
 #[derive(Debug)]
 pub struct Backend {
-    /// The master's address.
+    /// Address of the master.
     pub address: SocketAddr,
-    /// Closes when the route does.
+    /// Closes when the route closes.
     pub gate: Arc<Gate>,
-    /// Whether the last connection to the master's address was made; also before the first one.
+    /// Whether the last connect to the address succeeded; true before the first one.
     pub reachable: AtomicBool,
     metrics: Arc<Metrics>,
-    /// Clients on it.
+    /// Number of clients connected to it.
     clients: AtomicUsize,
 }
 
 impl Backend {
-    /// A path that measures how long its connections took to end, once its gate has closed.
+    /// Returns a backend without clients. Once its gate has closed, it measures how long its connections took to end.
     pub fn new(address: SocketAddr, gate: Arc<Gate>, metrics: Arc<Metrics>) -> Self {
         Self {
             address,
@@ -90,8 +91,8 @@ impl Backend {
     }
 }
 
-/// A client's hold of its path. When the last one of a closed path lets go, that is measured: the path itself lives on
-/// until the next orders, which a silent store delays.
+/// One client of a backend. Dropping the last one of a closed backend records how long the connections took to end. The
+/// drop of the backend itself would be too late: it is kept until the next command, which a silent store delays.
 #[derive(Debug)]
 struct BackendGuard(Arc<Backend>);
 
@@ -120,48 +121,48 @@ impl Drop for BackendGuard {
     }
 }
 
-/// What `checkin` wants of the listener. Only the last orders count.
+/// The state that `checkin` wants the listener to be in. Only the latest command counts.
 #[derive(Debug, Clone, Default)]
 pub struct ListenerCommand {
-    /// End of the lease of the last good check-in; none before the first read of the store (P-5).
+    /// End of the lease of the last good check-in; `None` before the first read of the store (proxy P-5).
     pub lease_end: Option<Boottime>,
-    /// How long a good check-in is good for: the lease began so long before its end.
+    /// The proxy timeout: how long before its end the lease began.
     pub proxy_timeout: Duration,
-    /// Where clients go; none while the route is closed.
+    /// Where clients go; `None` while the route is closed.
     pub backend: Option<Arc<Backend>>,
-    /// Whether it is closed by a change of the master, so that clients wait for the next one (P-8).
+    /// Whether the route is closed by a change of the master, so that clients are held for the next one (proxy P-8).
     pub master_changing: bool,
-    /// Take no more clients; those that are connected go on (P-9).
+    /// Accept no more clients, but keep existing connections (proxy P-9).
     pub drain: bool,
-    /// Close the socket and be done.
+    /// Close the socket and end the task.
     pub stop: bool,
 }
 
-/// What has become of the socket for clients.
+/// State of the socket for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenState {
-    /// Not asked to listen yet.
+    /// Not commanded to listen yet.
     Waiting,
-    /// It listens.
+    /// Listening.
     Listening,
-    /// Its lease ended.
+    /// Closed because the lease ended, or for draining.
     Stopped,
-    /// The address cannot be listened on; it is tried again.
+    /// Listening failed, for this reason; it is retried.
     Failed(String),
 }
 
-/// One thread that carries bytes.
+/// A thread that runs sessions.
 #[derive(Debug)]
 pub struct RelayThread {
-    /// Its runtime.
+    /// Handle of its runtime.
     pub handle: Handle,
-    /// Its count of bytes.
+    /// Its byte counters.
     pub counters: Arc<ByteCounters>,
-    /// Its connections now.
+    /// Number of its connections.
     pub connections: Arc<AtomicUsize>,
 }
 
-/// All that it takes to turn orders into connections.
+/// The task that accepts clients as commanded.
 #[derive(Debug)]
 pub struct Listener {
     commands: watch::Receiver<ListenerCommand>,
@@ -171,23 +172,23 @@ pub struct Listener {
     disconnector: Disconnector,
 }
 
-/// The ends that `checkin` holds.
+/// The other side of a [`Listener`], held by `checkin`.
 #[derive(Debug)]
 pub struct ListenerHandle {
-    /// Tells the listener what to do; when it is dropped the listener ends.
+    /// Sends commands. The listener ends when it is dropped.
     pub commands: watch::Sender<ListenerCommand>,
-    /// What has become of the socket.
+    /// State of the socket.
     pub state: watch::Receiver<ListenState>,
-    /// Clients now, from accept to the end.
+    /// Number of clients, each counted from accept to the end of its connection.
     pub clients: Arc<AtomicUsize>,
-    /// The address that clients connect to.
+    /// Address that clients connect to.
     pub address: SocketAddr,
     /// Ends connections.
     pub disconnector: Disconnector,
 }
 
 impl Listener {
-    /// A listener that waits for orders; run it on one of `threads`.
+    /// Returns a listener that waits for its first command. Its `run` must be spawned on one of `threads`.
     pub fn new(
         config: Config,
         bound: BoundSocket,
@@ -209,7 +210,7 @@ impl Listener {
             address,
             disconnector: disconnector.clone(),
         };
-        // of a new socket, as the one that listens may have been given another already
+        // Ask a new socket: the listening one may have got another congestion control already.
         let unbound = Socket::new(Domain::for_address(address), Type::STREAM, None).ok();
         let pacing = unbound.is_some_and(|unbound| uses_pacing(SockRef::from(&unbound)));
         let log_limits = Arc::new(LogLimits::default());
@@ -221,7 +222,7 @@ impl Listener {
             connect_timeout: config.connect_timeout,
             relay: config.relay,
             server_pacing: pacing,
-            // the socket that listens has been given another, if it is for this machine alone
+            // A listening socket on loopback has got one that does not pace, and accepted sockets inherit it.
             client_pacing: pacing && !address.ip().to_canonical().is_loopback(),
         };
         let threads = threads
@@ -254,7 +255,7 @@ impl Listener {
         )
     }
 
-    /// Obeys orders until told to stop. Errors only when the system gives it no timer.
+    /// Follows commands until one says stop. Returns an error only if the system has no timer for it.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     pub async fn run(mut self) -> io::Result<()> {
         let alarm = BoottimeTimer::new()?;
@@ -280,7 +281,7 @@ impl Listener {
                 if self.admission.config.stop_listening && listening.take().is_some() {
                     self.set_state(ListenState::Stopped);
                     info!("Stopping listening");
-                    // Bound but deaf, so that nobody else takes the port meanwhile.
+                    // Bound but not listening: clients are refused, and no other process can take the port.
                     self.bound = bind(&self.admission.config, self.admission.address).ok();
                 }
             }
@@ -347,7 +348,7 @@ impl Listener {
     }
 }
 
-/// One thread that carries bytes, as seen from the door.
+/// A relay thread, with what its sessions share.
 #[derive(Debug)]
 struct RelayWorker {
     handle: Handle,
@@ -355,7 +356,7 @@ struct RelayWorker {
     context: Arc<ConnContext>,
 }
 
-/// What a client meets first.
+/// Decides for each accepted client whether it is connected, held or closed.
 #[derive(Debug)]
 struct Admission {
     config: Config,
@@ -363,14 +364,14 @@ struct Admission {
     metrics: Arc<Metrics>,
     workers: Vec<RelayWorker>,
     clients: Arc<AtomicUsize>,
-    /// Given up for a moment when no descriptor is left for a client that is to be closed (P-14).
+    /// Closed for a moment when no descriptor is left, so that a client can be accepted and closed (proxy P-14).
     spare_descriptor: Mutex<Option<OwnedFd>>,
-    /// Clients that wait for the next master, in the order of their coming (P-8).
+    /// Clients that wait for the next master, oldest first (proxy P-8).
     hold_queue: Mutex<HoldQueue>,
     log_limits: Arc<LogLimits>,
 }
 
-/// A descriptor that is good for nothing but being closed.
+/// Opens a descriptor whose only use is to be closed when a client needs one.
 fn open_spare_descriptor() -> Option<OwnedFd> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()).ok()
@@ -384,7 +385,7 @@ fn accept(listening: &AsyncFd<OwnedFd>) -> io::Result<OwnedFd> {
 }
 
 impl Admission {
-    /// Waits for clients and takes some in. Nothing is lost when it is cancelled.
+    /// Waits for clients and admits a batch of them. Cancelling it loses no client.
     async fn accept_batch(&self, listening: Option<&AsyncFd<OwnedFd>>, command: &ListenerCommand) {
         let Some(listening) = listening else { return };
         let Ok(mut ready) = listening.readable().await else {
@@ -404,7 +405,7 @@ impl Admission {
         tokio::task::yield_now().await;
     }
 
-    /// Does what can be done about a failed accept (P-14): the next one follows at once, or after a pause.
+    /// Handles a failed accept (proxy P-14). Returns how long to pause before the next one, if at all.
     fn handle_accept_error(&self, listening: &AsyncFd<OwnedFd>, err: &io::Error) -> Option<Duration> {
         match err.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::MFILE | Errno::NFILE) => {
@@ -427,7 +428,7 @@ impl Admission {
                     .log(|| warn!(error = %err, "no memory for a client, waiting"));
                 Some(ACCEPT_PAUSE)
             }
-            // An error of the connection that was to be accepted (accept(2)): it is gone, the next one is looked at.
+            // An error of the connection that was to be accepted (accept(2)). It is gone; the next one may be good.
             _ => {
                 debug!(error = %err, "could not accept a client");
                 None
@@ -435,7 +436,7 @@ impl Admission {
         }
     }
 
-    /// Takes a client in, holds it, or closes it.
+    /// Starts a session for a client, holds it, or closes it.
     #[expect(
         clippy::disallowed_methods,
         reason = "whether the lease still runs is known here and now"
@@ -477,8 +478,8 @@ impl Admission {
         self.metrics.set_held(queue.clients.len());
     }
 
-    /// Sends held clients on when there is a master again, closes them when there will be none or they have waited long
-    /// enough. Gives when the first of the others has.
+    /// Connects held clients once there is a master again. Closes them if there will be none, or if they have waited
+    /// too long. Returns when the first of the others will have.
     fn release_held(&self, command: &ListenerCommand, now: Boottime) -> Option<Boottime> {
         let mut queue = self.hold_queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.clients.is_empty() {
@@ -519,7 +520,7 @@ impl Admission {
     }
 }
 
-/// Counts one for as long as it lives.
+/// Counts one for as long as it exists.
 #[derive(Debug)]
 struct ConnectionCount(Arc<AtomicUsize>);
 
@@ -536,7 +537,7 @@ impl Drop for ConnectionCount {
     }
 }
 
-/// What goes wrong for many clients at once, each kind logged once a second at most.
+/// Rate limits of the log lines about events that hit many clients at once.
 #[derive(Debug, Default)]
 struct LogLimits {
     no_descriptors: RateLimited,

@@ -1,5 +1,5 @@
-//! stolon-proxy: reads its options, starts the threads that carry bytes and the loop that checks in with the store, and
-//! ends in order. What each of them does is told in its own file.
+//! stolon-proxy: reads its options, starts the relay threads and the check-in loop, and shuts down in order. What each
+//! of them does is left to its module.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,7 +32,7 @@ fn main() {
     telemetry::flush();
 }
 
-/// What the machine offers, with the limit of open files raised as far as it goes (P-14).
+/// Returns the machine's limits, after raising the soft limit of open files to the hard one (proxy P-14).
 fn machine() -> MachineLimits {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -108,7 +108,7 @@ fn run(config: Config) -> anyhow::Result<()> {
         checkin.stop().await;
         Ok(())
     });
-    control.shutdown_background(); // a name that is being looked up does not hold the end up
+    control.shutdown_background(); // do not wait for a pending name lookup
     outcome
 }
 
@@ -116,7 +116,7 @@ fn current_thread() -> std::io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-/// A thread with a runtime of its own, that nothing else runs on: a hung store never stalls bytes.
+/// Starts a thread with its own runtime for sessions alone, so that a store that hangs never delays bytes.
 fn relay_thread(index: usize, metrics: &Metrics) -> anyhow::Result<RelayThread> {
     let runtime = current_thread().context("start a relay thread")?;
     let handle = runtime.handle().clone();

@@ -1,5 +1,5 @@
-//! Every metric of the proxy (P-metrics, cli 17.3): names, help and handles. When something counts is decided where it
-//! happens.
+//! The metrics of the proxy (proxy section 3, cli 17.3): names, help texts and handles. When something is counted is
+//! decided where it happens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -37,24 +37,24 @@ const CONNECT: &str = "stolon_proxy_connect_seconds";
 const STOP: &str = "stolon_proxy_last_stop_seconds";
 const DROP: &str = "stolon_proxy_last_drop_seconds";
 
-/// Why a client got no connection to the master.
+/// Why a client was not connected to the master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RefusalReason {
     /// The route is closed.
     RouteClosed,
-    /// `--max-connections` are open.
+    /// `--max-connections` clients are connected.
     Limit,
-    /// No descriptor was left (P-14).
+    /// No descriptor was left (proxy P-14).
     Descriptors,
-    /// The master refused, or could not be reached.
+    /// The connect to the master failed.
     Master,
-    /// The master did not answer within `--connect-timeout`.
+    /// The connect to the master timed out (`--connect-timeout`).
     Timeout,
-    /// The client was gone, or the route closed, before the master had answered.
+    /// The client left, or the route closed, before the connect had completed.
     Abandoned,
-    /// The route was closed by a change of the master for longer than `--hold`.
+    /// The client was held for longer than `--hold` during a change of the master.
     HoldExpired,
-    /// The same, and `--hold-max` clients were held already.
+    /// The route was closed by a change of the master, and `--hold-max` clients were held already.
     HoldFull,
 }
 
@@ -70,7 +70,7 @@ impl RefusalReason {
         Self::HoldFull,
     ];
 
-    /// As in the label `reason`.
+    /// Value of the label `reason`.
     pub fn label(self) -> &'static str {
         match self {
             Self::RouteClosed => "route_closed",
@@ -85,23 +85,23 @@ impl RefusalReason {
     }
 }
 
-/// What became of a client that waited for the next master.
+/// What happened to a held client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HoldOutcome {
-    /// Sent on to the new master.
+    /// Connected to the new master.
     Connected,
     /// Closed after `--hold`.
     Expired,
     /// Closed because there will be no new master, or because the proxy drains.
     RouteClosed,
-    /// Gone by itself, and found to be when room was needed.
+    /// Found closed by the client when room was needed.
     Abandoned,
 }
 
 impl HoldOutcome {
     const ALL: [Self; 4] = [Self::Connected, Self::Expired, Self::RouteClosed, Self::Abandoned];
 
-    /// As in the label `result`.
+    /// Value of the label `result`.
     fn label(self) -> &'static str {
         self.refusal().map_or("carried", RefusalReason::label)
     }
@@ -116,7 +116,7 @@ impl HoldOutcome {
     }
 }
 
-/// What ended a connection, as in the label `reason`.
+/// Values of the label `reason` of ended connections.
 const END_REASONS: [&str; 7] = [
     "client",
     "master",
@@ -133,14 +133,14 @@ fn end_reason(ended: &RelayEnd, cut: Option<CloseReason>) -> usize {
         (RelayEnd::ServerFinished, _) => 1,
         (RelayEnd::Failed(_), _) => 2,
         (RelayEnd::GateClosed, Some(CloseReason::RouteChange)) => 3,
-        // A lease that ran out is noticed at a forward before its end is told to all.
+        // A forward may find the lease ended before the gate is closed for it.
         (RelayEnd::GateClosed, Some(CloseReason::Lease) | None) => 4,
         (RelayEnd::GateClosed, Some(CloseReason::ClockJump)) => 5,
         (RelayEnd::GateClosed, Some(CloseReason::Stopping)) => 6,
     }
 }
 
-/// A counter that the summary can read, too.
+/// A counter whose value can also be read, for the summary.
 pub struct ReadableCounter {
     counter: Counter,
     value: AtomicU64,
@@ -152,23 +152,23 @@ impl ReadableCounter {
         Self { counter, value }
     }
 
-    /// Counts `more`.
+    /// Adds `more`.
     pub fn increment(&self, more: u64) {
         self.counter.increment(more);
         self.value.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// What has been counted.
+    /// Returns the current value.
     pub fn value(&self) -> u64 {
         self.value.load(Ordering::Relaxed)
     }
 }
 
-/// A counter of what the relay threads count by themselves.
+/// The sum of a counter that each relay thread has for itself.
 struct SummedCounter {
     counter: Counter,
     of: fn(&ByteCounters) -> &AtomicU64,
-    /// What the counter has been told.
+    /// The part of the sum that `counter` already contains.
     reported: AtomicU64,
 }
 
@@ -178,7 +178,7 @@ impl SummedCounter {
         Self { counter, of, reported }
     }
 
-    /// Brings it up to date; two at once tell everything once (checked in `relay/gate/exhaustive.rs`).
+    /// Brings `counter` up to date. Concurrent calls add everything once (checked in `relay/gate/exhaustive.rs`).
     fn update(&self, byte_counters: &[Arc<ByteCounters>]) {
         let sum = byte_counters
             .iter()
@@ -189,11 +189,12 @@ impl SummedCounter {
     }
 }
 
-/// The handles. Those of connections are few atomics a connection; bytes are counted by thread and summed at scrape.
+/// The handles of all metrics. A connection costs a few atomic operations; bytes are counted per thread and summed at
+/// each scrape.
 pub struct Metrics {
     /// Clients accepted.
     pub accepted: ReadableCounter,
-    /// Connections between a client and the master now; see [`Metrics::opened`].
+    /// Connections between a client and the master; see [`Metrics::opened`].
     open: Gauge,
     refused: [ReadableCounter; RefusalReason::ALL.len()],
     ended: [ReadableCounter; END_REASONS.len()],
@@ -203,31 +204,31 @@ pub struct Metrics {
     held_now: AtomicUsize,
     holds: [ReadableCounter; HoldOutcome::ALL.len()],
     route_open: Gauge,
-    /// The proxy generation last concluded from.
+    /// The proxy generation of the last decision.
     pub route_generation: Gauge,
     route_since: Gauge,
     /// 1 while the socket for clients listens.
     pub listening: Gauge,
     /// Check-ins that renewed the lease.
     pub checkins_good: Counter,
-    /// Check-ins that read data which may not be used.
+    /// Check-ins that read cluster data that cannot be used.
     pub checkins_unusable: Counter,
     /// Check-ins that failed.
     pub checkins_failed: Counter,
-    /// Seconds since the last good check-in, set at scrape.
+    /// Seconds since the last good check-in; set at each scrape.
     pub checkin_age: Gauge,
-    /// Seconds that the lease still runs, set at scrape.
+    /// Seconds until the lease ends; set at each scrape.
     pub lease_left: Gauge,
-    /// Wake-ups by the watch.
+    /// Check-ins started by the watch.
     pub watch_events: Counter,
-    /// Times that the watch began anew.
+    /// Restarts of the watch.
     pub watch_gaps: Counter,
     connect: Histogram,
-    /// Seconds from stopping to forward to the end of the last connection, at the last change.
+    /// Seconds from closing the gate to the end of the last connection, at the last change.
     drop_seconds: Gauge,
     /// Seconds from closing the gate until no relay thread forwarded any more, at the last change.
     stop_seconds: Gauge,
-    /// One tally for each relay thread.
+    /// Byte counters of each relay thread.
     byte_counters: Vec<Arc<ByteCounters>>,
 }
 
@@ -238,7 +239,7 @@ impl std::fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// Names and helps all metrics; every series with fixed labels is there from the first scrape on.
+    /// Registers all metrics with their help texts. Every series with fixed labels exists from the first scrape on.
     pub fn register(relay_threads: usize) -> Self {
         describe_counter!(ACCEPTED, "Clients accepted");
         describe_gauge!(OPEN, "Clients connected to the master now");
@@ -324,17 +325,17 @@ impl Metrics {
         }
     }
 
-    /// The tally of one relay thread.
+    /// Returns the byte counters of one relay thread.
     pub fn thread_counters(&self, thread: usize) -> Arc<ByteCounters> {
         Arc::clone(&self.byte_counters[thread])
     }
 
-    /// Counts a client that got no connection to the master.
+    /// Counts a client that was not connected to the master.
     pub fn refused(&self, reason: RefusalReason) {
         self.refused[reason as usize].increment(1);
     }
 
-    /// Counts a client that is held no more, and if it was not sent on to the new master, as refused.
+    /// Counts a client that is no longer held; also as refused, unless it was connected to the new master.
     pub fn released(&self, result: HoldOutcome) {
         self.holds[result as usize].increment(1);
         if let Some(reason) = result.refusal() {
@@ -342,25 +343,25 @@ impl Metrics {
         }
     }
 
-    /// Counts a connection as open for as long as the answer lives.
+    /// Counts a connection as open until the returned guard is dropped.
     pub fn opened(&self, took: Duration) -> OpenConnection<'_> {
         self.connect.record(took.as_secs_f64());
         self.open.increment(1.0);
         OpenConnection(&self.open)
     }
 
-    /// Counts how a connection ended; `cut` is why its gate closed, if it did.
+    /// Counts an ended connection. `cut` is why its gate closed, if it did.
     pub fn ended(&self, ended: &RelayEnd, cut: Option<CloseReason>) {
         self.ended[end_reason(ended, cut)].increment(1);
     }
 
-    /// Tells that the route opened or closed, at this wall-clock time.
+    /// Sets whether the route is open, since this wall-clock time.
     pub fn set_route_open(&self, open: bool, wall_nanos: i128) {
         self.route_open.set(if open { 1.0 } else { 0.0 });
         self.route_since.set(wall_nanos as f64 / 1e9);
     }
 
-    /// Names the db that clients are sent to.
+    /// Sets which db clients are sent to.
     pub fn set_master(&self, from: Option<&str>, to: Option<&str>) {
         if let Some(db) = from {
             gauge!(MASTER, "db" => db.to_owned()).set(0.0);
@@ -370,7 +371,7 @@ impl Metrics {
         }
     }
 
-    /// Brings the counters of what the relay threads count up to date. Called at scrape.
+    /// Updates the counters that sum over the relay threads. Called at each scrape.
     pub fn update_sums(&self) {
         for summed in &self.summed {
             summed.update(&self.byte_counters);
@@ -381,7 +382,7 @@ impl Metrics {
         self.copied.0.increment(copied.saturating_sub(before));
     }
 
-    /// What all relay threads have carried.
+    /// Returns what all relay threads have forwarded.
     pub fn relayed_bytes(&self) -> RelayedBytes {
         let sum = |of: fn(&ByteCounters) -> &AtomicU64| {
             self.byte_counters
@@ -396,51 +397,51 @@ impl Metrics {
         }
     }
 
-    /// Clients that got no connection to the master, for whatever reason.
+    /// Returns the number of clients that were not connected to the master.
     pub fn refused_total(&self) -> u64 {
         self.refused.iter().map(ReadableCounter::value).sum()
     }
 
-    /// Connections that have ended, however.
+    /// Returns the number of connections that have ended.
     pub fn ended_total(&self) -> u64 {
         self.ended.iter().map(ReadableCounter::value).sum()
     }
 
-    /// Clients that are held now.
+    /// Returns the number of clients held now.
     pub fn held(&self) -> usize {
         self.held_now.load(Ordering::Relaxed)
     }
 
-    /// Sets how many clients are held.
+    /// Sets the number of clients held now.
     pub fn set_held(&self, held: usize) {
         self.held_now.store(held, Ordering::Relaxed);
         self.held.set(held as f64);
     }
 
-    /// Tells that a gate has closed. If nobody was connected, nothing more is measured of its end.
+    /// Resets the drop time when a gate closes; it stays 0 if no client was connected.
     pub fn backend_closed(&self) {
         self.drop_seconds.set(0.0);
     }
 
-    /// Tells that the last client of a path is gone, whose gate had closed.
+    /// Records how long it took until the last client of a closed backend was gone.
     pub fn backend_drained(&self, shut: CloseEvent, now: Boottime) {
         self.drop_seconds.set(now.since(shut.at).as_secs_f64());
     }
 
-    /// Tells that one more relay thread is known to forward nothing past the closing of its gate; the last one counts.
+    /// Records that a relay thread forwards nothing for a closed gate any more. The last thread determines the value.
     pub fn thread_stopped(&self, shut: CloseEvent, now: Boottime) {
         self.stop_seconds.set(now.since(shut.at).as_secs_f64());
     }
 }
 
-/// Bytes carried since the start.
+/// Bytes forwarded since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelayedBytes {
-    /// Given to clients.
+    /// To clients.
     pub to_client: u64,
-    /// Given to masters.
+    /// To servers.
     pub to_server: u64,
-    /// Those of both that were spliced.
+    /// The part of both that was spliced.
     pub spliced: u64,
 }
 

@@ -1,28 +1,28 @@
-//! Where clients may go: from what the store holds to a route, with its reason. How the store is asked and how
-//! connections are carried is left to `checkin` and `listener`.
+//! Decides where clients may go, from the cluster data and the network facts of one check-in. Pure; how the store is
+//! read is left to `checkin`, how connections are made to `listener`.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use control::model::{Checked, ClusterData, Db, DbUid, JsonError, ProxyUid, Unusable};
 
-/// What was read under the key of the cluster data, when it could be read and decoded.
+/// The cluster data as they were read and decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoredClusterData {
     /// The key is absent or holds `null`.
     Absent,
-    /// A document that may not be used: another format version, no spec, an invalid one.
+    /// A document that must not be used: another format version, no spec, or an invalid one.
     Unusable(Unusable),
-    /// A good document.
+    /// A valid document.
     Usable(Box<Checked>),
 }
 
-/// What the cluster data tell of a master's address, usable or not.
+/// The master's address as the cluster data have it, valid or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdvertisedAddress {
-    /// An address or a name; empty before the keeper has told it.
+    /// An address or a name; empty before the keeper has reported it.
     pub host: String,
-    /// The same of the port, a text in the document.
+    /// The port, a text in the document; empty before the keeper has reported it.
     pub port: String,
 }
 
@@ -34,7 +34,7 @@ impl AdvertisedAddress {
         }
     }
 
-    /// `None` when the address is empty, or the port is no number from 1 to 65535.
+    /// Returns `None` if the address is empty, or the port is not a number from 1 to 65535.
     pub fn endpoint(&self) -> Option<MasterEndpoint> {
         let port = self.port.parse().ok().filter(|port| *port != 0)?;
         let host = Some(&self.host).filter(|host| !host.is_empty())?.clone();
@@ -42,20 +42,21 @@ impl AdvertisedAddress {
     }
 }
 
-/// Where the named master listens, as the cluster data tell it.
+/// Where the master listens, according to the cluster data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MasterEndpoint {
     /// An address or a name.
     pub host: String,
-    /// Its port.
+    /// Not zero.
     pub port: u16,
 }
 
 impl StoredClusterData {
-    /// Reads what is under the key; `None` when it is absent.
+    /// Decodes the value of the key; `None` if it is absent.
     ///
     /// # Errors
-    /// The value is not a cluster data document at all.
+    ///
+    /// The value is not a cluster data document.
     pub fn parse(value: Option<&[u8]>) -> Result<Self, JsonError> {
         let Some(value) = value else { return Ok(Self::Absent) };
         Ok(match ClusterData::parse(value)? {
@@ -66,9 +67,10 @@ impl StoredClusterData {
         })
     }
 
-    /// The named master and where it says it listens; to be resolved before a route can be concluded.
+    /// Returns the db that the cluster data name and its endpoint, which has to be resolved before a route can be
+    /// decided.
     ///
-    /// `None` when no master is named, it is not in the document, or it has no usable address or port.
+    /// `None` if no master is named, its db is not in the document, or it has no valid address or port.
     pub fn master_endpoint(&self) -> Option<(&DbUid, MasterEndpoint)> {
         let Self::Usable(checked) = self else { return None };
         let (uid, db) = checked.data.proxied_master()?;
@@ -76,14 +78,14 @@ impl StoredClusterData {
     }
 }
 
-/// What a check-in needs to know beside the document.
+/// What a decision needs beside the cluster data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkFacts {
-    /// The address that `Found::master` resolves to, when it does.
+    /// The address that `StoredClusterData::master_endpoint` resolves to, if it does.
     pub master: Option<SocketAddr>,
     /// Whether that address belongs to this machine.
     pub master_is_local: bool,
-    /// The address that clients connect to.
+    /// Address that clients connect to.
     pub listen: SocketAddr,
 }
 
@@ -94,10 +96,10 @@ pub enum Route {
     Open {
         /// The db that the cluster data name.
         db: DbUid,
-        /// Where it listens.
+        /// Its address.
         master: SocketAddr,
     },
-    /// Nowhere.
+    /// Nowhere, for this reason.
     Closed(ClosedReason),
 }
 
@@ -105,33 +107,33 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open { db, master } => write!(f, "open to db {db} at {master}"),
-            Self::Closed(why) => write!(f, "closed: {why}"),
+            Self::Closed(reason) => write!(f, "closed: {reason}"),
         }
     }
 }
 
-/// Why clients may go nowhere.
+/// Why the route is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClosedReason {
     /// The key is absent or holds `null`.
     NoClusterData,
-    /// The document may not be used.
+    /// The document must not be used.
     UnusableData(Unusable),
     /// The document has no proxy object.
     NoProxyObject,
-    /// The proxy object names no db, or one that is not there.
+    /// The proxy object names no db, or one that is not in the document.
     NoDb(DbUid),
-    /// The master's address is empty or does not resolve.
+    /// The master's address is empty, invalid, or does not resolve.
     NoAddress(DbUid, AdvertisedAddress),
-    /// The master's address is our own listening address (P-15).
+    /// The master's address is our own listening address (proxy P-15).
     OwnAddress(SocketAddr),
-    /// This proxy is not in the list of enabled ones.
+    /// This proxy is not among the enabled ones.
     NotEnabled(SocketAddr),
 }
 
 impl ClosedReason {
-    /// Whether this is what a change of the master looks like on its way (fencing F-5), so that clients may wait for the
-    /// next one (P-8).
+    /// Whether a change of the master may look like this (fencing F-5), so that clients are held for the next one
+    /// (proxy P-8).
     pub fn may_be_master_change(&self) -> bool {
         matches!(self, Self::NoDb(_) | Self::NotEnabled(_))
     }
@@ -155,7 +157,7 @@ impl fmt::Display for ClosedReason {
 /// Whether the proxy info is published, and what a failure to do so means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PublishInfo {
-    /// Not at all.
+    /// Nothing is published.
     No,
     /// With this proxy generation; a failure is only logged.
     Try(i64),
@@ -163,53 +165,53 @@ pub enum PublishInfo {
     Must(i64),
 }
 
-/// What a check-in concludes from what it read (P-3).
+/// The decision of a check-in (proxy P-3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteDecision {
-    /// Where clients may go. An open route opens only after publishing, a closed one closes before (fencing F-1).
+    /// Where clients may go. An open route opens only after publishing, a closed one closes before it (fencing F-1).
     pub route: Route,
-    /// What to say of it.
+    /// What is published about it.
     pub publish: PublishInfo,
-    /// Whether the check-in, once it has published what it must, counts as success and renews the lease.
+    /// Whether the check-in counts as successful and renews the lease, once it has published what it must.
     pub renews_lease: bool,
 }
 
-/// Decides where clients may go, by the table of P-3, from a document that was read and decoded.
+/// Decides where clients may go, by the table of proxy P-3, from cluster data that were read and decoded.
 ///
-/// A store that does not answer, or a value that cannot be decoded, gives nothing to conclude from: the route stays as
-/// it is until its lease ends.
-pub fn decide(found: &StoredClusterData, around: &NetworkFacts, me: &ProxyUid) -> RouteDecision {
-    let verdict = |why, publish, renews| RouteDecision {
-        route: Route::Closed(why),
+/// If the store does not answer, or its value cannot be decoded, there is no decision: the route stays as it is until
+/// its lease ends.
+pub fn decide(stored: &StoredClusterData, network: &NetworkFacts, me: &ProxyUid) -> RouteDecision {
+    let decision = |reason, publish, renews| RouteDecision {
+        route: Route::Closed(reason),
         publish,
         renews_lease: renews,
     };
-    let checked = match found {
-        StoredClusterData::Absent => return verdict(ClosedReason::NoClusterData, PublishInfo::No, true),
+    let checked = match stored {
+        StoredClusterData::Absent => return decision(ClosedReason::NoClusterData, PublishInfo::No, true),
         StoredClusterData::Unusable(unusable) => {
-            return verdict(ClosedReason::UnusableData(unusable.clone()), PublishInfo::No, false);
+            return decision(ClosedReason::UnusableData(unusable.clone()), PublishInfo::No, false);
         }
         StoredClusterData::Usable(checked) => checked,
     };
     let Some(proxy) = &checked.data.proxy else {
-        return verdict(ClosedReason::NoProxyObject, PublishInfo::Try(0), true);
+        return decision(ClosedReason::NoProxyObject, PublishInfo::Try(0), true);
     };
     let Some((uid, db)) = checked.data.proxied_master() else {
         let named = proxy.spec.master_db_uid.clone();
-        return verdict(ClosedReason::NoDb(named), PublishInfo::Try(proxy.generation), true);
+        return decision(ClosedReason::NoDb(named), PublishInfo::Try(proxy.generation), true);
     };
-    let Some(master) = around.master else {
-        return verdict(
+    let Some(master) = network.master else {
+        return decision(
             ClosedReason::NoAddress(uid.clone(), AdvertisedAddress::of(db)),
             PublishInfo::No,
             true,
         );
     };
-    if is_own_address(around, master) {
-        return verdict(ClosedReason::OwnAddress(master), PublishInfo::No, true);
+    if is_own_address(network, master) {
+        return decision(ClosedReason::OwnAddress(master), PublishInfo::No, true);
     }
     if !proxy.spec.enabled_proxies.contains(me) {
-        return verdict(
+        return decision(
             ClosedReason::NotEnabled(master),
             PublishInfo::Must(proxy.generation),
             true,
@@ -225,10 +227,10 @@ pub fn decide(found: &StoredClusterData, around: &NetworkFacts, me: &ProxyUid) -
     }
 }
 
-/// Which of the addresses that a name resolves to is taken.
+/// Returns the address to use of those that a name resolves to.
 ///
-/// The present one while it is among them, so that their order ends no connection (P-6); else the first of IPv4 if there
-/// is one, as the reference does, whose keepers may listen on IPv4 alone.
+/// The current one while it is among them, so that their order ends no connection (proxy P-6). Otherwise the first IPv4
+/// address if there is one, as in the reference, whose keepers may listen on IPv4 alone.
 pub fn choose_address(resolved: &[SocketAddr], present: Option<SocketAddr>) -> Option<SocketAddr> {
     present
         .filter(|present| resolved.contains(present))
@@ -236,18 +238,18 @@ pub fn choose_address(resolved: &[SocketAddr], present: Option<SocketAddr>) -> O
         .or_else(|| resolved.first().copied())
 }
 
-/// Whether a connection to `master` would arrive at our own socket (P-15).
-fn is_own_address(around: &NetworkFacts, master: SocketAddr) -> bool {
-    let (listen, ip) = (around.listen.ip().to_canonical(), master.ip().to_canonical());
+/// Whether a connection to `master` would reach our own socket (proxy P-15).
+fn is_own_address(network: &NetworkFacts, master: SocketAddr) -> bool {
+    let (listen, ip) = (network.listen.ip().to_canonical(), master.ip().to_canonical());
     let reaches = if listen.is_unspecified() {
-        around.master_is_local
+        network.master_is_local
     } else {
         listen == ip || means_loopback(ip, listen)
     };
-    master.port() == around.listen.port() && reaches
+    master.port() == network.listen.port() && reaches
 }
 
-/// Connecting to the unspecified address means connecting to this machine's loopback (ip(7)).
+/// Connecting to the unspecified address connects to this machine's loopback (ip(7)).
 fn means_loopback(ip: IpAddr, listen: IpAddr) -> bool {
     ip.is_unspecified() && listen.is_loopback()
 }

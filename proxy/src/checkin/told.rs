@@ -103,7 +103,10 @@ impl CheckIn {
     /// Logs once that the address in use is not confirmed any more, and once that it is again.
     fn tell_doubt(&mut self, settled: Option<&MasterAddress>) {
         let before = self.told.doubt.take();
-        let Some(MasterAddress::Kept { address, why, .. }) = settled else {
+        let Some(MasterAddress::Kept {
+            address, reason: why, ..
+        }) = settled
+        else {
             if let (Some(_), Some(MasterAddress::Confirmed(address))) = (before, settled) {
                 info!(%address, "the master's name resolves to its address again");
             }

@@ -1,4 +1,5 @@
-//! The end of all connections to a master, and how long it took. Why it comes is told by `checkin` or by the lease.
+//! Ends all connections to a master and measures how long that takes. When and why is decided by `checkin` or by the
+//! end of the lease.
 
 use std::sync::Arc;
 
@@ -8,11 +9,11 @@ use tokio::runtime::Handle;
 use crate::metrics::Metrics;
 use crate::relay::{CloseReason, Gate};
 
-/// Ends all connections to a master. First nothing is forwarded any more, anywhere; then every connection is told.
+/// Ends all connections to a master. First all forwarding stops, then every session is woken to end.
 ///
-/// That is a walk in chunks: the tasks are woken some tens at a time, and a relay thread runs some tens between two
-/// looks at its sockets, so that other clients do not wait for thousands of ends. Each closes the master's side first:
-/// a session of the old master is gone before its client can come back.
+/// The tokio runtime bounds the work of both: a few dozen tasks are woken at a time, and a relay thread runs a few
+/// dozen between two polls of its sockets. So other clients do not wait for thousands of ends. A session closes its
+/// server side first: the old master's session is gone before its client can reconnect.
 #[derive(Debug, Clone)]
 pub struct Disconnector {
     pub(super) threads: Arc<[Handle]>,
@@ -20,18 +21,18 @@ pub struct Disconnector {
 }
 
 impl Disconnector {
-    /// Closes the gate.
+    /// Closes the gate and starts the measurements.
     pub fn disconnect(&self, gate: &Arc<Gate>, why: CloseReason, now: Boottime) {
         gate.close_with(why, now, || self.measure(gate));
     }
 
-    /// Closes the gate if its lease has ended, and gives whether that was so.
+    /// Closes the gate if its lease has ended. Returns whether this call closed it.
     pub(super) fn disconnect_at_lease_end(&self, gate: &Arc<Gate>, now: Boottime) -> bool {
         gate.expire_with(now, || self.measure(gate))
     }
 
-    /// Starts both measurements. A relay thread that comes to run something else is not in the middle of a forward, and the next one finds the
-    /// gate closed.
+    /// Starts both measurements. Each relay thread runs one task: while it does, the thread is not in the middle of a
+    /// forward, and its next forward finds the gate closed.
     #[expect(clippy::disallowed_methods, reason = "a measurement")]
     fn measure(&self, gate: &Arc<Gate>) {
         self.metrics.backend_closed();

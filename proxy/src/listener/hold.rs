@@ -1,5 +1,5 @@
-//! Clients that wait for the next master (P-8): a socket and a small entry each. When they go on or are closed is
-//! decided by the listener.
+//! The queue of clients that wait for the next master (proxy P-8): a socket and a small entry each. When they are
+//! connected or closed is decided by the listener.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -11,7 +11,7 @@ use rustix::io::retry_on_intr;
 
 use super::ConnectionCount;
 
-/// How often held clients are looked through for dead ones, when there are as many as may be.
+/// Shortest time between two checks of a full queue for clients that have gone away.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub(super) struct HoldQueue {
     last_check: Boottime,
 }
 
-/// A client that waits for the next master: its socket, of which nothing is read.
+/// A client that waits for the next master. Nothing is read from its socket.
 #[derive(Debug)]
 pub(super) struct HeldClient {
     pub(super) client: OwnedFd,
@@ -29,7 +29,8 @@ pub(super) struct HeldClient {
 }
 
 impl HoldQueue {
-    /// Whether there is room for one more, if need be after the dead are gone; and how many of those there were.
+    /// Makes room for one more client, by removing closed ones if the queue is full. Returns whether there is room, and
+    /// how many were removed.
     pub(super) fn make_room(&mut self, max: usize, now: Boottime) -> (bool, usize) {
         let before = self.clients.len();
         if self.clients.len() >= max && now.since(self.last_check) >= CHECK_INTERVAL {
@@ -39,7 +40,7 @@ impl HoldQueue {
         (self.clients.len() < max, before - self.clients.len())
     }
 
-    /// Forgets clients that are gone.
+    /// Removes clients that have closed their connection.
     fn remove_closed(&mut self) {
         let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
         let mut polled: Vec<_> = self
@@ -49,7 +50,7 @@ impl HoldQueue {
             .collect();
         let zero = rustix::event::Timespec::default();
         if retry_on_intr(|| poll(&mut polled, Some(&zero))).is_err() {
-            return; // no memory for it: all of them stay
+            return; // the kernel has no memory for it: keep all
         }
         let mut dead = polled
             .iter()

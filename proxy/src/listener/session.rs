@@ -1,5 +1,5 @@
-//! One admitted client: connect it to the master, have its bytes carried, tell how that ended. Whether it is admitted
-//! was decided before.
+//! The session of one admitted client: connects it to the server, relays, and records how it ended. Whether a client is
+//! admitted is decided before.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use super::{BackendGuard, ConnectionCount, LogLimits};
 use crate::metrics::{Metrics, RefusalReason};
 use crate::relay::{self, ByteCounters, RelayConfig, RelayEnd, Socket, sys};
 
-/// What all visits that one relay thread serves have in common.
+/// What all sessions of a relay thread share.
 #[derive(Debug)]
 pub(super) struct ConnContext {
     pub(super) counters: Arc<ByteCounters>,
@@ -29,13 +29,13 @@ pub(super) struct ConnContext {
     pub(super) keepalive: Keepalive,
     pub(super) connect_timeout: Duration,
     pub(super) relay: RelayConfig,
-    /// Whether a connection on this machine needs another congestion control than the system's.
+    /// Whether the system's congestion control paces, so that a server on this machine needs another one.
     pub(super) server_pacing: bool,
-    /// The same for a client's, which may have inherited it.
+    /// The same for clients, whose sockets inherit it.
     pub(super) client_pacing: bool,
 }
 
-/// One admitted client, until it is gone. It lives as long as the connection, so it is small.
+/// One admitted client. It exists as long as the connection, so it is small.
 pub(super) struct ClientSession {
     pub(super) backend: BackendGuard,
     pub(super) context: Arc<ConnContext>,
@@ -44,7 +44,7 @@ pub(super) struct ClientSession {
 
 impl ClientSession {
     pub(super) async fn run(self, client: OwnedFd) {
-        // Connecting takes more room than carrying: the box keeps that out of a connection's lifelong memory.
+        // The future of the connect is larger than that of the relay. Boxed, it is freed before relaying begins.
         let (client, master, took) = match Box::pin(self.prepare(client)).await {
             Ok(arrived) => arrived,
             Err((reason, err)) => return self.reject(reason, &err),
@@ -67,7 +67,7 @@ impl ClientSession {
         }
     }
 
-    /// Gives both sides of the connection, and how long the master took.
+    /// Returns both sockets, and how long the server took to accept.
     async fn prepare(&self, client: OwnedFd) -> Result<(Socket, Socket, Duration), (RefusalReason, io::Error)> {
         if self.context.client_pacing
             && let Ok(peer) = SockRef::from(&client).peer_addr()
@@ -80,7 +80,8 @@ impl ClientSession {
         Ok((client, master, took))
     }
 
-    /// Connects to the master within the limit (P-12), unless the client dies or the route closes meanwhile.
+    /// Connects to the server within the timeout (proxy P-12). Aborts if the client fails or the route closes
+    /// meanwhile.
     #[expect(
         clippy::disallowed_methods,
         reason = "a measurement, and the lease is looked at again after the connect"
@@ -100,7 +101,7 @@ impl ClientSession {
             Err(err) if err.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(refused(err)),
             _ => {}
         }
-        // On this machine it is done already.
+        // On this machine the connect has completed already.
         let master = if is_connected(&master).map_err(refused)? {
             master
         } else {
@@ -132,7 +133,7 @@ impl ClientSession {
     }
 
     fn set_reachable(&self, reachable: bool) {
-        // most of the time nothing changes, and then no other thread's cache is touched
+        // Usually nothing changes, and then the cache line stays shared between the threads.
         if self.backend.reachable.load(Ordering::Relaxed) != reachable {
             self.backend.reachable.store(reachable, Ordering::Relaxed);
         }
@@ -155,12 +156,13 @@ impl ClientSession {
     }
 }
 
-/// Whether a connect to a free port of this machine has met itself (P-15): the port that it came from was that one.
+/// Whether a connect to a free local port has connected to itself (proxy P-15): the kernel chose that port as the
+/// source.
 pub(super) fn is_connected_to_itself(master: &socket2::Socket, address: SocketAddr) -> bool {
     master.local_addr().is_ok_and(|own| own.as_socket() == Some(address))
 }
 
-/// Whether a connect has succeeded by now; errors when it has failed.
+/// Whether a non-blocking connect has completed; an error if it has failed.
 fn is_connected(master: &socket2::Socket) -> io::Result<bool> {
     let mut polled = [PollFd::new(master, PollFlags::OUT)];
     retry_on_intr(|| poll(&mut polled, Some(&Timespec::default())))?;

@@ -1,11 +1,11 @@
-//! Sockets and their options, on both sides of a connection. Who is connected to whom is decided elsewhere.
+//! Creates sockets and sets their options, for both sides of a connection. Whom they connect is decided elsewhere.
 //!
-//! `TCP_USER_TIMEOUT` is deliberately not set (P-10). Where it is, it decides instead of the keepalive options when a
-//! silent peer is given up (`tcp_keepalive_timer` in the kernel's net/ipv4/tcp_timer.c), and it ends connections to
-//! peers that answer and only do not read for so long (tcp(7)): a client behind a pager, a server that waits for a lock
-//! in the middle of a COPY. So three things give up a silent peer: keepalive, while nothing waits for it; the relay, once
-//! the proxy has to keep bytes for it, by the `Patience` that is made here; and for bytes that all fit into the kernel's
-//! buffer the kernel's own patience, `net.ipv4.tcp_retries2`, after about 15 minutes.
+//! `TCP_USER_TIMEOUT` is deliberately not set (proxy P-10). Once set, it replaces the keepalive options as the limit
+//! for a silent peer (`tcp_keepalive_timer` in the kernel's net/ipv4/tcp_timer.c), and it also ends connections to
+//! peers that acknowledge but do not read for that long (tcp(7)): a client with its output in a pager, a server that
+//! waits for a lock in the middle of a COPY. So three mechanisms detect a dead peer: keepalive while no bytes wait for
+//! it; the relay's `PeerTimeout`, computed here, once the proxy has to buffer bytes for it; and for bytes that fit into
+//! the kernel's send buffer the kernel's own limit, `net.ipv4.tcp_retries2`, after about 15 minutes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,21 +16,21 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use super::Config;
 use crate::relay::PeerTimeout;
 
-/// The options of TCP keepalive, which itself is always on; `None` leaves the system's value.
+/// Options of TCP keepalive, which itself is always on; `None` keeps the system's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Keepalive {
-    /// Silence before the first probe.
+    /// Idle time before the first probe.
     pub idle: Option<Duration>,
-    /// Pause between probes.
+    /// Time between probes.
     pub interval: Option<Duration>,
-    /// Unanswered probes before the connection is given up.
+    /// Number of unanswered probes after which the connection fails.
     pub count: Option<u32>,
 }
 
 impl Keepalive {
-    /// How much silence is borne while bytes wait: as much as keepalive would bear while none do. What is not given counts
-    /// as in the default of `Patience`, and not as the system has it, which is hours: a peer that vanishes in the middle of
-    /// an answer leaves locks behind.
+    /// Returns the timeout of a peer that bytes wait for: the time that keepalive allows while none do. Options that
+    /// are not given count as in the default of [`PeerTimeout`]. The system's defaults add up to hours, in which a peer
+    /// lost in the middle of an answer would keep locks.
     pub fn peer_timeout(&self) -> PeerTimeout {
         const IDLE: Duration = Duration::from_secs(30);
         const INTERVAL: Duration = Duration::from_secs(10);
@@ -45,15 +45,15 @@ impl Keepalive {
     }
 }
 
-/// A socket bound for clients; it takes none before it listens.
+/// A socket bound to the address for clients; it refuses connections until it listens.
 #[derive(Debug)]
 pub struct BoundSocket {
     pub(super) socket: Socket,
-    /// The address with the port that was taken.
+    /// The address, with the port that was bound.
     pub address: SocketAddr,
 }
 
-/// Binds the address for clients, so that a port in use is known at start although listening begins later.
+/// Binds the address for clients. Listening starts later, but a port in use is reported at start.
 pub fn bind(config: &Config, address: SocketAddr) -> io::Result<BoundSocket> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -62,10 +62,10 @@ pub fn bind(config: &Config, address: SocketAddr) -> io::Result<BoundSocket> {
     )?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() && address.ip().is_unspecified() {
-        // A kernel without IPv4 in IPv6 sockets serves IPv6 alone.
+        // Without support for IPv4-mapped addresses it serves IPv6 alone.
         let _ = socket.set_only_v6(false);
     }
-    // Accepted sockets inherit all of this (P-10).
+    // Accepted sockets inherit all of these options (proxy P-10).
     set_options(SockRef::from(&socket), config.keepalive)?;
     if uses_pacing(SockRef::from(&socket)) {
         disable_pacing(SockRef::from(&socket), address.ip());
@@ -75,7 +75,7 @@ pub fn bind(config: &Config, address: SocketAddr) -> io::Result<BoundSocket> {
     Ok(BoundSocket { socket, address })
 }
 
-/// Whether the system's congestion control paces what it sends, as `bbr` does, which halves what loopback carries.
+/// Whether the system's congestion control paces its sends, as `bbr` does. Pacing halves the throughput of loopback.
 pub(super) fn uses_pacing(socket: SockRef<'_>) -> bool {
     let name = socket.tcp_congestion().unwrap_or_default();
     !matches!(
@@ -84,10 +84,10 @@ pub(super) fn uses_pacing(socket: SockRef<'_>) -> bool {
     )
 }
 
-/// Gives a socket whose peer is on this machine a congestion control that does not pace.
+/// Sets a congestion control that does not pace, if the peer is on this machine.
 pub(super) fn disable_pacing(socket: SockRef<'_>, peer: IpAddr) {
     if peer.to_canonical().is_loopback() {
-        // Not everybody may choose any (tcp(7), `tcp_allowed_congestion_control`); it is only about speed.
+        // Setting it may need a privilege (tcp(7), `tcp_allowed_congestion_control`); failing costs only speed.
         let _ = socket.set_tcp_congestion(b"reno");
     }
 }
@@ -106,12 +106,12 @@ pub(super) fn set_options(socket: SockRef<'_>, keepalive: Keepalive) -> io::Resu
     } else {
         socket.set_tcp_keepalive(&options)?;
     }
-    // An urgent byte is carried in its place like any other (RFC 6093, P-16); left to itself the kernel takes it out.
+    // Keeps an urgent byte in the stream (RFC 6093, proxy P-16); by default the kernel takes it out.
     socket.set_out_of_band_inline(true)?;
     socket.set_tcp_nodelay(true)
 }
 
-/// Whether an address belongs to this machine: the kernel would then send from it to itself. Sends nothing.
+/// Whether an address belongs to this machine: the kernel would choose it as the source address too. Sends nothing.
 pub fn is_local_address(ip: IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() {
         [0_u8; 4].into()

@@ -1,7 +1,8 @@
-//! Waking for a whole batch of a bulk stream instead of for each of its sends: PostgreSQL's COPY sends 8 KiB at a time,
-//! and a wake-up for each costs more than carrying it. It only moves the mark at which the kernel wakes us
-//! (`SO_RCVLOWAT`, socket(7)), to what comes in a fraction of a millisecond; taking and giving is left to the paths, which
-//! read whatever is there. Beyond proxy section 4 it does so both ways: a client's COPY is a stream like a server's.
+//! Batches the wake-ups of a bulk stream. PostgreSQL's COPY sends 8 KiB at a time, and one wake-up for each costs more
+//! than forwarding it. Batching only raises the low-water mark from which on the kernel reports the socket as readable
+//! (`SO_RCVLOWAT`, socket(7)), to the amount that arrives in a fraction of a millisecond; reading and writing is left
+//! to the methods, which take what is there. More than proxy section 4 asks for, both directions are batched: a
+//! client's COPY is a stream as well.
 
 use std::ops::RangeInclusive;
 use std::pin::Pin;
@@ -13,49 +14,52 @@ use tokio::time::Sleep;
 
 use super::{ByteCounters, Socket, sys};
 
-/// Wake only for so many bytes, at first and at the most. The kernel makes room for them if the receive buffer is smaller,
-/// and takes no more than half of the largest one (tcp_set_rcvlowat in its net/ipv4/tcp.c).
+/// Lowest and highest low-water mark of a batched stream. The kernel enlarges the receive buffer for it if necessary,
+/// and limits it to half of the largest buffer (tcp_set_rcvlowat in net/ipv4/tcp.c).
 const LOW_WATER_BYTES: [usize; 2] = [64 * 1024, 4 * 1024 * 1024];
-/// The mark of a stream that is not batched: any byte wakes.
+/// Mark of a stream that is not batched: any byte wakes the task.
 const LOW_WATER_DEFAULT: usize = 1;
-/// A stream that does not reach its mark so often in a tick gets one of half the height; one that does more often than the
-/// second number, of twice: a batch is what comes in a part of a tick.
+/// How often a stream may reach its mark in a tick. Below the range the mark is halved, above it doubled, so that a
+/// batch is what arrives in a part of a tick.
 const MARKS_PER_TICK: RangeInclusive<usize> = 2..=7;
-/// The same of a mark of `LARGE_BYTES` or more. What comes as fast as that comes in large pieces, of which twice as much
-/// is carried in the time for which the other connections of the thread are kept waiting.
+/// The same for marks of `LARGE_BYTES` and more. Streams of that rate arrive in large pieces, and twice the amount is
+/// forwarded in the time that the thread's other connections have to wait.
 const LARGE_MARKS_PER_TICK: RangeInclusive<usize> = 1..=3;
 const LARGE_BYTES: usize = 1024 * 1024;
-/// A read that is part of a stream has at least so many bytes.
+/// Smallest read that counts as part of a stream.
 const READ_BYTES_MIN: usize = 4 * 1024;
-/// So many in a row make a stream, if the other side says nothing meanwhile.
+/// Number of such reads in a row, without data in the other direction, from which on a stream is batched.
 const STREAM_READS: u32 = 32;
-/// So many are asked for after streams that ended soon, each of which had its end delayed for little gain.
+/// Highest number required. It doubles after each stream that ended soon, since batching delayed its end for little
+/// gain.
 const STREAM_READS_MAX: u32 = 4096;
-/// A stream that was batched for fewer reads than this ended soon.
+/// A stream that was batched for fewer reads ended soon.
 const READS_WORTH_IT: u32 = 64;
-/// A stream that brought nothing for a whole one of these has stalled, or is slow: what it has sent waits below the mark.
+/// Without data for a whole tick a stream has stalled or is slow: what it has sent may be waiting below the mark.
 const TICK: Duration = Duration::from_millis(1);
-/// If at least so much has waited, it is slow: the mark goes up again, and what comes in a tick is taken together.
+/// If at least this much was waiting, the stream is slow: the mark is raised again, so that the data of a tick are read
+/// together.
 const SLOW_BYTES: usize = 16 * 1024;
 
-/// Whether the stream of one side is batched. Off at first, and whenever the other side has been heard.
+/// Whether the stream of one source is batched. Off at first, and whenever data arrives in the other direction.
 #[derive(Debug, Default)]
 pub(super) struct StreamBatching {
-    /// Reads of a stream in a row.
+    /// Stream reads in a row.
     reads_in_a_row: u32,
-    /// Reads that are asked for, in doublings of `READS`.
+    /// Required reads, as doublings of `STREAM_READS`.
     doublings: u8,
     disabled: bool,
     stream: Option<Box<BatchedStream>>,
 }
 
-/// A stream that is batched.
+/// A stream that is being batched.
 #[derive(Debug)]
 struct BatchedStream {
-    /// Ticks while it is up; not where the sink has been full for longer, and nothing is being read.
+    /// Runs while the mark is raised. `None` while the sink has been full for longer than a tick, so that nothing is
+    /// read.
     tick: Option<Pin<Box<Sleep>>>,
     bytes_since_tick: usize,
-    /// `DOWN` for one read, to see what has waited.
+    /// The current mark; `LOW_WATER_DEFAULT` for one read, to find out how much was waiting.
     mark: usize,
     reads: u32,
 }
@@ -67,7 +71,7 @@ impl BatchedStream {
 }
 
 impl StreamBatching {
-    /// One that never batches.
+    /// Returns one that never batches.
     pub(super) fn disabled() -> Self {
         Self {
             disabled: true,
@@ -79,7 +83,7 @@ impl StreamBatching {
         (STREAM_READS << self.doublings).min(STREAM_READS_MAX)
     }
 
-    /// Notes a read of the stream, and puts the mark up when there have been enough.
+    /// Records a read of the stream. Raises the mark after enough of them.
     pub(super) fn note_read(&mut self, bytes: usize, source: &Socket, counters: &ByteCounters) {
         if self.disabled {
             return;
@@ -117,7 +121,7 @@ impl StreamBatching {
         }
     }
 
-    /// Notes that the other side has been heard: what is answered is waited for.
+    /// Records data in the other direction: its sender waits for the answer, which must not be delayed.
     pub(super) fn note_reverse_data(&mut self, source: &Socket) {
         self.reads_in_a_row = 0;
         if self.stream.as_ref().is_some_and(|stream| stream.is_raised()) {
@@ -126,9 +130,8 @@ impl StreamBatching {
         self.end_stream();
     }
 
-    /// Takes the mark down when the stream has stalled, and else has it follow the stream's pace; until there is something
-    /// to do leaves the task's waker with the clock. That nothing is read while the sink `is_full` says nothing of the
-    /// stream.
+    /// Resets the mark if the stream has stalled, otherwise adapts it to the stream's rate. Registers the task's waker
+    /// for the next tick. While the sink `is_full` nothing is read, which is no sign of a stalled stream.
     pub(super) fn poll_tick(&mut self, cx: &mut Context<'_>, source: &Socket, is_full: bool) {
         let Some(stream) = self.stream.as_mut().filter(|stream| stream.is_raised()) else {
             return;
@@ -153,7 +156,7 @@ impl StreamBatching {
         }
     }
 
-    /// Counts what a stream was worth that is over.
+    /// Ends batching of the stream and decides how soon the next one is batched.
     fn end_stream(&mut self) {
         let Some(stream) = self.stream.take() else { return };
         if stream.reads >= READS_WORTH_IT {
@@ -171,7 +174,7 @@ impl StreamBatching {
         }
     }
 
-    /// The kernel tells us at once of what waits below the mark (tcp_set_rcvlowat).
+    /// Resets the mark. The kernel then reports at once what is waiting below it (tcp_set_rcvlowat).
     fn reset_mark(&mut self, source: &Socket) {
         let Some(stream) = &mut self.stream else { return };
         stream.tick = None;
@@ -180,19 +183,19 @@ impl StreamBatching {
         }
     }
 
-    /// Batches no more. A kernel that has moved the first mark is not known to refuse another.
+    /// Disables batching. No kernel is known that accepts the first mark and refuses a later one.
     fn disable(&mut self) {
         (self.disabled, self.stream) = (true, None);
     }
 }
 
-/// Whether the kernel has moved the mark.
+/// Sets the mark. Returns whether the kernel accepted it.
 fn set_mark(mark: &mut usize, source: &Socket, bytes: usize) -> bool {
     *mark = bytes;
     sys::set_low_water_mark(source, bytes).is_ok()
 }
 
-/// The next mark of a stream that brought so many bytes in a tick of this one.
+/// Returns the next mark of a stream that delivered so many bytes in a tick with this one.
 fn next_mark(mut mark: usize, read: usize) -> usize {
     let [lowest, highest] = LOW_WATER_BYTES;
     let wanted = |mark| {

@@ -1,5 +1,5 @@
-//! The copy path: bytes go through a buffer of this thread, borrowed only while a read is being forwarded. It is the
-//! path of small messages; it leaves the ends of a stream to `direction`.
+//! The copy method: forwards bytes through a buffer of the thread, which is in use only during a poll. For small
+//! messages; the end of a stream is left to `direction`.
 
 use std::cell::RefCell;
 use std::io;
@@ -10,22 +10,22 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::transfer::{Transfer, TransferError, TransferStatus};
 use super::{Gate, Socket, SocketOperation};
 
-/// Bytes read at once. 64 KiB is the worst size on loopback, one segment of it and a runt; 48 KiB measured 1.5 to 2
-/// times as fast.
+/// Bytes of one read. 48 KiB measured 1.5 to 2 times as fast on loopback as 64 KiB, which is one of its segments and a
+/// remainder.
 pub(super) const BUFFER_BYTES: usize = 48 * 1024;
 
 thread_local! {
-    /// One buffer a thread: nothing that is borrowed from it outlives a poll.
+    /// One buffer for each thread: no borrow of it outlives a poll.
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into_boxed_slice());
 }
 
-/// What the copy path keeps for one direction between polls: nothing, unless a write was cut short.
+/// The state of the copy method for one direction between polls: empty, unless a write was incomplete.
 #[derive(Debug, Default)]
 pub(super) struct CopyMethod {
     pending: Option<Box<PendingBytes>>,
 }
 
-/// The rest of a write that the receiving socket did not take. Nothing more is read until it is gone.
+/// The rest of an incomplete write. Nothing more is read until it has been written.
 #[derive(Debug)]
 struct PendingBytes {
     bytes: Vec<u8>,
@@ -33,12 +33,13 @@ struct PendingBytes {
 }
 
 impl CopyMethod {
-    /// Whether reading waits for a rest to be given.
+    /// Whether reading has to wait until the rest is written.
     pub(super) fn is_stalled(&self) -> bool {
         self.pending.is_some()
     }
 
-    /// Takes once from `from`, asks the gate, and gives to `to`; or goes on giving what an earlier round had to keep.
+    /// Writes the rest of an earlier transfer, if there is one. Then reads once from `source`, asks the gate, and
+    /// writes to `sink`.
     pub(super) fn transfer(
         &mut self,
         cx: &mut Context<'_>,
@@ -77,7 +78,7 @@ impl CopyMethod {
             match read_once(source, buffer).map_err(|err| TransferError::Source(SocketOperation::Read, err))? {
                 Some(0) => return Ok(Transfer::new(0, 0, TransferStatus::Eof)),
                 Some(bytes) => break bytes,
-                None => {} // stale readiness, cleared now: ask again, which leaves our waker there
+                None => {} // the readiness was stale and is cleared now; polling again registers our waker
             }
         };
         if !gate.admits() {
@@ -102,10 +103,11 @@ impl CopyMethod {
     }
 }
 
-/// Carries what a socket still holds that has failed, and gives how many bytes were given. A server that is stopped says
-/// why and closes with unread bytes before it, which is a reset: then the first to fail may be our writing to it, with its
-/// words still to be read. Nothing comes after them, so neither events nor wakers are needed, and where the other side
-/// takes no more they end, as at any reset.
+/// Forwards what can still be read from a socket that has failed. Returns the number of bytes written.
+///
+/// A server that is stopped sends its reason and closes with unread bytes in its receive buffer, which sends a reset.
+/// Our write to it may then fail before the reason has been read. The socket receives nothing after the reset, so no
+/// events are needed; if the sink is full, the rest is dropped, as with any reset.
 pub(super) fn drain_after_error(source: &Socket, sink: &Socket, gate: &Gate) -> usize {
     BUFFER.with_borrow_mut(|buffer| {
         let mut total = 0;
@@ -118,7 +120,7 @@ pub(super) fn drain_after_error(source: &Socket, sink: &Socket, gate: &Gate) -> 
                     || rustix::net::send(sink, &buffer[written..read], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
                 match rustix::io::retry_on_intr(send) {
                     Ok(bytes) => written += bytes,
-                    Err(_) => return total + written, // told as the end of the connection already
+                    Err(_) => return total + written, // the connection's end has its error already
                 }
             }
             total += written;
@@ -131,9 +133,10 @@ pub(super) fn drain_after_error(source: &Socket, sink: &Socket, gate: &Gate) -> 
 }
 
 enum Flushed {
-    /// The rest is gone; this many bytes went now.
+    /// All of it has been written; this many bytes now.
     All(usize),
-    /// The socket is full again, our waker is with it if it is wide; this many bytes went now.
+    /// The socket is full again; this many bytes were written now. Our waker is registered if the socket is watched for
+    /// being writable.
     Part(usize),
 }
 
@@ -159,9 +162,10 @@ impl PendingBytes {
     }
 }
 
-/// Reads once. `None`: there was nothing to read. A read that does not fill the buffer has emptied the socket
-/// (epoll(7)): readiness is cleared without the second read that would say so. But not where it may have stopped short
-/// of an urgent byte (tcp(7)), of which no further event would tell.
+/// Reads once. `None`: there was nothing to read.
+///
+/// A read that does not fill the buffer has emptied the socket (epoll(7)), so readiness is cleared without a second
+/// read. Except after an urgent byte was announced: a read may stop before it (tcp(7)), and no further event follows.
 fn read_once(source: &Socket, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let mut count = None;
     let result = source.try_read(|| {
@@ -183,8 +187,8 @@ fn read_once(source: &Socket, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     }
 }
 
-/// Writes once and gives how many bytes were accepted, 0 when the socket is full. A write cut short clears readiness,
-/// as a short read does.
+/// Writes once and returns the number of bytes accepted, 0 if the socket is full. An incomplete write clears readiness,
+/// as an incomplete read does.
 fn write_once(sink: &Socket, bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
     let result = sink.try_write(|| {

@@ -1,5 +1,6 @@
-//! One direction of a connection: rounds of a path until there is nothing to do, and the end of the stream passed on
-//! after everything before it (P-11). How a round moves bytes belongs to the paths, which one is next to `flow`.
+//! One direction of a connection: transfers until there is nothing to do, and passes the end of the stream on after
+//! everything before it (proxy P-11). How bytes are moved is left to `copy` and `splice`, which of them is used to
+//! `method`.
 
 use std::future::Future;
 use std::pin::pin;
@@ -15,27 +16,26 @@ use super::splice::SpliceMethod;
 use super::transfer::{Transfer, TransferError, TransferStatus};
 use super::{ByteCounters, Gate, MethodPolicy, Side, Socket, SocketOperation};
 
-/// Rounds of one direction before the other one, and the other connections of the thread, get their turn.
+/// Transfers of one direction before the other direction, and other connections of the thread, run.
 const TRANSFERS_MAX: usize = 16;
-/// The same in bytes, more or less: bulk takes a good hundred microseconds for so many.
+/// The same in bytes, approximately: they take a bit more than 100 µs.
 const BYTES_MAX: usize = 1024 * 1024;
 
-/// What a direction lies between, and who keeps count.
+/// The two ends of a direction, with the gate between them and what is shared with the connection.
 pub(super) struct Endpoints<'a> {
-    /// The source.
+    /// Bytes are read from here.
     pub(super) source: &'a Socket,
-    /// The sink.
+    /// Bytes are written to here.
     pub(super) sink: &'a Socket,
-    /// Whose the sink is.
+    /// Which side the sink is.
     pub(super) sink_side: Side,
-    /// Asked between taking and giving.
+    /// Asked between reading and writing.
     pub(super) gate: &'a Gate,
-    /// Where bytes are counted.
     pub(super) counters: &'a ByteCounters,
-    /// Whether the other direction is done, so that both sockets are closed after this one, which passes the end on. Then
-    /// a reset that comes together with this end goes untold: both streams have ended.
+    /// Whether the other direction is done. Then both sockets are closed after this one, which passes its end on. A
+    /// reset that arrives together with this end goes unnoticed, which is right: both streams have ended.
     pub(super) is_last: bool,
-    /// Which paths may be taken.
+    /// Which methods may be used.
     pub(super) methods: MethodPolicy,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Direction {
 }
 
 impl Direction {
-    /// One that waits for batches of a stream, or never does.
+    /// Returns a direction that batches streams, or never does.
     pub(super) fn new(batching: bool) -> Self {
         Self {
             batching: if batching {
@@ -62,27 +62,27 @@ impl Direction {
         }
     }
 
-    /// Whether the stream has ended and its end has been passed on, or will be by the close that follows at once.
+    /// Whether the stream has ended and its end was passed on, or will be by the close that follows at once.
     pub(super) fn is_done(&self) -> bool {
         self.done
     }
 
-    /// Whether nothing is being read, so that only an error event tells of the source's death (P-13).
+    /// Whether nothing is being read, so that only an error event reports that the source has failed (proxy P-13).
     pub(super) fn not_reading(&self) -> bool {
         self.done || self.is_stalled()
     }
 
-    /// Whether it holds bytes that the sink does not take.
+    /// Whether it holds bytes that the sink does not accept.
     pub(super) fn is_stalled(&self) -> bool {
         self.copy.is_stalled() || self.splice.is_stalled()
     }
 
-    /// Notes that its sink was heard: what the source answers is waited for.
+    /// Records that its sink has sent something, so that the answer of the source must not be delayed.
     pub(super) fn note_reverse_data(&mut self, source: &Socket) {
         self.batching.note_reverse_data(source);
     }
 
-    /// Does what is due by the clock; until then the task will be woken by it.
+    /// Does what is due by the clock, and registers the task's waker for what comes next.
     pub(super) fn tick(&mut self, cx: &mut Context<'_>, source: &Socket) {
         let is_full = self.is_stalled();
         if !self.done {
@@ -90,9 +90,9 @@ impl Direction {
         }
     }
 
-    /// Carries what there is; on return the task will be woken when there is more to do.
+    /// Forwards what is there. On return the task's waker is registered for more.
     ///
-    /// Gives whether the source was heard: bytes or its end.
+    /// Returns whether bytes, or the end of the stream, were read from the source.
     pub(super) fn advance(&mut self, cx: &mut Context<'_>, endpoints: &Endpoints<'_>) -> Result<bool, TransferError> {
         let mut received = false;
         let mut written = 0;
@@ -155,12 +155,14 @@ impl Direction {
                 | TransferStatus::SpliceUnsupported => {}
             }
         }
-        // Not woken at once: the runtime would look at its sockets only after some tens of such turns.
+        // Yields instead of waking the task at once: the runtime polls its sockets only after some dozens of such
+        // wake-ups.
         let _pending = pin!(tokio::task::yield_now()).poll(cx);
         Ok(received)
     }
 
-    /// The path of the next round: the one that still holds something, before any other.
+    /// Returns the method of the next transfer: first of all the one that still holds bytes, so that none overtake
+    /// them.
     fn next_method(&self, methods: MethodPolicy) -> Method {
         if self.copy.is_stalled() {
             Method::Copy

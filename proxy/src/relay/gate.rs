@@ -1,5 +1,5 @@
-//! The forwarding gate: whether bytes that were taken from one socket may still be given to the other. It leaves to
-//! others why a route opens or closes.
+//! The forwarding gate: whether bytes that were read from one socket may still be written to the other. Why a route
+//! opens or closes is left to others.
 
 mod lease_end;
 
@@ -15,12 +15,12 @@ mod atomic {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};
 }
 
-/// The right to carry bytes to one master: one generation of the route together with its lease.
+/// The permission to forward bytes to one server: one opening of the route together with its lease.
 ///
-/// Every opening of a route makes a new gate and a gate that has closed stays closed, so a connection that holds one
-/// needs no generation number beside it. The lease is moved by each successful check-in and compared at every forward.
-/// One atomic holds both, the end of the lease or 0: two of them could be read on either side of a pause and pass
-/// together although at no moment both were good.
+/// Every opening of a route creates a new gate, and a closed gate stays closed, so a connection needs no generation
+/// number beside it. Each successful check-in renews the lease, and every forward compares it with the clock. Both are
+/// one atomic, the end of the lease or 0: two atomics could be read on either side of a pause and both look good
+/// although they never were at the same moment.
 #[derive(Debug)]
 pub struct Gate {
     lease_end: LeaseEnd,
@@ -33,22 +33,22 @@ pub struct Gate {
 /// When and why a gate closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CloseEvent {
-    /// What ended the forwarding.
+    /// Why forwarding stopped.
     pub reason: CloseReason,
-    /// When it ended.
+    /// When forwarding stopped.
     pub at: Boottime,
 }
 
-/// What ends all connections to a master at once.
+/// Why all connections to a server are ended at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CloseReason {
-    /// The cluster data name another master, or none, or not this proxy.
+    /// The cluster data name another master or none, or do not enable this proxy.
     RouteChange,
-    /// The store was silent for longer than the lease (fencing F-4).
+    /// The store did not answer for longer than the lease (fencing F-4).
     Lease,
-    /// The wall clock moved more than the boottime clock: the machine may have stood still (fencing section 1).
+    /// The wall clock moved further than the boottime clock: the machine may have been paused (fencing section 1).
     ClockJump,
-    /// The proxy is stopping.
+    /// The proxy is shutting down.
     Stopping,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for CloseReason {
 }
 
 impl Gate {
-    /// An open gate whose lease ends at `until`.
+    /// Returns an open gate whose lease ends at `until`.
     pub fn new(until: Boottime) -> Self {
         Self {
             lease_end: LeaseEnd::new(until.as_nanos()),
@@ -75,7 +75,7 @@ impl Gate {
         }
     }
 
-    /// Runs `hook` at every forward, after the bytes were taken and before the gate is read. For tests.
+    /// Runs `hook` at every forward, after the bytes were read and before the gate is checked. For tests.
     #[cfg(any(debug_assertions, feature = "test-hooks"))]
     #[must_use]
     pub fn with_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
@@ -83,11 +83,11 @@ impl Gate {
         self
     }
 
-    /// Whether bytes already taken from one socket may be given to the other (fencing F-3).
+    /// Whether bytes that have been read from one socket may be written to the other (fencing F-3).
     ///
-    /// To be asked after taking and before giving: a yes proves that the lease was good at a moment after the taking, so
-    /// what was taken was sent before any other master could be published. A check before the taking proves nothing about
-    /// a process that is paused in between. One clock read through the vDSO and one comparison.
+    /// Must be called after the read and before the write. A yes then proves that the lease was valid at a moment after
+    /// the read, so the bytes were sent before any other master could be published. A check before the read would prove
+    /// nothing if the process is paused in between. Costs one clock read through the vDSO and one comparison.
     #[expect(clippy::disallowed_methods, reason = "the relay reads the clock at every forward")]
     pub fn admits(&self) -> bool {
         #[cfg(any(debug_assertions, feature = "test-hooks"))]
@@ -100,12 +100,12 @@ impl Gate {
         self.lease_end.is_open(now.as_nanos())
     }
 
-    /// Whether the gate has closed for good; a lease that has merely run out counts only once `expire` has seen it.
+    /// Whether the gate has closed for good. A lease that has ended counts only after `expire` has been called.
     pub fn is_closed(&self) -> bool {
         self.lease_end.get() == 0
     }
 
-    /// End of the lease, or `None` once closed.
+    /// Returns the end of the lease, or `None` once closed.
     pub fn lease_end(&self) -> Option<Boottime> {
         match self.lease_end.get() {
             0 => None,
@@ -113,29 +113,29 @@ impl Gate {
         }
     }
 
-    /// When and why the gate closed.
+    /// Returns when and why the gate closed.
     pub fn close_event(&self) -> Option<CloseEvent> {
         self.close_event.get().copied()
     }
 
     /// Moves the end of the lease to `until`, in either direction.
     ///
-    /// Gives false, and changes nothing, when the gate is closed or its lease has already ended at `now`: what has
-    /// ended is not revived, the next opening needs a new gate.
+    /// Returns false, and changes nothing, if the gate is closed or its lease has already ended at `now`: then the next
+    /// opening needs a new gate.
     pub fn renew(&self, until: Boottime, now: Boottime) -> bool {
         self.lease_end.renew(until.as_nanos(), now.as_nanos())
     }
 
-    /// Stops all forwarding now and wakes every connection so that it ends. The first reason stays.
+    /// Stops all forwarding and wakes every connection, so that it ends. The first reason is kept.
     ///
-    /// When this returns no byte taken later will be given; only then may the new proxy generation be published
+    /// Once this has returned, no byte read later will be written; only then may the new proxy generation be published
     /// (fencing F-1).
     pub fn close(&self, reason: CloseReason, now: Boottime) {
         self.close_with(reason, now, || {});
     }
 
-    /// The same, with something to be done in between: after the forwarding has stopped, and before thousands of
-    /// connections are told to end, which takes a while. It is done once, at the first reason.
+    /// Like `close`, and runs `before_wake` after forwarding has stopped and before thousands of connections are woken,
+    /// which takes a while. It runs once, for the first reason.
     pub fn close_with(&self, reason: CloseReason, now: Boottime, before_wake: impl FnOnce()) {
         let first = self.close_event.set(CloseEvent { reason, at: now }).is_ok();
         self.lease_end.close();
@@ -145,12 +145,12 @@ impl Gate {
         self.closed.cancel();
     }
 
-    /// Closes the gate if its lease has ended at `now`; gives true when this call has closed it.
+    /// Closes the gate if its lease has ended at `now`. Returns true if this call has closed it.
     pub fn expire(&self, now: Boottime) -> bool {
         self.expire_with(now, || {})
     }
 
-    /// The same, as with `close_and`.
+    /// Like `expire`; `before_wake` as in `close_with`.
     pub fn expire_with(&self, now: Boottime, before_wake: impl FnOnce()) -> bool {
         let expired = self.lease_end.expire(now.as_nanos());
         if expired {
@@ -165,7 +165,7 @@ impl Gate {
     }
 }
 
-/// The test-only pause between taking and giving. It exists in debug builds and with the feature `test-hooks`.
+/// A pause between read and write, for tests. Exists in debug builds and with the feature `test-hooks`.
 #[cfg(any(debug_assertions, feature = "test-hooks"))]
 mod hook {
     use std::fmt;
@@ -173,8 +173,8 @@ mod hook {
     use std::sync::Arc;
     use std::time::Duration;
 
-    /// Names a file. While it exists, a relay thread that has taken bytes creates `<file>.paused` beside it and
-    /// stands still, before it reads the gate, until the file is gone.
+    /// Names a file. While it exists, a relay thread that has read bytes creates `<file>.paused` beside it and sleeps,
+    /// before it checks the gate, until the file is gone.
     const PAUSE_FILE: &str = "STOLON_TEST_PAUSE_RELAY";
 
     #[derive(Clone, Default)]

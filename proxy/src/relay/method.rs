@@ -1,38 +1,40 @@
-//! Which path carries a direction next, from what the last rounds took. How bytes move is the paths' own business.
+//! Selects the method of the next transfer of a direction, from the sizes of the last ones. How bytes are moved is left
+//! to the methods.
 
 use super::copy;
 
-/// Full reads in a row after which a direction is spliced: copying wins below 8 to 16 KiB a wake-up, splicing above.
+/// Full reads in a row after which a direction is spliced. Copying is faster below 8 to 16 KiB per wake-up, splicing
+/// above.
 const FULL_READS: u8 = 2;
-/// Small rounds in a row after which it is copied again.
+/// Small reads in a row after which it is copied again.
 const SMALL_READS: u8 = 3;
-/// What counts as small while splicing.
+/// Largest read that counts as small while splicing, plus one.
 const SMALL_BYTES: usize = 16 * 1024;
 
-/// How the two paths share a connection. All but the first are for tests and measurements.
+/// Which methods a connection uses. All but the first are for tests and measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MethodPolicy {
-    /// Each direction by what flows.
+    /// Selected for each direction by the size of its reads.
     #[default]
     Adaptive,
-    /// Copying alone.
+    /// Copy only.
     Copy,
-    /// Splicing alone, where the kernel does it.
+    /// Splice, where the kernel supports it.
     Splice,
-    /// One after the other, changing with every round.
+    /// Alternating with every transfer.
     Alternate,
 }
 
-/// One of the two paths.
+/// How bytes are moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
-    /// Through the buffer of the thread.
+    /// Through a buffer of the thread.
     Copy,
-    /// Through a pipe, without touching the bytes.
+    /// Through a pipe, without copying (splice(2)).
     Splice,
 }
 
-/// What one direction has seen lately.
+/// The recent history of one direction.
 #[derive(Debug, Default)]
 pub(super) struct MethodSelector {
     splicing: bool,
@@ -41,7 +43,7 @@ pub(super) struct MethodSelector {
 }
 
 impl MethodSelector {
-    /// The path of the next round.
+    /// Returns the method of the next transfer.
     pub(super) fn method(&self, policy: MethodPolicy) -> Method {
         let splice = match policy {
             MethodPolicy::Adaptive | MethodPolicy::Alternate => self.splicing,
@@ -55,7 +57,7 @@ impl MethodSelector {
         }
     }
 
-    /// Notes that a round of `way` took `bytes`.
+    /// Records a read of so many bytes by this method.
     pub(super) fn note_read(&mut self, method: Method, bytes: usize, policy: MethodPolicy) {
         if policy == MethodPolicy::Alternate {
             self.splicing = method == Method::Copy;
@@ -72,12 +74,12 @@ impl MethodSelector {
         }
     }
 
-    /// Notes that no pipe is to be had now: the direction has to earn one anew.
+    /// Records that no pipe is available: splicing has to be earned anew by full reads.
     pub(super) fn note_no_pipe(&mut self) {
         (self.splicing, self.streak) = (false, 0);
     }
 
-    /// Notes that the kernel does not splice these sockets.
+    /// Records that the kernel does not splice these sockets.
     pub(super) fn note_splice_unsupported(&mut self) {
         self.splice_unsupported = true;
     }

@@ -1,10 +1,10 @@
-//! Bytes between two sockets, and the gate that every one of them passes. It knows nothing of clusters: who is connected
-//! to whom, and when the gate closes, is decided elsewhere.
+//! Forwards bytes between two sockets, through a gate that every byte passes. It knows nothing of clusters: who is
+//! connected to whom, and when the gate closes, is decided elsewhere.
 //!
-//! A connection is one task that polls both directions, two descriptors, and nothing allocated per direction while it is
-//! idle. Bytes are never looked at (P-16). Each direction is moved by one of two paths: `copy` for small messages, `splice`
-//! for bulk. A path answers each call with a `Round` and asks the gate between taking and giving. A further engine would do
-//! the same.
+//! A connection is one task that polls both directions: two descriptors, and no allocation per direction while it is
+//! idle. Bytes are never inspected (proxy P-16). Two methods move them: `copy` for small messages, `splice` for bulk.
+//! Each call returns a `Transfer`; a method asks the gate between reading and writing. Another engine would do the
+//! same.
 
 mod batching;
 mod copy;
@@ -40,12 +40,12 @@ pub use self::socket::Socket;
 pub use self::timer::BoottimeTimer;
 use self::transfer::TransferError;
 
-/// One end of a connection.
+/// One side of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
     /// The program that connected to the proxy.
     Client,
-    /// The database server behind it.
+    /// The server that the proxy connected it to.
     Server,
 }
 
@@ -58,16 +58,16 @@ impl fmt::Display for Side {
     }
 }
 
-/// What was being done to a socket when it failed.
+/// The operation in which a socket failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SocketOperation {
-    /// Taking bytes from it.
+    /// Reading from it.
     Read,
-    /// Giving bytes to it.
+    /// Writing to it.
     Write,
-    /// Passing the end of the other side's stream on to it.
+    /// Shutting down its sending direction, after the other side's stream has ended.
     Shutdown,
-    /// Waiting, with nothing being read from it.
+    /// Waiting for an error while nothing is read from it.
     Wait,
 }
 
@@ -82,15 +82,15 @@ impl fmt::Display for SocketOperation {
     }
 }
 
-/// A socket that failed; mostly a peer that died or hung up with bytes under way.
+/// A socket that failed; usually its peer crashed, or closed with bytes in transit.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} {side}")]
 pub struct RelayError {
-    /// Whose socket.
+    /// The side whose socket failed.
     pub side: Side,
-    /// Doing what.
+    /// What was being done with it.
     pub operation: SocketOperation,
-    /// What the socket said.
+    /// The error of the system.
     #[source]
     pub source: io::Error,
 }
@@ -98,40 +98,41 @@ pub struct RelayError {
 /// How a connection ended.
 #[derive(Debug)]
 pub enum RelayEnd {
-    /// Both sides finished, the client first.
+    /// Both sides finished their streams, the client first.
     ClientFinished,
-    /// Both sides finished, the master first.
+    /// Both sides finished their streams, the server first.
     ServerFinished,
-    /// The gate closed or its lease ended: both were closed, and what was under way was dropped.
+    /// The gate closed or its lease ended: both sockets were closed, and bytes in transit were dropped.
     GateClosed,
-    /// One side failed, and the other was told so by a reset (P-11).
+    /// One side failed; the other one got a reset (proxy P-11).
     Failed(RelayError),
 }
 
-/// What was carried. One a relay thread, on cache lines of its own, so that counting costs nothing.
+/// Counters of forwarded bytes. Each relay thread has its own, on separate cache lines, so that counting causes no
+/// contention.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ByteCounters {
-    /// Bytes given to clients.
+    /// Bytes written to clients.
     pub to_client: AtomicU64,
-    /// Bytes given to masters.
+    /// Bytes written to servers.
     pub to_server: AtomicU64,
-    /// Bytes of both that were spliced; the others were copied.
+    /// The part of both that was spliced; the rest was copied.
     pub spliced: AtomicU64,
-    /// Times that a direction was to be spliced and could not.
+    /// How often splicing was chosen but not possible.
     pub splice_refused: AtomicU64,
-    /// Times that a stream was batched.
+    /// How often batching of a stream was started.
     pub batches: AtomicU64,
 }
 
-/// How connections are carried.
+/// Configuration of the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelayConfig {
-    /// Which paths may be taken.
+    /// Which methods may be used.
     pub methods: MethodPolicy,
-    /// Whether bulk streams are batched.
+    /// Whether the wake-ups of bulk streams are batched.
     pub batching: bool,
-    /// How much silence of a peer is borne while bytes wait for it (P-10).
+    /// When a silent peer is given up while bytes wait for it (proxy P-10).
     pub peer_timeout: PeerTimeout,
 }
 
@@ -145,9 +146,10 @@ impl Default for RelayConfig {
     }
 }
 
-/// Carries bytes both ways until both sides have finished, one fails, or the gate closes, and closes both sockets.
+/// Forwards bytes in both directions until both sides have finished, one fails, or the gate closes. Then closes both
+/// sockets.
 ///
-/// Must run inside a runtime with I/O and time enabled, the one that both sockets are registered with.
+/// Must run in the runtime that both sockets are registered with, with I/O and time enabled.
 pub fn forward<'a>(
     client: Socket,
     server: Socket,
@@ -170,7 +172,7 @@ pub fn forward<'a>(
         error_watch: None,
     };
     async move {
-        // The box fits into what the alignment of the runtime's allocations leaves unused.
+        // The box costs nothing: it fits into the padding of the runtime's allocation.
         let mut closed = Box::pin(gate.closed());
         let end = poll_fn(|cx| relay.poll(cx, closed.as_mut())).await;
         relay.close(&end);
@@ -178,7 +180,7 @@ pub fn forward<'a>(
     }
 }
 
-/// One connection. All that it is while it idles is here, so it is small.
+/// One connection. Everything that an idle connection needs is in here, so it is small.
 struct Relay<'a> {
     client: Socket,
     server: Socket,
@@ -186,7 +188,8 @@ struct Relay<'a> {
     counters: &'a ByteCounters,
     config: &'a RelayConfig,
     directions: Directions,
-    /// Which waker waits for the gate. Registering takes a lock, so it happens once, not at every wake.
+    /// The waker that is registered with the gate. Registering takes a lock, so it is done once and not at every
+    /// wake-up.
     gate_waker: Option<Waker>,
     error_watch: Option<Pin<Box<dyn Future<Output = RelayError> + Send>>>,
 }
@@ -261,27 +264,27 @@ impl Relay<'_> {
         Poll::Pending
     }
 
-    /// Has a socket that is full tell when it has room.
+    /// Makes sure that a socket whose send buffer is full wakes this task when it is writable.
     fn watch_writable(&mut self, cx: &mut Context<'_>) -> Result<(), RelayError> {
         for (direction, side, sink) in [
             (&self.directions.to_server, Side::Server, &mut self.server),
             (&self.directions.to_client, Side::Client, &mut self.client),
         ] {
             if direction.is_stalled() && !sink.watches_writable() {
-                self.error_watch = None; // it shares the sockets
+                self.error_watch = None; // it has handles of the sockets
                 let operation = SocketOperation::Wait;
                 sink.watch_writable().map_err(|source| RelayError {
                     side,
                     operation,
                     source,
                 })?;
-                cx.waker().wake_by_ref(); // no waker is with the socket
+                cx.waker().wake_by_ref(); // the new registration has no waker yet
             }
         }
         Ok(())
     }
 
-    /// Closes both sockets, which also passes the last end on, so nothing else may hold them.
+    /// Closes both sockets. Closing also ends the stream of the last direction, so there must be no other handle.
     fn close(self, end: &RelayEnd) {
         drop(self.error_watch);
         if let RelayEnd::Failed(error) = end {
@@ -303,12 +306,12 @@ impl Relay<'_> {
                 let written = copy::drain_after_error(source, sink, self.gate);
                 counter.fetch_add(written as u64, Ordering::Relaxed);
             }
-            // A crash must not look like an orderly end, so the other side gets a reset, whatever it still had under
-            // way.
+            // A crash must not look like an orderly end (proxy P-11), so both sides get a reset, even with bytes in
+            // transit.
             self.server.reset_on_close();
             self.client.reset_on_close();
         }
-        drop(self.server); // before the client, which may connect again at once
+        drop(self.server); // first the server: the client may reconnect at once
         drop(self.client);
     }
 }
@@ -318,12 +321,12 @@ impl Relay<'_> {
 struct Directions {
     to_server: Direction,
     to_client: Direction,
-    /// Whose stream ended first.
+    /// The side whose stream ended first.
     first_finished: Option<Side>,
 }
 
 impl Directions {
-    /// Remembers whose end is the first, told right after the direction that brought it was advanced.
+    /// Records which side finished first. To be called right after the direction of this source was advanced.
     fn note_finished(&mut self, source: Side) {
         if self.first_finished.is_none() && (self.to_server.is_done() || self.to_client.is_done()) {
             self.first_finished = Some(source);
@@ -344,8 +347,8 @@ fn relay_end(error: TransferError, source_side: Side, sink_side: Side) -> RelayE
     })
 }
 
-/// Waits until one of the sockets reports an error, which it does whether anything is read from it or not (P-13), or its
-/// peer has fallen silent (P-10).
+/// Waits until one of the sockets reports an error, which it does even if nothing is read from it (proxy P-13), or
+/// until its peer has timed out (proxy P-10).
 async fn wait_for_error(client: Arc<SharedFd>, server: Arc<SharedFd>, peer_timeout: PeerTimeout) -> RelayError {
     let operation = SocketOperation::Wait;
     let (side, socket, readiness) = tokio::select! {

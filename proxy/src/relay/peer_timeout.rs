@@ -1,35 +1,38 @@
-//! When a peer is given up for which bytes wait: once it has said nothing for long although the kernel keeps asking. A
-//! peer that answers and only does not read is never given up (P-13). Idle peers are keepalive's business.
+//! When a peer is given up that bytes wait for: after a time without any acknowledgement in which the kernel kept
+//! probing it. A peer that acknowledges but does not read is never given up (proxy P-13). Idle peers are left to
+//! keepalive.
 //!
-//! Two counts of the kernel say what was asked (tcp_info of linux/tcp.h): a peer that has closed its window is probed, and
-//! to one that has room bytes are sent again. Any acknowledgement clears the first, one of new bytes the second, and every
-//! one the time since the last. That time alone says nothing, since the kernel asks ever more seldom, at last every two
-//! minutes. What is sent again into a window that was taken back counts as neither: there the kernel itself gives up, after
-//! two to four minutes of silence by its version (`tcp_retransmit_timer` in its net/ipv4/tcp_timer.c).
+//! Two counters of the kernel tell how often it probed (tcp_info of linux/tcp.h). With a closed receive window the peer
+//! is probed, otherwise bytes are retransmitted. Any acknowledgement resets the first counter, one of new bytes the
+//! second, and each the time since the last acknowledgement. The time alone is not enough, because the intervals
+//! between probes grow up to two minutes. Retransmissions into a window that the peer has shrunk count as neither; then
+//! the kernel itself gives up after two to four minutes of silence, depending on its version (`tcp_retransmit_timer` in
+//! net/ipv4/tcp_timer.c).
 
 use std::time::Duration;
 
 use super::socket::SharedFd;
 use super::{Side, sys};
 
-/// The pause between two looks at a peer, if its silence may last for a few of them.
+/// Longest time between two checks of a peer.
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(5);
-/// Looks in the time of silence that is allowed.
+/// Checks within the timeout, at least.
 const POLLS_PER_TIMEOUT: u32 = 4;
 
-/// How much silence of a peer is borne while bytes wait for it.
+/// When a peer is given up while bytes wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerTimeout {
-    /// Seconds since its last acknowledgement; small, as every connection has one of these.
+    /// Seconds since its last acknowledgement. A small type, because every connection has one.
     pub silence_seconds: u32,
-    /// Questions of the kernel in a row that it has left unanswered. At least 2: the last one may have been asked just now.
+    /// Number of consecutive probes of the kernel without an answer. At least 2, because the last one may have been
+    /// sent just now.
     pub unanswered_probes: u8,
 }
 
 impl Default for PeerTimeout {
-    /// Two minutes: what restarts a switch, moves an address or elects a route passes meanwhile, and a server's locks and
-    /// snapshot are not held for the kernel's quarter of an hour (`net.ipv4.tcp_retries2` of tcp(7)). Three questions, as
-    /// two may be lost.
+    /// Two minutes: a switch reboots, an address moves or a route is elected in less, and a server's locks and snapshot
+    /// are not held for the kernel's quarter of an hour (`net.ipv4.tcp_retries2` of tcp(7)). Three probes, because two
+    /// may be lost.
     fn default() -> Self {
         Self {
             silence_seconds: 120,
@@ -44,14 +47,14 @@ impl PeerTimeout {
     }
 }
 
-/// What the kernel knows of a peer.
+/// What the kernel reports about a peer.
 #[derive(Debug, Clone, Copy)]
 struct PeerStats {
-    /// Milliseconds since it last acknowledged anything, new or not.
+    /// Milliseconds since its last acknowledgement, of new bytes or not.
     last_ack_ms: u32,
-    /// Probes since then.
+    /// Unanswered probes of a closed window.
     probes: u8,
-    /// How often bytes were sent again since new ones were acknowledged.
+    /// Retransmissions since new bytes were acknowledged.
     retransmits: u8,
 }
 
@@ -70,7 +73,8 @@ fn is_timed_out(stats: PeerStats, timeout: PeerTimeout) -> bool {
     is_silent && stats.probes.max(stats.retransmits) >= timeout.unanswered_probes
 }
 
-/// Waits until one of the peers is silent, and gives which. One that the kernel tells nothing of never is.
+/// Waits until one of the peers has timed out, and returns its side. A peer without information from the kernel never
+/// times out.
 pub(super) async fn wait_for_either(client: &SharedFd, server: &SharedFd, timeout: PeerTimeout) -> Side {
     loop {
         tokio::time::sleep(timeout.poll_interval()).await;
@@ -148,7 +152,7 @@ mod tests {
     // proxy P-13
     #[test]
     fn a_peer_that_answers_and_does_not_read_is_never_silent() {
-        let last_ack_ms = 119_000; // the kernel has asked for hours, and now asks every two minutes
+        let last_ack_ms = 119_000; // the kernel has probed for hours, and now does so every two minutes
         check(PeerStats { last_ack_ms, ..ROOM }, false);
         check(
             PeerStats {
@@ -157,7 +161,7 @@ mod tests {
                 ..ROOM
             },
             false,
-        ); // asked just now
+        ); // probed just now
         check(
             PeerStats {
                 last_ack_ms,

@@ -1,5 +1,5 @@
-//! Pipes for splicing, one pool a thread: borrowed while bytes are in them, and only empty ones come back. It knows
-//! nothing of what flows through.
+//! A pool of pipes for splicing, one for each thread. Pipes are in use while they hold bytes; only empty ones are
+//! reused. What flows through them is left to `splice`.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::pipe::PipeFlags;
 
-/// Pipes of one thread at most, in use and waiting: two descriptors each, which `args` keeps free. A direction that
-/// gets none copies.
+/// Limit of pipes of one thread, in use and idle: two descriptors each, which `args` reserves. A direction that gets
+/// none copies.
 pub(crate) const PIPES_MAX: usize = 32;
-/// Empty pipes that wait for use.
+/// Limit of idle pipes.
 const IDLE_PIPES_MAX: usize = 8;
-/// What is asked for, in this order: 1 MiB is what anybody may have at the most (pipe(7), `pipe-max-size`). Pipes of
-/// 64 KiB limit splicing, and what a larger one saves are rounds.
+/// Requested sizes, in this order: 1 MiB is the limit for unprivileged users (pipe(7), `pipe-max-size`). Pipes of 64
+/// KiB would limit the throughput; larger ones save transfers.
 const PIPE_BYTES: [usize; 2] = [1024 * 1024, 256 * 1024];
-/// The least that is worth it. A user who has too much in pipes gets less (pipe(7), `pipe-user-pages-soft`).
+/// Smallest useful size. A user with too many pages in pipes gets less (pipe(7), `pipe-user-pages-soft`).
 const PIPE_BYTES_MIN: usize = 64 * 1024;
 
 thread_local! {
@@ -26,16 +26,16 @@ thread_local! {
 #[derive(Debug, Default)]
 struct PipePool {
     idle: Vec<Pipe>,
-    /// Pipes of this thread; shared, because a runtime of many threads may drop one elsewhere.
+    /// Pipes of this thread. Shared, because a multi-threaded runtime may drop one on another thread.
     open_count: Arc<AtomicUsize>,
 }
 
-/// An empty pipe, or one whose borrower knows how much it holds.
+/// A pipe that is empty, or whose user knows how much it holds.
 #[derive(Debug)]
 pub(super) struct Pipe {
     take: OwnedFd,
     give: OwnedFd,
-    /// How many bytes it can hold; fewer when they come in many small segments, as it fills by slots.
+    /// How many bytes it can hold. Fewer if they come in many small segments, since each takes a slot.
     pub(super) bytes_max: usize,
     _count: PipeCount,
 }
@@ -50,12 +50,13 @@ impl Drop for PipeCount {
 }
 
 impl Pipe {
-    /// An empty pipe; `None` when this thread has as many as it may, or the kernel gives none that is large enough.
+    /// Returns an empty pipe. `None` if this thread has reached the limit, or the kernel grants none that is large
+    /// enough.
     pub(super) fn acquire() -> Option<Self> {
         POOL.with_borrow_mut(|pool| pool.idle.pop().or_else(|| pool.open()))
     }
 
-    /// Gives an empty pipe back. One that still holds bytes is dropped instead, which closes it.
+    /// Returns an empty pipe to the pool. One that still holds bytes must be dropped instead, which closes it.
     pub(super) fn release(self) {
         POOL.with_borrow_mut(|pool| {
             if pool.idle.len() < IDLE_PIPES_MAX {
@@ -64,12 +65,12 @@ impl Pipe {
         });
     }
 
-    /// The end that bytes come out of.
+    /// The end that bytes are read from.
     pub(super) fn read_end(&self) -> BorrowedFd<'_> {
         self.take.as_fd()
     }
 
-    /// The end that bytes go into.
+    /// The end that bytes are written to.
     pub(super) fn write_end(&self) -> BorrowedFd<'_> {
         self.give.as_fd()
     }
@@ -117,12 +118,12 @@ mod tests {
         LIMIT.get()
     }
 
-    /// Lets this thread have no more than so many pipes.
+    /// Sets the limit of pipes of this thread.
     pub(in super::super) fn set_limit(pipes: usize) {
         LIMIT.set(pipes);
     }
 
-    /// Pipes of this thread that are borrowed, and that wait.
+    /// Returns the number of pipes of this thread in use, and idle.
     pub(in super::super) fn pipe_counts() -> (usize, usize) {
         POOL.with_borrow(|pool| {
             let waiting = pool.idle.len();

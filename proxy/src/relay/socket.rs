@@ -1,6 +1,6 @@
-//! A connected socket and its events. At first the runtime is asked for what can be read alone: while a socket can be
-//! written to, which it nearly always can, each arrival of bytes that are read already would be one more event. Who waits
-//! for room asks for both. What is read and written is left to the paths.
+//! A connected socket and its readiness. At first only reading is watched: a socket is nearly always writable, and a
+//! registration for both would report every arrival of bytes twice. Whoever waits for room registers for both. What is
+//! read and written is left to the methods.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,23 +14,23 @@ use tokio::io::unix::AsyncFd;
 
 use super::sys;
 
-/// A connected socket that does not block, registered with a runtime.
+/// A connected non-blocking socket, registered with a runtime.
 #[derive(Debug)]
 pub struct Socket {
-    /// Always there, but for a moment in `widen`, and if that fails.
+    /// `None` only within `watch_writable`, and after its failure.
     io: Option<Arc<SharedFd>>,
 }
 
-/// What handles of one socket share.
+/// The descriptor that all handles of one socket share.
 #[derive(Debug)]
 pub(super) struct SharedFd {
     pub(super) fd: AsyncFd<OwnedFd>,
-    /// Whether its having room is an event.
+    /// Whether it is registered for being writable.
     watches_writable: bool,
 }
 
 impl Socket {
-    /// Registers a socket with the current runtime. Errors as epoll_ctl(2) does.
+    /// Registers a socket with the current runtime. Errors as of epoll_ctl(2).
     pub fn new(socket: impl Into<OwnedFd>) -> io::Result<Self> {
         let fd = sys::readable(socket.into())?;
         let io = Some(Arc::new(SharedFd {
@@ -45,22 +45,22 @@ impl Socket {
         io.expect("only `widen` takes it, and if that fails the connection ends")
     }
 
-    /// Another handle, to wait for what it alone waits for.
+    /// Returns another handle, to wait for errors only.
     pub(super) fn share(&self) -> Arc<SharedFd> {
         Arc::clone(self.io())
     }
 
-    /// Waits until the socket itself reports an error, which it does whatever else is waited for.
+    /// Waits until the socket reports an error, which it does regardless of the registration.
     pub async fn failed(&self) -> io::Result<()> {
         self.io().fd.ready(Interest::ERROR).await.map(drop)
     }
 
-    /// Whether there may be something to read; if not, leaves the task's waker.
+    /// Whether there may be something to read; if not, registers the task's waker.
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.io().fd.poll_read_ready(cx).map_ok(drop)
     }
 
-    /// Whether there may be room; if not, leaves the task's waker. Always yes before `widen`.
+    /// Whether there may be room to write; if not, registers the task's waker. Always ready before `watch_writable`.
     pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.watches_writable() {
             self.io().fd.poll_write_ready(cx).map_ok(drop)
@@ -69,25 +69,25 @@ impl Socket {
         }
     }
 
-    /// Reads, unless it is known that there is nothing; `WouldBlock` makes that known.
+    /// Runs a read unless the socket is known to be empty; `WouldBlock` from it clears the readiness.
     pub(super) fn try_read<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         self.io().fd.try_io(Interest::READABLE, |_| read())
     }
 
-    /// Whether an event has told of urgent bytes since `forget_urgent`. Reading stops short before each, also where bytes
-    /// follow, and splicing does not get past it. It is true of an ended stream, too.
+    /// Whether an event has announced urgent bytes since `clear_urgent`. Reads stop before each of them, even with more
+    /// bytes behind, and splice(2) does not get past them. Also true after the end of the stream.
     pub(super) fn is_urgent(&self) -> bool {
         self.io().fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
     }
 
-    /// Says that everything up to now has been read, urgent bytes among it.
+    /// Records that everything so far has been read, including urgent bytes.
     pub(super) fn clear_urgent(&self) {
         let forget = |_: &OwnedFd| io::Result::<()>::Err(io::ErrorKind::WouldBlock.into());
-        // It answers with that very error.
+        // It returns that very error.
         let _ = self.io().fd.try_io(Interest::PRIORITY, forget);
     }
 
-    /// Writes, unless it is known that there is no room; `WouldBlock` makes that known once it is an event.
+    /// Runs a write unless the socket is known to be full; `WouldBlock` from it clears the readiness if it is watched.
     pub(super) fn try_write<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.watches_writable() {
             self.io().fd.try_io(Interest::WRITABLE, |_| write())
@@ -96,18 +96,18 @@ impl Socket {
         }
     }
 
-    /// Whether there is a socket, as there is but after an error of `widen`.
+    /// Whether the socket is open, which it is except after an error of `watch_writable`.
     pub(super) fn is_open(&self) -> bool {
         self.io.is_some()
     }
 
-    /// Whether its having room is an event.
+    /// Whether it is registered for being writable.
     pub(super) fn watches_writable(&self) -> bool {
         self.io().watches_writable
     }
 
-    /// Makes its having room an event, from now on. The new registration tells of what is so already (epoll(7)), but
-    /// nobody's waker is left with it. No other handle may exist. After an error the connection has been reset.
+    /// Registers the socket anew, for being writable as well. The new registration reports what is ready already
+    /// (epoll(7)), but has no waker yet. There must be no other handle. After an error the connection has been reset.
     pub(super) fn watch_writable(&mut self) -> io::Result<()> {
         let shared = self.io.take().expect("it is put back below");
         let io = Arc::into_inner(shared).expect("who shares it has been dropped");
@@ -124,7 +124,7 @@ impl Socket {
 }
 
 impl Socket {
-    /// Has the peer see a reset when the socket is closed, whatever is still under way to it.
+    /// Makes the peer receive a reset when the socket is closed, even with bytes in transit.
     pub(super) fn reset_on_close(&self) {
         if let Some(io) = &self.io {
             set_zero_linger(SockRef::from(io.fd.get_ref()));
@@ -133,7 +133,7 @@ impl Socket {
 }
 
 fn set_zero_linger(socket: SockRef<'_>) {
-    // An error here means that the connection is gone already.
+    // An error means that the connection is gone already.
     let _ = socket.set_linger(Some(Duration::ZERO));
 }
 

@@ -1,5 +1,5 @@
-//! The splice path: bytes go through a pipe and are never copied. It is the path of bulk; which direction takes it is
-//! left to `flow`, and the ends of a stream to `direction`.
+//! The splice method: forwards bytes through a pipe, without copying them. For bulk; which direction uses it is left to
+//! `method`, and the end of a stream to `direction`.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -11,41 +11,42 @@ use super::pipes::Pipe;
 use super::transfer::{Transfer, TransferError, TransferStatus};
 use super::{Gate, Socket, SocketOperation};
 
-/// What the splice path keeps for one direction between polls: nothing, unless the sink is full.
+/// The state of the splice method for one direction between polls: empty, unless the sink is full.
 #[derive(Debug, Default)]
 pub(super) struct SpliceMethod {
     pending: Option<Box<PendingPipe>>,
 }
 
-/// A pipe with bytes that the receiving socket did not take. Nothing more is read until it is empty; if the connection
-/// ends before that, it is closed with what it holds.
+/// A pipe with bytes that the sink did not accept. Nothing more is read until it is empty. If the connection ends
+/// before, the pipe is closed with its contents.
 #[derive(Debug)]
 struct PendingPipe {
     pipe: Pipe,
     bytes: usize,
 }
 
-/// What came of filling an empty pipe.
+/// The result of filling an empty pipe.
 enum FillResult {
     Bytes(usize),
-    /// The end of the stream, or of what can be spliced of it.
+    /// The end of the stream, or an urgent byte that cannot be spliced.
     Nothing,
-    /// Nothing to read, and as the pipe was empty it cannot have been that which was full.
+    /// Nothing to read. The pipe was empty, so `EAGAIN` cannot mean that it is full.
     SocketEmpty,
-    /// The kernel does not splice here.
+    /// The kernel does not splice this socket.
     Unsupported,
 }
 
 impl SpliceMethod {
-    /// Whether reading waits for a pipe to be emptied.
+    /// Whether reading has to wait until the pipe is empty.
     pub(super) fn is_stalled(&self) -> bool {
         self.pending.is_some()
     }
 
-    /// Fills a pipe once from `from`, asks the gate, and empties it into `to`; or goes on emptying one.
+    /// Empties the pipe of an earlier transfer, if there is one. Then fills a pipe once from `source`, asks the gate,
+    /// and empties it into `sink`.
     ///
-    /// Where there is nothing to splice although urgent bytes have been told of, the other path has to look: splice(2)
-    /// does not get past them. It does so at the end of a stream, too.
+    /// If there is nothing to splice although urgent bytes were announced, or at the end of a stream, the copy method
+    /// has to look: splice(2) does not get past urgent bytes.
     pub(super) fn transfer(
         &mut self,
         cx: &mut Context<'_>,
@@ -81,7 +82,7 @@ impl SpliceMethod {
                     break TransferStatus::More;
                 }
                 FillResult::Nothing => break TransferStatus::Unspliceable,
-                FillResult::SocketEmpty => {} // readiness is cleared now: ask again, which leaves our waker there
+                FillResult::SocketEmpty => {} // readiness is cleared now; polling again registers our waker
                 FillResult::Unsupported => break TransferStatus::SpliceUnsupported,
             }
         };
@@ -102,7 +103,8 @@ impl SpliceMethod {
 }
 
 impl PendingPipe {
-    /// Gives what the pipe holds until it is empty or the socket is full, and then has left our waker with it if it is wide.
+    /// Writes what the pipe holds until it is empty or the socket is full. In the latter case our waker is registered,
+    /// if the socket is watched for being writable.
     fn drain_into(&mut self, cx: &mut Context<'_>, sink: &Socket, gate: &Gate) -> Result<usize, TransferError> {
         let before = self.bytes;
         while self.bytes > 0 {
@@ -124,11 +126,11 @@ impl PendingPipe {
     }
 }
 
-/// Not `MORE`: it measured no gain.
+/// Without `MORE`, which measured no gain.
 const SPLICE_FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
-/// Splices once from a socket into an empty pipe. A short count does not say that the socket is empty, since a pipe
-/// fills by slots: only `EAGAIN` does, and then readiness is cleared, unless it is an urgent byte that is in the way.
+/// Splices once from a socket into an empty pipe. A short count does not mean that the socket is empty, since a pipe
+/// fills by slots. Only `EAGAIN` does; then readiness is cleared, unless an urgent byte is in the way.
 fn fill_pipe(source: &Socket, pipe: &Pipe) -> io::Result<FillResult> {
     let mut filling = FillResult::SocketEmpty;
     let spliced = source.try_read(|| {
@@ -148,10 +150,10 @@ fn fill_pipe(source: &Socket, pipe: &Pipe) -> io::Result<FillResult> {
     }
 }
 
-/// Splices once from a pipe that holds `bytes` into a socket, and gives how many went; 0 when the socket is full, and
-/// then readiness is cleared. The pipe cannot be what says `EAGAIN`, as it is not empty.
+/// Splices once from a pipe that holds `bytes` into a socket, and returns the number of bytes moved; 0 if the socket is
+/// full, and then readiness is cleared. `EAGAIN` cannot come from the pipe, because it is not empty.
 ///
-/// splice(2) raises SIGPIPE like write(2) and has no flag against it; Rust programs start with it ignored.
+/// splice(2) raises SIGPIPE like write(2) and has no flag against it; Rust programs ignore that signal.
 fn drain_pipe(pipe: &Pipe, sink: &Socket, bytes: usize) -> io::Result<usize> {
     let emptied = sink.try_write(|| {
         let splice = || rustix::pipe::splice(pipe.read_end(), None, sink, None, bytes, SPLICE_FLAGS);
@@ -188,7 +190,7 @@ mod for_tests {
         REFUSAL.get()
     }
 
-    /// Lets splicing on this thread fail as if the kernel did not offer it.
+    /// Makes splicing on this thread fail as if the kernel did not support it.
     pub(in super::super) fn refuse(refusal: Option<Errno>) {
         REFUSAL.set(refusal);
     }

@@ -1,5 +1,5 @@
-//! The one place of unsafe code: calls that the safe wrappers do not offer. Each borrows or owns its descriptors and
-//! speaks `io::Result`.
+//! The only unsafe code: system calls that the safe wrappers do not offer. Each function borrows or owns its
+//! descriptors and returns `io::Result`.
 #![allow(unsafe_code, reason = "the one module that may, see ARCHITECTURE.md")]
 
 use std::io;
@@ -9,20 +9,20 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 
-/// What is waited for where bytes are read. That urgent ones are there is told along with it, at no cost.
+/// Readiness for reading. Urgent bytes are reported with it, at no cost.
 const READ: Interest = Interest::READABLE.add(Interest::PRIORITY);
 
-/// Registers a descriptor with the current runtime, so that it can be waited for to become readable.
+/// Registers a descriptor with the current runtime for being readable.
 pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     register(fd, READ).map_err(|(_, err)| err)
 }
 
-/// The same to become writable.
+/// Registers a descriptor with the current runtime for being writable.
 pub(crate) fn writable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     register(fd, Interest::WRITABLE).map_err(|(_, err)| err)
 }
 
-/// The same for either; an error gives the descriptor back.
+/// Registers a descriptor with the current runtime for both. An error returns the descriptor.
 pub(crate) fn readable_and_writable(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
     register(fd, READ.add(Interest::WRITABLE))
 }
@@ -34,8 +34,9 @@ fn register(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, (OwnedF
     registered.map_err(AsyncFdRegisterError::into_parts)
 }
 
-/// Has the kernel report a socket as readable only from so many bytes on (`SO_RCVLOWAT`, socket(7)); it says so at once
-/// if they are there already, and for an end of stream, an error or a full buffer whatever the mark.
+/// Sets the low-water mark: from how many bytes on the kernel reports the socket as readable (`SO_RCVLOWAT`,
+/// socket(7)). If that many are there already it does so at once; at the end of the stream, after an error, or with a
+/// full buffer it does so regardless of the mark.
 pub(crate) fn set_low_water_mark(socket: impl AsFd, bytes: usize) -> io::Result<()> {
     let socket = socket.as_fd();
     let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
@@ -57,7 +58,7 @@ pub(crate) fn set_low_water_mark(socket: impl AsFd, bytes: usize) -> io::Result<
     }
 }
 
-/// The mark of [`wake_at`], as it stands.
+/// Returns the low-water mark.
 #[cfg(test)]
 pub(super) fn low_water_mark(socket: impl AsFd) -> io::Result<usize> {
     // SAFETY: SO_RCVLOWAT is one c_int.
@@ -65,17 +66,18 @@ pub(super) fn low_water_mark(socket: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or_default())
 }
 
-/// What the kernel knows of a TCP connection (`TCP_INFO`, tcp(7)); what an older one does not tell is 0.
+/// Returns what the kernel reports about a TCP connection (`TCP_INFO`, tcp(7)); fields that an older kernel does not
+/// know are 0.
 pub(crate) fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     // SAFETY: `tcp_info` is made of integers alone.
     unsafe { get_option(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }
 }
 
-/// The value of a socket's option; what the kernel does not write is 0.
+/// Returns the value of a socket option; bytes that the kernel does not write are 0.
 ///
 /// # Safety
 ///
-/// Whatever the kernel writes for this option, and zero bytes after it, must be a `T`.
+/// Whatever the kernel writes for this option, followed by zero bytes, must be a valid `T`.
 unsafe fn get_option<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<T> {
     let socket = socket.as_fd();
     let mut value = MaybeUninit::<T>::zeroed();
@@ -92,7 +94,7 @@ unsafe fn get_option<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int
         )
     };
     if status == 0 {
-        // SAFETY: the caller's word, and it was zero before the kernel wrote to it.
+        // SAFETY: the caller guarantees that the value is valid, and it was zero before the kernel wrote to it.
         Ok(unsafe { value.assume_init() })
     } else {
         Err(io::Error::last_os_error())

@@ -1,5 +1,5 @@
-//! An alarm clock on the boottime clock, for leases: a timer of the runtime would sleep on through a suspension of the
-//! machine and ring late.
+//! A timer on the boottime clock, for leases. The runtime's timers use the monotonic clock, which stops while the
+//! machine is suspended, so they would fire late.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,16 +11,17 @@ use tokio::io::unix::AsyncFd;
 
 use super::{Gate, sys};
 
-/// One timer descriptor, bound to the runtime that made it.
+/// A timer descriptor, registered with the runtime that created it.
 #[derive(Debug)]
 pub struct BoottimeTimer {
     timer: AsyncFd<OwnedFd>,
-    /// What the timer is set to, so that waiting for the same time again costs no system call; 0: not set.
+    /// The time that the timer is set to, so that waiting for the same time again needs no system call; 0 if it is not
+    /// set.
     set_to: AtomicU64,
 }
 
 impl BoottimeTimer {
-    /// A timer that is not set.
+    /// Returns a timer that is not set.
     pub fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, flags)?;
@@ -30,16 +31,17 @@ impl BoottimeTimer {
         })
     }
 
-    /// Waits until the boottime clock has reached `when`. Dropping the future and waiting for another time is fine.
+    /// Waits until the boottime clock has reached `when`. The future may be dropped, and the timer used for another
+    /// time.
     pub async fn wait_until(&self, when: Boottime) -> io::Result<()> {
-        // 0 would disarm the timer (timerfd_settime(2)), and 1 ns after the start of the machine is as past as that.
+        // 0 would disarm the timer (timerfd_settime(2)); 1 ns after boot is in the past as well.
         let nanos = when.as_nanos().max(1);
         if self.set_to.swap(nanos, Ordering::Relaxed) != nanos {
             self.set(nanos)?;
         }
         loop {
             let mut ready = self.timer.readable().await?;
-            // Setting the timer took back what had rung before, so a ring that is read here is this one's.
+            // Setting the timer discarded earlier expirations, so one that is read here belongs to this time.
             let fired = ready.try_io(|timer| {
                 let mut expirations = [0; 8];
                 Ok(rustix::io::read(timer, &mut expirations)?)
@@ -60,16 +62,16 @@ impl BoottimeTimer {
             tv_sec: i64::try_from(nanos / SECOND).unwrap_or(i64::MAX),
             tv_nsec: i64::try_from(nanos % SECOND).unwrap_or(0),
         };
-        let it_interval = Timespec::default(); // once
+        let it_interval = Timespec::default(); // not periodic
         let time = Itimerspec { it_interval, it_value };
         rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &time)?;
         Ok(())
     }
 
-    /// Waits until the lease of `gate` has ended, and closes the gate, or until the gate is closed for another reason.
-    /// Gives true when the lease ended (fencing F-4).
+    /// Waits until the lease of `gate` has ended, and closes the gate; or until the gate is closed for another reason.
+    /// Returns true if the lease ended (fencing F-4).
     ///
-    /// A renewal is noticed when the old end has come; after one that moved the end forward, call it anew.
+    /// A renewal is noticed at the old end of the lease. After one that moved the end to an earlier time, call it anew.
     #[expect(clippy::disallowed_methods, reason = "the end of a lease is told by the clock")]
     pub async fn lease_end(&self, gate: &Gate) -> io::Result<bool> {
         while let Some(lease_end) = gate.lease_end() {

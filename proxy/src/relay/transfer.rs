@@ -1,55 +1,53 @@
-//! What the paths answer: what a round came to, what follows, and why there is no going on. What is made of it belongs to
-//! `direction`.
+//! The result of one transfer by a method: byte counts and what has to happen next, or why the direction cannot
+//! continue. What follows from it is left to `direction`.
 
 use std::io;
 
 use super::SocketOperation;
 
-/// What one round of a path came to.
+/// The result of one transfer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Transfer {
-    /// Bytes that it took from the source.
+    /// Bytes read from the source.
     pub(super) read: usize,
-    /// Bytes that it gave to the sink.
+    /// Bytes written to the sink.
     pub(super) written: usize,
-    /// What is to be done next.
     pub(super) status: TransferStatus,
 }
 
 impl Transfer {
-    /// A round with these counts.
     pub(super) fn new(read: usize, written: usize, status: TransferStatus) -> Self {
         Self { read, written, status }
     }
 }
 
-/// What follows a round. `SourceEmpty` and `SinkFull` have left the task's waker where the next event will come from,
-/// unless the sink is to be widened first.
+/// What has to happen next. With `SourceEmpty` and `SinkFull` the task's waker is registered for the next event, unless
+/// the sink is not watched for being writable yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TransferStatus {
-    /// All that was taken was given, and more may be there.
+    /// Everything read was written, and there may be more.
     More,
     /// Nothing to read: wait until the source is readable.
     SourceEmpty,
-    /// The path holds bytes that the sink does not take: wait until it is writable, read nothing meanwhile.
+    /// The method holds bytes that the sink does not accept: wait until it is writable, and read nothing meanwhile.
     SinkFull,
-    /// The source has finished and the path holds nothing.
+    /// The source's stream has ended and the method holds no bytes.
     Eof,
-    /// There is something that cannot be spliced: let the copy path look at it. Nothing has moved.
+    /// The next byte cannot be spliced: copy it. Nothing was moved.
     Unspliceable,
-    /// No pipe is to be had: copy for now. Nothing has moved.
+    /// No pipe is available: copy for now. Nothing was moved.
     NoPipe,
-    /// The kernel does not splice these sockets: copy. Nothing has moved.
+    /// The kernel does not splice these sockets: copy from now on. Nothing was moved.
     SpliceUnsupported,
 }
 
-/// Why a direction cannot go on.
+/// Why a direction cannot continue.
 #[derive(Debug)]
 pub(super) enum TransferError {
-    /// The gate is closed; what was taken is dropped.
+    /// The gate is closed; bytes that were read are dropped.
     GateClosed,
-    /// The socket that is read from failed.
+    /// Reading from the source failed.
     Source(SocketOperation, io::Error),
-    /// The socket that is written to failed.
+    /// Writing to the sink failed.
     Sink(SocketOperation, io::Error),
 }

@@ -1,6 +1,6 @@
-//! What threads do with one gate at once, under every interleaving that the memory model allows (loom): the lines of
-//! `until.rs` once more, over loom's atomics. Nothing else of the relay is shared between threads without a lock: each
-//! thread has its own pool of pipes and its own counts, which others only add up.
+//! Concurrent use of one gate under every interleaving that the memory model allows (loom): the code of `lease_end.rs`
+//! again, with loom's atomics. Nothing else in the relay is shared between threads without a lock: each thread has its
+//! own pool of pipes and its own counters, which others only sum.
 
 mod atomic {
     pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use loom::thread;
 
 use self::lease_end::LeaseEnd;
 
-// fencing F-1, F-3: whoever has learned that the generation was published finds the gate closed
+// fencing F-1, F-3: after the generation was published, the gate is found closed
 #[test]
 fn nothing_is_admitted_after_what_follows_the_closing() {
     loom::model(|| {
@@ -27,7 +27,7 @@ fn nothing_is_admitted_after_what_follows_the_closing() {
         let relay = {
             let (gate, published) = (Arc::clone(&gate), Arc::clone(&published));
             thread::spawn(move || {
-                let late = published.load(Ordering::Acquire); // the bytes taken were made after the publishing
+                let late = published.load(Ordering::Acquire); // the bytes read were sent after the publication
                 let admits = gate.is_open(50);
                 assert!(!(late && admits), "a late reply was let through");
             })
@@ -88,7 +88,7 @@ fn one_of_all_that_see_the_lease_end_closes_it() {
     });
 }
 
-// what a scrape does: two at once add each thread's bytes once (see `metrics::Summed`)
+// concurrent scrapes add the bytes of each thread once (see `metrics::SummedCounter`)
 #[test]
 fn sums_of_counts_are_told_once() {
     loom::model(|| {

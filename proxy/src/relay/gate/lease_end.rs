@@ -1,5 +1,5 @@
-//! The one word that every forward reads: the end of the lease, or 0 once closed. It has no clock and wakes nobody; its
-//! atomics come from `super::atomic`, so that the tests can run the same lines under every interleaving.
+//! The word that every forward reads: the end of the lease, or 0 once closed. It has no clock and wakes no task. Its
+//! atomics come from `super::atomic`, so that the tests can run the same code under every interleaving.
 
 use super::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ impl LeaseEnd {
         Self(AtomicU64::new(nanos))
     }
 
-    /// The end of the lease; 0 once closed.
+    /// Returns the end of the lease; 0 once closed.
     pub(super) fn get(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
@@ -22,18 +22,17 @@ impl LeaseEnd {
         now < self.get()
     }
 
-    /// Moves the end of the lease, unless it has ended at `now`. Gives whether it did.
+    /// Moves the end of the lease, unless it has ended at `now`. Returns whether it was moved.
     pub(super) fn renew(&self, until: u64, now: u64) -> bool {
         let moved = |old: u64| (now < old).then_some(until);
         self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, moved).is_ok()
     }
 
-    /// Closes it.
     pub(super) fn close(&self) {
-        self.0.swap(0, Ordering::SeqCst); // not a store: it takes its place after every renewal that it races with
+        self.0.swap(0, Ordering::SeqCst); // not a store: ordered after every renewal that it races with
     }
 
-    /// Closes it if the lease has ended at `now`; true for the one call that has closed it.
+    /// Closes it if the lease has ended at `now`. Returns true for the one call that has closed it.
     pub(super) fn expire(&self, now: u64) -> bool {
         let over = |old: u64| (old != 0 && now >= old).then_some(0);
         self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, over).is_ok()
