@@ -1,15 +1,15 @@
-//! The check-in with the store: read the cluster data, stop what they end, announce ourselves against the revision read,
-//! and only then open or keep a route (fencing F-1, F-2). What the data mean is `route`'s business, and who is connected
-//! is `listener`'s.
+//! The check-in with the store: reads the cluster data, closes a route that they end, publishes the proxy info against
+//! the revision read, and only then opens or keeps a route (fencing F-1, F-2). What the data mean is decided in
+//! `route`; clients are served by `listener`.
 
-mod announce;
-mod copies;
 mod document;
-mod goodbye;
-mod life;
-mod lookup;
+mod publish_info;
+mod requests;
+mod resolve_master;
 mod resolver;
-mod told;
+mod route_log;
+mod shutdown;
+mod status;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,38 +22,38 @@ use control::telemetry::Chain;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use self::announce::{InfoLease, Publication};
-use self::copies::Copies;
 use self::document::Document;
-pub use self::life::Life;
+use self::publish_info::{ProxyInfoLease, PublishOutcome};
+use self::requests::PublishRequests;
 use self::resolver::Resolver;
-use self::told::Told;
+use self::route_log::RouteLog;
+pub use self::status::CheckInStatus;
 use crate::address::MasterAddress;
 use crate::listener::{Backend, ListenState, ListenerHandle};
 use crate::metrics::Metrics;
 use crate::relay::{CloseReason, Gate};
 use crate::route::{MasterEndpoint, PublishInfo, Route, RouteDecision, StoredClusterData, decide};
 
-/// The pauses between the starts of check-ins that fail (P-2).
-const AGAIN_MIN: Duration = Duration::from_millis(50);
-const AGAIN_MAX: Duration = Duration::from_secs(1);
-/// A store whose answers take longer than this is asked ahead of time.
-const SLOW: Duration = Duration::from_millis(100);
-/// By so much the wall clock may move more than the boottime clock before the machine counts as having stood still
-/// (fencing section 1).
-const JUMP_MAX: i128 = 1_000_000_000;
+/// Pauses between the starts of failing check-ins (proxy P-2).
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// From this latency on, check-ins start early so that the lease does not end before the store has answered.
+const SLOW_LATENCY: Duration = Duration::from_millis(100);
+/// How many nanoseconds the wall clock may move further than the boottime clock before the machine counts as having
+/// been paused (fencing section 1).
+const CLOCK_JUMP_MAX: i128 = 1_000_000_000;
 
-/// The intervals in force (P-2, fencing F-2).
+/// The intervals of the cluster spec (proxy P-2, fencing F-2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
+pub struct CheckInTiming {
     /// Pause between check-ins.
     pub check_interval: Duration,
-    /// How long a check-in is good for.
+    /// Length of the lease that a good check-in grants.
     pub timeout: Duration,
 }
 
-impl Default for Timing {
-    /// Before cluster data has been read (P-2).
+impl Default for CheckInTiming {
+    /// Used until cluster data have been read (proxy P-2).
     fn default() -> Self {
         Self {
             check_interval: Duration::from_secs(5),
@@ -62,13 +62,13 @@ impl Default for Timing {
     }
 }
 
-impl Timing {
-    /// How long one check-in may take as a whole (P-3).
+impl CheckInTiming {
+    /// Returns the time limit of one check-in as a whole (proxy P-3).
     ///
-    /// After failures no less than their pause: a third of a valid proxyTimeout may be less than any store needs to
-    /// answer, and then no check-in would ever read the spec that fixes it. On a slow store it has time for four answers,
-    /// but takes no more than half of what is left of the lease: one that is never answered leaves time for another one.
-    /// Time for two answers, a refusal and what follows it, there is in any case.
+    /// After failures at least `pause`: a third of a valid proxyTimeout may be too short for any store, and then no
+    /// check-in would ever read the spec that corrects it. On a slow store there is time for four answers, but at most
+    /// half of the remaining lease is used, so that after a request without an answer there is time for another
+    /// check-in. Two answers, a conflict and its retry, always have time.
     fn attempt_limit(
         self,
         store_limit: Duration,
@@ -77,42 +77,43 @@ impl Timing {
         lease_left: Duration,
     ) -> Duration {
         let usual = store_limit.min((self.timeout / 3).max(pause));
-        let wanted = latency.saturating_mul(4);
+        let timing = latency.saturating_mul(4);
         if lease_left.is_zero() {
-            return usual.max(wanted);
+            return usual.max(timing);
         }
         let two_answers = latency.saturating_mul(5) / 2;
-        usual.max(wanted.min(lease_left / 2)).max(two_answers)
+        usual.max(timing.min(lease_left / 2)).max(two_answers)
     }
 
-    /// The pause after a good check-in (P-2). A valid proxyCheckInterval of nothing does not keep the store busy. On a slow
-    /// store the next one begins while enough is left of the lease for four answers: two that refuse, and two to spare.
+    /// Returns the pause after a good check-in (proxy P-2). It has a minimum, so that a proxyCheckInterval of 0 causes
+    /// no busy loop. On a slow store the next check-in starts while the lease leaves time for four answers: two with
+    /// conflicts, and two in reserve.
     fn pause(self, lease_left: Duration, latency: Duration) -> Duration {
-        let usual = self.check_interval.max(AGAIN_MIN);
-        if latency < SLOW {
+        let usual = self.check_interval.max(RETRY_PAUSE_MIN);
+        if latency < SLOW_LATENCY {
             return usual;
         }
         let spare = lease_left.saturating_sub(latency.saturating_mul(4));
-        usual.min(spare.max(AGAIN_MIN))
+        usual.min(spare.max(RETRY_PAUSE_MIN))
     }
 }
 
-/// Why the proxy cannot go on.
+/// An error that ends the proxy.
 #[derive(Debug, thiserror::Error)]
-pub enum Fatal {
-    /// At the first attempt; later ones are repeated.
+pub enum FatalError {
+    /// The first attempt to listen failed; later ones are retried.
     #[error("listen for clients on {address}: {reason} (--listen-address, --port)")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         reason: String,
     },
 }
 
 /// Why a check-in failed.
 #[derive(Debug, thiserror::Error)]
-enum Failed {
+enum CheckInError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("decode {key}")]
@@ -122,59 +123,59 @@ enum Failed {
         source: JsonError,
     },
     #[error("the check-in took longer than {0:?}")]
-    Late(Duration),
+    TimedOut(Duration),
     #[error("the wall clock jumped during the check-in")]
-    Jumped,
+    ClockJumped,
     #[error(transparent)]
-    Fatal(#[from] Fatal),
+    Fatal(#[from] FatalError),
 }
 
-/// How a check-in that was answered ended.
+/// The result of a check-in that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Checked {
+enum CheckInResult {
     /// The lease is renewed.
     Good,
-    /// What was read may not be used.
+    /// The cluster data must not be used; the lease is not renewed.
     Unusable,
 }
 
-/// The loop's memory.
+/// The check-in loop and its state.
 #[derive(Debug)]
 pub struct CheckIn {
     store: Store,
     cluster_name: String,
     me: ProxyUid,
-    reins: ListenerHandle,
+    listener: ListenerHandle,
     metrics: Arc<Metrics>,
-    life: Arc<Life>,
-    /// None before cluster data has been read and announced.
-    in_force: Option<Timing>,
-    current: Option<Current>,
-    /// The cluster data of the last good check-in, or newer ones that came with a watch or a refused transaction.
-    known: Option<Document>,
-    lease: Option<InfoLease>,
-    /// The lease that was asked for last.
+    status: Arc<CheckInStatus>,
+    /// The intervals of the last good check-in; `None` before the first one that read cluster data.
+    applied_timing: Option<CheckInTiming>,
+    open_route: Option<OpenRoute>,
+    /// The cluster data of the last good check-in, or newer ones from the watch or from a conflict.
+    cached: Option<Document>,
+    info_lease: Option<ProxyInfoLease>,
+    /// Id of the lease that was requested last.
     last_lease: Option<LeaseId>,
-    copies: Copies,
-    renewal: Option<(Boottime, JoinHandle<Result<bool, StoreError>>)>,
-    /// What was last published, or may have been.
-    published: Option<i64>,
-    clocks: Option<(Boottime, i128)>,
+    requests: PublishRequests,
+    lease_renewal: Option<(Boottime, JoinHandle<Result<bool, StoreError>>)>,
+    /// The generation that was last published, or may have been.
+    published_generation: Option<i64>,
+    last_clocks: Option<(Boottime, i128)>,
     resolver: Resolver,
-    told: Told,
+    log: RouteLog,
 }
 
 /// The open route.
 #[derive(Debug)]
-struct Current {
+struct OpenRoute {
     db: String,
-    /// As the cluster data name it.
+    /// The master's endpoint in the cluster data.
     endpoint: Option<MasterEndpoint>,
-    master: SocketAddr,
-    /// The end of the lease of the last check-in that found the address under its name.
+    address: SocketAddr,
+    /// End of the lease of the last check-in at which the name resolved to the address.
     confirmed_until: Boottime,
     gate: Arc<Gate>,
-    path: Arc<Backend>,
+    backend: Arc<Backend>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the check-in is where time enters")]
@@ -187,67 +188,68 @@ fn both_clocks() -> (Boottime, i128) {
     (Boottime::now(), wall_clock())
 }
 
-/// Whether the wall clock moved over a second more than the boottime clock (fencing section 1).
+/// Whether the wall clock moved over a second further than the boottime clock (fencing section 1).
 fn has_jumped(before: (Boottime, i128), after: (Boottime, i128)) -> bool {
     let boottime = i128::from(after.0.as_nanos()) - i128::from(before.0.as_nanos());
-    after.1 - before.1 - boottime > JUMP_MAX
+    after.1 - before.1 - boottime > CLOCK_JUMP_MAX
 }
 
 impl CheckIn {
-    /// A proxy that has not checked in yet.
+    /// Returns a proxy that has not checked in yet.
     pub fn new(
         store: Store,
         cluster_name: String,
         me: ProxyUid,
-        reins: ListenerHandle,
+        listener: ListenerHandle,
         metrics: Arc<Metrics>,
-        life: Arc<Life>,
+        status: Arc<CheckInStatus>,
     ) -> Self {
         Self {
             store,
             cluster_name,
             me,
-            reins,
+            listener,
             metrics,
-            life,
-            in_force: None,
-            current: None,
-            known: None,
-            lease: None,
+            status,
+            applied_timing: None,
+            open_route: None,
+            cached: None,
+            info_lease: None,
             last_lease: None,
-            copies: Copies::default(),
-            renewal: None,
-            published: None,
-            clocks: None,
+            requests: PublishRequests::default(),
+            lease_renewal: None,
+            published_generation: None,
+            last_clocks: None,
             resolver: Resolver::system(),
-            told: Told::default(),
+            log: RouteLog::default(),
         }
     }
 
-    fn timing(&self) -> Timing {
-        self.in_force.unwrap_or_default()
+    fn timing(&self) -> CheckInTiming {
+        self.applied_timing.unwrap_or_default()
     }
 
-    /// Checks in again and again (P-2). Ends only when the address for clients cannot be listened on at first.
-    pub async fn run(&mut self) -> Fatal {
+    /// Checks in until the proxy cannot go on (proxy P-2): that is, only if the first attempt to listen fails.
+    pub async fn run(&mut self) -> FatalError {
         let watch = self
             .store
             .watch(vec![Target::Key(self.store.keys().cluster_data())], None);
-        let mut pause = AGAIN_MIN;
+        let mut pause = RETRY_PAUSE_MIN;
         loop {
             let started = now();
             let outcome = match self.attempt(pause).await {
                 Ok(outcome) => outcome,
                 Err(fatal) => return fatal,
             };
-            let wait = if outcome == Some(Checked::Good) && !self.told.unresolved {
-                pause = AGAIN_MIN;
-                let lease_end = self.reins.commands.borrow().lease_end.unwrap_or_default();
+            let wait = if outcome == Some(CheckInResult::Good) && !self.log.unresolved {
+                pause = RETRY_PAUSE_MIN;
+                let lease_end = self.listener.commands.borrow().lease_end.unwrap_or_default();
                 self.timing().pause(lease_end.since(now()), self.store.latency())
             } else {
-                // From start to start: an attempt that has waited long enough for the store is repeated at once.
+                // Measured from start to start: an attempt that has already waited long for the store is repeated at
+                // once.
                 let rest = pause.saturating_sub(now().since(started));
-                pause = (pause * 2).min(AGAIN_MAX);
+                pause = (pause * 2).min(RETRY_PAUSE_MAX);
                 rest
             };
             self.sleep(wait, &watch).await;
@@ -260,7 +262,7 @@ impl CheckIn {
             () = self.resolver.finished() => {}
             changes = watch.changed() => {
                 self.metrics.watch_events.increment(1);
-                self.take_over(&changes);
+                self.cache_changes(&changes);
                 if changes.gap {
                     self.metrics.watch_gaps.increment(1);
                 }
@@ -268,229 +270,238 @@ impl CheckIn {
         }
     }
 
-    /// One check-in, within its limit. `None`: it failed, and was logged.
-    async fn attempt(&mut self, pause: Duration) -> Result<Option<Checked>, Fatal> {
-        let lease_end = self.reins.commands.borrow().lease_end.unwrap_or_default();
+    /// Runs one check-in within its time limit. `None`: it failed, and that was logged.
+    async fn attempt(&mut self, pause: Duration) -> Result<Option<CheckInResult>, FatalError> {
+        let lease_end = self.listener.commands.borrow().lease_end.unwrap_or_default();
         let left = lease_end.since(now());
         let limit = self
             .timing()
             .attempt_limit(self.store.limit(), pause, self.store.latency(), left);
         let outcome = self.check_in(now(), limit).await;
         match outcome {
-            Err(Failed::Fatal(fatal)) => Err(fatal),
-            Ok(checked) => {
-                let counter = match checked {
-                    Checked::Good => &self.metrics.checkins_good,
-                    Checked::Unusable => &self.metrics.checkins_unusable,
+            Err(CheckInError::Fatal(fatal)) => Err(fatal),
+            Ok(result) => {
+                let counter = match result {
+                    CheckInResult::Good => &self.metrics.checkins_good,
+                    CheckInResult::Unusable => &self.metrics.checkins_unusable,
                 };
                 counter.increment(1);
-                self.life.failed(None);
-                if self.told.trouble.take().is_some() {
+                self.status.set_failure(None);
+                if self.log.failure.take().is_some() {
                     info!("checking in again");
                 }
-                Ok(Some(checked))
+                Ok(Some(result))
             }
-            Err(failed) => {
-                let (counter, what) = match &failed {
-                    Failed::Decode { .. } => (&self.metrics.checkins_unusable, "cluster data unreadable"),
+            Err(error) => {
+                let (counter, what) = match &error {
+                    CheckInError::Decode { .. } => (&self.metrics.checkins_unusable, "cluster data unreadable"),
                     _ => (&self.metrics.checkins_failed, "store silent"),
                 };
                 counter.increment(1);
-                self.life.failed(Some(format!("{what}: {}", Chain(&failed))));
-                self.tell_failure(&failed);
+                self.status.set_failure(Some(format!("{what}: {}", Chain(&error))));
+                self.log_failure(&error);
                 Ok(None)
             }
         }
     }
 
-    /// Announces until that was done against the revision of the cluster data that it was decided on (fencing F-1).
+    /// Runs one check-in: decides from the cluster data, and publishes against the revision that the decision is based
+    /// on, again after each conflict (fencing F-1).
     ///
-    /// Those of the last check-in will do: the transaction that announces is refused when they have changed, and brings
-    /// the present ones. Where nothing is announced they are read.
-    async fn check_in(&mut self, started: Boottime, limit: Duration) -> Result<Checked, Failed> {
-        self.settle_renewal().await;
+    /// It starts from the cached cluster data: if they have changed, the transaction that publishes fails and returns
+    /// the current ones. Only when there is nothing to publish are they read.
+    async fn check_in(&mut self, started: Boottime, limit: Duration) -> Result<CheckInResult, CheckInError> {
+        self.finish_lease_renewal().await;
         self.renew_info_lease();
         let left = |limit: Duration| Some(limit.saturating_sub(now().since(started))).filter(|left| !left.is_zero());
         let key = self.store.keys().cluster_data();
-        let mut known = self.known.take();
+        let mut cached = self.cached.take();
         loop {
-            self.guard_clocks();
-            let document = match known.take() {
+            self.check_clocks();
+            let document = match cached.take() {
                 Some(document) => document,
-                None => self.read(left(limit).ok_or(Failed::Late(limit))?).await?,
+                None => self.read(left(limit).ok_or(CheckInError::TimedOut(limit))?).await?,
             };
-            let found = StoredClusterData::parse(document.value()).map_err(|source| Failed::Decode {
+            let stored = StoredClusterData::parse(document.value()).map_err(|source| CheckInError::Decode {
                 key: key.clone(),
                 source,
             })?;
             if let Some(read_at) = document.read_at {
-                self.listen_from_first_read(read_at).await?;
+                self.start_listening(read_at).await?;
             }
-            let endpoint = found.master_endpoint().map(|(_, endpoint)| endpoint);
-            self.stop_before_look_up(endpoint.as_ref());
-            let (around, settled) = self.look_around(&found, left(limit).ok_or(Failed::Late(limit))?).await;
-            let verdict = decide(&found, &around, &self.me);
-            let wanted = match &found {
-                StoredClusterData::Usable(data) => Timing {
+            let endpoint = stored.master_endpoint().map(|(_, endpoint)| endpoint);
+            self.close_renamed_route(endpoint.as_ref());
+            let (network, master_address) = self
+                .resolve_master(&stored, left(limit).ok_or(CheckInError::TimedOut(limit))?)
+                .await;
+            let decision = decide(&stored, &network, &self.me);
+            let timing = match &stored {
+                StoredClusterData::Usable(data) => CheckInTiming {
                     check_interval: data.spec.proxy_check_interval,
                     timeout: data.spec.proxy_timeout,
                 },
                 StoredClusterData::Absent | StoredClusterData::Unusable(_) => self.timing(),
             };
-            self.stop_what_ends(&verdict); // before anything is published
-            if verdict.publish == PublishInfo::No {
-                self.copies.discard();
+            self.close_ended_route(&decision); // before anything is published (fencing F-1)
+            if decision.publish == PublishInfo::No {
+                self.requests.discard();
             }
-            if matches!(&verdict.route, Route::Closed(why) if !why.may_be_master_change()) {
-                self.change_is_over();
+            if matches!(&decision.route, Route::Closed(reason) if !reason.may_be_master_change()) {
+                self.end_master_change();
             }
-            if matches!(found, StoredClusterData::Absent) {
-                // No more than half of what is left: nothing follows from it but a hint.
-                self.look_for_keepers(left(limit).ok_or(Failed::Late(limit))? / 2).await;
+            if matches!(stored, StoredClusterData::Absent) {
+                // At most half of the remaining time: only a hint in the log depends on it.
+                self.read_former_keepers(left(limit).ok_or(CheckInError::TimedOut(limit))? / 2)
+                    .await;
             }
-            self.tell(&verdict.route, settled.as_ref());
-            if let PublishInfo::Try(generation) | PublishInfo::Must(generation) = verdict.publish {
+            self.log_route(&decision.route, master_address.as_ref());
+            if let PublishInfo::Try(generation) | PublishInfo::Must(generation) = decision.publish {
                 self.metrics.route_generation.set(generation as f64);
             }
-            let lease_start = match (verdict.publish, document.read_at) {
-                // nothing but a reading tells whether it is still so
+            let lease_start = match (decision.publish, document.read_at) {
+                // Without a transaction only a read proves that the cached data are current.
                 (PublishInfo::No, None) => continue,
-                _ if !verdict.renews_lease => return Ok(Checked::Unusable),
+                _ if !decision.renews_lease => return Ok(CheckInResult::Unusable),
                 (PublishInfo::No, Some(read_at)) => read_at,
                 (PublishInfo::Try(generation) | PublishInfo::Must(generation), read_at) => {
-                    let left = left(limit).ok_or(Failed::Late(limit))?;
-                    let publication = self.publish(&key, document.revision, generation, wanted.timeout, left);
+                    let left = left(limit).ok_or(CheckInError::TimedOut(limit))?;
+                    let publication = self.publish(&key, document.revision, generation, timing.timeout, left);
                     match (publication.await, read_at) {
-                        (Ok(Publication::Done(sent_at)), _) => {
-                            self.told.unpublished = false;
+                        (Ok(PublishOutcome::Published(sent_at)), _) => {
+                            self.log.publish_failed = false;
                             sent_at
                         }
-                        (Ok(Publication::Changed(present)), _) => {
-                            known = Some(present); // the data changed since they were read
+                        (Ok(PublishOutcome::Changed(newer)), _) => {
+                            cached = Some(newer); // conflict: decide again from the current data
                             continue;
                         }
-                        (Err(err), Some(read_at)) if matches!(verdict.publish, PublishInfo::Try(_)) => {
-                            if !std::mem::replace(&mut self.told.unpublished, true) {
+                        (Err(err), Some(read_at)) if matches!(decision.publish, PublishInfo::Try(_)) => {
+                            if !std::mem::replace(&mut self.log.publish_failed, true) {
                                 warn!(error = %Chain(&err), "could not publish the proxy info");
                             }
                             read_at
                         }
-                        (Err(_), None) if matches!(verdict.publish, PublishInfo::Try(_)) => continue,
+                        (Err(_), None) if matches!(decision.publish, PublishInfo::Try(_)) => continue,
                         (Err(err), _) => {
-                            self.known = Some(document.as_known());
+                            self.cached = Some(document.without_read_time());
                             return Err(err);
                         }
                     }
                 }
             };
-            if self.guard_clocks() {
-                return Err(Failed::Jumped);
+            if self.check_clocks() {
+                return Err(CheckInError::ClockJumped);
             }
-            if matches!(found, StoredClusterData::Usable(_)) {
-                self.in_force = Some(wanted);
+            if matches!(stored, StoredClusterData::Usable(_)) {
+                self.applied_timing = Some(timing);
             }
-            let kept_until = match &settled {
+            let kept_until = match &master_address {
                 Some(MasterAddress::Kept { until, .. }) => Some(*until),
                 _ => None,
             };
-            if verdict.publish != PublishInfo::No {
-                self.known = Some(document.as_known());
+            if decision.publish != PublishInfo::No {
+                self.cached = Some(document.without_read_time());
             }
-            self.apply(verdict.route, endpoint, kept_until, lease_start, wanted.timeout);
-            return Ok(Checked::Good);
+            self.apply(decision.route, endpoint, kept_until, lease_start, timing.timeout);
+            return Ok(CheckInResult::Good);
         }
     }
 
-    /// Opens the socket for clients at the first read of the store, whatever it finds (P-5).
+    /// Starts listening after the first read of the store, whatever it returned (proxy P-5).
     ///
     /// # Errors
-    /// The address cannot be listened on; later, when it could be once, the listener tries again by itself.
-    async fn listen_from_first_read(&mut self, read_at: Boottime) -> Result<(), Fatal> {
+    ///
+    /// The address cannot be listened on. Later failures are retried by the listener.
+    async fn start_listening(&mut self, read_at: Boottime) -> Result<(), FatalError> {
         let timeout = self.timing().timeout;
-        let first = self.reins.commands.send_if_modified(|orders| {
-            let first = orders.lease_end.is_none();
+        let first = self.listener.commands.send_if_modified(|command| {
+            let first = command.lease_end.is_none();
             if first {
-                orders.lease_end = Some(read_at + timeout);
-                orders.proxy_timeout = timeout;
+                command.lease_end = Some(read_at + timeout);
+                command.proxy_timeout = timeout;
             }
             first
         });
         if !first {
             return Ok(());
         }
-        let address = self.reins.address;
-        let asked = |standing: &ListenState| *standing != ListenState::Waiting;
-        match self.reins.state.wait_for(asked).await.as_deref() {
-            Ok(ListenState::Failed(reason)) => Err(Fatal::Listen {
+        let address = self.listener.address;
+        let has_tried = |state: &ListenState| *state != ListenState::Waiting;
+        match self.listener.state.wait_for(has_tried).await.as_deref() {
+            Ok(ListenState::Failed(reason)) => Err(FatalError::Listen {
                 address,
                 reason: reason.clone(),
             }),
-            _ => Ok(()), // that the listener is gone is seen where it was started
+            _ => Ok(()), // a listener that has ended is reported by `main`
         }
     }
 
-    /// Stops forwarding at once when the data close the route or move it (fencing F-1, P-6).
-    fn stop_what_ends(&mut self, verdict: &RouteDecision) {
-        let Some(current) = &self.current else { return };
-        if !matches!(&verdict.route, Route::Open { master, .. } if *master == current.master) {
-            self.close(CloseReason::RouteChange);
+    /// Stops forwarding at once if the decision closes the route or moves it to another address (fencing F-1, proxy
+    /// P-6).
+    fn close_ended_route(&mut self, decision: &RouteDecision) {
+        let Some(open) = &self.open_route else { return };
+        if !matches!(&decision.route, Route::Open { master, .. } if *master == open.address) {
+            self.close_route(CloseReason::RouteChange);
         }
     }
 
-    /// The same for a master whose name has changed, without waiting for the new one to be looked up (P-6).
-    fn stop_before_look_up(&mut self, endpoint: Option<&MasterEndpoint>) {
+    /// Stops forwarding at once if the master's endpoint has changed to a name, without waiting for its lookup (proxy
+    /// P-6).
+    fn close_renamed_route(&mut self, endpoint: Option<&MasterEndpoint>) {
         let slow = endpoint.is_some_and(|endpoint| endpoint.host.parse::<IpAddr>().is_err());
         if slow
             && self
-                .current
+                .open_route
                 .as_ref()
-                .is_some_and(|current| current.endpoint.as_ref() != endpoint)
+                .is_some_and(|open| open.endpoint.as_ref() != endpoint)
         {
-            self.close(CloseReason::RouteChange);
+            self.close_route(CloseReason::RouteChange);
         }
     }
 
-    fn close(&mut self, why: CloseReason) {
-        if why != CloseReason::Lease {
-            self.copies.discard();
+    fn close_route(&mut self, reason: CloseReason) {
+        if reason != CloseReason::Lease {
+            self.requests.discard();
         }
-        let Some(current) = self.current.take() else { return };
-        self.reins.disconnector.disconnect(&current.gate, why, now());
-        self.reins.commands.send_modify(|orders| {
-            orders.backend = None;
-            orders.master_changing = why == CloseReason::RouteChange;
+        let Some(open) = self.open_route.take() else { return };
+        self.listener.disconnector.disconnect(&open.gate, reason, now());
+        self.listener.commands.send_modify(|command| {
+            command.backend = None;
+            command.master_changing = reason == CloseReason::RouteChange;
         });
-        self.life.closed(match why {
+        self.status.route_closed(match reason {
             CloseReason::RouteChange => "the master is changing".to_owned(),
             CloseReason::Lease => "the lease had ended".to_owned(),
             CloseReason::ClockJump => "the wall clock jumped".to_owned(),
             CloseReason::Stopping => "stopping".to_owned(),
         });
-        self.route_metrics(Some(&current.db), None);
+        self.route_metrics(Some(&open.db), None);
     }
 
-    /// Lets no client wait for a next master any more.
-    fn change_is_over(&self) {
-        self.reins
+    /// Ends the change of the master, so that no client is held any longer.
+    fn end_master_change(&self) {
+        self.listener
             .commands
-            .send_if_modified(|orders| std::mem::replace(&mut orders.master_changing, false));
+            .send_if_modified(|command| std::mem::replace(&mut command.master_changing, false));
     }
 
-    /// Closes first when the machine may have stood still with its clock (fencing section 1). True when it did.
-    fn guard_clocks(&mut self) -> bool {
+    /// Closes the route if the machine may have been paused together with its boottime clock (fencing section 1).
+    /// Returns whether it did.
+    fn check_clocks(&mut self) -> bool {
         let clocks = both_clocks();
         let jumped = self
-            .clocks
+            .last_clocks
             .replace(clocks)
             .is_some_and(|before| has_jumped(before, clocks));
         if jumped {
             warn!("the wall clock has moved more than the time that passed, closing connections to master");
-            self.close(CloseReason::ClockJump);
+            self.close_route(CloseReason::ClockJump);
         }
         jumped
     }
 
-    /// Puts into force what a successful check-in concluded. An address that is only kept is kept until its time.
+    /// Applies the decision of a good check-in: renews the route's lease or opens a new route, and renews the
+    /// listener's. A route to an address that was only kept ends at `kept_until`.
     fn apply(
         &mut self,
         route: Route,
@@ -499,48 +510,48 @@ impl CheckIn {
         lease_start: Boottime,
         timeout: Duration,
     ) {
-        let (moment, mut opened) = (now(), None);
+        let (checked_at, mut opened) = (now(), None);
         let lease_end = lease_start + timeout;
         if let Route::Open { db, master } = route {
-            // never past what was announced, however long the lease was that confirmed the address (fencing F-2)
+            // Never past the published timeout, even if the lease that confirmed the address was longer (fencing F-2).
             let confirmed_until = kept_until.unwrap_or(lease_end);
             let route_end = lease_end.min(confirmed_until);
             let kept = self
-                .current
+                .open_route
                 .as_mut()
-                .filter(|current| current.gate.renew(route_end, moment));
-            if let Some(current) = kept {
-                current.endpoint = endpoint;
-                current.confirmed_until = confirmed_until;
-                if current.db != db.as_str() {
-                    let before = std::mem::replace(&mut current.db, db.as_str().to_owned());
-                    self.metrics.set_master(Some(&before), Some(db.as_str())); // another db at the same address (P-6)
+                .filter(|open| open.gate.renew(route_end, checked_at));
+            if let Some(open) = kept {
+                open.endpoint = endpoint;
+                open.confirmed_until = confirmed_until;
+                if open.db != db.as_str() {
+                    let before = std::mem::replace(&mut open.db, db.as_str().to_owned());
+                    self.metrics.set_master(Some(&before), Some(db.as_str())); // same address, other db (proxy P-6)
                 }
             } else {
-                self.close(CloseReason::Lease); // its lease ended before this check-in could renew it
+                self.close_route(CloseReason::Lease); // its lease ended before this check-in could renew it
                 let gate = Arc::new(Gate::new(route_end));
-                let path = Arc::new(Backend::new(master, Arc::clone(&gate), Arc::clone(&self.metrics)));
-                self.current = Some(Current {
+                let backend = Arc::new(Backend::new(master, Arc::clone(&gate), Arc::clone(&self.metrics)));
+                self.open_route = Some(OpenRoute {
                     db: db.as_str().to_owned(),
                     endpoint,
-                    master,
+                    address: master,
                     confirmed_until,
                     gate,
-                    path: Arc::clone(&path),
+                    backend: Arc::clone(&backend),
                 });
-                self.life.opened(format!("db {db} at {master}"));
+                self.status.route_opened(format!("db {db} at {master}"));
                 self.route_metrics(None, Some(db.as_str()));
-                opened = Some(path);
+                opened = Some(backend);
                 info!(address = %master, "proxying to master address");
             }
         }
-        self.life.good(moment, lease_end);
-        self.reins.commands.send_modify(|orders| {
-            orders.lease_end = Some(lease_end);
-            orders.proxy_timeout = timeout;
+        self.status.check_in_succeeded(checked_at, lease_end);
+        self.listener.commands.send_modify(|command| {
+            command.lease_end = Some(lease_end);
+            command.proxy_timeout = timeout;
             if opened.is_some() {
-                orders.backend = opened;
-                orders.master_changing = false;
+                command.backend = opened;
+                command.master_changing = false;
             }
         });
     }
@@ -552,8 +563,8 @@ impl CheckIn {
     }
 }
 
-/// Four fresh random bytes.
-pub fn random() -> [u8; 4] {
+/// Returns four random bytes from the system.
+pub fn random_bytes() -> [u8; 4] {
     let mut bytes = [0; 4];
     let mut filled = 0;
     while filled < bytes.len() {
@@ -583,12 +594,17 @@ mod tests {
     #[test]
     fn a_check_in_may_take_a_third_of_the_proxy_timeout_and_no_more_than_a_request() {
         let limit = |timeout, store| {
-            let timing = Timing {
+            let timing = CheckInTiming {
                 check_interval: Duration::ZERO,
                 timeout: Duration::from_secs(timeout),
             };
             timing
-                .attempt_limit(Duration::from_secs(store), AGAIN_MAX, Duration::ZERO, Duration::ZERO)
+                .attempt_limit(
+                    Duration::from_secs(store),
+                    RETRY_PAUSE_MAX,
+                    Duration::ZERO,
+                    Duration::ZERO,
+                )
                 .as_secs()
         };
         assert_eq!((limit(15, 5), limit(3, 5), limit(30, 5)), (5, 1, 5));
@@ -596,15 +612,21 @@ mod tests {
 
     #[test]
     fn intervals_of_nothing_leave_time_for_a_check_in_and_between_two() {
-        let timing = Timing {
+        let timing = CheckInTiming {
             check_interval: Duration::ZERO,
             timeout: Duration::from_nanos(1),
         };
         let store = Duration::from_secs(5);
         let quick = Duration::ZERO;
-        assert_eq!(timing.attempt_limit(store, AGAIN_MIN, quick, Duration::ZERO), AGAIN_MIN);
-        assert_eq!(timing.attempt_limit(store, AGAIN_MAX, quick, Duration::ZERO), AGAIN_MAX);
-        assert_eq!(timing.pause(Duration::ZERO, quick), AGAIN_MIN);
+        assert_eq!(
+            timing.attempt_limit(store, RETRY_PAUSE_MIN, quick, Duration::ZERO),
+            RETRY_PAUSE_MIN
+        );
+        assert_eq!(
+            timing.attempt_limit(store, RETRY_PAUSE_MAX, quick, Duration::ZERO),
+            RETRY_PAUSE_MAX
+        );
+        assert_eq!(timing.pause(Duration::ZERO, quick), RETRY_PAUSE_MIN);
     }
 
     #[test]
@@ -616,7 +638,7 @@ mod tests {
             (3000, 1000, 1000),
             (6000, 2000, 1900),
         ] {
-            let timing = Timing {
+            let timing = CheckInTiming {
                 check_interval: millis(interval),
                 timeout: millis(timeout),
             };
@@ -624,7 +646,7 @@ mod tests {
             let left = timing.timeout - latency;
             let next_answer = timing.pause(left, latency) + latency;
             assert!(next_answer < left, "{timeout} {latency:?}");
-            let limit = timing.attempt_limit(Duration::from_secs(5), AGAIN_MIN, latency, left);
+            let limit = timing.attempt_limit(Duration::from_secs(5), RETRY_PAUSE_MIN, latency, left);
             assert!(limit > latency * 2, "time for one that is refused and one that is not");
         }
     }
@@ -638,16 +660,16 @@ mod tests {
             (15_000, 5000, 1400),
             (15_000, 5000, 3000),
         ] {
-            let timing = Timing {
+            let timing = CheckInTiming {
                 check_interval: millis(interval),
                 timeout: millis(timeout),
             };
             let latency = millis(latency);
             let after_answer = timing.timeout - latency;
             let left = after_answer - timing.pause(after_answer, latency);
-            let limit = timing.attempt_limit(Duration::from_secs(5), AGAIN_MIN, latency, left);
+            let limit = timing.attempt_limit(Duration::from_secs(5), RETRY_PAUSE_MIN, latency, left);
             assert!(
-                limit + AGAIN_MIN + latency < left,
+                limit + RETRY_PAUSE_MIN + latency < left,
                 "{timeout} {latency:?}: {limit:?} of {left:?}"
             );
         }

@@ -12,7 +12,7 @@ use control::model::{ProxyUid, short_uid};
 use control::store::Store;
 use control::telemetry::{self, Component};
 use proxy::args::{Args, Config, MachineLimits, bind_error_remedy};
-use proxy::checkin::{CheckIn, Life, random};
+use proxy::checkin::{CheckIn, CheckInStatus, random_bytes};
 use proxy::listener::{self, Listener, RelayThread};
 use proxy::metrics::Metrics;
 use rustix::process::{Resource, Rlimit};
@@ -54,14 +54,14 @@ fn run(config: Config) -> anyhow::Result<()> {
         info!(address = %server.address, "serving metrics");
     }
     let metrics = Arc::new(Metrics::register(config.relay_threads));
-    let life = Arc::new(Life::new(Boottime::now()));
-    let (scraped, alive) = (Arc::clone(&metrics), Arc::clone(&life));
+    let status = Arc::new(CheckInStatus::new(Boottime::now()));
+    let (scraped_metrics, summary_status) = (Arc::clone(&metrics), Arc::clone(&status));
     telemetry::before_scrape(move || {
-        scraped.update_sums();
-        alive.show(&scraped, Boottime::now());
+        scraped_metrics.update_sums();
+        summary_status.update_gauges(&scraped_metrics, Boottime::now());
     });
 
-    let me = ProxyUid::from(short_uid(random()));
+    let me = ProxyUid::from(short_uid(random_bytes()));
     info!(id = %me, "proxy id");
     let address = config.listener.listen;
     let bound = listener::bind(&config.listener, address).map_err(|err| {
@@ -79,18 +79,19 @@ fn run(config: Config) -> anyhow::Result<()> {
     let outcome = control.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut usr1 = signal(SignalKind::user_defined1())?;
-        let (summary_metrics, alive, clients) = (Arc::clone(&metrics), Arc::clone(&life), Arc::clone(&handle.clients));
+        let (summary_metrics, summary_status, clients) =
+            (Arc::clone(&metrics), Arc::clone(&status), Arc::clone(&handle.clients));
         tokio::spawn(async move {
             while usr1.recv().await.is_some() {
-                alive.summarise(&summary_metrics, clients.load(Ordering::Relaxed), Boottime::now());
+                summary_status.log_summary(&summary_metrics, clients.load(Ordering::Relaxed), Boottime::now());
             }
         });
         let store = Store::connect(config.common.store);
-        let mut checkin = CheckIn::new(store, config.common.cluster_name, me, handle, metrics, life);
+        let mut checkin = CheckIn::new(store, config.common.cluster_name, me, handle, metrics, status);
         let stopped_by = tokio::select! {
             fatal = checkin.run() => return Err(fatal.into()),
-            ended = listening => {
-                ended.context("take clients")?.context("take clients")?;
+            end = listening => {
+                end.context("take clients")?.context("take clients")?;
                 anyhow::bail!("the listener ended by itself");
             }
             _ = term.recv() => "SIGTERM",
@@ -99,7 +100,7 @@ fn run(config: Config) -> anyhow::Result<()> {
         if !config.drain.is_zero() {
             info!(signal = stopped_by, limit = ?config.drain, "stopping, letting connections end");
             tokio::select! {
-                drained = checkin.drain(config.drain) => drained?,
+                result = checkin.drain(config.drain) => result?,
                 _ = term.recv() => {}
                 _ = int.recv() => {}
             }

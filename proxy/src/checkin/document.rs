@@ -1,4 +1,4 @@
-//! The cluster data that a check-in decides on, and where they come from. What they mean is left to `route`.
+//! The cluster data that a check-in decides on, as read or cached. What they mean is left to `route`.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use control::store::{Change, Changes, Entry, Revision, StoreError};
 
 use super::{CheckIn, now};
 
-/// What is under the key of the cluster data, at one revision of it.
+/// The value of the cluster data key at one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Document {
     value: Option<Vec<u8>>,
     /// The revision of its last put.
     pub(super) revision: Revision,
-    /// When the reading of this check-in was sent that brought it; none for what was known before.
+    /// When this check-in sent the request that read it; `None` for cached data.
     pub(super) read_at: Option<Boottime>,
 }
 
 impl Document {
-    /// One that was found where no reading was asked for.
-    pub(super) fn found(entry: Option<Entry>) -> Self {
+    /// Returns a document that no request of this check-in has read.
+    pub(super) fn from_entry(entry: Option<Entry>) -> Self {
         Self {
             revision: entry.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision),
             value: entry.map(|entry| entry.value),
@@ -27,13 +27,13 @@ impl Document {
         }
     }
 
-    /// Its bytes; none when the key is absent.
+    /// Its bytes; `None` if the key is absent.
     pub(super) fn value(&self) -> Option<&[u8]> {
         self.value.as_deref()
     }
 
-    /// The same for a later check-in, which has not read it.
-    pub(super) fn as_known(&self) -> Self {
+    /// Returns the same document for the cache.
+    pub(super) fn without_read_time(&self) -> Self {
         Self {
             read_at: None,
             ..self.clone()
@@ -48,19 +48,19 @@ impl CheckIn {
         let entry = self.store.limited(limit).get(&self.store.keys().cluster_data()).await?;
         Ok(Document {
             read_at: Some(read_at),
-            ..Document::found(entry)
+            ..Document::from_entry(entry)
         })
     }
 
-    /// Takes over what a watch has brought. A watch may lag behind, so nothing follows from it but what the next
-    /// transaction is tried on.
-    pub(super) fn take_over(&mut self, changes: &Changes) {
+    /// Puts newer cluster data from the watch into the cache. A watch may lag behind, so nothing depends on them but
+    /// which revision the next transaction is compared with.
+    pub(super) fn cache_changes(&mut self, changes: &Changes) {
         let Some(Change { now: Some(entry), .. }) = changes.keys.get(&self.store.keys().cluster_data()) else {
             return;
         };
         let is_newer = |known: &Document| known.revision < entry.mod_revision;
-        if self.known.as_ref().is_some_and(is_newer) {
-            self.known = Some(Document::found(Some(entry.clone())));
+        if self.cached.as_ref().is_some_and(is_newer) {
+            self.cached = Some(Document::from_entry(Some(entry.clone())));
         }
     }
 }

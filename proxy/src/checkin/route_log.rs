@@ -1,4 +1,4 @@
-//! What the check-in logs of the route: changes, not rounds (P-7).
+//! Logs changes of the route and of the check-in's success, not every round (proxy P-7).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,44 +8,44 @@ use control::store::{StoreError, Target};
 use control::telemetry::Chain;
 use tracing::{debug, error, info, warn};
 
-use super::{CheckIn, Failed};
+use super::{CheckIn, CheckInError};
 use crate::address::{MasterAddress, UnconfirmedReason};
 use crate::route::{AdvertisedAddress, ClosedReason, Route};
 
-/// What was last logged, so that changes are logged and not rounds (P-7).
+/// What was logged last, so that only changes are logged (proxy P-7).
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct RouteLog {
     pub(super) master: Option<SocketAddr>,
     pub(super) route: Option<Route>,
-    pub(super) trouble: Option<Trouble>,
-    /// The last lookup of the master's name did not find the address that it should, so another one is due soon.
+    pub(super) failure: Option<FailureKind>,
+    /// The last lookup did not confirm the master's address, so another one is due soon.
     pub(super) unresolved: bool,
-    /// Why the master's address is not confirmed, if it is only kept.
-    doubt: Option<UnconfirmedReason>,
-    pub(super) unpublished: bool,
-    /// Keepers that were there when the cluster data were found missing.
-    former: FormerKeepers,
+    /// Why the master's address is not confirmed, if it was only kept.
+    unconfirmed: Option<UnconfirmedReason>,
+    pub(super) publish_failed: bool,
+    /// Keepers that existed when the cluster data were found missing.
+    former_keepers: FormerKeepers,
 }
 
-/// Why check-ins fail, as far as another reason is to be logged.
+/// Kinds of failures; a change of the kind is logged.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// The store, whatever it said or did not say.
+pub(super) enum FailureKind {
+    /// The store did not answer, or with an error.
     Store,
-    /// What is under the key cannot be decoded, for this reason.
+    /// The cluster data cannot be decoded, for this reason.
     Unreadable(String),
 }
 
 impl CheckIn {
-    /// Logs why check-ins fail: once, and again when it is something else.
-    pub(super) fn tell_failure(&mut self, failed: &Failed) {
-        let trouble = match failed {
-            Failed::Decode { source, .. } => Trouble::Unreadable(Chain(source).to_string()),
-            _ => Trouble::Store,
+    /// Logs a failed check-in: once, and again when the kind of failure changes.
+    pub(super) fn log_failure(&mut self, error: &CheckInError) {
+        let failure = match error {
+            CheckInError::Decode { source, .. } => FailureKind::Unreadable(Chain(source).to_string()),
+            _ => FailureKind::Store,
         };
-        if self.told.trouble.as_ref() == Some(&trouble) {
-            debug!(error = %Chain(failed), "could not check in");
-        } else if let Failed::Decode { key, source } = failed {
+        if self.log.failure.as_ref() == Some(&failure) {
+            debug!(error = %Chain(error), "could not check in");
+        } else if let CheckInError::Decode { key, source } = error {
             error!(
                 %key,
                 error = %Chain(source),
@@ -53,41 +53,44 @@ impl CheckIn {
                 "could not check in, the route ends with its lease"
             );
         } else {
-            warn!(error = %Chain(failed), "could not check in, trying again");
+            warn!(error = %Chain(error), "could not check in, trying again");
         }
-        self.told.trouble = Some(trouble);
+        self.log.failure = Some(failure);
     }
 
-    /// Logs what has changed (P-7). `settled` is how the master's address was found.
-    pub(super) fn tell(&mut self, route: &Route, settled: Option<&MasterAddress>) {
-        let master = settled.and_then(MasterAddress::address);
-        let unresolved = match settled {
-            Some(MasterAddress::Unknown(why)) => why.as_str(),
+    /// Logs changes of the route (proxy P-7). `master_address` is how the address was found.
+    pub(super) fn log_route(&mut self, route: &Route, master_address: Option<&MasterAddress>) {
+        let master = master_address.and_then(MasterAddress::address);
+        let unresolved = match master_address {
+            Some(MasterAddress::Unknown(reason)) => reason.as_str(),
             _ => "",
         };
-        self.told.unresolved = matches!(settled, Some(MasterAddress::Kept { .. } | MasterAddress::Unknown(_)));
-        self.tell_doubt(settled);
-        if let Some(address) = master.filter(|_| master != self.told.master) {
+        self.log.unresolved = matches!(
+            master_address,
+            Some(MasterAddress::Kept { .. } | MasterAddress::Unknown(_))
+        );
+        self.log_unconfirmed(master_address);
+        if let Some(address) = master.filter(|_| master != self.log.master) {
             info!(%address, "master address");
         }
-        self.told.master = master;
-        if self.told.route.as_ref() == Some(route) {
+        self.log.master = master;
+        if self.log.route.as_ref() == Some(route) {
             return;
         }
         match route {
-            Route::Closed(why) => self.life.closed(why.to_string()),
-            Route::Open { .. } if self.current.is_none() => self.life.closed("not announced yet".to_owned()),
+            Route::Closed(reason) => self.status.route_closed(reason.to_string()),
+            Route::Open { .. } if self.open_route.is_none() => self.status.route_closed("not announced yet".to_owned()),
             Route::Open { .. } => {}
         }
-        if let Route::Closed(why) = route {
-            match why {
-                ClosedReason::NoClusterData => self.tell_no_cluster_data(),
+        if let Route::Closed(reason) = route {
+            match reason {
+                ClosedReason::NoClusterData => self.log_no_cluster_data(),
                 ClosedReason::NoProxyObject => info!("no proxy object available, closing connections to master"),
                 ClosedReason::NoDb(db) => info!(%db, "no db object available, closing connections to master"),
                 ClosedReason::NotEnabled(address) => {
                     info!(%address, "not proxying to master address since we aren't in the enabled proxies list");
                 }
-                ClosedReason::NoAddress(db, advertised) => tell_no_address(db, advertised, unresolved),
+                ClosedReason::NoAddress(db, advertised) => log_no_address(db, advertised, unresolved),
                 ClosedReason::OwnAddress(address) => {
                     error!(%address, "the master's address is our own, closing connections to master: give the \
                                       proxy another --port, or the keeper another address");
@@ -97,12 +100,12 @@ impl CheckIn {
                 }
             }
         }
-        self.told.route = Some(route.clone());
+        self.log.route = Some(route.clone());
     }
 
     /// Logs once that the address in use is not confirmed any more, and once that it is again.
-    fn tell_doubt(&mut self, settled: Option<&MasterAddress>) {
-        let before = self.told.doubt.take();
+    fn log_unconfirmed(&mut self, settled: Option<&MasterAddress>) {
+        let before = self.log.unconfirmed.take();
         let Some(MasterAddress::Kept {
             address, reason: why, ..
         }) = settled
@@ -122,12 +125,12 @@ impl CheckIn {
                 }
             }
         }
-        self.told.doubt = Some(why.clone());
+        self.log.unconfirmed = Some(why.clone());
     }
 
-    fn tell_no_cluster_data(&self) {
+    fn log_no_cluster_data(&self) {
         let (cluster_name, key) = (&self.cluster_name, self.store.keys().cluster_data());
-        let former = &self.told.former;
+        let former = &self.log.former_keepers;
         if !former.is_empty() {
             error!(
                 %cluster_name,
@@ -136,7 +139,7 @@ impl CheckIn {
                 remedy = LOST_DATA_REMEDY,
                 "no clusterdata available, closing connections to master"
             );
-        } else if self.in_force.is_some() {
+        } else if self.applied_timing.is_some() {
             warn!(%cluster_name, %key, hint = LOST_DATA_REMEDY, "no clusterdata available, closing connections to master");
         } else {
             let hint = "initialise the cluster with stolonctl init, or see --cluster-name and --store-prefix";
@@ -144,13 +147,13 @@ impl CheckIn {
         }
     }
 
-    /// Finds out whether keepers of a cluster exist, once cluster data are found missing and that is not logged yet.
-    /// Initialising the cluster would discard their databases.
-    pub(super) async fn look_for_keepers(&mut self, limit: Duration) {
-        if matches!(self.told.route, Some(Route::Closed(ClosedReason::NoClusterData))) {
+    /// Reads whether keepers of a cluster exist, if the cluster data are missing and that was not logged yet. The
+    /// advice to the operator depends on it: initialising the cluster would discard their databases.
+    pub(super) async fn read_former_keepers(&mut self, limit: Duration) {
+        if matches!(self.log.route, Some(Route::Closed(ClosedReason::NoClusterData))) {
             return;
         }
-        self.told.former = self.former_keepers(limit).await.unwrap_or_else(|error| {
+        self.log.former_keepers = self.former_keepers(limit).await.unwrap_or_else(|error| {
             debug!(error = %Chain(&error), "cannot read the keepers' infos");
             FormerKeepers::default()
         });
@@ -166,8 +169,8 @@ impl CheckIn {
     }
 }
 
-/// Logs what is wrong with a master's address.
-fn tell_no_address(db: &DbUid, AdvertisedAddress { host, port }: &AdvertisedAddress, unresolved: &str) {
+/// Logs what is wrong with the master's address.
+fn log_no_address(db: &DbUid, AdvertisedAddress { host, port }: &AdvertisedAddress, unresolved: &str) {
     if host.is_empty() {
         error!(
             %db,

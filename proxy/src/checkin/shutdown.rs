@@ -1,4 +1,4 @@
-//! The end of a proxy that is told to stop (P-9): it drains, and says goodbye.
+//! The orderly shutdown of a proxy (proxy P-9): drains connections, and publishes that the proxy has stopped.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,28 +9,30 @@ use control::store::{Txn, info_ttl};
 use control::telemetry::Chain;
 use tracing::{debug, warn};
 
-use super::{CheckIn, Fatal, now};
+use super::{CheckIn, FatalError, now};
 use crate::relay::CloseReason;
 
-/// How long a stop may take for its goodbye (P-9), connections and store together.
-const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
-/// The part of it that connections get to end; they were told to, and nothing is forwarded any more.
-const DROP_LIMIT: Duration = Duration::from_millis(400);
-/// How often a proxy that drains looks whether its clients are gone.
-const LOOK_FOR_CLIENTS_EVERY: Duration = Duration::from_millis(20);
+/// Time limit for ending connections and publishing (proxy P-9).
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+/// The part of it that is spent waiting for connections to end. They have been woken for it, and nothing is forwarded
+/// any more.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(400);
+/// Pause between two checks whether all clients are gone.
+const CLIENT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl CheckIn {
-    /// Takes no more clients and lets those that are there end by themselves, for as long as `limit` (P-9). Meanwhile the
-    /// check-ins go on, as the lease is what lets connections live.
+    /// Accepts no more clients and waits up to `limit` for the connected ones to leave (proxy P-9). Check-ins continue
+    /// meanwhile, because connections need the lease.
     ///
     /// # Errors
-    /// As `run`.
-    pub async fn drain(&mut self, limit: Duration) -> Result<(), Fatal> {
-        self.reins.commands.send_modify(|orders| orders.drain = true);
-        let clients = Arc::clone(&self.reins.clients);
+    ///
+    /// As of `run`.
+    pub async fn drain(&mut self, limit: Duration) -> Result<(), FatalError> {
+        self.listener.commands.send_modify(|command| command.drain = true);
+        let clients = Arc::clone(&self.listener.clients);
         let all_gone = async {
             while clients.load(Ordering::Relaxed) > 0 {
-                tokio::time::sleep(LOOK_FOR_CLIENTS_EVERY).await;
+                tokio::time::sleep(CLIENT_POLL_INTERVAL).await;
             }
         };
         tokio::select! {
@@ -40,24 +42,24 @@ impl CheckIn {
         }
     }
 
-    /// Says goodbye (P-9, beyond ): stops forwarding, lets the connections end, publishes that we have stopped.
+    /// Stops forwarding, ends the connections, and publishes that the proxy has stopped (proxy P-9, extensions ).
     pub async fn stop(mut self) {
         let started = now();
-        self.close(CloseReason::Stopping);
+        self.close_route(CloseReason::Stopping);
         let Self {
-            reins,
+            listener,
             store,
-            lease,
-            published,
+            info_lease: lease,
+            published_generation: published,
             ..
         } = &self;
-        reins.commands.send_modify(|orders| orders.stop = true);
-        let left = || GOODBYE_LIMIT.saturating_sub(now().since(started));
-        while reins.clients.load(Ordering::Relaxed) > 0 && now().since(started) < DROP_LIMIT {
+        listener.commands.send_modify(|command| command.stop = true);
+        let left = || SHUTDOWN_TIMEOUT.saturating_sub(now().since(started));
+        while listener.clients.load(Ordering::Relaxed) > 0 && now().since(started) < DISCONNECT_TIMEOUT {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let Some(generation) = *published else { return };
-        let goodbye = async {
+        let publish_stopped = async {
             let lease = match lease {
                 Some(lease) => lease.id,
                 None => {
@@ -78,7 +80,7 @@ impl CheckIn {
                 .commit(Txn::new().put_leased(&key, to_compact(&info), lease))
                 .await
         };
-        match tokio::time::timeout(left(), goodbye).await {
+        match tokio::time::timeout(left(), publish_stopped).await {
             Ok(Ok(_)) => debug!("published that we have stopped"),
             Ok(Err(err)) => warn!(error = %Chain(&err), "could not publish that we have stopped"),
             Err(_) => warn!("could not publish that we have stopped: the store did not answer in time"),

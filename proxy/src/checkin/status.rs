@@ -1,0 +1,150 @@
+//! The state of the check-in for metrics and for the summary. It is updated by the check-in.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use control::clock::Boottime;
+use tracing::info;
+
+use crate::metrics::Metrics;
+
+/// The state of the check-in, shared with scrapes and the summary.
+#[derive(Debug)]
+pub struct CheckInStatus {
+    started: Boottime,
+    state: Mutex<StatusState>,
+}
+
+#[derive(Debug, Default)]
+struct StatusState {
+    last_good: Option<Boottime>,
+    lease_end: Option<Boottime>,
+    /// The open route; `None` while it is closed.
+    route: Option<String>,
+    /// Why it was last closed.
+    close_reason: String,
+    /// Why the last check-in failed, if it did.
+    failure: Option<String>,
+}
+
+impl StatusState {
+    /// Returns why the route is closed now; `None` if it is open. A route whose lease has ended is closed, whether or
+    /// not a check-in has noticed.
+    fn closed_reason(&self, now: Boottime) -> Option<&str> {
+        let leased = self.lease_end.is_some_and(|end| now < end);
+        match (&self.route, &self.failure) {
+            (Some(_), _) if leased => None,
+            (_, Some(failed)) if !leased => Some(failed),
+            (Some(_), _) => Some("the lease has ended"),
+            (None, _) if self.close_reason.is_empty() => Some("no check-in yet"),
+            (None, _) => Some(&self.close_reason),
+        }
+    }
+}
+
+/// Truncates to milliseconds, for readability.
+fn to_millis(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl CheckInStatus {
+    /// Returns the state before the first check-in.
+    pub fn new(started: Boottime) -> Self {
+        Self {
+            started,
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, StatusState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn check_in_succeeded(&self, at: Boottime, lease_end: Boottime) {
+        let mut state = self.state();
+        (state.last_good, state.lease_end) = (Some(at), Some(lease_end));
+    }
+
+    /// Records that the route is open.
+    pub(super) fn route_opened(&self, route: String) {
+        self.state().route = Some(route);
+    }
+
+    /// Records that the route is closed.
+    pub(super) fn route_closed(&self, reason: String) {
+        let mut state = self.state();
+        (state.route, state.close_reason) = (None, reason);
+    }
+
+    /// Records why the last check-in failed; `None` if it did not.
+    pub(super) fn set_failure(&self, reason: Option<String>) {
+        self.state().failure = reason;
+    }
+
+    /// Sets the gauges that change with time alone.
+    pub fn update_gauges(&self, metrics: &Metrics, now: Boottime) {
+        let state = self.state();
+        metrics
+            .checkin_age
+            .set(now.since(state.last_good.unwrap_or(self.started)).as_secs_f64());
+        metrics.lease_left.set(
+            state
+                .lease_end
+                .map_or(Duration::ZERO, |end| end.since(now))
+                .as_secs_f64(),
+        );
+    }
+
+    /// Logs the summary (proxy section 3).
+    pub fn log_summary(&self, metrics: &Metrics, clients: usize, now: Boottime) {
+        let state = self.state();
+        let carried = metrics.relayed_bytes();
+        let reason = state.closed_reason(now);
+        info!(
+            route = state.route.as_deref().filter(|_| reason.is_none()).unwrap_or("closed"),
+            reason,
+            lease_left = ?to_millis(state.lease_end.map_or(Duration::ZERO, |end| end.since(now))),
+            up = ?to_millis(now.since(self.started)),
+            clients,
+            held = metrics.held(),
+            accepted = metrics.accepted.value(),
+            refused = metrics.refused_total(),
+            ended = metrics.ended_total(),
+            to_client_bytes = carried.to_client,
+            to_master_bytes = carried.to_server,
+            spliced_bytes = carried.spliced,
+            "summary"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_whose_lease_has_ended_is_summed_up_as_closed_with_the_reason() {
+        let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
+        let status = CheckInStatus::new(at(1));
+        let reason = |now| status.state().closed_reason(now).map(str::to_owned);
+        assert_eq!(reason(at(1)).as_deref(), Some("no check-in yet"));
+        status.route_opened("db a at 10.0.0.1:5432".to_owned());
+        status.check_in_succeeded(at(2), at(17));
+        assert_eq!(reason(at(16)), None);
+        status.set_failure(Some("store silent: no answer".to_owned()));
+        assert_eq!(reason(at(16)), None, "the lease still runs");
+        assert_eq!(reason(at(17)).as_deref(), Some("store silent: no answer"));
+        status.set_failure(None);
+        status.route_closed("not enabled".to_owned());
+        status.check_in_succeeded(at(18), at(33));
+        assert_eq!(reason(at(19)).as_deref(), Some("not enabled"));
+    }
+
+    #[test]
+    fn times_of_a_summary_are_told_to_the_millisecond() {
+        assert_eq!(
+            format!("{:?}", to_millis(Duration::from_nanos(1_234_567_891))),
+            "1.234s"
+        );
+    }
+}
