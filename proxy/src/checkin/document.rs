@@ -58,7 +58,7 @@ impl CheckIn {
         let Some(Change { now: Some(entry), .. }) = changes.keys.get(&self.store.keys().cluster_data()) else {
             return;
         };
-        let is_newer = |known: &Document| known.revision < entry.mod_revision;
+        let is_newer = |cached: &Document| cached.revision < entry.mod_revision;
         if self.cached.as_ref().is_some_and(is_newer) {
             self.cached = Some(Document::from_entry(Some(entry.clone())));
         }

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_info_put_under_a_lease_stays_for_longer_than_anything_is_forwarded_after_it() {
+    fn a_published_info_outlives_the_forwarding_that_it_allows() {
         // The sentinel ignores a proxy whose info is gone (sentinel P-1), whatever that proxy's own lease is.
         for timeout in [1, 3, 10, 15, 60, 3600].map(Duration::from_secs) {
             let lease = ProxyInfoLease {

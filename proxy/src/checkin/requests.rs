@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_quick_store_gets_one_copy_a_check_in() {
+    async fn a_fast_store_gets_one_request_per_check_in() {
         let mut store = SlowStore::new(MILLI);
         for _ in 0..5 {
             store.answer(PUBLICATION, SECOND).await.unwrap();
@@ -223,14 +223,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_copies_are_under_way_than_the_bound() {
+    async fn requests_in_flight_are_bounded() {
         let mut store = SlowStore::new(100 * SECOND);
         assert_eq!(store.answer(PUBLICATION, 30 * SECOND).await, None);
         assert_eq!(*store.sent.lock().unwrap(), [0, 500, 1000, 1500]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_to_another_announcement_is_not_taken() {
+    async fn an_answer_to_another_publication_is_ignored() {
         let mut store = SlowStore::new(2 * SECOND);
         assert_eq!(store.answer(PUBLICATION, 1900 * MILLI).await, None);
         let changes = [
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_error_is_no_answer_while_another_copy_is_under_way() {
+    async fn an_error_is_ignored_while_another_request_is_in_flight() {
         let mut store = SlowStore::new(1200 * MILLI);
         store.answer = unanswered;
         // The first request fails at 1.2 s, the second one at 1.7 s.
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_older_copy_that_is_answered_later_is_not_taken() {
+    async fn an_older_request_that_is_answered_later_is_ignored() {
         let mut store = SlowStore::new(1400 * MILLI);
         assert_eq!(store.answer(PUBLICATION, 900 * MILLI).await, None); // sent at 0 and 0.5 s
         store.latency = MILLI;

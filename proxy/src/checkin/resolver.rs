@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lookup_that_is_not_waited_for_goes_on_and_is_taken_later() {
+    async fn a_lookup_that_is_not_waited_for_continues_and_is_returned_later() {
         let (mut resolver, answers) = scripted();
         for _ in 0..3 {
             assert_eq!(
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_for_another_name_is_not_taken() {
+    async fn an_answer_for_another_name_is_not_returned() {
         let (mut resolver, answers) = scripted();
         assert_eq!(
             resolver.look_up_within(&named("old"), AT_ONCE).await,
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_system_that_never_answers_costs_a_few_threads_and_no_more() {
+    async fn a_resolver_that_never_answers_occupies_a_bounded_number_of_threads() {
         let (mut resolver, answers) = scripted();
         for number in 0..LOOKUPS_MAX {
             assert_eq!(
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_that_are_none_are_errors() {
+    async fn invalid_names_are_errors() {
         let mut resolver = Resolver::system();
         for host in ["", "\0", "no such host", &"a".repeat(100_000)] {
             let answer = resolver.look_up_within(&named(host), PATIENCE).await;

@@ -98,11 +98,11 @@ impl CheckInStatus {
     /// Logs the summary (proxy section 3).
     pub fn log_summary(&self, metrics: &Metrics, clients: usize, now: Boottime) {
         let state = self.state();
-        let carried = metrics.relayed_bytes();
+        let relayed = metrics.relayed_bytes();
         let reason = state.closed_reason(now);
         info!(
             route = state.route.as_deref().filter(|_| reason.is_none()).unwrap_or("closed"),
-            reason,
+            why = reason,
             lease_left = ?to_millis(state.lease_end.map_or(Duration::ZERO, |end| end.since(now))),
             up = ?to_millis(now.since(self.started)),
             clients,
@@ -110,9 +110,9 @@ impl CheckInStatus {
             accepted = metrics.accepted.value(),
             refused = metrics.refused_total(),
             ended = metrics.ended_total(),
-            to_client_bytes = carried.to_client,
-            to_master_bytes = carried.to_server,
-            spliced_bytes = carried.spliced,
+            to_client_bytes = relayed.to_client,
+            to_master_bytes = relayed.to_server,
+            spliced_bytes = relayed.spliced,
             "summary"
         );
     }
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn times_of_a_summary_are_told_to_the_millisecond() {
+    fn times_of_a_summary_are_in_milliseconds() {
         assert_eq!(
             format!("{:?}", to_millis(Duration::from_nanos(1_234_567_891))),
             "1.234s"
