@@ -255,7 +255,7 @@ impl Listener {
         )
     }
 
-    /// Follows commands until one says stop. Returns an error only if the system has no timer for it.
+    /// Follows commands until one of them sets `stop`. Returns an error only if the system has no timer for it.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     pub async fn run(mut self) -> io::Result<()> {
         let alarm = BoottimeTimer::new()?;
@@ -437,10 +437,7 @@ impl Admission {
     }
 
     /// Starts a session for a client, holds it, or closes it.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "whether the lease still runs is known here and now"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the lease is compared with the current time")]
     fn admit(&self, client: OwnedFd, command: &ListenerCommand) {
         self.metrics.accepted.increment(1);
         let now = Boottime::now();
@@ -465,8 +462,8 @@ impl Admission {
 
     fn hold(&self, client: OwnedFd, count: ConnectionCount, now: Boottime) {
         let mut queue = self.hold_queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let (has_room, dead) = queue.make_room(self.config.hold_max, now);
-        for _ in 0..dead {
+        let (has_room, removed) = queue.make_room(self.config.hold_max, now);
+        for _ in 0..removed {
             self.metrics.released(HoldOutcome::Abandoned);
         }
         if !has_room {
@@ -491,7 +488,7 @@ impl Admission {
             if backend.is_none() && !over && command.master_changing && !command.drain {
                 break;
             }
-            let held = queue.clients.pop_front().expect("it was looked at");
+            let held = queue.clients.pop_front().expect("the queue is not empty");
             match backend {
                 Some(backend) if !command.drain => {
                     self.metrics.released(HoldOutcome::Connected);
@@ -550,7 +547,7 @@ struct LogLimits {
 struct RateLimited(AtomicU64);
 
 impl RateLimited {
-    #[expect(clippy::disallowed_methods, reason = "logging is paced by the clock")]
+    #[expect(clippy::disallowed_methods, reason = "the rate limit depends on the clock")]
     fn log(&self, log: impl FnOnce()) {
         let now = Boottime::now().as_nanos();
         let quiet = LOG_INTERVAL.as_nanos() as u64;

@@ -91,7 +91,7 @@ fn run(config: Config) -> anyhow::Result<()> {
         let stopped_by = tokio::select! {
             fatal = checkin.run() => return Err(fatal.into()),
             end = listening => {
-                end.context("take clients")?.context("take clients")?;
+                end.context("accept clients")?.context("accept clients")?;
                 anyhow::bail!("the listener ended by itself");
             }
             _ = term.recv() => "SIGTERM",
@@ -121,10 +121,10 @@ fn current_thread() -> std::io::Result<Runtime> {
 fn relay_thread(index: usize, metrics: &Metrics) -> anyhow::Result<RelayThread> {
     let runtime = current_thread().context("start a relay thread")?;
     let handle = runtime.handle().clone();
-    let carry = move || runtime.block_on(std::future::pending::<()>());
+    let park = move || runtime.block_on(std::future::pending::<()>());
     thread::Builder::new()
         .name(format!("relay-{index}"))
-        .spawn(carry)
+        .spawn(park)
         .context("start a relay thread")?;
     Ok(RelayThread {
         handle,

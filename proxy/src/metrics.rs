@@ -242,22 +242,22 @@ impl Metrics {
     /// Registers all metrics with their help texts. Every series with fixed labels exists from the first scrape on.
     pub fn register(relay_threads: usize) -> Self {
         describe_counter!(ACCEPTED, "Clients accepted");
-        describe_gauge!(OPEN, "Clients connected to the master now");
-        describe_counter!(REFUSED, "Clients closed without a connection to the master, by reason");
-        describe_counter!(ENDED, "Connections that ended, by what ended them");
-        describe_counter!(RELAYED, Unit::Bytes, "Bytes carried, by direction");
-        describe_counter!(BY_PATH, Unit::Bytes, "Bytes carried, by the path that they took");
-        describe_counter!(SPLICE_REFUSED, "Times that bulk could not be spliced and was copied");
-        describe_counter!(BATCHES, "Long streams for which wake-ups were batched");
-        describe_gauge!(HELD, "Clients that wait for the next master now");
+        describe_gauge!(OPEN, "Clients connected to the master");
+        describe_counter!(REFUSED, "Clients that were not connected to the master, by reason");
+        describe_counter!(ENDED, "Connections that ended, by reason");
+        describe_counter!(RELAYED, Unit::Bytes, "Bytes forwarded, by direction");
+        describe_counter!(BY_PATH, Unit::Bytes, "Bytes forwarded, by method (copy or splice)");
         describe_counter!(
-            HOLDS,
-            "Clients that have waited for the next master, by what became of them"
+            SPLICE_REFUSED,
+            "How often bulk data could not be spliced and was copied"
         );
-        describe_gauge!(ROUTE_OPEN, "Whether clients may go to a master (0 or 1)");
+        describe_counter!(BATCHES, "Streams whose wake-ups were batched");
+        describe_gauge!(HELD, "Clients held for the next master");
+        describe_counter!(HOLDS, "Clients that were held for the next master, by result");
+        describe_gauge!(ROUTE_OPEN, "Whether the route to a master is open (0 or 1)");
         describe_gauge!(ROUTE_GENERATION, "Generation of the proxy section last followed");
         describe_gauge!(ROUTE_SINCE, Unit::Seconds, "Unix time of the last change of the route");
-        describe_gauge!(MASTER, "Names the db that clients are sent to; 1 for the present one");
+        describe_gauge!(MASTER, "The db that clients are connected to; 1 for the current one");
         describe_gauge!(LISTENING, "Whether the socket for clients listens (0 or 1)");
         describe_counter!(CHECKINS, "Check-ins with the store, by result");
         describe_gauge!(
@@ -268,27 +268,20 @@ impl Metrics {
         describe_gauge!(
             LEASE_LEFT,
             Unit::Seconds,
-            "Time that the lease of the last good check-in still runs"
+            "Time until the lease of the last good check-in ends"
         );
-        describe_counter!(WATCH_EVENTS, "Wake-ups by the watch on the cluster data");
-        describe_counter!(
-            WATCH_GAPS,
-            "Times that the watch began anew and may have missed something"
-        );
-        describe_histogram!(
-            CONNECT,
-            Unit::Seconds,
-            "Time that the master took to accept a connection"
-        );
+        describe_counter!(WATCH_EVENTS, "Check-ins started by the watch on the cluster data");
+        describe_counter!(WATCH_GAPS, "Restarts of the watch, which may have missed changes");
+        describe_histogram!(CONNECT, Unit::Seconds, "Duration of connects to the master");
         describe_gauge!(
             STOP,
             Unit::Seconds,
-            "Time from closing the route until nothing was forwarded any more, last time"
+            "Time from the last closing of the route until forwarding had stopped"
         );
         describe_gauge!(
             DROP,
             Unit::Seconds,
-            "Time from closing the route to the end of its last connection, last time"
+            "Time from the last closing of the route to the end of its last connection"
         );
         Self {
             accepted: ReadableCounter::of(counter!(ACCEPTED)),

@@ -133,7 +133,7 @@ async fn try_change(
             Outcome::Conflict => {}
         }
     }
-    bail!("cannot update cluster data: failed after {times} retries, somebody else wrote it each time")
+    bail!("cannot update cluster data: failed after {times} retries, another program wrote it each time")
 }
 
 /// Returns an error if the spec asks for something that this version does not support.

@@ -26,10 +26,7 @@ pub(super) struct Args {
     yes: Option<Switch>,
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the new document carries the time of its birth"
-)]
+#[expect(clippy::disallowed_methods, reason = "the new document has its creation time")]
 pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
     let text = match (input::optional_argument(&args.spec)?, input::file_option(&args.file)) {
         (Some(argument), _) => Some(argument.as_bytes().to_vec()), // the file is not opened
@@ -86,7 +83,9 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
             Ok(CommandOutcome::Success)
         }
         Outcome::Conflict => {
-            bail!("cannot update cluster data: somebody else has just written it; look at it, then repeat the command")
+            bail!(
+                "cannot update cluster data: another program has just written it; look at it, then repeat the command"
+            )
         }
     }
 }
@@ -119,13 +118,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_text_the_database_is_a_new_one() {
+    fn without_a_spec_the_init_mode_is_new() {
         let (spec, _) = checked_spec(None).unwrap();
         assert_eq!(spec.init_mode, Some(InitMode::New));
     }
 
     #[test]
-    fn what_is_not_done_yet_is_refused() {
+    fn unsupported_specs_are_refused() {
         for text in [
             r#"{"initMode":"new","synchronousReplication":true}"#,
             r#"{"initMode":"existing","existingConfig":{"keeperUID":"k1"}}"#,

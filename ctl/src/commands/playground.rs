@@ -74,7 +74,7 @@ async fn start_and_stop(args: &Args) -> anyhow::Result<ExitCode> {
             ExitCode::FAILURE
         }
     };
-    cluster.screen.print("ending the programs and removing their files");
+    cluster.screen.print("stopping the programs and removing their files");
     // Further signals are ignored here, so that nothing is left behind.
     cluster.shut_down().await?;
     Ok(code)
@@ -96,7 +96,7 @@ async fn run_until_done(args: &Args, cluster: &mut LocalCluster) -> anyhow::Resu
         "  PGPASSWORD={} psql --host 127.0.0.1 --port {} --username {SUPERUSER} postgres",
         cluster.password, cluster.ports.proxy
     ));
-    cluster.screen.print("Ctrl-C ends it and removes everything.");
+    cluster.screen.print("Ctrl-C stops everything and removes all files.");
     cluster.screen.print("");
     loop {
         cluster.check_children()?;
@@ -151,7 +151,7 @@ impl StopSignals {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+#[expect(clippy::disallowed_methods, reason = "the program is where time enters")]
 fn now() -> Boottime {
     Boottime::now()
 }

@@ -52,11 +52,11 @@ impl HoldQueue {
         if retry_on_intr(|| poll(&mut polled, Some(&zero))).is_err() {
             return; // the kernel has no memory for it: keep all
         }
-        let mut dead = polled
+        let mut closed = polled
             .iter()
             .map(|fd| fd.revents().intersects(gone))
             .collect::<Vec<_>>()
             .into_iter();
-        self.clients.retain(|_| !dead.next().unwrap_or(false));
+        self.clients.retain(|_| !closed.next().unwrap_or(false));
     }
 }

@@ -45,14 +45,14 @@ pub(super) struct ClientSession {
 impl ClientSession {
     pub(super) async fn run(self, client: OwnedFd) {
         // The future of the connect is larger than that of the relay. Boxed, it is freed before relaying begins.
-        let (client, master, took) = match Box::pin(self.prepare(client)).await {
+        let (client, server, took) = match Box::pin(self.prepare(client)).await {
             Ok(arrived) => arrived,
             Err((reason, err)) => return self.reject(reason, &err),
         };
         let open = self.context.metrics.opened(took);
         let ended = relay::forward(
             client,
-            master,
+            server,
             &self.backend.gate,
             &self.context.counters,
             &self.context.relay,
@@ -76,36 +76,36 @@ impl ClientSession {
             disable_pacing(SockRef::from(&client), peer.ip());
         }
         let client = Socket::new(client).map_err(|err| (RefusalReason::Descriptors, err))?;
-        let (master, took) = self.connect(&client).await?;
-        Ok((client, master, took))
+        let (server, took) = self.connect(&client).await?;
+        Ok((client, server, took))
     }
 
     /// Connects to the server within the timeout (proxy P-12). Aborts if the client fails or the route closes
     /// meanwhile.
     #[expect(
         clippy::disallowed_methods,
-        reason = "a measurement, and the lease is looked at again after the connect"
+        reason = "a measurement, and the lease is checked again after the connect"
     )]
     pub(super) async fn connect(&self, client: &Socket) -> Result<(Socket, Duration), (RefusalReason, io::Error)> {
         let (address, gate) = (self.backend.address, &self.backend.gate);
         let kind = Type::STREAM.nonblocking();
-        let master = socket2::Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))
+        let server = socket2::Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))
             .map_err(|err| (RefusalReason::Descriptors, err))?;
         let refused = |err| (RefusalReason::Master, err);
-        set_options(SockRef::from(&master), self.context.keepalive).map_err(refused)?;
+        set_options(SockRef::from(&server), self.context.keepalive).map_err(refused)?;
         if self.context.server_pacing {
-            disable_pacing(SockRef::from(&master), address.ip());
+            disable_pacing(SockRef::from(&server), address.ip());
         }
         let start = Boottime::now();
-        match master.connect(&address.into()) {
+        match server.connect(&address.into()) {
             Err(err) if err.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(refused(err)),
             _ => {}
         }
         // On this machine the connect has completed already.
-        let master = if is_connected(&master).map_err(refused)? {
-            master
+        let server = if is_connected(&server).map_err(refused)? {
+            server
         } else {
-            let connecting = sys::writable(master.into()).map_err(|err| (RefusalReason::Descriptors, err))?;
+            let connecting = sys::writable(server.into()).map_err(|err| (RefusalReason::Descriptors, err))?;
             let connected = tokio::select! {
                 connected = tokio::time::timeout(self.context.connect_timeout, connecting.writable()) => connected,
                 () = gate.closed() => return Err((RefusalReason::Abandoned, io::Error::other("the route closed"))),
@@ -113,23 +113,23 @@ impl ClientSession {
             };
             let limit = |_| (RefusalReason::Timeout, io::Error::from(io::ErrorKind::TimedOut));
             connected.map_err(limit)?.map(drop).map_err(refused)?;
-            let master = socket2::Socket::from(connecting.into_inner());
-            master
+            let server = socket2::Socket::from(connecting.into_inner());
+            server
                 .take_error()
                 .and_then(|err| err.map_or(Ok(()), Err))
                 .map_err(refused)?;
-            master
+            server
         };
-        if is_connected_to_itself(&master, address) {
+        if is_connected_to_itself(&server, address) {
             return Err(refused(io::Error::other("connected to itself")));
         }
         let now = Boottime::now();
         if !gate.is_open(now) {
             return Err((RefusalReason::Abandoned, io::Error::other("the route closed")));
         }
-        let master = Socket::new(master).map_err(|err| (RefusalReason::Descriptors, err))?;
+        let server = Socket::new(server).map_err(|err| (RefusalReason::Descriptors, err))?;
         self.set_reachable(true);
-        Ok((master, now.since(start)))
+        Ok((server, now.since(start)))
     }
 
     fn set_reachable(&self, reachable: bool) {
@@ -158,17 +158,17 @@ impl ClientSession {
 
 /// Whether a connect to a free local port has connected to itself (proxy P-15): the kernel chose that port as the
 /// source.
-pub(super) fn is_connected_to_itself(master: &socket2::Socket, address: SocketAddr) -> bool {
-    master.local_addr().is_ok_and(|own| own.as_socket() == Some(address))
+pub(super) fn is_connected_to_itself(server: &socket2::Socket, address: SocketAddr) -> bool {
+    server.local_addr().is_ok_and(|own| own.as_socket() == Some(address))
 }
 
 /// Whether a non-blocking connect has completed; an error if it has failed.
-fn is_connected(master: &socket2::Socket) -> io::Result<bool> {
-    let mut polled = [PollFd::new(master, PollFlags::OUT)];
+fn is_connected(server: &socket2::Socket) -> io::Result<bool> {
+    let mut polled = [PollFd::new(server, PollFlags::OUT)];
     retry_on_intr(|| poll(&mut polled, Some(&Timespec::default())))?;
     let events = polled[0].revents();
     if events.intersects(PollFlags::ERR | PollFlags::HUP) {
-        return Err(master
+        return Err(server
             .take_error()?
             .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
     }

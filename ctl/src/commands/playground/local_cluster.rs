@@ -74,8 +74,9 @@ impl Ports {
     /// Returns an error that names the port if another process listens on one.
     pub(super) fn ensure_free(&self) -> anyhow::Result<()> {
         for port in [self.etcd, self.etcd_peer, self.proxy].into_iter().chain(self.postgres) {
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-                .with_context(|| format!("port {port} is in use: stop who listens there, or do not ask for it"))?;
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| {
+                format!("port {port} is in use: stop the program that listens there, or use other ports")
+            })?;
         }
         Ok(())
     }
@@ -97,7 +98,7 @@ impl StepFailure {
         let lines: Vec<&str> = text.lines().collect();
         let name = log.file_stem()?.to_string_lossy();
         Some(format!(
-            "the end of what {name} said:\n  {}",
+            "the last lines of {name}'s log:\n  {}",
             lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n  ")
         ))
     }
@@ -159,7 +160,7 @@ impl LocalCluster {
             for name in ["etcd", "data"] {
                 let path = dir.path().join(name);
                 fs::create_dir(&path).with_context(|| format!("make {name}/"))?;
-                chown(&path, Some(user.uid), Some(user.gid)).with_context(|| format!("give {name}/ away"))?;
+                chown(&path, Some(user.uid), Some(user.gid)).with_context(|| format!("change the owner of {name}/"))?;
             }
             programs
         } else {
@@ -174,7 +175,7 @@ impl LocalCluster {
                 .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)))
                 .with_context(|| format!("write {name}"))?;
             if let Some(user) = user {
-                chown(&path, Some(user.uid), Some(user.gid)).with_context(|| format!("give {name} away"))?;
+                chown(&path, Some(user.uid), Some(user.gid)).with_context(|| format!("change the owner of {name}"))?;
             }
         }
         let options = StoreOptions {
@@ -300,7 +301,7 @@ impl LocalCluster {
         }
         process.child.wait().await.context("wait for the killed keeper")?;
         if !wait_until_gone(&servers, KILL_TIMEOUT).await {
-            bail!("PostgreSQL of {uid} outlives SIGKILL");
+            bail!("PostgreSQL of {uid} still runs after SIGKILL");
         }
         Ok(())
     }
@@ -341,7 +342,11 @@ impl LocalCluster {
     /// Returns an error if one of the children has exited: none does so by itself.
     pub(super) fn check_children(&mut self) -> anyhow::Result<()> {
         for (name, process) in &mut self.children {
-            if let Some(status) = process.child.try_wait().with_context(|| format!("ask after {name}"))? {
+            if let Some(status) = process
+                .child
+                .try_wait()
+                .with_context(|| format!("read the status of {name}"))?
+            {
                 return Err(StepFailure {
                     reason: format!("{name} has ended: {status}"),
                     log: Some(process.log.clone()),

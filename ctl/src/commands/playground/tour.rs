@@ -51,7 +51,7 @@ pub(super) async fn start_cluster(cluster: &mut LocalCluster) -> anyhow::Result<
     let leader = cluster
         .wait_until("sentinel0", SHORT_TIMEOUT, async |cluster| {
             let view = read_view(&cluster.store).await?;
-            ensure!(view.candidates == 2, "{} of 2 sentinels have applied", view.candidates);
+            ensure!(view.candidates == 2, "{} of 2 sentinels campaign", view.candidates);
             view.leader.context("no sentinel leads")
         })
         .await?;
@@ -238,7 +238,7 @@ pub(super) async fn status_lines(cluster: &LocalCluster) -> Vec<String> {
     lines.push(match (&view.proxied, &view.leader) {
         (Some(master), Some(leader)) => format!("  proxy → {master}; sentinel {leader} leads"),
         (Some(master), None) => format!("  proxy → {master}; no sentinel leads"),
-        (None, _) => "  proxy → nowhere, for the moment".to_owned(),
+        (None, _) => "  proxy → no master".to_owned(),
     });
     lines
 }
