@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_cannot_be_reached_gives_way_to_those_of_the_name_and_to_no_failure() {
+    fn an_unreachable_address_is_replaced_by_those_of_the_name_and_kept_on_failures() {
         let unreachable = IN_USE().map(|in_use| CurrentAddress {
             reachable: false,
             ..in_use

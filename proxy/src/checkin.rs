@@ -581,7 +581,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
-    fn only_a_wall_clock_that_runs_ahead_counts_as_a_jump() {
+    fn only_a_wall_clock_that_moves_ahead_counts_as_a_jump() {
         let at = |boottime: u64, wall: i128| (Boottime::from_nanos(boottime), wall);
         let wall = 1_700_000_000 * i128::from(SECOND);
         let jumped = |forward: i128| has_jumped(at(SECOND, wall), at(6 * SECOND, wall + forward));
@@ -611,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn intervals_of_nothing_leave_time_for_a_check_in_and_between_two() {
+    fn zero_intervals_leave_time_for_a_check_in_and_between_two() {
         let timing = CheckInTiming {
             check_interval: Duration::ZERO,
             timeout: Duration::from_nanos(1),
@@ -652,7 +652,7 @@ mod tests {
     }
 
     #[test]
-    fn one_check_in_that_is_never_answered_leaves_time_for_another_one() {
+    fn an_unanswered_check_in_leaves_time_for_another_one() {
         let millis = Duration::from_millis;
         for (timeout, interval, latency) in [
             (3000, 1000, 500),

@@ -109,7 +109,7 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome
     match store.commit(write.put(&key, to_compact(&data))).await {
         Ok(Outcome::Committed(_)) => {}
         Ok(Outcome::Conflict) => {
-            bail!("failed to write cluster data into new store because somebody else has just written it")
+            bail!("failed to write cluster data into new store because another program has just written it")
         }
         Err(error) => bail!("failed to write cluster data into new store {}", Chain(&error)),
     }
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_reasons_are_told_word_by_word() {
+    fn two_errors_have_the_texts_of_the_reference() {
         // cli 13.2, cli 18.18
         assert_eq!(decode(b"").unwrap_err(), "unexpected end of JSON input");
         assert_eq!(decode(b"{").unwrap_err(), "unexpected end of JSON input");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn other_reasons_have_their_place() {
+    fn other_errors_have_their_position() {
         assert!(
             decode(b"[]").unwrap_err().contains("a list"),
             "{}",

@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_exact_words_are_answers() {
+    fn only_the_exact_words_are_accepted() {
         // cli 6.3, cli 18.10
         assert_eq!(answered("yes\n"), (Some(Confirmation::Yes), QUESTION.to_owned()));
         assert_eq!(

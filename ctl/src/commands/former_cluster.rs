@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keepers_that_are_there_are_named_and_given_up() {
+    fn existing_keepers_are_named_and_given_up() {
         let mut former = FormerCluster::default();
         assert_eq!(former.discard_warning(), None);
         former.keepers.add("k1", &"c1".into());
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn initialising_is_proposed_alone_only_where_nothing_shows_a_cluster() {
+    fn initialising_alone_is_proposed_only_without_traces_of_a_cluster() {
         let mut former = FormerCluster::default();
         assert!(
             former

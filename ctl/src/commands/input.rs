@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spec_that_is_none_is_told_with_its_place() {
+    fn an_invalid_spec_text_is_reported_with_its_position() {
         // cli 18.11
         let error = |text: &str| Chain(decode_spec(text.as_bytes()).unwrap_err().as_ref()).to_string();
         assert_eq!(

@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standby_goes_with_its_db_and_what_names_it_stays_for_the_sentinel() {
+    fn a_standby_is_removed_with_its_db_and_references_are_left_to_the_sentinel() {
         // cli 11.4
         let mut after = data();
         remove(&mut after, &"k2".into()).unwrap();
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keeper_without_db_goes_too() {
+    fn a_keeper_without_db_is_removed() {
         let mut after = data();
         remove(&mut after, &"k3".into()).unwrap();
         assert_eq!((after.keepers().len(), after.dbs().len()), (2, 2));

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_refused_says_why() {
+    fn an_invalid_text_is_refused_with_a_reason() {
         // cli 18.13
         let refused = |text, kind| updated(NEW, text, kind).unwrap_err();
         assert!(
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_leads_back_to_what_is_supported() {
+    fn a_patch_can_remove_what_is_not_supported() {
         // A cluster of the reference whose spec asks for more than we support can still be changed.
         let current = r#"{"initMode":"new","synchronousReplication":true}"#;
         assert_eq!(

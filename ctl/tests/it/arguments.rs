@@ -53,7 +53,7 @@ async fn usage_errors_end_with_status_1() {
 }
 
 #[tokio::test]
-async fn the_common_check_comes_before_the_command_looks_at_its_arguments() {
+async fn common_options_are_validated_before_the_arguments_of_the_command() {
     // cli O-22, cli 18.7
     let output = run(&["init", "{}", "{}"], &[]).await;
     assert_eq!(
@@ -137,7 +137,7 @@ async fn options_may_stand_anywhere_and_the_last_one_wins() {
 }
 
 #[tokio::test]
-async fn what_comes_later_says_so() {
+async fn unsupported_commands_say_so() {
     for command in ["promote", "register", "switchover"] {
         let args = [command, "--cluster-name=c", "--store-backend=etcdv3"];
         run(&args, &[])

@@ -65,7 +65,7 @@ async fn data_that_cannot_be_used_is_an_error_for_every_reader() {
 }
 
 #[tokio::test]
-async fn write_takes_a_document_and_stores_it_normalised() {
+async fn write_accepts_a_document_and_stores_it_normalised() {
     let harness = CtlHarness::start().await;
     let spaced = CLUSTER.replace(',', " ,\n ");
     harness
@@ -89,7 +89,7 @@ async fn write_takes_a_document_and_stores_it_normalised() {
 
 /// A backup may be older than the rules, and there may be no other.
 #[tokio::test]
-async fn write_takes_a_spec_that_keepers_take_in_part_only_with_a_warning() {
+async fn write_accepts_a_spec_that_keepers_apply_in_part_with_a_warning() {
     let harness = CtlHarness::start().await;
     let bad = r#""pgParameters":{"data_directory":"/tmp/x"},"pgHBA":["hosst x"]"#;
     let data = CLUSTER.replacen(r#""pgHBA":null"#, bad, 1);
@@ -107,7 +107,7 @@ async fn write_takes_a_spec_that_keepers_take_in_part_only_with_a_warning() {
 }
 
 #[tokio::test]
-async fn write_does_not_touch_what_is_there_without_being_told_to() {
+async fn write_overwrites_nothing_without_yes() {
     let harness = CtlHarness::with(CLUSTER).await;
     let output = harness.run_with(&["clusterdata", "write"], CLUSTER.as_bytes()).await;
     assert_eq!(
@@ -124,7 +124,7 @@ async fn write_does_not_touch_what_is_there_without_being_told_to() {
 }
 
 #[tokio::test]
-async fn write_refuses_what_is_no_document() {
+async fn write_refuses_invalid_documents() {
     let harness = CtlHarness::start().await;
     for (text, line) in [
         ("", "invalid cluster data: unexpected end of JSON input\n"),
@@ -148,7 +148,7 @@ async fn write_refuses_what_is_no_document() {
 }
 
 #[tokio::test]
-async fn write_warns_of_a_document_that_nobody_can_use() {
+async fn write_warns_about_a_document_that_no_program_can_use() {
     // cli 13.2
     let harness = CtlHarness::start().await;
     let output = harness.run_with(&["clusterdata", "write"], b"{}").await;

@@ -27,14 +27,14 @@ async fn the_first_initialisation_warns_once_and_the_second_twice() {
     let first = harness.get().await.unwrap();
     let data = ClusterData::parse(first.as_bytes()).unwrap().unwrap();
     let cluster = data.cluster.unwrap();
-    let (uid, born) = (
+    let (uid, change_time) = (
         cluster.uid.to_string(),
         serde_json::to_string(&cluster.change_time).unwrap(),
     );
     assert_eq!(
         first,
         format!(
-            r#"{{"formatVersion":1,"changeTime":"0001-01-01T00:00:00Z","cluster":{{"uid":"{uid}","generation":1,"changeTime":{born},"spec":{MINIMAL},"status":{{"phase":"initializing"}}}},"keepers":{{}},"dbs":{{}},"proxy":{{"changeTime":"0001-01-01T00:00:00Z","spec":{{}},"status":{{}}}}}}"#
+            r#"{{"formatVersion":1,"changeTime":"0001-01-01T00:00:00Z","cluster":{{"uid":"{uid}","generation":1,"changeTime":{change_time},"spec":{MINIMAL},"status":{{"phase":"initializing"}}}},"keepers":{{}},"dbs":{{}},"proxy":{{"changeTime":"0001-01-01T00:00:00Z","spec":{{}},"status":{{}}}}}}"#
         )
     );
     assert!(
@@ -69,7 +69,7 @@ async fn without_yes_it_asks() {
 }
 
 #[tokio::test]
-async fn an_argument_wins_over_a_file_that_is_not_even_there() {
+async fn an_argument_takes_precedence_over_a_missing_file() {
     let harness = CtlHarness::start().await;
     harness
         .run(&["init", "-y", "-f", "/nonexistent/spec", r#"{"INITMODE":"new"}"#])
@@ -104,7 +104,7 @@ async fn the_spec_comes_from_a_file_or_from_standard_input() {
 }
 
 #[tokio::test]
-async fn names_that_are_no_fields_are_told_and_ignored() {
+async fn unknown_field_names_are_reported_and_ignored() {
     // data-model J-7, cli 18.11
     let harness = CtlHarness::start().await;
     let text = r#"{"INITMODE":"new","failIntervall":"4s","newConfig":{"local":"C"},"pgParameters":{"any":"1"}}"#;
@@ -154,7 +154,7 @@ async fn a_bad_spec_writes_nothing() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_not_initialised_over() {
+async fn undecodable_cluster_data_is_not_overwritten_by_init() {
     // cli 18.12
     let harness = CtlHarness::with("garbage").await;
     harness

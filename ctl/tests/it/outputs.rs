@@ -35,7 +35,7 @@ async fn run(harness: &CtlHarness, args: &[&str], stdout: Stdio, stderr: Stdio) 
 }
 
 #[tokio::test]
-async fn a_reader_that_has_seen_enough_is_no_error() {
+async fn a_closed_standard_output_is_no_error() {
     let harness = CtlHarness::with(CLUSTER).await;
     for args in [
         &["status"][..],
@@ -56,7 +56,7 @@ async fn a_reader_that_has_seen_enough_is_no_error() {
 }
 
 #[tokio::test]
-async fn an_output_that_takes_nothing_is_named() {
+async fn a_full_standard_output_is_reported() {
     let harness = CtlHarness::with(CLUSTER).await;
     for args in [
         &["status"][..],
@@ -74,7 +74,7 @@ async fn an_output_that_takes_nothing_is_named() {
 }
 
 #[tokio::test]
-async fn an_error_that_nobody_reads_is_an_error_all_the_same() {
+async fn an_error_that_cannot_be_printed_is_still_an_error() {
     let harness = CtlHarness::start().await;
     for args in [
         &["status"][..],

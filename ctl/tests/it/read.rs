@@ -48,7 +48,7 @@ async fn the_oldest_candidate_leads() {
 }
 
 #[tokio::test]
-async fn an_info_that_cannot_be_read_is_named_and_left_out() {
+async fn an_info_that_cannot_be_decoded_is_reported_and_left_out() {
     // store S-12
     let harness = CtlHarness::with(CLUSTER).await;
     let key = harness.store.keys().sentinel_info("x");
@@ -91,7 +91,7 @@ async fn no_cluster_data_is_an_error_in_both_forms() {
 
 /// Otherwise an initialisation would discard the databases of these keepers.
 #[tokio::test]
-async fn cluster_data_that_are_missing_or_unreadable_are_not_initialised_where_keepers_have_databases() {
+async fn no_initialisation_is_proposed_while_keepers_have_databases() {
     let harness = CtlHarness::start().await;
     let keys = harness.store.keys();
     let info = r#"{"uid":"k1","clusterUID":"5f0c1a9e"}"#;
@@ -124,7 +124,7 @@ async fn cluster_data_that_are_missing_or_unreadable_are_not_initialised_where_k
 
 /// The infos of stopped keepers are gone; the record of the initialisation is not.
 #[tokio::test]
-async fn a_cluster_that_was_created_here_is_not_initialised_again_by_advice() {
+async fn no_initialisation_is_proposed_after_a_cluster_was_created() {
     let harness = CtlHarness::start().await;
     harness
         .run(&["status"])
@@ -138,7 +138,7 @@ async fn a_cluster_that_was_created_here_is_not_initialised_again_by_advice() {
 }
 
 #[tokio::test]
-async fn every_command_ends_while_the_store_is_away() {
+async fn every_command_ends_while_the_store_is_unreachable() {
     // cli 18.20, store 10.18
     let nobody = Port::free();
     let endpoint = format!("--store-endpoints=127.0.0.1:{nobody}");

@@ -39,7 +39,7 @@ async fn a_patch_that_changes_nothing_still_writes() {
 }
 
 #[tokio::test]
-async fn names_that_are_no_fields_are_told_and_ignored() {
+async fn unknown_field_names_are_reported_and_ignored() {
     // data-model J-7
     let harness = CtlHarness::with(CLUSTER).await;
     let whole = r#"{"initMode":"new","sleepInterval":"1s","sleepintervall":"2s"}"#;
@@ -64,7 +64,7 @@ async fn names_that_are_no_fields_are_told_and_ignored() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_is_refused() {
+async fn invalid_updates_are_refused() {
     let harness = CtlHarness::with(CLUSTER).await;
     for (args, words) in [
         (&["update"][..], "no cluster spec given"),
@@ -101,7 +101,7 @@ async fn what_may_not_be_is_refused() {
 }
 
 #[tokio::test]
-async fn text_that_no_server_may_be_given_is_refused_and_nothing_is_written() {
+async fn text_that_must_not_reach_a_server_is_refused_and_nothing_is_written() {
     let harness = CtlHarness::with(CLUSTER).await;
     for (patch, words) in [
         (
@@ -140,7 +140,7 @@ async fn text_that_no_server_may_be_given_is_refused_and_nothing_is_written() {
 }
 
 #[tokio::test]
-async fn what_is_stored_already_stops_no_other_change() {
+async fn an_invalid_stored_text_prevents_no_other_change() {
     let bad = r#""pgParameters":{"bad name":"1","data_directory":"/tmp/x"},"pgHBA":["hosst x"]"#;
     let stored = CLUSTER.replacen(r#""pgHBA":null"#, bad, 1);
     let harness = CtlHarness::with(&stored).await;
@@ -162,7 +162,7 @@ async fn what_is_stored_already_stops_no_other_change() {
 /// A complete configuration file with every line uncommented is accepted, with a warning for each line that is left
 /// out.
 #[tokio::test]
-async fn a_stock_postgresql_conf_is_taken_with_a_warning_for_each_line_left_out() {
+async fn a_stock_postgresql_conf_is_accepted_with_a_warning_for_each_line_left_out() {
     let mut files = 0;
     for path in [
         "/usr/share/postgresql/15/postgresql.conf.sample",

@@ -48,7 +48,7 @@ fn the_remedy_fits_the_reason_why_an_address_cannot_be_listened_on() {
 }
 
 #[test]
-fn what_is_given_is_taken() {
+fn given_values_are_used() {
     let config = check(&[
         "--listen-address=::1",
         "--port=0",
@@ -193,7 +193,7 @@ const BAD: &[(&str, &str, &str)] = &[
 const ANY_TEXT: [&str; 3] = ["store-prefix", "kube-resource-kind", "metrics-listen-address"];
 
 /// Returns the error for an option, from the parser or from the validation.
-fn said_of(option: &str, value: &str) -> Vec<String> {
+fn errors_for(option: &str, value: &str) -> Vec<String> {
     let tls = "--store-endpoints=https://127.0.0.1:1"; // files are looked at only where they are used
     let bad = format!("--{option}={value}");
     let typed = NEEDED.into_iter().chain([tls, bad.as_str()]);
@@ -210,14 +210,14 @@ fn said_of(option: &str, value: &str) -> Vec<String> {
 #[test]
 fn a_bad_value_of_any_option_names_the_option_and_the_form_expected() {
     for (option, value, form) in BAD {
-        let said = said_of(option, value);
+        let errors = errors_for(option, value);
         // `--log-level` is called "the log level" in errors, and a file is identified by its name
         let mut names = vec![format!("--{option}"), option.replace('-', " ")];
         names.extend(value.starts_with('/').then(|| (*value).to_owned()));
         let remedy = |line: &String| line.contains(form) && names.iter().any(|name| line.contains(name));
         assert!(
-            said.len() == 1 && said.iter().all(remedy),
-            "--{option}={value}: {form:?} is not in {said:?}"
+            errors.len() == 1 && errors.iter().all(remedy),
+            "--{option}={value}: {form:?} is not in {errors:?}"
         );
     }
 }
@@ -230,8 +230,8 @@ fn a_bad_value_from_the_environment_names_the_variable_too() {
         let variable = format!("STPROXY_{}", option.to_uppercase().replace('-', "_"));
         let environment = |name: &str| (name == variable).then(|| (*value).into());
         match try_parse::<Args>(PROXY, NEEDED, environment) {
-            Err(Refusal::Variables(said)) => {
-                assert!(said.contains(&variable) && said.contains(form), "{said}");
+            Err(Refusal::Variables(errors)) => {
+                assert!(errors.contains(&variable) && errors.contains(form), "{errors}");
                 refused += 1;
             }
             other => assert!(other.is_ok(), "{other:?}"),
@@ -251,7 +251,7 @@ fn every_option_has_a_bad_value_or_takes_any_text() {
 }
 
 #[test]
-fn all_faults_are_told_in_the_order_of_the_checks() {
+fn all_errors_are_reported_in_order() {
     // cli 5: all errors are reported at once
     let none: [&str; 4] = [
         "--log-level=loud",

@@ -25,13 +25,13 @@ fn config() -> Config {
 }
 
 #[test]
-fn a_bound_socket_holds_its_port_and_takes_nobody() {
+fn a_bound_socket_reserves_its_port_and_refuses_connections() {
     let bound = bind(&config(), config().listen).unwrap();
     assert_ne!(bound.address.port(), 0);
     assert!(std::net::TcpStream::connect(bound.address).is_err());
     bound.socket.listen(1).unwrap();
     assert!(std::net::TcpStream::connect(bound.address).is_ok());
-    assert!(bind(&config(), bound.address).is_err(), "somebody listens there");
+    assert!(bind(&config(), bound.address).is_err(), "another socket listens there");
 }
 
 // proxy P-10
@@ -47,7 +47,7 @@ fn accepted_sockets_inherit_the_options() {
     assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(11));
     assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
     let patience = accepted.tcp_user_timeout().unwrap().unwrap_or_default();
-    assert!(patience.is_zero(), "it would overrule keepalive");
+    assert!(patience.is_zero(), "it would replace keepalive");
 }
 
 // proxy section 4
@@ -68,14 +68,14 @@ fn on_loopback_sockets_do_not_pace() {
 }
 
 #[test]
-fn loopback_is_here_and_a_documentation_address_is_not() {
+fn loopback_is_local_and_a_documentation_address_is_not() {
     assert!(is_local_address([127, 0, 0, 1].into()) && is_local_address([127, 1, 2, 3].into()));
     assert!(is_local_address([0, 0, 0, 0].into()));
     assert!(!is_local_address([192, 0, 2, 1].into())); // RFC 5737
 }
 
 #[test]
-fn a_complaint_is_not_repeated_at_once() {
+fn a_rate_limited_line_is_not_repeated_at_once() {
     let (limited, mut logged) = (RateLimited::default(), 0);
     for _ in 0..1000 {
         limited.log(|| logged += 1);
@@ -135,7 +135,7 @@ fn the_connection_to_the_master_has_the_options_too() {
 
 // proxy P-15
 #[test]
-fn a_connect_that_meets_itself_is_known() {
+fn a_connect_to_itself_is_detected() {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     socket.bind(&any.into()).unwrap();

@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mark_follows_the_pace_between_its_bounds() {
+    fn the_mark_follows_the_rate_between_its_bounds() {
         let [lowest, highest] = LOW_WATER_BYTES;
         for (mark, read, next) in [
             (lowest, 1, lowest),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_pace_leads_to_a_steady_mark() {
+    fn a_steady_rate_leads_to_a_steady_mark() {
         let [lowest, highest] = LOW_WATER_BYTES;
         for read in (0..8 * 2 * highest / lowest).map(|step| step * lowest / 2) {
             for mark in std::iter::successors(Some(lowest), |mark| (2 * mark <= highest).then_some(2 * mark)) {

@@ -196,7 +196,7 @@ mod hook {
                     return;
                 }
                 if let Err(err) = std::fs::write(&paused_file, "") {
-                    tracing::error!(error = %err, "could not tell that the relay is paused");
+                    tracing::error!(error = %err, "could not report that the relay is paused");
                 }
                 while file.exists() {
                     std::thread::sleep(Duration::from_millis(5));

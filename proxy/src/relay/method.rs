@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn three_small_rounds_in_a_row_lead_back_to_copying() {
+    fn three_small_reads_in_a_row_lead_back_to_copying() {
         assert_eq!(after(&[FULL, FULL, 1, 1]), Method::Splice);
         assert_eq!(after(&[FULL, FULL, 1, 1, SMALL_BYTES, 1, 1]), Method::Splice);
         assert_eq!(after(&[FULL, FULL, 1, SMALL_BYTES - 1, 1]), Method::Copy);
@@ -116,7 +116,7 @@ mod tests {
 
     // copying comes in between where splicing finds an urgent byte
     #[test]
-    fn a_run_that_changes_paths_midway_leads_where_it_was_going() {
+    fn a_streak_survives_a_transfer_by_the_other_method() {
         let mut flow = MethodSelector::default();
         for _ in 0..FULL_READS {
             flow.note_read(Method::Copy, FULL, MethodPolicy::Adaptive);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_stays_and_a_lack_of_pipes_passes() {
+    fn missing_kernel_support_is_permanent_and_a_lack_of_pipes_temporary() {
         let mut flow = MethodSelector::default();
         let full_twice = |flow: &mut MethodSelector| {
             for _ in 0..2 {

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_leaves_all_questions_unanswered_for_the_whole_time_is_silent() {
+    fn a_peer_that_leaves_all_probes_unanswered_times_out() {
         let last_ack_ms = 25_000;
         for questions in [3, 4, u8::MAX] {
             check(
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_not_silent_before_its_time_is_over() {
+    fn a_peer_does_not_time_out_early() {
         let last_ack_ms = 24_999;
         check(
             PeerStats {
@@ -151,7 +151,7 @@ mod tests {
 
     // proxy P-13
     #[test]
-    fn a_peer_that_answers_and_does_not_read_is_never_silent() {
+    fn a_peer_that_acknowledges_and_does_not_read_never_times_out() {
         let last_ack_ms = 119_000; // the kernel has probed for hours, and now does so every two minutes
         check(PeerStats { last_ack_ms, ..ROOM }, false);
         check(
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_says_something_is_not_silent_however_much_is_sent_again() {
+    fn a_peer_that_acknowledges_does_not_time_out_despite_retransmissions() {
         let last_ack_ms = 10;
         check(
             PeerStats {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silence_is_looked_at_a_few_times_and_not_too_often() {
+    fn a_peer_is_checked_a_few_times_within_its_timeout() {
         assert_eq!(PeerTimeout::default().poll_interval(), Duration::from_secs(5));
         let short = PeerTimeout {
             silence_seconds: 2,

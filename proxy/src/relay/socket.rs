@@ -110,7 +110,7 @@ impl Socket {
     /// (epoll(7)), but has no waker yet. There must be no other handle. After an error the connection has been reset.
     pub(super) fn watch_writable(&mut self) -> io::Result<()> {
         let shared = self.io.take().expect("it is put back below");
-        let io = Arc::into_inner(shared).expect("who shares it has been dropped");
+        let io = Arc::into_inner(shared).expect("other handles have been dropped");
         let fd = sys::readable_and_writable(io.fd.into_inner()).map_err(|(fd, err)| {
             set_zero_linger(SockRef::from(&fd));
             err

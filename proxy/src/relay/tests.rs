@@ -61,29 +61,29 @@ macro_rules! suite {
 }
 
 suite! {
-    carries_both_ways_and_counts,
+    forwards_both_ways_and_counts,
     one_byte_writes_arrive_in_order,
     large_messages_arrive_whole_through_small_socket_buffers,
-    a_half_close_of_the_client_arrives_after_its_bytes_and_the_answer_comes_back,
-    a_half_close_of_the_master_arrives_after_its_bytes_and_the_client_goes_on,
-    a_reset_by_the_client_reaches_the_master_as_a_reset,
-    a_reset_by_the_master_reaches_the_client_as_a_reset,
-    what_the_master_says_before_its_reset_arrives,
+    a_half_close_by_the_client_arrives_after_its_bytes_and_the_answer_returns,
+    a_half_close_by_the_server_arrives_after_its_bytes_and_the_client_continues,
+    a_reset_by_the_client_reaches_the_server_as_a_reset,
+    a_reset_by_the_server_reaches_the_client_as_a_reset,
+    data_sent_before_a_reset_by_the_server_arrives,
     a_reset_after_a_half_close_reaches_the_other_side,
     a_reader_that_stops_reading_stops_the_sender,
-    a_dying_client_is_noticed_while_nothing_is_read_from_it,
-    a_dying_master_is_noticed_while_nothing_is_read_from_it,
+    a_failed_client_is_detected_while_nothing_is_read_from_it,
+    a_failed_server_is_detected_while_nothing_is_read_from_it,
     an_idle_connection_ends_when_the_gate_closes,
     an_idle_connection_ends_when_the_lease_ends,
     a_stalled_connection_ends_when_the_lease_ends,
-    nothing_is_given_when_the_route_closes_between_taking_and_giving,
-    nothing_is_given_when_the_lease_ends_between_taking_and_giving,
-    the_rest_of_a_partial_write_is_not_given_past_the_lease,
-    an_end_of_stream_is_not_passed_on_past_the_gate_as_an_orderly_end,
+    nothing_is_written_when_the_gate_closes_between_read_and_write,
+    nothing_is_written_when_the_lease_ends_between_read_and_write,
+    the_rest_of_a_partial_write_is_not_written_after_the_lease,
+    an_end_of_stream_is_not_passed_on_after_the_gate_has_closed,
     every_size_arrives_whatever_the_direction_the_end_and_the_pace,
     streams_with_messages_after_them_never_stall,
-    a_stream_that_its_reader_has_held_up_goes_on_to_its_last_byte,
-    urgent_bytes_hold_nothing_up,
+    a_stream_whose_reader_was_slow_arrives_to_its_last_byte,
+    urgent_bytes_delay_nothing,
     any_schedule_delivers_every_byte_once_in_order_and_the_right_end,
 }
 
@@ -180,7 +180,7 @@ async fn fill(socket: &mut TcpStream) -> usize {
     let mut filled = 0;
     while let Ok(written) = tokio::time::timeout(Duration::from_millis(200), socket.write(&chunk)).await {
         filled += written.unwrap();
-        assert!(filled < 256 * MIB, "nobody reads, and yet it is taken");
+        assert!(filled < 256 * MIB, "it is accepted although nothing reads");
     }
     filled
 }
@@ -201,7 +201,7 @@ async fn expect_reset(socket: &mut TcpStream) {
     assert_eq!(err.kind(), io::ErrorKind::ConnectionReset);
 }
 
-async fn carries_both_ways_and_counts(start: Start) {
+async fn forwards_both_ways_and_counts(start: Start) {
     let mut harness = harness(start).await;
     let mut got = [0; 5];
     harness.client.write_all(b"query").await.unwrap();
@@ -265,7 +265,7 @@ async fn large_messages_arrive_whole_through_small_socket_buffers(start: Start) 
 }
 
 // proxy P-11
-async fn a_half_close_of_the_client_arrives_after_its_bytes_and_the_answer_comes_back(start: Start) {
+async fn a_half_close_by_the_client_arrives_after_its_bytes_and_the_answer_returns(start: Start) {
     let mut harness = harness_with(start, Arc::new(open_gate()), Some(8192)).await;
     let query = pattern(1, MIB);
     let write = async {
@@ -286,7 +286,7 @@ async fn a_half_close_of_the_client_arrives_after_its_bytes_and_the_answer_comes
 }
 
 // proxy P-11
-async fn a_half_close_of_the_master_arrives_after_its_bytes_and_the_client_goes_on(start: Start) {
+async fn a_half_close_by_the_server_arrives_after_its_bytes_and_the_client_continues(start: Start) {
     let mut harness = harness(start).await;
     harness.server.write_all(b"bye").await.unwrap();
     harness.server.shutdown().await.unwrap();
@@ -298,7 +298,7 @@ async fn a_half_close_of_the_master_arrives_after_its_bytes_and_the_client_goes_
 }
 
 // proxy P-11
-async fn a_reset_by_the_client_reaches_the_master_as_a_reset(start: Start) {
+async fn a_reset_by_the_client_reaches_the_server_as_a_reset(start: Start) {
     let mut harness = harness(start).await;
     reset(harness.client);
     expect_reset(&mut harness.server).await;
@@ -309,7 +309,7 @@ async fn a_reset_by_the_client_reaches_the_master_as_a_reset(start: Start) {
 }
 
 // proxy P-11: a client must not mistake a crash for an orderly end
-async fn a_reset_by_the_master_reaches_the_client_as_a_reset(start: Start) {
+async fn a_reset_by_the_server_reaches_the_client_as_a_reset(start: Start) {
     let mut harness = harness(start).await;
     reset(harness.server);
     expect_reset(&mut harness.client).await;
@@ -320,7 +320,7 @@ async fn a_reset_by_the_master_reaches_the_client_as_a_reset(start: Start) {
 }
 
 // proxy P-11: as a server ends that is stopped in the middle of a COPY … FROM STDIN
-async fn what_the_master_says_before_its_reset_arrives(start: Start) {
+async fn data_sent_before_a_reset_by_the_server_arrives(start: Start) {
     let mut harness = harness(start).await;
     harness.client.write_all(b"copy").await.unwrap();
     assert_eq!(harness.server.peek(&mut [0; 8]).await.unwrap(), 4);
@@ -364,7 +364,7 @@ async fn a_reader_that_stops_reading_stops_the_sender(start: Start) {
 }
 
 // proxy P-13
-async fn a_dying_client_is_noticed_while_nothing_is_read_from_it(start: Start) {
+async fn a_failed_client_is_detected_while_nothing_is_read_from_it(start: Start) {
     let mut harness = harness_with(start, Arc::new(open_gate()), Some(8192)).await;
     fill(&mut harness.client).await;
     reset(harness.client);
@@ -379,7 +379,7 @@ async fn a_dying_client_is_noticed_while_nothing_is_read_from_it(start: Start) {
     expect_reset(&mut harness.server).await;
 }
 
-async fn a_dying_master_is_noticed_while_nothing_is_read_from_it(start: Start) {
+async fn a_failed_server_is_detected_while_nothing_is_read_from_it(start: Start) {
     let mut harness = harness_with(start, Arc::new(open_gate()), Some(8192)).await;
     fill(&mut harness.server).await;
     reset(harness.server);
@@ -394,7 +394,7 @@ async fn a_dying_master_is_noticed_while_nothing_is_read_from_it(start: Start) {
     expect_reset(&mut harness.client).await;
 }
 
-#[expect(clippy::disallowed_methods, reason = "closing is told the time")]
+#[expect(clippy::disallowed_methods, reason = "closing needs the current time")]
 async fn an_idle_connection_ends_when_the_gate_closes(start: Start) {
     let mut harness = harness(start).await;
     harness.client.write_all(b"x").await.unwrap();
@@ -441,7 +441,7 @@ fn gate_paused_once(during: impl Fn(&Gate) + Send + Sync + 'static) -> Arc<Gate>
 }
 
 // fencing F-3, 4.5
-async fn nothing_is_given_when_the_route_closes_between_taking_and_giving(start: Start) {
+async fn nothing_is_written_when_the_gate_closes_between_read_and_write(start: Start) {
     let gate = gate_paused_once(|gate| gate.close(CloseReason::RouteChange, lease_end_in(Duration::ZERO)));
     let mut harness = harness_with(start, gate, None).await;
     harness.server.write_all(b"COMMIT").await.unwrap();
@@ -450,7 +450,7 @@ async fn nothing_is_given_when_the_route_closes_between_taking_and_giving(start:
 }
 
 // fencing F-3, 4.5
-async fn nothing_is_given_when_the_lease_ends_between_taking_and_giving(start: Start) {
+async fn nothing_is_written_when_the_lease_ends_between_read_and_write(start: Start) {
     let gate = gate_paused_once(|gate| assert!(gate.renew(Boottime::from_nanos(1), lease_end_in(Duration::ZERO))));
     let mut harness = harness_with(start, gate, None).await;
     harness.client.write_all(b"INSERT").await.unwrap();
@@ -458,7 +458,7 @@ async fn nothing_is_given_when_the_lease_ends_between_taking_and_giving(start: S
     assert!(matches!(harness.end.await.unwrap(), RelayEnd::GateClosed));
 }
 
-async fn the_rest_of_a_partial_write_is_not_given_past_the_lease(start: Start) {
+async fn the_rest_of_a_partial_write_is_not_written_after_the_lease(start: Start) {
     let mut harness = harness_with(start, Arc::new(open_gate()), Some(8192)).await;
     fill(&mut harness.server).await;
     let written = value(&harness.counters.to_client);
@@ -478,7 +478,7 @@ async fn the_rest_of_a_partial_write_is_not_given_past_the_lease(start: Start) {
     assert_eq!(value(&harness.counters.to_client), written);
 }
 
-async fn an_end_of_stream_is_not_passed_on_past_the_gate_as_an_orderly_end(start: Start) {
+async fn an_end_of_stream_is_not_passed_on_after_the_gate_has_closed(start: Start) {
     let gate = gate_paused_once(|gate| assert!(gate.renew(Boottime::from_nanos(1), lease_end_in(Duration::ZERO))));
     let mut harness = harness_with(start, gate, None).await;
     harness.server.shutdown().await.unwrap();
@@ -629,7 +629,7 @@ async fn streams_with_messages_after_them(from: &mut TcpStream, to: &mut TcpStre
 }
 
 // nothing is read meanwhile, for longer than a tick of the batching
-async fn a_stream_that_its_reader_has_held_up_goes_on_to_its_last_byte(start: Start) {
+async fn a_stream_whose_reader_was_slow_arrives_to_its_last_byte(start: Start) {
     let harness = harness(start).await;
     let (mut from, mut to) = (harness.server, harness.client);
     for _direction in 0..2 {
@@ -646,7 +646,7 @@ async fn a_stream_that_its_reader_has_held_up_goes_on_to_its_last_byte(start: St
 }
 
 // proxy P-16: a read stops at an urgent byte, and splice(2) does not get past it
-async fn urgent_bytes_hold_nothing_up(start: Start) {
+async fn urgent_bytes_delay_nothing(start: Start) {
     for inline in [true, false] {
         for before in [0, 3, super::copy::BUFFER_BYTES, 300_000] {
             let (client, inner_client) = connection(None).await;

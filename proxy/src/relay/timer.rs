@@ -72,7 +72,10 @@ impl BoottimeTimer {
     /// Returns true if the lease ended (fencing F-4).
     ///
     /// A renewal is noticed at the old end of the lease. After one that moved the end to an earlier time, call it anew.
-    #[expect(clippy::disallowed_methods, reason = "the end of a lease is told by the clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whether a lease has ended depends on the clock"
+    )]
     pub async fn lease_end(&self, gate: &Gate) -> io::Result<bool> {
         while let Some(lease_end) = gate.lease_end() {
             tokio::select! {

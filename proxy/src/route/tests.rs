@@ -58,14 +58,14 @@ fn check(stored: &StoredClusterData, master: Option<&str>, expected: &str) {
 
 // proxy P-3, the table from its second row on
 #[test]
-fn no_cluster_data_closes_and_counts_as_success() {
+fn no_cluster_data_closes_and_renews() {
     for nothing in [StoredClusterData::parse(None).unwrap(), parse("null")] {
         check(&nothing, None, "closed: no cluster data; publishes nothing; renews");
     }
 }
 
 #[test]
-fn another_format_version_closes_and_is_no_success() {
+fn another_format_version_closes_and_does_not_renew() {
     check(
         &with(r#""formatVersion":1"#, r#""formatVersion":2"#),
         Some(MASTER),
@@ -75,7 +75,7 @@ fn another_format_version_closes_and_is_no_success() {
 }
 
 #[test]
-fn an_invalid_spec_closes_and_is_no_success() {
+fn an_invalid_spec_closes_and_does_not_renew() {
     check(
         &with(
             r#"{"initMode":"new"}"#,
@@ -92,7 +92,7 @@ fn an_invalid_spec_closes_and_is_no_success() {
 }
 
 #[test]
-fn no_proxy_object_closes_and_is_announced_as_generation_0() {
+fn no_proxy_object_closes_and_is_published_as_generation_0() {
     let text = document();
     let cut = text.find(r#""proxy":"#).unwrap();
     let without = format!("{}\"proxy\":null}}", &text[..cut]);
@@ -104,7 +104,7 @@ fn no_proxy_object_closes_and_is_announced_as_generation_0() {
 }
 
 #[test]
-fn no_db_named_closes_and_is_announced() {
+fn no_named_db_closes_and_is_published() {
     check(
         &with(r#""masterDbUid":"db1","#, ""),
         None,
@@ -113,7 +113,7 @@ fn no_db_named_closes_and_is_announced() {
 }
 
 #[test]
-fn a_db_that_is_not_there_closes_and_is_announced() {
+fn a_missing_db_closes_and_is_published() {
     check(
         &with(r#""masterDbUid":"db1""#, r#""masterDbUid":"db9""#),
         None,
@@ -122,7 +122,7 @@ fn a_db_that_is_not_there_closes_and_is_announced() {
 }
 
 #[test]
-fn an_address_that_does_not_resolve_closes_and_says_nothing() {
+fn an_address_that_does_not_resolve_closes_and_publishes_nothing() {
     check(
         &parse(&document()),
         None,
@@ -143,7 +143,7 @@ fn an_empty_address_or_port_is_no_address() {
 }
 
 #[test]
-fn a_proxy_that_is_not_enabled_closes_and_must_announce_it() {
+fn a_proxy_that_is_not_enabled_closes_and_must_publish_it() {
     check(
         &with(r#"["me","other"]"#, r#"["other"]"#),
         Some(MASTER),
@@ -157,7 +157,7 @@ fn a_proxy_that_is_not_enabled_closes_and_must_announce_it() {
 }
 
 #[test]
-fn an_enabled_proxy_opens_once_it_has_announced_it() {
+fn an_enabled_proxy_opens_once_it_has_published_it() {
     let stored = parse(&document());
     assert_eq!(
         stored.master_endpoint(),
@@ -208,7 +208,7 @@ fn never_routes_to_its_own_socket() {
 
 // proxy P-6
 #[test]
-fn a_name_with_several_addresses_keeps_the_present_one() {
+fn a_name_with_several_addresses_keeps_the_current_one() {
     let [a, b] = ["10.0.0.1:1", "10.0.0.2:1"].map(|text| text.parse().unwrap());
     assert_eq!(choose_address(&[a, b], None), Some(a));
     assert_eq!(choose_address(&[a, b], Some(b)), Some(b));

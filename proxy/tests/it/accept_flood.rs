@@ -106,7 +106,7 @@ async fn with_background_clients(
 }
 
 #[test]
-fn twenty_thousand_attempts_at_once_find_the_limit_and_leave_nothing_behind() {
+fn twenty_thousand_attempts_at_once_hit_the_limit_and_leak_nothing() {
     run_test_alone(async {
         let (mut harness, start) = (ProxyHarness::start().await, now());
         let a = Master::start(b'A').await;
@@ -142,7 +142,7 @@ fn twenty_thousand_attempts_at_once_find_the_limit_and_leave_nothing_behind() {
 }
 
 #[test]
-fn without_descriptors_new_clients_are_closed_and_old_ones_do_not_notice() {
+fn without_descriptors_new_clients_are_closed_and_old_ones_are_not_affected() {
     run_test_alone(async {
         let (mut harness, start) = (ProxyHarness::start().await, now());
         let a = Master::start(b'A').await;
@@ -179,7 +179,7 @@ fn without_descriptors_new_clients_are_closed_and_old_ones_do_not_notice() {
 
 // the default of --max-connections
 #[test]
-fn as_many_clients_as_the_descriptor_limit_allows_never_use_it_up() {
+fn the_default_client_limit_never_exhausts_the_descriptors() {
     const DESCRIPTORS: usize = 300;
     run_test_alone(async {
         let (mut harness, start) = (ProxyHarness::start().await, now());

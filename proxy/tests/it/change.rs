@@ -23,7 +23,7 @@ async fn without_master(harness: &mut ProxyHarness, options: &[&str], old: &Mast
 
 // proxy P-8
 #[test]
-fn clients_that_come_during_a_change_go_to_the_new_master() {
+fn clients_that_connect_during_a_change_reach_the_new_master() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
@@ -53,7 +53,7 @@ fn clients_that_come_during_a_change_go_to_the_new_master() {
 
 // proxy P-8
 #[test]
-fn nobody_waits_longer_than_hold_and_not_at_all_when_it_is_off() {
+fn no_client_is_held_longer_than_hold_or_at_all_when_it_is_off() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let a = Master::start(b'A').await;
@@ -74,7 +74,7 @@ fn nobody_waits_longer_than_hold_and_not_at_all_when_it_is_off() {
 
 // proxy P-8
 #[test]
-fn no_more_than_hold_max_wait_and_the_dead_make_room() {
+fn no_more_than_hold_max_wait_and_closed_clients_make_room() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
@@ -128,7 +128,7 @@ async fn every_client_is_counted_once(proxy: &Proxy) {
 
 // proxy P-8: missing cluster data is not a change of the master
 #[test]
-fn held_clients_are_closed_when_the_cluster_data_go() {
+fn held_clients_are_closed_when_the_cluster_data_disappear() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let a = Master::start(b'A').await;
@@ -143,7 +143,7 @@ fn held_clients_are_closed_when_the_cluster_data_go() {
 
 // proxy P-9
 #[test]
-fn a_stop_that_drains_takes_nobody_and_lets_connections_end() {
+fn a_draining_proxy_accepts_no_clients_and_lets_connections_end() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         let a = Master::start(b'A').await;

@@ -24,7 +24,7 @@ async fn open_clients(proxy: &Proxy, count: usize) -> Vec<Client> {
 }
 
 #[test]
-fn a_thousand_connections_are_dropped_at_once_and_leave_nothing_behind() {
+fn a_thousand_connections_are_dropped_at_once_and_leak_nothing() {
     run_test(async {
         const COUNT: usize = 1200;
         let mut harness = ProxyHarness::start().await;
@@ -84,7 +84,7 @@ fn a_thousand_connections_are_dropped_at_once_and_leave_nothing_behind() {
 const ROUNDS: usize = if cfg!(debug_assertions) { 600 } else { 10_000 };
 
 #[test]
-fn mixed_endings_leave_descriptors_pipes_and_memory_where_they_were() {
+fn mixed_endings_leak_no_descriptors_pipes_or_memory() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let a = Master::start(b'A').await;
@@ -155,7 +155,7 @@ async fn end_one_way(proxy: &Proxy, round: usize, bulk: &[u8]) {
 
 // proxy P-16
 #[test]
-fn an_urgent_byte_is_carried_in_its_place() {
+fn an_urgent_byte_is_forwarded_in_order() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let a = Master::start(b'A').await;

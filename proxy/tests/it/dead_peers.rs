@@ -25,7 +25,7 @@ fn drop_incoming(socket: &TcpStream) {
 }
 
 #[test]
-fn clients_that_vanish_are_found_by_keepalive_and_leave_nothing_behind() {
+fn dead_clients_are_detected_by_keepalive_and_leak_nothing() {
     const SILENT: usize = 200;
     run_test(async {
         let mut harness = ProxyHarness::start().await;
@@ -57,7 +57,7 @@ fn clients_that_vanish_are_found_by_keepalive_and_leave_nothing_behind() {
 }
 
 #[test]
-fn a_master_that_vanishes_is_found_by_keepalive() {
+fn a_dead_master_is_detected_by_keepalive() {
     run_test(async {
         let sessions = TestMaster::start().await;
         let (mut client, mut master) = sessions.one().await;
@@ -70,7 +70,7 @@ fn a_master_that_vanishes_is_found_by_keepalive() {
 
 // proxy P-10, P-13
 #[test]
-fn clients_that_vanish_in_the_middle_of_an_answer_are_given_up_and_those_that_only_do_not_read_are_not() {
+fn dead_clients_are_given_up_in_the_middle_of_an_answer_and_slow_readers_are_not() {
     run_test(async {
         let sessions = TestMaster::start().await;
         let (mut patient, mut answering) = sessions.one().await;
@@ -99,7 +99,7 @@ fn clients_that_vanish_in_the_middle_of_an_answer_are_given_up_and_those_that_on
 }
 
 #[test]
-fn a_master_that_vanishes_while_it_is_sent_a_lot_is_given_up() {
+fn a_dead_master_with_full_buffers_is_given_up() {
     run_test(async {
         let sessions = TestMaster::start().await;
         let (mut client, master) = sessions.one().await;

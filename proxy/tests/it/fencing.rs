@@ -47,7 +47,7 @@ impl ContinuousClient {
 
 // fencing 4.2
 #[test]
-fn a_proxy_stopped_over_a_failover_gives_no_reply_of_the_old_master() {
+fn a_proxy_paused_during_a_failover_forwards_no_answer_of_the_old_master() {
     // Many clients on two threads, because the order in which they are woken is random.
     const CLIENTS: u64 = 100;
     run_test(async {
@@ -90,7 +90,7 @@ fn a_proxy_stopped_over_a_failover_gives_no_reply_of_the_old_master() {
 
 // fencing 4.2, with a pause shorter than the lease: nothing may break
 #[test]
-fn a_short_stop_of_the_proxy_drops_nothing() {
+fn a_short_pause_of_the_proxy_drops_nothing() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         harness.set_timing(CHECK_INTERVAL, TEST_TIMEOUT);
@@ -189,7 +189,7 @@ fn answers_slower_than_half_of_the_timeout_keep_the_route_open_and_slower_ones_t
 // fencing 4.3, F-4, and proxy P-4: closed at the end of the lease although a request hangs; open again when the store
 // answers
 #[test]
-fn a_frozen_store_closes_at_the_lease_and_carries_again_when_it_is_back() {
+fn a_frozen_store_closes_the_route_at_the_lease_end_and_reopens_it_later() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         let a = Master::start(b'A').await;
@@ -214,7 +214,7 @@ fn a_frozen_store_closes_at_the_lease_and_carries_again_when_it_is_back() {
 
 // proxy section 3
 #[test]
-fn what_a_lease_end_took_is_measured_without_the_outage_around_it() {
+fn the_time_to_disconnect_at_a_lease_end_excludes_the_outage() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         let a = Master::start(b'A').await;
@@ -227,7 +227,7 @@ fn what_a_lease_end_took_is_measured_without_the_outage_around_it() {
             let stop = proxy.metric("stolon_proxy_last_stop_seconds").await.unwrap();
             (stop, proxy.metric("stolon_proxy_last_drop_seconds").await.unwrap())
         };
-        let during = eventually("both times to be told", TEST_TIMEOUT, async || {
+        let during = eventually("both times to be measured", TEST_TIMEOUT, async || {
             let measured = measured().await;
             if measured.0 > 0.0 && measured.1 > 0.0 {
                 Ok(measured)
@@ -238,7 +238,7 @@ fn what_a_lease_end_took_is_measured_without_the_outage_around_it() {
         .await;
         harness.etcd.thaw();
         proxy.wait_for_client(b'A').await;
-        assert_eq!(measured().await, during, "nothing has been dropped since");
+        assert_eq!(measured().await, during, "no connection has been dropped since");
     });
 }
 
@@ -294,7 +294,7 @@ fn an_outage_longer_than_the_lease_ends_soon_after_the_store_answers() {
 
 // fencing 4.5
 #[test]
-fn a_proxy_paused_between_taking_and_giving_gives_nothing_after_a_failover() {
+fn a_proxy_paused_between_read_and_write_writes_nothing_after_a_failover() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
@@ -318,7 +318,11 @@ fn a_proxy_paused_between_taking_and_giving_gives_nothing_after_a_failover() {
         a.hold_answers(false);
         let paused = harness.dir.path().join("pause.paused");
         eventually("the relay to pause with the answer", TEST_TIMEOUT, async || {
-            if paused.exists() { Ok(()) } else { Err("it runs") }
+            if paused.exists() {
+                Ok(())
+            } else {
+                Err("it is not paused")
+            }
         })
         .await;
         // The control loop closes the gate and acknowledges without waiting for the relay.
@@ -329,7 +333,7 @@ fn a_proxy_paused_between_taking_and_giving_gives_nothing_after_a_failover() {
         assert_eq!(
             client.read_to_end().await,
             b"",
-            "what was taken before the pause was given after it"
+            "bytes read before the pause were written after it"
         );
         proxy.wait_for_client(b'B').await;
     });

@@ -34,7 +34,7 @@ fn broken(good: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn what_cannot_be_decoded_neither_closes_nor_moves_a_route_whose_lease_runs() {
+fn undecodable_data_neither_close_nor_move_a_route_whose_lease_runs() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         harness.set_timing(CHECK_INTERVAL / 2, Duration::from_secs(60));
@@ -67,7 +67,7 @@ fn what_cannot_be_decoded_neither_closes_nor_moves_a_route_whose_lease_runs() {
 // Valid but useless: a stored nanosecond counts as a second, and 292 years as an hour (control::model::limits). On a
 // busy machine a lease of a second may end, so the client's answer is required only for the longer one.
 #[test]
-fn intervals_of_a_nanosecond_and_of_centuries_are_survived_and_can_be_mended() {
+fn intervals_of_a_nanosecond_and_of_centuries_can_be_corrected() {
     const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
     const NANOSECOND: Duration = Duration::from_nanos(1);
     run_test(async {

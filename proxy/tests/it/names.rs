@@ -157,7 +157,7 @@ fn no_answer_of_the_resolver_drops_a_client_of_an_unchanged_master() {
 }
 
 #[test]
-fn a_resolver_that_hangs_delays_no_check_in_and_drops_nobody() {
+fn a_resolver_that_hangs_delays_no_check_in_and_drops_no_client() {
     run_test(async {
         let (mut harness, names) = (ProxyHarness::start().await, EtcDirectory::new());
         let (master, proxy, mut client) = open_by_name(&mut harness, &names).await;
@@ -180,7 +180,7 @@ fn a_resolver_that_hangs_delays_no_check_in_and_drops_nobody() {
 }
 
 #[test]
-fn a_slow_answer_opens_the_route_as_soon_as_it_is_there() {
+fn a_slow_lookup_opens_the_route_as_soon_as_it_finishes() {
     run_test(async {
         let (mut harness, names) = (ProxyHarness::with_short_lease().await, EtcDirectory::new());
         // No check-in is due for a long time, and none waits longer than a third of this timeout.
@@ -200,7 +200,7 @@ fn a_slow_answer_opens_the_route_as_soon_as_it_is_there() {
 }
 
 #[test]
-fn a_name_that_stays_gone_closes_the_route_when_the_lease_ends_and_not_before() {
+fn a_name_that_does_not_resolve_closes_the_route_when_the_lease_ends_and_not_before() {
     run_test(async {
         let (mut harness, names) = (ProxyHarness::with_short_lease().await, EtcDirectory::new());
         harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT * 3);
@@ -224,7 +224,7 @@ fn a_name_that_stays_gone_closes_the_route_when_the_lease_ends_and_not_before() 
 }
 
 #[test]
-fn a_name_that_has_moved_for_good_moves_the_route_when_the_lease_ends() {
+fn a_name_that_has_moved_moves_the_route_when_the_lease_ends() {
     run_test(async {
         let (mut harness, names) = (ProxyHarness::with_short_lease().await, EtcDirectory::new());
         let (master, proxy, client) = open_by_name(&mut harness, &names).await;
@@ -237,7 +237,7 @@ fn a_name_that_has_moved_for_good_moves_the_route_when_the_lease_ends() {
 }
 
 #[test]
-fn a_name_that_has_moved_away_from_a_dead_address_moves_the_route_at_once() {
+fn a_name_that_has_moved_away_from_an_unreachable_address_moves_the_route_at_once() {
     run_test(async {
         let (mut harness, names) = (ProxyHarness::start().await, EtcDirectory::new());
         harness.set_timing(CHECK_INTERVAL, Duration::from_secs(3600));

@@ -106,7 +106,7 @@ async fn proxy_with_clients() -> (ProxyHarness, Master, Proxy, usize, Background
 
 // proxy P-16
 #[test]
-fn garbage_at_the_clients_port_is_carried_unread_and_leaves_nothing_behind() {
+fn garbage_at_the_clients_port_is_forwarded_uninspected_and_leaks_nothing() {
     run_test(async {
         let (_rig, a, proxy, before, mut background) = proxy_with_clients().await;
         for round in 0..ROUNDS {

@@ -7,7 +7,7 @@ use stolon_tests::wait::{eventually, now, throughout};
 use crate::harness::{CHECK_INTERVAL, Master, Proxy, ProxyHarness, STEADY_TIMEOUT, TEST_TIMEOUT, run_test};
 
 #[test]
-fn opens_once_the_master_is_named_and_says_what_the_walk_through_shows() {
+fn opens_once_the_master_is_named_and_logs_what_the_walk_through_shows() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let master = Master::start(b'A').await;
@@ -65,7 +65,7 @@ fn a_change_is_followed_by_the_watch_long_before_the_next_check_in() {
 
 /// Connects in a tight loop, without the pauses of `eventually`, until this master answers.
 async fn wait_for_answer(proxy: &Proxy, name: u8) {
-    let carried = tokio::time::timeout(TEST_TIMEOUT, async {
+    let answered = tokio::time::timeout(TEST_TIMEOUT, async {
         loop {
             if let Ok(mut client) = proxy.connect().await
                 && client.ask().await.is_ok_and(|answer| answer == Some(name))
@@ -75,7 +75,7 @@ async fn wait_for_answer(proxy: &Proxy, name: u8) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });
-    carried.await.expect("the master is reached in time");
+    answered.await.expect("the master is reached in time");
 }
 
 // proxy P-4: a few milliseconds from the commit to the first byte. A busy machine slows everything down, so the time is
@@ -189,7 +189,7 @@ async fn published_timeout(harness: &ProxyHarness, proxy: &Proxy) -> Duration {
 }
 
 #[test]
-fn a_proxy_that_is_not_enabled_announces_the_generation_and_carries_nothing() {
+fn a_proxy_that_is_not_enabled_publishes_the_generation_and_forwards_nothing() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let master = Master::start(b'A').await;
@@ -296,7 +296,7 @@ fn garbage_in_the_store_leaves_the_route_until_the_lease_ends() {
 }
 
 #[test]
-fn another_format_version_closes_at_once_and_is_left_alone() {
+fn another_format_version_closes_at_once_and_is_not_overwritten() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         let master = Master::start(b'A').await;
@@ -316,7 +316,7 @@ fn another_format_version_closes_at_once_and_is_left_alone() {
         assert_eq!(
             harness.store.get(&key).await.unwrap().unwrap().mod_revision,
             revision,
-            "somebody wrote over it"
+            "the cluster data were overwritten"
         );
         let later = harness.info(&proxy).await.map(|info| info.info_uid);
         assert!(

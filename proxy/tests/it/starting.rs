@@ -47,7 +47,7 @@ fn bad_options_are_named_and_end_with_status_1() {
 }
 
 #[test]
-fn an_option_from_the_environment_counts_and_a_bad_one_is_named() {
+fn an_option_from_the_environment_is_used_and_a_bad_one_is_named() {
     let (store, port) = (Port::free(), Port::free());
     let mut bad = command(&unused_endpoint(&store), port.number(), &[]);
     let output = bad.env("STPROXY_CONNECT_TIMEOUT", "soon").output().unwrap();
@@ -100,7 +100,7 @@ fn help_and_version_go_to_standard_output() {
 }
 
 #[test]
-fn a_port_in_use_is_told_at_start_with_the_remedy() {
+fn a_port_in_use_is_reported_at_start_with_the_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     assert_refused(&[&format!("--port={port}")], "stop what is there");
@@ -113,7 +113,7 @@ fn a_port_in_use_is_told_at_start_with_the_remedy() {
 }
 
 #[test]
-fn where_it_listens_is_told_also_when_the_system_chose_the_port() {
+fn the_listening_port_is_logged_also_when_the_system_chose_it() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let master = Master::start(b'A').await;
@@ -135,7 +135,7 @@ fn where_it_listens_is_told_also_when_the_system_chose_the_port() {
 
 // an unreachable store is logged once; the proxy waits, and continues when the store is there
 #[test]
-fn waits_for_a_store_that_is_not_there_and_goes_on_when_it_is() {
+fn waits_for_an_unreachable_store_and_continues_when_it_is_back() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let master = Master::start(b'A').await;
@@ -239,7 +239,7 @@ fn every_metric_is_there_at_the_first_scrape() {
 }
 
 #[test]
-fn carried_bytes_are_counted_by_direction() {
+fn forwarded_bytes_are_counted_by_direction() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let master = Master::start(b'A').await;

@@ -92,7 +92,7 @@ impl WriteRace {
 }
 
 #[tokio::test]
-async fn a_race_lost_once_is_run_again_and_both_changes_stay() {
+async fn a_conflict_is_retried_and_both_changes_remain() {
     // cli 18.13, cli 18.15, store 10.7
     for attempts in [WriteAttempts::Three, WriteAttempts::Ten] {
         let race = WriteRace::start().await;
@@ -104,7 +104,7 @@ async fn a_race_lost_once_is_run_again_and_both_changes_stay() {
 }
 
 #[tokio::test]
-async fn the_last_race_lost_is_an_error_and_changes_nothing() {
+async fn the_last_conflict_is_an_error_and_changes_nothing() {
     // cli 18.13: three for update; cli 18.15: ten for failkeeper and removekeeper
     for (attempts, times) in [(WriteAttempts::Three, 3), (WriteAttempts::Ten, 10)] {
         let race = WriteRace::start().await;
@@ -137,7 +137,7 @@ async fn a_change_that_is_refused_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_store_that_stops_answering_is_reported_by_the_request_that_met_it() {
+async fn a_store_that_stops_answering_is_reported_by_the_request_that_timed_out() {
     // cli 10.3: the timeout of the command and that of its request end together; which one fires first must not matter
     let race = WriteRace::start().await;
     let relay = TcpRelay::to(&race.etcd.address()).await;

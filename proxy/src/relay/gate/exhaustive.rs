@@ -21,7 +21,7 @@ use self::lease_end::LeaseEnd;
 
 // fencing F-1, F-3: after the generation was published, the gate is found closed
 #[test]
-fn nothing_is_admitted_after_what_follows_the_closing() {
+fn nothing_is_admitted_after_the_close_was_observed() {
     loom::model(|| {
         let (gate, published) = (Arc::new(LeaseEnd::new(100)), Arc::new(AtomicBool::new(false)));
         let relay = {
@@ -73,7 +73,7 @@ fn closing_wins_over_a_renewal_that_races_with_it() {
 }
 
 #[test]
-fn one_of_all_that_see_the_lease_end_closes_it() {
+fn exactly_one_caller_closes_an_expired_gate() {
     loom::model(|| {
         let gate = Arc::new(LeaseEnd::new(100));
         let others = [100, 101].map(|now| {
@@ -90,18 +90,18 @@ fn one_of_all_that_see_the_lease_end_closes_it() {
 
 // concurrent scrapes add the bytes of each thread once (see `metrics::SummedCounter`)
 #[test]
-fn sums_of_counts_are_told_once() {
+fn concurrent_sums_add_everything_once() {
     loom::model(|| {
-        let (count, told, counter) = (
+        let (count, reported, counter) = (
             Arc::new(AtomicU64::new(0)),
             Arc::new(AtomicU64::new(0)),
             Arc::new(AtomicU64::new(0)),
         );
         let scrape = {
-            let (count, told, counter) = (Arc::clone(&count), Arc::clone(&told), Arc::clone(&counter));
+            let (count, reported, counter) = (Arc::clone(&count), Arc::clone(&reported), Arc::clone(&counter));
             move || {
                 let sum = count.load(Ordering::Relaxed);
-                let before = told.fetch_max(sum, Ordering::Relaxed);
+                let before = reported.fetch_max(sum, Ordering::Relaxed);
                 counter.fetch_add(sum.saturating_sub(before), Ordering::Relaxed);
             }
         };

@@ -35,7 +35,7 @@ fn bulk_is_spliced_and_small_messages_are_copied() {
 }
 
 #[test]
-fn what_the_kernel_does_not_splice_is_copied_and_counted() {
+fn sockets_that_the_kernel_does_not_splice_are_copied_and_counted() {
     run(async {
         for refusal in [Errno::INVAL, Errno::NOSYS, Errno::PERM] {
             refuse(Some(refusal));
@@ -80,7 +80,7 @@ fn a_pipe_that_holds_bytes_at_the_end_is_closed_and_not_used_again() {
 
 // proxy section 4
 #[test]
-fn the_mark_stays_up_while_the_sink_is_full_and_goes_down_when_the_other_side_is_heard() {
+fn the_mark_stays_raised_while_the_sink_is_full_and_is_reset_by_data_in_the_other_direction() {
     run(async {
         let (client, inner_client) = connection(None).await;
         let (inner_server, server) = connection(None).await;

@@ -174,7 +174,7 @@ fn check(
         );
     }
     if observed.orderly && !observed.failed && !closing && ending == Ending::Finish {
-        prop_assert!(peer_ending != Ending::Reset, "a reset was taken for an orderly end");
+        prop_assert!(peer_ending != Ending::Reset, "a reset was mistaken for an orderly end");
         prop_assert_eq!(observed.got.len(), peer.sent, "an orderly end before all bytes");
     }
     Ok(())

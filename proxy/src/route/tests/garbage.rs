@@ -167,7 +167,7 @@ fn byte_changes() -> impl Strategy<Value = Vec<ByteChange>> {
 /// Returns the pointers (RFC 6901) to all values; those that a route depends on three times, so that they are hit more
 /// often.
 fn pointers(document: &Value) -> Vec<String> {
-    fn walk(value: &Value, path: &str, all: &mut Vec<String>) {
+    fn collect(value: &Value, path: &str, all: &mut Vec<String>) {
         let matters = ["/proxy", "/dbs", "/formatVersion", "/cluster/spec"];
         let times = if matters.iter().any(|part| path.starts_with(part)) {
             3
@@ -178,16 +178,16 @@ fn pointers(document: &Value) -> Vec<String> {
         match value {
             Value::Object(members) => members
                 .iter()
-                .for_each(|(name, value)| walk(value, &format!("{path}/{name}"), all)),
+                .for_each(|(name, value)| collect(value, &format!("{path}/{name}"), all)),
             Value::Array(values) => values
                 .iter()
                 .enumerate()
-                .for_each(|(at, value)| walk(value, &format!("{path}/{at}"), all)),
+                .for_each(|(at, value)| collect(value, &format!("{path}/{at}"), all)),
             _ => {}
         }
     }
     let mut all = Vec::new();
-    walk(document, "", &mut all);
+    collect(document, "", &mut all);
     all
 }
 
@@ -364,13 +364,13 @@ fn check_bytes(bytes: &[u8], me: &str) -> Result<DecisionKind, TestCaseError> {
         PublishInfo::Must(generation) => i128::from(generation),
         other => return Err(TestCaseError::fail(format!("{other:?}"))),
     };
-    let said = descend(&document, &["proxy", "generation"]);
-    prop_assert!(said.contains(&&Json::Int(generation)) || generation == 0);
+    let generations = descend(&document, &["proxy", "generation"]);
+    prop_assert!(generations.contains(&&Json::Int(generation)) || generation == 0);
     Ok(DecisionKind::Open)
 }
 
 #[test]
-fn damaged_cluster_data_open_a_route_to_nothing_but_what_they_name() {
+fn damaged_cluster_data_open_no_route_that_they_do_not_name() {
     let asked = std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok());

@@ -49,7 +49,7 @@ fn the_complete_example_has_the_tabs_of_the_reference() {
 }
 
 #[test]
-fn an_empty_cluster_is_told_in_words() {
+fn an_empty_cluster_is_shown_in_words() {
     // cli 18.19
     let data = ClusterData::parse(br#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"}}}"#)
         .unwrap()
@@ -140,7 +140,7 @@ fn a_broken_document_is_shown_as_it_is() {
 }
 
 #[test]
-fn a_document_with_countless_ways_down_is_drawn_in_no_time() {
+fn a_document_with_exponentially_many_paths_is_drawn_quickly() {
     // Each db follows the one before twice: 2^200 paths. And a chain deeper than any stack.
     let twice: Vec<String> = (1..=200)
         .map(|n| db(&format!("d{n}"), "k", &[&format!("d{}", n + 1), &format!("d{}", n + 1)]))
@@ -153,7 +153,7 @@ fn a_document_with_countless_ways_down_is_drawn_in_no_time() {
 }
 
 #[test]
-fn problems_stand_at_the_end_and_only_when_there_are_some() {
+fn problems_are_printed_last_and_only_if_there_are_some() {
     let data = data(r#""keepers":{},"dbs":{}"#);
     let infos: Vec<KeeperInfo> = from_slice(
         br#"[{"uid":"b","problems":[{"kind":"login","text":"refused\u001b[2J\nnext","remedy":"set it"},{"kind":"x","text":"y"}]},
