@@ -81,6 +81,7 @@ pub fn decide_address(
     now: Boottime,
 ) -> MasterAddress {
     let in_use = in_use.filter(|in_use| now < in_use.confirmed_until);
+    // `fallback` is the decision without an address in use.
     let (reason, fallback) = match answer {
         LookupResult::Addresses(addresses) => {
             let preferred = in_use.map(|in_use| in_use.address).or(preferred);

@@ -317,6 +317,7 @@ impl CheckIn {
         let key = self.store.keys().cluster_data();
         let mut cached = self.cached.take();
         loop {
+            // Before every decision: a pause that the boottime clock has not counted may have outlasted the lease.
             self.check_clocks();
             let document = match cached.take() {
                 Some(document) => document,
@@ -330,6 +331,7 @@ impl CheckIn {
                 self.start_listening(read_at).await?;
             }
             let endpoint = stored.master_endpoint().map(|(_, endpoint)| endpoint);
+            // A lookup may take long, and a route to a master that is not named any more must not wait for it.
             self.close_renamed_route(endpoint.as_ref());
             let (network, master_address) = self
                 .resolve_master(&stored, left(limit).ok_or(CheckInError::TimedOut(limit))?)
@@ -343,6 +345,7 @@ impl CheckIn {
                 StoredClusterData::Absent | StoredClusterData::Unusable(_) => self.timing(),
             };
             self.close_ended_route(&decision); // before anything is published (fencing F-1)
+            // A late answer to an earlier request must not renew the lease after a decision that publishes nothing.
             if decision.publish == PublishInfo::No {
                 self.requests.discard();
             }
@@ -389,12 +392,14 @@ impl CheckIn {
                     }
                 }
             };
+            // The same for a pause since the request was sent.
             if self.check_clocks() {
                 return Err(CheckInError::ClockJumped);
             }
             if matches!(stored, StoredClusterData::Usable(_)) {
                 self.applied_timing = Some(timing);
             }
+            // An address that was only kept must not be renewed by this check-in, which has not confirmed it.
             let kept_until = match &master_address {
                 Some(MasterAddress::Kept { until, .. }) => Some(*until),
                 _ => None,

@@ -200,7 +200,7 @@ impl Listener {
         let clients = Arc::new(AtomicUsize::new(0));
         let address = bound.address;
         let disconnector = Disconnector {
-            threads: threads.iter().map(|thread| thread.handle.clone()).collect(),
+            threads: threads.iter().map(|worker| worker.handle.clone()).collect(),
             metrics: Arc::clone(&metrics),
         };
         let handle = ListenerHandle {
@@ -227,10 +227,10 @@ impl Listener {
         };
         let threads = threads
             .into_iter()
-            .map(|thread| RelayWorker {
-                handle: thread.handle,
-                connections: thread.connections,
-                context: Arc::new(context(thread.counters)),
+            .map(|worker| RelayWorker {
+                handle: worker.handle,
+                connections: worker.connections,
+                context: Arc::new(context(worker.counters)),
             })
             .collect();
         let admission = Admission {
@@ -258,7 +258,7 @@ impl Listener {
     /// Follows commands until one of them sets `stop`. Returns an error only if the system has no timer for it.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     pub async fn run(mut self) -> io::Result<()> {
-        let alarm = BoottimeTimer::new()?;
+        let lease_timer = BoottimeTimer::new()?;
         let mut listening: Option<AsyncFd<OwnedFd>> = None;
         let mut was_leased = false;
         loop {
@@ -271,8 +271,10 @@ impl Listener {
                 .backend
                 .as_ref()
                 .map_or(0, |backend| backend.clients.load(Ordering::Relaxed));
-            let expired = |backend: &Arc<Backend>| self.disconnector.disconnect_at_lease_end(&backend.gate, now);
-            if command.backend.as_ref().is_some_and(expired) {
+            // Checked in every round, because the check-in that would close the route may be what hangs (fencing F-4).
+            let lease_has_ended =
+                |backend: &Arc<Backend>| self.disconnector.disconnect_at_lease_end(&backend.gate, now);
+            if command.backend.as_ref().is_some_and(lease_has_ended) {
                 self.admission.metrics.set_route_open(false, wall_clock());
             }
             let leased = command.lease_end.is_some_and(|end| now < end);
@@ -286,26 +288,28 @@ impl Listener {
                 }
             }
             was_leased = leased;
+            // A draining proxy does not bind again: it will not listen any more.
             if command.drain && listening.take().is_some() {
                 self.set_state(ListenState::Stopped);
                 info!("Stopping listening");
             }
-            let wanted = leased && !command.drain;
-            if wanted && listening.is_none() {
+            let should_listen = leased && !command.drain;
+            if should_listen && listening.is_none() {
                 listening = self.listen();
             }
-            let first_held_until = self.admission.release_held(&command, now);
-            let ends = [
+            let first_hold_end = self.admission.release_held(&command, now);
+            // The route may end before the lease: an address that was only kept ends with the lease that confirmed it.
+            let deadlines = [
                 command.lease_end.filter(|_| leased),
                 command.backend.as_ref().and_then(|backend| backend.gate.lease_end()),
             ];
-            let next_end = ends.into_iter().flatten().min();
-            let again = wanted && listening.is_none();
+            let next_deadline = deadlines.into_iter().flatten().min();
+            let retry_listen = should_listen && listening.is_none();
             tokio::select! {
                 changed = self.commands.changed() => if changed.is_err() { return Ok(()) },
-                rung = alarm.wait_until(next_end.unwrap_or_default()), if next_end.is_some() => rung?,
-                () = tokio::time::sleep(LISTEN_RETRY_PAUSE), if again => {}
-                () = tokio::time::sleep(first_held_until.unwrap_or(now).since(now)), if first_held_until.is_some() => {}
+                fired = lease_timer.wait_until(next_deadline.unwrap_or_default()), if next_deadline.is_some() => fired?,
+                () = tokio::time::sleep(LISTEN_RETRY_PAUSE), if retry_listen => {}
+                () = tokio::time::sleep(first_hold_end.unwrap_or(now).since(now)), if first_hold_end.is_some() => {}
                 () = self.admission.accept_batch(listening.as_ref(), &command), if listening.is_some() => {}
             }
         }
@@ -418,7 +422,7 @@ impl Admission {
                 *spare_fd = open_spare_descriptor();
                 if closed {
                     self.metrics.accepted.increment(1);
-                    self.metrics.refused(RefusalReason::Descriptors);
+                    self.metrics.count_refused(RefusalReason::Descriptors);
                 }
                 (!closed).then_some(ACCEPT_PAUSE)
             }
@@ -442,17 +446,19 @@ impl Admission {
         self.metrics.accepted.increment(1);
         let now = Boottime::now();
         let backend = command.backend.as_ref().filter(|backend| backend.gate.is_open(now));
-        let holds = command.master_changing && !self.config.hold.is_zero();
-        if backend.is_none() && !holds {
-            return self.metrics.refused(RefusalReason::RouteClosed);
+        // A change of the master is expected to be short; with any other reason clients are closed at once (proxy P-8).
+        let can_hold = command.master_changing && !self.config.hold.is_zero();
+        if backend.is_none() && !can_hold {
+            return self.metrics.count_refused(RefusalReason::RouteClosed);
         }
         let max = self.config.max_connections;
         if self.clients.load(Ordering::Relaxed) >= max {
             self.log_limits
                 .max_connections
                 .log(|| warn!(max, "as many clients as --max-connections allows, closing more"));
-            return self.metrics.refused(RefusalReason::Limit);
+            return self.metrics.count_refused(RefusalReason::Limit);
         }
+        // Held clients count as well, so that they cannot exhaust the descriptors.
         let count = ConnectionCount::new(&self.clients);
         match backend {
             Some(backend) => self.start_session(client, count, backend),
@@ -464,11 +470,11 @@ impl Admission {
         let mut queue = self.hold_queue.lock().unwrap_or_else(PoisonError::into_inner);
         let (has_room, removed) = queue.make_room(self.config.hold_max, now);
         for _ in 0..removed {
-            self.metrics.released(HoldOutcome::Abandoned);
+            self.metrics.count_hold_outcome(HoldOutcome::Abandoned);
         }
         if !has_room {
             self.metrics.set_held(queue.clients.len());
-            return self.metrics.refused(RefusalReason::HoldFull);
+            return self.metrics.count_refused(RefusalReason::HoldFull);
         }
         let until = now + self.config.hold;
         queue.clients.push_back(HeldClient { client, until, count });
@@ -483,19 +489,20 @@ impl Admission {
             return None;
         }
         let backend = command.backend.as_ref().filter(|backend| backend.gate.is_open(now));
+        // Oldest first, so the first client that has to stay ends the loop: all later ones expire later.
         while let Some(held) = queue.clients.front() {
-            let over = held.until <= now;
-            if backend.is_none() && !over && command.master_changing && !command.drain {
+            let expired = held.until <= now;
+            if backend.is_none() && !expired && command.master_changing && !command.drain {
                 break;
             }
             let held = queue.clients.pop_front().expect("the queue is not empty");
             match backend {
                 Some(backend) if !command.drain => {
-                    self.metrics.released(HoldOutcome::Connected);
+                    self.metrics.count_hold_outcome(HoldOutcome::Connected);
                     self.start_session(held.client, held.count, backend);
                 }
-                _ if over => self.metrics.released(HoldOutcome::Expired),
-                _ => self.metrics.released(HoldOutcome::RouteClosed),
+                _ if expired => self.metrics.count_hold_outcome(HoldOutcome::Expired),
+                _ => self.metrics.count_hold_outcome(HoldOutcome::RouteClosed),
             }
         }
         self.metrics.set_held(queue.clients.len());
@@ -503,17 +510,17 @@ impl Admission {
     }
 
     fn start_session(&self, client: OwnedFd, count: ConnectionCount, backend: &Arc<Backend>) {
-        let least = self
+        let least_loaded = self
             .workers
             .iter()
-            .min_by_key(|thread| thread.connections.load(Ordering::Relaxed));
-        let thread = least.expect("a listener is made with one thread at least, see `args`");
+            .min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
+        let worker = least_loaded.expect("a listener is made with one thread at least, see `args`");
         let session = ClientSession {
             backend: BackendGuard::new(backend),
-            context: Arc::clone(&thread.context),
-            _counts: [count, ConnectionCount::new(&thread.connections)],
+            context: Arc::clone(&worker.context),
+            _counts: [count, ConnectionCount::new(&worker.connections)],
         };
-        thread.handle.spawn(session.run(client));
+        worker.handle.spawn(session.run(client));
     }
 }
 

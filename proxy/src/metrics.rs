@@ -194,7 +194,7 @@ impl SummedCounter {
 pub struct Metrics {
     /// Clients accepted.
     pub accepted: ReadableCounter,
-    /// Connections between a client and the master; see [`Metrics::opened`].
+    /// Connections between a client and the master; see [`Metrics::connection_opened`].
     open: Gauge,
     refused: [ReadableCounter; RefusalReason::ALL.len()],
     ended: [ReadableCounter; END_REASONS.len()],
@@ -324,27 +324,27 @@ impl Metrics {
     }
 
     /// Counts a client that was not connected to the master.
-    pub fn refused(&self, reason: RefusalReason) {
+    pub fn count_refused(&self, reason: RefusalReason) {
         self.refused[reason as usize].increment(1);
     }
 
     /// Counts a client that is no longer held; also as refused, unless it was connected to the new master.
-    pub fn released(&self, result: HoldOutcome) {
+    pub fn count_hold_outcome(&self, result: HoldOutcome) {
         self.holds[result as usize].increment(1);
         if let Some(reason) = result.refusal() {
-            self.refused(reason);
+            self.count_refused(reason);
         }
     }
 
     /// Counts a connection as open until the returned guard is dropped.
-    pub fn opened(&self, took: Duration) -> OpenConnection<'_> {
+    pub fn connection_opened(&self, took: Duration) -> OpenConnection<'_> {
         self.connect.record(took.as_secs_f64());
         self.open.increment(1.0);
         OpenConnection(&self.open)
     }
 
     /// Counts an ended connection. `cut` is why its gate closed, if it did.
-    pub fn ended(&self, ended: &RelayEnd, cut: Option<CloseReason>) {
+    pub fn count_ended(&self, ended: &RelayEnd, cut: Option<CloseReason>) {
         self.ended[end_reason(ended, cut)].increment(1);
     }
 

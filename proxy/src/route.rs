@@ -187,7 +187,10 @@ pub fn decide(stored: &StoredClusterData, network: &NetworkFacts, me: &ProxyUid)
         renews_lease: renews,
     };
     let checked = match stored {
+        // The store has answered, so the lease is renewed. There is no generation to publish.
         StoredClusterData::Absent => return decision(ClosedReason::NoClusterData, PublishInfo::No, true),
+        // Not renewed: at the end of the lease the listening socket closes as well, so that a load balancer can use
+        // another proxy (proxy P-4).
         StoredClusterData::Unusable(unusable) => {
             return decision(ClosedReason::UnusableData(unusable.clone()), PublishInfo::No, false);
         }
@@ -196,10 +199,13 @@ pub fn decide(stored: &StoredClusterData, network: &NetworkFacts, me: &ProxyUid)
     let Some(proxy) = &checked.data.proxy else {
         return decision(ClosedReason::NoProxyObject, PublishInfo::Try(0), true);
     };
+    // A change of the master begins like this (fencing F-5), and the sentinel waits for the generation. A failure to
+    // publish it delays the change but is safe, because the route is closed.
     let Some((uid, db)) = checked.data.proxied_master() else {
         let named = proxy.spec.master_db_uid.clone();
         return decision(ClosedReason::NoDb(named), PublishInfo::Try(proxy.generation), true);
     };
+    // Nothing is published: the generation names a master that this proxy cannot connect to.
     let Some(master) = network.master else {
         return decision(
             ClosedReason::NoAddress(uid.clone(), AdvertisedAddress::of(db)),
@@ -210,6 +216,7 @@ pub fn decide(stored: &StoredClusterData, network: &NetworkFacts, me: &ProxyUid)
     if is_own_address(network, master) {
         return decision(ClosedReason::OwnAddress(master), PublishInfo::No, true);
     }
+    // Published all the same: the sentinel enables the proxies that have published their info (sentinel P-7).
     if !proxy.spec.enabled_proxies.contains(me) {
         return decision(
             ClosedReason::NotEnabled(master),

@@ -106,8 +106,8 @@ mod tests {
 
     use super::*;
 
-    const AT_ONCE: Duration = Duration::ZERO;
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const NO_WAIT: Duration = Duration::ZERO;
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
     /// Returns a resolver that hangs until an answer is sent to it.
     fn scripted() -> (Resolver, Sender<io::Result<Vec<SocketAddr>>>) {
@@ -138,20 +138,20 @@ mod tests {
         let (mut resolver, answers) = scripted();
         for _ in 0..3 {
             assert_eq!(
-                resolver.look_up_within(&named("db"), AT_ONCE).await,
+                resolver.look_up_within(&named("db"), NO_WAIT).await,
                 LookupResult::Pending
             );
         }
         answers.send(Ok(stored(1))).unwrap();
-        let woken = tokio::time::timeout(PATIENCE, resolver.finished()).await;
+        let woken = tokio::time::timeout(ANSWER_TIMEOUT, resolver.finished()).await;
         woken.expect("its end is noticed");
         // All calls shared one lookup: the next one has to wait for another answer.
         assert_eq!(
-            resolver.look_up_within(&named("db"), PATIENCE).await,
+            resolver.look_up_within(&named("db"), ANSWER_TIMEOUT).await,
             LookupResult::Addresses(stored(1))
         );
         assert_eq!(
-            resolver.look_up_within(&named("db"), AT_ONCE).await,
+            resolver.look_up_within(&named("db"), NO_WAIT).await,
             LookupResult::Pending
         );
     }
@@ -160,16 +160,16 @@ mod tests {
     async fn an_answer_for_another_name_is_not_returned() {
         let (mut resolver, answers) = scripted();
         assert_eq!(
-            resolver.look_up_within(&named("old"), AT_ONCE).await,
+            resolver.look_up_within(&named("old"), NO_WAIT).await,
             LookupResult::Pending
         );
         assert_eq!(
-            resolver.look_up_within(&named("new"), AT_ONCE).await,
+            resolver.look_up_within(&named("new"), NO_WAIT).await,
             LookupResult::Pending
         );
         answers.send(Ok(stored(1))).unwrap();
         answers.send(Err(io::Error::other("no such name"))).unwrap();
-        let answer = resolver.look_up_within(&named("new"), PATIENCE).await;
+        let answer = resolver.look_up_within(&named("new"), ANSWER_TIMEOUT).await;
         // Either thread may take either answer; that of the old name is never returned.
         assert!(
             matches!(answer, LookupResult::Addresses(_) | LookupResult::Failed(_)),
@@ -183,11 +183,11 @@ mod tests {
         let (mut resolver, answers) = scripted();
         for number in 0..LOOKUPS_MAX {
             assert_eq!(
-                resolver.look_up_within(&named(&number.to_string()), AT_ONCE).await,
+                resolver.look_up_within(&named(&number.to_string()), NO_WAIT).await,
                 LookupResult::Pending
             );
         }
-        let refused = resolver.look_up_within(&named("one more"), AT_ONCE).await;
+        let refused = resolver.look_up_within(&named("one more"), NO_WAIT).await;
         assert_eq!(
             refused,
             LookupResult::Failed("4 earlier lookups are still not answered".to_owned())
@@ -199,7 +199,7 @@ mod tests {
     async fn invalid_names_are_errors() {
         let mut resolver = Resolver::system();
         for host in ["", "\0", "no such host", &"a".repeat(100_000)] {
-            let answer = resolver.look_up_within(&named(host), PATIENCE).await;
+            let answer = resolver.look_up_within(&named(host), ANSWER_TIMEOUT).await;
             assert!(matches!(answer, LookupResult::Failed(_)), "{host:?}: {answer:?}");
         }
     }

@@ -79,7 +79,7 @@ impl CheckIn {
         }
         match route {
             Route::Closed(reason) => self.status.route_closed(reason.to_string()),
-            Route::Open { .. } if self.open_route.is_none() => self.status.route_closed("not announced yet".to_owned()),
+            Route::Open { .. } if self.open_route.is_none() => self.status.route_closed("not published yet".to_owned()),
             Route::Open { .. } => {}
         }
         if let Route::Closed(reason) = route {

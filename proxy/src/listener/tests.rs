@@ -46,8 +46,8 @@ fn accepted_sockets_inherit_the_options() {
     assert!(accepted.out_of_band_inline().unwrap());
     assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(11));
     assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
-    let patience = accepted.tcp_user_timeout().unwrap().unwrap_or_default();
-    assert!(patience.is_zero(), "it would replace keepalive");
+    let user_timeout = accepted.tcp_user_timeout().unwrap().unwrap_or_default();
+    assert!(user_timeout.is_zero(), "it would replace keepalive");
 }
 
 // proxy section 4

@@ -42,7 +42,7 @@ impl Socket {
 
     fn io(&self) -> &Arc<SharedFd> {
         let io = self.io.as_ref();
-        io.expect("only `widen` takes it, and if that fails the connection ends")
+        io.expect("it is absent only within `watch_writable` and after its failure, which ends the connection")
     }
 
     /// Returns another handle, to wait for errors only.

@@ -107,7 +107,7 @@ fn a_short_pause_of_the_proxy_drops_nothing() {
 
 /// Runs a failover while the network between the proxy and its store is disturbed: no late answer may arrive, and
 /// clients must reach the new master once the network is restored.
-fn failover_under(weather: impl Fn(&TcpRelay) + 'static) {
+fn failover_under(disturb: impl Fn(&TcpRelay) + 'static) {
     run_test(async move {
         let mut harness = ProxyHarness::with_short_lease().await;
         let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
@@ -116,7 +116,7 @@ fn failover_under(weather: impl Fn(&TcpRelay) + 'static) {
         harness.publish(Some(&a), &[&proxy]).await;
         proxy.wait_for_client(b'A').await;
         let continuous_clients: Vec<ContinuousClient> = (0..3).map(|_| ContinuousClient::start(&proxy)).collect();
-        weather(&relay);
+        disturb(&relay);
         harness.fail_over(&proxy, &a, &b).await;
         // A client that still reaches the old master gets late answers now.
         tokio::time::sleep(SHORT_TIMEOUT / 2).await;

@@ -171,12 +171,12 @@ fn an_unchanged_address_keeps_connections_through_every_other_change() {
         harness.set_timing(CHECK_INTERVAL / 2, STEADY_TIMEOUT);
         let generation = harness.publish(Some(&master), &[&proxy]).await;
         harness.acknowledged(&proxy, generation).await;
-        eventually("the smaller timeout to be announced", TEST_TIMEOUT, async || {
-            let announced = published_timeout(&harness, &proxy).await;
-            if announced == STEADY_TIMEOUT {
+        eventually("the smaller timeout to be published", TEST_TIMEOUT, async || {
+            let published = published_timeout(&harness, &proxy).await;
+            if published == STEADY_TIMEOUT {
                 Ok(())
             } else {
-                Err(format!("{announced:?}"))
+                Err(format!("{published:?}"))
             }
         })
         .await;

@@ -133,7 +133,7 @@ enum ValueChange {
 #[derive(Debug, Clone)]
 enum ByteChange {
     Flip { at: Index, mask: u8 },
-    Cut { at: Index, bytes: usize },
+    Truncate { at: Index, bytes: usize },
     End { at: Index },
     Copy { from: Index, bytes: usize, to: Index },
     Insert { at: Index, bytes: Vec<u8> },
@@ -154,7 +154,7 @@ fn byte_changes() -> impl Strategy<Value = Vec<ByteChange>> {
     let index = any::<Index>;
     let scratch = prop_oneof![
         3 => (index(), 1..=u8::MAX).prop_map(|(at, mask)| ByteChange::Flip { at, mask }),
-        2 => (index(), 1..40_usize).prop_map(|(at, bytes)| ByteChange::Cut { at, bytes }),
+        2 => (index(), 1..40_usize).prop_map(|(at, bytes)| ByteChange::Truncate { at, bytes }),
         1 => index().prop_map(|at| ByteChange::End { at }),
         2 => (index(), 1..400_usize, index()).prop_map(|(from, bytes, to)| ByteChange::Copy { from, bytes, to }),
         2 => (index(), "[ -~]{1,12}").prop_map(|(at, text)| ByteChange::Insert { at, bytes: text.into_bytes() }),
@@ -250,7 +250,7 @@ fn apply_changes(document: &Value, value_changes: &[ValueChange], byte_changes: 
                     *byte ^= mask;
                 }
             }
-            ByteChange::Cut {
+            ByteChange::Truncate {
                 at: place,
                 bytes: count,
             } => {
