@@ -21,13 +21,13 @@ use tokio::task::JoinHandle;
 /// The clients that insert without pause.
 pub const CLIENTS: usize = 8;
 /// How many more rows each client commits before the cluster counts as recovered.
-const SERVED_AGAIN: i64 = 20;
+const ROWS_WHEN_RECOVERED: i64 = 20;
 /// PostgreSQL's request for TLS, which every server answers with one byte before anything else (manual 55.2.9).
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// What happens to the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum FailureEvent {
     /// SIGKILL of the master's keeper and of every process of its PostgreSQL.
     Kill9,
     /// SIGTERM of the master's keeper.
@@ -46,7 +46,7 @@ pub enum Event {
     Nothing,
 }
 
-impl Event {
+impl FailureEvent {
     /// All in which something happens.
     pub const ALL: [Self; 7] = [
         Self::Kill9,
@@ -78,7 +78,7 @@ impl Event {
     }
 }
 
-impl fmt::Display for Event {
+impl fmt::Display for FailureEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -86,7 +86,7 @@ impl fmt::Display for Event {
 
 /// The cluster of a run, and how its programs reach the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Setting {
+pub struct Scenario {
     /// The intervals.
     pub profile: Profile,
     /// proxyCheckInterval and proxyTimeout, where they are others than the profile's.
@@ -98,7 +98,7 @@ pub struct Setting {
     /// The delay of what the store sends.
     pub store: StoreDelay,
     /// How long the cluster is watched where nothing happens.
-    pub watched_for: Duration,
+    pub observe_for: Duration,
 }
 
 /// How late the programs get what the store sends. It is delayed once the cluster stands, and what is sent meanwhile is
@@ -114,11 +114,11 @@ pub enum StoreDelay {
 }
 
 /// How long a cluster runs on a slow store before something happens to it.
-const SETTLES_FOR: Duration = Duration::from_secs(20);
+const SLOW_STORE_WARM_UP: Duration = Duration::from_secs(20);
 
 /// What one run gave.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct FailoverOutcome {
     /// From the event to the proxy section that names another master, as etcd has it.
     pub published: Option<Duration>,
     /// Requests a second that etcd was sent by all programs, where nothing happened.
@@ -152,39 +152,39 @@ pub struct Outcome {
 /// # Panics
 ///
 /// When the cluster does not come up or does not recover in time.
-pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
+pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<FailoverOutcome> {
     let profile = setting.profile;
     let mut cluster = start(setting).await;
     let through = cluster.sql_config("proxy0");
     Writers::create_table(&SqlClient::connect(&through).await?).await?;
     let writers = Writers::start(&through, CLIENTS);
-    served(&writers, 100).await;
+    wait_rows(&writers, 100).await;
     let old_server = cluster.postmaster("keeper0").context("the master runs")?;
     slow_down(setting.store, &cluster).await;
 
     let watch = cluster
         .store
         .watch(vec![Target::Key(cluster.store.keys().cluster_data())], None);
-    let first_byte = FirstByte::probe(cluster.port("proxy0"));
+    let first_byte = FirstByteProbe::start(cluster.port("proxy0"));
     let errors_before: u64 = writers.stats().iter().flat_map(|met| met.errors.values()).sum();
     writers.reset_gaps();
     let began = now();
     let mut store_requests = None;
     let store_back = match event {
-        Event::Nothing => {
-            store_requests = Some(idle(&cluster, setting.watched_for).await?);
+        FailureEvent::Nothing => {
+            store_requests = Some(count_requests(&cluster, setting.observe_for).await?);
             None
         }
-        event => act(event, profile, &mut cluster).await,
+        event => cause(event, profile, &mut cluster).await,
     };
 
     let limit = profile.fail_interval() * 4 + LONG_TIMEOUT;
     let commit = if event.fails_over() {
-        Some(published(&watch, limit).await?)
+        Some(wait_published(&watch, limit).await?)
     } else {
         None
     };
-    if event == Event::Pgkill {
+    if event == FailureEvent::Pgkill {
         eventually("another postmaster", limit, async || {
             cluster
                 .postmaster("keeper0")
@@ -193,7 +193,7 @@ pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
         })
         .await;
     }
-    served(&writers, SERVED_AGAIN).await;
+    wait_rows(&writers, ROWS_WHEN_RECOVERED).await;
     let after_store = store_back.and_then(|back| {
         let first = writers
             .stats()
@@ -202,7 +202,7 @@ pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
             .max();
         first.map(|first| first.since(back))
     });
-    let commit_to_byte = commit.and_then(|commit| first_byte.after(commit));
+    let commit_to_byte = commit.and_then(|commit| first_byte.first_after(commit));
 
     let met = writers.stop();
     let mut gaps: Vec<Duration> = met.iter().map(|met| met.longest_gap).collect();
@@ -217,14 +217,14 @@ pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
         .map(|log| log.matches("sentinel leadership lost").count())
         .sum();
     let dropped = errors.values().sum::<u64>() - errors_before;
-    if event == Event::Nothing {
+    if event == FailureEvent::Nothing {
         ensure!(
             cluster.postmaster("keeper0") == Some(old_server),
             "the server was started again"
         );
         eprintln!("{dropped} errors of clients while nothing happened");
     }
-    Ok(Outcome {
+    Ok(FailoverOutcome {
         published: commit.map(|commit| commit.since(began)),
         store_requests,
         leaderships_lost,
@@ -239,7 +239,7 @@ pub async fn run(event: Event, setting: Setting) -> anyhow::Result<Outcome> {
     })
 }
 
-async fn start(setting: Setting) -> Cluster {
+async fn start(setting: Scenario) -> Cluster {
     let mut builder = Cluster::builder(setting.profile)
         .sentinels(setting.sentinels)
         .keepers(setting.keepers)
@@ -261,11 +261,11 @@ async fn slow_down(store: StoreDelay, cluster: &Cluster) {
     for relay in cluster.relays.iter().take(count) {
         relay.set(Direction::ToClient, NetworkCondition::Delay(delay));
     }
-    tokio::time::sleep(SETTLES_FOR).await;
+    tokio::time::sleep(SLOW_STORE_WARM_UP).await;
 }
 
 /// Lets the cluster be, and counts what etcd is asked meanwhile.
-async fn idle(cluster: &Cluster, time: Duration) -> anyhow::Result<f64> {
+async fn count_requests(cluster: &Cluster, time: Duration) -> anyhow::Result<f64> {
     let (before, began) = (requests_started(&cluster.etcd.address()).await?, now());
     tokio::time::sleep(time).await;
     let count = requests_started(&cluster.etcd.address()).await? - before;
@@ -294,13 +294,13 @@ pub fn median(sorted: &[Duration]) -> Duration {
 }
 
 /// Does it; gives when etcd answered again, where it was stopped.
-async fn act(event: Event, profile: Profile, cluster: &mut Cluster) -> Option<Boottime> {
+async fn cause(event: FailureEvent, profile: Profile, cluster: &mut Cluster) -> Option<Boottime> {
     match event {
-        Event::Kill9 => cluster.kill_keeper_and_postgres("keeper0"),
-        Event::Term => cluster.process("keeper0").signal(Signal::TERM),
-        Event::Pgkill => cluster.kill_postmaster("keeper0"),
-        Event::Freeze => cluster.freeze("keeper0"),
-        Event::Brain => {
+        FailureEvent::Kill9 => cluster.kill_keeper_and_postgres("keeper0"),
+        FailureEvent::Term => cluster.process("keeper0").signal(Signal::TERM),
+        FailureEvent::Pgkill => cluster.kill_postmaster("keeper0"),
+        FailureEvent::Freeze => cluster.freeze("keeper0"),
+        FailureEvent::Brain => {
             let leader = eventually("a leading sentinel", LONG_TIMEOUT, async || {
                 cluster.leading_sentinel().await.map_err(error_text)
             })
@@ -309,11 +309,11 @@ async fn act(event: Event, profile: Profile, cluster: &mut Cluster) -> Option<Bo
             tokio::time::sleep(Duration::from_secs(1)).await;
             cluster.kill_keeper_and_postgres("keeper0");
         }
-        Event::StoreHalf | Event::StoreDouble => {
+        FailureEvent::StoreHalf | FailureEvent::StoreDouble => {
             let timeout = profile.proxy_timeout();
             // the fast profile's half is 1 s, the longest outage that costs no connection there
             let away = match (event, profile) {
-                (Event::StoreDouble, _) => timeout * 2,
+                (FailureEvent::StoreDouble, _) => timeout * 2,
                 (_, Profile::Fast) => Duration::from_secs(1),
                 _ => timeout / 2,
             };
@@ -324,13 +324,13 @@ async fn act(event: Event, profile: Profile, cluster: &mut Cluster) -> Option<Bo
             tokio::time::sleep(remaining).await;
             return Some(cluster.restart_etcd().await);
         }
-        Event::Nothing => {}
+        FailureEvent::Nothing => {}
     }
     None
 }
 
 /// Waits until every client has committed so many more rows.
-async fn served(writers: &Writers, rows: i64) {
+async fn wait_rows(writers: &Writers, rows: i64) {
     let before: Vec<i64> = writers
         .stats()
         .iter()
@@ -353,7 +353,7 @@ async fn served(writers: &Writers, rows: i64) {
 }
 
 /// Waits for the proxy section that names another master than `keeper0`, and gives when it arrived.
-async fn published(watch: &Watch, limit: Duration) -> anyhow::Result<Boottime> {
+async fn wait_published(watch: &Watch, limit: Duration) -> anyhow::Result<Boottime> {
     let arrived = async {
         loop {
             for change in watch.changed().await.keys.into_values() {
@@ -376,22 +376,22 @@ async fn published(watch: &Watch, limit: Duration) -> anyhow::Result<Boottime> {
 }
 
 /// Knocks at the proxy all the time and notes when a server's byte came through.
-struct FirstByte {
+struct FirstByteProbe {
     seen: std::sync::Arc<std::sync::Mutex<Vec<Boottime>>>,
     task: JoinHandle<()>,
 }
 
-impl FirstByte {
+impl FirstByteProbe {
     /// How many bytes are remembered: the newest.
     const REMEMBERED: usize = 100_000;
 
-    fn probe(port: u16) -> Self {
+    fn start(port: u16) -> Self {
         let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let task = tokio::spawn({
             let seen = std::sync::Arc::clone(&seen);
             async move {
                 loop {
-                    let knock = tokio::time::timeout(Duration::from_millis(500), knock(port));
+                    let knock = tokio::time::timeout(Duration::from_millis(500), request_byte(port));
                     if let Ok(Ok(())) = knock.await {
                         let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                         if seen.len() == Self::REMEMBERED {
@@ -407,19 +407,19 @@ impl FirstByte {
     }
 
     /// From `commit` to the first byte after it.
-    fn after(&self, commit: Boottime) -> Option<Duration> {
+    fn first_after(&self, commit: Boottime) -> Option<Duration> {
         let seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         seen.iter().find(|at| **at >= commit).map(|at| at.since(commit))
     }
 }
 
-impl Drop for FirstByte {
+impl Drop for FirstByteProbe {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn knock(port: u16) -> anyhow::Result<()> {
+async fn request_byte(port: u16) -> anyhow::Result<()> {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
     socket.write_all(&SSL_REQUEST).await?;
     let mut answer = [0];

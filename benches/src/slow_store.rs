@@ -8,7 +8,7 @@ use stolon_tests::cluster::Profile;
 
 use self::Limit::{Published, Undisturbed};
 use crate::failover::StoreDelay::{All, One};
-use crate::failover::{Event, Outcome, Setting, StoreDelay, run};
+use crate::failover::{FailoverOutcome, FailureEvent, Scenario, StoreDelay, run};
 
 /// One row: what is late, and what is allowed.
 struct Row {
@@ -68,9 +68,9 @@ pub async fn measure(only: Option<u8>, runs: u32) -> anyhow::Result<()> {
         }
         let mut outcomes = Vec::new();
         for run in 1..=runs {
-            let outcome = once(row).await.with_context(|| format!("row {number}, run {run}"))?;
+            let outcome = run_row(row).await.with_context(|| format!("row {number}, run {run}"))?;
             eprintln!("row {number}, run {run}: {}", row.measured(&outcome));
-            broken.extend(row.fault(&outcome).map(|fault| format!("row {number}: {fault}")));
+            broken.extend(row.violation(&outcome).map(|fault| format!("row {number}: {fault}")));
             outcomes.push(outcome);
         }
         table.push(row.line(number, &outcomes));
@@ -80,24 +80,24 @@ pub async fn measure(only: Option<u8>, runs: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn once(row: &Row) -> anyhow::Result<Outcome> {
+async fn run_row(row: &Row) -> anyhow::Result<FailoverOutcome> {
     let (event, watched_for) = match row.limit {
-        Limit::Published(_) => (Event::Kill9, Duration::ZERO),
-        Limit::Undisturbed(time) => (Event::Nothing, time),
+        Limit::Published(_) => (FailureEvent::Kill9, Duration::ZERO),
+        Limit::Undisturbed(time) => (FailureEvent::Nothing, time),
     };
-    let setting = Setting {
+    let setting = Scenario {
         profile: row.profile,
         proxy_intervals: row.proxy_intervals,
         sentinels: 1,
         keepers: 2,
         store: row.store,
-        watched_for,
+        observe_for: watched_for,
     };
     Box::pin(run(event, setting)).await
 }
 
 impl Row {
-    fn fault(&self, outcome: &Outcome) -> Option<String> {
+    fn violation(&self, outcome: &FailoverOutcome) -> Option<String> {
         if outcome.leaderships_lost > 0 {
             return Some(format!("leadership was lost {} times", outcome.leaderships_lost));
         }
@@ -115,7 +115,7 @@ impl Row {
         }
     }
 
-    fn measured(&self, outcome: &Outcome) -> String {
+    fn measured(&self, outcome: &FailoverOutcome) -> String {
         match self.limit {
             Limit::Published(_) => outcome
                 .published
@@ -124,7 +124,7 @@ impl Row {
         }
     }
 
-    fn line(&self, number: u8, outcomes: &[Outcome]) -> String {
+    fn line(&self, number: u8, outcomes: &[FailoverOutcome]) -> String {
         let store = match self.store {
             StoreDelay::Direct => "direct".to_owned(),
             StoreDelay::All(delay) => format!("every answer after {} s", delay.as_secs_f64()),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use benches::failover::{Event, Outcome, Setting, StoreDelay, median, run};
+use benches::failover::{FailoverOutcome, FailureEvent, Scenario, StoreDelay, median, run};
 use benches::slow_store;
 use clap::{Parser, ValueEnum};
 use control::model::GoDuration;
@@ -73,7 +73,7 @@ enum EventName {
     Nothing,
 }
 
-impl From<EventName> for Event {
+impl From<EventName> for FailureEvent {
     fn from(name: EventName) -> Self {
         match name {
             EventName::Kill9 => Self::Kill9,
@@ -122,9 +122,9 @@ async fn main() -> anyhow::Result<()> {
     if args.slow_store {
         return slow_store::measure(args.row, args.runs).await;
     }
-    let events: Vec<Event> = match args.events.as_slice() {
-        [] => Event::ALL.to_vec(),
-        some => some.iter().map(|name| Event::from(*name)).collect(),
+    let events: Vec<FailureEvent> = match args.events.as_slice() {
+        [] => FailureEvent::ALL.to_vec(),
+        some => some.iter().map(|name| FailureEvent::from(*name)).collect(),
     };
     let profiles = match args.profiles.as_slice() {
         [] => vec![ProfileName::Default, ProfileName::Fast],
@@ -136,7 +136,7 @@ async fn main() -> anyhow::Result<()> {
         for event in &events {
             let mut outcomes = Vec::new();
             for number in 1..=args.runs {
-                let setting = Setting {
+                let setting = Scenario {
                     profile: profile.profile(),
                     proxy_intervals: None,
                     sentinels: usize::from(args.sentinels),
@@ -146,7 +146,7 @@ async fn main() -> anyhow::Result<()> {
                         (None, Some(delay)) => StoreDelay::One(delay),
                         (None, None) => StoreDelay::Direct,
                     },
-                    watched_for: args.watched_for,
+                    observe_for: args.watched_for,
                 };
                 let outcome = Box::pin(run(*event, setting))
                     .await
@@ -183,8 +183,8 @@ const HEADER: &str = "| event | profile | gap of the median client (s) | longest
 const RULE: &str = "|---|---|---|---|---|---|---|---|";
 
 /// One line of the table: the medians over the runs, but the longest gap and the lost rows of all of them.
-fn row(event: Event, profile: ProfileName, outcomes: &[Outcome]) -> String {
-    let over = |pick: &dyn Fn(&Outcome) -> Option<Duration>| {
+fn row(event: FailureEvent, profile: ProfileName, outcomes: &[FailoverOutcome]) -> String {
+    let over = |pick: &dyn Fn(&FailoverOutcome) -> Option<Duration>| {
         let mut picked: Vec<Duration> = outcomes.iter().filter_map(pick).collect();
         picked.sort_unstable();
         (!picked.is_empty()).then(|| median(&picked))
@@ -210,7 +210,7 @@ fn row(event: Event, profile: ProfileName, outcomes: &[Outcome]) -> String {
     )
 }
 
-fn one_line(outcome: &Outcome) -> String {
+fn one_line(outcome: &FailoverOutcome) -> String {
     let mut line = format!(
         "gap {:.2} s (longest {:.2} s), {} of {} rows lost",
         outcome.gap_median.as_secs_f64(),
@@ -246,7 +246,7 @@ fn one_line(outcome: &Outcome) -> String {
     line
 }
 
-fn as_json(event: Event, profile: ProfileName, outcome: &Outcome) -> Value {
+fn as_json(event: FailureEvent, profile: ProfileName, outcome: &FailoverOutcome) -> Value {
     let errors: BTreeMap<&str, u64> = outcome
         .errors
         .iter()

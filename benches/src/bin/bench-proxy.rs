@@ -5,14 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use benches::proxy::loads::{self, Load};
-use benches::proxy::machine::{Congestion, Machine};
+use benches::proxy::machine::{CongestionControl, Machine};
 use benches::proxy::peers::Peer;
 use benches::proxy::report::table::LEGEND;
 use benches::proxy::report::{json, markdown, plot, table};
-use benches::proxy::site::{Site, server_program};
 use benches::proxy::size::Size;
-use benches::proxy::standards::judge;
-use benches::proxy::{Results, measure, plain, say, tell};
+use benches::proxy::targets::evaluate;
+use benches::proxy::testbed::{Testbed, server_program};
+use benches::proxy::{Results, measure, plain_server, print_progress, print_result};
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(format_args!("bench-proxy: {error:#}"));
+            print_progress(format_args!("bench-proxy: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 fn start() -> anyhow::Result<()> {
     let args = Args::parse();
     if let Some(what) = &args.serve_plain {
-        return plain::serve(what);
+        return plain_server::serve(what);
     }
     let mut size = if args.quick { Size::quick() } else { Size::full() };
     if let Some(rounds) = args.rounds {
@@ -82,7 +82,7 @@ fn start() -> anyhow::Result<()> {
     }
     if args.list {
         for load in chosen {
-            say(format_args!("{:20} {}", load.name, load.title(&size)));
+            print_result(format_args!("{:20} {}", load.name, load.title(&size)));
         }
         return Ok(());
     }
@@ -140,27 +140,27 @@ fn peers(names: &[String]) -> anyhow::Result<Vec<Peer>> {
 }
 
 async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyhow::Result<()> {
-    let mut machine = Machine::look(&server_program());
+    let mut machine = Machine::inspect(&server_program());
     for (name, version) in &machine.versions {
         if version.is_empty() {
             bail!("{name} is not installed: scripts/install-deps bench, as root");
         }
     }
-    let congestion = Congestion::remember()?;
+    let congestion = CongestionControl::save()?;
     machine.congestion = congestion.found().to_owned();
     // what cannot be set is better known now than in half an hour
     for load in chosen.iter().rev() {
         congestion.set(load.congestion())?;
     }
-    tell("starting PostgreSQL, etcd and the proxies");
-    let mut site = Box::pin(Site::make(size)).await?;
+    print_progress("starting PostgreSQL, etcd and the proxies");
+    let mut site = Box::pin(Testbed::start(size)).await?;
     let mut rows = Vec::new();
     let mut failed = Vec::new();
     for load in chosen {
         // one load that fails does not take the others' figures with it
-        match measure(*load, peers, &mut site, size, &congestion, tell).await {
+        match measure(*load, peers, &mut site, size, &congestion, print_progress).await {
             Ok(row) => {
-                say(format_args!(
+                print_result(format_args!(
                     "\n{}: {}; {LEGEND}\n\n{}",
                     row.load,
                     row.title,
@@ -169,7 +169,7 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
                 rows.push(row);
             }
             Err(error) => {
-                tell(format_args!("bench-proxy: {error:#}"));
+                print_progress(format_args!("bench-proxy: {error:#}"));
                 failed.push(load.name);
             }
         }
@@ -179,12 +179,12 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
         size: size.clone(),
         rows,
     };
-    let verdicts = judge(&results.rows);
+    let verdicts = evaluate(&results.rows);
     if !verdicts.is_empty() {
-        say(format_args!(
+        print_result(format_args!(
             "\n{}\n{}",
-            table::verdicts(&verdicts),
-            table::VERDICTS_LEGEND
+            table::targets(&verdicts),
+            table::TARGETS_LEGEND
         ));
     }
     let as_json = || serde_json::to_string_pretty(&json::json(&results)).context("write JSON");

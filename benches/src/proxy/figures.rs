@@ -120,7 +120,7 @@ impl Series {
     }
 
     /// Of each round the value over the other one's of the same round: what slowed the whole round is not in it.
-    pub fn over(&self, other: &Self) -> Self {
+    pub fn ratios_to(&self, other: &Self) -> Self {
         Self(
             self.0
                 .iter()
@@ -133,7 +133,7 @@ impl Series {
     /// Where the median of endlessly many rounds is, with a certainty of at least 95 %: between two of the values, found
     /// by the binomial distribution, whatever the values are distributed like. Of fewer than six it is all from the least
     /// to the most, with less certainty.
-    pub fn interval(&self) -> (f64, f64) {
+    pub fn confidence_interval(&self) -> (f64, f64) {
         let sorted = self.sorted();
         let rounds = sorted.len();
         let (mut skipped, mut chance, mut sum) = (0, 0.5_f64.powi(i32::try_from(rounds).unwrap_or(i32::MAX)), 0.0);
@@ -154,7 +154,7 @@ impl Series {
     }
 
     /// The smallest and the greatest value; NaN of none.
-    pub fn spread(&self) -> (f64, f64) {
+    pub fn min_max(&self) -> (f64, f64) {
         let least = self.0.iter().copied().fold(f64::NAN, f64::min);
         let most = self.0.iter().copied().fold(f64::NAN, f64::max);
         (least, most)
@@ -249,9 +249,9 @@ impl Row {
 }
 
 /// Writes a value with the digits of its figure.
-pub struct Shown(pub Figure, pub f64);
+pub struct Formatted(pub Figure, pub f64);
 
-impl fmt::Display for Shown {
+impl fmt::Display for Formatted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = format!("{:.*}", self.0.digits, self.1);
         // -0 is what rounding leaves of a small loss
@@ -282,7 +282,7 @@ mod tests {
     // P(X < k) for X of a fair coin thrown n times: the largest k with at most 0.025
     #[test]
     fn the_interval_leaves_out_what_chance_would() {
-        let of = |rounds: u32| series(&(1..=rounds).rev().map(f64::from).collect::<Vec<_>>()).interval();
+        let of = |rounds: u32| series(&(1..=rounds).rev().map(f64::from).collect::<Vec<_>>()).confidence_interval();
         assert_eq!(of(1), (1.0, 1.0));
         assert_eq!(of(2), (1.0, 2.0));
         assert_eq!(of(5), (1.0, 5.0));
@@ -290,12 +290,12 @@ mod tests {
         assert_eq!(of(9), (2.0, 8.0));
         assert_eq!(of(14), (3.0, 12.0));
         assert_eq!(of(30), (10.0, 21.0));
-        assert!(series(&[]).interval().0.is_nan());
+        assert!(series(&[]).confidence_interval().0.is_nan());
     }
 
     #[test]
     fn a_ratio_is_that_of_each_round() {
-        assert_eq!(series(&[1.0, 8.0]).over(&series(&[2.0, 4.0])), series(&[0.5, 2.0]));
+        assert_eq!(series(&[1.0, 8.0]).ratios_to(&series(&[2.0, 4.0])), series(&[0.5, 2.0]));
     }
 
     #[test]
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn nothing_is_shown_as_less_than_nothing() {
-        assert_eq!(Shown(TPS, -0.2).to_string(), "0");
-        assert_eq!(Shown(GB_PER_SECOND, -0.2).to_string(), "-0.20");
+        assert_eq!(Formatted(TPS, -0.2).to_string(), "0");
+        assert_eq!(Formatted(GB_PER_SECOND, -0.2).to_string(), "-0.20");
     }
 }

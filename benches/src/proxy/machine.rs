@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use super::tell;
+use super::print_progress;
 
 /// What figures depend on besides the programs.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +29,7 @@ pub struct Machine {
 
 impl Machine {
     /// Looks around. What cannot be told stays empty.
-    pub fn look(postgres: &Path) -> Self {
+    pub fn inspect(postgres: &Path) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let processor = cpuinfo
             .lines()
@@ -48,14 +48,20 @@ impl Machine {
             memory_gib: memory_kib.div_ceil(1024 * 1024),
             kernel: format!("{} {}", kernel("ostype").trim(), kernel("osrelease").trim()),
             versions: vec![
-                ("stolon-proxy", ours()),
-                ("PostgreSQL", said(Command::new(postgres).arg("--version"))),
-                ("etcd", said(Command::new("etcd").arg("--version"))),
-                ("HAProxy", said(Command::new("haproxy").arg("-v"))),
-                ("nginx", said(Command::new("nginx").arg("-v"))),
-                ("PgBouncer", said(Command::new("pgbouncer").arg("--version"))),
+                ("stolon-proxy", our_version()),
+                (
+                    "PostgreSQL",
+                    version_printed_by(Command::new(postgres).arg("--version")),
+                ),
+                ("etcd", version_printed_by(Command::new("etcd").arg("--version"))),
+                ("HAProxy", version_printed_by(Command::new("haproxy").arg("-v"))),
+                ("nginx", version_printed_by(Command::new("nginx").arg("-v"))),
+                (
+                    "PgBouncer",
+                    version_printed_by(Command::new("pgbouncer").arg("--version")),
+                ),
             ],
-            congestion: congestion().unwrap_or_default(),
+            congestion: congestion_control().unwrap_or_default(),
             load: fs::read_to_string("/proc/loadavg")
                 .unwrap_or_default()
                 .split_whitespace()
@@ -67,7 +73,7 @@ impl Machine {
 }
 
 /// Our version, and the commit that is checked out where we run.
-fn ours() -> String {
+fn our_version() -> String {
     let version = env!("CARGO_PKG_VERSION");
     let output = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
     let commit = output.ok().filter(|output| output.status.success());
@@ -78,7 +84,7 @@ fn ours() -> String {
 }
 
 /// The first version number in the first line that a program says.
-fn said(command: &mut Command) -> String {
+fn version_printed_by(command: &mut Command) -> String {
     let Ok(output) = command.output() else {
         return String::new();
     };
@@ -91,42 +97,42 @@ fn said(command: &mut Command) -> String {
     version.unwrap_or(line).to_owned()
 }
 
-const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
 /// The congestion control of new sockets (tcp(7)).
 ///
 /// # Errors
 ///
 /// The kernel does not tell.
-pub fn congestion() -> anyhow::Result<String> {
-    let text = fs::read_to_string(CONGESTION).with_context(|| format!("read {CONGESTION}"))?;
+pub fn congestion_control() -> anyhow::Result<String> {
+    let text = fs::read_to_string(CONGESTION_CONTROL).with_context(|| format!("read {CONGESTION_CONTROL}"))?;
     Ok(text.trim().to_owned())
 }
 
 /// The congestion control as it was found. Dropping this puts it back.
 #[derive(Debug)]
-pub struct Congestion {
+pub struct CongestionControl {
     found: String,
     /// What puts it back should we be killed meanwhile.
-    note: Option<PathBuf>,
+    backup: Option<PathBuf>,
 }
 
-impl Congestion {
+impl CongestionControl {
     /// Remembers what is set, also in a file that the next boot removes: a run that was killed could not put it back, and
     /// the next one does.
     ///
     /// # Errors
     ///
     /// It cannot be read.
-    pub fn remember() -> anyhow::Result<Self> {
+    pub fn save() -> anyhow::Result<Self> {
         let note = PathBuf::from("/run/stolon-bench.tcp_congestion_control");
         let found = match fs::read_to_string(&note) {
             Ok(left) => left,
-            Err(_) => congestion()?,
+            Err(_) => congestion_control()?,
         };
         // who may not write there may not change it either
         let note = fs::write(&note, &found).is_ok().then_some(note);
-        Ok(Self { found, note })
+        Ok(Self { found, backup: note })
     }
 
     /// What was set before.
@@ -140,22 +146,23 @@ impl Congestion {
     ///
     /// The kernel does not have it, or we are not root.
     pub fn set(&self, name: &str) -> anyhow::Result<()> {
-        if congestion()? == name {
+        if congestion_control()? == name {
             return Ok(());
         }
-        fs::write(CONGESTION, name)
-            .with_context(|| format!("write {name} to {CONGESTION} (that takes root, and a kernel that has it)"))
+        fs::write(CONGESTION_CONTROL, name).with_context(|| {
+            format!("write {name} to {CONGESTION_CONTROL} (that takes root, and a kernel that has it)")
+        })
     }
 }
 
-impl Drop for Congestion {
+impl Drop for CongestionControl {
     fn drop(&mut self) {
         if let Err(error) = self.set(&self.found) {
-            tell(format_args!(
+            print_progress(format_args!(
                 "could not put back the congestion control {}: {error:#}",
                 self.found
             ));
-        } else if let Some(note) = self.note.take() {
+        } else if let Some(note) = self.backup.take() {
             // it only helps after a kill
             let _ = fs::remove_file(note);
         }

@@ -4,11 +4,11 @@ pub mod figures;
 pub mod loads;
 pub mod machine;
 pub mod peers;
-pub mod plain;
+pub mod plain_server;
 pub mod report;
-pub mod site;
 pub mod size;
-pub mod standards;
+pub mod targets;
+pub mod testbed;
 pub mod usage;
 
 use std::fmt::Display;
@@ -18,10 +18,10 @@ use anyhow::Context;
 
 use self::figures::Row;
 use self::loads::Load;
-use self::machine::{Congestion, Machine};
+use self::machine::{CongestionControl, Machine};
 use self::peers::Peer;
-use self::site::Site;
 use self::size::Size;
+use self::testbed::Testbed;
 
 /// All that one run of the benchmark gave.
 #[derive(Debug, Clone)]
@@ -35,12 +35,12 @@ pub struct Results {
 }
 
 /// Tells people how it goes, on standard error. That nobody listens any more ends nothing.
-pub fn tell(text: impl Display) {
+pub fn print_progress(text: impl Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Says what was asked for, on standard output; as [`tell`] otherwise.
-pub fn say(text: impl Display) {
+pub fn print_result(text: impl Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
@@ -53,9 +53,9 @@ pub fn say(text: impl Display) {
 pub async fn measure(
     load: Load,
     wanted: &[Peer],
-    site: &mut Site,
+    site: &mut Testbed,
     size: &Size,
-    congestion: &Congestion,
+    congestion: &CongestionControl,
     mut tell: impl FnMut(String),
 ) -> anyhow::Result<Row> {
     congestion.set(load.congestion())?;

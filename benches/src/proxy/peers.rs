@@ -14,7 +14,7 @@ use stolon_tests::wait::eventually;
 use tokio::net::TcpStream;
 
 /// How long a peer may take to listen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Clients that a peer must be able to carry, the 5,000 idle ones and some.
 const CLIENTS_MAX: usize = 6_000;
 
@@ -120,15 +120,15 @@ pub struct Instance {
 impl Instance {
     /// The direct way.
     pub fn direct(port: u16) -> Self {
-        Self::of(port, Vec::new(), None)
+        Self::new(port, Vec::new(), None)
     }
 
     /// A stolon-proxy that somebody else has started, and ends.
     pub fn stolon(port: u16, pid: u32, metrics: u16) -> Self {
-        Self::of(port, vec![pid], Some(metrics))
+        Self::new(port, vec![pid], Some(metrics))
     }
 
-    fn of(port: u16, pids: Vec<u32>, metrics: Option<u16>) -> Self {
+    fn new(port: u16, pids: Vec<u32>, metrics: Option<u16>) -> Self {
         Self {
             port,
             pids,
@@ -206,14 +206,14 @@ impl Instance {
             process: Some(process),
             _ports: vec![port],
         };
-        instance.listens(peer).await;
+        instance.wait_listening(peer).await;
         Ok(instance)
     }
 
-    async fn listens(&mut self, peer: Peer) {
+    async fn wait_listening(&mut self, peer: Peer) {
         let Some(process) = &mut self.process else { return };
         let port = self.port;
-        eventually(format!("{peer} to listen"), PATIENCE, async || {
+        eventually(format!("{peer} to listen"), START_TIMEOUT, async || {
             assert!(
                 process.try_wait().is_none(),
                 "{peer} does not start: {}",

@@ -6,41 +6,41 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use super::costing;
+use super::measure_cost;
 use crate::proxy::figures::{CPU_PER_GB, GB_PER_SECOND, Sample};
 use crate::proxy::peers::{Instance, Peer};
-use crate::proxy::plain::{CHUNK_BYTES, Request};
-use crate::proxy::site::Site;
+use crate::proxy::plain_server::{CHUNK_BYTES, Request};
 use crate::proxy::size::Size;
+use crate::proxy::testbed::Testbed;
 
 /// What all loads run with that do not name another one.
-pub(super) const USUAL: &str = "reno";
+pub(super) const DEFAULT_CONGESTION_CONTROL: &str = "reno";
 /// How long a stream may stand still.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Streams of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bulk {
     pub(super) streams: usize,
-    pub(super) up: bool,
+    pub(super) is_upload: bool,
     pub(super) congestion: &'static str,
 }
 
 /// From the server to the client.
-pub(super) const fn down(streams: usize) -> Bulk {
+pub(super) const fn download(streams: usize) -> Bulk {
     Bulk {
         streams,
-        up: false,
-        congestion: USUAL,
+        is_upload: false,
+        congestion: DEFAULT_CONGESTION_CONTROL,
     }
 }
 
 /// From the client to the server.
-pub(super) const fn up(streams: usize) -> Bulk {
+pub(super) const fn upload(streams: usize) -> Bulk {
     Bulk {
         streams,
-        up: true,
-        congestion: USUAL,
+        is_upload: true,
+        congestion: DEFAULT_CONGESTION_CONTROL,
     }
 }
 
@@ -56,33 +56,45 @@ impl Bulk {
     pub(super) fn title(self, size: &Size) -> String {
         let gigabytes = size.bulk_bytes / 1_000_000_000;
         let streams = if self.streams == 1 { "1 stream" } else { "4 streams" };
-        let way = if self.up { "to the server" } else { "to the client" };
+        let way = if self.is_upload {
+            "to the server"
+        } else {
+            "to the client"
+        };
         format!("bulk of {gigabytes} GB {way}, {streams}, {}", self.congestion)
     }
 
-    pub(super) async fn run(self, site: &mut Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
-        if self.congestion == USUAL {
-            return self.through(site.plain(peer), peer, size).await;
+    pub(super) async fn run(self, site: &mut Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+        if self.congestion == DEFAULT_CONGESTION_CONTROL {
+            return self.run_through(site.plain(peer), peer, size).await;
         }
         // a proxy may look at what is set when it starts
-        let instance = site.fresh(peer).await?;
-        let sample = self.through(&instance, peer, size).await;
-        site.end(instance).await;
+        let instance = site.start_instance(peer).await?;
+        let sample = self.run_through(&instance, peer, size).await;
+        site.stop_instance(instance).await;
         sample
     }
 
-    async fn through(self, instance: &Instance, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    async fn run_through(self, instance: &Instance, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
         let (port, each) = (instance.port, size.bulk_bytes / self.streams as u64);
         let carried = async {
             let streams: Vec<_> = (0..self.streams)
-                .map(|_| tokio::task::spawn_blocking(move || if self.up { give(port, each) } else { take(port, each) }))
+                .map(|_| {
+                    tokio::task::spawn_blocking(move || {
+                        if self.is_upload {
+                            send(port, each)
+                        } else {
+                            receive(port, each)
+                        }
+                    })
+                })
                 .collect();
             for stream in streams {
                 stream.await.context("the stream's thread")??;
             }
             Ok(())
         };
-        let cost = costing(instance, carried).await?;
+        let cost = measure_cost(instance, carried).await?;
         let gigabytes = (each * self.streams as u64) as f64 / 1e9;
         let mut sample = vec![(GB_PER_SECOND, gigabytes / cost.took.as_secs_f64())];
         if peer != Peer::Direct {
@@ -94,13 +106,13 @@ impl Bulk {
 
 fn connect(port: u16, request: Request) -> anyhow::Result<TcpStream> {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).context("connect")?;
-    socket.set_read_timeout(Some(PATIENCE)).context("set a timeout")?;
-    socket.set_write_timeout(Some(PATIENCE)).context("set a timeout")?;
+    socket.set_read_timeout(Some(STALL_TIMEOUT)).context("set a timeout")?;
+    socket.set_write_timeout(Some(STALL_TIMEOUT)).context("set a timeout")?;
     socket.write_all(&request.bytes()).context("ask")?;
     Ok(socket)
 }
 
-fn take(port: u16, bytes: u64) -> anyhow::Result<()> {
+fn receive(port: u16, bytes: u64) -> anyhow::Result<()> {
     let mut socket = connect(port, Request::Send(bytes))?;
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut taken = 0;
@@ -114,8 +126,8 @@ fn take(port: u16, bytes: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn give(port: u16, bytes: u64) -> anyhow::Result<()> {
-    let mut socket = connect(port, Request::Take(bytes))?;
+fn send(port: u16, bytes: u64) -> anyhow::Result<()> {
+    let mut socket = connect(port, Request::Receive(bytes))?;
     let chunk = vec![b'x'; CHUNK_BYTES];
     let mut left = bytes;
     while left > 0 {

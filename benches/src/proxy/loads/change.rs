@@ -10,14 +10,14 @@ use tokio::net::TcpStream;
 
 use crate::proxy::figures::{FIRST_BYTE, FIRST_BYTE_MAX, Sample, Series};
 use crate::proxy::peers::Peer;
-use crate::proxy::plain::ask_name;
-use crate::proxy::site::{Site, arrives};
+use crate::proxy::plain_server::request_name;
 use crate::proxy::size::Size;
+use crate::proxy::testbed::{Testbed, wait_route};
 
 /// How long one change may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) async fn run(site: &mut Site, size: &Size) -> anyhow::Result<Sample> {
+pub(super) async fn run(site: &mut Testbed, size: &Size) -> anyhow::Result<Sample> {
     let port = site.plain(Peer::Stolon).port;
     let mut times = Series::default();
     for number in 1..=size.changes {
@@ -25,7 +25,7 @@ pub(super) async fn run(site: &mut Site, size: &Size) -> anyhow::Result<Sample> 
         let (old, new) = (site.server_name(1 - to), site.server_name(to));
         let mut client = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
         ensure!(
-            ask_name(&mut client).await.context("ask")? == Some(old),
+            request_name(&mut client).await.context("ask")? == Some(old),
             "not the old master"
         );
         let served = tokio::spawn(async move {
@@ -36,7 +36,7 @@ pub(super) async fn run(site: &mut Site, size: &Size) -> anyhow::Result<Sample> 
                 let Ok(mut client) = TcpStream::connect(("127.0.0.1", port)).await else {
                     continue;
                 };
-                match ask_name(&mut client).await {
+                match request_name(&mut client).await {
                     Ok(Some(name)) if name == new => return now(),
                     _ => {}
                 }
@@ -44,16 +44,16 @@ pub(super) async fn run(site: &mut Site, size: &Size) -> anyhow::Result<Sample> 
         });
         // before the commit: the time of the commit itself is in the figure
         let start = now();
-        site.lead_to(to).await?;
-        let served = tokio::time::timeout(PATIENCE, served).await;
+        site.route_to(to).await?;
+        let served = tokio::time::timeout(CHANGE_TIMEOUT, served).await;
         let served = served
             .context("the new master's byte does not come")?
             .context("the client")?;
         times.push(served.since(start).as_secs_f64() * 1000.0);
     }
     if size.changes % 2 == 1 {
-        site.lead_to(0).await?;
-        arrives(port, site.server_name(0)).await;
+        site.route_to(0).await?;
+        wait_route(port, site.server_name(0)).await;
     }
-    Ok(vec![(FIRST_BYTE, times.median()), (FIRST_BYTE_MAX, times.spread().1)])
+    Ok(vec![(FIRST_BYTE, times.median()), (FIRST_BYTE_MAX, times.min_max().1)])
 }

@@ -6,32 +6,32 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use tokio::net::TcpStream;
 
-use super::costing;
+use super::measure_cost;
 use crate::proxy::figures::{CONNECTIONS_PER_SECOND, CPU_PER_CONNECTION, Sample};
 use crate::proxy::peers::Peer;
-use crate::proxy::plain::ask_name;
-use crate::proxy::site::Site;
+use crate::proxy::plain_server::request_name;
 use crate::proxy::size::Size;
+use crate::proxy::testbed::Testbed;
 
 /// Clients that connect one time after the other.
 pub(super) const CLIENTS: usize = 8;
 /// How long all of it may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-pub(super) async fn run(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+pub(super) async fn run(site: &Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
     let instance = site.plain(peer);
     let (port, each) = (instance.port, size.connections / CLIENTS);
     let connected = async {
         let clients: Vec<_> = (0..CLIENTS)
-            .map(|_| tokio::spawn(one_after_the_other(port, each)))
+            .map(|_| tokio::spawn(connect_repeatedly(port, each)))
             .collect();
         for client in clients {
-            let client = tokio::time::timeout(PATIENCE, client).await;
+            let client = tokio::time::timeout(TIMEOUT, client).await;
             client.context("the clients have not ended")?.context("a client")??;
         }
         Ok(())
     };
-    let cost = costing(instance, connected).await?;
+    let cost = measure_cost(instance, connected).await?;
     let count = (each * CLIENTS) as f64;
     let mut sample = vec![(CONNECTIONS_PER_SECOND, count / cost.took.as_secs_f64())];
     if peer != Peer::Direct {
@@ -40,10 +40,10 @@ pub(super) async fn run(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<
     Ok(sample)
 }
 
-async fn one_after_the_other(port: u16, count: usize) -> anyhow::Result<()> {
+async fn connect_repeatedly(port: u16, count: usize) -> anyhow::Result<()> {
     for _ in 0..count {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
-        let name = ask_name(&mut socket).await.context("ask")?;
+        let name = request_name(&mut socket).await.context("ask")?;
         ensure!(name.is_some(), "closed before an answer");
     }
     Ok(())

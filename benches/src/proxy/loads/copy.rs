@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::costing;
+use super::measure_cost;
 use crate::proxy::figures::{CPU_PER_GB, GB_PER_SECOND, Sample};
 use crate::proxy::peers::Peer;
-use crate::proxy::site::{Site, run as run_program};
 use crate::proxy::size::Size;
+use crate::proxy::testbed::{Testbed, run as run_program};
 
 /// Which way the rows go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum CopyDirection {
     /// To the client.
     Out,
     /// To the server.
@@ -20,19 +20,19 @@ pub(super) enum Way {
 }
 
 /// How long one COPY may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const COPY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A psql that copies the table to nowhere.
-pub(super) fn out(site: &Site, peer: Peer) -> tokio::process::Command {
+pub(super) fn copy_to_null(site: &Testbed, peer: Peer) -> tokio::process::Command {
     let mut psql = site.psql_through(peer);
     psql.arg("-o").arg("/dev/null").arg("-c").arg("copy bulk to stdout");
     psql
 }
 
-pub(super) async fn run(site: &Site, peer: Peer, way: Way, size: &Size) -> anyhow::Result<Sample> {
+pub(super) async fn run(site: &Testbed, peer: Peer, way: CopyDirection, size: &Size) -> anyhow::Result<Sample> {
     let psql = match way {
-        Way::Out => out(site, peer),
-        Way::In => {
+        CopyDirection::Out => copy_to_null(site, peer),
+        CopyDirection::In => {
             site.psql("truncate sink").await?;
             let rows = std::fs::File::open(&site.rows).context("open the rows")?;
             let mut psql = site.psql_through(peer);
@@ -40,7 +40,7 @@ pub(super) async fn run(site: &Site, peer: Peer, way: Way, size: &Size) -> anyho
             psql
         }
     };
-    let cost = costing(site.postgres(peer), run_program(psql, PATIENCE)).await?;
+    let cost = measure_cost(site.postgres(peer), run_program(psql, COPY_TIMEOUT)).await?;
     let gigabytes = size.copied_rows as f64 * 1000.0 / 1e9;
     let mut sample = vec![(GB_PER_SECOND, gigabytes / cost.took.as_secs_f64())];
     if peer != Peer::Direct {

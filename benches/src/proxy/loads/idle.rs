@@ -15,31 +15,31 @@ use crate::proxy::figures::{
     ALL_DROPPED, DESCRIPTORS_PER_CONNECTION, FORWARDING_STOPPED, LAST_CLOSE, MEMORY_PER_CONNECTION, Sample,
 };
 use crate::proxy::peers::{Instance, Peer};
-use crate::proxy::plain::ask_name;
-use crate::proxy::site::Site;
+use crate::proxy::plain_server::request_name;
 use crate::proxy::size::Size;
+use crate::proxy::testbed::Testbed;
 use crate::proxy::usage;
 
 /// Connections before those that count: what a program needs once, it has then.
 const WARM_UP: usize = 200;
 /// Connections that are being opened at once.
-const AT_ONCE: usize = 50;
+const CONCURRENT_CONNECTS: usize = 50;
 /// How long one connection, one command or the end of all may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-pub(super) async fn run(site: &mut Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
-    let instance = site.fresh(peer).await?;
+pub(super) async fn run(site: &mut Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    let instance = site.start_instance(peer).await?;
     let sample = measure(site, peer, &instance, size).await;
     // the stolon-proxies that stay lead to the first server again
-    site.lead_to(0).await?;
-    site.end(instance).await;
+    site.route_to(0).await?;
+    site.stop_instance(instance).await;
     sample
 }
 
-async fn measure(site: &mut Site, peer: Peer, instance: &Instance, size: &Size) -> anyhow::Result<Sample> {
+async fn measure(site: &mut Testbed, peer: Peer, instance: &Instance, size: &Size) -> anyhow::Result<Sample> {
     let pids = &instance.pids;
     drop(open(instance.port, WARM_UP).await?);
-    let idle_descriptors = settled(|| usage::descriptors(pids)).await?;
+    let idle_descriptors = stable_value(|| usage::descriptors(pids)).await?;
     let memory = usage::anonymous_bytes(pids)?;
     let connections = open(instance.port, size.idle).await?;
     let count = connections.len() as f64;
@@ -61,11 +61,11 @@ async fn measure(site: &mut Site, peer: Peer, instance: &Instance, size: &Size) 
                 ensure!(answer.trim().is_empty(), "HAProxy says {answer:?}");
                 anyhow::Ok(())
             };
-            let took = dropped(connections, command).await?;
+            let took = time_to_close(connections, command).await?;
             sample.push((LAST_CLOSE, took.as_secs_f64() * 1000.0));
         }
         Peer::Stolon | Peer::StolonScraped | Peer::StolonTwoThreads => {
-            let took = dropped(connections, site.lead_to(1)).await?;
+            let took = time_to_close(connections, site.route_to(1)).await?;
             sample.push((LAST_CLOSE, took.as_secs_f64() * 1000.0));
             let metrics = scrape(instance.metrics.context("the proxy has metrics")?).await?;
             for (figure, name) in [
@@ -92,18 +92,18 @@ async fn open(port: u16, count: usize) -> anyhow::Result<Vec<TcpStream>> {
     let mut under_way = JoinSet::new();
     let mut connections = Vec::with_capacity(count);
     for _ in 0..count {
-        if under_way.len() == AT_ONCE {
+        if under_way.len() == CONCURRENT_CONNECTS {
             let opened = under_way.join_next().await.context("some are under way")?;
             connections.push(opened.context("open a connection")??);
         }
         under_way.spawn(async move {
             let ask = async {
                 let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
-                let name = ask_name(&mut socket).await?;
+                let name = request_name(&mut socket).await?;
                 name.ok_or(io::ErrorKind::UnexpectedEof)?;
                 io::Result::Ok(socket)
             };
-            let asked = tokio::time::timeout(PATIENCE, ask).await;
+            let asked = tokio::time::timeout(TIMEOUT, ask).await;
             asked
                 .context("open a connection: no answer")?
                 .context("open a connection")
@@ -116,13 +116,13 @@ async fn open(port: u16, count: usize) -> anyhow::Result<Vec<TcpStream>> {
 }
 
 /// From the command's start to the end of the last connection.
-async fn dropped(
+async fn time_to_close(
     connections: Vec<TcpStream>,
     command: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<Duration> {
     let mut ends = JoinSet::new();
     for connection in connections {
-        ends.spawn(ended(connection));
+        ends.spawn(wait_closed(connection));
     }
     let start = now();
     command.await?;
@@ -133,14 +133,14 @@ async fn dropped(
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(PATIENCE, all)
+    tokio::time::timeout(TIMEOUT, all)
         .await
         .context("not all connections were closed")??;
     Ok(last.since(start))
 }
 
 /// When the connection ended, in whatever way.
-async fn ended(socket: TcpStream) -> Boottime {
+async fn wait_closed(socket: TcpStream) -> Boottime {
     let mut rest = [0; 64];
     loop {
         // an error is an end as well, and tells of itself below
@@ -154,10 +154,10 @@ async fn ended(socket: TcpStream) -> Boottime {
 }
 
 /// The value once it is the same twice.
-async fn settled(look: impl Fn() -> anyhow::Result<usize>) -> anyhow::Result<usize> {
+async fn stable_value(look: impl Fn() -> anyhow::Result<usize>) -> anyhow::Result<usize> {
     let start = now();
     let mut last = look()?;
-    while now().since(start) < PATIENCE {
+    while now().since(start) < TIMEOUT {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let value = look()?;
         if value == last {

@@ -8,39 +8,39 @@ use stolon_tests::wait::now;
 use super::copy;
 use crate::proxy::figures::{P50, P99, P999, Sample};
 use crate::proxy::peers::Peer;
-use crate::proxy::site::{Site, run as run_program};
 use crate::proxy::size::Size;
+use crate::proxy::testbed::{Testbed, run as run_program};
 
 /// How long one COPY may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Answers that are not counted: they wait for caches.
 const WARM_UP: usize = 200;
 
-pub(super) async fn run(site: &Site, peer: Peer, beside_copy: bool, size: &Size) -> anyhow::Result<Sample> {
+pub(super) async fn run(site: &Testbed, peer: Peer, beside_copy: bool, size: &Size) -> anyhow::Result<Sample> {
     if !beside_copy {
-        return ask(site, peer, size).await;
+        return run_client(site, peer, size).await;
     }
     tokio::select! {
-        sample = ask(site, peer, size) => sample,
-        error = copy_all_the_time(site, peer) => Err(error),
+        sample = run_client(site, peer, size) => sample,
+        error = copy_repeatedly(site, peer) => Err(error),
     }
 }
 
 /// A client on a thread of its own: no answer waits for one of our threads to wake another one.
-async fn ask(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+async fn run_client(site: &Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
     let (config, size) = (site.config(peer), size.clone());
     let asking = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("make a runtime")?;
-        runtime.block_on(ask_on(&config, &size))
+        runtime.block_on(query_repeatedly(&config, &size))
     });
     asking.await.context("the client's thread")?
 }
 
-async fn ask_on(config: &tokio_postgres::Config, size: &Size) -> anyhow::Result<Sample> {
-    let connect = tokio::time::timeout(PATIENCE, config.connect(tokio_postgres::NoTls));
+async fn query_repeatedly(config: &tokio_postgres::Config, size: &Size) -> anyhow::Result<Sample> {
+    let connect = tokio::time::timeout(TIMEOUT, config.connect(tokio_postgres::NoTls));
     let (client, connection) = connect.await.context("connect: no answer")?.context("connect")?;
     // the client's calls fail with the same error
     tokio::spawn(async { drop(connection.await) });
@@ -59,7 +59,7 @@ async fn ask_on(config: &tokio_postgres::Config, size: &Size) -> anyhow::Result<
             end = now() + size.span;
         }
         account = 1 + account % accounts;
-        tokio::time::timeout(PATIENCE, client.query_one(&statement, &[&account]))
+        tokio::time::timeout(TIMEOUT, client.query_one(&statement, &[&account]))
             .await
             .context("no answer")?
             .context("select")?;
@@ -80,9 +80,9 @@ async fn ask_on(config: &tokio_postgres::Config, size: &Size) -> anyhow::Result<
 }
 
 /// One COPY after the other, until one fails.
-async fn copy_all_the_time(site: &Site, peer: Peer) -> anyhow::Error {
+async fn copy_repeatedly(site: &Testbed, peer: Peer) -> anyhow::Error {
     loop {
-        if let Err(error) = run_program(copy::out(site, peer), PATIENCE).await {
+        if let Err(error) = run_program(copy::copy_to_null(site, peer), TIMEOUT).await {
             return error.context("the COPY beside");
         }
     }

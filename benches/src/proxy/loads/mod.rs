@@ -16,12 +16,12 @@ use control::clock::Boottime;
 use stolon_tests::wait::now;
 
 use self::bulk::Bulk;
-use self::copy::Way;
+use self::copy::CopyDirection;
 use self::pgbench::Script;
 use super::figures::Sample;
 use super::peers::{Instance, Peer};
-use super::site::Site;
 use super::size::Size;
+use super::testbed::Testbed;
 use super::usage;
 
 /// A load by its name.
@@ -36,7 +36,7 @@ pub struct Load {
 enum Kind {
     Pgbench { script: Script, clients: usize },
     Bulk(Bulk),
-    Copy(Way),
+    Copy(CopyDirection),
     Idle,
     Stalled,
     Change,
@@ -64,13 +64,13 @@ pub const ALL: [Load; 23] = [
     load("tpcb-16", pgbench(Script::TpcB, 16)),
     load("reconnect", pgbench(Script::Reconnect, 4)),
     load("connect", Kind::Connect),
-    load("bulk-1", Kind::Bulk(bulk::down(1))),
-    load("bulk-4", Kind::Bulk(bulk::down(4))),
-    load("bulk-up-1", Kind::Bulk(bulk::up(1))),
-    load("bulk-1-bbr", Kind::Bulk(bulk::bbr(bulk::down(1)))),
-    load("bulk-4-bbr", Kind::Bulk(bulk::bbr(bulk::down(4)))),
-    load("copy-out", Kind::Copy(Way::Out)),
-    load("copy-in", Kind::Copy(Way::In)),
+    load("bulk-1", Kind::Bulk(bulk::download(1))),
+    load("bulk-4", Kind::Bulk(bulk::download(4))),
+    load("bulk-up-1", Kind::Bulk(bulk::upload(1))),
+    load("bulk-1-bbr", Kind::Bulk(bulk::bbr(bulk::download(1)))),
+    load("bulk-4-bbr", Kind::Bulk(bulk::bbr(bulk::download(4)))),
+    load("copy-out", Kind::Copy(CopyDirection::Out)),
+    load("copy-in", Kind::Copy(CopyDirection::In)),
     load("latency", Kind::Latency { beside_copy: false }),
     load("latency-beside-copy", Kind::Latency { beside_copy: true }),
     load("idle", Kind::Idle),
@@ -91,8 +91,8 @@ impl Load {
             Kind::Pgbench { script, clients: 1 } => format!("{}, 1 client", script.title()),
             Kind::Pgbench { script, clients } => format!("{}, {clients} clients", script.title()),
             Kind::Bulk(bulk) => bulk.title(size),
-            Kind::Copy(Way::Out) => format!("COPY … TO STDOUT of {copied} GB through psql"),
-            Kind::Copy(Way::In) => format!("COPY … FROM STDIN of {copied} GB through psql"),
+            Kind::Copy(CopyDirection::Out) => format!("COPY … TO STDOUT of {copied} GB through psql"),
+            Kind::Copy(CopyDirection::In) => format!("COPY … FROM STDIN of {copied} GB through psql"),
             Kind::Connect => format!(
                 "{} connections to a plain server, {} at a time: one question, one answer, closed by the client",
                 size.connections,
@@ -118,8 +118,8 @@ impl Load {
             Kind::Connect
             | Kind::Bulk(Bulk {
                 streams: 1,
-                up: false,
-                congestion: bulk::USUAL,
+                is_upload: false,
+                congestion: bulk::DEFAULT_CONGESTION_CONTROL,
             })
             | Kind::Pgbench {
                 script: Script::Simple | Script::Prepared,
@@ -158,7 +158,7 @@ impl Load {
     pub fn congestion(self) -> &'static str {
         match self.kind {
             Kind::Bulk(bulk) => bulk.congestion,
-            _ => bulk::USUAL,
+            _ => bulk::DEFAULT_CONGESTION_CONTROL,
         }
     }
 
@@ -167,7 +167,7 @@ impl Load {
     /// # Errors
     ///
     /// A client of the load fails, or does not end in time.
-    pub async fn run(self, site: &mut Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    pub async fn run(self, site: &mut Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
         match self.kind {
             Kind::Pgbench { script, clients } => pgbench::run(site, peer, script, clients, size).await,
             Kind::Bulk(bulk) => bulk.run(site, peer, size).await,
@@ -177,7 +177,7 @@ impl Load {
             Kind::Stalled => stalled::run(site, peer, size).await,
             Kind::Change => change::run(site, size).await,
             Kind::Latency { beside_copy } => latency::run(site, peer, beside_copy, size).await,
-            Kind::Scrape => pgbench::scraped(site, peer, size).await,
+            Kind::Scrape => pgbench::run_scraped(site, peer, size).await,
         }
     }
 }
@@ -190,7 +190,10 @@ struct Cost<T> {
 }
 
 /// Does something and measures the CPU time that the proxy spends meanwhile.
-async fn costing<T>(instance: &Instance, effort: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Cost<T>> {
+async fn measure_cost<T>(
+    instance: &Instance,
+    effort: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<Cost<T>> {
     let before = usage::cpu(&instance.pids)?;
     let start: Boottime = now();
     let result = effort.await?;

@@ -6,17 +6,17 @@ use anyhow::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::costing;
+use super::measure_cost;
 use crate::proxy::figures::{CPU_PER_TRANSACTION, LATENCY, Sample, TPS};
 use crate::proxy::peers::Peer;
-use crate::proxy::site::{Site, run as run_program};
+use crate::proxy::print_progress;
 use crate::proxy::size::Size;
-use crate::proxy::tell;
+use crate::proxy::testbed::{Testbed, run as run_program};
 
 /// As if the database were of this scale, to which pgbench's own scripts keep when they are told (pgbench.c: a `-D` of
 /// `scale` is not overridden): a new server process maps a page of shared buffers when it first touches it, which costs
 /// less the fewer there are. PgBouncer's server processes have done it in an earlier run.
-const FEW: &str = "scale=1";
+const SMALL_SCALE: &str = "scale=1";
 
 /// What the clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +43,8 @@ impl Script {
 
     fn options(self) -> &'static [&'static str] {
         match self {
-            Self::Simple => &["-S", "-D", FEW],
-            Self::Prepared => &["-S", "-M", "prepared", "-D", FEW],
+            Self::Simple => &["-S", "-D", SMALL_SCALE],
+            Self::Prepared => &["-S", "-M", "prepared", "-D", SMALL_SCALE],
             Self::TpcB => &[],
             Self::Reconnect => &["-S", "-C"],
         }
@@ -52,12 +52,12 @@ impl Script {
 }
 
 /// How much longer than it should a pgbench may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(60);
 /// Between two scrapes.
-const SCRAPE_EVERY: Duration = Duration::from_millis(100);
+const SCRAPE_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(
-    site: &Site,
+    site: &Testbed,
     peer: Peer,
     script: Script,
     clients: usize,
@@ -68,8 +68,8 @@ pub(super) async fn run(
     let mut options = vec!["-n", "-c", &clients, "-j", &threads, "-T", &span];
     options.extend(script.options());
     let pgbench = site.pgbench(peer, &options);
-    let cost = costing(site.postgres(peer), run_program(pgbench, size.span + PATIENCE)).await?;
-    let said = Said::parse(&cost.result).with_context(|| format!("pgbench said: {}", cost.result))?;
+    let cost = measure_cost(site.postgres(peer), run_program(pgbench, size.span + GRACE)).await?;
+    let said = PgbenchReport::parse(&cost.result).with_context(|| format!("pgbench said: {}", cost.result))?;
     let cpu = cost.cpu.as_secs_f64() * 1e6 / said.transactions;
     let mut sample = vec![(TPS, said.tps), (LATENCY, said.latency_ms * 1000.0)];
     if peer != Peer::Direct {
@@ -79,16 +79,16 @@ pub(super) async fn run(
 }
 
 /// The same, with somebody reading the metrics of the proxy all the time, when the peer says so.
-pub(super) async fn scraped(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+pub(super) async fn run_scraped(site: &Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
     let port = site.postgres(peer).metrics.context("the proxy has metrics")?;
     let scraping = (peer == Peer::StolonScraped).then(|| {
         tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(SCRAPE_EVERY);
+            let mut ticks = tokio::time::interval(SCRAPE_INTERVAL);
             loop {
                 ticks.tick().await;
                 // a scrape that fails costs the proxy nothing, and shows in the figures of nobody
                 if let Err(error) = scrape(port).await {
-                    tell(format_args!("scrape: {error:#}"));
+                    print_progress(format_args!("scrape: {error:#}"));
                 }
             }
         })
@@ -118,13 +118,13 @@ pub(super) async fn scrape(port: u16) -> anyhow::Result<String> {
 
 /// What pgbench tells at its end (manual, pgbench, "Good Practices" and the example there).
 #[derive(Debug, PartialEq)]
-struct Said {
+struct PgbenchReport {
     transactions: f64,
     latency_ms: f64,
     tps: f64,
 }
 
-impl Said {
+impl PgbenchReport {
     fn parse(text: &str) -> Option<Self> {
         let after = |name: &str| {
             let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -148,12 +148,12 @@ mod tests {
                     number of transactions actually processed: 51234\nnumber of failed transactions: 0 (0.000%)\n\
                     latency average = 0.312 ms\ninitial connection time = 21.1 ms\n\
                     tps = 51300.123 (without initial connection time)\n";
-        let said = Said {
+        let said = PgbenchReport {
             transactions: 51234.0,
             latency_ms: 0.312,
             tps: 51300.123,
         };
-        assert_eq!(Said::parse(text), Some(said));
-        assert_eq!(Said::parse("pgbench: error: connection to server"), None);
+        assert_eq!(PgbenchReport::parse(text), Some(said));
+        assert_eq!(PgbenchReport::parse("pgbench: error: connection to server"), None);
     }
 }

@@ -9,26 +9,26 @@ use stolon_tests::wait::{eventually, now};
 use super::copy;
 use crate::proxy::figures::{HOST_GROWTH, HOST_TAKEN, PROXY_GROWTH, Sample};
 use crate::proxy::peers::Peer;
-use crate::proxy::site::Site;
 use crate::proxy::size::Size;
+use crate::proxy::testbed::Testbed;
 use crate::proxy::usage;
 
 /// How long the COPY may take, before and after.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The buffers between server and client are full when the kernel's memory has been the same for so many looks.
-const SAME_LOOKS: usize = 6;
+const STABLE_SAMPLES: usize = 6;
 /// By how much it may differ meanwhile: there are other sockets.
 const SLACK_BYTES: u64 = 64 * 1024;
 /// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
-pub(super) async fn run(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+pub(super) async fn run(site: &Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
     let instance = site.postgres(peer);
     let tcp_before = usage::tcp_bytes()?;
-    let mut psql = copy::out(site, peer).spawn().context("start psql")?;
+    let mut psql = copy::copy_to_null(site, peer).spawn().context("start psql")?;
     let pid = psql.id().context("psql runs")?;
     // under way: it has written something to /dev/null
-    eventually("the COPY to be under way", PATIENCE, async || {
+    eventually("the COPY to be under way", TIMEOUT, async || {
         let io = std::fs::read_to_string(format!("/proc/{pid}/io")).context("psql's io")?;
         let written = io
             .lines()
@@ -42,16 +42,16 @@ pub(super) async fn run(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<
     .await;
     let memory_before = usage::anonymous_bytes(&instance.pids)?;
     send_signal(pid, Signal::STOP);
-    let full = full().await?;
+    let full = wait_buffers_full().await?;
     let (mut memory, mut tcp) = (memory_before, full);
     let start = now();
     while now().since(start) < size.stall {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(SAMPLE_INTERVAL).await;
         memory = memory.max(usage::anonymous_bytes(&instance.pids)?);
         tcp = tcp.max(usage::tcp_bytes()?);
     }
     send_signal(pid, Signal::CONT);
-    let status = tokio::time::timeout(PATIENCE, psql.wait())
+    let status = tokio::time::timeout(TIMEOUT, psql.wait())
         .await
         .context("psql does not end")?
         .context("psql")?;
@@ -68,11 +68,11 @@ pub(super) async fn run(site: &Site, peer: Peer, size: &Size) -> anyhow::Result<
 }
 
 /// What the kernel's TCP memory has come to once it stays the same, or at the end of our patience.
-async fn full() -> anyhow::Result<u64> {
+async fn wait_buffers_full() -> anyhow::Result<u64> {
     let start = now();
     let (mut last, mut same) = (usage::tcp_bytes()?, 0);
-    while same < SAME_LOOKS && now().since(start) < PATIENCE {
-        tokio::time::sleep(LOOK_EVERY).await;
+    while same < STABLE_SAMPLES && now().since(start) < TIMEOUT {
+        tokio::time::sleep(SAMPLE_INTERVAL).await;
         let bytes = usage::tcp_bytes()?;
         same = if bytes.abs_diff(last) <= SLACK_BYTES {
             same + 1

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::proxy::Results;
-use crate::proxy::standards::{Reach, judge};
+use crate::proxy::targets::{Level, evaluate};
 
 /// The whole run.
 pub fn json(results: &Results) -> Value {
@@ -19,7 +19,7 @@ pub fn json(results: &Results) -> Value {
         .map(|row| {
             let mut peers = Map::new();
             for cell in &row.cells {
-                let (least, most) = cell.series.spread();
+                let (least, most) = cell.series.min_max();
                 let figures = peers
                     .entry(cell.peer.name())
                     .or_insert_with(|| Value::Object(Map::new()));
@@ -30,15 +30,15 @@ pub fn json(results: &Results) -> Value {
             json!({ "load": row.load, "title": row.title, "peers": peers })
         })
         .collect();
-    let standards: Vec<Value> = judge(&results.rows)
+    let standards: Vec<Value> = evaluate(&results.rows)
         .iter()
         .map(|verdict| {
             json!({
                 "load": verdict.load, "what": verdict.what, "measured": verdict.measured, "unit": verdict.unit,
                 "interval": verdict.interval.map(|(least, most)| [least, most]),
                 "must": verdict.must.to_string(), "want": verdict.want.map(|want| want.to_string()),
-                "must_reached": verdict.reach() >= Reach::Must, "level": verdict.reach() == Reach::Level,
-                "want_reached": verdict.want.map(|_| verdict.reach() == Reach::Want),
+                "must_reached": verdict.level() >= Level::Required, "level": verdict.level() == Level::Undecided,
+                "want_reached": verdict.want.map(|_| verdict.level() == Level::Wanted),
             })
         })
         .collect();

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::table;
 use crate::proxy::Results;
 use crate::proxy::figures::Row;
-use crate::proxy::standards::judge;
+use crate::proxy::targets::evaluate;
 
 /// The whole page. `picture` is the file name of the plot, beside the page.
 pub fn page(results: &Results, picture: &str) -> String {
@@ -46,9 +46,9 @@ pub fn page(results: &Results, picture: &str) -> String {
         versions.join(", "),
         machine.congestion,
     );
-    text.push_str(&table::verdicts(&judge(&results.rows)));
+    text.push_str(&table::targets(&evaluate(&results.rows)));
     text.push('\n');
-    text.push_str(table::VERDICTS_LEGEND);
+    text.push_str(table::TARGETS_LEGEND);
     text.push_str("\n## Loads\n");
     for row in &results.rows {
         // a String takes whatever is written to it

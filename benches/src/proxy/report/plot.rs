@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::proxy::figures::{
-    Better, CPU_PER_CONNECTION, CPU_PER_GB, CPU_PER_TRANSACTION, Figure, LAST_CLOSE, MEMORY_PER_CONNECTION, P99, Row,
-    Shown, TPS,
+    Better, CPU_PER_CONNECTION, CPU_PER_GB, CPU_PER_TRANSACTION, Figure, Formatted, LAST_CLOSE, MEMORY_PER_CONNECTION,
+    P99, Row, TPS,
 };
 use crate::proxy::peers::Peer;
 
@@ -111,7 +111,7 @@ fn panel(text: &mut String, row: &Row, figure: Figure, title: &str, x: usize, y:
             peer.title(),
             x + LABEL_WIDTH,
             (x + LABEL_WIDTH) as f64 + length + 6.0,
-            Shown(figure, *value)
+            Formatted(figure, *value)
         );
     }
 }

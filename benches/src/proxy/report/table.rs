@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::proxy::figures::{Row, Shown};
-use crate::proxy::standards::{Reach, Verdict};
+use crate::proxy::figures::{Formatted, Row};
+use crate::proxy::targets::{Level, TargetResult};
 
 /// What a line of figures means.
 pub const LEGEND: &str = "median (least to most of the rounds)";
@@ -24,9 +24,13 @@ pub fn row(row: &Row) -> String {
             line.push(row.series(peer, *figure).map_or_else(
                 || "–".to_owned(),
                 |series| {
-                    let (least, most) = series.spread();
-                    let median = Shown(*figure, series.median());
-                    format!("{median} ({} to {})", Shown(*figure, least), Shown(*figure, most))
+                    let (least, most) = series.min_max();
+                    let median = Formatted(*figure, series.median());
+                    format!(
+                        "{median} ({} to {})",
+                        Formatted(*figure, least),
+                        Formatted(*figure, most)
+                    )
                 },
             ));
         }
@@ -36,14 +40,14 @@ pub fn row(row: &Row) -> String {
 }
 
 /// What stands below [`verdicts`].
-pub const VERDICTS_LEGEND: &str = "\
+pub const TARGETS_LEGEND: &str = "\
 A ratio is the median of the ratios of every round; in brackets is where it lies with a certainty of at least 95 %, or, of
 fewer than six rounds, the least and the most of them. *level*: not what must be reached, but that lies within the
 brackets, so that this run cannot tell. *must* and *want* go by the median alone.
 ";
 
 /// The standards and how far each is reached.
-pub fn verdicts(verdicts: &[Verdict]) -> String {
+pub fn targets(verdicts: &[TargetResult]) -> String {
     let mut lines = vec![
         ["load", "what", "measured", "must", "want", "reached"]
             .map(str::to_owned)
@@ -62,11 +66,11 @@ pub fn verdicts(verdicts: &[Verdict]) -> String {
             verdict
                 .want
                 .map_or_else(|| "–".to_owned(), |want| unit(want.to_string())),
-            match (verdict.reach(), verdict.want) {
-                (Reach::Below, _) => "**no**",
-                (Reach::Level, _) => "*level*",
-                (Reach::Must, _) | (Reach::Want, None) => "must",
-                (Reach::Want, Some(_)) => "want",
+            match (verdict.level(), verdict.want) {
+                (Level::Missed, _) => "**no**",
+                (Level::Undecided, _) => "*level*",
+                (Level::Required, _) | (Level::Wanted, None) => "must",
+                (Level::Wanted, Some(_)) => "want",
             }
             .to_owned(),
         ]);
@@ -105,7 +109,7 @@ mod tests {
     use super::*;
     use crate::proxy::figures::{CPU_PER_TRANSACTION, TPS};
     use crate::proxy::peers::Peer;
-    use crate::proxy::standards::Bound;
+    use crate::proxy::targets::Bound;
 
     #[test]
     fn a_row_tells_median_and_spread_and_what_is_missing() {
@@ -125,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_standards_tell_how_far_each_is_reached() {
-        let verdict = |measured, interval| Verdict {
+        let verdict = |measured, interval| TargetResult {
             load: "x",
             what: "y".to_owned(),
             measured,
@@ -148,6 +152,6 @@ mod tests {
 | x    | y    | 0.98 ×                | ≥ 0.97 × | ≥ 1 × | must    |
 | x    | y    | 1.00 ×                | ≥ 0.97 × | ≥ 1 × | want    |
 ";
-        assert_eq!(verdicts(&all), expected);
+        assert_eq!(targets(&all), expected);
     }
 }

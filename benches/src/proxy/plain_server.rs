@@ -14,13 +14,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The option of the bench program that makes it this server; not for people.
-pub const SERVE: &str = "--serve-plain";
+pub const SERVE_OPTION: &str = "--serve-plain";
 /// How much is written or read at once.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 /// A request: one letter and a little-endian number.
 pub const REQUEST_BYTES: usize = 9;
 /// How long it may take to listen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Request {
     /// So many bytes.
     Send(u64),
     /// To read so many bytes, and to answer with one.
-    Take(u64),
+    Receive(u64),
 }
 
 impl Request {
@@ -39,7 +39,7 @@ impl Request {
         let (letter, count) = match self {
             Self::Name => (b'n', 0),
             Self::Send(count) => (b's', count),
-            Self::Take(count) => (b't', count),
+            Self::Receive(count) => (b't', count),
         };
         let mut bytes = [letter; REQUEST_BYTES];
         bytes[1..].copy_from_slice(&u64::to_le_bytes(count));
@@ -52,7 +52,7 @@ impl Request {
         match letter {
             b'n' => Some(Self::Name),
             b's' => Some(Self::Send(count)),
-            b't' => Some(Self::Take(count)),
+            b't' => Some(Self::Receive(count)),
             _ => None,
         }
     }
@@ -63,7 +63,7 @@ impl Request {
 /// # Errors
 ///
 /// The connection fails.
-pub async fn ask_name(socket: &mut TcpStream) -> io::Result<Option<u8>> {
+pub async fn request_name(socket: &mut TcpStream) -> io::Result<Option<u8>> {
     socket.write_all(&Request::Name.bytes()).await?;
     let mut name = [0];
     let read = socket.read(&mut name).await?;
@@ -72,14 +72,14 @@ pub async fn ask_name(socket: &mut TcpStream) -> io::Result<Option<u8>> {
 
 /// The server's process.
 #[derive(Debug)]
-pub struct Plain {
+pub struct PlainServer {
     /// What it answers to [`Request::Name`].
     pub name: u8,
     port: Port,
     _process: Process,
 }
 
-impl Plain {
+impl PlainServer {
     /// Starts one, and waits until it listens.
     ///
     /// # Errors
@@ -89,9 +89,9 @@ impl Plain {
         let port = Port::free();
         let program = std::env::current_exe().context("find our own program")?;
         let mut command = Command::new(program);
-        command.arg(format!("{SERVE}={port}{}", char::from(name)));
+        command.arg(format!("{SERVE_OPTION}={port}{}", char::from(name)));
         let mut process = Process::start("plain server", command, None, log);
-        eventually("the plain server to listen", PATIENCE, async || {
+        eventually("the plain server to listen", START_TIMEOUT, async || {
             assert!(process.try_wait().is_none(), "it does not start: {}", process.tail(5));
             TcpStream::connect(("127.0.0.1", port.number())).await.map(drop)
         })
@@ -158,7 +158,7 @@ async fn answer(mut client: TcpStream, name: u8) -> io::Result<()> {
             }
             client.shutdown().await
         }
-        Some(Request::Take(mut left)) => {
+        Some(Request::Receive(mut left)) => {
             let mut chunk = vec![0; CHUNK_BYTES];
             while left > 0 {
                 match client.read(&mut chunk).await? {

@@ -10,20 +10,20 @@ use super::peers::Peer;
 
 /// How far a measurement comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reach {
+pub enum Level {
     /// Not as far as it must.
-    Below,
+    Missed,
     /// Not as far as it must, but that lies within the interval.
-    Level,
+    Undecided,
     /// As far as it must, and there is no further.
-    Must,
+    Required,
     /// As far as it wants to, or there is nothing to want.
-    Want,
+    Wanted,
 }
 
 /// One standard, and what was measured of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
+pub struct TargetResult {
     /// The load.
     pub load: &'static str,
     /// What of it.
@@ -40,18 +40,18 @@ pub struct Verdict {
     pub want: Option<Bound>,
 }
 
-impl Verdict {
+impl TargetResult {
     /// How far it comes.
-    pub fn reach(&self) -> Reach {
+    pub fn level(&self) -> Level {
         if !self.must.holds(self.measured) {
             match self.interval {
-                Some((least, most)) if self.must.holds(least) || self.must.holds(most) => Reach::Level,
-                _ => Reach::Below,
+                Some((least, most)) if self.must.holds(least) || self.must.holds(most) => Level::Undecided,
+                _ => Level::Missed,
             }
         } else if self.want.is_none_or(|want| want.holds(self.measured)) {
-            Reach::Want
+            Level::Wanted
         } else {
-            Reach::Must
+            Level::Required
         }
     }
 }
@@ -88,22 +88,22 @@ const FLAT_KIB: f64 = 1024.0;
 
 /// Judges all standards that these rows tell of: those of proxy 6, and that neither a scrape nor the way through costs what
 /// can be seen.
-pub fn judge(rows: &[Row]) -> Vec<Verdict> {
+pub fn evaluate(rows: &[Row]) -> Vec<TargetResult> {
     use Bound::{AtLeast, AtMost};
 
     const HAPROXIES: &[Peer] = &[Peer::Haproxy, Peer::HaproxyTuned];
-    const BEST: Rivals = Rivals("HAProxy's best", HAPROXIES);
-    const DEFAULT: Rivals = Rivals("HAProxy's default", &[Peer::Haproxy]);
-    const DIRECT: Rivals = Rivals("direct", &[Peer::Direct]);
-    const FASTEST: Rivals = Rivals(
+    const BEST: Baseline = Baseline("HAProxy's best", HAPROXIES);
+    const DEFAULT: Baseline = Baseline("HAProxy's default", &[Peer::Haproxy]);
+    const DIRECT: Baseline = Baseline("direct", &[Peer::Direct]);
+    const FASTEST: Baseline = Baseline(
         "the fastest proxy's",
         &[Peer::Haproxy, Peer::HaproxyTuned, Peer::Nginx, Peer::Pgbouncer],
     );
-    const SHUTDOWN: Rivals = Rivals("HAProxy's `shutdown sessions server`", HAPROXIES);
-    const UNSCRAPED: Rivals = Rivals("no scrapes", &[Peer::Stolon]);
-    let mut judged = Judged {
+    const SHUTDOWN: Baseline = Baseline("HAProxy's `shutdown sessions server`", HAPROXIES);
+    const UNSCRAPED: Baseline = Baseline("no scrapes", &[Peer::Stolon]);
+    let mut judged = Evaluation {
         rows,
-        verdicts: Vec::new(),
+        results: Vec::new(),
     };
     for load in ["select-16", "prepared-16"] {
         judged.ratio(load, CPU_PER_TRANSACTION, BEST, AtMost(0.95), Some(AtMost(0.75)));
@@ -140,25 +140,25 @@ pub fn judge(rows: &[Row]) -> Vec<Verdict> {
     );
     judged.ratio("latency", P50, BEST, AtMost(1.05), Some(AtMost(1.0)));
     judged.ratio("latency-beside-copy", P50, BEST, AtMost(1.05), Some(AtMost(1.0)));
-    judged.verdicts
+    judged.results
 }
 
 /// Who is compared with, in words, and which of the peers that are.
 #[derive(Clone, Copy)]
-struct Rivals(&'static str, &'static [Peer]);
+struct Baseline(&'static str, &'static [Peer]);
 
-struct Judged<'a> {
+struct Evaluation<'a> {
     rows: &'a [Row],
-    verdicts: Vec<Verdict>,
+    results: Vec<TargetResult>,
 }
 
-impl Judged<'_> {
+impl Evaluation<'_> {
     fn row(&self, load: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.load == load)
     }
 
     /// Ours as it comes over each of theirs, round by round; the rival that is hardest to reach counts.
-    fn ratio(&mut self, load: &'static str, figure: Figure, rivals: Rivals, must: Bound, want: Option<Bound>) {
+    fn ratio(&mut self, load: &'static str, figure: Figure, rivals: Baseline, must: Bound, want: Option<Bound>) {
         self.ratio_of(Peer::Stolon, load, figure, rivals, must, want);
     }
 
@@ -168,34 +168,34 @@ impl Judged<'_> {
         ours: Peer,
         load: &'static str,
         figure: Figure,
-        Rivals(whose, theirs): Rivals,
+        Baseline(whose, theirs): Baseline,
         must: Bound,
         want: Option<Bound>,
     ) {
         let Some(row) = self.row(load) else { return };
         let Some(ours) = row.series(ours, figure) else { return };
         let beside = |theirs: &Peer| {
-            let ratios = ours.over(row.series(*theirs, figure)?);
-            Some(Verdict {
+            let ratios = ours.ratios_to(row.series(*theirs, figure)?);
+            Some(TargetResult {
                 load,
                 what: format!("{} beside {whose}", figure.title),
                 measured: ratios.median(),
-                interval: Some(ratios.interval()),
+                interval: Some(ratios.confidence_interval()),
                 unit: "×",
                 must,
                 want,
             })
         };
         // without one of them it would not be what `whose` says
-        let verdicts: Option<Vec<Verdict>> = theirs.iter().map(beside).collect();
-        let reach = |one: &Verdict, other: &Verdict| {
+        let verdicts: Option<Vec<TargetResult>> = theirs.iter().map(beside).collect();
+        let reach = |one: &TargetResult, other: &TargetResult| {
             let farther = one.measured.total_cmp(&other.measured);
-            one.reach().cmp(&other.reach()).then(match must {
+            one.level().cmp(&other.level()).then(match must {
                 Bound::AtMost(_) => farther.reverse(),
                 Bound::AtLeast(_) => farther,
             })
         };
-        self.verdicts
+        self.results
             .extend(verdicts.and_then(|verdicts| verdicts.into_iter().min_by(reach)));
     }
 
@@ -204,7 +204,7 @@ impl Judged<'_> {
         let Some(ours) = self.row(load).and_then(|row| row.median(Peer::Stolon, figure)) else {
             return;
         };
-        self.verdicts.push(Verdict {
+        self.results.push(TargetResult {
             load,
             what: figure.title.to_owned(),
             measured: ours,
@@ -229,14 +229,14 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(row: Row, what: &str, measured: f64, reach: Reach) {
-        let verdicts = judge(&[row]);
+    fn check(row: Row, what: &str, measured: f64, reach: Level) {
+        let verdicts = evaluate(&[row]);
         let verdict = verdicts
             .iter()
             .find(|verdict| verdict.what.contains(what))
             .expect("it is judged");
         assert!((verdict.measured - measured).abs() < 1e-9, "{verdict:?}");
-        assert_eq!(verdict.reach(), reach, "{verdict:?}");
+        assert_eq!(verdict.level(), reach, "{verdict:?}");
     }
 
     #[test]
@@ -248,9 +248,9 @@ mod tests {
                 &[(Peer::Haproxy, 20.0), (Peer::HaproxyTuned, 10.0), (Peer::Stolon, ours)],
             )
         };
-        check(cost(9.6), "HAProxy's best", 0.96, Reach::Below);
-        check(cost(9.5), "HAProxy's best", 0.95, Reach::Must);
-        check(cost(7.0), "HAProxy's best", 0.7, Reach::Want);
+        check(cost(9.6), "HAProxy's best", 0.96, Level::Missed);
+        check(cost(9.5), "HAProxy's best", 0.95, Level::Required);
+        check(cost(7.0), "HAProxy's best", 0.7, Level::Wanted);
     }
 
     #[test]
@@ -262,9 +262,9 @@ mod tests {
                 &[(Peer::Haproxy, 90.0), (Peer::HaproxyTuned, 100.0), (Peer::Stolon, ours)],
             )
         };
-        check(rate(96.0), "HAProxy's best", 0.96, Reach::Below);
-        check(rate(98.0), "HAProxy's best", 0.98, Reach::Must);
-        check(rate(101.0), "HAProxy's best", 1.01, Reach::Want);
+        check(rate(96.0), "HAProxy's best", 0.96, Level::Missed);
+        check(rate(98.0), "HAProxy's best", 0.98, Level::Required);
+        check(rate(101.0), "HAProxy's best", 1.01, Level::Wanted);
     }
 
     #[test]
@@ -278,9 +278,9 @@ mod tests {
             }
             row
         };
-        check(rate([96.0, 49.0, 90.0]), "HAProxy's best", 0.96, Reach::Level);
-        check(rate([96.0, 48.0, 90.0]), "HAProxy's best", 0.96, Reach::Below);
-        check(rate([97.0, 51.0, 10.0]), "HAProxy's best", 0.97, Reach::Must);
+        check(rate([96.0, 49.0, 90.0]), "HAProxy's best", 0.96, Level::Undecided);
+        check(rate([96.0, 48.0, 90.0]), "HAProxy's best", 0.96, Level::Missed);
+        check(rate([97.0, 51.0, 10.0]), "HAProxy's best", 0.97, Level::Required);
     }
 
     // its own median is the lower one
@@ -292,24 +292,27 @@ mod tests {
             row.add(Peer::HaproxyTuned, vec![(TPS, other)]);
             row.add(Peer::Stolon, vec![(TPS, ours)]);
         }
-        check(row, "HAProxy's best", 95.0 / 96.0, Reach::Must);
+        check(row, "HAProxy's best", 95.0 / 96.0, Level::Required);
     }
 
     #[test]
     fn beside_half_of_the_rivals_nothing_is_judged() {
         let alone = [(Peer::Haproxy, 90.0), (Peer::Stolon, 10.0)];
-        assert_eq!(judge(&[row("reconnect", TPS, &alone)]), []);
+        assert_eq!(evaluate(&[row("reconnect", TPS, &alone)]), []);
     }
 
     #[test]
     fn what_was_not_measured_is_not_judged() {
-        assert_eq!(judge(&[]), []);
-        assert_eq!(judge(&[row("idle", MEMORY_PER_CONNECTION, &[(Peer::Nginx, 1.0)])]), []);
+        assert_eq!(evaluate(&[]), []);
+        assert_eq!(
+            evaluate(&[row("idle", MEMORY_PER_CONNECTION, &[(Peer::Nginx, 1.0)])]),
+            []
+        );
         check(
             row("idle", MEMORY_PER_CONNECTION, &[(Peer::Stolon, 1.5)]),
             "memory",
             1.5,
-            Reach::Must,
+            Level::Required,
         );
     }
 }

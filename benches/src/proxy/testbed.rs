@@ -14,7 +14,7 @@ use stolon_tests::wait::eventually;
 use tokio::net::TcpStream;
 
 use super::peers::{Instance, Peer};
-use super::plain::{Plain, ask_name};
+use super::plain_server::{PlainServer, request_name};
 use super::size::Size;
 
 /// Whom the loads connect as; `pg_hba.conf` trusts it, so that no figure is that of a password check.
@@ -22,33 +22,33 @@ pub const USER: &str = "bench";
 /// Their database.
 pub const DATABASE: &str = "postgres";
 /// How long a statement of the preparation may take.
-const PATIENCE: Duration = Duration::from_secs(600);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a route may take to open.
-const SOON: Duration = Duration::from_secs(30);
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// All of it. Dropping it ends all of it.
 #[derive(Debug)]
-pub struct Site {
+pub struct Testbed {
     /// Where PostgreSQL's own programs are.
     pub programs: PathBuf,
     /// A file with the rows that are copied in.
     pub rows: PathBuf,
     postgres: BTreeMap<Peer, Instance>,
     plain: BTreeMap<Peer, Instance>,
-    servers: [Plain; 2],
-    stage: Stage,
+    servers: [PlainServer; 2],
+    stub: StubCluster,
     cluster: Cluster,
 }
 
 /// Two plain servers' stolon-proxies: etcd, and what a sentinel would write there.
 #[derive(Debug)]
-struct Stage {
-    hand: FakeSentinel,
+struct StubCluster {
+    sentinel: FakeSentinel,
     cluster: Cluster,
     enabled: Vec<String>,
 }
 
-impl Site {
+impl Testbed {
     /// Starts everything but what the loads start for themselves, and fills the database.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ impl Site {
     /// # Panics
     ///
     /// When the cluster does not come up in time.
-    pub async fn make(size: &Size) -> anyhow::Result<Self> {
+    pub async fn start(size: &Size) -> anyhow::Result<Self> {
         let mut cluster = Cluster::builder(Profile::Default)
             .keepers(1)
             .proxies(0)
@@ -106,8 +106,8 @@ impl Site {
         let programs =
             programs().context("PostgreSQL's pgbench and psql are neither below /usr/lib/postgresql nor in PATH")?;
         let servers = [
-            Plain::start(b'A', &dir.join("plain-a.log")).await?,
-            Plain::start(b'B', &dir.join("plain-b.log")).await?,
+            PlainServer::start(b'A', &dir.join("plain-a.log")).await?,
+            PlainServer::start(b'B', &dir.join("plain-b.log")).await?,
         ];
         let mut site = Self {
             programs,
@@ -115,7 +115,7 @@ impl Site {
             postgres,
             plain: BTreeMap::new(),
             servers,
-            stage: Stage::make().await,
+            stub: StubCluster::start().await,
             cluster,
         };
         site.fill(size).await?;
@@ -127,7 +127,7 @@ impl Site {
             Peer::Stolon,
             Peer::StolonTwoThreads,
         ] {
-            let instance = site.fresh(peer).await?;
+            let instance = site.start_instance(peer).await?;
             site.plain.insert(peer, instance);
         }
         Ok(site)
@@ -160,7 +160,7 @@ impl Site {
     /// # Panics
     ///
     /// When a stolon-proxy opens no route in time.
-    pub async fn fresh(&mut self, peer: Peer) -> anyhow::Result<Instance> {
+    pub async fn start_instance(&mut self, peer: Peer) -> anyhow::Result<Instance> {
         let server = self.servers[0].address();
         match peer {
             Peer::Direct => Ok(Instance::direct(server.port())),
@@ -170,11 +170,11 @@ impl Site {
                 } else {
                     &[]
                 };
-                let instance = start_proxy(&mut self.stage.cluster, options);
-                let uid = self.stage.uid_of(instance.pids[0]).await;
-                self.stage.enabled.push(uid);
-                self.lead_to(0).await?;
-                arrives(instance.port, self.servers[0].name).await;
+                let instance = start_proxy(&mut self.stub.cluster, options);
+                let uid = self.stub.uid_of(instance.pids[0]).await;
+                self.stub.enabled.push(uid);
+                self.route_to(0).await?;
+                wait_route(instance.port, self.servers[0].name).await;
                 Ok(instance)
             }
             Peer::Haproxy | Peer::HaproxyTuned | Peer::Nginx | Peer::Pgbouncer => {
@@ -186,13 +186,13 @@ impl Site {
     }
 
     /// Ends a way that [`Self::fresh`] gave.
-    pub async fn end(&mut self, instance: Instance) {
+    pub async fn stop_instance(&mut self, instance: Instance) {
         let proxies = instance.metrics.map(|_| instance.pids.clone()).unwrap_or_default();
         for pid in proxies {
-            let uid = self.stage.uid_of(pid).await;
-            self.stage.enabled.retain(|one| *one != uid);
-            if let Some(name) = self.stage.cluster.name_of(pid) {
-                self.stage.cluster.process(&name).kill();
+            let uid = self.stub.uid_of(pid).await;
+            self.stub.enabled.retain(|one| *one != uid);
+            if let Some(name) = self.stub.cluster.name_of(pid) {
+                self.stub.cluster.process(&name).kill();
             }
         }
     }
@@ -202,10 +202,10 @@ impl Site {
     /// # Errors
     ///
     /// The store does not answer.
-    pub async fn lead_to(&mut self, index: usize) -> anyhow::Result<()> {
+    pub async fn route_to(&mut self, index: usize) -> anyhow::Result<()> {
         let server = &self.servers[index];
         let db = format!("db{}", char::from(server.name).to_ascii_lowercase());
-        let (enabled, hand) = (self.stage.enabled.clone(), &mut self.stage.hand);
+        let (enabled, hand) = (self.stub.enabled.clone(), &mut self.stub.sentinel);
         hand.publish(Some((&db, server.address())), &enabled).await?;
         Ok(())
     }
@@ -217,7 +217,7 @@ impl Site {
 
     async fn fill(&self, size: &Size) -> anyhow::Result<()> {
         let pgbench = self.pgbench(Peer::Direct, &["-i", "-q", &format!("--scale={}", size.scale)]);
-        run(pgbench, PATIENCE).await?;
+        run(pgbench, STATEMENT_TIMEOUT).await?;
         // 999 characters and the end of the line; 32 of them a digest, so that nothing packs it
         self.psql(&format!(
             "create unlogged table bulk as select (repeat(md5(i::text), 31) || '1234567')::text as line \
@@ -238,7 +238,7 @@ impl Site {
         for statement in sql.split("; ") {
             let mut psql = self.psql_through(Peer::Direct);
             psql.arg("-c").arg(statement);
-            run(psql, PATIENCE).await?;
+            run(psql, STATEMENT_TIMEOUT).await?;
         }
         Ok(())
     }
@@ -288,11 +288,11 @@ impl Site {
     }
 }
 
-impl Stage {
-    async fn make() -> Self {
+impl StubCluster {
+    async fn start() -> Self {
         let cluster = Cluster::store_only().await;
         Self {
-            hand: FakeSentinel::new(cluster.store.clone(), ClusterSpec::default()),
+            sentinel: FakeSentinel::new(cluster.store.clone(), ClusterSpec::default()),
             cluster,
             enabled: Vec::new(),
         }
@@ -301,7 +301,7 @@ impl Stage {
     /// The uid that a proxy has given itself.
     async fn uid_of(&mut self, pid: u32) -> String {
         let name = self.cluster.name_of(pid).expect("we have started it");
-        eventually("the proxy to tell its uid", SOON, async || {
+        eventually("the proxy to tell its uid", ROUTE_TIMEOUT, async || {
             let log = self.cluster.process(&name).log();
             let (_, after) = log.split_once("proxy id id=").ok_or("not yet")?;
             let uid = after.split_whitespace().next().ok_or("not yet")?;
@@ -328,10 +328,10 @@ fn start_proxy(cluster: &mut Cluster, options: &[&str]) -> Instance {
 /// # Panics
 ///
 /// When it does not in time.
-pub async fn arrives(port: u16, name: u8) {
-    eventually("the way to be open", SOON, async || {
+pub async fn wait_route(port: u16, name: u8) {
+    eventually("the way to be open", ROUTE_TIMEOUT, async || {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
-        let answer = ask_name(&mut socket).await.context("ask")?;
+        let answer = request_name(&mut socket).await.context("ask")?;
         let answer = answer.context("closed before an answer")?;
         ensure!(answer == name, "it leads to {}", char::from(answer));
         anyhow::Ok(())
