@@ -1,4 +1,4 @@
-//! Certificates for TLS towards etcd and PostgreSQL, made with the `openssl` program.
+//! Certificates for TLS to etcd and PostgreSQL, made with the `openssl` program.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -9,16 +9,16 @@ use tempfile::TempDir;
 
 use crate::test_dir::User;
 
-/// A directory of keys (`NAME.key`) and certificates (`NAME.pem`), good for a day. It is removed when this is dropped.
+/// A directory of keys (`NAME.key`) and certificates (`NAME.pem`), valid for a day. It is removed when this is dropped.
 #[derive(Debug)]
 pub struct Certificates(TempDir);
 
 impl Certificates {
-    /// A directory with these authorities.
+    /// Makes a directory with these certificate authorities.
     ///
     /// # Panics
     ///
-    /// When it cannot be made, or there is no `openssl`.
+    /// The directory cannot be made, or there is no `openssl`.
     pub fn with_authorities(authorities: &[&str]) -> Self {
         let made = Self(TempDir::with_prefix("stolon-tls.").expect("a temporary directory can be made"));
         for name in authorities {
@@ -34,7 +34,7 @@ impl Certificates {
     ///
     /// # Panics
     ///
-    /// When there is no such authority, or `openssl` does not like the extension.
+    /// There is no such authority, or `openssl` rejects the extension.
     pub fn sign(&self, name: &str, authority: &str, extension: &str) {
         fs::write(self.path("extension"), extension).expect("the directory is ours");
         self.openssl(&format!(
@@ -46,12 +46,12 @@ impl Certificates {
         ));
     }
 
-    /// Lets a user's server read the key `name`, and everybody the certificates. Servers refuse a key that others than
-    /// its owner may read.
+    /// Makes the key `name` readable by a user's server, and the certificates by everybody. Servers refuse a key that
+    /// users other than its owner may read.
     ///
     /// # Panics
     ///
-    /// When there is no such key.
+    /// There is no such key.
     pub fn make_readable_by(&self, name: &str, user: Option<&User>) {
         let may_be_entered = fs::Permissions::from_mode(0o755);
         fs::set_permissions(self.0.path(), may_be_entered).expect("the directory is ours");
@@ -61,13 +61,13 @@ impl Certificates {
         }
     }
 
-    /// The path of a file in the directory.
+    /// Returns the path of a file in the directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     fn openssl(&self, args: &str) {
-        // ec:p256 is short for two options
+        // ec:p256 stands for two options.
         let args = args.replace("ec:p256", "ec -pkeyopt ec_paramgen_curve:prime256v1");
         let done = Command::new("openssl")
             .args(args.split(' '))

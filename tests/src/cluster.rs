@@ -1,5 +1,5 @@
-//! A whole cluster of the tests: its etcd, sentinels, keepers and proxies as child processes, what one can do to
-//! them, and what one can wait for.
+//! A whole cluster for a test: etcd, sentinels, keepers and proxies as child processes, the failures that a test can
+//! cause, and the states that it can wait for.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -23,32 +23,32 @@ use crate::tcp_relay::TcpRelay;
 use crate::test_dir::TestDir;
 use crate::wait::{eventually, now};
 
-/// The name of every cluster of the tests; each has its own etcd.
+/// The name of every test cluster; each has its own etcd.
 pub const CLUSTER_NAME: &str = "test";
-/// The superuser and its password.
+/// The superuser's name and password.
 pub const SUPERUSER: (&str, &str) = ("stolon", "su'pass word");
-/// The replication user and its password.
+/// The replication user's name and password.
 pub const REPLUSER: (&str, &str) = ("repluser", "repl\\pass'word");
-/// How long starting, copying and recovering may take on a busy machine.
+/// Limit for starting, copying and recovering an instance on a busy machine.
 pub const LONG_TIMEOUT: Duration = Duration::from_secs(180);
-/// How long what needs no more than a few rounds of the loops may take.
+/// Limit for what takes the programs a few rounds.
 pub const SHORT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The intervals of a cluster.
+/// The intervals in a cluster's spec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
-    /// What a spec means that says nothing: failInterval 20 s.
+    /// The defaults: failInterval 20 s.
     Default,
     /// failInterval 4 s.
     Fast,
-    /// failInterval 5 s, sleepInterval 1 s; the proxies' intervals are the usual ones.
+    /// failInterval 5 s, sleepInterval 1 s; default proxy intervals.
     Short,
     /// As in the reference's integration suite (sentinel 16): failInterval 5 s.
     Suite,
 }
 
 impl Profile {
-    /// The spec of a new cluster with these intervals.
+    /// Returns the spec of a new cluster with these intervals.
     pub fn spec(self) -> Value {
         let mut spec = match self {
             Self::Default => json!({}),
@@ -62,12 +62,12 @@ impl Profile {
             }),
         };
         spec["initMode"] = "new".into();
-        // what a killed server leaves is in its directory then, and not in /dev/shm
+        // A killed server then leaves its segments in its data directory, not in /dev/shm.
         spec["pgParameters"] = json!({ "dynamic_shared_memory_type": "mmap" });
         spec
     }
 
-    /// After how long a silent keeper counts as failed.
+    /// failInterval: a keeper counts as failed after so long without a report.
     pub fn fail_interval(self) -> Duration {
         Duration::from_secs(match self {
             Self::Default => 20,
@@ -76,13 +76,13 @@ impl Profile {
         })
     }
 
-    /// For how long a check-in lets a proxy carry bytes.
+    /// proxyTimeout: how long after a check-in a proxy may forward.
     pub fn proxy_timeout(self) -> Duration {
         Duration::from_secs(if self == Self::Fast { 3 } else { 15 })
     }
 }
 
-/// What a cluster is to begin with.
+/// The initial size and spec of a cluster.
 #[derive(Debug, Clone)]
 pub struct ClusterBuilder {
     spec: Value,
@@ -93,42 +93,43 @@ pub struct ClusterBuilder {
 }
 
 impl ClusterBuilder {
-    /// So many sentinels instead of one.
+    /// Sets the number of sentinels (default: 1).
     #[must_use]
     pub fn sentinels(mut self, count: usize) -> Self {
         self.sentinels = count;
         self
     }
 
-    /// So many keepers instead of two; the first one is the first master.
+    /// Sets the number of keepers (default: 2); the first one is the first master.
     #[must_use]
     pub fn keepers(mut self, count: usize) -> Self {
         self.keepers = count;
         self
     }
 
-    /// So many proxies instead of one.
+    /// Sets the number of proxies (default: 1).
     #[must_use]
     pub fn proxies(mut self, count: usize) -> Self {
         self.proxies = count;
         self
     }
 
-    /// The programs reach the store over so many endpoints, each a relay, see [`Cluster::relays`].
+    /// Connects the programs to the store over `count` endpoints, each a relay in [`Cluster::relays`] (default:
+    /// directly).
     #[must_use]
     pub fn endpoints(mut self, count: usize) -> Self {
         self.endpoints = count;
         self
     }
 
-    /// A field of the spec, over the profile's.
+    /// Sets a field of the spec, in place of the profile's.
     #[must_use]
     pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
         self.spec[field] = value.into();
         self
     }
 
-    /// Starts all of it and waits until clients are served and standbys follow.
+    /// Starts the cluster and waits until clients are served and the standbys follow.
     pub async fn start(self) -> Cluster {
         let mut cluster = Cluster::store_only().await;
         for _ in 0..self.endpoints {
@@ -159,51 +160,51 @@ impl ClusterBuilder {
     }
 }
 
-/// One program that can be stopped and started again with the same options.
+/// A program of the cluster that can be stopped and started again with the same options.
 #[derive(Debug)]
 pub struct ManagedProgram {
     program: &'static str,
-    /// Its options besides those that say where the store is.
+    /// Its options, without those of the store.
     pub options: Vec<String>,
-    /// What runs it, with its arguments; itself, when there are none.
+    /// A command with arguments that runs the program; empty: it is run directly.
     pub wrapper: Vec<String>,
-    /// Additions to its environment.
+    /// Variables that are added to its environment.
     pub environment: Vec<(String, String)>,
-    /// Where it finds the store.
+    /// The value of its `--store-endpoints`.
     pub store_endpoint: String,
     port: Option<Port>,
     process: Option<Process>,
 }
 
 impl ManagedProgram {
-    /// The process.
+    /// Returns the process.
     ///
     /// # Panics
     ///
-    /// When it was killed or has never been started.
+    /// The program has never been started.
     pub fn process(&mut self) -> &mut Process {
         self.process.as_mut().expect("the test has started it")
     }
 }
 
-/// A running cluster. Dropping it ends all of it.
+/// A running cluster. Dropping it ends all programs and removes their files.
 #[derive(Debug)]
 pub struct Cluster {
-    /// All programs but etcd, by name: `sentinel0`, `keeper0`, `proxy0`.
+    /// All programs except etcd, by name: `sentinel0`, `keeper0`, `proxy0`.
     programs: BTreeMap<String, ManagedProgram>,
     leftovers: ServerLeftovers,
-    /// Where all of it is kept.
+    /// The cluster's store.
     pub etcd: Etcd,
-    /// The endpoints of the programs, when they do not reach etcd directly.
+    /// The store endpoints of the programs, where they do not connect to etcd directly.
     pub relays: Vec<TcpRelay>,
-    /// The cluster's keys, as the tests read and write them.
+    /// The store client of the test itself.
     pub store: Store,
-    /// The directory of it all.
+    /// The directory with the programs, their data and their logs.
     pub dir: TestDir,
 }
 
 impl Cluster {
-    /// A cluster with one sentinel, two keepers and one proxy, unless it is told otherwise.
+    /// Returns a builder of a cluster with one sentinel, two keepers and one proxy.
     pub fn builder(profile: Profile) -> ClusterBuilder {
         ClusterBuilder {
             spec: profile.spec(),
@@ -214,10 +215,10 @@ impl Cluster {
         }
     }
 
-    /// A store and nothing else.
+    /// Starts etcd alone.
     pub async fn store_only() -> Self {
-        let place = TestDir::create();
-        let etcd = Etcd::start_in(&place.path().join("etcd")).await;
+        let dir = TestDir::create();
+        let etcd = Etcd::start_in(&dir.path().join("etcd")).await;
         let options = StoreOptions {
             endpoints: etcd.endpoint(),
             cluster_name: CLUSTER_NAME.to_owned(),
@@ -231,24 +232,24 @@ impl Cluster {
             etcd,
             relays: Vec::new(),
             store,
-            dir: place,
+            dir,
         }
     }
 
     // ---- the store
 
-    /// Starts a stopped etcd again; gives when it answered.
+    /// Starts a stopped etcd again; returns the time at which it answered.
     pub async fn restart_etcd(&mut self) -> Boottime {
         self.etcd.restart().await;
         eventually("etcd to answer", SHORT_TIMEOUT, async || self.store.get("any").await).await;
         now()
     }
 
-    /// The cluster data.
+    /// Reads the cluster data.
     ///
     /// # Errors
     ///
-    /// There are none, or they cannot be read.
+    /// There are none, or they cannot be decoded.
     pub async fn data(&self) -> anyhow::Result<ClusterData> {
         let entry = self
             .store
@@ -260,28 +261,28 @@ impl Cluster {
 
     // ---- programs
 
-    /// Starts another sentinel; gives its name.
+    /// Starts another sentinel; returns its name.
     pub fn add_sentinel(&mut self) -> String {
         let name = self.prepare_sentinel();
         self.start(&name);
         name
     }
 
-    /// Another sentinel, not started yet; gives its name.
+    /// Adds a sentinel without starting it; returns its name.
     pub fn prepare_sentinel(&mut self) -> String {
         let name = self.next_name("sentinel");
         self.prepare(&name, "stolon-sentinel", Vec::new(), None);
         name
     }
 
-    /// Starts another keeper; gives its name, which is its uid.
+    /// Starts another keeper; returns its name, which is its uid.
     pub fn add_keeper(&mut self) -> String {
         let uid = self.prepare_keeper();
         self.start(&uid);
         uid
     }
 
-    /// Another keeper with the usual options, not started yet; gives its name, which is its uid.
+    /// Adds a keeper with the usual options without starting it; returns its name, which is its uid.
     pub fn prepare_keeper(&mut self) -> String {
         let uid = self.next_name("keeper");
         let port = Port::free();
@@ -299,14 +300,14 @@ impl Cluster {
         uid
     }
 
-    /// Starts another proxy; gives its name.
+    /// Starts another proxy; returns its name.
     pub fn add_proxy(&mut self) -> String {
         let name = self.prepare_proxy();
         self.start(&name);
         name
     }
 
-    /// Another proxy, not started yet; gives its name.
+    /// Adds a proxy without starting it; returns its name.
     pub fn prepare_proxy(&mut self) -> String {
         let name = self.next_name("proxy");
         let port = Port::free();
@@ -314,83 +315,87 @@ impl Cluster {
         name
     }
 
-    /// Starts (again) a program that does not run.
+    /// Starts a program, for the first time or again.
     ///
     /// # Panics
     ///
-    /// When there is none of this name, or it runs.
+    /// There is no program of this name, or it is running.
     pub fn start(&mut self, name: &str) {
         let log = self.dir.path().join("log").join(format!("{name}.log"));
         let user = self.dir.user.clone();
-        let program = self.program(name).program;
-        let program = self.dir.program(program);
-        let slot = self.program(name);
+        let executable = self.program(name).program;
+        let executable = self.dir.program(executable);
+        let program = self.program(name);
         assert!(
-            slot.process.as_mut().is_none_or(|process| process.try_wait().is_some()),
-            "{name} runs"
+            program
+                .process
+                .as_mut()
+                .is_none_or(|process| process.try_wait().is_some()),
+            "{name} is running"
         );
-        let words = slot.wrapper.iter().map(OsString::from).chain([program.into()]);
+        let words = program.wrapper.iter().map(OsString::from).chain([executable.into()]);
         let words: Vec<OsString> = words.collect();
         let mut command = Command::new(&words[0]);
         command
             .args(&words[1..])
             .arg(format!("--cluster-name={CLUSTER_NAME}"))
             .arg("--store-backend=etcdv3")
-            .arg(format!("--store-endpoints={}", slot.store_endpoint))
-            .args(&slot.options)
+            .arg(format!("--store-endpoints={}", program.store_endpoint))
+            .args(&program.options)
             .current_dir("/");
         remove_option_variables(&mut command);
         command.envs(
-            slot.environment
+            program
+                .environment
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_str())),
         );
         let process = Process::start(name, command, user.as_ref(), &log);
-        slot.process = Some(process);
+        program.process = Some(process);
     }
 
-    /// A program by its name.
+    /// Returns a program by its name.
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// There is none of this name.
     pub fn program(&mut self, name: &str) -> &mut ManagedProgram {
         self.programs
             .get_mut(name)
             .unwrap_or_else(|| panic!("no {name} in this cluster"))
     }
 
-    /// The process of a program by its name.
+    /// Returns the process of a program by its name.
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// There is none of this name, or it has never been started.
     pub fn process(&mut self, name: &str) -> &mut Process {
         self.program(name).process()
     }
 
-    /// The name of the program that runs as this process.
+    /// Returns the name of the program with this process id.
     pub fn name_of(&self, pid: u32) -> Option<String> {
         let mut running = self
             .programs
             .iter()
-            .filter_map(|(name, slot)| Some((name, slot.process.as_ref()?)));
+            .filter_map(|(name, program)| Some((name, program.process.as_ref()?)));
         running
             .find(|(_, process)| process.pid() == pid)
             .map(|(name, _)| name.clone())
     }
 
-    /// The TCP port of a keeper's PostgreSQL or of a proxy.
+    /// Returns the TCP port of a keeper's PostgreSQL or of a proxy.
     ///
     /// # Panics
     ///
-    /// When the program has none.
+    /// The program has none.
     pub fn port(&self, name: &str) -> u16 {
-        let port = self.programs.get(name).and_then(|slot| slot.port.as_ref());
+        let port = self.programs.get(name).and_then(|program| program.port.as_ref());
         port.unwrap_or_else(|| panic!("{name} has no port")).number()
     }
 
-    /// Runs stolonctl to its end; gives its exit status, and its standard output and standard error together.
+    /// Runs stolonctl to its end; returns its exit status, and its standard output followed by its standard error.
     pub async fn stolonctl(&self, arguments: &[&str]) -> (i32, String) {
         let mut command = tokio::process::Command::new(self.dir.program("stolonctl"));
         command
@@ -409,25 +414,25 @@ impl Cluster {
         )
     }
 
-    /// Gives a keeper that does not run another port for its PostgreSQL.
+    /// Assigns a new port to the PostgreSQL of a stopped keeper.
     pub fn change_port(&mut self, uid: &str) {
         let port = Port::free();
-        let slot = self.program(uid);
-        slot.options.retain(|option| !option.starts_with("--pg-port="));
-        slot.options.push(format!("--pg-port={port}"));
-        slot.port = Some(port);
+        let program = self.program(uid);
+        program.options.retain(|option| !option.starts_with("--pg-port="));
+        program.options.push(format!("--pg-port={port}"));
+        program.port = Some(port);
     }
 
-    // ---- what can happen to them
+    // ---- failures
 
-    /// Sends a signal that ends a program, waits for the end, and gives its exit status.
+    /// Sends a signal that ends a program, waits for its end, and returns its exit status.
     pub async fn stop(&mut self, name: &str, signal: Signal) -> i32 {
         let process = self.process(name);
         process.signal(signal);
         process.exit_status(LONG_TIMEOUT).await
     }
 
-    /// Kills a keeper and every process of its PostgreSQL at once, as a power cut would.
+    /// Sends SIGKILL to a keeper and to every process of its PostgreSQL, like a power failure.
     pub fn kill_keeper_and_postgres(&mut self, uid: &str) {
         let pgdata = self.pgdata(uid);
         self.leftovers.record(&pgdata);
@@ -437,14 +442,14 @@ impl Cluster {
         self.process(uid).kill();
     }
 
-    /// Kills the postmaster of a keeper; its other processes notice and end.
+    /// Sends SIGKILL to the postmaster of a keeper; the server's other processes then exit.
     pub fn kill_postmaster(&mut self, uid: &str) {
         let pgdata = self.pgdata(uid);
         self.leftovers.record(&pgdata);
         process::send_signal(leftovers::postmaster(&pgdata).expect("a server runs"), Signal::KILL);
     }
 
-    /// Stops a keeper and every process of its PostgreSQL where they are, until they are thawed.
+    /// Sends SIGSTOP to a keeper and to every process of its PostgreSQL.
     pub fn freeze(&mut self, uid: &str) {
         self.process(uid).signal(Signal::STOP);
         for pid in server_processes(&self.pgdata(uid)) {
@@ -452,7 +457,7 @@ impl Cluster {
         }
     }
 
-    /// Lets a frozen keeper and its PostgreSQL go on.
+    /// Sends SIGCONT to a frozen keeper and its PostgreSQL.
     pub fn thaw(&mut self, uid: &str) {
         for pid in server_processes(&self.pgdata(uid)) {
             process::send_signal(pid, Signal::CONT);
@@ -460,19 +465,19 @@ impl Cluster {
         self.process(uid).signal(Signal::CONT);
     }
 
-    /// The process id of a keeper's PostgreSQL, while it runs.
+    /// Returns the process id of a keeper's postmaster while it runs.
     pub fn postmaster(&self, uid: &str) -> Option<u32> {
         leftovers::postmaster(&self.pgdata(uid))
     }
 
-    /// The data directory of a keeper's PostgreSQL.
+    /// Returns the data directory of a keeper's PostgreSQL.
     pub fn pgdata(&self, uid: &str) -> PathBuf {
         self.dir.data_dir(uid).join("postgres")
     }
 
     // ---- SQL
 
-    /// Where the superuser connects to a keeper's PostgreSQL, or through a proxy.
+    /// Returns the superuser's connection parameters for a keeper's PostgreSQL or a proxy.
     pub fn sql_config(&self, name: &str) -> Config {
         let mut config = Config::new();
         config
@@ -485,18 +490,19 @@ impl Cluster {
         config
     }
 
-    /// Connects to a keeper's PostgreSQL, or through a proxy; waits until that works.
+    /// Connects to a keeper's PostgreSQL or through a proxy; retries until that succeeds.
     pub async fn connect(&self, name: &str) -> SqlClient {
         let config = self.sql_config(name);
-        eventually(format!("{name} to take a client"), LONG_TIMEOUT, async || {
+        eventually(format!("{name} to accept a client"), LONG_TIMEOUT, async || {
             SqlClient::connect(&config).await.map_err(|error| format!("{error:#}"))
         })
         .await
     }
 
-    // ---- what can be waited for
+    // ---- conditions
 
-    /// Waits until a keeper's instance is healthy, of this role, as the sentinel wants it, and says so itself.
+    /// Waits until a keeper's instance is healthy and has this role and its newest generation, by the cluster data and
+    /// by the instance itself.
     pub async fn wait_healthy(&self, uid: &str, role: &Role) {
         eventually(format!("{uid} to be a healthy {role}"), LONG_TIMEOUT, async || {
             let data = self.data().await.map_err(error_text)?;
@@ -519,7 +525,7 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until the sentinel has elected another master than this keeper; gives the new one's uid.
+    /// Waits until the master is another keeper's than this one; returns that keeper's uid.
     pub async fn wait_other_master(&self, than: &str, limit: Duration) -> String {
         eventually(format!("another master than {than}"), limit, async || {
             let master = self.master().await.map_err(error_text)?;
@@ -529,11 +535,11 @@ impl Cluster {
         .await
     }
 
-    /// The uid of the keeper whose instance is the elected master.
+    /// Returns the uid of the keeper whose db is the elected master.
     ///
     /// # Errors
     ///
-    /// There is none.
+    /// No master is elected.
     pub async fn master(&self) -> anyhow::Result<String> {
         let data = self.data().await?;
         let db = data
@@ -543,21 +549,21 @@ impl Cluster {
         Ok(db.spec.keeper_uid.to_string())
     }
 
-    /// The uid of the keeper whose instance proxies send clients to.
+    /// Returns the uid of the keeper whose db is announced to the proxies.
     ///
     /// # Errors
     ///
-    /// There is none.
+    /// No master is announced.
     pub async fn proxied_master(&self) -> anyhow::Result<String> {
         let data = self.data().await?;
-        let (_, db) = data.proxied_master().context("proxies are told no master")?;
+        let (_, db) = data.proxied_master().context("no master is announced to the proxies")?;
         Ok(db.spec.keeper_uid.to_string())
     }
 
-    /// Waits until a client of this proxy is served by a server that is no standby.
+    /// Waits until a client of this proxy reaches a server that is not in recovery.
     pub async fn wait_serving(&self, proxy: &str) {
         let config = self.sql_config(proxy);
-        eventually(format!("{proxy} to serve"), LONG_TIMEOUT, async || {
+        eventually(format!("{proxy} to lead to a master"), LONG_TIMEOUT, async || {
             let sql = SqlClient::connect(&config).await.map_err(error_text)?;
             let recovers = sql.value("select pg_is_in_recovery()").await.map_err(error_text)?;
             check(recovers == "f", || "it leads to a standby".to_owned())
@@ -565,7 +571,7 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until this standby has replayed all that this master has written so far.
+    /// Waits until this standby has replayed what this master has written up to now.
     pub async fn wait_caught_up(&self, standby: &str, master: &str) {
         let written = self
             .connect(master)
@@ -586,22 +592,22 @@ impl Cluster {
         .await;
     }
 
-    /// The name of the sentinel that leads.
+    /// Returns the name of the leading sentinel.
     ///
     /// # Errors
     ///
-    /// None does.
+    /// No sentinel leads.
     pub async fn leading_sentinel(&self) -> anyhow::Result<String> {
         let mut candidates = self.store.list(&self.store.keys().election()).await?;
         candidates.sort_by_key(|entry| entry.create_revision);
         let leader = candidates.first().context("no sentinel leads")?;
-        let said = format!("id={}", String::from_utf8_lossy(&leader.value));
-        let found = self.programs.iter().find(|(name, slot)| {
+        let logged = format!("id={}", String::from_utf8_lossy(&leader.value));
+        let found = self.programs.iter().find(|(name, program)| {
             name.starts_with("sentinel")
-                && slot
+                && program
                     .process
                     .as_ref()
-                    .is_some_and(|process| process.log().contains(&said))
+                    .is_some_and(|process| process.log().contains(&logged))
         });
         Ok(found.context("the leader is no sentinel of ours")?.0.clone())
     }
@@ -617,7 +623,7 @@ impl Cluster {
             [] => self.etcd.endpoint(),
             relays => relays.join(","),
         };
-        let slot = ManagedProgram {
+        let program = ManagedProgram {
             program,
             options,
             wrapper: Vec::new(),
@@ -626,7 +632,7 @@ impl Cluster {
             port,
             process: None,
         };
-        self.programs.insert(name.to_owned(), slot);
+        self.programs.insert(name.to_owned(), program);
     }
 }
 
@@ -647,10 +653,10 @@ impl Drop for Cluster {
             }
         }
         leftovers::stop_immediately(&keepers.iter().map(|uid| self.pgdata(uid)).collect::<Vec<_>>());
-        // the programs tell the end of their logs when the test has failed
+        // Dropping a program prints the end of its log when the test has failed.
         self.programs.clear();
         self.etcd.kill();
-        // what a killed keeper leaves: its server, or a program that made or copied one
+        // A killed keeper leaves its server, or an initdb or pg_basebackup.
         let dir = self.dir.path().to_owned();
         for _ in 0..400 {
             let left = process::using_directory(&dir);
@@ -664,7 +670,7 @@ impl Drop for Cluster {
     }
 }
 
-/// The db of a keeper.
+/// Returns the db of a keeper.
 ///
 /// # Errors
 ///
@@ -674,21 +680,21 @@ pub fn db_of<'a>(data: &'a ClusterData, keeper: &str) -> anyhow::Result<(&'a DbU
     data.db_of_keeper(&uid).with_context(|| format!("{keeper} has no db"))
 }
 
-/// All words of an error, on one line.
+/// Returns an error with its causes on one line.
 pub fn error_text(error: anyhow::Error) -> String {
     format!("{error:#}")
 }
 
-/// Errs with `reason` unless `holds`.
+/// Returns `Err(reason())` unless `holds`.
 ///
 /// # Errors
 ///
-/// When it does not hold.
+/// `holds` is false.
 pub fn check(holds: bool, reason: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(reason()) }
 }
 
-/// The postmaster of an instance and all its processes.
+/// Returns the processes of an instance: the postmaster and its children.
 fn server_processes(pgdata: &std::path::Path) -> Vec<u32> {
     let postmaster = leftovers::postmaster(pgdata);
     postmaster
@@ -697,7 +703,7 @@ fn server_processes(pgdata: &std::path::Path) -> Vec<u32> {
         .collect()
 }
 
-/// Options that the environment of the tests may hold are none of the cluster's.
+/// Removes variables that set options of our programs or of libpq.
 fn remove_option_variables(command: &mut Command) {
     for (variable, _) in std::env::vars_os() {
         let name = variable.to_string_lossy();

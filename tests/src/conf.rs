@@ -1,8 +1,8 @@
-//! PostgreSQL's own configuration files, as an operator pastes them into a cluster spec.
+//! PostgreSQL's configuration files, which operators paste into a cluster spec.
 
 use std::collections::BTreeMap;
 
-/// All parameters of the text of a `postgresql.conf`, those that are commented out too, with their values.
+/// Returns all parameters of the text of a `postgresql.conf` with their values, also those that are commented out.
 pub fn parameters(text: &str) -> BTreeMap<String, String> {
     text.lines().filter_map(parameter).collect()
 }

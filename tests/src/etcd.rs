@@ -1,5 +1,5 @@
-//! A private etcd: its own ports and data, ended with the value that started it. It can be stopped and started
-//! again where it was, and frozen.
+//! A private etcd with its own ports and data, which ends with the value that started it. It can be stopped, started
+//! again on the same data, and frozen.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::ports::Port;
 use crate::process::{Process, Signal};
 use crate::wait::eventually;
 
-/// How long an etcd may take to serve or to end, on a busy machine.
+/// Limit for starting or stopping an etcd on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An etcd that a test started.
@@ -26,41 +26,41 @@ pub struct Etcd {
     peer: Port,
     tls: Option<ServerTls>,
     name: String,
-    /// All members, as `--initial-cluster` takes them; none for the only one.
+    /// The value of `--initial-cluster` with all members; `None` for a single member.
     members: Option<String>,
-    /// Further options.
+    /// Additional options.
     options: Vec<String>,
     _own_dir: Option<TempDir>,
 }
 
-/// The server's side of TLS.
+/// The TLS configuration of the server.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
-    /// The server's certificate, for 127.0.0.1.
+    /// The certificate, for 127.0.0.1.
     pub cert: PathBuf,
-    /// The server's key.
+    /// Its key.
     pub key: PathBuf,
-    /// Clients must show a certificate of this authority.
+    /// The authority that client certificates are required from.
     pub client_ca: Option<PathBuf>,
 }
 
 impl Etcd {
-    /// Starts an etcd in a temporary directory of its own, and waits until it serves.
+    /// Starts an etcd in its own temporary directory, and waits until it serves.
     ///
     /// # Panics
     ///
-    /// When it does not start.
+    /// It does not start.
     pub async fn start() -> Self {
         let dir = TempDir::with_prefix("stolon-etcd.").expect("a temporary directory can be made");
         let path = dir.path().to_owned();
         Self::launch(path, Some(dir), None).await
     }
 
-    /// The same with further options.
+    /// The same with additional options.
     ///
     /// # Panics
     ///
-    /// When it does not start.
+    /// It does not start.
     pub async fn start_with_options(options: &[&str]) -> Self {
         let mut etcd = Self::prepare_in_own_dir();
         etcd.options = options.iter().map(|option| (*option).to_owned()).collect();
@@ -72,7 +72,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// When they do not start.
+    /// They do not start.
     pub async fn start_cluster() -> [Self; 3] {
         let mut three = [(); 3].map(|()| Self::prepare_in_own_dir());
         for (index, etcd) in three.iter_mut().enumerate() {
@@ -85,26 +85,26 @@ impl Etcd {
         for etcd in &mut three {
             etcd.members = Some(members.clone());
         }
-        // none serves before more than half of them run
+        // No member serves before more than half of them run.
         let [first, second, third] = &mut three;
         tokio::join!(first.restart(), second.restart(), third.restart());
         three
     }
 
-    /// Starts an etcd that keeps its data and its log in `dir`, and waits until it serves.
+    /// Starts an etcd with its data and its log in `dir`, and waits until it serves.
     ///
     /// # Panics
     ///
-    /// When it does not start.
+    /// It does not start.
     pub async fn start_in(dir: &Path) -> Self {
         Self::launch(dir.to_owned(), None, None).await
     }
 
-    /// Starts an etcd that speaks TLS with its clients, in a temporary directory of its own.
+    /// Starts an etcd that uses TLS with its clients, in its own temporary directory.
     ///
     /// # Panics
     ///
-    /// When it does not start.
+    /// It does not start.
     pub async fn start_with_tls(tls: ServerTls) -> Self {
         let dir = TempDir::with_prefix("stolon-etcd.").expect("a temporary directory can be made");
         let path = dir.path().to_owned();
@@ -136,18 +136,18 @@ impl Etcd {
         }
     }
 
-    /// Its client URL, as `--store-endpoints` takes it.
+    /// Returns its client URL, for `--store-endpoints`.
     pub fn endpoint(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address())
     }
 
-    /// Its client address, `host:port`.
+    /// Returns its client address, `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.client)
     }
 
-    /// Stops it (SIGTERM), and waits for its end; nothing when it does not run.
+    /// Sends SIGTERM and waits for its end; does nothing when it does not run.
     pub async fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.signal(Signal::CONT);
@@ -156,24 +156,24 @@ impl Etcd {
         }
     }
 
-    /// Kills it at once (SIGKILL).
+    /// Sends SIGKILL and waits for its end.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
     }
 
-    /// Starts it again on the same ports with the same data, and waits until it serves; nothing when it runs.
+    /// Starts it on the same ports with the same data, and waits until it serves; does nothing when it runs.
     ///
     /// # Panics
     ///
-    /// When it does not start.
+    /// It does not start.
     pub async fn restart(&mut self) {
         if self.process.is_some() {
             return;
         }
         let log = self.dir.join("etcd.log");
-        let said_before = fs::read(&log).map_or(0, |log| log.len());
+        let log_length = fs::read(&log).map_or(0, |log| log.len());
         let process = self.process.insert(Process::start("etcd", self.command(), None, &log));
         let (address, limit) = (format!("127.0.0.1:{}", self.client), TIMEOUT);
         eventually("etcd to serve", limit, async || {
@@ -182,10 +182,10 @@ impl Etcd {
             }
             let log = process.log();
             if !log
-                .get(said_before..)
-                .is_some_and(|news| news.contains("ready to serve client requests"))
+                .get(log_length..)
+                .is_some_and(|added| added.contains("ready to serve client requests"))
             {
-                return Err("it does not say so".to_owned());
+                return Err("it does not log that it serves".to_owned());
             }
             TcpStream::connect(&address)
                 .await
@@ -195,33 +195,33 @@ impl Etcd {
         .await;
     }
 
-    /// Stops it in its tracks (SIGSTOP), and waits until it stands: connections stay, nothing answers.
+    /// Sends SIGSTOP and waits until it has stopped: connections stay open, and requests are not answered.
     ///
     /// # Panics
     ///
-    /// When it does not run.
+    /// It does not run.
     pub async fn freeze(&mut self) {
         let process = self.process.as_mut().expect("etcd runs");
         process.freeze(TIMEOUT).await;
     }
 
-    /// Lets a frozen one go on (SIGCONT).
+    /// Sends SIGCONT.
     pub fn thaw(&mut self) {
         if let Some(process) = &mut self.process {
             process.signal(Signal::CONT);
         }
     }
 
-    /// The running process.
+    /// Returns the running process.
     ///
     /// # Panics
     ///
-    /// When it does not run.
+    /// It does not run.
     pub fn process(&self) -> &Process {
         self.process.as_ref().expect("etcd runs")
     }
 
-    /// An `etcdctl` that speaks with it; the certificates are the caller's to add.
+    /// Returns an `etcdctl` command with its endpoint, without options for TLS.
     pub fn etcdctl(&self) -> Command {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").arg("--endpoints").arg(self.endpoint());
@@ -243,7 +243,7 @@ impl Etcd {
             .args(&self.options);
         match &self.members {
             Some(members) => command.arg(format!("--initial-cluster={members}")),
-            // one member alone elects itself: no need to wait a second for others
+            // A single member elects itself, and need not wait a second for others.
             None => command
                 .arg(format!("--initial-cluster={}={peer}", self.name))
                 .args(["--heartbeat-interval=20", "--election-timeout=200"]),

@@ -1,4 +1,4 @@
-//! Stands in for a sentinel where only a proxy is looked at: writes cluster data that name one master, or none.
+//! Writes cluster data in place of a sentinel, for tests of a proxy alone: with one master or none.
 
 use std::net::SocketAddr;
 
@@ -8,16 +8,16 @@ use control::model::{
 };
 use control::store::{Revision, Store};
 
-/// A store, and the cluster data to be written to it.
+/// A store, and the cluster data to write to it.
 #[derive(Debug, Clone)]
 pub struct FakeSentinel {
     store: Store,
-    /// What the next write writes.
+    /// The cluster data that the next write stores.
     pub data: ClusterData,
 }
 
 impl FakeSentinel {
-    /// A cluster that runs and has no master yet; nothing is written before the first [`Self::publish`].
+    /// Prepares a running cluster without a master; the first [`Self::publish`] writes it.
     pub fn new(store: Store, spec: ClusterSpec) -> Self {
         let spec = ClusterSpec {
             init_mode: Some(InitMode::New),
@@ -30,7 +30,7 @@ impl FakeSentinel {
         Self { store, data }
     }
 
-    /// Names the master, a db and where it listens, or none, for these proxies; gives the revision of the commit.
+    /// Announces a master (db uid and address), or none, to these proxies; returns the revision of the commit.
     ///
     /// # Errors
     ///
@@ -44,7 +44,7 @@ impl FakeSentinel {
         self.publish_db(master, enabled).await
     }
 
-    /// The same for a [`db`].
+    /// The same for a [`healthy_db`].
     ///
     /// # Errors
     ///
@@ -63,12 +63,12 @@ impl FakeSentinel {
         self.write().await
     }
 
-    /// The generation of the proxy section that was last published; 0 before.
+    /// Returns the generation of the proxy section that was last published, 0 before the first.
     pub fn generation(&self) -> i64 {
         self.data.proxy.as_ref().map_or(0, |section| section.generation)
     }
 
-    /// Writes the data as they are; gives the revision of the commit.
+    /// Writes the data unchanged; returns the revision of the commit.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl FakeSentinel {
     }
 }
 
-/// A healthy db that is advertised at this address, or name, and port.
+/// Returns a healthy db with this advertised address, or name, and port.
 pub fn healthy_db(uid: &str, host: &str, port: u16) -> Db {
     Db {
         uid: DbUid::from(uid),

@@ -1,5 +1,5 @@
-//! What PostgreSQL keeps outside its data directory and leaves there when it is killed: socket files and a System V
-//! segment. A test that kills servers removes it again.
+//! What a killed PostgreSQL leaves outside its data directory: socket files and a System V shared memory segment. A
+//! test that kills servers removes them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::process::{self, Signal, is_running};
 use crate::wait::now;
 
-/// The process id of the server running on `pgdata`.
+/// Returns the process id of the postmaster that runs on `pgdata`.
 pub fn postmaster(pgdata: &Path) -> Option<u32> {
     let text = fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
     let pid = text.lines().next()?.trim().parse().ok()?;
@@ -18,7 +18,8 @@ pub fn postmaster(pgdata: &Path) -> Option<u32> {
     (cwd == pgdata && is_running(pid)).then_some(pid)
 }
 
-/// Lets the servers of these directories end at once but in order, so that they remove what they hold.
+/// Sends an immediate shutdown (SIGQUIT) to the servers of these directories, and waits up to 2 s: they then remove
+/// their files and segments.
 pub fn stop_immediately(pgdatas: &[PathBuf]) {
     let servers: Vec<u32> = pgdatas.iter().filter_map(|pgdata| postmaster(pgdata)).collect();
     for pid in &servers {
@@ -31,10 +32,10 @@ pub fn stop_immediately(pgdatas: &[PathBuf]) {
     }
 }
 
-/// Files and segments of servers that are going to be killed.
+/// Files and segments of servers that a test kills.
 ///
-/// POSIX segments, whose names nobody could tell, are not among them: clusters of the tests have
-/// `dynamic_shared_memory_type = mmap`.
+/// POSIX segments are not among them, as their names are unknown: test clusters have `dynamic_shared_memory_type =
+/// mmap`.
 #[derive(Debug, Default)]
 pub struct ServerLeftovers {
     files: BTreeSet<PathBuf>,
@@ -42,7 +43,7 @@ pub struct ServerLeftovers {
 }
 
 impl ServerLeftovers {
-    /// Notes what the server of `pgdata` holds, when one runs there.
+    /// Records the files and the segment of the server that runs on `pgdata`, if one does.
     pub fn record(&mut self, pgdata: &Path) {
         if postmaster(pgdata).is_none() {
             return;
@@ -52,7 +53,7 @@ impl ServerLeftovers {
         let text = fs::read_to_string(pgdata.join("postmaster.pid")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         if let (Some(port), Some(dir)) = (lines.get(3), lines.get(4)) {
-            // only the first directory is there; a keeper's server has a second socket
+            // The file names only the first directory; a keeper's server has a second socket.
             for dir in [*dir, "/tmp"] {
                 let socket = PathBuf::from(dir).join(format!(".s.PGSQL.{port}"));
                 self.files.insert(socket.with_extension(format!("{port}.lock")));
@@ -63,14 +64,14 @@ impl ServerLeftovers {
         self.segments.extend(segment.and_then(|id| id.parse::<i32>().ok()));
     }
 
-    /// Removes what is still there of it; the servers must have ended.
+    /// Removes the files and segments that still exist; the servers must have ended.
     pub fn remove(&self) {
         for file in &self.files {
-            // a server that stopped in order has removed it itself
+            // A server that stopped cleanly has removed it.
             let _ = fs::remove_file(file);
         }
         for segment in &self.segments {
-            // fails when the segment is gone, and then there is nothing to remove
+            // Fails when the segment does not exist any more.
             let _ = Command::new("ipcrm")
                 .args(["-m", &segment.to_string()])
                 .stdout(Stdio::null())

@@ -1,8 +1,7 @@
-//! The harness of the end-to-end tests: real etcd, real PostgreSQL, the four real binaries.
+//! The harness of the end-to-end tests: real etcd, real PostgreSQL, the four real programs.
 //!
-//! Everything that a test starts lives in one temporary directory and dies with the value that started it, also when
-//! the test panics; what it said is then printed. Nothing here waits for a time: it waits for a condition, with a
-//! deadline.
+//! Everything that a test starts lives in one temporary directory and ends with the value that started it, also when
+//! the test panics; the end of its log is then printed. Nothing here sleeps: it waits for a condition, with a deadline.
 
 pub mod certificates;
 pub mod cluster;

@@ -1,4 +1,4 @@
-//! Directories of PostgreSQL's programs in which scripts stand before some of them. What the scripts do the tests know.
+//! Directories of PostgreSQL's programs in which scripts take the place of the real ones.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use crate::cluster::Cluster;
 
-/// Gives a keeper that does not run PostgreSQL's programs out of a directory of this name, each one a script before
-/// the real one: `script` makes it of the program's name and its path.
+/// Makes a directory of this name with a script for each of PostgreSQL's programs, and lets a stopped keeper use it.
+/// `script` returns the text of a script for a program's name and path.
 ///
 /// # Panics
 ///
-/// When the directory is there, or PostgreSQL is not installed.
+/// The directory exists, or PostgreSQL is not installed.
 pub fn wrap(cluster: &mut Cluster, uid: &str, name: &str, script: impl Fn(&str, &Path) -> String) {
     let real = installed_programs();
     let dir = cluster.dir.path().join(name);
@@ -26,27 +26,27 @@ pub fn wrap(cluster: &mut Cluster, uid: &str, name: &str, script: impl Fn(&str, 
     use_dir(cluster, uid, &dir);
 }
 
-/// Gives a keeper that does not run the programs of this directory.
+/// Lets a stopped keeper use the programs of this directory.
 pub fn use_dir(cluster: &mut Cluster, uid: &str, dir: &Path) {
     use_default(cluster, uid);
     let option = format!("--pg-bin-path={}", dir.display());
     cluster.program(uid).options.push(option);
 }
 
-/// Gives a keeper that does not run the usual programs again.
+/// Lets a stopped keeper use the installed programs again.
 pub fn use_default(cluster: &mut Cluster, uid: &str) {
     let options = &mut cluster.program(uid).options;
     options.retain(|option| !option.starts_with("--pg-bin-path"));
 }
 
-/// The script of a program that is as it is.
+/// Returns a script that runs the real program.
 pub fn passthrough_script(real: &Path) -> String {
     format!("#!/bin/sh\nexec \"{}\" \"$@\"\n", real.display())
 }
 
-/// The script of a server that does not start as long as there is a file of this path.
+/// Returns a script for `postgres` that starts no server while the file exists.
 pub fn blocked_script(file: &Path, real: &Path) -> String {
-    // The keeper asks the same program for its version and for settings (-C).
+    // The keeper also runs this program for its version and for settings (-C).
     let wait = format!(
         "case \" $* \" in *\" -C \"*) ;; *\" -D \"*) while [ -e \"{}\" ]; do sleep 0.1; done ;; esac",
         file.display()

@@ -1,28 +1,28 @@
-//! Free TCP ports on loopback, each given to one taker only, in this process or another.
+//! Free TCP ports on loopback, each reserved for one user, among all test processes.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Below the kernel's range for outgoing connections (`net.ipv4.ip_local_port_range`, from 32768), so that no
-/// connection of anybody takes a port between our choosing it and its server's binding it.
+/// Below the kernel's range for outgoing connections (`net.ipv4.ip_local_port_range`, from 32768), so that no outgoing
+/// connection takes a port before its server binds it.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 
-/// A port that no other test has, until this is dropped.
+/// A port that no other test uses until this is dropped.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    /// The reservation among processes: a name in the abstract socket namespace, gone with the process.
+    /// The reservation among processes: a name in the abstract socket namespace, which ends with the process.
     _reservation: UnixListener,
 }
 
 impl Port {
-    /// Reserves a port that nobody listens on.
+    /// Reserves a port on which no socket listens.
     ///
     /// # Panics
     ///
-    /// When the whole range is taken.
+    /// The whole range is in use.
     pub fn free() -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let size = RANGE.end - RANGE.start;
@@ -46,7 +46,7 @@ impl Port {
         panic!("no free port in {RANGE:?}");
     }
 
-    /// The number.
+    /// Returns its number.
     pub fn number(&self) -> u16 {
         self.number
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_given_to_one_taker_only() {
+    fn a_port_is_reserved_only_once() {
         let ports: Vec<Port> = (0..20).map(|_| Port::free()).collect();
         let mut numbers: Vec<u16> = ports.iter().map(Port::number).collect();
         numbers.sort_unstable();

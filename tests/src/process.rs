@@ -1,4 +1,4 @@
-//! A program that a test started: its output kept in a file, its signals, and its end.
+//! A program that a test started: its log file, its signals, and its exit.
 
 use std::fs::{self, File};
 use std::io;
@@ -28,16 +28,16 @@ impl Process {
     ///
     /// # Panics
     ///
-    /// When it cannot be started.
+    /// It cannot be started.
     pub fn start(name: &str, command: Command, user: Option<&User>, log: &Path) -> Self {
         Self::spawn(Stdio::null(), name, command, user, log)
     }
 
-    /// The same, for a program that reads what is written to [`Self::input`].
+    /// The same, for a program whose standard input is [`Self::input`].
     ///
     /// # Panics
     ///
-    /// When it cannot be started.
+    /// It cannot be started.
     pub fn start_with_input(name: &str, command: Command, user: Option<&User>, log: &Path) -> Self {
         Self::spawn(Stdio::piped(), name, command, user, log)
     }
@@ -70,47 +70,47 @@ impl Process {
         }
     }
 
-    /// What it is called in messages.
+    /// Returns its name, as messages have it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where its standard input is written to.
+    /// Returns the writing end of its standard input.
     ///
     /// # Panics
     ///
-    /// When it was not started with one.
+    /// It was started without one.
     pub fn input(&mut self) -> &mut ChildStdin {
         self.child.stdin.as_mut().expect("it was started with an input")
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends a signal; nothing when it has ended.
+    /// Sends a signal, unless it has exited.
     pub fn signal(&mut self, signal: Signal) {
         if self.try_wait().is_none() {
             send_signal(self.pid(), signal);
         }
     }
 
-    /// Stops it where it is (SIGSTOP), and waits until all its threads stand still: kill(2) returns before, on a busy
-    /// machine long before.
+    /// Sends SIGSTOP, and waits until all its threads have stopped: kill(2) returns earlier, much earlier on a busy
+    /// machine.
     pub async fn freeze(&mut self, limit: Duration) {
         self.signal(Signal::STOP);
         let tasks = format!("/proc/{}/task", self.pid());
-        eventually(format!("{} to stand still", self.name), limit, async || {
+        eventually(format!("{} to stop", self.name), limit, async || {
             let mut stats = fs::read_dir(&tasks)?.map(|task| fs::read_to_string(task?.path().join("stat")));
             // proc_pid_stat(5): the state follows the name in its parentheses
-            let moves = stats.find(|stat| !stat.as_ref().is_ok_and(|stat| stat.contains(") T ")));
-            moves.map_or(Ok(()), |_| Err(io::Error::other("a thread still runs")))
+            let running = stats.find(|stat| !stat.as_ref().is_ok_and(|stat| stat.contains(") T ")));
+            running.map_or(Ok(()), |_| Err(io::Error::other("a thread still runs")))
         })
         .await;
     }
 
-    /// How it ended, or `None` while it runs.
+    /// Returns its exit status, `None` while it runs.
     pub fn try_wait(&mut self) -> Option<ExitStatus> {
         if self.exit.is_none() {
             self.exit = self.child.try_wait().expect("our own child can be waited for");
@@ -118,7 +118,7 @@ impl Process {
         self.exit
     }
 
-    /// Kills it at once and waits for its end.
+    /// Sends SIGKILL and waits for its end.
     pub fn kill(&mut self) {
         if self.try_wait().is_none() {
             self.child.kill().expect("our own child can be killed");
@@ -126,7 +126,7 @@ impl Process {
         }
     }
 
-    /// Waits for its end and gives its exit status; a death by signal n is 128 + n, as a shell says it.
+    /// Waits for its end and returns its exit code; 128 + n when signal n ended it, like a shell.
     pub async fn exit_status(&mut self, limit: Duration) -> i32 {
         let what = format!("the end of {}", self.name);
         let status = eventually(what, limit, async || self.try_wait().ok_or("it still runs")).await;
@@ -136,29 +136,29 @@ impl Process {
             .expect("a status is a code or a signal")
     }
 
-    /// All that it has said so far.
+    /// Returns its log so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Waits until it has said `text`.
+    /// Waits until its log contains `text`.
     pub async fn wait_for_log(&self, text: &str, limit: Duration) {
         self.wait_for_log_after(0, text, limit).await;
     }
 
-    /// Waits until it has said `text` after the first `skip` bytes of its log (a length of [`Self::log`] before).
+    /// Waits until its log contains `text` after the first `skip` bytes (an earlier length of [`Self::log`]).
     pub async fn wait_for_log_after(&self, skip: usize, text: &str, limit: Duration) {
-        eventually(format!("{} to say {text:?}", self.name), limit, async || {
+        eventually(format!("{} to log {text:?}", self.name), limit, async || {
             let log = self.log();
             log.get(skip..)
-                .is_some_and(|news| news.contains(text))
+                .is_some_and(|added| added.contains(text))
                 .then_some(())
-                .ok_or("not said")
+                .ok_or("not logged")
         })
         .await;
     }
 
-    /// The last `lines` lines of its log.
+    /// Returns the last `lines` lines of its log.
     pub fn tail(&self, lines: usize) -> String {
         let log = self.log();
         let all: Vec<&str> = log.lines().collect();
@@ -170,12 +170,12 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("──── the end of what {} said ────\n{}", self.name, self.tail(40));
+            eprintln!("──── end of the log of {} ────\n{}", self.name, self.tail(40));
         }
     }
 }
 
-/// Sends a signal to a process that may have ended meanwhile.
+/// Sends a signal to a process; does nothing when it does not exist any more.
 pub fn send_signal(pid: u32, signal: Signal) {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return;
@@ -186,12 +186,12 @@ pub fn send_signal(pid: u32, signal: Signal) {
     }
 }
 
-/// Whether a process exists and is not merely waiting to be reaped.
+/// Returns whether a process exists and is not a zombie.
 pub fn is_running(pid: u32) -> bool {
     state_and_parent(pid).is_ok_and(|(state, _)| state != 'Z')
 }
 
-/// The processes whose parent is `pid`.
+/// Returns the processes whose parent is `pid`.
 pub fn children(pid: u32) -> Vec<u32> {
     all()
         .into_iter()
@@ -199,7 +199,7 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The processes that work in `dir` or were started with a path below it: what a cluster of the tests left behind.
+/// Returns the processes whose working directory is below `dir`, or that have a path below it in their arguments.
 pub fn using_directory(dir: &Path) -> Vec<u32> {
     let text = dir.as_os_str().as_encoded_bytes();
     all()
@@ -221,12 +221,18 @@ fn all() -> Vec<u32> {
         .collect()
 }
 
-/// State letter and parent of a process (proc_pid_stat(5)); the name before them may hold anything.
+/// Returns the state letter and the parent of a process (proc_pid_stat(5)); the name before them may contain anything.
 fn state_and_parent(pid: u32) -> io::Result<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let odd = || io::Error::new(io::ErrorKind::InvalidData, "an odd /proc/PID/stat");
-    let mut fields = stat.rsplit_once(')').ok_or_else(odd)?.1.split_whitespace();
-    let state = fields.next().and_then(|field| field.chars().next()).ok_or_else(odd)?;
-    let parent = fields.next().and_then(|field| field.parse().ok()).ok_or_else(odd)?;
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed /proc/PID/stat");
+    let mut fields = stat.rsplit_once(')').ok_or_else(malformed)?.1.split_whitespace();
+    let state = fields
+        .next()
+        .and_then(|field| field.chars().next())
+        .ok_or_else(malformed)?;
+    let parent = fields
+        .next()
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(malformed)?;
     Ok((state, parent))
 }

@@ -1,4 +1,4 @@
-//! SQL as a client sends it: one connection, every statement with a deadline.
+//! A SQL client: one connection, a timeout for every statement.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use anyhow::Context;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
-/// How long a connect or a statement may take.
+/// Limit for a connect or a statement.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An open connection; it closes when this is dropped.
+/// An open connection, which is closed when this is dropped.
 #[derive(Debug)]
 pub struct SqlClient {
     client: Client,
@@ -21,20 +21,20 @@ impl SqlClient {
     ///
     /// # Errors
     ///
-    /// The server is not there, refuses, or does not answer in time.
+    /// The server cannot be reached, refuses, or does not answer in time.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let connect = tokio::time::timeout(STATEMENT_TIMEOUT, config.connect(NoTls));
         let (client, connection) = connect.await.context("connect: no answer")?.context("connect")?;
-        // the client's calls fail with the same error
+        // The client's calls fail with the same error.
         let connection = tokio::spawn(async { drop(connection.await) });
         Ok(Self { client, connection })
     }
 
-    /// Runs statements that give no rows worth having.
+    /// Runs statements and ignores their rows.
     ///
     /// # Errors
     ///
-    /// The server says so, or does not answer in time.
+    /// A statement fails, or the server does not answer in time.
     pub async fn run(&self, sql: &str) -> anyhow::Result<()> {
         let run = tokio::time::timeout(STATEMENT_TIMEOUT, self.client.batch_execute(sql));
         run.await
@@ -42,7 +42,7 @@ impl SqlClient {
             .with_context(|| sql.to_owned())
     }
 
-    /// The first column of the first row, as text; empty for null.
+    /// Returns the first column of the first row as text, the empty string for null.
     ///
     /// # Errors
     ///
@@ -52,7 +52,7 @@ impl SqlClient {
         rows.into_iter().next().with_context(|| format!("{sql}: no row"))
     }
 
-    /// The first column of all rows, as text; empty for null.
+    /// Returns the first column of all rows as text, the empty string for null.
     ///
     /// # Errors
     ///
@@ -70,7 +70,7 @@ impl SqlClient {
         Ok(rows.collect())
     }
 
-    /// Whether the connection has ended.
+    /// Returns whether the connection has ended.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
     }

@@ -1,9 +1,9 @@
-//! What `stolonctl status` shows of problems that keepers report. What they are the tests know.
+//! Waits for problems in the output of `stolonctl status`.
 
 use crate::cluster::{Cluster, LONG_TIMEOUT, check};
 use crate::wait::eventually;
 
-/// Waits until the status has, for each of these keepers, a line with these words.
+/// Waits until the status has a line with these words for each of the keepers.
 pub async fn wait_shown(cluster: &Cluster, uids: &[&str], words: &str) {
     eventually(
         format!("status to show {words:?} of {uids:?}"),
@@ -16,7 +16,7 @@ pub async fn wait_shown(cluster: &Cluster, uids: &[&str], words: &str) {
     .await;
 }
 
-/// Waits until the status has no such line for any of these keepers.
+/// Waits until the status has no line with these words for any of the keepers.
 pub async fn wait_hidden(cluster: &Cluster, uids: &[&str], words: &str) {
     eventually(
         format!("status without {words:?} of {uids:?}"),
@@ -29,7 +29,7 @@ pub async fn wait_hidden(cluster: &Cluster, uids: &[&str], words: &str) {
     .await;
 }
 
-/// Waits until the status has no problems.
+/// Waits until the status lists no problems.
 pub async fn wait_no_problems(cluster: &Cluster) {
     eventually("status to show no problems", LONG_TIMEOUT, async || {
         let status = status_text(cluster).await?;
@@ -38,7 +38,7 @@ pub async fn wait_no_problems(cluster: &Cluster) {
     .await;
 }
 
-/// What `stolonctl status` prints.
+/// Returns the output of `stolonctl status`.
 async fn status_text(cluster: &Cluster) -> Result<String, String> {
     let (code, text) = cluster.stolonctl(&["status"]).await;
     check(code == 0, || format!("stolonctl status ended with {code}: {text}"))?;

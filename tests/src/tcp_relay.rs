@@ -1,5 +1,5 @@
-//! A TCP relay of the tests' own between a program and its store: it passes bytes on, or holds, delays, slows or
-//! cuts them.
+//! A TCP relay between a program and its store, which forwards bytes, or holds, delays or slows them, or closes the
+//! connections.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,35 +18,35 @@ use control::clock::Boottime;
 
 use crate::wait::now;
 
-/// What is read at once.
+/// Bytes per read.
 const READ_BYTES: usize = 16 * 1024;
-/// So many pieces of one connection and way are kept back at most; then its sender has to wait.
+/// How many reads of one direction of a connection are held at most; then its sender has to wait.
 const HELD_READS_MAX: usize = 1024;
 
-/// A way through the relay.
+/// A direction through the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// What the program sent.
+    /// From the program to the server.
     ToServer,
-    /// What the server sent.
+    /// From the server to the program.
     ToClient,
 }
 
-/// What happens to the bytes of one way.
+/// What happens to the bytes of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NetworkCondition {
-    /// They go on at once.
+    /// They are forwarded at once.
     #[default]
     Normal,
-    /// They are kept until the weather changes; nothing is lost.
+    /// They are held until the condition changes; nothing is lost.
     Hold,
-    /// They go on this much later.
+    /// They are forwarded this much later.
     Delay(Duration),
-    /// They go on at this many bytes a second.
+    /// They are forwarded at this many bytes per second.
     RateLimit(u32),
 }
 
-/// A relay to one server. It ends with the value.
+/// A relay to one server. It stops when this is dropped.
 #[derive(Debug)]
 pub struct TcpRelay {
     address: SocketAddr,
@@ -60,21 +60,21 @@ struct Shared {
     to_server: DirectionState,
     to_client: DirectionState,
     accepted: AtomicUsize,
-    /// Changes when all connections are to be cut; while true, new ones are refused.
+    /// A count that changes when all connections are to be closed, and whether new ones are refused.
     closing: watch::Sender<(u64, bool)>,
 }
 
 #[derive(Debug)]
 struct DirectionState {
     condition: watch::Sender<NetworkCondition>,
-    /// What changes the weather to [`Weather::Hold`] when it comes by.
+    /// Bytes that set the condition to [`NetworkCondition::Hold`] when they are to be forwarded.
     hold_trigger: Mutex<Option<Vec<u8>>>,
     received: AtomicU64,
     delivered: AtomicU64,
 }
 
 impl DirectionState {
-    /// Holds this way from now on when the bytes contain what was waited for; `tail` is the end of what came before.
+    /// Sets this direction to hold when the bytes contain the trigger; `tail` is the end of the bytes before them.
     fn hold_on_match(&self, tail: &mut Vec<u8>, bytes: &[u8]) {
         let mut tripwire = self.hold_trigger.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(needle) = &*tripwire else { return tail.clear() };
@@ -94,13 +94,13 @@ impl TcpRelay {
     ///
     /// # Panics
     ///
-    /// When it cannot listen.
+    /// It cannot listen.
     pub async fn to(server: &str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
             .expect("a loopback port can be bound");
         let address = listener.local_addr().expect("a listener has an address");
-        let way = || DirectionState {
+        let direction = || DirectionState {
             condition: watch::Sender::new(NetworkCondition::Normal),
             hold_trigger: Mutex::new(None),
             received: AtomicU64::new(0),
@@ -108,8 +108,8 @@ impl TcpRelay {
         };
         let shared = Arc::new(Shared {
             server: server.to_owned(),
-            to_server: way(),
-            to_client: way(),
+            to_server: direction(),
+            to_client: direction(),
             accepted: AtomicUsize::new(0),
             closing: watch::Sender::new((0, false)),
         });
@@ -121,47 +121,47 @@ impl TcpRelay {
         }
     }
 
-    /// Where the program connects to, `host:port`.
+    /// Returns the address that the program connects to, `host:port`.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// The URL of the address, as `--store-endpoints` takes it.
+    /// Returns the URL of the address, for `--store-endpoints`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Sets what happens to bytes of one way, from now on and for those that are held.
-    pub fn set(&self, toward: Direction, weather: NetworkCondition) {
-        self.direction(toward).condition.send_replace(weather);
+    /// Sets the condition of one direction, also for bytes that are held.
+    pub fn set(&self, direction: Direction, condition: NetworkCondition) {
+        self.direction(direction).condition.send_replace(condition);
     }
 
-    /// Holds this way as soon as bytes come by that contain these, which are held already.
-    pub fn hold_from(&self, toward: Direction, needle: &[u8]) {
+    /// Holds this direction from the first read that contains these bytes; that read is held, too.
+    pub fn hold_from(&self, direction: Direction, needle: &[u8]) {
         *self
-            .direction(toward)
+            .direction(direction)
             .hold_trigger
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(needle.to_vec());
     }
 
-    /// Whether this way is held.
-    pub fn is_held(&self, toward: Direction) -> bool {
-        *self.direction(toward).condition.borrow() == NetworkCondition::Hold
+    /// Returns whether this direction is held.
+    pub fn is_held(&self, direction: Direction) -> bool {
+        *self.direction(direction).condition.borrow() == NetworkCondition::Hold
     }
 
-    /// Sets what happens to bytes of both ways.
-    pub fn set_both(&self, weather: NetworkCondition) {
-        self.set(Direction::ToServer, weather);
-        self.set(Direction::ToClient, weather);
+    /// Sets the condition of both directions.
+    pub fn set_both(&self, condition: NetworkCondition) {
+        self.set(Direction::ToServer, condition);
+        self.set(Direction::ToClient, condition);
     }
 
-    /// Ends all connections at once; what was held is lost. New ones are served.
+    /// Closes all connections at once; what was held is lost. New ones are served.
     pub fn close_connections(&self) {
         self.shared.closing.send_modify(|(count, _)| *count += 1);
     }
 
-    /// Ends all connections and every new one, until [`Self::restore`].
+    /// Closes all connections and every new one, until [`Self::enable`].
     pub fn disable(&self) {
         self.shared
             .closing
@@ -173,29 +173,30 @@ impl TcpRelay {
         self.shared.closing.send_modify(|(_, closed)| *closed = false);
     }
 
-    /// How many connections were accepted so far.
+    /// Returns how many connections were accepted so far.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// Bytes taken from the sender of this way so far.
-    pub fn received(&self, toward: Direction) -> u64 {
-        self.direction(toward).received.load(Ordering::Relaxed)
+    /// Returns how many bytes were read from the sender of this direction so far.
+    pub fn received(&self, direction: Direction) -> u64 {
+        self.direction(direction).received.load(Ordering::Relaxed)
     }
 
-    /// Bytes handed on in this way so far; while they are held this falls behind [`Self::received`].
-    pub fn delivered(&self, toward: Direction) -> u64 {
-        self.direction(toward).delivered.load(Ordering::Relaxed)
+    /// Returns how many bytes were written to the receiver of this direction so far, fewer than [`Self::received`]
+    /// while some are held.
+    pub fn delivered(&self, direction: Direction) -> u64 {
+        self.direction(direction).delivered.load(Ordering::Relaxed)
     }
 
-    fn direction(&self, toward: Direction) -> &DirectionState {
-        self.shared.direction(toward)
+    fn direction(&self, direction: Direction) -> &DirectionState {
+        self.shared.direction(direction)
     }
 }
 
 impl Shared {
-    fn direction(&self, toward: Direction) -> &DirectionState {
-        match toward {
+    fn direction(&self, direction: Direction) -> &DirectionState {
+        match direction {
             Direction::ToServer => &self.to_server,
             Direction::ToClient => &self.to_client,
         }
@@ -217,68 +218,69 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn relay_connection(client: TcpStream, shared: Arc<Shared>) {
-    let mut cut = shared.closing.subscribe();
+    let mut closing = shared.closing.subscribe();
     let Ok(server) = TcpStream::connect(&shared.server).await else {
         return;
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true)); // only slower without
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    let at_count = cut.borrow_and_update().0;
+    let at_count = closing.borrow_and_update().0;
     tokio::select! {
         _ = async { tokio::join!(
             forward(from_client, to_server, &shared.to_server),
             forward(from_server, to_client, &shared.to_client),
         ) } => {}
-        _ = cut.wait_for(|(count, _)| *count != at_count) => {}
+        _ = closing.wait_for(|(count, _)| *count != at_count) => {}
     }
 }
 
-/// Carries one way: one half takes bytes and notes when they came, the other hands them on as the weather allows.
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: &DirectionState) {
-    let (give, mut take) = mpsc::channel::<(Boottime, Vec<u8>)>(HELD_READS_MAX);
+/// Forwards one direction: one half reads bytes with the time of the read, the other writes them when the condition
+/// allows.
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: &DirectionState) {
+    let (sender, mut receiver) = mpsc::channel::<(Boottime, Vec<u8>)>(HELD_READS_MAX);
     let reading = async move {
         let mut buffer = vec![0; READ_BYTES];
         loop {
             let Ok(count @ 1..) = from.read(&mut buffer).await else {
                 return;
             };
-            way.received.fetch_add(count as u64, Ordering::Relaxed);
-            if give.send((now(), buffer[..count].to_vec())).await.is_err() {
+            direction.received.fetch_add(count as u64, Ordering::Relaxed);
+            if sender.send((now(), buffer[..count].to_vec())).await.is_err() {
                 return;
             }
         }
     };
     let writing = async {
         let mut tail = Vec::new();
-        while let Some((came, bytes)) = take.recv().await {
-            way.hold_on_match(&mut tail, &bytes);
-            wait_to_forward(way, came, bytes.len()).await;
+        while let Some((received_at, bytes)) = receiver.recv().await {
+            direction.hold_on_match(&mut tail, &bytes);
+            wait_to_forward(direction, received_at, bytes.len()).await;
             if to.write_all(&bytes).await.is_err() {
                 return;
             }
-            way.delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            direction.delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
-        // the sender has finished; the other way goes on
+        // The sender has finished; the other direction continues.
         let _ = to.shutdown().await;
     };
     tokio::join!(reading, writing);
 }
 
-/// Waits as long as the weather keeps these bytes back.
-async fn wait_to_forward(way: &DirectionState, came: Boottime, bytes: usize) {
-    let mut weather = way.condition.subscribe();
+/// Waits until the condition allows these bytes to be forwarded.
+async fn wait_to_forward(direction: &DirectionState, received_at: Boottime, bytes: usize) {
+    let mut condition = direction.condition.subscribe();
     loop {
-        let pause = match *weather.borrow_and_update() {
+        let pause = match *condition.borrow_and_update() {
             NetworkCondition::Normal => return,
             NetworkCondition::Hold => None,
-            NetworkCondition::Delay(delay) => Some((came + delay).since(now())),
+            NetworkCondition::Delay(delay) => Some((received_at + delay).since(now())),
             NetworkCondition::RateLimit(rate) => Some(Duration::from_secs_f64(bytes as f64 / f64::from(rate.max(1)))),
         };
         match pause {
-            None => drop(weather.changed().await),
+            None => drop(condition.changed().await),
             Some(pause) => tokio::select! {
                 () = sleep(pause) => return,
-                _ = weather.changed() => {}
+                _ = condition.changed() => {}
             },
         }
     }

@@ -1,5 +1,5 @@
-//! Where a cluster of the tests lives: a temporary directory that the user running PostgreSQL can use, with the
-//! programs under test in it.
+//! The directory of one test cluster: temporary, usable by the user that PostgreSQL runs as, with the programs under
+//! test in it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -8,24 +8,24 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 use tempfile::TempDir;
 
-/// A user that programs can be started as.
+/// A Unix user that programs are started as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// The name.
+    /// The login name.
     pub name: String,
-    /// The user id.
+    /// The numeric user id.
     pub uid: u32,
-    /// The id of the primary group.
+    /// The primary group.
     pub gid: u32,
 }
 
 impl User {
-    /// The user that keepers and PostgreSQL run as: `postgres` for root, since neither runs as root; nobody else
-    /// (`None`) for everybody else.
+    /// Returns the user that keepers and PostgreSQL run as: `postgres` when the tests run as root, which PostgreSQL
+    /// refuses; otherwise `None`, the user of the tests.
     ///
     /// # Panics
     ///
-    /// When we are root and there is no user `postgres`.
+    /// The tests run as root, and there is no user `postgres`.
     pub fn for_postgres() -> Option<Self> {
         if !geteuid().is_root() {
             return None;
@@ -50,16 +50,16 @@ impl User {
 pub struct TestDir {
     dir: Option<TempDir>,
     programs: PathBuf,
-    /// Whom keepers and PostgreSQL run as, when not as ourselves.
+    /// The user of keepers and PostgreSQL, where it is not the user of the tests.
     pub user: Option<User>,
 }
 
 impl TestDir {
-    /// Makes the directory, with `log/`, `etcd/`, and `data/`, which belongs to the user that runs PostgreSQL.
+    /// Creates the directory with `log/`, `etcd/` and `data/`; the last belongs to the user that PostgreSQL runs as.
     ///
     /// # Panics
     ///
-    /// When it cannot, or the programs have not been built.
+    /// It cannot be created, or the programs have not been built.
     pub fn create() -> Self {
         let dir = TempDir::with_prefix("stolon-test.").expect("a temporary directory can be made");
         let user = User::for_postgres();
@@ -72,7 +72,7 @@ impl TestDir {
             None => built,
             Some(user) => {
                 chown(dir.path().join("data"), Some(user.uid), Some(user.gid)).expect("root gives files away");
-                // the target directory may be out of that user's reach
+                // That user may have no access to the target directory.
                 let programs = dir.path().join("bin");
                 fs::create_dir(&programs).expect("a fresh directory takes a subdirectory");
                 for name in PROGRAMS {
@@ -91,17 +91,17 @@ impl TestDir {
         }
     }
 
-    /// The directory itself.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         self.dir.as_ref().expect("only drop takes the directory").path()
     }
 
-    /// The executable of one of the four programs, where every user can run it.
+    /// Returns the path of one of the four programs, which every user may execute.
     pub fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
     }
 
-    /// The data directory of a keeper.
+    /// Returns the data directory of a keeper.
     pub fn data_dir(&self, keeper: &str) -> PathBuf {
         self.path().join("data").join(keeper)
     }
@@ -109,7 +109,7 @@ impl TestDir {
 
 impl Drop for TestDir {
     fn drop(&mut self) {
-        // STOLON_TESTS_KEEP=1 leaves the directories of failed tests for looking at
+        // STOLON_TESTS_KEEP=1 keeps the directories of failed tests.
         if std::thread::panicking() && std::env::var_os("STOLON_TESTS_KEEP").is_some() {
             if let Some(dir) = self.dir.take() {
                 eprintln!("kept {}", dir.keep().display());
@@ -121,10 +121,10 @@ impl Drop for TestDir {
 /// The four programs under test.
 const PROGRAMS: [&str; 4] = ["stolonctl", "stolon-sentinel", "stolon-keeper", "stolon-proxy"];
 
-/// The directory of cargo's output that the running test or benchmark comes from: the programs are beside it.
+/// Returns cargo's output directory of the running test or benchmark, which has the programs, too.
 fn built_programs() -> PathBuf {
-    let me = std::env::current_exe().expect("a process knows its executable");
-    let dir = me
+    let executable = std::env::current_exe().expect("/proc is mounted");
+    let dir = executable
         .ancestors()
         .skip(1)
         .find(|dir| !dir.ends_with("deps"))

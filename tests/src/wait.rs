@@ -1,24 +1,24 @@
-//! Waiting for a condition with a deadline; the one clock of the tests.
+//! Waits for conditions with a deadline, and reads the clock of the tests.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use control::clock::Boottime;
 
-/// How long a condition sleeps between two looks.
+/// The pause between two evaluations of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Now, for measuring how long something took.
+/// Returns the current time, to measure how long something took.
 #[expect(clippy::disallowed_methods, reason = "the harness is where a test's time enters")]
 pub fn now() -> Boottime {
     Boottime::now()
 }
 
-/// Looks again and again until `probe` gives a value, and gives that.
+/// Calls `probe` until it succeeds, and returns its value.
 ///
 /// # Panics
 ///
-/// When `limit` has passed: with `what` was awaited and the last reason why it was not so.
+/// `limit` has passed: the message has `what` and the last error of `probe`.
 pub async fn eventually<T, E: Display>(
     what: impl Display,
     limit: Duration,
@@ -36,11 +36,11 @@ pub async fn eventually<T, E: Display>(
     }
 }
 
-/// Looks again and again for `span`, and panics as soon as `probe` errs: for what must not happen meanwhile.
+/// Calls `probe` again and again for `span`: for what must hold all the time.
 ///
 /// # Panics
 ///
-/// At the first error of `probe`.
+/// `probe` fails.
 pub async fn throughout<E: Display>(what: impl Display, span: Duration, mut probe: impl AsyncFnMut() -> Result<(), E>) {
     let start = now();
     while now().since(start) < span {

@@ -1,5 +1,5 @@
-//! Clients that commit one row after another without pause, and what they met: how long nobody served them, which
-//! rows were acknowledged, what went wrong.
+//! Clients that commit one row after another without pause, and their statistics: gaps in service, acknowledged rows,
+//! and errors.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -14,34 +14,34 @@ use crate::cluster::{LONG_TIMEOUT, check};
 use crate::sql::SqlClient;
 use crate::wait::{eventually, now};
 
-/// The pause between two tries to connect, so that a closed door is not hammered on.
+/// The pause before a client connects again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
 
-/// So many resumptions are remembered.
+/// How many resumptions are kept.
 const RESUMED_MAX: usize = 1000;
 
-/// What one client met.
+/// The statistics of one client.
 #[derive(Debug, Clone, Default)]
 pub struct WriterStats {
-    /// The rows whose commit was acknowledged, as runs of numbers.
+    /// The rows whose commit was acknowledged, as ranges of ids.
     pub acknowledged: Vec<RangeInclusive<i64>>,
     /// The longest time between two acknowledgements since the last [`Writers::forget_gaps`].
     pub longest_gap: Duration,
     /// When the last commit was acknowledged.
     pub last: Option<Boottime>,
-    /// When commits were acknowledged after an error, the newest last; the oldest are forgotten.
+    /// When commits were acknowledged after an error, the newest last; the oldest are dropped.
     pub resumed: Vec<Boottime>,
-    /// How often which error was met, by its text.
+    /// The number of errors, by text.
     pub errors: BTreeMap<String, u64>,
 }
 
 impl WriterStats {
-    /// How many rows were acknowledged.
+    /// Returns the number of acknowledged rows.
     pub fn rows(&self) -> i64 {
         self.acknowledged.iter().map(|run| run.end() - run.start() + 1).sum()
     }
 
-    /// When it was first served again, not before `earliest`; nothing when nothing broke.
+    /// Returns when the client was first served again after an error, at or after `earliest`.
     pub fn first_resumed_after(&self, earliest: Boottime) -> Option<Boottime> {
         self.resumed.iter().copied().find(|at| *at >= earliest)
     }
@@ -63,14 +63,14 @@ impl WriterStats {
     }
 }
 
-/// The running clients; they stop when this is dropped.
+/// The running clients, which stop when this is dropped.
 #[derive(Debug)]
 pub struct Writers {
     clients: Vec<(Arc<Mutex<WriterStats>>, JoinHandle<()>)>,
 }
 
 impl Writers {
-    /// Makes the table `writers` that [`Self::start`] inserts into.
+    /// Creates the table `writers` that [`Self::start`] inserts into.
     ///
     /// # Errors
     ///
@@ -80,32 +80,32 @@ impl Writers {
             .await
     }
 
-    /// Starts so many clients of the server at `config`.
+    /// Starts `clients` clients of the server at `config`.
     pub fn start(config: &Config, clients: usize) -> Self {
         let clients = (0..clients).map(|number| {
-            let met = Arc::new(Mutex::new(WriterStats::default()));
-            let task = tokio::spawn(write_loop(config.clone(), number, Arc::clone(&met)));
-            (met, task)
+            let stats = Arc::new(Mutex::new(WriterStats::default()));
+            let task = tokio::spawn(write_loop(config.clone(), number, Arc::clone(&stats)));
+            (stats, task)
         });
         Self {
             clients: clients.collect(),
         }
     }
 
-    /// What each client has met so far.
+    /// Returns the statistics of each client so far.
     pub fn stats(&self) -> Vec<WriterStats> {
         self.clients
             .iter()
-            .map(|(met, _)| met.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .map(|(stats, _)| stats.lock().unwrap_or_else(PoisonError::into_inner).clone())
             .collect()
     }
 
-    /// The rows acknowledged so far, of all clients.
+    /// Returns the number of rows acknowledged so far, of all clients.
     pub fn rows(&self) -> i64 {
         self.stats().iter().map(WriterStats::rows).sum()
     }
 
-    /// Waits until each of the clients has committed some more rows.
+    /// Waits until each client has committed ten more rows.
     pub async fn wait_served(&self) {
         let before: Vec<i64> = self.stats().iter().map(WriterStats::rows).collect();
         eventually("all clients to be served", LONG_TIMEOUT, async || {
@@ -113,33 +113,33 @@ impl Writers {
                 .stats()
                 .iter()
                 .zip(&before)
-                .filter(|(met, before)| met.rows() < *before + 10)
+                .filter(|(stats, before)| stats.rows() < *before + 10)
                 .count();
             check(behind == 0, || format!("{behind} are not"))
         })
         .await;
     }
 
-    /// Starts to measure gaps and errors anew.
+    /// Resets the longest gaps and the errors.
     pub fn reset_gaps(&self) {
-        for (met, _) in &self.clients {
-            let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
-            met.longest_gap = Duration::ZERO;
-            met.errors.clear();
+        for (stats, _) in &self.clients {
+            let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
+            stats.longest_gap = Duration::ZERO;
+            stats.errors.clear();
         }
     }
 
-    /// Stops the clients and gives what they met, the gap that lasts until now included.
+    /// Stops the clients and returns their statistics, including a gap that has not ended.
     pub fn stop(self) -> Vec<WriterStats> {
         for (_, task) in &self.clients {
             task.abort();
         }
-        let mut met = self.stats();
-        for met in &mut met {
-            let gap = met.last.map(|last| now().since(last)).unwrap_or_default();
-            met.longest_gap = met.longest_gap.max(gap);
+        let mut stats = self.stats();
+        for stats in &mut stats {
+            let gap = stats.last.map(|last| now().since(last)).unwrap_or_default();
+            stats.longest_gap = stats.longest_gap.max(gap);
         }
-        met
+        stats
     }
 }
 
@@ -151,15 +151,15 @@ impl Drop for Writers {
     }
 }
 
-/// The rows that were acknowledged and are not in the table, as `(client, how many)`.
+/// Returns how many acknowledged rows are not in the table.
 ///
 /// # Errors
 ///
 /// The table cannot be read.
-pub async fn lost_rows(sql: &SqlClient, met: &[WriterStats]) -> anyhow::Result<i64> {
+pub async fn lost_rows(sql: &SqlClient, stats: &[WriterStats]) -> anyhow::Result<i64> {
     let mut lost = 0;
-    for (client, met) in met.iter().enumerate() {
-        for run in &met.acknowledged {
+    for (client, stats) in stats.iter().enumerate() {
+        for run in &stats.acknowledged {
             let (first, last) = (run.start(), run.end());
             let query =
                 format!("select count(*) from writers where client = {client} and id between {first} and {last}");
@@ -170,13 +170,13 @@ pub async fn lost_rows(sql: &SqlClient, met: &[WriterStats]) -> anyhow::Result<i
     Ok(lost)
 }
 
-async fn write_loop(config: Config, client: usize, met: Arc<Mutex<WriterStats>>) {
+async fn write_loop(config: Config, client: usize, stats: Arc<Mutex<WriterStats>>) {
     let mut id = 0_i64;
     loop {
-        if let Err(error) = write_until_error(&config, client, &mut id, &met).await {
+        if let Err(error) = write_until_error(&config, client, &mut id, &stats).await {
             let text = error.root_cause().to_string();
-            let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
-            *met.errors.entry(text).or_default() += 1;
+            let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
+            *stats.errors.entry(text).or_default() += 1;
         }
         tokio::time::sleep(RECONNECT_PAUSE).await;
     }
@@ -186,27 +186,28 @@ async fn write_until_error(
     config: &Config,
     client: usize,
     id: &mut i64,
-    met: &Mutex<WriterStats>,
+    stats: &Mutex<WriterStats>,
 ) -> anyhow::Result<()> {
     let sql = SqlClient::connect(config).await?;
     loop {
-        // a number is never tried twice: a commit that nobody acknowledged may have happened all the same
+        // An id is never tried twice: a commit without an acknowledgement may have happened.
         *id += 1;
         let statement = format!("insert into writers values ({client}, {id})");
         sql.run(&statement).await?;
-        met.lock()
+        stats
+            .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .acknowledge(*id, now());
     }
 }
 
-/// The rows that were acknowledged after `earlier` was taken and are not in the table.
+/// Returns how many rows that were acknowledged after `earlier` was taken are not in the table.
 ///
 /// # Errors
 ///
 /// The table cannot be read.
-pub async fn lost_rows_after(sql: &SqlClient, earlier: &[WriterStats], met: &[WriterStats]) -> anyhow::Result<i64> {
-    let mut later = met.to_vec();
+pub async fn lost_rows_after(sql: &SqlClient, earlier: &[WriterStats], stats: &[WriterStats]) -> anyhow::Result<i64> {
+    let mut later = stats.to_vec();
     for (later, earlier) in later.iter_mut().zip(earlier) {
         let known = earlier.acknowledged.last().map_or(0, |run| *run.end());
         later.acknowledged.retain_mut(|run| {
