@@ -1,4 +1,4 @@
-//! What bad input gets: an error that names the thing, exit status 1, and nothing touched.
+//! Invalid input: an error that names it, exit status 1, and no change to anything.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -8,8 +8,8 @@ use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT};
 use stolon_tests::process::{Process, Signal};
 use stolon_tests::test_dir::TestDir;
 
-/// The options that a keeper needs, but for its data directory.
-const KEEPER: [&str; 7] = [
+/// The options that a keeper requires, without the data directory.
+const KEEPER_OPTIONS: [&str; 7] = [
     "--cluster-name=test",
     "--store-backend=etcdv3",
     "--pg-listen-address=127.0.0.1",
@@ -19,17 +19,17 @@ const KEEPER: [&str; 7] = [
     "--pg-su-password=supassword",
 ];
 
-/// keeper 1.3 and 1.4, cli 2 and 18.4: each fault of a keeper's command line, told before anything is touched.
+/// Each fault of a keeper's command line is reported before anything is created (keeper 1.3 and 1.4, cli 2 and 18.4).
 #[tokio::test]
-async fn a_keeper_refuses_each_fault_of_its_command_line_and_touches_nothing() {
-    let place = TestDir::create();
-    let (empty, newline) = (place.path().join("empty"), place.path().join("newline"));
+async fn a_keeper_rejects_each_invalid_option_and_creates_nothing() {
+    let test_dir = TestDir::create();
+    let (empty, newline) = (test_dir.path().join("empty"), test_dir.path().join("newline"));
     fs::write(&empty, "").unwrap();
     fs::write(&newline, "\n").unwrap();
     let file = |path: &std::path::Path| format!("--pg-su-passwordfile={}", path.display());
-    let missing = file(&place.path().join("no such file"));
+    let missing = file(&test_dir.path().join("no such file"));
     let (empty, newline) = (file(&empty), file(&newline));
-    // without, with, what is said
+    // Options removed, options added, the error.
     let cases: [(&[&str], &[&str], &str); 17] = [
         (&[], &["--no-such-flag"], "no-such-flag"),
         (&["--cluster-name"], &[], "cluster name required"),
@@ -57,23 +57,23 @@ async fn a_keeper_refuses_each_fault_of_its_command_line_and_touches_nothing() {
             "provided superuser name and replication user name are the same but provided passwords are different",
         ),
     ];
-    for (number, (without, with, said)) in cases.into_iter().enumerate() {
-        let dir = place.data_dir(&format!("case{number}"));
+    for (number, (without, with, error)) in cases.into_iter().enumerate() {
+        let dir = test_dir.data_dir(&format!("case{number}"));
         let data_dir = format!("--data-dir={}", dir.display());
-        let mut options: Vec<&str> = KEEPER.to_vec();
+        let mut options: Vec<&str> = KEEPER_OPTIONS.to_vec();
         options.retain(|option| !without.iter().any(|name| option.split('=').next() == Some(name)));
         options.push(&data_dir);
         options.extend(with);
-        refused(&place, "stolon-keeper", &options, said).await;
+        assert_rejected(&test_dir, "stolon-keeper", &options, error).await;
         assert!(!dir.exists(), "{with:?}: the data directory was made");
     }
 }
 
-/// design D-10: PostgreSQL's programs must be there, and of a version that this keeper knows.
+/// PostgreSQL's programs must exist and have a supported version.
 #[tokio::test]
-async fn a_keeper_refuses_missing_and_unsupported_programs_of_postgresql() {
-    let place = TestDir::create();
-    let old = place.path().join("old");
+async fn a_keeper_rejects_missing_and_unsupported_postgresql_programs() {
+    let test_dir = TestDir::create();
+    let old = test_dir.path().join("old");
     fs::create_dir(&old).unwrap();
     for program in ["postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_controldata"] {
         let path = old.join(program);
@@ -81,63 +81,73 @@ async fn a_keeper_refuses_missing_and_unsupported_programs_of_postgresql() {
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
     let old = format!("--pg-bin-path={}", old.display());
-    for (bin_path, said) in [("--pg-bin-path=/no/such/dir", "/no/such/dir"), (&old, "9.6")] {
-        let dir = place.data_dir("one");
+    for (bin_path, error) in [("--pg-bin-path=/no/such/dir", "/no/such/dir"), (&old, "9.6")] {
+        let dir = test_dir.data_dir("one");
         let data_dir = format!("--data-dir={}", dir.display());
-        let options: Vec<&str> = KEEPER.iter().copied().chain([data_dir.as_str(), bin_path]).collect();
-        refused(&place, "stolon-keeper", &options, said).await;
+        let options: Vec<&str> = KEEPER_OPTIONS
+            .iter()
+            .copied()
+            .chain([data_dir.as_str(), bin_path])
+            .collect();
+        assert_rejected(&test_dir, "stolon-keeper", &options, error).await;
         assert!(!dir.exists(), "{bin_path}: the data directory was made");
     }
 }
 
-/// keeper 1.6: PostgreSQL refuses root, so the keeper does at once.
+/// PostgreSQL refuses root, and so does the keeper at its start (keeper 1.6).
 #[tokio::test]
 async fn a_keeper_refuses_root() {
-    let place = TestDir::create();
-    let dir = place.path().join("roots");
-    // everybody is root in a user namespace (user_namespaces(7))
+    let test_dir = TestDir::create();
+    let dir = test_dir.path().join("roots");
+    // Every user can be root in a user namespace (user_namespaces(7)).
     let mut command = Command::new("unshare");
     command
         .args(["--user", "--map-root-user"])
-        .arg(place.program("stolon-keeper"));
-    command.args(KEEPER).arg(format!("--data-dir={}", dir.display()));
-    let mut keeper = Process::start("keeper", command, None, &place.path().join("log/keeper.log"));
+        .arg(test_dir.program("stolon-keeper"));
+    command
+        .args(KEEPER_OPTIONS)
+        .arg(format!("--data-dir={}", dir.display()));
+    let mut keeper = Process::start("keeper", command, None, &test_dir.path().join("log/keeper.log"));
     assert_eq!(keeper.exit_status(SHORT_TIMEOUT).await, 1);
     assert!(keeper.log().contains("root"), "{}", keeper.log());
     assert!(!dir.exists());
 }
 
-/// keeper 1.3: a directory with something of somebody else's in it is not ours.
+/// A directory with foreign files is not used as a data directory (keeper 1.3).
 #[tokio::test]
 async fn a_keeper_refuses_a_directory_that_is_not_its_own() {
-    let place = TestDir::create();
-    let user = place.user.clone();
+    let test_dir = TestDir::create();
+    let user = test_dir.user.clone();
     let own = |path: &std::path::Path| {
         if let Some(user) = &user {
             std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid)).unwrap();
         }
     };
     for (name, content) in [("database", "PG_VERSION"), ("strangers", "thesis.txt")] {
-        let dir = place.data_dir(name);
+        let dir = test_dir.data_dir(name);
         fs::create_dir(&dir).unwrap();
         own(&dir);
         fs::write(dir.join(content), "15\n").unwrap();
         let data_dir = format!("--data-dir={}", dir.display());
-        let options: Vec<&str> = KEEPER.iter().copied().chain([data_dir.as_str()]).collect();
-        refused(&place, "stolon-keeper", &options, &dir.display().to_string()).await;
+        let options: Vec<&str> = KEEPER_OPTIONS.iter().copied().chain([data_dir.as_str()]).collect();
+        assert_rejected(&test_dir, "stolon-keeper", &options, &dir.display().to_string()).await;
         let names: Vec<_> = fs::read_dir(&dir)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
-        assert_eq!(names, [content], "something was made in {name}");
+        assert_eq!(names, [content], "something was created in {name}");
     }
-    // a place where nothing can be made
-    let options: Vec<&str> = KEEPER.iter().copied().chain(["--data-dir=/proc/stolon"]).collect();
-    refused(&place, "stolon-keeper", &options, "/proc/stolon").await;
+    // A path where no directory can be created.
+    let options: Vec<&str> = KEEPER_OPTIONS
+        .iter()
+        .copied()
+        .chain(["--data-dir=/proc/stolon"])
+        .collect();
+    assert_rejected(&test_dir, "stolon-keeper", &options, "/proc/stolon").await;
 }
 
-/// Mounts a file system of a few pages on `$0`, fills it, runs the rest of its arguments as nobody in particular, and
-/// prints how that ended and which files are there: in namespaces of its own, where anybody may mount.
+/// Mounts a file system of a few pages on `$0`, fills it, runs the remaining arguments as an unprivileged user, and
+/// prints the exit status and the files. It runs in its own namespaces, where every user may mount.
 const ON_A_FULL_DISK: &str = r#"set -e
 mount -t tmpfs -o size=64k,mode=700 none "$0"
 touch "$0/lock" "$0/pgpass.stolon-tmp-Ab3xY9"
@@ -146,48 +156,48 @@ unshare --user --map-user=1000 --map-group=1000 "$@" || echo "ended with $?"
 echo "left: $(ls -A "$0" | tr '\n' ' ')"
 "#;
 
-/// keeper 2.5 and I16: a full disk is told with its file, no half-written file stays, nor what a killed keeper left.
+/// A full disk is reported with the file; no partial file remains, also none of a keeper that was killed (keeper 2.5).
 #[tokio::test]
-async fn a_keeper_on_a_full_disk_says_so_and_leaves_no_half_written_file() {
-    let place = TestDir::create();
-    let dir = place.path().join("full");
+async fn a_keeper_on_a_full_disk_names_the_file_and_leaves_no_partial_file() {
+    let test_dir = TestDir::create();
+    let dir = test_dir.path().join("full");
     fs::create_dir(&dir).unwrap();
     let mut command = Command::new("unshare");
     command
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", ON_A_FULL_DISK])
         .arg(&dir)
-        .arg(place.program("stolon-keeper"))
-        .args(KEEPER)
+        .arg(test_dir.program("stolon-keeper"))
+        .args(KEEPER_OPTIONS)
         .arg(format!("--data-dir={}", dir.display()))
         .current_dir("/");
-    let mut shell = Process::start("keeper", command, None, &place.path().join("log/keeper.log"));
+    let mut shell = Process::start("keeper", command, None, &test_dir.path().join("log/keeper.log"));
     let status = shell.exit_status(SHORT_TIMEOUT).await;
     let log = shell.log();
     assert_eq!(status, 0, "{log}");
-    for said in [
+    for error in [
         "free space on its file system",
         "ended with 1\n",
         "left: filler lock \n",
     ] {
-        assert!(log.contains(said), "no {said:?} in {log}");
+        assert!(log.contains(error), "no {error:?} in {log}");
     }
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// cli 4, 5 and 18: the other daemons.
+/// Each fault of the other daemons' command lines is an error (cli 4, 5 and 18).
 #[tokio::test]
-async fn sentinel_and_proxy_refuse_each_fault_of_their_command_line() {
-    let place = TestDir::create();
-    let broken = place.path().join("broken.json");
+async fn sentinel_and_proxy_reject_each_invalid_option() {
+    let test_dir = TestDir::create();
+    let broken = test_dir.path().join("broken.json");
     fs::write(&broken, "{\n  \"initMode\": \"new\",\n  oops\n}").unwrap();
-    let invalid = place.path().join("invalid.json");
+    let invalid = test_dir.path().join("invalid.json");
     fs::write(&invalid, r#"{"initMode":"new","failInterval":"-1s"}"#).unwrap();
-    let unsupported = place.path().join("unsupported.json");
+    let unsupported = test_dir.path().join("unsupported.json");
     fs::write(&unsupported, r#"{"initMode":"new","synchronousReplication":true}"#).unwrap();
     let spec = |path: &std::path::Path| format!("--initial-cluster-spec={}", path.display());
     let (broken, invalid, unsupported) = (spec(&broken), spec(&invalid), spec(&unsupported));
     let common = ["--cluster-name=test", "--store-backend=etcdv3"];
-    for (program, options, said) in [
+    for (program, options, error) in [
         (
             "stolon-sentinel",
             vec!["--store-backend=etcdv3"],
@@ -235,32 +245,33 @@ async fn sentinel_and_proxy_refuse_each_fault_of_their_command_line() {
             "scheme",
         ),
     ] {
-        refused(&place, program, &options, said).await;
+        assert_rejected(&test_dir, program, &options, error).await;
     }
 }
 
-/// cli 17.3: the metrics address is bound before anything else; somebody there is an error.
+/// The metrics address is bound before anything else, and an address in use is an error (cli 17.3).
 #[tokio::test]
-async fn a_metrics_address_in_use_ends_each_daemon_with_status_1() {
-    let place = TestDir::create();
-    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = stranger.local_addr().unwrap().to_string();
+async fn a_metrics_address_in_use_makes_each_daemon_exit_with_status_1() {
+    let test_dir = TestDir::create();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
     let metrics = format!("--metrics-listen-address={address}");
-    let data_dir = format!("--data-dir={}", place.data_dir("one").display());
+    let data_dir = format!("--data-dir={}", test_dir.data_dir("one").display());
     let common = ["--cluster-name=test", "--store-backend=etcdv3", metrics.as_str()];
-    refused(&place, "stolon-sentinel", &common, &address).await;
-    refused(&place, "stolon-proxy", &common, &address).await;
-    let keeper: Vec<&str> = KEEPER
+    assert_rejected(&test_dir, "stolon-sentinel", &common, &address).await;
+    assert_rejected(&test_dir, "stolon-proxy", &common, &address).await;
+    let keeper: Vec<&str> = KEEPER_OPTIONS
         .iter()
         .copied()
         .chain([metrics.as_str(), data_dir.as_str()])
         .collect();
-    refused(&place, "stolon-keeper", &keeper, &address).await;
+    assert_rejected(&test_dir, "stolon-keeper", &keeper, &address).await;
 }
 
-/// store 8, E-11: a store that is not there at start is waited for, is said once, and is used once it is there.
+/// Daemons wait for a store that cannot be reached at their start, log that once, and continue when it is there (store
+/// 8 and E-11).
 #[tokio::test]
-async fn daemons_started_before_the_store_wait_for_it_and_say_so_once() {
+async fn daemons_started_before_the_store_wait_for_it_and_log_that_once() {
     let mut cluster = Cluster::builder(Profile::Fast)
         .sentinels(0)
         .keepers(0)
@@ -271,43 +282,43 @@ async fn daemons_started_before_the_store_wait_for_it_and_say_so_once() {
     let sentinel = cluster.add_sentinel();
     let keeper = cluster.add_keeper();
     let proxy = cluster.add_proxy();
-    let (missed, hint) = ("store is unreachable", "see --store-endpoints");
+    let (error, hint) = ("store is unreachable", "see --store-endpoints");
     for name in [&sentinel, &keeper, &proxy] {
-        cluster.process(name).wait_for_log(missed, LONG_TIMEOUT).await;
+        cluster.process(name).wait_for_log(error, LONG_TIMEOUT).await;
         assert!(cluster.process(name).log().contains(hint), "{name}");
     }
     cluster.restart_etcd().await;
     cluster.wait_healthy(&keeper, &Role::Master).await;
     cluster.wait_serving(&proxy).await;
 
-    // who has found the store before is not told how to
-    let said = [&sentinel, &keeper, &proxy].map(|name| (name, cluster.process(name).log().len()));
+    // The hint is only logged before the first connection.
+    let log_lengths = [&sentinel, &keeper, &proxy].map(|name| (name, cluster.process(name).log().len()));
     cluster.etcd.stop().await;
-    for (name, before) in said {
+    for (name, before) in log_lengths {
         cluster
             .process(name)
-            .wait_for_log_after(before, missed, LONG_TIMEOUT)
+            .wait_for_log_after(before, error, LONG_TIMEOUT)
             .await;
         let log = cluster.process(name).log();
         assert_eq!(
-            (log.matches(missed).count(), log.matches(hint).count()),
+            (log.matches(error).count(), log.matches(hint).count()),
             (2, 1),
             "{name}"
         );
     }
 }
 
-/// data-model, store S-12: garbage in `clusterdata` is written over by nobody, and ends nobody.
+/// Cluster data that cannot be decoded are not overwritten, and end no program (store S-12).
 #[tokio::test]
-async fn garbage_in_clusterdata_stops_nobody_and_is_not_written_over() {
+async fn undecodable_cluster_data_stop_no_program_and_are_not_overwritten() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let key = cluster.store.keys().cluster_data();
     let good = cluster.store.get(&key).await.unwrap().unwrap().value;
-    for garbage in ["{ this is no JSON", r#"{"formatVersion":99}"#, "[]"] {
+    for undecodable in ["{ this is no JSON", r#"{"formatVersion":99}"#, "[]"] {
         let readers = ["sentinel0", "keeper0", "keeper1", "proxy0"];
         let before = readers.map(|name| (name, cluster.process(name).log().len()));
-        // The sentinel writes only over the revision that it read, so a write under way does not replace this one.
-        cluster.store.put(&key, garbage).await.unwrap();
+        // The sentinel writes only over the revision that it read, so a pending write does not replace this value.
+        cluster.store.put(&key, undecodable).await.unwrap();
         for (name, skip) in before {
             cluster
                 .process(name)
@@ -315,9 +326,9 @@ async fn garbage_in_clusterdata_stops_nobody_and_is_not_written_over() {
                 .await;
         }
         let value = cluster.store.get(&key).await.unwrap().unwrap().value;
-        assert_eq!(String::from_utf8_lossy(&value), garbage, "somebody wrote over it");
+        assert_eq!(String::from_utf8_lossy(&value), undecodable, "a program overwrote it");
         for name in readers {
-            assert_eq!(cluster.process(name).try_wait(), None, "{name} ended at {garbage}");
+            assert_eq!(cluster.process(name).try_wait(), None, "{name} ended at {undecodable}");
         }
         cluster.store.put(&key, good.clone()).await.unwrap();
         cluster.wait_healthy("keeper0", &Role::Master).await;
@@ -325,9 +336,9 @@ async fn garbage_in_clusterdata_stops_nobody_and_is_not_written_over() {
     cluster.wait_serving("proxy0").await;
 }
 
-/// store S-12: garbage in an info key is named and skipped.
+/// A keeper info that cannot be decoded is logged and skipped (store S-12).
 #[tokio::test]
-async fn garbage_in_an_info_key_stops_nobody() {
+async fn an_undecodable_keeper_info_is_skipped() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let key = cluster.store.keys().keeper_info("stranger");
     cluster.store.put(&key, "{ no JSON").await.unwrap();
@@ -341,9 +352,9 @@ async fn garbage_in_an_info_key_stops_nobody() {
     assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
 }
 
-/// cli 1.3: SIGTERM and SIGINT end every daemon in order; the proxy and the sentinel within a second or so.
+/// SIGTERM and SIGINT end every daemon with status 0 (cli 1.3).
 #[tokio::test]
-async fn daemons_end_in_order_at_sigterm_and_sigint() {
+async fn daemons_exit_with_status_0_at_sigterm_and_sigint() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut cluster = Cluster::builder(Profile::Fast).keepers(1).start().await;
         for name in ["proxy0", "sentinel0", "keeper0"] {
@@ -355,20 +366,20 @@ async fn daemons_end_in_order_at_sigterm_and_sigint() {
     }
 }
 
-/// Runs a program as the user that PostgreSQL runs as: it is to end with status 1 and to say this.
-async fn refused(place: &TestDir, program: &str, options: &[&str], said: &str) {
-    let log = place.path().join("log").join(format!("{program}.log"));
-    // each case reads its own words only
+/// Runs a program as the user that PostgreSQL runs as, and checks that it exits with status 1 and logs `error`.
+async fn assert_rejected(test_dir: &TestDir, program: &str, options: &[&str], error: &str) {
+    let log = test_dir.path().join("log").join(format!("{program}.log"));
+    // Each case reads its own log only.
     let _ = fs::remove_file(&log);
-    let mut command = Command::new(place.program(program));
+    let mut command = Command::new(test_dir.program(program));
     command.args(options).current_dir("/").stdin(Stdio::null());
-    let mut process = Process::start(program, command, place.user.as_ref(), &log);
+    let mut process = Process::start(program, command, test_dir.user.as_ref(), &log);
     let status = process.exit_status(SHORT_TIMEOUT).await;
     let text = process.log();
     assert_eq!(status, 1, "{program} {options:?}: {text}");
     assert!(
-        text.contains(said),
-        "{program} {options:?} does not say {said:?}: {text}"
+        text.contains(error),
+        "{program} {options:?} does not log {error:?}: {text}"
     );
     assert!(!text.contains("panicked"), "{text}");
 }

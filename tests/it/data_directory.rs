@@ -1,5 +1,5 @@
-//! What lies on disk: tablespaces that two keepers share, old data until new ones are complete, links and mount
-//! points. Nothing that is not provably a keeper's own is removed.
+//! Files on disk: tablespaces that two keepers share, previous data while new data are made, links and mount points.
+//! A keeper removes nothing that is not provably its own.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -16,26 +16,26 @@ use stolon_tests::wait::{eventually, throughout};
 
 use crate::configuration::store_data;
 
-/// Several passes of a keeper of [`Profile::Fast`].
-const PASSES: std::time::Duration = std::time::Duration::from_secs(5);
+/// Several rounds of a keeper with [`Profile::Fast`].
+const SEVERAL_ROUNDS: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Makes a directory for the user that runs PostgreSQL.
+/// Makes a directory that belongs to the user that PostgreSQL runs as.
 fn make_dir(cluster: &Cluster, name: &str) -> PathBuf {
     let dir = cluster.dir.path().join("data").join(name);
     fs::create_dir_all(&dir).unwrap();
-    give(cluster, &dir);
+    chown_to_postgres(cluster, &dir);
     dir
 }
 
-fn give(cluster: &Cluster, dir: &Path) {
+fn chown_to_postgres(cluster: &Cluster, dir: &Path) {
     if let Some(user) = &cluster.dir.user {
         chown(dir, Some(user.uid), Some(user.gid)).unwrap();
     }
 }
 
-/// Two keepers of one host: the tablespace of the live master is the one that the old master's links lead to, too.
+/// Two keepers on one host: the old master's links lead to the tablespace directory of the new master.
 #[tokio::test]
-async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_one() {
+async fn a_returning_old_master_does_not_touch_a_shared_tablespace() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let space = make_dir(&cluster, "ts");
     let sql = cluster.connect("keeper0").await;
@@ -57,22 +57,26 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
     assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
     cluster.wait_healthy("keeper1", &Role::Master).await;
 
-    let said = cluster.process("keeper0").log().len();
+    let log_length = cluster.process("keeper0").log().len();
     cluster.start("keeper0");
     let keeper = cluster.process("keeper0");
     keeper
-        .wait_for_log_after(said, "no new data are made, because of", SHORT_TIMEOUT)
+        .wait_for_log_after(log_length, "no new data are made, because of", SHORT_TIMEOUT)
         .await;
     keeper
-        .wait_for_log_after(said, "run this keeper on another host", SHORT_TIMEOUT)
+        .wait_for_log_after(log_length, "run this keeper on another host", SHORT_TIMEOUT)
         .await;
-    let resyncs = || keeper.log()[said..].matches("resyncing the database cluster").count();
+    let resyncs = || {
+        keeper.log()[log_length..]
+            .matches("resyncing the database cluster")
+            .count()
+    };
     let before = resyncs();
-    throughout("no repetition in the log", PASSES, async || {
+    throughout("no repeated log lines", SEVERAL_ROUNDS, async || {
         check(resyncs() == before, || keeper.tail(20))
     })
     .await;
-    assert!(!keeper.log()[said..].contains("running pg_basebackup"));
+    assert!(!keeper.log()[log_length..].contains("running pg_basebackup"));
     assert!(
         cluster.pgdata("keeper0").join("PG_VERSION").exists(),
         "its data are kept"
@@ -82,14 +86,14 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
     sql.run("insert into t select generate_series(1, 1000)").await.unwrap();
     sql.run("checkpoint").await.unwrap();
 
-    // One of the remedies that are named.
+    // One of the remedies in the message.
     sql.run("alter table t set tablespace pg_default").await.unwrap();
     sql.run("drop tablespace ts").await.unwrap();
     cluster.wait_healthy("keeper0", &Role::Standby).await;
     cluster.wait_caught_up("keeper0", "keeper1").await;
     let log = cluster.process("keeper0").log();
     let is_found = |line: &&str| line.contains("problem found") && line.contains("no new data are made");
-    let count = log[said..].lines().filter(is_found).count();
+    let count = log[log_length..].lines().filter(is_found).count();
     assert_eq!(count, 1, "logged once");
     assert_eq!(
         cluster
@@ -102,9 +106,9 @@ async fn the_return_of_an_old_master_does_not_touch_the_tablespace_of_the_live_o
     );
 }
 
-/// The old data are there until the copy that replaces them is recorded, and a `pg_wal` that is a link stays one.
+/// The previous data are kept until the copy is recorded, and a `pg_wal` that is a link stays a link.
 #[tokio::test]
-async fn a_copy_keeps_the_old_data_until_it_is_complete_and_pg_wal_where_it_is() {
+async fn a_copy_keeps_the_old_data_until_it_is_complete_and_keeps_a_pg_wal_link() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let wal = make_dir(&cluster, "wal");
     assert_eq!(cluster.stop("keeper1", Signal::INT).await, 0);
@@ -115,53 +119,55 @@ async fn a_copy_keeps_the_old_data_until_it_is_complete_and_pg_wal_where_it_is()
     }
     fs::remove_dir(pgdata.join("pg_wal")).unwrap();
     symlink(&wal, pgdata.join("pg_wal")).unwrap();
-    fs::write(wal.join("notes"), "of somebody else").unwrap();
+    fs::write(wal.join("notes"), "foreign file").unwrap();
     cluster.start("keeper1");
     cluster.wait_healthy("keeper1", &Role::Standby).await;
 
-    copied_again(&mut cluster, "keeper1").await;
+    kill_and_copy_again(&mut cluster, "keeper1").await;
     assert_eq!(fs::read_link(pgdata.join("pg_wal")).unwrap(), wal);
     let has_segment = || {
         let names = fs::read_dir(&wal).unwrap().map(|entry| entry.unwrap().file_name());
         names.into_iter().any(|name| name.len() == 24)
     };
     assert!(has_segment());
-    assert_eq!(fs::read_to_string(wal.join("notes")).unwrap(), "of somebody else");
-    no_old_data(&cluster, "keeper1").await;
+    assert_eq!(fs::read_to_string(wal.join("notes")).unwrap(), "foreign file");
+    wait_old_data_removed(&cluster, "keeper1").await;
 }
 
-/// Kills a standby, gives its keeper a new db, and waits until that has been copied and followed.
-async fn copied_again(cluster: &mut Cluster, uid: &str) {
+/// Kills a standby, has its keeper get a new db, and waits until that has been copied and is healthy.
+async fn kill_and_copy_again(cluster: &mut Cluster, uid: &str) {
     cluster.kill_keeper_and_postgres(uid);
-    let said = new_db(cluster, uid).await;
+    let log_length = restart_with_new_db(cluster, uid).await;
     let keeper = cluster.process(uid);
     keeper
         .wait_for_log_after(
-            said,
+            log_length,
             "keeping the old data until the new data are complete",
             LONG_TIMEOUT,
         )
         .await;
-    keeper.wait_for_log_after(said, "sync succeeded", LONG_TIMEOUT).await;
+    keeper
+        .wait_for_log_after(log_length, "sync succeeded", LONG_TIMEOUT)
+        .await;
     cluster.wait_healthy(uid, &Role::Standby).await;
     cluster.wait_caught_up(uid, "keeper0").await;
 }
 
-async fn no_old_data(cluster: &Cluster, uid: &str) {
+async fn wait_old_data_removed(cluster: &Cluster, uid: &str) {
     eventually("the old data to be removed", SHORT_TIMEOUT, async || {
-        old_data(cluster, uid).map_or(Ok(()), |old| Err(format!("{} is there", old.display())))
+        old_data_directory(cluster, uid).map_or(Ok(()), |old| Err(format!("{} is there", old.display())))
     })
     .await;
 }
 
-/// The directory beside PGDATA to which its data were moved.
-fn old_data(cluster: &Cluster, uid: &str) -> Option<PathBuf> {
+/// Returns the directory beside PGDATA that has the previous data.
+fn old_data_directory(cluster: &Cluster, uid: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(cluster.dir.data_dir(uid)).unwrap();
     let mut paths = entries.map(|entry| entry.unwrap().path());
     paths.find(|path| path.to_string_lossy().contains(".old-"))
 }
 
-/// The new server does not start: the old data are kept however long that takes.
+/// The new server does not start: the old data are kept as long as that lasts.
 #[tokio::test]
 async fn the_old_data_are_removed_only_once_the_new_server_has_answered() {
     let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
@@ -172,10 +178,10 @@ async fn the_old_data_are_removed_only_once_the_new_server_has_answered() {
     });
     cluster.kill_keeper_and_postgres("keeper1");
     fs::write(&hold, "").unwrap();
-    let said = new_db(&mut cluster, "keeper1").await;
+    let log_length = restart_with_new_db(&mut cluster, "keeper1").await;
     let keeper = cluster.process("keeper1");
     keeper
-        .wait_for_log_after(said, "running pg_basebackup", LONG_TIMEOUT)
+        .wait_for_log_after(log_length, "running pg_basebackup", LONG_TIMEOUT)
         .await;
     let pgdata = cluster.pgdata("keeper1");
     eventually("the copy to be complete", LONG_TIMEOUT, async || {
@@ -183,19 +189,19 @@ async fn the_old_data_are_removed_only_once_the_new_server_has_answered() {
     })
     .await;
     status::wait_shown(&cluster, &["keeper1"], "PostgreSQL does not accept connections yet").await;
-    let old = old_data(&cluster, "keeper1").expect("the old data are kept");
-    throughout("the old data", PASSES, async || {
-        check(old.join("PG_VERSION").exists(), || "gone".to_owned())
+    let old = old_data_directory(&cluster, "keeper1").expect("the old data are kept");
+    throughout("the old data", SEVERAL_ROUNDS, async || {
+        check(old.join("PG_VERSION").exists(), || "removed".to_owned())
     })
     .await;
     fs::remove_file(&hold).unwrap();
     cluster.wait_healthy("keeper1", &Role::Standby).await;
-    no_old_data(&cluster, "keeper1").await;
+    wait_old_data_removed(&cluster, "keeper1").await;
     status::wait_no_problems(&cluster).await;
 }
 
-/// The instance at the followed db's address is on an older timeline than that db was: what is copied from it would not
-/// have all that was acknowledged.
+/// The instance at the followed db's address is on an older timeline than the recorded one: a copy of it could lack
+/// acknowledged transactions.
 #[tokio::test]
 async fn a_source_behind_the_recorded_timeline_is_not_copied() {
     let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
@@ -207,76 +213,76 @@ async fn a_source_behind_the_recorded_timeline_is_not_copied() {
         }
     };
     store_data(&cluster, timeline(7)).await;
-    another_db(&cluster, "keeper1").await;
+    assign_new_db(&cluster, "keeper1").await;
     let behind = "its timeline is 1, and the cluster data have 7 for the followed db";
     status::wait_shown(&cluster, &["keeper1"], behind).await;
     assert!(cluster.pgdata("keeper1").join("PG_VERSION").exists());
-    assert!(old_data(&cluster, "keeper1").is_none(), "nothing is moved");
-    let said = cluster
+    assert!(old_data_directory(&cluster, "keeper1").is_none(), "nothing is moved");
+    let copies = cluster
         .process("keeper1")
         .log()
         .matches("running pg_basebackup")
         .count();
-    assert_eq!(said, 1, "the first copy");
+    assert_eq!(copies, 1, "the first copy");
 
     store_data(&cluster, timeline(1)).await;
     cluster.start("sentinel0");
     cluster.wait_healthy("keeper1", &Role::Standby).await;
-    no_old_data(&cluster, "keeper1").await;
+    wait_old_data_removed(&cluster, "keeper1").await;
 }
 
-/// Gives a running keeper another standby db in the place of its own, as a sentinel does that has none running now.
-async fn another_db(cluster: &Cluster, uid: &str) {
+/// Replaces the db of a running keeper by a new standby db, while no sentinel runs.
+async fn assign_new_db(cluster: &Cluster, uid: &str) {
     store_data(cluster, |data| {
         let dbs = data["dbs"].as_object_mut().unwrap();
         let of_keeper = dbs.iter().find(|(_, db)| db["spec"]["keeperUID"] == uid);
         let before = of_keeper.expect("the keeper has a db").0.clone();
         let mut db = dbs.remove(&before).unwrap();
-        db["uid"] = ANOTHER.into();
+        db["uid"] = NEW_DB_UID.into();
         db["generation"] = 1.into();
         db["spec"]["initMode"] = "resync".into();
         db["status"] = json!({});
-        dbs.insert(ANOTHER.to_owned(), db);
-        let text = data.to_string().replace(&before, ANOTHER);
+        dbs.insert(NEW_DB_UID.to_owned(), db);
+        let text = data.to_string().replace(&before, NEW_DB_UID);
         *data = serde_json::from_str(&text).unwrap();
     })
     .await;
 }
 
-/// A uid as sentinels make them.
-const ANOTHER: &str = "0a0b0c0d";
+/// A uid in the form that sentinels generate.
+const NEW_DB_UID: &str = "0a0b0c0d";
 
-/// Two real file systems: one with no room for old and new data, and one that is mounted below PGDATA for a while.
+/// Two real file systems: one without room for old and new data, and one that is mounted below PGDATA for a while.
 #[tokio::test]
-async fn old_data_go_first_where_there_is_no_room_and_stay_where_a_file_system_is_mounted() {
+async fn old_data_are_removed_first_without_room_and_kept_while_a_file_system_is_mounted() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
-    let (dir, acts) = (cluster.dir.data_dir(&uid), make_dir(&cluster, "acts"));
+    let (dir, triggers) = (cluster.dir.data_dir(&uid), make_dir(&cluster, "triggers"));
     let mounted = cluster.pgdata(&uid).join("pg_twophase");
-    let act = |name: &str, command: &str| {
-        let (begin, end) = (acts.join(name), acts.join(format!("{name} done")));
+    let on_trigger = |name: &str, command: &str| {
+        let (begin, end) = (triggers.join(name), triggers.join(format!("{name} done")));
         let wait = format!("while [ ! -e '{}' ]; do sleep 0.1; done", begin.display());
         format!("{wait}; {command} '{}'; touch '{}'", mounted.display(), end.display())
     };
     let script = format!(
         "mkdir -p {0}; mount -t tmpfs -o size=160m none {0}; ({1}; {2}) & true",
         dir.display(),
-        act("mount", "mount -t tmpfs none"),
-        act("umount", "umount"),
+        on_trigger("mount", "mount -t tmpfs none"),
+        on_trigger("umount", "umount"),
     );
     with_mounts(&mut cluster, &uid, &script);
-    let does = async |name: &str| {
-        fs::write(acts.join(name), "").unwrap();
+    let trigger = async |name: &str| {
+        fs::write(triggers.join(name), "").unwrap();
         eventually(name.to_owned(), SHORT_TIMEOUT, async || {
-            check(acts.join(format!("{name} done")).exists(), || "not done".to_owned())
+            check(triggers.join(format!("{name} done")).exists(), || "not done".to_owned())
         })
         .await;
     };
     cluster.start(&uid);
     cluster.wait_healthy(&uid, &Role::Standby).await;
     cluster.process("sentinel0").kill();
-    does("mount").await;
-    another_db(&cluster, &uid).await;
+    trigger("mount").await;
+    assign_new_db(&cluster, &uid).await;
     status::wait_shown(
         &cluster,
         &[&uid],
@@ -286,14 +292,14 @@ async fn old_data_go_first_where_there_is_no_room_and_stay_where_a_file_system_i
     let keeper = cluster.process(&uid);
     let copies = |keeper: &Process| keeper.log().matches("running pg_basebackup").count();
     assert_eq!(copies(keeper), 1, "the first copy");
-    // As the keeper sees it (proc_pid_root(5)).
-    let seen = PathBuf::from(format!("/proc/{}/root", keeper.pid()));
-    let data = seen
+    // The file in the keeper's mount namespace (proc_pid_root(5)).
+    let keeper_root = PathBuf::from(format!("/proc/{}/root", keeper.pid()));
+    let data = keeper_root
         .join(mounted.strip_prefix("/").unwrap())
         .with_file_name("PG_VERSION");
     assert!(data.exists(), "nothing is removed");
 
-    does("umount").await;
+    trigger("umount").await;
     cluster.start("sentinel0");
     let keeper = cluster.process(&uid);
     let first = "no room to keep the old data until the new are complete, removing them first";
@@ -306,17 +312,17 @@ async fn old_data_go_first_where_there_is_no_room_and_stay_where_a_file_system_i
     status::wait_no_problems(&cluster).await;
 }
 
-/// An address that leads to another cluster, whose passwords are the same.
+/// The advertised address leads to an instance of another cluster with the same passwords.
 #[tokio::test]
-async fn a_stranger_at_the_master_s_address_is_not_copied() {
-    let mut stranger = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
+async fn an_instance_of_another_cluster_is_not_copied() {
+    let mut other_cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
-    stranger.process("keeper0").kill(); // its server goes on, and nobody drops its slots
+    other_cluster.process("keeper0").kill(); // its server keeps running, and no keeper drops its slots
     cluster
         .process("keeper1")
         .wait_for_log("already standby", SHORT_TIMEOUT)
         .await;
-    let port = stranger.port("keeper0");
+    let port = other_cluster.port("keeper0");
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     cluster
         .program("keeper0")
@@ -326,20 +332,20 @@ async fn a_stranger_at_the_master_s_address_is_not_copied() {
     cluster.wait_healthy("keeper0", &Role::Master).await;
 
     cluster.kill_keeper_and_postgres("keeper1");
-    let said = new_db(&mut cluster, "keeper1").await;
+    let log_length = restart_with_new_db(&mut cluster, "keeper1").await;
     let db = eventually("a new db", LONG_TIMEOUT, async || {
         let data = cluster.data().await.map_err(error_text)?;
         let (uid, _) = stolon_tests::cluster::db_of(&data, "keeper1").map_err(error_text)?;
         Ok::<_, String>(uid.to_string())
     })
     .await;
-    let sql = stranger.connect("keeper0").await;
+    let sql = other_cluster.connect("keeper0").await;
     sql.run(&format!("select pg_create_physical_replication_slot('stolon_{db}')"))
         .await
         .unwrap();
     let keeper = cluster.process("keeper1");
     keeper
-        .wait_for_log_after(said, "another instance answers at", LONG_TIMEOUT)
+        .wait_for_log_after(log_length, "another instance answers at", LONG_TIMEOUT)
         .await;
     let ids = [&sql, &cluster.connect("keeper0").await];
     for sql in ids {
@@ -349,13 +355,13 @@ async fn a_stranger_at_the_master_s_address_is_not_copied() {
             .unwrap();
         cluster
             .process("keeper1")
-            .wait_for_log_after(said, &id, SHORT_TIMEOUT)
+            .wait_for_log_after(log_length, &id, SHORT_TIMEOUT)
             .await;
     }
-    assert!(!cluster.process("keeper1").log()[said..].contains("running pg_basebackup"));
+    assert!(!cluster.process("keeper1").log()[log_length..].contains("running pg_basebackup"));
     assert!(cluster.pgdata("keeper1").join("PG_VERSION").exists());
 
-    // The address is corrected.
+    // With the correct address the copy is made.
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     cluster
         .program("keeper0")
@@ -365,8 +371,8 @@ async fn a_stranger_at_the_master_s_address_is_not_copied() {
     cluster.wait_healthy("keeper1", &Role::Standby).await;
 }
 
-/// Runs a keeper where it sees other file systems mounted than the rest: `script` mounts them, in a user and mount
-/// namespace of its own (unshare(1)), which needs no privileges.
+/// Runs a keeper in its own user and mount namespace (unshare(1)), which needs no privileges; `script` mounts file
+/// systems there.
 fn with_mounts(cluster: &mut Cluster, uid: &str, script: &str) {
     let run = format!("set -e; {script}; exec setpriv --ambient-caps=-all --inh-caps=-all \"$@\"");
     let words = [
@@ -385,13 +391,13 @@ fn with_mounts(cluster: &mut Cluster, uid: &str, script: &str) {
     cluster.program(uid).wrapper = words.collect();
 }
 
-/// Each keeper has its own file system at the tablespace's location, as on two hosts: PGDATA is lost and the tablespace
-/// is left, which the keeper knows for its own.
+/// Each keeper has its own file system at the tablespace's location, as on two hosts. PGDATA is lost; the tablespace
+/// directory remains, and has the keeper's mark.
 #[tokio::test]
-async fn a_copy_takes_over_the_tablespace_that_its_lost_data_left() {
+async fn a_copy_reuses_the_tablespace_directory_of_lost_data() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let (space, below) = (make_dir(&cluster, "ts"), make_dir(&cluster, "ts1"));
-    fs::write(below.join("notes"), "of somebody else").unwrap();
+    fs::write(below.join("notes"), "foreign file").unwrap();
     let sql = cluster.connect("keeper0").await;
     sql.run(&format!("create tablespace ts location '{}'", space.display()))
         .await
@@ -411,7 +417,7 @@ async fn a_copy_takes_over_the_tablespace_that_its_lost_data_left() {
 
     cluster.kill_keeper_and_postgres(&uid);
     fs::remove_dir_all(cluster.pgdata(&uid)).unwrap();
-    new_db(&mut cluster, &uid).await;
+    restart_with_new_db(&mut cluster, &uid).await;
     cluster.wait_healthy(&uid, &Role::Standby).await;
     cluster.wait_caught_up(&uid, "keeper0").await;
     assert_eq!(
@@ -423,12 +429,12 @@ async fn a_copy_takes_over_the_tablespace_that_its_lost_data_left() {
             .unwrap(),
         "1000"
     );
-    assert_eq!(fs::read_to_string(below.join("notes")).unwrap(), "of somebody else");
+    assert_eq!(fs::read_to_string(below.join("notes")).unwrap(), "foreign file");
     sql.run("checkpoint").await.unwrap();
     assert_eq!(sql.value("select count(*) from t").await.unwrap(), "1000");
 }
 
-/// A tablespace directory that nobody knows stops the copy, and is left alone.
+/// A tablespace directory of unknown origin stops the copy and is not changed.
 #[tokio::test]
 async fn a_tablespace_directory_of_unknown_origin_stops_the_copy() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
@@ -443,7 +449,7 @@ async fn a_tablespace_directory_of_unknown_origin_stops_the_copy() {
         .unwrap();
     let foreign = below.join(version);
     fs::create_dir(&foreign).unwrap();
-    fs::write(foreign.join("content"), "of somebody else").unwrap();
+    fs::write(foreign.join("content"), "foreign file").unwrap();
     let uid = cluster.prepare_keeper();
     let script = format!("mount --bind {} {}", below.display(), space.display());
     with_mounts(&mut cluster, &uid, &script);
@@ -453,14 +459,14 @@ async fn a_tablespace_directory_of_unknown_origin_stops_the_copy() {
         .wait_for_log("what is there is not known to be this keeper's", LONG_TIMEOUT)
         .await;
     assert!(!keeper.log().contains("running pg_basebackup"));
-    assert_eq!(fs::read_to_string(foreign.join("content")).unwrap(), "of somebody else");
+    assert_eq!(fs::read_to_string(foreign.join("content")).unwrap(), "foreign file");
     fs::rename(&foreign, below.join("moved away")).unwrap();
     cluster.wait_healthy(&uid, &Role::Standby).await;
 }
 
-/// The root of a file system, with a `lost+found` that the keeper may not read, as PGDATA and as the keeper's directory.
+/// The root of a file system, with a `lost+found` that the keeper may not read, as PGDATA and as `--data-dir`.
 #[tokio::test]
-async fn a_mount_point_with_lost_and_found_serves_as_pgdata_and_as_data_dir() {
+async fn a_mount_point_with_lost_and_found_works_as_pgdata_and_as_data_dir() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     let mount = |dir: &Path| {
         let dir = dir.display();
@@ -482,9 +488,9 @@ async fn a_mount_point_with_lost_and_found_serves_as_pgdata_and_as_data_dir() {
     cluster.wait_caught_up("keeper1", "keeper0").await;
 }
 
-/// PGDATA that is a bind mount, whose device is the same as that of the directory around it.
+/// PGDATA is a bind mount, which has the same device as its parent directory.
 #[tokio::test]
-async fn a_pgdata_that_is_a_mount_point_keeps_its_old_data_until_the_copy_is_complete_too() {
+async fn a_copy_keeps_the_old_data_until_it_is_complete_when_pgdata_is_a_mount_point() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
     let (real, pgdata) = (make_dir(&cluster, "real"), cluster.pgdata(&uid));
@@ -493,17 +499,19 @@ async fn a_pgdata_that_is_a_mount_point_keeps_its_old_data_until_the_copy_is_com
     cluster.start(&uid);
     cluster.wait_healthy(&uid, &Role::Standby).await;
     assert!(real.join("PG_VERSION").exists());
-    kill_server_at(&mut cluster, &uid, &real);
-    let said = new_db(&mut cluster, &uid).await;
+    kill_keeper_and_server_at(&mut cluster, &uid, &real);
+    let log_length = restart_with_new_db(&mut cluster, &uid).await;
     let keeper = cluster.process(&uid);
     keeper
         .wait_for_log_after(
-            said,
+            log_length,
             "keeping the old data until the new data are complete",
             LONG_TIMEOUT,
         )
         .await;
-    keeper.wait_for_log_after(said, "sync succeeded", LONG_TIMEOUT).await;
+    keeper
+        .wait_for_log_after(log_length, "sync succeeded", LONG_TIMEOUT)
+        .await;
     cluster.wait_healthy(&uid, &Role::Standby).await;
     eventually("the old data to be removed", SHORT_TIMEOUT, async || {
         let names = fs::read_dir(&real).map_err(|error| error.to_string())?;
@@ -517,8 +525,8 @@ async fn a_pgdata_that_is_a_mount_point_keeps_its_old_data_until_the_copy_is_com
     .await;
 }
 
-/// Kills a keeper and its server, whose PGDATA is found at `real`.
-fn kill_server_at(cluster: &mut Cluster, uid: &str, real: &Path) {
+/// Kills a keeper and its server, whose PGDATA is at `real`.
+fn kill_keeper_and_server_at(cluster: &mut Cluster, uid: &str, real: &Path) {
     cluster.process(uid).signal(Signal::KILL);
     let postmaster = fs::read_to_string(real.join("postmaster.pid")).unwrap();
     let pid: u32 = postmaster.lines().next().unwrap().parse().unwrap();
@@ -526,70 +534,71 @@ fn kill_server_at(cluster: &mut Cluster, uid: &str, real: &Path) {
     cluster.process(uid).kill();
 }
 
-/// Starts a killed keeper with a new db; what its log had before.
-async fn new_db(cluster: &mut Cluster, uid: &str) -> usize {
-    let said = cluster.process(uid).log().len();
+/// Removes a killed keeper from the cluster and starts it again, so that it gets a new db; returns the earlier length
+/// of its log.
+async fn restart_with_new_db(cluster: &mut Cluster, uid: &str) -> usize {
+    let log_length = cluster.process(uid).log().len();
     eventually("the keeper to be removed", LONG_TIMEOUT, async || {
         let (status, output) = cluster.stolonctl(&["removekeeper", uid]).await;
         check(status == 0, || output)
     })
     .await;
     cluster.start(uid);
-    said
+    log_length
 }
 
-/// pg_basebackup fails again and again: attempts become rare, and the old data stay.
+/// pg_basebackup fails each time: the pause before the next attempt grows, and the old data are kept.
 #[tokio::test]
-async fn copies_that_fail_become_rare_and_cost_no_data() {
+async fn failing_copies_are_retried_with_backoff_and_lose_no_data() {
     let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
     pg_programs::wrap(&mut cluster, "keeper1", "programs", |program, real| match program {
         "pg_basebackup" => "#!/bin/sh\necho it fails >&2\nexit 1\n".to_owned(),
         _ => pg_programs::passthrough_script(real),
     });
     cluster.kill_keeper_and_postgres("keeper1");
-    let said = new_db(&mut cluster, "keeper1").await;
+    let log_length = restart_with_new_db(&mut cluster, "keeper1").await;
     let keeper = cluster.process("keeper1");
     keeper
-        .wait_for_log_after(said, "attempt 1; pausing 5s before the next one", LONG_TIMEOUT)
+        .wait_for_log_after(log_length, "attempt 1; pausing 5s before the next one", LONG_TIMEOUT)
         .await;
     keeper
-        .wait_for_log_after(said, "attempt 2; pausing 10s before the next one", LONG_TIMEOUT)
+        .wait_for_log_after(log_length, "attempt 2; pausing 10s before the next one", LONG_TIMEOUT)
         .await;
-    let attempts = keeper.log()[said..].matches("running pg_basebackup").count();
+    let attempts = keeper.log()[log_length..].matches("running pg_basebackup").count();
     assert_eq!(attempts, 2);
     let (status, shown) = cluster.stolonctl(&["status"]).await;
     assert!(
         status == 0 && shown.contains("copying the followed db failed"),
         "{shown}"
     );
-    let old = old_data(&cluster, "keeper1").expect("the old data are there");
+    let old = old_data_directory(&cluster, "keeper1").expect("the old data are there");
     assert!(old.join("PG_VERSION").exists());
 
     assert_eq!(cluster.stop("keeper1", Signal::TERM).await, 0);
     pg_programs::use_default(&mut cluster, "keeper1");
     cluster.start("keeper1");
     cluster.wait_healthy("keeper1", &Role::Standby).await;
-    no_old_data(&cluster, "keeper1").await;
+    wait_old_data_removed(&cluster, "keeper1").await;
 }
 
-/// PGDATA that is a link: a copy goes where it leads.
+/// PGDATA is a link: a copy goes to its target.
 #[tokio::test]
-async fn a_pgdata_that_is_a_link_stays_one() {
+async fn a_pgdata_that_is_a_link_stays_a_link() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
     let real = make_dir(&cluster, "real");
     let dir = cluster.dir.data_dir(&uid);
     fs::create_dir(&dir).unwrap();
-    give(&cluster, &dir);
+    chown_to_postgres(&cluster, &dir);
     fs::set_permissions(&real, fs::Permissions::from_mode(0o700)).unwrap();
     symlink(&real, dir.join("postgres")).unwrap();
     cluster.start(&uid);
     cluster.wait_healthy(&uid, &Role::Standby).await;
-    kill_server_at(&mut cluster, &uid, &real);
-    let said = new_db(&mut cluster, &uid).await;
+    kill_keeper_and_server_at(&mut cluster, &uid, &real);
+    let log_length = restart_with_new_db(&mut cluster, &uid).await;
     cluster
         .process(&uid)
-        .wait_for_log_after(said, "sync succeeded", LONG_TIMEOUT)
+        .wait_for_log_after(log_length, "sync succeeded", LONG_TIMEOUT)
         .await;
     cluster.wait_healthy(&uid, &Role::Standby).await;
     assert_eq!(fs::read_link(dir.join("postgres")).unwrap(), real);

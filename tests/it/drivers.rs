@@ -1,5 +1,5 @@
-//! What people use in front of a cluster, through its proxy: psql, pgbench, tokio-postgres, and in Python psycopg 3
-//! (libpq) and asyncpg (no libpq). TLS, cancelled statements, and the master's change as each of them sees it.
+//! Common clients through a proxy: psql, pgbench, tokio-postgres, and in Python psycopg 3 (libpq) and asyncpg (without
+//! libpq). TLS, cancelled statements, and failovers.
 
 mod clients;
 
@@ -19,7 +19,7 @@ const BULK: &str = "select n || repeat(' one row of a long answer', 4) from gene
 
 // ---- TLS
 
-/// An authority `ca`, and `server` for the address of every proxy of the tests.
+/// Makes an authority `ca`, and a certificate `server` for the proxies' address.
 fn server_certificates() -> Certificates {
     let made = Certificates::with_authorities(&["ca"]);
     made.sign("server", "ca", "subjectAltName=IP:127.0.0.1,DNS:localhost");
@@ -27,7 +27,7 @@ fn server_certificates() -> Certificates {
     made
 }
 
-/// The cluster's servers take TLS from who asks for it.
+/// Turns TLS on in the cluster's servers.
 fn with_tls(cluster: ClusterBuilder, certificates: &Certificates) -> ClusterBuilder {
     let mut parameters = Profile::Fast.spec()["pgParameters"].clone();
     parameters["ssl"] = "on".into();
@@ -36,10 +36,10 @@ fn with_tls(cluster: ClusterBuilder, certificates: &Certificates) -> ClusterBuil
     cluster.with("pgParameters", parameters)
 }
 
-/// proxy P-16: TLS is between client and server. The certificate that psql checks names the proxy's address but is the
-/// server's, and the login is bound to that very TLS session, which nobody in between could end and begin anew.
+/// TLS is between client and server (proxy P-16): the certificate that psql checks is the server's, with the proxy's
+/// address, and channel binding ties the login to this TLS session.
 #[tokio::test]
-async fn psql_speaks_tls_with_the_server_itself() {
+async fn tls_is_end_to_end_between_psql_and_the_server() {
     let tls = server_certificates();
     let cluster = with_tls(Cluster::builder(Profile::Fast).keepers(1), &tls).start().await;
     let is_tls = "select ssl, version from pg_stat_ssl where pid = pg_backend_pid()";
@@ -70,9 +70,9 @@ async fn psql_speaks_tls_with_the_server_itself() {
     assert!(refused.err.contains("does not match host name"), "{refused:?}");
 }
 
-/// proxy P-16: megabytes in either direction, encrypted.
+/// Megabytes in each direction, encrypted (proxy P-16).
 #[tokio::test]
-async fn bulk_arrives_whole_over_tls() {
+async fn bulk_data_arrive_complete_over_tls() {
     let tls = server_certificates();
     let cluster = with_tls(Cluster::builder(Profile::Fast).keepers(1), &tls).start().await;
     let expected: String = (1..=50_000)
@@ -107,9 +107,9 @@ async fn bulk_arrives_whole_over_tls() {
     );
 }
 
-// ---- cancelling
+// ---- cancel requests
 
-/// proxy P-16: a cancel request is a connection of its own, and finds the server that runs the statement.
+/// A cancel request is a separate connection, and reaches the server that runs the statement (proxy P-16).
 #[tokio::test]
 async fn a_statement_is_cancelled_through_the_proxy() {
     let tls = server_certificates();
@@ -122,20 +122,20 @@ async fn a_statement_is_cancelled_through_the_proxy() {
     let (slept, ()) = tokio::join!(
         tokio::time::timeout(SHORT_TIMEOUT, client.batch_execute(statement)),
         async {
-            runs(&cluster, statement).await;
+            wait_running(&cluster, statement).await;
             token.cancel_query(NoTls).await.unwrap();
         }
     );
     let error = slept.expect("it ends at once").unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error}");
-    client.batch_execute("select 1").await.expect("the session goes on");
+    client.batch_execute("select 1").await.expect("the session continues");
     connection.abort();
 
     // Ctrl-C
     for mode in ["sslmode=disable", "sslmode=require"] {
         let arguments = ["-v", "VERBOSITY=sqlstate", "-c", statement];
         let mut psql = start(&cluster, "psql", psql(&cluster, mode, &arguments));
-        runs(&cluster, statement).await;
+        wait_running(&cluster, statement).await;
         psql.signal(Signal::INT);
         assert_eq!(psql.exit_status(SHORT_TIMEOUT).await, 1);
         let said = psql.log();
@@ -144,7 +144,7 @@ async fn a_statement_is_cancelled_through_the_proxy() {
 }
 
 /// Waits until exactly one session runs this statement.
-async fn runs(cluster: &Cluster, statement: &str) {
+async fn wait_running(cluster: &Cluster, statement: &str) {
     let sql = cluster.connect("proxy0").await;
     let count = format!("select count(*) from pg_stat_activity where state = 'active' and query = '{statement}'");
     eventually(format!("{statement} to run"), LONG_TIMEOUT, async || {
@@ -154,12 +154,12 @@ async fn runs(cluster: &Cluster, statement: &str) {
     .await;
 }
 
-// ---- the master's change
+// ---- failovers
 
-/// beyond X-1.6, proxy P-6: the master's machine is taken down in order while applications write. Each is cut off,
-/// connects again and goes on, and every row that any of them was told is committed is on the new master.
+/// The master's keeper is shut down while applications write (extensions X-1.6, proxy P-6): each is disconnected,
+/// connects again and continues, and every row whose commit was acknowledged is on the new master.
 #[tokio::test]
-async fn every_driver_goes_on_after_a_planned_change_and_no_acknowledged_row_is_missing() {
+async fn every_driver_reconnects_after_an_orderly_failover_and_no_acknowledged_row_is_lost() {
     let tls = server_certificates();
     let cluster = Cluster::builder(Profile::Fast).with("failInterval", "120s");
     let mut cluster = with_tls(cluster, &tls).start().await;
@@ -216,7 +216,7 @@ async fn every_driver_goes_on_after_a_planned_change_and_no_acknowledged_row_is_
         client.nothing_lost(&new_master).await;
     }
 
-    // pgbench does not connect again: it says so and ends. Its next run is served at once.
+    // pgbench does not connect again: it reports that and exits. Its next run is served at once.
     assert_eq!(bench.exit_status(SHORT_TIMEOUT).await, 2);
     let said = bench.log();
     assert!(said.contains("Run was aborted"), "{said}");
@@ -227,16 +227,16 @@ async fn every_driver_goes_on_after_a_planned_change_and_no_acknowledged_row_is_
     }
 }
 
-/// proxy P-6: the master's machine dies. Whoever sits at a terminal loses the session, is told so at the next
-/// statement, and goes on with the one after it; psql that reads a script does not dare to, and ends.
+/// The master fails (proxy P-6): psql at a terminal reports the lost connection at the next statement and reconnects;
+/// psql that reads a script exits.
 #[tokio::test]
-async fn psql_at_a_terminal_connects_again_and_psql_with_a_script_ends_with_status_2() {
+async fn interactive_psql_reconnects_and_psql_with_a_script_exits_with_status_2() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let mut terminal = InteractiveProgram::start(&cluster, "terminal", psql_at_a_terminal(&cluster));
     let mut reader = InteractiveProgram::start(&cluster, "reader", psql(&cluster, "sslmode=prefer", &[]));
-    for typist in [&mut terminal, &mut reader] {
-        typist.types("select 'answer ' || 'one';");
-        typist.process.wait_for_log("answer one", LONG_TIMEOUT).await;
+    for psql in [&mut terminal, &mut reader] {
+        psql.types("select 'answer ' || 'one';");
+        psql.process.wait_for_log("answer one", LONG_TIMEOUT).await;
     }
 
     cluster.kill_keeper_and_postgres("keeper0");
@@ -270,9 +270,9 @@ async fn psql_at_a_terminal_connects_again_and_psql_with_a_script_ends_with_stat
     assert!(!said.contains("answer two"), "{said}");
 }
 
-/// proxy P-8: who comes while no master is there to be served by waits in the proxy, and meets the new one.
+/// Clients that connect while no master is announced are held by the proxy and served by the new master (proxy P-8).
 #[tokio::test]
-async fn drivers_that_connect_during_a_change_are_held_and_answered_by_the_new_master() {
+async fn clients_that_connect_during_a_failover_are_held_and_served_by_the_new_master() {
     let cluster = Cluster::builder(Profile::Fast).with("failInterval", "120s").proxies(0);
     let mut cluster = cluster.start().await;
     let proxy = cluster.prepare_proxy();
@@ -280,7 +280,7 @@ async fn drivers_that_connect_during_a_change_are_held_and_answered_by_the_new_m
     cluster.start(&proxy);
     cluster.wait_serving(&proxy).await;
 
-    // what a new standby reports first is not enough to elect it
+    // The first report of a new standby has no timeline yet, which an election needs.
     eventually("keeper1 to be electable", SHORT_TIMEOUT, async || {
         let data = cluster.data().await.map_err(error_text)?;
         let (_, db) = db_of(&data, "keeper1").map_err(error_text)?;
@@ -288,17 +288,21 @@ async fn drivers_that_connect_during_a_change_are_held_and_answered_by_the_new_m
     })
     .await;
 
-    // the change stays halfway: the operator says that the master is lost, and nobody promotes the elected standby
+    // The failover stops halfway: the operator marks the master as failed, and the elected standby's keeper is frozen.
     cluster.process("keeper1").freeze(SHORT_TIMEOUT).await;
     cluster.kill_keeper_and_postgres("keeper0");
     let (status, output) = cluster.stolonctl(&["failkeeper", "keeper0"]).await;
     assert_eq!(status, 0, "{output}");
     assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
-    eventually("proxies to be told no master", SHORT_TIMEOUT, async || {
-        check(cluster.proxied_master().await.is_err(), || {
-            "they are told one".to_owned()
-        })
-    })
+    eventually(
+        "the master to be withdrawn from the proxies",
+        SHORT_TIMEOUT,
+        async || {
+            check(cluster.proxied_master().await.is_err(), || {
+                "one is announced".to_owned()
+            })
+        },
+    )
     .await;
     let clients = ["psycopg", "asyncpg"].map(|driver| Client::start(&cluster, driver, "ask", &[]));
     eventually("both clients to be held", LONG_TIMEOUT, async || {

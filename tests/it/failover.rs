@@ -1,4 +1,4 @@
-//! The master goes, in every way: the cluster goes on.
+//! Failures of the master, of every kind: the cluster keeps serving clients.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use stolon_tests::process::{self, Signal};
 use stolon_tests::wait::{eventually, now};
 use stolon_tests::writers::{WriterStats, Writers, lost_rows};
 
-/// design D-5, keeper 12.9: the keeper sees its server die and starts it again before anybody calls it failed.
+/// The keeper notices the end of its server and starts it again before the sentinel counts it as failed (keeper 12.9).
 #[tokio::test]
-async fn a_killed_postgres_comes_back_without_a_failover() {
-    // recovery on a busy machine may take longer than the 4 s of the fast profile
+async fn a_killed_postgres_is_restarted_without_a_failover() {
+    // Recovery on a busy machine may take longer than the failInterval of the fast profile.
     let mut cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "20s")
         .start()
@@ -22,7 +22,7 @@ async fn a_killed_postgres_comes_back_without_a_failover() {
 
     cluster.kill_postmaster("keeper0");
 
-    eventually("another server", LONG_TIMEOUT, async || {
+    eventually("a new server", LONG_TIMEOUT, async || {
         cluster
             .postmaster("keeper0")
             .filter(|pid| *pid != old_server)
@@ -35,13 +35,13 @@ async fn a_killed_postgres_comes_back_without_a_failover() {
     let after = cluster.data().await.unwrap();
     assert_eq!(before.master_uid(), after.master_uid());
     assert_eq!(before.proxied_master().unwrap().0, after.proxied_master().unwrap().0);
-    nothing_lost(&cluster, writers.stop()).await;
+    assert_no_rows_lost(&cluster, writers.stop()).await;
 }
 
-/// beyond, keeper 6.7: leaving on purpose is said, so nobody waits for failInterval; nothing that was
-/// acknowledged is lost, and the clean old master follows without a copy.
+/// A keeper that gets SIGTERM publishes that it leaves, so the election does not wait for failInterval (extensions
+/// No acknowledged row is lost, and the old master follows without a copy (keeper 6.7).
 #[tokio::test]
-async fn sigterm_fails_over_in_seconds_although_failinterval_is_120s_loses_nothing_and_needs_no_copy() {
+async fn sigterm_fails_over_without_waiting_for_failinterval_without_loss_and_without_a_copy() {
     let mut cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "120s")
         .start()
@@ -58,17 +58,17 @@ async fn sigterm_fails_over_in_seconds_although_failinterval_is_120s_loses_nothi
     assert_eq!(elected, "keeper1");
     assert!(
         took < Duration::from_secs(60),
-        "served again after {took:?}: that was no goodbye"
+        "served again after {took:?}: not an orderly shutdown"
     );
     assert_eq!(cluster.process("keeper0").exit_status(SHORT_TIMEOUT).await, 0);
     assert_eq!(cluster.postmaster("keeper0"), None, "the server ends with its keeper");
-    nothing_lost(&cluster, writers.stop()).await;
+    assert_no_rows_lost(&cluster, writers.stop()).await;
 
-    let said = cluster.process("keeper0").log().len();
+    let log_length = cluster.process("keeper0").log().len();
     cluster.start("keeper0");
     cluster.wait_healthy("keeper0", &Role::Standby).await;
     let log = cluster.process("keeper0").log();
-    assert!(!log[said..].contains("running pg_basebackup"), "a copy was made");
+    assert!(!log[log_length..].contains("running pg_basebackup"), "a copy was made");
     assert!(marker.exists(), "the directory was replaced");
     cluster
         .connect("keeper1")
@@ -79,7 +79,8 @@ async fn sigterm_fails_over_in_seconds_although_failinterval_is_120s_loses_nothi
     cluster.wait_caught_up("keeper0", "keeper1").await;
 }
 
-/// keeper T7.1, 3.8: SIGINT stops the server as cleanly, but says no goodbye: a keeper back in time stays the master.
+/// SIGINT stops the server cleanly without leaving the cluster: a keeper that is back in time stays the master
+/// (keeper 3.8).
 #[tokio::test]
 async fn a_master_restarted_by_sigint_within_failinterval_stays_master() {
     let mut cluster = Cluster::builder(Profile::Fast)
@@ -98,7 +99,7 @@ async fn a_master_restarted_by_sigint_within_failinterval_stays_master() {
     assert_eq!(before.master_uid(), cluster.data().await.unwrap().master_uid());
 }
 
-/// keeper T7.1, sentinel 16: a power cut of the master's machine; and back again.
+/// A power failure of the master's host, and its return (sentinel 16).
 #[tokio::test]
 async fn sigkill_of_keeper_and_postgres_fails_over_and_the_old_master_comes_back_as_a_standby() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
@@ -113,7 +114,7 @@ async fn sigkill_of_keeper_and_postgres_fails_over_and_the_old_master_comes_back
 
     assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
     cluster.wait_serving("proxy0").await;
-    eventually("the old session to end", SHORT_TIMEOUT, async || {
+    eventually("the old session to be closed", SHORT_TIMEOUT, async || {
         check(sql.is_closed(), || "it is open".to_owned())
     })
     .await;
@@ -131,15 +132,16 @@ async fn sigkill_of_keeper_and_postgres_fails_over_and_the_old_master_comes_back
     );
 }
 
-/// design D-6: of two standbys the one that has received more is elected, whatever its name.
+/// Of two standbys the one that has received more WAL is elected, whatever its uid: the reference elects the one that
+/// has received less.
 #[tokio::test]
-async fn the_most_advanced_of_two_standbys_wins() {
+async fn the_most_advanced_of_two_standbys_is_elected() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(3).start().await;
     let sql = cluster.connect("keeper0").await;
     sql.run("create table test (id int)").await.unwrap();
     cluster.wait_caught_up("keeper1", "keeper0").await;
 
-    // keeper1 receives no more: its WAL receiver stands still
+    // keeper1 receives no more WAL: its WAL receiver is stopped.
     let receiver = eventually("keeper1's WAL receiver", SHORT_TIMEOUT, async || {
         cluster
             .connect("keeper1")
@@ -166,7 +168,7 @@ async fn the_most_advanced_of_two_standbys_wins() {
     cluster.wait_caught_up("keeper1", "keeper2").await;
 }
 
-/// keeper T7.3, sentinel C-10: a standby that lags more than maxStandbyLag is not elected.
+/// A standby that lags more than maxStandbyLag is not elected (sentinel C-10).
 #[tokio::test]
 async fn a_standby_that_lags_too_far_is_not_elected() {
     let mut cluster = Cluster::builder(Profile::Fast)
@@ -180,25 +182,21 @@ async fn a_standby_that_lags_too_far_is_not_elected() {
     sql.run("insert into test select id, repeat('x', 100) from generate_series(1, 5000) id")
         .await
         .unwrap();
-    // the sentinel must have heard how far the master is, else nobody knows that keeper1 lags
+    // The lag of keeper1 is computed from the master's last reported position.
     let written: u64 = sql
         .value("select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')")
         .await
         .unwrap()
         .parse()
         .unwrap();
-    eventually(
-        "the sentinel to know the master's position",
-        SHORT_TIMEOUT,
-        async || {
-            let data = cluster.data().await.map_err(error_text)?;
-            let known = data
-                .master_uid()
-                .and_then(|uid| data.dbs().get(uid))
-                .map_or(0, |db| db.status.xlog_pos.0);
-            check(known >= written, || format!("{known} of {written}"))
-        },
-    )
+    eventually("the master's position in the cluster data", SHORT_TIMEOUT, async || {
+        let data = cluster.data().await.map_err(error_text)?;
+        let reported = data
+            .master_uid()
+            .and_then(|uid| data.dbs().get(uid))
+            .map_or(0, |db| db.status.xlog_pos.0);
+        check(reported >= written, || format!("{reported} of {written}"))
+    })
     .await;
     cluster.kill_keeper_and_postgres("keeper0");
     cluster.start("keeper1");
@@ -213,7 +211,7 @@ async fn a_standby_that_lags_too_far_is_not_elected() {
     cluster.wait_healthy("keeper1", &Role::Standby).await;
 }
 
-/// keeper T7.5, sentinel 16: everything on the master's machine stands still, and goes on later.
+/// The master's keeper and PostgreSQL are frozen and thaw later (sentinel 16).
 #[tokio::test]
 async fn a_frozen_master_is_replaced_and_follows_when_it_thaws() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
@@ -242,7 +240,7 @@ async fn a_frozen_master_is_replaced_and_follows_when_it_thaws() {
     assert_eq!(cluster.proxied_master().await.unwrap(), "keeper1");
 }
 
-/// keeper T7.12, sentinel 16: the operator says that a keeper has failed.
+/// An operator marks the master's keeper as failed (sentinel 16).
 #[tokio::test]
 async fn failkeeper_of_the_master_elects_another() {
     let cluster = Cluster::builder(Profile::Fast).start().await;
@@ -253,10 +251,10 @@ async fn failkeeper_of_the_master_elects_another() {
     cluster.wait_healthy("keeper0", &Role::Standby).await;
 }
 
-/// keeper T7.2, sentinel C-12 and N-14, beyond: the elected standby dies before it could serve, and the old
-/// master is back: it is the master again.
+/// The elected standby fails before it serves, and the old master is back: it is elected again (sentinel C-12 and N-14,
+/// extensions ).
 #[tokio::test]
-async fn an_elected_master_that_dies_gives_way_to_the_old_one() {
+async fn the_old_master_is_elected_again_when_the_new_one_fails_before_it_serves() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     cluster.kill_keeper_and_postgres("keeper0");
     assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
@@ -273,7 +271,7 @@ async fn an_elected_master_that_dies_gives_way_to_the_old_one() {
     cluster.wait_serving("proxy0").await;
 }
 
-/// keeper T7.11: a master's keeper that finds its directory gone starts no empty database in its place.
+/// A master's keeper whose directory is lost creates no empty database in its place.
 #[tokio::test]
 async fn a_master_that_lost_its_data_is_replaced() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
@@ -304,7 +302,7 @@ async fn a_master_that_lost_its_data_is_replaced() {
     cluster.wait_healthy("keeper0", &Role::Standby).await;
 }
 
-/// keeper T7.7: a master that comes back in time on another port stays the master, and the standby finds it.
+/// A master that comes back in time on another port stays the master, and the standby follows it there.
 #[tokio::test]
 async fn a_master_restarted_on_another_port_stays_master() {
     let mut cluster = Cluster::builder(Profile::Fast)
@@ -330,7 +328,7 @@ async fn a_master_restarted_on_another_port_stays_master() {
     .await;
 }
 
-/// Four clients that commit row after row through the proxy, and are being served.
+/// Starts four clients that commit rows through the proxy, and waits until they are served.
 async fn write_through_the_proxy(cluster: &Cluster) -> Writers {
     Writers::create_table(&cluster.connect("proxy0").await).await.unwrap();
     let writers = Writers::start(&cluster.sql_config("proxy0"), 4);
@@ -338,7 +336,7 @@ async fn write_through_the_proxy(cluster: &Cluster) -> Writers {
     writers
 }
 
-async fn nothing_lost(cluster: &Cluster, met: Vec<WriterStats>) {
+async fn assert_no_rows_lost(cluster: &Cluster, stats: Vec<WriterStats>) {
     let sql = cluster.connect("proxy0").await;
-    assert_eq!(lost_rows(&sql, &met).await.unwrap(), 0, "acknowledged rows are lost");
+    assert_eq!(lost_rows(&sql, &stats).await.unwrap(), 0, "acknowledged rows are lost");
 }

@@ -1,4 +1,4 @@
-//! Fencing, section 4: no client is told by an old master that something was done, once a new one is published.
+//! Once a new master is announced, no client gets an acknowledgement from the old one (fencing 4).
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use stolon_tests::tcp_relay::{NetworkCondition, TcpRelay};
 use stolon_tests::wait::eventually;
 use stolon_tests::writers::{Writers, lost_rows_after};
 
-/// fencing 4.2, F-3: the proxy stands still with a statement on its way to the old master and an answer on its way
-/// back; when it goes on, the new master is published, and neither is carried.
+/// A proxy is frozen with a statement on its way to the old master and an answer on its way back. When it thaws, the
+/// new master is announced, and it forwards neither (fencing 4.2, F-3).
 #[tokio::test]
-async fn a_frozen_proxy_carries_nothing_of_the_old_master_when_it_goes_on() {
+async fn a_frozen_proxy_forwards_nothing_of_the_old_master_after_it_thaws() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
-    let asked = cluster.connect("proxy0").await;
+    let busy = cluster.connect("proxy0").await;
     let idle = cluster.connect("proxy0").await;
     idle.run("create table test (what text)").await.unwrap();
     cluster.wait_caught_up("keeper1", "keeper0").await;
     let watch = watch_data(&cluster);
 
-    // an answer that the server gives while the proxy stands still
+    // An answer that the server sends while the proxy is frozen.
     let answer = tokio::spawn(async move {
-        let answer = asked
+        let answer = busy
             .run("select pg_sleep(1); insert into test values ('answered late')")
             .await;
-        (answer, asked)
+        (answer, busy)
     });
     let direct = cluster.connect("keeper0").await;
     eventually("the server to run the statement", SHORT_TIMEOUT, async || {
@@ -37,28 +37,28 @@ async fn a_frozen_proxy_carries_nothing_of_the_old_master_when_it_goes_on() {
     })
     .await;
     cluster.process("proxy0").freeze(SHORT_TIMEOUT).await;
-    // a statement that is sent while the proxy stands still
+    // A statement that is sent while the proxy is frozen.
     let statement = tokio::spawn(async move {
         let sent = idle.run("insert into test values ('sent late')").await;
         (sent, idle)
     });
-    // the keeper dies, its server goes on and would do all that is asked of it
+    // The keeper is killed; its server keeps running and would execute statements.
     cluster.process("keeper0").kill();
-    published(&watch, "keeper1").await;
+    wait_announced(&watch, "keeper1").await;
     let late = "select count(*) from test where what = 'answered late'";
     assert_eq!(
         direct.value(late).await.unwrap(),
         "1",
-        "the old server was to go on for this test"
+        "the old server must keep running for this test"
     );
 
     cluster.process("proxy0").signal(Signal::CONT);
 
-    let (answered, asked) = answer.await.unwrap();
+    let (answered, busy) = answer.await.unwrap();
     assert!(answered.is_err(), "the old master's answer reached the client");
     let (sent, idle) = statement.await.unwrap();
     assert!(sent.is_err(), "the old master acknowledged what was sent later");
-    assert!(asked.is_closed() && idle.is_closed());
+    assert!(busy.is_closed() && idle.is_closed());
     let count = direct
         .value("select count(*) from test where what = 'sent late'")
         .await
@@ -67,36 +67,35 @@ async fn a_frozen_proxy_carries_nothing_of_the_old_master_when_it_goes_on() {
     cluster.wait_serving("proxy0").await;
 }
 
-/// fencing 4.3: the proxy alone is cut off from the store.
+/// The proxy alone cannot reach the store (fencing 4.3).
 #[tokio::test]
-async fn a_proxy_cut_off_from_the_store_acknowledges_nothing_of_the_old_master() {
-    fails_over_while(|relay| relay.disable(), TcpRelay::enable).await;
+async fn a_proxy_without_the_store_forwards_no_acknowledgement_of_the_old_master() {
+    assert_fenced_while(|relay| relay.disable(), TcpRelay::enable).await;
 }
 
-/// fencing 4.3: the store answers the proxy, but a check-in (two requests) takes 0.9 of what it may, which is
-/// proxyTimeout / 3 = 1 s (proxy P-3).
+/// A check-in (two requests) takes 0.9 of its limit, which is proxyTimeout / 3 = 1 s (fencing 4.3, proxy P-3).
 #[tokio::test]
-async fn a_proxy_with_a_slow_store_acknowledges_nothing_of_the_old_master() {
-    fails_over_while(
+async fn a_proxy_with_a_slow_store_forwards_no_acknowledgement_of_the_old_master() {
+    assert_fenced_while(
         |relay| relay.set_both(NetworkCondition::Delay(Duration::from_millis(225))),
-        fair,
+        set_normal,
     )
     .await;
 }
 
-/// fencing 4.3: and at 1.1 of it.
+/// A check-in takes 1.1 of its limit (fencing 4.3).
 #[tokio::test]
-async fn a_proxy_with_a_store_slower_than_its_limit_acknowledges_nothing_of_the_old_master() {
-    fails_over_while(
+async fn a_proxy_with_a_store_slower_than_its_limit_forwards_no_acknowledgement_of_the_old_master() {
+    assert_fenced_while(
         |relay| relay.set_both(NetworkCondition::Delay(Duration::from_millis(275))),
-        fair,
+        set_normal,
     )
     .await;
 }
 
-/// fencing 4.3: the store stops for everybody while the old master's keeper is dead and its server goes on.
+/// The store stops while the old master's keeper is dead and its server keeps running (fencing 4.3).
 #[tokio::test]
-async fn a_stopped_store_lets_nobody_acknowledge_for_the_old_master() {
+async fn a_stopped_store_ends_all_acknowledgements_of_the_old_master() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let session = cluster.connect("proxy0").await;
     Writers::create_table(&session).await.unwrap();
@@ -109,25 +108,25 @@ async fn a_stopped_store_lets_nobody_acknowledge_for_the_old_master() {
 
     cluster.etcd.kill();
     cluster.process("keeper0").kill();
-    eventually("the sessions to end with the lease", SHORT_TIMEOUT, async || {
+    eventually("the sessions to be closed with the lease", SHORT_TIMEOUT, async || {
         check(session.is_closed(), || "open".to_owned())
     })
     .await;
     cluster.restart_etcd().await;
     let watch = watch_data(&cluster);
-    published(&watch, "keeper1").await;
-    let at_publication = writers.stats();
+    wait_announced(&watch, "keeper1").await;
+    let at_announcement = writers.stats();
     writers.wait_served().await;
     let sql = cluster.connect("keeper1").await;
     assert_eq!(
-        lost_rows_after(&sql, &at_publication, &writers.stop()).await.unwrap(),
+        lost_rows_after(&sql, &at_announcement, &writers.stop()).await.unwrap(),
         0
     );
 }
 
-/// The master's keeper dies while its server goes on, and the proxy's way to the store has this weather: what is
-/// acknowledged after the new master is published is on the new master.
-async fn fails_over_while(worsen: impl Fn(&TcpRelay), mend: impl Fn(&TcpRelay)) {
+/// Kills the master's keeper, whose server keeps running, while `impair` applies to the proxy's connection to the
+/// store: every row acknowledged after the announcement is on the new master.
+async fn assert_fenced_while(impair: impl Fn(&TcpRelay), repair: impl Fn(&TcpRelay)) {
     let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
     let relay = TcpRelay::to(&cluster.etcd.address()).await;
     let proxy = cluster.prepare_proxy();
@@ -143,23 +142,23 @@ async fn fails_over_while(worsen: impl Fn(&TcpRelay), mend: impl Fn(&TcpRelay)) 
     .await;
     let watch = watch_data(&cluster);
 
-    worsen(&relay);
+    impair(&relay);
     cluster.process("keeper0").kill();
-    published(&watch, "keeper1").await;
-    let at_publication = writers.stats();
-    // the old server takes writes to the end: only the proxy keeps clients from it
+    wait_announced(&watch, "keeper1").await;
+    let at_announcement = writers.stats();
+    // The old server accepts writes until the end: only the proxy keeps clients from it.
     assert!(cluster.postmaster("keeper0").is_some());
     let direct = cluster.connect("keeper0").await;
     assert_eq!(direct.value("select pg_is_in_recovery()").await.unwrap(), "f");
-    mend(&relay);
+    repair(&relay);
     writers.wait_served().await;
 
-    let met = writers.stop();
+    let stats = writers.stop();
     let sql = SqlClient::connect(&cluster.sql_config("keeper1")).await.unwrap();
-    assert_eq!(lost_rows_after(&sql, &at_publication, &met).await.unwrap(), 0);
+    assert_eq!(lost_rows_after(&sql, &at_announcement, &stats).await.unwrap(), 0);
 }
 
-fn fair(relay: &TcpRelay) {
+fn set_normal(relay: &TcpRelay) {
     relay.set_both(NetworkCondition::Normal);
 }
 
@@ -169,8 +168,8 @@ fn watch_data(cluster: &Cluster) -> Watch {
         .watch(vec![Target::Key(cluster.store.keys().cluster_data())], None)
 }
 
-/// Waits until the proxy section names the db of this keeper.
-async fn published(watch: &Watch, keeper: &str) {
+/// Waits until the proxy section of the cluster data has the db of this keeper.
+async fn wait_announced(watch: &Watch, keeper: &str) {
     let named = async {
         loop {
             for change in watch.changed().await.keys.into_values() {
@@ -187,5 +186,5 @@ async fn published(watch: &Watch, keeper: &str) {
     };
     tokio::time::timeout(LONG_TIMEOUT, named)
         .await
-        .expect("another master is published in time");
+        .expect("the new master is announced in time");
 }

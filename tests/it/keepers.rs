@@ -1,4 +1,4 @@
-//! Keepers and their instances: start, parameters, slots, and what must not confuse them.
+//! Keepers and their instances: start, parameters, replication slots, addresses, environment.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, throughout};
 
-/// keeper T5.4, 2.4: one directory, one keeper.
+/// A data directory has one keeper at a time (keeper 2.4).
 #[tokio::test]
 async fn a_second_keeper_on_the_same_data_directory_is_refused() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
@@ -27,9 +27,9 @@ async fn a_second_keeper_on_the_same_data_directory_is_refused() {
     cluster.wait_healthy("keeper0", &Role::Master).await;
 }
 
-/// keeper W26 and W40, 12.1: what libpq would take from the environment reaches no child of the keeper.
+/// The environment variables of libpq do not reach the keeper's child processes (keeper 12.1).
 #[tokio::test]
-async fn pgpassword_pghost_and_pgoptions_in_the_environment_confuse_no_keeper() {
+async fn libpq_variables_in_the_environment_do_not_affect_a_keeper() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     for role in [Role::Master, Role::Standby] {
         let uid = cluster.prepare_keeper();
@@ -58,7 +58,7 @@ async fn pgpassword_pghost_and_pgoptions_in_the_environment_confuse_no_keeper() 
     cluster.wait_caught_up("keeper1", "keeper0").await;
 }
 
-/// keeper T5.9, sentinel 16: keepers that wait before there is any sentinel; one becomes master, the others follow.
+/// Keepers wait for the first sentinel; then one becomes the master and the others follow (sentinel 16).
 #[tokio::test]
 async fn three_keepers_started_before_two_sentinels_become_one_cluster() {
     let mut cluster = Cluster::builder(Profile::Fast)
@@ -89,17 +89,17 @@ async fn three_keepers_started_before_two_sentinels_become_one_cluster() {
     }
 }
 
-/// keeper T5.2: one user for both roles.
+/// One PostgreSQL user has both roles.
 #[tokio::test]
 async fn one_user_may_be_superuser_and_replication_user() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     for role in [Role::Master, Role::Standby] {
         let uid = cluster.prepare_keeper();
-        let slot = cluster.program(&uid);
-        slot.options.retain(|option| !option.starts_with("--pg-repl-"));
+        let program = cluster.program(&uid);
+        program.options.retain(|option| !option.starts_with("--pg-repl-"));
         let (user, password) = stolon_tests::cluster::SUPERUSER;
-        slot.options.push(format!("--pg-repl-username={user}"));
-        slot.options.push(format!("--pg-repl-password={password}"));
+        program.options.push(format!("--pg-repl-username={user}"));
+        program.options.push(format!("--pg-repl-password={password}"));
         cluster.start(&uid);
         cluster.wait_healthy(&uid, &role).await;
     }
@@ -109,10 +109,10 @@ async fn one_user_may_be_superuser_and_replication_user() {
         .await;
 }
 
-/// keeper T6.1, T6.5, T6.10, T6.11, 8.6: parameters of the spec: merged from initdb, reloaded when they change,
-/// restarted for only when that is allowed.
+/// Parameters of the spec are merged with initdb's, reloaded when they change, and cause a restart only when that is
+/// allowed (keeper 8.6).
 #[tokio::test]
-async fn parameters_are_merged_reloaded_and_restarted_for_as_the_spec_says() {
+async fn parameters_are_merged_reloaded_and_applied_by_restart_as_the_spec_says() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).start().await;
     let (status, spec) = cluster.stolonctl(&["spec"]).await;
     assert_eq!(status, 0);
@@ -121,7 +121,7 @@ async fn parameters_are_merged_reloaded_and_restarted_for_as_the_spec_says() {
         "initdb's parameters are in the spec: {spec}"
     );
 
-    let said = cluster.process("keeper0").log().len();
+    let log_length = cluster.process("keeper0").log().len();
     update(
         &cluster,
         r#"{"pgParameters":{"log_min_duration_statement":"77s","no.such_parameter":"1"}}"#,
@@ -130,14 +130,14 @@ async fn parameters_are_merged_reloaded_and_restarted_for_as_the_spec_says() {
     let keeper = cluster.process("keeper0");
     keeper
         .wait_for_log_after(
-            said,
+            log_length,
             "postgres parameters changed, reloading postgres instance",
             SHORT_TIMEOUT,
         )
         .await;
-    let said = keeper.log().rfind("reloading postgres instance").unwrap();
+    let log_length = keeper.log().rfind("reloading postgres instance").unwrap();
     keeper
-        .wait_for_log_after(said, "postgres parameters not changed", SHORT_TIMEOUT)
+        .wait_for_log_after(log_length, "postgres parameters not changed", SHORT_TIMEOUT)
         .await;
     let sql = cluster.connect("keeper0").await;
     assert_eq!(sql.value("show log_min_duration_statement").await.unwrap(), "77s");
@@ -147,27 +147,23 @@ async fn parameters_are_merged_reloaded_and_restarted_for_as_the_spec_says() {
         r#"{"automaticPgRestart":true,"pgParameters":{"max_connections":"150"}}"#,
     )
     .await;
-    shows(&cluster, "max_connections", "150").await;
+    wait_setting(&cluster, "max_connections", "150").await;
 
     update(
         &cluster,
         r#"{"automaticPgRestart":false,"pgParameters":{"max_connections":"200"}}"#,
     )
     .await;
-    eventually(
-        "the server to know that it should be restarted",
-        SHORT_TIMEOUT,
-        async || {
-            let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config("keeper0"))
-                .await
-                .map_err(error_text)?;
-            let pending = sql
-                .value("select count(*) from pg_settings where pending_restart")
-                .await
-                .map_err(error_text)?;
-            check(pending == "1", || format!("{pending} are pending"))
-        },
-    )
+    eventually("the server to have a pending restart", SHORT_TIMEOUT, async || {
+        let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config("keeper0"))
+            .await
+            .map_err(error_text)?;
+        let pending = sql
+            .value("select count(*) from pg_settings where pending_restart")
+            .await
+            .map_err(error_text)?;
+        check(pending == "1", || format!("{pending} are pending"))
+    })
     .await;
     throughout("no restart", Duration::from_secs(3), async || {
         let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config("keeper0"))
@@ -179,7 +175,7 @@ async fn parameters_are_merged_reloaded_and_restarted_for_as_the_spec_says() {
     .await;
 }
 
-/// keeper T6.9, 15.3, 8.4: who tries ALTER SYSTEM is told that it does not work here.
+/// ALTER SYSTEM fails (keeper 8.4 and 15.3).
 #[tokio::test]
 async fn alter_system_is_refused() {
     let cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
@@ -192,7 +188,7 @@ async fn alter_system_is_refused() {
     );
 }
 
-/// keeper T6.13 to T6.15, section 11: slots exist on the master, and on the next one.
+/// Additional slots exist on the master, and after a failover on the new one (keeper 11).
 #[tokio::test]
 async fn replication_slots_follow_the_spec_and_the_master() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
@@ -205,7 +201,7 @@ async fn replication_slots_follow_the_spec_and_the_master() {
     sql.run("select pg_create_physical_replication_slot('stolon_by_hand')")
         .await
         .unwrap();
-    slots(
+    wait_slots(
         &cluster,
         "keeper0",
         &[
@@ -216,9 +212,9 @@ async fn replication_slots_follow_the_spec_and_the_master() {
         ],
     )
     .await;
-    slots(&cluster, "keeper1", &[]).await;
+    wait_slots(&cluster, "keeper1", &[]).await;
     update(&cluster, r#"{"additionalMasterReplicationSlots":["slot02"]}"#).await;
-    slots(
+    wait_slots(
         &cluster,
         "keeper0",
         &["by_hand", &format!("stolon_{standby}"), "stolon_slot02"],
@@ -240,35 +236,34 @@ async fn replication_slots_follow_the_spec_and_the_master() {
     .await;
 }
 
-/// keeper 12.3: somebody else listens on PostgreSQL's port: an error at every attempt, but no end; and a start once
-/// the port is free.
+/// Another program listens on PostgreSQL's port: the keeper logs an error at every attempt and starts the server once
+/// the port is free (keeper 12.3).
 #[tokio::test]
-async fn a_stranger_on_the_port_is_told_and_waited_for() {
+async fn a_port_in_use_is_logged_and_the_start_is_retried() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
-    let stranger = TcpListener::bind(("127.0.0.1", cluster.port(&uid))).unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", cluster.port(&uid))).unwrap();
     cluster.start(&uid);
     cluster
         .process(&uid)
         .wait_for_log("failed to start postgres", LONG_TIMEOUT)
         .await;
-    let said = cluster.process(&uid).log().len();
+    let log_length = cluster.process(&uid).log().len();
     cluster
         .process(&uid)
-        .wait_for_log_after(said, "failed to start postgres", LONG_TIMEOUT)
+        .wait_for_log_after(log_length, "failed to start postgres", LONG_TIMEOUT)
         .await;
     let port = cluster.port(&uid).to_string();
     assert!(cluster.process(&uid).log().contains(&port), "the port is named");
     assert_eq!(cluster.process(&uid).try_wait(), None);
 
-    drop(stranger);
+    drop(listener);
     cluster.wait_healthy(&uid, &Role::Master).await;
 }
 
-/// keeper 12.9, the walk-through: a keeper killed alone leaves its server; the next keeper on that directory stops
-/// it and carries on.
+/// A killed keeper leaves its server running; the next keeper on the directory stops it and continues (keeper 12.9).
 #[tokio::test]
-async fn a_keeper_killed_alone_finds_its_own_leftover_again() {
+async fn a_restarted_keeper_stops_the_server_that_it_left_when_killed() {
     let mut cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "60s")
         .start()
@@ -288,7 +283,7 @@ async fn a_keeper_killed_alone_finds_its_own_leftover_again() {
     cluster.wait_serving("proxy0").await;
 }
 
-/// keeper T6.12: what is advertised is what others see; what is listened on is what was asked for.
+/// The advertised address is published; the server listens on the other one.
 #[tokio::test]
 async fn an_advertised_address_is_published_and_not_listened_on() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
@@ -306,7 +301,7 @@ async fn an_advertised_address_is_published_and_not_listened_on() {
     );
 }
 
-/// sentinel 16, keeper T7.9: a removed keeper that still runs comes back with another db.
+/// A removed keeper that still runs comes back with a new db (sentinel 16).
 #[tokio::test]
 async fn a_removed_keeper_comes_back_with_a_new_db() {
     let cluster = Cluster::builder(Profile::Fast).start().await;
@@ -335,7 +330,7 @@ async fn update(cluster: &Cluster, patch: &str) {
     assert_eq!((status, output.as_str()), (0, ""), "stolonctl update --patch {patch}");
 }
 
-async fn shows(cluster: &Cluster, parameter: &str, wanted: &str) {
+async fn wait_setting(cluster: &Cluster, parameter: &str, wanted: &str) {
     eventually(format!("{parameter} to be {wanted}"), LONG_TIMEOUT, async || {
         let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config("keeper0"))
             .await
@@ -346,7 +341,7 @@ async fn shows(cluster: &Cluster, parameter: &str, wanted: &str) {
     .await;
 }
 
-async fn slots(cluster: &Cluster, keeper: &str, wanted: &[&str]) {
+async fn wait_slots(cluster: &Cluster, keeper: &str, wanted: &[&str]) {
     let mut wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
     wanted.sort();
     eventually(format!("the slots of {keeper}"), SHORT_TIMEOUT, async || {

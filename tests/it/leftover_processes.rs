@@ -1,4 +1,4 @@
-//! Processes that a killed keeper leaves, and servers whose executable has another name.
+//! Processes that a killed keeper leaves running, and servers whose executable has another name.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -13,8 +13,8 @@ use stolon_tests::process::{Signal, is_running};
 use stolon_tests::test_dir::User;
 use stolon_tests::wait::{eventually, throughout};
 
-/// As NixOS ships them: a script that runs the program under the script's name. The executable has another one.
-fn as_nixos(dir: &Path) -> impl Fn(&str, &Path) -> String {
+/// Programs as NixOS installs them: a script runs the executable, which has another name, under the script's name.
+fn nixos_wrapper(dir: &Path) -> impl Fn(&str, &Path) -> String {
     let hidden = dir.to_owned();
     move |program, real| {
         let renamed = hidden.join(format!(".{program}-wrapped"));
@@ -23,7 +23,7 @@ fn as_nixos(dir: &Path) -> impl Fn(&str, &Path) -> String {
                 fs::copy(real, &renamed).unwrap();
             }
             fs::set_permissions(&renamed, fs::Permissions::from_mode(0o755)).unwrap();
-            // it looks for its files beside itself
+            // argv[0] is the real path, beside which the program looks for its files.
             return format!(
                 "#!/bin/bash\nexec -a \"{}\" \"{}\" \"$@\"\n",
                 real.display(),
@@ -34,10 +34,10 @@ fn as_nixos(dir: &Path) -> impl Fn(&str, &Path) -> String {
     }
 }
 
-/// A server under another name is reloaded, stopped, promoted and, after its keeper was killed, found again; its
-/// lock file is never taken away while it runs.
+/// A server whose executable has another name is reloaded, stopped, promoted and, after its keeper was killed, found
+/// again; its lock file is never removed while it runs.
 #[tokio::test]
-async fn a_server_behind_a_wrapper_script_is_known_by_its_directory() {
+async fn a_server_behind_a_wrapper_script_is_recognised_by_its_directory() {
     let mut cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "20s")
         .keepers(0)
@@ -49,7 +49,7 @@ async fn a_server_behind_a_wrapper_script_is_known_by_its_directory() {
     fs::set_permissions(&hidden, fs::Permissions::from_mode(0o755)).unwrap();
     for (role, name) in [(Role::Master, "wrapped0"), (Role::Standby, "wrapped1")] {
         let uid = cluster.prepare_keeper();
-        pg_programs::wrap(&mut cluster, &uid, name, as_nixos(&hidden));
+        pg_programs::wrap(&mut cluster, &uid, name, nixos_wrapper(&hidden));
         cluster.start(&uid);
         cluster.wait_healthy(&uid, &role).await;
     }
@@ -79,15 +79,15 @@ async fn a_server_behind_a_wrapper_script_is_known_by_its_directory() {
     cluster.process("keeper0").kill();
     assert!(is_running(server), "SIGKILL of the keeper leaves its server");
     cluster.start("keeper0");
-    eventually("another server", LONG_TIMEOUT, async || {
+    eventually("a new server", LONG_TIMEOUT, async || {
         let now = cluster.postmaster("keeper0").filter(|pid| *pid != server);
         now.ok_or("none")
     })
     .await;
-    assert!(!is_running(server), "the old one was stopped in order");
+    assert!(!is_running(server), "the old server was stopped");
     assert!(
         !cluster.process("keeper0").log().contains("removing postmaster.pid"),
-        "its lock file was left to it"
+        "its lock file was kept"
     );
     cluster.wait_healthy("keeper0", &Role::Master).await;
 
@@ -97,9 +97,9 @@ async fn a_server_behind_a_wrapper_script_is_known_by_its_directory() {
     cluster.wait_healthy("keeper1", &Role::Master).await;
 }
 
-/// A wrapper that stays as the server's parent.
+/// The wrapper stays the server's parent.
 #[tokio::test]
-async fn a_server_whose_wrapper_waits_for_it_is_signalled_itself() {
+async fn a_server_whose_wrapper_stays_its_parent_is_signalled_directly() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
     pg_programs::wrap(&mut cluster, &uid, "parents", |_, real| {
@@ -111,11 +111,11 @@ async fn a_server_whose_wrapper_waits_for_it_is_signalled_itself() {
     assert_eq!(cluster.postmaster(&uid), None, "the server ended with its keeper");
 }
 
-/// A copy that a killed keeper was making ends with it, and what is left of it before its successor touches the data.
+/// A copy ends with its killed keeper; a process that is left anyway is stopped before the next keeper changes data.
 #[tokio::test]
-async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() {
+async fn a_copy_ends_with_its_keeper_or_is_stopped_before_the_next_one_changes_data() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).start().await;
-    // one that copies nothing for ever, silently, and answers no SIGTERM: only the kernel ends it with its keeper
+    // A program that never ends and ignores SIGTERM: only the parent-death signal ends it.
     let uid = cluster.prepare_keeper();
     pg_programs::wrap(&mut cluster, &uid, "slow", |program, real| match program {
         "pg_basebackup" => "#!/bin/sh\ntrap '' TERM PIPE\nwhile :; do sleep 1; done\n".to_owned(),
@@ -123,7 +123,7 @@ async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() 
     });
     cluster.start(&uid);
     let pgdata = cluster.pgdata(&uid);
-    let copies = || at_work(&pgdata, "pg_basebackup");
+    let copies = || processes_with(&pgdata, "pg_basebackup");
     eventually("a copy under way", LONG_TIMEOUT, async || {
         check(!copies().is_empty(), || "none".to_owned())
     })
@@ -135,7 +135,7 @@ async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() 
     })
     .await;
 
-    // one that no kernel ends, such as the child of another program's child
+    // A process without that signal, such as the child of a child.
     let mut leftover = Command::new("sh");
     leftover
         .args(["-c", "trap '' TERM; read line; true", "pg_basebackup", "-D"])
@@ -147,7 +147,7 @@ async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() 
         .process(&uid)
         .wait_for_log("stopping a process that uses the data directory", SHORT_TIMEOUT)
         .await;
-    // not by wait(), which closes its standard input
+    // Not with wait(), which closes its standard input.
     let status = eventually("its end", SHORT_TIMEOUT, async || {
         leftover.try_wait().unwrap().ok_or("it runs")
     })
@@ -159,9 +159,9 @@ async fn a_copy_ends_with_its_keeper_and_before_the_next_one_touches_the_data() 
     assert!(at("stopping a process that uses the data directory") < at("running pg_basebackup"));
 }
 
-/// A process in the data directory that has got the number in the lock file is neither killed nor taken for a server.
+/// A process in the data directory whose id is in the lock file is neither killed nor treated as a server.
 #[tokio::test]
-async fn a_lock_file_whose_process_works_in_the_data_directory_stays() {
+async fn a_lock_file_that_names_a_process_in_the_data_directory_is_kept() {
     let mut cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "60s")
         .keepers(1)
@@ -182,7 +182,7 @@ async fn a_lock_file_whose_process_works_in_the_data_directory_stays() {
     let named = format!("postmaster.pid names process {}", shell.id());
     cluster.process("keeper0").wait_for_log(&named, LONG_TIMEOUT).await;
     throughout("the lock file", std::time::Duration::from_secs(2), async || {
-        check(lock.exists() && is_running(shell.id()), || "gone".to_owned())
+        check(lock.exists() && is_running(shell.id()), || "removed".to_owned())
     })
     .await;
     drop(shell.stdin.take());
@@ -190,7 +190,7 @@ async fn a_lock_file_whose_process_works_in_the_data_directory_stays() {
     cluster.wait_healthy("keeper0", &Role::Master).await;
 }
 
-/// Starts a program as the user that keepers run as.
+/// Starts a program as the user of the keepers.
 fn as_postgres(cluster: &Cluster, mut command: Command) -> std::process::Child {
     if let Some(User { uid, gid, .. }) = &cluster.dir.user {
         command.uid(*uid).gid(*gid);
@@ -198,8 +198,8 @@ fn as_postgres(cluster: &Cluster, mut command: Command) -> std::process::Child {
     command.stdin(Stdio::piped()).spawn().unwrap()
 }
 
-/// Processes with this word and the data directory in their arguments.
-fn at_work(pgdata: &Path, word: &str) -> Vec<u32> {
+/// Returns the processes with this word and the data directory in their arguments.
+fn processes_with(pgdata: &Path, word: &str) -> Vec<u32> {
     let mut found = stolon_tests::process::using_directory(pgdata);
     found.retain(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

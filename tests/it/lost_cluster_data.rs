@@ -1,4 +1,4 @@
-//! Cluster data that are lost while an initial spec is given: no database may be lost with them.
+//! Cluster data are lost while the sentinel has an initial spec: no database may be discarded.
 
 use std::time::Duration;
 
@@ -8,19 +8,16 @@ use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, throughout};
 
-/// Two keepers, with a row in the database, and sentinels that would create a cluster of these intervals.
+/// Starts two keepers with a row in the database, and a sentinel with `--initial-cluster-spec`; returns the cluster's
+/// uid.
 async fn cluster() -> (Cluster, String) {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let spec = cluster.dir.path().join("initial.json");
     std::fs::write(&spec, Profile::Fast.spec().to_string()).unwrap();
-    for name in ["sentinel0"] {
-        cluster.stop(name, Signal::TERM).await;
-        cluster
-            .program(name)
-            .options
-            .push(format!("--initial-cluster-spec={}", spec.display()));
-        cluster.start(name);
-    }
+    cluster.stop("sentinel0", Signal::TERM).await;
+    let option = format!("--initial-cluster-spec={}", spec.display());
+    cluster.program("sentinel0").options.push(option);
+    cluster.start("sentinel0");
     cluster.wait_serving("proxy0").await;
     let sql = cluster.connect("proxy0").await;
     sql.run("create table kept as select 1 as value").await.unwrap();
@@ -41,7 +38,7 @@ async fn backup(cluster: &Cluster) -> std::path::PathBuf {
     file
 }
 
-async fn has_row(cluster: &Cluster, keeper: &str) -> Result<(), String> {
+async fn check_row(cluster: &Cluster, keeper: &str) -> Result<(), String> {
     let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config(keeper))
         .await
         .map_err(error_text)?;
@@ -49,21 +46,21 @@ async fn has_row(cluster: &Cluster, keeper: &str) -> Result<(), String> {
     check(value == "1", || format!("{keeper} has {value}"))
 }
 
-async fn sentinel_reports_the_loss(cluster: &mut Cluster) {
+async fn wait_sentinel_reports_the_loss(cluster: &mut Cluster) {
     let process = cluster.process("sentinel0");
     eventually("the sentinel to report the loss", SHORT_TIMEOUT, async || {
         let log = process.log();
-        let said = log.contains("the cluster data are missing, but keepers of a cluster exist: creating no cluster");
-        let keeps = log.contains("stolonctl clusterdata write --yes -f FILE");
-        check(said && keeps && log.contains("stolonctl init"), || {
+        let logged = log.contains("the cluster data are missing, but keepers of a cluster exist: creating no cluster");
+        let has_remedy = log.contains("stolonctl clusterdata write --yes -f FILE");
+        check(logged && has_remedy && log.contains("stolonctl init"), || {
             "it does not".to_owned()
         })
     })
     .await;
 }
 
-/// Nobody proposes to initialise the cluster: that would discard the databases.
-async fn advice_keeps_the_databases(cluster: &mut Cluster, uid: &str) {
+/// No program proposes `stolonctl init` alone: that would discard the databases.
+async fn assert_remedies_keep_the_databases(cluster: &mut Cluster, uid: &str) {
     let (status, text) = cluster.stolonctl(&["status"]).await;
     let names = text.contains(&format!("keeper0 (cluster {uid}), keeper1 (cluster {uid})"));
     let keeps = text.contains("stolonctl clusterdata write --yes -f FILE");
@@ -80,15 +77,15 @@ async fn advice_keeps_the_databases(cluster: &mut Cluster, uid: &str) {
 }
 
 #[tokio::test]
-async fn a_deleted_document_costs_no_database_and_a_backup_brings_the_cluster_back() {
+async fn deleted_cluster_data_cost_no_database_and_a_backup_restores_the_cluster() {
     let (mut cluster, uid) = cluster().await;
     let file = backup(&cluster).await;
     let servers = [cluster.postmaster("keeper0"), cluster.postmaster("keeper1")];
 
     remove(&cluster, &cluster.store.keys().cluster_data()).await;
-    sentinel_reports_the_loss(&mut cluster).await;
-    advice_keeps_the_databases(&mut cluster, &uid).await;
-    // five times as long as it would wait for keepers
+    wait_sentinel_reports_the_loss(&mut cluster).await;
+    assert_remedies_keep_the_databases(&mut cluster, &uid).await;
+    // Five times as long as the sentinel waits for keepers.
     throughout(
         "nothing is created and all servers run",
         Duration::from_secs(15),
@@ -99,14 +96,14 @@ async fn a_deleted_document_costs_no_database_and_a_backup_brings_the_cluster_ba
         },
     )
     .await;
-    has_row(&cluster, "keeper0").await.unwrap();
+    check_row(&cluster, "keeper0").await.unwrap();
 
     let (status, text) = cluster
         .stolonctl(&["clusterdata", "write", "--yes", "--file", file.to_str().unwrap()])
         .await;
     assert_eq!(status, 0, "{text}");
     cluster.wait_serving("proxy0").await;
-    has_row(&cluster, "proxy0").await.unwrap();
+    check_row(&cluster, "proxy0").await.unwrap();
     let now = [cluster.postmaster("keeper0"), cluster.postmaster("keeper1")];
     assert_eq!(now, servers, "no server was restarted");
     assert_eq!(
@@ -116,7 +113,7 @@ async fn a_deleted_document_costs_no_database_and_a_backup_brings_the_cluster_ba
 }
 
 #[tokio::test]
-async fn keepers_that_start_while_the_store_is_empty_are_seen_too_and_an_operator_may_begin_anew() {
+async fn keepers_that_start_with_an_empty_store_count_too_and_init_starts_a_new_cluster() {
     let (mut cluster, uid) = cluster().await;
     cluster.stop("sentinel0", Signal::TERM).await;
     for keeper in ["keeper0", "keeper1"] {
@@ -131,7 +128,7 @@ async fn keepers_that_start_while_the_store_is_empty_are_seen_too_and_an_operato
     for keeper in ["keeper0", "keeper1"] {
         cluster.start(keeper);
     }
-    sentinel_reports_the_loss(&mut cluster).await;
+    wait_sentinel_reports_the_loss(&mut cluster).await;
     assert!(cluster.data().await.is_err());
 
     let (status, text) = cluster
@@ -147,12 +144,12 @@ async fn keepers_that_start_while_the_store_is_empty_are_seen_too_and_an_operato
         .value("select count(*) from pg_class where relname = 'kept'")
         .await
         .unwrap();
-    assert_eq!(tables, "0", "the operator began anew");
+    assert_eq!(tables, "0", "a new cluster");
 }
 
-/// What a sentinel of the reference, or a stolonctl of the reference, would write: a fresh document, and no record.
+/// What a sentinel or stolonctl of the reference would write: new cluster data, and no record of discarded databases.
 #[tokio::test]
-async fn a_fresh_document_that_nobody_of_ours_wrote_costs_no_database() {
+async fn new_cluster_data_of_a_reference_program_cost_no_database() {
     let (mut cluster, uid) = cluster().await;
     let file = backup(&cluster).await;
     let key = cluster.store.keys().cluster_data();
@@ -166,10 +163,10 @@ async fn a_fresh_document_that_nobody_of_ours_wrote_costs_no_database() {
             format!("{keeper} to report the other cluster"),
             SHORT_TIMEOUT,
             async || {
-                let said = process
+                let logged = process
                     .log()
                     .contains("the cluster data belong to another cluster than our database");
-                check(said, || "it does not".to_owned())
+                check(logged, || "it does not".to_owned())
             },
         )
         .await;
@@ -184,7 +181,7 @@ async fn a_fresh_document_that_nobody_of_ours_wrote_costs_no_database() {
         .await;
     assert_eq!(status, 0, "{text}");
     eventually("the old cluster to serve", LONG_TIMEOUT, async || {
-        has_row(&cluster, "proxy0").await
+        check_row(&cluster, "proxy0").await
     })
     .await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;

@@ -1,4 +1,4 @@
-//! A keeper whose data are gone: what `docs/operating.md` promises.
+//! A keeper whose data are lost, see `docs/operating.md`.
 
 use std::fs;
 
@@ -12,25 +12,25 @@ async fn db_uid(cluster: &Cluster, keeper: &str) -> String {
     db_of(&data, keeper).unwrap().0.to_string()
 }
 
-async fn has_another_db(cluster: &Cluster, keeper: &str, than: &str) {
+async fn wait_other_db(cluster: &Cluster, keeper: &str, than: &str) {
     eventually(format!("another db for {keeper}"), LONG_TIMEOUT, async || {
         let data = cluster.data().await.map_err(error_text)?;
         let (uid, _) = db_of(&data, keeper).map_err(error_text)?;
-        check(uid.as_str() != than, || "the old one".to_owned())
+        check(uid.as_str() != than, || "the same db".to_owned())
     })
     .await;
 }
 
-/// PGDATA alone, or everything that the keeper had.
+/// PGDATA alone is lost, or the whole directory of the keeper.
 #[tokio::test]
-async fn a_standby_whose_data_are_gone_is_made_again() {
+async fn a_standby_whose_data_are_lost_is_copied_again() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
-    for gone in [cluster.pgdata("keeper1"), cluster.dir.data_dir("keeper1")] {
+    for lost in [cluster.pgdata("keeper1"), cluster.dir.data_dir("keeper1")] {
         let before = db_uid(&cluster, "keeper1").await;
         assert_eq!(cluster.stop("keeper1", Signal::INT).await, 0);
-        fs::remove_dir_all(&gone).unwrap();
+        fs::remove_dir_all(&lost).unwrap();
         cluster.start("keeper1");
-        has_another_db(&cluster, "keeper1", &before).await;
+        wait_other_db(&cluster, "keeper1", &before).await;
         cluster.wait_healthy("keeper1", &Role::Standby).await;
         cluster
             .connect("keeper0")
@@ -43,20 +43,20 @@ async fn a_standby_whose_data_are_gone_is_made_again() {
     }
 }
 
-/// The server runs on although its files are gone: it is no standby any more.
+/// The server still runs, but its files are lost.
 #[tokio::test]
-async fn a_standby_whose_data_go_while_it_runs_is_made_again() {
+async fn a_standby_whose_data_are_lost_while_it_runs_is_copied_again() {
     let cluster = Cluster::builder(Profile::Fast).start().await;
     let before = db_uid(&cluster, "keeper1").await;
     fs::remove_dir_all(cluster.pgdata("keeper1")).unwrap();
-    has_another_db(&cluster, "keeper1", &before).await;
+    wait_other_db(&cluster, "keeper1", &before).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
     cluster.wait_caught_up("keeper1", "keeper0").await;
 }
 
-/// A master's data are gone: a standby takes over, and the old master becomes one.
+/// A master's PGDATA is lost: a standby is elected, and the old master becomes a standby.
 #[tokio::test]
-async fn a_master_whose_data_are_gone_is_failed_over() {
+async fn a_master_whose_pgdata_is_lost_is_replaced() {
     let mut cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "20s")
         .start()

@@ -1,6 +1,6 @@
-//! End-to-end tests on real etcd and real PostgreSQL, with the four real programs; one file a theme.
+//! End-to-end tests on real etcd and real PostgreSQL, with the four real programs; one file per subject.
 
-#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+#![allow(clippy::unwrap_used, reason = "a test fails at what it does not expect")]
 
 mod alarms;
 mod bad_input;

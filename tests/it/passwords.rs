@@ -1,4 +1,4 @@
-//! Passwords: in no log, and to nobody but a server of ours.
+//! Passwords are in no log, and are sent only to the keeper's own server.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,9 +13,9 @@ use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, REPLUSER, SHORT_TIME
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, throughout};
 
-/// A standby that is pointed to another master: the server logs its `primary_conninfo`, and nothing logs a password.
+/// A standby follows another master: the server logs its new `primary_conninfo`, which has no password.
 #[tokio::test]
-async fn no_log_holds_a_password_after_a_failover() {
+async fn no_log_contains_a_password_after_a_failover() {
     let mut cluster = Cluster::builder(Profile::Fast)
         .with(
             "pgParameters",
@@ -60,7 +60,7 @@ async fn no_log_holds_a_password_after_a_failover() {
         .await;
     cluster.wait_caught_up(other, &master).await;
 
-    let pieces = [
+    let fragments = [
         SUPERUSER.1,
         REPLUSER.1,
         secret,
@@ -75,11 +75,11 @@ async fn no_log_holds_a_password_after_a_failover() {
         let log = cluster.process(keeper).log();
         for line in log.lines() {
             assert!(
-                !pieces.iter().any(|piece| line.contains(piece)),
+                !fragments.iter().any(|fragment| line.contains(fragment)),
                 "{keeper} logs a password: {line}"
             );
         }
-        assert!(log.contains("starting database"), "it is a log");
+        assert!(log.contains("starting database"), "the log is complete");
     }
     assert!(
         cluster
@@ -89,9 +89,9 @@ async fn no_log_holds_a_password_after_a_failover() {
     );
 }
 
-/// A standby that a keeper of the reference has left running, with the password in its configuration.
+/// A keeper of the reference has left a standby running, with the password in its configuration.
 #[tokio::test]
-async fn a_password_that_a_reference_keeper_wrote_into_the_configuration_goes() {
+async fn a_password_that_a_reference_keeper_wrote_into_the_configuration_is_removed() {
     let mut cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "60s")
         .start()
@@ -121,29 +121,29 @@ async fn a_password_that_a_reference_keeper_wrote_into_the_configuration_goes() 
     assert!(!cluster.process("keeper1").log().contains("theirs"));
 }
 
-/// Listens at a socket in `/tmp`, asks everybody for a password in clear text, and keeps what it gets.
-struct Impostor {
+/// Listens at a socket in `/tmp`, requests a password in clear text from every client, and records what it receives.
+struct FakeServer {
     path: PathBuf,
-    got: Arc<Mutex<Vec<u8>>>,
+    received: Arc<Mutex<Vec<u8>>>,
 }
 
-impl Impostor {
-    fn at(port: u16) -> Self {
+impl FakeServer {
+    fn listen(port: u16) -> Self {
         let path = PathBuf::from(format!("/tmp/.s.PGSQL.{port}"));
-        // a server that was killed leaves its socket
+        // A killed server leaves its socket.
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
-        let got = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&got);
-        // it ends with the test's process
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&received);
+        // The thread ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let kept = Arc::clone(&kept);
                 std::thread::spawn(move || {
                     let mut stream = stream.unwrap();
-                    kept.lock().unwrap().extend(b"somebody came: ");
-                    // whoever leaves at once has learnt all that it should
+                    kept.lock().unwrap().extend(b"a client connected: ");
+                    // A client that has disconnected already is recorded, too.
                     let _ = stream.write_all(&[b'R', 0, 0, 0, 8, 0, 0, 0, 3]);
                     let mut bytes = Vec::new();
                     let _ = stream.read_to_end(&mut bytes);
@@ -151,24 +151,24 @@ impl Impostor {
                 });
             }
         });
-        Self { path, got }
+        Self { path, received }
     }
 
-    fn got(&self) -> String {
-        String::from_utf8_lossy(&self.got.lock().unwrap()).into_owned()
+    fn received(&self) -> String {
+        String::from_utf8_lossy(&self.received.lock().unwrap()).into_owned()
     }
 }
 
-impl Drop for Impostor {
+impl Drop for FakeServer {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Somebody else listens where the reference's socket is: nobody asks there, with a server of ours or without, and the
-/// server starts all the same.
+/// Another program listens where the reference has its socket: the keeper does not connect there, whether its server
+/// runs or not, and the server starts.
 #[tokio::test]
-async fn nobody_asks_at_a_socket_that_anybody_can_make() {
+async fn the_keeper_never_connects_to_a_socket_in_tmp() {
     let mut cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "60s")
         .keepers(1)
@@ -180,33 +180,33 @@ async fn nobody_asks_at_a_socket_that_anybody_can_make() {
     assert!(private.join(format!(".s.PGSQL.{port}")).exists());
     assert!(
         PathBuf::from(format!("/tmp/.s.PGSQL.{port}")).exists(),
-        "the second one, for people's tools"
+        "the second socket, for other clients"
     );
 
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
-    let impostor = Impostor::at(port);
-    // beyond its reach for a while, so that the keeper looks at a server that does not run
-    let squatter = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let fake_server = FakeServer::listen(port);
+    // The port is in use for a while, so that the keeper has a server that does not run.
+    let listener_on_port = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
     cluster.start("keeper0");
     cluster
         .process("keeper0")
         .wait_for_log("failed to start postgres", LONG_TIMEOUT)
         .await;
-    throughout("silence", Duration::from_secs(3), async || {
-        check(impostor.got().is_empty(), || impostor.got())
+    throughout("no connection", Duration::from_secs(3), async || {
+        check(fake_server.received().is_empty(), || fake_server.received())
     })
     .await;
-    drop(squatter);
+    drop(listener_on_port);
     cluster.wait_healthy("keeper0", &Role::Master).await;
     cluster.wait_serving("proxy0").await;
     cluster.kill_postmaster("keeper0");
     cluster.wait_serving("proxy0").await;
-    assert_eq!(impostor.got(), "");
+    assert_eq!(fake_server.received(), "");
 }
 
-/// A master whose passwords are stored as md5, as a cluster of the reference has them.
+/// A master stores its passwords as md5, like a cluster of the reference.
 #[tokio::test]
-async fn passwords_that_are_stored_as_md5_still_work() {
+async fn passwords_stored_as_md5_still_work() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let sql = cluster.connect("keeper0").await;
     let quoted = |text: &str| text.replace('\'', "''");
@@ -216,7 +216,7 @@ async fn passwords_that_are_stored_as_md5_still_work() {
             "set password_encryption = 'md5'; alter role {user} password '{}'",
             password
         );
-        // standard_conforming_strings is on: a backslash is one
+        // standard_conforming_strings is on: a backslash needs no escape.
         sql.run(&set).await.unwrap();
     }
     let stored = sql

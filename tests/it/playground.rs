@@ -1,4 +1,4 @@
-//! `stolonctl playground`: the walk-through performed, and nothing left behind, however it ends.
+//! `stolonctl playground` performs the walk-through and leaves nothing behind, however it ends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use stolon_tests::process::{self, Process, Signal};
 use stolon_tests::test_dir::TestDir;
 use stolon_tests::wait::eventually;
 
-/// design D-12: without a terminal the tour ends by itself, with status 0.
+/// Without a terminal the tour ends by itself, with status 0.
 #[tokio::test]
 async fn the_tour_shows_a_cluster_that_survives_its_master() {
-    let place = TestDir::create();
-    let mut tour = start(&place, &["--tour"]);
+    let dir = TestDir::create();
+    let mut tour = start(&dir, &["--tour"]);
     let home = home(&tour).await;
     assert_eq!(tour.exit_status(LONG_TIMEOUT * 3).await, 0, "{}", tour.log());
-    let said = tour.log();
+    let output = tour.log();
     for step in [
         "stolonctl init",
         "two sentinels",
@@ -30,22 +30,21 @@ async fn the_tour_shows_a_cluster_that_survives_its_master() {
         "the row is still there",
         "the old master becomes a standby",
     ] {
-        assert!(said.contains(step), "{step}: {said}");
+        assert!(output.contains(step), "{step}: {output}");
     }
-    nothing_left(&home).await;
+    assert_nothing_left(&home).await;
 }
 
-/// design D-12: whatever signal comes at whatever step.
 #[tokio::test]
 async fn a_signal_at_any_step_leaves_nothing_behind() {
-    let place = TestDir::create();
+    let dir = TestDir::create();
     for (step, signal, status) in [
         ("two sentinels", Signal::HUP, 129),
         ("initialises PostgreSQL", Signal::TERM, 143),
         ("copy the master", Signal::INT, 130),
         ("SIGKILL", Signal::TERM, 143),
     ] {
-        let mut playground = start(&place, &["--tour"]);
+        let mut playground = start(&dir, &["--tour"]);
         let home = home(&playground).await;
         playground.wait_for_log(step, LONG_TIMEOUT * 2).await;
         playground.signal(signal);
@@ -55,28 +54,28 @@ async fn a_signal_at_any_step_leaves_nothing_behind() {
             "at {step}: {}",
             playground.log()
         );
-        nothing_left(&home).await;
-        fs::remove_file(log(&place)).unwrap();
+        assert_nothing_left(&home).await;
+        fs::remove_file(log(&dir)).unwrap();
     }
 }
 
-/// design D-12: a step that fails says why, shows the end of the right log, and the status is 1.
+/// A step that fails logs why, with the end of the program's log, and the status is 1.
 #[tokio::test]
-async fn a_step_that_fails_says_why() {
-    let place = TestDir::create();
-    let mut playground = start(&place, &["--tour"]);
+async fn a_failing_step_is_explained() {
+    let dir = TestDir::create();
+    let mut playground = start(&dir, &["--tour"]);
     let home = home(&playground).await;
     playground.wait_for_log("becomes the first master", LONG_TIMEOUT).await;
     let keeper = eventually("the first keeper", SHORT_TIMEOUT, async || {
         let children = process::children(playground.pid());
         children
             .into_iter()
-            .find(|pid| words_of(*pid).contains("--uid=postgres0"))
+            .find(|pid| arguments_of(*pid).contains("--uid=postgres0"))
             .ok_or("none")
     })
     .await;
     let log = home.join("log/postgres0.log");
-    eventually("the keeper to say something", SHORT_TIMEOUT, async || {
+    eventually("the keeper's first log lines", SHORT_TIMEOUT, async || {
         check(
             fs::read_to_string(&log).unwrap_or_default().contains("keeper uid"),
             || "not yet".to_owned(),
@@ -85,26 +84,26 @@ async fn a_step_that_fails_says_why() {
     .await;
     process::send_signal(keeper, Signal::KILL);
     assert_eq!(playground.exit_status(SHORT_TIMEOUT).await, 1);
-    let said = playground.log();
+    let output = playground.log();
     assert!(
-        said.contains("postgres0 has ended") && said.contains("keeper uid"),
-        "{said}"
+        output.contains("postgres0 has ended") && output.contains("keeper uid"),
+        "{output}"
     );
-    nothing_left(&home).await;
+    assert_nothing_left(&home).await;
 }
 
-fn start(place: &TestDir, options: &[&str]) -> Process {
-    // root's playground changes user itself, and looks for the other programs beside its own
-    let mut command = Command::new(place.program("stolonctl"));
+fn start(dir: &TestDir, options: &[&str]) -> Process {
+    // As root the playground changes the user itself; it finds the other programs beside its own.
+    let mut command = Command::new(dir.program("stolonctl"));
     command.arg("playground").args(options).current_dir("/");
-    Process::start("playground", command, None, &log(place))
+    Process::start("playground", command, None, &log(dir))
 }
 
-fn log(place: &TestDir) -> PathBuf {
-    place.path().join("log/playground.log")
+fn log(dir: &TestDir) -> PathBuf {
+    dir.path().join("log/playground.log")
 }
 
-/// The directory of a playground: its children work there.
+/// Returns the directory of a playground, the working directory of its children.
 async fn home(playground: &Process) -> PathBuf {
     eventually("the playground's directory", LONG_TIMEOUT, async || {
         let children = process::children(playground.pid());
@@ -117,11 +116,11 @@ async fn home(playground: &Process) -> PathBuf {
     .await
 }
 
-async fn nothing_left(home: &Path) {
+async fn assert_nothing_left(home: &Path) {
     assert!(!home.exists(), "{} is still there", home.display());
     let left = process::using_directory(home);
-    let words: Vec<String> = left.iter().map(|pid| words_of(*pid)).collect();
-    assert!(words.is_empty(), "still running: {words:?}");
+    let running: Vec<String> = left.iter().map(|pid| arguments_of(*pid)).collect();
+    assert!(running.is_empty(), "still running: {running:?}");
     eventually(
         "no file of PostgreSQL's to be left",
         Duration::from_secs(1),
@@ -129,7 +128,7 @@ async fn nothing_left(home: &Path) {
             let sockets = fs::read_dir("/tmp").unwrap().filter_map(|entry| {
                 let path = entry.ok()?.path();
                 let name = path.file_name()?.to_string_lossy().into_owned();
-                // a lock file names the data directory that it is for, in its second line
+                // The second line of a lock file is its data directory.
                 let lock = name.starts_with(".s.PGSQL.") && name.ends_with(".lock");
                 let text = lock.then(|| fs::read_to_string(&path).unwrap_or_default())?;
                 text.contains(&*home.to_string_lossy()).then_some(path)
@@ -141,7 +140,7 @@ async fn nothing_left(home: &Path) {
     .await;
 }
 
-fn words_of(pid: u32) -> String {
+fn arguments_of(pid: u32) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&line).replace('\0', " ")
 }

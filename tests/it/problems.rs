@@ -1,4 +1,4 @@
-//! What an operator has to fix is in `stolonctl status`, with its remedy, and gone from there once it is fixed.
+//! `stolonctl status` shows what an operator must fix, with the remedy, until it is fixed.
 
 use std::net::TcpListener;
 
@@ -10,17 +10,17 @@ use stolon_tests::sql::SqlClient;
 use stolon_tests::status;
 use stolon_tests::wait::eventually;
 
-use crate::configuration::{answers, shows, store, update};
+use crate::configuration::{store_spec, update, wait_answer, wait_setting};
 use crate::logins::pair_with_password_files;
 
-/// Before a first master's initdb, and for a standby before its copy.
+/// Before the first master's initdb, and before a standby's copy.
 #[tokio::test]
-async fn a_port_that_is_in_use_is_reported_before_data_are_made() {
+async fn a_port_in_use_is_reported_before_data_are_made() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
     for role in [Role::Master, Role::Standby] {
         let uid = cluster.prepare_keeper();
         let port = cluster.port(&uid);
-        let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         cluster.start(&uid);
         status::wait_shown(
             &cluster,
@@ -28,29 +28,26 @@ async fn a_port_that_is_in_use_is_reported_before_data_are_made() {
             &format!("port {port} at 127.0.0.1 is in use by another program"),
         )
         .await;
-        assert!(
-            !cluster.pgdata(&uid).join("base").exists(),
-            "nothing is made that cannot be used"
-        );
-        drop(stranger);
+        assert!(!cluster.pgdata(&uid).join("base").exists(), "no data are made");
+        drop(listener);
         cluster.wait_healthy(&uid, &role).await;
         status::wait_no_problems(&cluster).await;
     }
 
-    // Data that are there stay while their server cannot be started.
+    // Existing data are kept while their server cannot be started.
     assert_eq!(cluster.stop("keeper1", Signal::INT).await, 0);
     let port = cluster.port("keeper1");
-    let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     cluster.start("keeper1");
     status::wait_shown(&cluster, &["keeper1"], &format!("port {port}")).await;
-    drop(stranger);
+    drop(listener);
     cluster.wait_healthy("keeper1", &Role::Standby).await;
     status::wait_no_problems(&cluster).await;
 }
 
-/// The only keeper of a cluster starts with the wrong directory: nobody can take over.
+/// The only keeper of a cluster starts with the wrong directory: there is no standby to elect.
 #[tokio::test]
-async fn data_that_are_elsewhere_are_reported_and_used_once_they_are_back() {
+async fn missing_data_are_reported_and_used_once_they_are_back() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     cluster
         .connect("keeper0")
@@ -67,12 +64,12 @@ async fn data_that_are_elsewhere_are_reported_and_used_once_they_are_back() {
     std::fs::rename(&elsewhere, &pgdata).unwrap();
     cluster.start("keeper0");
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    answers(&cluster, "keeper0", "select count(*) from ours", "1").await;
+    wait_answer(&cluster, "keeper0", "select count(*) from ours", "1").await;
     status::wait_no_problems(&cluster).await;
 }
 
 #[tokio::test]
-async fn a_password_file_that_cannot_be_read_is_reported_at_each_sighup() {
+async fn an_unreadable_password_file_is_reported_at_each_sighup() {
     let (mut cluster, [file, _]) = pair_with_password_files().await;
     let password = std::fs::read_to_string(&file).unwrap();
     for (make, cause) in [("", "the file is empty"), ("gone", "No such file")] {
@@ -97,11 +94,11 @@ async fn a_password_file_that_cannot_be_read_is_reported_at_each_sighup() {
     status::wait_no_problems(&cluster).await;
 }
 
-/// Written by a program without our limits.
+/// A program without our limits has stored it.
 #[tokio::test]
-async fn a_stored_duration_that_counts_as_another_is_reported() {
+async fn a_stored_duration_out_of_range_is_reported() {
     let cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
-    store(&cluster, |spec| spec["failInterval"] = json!("1s")).await;
+    store_spec(&cluster, |spec| spec["failInterval"] = json!("1s")).await;
     status::wait_shown(
         &cluster,
         &["keeper0"],
@@ -112,9 +109,9 @@ async fn a_stored_duration_that_counts_as_another_is_reported() {
     status::wait_no_problems(&cluster).await;
 }
 
-/// The postmaster stands still while sessions that are open work: the keeper's own is one of them.
+/// The postmaster is stopped while open sessions still work, the keeper's included.
 #[tokio::test]
-async fn a_master_that_answers_no_new_connections_is_replaced() {
+async fn a_master_that_accepts_no_new_connections_is_replaced() {
     let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
     let postmaster = cluster.postmaster("keeper0").unwrap();
     let session = cluster.connect("keeper0").await;
@@ -126,10 +123,10 @@ async fn a_master_that_answers_no_new_connections_is_replaced() {
     cluster.wait_healthy("keeper1", &Role::Master).await;
     cluster.wait_healthy("keeper0", &Role::Standby).await;
 
-    // A promoted master has nothing to report at a reload, and nothing that waits for a restart.
+    // A promoted master reports nothing at a reload and has no setting that waits for a restart.
     update(&cluster, &json!({ "pgParameters": { "work_mem": "5MB" } })).await;
-    shows(&cluster, "keeper1", "work_mem", "5MB").await;
-    answers(
+    wait_setting(&cluster, "keeper1", "work_mem", "5MB").await;
+    wait_answer(
         &cluster,
         "keeper1",
         "select count(*) from pg_settings where pending_restart",
@@ -140,9 +137,9 @@ async fn a_master_that_answers_no_new_connections_is_replaced() {
     assert!(!log.contains("cannot be changed without restarting"), "{log}");
 }
 
-/// What the startup process refuses ends a server after its sockets are open: wal_level with a logical slot.
+/// The startup process refuses wal_level because of a logical slot, after the server has opened its sockets.
 #[tokio::test]
-async fn a_master_that_ends_while_it_recovers_goes_back_to_what_it_ran_with() {
+async fn a_master_that_exits_during_recovery_reverts_to_its_previous_parameters() {
     let cluster = Cluster::builder(Profile::Fast)
         .with("failInterval", "60s")
         .proxies(0)
@@ -151,11 +148,11 @@ async fn a_master_that_ends_while_it_recovers_goes_back_to_what_it_ran_with() {
     let level = |level: Value| json!({ "automaticPgRestart": true, "pgParameters": { "wal_level": level } });
     update(&cluster, &level(json!("logical"))).await;
     for uid in ["keeper1", "keeper0"] {
-        shows(&cluster, uid, "wal_level", "logical").await;
+        wait_setting(&cluster, uid, "wal_level", "logical").await;
     }
     let spec = json!({ "additionalMasterReplicationSlots": ["users"] });
     update(&cluster, &spec).await;
-    answers(
+    wait_answer(
         &cluster,
         "keeper0",
         "select count(*) from pg_replication_slots where slot_name = 'stolon_users'",
@@ -174,13 +171,13 @@ async fn a_master_that_ends_while_it_recovers_goes_back_to_what_it_ran_with() {
     let before = cluster.postmaster("keeper0");
     update(&cluster, &level(Value::Null)).await;
     status::wait_shown(&cluster, &["keeper0"], "\"wal_level\"").await;
-    assert_ne!(cluster.postmaster("keeper0"), before, "it has tried");
+    assert_ne!(cluster.postmaster("keeper0"), before, "it has tried to restart");
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    shows(&cluster, "keeper0", "wal_level", "logical").await;
-    shows(&cluster, "keeper1", "wal_level", "replica").await;
+    wait_setting(&cluster, "keeper0", "wal_level", "logical").await;
+    wait_setting(&cluster, "keeper1", "wal_level", "replica").await;
 }
 
-/// The password of the replication user changes while a standby streams, and its connection is cut.
+/// The password of the replication user changes while a standby streams, and its connection is terminated.
 #[tokio::test]
 async fn a_standby_that_its_master_refuses_is_reported_until_it_streams_again() {
     let mut cluster = Cluster::builder(Profile::Fast)
@@ -216,9 +213,9 @@ async fn a_standby_that_its_master_refuses_is_reported_until_it_streams_again() 
     cluster.wait_caught_up("keeper1", "keeper0").await;
 }
 
-/// The key is gone: the keeper leaves its database as it is, and its report is shown all the same.
+/// The key is deleted: the keeper does not change its database, and reports the loss.
 #[tokio::test]
-async fn lost_cluster_data_are_a_problem_of_each_keeper_until_they_are_back() {
+async fn lost_cluster_data_are_reported_by_each_keeper_until_they_are_restored() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let sql = cluster.connect("keeper0").await;
     sql.run("create table ours as select 1").await.unwrap();
@@ -233,7 +230,7 @@ async fn lost_cluster_data_are_a_problem_of_each_keeper_until_they_are_back() {
             SHORT_TIMEOUT,
         )
         .await;
-    eventually("the problem in what the keeper publishes", SHORT_TIMEOUT, async || {
+    eventually("the problem in the keeper info", SHORT_TIMEOUT, async || {
         let infos = cluster.store.list(&cluster.store.keys().keeper_infos()).await;
         let infos = infos.map_err(|error| error.to_string())?;
         let texts: Vec<String> = infos
@@ -246,7 +243,7 @@ async fn lost_cluster_data_are_a_problem_of_each_keeper_until_they_are_back() {
         )
     })
     .await;
-    // The status command has nothing to show; its error names the keeper and the remedy.
+    // The status command fails; its error names the keeper and the remedy.
     let (code, shown) = cluster.stolonctl(&["status"]).await;
     assert_eq!(code, 1, "{shown}");
     assert!(
@@ -257,5 +254,5 @@ async fn lost_cluster_data_are_a_problem_of_each_keeper_until_they_are_back() {
     cluster.store.commit(write).await.unwrap();
     status::wait_no_problems(&cluster).await;
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    answers(&cluster, "keeper0", "select count(*) from ours", "1").await;
+    wait_answer(&cluster, "keeper0", "select count(*) from ours", "1").await;
 }

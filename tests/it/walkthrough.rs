@@ -1,5 +1,5 @@
-//! The walk-through for a simple cluster, command by command, with its messages. Only the ports are free ones, and
-//! psql gives the superuser's password.
+//! The walk-through for a simple cluster, command by command, with its messages. It differs in the ports, and in that
+//! the client sends the superuser's password.
 
 use std::process::Command;
 
@@ -13,37 +13,37 @@ use stolon_tests::test_dir::TestDir;
 use stolon_tests::wait::eventually;
 use tokio_postgres::Config;
 
-/// The page's programs, each started from the same directory with the page's options.
-struct Page {
-    place: TestDir,
+/// The programs of the walk-through, each started in the same directory with the options of the page.
+struct WalkThrough {
+    dir: TestDir,
     etcd: Etcd,
-    traces: ServerLeftovers,
+    leftovers: ServerLeftovers,
 }
 
-impl Page {
-    async fn open() -> Self {
-        let place = TestDir::create();
-        let etcd = Etcd::start_in(&place.path().join("etcd")).await;
+impl WalkThrough {
+    async fn start_etcd() -> Self {
+        let dir = TestDir::create();
+        let etcd = Etcd::start_in(&dir.path().join("etcd")).await;
         Self {
-            place,
+            dir,
             etcd,
-            traces: ServerLeftovers::default(),
+            leftovers: ServerLeftovers::default(),
         }
     }
 
-    /// A command of the page: `line` is what follows the program's name.
+    /// Returns a command of the page; `line` has its arguments.
     fn command(&self, program: &str, line: &str) -> Command {
-        let mut command = Command::new(self.place.program(program));
+        let mut command = Command::new(self.dir.program(program));
         command
             .args(line.split_whitespace())
             .arg(format!("--store-endpoints={}", self.etcd.endpoint()))
-            .current_dir(self.place.path());
+            .current_dir(self.dir.path());
         command
     }
 
     fn start(&self, name: &str, program: &str, line: &str) -> Process {
-        let log = self.place.path().join("log").join(format!("{name}.log"));
-        Process::start(name, self.command(program, line), self.place.user.as_ref(), &log)
+        let log = self.dir.path().join("log").join(format!("{name}.log"));
+        Process::start(name, self.command(program, line), self.dir.user.as_ref(), &log)
     }
 
     fn keeper(&self, uid: &str, port: &Port) -> Process {
@@ -59,14 +59,14 @@ impl Page {
     }
 }
 
-impl Drop for Page {
+impl Drop for WalkThrough {
     fn drop(&mut self) {
-        let pgdatas = ["postgres0", "postgres1"].map(|uid| self.place.data_dir(uid).join("postgres"));
-        pgdatas.iter().for_each(|pgdata| self.traces.record(pgdata));
-        // keepers that the test dropped have left their servers
+        let pgdatas = ["postgres0", "postgres1"].map(|uid| self.dir.data_dir(uid).join("postgres"));
+        pgdatas.iter().for_each(|pgdata| self.leftovers.record(pgdata));
+        // Keepers that the test killed have left their servers.
         leftovers::stop_immediately(&pgdatas);
         for _ in 0..400 {
-            let left = process::using_directory(self.place.path());
+            let left = process::using_directory(self.dir.path());
             let left: Vec<u32> = left
                 .into_iter()
                 .filter(|pid| *pid != self.etcd.process().pid())
@@ -77,18 +77,22 @@ impl Drop for Page {
             left.into_iter().for_each(|pid| process::send_signal(pid, Signal::KILL));
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        self.traces.remove();
+        self.leftovers.remove();
     }
 }
 
 #[tokio::test]
 async fn the_walk_through_works_command_by_command_with_its_messages() {
-    let mut page = Page::open().await;
+    let mut walk_through = WalkThrough::start_etcd().await;
     let (pg0, pg1, port) = (Port::free(), Port::free(), Port::free());
-    let os_user = page.place.user.as_ref().map_or_else(our_name, |user| user.name.clone());
+    let os_user = walk_through
+        .dir
+        .user
+        .as_ref()
+        .map_or_else(current_user, |user| user.name.clone());
 
     // Initialize the cluster
-    let mut init = page.command("stolonctl", "--cluster-name stolon-cluster --store-backend=etcdv3 init");
+    let mut init = walk_through.command("stolonctl", "--cluster-name stolon-cluster --store-backend=etcdv3 init");
     let mut init = init
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
@@ -104,12 +108,12 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
     );
 
     // Start a sentinel
-    let sentinel = page.start(
+    let sentinel = walk_through.start(
         "sentinel",
         "stolon-sentinel",
         "--cluster-name stolon-cluster --store-backend=etcdv3",
     );
-    says(
+    wait_for_messages(
         &sentinel,
         &[
             "sentinel id id=*",
@@ -120,8 +124,8 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
     .await;
 
     // Launch first keeper
-    let mut postgres0 = page.keeper("postgres0", &pg0);
-    says(
+    let mut postgres0 = walk_through.keeper("postgres0", &pg0);
+    wait_for_messages(
         &postgres0,
         &[
             "exclusive lock on data dir taken",
@@ -145,7 +149,7 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
         ],
     )
     .await;
-    says(
+    wait_for_messages(
         &sentinel,
         &[
             "trying to find initial master",
@@ -158,14 +162,14 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
     .await;
 
     // Start a proxy
-    let proxy = page.start(
+    let proxy = walk_through.start(
         "proxy",
         "stolon-proxy",
         &format!("--cluster-name stolon-cluster --store-backend=etcdv3 --port {port}"),
     );
-    says(&proxy, &["proxy id id=*"]).await;
-    says(&proxy, &["Starting proxying"]).await;
-    says(&proxy, &[&format!("master address address=127.0.0.1:{pg0}")]).await;
+    wait_for_messages(&proxy, &["proxy id id=*"]).await;
+    wait_for_messages(&proxy, &["Starting proxying"]).await;
+    wait_for_messages(&proxy, &[&format!("master address address=127.0.0.1:{pg0}")]).await;
 
     // Connect to the proxy service; create a test table and insert a row
     let through = config(&port, &os_user);
@@ -181,8 +185,8 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
     assert_eq!(session.value("select value from test").await.unwrap(), "value1");
 
     // Start another keeper
-    let postgres1 = page.keeper("postgres1", &pg1);
-    says(
+    let postgres1 = walk_through.keeper("postgres1", &pg1);
+    wait_for_messages(
         &postgres1,
         &[
             "exclusive lock on data dir taken",
@@ -208,14 +212,14 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
     .await;
 
     // Simulate master death: SIGKILL leaves an unmanaged postgres instance
-    let said = sentinel.log().len();
-    let pgdata = page.place.data_dir("postgres0").join("postgres");
-    page.traces.record(&pgdata);
+    let log_length = sentinel.log().len();
+    let pgdata = walk_through.dir.data_dir("postgres0").join("postgres");
+    walk_through.leftovers.record(&pgdata);
     postgres0.kill();
     assert!(leftovers::postmaster(&pgdata).is_some());
-    says_after(
+    wait_for_messages_after(
         &sentinel,
-        said,
+        log_length,
         &[
             "no keeper info available db=* keeper=postgres0",
             "master db is failed db=* keeper=postgres0",
@@ -236,10 +240,10 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
         session.value("select value from test where id = 1").await.unwrap(),
         "value1"
     );
-    says(&proxy, &[&format!("master address address=127.0.0.1:{pg1}")]).await;
+    wait_for_messages(&proxy, &[&format!("master address address=127.0.0.1:{pg1}")]).await;
 
     // If you start the postgres0 keeper it makes the old master a standby of the new one
-    let _postgres0 = page.keeper("postgres0", &pg0);
+    let _postgres0 = walk_through.keeper("postgres0", &pg0);
     session.run("insert into test values (2, 'value2')").await.unwrap();
     let old_master = config(&pg0, &os_user);
     eventually("the old master to follow", LONG_TIMEOUT, async || {
@@ -264,26 +268,26 @@ fn config(port: &Port, user: &str) -> Config {
     config
 }
 
-fn our_name() -> String {
+fn current_user() -> String {
     let output = Command::new("id").arg("-un").output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-async fn says(process: &Process, messages: &[&str]) {
-    says_after(process, 0, messages).await;
+async fn wait_for_messages(process: &Process, messages: &[&str]) {
+    wait_for_messages_after(process, 0, messages).await;
 }
 
-/// Waits until the program has said these messages in this order, among others; `*` stands for any word.
-async fn says_after(process: &Process, skip: usize, messages: &[&str]) {
+/// Waits until the program has logged these messages in this order, among others; `*` matches any word.
+async fn wait_for_messages_after(process: &Process, skip: usize, messages: &[&str]) {
     eventually(
-        format!("{} to say the page's messages", process.name()),
+        format!("{} to log the page's messages", process.name()),
         LONG_TIMEOUT,
         async || {
             let log = process.log();
             let mut lines = log.get(skip..).unwrap_or_default().lines();
             for message in messages {
-                check(lines.by_ref().any(|line| matches(line, message)), || {
-                    format!("not said in this order: {message}")
+                check(lines.by_ref().any(|line| contains_message(line, message)), || {
+                    format!("not logged in this order: {message}")
                 })?;
             }
             Ok::<_, String>(())
@@ -292,8 +296,8 @@ async fn says_after(process: &Process, skip: usize, messages: &[&str]) {
     .await;
 }
 
-/// Whether a line ends with this message, where `*` stands for any word.
-fn matches(line: &str, message: &str) -> bool {
+/// Returns whether a line contains this message, where `*` matches any word.
+fn contains_message(line: &str, message: &str) -> bool {
     let (line, message): (Vec<&str>, Vec<&str>) = (line.split(' ').collect(), message.split(' ').collect());
     line.windows(message.len()).any(|words| {
         words

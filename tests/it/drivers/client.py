@@ -1,21 +1,21 @@
 """A client of PostgreSQL in Python, for the end-to-end tests: what applications do that use these drivers.
 
-    client.py psycopg|asyncpg write    commits one row after another, connecting again after an error, for ever
-    client.py psycopg|asyncpg ask      asks once which port its server listens on
+    client.py psycopg|asyncpg write    commits one row after another and reconnects after an error, until it is killed
+    client.py psycopg|asyncpg ask      queries once the port that its server listens on
 
-psycopg 3 stands on libpq; asyncpg speaks the protocol by itself. Both take the server's address, user, password and
+psycopg 3 uses libpq; asyncpg has its own implementation of the protocol. Both take the server's address, user, password and
 TLS from libpq's environment variables.
 
-It says, one a line: `connected PORT` (the server's own port), `acknowledged ROW`, `error KIND: TEXT`.
+It prints, one per line: `connected PORT` (the server's own port), `acknowledged ROW`, `error KIND: TEXT`.
 """
 
 import asyncio
 import sys
 import time
 
-# Seconds that a connect or a statement may take, and seconds without an acknowledged row after which it gives up.
-PATIENCE = 60
-# Seconds between two rows, and between two tries to connect.
+# Seconds that a connect or a statement may take, and seconds without an acknowledged row after which it exits.
+TIMEOUT = 60
+# Seconds between two rows, and before it connects again.
 PAUSE = 0.005
 
 PORT = "select inet_server_port()"
@@ -29,7 +29,7 @@ class Psycopg:
         self.errors = (psycopg.Error,)
 
     async def connect(self):
-        return await self.module.AsyncConnection.connect(autocommit=True, connect_timeout=PATIENCE)
+        return await self.module.AsyncConnection.connect(autocommit=True, connect_timeout=TIMEOUT)
 
     async def port(self, connection):
         cursor = await connection.execute(PORT)
@@ -47,14 +47,14 @@ class Asyncpg:
         self.errors = (
             asyncpg.PostgresError,
             asyncpg.InterfaceError,
-            # version 0.27 now and then, when the server says goodbye between two statements
+            # Version 0.27 raises this at times when the server ends the session between two statements.
             asyncpg.InternalClientError,
             OSError,
             asyncio.TimeoutError,
         )
 
     async def connect(self):
-        return await self.module.connect(timeout=PATIENCE, command_timeout=PATIENCE)
+        return await self.module.connect(timeout=TIMEOUT, command_timeout=TIMEOUT)
 
     async def port(self, connection):
         return await connection.fetchval(PORT)
@@ -63,8 +63,8 @@ class Asyncpg:
         await connection.execute("insert into rows values ('asyncpg', $1)", row)
 
 
-def say(*words):
-    # one write a line, so that a reader never sees half a number
+def print_line(*words):
+    # One write per line, so that a reader never gets half a number.
     sys.stdout.write(" ".join(str(word) for word in words) + "\n")
     sys.stdout.flush()
 
@@ -72,25 +72,25 @@ def say(*words):
 async def write(driver):
     row = 0
     served = time.monotonic()
-    while time.monotonic() - served < PATIENCE:
+    while time.monotonic() - served < TIMEOUT:
         try:
             connection = await driver.connect()
-            say("connected", await driver.port(connection))
+            print_line("connected", await driver.port(connection))
             while True:
-                # a number is never tried twice: a commit that nobody acknowledged may have happened all the same
+                # An id is never tried twice: a commit without an acknowledgement may have happened.
                 row += 1
                 await driver.insert(connection, row)
-                say("acknowledged", row)
+                print_line("acknowledged", row)
                 served = time.monotonic()
                 await asyncio.sleep(PAUSE)
         except driver.errors as error:
-            say("error", type(error).__name__ + ":", " ".join(str(error).split()))
+            print_line("error", type(error).__name__ + ":", " ".join(str(error).split()))
             await asyncio.sleep(PAUSE)
-    sys.exit(f"no row was acknowledged for {PATIENCE} s")
+    sys.exit(f"no row was acknowledged for {TIMEOUT} s")
 
 
 async def ask(driver):
-    say("connected", await driver.port(await driver.connect()))
+    print_line("connected", await driver.port(await driver.connect()))
 
 
 driver = {"psycopg": Psycopg, "asyncpg": Asyncpg}[sys.argv[1]]()

@@ -1,4 +1,4 @@
-//! Programs that are clients of a cluster of the tests: psql, pgbench, and the Python client beside this file.
+//! Client programs of a test cluster: psql, pgbench, and the Python client beside this file.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -10,7 +10,7 @@ use stolon_tests::sql::SqlClient;
 use stolon_tests::wait::eventually;
 use tokio::io::AsyncWriteExt;
 
-/// A client of the cluster's first proxy as the superuser; nothing of our own environment reaches it but `PATH`.
+/// Returns a command that connects to the first proxy as the superuser; of the tests' environment it has only `PATH`.
 fn client(cluster: &Cluster, program: &str) -> Command {
     let mut command = Command::new(program);
     command
@@ -20,43 +20,43 @@ fn client(cluster: &Cluster, program: &str) -> Command {
         .env("PGPORT", cluster.port("proxy0").to_string())
         .envs([("PGUSER", SUPERUSER.0), ("PGPASSWORD", SUPERUSER.1)])
         .env("PGDATABASE", "postgres")
-        // no settings and no certificates of whoever runs the tests
+        // Without psqlrc, passwords and certificates of the user who runs the tests.
         .env("HOME", cluster.dir.path())
         .current_dir("/");
     command
 }
 
-/// psql with these connection parameters, and arguments; it prints bare values.
+/// Returns a psql command with these connection parameters and arguments, which prints bare values.
 pub(super) fn psql(cluster: &Cluster, parameters: &str, arguments: &[&str]) -> Command {
     let mut command = client(cluster, "psql");
     command.args(["-X", "-A", "-t", "-d", parameters]).args(arguments);
     command
 }
 
-/// psql as a person starts it: script(1) is the terminal.
+/// Returns an interactive psql; script(1) is its terminal.
 pub(super) fn psql_at_a_terminal(cluster: &Cluster) -> Command {
     let mut command = client(cluster, "script");
     command.args(["-qec", "psql -X -A -t -n -P pager=off", "/dev/null"]);
     command
 }
 
-/// pgbench with these arguments, without vacuum.
+/// Returns a pgbench command with these arguments, without vacuum.
 pub(super) fn pgbench(cluster: &Cluster, arguments: &[&str]) -> Command {
     let mut command = client(cluster, "pgbench");
     command.arg("-n").args(arguments);
     command
 }
 
-/// What a program that ended has said.
+/// The exit status and output of a program.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct ProgramOutput {
     pub(super) status: i32,
     pub(super) out: String,
     pub(super) err: String,
 }
 
 /// Runs a program to its end with this input.
-pub(super) async fn run(command: Command, input: &str) -> Run {
+pub(super) async fn run(command: Command, input: &str) -> ProgramOutput {
     let mut command = tokio::process::Command::from(command);
     command
         .stdin(Stdio::piped())
@@ -65,26 +65,26 @@ pub(super) async fn run(command: Command, input: &str) -> Run {
     let mut child = command.kill_on_drop(true).spawn().expect("the program is installed");
     let mut stdin = child.stdin.take().expect("it is piped");
     let input = input.to_owned();
-    // who does not want to read all of it says so by its exit status
+    // A program that does not read all of its input shows that by its exit status.
     let fed = tokio::spawn(async move { stdin.write_all(input.as_bytes()).await });
     let output = tokio::time::timeout(LONG_TIMEOUT, child.wait_with_output()).await;
     let output = output.expect("it ends in time").expect("its output is readable");
     fed.abort();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Run {
+    ProgramOutput {
         status: output.status.code().unwrap_or(-1),
         out: text(output.stdout),
         err: text(output.stderr),
     }
 }
 
-/// Starts a program that goes on beside the test.
+/// Starts a program in the background.
 pub(super) fn start(cluster: &Cluster, name: &str, command: Command) -> Process {
     let log = cluster.dir.path().join("log").join(format!("{name}.log"));
     Process::start(name, command, None, &log)
 }
 
-/// A program that is typed to.
+/// A program that reads lines from the test.
 pub(super) struct InteractiveProgram {
     pub(super) process: Process,
 }
@@ -108,22 +108,27 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Starts one that stands on this driver, with additions to its environment.
-    pub(super) fn start(cluster: &Cluster, driver: &'static str, act: &str, environment: &[(&str, &str)]) -> Self {
-        // Debian's, which has Debian's drivers, whatever else is on the path
+    /// Starts one with this driver; `subcommand` is `write` or `ask`.
+    pub(super) fn start(
+        cluster: &Cluster,
+        driver: &'static str,
+        subcommand: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        // Debian's Python has Debian's drivers; another one on the path has not.
         let mut command = client(cluster, "/usr/bin/python3");
         command
             .args([
                 concat!(env!("CARGO_MANIFEST_DIR"), "/it/drivers/client.py"),
                 driver,
-                act,
+                subcommand,
             ])
             .envs(environment.iter().copied());
         let process = start(cluster, driver, command);
         Self { driver, process }
     }
 
-    /// Waits until its latest connection leads to the server on this port, and has served it.
+    /// Waits until its latest connection leads to the server on this port and has committed ten rows.
     pub(super) async fn served_by(&mut self, port: u16) {
         eventually(
             format!("{} to be served by {port}", self.driver),
@@ -141,19 +146,19 @@ impl Client {
         .await;
     }
 
-    /// Ends it; each row that it was told is committed is there.
+    /// Stops it and checks that each acknowledged row exists.
     pub(super) async fn nothing_lost(mut self, sql: &SqlClient) {
         self.process.kill();
         let log = self.process.log();
         let acknowledged = log.lines().filter_map(|line| line.strip_prefix("acknowledged "));
         let select = format!("select id from rows where client = '{}'", self.driver);
-        let there: BTreeSet<String> = sql
+        let found: BTreeSet<String> = sql
             .column(&select)
             .await
             .expect("the table is there")
             .into_iter()
             .collect();
-        let lost: Vec<&str> = acknowledged.filter(|row| !there.contains(*row)).collect();
+        let lost: Vec<&str> = acknowledged.filter(|row| !found.contains(*row)).collect();
         assert!(lost.is_empty(), "{}: rows {lost:?} are lost", self.driver);
     }
 }
