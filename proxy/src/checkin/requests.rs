@@ -51,7 +51,8 @@ impl PublishRequests {
     ///
     /// # Errors
     ///
-    /// The store has refused a request, or one failed and no other is in flight. `None`: the time limit has passed.
+    /// The store has refused a request, or one failed and no other is in flight. `None`: the time limit has passed, or
+    /// none is in flight and none can be sent.
     pub(super) async fn send_until_answered<F, Fut>(
         &mut self,
         publication: Publication,
@@ -71,11 +72,18 @@ impl PublishRequests {
         let end = now() + limit;
         loop {
             let sent = now();
-            let due = self.last_sent.map_or(sent, |last| last + resend_after);
+            // Where no answer is missing, there is nothing to wait for.
+            let is_waiting = !self.in_flight.is_empty();
+            let due = self
+                .last_sent
+                .filter(|_| is_waiting)
+                .map_or(sent, |last| last + resend_after);
             if due <= sent && self.in_flight.len() < REQUESTS_MAX {
                 // The time is taken before `send` checks whether the lease lasts long enough.
-                if let Some(request) = send(sent) {
-                    self.in_flight.spawn(async move { (sent, request.await) });
+                match send(sent) {
+                    Some(request) => drop(self.in_flight.spawn(async move { (sent, request.await) })),
+                    None if is_waiting => {}
+                    None => return Err(None),
                 }
                 self.last_sent = Some(sent);
                 continue;
@@ -95,10 +103,18 @@ impl PublishRequests {
                     continue;
                 }
             };
-            // a task that panicked has no answer
-            let Ok((sent, answer)) = answer else { continue };
+            let Ok((sent, answer)) = answer else {
+                // a task that panicked has no answer
+                if self.in_flight.is_empty() {
+                    return Err(None);
+                }
+                continue;
+            };
+            // The process was paused after sending, or the answer waited for this call.
+            let is_expired = sent + publication.timeout <= now();
             match answer {
-                Ok(Attempt::Committed(_)) if self.newest_committed.is_some_and(|newer| newer >= sent) => {}
+                Ok(Attempt::Committed(_)) if is_expired || self.newest_committed.is_some_and(|newer| newer >= sent) => {
+                }
                 Ok(Attempt::Committed(committed)) => {
                     self.newest_committed = Some(sent);
                     return Ok((sent, Attempt::Committed(committed)));
@@ -220,6 +236,46 @@ mod tests {
             sleep(SECOND).await;
         }
         assert_eq!(store.sent.lock().unwrap().len(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_in_soon_after_another_sends_at_once_while_no_answer_is_missing() {
+        let mut store = SlowStore::new(MILLI);
+        for _ in 0..5 {
+            // Several check-ins, and the limit of each, within a sixth of the timeout.
+            assert!(matches!(store.answer(PUBLICATION, 50 * MILLI).await, Some((_, 1))));
+            sleep(50 * MILLI).await;
+        }
+        store.answer = unanswered;
+        for sent in 6..9 {
+            assert_eq!(store.answer(PUBLICATION, SECOND).await, None);
+            assert_eq!(store.sent.lock().unwrap().len(), sent, "sent again after a failure");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_whose_lease_has_ended_does_not_count() {
+        let mut store = SlowStore::new(2 * SECOND);
+        assert_eq!(store.answer(PUBLICATION, SECOND).await, None); // sent at 0 and 0.5 s
+        sleep(4 * SECOND).await;
+        assert_eq!(store.answer(PUBLICATION, 5 * SECOND).await, Some((5000, 2000)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_can_send_nothing_returns_at_once() {
+        let store = SlowStore::new(SECOND);
+        let mut requests = PublishRequests::default();
+        let never = |_| None::<std::future::Ready<_>>;
+        let outcome = requests
+            .send_until_answered(PUBLICATION, 5 * SECOND, || store.at(), never)
+            .await;
+        assert!(matches!(outcome, Err(None)));
+        let panics = |at| (at == store.at()).then_some(async { panic!("a request fails") });
+        let outcome = requests
+            .send_until_answered(PUBLICATION, 5 * SECOND, || store.at(), panics)
+            .await;
+        assert!(matches!(outcome, Err(None)));
+        assert_eq!(store.at(), Boottime::from_nanos(1), "no time has passed");
     }
 
     #[tokio::test(start_paused = true)]
