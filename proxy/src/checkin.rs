@@ -85,11 +85,13 @@ impl CheckInTiming {
         usual.max(timing.min(lease_left / 2)).max(two_answers)
     }
 
-    /// Returns the pause after a good check-in (proxy P-2). It has a minimum, so that a proxyCheckInterval of 0 causes
-    /// no busy loop. On a slow store the next check-in starts while the lease leaves time for four answers: two with
-    /// conflicts, and two in reserve.
+    /// Returns the pause after a good check-in (proxy P-2). It is counted from the sending of the answered request,
+    /// which may be one of the previous check-in. It has a minimum, so that a proxyCheckInterval of 0 causes no busy
+    /// loop. On a slow store the next check-in starts while the lease leaves time for four answers: two with conflicts,
+    /// and two in reserve.
     fn pause(self, lease_left: Duration, latency: Duration) -> Duration {
-        let usual = self.check_interval.max(RETRY_PAUSE_MIN);
+        let since_sent = self.timeout.saturating_sub(lease_left);
+        let usual = self.check_interval.saturating_sub(since_sent).max(RETRY_PAUSE_MIN);
         if latency < SLOW_LATENCY {
             return usual;
         }
@@ -632,6 +634,21 @@ mod tests {
             RETRY_PAUSE_MAX
         );
         assert_eq!(timing.pause(Duration::ZERO, quick), RETRY_PAUSE_MIN);
+    }
+
+    #[test]
+    fn an_answer_to_a_request_of_the_previous_check_in_is_followed_by_another_check_in_at_once() {
+        let timing = CheckInTiming {
+            check_interval: Duration::from_secs(8),
+            timeout: Duration::from_secs(15),
+        };
+        let latency = Duration::from_millis(2);
+        let fresh = timing.pause(timing.timeout - latency, latency);
+        assert_eq!(fresh, timing.check_interval - latency);
+        // Sent one interval ago: the lease ends before another interval has passed.
+        let old = timing.pause(timing.timeout - timing.check_interval, latency);
+        assert_eq!(old, RETRY_PAUSE_MIN);
+        assert_eq!(timing.pause(Duration::ZERO, latency), RETRY_PAUSE_MIN);
     }
 
     #[test]

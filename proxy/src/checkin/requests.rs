@@ -144,6 +144,7 @@ mod tests {
     use control::store::Committed;
     use tokio::time::Instant;
 
+    use super::super::CheckInTiming;
     use super::*;
 
     const MILLI: Duration = Duration::from_millis(1);
@@ -225,6 +226,28 @@ mod tests {
             assert!(lease_end.is_none_or(|end| now < end), "{now} of {lease_end:?}");
             assert_eq!(ago, 2000, "counted from the sending of its own copy");
             lease_end = Some(sent + TIMEOUT.as_millis());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_one_slow_answer_check_ins_return_to_leases_of_their_own() {
+        let timing = CheckInTiming {
+            check_interval: 2 * SECOND,
+            timeout: TIMEOUT,
+        };
+        let mut store = SlowStore::new(600 * MILLI); // a second request is sent before the answer
+        let mut lease_end = None;
+        for number in 0..10 {
+            let (sent, ago) = store.answer(PUBLICATION, SECOND).await.unwrap();
+            let now = sent + ago;
+            assert!(
+                lease_end.is_none_or(|end| now < end),
+                "{number}: {now} of {lease_end:?}"
+            );
+            lease_end = Some(sent + TIMEOUT.as_millis());
+            store.latency = MILLI;
+            let left = TIMEOUT - MILLI * u32::try_from(ago).unwrap();
+            sleep(timing.pause(left, store.latency)).await;
         }
     }
 
