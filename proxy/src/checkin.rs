@@ -128,6 +128,8 @@ enum CheckInError {
     TimedOut(Duration),
     #[error("the wall clock jumped during the check-in")]
     ClockJumped,
+    #[error("the proxy info hangs on a later lease of the store")]
+    LaterLease,
     #[error(transparent)]
     Fatal(#[from] FatalError),
 }

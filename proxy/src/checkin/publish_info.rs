@@ -85,7 +85,16 @@ impl CheckIn {
         self.requests = requests;
         match answer {
             Ok((sent, Attempt::Committed(_))) => Ok(PublishOutcome::Published(sent)),
-            Ok((_, Attempt::Read(mut read))) => Ok(PublishOutcome::Changed(Document::from_entry(read.take_one(0)))),
+            Ok((_, Attempt::Read(mut read))) => {
+                let present = Document::from_entry(read.take_one(0));
+                if present.revision != revision {
+                    return Ok(PublishOutcome::Changed(present));
+                }
+                // The condition on the lease failed. The next check-in takes a later one than the info has.
+                self.info_lease = None;
+                self.last_lease = self.last_lease.max(read.take_one(1).and_then(|info| info.lease));
+                Err(CheckInError::LaterLease)
+            }
             Err(Some(err)) => {
                 if matches!(err, StoreError::Refused { .. }) {
                     self.info_lease = None; // the store may not have it any more
@@ -114,8 +123,8 @@ impl CheckIn {
             .put_leased(&key, to_compact(&info), publication.lease);
         // An answer that takes longer is useless. A request that cannot be sent in time makes room for a later one.
         let store = self.store.limited(publication.timeout).sent_within(limit / 10 * 9);
-        let cluster_data = [Target::Key(cluster_data.to_owned())];
-        async move { store.commit_or_read(txn, &cluster_data).await }
+        let targets = [Target::Key(cluster_data.to_owned()), Target::Key(key)];
+        async move { store.commit_or_read(txn, &targets).await }
     }
 
     pub(super) fn info(&self, generation: i64, timeout: Duration) -> ProxyInfo {
@@ -182,7 +191,7 @@ fn later_lease(last: Option<LeaseId>) -> LeaseId {
     let later = last.and_then(|last| last.0.checked_add(1 + (random >> LEASE_ID_STEP_SHIFT)));
     // Halved, which leaves room for millions of later ids. After the greatest one, the store rejects the info until the
     // former one has expired.
-    LeaseId(later.unwrap_or(random >> 1))
+    LeaseId(later.unwrap_or(random >> 1 | 1))
 }
 
 #[cfg(test)]

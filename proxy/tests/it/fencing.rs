@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use control::store::{LeaseId, Txn};
 use stolon_tests::process::Signal;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, now, throughout};
@@ -183,6 +184,33 @@ fn answers_slower_than_half_of_the_timeout_keep_the_route_open_and_slower_ones_t
         assert_eq!(client.read_to_end().await, b"");
         let lasted = now().since(start);
         assert!(lasted < too_slow, "closed after {lasted:?}, not with the lease");
+    });
+}
+
+// fencing F-2: the store rejects a request once the info is attached to a later lease, so the proxy takes a later one yet
+#[test]
+fn an_info_that_somebody_else_attached_to_a_later_lease_is_published_under_one_that_is_later_still() {
+    run_test(async {
+        let mut harness = ProxyHarness::with_short_lease().await;
+        let a = Master::start(b'A').await;
+        let proxy = harness.proxy().await;
+        harness.publish(Some(&a), &[&proxy]).await;
+        proxy.wait_for_client(b'A').await;
+        let (store, key) = (&harness.store, harness.store.keys().proxy_info(&proxy.uid));
+        let later = LeaseId(i64::MAX / 4 * 3);
+        store.grant_as(later, TEST_TIMEOUT * 10).await.unwrap();
+        let info = store.get(&key).await.unwrap().unwrap().value;
+        store.commit(Txn::new().put_leased(&key, info, later)).await.unwrap();
+        eventually("the proxy to take a later lease", TEST_TIMEOUT, async || {
+            let lease = store.get(&key).await.unwrap().and_then(|info| info.lease);
+            if lease > Some(later) {
+                Ok(())
+            } else {
+                Err(format!("{lease:?}"))
+            }
+        })
+        .await;
+        proxy.wait_for_client(b'A').await;
     });
 }
 
