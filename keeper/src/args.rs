@@ -111,7 +111,7 @@ pub struct Config {
 
 /// What the check gave.
 #[derive(Debug)]
-pub struct Checked {
+pub struct CheckedKeeperArgs {
     /// How to log; usable whatever else is wrong.
     pub log: LogConfig,
     /// What is odd, in order; to be said before the faults.
@@ -122,7 +122,7 @@ pub struct Checked {
 
 /// What the check has to know of the world.
 #[derive(Debug, Clone)]
-pub struct World {
+pub struct HostEnv {
     /// The effective user.
     pub uid: u32,
     /// Its name, if it has one.
@@ -131,7 +131,7 @@ pub struct World {
     pub directory: PathBuf,
 }
 
-impl World {
+impl HostEnv {
     /// The world as it is.
     pub fn current() -> Self {
         let uid = rustix::process::geteuid().as_raw();
@@ -156,7 +156,7 @@ fn user_name(users: &str, uid: u32) -> Option<String> {
 
 impl Args {
     /// Checks everything, and touches nothing (keeper 1.3, its steps but those that act).
-    pub fn check(&self, world: &World) -> Checked {
+    pub fn check(&self, world: &HostEnv) -> CheckedKeeperArgs {
         let mut faults = Faults::default();
         let mut warnings = Vec::new();
         if world.uid == 0 {
@@ -225,7 +225,7 @@ impl Args {
             }
             _ => Err(faults),
         };
-        Checked { log, warnings, config }
+        CheckedKeeperArgs { log, warnings, config }
     }
 
     /// The option that the advertised address came from (keeper 1.3.10).
@@ -238,7 +238,7 @@ impl Args {
 
     /// Superuser and replication user (keeper 1.3 steps 11 to 16, 1.4).
     fn logins(&self, su_name: String, faults: &mut Faults, warnings: &mut Vec<String>) -> Option<(Login, Login)> {
-        let superuser = Typed {
+        let superuser = LoginArgs {
             who: "superuser",
             option: "su",
             user: &su_name,
@@ -246,7 +246,7 @@ impl Args {
             password: self.pg_su_password.as_ref().map(Secret::reveal),
             file: given_path(&self.pg_su_passwordfile),
         };
-        let replication = Typed {
+        let replication = LoginArgs {
             who: "replication user",
             option: "repl",
             user: given(&self.pg_repl_username),
@@ -288,7 +288,7 @@ impl Args {
                 ); // C12
             }
         }
-        let login = |typed: &Typed<'_>, method: Option<AuthMethod>, password: Option<String>| {
+        let login = |typed: &LoginArgs<'_>, method: Option<AuthMethod>, password: Option<String>| {
             let method = method?;
             Some(Login {
                 user: typed.user.to_owned(),
@@ -307,7 +307,7 @@ impl Args {
 }
 
 /// What was typed about one of the two roles.
-struct Typed<'a> {
+struct LoginArgs<'a> {
     who: &'static str,
     option: &'static str,
     user: &'a str,
@@ -316,7 +316,7 @@ struct Typed<'a> {
     file: Option<PathBuf>,
 }
 
-impl Typed<'_> {
+impl LoginArgs<'_> {
     fn flag(&self, name: &str) -> String {
         format!("--pg-{}-{name}", self.option)
     }
@@ -502,7 +502,7 @@ fn faults_of_parent(dir: &Path, faults: &mut Faults) {
 
 /// What is odd about the advertised address (keeper 1.3.10); `resolved` is what a name stands for, `None` when it
 /// stands for nothing.
-pub fn odd_address(option: &str, address: &str, resolved: Option<&[IpAddr]>) -> Vec<String> {
+pub fn address_warnings(option: &str, address: &str, resolved: Option<&[IpAddr]>) -> Vec<String> {
     if matches!(address, "*" | "0.0.0.0" | "::") {
         return vec![format!(
             "--{option} {address:?} is published as the address of this keeper, and nobody can connect to that: give \

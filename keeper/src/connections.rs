@@ -6,7 +6,7 @@ use std::time::Duration;
 use control::clock::Boottime;
 use control::model::Problem;
 
-use crate::problems::Kind;
+use crate::problems::KeeperProblemKind;
 
 /// What the tries of new connections came to.
 #[derive(Debug, Default, Clone, Copy)]
@@ -36,7 +36,7 @@ impl Connections {
 
 /// What an operator is shown meanwhile.
 pub fn problem() -> Problem {
-    Kind::Login.problem(
+    KeeperProblemKind::Login.problem(
         "PostgreSQL answers no new connections, although it runs and sessions that are open work",
         "look at the postmaster process: whether it is stopped or hangs, and whether it can start processes (limits of \
          processes and memory)",

@@ -9,11 +9,11 @@ use control::model::Problem;
 use tracing::info;
 
 use crate::postgres::instance::Instance;
-use crate::postgres::observe::Logins;
+use crate::postgres::observe::LoginResults;
 use crate::postgres::recovery;
-use crate::postgres::refusal::{Refusal, Role};
-use crate::postgres::walk::Walker;
-use crate::problems::{Kind, Problems};
+use crate::postgres::refusal::{LoginRole, ServerRefusal};
+use crate::postgres::walker::Walker;
+use crate::problems::{KeeperProblemKind, Problems};
 
 /// From one try of the logins that no question needs to the next.
 const LOGIN_PAUSE: Duration = Duration::from_secs(15);
@@ -30,20 +30,20 @@ const RECOVERY_LOG_PAUSE: Duration = Duration::from_secs(30);
 pub struct Health {
     instance: Arc<Instance>,
     problems: Arc<Problems>,
-    logins: Tried,
-    recovery: Option<Recovery>,
+    logins: LoginAttempts,
+    recovery: Option<RecoveryObservation>,
     walker: Walker,
 }
 
 /// The last answer to each login.
 #[derive(Debug, Default)]
-struct Tried {
+struct LoginAttempts {
     at: Option<Boottime>,
-    last: Logins,
+    last: LoginResults,
 }
 
 #[derive(Debug)]
-struct Recovery {
+struct RecoveryObservation {
     since: Boottime,
     looked: Boottime,
     logged: Boottime,
@@ -55,7 +55,7 @@ impl Health {
         Self {
             instance,
             problems,
-            logins: Tried::default(),
+            logins: LoginAttempts::default(),
             recovery: None,
             walker: Walker::default(),
         }
@@ -79,12 +79,12 @@ impl Health {
     /// Something has changed, such as a password: the next look tries everything again.
     pub fn try_logins_again(&mut self) {
         self.logins.at = None;
-        self.instance.sql().try_again();
-        self.instance.observer().try_again();
+        self.instance.sql().forget_refusals();
+        self.instance.observer().forget_refusals();
     }
 
     /// Takes in what became of logins; `were_due`: those that no question needs were tried, too.
-    pub fn take_logins(&mut self, logins: &Logins, were_due: bool, now: Boottime) {
+    pub fn record_logins(&mut self, logins: &LoginResults, were_due: bool, now: Boottime) {
         if were_due {
             self.logins.at = Some(now);
         }
@@ -92,13 +92,13 @@ impl Health {
         let last = &mut self.logins.last;
         let users = [
             (
-                Role::Superuser,
+                LoginRole::Superuser,
                 &config.superuser.user,
                 &logins.superuser,
                 &mut last.superuser,
             ),
             (
-                Role::Replication,
+                LoginRole::Replication,
                 &config.replication.user,
                 &logins.replication,
                 &mut last.replication,
@@ -109,33 +109,34 @@ impl Health {
             *last = Some(tried.clone());
             let problem = tried.as_ref().err().map(|refusal| login_problem(role, user, refusal));
             self.problems
-                .set(Kind::Login, role.as_str(), problem.into_iter().collect());
+                .set(KeeperProblemKind::Login, role.as_str(), problem.into_iter().collect());
         }
         if let Some(database) = &logins.database {
             let user = &config.superuser.user;
             let problem = database.as_ref().err().map(|refusal| {
-                Kind::Login.problem(
+                KeeperProblemKind::Login.problem(
                     &format!("the database postgres cannot be used: {refusal}"),
-                    &refusal.remedy(Role::Superuser, user),
+                    &refusal.remedy(LoginRole::Superuser, user),
                 )
             });
             self.problems
-                .set(Kind::Login, "database", problem.into_iter().collect());
+                .set(KeeperProblemKind::Login, "database", problem.into_iter().collect());
         }
     }
 
     /// Looks at a server that runs and takes no connections yet; `runs` is whether there is one.
-    pub async fn look_at_recovery(&mut self, runs: bool, now: Boottime) {
+    pub async fn check_recovery(&mut self, runs: bool, now: Boottime) {
         if !runs {
             if let Some(recovery) = self.recovery.take() {
                 if now.since(recovery.since) >= RECOVERY_PAUSE {
                     info!(after = ?now.since(recovery.since), "postgres is no longer starting or recovering");
                 }
-                self.problems.note(Kind::Recovery, "instance", Vec::new());
+                self.problems
+                    .set_quietly(KeeperProblemKind::Recovery, "instance", Vec::new());
             }
             return;
         }
-        let recovery = self.recovery.get_or_insert(Recovery {
+        let recovery = self.recovery.get_or_insert(RecoveryObservation {
             since: now,
             looked: now,
             logged: now,
@@ -154,22 +155,25 @@ impl Health {
             recovery.logged = now;
             info!(%progress, seconds, "waiting for postgres to accept connections");
         }
-        self.problems
-            .note(Kind::Recovery, "instance", vec![recovery_problem(&progress, seconds)]);
+        self.problems.set_quietly(
+            KeeperProblemKind::Recovery,
+            "instance",
+            vec![recovery_problem(&progress, seconds)],
+        );
     }
 }
 
-fn login_problem(role: Role, user: &str, refusal: &Refusal) -> Problem {
+fn login_problem(role: LoginRole, user: &str, refusal: &ServerRefusal) -> Problem {
     let text = format!(
         "PostgreSQL refuses the login of the {} {user:?}: {refusal}",
         role.as_str()
     );
-    Kind::Login.problem(&text, &refusal.remedy(role, user))
+    KeeperProblemKind::Login.problem(&text, &refusal.remedy(role, user))
 }
 
-fn recovery_problem(progress: &recovery::Progress, seconds: u64) -> Problem {
+fn recovery_problem(progress: &recovery::RecoveryProgress, seconds: u64) -> Problem {
     let text = format!("PostgreSQL does not accept connections yet: {progress}, for {seconds} s");
-    Kind::Recovery.problem(
+    KeeperProblemKind::Recovery.problem(
         &text,
         "wait: the keeper does not stop it, and a restart would begin the recovery anew",
     )

@@ -16,37 +16,39 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
-use crate::agenda::{Agenda, COALESCE};
-use crate::alive::{self, Alive};
 use crate::args::Config;
-use crate::claim::Wait;
-use crate::collect::Collector;
-use crate::converge::{Be, Orders, Reading, TargetRole, is_only_configuration, orders};
-use crate::local::LocalState;
+use crate::liveness::{self, LivenessKey};
+use crate::liveness_claim::LivenessClaim;
+use crate::local_state::LocalState;
 use crate::metrics::Metrics;
-use crate::pass::{Engine, Memory, Outcome, overtaken, reading, stopped, unix_seconds};
+use crate::monitor::Monitor;
 use crate::postgres::changes::DataChanges;
 use crate::postgres::credentials::Secret;
 use crate::postgres::instance::{self, Instance, InstanceError, StopLimits};
 use crate::postgres::layout;
-use crate::postgres::owned::Owned;
+use crate::postgres::owned_dirs::OwnedDirs;
 use crate::postgres::programs::Programs;
-use crate::postgres::server::Life;
-use crate::postgres::sockets::{PUBLIC, PrivateDir};
-use crate::postgres::walk::Walker;
+use crate::postgres::server::ChildStatus;
+use crate::postgres::sockets::{PUBLIC, PrivateSocketDir};
+use crate::postgres::walker::Walker;
 use crate::problems::Problems;
-use crate::publish::{Due, Fixed, Publisher, Report};
+use crate::publish::{Due, InfoReport, KeeperIdentity, Publisher};
+use crate::reconcile::{ClusterDataState, Desired, Goal, TargetRole, desired_state, is_only_configuration};
+use crate::reconciler::{
+    Reconciler, ReconcilerMemory, RoundOutcome, cluster_data_state, is_superseded, stopped, unix_seconds,
+};
+use crate::schedule::{COALESCE, Schedule};
 
 /// Limit of each last publication (beyond X-1.1).
-const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
+const LAST_PUBLISH_LIMIT: Duration = Duration::from_millis(500);
 /// How long the end of a pass that was given up is awaited.
-const GIVE_UP_LIMIT: Duration = Duration::from_secs(2);
+const ABORT_LIMIT: Duration = Duration::from_secs(2);
 /// A sleepInterval of zero is valid, but no reason for a busy loop.
 const SLEEP_MIN: Duration = Duration::from_millis(100);
 
 /// What a keeper is made of.
 #[derive(Debug)]
-pub struct Parts {
+pub struct KeeperParts {
     /// The options.
     pub config: Config,
     /// PostgreSQL's programs.
@@ -54,9 +56,9 @@ pub struct Parts {
     /// The state files.
     pub local: LocalState,
     /// What the keeper has made outside PGDATA.
-    pub owned: Owned,
+    pub owned: OwnedDirs,
     /// Where the instance's socket is.
-    pub sockets: PrivateDir,
+    pub sockets: PrivateSocketDir,
     /// This keeper.
     pub me: KeeperUid,
     /// This process.
@@ -66,12 +68,12 @@ pub struct Parts {
     /// The metrics.
     pub metrics: Metrics,
     /// The signals, heard from now on.
-    pub signals: Signals,
+    pub signals: KeeperSignals,
 }
 
 /// The signals that end a keeper, and SIGHUP, after which it reads the password files again.
 #[derive(Debug)]
-pub struct Signals {
+pub struct KeeperSignals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -79,7 +81,7 @@ pub struct Signals {
 
 /// Why a keeper stops (keeper 3.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Farewell {
+enum ShutdownKind {
     /// SIGTERM: it leaves for good.
     Leaving,
     /// SIGINT: it means to be back.
@@ -91,18 +93,18 @@ enum Farewell {
 /// Another process with our uid has taken the liveness key, so this one has ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("another process runs with our uid: stop one of the two, or give one a --uid and a --data-dir of its own")]
-pub struct Replaced;
+pub struct ReplacedError;
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Received {
+enum SignalAction {
     /// The end of the keeper.
-    End(Farewell),
+    Shutdown(ShutdownKind),
     /// SIGHUP.
     Reload,
 }
 
-impl Signals {
+impl KeeperSignals {
     /// Hears them from now on, instead of being ended by them.
     pub fn install() -> io::Result<Self> {
         Ok(Self {
@@ -113,19 +115,19 @@ impl Signals {
     }
 
     /// The next signal that ends the keeper, while nothing else is done.
-    async fn next(&mut self) -> Farewell {
+    async fn next(&mut self) -> ShutdownKind {
         loop {
-            if let Received::End(farewell) = self.any().await {
+            if let SignalAction::Shutdown(farewell) = self.any().await {
                 return farewell;
             }
         }
     }
 
-    async fn any(&mut self) -> Received {
+    async fn any(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => Received::End(Farewell::Leaving),
-            _ = self.interrupt.recv() => Received::End(Farewell::Pausing),
-            _ = self.hangup.recv() => Received::Reload,
+            _ = self.terminate.recv() => SignalAction::Shutdown(ShutdownKind::Leaving),
+            _ = self.interrupt.recv() => SignalAction::Shutdown(ShutdownKind::Pausing),
+            _ = self.hangup.recv() => SignalAction::Reload,
         }
     }
 }
@@ -135,8 +137,8 @@ impl Signals {
 /// # Errors
 ///
 /// Another process with our uid has taken its place, which happens when this one stood still for a while.
-pub async fn run(parts: Parts) -> Result<(), Replaced> {
-    let Parts {
+pub async fn run(parts: KeeperParts) -> Result<(), ReplacedError> {
+    let KeeperParts {
         config,
         programs,
         local,
@@ -149,8 +151,8 @@ pub async fn run(parts: Parts) -> Result<(), Replaced> {
         mut signals,
     } = parts;
     let store = Store::connect(config.common.store.clone());
-    let mut alive = Alive::new(&store, &me, boot.clone());
-    let mut wait = Wait::default();
+    let mut alive = LivenessKey::new(&store, &me, boot.clone());
+    let mut wait = LivenessClaim::default();
     let mut farewell = tokio::select! {
         () = wait.take(&mut alive, &predecessors) => None,
         farewell = signals.next() => Some(farewell),
@@ -168,17 +170,17 @@ pub async fn run(parts: Parts) -> Result<(), Replaced> {
         tokio::select! {
             read = first_spec(&store) => spec = read,
             signal = signals.next() => farewell = Some(signal),
-            () = beat_on(Some(&mut alive)) => {}
+            () = renew_loop(Some(&mut alive)) => {}
         }
     }
-    let mut keeper = Keeper::new(
+    let mut keeper = KeeperLoop::new(
         config, programs, local, owned, &sockets, me, boot, metrics, signals, store, &spec,
     );
     tokio::select! {
-        () = keeper.stop_leftover() => {}
-        () = beat_on(Some(&mut alive)) => {}
+        () = keeper.stop_leftover_instance() => {}
+        () = renew_loop(Some(&mut alive)) => {}
     }
-    keeper.alive = Some(alive);
+    keeper.liveness_key = Some(alive);
     let farewell = match farewell {
         None => Box::pin(keeper.run()).await,
         // A process that never had the key publishes nothing: the uid may be another's.
@@ -188,11 +190,11 @@ pub async fn run(parts: Parts) -> Result<(), Replaced> {
             }
             farewell
         }
-        Some(farewell) => keeper.say_goodbye(farewell, None).await,
+        Some(farewell) => keeper.shutdown(farewell, None).await,
     };
     sockets.remove();
-    if farewell == Farewell::Replaced {
-        Err(Replaced)
+    if farewell == ShutdownKind::Replaced {
+        Err(ReplacedError)
     } else {
         Ok(())
     }
@@ -201,8 +203,8 @@ pub async fn run(parts: Parts) -> Result<(), Replaced> {
 /// The spec in force, or the defaults when it cannot be read.
 async fn first_spec(store: &Store) -> Spec {
     match store.get(&store.keys().cluster_data()).await {
-        Ok(entry) => match reading(entry.as_ref()) {
-            Reading::Valid(checked) => checked.spec,
+        Ok(entry) => match cluster_data_state(entry.as_ref()) {
+            ClusterDataState::Valid(checked) => checked.spec,
             _ => Spec::default(),
         },
         Err(error) => {
@@ -213,57 +215,57 @@ async fn first_spec(store: &Store) -> Spec {
 }
 
 /// The loop and what it holds.
-struct Keeper {
+struct KeeperLoop {
     store: Store,
     me: KeeperUid,
     boot: BootUuid,
     instance: Arc<Instance>,
     publisher: Arc<Publisher>,
-    collector: Arc<Collector>,
+    monitor: Arc<Monitor>,
     local: Arc<LocalState>,
     metrics: Arc<Metrics>,
-    signals: Signals,
-    works_on: Arc<Mutex<Option<Orders>>>,
-    engine: Option<Engine>,
-    agenda: Agenda,
+    signals: KeeperSignals,
+    in_progress: Arc<Mutex<Option<Desired>>>,
+    reconciler: Option<Reconciler>,
+    schedule: Schedule,
     sleep_interval: Duration,
     /// The last orders that a pass was through with.
-    settled: Option<Orders>,
+    last_desired: Option<Desired>,
     /// The keeper of the instance that ours follows, whose info is watched (beyond X-1.7).
     upstream: Option<KeeperUid>,
-    alive: Option<Alive>,
+    liveness_key: Option<LivenessKey>,
     /// A password may have changed, so the next pass writes the files that hold one.
-    write_files_again: bool,
+    invalidate_files: bool,
     /// The cluster data as a watch has last brought them, for a promotion on a slow store.
     latest: Arc<Mutex<Option<Entry>>>,
 }
 
 /// A pass under way.
-struct Running {
-    task: JoinHandle<(Engine, Option<Outcome>)>,
+struct RunningRound {
+    task: JoinHandle<(Reconciler, Option<RoundOutcome>)>,
     give_up: Option<oneshot::Sender<()>>,
 }
 
-impl Keeper {
+impl KeeperLoop {
     #[expect(clippy::too_many_arguments, reason = "the parts, taken apart")]
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     fn new(
         config: Config,
         programs: Programs,
         local: LocalState,
-        owned: Owned,
-        sockets: &PrivateDir,
+        owned: OwnedDirs,
+        sockets: &PrivateSocketDir,
         me: KeeperUid,
         boot: BootUuid,
         metrics: Metrics,
-        signals: Signals,
+        signals: KeeperSignals,
         store: Store,
         spec: &Spec,
     ) -> Self {
         let sleep_interval = spec.sleep_interval.max(SLEEP_MIN);
         let (config, local, metrics) = (Arc::new(config), Arc::new(local), Arc::new(metrics));
         let instance = Arc::new(Instance::new(
-            instance::Config {
+            instance::InstanceConfig {
                 data: data_of(&config),
                 socket_dir: sockets.path().to_owned(),
                 public_socket_dir: Some(PUBLIC.to_owned()),
@@ -275,20 +277,20 @@ impl Keeper {
             },
             Arc::new(programs),
         ));
-        let fixed = Fixed {
+        let fixed = KeeperIdentity {
             uid: me.clone(),
             boot: boot.clone(),
             can_be_master: config.can_be_master,
             can_be_synchronous_replica: config.can_be_synchronous_replica,
         };
-        let report = Report {
+        let report = InfoReport {
             cluster: local.cluster(),
-            ..Report::default()
+            ..InfoReport::default()
         };
         let publisher = Arc::new(Publisher::new(store.clone(), fixed, report, sleep_interval));
         let problems = Arc::new(Problems::new(Arc::clone(&publisher)));
         let advertised = (config.advertise_address.clone(), config.advertise_port.clone());
-        let collector = Arc::new(Collector::new(
+        let monitor = Arc::new(Monitor::new(
             Arc::clone(&instance),
             Arc::clone(&publisher),
             Arc::clone(&local),
@@ -297,52 +299,52 @@ impl Keeper {
             sleep_interval,
         ));
         metrics.set_sleep_interval(sleep_interval);
-        let works_on = Arc::new(Mutex::new(None));
+        let in_progress = Arc::new(Mutex::new(None));
         let latest = Arc::new(Mutex::new(None));
         let walker = Walker::default();
-        let engine = Engine {
+        let engine = Reconciler {
             config,
             me: me.clone(),
             boot: boot.clone(),
             store: store.clone(),
             instance: Arc::clone(&instance),
             publisher: Arc::clone(&publisher),
-            collector: Arc::clone(&collector),
+            collector: Arc::clone(&monitor),
             local: Arc::clone(&local),
             owned: Arc::new(owned),
             changes: DataChanges::new(walker.clone()),
             walker,
             metrics: Arc::clone(&metrics),
             problems: Arc::clone(&problems),
-            works_on: Arc::clone(&works_on),
+            in_progress: Arc::clone(&in_progress),
             latest: Arc::clone(&latest),
             restarts: Mutex::default(),
-            memory: Memory::default(),
+            memory: ReconcilerMemory::default(),
         };
         Self {
-            alive: None,
+            liveness_key: None,
             latest,
             store,
             me,
             boot,
             instance,
             publisher,
-            collector,
+            monitor,
             local,
             metrics,
             signals,
-            works_on,
-            engine: Some(engine),
-            agenda: Agenda::new(Boottime::now()),
+            in_progress,
+            reconciler: Some(engine),
+            schedule: Schedule::new(Boottime::now()),
             sleep_interval,
-            settled: None,
+            last_desired: None,
             upstream: None,
-            write_files_again: false,
+            invalidate_files: false,
         }
     }
 
     /// Whatever runs on the data directory is stopped at the start (keeper 3.1).
-    async fn stop_leftover(&self) {
+    async fn stop_leftover_instance(&self) {
         match self.instance.running().await {
             Ok(None) => info!("stopping database"), // said in any case: the walk-through shows it
             Ok(Some(_)) => {
@@ -353,72 +355,72 @@ impl Keeper {
             Err(error) => warn!(error = %Chain(&error), "could not find out whether an instance was left running"),
         }
         if let Ok(None) = self.instance.running().await
-            && let Err(error) = self.instance.end_others().await
+            && let Err(error) = self.instance.end_other_processes().await
         {
             warn!(error = %Chain(&error), "could not stop the processes that use the data directory");
         }
     }
 
-    async fn run(mut self) -> Farewell {
+    async fn run(mut self) -> ShutdownKind {
         let mut publisher = tokio::task::spawn_local({
             let publisher = Arc::clone(&self.publisher);
             async move { publisher.run().await }
         });
         let mut collector = tokio::task::spawn_local({
-            let collector = Arc::clone(&self.collector);
+            let collector = Arc::clone(&self.monitor);
             async move { collector.run().await }
         });
         let (farewell, running) = tokio::select! {
-            ended = self.converge() => ended,
-            ended = &mut publisher => end_with(ended),
-            ended = &mut collector => end_with(ended),
+            ended = self.reconcile_loop() => ended,
+            ended = &mut publisher => propagate_panic(ended),
+            ended = &mut collector => propagate_panic(ended),
         };
         // From here on nobody else acts or speaks.
         publisher.abort();
         collector.abort();
-        self.say_goodbye(farewell, running).await
+        self.shutdown(farewell, running).await
     }
 
     /// Passes, until a signal comes; with the one that was under way then.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    async fn converge(&mut self) -> (Farewell, Option<Running>) {
+    async fn reconcile_loop(&mut self) -> (ShutdownKind, Option<RunningRound>) {
         let mut watch = self.watch();
         let mut life = self.instance.life();
-        let mut beat = interval(alive::PERIOD);
+        let mut beat = interval(liveness::PERIOD);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut running: Option<Running> = None;
+        let mut running: Option<RunningRound> = None;
         loop {
             let now = Boottime::now();
-            if running.is_none() && self.agenda.due() <= now {
-                running = self.begin_pass(now);
+            if running.is_none() && self.schedule.due() <= now {
+                running = self.begin_round(now);
             }
-            let pause = self.agenda.due().since(Boottime::now());
+            let pause = self.schedule.due().since(Boottime::now());
             tokio::select! {
                 received = self.signals.any() => match received {
-                    Received::End(farewell) => return (farewell, running),
+                    SignalAction::Shutdown(farewell) => return (farewell, running),
                     _ => self.read_passwords_again(),
                 },
-                changes = watch.changed() => self.hear(&changes, running.as_mut()),
+                changes = watch.changed() => self.on_store_changes(&changes, running.as_mut()),
                 _ = life.changed() => match *life.borrow_and_update() {
-                    Life::Running { .. } => self.agenda.server_started(Boottime::now()),
-                    Life::Ended { pid, status } => {
+                    ChildStatus::Running { .. } => self.schedule.server_started(Boottime::now()),
+                    ChildStatus::Ended { pid, status } => {
                         if running.is_none() {
                             let status = status.map(|status| status.to_string()).unwrap_or_default();
                             warn!(pid, %status, "postgres has ended");
                         }
-                        self.agenda.server_ended(Boottime::now(), self.sleep_interval);
+                        self.schedule.server_ended(Boottime::now(), self.sleep_interval);
                     }
-                    Life::NotStarted => {}
+                    ChildStatus::NotStarted => {}
                 },
-                ended = ended(&mut running) => {
+                ended = round_end(&mut running) => {
                     running = None;
-                    self.end_pass(ended);
-                    if self.follow_upstream() {
+                    self.end_round(ended);
+                    if self.update_watched_upstream() {
                         watch = self.watch();
                     }
                 }
-                _ = beat.tick() => if self.beat() == Some(Farewell::Replaced) {
-                    return (Farewell::Replaced, running);
+                _ = beat.tick() => if self.renew_liveness() == Some(ShutdownKind::Replaced) {
+                    return (ShutdownKind::Replaced, running);
                 },
                 () = sleep(pause), if running.is_none() => {}
             }
@@ -430,63 +432,63 @@ impl Keeper {
     fn read_passwords_again(&mut self) {
         info!("SIGHUP, reading the password files again");
         self.instance.config().passwords().for_each(Secret::read_again);
-        self.write_files_again = true;
-        self.collector.try_logins();
-        self.agenda.event(Boottime::now(), Duration::ZERO);
+        self.invalidate_files = true;
+        self.monitor.try_logins();
+        self.schedule.event(Boottime::now(), Duration::ZERO);
     }
 
-    fn begin_pass(&mut self, now: Boottime) -> Option<Running> {
-        let mut engine = self.engine.take()?;
-        if std::mem::take(&mut self.write_files_again) {
-            engine.write_files_again();
+    fn begin_round(&mut self, now: Boottime) -> Option<RunningRound> {
+        let mut engine = self.reconciler.take()?;
+        if std::mem::take(&mut self.invalidate_files) {
+            engine.invalidate_files();
         }
-        let woken = self.agenda.begin(now);
+        let woken = self.schedule.begin(now);
         let (give_up, given_up) = oneshot::channel::<()>();
         let task = tokio::task::spawn_local(async move {
             let outcome = tokio::select! {
-                outcome = Box::pin(engine.pass(woken)) => Some(outcome),
+                outcome = Box::pin(engine.reconcile(woken)) => Some(outcome),
                 _ = given_up => None,
             };
             (engine, outcome)
         });
-        Some(Running {
+        Some(RunningRound {
             task,
             give_up: Some(give_up),
         })
     }
 
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    fn end_pass(&mut self, (engine, outcome): (Engine, Option<Outcome>)) {
+    fn end_round(&mut self, (engine, outcome): (Reconciler, Option<RoundOutcome>)) {
         let now = Boottime::now();
-        self.engine = Some(engine);
+        self.reconciler = Some(engine);
         let Some(outcome) = outcome else {
-            return self.agenda.given_up(now);
+            return self.schedule.round_aborted(now);
         };
         if let Some(spec) = &outcome.spec {
             let sleep_interval = spec.sleep_interval.max(SLEEP_MIN);
             if sleep_interval != self.sleep_interval {
                 self.sleep_interval = sleep_interval;
                 self.publisher.set_interval(sleep_interval);
-                self.collector.set_interval(sleep_interval);
+                self.monitor.set_interval(sleep_interval);
                 self.metrics.set_sleep_interval(sleep_interval);
             }
         }
-        self.agenda
-            .end(now, &outcome.ended, &outcome.orders, self.sleep_interval);
-        self.settled = Some(outcome.orders);
+        self.schedule
+            .end(now, &outcome.result, &outcome.desired, self.sleep_interval);
+        self.last_desired = Some(outcome.desired);
     }
 
     /// A watch event is an alarm clock; what it carries only tells how loud (store 7).
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    fn hear(&mut self, changes: &Changes, running: Option<&mut Running>) {
+    fn on_store_changes(&mut self, changes: &Changes, running: Option<&mut RunningRound>) {
         let now = Boottime::now();
         let keys = self.store.keys();
         if changes.gap {
-            self.agenda.event(now, Duration::ZERO);
-            self.look_at_upstream();
+            self.schedule.event(now, Duration::ZERO);
+            self.check_upstream();
         }
         if changes.keys.contains_key(&keys.order(self.me.as_str())) {
-            self.agenda.event(now, Duration::ZERO);
+            self.schedule.event(now, Duration::ZERO);
         }
         let cluster_data = changes.keys.get(&keys.cluster_data());
         if changes.gap || cluster_data.is_some_and(|change| change.now.is_none()) {
@@ -494,7 +496,7 @@ impl Keeper {
             self.publisher.change(Due::Now, |_| {});
         }
         if let Some(change) = cluster_data {
-            let orders = orders(&reading(change.now.as_ref()), &self.me, &self.boot);
+            let orders = desired_state(&cluster_data_state(change.now.as_ref()), &self.me, &self.boot);
             self.latest
                 .lock()
                 .expect("nobody panics while holding the cluster data")
@@ -502,38 +504,40 @@ impl Keeper {
             match running {
                 Some(running) => {
                     let works_on = self
-                        .works_on
+                        .in_progress
                         .lock()
                         .expect("nobody panics while holding the orders")
                         .clone();
-                    if works_on.is_some_and(|before| overtaken(&before, &orders)) && running.give_up.take().is_some() {
+                    if works_on.is_some_and(|before| is_superseded(&before, &orders))
+                        && running.give_up.take().is_some()
+                    {
                         info!("orders changed, giving up what was under way");
                     }
-                    self.agenda.event(now, Duration::ZERO);
+                    self.schedule.event(now, Duration::ZERO);
                 }
-                None => match &self.settled {
+                None => match &self.last_desired {
                     Some(settled) if *settled == orders => {}
-                    Some(settled) if is_only_configuration(settled, &orders) => self.agenda.event(now, COALESCE),
-                    _ => self.agenda.event(now, Duration::ZERO),
+                    Some(settled) if is_only_configuration(settled, &orders) => self.schedule.event(now, COALESCE),
+                    _ => self.schedule.event(now, Duration::ZERO),
                 },
             }
         }
         if let Some(upstream) = &self.upstream
             && let Some(change) = changes.keys.get(&keys.keeper_info(upstream.as_str()))
-            && change.now.as_ref().is_some_and(|entry| goes(&entry.value))
+            && change.now.as_ref().is_some_and(|entry| is_going_down(&entry.value))
         {
-            self.collector.burst();
+            self.monitor.fast_poll();
         }
     }
 
     /// After a gap in the watch: whether the master left meanwhile.
-    fn look_at_upstream(&self) {
+    fn check_upstream(&self) {
         let Some(upstream) = &self.upstream else { return };
-        let (store, collector) = (self.store.clone(), Arc::clone(&self.collector));
+        let (store, collector) = (self.store.clone(), Arc::clone(&self.monitor));
         let key = store.keys().keeper_info(upstream.as_str());
         tokio::task::spawn_local(async move {
             match store.get(&key).await {
-                Ok(Some(entry)) if goes(&entry.value) => collector.burst(),
+                Ok(Some(entry)) if is_going_down(&entry.value) => collector.fast_poll(),
                 Ok(_) => {}
                 Err(error) => debug!(error = %Chain(&error), "could not read the info of our master's keeper"),
             }
@@ -555,9 +559,9 @@ impl Keeper {
     }
 
     /// Whether the instance follows another keeper's now than the one that is watched.
-    fn follow_upstream(&mut self) -> bool {
-        let upstream = match self.settled.as_ref().map(|orders| &orders.be) {
-            Some(Be::Db(target)) => match &target.role {
+    fn update_watched_upstream(&mut self) -> bool {
+        let upstream = match self.last_desired.as_ref().map(|orders| &orders.goal) {
+            Some(Goal::Run(target)) => match &target.role {
                 TargetRole::Standby(upstream) => Some(upstream.keeper.clone()),
                 _ => None,
             },
@@ -570,24 +574,24 @@ impl Keeper {
     }
 
     /// Gives the beat, unless an earlier one has found the key of another process.
-    fn beat(&mut self) -> Option<Farewell> {
-        let alive = self.alive.as_mut()?;
+    fn renew_liveness(&mut self) -> Option<ShutdownKind> {
+        let alive = self.liveness_key.as_mut()?;
         if let Some(boot) = alive.other() {
             error!(key = alive.key(), bootUUID = %boot, "another process has taken our liveness key, ending");
-            return Some(Farewell::Replaced);
+            return Some(ShutdownKind::Replaced);
         }
-        alive.beat();
+        alive.renew();
         None
     }
 
     /// Stops the instance, says where it stands, and then only ends (keeper 3.8, beyond X-1.1).
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    async fn say_goodbye(mut self, farewell: Farewell, running: Option<Running>) -> Farewell {
+    async fn shutdown(mut self, farewell: ShutdownKind, running: Option<RunningRound>) -> ShutdownKind {
         self.metrics.shutdown.set(unix_seconds(wall_clock()));
         info!(signal = farewell.signal(), "stopping");
         let publisher = Arc::clone(&self.publisher);
         let announce = async {
-            if farewell == Farewell::Leaving {
+            if farewell == ShutdownKind::Leaving {
                 // The timers of a failed master run from here, however long the shutdown takes.
                 publisher.change(Due::Later, |report| {
                     report.leaving = true;
@@ -595,12 +599,12 @@ impl Keeper {
                         state.healthy = false;
                     }
                 });
-                publisher.say_within(GOODBYE_LIMIT).await;
+                publisher.publish_within(LAST_PUBLISH_LIMIT).await;
             }
         };
         let stop = async {
             if let Some(running) = running {
-                give_up(running).await;
+                abort(running).await;
             }
             self.stop_instance().await
         };
@@ -611,7 +615,7 @@ impl Keeper {
         let db = self.local.db();
         // What was only half made stands nowhere.
         let is_whole = !db.uid.is_empty() && !db.initializing && self.instance.is_initialised().unwrap_or(false);
-        if is_down && is_whole && farewell != Farewell::Replaced {
+        if is_down && is_whole && farewell != ShutdownKind::Replaced {
             let stopped = stopped(&self.instance).await.unwrap_or_else(|error| {
                 warn!(error = %Chain(&error), "could not find out how postgres was stopped");
                 Announced::default()
@@ -627,12 +631,12 @@ impl Keeper {
                     state.healthy = false;
                 }
             });
-            self.publisher.say_within(GOODBYE_LIMIT).await;
+            self.publisher.publish_within(LAST_PUBLISH_LIMIT).await;
         }
         // After SIGINT the liveness key runs out by itself (beyond X-8.5).
-        if farewell == Farewell::Leaving
-            && let Some(alive) = &mut self.alive
-            && let Ok(Err(error)) = timeout(GOODBYE_LIMIT, alive.end(GOODBYE_LIMIT)).await
+        if farewell == ShutdownKind::Leaving
+            && let Some(alive) = &mut self.liveness_key
+            && let Ok(Err(error)) = timeout(LAST_PUBLISH_LIMIT, alive.revoke(LAST_PUBLISH_LIMIT)).await
         {
             debug!(error = %Chain(&error), "could not revoke the liveness key");
         }
@@ -642,12 +646,12 @@ impl Keeper {
     /// A fast stop; a second signal makes it an immediate one (keeper W6). The keeper lives until then.
     async fn stop_instance(&mut self) -> Result<(), InstanceError> {
         let Self {
-            alive,
+            liveness_key: alive,
             signals,
             instance,
             ..
         } = self;
-        let beats = beat_on(alive.as_mut());
+        let beats = renew_loop(alive.as_mut());
         tokio::pin!(beats);
         let mut limits = StopLimits::default();
         loop {
@@ -664,37 +668,37 @@ impl Keeper {
 }
 
 /// Gives a pass up, and waits for its end.
-async fn give_up(running: Running) {
+async fn abort(running: RunningRound) {
     drop(running.give_up);
-    if timeout(GIVE_UP_LIMIT, running.task).await.is_err() {
-        warn!(limit = ?GIVE_UP_LIMIT, "a pass does not end");
+    if timeout(ABORT_LIMIT, running.task).await.is_err() {
+        warn!(limit = ?ABORT_LIMIT, "a pass does not end");
     }
 }
 
 /// Beats for ever, beside what is done meanwhile, which a store that is away must not hold up (beyond X-1.1).
-async fn beat_on(alive: Option<&mut Alive>) {
+async fn renew_loop(alive: Option<&mut LivenessKey>) {
     let Some(alive) = alive else {
         return std::future::pending().await;
     };
-    let mut beat = interval(alive::PERIOD);
+    let mut beat = interval(liveness::PERIOD);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         beat.tick().await;
         // Whoever is about to act finds a key of another process by its own beats.
-        alive.beat();
+        alive.renew();
     }
 }
 
 /// A keeper that does not look, or does not publish, any more says for ever what was true once: it ends, so that it is
 /// known to be gone. Its instance goes on until a keeper is started again.
-fn end_with(ended: Result<(), JoinError>) -> ! {
+fn propagate_panic(ended: Result<(), JoinError>) -> ! {
     match ended.map_err(JoinError::try_into_panic) {
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
         _ => unreachable!("looking and publishing go on until they are aborted"),
     }
 }
 
-impl Farewell {
+impl ShutdownKind {
     fn signal(self) -> &'static str {
         match self {
             Self::Leaving => "SIGTERM",
@@ -710,13 +714,13 @@ pub fn data_of(config: &Config) -> PathBuf {
 }
 
 /// Whether an info says that its instance goes down or is down.
-fn goes(value: &[u8]) -> bool {
+fn is_going_down(value: &[u8]) -> bool {
     from_slice::<KeeperInfo>(value)
         .is_ok_and(|info| info.leaving || info.stopped.is_some() || !info.stopping.is_empty())
 }
 
 /// The end of the pass under way; never, when there is none.
-async fn ended(running: &mut Option<Running>) -> (Engine, Option<Outcome>) {
+async fn round_end(running: &mut Option<RunningRound>) -> (Reconciler, Option<RoundOutcome>) {
     match running {
         Some(running) => (&mut running.task).await.expect("a pass does not panic"),
         None => std::future::pending().await,
@@ -730,14 +734,16 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "as it happened")]
     async fn a_keeper_does_not_outlive_its_publications() {
-        end_with(tokio::spawn(async { panic!("as it happened") }).await);
+        propagate_panic(tokio::spawn(async { panic!("as it happened") }).await);
     }
 
     #[test]
     fn a_master_that_leaves_or_is_stopped_goes() {
-        assert!(!goes(br#"{"uid":"k"}"#));
-        assert!(!goes(b"garbage"));
-        assert!(goes(br#"{"uid":"k","leaving":true}"#));
-        assert!(goes(br#"{"uid":"k","stopped":{"clean":true,"lsn":1,"timelineID":1}}"#));
+        assert!(!is_going_down(br#"{"uid":"k"}"#));
+        assert!(!is_going_down(b"garbage"));
+        assert!(is_going_down(br#"{"uid":"k","leaving":true}"#));
+        assert!(is_going_down(
+            br#"{"uid":"k","stopped":{"clean":true,"lsn":1,"timelineID":1}}"#
+        ));
     }
 }

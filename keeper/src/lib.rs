@@ -1,23 +1,23 @@
 //! stolon-keeper as a library: its rooms, for the program and its tests.
 
-pub mod agenda;
-pub mod alive;
 pub mod args;
-pub mod backoff;
-pub mod boots;
-pub mod claim;
-pub mod collect;
+pub mod boot_history;
 pub mod connections;
-pub mod converge;
+pub mod copy_backoff;
+pub mod external_dirs;
 pub mod health;
 pub mod keeper;
-pub mod local;
+pub mod liveness;
+pub mod liveness_claim;
+pub mod local_state;
 pub mod metrics;
-pub mod pass;
-pub mod places;
+pub mod monitor;
 pub mod postgres;
 pub mod problems;
 pub mod publish;
+pub mod reconcile;
+pub mod reconciler;
+pub mod round_log;
+pub mod schedule;
 pub mod settings;
 pub mod streaming;
-pub mod tell;

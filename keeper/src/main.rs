@@ -10,18 +10,18 @@ use anyhow::{Context, Result};
 use control::args::{self, KEEPER};
 use control::model::{BootUuid, KeeperUid, short_uid};
 use control::telemetry::{self, Chain, Component};
-use keeper::args::{Args, Config, World, odd_address};
-use keeper::boots;
-use keeper::keeper::{Parts, Signals, data_of, run};
-use keeper::local::LocalState;
+use keeper::args::{Args, Config, HostEnv, address_warnings};
+use keeper::boot_history;
+use keeper::keeper::{KeeperParts, KeeperSignals, data_of, run};
+use keeper::local_state::LocalState;
 use keeper::metrics::Metrics;
 use keeper::postgres::files::data_major;
 use keeper::postgres::files::remove_leftovers;
 use keeper::postgres::lock::DataDirLock;
-use keeper::postgres::owned::Owned;
+use keeper::postgres::owned_dirs::OwnedDirs;
 use keeper::postgres::programs::{NEWEST_MAJOR, Programs};
-use keeper::postgres::sockets::PrivateDir;
-use keeper::postgres::state::{Uid, choose_uid};
+use keeper::postgres::sockets::PrivateSocketDir;
+use keeper::postgres::state::{ChosenUid, choose_uid};
 use tokio::task::LocalSet;
 use tracing::{error, info, warn};
 
@@ -30,7 +30,7 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let typed: Args = args::parse(KEEPER);
-    let checked = typed.check(&World::current());
+    let checked = typed.check(&HostEnv::current());
     telemetry::init(&checked.log);
     for warning in &checked.warnings {
         warn!("{warning}");
@@ -63,14 +63,14 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
     }
     let metrics = Metrics::register();
     let programs = find_programs(&config).await?;
-    for odd in odd_address(
+    for odd in address_warnings(
         advertise_option,
         &config.advertise_address,
         resolve(&config.advertise_address).await.as_deref(),
     ) {
         warn!("{odd}");
     }
-    let signals = Signals::install().context("hear signals")?;
+    let signals = KeeperSignals::install().context("hear signals")?;
 
     create_dir(&config.data_dir)?;
     let lock = config
@@ -82,23 +82,23 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
         remove_leftovers(&config.data_dir)?;
     }
     let local = LocalState::load(&config.data_dir)?;
-    let owned = Owned::load(&config.data_dir)?;
+    let owned = OwnedDirs::load(&config.data_dir)?;
     let me = take_uid(&local, config.uid.as_deref())?;
     info!(uid = %me, "keeper uid");
-    owned.take_for(me.as_str())?;
-    let sockets = PrivateDir::prepare(&config.data_dir)?;
+    owned.adopt(me.as_str())?;
+    let sockets = PrivateSocketDir::prepare(&config.data_dir)?;
     let boot = boot_uuid();
     let predecessors = match lock {
-        Some(_) => boots::predecessors(&config.data_dir),
+        Some(_) => boot_history::predecessors(&config.data_dir),
         None => Vec::new(),
     };
     // Without the lock another process may run on this directory: whoever takes it would take this one for ended.
     if lock.is_some()
-        && let Err(failed) = boots::record(&config.data_dir, &boot)
+        && let Err(failed) = boot_history::record(&config.data_dir, &boot)
     {
         warn!(error = %Chain(&failed), "could not record this start, so the next one may take some seconds longer");
     }
-    Box::pin(run(Parts {
+    Box::pin(run(KeeperParts {
         config,
         programs,
         local,
@@ -144,12 +144,12 @@ fn take_uid(local: &LocalState, given: Option<&str>) -> Result<KeeperUid> {
     let mut random = [0; 4];
     getrandom::fill(&mut random).context("make up a uid")?;
     let uid = match choose_uid(&local.keeper_uid(), given, short_uid(random))? {
-        Uid::Saved(uid) => uid,
-        Uid::Given(uid) => {
+        ChosenUid::Saved(uid) => uid,
+        ChosenUid::Given(uid) => {
             local.save_keeper_uid(&uid)?;
             uid
         }
-        Uid::Made(uid) => {
+        ChosenUid::Generated(uid) => {
             local.save_keeper_uid(&uid)?;
             info!(%uid, "made up a uid for this keeper");
             uid

@@ -16,13 +16,13 @@ pub struct Metrics {
     sleep_interval: Gauge,
     needs_reload: Gauge,
     needs_restart: Gauge,
-    target_role: Roles,
-    local_role: Roles,
+    target_role: RoleGauges,
+    local_role: RoleGauges,
 }
 
 /// A role in a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum MetricRole {
     /// Not known, or none.
     Undefined,
     /// Takes writes.
@@ -33,7 +33,7 @@ pub enum Role {
 
 /// One series for each role: 1 for the current one, 0 for the others.
 #[derive(Debug)]
-struct Roles([(Role, Gauge); 3]);
+struct RoleGauges([(MetricRole, Gauge); 3]);
 
 impl Metrics {
     /// Registers all of them; every series exists from now on.
@@ -53,8 +53,8 @@ impl Metrics {
             sleep_interval: gauge!(SLEEP_INTERVAL),
             needs_reload: gauge!(NEEDS_RELOAD),
             needs_restart: gauge!(NEEDS_RESTART),
-            target_role: Roles::register(TARGET_ROLE),
-            local_role: Roles::register(LOCAL_ROLE),
+            target_role: RoleGauges::register(TARGET_ROLE),
+            local_role: RoleGauges::register(LOCAL_ROLE),
         };
         let single = [
             &metrics.cluster_data_valid,
@@ -86,31 +86,31 @@ impl Metrics {
     }
 
     /// The role last asked for.
-    pub fn set_target_role(&self, role: Role) {
+    pub fn set_target_role(&self, role: MetricRole) {
         self.target_role.set(role);
     }
 
     /// The role found in the last pass.
-    pub fn set_local_role(&self, role: Role) {
+    pub fn set_local_role(&self, role: MetricRole) {
         self.local_role.set(role);
     }
 }
 
-impl Roles {
+impl RoleGauges {
     fn register(name: &'static str) -> Self {
-        let series = |role: Role, label: &'static str| {
+        let series = |role: MetricRole, label: &'static str| {
             let gauge = gauge!(name, "role" => label);
             gauge.set(0.0);
             (role, gauge)
         };
         Self([
-            series(Role::Undefined, "undefined"),
-            series(Role::Master, "master"),
-            series(Role::Standby, "standby"),
+            series(MetricRole::Undefined, "undefined"),
+            series(MetricRole::Master, "master"),
+            series(MetricRole::Standby, "standby"),
         ])
     }
 
-    fn set(&self, current: Role) {
+    fn set(&self, current: MetricRole) {
         for (role, gauge) in &self.0 {
             gauge.set(f64::from(u8::from(*role == current)));
         }

@@ -14,7 +14,7 @@ use crate::publish::{Due, Publisher};
 
 /// What a problem is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum KeeperProblemKind {
     /// The server lives and refuses the keeper's logins or questions.
     Login,
     /// The configuration, or a part of it, is refused.
@@ -29,7 +29,7 @@ pub enum Kind {
     Server,
 }
 
-impl Kind {
+impl KeeperProblemKind {
     /// All of them, as the metric's label has them.
     pub const ALL: [Self; 6] = [
         Self::Login,
@@ -62,11 +62,11 @@ impl Kind {
 #[derive(Debug)]
 pub struct Problems {
     publisher: Arc<Publisher>,
-    found: Mutex<Found>,
-    gauges: Vec<(Kind, Gauge)>,
+    found: Mutex<FoundProblems>,
+    gauges: Vec<(KeeperProblemKind, Gauge)>,
 }
 
-type Found = BTreeMap<(Kind, &'static str), Vec<Problem>>;
+type FoundProblems = BTreeMap<(KeeperProblemKind, &'static str), Vec<Problem>>;
 
 impl Problems {
     /// Nothing is to be fixed yet.
@@ -75,7 +75,7 @@ impl Problems {
             PROBLEMS,
             "Problems that an operator has to fix, as listed by stolonctl status"
         );
-        let series = |kind: Kind| {
+        let series = |kind: KeeperProblemKind| {
             let gauge = gauge!(PROBLEMS, "kind" => kind.as_str());
             gauge.set(0.0);
             (kind, gauge)
@@ -83,13 +83,13 @@ impl Problems {
         Self {
             publisher,
             found: Mutex::default(),
-            gauges: Kind::ALL.into_iter().map(series).collect(),
+            gauges: KeeperProblemKind::ALL.into_iter().map(series).collect(),
         }
     }
 
     /// Replaces what `source` has found of this kind; nothing, when all is well again. Each problem is logged as an
     /// error when it comes up, and the end of it once.
-    pub fn set(&self, kind: Kind, source: &'static str, now: Vec<Problem>) {
+    pub fn set(&self, kind: KeeperProblemKind, source: &'static str, now: Vec<Problem>) {
         let before = self.replace(kind, source, now.clone());
         for problem in now.iter().filter(|problem| !before.contains(problem)) {
             error!(kind = %problem.kind, problem = %problem.text, remedy = %problem.remedy, "problem found");
@@ -100,12 +100,12 @@ impl Problems {
     }
 
     /// The same without a word in the log: for what changes all the time, such as a progress.
-    pub fn note(&self, kind: Kind, source: &'static str, now: Vec<Problem>) {
+    pub fn set_quietly(&self, kind: KeeperProblemKind, source: &'static str, now: Vec<Problem>) {
         self.replace(kind, source, now);
     }
 
     /// What was found before.
-    fn replace(&self, kind: Kind, source: &'static str, mut now: Vec<Problem>) -> Vec<Problem> {
+    fn replace(&self, kind: KeeperProblemKind, source: &'static str, mut now: Vec<Problem>) -> Vec<Problem> {
         now.truncate(Problem::COUNT_MAX);
         let mut found = self.found.lock().expect("nobody panics while holding the problems");
         let before = match now.is_empty() {
@@ -119,7 +119,7 @@ impl Problems {
         before
     }
 
-    fn publish(&self, found: &Found) {
+    fn publish(&self, found: &FoundProblems) {
         for (kind, gauge) in &self.gauges {
             let of_kind = found.iter().filter(|((of, _), _)| of == kind);
             let count: usize = of_kind.map(|(_, problems)| problems.len()).sum();

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 /// What never changes in the infos of one process.
 #[derive(Debug, Clone)]
-pub struct Fixed {
+pub struct KeeperIdentity {
     /// The keeper.
     pub uid: KeeperUid,
     /// The process.
@@ -28,7 +28,7 @@ pub struct Fixed {
 
 /// What the next publication says.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Report {
+pub struct InfoReport {
     /// The cluster that the keeper has seen; empty: nothing is published (keeper 3.4).
     pub cluster: ClusterUid,
     /// Version of the programs.
@@ -51,7 +51,7 @@ pub struct Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
     /// It stands in the store.
-    Yes,
+    Stored,
     /// There is no cluster yet to say it in.
     NoCluster,
     /// Somebody else writes under this uid, again and again.
@@ -71,31 +71,31 @@ pub enum Permit {
 #[derive(Debug)]
 pub struct Publisher {
     store: Store,
-    fixed: Fixed,
-    report: StdMutex<Report>,
+    fixed: KeeperIdentity,
+    report: StdMutex<InfoReport>,
     interval: StdMutex<Duration>,
     wake: Notify,
-    own: Mutex<OwnKey>,
+    own: Mutex<InfoKey>,
 }
 
 /// The own key, as far as it is known.
 #[derive(Debug)]
-struct OwnKey {
-    at: Own,
-    lease: Option<InfoLease>,
+struct InfoKey {
+    at: KnownRevision,
+    lease: Option<KeeperInfoLease>,
 }
 
 /// The lease of the own info. It is renewed together with each put, so it is as old as the info (sentinel E-6) although a
 /// put needs no other request before it.
 #[derive(Debug, Clone, Copy)]
-struct InfoLease {
+struct KeeperInfoLease {
     id: LeaseId,
     ttl: Duration,
     /// When the last grant or renewal that was answered had been sent.
     renewed: Boottime,
 }
 
-impl InfoLease {
+impl KeeperInfoLease {
     /// Whether a put and a renewal that are sent now surely find it.
     fn is_usable(self, ttl: Duration, now: Boottime) -> bool {
         self.ttl == ttl && now.since(self.renewed) < ttl / 2
@@ -104,7 +104,7 @@ impl InfoLease {
 
 /// The revision of the own key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Own {
+enum KnownRevision {
     /// A request went out and nobody knows what became of it, or none went out yet: read the key first (beyond ).
     Unknown,
     /// Its last put, or [`Revision::ABSENT`].
@@ -125,27 +125,27 @@ const RETRY: Duration = Duration::from_secs(1);
 
 impl Publisher {
     /// Publishes nothing yet; `interval` is the longest time between two publications.
-    pub fn new(store: Store, fixed: Fixed, report: Report, interval: Duration) -> Self {
+    pub fn new(store: Store, fixed: KeeperIdentity, report: InfoReport, interval: Duration) -> Self {
         Self {
             store,
             fixed,
             report: StdMutex::new(report),
             interval: StdMutex::new(interval),
             wake: Notify::new(),
-            own: Mutex::new(OwnKey {
-                at: Own::Unknown,
+            own: Mutex::new(InfoKey {
+                at: KnownRevision::Unknown,
                 lease: None,
             }),
         }
     }
 
     /// What the next publication says.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> InfoReport {
         self.report.lock().expect(UNPOISONED).clone()
     }
 
     /// Changes what the next publication says, and whether it is due at once.
-    pub fn change(&self, due: Due, change: impl FnOnce(&mut Report)) {
+    pub fn change(&self, due: Due, change: impl FnOnce(&mut InfoReport)) {
         change(&mut self.report.lock().expect(UNPOISONED));
         if due == Due::Now {
             self.wake.notify_one();
@@ -166,7 +166,7 @@ impl Publisher {
         loop {
             let interval = *self.interval.lock().expect(UNPOISONED);
             let pause = match self.publish(&self.store).await {
-                Ok(Published::Yes) => {
+                Ok(Published::Stored) => {
                     failing = false;
                     interval
                 }
@@ -193,7 +193,7 @@ impl Publisher {
 
     /// Publishes once, within `limit` for all of it, whatever else hangs: the last words of a keeper that stops.
     /// [`Publisher::run`] must have ended.
-    pub async fn say_within(&self, limit: Duration) {
+    pub async fn publish_within(&self, limit: Duration) {
         let store = self.store.limited(limit);
         match tokio::time::timeout(limit, self.publish(&store)).await {
             Ok(Ok(_)) => {}
@@ -219,7 +219,7 @@ impl Publisher {
         for _ in 0..PERMIT_ATTEMPTS {
             let mut report = self.report();
             report.stopped = None;
-            let put = Put {
+            let put = InfoPut {
                 revision,
                 conditions: Txn::new()
                     .if_unchanged(&keys.cluster_data(), cluster_data)
@@ -227,11 +227,11 @@ impl Publisher {
                 read: vec![Target::Key(keys.cluster_data()), Target::Key(order.clone())],
             };
             match self.put(&self.store, &mut own, put, &report).await? {
-                Done::Put(sent) => {
+                PutOutcome::Put(sent) => {
                     self.report.lock().expect(UNPOISONED).stopped = None;
                     return Ok(Permit::Granted(sent));
                 }
-                Done::Conflict { found, mut read } => {
+                PutOutcome::Conflict { found, mut read } => {
                     let data = read.take_one(0);
                     let now = data.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
                     let has_changed = now != cluster_data && !is_unchanged(data.as_ref());
@@ -260,39 +260,45 @@ impl Publisher {
             if !is_whole {
                 report.stopped = None;
             }
-            let put = Put {
+            let put = InfoPut {
                 revision,
                 conditions: Txn::new(),
                 read: Vec::new(),
             };
             let put = self.put(store, &mut own, put, &report).await?;
-            if matches!(put, Done::Put(_)) && is_whole {
-                return Ok(Published::Yes);
+            if matches!(put, PutOutcome::Put(_)) && is_whole {
+                return Ok(Published::Stored);
             }
         }
         Ok(Published::Contested)
     }
 
     /// The revision that the next put is conditional on.
-    async fn own_revision(&self, store: &Store, own: &mut OwnKey) -> Result<Revision, StoreError> {
-        if let Own::At(revision) = own.at {
+    async fn own_revision(&self, store: &Store, own: &mut InfoKey) -> Result<Revision, StoreError> {
+        if let KnownRevision::At(revision) = own.at {
             return Ok(revision);
         }
         let found = store.get(&store.keys().keeper_info(self.fixed.uid.as_str())).await?;
         let revision = found.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
         let earlier = found.and_then(|entry| from_slice::<KeeperInfo>(&entry.value).ok());
         debug!(%revision, boot = earlier.map(|info| info.boot_uuid.to_string()), "own info read");
-        own.at = Own::At(revision);
+        own.at = KnownRevision::At(revision);
         Ok(revision)
     }
 
     /// One put, on top of its conditions; where one of them fails, what the next put goes on from.
-    async fn put(&self, store: &Store, own: &mut OwnKey, put: Put, report: &Report) -> Result<Done, StoreError> {
+    async fn put(
+        &self,
+        store: &Store,
+        own: &mut InfoKey,
+        put: InfoPut,
+        report: &InfoReport,
+    ) -> Result<PutOutcome, StoreError> {
         let key = store.keys().keeper_info(self.fixed.uid.as_str());
         let (lease, is_new) = self.info_lease(store, own).await?;
         let value = to_compact(&info(&self.fixed, report, fresh_uid()));
         // Until it is answered, and also when this future is dropped, nobody knows what became of it.
-        own.at = Own::Unknown;
+        own.at = KnownRevision::Unknown;
         let sent = boottime();
         let txn = put
             .conditions
@@ -306,7 +312,7 @@ impl Publisher {
             false => {
                 let (outcome, renewed) = tokio::join!(commit, store.renew(lease.id));
                 own.lease = match renewed {
-                    Ok(true) => Some(InfoLease { renewed: sent, ..lease }),
+                    Ok(true) => Some(KeeperInfoLease { renewed: sent, ..lease }),
                     Ok(false) => None,
                     Err(_) => Some(lease),
                 };
@@ -315,20 +321,20 @@ impl Publisher {
         };
         match outcome {
             Ok(Attempt::Committed(committed)) => {
-                own.at = Own::At(committed.revision);
-                Ok(Done::Put(sent))
+                own.at = KnownRevision::At(committed.revision);
+                Ok(PutOutcome::Put(sent))
             }
             Ok(Attempt::Read(mut read)) => {
                 let found = read.found.pop().and_then(|mut found| found.pop());
                 let found = found.map_or(Revision::ABSENT, |entry| entry.mod_revision);
-                own.at = Own::At(found);
-                Ok(Done::Conflict { found, read })
+                own.at = KnownRevision::At(found);
+                Ok(PutOutcome::Conflict { found, read })
             }
             Err(error) => {
                 if !error.is_outcome_unknown() {
                     // it may be the lease that the store does not know any more
                     own.lease = None;
-                    own.at = Own::At(put.revision);
+                    own.at = KnownRevision::At(put.revision);
                 }
                 Err(error)
             }
@@ -336,7 +342,7 @@ impl Publisher {
     }
 
     /// The lease for a put that is sent now, and whether it is a new one.
-    async fn info_lease(&self, store: &Store, own: &mut OwnKey) -> Result<(InfoLease, bool), StoreError> {
+    async fn info_lease(&self, store: &Store, own: &mut InfoKey) -> Result<(KeeperInfoLease, bool), StoreError> {
         let interval = *self.interval.lock().expect(UNPOISONED);
         // Twice the interval, so that the key outlives the pause between two publications (store S-21).
         let ttl = info_ttl(interval.saturating_mul(2));
@@ -345,7 +351,7 @@ impl Publisher {
             return Ok((lease, false));
         }
         let granted = store.grant(ttl).await?;
-        let lease = InfoLease {
+        let lease = KeeperInfoLease {
             id: granted.lease,
             ttl,
             renewed: now,
@@ -356,7 +362,7 @@ impl Publisher {
 }
 
 /// A put of the own info.
-struct Put {
+struct InfoPut {
     /// The last put of the own key, on which this one depends.
     revision: Revision,
     /// What else it depends on.
@@ -366,7 +372,7 @@ struct Put {
 }
 
 /// What came of it.
-enum Done {
+enum PutOutcome {
     /// It stands in the store. When it was sent.
     Put(Boottime),
     /// A condition failed.
@@ -396,7 +402,7 @@ pub enum Due {
 }
 
 /// The document (keeper 3.4), with the announcements of beyond 1 and 8.
-fn info(fixed: &Fixed, report: &Report, uid: InfoUid) -> KeeperInfo {
+fn info(fixed: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperInfo {
     KeeperInfo {
         info_uid: uid,
         uid: fixed.uid.clone(),
@@ -429,8 +435,8 @@ const UNPOISONED: &str = "nobody panics while holding the report";
 mod tests {
     use super::*;
 
-    fn fixed() -> Fixed {
-        Fixed {
+    fn fixed() -> KeeperIdentity {
+        KeeperIdentity {
             uid: "k1".into(),
             boot: "b".into(),
             can_be_master: true,
@@ -440,10 +446,10 @@ mod tests {
 
     #[test]
     fn an_info_says_what_its_readers_know_and_what_is_ours() {
-        let report = Report {
+        let report = InfoReport {
             cluster: "c1".into(),
             leaving: true,
-            ..Report::default()
+            ..InfoReport::default()
         };
         assert_eq!(
             to_compact(&info(&fixed(), &report, "00000001".into())),
@@ -453,10 +459,10 @@ mod tests {
 
     #[test]
     fn problems_are_published_only_when_there_are_some() {
-        let report = Report {
+        let report = InfoReport {
             cluster: "c1".into(),
             problems: vec![Problem::new("login", "refused", "set the password")],
-            ..Report::default()
+            ..InfoReport::default()
         };
         let text = to_compact(&info(&fixed(), &report, "1".into()));
         assert!(

@@ -6,12 +6,12 @@ use std::time::Duration;
 use control::clock::Boottime;
 use control::model::{DbUid, Lsn, Problem};
 
-use crate::postgres::sql::Standby;
-use crate::problems::Kind;
+use crate::postgres::sql::StandbyStatus;
+use crate::problems::KeeperProblemKind;
 
 /// The db that a standby follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Followed {
+pub struct FollowedDb {
     /// Its uid.
     pub db: DbUid,
     /// Its advertised address.
@@ -35,28 +35,28 @@ pub fn limit(ready_timeout: Duration, fail_interval: Duration) -> Duration {
 
 /// Since when the standby has been without WAL.
 #[derive(Debug, Default)]
-pub struct Streaming {
-    without: Option<Without>,
+pub struct StreamingCheck {
+    without: Option<WithoutWal>,
     /// The last reason that the server printed: its lines come rarely, and others come between them.
     reason: Option<String>,
 }
 
 #[derive(Debug)]
-struct Without {
+struct WithoutWal {
     since: Boottime,
     db: DbUid,
     address: (String, String),
     replayed: Option<Lsn>,
 }
 
-impl Streaming {
+impl StreamingCheck {
     /// Takes in a look at a server that answers, and returns the time without WAL once it is longer than the limit.
     /// `followed` is absent unless the server is to follow another one.
     ///
     /// Time counts only while the followed db is healthy and the same, and nothing is replayed: WAL may come from an
     /// archive, and a standby that was away long has much of it to replay. A standby whose replay is paused starts no WAL
     /// receiver.
-    pub fn note(&mut self, followed: Option<&Followed>, standby: &Standby, now: Boottime) -> Option<Duration> {
+    pub fn note(&mut self, followed: Option<&FollowedDb>, standby: &StandbyStatus, now: Boottime) -> Option<Duration> {
         let is_streaming = standby.receiver.as_ref().is_some_and(|receiver| receiver.is_streaming);
         let Some(followed) = followed.filter(|followed| followed.is_healthy && !is_streaming && !standby.is_paused)
         else {
@@ -68,7 +68,7 @@ impl Streaming {
             before.db == followed.db && before.address == address && before.replayed == standby.replayed
         });
         let since = goes_on.map_or(now, |before| before.since);
-        self.without = Some(Without {
+        self.without = Some(WithoutWal {
             since,
             db: followed.db.clone(),
             address,
@@ -84,7 +84,7 @@ impl Streaming {
     }
 
     /// What an operator is shown; `log` is what the server has printed last.
-    pub fn problem(&mut self, followed: &Followed, log: &[String]) -> Problem {
+    pub fn problem(&mut self, followed: &FollowedDb, log: &[String]) -> Problem {
         if let Some(reason) = reason(log) {
             self.reason = Some(reason.to_owned());
         }
@@ -92,7 +92,7 @@ impl Streaming {
     }
 }
 
-fn problem(followed: &Followed, reason: Option<&str>) -> Problem {
+fn problem(followed: &FollowedDb, reason: Option<&str>) -> Problem {
     let mut text = format!(
         "the standby receives no WAL from the db that it follows, {} at {}:{}",
         followed.db, followed.address, followed.port
@@ -100,7 +100,7 @@ fn problem(followed: &Followed, reason: Option<&str>) -> Problem {
     if let Some(reason) = reason {
         text = format!("{text}: {reason}");
     }
-    Kind::Replication.problem(&text, remedy(reason.unwrap_or_default()))
+    KeeperProblemKind::Replication.problem(&text, remedy(reason.unwrap_or_default()))
 }
 
 /// The last line in which the server says why; `None` where it writes its log elsewhere, or in another language.
@@ -150,7 +150,7 @@ fn remedy(reason: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::sql::Receiver;
+    use crate::postgres::sql::WalReceiver;
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -158,8 +158,8 @@ mod tests {
         Boottime::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn followed() -> Followed {
-        Followed {
+    fn followed() -> FollowedDb {
+        FollowedDb {
             db: "a".into(),
             address: "10.0.0.1".into(),
             port: "5432".into(),
@@ -168,8 +168,8 @@ mod tests {
         }
     }
 
-    fn standby() -> Standby {
-        Standby {
+    fn standby() -> StandbyStatus {
+        StandbyStatus {
             replayed: Some(Lsn(1)),
             received: None,
             is_paused: false,
@@ -177,15 +177,15 @@ mod tests {
         }
     }
 
-    fn receiver(is_streaming: bool) -> Standby {
-        let receiver = Receiver {
+    fn receiver(is_streaming: bool) -> StandbyStatus {
+        let receiver = WalReceiver {
             is_streaming,
             host: "10.0.0.1".into(),
             port: "5432".into(),
             timeline: Some(1),
             slot: String::new(),
         };
-        Standby {
+        StandbyStatus {
             receiver: Some(receiver),
             ..standby()
         }
@@ -193,8 +193,8 @@ mod tests {
 
     /// Looks at 0 and 9 s at a standby without WAL, at 9.5 s at something else, and at 15 s and 20 s as before: whether
     /// the time up to 9 s counts at 15 s.
-    fn counts(between: impl FnOnce(&mut Streaming, Boottime)) -> bool {
-        let mut streaming = Streaming::default();
+    fn counts(between: impl FnOnce(&mut StreamingCheck, Boottime)) -> bool {
+        let mut streaming = StreamingCheck::default();
         for second in [0, 9] {
             assert_eq!(streaming.note(Some(&followed()), &standby(), at(second)), None);
         }
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn a_standby_without_wal_is_a_problem_after_the_limit() {
         assert!(counts(|_, _| {}));
-        let mut streaming = Streaming::default();
+        let mut streaming = StreamingCheck::default();
         assert_eq!(streaming.note(Some(&followed()), &standby(), at(5)), None);
         let looks = [(14, None), (15, Some(10)), (70, Some(65))];
         for (second, time) in looks {
@@ -235,9 +235,9 @@ mod tests {
 
     #[test]
     fn a_standby_that_replays_gets_on() {
-        let mut streaming = Streaming::default();
+        let mut streaming = StreamingCheck::default();
         for second in 0..100 {
-            let moving = Standby {
+            let moving = StandbyStatus {
                 replayed: Some(Lsn(second)),
                 ..standby()
             };
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_paused_replay_is_no_refusal() {
-        let paused = Standby {
+        let paused = StandbyStatus {
             is_paused: true,
             ..standby()
         };
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn neither_a_master_that_is_down_nor_one_that_has_just_changed_refuses() {
-        let changes: [fn(&mut Followed); 4] = [
+        let changes: [fn(&mut FollowedDb); 4] = [
             |followed| followed.is_healthy = false,
             |followed| followed.db = "b".into(),
             |followed| followed.address = "10.0.0.2".into(),
@@ -333,7 +333,7 @@ mod tests {
         ];
         for (line, text, remedy) in cases {
             let log = ["LOG:  earlier".to_owned(), line.to_owned(), "LOG:  later".to_owned()];
-            let mut streaming = Streaming::default();
+            let mut streaming = StreamingCheck::default();
             let problem = streaming.problem(&followed(), &log);
             assert_eq!(streaming.problem(&followed(), &[]), problem, "other lines came since");
             assert!(problem.text.contains(text), "{}", problem.text);

@@ -18,7 +18,7 @@ const GOOD: [(&str, &str); 8] = [
 
 struct Case {
     options: BTreeMap<String, String>,
-    world: World,
+    world: HostEnv,
     dir: tempfile::TempDir,
     is_owner: bool,
 }
@@ -30,7 +30,7 @@ fn case() -> Case {
         .collect();
     let dir = tempfile::tempdir().unwrap();
     let uid = 1 + std::fs::metadata(dir.path()).unwrap().uid();
-    let world = World {
+    let world = HostEnv {
         uid,
         user: Some("osuser".into()),
         directory: dir.path().to_owned(),
@@ -68,7 +68,7 @@ impl Case {
         self
     }
 
-    fn checked(&self) -> Checked {
+    fn checked(&self) -> CheckedKeeperArgs {
         let typed = self.options.iter().map(|(name, value)| match value.as_str() {
             _ if name.ends_with("passwordfile") => format!("--{name}={}", self.dir.path().join(value).display()),
             value => format!("--{name}={value}"),
@@ -125,7 +125,7 @@ fn good_options_are_taken_with_their_defaults() {
 fn all_faults_are_told_at_once_in_the_order_of_the_checks() {
     let mut nothing = case();
     nothing.options.clear();
-    nothing.world = World {
+    nothing.world = HostEnv {
         uid: 0,
         user: None,
         directory: nothing.dir.path().to_owned(),
@@ -331,22 +331,22 @@ fn ports_are_numbers() {
 fn odd_addresses_name_their_option() {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     assert_eq!(
-        odd_address("pg-listen-address", "10.0.0.1", Some(&[ip("10.0.0.1")])),
+        address_warnings("pg-listen-address", "10.0.0.1", Some(&[ip("10.0.0.1")])),
         [""; 0]
     );
     assert_eq!(
-        odd_address("pg-listen-address", "127.0.0.1", Some(&[ip("127.0.0.1")])).len(),
+        address_warnings("pg-listen-address", "127.0.0.1", Some(&[ip("127.0.0.1")])).len(),
         1
     );
     for everywhere in ["*", "0.0.0.0", "::"] {
-        let odd = odd_address("pg-listen-address", everywhere, None);
+        let odd = address_warnings("pg-listen-address", everywhere, None);
         assert!(
             odd.len() == 1 && odd[0].contains("give --pg-advertise-address"),
             "{odd:?}"
         );
     }
-    assert_eq!(odd_address("pg-advertise-address", "db", None).len(), 2);
-    assert!(odd_address("pg-advertise-address", "db", None)[0].starts_with("--pg-advertise-address"));
+    assert_eq!(address_warnings("pg-advertise-address", "db", None).len(), 2);
+    assert!(address_warnings("pg-advertise-address", "db", None)[0].starts_with("--pg-advertise-address"));
 }
 
 #[test]

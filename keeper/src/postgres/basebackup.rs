@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use tracing::{debug, info};
 
-use crate::postgres::build::Build;
 use crate::postgres::changes::DataChanges;
-use crate::postgres::conninfo::{Address, PasswordFile, copy_conninfo};
+use crate::postgres::command;
+use crate::postgres::conninfo::{Address, LibpqPasswordFile, copy_conninfo};
+use crate::postgres::data_build::DataBuild;
 use crate::postgres::environment;
 use crate::postgres::files;
-use crate::postgres::helper;
 use crate::postgres::instance::{Instance, InstanceError};
-use crate::postgres::owned::Owned;
-use crate::postgres::session::{self, Who};
+use crate::postgres::owned_dirs::OwnedDirs;
+use crate::postgres::session_settings::{self, SessionUser};
 
 /// What is copied, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Copy {
+pub struct BaseBackup {
     /// The instance to copy.
     pub source: Address,
     /// Name of this instance in the source's views.
@@ -28,14 +28,14 @@ pub struct Copy {
 
 /// How far a copy is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct BaseBackupProgress {
     /// Copied so far, in kB.
     pub done_kib: u64,
     /// To be copied in all, as estimated at the start, in kB.
     pub total_kib: u64,
 }
 
-impl Progress {
+impl BaseBackupProgress {
     /// In whole percent, at most 100: the estimate may be passed.
     pub fn percent(self) -> u64 {
         (self.done_kib.saturating_mul(100))
@@ -61,20 +61,20 @@ impl Instance {
     /// leaves is a standby that never started: `standby.signal` is there, its settings come with the first start.
     pub async fn base_backup(
         &self,
-        copy: &Copy,
-        build: &Build,
-        owned: &Arc<Owned>,
+        copy: &BaseBackup,
+        build: &DataBuild,
+        owned: &Arc<OwnedDirs>,
         changes: &DataChanges,
-        mut progress: impl FnMut(Progress),
+        mut progress: impl FnMut(BaseBackupProgress),
     ) -> Result<(), InstanceError> {
         const ACT: &str = "write the password file for pg_basebackup";
-        self.end_others().await?;
+        self.end_other_processes().await?;
         let config = self.config();
         let login = &config.replication;
-        let password_file = PasswordFile::write(self.scratch_dir(), &copy.source, login)
+        let password_file = LibpqPasswordFile::write(self.scratch_dir(), &copy.source, login)
             .map_err(|source| InstanceError::Process { act: ACT, source })?;
-        let major = session::major(Some(self.programs())).await;
-        let options = session::options(major, Who::Replication);
+        let major = session_settings::major(Some(self.programs())).await;
+        let options = session_settings::options(major, SessionUser::Replication);
         let mut command = environment::command(&self.programs().path("pg_basebackup"));
         if let Some(file) = &password_file {
             command.env("PGPASSFILE", file.path());
@@ -91,7 +91,7 @@ impl Instance {
             .arg(copy_conninfo(&copy.application_name, &copy.source, login, &options));
         command.arg("--slot").arg(&copy.slot);
         info!("running pg_basebackup");
-        helper::run(command, |line| match Progress::parse(line) {
+        command::run(command, |line| match BaseBackupProgress::parse(line) {
             Some(now) => progress(now),
             None => debug!(target: "pg_basebackup", "{line}"),
         })
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn progress_reads_in_its_forms() {
-        let progress = |line| Progress::parse(line).map(|progress| (progress.done_kib, progress.percent()));
+        let progress = |line| BaseBackupProgress::parse(line).map(|progress| (progress.done_kib, progress.percent()));
         assert_eq!(progress("    0/30461 kB (0%), 0/1 tablespace"), Some((0, 0)));
         assert_eq!(progress("30471/30461 kB (100%), 1/1 tablespace"), Some((30471, 100)));
         assert_eq!(

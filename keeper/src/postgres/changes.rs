@@ -4,21 +4,21 @@
 //! A change that was begun goes on when nobody waits for it any more. So nothing else may be done with the data before
 //! it has ended, and a pass asks for that first.
 
-use crate::postgres::walk::{NoAnswer, Walker};
+use crate::postgres::walker::{FileSystemHung, Walker};
 
 /// Runs changes of the data, and knows of those that are under way.
 #[derive(Debug, Clone, Default)]
 pub struct DataChanges {
-    looks: Walker,
+    walks: Walker,
     removals: Walker,
     changes: Walker,
 }
 
 impl DataChanges {
     /// Nothing is under way; `looks` are made by the same walker as those that precede a change.
-    pub fn new(looks: Walker) -> Self {
+    pub fn new(walks: Walker) -> Self {
         Self {
-            looks,
+            walks,
             ..Self::default()
         }
     }
@@ -28,8 +28,11 @@ impl DataChanges {
     /// # Errors
     ///
     /// It, or what it waits for, does not get on. A change that was begun goes on: see [`Self::ended`].
-    pub async fn run<T: Send + 'static>(&self, change: impl FnOnce() -> T + Send + 'static) -> Result<T, NoAnswer> {
-        let turns = (self.looks.turn().await?, self.removals.turn().await?);
+    pub async fn run<T: Send + 'static>(
+        &self,
+        change: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, FileSystemHung> {
+        let turns = (self.walks.acquire().await?, self.removals.acquire().await?);
         let change = move || {
             let _turns = turns;
             change()
@@ -42,8 +45,8 @@ impl DataChanges {
     /// # Errors
     ///
     /// It does not get on.
-    pub async fn ended(&self) -> Result<(), NoAnswer> {
-        self.changes.turn().await.map(drop)
+    pub async fn wait_idle(&self) -> Result<(), FileSystemHung> {
+        self.changes.acquire().await.map(drop)
     }
 
     /// Runs a removal of what the running instance does not use: looks and passes go on beside it, changes wait.
@@ -51,7 +54,10 @@ impl DataChanges {
     /// # Errors
     ///
     /// It does not get on.
-    pub async fn remove<T: Send + 'static>(&self, removal: impl FnOnce() -> T + Send + 'static) -> Result<T, NoAnswer> {
+    pub async fn remove<T: Send + 'static>(
+        &self,
+        removal: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, FileSystemHung> {
         self.removals.run(removal).await
     }
 }
@@ -63,12 +69,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::postgres::walk;
+    use crate::postgres::walker;
 
     fn changes() -> DataChanges {
         let walker = || Walker::new(Duration::from_millis(50));
         DataChanges {
-            looks: walker(),
+            walks: walker(),
             removals: walker(),
             changes: walker(),
         }
@@ -78,14 +84,14 @@ mod tests {
     fn hung() -> (Sender<()>, impl FnOnce() + Send + 'static) {
         let (answer, waits) = mpsc::channel::<()>();
         let work = move || {
-            walk::at(Path::new("/dead"));
+            walker::progress_at(Path::new("/dead"));
             let _ = waits.recv(); // it hangs until the test ends at the latest
         };
         (answer, work)
     }
 
-    fn dead() -> NoAnswer {
-        NoAnswer { path: "/dead".into() }
+    fn dead() -> FileSystemHung {
+        FileSystemHung { path: "/dead".into() }
     }
 
     #[tokio::test]
@@ -93,10 +99,10 @@ mod tests {
         let changes = changes();
         let (answer, work) = hung();
         assert_eq!(changes.run(work).await, Err(dead()));
-        assert_eq!(changes.ended().await, Err(dead()));
+        assert_eq!(changes.wait_idle().await, Err(dead()));
         assert!(changes.run(|| panic!("two changes at a time")).await.is_err());
         answer.send(()).unwrap();
-        while changes.ended().await.is_err() {}
+        while changes.wait_idle().await.is_err() {}
         assert_eq!(changes.run(|| 1).await, Ok(1));
     }
 
@@ -109,9 +115,9 @@ mod tests {
             _ = changes.run(work) => panic!("it hangs"),
             () = tokio::task::yield_now() => {}
         }
-        assert!(changes.ended().await.is_err());
+        assert!(changes.wait_idle().await.is_err());
         drop(answer);
-        while changes.ended().await.is_err() {}
+        while changes.wait_idle().await.is_err() {}
     }
 
     #[tokio::test]
@@ -119,7 +125,7 @@ mod tests {
         let changes = changes();
         let (answer, work) = hung();
         assert_eq!(changes.remove(work).await, Err(dead()));
-        assert_eq!(changes.ended().await, Ok(()));
+        assert_eq!(changes.wait_idle().await, Ok(()));
         assert_eq!(changes.run(|| ()).await, Err(dead()));
         drop(answer);
         while changes.run(|| ()).await.is_err() {}
@@ -129,7 +135,7 @@ mod tests {
     async fn a_look_that_hangs_holds_up_changes_and_is_named() {
         let changes = changes();
         let (_answer, work) = hung();
-        assert_eq!(changes.looks.run(work).await, Err(dead()));
+        assert_eq!(changes.walks.run(work).await, Err(dead()));
         assert_eq!(changes.run(|| ()).await, Err(dead()));
     }
 }

@@ -15,7 +15,7 @@ pub const TEMPORARY_FILE: &str = "stolon-temp-postgresql.conf";
 
 /// Everything that the parameters of an instance are made of.
 #[derive(Debug, Clone, Copy)]
-pub struct Sources<'a> {
+pub struct ParameterSources<'a> {
     /// Those read right after the initialisation, while the spec says that they count.
     pub init: Option<&'a Parameters>,
     /// The user's.
@@ -59,7 +59,7 @@ impl SlotNeeds {
 
 /// The parameters to write, and what of the user's was left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Made {
+pub struct GeneratedParameters {
     /// The parameters; names in lower case, which is one to the server.
     pub parameters: Parameters,
     /// The user's parameters that no server may be given, by name, each with the reason. `stolonctl` refuses them; a
@@ -69,7 +69,7 @@ pub struct Made {
 
 /// Makes the parameters, later sources over earlier ones (keeper 8.1 to 8.4). Sizes that a major below 13 would
 /// count in segments are not known here (design D-10).
-pub fn parameters(sources: &Sources<'_>) -> Made {
+pub fn parameters(sources: &ParameterSources<'_>) -> GeneratedParameters {
     let mut parameters = Parameters::new();
     let mut dropped = BTreeMap::new();
     for (name, value) in sources.init.into_iter().flatten() {
@@ -115,7 +115,7 @@ pub fn parameters(sources: &Sources<'_>) -> Made {
     if sources.use_pg_rewind {
         set("wal_log_hints", "on");
     }
-    Made { parameters, dropped }
+    GeneratedParameters { parameters, dropped }
 }
 
 /// The least WAL kept, in MB: 8 segments.
@@ -162,7 +162,7 @@ pub fn synchronous_standby_names<S: AsRef<str>>(names: &[S]) -> String {
 
 /// A parameter whose value is not the same in two sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct RaisedParameter {
     /// Its name.
     pub name: String,
     /// Its old value; `None` when it was not set.
@@ -174,7 +174,7 @@ pub struct Change {
 /// What a standby's control file says that its primary had: a standby that starts with less does not start
 /// (keeper 8.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Minima {
+pub struct StandbyMinimums {
     /// `max_connections`.
     pub max_connections: u32,
     /// `max_worker_processes`.
@@ -189,7 +189,7 @@ pub struct Minima {
 
 /// Raises a standby's parameters to what its control file asks for, and tells which were raised: they may come down,
 /// by another restart, once the primary's lower value has been replayed (keeper 8.7 (c)).
-pub fn raise(parameters: &mut Parameters, minima: &Minima) -> Vec<Change> {
+pub fn raise_to_minimums(parameters: &mut Parameters, minima: &StandbyMinimums) -> Vec<RaisedParameter> {
     // The defaults of all majors 13 to 18; max_wal_senders is always written.
     let rows = [
         ("max_connections", minima.max_connections, 100),
@@ -212,7 +212,7 @@ pub fn raise(parameters: &mut Parameters, minima: &Minima) -> Vec<Change> {
         if wanted < minimum {
             let new = Some(minimum.to_string());
             parameters.insert(name.to_owned(), minimum.to_string());
-            raised.push(Change {
+            raised.push(RaisedParameter {
                 name: name.to_owned(),
                 old,
                 new,

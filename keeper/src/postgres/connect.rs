@@ -12,11 +12,11 @@ use tokio::sync::watch;
 
 use crate::postgres::conninfo::Address;
 use crate::postgres::process;
-use crate::postgres::server::Life;
+use crate::postgres::server::ChildStatus;
 
 /// Where to connect to.
 #[derive(Debug, Clone)]
-pub enum Target {
+pub enum ConnectTarget {
     /// The instance's own unix socket.
     Local(LocalSocket),
     /// Another instance.
@@ -42,18 +42,18 @@ pub struct OwnServer {
     /// Its data directory.
     pub data: PathBuf,
     /// The life of the server that this keeper has started.
-    pub life: watch::Receiver<Life>,
+    pub life: watch::Receiver<ChildStatus>,
 }
 
 impl OwnServer {
     /// Whether our child runs, or one that an earlier keeper has left.
-    fn runs(&self) -> bool {
-        let is_child = matches!(*self.life.borrow(), Life::Running { .. });
+    fn is_running(&self) -> bool {
+        let is_child = matches!(*self.life.borrow(), ChildStatus::Running { .. });
         is_child || process::postmaster(&self.data).is_ok_and(|leftover| leftover.is_some())
     }
 }
 
-impl Target {
+impl ConnectTarget {
     /// How it is named in errors.
     pub fn name(&self) -> String {
         match self {
@@ -68,25 +68,25 @@ impl Target {
     ///
     /// Nobody listens there; over the unix socket also when no server of ours runs, or when the one that listens runs
     /// as another user (`SO_PEERCRED`, unix(7): the credentials of whoever called listen).
-    pub async fn open(&self) -> io::Result<Stream> {
+    pub async fn open(&self) -> io::Result<PgStream> {
         let inner = match self {
-            Self::Local(socket) => Inner::Unix(socket.open().await?),
+            Self::Local(socket) => StreamKind::Unix(socket.open().await?),
             Self::Remote(address) => {
                 let port = address.port.parse::<u16>();
                 let port = port.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the port is not a number"))?;
                 let stream = TcpStream::connect((address.host.as_str(), port)).await?;
                 stream.set_nodelay(true)?;
-                Inner::Tcp(stream)
+                StreamKind::Tcp(stream)
             }
         };
-        let guard = Some(Guard::default());
-        Ok(Stream { inner, guard })
+        let guard = Some(CleartextPasswordGuard::default());
+        Ok(PgStream { inner, guard })
     }
 }
 
 impl LocalSocket {
     async fn open(&self) -> io::Result<UnixStream> {
-        if !self.server.runs() {
+        if !self.server.is_running() {
             let why = "the keeper's PostgreSQL is not running, not connecting";
             return Err(io::Error::new(io::ErrorKind::NotConnected, why));
         }
@@ -107,27 +107,27 @@ impl LocalSocket {
 
 /// A connection that ends when the server asks for a password in clear text.
 #[derive(Debug)]
-pub struct Stream {
-    inner: Inner,
-    guard: Option<Guard>,
+pub struct PgStream {
+    inner: StreamKind,
+    guard: Option<CleartextPasswordGuard>,
 }
 
 #[derive(Debug)]
-enum Inner {
+enum StreamKind {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for PgStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = match &mut self.inner {
-            Inner::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Inner::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            StreamKind::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            StreamKind::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
         };
         ready!(read)?;
         if let Some(guard) = &mut self.guard
-            && guard.passes(buf.filled().get(before..).unwrap_or_default())?
+            && guard.check(buf.filled().get(before..).unwrap_or_default())?
         {
             self.guard = None;
         }
@@ -135,25 +135,25 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for PgStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.inner {
-            Inner::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Inner::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            StreamKind::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            StreamKind::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Inner::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Inner::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            StreamKind::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            StreamKind::Tcp(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Inner::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Inner::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            StreamKind::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            StreamKind::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -162,7 +162,7 @@ impl AsyncWrite for Stream {
 ///
 /// tokio-postgres has no option against `AuthenticationCleartextPassword`: it would send the password.
 #[derive(Debug, Default)]
-struct Guard {
+struct CleartextPasswordGuard {
     /// Type, length and, of an authentication message, its code.
     header: Vec<u8>,
     /// Bytes of the present message that are left.
@@ -173,9 +173,9 @@ const AUTHENTICATION: u8 = b'R';
 const OK: u32 = 0;
 const CLEARTEXT_PASSWORD: u32 = 3;
 
-impl Guard {
+impl CleartextPasswordGuard {
     /// Looks at what has arrived; whether the login is over.
-    fn passes(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
+    fn check(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len());
@@ -224,7 +224,7 @@ mod tests {
 
     use super::*;
     use crate::postgres::credentials::{AuthMethod, Login, Secret};
-    use crate::postgres::sql::Sql;
+    use crate::postgres::sql::SqlClient;
 
     const LONG: Duration = Duration::from_secs(30);
     const PASSWORD: &str = "the superuser's secret";
@@ -238,7 +238,7 @@ mod tests {
         }
     }
 
-    fn socket(dir: &std::path::Path, owner: u32, life: Life) -> LocalSocket {
+    fn socket(dir: &std::path::Path, owner: u32, life: ChildStatus) -> LocalSocket {
         LocalSocket {
             dir: dir.to_owned(),
             port: 5432,
@@ -272,8 +272,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
         let own = rustix::process::geteuid().as_raw();
-        let sql = Sql::new(
-            Target::Local(socket(dir.path(), own + 1, Life::Running { pid: 1 })),
+        let sql = SqlClient::new(
+            ConnectTarget::Local(socket(dir.path(), own + 1, ChildStatus::Running { pid: 1 })),
             &login(),
             LONG,
         );
@@ -289,8 +289,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
         let own = rustix::process::geteuid().as_raw();
-        for life in [Life::NotStarted, Life::Ended { pid: 1, status: None }] {
-            let sql = Sql::new(Target::Local(socket(dir.path(), own, life)), &login(), LONG);
+        for life in [ChildStatus::NotStarted, ChildStatus::Ended { pid: 1, status: None }] {
+            let sql = SqlClient::new(ConnectTarget::Local(socket(dir.path(), own, life)), &login(), LONG);
             let refused = chain(&sql.ping().await.unwrap_err());
             assert!(refused.contains("the keeper's PostgreSQL is not running"), "{refused}");
         }
@@ -303,8 +303,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let unix = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
         let own = rustix::process::geteuid().as_raw();
-        let local = Target::Local(socket(dir.path(), own, Life::Running { pid: 1 }));
-        let (asked, got) = tokio::join!(async { Sql::new(local, &login(), LONG).ping().await }, async {
+        let local = ConnectTarget::Local(socket(dir.path(), own, ChildStatus::Running { pid: 1 }));
+        let (asked, got) = tokio::join!(async { SqlClient::new(local, &login(), LONG).ping().await }, async {
             record(unix.accept().await.unwrap().0).await
         });
         let refused = chain(&asked.unwrap_err());
@@ -312,11 +312,11 @@ mod tests {
         assert!(!holds_password(&got), "{got:?}");
 
         let tcp = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let remote = Target::Remote(Address {
+        let remote = ConnectTarget::Remote(Address {
             host: "127.0.0.1".into(),
             port: tcp.local_addr().unwrap().port().to_string(),
         });
-        let (asked, got) = tokio::join!(async { Sql::new(remote, &login(), LONG).ping().await }, async {
+        let (asked, got) = tokio::join!(async { SqlClient::new(remote, &login(), LONG).ping().await }, async {
             record(tcp.accept().await.unwrap().0).await
         });
         let refused = chain(&asked.unwrap_err());
@@ -332,15 +332,15 @@ mod tests {
         let login = [&notice[..], &salt, &ok].concat();
         let refused = [&notice[..], &salt, &ASKS_FOR_CLEARTEXT].concat();
         for size in 1..=login.len() {
-            let mut guard = Guard::default();
-            let passed: Vec<bool> = login.chunks(size).map(|piece| guard.passes(piece).unwrap()).collect();
+            let mut guard = CleartextPasswordGuard::default();
+            let passed: Vec<bool> = login.chunks(size).map(|piece| guard.check(piece).unwrap()).collect();
             assert_eq!(passed.iter().filter(|passed| **passed).count(), 1, "{size}: {passed:?}");
-            let mut guard = Guard::default();
-            let last = refused.chunks(size).map(|piece| guard.passes(piece)).last().unwrap();
+            let mut guard = CleartextPasswordGuard::default();
+            let last = refused.chunks(size).map(|piece| guard.check(piece)).last().unwrap();
             assert!(last.is_err(), "{size}");
         }
         assert!(
-            Guard::default().passes(&[b'N', 0, 0, 0, 3, 0]).is_err(),
+            CleartextPasswordGuard::default().check(&[b'N', 0, 0, 0, 3, 0]).is_err(),
             "no valid length"
         );
     }

@@ -96,9 +96,9 @@ pub fn copy_conninfo(application_name: &str, source: &Address, login: &Login, op
 
 /// A password file for one libpq program: mode 0600, removed when dropped.
 #[derive(Debug)]
-pub struct PasswordFile(NamedTempFile);
+pub struct LibpqPasswordFile(NamedTempFile);
 
-impl PasswordFile {
+impl LibpqPasswordFile {
     /// Writes the file into `dir` for a connection to `source`; `None` when the login needs no password.
     pub fn write(dir: &Path, source: &Address, login: &Login) -> io::Result<Option<Self>> {
         let Some(password) = login.password() else {
@@ -217,11 +217,11 @@ mod tests {
         );
         let dir = tempfile::tempdir().unwrap();
         assert!(
-            PasswordFile::write(dir.path(), &source, &login(None))
+            LibpqPasswordFile::write(dir.path(), &source, &login(None))
                 .unwrap()
                 .is_none()
         );
-        let file = PasswordFile::write(dir.path(), &source, &login(Some("pw")))
+        let file = LibpqPasswordFile::write(dir.path(), &source, &login(Some("pw")))
             .unwrap()
             .unwrap();
         let path = file.path().to_path_buf();

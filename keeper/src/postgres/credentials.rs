@@ -11,22 +11,22 @@ use tracing::{info, warn};
 
 /// A password: it prints as dots, whatever prints it.
 #[derive(Clone)]
-pub struct Secret(Source);
+pub struct Secret(SecretSource);
 
 #[derive(Clone)]
-enum Source {
+enum SecretSource {
     Text(String),
     /// A file, read again whenever the password is needed.
-    File(Arc<PasswordFile>),
+    File(Arc<SecretFile>),
 }
 
-struct PasswordFile {
+struct SecretFile {
     path: PathBuf,
-    last: Mutex<Last>,
+    last: Mutex<LastRead>,
 }
 
 /// What was last read.
-struct Last {
+struct LastRead {
     password: String,
     /// Why the file could not be used the last time; the password is an older one then.
     failure: Option<String>,
@@ -38,16 +38,16 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 impl Secret {
     /// Wraps a password.
     pub fn new(password: impl Into<String>) -> Self {
-        Self(Source::Text(password.into()))
+        Self(SecretSource::Text(password.into()))
     }
 
     /// A password from a file that was just read, and that is read again at each use: it may change while we run.
     pub fn from_file(path: &Path, password: impl Into<String>) -> Self {
-        let last = Last {
+        let last = LastRead {
             password: password.into(),
             failure: None,
         };
-        Self(Source::File(Arc::new(PasswordFile {
+        Self(SecretSource::File(Arc::new(SecretFile {
             path: path.to_owned(),
             last: Mutex::new(last),
         })))
@@ -57,21 +57,21 @@ impl Secret {
     /// a file is the one in the file now, or the last one while the file cannot be read.
     pub fn reveal(&self) -> String {
         match &self.0 {
-            Source::Text(password) => password.clone(),
-            Source::File(file) => file.read(false),
+            SecretSource::Text(password) => password.clone(),
+            SecretSource::File(file) => file.read(false),
         }
     }
 
     /// Reads the file again, and logs a failure also when it is the same as before: somebody has asked for it.
     pub fn read_again(&self) {
-        if let Source::File(file) = &self.0 {
+        if let SecretSource::File(file) = &self.0 {
             file.read(true);
         }
     }
 
     /// Why the file could not be read the last time.
     pub fn failure(&self) -> Option<String> {
-        let Source::File(file) = &self.0 else { return None };
+        let SecretSource::File(file) = &self.0 else { return None };
         let last = file.lock();
         let why = last.failure.as_ref()?;
         Some(format!(
@@ -81,8 +81,8 @@ impl Secret {
     }
 }
 
-impl PasswordFile {
-    fn lock(&self) -> MutexGuard<'_, Last> {
+impl SecretFile {
+    fn lock(&self) -> MutexGuard<'_, LastRead> {
         self.last.lock().expect("nobody panics while holding the password")
     }
 
@@ -101,7 +101,7 @@ impl PasswordFile {
                 } else if last.failure.is_some() {
                     info!(%file, "the password file can be read again");
                 }
-                *last = Last {
+                *last = LastRead {
                     password,
                     failure: None,
                 };

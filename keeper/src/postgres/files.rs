@@ -102,7 +102,7 @@ pub fn remove_leftovers(dir: &Path) -> Result<(), FileError> {
 }
 
 /// What must exist in a data directory that initdb has made (keeper 12.2; in majors 12 to 18 all of it does).
-pub(crate) const PARTS: [&str; 18] = [
+pub(crate) const REQUIRED_ENTRIES: [&str; 18] = [
     "PG_VERSION",
     "base",
     "global",
@@ -127,7 +127,7 @@ pub(crate) const PARTS: [&str; 18] = [
 #[cfg(test)]
 pub(crate) fn make_data(data: &Path, content: &str) {
     let is_directory = |part: &&str| !part.contains('/') && *part != "PG_VERSION";
-    for part in PARTS.iter().copied().filter(is_directory) {
+    for part in REQUIRED_ENTRIES.iter().copied().filter(is_directory) {
         fs::create_dir_all(data.join(part)).unwrap();
     }
     fs::write(data.join("PG_VERSION"), "15\n").unwrap();
@@ -143,7 +143,7 @@ pub(crate) const TABLESPACE_DIRECTORY: &str = "PG_15_202209061";
 
 /// Is there a database cluster in this directory? Errs when that cannot be found out.
 pub fn is_initialised(data: &Path) -> Result<bool, FileError> {
-    for part in PARTS {
+    for part in REQUIRED_ENTRIES {
         if !exists(&data.join(part))? {
             return Ok(false);
         }
@@ -183,7 +183,7 @@ pub fn system_id(data: &Path) -> Result<u64, FileError> {
 
 /// Which signal files are there; read when the server starts, and removed by it when recovery ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Signals {
+pub struct SignalFiles {
     /// `standby.signal`: the instance is a standby (keeper R16).
     pub standby: bool,
     /// `recovery.signal`: a recovery to a target is under way; it says nothing about the role.
@@ -191,8 +191,8 @@ pub struct Signals {
 }
 
 /// Looks for the signal files.
-pub fn signals(data: &Path) -> Result<Signals, FileError> {
-    Ok(Signals {
+pub fn signals(data: &Path) -> Result<SignalFiles, FileError> {
+    Ok(SignalFiles {
         standby: exists(&data.join(STANDBY))?,
         recovery: exists(&data.join(RECOVERY))?,
     })
@@ -211,7 +211,7 @@ pub fn signal_recovery(data: &Path) -> Result<(), FileError> {
 
 /// Removes what would make the next start of a master fail or err: a forgotten `recovery.signal` (keeper 7.4).
 /// `standby.signal` is left alone: only a promotion makes a master of a standby (keeper I2).
-pub fn signal_nothing(data: &Path) -> Result<(), FileError> {
+pub fn remove_recovery_signal(data: &Path) -> Result<(), FileError> {
     remove_if_there(&data.join(RECOVERY))
 }
 
@@ -267,7 +267,7 @@ pub fn create_data(data: &Path) -> Result<(), FileError> {
 }
 
 /// Gives the data directory the mode 0700 that the server insists on (0750 is fine too), where it has another.
-pub fn close_data(data: &Path) -> Result<(), FileError> {
+pub fn restrict_data_mode(data: &Path) -> Result<(), FileError> {
     let attempt = || {
         let mode = fs::metadata(data)?.permissions().mode() & 0o777;
         if matches!(mode, 0o700 | 0o750) {
@@ -279,7 +279,7 @@ pub fn close_data(data: &Path) -> Result<(), FileError> {
 }
 
 /// The names in a directory that are text; none when it is not there.
-pub fn names(dir: &Path) -> Result<Vec<String>, FileError> {
+pub fn file_names(dir: &Path) -> Result<Vec<String>, FileError> {
     let names = trees::entries(dir)?.into_iter();
     Ok(names
         .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
@@ -288,7 +288,7 @@ pub fn names(dir: &Path) -> Result<Vec<String>, FileError> {
 
 /// The names of the replication slots in a data directory. One that was being made or dropped does not count: the next
 /// start removes it (slot.c).
-pub fn slots(data: &Path) -> Result<Vec<String>, FileError> {
+pub fn slot_names(data: &Path) -> Result<Vec<String>, FileError> {
     let names = trees::entries(&data.join("pg_replslot"))?
         .into_iter()
         .filter(|path| path.is_dir())

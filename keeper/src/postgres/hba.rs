@@ -10,7 +10,7 @@ pub const FILE: &str = "pg_hba.conf";
 
 /// From where the superuser and the replication user may come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Remote {
+pub enum AllowedHosts {
     /// From anywhere (`defaultSUReplAccessMode` `all`).
     All,
     /// From these addresses only (`strict`): those of the other instances on the cluster's master, none on a standby.
@@ -19,7 +19,7 @@ pub enum Remote {
 
 /// Who else may log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Users {
+pub enum OtherUsers {
     /// Nobody: the lines in force during initialisations and behind the gate of synchronous replication.
     Nobody,
     /// Everybody with a password.
@@ -30,7 +30,7 @@ pub enum Users {
 
 /// Everything that the lines are made of.
 #[derive(Debug, Clone, Copy)]
-pub struct Access<'a> {
+pub struct HbaAccess<'a> {
     /// The superuser.
     pub superuser: &'a Login,
     /// The replication user.
@@ -38,13 +38,13 @@ pub struct Access<'a> {
     /// Databases that the replication user needs besides replication (keeper section 19, note 8); usually none.
     pub replication_databases: &'a [&'a str],
     /// From where these two may come.
-    pub remote: &'a Remote,
+    pub remote: &'a AllowedHosts,
     /// Who else may log in.
-    pub users: &'a Users,
+    pub users: &'a OtherUsers,
 }
 
 /// Makes the lines, in their fixed order (keeper H1 to H9).
-pub fn lines(access: &Access<'_>) -> Vec<String> {
+pub fn lines(access: &HbaAccess<'_>) -> Vec<String> {
     let (su, repl) = (quote_name(&access.superuser.user), quote_name(&access.replication.user));
     let (su_method, repl_method) = (access.superuser.method, access.replication.method);
     let mut lines = vec![
@@ -73,16 +73,18 @@ pub fn lines(access: &Access<'_>) -> Vec<String> {
         }
     };
     match access.remote {
-        Remote::All => let_in(&["0.0.0.0/0".to_owned(), "::0/0".to_owned()]),
-        Remote::Only(addresses) => {
+        AllowedHosts::All => let_in(&["0.0.0.0/0".to_owned(), "::0/0".to_owned()]),
+        AllowedHosts::Only(addresses) => {
             let addresses: BTreeSet<_> = addresses.iter().filter(|address| !address.is_empty()).collect();
             addresses.into_iter().for_each(|address| let_in(&[network_of(address)]));
         }
     }
     match access.users {
-        Users::Nobody => {}
-        Users::Everybody => lines.extend(["host all all 0.0.0.0/0 md5", "host all all ::0/0 md5"].map(str::to_owned)),
-        Users::Lines(written) => lines.extend(written.iter().cloned()),
+        OtherUsers::Nobody => {}
+        OtherUsers::Everybody => {
+            lines.extend(["host all all 0.0.0.0/0 md5", "host all all ::0/0 md5"].map(str::to_owned))
+        }
+        OtherUsers::Lines(written) => lines.extend(written.iter().cloned()),
     }
     lines
 }
@@ -125,9 +127,9 @@ mod tests {
         }
     }
 
-    fn check(remote: Remote, users: Users, wanted: &[&str]) {
+    fn check(remote: AllowedHosts, users: OtherUsers, wanted: &[&str]) {
         let (superuser, replication) = (login("superuser"), login("repluser"));
-        let access = Access {
+        let access = HbaAccess {
             superuser: &superuser,
             replication: &replication,
             replication_databases: &[],
@@ -159,8 +161,8 @@ mod tests {
     #[test]
     fn mode_all_lets_the_internal_users_in_from_anywhere() {
         check(
-            Remote::All,
-            Users::Everybody,
+            AllowedHosts::All,
+            OtherUsers::Everybody,
             &[FROM_ANYWHERE.as_slice(), &EVERYBODY].concat(),
         );
     }
@@ -169,30 +171,30 @@ mod tests {
     fn a_user_s_lines_take_the_place_of_the_default_ones() {
         let own = "host all all 192.168.0.0/24 md5";
         check(
-            Remote::All,
-            Users::Lines(vec![own.into()]),
+            AllowedHosts::All,
+            OtherUsers::Lines(vec![own.into()]),
             &[FROM_ANYWHERE.as_slice(), &[own]].concat(),
         );
     }
 
     #[test]
     fn mode_strict_lets_the_other_instances_in_on_the_master_only() {
-        let others = Remote::Only(vec!["192.168.0.3".into(), "192.168.0.2".into()]);
+        let others = AllowedHosts::Only(vec!["192.168.0.3".into(), "192.168.0.2".into()]);
         let wanted = [
             "host all superuser 192.168.0.2/32 md5",
             "host replication repluser 192.168.0.2/32 md5",
             "host all superuser 192.168.0.3/32 md5",
             "host replication repluser 192.168.0.3/32 md5",
         ];
-        check(others, Users::Everybody, &[wanted.as_slice(), &EVERYBODY].concat());
-        check(Remote::Only(vec![]), Users::Everybody, &EVERYBODY);
+        check(others, OtherUsers::Everybody, &[wanted.as_slice(), &EVERYBODY].concat());
+        check(AllowedHosts::Only(vec![]), OtherUsers::Everybody, &EVERYBODY);
     }
 
     #[test]
     fn an_empty_list_and_the_closed_gate_let_nobody_else_in() {
-        check(Remote::All, Users::Lines(vec![]), &FROM_ANYWHERE);
-        check(Remote::All, Users::Nobody, &FROM_ANYWHERE);
-        check(Remote::Only(vec![]), Users::Nobody, &[]);
+        check(AllowedHosts::All, OtherUsers::Lines(vec![]), &FROM_ANYWHERE);
+        check(AllowedHosts::All, OtherUsers::Nobody, &FROM_ANYWHERE);
+        check(AllowedHosts::Only(vec![]), OtherUsers::Nobody, &[]);
     }
 
     #[test]
@@ -205,7 +207,7 @@ mod tests {
             "host all superuser fd00::1/128 md5",
             "host replication repluser fd00::1/128 md5",
         ];
-        check(Remote::Only(others.into()), Users::Nobody, &wanted);
+        check(AllowedHosts::Only(others.into()), OtherUsers::Nobody, &wanted);
     }
 
     #[test]

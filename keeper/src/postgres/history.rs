@@ -66,7 +66,7 @@ pub fn last(history: &[Ancestor], count: usize) -> &[Ancestor] {
 
 /// The ancestors of `timeline` as a data directory knows them: empty for the first timeline, `None` when the file is
 /// not there.
-pub fn of_data(data: &Path, timeline: u64) -> Result<Option<Vec<Ancestor>>, OfDataError> {
+pub fn read_history(data: &Path, timeline: u64) -> Result<Option<Vec<Ancestor>>, HistoryFileError> {
     if timeline <= 1 {
         return Ok(Some(Vec::new()));
     }
@@ -80,7 +80,7 @@ pub fn of_data(data: &Path, timeline: u64) -> Result<Option<Vec<Ancestor>>, OfDa
 
 /// Why a data directory's own history is not known.
 #[derive(Debug, thiserror::Error)]
-pub enum OfDataError {
+pub enum HistoryFileError {
     /// The file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use control::telemetry::Chain;
 use tracing::{debug, warn};
 
-use crate::postgres::build::Build;
 use crate::postgres::changes::DataChanges;
+use crate::postgres::command::{self, CommandError};
+use crate::postgres::data_build::DataBuild;
 use crate::postgres::environment;
 use crate::postgres::files;
-use crate::postgres::helper::{self, HelperError};
 use crate::postgres::instance::{Instance, InstanceError};
-use crate::postgres::owned::Owned;
+use crate::postgres::owned_dirs::OwnedDirs;
 
 /// What a new database cluster is to be like.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct New {
+pub struct NewClusterOptions {
     /// `--locale`; otherwise initdb takes it from the environment.
     pub locale: Option<String>,
     /// `--encoding`; otherwise that of the locale.
@@ -30,13 +30,13 @@ impl Instance {
     /// (keeper I4 (c)).
     pub async fn initdb(
         &self,
-        new: &New,
-        build: &Build,
-        owned: &Arc<Owned>,
+        new: &NewClusterOptions,
+        build: &DataBuild,
+        owned: &Arc<OwnedDirs>,
         changes: &DataChanges,
     ) -> Result<(), InstanceError> {
         const ACT: &str = "write the password file for initdb";
-        self.end_others().await?;
+        self.end_other_processes().await?;
         let config = self.config();
         let mut command = environment::command(&self.programs().path("initdb"));
         command
@@ -64,10 +64,10 @@ impl Instance {
         if new.data_checksums {
             command.arg("--data-checksums");
         }
-        let made = helper::run(command, |line| debug!(target: "initdb", "{line}")).await;
+        let made = command::run(command, |line| debug!(target: "initdb", "{line}")).await;
         drop(password_file);
         let (build, owned) = (build.clone(), Arc::clone(owned));
-        if let Err(HelperError::Failed { .. } | HelperError::Read { .. }) = made {
+        if let Err(CommandError::Failed { .. } | CommandError::Read { .. }) = made {
             let discarded = changes.run(move || build.discard()).await.map_err(InstanceError::from);
             if let Err(failed) = discarded.and_then(|discarded| Ok(discarded?)) {
                 warn!(error = %Chain(&failed), "could not remove what initdb left behind");

@@ -12,34 +12,34 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::places::Clear;
-use crate::postgres::aside::{self, ClearError, Cleared};
-use crate::postgres::at_work::{self, EndError};
+use crate::external_dirs::ClearRequest;
 use crate::postgres::changes::DataChanges;
+use crate::postgres::command::{self, CommandError, explain};
 use crate::postgres::conf::{self, Parameters, Recovery, RecoveryMode};
-use crate::postgres::connect::{LocalSocket, OwnServer, Target};
+use crate::postgres::connect::{ConnectTarget, LocalSocket, OwnServer};
 use crate::postgres::conninfo::write_passfile;
-use crate::postgres::control;
 use crate::postgres::credentials::Login;
 use crate::postgres::credentials::Secret;
+use crate::postgres::data_dir_users::{self, EndError};
 use crate::postgres::environment;
 use crate::postgres::files::{self, FileError};
 use crate::postgres::hba;
-use crate::postgres::helper::{self, HelperError, explain};
 use crate::postgres::layout;
-use crate::postgres::owned::Owned;
+use crate::postgres::owned_dirs::OwnedDirs;
+use crate::postgres::pg_control;
 use crate::postgres::pinned;
 use crate::postgres::port::{self, PortError};
-use crate::postgres::process::{self, NamedByLock, Process};
+use crate::postgres::previous_data::{self, ClearError, ClearOutcome};
+use crate::postgres::process::{self, LockHolder, Process};
 use crate::postgres::programs::Programs;
-use crate::postgres::replication::Replication;
-use crate::postgres::server::{Life, Server};
-use crate::postgres::sql::Sql;
-use crate::postgres::walk::{NoAnswer, Walker};
+use crate::postgres::replication::ReplicationClient;
+use crate::postgres::server::{ChildStatus, PostmasterChild};
+use crate::postgres::sql::SqlClient;
+use crate::postgres::walker::{FileSystemHung, Walker};
 
 /// What an instance is, for the life of the process.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct InstanceConfig {
     /// Its data directory (PGDATA), an absolute path.
     pub data: PathBuf,
     /// Directory of its unix socket, closed to other users; the keeper connects there.
@@ -58,7 +58,7 @@ pub struct Config {
     pub request_timeout: Duration,
 }
 
-impl Config {
+impl InstanceConfig {
     /// The passwords of both users, of those that have one.
     pub fn passwords(&self) -> impl Iterator<Item = &Secret> {
         [&self.superuser, &self.replication]
@@ -90,7 +90,7 @@ impl Config {
 
 /// What the generated files say. The loop compares what it wants with what it last made known to the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Files {
+pub struct ConfigFiles {
     /// Parameters of `postgresql.conf`.
     pub parameters: Parameters,
     /// Lines of `pg_hba.conf`.
@@ -101,7 +101,7 @@ pub struct Files {
 
 /// With which configuration a server is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum StartMode {
     /// With the generated one alone.
     Normal,
     /// During an initialisation: with what the data directory came with, overridden (keeper 8.5, rule 7).
@@ -128,9 +128,9 @@ impl Default for StopLimits {
 
 /// How a server was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stopped {
+pub enum StopOutcome {
     /// It did not run.
-    WasNot,
+    NotRunning,
     /// By a fast stop. Whether it was clean the control file says.
     Fast,
     /// By an immediate stop, after the limit of the fast one.
@@ -141,7 +141,7 @@ pub enum Stopped {
 
 /// The server that runs on the data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Running {
+pub struct RunningServer {
     /// Its process id.
     pub pid: i32,
     /// It is our child, rather than one that an earlier keeper left behind.
@@ -170,10 +170,10 @@ pub enum InstanceError {
     Clear(#[from] ClearError),
     /// A file system does not answer.
     #[error(transparent)]
-    NoAnswer(#[from] NoAnswer),
+    NoAnswer(#[from] FileSystemHung),
     /// A server runs on the data directory where none may.
     #[error("a server (process {pid}) runs on {}", data.display())]
-    Runs {
+    ServerRunning {
         /// Its process id.
         pid: i32,
         /// The data directory.
@@ -184,7 +184,7 @@ pub enum InstanceError {
         "process {pid} ({program}) uses {} and does not exit: stop it, the keeper changes nothing before",
         data.display()
     )]
-    AtWork {
+    DataDirInUse {
         /// Its process id.
         pid: i32,
         /// Its program.
@@ -216,7 +216,7 @@ pub enum InstanceError {
         data: PathBuf,
     },
     /// The server ended instead.
-    #[error("{act}: the server ended{}{}", ended_how(*status), explain(tail))]
+    #[error("{act}: the server ended{}{}", exit_status_text(*status), explain(tail))]
     Ended {
         /// What was attempted.
         act: &'static str,
@@ -243,13 +243,13 @@ pub enum InstanceError {
     },
     /// A helper program failed.
     #[error(transparent)]
-    Helper(#[from] HelperError),
+    Helper(#[from] CommandError),
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-fn ended_how(status: Option<ExitStatus>) -> String {
+fn exit_status_text(status: Option<ExitStatus>) -> String {
     status.map(|status| format!(" ({status})")).unwrap_or_default()
 }
 
@@ -266,13 +266,13 @@ const PASSFILE: &str = "replication.pgpass";
 /// Calls that change something must not overlap; dropping a call's future cancels it.
 #[derive(Debug)]
 pub struct Instance {
-    config: Config,
+    config: InstanceConfig,
     programs: Arc<Programs>,
-    acts: Sql,
-    observer: Sql,
-    replication: Replication,
-    life: watch::Sender<Life>,
-    server: Mutex<Option<Server>>,
+    round_sql: SqlClient,
+    observer: SqlClient,
+    replication: ReplicationClient,
+    child_status: watch::Sender<ChildStatus>,
+    server: Mutex<Option<PostmasterChild>>,
     /// Who looks at other processes.
     walker: Walker,
     /// The socket directories of the last start; none before the first.
@@ -281,28 +281,28 @@ pub struct Instance {
 
 impl Instance {
     /// Takes hold of a data directory; nothing is looked at or changed yet.
-    pub fn new(config: Config, programs: Arc<Programs>) -> Self {
-        let life = watch::Sender::new(Life::NotStarted);
-        let target = Target::Local(LocalSocket {
+    pub fn new(config: InstanceConfig, programs: Arc<Programs>) -> Self {
+        let child_status = watch::Sender::new(ChildStatus::NotStarted);
+        let target = ConnectTarget::Local(LocalSocket {
             dir: config.socket_dir.clone().into(),
             port: config.port,
             owner: rustix::process::geteuid().as_raw(),
             server: OwnServer {
                 data: config.data.clone(),
-                life: life.subscribe(),
+                life: child_status.subscribe(),
             },
         });
-        let sql = || Sql::new(target.clone(), &config.superuser, config.request_timeout).for_programs(&programs);
-        let (acts, observer) = (sql(), sql());
-        let replication = Replication::new(target, config.replication.clone(), config.request_timeout);
+        let sql = || SqlClient::new(target.clone(), &config.superuser, config.request_timeout).for_programs(&programs);
+        let (round_sql, observer) = (sql(), sql());
+        let replication = ReplicationClient::new(target, config.replication.clone(), config.request_timeout);
         let replication = replication.for_programs(&programs);
         Self {
-            acts,
+            round_sql,
             observer,
             replication,
             config,
             programs,
-            life,
+            child_status,
             server: Mutex::new(None),
             walker: Walker::default(),
             sockets: std::sync::Mutex::default(),
@@ -310,7 +310,7 @@ impl Instance {
     }
 
     /// What it was made with.
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &InstanceConfig {
         &self.config
     }
 
@@ -343,37 +343,39 @@ impl Instance {
     }
 
     /// SQL for what a pass does.
-    pub fn sql(&self) -> &Sql {
-        &self.acts
+    pub fn sql(&self) -> &SqlClient {
+        &self.round_sql
     }
 
     /// SQL for observations, in a connection of its own, so that neither waits for the other.
-    pub fn observer(&self) -> &Sql {
+    pub fn observer(&self) -> &SqlClient {
         &self.observer
     }
 
     /// Replication commands to it.
-    pub fn replication(&self) -> &Replication {
+    pub fn replication(&self) -> &ReplicationClient {
         &self.replication
     }
 
     /// The life of the server that was started last; changes the moment it ends (keeper W2).
-    pub fn life(&self) -> watch::Receiver<Life> {
-        self.life.subscribe()
+    pub fn life(&self) -> watch::Receiver<ChildStatus> {
+        self.child_status.subscribe()
     }
 
     /// The last lines that the server which was started last has printed: why it ended.
-    pub async fn last_words(&self) -> Vec<String> {
+    pub async fn final_output(&self) -> Vec<String> {
         match &mut *self.server.lock().await {
-            Some(server) => server.last_words().await,
+            Some(server) => server.final_output().await,
             None => Vec::new(),
         }
     }
 
     /// The last lines that the server has printed until now; none while it is being started or stopped.
-    pub fn printed(&self) -> Vec<String> {
+    pub fn recent_output(&self) -> Vec<String> {
         let server = self.server.try_lock().ok();
-        let printed = server.as_ref().and_then(|server| Some(server.as_ref()?.printed()));
+        let printed = server
+            .as_ref()
+            .and_then(|server| Some(server.as_ref()?.recent_output()));
         printed.unwrap_or_default()
     }
 
@@ -395,12 +397,12 @@ impl Instance {
     }
 
     /// The server that runs on the data directory, if one does.
-    pub async fn running(&self) -> Result<Option<Running>, FileError> {
-        if let Life::Running { pid } = *self.life.borrow() {
-            return Ok(Some(Running { pid, is_child: true }));
+    pub async fn running(&self) -> Result<Option<RunningServer>, FileError> {
+        if let ChildStatus::Running { pid } = *self.child_status.borrow() {
+            return Ok(Some(RunningServer { pid, is_child: true }));
         }
         let leftover = process::postmaster(&self.config.data)?;
-        Ok(leftover.map(|process| Running {
+        Ok(leftover.map(|process| RunningServer {
             pid: process.pid(),
             is_child: false,
         }))
@@ -408,7 +410,7 @@ impl Instance {
 
     /// Writes the files and starts the server as a child; gives back once its sockets are open, which is before it
     /// takes connections (keeper 12.3). None may run before.
-    pub async fn start(&self, files: &Files, kind: Start) -> Result<Running, InstanceError> {
+    pub async fn start(&self, files: &ConfigFiles, kind: StartMode) -> Result<RunningServer, InstanceError> {
         self.start_while(files, kind, || true).await
     }
 
@@ -416,18 +418,18 @@ impl Instance {
     /// such as ending the processes that a killed one has left, may take seconds.
     pub async fn start_while(
         &self,
-        files: &Files,
-        kind: Start,
+        files: &ConfigFiles,
+        kind: StartMode,
         permitted: impl Fn() -> bool,
-    ) -> Result<Running, InstanceError> {
+    ) -> Result<RunningServer, InstanceError> {
         const ACT: &str = "start PostgreSQL";
         if let Some(running) = self.running().await? {
-            return Err(InstanceError::Runs {
+            return Err(InstanceError::ServerRunning {
                 pid: running.pid,
                 data: self.config.data.clone(),
             });
         }
-        self.end_others().await?;
+        self.end_other_processes().await?;
         self.remove_stale_lock()?;
         let sockets = self.config.free_socket_directories();
         self.sockets().replace(sockets.clone());
@@ -438,7 +440,7 @@ impl Instance {
         for (name, value) in pinned::settings(&self.config, kind, &sockets) {
             command.arg("-c").arg(format!("{name}={value}"));
         }
-        let mut life = self.life.subscribe();
+        let mut life = self.child_status.subscribe();
         let pid = {
             // Held before the launch: a cancelled start never loses a server.
             let mut slot = self.server.lock().await;
@@ -446,7 +448,7 @@ impl Instance {
                 return Err(InstanceError::NotPermitted { act: ACT });
             }
             info!("starting database");
-            let launched = Server::launch(command, &self.life);
+            let launched = PostmasterChild::launch(command, &self.child_status);
             let server = slot.insert(launched.map_err(|source| InstanceError::Process { act: ACT, source })?);
             server.process().pid()
         };
@@ -461,12 +463,12 @@ impl Instance {
             }
         };
         tokio::select! {
-            status = ended(&mut life) => {
+            status = wait_ended(&mut life) => {
                 self.check_port()?; // somebody took it between the look and the start
                 Err(self.ended_error(ACT, status).await)
             }
             opened = timeout(START_LIMIT, opened) => match opened {
-                Ok(Ok(())) => Ok(Running { pid, is_child: true }),
+                Ok(Ok(())) => Ok(RunningServer { pid, is_child: true }),
                 Ok(Err(failed)) => Err(failed),
                 Err(_) => Err(InstanceError::Timeout { act: ACT, limit: START_LIMIT }),
             },
@@ -474,7 +476,7 @@ impl Instance {
     }
 
     /// Whether the server says in its lock file that it takes connections: one that does not logs every try.
-    pub fn says_ready(&self) -> Result<bool, FileError> {
+    pub fn reports_ready(&self) -> Result<bool, FileError> {
         let lock = files::pid_file(&self.config.data)?;
         Ok(lock.and_then(|lock| lock.status).as_deref() == Some("ready"))
     }
@@ -493,8 +495,8 @@ impl Instance {
             let mut silent_since = Instant::now();
             loop {
                 // The lock file is asked first, for a server that recovers would log every try.
-                let answer = match self.says_ready()? {
-                    true => self.acts.ping().await,
+                let answer = match self.reports_ready()? {
+                    true => self.round_sql.ping().await,
                     false => {
                         silent_since = Instant::now();
                         sleep(POLL).await;
@@ -505,7 +507,7 @@ impl Instance {
                     Ok(()) => return Ok(()),
                     Err(error) if error.refusal().is_some() => return Ok(()),
                     // It recovers from the crash of a process, which its lock file does not say.
-                    Err(error) if error.is_not_yet() => silent_since = Instant::now(),
+                    Err(error) if error.is_not_accepting() => silent_since = Instant::now(),
                     Err(_) => {}
                 }
                 if let Some(limit) = limit.filter(|limit| silent_since.elapsed() >= *limit) {
@@ -519,11 +521,11 @@ impl Instance {
 
     /// Stops the server, ours or one that an earlier keeper left behind: fast, and harsher past the limits. All
     /// processes are gone afterwards.
-    pub async fn stop(&self, limits: StopLimits) -> Result<Stopped, InstanceError> {
+    pub async fn stop(&self, limits: StopLimits) -> Result<StopOutcome, InstanceError> {
         const ACT: &str = "stop PostgreSQL";
         let server = self.server.lock().await;
         let Some(process) = self.postmaster(server.as_ref())? else {
-            return Ok(Stopped::WasNot);
+            return Ok(StopOutcome::NotRunning);
         };
         let process = process.as_ref();
         info!("stopping database");
@@ -534,48 +536,51 @@ impl Instance {
         };
         // PostgreSQL manual 19.5: SIGINT is a fast shutdown, SIGQUIT an immediate one.
         signal(Signal::INT)?;
-        if timeout(limits.fast, self.gone(process)).await.is_ok() {
-            return Ok(Stopped::Fast);
+        if timeout(limits.fast, self.wait_gone(process)).await.is_ok() {
+            return Ok(StopOutcome::Fast);
         }
         warn!(limit = ?limits.fast, "fast stop takes too long, stopping at once");
         signal(Signal::QUIT)?;
-        if timeout(limits.immediate, self.gone(process)).await.is_ok() {
-            self.end_others().await?;
-            return Ok(Stopped::Immediate);
+        if timeout(limits.immediate, self.wait_gone(process)).await.is_ok() {
+            self.end_other_processes().await?;
+            return Ok(StopOutcome::Immediate);
         }
         warn!(limit = ?limits.immediate, "immediate stop takes too long, killing");
         signal(Signal::KILL)?;
-        self.gone(process).await;
-        self.end_others().await?;
-        Ok(Stopped::Killed)
+        self.wait_gone(process).await;
+        self.end_other_processes().await?;
+        Ok(StopOutcome::Killed)
     }
 
     /// The postmaster: our child, or what a wrapper script that is our child has started; without a child the one that
     /// an earlier keeper has left.
-    fn postmaster<'a>(&self, server: Option<&'a Server>) -> Result<Option<Found<'a>>, FileError> {
-        let (Some(server), Life::Running { pid }) = (server, *self.life.borrow()) else {
-            return Ok(process::postmaster(&self.config.data)?.map(Found::Other));
+    fn postmaster<'a>(&self, server: Option<&'a PostmasterChild>) -> Result<Option<PostmasterProcess<'a>>, FileError> {
+        let (Some(server), ChildStatus::Running { pid }) = (server, *self.child_status.borrow()) else {
+            return Ok(process::postmaster(&self.config.data)?.map(PostmasterProcess::Other));
         };
         let lock = files::pid_file(&self.config.data)?;
         let below = lock.filter(|lock| lock.pid != pid && is_or_descends(lock.pid, pid));
         // It may have ended since: then its wrapper ends too.
         let below = below.and_then(|lock| Process::open(lock.pid).ok().flatten());
-        Ok(Some(below.map_or(Found::Child(server.process()), Found::Other)))
+        Ok(Some(below.map_or(
+            PostmasterProcess::Child(server.process()),
+            PostmasterProcess::Other,
+        )))
     }
 
     /// Waits for the end of a server; of our child until it is reaped.
-    async fn gone(&self, process: &Process) {
+    async fn wait_gone(&self, process: &Process) {
         // The sender is our own: it cannot be gone.
-        let mut life = self.life.subscribe();
-        let _ = life.wait_for(|life| !matches!(life, Life::Running { .. })).await;
+        let mut life = self.child_status.subscribe();
+        let _ = life.wait_for(|life| !matches!(life, ChildStatus::Running { .. })).await;
         process.ended().await;
     }
 
     /// Writes the files and has the server read them. What it refuses [`Sql::refused_parameters`] returns.
-    pub async fn reload(&self, files: &Files) -> Result<(), InstanceError> {
+    pub async fn reload(&self, files: &ConfigFiles) -> Result<(), InstanceError> {
         const ACT: &str = "reload the configuration";
         info!("reloading database configuration");
-        self.write_files(files, Start::Normal)?;
+        self.write_files(files, StartMode::Normal)?;
         let server = self.server.lock().await;
         let process = self.postmaster(server.as_ref())?.ok_or_else(|| self.not_running())?;
         process
@@ -591,17 +596,17 @@ impl Instance {
 
     /// Promotes a standby and waits until it takes writes; then writes the files again, which must be those of a
     /// master (keeper 12.7). A limit or a cancellation leaves a promotion that was begun under way.
-    pub async fn promote(&self, files: &Files, limit: Duration) -> Result<(), InstanceError> {
+    pub async fn promote(&self, files: &ConfigFiles, limit: Duration) -> Result<(), InstanceError> {
         const ACT: &str = "promote PostgreSQL";
         info!("promoting database");
         // pg_ctl rather than pg_promote(): it needs no connection, which a server full of clients may not give.
         let mut command = environment::command(&self.programs.path("pg_ctl"));
         command.arg("promote").arg("-W").arg("-D").arg(&self.config.data);
-        helper::output(command, self.config.request_timeout).await?;
+        command::output(command, self.config.request_timeout).await?;
         let promoted = async {
             loop {
                 // Its answer counts, whatever the signal file says: the file goes first.
-                match self.acts.is_in_recovery().await {
+                match self.round_sql.is_in_recovery().await {
                     Ok(false) => return Ok(()),
                     Err(error) if error.refusal().is_some() && self.is_in_production().await => return Ok(()),
                     Ok(true) | Err(_) => {}
@@ -610,7 +615,7 @@ impl Instance {
             }
         };
         self.unless_ended(ACT, Some(limit), promoted).await?;
-        self.write_files(files, Start::Normal)?;
+        self.write_files(files, StartMode::Normal)?;
         Ok(())
     }
 
@@ -618,7 +623,7 @@ impl Instance {
     pub async fn remove_data(&self) -> Result<(), InstanceError> {
         self.ensure_nothing_runs().await?;
         let data = self.config.data.clone();
-        let removed = tokio::task::spawn_blocking(move || aside::remove_data(&data)).await;
+        let removed = tokio::task::spawn_blocking(move || previous_data::remove_data(&data)).await;
         Ok(removed.expect("removing files does not panic")?)
     }
 
@@ -627,29 +632,31 @@ impl Instance {
     pub async fn clear_data(
         &self,
         changes: &DataChanges,
-        owned: Arc<Owned>,
-        clear: Clear,
-    ) -> Result<Cleared, InstanceError> {
+        owned: Arc<OwnedDirs>,
+        clear: ClearRequest,
+    ) -> Result<ClearOutcome, InstanceError> {
         self.ensure_nothing_runs().await?;
         let data = self.config.data.clone();
-        Ok(changes.run(move || aside::clear(&data, &owned, &clear)).await??)
+        Ok(changes
+            .run(move || previous_data::clear(&data, &owned, &clear))
+            .await??)
     }
 
     async fn ensure_nothing_runs(&self) -> Result<(), InstanceError> {
         if let Some(running) = self.running().await? {
-            return Err(InstanceError::Runs {
+            return Err(InstanceError::ServerRunning {
                 pid: running.pid,
                 data: self.config.data.clone(),
             });
         }
-        self.end_others().await
+        self.end_other_processes().await
     }
 
     /// Whether the control file says that it takes writes, for a server that does not say so itself.
     async fn is_in_production(&self) -> bool {
         let limit = self.config.request_timeout;
-        let control = control::read(&self.programs, &self.config.data, limit).await;
-        control.is_ok_and(|control| control.state == control::State::InProduction)
+        let control = pg_control::read(&self.programs, &self.config.data, limit).await;
+        control.is_ok_and(|control| control.state == pg_control::ControlState::InProduction)
     }
 
     fn not_running(&self) -> InstanceError {
@@ -665,7 +672,7 @@ impl Instance {
         limit: Option<Duration>,
         work: impl Future<Output = Result<(), InstanceError>>,
     ) -> Result<(), InstanceError> {
-        let mut life = self.life.subscribe();
+        let mut life = self.child_status.subscribe();
         let limited = async {
             match limit {
                 Some(limit) => timeout(limit, work)
@@ -675,7 +682,7 @@ impl Instance {
             }
         };
         tokio::select! {
-            status = ended(&mut life) => Err(self.ended_error(act, status).await),
+            status = wait_ended(&mut life) => Err(self.ended_error(act, status).await),
             done = limited => done,
         }
     }
@@ -684,7 +691,7 @@ impl Instance {
         InstanceError::Ended {
             act,
             status,
-            tail: self.last_words().await,
+            tail: self.final_output().await,
         }
     }
 
@@ -694,16 +701,16 @@ impl Instance {
             .expect("nobody panics while holding the directories")
     }
 
-    fn write_files(&self, files: &Files, kind: Start) -> Result<(), FileError> {
+    fn write_files(&self, files: &ConfigFiles, kind: StartMode) -> Result<(), FileError> {
         let data = &self.config.data;
-        files::close_data(data)?;
+        files::restrict_data_mode(data)?;
         let parameters = pinned::of_file(&files.parameters, self.sockets().as_deref());
         match kind {
-            Start::Normal => {
+            StartMode::Normal => {
                 let text = conf::render(&parameters, &files.recovery);
                 files::write_atomically(&data.join(conf::FILE), text.as_bytes())?;
             }
-            Start::Temporary => {
+            StartMode::Temporary => {
                 let has_file = data.join(conf::FILE).exists();
                 let text = conf::render_temporary(has_file, &parameters, &files.recovery);
                 files::write_atomically(&data.join(conf::TEMPORARY_FILE), text.as_bytes())?;
@@ -716,7 +723,7 @@ impl Instance {
                 files::signal_standby(data)?;
             }
             RecoveryMode::Recovery => files::signal_recovery(data)?,
-            RecoveryMode::None => files::signal_nothing(data)?,
+            RecoveryMode::None => files::remove_recovery_signal(data)?,
         }
         if let Some(aside) = files::set_aside_recovery_conf(data)? {
             warn!(to = %aside.display(), "renamed a recovery.conf, with which PostgreSQL does not start");
@@ -730,10 +737,11 @@ impl Instance {
     }
 
     /// Ends whoever works on the data besides a server: what a killed one, or a killed keeper, has left.
-    pub(crate) async fn end_others(&self) -> Result<(), InstanceError> {
-        let ended = at_work::end(&self.config.data, at_work::Limits::default(), &self.walker).await;
+    pub(crate) async fn end_other_processes(&self) -> Result<(), InstanceError> {
+        let ended =
+            data_dir_users::end_users(&self.config.data, data_dir_users::EndLimits::default(), &self.walker).await;
         ended.map_err(|failed| match failed {
-            EndError::Remains(worker) => InstanceError::AtWork {
+            EndError::Remains(worker) => InstanceError::DataDirInUse {
                 pid: worker.process.pid(),
                 program: worker.program,
                 data: self.config.data.clone(),
@@ -748,17 +756,17 @@ impl Instance {
     /// in the data directory stays.
     fn remove_stale_lock(&self) -> Result<(), InstanceError> {
         let data = || self.config.data.clone();
-        match process::named_by_lock(&self.config.data)? {
-            NamedByLock::Nobody => Ok(()),
-            NamedByLock::Postmaster(process) => Err(InstanceError::Runs {
+        match process::lock_holder(&self.config.data)? {
+            LockHolder::Nobody => Ok(()),
+            LockHolder::Postmaster(process) => Err(InstanceError::ServerRunning {
                 pid: process.pid(),
                 data: data(),
             }),
-            NamedByLock::AtWork(process) => Err(InstanceError::Locked {
+            LockHolder::UsesDataDir(process) => Err(InstanceError::Locked {
                 pid: process.pid(),
                 data: data(),
             }),
-            NamedByLock::Stranger => {
+            LockHolder::Unrelated => {
                 warn!("removing postmaster.pid, which names a process other than PostgreSQL");
                 Ok(files::remove_lock(&self.config.data)?)
             }
@@ -767,14 +775,14 @@ impl Instance {
 }
 
 /// A postmaster, held by whoever knows it.
-enum Found<'a> {
+enum PostmasterProcess<'a> {
     /// Our child.
     Child(&'a Process),
     /// Another one.
     Other(Process),
 }
 
-impl AsRef<Process> for Found<'_> {
+impl AsRef<Process> for PostmasterProcess<'_> {
     fn as_ref(&self) -> &Process {
         match self {
             Self::Child(process) => process,
@@ -789,13 +797,13 @@ fn is_or_descends(pid: i32, ancestor: i32) -> bool {
 }
 
 /// How the server ended, once it has.
-async fn ended(life: &mut watch::Receiver<Life>) -> Option<ExitStatus> {
+async fn wait_ended(life: &mut watch::Receiver<ChildStatus>) -> Option<ExitStatus> {
     match life
-        .wait_for(|life| matches!(life, Life::Ended { .. }))
+        .wait_for(|life| matches!(life, ChildStatus::Ended { .. }))
         .await
         .as_deref()
     {
-        Ok(Life::Ended { status, .. }) => *status,
+        Ok(ChildStatus::Ended { status, .. }) => *status,
         // The sender belongs to the instance, which is borrowed meanwhile.
         _ => std::future::pending().await,
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::postgres::files::FileError;
 use crate::postgres::trees;
-use crate::postgres::walk;
+use crate::postgres::walker;
 
 /// All mount points that this process sees, as of one reading.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ impl Mounts {
         let points = table.map(|table| {
             let points = of_table(&String::from_utf8_lossy(&table)).collect::<Vec<_>>();
             #[cfg(test)]
-            let points = [points, pretended::points()].concat();
+            let points = [points, fake::points()].concat();
             points
         });
         Self(points)
@@ -29,7 +29,7 @@ impl Mounts {
 
     /// A mount point below a directory, at any depth.
     pub fn below(&self, dir: &Path) -> Result<Option<PathBuf>, FileError> {
-        walk::at(dir);
+        walker::progress_at(dir);
         let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
         let Some(points) = &self.0 else {
             return by_device(dir);
@@ -41,7 +41,7 @@ impl Mounts {
     /// The directory itself when it is a mount point, or one below it. A link is not followed: what it leads to is neither
     /// moved nor removed with it.
     pub fn at_or_below(&self, path: &Path) -> Result<Option<PathBuf>, FileError> {
-        walk::at(path);
+        walker::progress_at(path);
         if !fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
             return Ok(None);
         }
@@ -65,7 +65,7 @@ impl Mounts {
 }
 
 /// Why nothing is removed where a file system is mounted.
-pub fn refusal(point: &Path) -> io::Error {
+pub fn mounted_error(point: &Path) -> io::Error {
     let why = format!("a file system is mounted at {}: unmount it", point.display());
     io::Error::new(io::ErrorKind::ResourceBusy, why)
 }
@@ -94,7 +94,7 @@ fn by_device(dir: &Path) -> Result<Option<PathBuf>, FileError> {
 
 /// Mount points that a test adds to those that there are; mounting itself needs privileges.
 #[cfg(test)]
-pub(crate) mod pretended {
+pub(crate) mod fake {
     use std::cell::RefCell;
     use std::path::{Path, PathBuf};
 
@@ -135,12 +135,12 @@ mod tests {
         let (point, link) = (dir.path().join("a/point"), dir.path().join("link"));
         fs::create_dir_all(&point).unwrap();
         std::os::unix::fs::symlink(&point, &link).unwrap();
-        pretended::mount(&point);
+        fake::mount(&point);
         let (mounts, real) = (Mounts::read(), point.canonicalize().unwrap());
         assert_eq!(mounts.below(&point).unwrap(), None);
         assert_eq!(mounts.at_or_below(&point).unwrap(), Some(real.clone()));
         assert_eq!(mounts.at_or_below(&dir.path().join("a")).unwrap(), Some(real));
         assert_eq!(mounts.at_or_below(&link).unwrap(), None);
-        pretended::unmount();
+        fake::unmount();
     }
 }

@@ -12,8 +12,8 @@ use crate::postgres::files::{self, FileError, OldestWal};
 use crate::postgres::history::{self, Ancestor};
 use crate::postgres::instance::Instance;
 use crate::postgres::position::{self, PositionError, Timeline};
-use crate::postgres::refusal::Refusal;
-use crate::postgres::sql::{SqlError, Standby};
+use crate::postgres::refusal::ServerRefusal;
+use crate::postgres::sql::{SqlError, StandbyStatus};
 
 /// How many ancestors of the timeline are published (keeper section 0).
 const HISTORY_ENTRIES: usize = 2;
@@ -38,27 +38,27 @@ pub struct Observation {
     /// Name of the oldest WAL segment, if segments are of 16 MiB.
     pub oldest_wal: Option<String>,
     /// What a standby says of itself; `None` on a master, or when it did not say.
-    pub standby: Option<Standby>,
+    pub standby: Option<StandbyStatus>,
     /// What became of the logins that were tried.
-    pub logins: Logins,
+    pub logins: LoginResults,
     /// What failed. `None` beside unhealthy: there is no database cluster.
     pub failed: Option<ObserveError>,
 }
 
 /// What became of logins; `None` for one that was not tried.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Logins {
+pub struct LoginResults {
     /// The superuser's.
-    pub superuser: Option<Result<(), Refusal>>,
+    pub superuser: Option<Result<(), ServerRefusal>>,
     /// The replication user's.
-    pub replication: Option<Result<(), Refusal>>,
+    pub replication: Option<Result<(), ServerRefusal>>,
     /// The superuser's to the usual database.
-    pub database: Option<Result<(), Refusal>>,
+    pub database: Option<Result<(), ServerRefusal>>,
 }
 
 /// What a collection asks for besides what decides about health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scope {
+pub struct ObserveScope {
     /// Parameters and standbys.
     pub details: bool,
     /// Whether one could log in: no question tells while the session for questions is open.
@@ -67,7 +67,7 @@ pub struct Scope {
     pub replication: bool,
 }
 
-impl Scope {
+impl ObserveScope {
     /// Everything.
     pub const ALL: Self = Self {
         details: true,
@@ -98,7 +98,7 @@ impl Instance {
     ///
     /// The open session of the superuser answers all of it. A server that refuses lives: what it does not answer is
     /// asked of a replication connection, and of its files.
-    pub async fn observe(&self, scope: Scope) -> Observation {
+    pub async fn observe(&self, scope: ObserveScope) -> Observation {
         let mut seen = Observation::default();
         match self.is_initialised() {
             Ok(true) => {}
@@ -122,8 +122,8 @@ impl Instance {
     }
 
     /// Identity, timeline and position, which decide about health, and then the rest.
-    async fn probe(&self, seen: &mut Observation, scope: Scope) -> Result<(), ObserveError> {
-        let standing = match self.observer().standing().await {
+    async fn probe(&self, seen: &mut Observation, scope: ObserveScope) -> Result<(), ObserveError> {
+        let standing = match self.observer().position().await {
             Ok(standing) => standing,
             Err(failed) => {
                 let refusal = failed.refusal().ok_or(ObserveError::Sql(failed))?;
@@ -137,7 +137,7 @@ impl Instance {
         let timeline = position::timeline_at(data, standing.known_timeline, position, standing.layout);
         let timeline = timeline.map_err(ObserveError::Position)?;
         seen.position = Some(position);
-        seen.take_timeline(&timeline);
+        seen.set_timeline(&timeline);
         if scope.details {
             self.probe_details(seen, standing.is_in_recovery).await;
         }
@@ -163,16 +163,17 @@ impl Instance {
     }
 
     /// The superuser is not let in: the replication user may be, and the files tell in any case.
-    async fn probe_without_superuser(&self, seen: &mut Observation, scope: Scope) -> Result<(), ObserveError> {
+    async fn probe_without_superuser(&self, seen: &mut Observation, scope: ObserveScope) -> Result<(), ObserveError> {
         let config = self.config();
         if scope.replication {
             match self.replication().identify().await {
                 Ok(identity) => {
                     seen.logins.replication = Some(Ok(()));
-                    let timeline = position::of_id(&config.data, identity.timeline).map_err(ObserveError::Position)?;
+                    let timeline =
+                        position::timeline_by_id(&config.data, identity.timeline).map_err(ObserveError::Position)?;
                     seen.system_id = Some(identity.system_id);
                     seen.position = Some(identity.position);
-                    seen.take_timeline(&timeline);
+                    seen.set_timeline(&timeline);
                     return Ok(());
                 }
                 Err(failed) => seen.logins.replication = failed.refusal().cloned().map(Err),
@@ -182,12 +183,12 @@ impl Instance {
         let (control, timeline, position) = end.map_err(ObserveError::Position)?;
         seen.system_id = Some(control.system_id);
         seen.position = Some(position);
-        seen.take_timeline(&timeline);
+        seen.set_timeline(&timeline);
         Ok(())
     }
 
     /// Whether those who are not connected now could log in.
-    async fn try_logins(&self, logins: &mut Logins) {
+    async fn try_logins(&self, logins: &mut LoginResults) {
         if logins.superuser.is_none() {
             logins.superuser = match self.observer().try_login().await {
                 Ok(()) => Some(Ok(())),
@@ -205,8 +206,8 @@ impl Instance {
 
 impl Observation {
     /// Whether the server says that it cannot take connections now.
-    pub fn is_not_yet(&self) -> bool {
-        matches!(&self.failed, Some(ObserveError::Sql(failed)) if failed.is_not_yet())
+    pub fn is_not_accepting(&self) -> bool {
+        matches!(&self.failed, Some(ObserveError::Sql(failed)) if failed.is_not_accepting())
     }
 
     /// Whether the server refused a login or a question.
@@ -218,7 +219,7 @@ impl Observation {
         matches!(self.logins.superuser, Some(Err(_))) || self.failed.as_ref().is_some_and(is_refusal)
     }
 
-    fn take_timeline(&mut self, timeline: &Timeline) {
+    fn set_timeline(&mut self, timeline: &Timeline) {
         self.timeline = Some(timeline.id);
         self.history = history::last(&timeline.history, HISTORY_ENTRIES).to_vec();
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::postgres::conf::{self, Parameters};
 use crate::postgres::hba;
-use crate::postgres::instance::{Config, Start};
+use crate::postgres::instance::{InstanceConfig, StartMode};
 
 /// Name of the file with user name maps, as initdb makes it.
 const IDENT_FILE: &str = "pg_ident.conf";
@@ -13,11 +13,11 @@ const IDENT_FILE: &str = "pg_ident.conf";
 const SOCKETS: &str = "unix_socket_directories";
 
 /// Name and value of each such setting.
-pub(crate) fn settings(config: &Config, kind: Start, sockets: &str) -> Vec<(&'static str, String)> {
+pub(crate) fn settings(config: &InstanceConfig, kind: StartMode, sockets: &str) -> Vec<(&'static str, String)> {
     let file = |name: &str| config.data.join(name).display().to_string();
     let conf = match kind {
-        Start::Normal => conf::FILE,
-        Start::Temporary => conf::TEMPORARY_FILE,
+        StartMode::Normal => conf::FILE,
+        StartMode::Temporary => conf::TEMPORARY_FILE,
     };
     let mut settings = fixed(&config.data);
     settings.extend([

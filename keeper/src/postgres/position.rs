@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use control::model::Lsn;
 
-use crate::postgres::control::{self as control_file, Control, ControlError, Layout, segment_name};
+use crate::postgres::command::CommandError;
 use crate::postgres::files::{self, FileError};
-use crate::postgres::helper::HelperError;
-use crate::postgres::history::{self, Ancestor, OfDataError};
+use crate::postgres::history::{self, Ancestor, HistoryFileError};
+use crate::postgres::pg_control::{self as control_file, ControlError, ControlFile, WalLayout, segment_name};
 use crate::postgres::programs::Programs;
 
 /// Why a position is not known.
@@ -27,7 +27,7 @@ pub enum PositionError {
         /// The timeline.
         timeline: u64,
         /// Why not.
-        source: OfDataError,
+        source: HistoryFileError,
     },
     /// The history file of the own timeline is not there.
     #[error("the history file of timeline {timeline} is not there")]
@@ -58,7 +58,7 @@ impl Timeline {
 /// A control file is written from time to time, and a standby may have gone over to a later timeline since. That one's
 /// history file alone proves nothing: it is fetched before its WAL, and a standby that is past the fork never follows.
 /// The segment that holds the position does: only WAL of a timeline that is followed is written.
-pub fn timeline_at(data: &Path, known: u64, position: Lsn, layout: Layout) -> Result<Timeline, PositionError> {
+pub fn timeline_at(data: &Path, known: u64, position: Lsn, layout: WalLayout) -> Result<Timeline, PositionError> {
     let last_byte = Lsn(position.0.saturating_sub(1));
     for timeline in later_timelines(data, known)? {
         let segment = data.join("pg_wal").join(segment_name(timeline.id, last_byte, layout));
@@ -66,7 +66,7 @@ pub fn timeline_at(data: &Path, known: u64, position: Lsn, layout: Layout) -> Re
             return Ok(timeline);
         }
     }
-    of_id(data, known)
+    timeline_by_id(data, known)
 }
 
 /// Timeline and end of the WAL of a running instance that answers no question.
@@ -76,46 +76,46 @@ pub async fn end_of_wal(
     programs: &Programs,
     data: &Path,
     limit: Duration,
-) -> Result<(Control, Timeline, Lsn), PositionError> {
+) -> Result<(ControlFile, Timeline, Lsn), PositionError> {
     let control = control_file::read(programs, data, limit).await?;
     let known = control.current_timeline();
     let mut candidates = later_timelines(data, known)?;
-    candidates.push(of_id(data, known)?);
+    candidates.push(timeline_by_id(data, known)?);
     for timeline in candidates {
         let mut end = None;
         for segment in newest_segments(data, timeline.id, control.layout)? {
             let found = control_file::end_of_records(programs, data, timeline.id, segment, control.layout, limit).await;
-            end = match known_of(found)? {
+            end = match unless_timeout(found)? {
                 Some(found) => end.max(found),
                 // What the control file knows is true, if not all: a server is not dead because its WAL is long.
-                None => return at_least(data, control),
+                None => return from_control_file(data, control),
             };
         }
         if let Some(end) = end.filter(|end| *end > timeline.fork()) {
             return Ok((control, timeline, end));
         }
     }
-    at_least(data, control)
+    from_control_file(data, control)
 }
 
 /// What a control file knows of timeline and end of the WAL.
-fn at_least(data: &Path, control: Control) -> Result<(Control, Timeline, Lsn), PositionError> {
+fn from_control_file(data: &Path, control: ControlFile) -> Result<(ControlFile, Timeline, Lsn), PositionError> {
     let end = control.checkpoint.max(control.minimum_recovery_end);
-    let timeline = of_id(data, control.current_timeline())?;
+    let timeline = timeline_by_id(data, control.current_timeline())?;
     Ok((control, timeline, end))
 }
 
 /// What a look for the end of the records has found; `None` when it took too long.
-fn known_of(found: Result<Option<Lsn>, ControlError>) -> Result<Option<Option<Lsn>>, ControlError> {
+fn unless_timeout(found: Result<Option<Lsn>, ControlError>) -> Result<Option<Option<Lsn>>, ControlError> {
     match found {
-        Err(ControlError::Run(HelperError::Timeout { .. })) => Ok(None),
+        Err(ControlError::Run(CommandError::Timeout { .. })) => Ok(None),
         found => found.map(Some),
     }
 }
 
 /// The timelines after `known` that descend from it and whose history is here, the latest first.
 fn later_timelines(data: &Path, known: u64) -> Result<Vec<Timeline>, PositionError> {
-    let names = files::names(&data.join("pg_wal"))?;
+    let names = files::file_names(&data.join("pg_wal"))?;
     let mut ids: Vec<u64> = names
         .iter()
         .filter_map(|name| name.strip_suffix(".history"))
@@ -126,7 +126,7 @@ fn later_timelines(data: &Path, known: u64) -> Result<Vec<Timeline>, PositionErr
     ids.sort_unstable_by(|a, b| b.cmp(a));
     let mut later = Vec::new();
     for id in ids {
-        let timeline = of_id(data, id)?;
+        let timeline = timeline_by_id(data, id)?;
         if timeline.history.iter().any(|ancestor| ancestor.timeline == known) {
             later.push(timeline);
         }
@@ -135,8 +135,8 @@ fn later_timelines(data: &Path, known: u64) -> Result<Vec<Timeline>, PositionErr
 }
 
 /// A timeline and its history, from the history file.
-pub(crate) fn of_id(data: &Path, id: u64) -> Result<Timeline, PositionError> {
-    let history = history::of_data(data, id).map_err(|source| PositionError::History { timeline: id, source })?;
+pub(crate) fn timeline_by_id(data: &Path, id: u64) -> Result<Timeline, PositionError> {
+    let history = history::read_history(data, id).map_err(|source| PositionError::History { timeline: id, source })?;
     let history = history.ok_or(PositionError::NoHistory { timeline: id })?;
     Ok(Timeline { id, history })
 }
@@ -145,9 +145,9 @@ pub(crate) fn of_id(data: &Path, id: u64) -> Result<Timeline, PositionError> {
 const SEGMENTS_MAX: usize = 3;
 
 /// The starts of the segments of a timeline that were written last.
-fn newest_segments(data: &Path, timeline: u64, layout: Layout) -> Result<Vec<Lsn>, PositionError> {
+fn newest_segments(data: &Path, timeline: u64, layout: WalLayout) -> Result<Vec<Lsn>, PositionError> {
     let dir = data.join("pg_wal");
-    let mut written: Vec<(SystemTime, Lsn)> = files::names(&dir)?
+    let mut written: Vec<(SystemTime, Lsn)> = files::file_names(&dir)?
         .iter()
         .filter_map(|name| {
             let start = segment_start(name, timeline, layout)?;
@@ -165,7 +165,7 @@ fn newest_segments(data: &Path, timeline: u64, layout: Layout) -> Result<Vec<Lsn
 }
 
 /// Where a segment file of this timeline begins; `None` for other files.
-fn segment_start(name: &str, timeline: u64, layout: Layout) -> Option<Lsn> {
+fn segment_start(name: &str, timeline: u64, layout: WalLayout) -> Option<Lsn> {
     let (of, number) = name.split_at_checked(8).filter(|_| name.len() == 24)?;
     let (high, low) = number.split_at_checked(8)?;
     let number = |hex: &str| u64::from_str_radix(hex, 16).ok();
@@ -180,7 +180,7 @@ fn segment_start(name: &str, timeline: u64, layout: Layout) -> Option<Lsn> {
 mod tests {
     use super::*;
 
-    const LAYOUT: Layout = Layout {
+    const LAYOUT: WalLayout = WalLayout {
         segment_bytes: 16 << 20,
         page_bytes: 8192,
     };
@@ -232,14 +232,14 @@ mod tests {
 
     #[test]
     fn wal_that_takes_too_long_to_read_is_no_failure() {
-        let late = ControlError::Run(HelperError::Timeout {
+        let late = ControlError::Run(CommandError::Timeout {
             program: "pg_waldump".into(),
             limit: Duration::from_secs(1),
         });
-        assert!(matches!(known_of(Err(late)), Ok(None)));
-        assert!(matches!(known_of(Ok(None)), Ok(Some(None))));
+        assert!(matches!(unless_timeout(Err(late)), Ok(None)));
+        assert!(matches!(unless_timeout(Ok(None)), Ok(Some(None))));
         let damaged = ControlError::Missing { what: "timeline" };
-        assert!(known_of(Err(damaged)).is_err());
+        assert!(unless_timeout(Err(damaged)).is_err());
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Process {
             Err(Errno::NOSYS | Errno::PERM) => None,
             Err(errno) => return Err(errno.into()),
         };
-        let started = life_of(pid.as_raw_nonzero().get()).ok().flatten();
+        let started = start_ticks(pid.as_raw_nonzero().get()).ok().flatten();
         Ok(Some(Self { pid, handle, started }))
     }
 
@@ -63,7 +63,7 @@ impl Process {
     }
 
     fn is_alive(&self) -> bool {
-        match life_of(self.pid()) {
+        match start_ticks(self.pid()) {
             Ok(now) => now.is_some() && now == self.started,
             Err(_) => test_kill_process(self.pid).is_ok(),
         }
@@ -76,7 +76,7 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// When the process with this number was started, in clock ticks since boot, which tells it from another one with its
 /// number; `None` when it is gone, or dead and not reaped (proc_pid_stat(5)). Errs without `/proc`.
-fn life_of(pid: i32) -> io::Result<Option<u64>> {
+fn start_ticks(pid: i32) -> io::Result<Option<u64>> {
     let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
         Err(gone) if Path::new("/proc/self/stat").exists() => {
@@ -109,24 +109,24 @@ pub fn is_alive(pid: i32) -> bool {
 
 /// Who has the number that stands in `postmaster.pid`. `pg_ctl status` takes whoever has it now for the postmaster.
 #[derive(Debug)]
-pub enum NamedByLock {
+pub enum LockHolder {
     /// Nobody, or there is no such file.
     Nobody,
     /// The postmaster of this data directory.
     Postmaster(Process),
     /// A process that works in the data directory, but was not started when the file says: the file must stay.
-    AtWork(Process),
+    UsesDataDir(Process),
     /// A process that has nothing to do with the data directory, or a dead one that nobody has reaped.
-    Stranger,
+    Unrelated,
 }
 
 /// Looks at the process that `postmaster.pid` names.
 ///
 /// A postmaster changes into its data directory at its start, whatever its executable is called (wrapper scripts). A
 /// name such as `postgres` or the start in line 3 of the file then tells it from another process that got its number.
-pub fn named_by_lock(data: &Path) -> Result<NamedByLock, FileError> {
+pub fn lock_holder(data: &Path) -> Result<LockHolder, FileError> {
     let Some(lock) = files::pid_file(data)? else {
-        return Ok(NamedByLock::Nobody);
+        return Ok(LockHolder::Nobody);
     };
     // A single-user server writes its number negative.
     let pid = lock.pid.saturating_abs();
@@ -135,24 +135,24 @@ pub fn named_by_lock(data: &Path) -> Result<NamedByLock, FileError> {
         data.join("postmaster.pid"),
     ))?;
     let Some(process) = process else {
-        return Ok(NamedByLock::Nobody);
+        return Ok(LockHolder::Nobody);
     };
     if !Path::new("/proc/self/exe").exists() {
-        return Ok(NamedByLock::Postmaster(process)); // no /proc to ask: believe the lock file, as pg_ctl does
+        return Ok(LockHolder::Postmaster(process)); // no /proc to ask: believe the lock file, as pg_ctl does
     }
     Ok(if !works_in(pid, data) {
-        NamedByLock::Stranger
+        LockHolder::Unrelated
     } else if is_postgres(pid) || is_same_start(lock.started, start_of(pid)) {
-        NamedByLock::Postmaster(process)
+        LockHolder::Postmaster(process)
     } else {
-        NamedByLock::AtWork(process)
+        LockHolder::UsesDataDir(process)
     })
 }
 
 /// The postmaster that runs on this data directory, ours or an earlier keeper's, as its lock file names it.
 pub fn postmaster(data: &Path) -> Result<Option<Process>, FileError> {
-    Ok(match named_by_lock(data)? {
-        NamedByLock::Postmaster(process) => Some(process),
+    Ok(match lock_holder(data)? {
+        LockHolder::Postmaster(process) => Some(process),
         _ => None,
     })
 }
@@ -207,12 +207,12 @@ fn start_of(pid: i32) -> Option<u64> {
         .trim()
         .parse()
         .ok()?;
-    let ticks = life_of(pid).ok()??;
+    let ticks = start_ticks(pid).ok()??;
     Some(boot + ticks / rustix::param::clock_ticks_per_second().max(1))
 }
 
 /// How many generations of processes are looked at.
-const GENERATIONS_MAX: usize = 64;
+const ANCESTORS_MAX: usize = 64;
 
 /// The parent of a process, its parent, and so on.
 pub(crate) fn ancestors(pid: i32) -> Vec<i32> {
@@ -223,7 +223,7 @@ pub(crate) fn ancestors(pid: i32) -> Vec<i32> {
         (parent > 0).then_some(parent)
     };
     std::iter::successors(parent(&pid), parent)
-        .take(GENERATIONS_MAX)
+        .take(ANCESTORS_MAX)
         .collect()
 }
 
@@ -251,7 +251,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
         assert!(postmaster(dir.path()).unwrap().is_none());
-        assert!(matches!(named_by_lock(dir.path()).unwrap(), NamedByLock::Stranger));
+        assert!(matches!(lock_holder(dir.path()).unwrap(), LockHolder::Unrelated));
         fs::write(dir.path().join("postmaster.pid"), "999999999\n").unwrap();
         assert!(postmaster(dir.path()).unwrap().is_none());
     }
@@ -269,21 +269,21 @@ mod tests {
         let named = |started: u64| {
             let text = format!("{pid}\n{}\n{started}\n", dir.path().display());
             fs::write(dir.path().join("postmaster.pid"), text).unwrap();
-            named_by_lock(dir.path()).unwrap()
+            lock_holder(dir.path()).unwrap()
         };
         let (same, wrapped, other) = (named(start), named(start + 5), named(start - 5));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(matches!(same, NamedByLock::Postmaster(_)), "{same:?}");
+        assert!(matches!(same, LockHolder::Postmaster(_)), "{same:?}");
         assert!(
-            matches!(wrapped, NamedByLock::Postmaster(_)),
+            matches!(wrapped, LockHolder::Postmaster(_)),
             "a script came before: {wrapped:?}"
         );
         assert!(
-            matches!(other, NamedByLock::AtWork(_)),
+            matches!(other, LockHolder::UsesDataDir(_)),
             "it got the number later: {other:?}"
         );
-        assert!(matches!(named(start), NamedByLock::Nobody));
+        assert!(matches!(named(start), LockHolder::Nobody));
     }
 
     #[test]

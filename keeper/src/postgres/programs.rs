@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::postgres::command::{self, CommandError};
 use crate::postgres::environment;
-use crate::postgres::helper::{self, HelperError};
 
 /// The oldest major that is supported.
 pub const OLDEST_MAJOR: u32 = 13;
@@ -21,7 +21,7 @@ pub const NEWEST_MAJOR: u32 = 18;
 const NEEDED: [&str; 5] = ["postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_controldata"];
 
 /// Where distributions put each major: Debian's and the PostgreSQL project's RPMs.
-const USUAL: [(&str, &str); 2] = [("/usr/lib/postgresql", "bin"), ("/usr", "bin")];
+const STANDARD_DIRS: [(&str, &str); 2] = [("/usr/lib/postgresql", "bin"), ("/usr", "bin")];
 
 /// A version of PostgreSQL, as its programs print it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +58,7 @@ fn leading_number(text: &str) -> Option<u32> {
 
 /// Why these programs were chosen; printed beside them in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub enum ProgramsSource {
     /// `--pg-bin-path` names them.
     Given,
     /// The search path has them.
@@ -69,7 +69,7 @@ pub enum Found {
     Newest,
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for ProgramsSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Given => "given by --pg-bin-path",
@@ -129,7 +129,7 @@ pub enum ProgramsError {
     },
     /// `postgres -V` did not run.
     #[error("ask for the version of PostgreSQL's programs")]
-    Run(#[from] HelperError),
+    Run(#[from] CommandError),
     /// The program's file is gone.
     #[error("look at {}", program.display())]
     Stat {
@@ -144,13 +144,13 @@ pub enum ProgramsError {
 #[derive(Debug)]
 pub struct Programs {
     dir: PathBuf,
-    found: Found,
-    version: Mutex<Option<(Stamp, Version)>>,
+    source: ProgramsSource,
+    version: Mutex<Option<(FileStamp, Version)>>,
 }
 
 /// Tells whether the program's file was replaced since its version was asked (keeper W23).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     device: u64,
     inode: u64,
     modified: (i64, i64),
@@ -160,7 +160,7 @@ impl Programs {
     /// Looks for the programs: in `given`, else in `path` (the search path), else in the usual places, there those
     /// of `data_major` when there is a data directory, the newest otherwise.
     pub fn find(given: Option<&Path>, path: Option<&OsStr>, data_major: Option<u32>) -> Result<Self, ProgramsError> {
-        Self::find_in(given, path, data_major, &usual_directories())
+        Self::find_in(given, path, data_major, &standard_directories())
     }
 
     fn find_in(
@@ -170,31 +170,31 @@ impl Programs {
         usual: &[(u32, PathBuf)],
     ) -> Result<Self, ProgramsError> {
         if let Some(dir) = given {
-            return Self::of(dir.to_path_buf(), Found::Given);
+            return Self::of(dir.to_path_buf(), ProgramsSource::Given);
         }
         if let Some(dir) = path.and_then(in_search_path) {
-            return Self::of(dir, Found::Path);
+            return Self::of(dir, ProgramsSource::Path);
         }
         let complete = || usual.iter().filter(|(_, dir)| missing_in(dir).is_none());
         if let Some(major) = data_major {
             return match complete().find(|(candidate, _)| *candidate == major) {
-                Some((_, dir)) => Self::of(dir.clone(), Found::DataVersion),
+                Some((_, dir)) => Self::of(dir.clone(), ProgramsSource::DataVersion),
                 None if usual.is_empty() => Err(ProgramsError::NotFound),
                 None => Err(ProgramsError::NoSuchMajor { major }),
             };
         }
         match complete().max_by_key(|(major, _)| *major) {
-            Some((_, dir)) => Self::of(dir.clone(), Found::Newest),
+            Some((_, dir)) => Self::of(dir.clone(), ProgramsSource::Newest),
             None => Err(ProgramsError::NotFound),
         }
     }
 
-    fn of(dir: PathBuf, found: Found) -> Result<Self, ProgramsError> {
+    fn of(dir: PathBuf, found: ProgramsSource) -> Result<Self, ProgramsError> {
         match missing_in(&dir) {
             Some(program) => Err(ProgramsError::Missing { dir, program }),
             None => Ok(Self {
                 dir,
-                found,
+                source: found,
                 version: Mutex::new(None),
             }),
         }
@@ -206,8 +206,8 @@ impl Programs {
     }
 
     /// Why these.
-    pub fn found(&self) -> Found {
-        self.found
+    pub fn found(&self) -> ProgramsSource {
+        self.source
     }
 
     /// The path of one of them.
@@ -228,7 +228,7 @@ impl Programs {
         }
         let mut command = environment::command(&program);
         command.arg("-V");
-        let output = helper::output(command, ASK).await?;
+        let output = command::output(command, VERSION_LIMIT).await?;
         let version = Version::parse(&output).ok_or_else(|| ProgramsError::Version {
             program: program.clone(),
             output,
@@ -245,14 +245,14 @@ impl Programs {
 }
 
 /// How long a program may take to print its version.
-const ASK: Duration = Duration::from_secs(10);
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
-fn stamp(program: &Path) -> Result<Stamp, ProgramsError> {
+fn stamp(program: &Path) -> Result<FileStamp, ProgramsError> {
     let about = fs::metadata(program).map_err(|source| ProgramsError::Stat {
         program: program.to_path_buf(),
         source,
     })?;
-    Ok(Stamp {
+    Ok(FileStamp {
         device: about.dev(),
         inode: about.ino(),
         modified: (about.mtime(), about.mtime_nsec()),
@@ -277,9 +277,9 @@ fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|about| about.is_file() && about.mode() & 0o111 != 0)
 }
 
-fn usual_directories() -> Vec<(u32, PathBuf)> {
+fn standard_directories() -> Vec<(u32, PathBuf)> {
     let mut found = Vec::new();
-    for (root, bin) in USUAL {
+    for (root, bin) in STANDARD_DIRS {
         let Ok(entries) = fs::read_dir(root) else { continue };
         for entry in entries.flatten() {
             let name = entry.file_name();
@@ -336,7 +336,7 @@ mod tests {
         symlink(real.join("postgres"), links.join("postgres")).unwrap();
         let found = Programs::find_in(None, Some(links.as_os_str()), None, &[]).unwrap();
         assert_eq!(found.dir(), fs::canonicalize(&real).unwrap());
-        assert_eq!(found.found(), Found::Path);
+        assert_eq!(found.found(), ProgramsSource::Path);
     }
 
     #[test]

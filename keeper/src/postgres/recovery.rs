@@ -6,28 +6,28 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::postgres::control::{self as control_file, State};
 use crate::postgres::files;
+use crate::postgres::pg_control::{self as control_file, ControlState};
 use crate::postgres::process;
 use crate::postgres::programs::Programs;
-use crate::postgres::walk::{self, Walker};
+use crate::postgres::walker::{self, Walker};
 
 /// What a server is busy with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
+pub struct RecoveryProgress {
     /// What its control file says.
-    pub state: State,
+    pub state: ControlState,
     /// What the title of its startup process says, such as `recovering 000000010000000000000003`.
     pub title: Option<String>,
     /// Name of the last WAL segment of the timeline in the title, up to which it may have to go.
     pub last_segment: Option<String>,
 }
 
-impl fmt::Display for Progress {
+impl fmt::Display for RecoveryProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.state {
-            State::CrashRecovery => "in crash recovery",
-            State::ArchiveRecovery | State::ShutDownInRecovery => "in recovery as a standby",
+            ControlState::CrashRecovery => "in crash recovery",
+            ControlState::ArchiveRecovery | ControlState::ShutDownInRecovery => "in recovery as a standby",
             _ => "starting",
         })?;
         if let Some(title) = &self.title {
@@ -42,16 +42,16 @@ impl fmt::Display for Progress {
 
 /// How far the server of a data directory is that takes no connections yet; `None` when that cannot be found out.
 /// Its processes and its WAL are looked at by `walker`; what does not answer in time is left out.
-pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker: &Walker) -> Option<Progress> {
+pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker: &Walker) -> Option<RecoveryProgress> {
     let control = control_file::read(programs, data, limit).await.ok()?;
     let data = data.to_owned();
     let looked = walker.run(move || {
-        let title = title_in(&data);
+        let title = startup_title_of(&data);
         let last_segment = title.as_deref().and_then(|title| last_segment(&data, title));
         (title, last_segment)
     });
     let (title, last_segment) = looked.await.unwrap_or_default();
-    Some(Progress {
+    Some(RecoveryProgress {
         state: control.state,
         title,
         last_segment,
@@ -62,7 +62,7 @@ pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker:
 fn last_segment(data: &Path, title: &str) -> Option<String> {
     let segment = title.rsplit(' ').next().filter(|word| word.len() == 24)?;
     let timeline = segment.get(..8)?;
-    let names = files::names(&data.join("pg_wal")).ok()?;
+    let names = files::file_names(&data.join("pg_wal")).ok()?;
     let of_timeline = names
         .into_iter()
         .filter(|name| name.len() == 24 && name.starts_with(timeline));
@@ -70,10 +70,10 @@ fn last_segment(data: &Path, title: &str) -> Option<String> {
 }
 
 /// What the startup process of this data directory shows as its title.
-fn title_in(data: &Path) -> Option<String> {
+fn startup_title_of(data: &Path) -> Option<String> {
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
-        walk::at(&entry.path());
+        walker::progress_at(&entry.path());
         let title = startup_title(&fs::read(entry.path().join("cmdline")).ok()?)?;
         process::works_in(pid, data).then_some(title)
     })
@@ -127,13 +127,13 @@ mod tests {
             startup(1, "postgres: main: startup recovering 00000001000000000000000B"),
         ];
         let titles = data.each_ref().map(|data| {
-            let mut looks = std::iter::repeat_with(|| title_in(data.path())).take(2000);
+            let mut looks = std::iter::repeat_with(|| startup_title_of(data.path())).take(2000);
             looks.find_map(|title| {
                 std::thread::sleep(Duration::from_millis(5)); // a child sets its title when it executes
                 title
             })
         });
-        let nowhere = title_in(&data[0].path().join("not there"));
+        let nowhere = startup_title_of(&data[0].path().join("not there"));
         for child in &mut children {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -151,8 +151,8 @@ mod tests {
 
     #[test]
     fn a_progress_reads_as_one_line() {
-        let progress = Progress {
-            state: State::CrashRecovery,
+        let progress = RecoveryProgress {
+            state: ControlState::CrashRecovery,
             title: Some("recovering 000000010000000000000003".to_owned()),
             last_segment: Some("000000010000000000000009".to_owned()),
         };

@@ -7,14 +7,14 @@ use tokio_postgres::error::DbError;
 
 /// An answer of a server that lives and refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ServerRefusal {
     /// Its SQLSTATE (PostgreSQL manual, appendix A).
     pub code: String,
     /// Its message.
     pub message: String,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ServerRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.message, self.code)
     }
@@ -22,14 +22,14 @@ impl fmt::Display for Refusal {
 
 /// Who was refused, for the remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum LoginRole {
     /// The superuser.
     Superuser,
     /// The replication user.
     Replication,
 }
 
-impl Role {
+impl LoginRole {
     /// In words.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl Role {
     }
 }
 
-impl Refusal {
+impl ServerRefusal {
     /// The refusal that an error response is; `None` for one that says that the server starts, stops, recovers or is
     /// damaged.
     pub fn new(code: &str, message: &str) -> Option<Self> {
@@ -71,7 +71,7 @@ impl Refusal {
     }
 
     /// What fixes it, for the role that was refused.
-    pub fn remedy(&self, role: Role, user: &str) -> String {
+    pub fn remedy(&self, role: LoginRole, user: &str) -> String {
         let option = role.option();
         match self.code.as_str() {
             "28P01" => format!(
@@ -86,8 +86,8 @@ impl Refusal {
                     .to_owned()
             }
             "42501" => match role {
-                Role::Superuser => format!("make role {user:?} a superuser again: alter role … superuser"),
-                Role::Replication => format!("let role {user:?} replicate again: alter role … replication"),
+                LoginRole::Superuser => format!("make role {user:?} a superuser again: alter role … superuser"),
+                LoginRole::Replication => format!("let role {user:?} replicate again: alter role … replication"),
             },
             "53300" => format!(
                 "raise the limit that is used up: alter role {user:?} connection limit -1, max_connections, or \
@@ -108,17 +108,17 @@ mod tests {
         for code in [
             "28P01", "28000", "3D000", "42501", "53300", "57014", "55000", "42704", "53200", "0A000", "57P04", "57P05",
         ] {
-            assert!(Refusal::new(code, "no").is_some(), "{code}");
+            assert!(ServerRefusal::new(code, "no").is_some(), "{code}");
         }
         for code in ["57P01", "57P02", "57P03", "58030", "58P01", "XX000", "XX001"] {
-            assert!(Refusal::new(code, "no").is_none(), "{code}");
+            assert!(ServerRefusal::new(code, "no").is_none(), "{code}");
         }
     }
 
     #[test]
     fn a_remedy_names_the_role_and_its_option() {
-        let refusal = Refusal::new("28P01", "password authentication failed").unwrap();
-        let remedy = refusal.remedy(Role::Replication, "repl");
+        let refusal = ServerRefusal::new("28P01", "password authentication failed").unwrap();
+        let remedy = refusal.remedy(LoginRole::Replication, "repl");
         assert!(
             remedy.contains(r#"role "repl""#) && remedy.contains("--pg-repl-passwordfile"),
             "{remedy}"

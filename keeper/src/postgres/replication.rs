@@ -15,12 +15,12 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::postgres::connect::Target;
+use crate::postgres::connect::ConnectTarget;
 use crate::postgres::credentials::Login;
 use crate::postgres::history::{self, Ancestor, HistoryError};
 use crate::postgres::programs::Programs;
-use crate::postgres::refusal::Refusal;
-use crate::postgres::session::{self, Who};
+use crate::postgres::refusal::ServerRefusal;
+use crate::postgres::session_settings::{self, SessionUser};
 use crate::postgres::sql::DATABASE;
 
 /// Why a command has no answer.
@@ -46,7 +46,7 @@ pub enum ReplicationError {
         /// The server's message, with its code.
         message: String,
         /// The refusal, when it proves that the server lives.
-        refusal: Option<Refusal>,
+        refusal: Option<ServerRefusal>,
     },
     /// The server speaks, but not as it must.
     #[error("{act}: {at} answers with {what}")]
@@ -80,7 +80,7 @@ pub enum ReplicationError {
 
 impl ReplicationError {
     /// The refusal, when the server answered with one that proves that it lives.
-    pub fn refusal(&self) -> Option<&Refusal> {
+    pub fn refusal(&self) -> Option<&ServerRefusal> {
         match self {
             Self::Refused { refusal, .. } => refusal.as_ref(),
             _ => None,
@@ -90,7 +90,7 @@ impl ReplicationError {
 
 /// What an instance says that it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
+pub struct SystemIdentity {
     /// System identifier.
     pub system_id: u64,
     /// Its timeline.
@@ -102,16 +102,16 @@ pub struct Identity {
 
 /// Sends replication commands to one instance.
 #[derive(Debug, Clone)]
-pub struct Replication {
-    target: Target,
+pub struct ReplicationClient {
+    target: ConnectTarget,
     login: Login,
     limit: Duration,
     programs: Option<Arc<Programs>>,
 }
 
-impl Replication {
+impl ReplicationClient {
     /// Will connect to `target` as `login`; every command, with its connection, is limited by `limit`.
-    pub fn new(target: Target, login: Login, limit: Duration) -> Self {
+    pub fn new(target: ConnectTarget, login: Login, limit: Duration) -> Self {
         Self {
             target,
             login,
@@ -128,12 +128,12 @@ impl Replication {
     }
 
     /// Q8, `IDENTIFY_SYSTEM`.
-    pub async fn identify(&self) -> Result<Identity, ReplicationError> {
+    pub async fn identify(&self) -> Result<SystemIdentity, ReplicationError> {
         let act = "identify the system";
         let row = self.command(act, "IDENTIFY_SYSTEM").await?;
         let text = |index: usize| row.get(index).and_then(Option::as_deref).map(String::from_utf8_lossy);
         let identity = || {
-            Some(Identity {
+            Some(SystemIdentity {
                 system_id: text(0)?.parse().ok()?,
                 timeline: text(1)?.parse().ok()?,
                 position: Lsn::parse(&text(2)?)?,
@@ -157,16 +157,16 @@ impl Replication {
 
     async fn command(&self, act: &'static str, command: &str) -> Result<Vec<Option<Bytes>>, ReplicationError> {
         let at = || self.target.name();
-        match timeout(self.limit, self.converse(command)).await {
+        match timeout(self.limit, self.run_command(command)).await {
             Ok(Ok(row)) => Ok(row),
-            Ok(Err(Failure::Io(source))) => Err(ReplicationError::Io { act, at: at(), source }),
-            Ok(Err(Failure::Refused { code, message })) => Err(ReplicationError::Refused {
+            Ok(Err(ReplicationFailure::Io(source))) => Err(ReplicationError::Io { act, at: at(), source }),
+            Ok(Err(ReplicationFailure::Refused { code, message })) => Err(ReplicationError::Refused {
                 act,
                 at: at(),
-                refusal: Refusal::new(&code, &message),
+                refusal: ServerRefusal::new(&code, &message),
                 message: format!("{message} ({code})"),
             }),
-            Ok(Err(Failure::Protocol(what))) => Err(ReplicationError::Protocol { act, at: at(), what }),
+            Ok(Err(ReplicationFailure::Protocol(what))) => Err(ReplicationError::Protocol { act, at: at(), what }),
             Err(_) => Err(ReplicationError::Timeout {
                 act,
                 at: at(),
@@ -183,21 +183,21 @@ impl Replication {
         }
     }
 
-    async fn converse(&self, command: &str) -> Result<Vec<Option<Bytes>>, Failure> {
-        self.converse_over(self.target.open().await?, command).await
+    async fn run_command(&self, command: &str) -> Result<Vec<Option<Bytes>>, ReplicationFailure> {
+        self.run_command_over(self.target.open().await?, command).await
     }
 
-    async fn converse_over<S>(&self, stream: S, command: &str) -> Result<Vec<Option<Bytes>>, Failure>
+    async fn run_command_over<S>(&self, stream: S, command: &str) -> Result<Vec<Option<Bytes>>, ReplicationFailure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut wire = Wire {
+        let mut wire = WireProtocol {
             stream,
             read: BytesMut::new(),
             write: BytesMut::new(),
         };
-        let major = session::major(self.programs.as_deref()).await;
-        let options = session::options(major, Who::Replication);
+        let major = session_settings::major(self.programs.as_deref()).await;
+        let options = session_settings::options(major, SessionUser::Replication);
         let parameters = [
             ("user", self.login.user.as_str()),
             ("replication", "true"),
@@ -229,17 +229,18 @@ impl Replication {
         frontend::terminate(&mut wire.write);
         // The answer is complete: whether the server still hears the good-bye does not matter.
         let _ = wire.flush().await;
-        row.ok_or_else(|| Failure::Protocol("no row".to_owned()))
+        row.ok_or_else(|| ReplicationFailure::Protocol("no row".to_owned()))
     }
 
     /// Up to the server's readiness for a command.
-    async fn authenticate<S>(&self, wire: &mut Wire<S>) -> Result<(), Failure>
+    async fn authenticate<S>(&self, wire: &mut WireProtocol<S>) -> Result<(), ReplicationFailure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let password = || {
             let password = self.login.password().map(String::into_bytes);
-            password.ok_or_else(|| Failure::Protocol("a demand for a password, and there is none".to_owned()))
+            password
+                .ok_or_else(|| ReplicationFailure::Protocol("a demand for a password, and there is none".to_owned()))
         };
         let mut scram: Option<ScramSha256> = None;
         loop {
@@ -257,7 +258,9 @@ impl Replication {
                         offered |= mechanism == SCRAM_SHA_256;
                     }
                     if !offered {
-                        return Err(Failure::Protocol("no SASL mechanism that is known".to_owned()));
+                        return Err(ReplicationFailure::Protocol(
+                            "no SASL mechanism that is known".to_owned(),
+                        ));
                     }
                     let exchange = ScramSha256::new(&password()?, ChannelBinding::unsupported());
                     frontend::sasl_initial_response(SCRAM_SHA_256, exchange.message(), &mut wire.write)?;
@@ -265,19 +268,20 @@ impl Replication {
                     scram = Some(exchange);
                 }
                 Message::AuthenticationSaslContinue(body) => {
-                    let exchange = scram.as_mut().ok_or_else(out_of_turn)?;
+                    let exchange = scram.as_mut().ok_or_else(unexpected_auth_message)?;
                     exchange.update(body.data())?;
                     frontend::sasl_response(exchange.message(), &mut wire.write)?;
                     wire.flush().await?;
                 }
-                Message::AuthenticationSaslFinal(body) => {
-                    scram.as_mut().ok_or_else(out_of_turn)?.finish(body.data())?
-                }
+                Message::AuthenticationSaslFinal(body) => scram
+                    .as_mut()
+                    .ok_or_else(unexpected_auth_message)?
+                    .finish(body.data())?,
                 Message::ReadyForQuery(_) => return Ok(()),
                 Message::BackendKeyData(_) | Message::ParameterStatus(_) | Message::NoticeResponse(_) => {}
                 // A password in clear is never sent.
                 _ => {
-                    return Err(Failure::Protocol(
+                    return Err(ReplicationFailure::Protocol(
                         "an authentication method that is not supported".to_owned(),
                     ));
                 }
@@ -288,17 +292,17 @@ impl Replication {
 
 /// What a server answers first to the request for a session.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum FirstAnswer {
+pub(crate) enum FirstResponse {
     /// It goes on with the login.
     Login,
     /// An error; the refusal, when it proves that the server lives and works.
-    Error(Option<Refusal>),
+    Error(Option<ServerRefusal>),
 }
 
 /// Asks for a session of `user` and leaves after the first answer. A server that asks for a password and gets none logs
 /// nothing (`auth_failed` in PostgreSQL's auth.c).
-pub(crate) async fn first_answer(target: &Target, user: &str) -> io::Result<FirstAnswer> {
-    let mut wire = Wire {
+pub(crate) async fn first_response(target: &ConnectTarget, user: &str) -> io::Result<FirstResponse> {
+    let mut wire = WireProtocol {
         stream: target.open().await?,
         read: BytesMut::new(),
         write: BytesMut::new(),
@@ -308,31 +312,33 @@ pub(crate) async fn first_answer(target: &Target, user: &str) -> io::Result<Firs
     frontend::startup_message(parameters, &mut wire.write)?;
     wire.flush().await?;
     match wire.next().await {
-        Ok(_) => Ok(FirstAnswer::Login),
-        Err(Failure::Refused { code, message }) => Ok(FirstAnswer::Error(Refusal::new(&code, &message))),
-        Err(Failure::Io(source)) => Err(source),
-        Err(Failure::Protocol(what)) => Err(io::Error::new(io::ErrorKind::InvalidData, what)),
+        Ok(_) => Ok(FirstResponse::Login),
+        Err(ReplicationFailure::Refused { code, message }) => {
+            Ok(FirstResponse::Error(ServerRefusal::new(&code, &message)))
+        }
+        Err(ReplicationFailure::Io(source)) => Err(source),
+        Err(ReplicationFailure::Protocol(what)) => Err(io::Error::new(io::ErrorKind::InvalidData, what)),
     }
 }
 
-enum Failure {
+enum ReplicationFailure {
     Io(io::Error),
     Refused { code: String, message: String },
     Protocol(String),
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for ReplicationFailure {
     fn from(source: io::Error) -> Self {
         Self::Io(source)
     }
 }
 
-fn out_of_turn() -> Failure {
-    Failure::Protocol("an authentication message out of turn".to_owned())
+fn unexpected_auth_message() -> ReplicationFailure {
+    ReplicationFailure::Protocol("an authentication message out of turn".to_owned())
 }
 
 /// Messages over a stream.
-struct Wire<S> {
+struct WireProtocol<S> {
     stream: S,
     read: BytesMut,
     write: BytesMut,
@@ -341,32 +347,32 @@ struct Wire<S> {
 /// Most bytes of an answer that are held: a history file is a few hundred bytes an ancestor.
 const READ_BYTES_MAX: usize = 4 << 20;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> WireProtocol<S> {
     async fn flush(&mut self) -> io::Result<()> {
         self.stream.write_all_buf(&mut self.write).await?;
         self.stream.flush().await
     }
 
     /// The next message; an error that the server reports is one.
-    async fn next(&mut self) -> Result<Message, Failure> {
+    async fn next(&mut self) -> Result<Message, ReplicationFailure> {
         loop {
             match Message::parse(&mut self.read)? {
                 Some(Message::ErrorResponse(body)) => return Err(refused(body.fields())?),
                 Some(message) => return Ok(message),
                 None if self.read.len() > READ_BYTES_MAX => {
-                    return Err(Failure::Protocol("an answer without end".to_owned()));
+                    return Err(ReplicationFailure::Protocol("an answer without end".to_owned()));
                 }
                 None => {}
             }
             if self.stream.read_buf(&mut self.read).await? == 0 {
-                return Err(Failure::Io(io::ErrorKind::UnexpectedEof.into()));
+                return Err(ReplicationFailure::Io(io::ErrorKind::UnexpectedEof.into()));
             }
         }
     }
 }
 
 /// An error response: its code (SQLSTATE) and message.
-fn refused(mut fields: ErrorFields<'_>) -> io::Result<Failure> {
+fn refused(mut fields: ErrorFields<'_>) -> io::Result<ReplicationFailure> {
     let (mut message, mut code) = (String::new(), String::new());
     while let Some(field) = fields.next()? {
         match field.type_() {
@@ -375,5 +381,5 @@ fn refused(mut fields: ErrorFields<'_>) -> io::Result<Failure> {
             _ => {}
         }
     }
-    Ok(Failure::Refused { code, message })
+    Ok(ReplicationFailure::Refused { code, message })
 }

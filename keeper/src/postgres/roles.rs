@@ -6,10 +6,10 @@ use postgres_protocol::password::scram_sha_256;
 use tracing::info;
 
 use crate::postgres::credentials::{AuthMethod, Login};
-use crate::postgres::sql::{Sql, SqlError};
+use crate::postgres::sql::{SqlClient, SqlError};
 
 /// Gives the superuser its password and makes the replication role.
-pub async fn set_up(sql: &Sql, superuser: &Login, replication: &Login) -> Result<(), SqlError> {
+pub async fn set_up(sql: &SqlClient, superuser: &Login, replication: &Login) -> Result<(), SqlError> {
     info!("setting roles");
     if superuser.user == replication.user {
         let statement = format!(
@@ -37,7 +37,7 @@ pub async fn set_up(sql: &Sql, superuser: &Login, replication: &Login) -> Result
 }
 
 /// Runs a statement in whose end the login's password belongs, and has the server not write it into its log.
-async fn run(sql: &Sql, act: &'static str, mut statement: String, login: &Login) -> Result<(), SqlError> {
+async fn run(sql: &SqlClient, act: &'static str, mut statement: String, login: &Login) -> Result<(), SqlError> {
     if let Some(password) = login.password() {
         let verifier = scram_sha_256(password.as_bytes());
         statement.push_str(&format!(" encrypted password {}", escape_literal(&verifier)));

@@ -17,12 +17,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::postgres::helper::{Tail, drain};
+use crate::postgres::command::{OutputTail, read_lines};
 use crate::postgres::process::Process;
 
 /// What is known of the server that this keeper started last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
+pub enum ChildStatus {
     /// None was started yet.
     NotStarted,
     /// It runs.
@@ -41,16 +41,16 @@ pub enum Life {
 
 /// A launched server.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub(crate) struct PostmasterChild {
     process: Process,
-    tail: Arc<Mutex<Tail>>,
-    hearing: Vec<JoinHandle<()>>,
+    tail: Arc<Mutex<OutputTail>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
-impl Server {
+impl PostmasterChild {
     /// Runs the command and tells `life` of its start and its end, the latter within the time that the system takes
     /// to deliver SIGCHLD.
-    pub(crate) fn launch(mut command: Command, life: &watch::Sender<Life>) -> io::Result<Self> {
+    pub(crate) fn launch(mut command: Command, life: &watch::Sender<ChildStatus>) -> io::Result<Self> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let pid = child
             .id()
@@ -64,10 +64,10 @@ impl Server {
                 return Err(source);
             }
         };
-        let tail = Arc::new(Mutex::new(Tail::default()));
+        let tail = Arc::new(Mutex::new(OutputTail::default()));
         let stdout = child.stdout.take().expect("standard output is piped, see above");
         let stderr = child.stderr.take().expect("standard error is piped, see above");
-        let hear = |tail: &Arc<Mutex<Tail>>| {
+        let hear = |tail: &Arc<Mutex<OutputTail>>| {
             let tail = Arc::clone(tail);
             let mut redactor = Redactor::default();
             move |line: &str, begins: Begins| {
@@ -77,16 +77,20 @@ impl Server {
             }
         };
         let hearing = vec![
-            tokio::spawn(drain(stdout, hear(&tail))),
-            tokio::spawn(drain(stderr, hear(&tail))),
+            tokio::spawn(read_lines(stdout, hear(&tail))),
+            tokio::spawn(read_lines(stderr, hear(&tail))),
         ];
-        life.send_replace(Life::Running { pid });
+        life.send_replace(ChildStatus::Running { pid });
         let life = life.clone();
         tokio::spawn(async move {
             let status = child.wait().await.ok();
-            life.send_replace(Life::Ended { pid, status });
+            life.send_replace(ChildStatus::Ended { pid, status });
         });
-        Ok(Self { process, tail, hearing })
+        Ok(Self {
+            process,
+            tail,
+            readers: hearing,
+        })
     }
 
     pub(crate) fn process(&self) -> &Process {
@@ -94,18 +98,18 @@ impl Server {
     }
 
     /// The last lines that it printed; waits a moment for those under way, which is for a server that has ended.
-    pub(crate) async fn last_words(&mut self) -> Vec<String> {
-        for hearing in &mut self.hearing {
+    pub(crate) async fn final_output(&mut self) -> Vec<String> {
+        for hearing in &mut self.readers {
             // Children of a killed server may hold the pipe open: then what came so far has to do.
             if !hearing.is_finished() {
-                let _ = timeout(LAST_WORDS, hearing).await;
+                let _ = timeout(FINAL_OUTPUT_LIMIT, hearing).await;
             }
         }
-        self.printed()
+        self.recent_output()
     }
 
     /// The last lines that it has printed until now.
-    pub(crate) fn printed(&self) -> Vec<String> {
+    pub(crate) fn recent_output(&self) -> Vec<String> {
         self.tail
             .lock()
             .expect("nobody panics while holding the tail")
@@ -114,4 +118,4 @@ impl Server {
     }
 }
 
-const LAST_WORDS: Duration = Duration::from_millis(200);
+const FINAL_OUTPUT_LIMIT: Duration = Duration::from_millis(200);

@@ -21,13 +21,13 @@ const NAME: &str = "socket";
 
 /// The private directory of a keeper's sockets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PrivateDir {
+pub struct PrivateSocketDir {
     path: String,
     /// It is not below the data directory, so that it is removed at the end.
     is_elsewhere: bool,
 }
 
-impl PrivateDir {
+impl PrivateSocketDir {
     /// Makes the directory below `data_dir`, mode 0700; where no socket can be there, one in `/tmp` that is as private.
     ///
     /// # Errors
@@ -142,11 +142,11 @@ mod tests {
     #[test]
     fn the_sockets_are_below_the_data_directory_and_closed_to_others() {
         let data = tempfile::tempdir().unwrap();
-        let dir = PrivateDir::prepare(data.path()).unwrap();
+        let dir = PrivateSocketDir::prepare(data.path()).unwrap();
         assert_eq!(dir.path(), data.path().join("socket").to_str().unwrap());
         assert_eq!(mode(dir.path()), 0o700);
         fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(PrivateDir::prepare(data.path()).unwrap(), dir);
+        assert_eq!(PrivateSocketDir::prepare(data.path()).unwrap(), dir);
         assert_eq!(mode(dir.path()), 0o700, "closed again");
         dir.remove();
         assert!(Path::new(dir.path()).exists());
@@ -163,12 +163,12 @@ mod tests {
         ] {
             let data_dir = data.path().join(&name);
             fs::create_dir(&data_dir).unwrap();
-            let dir = PrivateDir::prepare(&data_dir).unwrap();
+            let dir = PrivateSocketDir::prepare(&data_dir).unwrap();
             assert!(dir.path().starts_with("/tmp/stolon-"), "{dir:?}");
             assert!(usable(Path::new(dir.path())).is_ok(), "{dir:?}");
             assert_eq!(mode(dir.path()), 0o700);
             assert_eq!(
-                PrivateDir::prepare(&data_dir).unwrap(),
+                PrivateSocketDir::prepare(&data_dir).unwrap(),
                 dir,
                 "the same at the next start"
             );
@@ -181,7 +181,7 @@ mod tests {
     fn what_stands_in_the_place_of_the_directory_is_not_used() {
         let data = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/", data.path().join("socket")).unwrap();
-        let refused = PrivateDir::prepare(data.path()).unwrap_err();
+        let refused = PrivateSocketDir::prepare(data.path()).unwrap_err();
         let told = control::telemetry::Chain(&refused).to_string();
         assert!(
             told.contains("socket") && told.contains("not a directory owned by this user"),

@@ -14,14 +14,14 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::{Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::postgres::conf::Parameters;
-use crate::postgres::connect::Target;
-use crate::postgres::control::Layout;
+use crate::postgres::connect::ConnectTarget;
 use crate::postgres::credentials::{Login, Secret};
-use crate::postgres::pending::Session;
+use crate::postgres::pg_control::WalLayout;
 use crate::postgres::programs::Programs;
-use crate::postgres::refusal::Refusal;
-use crate::postgres::replication::{FirstAnswer, first_answer};
-use crate::postgres::session::{self, Who};
+use crate::postgres::refusal::ServerRefusal;
+use crate::postgres::replication::{FirstResponse, first_response};
+use crate::postgres::session_settings::{self, SessionUser};
+use crate::postgres::sql_session::SqlSession;
 
 /// The database that is used for administration.
 pub const DATABASE: &str = "postgres";
@@ -53,7 +53,7 @@ pub enum SqlError {
         /// Where it was tried.
         at: String,
         /// The answer.
-        refusal: Refusal,
+        refusal: ServerRefusal,
     },
     /// The server refused, or the connection broke.
     #[error("{act}")]
@@ -83,16 +83,16 @@ pub enum SqlError {
 
 impl SqlError {
     /// The refusal, when the server answered with one that proves that it lives.
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub fn refusal(&self) -> Option<ServerRefusal> {
         match self {
             Self::Refused { refusal, .. } => Some(refusal.clone()),
-            Self::Connect { source, .. } | Self::Query { source, .. } => Refusal::of(source.as_db_error()?),
+            Self::Connect { source, .. } | Self::Query { source, .. } => ServerRefusal::of(source.as_db_error()?),
             _ => None,
         }
     }
 
     /// Whether the server says that it cannot take connections now: it starts, recovers or stops.
-    pub fn is_not_yet(&self) -> bool {
+    pub fn is_not_accepting(&self) -> bool {
         match self {
             Self::Connect { source, .. } | Self::Query { source, .. } => {
                 source.code() == Some(&SqlState::CANNOT_CONNECT_NOW)
@@ -104,26 +104,26 @@ impl SqlError {
 
 /// A connection that is kept open between questions and opened again when it broke (keeper W23).
 #[derive(Debug)]
-pub struct Sql {
+pub struct SqlClient {
     config: Config,
     login: Login,
-    target: Target,
+    target: ConnectTarget,
     limit: Duration,
-    session: Mutex<Option<Session>>,
-    refused: StdMutex<Refused>,
+    session: Mutex<Option<SqlSession>>,
+    refused: StdMutex<RefusedLogins>,
     programs: Option<Arc<Programs>>,
 }
 
 /// What was refused a short while ago, and is not tried again all the time: each try is a line in the server's log.
 #[derive(Debug, Default)]
-struct Refused {
+struct RefusedLogins {
     login: Option<RefusedLogin>,
-    database: Option<(Refusal, Instant)>,
+    database: Option<(ServerRefusal, Instant)>,
 }
 
 #[derive(Debug)]
 struct RefusedLogin {
-    refusal: Refusal,
+    refusal: ServerRefusal,
     at: Instant,
     /// Another one is worth another try.
     password: Option<Secret>,
@@ -132,9 +132,9 @@ struct RefusedLogin {
 /// How long a refusal is not tried again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
-impl Sql {
+impl SqlClient {
     /// Will connect to `target`; every question, with its connection, is limited by `limit`.
-    pub fn new(target: Target, login: &Login, limit: Duration) -> Self {
+    pub fn new(target: ConnectTarget, login: &Login, limit: Duration) -> Self {
         Self {
             config: Self::config(login),
             login: login.clone(),
@@ -162,10 +162,10 @@ impl Sql {
     /// Connects to the usual database, or, while that one is not there for us, to the other one, which is left again
     /// after each question: nobody can copy a database that somebody uses.
     #[expect(clippy::disallowed_methods, reason = "a pause between logins is measured here")]
-    async fn connect(&self) -> Result<Session, SqlError> {
+    async fn connect(&self) -> Result<SqlSession, SqlError> {
         // What is remembered spares the server's log a line, and proves nothing about the server now (keeper I11).
         if let Some(refusal) = self.refused_lately()
-            && self.still_works().await
+            && self.answers_login_request().await
         {
             return Err(SqlError::Refused {
                 at: self.target.name(),
@@ -177,7 +177,7 @@ impl Sql {
             Some(_) => self.connect_to(OTHER_DATABASE, false).await,
         };
         let refusal = |connected: &Result<_, SqlError>| connected.as_ref().err().and_then(SqlError::refusal);
-        if let Some(about) = refusal(&connected).filter(Refusal::is_about_database)
+        if let Some(about) = refusal(&connected).filter(ServerRefusal::is_about_database)
             && self.database_refusal().is_none()
         {
             let other = self.connect_to(OTHER_DATABASE, false).await;
@@ -194,10 +194,12 @@ impl Sql {
         connected
     }
 
-    async fn connect_to(&self, database: &str, is_kept: bool) -> Result<Session, SqlError> {
+    async fn connect_to(&self, database: &str, is_kept: bool) -> Result<SqlSession, SqlError> {
         let mut config = self.config.clone();
-        let major = session::major(self.programs.as_deref()).await;
-        config.dbname(database).options(session::options(major, Who::Superuser));
+        let major = session_settings::major(self.programs.as_deref()).await;
+        config
+            .dbname(database)
+            .options(session_settings::options(major, SessionUser::Superuser));
         if let Some(password) = self.login.password() {
             config.password(password);
         }
@@ -210,27 +212,27 @@ impl Sql {
         let connection = tokio::spawn(async move {
             let _ = connection.await;
         });
-        Ok(Session::new(client, connection, self.target.clone(), is_kept))
+        Ok(SqlSession::new(client, connection, self.target.clone(), is_kept))
     }
 
     /// Whether the server answers a new connection as one that works does, without a login that it would log.
-    async fn still_works(&self) -> bool {
-        let answer = first_answer(&self.target, &self.login.user).await;
-        matches!(answer, Ok(FirstAnswer::Login | FirstAnswer::Error(Some(_))))
+    async fn answers_login_request(&self) -> bool {
+        let answer = first_response(&self.target, &self.login.user).await;
+        matches!(answer, Ok(FirstResponse::Login | FirstResponse::Error(Some(_))))
     }
 
     /// Whether the server answers a new connection in time, be it with an error.
     pub async fn answers_new_connections(&self) -> bool {
-        let answer = timeout(self.limit, first_answer(&self.target, &self.login.user)).await;
+        let answer = timeout(self.limit, first_response(&self.target, &self.login.user)).await;
         answer.is_ok_and(|answer| answer.is_ok())
     }
 
-    fn refused(&self) -> MutexGuard<'_, Refused> {
+    fn refused(&self) -> MutexGuard<'_, RefusedLogins> {
         self.refused.lock().expect("nobody panics while holding the refusals")
     }
 
     /// The refusal of a login that is not worth another try yet.
-    fn refused_lately(&self) -> Option<Refusal> {
+    fn refused_lately(&self) -> Option<ServerRefusal> {
         let refused = self.refused();
         let login = refused.login.as_ref()?;
         let is_same = login.password.as_ref().map(Secret::reveal) == self.login.password();
@@ -238,15 +240,15 @@ impl Sql {
     }
 
     /// Why the usual database is not used now.
-    pub fn database_refusal(&self) -> Option<Refusal> {
+    pub fn database_refusal(&self) -> Option<ServerRefusal> {
         let refused = self.refused();
         let (refusal, at) = refused.database.as_ref()?;
         (at.elapsed() < REFUSED_PAUSE).then(|| refusal.clone())
     }
 
     /// Forgets refusals: something has changed, so the next question tries again.
-    pub fn try_again(&self) {
-        *self.refused() = Refused::default();
+    pub fn forget_refusals(&self) {
+        *self.refused() = RefusedLogins::default();
     }
 
     /// Whether one could log in now, in a connection of its own.
@@ -258,30 +260,30 @@ impl Sql {
     }
 
     /// Asks one question and gives the rows, all values as text.
-    pub(crate) async fn ask(&self, act: &'static str, question: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
+    pub(crate) async fn query(&self, act: &'static str, question: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
         let answer = async {
             let mut kept = self.session.lock().await;
             // It is put back only after a whole answer: one that was given up in the middle is not used again.
-            if let Some(session) = kept.take().filter(Session::is_usable) {
+            if let Some(session) = kept.take().filter(SqlSession::is_usable) {
                 let pending = session.begin();
-                match pending.ask(question).await {
+                match pending.query(question).await {
                     Ok(messages) => {
-                        *kept = Some(pending.end());
+                        *kept = Some(pending.finish());
                         return Ok(rows(messages));
                     }
-                    Err(source) if leaves_session(&source) => {
-                        *kept = Some(pending.end());
+                    Err(source) if keeps_session_open(&source) => {
+                        *kept = Some(pending.finish());
                         return Err(SqlError::Query { act, source });
                     }
                     // Closed meanwhile, by a restart of the server, or by somebody who ends sessions: once more.
-                    Err(_) => drop(pending.end()),
+                    Err(_) => drop(pending.finish()),
                 }
             }
             let pending = self.connect().await?.begin();
-            let messages = pending.ask(question).await;
-            let session = pending.end();
+            let messages = pending.query(question).await;
+            let session = pending.finish();
             let messages = messages.map_err(|source| SqlError::Query { act, source })?;
-            *kept = Some(session).filter(Session::is_usable);
+            *kept = Some(session).filter(SqlSession::is_usable);
             Ok(rows(messages))
         };
         timeout(self.limit, answer)
@@ -298,11 +300,11 @@ impl Sql {
             for statement in begin.iter().chain(statements).chain(&commit) {
                 // Given up in the middle, by an error too, it is cancelled; nothing of it stays.
                 pending
-                    .ask(statement)
+                    .query(statement)
                     .await
                     .map_err(|source| SqlError::Query { act, source })?;
             }
-            drop(pending.end());
+            drop(pending.finish());
             Ok(())
         };
         timeout(self.limit, work)
@@ -317,22 +319,24 @@ impl Sql {
 
     /// Q6: does it answer?
     pub async fn ping(&self) -> Result<(), SqlError> {
-        self.ask("ask whether PostgreSQL answers", "select 1").await.map(|_| ())
+        self.query("ask whether PostgreSQL answers", "select 1")
+            .await
+            .map(|_| ())
     }
 
     /// Q1: the parameters in the configuration files as they are on disk, later lines over earlier ones.
     pub async fn configured(&self) -> Result<Parameters, SqlError> {
         let question =
             "select name, setting from pg_file_settings where name is not null and setting is not null order by seqno";
-        let rows = self.ask("read the configured parameters", question).await?;
+        let rows = self.query("read the configured parameters", question).await?;
         Ok(rows.iter().map(|row| (field(row, 0), field(row, 1))).collect())
     }
 
     /// When our session last read the configuration files, as text to compare: another one after a reload is done.
     pub async fn conf_load_time(&self) -> Result<String, SqlError> {
         let act = "ask when the configuration was read";
-        let rows = self.ask(act, "select pg_conf_load_time()").await?;
-        one(act, &rows).map(|row| field(row, 0))
+        let rows = self.query(act, "select pg_conf_load_time()").await?;
+        first_row(act, &rows).map(|row| field(row, 0))
     }
 
     /// Parameters of the configuration files that the server does not take, with the reason (keeper W19). Settings that
@@ -342,14 +346,16 @@ impl Sql {
                         left join pg_settings s on lower(s.name) = lower(f.name) \
                         where f.error is not null and f.sourcefile is not null and f.name is not null \
                         and (f.error <> 'setting could not be applied' or not coalesce(s.pending_restart, false))";
-        let rows = self.ask("read the errors of the configuration files", question).await?;
+        let rows = self
+            .query("read the errors of the configuration files", question)
+            .await?;
         Ok(rows.iter().map(|row| (field(row, 0), field(row, 1))).collect())
     }
 
     /// Numbers of the lines of `pg_hba.conf`, as it is on disk, that the server cannot read, with the reason.
     pub async fn refused_hba_lines(&self) -> Result<Vec<(usize, String)>, SqlError> {
         let question = "select line_number, error from pg_hba_file_rules where error is not null order by 1";
-        let rows = self.ask("read the errors of pg_hba.conf", question).await?;
+        let rows = self.query("read the errors of pg_hba.conf", question).await?;
         let line = |row: &SimpleQueryRow| Some((field(row, 0).parse().ok()?, field(row, 1)));
         Ok(rows.iter().filter_map(line).collect())
     }
@@ -363,7 +369,7 @@ impl Sql {
         );
         let question = question.replace("('', )", "('')");
         let rows = self
-            .ask("ask which parameters are read at the start only", &question)
+            .query("ask which parameters are read at the start only", &question)
             .await?;
         Ok(rows.iter().map(|row| field(row, 0)).collect())
     }
@@ -374,7 +380,7 @@ impl Sql {
         let question = "select a.application_name from pg_stat_get_wal_senders() w \
                         join pg_stat_get_activity(null) a using (pid) where w.sync_state = 'sync' order by 1";
         Ok(self
-            .ask("read the synchronous standbys", question)
+            .query("read the synchronous standbys", question)
             .await?
             .iter()
             .map(|row| field(row, 0))
@@ -385,7 +391,7 @@ impl Sql {
     pub async fn streaming(&self) -> Result<Vec<String>, SqlError> {
         let question = "select application_name from pg_stat_replication where state = 'streaming' order by 1";
         Ok(self
-            .ask("read the streaming standbys", question)
+            .query("read the streaming standbys", question)
             .await?
             .iter()
             .map(|row| field(row, 0))
@@ -396,7 +402,7 @@ impl Sql {
     pub async fn slots(&self) -> Result<Vec<String>, SqlError> {
         let question = "select slot_name from pg_replication_slots where not temporary order by 1";
         Ok(self
-            .ask("read the replication slots", question)
+            .query("read the replication slots", question)
             .await?
             .iter()
             .map(|row| field(row, 0))
@@ -407,25 +413,25 @@ impl Sql {
     pub async fn slots_max(&self) -> Result<u32, SqlError> {
         let act = "read max_replication_slots";
         let rows = self
-            .ask(
+            .query(
                 act,
                 "select setting from pg_settings where name = 'max_replication_slots'",
             )
             .await?;
-        let answer = field(one(act, &rows)?, 0);
+        let answer = field(first_row(act, &rows)?, 0);
         answer.parse().map_err(|_| SqlError::Answer { act, answer })
     }
 
     /// Q4: creates a physical slot, without reserving WAL.
     pub async fn create_slot(&self, slot: &str) -> Result<(), SqlError> {
         let question = format!("select pg_create_physical_replication_slot({})", escape_literal(slot));
-        self.ask("create a replication slot", &question).await.map(|_| ())
+        self.query("create a replication slot", &question).await.map(|_| ())
     }
 
     /// Q5: drops a slot; fails while somebody uses it.
     pub async fn drop_slot(&self, slot: &str) -> Result<(), SqlError> {
         let question = format!("select pg_drop_replication_slot({})", escape_literal(slot));
-        self.ask("drop a replication slot", &question).await.map(|_| ())
+        self.query("drop a replication slot", &question).await.map(|_| ())
     }
 
     /// Name of the directory of this server in a tablespace's location (TABLESPACE_VERSION_DIRECTORY in relpath.h).
@@ -433,15 +439,15 @@ impl Sql {
         let act = "ask for the catalog version";
         let question = "select 'PG_' || current_setting('server_version_num')::int / 10000 || '_' || \
                         catalog_version_no from pg_control_system()";
-        let rows = self.ask(act, question).await?;
-        one(act, &rows).map(|row| field(row, 0))
+        let rows = self.query(act, question).await?;
+        first_row(act, &rows).map(|row| field(row, 0))
     }
 
     /// Locations of the tablespaces outside PGDATA.
     pub async fn tablespace_locations(&self) -> Result<Vec<String>, SqlError> {
         let question = "select pg_tablespace_location(oid) from pg_tablespace \
                         where pg_tablespace_location(oid) like '/%' order by 1";
-        let rows = self.ask("read the tablespaces", question).await?;
+        let rows = self.query("read the tablespaces", question).await?;
         Ok(rows.iter().map(|row| field(row, 0)).collect())
     }
 
@@ -465,8 +471,8 @@ impl Sql {
     }
 
     async fn bytes(&self, act: &'static str, question: &str) -> Result<u64, SqlError> {
-        let rows = self.ask(act, question).await?;
-        let text = one(act, &rows).map(|row| field(row, 0))?;
+        let rows = self.query(act, question).await?;
+        let text = first_row(act, &rows).map(|row| field(row, 0))?;
         text.parse().map_err(|_| SqlError::Answer { act, answer: text })
     }
 
@@ -474,8 +480,8 @@ impl Sql {
     pub async fn sees(&self, path: &str) -> Result<bool, SqlError> {
         let act = "check whether the followed db shares a directory with us";
         let question = format!("select (pg_stat_file({}, true)).size is not null", escape_literal(path));
-        let rows = self.ask(act, &question).await?;
-        one(act, &rows).map(|row| field(row, 0) == "t")
+        let rows = self.query(act, &question).await?;
+        first_row(act, &rows).map(|row| field(row, 0) == "t")
     }
 
     /// Is there a physical slot of this name?
@@ -484,14 +490,14 @@ impl Sql {
             "select 1 from pg_replication_slots where slot_type = 'physical' and slot_name = {}",
             escape_literal(slot)
         );
-        Ok(!self.ask("look for a replication slot", &question).await?.is_empty())
+        Ok(!self.query("look for a replication slot", &question).await?.is_empty())
     }
 
     /// Q7: names of the parameters that take effect only after a restart.
     pub async fn pending_restart(&self) -> Result<Vec<String>, SqlError> {
         let question = "select name from pg_settings where pending_restart order by 1";
         Ok(self
-            .ask("ask whether a restart is pending", question)
+            .query("ask whether a restart is pending", question)
             .await?
             .iter()
             .map(|row| field(row, 0))
@@ -501,12 +507,12 @@ impl Sql {
     /// Is it in recovery, that is not (yet) a master?
     pub async fn is_in_recovery(&self) -> Result<bool, SqlError> {
         let act = "ask whether PostgreSQL is in recovery";
-        let rows = self.ask(act, "select pg_is_in_recovery()").await?;
-        one(act, &rows).map(|row| field(row, 0) == "t")
+        let rows = self.query(act, "select pg_is_in_recovery()").await?;
+        first_row(act, &rows).map(|row| field(row, 0) == "t")
     }
 
     /// What and where the instance is (keeper 3.5): everything from functions that read no table.
-    pub async fn standing(&self) -> Result<Standing, SqlError> {
+    pub async fn position(&self) -> Result<InstancePosition, SqlError> {
         let act = "read the state of PostgreSQL";
         let question = "select r.on, s.system_identifier, i.bytes_per_wal_segment, i.wal_block_size, \
                         greatest(c.timeline_id, case when r.on then m.min_recovery_end_timeline end), \
@@ -515,17 +521,17 @@ impl Sql {
                         case when not r.on then substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8) end \
                         from (select pg_is_in_recovery() as on) r, pg_control_system() s, pg_control_init() i, \
                         pg_control_checkpoint() c, pg_control_recovery() m";
-        let rows = self.ask(act, question).await?;
-        let row = one(act, &rows)?;
+        let rows = self.query(act, question).await?;
+        let row = first_row(act, &rows)?;
         let number = |index| row.get(index).and_then(|text| text.parse::<u64>().ok());
         let standing = || {
             // The system identifier is shown as a signed number.
             let system_id = u64::from_ne_bytes(row.get(1)?.parse::<i64>().ok()?.to_ne_bytes());
             let written = row.get(6).and_then(|hex| u64::from_str_radix(hex, 16).ok());
-            Some(Standing {
+            Some(InstancePosition {
                 is_in_recovery: field(row, 0) == "t",
                 system_id,
-                layout: Layout {
+                layout: WalLayout {
                     segment_bytes: number(2).filter(|bytes| *bytes > 0)?,
                     page_bytes: number(3)?,
                 },
@@ -541,35 +547,35 @@ impl Sql {
 
     /// Asks for a checkpoint, so that a later shutdown has little left to write.
     pub async fn checkpoint(&self) -> Result<(), SqlError> {
-        self.ask("ask for a checkpoint", "checkpoint").await.map(|_| ())
+        self.query("ask for a checkpoint", "checkpoint").await.map(|_| ())
     }
 
     /// Name of the oldest WAL segment that the server still has; `None` for none.
     pub async fn oldest_wal(&self) -> Result<Option<String>, SqlError> {
         let question = "select min(name collate \"C\") from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$'";
-        let rows = self.ask("read the names of the WAL segments", question).await?;
+        let rows = self.query("read the names of the WAL segments", question).await?;
         Ok(rows.first().and_then(|row| row.get(0)).map(str::to_owned))
     }
 
     /// Where a standby is; `None` on a master.
-    pub async fn standby(&self) -> Result<Option<Standby>, SqlError> {
+    pub async fn standby(&self) -> Result<Option<StandbyStatus>, SqlError> {
         let act = "read the state of the standby";
         // One row; pg_stat_wal_receiver has at most one. From 14 on a pause can be one that nobody asked for.
         let question = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), \
                         case when pg_is_in_recovery() then pg_is_wal_replay_paused() end, r.status, r.sender_host, \
                         r.sender_port, r.received_tli, r.slot_name \
                         from (select 1) one left join pg_stat_get_wal_receiver() r on r.pid is not null";
-        let rows = self.ask(act, question).await?;
-        let row = one(act, &rows)?;
+        let rows = self.query(act, question).await?;
+        let row = first_row(act, &rows)?;
         if field(row, 0) != "t" {
             return Ok(None);
         }
         let position = |index| row.get(index).and_then(Lsn::parse);
-        Ok(Some(Standby {
+        Ok(Some(StandbyStatus {
             replayed: position(1),
             received: position(2),
             is_paused: field(row, 3) == "t",
-            receiver: row.get(4).map(|status| Receiver {
+            receiver: row.get(4).map(|status| WalReceiver {
                 is_streaming: status == "streaming",
                 host: field(row, 5),
                 port: field(row, 6),
@@ -582,13 +588,13 @@ impl Sql {
 
 /// What and where an instance is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct InstancePosition {
     /// It follows, or is about to take writes.
     pub is_in_recovery: bool,
     /// System identifier.
     pub system_id: u64,
     /// How its WAL is cut.
-    pub layout: Layout,
+    pub layout: WalLayout,
     /// A master's timeline; on a standby the latest one that its control file knows, which may be an earlier one.
     pub known_timeline: u64,
     /// Flushed on a master, replayed or received on a standby; `None` on one that has replayed nothing yet.
@@ -597,7 +603,7 @@ pub struct Standing {
 
 /// Where a standby is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standby {
+pub struct StandbyStatus {
     /// How far it has replayed.
     pub replayed: Option<Lsn>,
     /// How far it has received and flushed since its start; `None` when nothing came by streaming.
@@ -606,12 +612,12 @@ pub struct Standby {
     /// before a restart (keeper 8.7).
     pub is_paused: bool,
     /// Its WAL receiver; `None` when there is none alive.
-    pub receiver: Option<Receiver>,
+    pub receiver: Option<WalReceiver>,
 }
 
 /// A standby's WAL receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receiver {
+pub struct WalReceiver {
     /// WAL comes in (or would, if there were any).
     pub is_streaming: bool,
     /// Host that it is connected to.
@@ -625,7 +631,7 @@ pub struct Receiver {
 }
 
 /// Whether an error is the answer to a question, after which the session goes on.
-fn leaves_session(error: &tokio_postgres::Error) -> bool {
+fn keeps_session_open(error: &tokio_postgres::Error) -> bool {
     let severity = error.as_db_error().and_then(DbError::parsed_severity);
     severity.is_some_and(|severity| !matches!(severity, Severity::Fatal | Severity::Panic))
 }
@@ -638,7 +644,7 @@ fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {
     messages.into_iter().filter_map(row).collect()
 }
 
-fn one<'a>(act: &'static str, rows: &'a [SimpleQueryRow]) -> Result<&'a SimpleQueryRow, SqlError> {
+fn first_row<'a>(act: &'static str, rows: &'a [SimpleQueryRow]) -> Result<&'a SimpleQueryRow, SqlError> {
     rows.first().ok_or_else(|| SqlError::Answer {
         act,
         answer: "no row".to_owned(),
@@ -662,23 +668,23 @@ mod tests {
     const ASKS_FOR_PASSWORD: &[u8] = &[b'R', 0, 0, 0, 12, 0, 0, 0, 5, 1, 2, 3, 4];
     const LONG: Duration = Duration::from_secs(60);
 
-    async fn server() -> (TcpListener, Target) {
+    async fn server() -> (TcpListener, ConnectTarget) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let target = Target::Remote(Address {
+        let target = ConnectTarget::Remote(Address {
             host: "127.0.0.1".into(),
             port: port.to_string(),
         });
         (listener, target)
     }
 
-    fn sql(target: Target, limit: Duration) -> Sql {
+    fn sql(target: ConnectTarget, limit: Duration) -> SqlClient {
         let login = Login {
             user: "stolon".into(),
             method: AuthMethod::Md5,
             password: Some(Secret::new("secret")),
         };
-        Sql::new(target, &login, limit)
+        SqlClient::new(target, &login, limit)
     }
 
     fn error(code: &str) -> Vec<u8> {
@@ -713,7 +719,7 @@ mod tests {
             answer(&listener, &recovering).await;
         };
         let (recovers, ()) = tokio::join!(sql.ping(), recovers);
-        assert!(recovers.unwrap_err().is_not_yet());
+        assert!(recovers.unwrap_err().is_not_accepting());
 
         let (refused, _) = tokio::join!(sql.ping(), answer(&listener, &refusal));
         assert!(refused.unwrap_err().refusal().is_some());

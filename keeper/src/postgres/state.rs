@@ -33,7 +33,7 @@ pub enum StateError {
     },
     /// A member has another type than it must.
     #[error("{}: {key} must be {wanted}", path.display())]
-    Shape {
+    WrongType {
         /// The file.
         path: PathBuf,
         /// The member.
@@ -73,7 +73,7 @@ pub struct DbState {
 
 /// Reads `keeperstate` in the keeper's data directory; empty when there is none.
 pub fn load_keeper(dir: &Path) -> Result<KeeperState, StateError> {
-    let members = Members::load(dir.join(KEEPER))?;
+    let members = StateMembers::load(dir.join(KEEPER))?;
     Ok(KeeperState {
         uid: members.text("UID")?,
         cluster_uid: members.text("ClusterUID")?,
@@ -87,7 +87,7 @@ pub fn save_keeper(dir: &Path, state: &KeeperState) -> Result<(), FileError> {
 
 /// Reads `dbstate` in the keeper's data directory; empty when there is none.
 pub fn load_db(dir: &Path) -> Result<DbState, StateError> {
-    let members = Members::load(dir.join(DB))?;
+    let members = StateMembers::load(dir.join(DB))?;
     Ok(DbState {
         uid: members.text("UID")?,
         generation: members.number("Generation")?,
@@ -111,12 +111,12 @@ fn save(path: &Path, state: &impl Serialize) -> Result<(), FileError> {
 
 /// The members of a state file: unknown ones are ignored, keys match without regard to case, a missing or null one
 /// is the zero value.
-struct Members {
+struct StateMembers {
     path: PathBuf,
     members: Map<String, Value>,
 }
 
-impl Members {
+impl StateMembers {
     fn load(path: PathBuf) -> Result<Self, StateError> {
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -144,8 +144,8 @@ impl Members {
         })
     }
 
-    fn shape(&self, key: &'static str, wanted: &'static str) -> StateError {
-        StateError::Shape {
+    fn wrong_type(&self, key: &'static str, wanted: &'static str) -> StateError {
+        StateError::WrongType {
             path: self.path.clone(),
             key,
             wanted,
@@ -156,21 +156,21 @@ impl Members {
         match self.get(key) {
             None | Some(Value::Null) => Ok(String::new()),
             Some(Value::String(text)) => Ok(text.clone()),
-            Some(_) => Err(self.shape(key, "text")),
+            Some(_) => Err(self.wrong_type(key, "text")),
         }
     }
 
     fn number(&self, key: &'static str) -> Result<i64, StateError> {
         match self.get(key) {
             None | Some(Value::Null) => Ok(0),
-            Some(value) => value.as_i64().ok_or_else(|| self.shape(key, "a whole number")),
+            Some(value) => value.as_i64().ok_or_else(|| self.wrong_type(key, "a whole number")),
         }
     }
 
     fn boolean(&self, key: &'static str) -> Result<bool, StateError> {
         match self.get(key) {
             None | Some(Value::Null) => Ok(false),
-            Some(value) => value.as_bool().ok_or_else(|| self.shape(key, "true or false")),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong_type(key, "true or false")),
         }
     }
 
@@ -182,8 +182,8 @@ impl Members {
                 .map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
                 .collect::<Option<_>>()
                 .map(Some)
-                .ok_or_else(|| self.shape(key, "an object of texts")),
-            Some(_) => Err(self.shape(key, "an object of texts")),
+                .ok_or_else(|| self.wrong_type(key, "an object of texts")),
+            Some(_) => Err(self.wrong_type(key, "an object of texts")),
         }
     }
 }
@@ -196,19 +196,19 @@ pub fn is_valid_uid(uid: &str) -> bool {
 
 /// The uid to run under.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Uid {
+pub enum ChosenUid {
     /// The one that is saved already.
     Saved(String),
     /// One that was given and must be saved now.
     Given(String),
     /// One made up now, to be saved and told.
-    Made(String),
+    Generated(String),
 }
 
 /// The data belong to another keeper than the one that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("saved uid {saved:?} differs from the given uid {given:?}: give the saved one, or another --data-dir")]
-pub struct OtherUid {
+pub struct UidMismatch {
     /// The uid in `keeperstate`.
     pub saved: String,
     /// The uid of the options.
@@ -216,15 +216,15 @@ pub struct OtherUid {
 }
 
 /// Chooses the uid to run under (keeper 1.5, rules 3 to 5); `fresh` is one made up, for when there is no other.
-pub fn choose_uid(saved: &str, given: Option<&str>, fresh: String) -> Result<Uid, OtherUid> {
+pub fn choose_uid(saved: &str, given: Option<&str>, fresh: String) -> Result<ChosenUid, UidMismatch> {
     match (saved, given) {
-        ("", None) => Ok(Uid::Made(fresh)),
-        ("", Some(given)) => Ok(Uid::Given(given.to_owned())),
-        (saved, Some(given)) if saved != given => Err(OtherUid {
+        ("", None) => Ok(ChosenUid::Generated(fresh)),
+        ("", Some(given)) => Ok(ChosenUid::Given(given.to_owned())),
+        (saved, Some(given)) if saved != given => Err(UidMismatch {
             saved: saved.to_owned(),
             given: given.to_owned(),
         }),
-        (saved, _) => Ok(Uid::Saved(saved.to_owned())),
+        (saved, _) => Ok(ChosenUid::Saved(saved.to_owned())),
     }
 }
 
@@ -319,10 +319,10 @@ mod tests {
     fn a_keeper_never_runs_under_another_uid_than_the_saved_one() {
         // keeper 1.5, I6
         let fresh = || "f00dcafe".to_owned();
-        assert_eq!(choose_uid("", None, fresh()), Ok(Uid::Made(fresh())));
-        assert_eq!(choose_uid("", Some("k1"), fresh()), Ok(Uid::Given("k1".into())));
-        assert_eq!(choose_uid("k1", None, fresh()), Ok(Uid::Saved("k1".into())));
-        assert_eq!(choose_uid("k1", Some("k1"), fresh()), Ok(Uid::Saved("k1".into())));
+        assert_eq!(choose_uid("", None, fresh()), Ok(ChosenUid::Generated(fresh())));
+        assert_eq!(choose_uid("", Some("k1"), fresh()), Ok(ChosenUid::Given("k1".into())));
+        assert_eq!(choose_uid("k1", None, fresh()), Ok(ChosenUid::Saved("k1".into())));
+        assert_eq!(choose_uid("k1", Some("k1"), fresh()), Ok(ChosenUid::Saved("k1".into())));
         assert!(choose_uid("k1", Some("k2"), fresh()).is_err());
     }
 }

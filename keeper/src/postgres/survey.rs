@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 
 use control::telemetry::Chain;
 
-use crate::places::{Found, Place, PlaceKind};
+use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind};
 use crate::postgres::files::{self, FileError};
 use crate::postgres::links::{self, locations, version_directory};
-use crate::postgres::owned::{NEW, Owned, Space, random_name};
-use crate::postgres::trees::{self, Mark};
+use crate::postgres::owned_dirs::{NEW_KIND, OwnedDirs, TablespaceDir, random_name};
+use crate::postgres::trees::{self, DirMark};
 use crate::postgres::usage;
 
 /// The tablespace directories that the links of a whole PGDATA lead to, in-place ones left out.
-pub fn linked(data: &Path) -> Result<Vec<Space>, FileError> {
+pub fn linked(data: &Path) -> Result<Vec<TablespaceDir>, FileError> {
     let Some(directory) = version_directory(data)? else {
         return Ok(Vec::new());
     };
@@ -25,9 +25,9 @@ pub fn linked(data: &Path) -> Result<Vec<Space>, FileError> {
     Ok(spaces)
 }
 
-fn space_at(location: &Path, directory: &str) -> Result<Option<Space>, FileError> {
+fn space_at(location: &Path, directory: &str) -> Result<Option<TablespaceDir>, FileError> {
     let mark = trees::mark(&location.join(directory))?;
-    Ok(mark.map(|mark| Space {
+    Ok(mark.map(|mark| TablespaceDir {
         location: location.to_owned(),
         directory: directory.to_owned(),
         mark,
@@ -35,25 +35,25 @@ fn space_at(location: &Path, directory: &str) -> Result<Option<Space>, FileError
 }
 
 /// Where the `pg_wal` of PGDATA leads, when it is a link; of data that are lost or half made, where it did.
-pub fn wal_of(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
-    links::wal_of(data, owned.record().wal, &owned.name(NEW))
+pub fn wal_of(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
+    links::wal_of(data, owned.record().wal, &owned.name(NEW_KIND))
 }
 
 /// The same, when its content is this keeper's: PGDATA leads there, or it is still the recorded directory.
-pub(crate) fn own_wal(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
+pub(crate) fn own_wal(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
     let Some(wal) = wal_of(data, owned)? else {
         return Ok(None);
     };
     let is_linked = fs::read_link(data.join("pg_wal")).is_ok();
     let mark = trees::mark(&wal)?;
     let record = owned.record();
-    let is_recorded = mark == record.wal_mark && mark.is_none_or(Mark::proves);
+    let is_recorded = mark == record.wal_mark && mark.is_none_or(DirMark::proves);
     let is_ours = is_linked || mark.is_none() || is_recorded;
     Ok((is_ours && !record.not_ours.contains(&wal)).then_some(wal))
 }
 
 /// Where new WAL would go, when WAL lies there that is not this keeper's.
-pub(crate) fn foreign_wal(data: &Path, owned: &Owned) -> Result<Option<PathBuf>, FileError> {
+pub(crate) fn foreign_wal(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
     let Some(wal) = wal_of(data, owned)? else {
         return Ok(None);
     };
@@ -67,7 +67,7 @@ fn holds_wal(dir: &Path) -> Result<bool, FileError> {
 }
 
 /// Records where `pg_wal` leads.
-pub(crate) fn record_wal(owned: &Owned, wal: Option<&Path>) -> Result<(), FileError> {
+pub(crate) fn record_wal(owned: &OwnedDirs, wal: Option<&Path>) -> Result<(), FileError> {
     let known = owned.record();
     if known.wal.as_deref() == wal && known.wal_mark.is_some() {
         return Ok(()); // another directory at that path is not ours for that
@@ -78,7 +78,7 @@ pub(crate) fn record_wal(owned: &Owned, wal: Option<&Path>) -> Result<(), FileEr
 
 /// A tablespace of a running instance whose location somebody else uses too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shared {
+pub struct SharedLocation {
     /// The location.
     pub location: PathBuf,
     /// Who.
@@ -87,7 +87,7 @@ pub struct Shared {
 
 /// What could not be looked at or recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed {
+pub struct SurveyFailure {
     /// The location or file.
     pub path: PathBuf,
     /// Why not.
@@ -96,21 +96,21 @@ pub struct Failed {
 
 /// What a running instance has outside PGDATA.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Stock {
+pub struct TablespaceSurvey {
     /// The locations of its tablespaces.
     pub locations: Vec<PathBuf>,
     /// Those that are not its alone.
-    pub shared: Vec<Shared>,
+    pub shared: Vec<SharedLocation>,
     /// Old data beside PGDATA that nothing records.
-    pub forgotten: Vec<PathBuf>,
+    pub unrecorded: Vec<PathBuf>,
     /// What could not be looked at; all the rest was.
-    pub failed: Vec<Failed>,
+    pub failed: Vec<SurveyFailure>,
 }
 
-impl Stock {
+impl TablespaceSurvey {
     /// The result, if there is one; otherwise what failed is noted, once for each path.
-    fn tried<T>(&mut self, path: &Path, result: Result<T, FileError>) -> Option<T> {
-        let failed = result.as_ref().err().map(|why| Failed {
+    fn note_failure<T>(&mut self, path: &Path, result: Result<T, FileError>) -> Option<T> {
+        let failed = result.as_ref().err().map(|why| SurveyFailure {
             path: path.to_owned(),
             why: Chain(why).to_string(),
         });
@@ -123,48 +123,50 @@ impl Stock {
 
 /// Records the tablespaces of a whole PGDATA as this keeper's, marks their locations, forgets those that are gone, and
 /// returns which are shared. A location that cannot be looked at is noted, and keeps nothing from the others.
-pub fn take_stock(data: &Path, owned: &Owned) -> Stock {
-    let mut stock = Stock::default();
+pub fn survey_instance(data: &Path, owned: &OwnedDirs) -> TablespaceSurvey {
+    let mut stock = TablespaceSurvey::default();
     let links = version_directory(data).and_then(|directory| Ok((directory, locations(data)?)));
-    let Some((directory, targets)) = stock.tried(data, links) else {
+    let Some((directory, targets)) = stock.note_failure(data, links) else {
         return stock;
     };
     let not_ours = owned.record().not_ours;
     let mut found = Vec::new();
     for location in targets.iter().filter(|_| directory.is_some()) {
         let space = space_at(location, directory.as_deref().unwrap_or_default());
-        found.extend(stock.tried(location, space).flatten());
+        found.extend(stock.note_failure(location, space).flatten());
     }
     stock.locations = found.iter().map(|space| space.location.clone()).collect();
     found.retain(|space| !not_ours.contains(&space.path()));
     record(data, owned, &found, &mut stock);
     for space in &found {
         let marked = owned.put_marker(&space.location);
-        stock.tried(&space.location, marked);
+        stock.note_failure(&space.location, marked);
     }
     let servers = usage::servers_of(&stock.locations, data);
     for (location, server) in stock.locations.clone().iter().zip(servers) {
-        let keeper = stock.tried(location, owned.other_keeper(location)).flatten();
+        let keeper = stock.note_failure(location, owned.other_keeper(location)).flatten();
         let keeper = keeper.map(|dir| format!("the keeper of {}", dir.display()));
         let server = server.map(|server| format!("process {} ({})", server.pid, server.program));
         if let Some(with) = keeper.or(server) {
             let location = location.clone();
-            stock.shared.push(Shared { location, with });
+            stock.shared.push(SharedLocation { location, with });
         }
     }
-    stock.forgotten = stock.tried(data, forgotten(data, owned)).unwrap_or_default();
+    stock.unrecorded = stock
+        .note_failure(data, unrecorded_old_data(data, owned))
+        .unwrap_or_default();
     stock
 }
 
 /// Replaces the recorded tablespaces by those that were found, but keeps what may only be away.
-fn record(data: &Path, owned: &Owned, found: &[Space], stock: &mut Stock) {
+fn record(data: &Path, owned: &OwnedDirs, found: &[TablespaceDir], stock: &mut TablespaceSurvey) {
     let before = owned.record().tablespaces;
     let mut kept = found.to_vec();
     for space in &before {
         if kept.iter().any(|kept| kept.path() == space.path()) {
             continue;
         }
-        let mark = stock.tried(&space.location, trees::mark(&space.path()));
+        let mark = stock.note_failure(&space.location, trees::mark(&space.path()));
         let is_there = mark.is_none_or(|mark| mark == Some(space.mark));
         // One whose location lost the marker as well is on a file system that is not mounted.
         if is_there || !owned.has_marker(&space.location) {
@@ -175,24 +177,24 @@ fn record(data: &Path, owned: &Owned, found: &[Space], stock: &mut Stock) {
         let mark = wal.as_deref().map(trees::mark).transpose()?.flatten();
         Ok((wal, mark))
     });
-    let wal = stock.tried(data, wal);
+    let wal = stock.note_failure(data, wal);
     let changed = owned.change(|record| {
         record.tablespaces.clone_from(&kept);
         if let Some(wal) = wal {
             (record.wal, record.wal_mark) = wal;
         }
     });
-    stock.tried(data, changed);
+    stock.note_failure(data, changed);
     let is_kept = |location: &Path| kept.iter().any(|kept| kept.location == location);
     for gone in before.iter().filter(|space| !is_kept(&space.location)) {
         if gone.location.exists() {
-            stock.tried(&gone.location, owned.remove_marker(&gone.location));
+            stock.note_failure(&gone.location, owned.remove_marker(&gone.location));
         }
     }
 }
 
 /// Old data beside PGDATA that are not recorded, such as those of another start of this directory's life.
-fn forgotten(data: &Path, owned: &Owned) -> Result<Vec<PathBuf>, FileError> {
+fn unrecorded_old_data(data: &Path, owned: &OwnedDirs) -> Result<Vec<PathBuf>, FileError> {
     let (Some(dir), Some(name)) = (data.parent(), data.file_name()) else {
         return Ok(Vec::new());
     };
@@ -207,13 +209,13 @@ fn forgotten(data: &Path, owned: &Owned) -> Result<Vec<PathBuf>, FileError> {
 
 /// A file in a place that shows whether another server sees the same directory; removed when dropped.
 #[derive(Debug)]
-pub struct Probe {
+pub struct SharedDirProbe {
     /// What the other server is asked for: an absolute path, or one below its PGDATA.
-    pub asked: String,
+    pub path_on_source: String,
     path: PathBuf,
 }
 
-impl Drop for Probe {
+impl Drop for SharedDirProbe {
     fn drop(&mut self) {
         // An empty file with a random name that stays behind when this fails does no harm.
         let _ = fs::remove_file(&self.path);
@@ -221,45 +223,45 @@ impl Drop for Probe {
 }
 
 /// What a tablespace of the source finds here, but for what only the source can tell; a probe for that.
-pub fn look_at_tablespace(
+pub fn survey_tablespace(
     data: &Path,
-    owned: &Owned,
+    owned: &OwnedDirs,
     location: &Path,
     directory: &str,
-) -> Result<(Found, Option<Probe>), FileError> {
+) -> Result<(ExternalDirFacts, Option<SharedDirProbe>), FileError> {
     let path = location.join(directory);
     let is_recorded = owned.record().tablespaces.iter().any(|space| space.path() == path);
     if is_recorded && trees::mark(&path)?.is_none() && !owned.has_marker(location) {
-        let is_away = Found {
-            is_away: Some(owned.marker(location)),
-            ..Found::default()
+        let is_away = ExternalDirFacts {
+            missing_marker: Some(owned.marker(location)),
+            ..ExternalDirFacts::default()
         };
         return Ok((is_away, None));
     }
     if let Err(why) = trees::create(location) {
-        return Ok((unusable(&why), None));
+        return Ok((unusable_facts(&why), None));
     }
     let probe = match probe(owned, location, location) {
         Ok(probe) => probe,
-        Err(why) => return Ok((unusable(&why), None)),
+        Err(why) => return Ok((unusable_facts(&why), None)),
     };
     let user = usage::user_of(location, &path, data);
-    let found = Found {
+    let found = ExternalDirFacts {
         unusable: None,
         holds_data: trees::mark(&path)?.is_some(),
-        is_the_source_s: false,
+        is_source_dir: false,
         other_keeper: owned.other_keeper(location)?,
         user: user.map(|user| (user.program, user.pid)),
         is_ours: is_ours(&own_spaces(data, owned)?, &path)?,
-        is_away: None,
+        missing_marker: None,
     };
     Ok((found, Some(probe)))
 }
 
 /// The tablespace directories of this keeper: those that its PGDATA, unless that is unfinished, leads to, and those that
 /// are recorded. Where both name one path, the record is the older one.
-pub(crate) fn own_spaces(data: &Path, owned: &Owned) -> Result<Vec<Space>, FileError> {
-    let is_unfinished = trees::mark(&data.join(owned.name(NEW)))?.is_some();
+pub(crate) fn own_spaces(data: &Path, owned: &OwnedDirs) -> Result<Vec<TablespaceDir>, FileError> {
+    let is_unfinished = trees::mark(&data.join(owned.name(NEW_KIND)))?.is_some();
     let mut spaces = if is_unfinished { Vec::new() } else { linked(data)? };
     for space in owned
         .record()
@@ -277,7 +279,7 @@ pub(crate) fn own_spaces(data: &Path, owned: &Owned) -> Result<Vec<Space>, FileE
 }
 
 /// Whether a directory is one of them; its location may be written in another way, through a link.
-fn is_ours(spaces: &[Space], path: &Path) -> Result<bool, FileError> {
+fn is_ours(spaces: &[TablespaceDir], path: &Path) -> Result<bool, FileError> {
     let found = trees::mark(path)?;
     Ok(spaces
         .iter()
@@ -285,45 +287,49 @@ fn is_ours(spaces: &[Space], path: &Path) -> Result<bool, FileError> {
 }
 
 /// The same for the target of `pg_wal`, which is this keeper's because its PGDATA, or its record, leads there.
-pub fn look_at_wal(data: &Path, owned: &Owned, target: &Path) -> Result<(Found, Option<Probe>), FileError> {
+pub fn survey_wal(
+    data: &Path,
+    owned: &OwnedDirs,
+    target: &Path,
+) -> Result<(ExternalDirFacts, Option<SharedDirProbe>), FileError> {
     if !target.is_dir() {
         let why = format!("{}, where pg_wal leads, is not there", target.display());
         return Ok((
-            Found {
+            ExternalDirFacts {
                 unusable: Some(why),
-                ..Found::default()
+                ..ExternalDirFacts::default()
             },
             None,
         ));
     }
     let probe = match probe(owned, target, Path::new("pg_wal")) {
         Ok(probe) => probe,
-        Err(why) => return Ok((unusable(&why), None)),
+        Err(why) => return Ok((unusable_facts(&why), None)),
     };
     let user = usage::user_of(target, target, data);
-    let found = Found {
+    let found = ExternalDirFacts {
         holds_data: holds_wal(target)?,
         user: user.map(|user| (user.program, user.pid)),
         is_ours: own_wal(data, owned)?.as_deref() == Some(target),
-        ..Found::default()
+        ..ExternalDirFacts::default()
     };
     Ok((found, Some(probe)))
 }
 
-pub(crate) fn unusable(why: &FileError) -> Found {
-    Found {
+pub(crate) fn unusable_facts(why: &FileError) -> ExternalDirFacts {
+    ExternalDirFacts {
         unusable: Some(Chain(why).to_string()),
-        ..Found::default()
+        ..ExternalDirFacts::default()
     }
 }
 
 /// Writes a probe into `dir`, which the other server knows as `known_as`.
-fn probe(owned: &Owned, dir: &Path, known_as: &Path) -> Result<Probe, FileError> {
+fn probe(owned: &OwnedDirs, dir: &Path, known_as: &Path) -> Result<SharedDirProbe, FileError> {
     let name = owned.name(&format!("probe.{}", random_name()));
     let path = dir.join(&name);
     files::write_atomically(&path, b"")?;
-    Ok(Probe {
-        asked: known_as.join(name).to_string_lossy().into_owned(),
+    Ok(SharedDirProbe {
+        path_on_source: known_as.join(name).to_string_lossy().into_owned(),
         path,
     })
 }
@@ -341,23 +347,23 @@ pub fn is_of_wal(name: &std::ffi::OsStr) -> bool {
 }
 
 /// The places of an instance that is to be replaced by something that has no tablespaces: its own tablespaces.
-pub fn own_places(data: &Path, owned: &Owned) -> Result<Vec<Place>, FileError> {
+pub fn own_external_dirs(data: &Path, owned: &OwnedDirs) -> Result<Vec<ExternalDir>, FileError> {
     let spaces = own_spaces(data, owned)?;
     let mut places = Vec::new();
     for space in spaces.clone() {
         let path = space.path();
         let user = usage::user_of(&space.location, &path, data);
-        places.push(Place {
+        places.push(ExternalDir {
             bytes: None,
-            found: Found {
+            found: ExternalDirFacts {
                 holds_data: trees::mark(&path)?.is_some(),
                 other_keeper: owned.other_keeper(&space.location)?,
                 user: user.map(|user| (user.program, user.pid)),
                 is_ours: is_ours(&spaces, &path)?,
-                ..Found::default()
+                ..ExternalDirFacts::default()
             },
             path: space.location,
-            kind: PlaceKind::Tablespace {
+            kind: ExternalDirKind::Tablespace {
                 directory: space.directory,
             },
         });

@@ -17,20 +17,20 @@ use serde::{Deserialize, Serialize};
 use crate::postgres::files::FileError;
 use crate::postgres::layout::LOST_FOUND;
 use crate::postgres::mounts::{self, Mounts};
-use crate::postgres::walk;
+use crate::postgres::walker;
 
 /// Which directory a path leads to, as long as the system runs; device numbers may change when it starts again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
+pub struct FileId {
     device: u64,
     inode: u64,
 }
 
 /// The directory or file that a path leads to; links are followed.
-pub fn identity(path: &Path) -> io::Result<Identity> {
-    walk::at(path);
+pub fn file_id(path: &Path) -> io::Result<FileId> {
+    walker::progress_at(path);
     let metadata = fs::metadata(path)?;
-    Ok(Identity {
+    Ok(FileId {
         device: metadata.dev(),
         inode: metadata.ino(),
     })
@@ -39,13 +39,13 @@ pub fn identity(path: &Path) -> io::Result<Identity> {
 /// What tells a directory from others for as long as it exists: its inode and the time of its creation, because an
 /// inode number is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub struct DirMark {
     inode: u64,
     /// Nanoseconds since 1970; 0 where the file system does not record it.
     born: u64,
 }
 
-impl Mark {
+impl DirMark {
     /// Whether a directory with this mark is the one that had it before: without the time of its creation it may be
     /// another one with a freed inode number.
     pub fn proves(self) -> bool {
@@ -54,8 +54,8 @@ impl Mark {
 }
 
 /// The mark of the directory that a path leads to; `None` when there is none.
-pub fn mark(path: &Path) -> Result<Option<Mark>, FileError> {
-    walk::at(path);
+pub fn mark(path: &Path) -> Result<Option<DirMark>, FileError> {
+    walker::progress_at(path);
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(gone) if matches!(gone.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
@@ -65,15 +65,15 @@ pub fn mark(path: &Path) -> Result<Option<Mark>, FileError> {
         .created()
         .ok()
         .and_then(|born| born.duration_since(UNIX_EPOCH).ok());
-    Ok(Some(Mark {
+    Ok(Some(DirMark {
         inode: metadata.ino(),
         born: born.and_then(|born| u64::try_from(born.as_nanos()).ok()).unwrap_or(0),
     }))
 }
 
 /// The device of the file system that a path lies on, or would lie on, and the bytes that a user may still write there.
-pub fn room(path: &Path) -> Result<(u64, u64), FileError> {
-    walk::at(path);
+pub fn free_space(path: &Path) -> Result<(u64, u64), FileError> {
+    walker::progress_at(path);
     let existing = path.ancestors().find(|path| path.exists()).unwrap_or(path);
     let look = || -> io::Result<(u64, u64)> {
         let free = rustix::fs::statvfs(existing)?;
@@ -87,7 +87,7 @@ pub fn room(path: &Path) -> Result<(u64, u64), FileError> {
 
 /// The bytes that a tree takes, links not followed; 0 when it is not there. What vanishes meanwhile does not count.
 pub fn size(path: &Path) -> u64 {
-    walk::at(path);
+    walker::progress_at(path);
     let Ok(metadata) = fs::symlink_metadata(path) else {
         return 0;
     };
@@ -101,7 +101,7 @@ pub fn size(path: &Path) -> u64 {
 
 /// The paths in a directory; none when there is no such directory.
 pub fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
-    walk::at(dir);
+    walker::progress_at(dir);
     let list = match fs::read_dir(dir) {
         Ok(list) => list,
         Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -129,7 +129,7 @@ pub fn sync(dir: &Path) -> Result<(), FileError> {
 
 /// Creates a directory with its parents, for the own user only; one that is there is fine.
 pub fn create(dir: &Path) -> Result<(), FileError> {
-    walk::at(dir);
+    walker::progress_at(dir);
     let made = cut::step().and_then(|()| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir));
     made.map_err(FileError::new("create", dir))
 }
@@ -194,7 +194,7 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
 fn remove_unless_mounted(path: &Path, mounts: &Mounts) -> Result<(), FileError> {
     let removed = match cut::step().and_then(|()| fs::symlink_metadata(path)) {
         Ok(metadata) if metadata.is_dir() => match mounts.at_or_below(path)? {
-            Some(point) => Err(mounts::refusal(&point)),
+            Some(point) => Err(mounts::mounted_error(&point)),
             None => remove_tree(CWD, path.as_os_str(), path),
         },
         Ok(_) => fs::remove_file(path),
@@ -210,7 +210,7 @@ fn remove_unless_mounted(path: &Path, mounts: &Mounts) -> Result<(), FileError> 
 /// directory that was listed, so that nothing outside is reached where a link is put in a directory's place meanwhile.
 fn remove_tree(parent: impl AsFd, name: &OsStr, path: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    walk::at(path);
+    walker::progress_at(path);
     let dir = openat(&parent, name, flags, Mode::empty())?;
     for entry in Dir::read_from(&dir)? {
         let entry = entry?;
@@ -219,7 +219,7 @@ fn remove_tree(parent: impl AsFd, name: &OsStr, path: &Path) -> io::Result<()> {
             continue;
         }
         let path = path.join(name);
-        walk::at(&path);
+        walker::progress_at(&path);
         match unlinkat(&dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             // A directory: Linux has the first error for it, POSIX the second.
@@ -227,7 +227,7 @@ fn remove_tree(parent: impl AsFd, name: &OsStr, path: &Path) -> io::Result<()> {
             Err(other) => return Err(other.into()),
         }
     }
-    walk::at(path);
+    walker::progress_at(path);
     Ok(unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
 }
 
@@ -313,7 +313,7 @@ mod tests {
             fs::create_dir_all(data.join("base").join(name)).unwrap();
             fs::write(data.join("base").join(name).join("file"), "").unwrap();
         }
-        let (removed, steps) = walk::counted(|| remove(&data));
+        let (removed, steps) = walker::count_steps(|| remove(&data));
         removed.unwrap();
         assert!(!data.exists());
         assert!(steps > 8, "each of the entries is a step, not the tree: {steps}");
@@ -323,7 +323,7 @@ mod tests {
     fn a_mark_without_a_time_of_creation_proves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let found = mark(dir.path()).unwrap().unwrap();
-        assert!(!Mark { born: 0, ..found }.proves());
+        assert!(!DirMark { born: 0, ..found }.proves());
         assert_eq!(found.proves(), found.born != 0);
     }
 

@@ -4,12 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::postgres::trees::{Identity, identity};
-use crate::postgres::walk;
+use crate::postgres::trees::{FileId, file_id};
+use crate::postgres::walker;
 
 /// A process that uses a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
+pub struct DirUser {
     /// Its process id.
     pub pid: i32,
     /// Its name.
@@ -19,28 +19,28 @@ pub struct User {
 /// A process that has `dir` or something below it open, mapped or as its working directory, or that is a server whose
 /// tablespace or `pg_wal` is at `location`. Processes that work in `own`, our PGDATA, and this one do not count; of
 /// other users' processes the system shows only root what they use.
-pub fn user_of(location: &Path, dir: &Path, own: &Path) -> Option<User> {
+pub fn user_of(location: &Path, dir: &Path, own: &Path) -> Option<DirUser> {
     let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
     let uses = |process: &PathBuf| {
-        walk::at(process);
+        walker::progress_at(process);
         let cwd = process.join("cwd");
         let names_it = || {
             fs::read_link(&cwd).is_ok_and(|cwd| cwd.starts_with(&real))
                 || has_open(process, &real)
                 || maps(process, &real)
         };
-        is_served(location, process) || (names_it() && has_the_same_view(process, &real))
+        is_served_from(location, process) || (names_it() && has_the_same_view(process, &real))
     };
-    others(own).find(uses).map(|process| user(&process))
+    others(own).find(uses).map(|process| dir_user(&process))
 }
 
 /// For each location a server other than ours whose tablespace or `pg_wal` is there, in one walk through the processes.
-pub fn servers_of(locations: &[PathBuf], own: &Path) -> Vec<Option<User>> {
+pub fn servers_of(locations: &[PathBuf], own: &Path) -> Vec<Option<DirUser>> {
     let mut found = vec![None; locations.len()];
     for process in others(own) {
         for (location, server) in locations.iter().zip(&mut found) {
-            if server.is_none() && is_served(location, &process) {
-                *server = Some(user(&process));
+            if server.is_none() && is_served_from(location, &process) {
+                *server = Some(dir_user(&process));
             }
         }
     }
@@ -50,11 +50,11 @@ pub fn servers_of(locations: &[PathBuf], own: &Path) -> Vec<Option<User>> {
 /// The other processes, as directories in `/proc`.
 fn others(own: &Path) -> impl Iterator<Item = PathBuf> {
     let path = fs::canonicalize(own).ok();
-    let own = identity(own).ok();
+    let own = file_id(own).ok();
     let is_own = move |process: &PathBuf| {
         let cwd = process.join("cwd");
         let has_the_path = path.is_some() && fs::read_link(&cwd).ok() == path;
-        has_the_path || (is_server(process) && own.is_some() && identity(&cwd).ok() == own)
+        has_the_path || (is_server(process) && own.is_some() && file_id(&cwd).ok() == own)
     };
     let me = std::process::id().to_string();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -75,14 +75,14 @@ fn is_server(process: &Path) -> bool {
     program.contains("postgres") || program.contains("postmaster")
 }
 
-fn is_served(location: &Path, process: &Path) -> bool {
+fn is_served_from(location: &Path, process: &Path) -> bool {
     if !is_server(process) {
         return false;
     }
-    let Ok(location) = identity(location) else { return false };
-    let is_location = |path: PathBuf| identity(&path).is_ok_and(|found: Identity| found == location);
+    let Ok(location) = file_id(location) else { return false };
+    let is_location = |path: PathBuf| file_id(&path).is_ok_and(|found: FileId| found == location);
     let pgdata = process.join("cwd");
-    walk::at(&pgdata);
+    walker::progress_at(&pgdata);
     let links = fs::read_dir(pgdata.join("pg_tblspc")).into_iter().flatten().flatten();
     let mut links = links.map(|entry| entry.path()).chain([pgdata.join("pg_wal")]);
     links.any(|link| match fs::read_link(&link) {
@@ -101,8 +101,8 @@ fn in_view_of(process: &Path, link: &Path, target: &Path) -> PathBuf {
 
 /// Whether a path leads the process to the same directory as us. What cannot be found out counts as yes.
 fn has_the_same_view(process: &Path, dir: &Path) -> bool {
-    let theirs = identity(&in_view_of(process, dir, dir));
-    theirs.is_err() || theirs.ok() == identity(dir).ok()
+    let theirs = file_id(&in_view_of(process, dir, dir));
+    theirs.is_err() || theirs.ok() == file_id(dir).ok()
 }
 
 fn has_open(process: &Path, dir: &Path) -> bool {
@@ -120,10 +120,10 @@ fn maps(process: &Path, dir: &Path) -> bool {
         .any(|path| path.starts_with(dir))
 }
 
-fn user(process: &Path) -> User {
+fn dir_user(process: &Path) -> DirUser {
     let pid = process.file_name().and_then(|name| name.to_str()?.parse().ok());
     let program = fs::read_to_string(process.join("comm")).unwrap_or_default();
-    User {
+    DirUser {
         pid: pid.unwrap_or(0),
         program: program.trim_end().to_owned(),
     }

@@ -1,9 +1,9 @@
 //! What of the wanted configuration a server is given: less what it was found to refuse, which keeps its last good value.
 //! Pure; who asks the server, and when, is left to `pass`.
 
+mod failed_start;
 mod hba;
-mod kept;
-mod start;
+mod last_good;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::postgres::conf::Parameters;
 
+pub use failed_start::{FailedStart, StartDiagnosis};
 pub use hba::choose_lines;
-pub use kept::{Kept, KeptFile};
-pub use start::{Attempt, Blame};
+pub use last_good::{LastGoodConf, LastGoodConfFile};
 
 /// The part of a configuration that comes from the cluster spec.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub struct Settings {
 
 /// A parameter that a server refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedParameter {
     /// The wanted value; none: not to be set.
     pub value: Option<String>,
     /// What is used instead; none: not set.
@@ -42,58 +42,60 @@ pub struct Refused {
 
 /// What servers refused so far. A verdict is on one value: with another one it is forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Verdicts {
-    parameters: BTreeMap<String, Refused>,
+pub struct Refusals {
+    parameters: BTreeMap<String, RefusedParameter>,
     lines: BTreeMap<String, String>,
     /// Lines of the keeper's own, such as one with another instance's address.
     own_lines: BTreeMap<String, String>,
-    held: Option<Held>,
+    held_back: Option<HeldBack>,
     /// A set with which starts failed for a reason that names nothing, and how often.
     failed: Option<(Settings, u32)>,
 }
 
 /// All that distinguishes a set with which a server did not start from the one with which it last did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Held {
-    parameters: BTreeMap<String, Refused>,
-    hba: Option<HeldHba>,
+struct HeldBack {
+    parameters: BTreeMap<String, RefusedParameter>,
+    hba: Option<HeldBackHba>,
     why: String,
     /// A server has started without it.
     proven: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct HeldHba {
+struct HeldBackHba {
     wanted: Option<Vec<String>>,
     instead: Option<Vec<String>>,
 }
 
 /// What can be used of a wanted configuration, and what is to be said about the rest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Usable {
+pub struct UsableSettings {
     /// The configuration to write.
     pub settings: Settings,
     /// What was refused, one text for each.
     pub refused: Vec<String>,
 }
 
-impl Verdicts {
+impl Refusals {
     /// Forgets what nobody wants any more; [`Self::forget_own_lines`] does the same for the keeper's own lines.
     pub fn forget_unwanted(&mut self, wanted: &Settings) {
-        let is_wanted = |name: &String, refused: &mut Refused| wanted.parameters.get(name) == refused.value.as_ref();
+        let is_wanted =
+            |name: &String, refused: &mut RefusedParameter| wanted.parameters.get(name) == refused.value.as_ref();
         self.parameters.retain(is_wanted);
         self.lines
             .retain(|line, _| wanted.hba.iter().flatten().any(|wanted| wanted == line));
-        if let Some(held) = &mut self.held {
+        if let Some(held) = &mut self.held_back {
             // With one of several suspects gone, the others may have been innocent: they are worth another start.
-            let is_gone = |(name, refused): (&String, &mut Refused)| refused.is_suspect && !is_wanted(name, refused);
+            let is_gone =
+                |(name, refused): (&String, &mut RefusedParameter)| refused.is_suspect && !is_wanted(name, refused);
             if held.parameters.iter_mut().any(is_gone) {
                 held.parameters.retain(|_, refused| !refused.is_suspect);
             }
             held.parameters.retain(is_wanted);
             held.hba = held.hba.take().filter(|held| held.wanted == wanted.hba);
             if held.parameters.is_empty() && held.hba.is_none() {
-                self.held = None;
+                self.held_back = None;
             }
         }
     }
@@ -104,14 +106,14 @@ impl Verdicts {
     }
 
     /// What can be used of `wanted`; `last` is what a server last took.
-    pub fn usable(&self, wanted: &Settings, last: Option<&Settings>) -> Usable {
+    pub fn usable(&self, wanted: &Settings, last: Option<&Settings>) -> UsableSettings {
         let mut settings = wanted.clone();
         let mut refused = Vec::new();
         let replace = |settings: &mut Settings, name: &String, with: &Option<String>| match with {
             Some(value) => drop(settings.parameters.insert(name.clone(), value.clone())),
             None => drop(settings.parameters.remove(name)),
         };
-        if let Some(held) = &self.held {
+        if let Some(held) = &self.held_back {
             held.parameters
                 .iter()
                 .for_each(|(name, one)| replace(&mut settings, name, &one.instead));
@@ -129,7 +131,7 @@ impl Verdicts {
         refused.extend(said);
         let own = self.own_lines.iter();
         refused.extend(own.map(|(line, why)| format!("the keeper's own hba line {line:?} is left out: {why}")));
-        Usable { settings, refused }
+        UsableSettings { settings, refused }
     }
 
     /// The server refuses these parameters; they keep the values that one last took.
@@ -139,7 +141,7 @@ impl Verdicts {
             // Refused once more: then it was the last value that is refused now.
             let last = last.filter(|_| !self.parameters.contains_key(name));
             let before = last.and_then(|last| last.parameters.get(name)).cloned();
-            let refused = Refused {
+            let refused = RefusedParameter {
                 instead: before.filter(|before| Some(before) != value.as_ref()),
                 value,
                 why: why.clone(),
@@ -161,7 +163,7 @@ impl Verdicts {
 
     /// The names of the parameters with which a server did not start.
     pub fn held_parameters(&self) -> Vec<String> {
-        let held = self.held.iter().flat_map(|held| held.parameters.keys());
+        let held = self.held_back.iter().flat_map(|held| held.parameters.keys());
         held.cloned().collect()
     }
 
@@ -172,20 +174,20 @@ impl Verdicts {
 
     /// Whether something is held back that a running server was not asked about.
     pub fn needs_release(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| !held.proven)
+        self.held_back.as_ref().is_some_and(|held| !held.proven)
     }
 
     /// Whether a start failed with the wanted configuration, and a server now runs with less of it.
-    pub fn went_back(&self) -> bool {
-        self.held.is_some()
+    pub fn has_held_back(&self) -> bool {
+        self.held_back.is_some()
     }
 
     /// A server runs that cannot be asked: lines are tried by a reload, at which it keeps the old ones if it must.
     pub fn release_hba(&mut self) {
-        let Some(held) = &mut self.held else { return };
+        let Some(held) = &mut self.held_back else { return };
         held.hba = None;
         if held.parameters.is_empty() {
-            self.held = None;
+            self.held_back = None;
         }
     }
 
@@ -193,17 +195,17 @@ impl Verdicts {
     /// start only; the rest it can be asked about, and is applied by a reload.
     pub fn release(&mut self, for_restart: &BTreeSet<String>) {
         self.failed = None;
-        let Some(held) = &mut self.held else { return };
+        let Some(held) = &mut self.held_back else { return };
         held.proven = true;
         held.parameters.retain(|name, _| for_restart.contains(name));
         held.hba = None;
         if held.parameters.is_empty() {
-            self.held = None;
+            self.held_back = None;
         }
     }
 }
 
-impl Refused {
+impl RefusedParameter {
     fn describe(&self, name: &str) -> String {
         if is_private(name) {
             let values = [&self.value, &self.instead].into_iter().flatten();
@@ -218,7 +220,7 @@ impl Refused {
     }
 }
 
-impl Held {
+impl HeldBack {
     fn describe(&self) -> String {
         let mut names: Vec<String> = self.parameters.keys().map(|name| format!("{name:?}")).collect();
         names.extend(self.hba.iter().map(|_| "pgHBA".to_owned()));

@@ -11,9 +11,9 @@ fn settings(parameters: &[(&str, &str)], hba: &[&str]) -> Settings {
     }
 }
 
-fn attempt<'a>(wanted: &'a Settings, tried: &'a Settings, base: &'a Settings, output: &'a [String]) -> Attempt<'a> {
+fn attempt<'a>(wanted: &'a Settings, tried: &'a Settings, base: &'a Settings, output: &'a [String]) -> FailedStart<'a> {
     let hba_file = tried.hba.as_deref().unwrap_or_default();
-    Attempt {
+    FailedStart {
         is_base_proven: true,
         last_hba: &base.hba,
         wanted,
@@ -42,7 +42,7 @@ fn a_refused_parameter_keeps_its_last_value_and_the_others_change() {
     );
     let last = settings(&[("max_connections", "150"), ("work_mem", "4MB")], &[MD5]);
     let named = BTreeMap::from(["max_connections", "wal_keep_segments"].map(|name| (name.to_owned(), "no".to_owned())));
-    let mut verdicts = Verdicts::default();
+    let mut verdicts = Refusals::default();
     verdicts.refuse_parameters(&named, &wanted, Some(&last));
     let usable = verdicts.usable(&wanted, Some(&last));
     assert_eq!(
@@ -59,7 +59,7 @@ fn a_refused_parameter_keeps_its_last_value_and_the_others_change() {
 
     let fixed = settings(&[("max_connections", "200"), ("work_mem", "8MB")], &[MD5]);
     verdicts.forget_unwanted(&fixed);
-    assert_eq!(verdicts, Verdicts::default());
+    assert_eq!(verdicts, Refusals::default());
 }
 
 #[test]
@@ -69,11 +69,11 @@ fn a_start_that_fails_goes_back_to_what_ran_and_blames_all_that_is_new() {
         &[("work_mem", "8MB"), ("shared_preload_libraries", "x"), ("port", "2")],
         &[MD5],
     );
-    let mut verdicts = Verdicts::default();
+    let mut verdicts = Refusals::default();
     let output = lines(&["2026-11-29 GMT [7] FATAL:  it does not go"]);
     assert_eq!(
-        verdicts.blame_start(&attempt(&wanted, &wanted, &base, &output)),
-        Blame::Found
+        verdicts.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
+        StartDiagnosis::Configuration
     );
     let usable = verdicts.usable(&wanted, Some(&base));
     assert_eq!(
@@ -82,7 +82,7 @@ fn a_start_that_fails_goes_back_to_what_ran_and_blames_all_that_is_new() {
         "the address is today's"
     );
     assert!(usable.refused[0].ends_with(": it does not go"), "{usable:?}");
-    assert!(verdicts.went_back());
+    assert!(verdicts.has_held_back());
 
     // It starts: what needs no start is applied by a reload, the rest stays held back.
     verdicts.release(&BTreeSet::from(["shared_preload_libraries".to_owned()]));
@@ -90,16 +90,16 @@ fn a_start_that_fails_goes_back_to_what_ran_and_blames_all_that_is_new() {
     assert_eq!(usable.settings, settings(&[("work_mem", "8MB"), ("port", "2")], &[MD5]));
     assert_eq!(verdicts.held_parameters(), ["shared_preload_libraries"]);
     verdicts.forget_unwanted(&settings(&[("shared_preload_libraries", "y")], &[MD5]));
-    assert!(!verdicts.went_back(), "another value is another try");
+    assert!(!verdicts.has_held_back(), "another value is another try");
 }
 
 #[test]
 fn suspects_are_tried_again_when_one_of_them_changes() {
     let base = settings(&[], &[MD5]);
     let wanted = settings(&[("shared_buffers", "900GB"), ("max_connections", "5")], &[MD5]);
-    let mut verdicts = Verdicts::default();
+    let mut verdicts = Refusals::default();
     let output = lines(&["FATAL:  could not map anonymous shared memory: Cannot allocate memory"]);
-    verdicts.blame_start(&attempt(&wanted, &wanted, &base, &output));
+    verdicts.diagnose_start(&attempt(&wanted, &wanted, &base, &output));
     verdicts.release(&BTreeSet::from([
         "shared_buffers".to_owned(),
         "max_connections".to_owned(),
@@ -111,7 +111,7 @@ fn suspects_are_tried_again_when_one_of_them_changes() {
         "{usable:?}"
     );
     verdicts.forget_unwanted(&wanted);
-    assert!(verdicts.went_back(), "the same set is not tried again");
+    assert!(verdicts.has_held_back(), "the same set is not tried again");
 
     let mended = settings(&[("max_connections", "5")], &[MD5]);
     verdicts.forget_unwanted(&mended);
@@ -123,7 +123,7 @@ fn suspects_are_tried_again_when_one_of_them_changes() {
         &[("shared_preload_libraries", "liba"), ("max_connections", "5")],
         &[MD5],
     );
-    verdicts.blame_start(&attempt(&both, &both, &base, &output));
+    verdicts.diagnose_start(&attempt(&both, &both, &base, &output));
     verdicts.forget_unwanted(&settings(&[("shared_preload_libraries", "liba")], &[MD5]));
     assert_eq!(verdicts.held_parameters(), ["shared_preload_libraries"]);
 }
@@ -132,18 +132,18 @@ fn suspects_are_tried_again_when_one_of_them_changes() {
 fn a_server_that_does_not_start_with_what_ran_either_is_not_the_configuration_s_fault() {
     let base = settings(&[("work_mem", "4MB")], &[MD5]);
     let wanted = settings(&[("work_mem", "8MB")], &[MD5]);
-    let mut verdicts = Verdicts::default();
+    let mut verdicts = Refusals::default();
     let output = lines(&["PANIC:  could not locate a valid checkpoint record"]);
     assert_eq!(
-        verdicts.blame_start(&attempt(&wanted, &wanted, &base, &output)),
-        Blame::Found
+        verdicts.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
+        StartDiagnosis::Configuration
     );
     let tried = verdicts.usable(&wanted, Some(&base)).settings;
     assert_eq!(
-        verdicts.blame_start(&attempt(&wanted, &tried, &base, &output)),
-        Blame::Nothing
+        verdicts.diagnose_start(&attempt(&wanted, &tried, &base, &output)),
+        StartDiagnosis::Unknown
     );
-    assert_eq!(verdicts, Verdicts::default(), "nothing was proven");
+    assert_eq!(verdicts, Refusals::default(), "nothing was proven");
 }
 
 #[test]
@@ -151,15 +151,15 @@ fn lines_and_parameters_that_the_server_names_are_blamed_alone() {
     let bad = "host all all 10.0.0.300/32 md5";
     let base = settings(&[("work_mem", "4MB"), ("a", "1")], &[MD5]);
     let wanted = settings(&[("work_mem", "8MB"), ("a", "2")], &[MD5, bad]);
-    let mut verdicts = Verdicts::default();
+    let mut verdicts = Refusals::default();
     let output = lines(&[
         "2026 [1] LOG:  invalid IP address \"10.0.0.300\": Name or service not known",
         "2026 [1] CONTEXT:  line 2 of configuration file \"/data/postgres/pg_hba.conf\"",
         "2026 [1] FATAL:  could not load /data/postgres/pg_hba.conf",
     ]);
     assert_eq!(
-        verdicts.blame_start(&attempt(&wanted, &wanted, &base, &output)),
-        Blame::Found
+        verdicts.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
+        StartDiagnosis::Configuration
     );
     let usable = verdicts.usable(&wanted, Some(&base));
     assert_eq!(usable.settings, settings(&[("work_mem", "8MB"), ("a", "2")], &[MD5]));
@@ -171,8 +171,8 @@ fn lines_and_parameters_that_the_server_names_are_blamed_alone() {
     let output = lines(&["2026 [1] FATAL:  invalid value for parameter \"work_mem\": \"8MB\""]);
     let tried = usable.settings;
     assert_eq!(
-        verdicts.blame_start(&attempt(&wanted, &tried, &base, &output)),
-        Blame::Found
+        verdicts.diagnose_start(&attempt(&wanted, &tried, &base, &output)),
+        StartDiagnosis::Configuration
     );
     let usable = verdicts.usable(&wanted, Some(&base));
     assert_eq!(usable.settings, settings(&[("work_mem", "4MB"), ("a", "2")], &[MD5]));
@@ -201,11 +201,11 @@ fn what_ends_a_server_is_looked_for_in_its_last_words() {
             "max_connections",
         ),
     ] {
-        let mut verdicts = Verdicts::default();
+        let mut verdicts = Refusals::default();
         let output = lines(&["LOG:  wal_buffers is no reason", output]);
         assert_eq!(
-            verdicts.blame_start(&attempt(&wanted, &wanted, &base, &output)),
-            Blame::Found
+            verdicts.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
+            StartDiagnosis::Configuration
         );
         assert_eq!(verdicts.held_parameters(), [blamed]);
         let usable = verdicts.usable(&wanted, Some(&base)).settings;
@@ -214,7 +214,7 @@ fn what_ends_a_server_is_looked_for_in_its_last_words() {
             usable.parameters.get("wal_buffers"),
             wanted.parameters.get("wal_buffers")
         );
-        assert!(verdicts.went_back());
+        assert!(verdicts.has_held_back());
     }
 }
 
@@ -226,12 +226,12 @@ fn every_failed_start_blames_something_new_until_nothing_is_left() {
         lines(&[]),
         lines(&["line 2 of configuration file \"pg_hba.conf\"", "parameter \"a\""]),
     ] {
-        let mut verdicts = Verdicts::default();
+        let mut verdicts = Refusals::default();
         let mut starts = 0;
         loop {
             let tried = verdicts.usable(&wanted, Some(&base)).settings;
             starts += 1;
-            if verdicts.blame_start(&attempt(&wanted, &tried, &base, &output)) == Blame::Nothing {
+            if verdicts.diagnose_start(&attempt(&wanted, &tried, &base, &output)) == StartDiagnosis::Unknown {
                 break;
             }
             assert!(starts < 6, "{verdicts:?}");
@@ -258,17 +258,17 @@ fn a_failed_start_never_takes_lines_back_that_a_reload_has_proven() {
             Some(&wanted),
         ),
     ] {
-        let mut verdicts = Verdicts::default();
-        let attempt = Attempt {
+        let mut verdicts = Refusals::default();
+        let attempt = FailedStart {
             last_hba: &wanted.hba,
             ..attempt(tried, tried, &base, output)
         };
-        let blame = verdicts.blame_start(&attempt);
-        assert_eq!(blame == Blame::Found, instead.is_some(), "{output:?}");
+        let blame = verdicts.diagnose_start(&attempt);
+        assert_eq!(blame == StartDiagnosis::Configuration, instead.is_some(), "{output:?}");
         let usable = verdicts.usable(tried, Some(&wanted)).settings.hba;
         assert_eq!(usable, instead.unwrap_or(tried).hba, "{output:?}");
         verdicts.release_hba();
-        assert_eq!(verdicts, Verdicts::default());
+        assert_eq!(verdicts, Refusals::default());
     }
 }
 
@@ -281,14 +281,18 @@ fn a_line_of_the_keeper_s_own_stays_refused_while_it_is_made() {
         "CONTEXT:  line 1 of configuration file \"/d/pg_hba.conf\"",
         "FATAL:  could not load /d/pg_hba.conf",
     ]);
-    let mut verdicts = Verdicts::default();
+    let mut verdicts = Refusals::default();
     let made = lines(&[OWN, MD5]);
-    let attempt = Attempt {
+    let attempt = FailedStart {
         hba_file: &made,
         ..attempt(&wanted, &wanted, &wanted, &output)
     };
-    assert_eq!(verdicts.blame_start(&attempt), Blame::Found);
-    assert_eq!(verdicts.blame_start(&attempt), Blame::Nothing, "it is known already");
+    assert_eq!(verdicts.diagnose_start(&attempt), StartDiagnosis::Configuration);
+    assert_eq!(
+        verdicts.diagnose_start(&attempt),
+        StartDiagnosis::Unknown,
+        "it is known already"
+    );
     verdicts.forget_unwanted(&wanted);
     verdicts.forget_own_lines(&made);
     assert!(verdicts.refuses_line(OWN) && !verdicts.refuses_line(MD5));
@@ -296,34 +300,42 @@ fn a_line_of_the_keeper_s_own_stays_refused_while_it_is_made() {
     assert_eq!(usable.settings, wanted);
     assert!(usable.refused[0].contains("invalid IP mask"), "{usable:?}");
     verdicts.forget_own_lines(&lines(&[MD5]));
-    assert_eq!(verdicts, Verdicts::default());
+    assert_eq!(verdicts, Refusals::default());
 }
 
 #[test]
 fn without_a_proven_set_a_failure_that_names_nothing_is_tried_again_first() {
     let base = settings(&[("max_connections", "100")], &[]);
     let wanted = settings(&[("max_connections", "500")], &[]);
-    let of = |output| Attempt {
+    let of = |output| FailedStart {
         is_base_proven: false,
         ..attempt(&wanted, &wanted, &base, output)
     };
     let unnamed = lines(&["FATAL:  pre-existing shared memory block is still in use"]);
-    let mut verdicts = Verdicts::default();
-    for wanted_blame in [Blame::Nothing, Blame::Nothing, Blame::Found] {
+    let mut verdicts = Refusals::default();
+    for wanted_blame in [
+        StartDiagnosis::Unknown,
+        StartDiagnosis::Unknown,
+        StartDiagnosis::Configuration,
+    ] {
         assert!(verdicts.held_parameters().is_empty());
-        assert_eq!(verdicts.blame_start(&of(&unnamed)), wanted_blame);
+        assert_eq!(verdicts.diagnose_start(&of(&unnamed)), wanted_blame);
     }
     assert_eq!(verdicts.held_parameters(), ["max_connections"]);
-    let mut verdicts = Verdicts::default();
+    let mut verdicts = Refusals::default();
     let named = lines(&["FATAL:  max_connections is too high"]);
-    assert_eq!(verdicts.blame_start(&of(&named)), Blame::Found, "it is named");
+    assert_eq!(
+        verdicts.diagnose_start(&of(&named)),
+        StartDiagnosis::Configuration,
+        "it is named"
+    );
 }
 
 #[test]
 fn a_refused_value_that_may_hold_a_password_is_not_reported() {
     let wanted = settings(&[("archive_command", "curl -u me:geheim x")], &[MD5]);
     let why = "invalid value for parameter \"archive_command\": \"curl -u me:geheim x\"".to_owned();
-    let mut verdicts = Verdicts::default();
+    let mut verdicts = Refusals::default();
     verdicts.refuse_parameters(&BTreeMap::from([("archive_command".to_owned(), why)]), &wanted, None);
     let texts = verdicts.usable(&wanted, None).refused;
     assert!(

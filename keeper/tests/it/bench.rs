@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::model::Lsn;
-use keeper::postgres::build::Build;
 use keeper::postgres::changes::DataChanges;
 use keeper::postgres::conf::{self, Parameters, Recovery};
 use keeper::postgres::credentials::{AuthMethod, Login, Secret};
+use keeper::postgres::data_build::DataBuild;
 use keeper::postgres::files::SEGMENT_BYTES;
-use keeper::postgres::hba::{self, Access, Remote, Users};
-use keeper::postgres::initdb::New;
-use keeper::postgres::instance::{Config, Files, Instance, Start, StopLimits, Stopped};
-use keeper::postgres::owned::Owned;
+use keeper::postgres::hba::{self, AllowedHosts, HbaAccess, OtherUsers};
+use keeper::postgres::initdb::NewClusterOptions;
+use keeper::postgres::instance::{ConfigFiles, Instance, InstanceConfig, StartMode, StopLimits, StopOutcome};
+use keeper::postgres::owned_dirs::OwnedDirs;
 use keeper::postgres::programs::Programs;
 use keeper::postgres::roles;
 use tempfile::TempDir;
@@ -112,8 +112,8 @@ impl Node {
     }
 
     /// What the instance has made outside PGDATA, as recorded in the keeper's directory.
-    pub(crate) fn owned(&self) -> Arc<Owned> {
-        Arc::new(Owned::load(self.dir.path()).unwrap())
+    pub(crate) fn owned(&self) -> Arc<OwnedDirs> {
+        Arc::new(OwnedDirs::load(self.dir.path()).unwrap())
     }
 
     pub(crate) fn data(&self) -> &Path {
@@ -124,30 +124,36 @@ impl Node {
     pub(crate) async fn initialised() -> Self {
         let node = Self::new();
         let instance = &node.instance;
-        let build = Build::plain(node.data());
+        let build = DataBuild::plain(node.data());
         let (owned, changes) = (node.owned(), DataChanges::default());
         instance
-            .initdb(&New::default(), &build, &owned, &changes)
+            .initdb(&NewClusterOptions::default(), &build, &owned, &changes)
             .await
             .unwrap();
-        instance.start(&files(instance, &[]), Start::Temporary).await.unwrap();
+        instance
+            .start(&files(instance, &[]), StartMode::Temporary)
+            .await
+            .unwrap();
         instance.wait_ready(Some(LONG)).await.unwrap();
         let config = instance.config();
         roles::set_up(instance.sql(), &config.superuser, &config.replication)
             .await
             .unwrap();
-        assert_eq!(instance.stop(StopLimits::default()).await.unwrap(), Stopped::Fast);
+        assert_eq!(instance.stop(StopLimits::default()).await.unwrap(), StopOutcome::Fast);
         node
     }
 
     /// Started in the role that its files say, and taking connections.
-    pub(crate) async fn start(&self, files: &Files) {
-        self.instance.start(files, Start::Normal).await.unwrap();
+    pub(crate) async fn start(&self, files: &ConfigFiles) {
+        self.instance.start(files, StartMode::Normal).await.unwrap();
         self.instance.wait_ready(Some(LONG)).await.unwrap();
     }
 
     pub(crate) async fn stop(&self) {
-        assert_eq!(self.instance.stop(StopLimits::default()).await.unwrap(), Stopped::Fast);
+        assert_eq!(
+            self.instance.stop(StopLimits::default()).await.unwrap(),
+            StopOutcome::Fast
+        );
     }
 
     /// Runs a statement as the superuser; the first column of its rows.
@@ -164,7 +170,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        for worker in keeper::postgres::at_work::on(self.data()) {
+        for worker in keeper::postgres::data_dir_users::users_of(self.data()) {
             let _ = worker.process.signal(rustix::process::Signal::KILL); // it may be gone already
         }
     }
@@ -177,7 +183,7 @@ pub(crate) fn instance(dir: &Path, port: u16) -> Instance {
         method: AuthMethod::Md5,
         password: Some(Secret::new(format!("{HOSTILE}{user}"))),
     };
-    let config = Config {
+    let config = InstanceConfig {
         data: dir.join("postgres"),
         socket_dir: dir.to_str().unwrap().to_owned(),
         public_socket_dir: None,
@@ -195,13 +201,13 @@ pub(crate) fn programs() -> Programs {
 }
 
 /// The files of a master, with these parameters besides the keeper's own.
-pub(crate) fn files(instance: &Instance, user: &[(&str, &str)]) -> Files {
+pub(crate) fn files(instance: &Instance, user: &[(&str, &str)]) -> ConfigFiles {
     let config = instance.config();
     let user: Parameters = user
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect();
-    let made = conf::parameters(&conf::Sources {
+    let made = conf::parameters(&conf::ParameterSources {
         init: None,
         user: &user,
         listen_addresses: &config.listen_addresses,
@@ -213,14 +219,14 @@ pub(crate) fn files(instance: &Instance, user: &[(&str, &str)]) -> Files {
         use_pg_rewind: false,
         synchronous_standby_names: "",
     });
-    let hba = hba::lines(&Access {
+    let hba = hba::lines(&HbaAccess {
         superuser: &config.superuser,
         replication: &config.replication,
         replication_databases: &[],
-        remote: &Remote::All,
-        users: &Users::Everybody,
+        remote: &AllowedHosts::All,
+        users: &OtherUsers::Everybody,
     });
-    Files {
+    ConfigFiles {
         parameters: made.parameters,
         hba,
         recovery: Recovery::default(),

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use keeper::postgres::instance::{InstanceError, Start};
+use keeper::postgres::instance::{InstanceError, StartMode};
 use keeper::postgres::port::PortError;
 
 use crate::bench::{self, LONG, Node, files};
@@ -16,7 +16,7 @@ fn a_port_that_belongs_to_a_stranger_is_told_at_each_attempt() {
             let wanted = files(&node.instance, &[]);
             let stranger = TcpListener::bind(("127.0.0.1", node.instance.config().port)).unwrap();
             for _ in 0..2 {
-                let refused = node.instance.start(&wanted, Start::Normal).await.unwrap_err();
+                let refused = node.instance.start(&wanted, StartMode::Normal).await.unwrap_err();
                 assert!(
                     matches!(refused, InstanceError::Port(PortError::Taken { .. })),
                     "{refused}"
@@ -39,7 +39,7 @@ fn a_socket_that_belongs_to_another_server_is_told() {
         std::fs::write(&lock, format!("{}\n", std::process::id())).unwrap();
         let refused = node
             .instance
-            .start(&files(&node.instance, &[]), Start::Normal)
+            .start(&files(&node.instance, &[]), StartMode::Normal)
             .await
             .unwrap_err();
         assert!(
@@ -57,12 +57,12 @@ fn a_start_that_the_server_refuses_tells_its_last_words() {
         || async {
             let node = Node::initialised().await;
             let wrong = files(&node.instance, &[("no_such_parameter", "1")]);
-            let refused = node.instance.start(&wrong, Start::Normal).await.unwrap_err();
+            let refused = node.instance.start(&wrong, StartMode::Normal).await.unwrap_err();
             assert!(refused.to_string().contains("no_such_parameter"), "{refused}");
             assert!(node.instance.running().await.unwrap().is_none());
             node.start(&files(&node.instance, &[])).await;
-            let refused = node.instance.start(&wrong, Start::Normal).await.unwrap_err();
-            assert!(matches!(refused, InstanceError::Runs { .. }), "{refused}");
+            let refused = node.instance.start(&wrong, StartMode::Normal).await.unwrap_err();
+            assert!(matches!(refused, InstanceError::ServerRunning { .. }), "{refused}");
             node.stop().await;
         },
     );
@@ -77,7 +77,10 @@ fn a_number_in_the_lock_file_that_now_is_a_stranger_s_does_not_hinder_a_start() 
             let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
             let lock = format!("{}\n{}\n1700000000\n", stranger.id(), node.data().display());
             std::fs::write(node.data().join("postmaster.pid"), lock).unwrap();
-            let started = node.instance.start(&files(&node.instance, &[]), Start::Normal).await;
+            let started = node
+                .instance
+                .start(&files(&node.instance, &[]), StartMode::Normal)
+                .await;
             stranger.kill().unwrap();
             stranger.wait().unwrap();
             started.unwrap();

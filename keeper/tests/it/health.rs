@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use control::model::Lsn;
 use keeper::postgres::instance::{Instance, StopLimits};
-use keeper::postgres::observe::{Observation, Scope};
-use keeper::postgres::session::{self, Who};
+use keeper::postgres::observe::{Observation, ObserveScope};
+use keeper::postgres::session_settings::{self, SessionUser};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use crate::bench::{self, LONG, Node, eventually, files};
@@ -16,7 +16,7 @@ use crate::pair::{copied, follow, streams};
 async fn agrees(node: &Node) -> Observation {
     let mut seen = Observation::default();
     eventually("the session and IDENTIFY_SYSTEM agree", async || {
-        seen = node.instance.observe(Scope::ALL).await;
+        seen = node.instance.observe(ObserveScope::ALL).await;
         let Ok(identity) = node.instance.replication().identify().await else {
             return false;
         };
@@ -74,7 +74,7 @@ fn the_superusers_session_tells_what_identify_system_tells() {
 /// column of the rows of the last one.
 async fn admin(instance: &Instance, statements: &[&str]) -> Vec<String> {
     let config = instance.config();
-    let major = session::major(Some(instance.programs())).await;
+    let major = session_settings::major(Some(instance.programs())).await;
     let mut connect = tokio_postgres::Config::new();
     connect
         .host("127.0.0.1")
@@ -82,7 +82,7 @@ async fn admin(instance: &Instance, statements: &[&str]) -> Vec<String> {
         .dbname("template1")
         .user("admin")
         .password("admin")
-        .options(session::options(major, Who::Superuser));
+        .options(session_settings::options(major, SessionUser::Superuser));
     let (client, connection) = connect.connect(NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
     let mut column = Vec::new();
@@ -110,7 +110,7 @@ async fn with_admin() -> Node {
 async fn forget(node: &Node) {
     for sql in [node.instance.sql(), node.instance.observer()] {
         sql.close().await;
-        sql.try_again();
+        sql.forget_refusals();
     }
 }
 
@@ -125,7 +125,7 @@ async fn is_fresh(node: &Node, why: &str) -> Observation {
         ],
     )
     .await;
-    let seen = node.instance.observe(Scope::ALL).await;
+    let seen = node.instance.observe(ObserveScope::ALL).await;
     assert!(seen.is_healthy, "{why}: {:?}", seen.failed);
     assert!(
         seen.position >= Lsn::parse(&written[0]),
@@ -147,7 +147,7 @@ fn a_server_that_refuses_its_logins_lives_and_its_position_is_a_present_one() {
             assert_eq!(before.logins.superuser, Some(Ok(())));
             assert_eq!(before.logins.replication, Some(Ok(())));
             let refused = |seen: &Observation| {
-                let code = |login: &Option<Result<(), keeper::postgres::refusal::Refusal>>| match login {
+                let code = |login: &Option<Result<(), keeper::postgres::refusal::ServerRefusal>>| match login {
                     Some(Err(refusal)) => refusal.code.clone(),
                     Some(Ok(())) => "ok".to_owned(),
                     None => "-".to_owned(),
@@ -174,7 +174,7 @@ fn a_server_that_refuses_its_logins_lives_and_its_position_is_a_present_one() {
                 forget(&node).await;
                 assert_eq!(refused(&is_fresh(&node, breaks).await), expected, "{breaks}");
                 admin(&node.instance, &[&restore]).await;
-                node.instance.observer().try_again();
+                node.instance.observer().forget_refusals();
                 assert_eq!(
                     refused(&is_fresh(&node, &restore).await),
                     ["ok", "ok", "ok"],
@@ -280,7 +280,7 @@ async fn works(nodes: [&Node; 2], why: &str) {
     for (number, node) in nodes.into_iter().enumerate() {
         let role = ["master", "standby"][number];
         forget(node).await;
-        let seen = node.instance.observe(Scope::ALL).await;
+        let seen = node.instance.observe(ObserveScope::ALL).await;
         let standby = node.instance.sql().standby().await;
         let in_order = seen.is_healthy
             && seen.failed.is_none()
@@ -361,7 +361,7 @@ fn no_setting_of_users_reaches_a_question() {
             (&master, parameters(&master.instance)),
             (&standby, {
                 let follows = follow(&standby.instance, &master.instance, "stolon_s");
-                keeper::postgres::instance::Files {
+                keeper::postgres::instance::ConfigFiles {
                     recovery: follows.recovery,
                     ..parameters(&standby.instance)
                 }

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use keeper::postgres::connect::Target;
+use keeper::postgres::connect::ConnectTarget;
 use keeper::postgres::conninfo::Address;
-use keeper::postgres::control::{self, State};
 use keeper::postgres::credentials::{AuthMethod, Login, Secret};
-use keeper::postgres::instance::{Files, InstanceError, LocalRole, Running, Start, StopLimits, Stopped};
-use keeper::postgres::observe::Scope;
-use keeper::postgres::replication::Replication;
-use keeper::postgres::server::Life;
+use keeper::postgres::instance::{
+    ConfigFiles, InstanceError, LocalRole, RunningServer, StartMode, StopLimits, StopOutcome,
+};
+use keeper::postgres::observe::ObserveScope;
+use keeper::postgres::pg_control::{self, ControlState};
+use keeper::postgres::replication::ReplicationClient;
+use keeper::postgres::server::ChildStatus;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::bench::{self, LONG, Node, dumped_end, eventually, files};
@@ -35,7 +37,7 @@ fn a_new_cluster_has_its_roles_and_takes_their_hostile_passwords() {
             assert_eq!(identity.timeline, 1);
             assert_eq!(node.instance.replication().history(1).await.unwrap(), []);
 
-            let seen = node.instance.observe(Scope::ALL).await;
+            let seen = node.instance.observe(ObserveScope::ALL).await;
             assert!(seen.is_healthy, "{:?}", seen.failed);
             assert_eq!(seen.system_id, Some(identity.system_id));
             assert_eq!(seen.in_sync, Some(vec![]));
@@ -46,7 +48,7 @@ fn a_new_cluster_has_its_roles_and_takes_their_hostile_passwords() {
             );
             assert!(seen.standby.is_none());
             node.stop().await;
-            assert!(!node.instance.observe(Scope::ALL).await.is_healthy);
+            assert!(!node.instance.observe(ObserveScope::ALL).await.is_healthy);
             assert!(node.instance.running().await.unwrap().is_none());
         },
     );
@@ -79,8 +81,10 @@ fn the_end_of_a_clean_stop_is_where_pg_waldump_finds_it() {
             ))
             .await;
             node.stop().await;
-            let end = control::end(node.instance.programs(), node.data(), LONG).await.unwrap();
-            assert_eq!(end.control.state, State::ShutDown);
+            let end = pg_control::wal_end(node.instance.programs(), node.data(), LONG)
+                .await
+                .unwrap();
+            assert_eq!(end.control.state, ControlState::ShutDown);
             assert!(end.is_clean());
             let dumped = dumped_end(node.data(), 1, end.control.checkpoint).await;
             let position = end.position.unwrap();
@@ -116,15 +120,17 @@ fn a_killed_postmaster_is_noticed_and_what_it_leaves_is_ended() {
         })
         .await;
             let mut life = node.instance.life();
-            let Life::Running { pid } = *life.borrow_and_update() else {
+            let ChildStatus::Running { pid } = *life.borrow_and_update() else {
                 panic!("it runs")
             };
             let postmaster = keeper::postgres::process::Process::open(pid).unwrap().unwrap();
             postmaster.signal(rustix::process::Signal::KILL).unwrap();
             life.changed().await.unwrap();
-            assert!(matches!(*life.borrow(), Life::Ended { pid: ended, .. } if ended == pid));
+            assert!(matches!(*life.borrow(), ChildStatus::Ended { pid: ended, .. } if ended == pid));
             assert!(node.instance.running().await.unwrap().is_none());
-            let end = control::end(node.instance.programs(), node.data(), LONG).await.unwrap();
+            let end = pg_control::wal_end(node.instance.programs(), node.data(), LONG)
+                .await
+                .unwrap();
             assert!(!end.is_clean());
 
             node.start(&wanted).await;
@@ -142,19 +148,22 @@ fn a_server_that_an_earlier_keeper_left_is_found_and_stopped() {
         || async {
             let node = Node::initialised().await;
             node.start(&files(&node.instance, &[])).await;
-            let Life::Running { pid } = *node.instance.life().borrow() else {
+            let ChildStatus::Running { pid } = *node.instance.life().borrow() else {
                 panic!("it runs")
             };
             // another keeper's view of the same directory
             let next = bench::instance(node.dir.path(), node.instance.config().port);
-            assert_eq!(next.running().await.unwrap(), Some(Running { pid, is_child: false }));
+            assert_eq!(
+                next.running().await.unwrap(),
+                Some(RunningServer { pid, is_child: false })
+            );
             assert!(
                 next.remove_data().await.is_err(),
                 "never while a server runs (keeper I4)"
             );
-            assert_eq!(next.stop(StopLimits::default()).await.unwrap(), Stopped::Fast);
+            assert_eq!(next.stop(StopLimits::default()).await.unwrap(), StopOutcome::Fast);
             assert_eq!(next.running().await.unwrap(), None);
-            assert_eq!(next.stop(StopLimits::default()).await.unwrap(), Stopped::WasNot);
+            assert_eq!(next.stop(StopLimits::default()).await.unwrap(), StopOutcome::NotRunning);
             next.remove_data().await.unwrap();
             assert!(!node.data().exists());
         },
@@ -222,7 +231,7 @@ fn a_start_whose_permission_has_run_out_launches_nothing() {
             let node = Node::initialised().await;
             let wanted = files(&node.instance, &[]);
             let life = *node.instance.life().borrow();
-            let refused = node.instance.start_while(&wanted, Start::Normal, || false).await;
+            let refused = node.instance.start_while(&wanted, StartMode::Normal, || false).await;
             assert!(
                 matches!(refused, Err(InstanceError::NotPermitted { .. })),
                 "{refused:?}"
@@ -242,7 +251,7 @@ fn a_frozen_server_is_killed_past_the_limits_and_recovers() {
             let wanted = files(&node.instance, &[]);
             node.start(&wanted).await;
             node.execute("create table t as select 1").await;
-            let Life::Running { pid } = *node.instance.life().borrow() else {
+            let ChildStatus::Running { pid } = *node.instance.life().borrow() else {
                 panic!("it runs")
             };
             let postmaster = keeper::postgres::process::Process::open(pid).unwrap().unwrap();
@@ -252,9 +261,11 @@ fn a_frozen_server_is_killed_past_the_limits_and_recovers() {
                 fast: short,
                 immediate: short,
             };
-            assert_eq!(node.instance.stop(limits).await.unwrap(), Stopped::Killed);
-            assert!(keeper::postgres::at_work::on(node.data()).is_empty());
-            let end = control::end(node.instance.programs(), node.data(), LONG).await.unwrap();
+            assert_eq!(node.instance.stop(limits).await.unwrap(), StopOutcome::Killed);
+            assert!(keeper::postgres::data_dir_users::users_of(node.data()).is_empty());
+            let end = pg_control::wal_end(node.instance.programs(), node.data(), LONG)
+                .await
+                .unwrap();
             assert!(!end.is_clean());
             node.start(&wanted).await;
             assert_eq!(node.execute("select count(*) from t").await, ["1"]);
@@ -275,7 +286,7 @@ fn the_replication_client_logs_in_by_every_method() {
             port: node.instance.config().port.to_string(),
         };
         let identify = async |login: &Login| {
-            Replication::new(Target::Remote(address.clone()), login.clone(), LONG)
+            ReplicationClient::new(ConnectTarget::Remote(address.clone()), login.clone(), LONG)
                 .identify()
                 .await
         };
@@ -298,7 +309,7 @@ fn the_replication_client_logs_in_by_every_method() {
         .await;
         identify(login).await.unwrap();
 
-        let trusting = Files {
+        let trusting = ConfigFiles {
             hba: vec!["host replication all 127.0.0.1/32 trust".into()],
             ..wanted
         };

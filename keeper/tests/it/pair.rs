@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use keeper::postgres::basebackup::Copy;
-use keeper::postgres::build::Build;
+use keeper::postgres::basebackup::BaseBackup;
 use keeper::postgres::changes::DataChanges;
 use keeper::postgres::conf::Recovery;
 use keeper::postgres::conninfo::{Address, primary_conninfo};
-use keeper::postgres::control::{self, State};
+use keeper::postgres::data_build::DataBuild;
 use keeper::postgres::history;
-use keeper::postgres::instance::{Files, Instance, LocalRole};
-use keeper::postgres::observe::Scope;
-use keeper::postgres::source::Source;
+use keeper::postgres::instance::{ConfigFiles, Instance, LocalRole};
+use keeper::postgres::observe::ObserveScope;
+use keeper::postgres::pg_control::{self, ControlState};
+use keeper::postgres::upstream::UpstreamClient;
 
 use crate::bench::{self, LONG, Node, eventually, files};
 
@@ -22,18 +22,18 @@ fn address(instance: &Instance) -> Address {
     }
 }
 
-pub(crate) fn follow(instance: &Instance, master: &Instance, name: &str) -> Files {
+pub(crate) fn follow(instance: &Instance, master: &Instance, name: &str) -> ConfigFiles {
     let login = &instance.config().replication;
     let conninfo = primary_conninfo(name, &address(master), login, None, &instance.passfile());
-    Files {
+    ConfigFiles {
         recovery: Recovery::follow(conninfo, name),
         ..files(instance, &[])
     }
 }
 
-fn source(master: &Instance) -> Source {
+fn source(master: &Instance) -> UpstreamClient {
     let config = master.config();
-    Source::new(
+    UpstreamClient::new(
         &address(master),
         &config.superuser,
         &config.replication,
@@ -63,7 +63,7 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
     let made = tokio::spawn(async move { maker.sql().create_slot(&slot).await.unwrap() });
     source.wait_for_slot(name).await.unwrap();
     made.await.unwrap();
-    let copy = Copy {
+    let copy = BaseBackup {
         source: address(&master.instance),
         application_name: name.into(),
         slot: name.into(),
@@ -73,7 +73,7 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
         .instance
         .base_backup(
             &copy,
-            &Build::plain(standby.data()),
+            &DataBuild::plain(standby.data()),
             &standby.owned(),
             &DataChanges::default(),
             |progress| told.push(progress),
@@ -102,7 +102,9 @@ fn a_clean_stop_hands_everything_over_and_the_old_master_follows_without_a_copy(
             old.stop().await;
 
             // beyond: the standby has received up to the end of the shutdown checkpoint's record
-            let end = control::end(old.instance.programs(), old.data(), LONG).await.unwrap();
+            let end = pg_control::wal_end(old.instance.programs(), old.data(), LONG)
+                .await
+                .unwrap();
             let stopped_at = end.position.expect("a clean stop");
             eventually("all WAL received", async || {
                 new.instance
@@ -121,7 +123,7 @@ fn a_clean_stop_hands_everything_over_and_the_old_master_follows_without_a_copy(
             new.instance.promote(&files(&new.instance, &[]), LONG).await.unwrap();
             assert_eq!(new.instance.local_role().unwrap(), LocalRole::Master);
             assert_eq!(new.execute("select count(*) from t").await, ["1000"]);
-            let seen = new.instance.observe(Scope::ALL).await;
+            let seen = new.instance.observe(ObserveScope::ALL).await;
             assert!(seen.is_healthy, "{:?}", seen.failed);
             assert_eq!(seen.timeline, Some(2));
             assert_eq!(seen.history.len(), 1);
@@ -130,13 +132,13 @@ fn a_clean_stop_hands_everything_over_and_the_old_master_follows_without_a_copy(
                 (1, stopped_at)
             );
             assert_eq!(
-                history::of_data(new.data(), 2).unwrap().as_deref(),
+                history::read_history(new.data(), 2).unwrap().as_deref(),
                 Some(seen.history.as_slice())
             );
 
             // keeper 6.7: the old master's data are kept
             new.instance.sql().create_slot("stolon_old").await.unwrap();
-            let told = source(&new.instance).ask("stolon_old").await.unwrap();
+            let told = source(&new.instance).probe("stolon_old").await.unwrap();
             assert_eq!(told.system_id, end.control.system_id);
             assert_eq!(told.history, seen.history);
             assert!(told.has_slot);
@@ -162,11 +164,13 @@ fn a_clean_stop_hands_everything_over_and_the_old_master_follows_without_a_copy(
             })
             .await;
             old.stop().await;
-            let end = control::end(old.instance.programs(), old.data(), LONG).await.unwrap();
-            assert_eq!((end.control.state, end.timeline), (State::ShutDownInRecovery, 2));
+            let end = pg_control::wal_end(old.instance.programs(), old.data(), LONG)
+                .await
+                .unwrap();
+            assert_eq!((end.control.state, end.timeline), (ControlState::ShutDownInRecovery, 2));
             assert!(end.position.unwrap() >= master_at, "{end:?}");
             assert_eq!(
-                history::of_data(old.data(), 2).unwrap().as_deref(),
+                history::read_history(old.data(), 2).unwrap().as_deref(),
                 Some(seen.history.as_slice())
             );
             new.stop().await;
@@ -201,12 +205,16 @@ fn a_copy_that_is_given_up_leaves_no_process() {
         let master = Node::initialised().await;
         master.start(&files(&master.instance, &[])).await;
         let standby = Node::new();
-        let copy = Copy {
+        let copy = BaseBackup {
             source: address(&master.instance),
             application_name: "stolon_gone".into(),
             slot: "stolon_gone".into(),
         };
-        let (build, owned, changes) = (Build::plain(standby.data()), standby.owned(), DataChanges::default());
+        let (build, owned, changes) = (
+            DataBuild::plain(standby.data()),
+            standby.owned(),
+            DataChanges::default(),
+        );
         let refused = standby
             .instance
             .base_backup(&copy, &build, &owned, &changes, |_| {})

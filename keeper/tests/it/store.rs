@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use control::model::{KeeperInfo, KeeperUid, Stopped, from_slice};
 use control::store::{Revision, Store, StoreConfig, StoreOptions};
-use keeper::alive::{self, Alive};
-use keeper::publish::{Due, Fixed, Permit, Publisher, Report};
+use keeper::liveness::{self, LivenessKey};
+use keeper::publish::{Due, InfoReport, KeeperIdentity, Permit, Publisher};
 use stolon_tests::etcd::Etcd;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, now, throughout};
@@ -41,15 +41,15 @@ fn store_at(endpoints: String) -> Store {
 }
 
 fn publisher(store: &Store, boot: &str) -> Publisher {
-    let fixed = Fixed {
+    let fixed = KeeperIdentity {
         uid: "k1".into(),
         boot: boot.into(),
         can_be_master: true,
         can_be_synchronous_replica: true,
     };
-    let report = Report {
+    let report = InfoReport {
         cluster: "c1".into(),
-        ..Report::default()
+        ..InfoReport::default()
     };
     Publisher::new(store.clone(), fixed, report, INTERVAL)
 }
@@ -75,10 +75,10 @@ fn nothing_is_published_before_a_cluster_is_known() {
         let store = store(&etcd);
         let publisher = publisher(&store, "b1");
         publisher.change(Due::Later, |report| report.cluster = "".into());
-        publisher.say_within(PATIENCE).await;
+        publisher.publish_within(PATIENCE).await;
         assert_eq!(info(&store).await, None);
         publisher.change(Due::Later, |report| report.cluster = "c1".into());
-        publisher.say_within(PATIENCE).await;
+        publisher.publish_within(PATIENCE).await;
         let (published, _) = info(&store).await.unwrap();
         assert!(published.liveness_key, "beyond X-8.1");
         assert_eq!(published.cluster_uid.as_str(), "c1");
@@ -93,7 +93,7 @@ fn each_publication_is_new_and_its_lease_as_old_as_itself() {
         let publisher = publisher(&store, "b1");
         let mut seen = Vec::new();
         for _ in 0..2 {
-            publisher.say_within(PATIENCE).await;
+            publisher.publish_within(PATIENCE).await;
             let entry = store.get(&store.keys().keeper_info("k1")).await.unwrap().unwrap();
             let info: KeeperInfo = from_slice(&entry.value).unwrap();
             let lease = entry.lease.unwrap();
@@ -119,12 +119,12 @@ fn a_keeper_goes_on_from_what_its_predecessor_or_a_stranger_wrote() {
     run(async {
         let etcd = Etcd::start().await;
         let store = store(&etcd);
-        publisher(&store, "earlier").say_within(PATIENCE).await;
+        publisher(&store, "earlier").publish_within(PATIENCE).await;
         let publisher = publisher(&store, "b1");
-        publisher.say_within(PATIENCE).await;
+        publisher.publish_within(PATIENCE).await;
         assert_eq!(info(&store).await.unwrap().0.boot_uuid.as_str(), "b1");
         store.put(&store.keys().keeper_info("k1"), "garbage").await.unwrap();
-        publisher.say_within(PATIENCE).await;
+        publisher.publish_within(PATIENCE).await;
         assert_eq!(info(&store).await.unwrap().0.boot_uuid.as_str(), "b1");
     });
 }
@@ -136,11 +136,11 @@ fn stopped_is_said_only_on_top_of_an_info() {
         let etcd = Etcd::start().await;
         let store = store(&etcd);
         let publisher = publisher(&store, "b1");
-        publisher.say_within(PATIENCE).await;
+        publisher.publish_within(PATIENCE).await;
         let key = store.keys().keeper_info("k1");
         store.commit(control::store::Txn::new().delete(&key)).await.unwrap();
         publisher.change(Due::Later, |report| report.stopped = Some(Stopped::default()));
-        publisher.say_within(PATIENCE).await;
+        publisher.publish_within(PATIENCE).await;
         let entry = store.get(&key).await.unwrap().unwrap();
         assert!(from_slice::<KeeperInfo>(&entry.value).unwrap().stopped.is_some());
         assert!(entry.create_revision < entry.mod_revision, "an info came first");
@@ -156,7 +156,7 @@ fn a_permit_needs_the_cluster_data_as_read_and_no_order_and_takes_stopped_back()
         let keys = store.keys().clone();
         let publisher = publisher(&store, "b1");
         publisher.change(Due::Later, |report| report.stopped = Some(Stopped::default()));
-        publisher.say_within(PATIENCE).await;
+        publisher.publish_within(PATIENCE).await;
         assert!(info(&store).await.unwrap().0.stopped.is_some());
 
         let read = store.put(&keys.cluster_data(), "1").await.unwrap();
@@ -191,17 +191,17 @@ fn last_words_do_not_wait_for_a_store_that_is_away() {
         let mut etcd = Etcd::start().await;
         let store = store(&etcd);
         let publisher = publisher(&store, "b1");
-        publisher.say_within(PATIENCE).await;
+        publisher.publish_within(PATIENCE).await;
         let before = info(&store).await;
         etcd.freeze().await;
         publisher.change(Due::Later, |report| report.leaving = true);
         let limit = Duration::from_millis(500);
-        tokio::time::timeout(PATIENCE, publisher.say_within(limit))
+        tokio::time::timeout(PATIENCE, publisher.publish_within(limit))
             .await
             .unwrap();
         etcd.thaw();
         // Nobody knows what became of the late request: the next one reads the key first, and wins.
-        publisher.say_within(PATIENCE).await;
+        publisher.publish_within(PATIENCE).await;
         let (after, revision) = info(&store).await.unwrap();
         assert!(after.leaving && revision > before.unwrap().1);
     });
@@ -215,18 +215,18 @@ fn the_liveness_key_lives_by_its_beats_and_ends_with_its_keeper() {
         let store = store(&etcd);
         let uid = KeeperUid::from("k1");
         let key = store.keys().alive("k1");
-        let mut alive = Alive::new(&store, &uid, "b1".into());
+        let mut alive = LivenessKey::new(&store, &uid, "b1".into());
         let there = async || store.get(&key).await.unwrap().ok_or("no key");
-        alive.beat();
+        alive.renew();
         let made = eventually("the key", PATIENCE, there).await;
         assert_eq!(made.value, b"b1");
         let granted = store.remaining(made.lease.unwrap()).await.unwrap().unwrap().granted;
-        assert_eq!(granted, alive::TTL);
+        assert_eq!(granted, liveness::TTL);
         let outlives = Duration::from_secs(4);
-        let mut beat = tokio::time::interval(alive::PERIOD);
+        let mut beat = tokio::time::interval(liveness::PERIOD);
         throughout("the key with its beats", outlives, async || {
             if is_due(&mut beat) {
-                alive.beat();
+                alive.renew();
             }
             let renewed = there().await?;
             let is_same = renewed.mod_revision == made.mod_revision;
@@ -234,9 +234,9 @@ fn the_liveness_key_lives_by_its_beats_and_ends_with_its_keeper() {
         })
         .await;
         store.revoke(made.lease.unwrap()).await.unwrap();
-        alive.beat();
+        alive.renew();
         eventually("a lost key to be made again", PATIENCE, there).await;
-        alive.end(PATIENCE).await.unwrap();
+        alive.revoke(PATIENCE).await.unwrap();
         assert_eq!(store.get(&key).await.unwrap(), None);
     });
 }
@@ -247,19 +247,19 @@ fn the_liveness_key_stays_on_a_store_whose_answers_take_as_long_as_its_lease_liv
     run(async {
         let etcd = Etcd::start().await;
         let relay = TcpRelay::to(&etcd.address()).await;
-        relay.set(Direction::ToClient, NetworkCondition::Delay(alive::TTL));
+        relay.set(Direction::ToClient, NetworkCondition::Delay(liveness::TTL));
         let direct = store(&etcd);
         let key = direct.keys().alive("k1");
-        let mut alive = Alive::new(&store_at(relay.endpoint()), &KeeperUid::from("k1"), "b1".into());
-        let mut beat = tokio::time::interval(alive::PERIOD);
+        let mut alive = LivenessKey::new(&store_at(relay.endpoint()), &KeeperUid::from("k1"), "b1".into());
+        let mut beat = tokio::time::interval(liveness::PERIOD);
         let mut look = async || {
             if is_due(&mut beat) {
-                alive.beat();
+                alive.renew();
             }
             direct.get(&key).await.unwrap().ok_or("no key")
         };
         let made = eventually("the key", PATIENCE, &mut look).await;
-        throughout("the key", alive::TTL * 4, async || {
+        throughout("the key", liveness::TTL * 4, async || {
             let there = look().await?;
             let is_same = there.create_revision == made.create_revision;
             if is_same { Ok(()) } else { Err("it was made again") }
@@ -276,7 +276,7 @@ fn a_permit_does_not_starve_under_the_leader_s_refreshing_writes() {
         let relay = TcpRelay::to(&etcd.address()).await;
         let direct = store(&etcd);
         let publisher = publisher(&store_at(relay.endpoint()), "b1");
-        publisher.say_within(PATIENCE).await;
+        publisher.publish_within(PATIENCE).await;
         let data = direct.keys().cluster_data();
         let read = direct.put(&data, "master k1, seen 1").await.unwrap();
         relay.set(Direction::ToServer, NetworkCondition::Delay(Duration::from_millis(300)));

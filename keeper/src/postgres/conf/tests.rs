@@ -9,8 +9,8 @@ fn map(pairs: &[(&str, &str)]) -> Parameters {
         .collect()
 }
 
-fn made(user: &[(&str, &str)]) -> Made {
-    parameters(&Sources {
+fn made(user: &[(&str, &str)]) -> GeneratedParameters {
+    parameters(&ParameterSources {
         init: None,
         user: &map(user),
         listen_addresses: "127.0.0.1",
@@ -99,7 +99,7 @@ fn what_no_server_may_be_given_is_left_out_with_the_reason() {
 fn the_user_s_parameters_win_over_those_of_the_initialisation() {
     let init = map(&[("max_connections", "100"), ("timezone", "Etc/UTC"), ("port", "9")]);
     let user = map(&[("max_connections", "150")]);
-    let made = parameters(&Sources {
+    let made = parameters(&ParameterSources {
         init: Some(&init),
         user: &user,
         listen_addresses: "*",
@@ -153,7 +153,7 @@ fn synchronous_names_count_all_of_them() {
 
 #[test]
 fn a_standby_is_raised_to_its_control_file() {
-    let minima = Minima {
+    let minima = StandbyMinimums {
         max_connections: 200,
         max_worker_processes: 8,
         max_wal_senders: 47,
@@ -161,12 +161,15 @@ fn a_standby_is_raised_to_its_control_file() {
         max_locks_per_transaction: 64,
     };
     let mut parameters = map(&[("max_connections", "100"), ("max_wal_senders", "47")]);
-    let raised = raise(&mut parameters, &minima);
+    let raised = raise_to_minimums(&mut parameters, &minima);
     let names: Vec<_> = raised.iter().map(|change| change.name.as_str()).collect();
     assert_eq!(names, ["max_connections", "max_prepared_transactions"]);
     assert_eq!(parameters["max_connections"], "200");
     assert_eq!(parameters["max_prepared_transactions"], "10");
-    assert!(raise(&mut parameters, &minima).is_empty(), "raised once is raised");
+    assert!(
+        raise_to_minimums(&mut parameters, &minima).is_empty(),
+        "raised once is raised"
+    );
 }
 
 #[test]

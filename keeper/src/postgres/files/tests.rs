@@ -112,16 +112,16 @@ fn signal_files_change_only_as_is_safe() {
     signal_standby(data).unwrap();
     assert_eq!(
         signals(data).unwrap(),
-        Signals {
+        SignalFiles {
             standby: true,
             recovery: false
         }
     );
     signal_recovery(data).unwrap();
-    signal_nothing(data).unwrap();
+    remove_recovery_signal(data).unwrap();
     assert_eq!(
         signals(data).unwrap(),
-        Signals {
+        SignalFiles {
             standby: true,
             recovery: false
         },

@@ -3,11 +3,11 @@ use std::os::unix::fs::symlink;
 use tempfile::TempDir;
 
 use super::*;
-use crate::places::{Obstacle, judge};
+use crate::external_dirs::{Obstacle, check_may_empty};
 use crate::postgres::files::TABLESPACE_DIRECTORY as DIRECTORY;
 
 /// A keeper's directory beside the location of a tablespace, with a PGDATA that has it when `linked`.
-fn site(linked: bool) -> (TempDir, Owned, PathBuf, PathBuf) {
+fn site(linked: bool) -> (TempDir, OwnedDirs, PathBuf, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let (data, space) = (dir.path().join("keeper/postgres"), dir.path().join("space"));
     fs::create_dir_all(space.join(DIRECTORY)).unwrap();
@@ -15,12 +15,12 @@ fn site(linked: bool) -> (TempDir, Owned, PathBuf, PathBuf) {
     if linked {
         symlink(&space, data.join("pg_tblspc/16385")).unwrap();
     }
-    let owned = Owned::load(&dir.path().join("keeper")).unwrap();
+    let owned = OwnedDirs::load(&dir.path().join("keeper")).unwrap();
     (dir, owned, data, space)
 }
 
-fn looked(data: &Path, owned: &Owned, space: &Path) -> Result<(), Obstacle> {
-    judge(&look_at_tablespace(data, owned, space, DIRECTORY).unwrap().0)
+fn looked(data: &Path, owned: &OwnedDirs, space: &Path) -> Result<(), Obstacle> {
+    check_may_empty(&survey_tablespace(data, owned, space, DIRECTORY).unwrap().0)
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn a_tablespace_is_ours_by_the_link_of_whole_data_or_by_the_record() {
     assert_eq!(looked(&data, &owned, &space), Err(Obstacle::NotOurs));
     let (_dir, owned, data, space) = site(true);
     assert_eq!(looked(&data, &owned, &space), Ok(()));
-    assert_eq!(take_stock(&data, &owned).locations, std::slice::from_ref(&space));
+    assert_eq!(survey_instance(&data, &owned).locations, std::slice::from_ref(&space));
     // PGDATA is lost, its tablespace is not.
     fs::remove_dir_all(&data).unwrap();
     assert_eq!(looked(&data, &owned, &space), Ok(()));
@@ -46,7 +46,7 @@ fn a_location_that_is_a_link_is_the_same_place() {
     let (dir, owned, data, space) = site(true);
     let link = dir.path().join("link");
     symlink(&space, &link).unwrap();
-    take_stock(&data, &owned);
+    survey_instance(&data, &owned);
     assert_eq!(looked(&data, &owned, &link), Ok(()));
     fs::remove_dir_all(&data).unwrap();
     assert_eq!(looked(&data, &owned, &link), Ok(()));
@@ -55,7 +55,7 @@ fn a_location_that_is_a_link_is_the_same_place() {
 #[test]
 fn two_keepers_with_one_location_see_each_other_and_neither_empties_it() {
     let (dir, owned, data, space) = site(true);
-    assert_eq!(take_stock(&data, &owned).shared, []);
+    assert_eq!(survey_instance(&data, &owned).shared, []);
     let second = dir.path().join("second");
     fs::create_dir(&second).unwrap();
     assert!(
@@ -67,28 +67,32 @@ fn two_keepers_with_one_location_see_each_other_and_neither_empties_it() {
             .unwrap()
             .success()
     );
-    let other = Owned::load(&second).unwrap();
-    let stock = take_stock(&second.join("postgres"), &other);
+    let other = OwnedDirs::load(&second).unwrap();
+    let stock = survey_instance(&second.join("postgres"), &other);
     let with = format!("the keeper of {}", dir.path().join("keeper").display());
     assert_eq!(
         stock.shared,
-        [Shared {
+        [SharedLocation {
             location: space.clone(),
             with,
         }]
     );
-    assert_eq!(take_stock(&data, &owned).shared.len(), 1, "the first one sees it too");
+    assert_eq!(
+        survey_instance(&data, &owned).shared.len(),
+        1,
+        "the first one sees it too"
+    );
     assert_eq!(looked(&data, &owned, &space), Err(Obstacle::OtherKeeper(second)));
 }
 
 #[test]
 fn a_dropped_tablespace_is_forgotten_with_its_marker() {
     let (_dir, owned, data, space) = site(true);
-    take_stock(&data, &owned);
+    survey_instance(&data, &owned);
     assert_eq!(owned.record().tablespaces.len(), 1);
     fs::remove_file(data.join("pg_tblspc/16385")).unwrap();
     fs::remove_dir(space.join(DIRECTORY)).unwrap();
-    take_stock(&data, &owned);
+    survey_instance(&data, &owned);
     assert_eq!(owned.record().tablespaces, []);
     assert!(trees::entries(&space).unwrap().is_empty());
 }
@@ -99,10 +103,10 @@ fn an_empty_or_missing_location_is_free_and_one_that_cannot_be_made_is_named() {
     let missing = dir.path().join("a/b");
     assert_eq!(looked(&data, &owned, &missing), Ok(()));
     assert!(missing.is_dir());
-    let (found, probe) = look_at_tablespace(&data, &owned, &missing, DIRECTORY).unwrap();
+    let (found, probe) = survey_tablespace(&data, &owned, &missing, DIRECTORY).unwrap();
     let probe = probe.unwrap();
     assert_eq!(found.unusable, None);
-    assert!(Path::new(&probe.asked).exists());
+    assert!(Path::new(&probe.path_on_source).exists());
     drop(probe);
     assert!(trees::entries(&missing).unwrap().is_empty(), "the probe is gone");
     fs::write(dir.path().join("file"), "").unwrap();
@@ -143,7 +147,7 @@ fn a_location_that_fails_is_named_and_the_others_are_recorded() {
     let broken = dir.path().join("broken");
     symlink(&broken, &broken).unwrap();
     symlink(&broken, data.join("pg_tblspc/16386")).unwrap();
-    let stock = take_stock(&data, &owned);
+    let stock = survey_instance(&data, &owned);
     assert_eq!(stock.locations, std::slice::from_ref(&space));
     assert_eq!(owned.record().tablespaces.len(), 1);
     assert!(owned.has_marker(&space));
@@ -152,7 +156,7 @@ fn a_location_that_fails_is_named_and_the_others_are_recorded() {
     // What was recorded before it failed stays recorded.
     fs::rename(&space, dir.path().join("away")).unwrap();
     symlink(&space, &space).unwrap();
-    let stock = take_stock(&data, &owned);
+    let stock = survey_instance(&data, &owned);
     assert_eq!(stock.failed.len(), 2, "{:?}", stock.failed);
     assert_eq!(owned.record().tablespaces.len(), 1);
 }
@@ -160,27 +164,27 @@ fn a_location_that_fails_is_named_and_the_others_are_recorded() {
 /// Two keepers begin their first copies at once: neither has a tablespace directory yet.
 #[test]
 fn a_location_in_which_another_keeper_is_copying_is_not_free() {
-    use crate::postgres::build::Build;
+    use crate::postgres::data_build::DataBuild;
     let (dir, owned, data, space) = site(false);
     fs::remove_dir_all(space.join(DIRECTORY)).unwrap();
     let second = dir.path().join("second/postgres");
     fs::create_dir_all(&second).unwrap();
-    let other = Owned::load(&dir.path().join("second")).unwrap();
-    let place = Place {
+    let other = OwnedDirs::load(&dir.path().join("second")).unwrap();
+    let place = ExternalDir {
         path: space.clone(),
-        kind: PlaceKind::Tablespace {
+        kind: ExternalDirKind::Tablespace {
             directory: DIRECTORY.into(),
         },
         bytes: None,
-        found: Found::default(),
+        found: ExternalDirFacts::default(),
     };
-    let build = Build::prepare(&second, &other, std::slice::from_ref(&place)).unwrap();
+    let build = DataBuild::prepare(&second, &other, std::slice::from_ref(&place)).unwrap();
     let keeper = second.parent().unwrap().to_owned();
     assert_eq!(looked(&data, &owned, &space), Err(Obstacle::OtherKeeper(keeper)));
     // Both had looked before either began: the second one to finish takes nothing from the first, not even an empty
     // directory.
     fs::create_dir(space.join(DIRECTORY)).unwrap();
-    fs::create_dir_all(space.join(other.name(NEW)).join(DIRECTORY)).unwrap();
+    fs::create_dir_all(space.join(other.name(NEW_KIND)).join(DIRECTORY)).unwrap();
     files::make_data(build.directory(), "new");
     let refused = Chain(&build.finish(&other).unwrap_err()).to_string();
     assert!(refused.contains("File exists"), "{refused}");
@@ -191,8 +195,8 @@ fn a_location_in_which_another_keeper_is_copying_is_not_free() {
 #[test]
 fn the_remedy_for_a_missing_wal_directory_names_the_mount_first() {
     let (dir, owned, data, _) = site(false);
-    let (found, _) = look_at_wal(&data, &owned, &dir.path().join("wal")).unwrap();
-    let obstacle = judge(&found).unwrap_err();
+    let (found, _) = survey_wal(&data, &owned, &dir.path().join("wal")).unwrap();
+    let obstacle = check_may_empty(&found).unwrap_err();
     assert!(
         obstacle.to_string().contains("where pg_wal leads, is not there"),
         "{obstacle}"
@@ -209,6 +213,6 @@ fn old_data_that_nothing_records_are_listed_and_left() {
     let (dir, owned, data, _) = site(false);
     let old = dir.path().join("keeper/postgres.old-0a1b2c3d");
     fs::create_dir(&old).unwrap();
-    assert_eq!(take_stock(&data, &owned).forgotten, std::slice::from_ref(&old));
+    assert_eq!(survey_instance(&data, &owned).unrecorded, std::slice::from_ref(&old));
     assert!(old.exists());
 }

@@ -1,0 +1,189 @@
+//! Takes the liveness key at the start of a keeper, so that of several processes with one uid exactly one acts: a copied
+//! unit file, a container started twice. Until the key is ours nothing is done to data, info or server.
+
+use std::time::Duration;
+
+use control::clock::Boottime;
+use control::model::BootUuid;
+use control::store::StoreError;
+use control::telemetry::Chain;
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use crate::liveness::{LivenessKey, TTL};
+
+/// From look to look at the key of another process.
+const POLL_PAUSE: Duration = Duration::from_millis(200);
+/// A key that has been there for so long is renewed: its process lives.
+const ALIVE_AFTER: Duration = Duration::from_secs(6);
+/// The key of a process that lives may run out while the store is away. It is back one beat after the store.
+const GONE_AFTER: Duration = Duration::from_secs(6);
+/// That another process is waited for is logged again so often.
+const LOG_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// What waiting for the key has shown so far.
+#[derive(Debug, Default)]
+pub struct LivenessClaim {
+    holder: Option<(BootUuid, Boottime)>,
+    is_holder_alive: bool,
+    absent_since: Option<Boottime>,
+    logged: Option<Boottime>,
+}
+
+/// What to do about the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClaimStep {
+    Take,
+    Wait,
+}
+
+impl LivenessClaim {
+    /// Whether another process holds the key, as far as the store has answered.
+    pub fn is_held(&self) -> bool {
+        self.holder.is_some()
+    }
+
+    /// Waits until the key is ours. `predecessors` are processes that are known to have ended. A store that refuses the
+    /// key, because its rights do not reach so far, ends the wait too: then there is none.
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    pub async fn take(&mut self, alive: &mut LivenessKey, predecessors: &[BootUuid]) {
+        let mut is_away = false;
+        loop {
+            match self.try_once(alive, predecessors, Boottime::now()).await {
+                Ok(true) => return,
+                Ok(false) => is_away = false,
+                Err(refused @ StoreError::Refused { .. }) => {
+                    let key = alive.key();
+                    warn!(key, error = %Chain(&refused), "could not take the liveness key, going on without it");
+                    return;
+                }
+                Err(away) => {
+                    self.absent_since = None;
+                    if !std::mem::replace(&mut is_away, true) {
+                        warn!(error = %Chain(&away), "could not take the liveness key, trying again");
+                    }
+                }
+            }
+            sleep(POLL_PAUSE).await;
+        }
+    }
+
+    async fn try_once(
+        &mut self,
+        alive: &mut LivenessKey,
+        predecessors: &[BootUuid],
+        now: Boottime,
+    ) -> Result<bool, StoreError> {
+        let found = alive.read().await?;
+        let holder = found.as_ref().map(|found| &found.boot);
+        // Ours it may be already, when the answer to an earlier attempt was lost.
+        if holder.is_some_and(|boot| predecessors.contains(boot) || alive.is_ours(boot)) {
+            return alive.take(found.as_ref()).await;
+        }
+        match self.judge(holder, now) {
+            ClaimStep::Take => {
+                let taken = alive.take(found.as_ref()).await?;
+                if taken && self.is_held() {
+                    info!(key = alive.key(), "the other process has ended, going on");
+                }
+                Ok(taken)
+            }
+            ClaimStep::Wait => {
+                self.log(alive.key(), now);
+                Ok(false)
+            }
+        }
+    }
+
+    fn judge(&mut self, holder: Option<&BootUuid>, now: Boottime) -> ClaimStep {
+        let Some(boot) = holder else {
+            let since = *self.absent_since.get_or_insert(now);
+            let is_gone = !self.is_holder_alive || now.since(since) >= GONE_AFTER;
+            return if is_gone { ClaimStep::Take } else { ClaimStep::Wait };
+        };
+        self.absent_since = None;
+        match &self.holder {
+            Some((known, since)) if known == boot => {
+                if now.since(*since) >= ALIVE_AFTER {
+                    self.is_holder_alive = true;
+                }
+            }
+            _ => {
+                self.holder = Some((boot.clone(), now));
+                self.logged = None;
+            }
+        }
+        ClaimStep::Wait
+    }
+
+    fn log(&mut self, key: &str, now: Boottime) {
+        let Some((boot, _)) = &self.holder else { return };
+        if self.logged.is_some_and(|logged| now.since(logged) < LOG_AGAIN_AFTER) {
+            return;
+        }
+        if self.logged.is_none() && !self.is_holder_alive {
+            info!(key, bootUUID = %boot, "another process holds our liveness key, waiting for it to end");
+            // The next time at once, if it turns out to live.
+            self.logged = Some(now.before(LOG_AGAIN_AFTER.saturating_sub(ALIVE_AFTER)));
+            return;
+        }
+        error!(
+            key,
+            bootUUID = %boot,
+            "another process runs with our uid, doing nothing until it ends: stop one of the two, or give this one a --uid \
+             and a --data-dir of its own"
+        );
+        self.logged = Some(now);
+    }
+}
+
+/// Longer than the key outlives a process that has ended, however busy the store.
+const _: () = assert!(ALIVE_AFTER.as_secs() >= 2 * TTL.as_secs());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Boottime {
+        Boottime::from_nanos(millis * 1_000_000)
+    }
+
+    fn boot(name: &str) -> BootUuid {
+        BootUuid::from(name)
+    }
+
+    #[test]
+    fn a_free_key_is_taken_at_once_and_a_held_one_when_it_has_run_out() {
+        assert_eq!(LivenessClaim::default().judge(None, at(0)), ClaimStep::Take);
+        let mut wait = LivenessClaim::default();
+        assert_eq!(wait.judge(Some(&boot("a")), at(0)), ClaimStep::Wait);
+        assert_eq!(wait.judge(Some(&boot("a")), at(2900)), ClaimStep::Wait);
+        assert_eq!(wait.judge(None, at(3100)), ClaimStep::Take, "its process had ended");
+    }
+
+    #[test]
+    fn the_key_of_a_process_that_lives_is_not_taken_in_a_moment_without_it() {
+        let mut wait = LivenessClaim::default();
+        for millis in (0..=6000).step_by(200) {
+            assert_eq!(wait.judge(Some(&boot("a")), at(millis)), ClaimStep::Wait);
+        }
+        assert_eq!(wait.judge(None, at(7000)), ClaimStep::Wait);
+        assert_eq!(wait.judge(Some(&boot("a")), at(8000)), ClaimStep::Wait);
+        assert_eq!(wait.judge(None, at(9000)), ClaimStep::Wait);
+        assert_eq!(wait.judge(None, at(14_900)), ClaimStep::Wait);
+        assert_eq!(wait.judge(None, at(15_000)), ClaimStep::Take);
+    }
+
+    #[test]
+    fn each_holder_counts_from_when_it_was_first_seen() {
+        let mut wait = LivenessClaim::default();
+        for (millis, holder) in [(0, "a"), (3000, "b"), (6500, "b")] {
+            assert_eq!(wait.judge(Some(&boot(holder)), at(millis)), ClaimStep::Wait);
+        }
+        assert_eq!(
+            wait.judge(None, at(7000)),
+            ClaimStep::Take,
+            "nobody has been seen to renew it"
+        );
+    }
+}

@@ -1,0 +1,134 @@
+//! The two state files, in memory and on disk together: what is in memory is what was saved.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use control::model::{ClusterUid, DbUid};
+
+use crate::postgres::conf::Parameters;
+use crate::postgres::files::FileError;
+use crate::postgres::state::{self, DbState, KeeperState, StateError};
+use crate::reconcile::LocalDb;
+
+/// The local state of one keeper, shared by those who act and those who report.
+#[derive(Debug)]
+pub struct LocalState {
+    dir: PathBuf,
+    saved: Mutex<(KeeperState, DbState)>,
+}
+
+impl LocalState {
+    /// Reads both files of a data directory; a missing one is an empty state.
+    pub fn load(dir: &Path) -> Result<Self, StateError> {
+        let saved = Mutex::new((state::load_keeper(dir)?, state::load_db(dir)?));
+        Ok(Self {
+            dir: dir.to_owned(),
+            saved,
+        })
+    }
+
+    /// The saved keeper uid; empty before the first time.
+    pub fn keeper_uid(&self) -> String {
+        self.lock().0.uid.clone()
+    }
+
+    /// The cluster last seen; empty before the first time.
+    pub fn cluster(&self) -> ClusterUid {
+        self.lock().0.cluster_uid.as_str().into()
+    }
+
+    /// What `dbstate` says.
+    pub fn db(&self) -> LocalDb {
+        let db = &self.lock().1;
+        LocalDb {
+            uid: DbUid::from(db.uid.as_str()),
+            generation: db.generation,
+            initializing: db.initializing,
+        }
+    }
+
+    /// The parameters read right after the initialisation.
+    pub fn init_parameters(&self) -> Option<Parameters> {
+        self.lock().1.init_pg_parameters.clone()
+    }
+
+    /// Saves the keeper uid.
+    pub fn save_keeper_uid(&self, uid: &str) -> Result<(), FileError> {
+        self.save_keeper(|keeper| uid.clone_into(&mut keeper.uid))
+    }
+
+    /// Saves the cluster uid.
+    pub fn save_cluster(&self, cluster: &ClusterUid) -> Result<(), FileError> {
+        self.save_keeper(|keeper| cluster.as_str().clone_into(&mut keeper.cluster_uid))
+    }
+
+    /// Saves `dbstate`; the parameters of an initialisation stay with their db.
+    pub fn save_db(&self, db: &LocalDb) -> Result<(), FileError> {
+        self.change_db(|saved| {
+            if saved.uid != db.uid.as_str() {
+                saved.init_pg_parameters = None;
+            }
+            db.uid.as_str().clone_into(&mut saved.uid);
+            (saved.generation, saved.initializing) = (db.generation, db.initializing);
+        })
+    }
+
+    /// Saves the parameters read right after the initialisation.
+    pub fn save_init_parameters(&self, parameters: Parameters) -> Result<(), FileError> {
+        self.change_db(|saved| saved.init_pg_parameters = Some(parameters))
+    }
+
+    fn save_keeper(&self, change: impl FnOnce(&mut KeeperState)) -> Result<(), FileError> {
+        let mut saved = self.lock();
+        let mut next = saved.0.clone();
+        change(&mut next);
+        state::save_keeper(&self.dir, &next)?;
+        saved.0 = next;
+        Ok(())
+    }
+
+    fn change_db(&self, change: impl FnOnce(&mut DbState)) -> Result<(), FileError> {
+        let mut saved = self.lock();
+        let mut next = saved.1.clone();
+        change(&mut next);
+        state::save_db(&self.dir, &next)?;
+        saved.1 = next;
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (KeeperState, DbState)> {
+        self.saved.lock().expect("nobody panics while holding the state")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_saved_is_there_again_and_parameters_stay_with_their_db() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = LocalState::load(dir.path()).unwrap();
+        assert_eq!((state.keeper_uid().as_str(), state.db()), ("", LocalDb::default()));
+        state.save_keeper_uid("k1").unwrap();
+        state.save_cluster(&"c1".into()).unwrap();
+        let db = |uid: &str, generation| LocalDb {
+            uid: uid.into(),
+            generation,
+            initializing: true,
+        };
+        state.save_db(&db("a", 0)).unwrap();
+        state
+            .save_init_parameters(Parameters::from([("x".into(), "1".into())]))
+            .unwrap();
+        state.save_db(&db("a", 1)).unwrap();
+        let again = LocalState::load(dir.path()).unwrap();
+        assert_eq!(
+            (again.keeper_uid().as_str(), again.cluster().as_str(), again.db()),
+            ("k1", "c1", db("a", 1))
+        );
+        assert_eq!(again.init_parameters().map(|parameters| parameters.len()), Some(1));
+        again.save_db(&db("b", 0)).unwrap();
+        assert_eq!(again.init_parameters(), None);
+    }
+}

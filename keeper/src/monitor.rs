@@ -1,0 +1,559 @@
+//! Keeps the published state of the instance true: looks when something happened, when its state is about to change,
+//! and from time to time; what matters is published at once. Independent of passes, so that neither waits for the
+//! other (keeper 3.2, W4).
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use control::clock::Boottime;
+use control::model::{DbUid, Lsn, PostgresBinaryVersion, PostgresState, TimelineHistory};
+use control::telemetry::Chain;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::connections::{self, Connections};
+use crate::health::Health;
+use crate::local_state::LocalState;
+use crate::postgres::conf::Parameters;
+use crate::postgres::history::Ancestor;
+use crate::postgres::instance::Instance;
+use crate::postgres::observe::{Observation, ObserveError, ObserveScope};
+use crate::postgres::server::ChildStatus;
+use crate::problems::{KeeperProblemKind, Problems};
+use crate::publish::{Due, Publisher};
+use crate::streaming::{FollowedDb, StreamingCheck};
+
+/// Looks at the instance and reports what it sees.
+#[derive(Debug)]
+pub struct Monitor {
+    instance: Arc<Instance>,
+    publisher: Arc<Publisher>,
+    local: Arc<LocalState>,
+    advertised: (String, String),
+    problems: Arc<Problems>,
+    wake: Notify,
+    settings: Mutex<MonitorSettings>,
+    connections: Mutex<Connections>,
+    followed: Mutex<Option<FollowedDb>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct MonitorSettings {
+    interval: Duration,
+    fast_poll_until: Option<Boottime>,
+    /// Something has changed, such as a password: logins that were refused are worth another try.
+    try_logins_again: bool,
+}
+
+/// From look to look while the position of a standby is awaited to stand still (beyond ).
+const FAST_POLL_PAUSE: Duration = Duration::from_millis(25);
+/// After so long a burst ends although the position still moves.
+const FAST_POLL_LIMIT: Duration = Duration::from_secs(10);
+/// So many looks that find the same position, and no WAL receiver, end a burst.
+const UNCHANGED_POLLS_MAX: u32 = 4;
+/// From look to look at a server that runs but is not healthy yet: this, growing up to the usual pause.
+const UNHEALTHY_PAUSE: Duration = Duration::from_millis(50);
+/// How often a healthy standby is asked whether its WAL receiver still works.
+const RECEIVER_PAUSE: Duration = Duration::from_millis(500);
+
+impl Monitor {
+    /// Looks at nothing yet; `advertised` is address and port as published, `interval` the cluster's sleepInterval.
+    pub fn new(
+        instance: Arc<Instance>,
+        publisher: Arc<Publisher>,
+        local: Arc<LocalState>,
+        problems: Arc<Problems>,
+        advertised: (String, String),
+        interval: Duration,
+    ) -> Self {
+        let settings = Mutex::new(MonitorSettings {
+            interval,
+            fast_poll_until: None,
+            try_logins_again: false,
+        });
+        Self {
+            instance,
+            publisher,
+            local,
+            advertised,
+            problems,
+            wake: Notify::new(),
+            settings,
+            connections: Mutex::default(),
+            followed: Mutex::default(),
+        }
+    }
+
+    /// The cluster's sleepInterval: half of it lies between two looks (keeper 3.2).
+    pub fn set_interval(&self, interval: Duration) {
+        self.lock().interval = interval;
+    }
+
+    /// The db that the instance is to follow; `None` when it follows none.
+    pub fn set_followed(&self, followed: Option<FollowedDb>) {
+        *self.followed() = followed;
+    }
+
+    fn followed(&self) -> std::sync::MutexGuard<'_, Option<FollowedDb>> {
+        self.followed
+            .lock()
+            .expect("nobody panics while holding the followed db")
+    }
+
+    /// Something happened: look at once.
+    pub fn observe_now(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Passwords may have changed: look at once, and try every login.
+    pub fn try_logins(&self) {
+        self.lock().try_logins_again = true;
+        self.wake.notify_one();
+    }
+
+    /// The master leaves, or the WAL receiver has ended: look and publish again and again until the position stands
+    /// still (beyond ).
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    pub fn fast_poll(&self) {
+        self.lock().fast_poll_until = Some(Boottime::now() + FAST_POLL_LIMIT);
+        self.wake.notify_one();
+    }
+
+    /// Looks and reports, for ever.
+    pub async fn run(&self) {
+        tokio::join!(self.observe_loop(), self.try_connections());
+    }
+
+    /// Tries new connections, beside the looks: a try at a server that hangs takes the request timeout.
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    async fn try_connections(&self) {
+        let is_up = || {
+            let runs = matches!(*self.instance.life().borrow(), ChildStatus::Running { .. });
+            runs && self.instance.reports_ready().unwrap_or(true)
+        };
+        loop {
+            let began = Boottime::now();
+            let answered = match is_up() {
+                true => Some(self.instance.observer().answers_new_connections().await),
+                false => None,
+            };
+            self.connections().note(answered.filter(|_| is_up()), began);
+            let pause = self.lock().interval / 2;
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn connections(&self) -> std::sync::MutexGuard<'_, Connections> {
+        self.connections
+            .lock()
+            .expect("nobody panics while holding the connections")
+    }
+
+    /// Whether no new connection was answered for the request timeout; reported as a problem.
+    fn check_connections(&self, runs: bool, now: Boottime) -> bool {
+        let limit = self.instance.config().request_timeout;
+        let is_silent = runs && self.connections().is_silent(now, limit);
+        let problem = is_silent.then(connections::problem);
+        self.problems
+            .set(KeeperProblemKind::Login, "connections", problem.into_iter().collect());
+        is_silent
+    }
+
+    /// Whether the standby receives WAL; reported as a problem. A look that could not ask the server changes nothing.
+    fn check_streaming(&self, memory: &mut MonitorState, seen: &Observation, runs: bool, now: Boottime) {
+        let followed = self.followed().clone();
+        let is_refused = match &seen.standby {
+            _ if !runs || followed.is_none() => {
+                memory.streaming.reset();
+                false
+            }
+            Some(standby) => memory.streaming.note(followed.as_ref(), standby, now).is_some(),
+            None => return,
+        };
+        let problem = followed
+            .filter(|_| is_refused)
+            .map(|followed| memory.streaming.problem(&followed, &self.instance.recent_output()));
+        self.problems
+            .set(KeeperProblemKind::Replication, "stream", problem.into_iter().collect());
+    }
+
+    async fn observe_loop(&self) {
+        let mut life = self.instance.life();
+        let mut memory = MonitorState::new(Health::new(Arc::clone(&self.instance), Arc::clone(&self.problems)));
+        loop {
+            let pause = self.observe_once(&mut memory).await;
+            tokio::select! {
+                () = self.wake.notified() => {}
+                // The sender is the instance's: it cannot be gone.
+                _ = life.changed() => {}
+                () = self.wait_next(pause, &memory) => {}
+            }
+        }
+    }
+
+    /// One look, reported; the pause until the next one.
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    async fn observe_once(&self, memory: &mut MonitorState) -> Duration {
+        let now = Boottime::now();
+        let db = self.local.db();
+        if std::mem::take(&mut self.lock().try_logins_again) {
+            memory.health.try_logins_again();
+        }
+        let runs = matches!(*self.instance.life().borrow(), ChildStatus::Running { .. });
+        let mut scope = memory.scope(&db.uid, now);
+        // Each try would take the request timeout, and the look would be as late.
+        scope.logins &= !self.connections().is_failing();
+        let is_starting = runs && !self.instance.reports_ready().unwrap_or(true);
+        let mut observation = match is_starting {
+            true => Observation::default(),
+            false => self.instance.observe(scope).await,
+        };
+        let runs = runs && matches!(*self.instance.life().borrow(), ChildStatus::Running { .. });
+        memory.log_failure(&observation, runs);
+        let recovers = runs && (is_starting || observation.is_not_accepting());
+        memory.health.check_recovery(recovers, now).await;
+        if self.local.db() != db {
+            return Duration::ZERO; // the data became another db's meanwhile: what was seen is nobody's
+        }
+        if observation.is_healthy {
+            memory.health.record_logins(&observation.logins, scope.logins, now);
+        }
+        memory.details.carry(&mut observation, scope, now);
+        let is_silent = self.check_connections(runs, now);
+        self.check_streaming(memory, &observation, runs, now);
+        let version = self.instance.programs().version().await;
+        let version = version.map_or_else(
+            |_| PostgresBinaryVersion::default(),
+            |version| PostgresBinaryVersion {
+                major: version.major.into(),
+                minor: version.minor.into(),
+            },
+        );
+        memory.has_receiver = observation
+            .standby
+            .as_ref()
+            .is_some_and(|standby| standby.receiver.is_some());
+        let position = observation.position;
+        let healthy = observation.is_healthy && runs && !is_silent;
+        let state = state(&db.uid, db.generation, &self.advertised, observation, healthy);
+        let burst = self.continue_fast_poll(memory, position);
+        let before = self.publisher.report();
+        let due = match &before.state {
+            Some(before) if !differs(before, &state, burst) => Due::Later,
+            _ => Due::Now,
+        };
+        self.publisher.change(due, |report| {
+            report.state = Some(state);
+            report.version = version;
+        });
+        let usual = self.lock().interval / 2;
+        memory.unhealthy_pause = (runs && !healthy).then(|| next_unhealthy_pause(memory.unhealthy_pause, usual));
+        match memory.unhealthy_pause {
+            _ if burst => FAST_POLL_PAUSE,
+            Some(pause) => pause,
+            None => usual,
+        }
+    }
+
+    /// Waits; a standby whose WAL receiver ends meanwhile is looked at at once.
+    async fn wait_next(&self, pause: Duration, memory: &MonitorState) {
+        let over = tokio::time::sleep(pause);
+        tokio::pin!(over);
+        if !memory.has_receiver {
+            return over.await;
+        }
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                () = tokio::time::sleep(RECEIVER_PAUSE) => {}
+            }
+            match self.instance.observer().standby().await {
+                Ok(Some(standby)) if standby.receiver.is_some() => {}
+                _ => return self.fast_poll(),
+            }
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
+    fn continue_fast_poll(&self, memory: &mut MonitorState, position: Option<Lsn>) -> bool {
+        let mut settings = self.lock();
+        let Some(end) = settings.fast_poll_until else {
+            memory.unchanged_polls = 0;
+            return false;
+        };
+        let stands = position == memory.position && !memory.has_receiver;
+        memory.unchanged_polls = if stands { memory.unchanged_polls + 1 } else { 0 };
+        memory.position = position;
+        if position.is_none() || memory.unchanged_polls >= UNCHANGED_POLLS_MAX || Boottime::now() >= end {
+            settings.fast_poll_until = None;
+            memory.unchanged_polls = 0;
+            return position.is_some();
+        }
+        true
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, MonitorSettings> {
+        self.settings.lock().expect("nobody panics while holding the settings")
+    }
+}
+
+/// The pause after a look at a server that is not healthy yet: half as long again as the one before, up to the usual
+/// one. A recovery may last for days of looks: what grows is bounded before it is kept.
+fn next_unhealthy_pause(before: Option<Duration>, usual: Duration) -> Duration {
+    let next = before.map_or(UNHEALTHY_PAUSE, |before| before.saturating_add(before / 2));
+    next.min(usual)
+}
+
+/// What outlives a look.
+#[derive(Debug)]
+struct MonitorState {
+    health: Health,
+    failing: Option<String>,
+    unhealthy_pause: Option<Duration>,
+    position: Option<Lsn>,
+    unchanged_polls: u32,
+    has_receiver: bool,
+    streaming: StreamingCheck,
+    /// Of whom the rest is.
+    db: DbUid,
+    details: Details,
+}
+
+/// What was last read of the details.
+#[derive(Debug, Default)]
+struct Details {
+    /// The parameters: they change by our own reloads only.
+    parameters: Option<Parameters>,
+    /// When details could not be asked for.
+    failed: Option<Boottime>,
+}
+
+impl Details {
+    fn are_due(&self, now: Boottime) -> bool {
+        self.failed.is_none_or(|at| now.since(at) >= DETAILS_PAUSE)
+    }
+
+    /// Fills in parameters that could not be asked for this time.
+    fn carry(&mut self, observation: &mut Observation, scope: ObserveScope, now: Boottime) {
+        if !observation.is_healthy {
+            return;
+        }
+        if observation.parameters.is_none() && self.parameters.is_none() && !observation.is_refused() {
+            // A new cluster takes over what its first master reports (sentinel I-4): nothing is not an answer.
+            observation.is_healthy = false;
+            self.failed = None;
+            return;
+        }
+        if scope.details {
+            self.failed = observation.failed.as_ref().map(|_| now);
+        }
+        match &observation.parameters {
+            Some(parameters) => self.parameters = Some(parameters.clone()),
+            None => observation.parameters = self.parameters.clone(),
+        }
+    }
+}
+
+/// How long details are not asked for when they could not be: each try may take a request timeout.
+const DETAILS_PAUSE: Duration = Duration::from_secs(30);
+
+impl MonitorState {
+    fn new(health: Health) -> Self {
+        Self {
+            health,
+            failing: None,
+            unhealthy_pause: None,
+            position: None,
+            unchanged_polls: 0,
+            has_receiver: false,
+            streaming: StreamingCheck::default(),
+            db: DbUid::default(),
+            details: Details::default(),
+        }
+    }
+
+    /// What the next look asks for.
+    fn scope(&mut self, db: &DbUid, now: Boottime) -> ObserveScope {
+        if self.db != *db {
+            self.db = db.clone();
+            self.details = Details::default();
+        }
+        ObserveScope {
+            details: self.details.are_due(now),
+            logins: self.health.is_login_due(now),
+            replication: !self.health.is_replication_refused() || self.health.is_login_due(now),
+        }
+    }
+
+    /// A failure is said when it begins, and its end too; a server that does not run is not expected to answer.
+    fn log_failure(&mut self, observation: &Observation, runs: bool) {
+        let Some(failed) = observation.failed.as_ref().filter(|_| runs) else {
+            if observation.is_healthy && observation.parameters.is_some() && self.failing.take().is_some() {
+                info!("postgres answers");
+            }
+            return;
+        };
+        let message = failed.to_string();
+        if self.failing.as_ref() == Some(&message) {
+            return;
+        }
+        let cause = std::error::Error::source(failed)
+            .map(|cause| Chain(cause).to_string())
+            .unwrap_or_default();
+        match failed {
+            ObserveError::Parameters(_) => warn!(error = cause, "cannot get configured pg parameters"),
+            ObserveError::Data(_) => warn!(error = cause, "cannot look at the data directory"),
+            ObserveError::Sql(_) | ObserveError::Position(_) => warn!(error = cause, "error getting pg state"),
+        }
+        self.failing = Some(message);
+    }
+}
+
+/// The document (keeper 3.4).
+fn state(
+    uid: &DbUid,
+    generation: i64,
+    advertised: &(String, String),
+    seen: Observation,
+    healthy: bool,
+) -> PostgresState {
+    let entry = |ancestor: Ancestor| TimelineHistory {
+        timeline_id: ancestor.timeline,
+        switch_point: ancestor.switch_point,
+        reason: ancestor.reason,
+    };
+    // keeper 3.5 step 4: names with our prefix only
+    let in_sync = |names: Vec<String>| {
+        names
+            .iter()
+            .filter_map(|name| name.strip_prefix("stolon_"))
+            .map(Into::into)
+            .collect()
+    };
+    PostgresState {
+        uid: uid.clone(),
+        generation,
+        listen_address: advertised.0.clone(),
+        port: advertised.1.clone(),
+        healthy,
+        system_id: seen.system_id.map(|id| id.to_string()).unwrap_or_default(),
+        timeline_id: seen.timeline.unwrap_or_default(),
+        xlog_pos: seen.position.unwrap_or_default(),
+        timelines_history: seen.history.into_iter().map(entry).collect(),
+        pg_parameters: seen.parameters.unwrap_or_default(),
+        synchronous_standbys: seen.in_sync.map(in_sync),
+        older_wal_file: seen.oldest_wal.unwrap_or_default(),
+    }
+}
+
+/// Whether a change is worth a publication of its own; positions move all the time and count only in a burst.
+fn differs(before: &PostgresState, after: &PostgresState, burst: bool) -> bool {
+    let level = |state: &PostgresState| PostgresState {
+        xlog_pos: if burst { state.xlog_pos } else { Lsn::default() },
+        older_wal_file: String::new(),
+        ..state.clone()
+    };
+    level(before) != level(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::refusal::ServerRefusal;
+    use crate::postgres::sql::SqlError;
+
+    #[test]
+    fn positions_alone_are_published_at_once_only_in_a_burst() {
+        let before = PostgresState {
+            healthy: true,
+            xlog_pos: Lsn(1),
+            ..PostgresState::default()
+        };
+        let moved = PostgresState {
+            xlog_pos: Lsn(2),
+            older_wal_file: "x".into(),
+            ..before.clone()
+        };
+        assert!(!differs(&before, &moved, false));
+        assert!(differs(&before, &moved, true));
+        assert!(differs(
+            &before,
+            &PostgresState {
+                healthy: false,
+                ..before.clone()
+            },
+            false
+        ));
+        assert!(differs(
+            &before,
+            &PostgresState {
+                generation: 2,
+                ..before.clone()
+            },
+            false
+        ));
+    }
+
+    #[test]
+    fn parameters_that_were_never_read_are_not_reported_as_none() {
+        let unanswered = || Observation {
+            is_healthy: true,
+            failed: Some(ObserveError::Parameters(SqlError::Timeout {
+                act: "read",
+                limit: Duration::from_secs(1),
+            })),
+            ..Observation::default()
+        };
+        let now = Boottime::from_nanos(0);
+        let mut read = Details::default();
+        let mut first = unanswered();
+        read.carry(&mut first, ObserveScope::ALL, now);
+        assert!(!first.is_healthy && read.are_due(now));
+
+        // A login that is refused proves life, and is no reason to elect another.
+        let mut refused = unanswered();
+        refused.failed = None;
+        refused.logins.superuser = Some(Err(ServerRefusal::new("28P01", "no").unwrap()));
+        read.carry(&mut refused, ObserveScope::ALL, now);
+        assert!(refused.is_healthy);
+
+        let mut whole = Observation {
+            is_healthy: true,
+            parameters: Some(Parameters::from([("a".into(), "1".into())])),
+            ..Observation::default()
+        };
+        read.carry(&mut whole, ObserveScope::ALL, now);
+        let mut later = unanswered();
+        read.carry(&mut later, ObserveScope::ALL, now);
+        assert!(later.is_healthy && !read.are_due(now));
+        assert_eq!(later.parameters, whole.parameters);
+    }
+
+    #[test]
+    fn a_server_may_be_unhealthy_for_as_long_as_it_likes() {
+        // 292 years are the longest that a spec can say.
+        for usual in [
+            Duration::ZERO,
+            Duration::from_secs(1),
+            Duration::from_nanos(i64::MAX as u64),
+            Duration::MAX,
+        ] {
+            let mut pause = None;
+            for _ in 0..100_000 {
+                pause = Some(next_unhealthy_pause(pause, usual));
+                assert!(pause <= Some(usual));
+            }
+            assert_eq!(pause, Some(usual));
+        }
+    }
+
+    #[test]
+    fn only_names_with_our_prefix_are_reported_in_sync() {
+        let seen = Observation {
+            in_sync: Some(vec!["stolon_b".into(), "other".into()]),
+            ..Observation::default()
+        };
+        let state = state(&"a".into(), 1, &("h".into(), "1".into()), seen, true);
+        assert_eq!(state.synchronous_standbys, Some(vec!["b".into()]));
+    }
+}

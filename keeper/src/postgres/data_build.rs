@@ -1,0 +1,191 @@
+//! Where pg_basebackup and initdb write, and how the result comes to its place. Both refuse directories that are not
+//! empty, and a directory that other things lie in, or that is a mount point, can only be filled from below.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::external_dirs::{ExternalDir, ExternalDirKind};
+use crate::postgres::files::FileError;
+use crate::postgres::owned_dirs::{NEW_KIND, OwnedDirs, TablespaceDir};
+use crate::postgres::previous_data;
+use crate::postgres::trees;
+
+/// A set of directories that a program fills.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataBuild {
+    data: PathBuf,
+    staging: PathBuf,
+    wal: Option<WalBuild>,
+    spaces: Vec<TablespaceBuild>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct WalBuild {
+    staging: PathBuf,
+    target: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct TablespaceBuild {
+    staging: PathBuf,
+    location: PathBuf,
+    directory: String,
+}
+
+impl DataBuild {
+    /// Into PGDATA itself, with nothing elsewhere.
+    pub fn plain(data: &Path) -> Self {
+        Self {
+            data: data.to_owned(),
+            staging: data.to_owned(),
+            wal: None,
+            spaces: Vec::new(),
+        }
+    }
+
+    /// Empty directories for PGDATA and these places, all of which were cleared before. They are recorded first; the one
+    /// below PGDATA means, as long as it is there, that PGDATA is unfinished.
+    pub fn prepare(data: &Path, owned: &OwnedDirs, places: &[ExternalDir]) -> Result<Self, FileError> {
+        if data.is_symlink() && !data.is_dir() {
+            let missing = std::io::Error::other("it is a link to a directory that is not there; is it mounted?");
+            return Err(FileError::new("write into", data)(missing));
+        }
+        let new = owned.name(NEW_KIND);
+        if let Some(entry) = previous_data::content(data, owned)? {
+            let found = std::io::Error::other(format!("{} is in it", entry.display()));
+            return Err(FileError::new("make a database in", data)(found));
+        }
+        let made_in = data.join(&new);
+        let mut spaces = Vec::new();
+        for place in places {
+            let ExternalDirKind::Tablespace { directory } = &place.kind else {
+                continue;
+            };
+            let made_in = place.path.join(&new);
+            spaces.push(TablespaceBuild {
+                staging: made_in,
+                location: place.path.clone(),
+                directory: directory.clone(),
+            });
+        }
+        let wal = owned.record().wal.map(|goes_to| WalBuild {
+            staging: goes_to.join(&new),
+            target: goes_to,
+        });
+        let build = Self {
+            data: data.to_owned(),
+            staging: made_in,
+            wal,
+            spaces,
+        };
+        build.create(owned)?;
+        Ok(build)
+    }
+
+    fn create(&self, owned: &OwnedDirs) -> Result<(), FileError> {
+        let spaces = self.spaces.iter().map(|space| space.staging.clone());
+        let mut making: Vec<PathBuf> = spaces.chain([self.staging.clone()]).collect();
+        let wal = self.wal.iter().map(|wal| wal.staging.clone());
+        owned.change(|record| record.making = making.iter().cloned().chain(wal.clone()).collect())?;
+        for space in &self.spaces {
+            owned.put_marker(&space.location)?;
+        }
+        for dir in making.drain(..) {
+            trees::remove(&dir)?;
+            trees::create(&dir)?;
+        }
+        for wal in wal {
+            trees::remove(&wal)?; // pg_basebackup and initdb make it
+        }
+        trees::sync(&self.data)
+    }
+
+    /// The directory for `-D`.
+    pub fn directory(&self) -> &Path {
+        &self.staging
+    }
+
+    /// The options that lead WAL and tablespaces where they are made.
+    pub fn options(&self) -> Vec<String> {
+        let mut options = Vec::new();
+        if let Some(wal) = &self.wal {
+            options.push(format!("--waldir={}", wal.staging.display()));
+        }
+        for space in &self.spaces {
+            let (from, to) = (escape(&space.location), escape(&space.staging));
+            options.push(format!("--tablespace-mapping={from}={to}"));
+        }
+        options
+    }
+
+    /// Removes what a program that failed has left.
+    pub fn discard(&self) -> Result<(), FileError> {
+        if let Some(wal) = &self.wal {
+            trees::remove(&wal.staging)?;
+        }
+        for space in &self.spaces {
+            trees::remove(&space.staging)?;
+        }
+        if self.staging == self.data {
+            previous_data::remove_data(&self.data)
+        } else {
+            trees::remove(&self.staging)
+        }
+    }
+
+    /// Moves what was made to its place; a crash before the end leaves an attempt that is made again.
+    pub fn finish(&self, owned: &OwnedDirs) -> Result<(), FileError> {
+        if let Some(wal) = &self.wal {
+            trees::move_entries(&wal.staging, &wal.target, |_| true)?;
+            trees::remove(&wal.staging)?;
+            replace_link(&self.staging.join("pg_wal"), &wal.target)?;
+            owned.change(|record| record.not_ours.retain(|path| *path != wal.target))?;
+        }
+        for space in &self.spaces {
+            self.finish_space(owned, space)?;
+        }
+        if self.staging != self.data {
+            trees::move_entries(&self.staging, &self.data, |_| true)?;
+            trees::remove(&self.staging)?;
+        }
+        trees::sync(&self.data)?;
+        owned.change(|record| record.making.clear())
+    }
+
+    fn finish_space(&self, owned: &OwnedDirs, space: &TablespaceBuild) -> Result<(), FileError> {
+        let made = space.staging.join(&space.directory);
+        if let Some(mark) = trees::mark(&made)? {
+            let recorded = TablespaceDir {
+                location: space.location.clone(),
+                directory: space.directory.clone(),
+                mark,
+            };
+            owned.change(|record| {
+                record.tablespaces.retain(|known| known.path() != recorded.path());
+                record.tablespaces.push(recorded.clone());
+                record.not_ours.retain(|path| *path != recorded.path());
+            })?;
+            owned.put_marker(&space.location)?;
+            trees::rename_to_free(&made, &recorded.path())?;
+        }
+        trees::remove(&space.staging)?;
+        for link in trees::entries(&self.staging.join("pg_tblspc"))? {
+            if fs::read_link(&link).is_ok_and(|target| target == space.staging) {
+                replace_link(&link, &space.location)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `=` parts the two directories of a mapping (pg_basebackup's manual page).
+fn escape(path: &Path) -> String {
+    path.to_string_lossy().replace('=', "\\=")
+}
+
+fn replace_link(link: &Path, target: &Path) -> Result<(), FileError> {
+    trees::remove(link)?;
+    symlink(target, link).map_err(FileError::new("link", link))?;
+    link.parent().map_or(Ok(()), trees::sync)
+}

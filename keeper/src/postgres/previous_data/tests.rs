@@ -1,0 +1,596 @@
+//! Data are moved aside, made again and dropped, with a crash at every point in between.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::external_dirs::{ExternalDir, ExternalDirFacts};
+use crate::postgres::data_build::DataBuild;
+use crate::postgres::files::{self, TABLESPACE_DIRECTORY as DIRECTORY, make_data as make};
+use crate::postgres::trees::cut;
+
+/// What PGDATA is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Directory,
+    Link,
+}
+
+/// A keeper's directory with whole data of db `A`, which have a tablespace, and a `pg_wal` that is a link.
+struct Site {
+    dir: TempDir,
+    owned: OwnedDirs,
+}
+
+impl Site {
+    fn new(shape: Shape) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for name in ["keeper", "space", "wal", "real"] {
+            fs::create_dir(root.join(name)).unwrap();
+        }
+        if shape == Shape::Link {
+            symlink(root.join("real"), root.join("keeper/postgres")).unwrap();
+        }
+        let site = Self {
+            owned: OwnedDirs::load(&root.join("keeper")).unwrap(),
+            dir,
+        };
+        fs::write(site.space().join("notes"), "of somebody else").unwrap();
+        fs::create_dir_all(site.space().join("PG_15_1/of another cluster")).unwrap();
+        make(&site.data(), "old");
+        fs::create_dir(site.space().join(DIRECTORY)).unwrap();
+        fs::write(site.space().join(DIRECTORY).join("content"), "old").unwrap();
+        symlink(site.space(), site.data().join("pg_tblspc/16385")).unwrap();
+        fs::remove_dir_all(site.data().join("pg_wal")).unwrap();
+        symlink(site.wal(), site.data().join("pg_wal")).unwrap();
+        fs::write(site.wal().join("000000010000000000000001"), "old").unwrap();
+        fs::write(site.wal().join("notes"), "of somebody else").unwrap();
+        site
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("keeper/postgres")
+    }
+
+    fn space(&self) -> PathBuf {
+        self.dir.path().join("space")
+    }
+
+    fn wal(&self) -> PathBuf {
+        self.dir.path().join("wal")
+    }
+
+    fn places(&self) -> Vec<ExternalDir> {
+        vec![ExternalDir {
+            path: self.space(),
+            kind: ExternalDirKind::Tablespace {
+                directory: DIRECTORY.into(),
+            },
+            bytes: Some(0),
+            found: ExternalDirFacts::default(),
+        }]
+    }
+
+    /// The keeper starts again.
+    fn restarted(&mut self) {
+        self.owned = OwnedDirs::load(&self.dir.path().join("keeper")).unwrap();
+    }
+
+    fn clear(&self, bytes: u64) -> Result<ClearOutcome, ClearError> {
+        self.clear_for("B", bytes)
+    }
+
+    fn clear_for(&self, db: &str, bytes: u64) -> Result<ClearOutcome, ClearError> {
+        let what = ClearRequest {
+            db: db.into(),
+            bytes: Some(bytes),
+            external_dirs: self.places(),
+            lacked_room: false,
+        };
+        clear(&self.data(), &self.owned, &what)
+    }
+
+    /// Bytes for which there is room, but not beside other data.
+    fn nearly_all(&self) -> u64 {
+        trees::free_space(&self.data()).unwrap().1 / 20 * 19
+    }
+
+    /// A copy as pg_basebackup makes it, and what follows it.
+    fn copy(&self) -> Result<(), FileError> {
+        let build = DataBuild::prepare(&self.data(), &self.owned, &self.places())?;
+        let option = |name: &str| {
+            let options = build.options();
+            let found = options.iter().find_map(|option| option.strip_prefix(name));
+            found.unwrap().to_owned()
+        };
+        let wal = PathBuf::from(option("--waldir="));
+        let mapping = option("--tablespace-mapping=");
+        let made_in = PathBuf::from(mapping.split_once('=').unwrap().1);
+        assert!(trees::entries(build.directory()).unwrap().is_empty() && !wal.exists());
+        assert!(trees::entries(&made_in).unwrap().is_empty());
+        make(build.directory(), "new");
+        fs::create_dir_all(&wal).unwrap();
+        fs::write(wal.join("000000010000000000000002"), "new").unwrap();
+        fs::remove_dir_all(build.directory().join("pg_wal")).unwrap();
+        symlink(&wal, build.directory().join("pg_wal")).unwrap();
+        fs::create_dir(made_in.join(DIRECTORY)).unwrap();
+        fs::write(made_in.join(DIRECTORY).join("content"), "new").unwrap();
+        symlink(&made_in, build.directory().join("pg_tblspc/16385")).unwrap();
+        build.finish(&self.owned)
+    }
+
+    /// What lies in the tree of the test and says `what`, by path.
+    fn saying(&self, what: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        gather(self.dir.path(), what, &mut found);
+        let mut found: Vec<String> = found
+            .iter()
+            .map(|path| path.strip_prefix(self.dir.path()).unwrap().display().to_string())
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// Everything of other people is as it was.
+    fn others_are_untouched(&self) {
+        assert_eq!(self.saying("of somebody else"), ["space/notes", "wal/notes"]);
+        assert!(self.space().join("PG_15_1/of another cluster").exists());
+    }
+}
+
+fn gather(dir: &Path, what: &str, found: &mut Vec<PathBuf>) {
+    for path in trees::entries(dir).unwrap() {
+        if path.is_dir() && !path.is_symlink() {
+            gather(&path, what, found);
+        } else if fs::read_to_string(&path).is_ok_and(|text| text == what) {
+            found.push(path);
+        }
+    }
+}
+
+/// What the copy has: a file in PGDATA, a segment, a file in the tablespace.
+const FILES: usize = 3;
+
+#[test]
+fn old_data_are_kept_until_the_new_are_complete_whatever_crashes() {
+    for shape in [Shape::Directory, Shape::Link] {
+        let mut cuts = 0;
+        loop {
+            let mut site = Site::new(shape);
+            cut::after(cuts);
+            let first = site.clear(0);
+            cut::never();
+            let is_uncut = first.is_ok();
+            assert_eq!(
+                site.saying("old").len(),
+                3,
+                "{shape:?}, cut {cuts}: {:?}",
+                site.saying("old")
+            );
+            site.others_are_untouched();
+            site.restarted();
+            if !is_uncut {
+                site.clear(0).unwrap();
+            }
+            let old = site.owned.record().old.unwrap();
+            assert!(matches!(old.state, PreviousDataState::Kept(_)), "{shape:?}, cut {cuts}");
+            assert_eq!(site.saying("old").len(), FILES);
+            assert!(!files::is_initialised(&site.data()).unwrap());
+            assert!(!site.space().join(DIRECTORY).exists());
+
+            site.copy().unwrap();
+            assert_eq!(site.saying("new").len(), FILES);
+            assert_eq!(site.saying("old").len(), FILES, "not before the new data are recorded");
+            remove_old(&site.owned).unwrap();
+            assert_eq!(site.saying("old"), [""; 0]);
+            assert_eq!(site.saying("new").len(), FILES);
+            assert_eq!(site.owned.record().old, None);
+            assert_eq!(fs::read_link(site.data().join("pg_wal")).unwrap(), site.wal());
+            assert_eq!(
+                fs::read_link(site.data().join("pg_tblspc/16385")).unwrap(),
+                site.space()
+            );
+            assert_eq!(site.data().is_symlink(), shape == Shape::Link);
+            site.others_are_untouched();
+            if is_uncut {
+                break;
+            }
+            cuts += 1;
+        }
+        assert!(cuts > 4, "the sequence was cut at {cuts} places");
+    }
+}
+
+#[test]
+fn a_copy_that_breaks_off_anywhere_is_made_again_and_the_old_data_stay() {
+    for shape in [Shape::Directory, Shape::Link] {
+        let mut cuts = 0;
+        loop {
+            let mut site = Site::new(shape);
+            site.clear(0).unwrap();
+            cut::after(cuts);
+            let copied = site.copy();
+            let was_cut = cut::never() && copied.is_err();
+            site.restarted();
+            assert_eq!(
+                site.clear(0).unwrap(),
+                ClearOutcome::Nothing,
+                "the copy was not recorded"
+            );
+            assert_eq!(site.saying("new"), [""; 0], "{shape:?}, cut {cuts}");
+            assert_eq!(site.saying("old").len(), FILES);
+            site.copy().unwrap();
+            assert_eq!(site.saying("new").len(), FILES);
+            site.others_are_untouched();
+            if !was_cut {
+                break;
+            }
+            cuts += 1;
+        }
+        assert!(cuts > 4, "the sequence was cut at {cuts} places");
+    }
+}
+
+#[test]
+fn dropping_old_data_goes_on_after_a_crash_and_touches_nothing_new() {
+    let mut cuts = 0;
+    loop {
+        let mut site = Site::new(Shape::Directory);
+        site.clear(0).unwrap();
+        site.copy().unwrap();
+        cut::after(cuts);
+        let dropped = remove_old(&site.owned);
+        let was_cut = cut::never() && dropped.is_err();
+        site.restarted();
+        remove_old(&site.owned).unwrap();
+        assert_eq!(site.saying("old"), [""; 0], "cut {cuts}");
+        assert_eq!(site.saying("new").len(), FILES);
+        site.others_are_untouched();
+        if !was_cut {
+            break;
+        }
+        cuts += 1;
+    }
+    assert!(cuts > 2);
+}
+
+#[test]
+fn without_room_the_old_data_are_removed_with_their_tablespace_and_wal() {
+    let site = Site::new(Shape::Directory);
+    assert_eq!(site.clear(site.nearly_all()).unwrap(), ClearOutcome::Removed);
+    assert_eq!(site.saying("old"), [""; 0]);
+    site.others_are_untouched();
+    site.copy().unwrap();
+    assert_eq!(fs::read_link(site.data().join("pg_wal")).unwrap(), site.wal());
+    assert_eq!(site.saying("new").len(), FILES);
+}
+
+#[test]
+fn a_copy_that_is_made_again_with_less_room_costs_the_old_data() {
+    let site = Site::new(Shape::Directory);
+    site.clear(0).unwrap();
+    assert_eq!(site.clear(0).unwrap(), ClearOutcome::Nothing);
+    assert_eq!(site.saying("old").len(), FILES);
+    assert_eq!(site.clear(site.nearly_all()).unwrap(), ClearOutcome::Removed);
+    assert_eq!(site.saying("old"), [""; 0]);
+    site.others_are_untouched();
+}
+
+#[test]
+fn old_data_stay_where_even_their_removal_makes_no_room() {
+    let site = Site::new(Shape::Directory);
+    let refused = site.clear(u64::MAX / 4).unwrap_err().to_string();
+    assert!(refused.contains("even without the old data; free space"), "{refused}");
+    assert_eq!(site.saying("old").len(), FILES);
+    site.clear(0).unwrap();
+    assert!(site.clear(u64::MAX / 4).is_err());
+    assert_eq!(site.saying("old").len(), FILES);
+}
+
+#[test]
+fn a_copy_that_never_answered_takes_the_place_of_no_old_data_whatever_db_comes_next() {
+    for shape in [Shape::Directory, Shape::Link] {
+        let mut site = Site::new(shape);
+        site.clear(0).unwrap();
+        site.copy().unwrap();
+        site.restarted();
+        // B was recorded or not, but its server has never answered, and C takes its place.
+        assert_eq!(site.clear_for("C", 0).unwrap(), ClearOutcome::Nothing);
+        assert_eq!(site.saying("old").len(), FILES, "{shape:?}");
+        assert_eq!(site.saying("new"), [""; 0]);
+    }
+}
+
+/// pg_basebackup has written everything, but has not ended: nothing is synced, and WAL may be missing.
+#[test]
+fn a_copy_with_all_its_parts_is_unfinished_all_the_same_until_it_is_in_its_place() {
+    let mut site = Site::new(Shape::Directory);
+    fs::remove_dir_all(site.data()).unwrap();
+    let build = DataBuild::prepare(&site.data(), &site.owned, &site.places()).unwrap();
+    make(build.directory(), "new");
+    site.restarted();
+    assert!(!files::is_initialised(&site.data()).unwrap());
+    assert_eq!(site.clear_for("C", 0).unwrap(), ClearOutcome::Nothing);
+    assert_eq!(site.saying("new"), [""; 0]);
+}
+
+#[test]
+fn a_complete_copy_is_kept_like_any_data_once_its_server_has_answered() {
+    let site = Site::new(Shape::Directory);
+    site.clear(0).unwrap();
+    site.copy().unwrap();
+    remove_old(&site.owned).unwrap();
+    let cleared = site.clear_for("C", 0).unwrap();
+    assert!(matches!(cleared, ClearOutcome::SetAside(_)), "{cleared:?}");
+    assert_eq!(site.saying("new").len(), FILES);
+}
+
+#[test]
+fn data_that_lack_a_part_are_kept_like_whole_ones() {
+    let site = Site::new(Shape::Directory);
+    fs::remove_dir(site.data().join("pg_notify")).unwrap();
+    assert!(matches!(site.clear(0).unwrap(), ClearOutcome::SetAside(_)));
+    assert_eq!(site.saying("old").len(), FILES);
+}
+
+#[test]
+fn old_data_that_were_put_back_by_hand_are_kept_again() {
+    let mut site = Site::new(Shape::Directory);
+    site.clear(0).unwrap();
+    site.copy().unwrap();
+    let old = site.owned.record().old.unwrap();
+    fs::remove_dir_all(site.data()).unwrap();
+    fs::remove_dir_all(site.space().join(DIRECTORY)).unwrap();
+    fs::remove_file(site.wal().join("000000010000000000000002")).unwrap();
+    fs::rename(&old.directory, site.data()).unwrap();
+    site.restarted();
+    let cleared = site.clear(0).unwrap();
+    assert!(matches!(cleared, ClearOutcome::SetAside(_)), "{cleared:?}");
+    assert_eq!(site.saying("old").len(), FILES, "{:?}", site.saying("old"));
+
+    // The same of a PGDATA whose entries were moved.
+    let mut site = Site::new(Shape::Link);
+    site.clear(0).unwrap();
+    let old = site.owned.record().old.unwrap();
+    for entry in trees::entries(&old.directory).unwrap() {
+        fs::rename(&entry, site.data().join(entry.file_name().unwrap())).unwrap();
+    }
+    site.restarted();
+    let cleared = site.clear(0).unwrap();
+    assert!(matches!(cleared, ClearOutcome::SetAside(_)), "{cleared:?}");
+    assert!(site.saying("old").iter().any(|path| path.contains(".old/base")));
+}
+
+/// The keeper is interrupted while it moves the data, and its directory is moved to another disk, where nothing has its
+/// inode any more.
+#[test]
+fn data_that_were_migrated_in_the_middle_of_a_move_are_kept() {
+    let mut cuts = 0;
+    loop {
+        let mut site = Site::new(Shape::Directory);
+        cut::after(cuts);
+        let is_uncut = site.clear(0).is_ok();
+        cut::never();
+        for name in ["keeper", "space"] {
+            let (from, to) = (site.dir.path().join(name), site.dir.path().join("migrated"));
+            let copied = std::process::Command::new("cp").arg("-a").args([&from, &to]).status();
+            assert!(copied.unwrap().success());
+            fs::remove_dir_all(&from).unwrap();
+            fs::rename(&to, &from).unwrap();
+        }
+        site.restarted();
+        let _ = site.clear(0); // a tablespace that nothing proves to be ours may stop it
+        let kept = site.saying("old");
+        assert!(
+            kept.iter().any(|path| path.ends_with("base/content")),
+            "cut {cuts}: {kept:?}"
+        );
+        if is_uncut {
+            break;
+        }
+        cuts += 1;
+    }
+}
+
+#[test]
+fn a_tablespace_that_another_one_put_there_meanwhile_is_not_removed() {
+    let site = Site::new(Shape::Directory);
+    survey::survey_instance(&site.data(), &site.owned);
+    // PGDATA is lost, and the directory belongs to somebody else now.
+    fs::remove_dir_all(site.data()).unwrap();
+    fs::rename(site.space().join(DIRECTORY), site.space().join("moved")).unwrap();
+    fs::create_dir(site.space().join(DIRECTORY)).unwrap();
+    fs::write(site.space().join(DIRECTORY).join("content"), "foreign").unwrap();
+    let error = site.clear(0).unwrap_err().to_string();
+    assert!(error.contains(DIRECTORY), "{error}");
+    assert_eq!(site.saying("foreign").len(), 1);
+}
+
+/// Bind mounts of the same device too, at any depth.
+#[test]
+fn nothing_is_moved_or_removed_where_a_file_system_is_mounted() {
+    let points = |site: &Site| {
+        let (space, wal) = (site.space(), site.wal());
+        let new = site.owned.name(NEW_KIND);
+        [
+            site.data().join("base/1/backup"),
+            space.join(DIRECTORY),
+            space.join(DIRECTORY).join("1/2/3"),
+            space.join(&new).join("1"),
+            wal.join("archive_status"),
+            wal.join("archive_status/deep"),
+        ]
+    };
+    for shape in [Shape::Directory, Shape::Link] {
+        for point in 0..points(&Site::new(shape)).len() {
+            let site = Site::new(shape);
+            let point = &points(&site)[point];
+            fs::create_dir_all(point).unwrap();
+            fs::write(point.join("file"), "mounted").unwrap();
+            let before = site.saying("old");
+            mounts::fake::mount(point);
+            let refused = site.clear(0).unwrap_err().to_string();
+            let (at, obstacle) = mount_obstacle(&site.data(), &site.owned).unwrap().unwrap();
+            mounts::fake::unmount();
+            assert_eq!(at, point.canonicalize().unwrap());
+            assert_eq!(obstacle, Obstacle::Mounted);
+            assert!(
+                refused.contains(&at.display().to_string()) && refused.contains("unmount it"),
+                "{refused}"
+            );
+            assert_eq!(site.saying("old"), before, "{shape:?}: {}", point.display());
+            assert_eq!(site.saying("mounted").len(), 1);
+            assert!(matches!(site.clear(0).unwrap(), ClearOutcome::SetAside(_)));
+        }
+    }
+}
+
+#[test]
+fn old_data_in_which_a_file_system_is_mounted_stay_as_they_are() {
+    for below in ["", "space", "wal"] {
+        let mut site = Site::new(Shape::Directory);
+        site.clear(0).unwrap();
+        site.copy().unwrap();
+        let old = site.owned.record().old.unwrap();
+        let aside = site.owned.name(OLD);
+        let point = match below {
+            "space" => site.space().join(aside).join("1/2"),
+            "wal" => site.wal().join(aside).join("archive_status/1"),
+            _ => old.directory.join("base/1/backup"),
+        };
+        fs::create_dir_all(&point).unwrap();
+        fs::write(point.join("file"), "mounted").unwrap();
+        mounts::fake::mount(&point);
+        let refused = remove_old(&site.owned).unwrap_err().to_string();
+        site.restarted();
+        assert!(site.clear_for("C", 0).is_err(), "the next copy is refused too");
+        mounts::fake::unmount();
+        assert!(refused.contains(&point.display().to_string()), "{refused}");
+        assert_eq!(site.saying("old").len(), FILES);
+        assert_eq!(site.saying("new").len(), FILES);
+        assert_eq!(site.saying("mounted").len(), 1);
+        remove_old(&site.owned).unwrap();
+        assert_eq!((site.saying("old").len(), site.saying("mounted").len()), (0, 0));
+    }
+}
+
+/// `cp -a` of the keeper's directory: the links and the record of the copy lead to what is the original's.
+#[test]
+fn a_copied_directory_empties_neither_the_tablespaces_nor_the_wal_of_its_original() {
+    for (uid, marked) in [("k1", true), ("k1", false), ("k2", true), ("k2", false)] {
+        let site = Site::new(Shape::Directory);
+        site.owned.adopt("k1").unwrap();
+        survey::survey_instance(&site.data(), &site.owned);
+        if !marked {
+            site.owned.remove_marker(&site.space()).unwrap();
+        }
+        let copy = site.dir.path().join("copy");
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .args([&site.dir.path().join("keeper"), &copy])
+            .status();
+        assert!(copied.unwrap().success());
+        let owned = OwnedDirs::load(&copy).unwrap();
+        owned.adopt(uid).unwrap();
+        let data = copy.join("postgres");
+        let before = site.saying("old");
+        let what = |places| ClearRequest {
+            db: "B".into(),
+            bytes: Some(0),
+            external_dirs: places,
+            lacked_room: false,
+        };
+        for _ in 0..2 {
+            assert!(clear(&data, &owned, &what(site.places())).is_err());
+            assert!(
+                clear(&data, &owned, &what(Vec::new())).is_err(),
+                "the WAL is not ours either"
+            );
+            let (found, _) = survey::survey_tablespace(&data, &owned, &site.space(), DIRECTORY).unwrap();
+            assert!(check_may_empty(&found).is_err(), "{found:?}");
+            let (found, _) = survey::survey_wal(&data, &owned, &site.wal()).unwrap();
+            assert_eq!(check_may_empty(&found), Err(Obstacle::NotOurs));
+            // Its server runs for a while.
+            survey::survey_instance(&data, &owned);
+        }
+        assert_eq!(site.saying("old"), before, "{uid}, {marked}");
+        // The original goes on as before.
+        assert!(matches!(site.clear(0).unwrap(), ClearOutcome::SetAside(_)));
+    }
+}
+
+/// WAL that was led elsewhere, and whose old directory another instance has now.
+#[test]
+fn wal_at_a_place_that_is_no_longer_ours_is_left_alone() {
+    let mut site = Site::new(Shape::Directory);
+    survey::survey_instance(&site.data(), &site.owned);
+    fs::rename(site.wal(), site.dir.path().join("moved")).unwrap();
+    fs::create_dir(site.wal()).unwrap();
+    fs::write(site.wal().join("000000010000000000000001"), "foreign").unwrap();
+    fs::remove_dir_all(site.data()).unwrap();
+    site.restarted();
+    let refused = site.clear(0).unwrap_err().to_string();
+    assert!(refused.contains("not known to be this keeper's"), "{refused}");
+    assert_eq!(site.saying("foreign"), ["wal/000000010000000000000001"]);
+    fs::remove_file(site.wal().join("000000010000000000000001")).unwrap();
+    site.clear(0).unwrap();
+}
+
+/// A copy broke off late, and another db is to be made: what it left does not count as needed room.
+#[test]
+fn what_a_broken_copy_left_is_removed_before_room_is_looked_for() {
+    let site = Site::new(Shape::Directory);
+    site.clear(0).unwrap();
+    let build = DataBuild::prepare(&site.data(), &site.owned, &site.places()).unwrap();
+    make(build.directory(), "new");
+    let made_in = site.space().join(site.owned.name(NEW_KIND));
+    fs::write(made_in.join("content"), "new").unwrap();
+    assert!(site.clear_for("C", u64::MAX / 4).is_err(), "there is no room");
+    assert_eq!(site.saying("new"), [""; 0]);
+    assert_eq!(site.saying("old").len(), FILES);
+}
+
+#[test]
+fn a_record_without_a_time_of_creation_proves_nothing() {
+    let site = Site::new(Shape::Directory);
+    survey::survey_instance(&site.data(), &site.owned);
+    let file = site.dir.path().join("keeper/directories");
+    let text = fs::read_to_string(&file).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json["tablespaces"][0]["mark"]["born"] = 0.into();
+    json["walMark"]["born"] = 0.into();
+    fs::write(&file, json.to_string()).unwrap();
+    let owned = OwnedDirs::load(&site.dir.path().join("keeper")).unwrap();
+    assert!(
+        !survey::own_spaces(&site.data(), &owned).unwrap().is_empty(),
+        "the links of PGDATA prove it"
+    );
+    fs::remove_dir_all(site.data()).unwrap();
+    assert_eq!(survey::own_spaces(&site.data(), &owned).unwrap(), []);
+    assert_eq!(survey::own_wal(&site.data(), &owned).unwrap(), None);
+}
+
+/// The directories were restored from a backup: same paths, other inodes.
+#[test]
+fn the_links_of_restored_data_count_more_than_stale_records() {
+    let mut site = Site::new(Shape::Directory);
+    site.owned.adopt("k1").unwrap();
+    survey::survey_instance(&site.data(), &site.owned);
+    for name in ["keeper", "space", "wal"] {
+        let (from, to) = (site.dir.path().join(name), site.dir.path().join("restored"));
+        let copied = std::process::Command::new("cp").arg("-a").args([&from, &to]).status();
+        assert!(copied.unwrap().success());
+        fs::remove_dir_all(&from).unwrap();
+        fs::rename(&to, &from).unwrap();
+    }
+    site.restarted();
+    site.owned.adopt("k1").unwrap();
+    let (found, _) = survey::survey_tablespace(&site.data(), &site.owned, &site.space(), DIRECTORY).unwrap();
+    assert_eq!(check_may_empty(&found), Ok(()));
+    assert!(matches!(site.clear(0).unwrap(), ClearOutcome::SetAside(_)));
+    assert_eq!(site.saying("old").len(), FILES);
+}

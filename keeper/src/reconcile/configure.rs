@@ -1,0 +1,117 @@
+//! Configuration convergence (keeper 4.3): slots, parameters, hba lines, restarts that are due, and the record of it.
+
+use crate::reconcile::slots::slot_changes;
+use crate::reconcile::{
+    LocalDb, LogMessage, Observed, RestartNeed, RestartTurn, ServerConfig, ServerFacts, StartAs, Step, TargetDb,
+    Upstream, changed_parameters,
+};
+
+/// Slots as the orders want them (keeper M5, S5).
+pub(crate) fn refresh_slots(target: &TargetDb, facts: &ServerFacts, steps: &mut Vec<Step>) {
+    steps.extend(slot_changes(target, &facts.slots).into_iter().map(Step::Slot));
+}
+
+/// One reload carries parameters, hba lines and whom to follow (keeper R19 to R23); then what waits for a restart
+/// (R24), and at the end the generation (R25).
+pub(crate) fn configure(
+    seen: &Observed<'_>,
+    target: &TargetDb,
+    upstream: Option<&Upstream>,
+    facts: Option<&ServerFacts>,
+    steps: &mut Vec<Step>,
+) {
+    let wanted = ServerConfig {
+        upstream: upstream.cloned(),
+        ..seen.config.cloned().unwrap_or_default()
+    };
+    let current = seen.process.current.as_ref();
+    log_changes(current, &wanted, steps);
+    let restart = facts.is_some_and(|facts| is_restart_due(target, facts, upstream, steps));
+    let reload = current.is_none_or(|current| needs_reload(current, &wanted));
+    if restart {
+        steps.extend(upstream.is_none().then_some(Step::Permit));
+        steps.push(Step::Restart(start_as(upstream), wanted));
+    } else if reload {
+        steps.push(Step::Reload(wanted));
+    }
+    if let Some(facts) = facts {
+        steps.push(Step::ReportRestart(match (restart || reload, facts.restart_pending) {
+            (true, _) => RestartNeed::NotProbed,
+            (false, true) if facts.restart_can_wait => RestartNeed::CanWait,
+            (false, true) => RestartNeed::Pending,
+            (false, false) => RestartNeed::Nothing,
+        }));
+    }
+    let done = LocalDb {
+        uid: target.db.clone(),
+        generation: target.generation,
+        initializing: false,
+    };
+    if done != seen.local.db {
+        steps.push(Step::SaveApplied(done)); // only when something changed: keeper W33
+    }
+}
+
+/// Whether the server has to read its files again. A master has no use for whom it followed before its promotion.
+fn needs_reload(current: &ServerConfig, wanted: &ServerConfig) -> bool {
+    let same_upstream = wanted.upstream.is_none() || current.upstream == wanted.upstream;
+    !(same_upstream && current.parameters == wanted.parameters && current.hba == wanted.hba)
+}
+
+fn log_changes(current: Option<&ServerConfig>, wanted: &ServerConfig, steps: &mut Vec<Step>) {
+    let unknown = ServerConfig::default();
+    let before = current.unwrap_or(&unknown);
+    if let Some(to) = wanted
+        .upstream
+        .as_ref()
+        .filter(|to| before.upstream.as_ref() != Some(to))
+    {
+        steps.push(Step::Log(LogMessage::UpstreamChanged { to: to.clone() }));
+    }
+    // With nothing to compare with, a line for each parameter would say nothing.
+    if current.is_some() {
+        let changes = changed_parameters(&before.parameters, &wanted.parameters);
+        steps.extend(
+            changes
+                .into_iter()
+                .map(|change| Step::Log(LogMessage::ParameterChanged(change))),
+        );
+    }
+    steps.push(Step::Log(match before.parameters == wanted.parameters {
+        true => LogMessage::ParametersUnchanged,
+        false => LogMessage::ParametersChanged,
+    }));
+    steps.push(Step::Log(match before.hba == wanted.hba {
+        true => LogMessage::HbaUnchanged,
+        false => LogMessage::HbaChanged,
+    }));
+}
+
+/// A restart for parameters, when the cluster wants such restarts and it is our turn; a standby whose replay stands still for want of one
+/// gets it in any case (keeper R24, 8.7).
+fn is_restart_due(target: &TargetDb, facts: &ServerFacts, upstream: Option<&Upstream>, steps: &mut Vec<Step>) -> bool {
+    if !facts.restart_pending || facts.restart_can_wait {
+        return false;
+    }
+    let stuck = upstream.is_some() && facts.replay_paused;
+    if stuck {
+        steps.push(Step::Log(LogMessage::ReplayPaused));
+        return true;
+    }
+    if !target.automatic_restart {
+        return false;
+    }
+    steps.push(Step::Log(match &facts.turn {
+        RestartTurn::Never | RestartTurn::Stuck(_) => return false, // reported as a problem
+        RestartTurn::Now => LogMessage::RestartDue,
+        RestartTurn::After(keeper) => LogMessage::RestartAfter { keeper: keeper.clone() },
+    }));
+    facts.turn == RestartTurn::Now
+}
+
+fn start_as(upstream: Option<&Upstream>) -> StartAs {
+    match upstream {
+        Some(_) => StartAs::Standby,
+        None => StartAs::Master,
+    }
+}

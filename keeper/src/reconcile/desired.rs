@@ -1,0 +1,299 @@
+//! What the cluster data tell one keeper: the gates of a pass (keeper R1 to R10) and the db that it has to be.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::external_dirs::Obstacle;
+use crate::reconcile::{CopyPause, RecordedIdentity, WrongSource};
+use control::model::{
+    AccessMode, BootUuid, Checked, ClusterData, ClusterUid, Db, DbInitMode, DbSpec, DbUid, FollowType, KeeperUid, Role,
+    Spec, not_supported,
+};
+
+/// What reading the cluster data gave.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClusterDataState {
+    /// The store did not answer.
+    Unavailable,
+    /// The key is absent, or holds `null`.
+    Absent,
+    /// It cannot be understood, and why.
+    Unusable(String),
+    /// Its `formatVersion` is not ours.
+    UnsupportedFormat(u64),
+    /// Cluster data that may be used.
+    Valid(Box<Checked>),
+}
+
+/// What the cluster data tell this keeper.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Desired {
+    /// The cluster; absent when the data could not be used.
+    pub cluster: Option<ClusterUid>,
+    /// What to be.
+    pub goal: Goal,
+}
+
+/// What a keeper has to be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Goal {
+    /// Whatever it is: nothing may be changed (keeper I7).
+    Hold(HoldReason),
+    /// Not running (keeper I8, I20).
+    Stop(StopReason),
+    /// This db.
+    Run(Box<TargetDb>),
+}
+
+/// Why a pass changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HoldReason {
+    /// The cluster data could not be read (keeper R1).
+    StoreUnavailable,
+    /// There are none (keeper R2).
+    NoClusterData,
+    /// They cannot be understood, or their spec is invalid (keeper R4).
+    Unusable(String),
+    /// Their format is another version (keeper R3).
+    UnsupportedFormat(u64),
+    /// They are of another cluster than our database, which nobody gave up.
+    OtherCluster {
+        /// Ours; empty when nothing tells it.
+        own: ClusterUid,
+        /// That of the cluster data.
+        other: ClusterUid,
+    },
+    /// The sentinel has not listed this keeper yet (keeper R8).
+    NotListed,
+    /// They ask for something that this version does not do.
+    NotSupported(&'static str),
+    /// The data of the db are not here, and nobody asked to make them (keeper I5).
+    DataLost,
+    /// An init mode of another version.
+    UnknownInitMode(String),
+    /// A role of another version.
+    UnknownRole(String),
+    /// The followed db is not in the cluster data.
+    FollowedDbMissing,
+    /// A master cannot become a standby in place (keeper I3).
+    MasterCannotFollow,
+    /// There is nothing to start in PGDATA (keeper R18, role undefined).
+    NoUsableData,
+    /// Another instance answers at the address of the followed db.
+    WrongSource(Upstream, WrongSource),
+    /// A directory outside PGDATA that a copy would write into may not be emptied.
+    Obstacle(PathBuf, Obstacle),
+    /// Copies have failed, and the next attempt is not due yet.
+    CopyFailed(CopyPause),
+}
+
+/// Why the instance must not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopReason {
+    /// No db is assigned (keeper R9).
+    NoDb,
+    /// The sentinel has not acknowledged this process yet (keeper R10).
+    BootNotAcknowledged,
+    /// It is an old master, kept for a possible return (keeper I20, beyond ).
+    OldMaster {
+        /// Our db.
+        db: DbUid,
+        /// The master of the cluster.
+        master: DbUid,
+    },
+}
+
+/// The db to be, resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TargetDb {
+    /// Its uid.
+    pub db: DbUid,
+    /// The generation of its spec.
+    pub generation: i64,
+    /// Its spec.
+    pub spec: DbSpec,
+    /// Its role.
+    pub role: TargetRole,
+    /// What the cluster data record of the followed db.
+    pub recorded: RecordedIdentity,
+    /// Advertised addresses of all other dbs, sorted, each once, none empty (keeper 9.2, 9.3).
+    pub peers: Vec<String>,
+    /// The keepers of all other dbs, each with whether it is a standby's.
+    pub other_keepers: Vec<(KeeperUid, bool)>,
+    /// From where superuser and replication role may connect.
+    pub access: AccessMode,
+    /// How many additional slots a master of this cluster has: a standby may be promoted without a restart.
+    pub additional_slots: u32,
+    /// Whether a restart that some parameter waits for is done at once.
+    pub automatic_restart: bool,
+    /// How long the instance may take to accept connections; zero: no limit.
+    pub ready_timeout: Duration,
+    /// The permit for a start as master is good for half of this (beyond ).
+    pub fail_interval: Duration,
+}
+
+/// The role of the db to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetRole {
+    /// The master of the cluster.
+    Master,
+    /// A standby of this one.
+    Standby(Upstream),
+    /// A standby of nobody that we know.
+    NoUpstream,
+    /// A role of another version.
+    Other(String),
+}
+
+/// The instance that a standby follows, as the cluster data know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its db.
+    pub db: DbUid,
+    /// Its keeper.
+    pub keeper: KeeperUid,
+    /// Advertised address; empty when its keeper has not told it yet.
+    pub host: String,
+    /// Advertised port.
+    pub port: String,
+}
+
+/// What `reading` tells the keeper `me` in its process `boot`.
+pub fn desired_state(reading: &ClusterDataState, me: &KeeperUid, boot: &BootUuid) -> Desired {
+    let unchanged = |why| Desired {
+        cluster: None,
+        goal: Goal::Hold(why),
+    };
+    let checked = match reading {
+        ClusterDataState::Unavailable => return unchanged(HoldReason::StoreUnavailable),
+        ClusterDataState::Absent => return unchanged(HoldReason::NoClusterData),
+        ClusterDataState::Unusable(why) => return unchanged(HoldReason::Unusable(why.clone())),
+        ClusterDataState::UnsupportedFormat(version) => return unchanged(HoldReason::UnsupportedFormat(*version)),
+        ClusterDataState::Valid(checked) => checked,
+    };
+    Desired {
+        cluster: Some(checked.cluster().uid.clone()),
+        goal: goal(checked, me, boot),
+    }
+}
+
+fn goal(checked: &Checked, me: &KeeperUid, boot: &BootUuid) -> Goal {
+    let Checked { data, spec } = checked;
+    let master = &checked.cluster().status.master;
+    let Some(keeper) = data.keepers().get(me) else {
+        return Goal::Hold(HoldReason::NotListed);
+    };
+    let Some((uid, db)) = data.db_of_keeper(me) else {
+        return Goal::Stop(StopReason::NoDb);
+    };
+    if let Err(why) = check_supported(spec, &db.spec) {
+        return Goal::Hold(HoldReason::NotSupported(why));
+    }
+    if keeper.status.boot_uuid != *boot {
+        return Goal::Stop(StopReason::BootNotAcknowledged);
+    }
+    if db.spec.role == Role::Master && uid != master {
+        return Goal::Stop(StopReason::OldMaster {
+            db: uid.clone(),
+            master: master.clone(),
+        });
+    }
+    Goal::Run(Box::new(TargetDb {
+        db: uid.clone(),
+        generation: db.generation,
+        role: role(data, db),
+        recorded: recorded(data, db, master),
+        peers: peers(data, uid),
+        other_keepers: others(data, uid),
+        spec: db.spec.clone(),
+        access: spec.default_su_repl_access_mode.clone(),
+        additional_slots: additional_slots(spec),
+        automatic_restart: spec.automatic_pg_restart,
+        ready_timeout: spec.db_wait_ready_timeout,
+        fail_interval: spec.fail_interval,
+    }))
+}
+
+fn additional_slots(spec: &Spec) -> u32 {
+    let names: BTreeSet<&String> = spec.additional_master_replication_slots.iter().flatten().collect();
+    u32::try_from(names.len()).unwrap_or(u32::MAX)
+}
+
+/// Whether this version can do all that is asked; half of it would be a pretence.
+fn check_supported(spec: &Spec, db: &DbSpec) -> Result<(), &'static str> {
+    not_supported(spec).map_err(|why| why.0)?;
+    if db.synchronous_replication {
+        return Err("synchronousReplication");
+    }
+    match db.init_mode {
+        DbInitMode::Existing => return Err("initMode existing"),
+        DbInitMode::Pitr => return Err("initMode pitr"),
+        DbInitMode::None | DbInitMode::New | DbInitMode::Resync | DbInitMode::Other(_) => {}
+    }
+    match &db.follow_config {
+        Some(follow) if follow.kind == FollowType::External => Err("following another cluster"),
+        _ => Ok(()),
+    }
+}
+
+fn role(data: &ClusterData, db: &Db) -> TargetRole {
+    match &db.spec.role {
+        Role::Master => TargetRole::Master,
+        Role::Standby => {
+            let followed = db
+                .spec
+                .follow_config
+                .as_ref()
+                .filter(|follow| follow.kind == FollowType::Internal);
+            followed
+                .and_then(|follow| upstream(data, &follow.db_uid))
+                .map_or(TargetRole::NoUpstream, TargetRole::Standby)
+        }
+        other => TargetRole::Other(other.as_str().to_owned()),
+    }
+}
+
+fn upstream(data: &ClusterData, uid: &DbUid) -> Option<Upstream> {
+    let db = data.dbs().get(uid)?;
+    Some(Upstream {
+        db: uid.clone(),
+        keeper: db.spec.keeper_uid.clone(),
+        host: db.status.listen_address.clone(),
+        port: db.status.port.clone(),
+    })
+}
+
+/// What is recorded of the followed db; the system identifier is that of the whole cluster, so another db's is as good.
+fn recorded(data: &ClusterData, db: &Db, master: &DbUid) -> RecordedIdentity {
+    let follow = db.spec.follow_config.as_ref();
+    let followed = follow.and_then(|follow| data.dbs().get(&follow.db_uid));
+    let system_ids = [followed, data.dbs().get(master)].into_iter().flatten();
+    RecordedIdentity {
+        system_id: system_ids
+            .map(|db| db.status.system_id.clone())
+            .find(|id| !id.is_empty())
+            .unwrap_or_default(),
+        timeline: followed.map_or(0, |db| db.status.timeline_id),
+    }
+}
+
+fn others(data: &ClusterData, own: &DbUid) -> Vec<(KeeperUid, bool)> {
+    let others = data.dbs().iter().filter(|(uid, _)| *uid != own);
+    others
+        .map(|(_, db)| (db.spec.keeper_uid.clone(), db.spec.role == Role::Standby))
+        .collect()
+}
+
+fn peers(data: &ClusterData, own: &DbUid) -> Vec<String> {
+    let others = data
+        .dbs()
+        .iter()
+        .filter(|(uid, _)| *uid != own)
+        .map(|(_, db)| db.status.listen_address.clone());
+    others
+        .filter(|address| !address.is_empty())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}

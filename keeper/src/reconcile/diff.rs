@@ -1,0 +1,63 @@
+//! Comparing what was with what is wanted: parameters, and whole orders.
+
+use std::collections::BTreeMap;
+
+use control::model::{DbSpec, Json};
+
+use crate::reconcile::{Desired, Goal, ParameterChange};
+
+/// Which parameters differ, sorted by name (keeper T4).
+pub fn changed_parameters(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<ParameterChange> {
+    let gone_or_other = old.iter().filter(|(name, value)| new.get(*name) != Some(value));
+    let added = new.iter().filter(|(name, _)| !old.contains_key(*name));
+    let mut changes: Vec<_> = gone_or_other
+        .map(|(name, value)| ParameterChange {
+            name: name.clone(),
+            old: Some(value.clone()),
+            new: new.get(name).cloned(),
+        })
+        .chain(added.map(|(name, value)| ParameterChange {
+            name: name.clone(),
+            old: None,
+            new: Some(value.clone()),
+        }))
+        .collect();
+    changes.sort_by(|a, b| a.name.cmp(&b.name));
+    changes
+}
+
+/// The names of the fields in which two specs differ, in the order of the document.
+pub fn changed_fields(old: &DbSpec, new: &DbSpec) -> Vec<String> {
+    let members = |spec: &DbSpec| match Json::of(spec) {
+        Json::Object(members) => members,
+        _ => Vec::new(),
+    };
+    let (old, new) = (members(old), members(new));
+    let differs =
+        |(name, value): &&(String, Json)| old.iter().find(|(known, _)| known == name).map(|(_, v)| v) != Some(value);
+    let gone = old
+        .iter()
+        .filter(|(name, _)| new.iter().all(|(known, _)| known != name));
+    new.iter()
+        .filter(differs)
+        .chain(gone)
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+/// Whether `new` differs from `old` in nothing but parameters and hba lines of our db: such a change waits a moment
+/// for more of its kind, so that a few updates in a row make one reload (keeper 18.2).
+pub fn is_only_configuration(old: &Desired, new: &Desired) -> bool {
+    let (Goal::Run(before), Goal::Run(after)) = (&old.goal, &new.goal) else {
+        return false;
+    };
+    let same_spec = |spec: &DbSpec| DbSpec {
+        pg_parameters: BTreeMap::new(),
+        pg_hba: None,
+        ..spec.clone()
+    };
+    let mut levelled = after.clone();
+    levelled.generation = before.generation;
+    levelled.spec = before.spec.clone();
+    old != new && old.cluster == new.cluster && same_spec(&before.spec) == same_spec(&after.spec) && levelled == *before
+}

@@ -1,0 +1,228 @@
+//! The order of restarts for changed parameters: standbys first, one at a time by uid; the master once a standby
+//! came back with them. Every keeper finds out for itself from what the others report.
+//!
+//! Keepers that report nothing of it (Go stolon's restart at once) are not waited for, nor are instances that are not
+//! healthy.
+
+use control::model::{KeeperUid, RestartState, SettingsInfo};
+
+use crate::reconcile::TargetDb;
+
+/// Another instance of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its keeper.
+    pub keeper: KeeperUid,
+    /// It is a standby.
+    pub is_standby: bool,
+    /// Its keeper calls it healthy.
+    pub is_healthy: bool,
+    /// How far it is with the parameters; absent when its keeper does not report that.
+    pub settings: Option<SettingsInfo>,
+    /// It has been restarting for longer than a start may take.
+    pub is_overdue: bool,
+}
+
+/// Whether an instance that has to restart may do it now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum RestartTurn {
+    /// It may.
+    #[default]
+    Now,
+    /// Not before this keeper's instance has.
+    After(KeeperUid),
+    /// Not before this keeper's instance has come back from its restart, which lasts too long already.
+    Stuck(KeeperUid),
+    /// No standby started with the parameters: the master would not either.
+    Never,
+}
+
+/// Tells one set of parameters from another; all keepers of a cluster make the same of the same spec. (FNV-1a, 64 bits.)
+pub fn fingerprint(target: &TargetDb) -> String {
+    let spec = &target.spec;
+    let numbers = [
+        u32::from(spec.max_standbys),
+        u32::from(spec.additional_wal_senders),
+        target.additional_slots,
+        u32::from(spec.use_pgrewind),
+    ];
+    let parameters = spec
+        .pg_parameters
+        .iter()
+        .flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+    let numbers = numbers.map(|number| number.to_string());
+    let texts = parameters.chain(numbers.iter().map(String::as_str));
+    let bytes = texts.flat_map(|text| text.bytes().chain([0]));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
+/// Whether the instance of `me` may restart for the parameters with this fingerprint. One that does not come back from
+/// its restart holds up the master only as long as no other standby came back with the parameters, and no standby.
+pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &[Peer]) -> RestartTurn {
+    let is_restarting = |peer: &&Peer| peer.settings.as_ref().is_some_and(SettingsInfo::is_restarting);
+    let (stuck, restarting): (Vec<&Peer>, Vec<&Peer>) =
+        peers.iter().filter(is_restarting).partition(|peer| peer.is_overdue);
+    if let Some(peer) = restarting.first() {
+        return RestartTurn::After(peer.keeper.clone());
+    }
+    let mut reporting: Vec<&Peer> = peers
+        .iter()
+        .filter(|peer| peer.is_standby && peer.is_healthy && peer.settings.is_some())
+        .collect();
+    reporting.sort_by(|a, b| a.keeper.cmp(&b.keeper));
+    // With these parameters, not with earlier ones.
+    let has = |peer: &Peer, wanted: RestartState| {
+        let settings = peer.settings.as_ref();
+        settings.is_some_and(|settings| settings.fingerprint == fingerprint && settings.state == wanted)
+    };
+    let is_done = |peer: &Peer| has(peer, RestartState::Applied) || has(peer, RestartState::Refused);
+    let before_us = |peer: &&&Peer| is_master || peer.keeper < *me;
+    if let Some(peer) = reporting.iter().filter(before_us).find(|peer| !is_done(peer)) {
+        return RestartTurn::After(peer.keeper.clone());
+    }
+    let came_back = reporting.iter().any(|peer| has(peer, RestartState::Applied));
+    if let Some(peer) = stuck.first().filter(|_| is_master && !came_back) {
+        return RestartTurn::Stuck(peer.keeper.clone());
+    }
+    let refused = reporting.iter().all(|peer| has(peer, RestartState::Refused));
+    if is_master && !reporting.is_empty() && refused {
+        return RestartTurn::Never;
+    }
+    RestartTurn::Now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(text: &str) -> Peer {
+        let words: Vec<&str> = text.split(' ').collect();
+        let [keeper, role, health, rest @ ..] = words.as_slice() else {
+            panic!("{text}")
+        };
+        let settings = match rest {
+            [fingerprint, state, ..] => Some(SettingsInfo {
+                fingerprint: (*fingerprint).to_owned(),
+                state: RestartState::from(*state),
+            }),
+            _ => None,
+        };
+        Peer {
+            keeper: (*keeper).into(),
+            is_standby: *role == "standby",
+            is_healthy: *health == "well",
+            settings,
+            is_overdue: rest.last() == Some(&"overdue"),
+        }
+    }
+
+    fn check(me: &str, peers: &[&str], wanted: &str) {
+        let (me, role) = me.split_once(' ').unwrap();
+        let peers: Vec<Peer> = peers.iter().map(|text| peer(text)).collect();
+        let turn = match restart_turn(&me.into(), role == "master", "new", &peers) {
+            RestartTurn::Now => "now".to_owned(),
+            RestartTurn::After(keeper) => format!("after {keeper}"),
+            RestartTurn::Stuck(keeper) => format!("stuck {keeper}"),
+            RestartTurn::Never => "never".to_owned(),
+        };
+        assert_eq!(turn, wanted, "{me} {role}: {peers:?}");
+    }
+
+    #[test]
+    fn standbys_restart_one_after_the_other() {
+        let master = "k0 master well new pending";
+        check("k1 standby", &[master, "k2 standby well new pending"], "now");
+        check("k2 standby", &[master, "k1 standby well new pending"], "after k1");
+        check("k2 standby", &[master, "k1 standby well old applied"], "after k1");
+        check("k2 standby", &[master, "k1 standby ill new restarting"], "after k1");
+        check("k1 standby", &[master, "k2 standby ill new restarting"], "after k2");
+        check("k2 standby", &[master, "k1 standby well new applied"], "now");
+        check("k2 standby", &[master, "k1 standby well new refused"], "now");
+        check("k2 standby", &["k0 master ill new restarting"], "after k0");
+    }
+
+    #[test]
+    fn the_master_restarts_once_a_standby_came_back_and_none_is_to_come() {
+        check("k0 master", &["k1 standby well new pending"], "after k1");
+        check("k0 master", &["k1 standby well old applied"], "after k1");
+        check("k0 master", &["k1 standby ill new restarting"], "after k1");
+        check("k0 master", &["k1 standby well new applied"], "now");
+        check(
+            "k0 master",
+            &["k2 standby well new pending", "k1 standby well new applied"],
+            "after k2",
+        );
+        check(
+            "k0 master",
+            &["k1 standby well new applied", "k2 standby well new refused"],
+            "now",
+        );
+    }
+
+    #[test]
+    fn the_master_keeps_running_when_no_standby_started_with_the_parameters() {
+        check("k0 master", &["k1 standby well new refused"], "never");
+        check(
+            "k0 master",
+            &["k1 standby well new refused", "k2 standby well"],
+            "never",
+        );
+        check("k0 master", &["k1 standby well old refused"], "after k1");
+    }
+
+    #[test]
+    fn one_that_does_not_come_back_holds_up_the_master_but_no_other_standby() {
+        let stuck = "k1 standby ill new restarting overdue";
+        check("k2 standby", &["k0 master well new pending", stuck], "now");
+        check("k0 master", &[stuck], "stuck k1");
+        check("k0 master", &[stuck, "k2 standby well new pending"], "after k2");
+        check("k0 master", &[stuck, "k2 standby well new refused"], "stuck k1");
+        check("k0 master", &[stuck, "k2 standby well new applied"], "now");
+        check("k0 master", &[stuck, "k2 standby well new restarting"], "after k2");
+    }
+
+    #[test]
+    fn who_reports_nothing_or_is_down_is_not_waited_for() {
+        check("k0 master", &[], "now");
+        check("k0 master", &["k1 standby well"], "now");
+        check("k0 master", &["k1 standby ill new pending"], "now");
+        check("k2 standby", &["k0 master well", "k1 standby well"], "now");
+        check("k2 standby", &["k1 standby ill old applied"], "now");
+        check(
+            "k0 master",
+            &["k1 standby well", "k2 standby well new pending"],
+            "after k2",
+        );
+    }
+
+    #[test]
+    fn there_is_always_somebody_whose_turn_it_is_until_all_are_done() {
+        let mut states = ["pending"; 4];
+        for _ in 0..states.len() {
+            let name = |at: usize| {
+                if at == 0 {
+                    "k0 master"
+                } else {
+                    ["k1 standby", "k2 standby", "k3 standby"][at - 1]
+                }
+            };
+            let turns: Vec<usize> = (0..states.len())
+                .filter(|me| states[*me] == "pending")
+                .filter(|me| {
+                    let others = (0..states.len()).filter(|other| other != me);
+                    let peers: Vec<Peer> = others
+                        .map(|at| peer(&format!("{} well new {}", name(at), states[at])))
+                        .collect();
+                    let uid = name(*me).split(' ').next().unwrap();
+                    restart_turn(&uid.into(), *me == 0, "new", &peers) == RestartTurn::Now
+                })
+                .collect();
+            assert_eq!(turns.len(), 1, "{states:?}");
+            states[turns[0]] = "applied";
+        }
+        assert_eq!(states, ["applied"; 4]);
+    }
+}

@@ -1,0 +1,147 @@
+//! What the orders mean for the generated files (keeper 7 to 9).
+
+use std::collections::BTreeMap;
+
+use control::model::{AccessMode, stolon_name};
+
+use crate::postgres::conf::{self, Parameters, Recovery, SlotNeeds};
+use crate::postgres::conninfo::primary_conninfo;
+use crate::postgres::hba::{self, AllowedHosts, OtherUsers};
+use crate::postgres::instance::ConfigFiles;
+use crate::problems::KeeperProblemKind;
+use crate::reconcile::{ServerConfig, TargetDb, TargetRole};
+use crate::reconciler::Reconciler;
+use crate::reconciler::probe::address;
+use crate::settings::Settings;
+
+const REFUSED_REMEDY: &str =
+    "change it with stolonctl update; if the cause lies on the host, mend that and restart this keeper";
+
+impl Reconciler {
+    /// The configuration that the orders mean (keeper 8, 9), as far as it was not found to be refused.
+    pub(super) fn server_config(&mut self, target: &TargetDb) -> ServerConfig {
+        let (wanted, left_out) = self.wanted(target);
+        let left_out = left_out.iter().map(|(name, why)| {
+            let text = format!("parameter {name:?} is left out: {why}");
+            KeeperProblemKind::Configuration.problem(&text, "remove it from pgParameters")
+        });
+        self.problems
+            .set(KeeperProblemKind::Configuration, "left out", left_out.collect());
+        let last = self.last_accepted();
+        self.memory.config_check.refusals.forget_unwanted(&wanted);
+        let made = self.made_hba(target, &users(wanted.hba.as_ref()));
+        self.memory.config_check.refusals.forget_own_lines(&made);
+        let usable = self.memory.config_check.refusals.usable(&wanted, last.as_ref());
+        let refused = usable.refused.iter();
+        let refused = refused.map(|text| KeeperProblemKind::Configuration.problem(text, REFUSED_REMEDY));
+        self.problems
+            .set(KeeperProblemKind::Configuration, "refused", refused.collect());
+        self.memory.config_check.usable.clone_from(&usable.settings);
+        let mut parameters = usable.settings.parameters;
+        if matches!(target.role, TargetRole::Standby(_)) {
+            conf::raise_to_minimums(&mut parameters, &self.memory.minima);
+        }
+        ServerConfig {
+            parameters,
+            hba: self.hba(target, &users(usable.settings.hba.as_ref())),
+            upstream: None,
+        }
+    }
+
+    /// What the cluster spec asks for; and the parameters that no server may be given, with the reasons.
+    pub(super) fn wanted(&self, target: &TargetDb) -> (Settings, BTreeMap<String, String>) {
+        let made = self.make_parameters(target, &target.spec.pg_parameters);
+        let wanted = Settings {
+            parameters: made.parameters,
+            hba: target.spec.pg_hba.clone(),
+        };
+        (wanted, made.dropped)
+    }
+
+    /// The parameters of an instance for which users want nothing.
+    pub(super) fn own_parameters(&self, target: &TargetDb) -> Parameters {
+        self.make_parameters(target, &Parameters::new()).parameters
+    }
+
+    fn make_parameters(&self, target: &TargetDb, user: &Parameters) -> conf::GeneratedParameters {
+        let spec = &target.spec;
+        let init = self.local.init_parameters().filter(|_| spec.include_previous_config);
+        conf::parameters(&conf::ParameterSources {
+            init: init.as_ref(),
+            user,
+            listen_addresses: &self.config.listen_address,
+            port: &self.config.port.to_string(),
+            socket_dir: &self.instance.config().socket_directories(),
+            max_standbys: spec.max_standbys.into(),
+            slots: SlotNeeds {
+                additional: target.additional_slots,
+                ..self.memory.slots
+            },
+            additional_wal_senders: spec.additional_wal_senders.into(),
+            use_pg_rewind: spec.use_pgrewind,
+            synchronous_standby_names: "",
+        })
+    }
+
+    /// The lines without those that the server was found to refuse.
+    pub(super) fn hba(&self, target: &TargetDb, users: &OtherUsers) -> Vec<String> {
+        self.without_refused(self.made_hba(target, users))
+    }
+
+    /// One line that the server cannot read, such as a peer's strange address, would keep it from reading all others.
+    pub(super) fn without_refused(&self, mut lines: Vec<String>) -> Vec<String> {
+        lines.retain(|line| !self.memory.config_check.refusals.refuses_line(line));
+        lines
+    }
+
+    /// All lines that the orders mean.
+    pub(super) fn made_hba(&self, target: &TargetDb, users: &OtherUsers) -> Vec<String> {
+        let remote = match (&target.access, &target.role) {
+            (AccessMode::Strict, TargetRole::Master) => AllowedHosts::Only(target.peers.clone()),
+            (AccessMode::Strict, _) => AllowedHosts::Only(Vec::new()),
+            _ => AllowedHosts::All,
+        };
+        hba::lines(&hba::HbaAccess {
+            superuser: &self.config.superuser,
+            replication: &self.config.replication,
+            replication_databases: &[],
+            remote: &remote,
+            users,
+        })
+    }
+
+    pub(super) fn files(&self, sets: &ServerConfig) -> ConfigFiles {
+        let recovery = sets.upstream.as_ref().map(|from| {
+            let db = self
+                .memory
+                .target
+                .as_ref()
+                .map(|target| target.db.clone())
+                .unwrap_or_default();
+            let name = stolon_name(db.as_str());
+            Recovery::follow(
+                primary_conninfo(
+                    &name,
+                    &address(from),
+                    &self.config.replication,
+                    None,
+                    &self.instance.passfile(),
+                ),
+                &name,
+            )
+        });
+        ConfigFiles {
+            parameters: sets.parameters.clone(),
+            hba: sets.hba.clone(),
+            recovery: recovery.unwrap_or_default(),
+        }
+    }
+}
+
+/// Whom the user's lines let in.
+pub(super) fn users(lines: Option<&Vec<String>>) -> OtherUsers {
+    match lines {
+        None => OtherUsers::Everybody,
+        Some(lines) => OtherUsers::Lines(lines.clone()),
+    }
+}

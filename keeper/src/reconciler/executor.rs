@@ -1,0 +1,527 @@
+//! The steps of a pass, done. What a step is for is `converge`'s to say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::clock::Boottime;
+use control::model::{DbUid, RestartState};
+use control::store::{Entry, StoreError};
+use control::telemetry::Chain;
+use tokio::time::sleep;
+use tracing::info;
+
+use crate::external_dirs::{ClearRequest, ExternalDir};
+use crate::postgres::basebackup;
+use crate::postgres::data_build::DataBuild;
+use crate::postgres::files::{self, FileError};
+use crate::postgres::hba::OtherUsers;
+use crate::postgres::initdb;
+use crate::postgres::instance::{ConfigFiles, InstanceError, StartMode, StopLimits};
+use crate::postgres::pg_control::ControlError;
+use crate::postgres::previous_data::ClearOutcome;
+use crate::postgres::refusal::ServerRefusal;
+use crate::postgres::roles;
+use crate::postgres::sql::SqlError;
+use crate::postgres::walker::FileSystemHung;
+use crate::problems::KeeperProblemKind;
+use crate::publish::{Due, Permit};
+use crate::reconcile::{self, Desired, Goal, ReconcilePlan, ServerConfig, SlotChange, StartAs, Step, Upstream};
+use crate::reconciler::probe::{address, slot_of, stopped};
+use crate::reconciler::{ReadClusterData, Reconciler, Round, cluster_data_state};
+use crate::settings::StartDiagnosis;
+
+/// How long a promotion may take; then the next pass goes on with it (keeper 12.7).
+const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
+/// How long an instance with its old data has until it streams (keeper 6.7).
+const STREAM_LIMIT: Duration = Duration::from_secs(10);
+/// From look to look at the WAL receiver.
+const STREAM_POLL: Duration = Duration::from_millis(20);
+/// The same while the login is refused.
+const STREAM_POLL_REFUSED: Duration = Duration::from_secs(1);
+/// A copy tells its progress at each of these steps, in percent.
+const PROGRESS_STEP: u64 = 20;
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StepError {
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The store says no: read again.
+    #[error("the cluster data have changed, or an order forbids it")]
+    NotPermitted,
+    /// There is no permit, or it is too old to be acted on.
+    #[error("the permit to become a master is too old: the store answers later than half of failInterval")]
+    PermitExpired,
+    /// The server ended instead of starting, and a part of its configuration may be the reason.
+    #[error("the configuration kept the instance from starting")]
+    Configuration(#[source] InstanceError),
+    /// A look at directories, or a change of them, does not get on.
+    #[error(transparent)]
+    NoAnswer(#[from] FileSystemHung),
+    /// The old data are not streamed into.
+    #[error("the instance does not stream from the followed db within {0:?}")]
+    DoesNotStream(Duration),
+    /// The server refuses to be asked whether it streams.
+    #[error("cannot find out whether the kept data stream: {0}")]
+    StreamUnknown(ServerRefusal),
+}
+
+impl StepError {
+    /// Whether reading again may be all that is needed.
+    pub(super) fn should_plan_again(&self) -> bool {
+        matches!(
+            self,
+            Self::NotPermitted
+                | Self::PermitExpired
+                | Self::Configuration(_)
+                | Self::Instance(InstanceError::NotPermitted { .. })
+        )
+    }
+}
+
+/// Until when something may be begun.
+#[derive(Debug, Clone, Copy)]
+enum StartPermission {
+    /// It needs no permit.
+    Unlimited,
+    /// No start as master and no promotion on a permit older than half of failInterval (beyond X-1.3): nobody is elected
+    /// for its silence before the whole of it has passed since the permit was put.
+    Until(Boottime),
+}
+
+impl StartPermission {
+    #[expect(clippy::disallowed_methods, reason = "the permit's time ends here")]
+    fn holds(self) -> bool {
+        match self {
+            Self::Unlimited => true,
+            Self::Until(end) => Boottime::now() <= end,
+        }
+    }
+}
+
+impl Reconciler {
+    pub(super) async fn execute_step(
+        &mut self,
+        step: &Step,
+        orders: &Desired,
+        read: &ReadClusterData,
+        pass: &mut Round,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::Log(_) => {}
+            Step::SaveCluster(cluster) => {
+                self.local.save_cluster(cluster)?;
+                self.publisher
+                    .change(Due::Now, |report| report.cluster = cluster.clone());
+            }
+            Step::SaveDb(db) => {
+                self.local.save_db(db)?;
+                self.collector.observe_now();
+            }
+            Step::Stop => {
+                self.instance.stop(StopLimits::default()).await?;
+                self.memory.process.current = None;
+                self.collector.observe_now();
+            }
+            Step::PublishStopped(db) => self.publish_stopped(db).await?,
+            Step::ClearData(clear) => {
+                // New data are of no use where their server cannot listen; the old ones may be.
+                self.instance.check_port().map_err(InstanceError::from)?;
+                if let Err(failed) = self.clear_data(clear).await {
+                    if !matches!(failed, StepError::Instance(InstanceError::NoAnswer(_))) {
+                        self.note_failed_copy(orders);
+                    }
+                    return Err(failed);
+                }
+            }
+            Step::Initdb(config) => {
+                let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+                let new = initdb::NewClusterOptions {
+                    locale: text(&config.locale),
+                    encoding: text(&config.encoding),
+                    data_checksums: config.data_checksums,
+                };
+                let build = self.prepare(&[]).await?;
+                self.instance.initdb(&new, &build, &self.owned, &self.changes).await?;
+            }
+            Step::StartTemporarily(sets) => {
+                let mut files = self.files(sets);
+                if let Goal::Run(target) = &orders.goal {
+                    files.hba = self.hba(target, &OtherUsers::Nobody); // keeper W21
+                }
+                let started = self.instance.start(&files, StartMode::Temporary).await;
+                self.check_started(&files, started.map(|_| ()))?;
+            }
+            Step::WaitReady => {
+                let limit = match &orders.goal {
+                    Goal::Run(target) => Some(target.ready_timeout).filter(|limit| !limit.is_zero()),
+                    _ => None,
+                };
+                let ready = self.instance.wait_ready(limit).await;
+                match self
+                    .memory
+                    .process
+                    .current
+                    .clone()
+                    .filter(|_| self.is_start_unconfirmed())
+                {
+                    // What the startup process refuses ends the server after its sockets are open.
+                    Some(sets) => self.check_started(&self.files(&sets), ready)?,
+                    None => ready?,
+                }
+                self.collector.observe_now();
+            }
+            Step::ReadInitParameters => {
+                let parameters = self.instance.sql().configured().await?;
+                self.local.save_init_parameters(parameters)?;
+            }
+            Step::SetUpRoles => {
+                roles::set_up(self.instance.sql(), &self.config.superuser, &self.config.replication).await?;
+                // A login that was refused before its role existed is no problem any more.
+                self.collector.try_logins();
+            }
+            Step::BaseBackup(from, places) => {
+                if let Err(failed) = self.copy_from(from, places, orders).await {
+                    self.note_failed_copy(orders);
+                    // strerror(ENOSPC), as PostgreSQL's programs and the system write it.
+                    self.memory.process.lacked_room |= Chain(&failed).to_string().contains("No space left on device");
+                    return Err(failed);
+                }
+            }
+            Step::MarkStandby => files::signal_standby(&self.instance.config().data)?,
+            Step::MarkComplete(db) => self.memory.process.completed = Some(db.clone()),
+            Step::Permit => self.ask_permit(orders, read, pass).await?,
+            Step::Start(role, sets) => {
+                let permit = self.take_permit(*role, orders, pass)?;
+                if *role == StartAs::Standby && self.memory.process.published_stopped.is_some() {
+                    self.retract_stopped();
+                }
+                self.memory.process.current = None;
+                self.start_while(permit, sets).await?;
+                self.memory.process.current = Some(sets.clone());
+                self.collector.observe_now();
+            }
+            Step::WaitStreaming(db) => {
+                if let Err(failed) = self.wait_streaming().await {
+                    if proves_rejoin_impossible(&failed) {
+                        self.memory.process.rejoin_failed = Some(db.clone());
+                    }
+                    return Err(failed);
+                }
+            }
+            Step::Promote => {
+                if !self.take_permit(StartAs::Master, orders, pass)?.holds() {
+                    return Err(StepError::PermitExpired);
+                }
+                let Goal::Run(target) = &orders.goal else { return Ok(()) };
+                let sets = self.server_config(target);
+                let files = self.files(&sets);
+                self.instance.promote(&files, PROMOTE_LIMIT).await?;
+                // A publication now would hold up the one that says that the promotion is complete.
+                if !self.is_store_slow() {
+                    self.collector.observe_now();
+                }
+            }
+            Step::Slot(change) => self.change_slot(change).await,
+            Step::Reload(sets) => {
+                self.metrics.set_needs_reload(true);
+                let before = self.instance.sql().conf_load_time().await;
+                self.instance.reload(&self.files(sets)).await?;
+                self.memory.process.current = Some(sets.clone());
+                self.metrics.set_needs_reload(false);
+                self.check_reload(before).await;
+            }
+            Step::Restart(role, sets) => {
+                self.report_settings(orders, RestartState::Restarting);
+                if let Err(failed) = self.restart(*role, sets, orders, read, pass).await {
+                    // One that is repeated with less of the configuration is under way, and so is one whose server still
+                    // starts: others see that it lasts too long, and the master does not restart before it is over.
+                    let goes_on = matches!(
+                        failed,
+                        StepError::Configuration(_) | StepError::Instance(InstanceError::Timeout { .. })
+                    );
+                    if !goes_on {
+                        self.report_settings(orders, RestartState::Pending);
+                    }
+                    return Err(failed);
+                }
+            }
+            Step::ReportRestart(need) => self.report_restart(*need, orders),
+            Step::SaveApplied(db) => {
+                self.local.save_db(db)?;
+                self.memory.process.completed = None;
+                self.memory.process.rejoin_failed = None;
+                self.memory.process.lacked_room = false;
+                self.memory.backoff.succeeded();
+                self.collector.observe_now();
+            }
+        }
+        Ok(())
+    }
+
+    async fn restart(
+        &mut self,
+        role: StartAs,
+        sets: &ServerConfig,
+        orders: &Desired,
+        read: &ReadClusterData,
+        pass: &mut Round,
+    ) -> Result<(), StepError> {
+        self.memory.process.current = None;
+        self.instance.stop(StopLimits::default()).await?;
+        if role == StartAs::Master {
+            // The stop may have outlasted the permit with which it was begun.
+            self.ask_permit(orders, read, pass).await?;
+        }
+        let permit = self.take_permit(role, orders, pass)?;
+        self.start_while(permit, sets).await?;
+        self.memory.process.current = Some(sets.clone());
+        self.metrics.set_needs_reload(false);
+        self.collector.observe_now();
+        Ok(())
+    }
+
+    /// The permit counts from before the request that was granted (beyond X-1.3).
+    async fn ask_permit(
+        &mut self,
+        orders: &Desired,
+        read: &ReadClusterData,
+        pass: &mut Round,
+    ) -> Result<(), StepError> {
+        let (me, boot) = (&self.me, &self.boot);
+        let is_unchanged =
+            |entry: Option<&Entry>| reconcile::desired_state(&cluster_data_state(entry), me, boot) == *orders;
+        match self.publisher.permit(read.revision, is_unchanged).await? {
+            Permit::Granted(sent) => {
+                pass.permit = Some(sent);
+                self.memory.process.published_stopped = None;
+                Ok(())
+            }
+            Permit::Refused => Err(StepError::NotPermitted),
+        }
+    }
+
+    /// What a start as `role`, or a promotion, may go by, once.
+    fn take_permit(&self, role: StartAs, orders: &Desired, pass: &mut Round) -> Result<StartPermission, StepError> {
+        let (StartAs::Master, Goal::Run(target)) = (role, &orders.goal) else {
+            return Ok(StartPermission::Unlimited);
+        };
+        let sent = pass.permit.take().ok_or(StepError::PermitExpired)?;
+        Ok(StartPermission::Until(sent + target.fail_interval / 2))
+    }
+
+    async fn start_while(&mut self, permission: StartPermission, sets: &ServerConfig) -> Result<(), StepError> {
+        let permitted = || permission.holds();
+        let files = self.files(sets);
+        let started = self.instance.start_while(&files, StartMode::Normal, permitted).await;
+        self.check_started(&files, started.map(|_| ()))?;
+        self.note_started();
+        Ok(())
+    }
+
+    /// What a start came to: one that failed by itself is worth another with less of the configuration, as long as there
+    /// is a part of it that the server has not started with before.
+    fn check_started(&mut self, files: &ConfigFiles, started: Result<(), InstanceError>) -> Result<(), StepError> {
+        let failed = match started {
+            Ok(()) => return Ok(()),
+            Err(failed) => failed,
+        };
+        let blame = match &failed {
+            // A signal came from outside, and somebody asked a server to stop that ended with 0.
+            InstanceError::Ended {
+                status: Some(status),
+                tail,
+                ..
+            } if status.code().is_some_and(|code| code != 0) => self.diagnose_failed_start(files, tail),
+            _ => StartDiagnosis::Unknown,
+        };
+        Err(match blame {
+            StartDiagnosis::Configuration => StepError::Configuration(failed),
+            StartDiagnosis::Unknown => failed.into(),
+        })
+    }
+
+    /// A slot that cannot be made or dropped is an error of its own: the pass goes on, and the next one tries again.
+    async fn change_slot(&mut self, change: &SlotChange) {
+        let (slot, act, done) = match change {
+            SlotChange::Drop(slot) => {
+                info!(%slot, "dropping replication slot");
+                (slot, "drop", self.instance.sql().drop_slot(slot).await)
+            }
+            SlotChange::Create(slot) => {
+                info!(%slot, "creating replication slot");
+                (slot, "create", self.instance.sql().create_slot(slot).await)
+            }
+        };
+        match done {
+            Ok(()) => {
+                self.memory.failing_slots.remove(slot);
+            }
+            Err(error) => {
+                let why = format!("could not {act} replication slot {slot}: {}", Chain(&error));
+                self.memory.failing_slots.insert(slot.clone(), why);
+            }
+        }
+    }
+
+    /// Reports the changes of slots that failed, of those that this plan, made from what the server has, asks for.
+    pub(super) fn report_slots(&mut self, plan: &ReconcilePlan) {
+        let is_asked_for = |slot: &String| {
+            plan.steps.iter().any(|step| match step {
+                Step::Slot(SlotChange::Drop(name) | SlotChange::Create(name)) => name == slot,
+                _ => false,
+            })
+        };
+        self.memory.failing_slots.retain(|slot, _| is_asked_for(slot));
+        const REMEDY: &str = "drop an unused replication slot, or end the WAL sender that uses this one; if \
+                              max_replication_slots waits for a restart, restart the instance";
+        let problems = self.memory.failing_slots.values();
+        let problems = problems
+            .map(|why| KeeperProblemKind::Configuration.problem(why, REMEDY))
+            .collect();
+        self.problems.set(KeeperProblemKind::Configuration, "slots", problems);
+    }
+
+    pub(super) fn retract_stopped(&mut self) {
+        self.memory.process.published_stopped = None;
+        self.publisher.change(Due::Now, |report| report.stopped = None);
+    }
+
+    async fn publish_stopped(&mut self, db: &DbUid) -> Result<(), StepError> {
+        let stopped = stopped(&self.instance).await?;
+        info!(%db, clean = stopped.clean, "publishing that our db is stopped");
+        self.publisher.change(Due::Now, |report| {
+            report.stopped = Some(stopped);
+            if let Some(state) = &mut report.state {
+                state.healthy = false;
+            }
+        });
+        self.memory.process.published_stopped = Some(db.clone());
+        Ok(())
+    }
+
+    async fn clear_data(&self, clear: &ClearRequest) -> Result<(), StepError> {
+        let owned = Arc::clone(&self.owned);
+        let cleared = self.instance.clear_data(&self.changes, owned, clear.clone()).await?;
+        if let ClearOutcome::SetAside(directory) = cleared {
+            info!(directory = %directory.display(), "keeping the old data until the new data are complete");
+        }
+        Ok(())
+    }
+
+    async fn prepare(&self, places: &[ExternalDir]) -> Result<DataBuild, StepError> {
+        let (data, owned) = (self.instance.config().data.clone(), Arc::clone(&self.owned));
+        let places = places.to_vec();
+        let prepare = move || DataBuild::prepare(&data, &owned, &places);
+        Ok(self.changes.run(prepare).await??)
+    }
+
+    async fn copy_from(&self, from: &Upstream, places: &[ExternalDir], orders: &Desired) -> Result<(), StepError> {
+        let slot = slot_of(orders);
+        let copy = basebackup::BaseBackup {
+            source: address(from),
+            application_name: slot.clone(),
+            slot,
+        };
+        let mut told = 0;
+        let build = self.prepare(places).await?;
+        let progress = |progress: basebackup::BaseBackupProgress| {
+            let percent = progress.percent();
+            if percent >= told + PROGRESS_STEP {
+                told = percent - percent % PROGRESS_STEP;
+                info!(percent, kib = progress.done_kib, "copying");
+            }
+        };
+        self.instance
+            .base_backup(&copy, &build, &self.owned, &self.changes, progress)
+            .await?;
+        Ok(())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the pause between failed copies begins here")]
+    fn note_failed_copy(&mut self, orders: &Desired) {
+        self.memory.backoff.failed(Boottime::now(), orders);
+    }
+
+    /// Waits until the WAL receiver streams (keeper 6.7).
+    async fn wait_streaming(&self) -> Result<(), StepError> {
+        let mut refusal = None;
+        let streams = async {
+            loop {
+                match self.instance.sql().standby().await {
+                    Ok(Some(standby)) if standby.receiver.as_ref().is_some_and(|receiver| receiver.is_streaming) => {
+                        return;
+                    }
+                    Ok(_) => refusal = None,
+                    Err(failed) => refusal = failed.refusal().or(refusal.take()),
+                }
+                if refusal.is_none() {
+                    sleep(STREAM_POLL).await;
+                } else {
+                    // The new password may be in WAL that is still to be replayed; each try is a line in the log.
+                    sleep(STREAM_POLL_REFUSED).await;
+                    self.instance.sql().forget_refusals();
+                }
+            }
+        };
+        let is_in_time = tokio::time::timeout(STREAM_LIMIT, streams).await.is_ok();
+        match refusal {
+            _ if is_in_time => Ok(()),
+            None => Err(StepError::DoesNotStream(STREAM_LIMIT)),
+            Some(refusal) => Err(StepError::StreamUnknown(refusal)),
+        }
+    }
+}
+
+/// Whether a failed look for the WAL receiver proves that the old data do not do. A refused login proves nothing about
+/// them.
+fn proves_rejoin_impossible(failed: &StepError) -> bool {
+    matches!(failed, StepError::DoesNotStream(_))
+}
+
+/// What the log says of a step that failed.
+pub(super) fn failure_message(step: &Step, failed: &StepError) -> &'static str {
+    match step {
+        // The port is looked at before data are made, too.
+        _ if matches!(failed, StepError::Instance(InstanceError::Port(_))) => "failed to start postgres",
+        Step::Log(_) | Step::ReportRestart(_) | Step::MarkComplete(_) => "could not go on",
+        Step::SaveCluster(_) => "could not save the cluster uid",
+        Step::SaveDb(_) | Step::SaveApplied(_) => "could not save the state of the local db",
+        Step::Stop => "failed to stop postgres",
+        Step::PublishStopped(_) => "could not find out how our db was stopped",
+        Step::ClearData(_) => "could not clear the data directory",
+        Step::Initdb(_) => "failed to initialize the database cluster",
+        Step::StartTemporarily(_) | Step::Start(..) => "failed to start postgres",
+        Step::WaitReady => "postgres does not take connections",
+        Step::ReadInitParameters => "could not read the configured parameters",
+        Step::SetUpRoles => "could not set up the roles",
+        Step::BaseBackup(..) => "failed to copy the followed db",
+        Step::MarkStandby => "could not make the data those of a standby",
+        Step::Permit => "no permit to be master",
+        Step::WaitStreaming(_) => "the old data do not do, copying",
+        Step::Promote => "failed to promote postgres",
+        Step::Slot(_) => "could not change a replication slot",
+        Step::Reload(_) => "failed to reload postgres",
+        Step::Restart(..) => "failed to restart postgres",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_login_does_not_prove_that_kept_data_are_useless() {
+        assert!(proves_rejoin_impossible(&StepError::DoesNotStream(STREAM_LIMIT)));
+        let refusal = ServerRefusal::new("28P01", "password authentication failed").unwrap();
+        assert!(!proves_rejoin_impossible(&StepError::StreamUnknown(refusal)));
+    }
+}

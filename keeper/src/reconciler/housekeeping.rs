@@ -1,0 +1,226 @@
+//! What follows a complete pass beside the loop: the tablespaces of the instance are recorded as this keeper's, and old
+//! data that were kept for the case that a copy fails are removed once the new server answers. What needs an operator is
+//! reported as a problem.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use control::clock::Boottime;
+use control::model::Problem;
+use control::telemetry::Chain;
+use tokio::task::{JoinHandle, spawn_local};
+use tracing::warn;
+
+use crate::external_dirs::Obstacle;
+use crate::postgres::changes::DataChanges;
+use crate::postgres::owned_dirs::OwnedDirs;
+use crate::postgres::previous_data::{self, ClearError};
+use crate::postgres::survey::{self, SharedLocation, SurveyFailure, TablespaceSurvey};
+use crate::postgres::walker::{FileSystemHung, Walker};
+use crate::problems::{KeeperProblemKind, Problems};
+
+/// From one look at unchanged tablespaces to the next: another keeper may have come to use them.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// What it works on.
+#[derive(Debug, Clone)]
+pub(super) struct HousekeepingContext {
+    pub data: PathBuf,
+    pub owned: Arc<OwnedDirs>,
+    pub problems: Arc<Problems>,
+    pub walker: Walker,
+    pub changes: DataChanges,
+}
+
+/// What the work depends on. Tablespaces are looked at again when it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HousekeepingInput {
+    /// The tablespaces' locations, as the links of PGDATA have them.
+    pub locations: Vec<PathBuf>,
+    /// Another keeper of the cluster advertises our address.
+    pub has_neighbour: bool,
+    /// The server answers, so that nobody needs the old data any more.
+    pub answers: bool,
+}
+
+/// The work that is under way, and when it was begun last.
+#[derive(Debug, Default)]
+pub(super) struct Housekeeping {
+    removal: Option<JoinHandle<()>>,
+    survey: Option<JoinHandle<()>>,
+    begun: Option<(HousekeepingInput, Boottime)>,
+    /// The last list of old data that nothing records, to log changes only.
+    unrecorded: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl Housekeeping {
+    /// Begins what is due and not under way.
+    pub(super) fn begin(&mut self, now: Boottime, site: &HousekeepingContext, basis: &HousekeepingInput) {
+        // A location that cannot be marked is no reason to keep old data.
+        if basis.answers && is_over(self.removal.as_ref()) && site.owned.record().old.is_some() {
+            self.removal = Some(spawn_local(remove_old(site.clone())));
+        }
+        if is_due(self.begun.as_ref(), now, basis) && is_over(self.survey.as_ref()) {
+            self.begun = Some((basis.clone(), now));
+            let look = survey_tablespaces(site.clone(), basis.has_neighbour, Arc::clone(&self.unrecorded));
+            self.survey = Some(spawn_local(look));
+        }
+    }
+}
+
+fn is_over(task: Option<&JoinHandle<()>>) -> bool {
+    task.is_none_or(JoinHandle::is_finished)
+}
+
+fn is_due(begun: Option<&(HousekeepingInput, Boottime)>, now: Boottime, basis: &HousekeepingInput) -> bool {
+    begun.is_none_or(|(before, at)| before != basis || now.since(*at) >= PAUSE)
+}
+
+async fn remove_old(site: HousekeepingContext) {
+    let owned = Arc::clone(&site.owned);
+    let removed = site.changes.remove(move || previous_data::remove_old(&owned)).await;
+    let problem = match removed {
+        Ok(removed) => removed.err().map(|failed| not_removed(&failed)),
+        Err(hung) => Some(not_removed_in_time(&hung)),
+    };
+    site.problems
+        .set(KeeperProblemKind::Data, "old data", problem.into_iter().collect());
+}
+
+fn not_removed_in_time(hung: &FileSystemHung) -> Problem {
+    let text = format!("could not remove old data: {hung}");
+    KeeperProblemKind::Data.problem(&text, Obstacle::NoAnswer.remedy())
+}
+
+fn not_removed(failed: &ClearError) -> Problem {
+    let (why, remedy) = match failed {
+        ClearError::Obstacle { path, obstacle } => (format!("{}: {obstacle}", path.display()), obstacle.remedy()),
+        ClearError::File(error) => (Chain(error).to_string(), "mend what is named; it is tried again"),
+    };
+    KeeperProblemKind::Data.problem(&format!("could not remove old data: {why}"), remedy)
+}
+
+async fn survey_tablespaces(site: HousekeepingContext, has_neighbour: bool, forgotten: Arc<Mutex<Vec<PathBuf>>>) {
+    let (data, owned) = (site.data.clone(), Arc::clone(&site.owned));
+    let found = site.walker.run(move || survey::survey_instance(&data, &owned)).await;
+    if let Ok(stock) = &found {
+        let mut known = forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        for directory in stock.unrecorded.iter().filter(|directory| !known.contains(directory)) {
+            warn!(
+                directory = %directory.display(),
+                "old data that nothing records: remove them when nobody needs them; no keeper does"
+            );
+        }
+        known.clone_from(&stock.unrecorded);
+    }
+    site.problems
+        .set(KeeperProblemKind::Data, "tablespaces", problems(&found, has_neighbour));
+}
+
+/// What an operator has to see to.
+fn problems(found: &Result<TablespaceSurvey, FileSystemHung>, has_neighbour: bool) -> Vec<Problem> {
+    let stock = match found {
+        Ok(stock) => stock,
+        Err(hung) => {
+            let text = format!("could not look at the tablespaces: {hung}");
+            return vec![
+                KeeperProblemKind::Data.problem(&text, "mend its file system, or the server that it comes from"),
+            ];
+        }
+    };
+    let shared = stock.shared.iter().map(|SharedLocation { location, with }| {
+        let text = format!(
+            "the tablespace location {} is also used by {with}, and will not be emptied for a copy",
+            location.display()
+        );
+        KeeperProblemKind::Data.problem(
+            &text,
+            "run one of the two on another host, or drop the tablespace; if the other keeper is gone for good, remove its \
+             stolon-*.owner file there",
+        )
+    });
+    let failed = stock.failed.iter().map(|SurveyFailure { path, why }| {
+        let text = format!("could not record {} as this keeper's: {why}", path.display());
+        KeeperProblemKind::Data.problem(&text, "mend what is named; it is tried again")
+    });
+    let mut problems: Vec<Problem> = shared.chain(failed).collect();
+    if has_neighbour && stock.shared.is_empty() && !stock.locations.is_empty() {
+        let locations: Vec<String> = stock.locations.iter().map(|path| path.display().to_string()).collect();
+        let text = format!(
+            "another keeper of the cluster on this host would use the same tablespace locations: {}",
+            locations.join(", ")
+        );
+        problems.push(
+            KeeperProblemKind::Data.problem(&text, "run one of the two on another host, or drop the tablespaces"),
+        );
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Boottime {
+        Boottime::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn basis() -> HousekeepingInput {
+        HousekeepingInput {
+            locations: vec!["/ts".into()],
+            has_neighbour: false,
+            answers: true,
+        }
+    }
+
+    #[test]
+    fn tablespaces_are_looked_at_when_something_changes_and_else_once_a_minute() {
+        let begun = Some((basis(), at(100)));
+        assert!(is_due(None, at(0), &basis()));
+        assert!(!is_due(begun.as_ref(), at(159), &basis()));
+        assert!(is_due(begun.as_ref(), at(160), &basis()));
+        let changes: [fn(&mut HousekeepingInput); 3] = [
+            |basis| basis.locations.push("/other".into()),
+            |basis| basis.has_neighbour = true,
+            |basis| basis.answers = false,
+        ];
+        for change in changes {
+            let mut now = basis();
+            change(&mut now);
+            assert!(is_due(begun.as_ref(), at(101), &now), "{now:?}");
+        }
+    }
+
+    fn texts(found: &Result<TablespaceSurvey, FileSystemHung>, has_neighbour: bool) -> Vec<String> {
+        let problems = problems(found, has_neighbour).into_iter();
+        problems
+            .map(|problem| format!("{}; {}", problem.text, problem.remedy))
+            .collect()
+    }
+
+    #[test]
+    fn each_location_that_needs_somebody_is_a_problem_of_its_own_with_a_remedy() {
+        let mut stock = TablespaceSurvey {
+            locations: vec!["/ts".into(), "/dead".into()],
+            ..TablespaceSurvey::default()
+        };
+        assert_eq!(texts(&Ok(stock.clone()), false), [""; 0]);
+        let neighbour = texts(&Ok(stock.clone()), true);
+        assert!(neighbour[0].contains("/ts, /dead") && neighbour[0].contains("on another host"));
+        stock.shared.push(SharedLocation {
+            location: "/ts".into(),
+            with: "the keeper of /k2".into(),
+        });
+        stock.failed.push(SurveyFailure {
+            path: "/dead".into(),
+            why: "list /dead: Input/output error".into(),
+        });
+        let found = texts(&Ok(stock), true);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("/ts is also used by the keeper of /k2"), "{found:?}");
+        assert!(found[1].contains("/dead: Input/output error"), "{found:?}");
+        let hung = texts(&Err(FileSystemHung { path: "/dead".into() }), false);
+        assert!(hung[0].contains("/dead does not answer"), "{hung:?}");
+    }
+}

@@ -1,0 +1,251 @@
+//! What a pass asks before it plans: the own server, the own data, the instance to copy from.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use control::model::{Stopped, stolon_name};
+use control::telemetry::Chain;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::postgres::conf::{SlotNeeds, StandbyMinimums};
+use crate::postgres::conninfo::Address;
+use crate::postgres::files;
+use crate::postgres::history::{self, Ancestor};
+use crate::postgres::instance::Instance;
+use crate::postgres::pg_control::{self as control_file, ControlError};
+use crate::postgres::sql::SqlError;
+use crate::postgres::upstream::{self, UpstreamError};
+use crate::reconcile::{
+    CopyFacts, DataEnd, DataState, Desired, EndState, Fork, Goal, RecordedIdentity, RestartTurn, ServerFacts,
+    ServerProbe, SourceFacts, TargetDb, TargetRole, Upstream, check_source, is_foreign_slot, is_short_of_slots,
+};
+use crate::reconciler::Reconciler;
+
+/// From question to question while the source of a copy is not ready.
+const SOURCE_POLL: Duration = Duration::from_millis(100);
+/// The same when it does not answer at all.
+const SOURCE_AWAY_POLL: Duration = Duration::from_secs(1);
+
+/// The parameter that limits the number of slots.
+const SLOTS_PARAMETER: &str = "max_replication_slots";
+
+impl Reconciler {
+    /// What the server says of itself; a server that does not take connections is silent.
+    pub(super) async fn probe_server(&self, orders: &Desired) -> ServerProbe {
+        if !self.instance.reports_ready().unwrap_or(true) {
+            return ServerProbe::NoAnswer;
+        }
+        let sql = self.instance.sql();
+        let facts = async {
+            let standby = sql.standby().await?;
+            let slots: BTreeSet<String> = sql.slots().await?.into_iter().collect();
+            let mut pending = sql.pending_restart().await?;
+            pending.retain(|name| !is_of_recovery(name));
+            let restart_can_wait = match (pending.as_slice(), &self.memory.target) {
+                ([one], Some(target)) if one == SLOTS_PARAMETER => {
+                    !is_short_of_slots(target, &slots, sql.slots_max().await?)
+                }
+                _ => false,
+            };
+            let turn = match &orders.goal {
+                Goal::Run(target) if !pending.is_empty() && target.automatic_restart => self.restart_turn(target).await,
+                _ => RestartTurn::Now,
+            };
+            self.report_held_restart(&turn);
+            Ok::<_, SqlError>(ServerFacts {
+                slots,
+                restart_pending: !pending.is_empty(),
+                restart_can_wait,
+                turn,
+                replay_paused: standby.is_some_and(|standby| standby.is_paused),
+            })
+        };
+        match facts.await {
+            Ok(facts) => ServerProbe::Answered(facts),
+            Err(error) if error.refusal().is_some() => {
+                tracing::debug!(error = %Chain(&error), "the server refuses");
+                ServerProbe::Refused
+            }
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), "the server does not answer");
+                ServerProbe::NoAnswer
+            }
+        }
+    }
+
+    /// Waits until the instance to copy from answers and has our slot, which its keeper makes (keeper 6.4), and tells
+    /// where it and we are.
+    pub(super) async fn probe_source(&self, from: &Upstream, orders: &Desired) -> CopyFacts {
+        let slot = slot_of(orders);
+        let mut said = String::new();
+        let mut say = |text: String| {
+            if said != text {
+                info!(followedDB = %from.db, keeper = %from.keeper, why = %text, "waiting for the followed db");
+                said = text;
+            }
+        };
+        let recorded = match &orders.goal {
+            Goal::Run(target) => target.recorded.clone(),
+            _ => RecordedIdentity::default(),
+        };
+        let (source, needs) = loop {
+            match self.source(from) {
+                Ok(source) => match source.probe(&slot).await {
+                    Ok(told) => {
+                        let found = source_facts(&told);
+                        // Another instance than ours may never have the slot; what that means the plan decides.
+                        if check_source(&recorded, &found).is_err() {
+                            break (found, None);
+                        }
+                        if told.has_slot {
+                            match self.needs(&source).await {
+                                Ok(needs) => break (found, Some(needs)),
+                                Err(error) => say(Chain(&error).to_string()),
+                            }
+                            sleep(SOURCE_AWAY_POLL).await;
+                            continue;
+                        }
+                        say(format!("it has no replication slot {slot} yet"));
+                        sleep(SOURCE_POLL).await;
+                        continue;
+                    }
+                    Err(error) => say(Chain(&error).to_string()),
+                },
+                Err(error) => say(Chain(&error).to_string()),
+            }
+            sleep(SOURCE_AWAY_POLL).await;
+        };
+        let own = self.own_end().await;
+        match needs {
+            Some(needs) => CopyFacts {
+                own,
+                source,
+                external_dirs: needs.external_dirs,
+                bytes: needs.bytes,
+                obstacle: needs.obstacle,
+            },
+            None => CopyFacts {
+                own,
+                source,
+                external_dirs: Vec::new(),
+                bytes: None,
+                obstacle: None,
+            },
+        }
+    }
+
+    fn source(&self, from: &Upstream) -> Result<upstream::UpstreamClient, UpstreamError> {
+        let limit = self.instance.config().request_timeout;
+        let source =
+            upstream::UpstreamClient::new(&address(from), &self.config.superuser, &self.config.replication, limit)?;
+        Ok(source.for_programs(self.instance.programs()))
+    }
+
+    /// Where the own data end; nothing when there are none, or when that cannot be found out.
+    async fn own_end(&self) -> Option<DataEnd> {
+        if !self.instance.is_initialised().unwrap_or(false) {
+            return None;
+        }
+        let data = &self.instance.config().data;
+        let limit = self.instance.config().request_timeout;
+        let end = control_file::wal_end(self.instance.programs(), data, limit).await;
+        let end = end
+            .inspect_err(|error| warn!(error = %Chain(error), "could not find the end of our data"))
+            .ok()?;
+        let history = history::read_history(data, end.timeline);
+        let history = history
+            .inspect_err(|error| warn!(error = %Chain(error), "could not read our history"))
+            .ok()??;
+        Some(DataEnd {
+            system_id: end.control.system_id.to_string(),
+            state: match end.control.state {
+                control_file::ControlState::ShutDown => EndState::ShutDown,
+                control_file::ControlState::ShutDownInRecovery => EndState::ShutDownInRecovery,
+                _ => EndState::Unclean,
+            },
+            timeline: end.timeline,
+            position: end.position.unwrap_or_default(),
+            history: history.iter().map(fork).collect(),
+        })
+    }
+
+    /// A server does not start with fewer slots than lie in its data directory.
+    pub(super) fn read_slots(&mut self, data: DataState) {
+        if data == DataState::Absent {
+            self.memory.slots = SlotNeeds::default();
+            return;
+        }
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        match files::slot_names(&self.instance.config().data) {
+            Ok(names) => {
+                self.memory.slots = SlotNeeds {
+                    additional: 0,
+                    foreign: count(names.iter().filter(|name| is_foreign_slot(name)).count()),
+                    existing: count(names.len()),
+                };
+            }
+            Err(error) => warn!(error = %Chain(&error), "could not look for replication slots"),
+        }
+    }
+
+    /// A standby needs at least what its master had: what its control file says (keeper 8.7).
+    pub(super) async fn read_minima(&mut self, target: &TargetDb, data: DataState) {
+        if data == DataState::Absent || !matches!(target.role, TargetRole::Standby(_)) {
+            self.memory.minima = StandbyMinimums::default();
+            return;
+        }
+        let limit = self.instance.config().request_timeout;
+        match control_file::read(self.instance.programs(), &self.instance.config().data, limit).await {
+            Ok(control) => self.memory.minima = control.minima,
+            Err(error) => warn!(error = %Chain(&error), "could not read the control file"),
+        }
+    }
+}
+
+/// Where the stopped instance stands (beyond ).
+pub async fn stopped(instance: &Instance) -> Result<Stopped, ControlError> {
+    let config = instance.config();
+    let end = control_file::wal_end(instance.programs(), &config.data, config.request_timeout).await?;
+    Ok(Stopped {
+        clean: end.is_clean(),
+        lsn: end.position,
+        timeline_id: end.timeline,
+    })
+}
+
+/// A server that was promoted counts the settings of its recovery, which left the file, as waiting for a restart.
+fn is_of_recovery(parameter: &str) -> bool {
+    parameter.starts_with("recovery_target")
+}
+
+pub(super) fn slot_of(orders: &Desired) -> String {
+    match &orders.goal {
+        Goal::Run(target) => stolon_name(target.db.as_str()),
+        _ => String::new(),
+    }
+}
+
+pub(super) fn address(from: &Upstream) -> Address {
+    Address {
+        host: from.host.clone(),
+        port: from.port.clone(),
+    }
+}
+
+fn source_facts(told: &upstream::UpstreamFacts) -> SourceFacts {
+    SourceFacts {
+        system_id: told.system_id.to_string(),
+        timeline: told.timeline,
+        position: told.position,
+        history: told.history.iter().map(fork).collect(),
+        oldest_segment: told.oldest_wal.clone(),
+    }
+}
+
+fn fork(ancestor: &Ancestor) -> Fork {
+    Fork {
+        timeline: ancestor.timeline,
+        switch_point: ancestor.switch_point,
+    }
+}

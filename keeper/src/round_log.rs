@@ -1,0 +1,240 @@
+//! The lines of a pass, word for word as they are waited for (keeper 15), and which of them are said when.
+
+use control::redact::is_private;
+use tracing::{error, info, warn};
+
+use crate::reconcile::{HoldReason, LogMessage, ParameterChange, StopReason};
+
+/// The lines of one pass: said from the first deed on, or when the pass is one that is always told (keeper 15.0 rules
+/// 4 and 5); each once.
+#[derive(Debug)]
+pub struct RoundLog {
+    is_verbose: bool,
+    pending: Vec<LogMessage>,
+    seen: Vec<LogMessage>,
+}
+
+impl RoundLog {
+    /// `aloud`: the pass is told even if it finds nothing to do.
+    pub fn new(is_verbose: bool) -> Self {
+        Self {
+            is_verbose,
+            pending: Vec::new(),
+            seen: Vec::new(),
+        }
+    }
+
+    /// A line of the pass; the ones that are to be said now.
+    fn add(&mut self, line: &LogMessage) -> Vec<LogMessage> {
+        if self.seen.contains(line) {
+            return Vec::new();
+        }
+        self.seen.push(line.clone());
+        self.pending.push(line.clone());
+        if self.is_verbose {
+            std::mem::take(&mut self.pending)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// From here on everything is said; the lines that waited for it.
+    fn start_writing(&mut self) -> Vec<LogMessage> {
+        self.is_verbose = true;
+        std::mem::take(&mut self.pending)
+    }
+
+    /// Says a line, or keeps it for the case that something is done.
+    pub fn log(&mut self, line: &LogMessage) {
+        self.add(line).iter().for_each(write);
+    }
+
+    /// Something is done: says what waited.
+    pub fn flush(&mut self) {
+        self.start_writing().iter().for_each(write);
+    }
+}
+
+/// What a copy waits for, to log the lines of its passes once for each reason.
+#[derive(Debug, Default)]
+pub struct CopyHold(Option<HoldReason>);
+
+impl CopyHold {
+    /// A copy was waiting when the last pass ended.
+    pub const fn is_held(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// A pass has ended, held for this reason or otherwise. Whether its lines are to be logged now.
+    pub fn round_ended(&mut self, held: Option<&HoldReason>) -> bool {
+        let waits = |why: &&HoldReason| {
+            matches!(
+                why,
+                HoldReason::WrongSource(..) | HoldReason::Obstacle(..) | HoldReason::CopyFailed(_)
+            )
+        };
+        let now = held.filter(waits).cloned();
+        let is_new = now.is_some() && now != self.0;
+        // A pass that was quiet only for the former reason and ended otherwise.
+        let is_over = now.is_none() && self.0.is_some();
+        self.0 = now;
+        is_new || is_over
+    }
+}
+
+/// Whether the same reason is worth saying again in the next pass, rather than only when it changes.
+pub fn is_repeated(why: &HoldReason) -> bool {
+    match why {
+        HoldReason::StoreUnavailable
+        | HoldReason::NoClusterData
+        | HoldReason::Unusable(_)
+        | HoldReason::UnsupportedFormat(_)
+        | HoldReason::OtherCluster { .. }
+        | HoldReason::NotSupported(_)
+        | HoldReason::WrongSource(..)
+        | HoldReason::Obstacle(..)
+        | HoldReason::CopyFailed(_)
+        | HoldReason::DataLost
+        | HoldReason::NoUsableData => false,
+        HoldReason::NotListed
+        | HoldReason::UnknownInitMode(_)
+        | HoldReason::UnknownRole(_)
+        | HoldReason::FollowedDbMissing
+        | HoldReason::MasterCannotFollow => true,
+    }
+}
+
+/// Writes one line.
+pub fn write(line: &LogMessage) {
+    match line {
+        LogMessage::OnHold(why) => write_hold(why),
+        LogMessage::KeptStopped(why) => match why {
+            StopReason::NoDb => info!("no db assigned"),
+            StopReason::BootNotAcknowledged => info!("our boot uuid is not acknowledged yet, waiting for the sentinel"),
+            StopReason::OldMaster { db, master } => {
+                info!(%db, %master, "our db is an old master, keeping it down");
+            }
+        },
+        LogMessage::Incomplete { db } => error!(%db, "initialisation was not completed, its data are not kept"),
+        LogMessage::DbDiffers { local, wanted } => {
+            info!(db = %local, cdDB = %wanted, "current db UID different than cluster data db UID");
+        }
+        LogMessage::Initializing => info!("initializing the database cluster"),
+        LogMessage::Resyncing => info!("resyncing the database cluster"),
+        LogMessage::NotInitialized => info!("database cluster not initialized"),
+        LogMessage::Rejoining { end } => {
+            info!(%end, "our data are on the followed db's history, following without a copy")
+        }
+        LogMessage::Copying { from, why } => {
+            info!(followedDB = %from.db, keeper = %from.keeper, %why, "copying the followed db");
+        }
+        LogMessage::Synced => info!("sync succeeded"),
+        LogMessage::RoleMaster => info!("our db requested role is master"),
+        LogMessage::AlreadyMaster => info!("already master"),
+        LogMessage::RoleStandby { followed } => info!(followedDB = %followed, "our db requested role is standby"),
+        LogMessage::AlreadyStandby => info!("already standby"),
+        LogMessage::UpstreamChanged { to } => {
+            info!(followedDB = %to.db, host = %to.host, port = %to.port, "followed db changed");
+        }
+        LogMessage::ParameterChanged(change) => write_parameter_change(change),
+        LogMessage::ParametersChanged => info!("postgres parameters changed, reloading postgres instance"),
+        LogMessage::ParametersUnchanged => info!("postgres parameters not changed"),
+        LogMessage::HbaChanged => info!("postgres hba entries changed, reloading postgres instance"),
+        LogMessage::HbaUnchanged => info!("postgres hba entries not changed"),
+        LogMessage::ReplayPaused => {
+            warn!("replay is paused because parameters are lower than the master's, restarting postgres instance");
+        }
+        LogMessage::RestartAfter { keeper } => {
+            info!(%keeper, "parameters wait for a restart, another instance restarts first")
+        }
+        LogMessage::RestartDue => info!("parameters wait for a restart, restarting postgres instance"),
+    }
+}
+
+fn write_hold(why: &HoldReason) {
+    match why {
+        HoldReason::StoreUnavailable => warn!("cluster data cannot be read, leaving the instance as it is"),
+        HoldReason::NoClusterData => info!("no cluster data available, waiting for it to appear"),
+        HoldReason::Unusable(error) => error!(%error, "cluster data cannot be used, leaving the instance as it is"),
+        HoldReason::UnsupportedFormat(version) => error!(version, "unsupported clusterdata format version"),
+        HoldReason::OtherCluster { own, other } => error!(
+            clusterUID = %own,
+            cdClusterUID = %other,
+            remedy = "put the cluster data of our cluster back with `stolonctl clusterdata write`, or discard our database: \
+                      with `stolonctl init` of this version while this keeper runs, or by removing its data directory",
+            "the cluster data belong to another cluster than our database: leaving the database as it is"
+        ),
+        HoldReason::NotListed => info!("our keeper data is not available, waiting for it to appear"),
+        HoldReason::NotSupported(what) => {
+            error!(
+                what,
+                "the cluster asks for something that is not supported yet, leaving the instance as it is"
+            );
+        }
+        HoldReason::DataLost => error!(
+            "our db is another one than the local one, and nobody asks to initialise it: the keeper's data seem lost or \
+             not on persistent storage; doing nothing but waiting for another db"
+        ),
+        HoldReason::UnknownInitMode(mode) => error!(initMode = %mode, "unknown init mode, doing nothing"),
+        HoldReason::UnknownRole(role) => error!(%role, "unknown role, doing nothing"),
+        HoldReason::FollowedDbMissing => error!("the followed db is not in the cluster data, doing nothing"),
+        HoldReason::MasterCannotFollow => {
+            error!("cannot make a master a standby in place, leaving the instance as it is");
+        }
+        HoldReason::NoUsableData => error!("database cluster not initialized, although it should be: doing nothing"),
+        // Logged as problems, see `pass::problem`.
+        HoldReason::WrongSource(..) | HoldReason::Obstacle(..) | HoldReason::CopyFailed(_) => {}
+    }
+}
+
+/// The values are left out where they may hold passwords (keeper 15.0 rule 4).
+fn write_parameter_change(change: &ParameterChange) {
+    let is_private = is_private(&change.name);
+    let shown = |value: &Option<String>| value.clone().filter(|_| !is_private).unwrap_or_default();
+    match (&change.old, &change.new) {
+        _ if is_private => info!(name = %change.name, "postgres parameter changed"),
+        (old, None) => info!(name = %change.name, old = %shown(old), "postgres parameter removed"),
+        (old, new) => info!(name = %change.name, old = %shown(old), new = %shown(new), "postgres parameter changed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_pass_says_nothing_until_something_is_done() {
+        let mut lines = RoundLog::new(false);
+        assert_eq!(lines.add(&LogMessage::RoleMaster), []);
+        assert_eq!(lines.add(&LogMessage::AlreadyMaster), []);
+        assert_eq!(
+            lines.start_writing(),
+            [LogMessage::RoleMaster, LogMessage::AlreadyMaster]
+        );
+        assert_eq!(
+            lines.add(&LogMessage::ParametersChanged),
+            [LogMessage::ParametersChanged]
+        );
+    }
+
+    #[test]
+    fn lines_of_a_refused_copy_are_logged_once_for_each_reason() {
+        use crate::external_dirs::Obstacle;
+        let mounted = HoldReason::Obstacle("/ts".into(), Obstacle::Mounted);
+        let away = HoldReason::Obstacle("/ts".into(), Obstacle::NoAnswer);
+        let mut refused = CopyHold::default();
+        assert!(!refused.round_ended(None));
+        let logged = [&mounted, &mounted, &mounted, &away, &away, &mounted].map(|why| refused.round_ended(Some(why)));
+        assert_eq!(logged, [true, false, false, true, false, true]);
+        assert!(refused.is_held());
+        assert!(refused.round_ended(None) && !refused.round_ended(None) && !refused.is_held());
+        assert!(!refused.round_ended(Some(&HoldReason::NotListed)) && !refused.is_held());
+    }
+
+    #[test]
+    fn a_line_is_said_once_a_pass() {
+        let mut lines = RoundLog::new(true);
+        assert_eq!(lines.add(&LogMessage::RoleMaster), [LogMessage::RoleMaster]);
+        assert_eq!(lines.add(&LogMessage::RoleMaster), []);
+    }
+}
