@@ -1,5 +1,5 @@
-//! The keeper's options: what was typed, and what of it is true. Everything is checked and all faults are told at
-//! once, in the order of keeper 1.3, before anything is touched.
+//! The keeper's options: the command line as typed, and the checked configuration. All errors are reported together, in
+//! the order of keeper 1.3, before anything is changed.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,7 +14,7 @@ use crate::postgres::credentials::{AuthMethod, Login, Secret};
 use crate::postgres::layout::{LOST_FOUND, SUBDIRECTORY};
 use crate::postgres::state::is_valid_uid;
 
-/// Runs one PostgreSQL instance and makes it what the cluster needs.
+/// Run one PostgreSQL instance as a member of the cluster.
 ///
 /// Every option can also be given by an environment variable: --pg-port is STKEEPER_PG_PORT.
 #[derive(Debug, Clone, Default, clap::Parser)]
@@ -22,10 +22,10 @@ pub struct Args {
     #[expect(missing_docs, reason = "clap would take it for help text")]
     #[command(flatten)]
     pub daemon: DaemonArgs,
-    /// Name of this keeper, of letters a-z, digits and '_' [default: made up at the first start, and kept]
+    /// Unique name of this keeper: letters a-z, digits and '_' [default: generated at the first start, then kept]
     #[arg(long, alias = "id", value_name = "UID")]
     pub uid: Option<String>,
-    /// Directory for the keeper's state and its instance (required)
+    /// Directory of the keeper's state and its instance (required)
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Address that PostgreSQL listens on; * for all (required)
@@ -34,43 +34,43 @@ pub struct Args {
     /// Port that PostgreSQL listens on [default: 5432]
     #[arg(long, value_name = "PORT")]
     pub pg_port: Option<String>,
-    /// Address at which others reach the instance [default: --pg-listen-address]
+    /// Address published for connections to the instance [default: --pg-listen-address]
     #[arg(long, value_name = "ADDRESS")]
     pub pg_advertise_address: Option<String>,
-    /// Port at which others reach the instance [default: --pg-port]
+    /// Port published for connections to the instance [default: --pg-port]
     #[arg(long, value_name = "PORT")]
     pub pg_advertise_port: Option<String>,
-    /// Directory of PostgreSQL's programs [default: PATH, then the usual places]
+    /// Directory of PostgreSQL's programs [default: PATH, then the standard directories]
     #[arg(long, value_name = "DIR")]
     pub pg_bin_path: Option<PathBuf>,
-    /// How the replication user logs in: md5, scram-sha-256 or trust [default: md5]
+    /// Authentication method of the replication user: md5, scram-sha-256 or trust [default: md5]
     #[arg(long, value_name = "METHOD")]
     pub pg_repl_auth_method: Option<String>,
     /// Name of the replication user (required)
     #[arg(long, value_name = "NAME")]
     pub pg_repl_username: Option<String>,
-    /// Password of the replication user; better a file, since others can read command lines
+    /// Password of the replication user; prefer a file, since other users can read command lines
     #[arg(long, value_name = "PASSWORD")]
     pub pg_repl_password: Option<Secret>,
     /// File with the password of the replication user
     #[arg(long, value_name = "FILE")]
     pub pg_repl_passwordfile: Option<PathBuf>,
-    /// How the superuser logs in: md5, scram-sha-256 or trust [default: md5]
+    /// Authentication method of the superuser: md5, scram-sha-256 or trust [default: md5]
     #[arg(long, value_name = "METHOD")]
     pub pg_su_auth_method: Option<String>,
     /// Name of the superuser [default: the name of the operating system's user]
     #[arg(long, value_name = "NAME")]
     pub pg_su_username: Option<String>,
-    /// Password of the superuser; better a file, since others can read command lines
+    /// Password of the superuser; prefer a file, since other users can read command lines
     #[arg(long, value_name = "PASSWORD")]
     pub pg_su_password: Option<Secret>,
     /// File with the password of the superuser
     #[arg(long, value_name = "FILE")]
     pub pg_su_passwordfile: Option<PathBuf>,
-    /// Whether this keeper may be elected as master [default: true]
+    /// Allow this keeper to be elected as master [default: true]
     #[arg(long)]
     pub can_be_master: Option<Switch>,
-    /// Whether commits may wait for this keeper [default: true]
+    /// Allow this keeper to be a synchronous standby [default: true]
     #[arg(long)]
     pub can_be_synchronous_replica: Option<Switch>,
     /// Do not lock the data directory: for file systems without locks
@@ -78,26 +78,26 @@ pub struct Args {
     pub disable_data_dir_locking: Option<Switch>,
 }
 
-/// What is true: parsed, read, checked.
+/// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Cluster, store, metrics.
+    /// Options of cluster, store and metrics.
     pub common: Common,
-    /// The uid that was asked for.
+    /// The given uid.
     pub uid: Option<String>,
     /// The data directory, absolute.
     pub data_dir: PathBuf,
     /// Whether the data directory is locked.
     pub locking: bool,
-    /// Where the programs are, when that was said.
+    /// The given directory of the programs.
     pub bin_path: Option<PathBuf>,
     /// `listen_addresses`.
     pub listen_address: String,
-    /// The instance's own port.
+    /// The port that the instance listens on.
     pub port: u16,
-    /// Where others reach the instance.
+    /// The published address.
     pub advertise_address: String,
-    /// The port at which others reach it: a text, as it is published.
+    /// The published port, as text.
     pub advertise_port: String,
     /// The superuser.
     pub superuser: Login,
@@ -105,34 +105,34 @@ pub struct Config {
     pub replication: Login,
     /// Published: whether this keeper may be elected.
     pub can_be_master: bool,
-    /// Published: whether commits may wait for it.
+    /// Published: whether this keeper may be a synchronous standby.
     pub can_be_synchronous_replica: bool,
 }
 
-/// What the check gave.
+/// Result of checking the options.
 #[derive(Debug)]
 pub struct CheckedKeeperArgs {
-    /// How to log; usable whatever else is wrong.
+    /// Logging options; usable even if others are invalid.
     pub log: LogConfig,
-    /// What is odd, in order; to be said before the faults.
+    /// Warnings, in order, to be logged before the errors.
     pub warnings: Vec<String>,
-    /// What is true, or all that is wrong.
+    /// The configuration, or all errors.
     pub config: Result<Config, Faults>,
 }
 
-/// What the check has to know of the world.
+/// Facts about the host that the check needs.
 #[derive(Debug, Clone)]
 pub struct HostEnv {
-    /// The effective user.
+    /// Effective user id.
     pub uid: u32,
-    /// Its name, if it has one.
+    /// User name, if there is one.
     pub user: Option<String>,
-    /// What a relative path is relative to.
+    /// Working directory.
     pub directory: PathBuf,
 }
 
 impl HostEnv {
-    /// The world as it is.
+    /// Reads the current values.
     pub fn current() -> Self {
         let uid = rustix::process::geteuid().as_raw();
         let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -145,7 +145,7 @@ impl HostEnv {
     }
 }
 
-/// The name that passwd(5) gives a user.
+/// Returns a user's name according to passwd(5).
 fn user_name(users: &str, uid: u32) -> Option<String> {
     users.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -155,11 +155,11 @@ fn user_name(users: &str, uid: u32) -> Option<String> {
 }
 
 impl Args {
-    /// Checks everything, and touches nothing (keeper 1.3, its steps but those that act).
-    pub fn check(&self, world: &HostEnv) -> CheckedKeeperArgs {
+    /// Checks all options without changing anything (keeper 1.3, without the steps that act).
+    pub fn check(&self, host: &HostEnv) -> CheckedKeeperArgs {
         let mut faults = Faults::default();
         let mut warnings = Vec::new();
-        if world.uid == 0 {
+        if host.uid == 0 {
             // keeper 1.6: initdb and postgres refuse root
             faults.push(
                 "cannot run as root, since PostgreSQL refuses to: start the keeper as another user, such as postgres",
@@ -167,16 +167,16 @@ impl Args {
         }
         let su_name = match &self.pg_su_username {
             Some(name) => name.clone(),
-            None => world.user.clone().unwrap_or_else(|| {
-                faults.push(format!("user {} has no name: use --pg-su-username", world.uid));
+            None => host.user.clone().unwrap_or_else(|| {
+                faults.push(format!("user {} has no name: use --pg-su-username", host.uid));
                 String::new()
             }),
         };
         let log = self.daemon.log(&mut faults);
-        let data_dir = given_path(&self.data_dir).map(|path| world.directory.join(path));
+        let data_dir = given_path(&self.data_dir).map(|path| host.directory.join(path));
         match &data_dir {
             None => faults.push("data dir required: use --data-dir"),
-            Some(dir) => faults_of_data_dir(dir, world.uid, &mut faults),
+            Some(dir) => faults_of_data_dir(dir, host.uid, &mut faults),
         }
         let common = self.daemon.common.check(&mut faults);
         let listen_address = given(&self.pg_listen_address).to_owned();
@@ -212,7 +212,7 @@ impl Args {
                     uid,
                     data_dir,
                     locking: self.disable_data_dir_locking != Some(Switch(true)),
-                    bin_path: given_path(&self.pg_bin_path).map(|path| world.directory.join(path)),
+                    bin_path: given_path(&self.pg_bin_path).map(|path| host.directory.join(path)),
                     advertise_address: or(&self.pg_advertise_address, &listen_address),
                     advertise_port: or(&self.pg_advertise_port, port_text),
                     listen_address,
@@ -228,7 +228,7 @@ impl Args {
         CheckedKeeperArgs { log, warnings, config }
     }
 
-    /// The option that the advertised address came from (keeper 1.3.10).
+    /// Returns the option that set the advertised address (keeper 1.3.10).
     pub fn advertise_option(&self) -> &'static str {
         match given(&self.pg_advertise_address) {
             "" => "pg-listen-address",
@@ -281,11 +281,11 @@ impl Args {
                 superuser.user
             ));
             if su_method != repl_method {
-                faults.push("superuser and replication user are the same, but their auth methods are different"); // C11
+                faults.push("superuser and replication user are the same, but their auth methods are different"); // keeper C11
             } else if su_password.is_some() && repl_password.is_some() && su_password != repl_password {
                 faults.push(
                     "provided superuser name and replication user name are the same but provided passwords are different",
-                ); // C12
+                ); // keeper C12
             }
         }
         let login = |typed: &LoginArgs<'_>, method: Option<AuthMethod>, password: Option<String>| {
@@ -306,7 +306,7 @@ impl Args {
     }
 }
 
-/// What was typed about one of the two roles.
+/// Options of one of the two roles.
 struct LoginArgs<'a> {
     who: &'static str,
     option: &'static str,
@@ -324,7 +324,7 @@ impl LoginArgs<'_> {
     fn method(&self, faults: &mut Faults) -> Option<AuthMethod> {
         let method = AuthMethod::parse(self.method);
         if method.is_none() {
-            // C1
+            // keeper C1
             let flag = self.flag("auth-method");
             faults.push(format!(
                 "{flag} {:?} is unknown: use md5, scram-sha-256 or trust",
@@ -342,7 +342,7 @@ impl LoginArgs<'_> {
 
     fn trust_without_secret(&self, method: Option<AuthMethod>, faults: &mut Faults) {
         if method == Some(AuthMethod::Trust) && (self.password.is_some() || self.file.is_some()) {
-            // C3
+            // keeper C3
             faults.push(format!(
                 "{} is trust, which asks for no password: leave out {} and {}",
                 self.flag("auth-method"),
@@ -358,13 +358,13 @@ impl LoginArgs<'_> {
         }
         let (password, file) = (self.flag("password"), self.flag("passwordfile"));
         match (&self.password, &self.file) {
-            (None, None) => faults.push(format!("{file} or {password} is required")), // C4
-            (Some(_), Some(_)) => faults.push(format!("use only one of {file} and {password}")), // C5
+            (None, None) => faults.push(format!("{file} or {password} is required")), // keeper C4
+            (Some(_), Some(_)) => faults.push(format!("use only one of {file} and {password}")), // keeper C5
             _ => {}
         }
     }
 
-    /// The password as given; nothing when there is none or it cannot be read.
+    /// Returns the password as given; `None` if there is none or it cannot be read.
     fn read(&self, method: Option<AuthMethod>, faults: &mut Faults, warnings: &mut Vec<String>) -> Option<String> {
         if method.is_none_or(|method| method == AuthMethod::Trust) {
             return None;
@@ -374,7 +374,7 @@ impl LoginArgs<'_> {
             (None, Some(file)) => match read_password_file(file) {
                 Ok((text, mode)) => {
                     if mode & 0o077 != 0 {
-                        // C7
+                        // keeper C7
                         let flag = self.flag("passwordfile");
                         warnings.push(format!(
                             "{flag} {} can be read by others (mode {mode:04o}): chmod 600 it",
@@ -384,7 +384,7 @@ impl LoginArgs<'_> {
                     Some(text)
                 }
                 Err(error) => {
-                    // C6
+                    // keeper C6
                     faults.push(format!(
                         "{} {} cannot be read: {error}",
                         self.flag("passwordfile"),
@@ -397,7 +397,7 @@ impl LoginArgs<'_> {
         }
     }
 
-    /// Without the newlines at its end (C8); an empty one is no password (C9).
+    /// Returns the password without trailing newlines (keeper C8); an empty one is an error (keeper C9).
     fn without_newline(&self, text: String, faults: &mut Faults, warnings: &mut Vec<String>) -> String {
         let password = text.trim_end_matches(['\r', '\n']);
         if password.len() < text.len() {
@@ -425,51 +425,51 @@ fn read_password_file(file: &Path) -> io::Result<(String, u32)> {
     Ok((std::fs::read_to_string(file)?, mode))
 }
 
-/// Whether a directory can be, or become, a keeper's (keeper 1.3).
+/// Checks that a directory can be, or become, a keeper's data directory (keeper 1.3).
 fn faults_of_data_dir(dir: &Path, user: u32, faults: &mut Faults) {
-    let shown = dir.display();
+    let path = dir.display();
     let metadata = match std::fs::metadata(dir) {
         Ok(metadata) => metadata,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return faults_of_parent(dir, faults);
         }
-        Err(error) => return faults.push(format!("data dir {shown} cannot be looked at: {error}")),
+        Err(error) => return faults.push(format!("data dir {path} cannot be looked at: {error}")),
     };
     if !metadata.is_dir() {
-        return faults.push(format!("data dir {shown} is no directory"));
+        return faults.push(format!("data dir {path} is no directory"));
     }
     if metadata.uid() != user {
         return faults.push(format!(
-            "data dir {shown} belongs to user {}, not to user {user} that runs the keeper: use another --data-dir or user",
+            "data dir {path} belongs to user {}, not to user {user} that runs the keeper: use another --data-dir or user",
             metadata.uid()
         ));
     }
     let names = match std::fs::read_dir(dir) {
         Ok(entries) => entries.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>(),
-        Err(error) => return faults.push(format!("data dir {shown} cannot be read: {error}")),
+        Err(error) => return faults.push(format!("data dir {path} cannot be read: {error}")),
     };
     let names: Vec<_> = names.into_iter().filter(|name| name != LOST_FOUND).collect();
     let has = |name: &str| names.iter().any(|entry| entry == name);
     if has("PG_VERSION") {
         faults.push(format!(
-            "data dir {shown} is itself a PostgreSQL data directory: the keeper keeps its own in {shown}/postgres, use another --data-dir"
+            "data dir {path} is itself a PostgreSQL data directory: the keeper keeps its own in {path}/postgres, use another --data-dir"
         ));
     } else if !names.is_empty() && !["keeperstate", "lock", "postgres"].into_iter().any(has) {
         faults.push(format!(
-            "data dir {shown} is not empty and not a keeper's: use another --data-dir"
+            "data dir {path} is not empty and not a keeper's: use another --data-dir"
         ));
     } else if !has("keeperstate") && is_somebody_elses(&dir.join("postgres")) {
-        // an instance that was there before the keeper is welcome (init mode existing), anything else would be deleted
+        // an existing PostgreSQL instance is accepted (init mode existing); anything else would be deleted
         faults.push(format!(
-            "data dir {shown} has files in {shown}/postgres that are neither a keeper's nor PostgreSQL's: use another --data-dir"
+            "data dir {path} has files in {path}/postgres that are neither a keeper's nor PostgreSQL's: use another --data-dir"
         ));
     } else if rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err() {
-        faults.push(format!("data dir {shown} is not writable"));
+        faults.push(format!("data dir {path} is not writable"));
     }
 }
 
-/// Whether a directory holds something, and that is no PostgreSQL data directory. The root of a file system may have a
-/// `lost+found`, and the data below it then.
+/// Whether a directory has contents other than a PostgreSQL data directory. The root of a file system may have a
+/// `lost+found`, with the data in a subdirectory.
 fn is_somebody_elses(dir: &Path) -> bool {
     let foreign = |name: &std::ffi::OsStr| name != LOST_FOUND && name != SUBDIRECTORY;
     let holds_something = |dir: &Path, counts: &dyn Fn(&std::ffi::OsStr) -> bool| {
@@ -480,7 +480,7 @@ fn is_somebody_elses(dir: &Path) -> bool {
     !dir.join("PG_VERSION").exists() && (holds_something(dir, &foreign) || is_somebody_elses_below)
 }
 
-/// A directory that does not exist has to be made in the nearest one that does.
+/// Checks that a missing directory can be created in its nearest existing parent.
 fn faults_of_parent(dir: &Path, faults: &mut Faults) {
     let Some(parent) = dir.ancestors().skip(1).find(|parent| parent.exists()) else {
         return;
@@ -500,8 +500,8 @@ fn faults_of_parent(dir: &Path, faults: &mut Faults) {
     }
 }
 
-/// What is odd about the advertised address (keeper 1.3.10); `resolved` is what a name stands for, `None` when it
-/// stands for nothing.
+/// Returns warnings about the advertised address (keeper 1.3.10). `resolved` are the addresses of a host name, `None`
+/// if it does not resolve.
 pub fn address_warnings(option: &str, address: &str, resolved: Option<&[IpAddr]>) -> Vec<String> {
     if matches!(address, "*" | "0.0.0.0" | "::") {
         return vec![format!(
@@ -509,22 +509,22 @@ pub fn address_warnings(option: &str, address: &str, resolved: Option<&[IpAddr]>
              --pg-advertise-address"
         )];
     }
-    let mut odd = Vec::new();
+    let mut warnings = Vec::new();
     if address.parse::<IpAddr>().is_err() {
-        odd.push(format!(
+        warnings.push(format!(
             "--{option} {address:?} is no IP address: other components have to resolve it"
         ));
     }
     match resolved {
-        None | Some([]) => odd.push(format!("--{option} {address:?} does not resolve here")),
+        None | Some([]) => warnings.push(format!("--{option} {address:?} does not resolve here")),
         Some(addresses) if addresses.iter().any(IpAddr::is_loopback) => {
-            odd.push(format!(
+            warnings.push(format!(
                 "--{option} {address:?} is a loopback address: only components on this host reach it"
             ));
         }
         Some(_) => {}
     }
-    odd
+    warnings
 }
 
 fn given(option: &Option<String>) -> &str {

@@ -1,5 +1,5 @@
-//! Which processes have run on this data directory before: who has its lock may take them for ended. A copy of the
-//! directory, or one on another machine, proves nothing.
+//! Boot ids of earlier processes on this data directory. The holder of the directory's lock may assume that they have
+//! ended. A copied directory, or one on another machine, proves nothing.
 
 use std::fs;
 use std::io;
@@ -12,11 +12,11 @@ use crate::postgres::files::{self, FileError};
 
 /// Name of the file in the data directory.
 const FILE: &str = "boots";
-/// How many processes are remembered: each may have held the liveness key last.
+/// Number of processes that are kept; each may be the last holder of the liveness key.
 const KEPT: usize = 8;
 
-/// The boot ids of earlier processes on this data directory, in this boot of this machine. Only for whoever holds the
-/// lock on the directory, as they did.
+/// Returns the boot ids of earlier processes on this data directory since this machine was booted. Only the holder of
+/// the directory's lock may use them.
 pub fn predecessors(dir: &Path) -> Vec<BootUuid> {
     let Ok(place) = place(dir) else { return Vec::new() };
     let lines = fs::read_to_string(dir.join(FILE)).unwrap_or_default();
@@ -24,16 +24,16 @@ pub fn predecessors(dir: &Path) -> Vec<BootUuid> {
     lines.lines().filter_map(of_here).collect()
 }
 
-/// Adds this process.
+/// Adds this process to the file.
 pub fn record(dir: &Path, boot: &BootUuid) -> Result<(), FileError> {
     let path = dir.join(FILE);
     let own = place(dir).map_err(FileError::new("find out where we are for", &path))? + boot.as_str();
-    let before = fs::read_to_string(&path).unwrap_or_default(); // a damaged one is replaced
+    let before = fs::read_to_string(&path).unwrap_or_default(); // a damaged file is replaced
     let lines: Vec<&str> = std::iter::once(own.as_str()).chain(before.lines()).take(KEPT).collect();
     files::write_atomically(&path, (lines.join("\n") + "\n").as_bytes())
 }
 
-/// This boot of this machine and this very directory, with a blank at the end.
+/// Identifies this boot of this machine and this directory, with a trailing space.
 fn place(dir: &Path) -> io::Result<String> {
     let machine = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let found = fs::metadata(dir)?;
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_before_us_are_known_in_their_own_directory_only() {
+    fn predecessors_are_known_only_in_their_own_directory() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(predecessors(dir.path()), []);
         for n in 0..10 {

@@ -1,5 +1,5 @@
-//! Whether the server still answers new connections: the keeper's own session stays open where nobody else gets in.
-//! Trying a connection is left to `collect`.
+//! Whether the server answers new connections. The keeper's own session may still work when no new one does. Connecting
+//! is left to `monitor`.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use control::model::Problem;
 
 use crate::problems::KeeperProblemKind;
 
-/// What the tries of new connections came to.
+/// Results of connection attempts.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Connections {
     failing_since: Option<Boottime>,
 }
 
 impl Connections {
-    /// Takes in a try that began at `began`; `None` when the server was not expected to answer.
+    /// Records an attempt that began at `began`; `None` when the server was not expected to answer.
     pub fn note(&mut self, answered: Option<bool>, began: Boottime) {
         match answered {
             Some(false) => _ = self.failing_since.get_or_insert(began),
@@ -23,18 +23,18 @@ impl Connections {
         }
     }
 
-    /// Whether the last try failed.
+    /// Whether the last attempt failed.
     pub fn is_failing(&self) -> bool {
         self.failing_since.is_some()
     }
 
-    /// Whether all tries of at least this long have failed.
+    /// Whether all attempts have failed for at least `limit`.
     pub fn is_silent(&self, now: Boottime, limit: Duration) -> bool {
         self.failing_since.is_some_and(|since| now.since(since) >= limit)
     }
 }
 
-/// What an operator is shown meanwhile.
+/// Returns the problem to report meanwhile.
 pub fn problem() -> Problem {
     KeeperProblemKind::Login.problem(
         "PostgreSQL answers no new connections, although it runs and sessions that are open work",
@@ -61,7 +61,7 @@ mod tests {
         connections.note(Some(true), at(10));
         assert!(!connections.is_failing() && !connections.is_silent(at(60), limit));
         connections.note(Some(false), at(60));
-        connections.note(None, at(65)); // it is being restarted
+        connections.note(None, at(65)); // the server is being restarted
         assert!(!connections.is_silent(at(100), limit));
     }
 }

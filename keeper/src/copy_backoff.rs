@@ -1,5 +1,5 @@
-//! When a copy that failed is tried again. Each attempt costs the source a checkpoint and the network a part of the
-//! data, so attempts become rare: after 5 s first, then after twice the last pause, up to 5 minutes.
+//! Backoff of failed copies. Each attempt costs the source a checkpoint and network traffic. The pause is 5 s first and
+//! doubles up to 5 minutes.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::reconcile::{CopyPause, Desired, HoldReason};
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// The failed copies of this process since the last one that succeeded.
+/// Failed copies since the last successful one.
 #[derive(Debug, Default)]
 pub struct CopyBackoff {
     failures: u32,
@@ -19,43 +19,44 @@ pub struct CopyBackoff {
 
 #[derive(Debug)]
 struct FailedCopy {
-    orders: Desired,
+    desired: Desired,
     retry_at: Boottime,
-    /// It was the one attempt ahead of time that other orders permit.
+    /// It was the one early attempt that a changed desired state permits.
     was_early: bool,
 }
 
 impl CopyBackoff {
-    /// A copy under these orders has failed.
-    pub fn failed(&mut self, now: Boottime, orders: &Desired) {
+    /// Records a failed copy for this desired state.
+    pub fn failed(&mut self, now: Boottime, desired: &Desired) {
         let was_early = self.last.as_ref().is_some_and(|last| now < last.retry_at);
         self.failures = self.failures.saturating_add(1);
         self.last = Some(FailedCopy {
-            orders: orders.clone(),
+            desired: desired.clone(),
             retry_at: now + pause(self.failures),
             was_early,
         });
     }
 
-    /// The copy is complete and recorded.
+    /// Resets the backoff after a complete copy.
     pub fn succeeded(&mut self) {
         *self = Self::default();
     }
 
-    /// Why no copy is begun now; `None` when one may be. Changed orders permit one attempt before its time.
-    pub fn active_pause(&self, now: Boottime, orders: &Desired) -> Option<CopyPause> {
+    /// Returns the pause that prevents a copy now; `None` when one may start. A changed desired state permits one early
+    /// attempt.
+    pub fn active_pause(&self, now: Boottime, desired: &Desired) -> Option<CopyPause> {
         let last = self.last.as_ref().filter(|last| now < last.retry_at)?;
-        (last.was_early || last.orders == *orders).then(|| CopyPause {
+        (last.was_early || last.desired == *desired).then(|| CopyPause {
             failures: self.failures,
             pause: pause(self.failures),
         })
     }
 }
 
-/// From one look at what is in the way of a copy to the next one, at most: looking costs the source some questions.
+/// Maximum interval of checking an obstacle: each check queries the source.
 const PROBE_PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// What was in the way of a copy at the last look.
+/// Obstacle of a copy at the last check.
 #[derive(Debug, Default)]
 pub struct KnownObstacle {
     probes: u32,
@@ -63,18 +64,19 @@ pub struct KnownObstacle {
 }
 
 impl KnownObstacle {
-    /// A look under these orders has found this.
-    pub fn record(&mut self, now: Boottime, orders: &Desired, why: &HoldReason) {
-        let is_known = self.last.as_ref().is_some_and(|(known, ..)| known == orders);
+    /// Records an obstacle found for this desired state.
+    pub fn record(&mut self, now: Boottime, desired: &Desired, why: &HoldReason) {
+        let is_known = self.last.as_ref().is_some_and(|(known, ..)| known == desired);
         self.probes = if is_known { self.probes.saturating_add(1) } else { 1 };
         let next = now + pause(self.probes).min(PROBE_PAUSE_MAX);
-        self.last = Some((orders.clone(), next, why.clone()));
+        self.last = Some((desired.clone(), next, why.clone()));
     }
 
-    /// What is taken to be in the way still; `None` when it is time to look. Other orders are worth a look at once.
-    pub fn current(&self, now: Boottime, orders: &Desired) -> Option<HoldReason> {
+    /// Returns the obstacle that is assumed to persist; `None` when a check is due. Another desired state is checked
+    /// immediately.
+    pub fn current(&self, now: Boottime, desired: &Desired) -> Option<HoldReason> {
         let (known, next, why) = self.last.as_ref()?;
-        (known == orders && now < *next).then(|| why.clone())
+        (known == desired && now < *next).then(|| why.clone())
     }
 }
 
@@ -94,7 +96,7 @@ mod tests {
         Boottime::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn orders(cluster: &str) -> Desired {
+    fn desired(cluster: &str) -> Desired {
         Desired {
             cluster: Some(cluster.into()),
             goal: Goal::Hold(HoldReason::NotListed),
@@ -102,54 +104,54 @@ mod tests {
     }
 
     #[test]
-    fn attempts_become_rare_up_to_one_in_five_minutes() {
+    fn attempts_slow_down_to_one_in_five_minutes() {
         let (mut backoff, mut now, mut pauses) = (CopyBackoff::default(), 0, Vec::new());
         for _ in 0..9 {
-            assert_eq!(backoff.active_pause(at(now), &orders("a")), None);
-            backoff.failed(at(now), &orders("a"));
+            assert_eq!(backoff.active_pause(at(now), &desired("a")), None);
+            backoff.failed(at(now), &desired("a"));
             let begun = now;
-            while backoff.active_pause(at(now), &orders("a")).is_some() {
+            while backoff.active_pause(at(now), &desired("a")).is_some() {
                 now += 1;
             }
             pauses.push(now - begun);
         }
         assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
         backoff.succeeded();
-        backoff.failed(at(now), &orders("a"));
+        backoff.failed(at(now), &desired("a"));
         assert_eq!(
-            backoff.active_pause(at(now + 5), &orders("a")),
+            backoff.active_pause(at(now + 5), &desired("a")),
             None,
             "success begins anew"
         );
     }
 
     #[test]
-    fn other_orders_permit_one_attempt_at_once() {
+    fn another_desired_state_permits_one_attempt_immediately() {
         let mut backoff = CopyBackoff::default();
         for _ in 0..7 {
-            backoff.failed(at(0), &orders("a"));
+            backoff.failed(at(0), &desired("a"));
             backoff.last.as_mut().unwrap().was_early = false;
         }
-        assert!(backoff.active_pause(at(1), &orders("a")).is_some());
-        assert_eq!(backoff.active_pause(at(1), &orders("b")), None);
-        backoff.failed(at(1), &orders("b"));
-        assert!(backoff.active_pause(at(2), &orders("b")).is_some());
+        assert!(backoff.active_pause(at(1), &desired("a")).is_some());
+        assert_eq!(backoff.active_pause(at(1), &desired("b")), None);
+        backoff.failed(at(1), &desired("b"));
+        assert!(backoff.active_pause(at(2), &desired("b")).is_some());
         assert!(
-            backoff.active_pause(at(2), &orders("a")).is_some(),
+            backoff.active_pause(at(2), &desired("a")).is_some(),
             "orders that alternate wait too"
         );
-        assert_eq!(backoff.active_pause(at(301), &orders("b")), None);
+        assert_eq!(backoff.active_pause(at(301), &desired("b")), None);
     }
 
     #[test]
-    fn what_is_in_the_way_is_looked_at_more_and_more_rarely_but_at_once_under_other_orders() {
-        let (mut held, mut now, mut pauses) = (KnownObstacle::default(), 0, Vec::new());
+    fn an_obstacle_is_checked_less_and_less_often_but_immediately_for_another_desired_state() {
+        let (mut obstacle, mut now, mut pauses) = (KnownObstacle::default(), 0, Vec::new());
         let why = HoldReason::NotListed;
         for _ in 0..5 {
-            held.record(at(now), &orders("a"), &why);
-            assert_eq!(held.current(at(now), &orders("b")), None);
+            obstacle.record(at(now), &desired("a"), &why);
+            assert_eq!(obstacle.current(at(now), &desired("b")), None);
             let begun = now;
-            while held.current(at(now), &orders("a")) == Some(why.clone()) {
+            while obstacle.current(at(now), &desired("a")) == Some(why.clone()) {
                 now += 1;
             }
             pauses.push(now - begun);
@@ -163,7 +165,7 @@ mod tests {
             failures: u32::MAX,
             last: None,
         };
-        backoff.failed(at(0), &orders("a"));
-        assert_eq!(backoff.active_pause(at(0), &orders("a")).unwrap().pause, PAUSE_MAX);
+        backoff.failed(at(0), &desired("a"));
+        assert_eq!(backoff.active_pause(at(0), &desired("a")).unwrap().pause, PAUSE_MAX);
     }
 }

@@ -1,72 +1,72 @@
-//! The directories outside PGDATA that a copy writes into: locations of tablespaces, and the target of a `pg_wal` that
-//! is a link. Whether they may be emptied for it is decided here, from what was found; finding is `postgres::survey`'s.
+//! Directories outside PGDATA that a copy writes into: tablespace locations, and the target of a `pg_wal` link. Decides
+//! whether they may be emptied; gathering the facts is left to `postgres::survey`.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// One such directory.
+/// A directory outside PGDATA that a copy writes into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalDir {
-    /// Its path, as the source has it.
+    /// Its path, as on the source.
     pub path: PathBuf,
-    /// What a copy puts there.
+    /// What a copy writes there.
     pub kind: ExternalDirKind,
-    /// The size of that on the source, in bytes; absent when it did not report it.
+    /// Size of this on the source in bytes; `None` when it was not reported.
     pub bytes: Option<u64>,
-    /// What is there now.
+    /// Its current state.
     pub found: ExternalDirFacts,
 }
 
-/// What the way is cleared for.
+/// What space is cleared for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClearRequest {
-    /// The db that is to be made.
+    /// The db that is going to be created.
     pub db: String,
-    /// The bytes that it will take in PGDATA, WAL included; unknown: as many as the old data take.
+    /// Bytes that it takes in PGDATA, WAL included; `None`: as many as the old data.
     pub bytes: Option<u64>,
-    /// Where else it will write; what is there may be emptied.
+    /// Other directories that it writes into; their contents may be removed.
     pub external_dirs: Vec<ExternalDir>,
-    /// The last attempt had no room, whatever was estimated.
+    /// The last attempt ran out of space despite the estimate.
     pub lacked_room: bool,
 }
 
-/// What a copy puts into a directory.
+/// What a copy writes into a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExternalDirKind {
     /// A tablespace.
     Tablespace {
-        /** Name of the directory that holds it: `PG_15_202209061`. */
+        /// Name of its directory in the location, such as `PG_15_202209061`.
         directory: String,
     },
     /// WAL.
     Wal,
 }
 
-/// What was found in a place.
+/// State of a directory outside PGDATA.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExternalDirFacts {
     /// Why the directory cannot be written into.
     pub unusable: Option<String>,
-    /// It already holds what a copy would put there.
+    /// It already holds data of the kind that a copy would write.
     pub holds_data: bool,
-    /// The source sees the same directory.
+    /// It is the same directory as the source's.
     pub is_source_dir: bool,
-    /// The directory of another keeper that has marked it.
+    /// Data directory of another keeper that has marked it.
     pub other_keeper: Option<PathBuf>,
-    /// Another process that uses it: its name and process id.
+    /// Name and process id of another process that uses it.
     pub user: Option<(String, i32)>,
-    /// It is recorded as this keeper's, or PGDATA, which is not unfinished, leads to it.
+    /// It belongs to this keeper: recorded, or linked from a PGDATA that is complete.
     pub is_ours: bool,
-    /// This keeper's data were recorded there, and are gone with this file: is its file system mounted?
+    /// The recorded data and this marker file are missing: the file system may not be mounted.
     pub missing_marker: Option<PathBuf>,
 }
 
-/// Why a place may not be emptied.
+/// Why a directory may not be emptied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {
-    /// It cannot be written into.
+    /// It is not writable.
     Unusable(String),
-    /// It is the source's own.
+    /// The source uses it.
     UsedBySource,
     /// Another keeper uses it.
     OtherKeeper(PathBuf),
@@ -77,24 +77,24 @@ pub enum Obstacle {
         /** Its process id. */
         pid: i32,
     },
-    /// It is not known to be this keeper's.
+    /// It is not known to belong to this keeper.
     NotOurs,
     /// A file system is mounted there.
     Mounted,
     /// Its file system does not answer.
     NoAnswer,
-    /// Its file system has too little room for the new data, without the old ones as well.
+    /// Its file system is too small for the new data, even without the old ones.
     NoRoom {
-        /** Bytes that are needed. */
+        /// Required bytes.
         needed: u64,
-        /** Bytes that there would be. */
+        /// Available bytes.
         free: u64,
     },
-    /// What this keeper recorded there is gone with this file.
+    /// This keeper's recorded data there are missing, with this marker file.
     MarkerMissing(PathBuf),
-    /// Nothing records whose the data there are.
+    /// The owner of the data is not recorded.
     Unclaimed,
-    /// Data lie there that were to be moved to this directory, where some lie as well.
+    /// It holds data that were to be moved to this directory, which holds data already.
     AlreadyMoved(PathBuf),
 }
 
@@ -128,7 +128,7 @@ impl fmt::Display for Obstacle {
 }
 
 impl Obstacle {
-    /// What an operator can do about it.
+    /// Returns what an operator can do about it.
     pub const fn remedy(&self) -> &'static str {
         match self {
             Self::Unusable(_) => {
@@ -153,10 +153,10 @@ impl Obstacle {
     }
 }
 
-/// Whether a copy may take this place, which empties it.
+/// Checks whether a copy may use this directory, which empties it.
 ///
 /// # Errors
-/// The first thing that speaks against it.
+/// Returns the first obstacle.
 pub fn check_may_empty(found: &ExternalDirFacts) -> Result<(), Obstacle> {
     if let Some(why) = &found.unusable {
         return Err(Obstacle::Unusable(why.clone()));
@@ -167,7 +167,7 @@ pub fn check_may_empty(found: &ExternalDirFacts) -> Result<(), Obstacle> {
     if found.is_source_dir {
         return Err(Obstacle::UsedBySource);
     }
-    // Its copy may be under way, or its data aside.
+    // A copy of the other keeper may be running, or its previous data may be there.
     if let Some(dir) = &found.other_keeper {
         return Err(Obstacle::OtherKeeper(dir.clone()));
     }
@@ -183,12 +183,12 @@ pub fn check_may_empty(found: &ExternalDirFacts) -> Result<(), Obstacle> {
     if found.is_ours { Ok(()) } else { Err(Obstacle::NotOurs) }
 }
 
-/// The first place that may not be emptied, and why.
-pub fn first_obstacle(places: &[ExternalDir]) -> Option<(PathBuf, Obstacle)> {
-    places.iter().find_map(|place| {
-        check_may_empty(&place.found)
+/// Returns the first directory that may not be emptied, and why.
+pub fn first_obstacle(external_dirs: &[ExternalDir]) -> Option<(PathBuf, Obstacle)> {
+    external_dirs.iter().find_map(|external_dir| {
+        check_may_empty(&external_dir.found)
             .err()
-            .map(|obstacle| (place.path.clone(), obstacle))
+            .map(|obstacle| (external_dir.path.clone(), obstacle))
     })
 }
 
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_ours_and_nobody_else_s_is_emptied() {
+    fn only_own_and_unused_directories_are_emptied() {
         let empty = ExternalDirFacts::default();
         let ours = ExternalDirFacts {
             holds_data: true,

@@ -1,5 +1,5 @@
-//! What the looks at the instance show of things that an operator has to fix: logins that are refused, a server that
-//! recovers. When to look is left to `collect`.
+//! Problems found by observing the instance: rejected logins and a server in recovery. When to observe is left to
+//! `monitor`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use crate::postgres::refusal::{LoginRole, ServerRefusal};
 use crate::postgres::walker::Walker;
 use crate::problems::{KeeperProblemKind, Problems};
 
-/// From one try of the logins that no question needs to the next.
+/// Interval of trying logins that no query needs.
 const LOGIN_PAUSE: Duration = Duration::from_secs(15);
-/// The same while one is refused: somebody mends it and looks whether that helped, but each try is a line in the
-/// server's log.
+/// The same while one is rejected. Short, because an operator may be fixing it; limited, because each attempt is a line
+/// in the server's log.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
-/// From one look at a recovery to the next.
+/// Interval of observing a recovery.
 const RECOVERY_PAUSE: Duration = Duration::from_secs(2);
-/// How often a recovery is logged.
+/// Interval of logging a recovery.
 const RECOVERY_LOG_PAUSE: Duration = Duration::from_secs(30);
 
-/// Reports what is wrong with one instance.
+/// Reports the problems of one instance.
 #[derive(Debug)]
 pub struct Health {
     instance: Arc<Instance>,
@@ -35,7 +35,7 @@ pub struct Health {
     walker: Walker,
 }
 
-/// The last answer to each login.
+/// Last result of each login.
 #[derive(Debug, Default)]
 struct LoginAttempts {
     at: Option<Boottime>,
@@ -50,7 +50,7 @@ struct RecoveryObservation {
 }
 
 impl Health {
-    /// Nothing is known yet.
+    /// Starts without results.
     pub fn new(instance: Arc<Instance>, problems: Arc<Problems>) -> Self {
         Self {
             instance,
@@ -61,7 +61,7 @@ impl Health {
         }
     }
 
-    /// Whether the logins are to be tried with the next look.
+    /// Whether the next observation tries the logins.
     pub fn is_login_due(&self, now: Boottime) -> bool {
         let last = &self.logins.last;
         let is_refused = [&last.superuser, &last.replication]
@@ -71,19 +71,19 @@ impl Health {
         self.logins.at.is_none_or(|at| now.since(at) >= pause)
     }
 
-    /// Whether the last try of the replication user was refused.
+    /// Whether the last login of the replication user was rejected.
     pub fn is_replication_refused(&self) -> bool {
         matches!(self.logins.last.replication, Some(Err(_)))
     }
 
-    /// Something has changed, such as a password: the next look tries everything again.
+    /// Makes the next observation try everything again, because a password may have changed.
     pub fn try_logins_again(&mut self) {
         self.logins.at = None;
         self.instance.sql().forget_refusals();
         self.instance.observer().forget_refusals();
     }
 
-    /// Takes in what became of logins; `were_due`: those that no question needs were tried, too.
+    /// Records results of logins. `were_due`: logins that no query needs were tried, too.
     pub fn record_logins(&mut self, logins: &LoginResults, were_due: bool, now: Boottime) {
         if were_due {
             self.logins.at = Some(now);
@@ -124,7 +124,7 @@ impl Health {
         }
     }
 
-    /// Looks at a server that runs and takes no connections yet; `runs` is whether there is one.
+    /// Observes a server that runs and does not accept connections yet; `runs` is whether there is one.
     pub async fn check_recovery(&mut self, runs: bool, now: Boottime) {
         if !runs {
             if let Some(recovery) = self.recovery.take() {
@@ -141,7 +141,7 @@ impl Health {
             looked: now,
             logged: now,
         });
-        // The usual start takes less: it is not worth a word.
+        // A usual start takes less and is not logged.
         if now.since(recovery.looked) < RECOVERY_PAUSE {
             return;
         }

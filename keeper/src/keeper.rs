@@ -1,5 +1,5 @@
-//! The keeper's loop: starts passes, renews the liveness key, says goodbye. What a pass does is `pass`'s affair; what
-//! it decides, `converge`'s.
+//! The keeper's loop: starts rounds, renews the liveness key, and shuts down. What a round does is in `reconciler`,
+//! what it decides in `reconcile`.
 
 use std::io;
 use std::path::PathBuf;
@@ -39,39 +39,33 @@ use crate::reconciler::{
 };
 use crate::schedule::{COALESCE, Schedule};
 
-/// Limit of each last publication (beyond X-1.1).
+/// Time limit of each publication during shutdown (extensions X-1.1).
 const LAST_PUBLISH_LIMIT: Duration = Duration::from_millis(500);
-/// How long the end of a pass that was given up is awaited.
+/// Time limit for the end of an aborted round.
 const ABORT_LIMIT: Duration = Duration::from_secs(2);
-/// A sleepInterval of zero is valid, but no reason for a busy loop.
+/// A sleepInterval of zero is valid; it must not cause a busy loop.
 const SLEEP_MIN: Duration = Duration::from_millis(100);
 
-/// What a keeper is made of.
+/// Everything that a keeper is started with.
 #[derive(Debug)]
 pub struct KeeperParts {
-    /// The options.
     pub config: Config,
-    /// PostgreSQL's programs.
     pub programs: Programs,
-    /// The state files.
     pub local: LocalState,
-    /// What the keeper has made outside PGDATA.
+    /// Directories outside PGDATA that belong to this keeper.
     pub owned: OwnedDirs,
-    /// Where the instance's socket is.
+    /// Directory of the instance's unix socket.
     pub sockets: PrivateSocketDir,
-    /// This keeper.
     pub me: KeeperUid,
-    /// This process.
     pub boot: BootUuid,
-    /// Processes with this uid that are known to have ended.
+    /// Processes with this uid that have ended.
     pub predecessors: Vec<BootUuid>,
-    /// The metrics.
     pub metrics: Metrics,
-    /// The signals, heard from now on.
+    /// Signal handlers, already installed.
     pub signals: KeeperSignals,
 }
 
-/// The signals that end a keeper, and SIGHUP, after which it reads the password files again.
+/// The signals that end a keeper, and SIGHUP, which re-reads the password files.
 #[derive(Debug)]
 pub struct KeeperSignals {
     terminate: Signal,
@@ -79,33 +73,33 @@ pub struct KeeperSignals {
     hangup: Signal,
 }
 
-/// Why a keeper stops (keeper 3.8).
+/// Kind of shutdown (keeper 3.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ShutdownKind {
-    /// SIGTERM: it leaves for good.
+    /// SIGTERM: the keeper leaves, published as `leaving`.
     Leaving,
-    /// SIGINT: it means to be back.
+    /// SIGINT: the keeper is expected to be started again.
     Pausing,
-    /// Another process with our uid acts in our place.
+    /// Another process with the same uid has taken over.
     Replaced,
 }
 
-/// Another process with our uid has taken the liveness key, so this one has ended.
+/// Another process with the same uid has taken the liveness key, so this one has ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("another process runs with our uid: stop one of the two, or give one a --uid and a --data-dir of its own")]
 pub struct ReplacedError;
 
-/// What a signal asks for.
+/// Effect of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SignalAction {
-    /// The end of the keeper.
+    /// Shut down.
     Shutdown(ShutdownKind),
-    /// SIGHUP.
+    /// Read the password files again.
     Reload,
 }
 
 impl KeeperSignals {
-    /// Hears them from now on, instead of being ended by them.
+    /// Installs the handlers; from now on the signals no longer end the process.
     pub fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -114,11 +108,11 @@ impl KeeperSignals {
         })
     }
 
-    /// The next signal that ends the keeper, while nothing else is done.
+    /// Waits for a signal that ends the keeper; ignores others.
     async fn next(&mut self) -> ShutdownKind {
         loop {
-            if let SignalAction::Shutdown(farewell) = self.any().await {
-                return farewell;
+            if let SignalAction::Shutdown(shutdown) = self.any().await {
+                return shutdown;
             }
         }
     }
@@ -132,11 +126,11 @@ impl KeeperSignals {
     }
 }
 
-/// Runs the keeper until a signal ends it; its instance is stopped then. To be run in a [`tokio::task::LocalSet`].
+/// Runs the keeper until a signal ends it, and stops its instance. Must run in a [`tokio::task::LocalSet`].
 ///
 /// # Errors
 ///
-/// Another process with our uid has taken its place, which happens when this one stood still for a while.
+/// Another process with the same uid has taken over, which happens when this one was suspended for a while.
 pub async fn run(parts: KeeperParts) -> Result<(), ReplacedError> {
     let KeeperParts {
         config,
@@ -151,26 +145,26 @@ pub async fn run(parts: KeeperParts) -> Result<(), ReplacedError> {
         mut signals,
     } = parts;
     let store = Store::connect(config.common.store.clone());
-    let mut alive = LivenessKey::new(&store, &me, boot.clone());
-    let mut wait = LivenessClaim::default();
-    let mut farewell = tokio::select! {
-        () = wait.take(&mut alive, &predecessors) => None,
-        farewell = signals.next() => Some(farewell),
+    let mut liveness_key = LivenessKey::new(&store, &me, boot.clone());
+    let mut claim = LivenessClaim::default();
+    let mut shutdown = tokio::select! {
+        () = claim.take(&mut liveness_key, &predecessors) => None,
+        shutdown = signals.next() => Some(shutdown),
     };
-    let is_ours = farewell.is_none();
-    // Without the lock on the directory its server may be supervised by another process, too.
-    if !is_ours && (wait.is_held() || !config.locking) {
+    let is_ours = shutdown.is_none();
+    // Without the lock on the directory another process may supervise its server, too.
+    if !is_ours && (claim.is_held() || !config.locking) {
         info!("stopping, another process runs or may run with our uid");
         sockets.remove();
         return Ok(());
     }
-    // keeper 3.1: the request timeout is fixed here for the life of the process.
+    // The request timeout is fixed here for the life of the process (keeper 3.1).
     let mut spec = Spec::default();
-    if farewell.is_none() {
+    if shutdown.is_none() {
         tokio::select! {
             read = first_spec(&store) => spec = read,
-            signal = signals.next() => farewell = Some(signal),
-            () = renew_loop(Some(&mut alive)) => {}
+            signal = signals.next() => shutdown = Some(signal),
+            () = renew_loop(Some(&mut liveness_key)) => {}
         }
     }
     let mut keeper = KeeperLoop::new(
@@ -178,29 +172,29 @@ pub async fn run(parts: KeeperParts) -> Result<(), ReplacedError> {
     );
     tokio::select! {
         () = keeper.stop_leftover_instance() => {}
-        () = renew_loop(Some(&mut alive)) => {}
+        () = renew_loop(Some(&mut liveness_key)) => {}
     }
-    keeper.liveness_key = Some(alive);
-    let farewell = match farewell {
+    keeper.liveness_key = Some(liveness_key);
+    let shutdown = match shutdown {
         None => Box::pin(keeper.run()).await,
-        // A process that never had the key publishes nothing: the uid may be another's.
-        Some(farewell) if !is_ours => {
+        // A process that never held the key publishes nothing: the uid may belong to another process.
+        Some(shutdown) if !is_ours => {
             if let Err(error) = keeper.stop_instance().await {
                 warn!(error = %Chain(&error), "failed to stop postgres");
             }
-            farewell
+            shutdown
         }
-        Some(farewell) => keeper.shutdown(farewell, None).await,
+        Some(shutdown) => keeper.shutdown(shutdown, None).await,
     };
     sockets.remove();
-    if farewell == ShutdownKind::Replaced {
+    if shutdown == ShutdownKind::Replaced {
         Err(ReplacedError)
     } else {
         Ok(())
     }
 }
 
-/// The spec in force, or the defaults when it cannot be read.
+/// Returns the spec in force, or the defaults if it cannot be read.
 async fn first_spec(store: &Store) -> Spec {
     match store.get(&store.keys().cluster_data()).await {
         Ok(entry) => match cluster_data_state(entry.as_ref()) {
@@ -214,7 +208,7 @@ async fn first_spec(store: &Store) -> Spec {
     }
 }
 
-/// The loop and what it holds.
+/// The loop and its state.
 struct KeeperLoop {
     store: Store,
     me: KeeperUid,
@@ -229,21 +223,21 @@ struct KeeperLoop {
     reconciler: Option<Reconciler>,
     schedule: Schedule,
     sleep_interval: Duration,
-    /// The last orders that a pass was through with.
+    /// The desired state of the last completed round.
     last_desired: Option<Desired>,
-    /// The keeper of the instance that ours follows, whose info is watched (beyond X-1.7).
+    /// The keeper of the followed instance, whose info is watched (extensions X-1.7).
     upstream: Option<KeeperUid>,
     liveness_key: Option<LivenessKey>,
-    /// A password may have changed, so the next pass writes the files that hold one.
+    /// A password may have changed: the next round writes the files that contain one.
     invalidate_files: bool,
-    /// The cluster data as a watch has last brought them, for a promotion on a slow store.
+    /// The cluster data of the last watch event, for a promotion on a slow store.
     latest: Arc<Mutex<Option<Entry>>>,
 }
 
-/// A pass under way.
+/// A running round.
 struct RunningRound {
     task: JoinHandle<(Reconciler, Option<RoundOutcome>)>,
-    give_up: Option<oneshot::Sender<()>>,
+    abort: Option<oneshot::Sender<()>>,
 }
 
 impl KeeperLoop {
@@ -302,14 +296,14 @@ impl KeeperLoop {
         let in_progress = Arc::new(Mutex::new(None));
         let latest = Arc::new(Mutex::new(None));
         let walker = Walker::default();
-        let engine = Reconciler {
+        let reconciler = Reconciler {
             config,
             me: me.clone(),
             boot: boot.clone(),
             store: store.clone(),
             instance: Arc::clone(&instance),
             publisher: Arc::clone(&publisher),
-            collector: Arc::clone(&monitor),
+            monitor: Arc::clone(&monitor),
             local: Arc::clone(&local),
             owned: Arc::new(owned),
             changes: DataChanges::new(walker.clone()),
@@ -334,7 +328,7 @@ impl KeeperLoop {
             metrics,
             signals,
             in_progress,
-            reconciler: Some(engine),
+            reconciler: Some(reconciler),
             schedule: Schedule::new(Boottime::now()),
             sleep_interval,
             last_desired: None,
@@ -343,10 +337,10 @@ impl KeeperLoop {
         }
     }
 
-    /// Whatever runs on the data directory is stopped at the start (keeper 3.1).
+    /// Stops any server on the data directory at the start (keeper 3.1).
     async fn stop_leftover_instance(&self) {
         match self.instance.running().await {
-            Ok(None) => info!("stopping database"), // said in any case: the walk-through shows it
+            Ok(None) => info!("stopping database"), // the reference logs it in any case
             Ok(Some(_)) => {
                 if let Err(error) = self.instance.stop(StopLimits::default()).await {
                     warn!(error = %Chain(&error), "could not stop the instance that was left running");
@@ -366,45 +360,45 @@ impl KeeperLoop {
             let publisher = Arc::clone(&self.publisher);
             async move { publisher.run().await }
         });
-        let mut collector = tokio::task::spawn_local({
-            let collector = Arc::clone(&self.monitor);
-            async move { collector.run().await }
+        let mut monitor = tokio::task::spawn_local({
+            let monitor = Arc::clone(&self.monitor);
+            async move { monitor.run().await }
         });
-        let (farewell, running) = tokio::select! {
+        let (shutdown, running_round) = tokio::select! {
             ended = self.reconcile_loop() => ended,
             ended = &mut publisher => propagate_panic(ended),
-            ended = &mut collector => propagate_panic(ended),
+            ended = &mut monitor => propagate_panic(ended),
         };
-        // From here on nobody else acts or speaks.
+        // From here on only the shutdown acts and publishes.
         publisher.abort();
-        collector.abort();
-        self.shutdown(farewell, running).await
+        monitor.abort();
+        self.shutdown(shutdown, running_round).await
     }
 
-    /// Passes, until a signal comes; with the one that was under way then.
+    /// Runs rounds until a signal arrives; returns it with the round that is still running.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn reconcile_loop(&mut self) -> (ShutdownKind, Option<RunningRound>) {
         let mut watch = self.watch();
-        let mut life = self.instance.life();
-        let mut beat = interval(liveness::PERIOD);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut running: Option<RunningRound> = None;
+        let mut child_status = self.instance.child_status();
+        let mut renewal = interval(liveness::PERIOD);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut running_round: Option<RunningRound> = None;
         loop {
             let now = Boottime::now();
-            if running.is_none() && self.schedule.due() <= now {
-                running = self.begin_round(now);
+            if running_round.is_none() && self.schedule.due() <= now {
+                running_round = self.begin_round(now);
             }
             let pause = self.schedule.due().since(Boottime::now());
             tokio::select! {
                 received = self.signals.any() => match received {
-                    SignalAction::Shutdown(farewell) => return (farewell, running),
+                    SignalAction::Shutdown(shutdown) => return (shutdown, running_round),
                     _ => self.read_passwords_again(),
                 },
-                changes = watch.changed() => self.on_store_changes(&changes, running.as_mut()),
-                _ = life.changed() => match *life.borrow_and_update() {
+                changes = watch.changed() => self.on_store_changes(&changes, running_round.as_mut()),
+                _ = child_status.changed() => match *child_status.borrow_and_update() {
                     ChildStatus::Running { .. } => self.schedule.server_started(Boottime::now()),
                     ChildStatus::Ended { pid, status } => {
-                        if running.is_none() {
+                        if running_round.is_none() {
                             let status = status.map(|status| status.to_string()).unwrap_or_default();
                             warn!(pid, %status, "postgres has ended");
                         }
@@ -412,22 +406,22 @@ impl KeeperLoop {
                     }
                     ChildStatus::NotStarted => {}
                 },
-                ended = round_end(&mut running) => {
-                    running = None;
+                ended = round_end(&mut running_round) => {
+                    running_round = None;
                     self.end_round(ended);
                     if self.update_watched_upstream() {
                         watch = self.watch();
                     }
                 }
-                _ = beat.tick() => if self.renew_liveness() == Some(ShutdownKind::Replaced) {
-                    return (ShutdownKind::Replaced, running);
+                _ = renewal.tick() => if self.renew_liveness() == Some(ShutdownKind::Replaced) {
+                    return (ShutdownKind::Replaced, running_round);
                 },
-                () = sleep(pause), if running.is_none() => {}
+                () = sleep(pause), if running_round.is_none() => {}
             }
         }
     }
 
-    /// SIGHUP: the files that hold passwords are written again by the next pass, and logins tried again.
+    /// Handles SIGHUP: the next round writes the files that contain passwords, and rejected logins are tried again.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     fn read_passwords_again(&mut self) {
         info!("SIGHUP, reading the password files again");
@@ -438,29 +432,29 @@ impl KeeperLoop {
     }
 
     fn begin_round(&mut self, now: Boottime) -> Option<RunningRound> {
-        let mut engine = self.reconciler.take()?;
+        let mut reconciler = self.reconciler.take()?;
         if std::mem::take(&mut self.invalidate_files) {
-            engine.invalidate_files();
+            reconciler.invalidate_files();
         }
         let woken = self.schedule.begin(now);
-        let (give_up, given_up) = oneshot::channel::<()>();
+        let (abort, aborted) = oneshot::channel::<()>();
         let task = tokio::task::spawn_local(async move {
             let outcome = tokio::select! {
-                outcome = Box::pin(engine.reconcile(woken)) => Some(outcome),
-                _ = given_up => None,
+                outcome = Box::pin(reconciler.reconcile(woken)) => Some(outcome),
+                _ = aborted => None,
             };
-            (engine, outcome)
+            (reconciler, outcome)
         });
         Some(RunningRound {
             task,
-            give_up: Some(give_up),
+            abort: Some(abort),
         })
     }
 
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    fn end_round(&mut self, (engine, outcome): (Reconciler, Option<RoundOutcome>)) {
+    fn end_round(&mut self, (reconciler, outcome): (Reconciler, Option<RoundOutcome>)) {
         let now = Boottime::now();
-        self.reconciler = Some(engine);
+        self.reconciler = Some(reconciler);
         let Some(outcome) = outcome else {
             return self.schedule.round_aborted(now);
         };
@@ -478,9 +472,10 @@ impl KeeperLoop {
         self.last_desired = Some(outcome.desired);
     }
 
-    /// A watch event is an alarm clock; what it carries only tells how loud (store 7).
+    /// Handles changes in the store. A change triggers a round; its contents only decide whether it is delayed or
+    /// aborts the running one (store 7).
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    fn on_store_changes(&mut self, changes: &Changes, running: Option<&mut RunningRound>) {
+    fn on_store_changes(&mut self, changes: &Changes, running_round: Option<&mut RunningRound>) {
         let now = Boottime::now();
         let keys = self.store.keys();
         if changes.gap {
@@ -492,32 +487,32 @@ impl KeeperLoop {
         }
         let cluster_data = changes.keys.get(&keys.cluster_data());
         if changes.gap || cluster_data.is_some_and(|change| change.now.is_none()) {
-            // A sentinel that finds no cluster data looks for keepers that have belonged to a cluster.
+            // Publish again: a sentinel that finds no cluster data looks for keepers that belonged to a cluster.
             self.publisher.change(Due::Now, |_| {});
         }
         if let Some(change) = cluster_data {
-            let orders = desired_state(&cluster_data_state(change.now.as_ref()), &self.me, &self.boot);
+            let desired = desired_state(&cluster_data_state(change.now.as_ref()), &self.me, &self.boot);
             self.latest
                 .lock()
                 .expect("nobody panics while holding the cluster data")
                 .clone_from(&change.now);
-            match running {
-                Some(running) => {
+            match running_round {
+                Some(running_round) => {
                     let works_on = self
                         .in_progress
                         .lock()
                         .expect("nobody panics while holding the orders")
                         .clone();
-                    if works_on.is_some_and(|before| is_superseded(&before, &orders))
-                        && running.give_up.take().is_some()
+                    if works_on.is_some_and(|before| is_superseded(&before, &desired))
+                        && running_round.abort.take().is_some()
                     {
                         info!("orders changed, giving up what was under way");
                     }
                     self.schedule.event(now, Duration::ZERO);
                 }
                 None => match &self.last_desired {
-                    Some(settled) if *settled == orders => {}
-                    Some(settled) if is_only_configuration(settled, &orders) => self.schedule.event(now, COALESCE),
+                    Some(settled) if *settled == desired => {}
+                    Some(settled) if is_only_configuration(settled, &desired) => self.schedule.event(now, COALESCE),
                     _ => self.schedule.event(now, Duration::ZERO),
                 },
             }
@@ -530,14 +525,14 @@ impl KeeperLoop {
         }
     }
 
-    /// After a gap in the watch: whether the master left meanwhile.
+    /// Checks after a gap in the watch whether the master has announced a shutdown meanwhile.
     fn check_upstream(&self) {
         let Some(upstream) = &self.upstream else { return };
-        let (store, collector) = (self.store.clone(), Arc::clone(&self.monitor));
+        let (store, monitor) = (self.store.clone(), Arc::clone(&self.monitor));
         let key = store.keys().keeper_info(upstream.as_str());
         tokio::task::spawn_local(async move {
             match store.get(&key).await {
-                Ok(Some(entry)) if is_going_down(&entry.value) => collector.fast_poll(),
+                Ok(Some(entry)) if is_going_down(&entry.value) => monitor.fast_poll(),
                 Ok(_) => {}
                 Err(error) => debug!(error = %Chain(&error), "could not read the info of our master's keeper"),
             }
@@ -558,14 +553,14 @@ impl KeeperLoop {
         self.store.watch(targets, None)
     }
 
-    /// Whether the instance follows another keeper's now than the one that is watched.
+    /// Updates the watched upstream; returns whether it changed.
     fn update_watched_upstream(&mut self) -> bool {
-        let upstream = match self.last_desired.as_ref().map(|orders| &orders.goal) {
+        let upstream = match self.last_desired.as_ref().map(|desired| &desired.goal) {
             Some(Goal::Run(target)) => match &target.role {
                 TargetRole::Standby(upstream) => Some(upstream.keeper.clone()),
                 _ => None,
             },
-            // Nothing is known: go on as before.
+            // The upstream is unknown: keep the watch.
             _ => return false,
         };
         let changed = upstream != self.upstream;
@@ -573,26 +568,27 @@ impl KeeperLoop {
         changed
     }
 
-    /// Gives the beat, unless an earlier one has found the key of another process.
+    /// Renews the liveness key, unless an earlier renewal has found the key of another process.
     fn renew_liveness(&mut self) -> Option<ShutdownKind> {
-        let alive = self.liveness_key.as_mut()?;
-        if let Some(boot) = alive.other() {
-            error!(key = alive.key(), bootUUID = %boot, "another process has taken our liveness key, ending");
+        let liveness_key = self.liveness_key.as_mut()?;
+        if let Some(boot) = liveness_key.other() {
+            error!(key = liveness_key.key(), bootUUID = %boot, "another process has taken our liveness key, ending");
             return Some(ShutdownKind::Replaced);
         }
-        alive.renew();
+        liveness_key.renew();
         None
     }
 
-    /// Stops the instance, says where it stands, and then only ends (keeper 3.8, beyond X-1.1).
+    /// Shuts down: stops the instance, publishes where its data end, and only then returns (keeper 3.8, extensions
+    /// X-1.1).
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    async fn shutdown(mut self, farewell: ShutdownKind, running: Option<RunningRound>) -> ShutdownKind {
+    async fn shutdown(mut self, shutdown: ShutdownKind, running_round: Option<RunningRound>) -> ShutdownKind {
         self.metrics.shutdown.set(unix_seconds(wall_clock()));
-        info!(signal = farewell.signal(), "stopping");
+        info!(signal = shutdown.signal(), "stopping");
         let publisher = Arc::clone(&self.publisher);
-        let announce = async {
-            if farewell == ShutdownKind::Leaving {
-                // The timers of a failed master run from here, however long the shutdown takes.
+        let publish_leaving = async {
+            if shutdown == ShutdownKind::Leaving {
+                // The sentinel's timers for a failed master start now, however long the shutdown takes.
                 publisher.change(Due::Later, |report| {
                     report.leaving = true;
                     if let Some(state) = &mut report.state {
@@ -603,19 +599,19 @@ impl KeeperLoop {
             }
         };
         let stop = async {
-            if let Some(running) = running {
-                abort(running).await;
+            if let Some(running_round) = running_round {
+                abort(running_round).await;
             }
             self.stop_instance().await
         };
-        let ((), stop) = tokio::join!(announce, stop);
+        let ((), stop) = tokio::join!(publish_leaving, stop);
         let is_down = stop
             .inspect_err(|error| warn!(error = %Chain(error), "failed to stop postgres"))
             .is_ok();
         let db = self.local.db();
-        // What was only half made stands nowhere.
+        // Incomplete data have no position to publish.
         let is_whole = !db.uid.is_empty() && !db.initializing && self.instance.is_initialised().unwrap_or(false);
-        if is_down && is_whole && farewell != ShutdownKind::Replaced {
+        if is_down && is_whole && shutdown != ShutdownKind::Replaced {
             let stopped = stopped(&self.instance).await.unwrap_or_else(|error| {
                 warn!(error = %Chain(&error), "could not find out how postgres was stopped");
                 Announced::default()
@@ -633,26 +629,27 @@ impl KeeperLoop {
             });
             self.publisher.publish_within(LAST_PUBLISH_LIMIT).await;
         }
-        // After SIGINT the liveness key runs out by itself (beyond X-8.5).
-        if farewell == ShutdownKind::Leaving
-            && let Some(alive) = &mut self.liveness_key
-            && let Ok(Err(error)) = timeout(LAST_PUBLISH_LIMIT, alive.revoke(LAST_PUBLISH_LIMIT)).await
+        // After SIGINT the liveness key expires on its own (extensions X-8.5).
+        if shutdown == ShutdownKind::Leaving
+            && let Some(liveness_key) = &mut self.liveness_key
+            && let Ok(Err(error)) = timeout(LAST_PUBLISH_LIMIT, liveness_key.revoke(LAST_PUBLISH_LIMIT)).await
         {
             debug!(error = %Chain(&error), "could not revoke the liveness key");
         }
-        farewell
+        shutdown
     }
 
-    /// A fast stop; a second signal makes it an immediate one (keeper W6). The keeper lives until then.
+    /// Stops the instance fast; a second signal makes it an immediate shutdown (keeper W6). The liveness key is renewed
+    /// until then.
     async fn stop_instance(&mut self) -> Result<(), InstanceError> {
         let Self {
-            liveness_key: alive,
+            liveness_key,
             signals,
             instance,
             ..
         } = self;
-        let beats = renew_loop(alive.as_mut());
-        tokio::pin!(beats);
+        let renewals = renew_loop(liveness_key.as_mut());
+        tokio::pin!(renewals);
         let mut limits = StopLimits::default();
         loop {
             tokio::select! {
@@ -661,36 +658,37 @@ impl KeeperLoop {
                     warn!("second signal, stopping postgres at once");
                     limits.fast = Duration::ZERO;
                 }
-                () = &mut beats => {}
+                () = &mut renewals => {}
             }
         }
     }
 }
 
-/// Gives a pass up, and waits for its end.
-async fn abort(running: RunningRound) {
-    drop(running.give_up);
-    if timeout(ABORT_LIMIT, running.task).await.is_err() {
+/// Aborts a round and waits for its end.
+async fn abort(running_round: RunningRound) {
+    drop(running_round.abort);
+    if timeout(ABORT_LIMIT, running_round.task).await.is_err() {
         warn!(limit = ?ABORT_LIMIT, "a pass does not end");
     }
 }
 
-/// Beats for ever, beside what is done meanwhile, which a store that is away must not hold up (beyond X-1.1).
-async fn renew_loop(alive: Option<&mut LivenessKey>) {
-    let Some(alive) = alive else {
+/// Renews the liveness key forever beside other work, which a store that does not answer must not delay (extensions
+/// X-1.1).
+async fn renew_loop(liveness_key: Option<&mut LivenessKey>) {
+    let Some(liveness_key) = liveness_key else {
         return std::future::pending().await;
     };
-    let mut beat = interval(liveness::PERIOD);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut renewal = interval(liveness::PERIOD);
+    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        beat.tick().await;
-        // Whoever is about to act finds a key of another process by its own beats.
-        alive.renew();
+        renewal.tick().await;
+        // A key of another process is detected by the loop's own renewals before it acts.
+        liveness_key.renew();
     }
 }
 
-/// A keeper that does not look, or does not publish, any more says for ever what was true once: it ends, so that it is
-/// known to be gone. Its instance goes on until a keeper is started again.
+/// Ends the keeper when its monitor or publisher has panicked. Otherwise its info would stay outdated; this way the
+/// keeper is known to be gone. Its instance runs on until a keeper is started again.
 fn propagate_panic(ended: Result<(), JoinError>) -> ! {
     match ended.map_err(JoinError::try_into_panic) {
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
@@ -708,21 +706,21 @@ impl ShutdownKind {
     }
 }
 
-/// PGDATA of a keeper's data directory (keeper 2.1).
+/// Returns PGDATA of a keeper's data directory (keeper 2.1).
 pub fn data_of(config: &Config) -> PathBuf {
     layout::data_of(&config.data_dir)
 }
 
-/// Whether an info says that its instance goes down or is down.
+/// Whether an info reports that its instance is stopping or stopped.
 fn is_going_down(value: &[u8]) -> bool {
     from_slice::<KeeperInfo>(value)
         .is_ok_and(|info| info.leaving || info.stopped.is_some() || !info.stopping.is_empty())
 }
 
-/// The end of the pass under way; never, when there is none.
-async fn round_end(running: &mut Option<RunningRound>) -> (Reconciler, Option<RoundOutcome>) {
-    match running {
-        Some(running) => (&mut running.task).await.expect("a pass does not panic"),
+/// Waits for the end of the running round; never returns if there is none.
+async fn round_end(running_round: &mut Option<RunningRound>) -> (Reconciler, Option<RoundOutcome>) {
+    match running_round {
+        Some(running_round) => (&mut running_round.task).await.expect("a pass does not panic"),
         None => std::future::pending().await,
     }
 }
@@ -733,12 +731,12 @@ mod tests {
 
     #[tokio::test]
     #[should_panic(expected = "as it happened")]
-    async fn a_keeper_does_not_outlive_its_publications() {
+    async fn a_keeper_ends_when_its_publisher_panics() {
         propagate_panic(tokio::spawn(async { panic!("as it happened") }).await);
     }
 
     #[test]
-    fn a_master_that_leaves_or_is_stopped_goes() {
+    fn a_leaving_or_stopped_master_is_going_down() {
         assert!(!is_going_down(br#"{"uid":"k"}"#));
         assert!(!is_going_down(b"garbage"));
         assert!(is_going_down(br#"{"uid":"k","leaving":true}"#));

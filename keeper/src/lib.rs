@@ -1,4 +1,8 @@
-//! stolon-keeper as a library: its rooms, for the program and its tests.
+//! stolon-keeper as a library, for its program and its tests.
+#![allow(
+    missing_docs,
+    reason = "used by the program and the tests of this crate only; names are explained where they do not explain themselves"
+)]
 
 pub mod args;
 pub mod boot_history;

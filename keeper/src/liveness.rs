@@ -1,7 +1,7 @@
-//! The liveness key (beyond ): while it exists the keeper counts as alive, and no other process with its uid acts.
-//! One beat a second renews its lease; the main loop gives the beat, so that a loop that hangs is not taken for alive. A
-//! beat waits for no answer, so the key stays on a store whose answers take longer than its lease lives. When a starting
-//! process may take the key is left to `claim`.
+//! The liveness key (extensions ): while it exists the keeper counts as alive, and no other process with its uid
+//! acts. Its lease is renewed once a second by the main loop, so that a hanging loop does not count as alive. A renewal
+//! does not wait for the answer, so that the key persists on a store whose answers take longer than its lease.
+//! Acquiring the key at the start is in `liveness_claim`.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,14 +15,14 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::debug;
 
-/// Life of the key without a beat.
+/// Time to live of the key.
 pub const TTL: Duration = LIVENESS_TTL;
-/// From beat to beat.
+/// Interval of renewals.
 pub const PERIOD: Duration = LIVENESS_PERIOD;
-/// No more requests than this are under way at once: one a second, each for as long as the store's usual limit.
+/// Maximum requests in flight: one a second, each for as long as the store's usual timeout.
 const IN_FLIGHT_MAX: usize = 6;
 
-/// One process's liveness key.
+/// The liveness key of one process.
 #[derive(Debug)]
 pub struct LivenessKey {
     key: Arc<LivenessInner>,
@@ -37,29 +37,29 @@ struct LivenessInner {
     state: Mutex<KeyState>,
 }
 
-/// Whose the key is, as far as it is known.
+/// Holder of the key, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum KeyState {
-    /// It is not ours.
+    /// This process does not hold it.
     NotOurs,
-    /// It is being looked at, or put, by a beat.
+    /// A renewal is reading or writing it.
     Acquiring,
-    /// It is ours, under this lease.
+    /// This process holds it under this lease.
     Ours(LeaseId),
-    /// It is that of another process.
+    /// Another process holds it.
     Other(BootUuid),
 }
 
-/// The key as it was found.
+/// The key as read from the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundKey {
-    /// The process that holds it.
+    /// Its holder.
     pub boot: BootUuid,
     revision: Revision,
 }
 
 impl LivenessKey {
-    /// Makes no key yet.
+    /// Does not write the key yet.
     pub fn new(store: &Store, uid: &KeeperUid, boot: BootUuid) -> Self {
         let key = LivenessInner {
             store: store.clone(),
@@ -73,17 +73,17 @@ impl LivenessKey {
         }
     }
 
-    /// Name of the key.
+    /// Returns the name of the key.
     pub fn key(&self) -> &str {
         &self.key.name
     }
 
-    /// Whether this is our process.
+    /// Whether `boot` is this process.
     pub fn is_ours(&self, boot: &BootUuid) -> bool {
         *boot == self.key.boot
     }
 
-    /// The other process whose key a beat has found, if one has.
+    /// Returns the other process that holds the key, if a renewal has found one.
     pub fn other(&self) -> Option<BootUuid> {
         match &*self.key.lock() {
             KeyState::Other(boot) => Some(boot.clone()),
@@ -91,8 +91,8 @@ impl LivenessKey {
         }
     }
 
-    /// Renews the key's lease, or makes the key when it is not there; does not wait for the store. A key of another
-    /// process is left alone. Must be called within a tokio runtime.
+    /// Renews the key's lease, or writes the key if it is missing, without waiting for the store. A key of another
+    /// process is not changed. Must be called within a Tokio runtime.
     pub fn renew(&mut self) {
         while self.in_flight.try_join_next().is_some() {}
         if self.in_flight.len() >= IN_FLIGHT_MAX {
@@ -108,22 +108,21 @@ impl LivenessKey {
             }
         };
         self.in_flight.spawn(async move {
-            let beaten = match lease {
+            let renewed = match lease {
                 Some(lease) => key.renew(lease).await,
                 None => key.acquire().await,
             };
-            if let Err(error) = beaten {
+            if let Err(error) = renewed {
                 debug!(error = %Chain(&error), "could not renew the liveness key");
             }
         });
     }
 
-    /// Reads the key.
     pub async fn read(&self) -> Result<Option<FoundKey>, StoreError> {
         self.key.read().await
     }
 
-    /// Takes the key if it still is as it was found: of two that try, exactly one succeeds.
+    /// Takes the key if it is unchanged since `found`: of two competing processes exactly one succeeds.
     pub async fn take(&mut self, found: Option<&FoundKey>) -> Result<bool, StoreError> {
         let lease = LeaseId::choose();
         let taken = self.key.put_under(lease, found).await?;
@@ -133,7 +132,7 @@ impl LivenessKey {
         Ok(taken)
     }
 
-    /// Takes the key away, within `limit`: only a keeper that leaves does (beyond ).
+    /// Revokes the key's lease within `limit`. Only a leaving keeper does this (extensions ).
     pub async fn revoke(&mut self, limit: Duration) -> Result<(), StoreError> {
         self.in_flight.abort_all();
         let state = std::mem::replace(&mut *self.key.lock(), KeyState::NotOurs);
@@ -145,7 +144,7 @@ impl LivenessKey {
 }
 
 impl LivenessInner {
-    /// Renews the lease; when the store does not know it any more, the key is made again.
+    /// Renews the lease; writes the key again if the lease has expired.
     async fn renew(&self, lease: LeaseId) -> Result<(), StoreError> {
         if self.store.renew(lease).await? {
             return Ok(());
@@ -160,7 +159,7 @@ impl LivenessInner {
         self.acquire().await
     }
 
-    /// Looks whose the key is, and takes it unless it is another process's. Ends the state `Making`.
+    /// Takes the key unless another process holds it. Ends the state `Acquiring`.
     async fn acquire(&self) -> Result<(), StoreError> {
         let made = self.try_acquire().await;
         *self.lock() = made.as_ref().map_or(KeyState::NotOurs, Clone::clone);
@@ -174,7 +173,8 @@ impl LivenessInner {
             _ => {
                 let lease = LeaseId::choose();
                 let is_taken = self.put_under(lease, found.as_ref()).await?;
-                // Where somebody was faster, another process or an earlier request of ours, the next beat looks again.
+                // On a conflict with another process, or with an earlier request of this one, the next renewal reads
+                // the key again.
                 Ok(if is_taken {
                     KeyState::Ours(lease)
                 } else {
@@ -192,8 +192,8 @@ impl LivenessInner {
         }))
     }
 
-    /// Puts the key under a new lease if it still is as it was found. The lease's id is chosen here, so that it is renewed
-    /// while its grant and the put are not answered yet.
+    /// Writes the key under a new lease if it is unchanged since `found`. The client chooses the lease's id, so that it
+    /// can renew the lease before its grant is answered.
     async fn put_under(&self, lease: LeaseId, found: Option<&FoundKey>) -> Result<bool, StoreError> {
         let condition = match found {
             None => Txn::new().if_absent(&self.name),
@@ -218,7 +218,7 @@ impl LivenessInner {
             while renewals.try_join_next().is_some() {}
             if renewals.len() < IN_FLIGHT_MAX {
                 let store = self.store.clone();
-                // what fails here fails the put as well
+                // a failure here fails the put as well
                 renewals.spawn(async move { store.renew(lease).await.is_ok() });
             }
         }

@@ -1,5 +1,5 @@
-//! Takes the liveness key at the start of a keeper, so that of several processes with one uid exactly one acts: a copied
-//! unit file, a container started twice. Until the key is ours nothing is done to data, info or server.
+//! Takes the liveness key at the start of a keeper, so that exactly one of several processes with the same uid acts: a
+//! unit file may have been copied, or a container started twice. Before that, data, info and server are not touched.
 
 use std::time::Duration;
 
@@ -12,16 +12,17 @@ use tracing::{error, info, warn};
 
 use crate::liveness::{LivenessKey, TTL};
 
-/// From look to look at the key of another process.
+/// Interval of reading the key while another process holds it.
 const POLL_PAUSE: Duration = Duration::from_millis(200);
-/// A key that has been there for so long is renewed: its process lives.
+/// After this time a key is known to be renewed: its process is alive.
 const ALIVE_AFTER: Duration = Duration::from_secs(6);
-/// The key of a process that lives may run out while the store is away. It is back one beat after the store.
+/// A live process may lose its key while the store is unavailable; its next renewal restores it. This is the time to
+/// wait for that.
 const GONE_AFTER: Duration = Duration::from_secs(6);
-/// That another process is waited for is logged again so often.
+/// Interval of logging that another process is waited for.
 const LOG_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// What waiting for the key has shown so far.
+/// What is known from waiting for the key.
 #[derive(Debug, Default)]
 pub struct LivenessClaim {
     holder: Option<(BootUuid, Boottime)>,
@@ -30,7 +31,6 @@ pub struct LivenessClaim {
     logged: Option<Boottime>,
 }
 
-/// What to do about the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ClaimStep {
     Take,
@@ -43,17 +43,17 @@ impl LivenessClaim {
         self.holder.is_some()
     }
 
-    /// Waits until the key is ours. `predecessors` are processes that are known to have ended. A store that refuses the
-    /// key, because its rights do not reach so far, ends the wait too: then there is none.
+    /// Waits until this process holds the key. `predecessors` are processes that have ended. If the store denies access
+    /// to the key, returns without it.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    pub async fn take(&mut self, alive: &mut LivenessKey, predecessors: &[BootUuid]) {
+    pub async fn take(&mut self, liveness_key: &mut LivenessKey, predecessors: &[BootUuid]) {
         let mut is_away = false;
         loop {
-            match self.try_once(alive, predecessors, Boottime::now()).await {
+            match self.try_once(liveness_key, predecessors, Boottime::now()).await {
                 Ok(true) => return,
                 Ok(false) => is_away = false,
                 Err(refused @ StoreError::Refused { .. }) => {
-                    let key = alive.key();
+                    let key = liveness_key.key();
                     warn!(key, error = %Chain(&refused), "could not take the liveness key, going on without it");
                     return;
                 }
@@ -70,26 +70,26 @@ impl LivenessClaim {
 
     async fn try_once(
         &mut self,
-        alive: &mut LivenessKey,
+        liveness_key: &mut LivenessKey,
         predecessors: &[BootUuid],
         now: Boottime,
     ) -> Result<bool, StoreError> {
-        let found = alive.read().await?;
+        let found = liveness_key.read().await?;
         let holder = found.as_ref().map(|found| &found.boot);
-        // Ours it may be already, when the answer to an earlier attempt was lost.
-        if holder.is_some_and(|boot| predecessors.contains(boot) || alive.is_ours(boot)) {
-            return alive.take(found.as_ref()).await;
+        // This process may hold it already, when the answer to an earlier attempt was lost.
+        if holder.is_some_and(|boot| predecessors.contains(boot) || liveness_key.is_ours(boot)) {
+            return liveness_key.take(found.as_ref()).await;
         }
         match self.judge(holder, now) {
             ClaimStep::Take => {
-                let taken = alive.take(found.as_ref()).await?;
+                let taken = liveness_key.take(found.as_ref()).await?;
                 if taken && self.is_held() {
-                    info!(key = alive.key(), "the other process has ended, going on");
+                    info!(key = liveness_key.key(), "the other process has ended, going on");
                 }
                 Ok(taken)
             }
             ClaimStep::Wait => {
-                self.log(alive.key(), now);
+                self.log(liveness_key.key(), now);
                 Ok(false)
             }
         }
@@ -123,7 +123,7 @@ impl LivenessClaim {
         }
         if self.logged.is_none() && !self.is_holder_alive {
             info!(key, bootUUID = %boot, "another process holds our liveness key, waiting for it to end");
-            // The next time at once, if it turns out to live.
+            // Log again as soon as the holder is known to be alive.
             self.logged = Some(now.before(LOG_AGAIN_AFTER.saturating_sub(ALIVE_AFTER)));
             return;
         }
@@ -137,7 +137,7 @@ impl LivenessClaim {
     }
 }
 
-/// Longer than the key outlives a process that has ended, however busy the store.
+/// Longer than the key of a dead process persists, however busy the store is.
 const _: () = assert!(ALIVE_AFTER.as_secs() >= 2 * TTL.as_secs());
 
 #[cfg(test)]
@@ -155,33 +155,33 @@ mod tests {
     #[test]
     fn a_free_key_is_taken_at_once_and_a_held_one_when_it_has_run_out() {
         assert_eq!(LivenessClaim::default().judge(None, at(0)), ClaimStep::Take);
-        let mut wait = LivenessClaim::default();
-        assert_eq!(wait.judge(Some(&boot("a")), at(0)), ClaimStep::Wait);
-        assert_eq!(wait.judge(Some(&boot("a")), at(2900)), ClaimStep::Wait);
-        assert_eq!(wait.judge(None, at(3100)), ClaimStep::Take, "its process had ended");
+        let mut claim = LivenessClaim::default();
+        assert_eq!(claim.judge(Some(&boot("a")), at(0)), ClaimStep::Wait);
+        assert_eq!(claim.judge(Some(&boot("a")), at(2900)), ClaimStep::Wait);
+        assert_eq!(claim.judge(None, at(3100)), ClaimStep::Take, "its process had ended");
     }
 
     #[test]
     fn the_key_of_a_process_that_lives_is_not_taken_in_a_moment_without_it() {
-        let mut wait = LivenessClaim::default();
+        let mut claim = LivenessClaim::default();
         for millis in (0..=6000).step_by(200) {
-            assert_eq!(wait.judge(Some(&boot("a")), at(millis)), ClaimStep::Wait);
+            assert_eq!(claim.judge(Some(&boot("a")), at(millis)), ClaimStep::Wait);
         }
-        assert_eq!(wait.judge(None, at(7000)), ClaimStep::Wait);
-        assert_eq!(wait.judge(Some(&boot("a")), at(8000)), ClaimStep::Wait);
-        assert_eq!(wait.judge(None, at(9000)), ClaimStep::Wait);
-        assert_eq!(wait.judge(None, at(14_900)), ClaimStep::Wait);
-        assert_eq!(wait.judge(None, at(15_000)), ClaimStep::Take);
+        assert_eq!(claim.judge(None, at(7000)), ClaimStep::Wait);
+        assert_eq!(claim.judge(Some(&boot("a")), at(8000)), ClaimStep::Wait);
+        assert_eq!(claim.judge(None, at(9000)), ClaimStep::Wait);
+        assert_eq!(claim.judge(None, at(14_900)), ClaimStep::Wait);
+        assert_eq!(claim.judge(None, at(15_000)), ClaimStep::Take);
     }
 
     #[test]
     fn each_holder_counts_from_when_it_was_first_seen() {
-        let mut wait = LivenessClaim::default();
+        let mut claim = LivenessClaim::default();
         for (millis, holder) in [(0, "a"), (3000, "b"), (6500, "b")] {
-            assert_eq!(wait.judge(Some(&boot(holder)), at(millis)), ClaimStep::Wait);
+            assert_eq!(claim.judge(Some(&boot(holder)), at(millis)), ClaimStep::Wait);
         }
         assert_eq!(
-            wait.judge(None, at(7000)),
+            claim.judge(None, at(7000)),
             ClaimStep::Take,
             "nobody has been seen to renew it"
         );

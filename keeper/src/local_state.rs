@@ -1,4 +1,4 @@
-//! The two state files, in memory and on disk together: what is in memory is what was saved.
+//! The two state files, in memory and on disk: memory holds what was saved.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,7 +10,7 @@ use crate::postgres::files::FileError;
 use crate::postgres::state::{self, DbState, KeeperState, StateError};
 use crate::reconcile::LocalDb;
 
-/// The local state of one keeper, shared by those who act and those who report.
+/// Local state of one keeper, shared by the reconciler and the monitor.
 #[derive(Debug)]
 pub struct LocalState {
     dir: PathBuf,
@@ -18,7 +18,7 @@ pub struct LocalState {
 }
 
 impl LocalState {
-    /// Reads both files of a data directory; a missing one is an empty state.
+    /// Reads both files of a data directory; a missing file is an empty state.
     pub fn load(dir: &Path) -> Result<Self, StateError> {
         let saved = Mutex::new((state::load_keeper(dir)?, state::load_db(dir)?));
         Ok(Self {
@@ -27,17 +27,17 @@ impl LocalState {
         })
     }
 
-    /// The saved keeper uid; empty before the first time.
+    /// Returns the saved keeper uid; empty before the first start.
     pub fn keeper_uid(&self) -> String {
         self.lock().0.uid.clone()
     }
 
-    /// The cluster last seen; empty before the first time.
+    /// Returns the last known cluster; empty before the first one.
     pub fn cluster(&self) -> ClusterUid {
         self.lock().0.cluster_uid.as_str().into()
     }
 
-    /// What `dbstate` says.
+    /// Returns the contents of `dbstate`.
     pub fn db(&self) -> LocalDb {
         let db = &self.lock().1;
         LocalDb {
@@ -47,7 +47,7 @@ impl LocalState {
         }
     }
 
-    /// The parameters read right after the initialisation.
+    /// Returns the parameters read right after the initialisation.
     pub fn init_parameters(&self) -> Option<Parameters> {
         self.lock().1.init_pg_parameters.clone()
     }
@@ -62,7 +62,7 @@ impl LocalState {
         self.save_keeper(|keeper| cluster.as_str().clone_into(&mut keeper.cluster_uid))
     }
 
-    /// Saves `dbstate`; the parameters of an initialisation stay with their db.
+    /// Saves `dbstate`. The parameters of an initialisation are dropped when the db changes.
     pub fn save_db(&self, db: &LocalDb) -> Result<(), FileError> {
         self.change_db(|saved| {
             if saved.uid != db.uid.as_str() {

@@ -25,7 +25,7 @@ use keeper::postgres::state::{ChosenUid, choose_uid};
 use tokio::task::LocalSet;
 use tracing::{error, info, warn};
 
-/// How long the advertised address may take to resolve before it is told that it does not.
+/// Time limit for resolving the advertised address before a warning is logged.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
@@ -51,12 +51,12 @@ fn main() -> ExitCode {
         telemetry::fatal(Chain(error.as_ref()));
     }
     telemetry::flush();
-    // What still runs on other threads, such as a removal that was given up, has nobody left to wait for it.
+    // Do not wait for work on other threads, such as an abandoned removal.
     runtime.shutdown_background();
     ExitCode::SUCCESS
 }
 
-/// Looks at everything that can be wrong before anything is touched, then takes the data directory and runs.
+/// Checks everything that can be checked without changes, then takes the data directory and runs the keeper.
 async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
     if let Some(address) = &config.common.metrics_listen_address {
         telemetry::serve_metrics(address, Component::Keeper, &config.common.cluster_name)?;
@@ -92,7 +92,8 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
         Some(_) => boot_history::predecessors(&config.data_dir),
         None => Vec::new(),
     };
-    // Without the lock another process may run on this directory: whoever takes it would take this one for ended.
+    // Without the lock another process may run on this directory, and the next holder of the lock would assume that
+    // this one has ended.
     if lock.is_some()
         && let Err(failed) = boot_history::record(&config.data_dir, &boot)
     {
@@ -115,7 +116,7 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
     Ok(())
 }
 
-/// Programs of a supported version (design D-10).
+/// Finds PostgreSQL programs of a supported version.
 async fn find_programs(config: &Config) -> Result<Programs> {
     let major = data_major(&data_of(config)).unwrap_or_default();
     let programs = Programs::find(config.bin_path.as_deref(), std::env::var_os("PATH").as_deref(), major)?;
@@ -133,13 +134,13 @@ async fn resolve(address: &str) -> Option<Vec<IpAddr>> {
     Some(found.map(|address| address.ip()).collect())
 }
 
-/// The data directory with all its parents, for our eyes only (keeper 1.3.7).
+/// Creates the data directory with all its parents, accessible to the own user only (keeper 1.3.7).
 fn create_dir(dir: &Path) -> Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.with_context(|| format!("create the data dir {}", dir.display()))
 }
 
-/// The uid to run under, saved (keeper 1.5).
+/// Returns the uid to run under, saved (keeper 1.5).
 fn take_uid(local: &LocalState, given: Option<&str>) -> Result<KeeperUid> {
     let mut random = [0; 4];
     getrandom::fill(&mut random).context("make up a uid")?;
@@ -158,7 +159,7 @@ fn take_uid(local: &LocalState, given: Option<&str>) -> Result<KeeperUid> {
     Ok(KeeperUid::from(uid))
 }
 
-/// A random UUID of version 4 (keeper 0).
+/// Returns a random UUID of version 4 (keeper 0).
 fn boot_uuid() -> BootUuid {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the system has random numbers");

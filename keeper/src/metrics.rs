@@ -1,4 +1,4 @@
-//! The keeper's metrics (keeper 14), by their inherited names.
+//! The keeper's metrics (keeper 14), with the names of the reference.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use metrics::{Gauge, Unit, describe_gauge, gauge};
 pub struct Metrics {
     /// Unix time of the last valid cluster data read.
     pub cluster_data_valid: Gauge,
-    /// Unix time of the last complete pass.
+    /// Unix time of the last complete round.
     pub sync_success: Gauge,
     /// Unix time of the stop signal.
     pub shutdown: Gauge,
@@ -20,23 +20,23 @@ pub struct Metrics {
     local_role: RoleGauges,
 }
 
-/// A role in a metric.
+/// Role in a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricRole {
-    /// Not known, or none.
+    /// Unknown, or none.
     Undefined,
-    /// Takes writes.
+    /// Accepts writes.
     Master,
-    /// Follows.
+    /// Follows another instance.
     Standby,
 }
 
-/// One series for each role: 1 for the current one, 0 for the others.
+/// One series per role: 1 for the current role, 0 for the others.
 #[derive(Debug)]
 struct RoleGauges([(MetricRole, Gauge); 3]);
 
 impl Metrics {
-    /// Registers all of them; every series exists from now on.
+    /// Registers all metrics; every series exists from now on.
     pub fn register() -> Self {
         describe_gauge!(VALID, Unit::Seconds, "Unix time of the last valid cluster data read");
         describe_gauge!(TARGET_ROLE, "1 for the role last asked for");
@@ -69,28 +69,28 @@ impl Metrics {
         metrics
     }
 
-    /// The sleepInterval in force, in whole seconds.
+    /// Sets the sleepInterval in force, in whole seconds.
     pub fn set_sleep_interval(&self, interval: Duration) {
         #[expect(clippy::cast_precision_loss, reason = "no interval has 2^52 seconds")]
         self.sleep_interval.set(interval.as_secs() as f64);
     }
 
-    /// Whether a reload is needed that has not succeeded.
+    /// Sets whether a reload is needed that has not succeeded.
     pub fn set_needs_reload(&self, needed: bool) {
         self.needs_reload.set(f64::from(u8::from(needed)));
     }
 
-    /// Whether some parameter waits for a restart.
+    /// Sets whether a parameter is pending restart.
     pub fn set_needs_restart(&self, needed: bool) {
         self.needs_restart.set(f64::from(u8::from(needed)));
     }
 
-    /// The role last asked for.
+    /// Sets the requested role.
     pub fn set_target_role(&self, role: MetricRole) {
         self.target_role.set(role);
     }
 
-    /// The role found in the last pass.
+    /// Sets the role found in the last round.
     pub fn set_local_role(&self, role: MetricRole) {
         self.local_role.set(role);
     }

@@ -1,5 +1,5 @@
-//! Keeps the published state of the instance true: looks when something happened, when its state is about to change,
-//! and from time to time; what matters is published at once. Independent of passes, so that neither waits for the
+//! Keeps the published state of the instance current: observes it after events, while its state is about to change, and
+//! periodically; important changes are published immediately. Independent of rounds, so that neither waits for the
 //! other (keeper 3.2, W4).
 
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::streaming::{FollowedDb, StreamingCheck};
 
-/// Looks at the instance and reports what it sees.
+/// Observes the instance and publishes its state.
 #[derive(Debug)]
 pub struct Monitor {
     instance: Arc<Instance>,
@@ -41,23 +41,23 @@ pub struct Monitor {
 struct MonitorSettings {
     interval: Duration,
     fast_poll_until: Option<Boottime>,
-    /// Something has changed, such as a password: logins that were refused are worth another try.
+    /// A password may have changed: rejected logins are tried again.
     try_logins_again: bool,
 }
 
-/// From look to look while the position of a standby is awaited to stand still (beyond ).
+/// Interval of observations while a standby's position is expected to come to rest (extensions ).
 const FAST_POLL_PAUSE: Duration = Duration::from_millis(25);
-/// After so long a burst ends although the position still moves.
+/// Time limit of fast polling.
 const FAST_POLL_LIMIT: Duration = Duration::from_secs(10);
-/// So many looks that find the same position, and no WAL receiver, end a burst.
+/// Fast polling ends after this number of observations with the same position and without a WAL receiver.
 const UNCHANGED_POLLS_MAX: u32 = 4;
-/// From look to look at a server that runs but is not healthy yet: this, growing up to the usual pause.
+/// Initial interval of observing a server that runs and is not healthy yet; it grows up to the usual one.
 const UNHEALTHY_PAUSE: Duration = Duration::from_millis(50);
-/// How often a healthy standby is asked whether its WAL receiver still works.
+/// Interval of checking the WAL receiver of a healthy standby.
 const RECEIVER_PAUSE: Duration = Duration::from_millis(500);
 
 impl Monitor {
-    /// Looks at nothing yet; `advertised` is address and port as published, `interval` the cluster's sleepInterval.
+    /// Observes nothing yet. `advertised` is the published address and port, `interval` the cluster's sleepInterval.
     pub fn new(
         instance: Arc<Instance>,
         publisher: Arc<Publisher>,
@@ -84,12 +84,12 @@ impl Monitor {
         }
     }
 
-    /// The cluster's sleepInterval: half of it lies between two looks (keeper 3.2).
+    /// Sets the cluster's sleepInterval; observations are made twice as often (keeper 3.2).
     pub fn set_interval(&self, interval: Duration) {
         self.lock().interval = interval;
     }
 
-    /// The db that the instance is to follow; `None` when it follows none.
+    /// Sets the db that the instance has to follow; `None` for none.
     pub fn set_followed(&self, followed: Option<FollowedDb>) {
         *self.followed() = followed;
     }
@@ -100,35 +100,35 @@ impl Monitor {
             .expect("nobody panics while holding the followed db")
     }
 
-    /// Something happened: look at once.
+    /// Triggers an observation now.
     pub fn observe_now(&self) {
         self.wake.notify_one();
     }
 
-    /// Passwords may have changed: look at once, and try every login.
+    /// Triggers an observation with all logins, because passwords may have changed.
     pub fn try_logins(&self) {
         self.lock().try_logins_again = true;
         self.wake.notify_one();
     }
 
-    /// The master leaves, or the WAL receiver has ended: look and publish again and again until the position stands
-    /// still (beyond ).
+    /// Starts fast polling, because the master is shutting down or the WAL receiver has ended: every observation is
+    /// published until the position comes to rest (extensions ).
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     pub fn fast_poll(&self) {
         self.lock().fast_poll_until = Some(Boottime::now() + FAST_POLL_LIMIT);
         self.wake.notify_one();
     }
 
-    /// Looks and reports, for ever.
+    /// Observes and publishes. Never returns.
     pub async fn run(&self) {
         tokio::join!(self.observe_loop(), self.try_connections());
     }
 
-    /// Tries new connections, beside the looks: a try at a server that hangs takes the request timeout.
+    /// Tries new connections beside the observations: an attempt at a hanging server takes the whole request timeout.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn try_connections(&self) {
         let is_up = || {
-            let runs = matches!(*self.instance.life().borrow(), ChildStatus::Running { .. });
+            let runs = matches!(*self.instance.child_status().borrow(), ChildStatus::Running { .. });
             runs && self.instance.reports_ready().unwrap_or(true)
         };
         loop {
@@ -149,7 +149,7 @@ impl Monitor {
             .expect("nobody panics while holding the connections")
     }
 
-    /// Whether no new connection was answered for the request timeout; reported as a problem.
+    /// Whether no new connection was answered for the request timeout; sets the problem.
     fn check_connections(&self, runs: bool, now: Boottime) -> bool {
         let limit = self.instance.config().request_timeout;
         let is_silent = runs && self.connections().is_silent(now, limit);
@@ -159,10 +159,10 @@ impl Monitor {
         is_silent
     }
 
-    /// Whether the standby receives WAL; reported as a problem. A look that could not ask the server changes nothing.
-    fn check_streaming(&self, memory: &mut MonitorState, seen: &Observation, runs: bool, now: Boottime) {
+    /// Sets the problem of a standby that receives no WAL. An observation without an answer changes nothing.
+    fn check_streaming(&self, memory: &mut MonitorState, observation: &Observation, runs: bool, now: Boottime) {
         let followed = self.followed().clone();
-        let is_refused = match &seen.standby {
+        let is_refused = match &observation.standby {
             _ if !runs || followed.is_none() => {
                 memory.streaming.reset();
                 false
@@ -178,20 +178,20 @@ impl Monitor {
     }
 
     async fn observe_loop(&self) {
-        let mut life = self.instance.life();
+        let mut child_status = self.instance.child_status();
         let mut memory = MonitorState::new(Health::new(Arc::clone(&self.instance), Arc::clone(&self.problems)));
         loop {
             let pause = self.observe_once(&mut memory).await;
             tokio::select! {
                 () = self.wake.notified() => {}
-                // The sender is the instance's: it cannot be gone.
-                _ = life.changed() => {}
+                // The sender belongs to the instance and exists as long as it.
+                _ = child_status.changed() => {}
                 () = self.wait_next(pause, &memory) => {}
             }
         }
     }
 
-    /// One look, reported; the pause until the next one.
+    /// Observes once and publishes; returns the pause until the next observation.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn observe_once(&self, memory: &mut MonitorState) -> Duration {
         let now = Boottime::now();
@@ -199,21 +199,21 @@ impl Monitor {
         if std::mem::take(&mut self.lock().try_logins_again) {
             memory.health.try_logins_again();
         }
-        let runs = matches!(*self.instance.life().borrow(), ChildStatus::Running { .. });
+        let runs = matches!(*self.instance.child_status().borrow(), ChildStatus::Running { .. });
         let mut scope = memory.scope(&db.uid, now);
-        // Each try would take the request timeout, and the look would be as late.
+        // Each attempt would take the request timeout and delay the observation.
         scope.logins &= !self.connections().is_failing();
         let is_starting = runs && !self.instance.reports_ready().unwrap_or(true);
         let mut observation = match is_starting {
             true => Observation::default(),
             false => self.instance.observe(scope).await,
         };
-        let runs = runs && matches!(*self.instance.life().borrow(), ChildStatus::Running { .. });
+        let runs = runs && matches!(*self.instance.child_status().borrow(), ChildStatus::Running { .. });
         memory.log_failure(&observation, runs);
         let recovers = runs && (is_starting || observation.is_not_accepting());
         memory.health.check_recovery(recovers, now).await;
         if self.local.db() != db {
-            return Duration::ZERO; // the data became another db's meanwhile: what was seen is nobody's
+            return Duration::ZERO; // the data now belong to another db: discard the observation
         }
         if observation.is_healthy {
             memory.health.record_logins(&observation.logins, scope.logins, now);
@@ -236,10 +236,10 @@ impl Monitor {
         let position = observation.position;
         let healthy = observation.is_healthy && runs && !is_silent;
         let state = state(&db.uid, db.generation, &self.advertised, observation, healthy);
-        let burst = self.continue_fast_poll(memory, position);
+        let is_fast_poll = self.continue_fast_poll(memory, position);
         let before = self.publisher.report();
         let due = match &before.state {
-            Some(before) if !differs(before, &state, burst) => Due::Later,
+            Some(before) if !differs(before, &state, is_fast_poll) => Due::Later,
             _ => Due::Now,
         };
         self.publisher.change(due, |report| {
@@ -249,13 +249,13 @@ impl Monitor {
         let usual = self.lock().interval / 2;
         memory.unhealthy_pause = (runs && !healthy).then(|| next_unhealthy_pause(memory.unhealthy_pause, usual));
         match memory.unhealthy_pause {
-            _ if burst => FAST_POLL_PAUSE,
+            _ if is_fast_poll => FAST_POLL_PAUSE,
             Some(pause) => pause,
             None => usual,
         }
     }
 
-    /// Waits; a standby whose WAL receiver ends meanwhile is looked at at once.
+    /// Waits; starts fast polling when the WAL receiver of a standby ends meanwhile.
     async fn wait_next(&self, pause: Duration, memory: &MonitorState) {
         let over = tokio::time::sleep(pause);
         tokio::pin!(over);
@@ -297,14 +297,14 @@ impl Monitor {
     }
 }
 
-/// The pause after a look at a server that is not healthy yet: half as long again as the one before, up to the usual
-/// one. A recovery may last for days of looks: what grows is bounded before it is kept.
+/// Returns the pause after observing an unhealthy server: 1.5 times the previous one, up to the usual one. It is
+/// bounded before it is kept, because a recovery may last for days.
 fn next_unhealthy_pause(before: Option<Duration>, usual: Duration) -> Duration {
     let next = before.map_or(UNHEALTHY_PAUSE, |before| before.saturating_add(before / 2));
     next.min(usual)
 }
 
-/// What outlives a look.
+/// State kept between observations.
 #[derive(Debug)]
 struct MonitorState {
     health: Health,
@@ -314,17 +314,17 @@ struct MonitorState {
     unchanged_polls: u32,
     has_receiver: bool,
     streaming: StreamingCheck,
-    /// Of whom the rest is.
+    /// The db that the following fields belong to.
     db: DbUid,
     details: Details,
 }
 
-/// What was last read of the details.
+/// Details of the last observations.
 #[derive(Debug, Default)]
 struct Details {
-    /// The parameters: they change by our own reloads only.
+    /// The parameters. Only the keeper's own reloads change them.
     parameters: Option<Parameters>,
-    /// When details could not be asked for.
+    /// When details could not be queried.
     failed: Option<Boottime>,
 }
 
@@ -333,13 +333,14 @@ impl Details {
         self.failed.is_none_or(|at| now.since(at) >= DETAILS_PAUSE)
     }
 
-    /// Fills in parameters that could not be asked for this time.
+    /// Fills in parameters that could not be queried this time.
     fn carry(&mut self, observation: &mut Observation, scope: ObserveScope, now: Boottime) {
         if !observation.is_healthy {
             return;
         }
         if observation.parameters.is_none() && self.parameters.is_none() && !observation.is_refused() {
-            // A new cluster takes over what its first master reports (sentinel I-4): nothing is not an answer.
+            // A new cluster adopts the parameters of its first master (sentinel I-4): missing ones must not be
+            // published as none.
             observation.is_healthy = false;
             self.failed = None;
             return;
@@ -354,7 +355,7 @@ impl Details {
     }
 }
 
-/// How long details are not asked for when they could not be: each try may take a request timeout.
+/// Pause after a failed query of details: each attempt may take a request timeout.
 const DETAILS_PAUSE: Duration = Duration::from_secs(30);
 
 impl MonitorState {
@@ -372,7 +373,7 @@ impl MonitorState {
         }
     }
 
-    /// What the next look asks for.
+    /// Returns what the next observation queries.
     fn scope(&mut self, db: &DbUid, now: Boottime) -> ObserveScope {
         if self.db != *db {
             self.db = db.clone();
@@ -385,7 +386,7 @@ impl MonitorState {
         }
     }
 
-    /// A failure is said when it begins, and its end too; a server that does not run is not expected to answer.
+    /// Logs the begin and the end of a failure. A server that is not running is not expected to answer.
     fn log_failure(&mut self, observation: &Observation, runs: bool) {
         let Some(failed) = observation.failed.as_ref().filter(|_| runs) else {
             if observation.is_healthy && observation.parameters.is_some() && self.failing.take().is_some() {
@@ -409,12 +410,12 @@ impl MonitorState {
     }
 }
 
-/// The document (keeper 3.4).
+/// Builds the published state (keeper 3.4).
 fn state(
     uid: &DbUid,
     generation: i64,
     advertised: &(String, String),
-    seen: Observation,
+    observation: Observation,
     healthy: bool,
 ) -> PostgresState {
     let entry = |ancestor: Ancestor| TimelineHistory {
@@ -422,7 +423,7 @@ fn state(
         switch_point: ancestor.switch_point,
         reason: ancestor.reason,
     };
-    // keeper 3.5 step 4: names with our prefix only
+    // only names with the keepers' prefix (keeper 3.5 step 4)
     let in_sync = |names: Vec<String>| {
         names
             .iter()
@@ -436,20 +437,20 @@ fn state(
         listen_address: advertised.0.clone(),
         port: advertised.1.clone(),
         healthy,
-        system_id: seen.system_id.map(|id| id.to_string()).unwrap_or_default(),
-        timeline_id: seen.timeline.unwrap_or_default(),
-        xlog_pos: seen.position.unwrap_or_default(),
-        timelines_history: seen.history.into_iter().map(entry).collect(),
-        pg_parameters: seen.parameters.unwrap_or_default(),
-        synchronous_standbys: seen.in_sync.map(in_sync),
-        older_wal_file: seen.oldest_wal.unwrap_or_default(),
+        system_id: observation.system_id.map(|id| id.to_string()).unwrap_or_default(),
+        timeline_id: observation.timeline.unwrap_or_default(),
+        xlog_pos: observation.position.unwrap_or_default(),
+        timelines_history: observation.history.into_iter().map(entry).collect(),
+        pg_parameters: observation.parameters.unwrap_or_default(),
+        synchronous_standbys: observation.in_sync.map(in_sync),
+        older_wal_file: observation.oldest_wal.unwrap_or_default(),
     }
 }
 
-/// Whether a change is worth a publication of its own; positions move all the time and count only in a burst.
-fn differs(before: &PostgresState, after: &PostgresState, burst: bool) -> bool {
+/// Whether a change is published immediately. Positions change all the time and count only during fast polling.
+fn differs(before: &PostgresState, after: &PostgresState, is_fast_poll: bool) -> bool {
     let level = |state: &PostgresState| PostgresState {
-        xlog_pos: if burst { state.xlog_pos } else { Lsn::default() },
+        xlog_pos: if is_fast_poll { state.xlog_pos } else { Lsn::default() },
         older_wal_file: String::new(),
         ..state.clone()
     };
@@ -463,7 +464,7 @@ mod tests {
     use crate::postgres::sql::SqlError;
 
     #[test]
-    fn positions_alone_are_published_at_once_only_in_a_burst() {
+    fn positions_alone_are_published_immediately_only_during_fast_polling() {
         let before = PostgresState {
             healthy: true,
             xlog_pos: Lsn(1),
@@ -510,7 +511,7 @@ mod tests {
         read.carry(&mut first, ObserveScope::ALL, now);
         assert!(!first.is_healthy && read.are_due(now));
 
-        // A login that is refused proves life, and is no reason to elect another.
+        // A rejected login proves that the server is alive, and must not cause a failover.
         let mut refused = unanswered();
         refused.failed = None;
         refused.logins.superuser = Some(Err(ServerRefusal::new("28P01", "no").unwrap()));
@@ -530,8 +531,8 @@ mod tests {
     }
 
     #[test]
-    fn a_server_may_be_unhealthy_for_as_long_as_it_likes() {
-        // 292 years are the longest that a spec can say.
+    fn the_pause_never_overflows_however_long_a_server_is_unhealthy() {
+        // 292 years is the longest duration of a spec.
         for usual in [
             Duration::ZERO,
             Duration::from_secs(1),
@@ -549,11 +550,11 @@ mod tests {
 
     #[test]
     fn only_names_with_our_prefix_are_reported_in_sync() {
-        let seen = Observation {
+        let observation = Observation {
             in_sync: Some(vec!["stolon_b".into(), "other".into()]),
             ..Observation::default()
         };
-        let state = state(&"a".into(), 1, &("h".into(), "1".into()), seen, true);
+        let state = state(&"a".into(), 1, &("h".into(), "1".into()), observation, true);
         assert_eq!(state.synchronous_standbys, Some(vec!["b".into()]));
     }
 }

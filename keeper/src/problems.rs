@@ -1,6 +1,5 @@
-//! What an operator has to fix: logged when it begins and when it ends, published in the info for `stolonctl status`,
-//! and counted in a metric. What a problem is, and what fixes it, is left to whoever finds
-//! it.
+//! Problems for an operator: logged when they begin and end, published in the info for `stolonctl status`, and counted
+//! in a metric. Finding them and their remedies is left to the callers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,16 +11,16 @@ use tracing::{error, info, warn};
 
 use crate::publish::{Due, Publisher};
 
-/// What a problem is about.
+/// Kind of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeeperProblemKind {
-    /// The server lives and refuses the keeper's logins or questions.
+    /// The server is running and rejects the keeper's logins or queries.
     Login,
-    /// The configuration, or a part of it, is refused.
+    /// The configuration, or a part of it, is rejected.
     Configuration,
-    /// The server recovers, or starts slowly.
+    /// The server is recovering or starting slowly.
     Recovery,
-    /// The data cannot be made.
+    /// The data cannot be created.
     Data,
     /// A standby receives no WAL.
     Replication,
@@ -30,7 +29,7 @@ pub enum KeeperProblemKind {
 }
 
 impl KeeperProblemKind {
-    /// All of them, as the metric's label has them.
+    /// All kinds, in the order of the metric's series.
     pub const ALL: [Self; 6] = [
         Self::Login,
         Self::Configuration,
@@ -40,7 +39,7 @@ impl KeeperProblemKind {
         Self::Server,
     ];
 
-    /// The word that is published.
+    /// Returns the published name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Login => "login",
@@ -52,13 +51,13 @@ impl KeeperProblemKind {
         }
     }
 
-    /// A problem of this kind, without the secrets in its text.
+    /// Returns a problem of this kind, with secrets removed from its text.
     pub fn problem(self, text: &str, remedy: &str) -> Problem {
         Problem::new(self.as_str(), &redacted(text), remedy)
     }
 }
 
-/// What there is to fix now.
+/// The current problems.
 #[derive(Debug)]
 pub struct Problems {
     publisher: Arc<Publisher>,
@@ -69,7 +68,7 @@ pub struct Problems {
 type FoundProblems = BTreeMap<(KeeperProblemKind, &'static str), Vec<Problem>>;
 
 impl Problems {
-    /// Nothing is to be fixed yet.
+    /// Starts without problems.
     pub fn new(publisher: Arc<Publisher>) -> Self {
         describe_gauge!(
             PROBLEMS,
@@ -87,8 +86,8 @@ impl Problems {
         }
     }
 
-    /// Replaces what `source` has found of this kind; nothing, when all is well again. Each problem is logged as an
-    /// error when it comes up, and the end of it once.
+    /// Replaces the problems of this kind that `source` has reported; an empty list resolves them. Each new problem is
+    /// logged as an error, its end once.
     pub fn set(&self, kind: KeeperProblemKind, source: &'static str, now: Vec<Problem>) {
         let before = self.replace(kind, source, now.clone());
         for problem in now.iter().filter(|problem| !before.contains(problem)) {
@@ -99,12 +98,12 @@ impl Problems {
         }
     }
 
-    /// The same without a word in the log: for what changes all the time, such as a progress.
+    /// Like `set`, without logging: for problems whose text changes all the time, such as a progress.
     pub fn set_quietly(&self, kind: KeeperProblemKind, source: &'static str, now: Vec<Problem>) {
         self.replace(kind, source, now);
     }
 
-    /// What was found before.
+    /// Returns the previous problems.
     fn replace(&self, kind: KeeperProblemKind, source: &'static str, mut now: Vec<Problem>) -> Vec<Problem> {
         now.truncate(Problem::COUNT_MAX);
         let mut found = self.found.lock().expect("nobody panics while holding the problems");

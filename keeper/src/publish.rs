@@ -1,5 +1,5 @@
-//! What the keeper tells the others about itself: its info, each time new and under a fresh lease, on the condition
-//! that nobody else wrote it meanwhile; and the permit to become a master, which is one of these publications.
+//! Publishes the keeper's info. Each publication is a put under a lease, conditional on the key's revision. Also
+//! requests the permit to become master, which is one of these publications.
 
 use std::sync::Mutex as StdMutex;
 use std::time::Duration;
@@ -13,61 +13,56 @@ use control::store::{Attempt, Entry, LeaseId, Revision, Snapshot, Store, StoreEr
 use tokio::sync::{Mutex, Notify};
 use tracing::{debug, warn};
 
-/// What never changes in the infos of one process.
+/// The constant fields of the infos of one process.
 #[derive(Debug, Clone)]
 pub struct KeeperIdentity {
-    /// The keeper.
     pub uid: KeeperUid,
-    /// The process.
     pub boot: BootUuid,
-    /// Whether it may be elected.
     pub can_be_master: bool,
-    /// Whether commits may wait for it.
+    /// Whether it may be a synchronous standby.
     pub can_be_synchronous_replica: bool,
 }
 
-/// What the next publication says.
+/// Contents of the next publication.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct InfoReport {
-    /// The cluster that the keeper has seen; empty: nothing is published (keeper 3.4).
+    /// The known cluster; empty: nothing is published (keeper 3.4).
     pub cluster: ClusterUid,
     /// Version of the programs.
     pub version: PostgresBinaryVersion,
-    /// The instance, as last looked at.
+    /// The instance, as last observed.
     pub state: Option<PostgresState>,
-    /// Leaving on purpose (beyond ).
+    /// The keeper is shutting down on SIGTERM (extensions ).
     pub leaving: bool,
-    /// The instance is down, and where it stands (beyond ).
+    /// The instance is stopped, and the end of its data (extensions ).
     pub stopped: Option<Stopped>,
-    /// How far the instance is with the cluster's parameters.
+    /// Progress of applying the cluster's parameters.
     pub settings: Option<SettingsInfo>,
-    /// What an operator has to fix.
     pub problems: Vec<Problem>,
-    /// The assigned db, when its data are not here.
+    /// The assigned db, if its data are missing.
     pub data_lost: DbUid,
 }
 
-/// What came of a publication.
+/// Result of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
-    /// It stands in the store.
+    /// It is in the store.
     Stored,
-    /// There is no cluster yet to say it in.
+    /// No cluster is known yet.
     NoCluster,
-    /// Somebody else writes under this uid, again and again.
+    /// Another process keeps writing under this uid.
     Contested,
 }
 
-/// The answer to a question for the permit (beyond ).
+/// Result of requesting the permit (extensions ).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permit {
-    /// The instance may become a master, for half of failInterval from the sending of the request that was granted.
+    /// The instance may become master, for half of failInterval from the sending of the granted request.
     Granted(Boottime),
-    /// Not on this cluster data, or not while an order lives: read again.
+    /// The cluster data have changed, or the keeper's orders key exists: read the cluster data again.
     Refused,
 }
 
-/// Publishes one keeper's info.
 #[derive(Debug)]
 pub struct Publisher {
     store: Store,
@@ -78,53 +73,53 @@ pub struct Publisher {
     own: Mutex<InfoKey>,
 }
 
-/// The own key, as far as it is known.
+/// Known state of the info's key.
 #[derive(Debug)]
 struct InfoKey {
     at: KnownRevision,
     lease: Option<KeeperInfoLease>,
 }
 
-/// The lease of the own info. It is renewed together with each put, so it is as old as the info (sentinel E-6) although a
-/// put needs no other request before it.
+/// Lease of the info. It is renewed together with each put, so that its age equals that of the info (sentinel E-6)
+/// without an extra request before the put.
 #[derive(Debug, Clone, Copy)]
 struct KeeperInfoLease {
     id: LeaseId,
     ttl: Duration,
-    /// When the last grant or renewal that was answered had been sent.
+    /// When the last answered grant or renewal was sent.
     renewed: Boottime,
 }
 
 impl KeeperInfoLease {
-    /// Whether a put and a renewal that are sent now surely find it.
+    /// Whether a put and a renewal that are sent now reach the lease before it expires.
     fn is_usable(self, ttl: Duration, now: Boottime) -> bool {
         self.ttl == ttl && now.since(self.renewed) < ttl / 2
     }
 }
 
-/// The revision of the own key.
+/// Revision of the info's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum KnownRevision {
-    /// A request went out and nobody knows what became of it, or none went out yet: read the key first (beyond ).
+    /// The result of a request is unknown, or none was sent yet: read the key first (extensions ).
     Unknown,
-    /// Its last put, or [`Revision::ABSENT`].
+    /// Revision of its last put, or [`Revision::ABSENT`].
     At(Revision),
 }
 
-/// How often a publication that lost to another writer goes on from what it finds.
+/// Attempts of a publication that conflicts with another writer.
 const ATTEMPTS: usize = 4;
-/// How often the permit is asked for anew although only times and positions in the cluster data have changed.
+/// Attempts of a permit while only times and positions in the cluster data change.
 const PERMIT_ATTEMPTS: usize = 8;
-/// On a slow store a publication that is due waits this part of the latency for what follows closely: it would wait for
-/// the answer of the first one otherwise.
+/// On a slow store a due publication waits for this fraction of the latency, to include changes that follow closely;
+/// they would otherwise wait for the answer of the first one.
 const GATHER_PART: u32 = 8;
-/// But not longer than this.
+/// Maximum of that wait.
 const GATHER_MAX: Duration = Duration::from_millis(150);
-/// Pause after a failed publication, at most; the sleepInterval when that is shorter.
+/// Maximum pause after a failed publication; the sleepInterval if that is shorter.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Publisher {
-    /// Publishes nothing yet; `interval` is the longest time between two publications.
+    /// Publishes nothing yet. `interval` is the maximum time between two publications.
     pub fn new(store: Store, fixed: KeeperIdentity, report: InfoReport, interval: Duration) -> Self {
         Self {
             store,
@@ -139,12 +134,12 @@ impl Publisher {
         }
     }
 
-    /// What the next publication says.
+    /// Contents of the next publication.
     pub fn report(&self) -> InfoReport {
         self.report.lock().expect(UNPOISONED).clone()
     }
 
-    /// Changes what the next publication says, and whether it is due at once.
+    /// Changes the next publication, and publishes it now if due.
     pub fn change(&self, due: Due, change: impl FnOnce(&mut InfoReport)) {
         change(&mut self.report.lock().expect(UNPOISONED));
         if due == Due::Now {
@@ -152,7 +147,7 @@ impl Publisher {
         }
     }
 
-    /// Sets the longest time between two publications (keeper 3.6.1).
+    /// Sets the maximum time between two publications (keeper 3.6.1).
     pub fn set_interval(&self, interval: Duration) {
         let before = std::mem::replace(&mut *self.interval.lock().expect(UNPOISONED), interval);
         if interval < before {
@@ -160,7 +155,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes when something is due, and at least once an interval, for ever.
+    /// Publishes when a change is due, and at least once an interval. Never returns.
     pub async fn run(&self) {
         let mut failing = false;
         loop {
@@ -191,8 +186,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes once, within `limit` for all of it, whatever else hangs: the last words of a keeper that stops.
-    /// [`Publisher::run`] must have ended.
+    /// Publishes once, with `limit` for the whole publication, during a shutdown. [`Publisher::run`] must have ended.
     pub async fn publish_within(&self, limit: Duration) {
         let store = self.store.limited(limit);
         match tokio::time::timeout(limit, self.publish(&store)).await {
@@ -202,11 +196,12 @@ impl Publisher {
         }
     }
 
-    /// Asks whether the instance may become a master: the cluster data are still those of this revision, and no order
-    /// says otherwise; with the answer the info no longer says `stopped` (beyond ).
+    /// Requests the permit to become master. It is granted if the cluster data still have this revision and the
+    /// keeper's orders key does not exist. The same transaction removes `stopped` from the info (extensions ).
     ///
-    /// The leader writes times and positions at least once a sleepInterval. Where the cluster data have changed,
-    /// `is_unchanged` tells whether they still ask for the same, and then the permit is asked for on the new ones.
+    /// The leader writes times and positions at least once a sleepInterval. If the cluster data have changed,
+    /// `is_unchanged` returns whether the desired state is still the same; then the permit is requested on the new
+    /// revision.
     pub async fn permit(
         &self,
         mut cluster_data: Revision,
@@ -254,8 +249,8 @@ impl Publisher {
                 return Ok(Published::NoCluster);
             }
             let revision = self.own_revision(store, &mut own).await?;
-            // `stopped` elects. Said where no info is, it could arrive so late that a successor of this process has
-            // said otherwise and its info has expired: then there is none again (beyond ).
+            // `stopped` lets the sentinel elect another master. Written where no info exists, it could arrive late:
+            // after a successor of this process has published otherwise and its info has expired (extensions ).
             let is_whole = revision != Revision::ABSENT || report.stopped.is_none();
             if !is_whole {
                 report.stopped = None;
@@ -273,7 +268,7 @@ impl Publisher {
         Ok(Published::Contested)
     }
 
-    /// The revision that the next put is conditional on.
+    /// Returns the revision that the next put depends on.
     async fn own_revision(&self, store: &Store, own: &mut InfoKey) -> Result<Revision, StoreError> {
         if let KnownRevision::At(revision) = own.at {
             return Ok(revision);
@@ -286,7 +281,7 @@ impl Publisher {
         Ok(revision)
     }
 
-    /// One put, on top of its conditions; where one of them fails, what the next put goes on from.
+    /// Sends one put with its conditions. On a conflict, returns what the next put starts from.
     async fn put(
         &self,
         store: &Store,
@@ -297,7 +292,7 @@ impl Publisher {
         let key = store.keys().keeper_info(self.fixed.uid.as_str());
         let (lease, is_new) = self.info_lease(store, own).await?;
         let value = to_compact(&info(&self.fixed, report, fresh_uid()));
-        // Until it is answered, and also when this future is dropped, nobody knows what became of it.
+        // The result is unknown until the answer arrives, and also when this future is dropped.
         own.at = KnownRevision::Unknown;
         let sent = boottime();
         let txn = put
@@ -332,7 +327,7 @@ impl Publisher {
             }
             Err(error) => {
                 if !error.is_outcome_unknown() {
-                    // it may be the lease that the store does not know any more
+                    // the lease may be unknown to the store
                     own.lease = None;
                     own.at = KnownRevision::At(put.revision);
                 }
@@ -341,7 +336,7 @@ impl Publisher {
         }
     }
 
-    /// The lease for a put that is sent now, and whether it is a new one.
+    /// Returns the lease for a put that is sent now, and whether it is new.
     async fn info_lease(&self, store: &Store, own: &mut InfoKey) -> Result<(KeeperInfoLease, bool), StoreError> {
         let interval = *self.interval.lock().expect(UNPOISONED);
         // Twice the interval, so that the key outlives the pause between two publications (store S-21).
@@ -361,25 +356,24 @@ impl Publisher {
     }
 }
 
-/// A put of the own info.
+/// A put of the info.
 struct InfoPut {
-    /// The last put of the own key, on which this one depends.
+    /// Expected revision of the key.
     revision: Revision,
-    /// What else it depends on.
+    /// Further conditions.
     conditions: Txn,
-    /// What is read when it must not be done.
+    /// What to read on a conflict.
     read: Vec<Target>,
 }
 
-/// What came of it.
+/// Result of a put.
 enum PutOutcome {
-    /// It stands in the store. When it was sent.
+    /// Written; when the request was sent.
     Put(Boottime),
-    /// A condition failed.
+    /// A condition was not met.
     Conflict {
-        /// The revision of the own key.
+        /// Revision of the info's key.
         found: Revision,
-        /// What was read.
         read: Snapshot,
     },
 }
@@ -392,16 +386,16 @@ fn boottime() -> Boottime {
     Boottime::now()
 }
 
-/// Whether a change is published at once or with the next publication.
+/// Whether a change is published immediately or with the next publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// At once.
+    /// Immediately.
     Now,
-    /// With the next one.
+    /// With the next publication.
     Later,
 }
 
-/// The document (keeper 3.4), with the announcements of beyond 1 and 8.
+/// Builds the keeper info (keeper 3.4), with the fields of extensions 1 and 8.
 fn info(fixed: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperInfo {
     KeeperInfo {
         info_uid: uid,
@@ -422,7 +416,7 @@ fn info(fixed: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperInfo
     }
 }
 
-/// A new uid for one publication (store S-22).
+/// Returns a new uid for one publication (store S-22).
 fn fresh_uid() -> InfoUid {
     let mut random = [0; 4];
     getrandom::fill(&mut random).expect("the system has random numbers");
@@ -445,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn an_info_says_what_its_readers_know_and_what_is_ours() {
+    fn an_info_has_the_fields_of_the_reference_and_ours() {
         let report = InfoReport {
             cluster: "c1".into(),
             leaving: true,

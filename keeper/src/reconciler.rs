@@ -1,5 +1,5 @@
-//! One pass: reads the orders, looks, has `converge` plan, and does the steps (keeper 4). What a step is for is
-//! `converge`'s to say; when a pass runs is the loop's.
+//! The reconciler: one round reads the cluster data, observes the instance, lets `reconcile` plan, and executes the
+//! steps (keeper 4). What the steps are is decided by `reconcile`, when a round runs by `schedule`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -28,7 +28,7 @@ use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::reconcile::{
     ClusterDataState, CopyFacts, DataRole, DataState, Desired, Goal, HoldReason, LocalFacts, LogMessage, NextAction,
-    Observed, ProcessState, ReconcilePlan, ServerProbe, ServerState, Step, StopReason, TargetDb, TargetRole,
+    ObservedState, ProcessState, ReconcilePlan, ServerProbe, ServerState, Step, StopReason, TargetDb, TargetRole,
     changed_fields, desired_state, endangered_cluster, hold_unless_given_up, plan,
 };
 use crate::round_log::{self, CopyHold, RoundLog};
@@ -50,135 +50,125 @@ mod restart;
 pub use probe::stopped;
 pub use restart::PeerRestarts;
 
-/// Looks in one pass; more means that two rules undo each other, or that the orders change all the time.
+/// Plans in one round. More means that two rules undo each other or that the cluster data change all the time.
 const PLANS_MAX: usize = 20;
-/// A store whose answers take longer than this is not asked where that is not needed.
+/// Latency above which optional reads of the store are skipped.
 const SLOW_STORE: Duration = Duration::from_millis(100);
-/// What does passes: everything that they need and remember.
+/// Runs the rounds, and holds everything that they need and remember.
 pub struct Reconciler {
-    /// The options.
     pub config: Arc<Config>,
-    /// This keeper.
     pub me: KeeperUid,
-    /// This process.
     pub boot: BootUuid,
-    /// The store.
     pub store: Store,
-    /// The instance.
     pub instance: Arc<Instance>,
-    /// The published info.
     pub publisher: Arc<Publisher>,
-    /// Who keeps the published state true.
-    pub collector: Arc<Monitor>,
-    /// The state files.
+    /// Keeps the published state of the instance current.
+    pub monitor: Arc<Monitor>,
     pub local: Arc<LocalState>,
-    /// What the keeper has made outside PGDATA.
+    /// Directories outside PGDATA that belong to this keeper.
     pub owned: Arc<OwnedDirs>,
-    /// Who looks at these directories.
+    /// Reads these directories.
     pub walker: Walker,
-    /// Who changes them.
+    /// Changes them.
     pub changes: DataChanges,
-    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// What an operator has to fix.
     pub problems: Arc<Problems>,
-    /// The orders for whose sake something long is under way, for the loop to see.
+    /// The desired state for which a long step is running, for the loop to compare with new cluster data.
     pub in_progress: Arc<Mutex<Option<Desired>>>,
-    /// The cluster data as a watch has last brought them.
+    /// The cluster data of the last watch event.
     pub latest: Arc<Mutex<Option<Entry>>>,
-    /// Since when other instances are seen to restart.
+    /// Since when other instances have been restarting.
     pub restarts: Mutex<PeerRestarts>,
-    /// What outlives a pass.
+    /// State kept between rounds.
     pub memory: ReconcilerMemory,
 }
 
-/// What outlives a pass.
+/// State kept between rounds.
 #[derive(Debug, Default)]
 pub struct ReconcilerMemory {
     process: ProcessState,
-    /// The last orders that named a db.
+    /// The last db that was assigned.
     target: Option<Box<TargetDb>>,
-    /// The last thing that was said about why nothing is done.
+    /// The last logged reason for not acting.
     last_logged: Option<LogMessage>,
-    /// What a copy waits for.
+    /// Why a copy is waiting.
     copy_hold: CopyHold,
-    /// What a standby may not have less of than its control file says.
+    /// Minimum parameters of a standby, from its control file.
     minima: StandbyMinimums,
-    /// What of the configuration is refused.
+    /// Which parts of the configuration are rejected.
     config_check: Box<ConfigCheck>,
-    /// The replication slots that lay in the data directory before the last start.
+    /// The replication slots in the data directory before the last start.
     slots: SlotNeeds,
-    /// Changes of slots that fail, and why.
+    /// Failing changes of slots, and why.
     failing_slots: BTreeMap<String, String>,
-    /// What follows complete passes.
+    /// Work that follows complete rounds.
     housekeeping: Housekeeping,
-    /// The copies that failed.
+    /// Failed copies.
     backoff: CopyBackoff,
-    /// What was in the way of the last one.
+    /// Obstacle of the last copy.
     known_obstacle: KnownObstacle,
 }
 
-/// Why a pass runs.
+/// What triggered a round.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Trigger {
-    /// Its time has come: it is told whatever it finds.
+    /// The timer. The round is logged even if it finds nothing to do.
     Timer,
-    /// Something happened.
+    /// An event.
     Event,
-    /// Something happened, but the last attempt failed not long ago: only other orders than these are worth another.
+    /// An event soon after a failed round. The round runs only if the desired state is not this one.
     EventUnless(Desired),
 }
 
-/// How a pass ended.
+/// Result of a round.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RoundResult {
-    /// Everything is as the orders say.
+    /// The desired state is reached.
     Done,
-    /// Nothing more can be done under these orders.
+    /// Nothing more can be done for this desired state.
     OnHold,
-    /// A step failed: try again.
+    /// A step failed; it is retried.
     Failed,
-    /// The orders are those that failed before.
+    /// The desired state is the one that failed before.
     Skipped,
 }
 
-/// What a pass tells the loop.
+/// What a round returns to the loop.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoundOutcome {
-    /// How it ended.
     pub result: RoundResult,
-    /// The orders that it worked on last.
+    /// The last desired state of the round.
     pub desired: Desired,
-    /// The spec in force, when there is one.
+    /// The spec in force; `None` without usable cluster data.
     pub spec: Option<Spec>,
 }
 
-/// Cluster data as read, and the revision of the document.
+/// Cluster data as read, with their revision.
 #[derive(Debug, Clone)]
 struct ReadClusterData {
     state: ClusterDataState,
     revision: Revision,
 }
 
-/// What one pass knows while it runs.
-struct Round {
+/// State of a running round.
+struct RoundState {
     log: RoundLog,
     probe: Option<ServerProbe>,
     copy: Option<CopyFacts>,
-    /// When the permit was asked for.
+    /// When the permit was requested.
     permit: Option<control::clock::Boottime>,
-    /// A step failed without which the pass went on.
+    /// A step failed that may fail.
     is_incomplete: bool,
 }
 
 impl Reconciler {
-    /// Runs one pass. Dropping the future ends it; what was begun is found by the next one.
-    pub async fn reconcile(&mut self, woken: Trigger) -> RoundOutcome {
+    /// Runs one round. Dropping the future aborts it; the next round finds what was started.
+    pub async fn reconcile(&mut self, trigger: Trigger) -> RoundOutcome {
         self.set_in_progress(None);
         let hung = self.changes.wait_idle().await.err();
         self.report_hung_change(hung.as_ref());
-        let mut pass = Round {
-            log: RoundLog::new(woken == Trigger::Timer && !self.memory.copy_hold.is_held()),
+        let mut round = RoundState {
+            log: RoundLog::new(trigger == Trigger::Timer && !self.memory.copy_hold.is_held()),
             probe: None,
             copy: None,
             permit: None,
@@ -186,89 +176,90 @@ impl Reconciler {
         };
         let mut read = self.first_read().await;
         if hung.is_some() {
-            let orders = self.desired(&read.state).await;
-            return outcome(RoundResult::Failed, orders, &read);
+            let desired = self.desired(&read.state).await;
+            return outcome(RoundResult::Failed, desired, &read);
         }
-        for look in 0..PLANS_MAX {
-            let orders = self.desired(&read.state).await;
-            if look == 0 && matches!(&woken, Trigger::EventUnless(failed) if *failed == orders) {
-                return outcome(RoundResult::Skipped, orders, &read);
+        for plan_number in 0..PLANS_MAX {
+            let desired = self.desired(&read.state).await;
+            if plan_number == 0 && matches!(&trigger, Trigger::EventUnless(failed) if *failed == desired) {
+                return outcome(RoundResult::Skipped, desired, &read);
             }
-            self.update_from_cluster_data(&orders, &read, &mut pass.log);
-            let plan = match self.plan(&orders, &pass).await {
+            self.update_from_cluster_data(&desired, &read, &mut round.log);
+            let plan = match self.plan(&desired, &round).await {
                 Ok(plan) => plan,
                 Err(error) => {
                     error!(error = %Chain(&error), "could not look at the instance");
-                    return outcome(RoundResult::Failed, orders, &read);
+                    return outcome(RoundResult::Failed, desired, &read);
                 }
             };
-            self.publish_data_lost(&orders, &plan);
-            match self.execute(&orders, &read, &plan, &mut pass).await {
+            self.publish_data_lost(&desired, &plan);
+            match self.execute(&desired, &read, &plan, &mut round).await {
                 Ok(()) => {}
                 Err(error) if error.should_plan_again() => {
-                    (pass.probe, pass.copy) = (None, None);
+                    (round.probe, round.copy) = (None, None);
                     read = self.read().await;
                     continue;
                 }
-                Err(_) => return outcome(RoundResult::Failed, orders, &read),
+                Err(_) => return outcome(RoundResult::Failed, desired, &read),
             }
             match plan.next {
                 NextAction::PlanAgain => {
-                    (pass.probe, pass.copy) = (None, None);
-                    // On a slow store what follows a promotion does not wait for another reading: the permit has just
-                    // found the cluster data as they were read, and a change of them gives the pass up.
+                    (round.probe, round.copy) = (None, None);
+                    // On a slow store the steps after a promotion skip another read: the permit has just confirmed the
+                    // revision of the cluster data, and a change of them aborts the round.
                     if !(self.is_store_slow() && plan.steps.contains(&Step::Promote)) {
                         read = self.read().await;
                     }
                 }
-                NextAction::ProbeServer => pass.probe = Some(Box::pin(self.probe_server(&orders)).await),
+                NextAction::ProbeServer => round.probe = Some(Box::pin(self.probe_server(&desired)).await),
                 NextAction::ProbeSource(from) => {
                     #[expect(clippy::disallowed_methods, reason = "the pause between two looks ends here")]
                     let now = Boottime::now();
-                    if let Some(why) = self.memory.known_obstacle.current(now, &orders) {
-                        self.log(&LogMessage::OnHold(why), &mut pass.log);
-                        return outcome(RoundResult::OnHold, orders, &read);
+                    if let Some(why) = self.memory.known_obstacle.current(now, &desired) {
+                        self.log(&LogMessage::OnHold(why), &mut round.log);
+                        return outcome(RoundResult::OnHold, desired, &read);
                     }
-                    self.set_in_progress(Some(&orders));
-                    pass.copy = Some(Box::pin(self.probe_source(&from, &orders)).await);
+                    self.set_in_progress(Some(&desired));
+                    round.copy = Some(Box::pin(self.probe_source(&from, &desired)).await);
                     self.set_in_progress(None);
                 }
                 NextAction::Done => {
-                    self.end_log(None, &mut pass.log);
+                    self.end_log(None, &mut round.log);
                     self.problems.set(KeeperProblemKind::Data, "copy", Vec::new());
-                    if !pass.is_incomplete {
+                    if !round.is_incomplete {
                         self.forget_failed_steps();
                     }
-                    if let Goal::Run(target) = &orders.goal {
-                        self.round_complete(target, matches!(pass.probe, Some(ServerProbe::Answered(_))));
+                    if let Goal::Run(target) = &desired.goal {
+                        self.round_complete(target, matches!(round.probe, Some(ServerProbe::Answered(_))));
                     }
-                    return outcome(RoundResult::Done, orders, &read);
+                    return outcome(RoundResult::Done, desired, &read);
                 }
                 NextAction::Hold(why) => {
-                    self.end_log(Some(&why), &mut pass.log);
+                    self.end_log(Some(&why), &mut round.log);
                     let problem = problem::problem(&why, &self.instance.config().data, &self.local.cluster());
                     self.problems
                         .set(KeeperProblemKind::Data, "copy", problem.into_iter().collect());
                     if matches!(why, HoldReason::Obstacle(..)) {
                         #[expect(clippy::disallowed_methods, reason = "the pause between two looks begins here")]
-                        self.memory.known_obstacle.record(Boottime::now(), &orders, &why);
+                        self.memory.known_obstacle.record(Boottime::now(), &desired, &why);
                     }
-                    return outcome(RoundResult::OnHold, orders, &read);
+                    return outcome(RoundResult::OnHold, desired, &read);
                 }
             }
         }
         error!(looks = PLANS_MAX, "the pass does not come to its end");
-        let orders = self.desired(&read.state).await;
-        outcome(RoundResult::Failed, orders, &read)
+        let desired = self.desired(&read.state).await;
+        outcome(RoundResult::Failed, desired, &read)
     }
 
-    /// What is in the files is not known any more: the next pass writes them, and reloads the server.
+    /// Marks the generated files as unknown: the next round writes them and reloads the server.
     pub fn invalidate_files(&mut self) {
         self.memory.process.current = None;
     }
 
-    /// The cluster data to begin with: read, but for a promotion on a slow store. That asks for a permit before anything
-    /// else, which is granted only on the present cluster data, so those that the watch has brought do.
+    /// Returns the cluster data for the first plan. They are read from the store, except before a promotion on a slow
+    /// store: the promotion first requests a permit, which is granted only on the current revision, so the data of the
+    /// last watch event are sufficient.
     async fn first_read(&self) -> ReadClusterData {
         let latest = self
             .latest
@@ -296,7 +287,6 @@ impl Reconciler {
         self.store.latency() > SLOW_STORE
     }
 
-    /// Reads the cluster data.
     async fn read(&self) -> ReadClusterData {
         match self.store.get(&self.store.keys().cluster_data()).await {
             Ok(entry) => ReadClusterData {
@@ -313,13 +303,13 @@ impl Reconciler {
         }
     }
 
-    /// What the cluster data say that this keeper has to be, unless they are of another cluster than its database.
+    /// Returns the desired state; on hold if the cluster data belong to another cluster than the local database.
     async fn desired(&self, reading: &ClusterDataState) -> Desired {
-        let orders = desired_state(reading, &self.me, &self.boot);
+        let desired = desired_state(reading, &self.me, &self.boot);
         let ClusterDataState::Valid(checked) = reading else {
-            return orders;
+            return desired;
         };
-        // What cannot be looked at may be data.
+        // What cannot be read may be data.
         let has_data = !matches!(self.instance.local_role(), Ok(FileRole::Undefined));
         let local = LocalFacts {
             cluster: self.local.cluster(),
@@ -329,16 +319,16 @@ impl Reconciler {
             } else {
                 DataState::Absent
             },
-            unclaimed: None, // this judges only what dbstate names
+            unclaimed: None, // this check covers only data named in dbstate
         };
         let Some(own) = endangered_cluster(checked, &self.me, &local) else {
-            return orders;
+            return desired;
         };
         let key = self.store.keys().created();
         match self.store.get(&key).await {
             Ok(entry) => {
                 let created = entry.and_then(|entry| from_slice::<Created>(&entry.value).ok());
-                hold_unless_given_up(orders, &own, created.as_ref())
+                hold_unless_given_up(desired, &own, created.as_ref())
             }
             Err(error) => {
                 tracing::debug!(error = %Chain(&error), "could not read who created the cluster");
@@ -350,15 +340,16 @@ impl Reconciler {
         }
     }
 
-    /// What every reading brings with it: metrics, what is said of a changed db, a `stopped` that is over.
+    /// Updates metrics and published facts from the cluster data, logs a changed db, and withdraws an outdated
+    /// `stopped`.
     #[expect(clippy::disallowed_methods, reason = "a metric carries the time at which it was set")]
-    fn update_from_cluster_data(&mut self, orders: &Desired, read: &ReadClusterData, lines: &mut RoundLog) {
+    fn update_from_cluster_data(&mut self, desired: &Desired, read: &ReadClusterData, log: &mut RoundLog) {
         if let ClusterDataState::Valid(checked) = &read.state {
             self.report_limits(checked);
             self.metrics.cluster_data_valid.set(unix_seconds(wall_clock()));
         }
         self.report_password_files();
-        let assigned = match &orders.goal {
+        let assigned = match &desired.goal {
             Goal::Run(target) => Some(Some(&target.db)),
             Goal::Stop(StopReason::OldMaster { db, .. }) => Some(Some(db)),
             Goal::Stop(StopReason::NoDb) | Goal::Hold(HoldReason::NotListed) => Some(None),
@@ -369,8 +360,8 @@ impl Reconciler {
         {
             self.retract_stopped();
         }
-        self.collector.set_followed(followed(orders, &read.state));
-        let Goal::Run(target) = &orders.goal else { return };
+        self.monitor.set_followed(followed(desired, &read.state));
+        let Goal::Run(target) = &desired.goal else { return };
         self.metrics.set_target_role(match target.role {
             TargetRole::Master => MetricRole::Master,
             TargetRole::Standby(_) | TargetRole::NoUpstream => MetricRole::Standby,
@@ -379,7 +370,7 @@ impl Reconciler {
         match &self.memory.target {
             Some(before) if before.db == target.db && before.spec != target.spec => {
                 let changed = changed_fields(&before.spec, &target.spec).join(",");
-                lines.flush();
+                log.flush();
                 info!(db = %target.db, generation = target.generation, %changed, "our db changed");
             }
             _ => {}
@@ -387,7 +378,7 @@ impl Reconciler {
         self.memory.target = Some(target.clone());
     }
 
-    /// Reports each stored duration that counts as another one.
+    /// Reports each stored duration that is clamped to another value.
     fn report_limits(&self, checked: &Checked) {
         let clamped = checked.cluster().spec.as_ref().map(|spec| spec.clamped());
         let clamped = clamped.unwrap_or_default();
@@ -399,7 +390,7 @@ impl Reconciler {
         self.problems.set(KeeperProblemKind::Configuration, "limits", problems);
     }
 
-    /// Reports password files that cannot be read any more.
+    /// Reports password files that can no longer be read.
     fn report_password_files(&self) {
         let failing = self.instance.config().passwords().filter_map(Secret::failure);
         let problem = |text: String| {
@@ -412,9 +403,9 @@ impl Reconciler {
         );
     }
 
-    /// Publishes whether the data of our db are gone, so that the sentinel gives us another one in its place.
-    fn publish_data_lost(&self, orders: &Desired, plan: &ReconcilePlan) {
-        let lost = match (&plan.next, &orders.goal) {
+    /// Publishes whether the data of the assigned db are missing, so that the sentinel assigns another db.
+    fn publish_data_lost(&self, desired: &Desired, plan: &ReconcilePlan) {
+        let lost = match (&plan.next, &desired.goal) {
             (NextAction::Hold(HoldReason::DataLost | HoldReason::NoUsableData), Goal::Run(target)) => target.db.clone(),
             _ => DbUid::default(),
         };
@@ -423,8 +414,8 @@ impl Reconciler {
         }
     }
 
-    /// Looks at the data directory and the process, and plans.
-    async fn plan(&mut self, orders: &Desired, pass: &Round) -> Result<ReconcilePlan, StepError> {
+    /// Observes the data directory and the process, and plans.
+    async fn plan(&mut self, desired: &Desired, round: &RoundState) -> Result<ReconcilePlan, StepError> {
         let data = match self.instance.local_role()? {
             FileRole::Undefined => DataState::Absent,
             FileRole::Master => DataState::Present(DataRole::Master),
@@ -446,9 +437,9 @@ impl Reconciler {
         };
         let server = match self.instance.running().await? {
             None => ServerState::Down,
-            Some(_) => ServerState::Up(pass.probe.clone().unwrap_or(ServerProbe::NotProbed)),
+            Some(_) => ServerState::Up(round.probe.clone().unwrap_or(ServerProbe::NotProbed)),
         };
-        let sets = match &orders.goal {
+        let config = match &desired.goal {
             Goal::Run(target) => {
                 if server == ServerState::Down {
                     self.read_minima(target, data).await;
@@ -464,40 +455,40 @@ impl Reconciler {
         };
         #[expect(clippy::disallowed_methods, reason = "the pause between failed copies ends here")]
         let now = Boottime::now();
-        self.memory.process.copy_pause = self.memory.backoff.active_pause(now, orders);
-        let seen = Observed {
-            desired: orders,
+        self.memory.process.copy_pause = self.memory.backoff.active_pause(now, desired);
+        let observed = ObservedState {
+            desired,
             local: &local,
             server: &server,
-            config: sets.as_ref(),
+            config: config.as_ref(),
             process: &self.memory.process,
-            copy: pass.copy.as_ref(),
+            copy: round.copy.as_ref(),
         };
-        Ok(plan(&seen))
+        Ok(plan(&observed))
     }
 
-    /// Does the steps in their order.
+    /// Executes the steps in order.
     async fn execute(
         &mut self,
-        orders: &Desired,
+        desired: &Desired,
         read: &ReadClusterData,
         plan: &ReconcilePlan,
-        pass: &mut Round,
+        round: &mut RoundState,
     ) -> Result<(), StepError> {
         for step in &plan.steps {
             if matches!(step, Step::ReportRestart(_)) {
                 self.report_slots(plan);
             }
             if let Step::Log(line) = step {
-                self.log(line, &mut pass.log);
+                self.log(line, &mut round.log);
                 continue;
             }
             if step.has_effect() {
-                pass.log.flush();
+                round.log.flush();
                 self.memory.last_logged = None;
             }
-            self.set_in_progress(step.is_long().then_some(orders));
-            let done = self.execute_step(step, orders, read, pass).await;
+            self.set_in_progress(step.is_long().then_some(desired));
+            let done = self.execute_step(step, desired, read, round).await;
             self.set_in_progress(None);
             let Err(failed) = done else { continue };
             if let StepError::Configuration(cause) = &failed {
@@ -513,7 +504,7 @@ impl Reconciler {
             }
             let message = failure_message(step, &failed);
             if step.may_fail() {
-                pass.is_incomplete = true;
+                round.is_incomplete = true;
                 warn!(error = %Chain(&failed), "{message}");
             } else {
                 error!(error = %Chain(&failed), "{message}");
@@ -523,7 +514,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Reports that nothing is done, because a change of the data that was begun does not get on.
+    /// Reports that nothing else is done because a started change of the data makes no progress.
     fn report_hung_change(&self, hung: Option<&FileSystemHung>) {
         let problem = hung.map(problem::hung_change);
         self.problems
@@ -536,30 +527,30 @@ impl Reconciler {
         }
     }
 
-    fn set_in_progress(&self, orders: Option<&Desired>) {
-        *self.in_progress.lock().expect("nobody panics while holding the orders") = orders.cloned();
+    fn set_in_progress(&self, desired: Option<&Desired>) {
+        *self.in_progress.lock().expect("nobody panics while holding the orders") = desired.cloned();
     }
 
-    /// The pass ends, held for this reason or otherwise.
-    fn end_log(&mut self, held: Option<&HoldReason>, lines: &mut RoundLog) {
+    /// Flushes the log at the end of a round that is on hold for this reason, or not on hold.
+    fn end_log(&mut self, held: Option<&HoldReason>, log: &mut RoundLog) {
         if self.memory.copy_hold.round_ended(held) {
-            lines.flush();
+            log.flush();
         }
     }
 
-    /// Why nothing is done is said when it changes, and again only where that is useful.
-    fn log(&mut self, line: &LogMessage, lines: &mut RoundLog) {
+    /// Logs a message. The reason for not acting is logged when it changes, and repeated only where that is useful.
+    fn log(&mut self, line: &LogMessage, log: &mut RoundLog) {
         let repeats = match line {
             LogMessage::OnHold(why) => round_log::is_repeated(why),
             LogMessage::KeptStopped(_) => true,
-            _ => return lines.log(line),
+            _ => return log.log(line),
         };
         if self.memory.last_logged.as_ref() != Some(line) {
-            lines.flush();
+            log.flush();
             round_log::write(line);
             self.memory.last_logged = Some(line.clone());
         } else if repeats {
-            lines.log(line);
+            log.log(line);
         }
     }
 
@@ -572,7 +563,7 @@ impl Reconciler {
         self.metrics.sync_success.set(unix_seconds(wall_clock()));
     }
 
-    /// Begins what follows a complete pass.
+    /// Starts the work that follows a complete round.
     #[expect(clippy::disallowed_methods, reason = "the pause between two looks ends here")]
     fn begin_housekeeping(&mut self, target: &TargetDb, answers: bool) {
         let site = HousekeepingContext {
@@ -583,7 +574,7 @@ impl Reconciler {
             changes: self.changes.clone(),
         };
         let basis = HousekeepingInput {
-            locations: links::locations(&site.data).unwrap_or_default(), // the look itself reports why
+            locations: links::locations(&site.data).unwrap_or_default(), // the survey itself reports why
             has_neighbour: target.peers.contains(&self.config.advertise_address),
             answers,
         };
@@ -591,7 +582,7 @@ impl Reconciler {
     }
 }
 
-/// What a value of `clusterdata` is.
+/// Decodes a value of the `clusterdata` key.
 pub fn cluster_data_state(entry: Option<&Entry>) -> ClusterDataState {
     let Some(entry) = entry else {
         return ClusterDataState::Absent;
@@ -607,26 +598,26 @@ pub fn cluster_data_state(entry: Option<&Entry>) -> ClusterDataState {
     }
 }
 
-/// Whether a pass that works on `before` is better given up because of `after`: what it makes, or keeps running, is
-/// not wanted any more (keeper W3).
+/// Whether a round for `before` should be aborted because of `after`: what it creates, or keeps running, is no longer
+/// wanted (keeper W3).
 pub fn is_superseded(before: &Desired, after: &Desired) -> bool {
-    let be = |orders: &Desired| match &orders.goal {
+    let be = |desired: &Desired| match &desired.goal {
         Goal::Run(target) => Ok((target.db.clone(), target.role.clone(), target.spec.init_mode.clone())),
         Goal::Stop(why) => Err(Some(why.clone())),
         Goal::Hold(_) => Err(None),
     };
     match (be(before), be(after)) {
-        // What cannot be used changes nothing, and stops nothing that was begun (keeper I7).
+        // Unusable cluster data change nothing and interrupt nothing (keeper I7).
         (_, Err(None)) => false,
-        // The end of an initialisation changes the mode of the same db.
+        // The init mode is ignored: it changes for the same db when its initialisation ends.
         (Ok((db, role, _)), Ok((after_db, after_role, _))) => db != after_db || role != after_role,
         (before, after) => before != after,
     }
 }
 
-/// The db that the instance is to follow under these orders.
-fn followed(orders: &Desired, reading: &ClusterDataState) -> Option<FollowedDb> {
-    let (Goal::Run(target), ClusterDataState::Valid(checked)) = (&orders.goal, reading) else {
+/// Returns the db that the instance has to follow.
+fn followed(desired: &Desired, reading: &ClusterDataState) -> Option<FollowedDb> {
+    let (Goal::Run(target), ClusterDataState::Valid(checked)) = (&desired.goal, reading) else {
         return None;
     };
     let TargetRole::Standby(upstream) = &target.role else {
@@ -642,7 +633,7 @@ fn followed(orders: &Desired, reading: &ClusterDataState) -> Option<FollowedDb> 
     })
 }
 
-fn outcome(ended: RoundResult, orders: Desired, read: &ReadClusterData) -> RoundOutcome {
+fn outcome(ended: RoundResult, desired: Desired, read: &ReadClusterData) -> RoundOutcome {
     let spec = match &read.state {
         ClusterDataState::Valid(checked) => {
             let Checked { spec, .. } = checked.as_ref();
@@ -652,12 +643,12 @@ fn outcome(ended: RoundResult, orders: Desired, read: &ReadClusterData) -> Round
     };
     RoundOutcome {
         result: ended,
-        desired: orders,
+        desired,
         spec,
     }
 }
 
-/// Nanoseconds as the seconds of a metric.
+/// Converts nanoseconds to the seconds of a metric.
 pub fn unix_seconds(nanos: i128) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a metric needs no nanoseconds")]
     let seconds = nanos as f64 / 1e9;
@@ -685,7 +676,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_in_the_store_is_named_and_changes_nothing() {
+    fn undecodable_cluster_data_are_reported_and_change_nothing() {
         assert_eq!(cluster_data_state(None), ClusterDataState::Absent);
         assert_eq!(cluster_data_state(Some(&entry("null"))), ClusterDataState::Absent);
         assert!(matches!(
@@ -707,7 +698,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_is_given_up_only_for_orders_that_make_its_work_useless() {
+    fn a_round_is_aborted_only_if_its_result_is_not_wanted_any_more() {
         let down = |why| Desired {
             cluster: None,
             goal: Goal::Stop(why),

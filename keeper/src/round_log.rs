@@ -1,12 +1,12 @@
-//! The lines of a pass, word for word as they are waited for (keeper 15), and which of them are said when.
+//! Log messages of a round, with the texts of the reference (keeper 15), and when they are written.
 
 use control::redact::is_private;
 use tracing::{error, info, warn};
 
 use crate::reconcile::{HoldReason, LogMessage, ParameterChange, StopReason};
 
-/// The lines of one pass: said from the first deed on, or when the pass is one that is always told (keeper 15.0 rules
-/// 4 and 5); each once.
+/// Messages of one round. They are written from the first effective step on, or immediately in a verbose round (keeper
+/// 15.0 rules 4 and 5); each once.
 #[derive(Debug)]
 pub struct RoundLog {
     is_verbose: bool,
@@ -15,7 +15,7 @@ pub struct RoundLog {
 }
 
 impl RoundLog {
-    /// `aloud`: the pass is told even if it finds nothing to do.
+    /// `is_verbose`: the messages are written even if nothing is done.
     pub fn new(is_verbose: bool) -> Self {
         Self {
             is_verbose,
@@ -24,7 +24,7 @@ impl RoundLog {
         }
     }
 
-    /// A line of the pass; the ones that are to be said now.
+    /// Adds a message; returns the messages to write now.
     fn add(&mut self, line: &LogMessage) -> Vec<LogMessage> {
         if self.seen.contains(line) {
             return Vec::new();
@@ -38,34 +38,34 @@ impl RoundLog {
         }
     }
 
-    /// From here on everything is said; the lines that waited for it.
+    /// Writes everything from now on; returns the pending messages.
     fn start_writing(&mut self) -> Vec<LogMessage> {
         self.is_verbose = true;
         std::mem::take(&mut self.pending)
     }
 
-    /// Says a line, or keeps it for the case that something is done.
+    /// Writes a message, or keeps it until something is done.
     pub fn log(&mut self, line: &LogMessage) {
         self.add(line).iter().for_each(write);
     }
 
-    /// Something is done: says what waited.
+    /// Writes the pending messages, because something is done.
     pub fn flush(&mut self) {
         self.start_writing().iter().for_each(write);
     }
 }
 
-/// What a copy waits for, to log the lines of its passes once for each reason.
+/// Why a copy is on hold, to log the messages of its rounds once per reason.
 #[derive(Debug, Default)]
 pub struct CopyHold(Option<HoldReason>);
 
 impl CopyHold {
-    /// A copy was waiting when the last pass ended.
+    /// Whether a copy was on hold when the last round ended.
     pub const fn is_held(&self) -> bool {
         self.0.is_some()
     }
 
-    /// A pass has ended, held for this reason or otherwise. Whether its lines are to be logged now.
+    /// Records the end of a round. Returns whether its messages are to be logged now.
     pub fn round_ended(&mut self, held: Option<&HoldReason>) -> bool {
         let waits = |why: &&HoldReason| {
             matches!(
@@ -75,14 +75,14 @@ impl CopyHold {
         };
         let now = held.filter(waits).cloned();
         let is_new = now.is_some() && now != self.0;
-        // A pass that was quiet only for the former reason and ended otherwise.
+        // The round was not logged because of the former reason, and ended otherwise.
         let is_over = now.is_none() && self.0.is_some();
         self.0 = now;
         is_new || is_over
     }
 }
 
-/// Whether the same reason is worth saying again in the next pass, rather than only when it changes.
+/// Whether to log the same reason again in the next round instead of only when it changes.
 pub fn is_repeated(why: &HoldReason) -> bool {
     match why {
         HoldReason::StoreUnavailable
@@ -104,7 +104,7 @@ pub fn is_repeated(why: &HoldReason) -> bool {
     }
 }
 
-/// Writes one line.
+/// Writes one message.
 pub fn write(line: &LogMessage) {
     match line {
         LogMessage::OnHold(why) => write_hold(why),
@@ -182,12 +182,12 @@ fn write_hold(why: &HoldReason) {
             error!("cannot make a master a standby in place, leaving the instance as it is");
         }
         HoldReason::NoUsableData => error!("database cluster not initialized, although it should be: doing nothing"),
-        // Logged as problems, see `pass::problem`.
+        // Logged as problems, see `reconciler::problem`.
         HoldReason::WrongSource(..) | HoldReason::Obstacle(..) | HoldReason::CopyFailed(_) => {}
     }
 }
 
-/// The values are left out where they may hold passwords (keeper 15.0 rule 4).
+/// Omits values that may hold passwords (keeper 15.0 rule 4).
 fn write_parameter_change(change: &ParameterChange) {
     let is_private = is_private(&change.name);
     let shown = |value: &Option<String>| value.clone().filter(|_| !is_private).unwrap_or_default();
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quiet_pass_says_nothing_until_something_is_done() {
+    fn a_quiet_round_logs_nothing_until_something_is_done() {
         let mut lines = RoundLog::new(false);
         assert_eq!(lines.add(&LogMessage::RoleMaster), []);
         assert_eq!(lines.add(&LogMessage::AlreadyMaster), []);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_a_refused_copy_are_logged_once_for_each_reason() {
+    fn messages_of_a_held_copy_are_logged_once_per_reason() {
         use crate::external_dirs::Obstacle;
         let mounted = HoldReason::Obstacle("/ts".into(), Obstacle::Mounted);
         let away = HoldReason::Obstacle("/ts".into(), Obstacle::NoAnswer);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_said_once_a_pass() {
+    fn a_message_is_logged_once_per_round() {
         let mut lines = RoundLog::new(true);
         assert_eq!(lines.add(&LogMessage::RoleMaster), [LogMessage::RoleMaster]);
         assert_eq!(lines.add(&LogMessage::RoleMaster), []);

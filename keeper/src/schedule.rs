@@ -1,4 +1,4 @@
-//! When the next pass runs, and what it is told about why: timer, events, and a growing pause after failures.
+//! When the next round runs and what triggers it: timer, events, and a growing pause after failures.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use control::clock::Boottime;
 use crate::reconcile::Desired;
 use crate::reconciler::{RoundResult, Trigger};
 
-/// A change that concerns only parameters or hba lines waits so long for more of its kind (keeper 18.2).
+/// Delay of a change of parameters or hba lines only, to combine it with further ones (keeper 18.2).
 pub const COALESCE: Duration = Duration::from_millis(200);
-/// Pause after the first failure; it doubles with each further one, up to the sleepInterval (keeper 8.4).
+/// Pause after the first failure; doubled after each further one, up to the sleepInterval (keeper 8.4).
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// A server that ends so soon after its start has not recovered by starting.
+/// A server that ends within this time after its start is crash-looping.
 const QUICK_END: Duration = Duration::from_secs(2);
 
-/// When the next pass runs.
+/// Schedule of the rounds.
 #[derive(Debug)]
 pub struct Schedule {
     timer: Boottime,
@@ -26,7 +26,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The first pass is due now.
+    /// Makes the first round due now.
     pub fn new(now: Boottime) -> Self {
         Self {
             timer: now,
@@ -38,23 +38,24 @@ impl Schedule {
         }
     }
 
-    /// When the next pass is due.
+    /// Returns when the next round is due.
     pub fn due(&self) -> Boottime {
         self.trigger.map_or(self.timer, |event| event.min(self.timer))
     }
 
-    /// Something happened that a pass has to look at, after `delay`.
+    /// Makes a round due after `delay`.
     pub fn event(&mut self, now: Boottime, delay: Duration) {
         let at = now + delay;
         self.trigger = Some(self.trigger.map_or(at, |event| event.min(at)));
     }
 
-    /// A server was started.
+    /// Records the start of a server.
     pub fn server_started(&mut self, now: Boottime) {
         self.started = Some(now);
     }
 
-    /// The server has ended by itself: it is started again at once, unless it does so again and again.
+    /// Records that the server ended unexpectedly: it is restarted immediately, unless it keeps ending soon after its
+    /// start.
     pub fn server_ended(&mut self, now: Boottime, sleep_interval: Duration) {
         let quick = self.started.is_some_and(|started| now.since(started) < QUICK_END);
         self.quick_ends = if quick { self.quick_ends.saturating_add(1) } else { 0 };
@@ -66,7 +67,7 @@ impl Schedule {
         self.event(now, delay);
     }
 
-    /// A pass begins: why it runs.
+    /// Begins a round and returns its trigger.
     pub fn begin(&mut self, now: Boottime) -> Trigger {
         self.trigger = None;
         if now >= self.timer {
@@ -75,8 +76,8 @@ impl Schedule {
         self.failed.clone().map_or(Trigger::Event, Trigger::EventUnless)
     }
 
-    /// A pass has ended; after `sleep_interval` the next one runs in any case (keeper 3.2).
-    pub fn end(&mut self, now: Boottime, ended: &RoundResult, orders: &Desired, sleep_interval: Duration) {
+    /// Ends a round; the next one runs after `sleep_interval` at the latest (keeper 3.2).
+    pub fn end(&mut self, now: Boottime, ended: &RoundResult, desired: &Desired, sleep_interval: Duration) {
         match ended {
             RoundResult::Skipped => {}
             RoundResult::Done | RoundResult::OnHold => {
@@ -86,12 +87,12 @@ impl Schedule {
             RoundResult::Failed => {
                 self.timer = now + pause(self.failures, sleep_interval);
                 self.failures = self.failures.saturating_add(1);
-                self.failed = Some(orders.clone());
+                self.failed = Some(desired.clone());
             }
         }
     }
 
-    /// A pass was given up for other orders: they are looked at at once.
+    /// Makes a round due now after one was aborted for another desired state.
     pub fn round_aborted(&mut self, now: Boottime) {
         self.event(now, Duration::ZERO);
     }
@@ -122,37 +123,37 @@ mod tests {
     }
 
     #[test]
-    fn the_timer_runs_from_the_end_of_a_pass_and_events_come_before_it() {
-        let mut agenda = Schedule::new(at(0));
-        assert_eq!(agenda.begin(at(0)), Trigger::Timer);
-        agenda.end(at(1000), &RoundResult::Done, &some_orders(), SLEEP);
-        assert_eq!(agenda.due(), at(6000));
-        agenda.event(at(2000), COALESCE);
-        agenda.event(at(2100), COALESCE);
-        assert_eq!(agenda.due(), at(2200));
-        assert_eq!(agenda.begin(at(2200)), Trigger::Event);
-        assert_eq!(agenda.due(), at(6000), "an event does not move the timer");
+    fn the_timer_runs_from_the_end_of_a_round_and_events_come_before_it() {
+        let mut schedule = Schedule::new(at(0));
+        assert_eq!(schedule.begin(at(0)), Trigger::Timer);
+        schedule.end(at(1000), &RoundResult::Done, &some_orders(), SLEEP);
+        assert_eq!(schedule.due(), at(6000));
+        schedule.event(at(2000), COALESCE);
+        schedule.event(at(2100), COALESCE);
+        assert_eq!(schedule.due(), at(2200));
+        assert_eq!(schedule.begin(at(2200)), Trigger::Event);
+        assert_eq!(schedule.due(), at(6000), "an event does not move the timer");
     }
 
     #[test]
-    fn failures_are_repeated_ever_more_slowly_unless_the_orders_change() {
-        let mut agenda = Schedule::new(at(0));
+    fn failures_are_retried_more_and_more_slowly_unless_the_desired_state_changes() {
+        let mut schedule = Schedule::new(at(0));
         let mut pauses = Vec::new();
         let mut now = at(0);
         for _ in 0..7 {
-            agenda.begin(now);
-            agenda.end(now, &RoundResult::Failed, &some_orders(), SLEEP);
-            pauses.push(agenda.due().since(now).as_millis());
-            now = agenda.due();
+            schedule.begin(now);
+            schedule.end(now, &RoundResult::Failed, &some_orders(), SLEEP);
+            pauses.push(schedule.due().since(now).as_millis());
+            now = schedule.due();
         }
         assert_eq!(pauses, [200, 400, 800, 1600, 3200, 5000, 5000]);
-        let mut agenda = Schedule::new(at(0));
-        agenda.begin(at(0));
-        agenda.end(at(0), &RoundResult::Failed, &some_orders(), SLEEP);
-        agenda.event(at(10), Duration::ZERO);
-        assert_eq!(agenda.begin(at(10)), Trigger::EventUnless(some_orders()));
-        agenda.end(at(11), &RoundResult::Skipped, &some_orders(), SLEEP);
-        assert_eq!(agenda.due(), at(200));
+        let mut schedule = Schedule::new(at(0));
+        schedule.begin(at(0));
+        schedule.end(at(0), &RoundResult::Failed, &some_orders(), SLEEP);
+        schedule.event(at(10), Duration::ZERO);
+        assert_eq!(schedule.begin(at(10)), Trigger::EventUnless(some_orders()));
+        schedule.end(at(11), &RoundResult::Skipped, &some_orders(), SLEEP);
+        assert_eq!(schedule.due(), at(200));
     }
 
     #[test]
@@ -160,31 +161,31 @@ mod tests {
         for sleep in [Duration::ZERO, Duration::from_nanos(i64::MAX as u64), Duration::MAX] {
             for count in [0, 1, 31, 32, 63, u32::MAX - 1, u32::MAX] {
                 assert!(pause(count, sleep) <= sleep);
-                let mut agenda = Schedule::new(at(0));
-                (agenda.failures, agenda.quick_ends) = (count, count);
-                agenda.server_started(at(0));
-                agenda.server_ended(at(1), sleep);
-                agenda.end(
+                let mut schedule = Schedule::new(at(0));
+                (schedule.failures, schedule.quick_ends) = (count, count);
+                schedule.server_started(at(0));
+                schedule.server_ended(at(1), sleep);
+                schedule.end(
                     Boottime::from_nanos(u64::MAX),
                     &RoundResult::Failed,
                     &some_orders(),
                     sleep,
                 );
-                agenda.end(at(1), &RoundResult::Done, &some_orders(), sleep);
-                agenda.event(at(1), Duration::MAX);
+                schedule.end(at(1), &RoundResult::Done, &some_orders(), sleep);
+                schedule.event(at(1), Duration::MAX);
             }
         }
     }
 
     #[test]
     fn a_killed_server_is_started_at_once_but_not_one_that_never_lasts() {
-        let mut agenda = Schedule::new(at(0));
-        agenda.end(at(0), &RoundResult::Done, &some_orders(), SLEEP);
+        let mut schedule = Schedule::new(at(0));
+        schedule.end(at(0), &RoundResult::Done, &some_orders(), SLEEP);
         let mut delay = |started, ended| {
-            agenda.server_started(at(started));
-            agenda.server_ended(at(ended), SLEEP);
-            let delay = agenda.due().since(at(ended)).as_millis();
-            agenda.begin(at(ended));
+            schedule.server_started(at(started));
+            schedule.server_ended(at(ended), SLEEP);
+            let delay = schedule.due().since(at(ended)).as_millis();
+            schedule.begin(at(ended));
             delay
         };
         assert_eq!(delay(0, 60), 0);

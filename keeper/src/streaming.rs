@@ -1,5 +1,5 @@
-//! Whether a standby receives the WAL of the db that it follows. A server that runs and answers, but whose WAL receiver
-//! is refused, falls behind without another sign. Looking at the server is left to `collect`.
+//! Whether a standby receives WAL from the db that it follows. A standby whose WAL receiver is rejected answers queries
+//! and falls behind without another symptom. Observing the server is left to `monitor`.
 
 use std::time::Duration;
 
@@ -9,25 +9,21 @@ use control::model::{DbUid, Lsn, Problem};
 use crate::postgres::sql::StandbyStatus;
 use crate::problems::KeeperProblemKind;
 
-/// The db that a standby follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FollowedDb {
-    /// Its uid.
     pub db: DbUid,
-    /// Its advertised address.
     pub address: String,
-    /// Its advertised port.
     pub port: String,
-    /// The sentinel counts it as healthy.
+    /// The sentinel considers it healthy.
     pub is_healthy: bool,
-    /// How long a standby may be without its WAL before that is a problem.
+    /// How long a standby may be without its WAL before it is a problem.
     pub limit: Duration,
 }
 
-/// The limit where the cluster spec sets none: dbWaitReadyTimeout of the defaults.
+/// Limit if the cluster spec sets none: the default dbWaitReadyTimeout.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How long a standby may be without WAL: dbWaitReadyTimeout, but longer than it takes to replace a failed master.
+/// Returns how long a standby may be without WAL: dbWaitReadyTimeout, but at least the time to replace a failed master.
 pub fn limit(ready_timeout: Duration, fail_interval: Duration) -> Duration {
     let limit = if ready_timeout.is_zero() { LIMIT } else { ready_timeout };
     limit.max(fail_interval.saturating_mul(2))
@@ -37,7 +33,7 @@ pub fn limit(ready_timeout: Duration, fail_interval: Duration) -> Duration {
 #[derive(Debug, Default)]
 pub struct StreamingCheck {
     without: Option<WithoutWal>,
-    /// The last reason that the server printed: its lines come rarely, and others come between them.
+    /// The last reason that the server logged: it logs it rarely, between other lines.
     reason: Option<String>,
 }
 
@@ -50,11 +46,11 @@ struct WithoutWal {
 }
 
 impl StreamingCheck {
-    /// Takes in a look at a server that answers, and returns the time without WAL once it is longer than the limit.
-    /// `followed` is absent unless the server is to follow another one.
+    /// Records an observation of a server that answers. Returns the time without WAL once it exceeds the limit.
+    /// `followed` is `None` unless the server has to follow another one.
     ///
-    /// Time counts only while the followed db is healthy and the same, and nothing is replayed: WAL may come from an
-    /// archive, and a standby that was away long has much of it to replay. A standby whose replay is paused starts no WAL
+    /// Time counts only while the followed db is healthy and unchanged and nothing is replayed: WAL may come from an
+    /// archive, and a standby that was down for long has much to replay. A standby whose replay is paused starts no WAL
     /// receiver.
     pub fn note(&mut self, followed: Option<&FollowedDb>, standby: &StandbyStatus, now: Boottime) -> Option<Duration> {
         let is_streaming = standby.receiver.as_ref().is_some_and(|receiver| receiver.is_streaming);
@@ -78,12 +74,12 @@ impl StreamingCheck {
         (time >= followed.limit).then_some(time)
     }
 
-    /// The server does not run, or follows nobody.
+    /// Resets the check: the server is not running or follows nothing.
     pub fn reset(&mut self) {
         *self = Self::default();
     }
 
-    /// What an operator is shown; `log` is what the server has printed last.
+    /// Returns the problem for the operator; `log` are the server's last log lines.
     pub fn problem(&mut self, followed: &FollowedDb, log: &[String]) -> Problem {
         if let Some(reason) = reason(log) {
             self.reason = Some(reason.to_owned());
@@ -103,7 +99,7 @@ fn problem(followed: &FollowedDb, reason: Option<&str>) -> Problem {
     KeeperProblemKind::Replication.problem(&text, remedy(reason.unwrap_or_default()))
 }
 
-/// The last line in which the server says why; `None` where it writes its log elsewhere, or in another language.
+/// Returns the last log line that states the reason; `None` if the server logs elsewhere or in another language.
 fn reason(log: &[String]) -> Option<&str> {
     // From walreceiver.c, libpqwalreceiver.c and xlogrecovery.c of PostgreSQL 13 to 18.
     const PHRASES: [&str; 7] = [
@@ -117,7 +113,7 @@ fn reason(log: &[String]) -> Option<&str> {
     ];
     let is_reason = |line: &&String| PHRASES.iter().any(|phrase| line.contains(phrase));
     let line = log.iter().rev().find(is_reason)?;
-    // Without what log_line_prefix puts in front.
+    // Remove the log_line_prefix.
     let level = ["FATAL:  ", "ERROR:  ", "LOG:  "];
     let begin = level
         .iter()
@@ -191,8 +187,8 @@ mod tests {
         }
     }
 
-    /// Looks at 0 and 9 s at a standby without WAL, at 9.5 s at something else, and at 15 s and 20 s as before: whether
-    /// the time up to 9 s counts at 15 s.
+    /// Observes a standby without WAL at 0 and 9 s, something else at 9.5 s, and the standby again at 15 s and 26 s.
+    /// Returns whether the time up to 9 s still counts at 15 s.
     fn counts(between: impl FnOnce(&mut StreamingCheck, Boottime)) -> bool {
         let mut streaming = StreamingCheck::default();
         for second in [0, 9] {
@@ -234,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standby_that_replays_gets_on() {
+    fn a_standby_that_replays_is_no_problem() {
         let mut streaming = StreamingCheck::default();
         for second in 0..100 {
             let moving = StandbyStatus {
@@ -257,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_master_that_is_down_nor_one_that_has_just_changed_refuses() {
+    fn an_unhealthy_or_just_changed_master_is_no_problem() {
         let changes: [fn(&mut FollowedDb); 4] = [
             |followed| followed.is_healthy = false,
             |followed| followed.db = "b".into(),
@@ -276,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_to_follow_nobody_or_does_not_run_is_refused_by_nobody() {
+    fn a_server_that_follows_nothing_or_is_not_running_is_no_problem() {
         assert!(!counts(|streaming, now| _ = streaming.note(None, &standby(), now)));
         assert!(!counts(|streaming, _| streaming.reset()));
     }
@@ -291,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_own_reason_is_shown_without_secrets_and_with_its_remedy() {
+    fn the_server_s_reason_is_shown_without_secrets_and_with_a_remedy() {
         let cases = [
             (
                 "2026-11-29 08:00:00.000 UTC [17] FATAL:  could not connect to the primary server: connection to server at \

@@ -4,7 +4,7 @@ use control::args::{KEEPER, try_parse};
 
 use super::*;
 
-/// Good options; a case changes what matters to it.
+/// Valid options; a case changes what matters to it.
 const GOOD: [(&str, &str); 8] = [
     ("cluster-name", "main"),
     ("store-backend", "etcdv3"),
@@ -61,7 +61,7 @@ impl Case {
         self
     }
 
-    /// The owner of what the case makes is the user who runs the keeper.
+    /// The case's files belong to the user who runs the keeper.
     fn owner(mut self) -> Self {
         self.world.uid -= 1;
         self.is_owner = true;
@@ -80,7 +80,7 @@ impl Case {
     fn faults(&self) -> Vec<String> {
         let checked = self.checked();
         let faults = checked.config.err().unwrap_or_default();
-        // The owner is root where the tests run as root.
+        // Root owns them when the tests run as root.
         let wanted = |fault: &&str| !(self.is_owner && fault.starts_with("cannot run as root"));
         faults.lines().filter(wanted).map(str::to_owned).collect()
     }
@@ -100,7 +100,7 @@ fn refused(case: Case, words: &[&str]) {
 }
 
 #[test]
-fn good_options_are_taken_with_their_defaults() {
+fn valid_options_are_accepted_with_their_defaults() {
     let config = case().without("pg-su-username").config();
     assert_eq!((config.port, config.advertise_port.as_str()), (5432, "5432"));
     assert_eq!(config.advertise_address, "127.0.0.1");
@@ -122,7 +122,7 @@ fn good_options_are_taken_with_their_defaults() {
 }
 
 #[test]
-fn all_faults_are_told_at_once_in_the_order_of_the_checks() {
+fn all_errors_are_reported_together_in_the_order_of_the_checks() {
     let mut nothing = case();
     nothing.options.clear();
     nothing.world = HostEnv {
@@ -180,9 +180,9 @@ fn credential_rules() {
         &["cannot be read"],
     ); // C6
     let trust = case().with("pg-repl-auth-method", "trust").without("pg-repl-password");
-    assert_eq!(trust.checked().warnings.len(), 1); // C2
+    assert_eq!(trust.checked().warnings.len(), 1); // keeper C2
     assert_eq!(trust.config().replication.password(), None);
-    let scram = case().with("pg-su-auth-method", "scram-sha-256").config(); // design D-9
+    let scram = case().with("pg-su-auth-method", "scram-sha-256").config(); // the method is accepted and kept
     assert_eq!(scram.superuser.method, AuthMethod::ScramSha256);
 }
 
@@ -199,7 +199,7 @@ fn both_trust_faults_come_before_missing_secrets() {
 }
 
 #[test]
-fn newlines_at_the_end_are_removed_with_the_words_that_are_waited_for() {
+fn trailing_newlines_are_removed_with_the_reference_s_message() {
     // keeper T5 rows 5 to 7
     let both = case().with("pg-su-password", "a\r\n").with("pg-repl-password", "b\n\n");
     let checked = both.checked();
@@ -232,8 +232,8 @@ fn newlines_at_the_end_are_removed_with_the_words_that_are_waited_for() {
 }
 
 #[test]
-fn a_password_file_that_others_can_read_is_odd() {
-    // C7: any access of group or others to the link's target
+fn a_password_file_that_others_can_read_is_a_warning() {
+    // keeper C7: any access of group or others to the link's target
     let file = |mode| {
         case()
             .without("pg-su-password")
@@ -256,12 +256,12 @@ fn same_names_need_same_methods_and_passwords() {
         same().with("pg-repl-auth-method", "trust").without("pg-repl-password"),
         &["their auth methods are different"],
     );
-    let equal = same().with("pg-repl-password", "supass\n"); // C8 before C12
+    let equal = same().with("pg-repl-password", "supass\n"); // keeper C8 before C12
     assert!(equal.checked().config.is_ok());
 }
 
 #[test]
-fn a_data_directory_of_somebody_else_is_refused() {
+fn a_data_directory_of_another_owner_is_refused() {
     let at = |case: Case| case.with("data-dir", "d");
     let make = |case: Case, names: &[&str]| {
         std::fs::create_dir(case.dir.path().join("d")).unwrap();
@@ -328,7 +328,7 @@ fn ports_are_numbers() {
 }
 
 #[test]
-fn odd_addresses_name_their_option() {
+fn address_warnings_name_their_option() {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     assert_eq!(
         address_warnings("pg-listen-address", "10.0.0.1", Some(&[ip("10.0.0.1")])),

@@ -1,5 +1,4 @@
-//! Copies a whole instance from another one (keeper 6.3). That its slot exists there is waited for before, see
-//! `source`.
+//! Runs pg_basebackup (keeper 6.3). Waiting for the slot on the source is done before, see `upstream`.
 
 use std::sync::Arc;
 
@@ -15,28 +14,28 @@ use crate::postgres::instance::{Instance, InstanceError};
 use crate::postgres::owned_dirs::OwnedDirs;
 use crate::postgres::session_settings::{self, SessionUser};
 
-/// What is copied, and as whom.
+/// Source and slot of a base backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseBackup {
     /// The instance to copy.
     pub source: Address,
     /// Name of this instance in the source's views.
     pub application_name: String,
-    /// The slot that keeps the WAL from now on; it must exist on the source.
+    /// Slot that retains the WAL from now on; it must exist on the source.
     pub slot: String,
 }
 
-/// How far a copy is.
+/// Progress of a base backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BaseBackupProgress {
-    /// Copied so far, in kB.
+    /// Copied kB.
     pub done_kib: u64,
-    /// To be copied in all, as estimated at the start, in kB.
+    /// Total kB, as estimated at the start.
     pub total_kib: u64,
 }
 
 impl BaseBackupProgress {
-    /// In whole percent, at most 100: the estimate may be passed.
+    /// Returns the percentage, at most 100: the estimate may be exceeded.
     pub fn percent(self) -> u64 {
         (self.done_kib.saturating_mul(100))
             .checked_div(self.total_kib)
@@ -44,7 +43,7 @@ impl BaseBackupProgress {
             .min(100)
     }
 
-    /// Reads a line such as `12345/67890 kB (18%), 0/1 tablespace`.
+    /// Parses a line such as `12345/67890 kB (18%), 0/1 tablespace`.
     fn parse(line: &str) -> Option<Self> {
         let (numbers, _) = line.trim_start().split_once(" kB (")?;
         let (done, total) = numbers.split_once('/')?;
@@ -56,9 +55,10 @@ impl BaseBackupProgress {
 }
 
 impl Instance {
-    /// Runs pg_basebackup into the directories of `build`, as the replication user, moves what it made to its place, and
-    /// hands its progress to `progress` about once a second. There is no limit: dropping the future ends the copy. What it
-    /// leaves is a standby that never started: `standby.signal` is there, its settings come with the first start.
+    /// Runs pg_basebackup as the replication user into the directories of `build`, moves the result to its place, and
+    /// passes its progress to `progress` about once a second. Without a time limit: dropping the future ends the copy.
+    /// The result is a standby that was never started: `standby.signal` exists, its settings are written at the first
+    /// start.
     pub async fn base_backup(
         &self,
         copy: &BaseBackup,
@@ -79,8 +79,8 @@ impl Instance {
         if let Some(file) = &password_file {
             command.env("PGPASSFILE", file.path());
         }
-        // -R makes the copy a standby before the keeper has written a file: never is it a second master. A fast
-        // checkpoint spares the wait for a spread one (keeper W11).
+        // -R creates `standby.signal`, so that the copy can never start as a second master. A fast checkpoint avoids
+        // waiting for a spread one (keeper W11).
         command
             .args(["-R", "-v", "-P", "-w", "-X", "stream", "-c", "fast"])
             .arg("-D")
@@ -100,7 +100,7 @@ impl Instance {
         let (build, owned, data) = (build.clone(), Arc::clone(owned), config.data.clone());
         let finish = move || {
             build.finish(&owned)?;
-            // -R wrote the connection there, with the password.
+            // -R wrote the connection with the password there.
             files::link_auto_conf(&data)?;
             files::signal_standby(&data)
         };

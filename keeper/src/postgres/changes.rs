@@ -1,12 +1,12 @@
-//! Changes of PGDATA and of the directories that belong to it: one at a time, on a thread of its own, with a limit on
-//! how long each may take from one step to the next (`walk`). What is changed is left to `aside` and `build`.
+//! Changes of PGDATA and its external directories: one at a time, on a thread of its own, with a time limit on each
+//! step (`walker`). The changes are in `previous_data` and `data_build`.
 //!
-//! A change that was begun goes on when nobody waits for it any more. So nothing else may be done with the data before
-//! it has ended, and a pass asks for that first.
+//! A started change continues when its caller has given up. Nothing else may be done with the data before it has ended;
+//! each round checks that first.
 
 use crate::postgres::walker::{FileSystemHung, Walker};
 
-/// Runs changes of the data, and knows of those that are under way.
+/// Runs changes of the data, and tracks running ones.
 #[derive(Debug, Clone, Default)]
 pub struct DataChanges {
     walks: Walker,
@@ -15,7 +15,7 @@ pub struct DataChanges {
 }
 
 impl DataChanges {
-    /// Nothing is under way; `looks` are made by the same walker as those that precede a change.
+    /// Creates it; `walks` is the walker of the reads that precede a change.
     pub fn new(walks: Walker) -> Self {
         Self {
             walks,
@@ -23,11 +23,11 @@ impl DataChanges {
         }
     }
 
-    /// Runs a change, after the looks, the removals and the changes that are under way.
+    /// Runs a change after the running walks, removals and changes.
     ///
     /// # Errors
     ///
-    /// It, or what it waits for, does not get on. A change that was begun goes on: see [`Self::ended`].
+    /// It, or what it waits for, makes no progress. A started change continues: see [`Self::wait_idle`].
     pub async fn run<T: Send + 'static>(
         &self,
         change: impl FnOnce() -> T + Send + 'static,
@@ -40,20 +40,20 @@ impl DataChanges {
         self.changes.run(change).await
     }
 
-    /// Waits for the end of the change that is under way.
+    /// Waits for the end of the running change.
     ///
     /// # Errors
     ///
-    /// It does not get on.
+    /// It makes no progress.
     pub async fn wait_idle(&self) -> Result<(), FileSystemHung> {
         self.changes.acquire().await.map(drop)
     }
 
-    /// Runs a removal of what the running instance does not use: looks and passes go on beside it, changes wait.
+    /// Runs a removal of data that the running instance does not use: walks and rounds continue, changes wait.
     ///
     /// # Errors
     ///
-    /// It does not get on.
+    /// It makes no progress.
     pub async fn remove<T: Send + 'static>(
         &self,
         removal: impl FnOnce() -> T + Send + 'static,
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_that_hangs_is_named_and_nothing_else_is_changed_until_it_has_ended() {
+    async fn a_hanging_change_is_reported_and_nothing_else_is_changed_until_it_has_ended() {
         let changes = changes();
         let (answer, work) = hung();
         assert_eq!(changes.run(work).await, Err(dead()));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_that_was_given_up_is_waited_for() {
+    async fn an_abandoned_change_is_waited_for() {
         let changes = changes();
         let (answer, work) = hung();
         tokio::select! {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_removal_that_hangs_holds_up_changes_but_no_pass() {
+    async fn a_hanging_removal_delays_changes_but_no_round() {
         let changes = changes();
         let (answer, work) = hung();
         assert_eq!(changes.remove(work).await, Err(dead()));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_that_hangs_holds_up_changes_and_is_named() {
+    async fn a_hanging_walk_delays_changes_and_is_reported() {
         let changes = changes();
         let (_answer, work) = hung();
         assert_eq!(changes.walks.run(work).await, Err(dead()));

@@ -1,5 +1,5 @@
-//! Runs a helper program (initdb, pg_basebackup, pg_controldata) to its end: bounded output, a limit, and no process
-//! left behind when the caller loses interest. The postmaster is no helper; see `server`.
+//! Runs a program (initdb, pg_basebackup, pg_controldata) to its end: with bounded output and a time limit, and without
+//! leaving processes behind when the future is dropped. The postmaster is run by `server`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,53 +15,51 @@ use tokio::time::timeout;
 
 use crate::postgres::parent_death;
 
-/// Most lines of output kept to explain a failure.
+/// Number of output lines kept to explain a failure.
 pub const TAIL_LINES: usize = 8;
-/// Most bytes of one line that are looked at; the rest of the line is skipped.
+/// Maximum bytes of a line; the rest is skipped.
 const LINE_BYTES_MAX: usize = 8 << 10;
-/// Most bytes of output that [`output`] gives back.
+/// Maximum bytes of output that [`output`] returns.
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
 
-/// Why a helper did not do its work.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// It could not be started.
     #[error("run {}", program.display())]
     Spawn {
-        /// What was to be run.
+        /// The program.
         program: PathBuf,
         /// Why not.
         source: io::Error,
     },
-    /// It ended with a failure.
+    /// It exited with a failure.
     #[error("{} failed ({status}){}", program.display(), explain(tail))]
     Failed {
-        /// What was run.
+        /// The program.
         program: PathBuf,
-        /// How it ended.
         status: ExitStatus,
-        /// The last lines that it printed.
+        /// The last lines of its output.
         tail: Vec<String>,
     },
-    /// It took too long and was killed.
+    /// It exceeded the time limit and was killed.
     #[error("{} did not end within {limit:?}", program.display())]
     Timeout {
-        /// What was run.
+        /// The program.
         program: PathBuf,
-        /// How long it was given.
         limit: Duration,
     },
     /// Its output could not be read.
     #[error("read the output of {}", program.display())]
     Read {
-        /// What was run.
+        /// The program.
         program: PathBuf,
         /// Why not.
         source: io::Error,
     },
 }
 
-/// The last lines, joined for one line of an error.
+/// Joins the last lines for an error message.
 pub(crate) fn explain(tail: &[String]) -> String {
     if tail.is_empty() {
         String::new()
@@ -70,8 +68,8 @@ pub(crate) fn explain(tail: &[String]) -> String {
     }
 }
 
-/// Runs `command` to its end and gives what it printed on standard output: little, by its nature. One that prints more
-/// than 1 MiB runs into the limit.
+/// Runs `command` to its end and returns its standard output, which must be short: a command that prints more than 1
+/// MiB is killed at the time limit.
 pub async fn output(mut command: Command, limit: Duration) -> Result<String, CommandError> {
     let program = program_of(&command);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -116,8 +114,8 @@ pub async fn output(mut command: Command, limit: Duration) -> Result<String, Com
     }
 }
 
-/// Runs `command` to its end, handing each line that it prints, on either stream, to `line`. There is no limit:
-/// whoever drops the future kills the program and everything in its process group.
+/// Runs `command` to its end and passes each line of its output, on either stream, to `line`. Without a time limit:
+/// dropping the future kills the program and its process group.
 pub async fn run(mut command: Command, mut line: impl FnMut(&str)) -> Result<(), CommandError> {
     let program = program_of(&command);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -129,7 +127,7 @@ pub async fn run(mut command: Command, mut line: impl FnMut(&str)) -> Result<(),
         .expect("standard output is piped, see above");
     let stderr = running.child.stderr.take().expect("standard error is piped, see above");
     let tail = std::cell::RefCell::new((OutputTail::default(), &mut line));
-    let hear = || {
+    let on_line = || {
         let (tail, mut redactor) = (&tail, Redactor::default());
         move |text: &str, begins: Begins| {
             let text = redactor.line(text, begins);
@@ -139,8 +137,8 @@ pub async fn run(mut command: Command, mut line: impl FnMut(&str)) -> Result<(),
         }
     };
     let ((), (), status) = tokio::join!(
-        read_lines(stdout, hear()),
-        read_lines(stderr, hear()),
+        read_lines(stdout, on_line()),
+        read_lines(stderr, on_line()),
         running.child.wait()
     );
     let status = status.map_err(|source| CommandError::Read {
@@ -163,10 +161,10 @@ fn program_of(command: &Command) -> PathBuf {
     PathBuf::from(command.as_std().get_program())
 }
 
-/// How long a helper that was given up has to end by itself, so that it leaves nothing behind (shared memory, say).
+/// Time for an abandoned program to exit after SIGTERM, so that it leaves nothing behind (such as shared memory).
 const GRACE: Duration = Duration::from_millis(300);
 
-/// A helper under way: ended, with its process group, when dropped before its end.
+/// A running program; killed with its process group when dropped before its end.
 struct RunningCommand {
     child: Child,
     group: Option<Pid>,
@@ -183,7 +181,7 @@ impl RunningCommand {
         Ok(Self { child, group })
     }
 
-    /// The child was reaped: its group's number may soon be another's.
+    /// The child was reaped: the id of its group may be reused.
     fn ended(&mut self) {
         self.group = None;
     }
@@ -194,7 +192,7 @@ impl Drop for RunningCommand {
         if let Some(group) = self.group.take()
             && self.child.id().is_some()
         {
-            // It may have ended this moment: then there is nobody to end, here and below.
+            // It may have ended just now: then there is no process to signal, here and below.
             let _ = kill_process_group(group, Signal::TERM);
             let end = move || {
                 std::thread::sleep(GRACE);
@@ -207,7 +205,7 @@ impl Drop for RunningCommand {
     }
 }
 
-/// The last lines of an output, bounded.
+/// The last lines of an output.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct OutputTail(VecDeque<String>);
 
@@ -227,8 +225,8 @@ impl OutputTail {
     }
 }
 
-/// Reads lines until the end of the stream, each cut to a bound. A carriage return ends a line too: that is how
-/// pg_basebackup overwrites its progress. An error of the pipe ends it like its end.
+/// Reads lines until the end of the stream, each up to a maximum. A carriage return also ends a line: pg_basebackup
+/// overwrites its progress with it. A read error counts as the end.
 pub(crate) async fn read_lines(stream: impl AsyncRead + Unpin, mut line: impl FnMut(&str, Begins)) {
     let mut stream = BufReader::new(stream);
     let mut text = Vec::new();
@@ -240,7 +238,7 @@ pub(crate) async fn read_lines(stream: impl AsyncRead + Unpin, mut line: impl Fn
     }
 }
 
-/// Reads one line, and returns where the one after it begins; none at the end.
+/// Reads one line and returns where the next one begins; `None` at the end.
 async fn next_line(stream: &mut (impl AsyncBufRead + Unpin), text: &mut Vec<u8>) -> Option<Begins> {
     loop {
         let chunk = match stream.fill_buf().await {
@@ -279,7 +277,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     #[tokio::test]
-    async fn a_failure_tells_the_last_lines() {
+    async fn a_failure_includes_the_last_lines() {
         let failed = output(shell("echo out; echo why >&2; exit 3"), LONG).await.unwrap_err();
         assert!(failed.to_string().contains("exit status: 3"), "{failed}");
         assert!(failed.to_string().ends_with(": why"), "{failed}");
@@ -295,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_helper_that_takes_too_long_is_killed_with_its_children() {
+    async fn a_command_that_takes_too_long_is_killed_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let pid_file = dir.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", pid_file.display());

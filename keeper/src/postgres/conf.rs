@@ -1,5 +1,5 @@
-//! What `postgresql.conf` says: parameters with their precedence, recovery settings, and how both are quoted
-//! (keeper sections 7 and 8). Writing the file and telling the server is `instance`'s work.
+//! Contents of `postgresql.conf`: parameters with their precedence, recovery settings, and quoting (keeper sections 7
+//! and 8). Writing the file and reloading the server is left to `instance`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,70 +10,69 @@ pub type Parameters = BTreeMap<String, String>;
 
 /// Name of the generated file in the data directory.
 pub const FILE: &str = "postgresql.conf";
-/// Name of the file for temporary starts, which includes what the data directory came with (keeper 8.5).
+/// Name of the file for temporary starts, which includes the one that the data directory came with (keeper 8.5).
 pub const TEMPORARY_FILE: &str = "stolon-temp-postgresql.conf";
 
-/// Everything that the parameters of an instance are made of.
+/// Sources of an instance's parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct ParameterSources<'a> {
-    /// Those read right after the initialisation, while the spec says that they count.
+    /// Parameters read after the initialisation, if the spec includes them.
     pub init: Option<&'a Parameters>,
-    /// The user's.
+    /// Parameters of the user.
     pub user: &'a Parameters,
     /// `listen_addresses`, verbatim.
     pub listen_addresses: &'a str,
     /// `port`.
     pub port: &'a str,
-    /// Directories of the unix sockets, parted by commas.
+    /// Directories of the unix sockets, separated by commas.
     pub socket_dir: &'a str,
-    /// As many slots, and twice as many WAL senders.
+    /// Maximum number of standbys: one slot and two WAL senders each.
     pub max_standbys: u32,
-    /// Slots for others than standbys.
+    /// Further slots.
     pub slots: SlotNeeds,
-    /// WAL senders for others than standbys.
+    /// Further WAL senders.
     pub additional_wal_senders: u32,
-    /// Pages are to be logged for a rewind.
+    /// Sets `wal_log_hints`, which pg_rewind requires.
     pub use_pg_rewind: bool,
     /// `synchronous_standby_names`, see [`synchronous_standby_names`].
     pub synchronous_standby_names: &'a str,
 }
 
-/// What needs replication slots besides the standbys.
+/// Replication slots needed besides those of standbys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SlotNeeds {
     /// The cluster's additional slots.
     pub additional: u32,
-    /// Slots in the data directory that others made: names without our prefix.
+    /// Foreign slots in the data directory: names without the keepers' prefix.
     pub foreign: u32,
-    /// All slots in the data directory: with fewer the server does not start.
+    /// All slots in the data directory: a server does not start with a lower maximum.
     pub existing: u32,
 }
 
 impl SlotNeeds {
-    /// `max_replication_slots`, so that neither a standby nor an additional slot lacks room.
+    /// Returns `max_replication_slots` for all standbys and additional slots.
     fn sum(self, max_standbys: u32) -> u64 {
         let sum = u64::from(max_standbys) + u64::from(self.additional) + u64::from(self.foreign);
         sum.max(self.existing.into())
     }
 }
 
-/// The parameters to write, and what of the user's was left out.
+/// The parameters to write, and the omitted ones of the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GeneratedParameters {
-    /// The parameters; names in lower case, which is one to the server.
+    /// The parameters, with names in lower case (the server ignores case).
     pub parameters: Parameters,
-    /// The user's parameters that no server may be given, by name, each with the reason. `stolonctl` refuses them; a
-    /// spec that another program wrote may hold them.
+    /// Omitted parameters of the user, with reasons. `stolonctl` rejects them; a spec written by another program may
+    /// contain them.
     pub dropped: BTreeMap<String, String>,
 }
 
-/// Makes the parameters, later sources over earlier ones (keeper 8.1 to 8.4). Sizes that a major below 13 would
-/// count in segments are not known here (design D-10).
+/// Builds the parameters, later sources over earlier ones (keeper 8.1 to 8.4).
 pub fn parameters(sources: &ParameterSources<'_>) -> GeneratedParameters {
     let mut parameters = Parameters::new();
     let mut dropped = BTreeMap::new();
     for (name, value) in sources.init.into_iter().flatten() {
-        // What the keeper sets itself was read from its own file.
+        // The keeper's own parameters were read back from its file.
         if parameter_fault(name, value).is_none() {
             parameters.insert(name.to_ascii_lowercase(), value.clone());
         }
@@ -118,14 +117,14 @@ pub fn parameters(sources: &ParameterSources<'_>) -> GeneratedParameters {
     GeneratedParameters { parameters, dropped }
 }
 
-/// The least WAL kept, in MB: 8 segments.
+/// Default of `wal_keep_size` in MB: 8 segments.
 const WAL_KEEP_SIZE: &str = "128";
 
-/// Which timeline a recovery follows, and the default of that from PostgreSQL 12 on.
+/// The timeline that a recovery follows, and its default from PostgreSQL 12 on.
 const TIMELINE: &str = "recovery_target_timeline";
 const LATEST: &str = "latest";
 
-/// Recovery settings (keeper 7.1), which an instance's parameters never hold.
+/// Recovery settings (keeper 7.1), which are never among an instance's parameters.
 const RECOVERY_SETTINGS: [&str; 11] = [
     "primary_conninfo",
     "primary_slot_name",
@@ -140,7 +139,7 @@ const RECOVERY_SETTINGS: [&str; 11] = [
     "restore_command",
 ];
 
-/// The configured parameters less the managed ones and the recovery settings: what is published.
+/// Returns the configured parameters to publish: without managed ones and recovery settings.
 pub fn published(configured: &Parameters) -> Parameters {
     let ours = |name: &str| is_never_reported(name) || RECOVERY_SETTINGS.contains(&name);
     configured
@@ -160,19 +159,18 @@ pub fn synchronous_standby_names<S: AsRef<str>>(names: &[S]) -> String {
     }
 }
 
-/// A parameter whose value is not the same in two sets.
+/// A raised parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RaisedParameter {
-    /// Its name.
     pub name: String,
-    /// Its old value; `None` when it was not set.
+    /// Old value; `None` when it was not set.
     pub old: Option<String>,
-    /// Its new value; `None` when it is not set any more.
+    /// New value.
     pub new: Option<String>,
 }
 
-/// What a standby's control file says that its primary had: a standby that starts with less does not start
-/// (keeper 8.7).
+/// Parameters of the primary according to a standby's control file: a standby does not start with lower ones (keeper
+/// 8.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StandbyMinimums {
     /// `max_connections`.
@@ -187,8 +185,8 @@ pub struct StandbyMinimums {
     pub max_locks_per_transaction: u32,
 }
 
-/// Raises a standby's parameters to what its control file asks for, and tells which were raised: they may come down,
-/// by another restart, once the primary's lower value has been replayed (keeper 8.7 (c)).
+/// Raises a standby's parameters to the minimums in its control file, and returns the raised ones. They are lowered by
+/// another restart once the primary's lower values are replayed (keeper 8.7 (c)).
 pub fn raise_to_minimums(parameters: &mut Parameters, minima: &StandbyMinimums) -> Vec<RaisedParameter> {
     // The defaults of all majors 13 to 18; max_wal_senders is always written.
     let rows = [
@@ -202,7 +200,7 @@ pub fn raise_to_minimums(parameters: &mut Parameters, minima: &StandbyMinimums) 
     for (name, minimum, default) in rows {
         let old = parameters.get(name).cloned();
         let wanted = match &old {
-            // What is no number is for the server to refuse.
+            // The server rejects a value that is not a number.
             Some(text) => match text.trim().parse() {
                 Ok(number) => number,
                 Err(_) => continue,
@@ -222,13 +220,13 @@ pub fn raise_to_minimums(parameters: &mut Parameters, minima: &StandbyMinimums) 
     raised
 }
 
-/// How an instance comes out of its next start.
+/// Recovery mode of an instance's next start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RecoveryMode {
-    /// As what it is; no recovery settings are written.
+    /// Unchanged; no recovery settings are written.
     #[default]
     None,
-    /// As a standby, with `standby.signal`.
+    /// Standby, with `standby.signal`.
     Standby,
     /// After recovering to a target, with `recovery.signal`.
     Recovery,
@@ -243,17 +241,18 @@ pub enum Setting {
     Written(String),
 }
 
-/// Recovery settings: a mode and its parameters. Equal ones need no restart (keeper S4).
+/// Recovery mode and settings. Equal ones need no restart (keeper S4).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Recovery {
     /// The mode.
     pub mode: RecoveryMode,
-    /// The parameters, written after all others.
+    /// The settings, written after all parameters.
     pub settings: BTreeMap<String, Setting>,
 }
 
 impl Recovery {
-    /// A standby that streams from an instance of the same cluster: `primary_conninfo` (see `conninfo`) and its slot.
+    /// Returns the settings of a standby that streams from an instance of the same cluster: `primary_conninfo` (see
+    /// `conninfo`) and its slot.
     pub fn follow(primary_conninfo: String, slot: &str) -> Self {
         let settings = [
             ("primary_conninfo".to_owned(), Setting::Made(primary_conninfo)),
@@ -304,7 +303,7 @@ pub fn application(old: &Recovery, new: &Recovery, major: u32) -> Application {
     }
 }
 
-/// The whole content of the generated file: one line a parameter, sorted by name, recovery settings last.
+/// Returns the contents of the generated file: one line per parameter, sorted by name, recovery settings last.
 pub fn render(parameters: &Parameters, recovery: &Recovery) -> String {
     let mut text = String::new();
     for (name, value) in parameters {
@@ -315,13 +314,14 @@ pub fn render(parameters: &Parameters, recovery: &Recovery) -> String {
             push_line(&mut text, name, &quote_setting(setting));
         }
     } else {
-        // Only a start takes it away: a promoted master would report it as pending at each reload, though it is the default.
+        // Written with its default, because removing it takes effect only at a start: a promoted master would report it
+        // as pending restart after each reload.
         push_line(&mut text, TIMELINE, LATEST);
     }
     text
 }
 
-/// The file for a temporary start: what the data directory came with, if it has a configuration, overridden.
+/// Returns the file for a temporary start: the configuration that the data directory came with, if any, overridden.
 pub fn render_temporary(has_file: bool, parameters: &Parameters, recovery: &Recovery) -> String {
     let include = if has_file {
         format!("include '{FILE}'\n")
@@ -338,9 +338,9 @@ fn push_line(text: &mut String, name: &str, quoted: &str) {
     text.push_str("'\n");
 }
 
-/// The body of an ordinary value: single quotes doubled, backslashes left for the server to interpret, as the
-/// reference does (keeper 8.5, rule 2). What would end the string early or break the line is mended: a quote that
-/// has its backslash already, a dangling backslash, a newline.
+/// Quotes an ordinary value: single quotes are doubled, backslashes are left for the server to interpret, as in the
+/// reference (keeper 8.5, rule 2). What would end the string early or break the line is fixed: an escaped quote, a
+/// trailing backslash, a newline.
 fn quote_ordinary(value: &str) -> String {
     let mut quoted = String::with_capacity(value.len());
     let mut rest = value.chars();

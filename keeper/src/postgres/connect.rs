@@ -1,5 +1,5 @@
-//! Opens the byte streams to PostgreSQL: only to a server of ours over the unix socket, and so that no password ever
-//! leaves in clear text. What is sent over them is left to `sql` and `replication`.
+//! Opens connections to PostgreSQL: over the unix socket only to the keeper's own server, and never sending a password
+//! in clear text. The protocols are in `sql` and `replication`.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,47 +14,46 @@ use crate::postgres::conninfo::Address;
 use crate::postgres::process;
 use crate::postgres::server::ChildStatus;
 
-/// Where to connect to.
+/// Address of a server.
 #[derive(Debug, Clone)]
 pub enum ConnectTarget {
     /// The instance's own unix socket.
     Local(LocalSocket),
-    /// Another instance.
+    /// Another instance, over TCP.
     Remote(Address),
 }
 
-/// The unix socket of the own instance, and what must be true before anything is sent there.
+/// The unix socket of the local instance, and the conditions for sending anything there.
 #[derive(Debug, Clone)]
 pub struct LocalSocket {
-    /// Directory of the socket.
     pub dir: PathBuf,
-    /// Port of the server, which is part of the socket's name.
+    /// Port of the server, part of the socket's name.
     pub port: u16,
-    /// User that the server must run as: the password goes to nobody else.
+    /// User that the server must run as; the password is sent to no other.
     pub owner: u32,
-    /// Whether a server of ours runs at all.
+    /// The server that must be running.
     pub server: OwnServer,
 }
 
-/// Tells whether a server runs on our data directory.
+/// Identifies the server on the own data directory.
 #[derive(Debug, Clone)]
 pub struct OwnServer {
     /// Its data directory.
     pub data: PathBuf,
-    /// The life of the server that this keeper has started.
-    pub life: watch::Receiver<ChildStatus>,
+    /// Status of the server that this keeper has started.
+    pub child_status: watch::Receiver<ChildStatus>,
 }
 
 impl OwnServer {
-    /// Whether our child runs, or one that an earlier keeper has left.
+    /// Whether the child or a server left by an earlier keeper is running.
     fn is_running(&self) -> bool {
-        let is_child = matches!(*self.life.borrow(), ChildStatus::Running { .. });
+        let is_child = matches!(*self.child_status.borrow(), ChildStatus::Running { .. });
         is_child || process::postmaster(&self.data).is_ok_and(|leftover| leftover.is_some())
     }
 }
 
 impl ConnectTarget {
-    /// How it is named in errors.
+    /// Returns its name for errors.
     pub fn name(&self) -> String {
         match self {
             Self::Local(socket) => format!("{}:{}", socket.dir.display(), socket.port),
@@ -62,12 +61,12 @@ impl ConnectTarget {
         }
     }
 
-    /// Connects. Nothing has been sent when this returns.
+    /// Connects, without sending anything.
     ///
     /// # Errors
     ///
-    /// Nobody listens there; over the unix socket also when no server of ours runs, or when the one that listens runs
-    /// as another user (`SO_PEERCRED`, unix(7): the credentials of whoever called listen).
+    /// No server listens there; over the unix socket also if the own server is not running, or if the listener runs as
+    /// another user (`SO_PEERCRED`, unix(7): credentials of the process that called listen).
     pub async fn open(&self) -> io::Result<PgStream> {
         let inner = match self {
             Self::Local(socket) => StreamKind::Unix(socket.open().await?),
@@ -105,7 +104,7 @@ impl LocalSocket {
     }
 }
 
-/// A connection that ends when the server asks for a password in clear text.
+/// A connection that fails when the server requests a password in clear text.
 #[derive(Debug)]
 pub struct PgStream {
     inner: StreamKind,
@@ -158,14 +157,14 @@ impl AsyncWrite for PgStream {
     }
 }
 
-/// Reads along until the login is over (PostgreSQL manual 55.7, message formats).
+/// Inspects messages until the login is complete (PostgreSQL manual 55.7, message formats).
 ///
-/// tokio-postgres has no option against `AuthenticationCleartextPassword`: it would send the password.
+/// tokio-postgres cannot disable `AuthenticationCleartextPassword`; it would send the password.
 #[derive(Debug, Default)]
 struct CleartextPasswordGuard {
     /// Type, length and, of an authentication message, its code.
     header: Vec<u8>,
-    /// Bytes of the present message that are left.
+    /// Remaining bytes of the current message.
     skip: usize,
 }
 
@@ -174,7 +173,7 @@ const OK: u32 = 0;
 const CLEARTEXT_PASSWORD: u32 = 3;
 
 impl CleartextPasswordGuard {
-    /// Looks at what has arrived; whether the login is over.
+    /// Inspects received bytes; returns whether the login is complete.
     fn check(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
         while !bytes.is_empty() {
             if self.skip > 0 {
@@ -195,7 +194,7 @@ impl CleartextPasswordGuard {
                 [kind, a, b, c, d] if kind != AUTHENTICATION => (kind, u32::from_be_bytes([a, b, c, d]), OK),
                 _ => continue,
             };
-            // The length counts itself, and not the type before it.
+            // The length includes itself but not the type byte before it.
             let whole = usize::try_from(length).ok().and_then(|length| length.checked_add(1));
             let rest = whole.and_then(|whole| whole.checked_sub(self.header.len()));
             self.skip =
@@ -238,21 +237,21 @@ mod tests {
         }
     }
 
-    fn socket(dir: &std::path::Path, owner: u32, life: ChildStatus) -> LocalSocket {
+    fn socket(dir: &std::path::Path, owner: u32, child_status: ChildStatus) -> LocalSocket {
         LocalSocket {
             dir: dir.to_owned(),
             port: 5432,
             owner,
             server: OwnServer {
                 data: dir.join("postgres"),
-                life: watch::channel(life).1,
+                child_status: watch::channel(child_status).1,
             },
         }
     }
 
-    /// A server that asks for the password in clear text, and all that one client sends to it.
+    /// A server that requests the password in clear text, and everything that one client sends to it.
     async fn record(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Vec<u8> {
-        // the client may have gone already, which is what is hoped for
+        // the client may have closed the connection already, as it should
         let _ = stream.write_all(&ASKS_FOR_CLEARTEXT).await;
         let mut got = Vec::new();
         let _ = stream.read_to_end(&mut got).await;
@@ -285,12 +284,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_is_asked_while_no_server_of_ours_runs() {
+    async fn nothing_is_sent_while_the_own_server_is_not_running() {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
         let own = rustix::process::geteuid().as_raw();
-        for life in [ChildStatus::NotStarted, ChildStatus::Ended { pid: 1, status: None }] {
-            let sql = SqlClient::new(ConnectTarget::Local(socket(dir.path(), own, life)), &login(), LONG);
+        for child_status in [ChildStatus::NotStarted, ChildStatus::Ended { pid: 1, status: None }] {
+            let sql = SqlClient::new(
+                ConnectTarget::Local(socket(dir.path(), own, child_status)),
+                &login(),
+                LONG,
+            );
             let refused = chain(&sql.ping().await.unwrap_err());
             assert!(refused.contains("the keeper's PostgreSQL is not running"), "{refused}");
         }
@@ -325,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guard_reads_along_however_the_bytes_arrive() {
+    fn the_guard_works_however_the_bytes_arrive() {
         let notice = [b'N', 0, 0, 0, 7, 1, 2, 3];
         let salt = [AUTHENTICATION, 0, 0, 0, 12, 0, 0, 0, 5, 9, 9, 9, 9];
         let ok = [AUTHENTICATION, 0, 0, 0, 8, 0, 0, 0, 0];

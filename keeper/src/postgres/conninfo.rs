@@ -1,5 +1,5 @@
-//! Connection strings and password files for libpq (keeper 7.2, 7.3). The keeper's own connections need neither; see
-//! `sql` and `replication`.
+//! Connection strings and password files for libpq (keeper 7.2, 7.3). The keeper's own connections in `sql` and
+//! `replication` do not use them.
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 use crate::postgres::credentials::Login;
 use crate::postgres::files::{self, FileError};
 
-/// Where another instance listens.
+/// Address of another instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     /// Host name or address.
@@ -20,8 +20,8 @@ pub struct Address {
     pub port: String,
 }
 
-/// The text form of a connection: pieces `key=value`, sorted, one blank between, empty values left out. In a value
-/// blanks, single quotes and backslashes get a backslash in front.
+/// Returns a connection string: sorted `key=value` pairs separated by spaces, without empty values. Spaces, single
+/// quotes and backslashes in values are escaped with a backslash.
 pub fn text(pairs: &[(&str, &str)]) -> String {
     let mut pieces: Vec<_> = pairs
         .iter()
@@ -35,7 +35,7 @@ pub fn text(pairs: &[(&str, &str)]) -> String {
 fn escape(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
     for c in value.chars() {
-        // libpq ends an unquoted value at any blank, not only at a space (fe-connect.c, conninfo_parse).
+        // libpq ends an unquoted value at any whitespace, not only at a space (fe-connect.c, conninfo_parse).
         if matches!(c, ' ' | '\'' | '\\' | '\t' | '\n' | '\r' | '\u{b}' | '\u{c}') {
             escaped.push('\\');
         }
@@ -44,8 +44,8 @@ fn escape(value: &str) -> String {
     escaped
 }
 
-/// `primary_conninfo` of a standby that follows the instance at `source`. The password is in the file `passfile`, see
-/// [`write_passfile`]: the server writes the setting into its log whenever it changes.
+/// Returns the `primary_conninfo` of a standby that follows the instance at `source`. The password is in the file
+/// `passfile` (see [`write_passfile`]), because the server logs the setting whenever it changes.
 pub fn primary_conninfo(
     application_name: &str,
     source: &Address,
@@ -65,14 +65,14 @@ pub fn primary_conninfo(
     ])
 }
 
-/// Writes the password file of `primary_conninfo`, mode 0600, unless it is there and says the same; nothing for a login
-/// without a password. It is good for any host: the connection that names it names the host.
+/// Writes the password file of `primary_conninfo`, mode 0600, unless it is up to date; nothing for a login without a
+/// password. It applies to any host: the connection string names the host.
 pub fn write_passfile(path: &Path, login: &Login) -> Result<(), FileError> {
     let Some(password) = login.password() else {
         return Ok(());
     };
     let line = passfile_line("*", "*", &login.user, &password);
-    // libpq ignores a file that others can read.
+    // libpq ignores a file that is readable by others.
     let is_private = fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o077 == 0);
     if is_private && fs::read(path).is_ok_and(|content| content == line.as_bytes()) {
         return Ok(());
@@ -80,9 +80,11 @@ pub fn write_passfile(path: &Path, login: &Login) -> Result<(), FileError> {
     files::write_atomically(path, line.as_bytes())
 }
 
-/// The connection of a program that copies from `source`; its password goes into a [`PasswordFile`].
+/// Returns the connection string of a program that copies from `source`; its password goes into a
+/// [`LibpqPasswordFile`].
 ///
-/// `options` are the settings that its sessions begin with (`session`): those of users, such as a timeout, would end it.
+/// `options` are the settings of its sessions (`session_settings`); users' settings, such as a timeout, could end the
+/// copy.
 pub fn copy_conninfo(application_name: &str, source: &Address, login: &Login, options: &str) -> String {
     text(&[
         ("application_name", application_name),
@@ -110,19 +112,19 @@ impl LibpqPasswordFile {
         Ok(Some(Self(file)))
     }
 
-    /// Where it is, for `PGPASSFILE`.
+    /// Returns its path, for `PGPASSFILE`.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 }
 
-/// One line of a password file: fields parted by colons (keeper W15; PostgreSQL manual 34.16). The database is any;
-/// host and port are escaped already, or `*` for any.
+/// Returns a line of a password file: fields separated by colons (keeper W15; PostgreSQL manual 34.16), for any
+/// database. Host and port are already escaped, or `*` for any.
 fn passfile_line(host: &str, port: &str, user: &str, password: &str) -> String {
     format!("{host}:{port}:*:{}:{}\n", escape_field(user), escape_field(password))
 }
 
-/// `:` and `\` in a field are escaped.
+/// Escapes `:` and `\` in a field.
 fn escape_field(field: &str) -> String {
     field.replace('\\', "\\\\").replace(':', "\\:")
 }

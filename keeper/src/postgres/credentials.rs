@@ -1,5 +1,5 @@
-//! Names, passwords and methods with which the keeper and other instances log in. It leaves the rules for
-//! options (which may be given with which) to the program's arguments.
+//! Names, passwords and authentication methods of the keeper's roles. Which options may be combined is checked in
+//! `args`.
 
 use std::fmt;
 use std::fs::File;
@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tracing::{info, warn};
 
-/// A password: it prints as dots, whatever prints it.
+/// A password. Its `Debug` output is masked.
 #[derive(Clone)]
 pub struct Secret(SecretSource);
 
 #[derive(Clone)]
 enum SecretSource {
     Text(String),
-    /// A file, read again whenever the password is needed.
+    /// A file, read whenever the password is needed.
     File(Arc<SecretFile>),
 }
 
@@ -25,14 +25,14 @@ struct SecretFile {
     last: Mutex<LastRead>,
 }
 
-/// What was last read.
+/// Last read contents.
 struct LastRead {
     password: String,
-    /// Why the file could not be used the last time; the password is an older one then.
+    /// Why the file could not be read the last time; the password is an older one then.
     failure: Option<String>,
 }
 
-/// No password is longer; a file that is was given by mistake.
+/// Maximum size of a password file; a longer one was given by mistake.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
 impl Secret {
@@ -41,7 +41,7 @@ impl Secret {
         Self(SecretSource::Text(password.into()))
     }
 
-    /// A password from a file that was just read, and that is read again at each use: it may change while we run.
+    /// Wraps a password from a file that was just read. The file is read again at each use, because it may change.
     pub fn from_file(path: &Path, password: impl Into<String>) -> Self {
         let last = LastRead {
             password: password.into(),
@@ -53,8 +53,8 @@ impl Secret {
         })))
     }
 
-    /// The password itself, for the few places that must hand it on: never for a log, an argument or the store. That of
-    /// a file is the one in the file now, or the last one while the file cannot be read.
+    /// Returns the password for sending it; never for a log, an argument or the store. That of a file is the current
+    /// one, or the last one while the file cannot be read.
     pub fn reveal(&self) -> String {
         match &self.0 {
             SecretSource::Text(password) => password.clone(),
@@ -62,14 +62,14 @@ impl Secret {
         }
     }
 
-    /// Reads the file again, and logs a failure also when it is the same as before: somebody has asked for it.
+    /// Reads the file again on an operator's request, and logs a failure even if it is the same as before.
     pub fn read_again(&self) {
         if let SecretSource::File(file) = &self.0 {
             file.read(true);
         }
     }
 
-    /// Why the file could not be read the last time.
+    /// Returns why the file could not be read the last time.
     pub fn failure(&self) -> Option<String> {
         let SecretSource::File(file) = &self.0 else { return None };
         let last = file.lock();
@@ -86,11 +86,11 @@ impl SecretFile {
         self.last.lock().expect("nobody panics while holding the password")
     }
 
-    /// `is_asked`: a failure is logged again.
+    /// Reads the file; with `is_asked` a repeated failure is logged again.
     fn read(&self, is_asked: bool) -> String {
         let mut last = self.lock();
         let file = self.path.display();
-        // A pipe, such as a shell's `<(…)`, was emptied at the start, and opening it again might wait for ever.
+        // A pipe, such as a shell's `<(…)`, was read at the start; opening it again might block forever.
         if std::fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
             return last.password.clone();
         }
@@ -118,7 +118,7 @@ impl SecretFile {
     }
 }
 
-/// The password in a file, without the line ends after it.
+/// Returns the password in a file without trailing line breaks.
 fn read_password_file(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
@@ -149,19 +149,19 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How a role proves who it is, as it stands in `pg_hba.conf`.
+/// Authentication method of a role in `pg_hba.conf`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthMethod {
-    /// `md5`, which also takes roles whose password is stored as a SCRAM verifier (keeper 9.8).
+    /// `md5`, which also accepts roles with a SCRAM verifier (keeper 9.8).
     Md5,
-    /// `scram-sha-256` (design D-9).
+    /// `scram-sha-256`.
     ScramSha256,
-    /// `trust`: anybody who reaches the server is believed.
+    /// `trust`: no authentication.
     Trust,
 }
 
 impl AuthMethod {
-    /// The word of `pg_hba.conf` and of the command line.
+    /// Returns its name in `pg_hba.conf` and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Md5 => "md5",
@@ -170,7 +170,7 @@ impl AuthMethod {
         }
     }
 
-    /// Reads the word of the command line.
+    /// Parses its name on the command line.
     pub fn parse(word: &str) -> Option<Self> {
         [Self::Md5, Self::ScramSha256, Self::Trust]
             .into_iter()
@@ -189,14 +189,14 @@ impl fmt::Display for AuthMethod {
 pub struct Login {
     /// Name of the role.
     pub user: String,
-    /// Its method in the generated `pg_hba.conf`.
+    /// Its authentication method in the generated `pg_hba.conf`.
     pub method: AuthMethod,
-    /// Its password; `None` exactly when the method is `trust` (keeper C3, C4).
+    /// Its password; `None` if and only if the method is `trust` (keeper C3, C4).
     pub password: Option<Secret>,
 }
 
 impl Login {
-    /// The password to log in with now, if the method asks for one.
+    /// Returns the current password if the method requires one.
     pub fn password(&self) -> Option<String> {
         match self.method {
             AuthMethod::Trust => None,
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(secret.reveal(), "first");
         std::fs::write(&path, "second\r\n").unwrap();
         assert_eq!(secret.clone().reveal(), "second");
-        // A file that is being replaced, or was spoilt, does not take the password away.
+        // An empty or invalid file does not replace the last password.
         for spoilt in [&b"\n"[..], b"\xff\xfe"] {
             std::fs::write(&path, spoilt).unwrap();
             assert_eq!(secret.reveal(), "second");

@@ -1,5 +1,5 @@
-//! Where pg_basebackup and initdb write, and how the result comes to its place. Both refuse directories that are not
-//! empty, and a directory that other things lie in, or that is a mount point, can only be filled from below.
+//! Staging directories for pg_basebackup and initdb, and moving the result to its place. Both refuse directories that
+//! are not empty, and a directory with other contents, or a mount point, can only be filled by moving entries into it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,7 +11,7 @@ use crate::postgres::owned_dirs::{NEW_KIND, OwnedDirs, TablespaceDir};
 use crate::postgres::previous_data;
 use crate::postgres::trees;
 
-/// A set of directories that a program fills.
+/// Directories that a program fills.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataBuild {
     data: PathBuf,
@@ -34,7 +34,7 @@ struct TablespaceBuild {
 }
 
 impl DataBuild {
-    /// Into PGDATA itself, with nothing elsewhere.
+    /// Uses PGDATA itself, without staging directories.
     pub fn plain(data: &Path) -> Self {
         Self {
             data: data.to_owned(),
@@ -44,9 +44,9 @@ impl DataBuild {
         }
     }
 
-    /// Empty directories for PGDATA and these places, all of which were cleared before. They are recorded first; the one
-    /// below PGDATA means, as long as it is there, that PGDATA is unfinished.
-    pub fn prepare(data: &Path, owned: &OwnedDirs, places: &[ExternalDir]) -> Result<Self, FileError> {
+    /// Creates empty staging directories for PGDATA and these external directories, all of which were cleared before.
+    /// They are recorded first; while the one in PGDATA exists, PGDATA is unfinished.
+    pub fn prepare(data: &Path, owned: &OwnedDirs, external_dirs: &[ExternalDir]) -> Result<Self, FileError> {
         if data.is_symlink() && !data.is_dir() {
             let missing = std::io::Error::other("it is a link to a directory that is not there; is it mounted?");
             return Err(FileError::new("write into", data)(missing));
@@ -58,14 +58,14 @@ impl DataBuild {
         }
         let made_in = data.join(&new);
         let mut spaces = Vec::new();
-        for place in places {
-            let ExternalDirKind::Tablespace { directory } = &place.kind else {
+        for external_dir in external_dirs {
+            let ExternalDirKind::Tablespace { directory } = &external_dir.kind else {
                 continue;
             };
-            let made_in = place.path.join(&new);
+            let made_in = external_dir.path.join(&new);
             spaces.push(TablespaceBuild {
                 staging: made_in,
-                location: place.path.clone(),
+                location: external_dir.path.clone(),
                 directory: directory.clone(),
             });
         }
@@ -96,17 +96,17 @@ impl DataBuild {
             trees::create(&dir)?;
         }
         for wal in wal {
-            trees::remove(&wal)?; // pg_basebackup and initdb make it
+            trees::remove(&wal)?; // pg_basebackup and initdb create it
         }
         trees::sync(&self.data)
     }
 
-    /// The directory for `-D`.
+    /// Returns the directory for `-D`.
     pub fn directory(&self) -> &Path {
         &self.staging
     }
 
-    /// The options that lead WAL and tablespaces where they are made.
+    /// Returns the options for the staging directories of WAL and tablespaces.
     pub fn options(&self) -> Vec<String> {
         let mut options = Vec::new();
         if let Some(wal) = &self.wal {
@@ -119,7 +119,7 @@ impl DataBuild {
         options
     }
 
-    /// Removes what a program that failed has left.
+    /// Removes the leftovers of a failed program.
     pub fn discard(&self) -> Result<(), FileError> {
         if let Some(wal) = &self.wal {
             trees::remove(&wal.staging)?;
@@ -134,7 +134,7 @@ impl DataBuild {
         }
     }
 
-    /// Moves what was made to its place; a crash before the end leaves an attempt that is made again.
+    /// Moves the result to its place. A crash before the end leaves unfinished data, which are created again.
     pub fn finish(&self, owned: &OwnedDirs) -> Result<(), FileError> {
         if let Some(wal) = &self.wal {
             trees::move_entries(&wal.staging, &wal.target, |_| true)?;
@@ -179,7 +179,7 @@ impl DataBuild {
     }
 }
 
-/// `=` parts the two directories of a mapping (pg_basebackup's manual page).
+/// `=` separates the two directories of a mapping (pg_basebackup's manual page).
 fn escape(path: &Path) -> String {
     path.to_string_lossy().replace('=', "\\=")
 }

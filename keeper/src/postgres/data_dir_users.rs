@@ -1,5 +1,5 @@
-//! Who works on a data directory besides a server that runs in order: what a killed server or a killed keeper has left,
-//! or what somebody started by hand. All of it ends before the data are touched.
+//! Finds and ends processes that use a data directory besides a regular server: leftovers of a killed server or keeper,
+//! or programs started by hand. All of them end before the data are changed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -17,12 +17,12 @@ use crate::postgres::owned_dirs;
 use crate::postgres::process::{self, Process};
 use crate::postgres::walker::{self, FileSystemHung, Walker};
 
-/// How long each signal gets.
+/// Time limits of the signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndLimits {
-    /// To end in order.
+    /// For a regular end.
     pub terminate: Duration,
-    /// To be gone after SIGKILL, which takes a moment where much memory is freed.
+    /// For the end after SIGKILL, which takes a moment where much memory is freed.
     pub killed: Duration,
 }
 
@@ -35,23 +35,22 @@ impl Default for EndLimits {
     }
 }
 
-/// A process that works on the data.
+/// A process that uses the data directory.
 #[derive(Debug)]
 pub struct DataDirUser {
-    /// The process.
     pub process: Process,
-    /// Its program, as it calls itself.
+    /// Its process title.
     pub program: String,
-    /// How the data concern it.
+    /// How it uses the data directory.
     pub how: UseKind,
 }
 
-/// Why it is not known that nobody works on the data.
+/// Why the data directory may still be in use.
 #[derive(Debug)]
 pub enum EndError {
     /// This process does not end.
     Remains(DataDirUser),
-    /// A look at the processes does not get on.
+    /// Reading the processes makes no progress.
     NoAnswer(FileSystemHung),
 }
 
@@ -61,21 +60,21 @@ impl From<FileSystemHung> for EndError {
     }
 }
 
-/// How a data directory concerns a process.
+/// How a process uses a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UseKind {
     /// An argument names it.
     Argument,
     /// A process of PostgreSQL has it as its working directory.
     WorkingDirectory,
-    /// It has a file below it open for writing.
+    /// It has a file in the directory open for writing.
     OpenFile,
-    /// A program of PostgreSQL takes it from `PGDATA`.
+    /// A program of PostgreSQL uses it by `PGDATA`.
     Environment,
 }
 
 impl UseKind {
-    /// In words.
+    /// Returns the reason for the log.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Argument => "an argument names the data directory",
@@ -86,7 +85,7 @@ impl UseKind {
     }
 }
 
-/// All processes of our user that work on this data directory, but for this one and those that it descends from.
+/// Returns all processes of this user that use the data directory, except this one and its ancestors.
 pub fn users_of(data: &Path) -> Vec<DataDirUser> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -106,12 +105,12 @@ pub fn users_of(data: &Path) -> Vec<DataDirUser> {
         .collect()
 }
 
-/// Ends all of them: those of PostgreSQL as a postmaster does when one of its children has crashed (SIGQUIT), others by
-/// SIGTERM, and what is left by SIGKILL.
+/// Ends all of them: those of PostgreSQL by SIGQUIT, as a postmaster does when a child has crashed, others by SIGTERM,
+/// and the remaining ones by SIGKILL.
 ///
 /// # Errors
 ///
-/// One does not end, or a look at the processes, which `walker` makes, does not get on.
+/// A process does not end, or reading the processes, which is done by `walker`, makes no progress.
 pub async fn end_users(data: &Path, limits: EndLimits, walker: &Walker) -> Result<(), EndError> {
     const ROUNDS: usize = 3; // a shell may start another program when its first one ends
     for round in 0..ROUNDS {
@@ -140,8 +139,8 @@ pub async fn end_users(data: &Path, limits: EndLimits, walker: &Walker) -> Resul
     left.map_or(Ok(()), |worker| Err(EndError::Remains(worker)))
 }
 
-/// The same as [`on`], on a thread of its own: a host may have very many processes and descriptors, and paths that
-/// processes name may lead to a file system that does not answer.
+/// The same as [`users_of`], on a blocking thread: a host may have very many processes and descriptors, and paths of
+/// processes may be on a file system that hangs.
 async fn find_users(data: &Path, walker: &Walker) -> Result<Vec<DataDirUser>, FileSystemHung> {
     let data = data.to_owned();
     walker.run(move || users_of(&data)).await
@@ -161,7 +160,7 @@ async fn signal_all(workers: &[DataDirUser], signal: impl Fn(&DataDirUser) -> Si
     timeout(limit, ended).await.is_ok()
 }
 
-/// A data directory, which need not be there.
+/// A data directory, which may be missing.
 #[derive(Debug)]
 struct DataDirPath {
     path: PathBuf,
@@ -170,7 +169,7 @@ struct DataDirPath {
 
 impl DataDirPath {
     fn of(data: &Path) -> Self {
-        // Where it is missing its parent may be reached through a link all the same.
+        // If it is missing, its parent may still be reached through a link.
         let real = fs::canonicalize(data).ok().or_else(|| {
             let parent = fs::canonicalize(data.parent()?).ok()?;
             Some(parent.join(data.file_name()?))
@@ -181,8 +180,8 @@ impl DataDirPath {
         }
     }
 
-    /// Whether a path, as a process with this working directory means it, is the directory, or the one below it in
-    /// which new data are made.
+    /// Whether a path, relative to a process's working directory, is the data directory or the directory in it in which
+    /// new data are created.
     fn is(&self, path: &Path, cwd: &Path) -> bool {
         if path.as_os_str().is_empty() {
             return false;
@@ -196,12 +195,12 @@ impl DataDirPath {
     }
 }
 
-/// How a process sees the file system.
+/// Mount namespace of a process.
 #[derive(Debug)]
 enum MountView {
-    /// As we do.
+    /// The same as ours.
     Ours,
-    /// With mounts of its own, or such that we may not look: a path proves nothing, an inode does. Its root directory.
+    /// Another one, or an unreadable one: a path proves nothing, an inode does. Holds its root directory.
     Other(PathBuf),
 }
 
@@ -215,7 +214,7 @@ impl MountView {
         }
     }
 
-    /// Whether a path of such a process is the directory.
+    /// Whether a path of such a process is the data directory.
     fn is(&self, place: &DataDirPath, path: &Path, cwd: &Path) -> bool {
         match self {
             Self::Ours => place.is(path, cwd),
@@ -228,7 +227,7 @@ impl MountView {
         }
     }
 
-    /// Whether what a process has open is the file that we find at the path that it is shown with.
+    /// Whether an open file of a process is the file at its path in our namespace.
     fn is_same_file(&self, open: &Path, path: &Path) -> bool {
         match self {
             Self::Ours => true,
@@ -241,7 +240,7 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// Whether and how a process works on the data, with what it calls itself. Nothing of other users' is looked at.
+/// Returns the title of a process and how it uses the data, if it does. Other users' processes are skipped.
 fn use_by(pid: i32, place: &DataDirPath) -> Option<(String, UseKind)> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     walker::progress_at(&proc);
@@ -277,14 +276,14 @@ fn use_by(pid: i32, place: &DataDirPath) -> Option<(String, UseKind)> {
     Some((title.to_string_lossy().into_owned(), how))
 }
 
-/// `pg_basebackup`, `initdb`, `.pg_ctl-wrapped` and their like.
+/// Whether this is a program of PostgreSQL, such as `pg_basebackup`, `initdb` or `.pg_ctl-wrapped`.
 fn is_program_of_postgres(path: &OsStr) -> bool {
     let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
     let name = name.trim_start_matches('.');
     name.starts_with("pg_") || name.starts_with("initdb") || name.starts_with("postgres")
 }
 
-/// Whether a program takes its data directory from PGDATA and may write there. Clients such as pg_dump inherit the
+/// Whether a program uses the data directory in PGDATA and may write there. Clients such as pg_dump inherit the
 /// variable, too.
 fn writes_to_pgdata(path: &OsStr) -> bool {
     const PROGRAMS: [&str; 9] = [
@@ -303,8 +302,8 @@ fn writes_to_pgdata(path: &OsStr) -> bool {
     PROGRAMS.contains(&name.strip_suffix("-wrapped").unwrap_or(name))
 }
 
-/// What of a command line may name a data directory: the values of `-D` and `--pgdata`, and of a program of PostgreSQL
-/// every argument.
+/// Returns the arguments that may name a data directory: the values of `-D` and `--pgdata`, and every argument of a
+/// program of PostgreSQL.
 fn arguments_for_data(command: &[OsString], is_program: bool) -> Vec<PathBuf> {
     const LONG: [&str; 2] = ["--pgdata", "--target-pgdata"];
     let mut found = Vec::new();
@@ -364,7 +363,7 @@ mod tests {
 
     use super::*;
 
-    /// A process that is killed at the end of the test.
+    /// A process that is killed when dropped.
     struct Killed(Child);
 
     impl Drop for Killed {
@@ -397,7 +396,7 @@ mod tests {
         found
     }
 
-    /// Waits for what a process does after its start.
+    /// Waits until the process is found.
     fn is_found(child: &Killed, how: UseKind, data: &Path) {
         let mut looks = std::iter::repeat_with(|| found(data)).take(2000);
         assert!(
@@ -411,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_works_on_the_data_is_found_and_nobody_else() {
+    fn only_processes_that_use_the_data_are_found() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("postgres");
         fs::create_dir(&data).unwrap();
@@ -449,7 +448,7 @@ mod tests {
         let control = sleeps(|command| command.arg0("pg_ctl").env("PGDATA", &data));
         is_found(&control, UseKind::Environment, &data);
 
-        // a copy makes the directory, so it need not be there
+        // a copy creates the directory, so it may be missing
         fs::remove_dir_all(&data).unwrap();
         is_found(&copy, UseKind::Argument, &data);
     }
@@ -460,7 +459,7 @@ mod tests {
         let data = dir.path().join("postgres");
         fs::create_dir(&data).unwrap();
         let place = DataDirPath::of(&data);
-        // Its own volume at the same path, as in another container.
+        // Another volume at the same path, as in another container.
         let root = dir.path().join("root");
         fs::create_dir_all(root.join(data.strip_prefix("/").unwrap())).unwrap();
         let other = MountView::Other(root.clone());
@@ -481,9 +480,9 @@ mod tests {
         assert!(matches!(MountView::of(Path::new("/proc/0")), MountView::Other(_)));
     }
 
-    /// The working directory of another server is on a file system that does not answer.
+    /// The working directory of another server is on a file system that hangs.
     #[tokio::test]
-    async fn a_look_that_hangs_is_given_up_and_named() {
+    async fn a_hanging_search_is_abandoned_and_reported() {
         let dir = tempfile::tempdir().unwrap();
         let walker = Walker::new(Duration::from_millis(50));
         let (answer, waits) = std::sync::mpsc::channel::<()>();
@@ -498,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn each_process_is_a_step_of_a_look() {
+    fn each_process_is_a_step_of_a_search() {
         let dir = tempfile::tempdir().unwrap();
         let _others = [sleeps(|command| command), sleeps(|command| command)];
         let (_, steps) = walker::count_steps(|| users_of(dir.path()));
@@ -515,7 +514,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn they_end_by_force_where_they_do_not_by_asking() {
+    async fn processes_that_ignore_sigterm_are_killed() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("postgres");
         let path = data.to_str().unwrap();

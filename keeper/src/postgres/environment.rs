@@ -1,4 +1,5 @@
-//! The environment of the keeper's children: its own, less what would change how they connect or tell secrets.
+//! Environment of the keeper's child processes: the keeper's own without variables that change connections or contain
+//! secrets.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -6,11 +7,11 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-/// What of the keeper's own environment its children get: all but `PG*` and `STKEEPER_*`.
+/// Returns the variables for child processes: all but `PG*` and `STKEEPER_*`.
 ///
-/// libpq reads `PG*`, and a `PGPASSWORD` there beats the password file (keeper W40); `STKEEPER_*` holds the
-/// passwords of the options (keeper W26). `LANG`, `LC_*`, `TZ`, `PATH`, `HOME` stay: without them initdb would
-/// choose `SQL_ASCII`.
+/// libpq reads `PG*`, and `PGPASSWORD` takes precedence over the password file (keeper W40); `STKEEPER_*` contains the
+/// passwords of the options (keeper W26). `LANG`, `LC_*`, `TZ`, `PATH`, `HOME` stay: without them initdb would choose
+/// `SQL_ASCII`.
 pub fn for_children(own: impl IntoIterator<Item = (OsString, OsString)>) -> impl Iterator<Item = (OsString, OsString)> {
     own.into_iter().filter(|(name, _)| !is_kept_back(name))
 }
@@ -20,11 +21,11 @@ fn is_kept_back(name: &OsStr) -> bool {
     name.starts_with(b"PG") || name.starts_with(b"STKEEPER_")
 }
 
-/// A command that runs `program` with the environment of [`for_children`], in a process group of its own, its
+/// Returns a command that runs `program` with the environment of [`for_children`], in its own process group, with
 /// standard input closed.
 ///
-/// Its own group, so that a Ctrl-C at the terminal reaches the keeper alone, which then stops its children in
-/// order (keeper 3.8), and so that a helper is ended together with the processes that it started.
+/// With its own group, a Ctrl-C at the terminal reaches only the keeper, which then stops its children in order (keeper
+/// 3.8), and a program is killed together with its descendants.
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command

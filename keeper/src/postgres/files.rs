@@ -1,5 +1,5 @@
-//! The files of one data directory, as far as they are looked at or written without the server: what they hold is
-//! decided elsewhere (`conf`, `hba`, `state`).
+//! The files of one data directory that are read or written without the server. Their contents are decided elsewhere
+//! (`conf`, `hba`, `state`).
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use crate::postgres::trees;
 
-/// The WAL segment size that the reference assumes, in bytes (keeper section 0).
+/// WAL segment size that the reference assumes, in bytes (keeper section 0).
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 
-/// What could not be done to which file.
+/// A failed operation on a file.
 #[derive(Debug, thiserror::Error)]
 #[error("{act} {}{}", path.display(), Remedy(source))]
 pub struct FileError {
@@ -28,13 +28,13 @@ impl FileError {
         move |source| Self { act, path, source }
     }
 
-    /// What kind of failure it was.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.source.kind()
     }
 }
 
-/// What an operator can do about it, where there is a common answer.
+/// What an operator can do about common errors.
 struct Remedy<'a>(&'a io::Error);
 
 impl fmt::Display for Remedy<'_> {
@@ -48,9 +48,8 @@ impl fmt::Display for Remedy<'_> {
     }
 }
 
-/// Writes a file so that a reader, or the next start after a crash, finds the old content or the new one, whole
-/// (keeper 2.5): a temporary file beside it, synced, mode 0600, renamed; then the directory is synced too, because
-/// `dbstate` carries a promise.
+/// Writes a file atomically and durably (keeper 2.5): a temporary file beside it, mode 0600, is synced and renamed;
+/// then the directory is synced, too, because `dbstate` must survive a crash.
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let attempt = || -> io::Result<()> {
         let (dir, name) = match (path.parent(), path.file_name()) {
@@ -66,14 +65,14 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FileError> {
     attempt().map_err(FileError::new("write", path))
 }
 
-/// What stands between the name of a file and the random end of the name of its temporary file, which no operator's
-/// copy of the file has.
+/// Part of a temporary file's name, between the name of the file and the random suffix; an operator's copy of the file
+/// does not have it.
 pub(crate) const TEMPORARY: &str = ".stolon-tmp-";
 
-/// Length of that random end.
+/// Length of the random suffix.
 const RANDOM_LENGTH: usize = 6;
 
-/// A temporary file for `name` in `dir`, with mode 0600, removed when dropped.
+/// Creates a temporary file for `name` in `dir`, mode 0600, removed when dropped.
 pub(crate) fn temporary(dir: &Path, name: &OsStr) -> io::Result<tempfile::NamedTempFile> {
     let mut prefix = name.to_os_string();
     prefix.push(TEMPORARY);
@@ -90,8 +89,8 @@ fn is_temporary(name: &OsStr) -> bool {
     end.is_some_and(|end| end.len() == RANDOM_LENGTH && end.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
-/// Removes the temporary files that a killed keeper left beside its data directory, some with a password in them
-/// (keeper I16). Only while the directory is locked.
+/// Removes the temporary files of a killed keeper, some of which contain a password (keeper I16). Only while the
+/// directory is locked.
 pub fn remove_leftovers(dir: &Path) -> Result<(), FileError> {
     for entry in fs::read_dir(dir).map_err(FileError::new("list", dir))?.flatten() {
         if is_temporary(&entry.file_name()) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
@@ -101,7 +100,7 @@ pub fn remove_leftovers(dir: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// What must exist in a data directory that initdb has made (keeper 12.2; in majors 12 to 18 all of it does).
+/// Entries that initdb creates in every data directory (keeper 12.2; majors 12 to 18).
 pub(crate) const REQUIRED_ENTRIES: [&str; 18] = [
     "PG_VERSION",
     "base",
@@ -123,7 +122,7 @@ pub(crate) const REQUIRED_ENTRIES: [&str; 18] = [
     "pg_wal",
 ];
 
-/// For tests: a whole PGDATA of major 15 with catalog version 202209061; the file `base/content` holds `content`.
+/// For tests: a complete PGDATA of major 15 with catalog version 202209061; the file `base/content` holds `content`.
 #[cfg(test)]
 pub(crate) fn make_data(data: &Path, content: &str) {
     let is_directory = |part: &&str| !part.contains('/') && *part != "PG_VERSION";
@@ -137,11 +136,11 @@ pub(crate) fn make_data(data: &Path, content: &str) {
     fs::write(data.join("base/content"), content).unwrap();
 }
 
-/// For tests: the directory that [`make_data`]'s has in the location of a tablespace.
+/// For tests: the directory in a tablespace's location for the PGDATA of [`make_data`].
 #[cfg(test)]
 pub(crate) const TABLESPACE_DIRECTORY: &str = "PG_15_202209061";
 
-/// Is there a database cluster in this directory? Errs when that cannot be found out.
+/// Whether this directory holds a database cluster. Fails if that cannot be determined.
 pub fn is_initialised(data: &Path) -> Result<bool, FileError> {
     for part in REQUIRED_ENTRIES {
         if !exists(&data.join(part))? {
@@ -155,7 +154,7 @@ fn exists(path: &Path) -> Result<bool, FileError> {
     path.try_exists().map_err(FileError::new("look for", path))
 }
 
-/// The major of the data, from the first line of `PG_VERSION`; `None` without such a file.
+/// Returns the major of the data from the first line of `PG_VERSION`; `None` if there is no such file.
 pub fn data_major(data: &Path) -> Result<Option<u32>, FileError> {
     let path = data.join("PG_VERSION");
     let Some(text) = read_if_there(&path)? else {
@@ -181,16 +180,16 @@ pub fn system_id(data: &Path) -> Result<u64, FileError> {
     Ok(u64::from_le_bytes(first))
 }
 
-/// Which signal files are there; read when the server starts, and removed by it when recovery ends.
+/// Existing signal files. The server reads them at its start and removes them at the end of recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SignalFiles {
     /// `standby.signal`: the instance is a standby (keeper R16).
     pub standby: bool,
-    /// `recovery.signal`: a recovery to a target is under way; it says nothing about the role.
+    /// `recovery.signal`: a recovery to a target; it does not determine the role.
     pub recovery: bool,
 }
 
-/// Looks for the signal files.
+/// Reads the signal files.
 pub fn signals(data: &Path) -> Result<SignalFiles, FileError> {
     Ok(SignalFiles {
         standby: exists(&data.join(STANDBY))?,
@@ -198,7 +197,7 @@ pub fn signals(data: &Path) -> Result<SignalFiles, FileError> {
     })
 }
 
-/// Writes `standby.signal` (empty, mode 0600), and removes a `recovery.signal` that nobody wants any more.
+/// Writes `standby.signal` (empty, mode 0600), and removes an obsolete `recovery.signal`.
 pub fn signal_standby(data: &Path) -> Result<(), FileError> {
     write_signal(data, STANDBY)?;
     remove_if_there(&data.join(RECOVERY))
@@ -209,14 +208,14 @@ pub fn signal_recovery(data: &Path) -> Result<(), FileError> {
     write_signal(data, RECOVERY)
 }
 
-/// Removes what would make the next start of a master fail or err: a forgotten `recovery.signal` (keeper 7.4).
-/// `standby.signal` is left alone: only a promotion makes a master of a standby (keeper I2).
+/// Removes an obsolete `recovery.signal`, which would make the next start of a master fail (keeper 7.4).
+/// `standby.signal` is kept: only a promotion makes a standby a master (keeper I2).
 pub fn remove_recovery_signal(data: &Path) -> Result<(), FileError> {
     remove_if_there(&data.join(RECOVERY))
 }
 
-/// Renames a `recovery.conf` away, with which no supported server starts (keeper 7.4). Gives the new name when there
-/// was one.
+/// Renames a `recovery.conf`, with which no supported server starts (keeper 7.4). Returns the new name if there was
+/// one.
 pub fn set_aside_recovery_conf(data: &Path) -> Result<Option<PathBuf>, FileError> {
     let (old, aside) = (data.join("recovery.conf"), data.join("recovery.conf.aside"));
     match fs::rename(&old, &aside) {
@@ -238,7 +237,7 @@ fn write_signal(data: &Path, name: &str) -> Result<(), FileError> {
     }
 }
 
-/// Removes a file; one that is not there is fine.
+/// Removes a file; a missing one is not an error.
 pub(crate) fn remove_if_there(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != ErrorKind::NotFound => Err(FileError::new("remove", path)(source)),
@@ -246,8 +245,8 @@ pub(crate) fn remove_if_there(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Makes `postgresql.auto.conf` a symbolic link to `/dev/null`, so that nothing of an earlier ALTER SYSTEM or
-/// `pg_basebackup -R` counts and ALTER SYSTEM fails (keeper 8.5, I17).
+/// Makes `postgresql.auto.conf` a symbolic link to `/dev/null`, so that settings of an earlier ALTER SYSTEM or
+/// `pg_basebackup -R` have no effect and ALTER SYSTEM fails (keeper 8.5, I17).
 pub fn link_auto_conf(data: &Path) -> Result<(), FileError> {
     let path = data.join("postgresql.auto.conf");
     if fs::read_link(&path).is_ok_and(|target| target == Path::new("/dev/null")) {
@@ -257,7 +256,7 @@ pub fn link_auto_conf(data: &Path) -> Result<(), FileError> {
     symlink("/dev/null", &path).map_err(FileError::new("link to /dev/null", path))
 }
 
-/// Creates an empty data directory, mode 0700; one that is there already is fine.
+/// Creates an empty data directory, mode 0700; an existing one is not an error.
 pub fn create_data(data: &Path) -> Result<(), FileError> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -266,7 +265,7 @@ pub fn create_data(data: &Path) -> Result<(), FileError> {
         .map_err(FileError::new("create", data))
 }
 
-/// Gives the data directory the mode 0700 that the server insists on (0750 is fine too), where it has another.
+/// Sets the mode of the data directory to 0700, as the server requires, unless it is 0700 or 0750.
 pub fn restrict_data_mode(data: &Path) -> Result<(), FileError> {
     let attempt = || {
         let mode = fs::metadata(data)?.permissions().mode() & 0o777;
@@ -278,7 +277,7 @@ pub fn restrict_data_mode(data: &Path) -> Result<(), FileError> {
     attempt().map_err(FileError::new("set the mode of", data))
 }
 
-/// The names in a directory that are text; none when it is not there.
+/// Returns the names in a directory that are valid UTF-8; none if it does not exist.
 pub fn file_names(dir: &Path) -> Result<Vec<String>, FileError> {
     let names = trees::entries(dir)?.into_iter();
     Ok(names
@@ -286,8 +285,8 @@ pub fn file_names(dir: &Path) -> Result<Vec<String>, FileError> {
         .collect())
 }
 
-/// The names of the replication slots in a data directory. One that was being made or dropped does not count: the next
-/// start removes it (slot.c).
+/// Returns the names of the replication slots in a data directory. Slots that were being created or dropped do not
+/// count: the next start removes them (slot.c).
 pub fn slot_names(data: &Path) -> Result<Vec<String>, FileError> {
     let names = trees::entries(&data.join("pg_replslot"))?
         .into_iter()
@@ -296,7 +295,7 @@ pub fn slot_names(data: &Path) -> Result<Vec<String>, FileError> {
     Ok(names.filter(|name| !name.ends_with(".tmp")).collect())
 }
 
-/// Is this the name of a WAL segment file: 24 of `0`-`9`, `A`-`F` (keeper T4)?
+/// Whether this is the name of a WAL segment file: 24 characters `0`-`9`, `A`-`F` (keeper T4).
 pub fn is_segment_name(name: &str) -> bool {
     name.len() == 24 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
 }
@@ -306,21 +305,21 @@ pub fn segment_without_timeline(name: &str) -> Option<&str> {
     is_segment_name(name).then(|| &name[8..])
 }
 
-/// What `pg_wal` says about the oldest WAL.
+/// Oldest WAL segment in `pg_wal`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OldestWal {
-    /// The name of the oldest segment.
+    /// Its name.
     File(String),
-    /// There is none.
+    /// There are no segments.
     NoneThere,
-    /// Segments are not 16 MiB, which sentinels assume, so there is nothing to tell them (keeper W27).
+    /// Segments are not 16 MiB, as sentinels assume, so nothing is published (keeper W27).
     OtherSize {
-        /// Its size in bytes.
+        /// Segment size in bytes.
         bytes: u64,
     },
 }
 
-/// The oldest segment in `pg_wal`: the first name, sorted as text (keeper 3.5 step 8).
+/// Returns the oldest segment in `pg_wal`: the first name in text order (keeper 3.5 step 8).
 pub fn oldest_wal(data: &Path) -> Result<OldestWal, FileError> {
     let dir = data.join("pg_wal");
     let names = trees::entries(&dir)?
@@ -338,19 +337,19 @@ pub fn oldest_wal(data: &Path) -> Result<OldestWal, FileError> {
     })
 }
 
-/// What a server says in its lock file, `postmaster.pid`.
+/// Contents of a server's lock file, `postmaster.pid`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PidFile {
     /// Its process id; negative for a single-user server.
     pub pid: i32,
-    /// When it was started, in seconds since 1970, line 3.
+    /// Start time in seconds since 1970, line 3.
     pub started: Option<u64>,
-    /// Its state, line 8 (`utils/pidfile.h`): `starting`, `ready`, `standby`, `stopping`; `None` until its sockets are
+    /// State, line 8 (`utils/pidfile.h`): `starting`, `ready`, `standby`, `stopping`; `None` until its sockets are
     /// open.
     pub status: Option<String>,
 }
 
-/// Reads `postmaster.pid`; `None` when there is none, or none that is written out.
+/// Reads `postmaster.pid`; `None` if it does not exist or is incomplete.
 pub fn pid_file(data: &Path) -> Result<Option<PidFile>, FileError> {
     let Some(text) = read_if_there(&data.join("postmaster.pid"))? else {
         return Ok(None);
@@ -368,7 +367,7 @@ pub fn pid_file(data: &Path) -> Result<Option<PidFile>, FileError> {
     Ok(Some(PidFile { pid, started, status }))
 }
 
-/// What a server says in the lock file of its socket, which begins like `postmaster.pid`.
+/// Contents of a socket's lock file, which begins like `postmaster.pid`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketLock {
     /// Its process id.
@@ -377,7 +376,7 @@ pub struct SocketLock {
     pub data: Option<PathBuf>,
 }
 
-/// Reads the lock file of a socket; `None` when there is none, or none that is written out.
+/// Reads the lock file of a socket; `None` if it does not exist or is incomplete.
 pub fn socket_lock(lock: &Path) -> Result<Option<SocketLock>, FileError> {
     let text = read_if_there(lock)?.unwrap_or_default();
     let mut lines = text.lines();
@@ -394,7 +393,7 @@ fn read_if_there(path: &Path) -> Result<Option<String>, FileError> {
     }
 }
 
-/// Removes `postmaster.pid`. Whoever calls has made sure that no server runs.
+/// Removes `postmaster.pid`. The caller has made sure that no server runs.
 pub fn remove_lock(data: &Path) -> Result<(), FileError> {
     remove_if_there(&data.join("postmaster.pid"))
 }

@@ -1,4 +1,4 @@
-//! Whether there is room for new data beside the old ones, or in their place, by file system.
+//! Whether each file system has space for the new data beside the old ones, or in their place.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use crate::external_dirs::{ClearRequest, ExternalDirKind};
 use crate::postgres::files::FileError;
 use crate::postgres::trees;
 
-/// What will be written below a path, or is there now.
+/// Space that will be written below a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct SpaceDemand {
     device: u64,
@@ -15,34 +15,34 @@ struct SpaceDemand {
     free: u64,
 }
 
-/// A file system that has too little room.
+/// A file system with too little space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpaceShortage {
-    /// The path that would be written.
+    /// The path to write.
     pub path: PathBuf,
-    /// Bytes that are needed on its file system.
+    /// Bytes required on its file system.
     pub needed: u64,
-    /// Bytes that it has.
+    /// Bytes available.
     pub free: u64,
 }
 
-/// How much room there is.
+/// Result of comparing required and available space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SpaceCheck {
-    /// For old and new data.
+    /// Enough for old and new data.
     ForBoth,
-    /// For the new data once the old ones are removed.
+    /// Enough for the new data once the old ones are removed.
     InsteadOfOld(SpaceShortage),
-    /// Not even then.
+    /// Not enough even then.
     TooLittle(SpaceShortage),
 }
 
-/// The old data: device and size of each of their directories, all of which a removal frees.
+/// Device and size of each directory of the old data, all of which a removal frees.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReclaimableSpace(Vec<(u64, u64)>);
 
 impl ReclaimableSpace {
-    /// Counts a directory of the old data; links in it are not followed.
+    /// Adds a directory of the old data; links in it are not followed.
     pub fn add(&mut self, dir: &Path) -> Result<(), FileError> {
         let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         self.0.push((trees::free_space(&real)?.0, trees::size(&real)));
@@ -59,15 +59,15 @@ impl ReclaimableSpace {
     }
 }
 
-/// Measures the room for what is to be made. Of a size that is not known the old data's is taken.
+/// Compares the space for the new data. An unknown size is assumed to be that of the old data.
 pub fn check_space(data: &Path, clear: &ClearRequest, old: &ReclaimableSpace) -> Result<SpaceCheck, FileError> {
     let mut demands = vec![demand(data, clear.bytes.unwrap_or_else(|| old.total()))?];
-    for place in &clear.external_dirs {
-        let known_here = match &place.kind {
-            ExternalDirKind::Tablespace { directory } => trees::size(&place.path.join(directory)),
+    for external_dir in &clear.external_dirs {
+        let known_here = match &external_dir.kind {
+            ExternalDirKind::Tablespace { directory } => trees::size(&external_dir.path.join(directory)),
             ExternalDirKind::Wal => 0,
         };
-        demands.push(demand(&place.path, place.bytes.unwrap_or(known_here))?);
+        demands.push(demand(&external_dir.path, external_dir.bytes.unwrap_or(known_here))?);
     }
     Ok(decide_space(&demands, old, clear.lacked_room))
 }
@@ -82,12 +82,12 @@ fn demand(path: &Path, needed: u64) -> Result<SpaceDemand, FileError> {
     })
 }
 
-/// WAL that is written while a copy is under way, at least.
+/// Minimum reserve for WAL that is written during a copy.
 const RESERVE_BYTES: u64 = 64 << 20;
 
-/// Old data are kept only where a tenth more than the estimate is free; a copy is refused only where the estimate
-/// itself has no room. After an attempt that had none whatever the estimate, old data go if they lie wherever the copy
-/// writes; otherwise that may not help.
+/// Old data are kept only if 10 % more than the estimate is free; a copy is refused only if there is no space for the
+/// estimate itself. If the last attempt ran out of space despite the estimate, old data are removed if they occupy
+/// every file system that the copy writes to; otherwise that may not help.
 fn decide_space(demands: &[SpaceDemand], old: &ReclaimableSpace, lacked_room: bool) -> SpaceCheck {
     let needed_on = |device: u64| {
         let on_it = demands.iter().filter(|demand| demand.device == device);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_goes_to_one_file_system_counts_together() {
+    fn all_data_on_one_file_system_are_added_up() {
         let old = ReclaimableSpace(vec![(1, 10 * GIB)]);
         let apart = [demand(1, "/a", GIB, 2 * GIB), demand(2, "/b", GIB, 2 * GIB)];
         assert_eq!(decide_space(&apart, &old, false), SpaceCheck::ForBoth);
@@ -149,12 +149,12 @@ mod tests {
             panic!("{:?}", decide_space(&grown, &old, true))
         };
         assert_eq!((short.needed, short.free), (9 * GIB, 6 * GIB));
-        // Another file system than that of the old data is short.
+        // Another file system than that of the old data is too small.
         let space = [demand(1, "/a", GIB, 9 * GIB), demand(2, "/ts", 3 * GIB, 2 * GIB)];
         assert!(
             matches!(decide_space(&space, &old, false), SpaceCheck::TooLittle(short) if short.path == Path::new("/ts"))
         );
-        // The margin alone is no reason when nothing on that file system is old.
+        // The reserve alone is no reason if that file system holds no old data.
         let tight = [demand(1, "/a", GIB, 9 * GIB), demand(2, "/ts", 2 * GIB, 2 * GIB)];
         assert_eq!(decide_space(&tight, &old, false), SpaceCheck::ForBoth);
         assert!(matches!(
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_without_room_costs_old_data_only_if_they_lie_wherever_the_copy_writes() {
+    fn an_attempt_without_space_costs_old_data_only_if_they_are_on_every_file_system_of_the_copy() {
         let old = ReclaimableSpace(vec![(1, GIB)]);
         let data = demand(1, "/a", GIB, 9 * GIB);
         let space = demand(2, "/ts", GIB, 9 * GIB);

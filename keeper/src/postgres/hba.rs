@@ -1,4 +1,4 @@
-//! What `pg_hba.conf` says (keeper section 9): who may log in, from where, how.
+//! Contents of `pg_hba.conf` (keeper section 9): which users may log in, from where, and how.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,27 +8,27 @@ use crate::postgres::credentials::Login;
 /// Name of the generated file in the data directory.
 pub const FILE: &str = "pg_hba.conf";
 
-/// From where the superuser and the replication user may come.
+/// Hosts from which superuser and replication user may connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowedHosts {
-    /// From anywhere (`defaultSUReplAccessMode` `all`).
+    /// Any host (`defaultSUReplAccessMode` `all`).
     All,
-    /// From these addresses only (`strict`): those of the other instances on the cluster's master, none on a standby.
+    /// Only these addresses (`strict`): those of the other instances on the cluster's master, none on a standby.
     Only(Vec<String>),
 }
 
-/// Who else may log in.
+/// Other users that may log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OtherUsers {
-    /// Nobody: the lines in force during initialisations and behind the gate of synchronous replication.
+    /// None: during initialisations and while synchronous replication is not established (keeper 19.8).
     Nobody,
-    /// Everybody with a password.
+    /// Every user with a password.
     Everybody,
-    /// As these lines say, word for word; an empty list says nobody.
+    /// As in these lines, verbatim; none if empty.
     Lines(Vec<String>),
 }
 
-/// Everything that the lines are made of.
+/// Sources of the lines.
 #[derive(Debug, Clone, Copy)]
 pub struct HbaAccess<'a> {
     /// The superuser.
@@ -37,20 +37,20 @@ pub struct HbaAccess<'a> {
     pub replication: &'a Login,
     /// Databases that the replication user needs besides replication (keeper section 19, note 8); usually none.
     pub replication_databases: &'a [&'a str],
-    /// From where these two may come.
+    /// Hosts from which these two may connect.
     pub remote: &'a AllowedHosts,
-    /// Who else may log in.
+    /// Other users that may log in.
     pub users: &'a OtherUsers,
 }
 
-/// Makes the lines, in their fixed order (keeper H1 to H9).
+/// Builds the lines in their fixed order (keeper H1 to H9).
 pub fn lines(access: &HbaAccess<'_>) -> Vec<String> {
     let (su, repl) = (quote_name(&access.superuser.user), quote_name(&access.replication.user));
     let (su_method, repl_method) = (access.superuser.method, access.replication.method);
     let mut lines = vec![
         format!("local postgres {su} {su_method}"),
         format!("local replication {repl} {repl_method}"),
-        // Where the keeper asks when the database postgres is gone.
+        // Used by the keeper when the database postgres is missing.
         format!("local template1 {su} {su_method}"),
     ];
     let mut let_in = |networks: &[String]| {
@@ -89,12 +89,13 @@ pub fn lines(access: &HbaAccess<'_>) -> Vec<String> {
     lines
 }
 
-/// The file with these lines.
+/// Returns the contents of the file.
 pub fn render(lines: &[String]) -> String {
     lines.iter().flat_map(|line| [line, "\n"]).collect()
 }
 
-/// One address as a field of the file: a host name takes no mask, with one the server ignores the whole file.
+/// Returns an address as a field of the file: a host name takes no mask; with one the server would ignore the whole
+/// file.
 fn network_of(address: &str) -> String {
     match address.parse() {
         Ok(IpAddr::V4(_)) => format!("{address}/32"),
@@ -103,7 +104,7 @@ fn network_of(address: &str) -> String {
     }
 }
 
-/// A user's name as a field: quoted when the file would read something else into it.
+/// Returns a user name as a field, quoted if it has a special meaning in the file.
 fn quote_name(name: &str) -> String {
     const KEYWORDS: [&str; 5] = ["all", "replication", "samegroup", "samerole", "sameuser"];
     let is_plain = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
@@ -156,7 +157,7 @@ mod tests {
         "host replication repluser ::0/0 md5",
     ];
 
-    // keeper T2
+    // Table: keeper T2.
 
     #[test]
     fn mode_all_lets_the_internal_users_in_from_anywhere() {
@@ -191,15 +192,15 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_and_the_closed_gate_let_nobody_else_in() {
+    fn an_empty_list_and_no_users_admit_no_other_user() {
         check(AllowedHosts::All, OtherUsers::Lines(vec![]), &FROM_ANYWHERE);
         check(AllowedHosts::All, OtherUsers::Nobody, &FROM_ANYWHERE);
         check(AllowedHosts::Only(vec![]), OtherUsers::Nobody, &[]);
     }
 
     #[test]
-    fn strange_addresses_make_valid_lines() {
-        // keeper 9.3, NEW
+    fn unusual_addresses_make_valid_lines() {
+        // keeper 9.3
         let others = ["", "fd00::1", "db.example", "fd00::1"].map(str::to_owned);
         let wanted = [
             "host all superuser db.example md5",

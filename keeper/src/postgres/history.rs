@@ -1,4 +1,4 @@
-//! Timeline history files: which timeline ended where, and why (PostgreSQL manual 26.3.5; keeper 13.1).
+//! Timeline history files: where each ancestor of a timeline ended, and why (PostgreSQL manual 26.3.5; keeper 13.1).
 
 use std::fs;
 use std::io::ErrorKind;
@@ -15,11 +15,11 @@ pub struct Ancestor {
     pub timeline: u64,
     /// Where its successor branched off.
     pub switch_point: Lsn,
-    /// What the server wrote down as the reason.
+    /// Reason recorded by the server.
     pub reason: String,
 }
 
-/// A line of a history file that starts with two numbers which do not fit.
+/// A line of a history file whose numbers are out of range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("timeline history has an unreadable line {line:?}")]
 pub struct HistoryError {
@@ -27,8 +27,8 @@ pub struct HistoryError {
     pub line: String,
 }
 
-/// Reads a history file's content: lines of timeline, blanks, position, blanks, reason. Lines of another form
-/// (comments, empty ones, the rest of a reason) are skipped.
+/// Parses a history file: lines of timeline, whitespace, position, whitespace, reason. Lines of another form (comments,
+/// empty ones, the rest of a reason) are skipped.
 pub fn parse(content: &str) -> Result<Vec<Ancestor>, HistoryError> {
     let mut history = Vec::new();
     for line in content.lines() {
@@ -59,13 +59,13 @@ fn is_position(text: &str) -> bool {
         .is_some_and(|(high, low)| is_hex(high) && is_hex(low))
 }
 
-/// The last `count` entries: as many as are published.
+/// Returns the last `count` entries.
 pub fn last(history: &[Ancestor], count: usize) -> &[Ancestor] {
     &history[history.len().saturating_sub(count)..]
 }
 
-/// The ancestors of `timeline` as a data directory knows them: empty for the first timeline, `None` when the file is
-/// not there.
+/// Returns the ancestors of `timeline` from the history file in a data directory: empty for the first timeline, `None`
+/// if the file does not exist.
 pub fn read_history(data: &Path, timeline: u64) -> Result<Option<Vec<Ancestor>>, HistoryFileError> {
     if timeline <= 1 {
         return Ok(Some(Vec::new()));
@@ -78,13 +78,13 @@ pub fn read_history(data: &Path, timeline: u64) -> Result<Option<Vec<Ancestor>>,
     }
 }
 
-/// Why a data directory's own history is not known.
+/// Why the history in a data directory is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryFileError {
     /// The file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// It holds something else.
+    /// It cannot be parsed.
     #[error(transparent)]
     Content(#[from] HistoryError),
 }
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn files_read_as_the_table_says() {
-        // keeper T4
+        // Table: keeper T4.
         assert_eq!(parse("").unwrap(), []);
         let one = parse("1\t0/5000090\tno recovery target specified").unwrap();
         assert_eq!(one, [entry(1, 83_886_224, "no recovery target specified")]);
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_last_entries_are_published() {
-        // keeper T4
+        // Table: keeper T4.
         let all = [entry(1, 1, ""), entry(2, 2, ""), entry(3, 3, ""), entry(4, 4, "")];
         assert_eq!(last(&all, 2), &all[2..]);
         assert_eq!(last(&all[..2], 3), &all[..2]);

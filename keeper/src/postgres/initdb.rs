@@ -1,4 +1,4 @@
-//! Makes an empty database cluster (keeper 5.1, N4).
+//! Runs initdb (keeper 5.1, N4).
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use crate::postgres::files;
 use crate::postgres::instance::{Instance, InstanceError};
 use crate::postgres::owned_dirs::OwnedDirs;
 
-/// What a new database cluster is to be like.
+/// Options of a new database cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NewClusterOptions {
-    /// `--locale`; otherwise initdb takes it from the environment.
+    /// `--locale`; otherwise that of the environment.
     pub locale: Option<String>,
     /// `--encoding`; otherwise that of the locale.
     pub encoding: Option<String>,
-    /// `--data-checksums`. False leaves it to the major: on from 18 on (keeper section 19, note 2).
+    /// `--data-checksums`. False uses the major's default: on from 18 on (keeper section 19, note 2).
     pub data_checksums: bool,
 }
 
 impl Instance {
-    /// Runs initdb in the directories of `build` and moves what it made to its place; after a failure there is nothing
-    /// (keeper I4 (c)).
+    /// Runs initdb in the directories of `build` and moves the result to its place. After a failure everything is
+    /// removed (keeper I4 (c)).
     pub async fn initdb(
         &self,
         new: &NewClusterOptions,

@@ -1,5 +1,5 @@
-//! Starts, stops, reloads and promotes the instance of one data directory (keeper section 12). What it is to be, and
-//! when, is `converge`'s to decide.
+//! Starts, stops, reloads and promotes the instance of one data directory (keeper section 12). When to do what is
+//! decided by `reconcile`.
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -37,43 +37,39 @@ use crate::postgres::server::{ChildStatus, PostmasterChild};
 use crate::postgres::sql::SqlClient;
 use crate::postgres::walker::{FileSystemHung, Walker};
 
-/// What an instance is, for the life of the process.
+/// Constant properties of an instance.
 #[derive(Debug, Clone)]
 pub struct InstanceConfig {
-    /// Its data directory (PGDATA), an absolute path.
+    /// Its data directory (PGDATA), as an absolute path.
     pub data: PathBuf,
-    /// Directory of its unix socket, closed to other users; the keeper connects there.
+    /// Directory of its unix socket, inaccessible to other users; the keeper connects there.
     pub socket_dir: String,
-    /// Directory of a second socket, for other people's tools; left out when somebody else's is in the way.
+    /// Directory of a second socket, for users' tools; omitted when another server's socket is there.
     pub public_socket_dir: Option<String>,
-    /// `listen_addresses`.
     pub listen_addresses: String,
-    /// Its port.
     pub port: u16,
-    /// Its superuser.
     pub superuser: Login,
-    /// Its replication user.
     pub replication: Login,
-    /// Limit of each question to it, fixed for the life of the process (keeper 3.1).
+    /// Time limit of each query, fixed for the life of the process (keeper 3.1).
     pub request_timeout: Duration,
 }
 
 impl InstanceConfig {
-    /// The passwords of both users, of those that have one.
+    /// Returns the passwords of both users, if they have one.
     pub fn passwords(&self) -> impl Iterator<Item = &Secret> {
         [&self.superuser, &self.replication]
             .into_iter()
             .filter_map(|login| login.password.as_ref())
     }
 
-    /// `unix_socket_directories`.
+    /// Returns the value of `unix_socket_directories`.
     pub fn socket_directories(&self) -> String {
         let dirs = [Some(&self.socket_dir), self.public_socket_dir.as_ref()];
         let dirs: Vec<&str> = dirs.into_iter().flatten().map(String::as_str).collect();
         dirs.join(",")
     }
 
-    /// The same without a public one that somebody else's socket is in.
+    /// The same without the public directory if another server's socket is there.
     pub(crate) fn free_socket_directories(&self) -> String {
         let Some(public) = &self.public_socket_dir else {
             return self.socket_directories();
@@ -88,7 +84,7 @@ impl InstanceConfig {
     }
 }
 
-/// What the generated files say. The loop compares what it wants with what it last made known to the server.
+/// Contents of the generated files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigFiles {
     /// Parameters of `postgresql.conf`.
@@ -99,21 +95,22 @@ pub struct ConfigFiles {
     pub recovery: Recovery,
 }
 
-/// With which configuration a server is started.
+/// Configuration that a server is started with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartMode {
-    /// With the generated one alone.
+    /// The generated one only.
     Normal,
-    /// During an initialisation: with what the data directory came with, overridden (keeper 8.5, rule 7).
+    /// During an initialisation: the one that the data directory came with, overridden by the generated one (keeper
+    /// 8.5, rule 7).
     Temporary,
 }
 
-/// How long a stop may take before it becomes harsher (keeper W6).
+/// Time limits of a stop before it is escalated (keeper W6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopLimits {
-    /// For a fast stop, which ends sessions and writes a checkpoint; then comes an immediate one.
+    /// Of a fast shutdown, which ends sessions and writes a checkpoint; then an immediate one follows.
     pub fast: Duration,
-    /// For an immediate stop, after which the next start recovers; then all processes are killed.
+    /// Of an immediate shutdown, after which the next start recovers; then all processes are killed.
     pub immediate: Duration,
 }
 
@@ -129,13 +126,13 @@ impl Default for StopLimits {
 /// How a server was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopOutcome {
-    /// It did not run.
+    /// It was not running.
     NotRunning,
-    /// By a fast stop. Whether it was clean the control file says.
+    /// By a fast shutdown. The control file tells whether it was clean.
     Fast,
-    /// By an immediate stop, after the limit of the fast one.
+    /// By an immediate shutdown, after the limit of the fast one.
     Immediate,
-    /// By force.
+    /// By SIGKILL.
     Killed,
 }
 
@@ -144,34 +141,33 @@ pub enum StopOutcome {
 pub struct RunningServer {
     /// Its process id.
     pub pid: i32,
-    /// It is our child, rather than one that an earlier keeper left behind.
+    /// It is a child of this process rather than left by an earlier keeper.
     pub is_child: bool,
 }
 
-/// What the files say about the role (keeper R16).
+/// Role according to the files (keeper R16).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LocalRole {
-    /// No database cluster is there.
+    /// There is no database cluster.
     Undefined,
-    /// `standby.signal` is not there.
+    /// `standby.signal` does not exist.
     Master,
-    /// `standby.signal` is there.
+    /// `standby.signal` exists.
     Standby,
 }
 
-/// Why an instance did not do what it was told.
+/// Why an operation on the instance failed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstanceError {
-    /// Its port belongs to somebody else.
+    /// Its port is in use.
     #[error(transparent)]
     Port(#[from] PortError),
     /// Old data could not be moved or removed.
     #[error(transparent)]
     Clear(#[from] ClearError),
-    /// A file system does not answer.
     #[error(transparent)]
     NoAnswer(#[from] FileSystemHung),
-    /// A server runs on the data directory where none may.
+    /// A server is running on the data directory where none may.
     #[error("a server (process {pid}) runs on {}", data.display())]
     ServerRunning {
         /// Its process id.
@@ -179,7 +175,7 @@ pub enum InstanceError {
         /// The data directory.
         data: PathBuf,
     },
-    /// A process works on the data directory that must have ended first, and does not.
+    /// A process that uses the data directory does not end.
     #[error(
         "process {pid} ({program}) uses {} and does not exit: stop it, the keeper changes nothing before",
         data.display()
@@ -192,7 +188,7 @@ pub enum InstanceError {
         /// The data directory.
         data: PathBuf,
     },
-    /// The lock file names a process that works in the data directory and may be its server.
+    /// The lock file names a process that uses the data directory and may be its server.
     #[error(
         "postmaster.pid names process {pid}, which runs in {} but was started at another time than the file records: \
          stop it, or remove the file if it is not PostgreSQL", data.display()
@@ -203,45 +199,34 @@ pub enum InstanceError {
         /// The data directory.
         data: PathBuf,
     },
-    /// What permitted the start no longer did when everything was ready for it.
+    /// The permission for the start expired before the server was launched.
     #[error("{act}: the permission has run out")]
-    NotPermitted {
-        /// What was attempted.
-        act: &'static str,
-    },
-    /// No server runs where one must.
+    NotPermitted { act: &'static str },
+    /// No server is running where one must.
     #[error("no server runs on {}", data.display())]
     NotRunning {
         /// The data directory.
         data: PathBuf,
     },
-    /// The server ended instead.
+    /// The server ended.
     #[error("{act}: the server ended{}{}", exit_status_text(*status), explain(tail))]
     Ended {
-        /// What was attempted.
         act: &'static str,
-        /// How it ended.
         status: Option<ExitStatus>,
-        /// The last lines that it printed.
+        /// The last lines of its output.
         tail: Vec<String>,
     },
-    /// It took too long; a server may run all the same.
+    /// The time limit was exceeded; a server may still be running.
     #[error("{act}: not done within {limit:?}")]
-    Timeout {
-        /// What was attempted.
-        act: &'static str,
-        /// How long it was given.
-        limit: Duration,
-    },
-    /// The program could not be run, or a process not signalled.
+    Timeout { act: &'static str, limit: Duration },
+    /// The program could not be run, or a signal could not be sent.
     #[error("{act}")]
     Process {
-        /// What was attempted.
         act: &'static str,
         /// Why not.
         source: std::io::Error,
     },
-    /// A helper program failed.
+    /// A command failed.
     #[error(transparent)]
     Helper(#[from] CommandError),
     /// A file could not be read or written.
@@ -253,9 +238,9 @@ fn exit_status_text(status: Option<ExitStatus>) -> String {
     status.map(|status| format!(" ({status})")).unwrap_or_default()
 }
 
-/// Limit for the start of a server up to its opened sockets (keeper section 0).
+/// Time limit for a start until the sockets are open (keeper section 0).
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How often files and the server are looked at while something is awaited.
+/// Interval of checking files and the server while waiting.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Name of the password file of `primary_conninfo`.
@@ -263,7 +248,7 @@ const PASSFILE: &str = "replication.pgpass";
 
 /// One instance: its files, its processes, its SQL.
 ///
-/// Calls that change something must not overlap; dropping a call's future cancels it.
+/// Calls that change something must not overlap. Dropping a call's future cancels it.
 #[derive(Debug)]
 pub struct Instance {
     config: InstanceConfig,
@@ -273,14 +258,14 @@ pub struct Instance {
     replication: ReplicationClient,
     child_status: watch::Sender<ChildStatus>,
     server: Mutex<Option<PostmasterChild>>,
-    /// Who looks at other processes.
+    /// Reads other processes.
     walker: Walker,
-    /// The socket directories of the last start; none before the first.
+    /// Socket directories of the last start; `None` before the first.
     sockets: std::sync::Mutex<Option<String>>,
 }
 
 impl Instance {
-    /// Takes hold of a data directory; nothing is looked at or changed yet.
+    /// Creates the instance of a data directory, without any access to it.
     pub fn new(config: InstanceConfig, programs: Arc<Programs>) -> Self {
         let child_status = watch::Sender::new(ChildStatus::NotStarted);
         let target = ConnectTarget::Local(LocalSocket {
@@ -289,7 +274,7 @@ impl Instance {
             owner: rustix::process::geteuid().as_raw(),
             server: OwnServer {
                 data: config.data.clone(),
-                life: child_status.subscribe(),
+                child_status: child_status.subscribe(),
             },
         });
         let sql = || SqlClient::new(target.clone(), &config.superuser, config.request_timeout).for_programs(&programs);
@@ -309,21 +294,22 @@ impl Instance {
         }
     }
 
-    /// What it was made with.
+    /// Returns its configuration.
     pub fn config(&self) -> &InstanceConfig {
         &self.config
     }
 
-    /// Where temporary files with passwords go: the keeper's directory, where the next start removes what a killed
-    /// keeper left (keeper I16).
+    /// Returns the directory of temporary files with passwords: the keeper's directory, where the next start removes
+    /// leftovers of a killed keeper (keeper I16).
     pub(crate) fn scratch_dir(&self) -> &std::path::Path {
         layout::keeper_dir(&self.config.data)
     }
 
-    /// The password file that `primary_conninfo` names: beside the data directory, so that no copy of the data has it.
+    /// Returns the path of the password file of `primary_conninfo`. It lies beside the data directory, so that no copy
+    /// of the data contains it.
     pub fn passfile(&self) -> PathBuf {
         let beside = self.scratch_dir();
-        // A setting of the server cannot hold every path; the directory of the socket is chosen so that it can.
+        // A server setting cannot hold every path; the socket directory is chosen so that it can.
         let dir = if beside.to_str().is_some() {
             beside
         } else {
@@ -332,37 +318,37 @@ impl Instance {
         dir.join(PASSFILE)
     }
 
-    /// Brings the password file of `primary_conninfo` up to date: a password may change while the server runs.
+    /// Updates the password file of `primary_conninfo`: a password may change while the server runs.
     pub fn refresh_passfile(&self) -> Result<(), FileError> {
         write_passfile(&self.passfile(), &self.config.replication)
     }
 
-    /// The programs that it runs.
+    /// Returns the programs that it runs.
     pub fn programs(&self) -> &Arc<Programs> {
         &self.programs
     }
 
-    /// SQL for what a pass does.
+    /// Returns the SQL connection of the rounds.
     pub fn sql(&self) -> &SqlClient {
         &self.round_sql
     }
 
-    /// SQL for observations, in a connection of its own, so that neither waits for the other.
+    /// Returns the SQL connection of observations; separate, so that neither waits for the other.
     pub fn observer(&self) -> &SqlClient {
         &self.observer
     }
 
-    /// Replication commands to it.
+    /// Returns the client for replication commands.
     pub fn replication(&self) -> &ReplicationClient {
         &self.replication
     }
 
-    /// The life of the server that was started last; changes the moment it ends (keeper W2).
-    pub fn life(&self) -> watch::Receiver<ChildStatus> {
+    /// Returns the status of the last started server; it changes as soon as the server ends (keeper W2).
+    pub fn child_status(&self) -> watch::Receiver<ChildStatus> {
         self.child_status.subscribe()
     }
 
-    /// The last lines that the server which was started last has printed: why it ended.
+    /// Returns the last output of the last started server, which explains why it ended.
     pub async fn final_output(&self) -> Vec<String> {
         match &mut *self.server.lock().await {
             Some(server) => server.final_output().await,
@@ -370,7 +356,7 @@ impl Instance {
         }
     }
 
-    /// The last lines that the server has printed until now; none while it is being started or stopped.
+    /// Returns the recent output of the server; empty while it is being started or stopped.
     pub fn recent_output(&self) -> Vec<String> {
         let server = self.server.try_lock().ok();
         let printed = server
@@ -379,12 +365,12 @@ impl Instance {
         printed.unwrap_or_default()
     }
 
-    /// Is there a database cluster (keeper 12.2)?
+    /// Whether there is a database cluster (keeper 12.2).
     pub fn is_initialised(&self) -> Result<bool, FileError> {
         files::is_initialised(&self.config.data)
     }
 
-    /// The role that the files say.
+    /// Returns the role according to the files.
     pub fn local_role(&self) -> Result<LocalRole, FileError> {
         if !self.is_initialised()? {
             return Ok(LocalRole::Undefined);
@@ -396,7 +382,7 @@ impl Instance {
         })
     }
 
-    /// The server that runs on the data directory, if one does.
+    /// Returns the server that runs on the data directory, if any.
     pub async fn running(&self) -> Result<Option<RunningServer>, FileError> {
         if let ChildStatus::Running { pid } = *self.child_status.borrow() {
             return Ok(Some(RunningServer { pid, is_child: true }));
@@ -408,14 +394,14 @@ impl Instance {
         }))
     }
 
-    /// Writes the files and starts the server as a child; gives back once its sockets are open, which is before it
-    /// takes connections (keeper 12.3). None may run before.
+    /// Writes the files and starts the server as a child. Returns once its sockets are open, which is before it accepts
+    /// connections (keeper 12.3). No server may be running.
     pub async fn start(&self, files: &ConfigFiles, kind: StartMode) -> Result<RunningServer, InstanceError> {
         self.start_while(files, kind, || true).await
     }
 
-    /// The same if `permitted` still says yes when nothing is left to do but to launch the server: what comes before,
-    /// such as ending the processes that a killed one has left, may take seconds.
+    /// The same, but launches the server only if `permitted` still returns true: the preparations, such as ending
+    /// leftover processes, may take seconds.
     pub async fn start_while(
         &self,
         files: &ConfigFiles,
@@ -440,9 +426,9 @@ impl Instance {
         for (name, value) in pinned::settings(&self.config, kind, &sockets) {
             command.arg("-c").arg(format!("{name}={value}"));
         }
-        let mut life = self.child_status.subscribe();
+        let mut child_status = self.child_status.subscribe();
         let pid = {
-            // Held before the launch: a cancelled start never loses a server.
+            // Locked before the launch, so that a cancelled start never loses a server.
             let mut slot = self.server.lock().await;
             if !permitted() {
                 return Err(InstanceError::NotPermitted { act: ACT });
@@ -453,7 +439,7 @@ impl Instance {
             server.process().pid()
         };
         let opened = async {
-            // Line 8 of the lock file comes after the sockets: a port that is taken shows before.
+            // Line 8 of the lock file is written after the sockets are open: a port conflict shows before.
             loop {
                 let lock = files::pid_file(&self.config.data)?;
                 if lock.is_some_and(|lock| is_or_descends(lock.pid, pid) && lock.status.is_some()) {
@@ -463,8 +449,8 @@ impl Instance {
             }
         };
         tokio::select! {
-            status = wait_ended(&mut life) => {
-                self.check_port()?; // somebody took it between the look and the start
+            status = wait_ended(&mut child_status) => {
+                self.check_port()?; // another program may have taken the port after the check
                 Err(self.ended_error(ACT, status).await)
             }
             opened = timeout(START_LIMIT, opened) => match opened {
@@ -475,16 +461,17 @@ impl Instance {
         }
     }
 
-    /// Whether the server says in its lock file that it takes connections: one that does not logs every try.
+    /// Whether the server's lock file says that it accepts connections. A server that does not accept them logs every
+    /// attempt.
     pub fn reports_ready(&self) -> Result<bool, FileError> {
         let lock = files::pid_file(&self.config.data)?;
         Ok(lock.and_then(|lock| lock.status).as_deref() == Some("ready"))
     }
 
-    /// Waits until the server answers a trivial question, be it with a refusal; errs when it ends, or when it takes
-    /// connections and has not answered for as long as the limit (none waits for ever).
+    /// Waits until the server answers a query, even with a rejection. Fails when the server ends, or when it accepts
+    /// connections and does not answer within the limit (`None`: waits forever).
     ///
-    /// A server that starts or recovers is waited for as long as it runs: it would begin anew after a restart.
+    /// A server that starts or recovers is waited for as long as it runs: a restart would begin the recovery again.
     #[expect(
         clippy::disallowed_methods,
         reason = "a limit on what happens outside is measured here"
@@ -494,7 +481,7 @@ impl Instance {
         let answers = async {
             let mut silent_since = Instant::now();
             loop {
-                // The lock file is asked first, for a server that recovers would log every try.
+                // The lock file is checked first: a server in recovery logs every connection attempt.
                 let answer = match self.reports_ready()? {
                     true => self.round_sql.ping().await,
                     false => {
@@ -506,7 +493,7 @@ impl Instance {
                 match answer {
                     Ok(()) => return Ok(()),
                     Err(error) if error.refusal().is_some() => return Ok(()),
-                    // It recovers from the crash of a process, which its lock file does not say.
+                    // It recovers from the crash of a process, which the lock file does not show.
                     Err(error) if error.is_not_accepting() => silent_since = Instant::now(),
                     Err(_) => {}
                 }
@@ -519,8 +506,8 @@ impl Instance {
         self.unless_ended(ACT, None, answers).await
     }
 
-    /// Stops the server, ours or one that an earlier keeper left behind: fast, and harsher past the limits. All
-    /// processes are gone afterwards.
+    /// Stops the server, including one left by an earlier keeper: fast, then escalating at the limits. All its
+    /// processes have ended afterwards.
     pub async fn stop(&self, limits: StopLimits) -> Result<StopOutcome, InstanceError> {
         const ACT: &str = "stop PostgreSQL";
         let server = self.server.lock().await;
@@ -552,15 +539,15 @@ impl Instance {
         Ok(StopOutcome::Killed)
     }
 
-    /// The postmaster: our child, or what a wrapper script that is our child has started; without a child the one that
-    /// an earlier keeper has left.
+    /// Returns the postmaster: the child, or the server started by a wrapper script that is the child; without a child
+    /// the one left by an earlier keeper.
     fn postmaster<'a>(&self, server: Option<&'a PostmasterChild>) -> Result<Option<PostmasterProcess<'a>>, FileError> {
         let (Some(server), ChildStatus::Running { pid }) = (server, *self.child_status.borrow()) else {
             return Ok(process::postmaster(&self.config.data)?.map(PostmasterProcess::Other));
         };
         let lock = files::pid_file(&self.config.data)?;
         let below = lock.filter(|lock| lock.pid != pid && is_or_descends(lock.pid, pid));
-        // It may have ended since: then its wrapper ends too.
+        // It may have ended meanwhile; then its wrapper ends too.
         let below = below.and_then(|lock| Process::open(lock.pid).ok().flatten());
         Ok(Some(below.map_or(
             PostmasterProcess::Child(server.process()),
@@ -568,15 +555,17 @@ impl Instance {
         )))
     }
 
-    /// Waits for the end of a server; of our child until it is reaped.
+    /// Waits for the end of a server; a child is also reaped.
     async fn wait_gone(&self, process: &Process) {
-        // The sender is our own: it cannot be gone.
-        let mut life = self.child_status.subscribe();
-        let _ = life.wait_for(|life| !matches!(life, ChildStatus::Running { .. })).await;
+        // The sender is a field of this instance and outlives the wait.
+        let mut child_status = self.child_status.subscribe();
+        let _ = child_status
+            .wait_for(|child_status| !matches!(child_status, ChildStatus::Running { .. }))
+            .await;
         process.ended().await;
     }
 
-    /// Writes the files and has the server read them. What it refuses [`Sql::refused_parameters`] returns.
+    /// Writes the files and reloads the server. [`SqlClient::refused_parameters`] returns what it rejected.
     pub async fn reload(&self, files: &ConfigFiles) -> Result<(), InstanceError> {
         const ACT: &str = "reload the configuration";
         info!("reloading database configuration");
@@ -589,23 +578,23 @@ impl Instance {
             .map_err(|source| InstanceError::Process { act: ACT, source })
     }
 
-    /// Writes `pg_hba.conf` alone: the server uses it after the next reload.
+    /// Writes `pg_hba.conf` only; the server uses it after the next reload.
     pub fn write_hba(&self, lines: &[String]) -> Result<(), FileError> {
         files::write_atomically(&self.config.data.join(hba::FILE), hba::render(lines).as_bytes())
     }
 
-    /// Promotes a standby and waits until it takes writes; then writes the files again, which must be those of a
-    /// master (keeper 12.7). A limit or a cancellation leaves a promotion that was begun under way.
+    /// Promotes a standby and waits until it accepts writes, then writes the files again, which must be those of a
+    /// master (keeper 12.7). After a timeout or a cancellation a started promotion continues.
     pub async fn promote(&self, files: &ConfigFiles, limit: Duration) -> Result<(), InstanceError> {
         const ACT: &str = "promote PostgreSQL";
         info!("promoting database");
-        // pg_ctl rather than pg_promote(): it needs no connection, which a server full of clients may not give.
+        // pg_ctl rather than pg_promote(): it needs no connection, which a server at its connection limit would refuse.
         let mut command = environment::command(&self.programs.path("pg_ctl"));
         command.arg("promote").arg("-W").arg("-D").arg(&self.config.data);
         command::output(command, self.config.request_timeout).await?;
         let promoted = async {
             loop {
-                // Its answer counts, whatever the signal file says: the file goes first.
+                // The query's answer counts rather than the signal file, which is removed earlier.
                 match self.round_sql.is_in_recovery().await {
                     Ok(false) => return Ok(()),
                     Err(error) if error.refusal().is_some() && self.is_in_production().await => return Ok(()),
@@ -627,8 +616,8 @@ impl Instance {
         Ok(removed.expect("removing files does not panic")?)
     }
 
-    /// Clears the way for new data: old ones are moved aside where there is room, or removed. Refused while a server
-    /// runs. Whoever calls has made sure of I4.
+    /// Clears space for new data: old data are set aside if there is space for both, otherwise removed. Fails while a
+    /// server runs. The caller has saved that data are being created (keeper I4).
     pub async fn clear_data(
         &self,
         changes: &DataChanges,
@@ -652,7 +641,7 @@ impl Instance {
         self.end_other_processes().await
     }
 
-    /// Whether the control file says that it takes writes, for a server that does not say so itself.
+    /// Whether the control file says that the server accepts writes, for a server that cannot be queried.
     async fn is_in_production(&self) -> bool {
         let limit = self.config.request_timeout;
         let control = pg_control::read(&self.programs, &self.config.data, limit).await;
@@ -665,14 +654,14 @@ impl Instance {
         }
     }
 
-    /// Does something unless the server ends first.
+    /// Runs `work` unless the server ends first.
     async fn unless_ended(
         &self,
         act: &'static str,
         limit: Option<Duration>,
         work: impl Future<Output = Result<(), InstanceError>>,
     ) -> Result<(), InstanceError> {
-        let mut life = self.child_status.subscribe();
+        let mut child_status = self.child_status.subscribe();
         let limited = async {
             match limit {
                 Some(limit) => timeout(limit, work)
@@ -682,7 +671,7 @@ impl Instance {
             }
         };
         tokio::select! {
-            status = wait_ended(&mut life) => Err(self.ended_error(act, status).await),
+            status = wait_ended(&mut child_status) => Err(self.ended_error(act, status).await),
             done = limited => done,
         }
     }
@@ -731,12 +720,12 @@ impl Instance {
         files::link_auto_conf(data)
     }
 
-    /// Errs when our server could not listen where it is to. No server of ours may run meanwhile.
+    /// Fails if the server could not listen at its addresses. No own server may be running.
     pub(crate) fn check_port(&self) -> Result<(), PortError> {
         port::check(&self.config.listen_addresses, self.config.port, &self.config.socket_dir)
     }
 
-    /// Ends whoever works on the data besides a server: what a killed one, or a killed keeper, has left.
+    /// Ends all other processes that use the data: leftovers of a killed server or keeper.
     pub(crate) async fn end_other_processes(&self) -> Result<(), InstanceError> {
         let ended =
             data_dir_users::end_users(&self.config.data, data_dir_users::EndLimits::default(), &self.walker).await;
@@ -750,10 +739,9 @@ impl Instance {
         })
     }
 
-    /// Removes a lock file whose process number now belongs to some other program, as happens when a container starts
-    /// again and counts from 1, or to a dead one that nobody reaps: the server would take it for its predecessor. One
-    /// whose process is gone is left to the server, which also looks for shared memory in use; one whose process works
-    /// in the data directory stays.
+    /// Removes a lock file whose process id belongs to an unrelated program, for example after a restart of a
+    /// container, or to a zombie: the server would refuse to start. A lock file without a process is left to the
+    /// server, which also checks for shared memory in use; one whose process uses the data directory stays.
     fn remove_stale_lock(&self) -> Result<(), InstanceError> {
         let data = || self.config.data.clone();
         match process::lock_holder(&self.config.data)? {
@@ -774,11 +762,11 @@ impl Instance {
     }
 }
 
-/// A postmaster, held by whoever knows it.
+/// A postmaster, borrowed or owned.
 enum PostmasterProcess<'a> {
-    /// Our child.
+    /// The child.
     Child(&'a Process),
-    /// Another one.
+    /// Another process.
     Other(Process),
 }
 
@@ -791,15 +779,15 @@ impl AsRef<Process> for PostmasterProcess<'_> {
     }
 }
 
-/// Whether a process is this one, or was started by it or its children.
+/// Whether a process is `ancestor` or its descendant.
 fn is_or_descends(pid: i32, ancestor: i32) -> bool {
     pid == ancestor || process::ancestors(pid).contains(&ancestor)
 }
 
-/// How the server ended, once it has.
-async fn wait_ended(life: &mut watch::Receiver<ChildStatus>) -> Option<ExitStatus> {
-    match life
-        .wait_for(|life| matches!(life, ChildStatus::Ended { .. }))
+/// Waits for the end of the server; returns its exit status.
+async fn wait_ended(child_status: &mut watch::Receiver<ChildStatus>) -> Option<ExitStatus> {
+    match child_status
+        .wait_for(|child_status| matches!(child_status, ChildStatus::Ended { .. }))
         .await
         .as_deref()
     {

@@ -1,18 +1,18 @@
-//! Where PGDATA lies in a keeper's data directory (keeper 2.1). What is in it is left to `files`.
+//! Location of PGDATA in a keeper's data directory (keeper 2.1). Its contents are in `files`.
 
 use std::path::{Path, PathBuf};
 
-/// What the root of many file systems holds besides the user's files. It belongs to root, and is never touched.
+/// Directory in the root of many file systems. It belongs to root and is never changed.
 pub const LOST_FOUND: &str = "lost+found";
 
-/// PGDATA in the root of a file system that has a [`LOST_FOUND`].
+/// Subdirectory for PGDATA in the root of a file system with a [`LOST_FOUND`].
 pub const SUBDIRECTORY: &str = "data";
 
-/// PGDATA of a keeper's data directory: `postgres`, or `postgres/data` where `postgres` is the root of a file system
-/// with a `lost+found` and holds no database yet.
+/// Returns PGDATA of a keeper's data directory: `postgres`, or `postgres/data` if `postgres` is the root of a file
+/// system with a `lost+found` and holds no database yet.
 ///
-/// initdb and pg_basebackup refuse a directory that is not empty, and a base backup of an instance fails at a
-/// directory in PGDATA that it may not read (`sendDir` in basebackup.c).
+/// initdb and pg_basebackup refuse a directory that is not empty, and a base backup of an instance fails at an
+/// unreadable directory in PGDATA (`sendDir` in basebackup.c).
 pub fn data_of(dir: &Path) -> PathBuf {
     let top = dir.join("postgres");
     let below = top.join(SUBDIRECTORY);
@@ -20,7 +20,7 @@ pub fn data_of(dir: &Path) -> PathBuf {
     if is_below { below } else { top }
 }
 
-/// The keeper's directory that holds this PGDATA.
+/// Returns the keeper's data directory that contains this PGDATA.
 pub fn keeper_dir(data: &Path) -> &Path {
     let is_below = data.ends_with(Path::new("postgres").join(SUBDIRECTORY));
     data.ancestors().nth(if is_below { 2 } else { 1 }).unwrap_or(data)

@@ -1,5 +1,5 @@
-//! Where the links of a PGDATA lead: tablespaces and WAL. None of them is followed, since what they lead to may not
-//! answer. Whose it is `owned` and `survey` know.
+//! Targets of PGDATA's links: tablespaces and WAL. The targets are not accessed, since they may hang. Ownership is in
+//! `owned_dirs` and `survey`.
 
 use std::fs;
 use std::io::Read;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::postgres::files::{self, FileError};
 use crate::postgres::trees;
 
-/// The directory in a tablespace's location that this PGDATA has: `PG_<major>_<catalog version>`; `None` when PGDATA
-/// has no version or no control file.
+/// Returns the name of this PGDATA's directory in a tablespace's location, `PG_<major>_<catalog version>`; `None` if
+/// PGDATA has no version or no control file.
 pub fn version_directory(data: &Path) -> Result<Option<String>, FileError> {
     let Some(major) = files::data_major(data)? else {
         return Ok(None);
@@ -26,7 +26,7 @@ pub fn version_directory(data: &Path) -> Result<Option<String>, FileError> {
     Ok(Some(format!("PG_{major}_{catalog}")))
 }
 
-/// The locations that the links of a PGDATA lead to, in-place tablespaces left out.
+/// Returns the locations of PGDATA's tablespaces, without in-place ones.
 pub fn locations(data: &Path) -> Result<Vec<PathBuf>, FileError> {
     let links = trees::entries(&data.join("pg_tblspc"))?;
     let targets = links.iter().filter_map(|link| fs::read_link(link).ok());
@@ -35,15 +35,15 @@ pub fn locations(data: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(locations)
 }
 
-/// Where `pg_wal` leads, when it is a link; of data that are lost or half made, where it was `recorded` to lead. `new` is
-/// the name of the directories in which this keeper makes new data.
+/// Returns the target of `pg_wal` if it is a link; of missing or incomplete data the `recorded` one. `new` is the name
+/// of the directories in which this keeper creates new data.
 pub fn wal_of(data: &Path, recorded: Option<PathBuf>, new: &str) -> Result<Option<PathBuf>, FileError> {
     let Ok(target) = fs::read_link(data.join("pg_wal")) else {
         let is_there = trees::mark(&data.join("pg_wal"))?.is_some();
         return Ok(recorded.filter(|_| !is_there));
     };
     let target = data.join(target);
-    // An attempt that was interrupted leads to where it was made.
+    // The link of an interrupted attempt leads into the directory of unfinished data.
     let is_made_there = target.file_name().is_some_and(|name| name == new);
     Ok(if is_made_there {
         target.parent().map(Path::to_owned)

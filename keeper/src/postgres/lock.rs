@@ -1,4 +1,4 @@
-//! The exclusive lock on a keeper's data directory. What is in the directory is `state`'s and `files`' to know.
+//! The exclusive lock on a keeper's data directory.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
-/// Why the lock was not taken. The first words are those that are waited for (keeper 15.1).
+/// Why the lock was not taken. The first words are those of the reference (keeper 15.1).
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process has it.
+    /// Another process holds it.
     #[error(
         "cannot take exclusive lock on data dir {}: another keeper runs on it; stop that one, or give this one a \
          --data-dir of its own", dir.display()
@@ -32,16 +32,16 @@ pub enum LockError {
 
 /// The lock, held until the process ends or this is dropped.
 ///
-/// It is a POSIX record lock over the whole file `lock` (keeper 2.4), the kind that the reference takes, so that both
-/// exclude each other; children do not inherit it. It is lost as soon as the process closes *any* descriptor of
-/// that file: nothing else here may open it.
+/// A POSIX record lock over the whole file `lock` (keeper 2.4), as in the reference, so that both exclude each other;
+/// children do not inherit it. It is lost as soon as the process closes *any* descriptor of that file: nothing else may
+/// open it.
 #[derive(Debug)]
 pub struct DataDirLock {
     _file: File,
 }
 
 impl DataDirLock {
-    /// Takes the lock without waiting; makes the file, mode 0644, when there is none.
+    /// Takes the lock without waiting; creates the file, mode 0644, if it does not exist.
     pub fn take(dir: &Path) -> Result<Self, LockError> {
         let failed = |source| LockError::Failed {
             dir: dir.to_path_buf(),
@@ -72,10 +72,10 @@ mod tests {
 
     use super::*;
 
-    /// The directory that another process of this test program is to lock.
+    /// The directory that another process of this test program has to lock.
     const DIR: &str = "STOLON_TESTS_LOCK_DIR";
 
-    /// Whether another process is refused the lock: record locks never conflict within one.
+    /// Whether another process is refused the lock: record locks never conflict within one process.
     fn locked_by_another(dir: &Path) -> bool {
         let tried = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "postgres::lock::tests::takes_the_lock_for_another_test"])

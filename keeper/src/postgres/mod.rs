@@ -1,10 +1,10 @@
-//! One PostgreSQL instance: its programs, processes, files and SQL. It never hears of the cluster: names, paths,
-//! maps, positions and timelines come in, facts go out; what to do with them is `converge`'s to say.
+//! One PostgreSQL instance: its programs, processes, files and SQL. This module does not depend on the cluster data: it
+//! gets names, paths, parameters, positions and timelines and returns facts. What to do with them is decided by
+//! `reconcile`.
 //!
-//! Two things are deliberately absent. Nothing here serialises calls: one loop acts on an instance, and whoever
-//! drops the future of an act has cancelled it (helper programs are killed, a server that was being started runs
-//! on and is found by [`instance::Instance::running`]). And nothing here remembers what was last made known to
-//! the server: that is the loop's snapshot.
+//! Calls are not serialised here: a single loop changes the instance, and dropping the future of a call cancels it
+//! (programs are killed; a server that is being started keeps running and is found by [`instance::Instance::running`]).
+//! The configuration that the server last read is not remembered here either; the reconciler keeps it.
 
 pub mod basebackup;
 pub mod changes;

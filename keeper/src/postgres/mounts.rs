@@ -1,5 +1,5 @@
-//! Where file systems are mounted. Nothing is moved or removed through a mount point: what is mounted there may be
-//! anybody's, and would be moved along or emptied.
+//! Mount points. Nothing is moved or removed through a mount point: the mounted file system may belong to something
+//! else.
 
 use std::fs;
 use std::io;
@@ -10,12 +10,12 @@ use crate::postgres::files::FileError;
 use crate::postgres::trees;
 use crate::postgres::walker;
 
-/// All mount points that this process sees, as of one reading.
+/// All mount points of this process's namespace, as of one reading.
 #[derive(Debug)]
 pub struct Mounts(Option<Vec<PathBuf>>);
 
 impl Mounts {
-    /// Reads them, once for all the directories that are looked at together.
+    /// Reads them; once for all directories that are checked together.
     pub fn read() -> Self {
         let table = fs::read("/proc/self/mountinfo").ok();
         let points = table.map(|table| {
@@ -27,7 +27,7 @@ impl Mounts {
         Self(points)
     }
 
-    /// A mount point below a directory, at any depth.
+    /// Returns a mount point below a directory, at any depth.
     pub fn below(&self, dir: &Path) -> Result<Option<PathBuf>, FileError> {
         walker::progress_at(dir);
         let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
@@ -38,8 +38,8 @@ impl Mounts {
         Ok(points.iter().find(is_below).cloned())
     }
 
-    /// The directory itself when it is a mount point, or one below it. A link is not followed: what it leads to is neither
-    /// moved nor removed with it.
+    /// Returns the directory itself if it is a mount point, or one below it. A link is not followed: its target is
+    /// neither moved nor removed with it.
     pub fn at_or_below(&self, path: &Path) -> Result<Option<PathBuf>, FileError> {
         walker::progress_at(path);
         if !fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
@@ -53,7 +53,7 @@ impl Mounts {
         if is_one { Ok(Some(real)) } else { self.below(path) }
     }
 
-    /// The first mount point that is one of these directories, or below one of them.
+    /// Returns the first mount point that is, or is below, one of these directories.
     pub fn first(&self, dirs: impl IntoIterator<Item = PathBuf>) -> Result<Option<PathBuf>, FileError> {
         for dir in dirs {
             if let Some(point) = self.at_or_below(&dir)? {
@@ -64,7 +64,7 @@ impl Mounts {
     }
 }
 
-/// Why nothing is removed where a file system is mounted.
+/// Returns the error for a mount point in a tree to remove.
 pub fn mounted_error(point: &Path) -> io::Error {
     let why = format!("a file system is mounted at {}: unmount it", point.display());
     io::Error::new(io::ErrorKind::ResourceBusy, why)
@@ -82,7 +82,7 @@ fn of_table(table: &str) -> impl Iterator<Item = PathBuf> + '_ {
     fields.map(move |field| PathBuf::from(unescaped(field)))
 }
 
-/// Without a table: entries of the directory that are on another device.
+/// Without `/proc`: entries of the directory on another device.
 fn by_device(dir: &Path) -> Result<Option<PathBuf>, FileError> {
     let Ok(own) = fs::metadata(dir) else { return Ok(None) };
     let is_mounted = |path: &PathBuf| {
@@ -92,7 +92,7 @@ fn by_device(dir: &Path) -> Result<Option<PathBuf>, FileError> {
     Ok(trees::entries(dir)?.into_iter().find(is_mounted))
 }
 
-/// Mount points that a test adds to those that there are; mounting itself needs privileges.
+/// Mount points that tests add to the real ones; mounting needs privileges.
 #[cfg(test)]
 pub(crate) mod fake {
     use std::cell::RefCell;
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_point_is_none_below_itself_and_a_link_to_one_is_none() {
+    fn a_mount_point_is_not_below_itself_and_a_link_to_one_does_not_count() {
         let dir = tempfile::tempdir().unwrap();
         let (point, link) = (dir.path().join("a/point"), dir.path().join("link"));
         fs::create_dir_all(&point).unwrap();

@@ -1,5 +1,4 @@
-//! Collects the state of the instance (keeper 3.5). What of it is published, and under which names, is the loop's to
-//! say.
+//! Observes the state of the instance (keeper 3.5). What of it is published is decided by `monitor`.
 
 use std::path::Path;
 
@@ -15,17 +14,17 @@ use crate::postgres::position::{self, PositionError, Timeline};
 use crate::postgres::refusal::ServerRefusal;
 use crate::postgres::sql::{SqlError, StandbyStatus};
 
-/// How many ancestors of the timeline are published (keeper section 0).
+/// Number of published ancestors of the timeline (keeper section 0).
 const HISTORY_ENTRIES: usize = 2;
 
-/// What the instance is now; what could not be learned stands as absent.
+/// Observed state of the instance; what could not be determined is `None`.
 #[derive(Debug, Default)]
 pub struct Observation {
-    /// The server answered in this same collection, be it that it lets us not in (keeper I11).
+    /// The server answered during this observation, even with a rejected login (keeper I11).
     pub is_healthy: bool,
-    /// The configured parameters, less the managed ones; `None` when they could not be asked for.
+    /// The configured parameters without managed ones; `None` when they could not be queried.
     pub parameters: Option<Parameters>,
-    /// Application names of the standbys in sync; `None` when they could not be asked for.
+    /// Application names of the synchronous standbys; `None` when they could not be queried.
     pub in_sync: Option<Vec<String>>,
     /// System identifier.
     pub system_id: Option<u64>,
@@ -37,15 +36,15 @@ pub struct Observation {
     pub history: Vec<Ancestor>,
     /// Name of the oldest WAL segment, if segments are of 16 MiB.
     pub oldest_wal: Option<String>,
-    /// What a standby says of itself; `None` on a master, or when it did not say.
+    /// Replication status of a standby; `None` on a master or when it could not be queried.
     pub standby: Option<StandbyStatus>,
-    /// What became of the logins that were tried.
+    /// Results of the logins that were tried.
     pub logins: LoginResults,
-    /// What failed. `None` beside unhealthy: there is no database cluster.
+    /// What failed. `None` and unhealthy: there is no database cluster.
     pub failed: Option<ObserveError>,
 }
 
-/// What became of logins; `None` for one that was not tried.
+/// Results of logins; `None` for those that were not tried.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct LoginResults {
     /// The superuser's.
@@ -56,14 +55,14 @@ pub struct LoginResults {
     pub database: Option<Result<(), ServerRefusal>>,
 }
 
-/// What a collection asks for besides what decides about health.
+/// What an observation queries besides what decides about health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObserveScope {
     /// Parameters and standbys.
     pub details: bool,
-    /// Whether one could log in: no question tells while the session for questions is open.
+    /// Try to log in: queries use an open session and do not show it.
     pub logins: bool,
-    /// Whether the replication user may be tried when the superuser is refused; not while it was refused lately.
+    /// Try the replication user when the superuser is rejected, unless it was rejected recently.
     pub replication: bool,
 }
 
@@ -76,118 +75,122 @@ impl ObserveScope {
     };
 }
 
-/// The step of a collection that failed.
+/// The failed step of an observation.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
-    /// It could not be found out whether there is a database cluster.
+    /// Whether there is a database cluster could not be determined.
     #[error("look at the data directory")]
     Data(#[source] FileError),
     /// The configured parameters.
     #[error("cannot get configured pg parameters")]
     Parameters(#[source] SqlError),
-    /// What and where it is, or the standbys in sync.
+    /// Identity and position, or the synchronous standbys.
     #[error("error getting pg state")]
     Sql(#[source] SqlError),
-    /// Timeline and position by its files.
+    /// Timeline and position from its files.
     #[error("error getting pg state")]
     Position(#[source] PositionError),
 }
 
 impl Instance {
-    /// Collects the state of the instance. One collection at a time.
+    /// Observes the instance. Calls must not overlap.
     ///
-    /// The open session of the superuser answers all of it. A server that refuses lives: what it does not answer is
-    /// asked of a replication connection, and of its files.
+    /// The superuser's open session is used for all queries. A server that rejects it is alive: the rest is read over a
+    /// replication connection and from its files.
     pub async fn observe(&self, scope: ObserveScope) -> Observation {
-        let mut seen = Observation::default();
+        let mut observation = Observation::default();
         match self.is_initialised() {
             Ok(true) => {}
-            Ok(false) => return seen,
+            Ok(false) => return observation,
             Err(source) => {
-                seen.failed = Some(ObserveError::Data(source));
-                return seen;
+                observation.failed = Some(ObserveError::Data(source));
+                return observation;
             }
         }
-        match self.probe(&mut seen, scope).await {
+        match self.probe(&mut observation, scope).await {
             Ok(()) => {
-                seen.oldest_wal = oldest_wal(&self.config().data);
-                seen.is_healthy = true;
+                observation.oldest_wal = oldest_wal(&self.config().data);
+                observation.is_healthy = true;
                 if scope.logins {
-                    self.try_logins(&mut seen.logins).await;
+                    self.try_logins(&mut observation.logins).await;
                 }
             }
-            Err(failed) => seen.failed = Some(failed),
+            Err(failed) => observation.failed = Some(failed),
         }
-        seen
+        observation
     }
 
-    /// Identity, timeline and position, which decide about health, and then the rest.
-    async fn probe(&self, seen: &mut Observation, scope: ObserveScope) -> Result<(), ObserveError> {
+    /// Observes identity, timeline and position, which decide about health, then the rest.
+    async fn probe(&self, observation: &mut Observation, scope: ObserveScope) -> Result<(), ObserveError> {
         let standing = match self.observer().position().await {
             Ok(standing) => standing,
             Err(failed) => {
                 let refusal = failed.refusal().ok_or(ObserveError::Sql(failed))?;
-                seen.logins.superuser = Some(Err(refusal));
-                return self.probe_without_superuser(seen, scope).await;
+                observation.logins.superuser = Some(Err(refusal));
+                return self.probe_without_superuser(observation, scope).await;
             }
         };
-        seen.system_id = Some(standing.system_id);
+        observation.system_id = Some(standing.system_id);
         let position = standing.position.unwrap_or_default();
         let data = &self.config().data;
         let timeline = position::timeline_at(data, standing.known_timeline, position, standing.layout);
         let timeline = timeline.map_err(ObserveError::Position)?;
-        seen.position = Some(position);
-        seen.set_timeline(&timeline);
+        observation.position = Some(position);
+        observation.set_timeline(&timeline);
         if scope.details {
-            self.probe_details(seen, standing.is_in_recovery).await;
+            self.probe_details(observation, standing.is_in_recovery).await;
         }
         Ok(())
     }
 
-    /// What does not decide about health.
-    async fn probe_details(&self, seen: &mut Observation, is_standby: bool) {
+    /// Observes what does not decide about health.
+    async fn probe_details(&self, observation: &mut Observation, is_standby: bool) {
         let sql = self.observer();
         match sql.configured().await {
-            Ok(configured) => seen.parameters = Some(conf::published(&configured)),
-            Err(failed) => seen.failed = Some(ObserveError::Parameters(failed)),
+            Ok(configured) => observation.parameters = Some(conf::published(&configured)),
+            Err(failed) => observation.failed = Some(ObserveError::Parameters(failed)),
         }
         match sql.in_sync().await {
-            Ok(names) => seen.in_sync = Some(names),
-            Err(failed) => seen.failed = Some(ObserveError::Sql(failed)),
+            Ok(names) => observation.in_sync = Some(names),
+            Err(failed) => observation.failed = Some(ObserveError::Sql(failed)),
         }
         if is_standby {
-            // What only our own readers know is not worth a word.
-            seen.standby = sql.standby().await.ok().flatten();
+            // Only extensions use this; a failure is not logged.
+            observation.standby = sql.standby().await.ok().flatten();
         }
-        seen.logins.database = Some(sql.database_refusal().map_or(Ok(()), Err));
+        observation.logins.database = Some(sql.database_refusal().map_or(Ok(()), Err));
     }
 
-    /// The superuser is not let in: the replication user may be, and the files tell in any case.
-    async fn probe_without_superuser(&self, seen: &mut Observation, scope: ObserveScope) -> Result<(), ObserveError> {
+    /// Observes without the superuser: by the replication user, otherwise from the files.
+    async fn probe_without_superuser(
+        &self,
+        observation: &mut Observation,
+        scope: ObserveScope,
+    ) -> Result<(), ObserveError> {
         let config = self.config();
         if scope.replication {
             match self.replication().identify().await {
                 Ok(identity) => {
-                    seen.logins.replication = Some(Ok(()));
+                    observation.logins.replication = Some(Ok(()));
                     let timeline =
                         position::timeline_by_id(&config.data, identity.timeline).map_err(ObserveError::Position)?;
-                    seen.system_id = Some(identity.system_id);
-                    seen.position = Some(identity.position);
-                    seen.set_timeline(&timeline);
+                    observation.system_id = Some(identity.system_id);
+                    observation.position = Some(identity.position);
+                    observation.set_timeline(&timeline);
                     return Ok(());
                 }
-                Err(failed) => seen.logins.replication = failed.refusal().cloned().map(Err),
+                Err(failed) => observation.logins.replication = failed.refusal().cloned().map(Err),
             }
         }
         let end = position::end_of_wal(self.programs(), &config.data, config.request_timeout).await;
         let (control, timeline, position) = end.map_err(ObserveError::Position)?;
-        seen.system_id = Some(control.system_id);
-        seen.position = Some(position);
-        seen.set_timeline(&timeline);
+        observation.system_id = Some(control.system_id);
+        observation.position = Some(position);
+        observation.set_timeline(&timeline);
         Ok(())
     }
 
-    /// Whether those who are not connected now could log in.
+    /// Tries to log in as the users that are not connected.
     async fn try_logins(&self, logins: &mut LoginResults) {
         if logins.superuser.is_none() {
             logins.superuser = match self.observer().try_login().await {
@@ -205,12 +208,12 @@ impl Instance {
 }
 
 impl Observation {
-    /// Whether the server says that it cannot take connections now.
+    /// Whether the server reports that it does not accept connections now.
     pub fn is_not_accepting(&self) -> bool {
         matches!(&self.failed, Some(ObserveError::Sql(failed)) if failed.is_not_accepting())
     }
 
-    /// Whether the server refused a login or a question.
+    /// Whether the server rejected a login or a query.
     pub fn is_refused(&self) -> bool {
         let is_refusal = |failed: &ObserveError| match failed {
             ObserveError::Parameters(failed) | ObserveError::Sql(failed) => failed.refusal().is_some(),
@@ -230,7 +233,7 @@ fn oldest_wal(data: &Path) -> Option<String> {
         Ok(OldestWal::File(name)) => Some(name),
         Ok(OldestWal::NoneThere) => None,
         Ok(OldestWal::OtherSize { bytes }) => {
-            // Each collection would say it again, and it never changes.
+            // Logged once, because it never changes.
             static SAID: std::sync::Once = std::sync::Once::new();
             SAID.call_once(|| warn!(bytes, "WAL segments are not of 16 MiB: the oldest one is not reported"));
             None

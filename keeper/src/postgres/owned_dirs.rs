@@ -1,9 +1,9 @@
-//! What this keeper has made outside PGDATA, as recorded in its directory and marked where it lies: nothing that is not
-//! provably its own is removed.
+//! Directories outside PGDATA that belong to this keeper, recorded in its data directory and marked in place: nothing
+//! that is not provably its own is removed.
 //!
-//! Two records must agree. The file `directories` in the keeper's directory names each directory with its inode and
-//! time of creation. A marker file in the tablespace's location names this keeper's directory, so that a keeper that
-//! does not run now is seen by the others. Neither is known to the reference.
+//! Two records must agree. The file `directories` in the keeper's data directory lists each directory with its inode
+//! and creation time. A marker file in the tablespace's location names the keeper's data directory, so that other
+//! keepers detect it even while this one is not running. The reference has neither.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -27,7 +27,7 @@ const DAMAGED: &str = "the file is damaged: put back a copy of it, or remove it,
 /// Why the record cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnedError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("read {}", path.display())]
     Read {
         /// The file.
@@ -35,45 +35,45 @@ pub enum OwnedError {
         /// Why not.
         source: io::Error,
     },
-    /// It cannot be written.
+    /// The file cannot be written.
     #[error(transparent)]
     Write(#[from] FileError),
 }
 
-/// What the file says.
+/// Contents of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct OwnedRecord {
-    /// Random; part of the names of everything that this keeper makes outside its directory.
+    /// Random id, part of the names of everything that this keeper creates outside its data directory.
     pub id: String,
-    /// The tablespace directories of the instance.
+    /// Tablespace directories of the instance.
     pub tablespaces: Vec<TablespaceDir>,
-    /// Where `pg_wal` leads, when it is a link.
+    /// Target of `pg_wal` if it is a link.
     pub wal: Option<PathBuf>,
-    /// Which directory that was when it was recorded.
+    /// Mark of that directory when it was recorded.
     pub wal_mark: Option<DirMark>,
-    /// The uid of the keeper; empty when it was recorded before this was.
+    /// Uid of the keeper; empty in files of earlier versions.
     pub keeper: String,
-    /// Where the keeper's directory was at the last start; absent when it was recorded before this was.
+    /// The keeper's data directory at the last start; `None` in files of earlier versions.
     pub home: Option<KeeperDirIdentity>,
-    /// Tablespace directories and the target of `pg_wal` to which the links of a copied directory lead: they are the
-    /// original's, until this keeper has made something there itself.
+    /// Targets of the links in a copied data directory: they belong to the original keeper until this keeper has
+    /// created something there.
     pub not_ours: Vec<PathBuf>,
-    /// Directories in which new data are being made: below PGDATA, in tablespaces' locations, below `pg_wal`.
+    /// Directories of unfinished data: below PGDATA, in tablespace locations, below the target of `pg_wal`.
     pub making: Vec<PathBuf>,
-    /// Data that were set aside until what replaces them has answered.
+    /// Previous data.
     pub old: Option<PreviousData>,
 }
 
-/// Which directory is a keeper's.
+/// Identity of a keeper's data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeeperDirIdentity {
-    /// Its path, without links.
+    /// Its canonical path.
     pub path: PathBuf,
-    /// The device that it lies on; it may have another number after a restart of the system.
+    /// Its device number, which may change when the system is restarted.
     pub device: u64,
-    /// Which directory of that it is.
+    /// Its mark.
     pub mark: DirMark,
 }
 
@@ -87,73 +87,73 @@ impl KeeperDirIdentity {
         Ok(Some(Self { path, device, mark }))
     }
 
-    /// Whether this is the directory that was recorded: at the same path, as after a restored backup, or moved.
+    /// Whether this is the recorded directory: at the same path, for example restored from a backup, or moved.
     fn is_of(&self, recorded: &Self) -> bool {
         let is_moved = self.mark == recorded.mark && self.mark.proves() && self.device == recorded.device;
         self.path == recorded.path || is_moved
     }
 }
 
-/// What a tablespace has in its location: the directory of one major and catalog version.
+/// Directory of a tablespace in its location: of one major and catalog version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TablespaceDir {
-    /// The location, as the catalog has it.
+    /// The location as in the catalog.
     pub location: PathBuf,
-    /// Name of the directory in it: `PG_15_202209061`.
+    /// Name of the directory in it, such as `PG_15_202209061`.
     pub directory: String,
-    /// Which directory it was when it was recorded.
+    /// Its mark when it was recorded.
     pub mark: DirMark,
 }
 
 impl TablespaceDir {
-    /// The whole path.
+    /// Returns its path.
     pub fn path(&self) -> PathBuf {
         self.location.join(&self.directory)
     }
 }
 
-/// Data that were set aside.
+/// Previous data that were set aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PreviousData {
     /// The db that replaces them.
     pub db: String,
-    /// Where they are.
+    /// Their directory.
     pub directory: PathBuf,
-    /// PGDATA's entries were moved one by one, because PGDATA is a link or a mount point.
+    /// Entries of PGDATA were moved one by one because PGDATA is a link or a mount point.
     pub by_entries: bool,
-    /// How far they are.
+    /// Their state.
     pub state: PreviousDataState,
     /// Their tablespaces.
     pub tablespaces: Vec<TablespaceDir>,
-    /// Where their `pg_wal` leads.
+    /// Target of their `pg_wal`.
     pub wal: Option<PathBuf>,
 }
 
-/// How far a set of old data is.
+/// State of previous data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PreviousDataState {
-    /// Being moved: what lies in PGDATA is old.
+    /// Being moved: the contents of PGDATA are old.
     Moving,
-    /// Moved, to a directory with this mark: what lies in PGDATA is new, and its server has not answered yet.
+    /// Moved to a directory with this mark: the contents of PGDATA are new, and their server has not answered yet.
     Kept(DirMark),
-    /// Being removed: PGDATA is what counts.
+    /// Being removed: only PGDATA is valid.
     Dropping(DirMark),
 }
 
-/// The record, in memory and on disk together.
+/// The record, in memory and on disk.
 #[derive(Debug)]
 pub struct OwnedDirs {
     dir: PathBuf,
     saved: Mutex<OwnedRecord>,
-    /// The file is damaged: nothing is recorded, and so nothing is emptied, before it is mended.
+    /// The file is damaged: nothing is recorded, and therefore nothing emptied, until it is repaired.
     is_damaged: bool,
 }
 
 impl OwnedDirs {
-    /// Reads the record of a keeper's directory; a missing one is empty.
+    /// Reads the record in a keeper's data directory; a missing one is empty.
     pub fn load(dir: &Path) -> Result<Self, OwnedError> {
         let path = dir.join(FILE);
         let mut is_damaged = false;
@@ -176,13 +176,13 @@ impl OwnedDirs {
             is_damaged,
         };
         if is_new && !is_damaged {
-            // Before anything gets a name made from it: the next start must know that name.
+            // Save the id before a name is derived from it: the next start must know it.
             owned.save(&owned.record())?;
         }
         Ok(owned)
     }
 
-    /// What is recorded.
+    /// Returns the record.
     pub fn record(&self) -> OwnedRecord {
         self.saved
             .lock()
@@ -190,7 +190,7 @@ impl OwnedDirs {
             .clone()
     }
 
-    /// Changes the record durably; nothing is written when nothing changes.
+    /// Changes the record durably; an unchanged one is not written.
     pub fn change(&self, change: impl FnOnce(&mut OwnedRecord)) -> Result<(), FileError> {
         if self.is_damaged {
             return Err(FileError::new("change", self.dir.join(FILE))(io::Error::other(DAMAGED)));
@@ -212,9 +212,9 @@ impl OwnedDirs {
         files::write_atomically(&path, &json)
     }
 
-    /// Takes the record for the keeper with this uid, in the directory where it is now. That of another keeper, or of
-    /// this one's directory elsewhere, which was copied, proves nothing here: neither what it names nor what the links in
-    /// the copy lead to is this keeper's.
+    /// Adopts the record for the keeper with this uid at its current path. The record of another keeper, or of a copied
+    /// data directory, proves nothing: what it lists and what the links in the copy lead to does not belong to this
+    /// keeper.
     pub fn adopt(&self, uid: &str) -> Result<(), FileError> {
         if self.is_damaged {
             return Ok(());
@@ -250,10 +250,10 @@ impl OwnedDirs {
         })
     }
 
-    /// All that the record names outside the keeper's directory, and what the links of PGDATA lead to.
+    /// Returns everything that the record lists outside the data directory, and the targets of PGDATA's links.
     fn referenced_paths(&self, record: &OwnedRecord) -> Result<Vec<PathBuf>, FileError> {
         let data = layout::data_of(&self.dir);
-        // Without a look at what the links lead to: it may not answer.
+        // The targets of the links are not accessed: they may hang.
         let linked = match links::version_directory(&data)? {
             Some(directory) => links::locations(&data)?.iter().map(|at| at.join(&directory)).collect(),
             None => Vec::new(),
@@ -268,19 +268,19 @@ impl OwnedDirs {
         Ok(paths)
     }
 
-    /// Whether a path lies in the keeper's directory, or beside PGDATA in it.
+    /// Whether a path is inside the keeper's data directory.
     pub fn is_within(&self, path: &Path) -> bool {
         let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         path.starts_with(&self.dir) || real(path).starts_with(real(&self.dir))
     }
 
-    /// A name in a directory outside the keeper's that nobody else uses.
+    /// Returns a file name for use outside the data directory that is unique to this keeper.
     pub fn name(&self, kind: &str) -> String {
         format!("{PREFIX}{}.{kind}", self.record().id)
     }
 
-    /// Marks a location as one that this keeper's instance uses. The record is saved first: a marker without a record
-    /// would be a stranger's.
+    /// Writes the marker of this keeper into a location. The record is saved first: a marker without a record would
+    /// count as another keeper's.
     pub fn put_marker(&self, location: &Path) -> Result<(), FileError> {
         let path = location.join(self.name(OWNER));
         let Some(mark) = trees::mark(&self.dir)? else {
@@ -298,22 +298,22 @@ impl OwnedDirs {
         files::write_atomically(&path, &json)
     }
 
-    /// Where the own marker of a location is.
+    /// Returns the path of this keeper's marker in a location.
     pub fn marker(&self, location: &Path) -> PathBuf {
         location.join(self.name(OWNER))
     }
 
-    /// Whether the own marker is there.
+    /// Whether this keeper's marker exists.
     pub fn has_marker(&self, location: &Path) -> bool {
         self.marker(location).exists()
     }
 
-    /// Removes the own marker from a location.
+    /// Removes this keeper's marker from a location.
     pub fn remove_marker(&self, location: &Path) -> Result<(), FileError> {
         files::remove_if_there(&self.marker(location))
     }
 
-    /// The directory of another keeper that has marked this location; `None` when there is none.
+    /// Returns the data directory of another keeper that has marked this location.
     pub fn other_keeper(&self, location: &Path) -> Result<Option<PathBuf>, FileError> {
         for path in trees::entries(location)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -321,12 +321,12 @@ impl OwnedDirs {
                 continue;
             }
             let text = match fs::read(&path) {
-                // Of a keeper that runs as another user.
+                // A keeper that runs as another user.
                 Err(denied) if denied.kind() == ErrorKind::PermissionDenied => return Ok(Some(path)),
                 read => read.map_err(FileError::new("read", &path))?,
             };
             let marker: Option<OwnerMarker> = serde_json::from_slice(&text).ok();
-            // Of this keeper before its directory was lost: what lies there is nobody's any more.
+            // Marker of this keeper before its data directory was lost: the data there have no owner any more.
             let is_former = |marker: &OwnerMarker| {
                 let keeper = self.record().keeper;
                 marker.dir == self.dir && marker.keeper == keeper && !keeper.is_empty()
@@ -337,7 +337,7 @@ impl OwnedDirs {
             if name != self.name(OWNER) {
                 return Ok(Some(marker.map_or(path, |marker| marker.dir)));
             }
-            // A copy of our directory has our id too; a directory that was moved is not where the marker says.
+            // A copy of our directory has the same id; a moved directory is not at the path in the marker.
             if let Some(marker) = marker
                 && trees::mark(&self.dir)? != Some(marker.mark)
                 && trees::mark(&marker.dir)? == Some(marker.mark)
@@ -349,7 +349,7 @@ impl OwnedDirs {
     }
 }
 
-/// After a move of the keeper's directory: what lies in it has other paths.
+/// Updates paths inside the keeper's data directory after it was moved.
 fn move_paths(record: &mut OwnedRecord, from: &Path, to: &Path) {
     let moved = |path: &mut PathBuf| {
         if let Ok(below) = path.strip_prefix(from) {
@@ -362,7 +362,7 @@ fn move_paths(record: &mut OwnedRecord, from: &Path, to: &Path) {
     }
 }
 
-/// What a marker file says.
+/// Contents of a marker file.
 #[derive(Debug, Serialize, Deserialize)]
 struct OwnerMarker {
     dir: PathBuf,
@@ -373,10 +373,10 @@ struct OwnerMarker {
 
 const PREFIX: &str = "stolon-";
 const OWNER: &str = "owner";
-/// Ending of the name of a directory in which something new is made.
+/// Suffix of the directories in which new data are created.
 pub(crate) const NEW_KIND: &str = "new";
 
-/// Whether this is the name of a directory in which a keeper makes something new.
+/// Whether this is the name of a directory in which a keeper creates new data.
 pub(crate) fn is_new(name: &std::ffi::OsStr) -> bool {
     let name = name.to_string_lossy();
     name.strip_prefix(PREFIX)
@@ -384,7 +384,7 @@ pub(crate) fn is_new(name: &std::ffi::OsStr) -> bool {
         .is_some_and(|(_, kind)| kind == NEW_KIND)
 }
 
-/// Eight random characters.
+/// Returns eight random characters.
 pub(crate) fn random_name() -> String {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).expect("the system has random numbers");
@@ -396,13 +396,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_recorded_is_there_again_and_a_damaged_file_is_named() {
+    fn the_record_survives_a_restart_and_a_damaged_file_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let owned = OwnedDirs::load(dir.path()).unwrap();
         owned.change(|record| record.wal = Some("/wal".into())).unwrap();
         let again = OwnedDirs::load(dir.path()).unwrap();
         assert_eq!(again.record(), owned.record());
-        // A healthy instance runs without it, but nothing is changed.
+        // A healthy instance runs without the record, but nothing is changed.
         fs::write(dir.path().join(FILE), "{").unwrap();
         let damaged = OwnedDirs::load(dir.path()).unwrap();
         let refused = damaged.change(|_| {}).unwrap_err();
@@ -452,7 +452,7 @@ mod tests {
         assert_eq!(moved.making, [two.join("postgres/new"), "/ts/new".into()]);
         assert_eq!(taken(&two), moved, "the same directory again");
 
-        // Restored from a backup at its place.
+        // Restored from a backup at the same path.
         fs::create_dir(&three).unwrap();
         fs::copy(two.join(FILE), three.join(FILE)).unwrap();
         fs::rename(&two, &one).unwrap();
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn another_keeper_s_marker_is_seen_though_nothing_runs() {
+    fn another_keeper_s_marker_is_detected_while_it_is_not_running() {
         let dir = tempfile::tempdir().unwrap();
         let (one, two, space) = (dir.path().join("one"), dir.path().join("two"), dir.path().join("space"));
         for made in [&one, &two, &space] {
@@ -493,7 +493,7 @@ mod tests {
         assert_eq!(mine.other_keeper(&space).unwrap(), Some(two));
         other.remove_marker(&space).unwrap();
 
-        // The keeper's directory was lost, and its tablespaces were not.
+        // The keeper's directory is lost and its tablespaces are not.
         mine.adopt("k1").unwrap();
         mine.put_marker(&space).unwrap();
         let record = fs::read(one.join(FILE)).unwrap();
@@ -505,7 +505,7 @@ mod tests {
         fs::write(one.join(FILE), record).unwrap();
         let mine = OwnedDirs::load(&one).unwrap();
 
-        // A moved directory is still the same keeper's; a copy beside it is another one.
+        // A moved directory still belongs to the same keeper; a copy beside it does not.
         mine.change(|record| record.wal = Some("/w".into())).unwrap();
         let moved = dir.path().join("moved");
         fs::rename(&one, &moved).unwrap();

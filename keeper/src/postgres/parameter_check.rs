@@ -1,6 +1,6 @@
-//! Asks `postgres` whether it would take a set of parameters, without a server and without touching the files of one:
-//! `postgres -C` reads a configuration file as a start does, and ends. Libraries are not loaded, and what needs memory,
-//! files or other parameters is not tried: that shows at a start.
+//! Checks parameters with `postgres -C`, without a server and its files: it reads a configuration file like a start
+//! does, and exits. Libraries are not loaded, and memory, files and dependencies on other parameters are not checked;
+//! those errors show at a start.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -16,14 +16,14 @@ use crate::postgres::files::{self, FileError};
 use crate::postgres::pinned;
 use crate::postgres::programs::Programs;
 
-/// Name of the scratch files, as temporary files have it; a killed keeper leaves one behind.
+/// Name of the scratch file; a killed keeper leaves one behind.
 const SCRATCH: &str = "conftrial";
-/// The server names all unknown parameters at once, then all wrong values.
+/// The server reports all unknown parameters first, then all invalid values.
 const ROUNDS_MAX: usize = 4;
-/// Most lines of output that are looked at.
+/// Maximum number of output lines.
 const LINES_MAX: usize = 4000;
 
-/// Why the question has no answer.
+/// Why the check failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ParameterCheckError {
     /// The file could not be written.
@@ -35,12 +35,12 @@ pub enum ParameterCheckError {
     /// It took too long.
     #[error("check the parameters with postgres -C: not finished within {0:?}")]
     Timeout(Duration),
-    /// It refuses, and what it says names none of them.
+    /// It rejects the parameters without naming one.
     #[error("postgres -C refuses the parameters without naming one: {0}")]
     Unclear(String),
 }
 
-/// The parameters that `postgres` refuses, each with its reason. `dir` is a directory of ours for the scratch file.
+/// Returns the parameters that `postgres` rejects, with reasons. `dir` is a directory for the scratch file.
 pub async fn refused_parameters(
     programs: &Programs,
     dir: &Path,
@@ -63,7 +63,7 @@ pub async fn refused_parameters(
     Ok(refused)
 }
 
-/// What the program printed when it refused; nothing when it did not.
+/// Returns the output if the program rejected the parameters.
 async fn run(
     programs: &Programs,
     dir: &Path,
@@ -81,7 +81,7 @@ async fn run(
     command.arg("-C").arg("port").arg("-D").arg(dir);
     let config_file = ("config_file", file.path().display().to_string());
     let fixed = pinned::fixed(dir).into_iter().chain([config_file]);
-    // Whatever the parameters say of logs and languages: the words are for us to read.
+    // Override logging and language, because the messages are parsed.
     let words = [
         ("lc_messages", "C"),
         ("log_destination", "stderr"),
@@ -94,12 +94,12 @@ async fn run(
     }
     command.env("LC_ALL", "C");
     let mut output = Vec::new();
-    let hear = |line: &str| {
+    let on_line = |line: &str| {
         if output.len() < LINES_MAX {
             output.push(line.to_owned());
         }
     };
-    match timeout(limit, command::run(command, hear)).await {
+    match timeout(limit, command::run(command, on_line)).await {
         Err(_) => Err(ParameterCheckError::Timeout(limit)),
         Ok(Ok(())) => Ok(None),
         Ok(Err(CommandError::Failed { status, .. })) if status.code().is_some() => Ok(Some(output)),
@@ -107,7 +107,7 @@ async fn run(
     }
 }
 
-/// The parameters that lines of the output name, by name or by the line of the file, each with the message.
+/// Returns the parameters that the output names, by name or by line number, with the messages.
 fn named(parameters: &Parameters, output: &[String]) -> BTreeMap<String, String> {
     let mut named = BTreeMap::new();
     for line in output {
@@ -130,7 +130,7 @@ fn named(parameters: &Parameters, output: &[String]) -> BTreeMap<String, String>
     named
 }
 
-/// The text of a line that reports a fault; the lines on files that are missing report none.
+/// Returns the message of a line that reports an error; lines about missing files do not.
 fn message(line: &str) -> Option<&str> {
     let (_, message) = ["LOG:", "FATAL:", "ERROR:"]
         .iter()
@@ -140,7 +140,7 @@ fn message(line: &str) -> Option<&str> {
     (!ends && !message.starts_with("skipping missing")).then_some(message)
 }
 
-/// The message without ` in file "…" line 7`: the file is gone by the time at which it is read.
+/// Returns the message without ` in file "…" line 7`: the file no longer exists when the message is read.
 fn without_place(message: &str) -> &str {
     let place = message.rfind(" in file \"").filter(|at| {
         let rest = message[*at..].rsplit_once(" line ");

@@ -1,5 +1,5 @@
-//! Children that end with the keeper, whatever ends it. The postmaster is none of them: it outlives a killed keeper
-//! (design D-5).
+//! Child processes that end together with the keeper. The postmaster is not one of them: it must survive a killed
+//! keeper, so that its clients keep their connections.
 #![allow(
     unsafe_code,
     reason = "what runs between fork and exec cannot be proven by the compiler"
@@ -11,16 +11,16 @@ use rustix::io::Errno;
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 use tokio::process::Command;
 
-/// Has the kernel kill the program when the thread that spawns it ends (`PR_SET_PDEATHSIG`, prctl(2)): spawn it from one
-/// that lives as long as the process, such as the one that runs the keeper's loop.
+/// Lets the kernel kill the program when the thread that spawned it ends (`PR_SET_PDEATHSIG`, prctl(2)). Spawn it from
+/// a thread that lives as long as the process, such as the one of the keeper's loop.
 ///
-/// By SIGKILL: initdb answers SIGTERM by removing the data directory, which may be its successor's by then. What the
-/// program has started itself is not killed, see `at_work`.
+/// SIGKILL is used because initdb reacts to SIGTERM by removing the data directory, which may belong to its successor
+/// by then. Descendants of the program are not killed; see `data_dir_users`.
 pub(crate) fn kill_with_parent(command: &mut Command) {
     let keeper = getpid();
     let set_up = move || -> io::Result<()> {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The keeper may have ended before.
+        // The keeper may have ended before the call.
         if getppid() == Some(keeper) {
             Ok(())
         } else {

@@ -1,4 +1,4 @@
-//! The control file of a data directory, as pg_controldata prints it, and where the WAL of a stopped instance ends.
+//! The control file of a data directory, read with pg_controldata, and the end of a stopped instance's WAL.
 
 use std::fs::File;
 use std::io;
@@ -14,13 +14,13 @@ use crate::postgres::environment;
 use crate::postgres::files::FileError;
 use crate::postgres::programs::Programs;
 
-/// Why the control file, or the end of the WAL, is not known.
+/// Why the control file or the end of the WAL is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// pg_controldata or pg_waldump failed.
     #[error(transparent)]
     Run(#[from] CommandError),
-    /// It printed something else than it must.
+    /// Its output has no such entry.
     #[error("pg_controldata tells no {what}")]
     Missing {
         /// What was looked for.
@@ -37,35 +37,35 @@ pub enum ControlError {
     /// A WAL segment cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Where the shutdown checkpoint must be there is something else.
+    /// The record at this position is not a shutdown checkpoint.
     #[error("no record of a shutdown checkpoint at {at}")]
     NoCheckpoint {
-        /// The position that the control file gives.
+        /// Position of the checkpoint in the control file.
         at: Lsn,
     },
 }
 
-/// How the instance was left.
+/// State of the instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlState {
-    /// A master that was stopped in order.
+    /// A master after a clean shutdown.
     ShutDown,
-    /// A standby that was stopped in order.
+    /// A standby after a clean shutdown.
     ShutDownInRecovery,
-    /// It takes writes, or crashed while it did.
+    /// It accepts writes, or crashed while it did.
     InProduction,
-    /// It makes up for a crash, or crashed meanwhile.
+    /// In crash recovery, or crashed during it.
     CrashRecovery,
     /// A standby, or one that crashed.
     ArchiveRecovery,
-    /// It starts up or shuts down, or crashed meanwhile.
+    /// Starting up or shutting down, or crashed meanwhile.
     Other,
 }
 
-/// What the control file says.
+/// Contents of the control file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlFile {
-    /// How the instance was left.
+    /// State of the instance.
     pub state: ControlState,
     /// System identifier.
     pub system_id: u64,
@@ -73,17 +73,17 @@ pub struct ControlFile {
     pub checkpoint: Lsn,
     /// Timeline of that checkpoint.
     pub timeline: u64,
-    /// Up to where a standby must replay before it is consistent; 0 on a master.
+    /// Position up to which a standby must replay to be consistent; 0 on a master.
     pub minimum_recovery_end: Lsn,
     /// Timeline of that position; 0 on a master.
     pub minimum_recovery_timeline: u64,
-    /// What a standby may not have less of (keeper 8.7).
+    /// Minimum parameters of a standby (keeper 8.7).
     pub minima: StandbyMinimums,
-    /// How WAL is cut.
+    /// Layout of the WAL.
     pub layout: WalLayout,
 }
 
-/// How WAL is cut into files and pages.
+/// Sizes of WAL segments and pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalLayout {
     /// Bytes of a segment file.
@@ -93,7 +93,7 @@ pub struct WalLayout {
 }
 
 impl ControlFile {
-    /// Reads what pg_controldata printed in the locale C.
+    /// Parses the output of pg_controldata in the locale C.
     pub fn parse(printed: &str) -> Result<Self, ControlError> {
         let text = |key: &'static str| {
             let value = |line: &str| {
@@ -145,7 +145,7 @@ impl ControlFile {
         })
     }
 
-    /// The timeline that the instance stands on.
+    /// Returns the timeline of the instance.
     pub fn current_timeline(&self) -> u64 {
         match self.state {
             ControlState::ShutDownInRecovery | ControlState::ArchiveRecovery => {
@@ -172,28 +172,28 @@ pub async fn read(programs: &Programs, data: &Path, limit: Duration) -> Result<C
     ControlFile::parse(&printed)
 }
 
-/// Where a stopped instance ends.
+/// End of a stopped instance's data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalEnd {
-    /// What its control file says.
+    /// Its control file.
     pub control: ControlFile,
     /// Its timeline.
     pub timeline: u64,
-    /// The end of its WAL; `None` when it was not stopped in order.
+    /// End of its WAL; `None` without a clean shutdown.
     pub position: Option<Lsn>,
 }
 
 impl WalEnd {
-    /// Was it stopped in order?
+    /// Whether it was shut down cleanly.
     pub fn is_clean(&self) -> bool {
         self.position.is_some()
     }
 }
 
-/// Finds out where an instance ends that does not run.
+/// Returns the end of a stopped instance's data.
 ///
-/// A master ends behind the record of its shutdown checkpoint (beyond X-1.1): the control file gives its start, the
-/// record its length. A standby ends where the WAL does that it has received, which it replays at its next start.
+/// A master's WAL ends after the record of its shutdown checkpoint (extensions X-1.1): the control file has its start,
+/// the record its length. A standby's ends where its received WAL ends, which it replays at its next start.
 pub async fn wal_end(programs: &Programs, data: &Path, limit: Duration) -> Result<WalEnd, ControlError> {
     let control = read(programs, data, limit).await?;
     let timeline = control.current_timeline();
@@ -212,7 +212,7 @@ pub async fn wal_end(programs: &Programs, data: &Path, limit: Duration) -> Resul
     })
 }
 
-/// The end of the shutdown checkpoint's record, read from the WAL itself.
+/// Returns the end of the shutdown checkpoint's record, read from the WAL.
 fn end_of_checkpoint(data: &Path, control: &ControlFile) -> Result<Lsn, ControlError> {
     let at = control.checkpoint;
     let path = data
@@ -226,14 +226,14 @@ fn end_of_checkpoint(data: &Path, control: &ControlFile) -> Result<Lsn, ControlE
         .and_then(|file| file.read_exact_at(&mut length, offset))
         .map_err(|source: io::Error| FileError::new("read", path)(source))?;
     let length = u64::from(u32::from_ne_bytes(length));
-    // A header of 24 bytes, and the checkpoint's data of less than a hundred in all majors.
+    // A header of 24 bytes, and checkpoint data of less than 100 bytes in all majors.
     if !(24..1024).contains(&length) {
         return Err(ControlError::NoCheckpoint { at });
     }
     Ok(end_of_record(at, length, control.layout))
 }
 
-/// The end of the last whole record that a standby has; at least the position from which on it is consistent.
+/// Returns the end of the last complete record that a standby has; at least the position at which it is consistent.
 async fn end_of_received(
     programs: &Programs,
     data: &Path,
@@ -246,7 +246,8 @@ async fn end_of_received(
     Ok(end.map_or(known, |end| end.max(known)))
 }
 
-/// The end of the last whole record of a timeline from `start` on, as pg_waldump finds it; `None` when there is none.
+/// Returns the end of the last complete record of a timeline from `start` on, found with pg_waldump; `None` when there
+/// is none.
 pub(crate) async fn end_of_records(
     programs: &Programs,
     data: &Path,
@@ -265,7 +266,7 @@ pub(crate) async fn end_of_records(
     let mut end = None;
     let reading = command::run(command, |line| end = end_of_waldump_line(line, layout).max(end));
     match tokio::time::timeout(limit, reading).await {
-        // It always ends with an error, at the first place where there is no record.
+        // pg_waldump always fails at the first place without a record.
         Ok(Ok(()) | Err(CommandError::Failed { .. })) => Ok(end),
         Ok(Err(failed)) => Err(failed.into()),
         Err(_) => Err(CommandError::Timeout {
@@ -276,8 +277,8 @@ pub(crate) async fn end_of_records(
     }
 }
 
-/// The end of a record from its line in the output of pg_waldump:
-/// `rmgr: … len (rec/tot): 24/ 24, … lsn: 0/3000028, …`.
+/// Returns the end of a record from its line in the output of pg_waldump: `rmgr: … len (rec/tot): 24/ 24, … lsn:
+/// 0/3000028, …`.
 fn end_of_waldump_line(line: &str, layout: WalLayout) -> Option<Lsn> {
     let (_, rest) = line.split_once("len (rec/tot):")?;
     let (lengths, rest) = rest.split_once(',')?;
@@ -287,9 +288,9 @@ fn end_of_waldump_line(line: &str, layout: WalLayout) -> Option<Lsn> {
     Some(end_of_record(start, length, layout))
 }
 
-/// Where a record of `length` bytes ends that begins at `start`: its length is rounded up to a multiple of 8, and each
-/// page that it enters has a header first, a longer one on a segment's first page (access/xlog_internal.h). An end
-/// at the end of a page is that of the page, as the server counts it.
+/// Returns the end of a record of `length` bytes that begins at `start`. Its length is rounded up to a multiple of 8,
+/// and each page that it enters has a header first, a longer one on a segment's first page (access/xlog_internal.h). An
+/// end at a page boundary is the end of the page, as in the server.
 fn end_of_record(start: Lsn, length: u64, layout: WalLayout) -> Lsn {
     const LONG_HEADER: u64 = 40;
     const SHORT_HEADER: u64 = 24;
@@ -310,7 +311,7 @@ fn end_of_record(start: Lsn, length: u64, layout: WalLayout) -> Lsn {
     Lsn(position)
 }
 
-/// The name of the segment file that holds a position.
+/// Returns the name of the segment file that contains a position.
 pub fn segment_name(timeline: u64, position: Lsn, layout: WalLayout) -> String {
     let segment = position.0 / layout.segment_bytes;
     let per_high = (1 << 32) / layout.segment_bytes;
@@ -373,7 +374,7 @@ Bytes per WAL segment:                16777216
     }
 
     #[test]
-    fn the_end_of_a_record_minds_alignment_and_page_headers() {
+    fn the_end_of_a_record_includes_alignment_and_page_headers() {
         let end = |start, length| end_of_record(Lsn(start), length, LAYOUT).0;
         assert_eq!(
             end(0x300_0028, 114),
@@ -391,7 +392,7 @@ Bytes per WAL segment:                16777216
     }
 
     #[test]
-    fn a_line_of_pg_waldump_tells_where_its_record_ends() {
+    fn a_line_of_pg_waldump_contains_the_end_of_its_record() {
         let line = "rmgr: XLOG        len (rec/tot):    114/   114, tx:          0, lsn: 0/03000028, prev 0/02000060, \
                     desc: CHECKPOINT_SHUTDOWN redo 0/3000028; tli 1";
         assert_eq!(end_of_waldump_line(line, LAYOUT), Some(Lsn(0x300_00A0)));

@@ -1,5 +1,5 @@
-//! The settings that a server gets on its command line, where no file can change them: where it is and which files it
-//! reads (PostgreSQL manual 20.1.2: the command line wins over the configuration file).
+//! Settings on the server's command line, where no file can override them: its location and its configuration files
+//! (PostgreSQL manual 20.1.2: the command line takes precedence over the configuration file).
 
 use std::path::Path;
 
@@ -7,12 +7,12 @@ use crate::postgres::conf::{self, Parameters};
 use crate::postgres::hba;
 use crate::postgres::instance::{InstanceConfig, StartMode};
 
-/// Name of the file with user name maps, as initdb makes it.
+/// Name of the file with user name maps, created by initdb.
 const IDENT_FILE: &str = "pg_ident.conf";
 
 const SOCKETS: &str = "unix_socket_directories";
 
-/// Name and value of each such setting.
+/// Returns name and value of each such setting.
 pub(crate) fn settings(config: &InstanceConfig, kind: StartMode, sockets: &str) -> Vec<(&'static str, String)> {
     let file = |name: &str| config.data.join(name).display().to_string();
     let conf = match kind {
@@ -30,7 +30,7 @@ pub(crate) fn settings(config: &InstanceConfig, kind: StartMode, sockets: &str) 
     settings
 }
 
-/// The parameters of the file, with the directories that the server was started with: other ones would wait for a restart
+/// Returns the parameters of the file with the socket directories of the command line: others would be pending restart
 /// after each reload.
 pub(crate) fn of_file(parameters: &Parameters, sockets: Option<&str>) -> Parameters {
     let mut parameters = parameters.clone();
@@ -40,7 +40,7 @@ pub(crate) fn of_file(parameters: &Parameters, sockets: Option<&str>) -> Paramet
     parameters
 }
 
-/// Those that do not depend on how the server is started.
+/// Returns the settings that do not depend on the start mode.
 pub(crate) fn fixed(data: &Path) -> Vec<(&'static str, String)> {
     vec![
         ("data_directory", data.display().to_string()),

@@ -1,5 +1,5 @@
-//! Whether the port that a server is to listen at is free. The server itself tells a port that is taken only in its
-//! log, and not at all when another of its addresses is free.
+//! Checks that a server's port is free. The server reports a port conflict only in its log, and not at all if another
+//! of its addresses is free.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use crate::postgres::files::{self, FileError, SocketLock};
 use crate::postgres::process;
 
-/// Whose the port is instead.
+/// Why the port is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    /// Another program listens there.
+    /// Another program listens on it.
     #[error(
         "port {port} at {address} is in use by another program: stop that program, or give this keeper another \
          --pg-port"
@@ -23,7 +23,7 @@ pub enum PortError {
         /// The port.
         port: u16,
     },
-    /// Another server has its socket: one with the same port at other addresses, or another user's.
+    /// Another server holds the socket: one with the same port at other addresses, or of another user.
     #[error(
         "port {port} is in use: {} belongs to {}; stop that server, or give this keeper another --pg-port",
         lock.display(), pid.map_or("another user".to_owned(), |pid| format!("process {pid}"))
@@ -31,20 +31,20 @@ pub enum PortError {
     SocketTaken {
         /// The port.
         port: u16,
-        /// Who has it; `None` when its lock file is closed to us.
+        /// Process id of the holder; `None` if its lock file is unreadable.
         pid: Option<i32>,
         /// The socket's lock file.
         lock: PathBuf,
     },
-    /// It cannot be found out.
+    /// It cannot be determined.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// Errs when a server with this configuration would meet a stranger. No server of ours may run meanwhile.
+/// Fails if another program uses the addresses or the socket. No own server may be running.
 pub fn check(listen_addresses: &str, port: u16, socket_dir: &str) -> Result<(), PortError> {
     for address in literal_addresses(listen_addresses) {
-        // The standard library sets SO_REUSEADDR, as the server does: only a listener is in the way.
+        // The standard library sets SO_REUSEADDR, as the server does: only a listener conflicts.
         if let Err(refused) = TcpListener::bind(SocketAddr::new(address, port))
             && refused.kind() == ErrorKind::AddrInUse
         {
@@ -54,7 +54,7 @@ pub fn check(listen_addresses: &str, port: u16, socket_dir: &str) -> Result<(), 
     check_socket(socket_dir, port)
 }
 
-/// Errs when somebody else's socket of this port is in this directory.
+/// Fails if another server's socket for this port is in this directory.
 pub fn check_socket(dir: &str, port: u16) -> Result<(), PortError> {
     let lock = Path::new(dir).join(format!(".s.PGSQL.{port}.lock"));
     match files::socket_lock(&lock) {
@@ -72,8 +72,8 @@ pub fn check_socket(dir: &str, port: u16) -> Result<(), PortError> {
     }
 }
 
-/// Whether a lock file of ours names a process that is not its server: a dead one that nobody has reaped, or one that got
-/// the number later, as in a container that starts again and counts from 1. The server would take both for alive.
+/// Whether our lock file names a process that is not its server: a zombie, or a process with a reused id, for example
+/// after a restart of a container. The server would consider both alive.
 fn is_stale(held: &SocketLock, lock: &Path) -> bool {
     let is_ours = std::fs::metadata(lock).is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw());
     let is_elsewhere = held
@@ -84,7 +84,7 @@ fn is_stale(held: &SocketLock, lock: &Path) -> bool {
     is_ours && process::exists(held.pid) && (!process::is_alive(held.pid) || (has_proc && is_elsewhere))
 }
 
-/// The addresses of `listen_addresses` that can be tried beforehand; names are left to the server.
+/// Returns the addresses in `listen_addresses` that can be checked; host names are left to the server.
 fn literal_addresses(listen_addresses: &str) -> Vec<IpAddr> {
     let literal = |word: &str| match word.trim().trim_matches('"') {
         "*" => Some(IpAddr::from([0, 0, 0, 0])),
@@ -92,7 +92,7 @@ fn literal_addresses(listen_addresses: &str) -> Vec<IpAddr> {
         word => word.parse().ok(),
     };
     let addresses = listen_addresses.split(',').filter_map(literal);
-    // The server's socket for `::` takes IPv6 only; ours would not.
+    // The server's socket for `::` accepts only IPv6; ours would not.
     addresses
         .filter(|address| !(address.is_ipv6() && address.is_unspecified()))
         .collect()
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_told_and_a_free_port_is_not() {
+    fn a_port_conflict_is_reported_and_a_free_port_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let socket_dir = dir.path().to_str().unwrap();
         let stranger = TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -130,7 +130,7 @@ mod tests {
             );
         }
         drop(stranger);
-        // a child that another test is just starting has the descriptor until it runs its program
+        // a child of another test may hold the descriptor until it executes its program
         let is_freed = || check("127.0.0.1", port, socket_dir).is_ok();
         let mut looks = std::iter::repeat_with(is_freed).inspect(|_| std::thread::sleep(Duration::from_millis(5)));
         assert!(looks.by_ref().take(1000).any(|freed| freed));
@@ -140,7 +140,7 @@ mod tests {
             check("", port, socket_dir),
             Err(PortError::SocketTaken { pid: Some(_), .. })
         ));
-        // as a container that starts again has it: the number is another process's now
+        // as after a restart of a container: the id is another process's now
         std::fs::write(&lock, format!("{}\n{}\n", std::process::id(), dir.path().display())).unwrap();
         check("", port, socket_dir).unwrap();
         assert!(!lock.exists(), "of one that does not work in its data directory");

@@ -1,5 +1,4 @@
-//! On which timeline the WAL of a running instance stands, and where it ends, as its own files tell. It needs no login:
-//! what SQL can tell is asked by `observe`.
+//! Timeline and end of the WAL of a running instance, from its own files. Needs no login; SQL queries are in `observe`.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -12,7 +11,7 @@ use crate::postgres::history::{self, Ancestor, HistoryFileError};
 use crate::postgres::pg_control::{self as control_file, ControlError, ControlFile, WalLayout, segment_name};
 use crate::postgres::programs::Programs;
 
-/// Why a position is not known.
+/// Why a position is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum PositionError {
     /// The control file or a program.
@@ -29,7 +28,7 @@ pub enum PositionError {
         /// Why not.
         source: HistoryFileError,
     },
-    /// The history file of the own timeline is not there.
+    /// The history file of the current timeline is missing.
     #[error("the history file of timeline {timeline} is not there")]
     NoHistory {
         /// The timeline.
@@ -47,17 +46,17 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Where it began; the start of all WAL for the first one.
+    /// Returns where it began; the start of all WAL for the first timeline.
     fn fork(&self) -> Lsn {
         self.history.last().map_or(Lsn(0), |ancestor| ancestor.switch_point)
     }
 }
 
-/// The timeline of an instance whose WAL ends at `position`, and whose control file knows `known`.
+/// Returns the timeline of an instance whose WAL ends at `position` and whose control file has the timeline `known`.
 ///
-/// A control file is written from time to time, and a standby may have gone over to a later timeline since. That one's
+/// The control file is written periodically, and a standby may have switched to a later timeline since. That timeline's
 /// history file alone proves nothing: it is fetched before its WAL, and a standby that is past the fork never follows.
-/// The segment that holds the position does: only WAL of a timeline that is followed is written.
+/// The segment that contains the position proves it: WAL is written only for the followed timeline.
 pub fn timeline_at(data: &Path, known: u64, position: Lsn, layout: WalLayout) -> Result<Timeline, PositionError> {
     let last_byte = Lsn(position.0.saturating_sub(1));
     for timeline in later_timelines(data, known)? {
@@ -69,9 +68,9 @@ pub fn timeline_at(data: &Path, known: u64, position: Lsn, layout: WalLayout) ->
     timeline_by_id(data, known)
 }
 
-/// Timeline and end of the WAL of a running instance that answers no question.
+/// Returns timeline and end of the WAL of a running instance that does not answer queries.
 ///
-/// What is written to the files is at least what the server calls flushed or received.
+/// The files contain at least what the server reports as flushed or received.
 pub async fn end_of_wal(
     programs: &Programs,
     data: &Path,
@@ -87,7 +86,7 @@ pub async fn end_of_wal(
             let found = control_file::end_of_records(programs, data, timeline.id, segment, control.layout, limit).await;
             end = match unless_timeout(found)? {
                 Some(found) => end.max(found),
-                // What the control file knows is true, if not all: a server is not dead because its WAL is long.
+                // The control file is a lower bound: a server is not unhealthy because its WAL takes long to read.
                 None => return from_control_file(data, control),
             };
         }
@@ -98,14 +97,14 @@ pub async fn end_of_wal(
     from_control_file(data, control)
 }
 
-/// What a control file knows of timeline and end of the WAL.
+/// Returns timeline and a lower bound of the end of the WAL from the control file.
 fn from_control_file(data: &Path, control: ControlFile) -> Result<(ControlFile, Timeline, Lsn), PositionError> {
     let end = control.checkpoint.max(control.minimum_recovery_end);
     let timeline = timeline_by_id(data, control.current_timeline())?;
     Ok((control, timeline, end))
 }
 
-/// What a look for the end of the records has found; `None` when it took too long.
+/// Maps a timeout of reading the WAL to `None`.
 fn unless_timeout(found: Result<Option<Lsn>, ControlError>) -> Result<Option<Option<Lsn>>, ControlError> {
     match found {
         Err(ControlError::Run(CommandError::Timeout { .. })) => Ok(None),
@@ -113,7 +112,7 @@ fn unless_timeout(found: Result<Option<Lsn>, ControlError>) -> Result<Option<Opt
     }
 }
 
-/// The timelines after `known` that descend from it and whose history is here, the latest first.
+/// Returns the timelines after `known` that descend from it and whose history files exist, latest first.
 fn later_timelines(data: &Path, known: u64) -> Result<Vec<Timeline>, PositionError> {
     let names = files::file_names(&data.join("pg_wal"))?;
     let mut ids: Vec<u64> = names
@@ -134,24 +133,25 @@ fn later_timelines(data: &Path, known: u64) -> Result<Vec<Timeline>, PositionErr
     Ok(later)
 }
 
-/// A timeline and its history, from the history file.
+/// Returns a timeline with its history from the history file.
 pub(crate) fn timeline_by_id(data: &Path, id: u64) -> Result<Timeline, PositionError> {
     let history = history::read_history(data, id).map_err(|source| PositionError::History { timeline: id, source })?;
     let history = history.ok_or(PositionError::NoHistory { timeline: id })?;
     Ok(Timeline { id, history })
 }
 
-/// How many segments are looked into for the end of the WAL: the server makes some in advance, which are empty.
+/// Maximum number of segments that are read to find the end of the WAL: the server creates some in advance, which are
+/// empty.
 const SEGMENTS_MAX: usize = 3;
 
-/// The starts of the segments of a timeline that were written last.
+/// Returns the start positions of the most recently written segments of a timeline.
 fn newest_segments(data: &Path, timeline: u64, layout: WalLayout) -> Result<Vec<Lsn>, PositionError> {
     let dir = data.join("pg_wal");
     let mut written: Vec<(SystemTime, Lsn)> = files::file_names(&dir)?
         .iter()
         .filter_map(|name| {
             let start = segment_start(name, timeline, layout)?;
-            // One that was removed meanwhile was not the last one.
+            // A segment that was removed meanwhile was not the last one.
             let modified = dir
                 .join(name)
                 .metadata()
@@ -164,7 +164,7 @@ fn newest_segments(data: &Path, timeline: u64, layout: WalLayout) -> Result<Vec<
     Ok(written.into_iter().take(SEGMENTS_MAX).map(|(_, start)| start).collect())
 }
 
-/// Where a segment file of this timeline begins; `None` for other files.
+/// Returns the start position of a segment file of this timeline; `None` for other files.
 fn segment_start(name: &str, timeline: u64, layout: WalLayout) -> Option<Lsn> {
     let (of, number) = name.split_at_checked(8).filter(|_| name.len() == 24)?;
     let (high, low) = number.split_at_checked(8)?;
@@ -204,14 +204,14 @@ mod tests {
     const TWO: (&str, &str) = ("00000002.history", "1\t0/3000100\tno recovery target specified\n");
 
     #[test]
-    fn a_history_file_alone_moves_nobody_to_its_timeline() {
+    fn a_history_file_alone_does_not_change_the_timeline() {
         let first = ("000000010000000000000003", "");
         let second = ("000000020000000000000003", "");
         check(&[first], 1, 0x300_0200, 1);
         // past the fork on the old timeline: it cannot follow
         check(&[first, TWO], 1, 0x300_0200, 1);
         check(&[first, second, TWO], 1, 0x300_0200, 2);
-        // the whole of the old timeline and nothing of the next one
+        // all of the old timeline and nothing of the next one
         check(&[first, second, TWO], 1, 0x300_0100, 1);
         check(&[second, TWO], 2, 0x300_0100, 2);
     }

@@ -1,10 +1,11 @@
-//! Old data until the new are complete: PGDATA, with its tablespaces and WAL, is moved aside, and removed once the new
-//! server has answered, or before the new data are made where there is no room for both. At most one set is kept.
+//! Previous data: PGDATA, with its tablespaces and WAL, is set aside until the new data are complete. It is removed
+//! once the new server has answered, or before the copy where there is no space for both. At most one previous set is
+//! kept.
 //!
-//! What PGDATA holds is recorded, never guessed: while new data are made they lie in a directory of their own below
-//! PGDATA (`build`), so that this directory means that PGDATA is unfinished; and as long as an old set is kept, the data
-//! that replace it have not answered yet. Each step is recorded before it is done, so that the next start, after a
-//! crash at any point, goes on from there.
+//! The state of PGDATA is recorded, never guessed. New data are created in a directory of their own below PGDATA
+//! (`data_build`); while it exists, PGDATA is unfinished. While a previous set is kept, the server of the data that
+//! replace it has not answered yet. Each step is recorded before it is executed, so that the next start continues after
+//! a crash at any point.
 
 use std::ffi::OsStr;
 use std::io;
@@ -21,31 +22,26 @@ use crate::postgres::owned_dirs::{NEW_KIND, OwnedDirs, PreviousData, PreviousDat
 use crate::postgres::survey::{self, is_of_wal};
 use crate::postgres::trees;
 
-/// What became of the old data.
+/// What happened to the old data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClearOutcome {
-    /// There were none in PGDATA; what was unfinished is removed.
+    /// PGDATA had none; unfinished data were removed.
     Nothing,
     /// They are kept here until the new server has answered.
     SetAside(PathBuf),
-    /// There was no room for both.
+    /// They were removed: there was no space for both.
     Removed,
 }
 
-/// Why the way was not cleared.
+/// Why space was not cleared.
 #[derive(Debug, thiserror::Error)]
 pub enum ClearError {
     /// A file or directory could not be moved or removed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Something is in the way that an operator has to see to.
+    /// An obstacle that an operator has to remove.
     #[error("{} stays as it is: {obstacle}; {}", path.display(), obstacle.remedy())]
-    Obstacle {
-        /// Where.
-        path: PathBuf,
-        /// What.
-        obstacle: Obstacle,
-    },
+    Obstacle { path: PathBuf, obstacle: Obstacle },
 }
 
 impl ClearError {
@@ -55,8 +51,8 @@ impl ClearError {
     }
 }
 
-/// Moves old data aside, removes what is unfinished, and removes old data where there is no room for both. No server may
-/// run, and the caller has recorded that the data are being made again (keeper I4).
+/// Sets old data aside, removes unfinished data, and removes old data where there is no space for both. No server may
+/// run, and the caller has saved that the data are being created (keeper I4).
 pub fn clear(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<ClearOutcome, ClearError> {
     if let Some(point) = mount_point_in(data, owned)? {
         return Err(ClearError::at(point, Obstacle::Mounted));
@@ -80,8 +76,8 @@ pub fn clear(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<Cle
     }
 }
 
-/// A mount point in anything that would be moved or removed to make new data: PGDATA, tablespaces, WAL, and what lies
-/// there of earlier attempts.
+/// Returns a mount point in anything that would be moved or removed: PGDATA, tablespaces, WAL, and leftovers of earlier
+/// attempts.
 fn mount_point_in(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
     let (record, mounts) = (owned.record(), Mounts::read());
     let wal = survey::wal_of(data, owned)?.into_iter();
@@ -97,20 +93,20 @@ fn mount_point_in(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, Fil
     mounts.first(of_spaces.chain(record.making).chain(of_old))
 }
 
-/// The same as what an operator has to see to.
+/// Returns it as an obstacle.
 pub fn mount_obstacle(data: &Path, owned: &OwnedDirs) -> Result<Option<(PathBuf, Obstacle)>, FileError> {
     Ok(mount_point_in(data, owned)?.map(|point| (point, Obstacle::Mounted)))
 }
 
-/// Where the data are that were set aside.
+/// Returns the directories of the previous data.
 fn dirs_of_old(owned: &OwnedDirs, old: &PreviousData) -> impl Iterator<Item = PathBuf> {
     let wal = old.wal.iter().map(|wal| wal.join(owned.name(OLD)));
     let spaces = old.tablespaces.iter().map(TablespaceDir::path);
     spaces.chain(wal).chain([old.directory.clone()])
 }
 
-/// Removes what was set aside, once the new server has answered; all of it or, where a file system is mounted in it,
-/// nothing.
+/// Removes the previous data once the new server has answered: all of them, or none if a file system is mounted in
+/// them.
 pub fn remove_old(owned: &OwnedDirs) -> Result<(), ClearError> {
     let Some(old) = owned.record().old else { return Ok(()) };
     if let Some(point) = Mounts::read().first(dirs_of_old(owned, &old))? {
@@ -120,7 +116,7 @@ pub fn remove_old(owned: &OwnedDirs) -> Result<(), ClearError> {
         PreviousDataState::Moving => return Ok(()),
         PreviousDataState::Kept(mark) | PreviousDataState::Dropping(mark) => mark,
     };
-    // From here on PGDATA is what counts, whatever is left of the old data.
+    // From here on only PGDATA is valid, whatever is left of the previous data.
     owned.change(|record| {
         if let Some(old) = &mut record.old {
             old.state = PreviousDataState::Dropping(mark);
@@ -137,8 +133,7 @@ pub fn remove_old(owned: &OwnedDirs) -> Result<(), ClearError> {
     if let Some(wal) = &old.wal {
         remove_durably(&wal.join(owned.name(OLD)))?;
     }
-    // A directory that was put in its place meanwhile, or that of the keeper whose directory this is a copy of, is not
-    // ours.
+    // A directory that replaced it meanwhile, or that of the keeper whose directory was copied, is not ours.
     if trees::mark(&old.directory)? == Some(mark) && owned.is_within(&old.directory) {
         remove_durably(&old.directory)?;
     } else if old.directory.exists() {
@@ -157,7 +152,7 @@ fn remove_durably(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Goes on with what was begun before an interruption.
+/// Continues what was interrupted.
 fn resume(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
     match owned.record().old.map(|old| old.state) {
         Some(PreviousDataState::Moving) => finish_moving(data, owned),
@@ -166,7 +161,7 @@ fn resume(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
     }
 }
 
-/// Old data count only as long as they are where they were put.
+/// Forgets previous data that are no longer where they were put.
 fn forget_missing(data: &Path, owned: &OwnedDirs) -> Result<(), FileError> {
     let Some(old) = owned.record().old else { return Ok(()) };
     let PreviousDataState::Kept(mark) = old.state else {
@@ -185,7 +180,7 @@ fn forget_missing(data: &Path, owned: &OwnedDirs) -> Result<(), FileError> {
     owned.change(|record| record.old = None)
 }
 
-/// Tablespaces and WAL of old data whose PGDATA was put back.
+/// Restores tablespaces and WAL of previous data whose PGDATA was put back.
 fn restore_remaining(data: &Path, owned: &OwnedDirs, old: &PreviousData) -> Result<(), FileError> {
     if let Some(directory) = links::version_directory(data)? {
         for space in &old.tablespaces {
@@ -205,13 +200,13 @@ fn restore_remaining(data: &Path, owned: &OwnedDirs, old: &PreviousData) -> Resu
     Ok(())
 }
 
-/// Something in PGDATA that this keeper is not making: whose it is, `dbstate` has to say.
+/// Returns a file in PGDATA that is not part of unfinished data; `dbstate` has to account for it.
 pub fn unclaimed_content(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
     let is_unfinished = trees::mark(&data.join(owned.name(NEW_KIND)))?.is_some();
     Ok(content(data, owned)?.filter(|_| !is_unfinished))
 }
 
-/// What PGDATA holds besides what was set aside in it, or is being made; the first such entry.
+/// Returns the first entry of PGDATA besides previous data and unfinished data.
 pub(crate) fn content(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
     let new = owned.name(NEW_KIND);
     let mut entries = trees::entries(data)?.into_iter();
@@ -221,18 +216,22 @@ pub(crate) fn content(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>,
     }))
 }
 
-/// The tablespaces that go with the old data: the places of the new ones, and others that are provably ours.
+/// Returns the tablespaces that are moved with the old data: those that the new data replace, and others that provably
+/// belong to this keeper.
 fn own_spaces(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<Vec<TablespaceDir>, ClearError> {
     let mut spaces = Vec::new();
-    for place in survey::own_external_dirs(data, owned)? {
-        let ExternalDirKind::Tablespace { directory } = &place.kind else {
+    for external_dir in survey::own_external_dirs(data, owned)? {
+        let ExternalDirKind::Tablespace { directory } = &external_dir.kind else {
             continue;
         };
-        let path = place.path.join(directory);
-        let is_wanted = clear.external_dirs.iter().any(|wanted| wanted.path == place.path);
-        match (check_may_empty(&place.found), trees::mark(&path)?) {
+        let path = external_dir.path.join(directory);
+        let is_wanted = clear
+            .external_dirs
+            .iter()
+            .any(|wanted| wanted.path == external_dir.path);
+        match (check_may_empty(&external_dir.found), trees::mark(&path)?) {
             (Ok(()), Some(mark)) => spaces.push(TablespaceDir {
-                location: place.path,
+                location: external_dir.path,
                 directory: directory.clone(),
                 mark,
             }),
@@ -246,7 +245,7 @@ fn own_spaces(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<Ve
     Ok(spaces)
 }
 
-/// The file system that has no room for new data, even when everything of ours that they replace is removed.
+/// Returns the file system that has no space for the new data, even if everything that they replace is removed.
 pub fn shortage(
     data: &Path,
     owned: &OwnedDirs,
@@ -257,7 +256,7 @@ pub fn shortage(
     let mut freed = ReclaimableSpace::default();
     if let Some(old) = owned.record().old {
         spaces.extend(old.tablespaces);
-        // By entries it lies in PGDATA.
+        // Moved entry by entry, it lies in PGDATA.
         if !old.by_entries {
             freed.add(&old.directory)?;
         }
@@ -276,7 +275,7 @@ pub fn shortage(
     })
 }
 
-/// Whether old data were removed to make room. Nothing is removed where that does not help.
+/// Makes space; returns whether previous data were removed for it. Nothing is removed where that would not suffice.
 fn make_room(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<bool, ClearError> {
     let old = owned.record().old;
     let mut freed = ReclaimableSpace::default();
@@ -319,7 +318,7 @@ fn set_aside(
         data.with_file_name(name)
     };
     for space in spaces {
-        // What an earlier set left, if anything: its name is this keeper's alone.
+        // Leftovers of an earlier set, if any: the name is unique to this keeper.
         trees::remove(&space.location.join(owned.name(OLD)))?;
     }
     let wal = survey::own_wal(data, owned)?;
@@ -340,7 +339,7 @@ fn set_aside(
     Ok(owned.record().old.map(|old| old.directory).unwrap_or_default())
 }
 
-/// Moves what of the recorded old data is not moved yet.
+/// Moves the recorded old data that are not moved yet.
 fn finish_moving(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
     let Some(old) = owned.record().old else { return Ok(()) };
     let aside = owned.name(OLD);
@@ -376,21 +375,21 @@ fn finish_moving(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
     Ok(())
 }
 
-/// Moves PGDATA. Nothing new is written there before the move is recorded as done, so that what is there, is old.
+/// Moves PGDATA. Nothing new is written there before the move is recorded as complete, so everything in it is old.
 fn move_data(data: &Path, owned: &OwnedDirs, old: PreviousData) -> Result<PreviousData, ClearError> {
     if !old.by_entries {
         if trees::mark(&old.directory)?.is_some() {
             if content(data, owned)?.is_some() {
                 return Err(ClearError::at(data, Obstacle::AlreadyMoved(old.directory)));
             }
-            return Ok(old); // moved before the interruption
+            return Ok(old); // it was moved before the interruption
         }
         match trees::rename(data, &old.directory) {
             Err(busy) if matches!(busy.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices) => {}
             moved => return Ok(moved.map(|()| old)?),
         }
     }
-    // A mount point that its device does not show, such as a bind mount, ends here as well.
+    // A mount point on the same device, such as a bind mount, is detected here.
     let directory = data.join(owned.name(OLD));
     let old = PreviousData {
         directory: directory.clone(),
@@ -407,11 +406,14 @@ fn belongs_to_data(name: &OsStr, owned: &OwnedDirs) -> bool {
     name != crate::postgres::layout::LOST_FOUND && name.to_string_lossy() != owned.name(OLD)
 }
 
-/// Removes the directories outside PGDATA in which an attempt that broke off was made.
+/// Removes directories of unfinished data outside PGDATA.
 fn remove_unfinished_outside(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<(), FileError> {
     let new = owned.name(NEW_KIND);
-    let places = clear.external_dirs.iter().map(|place| place.path.join(&new));
-    for made in owned.record().making.into_iter().chain(places) {
+    let external_dirs = clear
+        .external_dirs
+        .iter()
+        .map(|external_dir| external_dir.path.join(&new));
+    for made in owned.record().making.into_iter().chain(external_dirs) {
         if made != data.join(&new) {
             trees::remove(&made)?;
         }
@@ -419,8 +421,8 @@ fn remove_unfinished_outside(data: &Path, owned: &OwnedDirs, clear: &ClearReques
     Ok(())
 }
 
-/// Removes what was made and never answered, here and elsewhere, but not what was set aside. The directory that shows
-/// that it is unfinished goes last.
+/// Removes data whose server never answered, in PGDATA and elsewhere, but not the previous data. The directory that
+/// marks PGDATA as unfinished is removed last.
 fn remove(data: &Path, owned: &OwnedDirs, spaces: &[TablespaceDir]) -> Result<(), FileError> {
     let new = owned.name(NEW_KIND);
     let wal = survey::own_wal(data, owned)?;
@@ -437,7 +439,7 @@ fn remove(data: &Path, owned: &OwnedDirs, spaces: &[TablespaceDir]) -> Result<()
     owned.change(|record| record.making.clear())
 }
 
-/// Removes PGDATA, or what is in it when it is a link or a mount point.
+/// Removes PGDATA, or its contents if it is a link or a mount point.
 pub(crate) fn remove_data(data: &Path) -> Result<(), FileError> {
     if let Some(point) = Mounts::read().below(data)? {
         return Err(FileError::new("remove", data)(mounts::mounted_error(&point)));

@@ -1,5 +1,6 @@
-//! Processes of the operating system: which one is the postmaster of a data directory, signals that never reach another
-//! process with the same number. Who else works on the data is left to `at_work`, starting and stopping to `instance`.
+//! Processes of the operating system: finding the postmaster of a data directory, and sending signals that never reach
+//! another process with a reused id. Other users of the data are in `data_dir_users`, starting and stopping in
+//! `instance`.
 
 use std::fs;
 use std::io;
@@ -14,8 +15,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 
 use crate::postgres::files::{self, FileError};
 
-/// One process, held so that a number which the system gives to another process later is not mistaken for it
-/// (pidfd_open(2), Linux 5.3; without it, by number).
+/// A process, held by a pidfd so that a reused process id is not mistaken for it (pidfd_open(2), Linux 5.3; without it,
+/// by id).
 #[derive(Debug)]
 pub struct Process {
     pid: Pid,
@@ -24,7 +25,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Takes hold of the process with this number; `None` when there is none.
+    /// Opens the process with this id; `None` when there is none.
     pub fn open(pid: i32) -> io::Result<Option<Self>> {
         let Some(pid) = Pid::from_raw(pid) else { return Ok(None) };
         let handle = match pidfd_open(pid, PidfdFlags::empty()) {
@@ -37,12 +38,12 @@ impl Process {
         Ok(Some(Self { pid, handle, started }))
     }
 
-    /// Its number.
+    /// Returns its process id.
     pub fn pid(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Sends a signal; one that has ended already is fine.
+    /// Sends a signal; a process that has ended is not an error.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let sent = match &self.handle {
             Some(handle) => pidfd_send_signal(handle.as_fd(), signal),
@@ -54,8 +55,8 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended, be it reaped or not. For processes that are not our children; of those the system
-    /// tells at once (`server`).
+    /// Waits until it has ended, reaped or not. For processes that are not children; the end of children is reported by
+    /// the system (`server`).
     pub async fn ended(&self) {
         while self.is_alive() {
             tokio::time::sleep(POLL).await;
@@ -70,12 +71,12 @@ impl Process {
     }
 }
 
-/// How often a process is looked at: nobody tells the end of one that is not our child (a pidfd would, but waiting for
-/// it through tokio takes unsafe code).
+/// Polling interval: the end of a process that is not a child is not reported (a pidfd would, but waiting for it with
+/// Tokio needs unsafe code).
 const POLL: Duration = Duration::from_millis(10);
 
-/// When the process with this number was started, in clock ticks since boot, which tells it from another one with its
-/// number; `None` when it is gone, or dead and not reaped (proc_pid_stat(5)). Errs without `/proc`.
+/// Returns the start of a process in clock ticks since boot, which distinguishes it from another one with the same id;
+/// `None` when it has ended or is a zombie (proc_pid_stat(5)). Fails without `/proc`.
 fn start_ticks(pid: i32) -> io::Result<Option<u64>> {
     let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
@@ -88,7 +89,7 @@ fn start_ticks(pid: i32) -> io::Result<Option<u64>> {
         }
         Err(no_proc) => return Err(no_proc),
     };
-    // The name in parentheses may hold blanks and parentheses itself; state is field 3, the start field 22.
+    // The name in parentheses may contain spaces and parentheses; state is field 3, the start field 22.
     let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     let state = fields.next().unwrap_or("X");
     if matches!(state, "Z" | "X" | "x") {
@@ -97,38 +98,40 @@ fn start_ticks(pid: i32) -> io::Result<Option<u64>> {
     Ok(fields.nth(18).and_then(|start| start.parse().ok()))
 }
 
-/// Has any process this number, a dead one that nobody has reaped included?
+/// Whether a process with this id exists, zombies included.
 pub fn exists(pid: i32) -> bool {
     matches!(Process::open(pid), Ok(Some(_)))
 }
 
-/// Does a process with this number live?
+/// Whether a process with this id is alive.
 pub fn is_alive(pid: i32) -> bool {
     matches!(Process::open(pid), Ok(Some(process)) if process.is_alive())
 }
 
-/// Who has the number that stands in `postmaster.pid`. `pg_ctl status` takes whoever has it now for the postmaster.
+/// Holder of the process id in `postmaster.pid`. (`pg_ctl status` assumes that any holder is the postmaster.)
 #[derive(Debug)]
 pub enum LockHolder {
-    /// Nobody, or there is no such file.
+    /// No process, or no such file.
     Nobody,
     /// The postmaster of this data directory.
     Postmaster(Process),
-    /// A process that works in the data directory, but was not started when the file says: the file must stay.
+    /// A process that has the data directory as its working directory but was started at another time than recorded:
+    /// the file must stay.
     UsesDataDir(Process),
-    /// A process that has nothing to do with the data directory, or a dead one that nobody has reaped.
+    /// A process that does not use the data directory, or a zombie.
     Unrelated,
 }
 
-/// Looks at the process that `postmaster.pid` names.
+/// Identifies the process that `postmaster.pid` names.
 ///
 /// A postmaster changes into its data directory at its start, whatever its executable is called (wrapper scripts). A
-/// name such as `postgres` or the start in line 3 of the file then tells it from another process that got its number.
+/// name such as `postgres`, or the start time in line 3 of the file, then distinguishes it from a process with a reused
+/// id.
 pub fn lock_holder(data: &Path) -> Result<LockHolder, FileError> {
     let Some(lock) = files::pid_file(data)? else {
         return Ok(LockHolder::Nobody);
     };
-    // A single-user server writes its number negative.
+    // A single-user server writes its id negative.
     let pid = lock.pid.saturating_abs();
     let process = Process::open(pid).map_err(FileError::new(
         "look for the process named by",
@@ -138,7 +141,7 @@ pub fn lock_holder(data: &Path) -> Result<LockHolder, FileError> {
         return Ok(LockHolder::Nobody);
     };
     if !Path::new("/proc/self/exe").exists() {
-        return Ok(LockHolder::Postmaster(process)); // no /proc to ask: believe the lock file, as pg_ctl does
+        return Ok(LockHolder::Postmaster(process)); // without /proc trust the lock file, as pg_ctl does
     }
     Ok(if !works_in(pid, data) {
         LockHolder::Unrelated
@@ -149,7 +152,7 @@ pub fn lock_holder(data: &Path) -> Result<LockHolder, FileError> {
     })
 }
 
-/// The postmaster that runs on this data directory, ours or an earlier keeper's, as its lock file names it.
+/// Returns the postmaster that runs on this data directory according to its lock file.
 pub fn postmaster(data: &Path) -> Result<Option<Process>, FileError> {
     Ok(match lock_holder(data)? {
         LockHolder::Postmaster(process) => Some(process),
@@ -157,8 +160,8 @@ pub fn postmaster(data: &Path) -> Result<Option<Process>, FileError> {
     })
 }
 
-/// Is this directory the working directory of a process of our user? Of others that cannot be read (proc_pid_cwd(5)), and
-/// nobody else may serve our data.
+/// Whether this directory is the working directory of a process of this user. That of other users' processes cannot be
+/// read (proc_pid_cwd(5)), and they cannot serve our data.
 pub(crate) fn works_in(pid: i32, dir: &Path) -> bool {
     match (working_directory(pid), fs::metadata(dir)) {
         (Some(theirs), Ok(ours)) => theirs == (ours.dev(), ours.ino()),
@@ -166,15 +169,16 @@ pub(crate) fn works_in(pid: i32, dir: &Path) -> bool {
     }
 }
 
-/// Device and inode of the working directory of a process. They are what the kernel has: its file system, which may not
-/// answer, is not asked (statx(2), `AT_STATX_DONT_SYNC`).
+/// Returns device and inode of a process's working directory as known to the kernel, without accessing its file system,
+/// which may hang (statx(2), `AT_STATX_DONT_SYNC`).
 pub(crate) fn working_directory(pid: i32) -> Option<(u64, u64)> {
     let path = format!("/proc/{pid}/cwd");
     let known = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
     Some((makedev(known.stx_dev_major, known.stx_dev_minor), known.stx_ino))
 }
 
-/// Does a process call itself, or its executable, postgres? Children of a postmaster do so too: `postgres: walwriter`.
+/// Whether the title or the executable of a process is postgres. This includes children of a postmaster: `postgres:
+/// walwriter`.
 pub(crate) fn is_postgres(pid: i32) -> bool {
     let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -186,9 +190,9 @@ pub(crate) fn is_postgres(pid: i32) -> bool {
     is_its(&name) || is_its(&title) || title.ends_with("/postgres")
 }
 
-/// A process writes its start down soon after it was started; a wrapper script may come before it.
+/// The server records its start time soon after it was started; a wrapper script may run before it.
 const WRITTEN_WITHIN_SECONDS: u64 = 600;
-/// Both times are rounded.
+/// Rounding of both times.
 const ROUNDING_SECONDS: u64 = 2;
 
 fn is_same_start(written: Option<u64>, started: Option<u64>) -> bool {
@@ -198,7 +202,7 @@ fn is_same_start(written: Option<u64>, started: Option<u64>) -> bool {
     started <= written + ROUNDING_SECONDS && written <= started + WRITTEN_WITHIN_SECONDS
 }
 
-/// When a process was started, in seconds since 1970. A clock that was set since then shows here.
+/// Returns when a process was started, in seconds since 1970, according to the current clock.
 fn start_of(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let boot: u64 = stat
@@ -211,14 +215,14 @@ fn start_of(pid: i32) -> Option<u64> {
     Some(boot + ticks / rustix::param::clock_ticks_per_second().max(1))
 }
 
-/// How many generations of processes are looked at.
+/// Maximum number of ancestors.
 const ANCESTORS_MAX: usize = 64;
 
-/// The parent of a process, its parent, and so on.
+/// Returns the parent of a process, its parent, and so on.
 pub(crate) fn ancestors(pid: i32) -> Vec<i32> {
     let parent = |pid: &i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name in parentheses may hold anything; the parent is field 4.
+        // The name in parentheses may contain anything; the parent is field 4.
         let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
         (parent > 0).then_some(parent)
     };
@@ -234,7 +238,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_of_a_process_is_noticed_and_its_number_is_not_signalled_again() {
+    async fn the_end_of_a_process_is_detected_and_its_id_is_not_signalled_again() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let process = Process::open(child.id().try_into().unwrap()).unwrap().unwrap();
         assert!(process.is_alive());
@@ -247,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_with_the_postmaster_s_number_is_no_postmaster() {
+    fn an_unrelated_process_with_the_postmaster_s_id_is_not_the_postmaster() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
         assert!(postmaster(dir.path()).unwrap().is_none());
@@ -257,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_works_there_is_the_postmaster_by_its_name_or_by_its_start() {
+    fn a_process_in_the_directory_is_the_postmaster_by_its_name_or_start_time() {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new("sleep")
             .arg("1000")

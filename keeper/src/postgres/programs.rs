@@ -1,4 +1,4 @@
-//! Where PostgreSQL's programs are and which version they have (design D-10). It leaves running them to others.
+//! Finds PostgreSQL's programs and their version. Running them is left to others.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -12,28 +12,28 @@ use std::time::Duration;
 use crate::postgres::command::{self, CommandError};
 use crate::postgres::environment;
 
-/// The oldest major that is supported.
+/// Oldest supported major.
 pub const OLDEST_MAJOR: u32 = 13;
-/// The newest major that is known; a newer one is used with a warning.
+/// Newest known major; a newer one is used with a warning.
 pub const NEWEST_MAJOR: u32 = 18;
 
-/// The programs that a keeper cannot do without.
+/// Programs that a keeper needs.
 const NEEDED: [&str; 5] = ["postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_controldata"];
 
-/// Where distributions put each major: Debian's and the PostgreSQL project's RPMs.
+/// Directories of each major in distributions: Debian's and the PostgreSQL project's RPMs.
 const STANDARD_DIRS: [(&str, &str); 2] = [("/usr/lib/postgresql", "bin"), ("/usr", "bin")];
 
 /// A version of PostgreSQL, as its programs print it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    /// 15 of `15.4`.
+    /// 15 in `15.4`.
     pub major: u32,
-    /// 4 of `15.4`; 0 when it is missing, as in `16beta1`.
+    /// 4 in `15.4`; 0 if missing, as in `16beta1`.
     pub minor: u32,
 }
 
 impl Version {
-    /// Reads the output of `postgres -V`: the first number group after `(PostgreSQL)` (keeper 3.5, T4).
+    /// Parses the output of `postgres -V`: the first number group after `(PostgreSQL)` (keeper 3.5, T4).
     pub fn parse(output: &str) -> Option<Self> {
         let (_, rest) = output.split_once("(PostgreSQL)")?;
         let mut numbers = rest.split_whitespace().next()?.split('.').map(leading_number);
@@ -56,16 +56,16 @@ fn leading_number(text: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// Why these programs were chosen; printed beside them in the log.
+/// Why these programs were chosen, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProgramsSource {
     /// `--pg-bin-path` names them.
     Given,
-    /// The search path has them.
+    /// Found in the search path.
     Path,
     /// They have the major of the data directory.
     DataVersion,
-    /// They are the newest of the usual places.
+    /// They are the newest in the standard directories.
     Newest,
 }
 
@@ -80,16 +80,16 @@ impl fmt::Display for ProgramsSource {
     }
 }
 
-/// Why there are no programs to use.
+/// Why no programs can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramsError {
-    /// No directory has them.
+    /// No directory contains them.
     #[error(
         "PostgreSQL's programs were not found in PATH, /usr/lib/postgresql/*/bin or /usr/pgsql-*/bin: install \
          PostgreSQL {OLDEST_MAJOR} to {NEWEST_MAJOR}, or name their directory with --pg-bin-path"
     )]
     NotFound,
-    /// The usual places have other majors only.
+    /// The standard directories contain only other majors.
     #[error(
         "no programs of PostgreSQL {major} found, the version of the data directory: install PostgreSQL {major}, or \
          name their directory with --pg-bin-path"
@@ -98,7 +98,7 @@ pub enum ProgramsError {
         /// Major of the data directory.
         major: u32,
     },
-    /// The directory lacks one of them.
+    /// One of them is missing in the directory.
     #[error(
         "{} has no program {program}: name the directory of PostgreSQL's programs with --pg-bin-path (on Debian \
          /usr/lib/postgresql/<major>/bin)", dir.display()
@@ -106,34 +106,33 @@ pub enum ProgramsError {
     Missing {
         /// The directory.
         dir: PathBuf,
-        /// What it lacks.
+        /// The missing program.
         program: &'static str,
     },
-    /// The version is older than what is supported.
+    /// The version is too old.
     #[error(
         "PostgreSQL {version} in {} is not supported: install one of {OLDEST_MAJOR} to {NEWEST_MAJOR}", dir.display()
     )]
     TooOld {
         /// The directory.
         dir: PathBuf,
-        /// What was found there.
         version: Version,
     },
-    /// `postgres -V` printed something else.
+    /// The output of `postgres -V` contains no version.
     #[error("{} -V printed no version: {output:?}", program.display())]
     Version {
-        /// What was run.
+        /// The program.
         program: PathBuf,
-        /// What it printed.
+        /// Its output.
         output: String,
     },
-    /// `postgres -V` did not run.
+    /// `postgres -V` could not be run.
     #[error("ask for the version of PostgreSQL's programs")]
     Run(#[from] CommandError),
-    /// The program's file is gone.
+    /// The program's file cannot be read.
     #[error("look at {}", program.display())]
     Stat {
-        /// What was looked at.
+        /// The program.
         program: PathBuf,
         /// Why not.
         source: io::Error,
@@ -148,7 +147,7 @@ pub struct Programs {
     version: Mutex<Option<(FileStamp, Version)>>,
 }
 
-/// Tells whether the program's file was replaced since its version was asked (keeper W23).
+/// Identity of the program's file, to detect an upgrade (keeper W23).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileStamp {
     device: u64,
@@ -157,8 +156,8 @@ struct FileStamp {
 }
 
 impl Programs {
-    /// Looks for the programs: in `given`, else in `path` (the search path), else in the usual places, there those
-    /// of `data_major` when there is a data directory, the newest otherwise.
+    /// Finds the programs: in `given`, otherwise in `path` (the search path), otherwise in the standard directories:
+    /// those of `data_major` if there is a data directory, else the newest.
     pub fn find(given: Option<&Path>, path: Option<&OsStr>, data_major: Option<u32>) -> Result<Self, ProgramsError> {
         Self::find_in(given, path, data_major, &standard_directories())
     }
@@ -200,23 +199,23 @@ impl Programs {
         }
     }
 
-    /// Their directory.
+    /// Returns their directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Why these.
+    /// Returns why they were chosen.
     pub fn found(&self) -> ProgramsSource {
         self.source
     }
 
-    /// The path of one of them.
+    /// Returns the path of a program.
     pub fn path(&self, program: &str) -> PathBuf {
         self.dir.join(program)
     }
 
-    /// The version of `postgres`: asked once, and again when its file has changed (an upgrade of the package).
-    /// Errs when it is older than what is supported; what is newer than [`NEWEST_MAJOR`] is for the caller to warn of.
+    /// Returns the version of `postgres`; cached until its file changes (a package upgrade). Fails if it is too old;
+    /// warning about one newer than [`NEWEST_MAJOR`] is left to the caller.
     pub async fn version(&self) -> Result<Version, ProgramsError> {
         let program = self.path("postgres");
         let stamp = stamp(&program)?;
@@ -244,7 +243,7 @@ impl Programs {
     }
 }
 
-/// How long a program may take to print its version.
+/// Time limit for printing the version.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
 fn stamp(program: &Path) -> Result<FileStamp, ProgramsError> {
@@ -259,9 +258,9 @@ fn stamp(program: &Path) -> Result<FileStamp, ProgramsError> {
     })
 }
 
-/// The directory behind the first `postgres` of the search path: where a symbolic link leads, because beside the link
-/// there may be nothing else, or a distribution's wrappers that choose a version of their own (`/usr/bin/pg_basebackup`
-/// of postgresql-common).
+/// Returns the directory of the first `postgres` in the search path, with symbolic links resolved: the directory of a
+/// link may contain no other programs, or a distribution's wrappers that choose a version of their own
+/// (`/usr/bin/pg_basebackup` of postgresql-common).
 fn in_search_path(path: &OsStr) -> Option<PathBuf> {
     let entry = std::env::split_paths(path).find(|dir| is_program(&dir.join("postgres")))?;
     let resolved = fs::canonicalize(entry.join("postgres")).ok()?;
@@ -305,7 +304,7 @@ mod tests {
 
     #[test]
     fn versions_read_as_the_table_says() {
-        // keeper T4
+        // Table: keeper T4.
         for (output, major, minor) in [
             ("postgres (PostgreSQL) 9.5.7", 9, 5),
             ("postgres (PostgreSQL) 9.6.7\n", 9, 6),

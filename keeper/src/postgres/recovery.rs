@@ -1,5 +1,5 @@
-//! What a server does that runs and takes no connections yet: how far a recovery is, as its process titles and its
-//! files show. It needs no login.
+//! Progress of a server that runs and does not accept connections yet, read from its process titles and files. Needs no
+//! login.
 
 use std::fmt;
 use std::fs;
@@ -12,14 +12,14 @@ use crate::postgres::process;
 use crate::postgres::programs::Programs;
 use crate::postgres::walker::{self, Walker};
 
-/// What a server is busy with.
+/// Progress of a recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecoveryProgress {
-    /// What its control file says.
+    /// State in its control file.
     pub state: ControlState,
-    /// What the title of its startup process says, such as `recovering 000000010000000000000003`.
+    /// Title of its startup process, such as `recovering 000000010000000000000003`.
     pub title: Option<String>,
-    /// Name of the last WAL segment of the timeline in the title, up to which it may have to go.
+    /// Name of the last WAL segment of the timeline in the title, up to which it may have to replay.
     pub last_segment: Option<String>,
 }
 
@@ -40,8 +40,8 @@ impl fmt::Display for RecoveryProgress {
     }
 }
 
-/// How far the server of a data directory is that takes no connections yet; `None` when that cannot be found out.
-/// Its processes and its WAL are looked at by `walker`; what does not answer in time is left out.
+/// Returns the progress of the server of a data directory that does not accept connections yet; `None` if unknown.
+/// `walker` reads its processes and WAL; what hangs is left out.
 pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker: &Walker) -> Option<RecoveryProgress> {
     let control = control_file::read(programs, data, limit).await.ok()?;
     let data = data.to_owned();
@@ -58,7 +58,7 @@ pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker:
     })
 }
 
-/// The last segment of the timeline that a title names.
+/// Returns the last segment of the timeline in a title.
 fn last_segment(data: &Path, title: &str) -> Option<String> {
     let segment = title.rsplit(' ').next().filter(|word| word.len() == 24)?;
     let timeline = segment.get(..8)?;
@@ -69,7 +69,7 @@ fn last_segment(data: &Path, title: &str) -> Option<String> {
     of_timeline.max()
 }
 
-/// What the startup process of this data directory shows as its title.
+/// Returns the title of the startup process of this data directory.
 fn startup_title_of(data: &Path) -> Option<String> {
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
@@ -79,8 +79,8 @@ fn startup_title_of(data: &Path) -> Option<String> {
     })
 }
 
-/// What follows the word `startup` in the title of a startup process: `postgres: startup recovering …`, with the
-/// cluster's name before it where there is one (PostgreSQL manual 28.1).
+/// Returns what follows `startup` in the title of a startup process: `postgres: startup recovering …`, with the cluster
+/// name before it if there is one (PostgreSQL manual 28.1).
 fn startup_title(cmdline: &[u8]) -> Option<String> {
     let title = String::from_utf8_lossy(cmdline.split(|byte| *byte == 0).next()?).into_owned();
     let (before, activity) = title.split_once("startup")?;
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_title_of_the_startup_process_tells_the_segment() {
+    fn the_title_of_the_startup_process_contains_the_segment() {
         let title = |text: &str| startup_title(text.as_bytes());
         let recovering = Some("recovering 000000010000000000000003".to_owned());
         assert_eq!(
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(title(""), None);
     }
 
-    /// Two servers of one host recover: each one's data have their own.
+    /// Two servers of one host are in recovery: each data directory has its own title.
     #[test]
     fn the_title_is_that_of_the_server_of_this_data_directory() {
         let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

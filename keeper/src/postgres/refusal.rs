@@ -1,11 +1,11 @@
-//! What a server answers when it lets us not in, or does not do what it is asked: such an answer proves that the server
-//! lives. What follows for its health is left to `observe`.
+//! Error responses of a server that rejects a login or a query. Such a response proves that the server is alive. What
+//! follows for its health is left to `observe`.
 
 use std::fmt;
 
 use tokio_postgres::error::DbError;
 
-/// An answer of a server that lives and refuses.
+/// An error response of a server that is alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerRefusal {
     /// Its SQLSTATE (PostgreSQL manual, appendix A).
@@ -20,7 +20,7 @@ impl fmt::Display for ServerRefusal {
     }
 }
 
-/// Who was refused, for the remedy.
+/// The rejected role, for the remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoginRole {
     /// The superuser.
@@ -30,7 +30,7 @@ pub enum LoginRole {
 }
 
 impl LoginRole {
-    /// In words.
+    /// Returns its name for messages.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Superuser => "superuser",
@@ -47,11 +47,11 @@ impl LoginRole {
 }
 
 impl ServerRefusal {
-    /// The refusal that an error response is; `None` for one that says that the server starts, stops, recovers or is
-    /// damaged.
+    /// Returns the rejection in an error response; `None` for one that reports that the server is starting, stopping,
+    /// recovering or damaged.
     pub fn new(code: &str, message: &str) -> Option<Self> {
-        // 57P01 to 57P03: it shuts down, has crashed, cannot take connections now. 58 and XX: the system below it
-        // fails, or its data are damaged.
+        // 57P01 to 57P03: it is shutting down, has crashed, or does not accept connections now. 58 and XX: a system
+        // error, or damaged data.
         let is_health = !["57P01", "57P02", "57P03", "58", "XX"]
             .iter()
             .any(|prefix| code.starts_with(prefix));
@@ -65,12 +65,12 @@ impl ServerRefusal {
         Self::new(error.code().code(), error.message())
     }
 
-    /// Whether another database may be a way in: this one is not there, takes no connections, or not ours.
+    /// Whether another database may be accessible: this one is missing, accepts no connections, or not ours.
     pub fn is_about_database(&self) -> bool {
         matches!(self.code.as_str(), "3D000" | "55000" | "42501")
     }
 
-    /// What fixes it, for the role that was refused.
+    /// Returns the remedy for the rejected role.
     pub fn remedy(&self, role: LoginRole, user: &str) -> String {
         let option = role.option();
         match self.code.as_str() {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_answer_proves_life_but_those_of_a_server_that_starts_stops_or_is_damaged() {
+    fn every_error_proves_life_except_starting_stopping_or_damaged() {
         for code in [
             "28P01", "28000", "3D000", "42501", "53300", "57014", "55000", "42704", "53200", "0A000", "57P04", "57P05",
         ] {

@@ -1,5 +1,5 @@
-//! Replication commands, Q8 and Q9 of keeper 13.1: a small client for what tokio-postgres cannot open, a connection
-//! in physical replication mode. Each command has a connection of its own, which uses a WAL sender for a moment.
+//! Replication commands (keeper 13.1, Q8 and Q9): a small client for connections in physical replication mode, which
+//! tokio-postgres cannot open. Each command uses a new connection, and a WAL sender for a moment.
 
 use std::io;
 use std::sync::Arc;
@@ -23,63 +23,54 @@ use crate::postgres::refusal::ServerRefusal;
 use crate::postgres::session_settings::{self, SessionUser};
 use crate::postgres::sql::DATABASE;
 
-/// Why a command has no answer.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplicationError {
-    /// There is no connection, or it broke.
+    /// The connection failed or broke.
     #[error("{act}: replication connection to {at}")]
     Io {
-        /// What was attempted.
         act: &'static str,
-        /// Where.
+        /// Address.
         at: String,
         /// Why not.
         source: io::Error,
     },
-    /// The server refused.
+    /// The server rejected the login or the command.
     #[error("{act}: {at} says: {message}")]
     Refused {
-        /// What was attempted.
         act: &'static str,
-        /// Where.
+        /// Address.
         at: String,
-        /// The server's message, with its code.
+        /// The server's message with its SQLSTATE.
         message: String,
-        /// The refusal, when it proves that the server lives.
+        /// The rejection, if it proves that the server is alive.
         refusal: Option<ServerRefusal>,
     },
-    /// The server speaks, but not as it must.
+    /// The server violates the protocol.
     #[error("{act}: {at} answers with {what}")]
     Protocol {
-        /// What was attempted.
         act: &'static str,
-        /// Where.
+        /// Address.
         at: String,
-        /// What came.
+        /// The unexpected message.
         what: String,
     },
     /// The server did not answer in time.
     #[error("{act}: no answer from {at} within {limit:?}")]
     Timeout {
-        /// What was attempted.
         act: &'static str,
-        /// Where.
+        /// Address.
         at: String,
         /// The request timeout.
         limit: Duration,
     },
-    /// A timeline's history is no history.
+    /// A timeline's history cannot be parsed.
     #[error("{act}")]
-    History {
-        /// What was attempted.
-        act: &'static str,
-        /// What is wrong.
-        source: HistoryError,
-    },
+    History { act: &'static str, source: HistoryError },
 }
 
 impl ReplicationError {
-    /// The refusal, when the server answered with one that proves that it lives.
+    /// Returns the rejection if the server's answer proves that it is alive.
     pub fn refusal(&self) -> Option<&ServerRefusal> {
         match self {
             Self::Refused { refusal, .. } => refusal.as_ref(),
@@ -88,15 +79,15 @@ impl ReplicationError {
     }
 }
 
-/// What an instance says that it is.
+/// Result of `IDENTIFY_SYSTEM`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SystemIdentity {
     /// System identifier.
     pub system_id: u64,
     /// Its timeline.
     pub timeline: u64,
-    /// On a master the flushed position; on a standby the greater of the replayed one and the received one of the
-    /// same timeline.
+    /// Flushed position on a master; on a standby the greater of the replayed position and the received one of the same
+    /// timeline.
     pub position: Lsn,
 }
 
@@ -110,7 +101,7 @@ pub struct ReplicationClient {
 }
 
 impl ReplicationClient {
-    /// Will connect to `target` as `login`; every command, with its connection, is limited by `limit`.
+    /// Creates a client for `target` as `login`; `limit` applies to each command including its connection.
     pub fn new(target: ConnectTarget, login: Login, limit: Duration) -> Self {
         Self {
             target,
@@ -120,14 +111,14 @@ impl ReplicationClient {
         }
     }
 
-    /// The same, knowing of what major the server is: that of these programs.
+    /// Sets the major of the server: that of these programs.
     #[must_use]
     pub fn for_programs(mut self, programs: &Arc<Programs>) -> Self {
         self.programs = Some(Arc::clone(programs));
         self
     }
 
-    /// Q8, `IDENTIFY_SYSTEM`.
+    /// Runs `IDENTIFY_SYSTEM` (keeper Q8).
     pub async fn identify(&self) -> Result<SystemIdentity, ReplicationError> {
         let act = "identify the system";
         let row = self.command(act, "IDENTIFY_SYSTEM").await?;
@@ -142,15 +133,15 @@ impl ReplicationClient {
         identity().ok_or_else(|| self.protocol(act, "a row of another form"))
     }
 
-    /// Q9, `TIMELINE_HISTORY`: all ancestors of a timeline, oldest first; none, and nothing asked, for the first
-    /// timeline (keeper T4).
+    /// Runs `TIMELINE_HISTORY` (keeper Q9): returns all ancestors of a timeline, oldest first; none for the first
+    /// timeline, without a command (keeper T4).
     pub async fn history(&self, timeline: u64) -> Result<Vec<Ancestor>, ReplicationError> {
         let act = "read the history of a timeline";
         if timeline <= 1 {
             return Ok(Vec::new());
         }
         let row = self.command(act, &format!("TIMELINE_HISTORY {timeline}")).await?;
-        // Declared bytea up to 13 and text from 14 on, and always the file's raw bytes.
+        // Declared as bytea up to 13 and text from 14 on; always the raw bytes of the file.
         let content = row.get(1).and_then(Option::as_deref).unwrap_or_default();
         history::parse(&String::from_utf8_lossy(content)).map_err(|source| ReplicationError::History { act, source })
     }
@@ -227,12 +218,12 @@ impl ReplicationClient {
             }
         }
         frontend::terminate(&mut wire.write);
-        // The answer is complete: whether the server still hears the good-bye does not matter.
+        // The result is complete: it does not matter whether the server receives the Terminate message.
         let _ = wire.flush().await;
         row.ok_or_else(|| ReplicationFailure::Protocol("no row".to_owned()))
     }
 
-    /// Up to the server's readiness for a command.
+    /// Authenticates, until the server is ready for a command.
     async fn authenticate<S>(&self, wire: &mut WireProtocol<S>) -> Result<(), ReplicationFailure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -279,7 +270,7 @@ impl ReplicationClient {
                     .finish(body.data())?,
                 Message::ReadyForQuery(_) => return Ok(()),
                 Message::BackendKeyData(_) | Message::ParameterStatus(_) | Message::NoticeResponse(_) => {}
-                // A password in clear is never sent.
+                // A password is never sent in clear text.
                 _ => {
                     return Err(ReplicationFailure::Protocol(
                         "an authentication method that is not supported".to_owned(),
@@ -290,17 +281,17 @@ impl ReplicationClient {
     }
 }
 
-/// What a server answers first to the request for a session.
+/// First response of a server to a startup message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FirstResponse {
-    /// It goes on with the login.
+    /// It continues the login.
     Login,
-    /// An error; the refusal, when it proves that the server lives and works.
+    /// An error; the rejection, if it proves that the server is alive and working.
     Error(Option<ServerRefusal>),
 }
 
-/// Asks for a session of `user` and leaves after the first answer. A server that asks for a password and gets none logs
-/// nothing (`auth_failed` in PostgreSQL's auth.c).
+/// Sends a startup message for `user` and closes the connection after the first response. A server that requests a
+/// password and gets none logs nothing (`auth_failed` in PostgreSQL's auth.c).
 pub(crate) async fn first_response(target: &ConnectTarget, user: &str) -> io::Result<FirstResponse> {
     let mut wire = WireProtocol {
         stream: target.open().await?,
@@ -344,7 +335,7 @@ struct WireProtocol<S> {
     write: BytesMut,
 }
 
-/// Most bytes of an answer that are held: a history file is a few hundred bytes an ancestor.
+/// Maximum bytes of a response: a history file has a few hundred bytes per ancestor.
 const READ_BYTES_MAX: usize = 4 << 20;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WireProtocol<S> {
@@ -353,7 +344,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WireProtocol<S> {
         self.stream.flush().await
     }
 
-    /// The next message; an error that the server reports is one.
+    /// Returns the next message; an error response is returned as an error.
     async fn next(&mut self) -> Result<Message, ReplicationFailure> {
         loop {
             match Message::parse(&mut self.read)? {
@@ -371,7 +362,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WireProtocol<S> {
     }
 }
 
-/// An error response: its code (SQLSTATE) and message.
+/// Parses an error response: SQLSTATE and message.
 fn refused(mut fields: ErrorFields<'_>) -> io::Result<ReplicationFailure> {
     let (mut message, mut code) = (String::new(), String::new());
     while let Some(field) = fields.next()? {

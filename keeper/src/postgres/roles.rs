@@ -1,5 +1,5 @@
-//! Superuser and replication role of a new database cluster (keeper 13.2). Passwords go to the server as SCRAM
-//! verifiers, never as they are (design D-9).
+//! Superuser and replication role of a new database cluster (keeper 13.2). Passwords are sent as SCRAM verifiers, so
+//! that they never appear in plain text in the server's logs or statistics.
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use postgres_protocol::password::scram_sha_256;
@@ -8,7 +8,7 @@ use tracing::info;
 use crate::postgres::credentials::{AuthMethod, Login};
 use crate::postgres::sql::{SqlClient, SqlError};
 
-/// Gives the superuser its password and makes the replication role.
+/// Sets the superuser's password and creates the replication role.
 pub async fn set_up(sql: &SqlClient, superuser: &Login, replication: &Login) -> Result<(), SqlError> {
     info!("setting roles");
     if superuser.user == replication.user {
@@ -36,7 +36,7 @@ pub async fn set_up(sql: &SqlClient, superuser: &Login, replication: &Login) -> 
     Ok(())
 }
 
-/// Runs a statement in whose end the login's password belongs, and has the server not write it into its log.
+/// Runs a statement with the login's password appended, without logging it in the server.
 async fn run(sql: &SqlClient, act: &'static str, mut statement: String, login: &Login) -> Result<(), SqlError> {
     if let Some(password) = login.password() {
         let verifier = scram_sha_256(password.as_bytes());

@@ -1,10 +1,10 @@
-//! The postmaster as the keeper's child (design D-5): launched, its output heard, its end known at once. When to
-//! launch and how to stop is `instance`'s to say.
+//! The postmaster as a child of the keeper: launching it, reading its output, detecting its end. When to launch and how
+//! to stop it is left to `instance`.
 //!
-//! Its process group is its own, so a Ctrl-C at the terminal reaches the keeper alone. It is never killed for being
-//! forgotten: a keeper that is killed leaves it running. Its output comes through pipes: a reader of the keeper's
-//! log that stalls does not stall the server, the last lines explain a failure, and a server that outlives the
-//! keeper writes into a closed pipe, which it ignores (it sets SIGPIPE aside, postmaster.c).
+//! It has its own process group, so that a Ctrl-C at the terminal reaches only the keeper. Dropping it does not kill
+//! it: a keeper that is killed leaves it running. Its output is read through pipes: a blocked reader of the keeper's
+//! log does not block the server, the last lines explain a failure, and a server that outlives the keeper may write
+//! into a closed pipe (it ignores SIGPIPE, postmaster.c).
 
 use std::io;
 use std::process::{ExitStatus, Stdio};
@@ -20,21 +20,21 @@ use tokio::time::timeout;
 use crate::postgres::command::{OutputTail, read_lines};
 use crate::postgres::process::Process;
 
-/// What is known of the server that this keeper started last.
+/// Status of the server that this keeper started last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChildStatus {
-    /// None was started yet.
+    /// No server was started yet.
     NotStarted,
-    /// It runs.
+    /// It is running.
     Running {
         /// Its process id.
         pid: i32,
     },
-    /// It has ended, and was reaped.
+    /// It has ended and was reaped.
     Ended {
-        /// The process id that it had.
+        /// Its process id.
         pid: i32,
-        /// How; `None` when the system did not say.
+        /// Exit status; `None` if unknown.
         status: Option<ExitStatus>,
     },
 }
@@ -48,9 +48,8 @@ pub(crate) struct PostmasterChild {
 }
 
 impl PostmasterChild {
-    /// Runs the command and tells `life` of its start and its end, the latter within the time that the system takes
-    /// to deliver SIGCHLD.
-    pub(crate) fn launch(mut command: Command, life: &watch::Sender<ChildStatus>) -> io::Result<Self> {
+    /// Runs the command and sends its start and end to `child_status`, the end as soon as SIGCHLD is delivered.
+    pub(crate) fn launch(mut command: Command, child_status: &watch::Sender<ChildStatus>) -> io::Result<Self> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let pid = child
             .id()
@@ -59,7 +58,7 @@ impl PostmasterChild {
         let process = match Process::open(pid) {
             Ok(process) => process.expect("a child that was not reaped exists"),
             Err(source) => {
-                // It cannot be held, so it cannot be stopped in order: do not leave it behind.
+                // It cannot be signalled safely: do not leave it running.
                 child.start_kill()?;
                 return Err(source);
             }
@@ -67,7 +66,7 @@ impl PostmasterChild {
         let tail = Arc::new(Mutex::new(OutputTail::default()));
         let stdout = child.stdout.take().expect("standard output is piped, see above");
         let stderr = child.stderr.take().expect("standard error is piped, see above");
-        let hear = |tail: &Arc<Mutex<OutputTail>>| {
+        let on_line = |tail: &Arc<Mutex<OutputTail>>| {
             let tail = Arc::clone(tail);
             let mut redactor = Redactor::default();
             move |line: &str, begins: Begins| {
@@ -76,20 +75,20 @@ impl PostmasterChild {
                 tail.lock().expect("nobody panics while holding the tail").push(&line);
             }
         };
-        let hearing = vec![
-            tokio::spawn(read_lines(stdout, hear(&tail))),
-            tokio::spawn(read_lines(stderr, hear(&tail))),
+        let reader = vec![
+            tokio::spawn(read_lines(stdout, on_line(&tail))),
+            tokio::spawn(read_lines(stderr, on_line(&tail))),
         ];
-        life.send_replace(ChildStatus::Running { pid });
-        let life = life.clone();
+        child_status.send_replace(ChildStatus::Running { pid });
+        let child_status = child_status.clone();
         tokio::spawn(async move {
             let status = child.wait().await.ok();
-            life.send_replace(ChildStatus::Ended { pid, status });
+            child_status.send_replace(ChildStatus::Ended { pid, status });
         });
         Ok(Self {
             process,
             tail,
-            readers: hearing,
+            readers: reader,
         })
     }
 
@@ -97,18 +96,18 @@ impl PostmasterChild {
         &self.process
     }
 
-    /// The last lines that it printed; waits a moment for those under way, which is for a server that has ended.
+    /// Returns its last output; waits briefly for lines in transit. For a server that has ended.
     pub(crate) async fn final_output(&mut self) -> Vec<String> {
-        for hearing in &mut self.readers {
-            // Children of a killed server may hold the pipe open: then what came so far has to do.
-            if !hearing.is_finished() {
-                let _ = timeout(FINAL_OUTPUT_LIMIT, hearing).await;
+        for reader in &mut self.readers {
+            // Children of a killed server may keep the pipe open: return what has arrived.
+            if !reader.is_finished() {
+                let _ = timeout(FINAL_OUTPUT_LIMIT, reader).await;
             }
         }
         self.recent_output()
     }
 
-    /// The last lines that it has printed until now.
+    /// Returns its recent output.
     pub(crate) fn recent_output(&self) -> Vec<String> {
         self.tail
             .lock()

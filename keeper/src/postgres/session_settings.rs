@@ -1,23 +1,23 @@
-//! The settings that every session of the keeper begins with. They stand in the startup packet, where they win over the
-//! configuration files and over `ALTER ROLE … SET` and `ALTER DATABASE … SET` (PostgreSQL manual 20.1.4): whatever users
-//! set for themselves, a question of the keeper means what it says. Opening sessions is left to `sql` and `replication`.
+//! Settings of every session of the keeper. They are sent in the startup packet, where they override the configuration
+//! files, `ALTER ROLE … SET` and `ALTER DATABASE … SET` (PostgreSQL manual 20.1.4), so that users' settings do not
+//! change the keeper's queries. Opening sessions is left to `sql` and `replication`.
 
 use crate::postgres::programs::Programs;
 
-/// Who logs in, which decides what may be set.
+/// User of a session, which decides what may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionUser {
-    /// The superuser, who may set everything.
+    /// The superuser may set everything.
     Superuser,
-    /// The replication user: a superuser's setting in its packet would end the session.
+    /// The replication user: a superuser-only setting would make its login fail.
     Replication,
 }
 
-/// A setting and its value for our sessions.
+/// A setting and its value.
 struct SessionSetting {
     name: &'static str,
     value: &'static str,
-    /// The first major that has it: a server ends a session over a name that it does not know.
+    /// First major that has it: a server rejects a session with an unknown setting.
     since: u32,
     /// Only a superuser may set it.
     superuser_only: bool,
@@ -46,39 +46,39 @@ const fn since(major: u32, setting: SessionSetting) -> SessionSetting {
     }
 }
 
-/// All of them. What has no `since` is there in every supported major, from 13 on.
+/// All settings. Those without `since` exist in every supported major, from 13 on.
 const SETTINGS: &[SessionSetting] = &[
-    // How long a question may take is decided by the keeper, which cancels it.
+    // The keeper limits its queries itself and cancels them.
     everybody("statement_timeout", "0"),
     everybody("lock_timeout", "0"),
     everybody("idle_in_transaction_session_timeout", "0"),
     since(14, everybody("idle_session_timeout", "0")),
     since(17, everybody("transaction_timeout", "0")),
-    // A standby refuses serializable transactions, and a read-only one creates no role.
+    // A standby rejects serializable transactions, and a read-only transaction cannot create a role.
     everybody("default_transaction_isolation", "read committed"),
     everybody("default_transaction_read_only", "off"),
     everybody("default_transaction_deferrable", "off"),
-    // No question waits for a standby.
+    // No query waits for a standby.
     everybody("synchronous_commit", "local"),
-    // As whom, and on whose objects.
+    // User and objects of the queries.
     everybody("role", "none"),
     everybody("search_path", "pg_catalog"),
     everybody("row_security", "on"),
     everybody("default_tablespace", ""),
     everybody("temp_tablespaces", ""),
     superuser_only("session_replication_role", "origin"),
-    // A login trigger of a database runs before the first question.
+    // Login triggers would run before the first query.
     since(17, superuser_only("event_triggers", "off")),
-    // Libraries of users hook into every statement.
+    // Users' libraries would hook into every statement.
     everybody("local_preload_libraries", ""),
     superuser_only("session_preload_libraries", ""),
-    // The form of questions and answers.
+    // Format of queries and results.
     everybody("client_encoding", "UTF8"),
     everybody("DateStyle", "ISO"),
     everybody("bytea_output", "hex"),
     everybody("standard_conforming_strings", "on"),
     everybody("client_min_messages", "warning"),
-    // A look each few seconds is no line in the server's log.
+    // Periodic queries are not logged.
     superuser_only("log_statement", "none"),
     superuser_only("log_duration", "off"),
     superuser_only("log_min_duration_statement", "-1"),
@@ -90,13 +90,13 @@ const SETTINGS: &[SessionSetting] = &[
     superuser_only("log_statement_stats", "off"),
 ];
 
-/// The major of a server of these programs, when it is known.
+/// Returns the major of a server of these programs, if known.
 pub async fn major(programs: Option<&Programs>) -> Option<u32> {
     Some(programs?.version().await.ok()?.major)
 }
 
-/// The value of `options` in the startup packet for a server of this major; `None`: it is not known, so only what every
-/// supported major has.
+/// Returns the value of `options` in the startup packet for a server of this major; `None`: unknown, so only settings
+/// of every supported major.
 pub fn options(major: Option<u32>, who: SessionUser) -> String {
     let applies = |setting: &&SessionSetting| {
         let is_known = setting.since == 0 || major.is_some_and(|major| setting.since <= major);

@@ -1,5 +1,5 @@
-//! The directories of the server's unix sockets: one that only our user can reach, and `/tmp`, where people's tools
-//! look. Who is answered there is `connect`'s to decide.
+//! Directories of the server's unix sockets: a private one, and `/tmp`, where clients look by default. Verifying the
+//! server behind a socket is left to `connect`.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
@@ -12,27 +12,27 @@ use tracing::{info, warn};
 
 use crate::postgres::files::FileError;
 
-/// The reference's only socket directory (keeper 0); psql of its packages looks there without being asked.
+/// The reference's only socket directory (keeper 0); psql's default in its packages.
 pub const PUBLIC: &str = "/tmp";
-/// The longest path of a socket, in bytes: `sun_path` less the final zero (unix(7)).
+/// Maximum length of a socket's path in bytes: `sun_path` without the final zero (unix(7)).
 const PATH_BYTES_MAX: usize = 107;
-/// The private directory, below the keeper's data directory.
+/// Name of the private directory in the keeper's data directory.
 const NAME: &str = "socket";
 
 /// The private directory of a keeper's sockets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrivateSocketDir {
     path: String,
-    /// It is not below the data directory, so that it is removed at the end.
+    /// It is outside the data directory and removed at the end.
     is_elsewhere: bool,
 }
 
 impl PrivateSocketDir {
-    /// Makes the directory below `data_dir`, mode 0700; where no socket can be there, one in `/tmp` that is as private.
+    /// Creates the directory in `data_dir`, mode 0700; if no socket can be created there, a private one in `/tmp`.
     ///
     /// # Errors
     ///
-    /// Neither can be made, or the one in `/tmp` belongs to another user.
+    /// Neither can be created, or the one in `/tmp` belongs to another user.
     pub fn prepare(data_dir: &Path) -> Result<Self, FileError> {
         let below = data_dir.join(NAME);
         let why = match usable(&below) {
@@ -59,12 +59,12 @@ impl PrivateSocketDir {
         })
     }
 
-    /// Its path.
+    /// Returns its path.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Removes a directory that is not below the data directory, once it is empty.
+    /// Removes a directory outside the data directory, if it is empty.
     pub fn remove(&self) {
         if self.is_elsewhere
             && let Err(failed) = fs::remove_dir(&self.path)
@@ -75,8 +75,8 @@ impl PrivateSocketDir {
     }
 }
 
-/// The path as it may stand in `unix_socket_directories`, or why it may not: the list is parted by commas, and quotes
-/// and backslashes mean something else on the command line than in the file.
+/// Returns the path for `unix_socket_directories`, or why it cannot be used: the list is separated by commas, and
+/// quotes and backslashes differ between the command line and the file.
 fn usable(dir: &Path) -> Result<String, &'static str> {
     let path = dir.to_str().ok_or("the path is not in UTF-8")?;
     if path.contains(|c: char| c.is_control() || matches!(c, ',' | '"' | '\'' | '\\')) || path.ends_with(' ') {
@@ -88,7 +88,7 @@ fn usable(dir: &Path) -> Result<String, &'static str> {
     Ok(path.to_owned())
 }
 
-/// A short path that is the same at each start (FNV-1a of the data directory's).
+/// Returns a short path that is the same at each start (FNV-1a of the data directory's path).
 fn short(data_dir: &Path) -> PathBuf {
     let hash = data_dir.as_os_str().as_encoded_bytes().iter();
     let hash = hash.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -97,7 +97,7 @@ fn short(data_dir: &Path) -> PathBuf {
     Path::new(PUBLIC).join(format!("stolon-{}-{hash:016x}", geteuid().as_raw()))
 }
 
-/// Makes the directory, or takes the one that is there: it must be a directory, ours, and closed to others.
+/// Creates the directory, or uses an existing one, which must be a directory of this user, and makes it private.
 fn make(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => return Ok(()),
@@ -120,7 +120,7 @@ fn make(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Not every file system has sockets.
+/// Checks that the file system supports sockets.
 fn takes_sockets(dir: &Path) -> io::Result<()> {
     let probe = dir.join(".probe");
     match fs::remove_file(&probe) {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_place_of_the_directory_is_not_used() {
+    fn a_foreign_file_in_place_of_the_directory_is_not_used() {
         let data = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/", data.path().join("socket")).unwrap();
         let refused = PrivateSocketDir::prepare(data.path()).unwrap_err();

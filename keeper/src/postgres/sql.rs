@@ -1,5 +1,5 @@
-//! SQL on the instance, as the superuser over the unix socket (keeper 13.1), and on another instance over TCP. Every
-//! question has the request timeout. Replication commands are in `replication`.
+//! SQL queries: to the local instance as the superuser over the unix socket (keeper 13.1), and to another instance over
+//! TCP. Every query has the request timeout. Replication commands are in `replication`.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,18 +23,18 @@ use crate::postgres::replication::{FirstResponse, first_response};
 use crate::postgres::session_settings::{self, SessionUser};
 use crate::postgres::sql_session::SqlSession;
 
-/// The database that is used for administration.
+/// The database used for administration.
 pub const DATABASE: &str = "postgres";
-/// The one that is used while that one is not there: there is one in every cluster (PostgreSQL manual 23.3).
+/// The database used while that one is missing: it exists in every cluster (PostgreSQL manual 23.3).
 const OTHER_DATABASE: &str = "template1";
 
-/// Why a question has no answer.
+/// Why a query failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SqlError {
-    /// There is no connection, or not to the one that it must be to.
+    /// The connection could not be opened, or not to the expected server.
     #[error("connect to PostgreSQL at {at}")]
     Open {
-        /// Where it was tried.
+        /// Address.
         at: String,
         /// Why not.
         source: io::Error,
@@ -42,23 +42,21 @@ pub enum SqlError {
     /// The login failed.
     #[error("connect to PostgreSQL at {at}")]
     Connect {
-        /// Where it was tried.
+        /// Address.
         at: String,
         /// Why not.
         source: tokio_postgres::Error,
     },
-    /// It was refused a short while ago, and is not tried again yet.
+    /// The login was rejected recently and is not retried yet.
     #[error("connect to PostgreSQL at {at}: refused recently, not retried yet: {refusal}")]
     Refused {
-        /// Where it was tried.
+        /// Address.
         at: String,
-        /// The answer.
         refusal: ServerRefusal,
     },
-    /// The server refused, or the connection broke.
+    /// The server rejected the query, or the connection broke.
     #[error("{act}")]
     Query {
-        /// What was attempted.
         act: &'static str,
         /// Why it failed.
         source: tokio_postgres::Error,
@@ -66,23 +64,21 @@ pub enum SqlError {
     /// The server did not answer in time.
     #[error("{act}: no answer within {limit:?}")]
     Timeout {
-        /// What was attempted.
         act: &'static str,
         /// The request timeout.
         limit: Duration,
     },
-    /// The answer has another form than it must.
+    /// The result has an unexpected form.
     #[error("{act}: unexpected answer {answer:?}")]
     Answer {
-        /// What was attempted.
         act: &'static str,
-        /// What came.
+        /// The result.
         answer: String,
     },
 }
 
 impl SqlError {
-    /// The refusal, when the server answered with one that proves that it lives.
+    /// Returns the rejection if the server's answer proves that it is alive.
     pub fn refusal(&self) -> Option<ServerRefusal> {
         match self {
             Self::Refused { refusal, .. } => Some(refusal.clone()),
@@ -91,7 +87,7 @@ impl SqlError {
         }
     }
 
-    /// Whether the server says that it cannot take connections now: it starts, recovers or stops.
+    /// Whether the server reports that it does not accept connections now: it is starting, recovering or stopping.
     pub fn is_not_accepting(&self) -> bool {
         match self {
             Self::Connect { source, .. } | Self::Query { source, .. } => {
@@ -102,7 +98,7 @@ impl SqlError {
     }
 }
 
-/// A connection that is kept open between questions and opened again when it broke (keeper W23).
+/// A client with a connection that stays open between queries and is reopened when it broke (keeper W23).
 #[derive(Debug)]
 pub struct SqlClient {
     config: Config,
@@ -114,7 +110,7 @@ pub struct SqlClient {
     programs: Option<Arc<Programs>>,
 }
 
-/// What was refused a short while ago, and is not tried again all the time: each try is a line in the server's log.
+/// Recent rejections, which are not retried immediately: each attempt is a line in the server's log.
 #[derive(Debug, Default)]
 struct RefusedLogins {
     login: Option<RefusedLogin>,
@@ -125,15 +121,15 @@ struct RefusedLogins {
 struct RefusedLogin {
     refusal: ServerRefusal,
     at: Instant,
-    /// Another one is worth another try.
+    /// The rejected password; a changed one is tried immediately.
     password: Option<Secret>,
 }
 
-/// How long a refusal is not tried again.
+/// Pause after a rejection.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
 impl SqlClient {
-    /// Will connect to `target`; every question, with its connection, is limited by `limit`.
+    /// Creates a client for `target`; `limit` applies to each query including its connection.
     pub fn new(target: ConnectTarget, login: &Login, limit: Duration) -> Self {
         Self {
             config: Self::config(login),
@@ -146,7 +142,7 @@ impl SqlClient {
         }
     }
 
-    /// The same, knowing of what major the server is: that of these programs.
+    /// Sets the major of the server: that of these programs.
     #[must_use]
     pub fn for_programs(mut self, programs: &Arc<Programs>) -> Self {
         self.programs = Some(Arc::clone(programs));
@@ -159,11 +155,12 @@ impl SqlClient {
         config
     }
 
-    /// Connects to the usual database, or, while that one is not there for us, to the other one, which is left again
-    /// after each question: nobody can copy a database that somebody uses.
+    /// Connects to the usual database, or while that one is unavailable to the other one. That session is closed after
+    /// each query, because a database in use cannot be a template for `create database`.
     #[expect(clippy::disallowed_methods, reason = "a pause between logins is measured here")]
     async fn connect(&self) -> Result<SqlSession, SqlError> {
-        // What is remembered spares the server's log a line, and proves nothing about the server now (keeper I11).
+        // A remembered rejection only avoids a line in the server's log; it does not prove that the server is alive now
+        // (keeper I11).
         if let Some(refusal) = self.refused_lately()
             && self.answers_login_request().await
         {
@@ -208,20 +205,20 @@ impl SqlClient {
         let stream = stream.map_err(|source| SqlError::Open { at: at(), source })?;
         let connected = config.connect_raw(stream, NoTls).await;
         let (client, connection) = connected.map_err(|source| SqlError::Connect { at: at(), source })?;
-        // Its end, an error too, shows in the client, which is closed then.
+        // Its end, also by an error, closes the client.
         let connection = tokio::spawn(async move {
             let _ = connection.await;
         });
         Ok(SqlSession::new(client, connection, self.target.clone(), is_kept))
     }
 
-    /// Whether the server answers a new connection as one that works does, without a login that it would log.
+    /// Whether the server answers a new connection like a working one, without a login that it would log.
     async fn answers_login_request(&self) -> bool {
         let answer = first_response(&self.target, &self.login.user).await;
         matches!(answer, Ok(FirstResponse::Login | FirstResponse::Error(Some(_))))
     }
 
-    /// Whether the server answers a new connection in time, be it with an error.
+    /// Whether the server answers a new connection in time, even with an error.
     pub async fn answers_new_connections(&self) -> bool {
         let answer = timeout(self.limit, first_response(&self.target, &self.login.user)).await;
         answer.is_ok_and(|answer| answer.is_ok())
@@ -231,7 +228,7 @@ impl SqlClient {
         self.refused.lock().expect("nobody panics while holding the refusals")
     }
 
-    /// The refusal of a login that is not worth another try yet.
+    /// Returns the rejection of a login that is not retried yet.
     fn refused_lately(&self) -> Option<ServerRefusal> {
         let refused = self.refused();
         let login = refused.login.as_ref()?;
@@ -239,19 +236,19 @@ impl SqlClient {
         (is_same && login.at.elapsed() < REFUSED_PAUSE).then(|| login.refusal.clone())
     }
 
-    /// Why the usual database is not used now.
+    /// Returns why the usual database is not used now.
     pub fn database_refusal(&self) -> Option<ServerRefusal> {
         let refused = self.refused();
         let (refusal, at) = refused.database.as_ref()?;
         (at.elapsed() < REFUSED_PAUSE).then(|| refusal.clone())
     }
 
-    /// Forgets refusals: something has changed, so the next question tries again.
+    /// Forgets rejections, so that the next query tries to log in.
     pub fn forget_refusals(&self) {
         *self.refused() = RefusedLogins::default();
     }
 
-    /// Whether one could log in now, in a connection of its own.
+    /// Tries to log in with a new connection.
     pub async fn try_login(&self) -> Result<(), SqlError> {
         let limit = self.limit;
         let act = "try to log in";
@@ -259,11 +256,11 @@ impl SqlClient {
         connected.map_err(|_| SqlError::Timeout { act, limit })?.map(drop)
     }
 
-    /// Asks one question and gives the rows, all values as text.
+    /// Runs one query and returns its rows, all values as text.
     pub(crate) async fn query(&self, act: &'static str, question: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
         let answer = async {
             let mut kept = self.session.lock().await;
-            // It is put back only after a whole answer: one that was given up in the middle is not used again.
+            // It is put back only after a complete result: an abandoned session is not reused.
             if let Some(session) = kept.take().filter(SqlSession::is_usable) {
                 let pending = session.begin();
                 match pending.query(question).await {
@@ -275,7 +272,7 @@ impl SqlClient {
                         *kept = Some(pending.finish());
                         return Err(SqlError::Query { act, source });
                     }
-                    // Closed meanwhile, by a restart of the server, or by somebody who ends sessions: once more.
+                    // Closed meanwhile, by a restart of the server or an operator: retry with a new connection.
                     Err(_) => drop(pending.finish()),
                 }
             }
@@ -291,14 +288,14 @@ impl SqlClient {
             .map_err(|_| SqlError::Timeout { act, limit: self.limit })?
     }
 
-    /// Runs statements one after another in a connection of their own, in one transaction.
+    /// Runs statements in one transaction, in a new connection.
     pub(crate) async fn transaction(&self, act: &'static str, statements: &[String]) -> Result<(), SqlError> {
         let work = async {
             let pending = self.connect().await?.begin();
             let begin = ["begin".to_owned()];
             let commit = ["commit".to_owned()];
             for statement in begin.iter().chain(statements).chain(&commit) {
-                // Given up in the middle, by an error too, it is cancelled; nothing of it stays.
+                // If it is abandoned, also by an error, it is cancelled and rolled back.
                 pending
                     .query(statement)
                     .await
@@ -312,19 +309,19 @@ impl SqlClient {
             .map_err(|_| SqlError::Timeout { act, limit: self.limit })?
     }
 
-    /// Closes the connection that is kept, so that nothing of it outlives a stop.
+    /// Closes the open connection before a stop.
     pub async fn close(&self) {
         self.session.lock().await.take();
     }
 
-    /// Q6: does it answer?
+    /// Checks that the server answers (keeper Q6).
     pub async fn ping(&self) -> Result<(), SqlError> {
         self.query("ask whether PostgreSQL answers", "select 1")
             .await
             .map(|_| ())
     }
 
-    /// Q1: the parameters in the configuration files as they are on disk, later lines over earlier ones.
+    /// Returns the parameters in the configuration files on disk, later lines over earlier ones (keeper Q1).
     pub async fn configured(&self) -> Result<Parameters, SqlError> {
         let question =
             "select name, setting from pg_file_settings where name is not null and setting is not null order by seqno";
@@ -332,15 +329,15 @@ impl SqlClient {
         Ok(rows.iter().map(|row| (field(row, 0), field(row, 1))).collect())
     }
 
-    /// When our session last read the configuration files, as text to compare: another one after a reload is done.
+    /// Returns when the session last read the configuration files, as text to compare: it differs after a reload.
     pub async fn conf_load_time(&self) -> Result<String, SqlError> {
         let act = "ask when the configuration was read";
         let rows = self.query(act, "select pg_conf_load_time()").await?;
         first_row(act, &rows).map(|row| field(row, 0))
     }
 
-    /// Parameters of the configuration files that the server does not take, with the reason (keeper W19). Settings that
-    /// wait for a restart are none; those that left the files stand there without a file.
+    /// Returns the parameters of the configuration files that the server rejects, with reasons (keeper W19). Parameters
+    /// pending restart do not count, nor do those without a file, which were removed from the files.
     pub async fn refused_parameters(&self) -> Result<Vec<(String, String)>, SqlError> {
         let question = "select lower(f.name), coalesce(f.name || ': ', '') || f.error from pg_file_settings f \
                         left join pg_settings s on lower(s.name) = lower(f.name) \
@@ -352,7 +349,7 @@ impl SqlClient {
         Ok(rows.iter().map(|row| (field(row, 0), field(row, 1))).collect())
     }
 
-    /// Numbers of the lines of `pg_hba.conf`, as it is on disk, that the server cannot read, with the reason.
+    /// Returns the line numbers of `pg_hba.conf` on disk that the server cannot parse, with reasons.
     pub async fn refused_hba_lines(&self) -> Result<Vec<(usize, String)>, SqlError> {
         let question = "select line_number, error from pg_hba_file_rules where error is not null order by 1";
         let rows = self.query("read the errors of pg_hba.conf", question).await?;
@@ -360,7 +357,7 @@ impl SqlClient {
         Ok(rows.iter().filter_map(line).collect())
     }
 
-    /// Those of these parameters, in lower case, that the server reads at its start only.
+    /// Returns those of these parameters, in lower case, that the server reads only at its start.
     pub async fn read_at_start_only(&self, names: &[String]) -> Result<BTreeSet<String>, SqlError> {
         let names: Vec<String> = names.iter().map(|name| escape_literal(name)).collect();
         let question = format!(
@@ -374,9 +371,9 @@ impl SqlClient {
         Ok(rows.iter().map(|row| field(row, 0)).collect())
     }
 
-    /// Q2: application names of the standbys that are in sync now, as the server shows it: state exactly `sync`.
+    /// Returns the application names of the synchronous standbys: sync_state exactly `sync` (keeper Q2).
     pub async fn in_sync(&self) -> Result<Vec<String>, SqlError> {
-        // Without the view, whose names of roles wait for a lock on pg_authid.
+        // Without the view pg_stat_replication, whose role names wait for a lock on pg_authid.
         let question = "select a.application_name from pg_stat_get_wal_senders() w \
                         join pg_stat_get_activity(null) a using (pid) where w.sync_state = 'sync' order by 1";
         Ok(self
@@ -398,7 +395,7 @@ impl SqlClient {
             .collect())
     }
 
-    /// Q3: the replication slots, temporary ones left out.
+    /// Returns the replication slots without temporary ones (keeper Q3).
     pub async fn slots(&self) -> Result<Vec<String>, SqlError> {
         let question = "select slot_name from pg_replication_slots where not temporary order by 1";
         Ok(self
@@ -409,7 +406,7 @@ impl SqlClient {
             .collect())
     }
 
-    /// How many replication slots the server has room for.
+    /// Returns `max_replication_slots`.
     pub async fn slots_max(&self) -> Result<u32, SqlError> {
         let act = "read max_replication_slots";
         let rows = self
@@ -422,19 +419,20 @@ impl SqlClient {
         answer.parse().map_err(|_| SqlError::Answer { act, answer })
     }
 
-    /// Q4: creates a physical slot, without reserving WAL.
+    /// Creates a physical slot without reserving WAL (keeper Q4).
     pub async fn create_slot(&self, slot: &str) -> Result<(), SqlError> {
         let question = format!("select pg_create_physical_replication_slot({})", escape_literal(slot));
         self.query("create a replication slot", &question).await.map(|_| ())
     }
 
-    /// Q5: drops a slot; fails while somebody uses it.
+    /// Drops a slot; fails while it is in use (keeper Q5).
     pub async fn drop_slot(&self, slot: &str) -> Result<(), SqlError> {
         let question = format!("select pg_drop_replication_slot({})", escape_literal(slot));
         self.query("drop a replication slot", &question).await.map(|_| ())
     }
 
-    /// Name of the directory of this server in a tablespace's location (TABLESPACE_VERSION_DIRECTORY in relpath.h).
+    /// Returns the name of this server's directory in a tablespace's location (TABLESPACE_VERSION_DIRECTORY in
+    /// relpath.h).
     pub async fn tablespace_directory(&self) -> Result<String, SqlError> {
         let act = "ask for the catalog version";
         let question = "select 'PG_' || current_setting('server_version_num')::int / 10000 || '_' || \
@@ -443,7 +441,7 @@ impl SqlClient {
         first_row(act, &rows).map(|row| field(row, 0))
     }
 
-    /// Locations of the tablespaces outside PGDATA.
+    /// Returns the locations of the tablespaces outside PGDATA.
     pub async fn tablespace_locations(&self) -> Result<Vec<String>, SqlError> {
         let question = "select pg_tablespace_location(oid) from pg_tablespace \
                         where pg_tablespace_location(oid) like '/%' order by 1";
@@ -451,7 +449,8 @@ impl SqlClient {
         Ok(rows.iter().map(|row| field(row, 0)).collect())
     }
 
-    /// Bytes of the tablespace at this location; without one, of all databases outside of such tablespaces.
+    /// Returns the size in bytes of the tablespace at this location; without one, of all databases outside such
+    /// tablespaces.
     pub async fn bytes_of_data(&self, location: Option<&str>) -> Result<u64, SqlError> {
         let of = match location {
             Some(location) => format!("= {}", escape_literal(location)),
@@ -464,7 +463,7 @@ impl SqlClient {
         self.bytes("ask for the size of the data", &question).await
     }
 
-    /// Bytes of the WAL that the server has.
+    /// Returns the size of the WAL in bytes.
     pub async fn bytes_of_wal(&self) -> Result<u64, SqlError> {
         let question = "select coalesce(sum(size), 0) from pg_ls_waldir()";
         self.bytes("ask for the size of the WAL", question).await
@@ -476,7 +475,7 @@ impl SqlClient {
         text.parse().map_err(|_| SqlError::Answer { act, answer: text })
     }
 
-    /// Whether the server finds this file, by an absolute path or one below its PGDATA.
+    /// Whether the server can see this file, given by an absolute path or one relative to its PGDATA.
     pub async fn sees(&self, path: &str) -> Result<bool, SqlError> {
         let act = "check whether the followed db shares a directory with us";
         let question = format!("select (pg_stat_file({}, true)).size is not null", escape_literal(path));
@@ -484,7 +483,7 @@ impl SqlClient {
         first_row(act, &rows).map(|row| field(row, 0) == "t")
     }
 
-    /// Is there a physical slot of this name?
+    /// Whether a physical slot of this name exists.
     pub async fn has_slot(&self, slot: &str) -> Result<bool, SqlError> {
         let question = format!(
             "select 1 from pg_replication_slots where slot_type = 'physical' and slot_name = {}",
@@ -493,7 +492,7 @@ impl SqlClient {
         Ok(!self.query("look for a replication slot", &question).await?.is_empty())
     }
 
-    /// Q7: names of the parameters that take effect only after a restart.
+    /// Returns the parameters that are pending restart (keeper Q7).
     pub async fn pending_restart(&self) -> Result<Vec<String>, SqlError> {
         let question = "select name from pg_settings where pending_restart order by 1";
         Ok(self
@@ -504,14 +503,14 @@ impl SqlClient {
             .collect())
     }
 
-    /// Is it in recovery, that is not (yet) a master?
+    /// Whether it is in recovery, that is, not (yet) a master.
     pub async fn is_in_recovery(&self) -> Result<bool, SqlError> {
         let act = "ask whether PostgreSQL is in recovery";
         let rows = self.query(act, "select pg_is_in_recovery()").await?;
         first_row(act, &rows).map(|row| field(row, 0) == "t")
     }
 
-    /// What and where the instance is (keeper 3.5): everything from functions that read no table.
+    /// Returns identity and position of the instance (keeper 3.5), only from functions that read no table.
     pub async fn position(&self) -> Result<InstancePosition, SqlError> {
         let act = "read the state of PostgreSQL";
         let question = "select r.on, s.system_identifier, i.bytes_per_wal_segment, i.wal_block_size, \
@@ -525,7 +524,7 @@ impl SqlClient {
         let row = first_row(act, &rows)?;
         let number = |index| row.get(index).and_then(|text| text.parse::<u64>().ok());
         let standing = || {
-            // The system identifier is shown as a signed number.
+            // The system identifier is returned as a signed number.
             let system_id = u64::from_ne_bytes(row.get(1)?.parse::<i64>().ok()?.to_ne_bytes());
             let written = row.get(6).and_then(|hex| u64::from_str_radix(hex, 16).ok());
             Some(InstancePosition {
@@ -550,17 +549,17 @@ impl SqlClient {
         self.query("ask for a checkpoint", "checkpoint").await.map(|_| ())
     }
 
-    /// Name of the oldest WAL segment that the server still has; `None` for none.
+    /// Returns the name of the oldest WAL segment; `None` for none.
     pub async fn oldest_wal(&self) -> Result<Option<String>, SqlError> {
         let question = "select min(name collate \"C\") from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$'";
         let rows = self.query("read the names of the WAL segments", question).await?;
         Ok(rows.first().and_then(|row| row.get(0)).map(str::to_owned))
     }
 
-    /// Where a standby is; `None` on a master.
+    /// Returns the replication status of a standby; `None` on a master.
     pub async fn standby(&self) -> Result<Option<StandbyStatus>, SqlError> {
         let act = "read the state of the standby";
-        // One row; pg_stat_wal_receiver has at most one. From 14 on a pause can be one that nobody asked for.
+        // One row: pg_stat_wal_receiver has at most one. From 14 on replay may also be paused by the server.
         let question = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), \
                         case when pg_is_in_recovery() then pg_is_wal_replay_paused() end, r.status, r.sender_host, \
                         r.sender_port, r.received_tli, r.slot_name \
@@ -586,51 +585,49 @@ impl SqlClient {
     }
 }
 
-/// What and where an instance is.
+/// Identity and position of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstancePosition {
-    /// It follows, or is about to take writes.
+    /// It is in recovery.
     pub is_in_recovery: bool,
     /// System identifier.
     pub system_id: u64,
-    /// How its WAL is cut.
+    /// Layout of its WAL.
     pub layout: WalLayout,
-    /// A master's timeline; on a standby the latest one that its control file knows, which may be an earlier one.
+    /// Timeline of a master; on a standby the latest one in its control file, which may be an earlier one.
     pub known_timeline: u64,
-    /// Flushed on a master, replayed or received on a standby; `None` on one that has replayed nothing yet.
+    /// Flushed position on a master, replayed or received one on a standby; `None` on a standby that has not replayed
+    /// anything yet.
     pub position: Option<Lsn>,
 }
 
-/// Where a standby is.
+/// Replication status of a standby.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StandbyStatus {
-    /// How far it has replayed.
+    /// Replayed position.
     pub replayed: Option<Lsn>,
-    /// How far it has received and flushed since its start; `None` when nothing came by streaming.
+    /// Position received and flushed since its start; `None` if nothing was streamed.
     pub received: Option<Lsn>,
-    /// Replay is paused or about to be. When nobody asked for it, its parameters are too low, and it cannot be promoted
+    /// Replay is paused or being paused. If not by an operator, its parameters are too low, and it cannot be promoted
     /// before a restart (keeper 8.7).
     pub is_paused: bool,
-    /// Its WAL receiver; `None` when there is none alive.
+    /// Its WAL receiver; `None` when none is running.
     pub receiver: Option<WalReceiver>,
 }
 
-/// A standby's WAL receiver.
+/// WAL receiver of a standby.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalReceiver {
-    /// WAL comes in (or would, if there were any).
+    /// It is streaming.
     pub is_streaming: bool,
-    /// Host that it is connected to.
     pub host: String,
-    /// Port that it is connected to.
     pub port: String,
-    /// Timeline that it receives.
     pub timeline: Option<u64>,
     /// Slot that it uses; may be empty.
     pub slot: String,
 }
 
-/// Whether an error is the answer to a question, after which the session goes on.
+/// Whether the session survives an error, as it does unless the severity is FATAL or PANIC.
 fn keeps_session_open(error: &tokio_postgres::Error) -> bool {
     let severity = error.as_db_error().and_then(DbError::parsed_severity);
     severity.is_some_and(|severity| !matches!(severity, Severity::Fatal | Severity::Panic))
@@ -651,7 +648,7 @@ fn first_row<'a>(act: &'static str, rows: &'a [SimpleQueryRow]) -> Result<&'a Si
     })
 }
 
-/// A value as text; empty when it is null.
+/// Returns a value as text; empty for null.
 fn field(row: &SimpleQueryRow, index: usize) -> String {
     row.get(index).unwrap_or_default().to_owned()
 }
@@ -702,7 +699,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_remembered_refusal_counts_only_while_the_server_answers() {
+    async fn a_remembered_rejection_counts_only_while_the_server_answers() {
         let (listener, target) = server().await;
         let (refusal, recovering) = (error("28P01"), error("57P03"));
         let mut sql = sql(target, LONG);
@@ -713,7 +710,7 @@ mod tests {
         let remembered = remembered.unwrap_err();
         assert!(matches!(remembered, SqlError::Refused { .. }), "{remembered:?}");
 
-        // It recovers from the crash of a backend: it is asked for the reason.
+        // It recovers from the crash of a backend: the reason is queried.
         let recovers = async {
             answer(&listener, &recovering).await;
             answer(&listener, &recovering).await;
@@ -723,7 +720,7 @@ mod tests {
 
         let (refused, _) = tokio::join!(sql.ping(), answer(&listener, &refusal));
         assert!(refused.unwrap_err().refusal().is_some());
-        sql.limit = Duration::from_millis(50); // the system takes the connection, and nobody answers
+        sql.limit = Duration::from_millis(50); // the kernel accepts the connection, and no one answers
         let silent = sql.ping().await.unwrap_err();
         assert!(silent.refusal().is_none(), "{silent:?}");
         drop(listener);
@@ -732,7 +729,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_answer_to_a_new_connection_counts_and_silence_does_not() {
+    async fn any_answer_to_a_new_connection_counts_and_no_answer_does_not() {
         let (listener, target) = server().await;
         let mut sql = sql(target, LONG);
         for bytes in [ASKS_FOR_PASSWORD, &error("53300"), &error("57P03")] {

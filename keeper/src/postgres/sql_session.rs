@@ -1,5 +1,5 @@
-//! An open session, and a question under way in it: one that is given up, by its time limit or because nobody waits for
-//! it any more, is cancelled in the server (PostgreSQL manual 55.2.8). What is asked is left to `sql`.
+//! An open SQL session and a running query. A query that is abandoned, by its time limit or because its future is
+//! dropped, is cancelled in the server (PostgreSQL manual 55.2.8). The queries are in `sql`.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use tracing::debug;
 
 use crate::postgres::connect::ConnectTarget;
 
-/// An open connection; closed at once when dropped, whatever the server is doing then: one that hangs does not gather
-/// connections that nobody waits for any more.
+/// An open connection. It is closed immediately when dropped, whatever the server does, so that a hanging server does
+/// not accumulate connections.
 #[derive(Debug)]
 pub(crate) struct SqlSession {
     client: Client,
     connection: JoinHandle<()>,
-    /// Where a cancellation goes.
+    /// Address for cancel requests.
     target: ConnectTarget,
-    /// Whether it may stay open between questions.
+    /// Whether it may stay open between queries.
     is_kept: bool,
 }
 
@@ -30,7 +30,7 @@ impl Drop for SqlSession {
 }
 
 impl SqlSession {
-    /// A session that was just opened.
+    /// Wraps a newly opened connection.
     pub(crate) fn new(client: Client, connection: JoinHandle<()>, target: ConnectTarget, is_kept: bool) -> Self {
         Self {
             client,
@@ -40,28 +40,28 @@ impl SqlSession {
         }
     }
 
-    /// Whether it may be used for another question.
+    /// Whether it may be used for another query.
     pub(crate) fn is_usable(&self) -> bool {
         self.is_kept && !self.client.is_closed()
     }
 
-    /// Begins a question.
+    /// Begins a query.
     pub(crate) fn begin(self) -> PendingQuery {
         PendingQuery { session: Some(self) }
     }
 }
 
-/// A session with a question under way.
+/// A session with a running query.
 #[derive(Debug)]
 pub(crate) struct PendingQuery {
     session: Option<SqlSession>,
 }
 
-/// How long a cancellation may take.
+/// Time limit of a cancellation.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
 impl PendingQuery {
-    /// Asks, and waits for the answer.
+    /// Sends the query and returns its result.
     pub(crate) async fn query(&self, question: &str) -> Result<Vec<SimpleQueryMessage>, tokio_postgres::Error> {
         let session = self
             .session
@@ -70,7 +70,7 @@ impl PendingQuery {
         session.client.simple_query(question).await
     }
 
-    /// The question was answered.
+    /// Ends the query; it is not cancelled.
     pub(crate) fn finish(mut self) -> SqlSession {
         self.session
             .take()

@@ -1,5 +1,5 @@
-//! What a keeper remembers on disk beside its data: `keeperstate` and `dbstate`, in the reference's form, so that
-//! either keeper can take the other's place (keeper 2.2, 2.3); and which uid it runs under.
+//! State files of a keeper: `keeperstate` and `dbstate`, in the reference's format, so that either keeper can replace
+//! the other (keeper 2.2, 2.3); and the choice of its uid.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use crate::postgres::files::{self, FileError};
 
-/// Why remembered state could not be read. There is no going on from here: a file that is not valid is never taken
-/// for an empty one (keeper 2.3, L3).
+/// Why a state file could not be read. The keeper does not start then: an invalid file never counts as an empty one
+/// (keeper 2.3, L3).
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The file cannot be read.
@@ -31,47 +31,47 @@ pub enum StateError {
         /// Where and why.
         source: serde_json::Error,
     },
-    /// A member has another type than it must.
+    /// A member has the wrong type.
     #[error("{}: {key} must be {wanted}", path.display())]
     WrongType {
         /// The file.
         path: PathBuf,
         /// The member.
         key: &'static str,
-        /// What it must be.
+        /// The expected type.
         wanted: &'static str,
     },
 }
 
-/// Who this keeper is: `keeperstate`.
+/// Identity of the keeper: `keeperstate`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct KeeperState {
-    /// Uid of the keeper; empty before the first time.
+    /// Uid of the keeper; empty before the first start.
     #[serde(rename = "UID")]
     pub uid: String,
-    /// Uid of the cluster last seen; empty before the first time.
+    /// Uid of the last known cluster; empty before the first one.
     #[serde(rename = "ClusterUID")]
     pub cluster_uid: String,
 }
 
-/// What the local data are: `dbstate`.
+/// State of the local data: `dbstate`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct DbState {
     /// Uid of the db that the data belong to; empty for none.
     #[serde(rename = "UID")]
     pub uid: String,
-    /// Generation of its spec that was last applied whole; 0 for none.
+    /// Last generation of its spec that was applied completely; 0 for none.
     pub generation: i64,
-    /// An initialisation or a resync was begun and its pass is not through.
+    /// An initialisation or resync was started and its round has not completed.
     pub initializing: bool,
-    /// Parameters read from the instance right after it was initialised.
+    /// Parameters read from the instance after its initialisation.
     #[serde(rename = "InitPGParameters")]
     pub init_pg_parameters: Option<BTreeMap<String, String>>,
 }
 
-/// Reads `keeperstate` in the keeper's data directory; empty when there is none.
+/// Reads `keeperstate` in the keeper's data directory; empty if it does not exist.
 pub fn load_keeper(dir: &Path) -> Result<KeeperState, StateError> {
     let members = StateMembers::load(dir.join(KEEPER))?;
     Ok(KeeperState {
@@ -85,7 +85,7 @@ pub fn save_keeper(dir: &Path, state: &KeeperState) -> Result<(), FileError> {
     save(&dir.join(KEEPER), state)
 }
 
-/// Reads `dbstate` in the keeper's data directory; empty when there is none.
+/// Reads `dbstate` in the keeper's data directory; empty if it does not exist.
 pub fn load_db(dir: &Path) -> Result<DbState, StateError> {
     let members = StateMembers::load(dir.join(DB))?;
     Ok(DbState {
@@ -109,8 +109,8 @@ fn save(path: &Path, state: &impl Serialize) -> Result<(), FileError> {
     files::write_atomically(path, &json)
 }
 
-/// The members of a state file: unknown ones are ignored, keys match without regard to case, a missing or null one
-/// is the zero value.
+/// Members of a state file: unknown ones are ignored, keys are case-insensitive, a missing or null one is the zero
+/// value.
 struct StateMembers {
     path: PathBuf,
     members: Map<String, Value>,
@@ -188,34 +188,32 @@ impl StateMembers {
     }
 }
 
-/// Is this a uid that a keeper may be given, or the name of a slot: one or more of `a`-`z`, `0`-`9`, `_` (keeper 1.5,
-/// T4)?
+/// Whether this is a valid keeper uid or slot name: one or more of `a`-`z`, `0`-`9`, `_` (keeper 1.5, T4).
 pub fn is_valid_uid(uid: &str) -> bool {
     !uid.is_empty() && uid.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
-/// The uid to run under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChosenUid {
-    /// The one that is saved already.
+    /// The saved one.
     Saved(String),
-    /// One that was given and must be saved now.
+    /// The given one, to be saved now.
     Given(String),
-    /// One made up now, to be saved and told.
+    /// A generated one, to be saved and logged.
     Generated(String),
 }
 
-/// The data belong to another keeper than the one that was asked for.
+/// The data directory belongs to another keeper than the given one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("saved uid {saved:?} differs from the given uid {given:?}: give the saved one, or another --data-dir")]
 pub struct UidMismatch {
     /// The uid in `keeperstate`.
     pub saved: String,
-    /// The uid of the options.
+    /// The given uid.
     pub given: String,
 }
 
-/// Chooses the uid to run under (keeper 1.5, rules 3 to 5); `fresh` is one made up, for when there is no other.
+/// Chooses the uid to run under (keeper 1.5, rules 3 to 5); `fresh` is a generated one for when there is no other.
 pub fn choose_uid(saved: &str, given: Option<&str>, fresh: String) -> Result<ChosenUid, UidMismatch> {
     match (saved, given) {
         ("", None) => Ok(ChosenUid::Generated(fresh)),
@@ -284,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_damaged_file_is_never_taken_for_an_empty_one() {
-        // keeper L3
+        // Case: keeper L3.
         let dir = tempfile::tempdir().unwrap();
         for (text, told) in [
             ("", "not valid JSON"),
@@ -305,8 +303,8 @@ mod tests {
     }
 
     #[test]
-    fn uids_are_told_from_other_names() {
-        // keeper T4
+    fn valid_uids_are_recognised() {
+        // Table: keeper T4.
         for good in ["aaaaaaaa", "a12345aa", "_a1_2345aa_"] {
             assert!(is_valid_uid(good), "{good}");
         }

@@ -1,5 +1,5 @@
-//! Looks at the directories outside PGDATA that belong to an instance or that a copy would write into, and records
-//! those of a running instance as this keeper's. What follows from it `places` decides.
+//! Gathers facts about the directories outside PGDATA that belong to an instance or that a copy would write into, and
+//! records those of a running instance as this keeper's. Decisions are in `external_dirs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::postgres::owned_dirs::{NEW_KIND, OwnedDirs, TablespaceDir, random_nam
 use crate::postgres::trees::{self, DirMark};
 use crate::postgres::usage;
 
-/// The tablespace directories that the links of a whole PGDATA lead to, in-place ones left out.
+/// Returns the tablespace directories that PGDATA links to, without in-place ones.
 pub fn linked(data: &Path) -> Result<Vec<TablespaceDir>, FileError> {
     let Some(directory) = version_directory(data)? else {
         return Ok(Vec::new());
@@ -34,12 +34,12 @@ fn space_at(location: &Path, directory: &str) -> Result<Option<TablespaceDir>, F
     }))
 }
 
-/// Where the `pg_wal` of PGDATA leads, when it is a link; of data that are lost or half made, where it did.
+/// Returns the target of `pg_wal` if it is a link; of missing or incomplete data the recorded one.
 pub fn wal_of(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
     links::wal_of(data, owned.record().wal, &owned.name(NEW_KIND))
 }
 
-/// The same, when its content is this keeper's: PGDATA leads there, or it is still the recorded directory.
+/// The same if its contents belong to this keeper: PGDATA links to it, or it still is the recorded directory.
 pub(crate) fn own_wal(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
     let Some(wal) = wal_of(data, owned)? else {
         return Ok(None);
@@ -52,7 +52,7 @@ pub(crate) fn own_wal(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>,
     Ok((is_ours && !record.not_ours.contains(&wal)).then_some(wal))
 }
 
-/// Where new WAL would go, when WAL lies there that is not this keeper's.
+/// Returns the target of `pg_wal` if it contains WAL that does not belong to this keeper.
 pub(crate) fn foreign_wal(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
     let Some(wal) = wal_of(data, owned)? else {
         return Ok(None);
@@ -66,49 +66,46 @@ fn holds_wal(dir: &Path) -> Result<bool, FileError> {
     Ok(entries.iter().any(|path| path.file_name().is_some_and(is_of_wal)))
 }
 
-/// Records where `pg_wal` leads.
+/// Records the target of `pg_wal`.
 pub(crate) fn record_wal(owned: &OwnedDirs, wal: Option<&Path>) -> Result<(), FileError> {
     let known = owned.record();
     if known.wal.as_deref() == wal && known.wal_mark.is_some() {
-        return Ok(()); // another directory at that path is not ours for that
+        return Ok(()); // another directory at that path does not become ours
     }
     let mark = wal.map(trees::mark).transpose()?.flatten();
     owned.change(|record| (record.wal, record.wal_mark) = (wal.map(Path::to_owned), mark))
 }
 
-/// A tablespace of a running instance whose location somebody else uses too.
+/// A tablespace location of the running instance that is also used by another keeper or process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedLocation {
-    /// The location.
     pub location: PathBuf,
-    /// Who.
+    /// Description of the other user.
     pub with: String,
 }
 
-/// What could not be looked at or recorded.
+/// A location or file that could not be read or recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SurveyFailure {
-    /// The location or file.
     pub path: PathBuf,
-    /// Why not.
     pub why: String,
 }
 
-/// What a running instance has outside PGDATA.
+/// Directories of a running instance outside PGDATA.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TablespaceSurvey {
     /// The locations of its tablespaces.
     pub locations: Vec<PathBuf>,
-    /// Those that are not its alone.
+    /// Shared locations.
     pub shared: Vec<SharedLocation>,
-    /// Old data beside PGDATA that nothing records.
+    /// Old data beside PGDATA that are not recorded.
     pub unrecorded: Vec<PathBuf>,
-    /// What could not be looked at; all the rest was.
+    /// Failures; everything else was surveyed.
     pub failed: Vec<SurveyFailure>,
 }
 
 impl TablespaceSurvey {
-    /// The result, if there is one; otherwise what failed is noted, once for each path.
+    /// Returns the result, if there is one; otherwise notes the failure, once per path.
     fn note_failure<T>(&mut self, path: &Path, result: Result<T, FileError>) -> Option<T> {
         let failed = result.as_ref().err().map(|why| SurveyFailure {
             path: path.to_owned(),
@@ -121,8 +118,8 @@ impl TablespaceSurvey {
     }
 }
 
-/// Records the tablespaces of a whole PGDATA as this keeper's, marks their locations, forgets those that are gone, and
-/// returns which are shared. A location that cannot be looked at is noted, and keeps nothing from the others.
+/// Records the tablespaces of a complete PGDATA as this keeper's, marks their locations, forgets missing ones, and
+/// returns which are shared. A location that cannot be read is noted and does not affect the others.
 pub fn survey_instance(data: &Path, owned: &OwnedDirs) -> TablespaceSurvey {
     let mut stock = TablespaceSurvey::default();
     let links = version_directory(data).and_then(|directory| Ok((directory, locations(data)?)));
@@ -158,7 +155,7 @@ pub fn survey_instance(data: &Path, owned: &OwnedDirs) -> TablespaceSurvey {
     stock
 }
 
-/// Replaces the recorded tablespaces by those that were found, but keeps what may only be away.
+/// Replaces the recorded tablespaces by the found ones, but keeps those that may be unmounted.
 fn record(data: &Path, owned: &OwnedDirs, found: &[TablespaceDir], stock: &mut TablespaceSurvey) {
     let before = owned.record().tablespaces;
     let mut kept = found.to_vec();
@@ -168,7 +165,7 @@ fn record(data: &Path, owned: &OwnedDirs, found: &[TablespaceDir], stock: &mut T
         }
         let mark = stock.note_failure(&space.location, trees::mark(&space.path()));
         let is_there = mark.is_none_or(|mark| mark == Some(space.mark));
-        // One whose location lost the marker as well is on a file system that is not mounted.
+        // A location without the marker is on a file system that is not mounted.
         if is_there || !owned.has_marker(&space.location) {
             kept.push(space.clone());
         }
@@ -193,7 +190,7 @@ fn record(data: &Path, owned: &OwnedDirs, found: &[TablespaceDir], stock: &mut T
     }
 }
 
-/// Old data beside PGDATA that are not recorded, such as those of another start of this directory's life.
+/// Returns old data beside PGDATA that are not recorded.
 fn unrecorded_old_data(data: &Path, owned: &OwnedDirs) -> Result<Vec<PathBuf>, FileError> {
     let (Some(dir), Some(name)) = (data.parent(), data.file_name()) else {
         return Ok(Vec::new());
@@ -207,22 +204,22 @@ fn unrecorded_old_data(data: &Path, owned: &OwnedDirs) -> Result<Vec<PathBuf>, F
     Ok(trees::entries(dir)?.into_iter().filter(is_old).collect())
 }
 
-/// A file in a place that shows whether another server sees the same directory; removed when dropped.
+/// A file in a directory that shows whether another server uses the same directory; removed when dropped.
 #[derive(Debug)]
 pub struct SharedDirProbe {
-    /// What the other server is asked for: an absolute path, or one below its PGDATA.
+    /// Path for the other server: absolute, or relative to its PGDATA.
     pub path_on_source: String,
     path: PathBuf,
 }
 
 impl Drop for SharedDirProbe {
     fn drop(&mut self) {
-        // An empty file with a random name that stays behind when this fails does no harm.
+        // A leftover empty file with a random name does no harm.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// What a tablespace of the source finds here, but for what only the source can tell; a probe for that.
+/// Gathers the facts about a tablespace location of the source, and a probe for checking whether the source shares it.
 pub fn survey_tablespace(
     data: &Path,
     owned: &OwnedDirs,
@@ -258,8 +255,8 @@ pub fn survey_tablespace(
     Ok((found, Some(probe)))
 }
 
-/// The tablespace directories of this keeper: those that its PGDATA, unless that is unfinished, leads to, and those that
-/// are recorded. Where both name one path, the record is the older one.
+/// Returns the tablespace directories of this keeper: those that PGDATA links to unless it is unfinished, and the
+/// recorded ones. If both have a path, PGDATA's is used.
 pub(crate) fn own_spaces(data: &Path, owned: &OwnedDirs) -> Result<Vec<TablespaceDir>, FileError> {
     let is_unfinished = trees::mark(&data.join(owned.name(NEW_KIND)))?.is_some();
     let mut spaces = if is_unfinished { Vec::new() } else { linked(data)? };
@@ -278,7 +275,7 @@ pub(crate) fn own_spaces(data: &Path, owned: &OwnedDirs) -> Result<Vec<Tablespac
     Ok(spaces)
 }
 
-/// Whether a directory is one of them; its location may be written in another way, through a link.
+/// Whether a directory is one of them, even if its location is a different path to it through a link.
 fn is_ours(spaces: &[TablespaceDir], path: &Path) -> Result<bool, FileError> {
     let found = trees::mark(path)?;
     Ok(spaces
@@ -286,7 +283,7 @@ fn is_ours(spaces: &[TablespaceDir], path: &Path) -> Result<bool, FileError> {
         .any(|space| Some(space.mark) == found && path.ends_with(&space.directory)))
 }
 
-/// The same for the target of `pg_wal`, which is this keeper's because its PGDATA, or its record, leads there.
+/// The same for the target of `pg_wal`, which belongs to this keeper if its PGDATA, or its record, has it.
 pub fn survey_wal(
     data: &Path,
     owned: &OwnedDirs,
@@ -323,7 +320,7 @@ pub(crate) fn unusable_facts(why: &FileError) -> ExternalDirFacts {
     }
 }
 
-/// Writes a probe into `dir`, which the other server knows as `known_as`.
+/// Writes a probe into `dir`, which the other server has as `known_as`.
 fn probe(owned: &OwnedDirs, dir: &Path, known_as: &Path) -> Result<SharedDirProbe, FileError> {
     let name = owned.name(&format!("probe.{}", random_name()));
     let path = dir.join(&name);
@@ -334,8 +331,8 @@ fn probe(owned: &OwnedDirs, dir: &Path, known_as: &Path) -> Result<SharedDirProb
     })
 }
 
-/// Whether a name in a `pg_wal` is one that PostgreSQL gives: a segment, with an ending or not, a history file, a
-/// directory of the WAL.
+/// Whether PostgreSQL creates such a name in `pg_wal`: a segment, with or without a suffix, a history file, or a
+/// directory.
 pub fn is_of_wal(name: &std::ffi::OsStr) -> bool {
     let name = name.to_string_lossy();
     let (stem, ending) = name.split_once('.').unwrap_or((&name, ""));
@@ -346,14 +343,14 @@ pub fn is_of_wal(name: &std::ffi::OsStr) -> bool {
         || (is_hex(8) && ending == "history")
 }
 
-/// The places of an instance that is to be replaced by something that has no tablespaces: its own tablespaces.
+/// Returns the tablespaces of an instance that is replaced by one without tablespaces.
 pub fn own_external_dirs(data: &Path, owned: &OwnedDirs) -> Result<Vec<ExternalDir>, FileError> {
     let spaces = own_spaces(data, owned)?;
-    let mut places = Vec::new();
+    let mut external_dirs = Vec::new();
     for space in spaces.clone() {
         let path = space.path();
         let user = usage::user_of(&space.location, &path, data);
-        places.push(ExternalDir {
+        external_dirs.push(ExternalDir {
             bytes: None,
             found: ExternalDirFacts {
                 holds_data: trees::mark(&path)?.is_some(),
@@ -368,7 +365,7 @@ pub fn own_external_dirs(data: &Path, owned: &OwnedDirs) -> Result<Vec<ExternalD
             },
         });
     }
-    Ok(places)
+    Ok(external_dirs)
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! Directory trees as the file system knows them: which one a path leads to, how large it is, how much room there is,
-//! moving and removing what is in it. Whose a directory is `owned` knows.
+//! Operations on directory trees: identity, size, free space, moving and removing. Ownership is in `owned_dirs`.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -19,14 +18,14 @@ use crate::postgres::layout::LOST_FOUND;
 use crate::postgres::mounts::{self, Mounts};
 use crate::postgres::walker;
 
-/// Which directory a path leads to, as long as the system runs; device numbers may change when it starts again.
+/// Identity of a directory or file until the system is restarted; device numbers may change then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
     device: u64,
     inode: u64,
 }
 
-/// The directory or file that a path leads to; links are followed.
+/// Returns the identity of the directory or file at a path; links are followed.
 pub fn file_id(path: &Path) -> io::Result<FileId> {
     walker::progress_at(path);
     let metadata = fs::metadata(path)?;
@@ -36,24 +35,23 @@ pub fn file_id(path: &Path) -> io::Result<FileId> {
     })
 }
 
-/// What tells a directory from others for as long as it exists: its inode and the time of its creation, because an
-/// inode number is used again.
+/// Identity of a directory for as long as it exists: inode and creation time, because inode numbers are reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirMark {
     inode: u64,
-    /// Nanoseconds since 1970; 0 where the file system does not record it.
+    /// Nanoseconds since 1970; 0 if the file system does not record it.
     born: u64,
 }
 
 impl DirMark {
-    /// Whether a directory with this mark is the one that had it before: without the time of its creation it may be
-    /// another one with a freed inode number.
+    /// Whether an equal mark proves that it is the same directory: without a creation time it may be another one with a
+    /// reused inode.
     pub fn proves(self) -> bool {
         self.born != 0
     }
 }
 
-/// The mark of the directory that a path leads to; `None` when there is none.
+/// Returns the mark of the directory at a path; `None` when there is none.
 pub fn mark(path: &Path) -> Result<Option<DirMark>, FileError> {
     walker::progress_at(path);
     let metadata = match fs::metadata(path) {
@@ -71,7 +69,7 @@ pub fn mark(path: &Path) -> Result<Option<DirMark>, FileError> {
     }))
 }
 
-/// The device of the file system that a path lies on, or would lie on, and the bytes that a user may still write there.
+/// Returns the device of the file system of a path, existing or not, and the bytes that a user may still write there.
 pub fn free_space(path: &Path) -> Result<(u64, u64), FileError> {
     walker::progress_at(path);
     let existing = path.ancestors().find(|path| path.exists()).unwrap_or(path);
@@ -85,7 +83,8 @@ pub fn free_space(path: &Path) -> Result<(u64, u64), FileError> {
     look().map_err(FileError::new("look for room on the file system of", path))
 }
 
-/// The bytes that a tree takes, links not followed; 0 when it is not there. What vanishes meanwhile does not count.
+/// Returns the bytes of a tree, without following links; 0 if it does not exist. Entries that vanish meanwhile do not
+/// count.
 pub fn size(path: &Path) -> u64 {
     walker::progress_at(path);
     let Ok(metadata) = fs::symlink_metadata(path) else {
@@ -99,7 +98,7 @@ pub fn size(path: &Path) -> u64 {
     below.fold(own, |sum, entry| sum.saturating_add(size(&entry.path())))
 }
 
-/// The paths in a directory; none when there is no such directory.
+/// Returns the paths in a directory; none if it does not exist.
 pub fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
     walker::progress_at(dir);
     let list = match fs::read_dir(dir) {
@@ -112,8 +111,7 @@ pub fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
         .map_err(FileError::new("list", dir))
 }
 
-/// Whether a directory can be renamed as a whole: it is no link, and no file system is mounted there as far as its
-/// device shows it.
+/// Whether a directory can be renamed as a whole: it is not a link, and not a mount point as far as its device shows.
 pub fn is_movable(dir: &Path) -> bool {
     let parent = dir.parent().and_then(|parent| fs::metadata(parent).ok());
     let own = fs::symlink_metadata(dir).ok();
@@ -121,13 +119,13 @@ pub fn is_movable(dir: &Path) -> bool {
         .is_some_and(|(own, parent)| own.is_dir() && own.dev() == parent.dev())
 }
 
-/// Makes what was done in a directory durable.
+/// Syncs a directory.
 pub fn sync(dir: &Path) -> Result<(), FileError> {
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
     synced.map_err(FileError::new("sync", dir))
 }
 
-/// Creates a directory with its parents, for the own user only; one that is there is fine.
+/// Creates a directory with its parents, mode 0700; an existing one is not an error.
 pub fn create(dir: &Path) -> Result<(), FileError> {
     walker::progress_at(dir);
     let made = cut::step().and_then(|()| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir));
@@ -144,12 +142,12 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// The same, refused where `to` is there already, even as an empty directory.
+/// The same, but fails if `to` exists, even as an empty directory.
 pub fn rename_to_free(from: &Path, to: &Path) -> Result<(), FileError> {
     use rustix::fs::{RenameFlags, renameat_with};
     let renamed = cut::step().and_then(|()| Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?));
     match renamed {
-        // A file system without the flag, such as NFS.
+        // A file system that does not support the flag, such as NFS.
         Err(unknown) if unknown.kind() == ErrorKind::InvalidInput && !to.exists() => return rename(from, to),
         renamed => renamed.map_err(FileError::new("rename", from))?,
     }
@@ -159,8 +157,8 @@ pub fn rename_to_free(from: &Path, to: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Moves the entries of `from` whose names `moves` says yes to into `to`, both on one file system; what was moved
-/// before an interruption is not there any more.
+/// Moves the entries of `from` for which `moves` returns true into `to`, on the same file system. Entries moved before
+/// an interruption are skipped.
 pub fn move_entries(from: &Path, to: &Path, moves: impl Fn(&OsStr) -> bool) -> Result<(), FileError> {
     for entry in entries(from)? {
         let name = entry.file_name().unwrap_or_default();
@@ -173,7 +171,7 @@ pub fn move_entries(from: &Path, to: &Path, moves: impl Fn(&OsStr) -> bool) -> R
     sync(to)
 }
 
-/// Removes the entries of a directory whose names `goes` says yes to, but never a `lost+found`.
+/// Removes the entries of a directory for which `goes` returns true, but never a `lost+found`.
 pub fn remove_entries(dir: &Path, goes: impl Fn(&OsStr) -> bool) -> Result<(), FileError> {
     let mounts = Mounts::read();
     for entry in entries(dir)? {
@@ -185,8 +183,8 @@ pub fn remove_entries(dir: &Path, goes: impl Fn(&OsStr) -> bool) -> Result<(), F
     Ok(())
 }
 
-/// Removes a file, a link or a whole tree, without following links; one that is not there is fine. A tree that is a mount
-/// point, or has one in it, stays whole.
+/// Removes a file, a link or a tree, without following links; a missing one is not an error. A tree that is or contains
+/// a mount point is not touched.
 pub fn remove(path: &Path) -> Result<(), FileError> {
     remove_unless_mounted(path, &Mounts::read())
 }
@@ -206,8 +204,8 @@ fn remove_unless_mounted(path: &Path, mounts: &Mounts) -> Result<(), FileError> 
     }
 }
 
-/// Removes a directory and what is in it, each entry a step of the walk (`walk::at`). Every name is looked up in the open
-/// directory that was listed, so that nothing outside is reached where a link is put in a directory's place meanwhile.
+/// Removes a directory recursively and reports each entry as progress (`walker::progress_at`). Names are resolved in
+/// the open directory that was listed, so that a directory replaced by a link meanwhile leads nowhere else.
 fn remove_tree(parent: impl AsFd, name: &OsStr, path: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     walker::progress_at(path);
@@ -222,7 +220,7 @@ fn remove_tree(parent: impl AsFd, name: &OsStr, path: &Path) -> io::Result<()> {
         walker::progress_at(&path);
         match unlinkat(&dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
-            // A directory: Linux has the first error for it, POSIX the second.
+            // Directories: Linux returns the first error, POSIX specifies the second.
             Err(Errno::ISDIR | Errno::PERM) => remove_tree(&dir, name, &path)?,
             Err(other) => return Err(other.into()),
         }
@@ -231,7 +229,7 @@ fn remove_tree(parent: impl AsFd, name: &OsStr, path: &Path) -> io::Result<()> {
     Ok(unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
 }
 
-/// Where tests interrupt a sequence of changes, as a crash would.
+/// Fail points at which tests interrupt a sequence of changes, like a crash.
 pub(crate) mod cut {
     #[cfg(not(test))]
     pub(crate) fn step() -> std::io::Result<()> {
@@ -248,12 +246,12 @@ pub(crate) mod cut {
 
         thread_local!(static LEFT: Cell<Option<u32>> = const { Cell::new(None) });
 
-        /// Every change after the next `count` ones fails.
+        /// Lets every change after the next `count` ones fail.
         pub(crate) fn after(count: u32) {
             LEFT.set(Some(count));
         }
 
-        /// No change fails; tells whether one has.
+        /// Disables the fail point; returns whether a change has failed.
         pub(crate) fn never() -> bool {
             LEFT.replace(None) == Some(0)
         }
@@ -278,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_keeps_its_mark_when_it_is_renamed_and_another_one_has_another() {
+    fn a_directory_keeps_its_mark_when_renamed_and_another_one_differs() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         fs::create_dir(&a).unwrap();
@@ -291,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_never_follows_a_link_and_spares_a_lost_and_found() {
+    fn removing_never_follows_a_link_and_keeps_lost_and_found() {
         let dir = tempfile::tempdir().unwrap();
         let (data, other) = (dir.path().join("data"), dir.path().join("other"));
         for made in [data.join("base"), data.join("lost+found/x"), other.join("kept")] {
@@ -306,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_shows_how_it_gets_on() {
+    fn a_removal_reports_its_progress() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         for name in ["a", "b", "c"] {

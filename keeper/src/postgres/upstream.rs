@@ -1,5 +1,5 @@
-//! The instance that another one is to follow or to be copied from, asked directly: what it is, what WAL it has,
-//! whether the slot is there (keeper 6.4, 6.7). What follows from that is `converge`'s to say.
+//! Client for the instance that is followed or copied: its identity, its WAL, and whether the slot exists (keeper 6.4,
+//! 6.7). What follows from that is decided by `reconcile`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::postgres::programs::Programs;
 use crate::postgres::replication::{ReplicationClient, ReplicationError};
 use crate::postgres::sql::{SqlClient, SqlError};
 
-/// Why a source did not tell.
+/// Why probing the upstream failed.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// Its published port is no number.
+    /// Its published port is not a number.
     #[error("the port {port:?} of the source is no number")]
     Port {
         /// The port.
@@ -29,41 +29,40 @@ pub enum UpstreamError {
     /// It did not answer a replication command.
     #[error(transparent)]
     Replication(#[from] ReplicationError),
-    /// It did not answer a question.
+    /// It did not answer a query.
     #[error(transparent)]
     Sql(#[from] SqlError),
-    /// A directory of our own that a copy would write into cannot be looked at.
+    /// A local directory that a copy would write into cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// What a source says.
+/// Facts about the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamFacts {
     /// System identifier.
     pub system_id: u64,
     /// Its timeline.
     pub timeline: u64,
-    /// Its position.
     pub position: Lsn,
     /// All ancestors of its timeline, oldest first.
     pub history: Vec<Ancestor>,
     /// Name of the oldest WAL segment that it still has.
     pub oldest_wal: Option<String>,
-    /// The slot that was asked for is there.
+    /// The requested slot exists.
     pub has_slot: bool,
 }
 
-/// What a copy is made of.
+/// Directories that a copy consists of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyExtent {
-    /// Name of the directory that each tablespace has in its location.
+    /// Name of the directory of each tablespace in its location.
     pub directory: String,
-    /// The locations of the tablespaces outside PGDATA.
+    /// Locations of the tablespaces outside PGDATA.
     pub locations: Vec<String>,
 }
 
-/// One source, with the logins that the whole cluster shares.
+/// Client for one upstream, with the logins that the whole cluster shares.
 #[derive(Debug)]
 pub struct UpstreamClient {
     sql: SqlClient,
@@ -71,7 +70,7 @@ pub struct UpstreamClient {
 }
 
 impl UpstreamClient {
-    /// Will ask the instance at `address`; each question is limited by `limit`.
+    /// Creates a client for the instance at `address`; `limit` applies to each query.
     pub fn new(
         address: &Address,
         superuser: &Login,
@@ -90,7 +89,7 @@ impl UpstreamClient {
         })
     }
 
-    /// The same, knowing of what major the source is: that of these programs, as no other can be followed.
+    /// Sets the major of the upstream: that of these programs, since no other can be followed.
     #[must_use]
     pub fn for_programs(self, programs: &Arc<Programs>) -> Self {
         Self {
@@ -99,7 +98,7 @@ impl UpstreamClient {
         }
     }
 
-    /// Asks everything, and whether it has `slot`.
+    /// Returns its facts, and whether it has `slot`.
     pub async fn probe(&self, slot: &str) -> Result<UpstreamFacts, UpstreamError> {
         let identity = self.replication.identify().await?;
         let history = self.replication.history(identity.timeline).await?;
@@ -113,25 +112,25 @@ impl UpstreamClient {
         })
     }
 
-    /// Asks what a copy would be made of.
+    /// Returns the directories that a copy consists of.
     pub async fn extent(&self) -> Result<CopyExtent, UpstreamError> {
         let directory = self.sql.tablespace_directory().await?;
         let locations = self.sql.tablespace_locations().await?;
         Ok(CopyExtent { directory, locations })
     }
 
-    /// Asks for the size of a tablespace, or of all databases outside of such ones. It takes long on a large instance:
-    /// absent when it is not reported in time.
+    /// Returns the size of a tablespace, or of all databases outside such tablespaces; `None` when it is not reported
+    /// in time, as it takes long on a large instance.
     pub async fn bytes(&self, location: Option<&str>) -> Option<u64> {
         size_or_none(self.sql.bytes_of_data(location).await)
     }
 
-    /// Asks for the size of the WAL; absent when it is not reported in time.
+    /// Returns the size of the WAL; `None` when it is not reported in time.
     pub async fn bytes_of_wal(&self) -> Option<u64> {
         size_or_none(self.sql.bytes_of_wal().await)
     }
 
-    /// Whether the source finds this file, by an absolute path or one below its PGDATA.
+    /// Whether the upstream can see this file, given by an absolute path or one relative to its PGDATA.
     pub async fn can_see(&self, path: &str) -> Result<bool, UpstreamError> {
         Ok(self.sql.sees(path).await?)
     }

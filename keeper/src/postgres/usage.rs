@@ -1,5 +1,4 @@
-//! Which other processes of this host use a directory. It is asked before the directory is emptied, and errs on the
-//! side of a user too many.
+//! Finds other processes of this host that use a directory, before it is emptied. In doubt a process counts as a user.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,9 +15,9 @@ pub struct DirUser {
     pub program: String,
 }
 
-/// A process that has `dir` or something below it open, mapped or as its working directory, or that is a server whose
-/// tablespace or `pg_wal` is at `location`. Processes that work in `own`, our PGDATA, and this one do not count; of
-/// other users' processes the system shows only root what they use.
+/// Returns a process that has `dir` or something below it open, mapped or as its working directory, or a server whose
+/// tablespace or `pg_wal` is at `location`. Processes that work in `own`, this keeper's PGDATA, and this process do not
+/// count. What other users' processes use is visible only to root.
 pub fn user_of(location: &Path, dir: &Path, own: &Path) -> Option<DirUser> {
     let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
     let uses = |process: &PathBuf| {
@@ -34,7 +33,8 @@ pub fn user_of(location: &Path, dir: &Path, own: &Path) -> Option<DirUser> {
     others(own).find(uses).map(|process| dir_user(&process))
 }
 
-/// For each location a server other than ours whose tablespace or `pg_wal` is there, in one walk through the processes.
+/// Returns for each location a server other than ours whose tablespace or `pg_wal` is there, in one pass over the
+/// processes.
 pub fn servers_of(locations: &[PathBuf], own: &Path) -> Vec<Option<DirUser>> {
     let mut found = vec![None; locations.len()];
     for process in others(own) {
@@ -47,7 +47,7 @@ pub fn servers_of(locations: &[PathBuf], own: &Path) -> Vec<Option<DirUser>> {
     found
 }
 
-/// The other processes, as directories in `/proc`.
+/// Returns the other processes, as directories in `/proc`.
 fn others(own: &Path) -> impl Iterator<Item = PathBuf> {
     let path = fs::canonicalize(own).ok();
     let own = file_id(own).ok();
@@ -68,8 +68,8 @@ fn others(own: &Path) -> impl Iterator<Item = PathBuf> {
         .filter(move |process| !is_own(process))
 }
 
-/// Whether a process is one of PostgreSQL, by the name of its program (`.postgres-wrapped` is one, too). Only into the
-/// working directory of such a process is looked: another one's may be on a file system that does not answer.
+/// Whether a process belongs to PostgreSQL, by the name of its program (`.postgres-wrapped` counts, too). Only the
+/// working directories of such processes are read: others may be on a file system that hangs.
 fn is_server(process: &Path) -> bool {
     let program = fs::read_to_string(process.join("comm")).unwrap_or_default();
     program.contains("postgres") || program.contains("postmaster")
@@ -91,7 +91,7 @@ fn is_served_from(location: &Path, process: &Path) -> bool {
     })
 }
 
-/// A path as the process sees it, which may have other file systems mounted than we have (proc_pid_root(5)).
+/// Returns a path in the mount namespace of a process (proc_pid_root(5)).
 fn in_view_of(process: &Path, link: &Path, target: &Path) -> PathBuf {
     match target.strip_prefix("/") {
         Ok(below) => process.join("root").join(below),
@@ -99,7 +99,7 @@ fn in_view_of(process: &Path, link: &Path, target: &Path) -> PathBuf {
     }
 }
 
-/// Whether a path leads the process to the same directory as us. What cannot be found out counts as yes.
+/// Whether a path is the same directory for the process as for us. Unknown counts as yes.
 fn has_the_same_view(process: &Path, dir: &Path) -> bool {
     let theirs = file_id(&in_view_of(process, dir, dir));
     theirs.is_err() || theirs.ok() == file_id(dir).ok()
@@ -111,7 +111,7 @@ fn has_open(process: &Path, dir: &Path) -> bool {
         .any(|path| path.starts_with(dir))
 }
 
-/// proc_pid_maps(5): the path is what follows the first slash of a line.
+/// The path follows the first slash of a line (proc_pid_maps(5)).
 fn maps(process: &Path, dir: &Path) -> bool {
     let text = fs::read(process.join("maps")).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// A process that is up once it has written a line, and ends when it is dropped.
+    /// A process that is ready once it has written a line, and is killed when dropped.
     struct Running(Child);
 
     impl Running {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_works_in_a_directory_or_has_a_file_open_there_uses_it() {
+    fn a_process_in_a_directory_or_with_an_open_file_there_uses_it() {
         let dir = tempfile::tempdir().unwrap();
         let (space, version) = (dir.path().join("space"), dir.path().join("space/PG_15_1"));
         let own = dir.path().join("own");

@@ -1,6 +1,6 @@
-//! Walks through directories that may be on a file system that does not answer, such as that of a dead NFS server: the
-//! kernel holds a thread that asks one, and nothing ends it. So there is one walk at a time, on a thread of its own, and
-//! whoever waits for it gives up when it does not get on.
+//! Walks through directories that may be on a hanging file system, such as that of a dead NFS server: the kernel blocks
+//! the thread, and nothing can end it. Therefore only one walk runs at a time, on a thread of its own, and its caller
+//! gives up when it makes no progress.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-/// How long a walk may take from one step to the next.
+/// Time limit between two steps of a walk.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
-/// A walk does not get on.
+/// A walk makes no progress.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} does not answer", path.display())]
 pub struct FileSystemHung {
-    /// What it looks at.
+    /// The path that it is accessing.
     pub path: PathBuf,
 }
 
-/// Runs walks, one after the other.
+/// Runs walks one after another.
 #[derive(Debug, Clone)]
 pub struct Walker {
     limit: Duration,
@@ -39,7 +39,7 @@ struct WalkState {
 }
 
 impl Walker {
-    /// Nothing is under way; each step of a walk may take as long as `limit`.
+    /// Creates a walker; `limit` applies to each step of a walk.
     pub fn new(limit: Duration) -> Self {
         Self {
             limit,
@@ -48,8 +48,8 @@ impl Walker {
         }
     }
 
-    /// Runs `walk` on a thread of its own, after the one that is under way. A walk that is given up is not ended: until
-    /// it ends by itself no other one begins, and the next caller is told what it hangs at.
+    /// Runs `walk` on a blocking thread, after the running one. An abandoned walk is not ended: until it returns no
+    /// other starts, and callers get the path at which it hangs.
     pub async fn run<T: Send + 'static>(&self, walk: impl FnOnce() -> T + Send + 'static) -> Result<T, FileSystemHung> {
         let turn = self.acquire().await?;
         let state = Arc::clone(&self.state);
@@ -64,7 +64,7 @@ impl Walker {
         Ok(found.expect("looking at directories does not panic"))
     }
 
-    /// Waits for the end of the walk that is under way; no other one begins before the turn is dropped.
+    /// Waits for the end of the running walk; no other starts until the permit is dropped.
     pub async fn acquire(&self) -> Result<WalkPermit, FileSystemHung> {
         let turn = self.unless_hung(Arc::clone(&self.permit).acquire_owned()).await?;
         Ok(WalkPermit(turn.expect("the semaphore is never closed")))
@@ -85,7 +85,7 @@ impl Walker {
     }
 }
 
-/// As long as it is there, no walk is under way but that of its owner.
+/// Permit to walk; no other walk runs while it is held.
 #[derive(Debug)]
 pub struct WalkPermit(#[expect(dead_code, reason = "it is held for its drop")] OwnedSemaphorePermit);
 
@@ -97,7 +97,7 @@ impl Default for Walker {
 
 thread_local!(static CURRENT: RefCell<Option<Arc<WalkState>>> = const { RefCell::new(None) });
 
-/// A step of the walk on this thread, if there is one: what it looks at next.
+/// Reports progress of the walk on this thread, if there is one: the path accessed next.
 pub(crate) fn progress_at(path: &Path) {
     CURRENT.with_borrow(|current| {
         if let Some(state) = current {
@@ -107,7 +107,7 @@ pub(crate) fn progress_at(path: &Path) {
     });
 }
 
-/// Does something on this thread, and counts its steps.
+/// Runs a walk on this thread and counts its steps.
 #[cfg(test)]
 pub(crate) fn count_steps<T>(walk: impl FnOnce() -> T) -> (T, u64) {
     let state = Arc::new(WalkState::default());
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_walk_that_hangs_is_named_and_no_other_one_begins_until_it_ends() {
+    async fn a_hanging_walk_is_reported_and_no_other_starts_until_it_ends() {
         let walker = Walker::new(Duration::from_millis(50));
         let (answer, waits) = mpsc::channel::<()>();
         let hung = walker.run(move || {
@@ -147,13 +147,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_walk_that_gets_on_may_take_longer_than_the_limit() {
+    async fn a_walk_with_progress_may_take_longer_than_the_limit() {
         let walker = Walker::new(Duration::from_millis(500));
         let (_kept, never) = mpsc::channel::<()>();
         let walk = walker.run(move || {
             for _ in 0..10 {
                 progress_at(Path::new("/large"));
-                let _ = never.recv_timeout(Duration::from_millis(100)); // it passes in any case
+                let _ = never.recv_timeout(Duration::from_millis(100)); // it times out
             }
         });
         assert_eq!(walk.await, Ok(()));

@@ -1,20 +1,21 @@
-//! Configuration convergence (keeper 4.3): slots, parameters, hba lines, restarts that are due, and the record of it.
+//! Configuration reconciliation (keeper 4.3): slots, parameters, hba lines, due restarts, and saving the applied
+//! generation.
 
 use crate::reconcile::slots::slot_changes;
 use crate::reconcile::{
-    LocalDb, LogMessage, Observed, RestartNeed, RestartTurn, ServerConfig, ServerFacts, StartAs, Step, TargetDb,
+    LocalDb, LogMessage, ObservedState, RestartNeed, RestartTurn, ServerConfig, ServerFacts, StartAs, Step, TargetDb,
     Upstream, changed_parameters,
 };
 
-/// Slots as the orders want them (keeper M5, S5).
+/// Creates and drops slots as desired (keeper M5, S5).
 pub(crate) fn refresh_slots(target: &TargetDb, facts: &ServerFacts, steps: &mut Vec<Step>) {
     steps.extend(slot_changes(target, &facts.slots).into_iter().map(Step::Slot));
 }
 
-/// One reload carries parameters, hba lines and whom to follow (keeper R19 to R23); then what waits for a restart
-/// (R24), and at the end the generation (R25).
+/// Applies parameters, hba lines and the followed instance with one reload (keeper R19 to R23), then restarts for
+/// parameters pending restart (R24), and finally saves the generation (R25).
 pub(crate) fn configure(
-    seen: &Observed<'_>,
+    observed: &ObservedState<'_>,
     target: &TargetDb,
     upstream: Option<&Upstream>,
     facts: Option<&ServerFacts>,
@@ -22,9 +23,9 @@ pub(crate) fn configure(
 ) {
     let wanted = ServerConfig {
         upstream: upstream.cloned(),
-        ..seen.config.cloned().unwrap_or_default()
+        ..observed.config.cloned().unwrap_or_default()
     };
-    let current = seen.process.current.as_ref();
+    let current = observed.process.current.as_ref();
     log_changes(current, &wanted, steps);
     let restart = facts.is_some_and(|facts| is_restart_due(target, facts, upstream, steps));
     let reload = current.is_none_or(|current| needs_reload(current, &wanted));
@@ -47,12 +48,12 @@ pub(crate) fn configure(
         generation: target.generation,
         initializing: false,
     };
-    if done != seen.local.db {
-        steps.push(Step::SaveApplied(done)); // only when something changed: keeper W33
+    if done != observed.local.db {
+        steps.push(Step::SaveApplied(done)); // Unchanged state is not written again (keeper W33).
     }
 }
 
-/// Whether the server has to read its files again. A master has no use for whom it followed before its promotion.
+/// Whether the server has to reload its files. The followed instance does not matter to a master.
 fn needs_reload(current: &ServerConfig, wanted: &ServerConfig) -> bool {
     let same_upstream = wanted.upstream.is_none() || current.upstream == wanted.upstream;
     !(same_upstream && current.parameters == wanted.parameters && current.hba == wanted.hba)
@@ -68,7 +69,7 @@ fn log_changes(current: Option<&ServerConfig>, wanted: &ServerConfig, steps: &mu
     {
         steps.push(Step::Log(LogMessage::UpstreamChanged { to: to.clone() }));
     }
-    // With nothing to compare with, a line for each parameter would say nothing.
+    // Without an earlier configuration every parameter would be logged as changed.
     if current.is_some() {
         let changes = changed_parameters(&before.parameters, &wanted.parameters);
         steps.extend(
@@ -87,8 +88,8 @@ fn log_changes(current: Option<&ServerConfig>, wanted: &ServerConfig, steps: &mu
     }));
 }
 
-/// A restart for parameters, when the cluster wants such restarts and it is our turn; a standby whose replay stands still for want of one
-/// gets it in any case (keeper R24, 8.7).
+/// Whether to restart for parameters: when the cluster spec allows it and it is this instance's turn. A standby whose
+/// replay is paused for a restart gets it in any case (keeper R24, 8.7).
 fn is_restart_due(target: &TargetDb, facts: &ServerFacts, upstream: Option<&Upstream>, steps: &mut Vec<Step>) -> bool {
     if !facts.restart_pending || facts.restart_can_wait {
         return false;
@@ -102,7 +103,7 @@ fn is_restart_due(target: &TargetDb, facts: &ServerFacts, upstream: Option<&Upst
         return false;
     }
     steps.push(Step::Log(match &facts.turn {
-        RestartTurn::Never | RestartTurn::Stuck(_) => return false, // reported as a problem
+        RestartTurn::Never | RestartTurn::Stuck(_) => return false, // both are reported as problems
         RestartTurn::Now => LogMessage::RestartDue,
         RestartTurn::After(keeper) => LogMessage::RestartAfter { keeper: keeper.clone() },
     }));

@@ -1,4 +1,5 @@
-//! What the cluster data tell one keeper: the gates of a pass (keeper R1 to R10) and the db that it has to be.
+//! What the cluster data ask of one keeper: the checks before a round acts (keeper R1 to R10) and the db that it must
+//! run.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,78 +12,77 @@ use control::model::{
     Spec, not_supported,
 };
 
-/// What reading the cluster data gave.
+/// Result of reading the cluster data.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClusterDataState {
     /// The store did not answer.
     Unavailable,
     /// The key is absent, or holds `null`.
     Absent,
-    /// It cannot be understood, and why.
+    /// It cannot be decoded, with the reason.
     Unusable(String),
-    /// Its `formatVersion` is not ours.
+    /// Its `formatVersion` is not supported.
     UnsupportedFormat(u64),
-    /// Cluster data that may be used.
+    /// Usable cluster data.
     Valid(Box<Checked>),
 }
 
-/// What the cluster data tell this keeper.
+/// Desired state of this keeper's instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
-    /// The cluster; absent when the data could not be used.
+    /// The cluster; `None` when the data cannot be used.
     pub cluster: Option<ClusterUid>,
-    /// What to be.
     pub goal: Goal,
 }
 
-/// What a keeper has to be.
+/// What the keeper has to do with its instance.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Goal {
-    /// Whatever it is: nothing may be changed (keeper I7).
+    /// Leave the instance as it is (keeper I7).
     Hold(HoldReason),
-    /// Not running (keeper I8, I20).
+    /// Keep the instance stopped (keeper I8, I20).
     Stop(StopReason),
-    /// This db.
+    /// Run this db.
     Run(Box<TargetDb>),
 }
 
-/// Why a pass changes nothing.
+/// Why the instance is left as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HoldReason {
     /// The cluster data could not be read (keeper R1).
     StoreUnavailable,
-    /// There are none (keeper R2).
+    /// The store has no cluster data (keeper R2).
     NoClusterData,
-    /// They cannot be understood, or their spec is invalid (keeper R4).
+    /// They cannot be decoded, or their spec is invalid (keeper R4).
     Unusable(String),
-    /// Their format is another version (keeper R3).
+    /// Their format version is not supported (keeper R3).
     UnsupportedFormat(u64),
-    /// They are of another cluster than our database, which nobody gave up.
+    /// They belong to another cluster than the local database, and no operator gave up the local one.
     OtherCluster {
-        /// Ours; empty when nothing tells it.
+        /// The local cluster; empty when unknown.
         own: ClusterUid,
         /// That of the cluster data.
         other: ClusterUid,
     },
     /// The sentinel has not listed this keeper yet (keeper R8).
     NotListed,
-    /// They ask for something that this version does not do.
+    /// They ask for something that this version does not support.
     NotSupported(&'static str),
-    /// The data of the db are not here, and nobody asked to make them (keeper I5).
+    /// The data of the db are missing, and creating them was not requested (keeper I5).
     DataLost,
-    /// An init mode of another version.
+    /// The init mode is unknown to this version.
     UnknownInitMode(String),
-    /// A role of another version.
+    /// The role is unknown to this version.
     UnknownRole(String),
     /// The followed db is not in the cluster data.
     FollowedDbMissing,
     /// A master cannot become a standby in place (keeper I3).
     MasterCannotFollow,
-    /// There is nothing to start in PGDATA (keeper R18, role undefined).
+    /// PGDATA holds nothing that can be started (keeper R18, role undefined).
     NoUsableData,
     /// Another instance answers at the address of the followed db.
     WrongSource(Upstream, WrongSource),
-    /// A directory outside PGDATA that a copy would write into may not be emptied.
+    /// A directory that a copy would write into may not be emptied.
     Obstacle(PathBuf, Obstacle),
     /// Copies have failed, and the next attempt is not due yet.
     CopyFailed(CopyPause),
@@ -95,7 +95,7 @@ pub enum StopReason {
     NoDb,
     /// The sentinel has not acknowledged this process yet (keeper R10).
     BootNotAcknowledged,
-    /// It is an old master, kept for a possible return (keeper I20, beyond ).
+    /// It is an old master that is kept for its possible return (keeper I20, extensions ).
     OldMaster {
         /// Our db.
         db: DbUid,
@@ -104,62 +104,57 @@ pub enum StopReason {
     },
 }
 
-/// The db to be, resolved.
+/// The db to run, with everything that the cluster data say about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TargetDb {
-    /// Its uid.
     pub db: DbUid,
-    /// The generation of its spec.
     pub generation: i64,
-    /// Its spec.
     pub spec: DbSpec,
-    /// Its role.
     pub role: TargetRole,
-    /// What the cluster data record of the followed db.
+    /// Recorded identity of the followed db.
     pub recorded: RecordedIdentity,
-    /// Advertised addresses of all other dbs, sorted, each once, none empty (keeper 9.2, 9.3).
+    /// Advertised addresses of all other dbs, sorted, without duplicates and empty ones (keeper 9.2, 9.3).
     pub peers: Vec<String>,
-    /// The keepers of all other dbs, each with whether it is a standby's.
+    /// Keepers of all other dbs, and whether each runs a standby.
     pub other_keepers: Vec<(KeeperUid, bool)>,
-    /// From where superuser and replication role may connect.
+    /// Hosts from which superuser and replication user may connect.
     pub access: AccessMode,
-    /// How many additional slots a master of this cluster has: a standby may be promoted without a restart.
+    /// Number of additional slots of this cluster's master. A standby reserves them too, so that it can be promoted
+    /// without a restart.
     pub additional_slots: u32,
-    /// Whether a restart that some parameter waits for is done at once.
+    /// Whether to restart automatically for parameters that are pending restart.
     pub automatic_restart: bool,
-    /// How long the instance may take to accept connections; zero: no limit.
+    /// Time limit until the instance accepts connections; zero: no limit.
     pub ready_timeout: Duration,
-    /// The permit for a start as master is good for half of this (beyond ).
+    /// A permit to start as master is valid for half of this (extensions ).
     pub fail_interval: Duration,
 }
 
-/// The role of the db to be.
+/// Role of the db to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetRole {
     /// The master of the cluster.
     Master,
-    /// A standby of this one.
+    /// A standby of this instance.
     Standby(Upstream),
-    /// A standby of nobody that we know.
+    /// A standby whose followed db is not in the cluster data.
     NoUpstream,
-    /// A role of another version.
+    /// A role that is unknown to this version.
     Other(String),
 }
 
-/// The instance that a standby follows, as the cluster data know it.
+/// The instance that a standby follows, as recorded in the cluster data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// Its db.
     pub db: DbUid,
-    /// Its keeper.
     pub keeper: KeeperUid,
-    /// Advertised address; empty when its keeper has not told it yet.
+    /// Advertised address; empty until its keeper has published it.
     pub host: String,
     /// Advertised port.
     pub port: String,
 }
 
-/// What `reading` tells the keeper `me` in its process `boot`.
+/// Returns what the cluster data ask of keeper `me` in its process `boot`.
 pub fn desired_state(reading: &ClusterDataState, me: &KeeperUid, boot: &BootUuid) -> Desired {
     let unchanged = |why| Desired {
         cluster: None,
@@ -220,7 +215,7 @@ fn additional_slots(spec: &Spec) -> u32 {
     u32::try_from(names.len()).unwrap_or(u32::MAX)
 }
 
-/// Whether this version can do all that is asked; half of it would be a pretence.
+/// Refuses a spec that this version supports only in part.
 fn check_supported(spec: &Spec, db: &DbSpec) -> Result<(), &'static str> {
     not_supported(spec).map_err(|why| why.0)?;
     if db.synchronous_replication {
@@ -264,7 +259,8 @@ fn upstream(data: &ClusterData, uid: &DbUid) -> Option<Upstream> {
     })
 }
 
-/// What is recorded of the followed db; the system identifier is that of the whole cluster, so another db's is as good.
+/// Recorded identity of the followed db. The system identifier is the same in the whole cluster, so the master's serves
+/// when the followed db has none yet.
 fn recorded(data: &ClusterData, db: &Db, master: &DbUid) -> RecordedIdentity {
     let follow = db.spec.follow_config.as_ref();
     let followed = follow.and_then(|follow| data.dbs().get(&follow.db_uid));

@@ -1,4 +1,4 @@
-//! Comparing what was with what is wanted: parameters, and whole orders.
+//! Differences between parameters, specs and desired states.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use control::model::{DbSpec, Json};
 
 use crate::reconcile::{Desired, Goal, ParameterChange};
 
-/// Which parameters differ, sorted by name (keeper T4).
+/// Returns the parameters that differ, sorted by name (keeper T4).
 pub fn changed_parameters(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<ParameterChange> {
     let gone_or_other = old.iter().filter(|(name, value)| new.get(*name) != Some(value));
     let added = new.iter().filter(|(name, _)| !old.contains_key(*name));
@@ -26,7 +26,7 @@ pub fn changed_parameters(old: &BTreeMap<String, String>, new: &BTreeMap<String,
     changes
 }
 
-/// The names of the fields in which two specs differ, in the order of the document.
+/// Returns the names of the fields in which two specs differ, in the order of the document.
 pub fn changed_fields(old: &DbSpec, new: &DbSpec) -> Vec<String> {
     let members = |spec: &DbSpec| match Json::of(spec) {
         Json::Object(members) => members,
@@ -45,8 +45,8 @@ pub fn changed_fields(old: &DbSpec, new: &DbSpec) -> Vec<String> {
         .collect()
 }
 
-/// Whether `new` differs from `old` in nothing but parameters and hba lines of our db: such a change waits a moment
-/// for more of its kind, so that a few updates in a row make one reload (keeper 18.2).
+/// Whether `new` differs from `old` only in parameters and hba lines of this db. Such a change waits a moment for
+/// further ones, so that several updates in a row cause one reload (keeper 18.2).
 pub fn is_only_configuration(old: &Desired, new: &Desired) -> bool {
     let (Goal::Run(before), Goal::Run(after)) = (&old.goal, &new.goal) else {
         return false;

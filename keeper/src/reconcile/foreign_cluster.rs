@@ -1,22 +1,23 @@
-//! Whether a keeper may follow the cluster data of another cluster than the one that its database belongs to. Reading
-//! the record of the creation is left to the pass.
+//! Whether a keeper may follow the cluster data of another cluster than the one of its database. Reading who created
+//! the cluster is left to the reconciler.
 
 use control::model::{Checked, ClusterUid, Created, KeeperUid};
 
 use crate::reconcile::{DataState, Desired, Goal, HoldReason, LocalFacts};
 
-/// The cluster whose data would be lost, if these cluster data are of another one than our database.
+/// Returns the local cluster when these cluster data belong to another one and following them would destroy its
+/// database.
 ///
-/// A sentinel with an initial spec makes a new cluster where it finds no cluster data; so does whoever starts a keeper
-/// with the wrong cluster name. Neither may cost a database.
+/// A sentinel with an initial spec creates a new cluster where it finds no cluster data, and a keeper may be started
+/// with the wrong cluster name. Neither may destroy a database.
 pub fn endangered_cluster(checked: &Checked, me: &KeeperUid, local: &LocalFacts) -> Option<ClusterUid> {
     let present = &checked.cluster().uid;
-    // Nothing to lose, or nothing that says whose it is: data that this keeper did not make.
+    // There are no data, or their origin is unknown: this keeper did not create them.
     let unknown = local.cluster.is_empty() && local.db.uid.is_empty();
     if local.data == DataState::Absent || unknown || local.cluster == *present {
         return None;
     }
-    // A document that names our database as ours is about it, whatever its cluster is called.
+    // Cluster data that assign the local db to this keeper are about it, whatever the cluster's uid is.
     let ours = checked.data.dbs().get(&local.db.uid);
     if ours.is_some_and(|db| db.spec.keeper_uid == *me) {
         return None;
@@ -24,13 +25,13 @@ pub fn endangered_cluster(checked: &Checked, me: &KeeperUid, local: &LocalFacts)
     Some(local.cluster.clone())
 }
 
-/// The orders of another cluster: obeyed only when an operator gave up the one that our data belong to.
-pub fn hold_unless_given_up(orders: Desired, own: &ClusterUid, created: Option<&Created>) -> Desired {
-    let Some(other) = orders.cluster.clone() else {
-        return orders;
+/// Returns the desired state of another cluster only when an operator gave up the local one; otherwise a hold.
+pub fn hold_unless_given_up(desired: Desired, own: &ClusterUid, created: Option<&Created>) -> Desired {
+    let Some(other) = desired.cluster.clone() else {
+        return desired;
     };
     if created.is_some_and(|created| created.gives_up(own, &other)) {
-        return orders;
+        return desired;
     }
     Desired {
         cluster: None,
@@ -108,13 +109,13 @@ mod tests {
     }
 
     #[test]
-    fn only_an_operator_who_gave_the_cluster_up_lets_the_keeper_go_on() {
-        let orders = || Desired {
+    fn only_an_operator_who_gave_the_cluster_up_lifts_the_hold() {
+        let desired = || Desired {
             cluster: Some("c2".into()),
             goal: Goal::Hold(HoldReason::NotListed),
         };
         let held =
-            |created: Option<Created>| hold_unless_given_up(orders(), &"c1".into(), created.as_ref()) != orders();
+            |created: Option<Created>| hold_unless_given_up(desired(), &"c1".into(), created.as_ref()) != desired();
         let operator =
             |present: &str, given_up: &str| Created::by_operator(present.into(), vec![given_up.into()], None);
         assert!(held(None), "a sentinel or a stolonctl of the reference");
@@ -123,7 +124,7 @@ mod tests {
         assert!(held(Some(operator("c0", "c1"))), "that was another creation");
         assert!(!held(Some(operator("c2", "c1"))));
         assert_eq!(
-            hold_unless_given_up(orders(), &"c1".into(), None).goal,
+            hold_unless_given_up(desired(), &"c1".into(), None).goal,
             Goal::Hold(HoldReason::OtherCluster {
                 own: "c1".into(),
                 other: "c2".into()

@@ -1,4 +1,5 @@
-//! A db uid that is not the local one: the instance is built again as the init mode says (keeper 5, 6).
+//! Initialisation: the assigned db is not the local one, so that its data are created as the init mode says (keeper 5,
+//! 6).
 
 use std::path::PathBuf;
 
@@ -7,14 +8,14 @@ use control::model::DbInitMode;
 use crate::external_dirs::{ClearRequest, Obstacle, first_obstacle};
 
 use crate::reconcile::{
-    CopyReason, DataState, HoldReason, LocalDb, LogMessage, NextAction, Observed, ReconcilePlan, ServerConfig,
+    CopyReason, DataState, HoldReason, LocalDb, LogMessage, NextAction, ObservedState, ReconcilePlan, ServerConfig,
     ServerState, StartAs, Step, TargetDb, TargetRole, Upstream, check_rejoin, check_source, is_incomplete,
 };
 
-pub(crate) fn initialise(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePlan {
-    let local = &seen.local.db.uid;
+pub(crate) fn initialise(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
+    let local = &observed.local.db.uid;
     let mut steps = Vec::new();
-    if is_incomplete(seen) {
+    if is_incomplete(observed) {
         steps.push(Step::Log(LogMessage::Incomplete { db: local.clone() }));
     }
     if *local != target.db {
@@ -24,8 +25,8 @@ pub(crate) fn initialise(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePla
         }));
     }
     let mut plan = match &target.spec.init_mode {
-        DbInitMode::New => new(seen, target),
-        DbInitMode::Resync => resync(seen, target),
+        DbInitMode::New => new(observed, target),
+        DbInitMode::Resync => resync(observed, target),
         DbInitMode::None => ReconcilePlan::hold(HoldReason::DataLost), // keeper I5
         mode => ReconcilePlan::hold(HoldReason::UnknownInitMode(mode.as_str().to_owned())),
     };
@@ -33,7 +34,7 @@ pub(crate) fn initialise(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePla
     ReconcilePlan { steps, ..plan }
 }
 
-/// Saved before anything is destroyed (keeper I4).
+/// Saves that an initialisation begins, before anything is removed (keeper I4).
 fn save_begun(target: &TargetDb) -> Step {
     Step::SaveDb(LocalDb {
         uid: target.db.clone(),
@@ -42,23 +43,23 @@ fn save_begun(target: &TargetDb) -> Step {
     })
 }
 
-/// Data of unknown origin are not removed.
-fn unclaimed_data(seen: &Observed<'_>) -> Option<(PathBuf, Obstacle)> {
-    let found = seen.local.unclaimed.clone()?;
+/// Data of unknown origin are never removed.
+fn unclaimed_data(observed: &ObservedState<'_>) -> Option<(PathBuf, Obstacle)> {
+    let found = observed.local.unclaimed.clone()?;
     Some((found, Obstacle::Unclaimed))
 }
 
-/// More than what initdb makes.
+/// Upper bound for what initdb creates.
 const NEW_BYTES: u64 = 256 << 20;
 
-/// An empty database cluster (keeper 5.1, N1 to N8).
-fn new(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePlan {
-    if let Some((path, obstacle)) = unclaimed_data(seen) {
+/// Creates an empty database cluster (keeper 5.1, N1 to N8).
+fn new(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
+    if let Some((path, obstacle)) = unclaimed_data(observed) {
         return ReconcilePlan::hold(HoldReason::Obstacle(path, obstacle));
     }
-    let sets = seen.config.cloned().unwrap_or_default();
+    let config = observed.config.cloned().unwrap_or_default();
     let mut steps = vec![Step::Log(LogMessage::Initializing), save_begun(target)];
-    if *seen.server != ServerState::Down {
+    if *observed.server != ServerState::Down {
         steps.push(Step::Stop);
     }
     steps.extend([
@@ -69,7 +70,7 @@ fn new(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePlan {
             lacked_room: false,
         }),
         Step::Initdb(target.spec.new_config.clone().unwrap_or_default()),
-        Step::StartTemporarily(sets),
+        Step::StartTemporarily(config),
         Step::WaitReady,
     ]);
     if target.spec.include_previous_config {
@@ -82,9 +83,9 @@ fn new(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePlan {
     }
 }
 
-/// A standby made from the instance that it is to follow (keeper 5.4), with every condition looked at before anything
-/// is destroyed (keeper W10).
-fn resync(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePlan {
+/// Creates a standby of the followed instance (keeper 5.4). All conditions are checked before anything is removed
+/// (keeper W10).
+fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     let upstream = match &target.role {
         TargetRole::Standby(upstream) => upstream,
         TargetRole::NoUpstream => return ReconcilePlan::hold(HoldReason::FollowedDbMissing),
@@ -94,24 +95,24 @@ fn resync(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePlan {
         TargetRole::Other(role) => return ReconcilePlan::hold(HoldReason::UnknownRole(role.clone())),
     };
     let mut steps = vec![Step::Log(LogMessage::Resyncing)];
-    if *seen.server != ServerState::Down {
+    if *observed.server != ServerState::Down {
         steps.push(Step::Stop);
         return ReconcilePlan {
             steps,
             next: NextAction::PlanAgain,
         };
     }
-    if seen.local.data == DataState::Absent {
+    if observed.local.data == DataState::Absent {
         steps.push(Step::Log(LogMessage::NotInitialized));
     }
     steps.push(Step::Log(LogMessage::RoleStandby {
         followed: upstream.db.clone(),
     }));
-    let has_nothing_to_keep = seen.local.data == DataState::Absent || is_incomplete(seen);
-    if let Some(pause) = seen.process.copy_pause.filter(|_| has_nothing_to_keep) {
+    let has_nothing_to_keep = observed.local.data == DataState::Absent || is_incomplete(observed);
+    if let Some(pause) = observed.process.copy_pause.filter(|_| has_nothing_to_keep) {
         return ReconcilePlan::hold(HoldReason::CopyFailed(pause));
     }
-    let Some(copy) = seen.copy else {
+    let Some(copy) = observed.copy else {
         return ReconcilePlan {
             steps,
             next: NextAction::ProbeSource(upstream.clone()),
@@ -121,26 +122,26 @@ fn resync(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePlan {
         return ReconcilePlan::hold(HoldReason::WrongSource(upstream.clone(), why));
     }
     let kept = match &copy.own {
-        _ if seen.local.data == DataState::Absent => Err(CopyReason::NoData),
-        _ if seen.process.rejoin_failed.as_ref() == Some(&target.db) => Err(CopyReason::DidNotStream),
-        _ if is_incomplete(seen) => Err(CopyReason::Incomplete), // K1
+        _ if observed.local.data == DataState::Absent => Err(CopyReason::NoData),
+        _ if observed.process.rejoin_failed.as_ref() == Some(&target.db) => Err(CopyReason::DidNotStream),
+        _ if is_incomplete(observed) => Err(CopyReason::Incomplete), // incomplete data have no reliable end (keeper K1)
         Some(own) => check_rejoin(own, &copy.source).map(|()| own.position),
         None => Err(CopyReason::NotShutDown),
     };
     match kept {
         Ok(end) => {
-            let sets = first_start_config(with_upstream(seen, upstream));
+            let config = first_start_config(with_upstream(observed, upstream));
             steps.extend([
                 Step::Log(LogMessage::Rejoining { end }),
                 save_begun(target),
                 Step::MarkStandby,
-                Step::Start(StartAs::Standby, sets),
+                Step::Start(StartAs::Standby, config),
                 Step::WaitStreaming(target.db.clone()),
                 Step::MarkComplete(target.db.clone()),
             ]);
         }
         Err(why) => {
-            let in_the_way = unclaimed_data(seen)
+            let in_the_way = unclaimed_data(observed)
                 .or_else(|| first_obstacle(&copy.external_dirs))
                 .or_else(|| copy.obstacle.clone());
             if let Some((path, obstacle)) = in_the_way {
@@ -150,7 +151,7 @@ fn resync(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePlan {
                 db: target.db.to_string(),
                 bytes: copy.bytes,
                 external_dirs: copy.external_dirs.clone(),
-                lacked_room: seen.process.lacked_room,
+                lacked_room: observed.process.lacked_room,
             };
             steps.extend([
                 save_begun(target),
@@ -171,26 +172,28 @@ fn resync(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePlan {
     }
 }
 
-/// The wanted configuration of a standby of `upstream`.
-pub(crate) fn with_upstream(seen: &Observed<'_>, upstream: &Upstream) -> ServerConfig {
+/// Returns the desired configuration of a standby of `upstream`.
+pub(crate) fn with_upstream(observed: &ObservedState<'_>, upstream: &Upstream) -> ServerConfig {
     ServerConfig {
         upstream: Some(upstream.clone()),
-        ..seen.config.cloned().unwrap_or_default()
+        ..observed.config.cloned().unwrap_or_default()
     }
 }
 
-/// The configuration for the first start of data that were just made; the pass ends with a reload of the wanted one.
+/// Returns the configuration for the first start of newly created data. The round ends with a reload of the desired
+/// one.
 ///
-/// What clients wrote into a new master before its pass is complete would be lost if that pass failed, for then the
-/// data are made again (keeper R12): until then it says read only. A new standby tries again quickly when its source
-/// is not ready, instead of every five seconds.
-pub(crate) fn first_start_config(mut sets: ServerConfig) -> ServerConfig {
-    let (name, value) = match sets.upstream {
+/// A new master is read-only until its round has completed: if the round failed, the data would be created again and
+/// writes of clients would be lost (keeper R12). A new standby retries every 500 ms instead of every 5 s while its
+/// source is not ready.
+pub(crate) fn first_start_config(mut config: ServerConfig) -> ServerConfig {
+    let (name, value) = match config.upstream {
         None => ("default_transaction_read_only", "on"),
         Some(_) => ("wal_retrieve_retry_interval", "500ms"),
     };
-    sets.parameters
+    config
+        .parameters
         .entry(name.to_owned())
         .or_insert_with(|| value.to_owned());
-    sets
+    config
 }

@@ -1,92 +1,90 @@
-//! What a pass says, in the order in which it says it (keeper 15). How a line is written is left to the loop.
+//! Log messages of a round, in order (keeper 15). Writing them is left to `round_log`.
 
 use control::model::{DbUid, KeeperUid, Lsn};
 
 use crate::reconcile::{CopyReason, HoldReason, StopReason, Upstream};
 
-/// Something that a pass says.
+/// A log message of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogMessage {
-    /// The orders are not carried out, and why.
+    /// The instance is left as it is, and why.
     OnHold(HoldReason),
-    /// The instance is kept down, and why.
+    /// The instance is kept stopped, and why.
     KeptStopped(StopReason),
-    /// A begun initialisation did not complete: its data go, or are copied over.
+    /// An initialisation did not complete; its data are removed or overwritten.
     Incomplete {
-        /** The db that was being made. */
+        /// The db that was being created.
         db: DbUid,
     },
     /// The data belong to another db than the one assigned (keeper R13).
     DbDiffers {
-        /** Locally. */
+        /// Local db.
         local: DbUid,
-        /** In the cluster data. */
+        /// Assigned db.
         wanted: DbUid,
     },
     /// Init mode `new` begins.
     Initializing,
     /// Init mode `resync` begins.
     Resyncing,
-    /// There is no database cluster in PGDATA.
+    /// PGDATA holds no database cluster.
     NotInitialized,
-    /// The old data are kept: they lie on the source's history.
+    /// The old data lie on the source's history and are used without a copy.
     Rejoining {
-        /** Where they end. */
+        /// End of the old data.
         end: Lsn,
     },
-    /// A full copy begins, and why the old data will not do.
+    /// A base backup begins, and why the old data cannot be used.
     Copying {
-        /** From here. */
+        /// Source of the copy.
         from: Upstream,
-        /** Because of this. */
         why: CopyReason,
     },
     /// The copy is complete.
     Synced,
-    /// Role asked for: master (keeper M1).
+    /// The requested role is master (keeper M1).
     RoleMaster,
-    /// It is one already (keeper M4).
+    /// The instance is already a master (keeper M4).
     AlreadyMaster,
-    /// Role asked for: standby (keeper S1).
+    /// The requested role is standby (keeper S1).
     RoleStandby {
-        /** Whom it follows. */
+        /// The db that it follows.
         followed: DbUid,
     },
-    /// It is one already.
+    /// The instance is already a standby.
     AlreadyStandby,
-    /// The followed instance is found elsewhere.
+    /// The followed instance has another address.
     UpstreamChanged {
-        /** Now here. */
+        /// Its new address.
         to: Upstream,
     },
-    /// One parameter changed.
+    /// A parameter changed.
     ParameterChanged(ParameterChange),
-    /// Summary of R20: parameters changed.
+    /// Summary: parameters changed (keeper R20).
     ParametersChanged,
-    /// Summary of R20: nothing changed.
+    /// Summary: parameters unchanged (keeper R20).
     ParametersUnchanged,
-    /// Summary of R22: lines changed.
+    /// Summary: hba lines changed (keeper R22).
     HbaChanged,
-    /// Summary of R22: nothing changed.
+    /// Summary: hba lines unchanged (keeper R22).
     HbaUnchanged,
-    /// Replay is paused for want of a restart (keeper 8.7).
+    /// Replay is paused until a restart (keeper 8.7).
     ReplayPaused,
-    /// A restart is due and wanted (keeper R24).
+    /// A restart is due and allowed (keeper R24).
     RestartDue,
-    /// A restart is due and wanted, and another instance restarts first.
+    /// A restart is due and allowed, and another instance restarts first.
     RestartAfter {
-        /** Of this keeper. */
+        /// Keeper of that instance.
         keeper: KeeperUid,
     },
 }
 
-/// A changed parameter.
+/// A parameter that changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParameterChange {
-    /// Its name.
     pub name: String,
-    /// The value that was; absent: not configured.
+    /// Old value; `None`: not configured.
     pub old: Option<String>,
-    /// The value that will be; absent: no longer configured.
+    /// New value; `None`: no longer configured.
     pub new: Option<String>,
 }

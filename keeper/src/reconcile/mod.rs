@@ -1,5 +1,5 @@
-//! Wanted db and observed instance → next steps, as plain functions of what was seen. Reading the store, running
-//! programs and asking the server is left to the loop, which does the steps in their order.
+//! Desired state + observed instance → next steps, as pure functions. Reading the store, running programs and querying
+//! the server are left to the reconciler, which executes the steps in order.
 
 mod configure;
 mod desired;
@@ -22,8 +22,8 @@ pub use diff::{changed_fields, changed_parameters, is_only_configuration};
 pub use foreign_cluster::{endangered_cluster, hold_unless_given_up};
 pub use log_message::{LogMessage, ParameterChange};
 pub use observed::{
-    CopyFacts, CopyPause, DataRole, DataState, LocalDb, LocalFacts, Observed, ProcessState, ServerConfig, ServerFacts,
-    ServerProbe, ServerState,
+    CopyFacts, CopyPause, DataRole, DataState, LocalDb, LocalFacts, ObservedState, ProcessState, ServerConfig,
+    ServerFacts, ServerProbe, ServerState,
 };
 pub use rejoin::{CopyReason, DataEnd, EndState, Fork, SourceFacts, check_rejoin};
 pub use restart_order::{Peer, RestartTurn, fingerprint, restart_turn};
@@ -38,47 +38,48 @@ use crate::external_dirs::ClearRequest;
 #[cfg(test)]
 mod tests;
 
-/// What the keeper does next, given what it sees (keeper 4).
+/// Returns the steps that bring the instance closer to the desired state (keeper 4).
 ///
-/// The steps are done in order and the first one that fails ends the pass, unless it says that it may fail. A plan that
-/// ends in [`Then::LookAgain`] changed what the rest depends on: look again and plan again, in the same pass.
-pub fn plan(seen: &Observed<'_>) -> ReconcilePlan {
-    if let Some(plan) = save_cluster_uid(seen) {
+/// The steps are executed in order. The first failure ends the round, unless the step may fail. A plan that ends in
+/// [`NextAction::PlanAgain`] changed what the rest depends on: the reconciler observes and plans again within the same
+/// round.
+pub fn plan(observed: &ObservedState<'_>) -> ReconcilePlan {
+    if let Some(plan) = save_cluster_uid(observed) {
         return plan;
     }
-    let target = match &seen.desired.goal {
+    let target = match &observed.desired.goal {
         Goal::Hold(why) => return ReconcilePlan::hold(why.clone()),
-        Goal::Stop(why) => return keep_stopped(seen, why),
+        Goal::Stop(why) => return keep_stopped(observed, why),
         Goal::Run(target) => target,
     };
-    if let Some(plan) = discard_incomplete(seen, target) {
+    if let Some(plan) = discard_incomplete(observed, target) {
         return plan;
     }
-    if seen.local.db.uid != target.db || is_incomplete(seen) {
-        return initialise::initialise(seen, target);
+    if observed.local.db.uid != target.db || is_incomplete(observed) {
+        return initialise::initialise(observed, target);
     }
-    role::reconcile_role(seen, target)
+    role::reconcile_role(observed, target)
 }
 
-/// The cluster uid is saved before anything else is done in that cluster (keeper R7).
-fn save_cluster_uid(seen: &Observed<'_>) -> Option<ReconcilePlan> {
-    let cluster = seen.desired.cluster.as_ref()?;
-    (*cluster != seen.local.cluster).then(|| ReconcilePlan {
+/// Saves the cluster uid before anything else is done for that cluster (keeper R7).
+fn save_cluster_uid(observed: &ObservedState<'_>) -> Option<ReconcilePlan> {
+    let cluster = observed.desired.cluster.as_ref()?;
+    (*cluster != observed.local.cluster).then(|| ReconcilePlan {
         steps: vec![Step::SaveCluster(cluster.clone())],
         next: NextAction::PlanAgain,
     })
 }
 
-/// No db, a boot uuid that nobody acknowledged, or an old master kept for its possible return: not running (keeper R9,
-/// R10, I8, I20).
-fn keep_stopped(seen: &Observed<'_>, why: &StopReason) -> ReconcilePlan {
+/// Stops the instance: no db is assigned, the boot uuid is not acknowledged yet, or the instance is an old master that
+/// is kept for its possible return (keeper R9, R10, I8, I20).
+fn keep_stopped(observed: &ObservedState<'_>, why: &StopReason) -> ReconcilePlan {
     let mut steps = vec![Step::Log(LogMessage::KeptStopped(why.clone()))];
-    if *seen.server != ServerState::Down {
+    if *observed.server != ServerState::Down {
         steps.push(Step::Stop);
     }
     if let StopReason::OldMaster { db, .. } = why {
-        let ours = seen.local.db.uid == *db && seen.local.data != DataState::Absent;
-        if ours && seen.process.published_stopped.as_ref() != Some(db) {
+        let ours = observed.local.db.uid == *db && observed.local.data != DataState::Absent;
+        if ours && observed.process.published_stopped.as_ref() != Some(db) {
             steps.push(Step::PublishStopped(db.clone()));
         }
     }
@@ -88,29 +89,29 @@ fn keep_stopped(seen: &Observed<'_>, why: &StopReason) -> ReconcilePlan {
     }
 }
 
-/// Whether an initialisation was begun and did not complete, so that there is nothing to build on.
+/// Whether an initialisation was started and did not complete, so that its data cannot be used.
 ///
-/// One whose data this very process completed is gone on with: the sentinel rewrites the document all the time, and a
-/// pass that has to read it again must not throw a fresh copy away.
-fn is_incomplete(seen: &Observed<'_>) -> bool {
-    let db = &seen.local.db;
-    db.initializing && seen.process.completed.as_ref() != Some(&db.uid)
+/// Data that this same process has completed count as complete. The sentinel updates the cluster data all the time, and
+/// a round that has to read them again must not discard a fresh copy.
+fn is_incomplete(observed: &ObservedState<'_>) -> bool {
+    let db = &observed.local.db;
+    db.initializing && observed.process.completed.as_ref() != Some(&db.uid)
 }
 
-/// What is half made goes (keeper R12), but where a copy is to take its place not before the source answers (W10): it
-/// may be all of an old master, tried as it was, whose new master has failed a moment later.
-fn discard_incomplete(seen: &Observed<'_>, target: &TargetDb) -> Option<ReconcilePlan> {
-    if !is_incomplete(seen) || target.spec.init_mode == DbInitMode::Resync {
+/// Removes incomplete data (keeper R12). For a resync they stay until the source has answered (keeper W10): they may be
+/// a complete old master whose new master failed a moment after the rejoin.
+fn discard_incomplete(observed: &ObservedState<'_>, target: &TargetDb) -> Option<ReconcilePlan> {
+    if !is_incomplete(observed) || target.spec.init_mode == DbInitMode::Resync {
         return None;
     }
-    let db = &seen.local.db;
+    let db = &observed.local.db;
     let mut steps = vec![Step::Log(LogMessage::Incomplete { db: db.uid.clone() })];
-    if *seen.server != ServerState::Down {
+    if *observed.server != ServerState::Down {
         steps.push(Step::Stop);
     }
     steps.push(Step::ClearData(ClearRequest {
         db: db.uid.to_string(),
-        bytes: Some(0), // nothing takes their place
+        bytes: Some(0), // no new data follow
         external_dirs: Vec::new(),
         lacked_room: false,
     }));

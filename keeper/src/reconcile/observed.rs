@@ -1,4 +1,4 @@
-//! What a plan is made from: the orders, the local state and what the server says, taken together.
+//! The snapshot that a plan is made from: desired state, local state and the server's answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,152 +9,151 @@ use control::model::{ClusterUid, DbUid};
 use crate::external_dirs::{ExternalDir, Obstacle};
 use crate::reconcile::{DataEnd, Desired, RestartTurn, SourceFacts, Upstream};
 
-/// Everything that a plan is made from.
+/// Snapshot of everything that a plan depends on.
 #[derive(Debug, Clone, Copy)]
-pub struct Observed<'a> {
-    /// What the cluster data tell this keeper.
+pub struct ObservedState<'a> {
     pub desired: &'a Desired,
-    /// What the data directory says.
+    /// The keeper's data directory.
     pub local: &'a LocalFacts,
-    /// The server, as far as it was asked.
+    /// The server, as far as it was probed.
     pub server: &'a ServerState,
-    /// The configuration that the orders mean; absent when they name no db.
+    /// The configuration that the desired state asks for; `None` when no db is assigned.
     pub config: Option<&'a ServerConfig>,
-    /// What this process remembers.
+    /// State of this process.
     pub process: &'a ProcessState,
-    /// What a copy would start from; absent until it was asked for.
+    /// What a base backup would start from; `None` until the source was probed.
     pub copy: Option<&'a CopyFacts>,
 }
 
-/// What the data directory says.
+/// Contents of the data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalFacts {
-    /// The cluster last seen; empty before the first time (keeper 2.2).
+    /// The last known cluster; empty before the first one (keeper 2.2).
     pub cluster: ClusterUid,
-    /// What `dbstate` says.
+    /// Contents of `dbstate`.
     pub db: LocalDb,
-    /// What PGDATA is.
+    /// State of PGDATA.
     pub data: DataState,
-    /// Something in PGDATA that no `dbstate` claims, and that this keeper is not making.
+    /// A file in PGDATA that no `dbstate` accounts for and that this keeper is not writing.
     pub unclaimed: Option<PathBuf>,
 }
 
-/// What `dbstate` says (keeper 2.3), but for the parameters read at initialisation, which plans do not look at.
+/// Contents of `dbstate` (keeper 2.3), without the parameters read at initialisation, which plans do not need.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LocalDb {
-    /// The db that PGDATA belongs to; empty: none.
+    /// The db that PGDATA belongs to; empty for none.
     pub uid: DbUid,
-    /// The generation that was last applied completely; 0: none.
+    /// The last generation that was applied completely; 0 for none.
     pub generation: i64,
-    /// An initialisation was begun and its pass has not completed.
+    /// An initialisation was started and its round has not completed.
     pub initializing: bool,
 }
 
-/// What PGDATA is (keeper 12.2, R16).
+/// State of PGDATA (keeper 12.2, R16).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataState {
-    /// Not there, or not a complete database cluster.
+    /// Missing, or not a complete database cluster.
     Absent,
     /// A database cluster that would start in this role.
     Present(DataRole),
 }
 
-/// The role that the files give an instance.
+/// The role that the files of an instance define.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataRole {
-    /// No `standby.signal`.
+    /// `standby.signal` does not exist.
     Master,
-    /// `standby.signal` is there.
+    /// `standby.signal` exists.
     Standby,
 }
 
-/// The server, as far as it was asked.
+/// The server, as far as it was probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerState {
     /// No postmaster.
     Down,
-    /// A postmaster runs.
+    /// A postmaster is running.
     Up(ServerProbe),
 }
 
-/// What a running server answered.
+/// Result of probing a running server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerProbe {
-    /// It was not asked.
+    /// It was not probed in this round.
     NotProbed,
-    /// It does not take connections, or does not answer.
+    /// It does not accept connections, or does not answer.
     NoAnswer,
-    /// It lives, and lets us not in: nothing is known of it, and files and signals reach it.
+    /// It is running and rejects the keeper's login. Its facts are unknown; files and signals still reach it.
     Refused,
     /// It answered.
     Answered(ServerFacts),
 }
 
-/// What a server says about itself.
+/// Facts that a server reports about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServerFacts {
-    /// Names of its replication slots but temporary ones (keeper Q3).
+    /// Names of its replication slots, without temporary ones (keeper Q3).
     pub slots: BTreeSet<String>,
-    /// Whether some parameter waits for a restart (keeper Q7).
+    /// Whether a parameter is pending restart (keeper Q7).
     pub restart_pending: bool,
-    /// All that waits for a restart is room for slots that nobody needs yet.
+    /// The only parameter pending restart is the number of slots, and nobody needs more slots yet.
     pub restart_can_wait: bool,
-    /// Whose turn it is to restart.
+    /// Whether this instance may restart now.
     pub turn: RestartTurn,
-    /// Whether replay stands paused (keeper 8.7).
+    /// Whether replay is paused (keeper 8.7).
     pub replay_paused: bool,
 }
 
-/// A configuration: what the generated files hold.
+/// A configuration: contents of the generated files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServerConfig {
-    /// Parameters but those of recovery (keeper 8).
+    /// Parameters, without those of recovery (keeper 8).
     pub parameters: BTreeMap<String, String>,
     /// Lines of `pg_hba.conf` (keeper 9).
     pub hba: Vec<String>,
-    /// Whom a standby follows (keeper 7).
+    /// The instance that a standby follows (keeper 7).
     pub upstream: Option<Upstream>,
 }
 
-/// What this process remembers from earlier passes.
+/// State that this process keeps between rounds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProcessState {
-    /// What was last written and made known to the server by a start or a reload (keeper 4).
+    /// The configuration that the server last read, by a start or a reload (keeper 4).
     pub current: Option<ServerConfig>,
-    /// The db whose data this process has completely made; its pass may not have completed yet.
+    /// The db whose data this process has completed; its round may not have completed yet.
     pub completed: Option<DbUid>,
-    /// The db whose old data were tried as they are and did not stream (keeper 6.7).
+    /// The db whose old data were tried without a copy and did not stream (keeper 6.7).
     pub rejoin_failed: Option<DbUid>,
-    /// The db that the published info calls stopped.
+    /// The db that the published info reports as stopped.
     pub published_stopped: Option<DbUid>,
-    /// The last copy ended for want of room.
+    /// The last copy failed because the disk was full.
     pub lacked_room: bool,
-    /// Why no copy is begun now.
+    /// Set while no copy may start.
     pub copy_pause: Option<CopyPause>,
 }
 
 /// Copies have failed, and the next attempt is not due yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyPause {
-    /// Attempts that failed in a row.
+    /// Consecutive failed attempts.
     pub failures: u32,
-    /// From the last attempt to the next one.
+    /// Time from the last attempt to the next one.
     pub pause: Duration,
 }
 
-/// What a copy, or its avoidance, starts from (keeper 6.7), asked for when it was needed.
+/// What a base backup, or a rejoin without one, starts from (keeper 6.7).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyFacts {
-    /// Where the own data end; absent when there are none, or when that cannot be found out.
+    /// End of the local data; `None` when there are none or it cannot be determined.
     pub own: Option<DataEnd>,
-    /// The instance to copy from, whose slot for us exists.
+    /// The instance to copy from; the slot for this keeper exists there.
     pub source: SourceFacts,
-    /// Where a copy would write outside PGDATA, and what was found there.
+    /// Directories outside PGDATA that a copy would write into, and what was found there.
     pub external_dirs: Vec<ExternalDir>,
-    /// Size of the source's PGDATA in bytes, with its WAL unless that has a place of its own; absent when it did not
-    /// report it.
+    /// Size of the source's PGDATA in bytes, including its WAL unless that has a directory of its own; `None` when it
+    /// was not reported.
     pub bytes: Option<u64>,
-    /// What is in the way of a copy outside of these places: a file system that has no room for it, even without the old
-    /// data, or one that is mounted in them, or a directory that does not answer.
+    /// What prevents a copy besides the external directories: a file system that is too small even without the old
+    /// data, a file system mounted inside the data, or a directory that does not answer.
     pub obstacle: Option<(PathBuf, Obstacle)>,
 }

@@ -1,90 +1,83 @@
-//! Nothing to copy (keeper 6.7): whether the data of an instance lie on another one's history, so that it can follow
-//! as it is.
+//! Rejoin without a copy (keeper 6.7): whether the local data lie on the source's history, so that the instance can
+//! follow it as it is.
 
 use std::fmt;
 
 use control::model::Lsn;
 
-/// Bytes of a WAL segment; other sizes are not known to the protocol (keeper 0, W27).
+/// Bytes of a WAL segment. Other sizes are not supported by the published info (keeper 0, W27).
 const SEGMENT_BYTES: u64 = 16 << 20;
 
-/// A timeline that ended, and where.
+/// A timeline that ended, and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fork {
-    /// The timeline that was left.
     pub timeline: u64,
-    /// Where the next one begins.
+    /// Where the next timeline begins.
     pub switch_point: Lsn,
 }
 
-/// Where the data of a stopped instance end.
+/// End of the data of a stopped instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataEnd {
-    /// PostgreSQL's system identifier.
     pub system_id: String,
-    /// How it was stopped.
     pub state: EndState,
-    /// Its timeline.
     pub timeline: u64,
-    /// The end of what it has.
+    /// End of its WAL.
     pub position: Lsn,
-    /// Its own history: every timeline before its own, oldest first.
+    /// All timelines before its own, oldest first.
     pub history: Vec<Fork>,
 }
 
-/// What a control file says about the end of its instance.
+/// State of a stopped instance according to its control file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndState {
-    /// "shut down": a master that stopped in order.
+    /// "shut down": a master after a clean shutdown.
     ShutDown,
-    /// "shut down in recovery": a standby that stopped in order.
+    /// "shut down in recovery": a standby after a clean shutdown.
     ShutDownInRecovery,
-    /// Anything else: it crashed, or runs.
+    /// Anything else: it crashed or is running.
     Unclean,
 }
 
-/// The instance that a new standby starts from, as it answered just now.
+/// The instance that a new standby starts from, as probed just now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceFacts {
-    /// PostgreSQL's system identifier.
     pub system_id: String,
-    /// Its timeline.
     pub timeline: u64,
-    /// Its position.
     pub position: Lsn,
-    /// Its full history, oldest first.
+    /// Its complete history, oldest first.
     pub history: Vec<Fork>,
-    /// Name of the oldest WAL segment that it still has; absent when it did not say.
+    /// Name of the oldest WAL segment that it still has; `None` when it was not reported.
     pub oldest_segment: Option<String>,
 }
 
-/// Why old data do not do, and everything has to be copied.
+/// Why the old data cannot be used and everything is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyReason {
-    /// There are none.
     NoData,
-    /// They are those of an initialisation that did not complete.
+    /// They come from an initialisation that did not complete.
     Incomplete,
-    /// They were tried, and did not stream.
+    /// They were tried and did not stream.
     DidNotStream,
     /// They belong to another database cluster.
     OtherSystem,
-    /// They were not stopped in order.
+    /// They were not shut down cleanly.
     NotShutDown,
-    /// Their history is not the beginning of the source's.
+    /// Their history is not a prefix of the source's.
     OtherHistory,
-    /// They go on past the point where the source's timeline left theirs.
+    /// They extend past the point where the source's timeline branched off theirs.
     PastTheFork,
-    /// They were a master's on the source's own timeline: an equal number proves nothing (beyond ).
+    /// They were written by a master on the source's own timeline, where the same timeline number proves nothing
+    /// (extensions ).
     MasterOfTheSameTimeline,
     /// They are ahead of the source.
     Ahead,
-    /// The source no longer has the WAL from their end on.
+    /// The source no longer has the WAL that follows them.
     WalGone,
 }
 
 impl CopyReason {
-    /// In words.
+    /// Returns the reason for the log.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoData => "there is nothing to keep",
@@ -107,10 +100,10 @@ impl fmt::Display for CopyReason {
     }
 }
 
-/// Whether the data that end at `own` only need to follow `source` (keeper 6.7, K1 to K4).
+/// Checks whether data that end at `own` can follow `source` without a copy (keeper 6.7, K1 to K4).
 ///
 /// # Errors
-/// The first condition that does not hold.
+/// Returns the first condition that is not met.
 pub fn check_rejoin(own: &DataEnd, source: &SourceFacts) -> Result<(), CopyReason> {
     if own.system_id.is_empty() || own.system_id != source.system_id {
         return Err(CopyReason::OtherSystem); // K1
@@ -125,7 +118,7 @@ pub fn check_rejoin(own: &DataEnd, source: &SourceFacts) -> Result<(), CopyReaso
     }
 }
 
-/// Whether the end lies on the source's history (keeper K3).
+/// Checks that the end lies on the source's history (keeper K3).
 fn check_history(own: &DataEnd, source: &SourceFacts) -> Result<(), CopyReason> {
     if source.history.get(..own.history.len()) != Some(own.history.as_slice()) {
         return Err(CopyReason::OtherHistory);
@@ -141,8 +134,8 @@ fn check_history(own: &DataEnd, source: &SourceFacts) -> Result<(), CopyReason> 
     }
 }
 
-/// Whether a server whose oldest segment is `oldest` still has the one of `position`; the timeline in the name is
-/// ignored, because a segment is copied to the new timeline when the timeline changes in it.
+/// Whether a server whose oldest segment is `oldest` still has the segment of `position`. The timeline in the name is
+/// ignored: when the timeline changes within a segment, the segment is copied to the new timeline.
 fn has_segment_of(oldest: &str, position: Lsn) -> bool {
     let numbers = oldest.get(8..16).zip(oldest.get(16..24)).filter(|_| oldest.len() == 24);
     let Some((Ok(high), Ok(low))) =
@@ -190,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_master_that_stopped_at_the_switch_point_follows_as_it_is() {
+    fn an_old_master_that_stopped_at_the_switch_point_follows_without_a_copy() {
         check(old_master(), promoted(), Ok(()));
         check(
             DataEnd {
@@ -243,8 +236,8 @@ mod tests {
     }
 
     #[test]
-    fn the_same_timeline_will_do_for_a_standby_but_not_for_a_master() {
-        // beyond: an equal number proves nothing for an instance that began that timeline itself.
+    fn the_same_timeline_is_sufficient_for_a_standby_but_not_for_a_master() {
+        // The same timeline number proves nothing for an instance that started that timeline itself (extensions ).
         let own = DataEnd {
             timeline: 2,
             history: vec![fork(1, 0x300_00a0)],
@@ -280,7 +273,7 @@ mod tests {
             ..old_master()
         };
         check(longer, promoted(), Err(CopyReason::OtherHistory));
-        // The source skipped the timeline that we are on.
+        // The source skipped our timeline.
         let skipped = SourceFacts {
             timeline: 3,
             history: vec![fork(1, 0x300_00a0)],

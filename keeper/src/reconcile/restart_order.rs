@@ -1,8 +1,7 @@
-//! The order of restarts for changed parameters: standbys first, one at a time by uid; the master once a standby
-//! came back with them. Every keeper finds out for itself from what the others report.
+//! The order of restarts for changed parameters: standbys first, one at a time by uid; the master after a standby has
+//! restarted successfully. Each keeper computes it from what the others publish.
 //!
-//! Keepers that report nothing of it (Go stolon's restart at once) are not waited for, nor are instances that are not
-//! healthy.
+//! Keepers that do not publish it (Go stolon restarts immediately) and unhealthy instances are not waited for.
 
 use control::model::{KeeperUid, RestartState, SettingsInfo};
 
@@ -13,31 +12,29 @@ use crate::reconcile::TargetDb;
 pub struct Peer {
     /// Its keeper.
     pub keeper: KeeperUid,
-    /// It is a standby.
     pub is_standby: bool,
-    /// Its keeper calls it healthy.
+    /// Its keeper reports it as healthy.
     pub is_healthy: bool,
-    /// How far it is with the parameters; absent when its keeper does not report that.
+    /// Its progress in applying the parameters; `None` when its keeper does not publish it.
     pub settings: Option<SettingsInfo>,
     /// It has been restarting for longer than a start may take.
     pub is_overdue: bool,
 }
 
-/// Whether an instance that has to restart may do it now.
+/// Whether an instance that needs a restart may do it now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum RestartTurn {
-    /// It may.
     #[default]
     Now,
-    /// Not before this keeper's instance has.
+    /// This keeper's instance restarts first.
     After(KeeperUid),
-    /// Not before this keeper's instance has come back from its restart, which lasts too long already.
+    /// This keeper's instance has not come back from its restart in time.
     Stuck(KeeperUid),
-    /// No standby started with the parameters: the master would not either.
+    /// No standby started with the parameters, so the master would not either.
     Never,
 }
 
-/// Tells one set of parameters from another; all keepers of a cluster make the same of the same spec. (FNV-1a, 64 bits.)
+/// Returns a hash of the parameters that is the same on all keepers of a cluster (FNV-1a, 64 bits).
 pub fn fingerprint(target: &TargetDb) -> String {
     let spec = &target.spec;
     let numbers = [
@@ -59,8 +56,9 @@ pub fn fingerprint(target: &TargetDb) -> String {
     format!("{hash:016x}")
 }
 
-/// Whether the instance of `me` may restart for the parameters with this fingerprint. One that does not come back from
-/// its restart holds up the master only as long as no other standby came back with the parameters, and no standby.
+/// Returns whether the instance of `me` may restart for the parameters with this fingerprint. A standby that does not
+/// come back from its restart never delays other standbys, and delays the master only until another standby has come
+/// back with the parameters.
 pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &[Peer]) -> RestartTurn {
     let is_restarting = |peer: &&Peer| peer.settings.as_ref().is_some_and(SettingsInfo::is_restarting);
     let (stuck, restarting): (Vec<&Peer>, Vec<&Peer>) =
@@ -73,7 +71,7 @@ pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &
         .filter(|peer| peer.is_standby && peer.is_healthy && peer.settings.is_some())
         .collect();
     reporting.sort_by(|a, b| a.keeper.cmp(&b.keeper));
-    // With these parameters, not with earlier ones.
+    // An earlier fingerprint does not count as applied or refused.
     let has = |peer: &Peer, wanted: RestartState| {
         let settings = peer.settings.as_ref();
         settings.is_some_and(|settings| settings.fingerprint == fingerprint && settings.state == wanted)
@@ -145,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_master_restarts_once_a_standby_came_back_and_none_is_to_come() {
+    fn the_master_restarts_after_all_standbys_once_one_has_come_back() {
         check("k0 master", &["k1 standby well new pending"], "after k1");
         check("k0 master", &["k1 standby well old applied"], "after k1");
         check("k0 master", &["k1 standby ill new restarting"], "after k1");
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_does_not_come_back_holds_up_the_master_but_no_other_standby() {
+    fn an_overdue_standby_delays_the_master_but_no_other_standby() {
         let stuck = "k1 standby ill new restarting overdue";
         check("k2 standby", &["k0 master well new pending", stuck], "now");
         check("k0 master", &[stuck], "stuck k1");
@@ -185,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reports_nothing_or_is_down_is_not_waited_for() {
+    fn instances_that_publish_nothing_or_are_down_are_not_waited_for() {
         check("k0 master", &[], "now");
         check("k0 master", &["k1 standby well"], "now");
         check("k0 master", &["k1 standby ill new pending"], "now");
@@ -199,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_always_somebody_whose_turn_it_is_until_all_are_done() {
+    fn exactly_one_instance_may_restart_until_all_are_done() {
         let mut states = ["pending"; 4];
         for _ in 0..states.len() {
             let name = |at: usize| {

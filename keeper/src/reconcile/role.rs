@@ -1,33 +1,33 @@
-//! Role convergence (keeper 4.2): the data are those of the db, now the instance has to run in its role.
+//! Role reconciliation (keeper 4.2): the data belong to the db; the instance now has to run in its role.
 
 use crate::reconcile::configure::{configure, refresh_slots};
 use crate::reconcile::initialise::{first_start_config, with_upstream};
 use crate::reconcile::{
-    DataRole, DataState, HoldReason, LogMessage, NextAction, Observed, ReconcilePlan, ServerConfig, ServerFacts,
+    DataRole, DataState, HoldReason, LogMessage, NextAction, ObservedState, ReconcilePlan, ServerConfig, ServerFacts,
     ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
 };
 
-pub(crate) fn reconcile_role(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePlan {
+pub(crate) fn reconcile_role(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     match &target.role {
-        TargetRole::Master => reconcile_master(seen, target),
-        TargetRole::Standby(upstream) => reconcile_standby(seen, target, upstream),
+        TargetRole::Master => reconcile_master(observed, target),
+        TargetRole::Standby(upstream) => reconcile_standby(observed, target, upstream),
         TargetRole::NoUpstream => ReconcilePlan::hold(HoldReason::FollowedDbMissing),
         TargetRole::Other(role) => ReconcilePlan::hold(HoldReason::UnknownRole(role.clone())),
     }
 }
 
-/// Master path (keeper M1 to M5). Every start and every promotion asks for a permit first (beyond ).
-fn reconcile_master(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePlan {
-    let DataState::Present(local) = seen.local.data else {
+/// Master (keeper M1 to M5). Every start and every promotion requests a permit first (extensions ).
+fn reconcile_master(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
+    let DataState::Present(local) = observed.local.data else {
         return ReconcilePlan::hold(HoldReason::NoUsableData);
     };
     let mut steps = vec![Step::Log(LogMessage::RoleMaster)];
-    let then = match seen.server {
+    let then = match observed.server {
         ServerState::Down => {
-            // Also a standby starts without recovery settings here, and is then promoted: it gets a new timeline and
-            // never loses its signal file to become a master (keeper M3, I2).
-            let sets = start_config(seen, target, seen.config.cloned().unwrap_or_default());
-            steps.extend([Step::Permit, Step::Start(StartAs::Master, sets), Step::WaitReady]);
+            // A standby, too, starts without recovery settings here and is promoted afterwards. Promotion gives it a
+            // new timeline; its signal file is never just removed to make it a master (keeper M3, I2).
+            let config = start_config(observed, target, observed.config.cloned().unwrap_or_default());
+            steps.extend([Step::Permit, Step::Start(StartAs::Master, config), Step::WaitReady]);
             NextAction::PlanAgain
         }
         ServerState::Up(ServerProbe::NotProbed) => NextAction::ProbeServer,
@@ -42,59 +42,59 @@ fn reconcile_master(seen: &Observed<'_>, target: &TargetDb) -> ReconcilePlan {
         ServerState::Up(ServerProbe::Answered(facts)) => {
             steps.push(Step::Log(LogMessage::AlreadyMaster));
             refresh_slots(target, facts, &mut steps);
-            configure(seen, target, None, Some(facts), &mut steps);
+            configure(observed, target, None, Some(facts), &mut steps);
             NextAction::Done
         }
-        // Slots and pending restarts wait until somebody lets the superuser in again; the files do not.
+        // Slots and pending restarts need a superuser login. Files can be updated without one.
         ServerState::Up(ServerProbe::Refused) => {
             steps.push(Step::Log(LogMessage::AlreadyMaster));
-            configure(seen, target, None, None, &mut steps);
+            configure(observed, target, None, None, &mut steps);
             NextAction::Done
         }
     };
     ReconcilePlan { steps, next: then }
 }
 
-/// Standby path (keeper S1 to S5).
-fn reconcile_standby(seen: &Observed<'_>, target: &TargetDb, upstream: &Upstream) -> ReconcilePlan {
-    match seen.local.data {
+/// Standby (keeper S1 to S5).
+fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: &Upstream) -> ReconcilePlan {
+    match observed.local.data {
         DataState::Absent => return ReconcilePlan::hold(HoldReason::NoUsableData),
-        // Refused, and left running as it is (keeper R18, I3).
+        // A running master is never turned into a standby in place (keeper R18, I3).
         DataState::Present(DataRole::Master) => return ReconcilePlan::hold(HoldReason::MasterCannotFollow),
         DataState::Present(DataRole::Standby) => {}
     }
     let mut steps = vec![Step::Log(LogMessage::RoleStandby {
         followed: upstream.db.clone(),
     })];
-    let then = match seen.server {
+    let then = match observed.server {
         ServerState::Down => {
             steps.push(Step::Start(
                 StartAs::Standby,
-                start_config(seen, target, with_upstream(seen, upstream)),
+                start_config(observed, target, with_upstream(observed, upstream)),
             ));
             NextAction::PlanAgain
         }
         ServerState::Up(ServerProbe::NotProbed) => NextAction::ProbeServer,
-        ServerState::Up(asked) => {
+        ServerState::Up(probe) => {
             steps.push(Step::Log(LogMessage::AlreadyStandby));
-            let facts = answered_facts(asked);
+            let facts = answered_facts(probe);
             if let Some(facts) = facts {
                 refresh_slots(target, facts, &mut steps);
             }
-            configure(seen, target, Some(upstream), facts, &mut steps);
+            configure(observed, target, Some(upstream), facts, &mut steps);
             NextAction::Done
         }
     };
     ReconcilePlan { steps, next: then }
 }
 
-fn start_config(seen: &Observed<'_>, target: &TargetDb, sets: ServerConfig) -> ServerConfig {
-    let just_made = seen.local.db.initializing && seen.process.completed.as_ref() == Some(&target.db);
-    if just_made { first_start_config(sets) } else { sets }
+fn start_config(observed: &ObservedState<'_>, target: &TargetDb, config: ServerConfig) -> ServerConfig {
+    let just_made = observed.local.db.initializing && observed.process.completed.as_ref() == Some(&target.db);
+    if just_made { first_start_config(config) } else { config }
 }
 
-fn answered_facts(asked: &ServerProbe) -> Option<&ServerFacts> {
-    match asked {
+fn answered_facts(probe: &ServerProbe) -> Option<&ServerFacts> {
+    match probe {
         ServerProbe::Answered(facts) => Some(facts),
         ServerProbe::NotProbed | ServerProbe::NoAnswer | ServerProbe::Refused => None,
     }

@@ -1,4 +1,4 @@
-//! Replication slots: which ones a master or standby has, by name (keeper 11).
+//! Names of the replication slots that a master or standby has (keeper 11).
 
 use std::collections::BTreeSet;
 
@@ -6,32 +6,32 @@ use control::model::stolon_name;
 
 use crate::reconcile::TargetDb;
 
-/// Prefix of the names that a keeper may drop (keeper I14).
+/// Prefix of the slots that a keeper may drop (keeper I14).
 const PREFIX: &str = "stolon_";
 
-/// Whether others made the slot of this name: the keeper never touches it.
+/// Whether a slot was not created by a keeper. Keepers never change such slots.
 pub fn is_foreign_slot(name: &str) -> bool {
     !name.starts_with(PREFIX)
 }
 
-/// Whether the slots that the orders want and those of others are more than the server has room for.
+/// Whether the desired slots and the foreign ones exceed the server's `max_replication_slots`.
 pub fn is_short_of_slots(target: &TargetDb, existing: &BTreeSet<String>, room: u32) -> bool {
     let foreign = existing.iter().filter(|name| is_foreign_slot(name)).count();
     let wanted = followers(target).count() + additional(target).count();
     usize::try_from(room).is_ok_and(|room| wanted + foreign > room)
 }
 
-/// One change of a slot.
+/// A change of one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SlotChange {
-    /// Nobody wants it any more.
+    /// No longer needed.
     Drop(String),
     /// Missing.
     Create(String),
 }
 
-/// What has to change for `existing` to become what `target` wants: drops first, then creations, those for standbys
-/// ahead of additional ones (keeper 11.3).
+/// Returns the changes that turn `existing` into the desired slots: drops first, then creations, those for standbys
+/// before additional ones (keeper 11.3).
 pub(crate) fn slot_changes(target: &TargetDb, existing: &BTreeSet<String>) -> Vec<SlotChange> {
     let wanted: BTreeSet<String> = followers(target).chain(additional(target)).collect();
     let drops = existing
@@ -46,14 +46,14 @@ pub(crate) fn slot_changes(target: &TargetDb, existing: &BTreeSet<String>) -> Ve
         .collect()
 }
 
-/// One for each follower but oneself (keeper 11.1), sorted.
+/// One slot per follower except the db itself (keeper 11.1), sorted.
 fn followers(target: &TargetDb) -> impl Iterator<Item = String> {
     let followers = target.spec.followers.iter().flatten().filter(|uid| **uid != target.db);
     let names: BTreeSet<String> = followers.map(|uid| stolon_name(uid.as_str())).collect();
     names.into_iter()
 }
 
-/// The additional ones, sorted, less those of followers.
+/// Additional slots, sorted, without those of followers.
 fn additional(target: &TargetDb) -> impl Iterator<Item = String> {
     let own: BTreeSet<String> = followers(target).collect();
     let names = target.spec.additional_replication_slots.iter().flatten();

@@ -1,36 +1,36 @@
-//! Whether the instance that answers at the address of the followed db is the one that the cluster data mean. It is
-//! decided before anything is removed: an address may lead to another cluster that has the same passwords.
+//! Whether the instance at the address of the followed db is the recorded one. This is checked before anything is
+//! removed: an address may lead to another cluster with the same passwords.
 
 use std::fmt;
 
 use crate::reconcile::SourceFacts;
 
-/// What the cluster data record of the followed db.
+/// Identity of the followed db as recorded in the cluster data.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RecordedIdentity {
-    /// PostgreSQL's system identifier; empty while no keeper has published one.
+    /// System identifier; empty until a keeper has published one.
     pub system_id: String,
-    /// The timeline that its keeper published last; 0 for none.
+    /// The last timeline that its keeper published; 0 for none.
     pub timeline: u64,
 }
 
-/// Why the instance that answers is not the one to copy from.
+/// Why the instance that answers must not be followed or copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WrongSource {
-    /// The cluster data do not say yet which database cluster it is.
+    /// The cluster data have no system identifier yet.
     NotRecorded,
-    /// It is another database cluster.
+    /// It belongs to another database cluster.
     OtherSystem {
-        /** In the cluster data. */
+        /// Value in the cluster data.
         recorded: String,
-        /** At the address. */
+        /// Value at the address.
         found: String,
     },
-    /// It is on an older timeline than the one that its keeper published.
+    /// Its timeline is older than the one that its keeper published.
     Behind {
-        /** In the cluster data. */
+        /// Value in the cluster data.
         recorded: u64,
-        /** At the address. */
+        /// Value at the address.
         found: u64,
     },
 }
@@ -53,7 +53,7 @@ impl fmt::Display for WrongSource {
 }
 
 impl WrongSource {
-    /// What an operator can do about it.
+    /// Returns what an operator can do about it.
     pub const fn remedy(&self) -> &'static str {
         match self {
             Self::NotRecorded => "wait until the master's keeper has published it",
@@ -64,10 +64,10 @@ impl WrongSource {
     }
 }
 
-/// Whether `source` may be followed or copied.
+/// Checks that `source` may be followed or copied.
 ///
 /// # Errors
-/// It is not what `recorded` describes.
+/// It is not the recorded instance.
 pub fn check_source(recorded: &RecordedIdentity, source: &SourceFacts) -> Result<(), WrongSource> {
     if recorded.system_id.is_empty() {
         return Err(WrongSource::NotRecorded);

@@ -1,109 +1,108 @@
-//! A plan: steps in their order, and what comes after them.
+//! A plan: steps in order, and what follows them.
 
 use control::model::{ClusterUid, DbUid, NewConfig};
 
 use crate::external_dirs::{ClearRequest, ExternalDir};
 use crate::reconcile::{HoldReason, LocalDb, LogMessage, ServerConfig, SlotChange, Upstream};
 
-/// What to do next.
+/// Steps to execute, and what follows them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReconcilePlan {
-    /// To be done in this order.
+    /// To be executed in this order.
     pub steps: Vec<Step>,
-    /// What comes after the last step.
+    /// What follows the last step.
     pub next: NextAction,
 }
 
-/// What comes after the steps of a plan.
+/// What follows the steps of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NextAction {
-    /// What was seen is no longer so: look again and plan again, in the same pass.
+    /// The steps changed what was observed: observe and plan again in the same round.
     PlanAgain,
-    /// Ask the server, and plan again.
+    /// Probe the server, and plan again.
     ProbeServer,
-    /// Ask the instance to copy from, once it has the slot, and plan again.
+    /// Probe the instance to copy from, once it has the slot, and plan again.
     ProbeSource(Upstream),
-    /// The pass is complete.
+    /// The round is complete.
     Done,
-    /// The pass ends without having done what the orders say.
+    /// The round ends without having reached the desired state.
     Hold(HoldReason),
 }
 
-/// One step.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// Say it in the log.
+    /// Log a message.
     Log(LogMessage),
     /// Save the cluster uid (`keeperstate`).
     SaveCluster(ClusterUid),
-    /// Save the local db (`dbstate`), durably, before what follows.
+    /// Save the local db (`dbstate`) durably before the steps that follow.
     SaveDb(LocalDb),
-    /// Stop the instance (fast) and wait for it.
+    /// Stop the instance (fast shutdown) and wait for its end.
     Stop,
     /// Publish that the instance of this db is stopped, and how.
     PublishStopped(DbUid),
-    /// Move whole data aside until new ones are complete, or remove them; remove what is half made.
+    /// Set complete data aside until new ones are complete, or remove them; remove incomplete data.
     ClearData(ClearRequest),
-    /// Make an empty database cluster.
+    /// Run initdb.
     Initdb(NewConfig),
-    /// Start for the time of the initialisation only, out of clients' reach.
+    /// Start for the initialisation only, unreachable for clients.
     StartTemporarily(ServerConfig),
-    /// Wait until the instance takes connections.
+    /// Wait until the instance accepts connections.
     WaitReady,
     /// Read the configured parameters and save them as those of the initialisation.
     ReadInitParameters,
     /// Set up superuser and replication role.
     SetUpRoles,
-    /// Copy the data of this instance; its tablespaces and WAL go to these places.
+    /// Copy the data of this instance with pg_basebackup, tablespaces and WAL into these directories.
     BaseBackup(Upstream, Vec<ExternalDir>),
-    /// Make the data those of a standby.
+    /// Create `standby.signal`.
     MarkStandby,
-    /// The data of this db are complete: a failure after this does not throw them away.
+    /// The data of this db are complete: a later failure does not discard them.
     MarkComplete(DbUid),
-    /// Ask the store whether this instance may become a master now.
+    /// Request the permit to become master from the store.
     Permit,
     /// Start the instance.
     Start(StartAs, ServerConfig),
-    /// Wait until the instance streams, or give its old data up.
+    /// Wait until the instance streams, or give up its old data.
     WaitStreaming(DbUid),
     /// Promote the running standby.
     Promote,
     /// Create or drop a replication slot.
     Slot(SlotChange),
-    /// Write the configuration and make the server read it.
+    /// Write the configuration and reload the server.
     Reload(ServerConfig),
-    /// Restart the instance (fast).
+    /// Restart the instance (fast shutdown).
     Restart(StartAs, ServerConfig),
-    /// Whether some parameter waits for a restart, to be reported.
+    /// Report whether a parameter is pending restart.
     ReportRestart(RestartNeed),
-    /// The orders are carried out: record their generation.
+    /// The desired state is reached: save its generation.
     SaveApplied(LocalDb),
 }
 
-/// Whether some parameter waits for a restart.
+/// Whether a parameter is pending restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartNeed {
-    /// None does.
+    /// No parameter is.
     Nothing,
-    /// Some do.
+    /// At least one is.
     Pending,
-    /// One does that is worth no restart, so that nobody has to wait for ours.
+    /// One is that needs no restart yet, so that other instances need not wait for this one.
     CanWait,
-    /// The server was not asked since it got the parameters.
+    /// The server was not probed since it read the parameters.
     NotProbed,
 }
 
-/// How an instance is started.
+/// Role in which an instance is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAs {
-    /// Without recovery settings; needs a permit.
+    /// Without recovery settings; requires a permit.
     Master,
     /// As a standby.
     Standby,
 }
 
 impl ReconcilePlan {
-    /// Nothing to do but to wait for other orders.
+    /// Returns a plan without actions that logs `why` and waits for another desired state.
     pub fn hold(why: HoldReason) -> Self {
         Self {
             steps: vec![Step::Log(LogMessage::OnHold(why.clone()))],
@@ -113,12 +112,12 @@ impl ReconcilePlan {
 }
 
 impl Step {
-    /// Whether the step changes something, so that a pass that has it is told (keeper 15.0 rule 5).
+    /// Whether the step changes something, so that the messages of its round are logged (keeper 15.0 rule 5).
     pub fn has_effect(&self) -> bool {
         !matches!(self, Self::Log(_) | Self::ReportRestart(_))
     }
 
-    /// Whether the step may take so long that other orders are better obeyed before it ends (keeper W3).
+    /// Whether the step may take so long that a changed desired state must interrupt it (keeper W3).
     pub fn is_long(&self) -> bool {
         matches!(
             self,
@@ -126,7 +125,7 @@ impl Step {
         )
     }
 
-    /// Whether the pass goes on when the step fails (keeper R23, R24, S5, 11.3).
+    /// Whether the round continues when the step fails (keeper R23, R24, S5, 11.3).
     pub fn may_fail(&self) -> bool {
         matches!(self, Self::Reload(_) | Self::Restart(..) | Self::Slot(_))
     }

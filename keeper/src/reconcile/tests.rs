@@ -1,4 +1,4 @@
-//! The decision table of a pass (keeper T8) and its invariants (keeper 17), played against a fake instance.
+//! The decision table of a round (keeper T8) and its invariants (keeper 17), played against a fake instance.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,11 +12,11 @@ use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind, Obsta
 
 const ME: &str = "k1";
 const BOOT: &str = "boot1";
-const PASSES_MAX: usize = 12;
+const ROUNDS_MAX: usize = 12;
 
 /// A keeper, its instance and the cluster data; a case changes what matters to it.
 #[derive(Clone)]
-struct World {
+struct FakeKeeper {
     data: Option<ClusterData>,
     reading: Option<ClusterDataState>,
     local: LocalFacts,
@@ -27,16 +27,16 @@ struct World {
     known: ProcessState,
     own_end: Option<DataEnd>,
     source: SourceFacts,
-    places: Vec<ExternalDir>,
-    in_the_way: Option<(std::path::PathBuf, Obstacle)>,
-    fails: Vec<&'static str>,
+    external_dirs: Vec<ExternalDir>,
+    obstacle: Option<(std::path::PathBuf, Obstacle)>,
+    failing_steps: Vec<&'static str>,
     trace: Vec<String>,
-    noted: Option<RestartNeed>,
-    lines: Vec<LogMessage>,
+    reported: Option<RestartNeed>,
+    messages: Vec<LogMessage>,
 }
 
 /// Keeper `k1` with db `A` of generation 3 applied, running as the cluster's master; `k2` has standby `B`.
-fn world() -> World {
+fn fake() -> FakeKeeper {
     let mut data = ClusterData {
         format_version: 1,
         cluster: Some(Cluster {
@@ -70,12 +70,12 @@ fn world() -> World {
     }
     data.dbs_mut().insert("A".into(), db("A", "k1", Role::Master, &["B"]));
     data.dbs_mut().insert("B".into(), db("B", "k2", Role::Standby, &[]));
-    let sets = ServerConfig {
+    let config = ServerConfig {
         parameters: parameters(&[("work_mem", "4MB")]),
         hba: vec!["hba".into()],
         upstream: None,
     };
-    World {
+    FakeKeeper {
         data: Some(data),
         reading: None,
         local: LocalFacts {
@@ -96,7 +96,7 @@ fn world() -> World {
             ..ServerFacts::default()
         },
         known: ProcessState {
-            current: Some(sets),
+            current: Some(config),
             ..ProcessState::default()
         },
         own_end: None,
@@ -110,12 +110,12 @@ fn world() -> World {
             }],
             oldest_segment: Some("000000010000000000000001".into()),
         },
-        places: Vec::new(),
-        in_the_way: None,
-        fails: Vec::new(),
-        noted: None,
+        external_dirs: Vec::new(),
+        obstacle: None,
+        failing_steps: Vec::new(),
+        reported: None,
         trace: Vec::new(),
-        lines: Vec::new(),
+        messages: Vec::new(),
     }
 }
 
@@ -152,7 +152,7 @@ fn names(list: &[&str]) -> BTreeSet<String> {
     list.iter().map(|name| (*name).to_owned()).collect()
 }
 
-impl World {
+impl FakeKeeper {
     fn own_db(mut self, change: impl FnOnce(&mut Db)) -> Self {
         let data = self.data.as_mut().expect("the case has cluster data");
         let uid = data.db_of_keeper(&ME.into()).expect("the keeper has a db").0.clone();
@@ -180,23 +180,23 @@ impl World {
         self
     }
 
-    /// Our db is asked to be a standby of B, which is the master.
+    /// The local db has to be a standby of B, which is the master.
     fn standby(self) -> Self {
-        let mut world = self.status_master("B").own_db(|db| {
+        let mut fake = self.status_master("B").own_db(|db| {
             db.spec.role = Role::Standby;
             db.spec.follow_config = Some(FollowConfig::internal("B".into()));
             db.spec.followers = Some(Vec::new());
         });
-        world.local.data = DataState::Present(DataRole::Standby);
-        world.facts.slots.clear();
-        world.known.current = world.known.current.map(|sets| ServerConfig {
+        fake.local.data = DataState::Present(DataRole::Standby);
+        fake.facts.slots.clear();
+        fake.known.current = fake.known.current.map(|config| ServerConfig {
             upstream: Some(upstream("5432")),
-            ..sets
+            ..config
         });
-        world
+        fake
     }
 
-    /// The keeper gets a new db A2 instead of A, to be made in this way.
+    /// The keeper is assigned a new db A2 instead of A, with this init mode.
     fn replaced_by_a2(mut self, mode: DbInitMode) -> Self {
         let data = self.data.as_mut().expect("the case has cluster data");
         let mut db = data.dbs_mut().remove(&DbUid::from("A")).expect("the keeper has db A");
@@ -237,7 +237,7 @@ impl World {
         self.stopped()
     }
 
-    /// The instance stopped here, on timeline 1.
+    /// The data end here, on timeline 1.
     fn ends(mut self, state: EndState, position: u64) -> Self {
         let end = DataEnd {
             system_id: "7".into(),
@@ -251,11 +251,11 @@ impl World {
     }
 
     fn failing(mut self, step: &'static str) -> Self {
-        self.fails.push(step);
+        self.failing_steps.push(step);
         self
     }
 
-    fn orders(&self) -> Desired {
+    fn desired(&self) -> Desired {
         let reading = match (&self.reading, &self.data) {
             (Some(reading), _) => reading.clone(),
             (None, Some(data)) => ClusterDataState::Valid(Box::new(data.clone().check().expect("the case is valid"))),
@@ -264,8 +264,8 @@ impl World {
         desired_state(&reading, &ME.into(), &BOOT.into())
     }
 
-    fn sets(&self) -> Option<ServerConfig> {
-        match self.orders().goal {
+    fn config(&self) -> Option<ServerConfig> {
+        match self.desired().goal {
             Goal::Run(target) => Some(ServerConfig {
                 parameters: target.spec.pg_parameters,
                 hba: vec!["hba".into()],
@@ -275,44 +275,44 @@ impl World {
         }
     }
 
-    /// Plays one pass and tells what was done and how it ended.
-    fn pass(&mut self) -> String {
+    /// Plays one round; returns what was done and how it ended.
+    fn round(&mut self) -> String {
         self.trace.clear();
-        self.lines.clear();
-        let (mut asked, mut copy) = (false, None);
-        for _ in 0..PASSES_MAX {
-            let (orders, sets) = (self.orders(), self.sets());
-            let server = match (self.running, asked) {
+        self.messages.clear();
+        let (mut probe, mut copy) = (false, None);
+        for _ in 0..ROUNDS_MAX {
+            let (desired, config) = (self.desired(), self.config());
+            let server = match (self.running, probe) {
                 (false, _) => ServerState::Down,
                 (true, false) => ServerState::Up(ServerProbe::NotProbed),
                 (true, true) if self.refuses => ServerState::Up(ServerProbe::Refused),
                 (true, true) if !self.answers => ServerState::Up(ServerProbe::NoAnswer),
                 (true, true) => ServerState::Up(ServerProbe::Answered(self.facts.clone())),
             };
-            let seen = Observed {
-                desired: &orders,
+            let observed = ObservedState {
+                desired: &desired,
                 local: &self.local,
                 server: &server,
-                config: sets.as_ref(),
+                config: config.as_ref(),
                 process: &self.known,
                 copy: copy.as_ref(),
             };
-            let plan = plan(&seen);
-            if let Err(step) = self.act(&plan.steps) {
+            let plan = plan(&observed);
+            if let Err(step) = self.execute(&plan.steps) {
                 self.trace.push(format!("failed at {step}"));
                 return self.trace.join("; ");
             }
             match plan.next {
-                NextAction::PlanAgain => (asked, copy) = (false, None),
-                NextAction::ProbeServer => asked = true,
+                NextAction::PlanAgain => (probe, copy) = (false, None),
+                NextAction::ProbeServer => probe = true,
                 NextAction::ProbeSource(from) => {
                     self.trace.push(format!("ask {}", from.db));
                     copy = Some(CopyFacts {
                         own: self.own_end.clone(),
                         source: self.source.clone(),
-                        external_dirs: self.places.clone(),
+                        external_dirs: self.external_dirs.clone(),
                         bytes: None,
-                        obstacle: self.in_the_way.clone(),
+                        obstacle: self.obstacle.clone(),
                     });
                 }
                 NextAction::Done => {
@@ -328,11 +328,14 @@ impl World {
         panic!("the pass does not settle: {:?}", self.trace);
     }
 
-    fn act(&mut self, steps: &[Step]) -> Result<(), String> {
+    fn execute(&mut self, steps: &[Step]) -> Result<(), String> {
         for step in steps {
             let name = self.play(step);
             let Some(name) = name else { continue };
-            let failed = self.fails.iter().any(|fails| name.starts_with(fails));
+            let failed = self
+                .failing_steps
+                .iter()
+                .any(|failing_steps| name.starts_with(failing_steps));
             self.trace.push(name.clone());
             if failed && !step.may_fail() {
                 return Err(name);
@@ -341,16 +344,20 @@ impl World {
         Ok(())
     }
 
-    /// What a step does to the fake; nothing to tell for what only talks.
+    /// Applies a step to the fake; log steps do nothing.
     fn play(&mut self, step: &Step) -> Option<String> {
-        let fails = |name: &str| self.fails.iter().any(|fails| name.starts_with(fails));
+        let failing_steps = |name: &str| {
+            self.failing_steps
+                .iter()
+                .any(|failing_steps| name.starts_with(failing_steps))
+        };
         Some(match step {
             Step::Log(line) => {
-                self.lines.push(line.clone());
+                self.messages.push(line.clone());
                 return None;
             }
             Step::ReportRestart(need) => {
-                self.noted = Some(*need);
+                self.reported = Some(*need);
                 return None;
             }
             Step::SaveCluster(uid) => {
@@ -404,22 +411,22 @@ impl World {
                 return None;
             }
             Step::Permit => "permit".into(),
-            Step::Start(role, sets) => {
+            Step::Start(role, config) => {
                 let name = format!("start {role:?}");
-                if !fails(&name) {
+                if !failing_steps(&name) {
                     self.running = true;
-                    self.known.current = Some(sets.clone());
+                    self.known.current = Some(config.clone());
                 }
-                name + &following(sets)
+                name + &following(config)
             }
             Step::WaitStreaming(db) => {
-                if fails("streams") {
+                if failing_steps("streams") {
                     self.known.rejoin_failed = Some(db.clone());
                 }
                 "streams".into()
             }
             Step::Promote => {
-                if !fails("promote") {
+                if !failing_steps("promote") {
                     self.local.data = DataState::Present(DataRole::Master);
                 }
                 "promote".into()
@@ -432,15 +439,15 @@ impl World {
                 self.facts.slots.insert(name.clone());
                 format!("create {name}")
             }
-            Step::Reload(sets) => {
-                if !fails("reload") {
-                    self.known.current = Some(sets.clone());
+            Step::Reload(config) => {
+                if !failing_steps("reload") {
+                    self.known.current = Some(config.clone());
                 }
-                "reload".to_owned() + &following(sets)
+                "reload".to_owned() + &following(config)
             }
-            Step::Restart(_, sets) => {
+            Step::Restart(_, config) => {
                 self.facts.restart_pending = false;
-                self.known.current = Some(sets.clone());
+                self.known.current = Some(config.clone());
                 "restart".into()
             }
             Step::SaveApplied(db) => {
@@ -451,8 +458,9 @@ impl World {
     }
 }
 
-fn following(sets: &ServerConfig) -> String {
-    sets.upstream
+fn following(config: &ServerConfig) -> String {
+    config
+        .upstream
         .as_ref()
         .map(|from| format!(" following {}:{}", from.host, from.port))
         .unwrap_or_default()
@@ -467,157 +475,170 @@ fn upstream(port: &str) -> Upstream {
     }
 }
 
-/// One pass does this; a second one has nothing left to do when the first came to its end.
+/// Checks what one round does, and that a second round has nothing left to do if the first one completed.
 #[track_caller]
-fn check(mut world: World, expected: &str) {
-    assert_eq!(world.pass(), expected);
+fn check(mut fake: FakeKeeper, expected: &str) {
+    assert_eq!(fake.round(), expected);
     if expected.ends_with("done") {
         assert_eq!(
-            world.pass(),
+            fake.round(),
             "done",
             "planning again on what the first pass made settles"
         );
     }
 }
 
+/// The row of the decision table: keeper T8 row 1.
 #[test]
-fn t8_1_not_listed_changes_nothing() {
-    let mut world = world();
-    world
-        .data
+fn a_keeper_that_is_not_listed_changes_nothing() {
+    let mut fake = fake();
+    fake.data
         .as_mut()
         .expect("there")
         .keepers_mut()
         .remove(&KeeperUid::from(ME));
-    check(world, "hold NotListed");
+    check(fake, "hold NotListed");
 }
 
+/// The row of the decision table: keeper T8 row 2.
 #[test]
-fn t8_2_without_a_db_the_instance_is_stopped_and_its_files_kept() {
-    let mut world = world();
-    world.data.as_mut().expect("there").dbs_mut().remove(&DbUid::from("A"));
-    check(world, "stop; done");
+fn without_a_db_the_instance_is_stopped_and_its_files_kept() {
+    let mut fake = fake();
+    fake.data.as_mut().expect("there").dbs_mut().remove(&DbUid::from("A"));
+    check(fake, "stop; done");
 }
 
+/// The row of the decision table: keeper T8 row 3.
 #[test]
-fn t8_3_an_unacknowledged_boot_uuid_stops_the_instance() {
-    let mut world = world();
-    let keepers = world.data.as_mut().expect("there").keepers_mut();
+fn an_unacknowledged_boot_uuid_stops_the_instance() {
+    let mut fake = fake();
+    let keepers = fake.data.as_mut().expect("there").keepers_mut();
     keepers.get_mut(&KeeperUid::from(ME)).expect("there").status.boot_uuid = "earlier".into();
-    check(world, "stop; done");
+    check(fake, "stop; done");
 }
 
+/// The row of the decision table: keeper T8 rows 4 and 5.
 #[test]
-fn t8_4_and_5_lost_data_are_neither_made_nor_started() {
-    check(world().local_db("", false).no_data(), "hold DataLost");
-    check(world().local_db("", false).stopped(), "hold DataLost");
+fn lost_data_are_neither_created_nor_started() {
+    check(fake().local_db("", false).no_data(), "hold DataLost");
+    check(fake().local_db("", false).stopped(), "hold DataLost");
 }
 
+/// The row of the decision table: keeper T8 row 6.
 #[test]
-fn t8_6_a_half_made_copy_is_made_again_in_the_same_pass() {
-    let world = world()
+fn an_incomplete_copy_is_repeated_in_the_same_round() {
+    let fake = fake()
         .standby()
         .own_db(|db| db.spec.init_mode = DbInitMode::Resync)
         .local_db("A", true)
         .stopped();
     check(
-        world,
+        fake,
         "ask B; save 'A' initializing; clear; copy B; \
          start Standby following host-k2:5432; reload following host-k2:5432; record A 3; done",
     );
 }
 
+/// The row of the decision table: keeper T8 row 7.
 #[test]
-fn t8_7_half_made_data_that_nobody_asks_for_are_removed() {
-    check(world().local_db("A", true).stopped(), "clear; save ''; hold DataLost");
+fn unwanted_incomplete_data_are_removed() {
+    check(fake().local_db("A", true).stopped(), "clear; save ''; hold DataLost");
 }
 
+/// The row of the decision table: keeper T8 row 8.
 #[test]
-fn t8_8_a_stopped_master_is_started_with_a_permit() {
-    let mut world = world().own_db(|db| db.generation = 4).stopped();
-    world.facts.slots = names(&["stolon_gone", "mine"]);
+fn a_stopped_master_is_started_with_a_permit() {
+    let mut fake = fake().own_db(|db| db.generation = 4).stopped();
+    fake.facts.slots = names(&["stolon_gone", "mine"]);
     check(
-        world,
+        fake,
         "permit; start Master; wait; drop stolon_gone; create stolon_B; record A 4; done",
     );
 }
 
+/// The row of the decision table: keeper T8 row 10.
 #[test]
-fn t8_10_a_running_standby_is_promoted() {
-    let mut world = world();
-    world.local.data = DataState::Present(DataRole::Standby);
-    world.known.current = world.known.current.map(|sets| ServerConfig {
+fn a_running_standby_is_promoted() {
+    let mut fake = fake();
+    fake.local.data = DataState::Present(DataRole::Standby);
+    fake.known.current = fake.known.current.map(|config| ServerConfig {
         upstream: Some(upstream("5432")),
-        ..sets
+        ..config
     });
-    check(world, "permit; promote; done");
+    check(fake, "permit; promote; done");
 }
 
 #[test]
-fn a_server_that_lets_nobody_in_is_left_running_configured_and_promoted() {
-    let mut world = world();
-    world.refuses = true;
-    world.facts.slots.clear(); // that the slot is missing is not known
-    check(world.clone(), "done");
-    let changed = |world: World| {
-        world.own_db(|db| {
+fn a_server_that_rejects_logins_is_left_running_configured_and_promoted() {
+    let mut fake = fake();
+    fake.refuses = true;
+    fake.facts.slots.clear(); // the missing slot is unknown
+    check(fake.clone(), "done");
+    let changed = |fake: FakeKeeper| {
+        fake.own_db(|db| {
             db.generation = 4;
             db.spec.pg_parameters = parameters(&[("work_mem", "8MB")]);
         })
     };
-    check(changed(world.clone()), "reload; record A 4; done");
-    let standby = changed(world.clone().standby());
+    check(changed(fake.clone()), "reload; record A 4; done");
+    let standby = changed(fake.clone().standby());
     check(standby, "reload following host-k2:5432; record A 4; done");
-    world.local.data = DataState::Present(DataRole::Standby);
-    check(world, "permit; promote; done");
+    fake.local.data = DataState::Present(DataRole::Standby);
+    check(fake, "permit; promote; done");
 }
 
+/// The row of the decision table: keeper T8 row 11.
 #[test]
-fn t8_11_a_stopped_standby_starts_without_upstream_and_is_promoted() {
-    let mut world = world().stopped();
-    world.local.data = DataState::Present(DataRole::Standby);
-    check(world, "permit; start Master; wait; permit; promote; done");
+fn a_stopped_standby_starts_without_upstream_and_is_promoted() {
+    let mut fake = fake().stopped();
+    fake.local.data = DataState::Present(DataRole::Standby);
+    check(fake, "permit; start Master; wait; permit; promote; done");
 }
 
+/// The row of the decision table: keeper T8 row 12.
 #[test]
-fn t8_12_a_master_never_becomes_a_standby_in_place() {
-    let mut running = world().standby();
+fn a_master_never_becomes_a_standby_in_place() {
+    let mut running = fake().standby();
     running.local.data = DataState::Present(DataRole::Master);
     check(running.clone(), "hold MasterCannotFollow");
     check(running.stopped(), "hold MasterCannotFollow");
 }
 
+/// The row of the decision table: keeper T8 row 13.
 #[test]
-fn t8_13_a_missing_followed_db_changes_nothing() {
-    let lost = |world: World| world.own_db(|db| db.spec.follow_config = Some(FollowConfig::internal("gone".into())));
-    check(lost(world().standby()), "hold FollowedDbMissing");
-    check(lost(world().standby().stopped()), "hold FollowedDbMissing");
+fn a_missing_followed_db_changes_nothing() {
+    let lost = |fake: FakeKeeper| fake.own_db(|db| db.spec.follow_config = Some(FollowConfig::internal("gone".into())));
+    check(lost(fake().standby()), "hold FollowedDbMissing");
+    check(lost(fake().standby().stopped()), "hold FollowedDbMissing");
     check(
-        lost(world().standby().replaced_by_a2(DbInitMode::Resync)),
+        lost(fake().standby().replaced_by_a2(DbInitMode::Resync)),
         "hold FollowedDbMissing",
     );
 }
 
+/// The row of the decision table: keeper T8 row 14.
 #[test]
-fn t8_14_a_stopped_standby_is_recorded_even_if_not_ready() {
-    let mut world = world().standby().own_db(|db| db.generation = 4).stopped();
-    world.answers = false;
-    check(world, "start Standby following host-k2:5432; record A 4; done");
+fn a_started_standby_is_saved_even_if_not_ready() {
+    let mut fake = fake().standby().own_db(|db| db.generation = 4).stopped();
+    fake.answers = false;
+    check(fake, "start Standby following host-k2:5432; record A 4; done");
 }
 
+/// The row of the decision table: keeper T8 row 15.
 #[test]
-fn t8_15_a_moved_upstream_needs_one_reload() {
-    let mut world = world().standby();
-    let dbs = world.data.as_mut().expect("there").dbs_mut();
+fn a_moved_upstream_needs_one_reload() {
+    let mut fake = fake().standby();
+    let dbs = fake.data.as_mut().expect("there").dbs_mut();
     dbs.get_mut(&DbUid::from("B")).expect("there").status.port = "5433".into();
-    check(world, "reload following host-k2:5433; done");
+    check(fake, "reload following host-k2:5433; done");
 }
 
+/// The row of the decision table: keeper T8 rows 17 to 20.
 #[test]
-fn t8_17_to_20_what_has_diverged_is_copied() {
+fn diverged_data_are_copied() {
     let copied = "ask B; save 'A2' initializing; clear; copy B; start Standby following host-k2:5432; \
                   reload following host-k2:5432; record A2 1; done";
-    let resync = || world().standby().replaced_by_a2(DbInitMode::Resync);
+    let resync = || fake().standby().replaced_by_a2(DbInitMode::Resync);
     check(resync().ends(EndState::ShutDown, 0x300_00a1), copied);
     check(resync().ends(EndState::Unclean, 0x300_0000), copied);
     check(resync().stopped(), copied);
@@ -625,35 +646,31 @@ fn t8_17_to_20_what_has_diverged_is_copied() {
 }
 
 #[test]
-fn an_old_master_that_stopped_in_order_follows_without_a_copy() {
+fn an_old_master_with_a_clean_shutdown_follows_without_a_copy() {
     // keeper 6.7
-    let mut world = world()
+    let mut fake = fake()
         .standby()
         .replaced_by_a2(DbInitMode::Resync)
         .ends(EndState::ShutDown, 0x300_00a0);
-    world.local.data = DataState::Present(DataRole::Master);
+    fake.local.data = DataState::Present(DataRole::Master);
     check(
-        world,
+        fake,
         "ask B; save 'A2' initializing; mark standby; start Standby following host-k2:5432; streams; \
          reload following host-k2:5432; record A2 1; done",
     );
 }
 
 #[test]
-fn kept_data_that_do_not_stream_are_copied_over() {
-    let kept = world()
+fn old_data_that_do_not_stream_are_copied_over() {
+    let kept = fake()
         .standby()
         .replaced_by_a2(DbInitMode::Resync)
         .ends(EndState::ShutDown, 0x300_00a0);
-    let mut world = kept.failing("streams");
-    assert!(
-        world.pass().ends_with("streams; failed at streams"),
-        "{:?}",
-        world.trace
-    );
-    world.fails.clear();
+    let mut fake = kept.failing("streams");
+    assert!(fake.round().ends_with("streams; failed at streams"), "{:?}", fake.trace);
+    fake.failing_steps.clear();
     check(
-        world,
+        fake,
         "stop; ask B; save 'A2' initializing; clear; copy B; \
          start Standby following host-k2:5432; reload following host-k2:5432; record A2 1; done",
     );
@@ -662,51 +679,51 @@ fn kept_data_that_do_not_stream_are_copied_over() {
 #[test]
 fn nothing_is_destroyed_before_the_source_answers() {
     // keeper W10
-    let mut world = world()
+    let mut fake = fake()
         .standby()
         .replaced_by_a2(DbInitMode::Resync)
         .ends(EndState::Unclean, 0x300_0000);
-    // Also what was tried in vain, or left half made by an earlier process, may be all that there is.
-    for world in [
-        world.clone(),
-        world.clone().local_db("A2", true),
-        world.clone().local_db("A", true),
+    // Data that did not stream, or were left incomplete by an earlier process, may be the only ones.
+    for fake in [
+        fake.clone(),
+        fake.clone().local_db("A2", true),
+        fake.clone().local_db("A", true),
     ] {
-        let orders = world.orders();
-        let (server, sets) = (ServerState::Down, world.sets());
-        let seen = Observed {
-            desired: &orders,
-            local: &world.local,
+        let desired = fake.desired();
+        let (server, config) = (ServerState::Down, fake.config());
+        let observed = ObservedState {
+            desired: &desired,
+            local: &fake.local,
             server: &server,
-            config: sets.as_ref(),
-            process: &world.known,
+            config: config.as_ref(),
+            process: &fake.known,
             copy: None,
         };
-        let first = plan(&seen);
+        let first = plan(&observed);
         assert_eq!(first.next, NextAction::ProbeSource(upstream("5432")));
         assert!(!first.steps.iter().any(Step::has_effect), "{:?}", first.steps);
     }
-    world.running = true;
+    fake.running = true;
     assert!(
-        world.pass().starts_with("stop; ask B; save 'A2' initializing; clear"),
+        fake.round().starts_with("stop; ask B; save 'A2' initializing; clear"),
         "{:?}",
-        world.trace
+        fake.trace
     );
 }
 
 #[test]
 fn a_source_that_is_another_instance_changes_nothing() {
     let resync = || {
-        world()
+        fake()
             .standby()
             .replaced_by_a2(DbInitMode::Resync)
             .ends(EndState::Unclean, 0x300_0000)
     };
-    let held = |mut world: World, expected: &str| {
-        let before = world.local.clone();
-        let told = world.pass();
-        assert_eq!(told, format!("ask B; hold {expected}"));
-        assert_eq!(world.local, before, "nothing is marked, nothing removed");
+    let held = |mut fake: FakeKeeper, expected: &str| {
+        let before = fake.local.clone();
+        let result = fake.round();
+        assert_eq!(result, format!("ask B; hold {expected}"));
+        assert_eq!(fake.local, before, "nothing is marked, nothing removed");
     };
     let upstream = format!("{:?}", upstream("5432"));
     let mut stranger = resync();
@@ -726,19 +743,19 @@ fn a_source_that_is_another_instance_changes_nothing() {
         db.status.system_id.clear();
     }
     held(unknown, &format!("WrongSource({upstream}, NotRecorded)"));
-    // One that went on to a newer timeline has only not been reported yet.
+    // A newer timeline may just not be published yet.
     let mut newer = resync();
     newer.source.timeline = 3;
-    assert!(newer.pass().contains("copy B"), "{:?}", newer.trace);
+    assert!(newer.round().contains("copy B"), "{:?}", newer.trace);
 }
 
 #[test]
-fn a_place_that_is_not_ours_alone_stops_the_copy_before_anything_is_marked() {
-    let mut world = world()
+fn a_shared_directory_holds_the_copy_before_anything_is_saved() {
+    let mut fake = fake()
         .standby()
         .replaced_by_a2(DbInitMode::Resync)
         .ends(EndState::Unclean, 0x300_0000);
-    world.places = vec![ExternalDir {
+    fake.external_dirs = vec![ExternalDir {
         path: "/x/ts".into(),
         kind: ExternalDirKind::Tablespace {
             directory: "PG_15_202209061".into(),
@@ -751,180 +768,188 @@ fn a_place_that_is_not_ours_alone_stops_the_copy_before_anything_is_marked() {
             ..ExternalDirFacts::default()
         },
     }];
-    let before = world.local.clone();
-    assert_eq!(world.pass(), "ask B; hold Obstacle(\"/x/ts\", UsedBySource)");
-    assert_eq!(world.local, before);
-    // Data that only need to follow leave it alone.
-    let kept = world.clone().ends(EndState::ShutDown, 0x300_00a0).pass();
+    let before = fake.local.clone();
+    assert_eq!(fake.round(), "ask B; hold Obstacle(\"/x/ts\", UsedBySource)");
+    assert_eq!(fake.local, before);
+    // A rejoin does not need the directory.
+    let kept = fake.clone().ends(EndState::ShutDown, 0x300_00a0).round();
     assert!(kept.contains("mark standby"), "{kept}");
-    world.places[0].found.is_source_dir = false;
-    assert!(world.pass().contains("clear; copy B"), "{:?}", world.trace);
+    fake.external_dirs[0].found.is_source_dir = false;
+    assert!(fake.round().contains("clear; copy B"), "{:?}", fake.trace);
 }
 
 #[test]
 fn a_file_system_too_small_for_the_copy_holds_it_before_anything_is_removed() {
-    let mut world = world()
+    let mut fake = fake()
         .standby()
         .replaced_by_a2(DbInitMode::Resync)
         .ends(EndState::Unclean, 0x300_0000);
-    world.in_the_way = Some(("/d".into(), Obstacle::NoRoom { needed: 9, free: 6 }));
-    let before = world.local.clone();
+    fake.obstacle = Some(("/d".into(), Obstacle::NoRoom { needed: 9, free: 6 }));
+    let before = fake.local.clone();
     let held = "hold Obstacle(\"/d\", NoRoom { needed: 9, free: 6 })";
-    assert_eq!(world.pass(), format!("ask B; {held}"));
-    assert_eq!(world.local, before);
+    assert_eq!(fake.round(), format!("ask B; {held}"));
+    assert_eq!(fake.local, before);
 }
 
 #[test]
-fn data_that_no_dbstate_claims_are_not_removed() {
+fn data_without_a_dbstate_are_not_removed() {
     let held = "hold Obstacle(\"/d/x\", Unclaimed)";
-    let unclaimed = |mut world: World| {
-        world.local.unclaimed = Some("/d/x".into());
-        world.local.data = DataState::Absent;
-        world.local_db("", false).stopped()
+    let unclaimed = |mut fake: FakeKeeper| {
+        fake.local.unclaimed = Some("/d/x".into());
+        fake.local.data = DataState::Absent;
+        fake.local_db("", false).stopped()
     };
-    let resync = world().standby().replaced_by_a2(DbInitMode::Resync);
+    let resync = fake().standby().replaced_by_a2(DbInitMode::Resync);
     check(unclaimed(resync), &format!("ask B; {held}"));
-    check(unclaimed(world().replaced_by_a2(DbInitMode::New)), held);
+    check(unclaimed(fake().replaced_by_a2(DbInitMode::New)), held);
 }
 
 #[test]
-fn failed_copies_wait_without_asking_the_source() {
-    let mut world = world()
+fn failed_copies_wait_without_probing_the_source() {
+    let mut fake = fake()
         .standby()
         .replaced_by_a2(DbInitMode::Resync)
         .ends(EndState::Unclean, 0x300_0000);
-    world.known.copy_pause = Some(CopyPause {
+    fake.known.copy_pause = Some(CopyPause {
         failures: 1,
         pause: std::time::Duration::from_secs(5),
     });
     check(
-        world.clone().local_db("A2", true),
+        fake.clone().local_db("A2", true),
         "hold CopyFailed(CopyPause { failures: 1, pause: 5s })",
     );
     assert!(
-        world.pass().contains("copy B"),
+        fake.round().contains("copy B"),
         "data that are whole may be kept, which costs the source nothing: {:?}",
-        world.trace
+        fake.trace
     );
 }
 
+/// The row of the decision table: keeper T8 rows 22 and 23.
 #[test]
-fn t8_22_and_23_data_that_cannot_be_used_change_nothing() {
+fn unusable_cluster_data_change_nothing() {
     for (reading, expected) in [
         (ClusterDataState::Unavailable, "hold StoreUnavailable"),
         (ClusterDataState::Absent, "hold NoClusterData"),
         (ClusterDataState::UnsupportedFormat(2), "hold UnsupportedFormat(2)"),
         (ClusterDataState::Unusable("x".into()), "hold Unusable(\"x\")"),
     ] {
-        for mut world in [
-            world(),
-            world().stopped(),
-            world().local_db("A", true),
-            world().local_db("", false),
+        for mut fake in [
+            fake(),
+            fake().stopped(),
+            fake().local_db("A", true),
+            fake().local_db("", false),
         ] {
-            world.reading = Some(reading.clone());
-            check(world, expected);
+            fake.reading = Some(reading.clone());
+            check(fake, expected);
         }
     }
 }
 
+/// The row of the decision table: keeper T8 rows 24 and 25.
 #[test]
-fn t8_24_and_25_a_changed_parameter_is_reloaded_and_recorded_even_if_the_reload_fails() {
+fn a_changed_parameter_is_reloaded_and_saved_even_if_the_reload_fails() {
     let changed = || {
-        world().own_db(|db| {
+        fake().own_db(|db| {
             db.generation = 4;
             db.spec.pg_parameters = parameters(&[("work_mem", "8MB")]);
         })
     };
-    let mut world = changed();
-    assert_eq!(world.pass(), "reload; record A 4; done");
+    let mut fake = changed();
+    assert_eq!(fake.round(), "reload; record A 4; done");
     let change = ParameterChange {
         name: "work_mem".into(),
         old: Some("4MB".into()),
         new: Some("8MB".into()),
     };
-    let told = [
+    let result = [
         LogMessage::RoleMaster,
         LogMessage::AlreadyMaster,
         LogMessage::ParameterChanged(change),
         LogMessage::ParametersChanged,
     ];
     assert_eq!(
-        world.lines.iter().filter(|line| told.contains(line)).count(),
+        fake.messages.iter().filter(|line| result.contains(line)).count(),
         5,
         "{:?}",
-        world.lines
+        fake.messages
     );
     assert_eq!(
-        world.lines.last(),
+        fake.messages.last(),
         Some(&LogMessage::HbaUnchanged),
         "keeper 15.0 rule 4: the summaries come last"
     );
     let mut failing = changed().failing("reload");
-    assert_eq!(failing.pass(), "reload; record A 4; done");
-    assert_eq!(failing.pass(), "reload; done", "what was not made known is tried again");
+    assert_eq!(failing.round(), "reload; record A 4; done");
+    assert_eq!(
+        failing.round(),
+        "reload; done",
+        "what was not made known is tried again"
+    );
 }
 
+/// The row of the decision table: keeper T8 row 26.
 #[test]
-fn t8_26_a_failed_promotion_is_tried_again() {
-    let mut world = world().own_db(|db| db.generation = 4).failing("promote");
-    world.local.data = DataState::Present(DataRole::Standby);
-    assert_eq!(world.pass(), "permit; promote; failed at promote");
-    assert_eq!(world.local.db.generation, 3);
-    world.fails.clear();
-    check(world, "permit; promote; record A 4; done");
+fn a_failed_promotion_is_retried() {
+    let mut fake = fake().own_db(|db| db.generation = 4).failing("promote");
+    fake.local.data = DataState::Present(DataRole::Standby);
+    assert_eq!(fake.round(), "permit; promote; failed at promote");
+    assert_eq!(fake.local.db.generation, 3);
+    fake.failing_steps.clear();
+    check(fake, "permit; promote; record A 4; done");
 }
 
+/// The row of the decision table: keeper T8 row 30.
 #[test]
-fn t8_30_a_pending_restart_is_done_only_where_it_is_wanted() {
-    let mut world = world();
-    world.facts.restart_pending = true;
-    assert_eq!(world.pass(), "done");
+fn a_pending_restart_is_done_only_if_allowed() {
+    let mut fake = fake();
+    fake.facts.restart_pending = true;
+    assert_eq!(fake.round(), "done");
     check(
-        world.cluster_spec(|spec| spec.automatic_pg_restart = Some(true)),
+        fake.cluster_spec(|spec| spec.automatic_pg_restart = Some(true)),
         "permit; restart; done",
     );
 }
 
 #[test]
 fn slots_of_standbys_come_before_additional_ones_and_none_holds_back_the_rest() {
-    let mut world = world().own_db(|db| {
+    let mut fake = fake().own_db(|db| {
         db.spec.additional_replication_slots = Some(vec!["a".into(), "b".into(), "a".into()]);
         db.spec.followers = Some(vec!["Z".into(), "A".into()]);
     });
-    world.facts.slots = names(&["stolon_old", "by_hand"]);
-    world.fails = vec!["create stolon_Z", "create stolon_a", "drop"];
+    fake.facts.slots = names(&["stolon_old", "by_hand"]);
+    fake.failing_steps = vec!["create stolon_Z", "create stolon_a", "drop"];
     assert_eq!(
-        world.pass(),
+        fake.round(),
         "drop stolon_old; create stolon_Z; create stolon_a; create stolon_b; done"
     );
 }
 
 #[test]
-fn an_instance_restarts_when_it_is_its_turn_unless_its_replay_stands_still() {
-    let mut world = world().cluster_spec(|spec| spec.automatic_pg_restart = Some(true));
-    world.facts.restart_pending = true;
-    world.facts.turn = RestartTurn::After("k2".into());
-    check(world.clone(), "done");
-    world.facts.turn = RestartTurn::Never;
-    check(world.clone(), "done");
-    world.facts.turn = RestartTurn::Now;
-    check(world.clone(), "permit; restart; done");
+fn an_instance_restarts_in_turn_unless_its_replay_is_paused() {
+    let mut fake = fake().cluster_spec(|spec| spec.automatic_pg_restart = Some(true));
+    fake.facts.restart_pending = true;
+    fake.facts.turn = RestartTurn::After("k2".into());
+    check(fake.clone(), "done");
+    fake.facts.turn = RestartTurn::Never;
+    check(fake.clone(), "done");
+    fake.facts.turn = RestartTurn::Now;
+    check(fake.clone(), "permit; restart; done");
 
-    let mut world = world.standby();
-    world.facts.restart_pending = true;
-    world.facts.turn = RestartTurn::After("k2".into());
-    world.facts.replay_paused = true;
-    assert!(world.pass().contains("restart"), "{:?}", world.trace);
+    let mut fake = fake.standby();
+    fake.facts.restart_pending = true;
+    fake.facts.turn = RestartTurn::After("k2".into());
+    fake.facts.replay_paused = true;
+    assert!(fake.round().contains("restart"), "{:?}", fake.trace);
 }
 
 #[test]
 fn one_set_of_parameters_has_one_fingerprint_everywhere() {
-    let target = |world: World| match world.orders().goal {
+    let target = |fake: FakeKeeper| match fake.desired().goal {
         Goal::Run(target) => *target,
         other => panic!("{other:?}"),
     };
-    let one = target(world());
+    let one = target(fake());
     let mut other = one.clone();
     (other.db, other.role) = ("B".into(), TargetRole::NoUpstream);
     assert_eq!(fingerprint(&one), fingerprint(&other));
@@ -935,24 +960,24 @@ fn one_set_of_parameters_has_one_fingerprint_everywhere() {
 #[test]
 fn room_for_slots_that_nobody_needs_yet_is_worth_no_restart() {
     let automatic = |can_wait| {
-        let mut world = world().cluster_spec(|spec| spec.automatic_pg_restart = Some(true));
-        world.facts.restart_pending = true;
-        world.facts.restart_can_wait = can_wait;
-        world
+        let mut fake = fake().cluster_spec(|spec| spec.automatic_pg_restart = Some(true));
+        fake.facts.restart_pending = true;
+        fake.facts.restart_can_wait = can_wait;
+        fake
     };
     check(automatic(true), "done");
     check(automatic(false), "permit; restart; done");
 
-    // Nor has anybody to wait for the restart.
+    // Other instances need not wait for the restart.
     let mut waits = automatic(true);
-    waits.pass();
-    assert_eq!(waits.noted, Some(RestartNeed::CanWait));
+    waits.round();
+    assert_eq!(waits.reported, Some(RestartNeed::CanWait));
 }
 
 #[test]
 fn a_server_is_short_of_slots_when_what_is_wanted_and_what_others_made_does_not_fit() {
-    let world = world().own_db(|db| db.spec.additional_replication_slots = Some(vec!["a".into(), "b".into()]));
-    let Goal::Run(target) = world.orders().goal else {
+    let fake = fake().own_db(|db| db.spec.additional_replication_slots = Some(vec!["a".into(), "b".into()]));
+    let Goal::Run(target) = fake.desired().goal else {
         panic!("the world has a db")
     };
     // B follows
@@ -964,37 +989,38 @@ fn a_server_is_short_of_slots_when_what_is_wanted_and_what_others_made_does_not_
 #[test]
 fn a_standby_whose_replay_is_stuck_is_restarted_whatever_the_spec_says() {
     // keeper 8.7 (a)
-    let mut world = world().standby();
-    world.facts = ServerFacts {
+    let mut fake = fake().standby();
+    fake.facts = ServerFacts {
         restart_pending: true,
         replay_paused: true,
         ..ServerFacts::default()
     };
-    check(world, "restart; done");
+    check(fake, "restart; done");
 }
 
+/// The row of the decision table: keeper T8 row 31.
 #[test]
-fn t8_31_an_old_master_is_kept_down_and_says_so_once() {
-    check(world().status_master("B").stopped(), "say A stopped; done");
-    check(world().status_master("B"), "stop; say A stopped; done");
-    // Data that belong to another db say nothing about this one.
-    check(world().status_master("B").local_db("", false).no_data(), "done");
+fn an_old_master_is_kept_stopped_and_published_once() {
+    check(fake().status_master("B").stopped(), "say A stopped; done");
+    check(fake().status_master("B"), "stop; say A stopped; done");
+    // Data of another db prove nothing about this one.
+    check(fake().status_master("B").local_db("", false).no_data(), "done");
 }
 
 #[test]
 fn a_new_cluster_is_remembered_before_anything_else() {
-    let mut world = world();
-    world.local.cluster = ClusterUid::from("earlier");
-    check(world.clone(), "save cluster c1; done");
-    world.data.as_mut().expect("there").keepers_mut().clear();
-    check(world, "save cluster c1; hold NotListed");
+    let mut fake = fake();
+    fake.local.cluster = ClusterUid::from("earlier");
+    check(fake.clone(), "save cluster c1; done");
+    fake.data.as_mut().expect("there").keepers_mut().clear();
+    check(fake, "save cluster c1; hold NotListed");
 }
 
 #[test]
-fn init_mode_new_makes_starts_and_records() {
+fn init_mode_new_creates_starts_and_saves() {
     let fresh = |previous| {
-        let world = world().replaced_by_a2(DbInitMode::New).local_db("", false).no_data();
-        world.own_db(|db| {
+        let fake = fake().replaced_by_a2(DbInitMode::New).local_db("", false).no_data();
+        fake.own_db(|db| {
             db.spec.include_previous_config = previous;
             db.spec.followers = Some(Vec::new());
         })
@@ -1007,60 +1033,61 @@ fn init_mode_new_makes_starts_and_records() {
          permit; start Master; wait; reload; record A2 1; done",
     );
     let mut without = fresh(false);
-    assert!(!without.pass().contains("read parameters"));
+    assert!(!without.round().contains("read parameters"));
 }
 
 #[test]
-fn a_permit_refused_after_initialisation_does_not_throw_the_data_away() {
-    let mut world = world()
+fn a_permit_refused_after_initialisation_does_not_discard_the_data() {
+    let mut fake = fake()
         .replaced_by_a2(DbInitMode::New)
         .local_db("", false)
         .no_data()
         .failing("permit");
-    assert!(world.pass().ends_with("permit; failed at permit"));
-    world.fails.clear();
-    world.facts.slots = names(&["stolon_B"]);
-    check(world, "permit; start Master; wait; reload; record A2 1; done");
+    assert!(fake.round().ends_with("permit; failed at permit"));
+    fake.failing_steps.clear();
+    fake.facts.slots = names(&["stolon_B"]);
+    check(fake, "permit; start Master; wait; reload; record A2 1; done");
 }
 
 #[test]
 fn what_is_not_supported_yet_leaves_the_instance_as_it_is() {
-    let unsupported: [World; 4] = [
-        world().cluster_spec(|spec| spec.synchronous_replication = Some(true)),
-        world().own_db(|db| db.spec.synchronous_replication = true),
-        world().replaced_by_a2(DbInitMode::Pitr),
-        world().standby().own_db(|db| {
+    let unsupported: [FakeKeeper; 4] = [
+        fake().cluster_spec(|spec| spec.synchronous_replication = Some(true)),
+        fake().own_db(|db| db.spec.synchronous_replication = true),
+        fake().replaced_by_a2(DbInitMode::Pitr),
+        fake().standby().own_db(|db| {
             db.spec.follow_config = Some(FollowConfig {
                 kind: FollowType::External,
                 ..FollowConfig::default()
             });
         }),
     ];
-    for world in unsupported {
-        for mut world in [world.clone(), world.stopped()] {
-            let told = world.pass();
-            assert!(told.starts_with("hold NotSupported"), "{told}");
+    for fake in unsupported {
+        for mut fake in [fake.clone(), fake.stopped()] {
+            let result = fake.round();
+            assert!(result.starts_with("hold NotSupported"), "{result}");
         }
     }
 }
 
 #[test]
 fn only_parameters_and_hba_lines_may_wait_for_more_of_their_kind() {
-    let before = world().orders();
-    let parameters_only = world().own_db(|db| {
+    let before = fake().desired();
+    let parameters_only = fake().own_db(|db| {
         db.generation = 4;
         db.spec.pg_parameters = parameters(&[("work_mem", "8MB")]);
         db.spec.pg_hba = Some(Vec::new());
     });
-    assert!(is_only_configuration(&before, &parameters_only.orders()));
+    assert!(is_only_configuration(&before, &parameters_only.desired()));
     assert!(!is_only_configuration(&before, &before), "nothing changed");
-    let followers = world().own_db(|db| db.spec.followers = Some(Vec::new()));
-    assert!(!is_only_configuration(&before, &followers.orders()));
-    assert!(!is_only_configuration(&before, &world().status_master("B").orders()));
+    let followers = fake().own_db(|db| db.spec.followers = Some(Vec::new()));
+    assert!(!is_only_configuration(&before, &followers.desired()));
+    assert!(!is_only_configuration(&before, &fake().status_master("B").desired()));
 }
 
+/// Invariants keeper I1, I2, I4, I5.
 #[test]
-fn i1_i2_i4_i5_hold_in_every_situation() {
+fn invariants_hold_in_every_situation() {
     let roles = [
         DataState::Absent,
         DataState::Present(DataRole::Master),
@@ -1068,42 +1095,42 @@ fn i1_i2_i4_i5_hold_in_every_situation() {
     ];
     let modes = [DbInitMode::None, DbInitMode::New, DbInitMode::Resync];
     let uids = ["", "A", "other"];
-    let mut seen = 0;
+    let mut observed = 0;
     for data in roles {
         for mode in &modes {
             for uid in uids {
                 for (initializing, running, standby, master) in
                     (0..16).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, bits & 8 != 0))
                 {
-                    let mut world = if standby { world().standby() } else { world() };
-                    world = world
+                    let mut fake = if standby { fake().standby() } else { fake() };
+                    fake = fake
                         .own_db(|db| db.spec.init_mode = mode.clone())
                         .local_db(uid, initializing);
                     if !master && !standby {
-                        world = world.status_master("B");
+                        fake = fake.status_master("B");
                     }
-                    world.local.data = data;
-                    world.running = running && data != DataState::Absent;
-                    let (before, was_running) = (world.local.clone(), world.running);
-                    let told = world.pass(); // `act` asserts I4
-                    seen += 1;
-                    let starts_master = told.contains("start Master") || told.contains("promote");
+                    fake.local.data = data;
+                    fake.running = running && data != DataState::Absent;
+                    let (before, was_running) = (fake.local.clone(), fake.running);
+                    let result = fake.round(); // `act` asserts I4
+                    observed += 1;
+                    let starts_master = result.contains("start Master") || result.contains("promote");
                     if starts_master {
-                        assert!(!standby && master, "I1, I20: {before:?} {told}");
-                        assert!(told.contains("permit"), "X-1.3: {told}");
+                        assert!(!standby && master, "I1, I20: {before:?} {result}");
+                        assert!(result.contains("permit"), "X-1.3: {result}");
                     }
                     if uid != "A" && *mode == DbInitMode::None && !(initializing) {
-                        assert!(!told.contains("start") && !told.contains("clear"), "I5: {told}");
+                        assert!(!result.contains("start") && !result.contains("clear"), "I5: {result}");
                     }
                     if before.data == DataState::Present(DataRole::Master) && uid == "A" && !initializing && standby {
-                        assert!(!told.contains("start"), "I3: {told}");
-                        assert_eq!(world.running, was_running, "left as it is");
+                        assert!(!result.contains("start"), "I3: {result}");
+                        assert_eq!(fake.running, was_running, "left as it is");
                     }
                 }
             }
         }
     }
-    assert_eq!(seen, 3 * 3 * 3 * 16);
+    assert_eq!(observed, 3 * 3 * 3 * 16);
 }
 
 #[test]

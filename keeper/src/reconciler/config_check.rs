@@ -1,5 +1,5 @@
-//! Finds out what of the wanted configuration PostgreSQL refuses: before it is used where it can be asked, else by a
-//! start that fails. What is done about it is `settings`' to say.
+//! Finds the parts of the desired configuration that PostgreSQL rejects: before they are used where PostgreSQL can be
+//! queried, otherwise by a failed start. What is used instead is decided by `settings`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,31 +17,31 @@ use crate::reconciler::Reconciler;
 use crate::reconciler::configuration::users;
 use crate::settings::{FailedStart, LastGoodConfFile, Refusals, Settings, StartDiagnosis};
 
-/// How often verdicts lead to another question in one look.
+/// Checks per round; each rejection leads to another check.
 const ROUNDS_MAX: usize = 3;
-/// How long a reload may take to be seen in our session.
+/// Time limit until a reload is visible in the keeper's session.
 const RELOAD_LIMIT: Duration = Duration::from_secs(5);
-/// From look to look at it.
+/// Interval of checking for it.
 const RELOAD_POLL: Duration = Duration::from_millis(20);
 
-/// What is known of the configuration, from pass to pass.
+/// Results of configuration checks, kept between rounds.
 #[derive(Debug, Default)]
 pub(super) struct ConfigCheck {
-    /// The last good configurations; absent until they were read.
+    /// The last good configurations; `None` until read.
     last_good: Option<LastGoodConfFile>,
     pub(super) refusals: Refusals,
-    /// What was last found usable.
+    /// The settings last found usable.
     pub(super) usable: Settings,
-    /// The parameters that `postgres -C` was last asked about.
+    /// The parameters last checked with `postgres -C`.
     tried: Option<Parameters>,
-    /// The hba lines that the server was last asked about.
+    /// The hba lines last checked by the server.
     asked: Option<Vec<String>>,
-    /// With this a server was started that has not answered yet.
+    /// Settings of a started server that has not answered yet.
     unconfirmed: Option<Settings>,
 }
 
 impl Reconciler {
-    /// Asks about whatever of the wanted configuration was not asked about yet.
+    /// Checks the parts of the desired configuration that were not checked yet.
     pub(super) async fn check_config(&mut self, target: &TargetDb, server: &ServerState) {
         let wanted = self.wanted(target).0;
         self.memory.config_check.refusals.forget_unwanted(&wanted);
@@ -55,7 +55,7 @@ impl Reconciler {
         }
     }
 
-    /// The configuration that a server last took.
+    /// Returns the configuration that a server last accepted.
     pub(super) fn last_accepted(&mut self) -> Option<Settings> {
         let cluster = self.local.cluster();
         self.last_good().accepted(cluster.as_str()).cloned()
@@ -64,8 +64,8 @@ impl Reconciler {
     fn last_good(&mut self) -> &mut LastGoodConfFile {
         let dir = &self.config.data_dir;
         self.memory.config_check.last_good.get_or_insert_with(|| {
-            let (kept, complaint) = LastGoodConfFile::load(dir);
-            if let Some(error) = complaint {
+            let (kept, error_text) = LastGoodConfFile::load(dir);
+            if let Some(error) = error_text {
                 warn!(error, "cannot read the last good configuration, going on without it");
             }
             kept
@@ -105,7 +105,8 @@ impl Reconciler {
         }
     }
 
-    /// The server reads `pg_hba.conf` for us without using it: it does that at a reload only.
+    /// The server parses `pg_hba.conf` on disk in `pg_hba_file_rules` without using it; it uses the file after a
+    /// reload.
     async fn check_hba(&mut self, target: &TargetDb, wanted: &Settings) {
         let last = self.last_accepted();
         for _ in 0..ROUNDS_MAX {
@@ -128,11 +129,11 @@ impl Reconciler {
             if refused.is_empty() {
                 return;
             }
-            let is_user_s = |(line, _): &(String, String)| wanted.hba.iter().flatten().any(|one| one == line);
-            let (of_user, own): (Vec<_>, Vec<_>) = refused.into_iter().partition(is_user_s);
+            let is_from_user = |(line, _): &(String, String)| wanted.hba.iter().flatten().any(|one| one == line);
+            let (of_user, own): (Vec<_>, Vec<_>) = refused.into_iter().partition(is_from_user);
             self.memory.config_check.refusals.refuse_lines(of_user);
             self.memory.config_check.refusals.refuse_own_lines(own);
-            // Until the next reload the file is the one that the server has read.
+            // Until the next reload the file must be the one that the server has read.
             if let Some(current) = current
                 && let Err(error) = self.instance.write_hba(&current)
             {
@@ -164,7 +165,8 @@ impl Reconciler {
         }
     }
 
-    /// What was held back together after a failed start, and is no matter of a start, is tried again by a reload.
+    /// Settings that were held back together after a failed start, and that are not read only at a start, are tried
+    /// again by a reload.
     async fn release_held(&mut self) {
         if !self.memory.config_check.refusals.needs_release() {
             return;
@@ -179,17 +181,17 @@ impl Reconciler {
         }
     }
 
-    /// A server was started with what was last found usable.
+    /// Records that a server was started with the settings last found usable.
     pub(super) fn note_started(&mut self) {
         self.memory.config_check.unconfirmed = Some(self.memory.config_check.usable.clone());
     }
 
-    /// Whether a server was started that has not answered yet.
+    /// Whether a started server has not answered yet.
     pub(super) fn is_start_unconfirmed(&self) -> bool {
         self.memory.config_check.unconfirmed.is_some()
     }
 
-    /// A server ended instead of starting. Returns whether a start with less of the configuration is worth a try.
+    /// Diagnoses a failed start. Returns whether another start with less of the configuration is worth trying.
     pub(super) fn diagnose_failed_start(&mut self, files: &ConfigFiles, output: &[String]) -> StartDiagnosis {
         let Some(target) = self.memory.target.clone() else {
             return StartDiagnosis::Unknown;
@@ -216,7 +218,7 @@ impl Reconciler {
         })
     }
 
-    /// After a reload: waits until the server has done it, and finds out what of it had no effect.
+    /// After a reload: waits until the server has read its files, and finds the parameters that had no effect.
     pub(super) async fn check_reload(&mut self, before: Result<String, SqlError>) {
         let sql = self.instance.sql();
         let Ok(before) = before else { return };
@@ -229,7 +231,7 @@ impl Reconciler {
             warn!(limit = ?RELOAD_LIMIT, "postgres did not reload its configuration in time");
             return;
         }
-        // A server that does not answer has nothing to say about its files; the next reload asks again.
+        // Without an answer nothing can be concluded; the next reload checks again.
         let Ok(refused) = sql.refused_parameters().await else {
             return;
         };

@@ -1,4 +1,4 @@
-//! What the orders mean for the generated files (keeper 7 to 9).
+//! Contents of the generated files for a desired state (keeper 7 to 9).
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ const REFUSED_REMEDY: &str =
     "change it with stolonctl update; if the cause lies on the host, mend that and restart this keeper";
 
 impl Reconciler {
-    /// The configuration that the orders mean (keeper 8, 9), as far as it was not found to be refused.
+    /// Returns the desired configuration (keeper 8, 9) without the parts that PostgreSQL rejects.
     pub(super) fn server_config(&mut self, target: &TargetDb) -> ServerConfig {
         let (wanted, left_out) = self.wanted(target);
         let left_out = left_out.iter().map(|(name, why)| {
@@ -48,7 +48,7 @@ impl Reconciler {
         }
     }
 
-    /// What the cluster spec asks for; and the parameters that no server may be given, with the reasons.
+    /// Returns the settings of the cluster spec, and the parameters that no server may be given, with reasons.
     pub(super) fn wanted(&self, target: &TargetDb) -> (Settings, BTreeMap<String, String>) {
         let made = self.make_parameters(target, &target.spec.pg_parameters);
         let wanted = Settings {
@@ -58,7 +58,7 @@ impl Reconciler {
         (wanted, made.dropped)
     }
 
-    /// The parameters of an instance for which users want nothing.
+    /// Returns the parameters of an instance without user parameters.
     pub(super) fn own_parameters(&self, target: &TargetDb) -> Parameters {
         self.make_parameters(target, &Parameters::new()).parameters
     }
@@ -83,18 +83,19 @@ impl Reconciler {
         })
     }
 
-    /// The lines without those that the server was found to refuse.
+    /// Returns the hba lines without rejected ones.
     pub(super) fn hba(&self, target: &TargetDb, users: &OtherUsers) -> Vec<String> {
         self.without_refused(self.made_hba(target, users))
     }
 
-    /// One line that the server cannot read, such as a peer's strange address, would keep it from reading all others.
+    /// A single unreadable line, such as one with a malformed peer address, would prevent the server from reading all
+    /// others.
     pub(super) fn without_refused(&self, mut lines: Vec<String>) -> Vec<String> {
         lines.retain(|line| !self.memory.config_check.refusals.refuses_line(line));
         lines
     }
 
-    /// All lines that the orders mean.
+    /// Returns all desired hba lines.
     pub(super) fn made_hba(&self, target: &TargetDb, users: &OtherUsers) -> Vec<String> {
         let remote = match (&target.access, &target.role) {
             (AccessMode::Strict, TargetRole::Master) => AllowedHosts::Only(target.peers.clone()),
@@ -110,8 +111,8 @@ impl Reconciler {
         })
     }
 
-    pub(super) fn files(&self, sets: &ServerConfig) -> ConfigFiles {
-        let recovery = sets.upstream.as_ref().map(|from| {
+    pub(super) fn files(&self, config: &ServerConfig) -> ConfigFiles {
+        let recovery = config.upstream.as_ref().map(|from| {
             let db = self
                 .memory
                 .target
@@ -131,14 +132,14 @@ impl Reconciler {
             )
         });
         ConfigFiles {
-            parameters: sets.parameters.clone(),
-            hba: sets.hba.clone(),
+            parameters: config.parameters.clone(),
+            hba: config.hba.clone(),
             recovery: recovery.unwrap_or_default(),
         }
     }
 }
 
-/// Whom the user's lines let in.
+/// Converts the user's hba lines; `None` admits every user with a password.
 pub(super) fn users(lines: Option<&Vec<String>>) -> OtherUsers {
     match lines {
         None => OtherUsers::Everybody,

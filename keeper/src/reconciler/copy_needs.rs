@@ -1,4 +1,4 @@
-//! What a copy would write into, and remove, outside PGDATA, as found here and as the source sees it.
+//! The directories and space that a base backup needs outside PGDATA, checked here and on the source.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use crate::postgres::upstream::{UpstreamClient, UpstreamError};
 use crate::postgres::walker::FileSystemHung;
 use crate::reconciler::Reconciler;
 
-/// What a copy needs.
+/// Requirements of a base backup.
 #[derive(Default)]
 pub(super) struct CopyNeeds {
-    /// Where it writes outside PGDATA.
+    /// Directories outside PGDATA that it writes into.
     pub external_dirs: Vec<ExternalDir>,
-    /// Bytes in PGDATA; absent when the source did not report them.
+    /// Bytes in PGDATA; `None` when the source did not report them.
     pub bytes: Option<u64>,
-    /// What is in its way outside of these places.
+    /// Obstacles besides these directories.
     pub obstacle: Option<(PathBuf, Obstacle)>,
 }
 
-/// Why there is no answer.
+/// Why the requirements are unknown.
 #[derive(Debug, thiserror::Error)]
 enum CopyNeedsError {
     #[error(transparent)]
@@ -35,7 +35,7 @@ enum CopyNeedsError {
 }
 
 impl Reconciler {
-    /// What a copy of this source needs. A directory that does not answer, or cannot be looked at, is in its way.
+    /// Returns what a copy of this source needs. A directory that hangs or cannot be read is an obstacle.
     pub(super) async fn needs(&self, source: &UpstreamClient) -> Result<CopyNeeds, UpstreamError> {
         match self.gather_needs(source).await {
             Ok(needs) => Ok(needs),
@@ -47,46 +47,48 @@ impl Reconciler {
         }
     }
 
-    /// Sizes, which cost the source a walk through its files, are asked for only when nothing else is in the way.
+    /// Queries sizes last and only when there is no obstacle: the source walks through all its files for them.
     async fn gather_needs(&self, source: &UpstreamClient) -> Result<CopyNeeds, CopyNeedsError> {
-        let mut places = self.external_dirs(source).await?;
+        let mut external_dirs = self.external_dirs(source).await?;
         let mounted = self.find_obstacle(previous_data::mount_obstacle).await?;
-        if first_obstacle(&places).is_some() || mounted.is_some() {
+        if first_obstacle(&external_dirs).is_some() || mounted.is_some() {
             return Ok(CopyNeeds {
-                external_dirs: places,
+                external_dirs,
                 bytes: None,
                 obstacle: mounted,
             });
         }
         let mut bytes = source.bytes(None).await;
         let wal = source.bytes_of_wal().await;
-        let has_place_for_wal = places.iter().any(|place| place.kind == ExternalDirKind::Wal);
+        let has_place_for_wal = external_dirs
+            .iter()
+            .any(|external_dir| external_dir.kind == ExternalDirKind::Wal);
         if !has_place_for_wal {
             bytes = bytes.zip(wal).map(|(data, wal)| data.saturating_add(wal));
         }
-        for place in &mut places {
-            place.bytes = match &place.kind {
+        for external_dir in &mut external_dirs {
+            external_dir.bytes = match &external_dir.kind {
                 ExternalDirKind::Wal => wal,
-                ExternalDirKind::Tablespace { .. } => source.bytes(place.path.to_str()).await,
+                ExternalDirKind::Tablespace { .. } => source.bytes(external_dir.path.to_str()).await,
             };
         }
         let clear = ClearRequest {
             db: String::new(),
             bytes,
-            external_dirs: places.clone(),
+            external_dirs: external_dirs.clone(),
             lacked_room: false,
         };
-        let in_the_way = self
+        let obstacle = self
             .find_obstacle(move |data, owned| previous_data::shortage(data, owned, &clear))
             .await?;
         Ok(CopyNeeds {
-            external_dirs: places,
+            external_dirs,
             bytes,
-            obstacle: in_the_way,
+            obstacle,
         })
     }
 
-    /// Looks for something that is in the way; what cannot be looked at is.
+    /// Looks for an obstacle; a directory that cannot be read is one.
     async fn find_obstacle(
         &self,
         look: impl FnOnce(&Path, &OwnedDirs) -> Result<Option<(PathBuf, Obstacle)>, FileError> + Send + 'static,
@@ -102,15 +104,15 @@ impl Reconciler {
     async fn external_dirs(&self, source: &UpstreamClient) -> Result<Vec<ExternalDir>, CopyNeedsError> {
         let extent = source.extent().await?;
         let data = &self.instance.config().data;
-        let mut places = Vec::new();
+        let mut external_dirs = Vec::new();
         for location in &extent.locations {
             let path = PathBuf::from(location);
-            // What lies in PGDATA is copied with it.
+            // Tablespaces inside PGDATA are copied with it.
             if path.starts_with(data) {
                 continue;
             }
             let found = self.survey_tablespace(&path, &extent.directory).await?;
-            places.push(ExternalDir {
+            external_dirs.push(ExternalDir {
                 path,
                 kind: ExternalDirKind::Tablespace {
                     directory: extent.directory.clone(),
@@ -121,14 +123,14 @@ impl Reconciler {
         }
         if let Some(target) = survey::wal_of(data, &self.owned).map_err(UpstreamError::from)? {
             let found = self.survey_wal(&target).await?;
-            places.push(ExternalDir {
+            external_dirs.push(ExternalDir {
                 path: target,
                 kind: ExternalDirKind::Wal,
                 bytes: None,
                 found: with_source_view(source, found).await?,
             });
         }
-        Ok(places)
+        Ok(external_dirs)
     }
 
     async fn survey_tablespace(&self, location: &Path, directory: &str) -> Result<Surveyed, FileSystemHung> {

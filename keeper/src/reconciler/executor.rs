@@ -1,4 +1,4 @@
-//! The steps of a pass, done. What a step is for is `converge`'s to say.
+//! Executes the steps of a round. Which steps are needed is decided by `reconcile`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,18 +27,18 @@ use crate::problems::KeeperProblemKind;
 use crate::publish::{Due, Permit};
 use crate::reconcile::{self, Desired, Goal, ReconcilePlan, ServerConfig, SlotChange, StartAs, Step, Upstream};
 use crate::reconciler::probe::{address, slot_of, stopped};
-use crate::reconciler::{ReadClusterData, Reconciler, Round, cluster_data_state};
+use crate::reconciler::{ReadClusterData, Reconciler, RoundState, cluster_data_state};
 use crate::settings::StartDiagnosis;
 
-/// How long a promotion may take; then the next pass goes on with it (keeper 12.7).
+/// Time limit of a promotion; after it the next round continues (keeper 12.7).
 const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
-/// How long an instance with its old data has until it streams (keeper 6.7).
+/// Time limit until an instance with its old data streams (keeper 6.7).
 const STREAM_LIMIT: Duration = Duration::from_secs(10);
-/// From look to look at the WAL receiver.
+/// Interval of checking the WAL receiver.
 const STREAM_POLL: Duration = Duration::from_millis(20);
-/// The same while the login is refused.
+/// The same while the login is rejected.
 const STREAM_POLL_REFUSED: Duration = Duration::from_secs(1);
-/// A copy tells its progress at each of these steps, in percent.
+/// A copy logs its progress in these steps, in percent.
 const PROGRESS_STEP: u64 = 20;
 
 /// Why a step failed.
@@ -54,28 +54,28 @@ pub(super) enum StepError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// The store says no: read again.
+    /// The store refused the permit: read the cluster data again.
     #[error("the cluster data have changed, or an order forbids it")]
     NotPermitted,
-    /// There is no permit, or it is too old to be acted on.
+    /// There is no permit, or it has expired.
     #[error("the permit to become a master is too old: the store answers later than half of failInterval")]
     PermitExpired,
-    /// The server ended instead of starting, and a part of its configuration may be the reason.
+    /// The server ended during its start, possibly because of its configuration.
     #[error("the configuration kept the instance from starting")]
     Configuration(#[source] InstanceError),
-    /// A look at directories, or a change of them, does not get on.
+    /// Reading or changing directories makes no progress.
     #[error(transparent)]
     NoAnswer(#[from] FileSystemHung),
-    /// The old data are not streamed into.
+    /// The instance with its old data does not stream.
     #[error("the instance does not stream from the followed db within {0:?}")]
     DoesNotStream(Duration),
-    /// The server refuses to be asked whether it streams.
+    /// The server rejects the query whether it streams.
     #[error("cannot find out whether the kept data stream: {0}")]
     StreamUnknown(ServerRefusal),
 }
 
 impl StepError {
-    /// Whether reading again may be all that is needed.
+    /// Whether reading the cluster data and planning again may be sufficient.
     pub(super) fn should_plan_again(&self) -> bool {
         matches!(
             self,
@@ -87,13 +87,13 @@ impl StepError {
     }
 }
 
-/// Until when something may be begun.
+/// Until when a start or promotion may begin.
 #[derive(Debug, Clone, Copy)]
 enum StartPermission {
-    /// It needs no permit.
+    /// No permit is needed.
     Unlimited,
-    /// No start as master and no promotion on a permit older than half of failInterval (beyond ): nobody is elected
-    /// for its silence before the whole of it has passed since the permit was put.
+    /// No start as master and no promotion after half of failInterval (extensions ): the sentinel replaces a
+    /// silent master only after the whole failInterval since the permit was written.
     Until(Boottime),
 }
 
@@ -111,9 +111,9 @@ impl Reconciler {
     pub(super) async fn execute_step(
         &mut self,
         step: &Step,
-        orders: &Desired,
+        desired: &Desired,
         read: &ReadClusterData,
-        pass: &mut Round,
+        round: &mut RoundState,
     ) -> Result<(), StepError> {
         match step {
             Step::Log(_) => {}
@@ -124,20 +124,21 @@ impl Reconciler {
             }
             Step::SaveDb(db) => {
                 self.local.save_db(db)?;
-                self.collector.observe_now();
+                self.monitor.observe_now();
             }
             Step::Stop => {
                 self.instance.stop(StopLimits::default()).await?;
                 self.memory.process.current = None;
-                self.collector.observe_now();
+                self.monitor.observe_now();
             }
             Step::PublishStopped(db) => self.publish_stopped(db).await?,
             Step::ClearData(clear) => {
-                // New data are of no use where their server cannot listen; the old ones may be.
+                // Check the port before removing old data: new data are useless if their server cannot listen, the old
+                // data may not be.
                 self.instance.check_port().map_err(InstanceError::from)?;
                 if let Err(failed) = self.clear_data(clear).await {
                     if !matches!(failed, StepError::Instance(InstanceError::NoAnswer(_))) {
-                        self.note_failed_copy(orders);
+                        self.note_failed_copy(desired);
                     }
                     return Err(failed);
                 }
@@ -152,16 +153,16 @@ impl Reconciler {
                 let build = self.prepare(&[]).await?;
                 self.instance.initdb(&new, &build, &self.owned, &self.changes).await?;
             }
-            Step::StartTemporarily(sets) => {
-                let mut files = self.files(sets);
-                if let Goal::Run(target) = &orders.goal {
+            Step::StartTemporarily(config) => {
+                let mut files = self.files(config);
+                if let Goal::Run(target) = &desired.goal {
                     files.hba = self.hba(target, &OtherUsers::Nobody); // keeper W21
                 }
                 let started = self.instance.start(&files, StartMode::Temporary).await;
                 self.check_started(&files, started.map(|_| ()))?;
             }
             Step::WaitReady => {
-                let limit = match &orders.goal {
+                let limit = match &desired.goal {
                     Goal::Run(target) => Some(target.ready_timeout).filter(|limit| !limit.is_zero()),
                     _ => None,
                 };
@@ -173,11 +174,11 @@ impl Reconciler {
                     .clone()
                     .filter(|_| self.is_start_unconfirmed())
                 {
-                    // What the startup process refuses ends the server after its sockets are open.
-                    Some(sets) => self.check_started(&self.files(&sets), ready)?,
+                    // The startup process may reject settings after the sockets are open.
+                    Some(config) => self.check_started(&self.files(&config), ready)?,
                     None => ready?,
                 }
-                self.collector.observe_now();
+                self.monitor.observe_now();
             }
             Step::ReadInitParameters => {
                 let parameters = self.instance.sql().configured().await?;
@@ -185,29 +186,29 @@ impl Reconciler {
             }
             Step::SetUpRoles => {
                 roles::set_up(self.instance.sql(), &self.config.superuser, &self.config.replication).await?;
-                // A login that was refused before its role existed is no problem any more.
-                self.collector.try_logins();
+                // A login rejected before its role existed is no longer a problem.
+                self.monitor.try_logins();
             }
-            Step::BaseBackup(from, places) => {
-                if let Err(failed) = self.copy_from(from, places, orders).await {
-                    self.note_failed_copy(orders);
-                    // strerror(ENOSPC), as PostgreSQL's programs and the system write it.
+            Step::BaseBackup(from, external_dirs) => {
+                if let Err(failed) = self.copy_from(from, external_dirs, desired).await {
+                    self.note_failed_copy(desired);
+                    // strerror(ENOSPC), as printed by PostgreSQL's programs and the system.
                     self.memory.process.lacked_room |= Chain(&failed).to_string().contains("No space left on device");
                     return Err(failed);
                 }
             }
             Step::MarkStandby => files::signal_standby(&self.instance.config().data)?,
             Step::MarkComplete(db) => self.memory.process.completed = Some(db.clone()),
-            Step::Permit => self.ask_permit(orders, read, pass).await?,
-            Step::Start(role, sets) => {
-                let permit = self.take_permit(*role, orders, pass)?;
+            Step::Permit => self.ask_permit(desired, read, round).await?,
+            Step::Start(role, config) => {
+                let permit = self.take_permit(*role, desired, round)?;
                 if *role == StartAs::Standby && self.memory.process.published_stopped.is_some() {
                     self.retract_stopped();
                 }
                 self.memory.process.current = None;
-                self.start_while(permit, sets).await?;
-                self.memory.process.current = Some(sets.clone());
-                self.collector.observe_now();
+                self.start_while(permit, config).await?;
+                self.memory.process.current = Some(config.clone());
+                self.monitor.observe_now();
             }
             Step::WaitStreaming(db) => {
                 if let Err(failed) = self.wait_streaming().await {
@@ -218,50 +219,53 @@ impl Reconciler {
                 }
             }
             Step::Promote => {
-                if !self.take_permit(StartAs::Master, orders, pass)?.holds() {
+                if !self.take_permit(StartAs::Master, desired, round)?.holds() {
                     return Err(StepError::PermitExpired);
                 }
-                let Goal::Run(target) = &orders.goal else { return Ok(()) };
-                let sets = self.server_config(target);
-                let files = self.files(&sets);
+                let Goal::Run(target) = &desired.goal else {
+                    return Ok(());
+                };
+                let config = self.server_config(target);
+                let files = self.files(&config);
                 self.instance.promote(&files, PROMOTE_LIMIT).await?;
-                // A publication now would hold up the one that says that the promotion is complete.
+                // On a slow store, publishing now would delay the publication of the completed promotion.
                 if !self.is_store_slow() {
-                    self.collector.observe_now();
+                    self.monitor.observe_now();
                 }
             }
             Step::Slot(change) => self.change_slot(change).await,
-            Step::Reload(sets) => {
+            Step::Reload(config) => {
                 self.metrics.set_needs_reload(true);
                 let before = self.instance.sql().conf_load_time().await;
-                self.instance.reload(&self.files(sets)).await?;
-                self.memory.process.current = Some(sets.clone());
+                self.instance.reload(&self.files(config)).await?;
+                self.memory.process.current = Some(config.clone());
                 self.metrics.set_needs_reload(false);
                 self.check_reload(before).await;
             }
-            Step::Restart(role, sets) => {
-                self.report_settings(orders, RestartState::Restarting);
-                if let Err(failed) = self.restart(*role, sets, orders, read, pass).await {
-                    // One that is repeated with less of the configuration is under way, and so is one whose server still
-                    // starts: others see that it lasts too long, and the master does not restart before it is over.
+            Step::Restart(role, config) => {
+                self.report_settings(desired, RestartState::Restarting);
+                if let Err(failed) = self.restart(*role, config, desired, read, round).await {
+                    // A restart that is retried with less of the configuration, or whose server is still starting,
+                    // stays published as restarting: other keepers detect that it is overdue, and the master does not
+                    // restart before it is over.
                     let goes_on = matches!(
                         failed,
                         StepError::Configuration(_) | StepError::Instance(InstanceError::Timeout { .. })
                     );
                     if !goes_on {
-                        self.report_settings(orders, RestartState::Pending);
+                        self.report_settings(desired, RestartState::Pending);
                     }
                     return Err(failed);
                 }
             }
-            Step::ReportRestart(need) => self.report_restart(*need, orders),
+            Step::ReportRestart(need) => self.report_restart(*need, desired),
             Step::SaveApplied(db) => {
                 self.local.save_db(db)?;
                 self.memory.process.completed = None;
                 self.memory.process.rejoin_failed = None;
                 self.memory.process.lacked_room = false;
                 self.memory.backoff.succeeded();
-                self.collector.observe_now();
+                self.monitor.observe_now();
             }
         }
         Ok(())
@@ -270,38 +274,38 @@ impl Reconciler {
     async fn restart(
         &mut self,
         role: StartAs,
-        sets: &ServerConfig,
-        orders: &Desired,
+        config: &ServerConfig,
+        desired: &Desired,
         read: &ReadClusterData,
-        pass: &mut Round,
+        round: &mut RoundState,
     ) -> Result<(), StepError> {
         self.memory.process.current = None;
         self.instance.stop(StopLimits::default()).await?;
         if role == StartAs::Master {
-            // The stop may have outlasted the permit with which it was begun.
-            self.ask_permit(orders, read, pass).await?;
+            // The permit may have expired during the stop.
+            self.ask_permit(desired, read, round).await?;
         }
-        let permit = self.take_permit(role, orders, pass)?;
-        self.start_while(permit, sets).await?;
-        self.memory.process.current = Some(sets.clone());
+        let permit = self.take_permit(role, desired, round)?;
+        self.start_while(permit, config).await?;
+        self.memory.process.current = Some(config.clone());
         self.metrics.set_needs_reload(false);
-        self.collector.observe_now();
+        self.monitor.observe_now();
         Ok(())
     }
 
-    /// The permit counts from before the request that was granted (beyond ).
+    /// Requests the permit; its validity counts from before the request (extensions ).
     async fn ask_permit(
         &mut self,
-        orders: &Desired,
+        desired: &Desired,
         read: &ReadClusterData,
-        pass: &mut Round,
+        round: &mut RoundState,
     ) -> Result<(), StepError> {
         let (me, boot) = (&self.me, &self.boot);
         let is_unchanged =
-            |entry: Option<&Entry>| reconcile::desired_state(&cluster_data_state(entry), me, boot) == *orders;
+            |entry: Option<&Entry>| reconcile::desired_state(&cluster_data_state(entry), me, boot) == *desired;
         match self.publisher.permit(read.revision, is_unchanged).await? {
             Permit::Granted(sent) => {
-                pass.permit = Some(sent);
+                round.permit = Some(sent);
                 self.memory.process.published_stopped = None;
                 Ok(())
             }
@@ -309,33 +313,38 @@ impl Reconciler {
         }
     }
 
-    /// What a start as `role`, or a promotion, may go by, once.
-    fn take_permit(&self, role: StartAs, orders: &Desired, pass: &mut Round) -> Result<StartPermission, StepError> {
-        let (StartAs::Master, Goal::Run(target)) = (role, &orders.goal) else {
+    /// Consumes the permit for one start as `role` or one promotion.
+    fn take_permit(
+        &self,
+        role: StartAs,
+        desired: &Desired,
+        round: &mut RoundState,
+    ) -> Result<StartPermission, StepError> {
+        let (StartAs::Master, Goal::Run(target)) = (role, &desired.goal) else {
             return Ok(StartPermission::Unlimited);
         };
-        let sent = pass.permit.take().ok_or(StepError::PermitExpired)?;
+        let sent = round.permit.take().ok_or(StepError::PermitExpired)?;
         Ok(StartPermission::Until(sent + target.fail_interval / 2))
     }
 
-    async fn start_while(&mut self, permission: StartPermission, sets: &ServerConfig) -> Result<(), StepError> {
+    async fn start_while(&mut self, permission: StartPermission, config: &ServerConfig) -> Result<(), StepError> {
         let permitted = || permission.holds();
-        let files = self.files(sets);
+        let files = self.files(config);
         let started = self.instance.start_while(&files, StartMode::Normal, permitted).await;
         self.check_started(&files, started.map(|_| ()))?;
         self.note_started();
         Ok(())
     }
 
-    /// What a start came to: one that failed by itself is worth another with less of the configuration, as long as there
-    /// is a part of it that the server has not started with before.
+    /// Maps the result of a start. A failed start is worth retrying with less of the configuration while some part of
+    /// it is not proven by an earlier start.
     fn check_started(&mut self, files: &ConfigFiles, started: Result<(), InstanceError>) -> Result<(), StepError> {
         let failed = match started {
             Ok(()) => return Ok(()),
             Err(failed) => failed,
         };
         let blame = match &failed {
-            // A signal came from outside, and somebody asked a server to stop that ended with 0.
+            // A server killed by a signal was killed from outside, and one that exited with 0 was asked to stop.
             InstanceError::Ended {
                 status: Some(status),
                 tail,
@@ -349,7 +358,7 @@ impl Reconciler {
         })
     }
 
-    /// A slot that cannot be made or dropped is an error of its own: the pass goes on, and the next one tries again.
+    /// Creates or drops a slot. A failure is recorded; the round continues and the next one retries.
     async fn change_slot(&mut self, change: &SlotChange) {
         let (slot, act, done) = match change {
             SlotChange::Drop(slot) => {
@@ -372,7 +381,7 @@ impl Reconciler {
         }
     }
 
-    /// Reports the changes of slots that failed, of those that this plan, made from what the server has, asks for.
+    /// Reports failed slot changes that are still part of this plan.
     pub(super) fn report_slots(&mut self, plan: &ReconcilePlan) {
         let is_asked_for = |slot: &String| {
             plan.steps.iter().any(|step| match step {
@@ -417,26 +426,31 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn prepare(&self, places: &[ExternalDir]) -> Result<DataBuild, StepError> {
+    async fn prepare(&self, external_dirs: &[ExternalDir]) -> Result<DataBuild, StepError> {
         let (data, owned) = (self.instance.config().data.clone(), Arc::clone(&self.owned));
-        let places = places.to_vec();
-        let prepare = move || DataBuild::prepare(&data, &owned, &places);
+        let external_dirs = external_dirs.to_vec();
+        let prepare = move || DataBuild::prepare(&data, &owned, &external_dirs);
         Ok(self.changes.run(prepare).await??)
     }
 
-    async fn copy_from(&self, from: &Upstream, places: &[ExternalDir], orders: &Desired) -> Result<(), StepError> {
-        let slot = slot_of(orders);
+    async fn copy_from(
+        &self,
+        from: &Upstream,
+        external_dirs: &[ExternalDir],
+        desired: &Desired,
+    ) -> Result<(), StepError> {
+        let slot = slot_of(desired);
         let copy = basebackup::BaseBackup {
             source: address(from),
             application_name: slot.clone(),
             slot,
         };
-        let mut told = 0;
-        let build = self.prepare(places).await?;
+        let mut logged_percent = 0;
+        let build = self.prepare(external_dirs).await?;
         let progress = |progress: basebackup::BaseBackupProgress| {
             let percent = progress.percent();
-            if percent >= told + PROGRESS_STEP {
-                told = percent - percent % PROGRESS_STEP;
+            if percent >= logged_percent + PROGRESS_STEP {
+                logged_percent = percent - percent % PROGRESS_STEP;
                 info!(percent, kib = progress.done_kib, "copying");
             }
         };
@@ -447,8 +461,8 @@ impl Reconciler {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the pause between failed copies begins here")]
-    fn note_failed_copy(&mut self, orders: &Desired) {
-        self.memory.backoff.failed(Boottime::now(), orders);
+    fn note_failed_copy(&mut self, desired: &Desired) {
+        self.memory.backoff.failed(Boottime::now(), desired);
     }
 
     /// Waits until the WAL receiver streams (keeper 6.7).
@@ -466,7 +480,8 @@ impl Reconciler {
                 if refusal.is_none() {
                     sleep(STREAM_POLL).await;
                 } else {
-                    // The new password may be in WAL that is still to be replayed; each try is a line in the log.
+                    // The new password may be in WAL that is not replayed yet. Each attempt is a line in the server's
+                    // log.
                     sleep(STREAM_POLL_REFUSED).await;
                     self.instance.sql().forget_refusals();
                 }
@@ -481,16 +496,15 @@ impl Reconciler {
     }
 }
 
-/// Whether a failed look for the WAL receiver proves that the old data do not do. A refused login proves nothing about
-/// them.
+/// Whether the failure proves that the old data cannot be used. A rejected login proves nothing about them.
 fn proves_rejoin_impossible(failed: &StepError) -> bool {
     matches!(failed, StepError::DoesNotStream(_))
 }
 
-/// What the log says of a step that failed.
+/// Returns the log message of a failed step.
 pub(super) fn failure_message(step: &Step, failed: &StepError) -> &'static str {
     match step {
-        // The port is looked at before data are made, too.
+        // The port is checked before data are created, too.
         _ if matches!(failed, StepError::Instance(InstanceError::Port(_))) => "failed to start postgres",
         Step::Log(_) | Step::ReportRestart(_) | Step::MarkComplete(_) => "could not go on",
         Step::SaveCluster(_) => "could not save the cluster uid",
@@ -519,7 +533,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_login_does_not_prove_that_kept_data_are_useless() {
+    fn a_rejected_login_does_not_prove_that_old_data_are_unusable() {
         assert!(proves_rejoin_impossible(&StepError::DoesNotStream(STREAM_LIMIT)));
         let refusal = ServerRefusal::new("28P01", "password authentication failed").unwrap();
         assert!(!proves_rejoin_impossible(&StepError::StreamUnknown(refusal)));

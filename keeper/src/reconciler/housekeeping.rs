@@ -1,6 +1,5 @@
-//! What follows a complete pass beside the loop: the tablespaces of the instance are recorded as this keeper's, and old
-//! data that were kept for the case that a copy fails are removed once the new server answers. What needs an operator is
-//! reported as a problem.
+//! Background work after complete rounds: records the tablespaces of the instance as this keeper's, and removes the
+//! previous data once the new server answers. Problems are reported to the operator.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,10 +19,10 @@ use crate::postgres::survey::{self, SharedLocation, SurveyFailure, TablespaceSur
 use crate::postgres::walker::{FileSystemHung, Walker};
 use crate::problems::{KeeperProblemKind, Problems};
 
-/// From one look at unchanged tablespaces to the next: another keeper may have come to use them.
+/// Interval of surveying unchanged tablespaces: another keeper may have started to use them.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// What it works on.
+/// What housekeeping works with.
 #[derive(Debug, Clone)]
 pub(super) struct HousekeepingContext {
     pub data: PathBuf,
@@ -33,31 +32,31 @@ pub(super) struct HousekeepingContext {
     pub changes: DataChanges,
 }
 
-/// What the work depends on. Tablespaces are looked at again when it changes.
+/// What housekeeping depends on. A change triggers another survey.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HousekeepingInput {
-    /// The tablespaces' locations, as the links of PGDATA have them.
+    /// Locations of the tablespaces, from the links in PGDATA.
     pub locations: Vec<PathBuf>,
-    /// Another keeper of the cluster advertises our address.
+    /// Another keeper of the cluster advertises the same address.
     pub has_neighbour: bool,
-    /// The server answers, so that nobody needs the old data any more.
+    /// The server answers, so that the previous data are no longer needed.
     pub answers: bool,
 }
 
-/// The work that is under way, and when it was begun last.
+/// Running tasks, and the last survey.
 #[derive(Debug, Default)]
 pub(super) struct Housekeeping {
     removal: Option<JoinHandle<()>>,
     survey: Option<JoinHandle<()>>,
     begun: Option<(HousekeepingInput, Boottime)>,
-    /// The last list of old data that nothing records, to log changes only.
+    /// Old data without a record, as last logged.
     unrecorded: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl Housekeeping {
-    /// Begins what is due and not under way.
+    /// Starts what is due and not running.
     pub(super) fn begin(&mut self, now: Boottime, site: &HousekeepingContext, basis: &HousekeepingInput) {
-        // A location that cannot be marked is no reason to keep old data.
+        // Independent of the survey: a location that cannot be marked is no reason to keep old data.
         if basis.answers && is_over(self.removal.as_ref()) && site.owned.record().old.is_some() {
             self.removal = Some(spawn_local(remove_old(site.clone())));
         }
@@ -118,7 +117,7 @@ async fn survey_tablespaces(site: HousekeepingContext, has_neighbour: bool, forg
         .set(KeeperProblemKind::Data, "tablespaces", problems(&found, has_neighbour));
 }
 
-/// What an operator has to see to.
+/// Returns the problems of a survey.
 fn problems(found: &Result<TablespaceSurvey, FileSystemHung>, has_neighbour: bool) -> Vec<Problem> {
     let stock = match found {
         Ok(stock) => stock,
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn tablespaces_are_looked_at_when_something_changes_and_else_once_a_minute() {
+    fn tablespaces_are_surveyed_after_a_change_and_otherwise_once_a_minute() {
         let begun = Some((basis(), at(100)));
         assert!(is_due(None, at(0), &basis()));
         assert!(!is_due(begun.as_ref(), at(159), &basis()));
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn each_location_that_needs_somebody_is_a_problem_of_its_own_with_a_remedy() {
+    fn each_location_that_needs_an_operator_is_a_problem_with_a_remedy() {
         let mut stock = TablespaceSurvey {
             locations: vec!["/ts".into(), "/dead".into()],
             ..TablespaceSurvey::default()

@@ -1,4 +1,4 @@
-//! What a pass asks before it plans: the own server, the own data, the instance to copy from.
+//! Probes before a plan: the local server, the local data, and the instance to copy from.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -22,17 +22,17 @@ use crate::reconcile::{
 };
 use crate::reconciler::Reconciler;
 
-/// From question to question while the source of a copy is not ready.
+/// Interval of probing a source that is not ready.
 const SOURCE_POLL: Duration = Duration::from_millis(100);
-/// The same when it does not answer at all.
+/// Interval of probing a source that does not answer.
 const SOURCE_AWAY_POLL: Duration = Duration::from_secs(1);
 
 /// The parameter that limits the number of slots.
 const SLOTS_PARAMETER: &str = "max_replication_slots";
 
 impl Reconciler {
-    /// What the server says of itself; a server that does not take connections is silent.
-    pub(super) async fn probe_server(&self, orders: &Desired) -> ServerProbe {
+    /// Probes the local server. One that does not accept connections counts as not answering.
+    pub(super) async fn probe_server(&self, desired: &Desired) -> ServerProbe {
         if !self.instance.reports_ready().unwrap_or(true) {
             return ServerProbe::NoAnswer;
         }
@@ -48,7 +48,7 @@ impl Reconciler {
                 }
                 _ => false,
             };
-            let turn = match &orders.goal {
+            let turn = match &desired.goal {
                 Goal::Run(target) if !pending.is_empty() && target.automatic_restart => self.restart_turn(target).await,
                 _ => RestartTurn::Now,
             };
@@ -74,45 +74,46 @@ impl Reconciler {
         }
     }
 
-    /// Waits until the instance to copy from answers and has our slot, which its keeper makes (keeper 6.4), and tells
-    /// where it and we are.
-    pub(super) async fn probe_source(&self, from: &Upstream, orders: &Desired) -> CopyFacts {
-        let slot = slot_of(orders);
-        let mut said = String::new();
-        let mut say = |text: String| {
-            if said != text {
+    /// Waits until the source answers and has the slot for this db, which the source's keeper creates (keeper 6.4).
+    /// Returns where the source's data and the local ones end.
+    pub(super) async fn probe_source(&self, from: &Upstream, desired: &Desired) -> CopyFacts {
+        let slot = slot_of(desired);
+        let mut logged = String::new();
+        let mut log_waiting = |text: String| {
+            if logged != text {
                 info!(followedDB = %from.db, keeper = %from.keeper, why = %text, "waiting for the followed db");
-                said = text;
+                logged = text;
             }
         };
-        let recorded = match &orders.goal {
+        let recorded = match &desired.goal {
             Goal::Run(target) => target.recorded.clone(),
             _ => RecordedIdentity::default(),
         };
         let (source, needs) = loop {
             match self.source(from) {
                 Ok(source) => match source.probe(&slot).await {
-                    Ok(told) => {
-                        let found = source_facts(&told);
-                        // Another instance than ours may never have the slot; what that means the plan decides.
-                        if check_source(&recorded, &found).is_err() {
-                            break (found, None);
+                    Ok(facts) => {
+                        let source_facts = source_facts(&facts);
+                        // Another instance than the recorded one may never get the slot; the plan decides what that
+                        // means.
+                        if check_source(&recorded, &source_facts).is_err() {
+                            break (source_facts, None);
                         }
-                        if told.has_slot {
+                        if facts.has_slot {
                             match self.needs(&source).await {
-                                Ok(needs) => break (found, Some(needs)),
-                                Err(error) => say(Chain(&error).to_string()),
+                                Ok(needs) => break (source_facts, Some(needs)),
+                                Err(error) => log_waiting(Chain(&error).to_string()),
                             }
                             sleep(SOURCE_AWAY_POLL).await;
                             continue;
                         }
-                        say(format!("it has no replication slot {slot} yet"));
+                        log_waiting(format!("it has no replication slot {slot} yet"));
                         sleep(SOURCE_POLL).await;
                         continue;
                     }
-                    Err(error) => say(Chain(&error).to_string()),
+                    Err(error) => log_waiting(Chain(&error).to_string()),
                 },
-                Err(error) => say(Chain(&error).to_string()),
+                Err(error) => log_waiting(Chain(&error).to_string()),
             }
             sleep(SOURCE_AWAY_POLL).await;
         };
@@ -142,7 +143,7 @@ impl Reconciler {
         Ok(source.for_programs(self.instance.programs()))
     }
 
-    /// Where the own data end; nothing when there are none, or when that cannot be found out.
+    /// Returns the end of the local data; `None` when there are none or it cannot be determined.
     async fn own_end(&self) -> Option<DataEnd> {
         if !self.instance.is_initialised().unwrap_or(false) {
             return None;
@@ -170,7 +171,7 @@ impl Reconciler {
         })
     }
 
-    /// A server does not start with fewer slots than lie in its data directory.
+    /// Counts the slots in the data directory. A server does not start with `max_replication_slots` below that.
     pub(super) fn read_slots(&mut self, data: DataState) {
         if data == DataState::Absent {
             self.memory.slots = SlotNeeds::default();
@@ -189,7 +190,7 @@ impl Reconciler {
         }
     }
 
-    /// A standby needs at least what its master had: what its control file says (keeper 8.7).
+    /// Reads the minimum parameters of a standby from its control file: those of its master (keeper 8.7).
     pub(super) async fn read_minima(&mut self, target: &TargetDb, data: DataState) {
         if data == DataState::Absent || !matches!(target.role, TargetRole::Standby(_)) {
             self.memory.minima = StandbyMinimums::default();
@@ -203,7 +204,7 @@ impl Reconciler {
     }
 }
 
-/// Where the stopped instance stands (beyond ).
+/// Returns the end of a stopped instance's data (extensions ).
 pub async fn stopped(instance: &Instance) -> Result<Stopped, ControlError> {
     let config = instance.config();
     let end = control_file::wal_end(instance.programs(), &config.data, config.request_timeout).await?;
@@ -214,13 +215,13 @@ pub async fn stopped(instance: &Instance) -> Result<Stopped, ControlError> {
     })
 }
 
-/// A server that was promoted counts the settings of its recovery, which left the file, as waiting for a restart.
+/// A promoted server reports the recovery settings that left the file as pending restart.
 fn is_of_recovery(parameter: &str) -> bool {
     parameter.starts_with("recovery_target")
 }
 
-pub(super) fn slot_of(orders: &Desired) -> String {
-    match &orders.goal {
+pub(super) fn slot_of(desired: &Desired) -> String {
+    match &desired.goal {
         Goal::Run(target) => stolon_name(target.db.as_str()),
         _ => String::new(),
     }
@@ -233,13 +234,13 @@ pub(super) fn address(from: &Upstream) -> Address {
     }
 }
 
-fn source_facts(told: &upstream::UpstreamFacts) -> SourceFacts {
+fn source_facts(facts: &upstream::UpstreamFacts) -> SourceFacts {
     SourceFacts {
-        system_id: told.system_id.to_string(),
-        timeline: told.timeline,
-        position: told.position,
-        history: told.history.iter().map(fork).collect(),
-        oldest_segment: told.oldest_wal.clone(),
+        system_id: facts.system_id.to_string(),
+        timeline: facts.timeline,
+        position: facts.position,
+        history: facts.history.iter().map(fork).collect(),
+        oldest_segment: facts.oldest_wal.clone(),
     }
 }
 

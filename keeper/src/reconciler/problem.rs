@@ -1,4 +1,4 @@
-//! What keeps a pass from its end, as an operator reads it: what holds it, and steps that failed.
+//! Problems of rounds for operators: reasons for a hold, and failed steps.
 
 use std::path::Path;
 
@@ -14,8 +14,8 @@ use crate::problems::KeeperProblemKind;
 use crate::reconcile::{CopyPause, HoldReason, Step};
 use crate::reconciler::executor::{StepError, failure_message};
 
-/// The problem of a pass that was held; `None` where nothing is to be fixed. `data` is PGDATA, `own`
-/// the cluster that it is of, empty where it is of none.
+/// Returns the problem of a round on hold; `None` if there is nothing to fix. `data` is PGDATA, `own` the cluster of
+/// the local database, empty for none.
 pub(super) fn problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option<Problem> {
     let (text, remedy) = match why {
         HoldReason::DataLost | HoldReason::NoUsableData => (
@@ -64,14 +64,14 @@ pub(super) fn problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option
     Some(KeeperProblemKind::Data.problem(&text, remedy))
 }
 
-/// The problem of a change of the data that was begun and does not get on.
+/// Returns the problem of a started change of the data that makes no progress.
 pub(super) fn hung_change(hung: &FileSystemHung) -> Problem {
     let text =
         format!("a change of the data that was begun does not get on: {hung}; nothing else is done before it ends");
     KeeperProblemKind::Data.problem(&text, Obstacle::NoAnswer.remedy())
 }
 
-/// The problem of a step that has failed and is tried again; `None` for a failure that passes by itself.
+/// Returns the problem of a failed step that will be retried; `None` for a failure that ends without an operator.
 pub(super) fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Option<(KeeperProblemKind, Problem)> {
     if let StepError::Instance(InstanceError::Port(_)) = failed {
         let text = Chain(failed).to_string();

@@ -1,4 +1,4 @@
-//! Restarts for changed parameters, in turn with the other instances: what they report, and what ours does.
+//! Restarts for changed parameters, coordinated with the other instances through the published infos.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::reconcile::{
 };
 use crate::reconciler::Reconciler;
 
-/// Since when other instances are seen to restart.
+/// Since when other instances have been restarting.
 #[derive(Debug, Default)]
 pub struct PeerRestarts(BTreeMap<KeeperUid, Boottime>);
 
 impl PeerRestarts {
-    /// Of those that restart now, the ones that were seen to do so for `limit`.
+    /// Returns the restarting keepers that have been restarting for at least `limit`.
     fn overdue<'a>(
         &mut self,
         restarting: impl Iterator<Item = &'a KeeperUid>,
@@ -38,8 +38,8 @@ impl PeerRestarts {
     }
 }
 
-/// How long a restart may take before others go on without it: until an instance that does not start is called
-/// unhealthy, and as long as one may take to accept connections.
+/// Time limit of a restart before other instances continue without it: the time until an instance that does not start
+/// counts as unhealthy, plus the time that it may take to accept connections.
 fn restart_limit(target: &TargetDb) -> Duration {
     target
         .ready_timeout
@@ -47,11 +47,11 @@ fn restart_limit(target: &TargetDb) -> Duration {
         .saturating_add(target.fail_interval)
 }
 
-/// Where the spec sets no limit for a start, or a very short one.
+/// Minimum limit, for specs without a limit or with a very short one.
 const RESTART_LIMIT_MIN: Duration = Duration::from_secs(60);
 
 impl Reconciler {
-    /// Whether our instance may restart now for parameters. Without the store it waits.
+    /// Whether the local instance may restart for parameters now. Without the store it waits.
     #[expect(
         clippy::disallowed_methods,
         reason = "how long another instance restarts is measured here"
@@ -65,7 +65,7 @@ impl Reconciler {
                 return RestartTurn::After(self.me.clone());
             }
         };
-        // An info that cannot be read reports nothing.
+        // Undecodable infos are ignored.
         let infos: Vec<KeeperInfo> = entries
             .iter()
             .filter_map(|entry| from_slice(&entry.value).ok())
@@ -95,8 +95,8 @@ impl Reconciler {
         restart_turn(&self.me, is_master, &fingerprint(target), &peers)
     }
 
-    /// Reports whether parameters wait for a restart, to operators and to the other keepers.
-    pub(super) fn report_restart(&mut self, need: RestartNeed, orders: &Desired) {
+    /// Publishes whether parameters are pending restart, for operators and the other keepers.
+    pub(super) fn report_restart(&mut self, need: RestartNeed, desired: &Desired) {
         let state = match need {
             RestartNeed::NotProbed => return,
             RestartNeed::Pending => RestartState::Pending,
@@ -106,12 +106,12 @@ impl Reconciler {
             RestartNeed::Nothing | RestartNeed::CanWait => RestartState::Applied,
         };
         self.metrics.set_needs_restart(need != RestartNeed::Nothing);
-        self.report_settings(orders, state);
+        self.report_settings(desired, state);
     }
 
-    /// Reports how far our instance is with the wanted parameters.
-    pub(super) fn report_settings(&self, orders: &Desired, state: RestartState) {
-        let Goal::Run(target) = &orders.goal else { return };
+    /// Publishes the progress of applying the desired parameters.
+    pub(super) fn report_settings(&self, desired: &Desired, state: RestartState) {
+        let Goal::Run(target) = &desired.goal else { return };
         let settings = Some(SettingsInfo {
             fingerprint: fingerprint(target),
             state,
@@ -121,7 +121,7 @@ impl Reconciler {
         }
     }
 
-    /// Reports that a wanted restart is not done, because no standby started with the parameters.
+    /// Reports that the master is not restarted because no standby started with the parameters.
     pub(super) fn report_held_restart(&self, turn: &RestartTurn) {
         let problems = match turn {
             RestartTurn::Never => vec![KeeperProblemKind::Configuration.problem(

@@ -1,11 +1,11 @@
-//! A server that ended instead of starting: what of its configuration is to blame.
+//! Diagnosis of a failed start: which part of the configuration caused it.
 
 use std::collections::BTreeMap;
 
 use crate::settings::{HeldBack, HeldBackHba, Refusals, RefusedParameter, Settings};
 
-/// What never goes back: where the server is, which it also gets on its command line, and the room for slots, which may
-/// not be smaller than what lies in the data directory.
+/// Parameters that are never reverted: those that locate the server, which are also on its command line, and the number
+/// of slots, which must not be lower than the slots in the data directory.
 const NEVER_REVERTED: [&str; 4] = [
     "listen_addresses",
     "max_replication_slots",
@@ -13,52 +13,52 @@ const NEVER_REVERTED: [&str; 4] = [
     "unix_socket_directories",
 ];
 
-/// A start that failed.
+/// A failed start.
 #[derive(Debug, Clone, Copy)]
 pub struct FailedStart<'a> {
-    /// What is wanted.
+    /// The desired settings.
     pub wanted: &'a Settings,
-    /// What of it the server was given.
+    /// The settings that the server was started with.
     pub tried: &'a Settings,
-    /// With what a server last started; before the first time, what the keeper sets itself.
+    /// The settings of the last successful start; before the first one, the keeper's own settings.
     pub base: &'a Settings,
-    /// A server has started with the base.
+    /// A server has started with `base`.
     pub is_base_proven: bool,
-    /// The user's lines that a server last took, at a start or a reload.
+    /// The user's lines that a server last accepted, at a start or a reload.
     pub last_hba: &'a Option<Vec<String>>,
     /// The lines of `pg_hba.conf`.
     pub hba_file: &'a [String],
-    /// The last lines that the server printed.
+    /// The last lines of the server's output.
     pub output: &'a [String],
 }
 
-/// What came of looking for the reason.
+/// Result of the diagnosis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartDiagnosis {
-    /// Something was found: a start with less is worth a try.
+    /// A part of the configuration was held back: start again with the rest.
     Configuration,
-    /// It is not the configuration, as far as is known: the same is worth another try.
+    /// The configuration is not known to be the cause: start again unchanged.
     Unknown,
 }
 
-/// How often the same set is tried before all of it is held back on no more than suspicion, where no server has started
-/// with less: full disks and shared memory in use pass.
+/// Failed starts with the same settings before all of them are held back on suspicion only, when no server has started
+/// with less: full disks and leftover shared memory are temporary.
 const TRIES_MAX: u32 = 3;
 
 impl Refusals {
-    /// Finds what of a configuration kept a server from starting: what it named, else all that it has not started with
-    /// before. Each call blames something new, or ends with [`Blame::Nothing`].
+    /// Finds the settings that prevented a start: those that the server named, otherwise all that it has not started
+    /// with before. Each call holds back something new, or returns [`StartDiagnosis::Unknown`].
     pub fn diagnose_start(&mut self, attempt: &FailedStart<'_>) -> StartDiagnosis {
         if self.refuse_named_lines(attempt) {
             return StartDiagnosis::Configuration;
         }
         let differ: Vec<&String> = differing(attempt).collect();
         let named: Vec<&String> = differ.iter().copied().filter(|name| is_named(name, attempt)).collect();
-        // Lines that a reload has proven are never taken back: somebody may have been locked out by it.
+        // Lines that a reload has accepted are never reverted: that could lock out users.
         let is_held = self.held_back.as_ref().is_some_and(|held| held.hba.is_some());
         let other_hba = !is_held && attempt.tried.hba != *attempt.last_hba && may_be_hba(attempt.output);
         if differ.is_empty() && !other_hba {
-            // Nothing was proven by the starts before this one.
+            // Earlier failed starts proved nothing.
             self.held_back = self.held_back.take().filter(|held| held.proven);
             return StartDiagnosis::Unknown;
         }
@@ -79,7 +79,7 @@ impl Refusals {
         StartDiagnosis::Configuration
     }
 
-    /// Counts the failures of one set.
+    /// Counts the failed starts with the same settings.
     fn is_retry_limit_reached(&mut self, attempt: &FailedStart<'_>) -> bool {
         let before = self.failed.take().filter(|(set, _)| set == attempt.tried);
         let count = before.map_or(0, |(_, count)| count) + 1;
@@ -87,7 +87,7 @@ impl Refusals {
         count >= TRIES_MAX
     }
 
-    /// Holds these parameters back, and with `hba` the user's lines too.
+    /// Holds these parameters back, and the user's lines if `hba`.
     fn hold_back(&mut self, attempt: &FailedStart<'_>, names: &[&String], is_suspect: bool, hba: bool) {
         let why = reason(attempt.output);
         let held = self.held_back.get_or_insert_with(|| HeldBack {
@@ -118,7 +118,7 @@ impl Refusals {
         held.proven = false;
     }
 
-    /// Lines that the server named by their number (hba.c: `line %d of configuration file "%s"`).
+    /// Records lines that the server named by number (hba.c: `line %d of configuration file "%s"`).
     fn refuse_named_lines(&mut self, attempt: &FailedStart<'_>) -> bool {
         let mut message = String::new();
         let (mut of_user, mut own) = (Vec::new(), Vec::new());
@@ -134,11 +134,11 @@ impl Refusals {
             let text = at
                 .and_then(|at| attempt.hba_file.get(at))
                 .filter(|_| file.contains("hba.conf"));
-            let is_user_s = |text: &&String| attempt.tried.hba.iter().flatten().any(|line| line == *text);
+            let is_from_user = |text: &&String| attempt.tried.hba.iter().flatten().any(|line| line == *text);
             let Some(text) = text.filter(|text| !self.refuses_line(text)) else {
                 continue;
             };
-            let found = if is_user_s(&text) { &mut of_user } else { &mut own };
+            let found = if is_from_user(&text) { &mut of_user } else { &mut own };
             found.push((text.clone(), message.clone()));
         }
         let any = !(of_user.is_empty() && own.is_empty());
@@ -153,8 +153,8 @@ fn names_hba(output: &[String]) -> bool {
     output.iter().filter(is_of_end).any(|line| line.contains("pg_hba.conf"))
 }
 
-/// Whether the lines may have ended the server: it names the file, or its reason is not known (with a logging collector
-/// its output ends before the reason).
+/// Whether hba lines may have caused the failure: the server names the file, or gives no reason (with a logging
+/// collector its output ends before the reason).
 fn may_be_hba(output: &[String]) -> bool {
     let has_reason = output
         .iter()
@@ -162,10 +162,10 @@ fn may_be_hba(output: &[String]) -> bool {
     !has_reason || names_hba(output)
 }
 
-/// Whether what ended the server names this parameter, or a part of its value, such as a library that is not there.
+/// Whether the server's last messages name this parameter or a part of its value, such as a missing library.
 fn is_named(name: &str, attempt: &FailedStart<'_>) -> bool {
     const TELLING: [&str; 5] = ["FATAL:", "PANIC:", "DETAIL:", "HINT:", "ERROR:"];
-    // Of a shorter one nearly every value holds an example.
+    // A shorter text occurs in nearly every value.
     const QUOTED_BYTES_MIN: usize = 3;
     let value = attempt.tried.parameters.get(name).map_or("", String::as_str);
     let lines = attempt
@@ -183,7 +183,7 @@ fn is_named(name: &str, attempt: &FailedStart<'_>) -> bool {
     })
 }
 
-/// The names of the parameters that the server was given otherwise than in the base.
+/// Returns the parameters whose values differ from the base.
 fn differing<'a>(attempt: &FailedStart<'a>) -> impl Iterator<Item = &'a String> {
     let (tried, base) = (&attempt.tried.parameters, &attempt.base.parameters);
     let names = tried
@@ -192,7 +192,7 @@ fn differing<'a>(attempt: &FailedStart<'a>) -> impl Iterator<Item = &'a String> 
     names.filter(|name| tried.get(*name) != base.get(*name) && !NEVER_REVERTED.contains(&name.as_str()))
 }
 
-/// The line that tells the end of a server, else the last one.
+/// Returns the FATAL line, otherwise the last one.
 fn reason(output: &[String]) -> String {
     let fatal = output.iter().find(|line| line.contains("FATAL:"));
     fatal
@@ -201,7 +201,7 @@ fn reason(output: &[String]) -> String {
         .unwrap_or_default()
 }
 
-/// The message of a line of the server's log, without time and process.
+/// Returns the message of a log line, without time and process.
 fn without_prefix(line: &str) -> String {
     let at = ["FATAL:", "LOG:", "ERROR:"]
         .iter()

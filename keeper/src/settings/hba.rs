@@ -1,16 +1,15 @@
-//! Which of the user's hba lines are used when some are refused. The first line that fits a client decides (PostgreSQL
-//! manual 21.1): without a line that would have denied, or asked for more, a later one could let in whom it kept out.
+//! Chooses the user's hba lines to use when some are rejected. The first line that matches a client decides (PostgreSQL
+//! manual 21.1): without a line that rejects clients or requires more of them, a later line could admit them.
 
 use std::collections::BTreeMap;
 
 use control::model::{HbaStrictness, hba_fault, hba_fields, hba_reason, hba_start, hba_strictness};
 
-/// The lines to write, and a text for each refused one.
+/// Returns the lines to write, and a text for each rejected one.
 ///
-/// A refused line is left out where every later line that lets somebody in asks for the same: the same method with the
-/// same options. Otherwise all lines stay as a server last
-/// took them. When none ever took any, the lines above the refused one are used, and of those below it only those that
-/// deny.
+/// A rejected line is left out if every later line that admits clients requires the same method with the same options.
+/// Otherwise all lines stay as a server last accepted them. If none were ever accepted, the lines above the rejected
+/// one are used, and of those below it only `reject` lines.
 pub fn choose_lines(
     wanted: Option<&[String]>,
     refused: &BTreeMap<String, String>,
@@ -48,15 +47,15 @@ pub fn choose_lines(
     (Some(kept.map(|at| lines[at].clone()).collect()), texts)
 }
 
-/// Whether a good line below `at` lets somebody in by another way than the line at `at`. Methods are not ranked: a second
-/// factor (`radius`, `pam`) and an option (`clientcert`, `map`, `include_realm`) ask for something of their own.
+/// Whether a valid line below `at` admits clients by another method than the line at `at`. Methods are not ranked: a
+/// second factor (`radius`, `pam`) and an option (`clientcert`, `map`, `include_realm`) require something of their own.
 fn opens_when_left_out(lines: &[String], at: usize, is_good: impl Fn(usize) -> bool) -> bool {
     if hba_strictness(&lines[at]).is_none() {
         return false; // a comment
     }
     let asked = method_with_options(&lines[at]);
     if asked.as_deref().is_some_and(|asked| asked == ["trust"]) {
-        return false; // nothing asks for less
+        return false; // no method requires less
     }
     let mut below = (at + 1..lines.len()).filter(|below| is_good(*below));
     below.any(|below| match hba_strictness(&lines[below]) {
@@ -65,11 +64,12 @@ fn opens_when_left_out(lines: &[String], at: usize, is_good: impl Fn(usize) -> b
     })
 }
 
-/// The method of a line and its options; none when the method is unknown.
+/// Returns the method of a line and its options; `None` if the method is unknown.
 fn method_with_options(line: &str) -> Option<Vec<String>> {
     let strictness = hba_strictness(line).filter(|strictness| *strictness != HbaStrictness::Unknown)?;
     let fields: Vec<String> = hba_fields(line).into_iter().map(|field| field.text).collect();
-    // The first three fields are the type and names. A field is the method if it gives the line its strictness alone.
+    // The first three fields are type, database and user. A field is the method if it alone determines the strictness
+    // of the line.
     let is_method = |field: &String| hba_strictness(&format!("host all all {field}")) == Some(strictness);
     let at = (3..fields.len()).find(|at| is_method(&fields[*at]))?;
     Some(fields[at..].to_vec())
@@ -100,7 +100,7 @@ mod tests {
     const DENY: &str = "host all all 10.0.0.9/32 reject";
 
     #[test]
-    fn a_refused_line_that_only_lets_in_does_not_hold_back_the_others() {
+    fn a_rejected_line_that_only_admits_does_not_affect_the_others() {
         check(&["hosst all all 10.0.0.1/32 md5", A, DENY], &[], Some(&[B]), &[A, DENY]);
         check(
             &[A, "host all all nowhere/99 md5", B],
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_line_that_denies_nobody_else_gets_in() {
+    fn without_a_reject_line_no_other_client_is_admitted() {
         for bad in [
             "hosst all all 10.0.0.0/8 reject",
             "host all all 10.0.0.0/8 rejekt",
@@ -130,7 +130,7 @@ mod tests {
         ] {
             check(&[A, bad, DENY, B], &[bad], Some(&[DENY]), &[DENY]);
             check(&[A, bad, DENY, B], &[bad], None, &[A, DENY]);
-            check(&[A, bad], &[bad], Some(&[B]), &[A]); // nothing below it lets anybody in
+            check(&[A, bad], &[bad], Some(&[B]), &[A]); // no line below it admits clients
         }
         check(&["hosst all all 10.0.0.0/8 md5", OPEN], &[], Some(&[B]), &[B]);
     }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_stays_everybody() {
+    fn admitting_every_user_is_kept() {
         assert_eq!(choose_lines(None, &BTreeMap::new(), None), (None, Vec::new()));
         let bad = ["host all all 10.0.0.0/8 rejekt".to_owned(), A.to_owned()];
         let refused = BTreeMap::from([(bad[0].clone(), "no".to_owned())]);

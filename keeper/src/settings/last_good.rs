@@ -1,5 +1,5 @@
-//! The last good configurations, in a file beside the state files: a server that will not have the wanted one starts
-//! with them, after a restart of the keeper too.
+//! The last good configurations, in a file beside the state files: a server that does not start with the desired one
+//! starts with them, also after a restart of the keeper.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,20 @@ use serde::{Deserialize, Serialize};
 use crate::postgres::files::{self, FileError};
 use crate::settings::Settings;
 
-/// Name of the file in the keeper's data directory. Go stolon does not look at it.
+/// Name of the file in the keeper's data directory; Go stolon ignores it.
 const FILE: &str = "lastgoodconf";
 
-/// What a server of one cluster took.
+/// Configurations that a server of one cluster accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct LastGoodConf {
-    /// The cluster: another one's configuration is nothing to go back to.
+    /// The cluster; another cluster's configuration is not used.
     #[serde(rename = "ClusterUID")]
     pub cluster: String,
-    /// With this a server started.
+    /// Configuration of the last successful start.
     pub started: Option<Settings>,
-    /// This a server took last, at a start or a reload. What it reads at a start only may not have proven itself yet.
+    /// Configuration that a server last accepted, at a start or a reload. Parameters that are read only at a start may
+    /// be unproven.
     pub accepted: Option<Settings>,
 }
 
@@ -33,11 +34,11 @@ pub struct LastGoodConfFile {
 }
 
 impl LastGoodConfFile {
-    /// Reads the file in the keeper's data directory. One that is missing, or cannot be understood, is empty: then there
-    /// is nothing to go back to, which keeps nothing from working. The second value says why it was not understood.
+    /// Reads the file in the keeper's data directory. A missing or undecodable file is empty: the keeper works without
+    /// it. The second value is the error of an undecodable file.
     pub fn load(dir: &Path) -> (Self, Option<String>) {
         let path = dir.join(FILE);
-        let (kept, complaint) = match std::fs::read(&path) {
+        let (kept, error_text) = match std::fs::read(&path) {
             Ok(text) => match serde_json::from_slice(&text) {
                 Ok(kept) => (kept, None),
                 Err(error) => (LastGoodConf::default(), Some(error.to_string())),
@@ -45,20 +46,20 @@ impl LastGoodConfFile {
             Err(gone) if gone.kind() == ErrorKind::NotFound => (LastGoodConf::default(), None),
             Err(error) => (LastGoodConf::default(), Some(error.to_string())),
         };
-        (Self { path, kept }, complaint)
+        (Self { path, kept }, error_text)
     }
 
-    /// With what a server of this cluster last started.
+    /// Returns the configuration of the last successful start in this cluster.
     pub fn started(&self, cluster: &str) -> Option<&Settings> {
         self.of(cluster).and_then(|kept| kept.started.as_ref())
     }
 
-    /// What a server of this cluster last took.
+    /// Returns the configuration that a server of this cluster last accepted.
     pub fn accepted(&self, cluster: &str) -> Option<&Settings> {
         self.of(cluster).and_then(|kept| kept.accepted.as_ref())
     }
 
-    /// A server has started with these.
+    /// Saves the settings of a successful start.
     pub fn save_started(&mut self, cluster: &str, settings: &Settings) -> Result<(), FileError> {
         self.save(LastGoodConf {
             cluster: cluster.to_owned(),
@@ -67,7 +68,7 @@ impl LastGoodConfFile {
         })
     }
 
-    /// A server has taken these by a reload.
+    /// Saves settings accepted by a reload.
     pub fn save_accepted(&mut self, cluster: &str, settings: &Settings) -> Result<(), FileError> {
         self.save(LastGoodConf {
             cluster: cluster.to_owned(),
@@ -104,12 +105,12 @@ mod tests {
     #[test]
     fn what_was_kept_is_there_again_for_the_same_cluster_only() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut file, complaint) = LastGoodConfFile::load(dir.path());
-        assert_eq!((file.started("c1"), complaint), (None, None));
+        let (mut file, error_text) = LastGoodConfFile::load(dir.path());
+        assert_eq!((file.started("c1"), error_text), (None, None));
         file.save_started("c1", &settings("1MB")).unwrap();
         file.save_accepted("c1", &settings("2MB")).unwrap();
-        let (mut file, complaint) = LastGoodConfFile::load(dir.path());
-        assert_eq!(complaint, None);
+        let (mut file, error_text) = LastGoodConfFile::load(dir.path());
+        assert_eq!(error_text, None);
         assert_eq!(file.started("c1"), Some(&settings("1MB")));
         assert_eq!(file.accepted("c1"), Some(&settings("2MB")));
         assert_eq!((file.started("c2"), file.accepted("c2")), (None, None));
@@ -118,12 +119,12 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_named_and_empty() {
+    fn a_damaged_file_is_reported_and_empty() {
         let dir = tempfile::tempdir().unwrap();
         for text in ["", "{\"Started\":7}", "[1,2"] {
             std::fs::write(dir.path().join(FILE), text).unwrap();
-            let (file, complaint) = LastGoodConfFile::load(dir.path());
-            assert!(complaint.is_some() && file.started("").is_none(), "{text}");
+            let (file, error_text) = LastGoodConfFile::load(dir.path());
+            assert!(error_text.is_some() && file.started("").is_none(), "{text}");
         }
     }
 }

@@ -63,7 +63,7 @@ fn a_refused_parameter_keeps_its_last_value_and_the_others_change() {
 }
 
 #[test]
-fn a_start_that_fails_goes_back_to_what_ran_and_blames_all_that_is_new() {
+fn a_failed_start_reverts_to_the_last_settings_and_holds_back_all_new_ones() {
     let base = settings(&[("work_mem", "4MB"), ("port", "1"), ("gone", "1")], &[MD5]);
     let wanted = settings(
         &[("work_mem", "8MB"), ("shared_preload_libraries", "x"), ("port", "2")],
@@ -84,7 +84,7 @@ fn a_start_that_fails_goes_back_to_what_ran_and_blames_all_that_is_new() {
     assert!(usable.refused[0].ends_with(": it does not go"), "{usable:?}");
     assert!(verdicts.has_held_back());
 
-    // It starts: what needs no start is applied by a reload, the rest stays held back.
+    // The server starts: settings that need no start are applied by a reload, the rest stays held back.
     verdicts.release(&BTreeSet::from(["shared_preload_libraries".to_owned()]));
     let usable = verdicts.usable(&wanted, Some(&base));
     assert_eq!(usable.settings, settings(&[("work_mem", "8MB"), ("port", "2")], &[MD5]));
@@ -117,7 +117,7 @@ fn suspects_are_tried_again_when_one_of_them_changes() {
     verdicts.forget_unwanted(&mended);
     assert_eq!(verdicts.usable(&mended, Some(&base)).settings, mended);
 
-    // One that the server named stays held back, whatever becomes of another one.
+    // A parameter that the server named stays held back when another one changes.
     let output = lines(&["FATAL:  could not access file \"liba\": No such file or directory"]);
     let both = settings(
         &[("shared_preload_libraries", "liba"), ("max_connections", "5")],
@@ -129,7 +129,7 @@ fn suspects_are_tried_again_when_one_of_them_changes() {
 }
 
 #[test]
-fn a_server_that_does_not_start_with_what_ran_either_is_not_the_configuration_s_fault() {
+fn a_server_that_does_not_start_with_the_last_settings_either_has_another_cause() {
     let base = settings(&[("work_mem", "4MB")], &[MD5]);
     let wanted = settings(&[("work_mem", "8MB")], &[MD5]);
     let mut verdicts = Refusals::default();
@@ -147,7 +147,7 @@ fn a_server_that_does_not_start_with_what_ran_either_is_not_the_configuration_s_
 }
 
 #[test]
-fn lines_and_parameters_that_the_server_names_are_blamed_alone() {
+fn only_lines_and_parameters_that_the_server_names_are_held_back() {
     let bad = "host all all 10.0.0.300/32 md5";
     let base = settings(&[("work_mem", "4MB"), ("a", "1")], &[MD5]);
     let wanted = settings(&[("work_mem", "8MB"), ("a", "2")], &[MD5, bad]);
@@ -179,7 +179,7 @@ fn lines_and_parameters_that_the_server_names_are_blamed_alone() {
 }
 
 #[test]
-fn what_ends_a_server_is_looked_for_in_its_last_words() {
+fn the_cause_of_a_failed_start_is_found_in_the_last_output() {
     let base = settings(&[("max_connections", "100")], &[MD5]);
     let wanted = settings(
         &[
@@ -219,7 +219,7 @@ fn what_ends_a_server_is_looked_for_in_its_last_words() {
 }
 
 #[test]
-fn every_failed_start_blames_something_new_until_nothing_is_left() {
+fn every_failed_start_holds_back_something_new_until_nothing_is_left() {
     let base = settings(&[], &[]);
     let wanted = settings(&[("a", "1"), ("b", "2")], &[MD5, "host all all all trust"]);
     for output in [
@@ -240,7 +240,7 @@ fn every_failed_start_blames_something_new_until_nothing_is_left() {
 }
 
 #[test]
-fn a_failed_start_never_takes_lines_back_that_a_reload_has_proven() {
+fn a_failed_start_never_reverts_lines_that_a_reload_accepted() {
     const LOCKED_OUT: &str = "host all contractor all reject";
     let base = settings(&[], &[MD5]);
     let wanted = settings(&[], &[LOCKED_OUT, MD5]);
@@ -250,7 +250,7 @@ fn a_failed_start_never_takes_lines_back_that_a_reload_has_proven() {
         (&wanted, &full, None),
         (&wanted, &lines(&[]), None),
         (&newer, &full, None),
-        // The reason is in the collector's file; what a server last took is proven.
+        // The reason is in the logging collector's file; the last accepted settings are proven.
         (&newer, &lines(&["LOG:  redirecting log output"]), Some(&wanted)),
         (
             &newer,
@@ -273,7 +273,7 @@ fn a_failed_start_never_takes_lines_back_that_a_reload_has_proven() {
 }
 
 #[test]
-fn a_line_of_the_keeper_s_own_stays_refused_while_it_is_made() {
+fn a_rejected_generated_line_stays_rejected_while_it_is_generated() {
     const OWN: &str = "host all su fe80::1%eth0 md5";
     let wanted = settings(&[], &[MD5]);
     let output = lines(&[
@@ -304,7 +304,7 @@ fn a_line_of_the_keeper_s_own_stays_refused_while_it_is_made() {
 }
 
 #[test]
-fn without_a_proven_set_a_failure_that_names_nothing_is_tried_again_first() {
+fn without_proven_settings_an_unnamed_failure_is_retried_first() {
     let base = settings(&[("max_connections", "100")], &[]);
     let wanted = settings(&[("max_connections", "500")], &[]);
     let of = |output| FailedStart {

@@ -1,5 +1,5 @@
-//! Where the tests of one PostgreSQL instance work: as a user that PostgreSQL accepts, in a directory of their own,
-//! with an environment that would lead every child astray.
+//! Environment for tests of one PostgreSQL instance: a user that PostgreSQL accepts, a directory of its own, and
+//! misleading environment variables.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -25,14 +25,14 @@ use keeper::postgres::roles;
 use tempfile::TempDir;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-/// The longest that anything here may take.
+/// Time limit of everything here.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 
-/// A password that trips over every rule of quoting on its way.
+/// A password that needs every rule of quoting.
 pub(crate) const HOSTILE: &str = "a b'c\\d:e\u{1f600}\"%$=\\";
 
-/// Runs a test by running this very program again: as the user `postgres` when we are root, which PostgreSQL refuses,
-/// and with libpq variables set that its children must not see (keeper W40).
+/// Runs a test by executing this program again: as the user `postgres` when run by root, which PostgreSQL refuses, and
+/// with libpq variables that its children must not get (keeper W40).
 pub(crate) fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
     if std::env::var_os(INSIDE).is_some() {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -45,7 +45,7 @@ pub(crate) fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) 
                 .expect("the test takes too long")
         });
     }
-    // The user may not be able to reach the directory that we were built in.
+    // The user may have no access to the build directory.
     let place = TempDir::with_prefix("stolon-keeper-it.").unwrap();
     std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = place.path().join("it");
@@ -94,7 +94,7 @@ fn user(name: &str) -> (u32, u32) {
     (ids.next().unwrap(), ids.next().unwrap())
 }
 
-/// One instance in a directory of its own, stopped at the end of the test whatever happens.
+/// An instance in a directory of its own, stopped at the end of the test in any case.
 pub(crate) struct Node {
     pub(crate) instance: Arc<Instance>,
     pub(crate) dir: TempDir,
@@ -111,7 +111,7 @@ impl Node {
         Self { instance, dir }
     }
 
-    /// What the instance has made outside PGDATA, as recorded in the keeper's directory.
+    /// The instance's recorded directories outside PGDATA.
     pub(crate) fn owned(&self) -> Arc<OwnedDirs> {
         Arc::new(OwnedDirs::load(self.dir.path()).unwrap())
     }
@@ -120,7 +120,7 @@ impl Node {
         &self.instance.config().data
     }
 
-    /// Initialised, with its roles, and stopped: what a keeper has after N8.
+    /// Initialised, with its roles, and stopped: as after step N8 (keeper N8).
     pub(crate) async fn initialised() -> Self {
         let node = Self::new();
         let instance = &node.instance;
@@ -143,7 +143,7 @@ impl Node {
         node
     }
 
-    /// Started in the role that its files say, and taking connections.
+    /// Started in the role of its files, and accepting connections.
     pub(crate) async fn start(&self, files: &ConfigFiles) {
         self.instance.start(files, StartMode::Normal).await.unwrap();
         self.instance.wait_ready(Some(LONG)).await.unwrap();
@@ -161,7 +161,7 @@ impl Node {
         execute(&self.instance, statement).await
     }
 
-    /// Runs a statement that the server refuses; its message.
+    /// Runs a statement that the server rejects; returns the message.
     pub(crate) async fn execute_refused(&self, statement: &str) -> String {
         let refused = query(&self.instance, statement).await.unwrap_err();
         refused.as_db_error().expect("the server refuses").message().to_owned()
@@ -171,12 +171,12 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         for worker in keeper::postgres::data_dir_users::users_of(self.data()) {
-            let _ = worker.process.signal(rustix::process::Signal::KILL); // it may be gone already
+            let _ = worker.process.signal(rustix::process::Signal::KILL); // it may have ended already
         }
     }
 }
 
-/// An instance in `dir`, not made yet. Its socket is there too, not in /tmp.
+/// An instance in `dir` without data. Its socket is there too, not in /tmp.
 pub(crate) fn instance(dir: &Path, port: u16) -> Instance {
     let login = |user: &str| Login {
         user: user.to_owned(),
@@ -200,7 +200,7 @@ pub(crate) fn programs() -> Programs {
     Programs::find(None, std::env::var_os("PATH").as_deref(), None).unwrap()
 }
 
-/// The files of a master, with these parameters besides the keeper's own.
+/// Files of a master with these parameters besides the keeper's own.
 pub(crate) fn files(instance: &Instance, user: &[(&str, &str)]) -> ConfigFiles {
     let config = instance.config();
     let user: Parameters = user
@@ -285,7 +285,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
         .unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-/// Where pg_waldump says that the record at `start`, the last one, ends: where it looks in vain for the next.
+/// Returns where the last record, at `start`, ends according to pg_waldump: where it expects the next one.
 pub(crate) async fn dumped_end(data: &Path, timeline: u64, start: Lsn) -> Lsn {
     let program: PathBuf = programs().path("pg_waldump");
     let mut command = keeper::postgres::environment::command(&program);
@@ -302,7 +302,7 @@ pub(crate) async fn dumped_end(data: &Path, timeline: u64, start: Lsn) -> Lsn {
     if let Some((_, rest)) = told.split_once("invalid record length at ") {
         return Lsn::parse(rest.split(':').next().unwrap()).expect(&told);
     }
-    // At the end of a page it looks at the next page first: invalid magic number 0000 in log segment …, offset 5357568
+    // At the end of a page it reads the next page first: invalid magic number 0000 in log segment …, offset 5357568
     let (_, offset) = told.trim_end().rsplit_once("offset ").expect(&told);
     Lsn(start.0 / SEGMENT_BYTES * SEGMENT_BYTES + offset.parse::<u64>().expect(&told))
 }

@@ -1,4 +1,4 @@
-//! What goes wrong is told with its reason.
+//! Errors state their reason.
 
 use std::net::TcpListener;
 
@@ -8,31 +8,28 @@ use keeper::postgres::port::PortError;
 use crate::bench::{self, LONG, Node, files};
 
 #[test]
-fn a_port_that_belongs_to_a_stranger_is_told_at_each_attempt() {
-    bench::run(
-        "failures::a_port_that_belongs_to_a_stranger_is_told_at_each_attempt",
-        || async {
-            let node = Node::initialised().await;
-            let wanted = files(&node.instance, &[]);
-            let stranger = TcpListener::bind(("127.0.0.1", node.instance.config().port)).unwrap();
-            for _ in 0..2 {
-                let refused = node.instance.start(&wanted, StartMode::Normal).await.unwrap_err();
-                assert!(
-                    matches!(refused, InstanceError::Port(PortError::Taken { .. })),
-                    "{refused}"
-                );
-                assert!(refused.to_string().contains("--pg-port"), "{refused}");
-            }
-            drop(stranger);
-            node.start(&wanted).await;
-            node.stop().await;
-        },
-    );
+fn a_port_in_use_is_reported_at_each_attempt() {
+    bench::run("failures::a_port_in_use_is_reported_at_each_attempt", || async {
+        let node = Node::initialised().await;
+        let wanted = files(&node.instance, &[]);
+        let stranger = TcpListener::bind(("127.0.0.1", node.instance.config().port)).unwrap();
+        for _ in 0..2 {
+            let refused = node.instance.start(&wanted, StartMode::Normal).await.unwrap_err();
+            assert!(
+                matches!(refused, InstanceError::Port(PortError::Taken { .. })),
+                "{refused}"
+            );
+            assert!(refused.to_string().contains("--pg-port"), "{refused}");
+        }
+        drop(stranger);
+        node.start(&wanted).await;
+        node.stop().await;
+    });
 }
 
 #[test]
-fn a_socket_that_belongs_to_another_server_is_told() {
-    bench::run("failures::a_socket_that_belongs_to_another_server_is_told", || async {
+fn a_socket_of_another_server_is_reported() {
+    bench::run("failures::a_socket_of_another_server_is_reported", || async {
         let node = Node::initialised().await;
         let port = node.instance.config().port;
         let lock = node.dir.path().join(format!(".s.PGSQL.{port}.lock"));
@@ -51,27 +48,24 @@ fn a_socket_that_belongs_to_another_server_is_told() {
 }
 
 #[test]
-fn a_start_that_the_server_refuses_tells_its_last_words() {
-    bench::run(
-        "failures::a_start_that_the_server_refuses_tells_its_last_words",
-        || async {
-            let node = Node::initialised().await;
-            let wrong = files(&node.instance, &[("no_such_parameter", "1")]);
-            let refused = node.instance.start(&wrong, StartMode::Normal).await.unwrap_err();
-            assert!(refused.to_string().contains("no_such_parameter"), "{refused}");
-            assert!(node.instance.running().await.unwrap().is_none());
-            node.start(&files(&node.instance, &[])).await;
-            let refused = node.instance.start(&wrong, StartMode::Normal).await.unwrap_err();
-            assert!(matches!(refused, InstanceError::ServerRunning { .. }), "{refused}");
-            node.stop().await;
-        },
-    );
+fn a_failed_start_reports_the_server_s_last_output() {
+    bench::run("failures::a_failed_start_reports_the_server_s_last_output", || async {
+        let node = Node::initialised().await;
+        let wrong = files(&node.instance, &[("no_such_parameter", "1")]);
+        let refused = node.instance.start(&wrong, StartMode::Normal).await.unwrap_err();
+        assert!(refused.to_string().contains("no_such_parameter"), "{refused}");
+        assert!(node.instance.running().await.unwrap().is_none());
+        node.start(&files(&node.instance, &[])).await;
+        let refused = node.instance.start(&wrong, StartMode::Normal).await.unwrap_err();
+        assert!(matches!(refused, InstanceError::ServerRunning { .. }), "{refused}");
+        node.stop().await;
+    });
 }
 
 #[test]
-fn a_number_in_the_lock_file_that_now_is_a_stranger_s_does_not_hinder_a_start() {
+fn a_reused_process_id_in_the_lock_file_does_not_prevent_a_start() {
     bench::run(
-        "failures::a_number_in_the_lock_file_that_now_is_a_stranger_s_does_not_hinder_a_start",
+        "failures::a_reused_process_id_in_the_lock_file_does_not_prevent_a_start",
         || async {
             let node = Node::initialised().await;
             let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();

@@ -1,5 +1,5 @@
-//! The health of an instance: what is asked over the superuser's session, what its files tell when nobody is let in,
-//! and that no setting of users reaches a question.
+//! Health of an instance: queries in the superuser's session, the files when logins are rejected, and independence of
+//! users' settings.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio_postgres::{NoTls, SimpleQueryMessage};
 use crate::bench::{self, LONG, Node, eventually, files};
 use crate::pair::{copied, follow, streams};
 
-/// Identity, timeline and position are those of `IDENTIFY_SYSTEM`, once nothing moves.
+/// Identity, timeline and position equal those of `IDENTIFY_SYSTEM` once the position rests.
 async fn agrees(node: &Node) -> Observation {
     let mut seen = Observation::default();
     eventually("the session and IDENTIFY_SYSTEM agree", async || {
@@ -33,9 +33,9 @@ async fn agrees(node: &Node) -> Observation {
 }
 
 #[test]
-fn the_superusers_session_tells_what_identify_system_tells() {
+fn the_superuser_s_session_agrees_with_identify_system() {
     bench::run(
-        "health::the_superusers_session_tells_what_identify_system_tells",
+        "health::the_superuser_s_session_agrees_with_identify_system",
         || async {
             let old = Node::initialised().await;
             old.start(&files(&old.instance, &[])).await;
@@ -46,7 +46,7 @@ fn the_superusers_session_tells_what_identify_system_tells() {
             old.stop().await;
             assert_eq!(agrees(&third).await.timeline, Some(1), "without a WAL receiver");
 
-            // a new timeline: its master before the first checkpoint there, and a standby that goes over to it
+            // a new timeline: its master before the first checkpoint there, and a standby that switches to it
             new.instance.promote(&files(&new.instance, &[]), LONG).await.unwrap();
             assert_eq!(agrees(&new).await.timeline, Some(2));
             new.instance.sql().create_slot("stolon_third").await.unwrap();
@@ -70,8 +70,8 @@ fn the_superusers_session_tells_what_identify_system_tells() {
     );
 }
 
-/// Runs statements in a connection that no setting reaches, as somebody else than the keeper's superuser; the first
-/// column of the rows of the last one.
+/// Runs statements in a connection that no setting affects, as another user than the keeper's superuser; returns the
+/// first column of the last one's rows.
 async fn admin(instance: &Instance, statements: &[&str]) -> Vec<String> {
     let config = instance.config();
     let major = session_settings::major(Some(instance.programs())).await;
@@ -106,7 +106,7 @@ async fn with_admin() -> Node {
     node
 }
 
-/// Forgets sessions and refusals, as a keeper that was just started knows none.
+/// Drops sessions and rejections, as after a start of the keeper.
 async fn forget(node: &Node) {
     for sql in [node.instance.sql(), node.instance.observer()] {
         sql.close().await;
@@ -114,7 +114,7 @@ async fn forget(node: &Node) {
     }
 }
 
-/// Has the admin write something, and sees that an observation shows a position that is not from before that.
+/// Writes as the admin and checks that an observation returns a position that is not older.
 async fn is_fresh(node: &Node, why: &str) -> Observation {
     let written = admin(
         &node.instance,
@@ -138,9 +138,9 @@ async fn is_fresh(node: &Node, why: &str) -> Observation {
 }
 
 #[test]
-fn a_server_that_refuses_its_logins_lives_and_its_position_is_a_present_one() {
+fn a_server_that_rejects_logins_is_healthy_with_a_current_position() {
     bench::run(
-        "health::a_server_that_refuses_its_logins_lives_and_its_position_is_a_present_one",
+        "health::a_server_that_rejects_logins_is_healthy_with_a_current_position",
         || async {
             let node = with_admin().await;
             let before = is_fresh(&node, "before").await;
@@ -168,7 +168,7 @@ fn a_server_that_refuses_its_logins_lives_and_its_position_is_a_present_one() {
                 (r#"alter role "super user" nosuperuser"#, ["42501", "ok", "-"]),
             ] {
                 admin(&node.instance, &[breaks]).await;
-                // the session that is open goes on, and a login is found refused beside it
+                // the open session continues, and a rejected login is detected beside it
                 let kept = is_fresh(&node, breaks).await;
                 assert_eq!(refused(&kept)[0], expected[0], "{breaks}");
                 forget(&node).await;
@@ -193,7 +193,7 @@ fn a_server_that_refuses_its_logins_lives_and_its_position_is_a_present_one() {
                     "{breaks}"
                 );
             }
-            // both at once, in a server that was just started: the files tell
+            // both at once, in a newly started server: the files are read
             admin(&node.instance, &[r#"alter role "super user" nologin"#]).await;
             node.stop().await;
             node.start(&files(&node.instance, &[])).await;
@@ -211,7 +211,7 @@ fn a_server_that_refuses_its_logins_lives_and_its_position_is_a_present_one() {
                 forget(&node).await;
                 let database = &refused(&is_fresh(&node, breaks).await)[2];
                 assert!(["55000", "3D000"].contains(&database.as_str()), "{breaks}: {database}");
-                // no session of ours keeps template1 from being copied
+                // no session of the keeper prevents copying template1
                 admin_elsewhere(&node.instance, "create database copy").await;
                 admin(&node.instance, &["drop database copy"]).await;
             }
@@ -250,7 +250,7 @@ async fn admin_elsewhere(instance: &Instance, statement: &str) {
     admin(instance, &["drop database elsewhere"]).await;
 }
 
-/// Settings that would each break a question, or fill the log with it.
+/// Settings each of which would break a query or fill the log with it.
 const HOSTILE: [(&str, &str); 21] = [
     ("statement_timeout", "1ms"),
     ("lock_timeout", "1ms"),
@@ -275,7 +275,7 @@ const HOSTILE: [(&str, &str); 21] = [
     ("log_statement", "all"),
 ];
 
-/// Everything that the keeper asks of a master or a standby works, in sessions that were just opened.
+/// Everything that the keeper queries of a master or a standby works, in new sessions.
 async fn works(nodes: [&Node; 2], why: &str) {
     for (number, node) in nodes.into_iter().enumerate() {
         let role = ["master", "standby"][number];
@@ -329,8 +329,8 @@ async fn replayed(master: &Node, standby: &Node) {
 }
 
 #[test]
-fn no_setting_of_users_reaches_a_question() {
-    bench::run("health::no_setting_of_users_reaches_a_question", || async {
+fn no_setting_of_users_affects_a_query() {
+    bench::run("health::no_setting_of_users_affects_a_query", || async {
         let master = with_admin().await;
         admin(&master.instance, &["create role app"]).await;
         let standby = copied(&master, "stolon_s").await;
@@ -342,7 +342,7 @@ fn no_setting_of_users_reaches_a_question() {
         ];
         for (name, value) in HOSTILE.into_iter().chain([("role", "app")]) {
             for level in levels {
-                // a role for all of a database, or for everybody, is one that the others cannot have
+                // a role for all of a database, or for all users, is one that the others cannot have
                 let set = format!("alter {level} set {name} = '{value}'");
                 admin(&master.instance, &[&set]).await;
                 replayed(&master, &standby).await;
@@ -350,7 +350,7 @@ fn no_setting_of_users_reaches_a_question() {
                 admin(&master.instance, &[&format!("alter {level} reset {name}")]).await;
             }
         }
-        // in the configuration file everything at once
+        // in the configuration file all at once
         let all: Vec<(&str, &str)> = HOSTILE
             .into_iter()
             .filter(|(name, _)| !name.ends_with("_libraries"))
@@ -378,42 +378,39 @@ fn no_setting_of_users_reaches_a_question() {
 }
 
 #[test]
-fn a_question_that_is_given_up_is_cancelled_in_the_server() {
-    bench::run(
-        "health::a_question_that_is_given_up_is_cancelled_in_the_server",
-        || async {
-            let node = with_admin().await;
-            let config = node.instance.config().clone();
-            // a lock that the question waits for
-            let (holder, connection) = {
-                let mut connect = tokio_postgres::Config::new();
-                connect
-                    .host("127.0.0.1")
-                    .port(config.port)
-                    .dbname("postgres")
-                    .user("admin")
-                    .password("admin");
-                connect.connect(NoTls).await.unwrap()
-            };
-            let connection = tokio::spawn(connection);
-            holder
-                .batch_execute("begin; lock table pg_catalog.pg_settings in access exclusive mode")
-                .await
-                .unwrap();
-            let waiting = "select pid from pg_stat_activity where query like '%pg_settings where pending_restart%' and \
+fn an_abandoned_query_is_cancelled_in_the_server() {
+    bench::run("health::an_abandoned_query_is_cancelled_in_the_server", || async {
+        let node = with_admin().await;
+        let config = node.instance.config().clone();
+        // a lock that the query waits for
+        let (holder, connection) = {
+            let mut connect = tokio_postgres::Config::new();
+            connect
+                .host("127.0.0.1")
+                .port(config.port)
+                .dbname("postgres")
+                .user("admin")
+                .password("admin");
+            connect.connect(NoTls).await.unwrap()
+        };
+        let connection = tokio::spawn(connection);
+        holder
+            .batch_execute("begin; lock table pg_catalog.pg_settings in access exclusive mode")
+            .await
+            .unwrap();
+        let waiting = "select pid from pg_stat_activity where query like '%pg_settings where pending_restart%' and \
                        state = 'active' and pid <> pg_backend_pid()";
-            let question = async { node.instance.sql().pending_restart().await };
-            tokio::select! {
-                _ = question => panic!("it waits for a lock"),
-                () = eventually("a waiting question", async || !admin(&node.instance, &[waiting]).await.is_empty()) => {}
-            }
-            eventually("the question is cancelled", async || {
-                admin(&node.instance, &[waiting]).await.is_empty()
-            })
-            .await;
-            drop(holder);
-            connection.abort();
-            node.stop().await;
-        },
-    );
+        let question = async { node.instance.sql().pending_restart().await };
+        tokio::select! {
+            _ = question => panic!("it waits for a lock"),
+            () = eventually("a waiting question", async || !admin(&node.instance, &[waiting]).await.is_empty()) => {}
+        }
+        eventually("the question is cancelled", async || {
+            admin(&node.instance, &[waiting]).await.is_empty()
+        })
+        .await;
+        drop(holder);
+        connection.abort();
+        node.stop().await;
+    });
 }

@@ -1,4 +1,4 @@
-//! One instance from its making to its stop.
+//! The life of one instance, from initdb to its stop.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn a_new_cluster_has_its_roles_and_takes_their_hostile_passwords() {
                 2,
                 "both passwords are stored as SCRAM verifiers: {roles:?}"
             );
-            // as the replication user, through the small client
+            // as the replication user, with the replication client
             let identity = node.instance.replication().identify().await.unwrap();
             assert_eq!(identity.timeline, 1);
             assert_eq!(node.instance.replication().history(1).await.unwrap(), []);
@@ -63,13 +63,13 @@ fn the_end_of_a_clean_stop_is_where_pg_waldump_finds_it() {
         let (mut at_page_ends, mut over_page_ends) = (0, 0);
         for round in 0..12 {
             node.start(&files(&node.instance, &[])).await;
-            // A message fills the page up to so many bytes; the checkpoint's record of 120 comes next, unless somebody
-            // wrote something else meanwhile.
+            // A message fills the page up to this many bytes; the checkpoint's record of 120 bytes comes next, unless
+            // something else was written meanwhile.
             let gap = [120, 64, 8, 128][round % 4];
             let position = node.execute("select pg_current_wal_insert_lsn() - '0/0'").await;
             let offset = position[0].parse::<u64>().unwrap() % PAGE;
             let room = PAGE - gap - offset.min(PAGE - gap);
-            // On this page, or over the header of the next one.
+            // On this page, or across the header of the next one.
             let record = if room >= 512 {
                 room
             } else {
@@ -101,14 +101,14 @@ fn the_end_of_a_clean_stop_is_where_pg_waldump_finds_it() {
 }
 
 #[test]
-fn a_killed_postmaster_is_noticed_and_what_it_leaves_is_ended() {
+fn a_killed_postmaster_is_detected_and_its_leftovers_are_ended() {
     bench::run(
-        "life::a_killed_postmaster_is_noticed_and_what_it_leaves_is_ended",
+        "life::a_killed_postmaster_is_detected_and_its_leftovers_are_ended",
         || async {
             let node = Node::initialised().await;
             let wanted = files(&node.instance, &[]);
             node.start(&wanted).await;
-            // A session that computes does not look after its postmaster.
+            // A busy session does not check for its postmaster.
             let instance = std::sync::Arc::clone(&node.instance);
             let busy = tokio::spawn(async move {
                 bench::query(&instance, "select count(*) from generate_series(1, 100000000000) a").await
@@ -119,7 +119,7 @@ fn a_killed_postmaster_is_noticed_and_what_it_leaves_is_ended() {
             !node.execute(question).await.is_empty()
         })
         .await;
-            let mut life = node.instance.life();
+            let mut life = node.instance.child_status();
             let ChildStatus::Running { pid } = *life.borrow_and_update() else {
                 panic!("it runs")
             };
@@ -148,10 +148,10 @@ fn a_server_that_an_earlier_keeper_left_is_found_and_stopped() {
         || async {
             let node = Node::initialised().await;
             node.start(&files(&node.instance, &[])).await;
-            let ChildStatus::Running { pid } = *node.instance.life().borrow() else {
+            let ChildStatus::Running { pid } = *node.instance.child_status().borrow() else {
                 panic!("it runs")
             };
-            // another keeper's view of the same directory
+            // another keeper on the same directory
             let next = bench::instance(node.dir.path(), node.instance.config().port);
             assert_eq!(
                 next.running().await.unwrap(),
@@ -171,8 +171,8 @@ fn a_server_that_an_earlier_keeper_left_is_found_and_stopped() {
 }
 
 #[test]
-fn a_reload_is_taken_over_and_tells_what_it_refuses() {
-    bench::run("life::a_reload_is_taken_over_and_tells_what_it_refuses", || async {
+fn a_reload_takes_effect_and_reports_rejected_settings() {
+    bench::run("life::a_reload_takes_effect_and_reports_rejected_settings", || async {
         let node = Node::initialised().await;
         node.start(&files(&node.instance, &[])).await;
         let value = "it's a 'test'\nof 100%";
@@ -223,23 +223,20 @@ fn a_reload_is_taken_over_and_tells_what_it_refuses() {
 }
 
 #[test]
-fn a_start_whose_permission_has_run_out_launches_nothing() {
-    // beyond: the permit is asked for before, and what comes between may take long
-    bench::run(
-        "life::a_start_whose_permission_has_run_out_launches_nothing",
-        || async {
-            let node = Node::initialised().await;
-            let wanted = files(&node.instance, &[]);
-            let life = *node.instance.life().borrow();
-            let refused = node.instance.start_while(&wanted, StartMode::Normal, || false).await;
-            assert!(
-                matches!(refused, Err(InstanceError::NotPermitted { .. })),
-                "{refused:?}"
-            );
-            assert_eq!(*node.instance.life().borrow(), life);
-            assert!(!node.data().join("postmaster.pid").exists());
-        },
-    );
+fn a_start_with_an_expired_permit_launches_nothing() {
+    // the permit is requested before, and the preparations may take long (extensions)
+    bench::run("life::a_start_with_an_expired_permit_launches_nothing", || async {
+        let node = Node::initialised().await;
+        let wanted = files(&node.instance, &[]);
+        let life = *node.instance.child_status().borrow();
+        let refused = node.instance.start_while(&wanted, StartMode::Normal, || false).await;
+        assert!(
+            matches!(refused, Err(InstanceError::NotPermitted { .. })),
+            "{refused:?}"
+        );
+        assert_eq!(*node.instance.child_status().borrow(), life);
+        assert!(!node.data().join("postmaster.pid").exists());
+    });
 }
 
 #[test]
@@ -251,7 +248,7 @@ fn a_frozen_server_is_killed_past_the_limits_and_recovers() {
             let wanted = files(&node.instance, &[]);
             node.start(&wanted).await;
             node.execute("create table t as select 1").await;
-            let ChildStatus::Running { pid } = *node.instance.life().borrow() else {
+            let ChildStatus::Running { pid } = *node.instance.child_status().borrow() else {
                 panic!("it runs")
             };
             let postmaster = keeper::postgres::process::Process::open(pid).unwrap().unwrap();

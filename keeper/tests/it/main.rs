@@ -1,4 +1,4 @@
-//! The keeper's edges against a real PostgreSQL.
+//! Tests of the keeper's instance handling with a real PostgreSQL.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -1,4 +1,4 @@
-//! Two instances: a copy, streaming, a promotion, and the old master's return.
+//! Two instances: base backup, streaming, promotion, and the old master's rejoin.
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ pub(crate) async fn streams(node: &Node, name: &str) {
 pub(crate) async fn copied(master: &Node, name: &str) -> Node {
     let standby = Node::new();
     let source = source(&master.instance);
-    // The master's keeper makes the slot some time later (keeper 6.4).
+    // The master's keeper creates the slot some time later (keeper 6.4).
     let maker = Arc::clone(&master.instance);
     let slot = name.to_owned();
     let made = tokio::spawn(async move { maker.sql().create_slot(&slot).await.unwrap() });
@@ -90,9 +90,9 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
 }
 
 #[test]
-fn a_clean_stop_hands_everything_over_and_the_old_master_follows_without_a_copy() {
+fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_without_a_copy() {
     bench::run(
-        "pair::a_clean_stop_hands_everything_over_and_the_old_master_follows_without_a_copy",
+        "pair::after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_without_a_copy",
         || async {
             let old = Node::initialised().await;
             old.start(&files(&old.instance, &[])).await;
@@ -101,7 +101,7 @@ fn a_clean_stop_hands_everything_over_and_the_old_master_follows_without_a_copy(
             old.execute("insert into t select generate_series(1, 1000)").await;
             old.stop().await;
 
-            // beyond: the standby has received up to the end of the shutdown checkpoint's record
+            // the standby has received up to the end of the shutdown checkpoint's record (extensions)
             let end = pg_control::wal_end(old.instance.programs(), old.data(), LONG)
                 .await
                 .unwrap();
@@ -136,7 +136,7 @@ fn a_clean_stop_hands_everything_over_and_the_old_master_follows_without_a_copy(
                 Some(seen.history.as_slice())
             );
 
-            // keeper 6.7: the old master's data are kept
+            // the old master's data are kept (keeper 6.7)
             new.instance.sql().create_slot("stolon_old").await.unwrap();
             let told = source(&new.instance).probe("stolon_old").await.unwrap();
             assert_eq!(told.system_id, end.control.system_id);
@@ -157,7 +157,7 @@ fn a_clean_stop_hands_everything_over_and_the_old_master_follows_without_a_copy(
             assert_eq!((receiver.timeline, receiver.slot.as_str()), (Some(2), "stolon_old"));
             assert_eq!(receiver.port, new.instance.config().port.to_string());
 
-            // a standby's end is that of the WAL that it has received
+            // a standby's data end where its received WAL ends
             let master_at = new.instance.replication().identify().await.unwrap().position;
             eventually("all WAL received again", async || {
                 old.instance.replication().identify().await.unwrap().position >= master_at
@@ -200,8 +200,8 @@ fn a_standby_moves_to_another_primary_by_a_reload() {
 }
 
 #[test]
-fn a_copy_that_is_given_up_leaves_no_process() {
-    bench::run("pair::a_copy_that_is_given_up_leaves_no_process", || async {
+fn an_aborted_copy_leaves_no_process() {
+    bench::run("pair::an_aborted_copy_leaves_no_process", || async {
         let master = Node::initialised().await;
         master.start(&files(&master.instance, &[])).await;
         let standby = Node::new();

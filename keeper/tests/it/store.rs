@@ -1,4 +1,4 @@
-//! What the keeper writes into a real etcd: its info, the permit, the liveness key.
+//! The keeper's writes to a real etcd: its info, the permit, the liveness key.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, now, throughout};
 
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Plenty for requests that are answered.
+/// Ample limit for requests that are answered.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn store(etcd: &Etcd) -> Store {
     store_at(etcd.endpoint())
 }
 
-/// Whether this was granted on a request that was sent by now.
+/// Whether this was granted on a request sent by now.
 fn granted(permit: Permit) {
     assert!(matches!(permit, Permit::Granted(sent) if sent <= now()), "{permit:?}");
 }
@@ -80,7 +80,7 @@ fn nothing_is_published_before_a_cluster_is_known() {
         publisher.change(Due::Later, |report| report.cluster = "c1".into());
         publisher.publish_within(PATIENCE).await;
         let (published, _) = info(&store).await.unwrap();
-        assert!(published.liveness_key, "beyond X-8.1");
+        assert!(published.liveness_key, "extensions X-8.1");
         assert_eq!(published.cluster_uid.as_str(), "c1");
     });
 }
@@ -100,7 +100,7 @@ fn each_publication_is_new_and_its_lease_as_old_as_itself() {
             let left = store.remaining(lease).await.unwrap().unwrap();
             assert!(left.granted >= Duration::from_secs(20), "store S-20");
             seen.push((info.info_uid, left.remaining));
-            // until the lease is seen to run, and the next publication to renew it
+            // until the lease is observed to run down, and the next publication renews it
             let runs = async || match store.remaining(lease).await.unwrap().unwrap() {
                 left if left.remaining + Duration::from_secs(1) < left.granted => Ok(()),
                 left => Err(format!("{left:?}")),
@@ -114,8 +114,8 @@ fn each_publication_is_new_and_its_lease_as_old_as_itself() {
 }
 
 #[test]
-fn a_keeper_goes_on_from_what_its_predecessor_or_a_stranger_wrote() {
-    // beyond
+fn a_keeper_continues_from_the_info_of_its_predecessor_or_another_process() {
+    // Rule: extensions.
     run(async {
         let etcd = Etcd::start().await;
         let store = store(&etcd);
@@ -130,8 +130,8 @@ fn a_keeper_goes_on_from_what_its_predecessor_or_a_stranger_wrote() {
 }
 
 #[test]
-fn stopped_is_said_only_on_top_of_an_info() {
-    // beyond: where no info is there may be none once more, much later
+fn stopped_is_published_only_over_an_existing_info() {
+    // where no info exists there may be none again much later (extensions)
     run(async {
         let etcd = Etcd::start().await;
         let store = store(&etcd);
@@ -148,8 +148,8 @@ fn stopped_is_said_only_on_top_of_an_info() {
 }
 
 #[test]
-fn a_permit_needs_the_cluster_data_as_read_and_no_order_and_takes_stopped_back() {
-    // beyond
+fn a_permit_needs_unchanged_cluster_data_and_no_orders_key_and_removes_stopped() {
+    // Rule: extensions.
     run(async {
         let etcd = Etcd::start().await;
         let store = store(&etcd);
@@ -185,8 +185,8 @@ fn a_permit_needs_the_cluster_data_as_read_and_no_order_and_takes_stopped_back()
 }
 
 #[test]
-fn last_words_do_not_wait_for_a_store_that_is_away() {
-    // beyond
+fn the_last_publication_does_not_wait_for_an_unavailable_store() {
+    // Rule: extensions.
     run(async {
         let mut etcd = Etcd::start().await;
         let store = store(&etcd);
@@ -200,7 +200,7 @@ fn last_words_do_not_wait_for_a_store_that_is_away() {
             .await
             .unwrap();
         etcd.thaw();
-        // Nobody knows what became of the late request: the next one reads the key first, and wins.
+        // The result of the late request is unknown: the next one reads the key first, and succeeds.
         publisher.publish_within(PATIENCE).await;
         let (after, revision) = info(&store).await.unwrap();
         assert!(after.leaving && revision > before.unwrap().1);
@@ -208,8 +208,8 @@ fn last_words_do_not_wait_for_a_store_that_is_away() {
 }
 
 #[test]
-fn the_liveness_key_lives_by_its_beats_and_ends_with_its_keeper() {
-    // beyond
+fn the_liveness_key_is_renewed_and_ends_with_its_keeper() {
+    // Rule: extensions.
     run(async {
         let etcd = Etcd::start().await;
         let store = store(&etcd);
@@ -242,8 +242,8 @@ fn the_liveness_key_lives_by_its_beats_and_ends_with_its_keeper() {
 }
 
 #[test]
-fn the_liveness_key_stays_on_a_store_whose_answers_take_as_long_as_its_lease_lives() {
-    // beyond: a beat waits for no answer
+fn the_liveness_key_persists_on_a_store_as_slow_as_its_lease() {
+    // a renewal does not wait for the answer (extensions)
     run(async {
         let etcd = Etcd::start().await;
         let relay = TcpRelay::to(&etcd.address()).await;
@@ -269,8 +269,8 @@ fn the_liveness_key_stays_on_a_store_whose_answers_take_as_long_as_its_lease_liv
 }
 
 #[test]
-fn a_permit_does_not_starve_under_the_leader_s_refreshing_writes() {
-    // beyond: what the permit depends on is the same, only the revision is another
+fn a_permit_does_not_starve_under_the_leader_s_periodic_writes() {
+    // what the permit depends on is unchanged, only the revision differs (extensions)
     run(async {
         let etcd = Etcd::start().await;
         let relay = TcpRelay::to(&etcd.address()).await;
@@ -284,7 +284,7 @@ fn a_permit_does_not_starve_under_the_leader_s_refreshing_writes() {
             entry.is_some_and(|entry| entry.value.starts_with(b"master k1"))
         });
         tokio::pin!(asked);
-        // each of them is written while a request is under way that depends on the one before
+        // each is written while a request that depends on the previous one is in flight
         for n in 2..5 {
             let sent = relay.received(Direction::ToServer);
             eventually("a request", PATIENCE, async || {

@@ -13,7 +13,7 @@ fn a_rewritten_file_is_private_and_leaves_nothing_beside_it() {
 }
 
 #[test]
-fn leftovers_of_a_killed_keeper_go_and_an_operator_s_copies_stay() {
+fn leftovers_of_a_killed_keeper_are_removed_and_an_operator_s_copies_stay() {
     let dir = tempfile::tempdir().unwrap();
     let leftover = temporary(dir.path(), "pgpass".as_ref())
         .unwrap()
@@ -38,7 +38,7 @@ fn leftovers_of_a_killed_keeper_go_and_an_operator_s_copies_stay() {
 
 #[test]
 fn a_full_disk_is_named_with_its_remedy() {
-    // Writing to /dev/full fails as a full disk does.
+    // Writing to /dev/full fails like writing to a full disk.
     let full = File::options()
         .write(true)
         .open("/dev/full")
@@ -59,7 +59,7 @@ fn a_failed_write_keeps_the_old_file() {
 }
 
 #[test]
-fn segment_names_are_told_from_others() {
+fn segment_names_are_recognised() {
     // keeper T4
     assert!(is_segment_name("ABCDEF0123456789ABCDEF00"));
     for other in [
@@ -130,7 +130,7 @@ fn signal_files_change_only_as_is_safe() {
 }
 
 #[test]
-fn the_lock_file_tells_pid_and_state() {
+fn the_lock_file_contains_pid_and_state() {
     let dir = tempfile::tempdir().unwrap();
     let write = |text: &str| fs::write(dir.path().join("postmaster.pid"), text).unwrap();
     assert_eq!(pid_file(dir.path()).unwrap(), None);
@@ -157,7 +157,7 @@ fn the_lock_file_tells_pid_and_state() {
 }
 
 #[test]
-fn the_auto_conf_leads_nowhere() {
+fn the_auto_conf_is_a_link_to_dev_null() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("postgresql.auto.conf");
     fs::write(&path, "port = 1").unwrap();

@@ -6,7 +6,7 @@ use super::*;
 use crate::external_dirs::{Obstacle, check_may_empty};
 use crate::postgres::files::TABLESPACE_DIRECTORY as DIRECTORY;
 
-/// A keeper's directory beside the location of a tablespace, with a PGDATA that has it when `linked`.
+/// A keeper's data directory beside a tablespace location, with a PGDATA that links to it when `linked`.
 fn site(linked: bool) -> (TempDir, OwnedDirs, PathBuf, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let (data, space) = (dir.path().join("keeper/postgres"), dir.path().join("space"));
@@ -30,12 +30,12 @@ fn a_tablespace_is_ours_by_the_link_of_whole_data_or_by_the_record() {
     let (_dir, owned, data, space) = site(true);
     assert_eq!(looked(&data, &owned, &space), Ok(()));
     assert_eq!(survey_instance(&data, &owned).locations, std::slice::from_ref(&space));
-    // PGDATA is lost, its tablespace is not.
+    // PGDATA is lost and its tablespace is not.
     fs::remove_dir_all(&data).unwrap();
     assert_eq!(looked(&data, &owned, &space), Ok(()));
     fs::remove_file(space.join(owned.name("owner"))).unwrap();
     assert_eq!(looked(&data, &owned, &space), Ok(()));
-    // The links of half-made data prove nothing.
+    // The links of incomplete data prove nothing.
     let (_dir, owned, data, space) = site(true);
     fs::remove_file(data.join("global/pg_control")).unwrap();
     assert_eq!(looked(&data, &owned, &space), Err(Obstacle::NotOurs));
@@ -53,7 +53,7 @@ fn a_location_that_is_a_link_is_the_same_place() {
 }
 
 #[test]
-fn two_keepers_with_one_location_see_each_other_and_neither_empties_it() {
+fn two_keepers_with_one_location_detect_each_other_and_neither_empties_it() {
     let (dir, owned, data, space) = site(true);
     assert_eq!(survey_instance(&data, &owned).shared, []);
     let second = dir.path().join("second");
@@ -115,7 +115,7 @@ fn an_empty_or_missing_location_is_free_and_one_that_cannot_be_made_is_named() {
 }
 
 #[test]
-fn only_names_of_wal_are_taken_for_wal() {
+fn only_names_of_wal_files_count_as_wal() {
     for name in [
         "000000010000000000000001",
         "000000010000000000000001.partial",
@@ -143,7 +143,7 @@ fn only_names_of_wal_are_taken_for_wal() {
 #[test]
 fn a_location_that_fails_is_named_and_the_others_are_recorded() {
     let (dir, owned, data, space) = site(true);
-    // A link to itself cannot be followed by anybody, root included.
+    // A link to itself cannot be resolved, not even by root.
     let broken = dir.path().join("broken");
     symlink(&broken, &broken).unwrap();
     symlink(&broken, data.join("pg_tblspc/16386")).unwrap();
@@ -153,7 +153,7 @@ fn a_location_that_fails_is_named_and_the_others_are_recorded() {
     assert!(owned.has_marker(&space));
     let failed: Vec<_> = stock.failed.iter().map(|failed| &failed.path).collect();
     assert_eq!(failed, [&broken], "{:?}", stock.failed);
-    // What was recorded before it failed stays recorded.
+    // Earlier records stay.
     fs::rename(&space, dir.path().join("away")).unwrap();
     symlink(&space, &space).unwrap();
     let stock = survey_instance(&data, &owned);
@@ -161,7 +161,7 @@ fn a_location_that_fails_is_named_and_the_others_are_recorded() {
     assert_eq!(owned.record().tablespaces.len(), 1);
 }
 
-/// Two keepers begin their first copies at once: neither has a tablespace directory yet.
+/// Two keepers start their first copies at the same time: neither has a tablespace directory yet.
 #[test]
 fn a_location_in_which_another_keeper_is_copying_is_not_free() {
     use crate::postgres::data_build::DataBuild;
@@ -181,7 +181,7 @@ fn a_location_in_which_another_keeper_is_copying_is_not_free() {
     let build = DataBuild::prepare(&second, &other, std::slice::from_ref(&place)).unwrap();
     let keeper = second.parent().unwrap().to_owned();
     assert_eq!(looked(&data, &owned, &space), Err(Obstacle::OtherKeeper(keeper)));
-    // Both had looked before either began: the second one to finish takes nothing from the first, not even an empty
+    // Both had checked before either started: the second one to finish takes nothing from the first, not even an empty
     // directory.
     fs::create_dir(space.join(DIRECTORY)).unwrap();
     fs::create_dir_all(space.join(other.name(NEW_KIND)).join(DIRECTORY)).unwrap();
@@ -191,7 +191,7 @@ fn a_location_in_which_another_keeper_is_copying_is_not_free() {
     assert!(space.join(DIRECTORY).is_dir());
 }
 
-/// Who creates the directory on a disk that is not mounted has WAL on another one.
+/// Creating the directory on an unmounted disk would put WAL on the wrong disk.
 #[test]
 fn the_remedy_for_a_missing_wal_directory_names_the_mount_first() {
     let (dir, owned, data, _) = site(false);
@@ -209,7 +209,7 @@ fn the_remedy_for_a_missing_wal_directory_names_the_mount_first() {
 }
 
 #[test]
-fn old_data_that_nothing_records_are_listed_and_left() {
+fn unrecorded_old_data_are_listed_and_kept() {
     let (dir, owned, data, _) = site(false);
     let old = dir.path().join("keeper/postgres.old-0a1b2c3d");
     fs::create_dir(&old).unwrap();
