@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use control::clock::Boottime;
 use control::model::ClusterData;
-use control::store::{Target, Watch};
+use control::store::{KeyRange, Watch};
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, error_text};
 use stolon_tests::process::Signal;
 use stolon_tests::sql::SqlClient;
@@ -164,7 +164,7 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
 
     let watch = cluster
         .store
-        .watch(vec![Target::Key(cluster.store.keys().cluster_data())], None);
+        .watch(vec![KeyRange::Key(cluster.store.keys().cluster_data())], None);
     let first_byte = FirstByteProbe::start(cluster.port("proxy0"));
     let errors_before: u64 = writers.stats().iter().flat_map(|met| met.errors.values()).sum();
     writers.reset_gaps();
@@ -357,7 +357,7 @@ async fn wait_published(watch: &Watch, limit: Duration) -> anyhow::Result<Bootti
     let arrived = async {
         loop {
             for change in watch.changed().await.keys.into_values() {
-                let Some(entry) = change.now else { continue };
+                let Some(entry) = change.entry else { continue };
                 let Some(data) = ClusterData::parse(&entry.value)? else {
                     continue;
                 };

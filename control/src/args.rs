@@ -1,5 +1,5 @@
-//! The options that all four programs share, and their check. What a program adds, and what a store makes of an
-//! endpoint, is left to them.
+//! Command-line options that all four programs share, and their validation. Options of one program are in its own
+//! crate; endpoints are parsed by `store`.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,27 +13,27 @@ use crate::telemetry::{Chain, LogConfig, LogFormat};
 mod parse;
 mod values;
 
-pub use parse::{CTL, KEEPER, PROXY, Parsed, Program, Refusal, SENTINEL, VERSION, command, parse, try_parse};
+pub use parse::{ArgsError, CTL, KEEPER, PROXY, ParsedArgs, Program, SENTINEL, VERSION, command, parse, try_parse};
 pub use values::{GoInt, IntError, Switch, SwitchError};
 
 const COMMON: &str = "Common options";
 
-/// The options of all four programs, as typed (cli 2).
+/// The options of all four programs, as given (cli 2).
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct CommonArgs {
     /// Name of the cluster (required)
     #[arg(long, global = true, help_heading = COMMON, value_name = "NAME")]
     pub cluster_name: Option<String>,
-    /// Where the cluster data is kept: etcdv3 (required)
+    /// Type of the store: etcdv3 (required)
     #[arg(long, global = true, help_heading = COMMON, value_name = "BACKEND")]
     pub store_backend: Option<String>,
-    /// Comma list of store endpoints [default: http://127.0.0.1:2379]
+    /// Comma-separated store endpoints [default: http://127.0.0.1:2379]
     #[arg(long, global = true, help_heading = COMMON, value_name = "URLS")]
     pub store_endpoints: Option<String>,
-    /// Limit of each store request [default: 5s]
+    /// Timeout of each store request [default: 5s]
     #[arg(long, global = true, help_heading = COMMON, value_name = "DURATION")]
     pub store_timeout: Option<GoDuration>,
-    /// First part of every key [default: stolon/cluster]
+    /// Prefix of every key [default: stolon/cluster]
     #[arg(long, global = true, help_heading = COMMON, value_name = "PREFIX")]
     pub store_prefix: Option<String>,
     /// Client certificate for the store
@@ -42,7 +42,7 @@ pub struct CommonArgs {
     /// Key of the client certificate
     #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub store_key: Option<PathBuf>,
-    /// Certificates that the store's own must descend from [default: the system's]
+    /// CA certificates for the store's certificate [default: those of the system]
     #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub store_ca_file: Option<PathBuf>,
     /// Do not verify the store's certificate
@@ -51,15 +51,15 @@ pub struct CommonArgs {
     /// Address of the metrics server, such as 127.0.0.1:9102 [default: none]
     #[arg(long, global = true, help_heading = COMMON, value_name = "ADDRESS")]
     pub metrics_listen_address: Option<String>,
-    /// Of the kubernetes backend, which is not supported
+    /// Option of the kubernetes backend, which is not supported
     #[arg(long, global = true, help_heading = COMMON, hide = true, value_name = "KIND")]
     pub kube_resource_kind: Option<String>,
-    /// What is logged: error, warn, info or debug [default: info]
+    /// Log level: error, warn, info or debug [default: info]
     #[arg(long, global = true, help_heading = COMMON, value_name = "LEVEL")]
     pub log_level: Option<String>,
 }
 
-/// The options of the three daemons, as typed (cli 2).
+/// The options of the three daemons, as given (cli 2).
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct DaemonArgs {
     #[expect(missing_docs, reason = "clap would take it for help text")]
@@ -68,7 +68,7 @@ pub struct DaemonArgs {
     /// Colour the level in log lines [default: when standard error is a terminal]
     #[arg(long, help_heading = COMMON)]
     pub log_color: Option<Switch>,
-    /// Form of log lines: text, json or tab [default: text]
+    /// Log format: text, json or tab [default: text]
     #[arg(long, help_heading = COMMON, value_name = "FORMAT")]
     pub log_format: Option<String>,
     /// The same as --log-level=debug
@@ -79,39 +79,39 @@ pub struct DaemonArgs {
     pub ignored: Vec<OsString>,
 }
 
-/// What the common options say once they are checked.
+/// The validated common options.
 #[derive(Debug, Clone)]
-pub struct Common {
+pub struct CommonConfig {
     /// The cluster.
     pub cluster_name: String,
-    /// Where its data is kept.
+    /// The configuration of its store.
     pub store: StoreConfig,
-    /// Where to serve metrics, if anywhere.
+    /// The address of the metrics server, if configured.
     pub metrics_listen_address: Option<String>,
 }
 
-/// What is wrong with the arguments, all of it, in the order of the checks (design D-8).
+/// All errors in the arguments, in the order of the checks, so that one run shows every mistake.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults(Vec<String>);
 
 impl Faults {
-    /// Adds what is wrong and how to fix it.
+    /// Adds an error and how to fix it.
     pub fn push(&mut self, fault: impl Into<String>) {
         self.0.push(fault.into());
     }
 
-    /// Nothing is wrong.
+    /// Returns whether there are no errors.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// One line for each fault.
+    /// Returns one line for each error.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
 }
 
-/// All faults on one line.
+/// All errors on one line.
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("; "))
@@ -121,14 +121,14 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 impl CommonArgs {
-    /// The common check (cli 2). Nothing, when something is wrong: `faults` has it.
-    pub fn check(&self, faults: &mut Faults) -> Option<Common> {
+    /// Validates the common options (cli 2). Returns none when there are errors, which are added to `faults`.
+    pub fn check(&self, faults: &mut Faults) -> Option<CommonConfig> {
         let cluster_name = given(&self.cluster_name);
         if cluster_name.is_empty() {
             faults.push("cluster name required: set --cluster-name");
         }
-        let backend_fault = backend_fault(given(&self.store_backend));
-        let backend_is_ours = backend_fault.is_none();
+        let backend_fault = backend_error(given(&self.store_backend));
+        let is_supported = backend_fault.is_none();
         if let Some(fault) = backend_fault {
             faults.push(fault);
         }
@@ -144,8 +144,8 @@ impl CommonArgs {
                 skip_verify: self.store_skip_tls_verify == Some(Switch(true)),
             },
         };
-        match StoreConfig::load(&options) {
-            Ok(store) => backend_is_ours.then(|| Common {
+        match StoreConfig::validate(&options) {
+            Ok(store) => is_supported.then(|| CommonConfig {
                 cluster_name: cluster_name.to_owned(),
                 store,
                 metrics_listen_address: self
@@ -154,8 +154,8 @@ impl CommonArgs {
                     .filter(|address| !address.is_empty()),
             }),
             Err(store_faults) => {
-                let told = |fault: &ConfigError| matches!(fault, ConfigError::Keys(KeysError::NoClusterName));
-                for fault in store_faults.iter().filter(|fault| !told(fault)) {
+                let reported = |fault: &ConfigError| matches!(fault, ConfigError::Keys(KeysError::NoClusterName));
+                for fault in store_faults.iter().filter(|fault| !reported(fault)) {
                     faults.push(Chain(fault).to_string());
                 }
                 None
@@ -165,7 +165,7 @@ impl CommonArgs {
 }
 
 impl DaemonArgs {
-    /// What to log and how (cli 2, 17.2). The answer can be used for the fatal line also when something is wrong.
+    /// Returns the log configuration (cli 2, 17.2). It is usable for the fatal message even when there are errors.
     pub fn log(&self, faults: &mut Faults) -> LogConfig {
         let level = match self.common.log_level.as_deref() {
             Some(name) => level_by_name(name).unwrap_or_else(|| {
@@ -192,7 +192,7 @@ impl DaemonArgs {
     }
 }
 
-/// An option that is not given and one that is given empty are the same (cli O-9 and the defaults of cli 2).
+/// Returns the value of an option. An option that is not given equals an empty one (cli O-9 and the defaults of cli 2).
 fn given(option: &Option<String>) -> &str {
     option.as_deref().unwrap_or_default()
 }
@@ -211,8 +211,9 @@ fn level_by_name(name: &str) -> Option<tracing::Level> {
     }
 }
 
-/// cli 2, rows 2 to 4 of the common check; design D-11.
-fn backend_fault(name: &str) -> Option<String> {
+/// Returns why this store backend is not usable (cli 2, rows 2 to 4). Only etcd v3 is supported: the other backends are
+/// deprecated in Go stolon or lack the transactions that fencing needs.
+fn backend_error(name: &str) -> Option<String> {
     match name {
         "etcdv3" => None,
         "" => Some("store backend type required: set --store-backend=etcdv3".to_owned()),

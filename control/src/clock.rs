@@ -1,23 +1,23 @@
-//! The clocks of the house: time that counts suspended time, for every promise of safety, and the wall clock for
-//! what people read. Decisions never call these; the loops do and pass the value in.
+//! The two clocks: one that counts suspended time, for timeouts that safety depends on, and the wall clock for records
+//! that people read. Decisions never read a clock; the loops read it and pass the value in.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// A point on `CLOCK_BOOTTIME`: monotonic, and it goes on while the machine is suspended (clock_gettime(2)).
+/// A point on `CLOCK_BOOTTIME`, which is monotonic and continues while the machine is suspended (clock_gettime(2)).
 ///
-/// Only differences mean anything, and only on one machine within one boot.
+/// Only differences are meaningful, and only on one machine within one boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Boottime(u64);
 
 impl Boottime {
-    /// Reads the clock, through the vDSO and without a system call where the kernel offers that.
+    /// Reads the clock, without a system call where the kernel offers a vDSO function for it.
     pub fn now() -> Self {
         Self(nanos(clock_gettime(ClockId::Boottime)))
     }
 
-    /// The point this many nanoseconds after the clock's start; for tests and for atomics.
+    /// Returns the point this many nanoseconds after the clock's start; used by tests and atomics.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
@@ -27,14 +27,14 @@ impl Boottime {
         self.0
     }
 
-    /// How much later `self` is than `earlier`; zero when it is not later.
+    /// Returns the time from `earlier` to `self`; zero when `self` is not later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// The point `duration` before this one, or the clock's start.
+    /// Returns the point `duration` earlier, at least the clock's start.
     pub fn before(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(whole_nanos(duration)))
+        Self(self.0.saturating_sub(saturating_nanos(duration)))
     }
 }
 
@@ -42,11 +42,11 @@ impl std::ops::Add<Duration> for Boottime {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(whole_nanos(duration)))
+        Self(self.0.saturating_add(saturating_nanos(duration)))
     }
 }
 
-/// Nanoseconds since 1970 on the wall clock, which may jump: for people and for records, never for a promise.
+/// Returns nanoseconds since 1970 on the wall clock. It may jump, so no timeout that safety depends on may use it.
 pub fn wall_clock() -> i128 {
     let now = clock_gettime(ClockId::Realtime);
     i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
@@ -58,7 +58,7 @@ fn nanos(time: Timespec) -> u64 {
     seconds * 1_000_000_000 + fraction
 }
 
-fn whole_nanos(duration: Duration) -> u64 {
+fn saturating_nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

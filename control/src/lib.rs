@@ -1,7 +1,9 @@
-//! The shared language and the judge: what the cluster is (`model`), where that is kept (`store`), and what it
-//! should become (`plan`). The programs' own loops live with the programs.
+//! What all four programs share: the types of the stored documents (`model`), access to etcd (`store`), the sentinel's
+//! decisions (`plan`) and its loop (`sentinel`), command-line arguments, logs and metrics. The loops of keeper and
+//! proxy live in their own crates.
 
-// These panic when nobody takes what they print: `telemetry::say` and `complain` do not.
+// These macros panic when standard output or standard error is closed. `telemetry::print_stdout` and `print_stderr` do
+// not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod args;

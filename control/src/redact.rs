@@ -1,11 +1,11 @@
-//! Takes passwords out of lines that other programs print, before they go into our log: connection strings, SQL, URIs,
-//! and what the server stores instead of passwords. What is shown otherwise is left to those who print.
+//! Masks passwords in text that other programs print before it is logged: connection strings, SQL, URIs, and password
+//! verifiers.
 
 use std::borrow::Cow;
 
-/// What stands in the place of a secret.
+/// The replacement of a secret.
 const MASK: &str = "***";
-/// The words that a secret follows, in lower case.
+/// The words that precede a secret, in lower case.
 const WORDS: [&str; 6] = [
     "password",
     "passwd",
@@ -15,29 +15,30 @@ const WORDS: [&str; 6] = [
     "secret",
 ];
 
-/// A text without the secrets in it.
+/// Returns a text with its secrets masked.
 ///
-/// It is one text: a newline within a quoted value does not end it.
+/// The text is one unit: a newline inside a quoted value does not end the value.
 pub fn redacted(text: &str) -> String {
     let mut redactor = Redactor::default();
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive(['\n', '\r']) {
         let end = line.trim_end_matches(['\n', '\r']).len();
-        out.push_str(&redactor.line(&line[..end], Begins::Within));
+        out.push_str(&redactor.line(&line[..end], PieceStart::Continuation));
         out.push_str(&line[end..]);
     }
     out
 }
 
-/// Whether a parameter of this name may hold a password in a way that is not told from its value.
-pub fn is_private(parameter: &str) -> bool {
+/// Returns whether a parameter of this name may hold a password that cannot be recognised from its value.
+pub fn may_hold_password(parameter: &str) -> bool {
     const PARTS: [&str; 5] = ["command", "conninfo", "passphrase", "password", "secret"];
     let lower = parameter.to_ascii_lowercase();
     lower != "password_encryption" && PARTS.iter().any(|part| lower.contains(part))
 }
 
-/// A reason without a value that may be a secret. A short one stands in too many places by chance.
-pub fn without_value(why: &str, value: &str) -> String {
+/// Returns a message with a value masked. A value of one or two characters is not masked, because it would match by
+/// chance.
+pub fn mask_value(why: &str, value: &str) -> String {
     const BYTES_MIN: usize = 3;
     match value.len() >= BYTES_MIN {
         true => why.replace(value, MASK),
@@ -45,50 +46,50 @@ pub fn without_value(why: &str, value: &str) -> String {
     }
 }
 
-/// The lines of one output. A statement may be printed over several of them: the server begins those after the first
+/// Masks the lines of one output stream. A statement may span several lines: the server begins those after the first
 /// with a tab.
 #[derive(Debug, Default)]
 pub struct Redactor {
-    open: Open,
+    open: OpenSecret,
 }
 
 /// Where a piece of output begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begins {
-    /// After a newline, or at the start: what was open goes on only where the server has put a tab in front.
+pub enum PieceStart {
+    /// After a newline, or at the start: an open value continues only if the line begins with a tab.
     Line,
-    /// After a carriage return, which may stand in a quoted value as any character may.
-    Within,
+    /// After a carriage return, which may be part of a quoted value like any other character.
+    Continuation,
 }
 
-/// What the end of a line has left open.
+/// What is still open at the end of a line.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-enum Open {
+enum OpenSecret {
     #[default]
     Nothing,
     /// After the word, before its value.
     Value,
-    /// In a value that ends so.
+    /// Inside a value that ends with this delimiter.
     Until(String),
 }
 
 impl Redactor {
-    /// The line without the secrets in it.
-    pub fn line<'a>(&mut self, line: &'a str, begins: Begins) -> Cow<'a, str> {
+    /// Returns the line with its secrets masked.
+    pub fn line<'a>(&mut self, line: &'a str, begins: PieceStart) -> Cow<'a, str> {
         if line.is_empty() {
             return Cow::Borrowed(line); // between carriage return and newline
         }
         let open = std::mem::take(&mut self.open);
-        let goes_on = begins == Begins::Within || line.starts_with('\t');
-        let open = if goes_on { open } else { Open::Nothing };
-        if open == Open::Nothing && !may_hold_secret(line) {
+        let goes_on = begins == PieceStart::Continuation || line.starts_with('\t');
+        let open = if goes_on { open } else { OpenSecret::Nothing };
+        if open == OpenSecret::Nothing && !may_hold_secret(line) {
             return Cow::Borrowed(line);
         }
         let mut out = String::with_capacity(line.len());
         let mut rest = match open {
-            Open::Nothing => line,
-            Open::Value => self.value(line, &mut out, false),
-            Open::Until(end) => self.quoted(line, &end, &mut out),
+            OpenSecret::Nothing => line,
+            OpenSecret::Value => self.value(line, &mut out, false),
+            OpenSecret::Until(end) => self.quoted(line, &end, &mut out),
         };
         while let Some(first) = rest.chars().next() {
             rest = if let Some(word) = starts_with_word(rest) {
@@ -109,7 +110,7 @@ impl Redactor {
         Cow::Owned(out)
     }
 
-    /// After the word: copies what parts it from its value, and masks the value if there is one.
+    /// Handles the text after a word: copies the separator and masks the value, if there is one.
     fn value<'a>(&mut self, text: &'a str, out: &mut String, is_first_line: bool) -> &'a str {
         let key_end = text.trim_start_matches(['"', '\'', '\\', '`', ']']); // of a quoted key
         let separated = key_end.trim_start().strip_prefix([':', '=']);
@@ -119,16 +120,16 @@ impl Redactor {
         let quoted = opening_quote(value);
         let value = match quoted {
             None if !is_separated => {
-                // Nothing follows but blanks: the value may stand in the next line.
+                // Only blanks follow: the value may be in the next line.
                 if after.is_empty() && (is_first_line || text.trim().is_empty()) {
-                    self.open = Open::Value;
+                    self.open = OpenSecret::Value;
                 }
                 return text;
             }
             _ => value,
         };
         if value.is_empty() {
-            self.open = Open::Value;
+            self.open = OpenSecret::Value;
         }
         out.push_str(&text[..text.len() - value.len()]);
         match quoted {
@@ -146,7 +147,7 @@ impl Redactor {
         }
     }
 
-    /// In a quoted value: masks it up to its end, or the whole line.
+    /// Inside a quoted value: masks it up to its end, or the whole line.
     fn quoted<'a>(&mut self, text: &'a str, end: &str, out: &mut String) -> &'a str {
         out.push_str(MASK);
         let escapes = !end.starts_with('$') && !end.starts_with('\\');
@@ -165,12 +166,12 @@ impl Redactor {
                 at += c.len_utf8();
             }
         }
-        self.open = Open::Until(end.to_owned());
+        self.open = OpenSecret::Until(end.to_owned());
         ""
     }
 }
 
-/// A quick look, for nearly every line holds none.
+/// A fast check; nearly every line holds no secret.
 fn may_hold_secret(line: &str) -> bool {
     let lower = line.to_ascii_lowercase();
     WORDS.iter().any(|word| lower.contains(word))
@@ -179,7 +180,7 @@ fn may_hold_secret(line: &str) -> bool {
         || lower.contains("://")
 }
 
-/// The length of the word that a secret follows, if one stands here.
+/// Returns the length of the secret's preceding word, if the text begins with one.
 fn starts_with_word(text: &str) -> Option<usize> {
     let fits = |word: &&&str| {
         text.get(..word.len())
@@ -188,8 +189,8 @@ fn starts_with_word(text: &str) -> Option<usize> {
     WORDS.iter().find(fits).map(|word| word.len())
 }
 
-/// How a quoted value begins here, with the length of that, and how it ends: `'x'`, `''x''`, `\'x\'`, `"x"`, `E'x'`,
-/// `U&'x'`, `$tag$x$tag$`.
+/// Returns the length of the opening quote at the start of the text, and the closing delimiter: `'x'`, `''x''`,
+/// `\'x\'`, `"x"`, `E'x'`, `U&'x'`, `$tag$x$tag$`.
 fn opening_quote(text: &str) -> Option<(usize, String)> {
     let prefix = ["E", "e", "U&", "u&", "N", "n"]
         .iter()
@@ -204,8 +205,8 @@ fn opening_quote(text: &str) -> Option<(usize, String)> {
     let backslashes = rest.len() - rest.trim_start_matches('\\').len();
     let quote = rest[backslashes..].chars().next().filter(|c| matches!(c, '\'' | '"'))?;
     let quotes = rest[backslashes..].chars().take_while(|c| *c == quote).count();
-    // A doubled quote is one within a string; '' alone is an empty one.
-    let taken = if backslashes == 0 && quotes >= 2 && rest[2..].chars().next().is_some_and(is_of_value) {
+    // A doubled quote inside a string is one quote; '' alone is an empty string.
+    let taken = if backslashes == 0 && quotes >= 2 && rest[2..].chars().next().is_some_and(is_value_char) {
         2
     } else {
         1
@@ -214,11 +215,11 @@ fn opening_quote(text: &str) -> Option<(usize, String)> {
     Some((start + length, rest[..length].to_owned()))
 }
 
-fn is_of_value(c: char) -> bool {
+fn is_value_char(c: char) -> bool {
     !c.is_whitespace() && !matches!(c, ',' | ';' | ')' | '\'' | '"')
 }
 
-/// The length of a value without quotes: up to a blank that has no backslash in front.
+/// Returns the length of an unquoted value: up to a blank without a backslash before it.
 fn bare_value(text: &str) -> usize {
     let mut is_escaped = false;
     let end = text.char_indices().find(|(_, c)| {
@@ -229,7 +230,7 @@ fn bare_value(text: &str) -> usize {
     end.map_or(text.len(), |(at, _)| at)
 }
 
-/// The length of a stored password here: a SCRAM verifier, or `md5` and 32 hexadecimal digits.
+/// Returns the length of a password verifier at the start of the text: SCRAM, or `md5` and 32 hexadecimal digits.
 fn stored_secret(text: &str, before: Option<char>) -> Option<usize> {
     const SCRAM: &str = "SCRAM-SHA-256$";
     let starts = |prefix: &str| {
@@ -249,7 +250,7 @@ fn stored_secret(text: &str, before: Option<char>) -> Option<usize> {
     is_hash.then_some(35)
 }
 
-/// `://user:secret@`: where the secret begins and ends.
+/// Returns begin and end of the secret in `://user:secret@`.
 fn uri_with_password(text: &str) -> Option<(usize, usize)> {
     let authority = text.strip_prefix("://")?;
     let end = authority
@@ -266,11 +267,11 @@ mod tests {
     use super::*;
 
     fn check(line: &str, wanted: &str) {
-        assert_eq!(Redactor::default().line(line, Begins::Line), wanted);
+        assert_eq!(Redactor::default().line(line, PieceStart::Line), wanted);
     }
 
     fn is_hidden(line: &str) {
-        let shown = Redactor::default().line(line, Begins::Line).into_owned();
+        let shown = Redactor::default().line(line, PieceStart::Line).into_owned();
         assert!(!shown.contains("geheim") && !shown.contains("wort"), "{line} → {shown}");
     }
 
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_stores_instead_of_passwords_is_hidden_too() {
+    fn password_verifiers_are_masked_too() {
         check(
             "update x set v = 'SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk+/=:c2VydmVy=' where y",
             "update x set v = '***' where y",
@@ -347,43 +348,43 @@ mod tests {
     fn a_secret_in_the_next_line_of_a_statement_is_hidden() {
         let mut lines = Redactor::default();
         assert_eq!(
-            lines.line("STATEMENT:  alter role r password", Begins::Line),
+            lines.line("STATEMENT:  alter role r password", PieceStart::Line),
             "STATEMENT:  alter role r password"
         );
-        assert_eq!(lines.line("\t'geheim' login", Begins::Line), "\t'***' login");
+        assert_eq!(lines.line("\t'geheim' login", PieceStart::Line), "\t'***' login");
         assert_eq!(
-            lines.line("STATEMENT:  alter role r password 'geheim", Begins::Line),
+            lines.line("STATEMENT:  alter role r password 'geheim", PieceStart::Line),
             "STATEMENT:  alter role r password '***"
         );
-        assert_eq!(lines.line("\twort' login", Begins::Line), "***' login");
-        assert_eq!(lines.line("\tand 'more'", Begins::Line), "\tand 'more'");
-        assert_eq!(lines.line("password 'geheim", Begins::Line), "password '***");
+        assert_eq!(lines.line("\twort' login", PieceStart::Line), "***' login");
+        assert_eq!(lines.line("\tand 'more'", PieceStart::Line), "\tand 'more'");
+        assert_eq!(lines.line("password 'geheim", PieceStart::Line), "password '***");
         assert_eq!(
-            lines.line("LOG:  another message", Begins::Line),
+            lines.line("LOG:  another message", PieceStart::Line),
             "LOG:  another message"
         );
     }
 
     #[test]
-    fn a_carriage_return_before_the_newline_takes_no_mask_off() {
+    fn a_carriage_return_before_the_newline_does_not_end_a_value() {
         let mut lines = Redactor::default();
-        lines.line("STATEMENT:  alter role r password", Begins::Line);
-        assert_eq!(lines.line("", Begins::Line), "");
-        assert_eq!(lines.line("\t'geheim", Begins::Line), "\t'***");
-        assert_eq!(lines.line("", Begins::Line), "");
-        assert_eq!(lines.line("\twort' login", Begins::Line), "***' login");
+        lines.line("STATEMENT:  alter role r password", PieceStart::Line);
+        assert_eq!(lines.line("", PieceStart::Line), "");
+        assert_eq!(lines.line("\t'geheim", PieceStart::Line), "\t'***");
+        assert_eq!(lines.line("", PieceStart::Line), "");
+        assert_eq!(lines.line("\twort' login", PieceStart::Line), "***' login");
     }
 
     #[test]
     fn a_carriage_return_in_a_password_does_not_end_it() {
         let mut lines = Redactor::default();
         assert_eq!(
-            lines.line("STATEMENT:  alter role r password 'ge", Begins::Line),
+            lines.line("STATEMENT:  alter role r password 'ge", PieceStart::Line),
             "STATEMENT:  alter role r password '***"
         );
-        assert_eq!(lines.line("heim wort", Begins::Within), "***");
-        assert_eq!(lines.line("geheim' login", Begins::Within), "***' login");
-        assert_eq!(lines.line(" 12/34 kB", Begins::Within), " 12/34 kB");
+        assert_eq!(lines.line("heim wort", PieceStart::Continuation), "***");
+        assert_eq!(lines.line("geheim' login", PieceStart::Continuation), "***' login");
+        assert_eq!(lines.line(" 12/34 kB", PieceStart::Continuation), " 12/34 kB");
     }
 
     #[test]
@@ -409,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_lines_are_left_as_they_are() {
+    fn lines_without_secrets_are_unchanged() {
         for line in [
             "FATAL:  password authentication failed for user \"stolon\"",
             "DETAIL:  Connection matched file \"pg_hba.conf\" line 1: \"local postgres stolon md5\"",
@@ -450,8 +451,8 @@ mod tests {
             for b in pieces {
                 for c in pieces {
                     for d in pieces {
-                        let _ = lines.line(&format!("{a}{b}{c}{d}"), Begins::Within);
-                        let _ = lines.line(&format!("\tpassword={a}{b}{c}{d}"), Begins::Line);
+                        let _ = lines.line(&format!("{a}{b}{c}{d}"), PieceStart::Continuation);
+                        let _ = lines.line(&format!("\tpassword={a}{b}{c}{d}"), PieceStart::Line);
                     }
                 }
             }

@@ -10,29 +10,29 @@ use tracing::{debug, error, info, warn};
 
 use crate::clock::{Boottime, wall_clock};
 use crate::model::{
-    Checked, ClusterData, ClusterSpec, ClusterUid, Created, SentinelInfo, SentinelUid, Spec, Timestamp, short_uid,
-    to_compact,
+    CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, CreationRecord, SentinelInfo, SentinelUid, Spec,
+    Timestamp, short_uid, to_compact,
 };
-use crate::plan::{Condition, Fresh, Input, Memory, Plan, Write, plan, unwritten};
-use crate::sentinel::absence::{Absence, Verdict};
-use crate::sentinel::arrivals::Arrivals;
+use crate::plan::{Condition, Entropy, Memory, Plan, PlanInput, Urgency, memory_after_failed_round, plan};
+use crate::sentinel::decode::{DecodedSnapshot, Stored, decode, key_ranges};
+use crate::sentinel::log_state::LogState;
 use crate::sentinel::metrics::Metrics;
-use crate::sentinel::pace::Pace;
-use crate::sentinel::reading::{Found, Reading, decode, targets};
-use crate::sentinel::spoken::Spoken;
-use crate::sentinel::too_old::TooOld;
+use crate::sentinel::missing_data::{MissingData, MissingDataDecision};
+use crate::sentinel::stale_reads::StaleReads;
+use crate::sentinel::throttle::RoundThrottle;
+use crate::sentinel::watch_arrivals::WatchArrivals;
 use crate::store::election::{Election, Leader, Leadership};
-use crate::store::{Changes, Outcome, Revision, Store, StoreError, Txn, info_ttl};
+use crate::store::{Changes, Revision, Store, StoreError, Txn, TxnOutcome, info_ttl};
 use crate::telemetry::Chain;
 
-mod absence;
 mod ages;
-mod arrivals;
+mod decode;
+mod log_state;
 pub mod metrics;
-mod pace;
-mod reading;
-mod spoken;
-mod too_old;
+mod missing_data;
+mod stale_reads;
+mod throttle;
+mod watch_arrivals;
 
 /// The pause between rounds while there is no cluster data to tell it (sentinel L-9).
 const SLEEP_INTERVAL_UNKNOWN: Duration = Duration::from_secs(5);
@@ -41,29 +41,29 @@ const SLEEP_INTERVAL_ABSENT_MIN: Duration = Duration::from_secs(1);
 /// The pause is never shorter, whatever the spec says: sleepInterval may be zero.
 const SLEEP_INTERVAL_MIN: Duration = Duration::from_millis(200);
 /// After a request that failed the next round follows this soon: the request has waited already.
-const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
+const FAILURE_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// A store whose answers take longer than this is asked ahead of time.
-const SLOW: Duration = Duration::from_millis(100);
+const SLOW_STORE_LATENCY: Duration = Duration::from_millis(100);
 
 /// How much before something is due the reading for it is sent, so that a slow store does not add its latency. Not the
 /// whole of it: an answer just before the time would be of no use.
-fn head_start(latency: Duration) -> Duration {
-    if latency < SLOW {
+fn read_lead_time(latency: Duration) -> Duration {
+    if latency < SLOW_STORE_LATENCY {
         return Duration::ZERO;
     }
     latency / 10 * 9
 }
 
-/// While a master is awaited, times and positions are not written more often than this (beyond X-1.3).
-const REFRESH_WHILE_AWAITED: Duration = Duration::from_secs(5);
+/// While a master is awaited, times and positions are not written more often than this (extensions X-1.3).
+const PERIODIC_WRITE_WHILE_AWAITED: Duration = Duration::from_secs(5);
 
 /// How often times and positions are written at most.
 ///
 /// Permits and check-ins depend on the document's revision, and each write makes those that are under way try again: so
 /// on a slow store there is time between two writes for one that fails and one that does not.
-fn refresh_interval(sleep_interval: Duration, is_master_awaited: bool, latency: Duration) -> Duration {
+fn periodic_write_interval(sleep_interval: Duration, is_master_awaited: bool, latency: Duration) -> Duration {
     let awaited = if is_master_awaited {
-        REFRESH_WHILE_AWAITED
+        PERIODIC_WRITE_WHILE_AWAITED
     } else {
         Duration::ZERO
     };
@@ -82,7 +82,7 @@ pub struct Config {
 }
 
 /// Eight random hexadecimal digits (data-model 2.3).
-pub fn fresh_uid() -> String {
+pub fn random_uid() -> String {
     short_uid(random())
 }
 
@@ -101,27 +101,27 @@ pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()
     } = config;
     let election = Election::start(store.clone(), uid.as_str());
     let (publish, wanted) = watch::channel(None);
-    let presence = tokio::spawn(keep_present(store.clone(), uid, wanted));
+    let presence = tokio::spawn(publish_info(store.clone(), uid, wanted));
     let leading = tokio::spawn(count_leaderships(election.state(), metrics.clone()));
     let mut sentinel = Sentinel {
         store,
         initial_spec,
         election: election.state(),
-        presence: publish,
+        info_interval: publish,
         metrics,
         memory: Memory::default(),
-        was_away: false,
-        written: None,
-        absence: Absence::default(),
-        pace: Pace::default(),
-        arrivals: Arrivals::default(),
-        too_old: TooOld::default(),
-        busy: Duration::ZERO,
-        spoken: Spoken::default(),
+        had_outage: false,
+        last_write: None,
+        missing_data: MissingData::default(),
+        throttle: RoundThrottle::default(),
+        arrivals: WatchArrivals::default(),
+        stale_reads: StaleReads::default(),
+        own_requests: Duration::ZERO,
+        log_state: LogState::default(),
     };
     tokio::select! {
         () = stop => {}
-        () = sentinel.work() => {}
+        () = sentinel.run_rounds() => {}
     }
     info!("stopping stolon sentinel");
     presence.abort();
@@ -130,7 +130,7 @@ pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()
 }
 
 /// Publishes the sentinel's info once per sleepInterval while valid cluster data tell one (sentinel M-1, store S-20).
-async fn keep_present(store: Store, uid: SentinelUid, mut wanted: watch::Receiver<Option<Duration>>) {
+async fn publish_info(store: Store, uid: SentinelUid, mut wanted: watch::Receiver<Option<Duration>>) {
     let key = store.keys().sentinel_info(uid.as_str());
     let value = to_compact(&SentinelInfo { uid });
     let mut failing = false;
@@ -188,33 +188,33 @@ struct Sentinel {
     store: Store,
     initial_spec: Option<ClusterSpec>,
     election: watch::Receiver<Leadership>,
-    presence: watch::Sender<Option<Duration>>,
+    info_interval: watch::Sender<Option<Duration>>,
     metrics: Metrics,
     /// Replaced whole once a round has succeeded.
     memory: Memory,
     /// The store has once not answered, or not soon; it only matters before the first reading.
-    was_away: bool,
+    had_outage: bool,
     /// Our last write, and whether it decided something.
-    written: Option<Written>,
+    last_write: Option<LastWrite>,
     /// What was seen since there are no cluster data.
-    absence: Absence,
-    pace: Pace,
-    arrivals: Arrivals,
-    too_old: TooOld,
+    missing_data: MissingData,
+    throttle: RoundThrottle,
+    arrivals: WatchArrivals,
+    stale_reads: StaleReads,
     /// How long our own requests took since the last reading.
-    busy: Duration,
-    spoken: Spoken,
+    own_requests: Duration,
+    log_state: LogState,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Written {
+struct LastWrite {
     at: Boottime,
     revision: Revision,
-    why: Write,
+    urgency: Urgency,
 }
 
 /// When the next round is due although nothing happens.
-enum Next {
+enum NextRound {
     /// As the plan, or the pause, says.
     At(Boottime),
     /// As soon as the pace allows.
@@ -223,22 +223,22 @@ enum Next {
 
 impl Sentinel {
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    async fn work(&mut self) {
-        let watch = self.store.watch(targets(self.store.keys()), None);
+    async fn run_rounds(&mut self) {
+        let watch = self.store.watch(key_ranges(self.store.keys()), None);
         let mut election = self.election.clone();
         loop {
-            self.pace.round(Boottime::now());
+            self.throttle.start_round(Boottime::now());
             let next = self.round().await;
-            let earliest = self.pace.next();
+            let earliest = self.throttle.earliest_next();
             let due = match next {
-                Next::At(at) => at.before(head_start(self.store.latency())).max(earliest),
-                Next::Soon => earliest,
+                NextRound::At(at) => at.before(read_lead_time(self.store.latency())).max(earliest),
+                NextRound::Soon => earliest,
             };
             loop {
                 tokio::select! {
                     () = sleep(due.since(Boottime::now())) => break,
                     changes = watch.changed() => {
-                        self.arrivals.note(&changes, self.store.keys());
+                        self.arrivals.record(&changes, self.store.keys());
                         if self.is_news(&changes) {
                             break;
                         }
@@ -253,14 +253,14 @@ impl Sentinel {
             sleep(earliest.since(Boottime::now())).await;
             // What came during the pause is part of what is read next.
             if let Some(changes) = watch.take() {
-                self.arrivals.note(&changes, self.store.keys());
+                self.arrivals.record(&changes, self.store.keys());
             }
         }
     }
 
     /// Whether something has happened besides our own writing down of times and positions.
     fn is_news(&self, changes: &Changes) -> bool {
-        let own = self.written.filter(|written| written.why == Write::Refresh);
+        let own = self.last_write.filter(|written| written.urgency == Urgency::Periodic);
         let data = self.store.keys().cluster_data();
         changes.gap
             || changes
@@ -271,133 +271,133 @@ impl Sentinel {
 
     /// One check (sentinel L-10).
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    async fn round(&mut self) -> Next {
+    async fn round(&mut self) -> NextRound {
         // fencing F-7: from before the first read
         let began = Boottime::now();
-        let snapshot = match self.store.snapshot(&targets(self.store.keys())).await {
+        let snapshot = match self.store.snapshot(&key_ranges(self.store.keys())).await {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                self.was_away = true;
-                self.spoken.complain_of(&error, "error retrieving cluster data");
-                self.absence.interrupted();
-                return Next::At(Boottime::now() + AGAIN_AFTER_FAILURE);
+                self.had_outage = true;
+                self.log_state.log_store_error(&error, "error retrieving cluster data");
+                self.missing_data.restart_wait();
+                return NextRound::At(Boottime::now() + FAILURE_RETRY_DELAY);
             }
         };
         let now = Boottime::now();
         let mut reading = decode(snapshot, self.store.keys());
-        reading.seen.took = now.since(began);
-        reading.seen.busy = std::mem::take(&mut self.busy);
-        self.arrivals.date(&mut reading.seen, now);
-        self.spoken.name_garbage(&reading);
+        reading.observations.latency = now.since(began);
+        reading.observations.own_requests = std::mem::take(&mut self.own_requests);
+        self.arrivals.apply_to(&mut reading.observations, now);
+        self.log_state.warn_of_undecodable_infos(&reading);
         let data = match &reading.data {
-            Found::Usable(data) => (**data).clone(),
+            Stored::Usable(data) => (**data).clone(),
             found => {
-                self.presence.send_if_modified(|wanted| wanted.take().is_some());
-                if matches!(found, Found::Nothing) {
-                    return self.without_data(&reading, now).await;
+                self.info_interval.send_if_modified(|wanted| wanted.take().is_some());
+                if matches!(found, Stored::Absent) {
+                    return self.handle_missing_data(&reading, now).await;
                 }
                 let key = self.store.keys().cluster_data();
-                self.spoken.complain_of_data(&reading, &key, now);
-                return Next::At(Boottime::now() + SLEEP_INTERVAL_UNKNOWN);
+                self.log_state.log_unusable_data(&reading, &key, now);
+                return NextRound::At(Boottime::now() + SLEEP_INTERVAL_UNKNOWN);
             }
         };
-        self.absence.over();
-        self.spoken.warn_of_limits(&data);
+        self.missing_data.reset();
+        self.log_state.warn_of_clamped_durations(&data);
         let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
-        self.presence
+        self.info_interval
             .send_if_modified(|wanted| wanted.replace(interval) != Some(interval));
         // An outage that has just ended made every info look old (sentinel E-3): then nobody's age is known.
-        self.was_away |= now.since(began) > self.in_good_time();
-        if self.memory.sightings.is_blank() && !self.was_away {
-            self.ask_ages(&mut reading, now).await;
+        self.had_outage |= now.since(began) > self.request_limit();
+        if self.memory.history.is_empty() && !self.had_outage {
+            self.query_info_ages(&mut reading, now).await;
         }
         let leader = self.election.borrow().leader().cloned();
         let Some(leader) = leader else {
-            self.too_old.over();
-            self.memory = self.memory.after_reading(&reading.seen, &data, now);
-            self.spoken.forget_notes();
-            self.spoken.content();
-            return Next::At(Boottime::now() + interval);
+            self.stale_reads.reset();
+            self.memory = self.memory.after_read(&reading.observations, &data, now);
+            self.log_state.forget_notes();
+            self.log_state.clear_error();
+            return NextRound::At(Boottime::now() + interval);
         };
-        let next = self.lead(&leader, &data, &reading, began, now).await;
+        let next = self.lead_round(&leader, &data, &reading, began, now).await;
         match next {
-            Next::At(at) => Next::At(at.min(Boottime::now() + interval)),
-            Next::Soon => Next::Soon,
+            NextRound::At(at) => NextRound::At(at.min(Boottime::now() + interval)),
+            NextRound::Soon => NextRound::Soon,
         }
     }
 
     /// The part of a check that only the leader does.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    async fn lead(
+    async fn lead_round(
         &mut self,
         leader: &Leader,
-        data: &Checked,
-        reading: &Reading,
+        data: &CheckedClusterData,
+        reading: &DecodedSnapshot,
         began: Boottime,
         now: Boottime,
-    ) -> Next {
-        let input = Input {
+    ) -> NextRound {
+        let input = PlanInput {
             data,
-            seen: &reading.seen,
+            observations: &reading.observations,
             memory: &self.memory,
             leadership: leader.count,
             now,
             wall: Timestamp::from_unix_nanos(wall_clock()),
         };
         let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
-        let mut uid = fresh_uid;
-        let fresh = &mut Fresh {
+        let mut uid = random_uid;
+        let fresh = &mut Entropy {
             uid: &mut uid,
-            chance: u64::from_ne_bytes(random()),
+            number: u64::from_ne_bytes(random()),
         };
-        let unwritten = unwritten(&input);
+        let unwritten = memory_after_failed_round(&input);
         let plan = match plan(&input, fresh) {
             Ok(plan) => plan,
             Err(refusal) => {
                 let first_run = self.memory.leadership != unwritten.leadership;
                 self.memory = unwritten;
-                self.spoken.complain_of_refusal(&refusal);
+                self.log_state.log_plan_error(&refusal);
                 // Nothing was derived in it (sentinel H-2): the keepers that are there come in with the next round.
                 return if first_run {
-                    Next::Soon
+                    NextRound::Soon
                 } else {
-                    Next::At(now + interval)
+                    NextRound::At(now + interval)
                 };
             }
         };
-        self.spoken.content();
-        let refresh = refresh_interval(interval, plan.next.proxied_master().is_none(), self.store.latency());
-        let due = self.written.map(|written| written.at + refresh);
-        let refreshed_at = due.filter(|due| plan.write == Write::Refresh && *due > now);
+        self.log_state.clear_error();
+        let refresh = periodic_write_interval(interval, plan.next.proxied_master().is_none(), self.store.latency());
+        let due = self.last_write.map(|written| written.at + refresh);
+        let refreshed_at = due.filter(|due| plan.urgency == Urgency::Periodic && *due > now);
         if let Some(due) = refreshed_at {
-            self.spoken.say(&plan.notes);
+            self.log_state.log_notes(&plan.notes);
             self.memory = plan.memory;
-            return Next::At(plan.wake_at.map_or(due, |at| at.min(due)));
+            return NextRound::At(plan.wake_at.map_or(due, |at| at.min(due)));
         }
         match self.write(leader, data, &plan, reading.revision, began).await {
             Ok(Some(revision)) => {
                 let at = Boottime::now();
-                self.written = Some(Written {
+                self.last_write = Some(LastWrite {
                     at,
                     revision,
-                    why: plan.write,
+                    urgency: plan.urgency,
                 });
                 self.metrics.last_check.set(seconds(wall_clock()));
-                self.spoken.say(&plan.notes);
+                self.log_state.log_notes(&plan.notes);
                 self.memory = plan.memory;
-                Next::At(plan.wake_at.map_or(at + interval, |wake| wake.min(at + interval)))
+                NextRound::At(plan.wake_at.map_or(at + interval, |wake| wake.min(at + interval)))
             }
             Ok(None) => {
                 // Somebody else wrote, or the former master has spoken, or we do not lead any more: look again.
                 debug!("the store has changed since it was read, planning again");
                 self.memory = unwritten;
-                Next::Soon
+                NextRound::Soon
             }
             Err(error) => {
-                self.spoken.say(&plan.notes);
+                self.log_state.log_notes(&plan.notes);
                 error!(error = %Chain(&error), "error saving clusterdata");
-                self.memory = unwritten.unanswered(&plan);
-                Next::At(Boottime::now() + AGAIN_AFTER_FAILURE)
+                self.memory = unwritten.keeping_election_of(&plan);
+                NextRound::At(Boottime::now() + FAILURE_RETRY_DELAY)
             }
         }
     }
@@ -407,7 +407,7 @@ impl Sentinel {
     async fn write(
         &mut self,
         leader: &Leader,
-        read: &Checked,
+        read: &CheckedClusterData,
         plan: &Plan,
         read_at: Revision,
         began: Boottime,
@@ -430,7 +430,7 @@ impl Sentinel {
         let left = leader.lease_end().since(sent).saturating_sub(sent.since(began));
         if left.is_zero() {
             debug!("what was read is too old for what is left of the election lease");
-            if self.too_old.refused(sent, read.spec.fail_interval) {
+            if self.stale_reads.record_unsent_write(sent, read.spec.fail_interval) {
                 warn!(
                     latency = ?self.store.latency(),
                     "no cluster data could be written for failInterval: the store's answers take longer than is left of \
@@ -439,78 +439,82 @@ impl Sentinel {
             }
             return Ok(None);
         }
-        self.too_old.over();
+        self.stale_reads.reset();
         let outcome = self.store.sent_within(left).commit(txn).await;
-        self.busy += Boottime::now().since(sent);
+        self.own_requests += Boottime::now().since(sent);
         Ok(outcome?.committed())
     }
 
     /// There are no cluster data: creates a cluster, whoever leads, unless one is there that has only lost them.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    async fn without_data(&mut self, reading: &Reading, now: Boottime) -> Next {
+    async fn handle_missing_data(&mut self, reading: &DecodedSnapshot, now: Boottime) -> NextRound {
         let spec = self.initial_spec.as_ref().and_then(|spec| spec.resolve().ok());
         let interval = spec.map_or(SLEEP_INTERVAL_UNKNOWN, |spec| spec.sleep_interval);
-        let verdict = self.absence.look(reading, interval.max(SLEEP_INTERVAL_ABSENT_MIN), now);
+        let verdict = self
+            .missing_data
+            .observe(reading, interval.max(SLEEP_INTERVAL_ABSENT_MIN), now);
         let next = Boottime::now() + SLEEP_INTERVAL_UNKNOWN;
         match (verdict, self.initial_spec.clone()) {
-            (Verdict::Keep(former), _) => self.spoken.complain_of_lost_data(&former, now),
-            (_, None) => self.spoken.complain_of_no_data(),
-            (Verdict::WaitUntil(end), Some(_)) => {
-                self.spoken.say_waiting_for_keepers();
-                return Next::At(next.min(end));
+            (MissingDataDecision::KeepersExist(former), _) => self.log_state.log_lost_data(&former, now),
+            (_, None) => self.log_state.log_no_data(),
+            (MissingDataDecision::WaitUntil(end), Some(_)) => {
+                self.log_state.log_waiting_for_keepers();
+                return NextRound::At(next.min(end));
             }
-            (Verdict::Create, Some(spec)) => self.create(spec, reading).await,
+            (MissingDataDecision::Create, Some(spec)) => self.create(spec, reading).await,
         }
-        Next::At(next)
+        NextRound::At(next)
     }
 
     /// Creates the first cluster data (sentinel B-1, B-3), unless a keeper has published since.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    async fn create(&mut self, spec: ClusterSpec, reading: &Reading) {
+    async fn create(&mut self, spec: ClusterSpec, reading: &DecodedSnapshot) {
         info!("writing initial cluster data");
         let now = Timestamp::from_unix_nanos(wall_clock());
-        let uid = ClusterUid::from(fresh_uid());
+        let uid = ClusterUid::from(random_uid());
         let data = ClusterData::initial(uid.clone(), now, spec);
         let keys = self.store.keys();
         let key = keys.cluster_data();
         let mut txn = Txn::new().if_unchanged(&key, reading.revision);
-        if reading.seen.keeper_keys.is_empty() {
+        if reading.observations.keeper_keys.is_empty() {
             txn = txn.if_none_below(&keys.keeper_infos());
         }
         let txn = txn
             .put(&key, to_compact(&data))
-            .put(&keys.created(), to_compact(&Created::by_sentinel(uid)));
+            .put(&keys.created(), to_compact(&CreationRecord::by_sentinel(uid)));
         match self.store.commit(txn).await {
-            Ok(Outcome::Committed(_)) => {}
-            Ok(Outcome::Conflict) => info!("a sentinel has written the initial cluster data, or a keeper has appeared"),
+            Ok(TxnOutcome::Committed(_)) => {}
+            Ok(TxnOutcome::Conflict) => {
+                info!("a sentinel has written the initial cluster data, or a keeper has appeared")
+            }
             Err(error) => error!(error = %Chain(&error), "error saving cluster data"),
         }
     }
 
     /// What a request takes at most while nothing is wrong with the store.
-    fn in_good_time(&self) -> Duration {
-        AGAIN_AFTER_FAILURE.max(self.store.latency().saturating_mul(2))
+    fn request_limit(&self) -> Duration {
+        FAILURE_RETRY_DELAY.max(self.store.latency().saturating_mul(2))
     }
 
     /// Finds out how old the infos were at `now`, when this sentinel first looked (sentinel E-6). What is not answered in
     /// good time stays unknown.
     #[expect(clippy::disallowed_methods, reason = "the answers come later than what was read")]
-    async fn ask_ages(&mut self, reading: &mut Reading, now: Boottime) {
-        let limit = self.in_good_time();
-        let store = self.store.limited(limit);
+    async fn query_info_ages(&mut self, reading: &mut DecodedSnapshot, now: Boottime) {
+        let limit = self.request_limit();
+        let store = self.store.with_timeout(limit);
         let ask = |lease| {
             let store = store.clone();
             async move {
                 let left = store.remaining(lease).await?;
-                Ok(left.map(|left| ages::age(left).saturating_sub(Boottime::now().since(now))))
+                Ok(left.map(|left| ages::age_from_lease(left).saturating_sub(Boottime::now().since(now))))
             }
         };
-        for (uid, age) in ages::ask(&reading.leases, ask).await {
-            if let Some(observed) = reading.seen.keepers.get_mut(&uid) {
+        for (uid, age) in ages::query_ages(&reading.leases, ask).await {
+            if let Some(observed) = reading.observations.keepers.get_mut(&uid) {
                 observed.age = observed.age.max(age);
             }
         }
-        self.busy += Boottime::now().since(now);
+        self.own_requests += Boottime::now().since(now);
     }
 }
 
@@ -527,7 +531,7 @@ fn seconds(unix_nanos: i128) -> f64 {
 pub fn check_initial(spec: &ClusterSpec) -> Result<Spec, InvalidInitial> {
     let effective = spec.resolve().map_err(InvalidInitial::Invalid)?;
     spec.check_limits(None).map_err(InvalidInitial::Invalid)?;
-    crate::model::not_supported(&effective).map_err(InvalidInitial::NotSupported)?;
+    crate::model::check_supported(&effective).map_err(InvalidInitial::NotSupported)?;
     Ok(effective)
 }
 
@@ -550,7 +554,7 @@ mod tests {
     fn times_are_written_once_a_sleep_interval_and_less_often_where_that_holds_others_up() {
         let refresh = |sleep, is_awaited, latency| {
             let millis = Duration::from_millis;
-            refresh_interval(millis(sleep), is_awaited, millis(latency)).as_millis()
+            periodic_write_interval(millis(sleep), is_awaited, millis(latency)).as_millis()
         };
         assert_eq!(refresh(5000, false, 2), 5000);
         assert_eq!(refresh(1000, false, 2), 1000);
@@ -560,7 +564,7 @@ mod tests {
 
     #[test]
     fn a_fast_store_is_not_asked_ahead_of_time() {
-        assert_eq!(head_start(Duration::from_millis(5)), Duration::ZERO);
-        assert_eq!(head_start(Duration::from_secs(1)), Duration::from_millis(900));
+        assert_eq!(read_lead_time(Duration::from_millis(5)), Duration::ZERO);
+        assert_eq!(read_lead_time(Duration::from_secs(1)), Duration::from_millis(900));
     }
 }

@@ -1,5 +1,4 @@
-//! What a program tells about itself: log lines on standard error and metrics over HTTP. What is worth telling is
-//! left to those who tell it.
+//! Logs on standard error and metrics over HTTP. What is logged and measured is left to the callers.
 
 use std::fmt::Display;
 use std::io::IsTerminal as _;
@@ -19,17 +18,17 @@ mod process;
 mod sink;
 
 pub use chain::Chain;
-pub use console::{complain, reader_gone_is_fine, say};
-pub use http::{Component, MetricsError, MetricsServer, before_scrape, serve_metrics};
+pub use console::{ignore_broken_pipe, print_stderr, print_stdout};
+pub use http::{Component, MetricsError, MetricsServer, on_scrape, serve_metrics};
 
 use format::{LevelName, Style};
 use layer::LineLayer;
 use sink::Sink;
 
-/// How long the end of a program waits for a reader of its log that does not read.
+/// Maximum wait at exit for a log reader that does not read.
 const FLUSH_LIMIT: Duration = Duration::from_millis(800);
 
-/// The form of log lines (cli 17.1).
+/// The format of log lines (cli 17.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
     /// `<time> <LEVEL> <message> key=value …`
@@ -41,14 +40,14 @@ pub enum LogFormat {
     Tab,
 }
 
-/// What is logged and how.
+/// The log configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
     /// The least severe level that is logged.
     pub level: Level,
-    /// The form of lines.
+    /// The format of lines.
     pub format: LogFormat,
-    /// Whether the level is coloured; unset: when standard error is a terminal.
+    /// Whether the level is coloured; unset: if standard error is a terminal.
     pub color: Option<bool>,
 }
 
@@ -69,10 +68,11 @@ struct Log {
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Sends the events of `tracing` to standard error from now on, in the background. The first call counts.
+/// Writes the events of `tracing` to standard error from now on, in a background thread. Only the first call has an
+/// effect.
 ///
-/// Lines wait in a bounded queue, so that a reader that stops reading stops nothing else (keeper 15.0); [`flush`]
-/// writes out what waits, and a program calls it before it ends.
+/// Lines are queued in a bounded queue, so that a blocked reader never blocks the program (keeper 15.0). [`flush`]
+/// writes out the queue; a program calls it before it exits.
 pub fn init(config: &LogConfig) {
     let style = Style::new(
         config.format,
@@ -82,13 +82,13 @@ pub fn init(config: &LogConfig) {
         sink: Arc::new(Sink::start(std::io::stderr(), style)),
         style,
     });
-    let told = std::panic::take_hook();
+    let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        flush(); // what led to it comes first
-        told(panic);
+        flush(); // earlier lines come first
+        default_hook(panic);
     }));
     let layer = LineLayer::new(Arc::clone(&log.sink), log.style, config.level);
-    // Only a second call can fail, and the first one counts.
+    // Only a second call can fail, and it has no effect.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
 }
 
@@ -99,22 +99,22 @@ pub fn flush() {
     }
 }
 
-/// Writes a line of level FATAL and all lines before it, and ends the process with status 1 (cli 17.2).
+/// Writes a line of level FATAL after all earlier lines, and exits with status 1 (cli 17.2).
 pub fn fatal(message: impl Display) -> ! {
-    end_with(&message.to_string(), &[])
+    log_and_exit(&message.to_string(), &[])
 }
 
 /// Like [`fatal`], with the error and its causes in the field `error`.
-pub fn fatal_because(message: impl Display, error: &(dyn std::error::Error + 'static)) -> ! {
-    end_with(&message.to_string(), &[("error", Chain(error).to_string().into())])
+pub fn fatal_error(message: impl Display, error: &(dyn std::error::Error + 'static)) -> ! {
+    log_and_exit(&message.to_string(), &[("error", Chain(error).to_string().into())])
 }
 
 #[expect(
     clippy::disallowed_methods,
     reason = "a log line carries the time at which it was written"
 )]
-fn end_with(message: &str, fields: &[(&str, serde_json::Value)]) -> ! {
-    // Before `init`, and without one, the line goes out all the same.
+fn log_and_exit(message: &str, fields: &[(&str, serde_json::Value)]) -> ! {
+    // This also works before `init`.
     let fallback = Style::new(LogFormat::Text, std::io::stderr().is_terminal());
     let style = LOG.get().map_or(fallback, |log| log.style);
     let line = style.line(
@@ -126,7 +126,7 @@ fn end_with(message: &str, fields: &[(&str, serde_json::Value)]) -> ! {
     );
     match LOG.get() {
         Some(log) => drop(log.sink.finish(line, FLUSH_LIMIT)),
-        // There is nobody left to tell that standard error is gone.
+        // There is no place left to report that standard error is gone.
         None => drop(std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes())),
     }
     exit(1)

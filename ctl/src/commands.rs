@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use control::args::{self, CTL, CommonArgs, Faults, VERSION};
-use control::store::{AWAY_HINT, Store, StoreError};
-use control::telemetry::{self, Chain, complain, reader_gone_is_fine};
+use control::store::{Store, StoreError, UNREACHABLE_HINT};
+use control::telemetry::{self, Chain, ignore_broken_pipe, print_stderr};
 
 mod cluster_data;
 mod clusterdata;
@@ -115,7 +115,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
     let mut faults = Faults::default();
     let Some(common) = args.common.check(&mut faults).filter(|_| faults.is_empty()) else {
         for fault in faults.lines() {
-            complain(fault);
+            print_stderr(fault);
         }
         return ExitCode::FAILURE;
     };
@@ -134,7 +134,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         Ok(CommandOutcome::Success) => ExitCode::SUCCESS,
         Ok(CommandOutcome::Reported) => ExitCode::FAILURE,
         Err(error) => {
-            complain(error_line(&error)); // an error is one line on standard error (cli O-23)
+            print_stderr(error_line(&error)); // an error is one line on standard error (cli O-23)
             ExitCode::FAILURE
         }
     }
@@ -146,7 +146,9 @@ fn error_line(error: &anyhow::Error) -> String {
     let store = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
     match store {
         // A store that returned an error can be reached, so the hint would mislead.
-        Some(error @ StoreError::Unreachable { .. }) if error.trouble().is_none() => format!("{causes} ({AWAY_HINT})"),
+        Some(error @ StoreError::Unreachable { .. }) if error.etcd_fault().is_none() => {
+            format!("{causes} ({UNREACHABLE_HINT})")
+        }
         _ => causes.to_string(),
     }
 }
@@ -161,23 +163,23 @@ fn print_help(path: &[&str]) -> ExitCode {
             .find_subcommand_mut(name)
             .expect("the path names subcommands of ours");
     }
-    exit_code(reader_gone_is_fine(selected.print_help()))
+    exit_code(ignore_broken_pipe(selected.print_help()))
 }
 
 fn fail_unsupported(command: &str) -> ExitCode {
-    complain(format_args!("{command} is not supported yet"));
+    print_stderr(format_args!("{command} is not supported yet"));
     ExitCode::FAILURE
 }
 
 fn print_line(line: &str) -> ExitCode {
-    exit_code(telemetry::say(line))
+    exit_code(telemetry::print_stdout(line))
 }
 
 fn exit_code(written: io::Result<()>) -> ExitCode {
     match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(format_args!("write to standard output: {error}"));
+            print_stderr(format_args!("write to standard output: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -185,5 +187,5 @@ fn exit_code(written: io::Result<()>) -> ExitCode {
 
 /// Prints a text on standard output, with exactly one newline at its end (cli O-24).
 fn print(text: &str) -> anyhow::Result<()> {
-    telemetry::say(text).context("write to standard output")
+    telemetry::print_stdout(text).context("write to standard output")
 }

@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 
 use control::args::{self, CTL};
-use control::telemetry::complain;
+use control::telemetry::print_stderr;
 use tokio::runtime::Builder;
 
 mod commands;
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(format_args!("start the runtime: {error}"));
+            print_stderr(format_args!("start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };

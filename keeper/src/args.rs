@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use control::args::{Common, DaemonArgs, Faults, Switch};
+use control::args::{CommonConfig, DaemonArgs, Faults, Switch};
 use control::telemetry::LogConfig;
 
 use crate::postgres::credentials::{AuthMethod, Login, Secret};
@@ -82,7 +82,7 @@ pub struct Args {
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Options of cluster, store and metrics.
-    pub common: Common,
+    pub common: CommonConfig,
     /// The given uid.
     pub uid: Option<String>,
     /// The data directory, absolute.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
 use control::model::{BootUuid, KeeperInfo, KeeperUid, Spec, Stopped as Announced, from_slice};
-use control::store::{Changes, Entry, Store, Target, Watch};
+use control::store::{Changes, Entry, KeyRange, Store, Watch};
 use control::telemetry::Chain;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -486,16 +486,16 @@ impl KeeperLoop {
             self.schedule.event(now, Duration::ZERO);
         }
         let cluster_data = changes.keys.get(&keys.cluster_data());
-        if changes.gap || cluster_data.is_some_and(|change| change.now.is_none()) {
+        if changes.gap || cluster_data.is_some_and(|change| change.entry.is_none()) {
             // Publish again: a sentinel that finds no cluster data looks for keepers that belonged to a cluster.
             self.publisher.change(Due::Now, |_| {});
         }
         if let Some(change) = cluster_data {
-            let desired = desired_state(&cluster_data_state(change.now.as_ref()), &self.me, &self.boot);
+            let desired = desired_state(&cluster_data_state(change.entry.as_ref()), &self.me, &self.boot);
             self.latest
                 .lock()
                 .expect("nobody panics while holding the cluster data")
-                .clone_from(&change.now);
+                .clone_from(&change.entry);
             match running_round {
                 Some(running_round) => {
                     let works_on = self
@@ -519,7 +519,7 @@ impl KeeperLoop {
         }
         if let Some(upstream) = &self.upstream
             && let Some(change) = changes.keys.get(&keys.keeper_info(upstream.as_str()))
-            && change.now.as_ref().is_some_and(|entry| is_going_down(&entry.value))
+            && change.entry.as_ref().is_some_and(|entry| is_going_down(&entry.value))
         {
             self.monitor.fast_poll();
         }
@@ -542,13 +542,13 @@ impl KeeperLoop {
     fn watch(&self) -> Watch {
         let keys = self.store.keys();
         let mut targets = vec![
-            Target::Key(keys.cluster_data()),
-            Target::Key(keys.order(self.me.as_str())),
+            KeyRange::Key(keys.cluster_data()),
+            KeyRange::Key(keys.order(self.me.as_str())),
         ];
         targets.extend(
             self.upstream
                 .as_ref()
-                .map(|upstream| Target::Key(keys.keeper_info(upstream.as_str()))),
+                .map(|upstream| KeyRange::Key(keys.keeper_info(upstream.as_str()))),
         );
         self.store.watch(targets, None)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use control::model::{BootUuid, KeeperUid};
 use control::plan::{LIVENESS_PERIOD, LIVENESS_TTL};
-use control::store::{LeaseId, Outcome, Revision, Store, StoreError, Txn};
+use control::store::{LeaseId, Revision, Store, StoreError, Txn, TxnOutcome};
 use control::telemetry::Chain;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -63,7 +63,7 @@ impl LivenessKey {
     pub fn new(store: &Store, uid: &KeeperUid, boot: BootUuid) -> Self {
         let key = LivenessInner {
             store: store.clone(),
-            name: store.keys().alive(uid.as_str()),
+            name: store.keys().liveness_key(uid.as_str()),
             boot,
             state: Mutex::new(KeyState::NotOurs),
         };
@@ -124,7 +124,7 @@ impl LivenessKey {
 
     /// Takes the key if it is unchanged since `found`: of two competing processes exactly one succeeds.
     pub async fn take(&mut self, found: Option<&FoundKey>) -> Result<bool, StoreError> {
-        let lease = LeaseId::choose();
+        let lease = LeaseId::random();
         let taken = self.key.put_under(lease, found).await?;
         if taken {
             *self.key.lock() = KeyState::Ours(lease);
@@ -137,7 +137,7 @@ impl LivenessKey {
         self.in_flight.abort_all();
         let state = std::mem::replace(&mut *self.key.lock(), KeyState::NotOurs);
         match state {
-            KeyState::Ours(lease) => self.key.store.limited(limit).revoke(lease).await,
+            KeyState::Ours(lease) => self.key.store.with_timeout(limit).revoke(lease).await,
             _ => Ok(()),
         }
     }
@@ -171,7 +171,7 @@ impl LivenessInner {
         match &found {
             Some(found) if found.boot != self.boot => Ok(KeyState::Other(found.boot.clone())),
             _ => {
-                let lease = LeaseId::choose();
+                let lease = LeaseId::random();
                 let is_taken = self.put_under(lease, found.as_ref()).await?;
                 // On a conflict with another process, or with an earlier request of this one, the next renewal reads
                 // the key again.
@@ -205,7 +205,7 @@ impl LivenessInner {
             self.store.commit(put).await
         };
         tokio::select! {
-            taken = taken => Ok(matches!(taken?, Outcome::Committed(_))),
+            taken = taken => Ok(matches!(taken?, TxnOutcome::Committed(_))),
             never = self.keep_renewing(lease) => match never {},
         }
     }

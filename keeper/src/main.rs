@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     });
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => telemetry::fatal_because("cannot start", &error),
+        Err(error) => telemetry::fatal_error("cannot start", &error),
     };
     let option = typed.advertise_option();
     let ended = LocalSet::new().block_on(&runtime, start_and_run(config, option));

@@ -9,7 +9,7 @@ use control::model::{
     BootUuid, ClusterUid, DbUid, InfoUid, KeeperInfo, KeeperUid, PostgresBinaryVersion, PostgresState, Problem,
     SettingsInfo, Stopped, from_slice, short_uid, to_compact,
 };
-use control::store::{Attempt, Entry, LeaseId, Revision, Snapshot, Store, StoreError, Target, Txn, info_ttl};
+use control::store::{CommitOrRead, Entry, KeyRange, LeaseId, Revision, Snapshot, Store, StoreError, Txn, info_ttl};
 use tokio::sync::{Mutex, Notify};
 use tracing::{debug, warn};
 
@@ -188,7 +188,7 @@ impl Publisher {
 
     /// Publishes once, with `limit` for the whole publication, during a shutdown. [`Publisher::run`] must have ended.
     pub async fn publish_within(&self, limit: Duration) {
-        let store = self.store.limited(limit);
+        let store = self.store.with_timeout(limit);
         match tokio::time::timeout(limit, self.publish(&store)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => warn!(error = %control::telemetry::Chain(&error), "could not publish the keeper info"),
@@ -219,7 +219,7 @@ impl Publisher {
                 conditions: Txn::new()
                     .if_unchanged(&keys.cluster_data(), cluster_data)
                     .if_absent(&order),
-                read: vec![Target::Key(keys.cluster_data()), Target::Key(order.clone())],
+                read: vec![KeyRange::Key(keys.cluster_data()), KeyRange::Key(order.clone())],
             };
             match self.put(&self.store, &mut own, put, &report).await? {
                 PutOutcome::Put(sent) => {
@@ -291,7 +291,7 @@ impl Publisher {
     ) -> Result<PutOutcome, StoreError> {
         let key = store.keys().keeper_info(self.fixed.uid.as_str());
         let (lease, is_new) = self.info_lease(store, own).await?;
-        let value = to_compact(&info(&self.fixed, report, fresh_uid()));
+        let value = to_compact(&info(&self.fixed, report, random_uid()));
         // The result is unknown until the answer arrives, and also when this future is dropped.
         own.at = KnownRevision::Unknown;
         let sent = boottime();
@@ -300,7 +300,7 @@ impl Publisher {
             .if_unchanged(&key, put.revision)
             .put_leased(&key, value, lease.id);
         let mut read = put.read;
-        read.push(Target::Key(key));
+        read.push(KeyRange::Key(key));
         let commit = store.commit_or_read(txn, &read);
         let outcome = match is_new {
             true => commit.await,
@@ -315,11 +315,11 @@ impl Publisher {
             }
         };
         match outcome {
-            Ok(Attempt::Committed(committed)) => {
+            Ok(CommitOrRead::Committed(committed)) => {
                 own.at = KnownRevision::At(committed.revision);
                 Ok(PutOutcome::Put(sent))
             }
-            Ok(Attempt::Read(mut read)) => {
+            Ok(CommitOrRead::Read(mut read)) => {
                 let found = read.found.pop().and_then(|mut found| found.pop());
                 let found = found.map_or(Revision::ABSENT, |entry| entry.mod_revision);
                 own.at = KnownRevision::At(found);
@@ -363,7 +363,7 @@ struct InfoPut {
     /// Further conditions.
     conditions: Txn,
     /// What to read on a conflict.
-    read: Vec<Target>,
+    read: Vec<KeyRange>,
 }
 
 /// Result of a put.
@@ -417,7 +417,7 @@ fn info(fixed: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperInfo
 }
 
 /// Returns a new uid for one publication (store S-22).
-fn fresh_uid() -> InfoUid {
+fn random_uid() -> InfoUid {
     let mut random = [0; 4];
     getrandom::fill(&mut random).expect("the system has random numbers");
     short_uid(random).into()
@@ -467,7 +467,7 @@ mod tests {
 
     #[test]
     fn each_publication_has_a_new_uid() {
-        assert_ne!(fresh_uid(), fresh_uid());
-        assert_eq!(fresh_uid().as_str().len(), 8);
+        assert_ne!(random_uid(), random_uid());
+        assert_eq!(random_uid().as_str().len(), 8);
     }
 }

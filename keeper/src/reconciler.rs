@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
-use control::model::{BootUuid, Checked, Clamped, ClusterData, Created, DbUid, KeeperUid, Spec, Unusable, from_slice};
+use control::model::{
+    BootUuid, CheckedClusterData, Clamped, ClusterData, CreationRecord, DbUid, KeeperUid, Spec, Unusable, from_slice,
+};
 use control::store::{Entry, Revision, Store};
 use control::telemetry::Chain;
 use tracing::{error, info, warn};
@@ -327,7 +329,7 @@ impl Reconciler {
         let key = self.store.keys().created();
         match self.store.get(&key).await {
             Ok(entry) => {
-                let created = entry.and_then(|entry| from_slice::<Created>(&entry.value).ok());
+                let created = entry.and_then(|entry| from_slice::<CreationRecord>(&entry.value).ok());
                 hold_unless_given_up(desired, &own, created.as_ref())
             }
             Err(error) => {
@@ -379,7 +381,7 @@ impl Reconciler {
     }
 
     /// Reports each stored duration that is clamped to another value.
-    fn report_limits(&self, checked: &Checked) {
+    fn report_limits(&self, checked: &CheckedClusterData) {
         let clamped = checked.cluster().spec.as_ref().map(|spec| spec.clamped());
         let clamped = clamped.unwrap_or_default();
         let problem = |stored: &Clamped| {
@@ -636,7 +638,7 @@ fn followed(desired: &Desired, reading: &ClusterDataState) -> Option<FollowedDb>
 fn outcome(ended: RoundResult, desired: Desired, read: &ReadClusterData) -> RoundOutcome {
     let spec = match &read.state {
         ClusterDataState::Valid(checked) => {
-            let Checked { spec, .. } = checked.as_ref();
+            let CheckedClusterData { spec, .. } = checked.as_ref();
             Some(spec.clone())
         }
         _ => None,

@@ -1,6 +1,6 @@
 //! Log messages of a round, with the texts of the reference (keeper 15), and when they are written.
 
-use control::redact::is_private;
+use control::redact::may_hold_password;
 use tracing::{error, info, warn};
 
 use crate::reconcile::{HoldReason, LogMessage, ParameterChange, StopReason};
@@ -189,10 +189,10 @@ fn write_hold(why: &HoldReason) {
 
 /// Omits values that may hold passwords (keeper 15.0 rule 4).
 fn write_parameter_change(change: &ParameterChange) {
-    let is_private = is_private(&change.name);
-    let shown = |value: &Option<String>| value.clone().filter(|_| !is_private).unwrap_or_default();
+    let may_hold_password = may_hold_password(&change.name);
+    let shown = |value: &Option<String>| value.clone().filter(|_| !may_hold_password).unwrap_or_default();
     match (&change.old, &change.new) {
-        _ if is_private => info!(name = %change.name, "postgres parameter changed"),
+        _ if may_hold_password => info!(name = %change.name, "postgres parameter changed"),
         (old, None) => info!(name = %change.name, old = %shown(old), "postgres parameter removed"),
         (old, new) => info!(name = %change.name, old = %shown(old), new = %shown(new), "postgres parameter changed"),
     }

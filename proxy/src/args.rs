@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use control::args::{Common, DaemonArgs, Faults, GoInt, Switch};
+use control::args::{CommonConfig, DaemonArgs, Faults, GoInt, Switch};
 use control::model::GoDuration;
 use control::telemetry::LogConfig;
 
@@ -80,7 +80,7 @@ pub struct Args {
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Cluster, store, metrics.
-    pub common: Common,
+    pub common: CommonConfig,
     /// Listener and connections.
     pub listener: listener::Config,
     /// Number of relay threads.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use control::clock::{Boottime, wall_clock};
 use control::model::{JsonError, ProxyUid};
-use control::store::{LeaseId, Store, StoreError, Target, Watch};
+use control::store::{KeyRange, LeaseId, Store, StoreError, Watch};
 use control::telemetry::Chain;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -237,7 +237,7 @@ impl CheckIn {
     pub async fn run(&mut self) -> FatalError {
         let watch = self
             .store
-            .watch(vec![Target::Key(self.store.keys().cluster_data())], None);
+            .watch(vec![KeyRange::Key(self.store.keys().cluster_data())], None);
         let mut pause = RETRY_PAUSE_MIN;
         loop {
             let started = now();
@@ -280,7 +280,7 @@ impl CheckIn {
         let left = lease_end.since(now());
         let limit = self
             .timing()
-            .attempt_limit(self.store.limit(), pause, self.store.latency(), left);
+            .attempt_limit(self.store.timeout(), pause, self.store.latency(), left);
         let outcome = self.check_in(now(), limit).await;
         match outcome {
             Err(CheckInError::Fatal(fatal)) => Err(fatal),

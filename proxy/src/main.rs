@@ -27,7 +27,7 @@ fn main() {
     let config = checked.config.unwrap_or_else(|faults| telemetry::fatal(faults));
     if let Err(err) = run(config) {
         let err: &(dyn std::error::Error + 'static) = err.as_ref();
-        telemetry::fatal_because("stolon-proxy cannot run", err);
+        telemetry::fatal_error("stolon-proxy cannot run", err);
     }
     telemetry::flush();
 }
@@ -56,7 +56,7 @@ fn run(config: Config) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::register(config.relay_threads));
     let status = Arc::new(CheckInStatus::new(Boottime::now()));
     let (scraped_metrics, summary_status) = (Arc::clone(&metrics), Arc::clone(&status));
-    telemetry::before_scrape(move || {
+    telemetry::on_scrape(move || {
         scraped_metrics.update_sums();
         summary_status.update_gauges(&scraped_metrics, Boottime::now());
     });

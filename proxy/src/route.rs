@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use control::model::{Checked, ClusterData, Db, DbUid, JsonError, ProxyUid, Unusable};
+use control::model::{CheckedClusterData, ClusterData, Db, DbUid, JsonError, ProxyUid, Unusable};
 
 /// The cluster data as they were read and decoded.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,7 +14,7 @@ pub enum StoredClusterData {
     /// A document that must not be used: another format version, no spec, or an invalid one.
     Unusable(Unusable),
     /// A valid document.
-    Usable(Box<Checked>),
+    Usable(Box<CheckedClusterData>),
 }
 
 /// The master's address as the cluster data have it, valid or not.

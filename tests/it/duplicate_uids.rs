@@ -41,7 +41,7 @@ async fn a_second_keeper_with_the_same_uid_waits_and_logs_why() {
         .await;
     cluster.process(&second).wait_for_log(DUPLICATE_LOG, LONG_TIMEOUT).await;
     let log = cluster.process(&second).log();
-    let key = cluster.store.keys().alive("keeper0");
+    let key = cluster.store.keys().liveness_key("keeper0");
     let line = log.lines().find(|line| line.contains(DUPLICATE_LOG)).unwrap();
     assert!(
         line.contains(&key) && line.contains(&boot) && line.contains("--uid"),
@@ -101,7 +101,7 @@ async fn a_restart_on_the_same_directory_does_not_wait() {
         let start = now();
         cluster.start("keeper0");
         eventually("the key of the new process", LONG_TIMEOUT, async || {
-            let key = cluster.store.keys().alive("keeper0");
+            let key = cluster.store.keys().liveness_key("keeper0");
             let entry = cluster.store.get(&key).await.unwrap();
             let value = entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
             check(value.as_ref().is_some_and(|value| *value != before), || {

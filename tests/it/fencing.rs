@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use control::model::ClusterData;
-use control::store::{Target, Watch};
+use control::store::{KeyRange, Watch};
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check};
 use stolon_tests::process::Signal;
 use stolon_tests::sql::SqlClient;
@@ -165,7 +165,7 @@ fn set_normal(relay: &TcpRelay) {
 fn watch_data(cluster: &Cluster) -> Watch {
     cluster
         .store
-        .watch(vec![Target::Key(cluster.store.keys().cluster_data())], None)
+        .watch(vec![KeyRange::Key(cluster.store.keys().cluster_data())], None)
 }
 
 /// Waits until the proxy section of the cluster data has the db of this keeper.
@@ -173,7 +173,7 @@ async fn wait_announced(watch: &Watch, keeper: &str) {
     let named = async {
         loop {
             for change in watch.changed().await.keys.into_values() {
-                let Some(entry) = change.now else { continue };
+                let Some(entry) = change.entry else { continue };
                 let data = ClusterData::parse(&entry.value).unwrap().unwrap();
                 if data
                     .proxied_master()

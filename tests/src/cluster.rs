@@ -224,7 +224,7 @@ impl Cluster {
             cluster_name: CLUSTER_NAME.to_owned(),
             ..StoreOptions::default()
         };
-        let config = StoreConfig::load(&options).expect("an endpoint and a name are all it takes");
+        let config = StoreConfig::validate(&options).expect("an endpoint and a name are all it takes");
         let store = Store::connect(config);
         Self {
             programs: BTreeMap::new(),

@@ -1,5 +1,5 @@
-//! From the environment and the command line to one parsed struct, with the manners of the reference's parser:
-//! what wins, what is refused and how that is said. What the options mean is left to their structs.
+//! Parses environment and command line into one struct, with the rules of Go stolon's parser for precedence and errors.
+//! The meaning of the options is left to their structs.
 
 use std::any::TypeId;
 use std::error::Error;
@@ -13,13 +13,13 @@ use clap::{Arg, ArgAction, Command, Parser};
 use super::Switch;
 use crate::telemetry;
 
-/// The version fixed at build time, or words that say there is none (cli 16).
+/// The version set at build time, or a text that there is none (cli 16).
 pub const VERSION: &str = env!("STOLON_VERSION_TEXT");
 
 /// A program's name and the prefix of its environment variables (cli O-8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Program {
-    /// As it stands in the help and in `--version`.
+    /// As shown in the help and by `--version`.
     pub name: &'static str,
     /// `PREFIX_OPTION_NAME` is the variable of `--option-name`.
     pub prefix: &'static str,
@@ -46,76 +46,76 @@ pub const CTL: Program = Program {
     prefix: "STOLONCTL",
 };
 
-/// Options that still work, and what their notice recommends (cli 3). They are hidden from the help.
+/// Deprecated options with the hint of their notice (cli 3). They are hidden from the help.
 const DEPRECATED: [(&str, &str); 2] = [("debug", "use --log-level=debug instead"), ("id", "use --uid instead")];
 
-/// The words of the daemons that belong to no option, see `DaemonArgs::ignored`.
-const IGNORED: &str = "ignored";
+/// The positional arguments that daemons ignore, see `DaemonArgs::ignored`.
+const IGNORED_ARG: &str = "ignored";
 
-/// What came of the arguments when they are good.
+/// Successfully parsed arguments.
 #[derive(Debug)]
-pub struct Parsed<T> {
-    /// What was typed, or set in the environment.
+pub struct ParsedArgs<T> {
+    /// The arguments, from command line and environment.
     pub args: T,
-    /// Lines for standard error about deprecated options and words that are ignored.
+    /// Lines for standard error about deprecated options and ignored arguments.
     pub notices: Vec<String>,
 }
 
-/// Why a program does not start.
+/// Why a program exits instead of running.
 #[derive(Debug)]
-pub enum Refusal {
-    /// Help or the version was asked for: it goes to standard output, status 0.
-    Shown(clap::Error),
-    /// A usage error (cli O-6): this text on standard error, then its first line as a fatal one.
+pub enum ArgsError {
+    /// Help or the version was requested: printed to standard output, exit status 0.
+    HelpOrVersion(clap::Error),
+    /// A usage error (cli O-6): the text is printed to standard error, then its first line is logged as fatal.
     Usage {
         /// The line `Error: ...`, hints, and the usage.
         text: String,
-        /// What is wrong, in one line.
+        /// The error, on one line.
         message: String,
     },
-    /// Variables whose values do not parse, the one to report first in front (cli O-12).
-    Variables(String),
+    /// Environment variables with invalid values, the one to report first in front (cli O-12).
+    Environment(String),
 }
 
-/// Merges the environment and the command line (cli 1.1, 1.2). Ends the process when there is nothing to run: status 0
-/// for help and version, else 1.
+/// Parses environment and command line (cli 1.1, 1.2). Exits if there is nothing to run: with status 0 for help and
+/// version, else 1.
 ///
-/// Only long options of `T` itself have variables; those of its subcommands have none (cli O-10).
+/// Only long options of `T` itself have environment variables; those of subcommands have none (cli O-10).
 pub fn parse<T: Parser>(program: Program) -> T {
     let environment = |name: &str| std::env::var_os(name);
     match try_parse(program, std::env::args_os().skip(1), environment) {
         Ok(parsed) => {
             for notice in &parsed.notices {
-                telemetry::complain(notice);
+                telemetry::print_stderr(notice);
             }
             parsed.args
         }
-        Err(Refusal::Shown(text)) => {
+        Err(ArgsError::HelpOrVersion(text)) => {
             let shown = if text.use_stderr() {
-                telemetry::say(&text.render().to_string())
+                telemetry::print_stdout(&text.render().to_string())
             } else {
-                telemetry::reader_gone_is_fine(text.print())
+                telemetry::ignore_broken_pipe(text.print())
             };
             match shown {
                 Ok(()) => exit(0),
-                Err(error) => telemetry::fatal_because("write to standard output", &error),
+                Err(error) => telemetry::fatal_error("write to standard output", &error),
             }
         }
-        Err(Refusal::Usage { text, message }) => {
-            telemetry::complain(text.trim_end());
+        Err(ArgsError::Usage { text, message }) => {
+            telemetry::print_stderr(text.trim_end());
             telemetry::fatal(message)
         }
-        Err(Refusal::Variables(message)) => telemetry::fatal(message),
+        Err(ArgsError::Environment(message)) => telemetry::fatal(message),
     }
 }
 
-/// [`parse`] without its effects: `typed` is the command line without the program's name, `environment` looks up a
+/// [`parse`] without side effects: `typed` is the command line without the program's name, `environment` looks up a
 /// variable.
 pub fn try_parse<T: Parser>(
     program: Program,
     typed: impl IntoIterator<Item = impl Into<OsString>>,
     environment: impl Fn(&str) -> Option<OsString>,
-) -> Result<Parsed<T>, Refusal> {
+) -> Result<ParsedArgs<T>, ArgsError> {
     let mut command = command::<T>(program);
     let typed: Vec<OsString> = typed.into_iter().map(Into::into).collect();
     let from_variables = read_variables(&command, program, environment)?;
@@ -124,29 +124,29 @@ pub fn try_parse<T: Parser>(
         .chain(from_variables)
         .chain(typed.iter().cloned());
     let parsed = command.try_get_matches_from_mut(line).and_then(|mut matches| {
-        let ignored = matches.try_get_many::<OsString>(IGNORED).ok().flatten();
+        let ignored = matches.try_get_many::<OsString>(IGNORED_ARG).ok().flatten();
         let ignored: Vec<OsString> = ignored.into_iter().flatten().cloned().collect();
         T::from_arg_matches_mut(&mut matches).map(|args| (args, ignored))
     });
     match parsed {
         Ok((args, ignored)) => {
-            let mut switches = misread_switches(&command, &typed);
+            let mut switches = switches_with_separate_value(&command, &typed);
             notices.extend(ignored.iter().map(|word| ignored_notice(&mut switches, word)));
-            Ok(Parsed { args, notices })
+            Ok(ParsedArgs { args, notices })
         }
-        Err(refused) => Err(refusal(refused, &mut command)),
+        Err(refused) => Err(into_args_error(refused, &mut command)),
     }
 }
 
-/// The clap command of `T` with the manners that all four programs share: switches as in cli O-3, the last of a
-/// repeated option wins (O-5), option values may begin with a dash, `--version` without a short form.
+/// Returns the clap command of `T` with the settings that all four programs share: switches as in cli O-3, the last of
+/// a repeated option wins (O-5), option values may begin with a dash, `--version` without a short form.
 pub fn command<T: Parser>(program: Program) -> Command {
     let version = Arg::new("version")
         .long("version")
         .action(ArgAction::Version)
         .help("Print the version")
         .help_heading(None);
-    with_manners(T::command())
+    with_parser_settings(T::command())
         .name(program.name)
         .bin_name(program.name)
         .args_override_self(true)
@@ -156,7 +156,7 @@ pub fn command<T: Parser>(program: Program) -> Command {
         .max_term_width(110)
 }
 
-fn with_manners(command: Command) -> Command {
+fn with_parser_settings(command: Command) -> Command {
     command
         .mut_args(|arg| {
             if is_switch(&arg) {
@@ -170,7 +170,7 @@ fn with_manners(command: Command) -> Command {
                 arg
             }
         })
-        .mut_subcommands(with_manners)
+        .mut_subcommands(with_parser_settings)
 }
 
 fn is_switch(arg: &Arg) -> bool {
@@ -178,13 +178,13 @@ fn is_switch(arg: &Arg) -> bool {
     parser.type_id() == TypeId::of::<Switch>()
 }
 
-/// The options that the environment sets, as `--name=value` to stand before what was typed, so that the command line
-/// wins (cli O-9); in alphabetical order, so that `STKEEPER_UID` beats `STKEEPER_ID` (O-13).
+/// Returns the options that the environment sets, as `--name=value`. They are placed before the command line, which
+/// therefore wins (cli O-9), in alphabetical order, so that `STKEEPER_UID` wins over `STKEEPER_ID` (O-13).
 fn read_variables(
     command: &Command,
     program: Program,
     environment: impl Fn(&str) -> Option<OsString>,
-) -> Result<Vec<OsString>, Refusal> {
+) -> Result<Vec<OsString>, ArgsError> {
     let mut names: Vec<String> = command
         .get_arguments()
         .filter(|arg| arg.get_action().takes_values())
@@ -202,8 +202,8 @@ fn read_variables(
         };
         let mut option = OsString::from(format!("--{name}="));
         option.push(&value);
-        match value_fault(command, program, &option) {
-            Some(reason) => faults.push(variable_fault(&variable, &value, &reason)),
+        match value_error(command, program, &option) {
+            Some(reason) => faults.push(variable_error(&variable, &value, &reason)),
             None => options.push(option),
         }
     }
@@ -211,7 +211,7 @@ fn read_variables(
     if faults.is_empty() {
         Ok(options)
     } else {
-        Err(Refusal::Variables(faults.join("; ")))
+        Err(ArgsError::Environment(faults.join("; ")))
     }
 }
 
@@ -219,16 +219,17 @@ fn aliases(arg: &Arg) -> impl Iterator<Item = &str> {
     arg.get_all_aliases().unwrap_or_default().into_iter()
 }
 
-/// A text can only be wrong by not being UTF-8, and it may be a password: then the value is not told.
-fn variable_fault(variable: &str, value: &OsStr, reason: &str) -> String {
+/// Returns the message for an invalid variable. A string option can only be invalid by not being UTF-8, and it may be a
+/// password, so its value is not shown.
+fn variable_error(variable: &str, value: &OsStr, reason: &str) -> String {
     match value.to_str() {
         Some(value) => format!("invalid value {value:?} for environment variable {variable}: {reason}"),
         None => format!("invalid value for environment variable {variable}: it is not UTF-8"),
     }
 }
 
-/// What is wrong with the value of this one option, by itself.
-fn value_fault(command: &Command, program: Program, option: &OsString) -> Option<String> {
+/// Returns why the value of this one option is invalid, if it is.
+fn value_error(command: &Command, program: Program, option: &OsString) -> Option<String> {
     let alone = [OsString::from(program.name), option.clone()];
     let refused = command.clone().try_get_matches_from(alone).err()?;
     match refused.kind() {
@@ -236,11 +237,11 @@ fn value_fault(command: &Command, program: Program, option: &OsString) -> Option
             let reason = refused.source().map(ToString::to_string);
             Some(reason.unwrap_or_else(|| refused.kind().to_string()))
         }
-        _ => None, // something else is missing, which is looked at when all is together
+        _ => None, // other errors are reported when all arguments are parsed together
     }
 }
 
-/// One line for each deprecated option on the command line; the environment gives none (cli O-11).
+/// Returns a notice for each deprecated option on the command line; none for the environment (cli O-11).
 fn notices(command: &Command, typed: &[OsString]) -> Vec<String> {
     let known = |name: &str| {
         command
@@ -263,8 +264,8 @@ fn notices(command: &Command, typed: &[OsString]) -> Vec<String> {
         .collect()
 }
 
-/// Switches with a word behind them that was meant as their value, and is none (cli O-3).
-fn misread_switches<'a>(command: &Command, typed: &'a [OsString]) -> Vec<(&'a str, &'a str)> {
+/// Returns switches followed by an argument that was meant as their value (cli O-3).
+fn switches_with_separate_value<'a>(command: &Command, typed: &'a [OsString]) -> Vec<(&'a str, &'a str)> {
     let is_named = |name: &str| {
         command
             .get_arguments()
@@ -278,7 +279,7 @@ fn misread_switches<'a>(command: &Command, typed: &'a [OsString]) -> Vec<(&'a st
         .collect()
 }
 
-/// One line for a word that a daemon ignores (cli O-7); takes the switch away that it explains.
+/// Returns the notice for an ignored argument (cli O-7), and removes the switch that it belongs to from `switches`.
 fn ignored_notice(switches: &mut Vec<(&str, &str)>, word: &OsStr) -> String {
     match switches.iter().position(|(_, value)| *value == word) {
         Some(at) => {
@@ -292,10 +293,10 @@ fn ignored_notice(switches: &mut Vec<(&str, &str)>, word: &OsStr) -> String {
     }
 }
 
-fn refusal(refused: clap::Error, command: &mut Command) -> Refusal {
+fn into_args_error(refused: clap::Error, command: &mut Command) -> ArgsError {
     match refused.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            Refusal::Shown(refused)
+            ArgsError::HelpOrVersion(refused)
         }
         _ => {
             let text = refused.render().to_string();
@@ -307,7 +308,7 @@ fn refusal(refused: clap::Error, command: &mut Command) -> Refusal {
             } else {
                 format!("\n\n{}", command.render_usage())
             };
-            Refusal::Usage {
+            ArgsError::Usage {
                 text: format!("Error: {text}{usage}"),
                 message,
             }

@@ -1,6 +1,6 @@
 use super::*;
 
-fn checked(args: &CommonArgs) -> (Option<Common>, Vec<String>) {
+fn checked(args: &CommonArgs) -> (Option<CommonConfig>, Vec<String>) {
     let mut faults = Faults::default();
     let common = args.check(&mut faults);
     (common, faults.0)
@@ -15,7 +15,7 @@ fn args(cluster_name: &str, backend: &str) -> CommonArgs {
 }
 
 #[test]
-fn common_faults_are_told_together_in_the_order_of_the_checks() {
+fn common_errors_are_reported_together_in_the_order_of_the_checks() {
     // cli 2, cli 18.7
     assert_eq!(
         checked(&CommonArgs::default()).1,
@@ -36,8 +36,8 @@ fn common_faults_are_told_together_in_the_order_of_the_checks() {
 }
 
 #[test]
-fn other_backends_are_told_what_is_supported() {
-    // design D-11
+fn unsupported_backends_are_refused_with_the_supported_one() {
+    // only etcd v3 is supported
     for name in ["etcdv2", "etcd", "consul", "kubernetes"] {
         let faults = checked(&args("main", name)).1.join("\n");
         assert!(
@@ -61,7 +61,7 @@ fn names_that_leave_the_prefix_are_refused() {
 }
 
 #[test]
-fn a_store_timeout_of_nothing_is_refused() {
+fn a_store_timeout_of_zero_is_refused() {
     // store S-19, store 10.18
     for text in ["0", "-5s", "0s"] {
         let mut given = args("main", "etcdv3");

@@ -1,13 +1,13 @@
-//! Values as the reference's option parser reads them: switches and integers. Durations are `model`'s.
+//! Option values as Go's flag parser reads them: switches and integers. Durations are in `model`.
 
 use std::str::FromStr;
 
-/// An option that is a switch: `--name` is true, `--name=false` is false, and in `--name false` the word is an
-/// argument of its own (cli O-3). [`super::parse`] sees the type and gives the option this form.
+/// A boolean option: `--name` is true, `--name=false` is false, and in `--name false` the second word is a separate
+/// argument (cli O-3). [`super::parse`] configures options of this type accordingly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Switch(pub bool);
 
-/// The text is no switch value.
+/// The text is not a boolean.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a switch takes true or false (or 1, t, T, TRUE, True, 0, f, F, FALSE, False)")]
 pub struct SwitchError;
@@ -28,7 +28,7 @@ impl FromStr for Switch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GoInt(pub i64);
 
-/// The text is no integer of 64 bits.
+/// The text is not a 64-bit integer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a whole number of 64 bits")]
 pub struct IntError;
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_have_the_prefixes_of_the_reference() {
+    fn integers_have_the_prefixes_of_go() {
         // cli O-4
         for (text, value) in [
             ("0", 0),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn switches_have_the_spellings_of_the_reference() {
+    fn switches_have_the_spellings_of_go() {
         // cli O-4
         for text in ["1", "t", "T", "TRUE", "true", "True"] {
             assert_eq!(text.parse(), Ok(Switch(true)));

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use control::args::{self, Common, DaemonArgs, Faults, SENTINEL};
+use control::args::{self, CommonConfig, DaemonArgs, Faults, SENTINEL};
 use control::model::{ClusterSpec, SentinelUid, from_slice};
-use control::sentinel::{self, Config, check_initial, fresh_uid, metrics::Metrics};
+use control::sentinel::{self, Config, check_initial, metrics::Metrics, random_uid};
 use control::store::Store;
-use control::telemetry::{self, Chain, Component, fatal, fatal_because, serve_metrics};
+use control::telemetry::{self, Chain, Component, fatal, fatal_error, serve_metrics};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Watches over a cluster: finds out who is alive, elects masters, tells keepers and proxies.
@@ -33,7 +33,7 @@ fn main() {
     let Some(common) = common.filter(|_| faults.is_empty()) else {
         fatal(faults);
     };
-    let uid = SentinelUid::from(fresh_uid());
+    let uid = SentinelUid::from(random_uid());
     tracing::info!(id = %uid, "sentinel id");
     start(common, uid, initial_spec);
     telemetry::flush();
@@ -57,7 +57,7 @@ fn read_initial(path: &Path, faults: &mut Faults) -> Option<ClusterSpec> {
     if let Err(error) = check_initial(&spec) {
         return refuse("cannot use provided initial cluster config", &error);
     }
-    match spec.clean_texts(None) {
+    match spec.clean_server_settings(None) {
         Ok(warnings) => {
             for warning in warnings {
                 tracing::warn!(file = %shown, "initial cluster config: {warning}");
@@ -68,22 +68,22 @@ fn read_initial(path: &Path, faults: &mut Faults) -> Option<ClusterSpec> {
     }
 }
 
-fn start(common: Common, uid: SentinelUid, initial_spec: Option<ClusterSpec>) {
+fn start(common: CommonConfig, uid: SentinelUid, initial_spec: Option<ClusterSpec>) {
     if let Some(address) = &common.metrics_listen_address
         && let Err(error) = serve_metrics(address, Component::Sentinel, &common.cluster_name)
     {
-        fatal_because("cannot serve metrics", &error);
+        fatal_error("cannot serve metrics", &error);
     }
     let metrics = Metrics::register();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => fatal_because("cannot start", &error),
+        Err(error) => fatal_error("cannot start", &error),
     };
     runtime.block_on(async {
         let (interrupted, terminated) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
         let (mut interrupted, mut terminated) = match (interrupted, terminated) {
             (Ok(interrupted), Ok(terminated)) => (interrupted, terminated),
-            (Err(error), _) | (_, Err(error)) => fatal_because("cannot listen for signals", &error),
+            (Err(error), _) | (_, Err(error)) => fatal_error("cannot listen for signals", &error),
         };
         let stop = async {
             tokio::select! {

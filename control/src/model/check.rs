@@ -1,23 +1,23 @@
-//! Whether a document may be used at all, asked once where it is read.
+//! Checks that a cluster data document may be used. Every reader does this once, after parsing.
 
 use crate::model::{Cluster, ClusterData, FORMAT_VERSION, InvalidSpec, Spec};
 
-/// Cluster data that may be used: the right format version and a valid spec (store C-7).
+/// Cluster data with a supported format version and a valid spec (store C-7).
 #[derive(Debug, Clone, PartialEq)]
-pub struct Checked {
+pub struct CheckedClusterData {
     /// The document as read.
     pub data: ClusterData,
-    /// Its spec, in force.
+    /// The effective spec: validated, defaults filled in.
     pub spec: Spec,
 }
 
 /// Why a document may not be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// Written by a program of another time.
+    /// Written by a program of another version.
     #[error("unsupported clusterdata format version {0}: this program works with version 1")]
     FormatVersion(u64),
-    /// No cluster or no spec in it.
+    /// The document has no cluster or no spec.
     #[error("no cluster spec available")]
     NoSpec,
     /// The stored spec breaks a rule.
@@ -25,8 +25,8 @@ pub enum Unusable {
     InvalidSpec(#[source] InvalidSpec),
 }
 
-impl Checked {
-    /// The cluster, which checked data always have.
+impl CheckedClusterData {
+    /// Returns the cluster, which checked data always has.
     pub fn cluster(&self) -> &Cluster {
         self.data
             .cluster
@@ -39,8 +39,8 @@ impl ClusterData {
     /// Checks that the document may be used (cli 6.2, keeper R3 and R4, sentinel L-10.2).
     ///
     /// # Errors
-    /// Another format version, no spec, or an invalid one, looked at in this order.
-    pub fn check(self) -> Result<Checked, Unusable> {
+    /// Returns the first that applies of: another format version, no spec, an invalid spec.
+    pub fn check(self) -> Result<CheckedClusterData, Unusable> {
         if self.format_version != FORMAT_VERSION {
             return Err(Unusable::FormatVersion(self.format_version));
         }
@@ -50,6 +50,6 @@ impl ClusterData {
             .and_then(|cluster| cluster.spec.as_ref())
             .ok_or(Unusable::NoSpec)?;
         let spec = stored.resolve().map_err(Unusable::InvalidSpec)?;
-        Ok(Checked { data: self, spec })
+        Ok(CheckedClusterData { data: self, spec })
     }
 }

@@ -1,4 +1,4 @@
-//! Cluster data: the one document that rules.
+//! Cluster data: the document that holds the state of the whole cluster.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::{
     ClusterSpec, ClusterUid, Db, DbUid, JsonError, Keeper, KeeperUid, ProxySection, Timestamp, from_slice, is_zero,
-    known_texts,
+    string_enum,
 };
 
-/// The only format version that this house reads and writes.
+/// The only format version that these programs read and write.
 pub const FORMAT_VERSION: u64 = 1;
 
 /// The whole document (data-model 3).
 ///
-/// `null` and absent maps are kept apart from empty ones; read them through [`keepers`](Self::keepers) and
+/// `null` and absent maps are kept distinct from empty ones; read them through [`keepers`](Self::keepers) and
 /// [`dbs`](Self::dbs). An entry that is `null` is dropped when read (data-model 12.23).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -39,7 +39,7 @@ pub struct ClusterData {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cluster {
-    /// New at each initialisation: keepers notice a change and start over.
+    /// New at each initialisation. Keepers that find another uid discard their local state and start over.
     #[serde(skip_serializing_if = "is_zero")]
     pub uid: ClusterUid,
     /// 1, never changed afterwards.
@@ -69,12 +69,12 @@ pub struct ClusterStatus {
     pub master: DbUid,
 }
 
-known_texts!(
+string_enum!(
     /// How far a cluster has come.
     Phase {
-        /// The first master is being made.
+        /// The first master is being initialised.
         Initializing = "initializing",
-        /// The first master has been there.
+        /// The first master has been initialised.
         Normal = "normal",
     }
 );
@@ -88,7 +88,7 @@ impl ClusterData {
         from_slice(value)
     }
 
-    /// A freshly initialised document (data-model 3.2).
+    /// Returns a newly initialised document (data-model 3.2).
     pub fn initial(uid: ClusterUid, now: Timestamp, spec: ClusterSpec) -> Self {
         Self {
             format_version: FORMAT_VERSION,
@@ -109,29 +109,29 @@ impl ClusterData {
         }
     }
 
-    /// The keepers known; none when the document has no such map.
+    /// Returns the known keepers; an empty map when the document has none.
     pub fn keepers(&self) -> &BTreeMap<KeeperUid, Keeper> {
         static NONE: BTreeMap<KeeperUid, Keeper> = BTreeMap::new();
         self.keepers.as_ref().unwrap_or(&NONE)
     }
 
-    /// The keepers known, to be changed; the map comes into being when the document has none.
+    /// Returns the known keepers for modification; adds the map when the document has none.
     pub fn keepers_mut(&mut self) -> &mut BTreeMap<KeeperUid, Keeper> {
         self.keepers.get_or_insert_default()
     }
 
-    /// The dbs assigned; none when the document has no such map.
+    /// Returns the assigned dbs; an empty map when the document has none.
     pub fn dbs(&self) -> &BTreeMap<DbUid, Db> {
         static NONE: BTreeMap<DbUid, Db> = BTreeMap::new();
         self.dbs.as_ref().unwrap_or(&NONE)
     }
 
-    /// The dbs assigned, to be changed; the map comes into being when the document has none.
+    /// Returns the assigned dbs for modification; adds the map when the document has none.
     pub fn dbs_mut(&mut self) -> &mut BTreeMap<DbUid, Db> {
         self.dbs.get_or_insert_default()
     }
 
-    /// The uid of the master db that the sentinel chose, whether or not the db is in the document.
+    /// Returns the uid of the master db that the sentinel chose, whether or not the document holds that db.
     pub fn master_uid(&self) -> Option<&DbUid> {
         self.cluster
             .as_ref()
@@ -139,18 +139,18 @@ impl ClusterData {
             .filter(|uid| !uid.is_empty())
     }
 
-    /// The db of a keeper; of several, which only a broken document has, the first by uid.
+    /// Returns the db of a keeper. Only a broken document has several; then the first by uid.
     pub fn db_of_keeper(&self, keeper: &KeeperUid) -> Option<(&DbUid, &Db)> {
         self.dbs().iter().find(|(_, db)| db.spec.keeper_uid == *keeper)
     }
 
-    /// The db that proxies send clients to, when the document names one that it also holds.
+    /// Returns the db that proxies send clients to, if the document holds it.
     pub fn proxied_master(&self) -> Option<(&DbUid, &Db)> {
         self.dbs().get_key_value(&self.proxy.as_ref()?.spec.master_db_uid)
     }
 }
 
-/// Reads a map whose `null` entries count as absent.
+/// Reads a map; entries that are `null` count as absent.
 fn present_entries<'de, D, K, V>(deserializer: D) -> Result<Option<BTreeMap<K, V>>, D::Error>
 where
     D: Deserializer<'de>,

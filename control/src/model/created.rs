@@ -1,21 +1,21 @@
-//! Who made a cluster, and which clusters an operator gave up for it. A key of our own beside the cluster data, written in
-//! the transaction that creates them; programs of the reference neither write nor read it.
+//! The record of who created a cluster, and which earlier clusters an operator gave up for it. It is a key of its own
+//! beside the cluster data, written in the transaction that creates them. Go stolon neither writes nor reads it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ClusterUid, is_zero};
 
-/// How many clusters given up earlier are remembered.
+/// The most given-up clusters that are recorded.
 const GIVEN_UP_MAX: usize = 100;
 
-/// The record of the last creation by a program of ours.
+/// The last creation of cluster data, unless Go stolon made it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Created {
+pub struct CreationRecord {
     /// The cluster that was created.
     #[serde(rename = "clusterUID", skip_serializing_if = "is_zero")]
     pub cluster_uid: ClusterUid,
-    /// The program that created it, for people.
+    /// The program that created it; informative.
     #[serde(skip_serializing_if = "is_zero")]
     pub by: String,
     /// Clusters whose databases an operator agreed to lose, the latest first; none when a sentinel created the cluster.
@@ -23,8 +23,8 @@ pub struct Created {
     pub gives_up: Vec<ClusterUid>,
 }
 
-impl Created {
-    /// The record of a cluster that a sentinel creates: it gives up nobody's data.
+impl CreationRecord {
+    /// Returns the record for a cluster that a sentinel creates. It gives up no cluster's data.
     pub fn by_sentinel(cluster_uid: ClusterUid) -> Self {
         Self {
             cluster_uid,
@@ -33,7 +33,8 @@ impl Created {
         }
     }
 
-    /// The record of a cluster that an operator creates in the place of `replaced`, after the creation `before`.
+    /// Returns the record for a cluster that an operator creates to replace the clusters `replaced`. `before` is the
+    /// record of the previous creation, whose given-up clusters are carried over.
     pub fn by_operator(cluster_uid: ClusterUid, replaced: Vec<ClusterUid>, before: Option<Self>) -> Self {
         let before = before.unwrap_or_default();
         let mut gives_up: Vec<ClusterUid> = Vec::new();
@@ -49,7 +50,8 @@ impl Created {
         }
     }
 
-    /// Whether an operator gave up the databases of the cluster `old` when this cluster, `present`, was created.
+    /// Returns whether an operator gave up the databases of cluster `old` when the current cluster, `present`, was
+    /// created.
     pub fn gives_up(&self, old: &ClusterUid, present: &ClusterUid) -> bool {
         self.cluster_uid == *present && self.gives_up.contains(old)
     }
@@ -62,12 +64,12 @@ mod tests {
 
     #[test]
     fn what_an_operator_gave_up_is_remembered_over_several_creations() {
-        let first = Created::by_operator("c2".into(), vec!["c1".into(), "c0".into(), "".into()], None);
+        let first = CreationRecord::by_operator("c2".into(), vec!["c1".into(), "c0".into(), "".into()], None);
         assert_eq!(
             to_compact(&first),
             r#"{"clusterUID":"c2","by":"stolonctl init","givesUp":["c1","c0"]}"#
         );
-        let second = Created::by_operator("c3".into(), vec!["c2".into(), "c1".into()], Some(first));
+        let second = CreationRecord::by_operator("c3".into(), vec!["c2".into(), "c1".into()], Some(first));
         assert_eq!(second.gives_up, ["c2".into(), "c1".into(), "c0".into()]);
         assert!(second.gives_up(&"c0".into(), &"c3".into()));
         assert!(!second.gives_up(&"c0".into(), &"c4".into()), "c4 is another creation");
@@ -76,16 +78,16 @@ mod tests {
             .map(|number| ClusterUid::from(format!("c{number}")))
             .collect();
         assert_eq!(
-            Created::by_operator("c".into(), many, None).gives_up.len(),
+            CreationRecord::by_operator("c".into(), many, None).gives_up.len(),
             GIVEN_UP_MAX
         );
     }
 
     #[test]
     fn a_sentinel_gives_nothing_up() {
-        let created = Created::by_sentinel("c2".into());
+        let created = CreationRecord::by_sentinel("c2".into());
         assert_eq!(to_compact(&created), r#"{"clusterUID":"c2","by":"stolon-sentinel"}"#);
-        let read: Created = from_slice(to_compact(&created).as_bytes()).unwrap();
+        let read: CreationRecord = from_slice(to_compact(&created).as_bytes()).unwrap();
         assert!(!read.gives_up(&"c1".into(), &"c2".into()));
     }
 }

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     ArchiveRecoverySettings, DbUid, GoDuration, KeeperUid, Lsn, NewConfig, PitrConfig, Role, StandbySettings,
-    Timestamp, is_zero, known_texts,
+    Timestamp, is_zero, string_enum,
 };
 
-/// One incarnation of an instance on a keeper; a fresh copy is always a new db (data-model 7.2).
+/// One incarnation of an instance on a keeper; a new copy is always a new db (data-model 7.2).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Db {
@@ -21,13 +21,13 @@ pub struct Db {
     pub generation: i64,
     /// When the sentinel last changed this object.
     pub change_time: Timestamp,
-    /// What its keeper has to make of it.
+    /// The state that its keeper must establish.
     pub spec: DbSpec,
     /// What its keeper last reported.
     pub status: DbStatus,
 }
 
-/// What a keeper has to make of a db.
+/// The desired state of a db.
 ///
 /// Unset and empty lists differ: a needless change between the two would raise the generation (data-model G-1).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -36,9 +36,9 @@ pub struct DbSpec {
     /// The keeper that runs this db; a keeper has at most one.
     #[serde(rename = "keeperUID", skip_serializing_if = "is_zero")]
     pub keeper_uid: KeeperUid,
-    /// Limit of requests to PostgreSQL; `null` in the document is an error (data-model J-9).
+    /// Timeout of requests to PostgreSQL; `null` in the document is an error (data-model J-9).
     pub request_timeout: GoDuration,
-    /// Capacity for standbys.
+    /// Number of standbys that slots and senders are provided for.
     #[serde(skip_serializing_if = "is_zero")]
     pub max_standbys: u16,
     /// Whether commits wait for standbys.
@@ -51,7 +51,7 @@ pub struct DbSpec {
     pub additional_wal_senders: u16,
     /// Extra physical slots, without the `stolon_` prefix; unset on standbys.
     pub additional_replication_slots: Option<Vec<String>>,
-    /// How the instance comes into being; `none` once it is there.
+    /// How the data directory is initialised; `none` once that is done.
     #[serde(skip_serializing_if = "is_zero")]
     pub init_mode: DbInitMode,
     /// For init mode `new`.
@@ -69,47 +69,47 @@ pub struct DbSpec {
     /// Master or standby.
     #[serde(skip_serializing_if = "is_zero")]
     pub role: Role,
-    /// Whom it follows; unset on a master.
+    /// The upstream; unset on a master.
     #[serde(skip_serializing_if = "is_zero")]
     pub follow_config: Option<FollowConfig>,
-    /// The dbs that follow this one, sorted; never unset once the sentinel has written it.
+    /// The dbs that follow this one, sorted; always set once the sentinel has written it.
     pub followers: Option<Vec<DbUid>>,
-    /// Whether the instance's own parameters are kept, during initialisation.
+    /// Whether the parameters of the existing `postgresql.conf` are kept, during initialisation.
     #[serde(skip_serializing_if = "is_zero")]
     pub include_previous_config: bool,
     /// The standbys that commits wait for; unset when synchronous replication is off.
     pub synchronous_standbys: Option<Vec<DbUid>>,
-    /// Further names that commits wait for; unset when synchronous replication is off.
+    /// Further standby names that commits wait for; unset when synchronous replication is off.
     pub external_synchronous_standbys: Option<Vec<String>>,
 }
 
-known_texts!(
-    /// How an instance comes into being.
+string_enum!(
+    /// How the data directory of an instance is initialised.
     DbInitMode {
-        /// It is there.
+        /// Not at all: it is initialised already.
         None = "none",
-        /// The keeper adopts the data it has.
+        /// The keeper uses the data directory it has.
         Existing = "existing",
         /// `initdb`.
         New = "new",
-        /// A backup, restored by a command.
+        /// Restore of a backup, by a command.
         Pitr = "pitr",
-        /// A copy of the followed db.
+        /// Copy of the followed db.
         Resync = "resync",
     }
 );
 
-known_texts!(
+string_enum!(
     /// Where the followed instance is.
     FollowType {
         /// In this cluster.
         Internal = "internal",
-        /// Outside: this db heads a standby cluster.
+        /// Outside of it: this db is the first of a standby cluster.
         External = "external",
     }
 );
 
-/// Whom a db follows.
+/// The upstream of a db.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FollowConfig {
@@ -119,16 +119,16 @@ pub struct FollowConfig {
     /// The followed db, when internal.
     #[serde(rename = "dbuid", skip_serializing_if = "is_zero")]
     pub db_uid: DbUid,
-    /// How to stream, when external.
+    /// Streaming settings, when external.
     #[serde(skip_serializing_if = "is_zero")]
     pub standby_settings: Option<StandbySettings>,
-    /// Where archived WAL comes from, when external.
+    /// Archive settings, when external.
     #[serde(skip_serializing_if = "is_zero")]
     pub archive_recovery_settings: Option<ArchiveRecoverySettings>,
 }
 
 impl FollowConfig {
-    /// To follow a db of this cluster.
+    /// Returns the configuration to follow a db of this cluster.
     pub fn internal(db_uid: DbUid) -> Self {
         Self {
             kind: FollowType::Internal,
@@ -142,7 +142,7 @@ impl FollowConfig {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DbStatus {
-    /// The sentinel's verdict.
+    /// The sentinel's assessment.
     #[serde(skip_serializing_if = "is_zero")]
     pub healthy: bool,
     /// The generation that the keeper has completely applied; 0: none yet.
@@ -157,7 +157,7 @@ pub struct DbStatus {
     /// PostgreSQL's system identifier, decimal; the stored name is misspelled and stays so (data-model 7.2).
     #[serde(rename = "systemdID", skip_serializing_if = "is_zero")]
     pub system_id: String,
-    /// The timeline it is on.
+    /// The current timeline.
     #[serde(rename = "timelineID", skip_serializing_if = "is_zero")]
     pub timeline_id: u64,
     /// Position in the write-ahead log.
@@ -171,12 +171,12 @@ pub struct DbStatus {
     pub pg_parameters: BTreeMap<String, String>,
     /// Standbys known to be in sync; unset when synchronous replication is off.
     pub synchronous_standbys: Option<Vec<DbUid>>,
-    /// Name of the oldest WAL file still there.
+    /// Name of the oldest WAL file in `pg_wal`.
     #[serde(skip_serializing_if = "is_zero")]
     pub older_wal_file: String,
 }
 
-/// One switch of timelines, as PostgreSQL's history files tell it.
+/// One timeline switch, as in PostgreSQL's timeline history files.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TimelineHistory {
@@ -186,7 +186,7 @@ pub struct TimelineHistory {
     /// Where it was left.
     #[serde(skip_serializing_if = "is_zero")]
     pub switch_point: Lsn,
-    /// PostgreSQL's own words.
+    /// PostgreSQL's text.
     #[serde(skip_serializing_if = "is_zero")]
     pub reason: String,
 }

@@ -1,4 +1,4 @@
-//! Durations in the text form that specs and flags use.
+//! Durations in the text form of specs and options, which is Go's.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,10 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct GoDuration(i64);
 
-/// Why a text is not a duration.
+/// The error of parsing a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
-    /// The text does not follow the grammar (data-model D-1).
+    /// The text does not match the grammar (data-model D-1).
     #[error("invalid duration {0:?}: use a number with a unit, such as 500ms, 5s or 1m30s")]
     Syntax(String),
     /// A number has no unit.
@@ -29,37 +29,37 @@ pub enum DurationError {
 }
 
 impl GoDuration {
-    /// No time at all.
+    /// The zero duration.
     pub const ZERO: Self = Self(0);
 
-    /// A span of so many nanoseconds.
+    /// Returns a duration of this many nanoseconds.
     pub const fn from_nanos(nanos: i64) -> Self {
         Self(nanos)
     }
 
-    /// A span of so many whole seconds.
+    /// Returns a duration of this many whole seconds.
     pub const fn from_secs(seconds: i64) -> Self {
         Self(seconds * 1_000_000_000)
     }
 
-    /// Nanoseconds, negative when the span is.
+    /// Returns the number of nanoseconds, which may be negative.
     pub const fn as_nanos(self) -> i64 {
         self.0
     }
 
-    /// The same span as the standard library's type; a negative one becomes zero.
+    /// Converts to the standard library's type; a negative duration becomes zero.
     pub fn to_std(self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0).unwrap_or(0))
     }
 
-    /// Whether the span is below zero.
+    /// Returns whether the duration is below zero.
     pub const fn is_negative(self) -> bool {
         self.0 < 0
     }
 }
 
 impl From<Duration> for GoDuration {
-    /// A longer span than the type holds becomes the longest it holds.
+    /// A duration longer than this type holds becomes the longest that it holds.
     fn from(duration: Duration) -> Self {
         Self(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
     }
@@ -68,7 +68,7 @@ impl From<Duration> for GoDuration {
 impl FromStr for GoDuration {
     type Err = DurationError;
 
-    // data-model D-1, D-2
+    // Parses the grammar of Go's `time.ParseDuration` (data-model D-1, D-2).
     fn from_str(text: &str) -> Result<Self, DurationError> {
         let syntax = || DurationError::Syntax(text.to_owned());
         let overflow = || DurationError::Overflow(text.to_owned());
@@ -112,7 +112,7 @@ impl FromStr for GoDuration {
                 let count: u64 = whole.parse().map_err(|_| overflow())?;
                 part = u128::from(count) * nanos;
             }
-            // Digits below a nanosecond are cut off (D-2); fifteen are more than an hour can show.
+            // Digits below a nanosecond are dropped (D-2). Fifteen digits are more than a fraction of an hour needs.
             let digits = &fraction[..fraction.len().min(15)];
             if !digits.is_empty() {
                 let value: u64 = digits.parse().map_err(|_| syntax())?;
@@ -132,7 +132,7 @@ impl FromStr for GoDuration {
 }
 
 impl fmt::Display for GoDuration {
-    // data-model D-5
+    // Writes the form of Go's `Duration.String` (data-model D-5).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = self.0.unsigned_abs();
         if self.0 < 0 {
@@ -193,7 +193,7 @@ impl<'de> Deserialize<'de> for GoDuration {
                 text.parse().map_err(E::custom)
             }
 
-            // data-model D-3: the number 0 alone needs no unit
+            // The number 0 is accepted without a unit (data-model D-3).
             fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<GoDuration, E> {
                 match number {
                     0 => Ok(GoDuration::ZERO),

@@ -1,32 +1,33 @@
-//! The keepers that belong to a cluster whose cluster data are missing or cannot be read, and what an operator can do.
-//! Who looks for them, and when, is left to the programs.
+//! Keepers that still publish infos of a cluster whose cluster data is missing or unreadable, and what an operator can
+//! do then.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::model::{ClusterUid, KeeperInfo, from_slice};
 
-/// No more keepers than this are named.
+/// The most keepers that a message names.
 const NAMED_MAX: usize = 20;
 
-/// What keeps the databases, and what does not, once cluster data are missing. Both commands replace what is stored.
+/// The remedy when cluster data is missing. Both commands replace what is stored.
 pub const LOST_DATA_REMEDY: &str = "restore a backup with `stolonctl clusterdata write --yes -f FILE` to keep the \
                                     databases, or discard them with `stolonctl init`; check --store-endpoints, \
                                     --store-prefix and --cluster-name first";
 
-/// The same once the stored value cannot be decoded: no command writes over it.
+/// The remedy when the stored value cannot be decoded: no command of ours overwrites such a value.
 pub const UNREADABLE_DATA_REMEDY: &str = "repair it with etcdctl; or delete it with etcdctl, then restore a backup with \
                                           `stolonctl clusterdata write --yes -f FILE` to keep the databases, or discard \
                                           them with `stolonctl init`";
 
-/// Keepers with a cluster, by the last part of their info's key; no cluster where the info cannot be decoded.
+/// Keepers that belong to a cluster, by the last part of their info's key; no cluster uid where the info cannot be
+/// decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FormerKeepers(BTreeMap<String, Option<ClusterUid>>);
 
 impl FormerKeepers {
-    /// The keepers that wrote these infos, each with the last part of its key, less those that never belonged to a
-    /// cluster. An info that cannot be decoded was written by somebody: it may well be a keeper with data.
-    pub fn of<'a>(infos: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
+    /// Returns the keepers that wrote these infos, each with the last part of its key, except those that never belonged
+    /// to a cluster. An info that cannot be decoded may come from a keeper with data, so it counts.
+    pub fn from_infos<'a>(infos: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let mut former = Self::default();
         for (key, info) in infos {
             match from_slice::<KeeperInfo>(info) {
@@ -37,7 +38,7 @@ impl FormerKeepers {
         former
     }
 
-    /// Adds a keeper of this cluster; the empty uid is none.
+    /// Adds a keeper of this cluster; an empty uid means no cluster and adds nothing.
     pub fn add(&mut self, key: &str, cluster: &ClusterUid) {
         if !cluster.is_empty() {
             self.0.insert(key.to_owned(), Some(cluster.clone()));
@@ -49,17 +50,17 @@ impl FormerKeepers {
         self.0.insert(key.to_owned(), None);
     }
 
-    /// Adds what another look has found, which counts where both know a keeper.
+    /// Adds the keepers of another set, which takes precedence where both hold a keeper.
     pub fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// Whether nobody is known.
+    /// Returns whether there is no such keeper.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// A clause that names them, to end a message with; empty when nobody is known.
+    /// Returns a clause that lists the keepers, for the end of a message; empty when there are none.
     pub fn clause(&self) -> String {
         match self.is_empty() {
             true => String::new(),
@@ -67,7 +68,7 @@ impl FormerKeepers {
         }
     }
 
-    /// The clusters of these keepers.
+    /// Returns the clusters of these keepers.
     pub fn clusters(&self) -> impl Iterator<Item = &ClusterUid> {
         self.0.values().flatten()
     }
@@ -101,7 +102,7 @@ mod tests {
             ("k2", br#"{"uid":"k2"}"#),
             ("k3", b"garbage"),
         ];
-        let former = FormerKeepers::of(infos);
+        let former = FormerKeepers::from_infos(infos);
         assert_eq!(
             former.to_string(),
             "k1 (cluster c1), k3 (its info cannot be decoded)",

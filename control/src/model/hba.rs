@@ -1,23 +1,22 @@
-//! The lines of `pg_hba.conf` that a cluster spec may hold, as far as that is known without a server; and what a line
-//! that a server refuses would have done.
+//! Checks of `pg_hba.conf` lines in a cluster spec that need no server, and how strict a line is that a server rejects.
 
-use crate::redact::{redacted, without_value};
+use crate::redact::{mask_value, redacted};
 
-/// The longest line. PostgreSQL 13 has a buffer of 8 KiB for a line.
+/// Longest accepted line. PostgreSQL 13 has a line buffer of 8 KiB.
 const LINE_BYTES_MAX: usize = 8000;
-/// The longest field. PostgreSQL drops what is longer, and with it the rest of the line (hba.c, `MAX_TOKEN`).
+/// Longest accepted field. PostgreSQL drops a longer one and the rest of the line (hba.c, `MAX_TOKEN`).
 const FIELD_BYTES_MAX: usize = 10_000;
 
-/// One field of a line, as the server divides it (`next_token` of hba.c).
+/// One field of a line, split as the server does (`next_token` of hba.c).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HbaField {
     /// Its text, without quotes.
     pub text: String,
-    /// It begins with a quote: no keyword, no file.
+    /// The field begins with a quote, so it is neither a keyword nor a file reference.
     pub quoted: bool,
 }
 
-/// The fields of a line; none when it is empty or a comment. Elements of a list are fields of their own here.
+/// Returns the fields of a line; none when it is empty or a comment. The elements of a list are separate fields here.
 pub fn hba_fields(line: &str) -> Vec<HbaField> {
     let mut fields = Vec::new();
     let mut rest = line.chars().peekable();
@@ -50,13 +49,13 @@ fn field(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
     text
 }
 
-/// Blanks of hba.c (`pg_isblank`).
+/// Returns whether hba.c treats the character as blank (`pg_isblank`).
 fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\r')
 }
 
-/// Why this line may not be used, as far as that is known without a server.
-pub fn hba_fault(line: &str) -> Option<String> {
+/// Returns why this line cannot be used, as far as that can be checked without a server; none when it can.
+pub fn check_hba_line(line: &str) -> Option<String> {
     if line.contains('\n') {
         return Some("it contains a newline: give each line as an entry of its own".to_owned());
     }
@@ -94,17 +93,17 @@ pub fn hba_fault(line: &str) -> Option<String> {
     }
 }
 
-/// How a line begins, to name it by: at most four fields, and none from the first option on, for options may hold
-/// passwords.
-pub fn hba_start(line: &str) -> String {
+/// Returns the beginning of a line, to identify it in messages: at most four fields, and nothing from the first option
+/// on, because options may hold passwords.
+pub fn hba_excerpt(line: &str) -> String {
     const COUNT: usize = 4;
     let fields = hba_fields(line).into_iter().map(|field| field.text);
     let shown: Vec<String> = fields.take(COUNT).take_while(|text| !text.contains('=')).collect();
     shortened(&redacted(&shown.join(" ")))
 }
 
-/// A reason why this line is refused, without the values of its options that hold passwords.
-pub fn hba_reason(why: &str, line: &str) -> String {
+/// Returns the reason `why` with the values of password options of the line masked.
+pub fn redacted_hba_reason(why: &str, line: &str) -> String {
     let is_secret = |name: &str| {
         ["passw", "secret"]
             .iter()
@@ -113,10 +112,10 @@ pub fn hba_reason(why: &str, line: &str) -> String {
     let fields = hba_fields(line);
     let options = fields.iter().filter_map(|field| field.text.split_once('='));
     let values = options.filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
-    redacted(&values.fold(why.to_owned(), |why, value| without_value(&why, value)))
+    redacted(&values.fold(why.to_owned(), |why, value| mask_value(&why, value)))
 }
 
-/// The start of a text that may be very long.
+/// Returns the first 200 characters of a text.
 pub(super) fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 200;
     match text.char_indices().nth(CHARS_MAX) {
@@ -127,35 +126,35 @@ pub(super) fn shortened(text: &str) -> String {
 
 const TYPES: [&str; 6] = ["local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"];
 
-/// How much a line asks of whom it lets in; more is stricter.
+/// How strict a line is towards the clients it matches; greater is stricter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HbaStrictness {
-    /// Nothing.
+    /// No authentication.
     Trust,
-    /// A password, or what stands for one.
-    Proof,
-    /// A certificate.
+    /// A password or an equivalent (Kerberos, peer, LDAP …).
+    Credentials,
+    /// A client certificate.
     Certificate,
-    /// It lets nobody in.
+    /// Rejects all clients.
     Reject,
-    /// Unknown: it has to be taken for the strictest.
+    /// Unknown, treated as the strictest.
     Unknown,
 }
 
-/// How strict a line is, by the one field that names a method; [`HbaStrictness::Unknown`] when none does, or several.
-/// Nothing for a comment.
+/// Returns how strict a line is, by the one field that is an authentication method; [`HbaStrictness::Unknown`] when no
+/// field or several are. None for a comment.
 pub fn hba_strictness(line: &str) -> Option<HbaStrictness> {
     let fields = hba_fields(line);
     if fields.is_empty() {
         return None;
     }
-    // The first field is the type, the second and third are names.
+    // The first field is the connection type; the second and third are names.
     let mut methods = fields.iter().skip(3).filter_map(|field| match field.text.as_str() {
         "trust" => Some(HbaStrictness::Trust),
         "cert" => Some(HbaStrictness::Certificate),
         "reject" => Some(HbaStrictness::Reject),
         "md5" | "scram-sha-256" | "password" | "gss" | "sspi" | "ident" | "peer" | "pam" | "bsd" | "ldap"
-        | "radius" | "oauth" => Some(HbaStrictness::Proof),
+        | "radius" | "oauth" => Some(HbaStrictness::Credentials),
         _ => None,
     });
     match (methods.next(), methods.next()) {
@@ -211,7 +210,7 @@ mod tests {
             ("\"all\" all all all md5", "begins with"),
             ("HOST all all all md5", "begins with"),
         ] {
-            let fault = hba_fault(line).unwrap_or_default();
+            let fault = check_hba_line(line).unwrap_or_default();
             assert!(fault.contains(why), "{line:?}: {fault}");
         }
         for line in [
@@ -224,15 +223,15 @@ mod tests {
             "host all /^a.*$ all ldap ldapserver=\"x y\"",
             "hostgssenc all all all gss\r",
         ] {
-            assert_eq!(hba_fault(line.trim_end_matches('\r')), None, "{line:?}");
+            assert_eq!(check_hba_line(line.trim_end_matches('\r')), None, "{line:?}");
         }
     }
 
     #[test]
     fn a_line_that_names_no_method_counts_as_the_strictest() {
-        use HbaStrictness::{Certificate, Proof, Reject, Trust, Unknown};
+        use HbaStrictness::{Certificate, Credentials, Reject, Trust, Unknown};
         for (line, wanted) in [
-            ("hosst all all 10.0.0.1/32 md5", Some(Proof)),
+            ("hosst all all 10.0.0.1/32 md5", Some(Credentials)),
             ("host all all 10.0.0.1 255.0.0.0 trust", Some(Trust)),
             ("host all reject 10.0.0.300/32 reject", Some(Reject)),
             ("hostssl all all all cert clientcert=x", Some(Certificate)),
@@ -243,6 +242,6 @@ mod tests {
         ] {
             assert_eq!(hba_strictness(line), wanted, "{line}");
         }
-        assert!(Trust < Proof && Proof < Certificate && Certificate < Reject && Reject < Unknown);
+        assert!(Trust < Credentials && Credentials < Certificate && Certificate < Reject && Reject < Unknown);
     }
 }

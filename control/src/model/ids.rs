@@ -1,4 +1,4 @@
-//! Identifiers: opaque strings to every reader, each with a type of its own so that they cannot be mixed up.
+//! Identifiers: opaque strings, each with its own type so that they cannot be mixed up.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -13,12 +13,12 @@ macro_rules! uid {
         pub struct $name(String);
 
         impl $name {
-            /// The text as stored.
+            /// Returns the uid as stored.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
 
-            /// Whether nothing is named: an absent field reads as the empty text.
+            /// Returns whether the uid is empty, which is how an absent field reads.
             pub fn is_empty(&self) -> bool {
                 self.0.is_empty()
             }
@@ -77,7 +77,7 @@ uid!(
     SentinelUid
 );
 uid!(
-    /// One publication of an info, renewed each time (store S-22).
+    /// One publication of an info, new each time (store S-22).
     InfoUid
 );
 uid!(
@@ -85,12 +85,13 @@ uid!(
     BootUuid
 );
 
-/// The eight lower-case hex digits that the field calls a uid, from four random bytes (data-model 2.3).
+/// Returns a uid of eight lower-case hex digits from four random bytes (data-model 2.3).
 pub fn short_uid(random: [u8; 4]) -> String {
     format!("{:08x}", u32::from_be_bytes(random))
 }
 
-/// The name of something inside PostgreSQL (slot, `application_name`): `stolon_` and the given name (data-model 2.3).
+/// Returns the name of an object in PostgreSQL (slot, `application_name`): `stolon_` and the given name (data-model
+/// 2.3).
 pub fn stolon_name(name: &str) -> String {
     format!("stolon_{name}")
 }

@@ -1,4 +1,4 @@
-//! What keepers, proxies and sentinels publish of themselves, under a lease.
+//! The infos that keepers, proxies and sentinels publish about themselves, each under a lease.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, Lsn, PostgresBinaryVersion, Problem, ProxyUid, SentinelUid,
-    TimelineHistory, is_zero, known_texts,
+    TimelineHistory, is_zero, string_enum,
 };
 
-/// A keeper's info (data-model 8.1), with the announcements of beyond 1 and 8 behind the fields that every reader knows.
+/// A keeper's info (data-model 8.1). Go stolon ignores the fields after `canBeSynchronousReplica` (extensions 1 and 8).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KeeperInfo {
@@ -19,7 +19,7 @@ pub struct KeeperInfo {
     /// The keeper.
     #[serde(skip_serializing_if = "is_zero")]
     pub uid: KeeperUid,
-    /// The cluster it believes to belong to; infos of another cluster are ignored.
+    /// The cluster that the keeper belongs to; infos of another cluster are ignored.
     #[serde(rename = "clusterUID", skip_serializing_if = "is_zero")]
     pub cluster_uid: ClusterUid,
     /// This keeper process.
@@ -27,7 +27,7 @@ pub struct KeeperInfo {
     pub boot_uuid: BootUuid,
     /// The version of its PostgreSQL programs.
     pub postgres_binary_version: PostgresBinaryVersion,
-    /// The instance; absent until it was looked at.
+    /// The instance; absent until its state has been read.
     #[serde(skip_serializing_if = "is_zero")]
     pub postgres_state: Option<PostgresState>,
     /// Whether it may be elected.
@@ -36,48 +36,48 @@ pub struct KeeperInfo {
     /// Whether commits may wait for it.
     #[serde(skip_serializing_if = "is_zero")]
     pub can_be_synchronous_replica: Option<bool>,
-    /// The keeper keeps a liveness key (beyond ).
+    /// The keeper renews a liveness key (extensions ).
     #[serde(skip_serializing_if = "is_zero")]
     pub liveness_key: bool,
-    /// The keeper is leaving on purpose (beyond ).
+    /// The keeper is in an orderly shutdown (extensions ).
     #[serde(skip_serializing_if = "is_zero")]
     pub leaving: bool,
-    /// It has begun to obey this order to stop (beyond ).
+    /// The instance is stopping, as this keeper order requests (extensions ).
     #[serde(skip_serializing_if = "is_zero")]
     pub stopping: String,
-    /// The instance of the assigned db is down, and this is where it stands (beyond ).
+    /// The instance of the assigned db is stopped at this position (extensions ).
     #[serde(skip_serializing_if = "is_zero")]
     pub stopped: Option<Stopped>,
-    /// How far the instance is with the cluster's parameters; absent until that is known, and from Go stolon's keepers.
+    /// Whether the instance runs with the cluster's parameters; absent until that is known, and in infos of Go stolon.
     #[serde(skip_serializing_if = "is_zero")]
     pub settings: Option<SettingsInfo>,
-    /// What an operator has to fix; absent when there is nothing.
+    /// Problems that an operator has to fix.
     #[serde(skip_serializing_if = "is_zero")]
     pub problems: Vec<Problem>,
-    /// The assigned db whose data the keeper does not have: it needs another db. Empty: it has them.
+    /// The assigned db whose data this keeper does not have, so it needs a new db. Empty when it has the data.
     #[serde(skip_serializing_if = "is_zero")]
     pub data_lost: DbUid,
 }
 
-/// How far an instance is with parameters that need a restart.
+/// Whether an instance runs with the parameters that need a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SettingsInfo {
-    /// Tells one set of wanted parameters from another.
+    /// Identifies the set of desired parameters.
     pub fingerprint: String,
-    /// How far it is with this set.
+    /// Whether the instance runs with this set.
     pub state: RestartState,
 }
 
 impl SettingsInfo {
-    /// Whether the instance restarts now.
+    /// Returns whether the instance is being restarted now.
     pub fn is_restarting(&self) -> bool {
         self.state == RestartState::Restarting
     }
 }
 
-known_texts!(
-    /// How far an instance is with a set of parameters.
+string_enum!(
+    /// Whether an instance runs with a set of parameters.
     RestartState {
         /// It runs with them.
         Applied = "applied",
@@ -85,18 +85,18 @@ known_texts!(
         Pending = "pending",
         /// It is being restarted for them.
         Restarting = "restarting",
-        /// It did not start with them, and runs with those before.
+        /// It did not start with them and runs with the previous ones.
         Refused = "refused",
     }
 );
 
-/// Where a stopped instance stands (beyond ).
+/// The position of a stopped instance (extensions ).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Stopped {
-    /// Shut down in order; false when killed, crashed or hurried.
+    /// Whether it was a fast or smart shutdown; false after an immediate shutdown, a kill or a crash.
     pub clean: bool,
-    /// The end of the shutdown checkpoint's record; absent unless clean.
+    /// The end of the shutdown checkpoint record; absent unless clean.
     #[serde(skip_serializing_if = "is_zero")]
     pub lsn: Option<Lsn>,
     /// The timeline it stopped on.
@@ -104,11 +104,11 @@ pub struct Stopped {
     pub timeline_id: u64,
 }
 
-/// A PostgreSQL instance as its keeper sees it (data-model 8.1).
+/// A PostgreSQL instance as its keeper reports it (data-model 8.1).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PostgresState {
-    /// The db that the keeper's data belong to.
+    /// The db that the keeper's data directory belongs to.
     #[serde(skip_serializing_if = "is_zero")]
     pub uid: DbUid,
     /// The generation completely applied; 0: none yet.
@@ -120,13 +120,13 @@ pub struct PostgresState {
     /// Advertised port, a text.
     #[serde(skip_serializing_if = "is_zero")]
     pub port: String,
-    /// Every probe up to the timeline history succeeded (keeper I11).
+    /// All queries up to the timeline history succeeded (keeper I11).
     #[serde(skip_serializing_if = "is_zero")]
     pub healthy: bool,
     /// PostgreSQL's system identifier, decimal.
     #[serde(rename = "systemID", skip_serializing_if = "is_zero")]
     pub system_id: String,
-    /// The timeline it is on.
+    /// The current timeline.
     #[serde(rename = "timelineID", skip_serializing_if = "is_zero")]
     pub timeline_id: u64,
     /// Position in the write-ahead log: flushed on a master, received or replayed on a standby.
@@ -138,14 +138,14 @@ pub struct PostgresState {
     /// Configured parameters, without the managed ones.
     #[serde(skip_serializing_if = "is_zero")]
     pub pg_parameters: BTreeMap<String, String>,
-    /// The standbys that PostgreSQL shows as `sync`; unset when it could not be asked.
+    /// The standbys that PostgreSQL reports as `sync`; unset when the query failed.
     pub synchronous_standbys: Option<Vec<DbUid>>,
-    /// Name of the oldest WAL file still there.
+    /// Name of the oldest WAL file in `pg_wal`.
     #[serde(skip_serializing_if = "is_zero")]
     pub older_wal_file: String,
 }
 
-/// A proxy's info (data-model 8.3), with the announcements of fencing F-6 and beyond.
+/// A proxy's info (data-model 8.3). Go stolon ignores `fenced` and `stopped` (fencing F-6, extensions ).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProxyInfo {
@@ -155,16 +155,17 @@ pub struct ProxyInfo {
     /// The proxy.
     #[serde(rename = "UID")]
     pub uid: ProxyUid,
-    /// The generation of the proxy section that it obeys; 0 when there is none.
+    /// The generation of the proxy section that it applies; 0 when there is none.
     #[serde(rename = "Generation")]
     pub generation: i64,
-    /// The timeout in force, in nanoseconds: the one stored duration that is a number (data-model D-6).
+    /// The effective proxyTimeout in nanoseconds, the only stored duration that is a number (data-model D-6).
     #[serde(rename = "ProxyTimeout")]
     pub proxy_timeout: i64,
-    /// It checks its lease at every forward, so that one lease after "no master" it carries nothing (fencing F-6).
+    /// It checks its lease whenever it forwards, so that one lease after "no master" was written it forwards nothing
+    /// (fencing F-6).
     #[serde(skip_serializing_if = "is_zero")]
     pub fenced: bool,
-    /// It has closed its connections and ends.
+    /// It has closed its connections and is exiting.
     #[serde(skip_serializing_if = "is_zero")]
     pub stopped: bool,
 }

@@ -1,5 +1,5 @@
-//! The JSON dialect of the stored documents: read as their first writer's decoder reads them, written byte for byte as
-//! it writes them (data-model 1).
+//! The JSON dialect of the stored documents: read as Go's `encoding/json` reads them and written byte for byte as it
+//! writes them (data-model 1).
 
 use std::fmt;
 use std::io;
@@ -16,22 +16,22 @@ pub enum Json {
     Null,
     /// `true`, `false`
     Bool(bool),
-    /// A number without fraction or exponent.
+    /// An integer.
     Int(i128),
-    /// Any other number, also one too large: never accepted where an integer is wanted (J-10).
+    /// Any other number, including integers out of range: rejected where an integer is expected (J-10).
     Float(f64),
-    /// A text.
-    Text(String),
-    /// A list.
-    List(Vec<Json>),
+    /// A string.
+    String(String),
+    /// An array.
+    Array(Vec<Json>),
     /// An object.
     Object(Vec<(String, Json)>),
 }
 
-/// Why a text is not the document that was wanted.
+/// Why a text is not the expected document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
-    /// Not JSON at all; the message ends with line and column.
+    /// Not JSON; the message ends with line and column.
     #[error("{message}")]
     Syntax {
         /// What is wrong, with line and column.
@@ -46,9 +46,9 @@ pub enum JsonError {
     /// JSON, but a value does not fit its field.
     #[error("{path}: {message}")]
     Type {
-        /// The way to the value, such as `cluster.spec.maxStandbys`.
+        /// The path of the value, such as `cluster.spec.maxStandbys`.
         path: String,
-        /// What was found and what was expected.
+        /// What was expected and what was found.
         message: String,
     },
 }
@@ -56,19 +56,19 @@ pub enum JsonError {
 /// Reads a document by the rules J-6 to J-12.
 ///
 /// # Errors
-/// The text is not JSON (also when something follows the document), or a value does not fit its field.
+/// The text is not JSON, something follows the document, or a value does not fit its field.
 pub fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
     Json::parse(text)?.decode()
 }
 
-/// Writes the compact form: no blanks, no newline (J-1, J-3).
+/// Writes the compact form: no whitespace (J-1, J-3).
 pub fn to_compact<T: Serialize>(value: &T) -> String {
-    write(value, Escaping(CompactFormatter))
+    write(value, EscapingFormatter(CompactFormatter))
 }
 
 /// Writes the indented form: one tab a level, no newline at the end (J-2).
 pub fn to_pretty<T: Serialize>(value: &T) -> String {
-    write(value, Escaping(PrettyFormatter::with_indent(b"\t")))
+    write(value, EscapingFormatter(PrettyFormatter::with_indent(b"\t")))
 }
 
 impl Json {
@@ -77,7 +77,7 @@ impl Json {
     /// # Errors
     /// The text is not JSON, is not UTF-8, or something follows the document (J-11).
     pub fn parse(text: &[u8]) -> Result<Self, JsonError> {
-        // A lone byte that is no UTF-8 must not make the cluster unreadable: it reads as U+FFFD (J-3).
+        // Invalid UTF-8 must not make the whole document unreadable: it reads as U+FFFD (J-3).
         serde_json::from_str(&String::from_utf8_lossy(text)).map_err(|error| JsonError::Syntax {
             message: error.to_string(),
             line: error.line(),
@@ -86,30 +86,30 @@ impl Json {
         })
     }
 
-    /// Reads a value of a type out of this one.
+    /// Deserializes a value of a type from this one.
     ///
     /// # Errors
     /// A value does not fit its field; the error says which.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, JsonError> {
-        T::deserialize(Reader(self)).map_err(|Misfit { path, message }| JsonError::Type {
+        T::deserialize(JsonDeserializer(self)).map_err(|TypeMismatch { path, message }| JsonError::Type {
             path: if path.is_empty() { "document".to_owned() } else { path },
             message,
         })
     }
 
-    /// What a value looks like once written.
+    /// Returns the value as it would be written.
     pub fn of<T: Serialize>(value: &T) -> Self {
         Self::parse(to_compact(value).as_bytes()).expect("what was just written is JSON")
     }
 
-    fn kind(&self) -> &'static str {
+    fn type_name(&self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Bool(_) => "a boolean",
             Self::Int(_) => "an integer",
-            Self::Float(_) => "a number that is no integer of 64 bits",
-            Self::Text(_) => "a text",
-            Self::List(_) => "a list",
+            Self::Float(_) => "a number that is not a 64-bit integer",
+            Self::String(_) => "a string",
+            Self::Array(_) => "an array",
             Self::Object(_) => "an object",
         }
     }
@@ -124,10 +124,10 @@ fn write<T: Serialize>(value: &T, formatter: impl Formatter) -> String {
     String::from_utf8(bytes).expect("the writer emits UTF-8")
 }
 
-/// Adds the escapes of J-3 to a formatter.
-struct Escaping<F>(F);
+/// Adds the escapes of Go's encoder (J-3) to a formatter.
+struct EscapingFormatter<F>(F);
 
-impl<F: Formatter> Formatter for Escaping<F> {
+impl<F: Formatter> Formatter for EscapingFormatter<F> {
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let mut plain = 0;
         for (at, found) in fragment.char_indices() {
@@ -197,8 +197,8 @@ impl Serialize for Json {
                 _ => serializer.serialize_i128(*value),
             },
             Self::Float(value) => serializer.serialize_f64(*value),
-            Self::Text(value) => serializer.serialize_str(value),
-            Self::List(values) => values.serialize(serializer),
+            Self::String(value) => serializer.serialize_str(value),
+            Self::Array(values) => values.serialize(serializer),
             Self::Object(members) => {
                 let mut map = serializer.serialize_map(Some(members.len()))?;
                 for (name, value) in members {
@@ -241,7 +241,7 @@ impl<'de> Deserialize<'de> for Json {
             }
 
             fn visit_str<E>(self, value: &str) -> Result<Json, E> {
-                Ok(Json::Text(value.to_owned()))
+                Ok(Json::String(value.to_owned()))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
@@ -249,7 +249,7 @@ impl<'de> Deserialize<'de> for Json {
                 while let Some(value) = items.next_element()? {
                     values.push(value);
                 }
-                Ok(Json::List(values))
+                Ok(Json::Array(values))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
@@ -264,14 +264,14 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// A value that does not fit, and where it stands.
+/// A value that does not fit its field, and its path.
 #[derive(Debug)]
-struct Misfit {
+struct TypeMismatch {
     path: String,
     message: String,
 }
 
-impl Misfit {
+impl TypeMismatch {
     fn at(mut self, step: &str) -> Self {
         let dot = if self.path.is_empty() || self.path.starts_with('[') {
             ""
@@ -283,15 +283,15 @@ impl Misfit {
     }
 }
 
-impl fmt::Display for Misfit {
+impl fmt::Display for TypeMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for Misfit {}
+impl std::error::Error for TypeMismatch {}
 
-impl de::Error for Misfit {
+impl de::Error for TypeMismatch {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self {
             path: String::new(),
@@ -300,21 +300,21 @@ impl de::Error for Misfit {
     }
 }
 
-/// Reads typed values out of a [`Json`] by the rules J-6 to J-10 and J-12.
-struct Reader<'a>(&'a Json);
+/// Deserializes typed values from a [`Json`] by the rules J-6 to J-10 and J-12.
+struct JsonDeserializer<'a>(&'a Json);
 
-impl Reader<'_> {
-    fn misfit<T>(&self, wanted: &str) -> Result<T, Misfit> {
+impl JsonDeserializer<'_> {
+    fn mismatch<T>(&self, wanted: &str) -> Result<T, TypeMismatch> {
         Err(de::Error::custom(format_args!(
             "expected {wanted}, found {}",
-            self.0.kind()
+            self.0.type_name()
         )))
     }
 }
 
 macro_rules! read_integer {
     ($($method:ident $visit:ident $type:ty),+) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
             match self.0 {
                 Json::Null => visitor.$visit(0),
                 Json::Int(value) => match <$type>::try_from(*value) {
@@ -323,16 +323,16 @@ macro_rules! read_integer {
                         "{value} is out of range: {} to {}", <$type>::MIN, <$type>::MAX
                     ))),
                 },
-                _ => self.misfit("an integer"),
+                _ => self.mismatch("an integer"),
             }
         }
     )+};
 }
 
-impl<'de> Deserializer<'de> for Reader<'_> {
-    type Error = Misfit;
+impl<'de> Deserializer<'de> for JsonDeserializer<'_> {
+    type Error = TypeMismatch;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         match self.0 {
             Json::Null => visitor.visit_unit(),
             Json::Bool(value) => visitor.visit_bool(*value),
@@ -342,8 +342,8 @@ impl<'de> Deserializer<'de> for Reader<'_> {
                 _ => visitor.visit_i128(*value),
             },
             Json::Float(value) => visitor.visit_f64(*value),
-            Json::Text(value) => visitor.visit_str(value),
-            Json::List(values) => visitor.visit_seq(Items(values.iter().enumerate())),
+            Json::String(value) => visitor.visit_str(value),
+            Json::Array(values) => visitor.visit_seq(Items(values.iter().enumerate())),
             Json::Object(members) => visitor.visit_map(Members::of_map(members)),
         }
     }
@@ -353,50 +353,54 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         deserialize_u64 visit_u64 u64, deserialize_i64 visit_i64 i64
     );
 
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         match self.0 {
             Json::Null => visitor.visit_bool(false),
             Json::Bool(value) => visitor.visit_bool(*value),
-            _ => self.misfit("true or false"),
+            _ => self.mismatch("true or false"),
         }
     }
 
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         match self.0 {
             Json::Null => visitor.visit_str(""),
-            Json::Text(value) => visitor.visit_str(value),
-            _ => self.misfit("a text"),
+            Json::String(value) => visitor.visit_str(value),
+            _ => self.mismatch("a string"),
         }
     }
 
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         self.deserialize_str(visitor)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         match self.0 {
             Json::Null => visitor.visit_none(),
             _ => visitor.visit_some(self),
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, TypeMismatch> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         match self.0 {
             Json::Null => visitor.visit_seq(Items([].iter().enumerate())),
-            Json::List(values) => visitor.visit_seq(Items(values.iter().enumerate())),
-            _ => self.misfit("a list"),
+            Json::Array(values) => visitor.visit_seq(Items(values.iter().enumerate())),
+            _ => self.mismatch("an array"),
         }
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         match self.0 {
             Json::Null => visitor.visit_map(Members::of_map(&[])),
             Json::Object(members) => visitor.visit_map(Members::of_map(members)),
-            _ => self.misfit("an object"),
+            _ => self.mismatch("an object"),
         }
     }
 
@@ -405,11 +409,11 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         _: &'static str,
         fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Misfit> {
+    ) -> Result<V::Value, TypeMismatch> {
         match self.0 {
             Json::Null => visitor.visit_map(Members::of_map(&[])),
-            Json::Object(members) => visitor.visit_map(Members(fold(members, fields).into_iter(), None)),
-            _ => self.misfit("an object"),
+            Json::Object(members) => visitor.visit_map(Members(normalise_members(members, fields).into_iter(), None)),
+            _ => self.mismatch("an object"),
         }
     }
 
@@ -419,9 +423,9 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 }
 
-/// The members that a type knows, each once and under its own spelling: names match without regard to case and the last
-/// one counts (J-6); objects given twice are merged (J-12); the unknown is dropped (J-7).
-fn fold(members: &[(String, Json)], fields: &'static [&'static str]) -> Vec<(String, Json)> {
+/// Returns the members that a type has, each once and in its own spelling. Names match case-insensitively and the last
+/// one counts (J-6); repeated objects are merged (J-12); unknown members are dropped (J-7).
+fn normalise_members(members: &[(String, Json)], fields: &'static [&'static str]) -> Vec<(String, Json)> {
     let mut kept: Vec<(String, Json)> = Vec::new();
     for (name, value) in members {
         let Some(field) = fields.iter().find(|field| field.eq_ignore_ascii_case(name)) else {
@@ -443,13 +447,13 @@ fn fold(members: &[(String, Json)], fields: &'static [&'static str]) -> Vec<(Str
 struct Items<'a>(std::iter::Enumerate<std::slice::Iter<'a, Json>>);
 
 impl<'de> SeqAccess<'de> for Items<'_> {
-    type Error = Misfit;
+    type Error = TypeMismatch;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Misfit> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, TypeMismatch> {
         let Some((at, value)) = self.0.next() else {
             return Ok(None);
         };
-        seed.deserialize(Reader(value))
+        seed.deserialize(JsonDeserializer(value))
             .map(Some)
             .map_err(|error| error.at(&format!("[{at}]")))
     }
@@ -458,26 +462,27 @@ impl<'de> SeqAccess<'de> for Items<'_> {
 struct Members(std::vec::IntoIter<(String, Json)>, Option<(String, Json)>);
 
 impl Members {
-    /// The members of a map: names are data, so their case counts; of two of the same name the last counts.
+    /// Returns the members of a map. Its names are data, so case matters; of repeated names the last counts.
     fn of_map(members: &[(String, Json)]) -> Self {
         Self(Vec::from(members).into_iter(), None)
     }
 }
 
 impl<'de> MapAccess<'de> for Members {
-    type Error = Misfit;
+    type Error = TypeMismatch;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Misfit> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, TypeMismatch> {
         let Some(member) = self.0.next() else {
             return Ok(None);
         };
-        let name = Json::Text(member.0.clone());
+        let name = Json::String(member.0.clone());
         self.1 = Some(member);
-        seed.deserialize(Reader(&name)).map(Some)
+        seed.deserialize(JsonDeserializer(&name)).map(Some)
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Misfit> {
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, TypeMismatch> {
         let (name, value) = self.1.take().expect("serde asks for a value after its key");
-        seed.deserialize(Reader(&value)).map_err(|error| error.at(&name))
+        seed.deserialize(JsonDeserializer(&value))
+            .map_err(|error| error.at(&name))
     }
 }

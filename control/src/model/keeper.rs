@@ -1,10 +1,10 @@
-//! A keeper as the cluster data knows it.
+//! A keeper in the cluster data.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{BootUuid, KeeperUid, Timestamp, is_zero};
 
-/// A keeper that has reported to this cluster (data-model 7.1).
+/// A keeper that has published an info for this cluster (data-model 7.1).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Keeper {
@@ -18,24 +18,25 @@ pub struct Keeper {
     pub change_time: Timestamp,
     /// Always empty.
     pub spec: KeeperSpec,
-    /// What is known of it.
+    /// What the sentinel last recorded of it.
     pub status: KeeperStatus,
 }
 
-/// Nothing is asked of a keeper itself.
+/// Keepers have no spec of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct KeeperSpec {}
 
-/// What is known of a keeper.
+/// The state of a keeper, as the sentinel last recorded it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KeeperStatus {
-    /// The sentinel's verdict.
+    /// The sentinel's assessment.
     #[serde(skip_serializing_if = "is_zero")]
     pub healthy: bool,
     /// When it was last found healthy, on the wall clock.
     pub last_healthy_time: Timestamp,
-    /// The keeper process last seen; a keeper does not start PostgreSQL before its own stands here.
+    /// The boot UUID of the keeper process last recorded. A keeper does not start PostgreSQL before its own is recorded
+    /// here.
     #[serde(rename = "bootUUID", skip_serializing_if = "is_zero")]
     pub boot_uuid: BootUuid,
     /// The version of its PostgreSQL programs.
@@ -43,7 +44,7 @@ pub struct KeeperStatus {
     /// Set by `stolonctl failkeeper`, cleared by the sentinel.
     #[serde(skip_serializing_if = "is_zero")]
     pub force_fail: bool,
-    /// Whether it may be elected; unset, as older keepers leave it, counts as true.
+    /// Whether it may be elected; unset, as in infos of older keepers, counts as true.
     #[serde(skip_serializing_if = "is_zero")]
     pub can_be_master: Option<bool>,
     /// Whether commits may wait for it; unset counts as true.

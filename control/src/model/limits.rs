@@ -1,5 +1,5 @@
-//! Durations with which no cluster works: refused where an operator gives them, and counted as the nearest that works
-//! where they are stored, since programs of the reference take them.
+//! Limits of the spec's durations. A value outside of them is rejected in a new spec. In a stored spec, which Go stolon
+//! may have accepted, the nearest allowed value is used instead.
 
 use std::fmt;
 
@@ -7,29 +7,29 @@ use crate::model::{ClusterSpec, GoDuration, InvalidSpec};
 
 const SECOND: i64 = 1_000_000_000;
 const HOUR: i64 = 3_600 * SECOND;
-/// More than anybody waits for.
+/// Practically unlimited.
 const YEAR: i64 = 8_760 * HOUR;
 
-/// What one duration of a spec may be.
+/// The limits of one duration of the spec.
 struct Limit {
     field: &'static str,
-    of: fn(&mut ClusterSpec) -> &mut Option<GoDuration>,
+    field_mut: fn(&mut ClusterSpec) -> &mut Option<GoDuration>,
     /// Nanoseconds.
-    least: i64,
-    /// Why no cluster works with less.
+    min: i64,
+    /// Why smaller values are rejected.
     too_short: &'static str,
     /// Nanoseconds.
-    most: i64,
-    /// Why no cluster works with more.
+    max: i64,
+    /// Why larger values are rejected.
     too_long: &'static str,
-    /// Zero means that there is no limit.
-    zero: Zero,
+    /// What zero means.
+    zero: ZeroMeaning,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Zero {
+enum ZeroMeaning {
     Unlimited,
-    Plain,
+    ZeroDuration,
 }
 
 const NO_TIMEOUT: &str = "a step that hangs would never time out";
@@ -37,88 +37,88 @@ const NO_TIMEOUT: &str = "a step that hangs would never time out";
 const LIMITS: [Limit; 9] = [
     Limit {
         field: "sleepInterval",
-        of: |spec| &mut spec.sleep_interval,
-        least: 0,
+        field_mut: |spec| &mut spec.sleep_interval,
+        min: 0,
         too_short: "",
-        most: HOUR,
+        max: HOUR,
         too_long: "keepers and sentinels would react too late",
-        zero: Zero::Plain,
+        zero: ZeroMeaning::ZeroDuration,
     },
     Limit {
         field: "requestTimeout",
-        of: |spec| &mut spec.request_timeout,
-        least: SECOND / 2,
+        field_mut: |spec| &mut spec.request_timeout,
+        min: SECOND / 2,
         too_short: "PostgreSQL would never answer in time",
-        most: HOUR,
+        max: HOUR,
         too_long: "a PostgreSQL that hangs would not be noticed",
-        zero: Zero::Plain,
+        zero: ZeroMeaning::ZeroDuration,
     },
     Limit {
         field: "convergenceTimeout",
-        of: |spec| &mut spec.convergence_timeout,
-        least: 2 * SECOND,
+        field_mut: |spec| &mut spec.convergence_timeout,
+        min: 2 * SECOND,
         too_short: "no standby would be promoted in time, and masters would be elected without end",
-        most: YEAR,
+        max: YEAR,
         too_long: NO_TIMEOUT,
-        zero: Zero::Unlimited,
+        zero: ZeroMeaning::Unlimited,
     },
     Limit {
         field: "initTimeout",
-        of: |spec| &mut spec.init_timeout,
-        least: 5 * SECOND,
+        field_mut: |spec| &mut spec.init_timeout,
+        min: 5 * SECOND,
         too_short: "no database would be initialised in time, and each would be given up for another",
-        most: YEAR,
+        max: YEAR,
         too_long: NO_TIMEOUT,
-        zero: Zero::Unlimited,
+        zero: ZeroMeaning::Unlimited,
     },
     Limit {
         field: "syncTimeout",
-        of: |spec| &mut spec.sync_timeout,
-        least: 5 * SECOND,
+        field_mut: |spec| &mut spec.sync_timeout,
+        min: 5 * SECOND,
         too_short: "no standby would be copied in time, and each would be given up for another",
-        most: YEAR,
+        max: YEAR,
         too_long: NO_TIMEOUT,
-        zero: Zero::Unlimited,
+        zero: ZeroMeaning::Unlimited,
     },
     Limit {
         field: "dbWaitReadyTimeout",
-        of: |spec| &mut spec.db_wait_ready_timeout,
-        least: SECOND,
+        field_mut: |spec| &mut spec.db_wait_ready_timeout,
+        min: SECOND,
         too_short: "no PostgreSQL would take connections in time",
-        most: YEAR,
+        max: YEAR,
         too_long: NO_TIMEOUT,
-        zero: Zero::Unlimited,
+        zero: ZeroMeaning::Unlimited,
     },
     Limit {
         field: "failInterval",
-        of: |spec| &mut spec.fail_interval,
-        least: 2 * SECOND,
+        field_mut: |spec| &mut spec.fail_interval,
+        min: 2 * SECOND,
         too_short: "a keeper has only half of it to start a master, so that no master would ever start",
-        most: YEAR,
+        max: YEAR,
         too_long: "a failed master would never be replaced",
-        zero: Zero::Plain,
+        zero: ZeroMeaning::ZeroDuration,
     },
     Limit {
         field: "proxyCheckInterval",
-        of: |spec| &mut spec.proxy_check_interval,
-        least: 0,
+        field_mut: |spec| &mut spec.proxy_check_interval,
+        min: 0,
         too_short: "",
-        most: HOUR / 2,
+        max: HOUR / 2,
         too_long: "proxies would renew their leases too rarely",
-        zero: Zero::Plain,
+        zero: ZeroMeaning::ZeroDuration,
     },
     Limit {
         field: "proxyTimeout",
-        of: |spec| &mut spec.proxy_timeout,
-        least: SECOND,
+        field_mut: |spec| &mut spec.proxy_timeout,
+        min: SECOND,
         too_short: "no proxy would renew its lease in time, and all would stay closed",
-        most: HOUR,
+        max: HOUR,
         too_long: "after a proxy has died no new master would be published for that long",
-        zero: Zero::Plain,
+        zero: ZeroMeaning::ZeroDuration,
     },
 ];
 
-/// A stored duration that counts as another one.
+/// A stored duration that is out of range, with the value used instead.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Clamped {
     /// The field of the spec.
@@ -143,23 +143,23 @@ impl fmt::Display for Clamped {
 }
 
 impl Limit {
-    /// The nearest value that works, and why this one does not; nothing when it does.
+    /// Returns the nearest allowed value and why this one is rejected; none when it is allowed.
     fn nearest(&self, value: GoDuration) -> Option<(GoDuration, &'static str)> {
         let nanos = value.as_nanos();
-        if nanos == 0 && self.zero == Zero::Unlimited {
+        if nanos == 0 && self.zero == ZeroMeaning::Unlimited {
             return None;
         }
-        if nanos < self.least {
-            return Some((GoDuration::from_nanos(self.least), self.too_short));
+        if nanos < self.min {
+            return Some((GoDuration::from_nanos(self.min), self.too_short));
         }
-        (nanos > self.most).then(|| (GoDuration::from_nanos(self.most), self.too_long))
+        (nanos > self.max).then(|| (GoDuration::from_nanos(self.max), self.too_long))
     }
 
-    fn refusal(&self, value: GoDuration, why: &str) -> String {
-        let (least, most) = (GoDuration::from_nanos(self.least), GoDuration::from_nanos(self.most));
+    fn out_of_range_message(&self, value: GoDuration, why: &str) -> String {
+        let (least, most) = (GoDuration::from_nanos(self.min), GoDuration::from_nanos(self.max));
         let unlimited = match self.zero {
-            Zero::Unlimited => ", or 0 for no limit",
-            Zero::Plain => "",
+            ZeroMeaning::Unlimited => ", or 0 for no limit",
+            ZeroMeaning::ZeroDuration => "",
         };
         format!(
             "{} must not be {value}: {why}; set it to a value from {least} to {most}{unlimited}",
@@ -169,32 +169,36 @@ impl Limit {
 }
 
 impl ClusterSpec {
-    /// Refuses durations with which no cluster works, but for those that `before` has already.
+    /// Rejects durations out of range, except those that `before` already holds.
     ///
     /// # Errors
-    /// The first such duration, with the reason and what it may be.
+    /// The first such duration, with the reason and the allowed range.
     pub fn check_limits(&self, before: Option<&Self>) -> Result<(), InvalidSpec> {
         let (mut spec, mut before) = (self.clone(), before.cloned());
         for limit in &LIMITS {
-            let Some(value) = *(limit.of)(&mut spec) else { continue };
-            let kept = before.as_mut().is_some_and(|before| *(limit.of)(before) == Some(value));
+            let Some(value) = *(limit.field_mut)(&mut spec) else {
+                continue;
+            };
+            let kept = before
+                .as_mut()
+                .is_some_and(|before| *(limit.field_mut)(before) == Some(value));
             if let Some((_, why)) = limit.nearest(value).filter(|_| !kept) {
-                return Err(InvalidSpec::new(limit.refusal(value, why)));
+                return Err(InvalidSpec::new(limit.out_of_range_message(value, why)));
             }
         }
         Ok(())
     }
 
-    /// The durations with which no cluster works and which count as others.
+    /// Returns the durations that are out of range, with the values used instead.
     pub fn clamped(&self) -> Vec<Clamped> {
         self.clone().clamp()
     }
 
-    /// Replaces durations with which no cluster works by the nearest that work.
+    /// Replaces durations out of range by the nearest allowed values.
     pub(super) fn clamp(&mut self) -> Vec<Clamped> {
         let mut found = Vec::new();
         for limit in &LIMITS {
-            let value = (limit.of)(self);
+            let value = (limit.field_mut)(self);
             let Some(stored) = *value else { continue };
             if let Some((used, why)) = limit.nearest(stored) {
                 *value = Some(used);
@@ -263,11 +267,11 @@ mod tests {
         assert_eq!(used.proxy_timeout, Duration::from_secs(1));
         assert_eq!(used.proxy_check_interval, Duration::from_millis(100));
         assert_eq!(to_compact(&stored), text);
-        let told: Vec<String> = stored.clamped().iter().map(Clamped::to_string).collect();
-        assert_eq!(told.len(), 3, "{told:?}");
+        let messages: Vec<String> = stored.clamped().iter().map(Clamped::to_string).collect();
+        assert_eq!(messages.len(), 3, "{messages:?}");
         assert!(
-            told[1].starts_with("failInterval 0s is out of range, using 2s: a keeper "),
-            "{told:?}"
+            messages[1].starts_with("failInterval 0s is out of range, using 2s: a keeper "),
+            "{messages:?}"
         );
         let longest = spec(r#""proxyTimeout":"2562047h","proxyCheckInterval":"2562046h""#)
             .resolve()

@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// How many bytes `self` is behind `ahead`; negative when it is ahead of it (sentinel C-10).
-    pub fn behind(self, ahead: Self) -> i128 {
+    /// Returns by how many bytes `self` is behind `ahead`; negative when it is ahead of it (sentinel C-10).
+    pub fn bytes_behind(self, ahead: Self) -> i128 {
         i128::from(ahead.0) - i128::from(self.0)
     }
 
-    /// Reads PostgreSQL's form, two hexadecimal numbers with a slash.
+    /// Parses PostgreSQL's form: two hexadecimal numbers separated by a slash.
     pub fn parse(text: &str) -> Option<Self> {
         let (high, low) = text.split_once('/')?;
         let high = u32::from_str_radix(high, 16).ok()?;

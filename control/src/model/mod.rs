@@ -1,5 +1,5 @@
-//! Cluster data as stored: types, their JSON form, defaults, validation and patches. What to do with them is left to
-//! `plan` and to the programs; where they are kept, to `store`.
+//! The stored documents: their types, JSON form, defaults, validation and patches. Where they are stored is left to
+//! `store`, what follows from them to `plan` and the programs.
 
 mod check;
 mod cluster;
@@ -18,56 +18,56 @@ mod parameters;
 mod patch;
 mod problem;
 mod proxy;
+mod server_settings;
 mod spec;
 mod support;
-mod texts;
 mod timestamp;
 mod validate;
 
-pub use check::{Checked, Unusable};
+pub use check::{CheckedClusterData, Unusable};
 pub use cluster::{Cluster, ClusterData, ClusterStatus, FORMAT_VERSION, Phase};
-pub use created::Created;
+pub use created::CreationRecord;
 pub use db::{Db, DbInitMode, DbSpec, DbStatus, FollowConfig, FollowType, TimelineHistory};
 pub use duration::{DurationError, GoDuration};
 pub use former::{FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY};
-pub use hba::{HbaField, HbaStrictness, hba_fault, hba_fields, hba_reason, hba_start, hba_strictness};
+pub use hba::{HbaField, HbaStrictness, check_hba_line, hba_excerpt, hba_fields, hba_strictness, redacted_hba_reason};
 pub use ids::{BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, ProxyUid, SentinelUid, short_uid, stolon_name};
 pub use info::{KeeperInfo, PostgresState, ProxyInfo, RestartState, SentinelInfo, SettingsInfo, Stopped};
 pub use json::{Json, JsonError, from_slice, to_compact, to_pretty};
 pub use keeper::{Keeper, KeeperSpec, KeeperStatus, PostgresBinaryVersion};
 pub use limits::Clamped;
 pub use lsn::Lsn;
-pub use parameters::{ParameterFault, is_never_reported, parameter_fault, repeated_names};
+pub use parameters::{RejectedParameter, check_parameter, is_never_reported, repeated_names};
 pub use patch::{PatchError, patch_spec, unknown_names};
 pub use problem::Problem;
 pub use proxy::{ProxySection, ProxySpec, ProxyStatus};
+pub use server_settings::InvalidServerSettings;
 pub use spec::{
     AccessMode, ArchiveRecoverySettings, ClusterSpec, DEFAULT_MAX_STANDBY_LAG, ExistingConfig, InitMode, NewConfig,
-    PitrConfig, RecoveryTargetSettings, Role, Shown, Spec, StandbyConfig, StandbySettings,
+    PitrConfig, RecoveryTargetSettings, Role, Spec, SpecFields, StandbyConfig, StandbySettings,
 };
-pub use support::{NotSupported, not_supported};
-pub use texts::InvalidTexts;
+pub use support::{NotSupported, check_supported};
 pub use timestamp::{Timestamp, TimestampError};
-pub use validate::{InvalidSpec, SpecChange, replace_spec};
+pub use validate::{InvalidSpec, SpecChangeError, replace_spec};
 
-/// Whether a value is the one that class-Z fields leave out when written (data-model J-5).
+/// Returns whether a value is its type's default, which class-Z fields omit when written (data-model J-5).
 pub(crate) fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// A text field with a few known values, kept as it is when it holds another one.
-macro_rules! known_texts {
+/// Declares an enum for a string field with known values. Any other value is kept as read and written back unchanged.
+macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name {
             $($(#[$vdoc])* $variant,)+
-            /// Absent (the empty text), or a value that this version does not know, kept as read.
+            /// Absent (the empty string), or a value that this version does not know, kept as read.
             Other(String),
         }
 
         impl $name {
-            /// The text as stored.
+            /// Returns the value as stored.
             pub fn as_str(&self) -> &str {
                 match self {
                     $(Self::$variant => $text,)+
@@ -110,7 +110,7 @@ macro_rules! known_texts {
         }
     };
 }
-pub(crate) use known_texts;
+pub(crate) use string_enum;
 
 #[cfg(test)]
 mod tests;

@@ -1,44 +1,44 @@
-//! Which PostgreSQL parameters a cluster spec may hold, as far as that is known without a server. Whether a server takes
-//! a name and a value is for the keeper to ask.
+//! Checks of PostgreSQL parameters in a cluster spec that need no server. The keeper asks the server whether it accepts
+//! a name and a value.
 
 use std::fmt;
 
-/// The longest name; PostgreSQL itself sets no limit.
+/// Longest accepted name; PostgreSQL sets no limit.
 const NAME_BYTES_MAX: usize = 255;
-/// The longest value. A store takes a whole document of about 1.5 MB.
+/// Longest accepted value. etcd accepts documents of about 1.5 MB.
 const VALUE_BYTES_MAX: usize = 64 << 10;
 
-/// Why a parameter of a spec does not reach the server.
+/// Why a parameter of the spec is not passed to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ParameterFault {
-    /// No server can read it: it would break the file, or add lines to it.
-    Unreadable(String),
-    /// It moves or replaces what the keeper owns.
-    Owned(&'static str),
-    /// The keeper sets it itself.
-    Set(&'static str),
+pub enum RejectedParameter {
+    /// It would make the configuration file invalid, or add lines to it.
+    Invalid(String),
+    /// It would change something that only the keeper may set.
+    Reserved(&'static str),
+    /// The keeper sets it, so the spec's value has no effect.
+    Managed(&'static str),
 }
 
-impl fmt::Display for ParameterFault {
+impl fmt::Display for RejectedParameter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(why) => f.write_str(why),
-            Self::Owned(why) | Self::Set(why) => f.write_str(why),
+            Self::Invalid(why) => f.write_str(why),
+            Self::Reserved(why) | Self::Managed(why) => f.write_str(why),
         }
     }
 }
 
-/// Why this parameter does not reach the server; nothing when it does. Names match without regard to case, as in the
+/// Returns why this parameter is not passed to the server; none when it is. Names match case-insensitively, as in the
 /// server.
-pub fn parameter_fault(name: &str, value: &str) -> Option<ParameterFault> {
-    unreadable(name, value)
-        .map(ParameterFault::Unreadable)
-        .or_else(|| owned(name).map(ParameterFault::Owned))
-        .or_else(|| set(name, value).map(ParameterFault::Set))
+pub fn check_parameter(name: &str, value: &str) -> Option<RejectedParameter> {
+    invalid(name, value)
+        .map(RejectedParameter::Invalid)
+        .or_else(|| reserved(name).map(RejectedParameter::Reserved))
+        .or_else(|| managed(name, value).map(RejectedParameter::Managed))
 }
 
-/// Whether keepers never report this parameter as the instance's own: they set it themselves, or may (keeper 3.5 step 3).
-/// `wal_level` is not among them.
+/// Returns whether keepers leave this parameter out of their reports because they may set it (keeper 3.5 step 3).
+/// `wal_level` is reported.
 pub fn is_never_reported(name: &str) -> bool {
     const NAMES: [&str; 10] = [
         "hot_standby",
@@ -55,7 +55,8 @@ pub fn is_never_reported(name: &str) -> bool {
     NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// The names that another name repeats in another case, each with the one that counts: the last one, as in a file.
+/// Returns pairs of names that differ only in case: a name and the later one that takes precedence, as in a
+/// configuration file.
 pub fn repeated_names<'a>(names: impl Iterator<Item = &'a String>) -> Vec<(&'a String, &'a String)> {
     let mut last: std::collections::BTreeMap<String, &String> = std::collections::BTreeMap::new();
     let mut repeated = Vec::new();
@@ -67,7 +68,7 @@ pub fn repeated_names<'a>(names: impl Iterator<Item = &'a String>) -> Vec<(&'a S
     repeated
 }
 
-fn unreadable(name: &str, value: &str) -> Option<String> {
+fn invalid(name: &str, value: &str) -> Option<String> {
     if !is_parameter_name(name) {
         return Some(
             "not a parameter name: letters, digits and underscores, and one dot at most between two such parts"
@@ -86,8 +87,8 @@ fn unreadable(name: &str, value: &str) -> Option<String> {
     None
 }
 
-/// Whether the server reads this as a name in a configuration file: an identifier, or two with a dot between them
-/// (`ID` and `QUALIFIED_ID` of guc-file.l, but for letters outside of ASCII).
+/// Returns whether the server accepts this as a name in a configuration file: an identifier, or two separated by a dot
+/// (`ID` and `QUALIFIED_ID` of guc-file.l, without non-ASCII letters).
 fn is_parameter_name(name: &str) -> bool {
     let is_identifier = |part: &str| {
         let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
@@ -110,9 +111,8 @@ const NUMBERS: &str =
 const SYNCHRONOUS: &str = "the cluster spec's synchronousReplication sets it";
 const STANDBY: &str = "the keeper sets it: its instances always serve as standbys";
 
-/// What moves or replaces something of the keeper's: the server would start with other data, other rules or another
-/// role.
-fn owned(name: &str) -> Option<&'static str> {
+/// Parameters with which the server would start with other data, other access rules or another role.
+fn reserved(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
     Some(match name.as_str() {
         "data_directory" => DATA,
@@ -124,8 +124,8 @@ fn owned(name: &str) -> Option<&'static str> {
     })
 }
 
-/// What the keeper sets itself, so that a value of the spec has no effect.
-fn set(name: &str, value: &str) -> Option<&'static str> {
+/// Parameters that the keeper sets, so that a value of the spec has no effect.
+fn managed(name: &str, value: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
     Some(match name.as_str() {
         "listen_addresses" | "port" => ADDRESS,
@@ -138,7 +138,7 @@ fn set(name: &str, value: &str) -> Option<&'static str> {
         "wal_level" if !["logical", "replica"].contains(&value) => {
             "only replica and logical are possible: the keeper's standbys need them"
         }
-        "unix_socket_permissions" if !leaves_the_owner_in(value) => {
+        "unix_socket_permissions" if !allows_owner(value) => {
             "the keeper could not connect to its own instance: the owner needs write permission"
         }
         name if name.starts_with("recovery_target") => RECOVERY,
@@ -146,9 +146,9 @@ fn set(name: &str, value: &str) -> Option<&'static str> {
     })
 }
 
-/// Whether a socket with this mode can be connected to by its owner, who needs write permission (unix(7)). What is no
-/// number is for the server to refuse.
-fn leaves_the_owner_in(mode: &str) -> bool {
+/// Returns whether the owner can connect to a socket with this mode, which needs write permission (unix(7)). A value
+/// that is not a number is left to the server to reject.
+fn allows_owner(mode: &str) -> bool {
     let mode = mode.trim();
     let number = match mode.strip_prefix('0') {
         Some(octal) if !octal.is_empty() => u32::from_str_radix(octal, 8),
@@ -162,16 +162,16 @@ mod tests {
     use super::*;
 
     fn fault(name: &str, value: &str) -> &'static str {
-        match parameter_fault(name, value) {
+        match check_parameter(name, value) {
             None => "none",
-            Some(ParameterFault::Unreadable(_)) => "unreadable",
-            Some(ParameterFault::Owned(_)) => "owned",
-            Some(ParameterFault::Set(_)) => "set",
+            Some(RejectedParameter::Invalid(_)) => "unreadable",
+            Some(RejectedParameter::Reserved(_)) => "owned",
+            Some(RejectedParameter::Managed(_)) => "set",
         }
     }
 
     #[test]
-    fn what_no_server_could_read_is_known_without_one() {
+    fn parameters_that_break_the_configuration_file_are_invalid() {
         let long = "x".repeat(NAME_BYTES_MAX + 1);
         for name in [
             "",
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moves_or_replaces_the_keeper_s_own_is_known_in_every_case() {
+    fn reserved_and_managed_parameters_are_rejected_in_any_case() {
         for name in [
             "data_directory",
             "config_file",
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn some_values_are_the_keeper_s_and_others_the_user_s() {
+    fn some_parameters_are_managed_only_for_some_values() {
         for (name, value, wanted) in [
             ("wal_level", "logical", "none"),
             ("wal_level", "replica", "none"),

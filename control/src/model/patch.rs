@@ -1,5 +1,5 @@
-//! Changing a spec by a patch: JSON merge patch (RFC 7386) with the directive `$patch` (data-model 6.2); and, as the
-//! names of a spec's fields are listed here, which names of a text are none.
+//! Applies patches to a spec: JSON merge patch (RFC 7386) with the directive `$patch` (data-model 6.2). Because the
+//! names of all spec fields are listed here, it also finds unknown names in a spec.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,10 @@ pub enum PatchError {
     /// The patch is not JSON.
     #[error("invalid patch")]
     Syntax(#[source] JsonError),
-    /// The patch is JSON, but no object.
+    /// The patch is JSON, but not an object.
     #[error("invalid patch: a JSON object is required")]
     NoObject,
-    /// A directive that is not known, or stands where it means nothing.
+    /// An unknown directive, or one in a place where it has no meaning.
     #[error("invalid patch: {0}")]
     Directive(String),
     /// The patched spec does not fit its types.
@@ -36,15 +36,15 @@ pub fn patch_spec(current: &ClusterSpec, patch: &[u8]) -> Result<ClusterSpec, Pa
     let Json::Object(mut members) = Json::of(current) else {
         unreachable!("a struct is written as an object");
     };
-    let patch = fold(patch, SPEC);
+    let patch = with_canonical_names(patch, SPEC);
     merge(&mut members, patch)?;
     Json::Object(members).decode().map_err(PatchError::Result)
 }
 
-/// The names that a level of the spec knows, each with the level below when it is an object of fixed names.
-struct Level(&'static [(&'static str, Option<&'static Level>)]);
+/// The field names of one level of the spec, each with the schema below it when it is an object with fixed names.
+struct Schema(&'static [(&'static str, Option<&'static Schema>)]);
 
-const SPEC: &Level = &Level(&[
+const SPEC: &Schema = &Schema(&[
     ("sleepInterval", None),
     ("requestTimeout", None),
     ("convergenceTimeout", None),
@@ -69,16 +69,20 @@ const SPEC: &Level = &Level(&[
     ("role", None),
     (
         "newConfig",
-        Some(&Level(&[("locale", None), ("encoding", None), ("dataChecksums", None)])),
+        Some(&Schema(&[
+            ("locale", None),
+            ("encoding", None),
+            ("dataChecksums", None),
+        ])),
     ),
     (
         "pitrConfig",
-        Some(&Level(&[
+        Some(&Schema(&[
             ("dataRestoreCommand", None),
             ("archiveRecoverySettings", Some(ARCHIVE)),
             (
                 "recoveryTargetSettings",
-                Some(&Level(&[
+                Some(&Schema(&[
                     ("recoveryTarget", None),
                     ("recoveryTargetLsn", None),
                     ("recoveryTargetName", None),
@@ -89,13 +93,13 @@ const SPEC: &Level = &Level(&[
             ),
         ])),
     ),
-    ("existingConfig", Some(&Level(&[("keeperUID", None)]))),
+    ("existingConfig", Some(&Schema(&[("keeperUID", None)]))),
     (
         "standbyConfig",
-        Some(&Level(&[
+        Some(&Schema(&[
             (
                 "standbySettings",
-                Some(&Level(&[
+                Some(&Schema(&[
                     ("primaryConninfo", None),
                     ("primarySlotName", None),
                     ("recoveryMinApplyDelay", None),
@@ -110,15 +114,16 @@ const SPEC: &Level = &Level(&[
     ("automaticPgRestart", None),
 ]);
 
-/// The names of all fields of a cluster spec, in order (data-model 4.1).
+/// Returns the names of all fields of a cluster spec, in order (data-model 4.1).
 pub(super) fn field_names() -> impl Iterator<Item = &'static str> {
     SPEC.0.iter().map(|(name, _)| *name)
 }
 
-const ARCHIVE: &Level = &Level(&[("restoreCommand", None)]);
+const ARCHIVE: &Schema = &Schema(&[("restoreCommand", None)]);
 
-/// The names in the text of a spec that no field has, each with the way to it (`newConfig.local`): reading drops them
-/// without a word (data-model J-7). Nothing, when the text is no JSON object. The directives of a patch are among them.
+/// Returns the names in the text of a spec that are not fields, each with its path (`newConfig.local`). Reading
+/// silently drops them (data-model J-7). Empty when the text is not a JSON object. The directives of a patch are
+/// included.
 pub fn unknown_names(text: &[u8]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     if let Ok(Json::Object(members)) = Json::parse(text) {
@@ -127,31 +132,31 @@ pub fn unknown_names(text: &[u8]) -> BTreeSet<String> {
     found
 }
 
-fn find_unknown(way: &str, members: &[(String, Json)], level: &Level, found: &mut BTreeSet<String>) {
+fn find_unknown(path: &str, members: &[(String, Json)], level: &Schema, found: &mut BTreeSet<String>) {
     for (name, value) in members {
         match level.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
             None => {
-                found.insert(format!("{way}{name}"));
+                found.insert(format!("{path}{name}"));
             }
             Some((known, Some(below))) => {
                 if let Json::Object(members) = value {
-                    find_unknown(&format!("{way}{known}."), members, below, found);
+                    find_unknown(&format!("{path}{known}."), members, below, found);
                 }
             }
-            // a value, or a map whose names are data
+            // a value, or a map with arbitrary names
             Some((_, None)) => {}
         }
     }
 }
 
-/// Gives names in another case their canonical spelling; of two of the same name the last counts.
-fn fold(members: Vec<(String, Json)>, level: &Level) -> Vec<(String, Json)> {
+/// Replaces names in another case by their canonical spelling; of repeated names the last counts.
+fn with_canonical_names(members: Vec<(String, Json)>, level: &Schema) -> Vec<(String, Json)> {
     let mut folded: Vec<(String, Json)> = Vec::with_capacity(members.len());
     for (name, value) in members {
         let known = level.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(&name));
         let name = known.map_or(name, |(known, _)| (*known).to_owned());
         let value = match (value, known.and_then(|(_, below)| *below)) {
-            (Json::Object(members), Some(below)) => Json::Object(fold(members, below)),
+            (Json::Object(members), Some(below)) => Json::Object(with_canonical_names(members, below)),
             (value, _) => value,
         };
         folded.retain(|(seen, _)| *seen != name);
@@ -164,12 +169,12 @@ fn fold(members: Vec<(String, Json)>, level: &Level) -> Vec<(String, Json)> {
 fn merge(current: &mut Vec<(String, Json)>, patch: Vec<(String, Json)>) -> Result<(), PatchError> {
     if let Some((_, directive)) = patch.iter().find(|(name, _)| name == "$patch") {
         match directive {
-            Json::Text(word) if word == "replace" => {
+            Json::String(word) if word == "replace" => {
                 current.clear();
                 let rest = patch.into_iter().filter(|(name, _)| name != "$patch");
                 return merge(current, rest.collect());
             }
-            Json::Text(word) if word == "delete" => {
+            Json::String(word) if word == "delete" => {
                 current.clear();
                 return Ok(());
             }
@@ -197,12 +202,12 @@ fn merge(current: &mut Vec<(String, Json)>, patch: Vec<(String, Json)>) -> Resul
                     )));
                 }
                 let mut below = Vec::new();
-                merge(&mut below, patch)?; // its nulls add nothing (RFC 7386)
-                put(place, name, Json::Object(below))
+                merge(&mut below, patch)?; // its nulls have no effect (RFC 7386)
+                set_or_return(place, name, Json::Object(below))
                     .into_iter()
                     .for_each(|member| current.push(member));
             }
-            (value, place) => put(place, name, value)
+            (value, place) => set_or_return(place, name, value)
                 .into_iter()
                 .for_each(|member| current.push(member)),
         }
@@ -210,8 +215,8 @@ fn merge(current: &mut Vec<(String, Json)>, patch: Vec<(String, Json)>) -> Resul
     Ok(())
 }
 
-/// Puts a value into its place, or gives back the member that has none.
-fn put(place: Option<&mut (String, Json)>, name: String, value: Json) -> Option<(String, Json)> {
+/// Stores the value in `place`, or returns the member when there is no place for it.
+fn set_or_return(place: Option<&mut (String, Json)>, name: String, value: Json) -> Option<(String, Json)> {
     match place {
         Some((_, old)) => {
             *old = value;
@@ -240,7 +245,7 @@ mod tests {
             "archiveRecoverySettings":{"restoreCommand":"a"}},
         "defaultSUReplAccessMode":"all","pgParameters":{"a":"a"},"pgHBA":["a"],"automaticPgRestart":true}"#;
 
-    fn names_match(level: &Level, value: &Json) {
+    fn names_match(level: &Schema, value: &Json) {
         let Json::Object(members) = value else {
             panic!("{value:?} is no object");
         };

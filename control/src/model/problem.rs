@@ -1,4 +1,4 @@
-//! What a program reports that an operator has to fix, as part of its info.
+//! Problems that a program reports in its info for an operator to fix.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,9 +8,9 @@ use crate::model::is_zero;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Problem {
-    /// What it is about, one word such as `login` or `configuration`; a metric has it as its label.
+    /// The subject, one word such as `login` or `configuration`; the label of the metric.
     pub kind: String,
-    /// What is wrong, on one line, with the server's own words where there are any.
+    /// What is wrong, on one line, with the server's message if there is one.
     pub text: String,
     /// What fixes it; may be empty.
     #[serde(skip_serializing_if = "is_zero")]
@@ -23,7 +23,7 @@ impl Problem {
     /// Most problems of one program that are published or shown.
     pub const COUNT_MAX: usize = 20;
 
-    /// A problem whose text and remedy are each on one line, without control characters, and not longer than
+    /// Returns a problem whose text and remedy are each on one line, without control characters, and not longer than
     /// [`Self::TEXT_BYTES_MAX`].
     pub fn new(kind: &str, text: &str, remedy: &str) -> Self {
         Self {
@@ -33,7 +33,7 @@ impl Problem {
         }
     }
 
-    /// The same, fit to be printed: what another program published may hold anything.
+    /// Returns the problem in printable form: an info in the store may hold any characters.
     #[must_use]
     pub fn printable(&self) -> Self {
         Self::new(&self.kind, &self.text, &self.remedy)

@@ -1,4 +1,4 @@
-//! Where proxies may send clients: one section for all of them.
+//! The proxy section of cluster data, which applies to all proxies.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub struct ProxySection {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProxySpec {
-    /// The db to send clients to; empty: none, close everything.
+    /// The db to send clients to; empty: none, close all connections.
     #[serde(skip_serializing_if = "is_zero")]
     pub master_db_uid: DbUid,
     /// The proxies that may do so, sorted.
@@ -34,6 +34,6 @@ pub struct ProxySpec {
     pub enabled_proxies: Vec<ProxyUid>,
 }
 
-/// Nothing is reported here.
+/// Proxies report nothing here.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProxyStatus {}

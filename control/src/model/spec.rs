@@ -1,4 +1,4 @@
-//! The cluster spec: what the operator asked for (stored, every field optional) and what is in force (resolved).
+//! The cluster spec: as stored, with every field optional, and the effective spec, with defaults filled in.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,44 +6,44 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::patch::field_names;
-use crate::model::{GoDuration, InvalidSpec, Json, KeeperUid, is_zero, known_texts};
+use crate::model::{GoDuration, InvalidSpec, Json, KeeperUid, is_zero, string_enum};
 
-/// Lag, in bytes of WAL behind the last known master position, past which an asynchronous standby is not elected.
+/// Maximum lag in bytes of WAL behind the last known position of the master with which an asynchronous standby may be
+/// elected.
 ///
-/// Not the 1 MiB of the reference's manual but the value it really uses (data-model 4.1, field 13): a spec that omits
-/// the field means this.
+/// This is the value that Go stolon uses, not the 1 MiB of its manual (data-model 4.1, field 13).
 pub const DEFAULT_MAX_STANDBY_LAG: u32 = 1_232_896;
 
-known_texts!(
-    /// How a cluster comes into being (data-model 4.1, field 20).
+string_enum!(
+    /// How a cluster is initialised (data-model 4.1, field 20).
     InitMode {
-        /// An empty database cluster.
+        /// A new, empty database cluster (`initdb`).
         New = "new",
-        /// The instance that a keeper already has.
+        /// The existing instance of a keeper.
         Existing = "existing",
-        /// A backup, restored by a command.
+        /// Restore of a backup, by a command.
         Pitr = "pitr",
     }
 );
 
-known_texts!(
-    /// What an instance, or a whole cluster, is there for.
+string_enum!(
+    /// The role of an instance or of a whole cluster.
     Role {
-        /// Takes writes.
+        /// Accepts writes.
         Master = "master",
         /// Follows another instance.
         Standby = "standby",
-        /// Not known; only in metrics.
+        /// Unknown; used in metrics only.
         Undefined = "undefined",
     }
 );
 
-known_texts!(
-    /// From where superuser and replication role may connect (keeper 9).
+string_enum!(
+    /// From which addresses the superuser and the replication role may connect (keeper 9).
     AccessMode {
-        /// From everywhere.
+        /// From any address.
         All = "all",
-        /// From the other instances only.
+        /// From the addresses of the other instances only.
         Strict = "strict",
     }
 );
@@ -108,20 +108,20 @@ pub struct ClusterSpec {
     pub default_su_repl_access_mode: Option<AccessMode>,
     #[serde(skip_serializing_if = "is_zero")]
     pub pg_parameters: BTreeMap<String, String>,
-    /// Unset and empty differ: unset lets every user in with a password, empty adds no line.
+    /// Unset and empty differ: unset admits every user with a password, empty adds no line.
     #[serde(rename = "pgHBA")]
     pub pg_hba: Option<Vec<String>>,
     pub automatic_pg_restart: Option<bool>,
 }
 
-/// How `initdb` makes a new database cluster.
+/// How `initdb` initialises a new database cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NewConfig {
-    /// `initdb --locale`; empty: the keeper's environment decides.
+    /// `initdb --locale`; empty: from the keeper's environment.
     #[serde(skip_serializing_if = "is_zero")]
     pub locale: String,
-    /// `initdb --encoding`; empty: the locale decides.
+    /// `initdb --encoding`; empty: from the locale.
     #[serde(skip_serializing_if = "is_zero")]
     pub encoding: String,
     /// `initdb --data-checksums`.
@@ -144,7 +144,7 @@ pub struct PitrConfig {
     pub recovery_target_settings: Option<RecoveryTargetSettings>,
 }
 
-/// Which instance a cluster adopts.
+/// Which existing instance a cluster is initialised from.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ExistingConfig {
@@ -153,7 +153,7 @@ pub struct ExistingConfig {
     pub keeper_uid: KeeperUid,
 }
 
-/// What a standby cluster follows.
+/// The upstream of a standby cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StandbyConfig {
@@ -165,7 +165,7 @@ pub struct StandbyConfig {
     pub archive_recovery_settings: Option<ArchiveRecoverySettings>,
 }
 
-/// How a standby streams; each text goes into PostgreSQL's parameter of the same name.
+/// Streaming settings of a standby; each value becomes PostgreSQL's parameter of the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StandbySettings {
@@ -189,7 +189,7 @@ pub struct ArchiveRecoverySettings {
     pub restore_command: String,
 }
 
-/// Where recovery ends; each text goes into PostgreSQL's parameter of the same name.
+/// Recovery target; each value becomes PostgreSQL's parameter of the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RecoveryTargetSettings {
@@ -213,14 +213,14 @@ pub struct RecoveryTargetSettings {
     pub recovery_target_timeline: String,
 }
 
-/// The spec in force: validated, every default filled in. Past the reading of cluster data only this one travels.
+/// The effective spec: validated, every default filled in. Everything after the reading of cluster data uses this type.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
-    /// Pause between two checks of sentinel and keeper, and a keeper's publication period.
+    /// Interval of the checks of sentinel and keeper, and of a keeper's publications.
     pub sleep_interval: Duration,
-    /// Limit of requests to PostgreSQL.
+    /// Timeout of requests to PostgreSQL.
     pub request_timeout: Duration,
-    /// How long a db may take to reach a wanted state when nothing long is expected.
+    /// How long a db may take to apply its spec when no copy or recovery is involved.
     pub convergence_timeout: Duration,
     /// How long a new instance may take to initialise.
     pub init_timeout: Duration,
@@ -228,25 +228,25 @@ pub struct Spec {
     pub sync_timeout: Duration,
     /// How long an instance may take to accept connections after a start; zero: no limit.
     pub db_wait_ready_timeout: Duration,
-    /// Time of continuous errors before a keeper or db counts as unhealthy.
+    /// Duration of continuous errors after which a keeper or db counts as unhealthy.
     pub fail_interval: Duration,
-    /// Age after which an unhealthy keeper without db is forgotten.
+    /// Time without health after which a keeper without db is removed.
     pub dead_keeper_removal_interval: Duration,
-    /// Pause between two check-ins of a proxy.
+    /// Interval of a proxy's check-ins.
     pub proxy_check_interval: Duration,
-    /// A proxy without a successful check-in for so long drops its connections.
+    /// A proxy without a successful check-in for this long drops its connections.
     pub proxy_timeout: Duration,
-    /// Capacity for standbys: slots and senders.
+    /// Number of standbys that slots and senders are provided for.
     pub max_standbys: u16,
-    /// How many standbys one instance feeds.
+    /// Number of standbys that one instance feeds.
     pub max_standbys_per_sender: u16,
-    /// Bytes of lag that an asynchronous standby may have to be electable.
+    /// Bytes of lag with which an asynchronous standby may be elected.
     pub max_standby_lag: u32,
     /// Whether commits wait for standbys.
     pub synchronous_replication: bool,
-    /// The fewest standbys that a commit waits for.
+    /// Minimum number of standbys that a commit waits for.
     pub min_synchronous_standbys: u16,
-    /// The most standbys that a commit waits for.
+    /// Maximum number of standbys that a commit waits for.
     pub max_synchronous_standbys: u16,
     /// Extra `max_wal_senders`.
     pub additional_wal_senders: u16,
@@ -254,11 +254,11 @@ pub struct Spec {
     pub additional_master_replication_slots: Option<Vec<String>>,
     /// Whether a diverged instance is rewound before it is copied.
     pub use_pgrewind: bool,
-    /// How the cluster comes into being.
+    /// How the cluster is initialised.
     pub init_mode: InitMode,
-    /// Whether the instance's own parameters go into `pg_parameters` after initialisation.
+    /// Whether the parameters of the initialised instance are copied into `pg_parameters`.
     pub merge_pg_parameters: bool,
-    /// Whether the cluster takes writes or follows another one.
+    /// Whether the cluster accepts writes or follows another cluster.
     pub role: Role,
     /// For init mode `new`.
     pub new_config: Option<NewConfig>,
@@ -268,7 +268,7 @@ pub struct Spec {
     pub existing_config: Option<ExistingConfig>,
     /// For role `standby`.
     pub standby_config: Option<StandbyConfig>,
-    /// From where superuser and replication role may connect.
+    /// From which addresses the superuser and the replication role may connect.
     pub default_su_repl_access_mode: AccessMode,
     /// PostgreSQL parameters, plain unquoted values.
     pub pg_parameters: BTreeMap<String, String>,
@@ -279,7 +279,7 @@ pub struct Spec {
 }
 
 impl Default for Spec {
-    /// Every default, with init mode `new`.
+    /// Returns all defaults, with init mode `new`.
     fn default() -> Self {
         let spec = ClusterSpec {
             init_mode: Some(InitMode::New),
@@ -289,9 +289,9 @@ impl Default for Spec {
     }
 }
 
-/// Which fields a printed spec shows (cli 12).
+/// Which fields `stolonctl spec` prints (cli 12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shown {
+pub enum SpecFields {
     /// What the operator set.
     Set,
     /// Every field, defaults filled in.
@@ -299,7 +299,7 @@ pub enum Shown {
 }
 
 impl ClusterSpec {
-    /// The same spec with every unset field that has a default replaced by it (data-model P-3).
+    /// Returns the spec with every unset field that has a default set to it (data-model P-3).
     #[must_use]
     pub fn with_defaults(&self) -> Self {
         fn default<T>(field: &mut Option<T>, value: T) {
@@ -332,8 +332,8 @@ impl ClusterSpec {
         spec
     }
 
-    /// Validates the spec and fills its defaults in: what is in force. Durations with which no cluster works count as
-    /// the nearest that work, see [`clamped`](Self::clamped).
+    /// Returns the effective spec: validated, defaults filled in. Durations out of range are replaced by the nearest
+    /// allowed values, see [`clamped`](Self::clamped).
     ///
     /// # Errors
     /// The first rule of data-model 5 that the spec breaks.
@@ -379,21 +379,21 @@ impl ClusterSpec {
         })
     }
 
-    /// The spec as `stolonctl spec` shows it (cli 12): an empty list is shown, so that feeding the output back does not
-    /// turn it into an unset one, which for `pgHBA` would let everybody in.
-    pub fn shown(&self, shown: Shown) -> Json {
-        let Json::Object(mut members) = Json::of(&match shown {
-            Shown::Set => self.clone(),
-            Shown::All => self.with_defaults(),
+    /// Returns the JSON that `stolonctl spec` prints (cli 12). An empty list is printed, so that feeding the output
+    /// back does not turn it into an unset one, which for `pgHBA` would admit every user.
+    pub fn display_json(&self, fields: SpecFields) -> Json {
+        let Json::Object(mut members) = Json::of(&match fields {
+            SpecFields::Set => self.clone(),
+            SpecFields::All => self.with_defaults(),
         }) else {
             unreachable!("a struct is written as an object");
         };
-        match shown {
-            Shown::Set => {
+        match fields {
+            SpecFields::Set => {
                 members.retain(|(_, value)| *value != Json::Null);
                 Json::Object(members)
             }
-            Shown::All => {
+            SpecFields::All => {
                 let value = |field: &str| {
                     members
                         .iter()

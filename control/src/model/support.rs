@@ -1,18 +1,18 @@
-//! What this version does not do yet, told in one place so that no program pretends.
+//! The single check for features that this version does not support.
 
 use crate::model::{InitMode, Role, Spec};
 
-/// A spec asks for something that this version does not do yet.
+/// The spec requests a feature that this version does not support.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not supported yet")]
 pub struct NotSupported(pub &'static str);
 
-/// What the spec asks for that this version does not do yet: nothing may be decided on such a spec, because half of it
-/// would be lost.
+/// Checks that this version supports everything that the spec requests. No decision may be based on a partly supported
+/// spec: the unsupported part would be lost.
 ///
 /// # Errors
-/// Names the first such thing.
-pub fn not_supported(spec: &Spec) -> Result<(), NotSupported> {
+/// The first unsupported feature.
+pub fn check_supported(spec: &Spec) -> Result<(), NotSupported> {
     if spec.synchronous_replication {
         return Err(NotSupported("synchronousReplication"));
     }

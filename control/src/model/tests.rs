@@ -1,4 +1,4 @@
-//! Tests of the stored forms: what is read is written back unchanged, and every corner case of data-model 12.
+//! Tests of the stored form: golden values are written back unchanged, and every corner case of data-model 12.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Times as cluster data carry them: RFC 3339 with nanoseconds, in the zone in which they were written.
+//! Timestamps in cluster data: RFC 3339 with nanoseconds, in the time zone in which they were written.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,9 +8,9 @@ use jiff::civil::DateTime;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A point on the wall clock with the offset it was written with (data-model 2.2).
+/// A wall-clock time with the offset it was written with (data-model 2.2).
 ///
-/// Informative only, but for `lastHealthyTime` (T-4). The default is the zero time, `0001-01-01T00:00:00Z` (T-2).
+/// All are informative, except `lastHealthyTime` (T-4). The default is the zero time, `0001-01-01T00:00:00Z` (T-2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timestamp {
     /// Nanoseconds since 1970 in UTC.
@@ -19,7 +19,7 @@ pub struct Timestamp {
     offset_seconds: i32,
 }
 
-/// A text is not a time of RFC 3339 in the strict form of data-model T-3.
+/// The text is not an RFC 3339 time in the strict form of data-model T-3.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid time {0:?}: expected the form 2024-05-06T07:08:30.25Z")]
 pub struct TimestampError(String);
@@ -35,7 +35,7 @@ impl Timestamp {
         offset_seconds: 0,
     };
 
-    /// The point so many nanoseconds after 1970, in UTC.
+    /// Returns the time this many nanoseconds after 1970, in UTC.
     pub const fn from_unix_nanos(unix_nanos: i128) -> Self {
         Self {
             unix_nanos,
@@ -43,17 +43,17 @@ impl Timestamp {
         }
     }
 
-    /// Nanoseconds since 1970.
+    /// Returns nanoseconds since 1970.
     pub const fn as_unix_nanos(self) -> i128 {
         self.unix_nanos
     }
 
-    /// Whether this is the zero time.
+    /// Returns whether this is the zero time.
     pub const fn is_zero(self) -> bool {
         self.unix_nanos == Self::ZERO.unix_nanos
     }
 
-    /// How much later `self` is than `earlier`; zero when it is not later.
+    /// Returns the time from `earlier` to `self`; zero when `self` is not later.
     pub fn since(self, earlier: Self) -> Duration {
         let nanos = (self.unix_nanos - earlier.unix_nanos).max(0);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
@@ -69,7 +69,7 @@ impl Default for Timestamp {
 impl FromStr for Timestamp {
     type Err = TimestampError;
 
-    // data-model T-3
+    /// Parses the strict RFC 3339 form (data-model T-3).
     fn from_str(text: &str) -> Result<Self, TimestampError> {
         parse(text).ok_or_else(|| TimestampError(text.to_owned()))
     }
@@ -127,7 +127,7 @@ fn parse(text: &str) -> Option<Timestamp> {
 }
 
 impl fmt::Display for Timestamp {
-    // data-model T-1
+    // Writes Go's form `RFC3339Nano` (data-model T-1).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let local = self.unix_nanos + i128::from(self.offset_seconds) * NANOS;
         let (seconds, nanos) = (local.div_euclid(NANOS), local.rem_euclid(NANOS));

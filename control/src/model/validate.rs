@@ -1,8 +1,8 @@
-//! Which specs are valid, and which may replace which (data-model 5 and 6.1).
+//! Validity of a spec (data-model 5), and which spec may replace which (data-model 6.1).
 
 use crate::model::spec::{AccessMode, ClusterSpec, InitMode, Role};
 
-/// A spec breaks a rule of data-model 5; the text names the field and the rule.
+/// The spec breaks a rule of data-model 5; the text names field and rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidSpec(String);
@@ -15,19 +15,19 @@ impl InvalidSpec {
 
 /// Why a spec may not replace the stored one (data-model 6.1).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpecChange {
+pub enum SpecChangeError {
     /// The new spec is not valid by itself.
     #[error("invalid cluster spec")]
     Invalid(#[source] InvalidSpec),
-    /// The init mode says how the cluster came into being and cannot change.
+    /// The init mode, which applied when the cluster was initialised and cannot change.
     #[error("cannot change cluster init mode from {from:?} to {to:?}: keep it as it is, or initialise a new cluster")]
     InitMode {
         /// The stored one.
         from: String,
-        /// The one asked for.
+        /// The requested one.
         to: String,
     },
-    /// A cluster that takes writes cannot be made to follow another one.
+    /// A cluster that accepts writes cannot become a standby cluster.
     #[error("cannot change cluster role from master to standby: initialise a new standby cluster instead")]
     MasterToStandby,
 }
@@ -36,19 +36,19 @@ pub enum SpecChange {
 ///
 /// # Errors
 /// The new spec is invalid, changes the init mode, or turns a master cluster into a standby one.
-pub fn replace_spec(current: &ClusterSpec, new: &ClusterSpec) -> Result<(), SpecChange> {
-    new.validate().map_err(SpecChange::Invalid)?;
-    new.check_limits(Some(current)).map_err(SpecChange::Invalid)?;
+pub fn replace_spec(current: &ClusterSpec, new: &ClusterSpec) -> Result<(), SpecChangeError> {
+    new.validate().map_err(SpecChangeError::Invalid)?;
+    new.check_limits(Some(current)).map_err(SpecChangeError::Invalid)?;
     if new.init_mode != current.init_mode {
         let text = |mode: &Option<InitMode>| mode.as_ref().map_or_else(String::new, ToString::to_string);
-        return Err(SpecChange::InitMode {
+        return Err(SpecChangeError::InitMode {
             from: text(&current.init_mode),
             to: text(&new.init_mode),
         });
     }
     let role = |spec: &ClusterSpec| spec.role.clone().unwrap_or(Role::Master);
     if role(current) == Role::Master && role(new) == Role::Standby {
-        return Err(SpecChange::MasterToStandby);
+        return Err(SpecChangeError::MasterToStandby);
     }
     Ok(())
 }
@@ -57,12 +57,12 @@ impl ClusterSpec {
     /// Checks the effective spec against the rules of data-model 5, in their order.
     ///
     /// # Errors
-    /// The first rule broken.
+    /// The first rule that the spec breaks.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
         self.with_defaults().check_effective()
     }
 
-    /// As [`validate`](Self::validate), for a spec whose defaults are filled in.
+    /// Checks a spec whose defaults are filled in, see [`validate`](Self::validate).
     pub(super) fn check_effective(&self) -> Result<(), InvalidSpec> {
         let durations = [
             ("sleepInterval", self.sleep_interval),
@@ -149,7 +149,7 @@ impl ClusterSpec {
     }
 }
 
-/// data-model 5, rules 17 and 18
+/// Checks the name of a replication slot (data-model 5, rules 17 and 18).
 fn check_slot_name(name: &str) -> Result<(), InvalidSpec> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     if name.is_empty() || !name.chars().all(good) {

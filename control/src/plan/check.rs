@@ -1,61 +1,61 @@
-//! What must be true of every plan (sentinel 17), asked before each write: a plan that breaks one of these is not
-//! written, whatever the reasoning was that led to it.
+//! The invariants of every plan (sentinel 17), checked before each write. A plan that breaks one is a bug and is not
+//! written.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::model::{ClusterData, Db, DbUid, FollowConfig, KeeperUid, Phase};
-use crate::plan::classify::{Class, Convergence, Validity, convergence, is_master_type, is_standby_type};
-use crate::plan::draft::{Condition, Wakes};
+use crate::plan::classify::{Convergence, DbClass, Validity, convergence, is_master_type, is_standby_type};
+use crate::plan::draft::{Condition, Deadlines};
 use crate::plan::memory::converged;
-use crate::plan::situation::Situation;
+use crate::plan::view::PlanView;
 
-/// An invariant that a plan breaks.
+/// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct Violation {
     /// Its number in sentinel 17.
     pub rule: &'static str,
     /// What is wrong.
     pub what: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.rule, self.what)
     }
 }
 
-/// A plan with what it was made from.
-pub(crate) struct Planned<'a> {
-    /// The document read (`o` of sentinel 17).
+/// A plan with its input.
+pub(crate) struct Transition<'a> {
+    /// The cluster data as read (`o` of sentinel 17).
     pub(crate) before: &'a ClusterData,
-    /// The same after health derivation (`h`), and what was known.
-    pub(crate) situation: &'a Situation<'a>,
-    /// The document to be written (`n`).
+    /// The view on the cluster data with derived health (`h`).
+    pub(crate) view: &'a PlanView<'a>,
+    /// The cluster data to write (`n`).
     pub(crate) next: &'a ClusterData,
-    /// What the write depends on.
+    /// The conditions of the write.
     pub(crate) conditions: &'a [Condition],
 }
 
-/// The invariants that a plan breaks; none, if the rest of this house is right.
-pub(crate) fn check(planned: &Planned<'_>) -> Vec<Fault> {
-    let mut faults = Faults::default();
-    documents(planned, &mut faults);
-    proxy_section(planned, &mut faults);
-    election(planned, &mut faults);
-    dbs(planned, &mut faults);
-    keepers(planned, &mut faults);
-    faults.0
+/// Returns the invariants that a plan breaks.
+pub(crate) fn check(transition: &Transition<'_>) -> Vec<Violation> {
+    let mut violations = Violations::default();
+    documents(transition, &mut violations);
+    proxy_section(transition, &mut violations);
+    election(transition, &mut violations);
+    dbs(transition, &mut violations);
+    keepers(transition, &mut violations);
+    violations.0
 }
 
 #[derive(Default)]
-struct Faults(Vec<Fault>);
+struct Violations(Vec<Violation>);
 
-impl Faults {
-    /// Notes a fault unless the claim holds.
-    fn claim(&mut self, holds: bool, rule: &'static str, what: impl FnOnce() -> String) {
+impl Violations {
+    /// Adds a violation unless the condition holds.
+    fn require(&mut self, holds: bool, rule: &'static str, what: impl FnOnce() -> String) {
         if !holds {
-            self.0.push(Fault { rule, what: what() });
+            self.0.push(Violation { rule, what: what() });
         }
     }
 }
@@ -68,36 +68,36 @@ fn master(data: &ClusterData) -> DbUid {
     data.master_uid().cloned().unwrap_or_default()
 }
 
-/// INV-2, INV-30
-fn documents(planned: &Planned<'_>, faults: &mut Faults) {
-    let (before, next) = (planned.before, planned.next);
+/// Checks the document as a whole: the master exists, and uid, spec and phase are kept (INV-2, INV-30).
+fn documents(transition: &Transition<'_>, violations: &mut Violations) {
+    let (before, next) = (transition.before, transition.next);
     if phase(next) == Some(&Phase::Normal) {
         let there = next.dbs().contains_key(&master(next));
-        faults.claim(there, "INV-2", || {
+        violations.require(there, "INV-2", || {
             format!("master db {:?} is not among the dbs", master(next).as_str())
         });
     }
-    // What was broken already is not this plan's doing, and must not keep it from fixing the rest.
-    for broken in strays(next).difference(&strays(before)) {
-        faults.claim(false, "INV-2", || broken.clone());
+    // Faults that existed before are not caused by this plan, and must not block it.
+    for broken in misplaced_dbs(next).difference(&misplaced_dbs(before)) {
+        violations.require(false, "INV-2", || broken.clone());
     }
     let (Some(old), Some(new)) = (&before.cluster, &next.cluster) else {
-        faults.claim(false, "INV-30", || "the cluster is gone".to_owned());
+        violations.require(false, "INV-30", || "the cluster is gone".to_owned());
         return;
     };
-    faults.claim(old.uid == new.uid, "INV-30", || "the cluster uid changes".to_owned());
+    violations.require(old.uid == new.uid, "INV-30", || "the cluster uid changes".to_owned());
     let handed_over = old.status.phase == Phase::Initializing && new.status.phase == Phase::Normal;
-    faults.claim(handed_over || old.spec == new.spec, "INV-30", || {
+    violations.require(handed_over || old.spec == new.spec, "INV-30", || {
         "the cluster spec changes".to_owned()
     });
     let forward = handed_over || old.status.phase == new.status.phase;
-    faults.claim(forward, "INV-30", || {
+    violations.require(forward, "INV-30", || {
         format!("phase {} follows {}", new.status.phase, old.status.phase)
     });
 }
 
-/// Dbs without a keeper, and keepers with several dbs.
-fn strays(data: &ClusterData) -> BTreeSet<String> {
+/// Returns descriptions of dbs without a keeper, and of keepers with several dbs.
+fn misplaced_dbs(data: &ClusterData) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut seen: BTreeSet<&KeeperUid> = BTreeSet::new();
     for (uid, db) in data.dbs() {
@@ -112,172 +112,169 @@ fn strays(data: &ClusterData) -> BTreeSet<String> {
     found
 }
 
-/// INV-3 to INV-6, INV-22
-fn proxy_section(planned: &Planned<'_>, faults: &mut Faults) {
-    let old = planned.before.proxy.clone().unwrap_or_default();
-    let new = planned.next.proxy.clone().unwrap_or_default();
+/// Checks the proxy section (INV-3 to INV-6, INV-22).
+fn proxy_section(transition: &Transition<'_>, violations: &mut Violations) {
+    let old = transition.before.proxy.clone().unwrap_or_default();
+    let new = transition.next.proxy.clone().unwrap_or_default();
     let (was, is) = (&old.spec.master_db_uid, &new.spec.master_db_uid);
-    if phase(planned.next) == Some(&Phase::Normal) {
-        let right = is.is_empty() || *is == master(planned.next);
-        faults.claim(right, "INV-3", || {
+    if phase(transition.next) == Some(&Phase::Normal) {
+        let right = is.is_empty() || *is == master(transition.next);
+        violations.require(right, "INV-3", || {
             format!("proxies are sent to {is}, which is not the master")
         });
     }
     let through_none = was.is_empty() || is.is_empty() || was == is;
-    faults.claim(through_none, "INV-4", || {
+    violations.require(through_none, "INV-4", || {
         format!("proxies go from {was} straight to {is}")
     });
-    let view = &planned.situation.proxies;
+    let proxies = &transition.view.proxies;
     if was.is_empty() && !is.is_empty() {
-        faults.claim(view.in_the_way.is_empty(), "INV-5", || {
-            format!("{:?} may still forward", view.in_the_way)
+        violations.require(proxies.may_still_forward.is_empty(), "INV-5", || {
+            format!("{:?} may still forward", proxies.may_still_forward)
         });
     }
     if old.spec.enabled_proxies != new.spec.enabled_proxies {
-        let right = !is.is_empty() && new.spec.enabled_proxies == view.active;
-        faults.claim(right, "INV-6", || {
+        let right = !is.is_empty() && new.spec.enabled_proxies == proxies.active;
+        violations.require(right, "INV-6", || {
             "the enabled proxies are not the active ones".to_owned()
         });
     }
     let step = i64::from(old.spec != new.spec);
     let counted = new.generation == old.generation.wrapping_add(step);
-    faults.claim(counted, "INV-22", || {
+    violations.require(counted, "INV-22", || {
         format!("proxy generation {} follows {}", new.generation, old.generation)
     });
 }
 
-/// INV-7 to INV-12
-fn election(planned: &Planned<'_>, faults: &mut Faults) {
-    let situation = planned.situation;
-    let (old_uid, new_uid) = (master(&situation.data), master(planned.next));
-    if old_uid == new_uid || phase(planned.before) != Some(&Phase::Normal) {
+/// Checks an election: it is needed, and the elected db is eligible (INV-7 to INV-12).
+fn election(transition: &Transition<'_>, violations: &mut Violations) {
+    let view = transition.view;
+    let (old_uid, new_uid) = (master(&view.data), master(transition.next));
+    if old_uid == new_uid || phase(transition.before) != Some(&Phase::Normal) {
         return;
     }
-    let dbs = situation.data.dbs();
+    let dbs = view.data.dbs();
     let (Some(old), Some(new)) = (dbs.get(&old_uid), dbs.get(&new_uid)) else {
-        faults.claim(false, "INV-8", || {
+        violations.require(false, "INV-8", || {
             format!("{new_uid} is elected for {old_uid}, and one of them does not exist")
         });
         return;
     };
-    let mut wakes = Wakes::default();
-    let limit = situation.spec.convergence_timeout;
-    let progress = convergence(&old_uid, old, limit, situation.memory, situation.now, &mut wakes);
-    let report = situation.report_of(old);
+    let mut deadlines = Deadlines::default();
+    let limit = view.spec.convergence_timeout;
+    let progress = convergence(&old_uid, old, limit, view.memory, view.now, &mut deadlines);
+    let report = view.report_of(old);
     let left = report
         .is_some_and(|report| report.info.leaving && report.info.stopped.as_ref().is_some_and(|stopped| stopped.clean));
     let needed = !old.status.healthy || progress == Convergence::Failed || left;
-    faults.claim(needed, "INV-7", || format!("{old_uid} is replaced although it serves"));
+    violations.require(needed, "INV-7", || format!("{old_uid} is replaced although it serves"));
 
-    let verdict = situation.verdict(&new_uid, new, old, &mut wakes);
-    let may = situation
+    let assessment = view.assess(&new_uid, new, old, &mut deadlines);
+    let may_be_master = view
         .keeper_of(new)
         .is_none_or(|keeper| keeper.status.can_be_master != Some(false));
     let same_timeline = new.status.timeline_id == old.status.timeline_id;
-    let lag = new.status.xlog_pos.behind(old.status.xlog_pos);
-    let near = lag <= i128::from(situation.spec.max_standby_lag);
-    let ordinary = verdict.is_good() && same_timeline && (may || is_master_type(new));
+    let lag = new.status.xlog_pos.bytes_behind(old.status.xlog_pos);
+    let near = lag <= i128::from(view.spec.max_standby_lag);
+    let ordinary = assessment.is_good() && same_timeline && (may_be_master || is_master_type(new));
     let retained = is_master_type(new)
-        && situation.report_of(new).is_some_and(|report| {
+        && view.report_of(new).is_some_and(|report| {
             let condition = Condition::KeeperInfo {
                 key: report.key.clone(),
                 revision: Some(report.revision),
             };
-            report.lives && !report.info.leaving && planned.conditions.contains(&condition)
+            report.live && !report.info.leaving && transition.conditions.contains(&condition)
         })
-        && situation.proxies.in_the_way.is_empty();
-    faults.claim(ordinary || retained, "INV-8", || {
+        && view.proxies.may_still_forward.is_empty();
+    violations.require(ordinary || retained, "INV-8", || {
         format!("{new_uid} is elected and not eligible")
     });
-    faults.claim(near || retained, "INV-9", || {
+    violations.require(near || retained, "INV-9", || {
         format!("{new_uid} is elected and {lag} bytes behind")
     });
     if !retained {
-        best_of_all(situation, &old_uid, old, new, left, faults);
+        best_of_all(view, &old_uid, old, new, left, violations);
     }
-    let own_key = report.filter(|report| report.listed).map(|report| &report.key);
-    let watched = planned.conditions.iter().any(|condition| match condition {
+    let own_key = report.filter(|report| report.key_exists).map(|report| &report.key);
+    let has_condition = transition.conditions.iter().any(|condition| match condition {
         Condition::KeeperInfo { key, revision } => {
-            let read = situation.memory.sightings.keeper_keys.get(key);
+            let read = view.memory.history.keeper_keys.get(key);
             own_key.map_or(old.spec.keeper_uid.as_str(), String::as_str) == key && *revision == read.copied()
         }
     });
-    faults.claim(watched, "X-1.5", || {
+    violations.require(has_condition, "X-1.5", || {
         format!("{new_uid} is elected whatever {old_uid} says meanwhile")
     });
-    timing(planned, &old_uid, old, faults);
-    nothing_else(planned, &old_uid, &new_uid, faults);
+    timing(transition, &old_uid, old, violations);
+    nothing_else(transition, &old_uid, &new_uid, violations);
 }
 
-/// F-10, INV-31, INV-32
-fn timing(planned: &Planned<'_>, old_uid: &DbUid, old: &Db, faults: &mut Faults) {
-    let situation = planned.situation;
-    let section = planned.before.proxy.clone().unwrap_or_default();
-    let in_the_way = &situation.proxies.in_the_way;
-    let closed = !section.spec.master_db_uid.is_empty() || in_the_way.is_empty();
-    faults.claim(closed, "F-10", || {
-        format!("another master is elected although {in_the_way:?} may still forward")
+/// Checks the time of an election: no proxy may still forward, and the last one had its time (F-10, INV-31, INV-32).
+fn timing(transition: &Transition<'_>, old_uid: &DbUid, old: &Db, violations: &mut Violations) {
+    let view = transition.view;
+    let section = transition.before.proxy.clone().unwrap_or_default();
+    let may_still_forward = &view.proxies.may_still_forward;
+    let closed = !section.spec.master_db_uid.is_empty() || may_still_forward.is_empty();
+    violations.require(closed, "F-10", || {
+        format!("another master is elected although {may_still_forward:?} may still forward")
     });
-    let report = situation.report_of(old);
-    let keeper = situation.data.keepers().get(&old.spec.keeper_uid);
+    let report = view.report_of(old);
+    let keeper = view.data.keepers().get(&old.spec.keeper_uid);
     let there = keeper.is_some_and(|keeper| keeper.status.healthy) && report.is_none_or(|report| !report.info.leaving);
     if !there {
         return;
     }
-    let well = report.is_some_and(|report| report.says_well(old_uid));
-    faults.claim(!(situation.first_run && well), "INV-32", || {
-        format!("{old_uid} is replaced at a first look, and reports well")
+    let reports_healthy = report.is_some_and(|report| report.reports_healthy(old_uid));
+    violations.require(!(view.first_run && reports_healthy), "INV-32", || {
+        format!("{old_uid} is replaced in a first run although it reports healthy")
     });
-    if let Some(last) = situation
-        .memory
-        .election
-        .as_ref()
-        .filter(|last| last.master == *old_uid)
-    {
-        let served = situation.memory.served.as_ref() == Some(old_uid);
-        let since = situation.now.since(last.at);
-        let early = !served && (since <= situation.spec.convergence_timeout || since <= situation.spec.fail_interval);
-        faults.claim(!early, "INV-31", || {
+    if let Some(last) = view.memory.election.as_ref().filter(|last| last.master == *old_uid) {
+        let served = view.memory.once_healthy.as_ref() == Some(old_uid);
+        let since = view.now.since(last.at);
+        let early = !served && (since <= view.spec.convergence_timeout || since <= view.spec.fail_interval);
+        violations.require(!early, "INV-31", || {
             format!("{old_uid} is replaced {since:?} after it was elected")
         });
     }
 }
 
-/// INV-11
-fn best_of_all(situation: &Situation<'_>, old_uid: &DbUid, old: &Db, elected: &Db, left: bool, faults: &mut Faults) {
+/// Checks that no better candidate was passed over (INV-11).
+fn best_of_all(view: &PlanView<'_>, old_uid: &DbUid, old: &Db, elected: &Db, left: bool, violations: &mut Violations) {
     let rank = |uid: &DbUid, db: &Db| {
-        let report = situation.report_of(db);
-        let unhealthy = report.is_some_and(|report| report.of(uid).is_some_and(|state| !state.healthy));
+        let report = view.report_of(db);
+        let unhealthy = report.is_some_and(|report| report.state_of(uid).is_some_and(|state| !state.healthy));
         (!unhealthy, !unhealthy && report.is_some_and(|report| report.fresh))
     };
-    for (uid, db) in situation.standbys().filter(|(uid, _)| *uid != old_uid) {
-        let verdict = situation.verdict(uid, db, old, &mut Wakes::default());
-        let may = situation
+    for (uid, db) in view.standbys().filter(|(uid, _)| *uid != old_uid) {
+        let assessment = view.assess(uid, db, old, &mut Deadlines::default());
+        let may_be_master = view
             .keeper_of(db)
             .is_none_or(|keeper| keeper.status.can_be_master != Some(false));
-        let going = situation.report_of(db).is_some_and(|report| report.going());
-        let rival = verdict.is_good() && may && !going && db.status.timeline_id == old.status.timeline_id;
+        let is_leaving = view.report_of(db).is_some_and(|report| report.is_leaving_or_stopped());
+        let is_candidate =
+            assessment.is_good() && may_be_master && !is_leaving && db.status.timeline_id == old.status.timeline_id;
         let (own, other) = (rank(uid, db), rank(&elected.uid, elected));
         let (at, of_elected) = (db.status.xlog_pos, elected.status.xlog_pos);
-        // One that is better reported is still no candidate when it lacks too much (C-10), or anything at all.
-        let lag = at.behind(old.status.xlog_pos);
-        let complete = lag <= i128::from(situation.spec.max_standby_lag) && (!left || at >= of_elected);
+        // A db with a better report is still no candidate when it lacks too much (C-10), or anything at all after a
+        // clean stop.
+        let lag = at.bytes_behind(old.status.xlog_pos);
+        let complete = lag <= i128::from(view.spec.max_standby_lag) && (!left || at >= of_elected);
         let better = (own > other && complete) || (own == other && at > of_elected);
-        faults.claim(!(rival && better), "INV-11", || {
+        violations.require(!(is_candidate && better), "INV-11", || {
             format!("{uid} is more advanced or better reported than the one elected")
         });
     }
 }
 
-/// INV-12
-fn nothing_else(planned: &Planned<'_>, old: &DbUid, new: &DbUid, faults: &mut Faults) {
-    let proxy = planned.next.proxy.clone().unwrap_or_default();
-    faults.claim(proxy.spec.master_db_uid.is_empty(), "INV-12", || {
+/// Checks that an election changes nothing else (INV-12).
+fn nothing_else(transition: &Transition<'_>, old: &DbUid, new: &DbUid, violations: &mut Violations) {
+    let proxy = transition.next.proxy.clone().unwrap_or_default();
+    violations.require(proxy.spec.master_db_uid.is_empty(), "INV-12", || {
         "proxies are not closed by the election".to_owned()
     });
-    let before = planned.situation.data.dbs();
-    let same_dbs = before.keys().eq(planned.next.dbs().keys());
-    faults.claim(same_dbs, "INV-12", || "dbs come or go with an election".to_owned());
+    let before = transition.view.data.dbs();
+    let same_dbs = before.keys().eq(transition.next.dbs().keys());
+    violations.require(same_dbs, "INV-12", || "dbs come or go with an election".to_owned());
     let shape = |db: &Db| {
         (
             db.spec.role.clone(),
@@ -286,51 +283,57 @@ fn nothing_else(planned: &Planned<'_>, old: &DbUid, new: &DbUid, faults: &mut Fa
             db.spec.init_mode.clone(),
         )
     };
-    for (uid, db) in planned.next.dbs().iter().filter(|(uid, _)| *uid != old && *uid != new) {
+    for (uid, db) in transition
+        .next
+        .dbs()
+        .iter()
+        .filter(|(uid, _)| *uid != old && *uid != new)
+    {
         let same = before.get(uid).is_some_and(|was| shape(was) == shape(db));
-        faults.claim(same, "INV-12", || {
+        violations.require(same, "INV-12", || {
             format!("{uid} changes with an election that is not about it")
         });
     }
 }
 
-/// INV-20, INV-21, INV-23 to INV-25, INV-29
-fn dbs(planned: &Planned<'_>, faults: &mut Faults) {
-    let (situation, next) = (planned.situation, planned.next);
-    let derived = situation.data.dbs();
-    let (old_master, new_master) = (master(&situation.data), master(next));
-    let normal = phase(planned.before) == Some(&Phase::Normal);
-    let head = derived.get(&old_master).filter(|_| normal);
-    let steady = head.filter(|head| old_master == new_master && head.status.healthy && converged(head));
+/// Checks which dbs are added, removed and changed (INV-20, INV-21, INV-23 to INV-25, INV-29).
+fn dbs(transition: &Transition<'_>, violations: &mut Violations) {
+    let (view, next) = (transition.view, transition.next);
+    let derived = view.data.dbs();
+    let (old_master, new_master) = (master(&view.data), master(next));
+    let normal = phase(transition.before) == Some(&Phase::Normal);
+    let master_db = derived.get(&old_master).filter(|_| normal);
+    let steady =
+        master_db.filter(|master_db| old_master == new_master && master_db.status.healthy && converged(master_db));
     for (uid, db) in derived
         .iter()
         .filter(|(uid, _)| normal && !next.dbs().contains_key(*uid))
     {
-        faults.claim(*uid != old_master, "INV-20", || {
+        violations.require(*uid != old_master, "INV-20", || {
             format!("the master db {uid} is removed")
         });
-        let allowed = steady.is_some_and(|head| may_go(situation, uid, db, &old_master, head));
-        faults.claim(allowed, "INV-20", || format!("{uid} is removed without a reason"));
+        let allowed = steady.is_some_and(|master_db| may_be_removed(view, uid, db, &old_master, master_db));
+        violations.require(allowed, "INV-20", || format!("{uid} is removed without a reason"));
     }
     for (uid, db) in next.dbs() {
         let Some(was) = derived.get(uid) else {
             let blank = db.generation == 1 && db.status.current_generation == 0 && !db.status.healthy;
-            faults.claim(blank, "INV-21", || {
+            violations.require(blank, "INV-21", || {
                 format!("the new db {uid} does not begin at the beginning")
             });
             continue;
         };
         let counted = db.generation == was.generation.wrapping_add(i64::from(db.spec != was.spec));
-        faults.claim(counted, "INV-21", || {
+        violations.require(counted, "INV-21", || {
             format!("{uid} has generation {} after {}", db.generation, was.generation)
         });
         if is_standby_type(was) && is_master_type(db) {
-            faults.claim(*uid == new_master, "INV-23", || {
-                format!("{uid} becomes a head and is not elected")
+            violations.require(*uid == new_master, "INV-23", || {
+                format!("{uid} becomes a master and is not elected")
             });
         }
         let backwards = is_master_type(was) && is_standby_type(db);
-        faults.claim(!backwards, "INV-23", || format!("the head {uid} becomes a standby"));
+        violations.require(!backwards, "INV-23", || format!("the master {uid} becomes a standby"));
     }
     if steady.is_some() {
         for (uid, db) in next
@@ -340,7 +343,7 @@ fn dbs(planned: &Planned<'_>, faults: &mut Faults) {
         {
             let follows = db.spec.follow_config == Some(FollowConfig::internal(new_master.clone()));
             let plain = db.spec.followers == Some(Vec::new()) && db.spec.synchronous_standbys.is_none();
-            faults.claim(follows && plain, "INV-24", || {
+            violations.require(follows && plain, "INV-24", || {
                 format!("{uid} does not follow the master plainly")
             });
         }
@@ -362,69 +365,69 @@ fn dbs(planned: &Planned<'_>, faults: &mut Faults) {
         } else {
             listed.is_none_or(Vec::is_empty) || right
         };
-        faults.claim(fits, "INV-25", || {
+        violations.require(fits, "INV-25", || {
             format!("followers of {old_master} are {listed:?}, should be {expected:?}")
         });
     }
 }
 
-/// Whether a db may be removed (INV-20).
-fn may_go(situation: &Situation<'_>, uid: &DbUid, db: &Db, master: &DbUid, head: &Db) -> bool {
-    let mut wakes = Wakes::default();
-    if !situation.reported_well(master, head) {
+/// Returns whether a db may be removed (INV-20).
+fn may_be_removed(view: &PlanView<'_>, uid: &DbUid, db: &Db, master: &DbUid, master_db: &Db) -> bool {
+    let mut deadlines = Deadlines::default();
+    if !view.is_reported_healthy(master, master_db) {
         return false;
     }
     if is_master_type(db) {
         return true;
     }
-    let lost = situation.report_of(db).is_some_and(|report| {
-        let stays = report.lives && !report.info.leaving && report.info.stopped.is_none();
+    let data_lost = view.report_of(db).is_some_and(|report| {
+        let stays = report.live && !report.info.leaving && report.info.stopped.is_none();
         stays && report.info.data_lost == *uid
     });
-    if lost {
+    if data_lost {
         return true;
     }
-    let good = situation
+    let good = view
         .standbys()
-        .filter(|(uid, db)| situation.verdict(uid, db, head, &mut wakes).is_good())
+        .filter(|(uid, db)| view.assess(uid, db, master_db, &mut deadlines).is_good())
         .count();
-    let wanted = usize::from(situation.spec.max_standbys_per_sender);
-    let verdict = situation.verdict(uid, db, head, &mut Wakes::default());
-    match (&verdict.validity, verdict.class) {
+    let wanted = usize::from(view.spec.max_standbys_per_sender);
+    let assessment = view.assess(uid, db, master_db, &mut Deadlines::default());
+    match (&assessment.validity, assessment.class) {
         (Validity::Invalid(_), _) => true,
-        (Validity::Valid, Class::Good) => {
-            good > wanted || situation.memory.stalls.get(uid).is_some_and(|stall| stall.reports > 10)
+        (Validity::Valid, DbClass::Good) => {
+            good > wanted || view.memory.stalls.get(uid).is_some_and(|stall| stall.reports > 10)
         }
-        _ => good >= wanted || situation.memory.stalls.get(uid).is_some_and(|stall| stall.reports > 10),
+        _ => good >= wanted || view.memory.stalls.get(uid).is_some_and(|stall| stall.reports > 10),
     }
 }
 
-/// INV-26, INV-27
-fn keepers(planned: &Planned<'_>, faults: &mut Faults) {
-    let situation = planned.situation;
-    for (uid, keeper) in situation.data.keepers() {
-        if planned.next.keepers().contains_key(uid) {
+/// Checks keepers that are removed or marked as failed (INV-26, INV-27).
+fn keepers(transition: &Transition<'_>, violations: &mut Violations) {
+    let view = transition.view;
+    for (uid, keeper) in view.data.keepers() {
+        if transition.next.keepers().contains_key(uid) {
             continue;
         }
-        let dead = situation.wall.since(keeper.status.last_healthy_time) > situation.spec.dead_keeper_removal_interval;
-        let free = planned.next.db_of_keeper(uid).is_none();
-        faults.claim(dead && free, "INV-26", || {
+        let dead = view.wall.since(keeper.status.last_healthy_time) > view.spec.dead_keeper_removal_interval;
+        let free = transition.next.db_of_keeper(uid).is_none();
+        violations.require(dead && free, "INV-26", || {
             format!("the keeper {uid} is removed and is not dead and free")
         });
     }
-    for (uid, keeper) in planned
+    for (uid, keeper) in transition
         .before
         .keepers()
         .iter()
         .filter(|(_, keeper)| keeper.status.force_fail)
     {
-        let Some(after) = planned.next.keepers().get(uid) else {
+        let Some(after) = transition.next.keepers().get(uid) else {
             continue;
         };
         let kept = after.status == keeper.status;
         let acted = !after.status.force_fail && !after.status.healthy;
-        let right = if planned.situation.first_run { kept } else { acted };
-        faults.claim(right, "INV-27", || {
+        let right = if transition.view.first_run { kept } else { acted };
+        violations.require(right, "INV-27", || {
             format!("the failing of keeper {uid} by hand is lost")
         });
     }

@@ -1,15 +1,15 @@
-//! What a db is good for: convergence, status class, validity against the master (sentinel 4). Who is elected or removed
-//! for it is left to `elect` and `standbys`.
+//! Classifies dbs: convergence, class, and validity against the master (sentinel 4). What follows is left to `elect`
+//! and `standbys`.
 
 use std::time::Duration;
 
 use crate::clock::Boottime;
 use crate::model::{Db, DbInitMode, DbStatus, DbUid, FollowType, Lsn, Role, Spec, TimelineHistory};
-use crate::plan::draft::Wakes;
+use crate::plan::draft::Deadlines;
 use crate::plan::memory::{Memory, converged};
 use crate::plan::note::Note;
 
-/// How far a keeper has come with the generation that it is asked for (sentinel C-2).
+/// How far a keeper is with the requested generation (sentinel C-2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Convergence {
     Converged,
@@ -17,24 +17,24 @@ pub(crate) enum Convergence {
     Failed,
 }
 
-/// What a db is good for (sentinel C-5).
+/// The class of a db (sentinel C-5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Class {
+pub(crate) enum DbClass {
     Good,
     Converging,
     Failed,
 }
 
-/// Whether a db can belong to the present master's cluster (sentinel C-6).
+/// Whether a db can belong to the current master's cluster (sentinel C-6).
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Validity {
-    /// It has not been seen complete yet.
+    /// No generation has been applied yet, so nothing is known of its data.
     Unknown,
     Valid,
     Invalid(Box<Note>),
 }
 
-/// Whether a db heads a cluster rather than follows inside of it (sentinel 1.1).
+/// Returns whether a db is a master, or the first db of a standby cluster (sentinel 1.1).
 pub(crate) fn is_master_type(db: &Db) -> bool {
     match db.spec.role {
         Role::Master => true,
@@ -43,7 +43,7 @@ pub(crate) fn is_master_type(db: &Db) -> bool {
     }
 }
 
-/// Whether a db follows another one of this cluster (sentinel 1.1).
+/// Returns whether a db follows another db of this cluster (sentinel 1.1).
 pub(crate) fn is_standby_type(db: &Db) -> bool {
     db.spec.role == Role::Standby && follows(db, &FollowType::Internal)
 }
@@ -55,14 +55,15 @@ fn follows(db: &Db, kind: &FollowType) -> bool {
         .is_some_and(|follow| follow.kind == *kind)
 }
 
-/// sentinel C-2, C-3; a zero limit means none.
+/// Returns how far a db is with its current generation, which may take `limit`; zero means no limit (sentinel C-2,
+/// C-3).
 pub(crate) fn convergence(
     uid: &DbUid,
     db: &Db,
     limit: Duration,
     memory: &Memory,
     now: Boottime,
-    wakes: &mut Wakes,
+    deadlines: &mut Deadlines,
 ) -> Convergence {
     if converged(db) {
         return Convergence::Converged;
@@ -70,16 +71,19 @@ pub(crate) fn convergence(
     if limit.is_zero() {
         return Convergence::Converging;
     }
-    let asked = memory.asked.get(uid).filter(|asked| asked.generation == db.generation);
-    let since = asked.map_or(now, |asked| asked.since);
+    let pending = memory
+        .pending
+        .get(uid)
+        .filter(|pending| pending.generation == db.generation);
+    let since = pending.map_or(now, |pending| pending.since);
     if now.since(since) > limit {
         return Convergence::Failed;
     }
-    wakes.after(since + limit, now);
+    deadlines.after(since + limit, now);
     Convergence::Converging
 }
 
-/// How long a db may take, when its class is asked (sentinel C-4, W-9).
+/// Returns how long a db may take to converge, for its class (sentinel C-4, W-9).
 pub(crate) fn class_limit(db: &Db, spec: &Spec) -> Duration {
     let copying = db.generation == 1 || db.status.current_generation == 0;
     if db.spec.init_mode == DbInitMode::Resync && copying {
@@ -89,18 +93,18 @@ pub(crate) fn class_limit(db: &Db, spec: &Spec) -> Duration {
     }
 }
 
-/// sentinel C-5
-pub(crate) fn class(db: &Db, keeper_healthy: bool, convergence: Convergence) -> Class {
+/// Returns the class of a db (sentinel C-5).
+pub(crate) fn class(db: &Db, keeper_healthy: bool, convergence: Convergence) -> DbClass {
     match convergence {
-        _ if !keeper_healthy => Class::Failed,
-        Convergence::Failed => Class::Failed,
-        Convergence::Converging => Class::Converging,
-        Convergence::Converged if db.status.healthy => Class::Good,
-        Convergence::Converged => Class::Failed,
+        _ if !keeper_healthy => DbClass::Failed,
+        Convergence::Failed => DbClass::Failed,
+        Convergence::Converging => DbClass::Converging,
+        Convergence::Converged if db.status.healthy => DbClass::Good,
+        Convergence::Converged => DbClass::Failed,
     }
 }
 
-/// sentinel C-6
+/// Returns whether a db can belong to the cluster of `master` (sentinel C-6).
 pub(crate) fn validity(uid: &DbUid, db: &Db, master: &DbStatus) -> Validity {
     if db.status.current_generation == 0 {
         return Validity::Unknown;
@@ -119,7 +123,7 @@ pub(crate) fn validity(uid: &DbUid, db: &Db, master: &DbStatus) -> Validity {
     }
 }
 
-/// Why a db has left the master's branch of timelines, if it has (sentinel C-7).
+/// Returns why a db is not on the master's timeline branch; none when it is (sentinel C-7).
 fn other_branch(master: &DbStatus, db: &DbStatus) -> Option<Note> {
     let (followed, own) = (master.timeline_id, db.timeline_id);
     if followed < own {
@@ -129,7 +133,7 @@ fn other_branch(master: &DbStatus, db: &DbStatus) -> Option<Note> {
         if own <= 1 {
             return None;
         }
-        let (of_master, of_db) = (switch_of(master, own - 1)?, switch_of(db, own - 1)?);
+        let (of_master, of_db) = (history_entry(master, own - 1)?, history_entry(db, own - 1)?);
         let (followed_at, at) = (of_master.switch_point, of_db.switch_point);
         return (followed_at != at).then_some(Note::ForkedElsewhere {
             followed,
@@ -138,7 +142,7 @@ fn other_branch(master: &DbStatus, db: &DbStatus) -> Option<Note> {
             at,
         });
     }
-    let (followed_at, at) = (switch_of(master, own)?.switch_point, db.xlog_pos);
+    let (followed_at, at) = (history_entry(master, own)?.switch_point, db.xlog_pos);
     (followed_at < at).then_some(Note::ForkedBefore {
         followed,
         own,
@@ -147,30 +151,30 @@ fn other_branch(master: &DbStatus, db: &DbStatus) -> Option<Note> {
     })
 }
 
-/// Where a timeline was left, as far as a history tells.
-pub(crate) fn switch_of(status: &DbStatus, timeline: u64) -> Option<&TimelineHistory> {
+/// Returns the entry of the timeline history for a timeline, if it holds one.
+pub(crate) fn history_entry(status: &DbStatus, timeline: u64) -> Option<&TimelineHistory> {
     status
         .timelines_history
         .iter()
         .find(|entry| entry.timeline_id == timeline)
 }
 
-/// A standby's reports in a row without progress past which missing WAL counts (sentinel 1.4).
+/// Consecutive reports of a standby without progress after which missing WAL counts (sentinel 1.4).
 const STALLED_REPORTS: u32 = 10;
-/// Bytes of a WAL segment; another size is not told by keepers of the reference (sentinel 1.4).
+/// Size of a WAL segment. Go stolon's keepers do not report another size (sentinel 1.4).
 const SEGMENT_BYTES: u64 = 16 << 20;
 
-/// Why a standby will never catch up, if it will not: the master no longer has the WAL that it needs (sentinel C-9).
+/// Returns why a standby cannot catch up: the master no longer has the WAL that it needs (sentinel C-9).
 pub(crate) fn missing_wal(uid: &DbUid, db: &Db, master: &DbStatus, memory: &Memory) -> Option<Note> {
     let stalled = memory
         .stalls
         .get(uid)
         .is_some_and(|stall| stall.reports > STALLED_REPORTS);
-    let looked_at = is_standby_type(db) && db.generation != 1 && db.status.healthy;
+    let is_running_standby = is_standby_type(db) && db.generation != 1 && db.status.healthy;
     let oldest = master.older_wal_file.as_str();
-    // Without a position it has never reported well: it may be starting.
+    // A standby without a position has never reported as healthy: it may be starting.
     let at = db.status.xlog_pos;
-    if !stalled || !looked_at || oldest.is_empty() || at == master.xlog_pos || at == Lsn::default() {
+    if !stalled || !is_running_standby || oldest.is_empty() || at == master.xlog_pos || at == Lsn::default() {
         return None;
     }
     let well_formed = oldest.len() == 24 && oldest.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));

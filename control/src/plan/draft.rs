@@ -1,33 +1,34 @@
-//! A plan in the making: the document being changed, and what there is to say about it.
+//! The plan under construction: the changed cluster data and the notes. Only deciding functions get it mutably.
 
 use std::time::Duration;
 
 use crate::clock::Boottime;
 use crate::model::{Cluster, ClusterData, Db, DbUid, Keeper, KeeperUid, ProxySection};
+use crate::plan::election_backoff::ElectionRecord;
 use crate::plan::note::Note;
-use crate::plan::pause::Election;
 
-/// What has to be true of the store, besides what every write of a leader needs (fencing F-7), for a plan to be written.
+/// A condition of the store, besides those of every leader's write (fencing F-7), under which a plan may be written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
-    /// This keeper's info is still the one that was read: a master that has said anything since is looked at again
-    /// (beyond ).
+    /// This keeper's info is unchanged since it was read. If the old master has published anything since, the plan is
+    /// made again (extensions ).
     KeeperInfo {
         /// The last part of the key.
         key: String,
-        /// The revision of its last put; none: the key does not exist.
+        /// The revision of its last put; none: the key must not exist.
         revision: Option<i64>,
     },
 }
 
-/// When to look again although nothing has happened.
+/// The earliest time at which something has to be planned again even if nothing changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Wakes {
+pub(crate) struct Deadlines {
     pub(crate) next: Option<Boottime>,
 }
 
-impl Wakes {
-    /// Asks for a round just after a time that has not passed yet; limits are passed when strictly more has elapsed.
+impl Deadlines {
+    /// Requests a round just after `at`, unless that has passed. Timers expire when strictly more time has elapsed, so
+    /// one millisecond is added.
     pub(crate) fn after(&mut self, at: Boottime, now: Boottime) {
         if at >= now {
             let at = at + Duration::from_millis(1);
@@ -36,19 +37,19 @@ impl Wakes {
     }
 }
 
-/// The plan in the making.
+/// The plan under construction.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Draft {
-    /// The document being changed.
+    /// The cluster data being changed.
     pub(crate) next: ClusterData,
-    /// What there is to say.
+    /// What was decided, and why.
     pub(crate) notes: Vec<Note>,
-    /// When to look again.
-    pub(crate) wakes: Wakes,
-    /// What the write depends on.
+    /// When to plan again.
+    pub(crate) deadlines: Deadlines,
+    /// Conditions of the write.
     pub(crate) conditions: Vec<Condition>,
-    /// The election that this plan makes.
-    pub(crate) elected: Option<Election>,
+    /// The election made in this plan.
+    pub(crate) elected: Option<ElectionRecord>,
 }
 
 impl Draft {
@@ -56,13 +57,13 @@ impl Draft {
         Self {
             next: data.clone(),
             notes: Vec::new(),
-            wakes: Wakes::default(),
+            deadlines: Deadlines::default(),
             conditions: Vec::new(),
             elected: None,
         }
     }
 
-    pub(crate) fn say(&mut self, note: Note) {
+    pub(crate) fn note(&mut self, note: Note) {
         self.notes.push(note);
     }
 
@@ -88,14 +89,14 @@ impl Draft {
         self.next.dbs_mut().get_mut(uid)
     }
 
-    /// Takes a db out, saying why.
+    /// Removes a db and adds the note.
     pub(crate) fn remove_db(&mut self, uid: &DbUid, note: impl FnOnce(DbUid, KeeperUid) -> Note) {
         if let Some(db) = self.next.dbs_mut().remove(uid) {
-            self.say(note(uid.clone(), db.spec.keeper_uid));
+            self.note(note(uid.clone(), db.spec.keeper_uid));
         }
     }
 
-    /// Keepers that are healthy and have no db, by uid.
+    /// Returns healthy keepers without a db, sorted by uid.
     pub(crate) fn free_keepers(&self) -> Vec<KeeperUid> {
         let free =
             |(uid, keeper): &(&KeeperUid, &Keeper)| keeper.status.healthy && self.next.db_of_keeper(uid).is_none();

@@ -1,244 +1,254 @@
-//! Whether the master is still usable, and who takes over (sentinel 7.2 to 7.4, beyond ). What becomes
-//! of everybody else is left to `standbys`.
+//! Whether the master is still usable, and which db replaces it (sentinel 7.2 to 7.4, extensions ).
+//! What happens to the other dbs is left to `standbys`.
 
 use crate::model::{Db, DbUid, Lsn, Role};
-use crate::plan::classify::{Convergence, Validity, convergence, is_standby_type, switch_of, validity};
+use crate::plan::classify::{Convergence, Validity, convergence, history_entry, is_standby_type, validity};
 use crate::plan::draft::{Condition, Draft};
+use crate::plan::election_backoff::{ElectionRecord, ReplaceReason};
 use crate::plan::memory::converged;
-use crate::plan::note::{Names, Note};
-use crate::plan::pause::{Election, Loss};
+use crate::plan::note::{Note, ProxyList};
 use crate::plan::proxies;
-use crate::plan::situation::{Situation, Trust};
+use crate::plan::view::{PlanView, ReportQuality};
 
-/// The most WAL that a master may have written after its promotion for it to be given up for its predecessor, however
+/// Maximum bytes of WAL that a master may have written after its promotion to be given up for its predecessor, however
 /// large maxStandbyLag is (sentinel C-12).
-const FORGOTTEN_BYTES_MAX: i128 = 64 << 10;
+const DISCARDED_BYTES_MAX: i128 = 64 << 10;
 
-/// What the master is good for.
+/// The state of the master, as far as an election depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Usable {
-    Yes,
-    /// It stopped cleanly here, on this timeline, and its keeper left (beyond ).
+enum MasterState {
+    Usable,
+    /// It stopped cleanly at this position, and its keeper left (extensions ).
     Left {
         lsn: Lsn,
         timeline: u64,
     },
-    No,
+    Failed,
 }
 
-/// Who could take over.
+/// A db that could be elected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Candidate {
     db: DbUid,
     at: Lsn,
-    trust: Trust,
-    kind: Kind,
+    quality: ReportQuality,
+    kind: CandidateKind,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
-    /// A standby, or a former head that runs and is good.
-    Ordinary,
-    /// A former master that is kept, for which the proxies have to be closed first and whose info must stand still
-    /// (sentinel C-12, beyond ).
-    Retained(Condition),
+enum CandidateKind {
+    /// A standby, or another db of master type that runs and is good.
+    Regular,
+    /// A former master that is kept. The proxies have to be closed first, and its info must not change (sentinel C-12,
+    /// extensions ).
+    Fallback(Condition),
 }
 
-/// Elects another master if that is needed and possible; whether it did.
-pub(crate) fn elect(draft: &mut Draft, situation: &Situation, master: &DbUid, db: &Db) -> bool {
-    let usable = judge(draft, situation, master, db);
-    if usable == Usable::Yes {
+/// Elects another master if that is needed and possible. Returns whether it did.
+pub(crate) fn elect(draft: &mut Draft, view: &PlanView, master: &DbUid, db: &Db) -> bool {
+    let state = assess_master(draft, view, master, db);
+    if state == MasterState::Usable {
         return false;
     }
     let proxies_closed = draft.proxy_mut().spec.master_db_uid.is_empty();
-    if proxies_closed && wait_for_proxies(draft, situation) {
+    if proxies_closed && wait_for_proxies(draft, view) {
         return false;
     }
-    draft.say(Note::FindingMaster {});
-    let mut ordinary = candidates(draft, situation, master, db, usable);
-    let retained = retained(situation, master, db, ordinary.is_empty());
-    if ordinary.is_empty() && !retained.is_empty() && !proxies_closed {
-        go_back_later(draft, situation, &retained);
+    draft.note(Note::FindingMaster {});
+    let mut regular = candidates(draft, view, master, db, state);
+    let fallbacks = fallback_masters(view, master, db, regular.is_empty());
+    if regular.is_empty() && !fallbacks.is_empty() && !proxies_closed {
+        close_for_fallback(draft, view, &fallbacks);
         return false;
     }
-    if proxies_closed && usable == Usable::No {
-        ordinary.extend(retained);
+    // Only after a failure: a master that left cleanly lost nothing, and its standbys have all of its data.
+    if proxies_closed && state == MasterState::Failed {
+        regular.extend(fallbacks);
     }
-    let Some(best) = best(ordinary) else {
-        match usable {
-            Usable::No => draft.say(Note::NoEligibleMasters {}),
-            Usable::Left { .. } | Usable::Yes => {}
+    let Some(best) = choose(regular) else {
+        match state {
+            MasterState::Failed => draft.note(Note::NoEligibleMasters {}),
+            MasterState::Left { .. } | MasterState::Usable => {}
         }
         return false;
     };
-    if let Kind::Retained(condition) = &best.kind {
+    if let CandidateKind::Fallback(condition) = &best.kind {
         draft.require(condition.clone());
     }
-    // beyond: a master whose keeper has published anything since is looked at again
-    draft.require(situation.info_unchanged(db));
-    replace(draft, master, &best);
-    let loss = match usable {
-        Usable::No if !situation.is_gone(db) => Loss::Doubtful,
-        _ => Loss::Gone,
+    // If the old master's keeper has published anything since, the plan is made again (extensions ).
+    draft.require(view.info_unchanged(db));
+    install(draft, master, &best);
+    let reason = match state {
+        MasterState::Failed if !view.is_keeper_gone(db) => ReplaceReason::MasterUnhealthy,
+        _ => ReplaceReason::KeeperGone,
     };
-    let last = situation.memory.election.as_ref();
-    draft.elected = Some(Election::after(last, &best.db, loss, situation.now));
+    let last = view.memory.election.as_ref();
+    draft.elected = Some(ElectionRecord::after(last, &best.db, reason, view.now));
     true
 }
 
-/// Whether proxies may still be forwarding to an earlier master; then nobody is elected (fencing F-10).
+/// Returns whether proxies may still forward to an earlier master; then no election takes place (fencing F-10).
 ///
-/// A proxy that still holds a lease from an earlier reign of the same address would carry writes to a master that was
-/// not published, and whose writes count for nothing (beyond ).
-fn wait_for_proxies(draft: &mut Draft, situation: &Situation) -> bool {
-    let in_the_way = &situation.proxies.in_the_way;
-    if in_the_way.is_empty() {
+/// A proxy whose lease dates from an earlier time as master of the same address would forward writes to a master that
+/// is not announced. Such writes do not count as acknowledged (extensions) and could be lost.
+fn wait_for_proxies(draft: &mut Draft, view: &PlanView) -> bool {
+    let may_still_forward = &view.proxies.may_still_forward;
+    if may_still_forward.is_empty() {
         return false;
     }
     let generation = draft.proxy_mut().generation;
-    draft.say(Note::ElectionWaitsForProxies {
-        proxies: Names(in_the_way.clone()),
+    draft.note(Note::ElectionWaitsForProxies {
+        proxies: ProxyList(may_still_forward.clone()),
         generation,
     });
     true
 }
 
-/// What the master is good for, once it is settled that a doubt about it counts.
-fn judge(draft: &mut Draft, situation: &Situation, master: &DbUid, db: &Db) -> Usable {
-    let usable = examine(draft, situation, master, db);
-    if usable != Usable::No || situation.is_gone(db) {
-        return usable;
+/// Returns the state of the master. A suspected master whose keeper is running counts as usable while another check or
+/// the election backoff delays its replacement.
+fn assess_master(draft: &mut Draft, view: &PlanView, master: &DbUid, db: &Db) -> MasterState {
+    let state = master_state(draft, view, master, db);
+    if state != MasterState::Failed || view.is_keeper_gone(db) {
+        return state;
     }
     let keeper = db.spec.keeper_uid.clone();
-    if situation.first_run && situation.seems_well(master, db) {
-        draft.say(Note::MasterSeemsWell {
+    if view.first_run && view.seems_healthy(master, db) {
+        draft.note(Note::MasterSeemsWell {
             db: master.clone(),
             keeper,
         });
-        return Usable::Yes;
+        return MasterState::Usable;
     }
-    let served = situation.memory.served.as_ref() == Some(master);
-    let last = situation
+    let served = view.memory.once_healthy.as_ref() == Some(master);
+    let last = view
         .memory
         .election
         .as_ref()
         .filter(|election| election.master == *master);
-    let pause = last.map(|last| (last.doubtful, last.pause_ends(situation.spec, served)));
+    let pause = last.map(|last| (last.consecutive, last.backoff_end(view.spec, served)));
     match pause {
-        Some((elections, end)) if situation.now <= end => {
-            draft.wakes.after(end, situation.now);
-            draft.say(Note::ElectionPaused {
+        Some((elections, end)) if view.now <= end => {
+            draft.deadlines.after(end, view.now);
+            draft.note(Note::ElectionPaused {
                 db: master.clone(),
                 keeper,
                 elections,
             });
-            Usable::Yes
+            MasterState::Usable
         }
-        _ => Usable::No,
+        _ => MasterState::Failed,
     }
 }
 
-/// sentinel N-4, beyond
-fn examine(draft: &mut Draft, situation: &Situation, master: &DbUid, db: &Db) -> Usable {
+/// Returns the state of the master without regard to delays (sentinel N-4, extensions ).
+fn master_state(draft: &mut Draft, view: &PlanView, master: &DbUid, db: &Db) -> MasterState {
     let keeper = db.spec.keeper_uid.clone();
-    let limit = situation.spec.convergence_timeout;
-    let progress = convergence(master, db, limit, situation.memory, situation.now, &mut draft.wakes);
-    let mut usable = Usable::Yes;
+    let limit = view.spec.convergence_timeout;
+    let progress = convergence(master, db, limit, view.memory, view.now, &mut draft.deadlines);
+    let mut state = MasterState::Usable;
     if !db.status.healthy {
-        draft.say(Note::MasterFailed {
+        draft.note(Note::MasterFailed {
             db: master.clone(),
             keeper: keeper.clone(),
         });
-        usable = Usable::No;
+        state = MasterState::Failed;
     }
     if progress == Convergence::Failed {
-        // sentinel W-10: one that this sentinel has seen serving is asked to reconfigure, not to promote.
-        let serves = db.status.healthy && situation.memory.served.as_ref() == Some(master);
+        // A master that this sentinel has found serving is being reconfigured, not promoted, so it is only slow
+        // (sentinel W-10).
+        let serves = db.status.healthy && view.memory.once_healthy.as_ref() == Some(master);
         if serves {
-            draft.say(Note::MasterSlow {
+            draft.note(Note::MasterSlow {
                 db: master.clone(),
                 keeper: keeper.clone(),
             });
         } else {
-            draft.say(Note::MasterNotConverged {
+            draft.note(Note::MasterNotConverged {
                 db: master.clone(),
                 keeper: keeper.clone(),
             });
-            usable = Usable::No;
+            state = MasterState::Failed;
         }
     }
-    if let Some((lsn, timeline)) = goodbye(situation, master, db) {
-        draft.say(Note::MasterLeft {
+    if let Some((lsn, timeline)) = clean_stop(view, master, db) {
+        draft.note(Note::MasterLeft {
             db: master.clone(),
             keeper,
             lsn,
         });
-        if usable == Usable::Yes {
-            usable = Usable::Left { lsn, timeline };
+        if state == MasterState::Usable {
+            state = MasterState::Left { lsn, timeline };
         }
     }
-    usable
+    state
 }
 
-/// Where the master stopped, if its keeper has said goodbye in order, and in the life that this document has
-/// acknowledged: no other may have run it (beyond ).
-fn goodbye(situation: &Situation, master: &DbUid, db: &Db) -> Option<(Lsn, u64)> {
-    let info = &situation.report_of(db).filter(|report| report.listed)?.info;
-    let boot = &situation.before.keepers().get(&db.spec.keeper_uid)?.status.boot_uuid;
+/// Returns position and timeline at which the master stopped, if its keeper left in an orderly shutdown with the boot
+/// UUID that the cluster data holds. Another process of the keeper may have run it otherwise (extensions ).
+fn clean_stop(view: &PlanView, master: &DbUid, db: &Db) -> Option<(Lsn, u64)> {
+    let info = &view.report_of(db).filter(|report| report.key_exists)?.info;
+    let boot = &view.before.keepers().get(&db.spec.keeper_uid)?.status.boot_uuid;
     let stopped = info.stopped.as_ref().filter(|stopped| stopped.clean)?;
     let of_master = info.postgres_state.as_ref().is_none_or(|state| state.uid == *master);
-    let in_order = info.leaving && info.boot_uuid == *boot && of_master;
-    in_order.then_some((stopped.lsn?, stopped.timeline_id))
+    let is_orderly = info.leaving && info.boot_uuid == *boot && of_master;
+    is_orderly.then_some((stopped.lsn?, stopped.timeline_id))
 }
 
-/// The ordinary candidates (sentinel C-10, C-12).
-fn candidates(draft: &mut Draft, situation: &Situation, master: &DbUid, head: &Db, usable: Usable) -> Vec<Candidate> {
+/// Returns the regular candidates (sentinel C-10, C-12).
+fn candidates(
+    draft: &mut Draft,
+    view: &PlanView,
+    master: &DbUid,
+    master_db: &Db,
+    state: MasterState,
+) -> Vec<Candidate> {
     let mut found = Vec::new();
-    // Before anybody could write to the failed master, a former one is gone back to only as of beyond says.
-    let published = situation.is_published(master);
-    let others = situation
+    // Before the failed master was announced, a former master is considered only as a fallback (extensions ).
+    let published = view.is_announced(master);
+    let others = view
         .data
         .dbs()
         .iter()
         .filter(|(uid, db)| *uid != master && (published || is_standby_type(db)));
     for (uid, db) in others {
-        let verdict = situation.verdict(uid, db, head, &mut draft.wakes);
-        if !verdict.is_good() || db.status.timeline_id != head.status.timeline_id {
+        let assessment = view.assess(uid, db, master_db, &mut draft.deadlines);
+        if !assessment.is_good() || db.status.timeline_id != master_db.status.timeline_id {
             continue;
         }
         let (at, keeper) = (db.status.xlog_pos, db.spec.keeper_uid.clone());
-        let report = situation.report_of(db);
-        if report.is_some_and(|report| report.going()) {
-            draft.say(Note::CandidateLeaving {
+        let report = view.report_of(db);
+        if report.is_some_and(|report| report.is_leaving_or_stopped()) {
+            draft.note(Note::CandidateLeaving {
                 db: uid.clone(),
                 keeper,
             });
             continue;
         }
-        // sentinel C-10: a standby ahead of the record passes, and so does one exactly as far behind as allowed
-        if at.behind(head.status.xlog_pos) > i128::from(situation.spec.max_standby_lag) {
-            draft.say(Note::TooFarBehind {
+        // A standby ahead of the recorded position passes, and so does one exactly as far behind as allowed (sentinel
+        // C-10).
+        if at.bytes_behind(master_db.status.xlog_pos) > i128::from(view.spec.max_standby_lag) {
+            draft.note(Note::TooFarBehind {
                 db: uid.clone(),
                 at,
-                master: head.status.xlog_pos,
+                master: master_db.status.xlog_pos,
             });
             continue;
         }
-        let may = situation
+        let may_be_master = view
             .keeper_of(db)
             .is_none_or(|keeper| keeper.status.can_be_master != Some(false));
-        if is_standby_type(db) && !may {
-            draft.say(Note::MayNotBeMaster {
+        if is_standby_type(db) && !may_be_master {
+            draft.note(Note::MayNotBeMaster {
                 db: uid.clone(),
                 keeper,
             });
             continue;
         }
-        // beyond: nothing that the master wrote before it stopped may be missing
-        if let Usable::Left { lsn, timeline } = usable
+        // After a clean stop a standby must have received everything that the master wrote (extensions ).
+        if let MasterState::Left { lsn, timeline } = state
             && (at < lsn || db.status.timeline_id != timeline || !is_standby_type(db))
         {
-            draft.say(Note::MissingWal {
+            draft.note(Note::MissingWal {
                 db: uid.clone(),
                 at,
                 lsn,
@@ -248,39 +258,42 @@ fn candidates(draft: &mut Draft, situation: &Situation, master: &DbUid, head: &D
         found.push(Candidate {
             db: uid.clone(),
             at,
-            trust: situation.trust(uid, db),
-            kind: Kind::Ordinary,
+            quality: view.report_quality(uid, db),
+            kind: CandidateKind::Regular,
         });
     }
     found
 }
 
-/// Former masters that are kept and could be gone back to (sentinel C-12, beyond ).
-fn retained(situation: &Situation, master: &DbUid, head: &Db, nobody_else: bool) -> Vec<Candidate> {
-    let published = situation.is_published(master);
-    let back = |(uid, db): (&DbUid, &Db)| {
-        let report = situation
+/// Returns former masters that are kept and could be used again (sentinel C-12, extensions ).
+fn fallback_masters(view: &PlanView, master: &DbUid, master_db: &Db, no_regular_candidate: bool) -> Vec<Candidate> {
+    let published = view.is_announced(master);
+    let candidate = |(uid, db): (&DbUid, &Db)| {
+        let report = view
             .report_of(db)
-            .filter(|report| report.lives && !report.info.leaving)?;
+            .filter(|report| report.live && !report.info.leaving)?;
         let stopped = report.info.stopped.as_ref();
-        let runs = report.of(uid).is_some_and(|state| state.healthy) && db.status.healthy && converged(db);
-        if !runs && stopped.is_none() {
+        let is_running = report.state_of(uid).is_some_and(|state| state.healthy) && db.status.healthy && converged(db);
+        if !is_running && stopped.is_none() {
             return None;
         }
-        let (own, of_head) = (db.status.timeline_id, head.status.timeline_id);
-        // What stopped on another timeline than its record says is not what the record is about (beyond ).
+        let (own, master_timeline) = (db.status.timeline_id, master_db.status.timeline_id);
+        // The recorded position is about its own timeline; an instance that stopped on another one has different data
+        // (extensions ).
         if stopped.is_some_and(|stopped| stopped.timeline_id != own) {
             return None;
         }
-        // beyond: the elected one failed before anybody wrote to it
-        let before_publication = !published && own == of_head;
-        // sentinel C-12: little more than the promotion itself is given up
-        let forgotten = switch_of(&head.status, own).map(|switch| switch.switch_point.behind(head.status.xlog_pos));
-        let allowed = FORGOTTEN_BYTES_MAX.min(i128::from(situation.spec.max_standby_lag));
-        let just_promoted = nobody_else && own < of_head && forgotten.is_some_and(|bytes| bytes <= allowed);
+        // the elected master failed before clients could write to it (extensions)
+        let before_publication = !published && own == master_timeline;
+        // only the WAL of the promotion itself is discarded, and little more (sentinel C-12)
+        let discarded = history_entry(&master_db.status, own)
+            .map(|switch| switch.switch_point.bytes_behind(master_db.status.xlog_pos));
+        let allowed = DISCARDED_BYTES_MAX.min(i128::from(view.spec.max_standby_lag));
+        let just_promoted =
+            no_regular_candidate && own < master_timeline && discarded.is_some_and(|bytes| bytes <= allowed);
         let complete = db.status.current_generation > 0;
-        let same_system = db.status.system_id.is_empty() || db.status.system_id == head.status.system_id;
-        let same_branch = just_promoted || matches!(validity(uid, db, &head.status), Validity::Valid);
+        let same_system = db.status.system_id.is_empty() || db.status.system_id == master_db.status.system_id;
+        let same_branch = just_promoted || matches!(validity(uid, db, &master_db.status), Validity::Valid);
         if !complete || !same_system || !same_branch || !(before_publication || just_promoted) {
             return None;
         }
@@ -294,22 +307,18 @@ fn retained(situation: &Situation, master: &DbUid, head: &Db, nobody_else: bool)
         Some(Candidate {
             db: uid.clone(),
             at,
-            trust: Trust::Fresh,
-            kind: Kind::Retained(condition),
+            quality: ReportQuality::Fresh,
+            kind: CandidateKind::Fallback(condition),
         })
     };
-    situation.old_masters(master).filter_map(back).collect()
+    view.old_masters(master).filter_map(candidate).collect()
 }
 
-/// Closes the proxies, so that a former master can be gone back to once none is in the way (fencing F-6).
-fn go_back_later(draft: &mut Draft, situation: &Situation, retained: &[Candidate]) {
-    for candidate in retained {
-        let keeper = situation
-            .data
-            .dbs()
-            .get(&candidate.db)
-            .map(|db| db.spec.keeper_uid.clone());
-        draft.say(Note::ClosingForOldMaster {
+/// Closes the proxies, so that a former master can be elected once no proxy may still forward (fencing F-6).
+fn close_for_fallback(draft: &mut Draft, view: &PlanView, fallbacks: &[Candidate]) {
+    for candidate in fallbacks {
+        let keeper = view.data.dbs().get(&candidate.db).map(|db| db.spec.keeper_uid.clone());
+        draft.note(Note::ClosingForOldMaster {
             db: candidate.db.clone(),
             keeper: keeper.unwrap_or_default(),
         });
@@ -317,19 +326,19 @@ fn go_back_later(draft: &mut Draft, situation: &Situation, retained: &[Candidate
     proxies::close(draft);
 }
 
-/// The most advanced candidate, by uid among equals (sentinel C-13); one whose position is stale, or whose own keeper calls
-/// it unhealthy, only when no better one is there (design D-6).
-fn best(candidates: Vec<Candidate>) -> Option<Candidate> {
+/// Returns the most advanced candidate, by uid among equals (sentinel C-13). A candidate with a stale report, or one
+/// that its own keeper reports unhealthy, is chosen only when there is no better one.
+fn choose(candidates: Vec<Candidate>) -> Option<Candidate> {
     candidates.into_iter().min_by(|a, b| {
-        a.trust
-            .cmp(&b.trust)
+        a.quality
+            .cmp(&b.quality)
             .then_with(|| b.at.cmp(&a.at))
             .then_with(|| a.db.cmp(&b.db))
     })
 }
 
-/// sentinel N-9
-fn replace(draft: &mut Draft, master: &DbUid, best: &Candidate) {
+/// Makes `best` the master and closes the proxies (sentinel N-9).
+fn install(draft: &mut Draft, master: &DbUid, best: &Candidate) {
     if let Some(old) = draft.db_mut(master) {
         old.spec.followers = Some(Vec::new());
     }
@@ -344,7 +353,7 @@ fn replace(draft: &mut Draft, master: &DbUid, best: &Candidate) {
     }
     draft.cluster_mut().status.master = best.db.clone();
     proxies::close(draft);
-    draft.say(Note::Electing {
+    draft.note(Note::Electing {
         db: best.db.clone(),
         keeper: keeper.unwrap_or_default(),
         from: master.clone(),

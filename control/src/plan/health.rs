@@ -1,5 +1,5 @@
-//! Which keepers and dbs are healthy, and what they last reported (sentinel 3). What follows from it is left to the
-//! other files.
+//! Derives which keepers and dbs are healthy from their last reports (sentinel 3). Decisions are left to the other
+//! modules.
 
 use std::collections::BTreeMap;
 
@@ -11,77 +11,77 @@ use crate::model::{
 use crate::plan::draft::Draft;
 use crate::plan::memory::{Memory, Stall};
 use crate::plan::note::Note;
-use crate::plan::observe::{Arrival, KeeperSighting};
+use crate::plan::observe::{Arrival, KeeperHistory};
 
-/// What is known of a keeper from its last info, fresh or not.
+/// The last report of a keeper, fresh or not.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Report {
+pub(crate) struct KeeperReport {
     /// The last info.
     pub(crate) info: KeeperInfo,
     /// The last part of its key.
     pub(crate) key: String,
     /// The revision of its last put.
     pub(crate) revision: i64,
-    /// It counts as the keeper's present state (sentinel H-3).
+    /// It counts as the keeper's current state (sentinel H-3).
     pub(crate) fresh: bool,
-    /// It is fresh, and the keeper's liveness key is there if it keeps one.
-    pub(crate) lives: bool,
-    /// The key is there, whatever its age.
-    pub(crate) listed: bool,
+    /// It is fresh, and the keeper's liveness key exists if it renews one.
+    pub(crate) live: bool,
+    /// The key exists, whatever its age.
+    pub(crate) key_exists: bool,
 }
 
-impl Report {
-    /// The state of one db, if the info is about that one.
-    pub(crate) fn of(&self, db: &DbUid) -> Option<&PostgresState> {
+impl KeeperReport {
+    /// Returns the state of a db, if the report is about that db.
+    pub(crate) fn state_of(&self, db: &DbUid) -> Option<&PostgresState> {
         self.info.postgres_state.as_ref().filter(|state| state.uid == *db)
     }
 
-    /// Whether the keeper or its instance is on its way down, or down.
-    pub(crate) fn going(&self) -> bool {
+    /// Returns whether the keeper or its instance is shutting down or stopped.
+    pub(crate) fn is_leaving_or_stopped(&self) -> bool {
         self.info.leaving || !self.info.stopping.is_empty() || self.info.stopped.is_some()
     }
 
-    /// Whether the keeper just now says that this db is well and runs.
-    pub(crate) fn says_well(&self, db: &DbUid) -> bool {
-        self.fresh && !self.going() && self.of(db).is_some_and(|state| state.healthy)
+    /// Returns whether the keeper currently reports this db running and healthy.
+    pub(crate) fn reports_healthy(&self, db: &DbUid) -> bool {
+        self.fresh && !self.is_leaving_or_stopped() && self.state_of(db).is_some_and(|state| state.healthy)
     }
 
-    /// Whether the keeper says just now that it does not have the data of this db.
-    pub(crate) fn says_lost(&self, db: &DbUid) -> bool {
-        self.lives && !self.going() && self.info.data_lost == *db
+    /// Returns whether the keeper currently reports that it does not have the data of this db.
+    pub(crate) fn reports_data_lost(&self, db: &DbUid) -> bool {
+        self.live && !self.is_leaving_or_stopped() && self.info.data_lost == *db
     }
 }
 
 /// The reports by keeper.
-pub(crate) type Reports = BTreeMap<KeeperUid, Report>;
+pub(crate) type KeeperReports = BTreeMap<KeeperUid, KeeperReport>;
 
-/// Collects what keepers last said.
-pub(crate) fn reports(memory: &Memory, spec: &Spec, now: Boottime) -> Reports {
-    let report = |(uid, sighting): (&KeeperUid, &KeeperSighting)| {
+/// Returns the last reports of all keepers.
+pub(crate) fn collect_reports(memory: &Memory, spec: &Spec, now: Boottime) -> KeeperReports {
+    let report = |(uid, known): (&KeeperUid, &KeeperHistory)| {
         let fresh = memory
-            .sightings
-            .standing(uid, spec, now)
-            .is_some_and(|standing| standing.fresh);
-        let report = Report {
-            info: sighting.seen.info.clone(),
-            key: sighting.seen.key.clone(),
-            revision: sighting.seen.revision,
+            .history
+            .freshness(uid, spec, now)
+            .is_some_and(|freshness| freshness.fresh);
+        let report = KeeperReport {
+            info: known.last.info.clone(),
+            key: known.last.key.clone(),
+            revision: known.last.revision,
             fresh,
-            lives: memory.sightings.lives(uid, spec, now),
-            listed: sighting.listed,
+            live: memory.history.is_live(uid, spec, now),
+            key_exists: known.key_exists,
         };
         (uid.clone(), report)
     };
-    memory.sightings.keepers.iter().map(report).collect()
+    memory.history.keepers.iter().map(report).collect()
 }
 
-/// Brings keepers and dbs of the draft up to date with what was reported (sentinel 3.2, 3.3). Not at a first run, where
-/// the persisted statuses stand (H-2).
-pub(crate) fn derive(draft: &mut Draft, memory: &mut Memory, spec: &Spec, now: Boottime, wall: Timestamp) {
-    register(draft, memory, spec, now, wall);
-    let failed_by_hand = judge_keepers(draft, memory, spec, now, wall);
-    judge_dbs(draft, memory, spec, now);
-    // sentinel H-15
+/// Updates the statuses of keepers and dbs in the draft from their reports (sentinel 3.2, 3.3). Not called in a first
+/// run, where the persisted statuses are used (H-2).
+pub(crate) fn update_health(draft: &mut Draft, memory: &mut Memory, spec: &Spec, now: Boottime, wall: Timestamp) {
+    register_keepers(draft, memory, spec, now, wall);
+    let failed_by_hand = update_keepers(draft, memory, spec, now, wall);
+    update_dbs(draft, memory, spec, now);
+    // A db is healthy unless it was in error for failInterval or its keeper is unhealthy (sentinel H-15).
     let data = &mut draft.next;
     let healthy: Vec<KeeperUid> = data
         .keepers()
@@ -91,25 +91,26 @@ pub(crate) fn derive(draft: &mut Draft, memory: &mut Memory, spec: &Spec, now: B
         .collect();
     for (uid, db) in data.dbs_mut() {
         let error = memory.db_errors.get(uid);
-        let own = error.is_none_or(|since| now.since(*since) <= spec.fail_interval);
-        let keeper = healthy.contains(&db.spec.keeper_uid) && !failed_by_hand.contains(&db.spec.keeper_uid);
-        db.status.healthy = own && keeper;
+        let db_ok = error.is_none_or(|since| now.since(*since) <= spec.fail_interval);
+        let keeper_ok = healthy.contains(&db.spec.keeper_uid) && !failed_by_hand.contains(&db.spec.keeper_uid);
+        db.status.healthy = db_ok && keeper_ok;
         if let Some(since) = error {
-            draft.wakes.after(*since + spec.fail_interval, now);
+            draft.deadlines.after(*since + spec.fail_interval, now);
         }
     }
 }
 
-/// Takes in keepers that are new here (sentinel H-6).
-fn register(draft: &mut Draft, memory: &Memory, spec: &Spec, now: Boottime, wall: Timestamp) {
-    // Nobody can have been removed from a cluster that has no keeper yet: whoever is there may come in at once (H-5).
+/// Adds new keepers to the cluster data (sentinel H-6).
+fn register_keepers(draft: &mut Draft, memory: &Memory, spec: &Spec, now: Boottime, wall: Timestamp) {
+    // A cluster without keepers cannot have removed any, so running keepers may register at once, without a new info
+    // (H-5).
     let nobody_yet = draft.next.keepers().is_empty() && phase(&draft.next) == Some(&Phase::Initializing);
-    for (uid, sighting) in &memory.sightings.keepers {
-        let info = &sighting.seen.info;
-        let lives = memory.sightings.lives(uid, spec, now) || (!info.liveness_key && sighting.listed);
-        let welcome = sighting.arrival == Arrival::New || (nobody_yet && lives);
-        let going = info.leaving || info.stopped.is_some() || !info.stopping.is_empty();
-        if !welcome || going || !sighting.listed || draft.next.keepers().contains_key(uid) {
+    for (uid, known) in &memory.history.keepers {
+        let info = &known.last.info;
+        let live = memory.history.is_live(uid, spec, now) || (!info.liveness_key && known.key_exists);
+        let may_register = known.arrival == Arrival::New || (nobody_yet && live);
+        let is_leaving = info.leaving || info.stopped.is_some() || !info.stopping.is_empty();
+        if !may_register || is_leaving || !known.key_exists || draft.next.keepers().contains_key(uid) {
             continue;
         }
         let status = KeeperStatus {
@@ -129,12 +130,13 @@ fn register(draft: &mut Draft, memory: &Memory, spec: &Spec, now: Boottime, wall
             status,
         };
         draft.next.keepers_mut().insert(uid.clone(), keeper);
-        draft.say(Note::KeeperRegistered { keeper: uid.clone() });
+        draft.note(Note::KeeperRegistered { keeper: uid.clone() });
     }
 }
 
-/// sentinel H-7 to H-11; gives the keepers that `failkeeper` fails in this round.
-fn judge_keepers(
+/// Updates the statuses of keepers (sentinel H-7 to H-11). Returns the keepers that `failkeeper` marks as failed in
+/// this round.
+fn update_keepers(
     draft: &mut Draft,
     memory: &mut Memory,
     spec: &Spec,
@@ -143,38 +145,38 @@ fn judge_keepers(
 ) -> Vec<KeeperUid> {
     let mut failed_by_hand = Vec::new();
     let known = draft.next.keepers_mut();
-    memory.missing.retain(|uid, _| known.contains_key(uid));
+    memory.never_published.retain(|uid, _| known.contains_key(uid));
     for (uid, keeper) in known {
         let status = &mut keeper.status;
-        let standing = memory.sightings.standing(uid, spec, now);
-        let silent_since = match standing {
-            Some(standing) => {
-                memory.missing.remove(uid);
-                if let Some(until) = standing.fresh_until {
-                    draft.wakes.after(until, now);
+        let freshness = memory.history.freshness(uid, spec, now);
+        let silent_since = match freshness {
+            Some(freshness) => {
+                memory.never_published.remove(uid);
+                if let Some(until) = freshness.fresh_until {
+                    draft.deadlines.after(until, now);
                 }
-                standing.silent_since
+                freshness.silent_since
             }
-            None => Some(*memory.missing.entry(uid.clone()).or_insert(now)),
+            None => Some(*memory.never_published.entry(uid.clone()).or_insert(now)),
         };
-        if let Some(sighting) = memory
-            .sightings
+        if let Some(known) = memory
+            .history
             .keepers
             .get(uid)
-            .filter(|_| standing.is_some_and(|s| s.fresh))
+            .filter(|_| freshness.is_some_and(|s| s.fresh))
         {
-            let info = &sighting.seen.info;
+            let info = &known.last.info;
             status.can_be_master = info.can_be_master;
             status.can_be_synchronous_replica = info.can_be_synchronous_replica;
             status.boot_uuid = info.boot_uuid.clone();
             status.postgres_binary_version = info.postgres_binary_version;
         }
         if let Some(since) = silent_since {
-            draft.wakes.after(since + spec.fail_interval, now);
+            draft.deadlines.after(since + spec.fail_interval, now);
         }
-        // sentinel H-9
+        // A silent keeper stays healthy until failInterval has passed (sentinel H-9).
         status.healthy = silent_since.is_none_or(|since| now.since(since) <= spec.fail_interval);
-        // sentinel H-10
+        // `stolonctl failkeeper` fails it for one round (sentinel H-10).
         if status.force_fail {
             status.force_fail = false;
             status.healthy = false;
@@ -188,23 +190,23 @@ fn judge_keepers(
     failed_by_hand
 }
 
-/// sentinel H-12 to H-14
-fn judge_dbs(draft: &mut Draft, memory: &mut Memory, spec: &Spec, now: Boottime) {
+/// Updates the statuses of dbs (sentinel H-12 to H-14).
+fn update_dbs(draft: &mut Draft, memory: &mut Memory, spec: &Spec, now: Boottime) {
     let Draft { next, notes, .. } = draft;
     for (uid, db) in next.dbs_mut() {
         let (db_uid, keeper) = (uid.clone(), db.spec.keeper_uid.clone());
-        let standing = memory.sightings.standing(&keeper, spec, now);
-        let sighting = memory.sightings.keepers.get(&keeper);
-        let fresh = standing.is_some_and(|standing| standing.fresh);
-        // What was seen before it went stale would have been written by then if every round wrote (L-12): take it over
-        // in any case. An info found at a first run is only as good as it is fresh.
-        let usable = sighting.filter(|sighting| fresh || sighting.arrival != Arrival::Found);
-        let state = usable.and_then(|sighting| sighting.seen.info.postgres_state.as_ref());
-        let published_at = sighting.map_or(now, |sighting| sighting.since);
+        let freshness = memory.history.freshness(&keeper, spec, now);
+        let known = memory.history.keepers.get(&keeper);
+        let fresh = freshness.is_some_and(|freshness| freshness.fresh);
+        // The last state before the report became stale would have been recorded if every round were written (L-12), so
+        // it is used in any case. An info found at the start is used only while it is fresh.
+        let usable = known.filter(|known| fresh || known.arrival != Arrival::FoundAtStart);
+        let state = usable.and_then(|known| known.last.info.postgres_state.as_ref());
+        let published_at = known.map_or(now, |known| known.since);
         let error = match state {
             _ if !fresh => {
-                let never = memory.missing.get(&keeper).copied().unwrap_or(now);
-                let since = standing.map_or(never, |standing| standing.silent_since.unwrap_or(now));
+                let never = memory.never_published.get(&keeper).copied().unwrap_or(now);
+                let since = freshness.map_or(never, |freshness| freshness.silent_since.unwrap_or(now));
                 if since <= now {
                     notes.push(Note::NoKeeperInfo { db: db_uid, keeper });
                 }
@@ -222,21 +224,21 @@ fn judge_dbs(draft: &mut Draft, memory: &mut Memory, spec: &Spec, now: Boottime)
                 });
                 Some(published_at)
             }
-            // However long its shutdown takes (beyond ).
-            Some(_) if sighting.is_some_and(|sighting| sighting.seen.info.leaving) => {
-                sighting.map(|sighting| memory.sightings.leaving_since(sighting))
+            // A leaving keeper's db counts as failed even while its shutdown is still running (extensions ).
+            Some(_) if known.is_some_and(|known| known.last.info.leaving) => {
+                known.map(|known| memory.history.leaving_since(known))
             }
             Some(state) => (!state.healthy).then_some(published_at),
         };
         if let Some(state) = state.filter(|state| state.uid == *uid) {
-            if sighting.is_some_and(|sighting| sighting.arrival == Arrival::New) {
+            if known.is_some_and(|known| known.arrival == Arrival::New) {
                 let stall = memory.stalls.entry(uid.clone()).or_insert(Stall {
                     position: db.status.xlog_pos,
                     reports: 0,
                 });
                 *stall = stall.after(state.xlog_pos);
             }
-            take_over(&mut db.status, state);
+            copy_reported_state(&mut db.status, state);
         }
         match error {
             Some(since) => {
@@ -249,8 +251,9 @@ fn judge_dbs(draft: &mut Draft, memory: &mut Memory, spec: &Spec, now: Boottime)
     }
 }
 
-/// sentinel H-14
-fn take_over(status: &mut DbStatus, state: &PostgresState) {
+/// Copies a reported state to a db's status; an unhealthy instance reports only its address and generation (sentinel
+/// H-14).
+fn copy_reported_state(status: &mut DbStatus, state: &PostgresState) {
     status.listen_address.clone_from(&state.listen_address);
     status.port.clone_from(&state.port);
     status.current_generation = state.generation;

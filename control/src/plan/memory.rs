@@ -1,42 +1,42 @@
-//! What a leading sentinel remembers between its rounds (sentinel L-13). One value, replaced whole once a round has
-//! succeeded; what every sentinel remembers of its readings is in `observe`.
+//! What a leading sentinel remembers between rounds (sentinel L-13). The whole value is replaced once a round has
+//! succeeded. The history of what was read, which every sentinel keeps, is in `observe`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Boottime;
-use crate::model::{Checked, ClusterData, Db, DbUid, KeeperUid, Lsn, Phase};
+use crate::model::{CheckedClusterData, ClusterData, Db, DbUid, KeeperUid, Lsn, Phase};
 use crate::plan::Plan;
-use crate::plan::observe::{Observations, Sightings};
-use crate::plan::pause::{Election, Loss};
-use crate::plan::situation::Situation;
+use crate::plan::election_backoff::{ElectionRecord, ReplaceReason};
+use crate::plan::observe::{History, Observations};
+use crate::plan::view::PlanView;
 
-/// The memory of one leadership; empty after a change of it (sentinel L-15), but for the sightings.
+/// The memory of one leadership. A new leadership starts with an empty one, except for the history (sentinel L-15).
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Memory {
-    /// What was read so far, also while another sentinel was leading.
-    pub sightings: Sightings,
-    /// Which of our leaderships the rest belongs to; none before the first (sentinel L-10.8).
+    /// The history of what was read, including the time when another sentinel led.
+    pub history: History,
+    /// Number of the leadership that the rest belongs to; none before the first (sentinel L-10.8).
     pub leadership: Option<u64>,
-    /// Keepers in the cluster data that have never published, and since when that is so.
-    pub(crate) missing: BTreeMap<KeeperUid, Boottime>,
-    /// Since when a db is in error (sentinel H-12, H-14).
+    /// Keepers in the cluster data that have never published, with the time since which that is known.
+    pub(crate) never_published: BTreeMap<KeeperUid, Boottime>,
+    /// Since when each db has been in error (sentinel H-12, H-14).
     pub(crate) db_errors: BTreeMap<DbUid, Boottime>,
-    /// Reports in a row with the same position (sentinel H-13).
+    /// Consecutive reports of each db with the same position (sentinel H-13).
     pub(crate) stalls: BTreeMap<DbUid, Stall>,
-    /// Since when a db has been asked for its present generation (sentinel C-1).
-    pub(crate) asked: BTreeMap<DbUid, Asked>,
-    /// Since when this sentinel knows that proxies were told to close, and by which generation (fencing F-6).
-    pub(crate) closed: Option<(i64, Boottime)>,
-    /// Since when the master has been healthy and converged, as its reports say (sentinel N-14).
-    pub(crate) proven: Option<(DbUid, Boottime)>,
-    /// The master that this sentinel has once found healthy and converged (sentinel W-10).
-    pub(crate) served: Option<DbUid>,
-    /// The last election: another one may have to wait.
-    pub(crate) election: Option<Election>,
+    /// For each db that is not converged, since when its current generation is requested (sentinel C-1).
+    pub(crate) pending: BTreeMap<DbUid, PendingGeneration>,
+    /// The generation of a proxy section without master, and since when this sentinel has read it (fencing F-6).
+    pub(crate) proxies_closed: Option<(i64, Boottime)>,
+    /// The master, and since when it has continuously been healthy and converged (sentinel N-14).
+    pub(crate) healthy_since: Option<(DbUid, Boottime)>,
+    /// The master, if this sentinel has found it healthy and converged at least once (sentinel W-10).
+    pub(crate) once_healthy: Option<DbUid>,
+    /// The last election; it delays the next one.
+    pub(crate) election: Option<ElectionRecord>,
 }
 
-/// How long a db's position has stood still.
+/// Consecutive reports of a db with the same position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Stall {
     pub(crate) position: Lsn,
@@ -44,87 +44,89 @@ pub(crate) struct Stall {
 }
 
 impl Stall {
-    /// Counts once for each report, not for each round (sentinel H-13, E-4).
+    /// Returns the state after one more report. Counts reports, not rounds (sentinel H-13, E-4).
     pub(crate) fn after(self, position: Lsn) -> Self {
         let reports = if position == self.position { self.reports + 1 } else { 0 };
         Self { position, reports }
     }
 }
 
-/// Since when a generation has been asked for.
+/// A requested generation that is not applied yet, and since when it is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct PendingGeneration {
     pub(crate) generation: i64,
     pub(crate) since: Boottime,
 }
 
 impl Memory {
-    /// What is remembered after one more reading, whatever follows from it: how a sentinel that does not lead goes on.
+    /// Returns the memory after one more read. A sentinel that does not lead only does this.
     #[must_use]
-    pub fn after_reading(&self, seen: &Observations, data: &Checked, now: Boottime) -> Self {
-        let sightings = self.sightings.after(seen, &data.cluster().uid, &data.spec, now);
-        let gap = sightings.gap;
+    pub fn after_read(&self, observations: &Observations, data: &CheckedClusterData, now: Boottime) -> Self {
+        let history = self.history.after(observations, &data.cluster().uid, &data.spec, now);
+        let gap = history.outage;
         let mut memory = Self {
-            sightings,
+            history,
             ..self.clone()
         };
-        memory.postpone(gap);
+        memory.shift_timers(gap);
         memory
     }
 
-    /// The same when it is not known whether this plan was written: an election in it may have taken place.
+    /// Returns the memory with the election of a plan whose write had no definite result: it may have taken place.
     #[must_use]
-    pub fn unanswered(mut self, plan: &Plan) -> Self {
+    pub fn keeping_election_of(mut self, plan: &Plan) -> Self {
         self.election.clone_from(&plan.memory.election);
         self
     }
 
-    /// The same after a round from which nothing could follow.
+    /// Returns the memory after a round without decisions: what was new stays new.
     #[must_use]
-    pub(crate) fn unplanned(mut self) -> Self {
-        self.sightings = self.sightings.unplanned();
+    pub(crate) fn deferring_news(mut self) -> Self {
+        self.history = self.history.deferring_news();
         self
     }
 
-    /// The empty memory of a new leadership; readings made before it stay.
-    pub(crate) fn of_leadership(leadership: u64, sightings: Sightings) -> Self {
+    /// Returns the memory of a new leadership: empty but for the history.
+    pub(crate) fn for_leadership(leadership: u64, history: History) -> Self {
         Self {
-            sightings,
+            history,
             leadership: Some(leadership),
             ..Self::default()
         }
     }
 
-    /// Moves every timer by a time in which the store could not be read (sentinel E-3). Proxies close by themselves,
-    /// store or not, so what they were told goes on counting.
-    fn postpone(&mut self, gap: Duration) {
-        let timers = self.missing.values_mut().chain(self.db_errors.values_mut());
-        let timers = timers.chain(self.asked.values_mut().map(|asked| &mut asked.since));
-        let timers = timers.chain(self.proven.as_mut().map(|(_, since)| since));
+    /// Shifts every timer by a time in which the store could not be read (sentinel E-3). Proxies close by their own
+    /// lease, store or not, so the timer of closed proxies is not shifted.
+    fn shift_timers(&mut self, gap: Duration) {
+        let timers = self.never_published.values_mut().chain(self.db_errors.values_mut());
+        let timers = timers.chain(self.pending.values_mut().map(|pending| &mut pending.since));
+        let timers = timers.chain(self.healthy_since.as_mut().map(|(_, since)| since));
         let timers = timers.chain(self.election.as_mut().map(|election| &mut election.at));
         for timer in timers {
             *timer = *timer + gap;
         }
     }
 
-    /// Takes over how the master does (sentinel N-14, W-10).
-    pub(crate) fn note_master(&mut self, situation: &Situation<'_>) {
-        let Some((uid, db)) = situation.master() else {
-            self.proven = None;
+    /// Records the health of the master (sentinel N-14, W-10).
+    pub(crate) fn record_master_health(&mut self, view: &PlanView<'_>) {
+        let Some((uid, db)) = view.master() else {
+            self.healthy_since = None;
             return;
         };
+        // Any interruption restarts the time after which old masters are removed (sentinel N-14).
         if !(db.status.healthy && converged(db)) {
-            self.proven = None;
-        } else if self.proven.as_ref().is_none_or(|(proven, _)| proven != uid) {
-            self.proven = Some((uid.clone(), situation.now));
+            self.healthy_since = None;
+        } else if self.healthy_since.as_ref().is_none_or(|(known, _)| known != uid) {
+            self.healthy_since = Some((uid.clone(), view.now));
         }
-        if situation.reported_well(uid, db) {
-            self.served = Some(uid.clone());
+        if view.is_reported_healthy(uid, db) {
+            self.once_healthy = Some(uid.clone());
         }
     }
 
-    /// Takes over an election that a predecessor made and did not finish: its master has its convergence time from now on.
-    pub(crate) fn note_unfinished(&mut self, data: &ClusterData, now: Boottime) {
+    /// Records an election that a previous leader made and did not finish. Its master gets the full convergence time
+    /// from now on.
+    pub(crate) fn adopt_unfinished_election(&mut self, data: &ClusterData, now: Boottime) {
         let normal = data
             .cluster
             .as_ref()
@@ -136,17 +138,17 @@ impl Memory {
         self.election = data
             .master_uid()
             .filter(|_| normal && !published)
-            .map(|master| Election::after(None, master, Loss::Gone, now));
+            .map(|master| ElectionRecord::after(None, master, ReplaceReason::KeeperGone, now));
     }
 
-    /// Takes over which generations are asked for from a document (sentinel C-1).
-    pub(crate) fn note_asked(&mut self, dbs: &BTreeMap<DbUid, Db>, now: Boottime) {
-        self.asked.retain(|uid, asked| {
+    /// Records the requested generations of a document, and drops timers of dbs that are gone (sentinel C-1).
+    pub(crate) fn record_pending(&mut self, dbs: &BTreeMap<DbUid, Db>, now: Boottime) {
+        self.pending.retain(|uid, pending| {
             dbs.get(uid)
-                .is_some_and(|db| !converged(db) && db.generation == asked.generation)
+                .is_some_and(|db| !converged(db) && db.generation == pending.generation)
         });
         for (uid, db) in dbs.iter().filter(|(_, db)| !converged(db)) {
-            self.asked.entry(uid.clone()).or_insert(Asked {
+            self.pending.entry(uid.clone()).or_insert(PendingGeneration {
                 generation: db.generation,
                 since: now,
             });
@@ -156,7 +158,7 @@ impl Memory {
     }
 }
 
-/// Whether the keeper has completely applied the spec that the document asks for (sentinel 1.1).
+/// Returns whether the keeper has applied the current generation (sentinel 1.1).
 pub(crate) fn converged(db: &Db) -> bool {
     db.status.current_generation == db.generation
 }

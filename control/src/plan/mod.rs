@@ -1,72 +1,72 @@
-//! The sentinel's judgement: what the cluster should become, and why. A pure function of what was read, what is
-//! remembered, and the time; reading, writing and remembering are left to the loop.
+//! The sentinel's decisions: what the cluster data should become, and why. A pure function of what was read, what is
+//! remembered and the time; reading, writing and logging are left to the loop.
 //!
-//! Deliberately absent: synchronous replication (sentinel 8, N-18, N-9.5), standby clusters (N-26 to N-31) and the init
-//! modes `existing` and `pitr`. A document that asks for them, or holds dbs that have them, is refused as a whole and
-//! left as it is. Switchover (beyond X-2) will be another answer of `elect`.
+//! Not supported yet: synchronous replication (sentinel 8, N-18, N-9.5), standby clusters (N-26 to N-31) and the init
+//! modes `existing` and `pitr`. Cluster data that uses them is rejected as a whole and left unchanged. Switchover
+//! (extensions X-2) will be another result of `elect`.
 
 mod check;
 mod classify;
 mod draft;
 mod elect;
+mod election_backoff;
 mod health;
 mod initialise;
 mod memory;
 mod note;
 mod observe;
-mod pause;
 mod propagate;
 mod proxies;
-mod situation;
 mod standbys;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::BTreeMap;
 
 use crate::clock::Boottime;
 use crate::model::{
-    Checked, ClusterData, Db, DbInitMode, DbUid, FollowType, NotSupported, Phase, Timestamp, not_supported,
+    CheckedClusterData, ClusterData, Db, DbInitMode, DbUid, FollowType, NotSupported, Phase, Timestamp, check_supported,
 };
-use crate::plan::check::{Planned, check};
+use crate::plan::check::{Transition, check};
 use crate::plan::draft::Draft;
-use crate::plan::situation::Situation;
+use crate::plan::view::PlanView;
 
-pub use check::Fault;
+pub use check::Violation;
 pub use draft::Condition;
 pub use memory::Memory;
-pub use note::{Names, Note};
+pub use note::{Note, ProxyList};
 pub use observe::{
-    Arrival, KeeperSighting, LIVENESS_PERIOD, LIVENESS_TTL, Observations, Observed, ProxySighting, Sightings, Standing,
+    Arrival, Freshness, History, KeeperHistory, LIVENESS_PERIOD, LIVENESS_TTL, Observations, Observed, ProxyHistory,
 };
 
-/// Everything that a plan is made from, read together.
+/// The input of a plan: the cluster data, the infos read with it, the memory and the time.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
-    /// The cluster data, checked.
-    pub data: &'a Checked,
-    /// What was read with it.
-    pub seen: &'a Observations,
-    /// What the last successful round left.
+pub struct PlanInput<'a> {
+    /// The cluster data.
+    pub data: &'a CheckedClusterData,
+    /// The infos and liveness keys read in the same transaction.
+    pub observations: &'a Observations,
+    /// The memory of the last successful round.
     pub memory: &'a Memory,
-    /// Which of this sentinel's leaderships this is; another one than remembered makes a first run (sentinel L-10.8).
+    /// Number of this leadership. If it differs from the one in memory, this is a first run (sentinel L-10.8).
     pub leadership: u64,
-    /// When the reading had succeeded.
+    /// When the read completed.
     pub now: Boottime,
-    /// The same on the wall clock.
+    /// The same time on the wall clock.
     pub wall: Timestamp,
 }
 
-/// Chance and fresh names, which come from outside.
-pub struct Fresh<'a> {
-    /// Gives another uid at every call.
+/// Random numbers and new uids, passed in so that tests and simulations can drive the planner.
+pub struct Entropy<'a> {
+    /// Returns a new uid at every call.
     pub uid: &'a mut dyn FnMut() -> String,
-    /// Any number, for a choice among equals.
-    pub chance: u64,
+    /// A random number, for a choice among equals.
+    pub number: u64,
 }
 
-impl Fresh<'_> {
-    /// A uid that no db has: a db uid is never used again (sentinel 1.1).
+impl Entropy<'_> {
+    /// Returns a uid that no db has: a db uid is never reused (sentinel 1.1).
     fn db_uid(&mut self, taken: &BTreeMap<DbUid, Db>) -> DbUid {
         loop {
             let uid = DbUid::from((self.uid)());
@@ -76,90 +76,92 @@ impl Fresh<'_> {
         }
     }
 
-    /// An index below `count`, which is not zero.
+    /// Returns an index below `count`, which is not zero.
     fn pick(&self, count: usize) -> usize {
-        usize::try_from(self.chance % count as u64).expect("a remainder is below its divisor")
+        usize::try_from(self.number % count as u64).expect("a remainder is below its divisor")
     }
 }
 
-/// How much a plan is in a hurry (sentinel E-9).
+/// How soon a plan has to be written (sentinel E-9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Write {
-    /// It decides something: at once.
-    Now,
-    /// Only times and positions differ: once per sleepInterval, which also shows that a leader lives (sentinel L-12).
-    Refresh,
+pub enum Urgency {
+    /// It contains a decision: write it now.
+    Immediate,
+    /// Only times and positions differ: write it once per sleepInterval, which also shows that a leader is running
+    /// (sentinel L-12).
+    Periodic,
 }
 
-/// What the cluster should become, and why.
+/// The cluster data to write, with the reasons.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// The document to write.
+    /// The cluster data to write.
     pub next: ClusterData,
-    /// What to remember once the round has succeeded (sentinel W-4).
+    /// The memory once the round has succeeded (sentinel W-4).
     pub memory: Memory,
-    /// What it did, what it did not, and why.
+    /// What was decided, what was not, and why.
     pub notes: Vec<Note>,
-    /// When to look again although nothing has happened.
+    /// When to plan again even if nothing changes.
     pub wake_at: Option<Boottime>,
-    /// What the write depends on, besides leadership and the revision read.
+    /// Conditions of the write besides leadership and the revision read.
     pub conditions: Vec<Condition>,
-    /// How much it is in a hurry.
-    pub write: Write,
+    /// How soon it has to be written.
+    pub urgency: Urgency,
 }
 
-/// Why there is no plan: nothing is written.
+/// Why no plan was made; then nothing is written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The document asks for what this version does not do.
+pub enum PlanError {
+    /// The cluster data uses a feature that this version does not support.
     #[error(transparent)]
     NotSupported(NotSupported),
-    /// sentinel I-1
+    /// There is no keeper to initialise the cluster on (sentinel I-1).
     #[error("cannot choose initial master: no keepers registered")]
     NoKeepers,
-    /// sentinel N-3
+    /// The master db is not in the cluster data (sentinel N-3).
     #[error("master db {db} not available: repair or initialise the cluster data")]
     MissingMaster {
         /// The db that `status.master` names.
         db: DbUid,
     },
-    /// sentinel I-8
+    /// The phase is not one of the known phases (sentinel I-8).
     #[error("unknown cluster phase {phase:?}")]
     UnknownPhase {
         /// As stored.
         phase: String,
     },
-    /// The plan broke an invariant: a mistake of this program, which must not reach the store.
+    /// The plan breaks invariants: a bug in this program. Such a plan must not reach the store.
     #[error("the plan breaks invariants: {}", list(.0))]
-    Faulty(Vec<Fault>),
+    BrokenInvariants(Vec<Violation>),
 }
 
-fn list(faults: &[Fault]) -> String {
-    let faults: Vec<String> = faults.iter().map(Fault::to_string).collect();
-    faults.join("; ")
+fn list(violations: &[Violation]) -> String {
+    let violations: Vec<String> = violations.iter().map(Violation::to_string).collect();
+    violations.join("; ")
 }
 
-/// What the cluster should become, from what was read and remembered.
+/// Returns the cluster data to write, from what was read and remembered.
 ///
 /// # Errors
-/// When nothing may or can be decided; then nothing is written, and only the readings are remembered.
-pub fn plan(input: &Input<'_>, fresh: &mut Fresh<'_>) -> Result<Plan, Refusal> {
-    refuse_unsupported(input.data)?;
-    let Input {
-        data: Checked { data, spec },
+/// Nothing may or can be decided. Then nothing is written, and only what was read is remembered.
+pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, PlanError> {
+    reject_unsupported(input.data)?;
+    let PlanInput {
+        data: CheckedClusterData { data, spec },
         now,
         wall,
         ..
     } = *input;
-    let (mut memory, first_run) = remember(input);
+    let (mut memory, first_run) = memory_for_round(input);
     let mut draft = Draft::from(data);
+    // At a first run the memory is empty, so every timer would start now. The persisted statuses stand (sentinel H-2).
     if !first_run {
-        health::derive(&mut draft, &mut memory, spec, now, wall);
+        health::update_health(&mut draft, &mut memory, spec, now, wall);
     }
-    let proxies = proxies::judge(data, &mut memory, spec, now, &mut draft.wakes);
-    let reports = health::reports(&memory, spec, now);
+    let proxies = proxies::assess(data, &mut memory, spec, now, &mut draft.deadlines);
+    let reports = health::collect_reports(&memory, spec, now);
     let basis = memory.clone();
-    let situation = Situation {
+    let view = PlanView {
         before: data,
         data: draft.next.clone(),
         spec,
@@ -170,37 +172,38 @@ pub fn plan(input: &Input<'_>, fresh: &mut Fresh<'_>) -> Result<Plan, Refusal> {
         now,
         wall,
     };
-    memory.note_master(&situation);
-    decide(&mut draft, &situation, fresh)?;
+    memory.record_master_health(&view);
+    decide(&mut draft, &view, entropy)?;
     propagate::raise_generations(data, &mut draft.next);
-    let planned = Planned {
+    let transition = Transition {
         before: data,
-        situation: &situation,
+        view: &view,
         next: &draft.next,
         conditions: &draft.conditions,
     };
-    let faults = check(&planned);
-    if !faults.is_empty() {
-        return Err(Refusal::Faulty(faults));
+    // The invariants are recomputed from the finished plan, so that a bug in a decision cannot reach the store.
+    let violations = check(&transition);
+    if !violations.is_empty() {
+        return Err(PlanError::BrokenInvariants(violations));
     }
-    memory.note_asked(draft.next.dbs(), now);
+    memory.record_pending(draft.next.dbs(), now);
     if let Some(elected) = draft.elected.take() {
         memory.election = Some(elected);
     }
-    let write = if propagate::decisions(data) == propagate::decisions(&draft.next) {
-        Write::Refresh
+    let write = if propagate::without_routine_changes(data) == propagate::without_routine_changes(&draft.next) {
+        Urgency::Periodic
     } else {
-        Write::Now
+        Urgency::Immediate
     };
     propagate::set_change_times(data, &mut draft.next, wall);
     if first_run {
-        // Nothing was derived: what follows from the infos read is for the next round, which need not wait.
-        draft.wakes.after(now, now);
+        // Nothing was derived in a first run. Plan again without delay, so that the infos read take effect.
+        draft.deadlines.after(now, now);
     }
     let Draft {
         next,
         notes,
-        wakes,
+        deadlines,
         conditions,
         elected: _,
     } = draft;
@@ -208,44 +211,44 @@ pub fn plan(input: &Input<'_>, fresh: &mut Fresh<'_>) -> Result<Plan, Refusal> {
         next,
         memory,
         notes,
-        wake_at: wakes.next,
+        wake_at: deadlines.next,
         conditions,
-        write,
+        urgency: write,
     })
 }
 
-/// What to remember of a round whose plan could not be made or written: the reading, and that what was new in it is still
-/// to be acted upon (sentinel W-4). The first run of a leadership is over even then (L-10.8).
-pub fn unwritten(input: &Input<'_>) -> Memory {
-    remember(input).0.unplanned()
+/// Returns the memory after a round whose plan could not be made or written: it holds what was read, and what was new
+/// is still treated as new in the next round (sentinel W-4). The first run of a leadership is over even then (L-10.8).
+pub fn memory_after_failed_round(input: &PlanInput<'_>) -> Memory {
+    memory_for_round(input).0.deferring_news()
 }
 
-/// The memory to decide with, and whether it is that of a first run (sentinel L-13, L-15).
-fn remember(input: &Input<'_>) -> (Memory, bool) {
-    let read = input.memory.after_reading(input.seen, input.data, input.now);
+/// Returns the memory to decide with, and whether this is a first run (sentinel L-13, L-15).
+fn memory_for_round(input: &PlanInput<'_>) -> (Memory, bool) {
+    let read = input.memory.after_read(input.observations, input.data, input.now);
     let known = input.memory.leadership == Some(input.leadership);
-    if known && input.memory.sightings.is_of(&input.data.cluster().uid) {
+    if known && input.memory.history.is_for(&input.data.cluster().uid) {
         return (read, false);
     }
-    let mut memory = Memory::of_leadership(input.leadership, read.sightings);
+    let mut memory = Memory::for_leadership(input.leadership, read.history);
     // sentinel C-1
-    memory.note_asked(input.data.data.dbs(), input.now);
-    memory.note_unfinished(&input.data.data, input.now);
+    memory.record_pending(input.data.data.dbs(), input.now);
+    memory.adopt_unfinished_election(&input.data.data, input.now);
     (memory, true)
 }
 
-/// The decisions, in the order that is policy (sentinel 6, 7, 10).
-fn decide(draft: &mut Draft, situation: &Situation<'_>, fresh: &mut Fresh<'_>) -> Result<(), Refusal> {
+/// Makes the decisions. Their order matters (sentinel 6, 7, 10).
+fn decide(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>) -> Result<(), PlanError> {
     match &draft.cluster().status.phase {
-        Phase::Initializing => initialise::initialise(draft, situation, fresh)?,
-        Phase::Normal => govern(draft, situation, fresh)?,
+        Phase::Initializing => initialise::initialise(draft, view, entropy)?,
+        Phase::Normal => plan_normal(draft, view, entropy)?,
         other @ Phase::Other(_) => {
-            return Err(Refusal::UnknownPhase {
+            return Err(PlanError::UnknownPhase {
                 phase: other.to_string(),
             });
         }
     }
-    // The end of the initialisation may have changed the parameters (sentinel G-1).
+    // Initialisation that ends in this plan may have changed the parameters (sentinel G-1).
     let parameters = draft
         .cluster()
         .spec
@@ -254,26 +257,28 @@ fn decide(draft: &mut Draft, situation: &Situation<'_>, fresh: &mut Fresh<'_>) -
         .unwrap_or_default();
     let spec = crate::model::Spec {
         pg_parameters: parameters,
-        ..situation.spec.clone()
+        ..view.spec.clone()
     };
     propagate::propagate(draft, &spec);
     Ok(())
 }
 
-/// Phase normal (sentinel 7).
-fn govern(draft: &mut Draft, situation: &Situation<'_>, fresh: &mut Fresh<'_>) -> Result<(), Refusal> {
-    let Some((master, db)) = situation.master() else {
-        return Err(Refusal::MissingMaster {
-            db: situation.data.master_uid().cloned().unwrap_or_default(),
+/// Makes the decisions of phase normal (sentinel 7).
+fn plan_normal(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>) -> Result<(), PlanError> {
+    let Some((master, db)) = view.master() else {
+        return Err(PlanError::MissingMaster {
+            db: view.data.master_uid().cloned().unwrap_or_default(),
         });
     };
-    standbys::forget_dead_keepers(draft, situation);
-    if !elect::elect(draft, situation, master, db) {
-        let ready = situation.reported_well(master, db);
-        proxies::announce(draft, &situation.proxies, master, ready);
-        standbys::keep_master(draft, master);
+    standbys::remove_dead_keepers(draft, view);
+    // An election changes nothing but the two dbs and closes the proxies (sentinel N-9); everything else waits for a
+    // later round.
+    if !elect::elect(draft, view, master, db) {
+        let ready = view.is_reported_healthy(master, db);
+        proxies::announce(draft, &view.proxies, master, ready);
+        standbys::keep_master_role(draft, master);
         if db.status.healthy && memory::converged(db) {
-            standbys::arrange(draft, situation, master, db, fresh);
+            standbys::manage_standbys(draft, view, master, db, entropy);
         }
     }
     let wanted = draft.cluster().status.master.clone();
@@ -281,10 +286,10 @@ fn govern(draft: &mut Draft, situation: &Situation<'_>, fresh: &mut Fresh<'_>) -
     Ok(())
 }
 
-/// Refuses a document that asks for what is deliberately absent here: half of it would be lost otherwise.
-fn refuse_unsupported(checked: &Checked) -> Result<(), Refusal> {
-    not_supported(&checked.spec).map_err(Refusal::NotSupported)?;
-    let absent = |what| Err(Refusal::NotSupported(NotSupported(what)));
+/// Rejects cluster data that uses unsupported features: a plan that ignored them would undo part of them.
+fn reject_unsupported(checked: &CheckedClusterData) -> Result<(), PlanError> {
+    check_supported(&checked.spec).map_err(PlanError::NotSupported)?;
+    let unsupported = |what| Err(PlanError::NotSupported(NotSupported(what)));
     for db in checked.data.dbs().values() {
         let spec = &db.spec;
         let waits = spec.synchronous_replication
@@ -297,18 +302,18 @@ fn refuse_unsupported(checked: &Checked) -> Result<(), Refusal> {
                 .as_ref()
                 .is_some_and(|names| !names.is_empty());
         if waits {
-            return absent("a db with synchronousReplication");
+            return unsupported("a db with synchronousReplication");
         }
         if spec
             .follow_config
             .as_ref()
             .is_some_and(|follow| follow.kind == FollowType::External)
         {
-            return absent("a db that follows another cluster");
+            return unsupported("a db that follows another cluster");
         }
         match spec.init_mode {
-            DbInitMode::Existing => return absent("a db with initMode existing"),
-            DbInitMode::Pitr => return absent("a db with initMode pitr"),
+            DbInitMode::Existing => return unsupported("a db with initMode existing"),
+            DbInitMode::Pitr => return unsupported("a db with initMode pitr"),
             _ => {}
         }
     }

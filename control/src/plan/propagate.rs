@@ -1,10 +1,10 @@
-//! What every db takes over from the cluster's spec, and how generations and change times follow (sentinel 10).
+//! Copies the cluster spec to every db, and sets generations and change times (sentinel 10).
 
 use crate::model::{ClusterData, Db, GoDuration, Spec, Timestamp};
 use crate::plan::classify::is_master_type;
 use crate::plan::draft::Draft;
 
-/// sentinel G-1; keepers read the rest of the spec themselves (G-2).
+/// Copies the fields of the cluster spec that dbs hold; keepers read the others themselves (sentinel G-1, G-2).
 pub(crate) fn propagate(draft: &mut Draft, spec: &Spec) {
     for db in draft.next.dbs_mut().values_mut() {
         let slots = if is_master_type(db) {
@@ -12,18 +12,18 @@ pub(crate) fn propagate(draft: &mut Draft, spec: &Spec) {
         } else {
             None
         };
-        let wanted = &mut db.spec;
-        wanted.request_timeout = GoDuration::from(spec.request_timeout);
-        wanted.max_standbys = spec.max_standbys;
-        wanted.use_pgrewind = spec.use_pgrewind;
-        wanted.additional_wal_senders = spec.additional_wal_senders;
-        wanted.additional_replication_slots = slots;
-        wanted.pg_parameters.clone_from(&spec.pg_parameters);
-        wanted.pg_hba.clone_from(&spec.pg_hba);
+        let db_spec = &mut db.spec;
+        db_spec.request_timeout = GoDuration::from(spec.request_timeout);
+        db_spec.max_standbys = spec.max_standbys;
+        db_spec.use_pgrewind = spec.use_pgrewind;
+        db_spec.additional_wal_senders = spec.additional_wal_senders;
+        db_spec.additional_replication_slots = slots;
+        db_spec.pg_parameters.clone_from(&spec.pg_parameters);
+        db_spec.pg_hba.clone_from(&spec.pg_hba);
     }
 }
 
-/// Raises the generation of every db whose spec differs from the document read (sentinel G-3, G-4).
+/// Raises the generation of every db whose spec differs from the cluster data read (sentinel G-3, G-4).
 pub(crate) fn raise_generations(before: &ClusterData, next: &mut ClusterData) {
     for (uid, db) in next.dbs_mut() {
         if before.dbs().get(uid).is_some_and(|old: &Db| old.spec != db.spec) {
@@ -32,7 +32,7 @@ pub(crate) fn raise_generations(before: &ClusterData, next: &mut ClusterData) {
     }
 }
 
-/// Sets the change times of what differs from the document read (sentinel G-6).
+/// Sets the change times of everything that differs from the cluster data read (sentinel G-6).
 pub(crate) fn set_change_times(before: &ClusterData, next: &mut ClusterData, wall: Timestamp) {
     next.change_time = wall;
     if let Some(cluster) = &mut next.cluster
@@ -57,9 +57,9 @@ pub(crate) fn set_change_times(before: &ClusterData, next: &mut ClusterData, wal
     }
 }
 
-/// The document without what changes on its own at nearly every report: times and positions. Two that are equal in the
-/// rest differ in no decision (sentinel E-9).
-pub(crate) fn decisions(data: &ClusterData) -> ClusterData {
+/// Returns the cluster data without what changes with nearly every report: times and positions. Two documents that are
+/// equal in this form differ in no decision (sentinel E-9).
+pub(crate) fn without_routine_changes(data: &ClusterData) -> ClusterData {
     let mut data = data.clone();
     data.change_time = Timestamp::ZERO;
     if let Some(cluster) = &mut data.cluster {

@@ -1,4 +1,4 @@
-//! The judgement, row by row of sentinel 15, and its properties. Tests go through [`plan`](super::plan) as the loop does.
+//! Tests of the planner: the table of sentinel 15, and properties. They call [`plan`](super::plan) as the loop does.
 
 mod cluster;
 mod damage;

@@ -8,27 +8,27 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use crate::model::KeeperUid;
-use crate::store::{LeaseId, Remaining, StoreError};
+use crate::store::{LeaseId, LeaseTtl, StoreError};
 use crate::telemetry::Chain;
 
 /// No more leases than this are asked about; infos beyond it count as new.
-const ASKED_MAX: usize = 256;
+const QUERIES_MAX: usize = 256;
 
 /// How old an info is at least whose lease has this much left. Etcd cuts that to whole seconds.
-pub(super) fn age(lease: Remaining) -> Duration {
+pub(super) fn age_from_lease(lease: LeaseTtl) -> Duration {
     let left = lease.remaining.saturating_add(Duration::from_secs(1));
     lease.granted.saturating_sub(left)
 }
 
 /// Asks for all ages at the same time: on a slow store the first round of a new leader takes one answer longer, however
 /// many keepers there are. Returns those that were answered.
-pub(super) async fn ask<F, Fut>(leases: &BTreeMap<KeeperUid, LeaseId>, ask: F) -> Vec<(KeeperUid, Duration)>
+pub(super) async fn query_ages<F, Fut>(leases: &BTreeMap<KeeperUid, LeaseId>, ask: F) -> Vec<(KeeperUid, Duration)>
 where
     F: Fn(LeaseId) -> Fut,
     Fut: Future<Output = Result<Option<Duration>, StoreError>> + Send + 'static,
 {
     let mut asking = JoinSet::new();
-    for (uid, lease) in leases.iter().take(ASKED_MAX) {
+    for (uid, lease) in leases.iter().take(QUERIES_MAX) {
         let (uid, answer) = (uid.clone(), ask(*lease));
         asking.spawn(async move { (uid, answer.await) });
     }
@@ -60,7 +60,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_are_asked_before_the_first_answer_and_no_more_than_the_bound() {
-        for (count, asked) in [(7, 7), (300, ASKED_MAX)] {
+        for (count, asked) in [(7, 7), (300, QUERIES_MAX)] {
             let all = Arc::new(Barrier::new(asked));
             let answer = |lease: LeaseId| {
                 let all = Arc::clone(&all);
@@ -69,7 +69,7 @@ mod tests {
                     Ok(Some(Duration::from_secs(u64::try_from(lease.0).unwrap())))
                 }
             };
-            let ages = timeout(Duration::from_secs(3600), ask(&leases(count), answer)).await;
+            let ages = timeout(Duration::from_secs(3600), query_ages(&leases(count), answer)).await;
             let mut ages = ages.expect("none waits for the answer to another");
             ages.sort();
             assert_eq!(ages.len(), asked);
@@ -80,7 +80,7 @@ mod tests {
     #[tokio::test]
     async fn a_lease_that_is_gone_tells_no_age() {
         let answer = |lease: LeaseId| async move { Ok((lease.0 != 2).then_some(Duration::ZERO)) };
-        let mut ages = ask(&leases(3), answer).await;
+        let mut ages = query_ages(&leases(3), answer).await;
         ages.sort();
         let uids: Vec<_> = ages.iter().map(|(uid, _)| uid.as_str()).collect();
         assert_eq!(uids, ["k001", "k003"]);
@@ -88,15 +88,15 @@ mod tests {
 
     #[test]
     fn an_age_is_a_lower_bound() {
-        let lease = |granted, remaining| Remaining {
+        let lease = |granted, remaining| LeaseTtl {
             granted: Duration::from_secs(granted),
             remaining: Duration::from_secs(remaining),
         };
         assert_eq!(
-            age(lease(20, 12)),
+            age_from_lease(lease(20, 12)),
             Duration::from_secs(7),
             "what is left may be almost 13 s"
         );
-        assert_eq!(age(lease(20, 20)), Duration::ZERO);
+        assert_eq!(age_from_lease(lease(20, 20)), Duration::ZERO);
     }
 }

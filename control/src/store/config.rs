@@ -68,7 +68,7 @@ pub enum ConfigError {
 
 impl StoreConfig {
     /// Checks the options and reads the files they name; tells all faults at once, in the order of store S-17.
-    pub fn load(options: &StoreOptions) -> Result<Self, Vec<ConfigError>> {
+    pub fn validate(options: &StoreOptions) -> Result<Self, Vec<ConfigError>> {
         let mut faults = Vec::new();
         let keys = Keys::new(&options.prefix, &options.cluster_name)
             .map_err(|e| faults.push(e.into()))
@@ -129,7 +129,7 @@ impl fmt::Display for Endpoint {
             Scheme::Http => "http",
             Scheme::Https => "https",
         };
-        write!(f, "{scheme}://{}", without_user(&self.address))
+        write!(f, "{scheme}://{}", without_userinfo(&self.address))
     }
 }
 
@@ -185,20 +185,20 @@ fn split_scheme(item: &str) -> Result<(String, String), EndpointsError> {
         return Ok(("http".to_owned(), item.to_owned()));
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let address = without_user(authority);
+    let address = without_userinfo(authority);
     let port_is_fine = match address.rsplit_once(':') {
         Some((_, port)) if !port.contains(']') => port.chars().all(|c| c.is_ascii_digit()),
         _ => true,
     };
     let brackets_match = address.starts_with('[') == address.contains(']');
     if !port_is_fine || !brackets_match || rest.chars().any(char::is_control) || address.contains(' ') {
-        return Err(EndpointsError::Syntax(format!("{scheme}://{}", without_user(rest))));
+        return Err(EndpointsError::Syntax(format!("{scheme}://{}", without_userinfo(rest))));
     }
     Ok((scheme.to_ascii_lowercase(), address.to_owned()))
 }
 
 /// What may be shown of an address: not what stands before the `@`, which may be a password (design D-13).
-fn without_user(address: &str) -> &str {
+fn without_userinfo(address: &str) -> &str {
     address.rsplit_once('@').map_or(address, |(_, address)| address)
 }
 
@@ -282,7 +282,7 @@ mod tests {
             cluster_name: "..".into(),
             ..StoreOptions::default()
         };
-        assert_eq!(StoreConfig::load(&options).unwrap_err().len(), 3);
+        assert_eq!(StoreConfig::validate(&options).unwrap_err().len(), 3);
     }
 
     #[test]
@@ -296,6 +296,6 @@ mod tests {
             tls,
             ..StoreOptions::default()
         };
-        assert!(StoreConfig::load(&options).unwrap().tls.is_none());
+        assert!(StoreConfig::validate(&options).unwrap().tls.is_none());
     }
 }

@@ -18,18 +18,18 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
-use super::{Entry, LeaseId, Revision, Store, StoreError, Target, Txn, session::Session};
+use super::{Entry, KeyRange, LeaseId, Revision, Store, StoreError, Txn, session::EtcdSession};
 use crate::{clock::Boottime, telemetry::Chain};
 
 pub use super::session::TTL;
 
 /// Pauses after a failed campaign (store E-10).
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// On the way out nobody waits longer than this for the store (store E-8, best effort).
-const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
+const REVOKE_TIMEOUT: Duration = Duration::from_millis(500);
 /// A waiting candidate looks again after so long, whatever its watch says (store 7: polling as a fallback).
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Whether we lead.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Election {
             won: 0,
             stale: Vec::new(),
         };
-        let task = tokio::spawn(candidate.stand_for_ever());
+        let task = tokio::spawn(candidate.campaign_loop());
         Self {
             state,
             stop: stop.drop_guard(),
@@ -140,15 +140,15 @@ struct Candidate {
 
 /// Why a campaign ended without an error.
 #[derive(Debug)]
-enum Ended {
+enum CampaignEnd {
     Stopped,
     SessionLost,
     KeyLost,
 }
 
 impl Candidate {
-    async fn stand_for_ever(mut self) {
-        let (mut pause, mut announced) = (PAUSE_MIN, false);
+    async fn campaign_loop(mut self) {
+        let (mut pause, mut announced) = (BACKOFF_MIN, false);
         loop {
             if !std::mem::replace(&mut announced, true) {
                 info!("Trying to acquire sentinels leadership");
@@ -156,10 +156,10 @@ impl Candidate {
             let won_before = self.won;
             let ended = self.campaign().await;
             if self.won != won_before {
-                (pause, announced) = (PAUSE_MIN, false);
+                (pause, announced) = (BACKOFF_MIN, false);
             }
             match ended {
-                Ok(Ended::Stopped) => return,
+                Ok(CampaignEnd::Stopped) => return,
                 Ok(why) => debug!(?why, "campaign ended"),
                 // the request has waited for the store already, and the connections tell that it is away
                 Err(error @ StoreError::Unreachable { .. }) => {
@@ -171,7 +171,7 @@ impl Candidate {
                     if self.stop.run_until_cancelled(sleep(pause)).await.is_none() {
                         return;
                     }
-                    pause = (pause * 2).min(PAUSE_MAX);
+                    pause = (pause * 2).min(BACKOFF_MAX);
                 }
             }
         }
@@ -179,24 +179,24 @@ impl Candidate {
 
     /// One session, from its lease to its end. Whatever ends it, the lease is revoked, so that no stale key of ours
     /// stands in others' way (store E-8, E-9, E-10); when the store cannot take that now, before the next session.
-    async fn campaign(&mut self) -> Result<Ended, StoreError> {
+    async fn campaign(&mut self) -> Result<CampaignEnd, StoreError> {
         let stop = self.stop.clone();
         let Some(session) = stop.run_until_cancelled(self.open_session()).await else {
-            return Ok(Ended::Stopped);
+            return Ok(CampaignEnd::Stopped);
         };
         let session = session?;
         let store = self.store.clone();
         let ended = tokio::select! {
-            () = stop.cancelled() => Ok(Ended::Stopped),
-            () = session.keep_alive(&store) => Ok(Ended::SessionLost),
-            ended = self.contest(&session) => ended,
+            () = stop.cancelled() => Ok(CampaignEnd::Stopped),
+            () = session.keep_alive(&store) => Ok(CampaignEnd::SessionLost),
+            ended = self.campaign_in_session(&session) => ended,
         };
         session.close();
         self.stale = session.leases();
         if self.publish.send_replace(Leadership::Candidate) != Leadership::Candidate {
             info!("sentinel leadership lost");
         }
-        match timeout(FAREWELL_LIMIT, revoke_all(&store, &self.stale)).await {
+        match timeout(REVOKE_TIMEOUT, revoke_all(&store, &self.stale)).await {
             Ok(Ok(())) => self.stale.clear(),
             Ok(Err(error)) => debug!(error = %Chain(&error), "could not revoke the election lease"),
             Err(_) => debug!("could not revoke the election lease in time"),
@@ -204,16 +204,16 @@ impl Candidate {
         ended
     }
 
-    async fn open_session(&mut self) -> Result<Session, StoreError> {
+    async fn open_session(&mut self) -> Result<EtcdSession, StoreError> {
         revoke_all(&self.store, &self.stale).await?;
         self.stale.clear();
-        let session = Session::open(&self.store).await?;
+        let session = EtcdSession::open(&self.store).await?;
         self.stale = session.leases();
         Ok(session)
     }
 
     /// Enters, waits for all older candidates to go, then leads until the own key goes (store E-2, E-3).
-    async fn contest(&mut self, session: &Session) -> Result<Ended, StoreError> {
+    async fn campaign_in_session(&mut self, session: &EtcdSession) -> Result<CampaignEnd, StoreError> {
         let lease = session.lease();
         let key = self.store.keys().candidate(lease);
         let enter = Txn::new().if_absent(&key).put_leased(&key, self.uid.as_str(), lease);
@@ -227,30 +227,30 @@ impl Candidate {
             Some(revision) => revision,
             None => match self.store.get(&key).await? {
                 Some(entry) if entry.value == self.uid.as_bytes() => entry.create_revision,
-                _ => return Ok(Ended::KeyLost),
+                _ => return Ok(CampaignEnd::KeyLost),
             },
         };
         session.entered(&key, mine, &self.uid);
         loop {
-            let before_us = self.store.look_ahead(&key, mine).await?;
-            if !before_us.still_standing {
-                return Ok(Ended::KeyLost);
+            let before_us = self.store.read_older_candidates(&key, mine).await?;
+            if !before_us.own_key_exists {
+                return Ok(CampaignEnd::KeyLost);
             }
             let Some(predecessor) = before_us.predecessor else {
-                self.lead(session, key.clone(), mine);
-                self.until_deleted(&key, mine, before_us.revision).await;
-                return Ok(Ended::KeyLost);
+                self.become_leader(session, key.clone(), mine);
+                self.until_key_gone(&key, mine, before_us.revision).await;
+                return Ok(CampaignEnd::KeyLost);
             };
             debug!(predecessor = %predecessor.key, "waiting for an older candidate to go");
             let watch = self
                 .store
-                .watch(vec![Target::Key(predecessor.key)], Some(before_us.revision));
+                .watch(vec![KeyRange::Key(predecessor.key)], Some(before_us.revision));
             // whatever happened, or nothing for long: look again
-            let _ = timeout(LOOK_AGAIN_AFTER, watch.changed()).await;
+            let _ = timeout(POLL_INTERVAL, watch.changed()).await;
         }
     }
 
-    fn lead(&mut self, session: &Session, key: String, create_revision: Revision) {
+    fn become_leader(&mut self, session: &EtcdSession, key: String, create_revision: Revision) {
         self.won += 1;
         info!("sentinel leadership acquired");
         let leader = Leader {
@@ -263,8 +263,8 @@ impl Candidate {
     }
 
     /// Waits until the own key is no more: someone deleted it, or the lease went (store 10, corner case 11).
-    async fn until_deleted(&self, key: &str, mine: Revision, after: Revision) {
-        let watch = self.store.watch(vec![Target::Key(key.to_owned())], Some(after));
+    async fn until_key_gone(&self, key: &str, mine: Revision, after: Revision) {
+        let watch = self.store.watch(vec![KeyRange::Key(key.to_owned())], Some(after));
         loop {
             watch.changed().await;
             match self.store.get(key).await {
@@ -287,16 +287,16 @@ async fn revoke_all(store: &Store, leases: &[LeaseId]) -> Result<(), StoreError>
 }
 
 /// What stands before a candidate.
-struct Ahead {
+struct OlderCandidates {
     /// The youngest of the older candidates.
     predecessor: Option<Entry>,
     /// Whether the candidate's own key is still the one that it created.
-    still_standing: bool,
+    own_key_exists: bool,
     revision: Revision,
 }
 
 impl Store {
-    async fn look_ahead(&self, key: &str, mine: Revision) -> Result<Ahead, StoreError> {
+    async fn read_older_candidates(&self, key: &str, mine: Revision) -> Result<OlderCandidates, StoreError> {
         let prefix = self.keys().election();
         let older = GetOptions::new()
             .with_prefix()
@@ -307,9 +307,9 @@ impl Store {
         let mut read = self.read_all(format!("read {prefix}*"), ops).await?;
         let (predecessor, own) = (read.take_one(0), read.take_one(1));
         let still_standing = own.is_some_and(|own| own.create_revision == mine);
-        Ok(Ahead {
+        Ok(OlderCandidates {
             predecessor,
-            still_standing,
+            own_key_exists: still_standing,
             revision: read.revision,
         })
     }
@@ -317,11 +317,11 @@ impl Store {
 
 /// Who leads, of all candidates below [`Keys::election`](super::Keys::election): the oldest. Nobody is a normal state
 /// (store E-11).
-pub fn oldest(candidates: Vec<Entry>) -> Option<Holder> {
+pub fn elected_sentinel(candidates: Vec<Entry>) -> Option<ElectedSentinel> {
     let oldest = candidates
         .into_iter()
         .min_by_key(|candidate| candidate.create_revision)?;
-    Some(Holder {
+    Some(ElectedSentinel {
         uid: String::from_utf8_lossy(&oldest.value).into_owned(),
         key: oldest.key,
         create_revision: oldest.create_revision,
@@ -330,7 +330,7 @@ pub fn oldest(candidates: Vec<Entry>) -> Option<Holder> {
 
 /// Who leads, as any reader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct ElectedSentinel {
     /// The value of its key: the sentinel's uid.
     pub uid: String,
     /// Its key.

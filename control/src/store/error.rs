@@ -3,10 +3,10 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-use super::trouble::Trouble;
+use super::etcd_fault::EtcdFault;
 
 /// What whoever looks for the store in the wrong place, or too early, can do about it.
-pub const AWAY_HINT: &str = "is etcd running there? see --store-endpoints";
+pub const UNREACHABLE_HINT: &str = "is etcd running there? see --store-endpoints";
 
 /// A request that brought no result. Its text says what was attempted; the cause is its source.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +52,12 @@ impl StoreError {
     }
 
     /// What the store's answer says beyond this request, if it does.
-    pub fn trouble(&self) -> Option<Trouble> {
+    pub fn etcd_fault(&self) -> Option<EtcdFault> {
         let source = match self {
             Self::Unreachable { source, .. } | Self::Unanswered { source, .. } => source.as_ref()?,
             Self::Refused { source, .. } => source,
         };
-        Trouble::of(&source.0)
+        EtcdFault::from_message(&source.0)
     }
 }
 
@@ -71,8 +71,8 @@ impl Cause {
     }
 
     /// The words of the server, with what an operator can do about them.
-    pub(super) fn of_server(message: &str) -> Self {
-        match Trouble::of(message) {
+    pub(super) fn from_server(message: &str) -> Self {
+        match EtcdFault::from_message(message) {
             Some(trouble) => Self(format!("{message} ({})", trouble.remedy())),
             None => Self(message.to_owned()),
         }

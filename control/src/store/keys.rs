@@ -44,14 +44,14 @@ impl Keys {
         if cluster_name.chars().any(char::is_control) {
             return Err(KeysError::ControlCharacter(cluster_name.to_owned()));
         }
-        let own = clean(cluster_name.trim_start_matches('/'));
+        let own = clean_path(cluster_name.trim_start_matches('/'));
         if matches!(own.as_str(), "" | "..") || own.starts_with("../") {
             return Err(KeysError::OutsidePrefix {
                 name: cluster_name.to_owned(),
                 prefix: prefix.to_owned(),
             });
         }
-        let base = join(prefix, cluster_name);
+        let base = join_path(prefix, cluster_name);
         Ok(Self { base })
     }
 
@@ -110,42 +110,42 @@ impl Keys {
         self.under(&format!("sentinel-leader/{lease}"))
     }
 
-    /// The prefix of all keepers' liveness keys (beyond ).
-    pub fn alive_all(&self) -> String {
+    /// The prefix of all keepers' liveness keys (extensions ).
+    pub fn liveness_keys(&self) -> String {
         self.under("alive/")
     }
 
-    /// One keeper's liveness key (beyond ).
-    pub fn alive(&self, keeper_uid: &str) -> String {
+    /// One keeper's liveness key (extensions ).
+    pub fn liveness_key(&self, keeper_uid: &str) -> String {
         self.under(&format!("alive/{keeper_uid}"))
     }
 
-    /// The prefix of all orders (beyond X-2).
+    /// The prefix of all orders (extensions X-2).
     pub fn orders(&self) -> String {
         self.under("orders/")
     }
 
-    /// The order to one keeper (beyond X-2).
+    /// The order to one keeper (extensions X-2).
     pub fn order(&self, keeper_uid: &str) -> String {
         self.under(&format!("orders/{keeper_uid}"))
     }
 
-    /// The switchover under way (beyond X-2).
+    /// The switchover under way (extensions X-2).
     pub fn switchover(&self) -> String {
         self.under("switchover")
     }
 
-    /// The pause of the whole cluster (beyond X-3).
+    /// The pause of the whole cluster (extensions X-3).
     pub fn paused(&self) -> String {
         self.under("paused")
     }
 
-    /// The prefix of all history entries (beyond X-4).
-    pub fn history_all(&self) -> String {
+    /// The prefix of all history entries (extensions X-4).
+    pub fn history_prefix(&self) -> String {
         self.under("history/")
     }
 
-    /// One history entry (beyond X-4).
+    /// One history entry (extensions X-4).
     pub fn history(&self, id: &str) -> String {
         self.under(&format!("history/{id}"))
     }
@@ -156,17 +156,17 @@ impl Keys {
 }
 
 /// Puts one `/` between the non-empty parts, and cleans (store S-2).
-fn join(prefix: &str, name: &str) -> String {
+fn join_path(prefix: &str, name: &str) -> String {
     match (prefix, name) {
-        ("", name) => clean(name),
-        (prefix, "") => clean(prefix),
-        (prefix, name) => clean(&format!("{prefix}/{name}")),
+        ("", name) => clean_path(name),
+        (prefix, "") => clean_path(prefix),
+        (prefix, name) => clean_path(&format!("{prefix}/{name}")),
     }
 }
 
 /// Collapses slashes, removes `.`, resolves `..` lexically, removes the trailing slash; a leading slash stays as
 /// it is, there or not (store S-2). Nothing left is the empty path.
-fn clean(path: &str) -> String {
+fn clean_path(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut kept: Vec<&str> = Vec::new();
     for part in path.split('/') {
@@ -200,7 +200,7 @@ mod tests {
             ("..", "c", "../c"),
             ("/..", "c", "/c"),
         ] {
-            assert_eq!(join(prefix, name), base, "{prefix} + {name}");
+            assert_eq!(join_path(prefix, name), base, "{prefix} + {name}");
         }
     }
 

@@ -9,9 +9,9 @@ use crate::clock::Boottime;
 /// answer, or later where answers are known to take longer.
 const HEDGE_MIN: Duration = Duration::from_millis(300);
 /// Connections whose answers differ by less than this, or by less than a factor of two, share the requests.
-const ALIKE: Duration = Duration::from_millis(50);
+const SIMILAR: Duration = Duration::from_millis(50);
 /// A standing watch moves only for a connection that is faster by this and by a factor of four.
-const WORTH_MOVING: Duration = Duration::from_millis(250);
+const MOVE_THRESHOLD: Duration = Duration::from_millis(250);
 /// No more requests of one connection than this are timed at once; others are sent untimed.
 const TIMED_MAX: usize = 64;
 
@@ -19,32 +19,32 @@ const TIMED_MAX: usize = 64;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Latency {
     estimate: Option<Duration>,
-    waiting: BTreeMap<u64, Boottime>,
+    pending: BTreeMap<u64, Boottime>,
     next: u64,
-    measured: Option<Boottime>,
+    last_measured: Option<Boottime>,
 }
 
 impl Latency {
     /// Notes a request that is sent now; returns its number, or nothing when too many are timed already.
-    pub(super) fn ask(&mut self, now: Boottime) -> Option<u64> {
-        if self.waiting.len() >= TIMED_MAX {
+    pub(super) fn sent(&mut self, now: Boottime) -> Option<u64> {
+        if self.pending.len() >= TIMED_MAX {
             return None;
         }
         self.next += 1;
-        self.waiting.insert(self.next, now);
+        self.pending.insert(self.next, now);
         Some(self.next)
     }
 
     /// Notes an answer.
     pub(super) fn answered(&mut self, number: u64, now: Boottime) {
-        if let Some(sent) = self.waiting.remove(&number) {
+        if let Some(sent) = self.pending.remove(&number) {
             self.measure(now.since(sent), now);
         }
     }
 
     /// Notes that nobody waits any more for this one. It has taken at least as long as it was waited for.
     pub(super) fn abandoned(&mut self, number: u64, now: Boottime) {
-        let Some(sent) = self.waiting.remove(&number) else {
+        let Some(sent) = self.pending.remove(&number) else {
             return;
         };
         let waited = now.since(sent);
@@ -56,7 +56,7 @@ impl Latency {
     /// Takes over one measured answer. A slower one counts at once, a faster one by half: one quick answer among slow
     /// ones does not make a connection a fast one.
     pub(super) fn measure(&mut self, took: Duration, now: Boottime) {
-        self.measured = Some(now);
+        self.last_measured = Some(now);
         self.estimate = Some(match self.estimate {
             Some(estimate) if took < estimate => (estimate + took) / 2,
             _ => took,
@@ -70,13 +70,13 @@ impl Latency {
 
     /// How long an answer takes that is asked for now. A request that still waits counts with its age.
     pub(super) fn expected(&self, now: Boottime) -> Duration {
-        let waited = self.waiting.values().next().map(|sent| now.since(*sent));
+        let waited = self.pending.values().next().map(|sent| now.since(*sent));
         self.measured().max(waited.unwrap_or_default())
     }
 
     /// Whether nothing has been measured for this long.
     pub(super) fn is_unmeasured_for(&self, time: Duration, now: Boottime) -> bool {
-        self.waiting.is_empty() && self.measured.is_none_or(|at| now.since(at) >= time)
+        self.pending.is_empty() && self.last_measured.is_none_or(|at| now.since(at) >= time)
     }
 }
 
@@ -85,7 +85,7 @@ pub(super) fn fastest(expected: &[Duration]) -> Vec<usize> {
     let Some(best) = expected.iter().min() else {
         return Vec::new();
     };
-    let limit = best.saturating_mul(2).saturating_add(ALIKE);
+    let limit = best.saturating_mul(2).saturating_add(SIMILAR);
     (0..expected.len()).filter(|index| expected[*index] <= limit).collect()
 }
 
@@ -96,7 +96,7 @@ pub(super) fn hedge_after(expected: Duration) -> Duration {
 
 /// Whether a watch on a connection of this latency should move to the best one.
 pub(super) fn is_worth_moving(expected: Duration, best: Duration) -> bool {
-    expected > best.saturating_mul(4).saturating_add(WORTH_MOVING)
+    expected > best.saturating_mul(4).saturating_add(MOVE_THRESHOLD)
 }
 
 #[cfg(test)]
@@ -128,12 +128,12 @@ mod tests {
     fn a_request_without_an_answer_makes_its_connection_slow_while_it_waits() {
         let mut latency = Latency::default();
         latency.measure(MILLI, at(0));
-        let number = latency.ask(at(0)).unwrap();
+        let number = latency.sent(at(0)).unwrap();
         assert_eq!(latency.expected(at(400)), 400 * MILLI);
         assert_eq!(latency.measured(), MILLI, "nothing was measured yet");
         latency.abandoned(number, at(400));
         assert_eq!(latency.expected(at(900)), 400 * MILLI, "it took at least that long");
-        let number = latency.ask(at(1000)).unwrap();
+        let number = latency.sent(at(1000)).unwrap();
         latency.abandoned(number, at(1001));
         assert_eq!(latency.measured(), 400 * MILLI, "given up early, it proves nothing");
     }
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn no_more_requests_are_timed_than_the_bound() {
         let mut latency = Latency::default();
-        let timed = (0..1000).filter(|_| latency.ask(at(0)).is_some()).count();
+        let timed = (0..1000).filter(|_| latency.sent(at(0)).is_some()).count();
         assert_eq!(timed, TIMED_MAX);
     }
 

@@ -5,16 +5,16 @@
 //! is back.
 
 mod config;
+mod connections;
 pub mod election;
+mod election_ttl;
 mod error;
-mod fit;
+mod etcd_fault;
 pub mod keys;
 mod latency;
 mod lease;
-mod link;
 mod session;
 mod tls;
-mod trouble;
 mod txn;
 mod watch;
 
@@ -23,25 +23,25 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use etcd_client::{Client, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse};
 use tokio::time::{sleep, timeout};
 
-use self::link::{Link, LinkGone, Links};
-use self::trouble::Served;
+use self::connections::{Connection, ConnectionGone, Connections};
+use self::etcd_fault::RequestKind;
 pub use self::{
     config::{
         ConfigError, DEFAULT_ENDPOINT, DEFAULT_TIMEOUT, Endpoint, EndpointsError, Scheme, StoreConfig, StoreOptions,
     },
-    error::{AWAY_HINT, Cause, StoreError},
+    error::{Cause, StoreError, UNREACHABLE_HINT},
+    etcd_fault::EtcdFault,
     keys::{Keys, KeysError},
-    lease::{Granted, INFO_TTL_MIN, LeaseId, Remaining, info_ttl},
+    lease::{INFO_TTL_MIN, LeaseGrant, LeaseId, LeaseTtl, info_ttl},
     tls::{TlsError, TlsOptions},
-    trouble::Trouble,
-    txn::{Attempt, Committed, Outcome, Txn},
-    watch::{Change, Changes, Watch},
+    txn::{CommitOrRead, Committed, Txn, TxnOutcome},
+    watch::{Changes, KeyChange, Watch},
 };
 
 /// The client sends at most this much in one request (store S-13); the server's own limit is lower.
 const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Between two attempts at a read that the server could not serve just then.
-const READ_AGAIN_AFTER: Duration = Duration::from_millis(100);
+const READ_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A revision of the store. Revisions grow with every write, whatever key it touches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -94,14 +94,14 @@ impl From<&KeyValue> for Entry {
 
 /// What to read or to watch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Target {
+pub enum KeyRange {
     /// One key.
     Key(String),
     /// All keys that begin so.
     Prefix(String),
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for KeyRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(key) => f.write_str(key),
@@ -134,63 +134,63 @@ impl Snapshot {
 /// The store, as one cluster's programs use it. Clones share their connections.
 #[derive(Clone)]
 pub struct Store {
-    links: Arc<Links>,
-    limit: Duration,
+    connections: Arc<Connections>,
+    timeout: Duration,
     /// A request that could not be sent by then is not sent at all.
-    sending: Duration,
+    send_limit: Duration,
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
-            .field("endpoints", &self.links.config().endpoints)
+            .field("endpoints", &self.connections.config().endpoints)
             .finish_non_exhaustive()
     }
 }
 
 /// Whether a request may be sent again when nobody knows what became of the first one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Repeat {
+enum RetryPolicy {
     /// Reads, and what does no harm done twice.
-    Freely,
+    Always,
     /// Only when the request surely was not sent.
-    IfUnsent,
+    OnlyIfUnsent,
 }
 
 impl Store {
     /// A store that dials at its first request; never fails because etcd is away.
     pub fn connect(config: StoreConfig) -> Self {
-        let limit = config.timeout;
+        let timeout = config.timeout;
         Self {
-            links: Arc::new(Links::new(config)),
-            limit,
-            sending: limit,
+            connections: Arc::new(Connections::new(config)),
+            timeout,
+            send_limit: timeout,
         }
     }
 
     /// The cluster's keys.
     pub fn keys(&self) -> &Keys {
-        self.links.config().keys()
+        self.connections.config().keys()
     }
 
     /// The limit of each request.
-    pub fn limit(&self) -> Duration {
-        self.limit
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// How long the store takes to answer, as measured lately over the fastest connection; zero while that is not known.
     pub fn latency(&self) -> Duration {
-        self.links.latency()
+        self.connections.latency()
     }
 
     /// The same store with a shorter limit of each request; a longer one changes nothing.
     #[must_use]
-    pub fn limited(&self, limit: Duration) -> Self {
-        let limit = limit.min(self.links.config().timeout);
+    pub fn with_timeout(&self, limit: Duration) -> Self {
+        let limit = limit.min(self.connections.config().timeout);
         Self {
-            links: Arc::clone(&self.links),
-            limit,
-            sending: limit,
+            connections: Arc::clone(&self.connections),
+            timeout: limit,
+            send_limit: limit,
         }
     }
 
@@ -199,27 +199,27 @@ impl Store {
     #[must_use]
     pub fn sent_within(&self, limit: Duration) -> Self {
         Self {
-            sending: limit.min(self.limit),
+            send_limit: limit.min(self.timeout),
             ..self.clone()
         }
     }
 
     /// Reads one key, linearizably. Nothing when it does not exist.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let mut read = self.snapshot(&[Target::Key(key.to_owned())]).await?;
+        let mut read = self.snapshot(&[KeyRange::Key(key.to_owned())]).await?;
         Ok(read.take_one(0))
     }
 
     /// Reads all keys that begin with this prefix, which ends with a slash; ascending by key.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
-        let mut read = self.snapshot(&[Target::Prefix(prefix.to_owned())]).await?;
+        let mut read = self.snapshot(&[KeyRange::Prefix(prefix.to_owned())]).await?;
         Ok(read.take(0))
     }
 
     /// Reads several keys and prefixes in one transaction, linearizably (sentinel E-2).
-    pub async fn snapshot(&self, targets: &[Target]) -> Result<Snapshot, StoreError> {
+    pub async fn snapshot(&self, targets: &[KeyRange]) -> Result<Snapshot, StoreError> {
         let ops: Vec<TxnOp> = targets.iter().map(read_op).collect();
-        self.read_all(names("read", targets), ops).await
+        self.read_all(describe("read", targets), ops).await
     }
 
     /// Puts a key that no lease bounds, and returns its revision.
@@ -244,7 +244,7 @@ impl Store {
         let options = PutOptions::new().with_lease(lease.map_or(0, |lease| lease.0));
         let attempt = format!("write {key}");
         check_size(&attempt, key.len() + value.len())?;
-        self.request(attempt, Repeat::IfUnsent, |client| {
+        self.request(attempt, RetryPolicy::OnlyIfUnsent, |client| {
             let (value, options) = (value.clone(), options.clone());
             async move {
                 let answer = kv(&client).put(key, value, Some(options)).await?;
@@ -252,11 +252,11 @@ impl Store {
             }
         })
         .await
-        .inspect(|_| self.links.troubles.served(Served::Write))
+        .inspect(|_| self.connections.etcd_faults.record_success(RequestKind::Write))
     }
 
     async fn read_all(&self, attempt: String, ops: Vec<TxnOp>) -> Result<Snapshot, StoreError> {
-        self.request(attempt, Repeat::Freely, |client| {
+        self.request(attempt, RetryPolicy::Always, |client| {
             let txn = etcd_client::Txn::new().and_then(ops.clone());
             async move {
                 let answer = kv(&client).txn(txn).await?;
@@ -272,28 +272,28 @@ impl Store {
 
     /// Runs one request within the limit, on the endpoint that answers fastest (store 3.3: reads are sent again when they
     /// fail, and over a second connection when the first is slow; writes only when they surely were not sent).
-    async fn request<T, F, Fut>(&self, attempt: String, repeat: Repeat, send: F) -> Result<T, StoreError>
+    async fn request<T, F, Fut>(&self, attempt: String, repeat: RetryPolicy, send: F) -> Result<T, StoreError>
     where
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let mut under_way = UnderWay::default();
+        let mut under_way = InFlight::default();
         // boxed: the client library's futures are large, and these are held within others
-        let tries = Box::pin(self.try_until_answered(&mut under_way, repeat, send));
-        let outcome = timeout(self.limit, tries).await;
-        let limit = self.limit;
+        let tries = Box::pin(self.retry_until_answered(&mut under_way, repeat, send));
+        let outcome = timeout(self.timeout, tries).await;
+        let limit = self.timeout;
         match outcome {
             Ok(Ok(value)) => {
-                self.links.troubles.served(Served::Read);
+                self.connections.etcd_faults.record_success(RequestKind::Read);
                 Ok(value)
             }
-            Ok(Err(Failed::Refused(source))) => Err(StoreError::Refused { attempt, source }),
-            Ok(Err(Failed::TooLate)) => Err(StoreError::Unreachable {
+            Ok(Err(RequestFailure::Refused(source))) => Err(StoreError::Refused { attempt, source }),
+            Ok(Err(RequestFailure::TooLate)) => Err(StoreError::Unreachable {
                 attempt,
-                limit: self.sending,
-                source: self.links.why_away().or(under_way.last),
+                limit: self.send_limit,
+                source: self.connections.last_failures().or(under_way.last_error),
             }),
-            Ok(Err(Failed::Unknown(source))) => Err(StoreError::Unanswered {
+            Ok(Err(RequestFailure::Unknown(source))) => Err(StoreError::Unanswered {
                 attempt,
                 limit,
                 source: Some(source),
@@ -301,75 +301,77 @@ impl Store {
             Err(_) => {
                 for link in &under_way.sent {
                     // a little less, for what passed before the request went out
-                    let patience = self.links.config().timeout;
-                    link.give_up_if_silent_for(patience - patience / 20);
+                    let patience = self.connections.config().timeout;
+                    link.close_if_silent_for(patience - patience / 20);
                 }
                 if under_way.sent.is_empty() {
-                    let source = self.links.why_away().or(under_way.last);
+                    let source = self.connections.last_failures().or(under_way.last_error);
                     return Err(StoreError::Unreachable { attempt, limit, source });
                 }
                 Err(StoreError::Unanswered {
                     attempt,
                     limit,
-                    source: under_way.last,
+                    source: under_way.last_error,
                 })
             }
         }
     }
 
-    async fn try_until_answered<T, F, Fut>(
+    async fn retry_until_answered<T, F, Fut>(
         &self,
-        under_way: &mut UnderWay,
-        repeat: Repeat,
+        under_way: &mut InFlight,
+        repeat: RetryPolicy,
         send: F,
-    ) -> Result<T, Failed>
+    ) -> Result<T, RequestFailure>
     where
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let mut too_late = std::pin::pin!(sleep(self.sending));
+        let mut too_late = std::pin::pin!(sleep(self.send_limit));
         loop {
             let link = tokio::select! {
                 biased;
-                () = &mut too_late => return Err(Failed::TooLate),
-                link = self.links.ready() => link,
+                () = &mut too_late => return Err(RequestFailure::TooLate),
+                link = self.connections.ready() => link,
             };
-            let (link, error) = match self.ask(link, under_way, repeat, &send).await {
+            let (link, error) = match self.send_hedged(link, under_way, repeat, &send).await {
                 Ok(value) => return Ok(value),
                 Err(failed) => failed,
             };
-            let (verdict, words) = judge(&error);
+            let (verdict, words) = classify_error(&error);
             if let etcd_client::Error::GRpcStatus(status) = &error {
-                self.links.troubles.met(status.message());
+                self.connections.etcd_faults.record_error(status.message());
             }
             match verdict {
-                Verdict::Unsent => link.give_up("connection has ended"),
-                Verdict::Unknown if repeat == Repeat::IfUnsent => return Err(Failed::Unknown(words)),
-                Verdict::Refused => return Err(Failed::Refused(words)),
-                Verdict::NotServed | Verdict::Unknown => sleep(READ_AGAIN_AFTER).await,
+                ErrorClass::Unsent => link.close("connection has ended"),
+                ErrorClass::Unknown if repeat == RetryPolicy::OnlyIfUnsent => {
+                    return Err(RequestFailure::Unknown(words));
+                }
+                ErrorClass::Refused => return Err(RequestFailure::Refused(words)),
+                ErrorClass::NotServed | ErrorClass::Unknown => sleep(READ_RETRY_DELAY).await,
             }
-            *under_way = UnderWay {
+            *under_way = InFlight {
                 sent: Vec::new(),
-                last: Some(words),
+                last_error: Some(words),
             };
         }
     }
 
     /// Sends one request, and where that does no harm the same one over another connection when the first has not been
     /// answered for a while. The first answer counts; never more than two are under way.
-    async fn ask<T, F, Fut>(
+    async fn send_hedged<T, F, Fut>(
         &self,
-        link: Link,
-        under_way: &mut UnderWay,
-        repeat: Repeat,
+        link: Connection,
+        under_way: &mut InFlight,
+        repeat: RetryPolicy,
         send: &F,
-    ) -> Result<T, (Link, etcd_client::Error)>
+    ) -> Result<T, (Connection, etcd_client::Error)>
     where
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let sent = |link: Link| {
-            link.ask();
+        let sent = |link: Connection| {
+            link.note_sent();
             async move {
                 let answer = link.timed(send(link.client.clone()), is_answer).await;
                 answer.map_err(|error| (link.clone(), error))
@@ -377,7 +379,7 @@ impl Store {
         };
         under_way.sent.push(link.clone());
         let mut first = std::pin::pin!(sent(link.clone()));
-        if repeat == Repeat::IfUnsent {
+        if repeat == RetryPolicy::OnlyIfUnsent {
             return first.await;
         }
         tokio::select! {
@@ -385,7 +387,7 @@ impl Store {
             answer = &mut first => return answer,
             () = sleep(link.hedge_after()) => {}
         }
-        let Some(other) = self.links.other_than(&link) else {
+        let Some(other) = self.connections.other_than(&link) else {
             return first.await;
         };
         under_way.sent.push(other.clone());
@@ -405,14 +407,14 @@ impl Store {
 
 /// What a request was doing when its limit ended.
 #[derive(Default)]
-struct UnderWay {
+struct InFlight {
     /// The connections that it went out on.
-    sent: Vec<Link>,
+    sent: Vec<Connection>,
     /// Why it was sent again.
-    last: Option<Cause>,
+    last_error: Option<Cause>,
 }
 
-enum Failed {
+enum RequestFailure {
     TooLate,
     Refused(Cause),
     Unknown(Cause),
@@ -420,7 +422,7 @@ enum Failed {
 
 /// What an error of the client library says about the request.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum ErrorClass {
     /// It never left.
     Unsent,
     /// The server turned it away before looking at it, and may take it later.
@@ -433,33 +435,33 @@ enum Verdict {
 
 /// Whether an error is what the server answered, rather than that of a connection that broke.
 fn is_answer(error: &etcd_client::Error) -> bool {
-    matches!(judge(error).0, Verdict::Refused | Verdict::NotServed)
+    matches!(classify_error(error).0, ErrorClass::Refused | ErrorClass::NotServed)
 }
 
-fn judge(error: &etcd_client::Error) -> (Verdict, Cause) {
+fn classify_error(error: &etcd_client::Error) -> (ErrorClass, Cause) {
     use tonic::Code;
     let etcd_client::Error::GRpcStatus(status) = error else {
-        return (Verdict::Unknown, Cause::new(error.to_string()));
+        return (ErrorClass::Unknown, Cause::new(error.to_string()));
     };
     if let Some(source) = std::error::Error::source(status) {
         // made on this side: the connection broke, or there was none
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source);
         while let Some(error) = cause {
-            if error.is::<LinkGone>() {
-                return (Verdict::Unsent, Cause::new(error.to_string()));
+            if error.is::<ConnectionGone>() {
+                return (ErrorClass::Unsent, Cause::new(error.to_string()));
             }
             cause = error.source();
         }
-        return (Verdict::Unknown, Cause::deepest(source));
+        return (ErrorClass::Unknown, Cause::deepest(source));
     }
     let verdict = match status.code() {
-        Code::Unavailable if status.message().contains("no leader") => Verdict::NotServed,
+        Code::Unavailable if status.message().contains("no leader") => ErrorClass::NotServed,
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal => {
-            Verdict::Unknown
+            ErrorClass::Unknown
         }
-        _ => Verdict::Refused,
+        _ => ErrorClass::Refused,
     };
-    (verdict, Cause::of_server(status.message()))
+    (verdict, Cause::from_server(status.message()))
 }
 
 fn kv(client: &Client) -> etcd_client::KvClient {
@@ -474,14 +476,14 @@ fn check_size(attempt: &str, bytes: usize) -> Result<(), StoreError> {
     let why = format!("{bytes} bytes are more than the {REQUEST_BYTES_MAX} of the largest request");
     Err(StoreError::Refused {
         attempt: attempt.to_owned(),
-        source: Cause::of_server(&why),
+        source: Cause::from_server(&why),
     })
 }
 
-fn read_op(target: &Target) -> TxnOp {
+fn read_op(target: &KeyRange) -> TxnOp {
     match target {
-        Target::Key(key) => TxnOp::get(key.as_str(), None),
-        Target::Prefix(prefix) => TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix())),
+        KeyRange::Key(key) => TxnOp::get(key.as_str(), None),
+        KeyRange::Prefix(prefix) => TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix())),
     }
 }
 
@@ -496,7 +498,7 @@ fn header_revision(header: Option<&etcd_client::ResponseHeader>) -> Revision {
     header.map_or(Revision::ABSENT, |header| Revision(header.revision()))
 }
 
-fn names(act: &str, targets: &[Target]) -> String {
+fn describe(act: &str, targets: &[KeyRange]) -> String {
     let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
     format!("{act} {}", names.join(", "))
 }

@@ -10,9 +10,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-pub use super::fit::TTL;
-use super::fit::{Change, Fit, SAMPLE_EVERY, is_good_enough, ttl_for};
-use super::{Granted, LeaseId, Outcome, Revision, Store, StoreError, Txn};
+pub use super::election_ttl::TTL;
+use super::election_ttl::{LatencyWindow, SAMPLE_INTERVAL, TtlChange, is_acceptable, ttl_for};
+use super::{LeaseGrant, LeaseId, Revision, Store, StoreError, Txn, TxnOutcome};
 use crate::clock::Boottime;
 use crate::telemetry::Chain;
 
@@ -21,17 +21,17 @@ const MARGIN: Duration = Duration::from_millis(500);
 /// No more renewals than this are under way at once.
 const RENEWALS_MAX: usize = 8;
 /// No more leases than this are asked for until one suits the store.
-const LEASES_ASKED_MAX: u32 = 3;
+const LEASE_GRANTS_MAX: u32 = 3;
 
 /// When the next renewal is due after the last one was sent: sooner while an answer is missing, so that one that comes
 /// late or never does not end the session.
-fn pace(ttl: Duration, is_answered: bool) -> Duration {
+fn renewal_interval(ttl: Duration, is_answered: bool) -> Duration {
     if is_answered { ttl / 5 } else { ttl / 6 }
 }
 
 /// The candidate's key, once it is there.
 #[derive(Debug)]
-struct Entered {
+struct CandidateKey {
     key: String,
     create_revision: Revision,
     uid: String,
@@ -44,21 +44,21 @@ struct Lease {
     ttl: Duration,
     /// The TTL that was asked for; longer than what is relied upon while the key is being moved to a shorter lease. The
     /// store may grant more.
-    asked: Duration,
+    requested: Duration,
     since: Boottime,
 }
 
 /// One session.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct EtcdSession {
     lease: Mutex<Lease>,
     /// The lease that the candidate's key is being moved to: the key may hang on it already.
-    next: Mutex<Option<LeaseId>>,
+    next_lease: Mutex<Option<LeaseId>>,
     end: Arc<AtomicU64>,
-    entered: OnceLock<Entered>,
+    set_candidate_key: OnceLock<CandidateKey>,
 }
 
-impl Session {
+impl EtcdSession {
     /// Asks for a lease that suits the store.
     #[expect(
         clippy::disallowed_methods,
@@ -68,31 +68,31 @@ impl Session {
         let known = store.latency();
         let mut wanted = ttl_for(known);
         let mut quickest = Some(known).filter(|known| !known.is_zero());
-        let mut left = LEASES_ASKED_MAX;
+        let mut left = LEASE_GRANTS_MAX;
         loop {
             let since = Boottime::now();
-            let Granted { lease: id, ttl } = store.grant(wanted).await?;
+            let LeaseGrant { lease: id, ttl } = store.grant(wanted).await?;
             left -= 1;
             // Asking has measured the store, better than what was known: one slow answer is not the rule.
             let took = Boottime::now().since(since);
             let latency = quickest.map_or(took, |quickest| quickest.min(took));
             quickest = Some(latency);
             let suits = ttl_for(latency);
-            if left > 0 && !is_good_enough(suits, wanted, ttl) {
+            if left > 0 && !is_acceptable(suits, wanted, ttl) {
                 wanted = suits; // one more lease; the last one runs out by itself
                 continue;
             }
             let lease = Lease {
                 id,
                 ttl,
-                asked: wanted,
+                requested: wanted,
                 since,
             };
             let session = Self {
                 lease: Mutex::new(lease),
-                next: Mutex::new(None),
+                next_lease: Mutex::new(None),
                 end: Arc::new(AtomicU64::new(0)),
-                entered: OnceLock::new(),
+                set_candidate_key: OnceLock::new(),
             };
             session.renewed(since, ttl);
             return Ok(session);
@@ -106,7 +106,7 @@ impl Session {
 
     /// Every lease that the candidate's key may hang on: more than one while it is being moved.
     pub(super) fn leases(&self) -> Vec<LeaseId> {
-        let next = *self.lock_next();
+        let next = *self.lock_next_lease();
         std::iter::once(self.lease()).chain(next).collect()
     }
 
@@ -117,13 +117,13 @@ impl Session {
 
     /// The candidate's key is there: from now on the session can move to another lease.
     pub(super) fn entered(&self, key: &str, create_revision: Revision, uid: &str) {
-        let entered = Entered {
+        let entered = CandidateKey {
             key: key.to_owned(),
             create_revision,
             uid: uid.to_owned(),
         };
         // a session has one key, and enters once
-        let _ = self.entered.set(entered);
+        let _ = self.set_candidate_key.set(entered);
     }
 
     /// Nothing is promised any more.
@@ -143,9 +143,9 @@ impl Session {
         let mut renewals = Renewals::default();
         let mut moving: Option<Pin<Box<dyn Future<Output = Option<Lease>> + Send + '_>>> = None;
         let mut sent = self.lock().since;
-        let mut fit = Fit::default();
+        let mut fit = LatencyWindow::default();
         // stays while other things happen: renewals and their answers may come more often
-        let mut next_look = sent + SAMPLE_EVERY;
+        let mut next_look = sent + SAMPLE_INTERVAL;
         loop {
             let now = Boottime::now();
             let left = self.end().since(now);
@@ -153,7 +153,7 @@ impl Session {
                 return;
             }
             let lease = *self.lock();
-            let due = sent + pace(lease.ttl, renewals.is_empty());
+            let due = sent + renewal_interval(lease.ttl, renewals.is_empty());
             tokio::select! {
                 biased;
                 Some(answer) = renewals.join_next(), if !renewals.is_empty() => match answer {
@@ -167,7 +167,7 @@ impl Session {
                 moved = finished(&mut moving) => {
                     moving = None;
                     if let Some(longer) = moved {
-                        self.moved_to(longer);
+                        self.finish_move(longer);
                     }
                 }
                 () = sleep(due.since(now)), if renewals.len() < RENEWALS_MAX => {
@@ -178,10 +178,10 @@ impl Session {
                 () = sleep(next_look.since(now).min(left)) => {
                     let now = Boottime::now();
                     if next_look <= now {
-                        next_look = now + SAMPLE_EVERY;
+                        next_look = now + SAMPLE_INTERVAL;
                         fit.sample(store.latency());
                         if moving.is_none() {
-                            moving = self.move_to(store, lease, &mut fit, now);
+                            moving = self.start_move(store, lease, &mut fit, now);
                         }
                     }
                 }
@@ -190,17 +190,17 @@ impl Session {
     }
 
     /// The move to another lease, where that is needed and possible.
-    fn move_to<'s>(
+    fn start_move<'s>(
         &'s self,
         store: &Store,
         lease: Lease,
-        fit: &mut Fit,
+        fit: &mut LatencyWindow,
         now: Boottime,
     ) -> Option<Pin<Box<dyn Future<Output = Option<Lease>> + Send + 's>>> {
-        let entered = self.entered.get()?;
-        let change = fit.change(lease.ttl, lease.asked)?;
-        let (Change::Lengthen(wanted) | Change::Shorten(wanted)) = change;
-        if matches!(change, Change::Shorten(_)) {
+        let entered = self.set_candidate_key.get()?;
+        let change = fit.due_change(lease.ttl, lease.requested)?;
+        let (TtlChange::Lengthen(wanted) | TtlChange::Shorten(wanted)) = change;
+        if matches!(change, TtlChange::Shorten(_)) {
             fit.restart();
             // The key may hang on the shorter lease before that is known here. A move that fails is repeated later.
             let mut lease = self.lock();
@@ -220,10 +220,10 @@ impl Session {
         }))
     }
 
-    fn moved_to(&self, lease: Lease) {
+    fn finish_move(&self, lease: Lease) {
         info!(ttl = ?lease.ttl, "changed the TTL of the election lease");
         *self.lock() = lease;
-        *self.lock_next() = None;
+        *self.lock_next_lease() = None;
         // the end counts for this lease now, which may be the shorter one
         self.end
             .store(end(lease.since, lease.ttl).as_nanos(), Ordering::Release);
@@ -243,8 +243,8 @@ impl Session {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_next(&self) -> MutexGuard<'_, Option<LeaseId>> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_next_lease(&self) -> MutexGuard<'_, Option<LeaseId>> {
+        self.next_lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts the candidate's key under another lease. Its creation revision stays, and with it the candidate's place and what
@@ -259,19 +259,19 @@ impl Session {
     async fn change_lease(
         &self,
         store: &Store,
-        entered: &Entered,
+        entered: &CandidateKey,
         wanted: Duration,
     ) -> Result<Option<Lease>, StoreError> {
-        let former = *self.lock_next();
+        let former = *self.lock_next_lease();
         if let Some(former) = former {
             // of a move that failed
             store.revoke(former).await?;
-            *self.lock_next() = None;
+            *self.lock_next_lease() = None;
         }
         let mut since = Boottime::now();
-        let Granted { lease: id, ttl } = store.grant(wanted).await?;
+        let LeaseGrant { lease: id, ttl } = store.grant(wanted).await?;
         // before the put is sent: a session that ends meanwhile has this lease revoked as well
-        *self.lock_next() = Some(id);
+        *self.lock_next_lease() = Some(id);
         let change = Txn::new()
             .if_created_at(&entered.key, entered.create_revision)
             .put_leased(&entered.key, entered.uid.as_str(), id);
@@ -290,20 +290,20 @@ impl Session {
             }
         };
         match outcome {
-            Ok(Outcome::Committed(_)) => Ok(Some(Lease {
+            Ok(TxnOutcome::Committed(_)) => Ok(Some(Lease {
                 id,
                 ttl,
-                asked: wanted,
+                requested: wanted,
                 since,
             })),
-            Ok(Outcome::Conflict) => {
+            Ok(TxnOutcome::Conflict) => {
                 store.revoke(id).await?;
-                *self.lock_next() = None;
+                *self.lock_next_lease() = None;
                 Ok(None)
             }
             Err(error) => {
                 store.revoke(id).await?;
-                *self.lock_next() = None;
+                *self.lock_next_lease() = None;
                 Err(error)
             }
         }
@@ -338,7 +338,7 @@ mod tests {
         for latency in (0..=4000).map(|millis| millis * MILLI) {
             let ttl = ttl_for(latency);
             let end = end(Boottime::default(), ttl);
-            let next_answer = Boottime::default() + pace(ttl, true) + latency;
+            let next_answer = Boottime::default() + renewal_interval(ttl, true) + latency;
             assert!(end.since(next_answer) > latency, "{latency:?} {ttl:?}");
         }
     }
@@ -348,7 +348,7 @@ mod tests {
         // the store becomes slow while the lease is the short one
         for latency in [1400, 3000].map(|millis| millis * MILLI) {
             let end = end(Boottime::default(), TTL);
-            let next_answer = Boottime::default() + pace(TTL, true) + latency;
+            let next_answer = Boottime::default() + renewal_interval(TTL, true) + latency;
             assert!(next_answer < end, "{latency:?}");
         }
     }

@@ -69,7 +69,7 @@ pub enum TlsError {
     },
     /// The reference silently presents no certificate then (store 3.2, **REC**).
     #[error("--store-cert-file and --store-key must be given together")]
-    HalfAnIdentity,
+    IncompleteClientCertificate,
     /// The TLS library offers no protocol version.
     #[error("set up TLS")]
     Library(#[source] rustls::Error),
@@ -82,13 +82,13 @@ pub(super) fn load(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsError> 
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Library)?;
     let roots = match &options.ca_file {
-        Some(path) => authorities(path)?,
-        None => system_authorities(),
+        Some(path) => load_ca_file(path)?,
+        None => system_roots(),
     };
     let builder = if options.skip_verify {
         builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
+            .with_custom_certificate_verifier(Arc::new(AcceptAnyServer(provider)))
     } else {
         builder.with_root_certificates(roots)
     };
@@ -100,14 +100,14 @@ pub(super) fn load(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsError> 
                 source,
             })?,
         (None, None) => builder.with_no_client_auth(),
-        _ => return Err(TlsError::HalfAnIdentity),
+        _ => return Err(TlsError::IncompleteClientCertificate),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
 }
 
 /// Every block of the file must be a certificate; none at all leaves nobody to trust (store 3.2).
-fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+fn load_ca_file(path: &Path) -> Result<RootCertStore, TlsError> {
     let text = read(path)?;
     for line in String::from_utf8_lossy(&text).lines() {
         let label = line
@@ -136,7 +136,7 @@ fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
 }
 
 /// The system's roots, as many as can be read; none leaves nobody to trust, and each connection then says so.
-fn system_authorities() -> RootCertStore {
+fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     roots
@@ -173,9 +173,9 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 /// Takes any server for the right one, which is what `--store-skip-tls-verify` asks for; signatures are still
 /// checked, so the peer holds the key of the certificate that it shows.
 #[derive(Debug)]
-struct AcceptAny(Arc<CryptoProvider>);
+struct AcceptAnyServer(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for AcceptAny {
+impl ServerCertVerifier for AcceptAnyServer {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

@@ -3,8 +3,8 @@
 use etcd_client::{Compare, CompareOp, PutOptions, TxnOp};
 
 use super::{
-    LeaseId, Repeat, Revision, Snapshot, Store, StoreError, Target, check_size, entries, header_revision, kv, read_op,
-    trouble::Served,
+    KeyRange, LeaseId, RetryPolicy, Revision, Snapshot, Store, StoreError, check_size, entries,
+    etcd_fault::RequestKind, header_revision, kv, read_op,
 };
 
 /// A write on conditions. Built up, then given to [`Store::commit`].
@@ -98,7 +98,7 @@ impl Txn {
 
 /// What became of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TxnOutcome {
     /// All conditions held and everything was written.
     Committed(Committed),
     /// A condition did not hold; nothing was written (store C-1, *key modified*).
@@ -114,14 +114,14 @@ pub struct Committed {
 
 /// What became of a transaction that reads where it must not write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Attempt {
+pub enum CommitOrRead {
     /// All conditions held and everything was written.
     Committed(Committed),
     /// A condition did not hold; nothing was written, and this was read instead.
     Read(Snapshot),
 }
 
-impl Outcome {
+impl TxnOutcome {
     /// The revision of what was written, if it was.
     pub fn committed(self) -> Option<Revision> {
         match self {
@@ -135,21 +135,21 @@ impl Store {
     /// Carries out a transaction, once.
     ///
     /// [`StoreError::Unanswered`] leaves open whether it was applied (store S-32).
-    pub async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+    pub async fn commit(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         Ok(match self.commit_or_read(txn, &[]).await? {
-            Attempt::Committed(committed) => Outcome::Committed(committed),
-            Attempt::Read(_) => Outcome::Conflict,
+            CommitOrRead::Committed(committed) => TxnOutcome::Committed(committed),
+            CommitOrRead::Read(_) => TxnOutcome::Conflict,
         })
     }
 
     /// Carries out a transaction, once; where a condition does not hold, reads these targets at the same revision, so
     /// that the next attempt needs no reading of its own.
-    pub async fn commit_or_read(&self, txn: Txn, targets: &[Target]) -> Result<Attempt, StoreError> {
+    pub async fn commit_or_read(&self, txn: Txn, targets: &[KeyRange]) -> Result<CommitOrRead, StoreError> {
         let attempt = txn.names.join(", ");
         check_size(&attempt, txn.bytes)?;
         let puts = txn.bytes > 0;
         let reads: Vec<TxnOp> = targets.iter().map(read_op).collect();
-        self.request(attempt, Repeat::IfUnsent, |client| {
+        self.request(attempt, RetryPolicy::OnlyIfUnsent, |client| {
             let txn = etcd_client::Txn::new()
                 .when(txn.compares.clone())
                 .and_then(txn.ops.clone())
@@ -158,17 +158,17 @@ impl Store {
                 let answer = kv(&client).txn(txn).await?;
                 let revision = header_revision(answer.header());
                 Ok(if answer.succeeded() {
-                    Attempt::Committed(Committed { revision })
+                    CommitOrRead::Committed(Committed { revision })
                 } else {
                     let found = answer.op_responses().iter().map(entries).collect();
-                    Attempt::Read(Snapshot { revision, found })
+                    CommitOrRead::Read(Snapshot { revision, found })
                 })
             }
         })
         .await
         .inspect(|outcome| {
-            if puts && matches!(outcome, Attempt::Committed(_)) {
-                self.links.troubles.served(Served::Write);
+            if puts && matches!(outcome, CommitOrRead::Committed(_)) {
+                self.connections.etcd_faults.record_success(RequestKind::Write);
             }
         })
     }

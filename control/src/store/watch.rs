@@ -15,16 +15,16 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{Entry, Link, Revision, Store, Target, header_revision, judge};
+use super::{Connection, Entry, KeyRange, Revision, Store, classify_error, header_revision};
 use crate::clock::Boottime;
 
 /// A stream that says nothing for so long is asked whether it still works.
-const ASK_WHEN_SILENT: Duration = Duration::from_secs(10);
+const PROGRESS_REQUEST_AFTER: Duration = Duration::from_secs(10);
 /// How often a standing watch looks whether another connection has become much faster than its own.
-const LOOK_AROUND_EVERY: Duration = Duration::from_secs(1);
+const LATENCY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pauses between two attempts to watch again.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// More changed keys, or more bytes of values, than this wait for no reader: it is told to read everything.
 const CHANGES_MAX: usize = 4096;
 const CHANGES_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -33,7 +33,7 @@ const CHANGES_BYTES_MAX: usize = 64 * 1024 * 1024;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// By key.
-    pub keys: BTreeMap<String, Change>,
+    pub keys: BTreeMap<String, KeyChange>,
     /// Something may have been missed: read everything again.
     pub gap: bool,
 }
@@ -46,9 +46,9 @@ impl Changes {
 
 /// The last change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct KeyChange {
     /// What the key holds now; nothing when it was deleted or has expired.
-    pub now: Option<Entry>,
+    pub entry: Option<Entry>,
     /// The revision of the change.
     pub revision: Revision,
     /// When we learnt of it.
@@ -58,14 +58,14 @@ pub struct Change {
 /// A standing watch of some keys and prefixes; ends when dropped.
 #[derive(Debug)]
 pub struct Watch {
-    inbox: Arc<Inbox>,
+    pending: Arc<PendingChanges>,
     task: AbortHandle,
 }
 
 #[derive(Debug, Default)]
-struct Inbox {
+struct PendingChanges {
     changes: Mutex<Changes>,
-    news: Notify,
+    changed: Notify,
 }
 
 impl Drop for Watch {
@@ -81,50 +81,53 @@ impl Watch {
             if let Some(changes) = self.take() {
                 return changes;
             }
-            self.inbox.news.notified().await;
+            self.pending.changed.notified().await;
         }
     }
 
     /// Takes what has changed, without waiting.
     pub fn take(&self) -> Option<Changes> {
-        Some(std::mem::take(&mut *self.inbox.lock())).filter(|changes| !changes.is_empty())
+        Some(std::mem::take(&mut *self.pending.lock())).filter(|changes| !changes.is_empty())
     }
 }
 
 impl Store {
     /// Watches these targets from just after a revision that was read, or from now on; the latter begins with a
     /// gap, once the watch stands. Must be called within a tokio runtime.
-    pub fn watch(&self, targets: Vec<Target>, after: Option<Revision>) -> Watch {
-        let inbox = Arc::new(Inbox::default());
+    pub fn watch(&self, targets: Vec<KeyRange>, after: Option<Revision>) -> Watch {
+        let inbox = Arc::new(PendingChanges::default());
         let watched = targets
             .into_iter()
-            .map(|target| Watched { target, seen: after })
+            .map(|target| WatchedRange {
+                range: target,
+                seen: after,
+            })
             .collect();
         let task = tokio::spawn(keep_watching(self.clone(), watched, Arc::clone(&inbox))).abort_handle();
-        Watch { inbox, task }
+        Watch { pending: inbox, task }
     }
 }
 
 /// A target, and the revision up to which its changes are known.
-struct Watched {
-    target: Target,
+struct WatchedRange {
+    range: KeyRange,
     seen: Option<Revision>,
 }
 
-impl Inbox {
+impl PendingChanges {
     fn lock(&self) -> MutexGuard<'_, Changes> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn gap(&self) {
+    fn set_gap(&self) {
         self.lock().gap = true;
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 
-    fn put(&self, changed: impl Iterator<Item = (String, Change)>) {
+    fn add(&self, changed: impl Iterator<Item = (String, KeyChange)>) {
         let mut changes = self.lock();
         changes.keys.extend(changed);
-        let values = changes.keys.values().filter_map(|change| change.now.as_ref());
+        let values = changes.keys.values().filter_map(|change| change.entry.as_ref());
         let bytes: usize = values.map(|entry| entry.value.len()).sum();
         if changes.keys.len() > CHANGES_MAX || bytes > CHANGES_BYTES_MAX {
             *changes = Changes {
@@ -133,42 +136,52 @@ impl Inbox {
             };
         }
         drop(changes);
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 }
 
 /// Watches for ever; each round is one stream on one connection.
-async fn keep_watching(store: Store, mut watched: Vec<Watched>, inbox: Arc<Inbox>) {
-    let mut pause = PAUSE_MIN;
+async fn keep_watching(store: Store, mut watched: Vec<WatchedRange>, inbox: Arc<PendingChanges>) {
+    let mut pause = BACKOFF_MIN;
     loop {
-        let link = store.links.ready().await;
+        let link = store.connections.ready().await;
         let mut stood = false;
         let why = watch_once(&store, &link, &mut watched, &inbox, &mut stood).await;
         debug!(%why, "watch ended, watching again");
-        pause = if stood { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+        pause = if stood {
+            BACKOFF_MIN
+        } else {
+            (pause * 2).min(BACKOFF_MAX)
+        };
         sleep(pause).await;
     }
 }
 
 /// Watches until the stream ends, or another connection is much faster, and returns the reason.
-async fn watch_once(store: &Store, link: &Link, watched: &mut [Watched], inbox: &Inbox, stood: &mut bool) -> String {
-    let limit = store.limit;
+async fn watch_once(
+    store: &Store,
+    link: &Connection,
+    watched: &mut [WatchedRange],
+    inbox: &PendingChanges,
+    stood: &mut bool,
+) -> String {
+    let limit = store.timeout;
     let received = link.received();
     let mut stream = match timeout(limit, open(link, watched)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return judge(&error).1.to_string(),
+        Ok(Err(error)) => return classify_error(&error).1.to_string(),
         Err(_) => {
             if link.received() == received {
-                link.give_up("no answer to a watch");
+                link.close("no answer to a watch");
             }
             return "no answer in time".to_owned();
         }
     };
     let mut asked = false;
     // made once: a watch that gets a message each moment looks around, too
-    let mut left_behind = std::pin::pin!(left_behind(store, link));
+    let mut left_behind = std::pin::pin!(until_much_slower(store, link));
     loop {
-        let patience = if asked { limit } else { ASK_WHEN_SILENT };
+        let patience = if asked { limit } else { PROGRESS_REQUEST_AFTER };
         let received = link.received();
         let message = tokio::select! {
             biased;
@@ -179,12 +192,12 @@ async fn watch_once(store: &Store, link: &Link, watched: &mut [Watched], inbox: 
             Ok(Ok(Some(message))) => {
                 asked = false;
                 *stood |= message.created();
-                if let Err(why) = note(&message, watched, inbox) {
+                if let Err(why) = apply_response(&message, watched, inbox) {
                     return why;
                 }
             }
             Ok(Ok(None)) => return "stream ended".to_owned(),
-            Ok(Err(error)) => return judge(&error).1.to_string(),
+            Ok(Err(error)) => return classify_error(&error).1.to_string(),
             Err(_) if !asked => {
                 asked = true;
                 if timeout(limit, stream.request_progress()).await.is_err() {
@@ -193,7 +206,7 @@ async fn watch_once(store: &Store, link: &Link, watched: &mut [Watched], inbox: 
             }
             Err(_) => {
                 if link.received() == received {
-                    link.give_up("watch fell silent");
+                    link.close("watch fell silent");
                 }
                 return "stream fell silent".to_owned();
             }
@@ -202,23 +215,23 @@ async fn watch_once(store: &Store, link: &Link, watched: &mut [Watched], inbox: 
 }
 
 /// Waits until another connection is so much faster that the watch should move there.
-async fn left_behind(store: &Store, link: &Link) {
+async fn until_much_slower(store: &Store, link: &Connection) {
     loop {
-        sleep(LOOK_AROUND_EVERY).await;
-        if store.links.is_left_behind(link) {
+        sleep(LATENCY_CHECK_INTERVAL).await;
+        if store.connections.is_much_slower(link) {
             return;
         }
     }
 }
 
-async fn open(link: &Link, watched: &[Watched]) -> Result<WatchStream, etcd_client::Error> {
+async fn open(link: &Connection, watched: &[WatchedRange]) -> Result<WatchStream, etcd_client::Error> {
     let mut requests = watched.iter().zip(1..).map(|(watched, id)| {
         // a start of 0 means now; ours are the indexes plus one, since an id of 0 means any
         let start = watched.seen.map_or(0, |seen| seen.0 + 1);
         let options = WatchOptions::new().with_start_revision(start).with_watch_id(id);
-        match &watched.target {
-            Target::Key(key) => (key.clone(), options),
-            Target::Prefix(prefix) => (prefix.clone(), options.with_prefix()),
+        match &watched.range {
+            KeyRange::Key(key) => (key.clone(), options),
+            KeyRange::Prefix(prefix) => (prefix.clone(), options.with_prefix()),
         }
     });
     let (key, options) = requests.next().unwrap_or_default();
@@ -235,7 +248,7 @@ async fn open(link: &Link, watched: &[Watched]) -> Result<WatchStream, etcd_clie
     clippy::disallowed_methods,
     reason = "the arrival of a change is measured where it arrives"
 )]
-fn note(message: &WatchResponse, watched: &mut [Watched], inbox: &Inbox) -> Result<(), String> {
+fn apply_response(message: &WatchResponse, watched: &mut [WatchedRange], inbox: &PendingChanges) -> Result<(), String> {
     let index = usize::try_from(message.watch_id() - 1).ok();
     let Some(target) = index.and_then(|index| watched.get_mut(index)) else {
         if message.canceled() {
@@ -249,7 +262,7 @@ fn note(message: &WatchResponse, watched: &mut [Watched], inbox: &Inbox) -> Resu
         target.seen = None;
         return Err(format!(
             "watch of {} cancelled: {}",
-            target.target,
+            target.range,
             message.cancel_reason()
         ));
     }
@@ -258,7 +271,7 @@ fn note(message: &WatchResponse, watched: &mut [Watched], inbox: &Inbox) -> Resu
         match target.seen {
             None => {
                 target.seen = Some(header);
-                inbox.gap();
+                inbox.set_gap();
             }
             Some(seen) if header < seen => {
                 // a store that began anew: nothing would come before it has as many revisions as the old one had
@@ -278,13 +291,17 @@ fn note(message: &WatchResponse, watched: &mut [Watched], inbox: &Inbox) -> Resu
         let now = (event.event_type() == EventType::Put).then(|| Entry::from(kv));
         Some((
             String::from_utf8_lossy(kv.key()).into_owned(),
-            Change { now, revision, arrived },
+            KeyChange {
+                entry: now,
+                revision,
+                arrived,
+            },
         ))
     });
     let changed: Vec<_> = changed.collect();
     target.seen = Some(last);
     if !changed.is_empty() {
-        inbox.put(changed.into_iter());
+        inbox.add(changed.into_iter());
     }
     Ok(())
 }

@@ -3,25 +3,25 @@
 use std::error::Error;
 use std::fmt;
 
-/// Displays an error and its causes, `read stolon/cluster/main/clusterdata: connection refused`, on one line; a cause
-/// that an error before it already tells is not told again (style 3).
+/// Displays an error and its causes on one line, as in `read stolon/cluster/main/clusterdata: connection refused`. A
+/// cause whose text is already contained is left out.
 pub struct Chain<'a>(pub &'a (dyn Error + 'a));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut told = one_line(&self.0.to_string());
+        let mut text_so_far = one_line(&self.0.to_string());
         let mut next = self.0.source();
         while let Some(cause) = next {
             let text = one_line(&cause.to_string());
-            if !told.contains(&text) {
-                if !told.is_empty() {
-                    told.push_str(": ");
+            if !text_so_far.contains(&text) {
+                if !text_so_far.is_empty() {
+                    text_so_far.push_str(": ");
                 }
-                told.push_str(&text);
+                text_so_far.push_str(&text);
             }
             next = cause.source();
         }
-        f.write_str(&told)
+        f.write_str(&text_so_far)
     }
 }
 
@@ -42,18 +42,18 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     #[error("{text}")]
-    struct Told {
+    struct TestError {
         text: &'static str,
         #[source]
-        cause: Option<Box<Told>>,
+        cause: Option<Box<TestError>>,
     }
 
     fn chain(texts: &[&'static str]) -> String {
-        let told = texts
+        let error = texts
             .iter()
             .rev()
-            .fold(None, |cause, text| Some(Box::new(Told { text, cause })));
-        Chain(told.unwrap().as_ref()).to_string()
+            .fold(None, |cause, text| Some(Box::new(TestError { text, cause })));
+        Chain(error.unwrap().as_ref()).to_string()
     }
 
     #[test]
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_that_is_already_told_is_not_told_again() {
+    fn a_cause_that_is_already_contained_is_left_out() {
         assert_eq!(
             chain(&["connect", "cannot connect: refused", "refused"]),
             "connect: cannot connect: refused"

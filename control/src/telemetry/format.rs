@@ -1,4 +1,4 @@
-//! One log line as text, in each of the forms (cli 17.1). Pure: the time comes in.
+//! Formats log lines, in each of the formats (cli 17.1). The time is passed in.
 
 use std::fmt::Write as _;
 
@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use super::LogFormat;
 
-/// A level as it is written.
+/// The name of a level in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LevelName {
     Debug,
     Info,
     Warn,
     Error,
-    /// The last line of a program that gives up.
+    /// The last line of a program that exits with an error.
     Fatal,
 }
 
@@ -49,7 +49,7 @@ impl LevelName {
     }
 }
 
-/// The form of lines, and whether the level is coloured.
+/// The format of lines, and whether the level is coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Style {
     format: LogFormat,
@@ -57,7 +57,7 @@ pub(crate) struct Style {
 }
 
 impl Style {
-    /// Colour is for people: the form for machines has none.
+    /// JSON is never coloured.
     pub(crate) fn new(format: LogFormat, color: bool) -> Self {
         Self {
             format,
@@ -65,8 +65,8 @@ impl Style {
         }
     }
 
-    /// The line with its newline, in ASCII (keeper 15.0). `now` is nanoseconds since 1970; `source` is directory, file
-    /// and line of the code, which the form `tab` shows.
+    /// Returns the line with its newline, in ASCII (keeper 15.0). `now` is nanoseconds since 1970; `source` is
+    /// directory, file and line of the code, which the format `tab` shows.
     pub(crate) fn line(
         self,
         now: i128,
@@ -149,7 +149,7 @@ impl Style {
     }
 }
 
-/// `2006-01-02T15:04:05.000Z0700`: milliseconds, `Z` or an offset without colon (cli 17.1).
+/// Formats a time as `2006-01-02T15:04:05.000Z0700`: milliseconds, `Z` or an offset without colon (cli 17.1).
 fn local_time(now: i128) -> String {
     let time = Timestamp::from_nanosecond(now)
         .unwrap_or_default()
@@ -161,8 +161,8 @@ fn local_time(now: i128) -> String {
     }
 }
 
-/// A value of the form `text`: bare when it can be told from what follows, else a JSON string. Empty stays bare, as in
-/// `db= cdDB=2a87ea79`.
+/// Writes a value in the format `text`: unquoted when it is unambiguous, else as a JSON string. An empty value is
+/// unquoted, as in `db= cdDB=2a87ea79`.
 fn push_text_value(line: &mut String, value: &Value) {
     match value {
         Value::String(text) => {
@@ -204,7 +204,7 @@ fn push_ascii(line: &mut String, text: &str) {
     }
 }
 
-/// The character, or its JSON escape when it is not printable ASCII.
+/// Writes the character, or its JSON escape when it is not printable ASCII.
 fn push_char(line: &mut String, char: char) {
     match char {
         '\n' => line.push_str("\\n"),
@@ -230,7 +230,7 @@ mod tests {
             LogFormat::Json => line.split_at(r#"{"time":"2023-11-14T22:13:20.123Z""#.len()),
             _ => line.split_at("2023-11-14T22:13:20.123Z".len()),
         };
-        // The zone of the machine is not ours to choose; milliseconds are.
+        // The machine's time zone is not known here; the milliseconds are.
         assert!(time.contains(".123"), "{line}");
         rest.to_owned()
     }
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_tab_is_the_reference_s() {
+    fn the_format_tab_is_that_of_go_stolon() {
         // cli 17.1
         assert_eq!(
             line(
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_json_parses_and_is_never_coloured() {
+    fn the_format_json_parses_and_is_never_coloured() {
         let text = line(
             LogFormat::Json,
             true,
@@ -331,7 +331,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_is_logged_is_one_line_of_ascii_and_can_be_read_back(message: String, value: String) {
+        fn any_message_is_one_line_of_ascii_and_can_be_read_back(message: String, value: String) {
             for format in [LogFormat::Text, LogFormat::Tab, LogFormat::Json] {
                 let line = line(format, false, LevelName::Info, &message, &[("k", value.as_str().into())]);
                 assert!(line.is_ascii() && line.ends_with('\n') && line.lines().count() == 1, "{line}");

@@ -1,5 +1,5 @@
-//! The metrics of a daemon over HTTP: a small server on a thread of its own, so that neither a scrape disturbs the
-//! program nor a busy program the scrape (design D-14).
+//! The metrics of a daemon over HTTP. The server has its own thread, so that a scrape does not delay the program, nor a
+//! busy program the scrape.
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
@@ -18,14 +18,14 @@ use tokio::sync::Semaphore;
 
 /// Connections served at once; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 16;
-/// A connection lives no longer: who scrapes comes again.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
-/// The head of a request is there by then.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// The pause after an accept that failed, as without descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// How often histograms are folded when nobody scrapes.
-const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
+/// Maximum lifetime of a connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum time to receive the header of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Delay after a failed accept, as when file descriptors run out.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
+/// Interval in which histograms are aggregated if there are no scrapes.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The label `component` of `stolon_cluster_identifier` (cli 17.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,22 +48,22 @@ impl Component {
     }
 }
 
-/// Why the metrics cannot be served.
+/// The error of starting the metrics server.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
-    /// The address is taken, not ours, or no address.
+    /// The address is in use, not local, or invalid.
     #[error("listen on {address} for metrics: give --metrics-listen-address a free address, host:port or :port")]
     Bind {
-        /// As typed.
+        /// As given.
         address: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// No thread or no runtime for the server.
+    /// The thread or its runtime could not be created.
     #[error("start the metrics server")]
     Start(#[source] std::io::Error),
-    /// Something else records metrics already.
+    /// Another metrics recorder is installed.
     #[error("install the metrics recorder")]
     Recorder,
 }
@@ -76,7 +76,7 @@ pub struct MetricsServer {
 }
 
 /// Binds `address` (`host:port`, or `:port` for every interface), installs the recorder of the `metrics` macros and
-/// serves `/metrics` from now on. To be called before handles are taken: those taken earlier record nothing.
+/// serves `/metrics` from now on. Call it before metric handles are created: earlier handles record nothing.
 pub fn serve_metrics(address: &str, component: Component, cluster_name: &str) -> Result<MetricsServer, MetricsError> {
     let bind_error = |source| MetricsError::Bind {
         address: address.to_owned(),
@@ -87,7 +87,7 @@ pub fn serve_metrics(address: &str, component: Component, cluster_name: &str) ->
     let bound = listener.local_addr().map_err(bind_error)?;
     let recorder = match PrometheusBuilder::new().set_buckets(&SECONDS) {
         Ok(builder) => builder.build_recorder(),
-        Err(_no_buckets) => return Err(MetricsError::Recorder), // never: there are some
+        Err(_no_buckets) => return Err(MetricsError::Recorder), // unreachable: there are buckets
     };
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Recorder)?;
@@ -97,16 +97,16 @@ pub fn serve_metrics(address: &str, component: Component, cluster_name: &str) ->
     Ok(MetricsServer { address: bound })
 }
 
-/// Lets `update` bring values up to date before each scrape: those that time changes, or that are summed from counters
-/// of the program's own. It runs on the server's thread. The first call counts.
-pub fn before_scrape(update: impl Fn() + Send + Sync + 'static) {
-    // A second call would be a mistake that costs a metric its freshness, nothing more.
-    let _ = BEFORE_SCRAPE.set(Box::new(update));
+/// Registers `update` to run before each scrape, for values that change with time or are summed from other counters. It
+/// runs on the server's thread. Only the first call has an effect.
+pub fn on_scrape(update: impl Fn() + Send + Sync + 'static) {
+    // A second call would be a bug that only makes a metric stale.
+    let _ = ON_SCRAPE.set(Box::new(update));
 }
 
-static BEFORE_SCRAPE: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+static ON_SCRAPE: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
-/// Upper bounds of every histogram; all of them measure seconds.
+/// Upper bounds of all histogram buckets; all histograms are in seconds.
 const SECONDS: [f64; 16] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
@@ -137,45 +137,45 @@ async fn serve(listener: TcpListener, handle: PrometheusHandle) {
             return;
         }
     };
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    tokio::spawn(keep_up(handle.clone()));
+    let connection_slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    tokio::spawn(run_upkeep(handle.clone()));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-            return; // never: nobody closes the semaphore
+        let Ok(permit) = Arc::clone(&connection_slots).acquire_owned().await else {
+            return; // unreachable: the semaphore is never closed
         };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection for metrics");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 continue;
             }
         };
         let handle = handle.clone();
         tokio::spawn(async move {
-            let answer = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&request, &handle))));
+            let answer = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(respond(&request, &handle))));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_LIMIT)
+                .header_read_timeout(HEADER_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), answer);
-            // How a scrape ends is the scraper's affair.
-            let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
+            // The server does not care how a connection ends.
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
             drop(permit);
         });
     }
 }
 
-async fn keep_up(handle: PrometheusHandle) {
+async fn run_upkeep(handle: PrometheusHandle) {
     loop {
-        tokio::time::sleep(UPKEEP_PERIOD).await;
+        tokio::time::sleep(UPKEEP_INTERVAL).await;
         handle.run_upkeep();
     }
 }
 
-fn answer(request: &Request<Incoming>, handle: &PrometheusHandle) -> Response<Full<Bytes>> {
+fn respond(request: &Request<Incoming>, handle: &PrometheusHandle) -> Response<Full<Bytes>> {
     let (status, body) = match (request.uri().path(), request.method()) {
         ("/metrics", &Method::GET | &Method::HEAD) => {
-            if let Some(update) = BEFORE_SCRAPE.get() {
+            if let Some(update) = ON_SCRAPE.get() {
                 update();
             }
             (StatusCode::OK, handle.render() + &super::process::metrics())
@@ -183,7 +183,7 @@ fn answer(request: &Request<Incoming>, handle: &PrometheusHandle) -> Response<Fu
         ("/metrics", _) => (StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
     };
-    let kind = if status == StatusCode::OK {
+    let content_type = if status == StatusCode::OK {
         "text/plain; version=0.0.4; charset=utf-8"
     } else {
         "text/plain; charset=utf-8"
@@ -192,7 +192,7 @@ fn answer(request: &Request<Incoming>, handle: &PrometheusHandle) -> Response<Fu
     *response.status_mut() = status;
     response
         .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     response
 }
 

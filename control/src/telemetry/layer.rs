@@ -1,4 +1,4 @@
-//! From an event of `tracing` to a line in the sink.
+//! The `tracing` layer that turns events into lines for the sink.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -15,8 +15,9 @@ use tracing_subscriber::registry::LookupSpan;
 use super::format::{LevelName, Style};
 use super::sink::Sink;
 
-/// The crates of this product, and the programs whose lines it passes on; others are heard from `warn` on, or a store client's chatter would drown `debug`.
-const OURS: [&str; 13] = [
+/// The crates of this workspace, and the programs whose output is forwarded. Other crates are logged from `warn` on,
+/// because the etcd client's messages would flood `debug`.
+const OWN_CRATES: [&str; 13] = [
     "control",
     "keeper",
     "proxy",
@@ -27,14 +28,14 @@ const OURS: [&str; 13] = [
     "stolon_keeper",
     "stolon_proxy",
     "stolonctl",
-    // what PostgreSQL and its programs print, which the keeper passes on
+    // output of PostgreSQL and its programs, forwarded by the keeper
     "postgres",
     "initdb",
     "pg_basebackup",
 ];
 
-/// Spans around a whole program: their fields would stand on every line of its log, so no line repeats them.
-const WHOLE_PROGRAM: [&str; 3] = ["keeper", "sentinel", "proxy"];
+/// Spans around a whole program: their fields are left out, as they would be on every line.
+const PROGRAM_SPANS: [&str; 3] = ["keeper", "sentinel", "proxy"];
 
 pub(crate) struct LineLayer {
     sink: Arc<Sink>,
@@ -47,9 +48,9 @@ impl LineLayer {
         Self { sink, style, level }
     }
 
-    fn hears(&self, metadata: &Metadata<'_>) -> bool {
-        let krate = metadata.target().split("::").next().unwrap_or_default();
-        let least = if OURS.contains(&krate) {
+    fn is_enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let crate_name = metadata.target().split("::").next().unwrap_or_default();
+        let least = if OWN_CRATES.contains(&crate_name) {
             self.level
         } else {
             self.level.min(Level::WARN)
@@ -58,12 +59,12 @@ impl LineLayer {
     }
 }
 
-/// The fields of a span, kept with it for the lines inside.
+/// The fields of a span, stored with it for the events inside.
 struct SpanFields(Vec<(&'static str, Value)>);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        self.hears(metadata)
+        self.is_enabled(metadata)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -100,9 +101,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
         let mut fields = Fields::default();
         event.record(&mut fields);
         for span in context.event_scope(event).into_iter().flatten() {
-            if !WHOLE_PROGRAM.contains(&span.name()) {
+            if !PROGRAM_SPANS.contains(&span.name()) {
                 if let Some(SpanFields(outer)) = span.extensions().get::<SpanFields>() {
-                    // the innermost speaks of what happens, and no name stands twice in an object
+                    // inner fields take precedence, so that no name occurs twice in a JSON object
                     let is_new = |(name, _): &&(&str, Value)| !fields.others.iter().any(|(inner, _)| inner == name);
                     let outer: Vec<_> = outer.iter().filter(is_new).cloned().collect();
                     fields.others.extend(outer);
@@ -121,7 +122,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
     }
 }
 
-/// Last directory, file and line of the code that speaks (cli 17.1).
+/// Returns the last directory, file and line of the code that logs (cli 17.1).
 fn source(metadata: &Metadata<'_>) -> String {
     let path = metadata.file().unwrap_or(metadata.target());
     let start = path.rmatch_indices('/').nth(1).map_or(0, |(slash, _)| slash + 1);
@@ -143,7 +144,7 @@ impl Fields {
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
-            // Writing to a string fails only if the value's own text does; then what it has is the message.
+            // Writing to a string fails only if the value's own formatting does; then the message is incomplete.
             let _ = write!(self.message, "{value:?}");
         } else {
             self.push(field, format!("{value:?}").into());
@@ -200,9 +201,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Seen(Arc<Mutex<Vec<u8>>>);
+    struct Captured(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Seen {
+    impl Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -212,9 +213,9 @@ mod tests {
         }
     }
 
-    /// What `events` leave in the log, without the times.
+    /// Returns the lines that `events` logs, without the times.
     fn logged(level: Level, format: LogFormat, events: impl FnOnce()) -> Vec<String> {
-        let seen = Seen::default();
+        let seen = Captured::default();
         let style = Style::new(format, false);
         let sink = Arc::new(Sink::start(seen.clone(), style));
         let layer = LineLayer::new(Arc::clone(&sink), style, level);
@@ -227,11 +228,11 @@ mod tests {
     }
 
     #[test]
-    fn messages_and_fields_keep_their_words_and_order() {
+    fn messages_and_fields_keep_their_text_and_order() {
         let lines = logged(Level::INFO, LogFormat::Text, || {
             info!(db = "", cdDB = %"2a87ea79", "current db UID different than cluster data db UID");
             warn!(count = 3, ok = true, error = %"no such file", "odd");
-            debug!("not heard");
+            debug!("not logged");
         });
         assert_eq!(
             lines,
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn other_crates_are_heard_from_warnings_on() {
+    fn other_crates_are_logged_from_warnings_on() {
         let lines = logged(Level::DEBUG, LogFormat::Text, || {
             debug!("ours");
             info!(target: "h2::codec", "chatter");
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_tab_names_directory_file_and_line() {
+    fn the_format_tab_shows_directory_file_and_line() {
         let lines = logged(Level::INFO, LogFormat::Tab, || info!("here"));
         let mut columns = lines[0].split('\t');
         assert_eq!(columns.next(), Some("INFO"));

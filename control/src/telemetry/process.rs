@@ -1,12 +1,12 @@
-//! The usual metrics of a process, read from `/proc` at each scrape (proc(5)).
+//! The standard process metrics, read from `/proc` at each scrape (proc(5)).
 
 use std::fmt::Write as _;
 use std::fs;
 
-/// In the text form of Prometheus; a line that cannot be read is left out.
+/// Returns them in the Prometheus text format; values that cannot be read are left out.
 pub(crate) fn metrics() -> String {
     let mut text = String::new();
-    let mut tell = |name: &str, kind: &str, help: &str, value: Option<f64>| {
+    let mut write_metric = |name: &str, kind: &str, help: &str, value: Option<f64>| {
         if let Some(value) = value {
             // Writing to a string cannot fail.
             let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n\n");
@@ -17,38 +17,38 @@ pub(crate) fn metrics() -> String {
     let ticks = rustix::param::clock_ticks_per_second() as f64;
     let cpu = Some((stat_field(&stat, 14).unwrap_or(0.0) + stat_field(&stat, 15).unwrap_or(0.0)) / ticks);
     let start = boot_time().and_then(|boot| Some(boot + stat_field(&stat, 22)? / ticks));
-    tell(
+    write_metric(
         "process_cpu_seconds_total",
         "counter",
         "Total user and system CPU time spent in seconds.",
         cpu,
     );
-    tell(
+    write_metric(
         "process_open_fds",
         "gauge",
         "Number of open file descriptors.",
         open_fds(),
     );
-    tell(
+    write_metric(
         "process_max_fds",
         "gauge",
         "Maximum number of open file descriptors.",
         max_fds(),
     );
-    tell(
+    write_metric(
         "process_virtual_memory_bytes",
         "gauge",
         "Virtual memory size in bytes.",
         status_bytes(&status, "VmSize:"),
     );
-    tell(
+    write_metric(
         "process_resident_memory_bytes",
         "gauge",
         "Resident memory size in bytes.",
         status_bytes(&status, "VmRSS:"),
     );
-    tell("process_threads", "gauge", "Number of threads.", stat_field(&stat, 20));
-    tell(
+    write_metric("process_threads", "gauge", "Number of threads.", stat_field(&stat, 20));
+    write_metric(
         "process_start_time_seconds",
         "gauge",
         "Start time of the process since unix epoch in seconds.",
@@ -57,8 +57,8 @@ pub(crate) fn metrics() -> String {
     text
 }
 
-/// The field of `/proc/self/stat` with this number, counted from 1 as in proc(5); the second, a name in parentheses,
-/// may hold anything.
+/// Returns the field of `/proc/self/stat` with this number, counted from 1 as in proc(5). The second field, a name in
+/// parentheses, may contain anything.
 fn stat_field(stat: &str, number: usize) -> Option<f64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_them_all() {
+    fn all_metrics_are_reported_for_this_process() {
         let text = metrics();
         for name in [
             "cpu_seconds_total",

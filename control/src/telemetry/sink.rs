@@ -1,5 +1,4 @@
-//! The queue in front of the log's reader, and the thread that empties it. The rest of the program never waits for
-//! that reader.
+//! The queue of log lines and the thread that writes them. The rest of the program never waits for the log's reader.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -10,77 +9,78 @@ use std::time::Duration;
 
 use super::format::{LevelName, Style};
 
-/// Lines that may wait for the reader: at some 150 bytes a line, about a megabyte.
+/// Maximum number of queued lines: at about 150 bytes a line, a megabyte.
 const QUEUE_LINES: usize = 8192;
-/// And no more bytes than these: what PostgreSQL prints is passed on, and its lines may hold whole statements.
+/// Maximum bytes of queued lines: PostgreSQL's output is forwarded, and its lines may hold whole statements.
 const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 
-/// Between two looks for room in a full queue.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
+/// Interval between attempts to enqueue into a full queue.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-enum Entry {
+enum QueueItem {
     Line(String),
-    /// Answered once all before it is written.
+    /// Signalled once all items before it are written.
     Flush(SyncSender<()>),
 }
 
-/// Takes lines and never blocks.
+/// Accepts lines and never blocks.
 pub(crate) struct Sink {
-    queue: SyncSender<Entry>,
+    queue: SyncSender<QueueItem>,
     counts: Arc<Counts>,
 }
 
 #[derive(Default)]
 struct Counts {
-    /// Lines that found no room since that was last told.
-    lost: AtomicU64,
-    /// What the lines in the queue take.
+    /// Lines dropped since the last warning about that.
+    dropped: AtomicU64,
+    /// Bytes of the queued lines.
     bytes: AtomicUsize,
 }
 
 impl Sink {
-    /// Starts the writing thread. `style` is for the line that tells how many were lost.
+    /// Starts the writing thread. `style` is for the warning about dropped lines.
     pub(crate) fn start(out: impl Write + Send + 'static, style: Style) -> Self {
-        Self::with_room(QUEUE_LINES, out, style)
+        Self::with_capacity(QUEUE_LINES, out, style)
     }
 
-    fn with_room(lines: usize, out: impl Write + Send + 'static, style: Style) -> Self {
+    fn with_capacity(lines: usize, out: impl Write + Send + 'static, style: Style) -> Self {
         let (queue, entries) = sync_channel(lines);
         let counts = Arc::<Counts>::default();
         let seen = Arc::clone(&counts);
         let write = move || write_out(&entries, out, &seen, style);
-        // Without its thread the queue fills up and lines are lost, which is all that can be done about it.
+        // Without its thread the queue fills up and lines are dropped; nothing else can be done.
         let _ = thread::Builder::new().name("log".to_owned()).spawn(write);
         Self { queue, counts }
     }
 
-    /// Queues a line with its newline; when the queue is full the line is counted instead.
+    /// Queues a line with its newline; if the queue is full, the line is dropped and counted.
     pub(crate) fn push(&self, line: String) {
         let bytes = line.len();
         let waiting = self.counts.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if waiting.saturating_add(bytes) > QUEUE_BYTES || self.queue.try_send(Entry::Line(line)).is_err() {
+        if waiting.saturating_add(bytes) > QUEUE_BYTES || self.queue.try_send(QueueItem::Line(line)).is_err() {
             self.counts.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.counts.lost.fetch_add(1, Ordering::Relaxed);
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Waits until all lines queued so far are written, for at most `limit`. False when they are not.
+    /// Waits until all lines queued so far are written, for at most `limit`. Returns whether they are.
     pub(crate) fn flush(&self, limit: Duration) -> bool {
         let (done, written) = sync_channel(1);
-        let left = self.queue_when_there_is_room(Entry::Flush(done), limit);
+        let left = self.queue_within(QueueItem::Flush(done), limit);
         left.is_some_and(|left| written.recv_timeout(left).is_ok())
     }
 
     /// Queues the last line of a program, behind all others, and waits until it is written, for at most `limit`.
-    /// False when it is not.
+    /// Returns whether it is.
     pub(crate) fn finish(&self, line: String, limit: Duration) -> bool {
         self.counts.bytes.fetch_add(line.len(), Ordering::Relaxed);
-        let left = self.queue_when_there_is_room(Entry::Line(line), limit);
+        let left = self.queue_within(QueueItem::Line(line), limit);
         left.is_some_and(|left| self.flush(left))
     }
 
-    /// What is left of the limit once there was room; nothing when there was none in time.
-    fn queue_when_there_is_room(&self, mut entry: Entry, limit: Duration) -> Option<Duration> {
+    /// Enqueues an item, waiting for space for at most `limit`. Returns the remaining time; none when there was no
+    /// space in time.
+    fn queue_within(&self, mut entry: QueueItem, limit: Duration) -> Option<Duration> {
         let mut left = limit;
         loop {
             match self.queue.try_send(entry) {
@@ -91,44 +91,44 @@ impl Sink {
             if left.is_zero() {
                 return None;
             }
-            let pause = LOOK_AGAIN_AFTER.min(left);
-            thread::sleep(pause); // the reader is slow: give it the rest of the limit
+            let pause = RETRY_INTERVAL.min(left);
+            thread::sleep(pause); // the reader is slow; wait for the rest of the limit
             left -= pause;
         }
     }
 }
 
-/// Ends when the sink is gone. A line is one write, whole (keeper 15.0.2).
+/// Writes queued items until the sink is dropped. Each line is one write (keeper 15.0.2).
 #[expect(
     clippy::disallowed_methods,
     reason = "a log line carries the time at which it was written"
 )]
-fn write_out(entries: &Receiver<Entry>, mut out: impl Write, counts: &Counts, style: Style) {
+fn write_out(entries: &Receiver<QueueItem>, mut out: impl Write, counts: &Counts, style: Style) {
     for entry in entries {
         match entry {
-            // A reader that went away is no reason to stop: another may never come, and nobody could be told.
-            Entry::Line(line) => {
+            // A closed reader is no reason to stop: there is no other place to report it.
+            QueueItem::Line(line) => {
                 let _ = out.write_all(line.as_bytes());
                 counts.bytes.fetch_sub(line.len(), Ordering::Relaxed);
             }
-            Entry::Flush(done) => {
+            QueueItem::Flush(done) => {
                 let _ = out.flush();
-                // Whoever asked may have stopped waiting.
+                // The caller may have stopped waiting.
                 let _ = done.try_send(());
             }
         }
-        let lines = counts.lost.swap(0, Ordering::Relaxed);
+        let lines = counts.dropped.swap(0, Ordering::Relaxed);
         if lines > 0 {
             let now = crate::clock::wall_clock();
             let fields = [("lines", lines.into())];
-            let told = style.line(
+            let warning = style.line(
                 now,
                 LevelName::Warn,
                 "telemetry/sink.rs",
                 "log lines lost, their reader is too slow",
                 &fields,
             );
-            let _ = out.write_all(told.as_bytes());
+            let _ = out.write_all(warning.as_bytes());
         }
     }
 }
@@ -140,27 +140,27 @@ mod tests {
     use super::super::LogFormat;
     use super::*;
 
-    /// Writes wait while the gate is shut.
+    /// A writer whose writes wait while it is blocked.
     #[derive(Clone, Default)]
-    struct Gate(Arc<(Mutex<State>, Condvar)>);
+    struct BlockingWriter(Arc<(Mutex<WriterState>, Condvar)>);
 
     #[derive(Default)]
-    struct State {
-        shut: bool,
+    struct WriterState {
+        blocked: bool,
         writes: Vec<String>,
     }
 
-    impl Gate {
-        fn set(&self, shut: bool) {
-            self.0.0.lock().unwrap().shut = shut;
+    impl BlockingWriter {
+        fn set_blocked(&self, shut: bool) {
+            self.0.0.lock().unwrap().blocked = shut;
             self.0.1.notify_all();
         }
     }
 
-    impl Write for Gate {
+    impl Write for BlockingWriter {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             let state = self.0.0.lock().unwrap();
-            let mut state = self.0.1.wait_while(state, |state| state.shut).unwrap();
+            let mut state = self.0.1.wait_while(state, |state| state.blocked).unwrap();
             state.writes.push(String::from_utf8(bytes.to_vec()).unwrap());
             Ok(bytes.len())
         }
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn each_line_is_one_write_in_order() {
-        let gate = Gate::default();
+        let gate = BlockingWriter::default();
         let sink = Sink::start(gate.clone(), Style::new(LogFormat::Text, false));
         sink.push("one\n".to_owned());
         sink.push("two\n".to_owned());
@@ -183,37 +183,37 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stops_stops_nobody_and_is_told_later_what_it_missed() {
+    fn a_blocked_reader_blocks_nothing_and_later_gets_the_number_of_dropped_lines() {
         // keeper 15.0.6
-        let gate = Gate::default();
-        gate.set(true);
-        let sink = Sink::with_room(2, gate.clone(), Style::new(LogFormat::Text, false));
+        let gate = BlockingWriter::default();
+        gate.set_blocked(true);
+        let sink = Sink::with_capacity(2, gate.clone(), Style::new(LogFormat::Text, false));
         for _ in 0..10 {
             sink.push("line\n".to_owned());
         }
         assert!(!sink.flush(Duration::from_millis(20)));
-        gate.set(false);
+        gate.set_blocked(false);
         assert!(sink.flush(LIMIT));
         let writes = &gate.0.0.lock().unwrap().writes;
         let lines = writes.iter().filter(|write| *write == "line\n").count();
-        let told: Vec<_> = writes.iter().filter(|write| write.contains("log lines lost")).collect();
-        let lost: usize = told
+        let warning: Vec<_> = writes.iter().filter(|write| write.contains("log lines lost")).collect();
+        let dropped: usize = warning
             .iter()
             .filter_map(|line| line.trim().rsplit('=').next()?.parse::<usize>().ok())
             .sum();
-        assert_eq!(lines + lost, 10, "{writes:?}");
+        assert_eq!(lines + dropped, 10, "{writes:?}");
     }
 
     #[test]
     fn long_lines_fill_the_queue_by_their_bytes() {
-        let gate = Gate::default();
-        gate.set(true);
+        let gate = BlockingWriter::default();
+        gate.set_blocked(true);
         let sink = Sink::start(gate.clone(), Style::new(LogFormat::Text, false));
         let long = "x".repeat(QUEUE_BYTES / 4 - 1) + "\n";
         for _ in 0..10 {
             sink.push(long.clone());
         }
-        gate.set(false);
+        gate.set_blocked(false);
         assert!(sink.flush(LIMIT));
         sink.push("room again\n".to_owned());
         assert!(sink.flush(LIMIT));
@@ -224,17 +224,17 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_waits_for_room_and_nobody_waits_for_ever() {
+    fn the_last_line_waits_for_space_for_a_limited_time() {
         // keeper 15.0.2
-        let gate = Gate::default();
-        gate.set(true);
-        let sink = Sink::with_room(1, gate.clone(), Style::new(LogFormat::Text, false));
+        let gate = BlockingWriter::default();
+        gate.set_blocked(true);
+        let sink = Sink::with_capacity(1, gate.clone(), Style::new(LogFormat::Text, false));
         for _ in 0..3 {
             sink.push("line\n".to_owned());
         }
         assert!(!sink.finish("late\n".to_owned(), Duration::from_millis(20)));
         let opened = gate.clone();
-        let opens = thread::spawn(move || opened.set(false));
+        let opens = thread::spawn(move || opened.set_blocked(false));
         assert!(sink.finish("last\n".to_owned(), LIMIT));
         opens.join().unwrap();
         let writes = &gate.0.0.lock().unwrap().writes;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use control::store::{INFO_TTL_MIN, Store, StoreError, Trouble, Txn};
+use control::store::{EtcdFault, INFO_TTL_MIN, Store, StoreError, Txn};
 use etcd_client::{AlarmAction, AlarmType, Client};
 use stolon_tests::{etcd::Etcd, wait::eventually};
 
@@ -36,7 +36,7 @@ async fn a_full_store_is_named_with_its_remedy_until_it_takes_writes_again() {
     let store = store(&etcd.endpoint());
     let error = filled(&store).await;
     assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
-    assert_eq!(error.trouble(), Some(Trouble::OutOfSpace));
+    assert_eq!(error.etcd_fault(), Some(EtcdFault::OutOfSpace));
     let text = text(&error);
     for words in [
         "write filler",
@@ -52,7 +52,7 @@ async fn a_full_store_is_named_with_its_remedy_until_it_takes_writes_again() {
         store.commit(txn).await.unwrap_err(),
         store.put_leased("key", "value", INFO_TTL_MIN).await.unwrap_err(),
     ] {
-        assert_eq!(error.trouble(), Some(Trouble::OutOfSpace), "{error:?}");
+        assert_eq!(error.etcd_fault(), Some(EtcdFault::OutOfSpace), "{error:?}");
     }
     store.get("filler").await.unwrap().unwrap();
     assert_eq!(heard.here(), ["the store has no space left"]);
@@ -77,7 +77,7 @@ async fn a_corrupt_store_is_named_with_its_remedy() {
         .await
         .unwrap();
     let error = store.put("key", "another").await.unwrap_err();
-    assert_eq!(error.trouble(), Some(Trouble::Corrupt), "{error:?}");
+    assert_eq!(error.etcd_fault(), Some(EtcdFault::Corrupt), "{error:?}");
     assert!(text(&error).contains("etcdctl alarm list"), "{error:?}");
     assert_eq!(heard.here(), ["the store is corrupt"]);
 }
@@ -93,14 +93,14 @@ async fn a_store_without_quorum_is_named_with_its_remedy_until_it_has_one() {
     three.kill();
     let error = eventually("no leader", SOON, async || match store.get("key").await {
         Ok(_) => Err("it is served".to_owned()),
-        Err(error) if error.trouble() == Some(Trouble::NoLeader) => Ok(error),
+        Err(error) if error.etcd_fault() == Some(EtcdFault::NoLeader) => Ok(error),
         Err(error) => Err(text(&error)),
     })
     .await;
     assert!(text(&error).contains("more than half of its members"), "{error:?}");
     // a write, too
     let error = store.put("key", "another").await.unwrap_err();
-    assert!(error.trouble().is_some(), "{error:?}");
+    assert!(error.etcd_fault().is_some(), "{error:?}");
     let lines = heard.here();
     assert!(lines.iter().any(|line| line == "the store has no leader"), "{lines:?}");
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use control::store::{
-    LeaseId, Outcome, Store, Txn,
-    election::{Election, Holder, Leader, Leadership, oldest},
+    LeaseId, Store, Txn, TxnOutcome,
+    election::{ElectedSentinel, Election, Leader, Leadership, elected_sentinel},
 };
 use stolon_tests::{
     etcd::Etcd,
@@ -32,8 +32,8 @@ async fn deposed(state: &mut watch::Receiver<Leadership>, leader: &Leader) {
     lost.expect("it loses in time").expect("the election goes on");
 }
 
-async fn holder(store: &Store) -> Option<Holder> {
-    oldest(store.list(&store.keys().election()).await.unwrap())
+async fn holder(store: &Store) -> Option<ElectedSentinel> {
+    elected_sentinel(store.list(&store.keys().election()).await.unwrap())
 }
 
 async fn candidates(store: &Store) -> usize {
@@ -70,7 +70,7 @@ async fn a_lone_candidate_leads_in_the_reference_s_layout() {
     assert_eq!(entry.value, b"12ab34cd");
     assert_eq!(entry.create_revision, leader.create_revision);
     assert_eq!(leader.key, store.keys().candidate(entry.lease.unwrap()));
-    let Holder { uid, key, .. } = holder(&store).await.unwrap();
+    let ElectedSentinel { uid, key, .. } = holder(&store).await.unwrap();
     assert_eq!((uid.as_str(), key), ("12ab34cd", leader.key.clone()));
     // renewals move the end of the lease on and wake nobody
     let (end, mut state) = (leader.lease_end(), election.state());
@@ -274,6 +274,6 @@ async fn the_write_of_a_deposed_leader_is_refused() {
     assert!(!late.is_finished(), "nothing has answered the write yet");
     relay.set(Direction::ToServer, NetworkCondition::Normal);
     let refused = timeout(SOON, late).await.expect("an answer in time").unwrap();
-    assert_eq!(refused.unwrap(), Outcome::Conflict);
+    assert_eq!(refused.unwrap(), TxnOutcome::Conflict);
     assert_eq!(direct.get(&key).await.unwrap().unwrap().value, b"data");
 }

@@ -10,7 +10,7 @@
 //!
 //! Left out, because proven elsewhere or not needed for the claims: what proxies do to keep their lease (`fencing_model`;
 //! here a route opens only to whom the data name, and a master is published only while no route is open), time (whoever
-//! may be judged silent may be so at any moment; its permit has run out by then, beyond ), synchronous replication,
+//! may be judged silent may be so at any moment; its permit has run out by then, extensions ), synchronous replication,
 //! switchover, the early verdict. Replication is asynchronous: a standby receives an entry at any time or never.
 //!
 //! A sentinel's write needs leadership and the revision read (fencing F-7). So one plan at most can come true of all that
@@ -33,30 +33,30 @@ struct Rules {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
-    /// A keeper puts its info on the condition of its own last known put (beyond ).
+    /// A keeper puts its info on the condition of its own last known put (extensions ).
     ConditionalPuts,
     /// It does not put `stopped` on the condition that there is no info: that may be so once more, much later (beyond
     ///
     StoppedOnAnInfo,
-    /// A start as master, and a promotion, need a permit (beyond ).
+    /// A start as master, and a promotion, need a permit (extensions ).
     Permit,
-    /// A db with role master that is not the master is kept down (beyond, keeper I20).
+    /// A db with role master that is not the master is kept down (extensions, keeper I20).
     OldMasterStaysDown,
-    /// An election depends on the infos that it was decided on (beyond ).
+    /// An election depends on the infos that it was decided on (extensions ).
     ConditionalElections,
-    /// Only after a clean stop somebody is elected at once (beyond ).
+    /// Only after a clean stop somebody is elected at once (extensions ).
     CleanStop,
-    /// And only who has received everything that the master wrote (beyond ).
+    /// And only who has received everything that the master wrote (extensions ).
     Received,
-    /// On the master's timeline (beyond, sentinel C-10).
+    /// On the master's timeline (extensions, sentinel C-10).
     SameTimeline,
     /// A sentinel writes only as leader, and only on the data that it has read (fencing F-7).
     LeaderGuard,
-    /// Proxies are closed before a former master is gone back to (beyond, fencing F-6).
+    /// Proxies are closed before a former master is gone back to (extensions, fencing F-6).
     ClosedFirst,
-    /// One that failed after it was published is not given up like one that nobody could write to (beyond ).
+    /// One that failed after it was published is not given up like one that nobody could write to (extensions ).
     OnlyUnpublished,
-    /// Whom the proxy section names is published, with a proxy enabled just now or not (beyond ).
+    /// Whom the proxy section names is published, with a proxy enabled just now or not (extensions ).
     NamedIsPublished,
     /// After the publication a former master is gone back to only while the record has little more than the promotion
     /// (sentinel C-12).
@@ -278,7 +278,7 @@ fn all_claims_hold_in_larger_bounds() {
 
 #[test]
 fn without_conditional_puts_a_late_goodbye_deposes_a_master_that_is_back() {
-    // beyond
+    // extensions
     let bounds = Bounds {
         faults: 1,
         lates: 1,
@@ -289,7 +289,7 @@ fn without_conditional_puts_a_late_goodbye_deposes_a_master_that_is_back() {
 
 #[test]
 fn a_goodbye_put_where_no_info_was_arrives_when_there_is_none_again() {
-    // beyond
+    // extensions
     let bounds = Bounds {
         faults: 1,
         lates: 1,
@@ -301,7 +301,7 @@ fn a_goodbye_put_where_no_info_was_arrives_when_there_is_none_again() {
 
 #[test]
 fn without_a_permit_a_paused_keeper_starts_a_master_that_was_replaced() {
-    // beyond; after a goodbye, that a new boot uuid has to be acknowledged protects as well (keeper R10)
+    // extensions; after a goodbye, that a new boot uuid has to be acknowledged protects as well (keeper R10)
     let bounds = Bounds {
         faults: 1,
         verdicts: 1,
@@ -312,7 +312,7 @@ fn without_a_permit_a_paused_keeper_starts_a_master_that_was_replaced() {
 
 #[test]
 fn an_old_master_that_is_not_kept_down_goes_on_acknowledging() {
-    // beyond, keeper I20
+    // extensions, keeper I20
     let bounds = Bounds { faults: 1, ..ONE_WRITE };
     let start = World::<2>::start(bounds);
     is_needed(Rule::OldMasterStaysDown, start, Wrong::StartedOutOfTurn);
@@ -321,7 +321,7 @@ fn an_old_master_that_is_not_kept_down_goes_on_acknowledging() {
 
 #[test]
 fn an_election_that_does_not_depend_on_the_old_master_s_info_is_blind() {
-    // beyond
+    // extensions
     let bounds = Bounds {
         faults: 1,
         verdicts: 1,
@@ -334,7 +334,7 @@ fn an_election_that_does_not_depend_on_the_old_master_s_info_is_blind() {
 
 #[test]
 fn a_goodbye_counts_only_after_a_clean_stop_and_for_who_has_received_everything() {
-    // beyond
+    // extensions
     let bounds = Bounds { faults: 2, ..ONE_WRITE };
     let start = World::<2>::start(bounds);
     is_needed(Rule::CleanStop, start, Wrong::LostByElection);
@@ -343,7 +343,7 @@ fn a_goodbye_counts_only_after_a_clean_stop_and_for_who_has_received_everything(
 
 #[test]
 fn a_position_on_another_timeline_proves_nothing() {
-    // beyond
+    // extensions
     let bounds = Bounds { faults: 1, ..ONE_WRITE };
     is_needed(
         Rule::SameTimeline,
@@ -365,7 +365,7 @@ fn a_deposed_sentinel_s_write_undoes_what_came_after_its_reading() {
 
 #[test]
 fn a_former_master_is_gone_back_to_only_while_nobody_writes_to_the_other() {
-    // beyond, fencing F-6
+    // extensions, fencing F-6
     let bounds = Bounds {
         verdicts: 2,
         ..ONE_WRITE

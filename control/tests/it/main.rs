@@ -40,7 +40,7 @@ fn options(endpoints: &str) -> StoreOptions {
 }
 
 fn store(endpoints: &str) -> Store {
-    Store::connect(StoreConfig::load(&options(endpoints)).expect("the options are fine"))
+    Store::connect(StoreConfig::validate(&options(endpoints)).expect("the options are fine"))
 }
 
 fn store_with_timeout(endpoints: &str, timeout: Duration) -> Store {
@@ -48,5 +48,5 @@ fn store_with_timeout(endpoints: &str, timeout: Duration) -> Store {
         timeout,
         ..options(endpoints)
     };
-    Store::connect(StoreConfig::load(&options).expect("the options are fine"))
+    Store::connect(StoreConfig::validate(&options).expect("the options are fine"))
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use control::store::{Store, StoreError, Target, Txn};
+use control::store::{KeyRange, Store, StoreError, Txn};
 use stolon_tests::{
     etcd::Etcd,
     ports::Port,
@@ -151,7 +151,7 @@ async fn many_short_requests_notice_a_silent_connection_as_one_long_one_does() {
     let etcd = Etcd::start().await;
     let relay = TcpRelay::to(&etcd.address()).await;
     let store = store_with_timeout(&relay.endpoint(), LIMIT);
-    let hasty = store.limited(LIMIT / 5);
+    let hasty = store.with_timeout(LIMIT / 5);
     connected(&store).await;
     let connections = relay.accepted();
     relay.set_both(NetworkCondition::Hold);
@@ -283,7 +283,7 @@ async fn one_line_tells_that_the_store_is_away_and_one_that_it_is_back() {
     let heard = Heard::listen();
     let mut etcd = Etcd::start().await;
     let store = store_with_timeout(&etcd.endpoint(), LIMIT);
-    let watch = store.watch(vec![Target::Key("key".to_owned())], None);
+    let watch = store.watch(vec![KeyRange::Key("key".to_owned())], None);
     connected(&store).await;
     assert!(heard.here().is_empty());
     etcd.stop().await;

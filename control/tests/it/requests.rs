@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use control::store::{INFO_TTL_MIN, LeaseId, Outcome, Revision, Store, StoreError, Target, Txn};
+use control::store::{INFO_TTL_MIN, KeyRange, LeaseId, Revision, Store, StoreError, Txn, TxnOutcome};
 use stolon_tests::etcd::Etcd;
 
 use crate::{options, store};
@@ -55,9 +55,9 @@ async fn a_snapshot_holds_every_target_at_one_revision() {
     store.put(&keys.cluster_data(), "data").await.unwrap();
     let last = store.put(&keys.proxy_info("p"), "proxy").await.unwrap();
     let targets = [
-        Target::Key(keys.cluster_data()),
-        Target::Prefix(keys.keeper_infos()),
-        Target::Prefix(keys.proxy_infos()),
+        KeyRange::Key(keys.cluster_data()),
+        KeyRange::Prefix(keys.keeper_infos()),
+        KeyRange::Prefix(keys.proxy_infos()),
     ];
     let mut snapshot = store.snapshot(&targets).await.unwrap();
     assert_eq!(snapshot.revision, last);
@@ -82,18 +82,18 @@ async fn a_swap_fails_once_anyone_else_has_written() {
 
     let create = |value: &str| Txn::new().if_absent(&key).put(&key, value);
     let created = ours.commit(create("first")).await.unwrap().committed().unwrap();
-    assert_eq!(ours.commit(create("second")).await.unwrap(), Outcome::Conflict);
+    assert_eq!(ours.commit(create("second")).await.unwrap(), TxnOutcome::Conflict);
     assert_eq!(value().await.unwrap(), b"first");
 
     // what a commit returns can be swapped against without reading (store C-2)
     let changed = swap(&ours, created, "changed").await.committed().unwrap();
-    assert_eq!(swap(&theirs, created, "late").await, Outcome::Conflict);
+    assert_eq!(swap(&theirs, created, "late").await, TxnOutcome::Conflict);
 
     theirs.commit(Txn::new().delete(&key)).await.unwrap();
-    assert_eq!(swap(&ours, changed, "gone").await, Outcome::Conflict);
+    assert_eq!(swap(&ours, changed, "gone").await, TxnOutcome::Conflict);
     assert_eq!(value().await, None);
     let again = swap(&theirs, Revision::ABSENT, "again").await.committed().unwrap();
-    assert_eq!(swap(&ours, changed, "re-created").await, Outcome::Conflict);
+    assert_eq!(swap(&ours, changed, "re-created").await, TxnOutcome::Conflict);
     assert_eq!(
         swap(&ours, again, "known").await.committed(),
         Some(Revision(again.0 + 1))
@@ -125,9 +125,9 @@ async fn a_write_is_refused_without_the_key_it_leans_on() {
     let write = || Txn::new().if_created_at(own, born).if_exists(own).put(&key, "data");
     assert!(store.commit(write()).await.unwrap().committed().is_some());
     store.commit(Txn::new().delete(own)).await.unwrap();
-    assert_eq!(store.commit(write()).await.unwrap(), Outcome::Conflict);
+    assert_eq!(store.commit(write()).await.unwrap(), TxnOutcome::Conflict);
     store.put(own, "someone else").await.unwrap();
-    assert_eq!(store.commit(write()).await.unwrap(), Outcome::Conflict);
+    assert_eq!(store.commit(write()).await.unwrap(), TxnOutcome::Conflict);
 }
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn an_info_moves_to_a_fresh_lease_at_each_refresh() {
 async fn a_revoked_lease_takes_its_keys_along() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
-    let key = store.keys().alive("keeper01");
+    let key = store.keys().liveness_key("keeper01");
     let granted = store.grant(Duration::from_millis(3900)).await.unwrap();
     assert_eq!(granted.ttl, Duration::from_secs(3));
     store
@@ -200,7 +200,7 @@ fn a_timeout_of_zero_is_refused() {
     // corner case 18, store S-19
     let mut options = options("");
     options.timeout = Duration::ZERO;
-    assert!(control::store::StoreConfig::load(&options).is_err());
+    assert!(control::store::StoreConfig::validate(&options).is_err());
 }
 
 /// fencing F-2

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use control::store::{
-    Store, Target, Txn,
+    KeyRange, Store, Txn,
     election::{Election, Leader},
 };
 use stolon_tests::{
@@ -98,7 +98,7 @@ async fn an_endpoint_that_is_fast_again_is_used_again() {
 async fn a_watch_moves_away_from_an_endpoint_that_has_become_slow() {
     let etcd = Etcd::start().await;
     let (relays, store) = endpoints(&etcd, 2).await;
-    let watch = store.watch(vec![Target::Key("watched".to_owned())], None);
+    let watch = store.watch(vec![KeyRange::Key("watched".to_owned())], None);
     watch.changed().await; // it stands
     let direct = crate::store(&etcd.endpoint());
     let over_second = async |n: u32| {
@@ -131,7 +131,7 @@ async fn a_watch_moves_away_from_an_endpoint_that_has_become_slow() {
 async fn a_watch_that_is_never_quiet_moves_away_from_a_slow_endpoint_too() {
     let etcd = Etcd::start().await;
     let (relays, store) = endpoints(&etcd, 2).await;
-    let watch = store.watch(vec![Target::Prefix("watched/".to_owned())], None);
+    let watch = store.watch(vec![KeyRange::Prefix("watched/".to_owned())], None);
     watch.changed().await; // it stands
     let direct = crate::store(&etcd.endpoint());
     let before = relays[1].delivered(Direction::ToClient);
@@ -152,7 +152,7 @@ async fn a_watch_that_is_never_quiet_moves_away_from_a_slow_endpoint_too() {
         direct.put("watched/key", value.clone()).await.unwrap();
         loop {
             let changes = watch.changed().await;
-            let entry = changes.keys.get("watched/key").and_then(|change| change.now.as_ref());
+            let entry = changes.keys.get("watched/key").and_then(|change| change.entry.as_ref());
             if entry.is_some_and(|entry| entry.value == value) || changes.gap {
                 break;
             }

@@ -53,7 +53,7 @@ fn connect_to(endpoint: &str, tls: TlsOptions, timeout: Duration) -> Store {
         timeout,
         ..options(endpoint)
     };
-    Store::connect(StoreConfig::load(&options).expect("the options are fine"))
+    Store::connect(StoreConfig::validate(&options).expect("the options are fine"))
 }
 
 /// Waits until the reason of the refusal contains one of these words: on a busy machine the limit of a request may end
@@ -126,7 +126,7 @@ fn bad_files_are_errors_at_the_start() {
     let certificates = certificates();
     let path = |name: &str| Some(certificates.path(name));
     let load = |tls: TlsOptions| {
-        StoreConfig::load(&StoreOptions {
+        StoreConfig::validate(&StoreOptions {
             tls,
             ..options("https://127.0.0.1:1")
         })

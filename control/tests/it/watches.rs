@@ -1,6 +1,6 @@
 //! Watches: what they tell, and that they come back.
 
-use control::store::{Change, Changes, Target, Watch};
+use control::store::{Changes, KeyChange, KeyRange, Watch};
 use stolon_tests::{
     etcd::Etcd,
     tcp_relay::{NetworkCondition, TcpRelay},
@@ -14,7 +14,7 @@ async fn next(watch: &Watch) -> Changes {
 }
 
 fn value(changes: &Changes, key: &str) -> Option<String> {
-    let Change { now, .. } = changes.keys.get(key)?;
+    let KeyChange { entry: now, .. } = changes.keys.get(key)?;
     now.as_ref()
         .map(|entry| String::from_utf8_lossy(&entry.value).into_owned())
 }
@@ -31,7 +31,10 @@ async fn a_watch_tells_puts_and_deletes_since_the_revision_read() {
     let (data, info) = (store.keys().cluster_data(), store.keys().keeper_info("k"));
     let read = store.put(&data, "before").await.unwrap();
     store.put(&data, "between").await.unwrap();
-    let targets = vec![Target::Key(data.clone()), Target::Prefix(store.keys().keeper_infos())];
+    let targets = vec![
+        KeyRange::Key(data.clone()),
+        KeyRange::Prefix(store.keys().keeper_infos()),
+    ];
     let watch = store.watch(targets, Some(read));
     let changes = next(&watch).await;
     assert_eq!(
@@ -43,7 +46,7 @@ async fn a_watch_tells_puts_and_deletes_since_the_revision_read() {
     assert_eq!(value(&next(&watch).await, &info).as_deref(), Some("info"));
     store.commit(control::store::Txn::new().delete(&info)).await.unwrap();
     let changes = next(&watch).await;
-    assert_eq!(changes.keys[&info].now, None);
+    assert_eq!(changes.keys[&info].entry, None);
     assert_eq!(watch.take(), None);
 }
 
@@ -53,7 +56,7 @@ async fn what_waits_for_a_reader_is_the_last_change_of_each_key() {
     let store = store(&etcd.endpoint());
     let key = store.keys().cluster_data();
     let read = store.put(&key, "0").await.unwrap();
-    let watch = store.watch(vec![Target::Prefix(format!("{}/", store.keys().base()))], Some(read));
+    let watch = store.watch(vec![KeyRange::Prefix(format!("{}/", store.keys().base()))], Some(read));
     for n in 1..=20 {
         store.put(&key, n.to_string()).await.unwrap();
     }
@@ -72,7 +75,7 @@ async fn a_watch_goes_on_without_a_gap_after_its_connection_was_cut() {
     let (store, direct) = (store(&relay.endpoint()), store(&etcd.endpoint()));
     let key = store.keys().cluster_data();
     let read = store.put(&key, "0").await.unwrap();
-    let watch = store.watch(vec![Target::Key(key.clone())], Some(read));
+    let watch = store.watch(vec![KeyRange::Key(key.clone())], Some(read));
     direct.put(&key, "1").await.unwrap();
     assert_eq!(value(&next(&watch).await, &key).as_deref(), Some("1"));
 
@@ -101,7 +104,7 @@ async fn after_a_compaction_a_watch_tells_a_gap_and_goes_on() {
             .unwrap()
             .success()
     );
-    let watch = store.watch(vec![Target::Key(key.clone())], Some(read));
+    let watch = store.watch(vec![KeyRange::Key(key.clone())], Some(read));
     assert!(next(&watch).await.gap);
     store.put(&key, "after").await.unwrap();
     assert_eq!(value(&next(&watch).await, &key).as_deref(), Some("after"));
@@ -112,7 +115,7 @@ async fn a_watch_outlives_its_server() {
     let mut etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let key = store.keys().cluster_data();
-    let watch = store.watch(vec![Target::Key(key.clone())], None);
+    let watch = store.watch(vec![KeyRange::Key(key.clone())], None);
     standing(&watch).await;
     etcd.stop().await;
     etcd.restart().await;
@@ -130,7 +133,7 @@ async fn a_watch_whose_stream_falls_silent_is_opened_anew() {
     let limit = std::time::Duration::from_secs(1);
     let (store, direct) = (store_with_timeout(&relay.endpoint(), limit), store(&etcd.endpoint()));
     let key = store.keys().cluster_data();
-    let watch = store.watch(vec![Target::Key(key.clone())], None);
+    let watch = store.watch(vec![KeyRange::Key(key.clone())], None);
     standing(&watch).await;
     let connections = relay.accepted();
     relay.set_both(NetworkCondition::Hold);
@@ -154,7 +157,7 @@ async fn a_watch_notices_a_store_that_began_anew() {
     for n in 1..50 {
         read = store.put(&key, n.to_string()).await.unwrap();
     }
-    let watch = store.watch(vec![Target::Key(key.clone())], Some(read));
+    let watch = store.watch(vec![KeyRange::Key(key.clone())], Some(read));
     etcd.stop().await;
     std::fs::remove_dir_all(dir.path().join("data")).unwrap();
     etcd.restart().await;

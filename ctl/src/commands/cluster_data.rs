@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use control::clock::Boottime;
-use control::model::{Checked, ClusterData, UNREADABLE_DATA_REMEDY, not_supported, to_compact};
-use control::store::{Entry, Outcome, Revision, Store, Txn};
+use control::model::{CheckedClusterData, ClusterData, UNREADABLE_DATA_REMEDY, check_supported, to_compact};
+use control::store::{Entry, Revision, Store, Txn, TxnOutcome};
 use control::telemetry::Chain;
 
 use super::former_cluster::{self, FormerCluster};
 
 /// Reads and validates the cluster data (cli 6.2). Also returns the revision of its last write.
-pub(super) async fn read(store: &Store) -> anyhow::Result<(Checked, Revision)> {
+pub(super) async fn read(store: &Store) -> anyhow::Result<(CheckedClusterData, Revision)> {
     match read_unchecked(store).await? {
         (Some(data), revision) => Ok((data.check()?, revision)),
         (None, _) => bail!("{}", former_cluster::read(store).await?.no_cluster_data_error()),
@@ -20,7 +20,7 @@ pub(super) async fn read(store: &Store) -> anyhow::Result<(Checked, Revision)> {
 }
 
 /// Validates a value that has been read (cli 6.2). `former` explains an absent or undecodable value.
-pub(super) fn check(entry: Option<&Entry>, former: &FormerCluster) -> anyhow::Result<Checked> {
+pub(super) fn check(entry: Option<&Entry>, former: &FormerCluster) -> anyhow::Result<CheckedClusterData> {
     match entry.map(decode).transpose() {
         Ok(Some(Some(data))) => Ok(data.check()?),
         Ok(_) => bail!("{}", former.no_cluster_data_error()),
@@ -73,11 +73,11 @@ pub(super) enum WriteAttempts {
 pub(super) async fn change(
     store: &Store,
     attempts: WriteAttempts,
-    change: impl Fn(&mut Checked) -> anyhow::Result<()>,
+    change: impl Fn(&mut CheckedClusterData) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let (times, whole) = match attempts {
         WriteAttempts::Three => (3, None),
-        WriteAttempts::Ten => (10, Some(store.limit())),
+        WriteAttempts::Ten => (10, Some(store.timeout())),
     };
     // Boxed: the store's futures are large.
     Box::pin(try_change(store, times, &CommandDeadline::after(whole), change)).await
@@ -105,7 +105,7 @@ impl CommandDeadline {
                  it more time with --store-timeout"
             );
         }
-        Ok(store.limited(left))
+        Ok(store.with_timeout(left))
     }
 }
 
@@ -118,7 +118,7 @@ async fn try_change(
     store: &Store,
     times: u32,
     deadline: &CommandDeadline,
-    change: impl Fn(&mut Checked) -> anyhow::Result<()>,
+    change: impl Fn(&mut CheckedClusterData) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let key = store.keys().cluster_data();
     for _ in 0..times {
@@ -129,8 +129,8 @@ async fn try_change(
             .put(&key, to_compact(&checked.data));
         let written = deadline.limit_store(store)?.commit(write).await;
         match written.context("cannot update cluster data")? {
-            Outcome::Committed(_) => return Ok(()),
-            Outcome::Conflict => {}
+            TxnOutcome::Committed(_) => return Ok(()),
+            TxnOutcome::Conflict => {}
         }
     }
     bail!("cannot update cluster data: failed after {times} retries, another program wrote it each time")
@@ -138,7 +138,7 @@ async fn try_change(
 
 /// Returns an error if the spec asks for something that this version does not support.
 pub(super) fn ensure_supported(spec: &control::model::Spec) -> anyhow::Result<()> {
-    not_supported(spec).context("the cluster spec asks for more than this version does")
+    check_supported(spec).context("the cluster spec asks for more than this version does")
 }
 
 #[cfg(test)]

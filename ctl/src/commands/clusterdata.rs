@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use control::args::Switch;
-use control::model::{ClusterData, JsonError, not_supported, to_compact, to_pretty};
-use control::store::{Outcome, Store, Txn};
-use control::telemetry::{Chain, complain};
+use control::model::{ClusterData, JsonError, check_supported, to_compact, to_pretty};
+use control::store::{Store, Txn, TxnOutcome};
+use control::telemetry::{Chain, print_stderr};
 
 use super::{CommandOutcome, cluster_data, input, print};
 
@@ -87,7 +87,7 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome
     let data = decode(&text).map_err(|reason| anyhow::anyhow!("invalid cluster data: {reason}"))?;
     if let Err(why) = ensure_usable(&data) {
         // The reference stores such data as well. The warning is ours: no program of this project can use them.
-        complain(format_args!(
+        print_stderr(format_args!(
             "WARNING: this cluster data cannot be used: {}",
             Chain(why.as_ref())
         ));
@@ -107,8 +107,8 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome
     };
     // Scripts match this text of the reference, which has no colon before the cause (cli 13.2).
     match store.commit(write.put(&key, to_compact(&data))).await {
-        Ok(Outcome::Committed(_)) => {}
-        Ok(Outcome::Conflict) => {
+        Ok(TxnOutcome::Committed(_)) => {}
+        Ok(TxnOutcome::Conflict) => {
             bail!("failed to write cluster data into new store because another program has just written it")
         }
         Err(error) => bail!("failed to write cluster data into new store {}", Chain(&error)),
@@ -119,7 +119,7 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome
 
 fn ensure_usable(data: &ClusterData) -> anyhow::Result<()> {
     let checked = data.clone().check()?;
-    Ok(not_supported(&checked.spec)?)
+    Ok(check_supported(&checked.spec)?)
 }
 
 /// Returns a warning for each part of the spec that keepers will leave out. The data are stored all the same: a backup
@@ -127,7 +127,7 @@ fn ensure_usable(data: &ClusterData) -> anyhow::Result<()> {
 fn spec_warnings(data: &ClusterData) -> Vec<String> {
     let spec = data.cluster.as_ref().and_then(|cluster| cluster.spec.as_ref());
     let Some(spec) = spec else { return Vec::new() };
-    let mut warnings = spec.clone().clean_texts(Some(spec)).unwrap_or_default();
+    let mut warnings = spec.clone().clean_server_settings(Some(spec)).unwrap_or_default();
     warnings.extend(spec.clamped().iter().map(ToString::to_string));
     warnings
 }
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn other_errors_have_their_position() {
         assert!(
-            decode(b"[]").unwrap_err().contains("a list"),
+            decode(b"[]").unwrap_err().contains("an array"),
             "{}",
             decode(b"[]").unwrap_err()
         );

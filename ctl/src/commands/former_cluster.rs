@@ -2,21 +2,21 @@
 //! the record of the last initialisation. The error texts follow from it; what is written is left to `init`.
 
 use anyhow::Context as _;
-use control::model::{ClusterUid, Created, FormerKeepers, LOST_DATA_REMEDY, from_slice};
-use control::store::{Entry, Keys, Store, Target};
+use control::model::{ClusterUid, CreationRecord, FormerKeepers, LOST_DATA_REMEDY, from_slice};
+use control::store::{Entry, KeyRange, Keys, Store};
 
 /// What shows that a cluster exists, apart from its cluster data.
 #[derive(Debug, Default)]
 pub(super) struct FormerCluster {
     keepers: FormerKeepers,
     /// The record of the last initialisation (`created` in the store).
-    creation_record: Option<Created>,
+    creation_record: Option<CreationRecord>,
 }
 
 /// Reads the infos of the keepers and the record of the last initialisation.
 pub(super) async fn read(store: &Store) -> anyhow::Result<FormerCluster> {
     let keys = store.keys();
-    let targets = [Target::Prefix(keys.keeper_infos()), Target::Key(keys.created())];
+    let targets = [KeyRange::Prefix(keys.keeper_infos()), KeyRange::Key(keys.created())];
     let mut snapshot = store.snapshot(&targets).await.context("cannot get the keepers")?;
     let infos = snapshot.take(0);
     Ok(FormerCluster::of(keys, &infos, snapshot.take_one(1).as_ref()))
@@ -27,7 +27,7 @@ impl FormerCluster {
     pub(super) fn of(keys: &Keys, infos: &[Entry], created: Option<&Entry>) -> Self {
         let prefix = keys.keeper_infos();
         Self {
-            keepers: FormerKeepers::of(infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice()))),
+            keepers: FormerKeepers::from_infos(infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice()))),
             // A record that cannot be decoded is treated as absent.
             creation_record: created.and_then(|entry| from_slice(&entry.value).ok()),
         }
@@ -67,11 +67,11 @@ impl FormerCluster {
 
     /// Returns the record of this initialisation. It lists the clusters that it gives up: those in `replaced`, those of
     /// the keepers, and the one of the last record.
-    pub(super) fn into_creation_record(self, uid: ClusterUid, mut replaced: Vec<ClusterUid>) -> Created {
+    pub(super) fn into_creation_record(self, uid: ClusterUid, mut replaced: Vec<ClusterUid>) -> CreationRecord {
         let last = self.creation_record.as_ref().map(|created| created.cluster_uid.clone());
         replaced.extend(self.keepers.clusters().cloned());
         replaced.extend(last);
-        Created::by_operator(uid, replaced, self.creation_record)
+        CreationRecord::by_operator(uid, replaced, self.creation_record)
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(former.discard_warning(), None);
         former.keepers.add("k1", &"c1".into());
         former.keepers.add("k2", &"c2".into());
-        former.creation_record = Some(Created::by_sentinel("c3".into()));
+        former.creation_record = Some(CreationRecord::by_sentinel("c3".into()));
         assert_eq!(
             former.discard_warning().unwrap(),
             "WARNING: These keepers may hold databases, which will be discarded: k1 (cluster c1), k2 (cluster c2)"
@@ -102,7 +102,7 @@ mod tests {
                 .no_cluster_data_error()
                 .contains("initialise the cluster with `stolonctl init`")
         );
-        former.creation_record = Some(Created::by_sentinel("c3".into()));
+        former.creation_record = Some(CreationRecord::by_sentinel("c3".into()));
         let text = former.no_cluster_data_error();
         assert!(
             text.contains("cluster c3 was created here: restore a backup with"),

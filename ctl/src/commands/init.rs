@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use control::args::Switch;
 use control::clock::wall_clock;
 use control::model::{ClusterData, ClusterSpec, ClusterUid, InitMode, Timestamp, short_uid, to_compact};
-use control::store::{Outcome, Store, Txn};
+use control::store::{Store, Txn, TxnOutcome};
 
 use super::confirm::{Confirmation, ask_to_confirm};
 use super::input::SpecInput;
@@ -77,12 +77,12 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
         .await
         .context("cannot update cluster data")?
     {
-        Outcome::Committed(_) => {
+        TxnOutcome::Committed(_) => {
             input::warn_about_unknown_fields(text.as_deref().unwrap_or_default(), SpecInput::Whole);
             input::print_warnings(&warnings);
             Ok(CommandOutcome::Success)
         }
-        Outcome::Conflict => {
+        TxnOutcome::Conflict => {
             bail!(
                 "cannot update cluster data: another program has just written it; look at it, then repeat the command"
             )
@@ -103,7 +103,7 @@ fn checked_spec(text: Option<&[u8]>) -> anyhow::Result<(ClusterSpec, Vec<String>
     let resolved = spec.resolve().context("invalid cluster spec")?;
     spec.check_limits(None).context("invalid cluster spec")?;
     cluster_data::ensure_supported(&resolved)?;
-    let warnings = spec.clean_texts(None).context("invalid cluster spec")?;
+    let warnings = spec.clean_server_settings(None).context("invalid cluster spec")?;
     Ok((spec, warnings))
 }
 

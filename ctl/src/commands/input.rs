@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use control::model::{ClusterSpec, from_slice, unknown_names};
-use control::telemetry::complain;
+use control::telemetry::print_stderr;
 
 /// Longest accepted text: no value in the store may be larger (store S-13).
 const BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -93,7 +93,7 @@ pub(super) fn warn_about_unknown_fields(text: &[u8], kind: SpecInput) {
     }
     if !names.is_empty() {
         let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
-        complain(format_args!(
+        print_stderr(format_args!(
             "WARNING: ignored, since no field of the cluster spec has this name: {}",
             names.join(", ")
         ));
@@ -103,7 +103,7 @@ pub(super) fn warn_about_unknown_fields(text: &[u8], kind: SpecInput) {
 /// Prints warnings on standard error, one a line.
 pub(super) fn print_warnings(warnings: &[String]) {
     for warning in warnings {
-        complain(format_args!("WARNING: {warning}"));
+        print_stderr(format_args!("WARNING: {warning}"));
     }
 }
 

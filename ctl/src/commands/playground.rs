@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use control::clock::Boottime;
-use control::telemetry::complain;
+use control::telemetry::print_stderr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::local_cluster::{LocalCluster, Ports, SUPERUSER, StepFailure};
@@ -40,7 +40,7 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
     match start_and_stop(args).await {
         Ok(code) => code,
         Err(error) => {
-            complain(format_args!("{error:#}"));
+            print_stderr(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -67,9 +67,9 @@ async fn start_and_stop(args: &Args) -> anyhow::Result<ExitCode> {
         Ok(Some(StopSignal::Interrupt)) if cluster.screen.is_terminal() => ExitCode::SUCCESS,
         Ok(Some(end)) => ExitCode::from(end.exit_status()),
         Err(error) => {
-            complain(format_args!("failed: {error:#}"));
+            print_stderr(format_args!("failed: {error:#}"));
             if let Some(text) = error.downcast_ref::<StepFailure>().and_then(StepFailure::log_tail) {
-                complain(text);
+                print_stderr(text);
             }
             ExitCode::FAILURE
         }

@@ -1,7 +1,7 @@
 //! `spec`: prints the cluster spec, as set or with defaults (cli 12).
 
 use control::args::Switch;
-use control::model::{Shown, to_pretty};
+use control::model::{SpecFields, to_pretty};
 use control::store::Store;
 
 use super::{CommandOutcome, cluster_data, print};
@@ -18,15 +18,15 @@ pub(super) struct Args {
 pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
     let (checked, _) = cluster_data::read(store).await?;
     let selected = if args.defaults == Some(Switch(true)) {
-        Shown::All
+        SpecFields::All
     } else {
-        Shown::Set
+        SpecFields::Set
     };
     let spec = checked
         .cluster()
         .spec
         .as_ref()
         .expect("ClusterData::check refuses data without a spec");
-    print(&to_pretty(&spec.shown(selected)))?;
+    print(&to_pretty(&spec.display_json(selected)))?;
     Ok(CommandOutcome::Success)
 }

@@ -6,9 +6,9 @@ mod view;
 
 use anyhow::bail;
 use control::model::{Json, KeeperInfo, ProxyInfo, SentinelInfo, from_slice, to_pretty};
-use control::store::election::oldest;
-use control::store::{Entry, Keys, Snapshot, Store, Target};
-use control::telemetry::{Chain, complain};
+use control::store::election::elected_sentinel;
+use control::store::{Entry, KeyRange, Keys, Snapshot, Store};
+use control::telemetry::{Chain, print_stderr};
 use serde::de::DeserializeOwned;
 
 use super::former_cluster::FormerCluster;
@@ -31,7 +31,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
         ("json", Ok(status)) => print(&to_pretty(&status))?,
         ("json", Err(error)) => {
             // Readers of the JSON output find the error there (cli 14.2).
-            let reason = Json::Text(error_line(&error));
+            let reason = Json::String(error_line(&error));
             print(&to_pretty(&Json::Object(vec![("error".to_owned(), reason)])))?;
             return Ok(CommandOutcome::Reported);
         }
@@ -45,19 +45,19 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
 async fn read_status(store: &Store) -> anyhow::Result<Status> {
     let keys = store.keys();
     let targets = [
-        Target::Prefix(keys.election()),
-        Target::Prefix(keys.sentinel_infos()),
-        Target::Prefix(keys.proxy_infos()),
-        Target::Key(keys.cluster_data()),
-        Target::Prefix(keys.keeper_infos()),
-        Target::Key(keys.created()),
+        KeyRange::Prefix(keys.election()),
+        KeyRange::Prefix(keys.sentinel_infos()),
+        KeyRange::Prefix(keys.proxy_infos()),
+        KeyRange::Key(keys.cluster_data()),
+        KeyRange::Prefix(keys.keeper_infos()),
+        KeyRange::Key(keys.created()),
     ];
     let snapshot = store.snapshot(&targets).await?;
     decode_status(snapshot, keys)
 }
 
 fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> anyhow::Result<Status> {
-    let leader = oldest(snapshot.take(0)).map(|leader| leader.uid);
+    let leader = elected_sentinel(snapshot.take(0)).map(|leader| leader.uid);
     let sentinels: Vec<SentinelInfo> = decode_all(&snapshot.take(1));
     let proxies: Vec<ProxyInfo> = decode_all(&snapshot.take(2));
     let infos = snapshot.take(4);
@@ -74,7 +74,7 @@ fn decode_all<T: DeserializeOwned>(entries: &[Entry]) -> Vec<T> {
     let decode = |entry: &Entry| match from_slice(&entry.value) {
         Ok(info) => Some(info),
         Err(error) => {
-            complain(format_args!(
+            print_stderr(format_args!(
                 "left out, not readable: {}: {}",
                 entry.key.escape_debug(),
                 Chain(&error)

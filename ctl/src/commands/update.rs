@@ -68,7 +68,9 @@ fn updated_spec(current: &ClusterSpec, text: &[u8], kind: SpecInput) -> anyhow::
     replace_spec(current, &spec).context("cannot update cluster spec")?;
     let resolved = spec.resolve().context("cannot update cluster spec")?;
     cluster_data::ensure_supported(&resolved)?;
-    let mut warnings = spec.clean_texts(Some(current)).context("cannot update cluster spec")?;
+    let mut warnings = spec
+        .clean_server_settings(Some(current))
+        .context("cannot update cluster spec")?;
     warnings.extend(spec.clamped().iter().map(ToString::to_string));
     Ok((spec, warnings))
 }
@@ -83,7 +85,7 @@ mod tests {
     fn updated(current: &str, text: &str, kind: SpecInput) -> Result<String, String> {
         let current: ClusterSpec = from_slice(current.as_bytes()).unwrap();
         match updated_spec(&current, text.as_bytes(), kind) {
-            Ok((spec, _)) => Ok(to_compact(&spec.shown(control::model::Shown::Set))),
+            Ok((spec, _)) => Ok(to_compact(&spec.display_json(control::model::SpecFields::Set))),
             Err(error) => Err(Chain(error.as_ref()).to_string()),
         }
     }

@@ -85,7 +85,7 @@ impl CtlHarness {
             cluster_name: "c".to_owned(),
             ..StoreOptions::default()
         };
-        let store = Store::connect(StoreConfig::load(&options).unwrap());
+        let store = Store::connect(StoreConfig::validate(&options).unwrap());
         Self { etcd, store }
     }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use control::redact::{Begins, Redactor};
+use control::redact::{PieceStart, Redactor};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -129,7 +129,7 @@ pub async fn run(mut command: Command, mut line: impl FnMut(&str)) -> Result<(),
     let tail = std::cell::RefCell::new((OutputTail::default(), &mut line));
     let on_line = || {
         let (tail, mut redactor) = (&tail, Redactor::default());
-        move |text: &str, begins: Begins| {
+        move |text: &str, begins: PieceStart| {
             let text = redactor.line(text, begins);
             let (tail, line) = &mut *tail.borrow_mut();
             tail.push(&text);
@@ -227,10 +227,10 @@ impl OutputTail {
 
 /// Reads lines until the end of the stream, each up to a maximum. A carriage return also ends a line: pg_basebackup
 /// overwrites its progress with it. A read error counts as the end.
-pub(crate) async fn read_lines(stream: impl AsyncRead + Unpin, mut line: impl FnMut(&str, Begins)) {
+pub(crate) async fn read_lines(stream: impl AsyncRead + Unpin, mut line: impl FnMut(&str, PieceStart)) {
     let mut stream = BufReader::new(stream);
     let mut text = Vec::new();
-    let mut begins = Begins::Line;
+    let mut begins = PieceStart::Line;
     while let Some(next) = next_line(&mut stream, &mut text).await {
         line(String::from_utf8_lossy(&text).trim_end(), begins);
         begins = next;
@@ -239,10 +239,10 @@ pub(crate) async fn read_lines(stream: impl AsyncRead + Unpin, mut line: impl Fn
 }
 
 /// Reads one line and returns where the next one begins; `None` at the end.
-async fn next_line(stream: &mut (impl AsyncBufRead + Unpin), text: &mut Vec<u8>) -> Option<Begins> {
+async fn next_line(stream: &mut (impl AsyncBufRead + Unpin), text: &mut Vec<u8>) -> Option<PieceStart> {
     loop {
         let chunk = match stream.fill_buf().await {
-            Ok([]) | Err(_) => return Some(Begins::Line).filter(|_| !text.is_empty()),
+            Ok([]) | Err(_) => return Some(PieceStart::Line).filter(|_| !text.is_empty()),
             Ok(chunk) => chunk,
         };
         let end = chunk.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
@@ -250,8 +250,8 @@ async fn next_line(stream: &mut (impl AsyncBufRead + Unpin), text: &mut Vec<u8>)
         let room = LINE_BYTES_MAX.saturating_sub(text.len());
         text.extend_from_slice(&piece[..piece.len().min(room)]);
         let next = end.map(|end| match chunk[end] {
-            b'\r' => Begins::Within,
-            _ => Begins::Line,
+            b'\r' => PieceStart::Continuation,
+            _ => PieceStart::Line,
         });
         let used = end.map_or(chunk.len(), |end| end + 1);
         stream.consume(used);

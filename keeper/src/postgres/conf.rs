@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control::model::{ParameterFault, is_never_reported, parameter_fault};
+use control::model::{RejectedParameter, check_parameter, is_never_reported};
 
 /// Parameters by name.
 pub type Parameters = BTreeMap<String, String>;
@@ -73,19 +73,19 @@ pub fn parameters(sources: &ParameterSources<'_>) -> GeneratedParameters {
     let mut dropped = BTreeMap::new();
     for (name, value) in sources.init.into_iter().flatten() {
         // The keeper's own parameters were read back from its file.
-        if parameter_fault(name, value).is_none() {
+        if check_parameter(name, value).is_none() {
             parameters.insert(name.to_ascii_lowercase(), value.clone());
         }
     }
     for (name, value) in sources.user {
-        match parameter_fault(name, value) {
+        match check_parameter(name, value) {
             None => {
                 parameters.insert(name.to_ascii_lowercase(), value.clone());
             }
-            Some(ParameterFault::Unreadable(why)) => {
+            Some(RejectedParameter::Invalid(why)) => {
                 dropped.insert(name.clone(), why);
             }
-            Some(ParameterFault::Owned(why) | ParameterFault::Set(why)) => {
+            Some(RejectedParameter::Reserved(why) | RejectedParameter::Managed(why)) => {
                 dropped.insert(name.clone(), why.to_owned());
             }
         }

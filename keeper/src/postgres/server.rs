@@ -11,7 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use control::redact::{Begins, Redactor};
+use control::redact::{PieceStart, Redactor};
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -69,7 +69,7 @@ impl PostmasterChild {
         let on_line = |tail: &Arc<Mutex<OutputTail>>| {
             let tail = Arc::clone(tail);
             let mut redactor = Redactor::default();
-            move |line: &str, begins: Begins| {
+            move |line: &str, begins: PieceStart| {
                 let line = redactor.line(line, begins);
                 tracing::info!(target: "postgres", "{line}");
                 tail.lock().expect("nobody panics while holding the tail").push(&line);

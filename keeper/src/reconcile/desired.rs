@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::external_dirs::Obstacle;
 use crate::reconcile::{CopyPause, RecordedIdentity, WrongSource};
 use control::model::{
-    AccessMode, BootUuid, Checked, ClusterData, ClusterUid, Db, DbInitMode, DbSpec, DbUid, FollowType, KeeperUid, Role,
-    Spec, not_supported,
+    AccessMode, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbInitMode, DbSpec, DbUid, FollowType,
+    KeeperUid, Role, Spec, check_supported as check_spec_supported,
 };
 
 /// Result of reading the cluster data.
@@ -24,7 +24,7 @@ pub enum ClusterDataState {
     /// Its `formatVersion` is not supported.
     UnsupportedFormat(u64),
     /// Usable cluster data.
-    Valid(Box<Checked>),
+    Valid(Box<CheckedClusterData>),
 }
 
 /// Desired state of this keeper's instance.
@@ -173,8 +173,8 @@ pub fn desired_state(reading: &ClusterDataState, me: &KeeperUid, boot: &BootUuid
     }
 }
 
-fn goal(checked: &Checked, me: &KeeperUid, boot: &BootUuid) -> Goal {
-    let Checked { data, spec } = checked;
+fn goal(checked: &CheckedClusterData, me: &KeeperUid, boot: &BootUuid) -> Goal {
+    let CheckedClusterData { data, spec } = checked;
     let master = &checked.cluster().status.master;
     let Some(keeper) = data.keepers().get(me) else {
         return Goal::Hold(HoldReason::NotListed);
@@ -217,7 +217,7 @@ fn additional_slots(spec: &Spec) -> u32 {
 
 /// Refuses a spec that this version supports only in part.
 fn check_supported(spec: &Spec, db: &DbSpec) -> Result<(), &'static str> {
-    not_supported(spec).map_err(|why| why.0)?;
+    check_spec_supported(spec).map_err(|why| why.0)?;
     if db.synchronous_replication {
         return Err("synchronousReplication");
     }

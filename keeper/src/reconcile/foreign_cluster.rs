@@ -1,7 +1,7 @@
 //! Whether a keeper may follow the cluster data of another cluster than the one of its database. Reading who created
 //! the cluster is left to the reconciler.
 
-use control::model::{Checked, ClusterUid, Created, KeeperUid};
+use control::model::{CheckedClusterData, ClusterUid, CreationRecord, KeeperUid};
 
 use crate::reconcile::{DataState, Desired, Goal, HoldReason, LocalFacts};
 
@@ -10,7 +10,7 @@ use crate::reconcile::{DataState, Desired, Goal, HoldReason, LocalFacts};
 ///
 /// A sentinel with an initial spec creates a new cluster where it finds no cluster data, and a keeper may be started
 /// with the wrong cluster name. Neither may destroy a database.
-pub fn endangered_cluster(checked: &Checked, me: &KeeperUid, local: &LocalFacts) -> Option<ClusterUid> {
+pub fn endangered_cluster(checked: &CheckedClusterData, me: &KeeperUid, local: &LocalFacts) -> Option<ClusterUid> {
     let present = &checked.cluster().uid;
     // There are no data, or their origin is unknown: this keeper did not create them.
     let unknown = local.cluster.is_empty() && local.db.uid.is_empty();
@@ -26,7 +26,7 @@ pub fn endangered_cluster(checked: &Checked, me: &KeeperUid, local: &LocalFacts)
 }
 
 /// Returns the desired state of another cluster only when an operator gave up the local one; otherwise a hold.
-pub fn hold_unless_given_up(desired: Desired, own: &ClusterUid, created: Option<&Created>) -> Desired {
+pub fn hold_unless_given_up(desired: Desired, own: &ClusterUid, created: Option<&CreationRecord>) -> Desired {
     let Some(other) = desired.cluster.clone() else {
         return desired;
     };
@@ -50,7 +50,7 @@ mod tests {
     use crate::reconcile::{DataRole, LocalDb};
 
     /// Cluster data of c2, with a db `db` on this keeper.
-    fn checked(db: &str, keeper: &str) -> Checked {
+    fn checked(db: &str, keeper: &str) -> CheckedClusterData {
         let spec = ClusterSpec {
             init_mode: Some(InitMode::New),
             ..ClusterSpec::default()
@@ -114,12 +114,13 @@ mod tests {
             cluster: Some("c2".into()),
             goal: Goal::Hold(HoldReason::NotListed),
         };
-        let held =
-            |created: Option<Created>| hold_unless_given_up(desired(), &"c1".into(), created.as_ref()) != desired();
+        let held = |created: Option<CreationRecord>| {
+            hold_unless_given_up(desired(), &"c1".into(), created.as_ref()) != desired()
+        };
         let operator =
-            |present: &str, given_up: &str| Created::by_operator(present.into(), vec![given_up.into()], None);
+            |present: &str, given_up: &str| CreationRecord::by_operator(present.into(), vec![given_up.into()], None);
         assert!(held(None), "a sentinel or a stolonctl of the reference");
-        assert!(held(Some(Created::by_sentinel("c2".into()))));
+        assert!(held(Some(CreationRecord::by_sentinel("c2".into()))));
         assert!(held(Some(operator("c2", "c0"))), "another cluster was given up");
         assert!(held(Some(operator("c0", "c1"))), "that was another creation");
         assert!(!held(Some(operator("c2", "c1"))));

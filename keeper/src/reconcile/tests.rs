@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use control::model::{
-    BootUuid, Checked, Cluster, ClusterData, ClusterSpec, ClusterStatus, ClusterUid, Db, DbInitMode, DbSpec, DbStatus,
-    DbUid, FollowConfig, FollowType, InitMode, Keeper, KeeperStatus, KeeperUid, Lsn, Phase, Role,
+    BootUuid, CheckedClusterData, Cluster, ClusterData, ClusterSpec, ClusterStatus, ClusterUid, Db, DbInitMode, DbSpec,
+    DbStatus, DbUid, FollowConfig, FollowType, InitMode, Keeper, KeeperStatus, KeeperUid, Lsn, Phase, Role,
 };
 
 use super::*;
@@ -1135,7 +1135,7 @@ fn invariants_hold_in_every_situation() {
 
 #[test]
 fn a_checked_document_always_has_a_cluster() {
-    let checked: Result<Checked, _> = ClusterData::default().check();
+    let checked: Result<CheckedClusterData, _> = ClusterData::default().check();
     assert!(checked.is_err());
     let boot = BootUuid::from(BOOT);
     assert_eq!(

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use control::model::{HbaStrictness, hba_fault, hba_fields, hba_reason, hba_start, hba_strictness};
+use control::model::{HbaStrictness, check_hba_line, hba_excerpt, hba_fields, hba_strictness, redacted_hba_reason};
 
 /// Returns the lines to write, and a text for each rejected one.
 ///
@@ -16,7 +16,7 @@ pub fn choose_lines(
     last: Option<&Option<Vec<String>>>,
 ) -> (Option<Vec<String>>, Vec<String>) {
     let Some(lines) = wanted else { return (None, Vec::new()) };
-    let fault = |line: &String| hba_fault(line).or_else(|| refused.get(line).cloned());
+    let fault = |line: &String| check_hba_line(line).or_else(|| refused.get(line).cloned());
     let faults: Vec<Option<String>> = lines.iter().map(fault).collect();
     let is_good = |at: usize| faults[at].is_none();
     let matters = (0..lines.len()).find(|at| !is_good(*at) && opens_when_left_out(lines, *at, is_good));
@@ -30,8 +30,8 @@ pub fn choose_lines(
     let texts = (1..)
         .zip(lines.iter().zip(&faults))
         .filter_map(|(number, (line, fault))| {
-            let why = hba_reason(fault.as_ref()?, line);
-            let start = hba_start(line);
+            let why = redacted_hba_reason(fault.as_ref()?, line);
+            let start = hba_excerpt(line);
             Some(format!(
                 "pgHBA entry {number} ({start:?} …) is refused, {outcome}: {why}"
             ))
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(used.unwrap(), texts(wanted), "{lines:?}");
         let faults = lines
             .iter()
-            .filter(|line| hba_fault(line).is_some() || refused.contains_key(**line));
+            .filter(|line| check_hba_line(line).is_some() || refused.contains_key(**line));
         assert_eq!(said.len(), faults.count(), "{said:?}");
     }
 

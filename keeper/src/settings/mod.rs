@@ -7,7 +7,7 @@ mod last_good;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control::redact::{is_private, without_value};
+use control::redact::{mask_value, may_hold_password};
 use serde::{Deserialize, Serialize};
 
 use crate::postgres::conf::Parameters;
@@ -209,9 +209,9 @@ impl Refusals {
 
 impl RefusedParameter {
     fn describe(&self, name: &str) -> String {
-        if is_private(name) {
+        if may_hold_password(name) {
             let values = [&self.value, &self.instead].into_iter().flatten();
-            let why = values.fold(self.why.clone(), |why, value| without_value(&why, value));
+            let why = values.fold(self.why.clone(), |why, value| mask_value(&why, value));
             return format!("parameter {name:?} is refused, the last accepted value is used: {why}");
         }
         let instead = match &self.instead {

@@ -37,7 +37,7 @@ fn store_at(endpoints: String) -> Store {
         cluster_name: "main".into(),
         ..StoreOptions::default()
     };
-    Store::connect(StoreConfig::load(&options).unwrap())
+    Store::connect(StoreConfig::validate(&options).unwrap())
 }
 
 fn publisher(store: &Store, boot: &str) -> Publisher {
@@ -214,7 +214,7 @@ fn the_liveness_key_is_renewed_and_ends_with_its_keeper() {
         let etcd = Etcd::start().await;
         let store = store(&etcd);
         let uid = KeeperUid::from("k1");
-        let key = store.keys().alive("k1");
+        let key = store.keys().liveness_key("k1");
         let mut alive = LivenessKey::new(&store, &uid, "b1".into());
         let there = async || store.get(&key).await.unwrap().ok_or("no key");
         alive.renew();
@@ -249,7 +249,7 @@ fn the_liveness_key_persists_on_a_store_as_slow_as_its_lease() {
         let relay = TcpRelay::to(&etcd.address()).await;
         relay.set(Direction::ToClient, NetworkCondition::Delay(liveness::TTL));
         let direct = store(&etcd);
-        let key = direct.keys().alive("k1");
+        let key = direct.keys().liveness_key("k1");
         let mut alive = LivenessKey::new(&store_at(relay.endpoint()), &KeeperUid::from("k1"), "b1".into());
         let mut beat = tokio::time::interval(liveness::PERIOD);
         let mut look = async || {

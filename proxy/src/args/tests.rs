@@ -1,6 +1,6 @@
 //! Which values each option accepts, and the errors for others.
 
-use control::args::{PROXY, Parsed, Refusal, command, try_parse};
+use control::args::{ArgsError, PROXY, ParsedArgs, command, try_parse};
 
 use super::*;
 use crate::relay::PeerTimeout;
@@ -12,7 +12,7 @@ const MACHINE: MachineLimits = MachineLimits {
 const NEEDED: [&str; 2] = ["--cluster-name=main", "--store-backend=etcdv3"];
 
 fn check(options: &[&str]) -> Result<Config, Vec<String>> {
-    let Parsed { args, .. } =
+    let ParsedArgs { args, .. } =
         try_parse::<Args>(PROXY, NEEDED.iter().chain(options).copied(), |_| None).expect("the options parse");
     args.check(MACHINE)
         .config
@@ -198,11 +198,11 @@ fn errors_for(option: &str, value: &str) -> Vec<String> {
     let bad = format!("--{option}={value}");
     let typed = NEEDED.into_iter().chain([tls, bad.as_str()]);
     match try_parse::<Args>(PROXY, typed, |_| None) {
-        Ok(Parsed { args, .. }) => match args.check(MACHINE).config {
+        Ok(ParsedArgs { args, .. }) => match args.check(MACHINE).config {
             Ok(_) => Vec::new(),
             Err(faults) => faults.lines().map(str::to_owned).collect(),
         },
-        Err(Refusal::Usage { message, .. }) => vec![message],
+        Err(ArgsError::Usage { message, .. }) => vec![message],
         Err(other) => panic!("{other:?}"),
     }
 }
@@ -230,7 +230,7 @@ fn a_bad_value_from_the_environment_names_the_variable_too() {
         let variable = format!("STPROXY_{}", option.to_uppercase().replace('-', "_"));
         let environment = |name: &str| (name == variable).then(|| (*value).into());
         match try_parse::<Args>(PROXY, NEEDED, environment) {
-            Err(Refusal::Variables(errors)) => {
+            Err(ArgsError::Environment(errors)) => {
                 assert!(errors.contains(&variable) && errors.contains(form), "{errors}");
                 refused += 1;
             }
@@ -259,7 +259,7 @@ fn all_errors_are_reported_in_order() {
         "--tcp-keepalive-idle=-1",
         "--port=x",
     ];
-    let Parsed { args, .. } = try_parse::<Args>(PROXY, none, |_| None).unwrap();
+    let ParsedArgs { args, .. } = try_parse::<Args>(PROXY, none, |_| None).unwrap();
     let faults = args.check(MACHINE).config.unwrap_err();
     let starts: Vec<String> = faults
         .lines()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use control::clock::Boottime;
-use control::store::{Change, Changes, Entry, Revision, StoreError};
+use control::store::{Changes, Entry, KeyChange, Revision, StoreError};
 
 use super::{CheckIn, now};
 
@@ -45,7 +45,11 @@ impl CheckIn {
     /// Reads the cluster data.
     pub(super) async fn read(&self, limit: Duration) -> Result<Document, StoreError> {
         let read_at = now();
-        let entry = self.store.limited(limit).get(&self.store.keys().cluster_data()).await?;
+        let entry = self
+            .store
+            .with_timeout(limit)
+            .get(&self.store.keys().cluster_data())
+            .await?;
         Ok(Document {
             read_at: Some(read_at),
             ..Document::from_entry(entry)
@@ -55,7 +59,7 @@ impl CheckIn {
     /// Puts newer cluster data from the watch into the cache. A watch may lag behind, so nothing depends on them but
     /// which revision the next transaction is compared with.
     pub(super) fn cache_changes(&mut self, changes: &Changes) {
-        let Some(Change { now: Some(entry), .. }) = changes.keys.get(&self.store.keys().cluster_data()) else {
+        let Some(KeyChange { entry: Some(entry), .. }) = changes.keys.get(&self.store.keys().cluster_data()) else {
             return;
         };
         let is_newer = |cached: &Document| cached.revision < entry.mod_revision;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use control::clock::Boottime;
 use control::model::{InfoUid, ProxyInfo, short_uid, to_compact};
-use control::store::{Attempt, LeaseId, Revision, StoreError, Target, Txn, info_ttl};
+use control::store::{CommitOrRead, KeyRange, LeaseId, Revision, StoreError, Txn, info_ttl};
 
 use super::document::Document;
 use super::requests::Publication;
@@ -84,8 +84,8 @@ impl CheckIn {
             .await;
         self.requests = requests;
         match answer {
-            Ok((sent, Attempt::Committed(_))) => Ok(PublishOutcome::Published(sent)),
-            Ok((_, Attempt::Read(mut read))) => {
+            Ok((sent, CommitOrRead::Committed(_))) => Ok(PublishOutcome::Published(sent)),
+            Ok((_, CommitOrRead::Read(mut read))) => {
                 let present = Document::from_entry(read.take_one(0));
                 if present.revision != revision {
                     return Ok(PublishOutcome::Changed(present));
@@ -114,7 +114,7 @@ impl CheckIn {
         cluster_data: &str,
         publication: Publication,
         limit: Duration,
-    ) -> impl Future<Output = Result<Attempt, StoreError>> + Send + use<> {
+    ) -> impl Future<Output = Result<CommitOrRead, StoreError>> + Send + use<> {
         let key = self.store.keys().proxy_info(self.me.as_str());
         let info = self.info(publication.generation, publication.timeout);
         let txn = Txn::new()
@@ -122,8 +122,8 @@ impl CheckIn {
             .if_leased_no_later(&key, publication.lease)
             .put_leased(&key, to_compact(&info), publication.lease);
         // An answer that takes longer is useless. A request that cannot be sent in time makes room for a later one.
-        let store = self.store.limited(publication.timeout).sent_within(limit / 10 * 9);
-        let targets = [Target::Key(cluster_data.to_owned()), Target::Key(key)];
+        let store = self.store.with_timeout(publication.timeout).sent_within(limit / 10 * 9);
+        let targets = [KeyRange::Key(cluster_data.to_owned()), KeyRange::Key(key)];
         async move { store.commit_or_read(txn, &targets).await }
     }
 
@@ -151,7 +151,7 @@ impl CheckIn {
         let id = later_lease(self.last_lease);
         self.last_lease = Some(id);
         let renewed_at = now();
-        self.store.limited(limit).grant_as(id, ttl).await?;
+        self.store.with_timeout(limit).grant_as(id, ttl).await?;
         self.lease_renewal = None;
         let lease = ProxyInfoLease { id, ttl, renewed_at };
         self.info_lease = Some(lease);
@@ -187,7 +187,7 @@ impl CheckIn {
 /// Returns a random id, which is unused with high probability and greater than the last one, so that later leases have
 /// greater ids.
 fn later_lease(last: Option<LeaseId>) -> LeaseId {
-    let random = LeaseId::choose().0;
+    let random = LeaseId::random().0;
     let later = last.and_then(|last| last.0.checked_add(1 + (random >> LEASE_ID_STEP_SHIFT)));
     // Halved, which leaves room for millions of later ids. After the greatest one, the store rejects the info until the
     // former one has expired.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use control::clock::Boottime;
-use control::store::{Attempt, LeaseId, Revision, StoreError};
+use control::store::{CommitOrRead, LeaseId, Revision, StoreError};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -32,7 +32,7 @@ pub(super) struct Publication {
 #[derive(Debug, Default)]
 pub(super) struct PublishRequests {
     publication: Option<Publication>,
-    in_flight: JoinSet<(Boottime, Result<Attempt, StoreError>)>,
+    in_flight: JoinSet<(Boottime, Result<CommitOrRead, StoreError>)>,
     last_sent: Option<Boottime>,
     /// When the newest request that is known to be committed was sent. Answers may overtake each other.
     newest_committed: Option<Boottime>,
@@ -59,10 +59,10 @@ impl PublishRequests {
         limit: Duration,
         now: impl Fn() -> Boottime,
         send: F,
-    ) -> Result<(Boottime, Attempt), Option<StoreError>>
+    ) -> Result<(Boottime, CommitOrRead), Option<StoreError>>
     where
         F: Fn(Boottime) -> Option<Fut>,
-        Fut: Future<Output = Result<Attempt, StoreError>> + Send + 'static,
+        Fut: Future<Output = Result<CommitOrRead, StoreError>> + Send + 'static,
     {
         if self.publication != Some(publication) {
             self.discard();
@@ -113,11 +113,11 @@ impl PublishRequests {
             // The process was paused after sending, or the answer waited for this call.
             let is_expired = sent + publication.timeout <= now();
             match answer {
-                Ok(Attempt::Committed(_)) if is_expired || self.newest_committed.is_some_and(|newer| newer >= sent) => {
-                }
-                Ok(Attempt::Committed(committed)) => {
+                Ok(CommitOrRead::Committed(_))
+                    if is_expired || self.newest_committed.is_some_and(|newer| newer >= sent) => {}
+                Ok(CommitOrRead::Committed(committed)) => {
                     self.newest_committed = Some(sent);
-                    return Ok((sent, Attempt::Committed(committed)));
+                    return Ok((sent, CommitOrRead::Committed(committed)));
                 }
                 Ok(refused) => {
                     self.discard();
@@ -163,15 +163,15 @@ mod tests {
         started: Instant,
         requests: PublishRequests,
         latency: Duration,
-        answer: fn() -> Result<Attempt, StoreError>,
+        answer: fn() -> Result<CommitOrRead, StoreError>,
         sent: Mutex<Vec<u128>>,
     }
 
-    fn committed() -> Result<Attempt, StoreError> {
-        Ok(Attempt::Committed(Committed { revision: Revision(8) }))
+    fn committed() -> Result<CommitOrRead, StoreError> {
+        Ok(CommitOrRead::Committed(Committed { revision: Revision(8) }))
     }
 
-    fn unanswered() -> Result<Attempt, StoreError> {
+    fn unanswered() -> Result<CommitOrRead, StoreError> {
         Err(StoreError::Unanswered {
             attempt: "write".to_owned(),
             limit: SECOND,

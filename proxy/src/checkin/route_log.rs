@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use control::model::{DbUid, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY};
-use control::store::{StoreError, Target};
+use control::store::{KeyRange, StoreError};
 use control::telemetry::Chain;
 use tracing::{debug, error, info, warn};
 
@@ -161,11 +161,11 @@ impl CheckIn {
 
     async fn former_keepers(&self, limit: Duration) -> Result<FormerKeepers, StoreError> {
         let prefix = self.store.keys().keeper_infos();
-        let targets = [Target::Prefix(prefix.clone())];
-        let mut snapshot = self.store.limited(limit).snapshot(&targets).await?;
+        let targets = [KeyRange::Prefix(prefix.clone())];
+        let mut snapshot = self.store.with_timeout(limit).snapshot(&targets).await?;
         let infos = snapshot.take(0);
         let infos = infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice()));
-        Ok(FormerKeepers::of(infos))
+        Ok(FormerKeepers::from_infos(infos))
     }
 }
 

@@ -64,7 +64,7 @@ impl CheckIn {
                 Some(lease) => lease.id,
                 None => {
                     store
-                        .limited(left())
+                        .with_timeout(left())
                         .grant(info_ttl(self.timing().timeout.saturating_mul(2)))
                         .await?
                         .lease
@@ -76,7 +76,7 @@ impl CheckIn {
             };
             let key = store.keys().proxy_info(self.me.as_str());
             store
-                .limited(left())
+                .with_timeout(left())
                 .commit(Txn::new().put_leased(&key, to_compact(&info), lease))
                 .await
         };

@@ -94,7 +94,7 @@ impl ProxyHarness {
             cluster_name: CLUSTER.to_owned(),
             ..StoreOptions::default()
         };
-        let store = Store::connect(StoreConfig::load(&options).unwrap());
+        let store = Store::connect(StoreConfig::validate(&options).unwrap());
         let spec = ClusterSpec {
             proxy_check_interval: Some(GoDuration::from_nanos(CHECK_INTERVAL.as_nanos() as i64)),
             proxy_timeout: Some(GoDuration::from_nanos(timeout.as_nanos() as i64)),

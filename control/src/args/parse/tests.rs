@@ -18,7 +18,7 @@ struct Args {
     tcp_keepalive_idle: Option<GoInt>,
 }
 
-fn run(typed: &[&str], environment: &[(&str, &str)]) -> Result<Parsed<Args>, Refusal> {
+fn run(typed: &[&str], environment: &[(&str, &str)]) -> Result<ParsedArgs<Args>, ArgsError> {
     let environment: BTreeMap<_, _> = environment.iter().copied().collect();
     try_parse(KEEPER, typed, |name| environment.get(name).map(OsString::from))
 }
@@ -29,7 +29,7 @@ fn parsed(typed: &[&str], environment: &[(&str, &str)]) -> Args {
 
 fn usage(typed: &[&str]) -> String {
     match run(typed, &[]).unwrap_err() {
-        Refusal::Usage { text, message } => {
+        ArgsError::Usage { text, message } => {
             assert!(text.starts_with(&format!("Error: {message}\n")), "{text}");
             assert!(text.contains("Usage: stolon-keeper"), "{text}");
             message
@@ -56,7 +56,7 @@ fn a_bad_variable_is_named_and_the_alphabetically_last_one_first() {
     // cli O-12, cli 18.1: also when the command line would win, and before help
     let environment = [("STKEEPER_STORE_TIMEOUT", "5 s"), ("STKEEPER_CAN_BE_MASTER", "yes")];
     match run(&["--store-timeout=1s", "--help"], &environment).unwrap_err() {
-        Refusal::Variables(message) => {
+        ArgsError::Environment(message) => {
             let mut parts = message.split("; ");
             let first = parts.next().unwrap();
             assert!(
@@ -70,12 +70,12 @@ fn a_bad_variable_is_named_and_the_alphabetically_last_one_first() {
 }
 
 #[test]
-fn a_variable_that_is_not_utf_8_is_named_and_its_value_is_not_told() {
-    // design D-13: every password is such a text
+fn a_variable_that_is_not_utf_8_is_named_without_its_value() {
+    // it may be a password
     use std::os::unix::ffi::OsStringExt as _;
     let value = |name: &str| (name == "STKEEPER_UID").then(|| OsString::from_vec(b"\xffsecret".to_vec()));
     match try_parse::<Args>(KEEPER, [""; 0], value).unwrap_err() {
-        Refusal::Variables(message) => {
+        ArgsError::Environment(message) => {
             assert!(
                 message.contains("STKEEPER_UID") && message.contains("UTF-8"),
                 "{message}"
@@ -87,7 +87,7 @@ fn a_variable_that_is_not_utf_8_is_named_and_its_value_is_not_told() {
 }
 
 #[test]
-fn uid_beats_id_in_the_environment_and_the_later_one_on_the_command_line() {
+fn uid_wins_over_id_in_the_environment_and_the_last_one_wins_on_the_command_line() {
     // cli O-13, cli 18.1
     let uid = |typed: &[&str], environment: &[(&str, &str)]| parsed(typed, environment).uid.unwrap();
     let both = [("STKEEPER_ID", "a"), ("STKEEPER_UID", "b")];
@@ -133,7 +133,7 @@ fn a_switch_takes_no_separate_value() {
 }
 
 #[test]
-fn words_that_are_ignored_are_named() {
+fn ignored_arguments_are_reported() {
     // cli O-3, cli O-7: accepted, but a switch stays on that was meant to be off
     let notices = |typed: &[&str]| run(typed, &[]).unwrap().notices;
     assert_eq!(
@@ -156,7 +156,7 @@ fn words_that_are_ignored_are_named() {
 }
 
 #[test]
-fn usage_errors_say_what_is_wrong() {
+fn usage_errors_name_the_mistake() {
     // cli O-6, cli 18.4, cli 18.5
     assert!(usage(&["--nonsense"]).contains("--nonsense"));
     assert!(usage(&["--cluster", "x"]).contains("--cluster")); // cli O-1: no abbreviation
@@ -195,7 +195,7 @@ fn help_and_version_need_nothing_else() {
     // cli 16, cli 18.8
     for (option, start) in [("--help", ""), ("-h", ""), ("--version", "stolon-keeper version ")] {
         match run(&[option], &[("STKEEPER_HELP", "x"), ("STKEEPER_VERSION", "x")]).unwrap_err() {
-            Refusal::Shown(text) => {
+            ArgsError::HelpOrVersion(text) => {
                 let text = text.to_string();
                 assert!(
                     text.starts_with(start) && !text.contains("--debug") && !text.contains("--id"),
@@ -213,7 +213,9 @@ fn every_program_has_its_version_line() {
     // cli 16, cli 18.8
     for program in [KEEPER, SENTINEL, PROXY, CTL] {
         match try_parse::<Args>(program, ["--version"], |_| None).unwrap_err() {
-            Refusal::Shown(text) => assert_eq!(text.to_string(), format!("{} version {VERSION}\n", program.name)),
+            ArgsError::HelpOrVersion(text) => {
+                assert_eq!(text.to_string(), format!("{} version {VERSION}\n", program.name))
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -49,7 +49,7 @@ fn a_bare_db_is_written_with_its_plain_zeros_and_null_lists() {
 
 // data-model 12.4
 #[test]
-fn unset_and_empty_hba_lists_stay_apart() {
+fn unset_and_empty_hba_lists_stay_distinct() {
     for (text, wanted) in [
         ("{}", None),
         (r#"{"pgHBA":null}"#, None),
@@ -62,7 +62,7 @@ fn unset_and_empty_hba_lists_stay_apart() {
             "{text}"
         );
     }
-    let shown = to_compact(&spec(r#"{"initMode":"new","pgHBA":[]}"#).shown(Shown::Set));
+    let shown = to_compact(&spec(r#"{"initMode":"new","pgHBA":[]}"#).display_json(SpecFields::Set));
     assert_eq!(shown, r#"{"initMode":"new","pgHBA":[]}"#); // cli 12
 }
 
@@ -161,7 +161,7 @@ fn durations_are_written_in_the_canonical_form() {
 
 // data-model 12.9, T-1 to T-3
 #[test]
-fn times_keep_their_offset_and_lose_what_is_below_a_nanosecond() {
+fn times_keep_their_offset_and_drop_digits_below_a_nanosecond() {
     let time = |text: &str| text.parse::<Timestamp>();
     for (text, wanted) in [
         ("2024-05-06T09:08:30.25+02:00", "2024-05-06T09:08:30.25+02:00"),
@@ -211,10 +211,10 @@ fn integers_are_strict_in_form_and_range() {
         let error = standbys(value).unwrap_err().to_string();
         assert!(error.starts_with("maxStandbys: "), "{error}");
     }
-    // what is too large for any field has no fraction, so nothing says that it has one
+    // a number too large for any field has no fraction, so the error must not mention one
     let error = standbys("18446744073709551616").unwrap_err().to_string();
     assert!(
-        error.ends_with("found a number that is no integer of 64 bits"),
+        error.ends_with("found a number that is not a 64-bit integer"),
         "{error}"
     );
     let lag = |value: &str| read::<ClusterSpec>(&format!(r#"{{"maxStandbyLag":{value}}}"#));
@@ -224,7 +224,7 @@ fn integers_are_strict_in_form_and_range() {
 
 // data-model 12.11, 12.13, 12.14
 #[test]
-fn defaults_are_those_in_force() {
+fn defaults_apply_to_unset_fields() {
     let resolved = spec(r#"{"initMode":"new","sleepInterval":"0s","minSynchronousStandbys":0}"#)
         .resolve()
         .unwrap();
@@ -308,7 +308,7 @@ fn the_first_broken_rule_is_reported() {
 
 // data-model 12.15, sentinel D2
 #[test]
-fn slot_names_are_checked_with_the_texts_that_tests_match() {
+fn slot_names_are_checked() {
     let slot = |name: &str| {
         let slots = vec![name.to_owned()];
         let spec = ClusterSpec {
@@ -409,11 +409,17 @@ fn a_replacement_keeps_init_mode_and_never_makes_a_master_cluster_a_standby() {
         standby_config: Some(StandbyConfig::default()),
         ..master.clone()
     };
-    assert_eq!(replace_spec(&master, &standby), Err(SpecChange::MasterToStandby));
+    assert_eq!(replace_spec(&master, &standby), Err(SpecChangeError::MasterToStandby));
     assert_eq!(replace_spec(&standby, &master), Ok(()));
     let new = spec(r#"{"initMode":"new"}"#);
-    assert!(matches!(replace_spec(&master, &new), Err(SpecChange::InitMode { .. })));
-    assert!(matches!(replace_spec(&new, &spec("{}")), Err(SpecChange::Invalid(_))));
+    assert!(matches!(
+        replace_spec(&master, &new),
+        Err(SpecChangeError::InitMode { .. })
+    ));
+    assert!(matches!(
+        replace_spec(&new, &spec("{}")),
+        Err(SpecChangeError::Invalid(_))
+    ));
 }
 
 // data-model 12.19
@@ -440,7 +446,7 @@ fn a_null_request_timeout_is_an_error_only_where_the_field_is_plain() {
 
 // data-model 12.21, J-3
 #[test]
-fn texts_are_escaped_as_the_first_writer_does() {
+fn strings_are_escaped_as_go_does() {
     let value = "<a> & \"b\" \\ \n\r\t\u{1}\u{8}\u{c}\u{7f} \u{2028}\u{2029} / 🐘";
     let mut wanted = spec(r#"{"initMode":"new"}"#);
     wanted.pg_parameters.insert("p".to_owned(), value.to_owned());
@@ -469,7 +475,7 @@ fn null_entries_large_positions_and_unknown_fields_are_harmless() {
 
 // store 10.8, data-model J-11
 #[test]
-fn hostile_documents_are_errors_or_unusable_and_never_a_crash() {
+fn hostile_documents_are_errors_or_unusable_and_cause_no_panic() {
     assert_eq!(ClusterData::parse(b"null"), Ok(None));
     for text in [
         "",
@@ -517,7 +523,7 @@ fn hostile_documents_are_errors_or_unusable_and_never_a_crash() {
 }
 
 #[test]
-fn a_syntax_error_tells_line_and_column() {
+fn a_syntax_error_names_line_and_column() {
     let JsonError::Syntax { line, column, .. } = read::<ClusterSpec>("{\n\t\"initMode\": new\n}").unwrap_err() else {
         panic!("a syntax error");
     };
@@ -526,7 +532,7 @@ fn a_syntax_error_tells_line_and_column() {
 
 // data-model 3.2
 #[test]
-fn a_fresh_document_has_the_known_form() {
+fn a_new_document_has_the_documented_form() {
     let now: Timestamp = "2024-05-06T07:05:12.4Z".parse().unwrap();
     let data = ClusterData::initial("5f0c1a9e".into(), now, spec(r#"{"initMode":"new"}"#));
     assert_eq!(
@@ -540,7 +546,7 @@ fn a_fresh_document_has_the_known_form() {
 fn explicit_zeros_are_set_and_written() {
     let text = r#"{"syncTimeout":"0s","minSynchronousStandbys":0,"additionalWalSenders":0,"additionalMasterReplicationSlots":[],"usePgrewind":false,"initMode":"new","pgHBA":[],"automaticPgRestart":false}"#;
     assert_eq!(rewritten::<ClusterSpec>(text), text);
-    assert_eq!(to_compact(&spec(text).shown(Shown::Set)), text);
+    assert_eq!(to_compact(&spec(text).display_json(SpecFields::Set)), text);
 }
 
 proptest::proptest! {
@@ -551,18 +557,18 @@ proptest::proptest! {
     }
 
     #[test]
-    fn any_time_of_our_era_survives_its_text(nanos in -62_135_596_800_000_000_000i128..253_402_300_799_000_000_000) {
+    fn any_time_from_year_one_survives_its_text(nanos in -62_135_596_800_000_000_000i128..253_402_300_799_000_000_000) {
         let time = Timestamp::from_unix_nanos(nanos);
         proptest::prop_assert_eq!(time.to_string().parse::<Timestamp>(), Ok(time));
     }
 
     #[test]
-    fn no_bytes_crash_the_reader(bytes: Vec<u8>) {
-        let _ = ClusterData::parse(&bytes); // whatever it says, it returns
+    fn no_bytes_make_the_parser_panic(bytes: Vec<u8>) {
+        let _ = ClusterData::parse(&bytes); // the result does not matter, only that it returns
     }
 
     #[test]
-    fn a_damaged_document_crashes_nobody_and_what_is_read_of_it_is_written_the_same_again(
+    fn a_damaged_document_causes_no_panic_and_what_is_read_of_it_is_written_the_same_again(
         at: proptest::sample::Index,
         lost in 0usize..40,
         found in "[]{}\\[\\],:\"a0-9.nul-]{0,6}",
@@ -574,7 +580,7 @@ proptest::proptest! {
         if let Ok(Some(data)) = ClusterData::parse(&damaged) {
             let written = to_compact(&data);
             proptest::prop_assert_eq!(ClusterData::parse(written.as_bytes()), Ok(Some(data.clone())));
-            let _ = data.check(); // usable or not, it is said
+            let _ = data.check(); // usable or not, without a panic
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Every value recorded from stolon is read and written back byte for byte.
+//! Every value recorded from Go stolon is read and written back byte for byte.
 
 use super::*;
 

@@ -1,24 +1,24 @@
-//! A cluster to try the judgement on: what sentinel 15.1 calls the base, with infos that say what the statuses say.
+//! Builders of clusters for the planner's tests: what sentinel 15.1 calls the base, with infos that match the statuses.
 
 use std::time::Duration;
 
 use crate::clock::Boottime;
 use crate::model::{
-    Checked, ClusterData, ClusterSpec, ClusterUid, Db, DbInitMode, DbSpec, DbStatus, DbUid, FollowConfig, GoDuration,
-    InitMode, Keeper, KeeperInfo, KeeperStatus, KeeperUid, Lsn, Phase, PostgresState, ProxyInfo, ProxyUid, Role,
-    Stopped, Timestamp,
+    CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, Db, DbInitMode, DbSpec, DbStatus, DbUid, FollowConfig,
+    GoDuration, InitMode, Keeper, KeeperInfo, KeeperStatus, KeeperUid, Lsn, Phase, PostgresState, ProxyInfo, ProxyUid,
+    Role, Stopped, Timestamp,
 };
-use crate::plan::memory::Asked;
-use crate::plan::propagate::decisions;
-use crate::plan::{Fresh, Input, Memory, Note, Observations, Observed, Plan, Refusal, plan};
+use crate::plan::memory::PendingGeneration;
+use crate::plan::propagate::without_routine_changes;
+use crate::plan::{Entropy, Memory, Note, Observations, Observed, Plan, PlanError, PlanInput, plan};
 
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 pub(super) const NOW: Boottime = Boottime::from_nanos(10_000 * 3_600 * 1_000_000_000);
 pub(super) const WALL: Timestamp = Timestamp::from_unix_nanos(1_700_000_000_000_000_000);
-/// The leadership that the tests are in; the memory knows it, so that rounds are not first runs.
+/// The leadership of the tests. The memory holds it, so that rounds are not first runs.
 pub(super) const LEADERSHIP: u64 = 1;
 
-/// A cluster and all that a sentinel knows of it.
+/// A cluster with everything that a sentinel has read and remembers.
 #[derive(Debug, Clone)]
 pub(super) struct Setup {
     pub(super) data: ClusterData,
@@ -26,7 +26,7 @@ pub(super) struct Setup {
     pub(super) memory: Memory,
     pub(super) now: Boottime,
     pub(super) leadership: u64,
-    /// Infos are made from the statuses before each plan, unless a test takes them over.
+    /// Infos are derived from the statuses before each plan, unless a test sets them itself.
     pub(super) infos_follow: bool,
 }
 
@@ -46,10 +46,10 @@ pub(super) fn spec() -> ClusterSpec {
     }
 }
 
-/// Phase initializing without anybody.
+/// Phase initializing, without keepers.
 pub(super) fn initializing() -> Setup {
     let data = ClusterData::initial(ClusterUid::from("c1"), WALL, spec());
-    let memory = Memory::of_leadership(LEADERSHIP, crate::plan::Sightings::default());
+    let memory = Memory::for_leadership(LEADERSHIP, crate::plan::History::default());
     Setup {
         data,
         seen: Observations::default(),
@@ -139,34 +139,34 @@ impl Setup {
         self.data.dbs_mut().get_mut(uid).unwrap()
     }
 
-    /// Has a db stand at a position on a timeline.
+    /// Sets the timeline and position of a db.
     pub(super) fn at(&mut self, uid: &str, timeline: u64, position: u64) -> &mut Self {
         let status = &mut self.db(uid).status;
         (status.timeline_id, status.xlog_pos) = (timeline, Lsn(position));
         self
     }
 
-    /// Has the reports of a db be bad for as long as anybody can remember.
+    /// Makes a db unhealthy, since long ago.
     pub(super) fn unhealthy(&mut self, uid: &str) -> &mut Self {
         self.db(uid).status.healthy = false;
         self.memory.db_errors.insert(db_uid(uid), NOW.before(HOUR * 1_000));
         self
     }
 
-    /// Has a keeper be silent for as long as anybody can remember.
+    /// Makes a keeper silent, since long ago.
     pub(super) fn silent(&mut self, keeper: &str) -> &mut Self {
         self.keeper(keeper).status.healthy = false;
         self
     }
 
-    /// A keeper's info as it will be seen; for changes that no status tells.
+    /// Returns a keeper's next info, for changes that no status holds.
     pub(super) fn info(&mut self, keeper: &str) -> &mut KeeperInfo {
         self.follow_statuses();
         self.infos_follow = false;
         &mut self.seen.keepers.get_mut(keeper).unwrap().info
     }
 
-    /// Says of a keeper that it has stopped its instance cleanly.
+    /// Makes a keeper's info report a clean stop.
     pub(super) fn stopped(&mut self, keeper: &str, timeline: u64, position: u64) -> &mut KeeperInfo {
         let info = self.info(keeper);
         info.stopped = Some(Stopped {
@@ -178,7 +178,7 @@ impl Setup {
         info
     }
 
-    /// A proxy of ours that has acknowledged a generation.
+    /// Adds a fenced proxy that has acknowledged a generation.
     pub(super) fn proxy_seen(&mut self, uid: &str, generation: i64) -> &mut ProxyInfo {
         let uid = ProxyUid::from(uid);
         let info = ProxyInfo {
@@ -199,8 +199,8 @@ impl Setup {
         &mut self.seen.proxies.get_mut(&uid).unwrap().info
     }
 
-    /// Makes every info say what the statuses say, and every generation not reached be asked for since long ago
-    /// (sentinel 15.1).
+    /// Derives every info from the statuses, and makes every generation that is not applied one requested since long
+    /// ago (sentinel 15.1).
     fn follow_statuses(&mut self) {
         if !self.infos_follow {
             return;
@@ -211,7 +211,7 @@ impl Setup {
         for (uid, keeper) in self.data.keepers() {
             let status = &keeper.status;
             if !status.healthy {
-                self.memory.missing.insert(uid.clone(), long_ago);
+                self.memory.never_published.insert(uid.clone(), long_ago);
                 continue;
             }
             let info = KeeperInfo {
@@ -238,34 +238,34 @@ impl Setup {
             self.seen.keepers.insert(uid.clone(), observed);
         }
         for (uid, db) in self.data.dbs() {
-            let asked = Asked {
+            let asked = PendingGeneration {
                 generation: db.generation,
                 since: long_ago,
             };
-            self.memory.asked.entry(uid.clone()).or_insert(asked);
+            self.memory.pending.entry(uid.clone()).or_insert(asked);
         }
     }
 
-    pub(super) fn checked(&self) -> Checked {
+    pub(super) fn checked(&self) -> CheckedClusterData {
         self.data.clone().check().unwrap()
     }
 
-    /// Plans once, the infos having just arrived.
-    pub(super) fn plan(&mut self) -> Result<Plan, Refusal> {
+    /// Plans once, with infos that have just arrived.
+    pub(super) fn plan(&mut self) -> Result<Plan, PlanError> {
         self.follow_statuses();
         let checked = self.checked();
-        // A reading before this one, so that what is there now has arrived since.
-        if self.memory.sightings == crate::plan::Sightings::default() {
+        // A read before this one, so that the infos have arrived since.
+        if self.memory.history == crate::plan::History::default() {
             let before = self.now.before(Duration::from_secs(1));
             let uid = &checked.cluster().uid;
-            self.memory.sightings = self
+            self.memory.history = self
                 .memory
-                .sightings
+                .history
                 .after(&Observations::default(), uid, &checked.spec, before);
         }
-        let input = Input {
+        let input = PlanInput {
             data: &checked,
-            seen: &self.seen,
+            observations: &self.seen,
             memory: &self.memory,
             leadership: self.leadership,
             now: self.now,
@@ -278,14 +278,14 @@ impl Setup {
         };
         plan(
             &input,
-            &mut Fresh {
+            &mut Entropy {
                 uid: &mut uid,
-                chance: 0,
+                number: 0,
             },
         )
     }
 
-    /// Plans, writes, remembers; the infos follow the new statuses as good keepers would have it.
+    /// Plans, writes and remembers. The infos then follow the new statuses, as working keepers would publish them.
     pub(super) fn round(&mut self) -> Plan {
         let plan = self.plan().unwrap();
         self.data = plan.next.clone();
@@ -295,7 +295,7 @@ impl Setup {
     }
 }
 
-/// What a keeper reports of a db whose status is this.
+/// Returns the state that a keeper reports for a db with this status.
 pub(super) fn state_of(db: &Db) -> PostgresState {
     let status = &db.status;
     PostgresState {
@@ -314,13 +314,16 @@ pub(super) fn state_of(db: &Db) -> PostgresState {
     }
 }
 
-/// Plans for a cluster and compares every decision with what `expected` makes of the cluster before.
+/// Plans for a cluster and compares every decision with `expected` applied to the cluster before.
 #[track_caller]
 pub(super) fn check(mut setup: Setup, expected: impl FnOnce(&mut Setup)) -> Plan {
     let plan = setup.plan().unwrap();
     let mut wanted = setup.clone();
     expected(&mut wanted);
-    let (next, wanted) = (decisions(&plan.next), decisions(&wanted.data));
+    let (next, wanted) = (
+        without_routine_changes(&plan.next),
+        without_routine_changes(&wanted.data),
+    );
     for (uid, db) in wanted.dbs() {
         assert_eq!(next.dbs().get(uid), Some(db), "db {uid}; {:?}", plan.notes);
     }
@@ -334,7 +337,7 @@ pub(super) fn check_unchanged(setup: Setup) -> Plan {
     check(setup, |_| {})
 }
 
-/// Whether something was said in these words.
-pub(super) fn said(plan: &Plan, message: &str) -> bool {
-    plan.notes.iter().map(Note::message).any(|said| said == message)
+/// Returns whether the plan has a note with this message.
+pub(super) fn has_note(plan: &Plan, message: &str) -> bool {
+    plan.notes.iter().map(Note::message).any(|text| text == message)
 }

@@ -1,4 +1,4 @@
-//! The judgement over documents and infos that no program wrote: it may refuse them, but it ends.
+//! The planner on damaged documents and infos: it may return an error, but it must return.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use proptest::sample::{Index, select};
 
 use super::cluster::NOW;
 use crate::model::{ClusterData, KeeperInfo, ProxyInfo, Timestamp, from_slice};
-use crate::plan::{Fresh, Input, Memory, Observations, Observed, plan, unwritten};
+use crate::plan::{Entropy, Memory, Observations, Observed, PlanInput, memory_after_failed_round, plan};
 
 const RECORDING: &str = include_str!("../../../../tests/golden/async-failover.store.jsonl");
-/// A master, two standbys and a proxy, all settled (tests/golden).
+/// A cluster in steady state: a master, two standbys and a proxy (tests/golden).
 const SETTLED: i64 = 143;
 
 #[derive(serde::Deserialize)]
@@ -20,7 +20,7 @@ struct Recorded {
     value: Option<String>,
 }
 
-/// The values in the store at that revision that a sentinel reads.
+/// The stored values at that revision that a sentinel reads.
 fn settled() -> Vec<(String, String)> {
     let mut values = std::collections::BTreeMap::new();
     for line in RECORDING.lines() {
@@ -39,7 +39,7 @@ fn settled() -> Vec<(String, String)> {
     values.into_iter().collect()
 }
 
-/// The places of the numbers and of the texts of a JSON document.
+/// The ranges of the numbers and strings of a JSON document.
 fn tokens(text: &str) -> Vec<std::ops::Range<usize>> {
     let bytes = text.as_bytes();
     let (mut found, mut at) = (Vec::new(), 0);
@@ -63,7 +63,7 @@ fn tokens(text: &str) -> Vec<std::ops::Range<usize>> {
     found
 }
 
-/// Puts something else of the same kind in the place of one number or text.
+/// Replaces one number or string by another.
 fn damage(text: &str, at: Index, number: &str, word: &str) -> String {
     let tokens = tokens(text);
     let token = tokens[at.index(tokens.len())].clone();
@@ -75,8 +75,8 @@ fn damage(text: &str, at: Index, number: &str, word: &str) -> String {
     [&text[..token.start], new, &text[token.end..]].concat()
 }
 
-/// Plans as a new leader and once again, each time with nothing written.
-fn judge(values: &[(String, String)]) {
+/// Plans as a new leader and once again, without writing.
+fn plan_twice(values: &[(String, String)]) {
     let mut seen = Observations::default();
     let mut data = None;
     for (key, value) in values {
@@ -101,9 +101,9 @@ fn judge(values: &[(String, String)]) {
     let mut memory = Memory::default();
     let mut made = 0;
     for round in 0..4 {
-        let input = Input {
+        let input = PlanInput {
             data: &data,
-            seen: &seen,
+            observations: &seen,
             memory: &memory,
             leadership: 1,
             now: NOW + Duration::from_secs(30 * round),
@@ -113,11 +113,11 @@ fn judge(values: &[(String, String)]) {
             made += 1;
             format!("new{made}")
         };
-        let fresh = &mut Fresh {
+        let fresh = &mut Entropy {
             uid: &mut uid,
-            chance: u64::MAX,
+            number: u64::MAX,
         };
-        memory = plan(&input, fresh).map_or_else(|_| unwritten(&input), |plan| plan.memory);
+        memory = plan(&input, fresh).map_or_else(|_| memory_after_failed_round(&input), |plan| plan.memory);
     }
 }
 
@@ -155,17 +155,17 @@ fn words() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_damage_to_what_is_stored_crashes_the_judgement(
+    fn no_damage_to_stored_values_makes_the_planner_panic(
         hits in proptest::collection::vec((any::<Index>(), any::<Index>(), numbers(), words()), 1..6),
     ) {
         let mut values = settled();
         for (which, at, number, word) in hits {
-            // the document is hit as often as all infos together
+            // the document is damaged as often as all infos together
             let document = values.iter().position(|(key, _)| key.ends_with("/clusterdata")).unwrap();
             let which = which.index(2 * values.len());
             let (_, value) = &mut values[if which % 2 == 0 { document } else { which / 2 }];
             *value = damage(value, at, number, &word);
         }
-        judge(&values);
+        plan_twice(&values);
     }
 }

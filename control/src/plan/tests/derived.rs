@@ -1,14 +1,14 @@
-//! The rows of sentinel 15.5 that are about asynchronous clusters, and what beyond 1 and 2 add to elections.
+//! The rows of sentinel 15.5 that are about asynchronous clusters, and what extensions 1 and 2 add to elections.
 //!
 //! Not here, because synchronous replication and standby clusters are not: X30 to X32, X35 to X54, X61.
 
 use std::time::Duration;
 
-use super::cluster::{HOUR, NOW, Setup, WALL, base, check, check_unchanged, db_uid, initializing, keeper_of, said};
+use super::cluster::{HOUR, NOW, Setup, WALL, base, check, check_unchanged, db_uid, has_note, initializing, keeper_of};
 use super::rows::{db2_elected, resync, uids};
 use crate::model::{DbInitMode, DbUid, Lsn, Phase, Role, TimelineHistory, Timestamp};
-use crate::plan::memory::{Asked, Stall};
-use crate::plan::{Condition, Plan, Write};
+use crate::plan::memory::{PendingGeneration, Stall};
+use crate::plan::{Condition, Plan, Urgency};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -45,16 +45,18 @@ fn failed_with_two() -> Setup {
     setup
 }
 
+/// Row X1 (sentinel 15.5).
 #[test]
-fn x1_the_most_advanced_standby_is_elected() {
+fn the_most_advanced_standby_is_elected() {
     assert_eq!(elected(&mut failed_with_two()), Some(db_uid("db2")));
     let mut setup = failed_with_two();
     setup.at("db3", 1, 901);
     assert_eq!(elected(&mut setup), Some(db_uid("db3")));
 }
 
+/// Row X2 (sentinel 15.5).
 #[test]
-fn x2_a_standby_may_be_exactly_as_far_behind_as_the_spec_says() {
+fn a_standby_may_be_exactly_as_far_behind_as_the_spec_says() {
     for (behind, wins) in [(1_232_896, true), (1_232_897, false)] {
         let mut setup = base(2);
         setup
@@ -65,20 +67,22 @@ fn x2_a_standby_may_be_exactly_as_far_behind_as_the_spec_says() {
     }
 }
 
+/// Row X3 (sentinel 15.5).
 #[test]
-fn x3_a_standby_ahead_of_the_record_is_elected() {
+fn a_standby_ahead_of_the_recorded_position_is_elected() {
     let mut setup = base(2);
     setup.unhealthy("db1").at("db1", 1, 1_000).at("db2", 1, 2_000);
     assert_eq!(elected(&mut setup), Some(db_uid("db2")));
 }
 
+/// Row X4 (sentinel 15.5).
 #[test]
-fn x4_a_standby_that_is_still_converging_is_not_elected() {
+fn a_standby_that_is_still_converging_is_not_elected() {
     let mut setup = base(2);
     setup.unhealthy("db1").db("db2").generation = 2;
-    setup.memory.asked.insert(
+    setup.memory.pending.insert(
         db_uid("db2"),
-        Asked {
+        PendingGeneration {
             generation: 2,
             since: NOW.before(SECOND),
         },
@@ -86,24 +90,27 @@ fn x4_a_standby_that_is_still_converging_is_not_elected() {
     assert_eq!(elected(&mut setup), None);
 }
 
+/// Row X5 (sentinel 15.5).
 #[test]
-fn x5_a_standby_whose_keeper_is_gone_is_not_elected() {
+fn a_standby_whose_keeper_has_failed_is_not_elected() {
     let mut setup = base(2);
     setup.unhealthy("db1").silent("keeper2").unhealthy("db2");
     let plan = setup.plan().unwrap();
-    assert!(said(&plan, "no eligible masters"));
+    assert!(has_note(&plan, "no eligible masters"));
 }
 
+/// Row X6 (sentinel 15.5).
 #[test]
-fn x6_a_standby_on_a_lower_timeline_is_not_elected() {
+fn a_standby_on_a_lower_timeline_is_not_elected() {
     let mut setup = base(2);
     setup.unhealthy("db1").at("db1", 2, 1_000).at("db2", 1, 390);
     setup.db("db1").status.timelines_history = switch(1, 400);
     check_unchanged(setup);
 }
 
+/// Rows X7, X8, X9, X10, X11 (sentinel 15.5).
 #[test]
-fn x7_x8_x9_x10_x11_who_belongs_to_the_master_and_who_does_not() {
+fn standbys_off_the_masters_branch_are_replaced() {
     // The master's timeline and switch of timeline 1; the standby's timeline, position, switch of timeline 1 and system.
     type Row = (u64, Option<u64>, u64, u64, Option<u64>, &'static str, bool);
     let rows: [Row; 9] = [
@@ -128,7 +135,7 @@ fn x7_x8_x9_x10_x11_who_belongs_to_the_master_and_who_does_not() {
         if valid {
             check_unchanged(setup);
         } else {
-            // its keeper gets another db in the same round
+            // its keeper gets a new db in the same round
             let plan = check(setup, |wanted| {
                 wanted.data.dbs_mut().remove("db2");
                 wanted
@@ -138,13 +145,13 @@ fn x7_x8_x9_x10_x11_who_belongs_to_the_master_and_who_does_not() {
                 wanted.db("db1").generation = 2;
                 wanted.db("db1").spec.followers = uids(&["db3"]);
             });
-            assert!(said(&plan, "removing invalid db"), "{row:?}");
+            assert!(has_note(&plan, "removing invalid db"), "{row:?}");
         }
     }
 }
 
-/// A standby whose keeper reports that its data are gone gets another db, on the word of a master that is well, and only
-/// while the keeper lives and means this db.
+/// A standby whose keeper reports that its data is lost gets a new db, but only when the master reports healthy, and
+/// while the keeper is running and its report is about this db.
 #[test]
 fn a_standby_with_lost_data_is_replaced() {
     let lost = |db: &str| {
@@ -161,7 +168,7 @@ fn a_standby_with_lost_data_is_replaced() {
         wanted.db("db1").generation = 2;
         wanted.db("db1").spec.followers = uids(&["db3"]);
     });
-    assert!(said(&plan, "removing db since its keeper has lost the data"));
+    assert!(has_note(&plan, "removing db since its keeper has lost the data"));
 
     check_unchanged(lost(""));
     check_unchanged(lost("an earlier db"));
@@ -177,7 +184,7 @@ fn a_standby_with_lost_data_is_replaced() {
     );
 }
 
-/// A master whose data are gone is no standby: it is elected away like any failed one, and never just removed.
+/// A master whose data is lost is replaced by an election, like any failed one; it is never just removed.
 #[test]
 fn a_master_with_lost_data_is_failed_over() {
     let mut setup = base(2);
@@ -188,21 +195,23 @@ fn a_master_with_lost_data_is_failed_over() {
     assert_eq!(elected(&mut setup), Some(db_uid("db2")));
 }
 
+/// Row X12 (sentinel 15.5).
 #[test]
-fn x12_an_unusable_master_is_not_announced() {
+fn an_unusable_master_is_not_announced() {
     let mut setup = base(1);
     setup.unhealthy("db1").proxy().spec.master_db_uid = db_uid("");
     check_unchanged(setup);
 }
 
+/// Row X13 (sentinel 15.5).
 #[test]
-fn x13_the_master_is_announced_when_every_proxy_has_acknowledged() {
+fn the_master_is_announced_when_every_proxy_has_acknowledged() {
     let mut setup = base(1);
     setup.proxy().generation = 5;
     setup.proxy().spec.master_db_uid = db_uid("");
     setup.proxy_seen("p1", 4);
     let plan = check_unchanged(setup.clone());
-    assert!(said(
+    assert!(has_note(
         &plan,
         "waiting for proxies to be converged to the current generation"
     ));
@@ -214,8 +223,9 @@ fn x13_the_master_is_announced_when_every_proxy_has_acknowledged() {
     });
 }
 
+/// Row X14 (sentinel 15.5).
 #[test]
-fn x14_the_enabled_proxies_are_the_active_ones() {
+fn the_enabled_proxies_are_the_active_ones() {
     let mut setup = base(1);
     setup.proxy().spec.enabled_proxies = vec!["p1".into(), "p2".into()];
     setup.proxy_seen("p2", 1);
@@ -226,8 +236,9 @@ fn x14_the_enabled_proxies_are_the_active_ones() {
     });
 }
 
+/// Row X15 (sentinel 15.5).
 #[test]
-fn x15_without_proxies_the_proxy_generation_rests() {
+fn without_proxies_the_proxy_generation_stays() {
     let mut setup = base(1);
     for _ in 0..2 {
         let plan = setup.round();
@@ -235,15 +246,15 @@ fn x15_without_proxies_the_proxy_generation_rests() {
     }
 }
 
-/// db2 has been elected and is being promoted; db1, the old master, is good again.
+/// db2 has been elected and is being promoted; db1, the old master, is healthy again.
 fn promoting(asked: Duration) -> Setup {
     let mut setup = base(3);
     db2_elected(&mut setup);
     setup.db("db1").generation = 1;
     setup.db("db1").spec.followers = uids(&[]);
-    setup.memory.asked.insert(
+    setup.memory.pending.insert(
         db_uid("db2"),
-        Asked {
+        PendingGeneration {
             generation: 2,
             since: NOW.before(asked),
         },
@@ -251,13 +262,15 @@ fn promoting(asked: Duration) -> Setup {
     setup
 }
 
+/// Row X16 (sentinel 15.5).
 #[test]
-fn x16_nothing_else_happens_while_the_new_master_is_promoted() {
+fn nothing_else_happens_while_the_new_master_is_promoted() {
     check(promoting(SECOND), |wanted| wanted.db("db2").spec.followers = uids(&[]));
 }
 
+/// Row X17 (sentinel 15.5).
 #[test]
-fn x17_a_master_that_does_not_manage_to_promote_is_replaced() {
+fn a_master_that_is_not_promoted_in_time_is_replaced() {
     let mut setup = promoting(31 * SECOND);
     assert_eq!(elected(&mut setup), Some(db_uid("db1")), "of equals the first");
     let mut setup = promoting(31 * SECOND);
@@ -265,8 +278,9 @@ fn x17_a_master_that_does_not_manage_to_promote_is_replaced() {
     assert_eq!(elected(&mut setup), Some(db_uid("db3")));
 }
 
+/// Row X18 (sentinel 15.5).
 #[test]
-fn x18_an_old_master_may_come_back_though_its_keeper_may_not_be_elected() {
+fn an_old_master_may_be_elected_although_its_keeper_cannot_be_master() {
     let mut setup = promoting(31 * SECOND);
     setup.keeper("keeper1").status.can_be_master = Some(false);
     setup
@@ -279,8 +293,9 @@ fn x18_an_old_master_may_come_back_though_its_keeper_may_not_be_elected() {
     assert_eq!(elected(&mut setup), Some(db_uid("db1")));
 }
 
+/// Rows X19, X20 (sentinel 15.5).
 #[test]
-fn x19_x20_standbys_on_their_way_count() {
+fn converging_standbys_count() {
     // db2 and db3 converging while one is wanted, two keepers free
     let mut setup = base(3);
     setup.spec().max_standbys_per_sender = Some(1);
@@ -288,9 +303,9 @@ fn x19_x20_standbys_on_their_way_count() {
     setup.keeper("keeper5");
     for uid in ["db2", "db3"] {
         setup.db(uid).generation = 2;
-        setup.memory.asked.insert(
+        setup.memory.pending.insert(
             db_uid(uid),
-            Asked {
+            PendingGeneration {
                 generation: 2,
                 since: NOW.before(SECOND),
             },
@@ -303,9 +318,9 @@ fn x19_x20_standbys_on_their_way_count() {
     setup.keeper("keeper3");
     setup.db("db2").spec.init_mode = DbInitMode::Resync;
     setup.db("db2").status.current_generation = 0;
-    setup.memory.asked.insert(
+    setup.memory.pending.insert(
         db_uid("db2"),
-        Asked {
+        PendingGeneration {
             generation: 1,
             since: NOW.before(SECOND),
         },
@@ -313,8 +328,9 @@ fn x19_x20_standbys_on_their_way_count() {
     check_unchanged(setup);
 }
 
+/// Row X21 (sentinel 15.5).
 #[test]
-fn x21_what_is_too_many_goes_the_failed_and_the_least_advanced_first() {
+fn excess_standbys_are_removed_failed_and_least_advanced_first() {
     let mut setup = base(4);
     setup.spec().max_standbys_per_sender = Some(1);
     setup
@@ -331,8 +347,9 @@ fn x21_what_is_too_many_goes_the_failed_and_the_least_advanced_first() {
     });
 }
 
+/// Row X23 (sentinel 15.5).
 #[test]
-fn x23_only_dead_keepers_without_a_db_are_forgotten() {
+fn only_dead_keepers_without_a_db_are_removed() {
     let mut setup = base(2);
     setup.silent("keeper2").unhealthy("db2").silent("keeper3");
     let long_ago = Timestamp::from_unix_nanos(WALL.as_unix_nanos() - 49 * 3_600_000_000_000);
@@ -352,7 +369,7 @@ fn x23_only_dead_keepers_without_a_db_are_forgotten() {
     });
 }
 
-/// db2 stands still before the oldest WAL that the master has, since so many reports; this one is one more.
+/// db2 has stopped before the oldest WAL of the master, for this many reports; this report is one more.
 fn stalled(reports: u32) -> Setup {
     let mut setup = base(2);
     setup.at("db1", 1, 0x500_0000).at("db2", 1, 0x200_0000);
@@ -369,8 +386,9 @@ fn stalled(reports: u32) -> Setup {
     setup
 }
 
+/// Row X24 (sentinel 15.5).
 #[test]
-fn x24_a_standby_whose_wal_is_gone_is_made_anew_once_it_has_stood_still_for_long() {
+fn a_standby_whose_wal_is_gone_is_copied_again_once_it_has_made_no_progress_for_long() {
     check_unchanged(stalled(10));
     let plan = check(stalled(11), |wanted| {
         wanted.data.dbs_mut().remove("db2");
@@ -381,14 +399,15 @@ fn x24_a_standby_whose_wal_is_gone_is_made_anew_once_it_has_stood_still_for_long
         wanted.db("db1").generation = 2;
         wanted.db("db1").spec.followers = uids(&["db3"]);
     });
-    assert!(said(
+    assert!(has_note(
         &plan,
         "removing db that won't be able to sync due to missing wals on current master"
     ));
 }
 
+/// Row X25 (sentinel 15.5).
 #[test]
-fn x25_a_standby_that_can_still_catch_up_is_kept() {
+fn a_standby_that_can_still_catch_up_is_kept() {
     let mut inside = stalled(11);
     inside.at("db2", 1, 0x300_0000);
     inside.memory.stalls.insert(
@@ -406,7 +425,7 @@ fn x25_a_standby_that_can_still_catch_up_is_kept() {
     first.db("db2").generation = 1;
     first.db("db2").status.current_generation = 1;
     check_unchanged(first);
-    // one that still starts, on a busy machine, has reported often and never where it is
+    // one that is still starting, on a busy machine, has reported often and never a position
     let mut starting = stalled(11);
     starting.at("db2", 0, 0);
     starting.memory.stalls.insert(
@@ -422,8 +441,9 @@ fn x25_a_standby_that_can_still_catch_up_is_kept() {
     check_unchanged(odd);
 }
 
+/// Row X26 (sentinel 15.5).
 #[test]
-fn x26_the_first_copy_may_take_as_long_as_it_takes() {
+fn the_first_copy_has_no_time_limit() {
     for (generation, current, copying) in [(1, 0, true), (2, 1, false), (2, 0, true)] {
         let mut setup = base(2);
         setup.spec().max_standbys_per_sender = Some(1);
@@ -431,9 +451,9 @@ fn x26_the_first_copy_may_take_as_long_as_it_takes() {
         setup.db("db2").spec.init_mode = DbInitMode::Resync;
         setup.db("db2").generation = generation;
         setup.db("db2").status.current_generation = current;
-        setup.memory.asked.insert(
+        setup.memory.pending.insert(
             db_uid("db2"),
-            Asked {
+            PendingGeneration {
                 generation,
                 since: NOW.before(HOUR),
             },
@@ -444,15 +464,17 @@ fn x26_the_first_copy_may_take_as_long_as_it_takes() {
     }
 }
 
+/// Row X27 (sentinel 15.5).
 #[test]
-fn x27_a_first_run_decides_on_what_its_predecessor_found() {
+fn a_first_run_uses_the_statuses_that_the_previous_leader_wrote() {
     let mut setup = base(2);
     setup.unhealthy("db1").leadership = 2;
     assert_eq!(elected(&mut setup), Some(db_uid("db2")));
 }
 
+/// Row X28 (sentinel 15.5).
 #[test]
-fn x28_failing_by_hand_acts_in_one_round_but_not_in_a_first_run() {
+fn failkeeper_takes_effect_for_one_round_but_not_in_a_first_run() {
     let mut setup = base(2);
     setup.keeper("keeper1");
     setup.data.keepers_mut().get_mut("keeper1").unwrap().status.force_fail = true;
@@ -465,7 +487,7 @@ fn x28_failing_by_hand_acts_in_one_round_but_not_in_a_first_run() {
         let status = &mut wanted.data.keepers_mut().get_mut("keeper1").unwrap().status;
         (status.force_fail, status.healthy) = (false, false);
     });
-    assert_eq!(plan.write, Write::Now);
+    assert_eq!(plan.urgency, Urgency::Immediate);
     // in the next round the keeper is healthy again
     let plan = setup.round();
     assert!(!plan.next.keepers()["keeper1"].status.healthy);
@@ -474,8 +496,9 @@ fn x28_failing_by_hand_acts_in_one_round_but_not_in_a_first_run() {
     assert!(plan.next.keepers()["keeper1"].status.healthy);
 }
 
+/// Row X29 (sentinel 15.5).
 #[test]
-fn x29_additional_slots_are_the_masters() {
+fn only_the_master_gets_additional_slots() {
     let mut setup = base(2);
     setup.spec().additional_master_replication_slots = Some(vec!["s1".to_owned()]);
     setup.db("db2").spec.additional_replication_slots = Some(vec!["old".to_owned()]);
@@ -487,7 +510,7 @@ fn x29_additional_slots_are_the_masters() {
     });
 }
 
-/// A cluster whose first db is complete.
+/// A cluster whose first db is initialised.
 fn initialised(merge: bool, healthy: bool) -> Setup {
     let mut setup = initializing();
     setup.keeper("keeper1");
@@ -505,7 +528,7 @@ fn initialised(merge: bool, healthy: bool) -> Setup {
 }
 
 #[test]
-fn what_the_first_server_refused_stays_in_the_spec() {
+fn a_parameter_that_the_first_server_rejected_stays_in_the_spec() {
     let mut setup = initialised(true, true);
     let text = |text: &str| text.to_owned();
     let user = [
@@ -523,8 +546,9 @@ fn what_the_first_server_refused_stays_in_the_spec() {
     );
 }
 
+/// Row X33 (sentinel 15.5).
 #[test]
-fn x33_the_first_master_is_handed_over_and_announced_in_one_write() {
+fn initialisation_ends_and_the_master_is_announced_in_one_write() {
     for merge in [true, false] {
         let mut setup = initialised(merge, true);
         setup.proxy_seen("p1", 0);
@@ -548,13 +572,14 @@ fn x33_the_first_master_is_handed_over_and_announced_in_one_write() {
     }
 }
 
+/// Row X34 (sentinel 15.5).
 #[test]
-fn x34_a_first_master_that_is_not_healthy_is_waited_for() {
+fn a_first_master_that_is_not_healthy_is_waited_for() {
     let plan = check_unchanged(initialised(true, false));
-    assert!(said(&plan, "waiting for db"));
+    assert!(has_note(&plan, "waiting for db"));
 }
 
-/// Timeline 2 began at 400; db2 is its master and has served for so long; db1, the old one, is kept.
+/// Timeline 2 began at 400; db2 is its master and has served for this long; db1, the old master, is kept.
 fn failed_over(served: Duration) -> Setup {
     let mut setup = base(3);
     db2_elected(&mut setup);
@@ -569,7 +594,7 @@ fn failed_over(served: Duration) -> Setup {
     setup.db("db3").spec.follow_config.as_mut().unwrap().db_uid = db_uid("db2");
     setup.proxy().spec.master_db_uid = db_uid("db2");
     setup.proxy().generation = 3;
-    setup.memory.proven = Some((db_uid("db2"), NOW.before(served)));
+    setup.memory.healthy_since = Some((db_uid("db2"), NOW.before(served)));
     setup
 }
 
@@ -584,15 +609,19 @@ fn without_db1(wanted: &mut Setup, replaced: bool) {
     }
 }
 
+/// Row X62 (sentinel 15.5).
 #[test]
-fn x62_the_old_master_is_kept_until_the_new_one_has_proven_itself_or_the_old_ones_keeper_lives() {
+fn the_old_master_is_kept_until_the_new_one_was_healthy_for_long_or_the_old_keeper_is_running() {
     let silent = |served| {
         let mut setup = failed_over(served);
         setup.silent("keeper1").unhealthy("db1");
         setup
     };
     let plan = check_unchanged(silent(SECOND));
-    assert!(said(&plan, "keeping old master db until the new one has proven itself"));
+    assert!(has_note(
+        &plan,
+        "keeping old master db until the new one has proven itself"
+    ));
     assert!(
         plan.wake_at.is_some_and(|at| at <= NOW + 20 * SECOND),
         "it looks again when failInterval is over"
@@ -608,8 +637,8 @@ fn x62_the_old_master_is_kept_until_the_new_one_has_proven_itself_or_the_old_one
     check(failed_over(SECOND), |wanted| without_db1(wanted, true));
 }
 
-/// db2 is not well, nobody else qualifies, and db1's keeper lives and keeps it down.
-fn going_back(ahead: u64) -> Setup {
+/// db2 is unhealthy, no other db is eligible, and db1's keeper is running and keeps db1 stopped.
+fn unhealthy_new_master(ahead: u64) -> Setup {
     let mut setup = failed_over(SECOND);
     setup.data.dbs_mut().remove("db3");
     setup.data.keepers_mut().remove("keeper3");
@@ -619,25 +648,27 @@ fn going_back(ahead: u64) -> Setup {
     setup
 }
 
+/// Row X63 (sentinel 15.5).
 #[test]
-fn x63_nothing_irrevocable_happens_while_the_new_master_is_in_doubt() {
-    let mut setup = going_back(100);
+fn nothing_irrevocable_happens_while_the_new_master_is_unhealthy() {
+    let mut setup = unhealthy_new_master(100);
     setup.memory.db_errors.insert(db_uid("db2"), NOW.before(SECOND));
     let plan = check(setup, |wanted| wanted.db("db2").status.healthy = true);
-    assert!(!said(&plan, "removing old master db"));
+    assert!(!has_note(&plan, "removing old master db"));
 }
 
+/// Row X63 (sentinel 15.5).
 #[test]
-fn x63_a_new_master_that_did_little_more_than_promote_is_given_up_once_the_proxies_are_closed() {
-    // first the proxies are told to close
-    let mut setup = going_back(100);
+fn a_new_master_that_did_little_more_than_promote_is_replaced_by_the_old_one_once_proxies_are_closed() {
+    // first the proxies are closed
+    let mut setup = unhealthy_new_master(100);
     setup.proxy_seen("p1", 3);
     let plan = check(setup.clone(), |wanted| {
         wanted.proxy().generation = 4;
         wanted.proxy().spec.master_db_uid = db_uid("");
     });
-    assert!(said(&plan, "closing proxies before going back to the old master"));
-    // then none may be in the way
+    assert!(has_note(&plan, "closing proxies before going back to the old master"));
+    // then none may still forward
     setup.proxy().spec.master_db_uid = db_uid("");
     setup.proxy().generation = 4;
     assert_eq!(elected(&mut setup), None);
@@ -657,18 +688,20 @@ fn x63_a_new_master_that_did_little_more_than_promote_is_given_up_once_the_proxi
     );
 }
 
+/// Row X63 (sentinel 15.5).
 #[test]
-fn x63_a_master_that_has_done_real_work_is_waited_for() {
+fn a_master_that_has_written_more_is_waited_for() {
     for (ahead, lag_max, back) in [(65_536, None, true), (65_537, None, false), (2_000, Some(1_000), false)] {
-        let mut setup = going_back(ahead);
+        let mut setup = unhealthy_new_master(ahead);
         setup.spec().max_standby_lag = lag_max;
         setup.proxy().spec.master_db_uid = db_uid("");
         assert_eq!(elected(&mut setup).is_some(), back, "{ahead}");
     }
 }
 
+/// Row X64 (sentinel 15.5).
 #[test]
-fn x64_a_removed_keeper_comes_back_only_with_a_new_publication() {
+fn a_removed_keeper_registers_again_only_with_a_new_info() {
     let mut setup = base(2);
     setup.round();
     setup.infos_follow = false;
@@ -682,33 +715,33 @@ fn x64_a_removed_keeper_comes_back_only_with_a_new_publication() {
     assert!(plan.next.keepers().contains_key("keeper2"));
 }
 
-/// db1's keeper has said goodbye, at 1000.
-fn goodbye() -> Setup {
+/// db1's keeper has shut down in order, at 1000.
+fn after_orderly_shutdown() -> Setup {
     let mut setup = base(3);
     setup.at("db1", 1, 990).at("db2", 1, 1_000).at("db3", 1, 999);
     setup.stopped("keeper1", 1, 1_000).leaving = true;
     setup
 }
 
-fn goodbye_elects(setup: &mut Setup) -> (Option<DbUid>, Plan) {
+fn elected_after_orderly_shutdown(setup: &mut Setup) -> (Option<DbUid>, Plan) {
     let plan = setup.plan().unwrap();
     let master = plan.next.master_uid().cloned().unwrap();
     ((master != db_uid("db1")).then_some(master), plan)
 }
 
 #[test]
-fn a_master_that_left_cleanly_is_replaced_at_once_by_one_that_has_everything() {
-    // beyond
-    let (elected, plan) = goodbye_elects(&mut goodbye());
+fn a_master_that_left_cleanly_is_replaced_at_once_by_a_standby_with_all_its_wal() {
+    // extensions
+    let (elected, plan) = elected_after_orderly_shutdown(&mut after_orderly_shutdown());
     assert_eq!(elected, Some(db_uid("db2")));
     assert_eq!(plan.conditions, [condition("keeper1")]);
-    assert_eq!(plan.write, Write::Now);
+    assert_eq!(plan.urgency, Urgency::Immediate);
 }
 
 #[test]
-fn a_goodbye_counts_only_when_clean_complete_and_of_this_life() {
-    // beyond
-    let mut behind = goodbye();
+fn an_orderly_shutdown_counts_only_when_clean_complete_and_of_this_boot() {
+    // extensions
+    let mut behind = after_orderly_shutdown();
     behind
         .seen
         .keepers
@@ -719,42 +752,42 @@ fn a_goodbye_counts_only_when_clean_complete_and_of_this_life() {
         .as_mut()
         .unwrap()
         .xlog_pos = Lsn(999);
-    assert_eq!(goodbye_elects(&mut behind).0, None);
-    let mut unclean = goodbye();
+    assert_eq!(elected_after_orderly_shutdown(&mut behind).0, None);
+    let mut unclean = after_orderly_shutdown();
     unclean.info("keeper1").stopped.as_mut().unwrap().clean = false;
-    assert_eq!(goodbye_elects(&mut unclean).0, None);
-    let mut staying = goodbye();
+    assert_eq!(elected_after_orderly_shutdown(&mut unclean).0, None);
+    let mut staying = after_orderly_shutdown();
     staying.info("keeper1").leaving = false;
     assert_eq!(
-        goodbye_elects(&mut staying).0,
+        elected_after_orderly_shutdown(&mut staying).0,
         None,
         "stopped by SIGINT: failInterval runs"
     );
-    let mut elsewhere = goodbye();
+    let mut elsewhere = after_orderly_shutdown();
     elsewhere.info("keeper1").stopped.as_mut().unwrap().timeline_id = 2;
-    assert_eq!(goodbye_elects(&mut elsewhere).0, None);
-    let mut another_life = goodbye();
+    assert_eq!(elected_after_orderly_shutdown(&mut elsewhere).0, None);
+    let mut another_life = after_orderly_shutdown();
     another_life.info("keeper1").boot_uuid = "another".into();
     assert_eq!(
-        goodbye_elects(&mut another_life).0,
+        elected_after_orderly_shutdown(&mut another_life).0,
         None,
         "that one never ran the master"
     );
-    let mut another_db = goodbye();
+    let mut another_db = after_orderly_shutdown();
     another_db.info("keeper1").postgres_state.as_mut().unwrap().uid = db_uid("db9");
-    assert_eq!(goodbye_elects(&mut another_db).0, None);
+    assert_eq!(elected_after_orderly_shutdown(&mut another_db).0, None);
 }
 
 #[test]
-fn a_standby_that_leaves_is_no_candidate() {
-    let mut setup = goodbye();
+fn a_leaving_standby_is_no_candidate() {
+    let mut setup = after_orderly_shutdown();
     setup.info("keeper2").leaving = true;
-    assert_eq!(goodbye_elects(&mut setup).0, None);
+    assert_eq!(elected_after_orderly_shutdown(&mut setup).0, None);
 }
 
 #[test]
 fn a_leaving_master_is_not_announced() {
-    // beyond
+    // extensions
     let mut setup = base(1);
     setup.proxy().spec.master_db_uid = db_uid("");
     setup.info("keeper1").leaving = true;
@@ -762,8 +795,8 @@ fn a_leaving_master_is_not_announced() {
 }
 
 #[test]
-fn an_elected_master_that_failed_before_it_was_announced_gives_way_to_the_old_one_that_is_kept_down() {
-    // beyond
+fn a_master_that_failed_before_it_was_announced_is_replaced_by_the_old_one_that_is_kept_stopped() {
+    // extensions
     let mut setup = promoting(31 * SECOND);
     setup.data.dbs_mut().remove("db3");
     setup.data.keepers_mut().remove("keeper3");
@@ -781,8 +814,8 @@ fn an_elected_master_that_failed_before_it_was_announced_gives_way_to_the_old_on
 }
 
 #[test]
-fn one_that_was_announced_does_not_give_way_when_its_last_proxy_has_gone() {
-    // beyond
+fn an_announced_master_is_not_replaced_by_the_old_one_when_its_last_proxy_disappears() {
+    // extensions
     let mut setup = base(2);
     setup.db("db2").spec.role = Role::Master;
     setup.at("db1", 1, 1_000).at("db2", 1, 500).unhealthy("db1");
@@ -797,11 +830,11 @@ fn one_that_was_announced_does_not_give_way_when_its_last_proxy_has_gone() {
 }
 
 #[test]
-fn a_master_that_served_is_not_replaced_for_being_slow_to_reconfigure() {
+fn a_master_that_served_is_not_replaced_for_slow_reconfiguration() {
     // sentinel W-10
     let mut setup = base(2);
-    setup.memory.served = Some(db_uid("db1"));
+    setup.memory.once_healthy = Some(db_uid("db1"));
     setup.db("db1").generation = 2;
     let plan = check_unchanged(setup);
-    assert!(said(&plan, "master db is slow to take over its new spec"));
+    assert!(has_note(&plan, "master db is slow to take over its new spec"));
 }

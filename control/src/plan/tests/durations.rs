@@ -1,4 +1,4 @@
-//! Durations of every size that a spec or an info can hold: no sum of them overflows, and every plan keeps the rules.
+//! Durations of any size that a spec or info can hold: no sum overflows, and every plan keeps the invariants.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::clock::Boottime;
 use crate::model::GoDuration;
 use crate::store::info_ttl;
 
-/// Nothing, everyday values, and the largest that the type holds ("2562047h47m16.854775807s").
+/// Zero, usual values, and the largest that the type holds ("2562047h47m16.854775807s").
 fn any_duration() -> impl Strategy<Value = GoDuration> {
     let edges = [
         0,
@@ -28,7 +28,7 @@ fn any_duration() -> impl Strategy<Value = GoDuration> {
     .prop_map(GoDuration::from_nanos)
 }
 
-/// A point on the clock, up to its end.
+/// Any point on the clock, up to its end.
 fn any_time() -> impl Strategy<Value = Boottime> {
     prop_oneof![
         Just(Boottime::from_nanos(0)),
@@ -66,7 +66,7 @@ proptest! {
             *field = Some(value);
         }
         if spec.validate().is_err() {
-            return Ok(()); // refused, which is as good
+            return Ok(()); // rejected, which is fine, too
         }
         if is_new {
             setup.keeper("keeper1");

@@ -1,13 +1,15 @@
-//! The judgement over what the reference wrote: each recorded cluster data with the infos around it.
+//! The planner on recordings of Go stolon: each recorded cluster data with the infos around it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::cluster::NOW;
-use crate::model::{Checked, ClusterData, KeeperInfo, Phase, ProxyInfo, Timestamp, from_slice};
+use crate::model::{CheckedClusterData, ClusterData, KeeperInfo, Phase, ProxyInfo, Timestamp, from_slice};
 use crate::plan::memory::converged;
-use crate::plan::propagate::decisions;
-use crate::plan::{Fresh, Input, Memory, Observations, Observed, Plan, Refusal, Write, plan, unwritten};
+use crate::plan::propagate::without_routine_changes;
+use crate::plan::{
+    Entropy, Memory, Observations, Observed, Plan, PlanError, PlanInput, Urgency, memory_after_failed_round, plan,
+};
 
 const ASYNC: &str = include_str!("../../../../tests/golden/async-failover.store.jsonl");
 const SYNC: &str = include_str!("../../../../tests/golden/sync.store.jsonl");
@@ -20,8 +22,8 @@ struct Recorded {
     value: Option<String>,
 }
 
-/// Follows a recording as a leader would, and plans at every cluster data in it.
-fn follow(recording: &str, mut each: impl FnMut(i64, &Checked, Result<Plan, Refusal>)) {
+/// Replays a recording as a leader would read it, and plans at every cluster data in it.
+fn follow(recording: &str, mut each: impl FnMut(i64, &CheckedClusterData, Result<Plan, PlanError>)) {
     let mut memory = Memory::default();
     let mut seen = Observations::default();
     let mut began: Option<Timestamp> = None;
@@ -71,9 +73,9 @@ fn follow(recording: &str, mut each: impl FnMut(i64, &Checked, Result<Plan, Refu
                     began.get_or_insert(wall);
                 }
                 let now = NOW + began.map_or(Duration::ZERO, |began| wall.since(began));
-                let input = Input {
+                let input = PlanInput {
                     data: &data,
-                    seen: &seen,
+                    observations: &seen,
                     memory: &memory,
                     leadership: 1,
                     now,
@@ -85,14 +87,14 @@ fn follow(recording: &str, mut each: impl FnMut(i64, &Checked, Result<Plan, Refu
                 };
                 let plan = plan(
                     &input,
-                    &mut Fresh {
+                    &mut Entropy {
                         uid: &mut uid,
-                        chance: 0,
+                        number: 0,
                     },
                 );
                 let next = match &plan {
                     Ok(plan) => plan.memory.clone(),
-                    Err(_) => unwritten(&input),
+                    Err(_) => memory_after_failed_round(&input),
                 };
                 memory = next;
                 each(revision, &data, plan);
@@ -107,17 +109,17 @@ fn no_plan_over_an_asynchronous_recording_breaks_an_invariant() {
     let mut plans = 0;
     follow(ASYNC, |revision, _, plan| match plan {
         Ok(_) => plans += 1,
-        Err(Refusal::NoKeepers) => {}
-        // the operator asks for synchronous replication at the end
-        Err(Refusal::NotSupported(_)) => {}
+        Err(PlanError::NoKeepers) => {}
+        // the operator turns synchronous replication on at the end
+        Err(PlanError::NotSupported(_)) => {}
         Err(refusal) => panic!("revision {revision}: {refusal}"),
     });
     assert!(plans > 50, "{plans}");
 }
 
 #[test]
-fn what_the_reference_left_settled_stays_as_it_is() {
-    let mut documents: BTreeMap<i64, (ClusterData, Result<Plan, Refusal>)> = BTreeMap::new();
+fn a_steady_state_of_go_stolon_is_left_unchanged() {
+    let mut documents: BTreeMap<i64, (ClusterData, Result<Plan, PlanError>)> = BTreeMap::new();
     follow(ASYNC, |revision, data, plan| {
         documents.insert(revision, (data.data.clone(), plan));
     });
@@ -125,7 +127,9 @@ fn what_the_reference_left_settled_stays_as_it_is() {
     let mut settled = 0;
     for around in documents.windows(3) {
         let (revision, (data, plan)) = &around[1];
-        let same = around.iter().all(|(_, (other, _))| decisions(other) == decisions(data));
+        let same = around
+            .iter()
+            .all(|(_, (other, _))| without_routine_changes(other) == without_routine_changes(data));
         let well = data.dbs().values().all(|db| db.status.healthy && converged(db));
         let normal = data
             .cluster
@@ -136,19 +140,19 @@ fn what_the_reference_left_settled_stays_as_it_is() {
             continue;
         }
         settled += 1;
-        assert_eq!(plan.write, Write::Refresh, "revision {revision}: {:?}", plan.notes);
+        assert_eq!(plan.urgency, Urgency::Periodic, "revision {revision}: {:?}", plan.notes);
     }
     assert!(settled > 5, "{settled}");
 }
 
 #[test]
-fn synchronous_and_standby_clusters_are_left_alone() {
+fn synchronous_and_standby_clusters_are_left_unchanged() {
     let mut refused = 0;
     for recording in [SYNC, STANDBY] {
         follow(recording, |revision, data, plan| match plan {
-            Err(Refusal::NotSupported(_)) => refused += 1,
-            // the master cluster that the standby cluster follows, and what became of it by promotion
-            Ok(_) | Err(Refusal::NoKeepers) => {
+            Err(PlanError::NotSupported(_)) => refused += 1,
+            // the master cluster that the standby cluster follows, and the standby cluster after its promotion
+            Ok(_) | Err(PlanError::NoKeepers) => {
                 assert!(!data.spec.synchronous_replication, "revision {revision}");
             }
             Err(refusal) => panic!("revision {revision}: {refusal}"),

@@ -1,23 +1,23 @@
-//! Freshness and health over time (sentinel 3 with E-3 to E-6, beyond ).
+//! Freshness and health over time (sentinel 3 with E-3 to E-6, extensions ).
 
 use std::time::Duration;
 
-use super::cluster::{Setup, WALL, base, db_uid, initializing, said};
+use super::cluster::{Setup, WALL, base, db_uid, has_note, initializing};
 use crate::clock::Boottime;
 use crate::model::{BootUuid, KeeperUid, Timestamp};
-use crate::plan::{Plan, Write};
+use crate::plan::{Plan, Urgency};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
 
-/// Plans at a time, with the infos as they lie there, and goes on from the result.
+/// Plans at a time, with the infos as they are stored, and keeps the result.
 fn at(setup: &mut Setup, now: Boottime) -> Plan {
     setup.infos_follow = false;
     setup.now = now;
     setup.round()
 }
 
-/// A settled cluster in which a round has seen every keeper's info arrive, now.
+/// A cluster in steady state in which a round has just read a new info of every keeper.
 fn watched(dbs: u32) -> (Setup, Boottime) {
     let mut setup = base(dbs);
     let now = setup.now;
@@ -34,7 +34,7 @@ fn healthy(plan: &Plan, keeper: &str) -> bool {
     plan.next.keepers()[&KeeperUid::from(keeper)].status.healthy
 }
 
-/// Rounds every 5 s at most, as the loop makes them, up to a time; keeper2 goes on publishing.
+/// Runs rounds at most 5 s apart, as the loop does, up to a time; keeper2 goes on publishing.
 fn pass(setup: &mut Setup, from: Boottime, until: Boottime) -> Plan {
     let mut now = from;
     loop {
@@ -48,12 +48,12 @@ fn pass(setup: &mut Setup, from: Boottime, until: Boottime) -> Plan {
 }
 
 #[test]
-fn a_silent_keeper_fails_when_sleep_and_fail_interval_are_over_and_not_before() {
+fn a_silent_keeper_fails_once_sleep_interval_and_fail_interval_have_passed() {
     // sentinel E-3, X58, X59
     let (mut setup, seen) = watched(2);
     let plan = pass(&mut setup, seen, seen + 25 * SECOND);
     assert!(healthy(&plan, "keeper1"));
-    assert!(said(&plan, "no keeper info available"));
+    assert!(has_note(&plan, "no keeper info available"));
     assert_eq!(
         plan.wake_at,
         Some(seen + 25 * SECOND + MILLI),
@@ -62,17 +62,17 @@ fn a_silent_keeper_fails_when_sleep_and_fail_interval_are_over_and_not_before() 
     let plan = at(&mut setup, plan.wake_at.unwrap());
     assert!(!healthy(&plan, "keeper1"));
     assert_eq!(plan.next.master_uid(), Some(&db_uid("db2")));
-    assert_eq!(plan.write, Write::Now);
+    assert_eq!(plan.urgency, Urgency::Immediate);
     publish(&mut setup, "keeper1");
     let plan = at(&mut setup, seen + 26 * SECOND);
     assert!(healthy(&plan, "keeper1"), "a new info makes it healthy at once");
 }
 
 #[test]
-fn a_fresh_info_says_nothing_of_missing_infos() {
+fn a_fresh_keeper_has_no_missing_info_note() {
     let (mut setup, seen) = watched(2);
     let plan = at(&mut setup, seen + 5 * SECOND);
-    assert!(!said(&plan, "no keeper info available"));
+    assert!(!has_note(&plan, "no keeper info available"));
     assert_eq!(plan.wake_at, Some(seen + 5 * SECOND + MILLI));
 }
 
@@ -93,28 +93,28 @@ fn time_without_the_store_does_not_count() {
     assert_eq!(plan.next.master_uid(), Some(&db_uid("db2")));
 }
 
-/// keeper1's last info came half a second after the last reading, as a watch learnt; then no reading until `now`.
-fn news_just_before_an_outage(setup: &mut Setup, seen: Boottime, now: Boottime) {
+/// keeper1's last info arrived half a second after the last read, as a watch reported; then no read until `now`.
+fn info_just_before_an_outage(setup: &mut Setup, seen: Boottime, now: Boottime) {
     publish(setup, "keeper1");
     setup.seen.keepers.get_mut("keeper1").unwrap().age = now.since(seen + MILLI * 500);
 }
 
 #[test]
-fn time_without_the_store_does_not_count_for_news_that_came_just_before_it() {
+fn time_without_the_store_does_not_count_for_an_info_that_arrived_just_before_it() {
     // sentinel E-3: a keeper without a liveness key
     let end = 120 * SECOND;
     let (mut setup, seen) = watched(2);
-    news_just_before_an_outage(&mut setup, seen, seen + end);
+    info_just_before_an_outage(&mut setup, seen, seen + end);
     let plan = at(&mut setup, seen + end);
     assert!(healthy(&plan, "keeper1"));
     assert_eq!(plan.next.master_uid(), Some(&db_uid("db1")));
     let plan = pass(&mut setup, seen + end, seen + end + 26 * SECOND);
     assert!(!healthy(&plan, "keeper1"), "what follows counts again");
 
-    // one whose last news was that PostgreSQL is not healthy
+    // one whose last info reported PostgreSQL unhealthy
     let (mut setup, seen) = watched(2);
     setup.info("keeper1").postgres_state.as_mut().unwrap().healthy = false;
-    news_just_before_an_outage(&mut setup, seen, seen + end);
+    info_just_before_an_outage(&mut setup, seen, seen + end);
     let plan = at(&mut setup, seen + end);
     assert_eq!(plan.next.master_uid(), Some(&db_uid("db1")));
 
@@ -133,7 +133,7 @@ fn time_without_the_store_does_not_count_for_news_that_came_just_before_it() {
 
 #[test]
 fn the_time_of_own_writes_to_a_slow_store_counts() {
-    // sleepInterval 1 s, answers after 3 s: a write and a reading in each round
+    // sleepInterval 1 s, responses after 3 s: a write and a read in each round
     let fails_after = |busy: Duration| {
         let (mut setup, seen) = watched(2);
         setup
@@ -148,7 +148,7 @@ fn the_time_of_own_writes_to_a_slow_store_counts() {
         let mut now = seen;
         (0..40).find(|_| {
             now = now + 7 * SECOND;
-            (setup.seen.took, setup.seen.busy) = (3 * SECOND, busy);
+            (setup.seen.latency, setup.seen.own_requests) = (3 * SECOND, busy);
             publish(&mut setup, "keeper2");
             !healthy(&at(&mut setup, now), "keeper1")
         })
@@ -158,13 +158,13 @@ fn the_time_of_own_writes_to_a_slow_store_counts() {
 }
 
 #[test]
-fn slow_readings_do_not_make_news_younger() {
-    // as slow as the ones before: the info counts from its arrival
+fn slow_reads_do_not_make_infos_younger() {
+    // as slow as the previous ones: the info counts from its arrival
     let (mut setup, seen) = watched(2);
     let mut now = seen;
     for _ in 0..3 {
         now = now + 5 * SECOND;
-        setup.seen.took = 3 * SECOND;
+        setup.seen.latency = 3 * SECOND;
         publish(&mut setup, "keeper1");
         publish(&mut setup, "keeper2");
         at(&mut setup, now);
@@ -172,39 +172,42 @@ fn slow_readings_do_not_make_news_younger() {
     publish(&mut setup, "keeper1");
     setup.seen.keepers.get_mut("keeper1").unwrap().age = 3 * SECOND;
     at(&mut setup, now + 5 * SECOND);
-    let since = setup.memory.sightings.keepers[&KeeperUid::from("keeper1")].since;
+    let since = setup.memory.history.keepers[&KeeperUid::from("keeper1")].since;
     assert_eq!(since, now + 2 * SECOND);
 }
 
 #[test]
-fn a_keeper_whose_liveness_key_stands_reports_whatever_the_age_of_its_info() {
-    // beyond
+fn a_keeper_with_a_liveness_key_is_reporting_whatever_the_age_of_its_info() {
+    // extensions
     let (mut setup, seen) = watched(2);
-    mark(&mut setup);
+    with_liveness_key(&mut setup);
     let plan = pass(&mut setup, seen, seen + 60 * SECOND);
     assert!(healthy(&plan, "keeper1"));
-    assert!(!said(&plan, "no keeper info available"));
+    assert!(!has_note(&plan, "no keeper info available"));
 }
 
-/// keeper1 keeps a liveness key from here on.
-fn mark(setup: &mut Setup) {
+/// keeper1 renews a liveness key from here on.
+fn with_liveness_key(setup: &mut Setup) {
     let info = &mut setup.seen.keepers.get_mut("keeper1").unwrap().info;
     info.liveness_key = true;
     info.boot_uuid = BootUuid::from("boot");
-    setup.seen.alive.insert("keeper1".into(), BootUuid::from("boot"));
+    setup
+        .seen
+        .liveness_keys
+        .insert("keeper1".into(), BootUuid::from("boot"));
     publish(setup, "keeper1");
 }
 
 #[test]
 fn a_keeper_whose_liveness_key_has_gone_fails_fail_interval_after_its_last_renewal() {
-    // beyond
+    // extensions
     let (mut setup, seen) = watched(2);
-    mark(&mut setup);
+    with_liveness_key(&mut setup);
     pass(&mut setup, seen, seen + 60 * SECOND);
-    setup.seen.alive.clear();
+    setup.seen.liveness_keys.clear();
     let gone = seen + 61 * SECOND;
     let plan = at(&mut setup, gone);
-    assert!(healthy(&plan, "keeper1") && said(&plan, "no keeper info available"));
+    assert!(healthy(&plan, "keeper1") && has_note(&plan, "no keeper info available"));
     let over = gone + 17 * SECOND;
     let plan = pass(&mut setup, gone, over);
     assert!(healthy(&plan, "keeper1"));
@@ -213,17 +216,20 @@ fn a_keeper_whose_liveness_key_has_gone_fails_fail_interval_after_its_last_renew
 }
 
 #[test]
-fn the_liveness_key_of_another_process_proves_nothing_of_this_info() {
+fn the_liveness_key_of_another_process_does_not_count_for_this_info() {
     let (mut setup, seen) = watched(2);
-    mark(&mut setup);
+    with_liveness_key(&mut setup);
     pass(&mut setup, seen, seen + 10 * SECOND);
-    setup.seen.alive.insert("keeper1".into(), BootUuid::from("next life"));
+    setup
+        .seen
+        .liveness_keys
+        .insert("keeper1".into(), BootUuid::from("next life"));
     let plan = pass(&mut setup, seen + 10 * SECOND, seen + 30 * SECOND);
     assert!(!healthy(&plan, "keeper1"), "its info is as old as it is");
 }
 
 #[test]
-fn a_new_leader_counts_from_the_age_that_the_lease_tells() {
+fn a_new_leader_counts_from_the_age_of_the_lease() {
     // sentinel E-6
     let mut setup = base(2);
     let now = setup.now;
@@ -245,9 +251,9 @@ fn first_run(setup: &mut Setup, now: Boottime) {
     setup.infos_follow = false;
     setup.now = now;
     let checked = setup.checked();
-    let input = crate::plan::Input {
+    let input = crate::plan::PlanInput {
         data: &checked,
-        seen: &setup.seen,
+        observations: &setup.seen,
         memory: &setup.memory,
         leadership: setup.leadership,
         now,
@@ -256,9 +262,9 @@ fn first_run(setup: &mut Setup, now: Boottime) {
     let mut uid = || "unused".to_owned();
     let plan = crate::plan::plan(
         &input,
-        &mut crate::plan::Fresh {
+        &mut crate::plan::Entropy {
             uid: &mut uid,
-            chance: 0,
+            number: 0,
         },
     )
     .unwrap();
@@ -267,8 +273,8 @@ fn first_run(setup: &mut Setup, now: Boottime) {
 }
 
 #[test]
-fn a_new_leader_that_finds_the_mark_and_no_key_counts_without_sleep_interval() {
-    // beyond
+fn a_new_leader_that_finds_no_liveness_key_counts_without_sleep_interval() {
+    // extensions
     let mut setup = base(2);
     let now = setup.now;
     setup.info("keeper1").liveness_key = true;
@@ -280,17 +286,17 @@ fn a_new_leader_that_finds_the_mark_and_no_key_counts_without_sleep_interval() {
 }
 
 #[test]
-fn a_sentinel_that_has_watched_before_it_leads_knows_what_it_saw() {
-    // sentinel 18.3: the readings of another's leadership count
+fn reads_made_before_the_leadership_count() {
+    // sentinel 18.3: reads during another sentinel's leadership count
     let (mut setup, seen) = watched(2);
-    mark(&mut setup);
+    with_liveness_key(&mut setup);
     let checked = setup.checked();
     let mut memory = crate::plan::Memory::default();
     for round in 0..4 {
-        memory = memory.after_reading(&setup.seen, &checked, seen + round * SECOND);
+        memory = memory.after_read(&setup.seen, &checked, seen + round * SECOND);
     }
-    setup.seen.alive.clear();
-    memory = memory.after_reading(&setup.seen, &checked, seen + 4 * SECOND);
+    setup.seen.liveness_keys.clear();
+    memory = memory.after_read(&setup.seen, &checked, seen + 4 * SECOND);
     setup.memory = memory;
     at(&mut setup, seen + 5 * SECOND);
     let plan = pass(&mut setup, seen + 5 * SECOND, seen + 21 * SECOND + MILLI);
@@ -300,18 +306,20 @@ fn a_sentinel_that_has_watched_before_it_leads_knows_what_it_saw() {
     );
 }
 
+/// Row X55 (sentinel 15.5).
 #[test]
-fn x55_infos_of_another_cluster_are_nobodys() {
+fn infos_of_another_cluster_are_ignored() {
     // INV-28
     let mut setup = initializing();
     setup.keeper("keeper1");
     setup.info("keeper1").cluster_uid = "another".into();
     setup.data.keepers_mut().clear();
-    assert_eq!(setup.plan().unwrap_err(), crate::plan::Refusal::NoKeepers);
+    assert_eq!(setup.plan().unwrap_err(), crate::plan::PlanError::NoKeepers);
 }
 
+/// Rows X56, X57 (sentinel 15.5).
 #[test]
-fn x56_x57_a_keeper_found_at_a_first_run_is_registered_with_its_next_info() {
+fn a_keeper_found_in_a_first_run_is_registered_with_its_next_info() {
     let mut setup = base(1);
     let now = setup.now;
     setup.keeper("keeper2");
@@ -333,7 +341,7 @@ fn x56_x57_a_keeper_found_at_a_first_run_is_registered_with_its_next_info() {
 }
 
 #[test]
-fn a_keeper_that_says_goodbye_is_not_registered() {
+fn a_leaving_keeper_is_not_registered() {
     // sentinel H-6
     for leaving in [true, false] {
         let mut setup = base(1);
@@ -347,18 +355,18 @@ fn a_keeper_that_says_goodbye_is_not_registered() {
 }
 
 #[test]
-fn a_restarted_keepers_boot_is_acknowledged_at_once() {
+fn the_boot_uuid_of_a_restarted_keeper_is_recorded_at_once() {
     // sentinel H-8, 19.6
     let (mut setup, now) = watched(2);
     setup.seen.keepers.get_mut("keeper1").unwrap().info.boot_uuid = BootUuid::from("again");
     publish(&mut setup, "keeper1");
     let plan = at(&mut setup, now + SECOND);
     assert_eq!(plan.next.keepers()["keeper1"].status.boot_uuid, BootUuid::from("again"));
-    assert_eq!(plan.write, Write::Now);
+    assert_eq!(plan.urgency, Urgency::Immediate);
 }
 
 #[test]
-fn a_db_reported_under_another_uid_or_not_at_all_fails_although_its_keeper_lives() {
+fn a_db_reported_under_another_uid_or_not_at_all_fails_although_its_keeper_is_running() {
     // sentinel H-12
     for state in [true, false] {
         let (mut setup, now) = watched(2);
@@ -380,7 +388,7 @@ fn a_db_reported_under_another_uid_or_not_at_all_fails_although_its_keeper_lives
 }
 
 #[test]
-fn a_db_on_an_unknown_keeper_is_unhealthy_and_harmless() {
+fn a_db_on_an_unknown_keeper_is_unhealthy() {
     // sentinel H-16
     let mut setup = base(2);
     setup.data.keepers_mut().remove("keeper2");
@@ -408,11 +416,11 @@ fn positions_and_times_are_no_decisions_and_a_changed_address_is_one() {
     moved.xlog_pos.0 += 1_000;
     setup.seen.keepers.get_mut("keeper1").unwrap().info.postgres_state = Some(moved.clone());
     publish(&mut setup, "keeper1");
-    assert_eq!(at(&mut setup, now + SECOND).write, Write::Refresh);
+    assert_eq!(at(&mut setup, now + SECOND).urgency, Urgency::Periodic);
     moved.port = "5433".to_owned();
     setup.seen.keepers.get_mut("keeper1").unwrap().info.postgres_state = Some(moved);
     publish(&mut setup, "keeper1");
-    assert_eq!(at(&mut setup, now + 2 * SECOND).write, Write::Now);
+    assert_eq!(at(&mut setup, now + 2 * SECOND).urgency, Urgency::Immediate);
 }
 
 #[test]

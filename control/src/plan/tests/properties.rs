@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::simulation::{Event, FAIL, PROXY_TIMEOUT, SLEEP, Simulation, TICK};
 use crate::model::GoDuration;
-use crate::plan::Write;
+use crate::plan::Urgency;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -15,16 +15,16 @@ fn event(keepers: usize) -> impl Strategy<Value = Event> {
     let keeper = 0..keepers;
     prop_oneof![
         4 => (1u32..60).prop_map(Event::Wait),
-        2 => keeper.clone().prop_map(Event::Kill),
-        3 => keeper.clone().prop_map(Event::Revive),
-        1 => keeper.clone().prop_map(Event::Leave),
-        1 => keeper.clone().prop_map(Event::Sicken),
-        2 => keeper.clone().prop_map(Event::Heal),
+        2 => keeper.clone().prop_map(Event::KillKeeper),
+        3 => keeper.clone().prop_map(Event::StartKeeper),
+        1 => keeper.clone().prop_map(Event::StopKeeper),
+        1 => keeper.clone().prop_map(Event::FailInstance),
+        2 => keeper.clone().prop_map(Event::RepairInstance),
         3 => (1u32..2_000_000).prop_map(Event::Write),
-        1 => (0usize..2).prop_map(Event::ProxyRuns),
-        1 => (0usize..2).prop_map(Event::ProxyHangs),
+        1 => (0usize..2).prop_map(Event::ResumeProxy),
+        1 => (0usize..2).prop_map(Event::PauseProxy),
         1 => Just(Event::NewLeader),
-        1 => (1u32..100).prop_map(Event::StoreAway),
+        1 => (1u32..100).prop_map(Event::StoreOutage),
         1 => (0u32..40).prop_map(Event::SlowReads),
         1 => (0u32..40).prop_map(Event::SlowWrites),
         1 => (1u32..4).prop_map(Event::LostAnswers),
@@ -55,26 +55,26 @@ proptest! {
     ) {
         let mut simulation = Simulation::new(4, &old, 2);
         for event in &events {
-            simulation.happen(event);
+            simulation.apply(event);
             prop_assert!(simulation.broken.is_empty(), "{:?} after {event:?}", simulation.broken);
         }
         // everybody comes back
-        simulation.happen(&Event::SlowReads(0));
-        simulation.happen(&Event::SlowWrites(0));
+        simulation.apply(&Event::SlowReads(0));
+        simulation.apply(&Event::SlowWrites(0));
         for index in 0..4 {
-            simulation.happen(&Event::Revive(index));
-            simulation.happen(&Event::Heal(index));
+            simulation.apply(&Event::StartKeeper(index));
+            simulation.apply(&Event::RepairInstance(index));
         }
-        (0..2).for_each(|index| simulation.happen(&Event::ProxyRuns(index)));
+        (0..2).for_each(|index| simulation.apply(&Event::ResumeProxy(index)));
         let served = simulation.until(2 * MINUTE, Simulation::serves);
         prop_assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
         prop_assert!(served.is_some(), "it does not serve again: {:#?}", simulation.last);
-        simulation.happen(&Event::Wait(300));
+        simulation.apply(&Event::Wait(300));
         prop_assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
         for _ in 0..100 {
             simulation.tick();
             let plan = simulation.last.as_ref().unwrap();
-            prop_assert_eq!(plan.write, Write::Refresh, "{:#?}", plan);
+            prop_assert_eq!(plan.urgency, Urgency::Periodic, "{:#?}", plan);
         }
     }
 }
@@ -85,7 +85,7 @@ fn settled() -> Simulation {
     simulation
         .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 3)
         .unwrap();
-    simulation.happen(&Event::Wait(100));
+    simulation.apply(&Event::Wait(100));
     assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
     simulation
 }
@@ -103,9 +103,9 @@ fn fails_over(simulation: &mut Simulation) -> (Duration, Duration) {
 
 #[test]
 fn a_killed_master_is_replaced_fail_interval_later() {
-    // beyond: no sleepInterval is added for keepers of ours
+    // extensions: no sleepInterval is added for keepers of ours
     let mut simulation = settled();
-    simulation.happen(&Event::Kill(simulation.master().unwrap()));
+    simulation.apply(&Event::KillKeeper(simulation.master().unwrap()));
     let (elected, served) = fails_over(&mut simulation);
     assert!(elected >= FAIL && elected <= FAIL + 3 * TICK, "{elected:?}");
     assert!(served <= elected + 10 * TICK, "{served:?} after {elected:?}");
@@ -117,8 +117,8 @@ fn a_killed_master_of_the_reference_is_given_its_sleep_interval() {
     simulation
         .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 3)
         .unwrap();
-    simulation.happen(&Event::Wait(100));
-    simulation.happen(&Event::Kill(simulation.master().unwrap()));
+    simulation.apply(&Event::Wait(100));
+    simulation.apply(&Event::KillKeeper(simulation.master().unwrap()));
     let (elected, _) = fails_over(&mut simulation);
     assert!(elected >= FAIL && elected <= SLEEP + FAIL + 2 * TICK, "{elected:?}");
 }
@@ -126,7 +126,7 @@ fn a_killed_master_of_the_reference_is_given_its_sleep_interval() {
 #[test]
 fn a_master_that_says_goodbye_is_replaced_at_once() {
     let mut simulation = settled();
-    simulation.happen(&Event::Leave(simulation.master().unwrap()));
+    simulation.apply(&Event::StopKeeper(simulation.master().unwrap()));
     let (elected, served) = fails_over(&mut simulation);
     assert!(elected <= 3 * TICK && served <= 15 * TICK, "{elected:?}, {served:?}");
 }
@@ -135,9 +135,9 @@ fn a_master_that_says_goodbye_is_replaced_at_once() {
 fn a_lost_leader_does_not_start_fail_interval_again() {
     // sentinel E-6
     let mut simulation = settled();
-    simulation.happen(&Event::Kill(simulation.master().unwrap()));
-    simulation.happen(&Event::Wait(20));
-    simulation.happen(&Event::NewLeader);
+    simulation.apply(&Event::KillKeeper(simulation.master().unwrap()));
+    simulation.apply(&Event::Wait(20));
+    simulation.apply(&Event::NewLeader);
     let (elected, _) = fails_over(&mut simulation);
     let since_kill = elected + 20 * TICK;
     assert!(since_kill >= FAIL && since_kill <= FAIL + 3 * SLEEP, "{since_kill:?}");
@@ -147,9 +147,9 @@ fn a_lost_leader_does_not_start_fail_interval_again() {
 fn a_hanging_proxy_delays_the_announcement_by_one_lease() {
     // fencing F-6
     let mut simulation = settled();
-    simulation.happen(&Event::ProxyHangs(0));
-    simulation.happen(&Event::Wait(1));
-    simulation.happen(&Event::Leave(simulation.master().unwrap()));
+    simulation.apply(&Event::PauseProxy(0));
+    simulation.apply(&Event::Wait(1));
+    simulation.apply(&Event::StopKeeper(simulation.master().unwrap()));
     let (elected, served) = fails_over(&mut simulation);
     let waited = served - elected;
     assert!(
@@ -163,15 +163,15 @@ fn an_outage_of_the_store_fails_nobody() {
     // sentinel E-3
     let mut simulation = settled();
     let master = simulation.master();
-    simulation.happen(&Event::StoreAway(600));
-    simulation.happen(&Event::Wait(100));
+    simulation.apply(&Event::StoreOutage(600));
+    simulation.apply(&Event::Wait(100));
     assert_eq!(simulation.master(), master);
     assert_eq!(simulation.good_dbs(), 3);
     assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
 
     // the same silence of the keepers while the store answers
     let mut simulation = settled();
-    simulation.happen(&Event::Silence(600));
+    simulation.apply(&Event::KeepersUnreachable(600));
     assert_eq!(simulation.good_dbs(), 0);
     assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
 }
@@ -180,8 +180,8 @@ fn an_outage_of_the_store_fails_nobody() {
 fn a_master_that_died_during_an_outage_of_the_store_is_replaced_after_it() {
     // sentinel E-3: the outage does not count, what follows does
     let mut simulation = settled();
-    simulation.happen(&Event::Kill(simulation.master().unwrap()));
-    simulation.happen(&Event::StoreAway(600));
+    simulation.apply(&Event::KillKeeper(simulation.master().unwrap()));
+    simulation.apply(&Event::StoreOutage(600));
     let (elected, _) = fails_over(&mut simulation);
     assert!(elected > TICK && elected <= FAIL + 3 * SLEEP, "{elected:?}");
 }
@@ -191,10 +191,10 @@ fn a_killed_master_is_replaced_however_long_readings_take() {
     // sentinel E-3: a store that answers late answers all the same
     for (ticks, reading) in [11u32, 30, 49].map(|ticks| (ticks, TICK * ticks)) {
         let mut simulation = settled();
-        simulation.happen(&Event::SlowReads(ticks));
+        simulation.apply(&Event::SlowReads(ticks));
         // the first slow reading may have been an outage
-        simulation.happen(&Event::Wait(200));
-        simulation.happen(&Event::Kill(simulation.master().unwrap()));
+        simulation.apply(&Event::Wait(200));
+        simulation.apply(&Event::KillKeeper(simulation.master().unwrap()));
         let before = simulation.master();
         let elected = simulation.until(MINUTE, |simulation| simulation.master() != before);
         // one reading that was under way, one that finds the key gone, and one that finds the time over
@@ -211,10 +211,10 @@ fn a_killed_master_is_replaced_however_long_readings_take() {
 fn a_killed_master_is_replaced_however_late_plans_are_written() {
     for (ticks, request) in [11u32, 30, 49].map(|ticks| (ticks, TICK * ticks)) {
         let mut simulation = settled();
-        simulation.happen(&Event::SlowReads(ticks));
-        simulation.happen(&Event::SlowWrites(ticks));
-        simulation.happen(&Event::Wait(300));
-        simulation.happen(&Event::Kill(simulation.master().unwrap()));
+        simulation.apply(&Event::SlowReads(ticks));
+        simulation.apply(&Event::SlowWrites(ticks));
+        simulation.apply(&Event::Wait(300));
+        simulation.apply(&Event::KillKeeper(simulation.master().unwrap()));
         let before = simulation.master();
         let elected = simulation.until(MINUTE, |simulation| simulation.master() != before);
         // as with slow readings, and a write after each of them
@@ -233,21 +233,21 @@ fn a_killed_master_is_replaced_however_late_plans_are_written() {
 fn an_election_whose_answer_is_lost_is_made_once() {
     for writes_take in [0, 11, 30] {
         let mut simulation = settled();
-        simulation.happen(&Event::SlowWrites(writes_take));
-        simulation.happen(&Event::Wait(100));
+        simulation.apply(&Event::SlowWrites(writes_take));
+        simulation.apply(&Event::Wait(100));
         let old = simulation.master().unwrap();
-        simulation.happen(&Event::Kill(old));
+        simulation.apply(&Event::KillKeeper(old));
         let expected = simulation.now + (FAIL - 5 * TICK);
         simulation
             .until(MINUTE, |simulation| simulation.now >= expected)
             .unwrap();
         // the election's among them, and those that close and open the proxies
-        simulation.happen(&Event::LostAnswers(4));
+        simulation.apply(&Event::LostAnswers(4));
         let served = simulation.until(MINUTE, |simulation| {
             simulation.master() != Some(old) && simulation.serves()
         });
         assert!(served.is_some(), "{writes_take}: {:#?}", simulation.last);
-        simulation.happen(&Event::Wait(600));
+        simulation.apply(&Event::Wait(600));
         assert_eq!(simulation.elections.len(), 1, "{writes_take}");
         assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
     }
@@ -258,9 +258,9 @@ fn a_store_that_becomes_slow_fails_nobody() {
     let mut simulation = settled();
     let master = simulation.master();
     for ticks in [40, 0, 30, 5, 49] {
-        simulation.happen(&Event::SlowReads(ticks));
-        simulation.happen(&Event::SlowWrites(49 - ticks));
-        simulation.happen(&Event::Wait(200));
+        simulation.apply(&Event::SlowReads(ticks));
+        simulation.apply(&Event::SlowWrites(49 - ticks));
+        simulation.apply(&Event::Wait(200));
     }
     assert_eq!(simulation.master(), master);
     assert!(simulation.elections.is_empty());
@@ -272,9 +272,9 @@ fn a_store_that_becomes_slow_fails_nobody() {
 fn a_returned_old_master_becomes_a_standby() {
     let mut simulation = settled();
     let old = simulation.master().unwrap();
-    simulation.happen(&Event::Kill(old));
+    simulation.apply(&Event::KillKeeper(old));
     fails_over(&mut simulation);
-    simulation.happen(&Event::Revive(old));
+    simulation.apply(&Event::StartKeeper(old));
     simulation
         .until(MINUTE, |simulation| simulation.good_dbs() == 3)
         .unwrap();
@@ -284,19 +284,19 @@ fn a_returned_old_master_becomes_a_standby() {
 
 #[test]
 fn an_elected_master_that_dies_before_it_serves_gives_way_to_the_old_one() {
-    // beyond
+    // extensions
     let mut simulation = Simulation::new(2, &[], 1);
     simulation
         .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 2)
         .unwrap();
-    simulation.happen(&Event::Wait(100));
+    simulation.apply(&Event::Wait(100));
     let old = simulation.master().unwrap();
-    simulation.happen(&Event::Leave(old));
+    simulation.apply(&Event::StopKeeper(old));
     simulation
         .until(MINUTE, |simulation| simulation.master() != Some(old))
         .unwrap();
-    simulation.happen(&Event::Kill(1 - old));
-    simulation.happen(&Event::Revive(old));
+    simulation.apply(&Event::KillKeeper(1 - old));
+    simulation.apply(&Event::StartKeeper(old));
     let back = simulation.until(MINUTE, |simulation| {
         simulation.master() == Some(old) && simulation.serves()
     });
@@ -323,15 +323,15 @@ fn storm(seed: u64) -> Simulation {
         .unwrap();
     // not so slow that the master's keeper always publishes between a reading and the election on it
     let slow = random(&mut chance, 3) * 2;
-    simulation.happen(&Event::SlowReads(slow));
-    simulation.happen(&Event::SlowWrites(slow));
+    simulation.apply(&Event::SlowReads(slow));
+    simulation.apply(&Event::SlowWrites(slow));
     let (from, longest) = (10 + random(&mut chance, 60), 10 + random(&mut chance, 100));
     let end = simulation.now + 4 * MINUTE;
     let mut ill = usize::try_from(random(&mut chance, 2)).unwrap();
     while simulation.now < end {
-        simulation.happen(&Event::Heal(1 - ill));
-        simulation.happen(&Event::Sicken(ill));
-        simulation.happen(&Event::Wait(from + random(&mut chance, longest)));
+        simulation.apply(&Event::RepairInstance(1 - ill));
+        simulation.apply(&Event::FailInstance(ill));
+        simulation.apply(&Event::Wait(from + random(&mut chance, longest)));
         ill = 1 - ill;
     }
     simulation

@@ -9,7 +9,7 @@ use crate::plan::Plan;
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
 
-/// A healthy master, the proxies told to close in generation 5.
+/// A healthy master; the proxies were closed in generation 5.
 fn closed() -> Setup {
     let mut setup = base(1);
     setup.proxy().generation = 5;
@@ -18,8 +18,8 @@ fn closed() -> Setup {
     setup
 }
 
-/// Plans at a time with a fresh report of the master, without writing what came of it.
-fn look(setup: &mut Setup, now: Boottime) -> Plan {
+/// Plans at a time with a fresh report of the master, without writing the result.
+fn plan_at(setup: &mut Setup, now: Boottime) -> Plan {
     setup.now = now;
     let info = &mut setup.seen.keepers.get_mut("keeper1").unwrap().info;
     info.info_uid = now.as_nanos().to_string().as_str().into();
@@ -28,21 +28,21 @@ fn look(setup: &mut Setup, now: Boottime) -> Plan {
     plan
 }
 
-fn look_again(setup: &mut Setup) -> Plan {
+fn plan_again(setup: &mut Setup) -> Plan {
     let now = setup.now;
-    look(setup, now)
+    plan_at(setup, now)
 }
 
 fn open(plan: &Plan) -> bool {
     !plan.next.proxy.as_ref().unwrap().spec.master_db_uid.is_empty()
 }
 
-/// When the proxies are told of the master, looking every second and whenever the plan asks for it.
+/// Returns when the master is announced, with a round every second and whenever the plan requests one.
 fn opens_after(setup: &mut Setup) -> Duration {
     let began = setup.now;
     let mut now = began;
     loop {
-        let plan = look(setup, now);
+        let plan = plan_at(setup, now);
         if open(&plan) {
             return now.since(began);
         }
@@ -60,13 +60,13 @@ fn without_proxies_and_with_acknowledgements_the_master_is_announced_at_once() {
 }
 
 #[test]
-fn a_fenced_proxy_that_says_nothing_is_waited_for_one_lease() {
+fn a_silent_fenced_proxy_is_waited_for_one_lease() {
     // fencing F-6: 15 s × 1.01 + 100 ms
     let mut setup = closed();
     setup.proxy_seen("p1", 4);
     let waited = opens_after(&mut setup);
     assert_eq!(waited, Duration::from_millis(15_250) + MILLI);
-    let proxy = look_again(&mut setup).next.proxy.unwrap();
+    let proxy = plan_again(&mut setup).next.proxy.unwrap();
     assert_eq!(
         proxy.spec.enabled_proxies,
         ["p1".into()],
@@ -75,7 +75,7 @@ fn a_fenced_proxy_that_says_nothing_is_waited_for_one_lease() {
 }
 
 #[test]
-fn a_proxy_of_the_reference_is_waited_for_two_timeouts() {
+fn a_proxy_of_go_stolon_is_waited_for_two_timeouts() {
     // fencing F-6, F-8
     let mut setup = closed();
     setup.proxy_seen("p1", 4).fenced = false;
@@ -83,19 +83,19 @@ fn a_proxy_of_the_reference_is_waited_for_two_timeouts() {
 }
 
 #[test]
-fn a_master_announced_and_closed_between_two_readings_begins_the_wait_anew() {
+fn a_master_announced_and_closed_between_two_reads_restarts_the_wait() {
     // fencing F-6: the proxy may have opened to it
     let mut setup = closed();
     setup.proxy_seen("p1", 4).fenced = false;
     let now = setup.now;
-    look(&mut setup, now);
+    plan_at(&mut setup, now);
     setup.proxy().generation = 7;
-    look(&mut setup, now + 29 * SECOND);
+    plan_at(&mut setup, now + 29 * SECOND);
     assert_eq!(opens_after(&mut setup), 30 * SECOND + MILLI);
 }
 
 #[test]
-fn the_greater_of_published_and_wanted_timeout_counts() {
+fn the_greater_of_published_and_configured_timeout_counts() {
     // fencing F-6
     let mut setup = closed();
     setup.proxy_seen("p1", 4).proxy_timeout = 1_000_000_000;
@@ -106,37 +106,37 @@ fn the_greater_of_published_and_wanted_timeout_counts() {
 }
 
 #[test]
-fn a_lease_announced_before_a_smaller_one_still_counts() {
+fn a_longer_lease_published_before_a_shorter_one_still_counts() {
     let mut setup = closed();
     setup.proxy().spec.master_db_uid = db_uid("db1");
     setup.proxy_seen("p1", 4).proxy_timeout = 60_000_000_000;
     let began = setup.now;
-    look(&mut setup, began);
+    plan_at(&mut setup, began);
     let info = setup.proxy_seen("p1", 4);
     info.proxy_timeout = 15_000_000_000;
     info.info_uid = "next".into();
-    look(&mut setup, began + SECOND);
+    plan_at(&mut setup, began + SECOND);
     setup.proxy().spec.master_db_uid = db_uid("");
     setup.now = began + 2 * SECOND;
     assert_eq!(opens_after(&mut setup), Duration::from_millis(59_700) + MILLI);
 }
 
 #[test]
-fn a_garbled_info_may_be_a_proxy_that_forwards() {
+fn an_undecodable_info_may_be_a_proxy_that_forwards() {
     // store S-12, fencing F-6
     let mut setup = closed();
-    setup.seen.garbled_proxies.insert("p1".into());
+    setup.seen.undecodable_proxies.insert("p1".into());
     assert_eq!(opens_after(&mut setup), 30 * SECOND + MILLI);
-    let proxy = look_again(&mut setup).next.proxy.unwrap();
+    let proxy = plan_again(&mut setup).next.proxy.unwrap();
     assert!(proxy.spec.enabled_proxies.is_empty());
 }
 
 #[test]
 fn a_stopped_proxy_is_not_waited_for_and_not_enabled() {
-    // beyond
+    // extensions
     let mut setup = closed();
     setup.proxy_seen("p1", 4).stopped = true;
-    let plan = look_again(&mut setup);
+    let plan = plan_again(&mut setup);
     assert!(open(&plan) && plan.next.proxy.unwrap().spec.enabled_proxies.is_empty());
 }
 
@@ -147,17 +147,18 @@ fn a_fenced_proxy_long_silent_before_the_election_is_not_waited_for() {
     setup.proxy_seen("p1", 4);
     let began = setup.now;
     for second in 0..=20 {
-        look(&mut setup, began + second * SECOND);
+        plan_at(&mut setup, began + second * SECOND);
     }
     setup.proxy().spec.master_db_uid = db_uid("");
     setup.now = began + 21 * SECOND;
     assert_eq!(opens_after(&mut setup), Duration::ZERO);
 }
 
+/// Rows A1 to A5 (sentinel 15.3).
 #[test]
-fn a1_to_a5_who_is_active() {
+fn active_proxies() {
     let active = |setup: &mut Setup, now: Boottime| {
-        let plan = look(setup, now);
+        let plan = plan_at(setup, now);
         let enabled = plan.next.proxy.unwrap().spec.enabled_proxies;
         enabled.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -195,20 +196,20 @@ fn a1_to_a5_who_is_active() {
 }
 
 #[test]
-fn a_store_that_was_away_excludes_nobody() {
+fn a_store_outage_excludes_no_proxy() {
     // sentinel E-3
     let mut setup = base(1);
     setup.info("keeper1");
     setup.proxy_seen("p1", 1);
     setup.proxy().spec.enabled_proxies = vec!["p1".into()];
     let began = setup.now;
-    look(&mut setup, began);
-    let plan = look(&mut setup, began + 300 * SECOND);
+    plan_at(&mut setup, began);
+    let plan = plan_at(&mut setup, began + 300 * SECOND);
     assert_eq!(plan.next.proxy.unwrap().generation, 1);
 }
 
 #[test]
-fn proxies_that_a_document_sends_elsewhere_are_closed_first() {
+fn proxies_with_another_master_in_the_document_are_closed_first() {
     // fencing F-5
     let mut setup = base(2);
     setup.proxy().spec.master_db_uid = db_uid("db2");

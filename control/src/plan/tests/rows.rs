@@ -1,12 +1,12 @@
-//! The rows of sentinel 15.2 that are about asynchronous clusters, each as the reference's own unit tests have it.
+//! The rows of sentinel 15.2 about asynchronous clusters, each as in Go stolon's own unit tests.
 //!
 //! Not here, because synchronous replication is not: R14 to R31.
 
 use super::cluster::{Setup, base, check, check_unchanged, db_uid, initializing, keeper_of};
 use crate::model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, FollowConfig, GoDuration, KeeperUid, Role, Timestamp};
-use crate::plan::Refusal;
+use crate::plan::PlanError;
 
-/// The spec of rows R0 to R2 without synchronous replication, which phase initializing does not look at.
+/// The spec of rows R0 to R2 without synchronous replication, which phase initializing does not use.
 fn rich_spec(setup: &mut Setup) {
     let spec = setup.spec();
     spec.request_timeout = Some(GoDuration::from_secs(20));
@@ -68,7 +68,7 @@ pub(super) fn uids(names: &[&str]) -> Option<Vec<DbUid>> {
     Some(names.iter().copied().map(DbUid::from).collect())
 }
 
-/// What an election of db2 makes of the base (R5).
+/// The base after an election of db2 (R5).
 pub(super) fn db2_elected(wanted: &mut Setup) {
     wanted.cluster().status.master = db_uid("db2");
     wanted.db("db1").spec.followers = uids(&[]);
@@ -80,20 +80,22 @@ pub(super) fn db2_elected(wanted: &mut Setup) {
     wanted.proxy().spec.master_db_uid = db_uid("");
 }
 
+/// Row R0 (sentinel 15.2).
 #[test]
-fn r0_no_keeper_no_master() {
+fn no_keeper_no_master() {
     let mut setup = initializing();
     rich_spec(&mut setup);
     let refusal = setup.plan().unwrap_err();
-    assert_eq!(refusal, Refusal::NoKeepers);
+    assert_eq!(refusal, PlanError::NoKeepers);
     assert_eq!(
         refusal.to_string(),
         "cannot choose initial master: no keepers registered"
     );
 }
 
+/// Row R1 (sentinel 15.2).
 #[test]
-fn r1_the_first_keeper_initialises() {
+fn the_first_keeper_initialises() {
     let mut setup = initializing();
     rich_spec(&mut setup);
     setup.keeper("keeper1");
@@ -103,8 +105,9 @@ fn r1_the_first_keeper_initialises() {
     });
 }
 
+/// Row R2 (sentinel 15.2).
 #[test]
-fn r2_of_two_keepers_the_one_that_chance_names_initialises() {
+fn of_two_keepers_a_random_one_initialises() {
     let mut setup = initializing();
     rich_spec(&mut setup);
     setup.spec().additional_wal_senders = None;
@@ -118,8 +121,9 @@ fn r2_of_two_keepers_the_one_that_chance_names_initialises() {
     });
 }
 
+/// Row R3 (sentinel 15.2).
 #[test]
-fn r3_an_initialisation_that_takes_too_long_starts_over() {
+fn an_initialisation_that_takes_too_long_is_restarted() {
     let mut setup = initializing();
     rich_spec(&mut setup);
     setup.keeper("keeper1");
@@ -132,20 +136,22 @@ fn r3_an_initialisation_that_takes_too_long_starts_over() {
     });
 }
 
+/// Row R4 (sentinel 15.2).
 #[test]
-fn r4_a_settled_cluster_stays_as_it_is() {
+fn a_cluster_in_steady_state_is_left_unchanged() {
     check_unchanged(base(2));
 }
 
+/// Row R5 (sentinel 15.2).
 #[test]
-fn r5_a_failed_master_is_replaced() {
+fn a_failed_master_is_replaced() {
     let mut setup = base(2);
     setup.unhealthy("db1");
     check(setup, db2_elected);
 }
 
-/// db2 has been elected and is there; db1 is the old master.
-fn after_r5() -> Setup {
+/// db2 has been elected and is healthy; db1 is the old master.
+fn after_election() -> Setup {
     let mut setup = base(2);
     setup.unhealthy("db1");
     db2_elected(&mut setup);
@@ -156,9 +162,10 @@ fn after_r5() -> Setup {
     setup
 }
 
+/// Row R6 (sentinel 15.2).
 #[test]
-fn r6_the_new_master_is_announced_and_the_old_one_gets_a_new_db() {
-    check(after_r5(), |wanted| {
+fn the_new_master_is_announced_and_the_old_one_gets_a_new_db() {
+    check(after_election(), |wanted| {
         wanted.data.dbs_mut().remove("db1");
         wanted
             .data
@@ -171,30 +178,33 @@ fn r6_the_new_master_is_announced_and_the_old_one_gets_a_new_db() {
     });
 }
 
+/// Row R7 (sentinel 15.2).
 #[test]
-fn r7_a_standby_that_was_never_complete_is_not_elected() {
+fn a_standby_that_was_never_complete_is_not_elected() {
     let mut setup = base(2);
     setup.unhealthy("db1").db("db2").status.current_generation = 0;
     check_unchanged(setup);
 }
 
+/// Row R8 (sentinel 15.2).
 #[test]
-fn r8_a_master_that_does_not_converge_is_replaced() {
+fn a_master_that_does_not_converge_is_replaced() {
     let mut setup = base(2);
     setup.db("db1").status.current_generation = 0;
     check(setup, db2_elected);
 }
 
+/// Row R9 (sentinel 15.2).
 #[test]
-fn r9_no_standby_is_made_beyond_the_number_wanted() {
+fn no_standby_is_created_above_max_standbys_per_sender() {
     let mut setup = base(2);
     setup.spec().max_standbys_per_sender = Some(1);
     setup.keeper("keeper3");
     check_unchanged(setup);
 }
 
-/// The only standby wanted has failed to converge, and a spare keeper is there.
-fn r10() -> Setup {
+/// The only standby has failed to converge, and a spare keeper exists.
+fn with_failed_standby() -> Setup {
     let mut setup = base(2);
     setup.spec().max_standbys_per_sender = Some(1);
     setup.keeper("keeper3");
@@ -202,9 +212,10 @@ fn r10() -> Setup {
     setup
 }
 
+/// Row R10 (sentinel 15.2).
 #[test]
-fn r10_a_failed_standby_is_kept_while_its_replacement_is_made() {
-    check(r10(), |wanted| {
+fn a_failed_standby_is_kept_while_its_replacement_is_copied() {
+    check(with_failed_standby(), |wanted| {
         wanted
             .data
             .dbs_mut()
@@ -214,9 +225,10 @@ fn r10_a_failed_standby_is_kept_while_its_replacement_is_made() {
     });
 }
 
+/// Row R11 (sentinel 15.2).
 #[test]
-fn r11_a_failed_standby_goes_once_its_replacement_is_good() {
-    let mut setup = r10();
+fn a_failed_standby_is_removed_once_its_replacement_is_good() {
+    let mut setup = with_failed_standby();
     let mut db3 = resync("db3", keeper_of("db3"), "db1");
     db3.status = DbStatus {
         healthy: true,
@@ -235,15 +247,17 @@ fn r11_a_failed_standby_goes_once_its_replacement_is_good() {
     });
 }
 
+/// Row R12 (sentinel 15.2).
 #[test]
-fn r12_one_standby_is_enough_when_one_is_wanted() {
+fn one_standby_is_enough_when_one_is_configured() {
     let mut setup = base(2);
     setup.spec().max_standbys_per_sender = Some(1);
     check_unchanged(setup);
 }
 
+/// Row R13 (sentinel 15.2).
 #[test]
-fn r13_a_keeper_long_dead_and_without_db_is_forgotten() {
+fn a_keeper_long_dead_and_without_db_is_removed() {
     let mut setup = base(1);
     setup.db("db1").spec.followers = uids(&["db2"]);
     setup.silent("keeper2");
@@ -256,8 +270,9 @@ fn r13_a_keeper_long_dead_and_without_db_is_forgotten() {
     });
 }
 
+/// Row R14 (sentinel 15.2).
 #[test]
-fn r14_a_changed_spec_reaches_every_db() {
+fn a_changed_spec_reaches_every_db() {
     // R14 without its synchronous part: sentinel G-1
     let mut setup = base(2);
     rich_spec(&mut setup);
@@ -276,12 +291,12 @@ fn r14_a_changed_spec_reaches_every_db() {
 }
 
 #[test]
-fn synchronous_replication_is_refused_and_never_switched_off() {
+fn synchronous_replication_is_rejected_and_never_turned_off() {
     let mut setup = base(2);
     setup.spec().synchronous_replication = Some(true);
-    assert!(matches!(setup.plan(), Err(Refusal::NotSupported(_))));
+    assert!(matches!(setup.plan(), Err(PlanError::NotSupported(_))));
     let mut setup = base(2);
     setup.db("db1").spec.synchronous_replication = true;
     setup.db("db1").spec.synchronous_standbys = uids(&["db2"]);
-    assert!(matches!(setup.plan(), Err(Refusal::NotSupported(_))));
+    assert!(matches!(setup.plan(), Err(PlanError::NotSupported(_))));
 }

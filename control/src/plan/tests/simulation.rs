@@ -7,11 +7,13 @@ use std::time::Duration;
 use super::cluster::{NOW, spec};
 use crate::clock::Boottime;
 use crate::model::{
-    BootUuid, Checked, ClusterData, ClusterUid, DbUid, GoDuration, KeeperInfo, KeeperUid, Lsn, PostgresState,
-    ProxyInfo, ProxyUid, Role, Stopped, TimelineHistory, Timestamp,
+    BootUuid, CheckedClusterData, ClusterData, ClusterUid, DbUid, GoDuration, KeeperInfo, KeeperUid, Lsn,
+    PostgresState, ProxyInfo, ProxyUid, Role, Stopped, TimelineHistory, Timestamp,
 };
-use crate::plan::{Condition, Fresh, Input, LIVENESS_TTL, Memory, Observations, Observed, Plan, Refusal, Write};
-use crate::plan::{plan, unwritten};
+use crate::plan::{
+    Condition, Entropy, LIVENESS_TTL, Memory, Observations, Observed, Plan, PlanError, PlanInput, Urgency,
+};
+use crate::plan::{memory_after_failed_round, plan};
 
 /// How often somebody acts.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -23,25 +25,25 @@ pub(super) enum Event {
     /// Nothing, for so many ticks.
     Wait(u32),
     /// A keeper and its instance die.
-    Kill(usize),
+    KillKeeper(usize),
     /// A keeper comes back, its instance stopped.
-    Revive(usize),
+    StartKeeper(usize),
     /// A keeper says goodbye.
-    Leave(usize),
+    StopKeeper(usize),
     /// An instance fails under its keeper, which does not manage to start it.
-    Sicken(usize),
+    FailInstance(usize),
     /// It is well again.
-    Heal(usize),
+    RepairInstance(usize),
     /// The master writes so much.
     Write(u32),
     /// A proxy comes, or goes on after a stop.
-    ProxyRuns(usize),
+    ResumeProxy(usize),
     /// A proxy is stopped in its tracks.
-    ProxyHangs(usize),
+    PauseProxy(usize),
     /// Another sentinel leads.
     NewLeader,
     /// The store is away for so many ticks.
-    StoreAway(u32),
+    StoreOutage(u32),
     /// From now on the sentinel's readings take so many ticks; its writes are on what it read.
     SlowReads(u32),
     /// From now on the sentinel's writes arrive after half of this many ticks, and are answered after all of them.
@@ -49,7 +51,7 @@ pub(super) enum Event {
     /// The answers to this many of the sentinel's next writes are lost; the writes are carried out.
     LostAnswers(u32),
     /// The store answers, but no keeper reaches it for this many ticks.
-    Silence(u32),
+    KeepersUnreachable(u32),
     /// The next so many writes of the sentinel come too late.
     Conflicts(u32),
     /// `stolonctl failkeeper`
@@ -64,14 +66,14 @@ pub(super) enum Event {
 #[derive(Debug, Clone)]
 struct SimKeeper {
     /// It keeps a liveness key and stops old masters, as ours do.
-    ours: bool,
+    own: bool,
     runs: bool,
-    sick: bool,
+    failing: bool,
     boot: u32,
     published: Option<(Boottime, KeeperInfo)>,
     alive_at: Option<Boottime>,
     /// The db whose data it has, and the generation applied.
-    held: Option<(DbUid, i64)>,
+    data: Option<(DbUid, i64)>,
     copying: u32,
     stopped: Option<Stopped>,
     leaving: bool,
@@ -103,14 +105,14 @@ pub(super) struct Simulation {
     store_back: Boottime,
     keepers_back: Boottime,
     reads_take: u32,
-    reading: Option<UnderWay>,
+    reading: Option<PendingRead>,
     writes_take: u32,
-    writing: Option<Writing>,
+    writing: Option<PendingWrite>,
     lost_answers: u32,
     /// How long the last write took, until the next reading.
-    busy: Duration,
+    own_requests: Duration,
     /// Every change of the master, but for the first one, and whether the one before served in between.
-    pub(super) elections: Vec<Elected>,
+    pub(super) elections: Vec<MasterChange>,
     served: bool,
     read_again_at: Boottime,
     revision: i64,
@@ -125,7 +127,7 @@ pub(super) struct Simulation {
 
 /// A reading of the sentinel that was sent and is not answered.
 #[derive(Debug, Clone)]
-struct UnderWay {
+struct PendingRead {
     sent: Boottime,
     answered_at: Boottime,
     data: ClusterData,
@@ -134,20 +136,20 @@ struct UnderWay {
 
 /// A write of the sentinel that was sent and is not answered.
 #[derive(Debug, Clone)]
-struct Writing {
+struct PendingWrite {
     sent: Boottime,
     arrives_at: Boottime,
     answered_at: Boottime,
     read: ClusterData,
     plan: Plan,
-    unwritten: Memory,
+    memory_after_failed_round: Memory,
     /// Whether its conditions held when it arrived.
     done: Option<bool>,
 }
 
 /// A change of the master.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Elected {
+pub(super) struct MasterChange {
     pub(super) at: Boottime,
     /// Whether the former one served clients.
     pub(super) former_served: bool,
@@ -170,13 +172,13 @@ impl Simulation {
         stored.proxy_check_interval = Some(GoDuration::from_secs(1));
         stored.proxy_timeout = Some(GoDuration::from(PROXY_TIMEOUT));
         let keeper = |index| SimKeeper {
-            ours: !old.contains(&index),
+            own: !old.contains(&index),
             runs: true,
-            sick: false,
+            failing: false,
             boot: 1,
             published: None,
             alive_at: None,
-            held: None,
+            data: None,
             copying: 0,
             stopped: None,
             leaving: false,
@@ -207,7 +209,7 @@ impl Simulation {
             writes_take: 0,
             writing: None,
             lost_answers: 0,
-            busy: Duration::ZERO,
+            own_requests: Duration::ZERO,
             elections: Vec::new(),
             served: false,
             read_again_at: NOW,
@@ -221,15 +223,15 @@ impl Simulation {
         }
     }
 
-    pub(super) fn happen(&mut self, event: &Event) {
+    pub(super) fn apply(&mut self, event: &Event) {
         let count = self.keepers.len();
         match *event {
             Event::Wait(ticks) => (0..ticks).for_each(|_| self.tick()),
-            Event::Kill(index) => {
+            Event::KillKeeper(index) => {
                 let keeper = &mut self.keepers[index % count];
                 (keeper.runs, keeper.running) = (false, false);
             }
-            Event::Revive(index) => {
+            Event::StartKeeper(index) => {
                 let keeper = &mut self.keepers[index % count];
                 if !keeper.runs {
                     keeper.runs = true;
@@ -237,23 +239,23 @@ impl Simulation {
                     (keeper.leaving, keeper.stopped, keeper.copying) = (false, None, 0);
                 }
             }
-            Event::Leave(index) => self.leave(index % count),
-            Event::Sicken(index) => {
+            Event::StopKeeper(index) => self.leave(index % count),
+            Event::FailInstance(index) => {
                 let keeper = &mut self.keepers[index % count];
-                (keeper.sick, keeper.running) = (true, false);
+                (keeper.failing, keeper.running) = (true, false);
             }
-            Event::Heal(index) => self.keepers[index % count].sick = false,
+            Event::RepairInstance(index) => self.keepers[index % count].failing = false,
             Event::Write(bytes) => {
                 if let Some(master) = self.master_keeper().filter(|index| self.keepers[*index].running) {
                     self.keepers[master].at += u64::from(bytes);
                 }
             }
-            Event::ProxyRuns(index) => {
+            Event::ResumeProxy(index) => {
                 if let Some(proxy) = self.proxies.get_mut(index) {
                     proxy.runs = true;
                 }
             }
-            Event::ProxyHangs(index) => {
+            Event::PauseProxy(index) => {
                 if let Some(proxy) = self.proxies.get_mut(index) {
                     proxy.runs = false;
                 }
@@ -264,14 +266,14 @@ impl Simulation {
                 // refused when it arrives later: the election key is another one
                 self.writing = None;
             }
-            Event::StoreAway(ticks) => {
+            Event::StoreOutage(ticks) => {
                 self.store_back = self.now + TICK * ticks;
                 (0..=ticks).for_each(|_| self.tick());
             }
             Event::SlowReads(ticks) => self.reads_take = ticks,
             Event::SlowWrites(ticks) => self.writes_take = ticks,
             Event::LostAnswers(count) => self.lost_answers += count,
-            Event::Silence(ticks) => {
+            Event::KeepersUnreachable(ticks) => {
                 self.keepers_back = self.now + TICK * ticks;
                 (0..ticks).for_each(|_| self.tick());
             }
@@ -290,13 +292,13 @@ impl Simulation {
     }
 
     fn leave(&mut self, index: usize) {
-        let away = self.store_away();
+        let away = self.store_is_down();
         let keeper = &mut self.keepers[index];
         if !keeper.runs {
             return;
         }
-        keeper.leaving = keeper.ours;
-        if keeper.running && keeper.ours {
+        keeper.leaving = keeper.own;
+        if keeper.running && keeper.own {
             let lsn = Some(Lsn(keeper.at));
             keeper.stopped = Some(Stopped {
                 clean: true,
@@ -325,7 +327,7 @@ impl Simulation {
         }
     }
 
-    fn store_away(&self) -> bool {
+    fn store_is_down(&self) -> bool {
         self.now < self.store_back
     }
 
@@ -337,25 +339,25 @@ impl Simulation {
     /// A tenth of a second: everybody acts once, the sentinel last.
     pub(super) fn tick(&mut self) {
         self.now = self.now + TICK;
-        if self.store_away() {
+        if self.store_is_down() {
             return;
         }
         let reachable = self.now > self.keepers_back;
         for index in 0..self.keepers.len() {
             if reachable && self.keepers[index].runs {
-                self.keeper_acts(index);
+                self.run_keeper(index);
             }
         }
         for index in 0..self.proxies.len() {
             if self.proxies[index].runs {
-                self.proxy_acts(index);
+                self.run_proxy(index);
             }
         }
-        self.sentinel_acts();
+        self.run_sentinel();
         self.served |= self.serves();
     }
 
-    fn keeper_acts(&mut self, index: usize) {
+    fn run_keeper(&mut self, index: usize) {
         let uid = keeper_uid(index);
         let before = self.info_of(index);
         let acknowledged = self
@@ -370,14 +372,14 @@ impl Simulation {
         }
         let now = self.now;
         let keeper = &mut self.keepers[index];
-        keeper.alive_at = keeper.ours.then_some(now);
+        keeper.alive_at = keeper.own.then_some(now);
         let stale = keeper
             .published
             .as_ref()
             .is_none_or(|(at, _)| now.since(*at) >= PUBLISH);
         let mut after = self.info_of(index);
         after.info_uid = before.info_uid.clone();
-        if stale || (after != before && self.keepers[index].ours) {
+        if stale || (after != before && self.keepers[index].own) {
             self.keeper_publishes(index);
         }
     }
@@ -390,11 +392,11 @@ impl Simulation {
     fn converge(&mut self, index: usize, db: &crate::model::Db) {
         let is_master = self.data.master_uid() == Some(&db.uid);
         let keeper = &mut self.keepers[index];
-        if keeper.held.as_ref().is_none_or(|(held, _)| *held != db.uid) {
+        if keeper.data.as_ref().is_none_or(|(held, _)| *held != db.uid) {
             keeper.running = false;
             if db.spec.role == Role::Master {
                 *keeper = SimKeeper {
-                    held: Some((db.uid.clone(), 0)),
+                    data: Some((db.uid.clone(), 0)),
                     timeline: 1,
                     at: 1_000,
                     history: Vec::new(),
@@ -404,7 +406,7 @@ impl Simulation {
             } else {
                 keeper.copying += 1;
                 if keeper.copying < 5 {
-                    keeper.held = keeper.held.take().filter(|_| false);
+                    keeper.data = keeper.data.take().filter(|_| false);
                     return;
                 }
                 keeper.copying = 0;
@@ -413,20 +415,20 @@ impl Simulation {
                     return;
                 };
                 let keeper = &mut self.keepers[index];
-                keeper.held = Some((db.uid.clone(), 0));
+                keeper.data = Some((db.uid.clone(), 0));
                 (keeper.timeline, keeper.at) = (source.timeline, source.at);
                 keeper.history = source.history;
                 keeper.primary = false;
             }
         }
         let keeper = &mut self.keepers[index];
-        if keeper.sick {
+        if keeper.failing {
             keeper.running = false;
             return;
         }
         let held = db.uid.clone();
         match db.spec.role {
-            Role::Master if is_master || !keeper.ours => {
+            Role::Master if is_master || !keeper.own => {
                 if !keeper.primary {
                     let left = TimelineHistory {
                         timeline_id: keeper.timeline,
@@ -460,7 +462,7 @@ impl Simulation {
                 self.follow_master(index);
             }
         }
-        self.keepers[index].held = Some((held, db.generation));
+        self.keepers[index].data = Some((held, db.generation));
     }
 
     /// A standby receives what its master has, if it is on the master's branch.
@@ -495,9 +497,9 @@ impl Simulation {
     fn info_of(&self, index: usize) -> KeeperInfo {
         let keeper = &self.keepers[index];
         let state = PostgresState {
-            uid: keeper.held.as_ref().map(|(uid, _)| uid.clone()).unwrap_or_default(),
+            uid: keeper.data.as_ref().map(|(uid, _)| uid.clone()).unwrap_or_default(),
             generation: keeper
-                .held
+                .data
                 .as_ref()
                 .map(|(_, generation)| *generation)
                 .unwrap_or_default(),
@@ -514,9 +516,9 @@ impl Simulation {
             cluster_uid: ClusterUid::from("sim"),
             boot_uuid: self.boot_of(index),
             postgres_state: Some(state),
-            liveness_key: keeper.ours,
+            liveness_key: keeper.own,
             leaving: keeper.leaving,
-            stopped: keeper.stopped.clone().filter(|_| keeper.ours),
+            stopped: keeper.stopped.clone().filter(|_| keeper.own),
             ..KeeperInfo::default()
         }
     }
@@ -530,7 +532,7 @@ impl Simulation {
     }
 
     /// One check-in (fencing F-1, F-2), every tick: ours wake with the watch.
-    fn proxy_acts(&mut self, index: usize) {
+    fn run_proxy(&mut self, index: usize) {
         let uid = ProxyUid::from(format!("p{index}"));
         let section = self.data.proxy.clone().unwrap_or_default();
         self.revision += 1;
@@ -568,7 +570,7 @@ impl Simulation {
                 );
             }
             if keeper.alive_at.is_some_and(|at| self.now.since(at) < LIVENESS_TTL) {
-                seen.alive.insert(uid, self.boot_of(index));
+                seen.liveness_keys.insert(uid, self.boot_of(index));
             }
         }
         for info in self.proxies.iter().filter_map(|proxy| proxy.info.clone()) {
@@ -585,62 +587,62 @@ impl Simulation {
 
     /// Reads, and decides when the answer is there; the next reading is sent after sleepInterval at most. While a write is
     /// under way nothing else is sent.
-    fn sentinel_acts(&mut self) {
-        self.write_goes_on();
+    fn run_sentinel(&mut self) {
+        self.advance_write();
         if self.writing.is_some() {
             return;
         }
         if self.reading.is_none() && (self.reads_take == 0 || self.now >= self.read_again_at) {
-            self.reading = Some(UnderWay {
+            self.reading = Some(PendingRead {
                 sent: self.now,
                 answered_at: self.now + TICK * self.reads_take,
                 data: self.data.clone(),
                 seen: self.observations(),
             });
         }
-        let Some(UnderWay {
+        let Some(PendingRead {
             sent, data, mut seen, ..
         }) = self.reading.take_if(|read| read.answered_at <= self.now)
         else {
             return;
         };
-        seen.took = self.now.since(sent);
-        seen.busy = std::mem::take(&mut self.busy);
+        seen.latency = self.now.since(sent);
+        seen.own_requests = std::mem::take(&mut self.own_requests);
         self.decide(data, &seen);
         let wake = self.last.as_ref().and_then(|plan| plan.wake_at);
         self.read_again_at = wake.map_or(self.now + SLEEP, |wake| wake.min(self.now + SLEEP));
-        self.write_goes_on();
+        self.advance_write();
     }
 
     /// Carries the write out once it has arrived, and takes its answer.
-    fn write_goes_on(&mut self) {
+    fn advance_write(&mut self) {
         let Some(mut writing) = self.writing.take() else { return };
         if writing.done.is_none() && writing.arrives_at <= self.now {
-            writing.done = Some(self.arrive(&writing));
+            writing.done = Some(self.apply_write(&writing));
         }
         let Some(done) = writing.done.filter(|_| writing.answered_at <= self.now) else {
             self.writing = Some(writing);
             return;
         };
-        self.busy = self.now.since(writing.sent);
+        self.own_requests = self.now.since(writing.sent);
         if self.lost_answers > 0 {
             self.lost_answers -= 1;
-            self.memory = writing.unwritten.unanswered(&writing.plan);
+            self.memory = writing.memory_after_failed_round.keeping_election_of(&writing.plan);
         } else if done {
             self.memory = writing.plan.memory.clone();
             self.refresh_at = self.now + SLEEP;
             self.last = Some(writing.plan);
         } else {
-            self.memory = writing.unwritten;
+            self.memory = writing.memory_after_failed_round;
         }
     }
 
     /// Carries a write out if nothing has changed that it depends on; whether that is so.
-    fn arrive(&mut self, writing: &Writing) -> bool {
+    fn apply_write(&mut self, writing: &PendingWrite) -> bool {
         let holds = |condition: &Condition| {
             let Condition::KeeperInfo { key, revision } = condition;
             let uid = KeeperUid::from(key.as_str());
-            self.info_stands(&uid).then(|| self.revisions[&uid]) == *revision
+            self.info_exists(&uid).then(|| self.revisions[&uid]) == *revision
         };
         if self.conflicts > 0 {
             self.conflicts -= 1;
@@ -649,18 +651,18 @@ impl Simulation {
         if self.data != writing.read || !writing.plan.conditions.iter().all(holds) {
             return false;
         }
-        self.watch_over(&writing.plan);
+        self.check_write(&writing.plan);
         let former = self.data.master_uid().cloned();
         self.data = writing.plan.next.clone();
         if former.is_some() && former.as_ref() != self.data.master_uid() {
             let (at, former_served) = (self.now, std::mem::take(&mut self.served));
-            self.elections.push(Elected { at, former_served });
+            self.elections.push(MasterChange { at, former_served });
         }
         true
     }
 
     /// Whether this keeper's info is in the store.
-    fn info_stands(&self, uid: &KeeperUid) -> bool {
+    fn info_exists(&self, uid: &KeeperUid) -> bool {
         (0..self.keepers.len())
             .filter(|index| keeper_uid(*index) == *uid)
             .any(|index| {
@@ -670,11 +672,11 @@ impl Simulation {
     }
 
     fn decide(&mut self, data: ClusterData, seen: &Observations) {
-        let checked: Checked = data.clone().check().unwrap();
+        let checked: CheckedClusterData = data.clone().check().unwrap();
         let wall = Timestamp::from_unix_nanos(i128::from(self.now.as_nanos()));
-        let input = Input {
+        let input = PlanInput {
             data: &checked,
-            seen,
+            observations: seen,
             memory: &self.memory,
             leadership: self.leadership,
             now: self.now,
@@ -687,23 +689,23 @@ impl Simulation {
         };
         let outcome = plan(
             &input,
-            &mut Fresh {
+            &mut Entropy {
                 uid: &mut uid,
-                chance: 0,
+                number: 0,
             },
         );
-        let unwritten = unwritten(&input);
+        let memory_after_failed_round = memory_after_failed_round(&input);
         self.uids = number;
         match outcome {
             Ok(plan) => {
-                if plan.write == Write::Now || self.now >= self.refresh_at {
-                    self.writing = Some(Writing {
+                if plan.urgency == Urgency::Immediate || self.now >= self.refresh_at {
+                    self.writing = Some(PendingWrite {
                         sent: self.now,
                         arrives_at: self.now + TICK * (self.writes_take / 2),
                         answered_at: self.now + TICK * self.writes_take,
                         read: data,
                         plan,
-                        unwritten,
+                        memory_after_failed_round,
                         done: None,
                     });
                 } else {
@@ -711,13 +713,13 @@ impl Simulation {
                     self.last = Some(plan);
                 }
             }
-            Err(Refusal::NoKeepers) => self.memory = unwritten,
+            Err(PlanError::NoKeepers) => self.memory = memory_after_failed_round,
             Err(refusal) => self.broken.push(refusal.to_string()),
         }
     }
 
     /// What must hold over several writes, looked at from outside of the judgement.
-    fn watch_over(&mut self, plan: &Plan) {
+    fn check_write(&mut self, plan: &Plan) {
         let (old, new) = (
             self.data.proxy.clone().unwrap_or_default(),
             plan.next.proxy.clone().unwrap_or_default(),

@@ -137,7 +137,7 @@ impl<const KEEPERS: usize> World<KEEPERS> {
         }
     }
 
-    /// Standbys that could take over, from a master that failed or one that stopped (beyond, sentinel C-10).
+    /// Standbys that could take over, from a master that failed or one that stopped (extensions, sentinel C-10).
     pub(super) fn candidates(&self, seen: &Data<KEEPERS>, rules: Rules, stopped: Option<Stopped>) -> Vec<usize> {
         let head = seen.dbs[seen.master].record.map(Log::timeline);
         let eligible = |index: &usize| {
@@ -158,7 +158,7 @@ impl<const KEEPERS: usize> World<KEEPERS> {
         (0..KEEPERS).filter(eligible).collect()
     }
 
-    /// Former masters that could be gone back to (beyond, sentinel C-12).
+    /// Former masters that could be gone back to (extensions, sentinel C-12).
     pub(super) fn retained(
         &self,
         seen: &Data<KEEPERS>,

@@ -140,11 +140,11 @@ pub(super) struct Plan<const KEEPERS: usize> {
 pub(super) enum Why {
     /// It was it from the start.
     First,
-    /// The last one said goodbye (beyond ).
+    /// The last one said goodbye (extensions ).
     Goodbye,
     /// The last one failed.
     Failed(How),
-    /// The last one failed before it was published, and this one was master before (beyond ).
+    /// The last one failed before it was published, and this one was master before (extensions ).
     Unpublished(How),
     /// The last one failed soon after its promotion, and this one was master before (sentinel C-12).
     JustPromoted(How),

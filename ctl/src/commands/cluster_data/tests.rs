@@ -26,7 +26,7 @@ fn connect_for(endpoint: &str, timeout: Duration) -> Store {
         timeout,
         ..StoreOptions::default()
     };
-    Store::connect(StoreConfig::load(&options).unwrap())
+    Store::connect(StoreConfig::validate(&options).unwrap())
 }
 
 impl WriteRace {

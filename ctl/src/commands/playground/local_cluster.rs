@@ -184,7 +184,7 @@ impl LocalCluster {
             timeout: Duration::from_secs(2),
             ..StoreOptions::default()
         };
-        let config = StoreConfig::load(&options)
+        let config = StoreConfig::validate(&options)
             .map_err(|faults| anyhow::anyhow!("the playground's own store options: {faults:?}"))?;
         Ok(Self {
             dir,

@@ -227,7 +227,7 @@ pub(super) async fn status_lines(cluster: &LocalCluster) -> Vec<String> {
             Some(master) => {
                 format!(
                     "follows {master}, {} bytes behind",
-                    ahead.map_or(0, |ahead| db.position.behind(ahead)).max(0)
+                    ahead.map_or(0, |ahead| db.position.bytes_behind(ahead)).max(0)
                 )
             }
             None => String::new(),

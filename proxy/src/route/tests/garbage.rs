@@ -293,7 +293,7 @@ fn descend<'a>(from: &'a Json, path: &[&str]) -> Vec<&'a Json> {
 }
 
 fn is_text(value: &Json, wanted: impl Fn(&str) -> bool) -> bool {
-    matches!(value, Json::Text(text) if wanted(text))
+    matches!(value, Json::String(text) if wanted(text))
 }
 
 /// Whether a document says anywhere that clients of the proxy `me` go to this db, and contains the db.
@@ -303,7 +303,7 @@ fn names_route(document: &Json, db: &str, endpoint: &MasterEndpoint, me: &str) -
     let statuses = members(members(dbs, db), "status");
     let listed = members(proxy.clone(), "enabledProxies");
     let listed = listed.into_iter().flat_map(|list| match list {
-        Json::List(entries) => entries.as_slice(),
+        Json::Array(entries) => entries.as_slice(),
         _ => &[],
     });
     members(proxy, "masterDbUid")

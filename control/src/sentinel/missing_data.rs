@@ -5,67 +5,77 @@ use std::time::Duration;
 
 use crate::clock::Boottime;
 use crate::model::FormerKeepers;
-use crate::sentinel::reading::Reading;
+use crate::sentinel::decode::DecodedSnapshot;
 
 /// Publications of keepers that are waited for before a cluster is created, in sleepIntervals.
-const INTERVALS: u32 = 3;
+const WAIT_INTERVALS: u32 = 3;
 
 /// What follows from the absence of cluster data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum MissingDataDecision {
     /// Nobody has been seen for long enough.
     Create,
     /// Keepers may still publish.
     WaitUntil(Boottime),
     /// Keepers of an earlier cluster are here, or were.
-    Keep(FormerKeepers),
+    KeepersExist(FormerKeepers),
 }
 
 /// What was seen since the cluster data are absent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Absence {
+pub(super) struct MissingData {
     since: Option<Boottime>,
     former: FormerKeepers,
 }
 
-impl Absence {
+impl MissingData {
     /// One more reading, at `now`, that found no cluster data; `interval` is how often keepers publish.
     ///
     /// A keeper that was seen once counts until cluster data are there: that it is stopped does not give its data up.
-    pub(super) fn look(&mut self, reading: &Reading, interval: Duration, now: Boottime) -> Verdict {
-        self.former.extend(former(reading));
+    pub(super) fn observe(
+        &mut self,
+        reading: &DecodedSnapshot,
+        interval: Duration,
+        now: Boottime,
+    ) -> MissingDataDecision {
+        self.former.extend(former_keepers(reading));
         if !self.former.is_empty() {
-            return Verdict::Keep(self.former.clone());
+            return MissingDataDecision::KeepersExist(self.former.clone());
         }
         let since = *self.since.get_or_insert(now);
-        let end = since + interval.saturating_mul(INTERVALS);
+        let end = since + interval.saturating_mul(WAIT_INTERVALS);
         if now < end {
-            return Verdict::WaitUntil(end);
+            return MissingDataDecision::WaitUntil(end);
         }
-        Verdict::Create
+        MissingDataDecision::Create
     }
 
     /// The store could not be read: keepers may not have reached it either.
-    pub(super) fn interrupted(&mut self) {
+    pub(super) fn restart_wait(&mut self) {
         self.since = None;
     }
 
     /// There are cluster data.
-    pub(super) fn over(&mut self) {
+    pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
 }
 
 /// The keepers of a cluster that this reading has found.
-pub(super) fn former(reading: &Reading) -> FormerKeepers {
+pub(super) fn former_keepers(reading: &DecodedSnapshot) -> FormerKeepers {
     let mut former = FormerKeepers::default();
     // What cannot be decoded was written by somebody: it may well be a keeper with data.
-    for key in reading.seen.keeper_keys.keys() {
-        if !reading.seen.keepers.values().any(|observed| observed.key == *key) {
+    for key in reading.observations.keeper_keys.keys() {
+        if !reading
+            .observations
+            .keepers
+            .values()
+            .any(|observed| observed.key == *key)
+        {
             former.add_undecodable(key);
         }
     }
-    for observed in reading.seen.keepers.values() {
+    for observed in reading.observations.keepers.values() {
         former.add(&observed.key, &observed.info.cluster_uid);
     }
     former
@@ -78,12 +88,12 @@ mod tests {
     use super::*;
     use crate::model::KeeperInfo;
     use crate::plan::{Observations, Observed};
-    use crate::sentinel::reading::Found;
+    use crate::sentinel::decode::Stored;
     use crate::store::Revision;
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn reading(keepers: &[(&str, &str)], garbage: &[&str]) -> Reading {
+    fn reading(keepers: &[(&str, &str)], garbage: &[&str]) -> DecodedSnapshot {
         let mut seen = Observations::default();
         for (key, cluster) in keepers {
             let info = KeeperInfo {
@@ -102,12 +112,12 @@ mod tests {
         }
         seen.keeper_keys
             .extend(garbage.iter().map(|key| ((*key).to_owned(), 1)));
-        Reading {
-            data: Found::Nothing,
+        DecodedSnapshot {
+            data: Stored::Absent,
             revision: Revision::ABSENT,
-            seen,
+            observations: seen,
             leases: BTreeMap::new(),
-            garbage: BTreeMap::new(),
+            undecodable: BTreeMap::new(),
         }
     }
 
@@ -117,41 +127,62 @@ mod tests {
 
     #[test]
     fn a_cluster_is_created_when_nobody_was_seen_for_three_sleep_intervals() {
-        let mut absence = Absence::default();
+        let mut absence = MissingData::default();
         let nobody = reading(&[], &[]);
-        assert_eq!(absence.look(&nobody, 5 * SECOND, at(100)), Verdict::WaitUntil(at(115)));
-        assert_eq!(absence.look(&nobody, 5 * SECOND, at(114)), Verdict::WaitUntil(at(115)));
-        assert_eq!(absence.look(&nobody, 5 * SECOND, at(115)), Verdict::Create);
+        assert_eq!(
+            absence.observe(&nobody, 5 * SECOND, at(100)),
+            MissingDataDecision::WaitUntil(at(115))
+        );
+        assert_eq!(
+            absence.observe(&nobody, 5 * SECOND, at(114)),
+            MissingDataDecision::WaitUntil(at(115))
+        );
+        assert_eq!(
+            absence.observe(&nobody, 5 * SECOND, at(115)),
+            MissingDataDecision::Create
+        );
     }
 
     #[test]
     fn time_without_the_store_begins_the_wait_anew() {
-        let mut absence = Absence::default();
+        let mut absence = MissingData::default();
         let nobody = reading(&[], &[]);
-        absence.look(&nobody, 5 * SECOND, at(100));
-        absence.interrupted();
-        assert_eq!(absence.look(&nobody, 5 * SECOND, at(130)), Verdict::WaitUntil(at(145)));
+        absence.observe(&nobody, 5 * SECOND, at(100));
+        absence.restart_wait();
+        assert_eq!(
+            absence.observe(&nobody, 5 * SECOND, at(130)),
+            MissingDataDecision::WaitUntil(at(145))
+        );
     }
 
     #[test]
     fn keepers_of_a_cluster_keep_it_from_being_created_also_once_they_are_gone() {
-        let mut absence = Absence::default();
-        let seen = absence.look(&reading(&[("k1", "c1"), ("k2", "")], &["k3"]), SECOND, at(100));
-        let Verdict::Keep(former) = seen else {
+        let mut absence = MissingData::default();
+        let seen = absence.observe(&reading(&[("k1", "c1"), ("k2", "")], &["k3"]), SECOND, at(100));
+        let MissingDataDecision::KeepersExist(former) = seen else {
             panic!("{seen:?}");
         };
         assert_eq!(former.to_string(), "k1 (cluster c1), k3 (its info cannot be decoded)");
         let nobody = reading(&[], &[]);
-        assert_eq!(absence.look(&nobody, SECOND, at(200)), Verdict::Keep(former));
-        absence.over();
-        assert_eq!(absence.look(&nobody, SECOND, at(300)), Verdict::WaitUntil(at(303)));
+        assert_eq!(
+            absence.observe(&nobody, SECOND, at(200)),
+            MissingDataDecision::KeepersExist(former)
+        );
+        absence.reset();
+        assert_eq!(
+            absence.observe(&nobody, SECOND, at(300)),
+            MissingDataDecision::WaitUntil(at(303))
+        );
     }
 
     #[test]
     fn keepers_that_never_belonged_to_a_cluster_do_not_count() {
-        let mut absence = Absence::default();
+        let mut absence = MissingData::default();
         let fresh = reading(&[("k1", "")], &[]);
-        assert_eq!(absence.look(&fresh, SECOND, at(1)), Verdict::WaitUntil(at(4)));
-        assert_eq!(absence.look(&fresh, SECOND, at(4)), Verdict::Create);
+        assert_eq!(
+            absence.observe(&fresh, SECOND, at(1)),
+            MissingDataDecision::WaitUntil(at(4))
+        );
+        assert_eq!(absence.observe(&fresh, SECOND, at(4)), MissingDataDecision::Create);
     }
 }

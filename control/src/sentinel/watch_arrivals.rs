@@ -13,26 +13,26 @@ const REMEMBERED_MAX: usize = 1000;
 
 /// The arrival of the last news, by the last part of the key.
 #[derive(Debug, Default)]
-pub(super) struct Arrivals {
+pub(super) struct WatchArrivals {
     /// Keeper infos, with the revision of the put.
     infos: BTreeMap<String, (Revision, Boottime)>,
     /// Liveness keys that are gone.
     gone: BTreeMap<String, Boottime>,
 }
 
-impl Arrivals {
+impl WatchArrivals {
     /// Takes over what a watch has learnt.
-    pub(super) fn note(&mut self, changes: &Changes, keys: &Keys) {
-        let (infos, alive) = (keys.keeper_infos(), keys.alive_all());
+    pub(super) fn record(&mut self, changes: &Changes, keys: &Keys) {
+        let (infos, alive) = (keys.keeper_infos(), keys.liveness_keys());
         for (key, change) in &changes.keys {
             if let Some(name) = key.strip_prefix(&infos) {
-                match change.now {
+                match change.entry {
                     Some(_) => drop(self.infos.insert(name.to_owned(), (change.revision, change.arrived))),
                     None => drop(self.infos.remove(name)),
                 }
             }
             if let Some(name) = key.strip_prefix(&alive) {
-                match change.now {
+                match change.entry {
                     Some(_) => drop(self.gone.remove(name)),
                     None => drop(self.gone.insert(name.to_owned(), change.arrived)),
                 }
@@ -48,7 +48,7 @@ impl Arrivals {
 
     /// Dates what was read, with what was known when it was answered: an info is at least as old as the news of its
     /// very put, and a liveness key was gone when the news of that came.
-    pub(super) fn date(&mut self, seen: &mut Observations, now: Boottime) {
+    pub(super) fn apply_to(&mut self, seen: &mut Observations, now: Boottime) {
         for observed in seen.keepers.values_mut() {
             if let Some((revision, arrived)) = self.infos.get(&observed.key)
                 && revision.0 == observed.revision
@@ -57,9 +57,9 @@ impl Arrivals {
             }
         }
         self.gone
-            .retain(|name, _| !seen.alive.contains_key(&KeeperUid::from(name.as_str())));
+            .retain(|name, _| !seen.liveness_keys.contains_key(&KeeperUid::from(name.as_str())));
         let gone = self.gone.iter().map(|(name, at)| (KeeperUid::from(name.as_str()), *at));
-        seen.gone = gone.collect();
+        seen.liveness_gone = gone.collect();
     }
 }
 
@@ -70,13 +70,13 @@ mod tests {
     use super::*;
     use crate::model::{BootUuid, KeeperInfo};
     use crate::plan::Observed;
-    use crate::store::{Change, Entry};
+    use crate::store::{Entry, KeyChange};
 
     fn at(seconds: u64) -> Boottime {
         Boottime::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn change(is_there: bool, revision: i64, arrived: u64) -> Change {
+    fn change(is_there: bool, revision: i64, arrived: u64) -> KeyChange {
         let entry = Entry {
             key: String::new(),
             value: Vec::new(),
@@ -84,14 +84,14 @@ mod tests {
             create_revision: Revision(1),
             lease: None,
         };
-        Change {
-            now: is_there.then_some(entry),
+        KeyChange {
+            entry: is_there.then_some(entry),
             revision: Revision(revision),
             arrived: at(arrived),
         }
     }
 
-    fn news(key: String, change: Change) -> Changes {
+    fn news(key: String, change: KeyChange) -> Changes {
         Changes {
             keys: BTreeMap::from([(key, change)]),
             gap: false,
@@ -114,46 +114,49 @@ mod tests {
     #[test]
     fn a_key_that_went_is_known_until_it_is_there_again() {
         let keys = Keys::new("p", "c").unwrap();
-        let mut arrivals = Arrivals::default();
-        arrivals.note(&news(keys.alive("k1"), change(false, 1, 1)), &keys);
-        arrivals.note(&news(keys.alive("k2"), change(false, 2, 2)), &keys);
-        arrivals.note(&news(keys.alive("k3"), change(false, 3, 3)), &keys);
-        arrivals.note(&news(keys.alive("k2"), change(true, 4, 4)), &keys);
+        let mut arrivals = WatchArrivals::default();
+        arrivals.record(&news(keys.liveness_key("k1"), change(false, 1, 1)), &keys);
+        arrivals.record(&news(keys.liveness_key("k2"), change(false, 2, 2)), &keys);
+        arrivals.record(&news(keys.liveness_key("k3"), change(false, 3, 3)), &keys);
+        arrivals.record(&news(keys.liveness_key("k2"), change(true, 4, 4)), &keys);
         let mut first = Observations {
-            alive: BTreeMap::from([("k3".into(), BootUuid::from("b"))]),
+            liveness_keys: BTreeMap::from([("k3".into(), BootUuid::from("b"))]),
             ..Observations::default()
         };
-        arrivals.date(&mut first, at(5));
-        assert_eq!(first.gone, BTreeMap::from([("k1".into(), at(1))]));
+        arrivals.apply_to(&mut first, at(5));
+        assert_eq!(first.liveness_gone, BTreeMap::from([("k1".into(), at(1))]));
         let mut second = Observations::default();
-        arrivals.date(&mut second, at(6));
-        assert_eq!(second.gone, first.gone, "what is there again is forgotten");
+        arrivals.apply_to(&mut second, at(6));
+        assert_eq!(
+            second.liveness_gone, first.liveness_gone,
+            "what is there again is forgotten"
+        );
     }
 
     #[test]
     fn an_info_is_as_old_as_the_news_of_the_put_that_was_read_and_of_no_other() {
         let keys = Keys::new("p", "c").unwrap();
-        let mut arrivals = Arrivals::default();
-        arrivals.note(&news(keys.keeper_info("k1"), change(true, 7, 10)), &keys);
-        let age = |arrivals: &mut Arrivals, revision| {
+        let mut arrivals = WatchArrivals::default();
+        arrivals.record(&news(keys.keeper_info("k1"), change(true, 7, 10)), &keys);
+        let age = |arrivals: &mut WatchArrivals, revision| {
             let mut seen = seen(revision);
-            arrivals.date(&mut seen, at(14));
+            arrivals.apply_to(&mut seen, at(14));
             seen.keepers[&KeeperUid::from("k1")].age.as_secs()
         };
         assert_eq!(age(&mut arrivals, 7), 4);
         assert_eq!(age(&mut arrivals, 8), 0, "a later put, whose news is still on its way");
-        arrivals.note(&news(keys.keeper_info("k1"), change(false, 9, 12)), &keys);
+        arrivals.record(&news(keys.keeper_info("k1"), change(false, 9, 12)), &keys);
         assert_eq!(age(&mut arrivals, 7), 0);
     }
 
     #[test]
     fn strangers_keys_do_not_pile_up() {
         let keys = Keys::new("p", "c").unwrap();
-        let mut arrivals = Arrivals::default();
+        let mut arrivals = WatchArrivals::default();
         for n in 0..3 * REMEMBERED_MAX {
             let name = format!("k{n}");
-            arrivals.note(&news(keys.alive(&name), change(false, 1, 1)), &keys);
-            arrivals.note(&news(keys.keeper_info(&name), change(true, 1, 1)), &keys);
+            arrivals.record(&news(keys.liveness_key(&name), change(false, 1, 1)), &keys);
+            arrivals.record(&news(keys.keeper_info(&name), change(true, 1, 1)), &keys);
         }
         assert!(arrivals.gone.len() <= REMEMBERED_MAX && arrivals.infos.len() <= REMEMBERED_MAX);
     }

@@ -7,14 +7,14 @@ use crate::clock::Boottime;
 
 /// Since when no write of this leadership could be sent.
 #[derive(Debug, Default)]
-pub(super) struct TooOld {
+pub(super) struct StaleReads {
     since: Option<Boottime>,
     is_reported: bool,
 }
 
-impl TooOld {
+impl StaleReads {
     /// Notes a write that could not be sent. True once, when none could be for as long as this.
-    pub(super) fn refused(&mut self, now: Boottime, limit: Duration) -> bool {
+    pub(super) fn record_unsent_write(&mut self, now: Boottime, limit: Duration) -> bool {
         let since = *self.since.get_or_insert(now);
         let is_due = !self.is_reported && now.since(since) >= limit;
         self.is_reported |= is_due;
@@ -22,7 +22,7 @@ impl TooOld {
     }
 
     /// Notes a write that was sent, or the end of a leadership.
-    pub(super) fn over(&mut self) {
+    pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
 }
@@ -35,11 +35,15 @@ mod tests {
     fn writes_that_are_refused_for_long_are_reported_once() {
         let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
         let limit = Duration::from_secs(20);
-        let mut too_old = TooOld::default();
-        let reported = |too_old: &mut TooOld, from, to| (from..to).filter(|n| too_old.refused(at(*n), limit)).count();
+        let mut too_old = StaleReads::default();
+        let reported = |too_old: &mut StaleReads, from, to| {
+            (from..to)
+                .filter(|n| too_old.record_unsent_write(at(*n), limit))
+                .count()
+        };
         assert_eq!(reported(&mut too_old, 1, 21), 0);
         assert_eq!(reported(&mut too_old, 21, 60), 1);
-        too_old.over();
+        too_old.reset();
         assert_eq!(
             reported(&mut too_old, 60, 80),
             0,

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 /// What etcd's error says beyond the request that met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Trouble {
+pub enum EtcdFault {
     /// The alarm NOSPACE is raised: reads work, writes and new leases do not.
     OutOfSpace,
     /// The alarm CORRUPT is raised: members disagree about the data, and writes are refused.
@@ -35,30 +35,30 @@ pub enum Trouble {
 }
 
 /// Parts of etcd's messages (api/v3rpc/rpctypes/error.go), the same from 3.3 to 3.6.
-const MESSAGES: [(&str, Trouble); 18] = [
-    ("database space exceeded", Trouble::OutOfSpace),
-    ("corrupt cluster", Trouble::Corrupt),
-    ("no leader", Trouble::NoLeader),
-    ("leader changed", Trouble::NoLeader),
-    ("unhealthy cluster", Trouble::NoLeader),
-    ("etcdserver: request timed out", Trouble::NotAgreed),
-    ("too many requests", Trouble::TooManyRequests),
-    ("not supported for learner", Trouble::NotServing),
-    ("server stopped", Trouble::NotServing),
-    ("user name is empty", Trouble::NoUser),
-    ("user name not found", Trouble::NotAuthenticated),
-    ("authentication failed", Trouble::NotAuthenticated),
-    ("invalid auth token", Trouble::NotAuthenticated),
-    ("revision of auth store is old", Trouble::NotAuthenticated),
-    ("permission denied", Trouble::NotPermitted),
-    ("request is too large", Trouble::TooLarge),
-    ("larger than max", Trouble::TooLarge),
-    ("of the largest request", Trouble::TooLarge), // our own limit
+const MESSAGES: [(&str, EtcdFault); 18] = [
+    ("database space exceeded", EtcdFault::OutOfSpace),
+    ("corrupt cluster", EtcdFault::Corrupt),
+    ("no leader", EtcdFault::NoLeader),
+    ("leader changed", EtcdFault::NoLeader),
+    ("unhealthy cluster", EtcdFault::NoLeader),
+    ("etcdserver: request timed out", EtcdFault::NotAgreed),
+    ("too many requests", EtcdFault::TooManyRequests),
+    ("not supported for learner", EtcdFault::NotServing),
+    ("server stopped", EtcdFault::NotServing),
+    ("user name is empty", EtcdFault::NoUser),
+    ("user name not found", EtcdFault::NotAuthenticated),
+    ("authentication failed", EtcdFault::NotAuthenticated),
+    ("invalid auth token", EtcdFault::NotAuthenticated),
+    ("revision of auth store is old", EtcdFault::NotAuthenticated),
+    ("permission denied", EtcdFault::NotPermitted),
+    ("request is too large", EtcdFault::TooLarge),
+    ("larger than max", EtcdFault::TooLarge),
+    ("of the largest request", EtcdFault::TooLarge), // our own limit
 ];
 
-impl Trouble {
+impl EtcdFault {
     /// What a message of etcd means, if it is one of these.
-    pub fn of(message: &str) -> Option<Self> {
+    pub fn from_message(message: &str) -> Option<Self> {
         let found = MESSAGES.iter().find(|(part, _)| message.contains(part));
         found.map(|(_, trouble)| *trouble)
     }
@@ -106,17 +106,17 @@ impl Trouble {
     }
 
     /// Whether requests that write nothing are served all the same.
-    fn spares_reads(self) -> bool {
+    fn allows_reads(self) -> bool {
         matches!(self, Self::OutOfSpace | Self::Corrupt | Self::TooManyRequests)
     }
 
     /// Whether it passes by itself most of the time.
-    fn is_passing(self) -> bool {
+    fn is_transient(self) -> bool {
         matches!(self, Self::NoLeader | Self::NotAgreed | Self::TooManyRequests)
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for EtcdFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::OutOfSpace => "the store has no space left",
@@ -134,7 +134,7 @@ impl fmt::Display for Trouble {
 
 /// What a request that succeeded did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Served {
+pub(super) enum RequestKind {
     /// It may have written nothing.
     Read,
     /// It put something.
@@ -143,23 +143,23 @@ pub(super) enum Served {
 
 /// The states that the store is in, as its answers show.
 #[derive(Debug, Default)]
-pub(super) struct Troubles(Mutex<BTreeSet<Trouble>>);
+pub(super) struct EtcdFaults(Mutex<BTreeSet<EtcdFault>>);
 
-impl Troubles {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Trouble>> {
+impl EtcdFaults {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<EtcdFault>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Logs a state that begins with this answer of the store.
-    pub(super) fn met(&self, message: &str) {
-        let Some(trouble) = Trouble::of(message).filter(|trouble| trouble.is_state()) else {
+    pub(super) fn record_error(&self, message: &str) {
+        let Some(trouble) = EtcdFault::from_message(message).filter(|trouble| trouble.is_state()) else {
             return;
         };
         if !self.lock().insert(trouble) {
             return;
         }
         let remedy = trouble.remedy();
-        if trouble.is_passing() {
+        if trouble.is_transient() {
             warn!(error = message, remedy, "{trouble}");
         } else {
             error!(error = message, remedy, "{trouble}");
@@ -167,13 +167,13 @@ impl Troubles {
     }
 
     /// Logs the states that are over, as a request has been served.
-    pub(super) fn served(&self, how: Served) {
+    pub(super) fn record_success(&self, how: RequestKind) {
         let mut present = self.lock();
         if present.is_empty() {
             return;
         }
-        let over = |trouble: &Trouble| how == Served::Write || !trouble.spares_reads();
-        let ended: Vec<Trouble> = present.iter().copied().filter(over).collect();
+        let over = |trouble: &EtcdFault| how == RequestKind::Write || !trouble.allows_reads();
+        let ended: Vec<EtcdFault> = present.iter().copied().filter(over).collect();
         present.retain(|trouble| !over(trouble));
         drop(present);
         for trouble in ended {
@@ -204,7 +204,7 @@ mod tests {
             ("etcdserver: request is too large", "--max-request-bytes"),
             ("etcdserver: rpc not supported for learner", "--store-endpoints"),
         ] {
-            let remedy = Trouble::of(message).map(Trouble::remedy);
+            let remedy = EtcdFault::from_message(message).map(EtcdFault::remedy);
             assert!(
                 remedy.is_some_and(|remedy| remedy.contains(expected)),
                 "{message}: {remedy:?}"
@@ -216,20 +216,20 @@ mod tests {
             "etcdserver: mvcc: required revision has been compacted",
             "connection refused",
         ] {
-            assert_eq!(Trouble::of(message), None);
+            assert_eq!(EtcdFault::from_message(message), None);
         }
     }
 
     #[test]
     fn a_full_store_is_full_until_a_write_succeeds_and_the_rest_ends_with_any_answer() {
-        let troubles = Troubles::default();
-        troubles.met("etcdserver: mvcc: database space exceeded");
-        troubles.met("etcdserver: no leader");
-        troubles.met("etcdserver: request is too large"); // says nothing about the next request
+        let troubles = EtcdFaults::default();
+        troubles.record_error("etcdserver: mvcc: database space exceeded");
+        troubles.record_error("etcdserver: no leader");
+        troubles.record_error("etcdserver: request is too large"); // says nothing about the next request
         assert_eq!(troubles.lock().len(), 2);
-        troubles.served(Served::Read);
-        assert_eq!(*troubles.lock(), BTreeSet::from([Trouble::OutOfSpace]));
-        troubles.served(Served::Write);
+        troubles.record_success(RequestKind::Read);
+        assert_eq!(*troubles.lock(), BTreeSet::from([EtcdFault::OutOfSpace]));
+        troubles.record_success(RequestKind::Write);
         assert!(troubles.lock().is_empty());
     }
 }

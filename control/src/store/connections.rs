@@ -31,67 +31,67 @@ use tracing::{debug, info, warn};
 
 use super::{
     config::{Endpoint, Scheme, StoreConfig},
-    error::{AWAY_HINT, Cause},
+    error::{Cause, UNREACHABLE_HINT},
+    etcd_fault::EtcdFaults,
     latency::{Latency, fastest, hedge_after, is_worth_moving},
-    trouble::Troubles,
 };
 use crate::clock::Boottime;
 
 /// etcd refuses clients that ping more often than every 5 s (store 3.3).
-const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// A server that has not spoken by then is not waited for, however long requests may take (store 3.3).
-const SPEAK_LIMIT: Duration = Duration::from_secs(20);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A name server that does not answer costs its resolver five seconds before the next one is asked (resolv.conf(5)).
-const LOOK_UP_LIMIT: Duration = Duration::from_secs(20);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// A connection request that the network lost is not worth more: the next one starts afresh.
-const TCP_CONNECT_LIMIT: Duration = Duration::from_secs(2);
+const TCP_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pauses between two dialling attempts (store 3.3, **REC**).
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// A connection of several that no request has measured for this long is measured by one that only counts.
-const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// All connections of one store.
-pub(super) struct Links {
+pub(super) struct Connections {
     config: StoreConfig,
     /// What the server's answers show.
-    pub(super) troubles: Troubles,
-    board: Arc<Board>,
-    dialling: OnceLock<Tasks>,
-    turn: AtomicUsize,
+    pub(super) etcd_faults: EtcdFaults,
+    endpoints: Arc<EndpointTable>,
+    dialling: OnceLock<DialTasks>,
+    next_index: AtomicUsize,
 }
 
 /// One connection that has spoken with its server.
 #[derive(Clone)]
-pub(super) struct Link {
+pub(super) struct Connection {
     pub(super) client: Client,
-    pulse: Arc<Pulse>,
+    liveness: Arc<ConnLiveness>,
 }
 
 /// What is known of each endpoint, and whether the operator was told that none answers.
-struct Board {
-    state: Mutex<State>,
+struct EndpointTable {
+    state: Mutex<EndpointStates>,
     /// Changes whenever a link appears.
-    news: watch::Sender<u64>,
+    connected: watch::Sender<u64>,
 }
 
-struct State {
+struct EndpointStates {
     endpoints: Vec<EndpointState>,
-    told_away: bool,
+    outage_logged: bool,
     /// Some endpoint has been there once.
-    was_there: bool,
+    was_reachable: bool,
 }
 
 #[derive(Default)]
 struct EndpointState {
-    link: Option<Link>,
+    connection: Option<Connection>,
     failed: Option<Cause>,
 }
 
 /// Ends the dialling when the last clone of the store is gone.
-struct Tasks(Vec<AbortHandle>);
+struct DialTasks(Vec<AbortHandle>);
 
-impl Drop for Tasks {
+impl Drop for DialTasks {
     fn drop(&mut self) {
         for task in &self.0 {
             task.abort();
@@ -99,24 +99,24 @@ impl Drop for Tasks {
     }
 }
 
-impl Links {
+impl Connections {
     pub(super) fn new(config: StoreConfig) -> Self {
         let endpoints = config.endpoints.iter().map(|_| EndpointState::default()).collect();
-        let state = Mutex::new(State {
+        let state = Mutex::new(EndpointStates {
             endpoints,
-            told_away: false,
-            was_there: false,
+            outage_logged: false,
+            was_reachable: false,
         });
-        let board = Arc::new(Board {
+        let endpoints = Arc::new(EndpointTable {
             state,
-            news: watch::Sender::new(0),
+            connected: watch::Sender::new(0),
         });
         Self {
             config,
-            troubles: Troubles::default(),
-            board,
+            etcd_faults: EtcdFaults::default(),
+            endpoints,
             dialling: OnceLock::new(),
-            turn: AtomicUsize::new(0),
+            next_index: AtomicUsize::new(0),
         }
     }
 
@@ -126,12 +126,12 @@ impl Links {
 
     /// Waits for a connection: the fastest of those that stand, in turns where several are alike. Must be called within
     /// a tokio runtime.
-    pub(super) async fn ready(&self) -> Link {
+    pub(super) async fn ready(&self) -> Connection {
         self.dialling.get_or_init(|| self.dial_all());
-        let mut news = self.board.news.subscribe();
+        let mut news = self.endpoints.connected.subscribe();
         loop {
             news.mark_unchanged();
-            if let Some(link) = self.next(None) {
+            if let Some(link) = self.choose(None) {
                 return link;
             }
             // the sender lives in `self.board`, so this cannot fail
@@ -140,9 +140,9 @@ impl Links {
     }
 
     /// What became of each endpoint, if none of them has a connection.
-    pub(super) fn why_away(&self) -> Option<Cause> {
-        let state = self.board.lock();
-        if state.endpoints.iter().any(|endpoint| endpoint.link.is_some()) {
+    pub(super) fn last_failures(&self) -> Option<Cause> {
+        let state = self.endpoints.lock();
+        if state.endpoints.iter().any(|endpoint| endpoint.connection.is_some()) {
             return None;
         }
         let told = state
@@ -160,41 +160,44 @@ impl Links {
     }
 
     /// Another connection than this one, if there is one: where the same request may be answered sooner.
-    pub(super) fn other_than(&self, link: &Link) -> Option<Link> {
-        self.next(Some(link))
+    pub(super) fn other_than(&self, link: &Connection) -> Option<Connection> {
+        self.choose(Some(link))
     }
 
     /// Whether another connection is so much faster than this one that a watch should move there.
-    pub(super) fn is_left_behind(&self, link: &Link) -> bool {
-        let best = self.standing().iter().map(Link::expected).min();
+    pub(super) fn is_much_slower(&self, link: &Connection) -> bool {
+        let best = self.live().iter().map(Connection::expected).min();
         best.is_some_and(|best| is_worth_moving(link.expected(), best))
     }
 
     /// The measured latency of the fastest connection; zero when none stands.
     pub(super) fn latency(&self) -> Duration {
-        let measured = self.standing().iter().map(Link::measured).min();
+        let measured = self.live().iter().map(Connection::measured).min();
         measured.unwrap_or_default()
     }
 
-    fn standing(&self) -> Vec<Link> {
-        let state = self.board.lock();
-        let links = state.endpoints.iter().filter_map(|endpoint| endpoint.link.as_ref());
-        links.filter(|link| !link.pulse.is_over()).cloned().collect()
+    fn live(&self) -> Vec<Connection> {
+        let state = self.endpoints.lock();
+        let links = state
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| endpoint.connection.as_ref());
+        links.filter(|link| !link.liveness.is_closed()).cloned().collect()
     }
 
-    fn next(&self, besides: Option<&Link>) -> Option<Link> {
-        let mut standing = self.standing();
-        standing.retain(|link| besides.is_none_or(|other| !Arc::ptr_eq(&link.pulse, &other.pulse)));
-        let expected: Vec<Duration> = standing.iter().map(Link::expected).collect();
+    fn choose(&self, besides: Option<&Connection>) -> Option<Connection> {
+        let mut standing = self.live();
+        standing.retain(|link| besides.is_none_or(|other| !Arc::ptr_eq(&link.liveness, &other.liveness)));
+        let expected: Vec<Duration> = standing.iter().map(Connection::expected).collect();
         let choice = fastest(&expected);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let turn = self.next_index.fetch_add(1, Ordering::Relaxed);
         let chosen = *choice.get(turn.checked_rem(choice.len())?)?;
         standing.into_iter().nth(chosen)
     }
 
-    fn dial_all(&self) -> Tasks {
-        let dialler = |index| keep_linked(self.config.clone(), index, Arc::clone(&self.board));
-        Tasks(
+    fn dial_all(&self) -> DialTasks {
+        let dialler = |index| maintain_connection(self.config.clone(), index, Arc::clone(&self.endpoints));
+        DialTasks(
             (0..self.config.endpoints.len())
                 .map(|index| tokio::spawn(dialler(index)).abort_handle())
                 .collect(),
@@ -202,16 +205,16 @@ impl Links {
     }
 }
 
-impl Link {
+impl Connection {
     /// Bytes received so far: a request that saw none arrive has a silent connection.
     pub(super) fn received(&self) -> u64 {
-        self.pulse.received.load(Ordering::Relaxed)
+        self.liveness.received.load(Ordering::Relaxed)
     }
 
     /// Notes that a request goes out now.
     #[expect(clippy::disallowed_methods, reason = "silence is measured where it is met")]
-    pub(super) fn ask(&self) {
-        let (mut asked, received) = (self.pulse.lock_asked(), self.received());
+    pub(super) fn note_sent(&self) {
+        let (mut asked, received) = (self.liveness.lock_oldest_pending(), self.received());
         if asked.is_none_or(|(received_then, _)| received_then != received) {
             *asked = Some((received, Boottime::now()));
         }
@@ -220,11 +223,11 @@ impl Link {
     /// How long an answer takes that is asked for now.
     #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
     pub(super) fn expected(&self) -> Duration {
-        self.pulse.lock_latency().expected(Boottime::now())
+        self.liveness.lock_latency().expected(Boottime::now())
     }
 
     fn measured(&self) -> Duration {
-        self.pulse.lock_latency().measured()
+        self.liveness.lock_latency().measured()
     }
 
     /// How long this connection is waited for before the same is asked elsewhere.
@@ -239,9 +242,9 @@ impl Link {
         request: impl Future<Output = Result<T, E>>,
         is_answer: impl Fn(&E) -> bool,
     ) -> Result<T, E> {
-        let timer = Timer {
-            pulse: &self.pulse,
-            number: self.pulse.lock_latency().ask(Boottime::now()),
+        let timer = RequestTimer {
+            liveness: &self.liveness,
+            number: self.liveness.lock_latency().sent(Boottime::now()),
         };
         let outcome = request.await;
         if outcome.as_ref().map_or_else(is_answer, |_| true) {
@@ -254,11 +257,11 @@ impl Link {
     #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
     async fn probe(&self, key: String, limit: Duration) -> std::convert::Infallible {
         loop {
-            sleep(PROBE_EVERY).await;
+            sleep(PROBE_INTERVAL).await;
             let idle = self
-                .pulse
+                .liveness
                 .lock_latency()
-                .is_unmeasured_for(PROBE_EVERY, Boottime::now());
+                .is_unmeasured_for(PROBE_INTERVAL, Boottime::now());
             if idle {
                 let mut client = self.client.kv_client();
                 let count = client.get(key.as_str(), Some(GetOptions::new().with_count_only()));
@@ -267,7 +270,7 @@ impl Link {
                 let outcome = timeout(limit, self.timed(count, |_| false)).await;
                 if outcome.is_err() && self.received() == received {
                     // requests keep away from this connection, so none of them would find out
-                    self.give_up(&format!("no answer to a probe within {limit:?}"));
+                    self.close(&format!("no answer to a probe within {limit:?}"));
                 }
             }
         }
@@ -276,56 +279,56 @@ impl Link {
     /// Ends the connection if not a byte has come since the first of the requests that still wait, and that is this
     /// long ago. A request of its own with a short limit is no reason.
     #[expect(clippy::disallowed_methods, reason = "silence is measured where it is met")]
-    pub(super) fn give_up_if_silent_for(&self, patience: Duration) {
-        let asked = *self.pulse.lock_asked();
+    pub(super) fn close_if_silent_for(&self, patience: Duration) {
+        let asked = *self.liveness.lock_oldest_pending();
         let is_silent = |(received, since)| received == self.received() && Boottime::now().since(since) >= patience;
         if asked.is_some_and(is_silent) {
-            self.give_up(&format!("no answer within {patience:?}"));
+            self.close(&format!("no answer within {patience:?}"));
         }
     }
 
     /// Ends the connection, so that another one is dialled.
-    pub(super) fn give_up(&self, why: &str) {
-        self.pulse.give_up(why);
+    pub(super) fn close(&self, why: &str) {
+        self.liveness.give_up(why);
     }
 }
 
-impl Board {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl EndpointTable {
+    fn lock(&self) -> MutexGuard<'_, EndpointStates> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn up(&self, index: usize, link: Link, config: &StoreConfig) {
+    fn set_connected(&self, index: usize, link: Connection, config: &StoreConfig) {
         let was_away = {
             let mut state = self.lock();
             if let Some(endpoint) = state.endpoints.get_mut(index) {
                 *endpoint = EndpointState {
-                    link: Some(link),
+                    connection: Some(link),
                     failed: None,
                 };
             }
-            state.was_there = true;
-            std::mem::take(&mut state.told_away)
+            state.was_reachable = true;
+            std::mem::take(&mut state.outage_logged)
         };
-        self.news.send_modify(|news| *news = news.wrapping_add(1));
+        self.connected.send_modify(|news| *news = news.wrapping_add(1));
         if was_away {
             info!(endpoint = %config.endpoints[index], "store is reachable again");
         }
     }
 
-    fn down(&self, index: usize, why: Option<Cause>, config: &StoreConfig) {
+    fn set_failed(&self, index: usize, why: Option<Cause>, config: &StoreConfig) {
         let told = {
             let mut state = self.lock();
             if let Some(endpoint) = state.endpoints.get_mut(index) {
                 *endpoint = EndpointState {
-                    link: None,
+                    connection: None,
                     failed: why,
                 };
             }
-            let news = state.why_away(&config.endpoints).filter(|_| !state.told_away);
-            state.told_away |= news.is_some();
+            let news = state.all_failures(&config.endpoints).filter(|_| !state.outage_logged);
+            state.outage_logged |= news.is_some();
             // who has found it before knows where it is
-            let hint = (!state.was_there).then_some(AWAY_HINT);
+            let hint = (!state.was_reachable).then_some(UNREACHABLE_HINT);
             news.map(|error| (error, hint))
         };
         if let Some((error, hint)) = told {
@@ -334,9 +337,9 @@ impl Board {
     }
 }
 
-impl State {
+impl EndpointStates {
     /// Every endpoint's last failure, once all of them have failed.
-    fn why_away(&self, endpoints: &[Endpoint]) -> Option<Cause> {
+    fn all_failures(&self, endpoints: &[Endpoint]) -> Option<Cause> {
         let failures: Option<Vec<String>> = self
             .endpoints
             .iter()
@@ -348,21 +351,21 @@ impl State {
 }
 
 /// Dials one endpoint again and again; a pause follows each failure and each connection that did not last.
-async fn keep_linked(config: StoreConfig, index: usize, board: Arc<Board>) {
+async fn maintain_connection(config: StoreConfig, index: usize, board: Arc<EndpointTable>) {
     let endpoint = &config.endpoints[index];
     let mut pause = Duration::ZERO;
     loop {
         sleep(pause).await;
-        pause = (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        pause = (pause * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
         match dial(&config, index).await {
             Ok(link) => {
                 debug!(%endpoint, "connected to the store");
-                let pulse = Arc::clone(&link.pulse);
-                board.up(index, link.clone(), &config);
+                let pulse = Arc::clone(&link.liveness);
+                board.set_connected(index, link.clone(), &config);
                 let is_one_of_several = config.endpoints.len() > 1;
                 tokio::select! {
                     () = pulse.ended() => {}
-                    () = sleep(PAUSE_MAX) => {
+                    () = sleep(BACKOFF_MAX) => {
                         pause = Duration::ZERO;
                         tokio::select! {
                             () = pulse.ended() => {}
@@ -371,23 +374,23 @@ async fn keep_linked(config: StoreConfig, index: usize, board: Arc<Board>) {
                     }
                 }
                 debug!(%endpoint, "connection to the store ended");
-                board.down(index, pulse.reason.get().cloned(), &config);
+                board.set_failed(index, pulse.reason.get().cloned(), &config);
             }
             Err(why) => {
                 debug!(%endpoint, error = %why, "cannot connect to the store");
-                board.down(index, Some(why), &config);
+                board.set_failed(index, Some(why), &config);
             }
         }
     }
 }
 
 /// Connects, and waits for the server's first bytes: a stopped server's kernel still accepts connections.
-async fn dial(config: &StoreConfig, index: usize) -> Result<Link, Cause> {
+async fn dial(config: &StoreConfig, index: usize) -> Result<Connection, Cause> {
     let endpoint = &config.endpoints[index];
     let (host, port) = endpoint
         .host_and_port()
         .ok_or_else(|| Cause::new("not an address of the form host:port, nothing to dial"))?;
-    let addresses = timeout(LOOK_UP_LIMIT, lookup_host((host, port)))
+    let addresses = timeout(LOOKUP_TIMEOUT, lookup_host((host, port)))
         .await
         .map_err(|_| Cause::new("no answer from the name service"))?
         .map_err(|error| Cause::deepest(&error))?;
@@ -395,20 +398,22 @@ async fn dial(config: &StoreConfig, index: usize) -> Result<Link, Cause> {
     // best effort: without it small requests are slower, nothing else
     let _ = tcp.set_nodelay(true);
     // each of the two has to be answered once, and an answer may take as long as that of any request
-    let limit = config.timeout.min(SPEAK_LIMIT);
+    let limit = config.timeout.min(HANDSHAKE_TIMEOUT);
     let silence = |_| Cause::new(format!("no answer within {limit:?} after connecting"));
-    let io: Box<dyn Io> = match &config.tls {
+    let io: Box<dyn AsyncIo> = match &config.tls {
         None => Box::new(tcp),
         Some(tls) => Box::new(timeout(limit, tls_handshake(tls, host, tcp)).await.map_err(silence)??),
     };
-    timeout(limit, speak(io, config, index)).await.map_err(silence)?
+    timeout(limit, http2_handshake(io, config, index))
+        .await
+        .map_err(silence)?
 }
 
 /// Connects to the first address that answers: a name may have one that leads nowhere, as of a broken IPv6.
 async fn connect(addresses: impl Iterator<Item = SocketAddr>) -> Result<TcpStream, Cause> {
     let mut failed = Cause::new("the name has no address");
     for address in addresses {
-        match timeout(TCP_CONNECT_LIMIT, TcpStream::connect(address)).await {
+        match timeout(TCP_CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
             Ok(Err(error)) => failed = Cause::deepest(&error),
             Err(_) => failed = Cause::new("no answer to the connection request"),
@@ -428,7 +433,7 @@ async fn tls_handshake(
 }
 
 #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
-async fn speak(io: Box<dyn Io>, config: &StoreConfig, index: usize) -> Result<Link, Cause> {
+async fn http2_handshake(io: Box<dyn AsyncIo>, config: &StoreConfig, index: usize) -> Result<Connection, Cause> {
     let endpoint = &config.endpoints[index];
     let began = Boottime::now();
     let scheme = if endpoint.scheme == Scheme::Https {
@@ -442,19 +447,19 @@ async fn speak(io: Box<dyn Io>, config: &StoreConfig, index: usize) -> Result<Li
         .path_and_query("/")
         .build();
     let uri = uri.map_err(|error| Cause::deepest(&error))?;
-    let pulse = Arc::new(Pulse::default());
-    let mut stream = Some(TokioIo::new(Watched::new(io, Arc::clone(&pulse))));
+    let pulse = Arc::new(ConnLiveness::default());
+    let mut stream = Some(TokioIo::new(MonitoredIo::new(io, Arc::clone(&pulse))));
     // tonic would dial again through this: it gets the one stream, and then learns that the link is gone
-    let connector = tower::service_fn(move |_: Uri| std::future::ready(stream.take().ok_or(LinkGone)));
+    let connector = tower::service_fn(move |_: Uri| std::future::ready(stream.take().ok_or(ConnectionGone)));
     let channel = tonic::transport::Endpoint::from(uri)
-        .http2_keep_alive_interval(PING_EVERY)
+        .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(config.timeout)
         .keep_alive_while_idle(false)
         .connect_with_connector(connector)
         .await
         .map_err(|error| Cause::deepest(&error))?;
     tokio::select! {
-        () = pulse.spoke.notified() => {}
+        () = pulse.first_bytes.notified() => {}
         () = pulse.ended() => {
             let closed = || Cause::new("connection closed by the server");
             return Err(pulse.reason.get().cloned().unwrap_or_else(closed));
@@ -467,33 +472,36 @@ async fn speak(io: Box<dyn Io>, config: &StoreConfig, index: usize) -> Result<Li
     let options = ConnectOptions::new().with_require_leader(true);
     let client = Client::from_channel(Channel::Tonic(channel), Some(options)).await;
     let client = client.map_err(|error| Cause::deepest(&error))?;
-    Ok(Link { client, pulse })
+    Ok(Connection {
+        client,
+        liveness: pulse,
+    })
 }
 
 /// The connection that a request was to go out on has ended: the request was not sent.
 #[derive(Debug, thiserror::Error)]
 #[error("connection has ended")]
-pub(super) struct LinkGone;
+pub(super) struct ConnectionGone;
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+trait AsyncIo: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncIo for T {}
 
 /// The signs of life of one connection.
 #[derive(Default)]
-struct Pulse {
+struct ConnLiveness {
     received: AtomicU64,
     /// What had been received when the first request went out that may still be unanswered, and when that was.
-    asked: Mutex<Option<(u64, Boottime)>>,
+    oldest_pending: Mutex<Option<(u64, Boottime)>>,
     latency: Mutex<Latency>,
-    spoke: Notify,
-    give_up: CancellationToken,
-    ended: CancellationToken,
+    first_bytes: Notify,
+    close: CancellationToken,
+    closed: CancellationToken,
     reason: OnceLock<Cause>,
 }
 
-impl Pulse {
-    fn lock_asked(&self) -> MutexGuard<'_, Option<(u64, Boottime)>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+impl ConnLiveness {
+    fn lock_oldest_pending(&self) -> MutexGuard<'_, Option<(u64, Boottime)>> {
+        self.oldest_pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_latency(&self) -> MutexGuard<'_, Latency> {
@@ -502,82 +510,86 @@ impl Pulse {
 
     fn give_up(&self, why: &str) {
         self.reason.get_or_init(|| Cause::new(why));
-        self.give_up.cancel();
+        self.close.cancel();
     }
 
     /// Whether the connection has ended, or is about to.
-    fn is_over(&self) -> bool {
-        self.give_up.is_cancelled() || self.ended.is_cancelled()
+    fn is_closed(&self) -> bool {
+        self.close.is_cancelled() || self.closed.is_cancelled()
     }
 
     async fn ended(&self) {
-        self.ended.cancelled().await;
+        self.closed.cancelled().await;
     }
 }
 
 /// Times one request; one that is dropped without an answer counts as given up.
-struct Timer<'p> {
-    pulse: &'p Pulse,
+struct RequestTimer<'p> {
+    liveness: &'p ConnLiveness,
     number: Option<u64>,
 }
 
-impl Timer<'_> {
+impl RequestTimer<'_> {
     #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
     fn answered(mut self) {
         if let Some(number) = self.number.take() {
-            self.pulse.lock_latency().answered(number, Boottime::now());
+            self.liveness.lock_latency().answered(number, Boottime::now());
         }
     }
 }
 
-impl Drop for Timer<'_> {
+impl Drop for RequestTimer<'_> {
     #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
     fn drop(&mut self) {
         if let Some(number) = self.number {
-            self.pulse.lock_latency().abandoned(number, Boottime::now());
+            self.liveness.lock_latency().abandoned(number, Boottime::now());
         }
     }
 }
 
 /// A stream that counts what arrives, can be ended from outside, and tells when it is dropped.
-struct Watched {
-    io: Box<dyn Io>,
-    pulse: Arc<Pulse>,
-    given_up: Pin<Box<WaitForCancellationFutureOwned>>,
+struct MonitoredIo {
+    io: Box<dyn AsyncIo>,
+    liveness: Arc<ConnLiveness>,
+    close_requested: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl Watched {
-    fn new(io: Box<dyn Io>, pulse: Arc<Pulse>) -> Self {
-        let given_up = Box::pin(pulse.give_up.clone().cancelled_owned());
-        Self { io, pulse, given_up }
+impl MonitoredIo {
+    fn new(io: Box<dyn AsyncIo>, liveness: Arc<ConnLiveness>) -> Self {
+        let close_requested = Box::pin(liveness.close.clone().cancelled_owned());
+        Self {
+            io,
+            liveness,
+            close_requested,
+        }
     }
 }
 
-impl Drop for Watched {
+impl Drop for MonitoredIo {
     fn drop(&mut self) {
-        self.pulse.ended.cancel();
+        self.liveness.closed.cancel();
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for MonitoredIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.given_up.as_mut().poll(cx).is_ready() {
+        if self.close_requested.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
         if let Err(error) = ready!(Pin::new(&mut self.io).poll_read(cx, buf)) {
-            self.pulse.reason.get_or_init(|| Cause::new(error.to_string()));
+            self.liveness.reason.get_or_init(|| Cause::new(error.to_string()));
             return Poll::Ready(Err(error));
         }
         let more = buf.filled().len() - before;
-        if more > 0 && self.pulse.received.fetch_add(more as u64, Ordering::Relaxed) == 0 {
-            self.pulse.spoke.notify_one();
+        if more > 0 && self.liveness.received.fetch_add(more as u64, Ordering::Relaxed) == 0 {
+            self.liveness.first_bytes.notify_one();
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for MonitoredIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }

@@ -1,56 +1,57 @@
-//! What a spec that somebody is about to write holds for the server: names, values, hba lines, slot names. A stored spec
-//! is not held against these rules: it may come from a program that does not have them, and must not stop anybody.
+//! Checks what a new spec holds for the PostgreSQL server: parameters, `pg_hba.conf` lines, slot names. A stored spec
+//! is not checked against these rules: it may come from Go stolon, which does not have them, and must stay usable.
 
 use std::collections::BTreeSet;
 
 use crate::model::hba::shortened;
-use crate::model::parameters::{ParameterFault, parameter_fault, repeated_names};
-use crate::model::{ClusterSpec, hba_fault, hba_reason, hba_start, stolon_name};
+use crate::model::parameters::{RejectedParameter, check_parameter, repeated_names};
+use crate::model::{ClusterSpec, check_hba_line, hba_excerpt, redacted_hba_reason, stolon_name};
 use crate::redact::redacted;
 
 /// The longest name of a replication slot (`NAMEDATALEN` less one).
 const SLOT_BYTES_MAX: usize = 63;
 
-/// Texts of a spec that no server may be given, all of them.
+/// All settings of a spec that cannot be passed to a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("; "))]
-pub struct InvalidTexts(Vec<String>);
+pub struct InvalidServerSettings(Vec<String>);
 
 impl ClusterSpec {
-    /// Checks what this spec holds for the server and `before`, the present one, does not, and leaves out the parameters
-    /// that would have no effect, or move what the keeper owns. Returns a warning for each of them, and for each text of
-    /// `before` that stays and that keepers leave out.
+    /// Checks the settings of this spec that `before`, the current spec, does not hold already, and removes parameters
+    /// that are managed by the keeper or reserved. Returns a warning for each of them, and for each setting of `before`
+    /// that stays in the spec and that keepers leave out.
     ///
     /// # Errors
-    /// A text that no server could read, or parameters of which nothing would be left: then the spec is as it was.
-    pub fn clean_texts(&mut self, before: Option<&Self>) -> Result<Vec<String>, InvalidTexts> {
-        let mut faults = self.slot_faults(before);
+    /// A setting that the server could not parse, or only reserved parameters. The spec is unchanged then.
+    pub fn clean_server_settings(&mut self, before: Option<&Self>) -> Result<Vec<String>, InvalidServerSettings> {
+        let mut faults = self.slot_errors(before);
         faults.extend(self.repeated_parameters(before));
-        let mut warnings = self.hba_faults(before, &mut faults);
+        let mut warnings = self.hba_errors(before, &mut faults);
         let known = before.map(|before| &before.pg_parameters);
         let (mut out, mut owned, mut kept) = (Vec::new(), Vec::new(), 0);
         for (name, value) in &self.pg_parameters {
             let shown = shown_name(name);
             let is_new = known.is_none_or(|known| known.get(name) != Some(value));
-            match parameter_fault(name, value) {
+            match check_parameter(name, value) {
                 None => kept += usize::from(is_new),
                 Some(why) if !is_new => {
                     warnings.push(format!("keepers leave out the stored parameter {shown:?}: {why}"))
                 }
-                Some(ParameterFault::Unreadable(why)) => faults.push(format!("invalid parameter {shown:?}: {why}")),
-                Some(ParameterFault::Owned(why)) => {
+                Some(RejectedParameter::Invalid(why)) => faults.push(format!("invalid parameter {shown:?}: {why}")),
+                Some(RejectedParameter::Reserved(why)) => {
                     owned.push(format!("parameter {name:?} cannot be set: {why}"));
                     out.push((name.clone(), why));
                 }
-                Some(ParameterFault::Set(why)) => out.push((name.clone(), why)),
+                Some(RejectedParameter::Managed(why)) => out.push((name.clone(), why)),
             }
         }
-        // Among others they come from a whole postgresql.conf, most of which counts. Alone they are what was meant.
+        // Among others they come from a whole postgresql.conf and can be dropped. Alone they are what the operator
+        // wanted to set.
         if kept == 0 {
             faults.extend(owned);
         }
         if !faults.is_empty() {
-            return Err(InvalidTexts(faults));
+            return Err(InvalidServerSettings(faults));
         }
         for (name, why) in out {
             self.pg_parameters.remove(&name);
@@ -59,7 +60,7 @@ impl ClusterSpec {
         Ok(warnings)
     }
 
-    /// The server knows one name for what differs in case: two values for it are a mistake.
+    /// Returns an error for each pair of parameters that differ only in case, which are one parameter to the server.
     fn repeated_parameters(&self, before: Option<&Self>) -> Vec<String> {
         let is_stored =
             |name: &String| before.is_some_and(|before| before.pg_parameters.get(name) == self.pg_parameters.get(name));
@@ -73,14 +74,14 @@ impl ClusterSpec {
             .collect()
     }
 
-    /// Warnings for stored lines; what is wrong with others goes to `faults`.
-    fn hba_faults(&self, before: Option<&Self>, faults: &mut Vec<String>) -> Vec<String> {
+    /// Returns warnings for stored lines; errors in other lines go to `faults`.
+    fn hba_errors(&self, before: Option<&Self>, faults: &mut Vec<String>) -> Vec<String> {
         let stored = before.and_then(|before| before.pg_hba.as_deref()).unwrap_or_default();
         let mut warnings = Vec::new();
         for (number, line) in (1..).zip(self.pg_hba.iter().flatten()) {
-            let Some(why) = hba_fault(line) else { continue };
+            let Some(why) = check_hba_line(line) else { continue };
             // Options of the line may hold passwords.
-            let (start, why) = (hba_start(line), hba_reason(&why, line));
+            let (start, why) = (hba_excerpt(line), redacted_hba_reason(&why, line));
             if stored.contains(line) {
                 warnings.push(format!(
                     "keepers leave out the stored pgHBA entry {number} ({start:?} …): {why}"
@@ -92,7 +93,7 @@ impl ClusterSpec {
         warnings
     }
 
-    fn slot_faults(&self, before: Option<&Self>) -> Vec<String> {
+    fn slot_errors(&self, before: Option<&Self>) -> Vec<String> {
         let stored = before.and_then(|before| before.additional_master_replication_slots.as_deref());
         let stored = stored.unwrap_or_default();
         let mut seen = BTreeSet::new();
@@ -114,7 +115,8 @@ impl ClusterSpec {
     }
 }
 
-/// A name as it is printed: a text in its place may be anything, a whole line of a configuration file too.
+/// Returns a name in printable form. In place of a name there may be any text, even a line of a configuration file with
+/// a password.
 fn shown_name(name: &str) -> String {
     shortened(&redacted(name))
 }
@@ -131,7 +133,7 @@ mod tests {
     /// What is left of the parameters and the warnings, or the error.
     fn check(before: Option<&str>, text: &str, wanted: &str) {
         let mut new = spec(text);
-        let got = match new.clean_texts(before.map(spec).as_ref()) {
+        let got = match new.clean_server_settings(before.map(spec).as_ref()) {
             Ok(warnings) => {
                 let kept: Vec<_> = new.pg_parameters.keys().cloned().collect();
                 format!("{}; {}", kept.join(","), warnings.join("; "))
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moves_the_keeper_s_own_is_refused_alone_and_left_out_among_others() {
+    fn reserved_parameters_are_refused_alone_and_left_out_among_others() {
         check(
             None,
             r#"{"pgParameters":{"data_directory":"/tmp/x"}}"#,
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_no_server_could_read_is_named_at_once() {
+    fn all_invalid_settings_are_reported_at_once() {
         check(
             None,
             r#"{"pgParameters":{"bad name":"1","":"1","work_mem":"1\u0000"},
@@ -201,8 +203,8 @@ mod tests {
             pg_hba: Some(lines.map(|line| line.replace("\\u0001", "\u{1}")).to_vec()),
             ..ClusterSpec::default()
         };
-        let refused = new.clean_texts(None).unwrap_err().to_string();
-        let warned = new.clone().clean_texts(Some(&new)).unwrap().join("; ");
+        let refused = new.clean_server_settings(None).unwrap_err().to_string();
+        let warned = new.clone().clean_server_settings(Some(&new)).unwrap().join("; ");
         for text in [refused, warned] {
             assert_eq!(text.matches("pgHBA entry").count(), lines.len(), "{text}");
             assert!(!text.contains("geheim") && !text.contains("wort"), "{text}");
@@ -213,7 +215,7 @@ mod tests {
     fn no_password_in_the_place_of_a_name_is_printed() {
         let name = "primary_conninfo = 'host=h password=geheim'";
         let text = format!(r#"{{"pgParameters":{{"{name}":"1"}}}}"#);
-        let refused = spec(&text).clean_texts(None).unwrap_err().to_string();
+        let refused = spec(&text).clean_server_settings(None).unwrap_err().to_string();
         assert!(
             refused.contains("primary_conninfo") && !refused.contains("geheim"),
             "{refused}"
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_stays_with_a_warning() {
+    fn stored_invalid_settings_stay_with_a_warning() {
         let stored = r#"{"pgParameters":{"data_directory":"/tmp/x","bad name":"1","A":"1","a":"2"},
             "pgHBA":["hosst x"],"additionalMasterReplicationSlots":["a","a"]}"#;
         check(

@@ -7,32 +7,35 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use crate::clock::Boottime;
-use crate::model::{Checked, Clamped, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, Unusable};
-use crate::plan::{Note, Refusal};
-use crate::sentinel::absence::former;
-use crate::sentinel::reading::{Found, Reading};
+use crate::model::{CheckedClusterData, Clamped, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, Unusable};
+use crate::plan::{Note, PlanError};
+use crate::sentinel::decode::{DecodedSnapshot, Stored};
+use crate::sentinel::missing_data::former_keepers;
 use crate::store::StoreError;
 use crate::telemetry::Chain;
 
 /// That nothing can go on without an operator is logged again after this time.
-const REPEATED_AFTER: Duration = Duration::from_secs(300);
+const REPEAT_INTERVAL: Duration = Duration::from_secs(300);
 
 /// What has been said already: changes are logged, not rounds.
 #[derive(Debug, Default)]
-pub(super) struct Spoken {
+pub(super) struct LogState {
     notes: BTreeSet<Note>,
-    complaint: Option<String>,
-    complained_at: Option<Boottime>,
-    garbage: BTreeSet<String>,
+    last_error: Option<String>,
+    logged_at: Option<Boottime>,
+    undecodable: BTreeSet<String>,
     clamped: Vec<Clamped>,
 }
 
-impl Spoken {
+impl LogState {
     /// Says what was not said in the last round.
-    pub(super) fn say(&mut self, notes: &[Note]) {
-        let matters: BTreeSet<Note> = notes.iter().map(Note::matter).collect();
-        for note in notes.iter().filter(|note| !self.notes.contains(&note.matter())) {
-            note.say();
+    pub(super) fn log_notes(&mut self, notes: &[Note]) {
+        let matters: BTreeSet<Note> = notes.iter().map(Note::without_positions).collect();
+        for note in notes
+            .iter()
+            .filter(|note| !self.notes.contains(&note.without_positions()))
+        {
+            note.log();
         }
         self.notes = matters;
     }
@@ -42,48 +45,48 @@ impl Spoken {
     }
 
     /// All is well: the next trouble is said even when it is the last one again.
-    pub(super) fn content(&mut self) {
-        self.complaint = None;
+    pub(super) fn clear_error(&mut self) {
+        self.last_error = None;
     }
 
     /// Whether this has still to be said.
     fn is_new(&mut self, complaint: String) -> bool {
-        let new = self.complaint.as_ref() != Some(&complaint);
-        self.complaint = Some(complaint);
+        let new = self.last_error.as_ref() != Some(&complaint);
+        self.last_error = Some(complaint);
         new
     }
 
     /// The same for what only an operator can end: also when it was last logged some minutes ago.
     fn is_due(&mut self, complaint: String, now: Boottime) -> bool {
-        let is_old = self.complained_at.is_some_and(|at| now.since(at) >= REPEATED_AFTER);
+        let is_old = self.logged_at.is_some_and(|at| now.since(at) >= REPEAT_INTERVAL);
         let due = self.is_new(complaint) || is_old;
         if due {
-            self.complained_at = Some(now);
+            self.logged_at = Some(now);
         }
         due
     }
 
-    pub(super) fn complain_of(&mut self, error: &StoreError, message: &str) {
+    pub(super) fn log_store_error(&mut self, error: &StoreError, message: &str) {
         let text = Chain(error).to_string();
         if self.is_new(format!("{message}: {text}")) {
             error!(error = %text, "{message}");
         }
     }
 
-    pub(super) fn complain_of_data(&mut self, reading: &Reading, key: &str, now: Boottime) {
+    pub(super) fn log_unusable_data(&mut self, reading: &DecodedSnapshot, key: &str, now: Boottime) {
         let (message, text) = match &reading.data {
-            Found::Usable(_) | Found::Nothing => return,
-            Found::Unusable(Unusable::FormatVersion(version)) => {
+            Stored::Usable(_) | Stored::Absent => return,
+            Stored::Unusable(Unusable::FormatVersion(version)) => {
                 let message = "unsupported clusterdata format version";
                 if self.is_due(format!("{message} {version}"), now) {
                     error!(version, "{message}");
                 }
                 return;
             }
-            Found::Unusable(Unusable::InvalidSpec(why)) => ("clusterdata validation failed", Chain(why).to_string()),
-            Found::Unusable(why @ Unusable::NoSpec) => ("clusterdata validation failed", Chain(why).to_string()),
-            Found::Garbage(why) => {
-                let keepers = former(reading).clause();
+            Stored::Unusable(Unusable::InvalidSpec(why)) => ("clusterdata validation failed", Chain(why).to_string()),
+            Stored::Unusable(why @ Unusable::NoSpec) => ("clusterdata validation failed", Chain(why).to_string()),
+            Stored::Garbage(why) => {
+                let keepers = former_keepers(reading).clause();
                 (
                     "error retrieving cluster data",
                     format!("{key} holds no cluster data: {why}: {UNREADABLE_DATA_REMEDY}{keepers}"),
@@ -96,14 +99,14 @@ impl Spoken {
     }
 
     /// Nothing is there, and nobody asked to create anything.
-    pub(super) fn complain_of_no_data(&mut self) {
+    pub(super) fn log_no_data(&mut self) {
         let message = "no cluster data available, waiting for it to appear";
         if self.is_new(message.to_owned()) {
             info!("{message}");
         }
     }
 
-    pub(super) fn say_waiting_for_keepers(&mut self) {
+    pub(super) fn log_waiting_for_keepers(&mut self) {
         let message = "no cluster data available, waiting for keepers before creating a cluster";
         if self.is_new(message.to_owned()) {
             info!("{message}");
@@ -111,7 +114,7 @@ impl Spoken {
     }
 
     /// The cluster data were lost: its keepers are here.
-    pub(super) fn complain_of_lost_data(&mut self, former: &FormerKeepers, now: Boottime) {
+    pub(super) fn log_lost_data(&mut self, former: &FormerKeepers, now: Boottime) {
         let message = "the cluster data are missing, but keepers of a cluster exist: creating no cluster";
         let keepers = former.to_string();
         if self.is_due(format!("{message}: {keepers}"), now) {
@@ -119,18 +122,18 @@ impl Spoken {
         }
     }
 
-    pub(super) fn complain_of_refusal(&mut self, refusal: &Refusal) {
+    pub(super) fn log_plan_error(&mut self, refusal: &PlanError) {
         let text = refusal.to_string();
         if self.is_new(text.clone()) {
             match refusal {
-                Refusal::NotSupported(_) => error!(error = %text, "leaving the cluster as it is"),
+                PlanError::NotSupported(_) => error!(error = %text, "leaving the cluster as it is"),
                 _ => error!(error = %text, "failed to update cluster data"),
             }
         }
     }
 
     /// Names each stored duration that counts as another one, when that changes.
-    pub(super) fn warn_of_limits(&mut self, data: &Checked) {
+    pub(super) fn warn_of_clamped_durations(&mut self, data: &CheckedClusterData) {
         let clamped = data.cluster().spec.as_ref().map(|spec| spec.clamped());
         let clamped = clamped.unwrap_or_default();
         for stored in clamped.iter().filter(|stored| !self.clamped.contains(stored)) {
@@ -143,11 +146,15 @@ impl Spoken {
     }
 
     /// Names each garbled info once, until it is readable again (store S-12).
-    pub(super) fn name_garbage(&mut self, reading: &Reading) {
-        for (key, why) in reading.garbage.iter().filter(|(key, _)| !self.garbage.contains(*key)) {
+    pub(super) fn warn_of_undecodable_infos(&mut self, reading: &DecodedSnapshot) {
+        for (key, why) in reading
+            .undecodable
+            .iter()
+            .filter(|(key, _)| !self.undecodable.contains(*key))
+        {
             warn!(key = %key, error = %Chain(why), "cannot read an info, treating its writer as silent");
         }
-        self.garbage = reading.garbage.keys().cloned().collect();
+        self.undecodable = reading.undecodable.keys().cloned().collect();
     }
 }
 
@@ -158,7 +165,7 @@ mod tests {
     #[test]
     fn what_only_an_operator_can_end_is_logged_again_after_five_minutes() {
         let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
-        let mut spoken = Spoken::default();
+        let mut spoken = LogState::default();
         let lost = || "lost".to_owned();
         let logged: Vec<u64> = (10..1000).filter(|now| spoken.is_due(lost(), at(*now))).collect();
         assert_eq!(logged, [10, 310, 610, 910]);

@@ -13,14 +13,14 @@ const PAUSE_MAX: Duration = Duration::from_millis(160);
 
 /// The pauses between rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Pace {
+pub(super) struct RoundThrottle {
     last: Option<Boottime>,
     pause: Duration,
 }
 
-impl Pace {
+impl RoundThrottle {
     /// A round begins now.
-    pub(super) fn round(&mut self, now: Boottime) {
+    pub(super) fn start_round(&mut self, now: Boottime) {
         let quiet = self.last.is_none_or(|last| now.since(last) >= QUIET);
         self.pause = if quiet {
             PAUSE_MIN
@@ -31,7 +31,7 @@ impl Pace {
     }
 
     /// Before this nothing that happens makes another round.
-    pub(super) fn next(&self) -> Boottime {
+    pub(super) fn earliest_next(&self) -> Boottime {
         self.last.map_or(Boottime::default(), |last| last + self.pause)
     }
 }
@@ -42,17 +42,17 @@ mod tests {
 
     #[test]
     fn the_first_round_after_quiet_is_at_once_and_a_crowd_is_thinned() {
-        let mut pace = Pace::default();
+        let mut pace = RoundThrottle::default();
         let mut now = Boottime::from_nanos(1);
-        assert!(pace.next() <= now);
+        assert!(pace.earliest_next() <= now);
         let mut pauses = Vec::new();
         for _ in 0..6 {
-            pace.round(now);
-            pauses.push(pace.next().since(now).as_millis());
-            now = pace.next();
+            pace.start_round(now);
+            pauses.push(pace.earliest_next().since(now).as_millis());
+            now = pace.earliest_next();
         }
         assert_eq!(pauses, [10, 20, 40, 80, 160, 160]);
-        pace.round(now + QUIET);
-        assert_eq!(pace.next().since(now + QUIET), PAUSE_MIN);
+        pace.start_round(now + QUIET);
+        assert_eq!(pace.earliest_next().since(now + QUIET), PAUSE_MIN);
     }
 }

@@ -3,33 +3,34 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    BootUuid, Checked, ClusterData, JsonError, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid, Unusable, from_slice,
+    BootUuid, CheckedClusterData, ClusterData, JsonError, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid, Unusable,
+    from_slice,
 };
 use crate::plan::{Observations, Observed};
-use crate::store::{Entry, Keys, LeaseId, Revision, Snapshot, Target};
+use crate::store::{Entry, KeyRange, Keys, LeaseId, Revision, Snapshot};
 
 /// What one transaction has read (sentinel E-2).
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct DecodedSnapshot {
     /// The cluster data.
-    pub(super) data: Found,
+    pub(super) data: Stored,
     /// The revision of its last put; [`Revision::ABSENT`] when there is none.
     pub(super) revision: Revision,
     /// The infos and liveness keys.
-    pub(super) seen: Observations,
+    pub(super) observations: Observations,
     /// The leases of the keeper infos.
     pub(super) leases: BTreeMap<KeeperUid, LeaseId>,
     /// Info keys that cannot be decoded, with the reason (store S-12).
-    pub(super) garbage: BTreeMap<String, JsonError>,
+    pub(super) undecodable: BTreeMap<String, JsonError>,
 }
 
 /// What was found under `clusterdata`.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum Stored {
     /// Nothing, or the value `null` (store C-5).
-    Nothing,
+    Absent,
     /// A document that may be used.
-    Usable(Box<Checked>),
+    Usable(Box<CheckedClusterData>),
     /// A document of another format version, or without a valid spec.
     Unusable(Unusable),
     /// No document.
@@ -37,83 +38,86 @@ pub(super) enum Found {
 }
 
 /// What a sentinel reads and watches.
-pub(super) fn targets(keys: &Keys) -> Vec<Target> {
+pub(super) fn key_ranges(keys: &Keys) -> Vec<KeyRange> {
     vec![
-        Target::Key(keys.cluster_data()),
-        Target::Prefix(keys.keeper_infos()),
-        Target::Prefix(keys.proxy_infos()),
-        Target::Prefix(keys.alive_all()),
+        KeyRange::Key(keys.cluster_data()),
+        KeyRange::Prefix(keys.keeper_infos()),
+        KeyRange::Prefix(keys.proxy_infos()),
+        KeyRange::Prefix(keys.liveness_keys()),
     ]
 }
 
 /// Makes sense of what was read for [`targets`].
-pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> Reading {
+pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> DecodedSnapshot {
     let document = snapshot.take_one(0);
     let revision = document.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
-    let data = document.map_or(Found::Nothing, |entry| judge(&entry.value));
-    let mut reading = Reading {
+    let data = document.map_or(Stored::Absent, |entry| decode_cluster_data(&entry.value));
+    let mut reading = DecodedSnapshot {
         data,
         revision,
-        seen: Observations::default(),
+        observations: Observations::default(),
         leases: BTreeMap::new(),
-        garbage: BTreeMap::new(),
+        undecodable: BTreeMap::new(),
     };
     for entry in snapshot.take(1) {
         let name = entry.name(&keys.keeper_infos());
-        reading.seen.keeper_keys.insert(name.to_owned(), entry.mod_revision.0);
-        keeper(&mut reading, &entry, name);
+        reading
+            .observations
+            .keeper_keys
+            .insert(name.to_owned(), entry.mod_revision.0);
+        add_keeper(&mut reading, &entry, name);
     }
     for entry in snapshot.take(2) {
-        proxy(&mut reading, &entry, entry.name(&keys.proxy_infos()));
+        add_proxy(&mut reading, &entry, entry.name(&keys.proxy_infos()));
     }
     for entry in snapshot.take(3) {
         let boot = BootUuid::from(String::from_utf8_lossy(&entry.value).as_ref());
         reading
-            .seen
-            .alive
-            .insert(KeeperUid::from(entry.name(&keys.alive_all())), boot);
+            .observations
+            .liveness_keys
+            .insert(KeeperUid::from(entry.name(&keys.liveness_keys())), boot);
     }
     reading
 }
 
-fn judge(value: &[u8]) -> Found {
+fn decode_cluster_data(value: &[u8]) -> Stored {
     match ClusterData::parse(value) {
-        Ok(None) => Found::Nothing,
+        Ok(None) => Stored::Absent,
         Ok(Some(data)) => match data.check() {
-            Ok(checked) => Found::Usable(Box::new(checked)),
-            Err(why) => Found::Unusable(why),
+            Ok(checked) => Stored::Usable(Box::new(checked)),
+            Err(why) => Stored::Unusable(why),
         },
-        Err(why) => Found::Garbage(why),
+        Err(why) => Stored::Garbage(why),
     }
 }
 
 /// store S-11: by the uid inside; of two with the same, the later in key order counts.
-fn keeper(reading: &mut Reading, entry: &Entry, name: &str) {
+fn add_keeper(reading: &mut DecodedSnapshot, entry: &Entry, name: &str) {
     match from_slice::<KeeperInfo>(&entry.value) {
         Ok(info) => {
             let uid = info.uid.clone();
             if let Some(lease) = entry.lease {
                 reading.leases.insert(uid.clone(), lease);
             }
-            reading.seen.keepers.insert(uid, observed(entry, name, info));
+            reading.observations.keepers.insert(uid, observed(entry, name, info));
         }
         Err(why) => {
-            reading.garbage.insert(entry.key.clone(), why);
+            reading.undecodable.insert(entry.key.clone(), why);
         }
     }
 }
 
-fn proxy(reading: &mut Reading, entry: &Entry, name: &str) {
+fn add_proxy(reading: &mut DecodedSnapshot, entry: &Entry, name: &str) {
     match from_slice::<ProxyInfo>(&entry.value) {
         Ok(info) => {
             reading
-                .seen
+                .observations
                 .proxies
                 .insert(info.uid.clone(), observed(entry, name, info));
         }
         Err(why) => {
-            reading.seen.garbled_proxies.insert(ProxyUid::from(name));
-            reading.garbage.insert(entry.key.clone(), why);
+            reading.observations.undecodable_proxies.insert(ProxyUid::from(name));
+            reading.undecodable.insert(entry.key.clone(), why);
         }
     }
 }
