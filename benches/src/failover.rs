@@ -1,4 +1,4 @@
-//! One failure of a cluster, and what its clients saw of it.
+//! Causes one failure in a cluster and measures its effect on clients.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,14 +18,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-/// The clients that insert without pause.
+/// How many clients insert rows without pause.
 pub const CLIENTS: usize = 8;
 /// How many more rows each client commits before the cluster counts as recovered.
 const ROWS_WHEN_RECOVERED: i64 = 20;
-/// PostgreSQL's request for TLS, which every server answers with one byte before anything else (manual 55.2.9).
+/// SSLRequest, which every server answers with one byte (PostgreSQL manual 55.2.10).
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// What happens to the cluster.
+/// The failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureEvent {
     /// SIGKILL of the master's keeper and of every process of its PostgreSQL.
@@ -36,18 +36,18 @@ pub enum FailureEvent {
     Pgkill,
     /// SIGSTOP of the master's keeper and of every process of its PostgreSQL.
     Freeze,
-    /// SIGKILL of the leading sentinel, and a second later as `Kill9`.
+    /// SIGKILL of the leading sentinel, and a second later `Kill9`.
     Brain,
     /// etcd stopped for half of the proxy timeout.
     StoreHalf,
     /// etcd stopped for twice the proxy timeout.
     StoreDouble,
-    /// Nothing happens.
+    /// No failure.
     Nothing,
 }
 
 impl FailureEvent {
-    /// All in which something happens.
+    /// All events except `Nothing`.
     pub const ALL: [Self; 7] = [
         Self::Kill9,
         Self::Term,
@@ -58,7 +58,7 @@ impl FailureEvent {
         Self::StoreDouble,
     ];
 
-    /// The name on the command line.
+    /// Returns the name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kill9 => "kill9",
@@ -72,7 +72,7 @@ impl FailureEvent {
         }
     }
 
-    /// Whether another master is what should come of it.
+    /// Returns whether it should cause a failover.
     fn fails_over(self) -> bool {
         matches!(self, Self::Kill9 | Self::Term | Self::Freeze | Self::Brain)
     }
@@ -84,74 +84,74 @@ impl fmt::Display for FailureEvent {
     }
 }
 
-/// The cluster of a run, and how its programs reach the store.
+/// The cluster of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scenario {
-    /// The intervals.
+    /// The intervals of the spec.
     pub profile: Profile,
-    /// proxyCheckInterval and proxyTimeout, where they are others than the profile's.
+    /// proxyCheckInterval and proxyTimeout, in place of the profile's.
     pub proxy_intervals: Option<(Duration, Duration)>,
-    /// Sentinels of the cluster.
+    /// How many sentinels.
     pub sentinels: usize,
-    /// Keepers of the cluster.
+    /// How many keepers.
     pub keepers: usize,
-    /// The delay of what the store sends.
+    /// The delay of the store's answers.
     pub store: StoreDelay,
-    /// How long the cluster is watched where nothing happens.
+    /// How long to observe the cluster with the event `Nothing`.
     pub observe_for: Duration,
 }
 
-/// How late the programs get what the store sends. It is delayed once the cluster stands, and what is sent meanwhile is
-/// not held up: several requests may be under way.
+/// The delay of everything that the store sends, from the time when the cluster runs. A delayed answer does not hold up
+/// the next one: several requests may be in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreDelay {
-    /// They reach etcd directly.
+    /// The programs connect to etcd directly.
     Direct,
-    /// Over three endpoints, all of them so late.
+    /// Three endpoints, each with this delay.
     All(Duration),
-    /// Over three endpoints, one of them so late.
+    /// Three endpoints, one of them with this delay.
     One(Duration),
 }
 
-/// How long a cluster runs on a slow store before something happens to it.
+/// How long a cluster runs on a slow store before the event.
 const SLOW_STORE_WARM_UP: Duration = Duration::from_secs(20);
 
-/// What one run gave.
+/// The result of one run.
 #[derive(Debug, Clone)]
 pub struct FailoverOutcome {
-    /// From the event to the proxy section that names another master, as etcd has it.
+    /// From the event to the commit in etcd that announces another master.
     pub published: Option<Duration>,
-    /// Requests a second that etcd was sent by all programs, where nothing happened.
+    /// Requests per second to etcd by all programs, with the event `Nothing`.
     pub store_requests: Option<f64>,
-    /// How often sentinels found that they do not lead any more.
+    /// How often a sentinel lost its leadership.
     pub leaderships_lost: usize,
     /// The gap of the median client.
     pub gap_median: Duration,
     /// The longest gap of any client.
     pub gap_longest: Duration,
-    /// Acknowledged rows that are not there afterwards.
+    /// Acknowledged rows that are missing afterwards.
     pub rows_lost: i64,
-    /// Rows acknowledged in all.
+    /// All acknowledged rows.
     pub rows: i64,
-    /// Errors that clients met, by text.
+    /// Errors of clients, by text.
     pub errors: BTreeMap<String, u64>,
     /// Whether another master was elected.
     pub failed_over: bool,
-    /// From the arrival of the proxy section that names the new master to the first byte through the proxy.
+    /// From the arrival of the announcement of the new master to the first byte through the proxy.
     pub commit_to_byte: Option<Duration>,
-    /// From etcd's first answer after an outage to the first row of the last client that had been cut off.
+    /// From etcd's first answer after an outage to the first row of the last client that was disconnected.
     pub after_store: Option<Duration>,
 }
 
-/// Starts a cluster, lets the clients write, does the event, and measures until all clients are served again.
+/// Starts a cluster and the clients, causes the event, and measures until all clients are served again.
 ///
 /// # Errors
 ///
-/// The clients are not served before, or the rows cannot be counted afterwards.
+/// The clients are not served before the event, or the rows cannot be counted afterwards.
 ///
 /// # Panics
 ///
-/// When the cluster does not come up or does not recover in time.
+/// The cluster does not start or does not recover in time.
 pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<FailoverOutcome> {
     let profile = setting.profile;
     let mut cluster = start(setting).await;
@@ -166,7 +166,7 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
         .store
         .watch(vec![KeyRange::Key(cluster.store.keys().cluster_data())], None);
     let first_byte = FirstByteProbe::start(cluster.port("proxy0"));
-    let errors_before: u64 = writers.stats().iter().flat_map(|met| met.errors.values()).sum();
+    let errors_before: u64 = writers.stats().iter().flat_map(|stats| stats.errors.values()).sum();
     writers.reset_gaps();
     let began = now();
     let mut store_requests = None;
@@ -198,17 +198,17 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
         let first = writers
             .stats()
             .iter()
-            .filter_map(|met| met.first_resumed_after(back))
+            .filter_map(|stats| stats.first_resumed_after(back))
             .max();
         first.map(|first| first.since(back))
     });
     let commit_to_byte = commit.and_then(|commit| first_byte.first_after(commit));
 
-    let met = writers.stop();
-    let mut gaps: Vec<Duration> = met.iter().map(|met| met.longest_gap).collect();
+    let stats = writers.stop();
+    let mut gaps: Vec<Duration> = stats.iter().map(|stats| stats.longest_gap).collect();
     gaps.sort_unstable();
     let mut errors = BTreeMap::new();
-    for (text, times) in met.iter().flat_map(|met| &met.errors) {
+    for (text, times) in stats.iter().flat_map(|stats| &stats.errors) {
         *errors.entry(text.clone()).or_default() += times;
     }
     let sql = cluster.connect("proxy0").await;
@@ -220,9 +220,9 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
     if event == FailureEvent::Nothing {
         ensure!(
             cluster.postmaster("keeper0") == Some(old_server),
-            "the server was started again"
+            "the server was restarted"
         );
-        eprintln!("{dropped} errors of clients while nothing happened");
+        eprintln!("{dropped} errors of clients without an event");
     }
     Ok(FailoverOutcome {
         published: commit.map(|commit| commit.since(began)),
@@ -230,8 +230,8 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
         leaderships_lost,
         gap_median: median(&gaps),
         gap_longest: gaps.last().copied().unwrap_or_default(),
-        rows_lost: lost_rows(&sql, &met).await?,
-        rows: met.iter().map(stolon_tests::writers::WriterStats::rows).sum(),
+        rows_lost: lost_rows(&sql, &stats).await?,
+        rows: stats.iter().map(stolon_tests::writers::WriterStats::rows).sum(),
         errors,
         failed_over: cluster.master().await? != "keeper0",
         commit_to_byte,
@@ -264,7 +264,7 @@ async fn slow_down(store: StoreDelay, cluster: &Cluster) {
     tokio::time::sleep(SLOW_STORE_WARM_UP).await;
 }
 
-/// Lets the cluster be, and counts what etcd is asked meanwhile.
+/// Waits for `time` and returns the requests per second that etcd gets meanwhile.
 async fn count_requests(cluster: &Cluster, time: Duration) -> anyhow::Result<f64> {
     let (before, began) = (requests_started(&cluster.etcd.address()).await?, now());
     tokio::time::sleep(time).await;
@@ -272,7 +272,7 @@ async fn count_requests(cluster: &Cluster, time: Duration) -> anyhow::Result<f64
     Ok(count / now().since(began).as_secs_f64())
 }
 
-/// The calls that etcd has begun to serve since its start, by its own metrics.
+/// Returns how many calls etcd has begun to serve since its start, by its metrics.
 async fn requests_started(etcd: &str) -> anyhow::Result<f64> {
     let mut socket = TcpStream::connect(etcd).await?;
     socket.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
@@ -285,7 +285,7 @@ async fn requests_started(etcd: &str) -> anyhow::Result<f64> {
     Ok(counts.sum())
 }
 
-/// The middle one of sorted durations, the lower of two; zero when there are none.
+/// Returns the median of sorted durations, the lower one of two; zero when there are none.
 pub fn median(sorted: &[Duration]) -> Duration {
     sorted
         .get(sorted.len().saturating_sub(1) / 2)
@@ -293,7 +293,7 @@ pub fn median(sorted: &[Duration]) -> Duration {
         .unwrap_or_default()
 }
 
-/// Does it; gives when etcd answered again, where it was stopped.
+/// Causes the event; returns when etcd answered again, if it was stopped.
 async fn cause(event: FailureEvent, profile: Profile, cluster: &mut Cluster) -> Option<Boottime> {
     match event {
         FailureEvent::Kill9 => cluster.kill_keeper_and_postgres("keeper0"),
@@ -319,7 +319,7 @@ async fn cause(event: FailureEvent, profile: Profile, cluster: &mut Cluster) -> 
             };
             let start = now();
             cluster.etcd.kill();
-            // starting takes some of the time that it is to be away
+            // Starting etcd takes a part of the outage.
             let remaining = away.saturating_sub(now().since(start) + Duration::from_millis(250));
             tokio::time::sleep(remaining).await;
             return Some(cluster.restart_etcd().await);
@@ -329,7 +329,7 @@ async fn cause(event: FailureEvent, profile: Profile, cluster: &mut Cluster) -> 
     None
 }
 
-/// Waits until every client has committed so many more rows.
+/// Waits until every client has committed `rows` more rows.
 async fn wait_rows(writers: &Writers, rows: i64) {
     let before: Vec<i64> = writers
         .stats()
@@ -337,22 +337,22 @@ async fn wait_rows(writers: &Writers, rows: i64) {
         .map(stolon_tests::writers::WriterStats::rows)
         .collect();
     eventually("all clients to be served", LONG_TIMEOUT, async || {
-        let met = writers.stats();
-        let hungry = met
+        let stats = writers.stats();
+        let behind = stats
             .iter()
             .zip(&before)
-            .filter(|(met, before)| met.rows() < *before + rows)
+            .filter(|(stats, before)| stats.rows() < *before + rows)
             .count();
-        if hungry == 0 {
+        if behind == 0 {
             Ok(())
         } else {
-            Err(format!("{hungry} are not"))
+            Err(format!("{behind} are not"))
         }
     })
     .await;
 }
 
-/// Waits for the proxy section that names another master than `keeper0`, and gives when it arrived.
+/// Waits for the announcement of another master than `keeper0`'s, and returns when it arrived.
 async fn wait_published(watch: &Watch, limit: Duration) -> anyhow::Result<Boottime> {
     let arrived = async {
         loop {
@@ -372,44 +372,44 @@ async fn wait_published(watch: &Watch, limit: Duration) -> anyhow::Result<Bootti
     };
     tokio::time::timeout(limit, arrived)
         .await
-        .context("no other master is published")?
+        .context("no other master is announced")?
 }
 
-/// Knocks at the proxy all the time and notes when a server's byte came through.
+/// Connects to the proxy again and again, and records when a server's byte arrived.
 struct FirstByteProbe {
-    seen: std::sync::Arc<std::sync::Mutex<Vec<Boottime>>>,
+    received: std::sync::Arc<std::sync::Mutex<Vec<Boottime>>>,
     task: JoinHandle<()>,
 }
 
 impl FirstByteProbe {
-    /// How many bytes are remembered: the newest.
-    const REMEMBERED: usize = 100_000;
+    /// How many times are kept: the newest.
+    const KEPT: usize = 100_000;
 
     fn start(port: u16) -> Self {
-        let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let received = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let task = tokio::spawn({
-            let seen = std::sync::Arc::clone(&seen);
+            let received = std::sync::Arc::clone(&received);
             async move {
                 loop {
-                    let knock = tokio::time::timeout(Duration::from_millis(500), request_byte(port));
-                    if let Ok(Ok(())) = knock.await {
-                        let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        if seen.len() == Self::REMEMBERED {
-                            seen.drain(..Self::REMEMBERED / 2);
+                    let byte = tokio::time::timeout(Duration::from_millis(500), request_byte(port));
+                    if let Ok(Ok(())) = byte.await {
+                        let mut received = received.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        if received.len() == Self::KEPT {
+                            received.drain(..Self::KEPT / 2);
                         }
-                        seen.push(now());
+                        received.push(now());
                     }
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             }
         });
-        Self { seen, task }
+        Self { received, task }
     }
 
-    /// From `commit` to the first byte after it.
+    /// Returns the time from `commit` to the first byte after it.
     fn first_after(&self, commit: Boottime) -> Option<Duration> {
-        let seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        seen.iter().find(|at| **at >= commit).map(|at| at.since(commit))
+        let received = self.received.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        received.iter().find(|at| **at >= commit).map(|at| at.since(commit))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Measurements shared by the benchmark programs.
+//! The measurements of the benchmark programs.
 
 pub mod failover;
 pub mod proxy;

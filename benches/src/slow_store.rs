@@ -1,5 +1,5 @@
-//! The table of a slow store: how long a failover takes when the store answers late, and whether a cluster to which
-//! nothing happens is left alone. Each row has a limit that it has to keep.
+//! Measurements on a slow store: how long a failover takes when the store answers late, and whether a healthy cluster
+//! is disturbed. Each row has a limit.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use self::Limit::{Published, Undisturbed};
 use crate::failover::StoreDelay::{All, One};
 use crate::failover::{FailoverOutcome, FailureEvent, Scenario, StoreDelay, run};
 
-/// One row: what is late, and what is allowed.
+/// One row: the delay of the store, and the limit.
 struct Row {
     store: StoreDelay,
     profile: Profile,
@@ -18,12 +18,12 @@ struct Row {
     limit: Limit,
 }
 
-/// What a row has to keep.
+/// The limit of a row.
 #[derive(Debug, Clone, Copy)]
 enum Limit {
-    /// The master is killed: another one is published so long after failInterval at most.
+    /// The master is killed: another one is announced at most this long after failInterval.
     Published(Duration),
-    /// Nothing happens for so long: no client is dropped, nobody elected, nothing started again.
+    /// No event for this long: no client is disconnected, nothing fails over, no server is restarted.
     Undisturbed(Duration),
 }
 
@@ -55,13 +55,13 @@ const fn row(store: StoreDelay, profile: Profile, proxy_intervals: Option<(Durat
 ///
 /// # Errors
 ///
-/// A row does not keep its limit, or cannot be measured.
+/// A row exceeds its limit or cannot be measured.
 pub async fn measure(only: Option<u8>, runs: u32) -> anyhow::Result<()> {
     let mut table = vec![
         "| row | store | timers | limit | measured | leadership lost | requests/s |".to_owned(),
         "|---|---|---|---|---|---|---|".to_owned(),
     ];
-    let mut broken = Vec::new();
+    let mut violations = Vec::new();
     for (number, row) in (1u8..).zip(&ROWS) {
         if only.is_some_and(|only| only != number) {
             continue;
@@ -70,18 +70,21 @@ pub async fn measure(only: Option<u8>, runs: u32) -> anyhow::Result<()> {
         for run in 1..=runs {
             let outcome = run_row(row).await.with_context(|| format!("row {number}, run {run}"))?;
             eprintln!("row {number}, run {run}: {}", row.measured(&outcome));
-            broken.extend(row.violation(&outcome).map(|fault| format!("row {number}: {fault}")));
+            violations.extend(
+                row.violation(&outcome)
+                    .map(|violation| format!("row {number}: {violation}")),
+            );
             outcomes.push(outcome);
         }
         table.push(row.line(number, &outcomes));
     }
     println!("{}", table.join("\n"));
-    ensure!(broken.is_empty(), "{}", broken.join("; "));
+    ensure!(violations.is_empty(), "{}", violations.join("; "));
     Ok(())
 }
 
 async fn run_row(row: &Row) -> anyhow::Result<FailoverOutcome> {
-    let (event, watched_for) = match row.limit {
+    let (event, observe_for) = match row.limit {
         Limit::Published(_) => (FailureEvent::Kill9, Duration::ZERO),
         Limit::Undisturbed(time) => (FailureEvent::Nothing, time),
     };
@@ -91,7 +94,7 @@ async fn run_row(row: &Row) -> anyhow::Result<FailoverOutcome> {
         sentinels: 1,
         keepers: 2,
         store: row.store,
-        observe_for: watched_for,
+        observe_for,
     };
     Box::pin(run(event, setting)).await
 }
@@ -120,7 +123,7 @@ impl Row {
             Limit::Published(_) => outcome
                 .published
                 .map_or("never".to_owned(), |time| format!("{:.1} s", time.as_secs_f64())),
-            Limit::Undisturbed(_) => format!("{} clients dropped", outcome.errors.values().sum::<u64>()),
+            Limit::Undisturbed(_) => format!("{} clients disconnected", outcome.errors.values().sum::<u64>()),
         }
     }
 

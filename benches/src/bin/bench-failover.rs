@@ -1,4 +1,4 @@
-//! Starts a cluster, breaks it, and measures the gap that clients see.
+//! Starts a cluster, causes a failure, and measures the gap that clients see.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,22 +12,22 @@ use control::model::GoDuration;
 use serde_json::{Value, json};
 use stolon_tests::cluster::Profile;
 
-/// Measures what clients see when a part of the cluster fails.
+/// Measure what clients see when a part of the cluster fails
 ///
-/// Each run starts a cluster of its own (etcd, two sentinels, keepers, a proxy), lets 8 clients insert one row a
-/// commit through the proxy without pause, does one event, and waits until all clients are served again.
+/// Each run starts its own cluster (etcd, two sentinels, keepers, a proxy) and 8 clients that insert rows through the
+/// proxy without pause, one row per commit; it causes one event and waits until all clients are served again.
 #[derive(Debug, Parser)]
 struct Args {
-    /// What happens; all of them, one after the other, when not given
+    /// Event to cause (default: all, one after the other)
     #[arg(long = "event", value_enum)]
     events: Vec<EventName>,
-    /// The cluster's intervals: failInterval is 20 s or 4 s
+    /// Intervals of the cluster (default: default and fast)
     #[arg(long = "profile", value_enum)]
     profiles: Vec<ProfileName>,
-    /// Runs of each event; the table has their medians
+    /// Runs of each event; the table shows medians
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
-    /// Sentinels of each cluster
+    /// Number of sentinels
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     sentinels: u8,
     /// Delay of everything the store sends, over three endpoints (for example 1.4s)
@@ -36,7 +36,7 @@ struct Args {
     /// Delay of what one of the store's three endpoints sends
     #[arg(long, value_parser = duration)]
     slow_endpoint: Option<Duration>,
-    /// Time to watch a cluster with the event 'nothing'
+    /// Time to observe a cluster with the event 'nothing'
     #[arg(long, value_parser = duration, default_value = "5m")]
     watched_for: Duration,
     /// Measure the seven slow-store scenarios instead, and fail when one exceeds its limit
@@ -45,10 +45,10 @@ struct Args {
     /// Measure only this slow-store scenario (1 to 7)
     #[arg(long, requires = "slow_store", value_parser = clap::value_parser!(u8).range(1..=7))]
     row: Option<u8>,
-    /// Keepers of each cluster
+    /// Number of keepers
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8))]
     keepers: u8,
-    /// Writes every run's figures to this file, as JSON
+    /// Write the figures of every run to this file, as JSON
     #[arg(long)]
     json: Option<PathBuf>,
 }
@@ -90,7 +90,7 @@ impl From<EventName> for FailureEvent {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ProfileName {
-    /// What an empty spec means
+    /// The defaults: failInterval 20s
     Default,
     /// sleepInterval 1s, requestTimeout 2s, failInterval 4s, proxyCheckInterval 1s, proxyTimeout 3s
     Fast,
@@ -171,7 +171,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A duration as in a spec: "1.4s", "5m".
+/// Parses a duration as in a spec: "1.4s", "5m".
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed: GoDuration = text.parse().map_err(|error| format!("{error}"))?;
     let nanos = u64::try_from(parsed.as_nanos()).map_err(|_| "a duration is not negative".to_owned())?;
@@ -179,10 +179,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 const HEADER: &str = "| event | profile | gap of the median client (s) | longest gap (s) | rows lost (all runs) \
-                      | errors a run | etcd commit to first byte (ms) | after etcd's return (s) |";
+                      | errors per run | etcd commit to first byte (ms) | after etcd's return (s) |";
 const RULE: &str = "|---|---|---|---|---|---|---|---|";
 
-/// One line of the table: the medians over the runs, but the longest gap and the lost rows of all of them.
+/// Returns one line of the table: medians over the runs; of the longest gap the maximum, of the lost rows the sum.
 fn row(event: FailureEvent, profile: ProfileName, outcomes: &[FailoverOutcome]) -> String {
     let over = |pick: &dyn Fn(&FailoverOutcome) -> Option<Duration>| {
         let mut picked: Vec<Duration> = outcomes.iter().filter_map(pick).collect();
@@ -222,7 +222,7 @@ fn one_line(outcome: &FailoverOutcome) -> String {
         line.push_str(&format!(", commit to first byte {:.1} ms", time.as_secs_f64() * 1000.0));
     }
     if let Some(time) = outcome.published {
-        line.push_str(&format!(", another master published after {:.2} s", time.as_secs_f64()));
+        line.push_str(&format!(", another master announced after {:.2} s", time.as_secs_f64()));
     }
     if let Some(rate) = outcome.store_requests {
         line.push_str(&format!(", {rate:.1} requests/s to etcd"));

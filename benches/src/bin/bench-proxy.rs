@@ -1,4 +1,4 @@
-//! Measures stolon-proxy beside HAProxy, nginx and PgBouncer, in front of the same servers.
+//! Compares stolon-proxy with HAProxy, nginx and PgBouncer in front of the same servers.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,32 +17,32 @@ use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Measures stolon-proxy beside HAProxy, nginx and PgBouncer, in front of the same PostgreSQL.
+/// Compare stolon-proxy with HAProxy, nginx and PgBouncer in front of the same PostgreSQL
 ///
-/// Must be root: it sets the machine's TCP congestion control, and puts back what was there. Prints a table for every
-/// load as it is done, and the standards at the end.
+/// Needs root: it sets the machine's TCP congestion control, and restores it at the end. Prints a table after each
+/// load, and the targets at the end.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Small loads and few rounds: to see that it works
+    /// Small loads and few rounds, to see that everything works
     #[arg(long)]
     quick: bool,
-    /// Runs of every load with every peer [default: 8, and 14 of the loads in which the peers are close; 2 with --quick]
+    /// Rounds of every load [default: 8, and 14 for loads in which the peers are close; 2 with --quick]
     #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: Option<u16>,
-    /// Only this load, or those whose names begin so (more than once, if need be): --load=bulk
+    /// Only loads whose names begin like this (repeatable): --load=bulk
     #[arg(long = "load", value_name = "NAME")]
     loads: Vec<String>,
-    /// Only this way through (more than once, if need be; all are started): direct, haproxy, haproxy-tuned, nginx,
+    /// Only this peer (repeatable; all are started): direct, haproxy, haproxy-tuned, nginx,
     /// pgbouncer, stolon-proxy, stolon-proxy-2-threads, stolon-proxy-scraped
     #[arg(long = "peer", value_name = "NAME")]
     peers: Vec<String>,
-    /// Lists the loads, and ends
+    /// List the loads and exit
     #[arg(long)]
     list: bool,
-    /// Writes RESULTS.md, RESULTS.json and RESULTS.svg to this directory
+    /// Write RESULTS.md, RESULTS.json and RESULTS.svg to this directory
     #[arg(long, value_name = "DIRECTORY", conflicts_with = "peers")]
     write: Option<PathBuf>,
-    /// Writes every value of every round to this file, as JSON
+    /// Write every value of every round to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[arg(long, hide = true, value_name = "PORT AND NAME")]
@@ -86,7 +86,7 @@ fn start() -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    // thousands of connections, here and in the programs that we start
+    // Thousands of connections, here and in child processes.
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -102,12 +102,12 @@ fn start() -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut hang_up = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-        // the values that it holds end what it has started, and put the congestion control back
+        // Dropping it stops the programs and restores the congestion control.
         tokio::select! {
             done = run(&args, &size, &chosen, &peers) => done,
             _ = interrupt.recv() => bail!("interrupted"),
             _ = terminate.recv() => bail!("terminated"),
-            _ = hang_up.recv() => bail!("the terminal is gone"),
+            _ = hang_up.recv() => bail!("the terminal was closed"),
         }
     })
 }
@@ -126,12 +126,7 @@ fn chosen(names: &[String]) -> anyhow::Result<Vec<Load>> {
 fn peers(names: &[String]) -> anyhow::Result<Vec<Peer>> {
     let peer = |name: &String| {
         let found = Peer::ALL.into_iter().find(|peer| peer.name() == name);
-        found.with_context(|| {
-            format!(
-                "--peer={name}: the ways through are {}",
-                Peer::ALL.map(Peer::name).join(", ")
-            )
-        })
+        found.with_context(|| format!("--peer={name}: the peers are {}", Peer::ALL.map(Peer::name).join(", ")))
     };
     if names.is_empty() {
         return Ok(Peer::ALL.to_vec());
@@ -148,17 +143,17 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
     }
     let congestion = CongestionControl::save()?;
     machine.congestion = congestion.found().to_owned();
-    // what cannot be set is better known now than in half an hour
+    // Fails now, not in half an hour, when one of them cannot be set.
     for load in chosen.iter().rev() {
         congestion.set(load.congestion())?;
     }
     print_progress("starting PostgreSQL, etcd and the proxies");
-    let mut site = Box::pin(Testbed::start(size)).await?;
+    let mut testbed = Box::pin(Testbed::start(size)).await?;
     let mut rows = Vec::new();
     let mut failed = Vec::new();
     for load in chosen {
-        // one load that fails does not take the others' figures with it
-        match measure(*load, peers, &mut site, size, &congestion, print_progress).await {
+        // The figures of the other loads are kept when one fails.
+        match measure(*load, peers, &mut testbed, size, &congestion, print_progress).await {
             Ok(row) => {
                 print_result(format_args!(
                     "\n{}: {}; {LEGEND}\n\n{}",
@@ -179,11 +174,11 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
         size: size.clone(),
         rows,
     };
-    let verdicts = evaluate(&results.rows);
-    if !verdicts.is_empty() {
+    let target_results = evaluate(&results.rows);
+    if !target_results.is_empty() {
         print_result(format_args!(
             "\n{}\n{}",
-            table::targets(&verdicts),
+            table::targets(&target_results),
             table::TARGETS_LEGEND
         ));
     }
@@ -213,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_goes_by_its_whole_name() {
+    fn a_peer_is_selected_by_its_whole_name() {
         assert_eq!(peers(&["haproxy".to_owned()]).unwrap(), [Peer::Haproxy]);
         let error = peers(&["hap".to_owned()]).unwrap_err().to_string();
         assert!(

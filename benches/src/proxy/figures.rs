@@ -1,28 +1,28 @@
-//! What is measured, and what many measurements of it come to.
+//! Figures that are measured, and their statistics over rounds.
 
 use std::fmt;
 
 use super::peers::Peer;
 
-/// Which way a figure is better.
+/// Whether lower or higher values of a figure are better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
-    /// Costs and waits.
+    /// Costs and waiting times.
     Lower,
     /// Rates.
     Higher,
 }
 
-/// One thing that is measured.
+/// A measured quantity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Figure {
-    /// As in the JSON.
+    /// The name in the JSON.
     pub name: &'static str,
-    /// In words, with the unit.
+    /// The title with the unit.
     pub title: &'static str,
-    /// Which way it is better.
+    /// Whether lower or higher is better.
     pub better: Better,
-    /// Digits behind the point.
+    /// Digits after the decimal point.
     pub digits: usize,
 }
 
@@ -44,48 +44,48 @@ const fn higher(name: &'static str, title: &'static str, digits: usize) -> Figur
     }
 }
 
-/// CPU time of the proxy a transaction.
-pub const CPU_PER_TRANSACTION: Figure = lower("cpu_us_per_transaction", "proxy CPU, µs a transaction", 1);
-/// Transactions a second.
-pub const TPS: Figure = higher("tps", "transactions a second", 0);
-/// Mean latency as pgbench tells it.
+/// CPU time of the proxy per transaction.
+pub const CPU_PER_TRANSACTION: Figure = lower("cpu_us_per_transaction", "proxy CPU, µs per transaction", 1);
+/// Transactions per second.
+pub const TPS: Figure = higher("tps", "transactions per second", 0);
+/// Mean latency, as printed by pgbench.
 pub const LATENCY: Figure = lower("latency_us", "latency, µs", 0);
-/// Connections made and ended.
-pub const CONNECTIONS_PER_SECOND: Figure = higher("connections_per_second", "connections a second", 0);
-/// CPU time of the proxy a connection, from its accept to its end.
-pub const CPU_PER_CONNECTION: Figure = lower("cpu_us_per_connection", "proxy CPU, µs a connection", 1);
-/// CPU time of the proxy a gigabyte (10⁹ bytes).
-pub const CPU_PER_GB: Figure = lower("cpu_ms_per_gb", "proxy CPU, ms a GB", 0);
+/// Connections opened and closed per second.
+pub const CONNECTIONS_PER_SECOND: Figure = higher("connections_per_second", "connections per second", 0);
+/// CPU time of the proxy per connection, from accept to close.
+pub const CPU_PER_CONNECTION: Figure = lower("cpu_us_per_connection", "proxy CPU, µs per connection", 1);
+/// CPU time of the proxy per gigabyte (10⁹ bytes).
+pub const CPU_PER_GB: Figure = lower("cpu_ms_per_gb", "proxy CPU, ms per GB", 0);
 /// Throughput (10⁹ bytes).
 pub const GB_PER_SECOND: Figure = higher("gb_per_second", "GB/s", 2);
-/// Anonymous memory of the proxy a connection.
-pub const MEMORY_PER_CONNECTION: Figure = lower("kib_per_connection", "proxy memory, KiB a connection", 2);
-/// Descriptors of the proxy a connection.
-pub const DESCRIPTORS_PER_CONNECTION: Figure = lower("descriptors_per_connection", "descriptors a connection", 2);
-/// From the command or commit to the last client's end.
+/// Anonymous memory of the proxy per connection.
+pub const MEMORY_PER_CONNECTION: Figure = lower("kib_per_connection", "proxy memory, KiB per connection", 2);
+/// Descriptors of the proxy per connection.
+pub const DESCRIPTORS_PER_CONNECTION: Figure = lower("descriptors_per_connection", "descriptors per connection", 2);
+/// From the command or commit to the close of the last client.
 pub const LAST_CLOSE: Figure = lower("last_close_ms", "command to last close, ms", 0);
-/// From the proxy's learning of the change until nothing is forwarded any more, as its metrics tell.
+/// From the proxy's receipt of the change until all forwarding has stopped, by its metrics.
 pub const FORWARDING_STOPPED: Figure = lower("forwarding_stopped_ms", "forwarding stopped after, ms", 3);
-/// From the proxy's learning of the change until its last connection is closed, as its metrics tell.
+/// From the proxy's receipt of the change until its last connection is closed, by its metrics.
 pub const ALL_DROPPED: Figure = lower("all_dropped_ms", "all closed after, ms", 0);
-/// From the commit in etcd to the first byte of the new master; the median of the changes of one run.
+/// From the commit in etcd to the first byte of the new master; the median over the changes of one run.
 pub const FIRST_BYTE: Figure = lower("first_byte_ms", "commit to first byte, ms (median)", 2);
-/// The longest of one run.
+/// The maximum over the changes of one run.
 pub const FIRST_BYTE_MAX: Figure = lower("first_byte_max_ms", "commit to first byte, ms (longest)", 2);
-/// Half of the answers came faster.
+/// The median response time.
 pub const P50: Figure = lower("p50_us", "p50, µs", 0);
-/// 99 % of the answers came faster.
+/// The 99th percentile of response times.
 pub const P99: Figure = lower("p99_us", "p99, µs", 0);
-/// 99.9 % of the answers came faster.
+/// The 99.9th percentile of response times.
 pub const P999: Figure = lower("p999_us", "p99.9, µs", 0);
-/// What the proxy's resident memory grew by while its reader stood still.
+/// Growth of the proxy's anonymous memory while its reader is stalled.
 pub const PROXY_GROWTH: Figure = lower("proxy_growth_kib", "proxy memory grew by, KiB", 0);
-/// What the kernel's TCP memory grew by until the reader had stood still for a moment.
+/// Growth of the kernel's TCP memory until all buffers are full.
 pub const HOST_TAKEN: Figure = lower("host_taken_kib", "host TCP memory taken, KiB", 0);
-/// What it grew by after that moment.
+/// Its growth after that.
 pub const HOST_GROWTH: Figure = lower("host_growth_kib", "and growing further by, KiB", 0);
 
-/// What one run of a load gave.
+/// The figures of one run of a load.
 pub type Sample = Vec<(Figure, f64)>;
 
 /// The values of one figure over the rounds.
@@ -93,12 +93,12 @@ pub type Sample = Vec<(Figure, f64)>;
 pub struct Series(Vec<f64>);
 
 impl Series {
-    /// Adds the value of another round.
+    /// Adds the value of a round.
     pub fn push(&mut self, value: f64) {
         self.0.push(value);
     }
 
-    /// In the order of the rounds.
+    /// Returns the values in the order of the rounds.
     pub fn values(&self) -> &[f64] {
         &self.0
     }
@@ -109,7 +109,7 @@ impl Series {
         sorted
     }
 
-    /// The value in the middle, the mean of the two in the middle of an even number; NaN of none.
+    /// Returns the median, of an even number the mean of the two in the middle; NaN without values.
     pub fn median(&self) -> f64 {
         let sorted = self.sorted();
         match sorted.len() {
@@ -119,7 +119,7 @@ impl Series {
         }
     }
 
-    /// Of each round the value over the other one's of the same round: what slowed the whole round is not in it.
+    /// Returns the ratio to `other` of each round. What slows down a whole round cancels out.
     pub fn ratios_to(&self, other: &Self) -> Self {
         Self(
             self.0
@@ -130,9 +130,9 @@ impl Series {
         )
     }
 
-    /// Where the median of endlessly many rounds is, with a certainty of at least 95 %: between two of the values, found
-    /// by the binomial distribution, whatever the values are distributed like. Of fewer than six it is all from the least
-    /// to the most, with less certainty.
+    /// Returns a confidence interval of at least 95 % for the median: two of the values, by the binomial distribution,
+    /// which makes no assumption on the distribution of the values. With fewer than six rounds it is the minimum and
+    /// the maximum, with less confidence.
     pub fn confidence_interval(&self) -> (f64, f64) {
         let sorted = self.sorted();
         let rounds = sorted.len();
@@ -147,44 +147,44 @@ impl Series {
         }
         let outermost = skipped.saturating_sub(1);
         match sorted.get(outermost..rounds.saturating_sub(outermost)) {
-            Some([least, .., most]) => (*least, *most),
+            Some([min, .., max]) => (*min, *max),
             Some([only]) => (*only, *only),
             _ => (f64::NAN, f64::NAN),
         }
     }
 
-    /// The smallest and the greatest value; NaN of none.
+    /// Returns the minimum and the maximum; NaN without values.
     pub fn min_max(&self) -> (f64, f64) {
-        let least = self.0.iter().copied().fold(f64::NAN, f64::min);
-        let most = self.0.iter().copied().fold(f64::NAN, f64::max);
-        (least, most)
+        let min = self.0.iter().copied().fold(f64::NAN, f64::min);
+        let max = self.0.iter().copied().fold(f64::NAN, f64::max);
+        (min, max)
     }
 }
 
 /// One figure of one peer under one load.
 #[derive(Debug, Clone)]
 pub struct Cell {
-    /// Whose.
+    /// The peer.
     pub peer: Peer,
-    /// Of what.
+    /// The figure.
     pub figure: Figure,
-    /// How much.
+    /// Its values.
     pub series: Series,
 }
 
-/// All that one load gave.
+/// All figures of one load.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// The load's name, as on the command line and in the JSON.
+    /// The name of the load, on the command line and in the JSON.
     pub load: &'static str,
-    /// In words.
+    /// Its description.
     pub title: String,
-    /// Every peer's figures, in the order in which they came.
+    /// The figures of all peers, in the order of their first values.
     pub cells: Vec<Cell>,
 }
 
 impl Row {
-    /// A row without figures.
+    /// Returns a row without figures.
     pub fn new(load: &'static str, title: String) -> Self {
         Self {
             load,
@@ -193,7 +193,7 @@ impl Row {
         }
     }
 
-    /// Adds what one run gave.
+    /// Adds the figures of one run.
     pub fn add(&mut self, peer: Peer, sample: Sample) {
         for (figure, value) in sample {
             let found = self
@@ -212,19 +212,19 @@ impl Row {
         }
     }
 
-    /// One figure of one peer.
+    /// Returns the values of one figure of one peer.
     pub fn series(&self, peer: Peer, figure: Figure) -> Option<&Series> {
         let mut cells = self.cells.iter();
         let cell = cells.find(|cell| cell.peer == peer && cell.figure == figure)?;
         Some(&cell.series)
     }
 
-    /// The median of one figure of one peer.
+    /// Returns the median of one figure of one peer.
     pub fn median(&self, peer: Peer, figure: Figure) -> Option<f64> {
         self.series(peer, figure).map(Series::median)
     }
 
-    /// The peers, in the order of their first figures.
+    /// Returns the peers that have figures.
     pub fn peers(&self) -> Vec<Peer> {
         let mut peers: Vec<Peer> = Vec::new();
         for cell in &self.cells {
@@ -236,7 +236,7 @@ impl Row {
         peers
     }
 
-    /// The figures, in the order in which they came.
+    /// Returns the figures, in the order of their first values.
     pub fn figures(&self) -> Vec<Figure> {
         let mut figures: Vec<Figure> = Vec::new();
         for cell in &self.cells {
@@ -248,13 +248,13 @@ impl Row {
     }
 }
 
-/// Writes a value with the digits of its figure.
+/// A value that is displayed with the digits of its figure.
 pub struct Formatted(pub Figure, pub f64);
 
 impl fmt::Display for Formatted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = format!("{:.*}", self.0.digits, self.1);
-        // -0 is what rounding leaves of a small loss
+        // A small negative value is rounded to -0.
         let text = if text.trim_matches(['-', '0', '.']).is_empty() {
             text.trim_start_matches('-').to_owned()
         } else {
@@ -279,9 +279,9 @@ mod tests {
         assert!(series(&[]).median().is_nan());
     }
 
-    // P(X < k) for X of a fair coin thrown n times: the largest k with at most 0.025
+    // The largest k with P(X < k) <= 0.025, for X the heads of n tosses of a fair coin.
     #[test]
-    fn the_interval_leaves_out_what_chance_would() {
+    fn the_confidence_interval_leaves_out_2_5_percent_at_each_end() {
         let of = |rounds: u32| series(&(1..=rounds).rev().map(f64::from).collect::<Vec<_>>()).confidence_interval();
         assert_eq!(of(1), (1.0, 1.0));
         assert_eq!(of(2), (1.0, 2.0));
@@ -294,12 +294,12 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_that_of_each_round() {
+    fn ratios_are_computed_per_round() {
         assert_eq!(series(&[1.0, 8.0]).ratios_to(&series(&[2.0, 4.0])), series(&[0.5, 2.0]));
     }
 
     #[test]
-    fn a_figure_is_kept_by_peer() {
+    fn figures_are_stored_by_peer() {
         let mut row = Row::new("x", "x".to_owned());
         row.add(Peer::Nginx, vec![(TPS, 5.0)]);
         row.add(Peer::Direct, vec![(TPS, 7.0)]);
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_shown_as_less_than_nothing() {
+    fn a_value_that_rounds_to_zero_has_no_sign() {
         assert_eq!(Formatted(TPS, -0.2).to_string(), "0");
         assert_eq!(Formatted(GB_PER_SECOND, -0.2).to_string(), "-0.20");
     }

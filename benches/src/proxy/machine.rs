@@ -1,4 +1,4 @@
-//! The machine that measures: what it is, and the congestion control that all its sockets share for a while.
+//! The machine that runs the benchmark, and its TCP congestion control.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,27 +8,27 @@ use anyhow::Context;
 
 use super::print_progress;
 
-/// What figures depend on besides the programs.
+/// The properties of the machine that figures depend on.
 #[derive(Debug, Clone, Default)]
 pub struct Machine {
-    /// The processor's name.
+    /// The processor model.
     pub processor: String,
-    /// CPUs that may be used.
+    /// Usable CPUs.
     pub cpus: usize,
     /// Memory in GiB.
     pub memory_gib: u64,
     /// System name and release.
     pub kernel: String,
-    /// Program → version, as each tells it.
+    /// Programs and the versions that they print.
     pub versions: Vec<(&'static str, String)>,
-    /// The congestion control of all runs but those that name another.
+    /// The congestion control before the benchmark.
     pub congestion: String,
-    /// The load average of the last minute, at the start.
+    /// The load average of the last minute at the start.
     pub load: String,
 }
 
 impl Machine {
-    /// Looks around. What cannot be told stays empty.
+    /// Reads the properties of this machine. What cannot be read stays empty.
     pub fn inspect(postgres: &Path) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let processor = cpuinfo
@@ -72,7 +72,7 @@ impl Machine {
     }
 }
 
-/// Our version, and the commit that is checked out where we run.
+/// Returns our version, and the commit that is checked out in the working directory.
 fn our_version() -> String {
     let version = env!("CARGO_PKG_VERSION");
     let output = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
@@ -83,7 +83,7 @@ fn our_version() -> String {
     )
 }
 
-/// The first version number in the first line that a program says.
+/// Returns the first version number in the first line that a program prints.
 fn version_printed_by(command: &mut Command) -> String {
     let Ok(output) = command.output() else {
         return String::new();
@@ -99,27 +99,27 @@ fn version_printed_by(command: &mut Command) -> String {
 
 const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
-/// The congestion control of new sockets (tcp(7)).
+/// Returns the congestion control of new sockets (tcp(7)).
 ///
 /// # Errors
 ///
-/// The kernel does not tell.
+/// It cannot be read.
 pub fn congestion_control() -> anyhow::Result<String> {
     let text = fs::read_to_string(CONGESTION_CONTROL).with_context(|| format!("read {CONGESTION_CONTROL}"))?;
     Ok(text.trim().to_owned())
 }
 
-/// The congestion control as it was found. Dropping this puts it back.
+/// The congestion control before the benchmark. Dropping this restores it.
 #[derive(Debug)]
 pub struct CongestionControl {
     found: String,
-    /// What puts it back should we be killed meanwhile.
+    /// A file with it, for the next run, should this one be killed.
     backup: Option<PathBuf>,
 }
 
 impl CongestionControl {
-    /// Remembers what is set, also in a file that the next boot removes: a run that was killed could not put it back, and
-    /// the next one does.
+    /// Saves the current setting, also in a file that the next boot removes: after a run that was killed, the next one
+    /// restores it.
     ///
     /// # Errors
     ///
@@ -130,28 +130,27 @@ impl CongestionControl {
             Ok(left) => left,
             Err(_) => congestion_control()?,
         };
-        // who may not write there may not change it either
+        // A user who may not write this file may not change the setting either.
         let note = fs::write(&note, &found).is_ok().then_some(note);
         Ok(Self { found, backup: note })
     }
 
-    /// What was set before.
+    /// Returns the setting before the benchmark.
     pub fn found(&self) -> &str {
         &self.found
     }
 
-    /// Sets another one for all sockets that are made from now on. The kernel loads its module if need be.
+    /// Sets the congestion control of all new sockets. The kernel loads its module if necessary.
     ///
     /// # Errors
     ///
-    /// The kernel does not have it, or we are not root.
+    /// The kernel does not have it, or the user is not root.
     pub fn set(&self, name: &str) -> anyhow::Result<()> {
         if congestion_control()? == name {
             return Ok(());
         }
-        fs::write(CONGESTION_CONTROL, name).with_context(|| {
-            format!("write {name} to {CONGESTION_CONTROL} (that takes root, and a kernel that has it)")
-        })
+        fs::write(CONGESTION_CONTROL, name)
+            .with_context(|| format!("write {name} to {CONGESTION_CONTROL} (needs root, and a kernel that has it)"))
     }
 }
 
@@ -159,11 +158,11 @@ impl Drop for CongestionControl {
     fn drop(&mut self) {
         if let Err(error) = self.set(&self.found) {
             print_progress(format_args!(
-                "could not put back the congestion control {}: {error:#}",
+                "could not restore the congestion control {}: {error:#}",
                 self.found
             ));
         } else if let Some(note) = self.backup.take() {
-            // it only helps after a kill
+            // The file is only needed after a kill.
             let _ = fs::remove_file(note);
         }
     }

@@ -1,4 +1,5 @@
-//! stolon-proxy beside its peers: the same PostgreSQL behind all of them, one load after the other, rounds interleaved.
+//! stolon-proxy beside its peers: the same PostgreSQL behind all of them, one load after the other, in interleaved
+//! rounds.
 
 pub mod figures;
 pub mod loads;
@@ -23,29 +24,29 @@ use self::peers::Peer;
 use self::size::Size;
 use self::testbed::Testbed;
 
-/// All that one run of the benchmark gave.
+/// The results of one run of the benchmark.
 #[derive(Debug, Clone)]
 pub struct Results {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// How much.
+    /// The size of the loads.
     pub size: Size,
-    /// What was measured, in the order of the loads.
+    /// The figures, in the order of the loads.
     pub rows: Vec<Row>,
 }
 
-/// Tells people how it goes, on standard error. That nobody listens any more ends nothing.
+/// Prints progress to standard error. A closed standard error is ignored.
 pub fn print_progress(text: impl Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Says what was asked for, on standard output; as [`tell`] otherwise.
+/// Prints a result to standard output. A closed standard output is ignored.
 pub fn print_result(text: impl Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Runs one load with all its peers that are `wanted`, as often as `size` says, in turns: the order of the peers is
-/// reversed in every other round, so that neither a machine that slows down nor one that warms up favours anybody.
+/// Runs one load with all its peers that are `wanted`, in as many rounds as `size` has. Every other round has the
+/// reverse order of peers, so that a machine that slows down or warms up favours none of them.
 ///
 /// # Errors
 ///
@@ -53,10 +54,10 @@ pub fn print_result(text: impl Display) {
 pub async fn measure(
     load: Load,
     wanted: &[Peer],
-    site: &mut Testbed,
+    testbed: &mut Testbed,
     size: &Size,
     congestion: &CongestionControl,
-    mut tell: impl FnMut(String),
+    mut print_progress: impl FnMut(String),
 ) -> anyhow::Result<Row> {
     congestion.set(load.congestion())?;
     let mut row = Row::new(load.name, load.title(size));
@@ -68,8 +69,8 @@ pub async fn measure(
             peers.reverse();
         }
         for peer in peers {
-            tell(format!("{}: round {} of {}, {peer}", load.name, round + 1, rounds));
-            let sample = load.run(site, peer, size).await;
+            print_progress(format!("{}: round {} of {}, {peer}", load.name, round + 1, rounds));
+            let sample = load.run(testbed, peer, size).await;
             row.add(peer, sample.with_context(|| format!("{}, {peer}", load.name))?);
         }
     }

@@ -1,4 +1,4 @@
-//! The ways to a server that are compared: none between, the peers in their configurations, and stolon-proxy.
+//! The compared paths to a server: a direct connection, other proxies in their configurations, and stolon-proxy.
 
 use std::fmt;
 use std::fs;
@@ -13,34 +13,34 @@ use stolon_tests::test_dir::User;
 use stolon_tests::wait::eventually;
 use tokio::net::TcpStream;
 
-/// How long a peer may take to listen.
+/// Limit for the start of a peer.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// Clients that a peer must be able to carry, the 5,000 idle ones and some.
+/// How many clients a peer must accept: the 5,000 idle ones and some more.
 const CLIENTS_MAX: usize = 6_000;
 
-/// A way to a server.
+/// A path to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Peer {
     /// No proxy.
     Direct,
-    /// HAProxy as it comes.
+    /// HAProxy with its defaults.
     Haproxy,
-    /// HAProxy with one thread, splicing both ways, pipes of 1 MiB.
+    /// HAProxy with one thread, splicing in both directions, pipes of 1 MiB.
     HaproxyTuned,
     /// nginx's stream module, one worker.
     Nginx,
     /// PgBouncer, session pooling.
     Pgbouncer,
-    /// stolon-proxy as it comes.
+    /// stolon-proxy with its defaults.
     Stolon,
     /// stolon-proxy with `--relay-threads=2`.
     StolonTwoThreads,
-    /// stolon-proxy as it comes, its metrics scraped 10 times a second.
+    /// stolon-proxy with its defaults, its metrics scraped 10 times per second.
     StolonScraped,
 }
 
 impl Peer {
-    /// Whoever any load is measured with.
+    /// All paths.
     pub const ALL: [Self; 8] = [
         Self::Direct,
         Self::Haproxy,
@@ -52,17 +52,17 @@ impl Peer {
         Self::StolonScraped,
     ];
 
-    /// All that every load is measured with, where it can carry it: each program as it comes or at its best.
+    /// Returns the paths that every load is measured with, unless they cannot carry it.
     pub fn usual() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|peer| peer.is_usual())
     }
 
-    /// Whether it is one of [`Peer::usual`], and no variant of ours.
+    /// Returns whether it is one of [`Peer::usual`], not a variant of ours.
     pub fn is_usual(self) -> bool {
         !matches!(self, Self::StolonTwoThreads | Self::StolonScraped)
     }
 
-    /// As in the JSON.
+    /// Returns its name in the JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -76,7 +76,7 @@ impl Peer {
         }
     }
 
-    /// In words, for people.
+    /// Returns its title in tables.
     pub fn title(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -90,7 +90,7 @@ impl Peer {
         }
     }
 
-    /// Whether it is our own program.
+    /// Returns whether it is stolon-proxy.
     pub fn is_ours(self) -> bool {
         matches!(self, Self::Stolon | Self::StolonTwoThreads | Self::StolonScraped)
     }
@@ -102,28 +102,28 @@ impl fmt::Display for Peer {
     }
 }
 
-/// A way that stands: where clients connect, and whose CPU and memory it costs.
+/// A running path: where clients connect, and the processes whose CPU and memory are measured.
 #[derive(Debug)]
 pub struct Instance {
-    /// Where clients connect, on 127.0.0.1.
+    /// The port that clients connect to, on 127.0.0.1.
     pub port: u16,
-    /// The processes between client and server; none on the direct way.
+    /// The processes between client and server; none on the direct path.
     pub pids: Vec<u32>,
-    /// HAProxy's socket for commands.
+    /// HAProxy's command socket.
     pub commands: Option<PathBuf>,
-    /// Where stolon-proxy tells its metrics.
+    /// The port of stolon-proxy's metrics.
     pub metrics: Option<u16>,
     process: Option<Process>,
     _ports: Vec<Port>,
 }
 
 impl Instance {
-    /// The direct way.
+    /// Returns the direct path.
     pub fn direct(port: u16) -> Self {
         Self::new(port, Vec::new(), None)
     }
 
-    /// A stolon-proxy that somebody else has started, and ends.
+    /// Returns a stolon-proxy that the caller has started and stops.
     pub fn stolon(port: u16, pid: u32, metrics: u16) -> Self {
         Self::new(port, vec![pid], Some(metrics))
     }
@@ -139,16 +139,16 @@ impl Instance {
         }
     }
 
-    /// Starts HAProxy, nginx or PgBouncer in front of a server on 127.0.0.1, with its files in `dir`, and waits until it
-    /// listens.
+    /// Starts HAProxy, nginx or PgBouncer in front of a server on 127.0.0.1, with its files in `dir`, and waits until
+    /// it listens.
     ///
     /// # Errors
     ///
-    /// It cannot be configured, or it does not listen in time; then its log is in `dir`.
+    /// It cannot be configured.
     ///
     /// # Panics
     ///
-    /// For the ways that are no peer's.
+    /// It does not listen in time, or `peer` is the direct path or a stolon-proxy.
     pub async fn start(peer: Peer, server: u16, dir: &Path, user: Option<&User>) -> anyhow::Result<Self> {
         let port = Port::free();
         let dir = dir.join(format!("{}-{port}", peer.name()));
@@ -176,7 +176,7 @@ impl Instance {
         fs::write(&configuration, text).with_context(|| format!("write {}", configuration.display()))?;
         fs::write(dir.join("users"), "\"bench\" \"\"\n").context("write PgBouncer's users")?;
         if let Some(user) = user {
-            std::os::unix::fs::chown(&dir, Some(user.uid), Some(user.gid)).context("give the directory away")?;
+            std::os::unix::fs::chown(&dir, Some(user.uid), Some(user.gid)).context("chown the directory")?;
         }
         let mut command = match peer {
             Peer::Haproxy | Peer::HaproxyTuned => {
@@ -229,7 +229,7 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // nginx's workers would outlive a master that is killed
+        // nginx's workers keep running when their master process is killed.
         if let Some(process) = &mut self.process {
             process.signal(Signal::TERM);
             for _ in 0..200 {
@@ -245,7 +245,7 @@ impl Drop for Instance {
     }
 }
 
-/// Debian keeps servers where users do not look.
+/// Returns a command for a server program, which Debian installs in directories that are not on every user's path.
 fn program(name: &str) -> Command {
     let path = ["/usr/sbin", "/usr/local/sbin", "/usr/bin"]
         .iter()

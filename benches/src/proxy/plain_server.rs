@@ -1,5 +1,5 @@
-//! A plain TCP server, in a process of its own, for what PostgreSQL cannot do here: stand thousands of connections, or
-//! send as fast as the path carries. A client's first nine bytes say what it wants.
+//! A plain TCP server in its own process, for loads that PostgreSQL does not allow here: thousands of connections, or
+//! sending at the speed of the path. The first nine bytes of a client are its request.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,28 +13,28 @@ use stolon_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// The option of the bench program that makes it this server; not for people.
+/// The hidden option that makes the benchmark program this server.
 pub const SERVE_OPTION: &str = "--serve-plain";
-/// How much is written or read at once.
+/// Bytes per write or read.
 pub const CHUNK_BYTES: usize = 256 * 1024;
-/// A request: one letter and a little-endian number.
+/// The size of a request: one letter and a little-endian number.
 pub const REQUEST_BYTES: usize = 9;
-/// How long it may take to listen.
+/// Limit for its start.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a client may ask for.
+/// A client's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// The server's name, one byte; then everything that is sent comes back.
+    /// Send the server's name, one byte; then echo.
     Name,
-    /// So many bytes.
+    /// Send this many bytes.
     Send(u64),
-    /// To read so many bytes, and to answer with one.
+    /// Read this many bytes, then answer with one byte.
     Receive(u64),
 }
 
 impl Request {
-    /// As it is sent.
+    /// Returns its encoding.
     pub fn bytes(self) -> [u8; REQUEST_BYTES] {
         let (letter, count) = match self {
             Self::Name => (b'n', 0),
@@ -58,7 +58,7 @@ impl Request {
     }
 }
 
-/// Asks a server for its name, as the first thing on a connection; `None` when it ends the connection instead.
+/// Requests the name of a server on a new connection; `None` when the server closes it.
 ///
 /// # Errors
 ///
@@ -73,21 +73,21 @@ pub async fn request_name(socket: &mut TcpStream) -> io::Result<Option<u8>> {
 /// The server's process.
 #[derive(Debug)]
 pub struct PlainServer {
-    /// What it answers to [`Request::Name`].
+    /// Its answer to [`Request::Name`].
     pub name: u8,
     port: Port,
     _process: Process,
 }
 
 impl PlainServer {
-    /// Starts one, and waits until it listens.
+    /// Starts a server and waits until it listens.
     ///
     /// # Errors
     ///
-    /// Our own program cannot be found.
+    /// The path of the benchmark program is unknown.
     pub async fn start(name: u8, log: &std::path::Path) -> anyhow::Result<Self> {
         let port = Port::free();
-        let program = std::env::current_exe().context("find our own program")?;
+        let program = std::env::current_exe().context("find the benchmark program")?;
         let mut command = Command::new(program);
         command.arg(format!("{SERVE_OPTION}={port}{}", char::from(name)));
         let mut process = Process::start("plain server", command, None, log);
@@ -103,17 +103,17 @@ impl PlainServer {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port.number()))
     }
 }
 
-/// Is the server, until the process is killed. `what` is the port and the name, as in `12345A`.
+/// Runs the server until the process is killed. `what` is the port and the name: `12345A`.
 ///
 /// # Errors
 ///
-/// The port cannot be had.
+/// The port cannot be bound.
 pub fn serve(what: &str) -> anyhow::Result<()> {
     let (port, name) = what.split_at(what.len().saturating_sub(1));
     let port: u16 = port.parse().context("a port and a letter")?;
@@ -125,7 +125,7 @@ pub fn serve(what: &str) -> anyhow::Result<()> {
     runtime.block_on(async {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.context("listen")?;
         loop {
-            // an accept fails for a client's sake
+            // An accept fails because of one client.
             let Ok((client, _)) = listener.accept().await else {
                 continue;
             };

@@ -1,37 +1,37 @@
-//! How much is measured: all of it, or enough to see that it works.
+//! The size of the loads: full, or small to see that they work.
 
 use std::time::Duration;
 
-/// How large the loads are.
+/// The size of the loads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Size {
-    /// Runs of a load with every peer.
+    /// Rounds of a load.
     pub rounds: usize,
-    /// The same of the loads in which the peers are close.
+    /// Rounds of the loads in which the peers are close.
     pub close_rounds: usize,
-    /// How long one run of pgbench goes on.
+    /// The duration of one pgbench run.
     pub span: Duration,
-    /// pgbench's scale: 100,000 accounts each.
+    /// pgbench's scale factor: 100,000 accounts each.
     pub scale: u32,
-    /// Rows of 1,000 bytes that COPY carries.
+    /// Rows of 1,000 bytes in a COPY.
     pub copied_rows: u64,
-    /// Bytes of one run of bulk, over all its streams.
+    /// Bytes of one bulk run, over all its streams.
     pub bulk_bytes: u64,
-    /// Short connections of one run.
+    /// Short connections per run.
     pub connections: usize,
-    /// Connections that stand idle.
+    /// Idle connections.
     pub idle: usize,
-    /// Changes of master a run.
+    /// Changes of the master per run.
     pub changes: usize,
-    /// How long a reader stands still.
+    /// How long a stalled reader does not read.
     pub stall: Duration,
 }
 
 impl Size {
-    /// What the published figures are of.
+    /// The size for published figures.
     pub fn full() -> Self {
         Self {
-            rounds: 8, // even, as half of them are in the reversed order
+            rounds: 8, // even: half of them have the reverse order
             close_rounds: 14,
             span: Duration::from_secs(2),
             scale: 10,
@@ -44,7 +44,7 @@ impl Size {
         }
     }
 
-    /// All loads within five minutes.
+    /// All loads in five minutes.
     pub fn quick() -> Self {
         Self {
             rounds: 2,

@@ -1,5 +1,5 @@
-//! Where the proxy must stand, and where it wants to: each standard, judged by the median of a value or
-//! of the ratios of every round.
+//! The targets of the proxy, each with a required and a wanted bound: compared with the median of a value, or of the
+//! ratios of all rounds.
 
 use super::figures::{
     CONNECTIONS_PER_SECOND, CPU_PER_GB, CPU_PER_TRANSACTION, DESCRIPTORS_PER_CONNECTION, FIRST_BYTE,
@@ -8,44 +8,44 @@ use super::figures::{
 };
 use super::peers::Peer;
 
-/// How far a measurement comes.
+/// How a measurement compares with its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Not as far as it must.
+    /// The required bound is missed.
     Missed,
-    /// Not as far as it must, but that lies within the interval.
+    /// The required bound is missed, but lies within the confidence interval.
     Undecided,
-    /// As far as it must, and there is no further.
+    /// The required bound is met.
     Required,
-    /// As far as it wants to, or there is nothing to want.
+    /// The wanted bound is met, too, or there is none.
     Wanted,
 }
 
-/// One standard, and what was measured of it.
+/// A target and its measurement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TargetResult {
     /// The load.
     pub load: &'static str,
-    /// What of it.
+    /// The quantity.
     pub what: String,
-    /// What was measured, in the terms of the two bounds.
+    /// The measured value or ratio.
     pub measured: f64,
-    /// Of a ratio: where it may as well be, see [`super::figures::Series::interval`].
+    /// Of a ratio: its confidence interval.
     pub interval: Option<(f64, f64)>,
-    /// Its unit: `×` for a ratio.
+    /// The unit, `×` for a ratio.
     pub unit: &'static str,
-    /// What must be reached.
+    /// The required bound.
     pub must: Bound,
-    /// What is wanted.
+    /// The wanted bound.
     pub want: Option<Bound>,
 }
 
 impl TargetResult {
-    /// How far it comes.
+    /// Compares the measurement with the bounds.
     pub fn level(&self) -> Level {
         if !self.must.holds(self.measured) {
             match self.interval {
-                Some((least, most)) if self.must.holds(least) || self.must.holds(most) => Level::Undecided,
+                Some((min, max)) if self.must.holds(min) || self.must.holds(max) => Level::Undecided,
                 _ => Level::Missed,
             }
         } else if self.want.is_none_or(|want| want.holds(self.measured)) {
@@ -56,7 +56,7 @@ impl TargetResult {
     }
 }
 
-/// A bound of a figure.
+/// A bound of a value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bound {
     /// This or less.
@@ -68,8 +68,8 @@ pub enum Bound {
 impl Bound {
     fn holds(self, value: f64) -> bool {
         match self {
-            Self::AtMost(most) => value <= most,
-            Self::AtLeast(least) => value >= least,
+            Self::AtMost(max) => value <= max,
+            Self::AtLeast(min) => value >= min,
         }
     }
 }
@@ -77,17 +77,16 @@ impl Bound {
 impl std::fmt::Display for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::AtMost(most) => write!(f, "≤ {most}"),
-            Self::AtLeast(least) => write!(f, "≥ {least}"),
+            Self::AtMost(max) => write!(f, "≤ {max}"),
+            Self::AtLeast(min) => write!(f, "≥ {min}"),
         }
     }
 }
 
-/// What flat memory may differ by, in KiB: a page table here, a buffer there, on a host that does other things too.
+/// By how much memory that does not grow may differ, in KiB: page tables, buffers, and other work of the host.
 const FLAT_KIB: f64 = 1024.0;
 
-/// Judges all standards that these rows tell of: those of proxy 6, and that neither a scrape nor the way through costs what
-/// can be seen.
+/// Evaluates all targets that these rows have figures for: those of proxy 6, the cost of scrapes, and the latency.
 pub fn evaluate(rows: &[Row]) -> Vec<TargetResult> {
     use Bound::{AtLeast, AtMost};
 
@@ -101,36 +100,36 @@ pub fn evaluate(rows: &[Row]) -> Vec<TargetResult> {
     );
     const SHUTDOWN: Baseline = Baseline("HAProxy's `shutdown sessions server`", HAPROXIES);
     const UNSCRAPED: Baseline = Baseline("no scrapes", &[Peer::Stolon]);
-    let mut judged = Evaluation {
+    let mut evaluation = Evaluation {
         rows,
         results: Vec::new(),
     };
     for load in ["select-16", "prepared-16"] {
-        judged.ratio(load, CPU_PER_TRANSACTION, BEST, AtMost(0.95), Some(AtMost(0.75)));
-        judged.ratio(load, TPS, FASTEST, AtLeast(1.0), None);
+        evaluation.ratio(load, CPU_PER_TRANSACTION, BEST, AtMost(0.95), Some(AtMost(0.75)));
+        evaluation.ratio(load, TPS, FASTEST, AtLeast(1.0), None);
     }
     for load in ["bulk-1", "bulk-4"] {
-        judged.ratio(load, CPU_PER_GB, DEFAULT, AtMost(0.3), None);
-        judged.ratio(load, CPU_PER_GB, BEST, AtMost(1.05), Some(AtMost(1.0)));
+        evaluation.ratio(load, CPU_PER_GB, DEFAULT, AtMost(0.3), None);
+        evaluation.ratio(load, CPU_PER_GB, BEST, AtMost(1.05), Some(AtMost(1.0)));
     }
-    judged.ratio("copy-out", CPU_PER_GB, DEFAULT, AtMost(0.6), Some(AtMost(0.4)));
-    judged.ratio("copy-out", GB_PER_SECOND, DIRECT, AtLeast(0.95), None);
-    judged.ratio("reconnect", TPS, BEST, AtLeast(0.97), Some(AtLeast(1.0)));
-    judged.ratio(
+    evaluation.ratio("copy-out", CPU_PER_GB, DEFAULT, AtMost(0.6), Some(AtMost(0.4)));
+    evaluation.ratio("copy-out", GB_PER_SECOND, DIRECT, AtLeast(0.95), None);
+    evaluation.ratio("reconnect", TPS, BEST, AtLeast(0.97), Some(AtLeast(1.0)));
+    evaluation.ratio(
         "connect",
         CONNECTIONS_PER_SECOND,
         BEST,
         AtLeast(0.97),
         Some(AtLeast(1.0)),
     );
-    judged.value("idle", MEMORY_PER_CONNECTION, "KiB", AtMost(2.0), Some(AtMost(1.0)));
-    judged.value("idle", DESCRIPTORS_PER_CONNECTION, "", AtMost(2.0), None);
-    judged.value("idle", FORWARDING_STOPPED, "ms", AtMost(5.0), Some(AtMost(2.0)));
-    judged.ratio("idle", LAST_CLOSE, SHUTDOWN, AtMost(1.0), None);
-    judged.value("stalled-reader", PROXY_GROWTH, "KiB", AtMost(FLAT_KIB), None);
-    judged.value("stalled-reader", HOST_GROWTH, "KiB", AtMost(FLAT_KIB), None);
-    judged.value("change", FIRST_BYTE, "ms", AtMost(20.0), Some(AtMost(5.0)));
-    judged.ratio_of(
+    evaluation.value("idle", MEMORY_PER_CONNECTION, "KiB", AtMost(2.0), Some(AtMost(1.0)));
+    evaluation.value("idle", DESCRIPTORS_PER_CONNECTION, "", AtMost(2.0), None);
+    evaluation.value("idle", FORWARDING_STOPPED, "ms", AtMost(5.0), Some(AtMost(2.0)));
+    evaluation.ratio("idle", LAST_CLOSE, SHUTDOWN, AtMost(1.0), None);
+    evaluation.value("stalled-reader", PROXY_GROWTH, "KiB", AtMost(FLAT_KIB), None);
+    evaluation.value("stalled-reader", HOST_GROWTH, "KiB", AtMost(FLAT_KIB), None);
+    evaluation.value("change", FIRST_BYTE, "ms", AtMost(20.0), Some(AtMost(5.0)));
+    evaluation.ratio_of(
         Peer::StolonScraped,
         "scrape",
         CPU_PER_TRANSACTION,
@@ -138,12 +137,12 @@ pub fn evaluate(rows: &[Row]) -> Vec<TargetResult> {
         AtMost(1.05),
         None,
     );
-    judged.ratio("latency", P50, BEST, AtMost(1.05), Some(AtMost(1.0)));
-    judged.ratio("latency-beside-copy", P50, BEST, AtMost(1.05), Some(AtMost(1.0)));
-    judged.results
+    evaluation.ratio("latency", P50, BEST, AtMost(1.05), Some(AtMost(1.0)));
+    evaluation.ratio("latency-beside-copy", P50, BEST, AtMost(1.05), Some(AtMost(1.0)));
+    evaluation.results
 }
 
-/// Who is compared with, in words, and which of the peers that are.
+/// The peers that are compared with, and their common name.
 #[derive(Clone, Copy)]
 struct Baseline(&'static str, &'static [Peer]);
 
@@ -157,18 +156,19 @@ impl Evaluation<'_> {
         self.rows.iter().find(|row| row.load == load)
     }
 
-    /// Ours as it comes over each of theirs, round by round; the rival that is hardest to reach counts.
-    fn ratio(&mut self, load: &'static str, figure: Figure, rivals: Baseline, must: Bound, want: Option<Bound>) {
-        self.ratio_of(Peer::Stolon, load, figure, rivals, must, want);
+    /// Adds the ratio of our default configuration to each peer of the baseline, round by round; the least favourable
+    /// counts.
+    fn ratio(&mut self, load: &'static str, figure: Figure, baseline: Baseline, must: Bound, want: Option<Bound>) {
+        self.ratio_of(Peer::Stolon, load, figure, baseline, must, want);
     }
 
-    /// The same of this peer.
+    /// The same for this configuration of ours.
     fn ratio_of(
         &mut self,
         ours: Peer,
         load: &'static str,
         figure: Figure,
-        Baseline(whose, theirs): Baseline,
+        Baseline(name, theirs): Baseline,
         must: Bound,
         want: Option<Bound>,
     ) {
@@ -178,7 +178,7 @@ impl Evaluation<'_> {
             let ratios = ours.ratios_to(row.series(*theirs, figure)?);
             Some(TargetResult {
                 load,
-                what: format!("{} beside {whose}", figure.title),
+                what: format!("{} beside {name}", figure.title),
                 measured: ratios.median(),
                 interval: Some(ratios.confidence_interval()),
                 unit: "×",
@@ -186,20 +186,20 @@ impl Evaluation<'_> {
                 want,
             })
         };
-        // without one of them it would not be what `whose` says
-        let verdicts: Option<Vec<TargetResult>> = theirs.iter().map(beside).collect();
-        let reach = |one: &TargetResult, other: &TargetResult| {
-            let farther = one.measured.total_cmp(&other.measured);
+        // Without one of the peers it would not be a ratio to `name`.
+        let results: Option<Vec<TargetResult>> = theirs.iter().map(beside).collect();
+        let by_favour = |one: &TargetResult, other: &TargetResult| {
+            let by_value = one.measured.total_cmp(&other.measured);
             one.level().cmp(&other.level()).then(match must {
-                Bound::AtMost(_) => farther.reverse(),
-                Bound::AtLeast(_) => farther,
+                Bound::AtMost(_) => by_value.reverse(),
+                Bound::AtLeast(_) => by_value,
             })
         };
         self.results
-            .extend(verdicts.and_then(|verdicts| verdicts.into_iter().min_by(reach)));
+            .extend(results.and_then(|results| results.into_iter().min_by(by_favour)));
     }
 
-    /// Ours alone.
+    /// Adds a value of our default configuration.
     fn value(&mut self, load: &'static str, figure: Figure, unit: &'static str, must: Bound, want: Option<Bound>) {
         let Some(ours) = self.row(load).and_then(|row| row.median(Peer::Stolon, figure)) else {
             return;
@@ -229,18 +229,18 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(row: Row, what: &str, measured: f64, reach: Level) {
-        let verdicts = evaluate(&[row]);
-        let verdict = verdicts
+    fn check(row: Row, what: &str, measured: f64, level: Level) {
+        let results = evaluate(&[row]);
+        let result = results
             .iter()
-            .find(|verdict| verdict.what.contains(what))
-            .expect("it is judged");
-        assert!((verdict.measured - measured).abs() < 1e-9, "{verdict:?}");
-        assert_eq!(verdict.level(), reach, "{verdict:?}");
+            .find(|result| result.what.contains(what))
+            .expect("it is evaluation");
+        assert!((result.measured - measured).abs() < 1e-9, "{result:?}");
+        assert_eq!(result.level(), level, "{result:?}");
     }
 
     #[test]
-    fn the_better_of_two_configurations_is_the_bar() {
+    fn the_better_of_two_configurations_counts() {
         let cost = |ours| {
             row(
                 "select-16",
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_must_reach_the_fastest() {
+    fn a_rate_is_compared_with_the_fastest() {
         let rate = |ours| {
             row(
                 "reconnect",
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_rounds_do_not_tell_apart_is_level() {
+    fn a_bound_within_the_confidence_interval_is_undecided() {
         let rate = |ours: [f64; 3]| {
             let mut row = Row::new("reconnect", String::new());
             for (ours, theirs) in ours.into_iter().zip([100.0, 50.0, 100.0]) {
@@ -283,9 +283,9 @@ mod tests {
         check(rate([97.0, 51.0, 10.0]), "HAProxy's best", 0.97, Level::Required);
     }
 
-    // its own median is the lower one
+    // The first peer has the higher median, but the less favourable ratio is the other one's.
     #[test]
-    fn the_rival_counts_that_is_hardest_to_reach_round_by_round() {
+    fn the_peer_with_the_least_favourable_ratio_counts() {
         let mut row = Row::new("reconnect", String::new());
         for (ours, one, other) in [(90.0, 100.0, 90.0), (50.0, 49.0, 60.0), (95.0, 94.0, 96.0)] {
             row.add(Peer::Haproxy, vec![(TPS, one)]);
@@ -296,13 +296,13 @@ mod tests {
     }
 
     #[test]
-    fn beside_half_of_the_rivals_nothing_is_judged() {
+    fn without_all_peers_of_a_baseline_nothing_is_evaluated() {
         let alone = [(Peer::Haproxy, 90.0), (Peer::Stolon, 10.0)];
         assert_eq!(evaluate(&[row("reconnect", TPS, &alone)]), []);
     }
 
     #[test]
-    fn what_was_not_measured_is_not_judged() {
+    fn what_was_not_measured_is_not_evaluated() {
         assert_eq!(evaluate(&[]), []);
         assert_eq!(
             evaluate(&[row("idle", MEMORY_PER_CONNECTION, &[(Peer::Nginx, 1.0)])]),

@@ -1,4 +1,5 @@
-//! What stands while the loads run: a cluster with its PostgreSQL, plain servers, and every peer in front of both.
+//! Everything that runs during the loads: a cluster with its PostgreSQL, plain servers, and every peer in front of
+//! both.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,21 +18,21 @@ use super::peers::{Instance, Peer};
 use super::plain_server::{PlainServer, request_name};
 use super::size::Size;
 
-/// Whom the loads connect as; `pg_hba.conf` trusts it, so that no figure is that of a password check.
+/// The user of the loads; `pg_hba.conf` trusts it, so that figures do not contain password checks.
 pub const USER: &str = "bench";
-/// Their database.
+/// The database of the loads.
 pub const DATABASE: &str = "postgres";
-/// How long a statement of the preparation may take.
+/// Limit for a statement of the preparation.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
-/// How long a route may take to open.
+/// Limit for a route to open.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// All of it. Dropping it ends all of it.
+/// The running programs. Dropping it stops them.
 #[derive(Debug)]
 pub struct Testbed {
-    /// Where PostgreSQL's own programs are.
+    /// The directory of PostgreSQL's programs.
     pub programs: PathBuf,
-    /// A file with the rows that are copied in.
+    /// A file with the rows for COPY FROM.
     pub rows: PathBuf,
     postgres: BTreeMap<Peer, Instance>,
     plain: BTreeMap<Peer, Instance>,
@@ -40,7 +41,7 @@ pub struct Testbed {
     cluster: Cluster,
 }
 
-/// Two plain servers' stolon-proxies: etcd, and what a sentinel would write there.
+/// The cluster of the stolon-proxies in front of the plain servers: etcd, and cluster data that the benchmark writes.
 #[derive(Debug)]
 struct StubCluster {
     sentinel: FakeSentinel,
@@ -49,7 +50,7 @@ struct StubCluster {
 }
 
 impl Testbed {
-    /// Starts everything but what the loads start for themselves, and fills the database.
+    /// Starts everything that all loads need, and fills the database.
     ///
     /// # Errors
     ///
@@ -57,7 +58,7 @@ impl Testbed {
     ///
     /// # Panics
     ///
-    /// When the cluster does not come up in time.
+    /// The cluster does not start in time.
     pub async fn start(size: &Size) -> anyhow::Result<Self> {
         let mut cluster = Cluster::builder(Profile::Default)
             .keepers(1)
@@ -80,7 +81,7 @@ impl Testbed {
             postgres.insert(peer, start_proxy(&mut cluster, options));
         }
         for peer in [Peer::Stolon, Peer::StolonTwoThreads] {
-            // names were given in this order
+            // The names were assigned in this order.
             cluster
                 .wait_serving(if peer == Peer::Stolon { "proxy0" } else { "proxy1" })
                 .await;
@@ -109,7 +110,7 @@ impl Testbed {
             PlainServer::start(b'A', &dir.join("plain-a.log")).await?,
             PlainServer::start(b'B', &dir.join("plain-b.log")).await?,
         ];
-        let mut site = Self {
+        let mut testbed = Self {
             programs,
             rows: data_dir(&cluster).join("rows"),
             postgres,
@@ -118,7 +119,7 @@ impl Testbed {
             stub: StubCluster::start().await,
             cluster,
         };
-        site.fill(size).await?;
+        testbed.fill(size).await?;
         for peer in [
             Peer::Direct,
             Peer::Haproxy,
@@ -127,31 +128,31 @@ impl Testbed {
             Peer::Stolon,
             Peer::StolonTwoThreads,
         ] {
-            let instance = site.start_instance(peer).await?;
-            site.plain.insert(peer, instance);
+            let instance = testbed.start_instance(peer).await?;
+            testbed.plain.insert(peer, instance);
         }
-        Ok(site)
+        Ok(testbed)
     }
 
-    /// The way of this peer to PostgreSQL.
+    /// Returns the path of this peer to PostgreSQL.
     ///
     /// # Panics
     ///
-    /// When there is none: all peers have one.
+    /// There is none: all peers have one.
     pub fn postgres(&self, peer: Peer) -> &Instance {
         &self.postgres[&peer]
     }
 
-    /// The way of this peer to the first plain server.
+    /// Returns the path of this peer to the first plain server.
     ///
     /// # Panics
     ///
-    /// When there is none, as of PgBouncer, which speaks PostgreSQL's protocol only.
+    /// There is none: PgBouncer supports only PostgreSQL's protocol.
     pub fn plain(&self, peer: Peer) -> &Instance {
         &self.plain[&peer]
     }
 
-    /// Another way of this peer to the first plain server, just started.
+    /// Starts another instance of this peer in front of the first plain server.
     ///
     /// # Errors
     ///
@@ -159,7 +160,7 @@ impl Testbed {
     ///
     /// # Panics
     ///
-    /// When a stolon-proxy opens no route in time.
+    /// A stolon-proxy does not open a route in time.
     pub async fn start_instance(&mut self, peer: Peer) -> anyhow::Result<Instance> {
         let server = self.servers[0].address();
         match peer {
@@ -185,7 +186,7 @@ impl Testbed {
         }
     }
 
-    /// Ends a way that [`Self::fresh`] gave.
+    /// Stops an instance that [`Self::start_instance`] returned.
     pub async fn stop_instance(&mut self, instance: Instance) {
         let proxies = instance.metrics.map(|_| instance.pids.clone()).unwrap_or_default();
         for pid in proxies {
@@ -197,7 +198,7 @@ impl Testbed {
         }
     }
 
-    /// Leads the stolon-proxies in front of the plain servers to one of the two, by one commit.
+    /// Routes the stolon-proxies in front of the plain servers to one of the two, by one commit.
     ///
     /// # Errors
     ///
@@ -205,12 +206,12 @@ impl Testbed {
     pub async fn route_to(&mut self, index: usize) -> anyhow::Result<()> {
         let server = &self.servers[index];
         let db = format!("db{}", char::from(server.name).to_ascii_lowercase());
-        let (enabled, hand) = (self.stub.enabled.clone(), &mut self.stub.sentinel);
-        hand.publish(Some((&db, server.address())), &enabled).await?;
+        let (enabled, sentinel) = (self.stub.enabled.clone(), &mut self.stub.sentinel);
+        sentinel.publish(Some((&db, server.address())), &enabled).await?;
         Ok(())
     }
 
-    /// The name of one of the two plain servers.
+    /// Returns the name of one of the two plain servers.
     pub fn server_name(&self, index: usize) -> u8 {
         self.servers[index].name
     }
@@ -218,7 +219,7 @@ impl Testbed {
     async fn fill(&self, size: &Size) -> anyhow::Result<()> {
         let pgbench = self.pgbench(Peer::Direct, &["-i", "-q", &format!("--scale={}", size.scale)]);
         run(pgbench, STATEMENT_TIMEOUT).await?;
-        // 999 characters and the end of the line; 32 of them a digest, so that nothing packs it
+        // 999 characters and the newline; each row has another digest.
         self.psql(&format!(
             "create unlogged table bulk as select (repeat(md5(i::text), 31) || '1234567')::text as line \
              from generate_series(1, {}) as i; create unlogged table sink (line text); vacuum analyze bulk",
@@ -229,11 +230,11 @@ impl Testbed {
         self.psql("checkpoint").await
     }
 
-    /// Runs statements on the server itself.
+    /// Runs statements on the server, without a proxy.
     ///
     /// # Errors
     ///
-    /// The server says so, or does not answer in time.
+    /// A statement fails, or the server does not answer in time.
     pub async fn psql(&self, sql: &str) -> anyhow::Result<()> {
         for statement in sql.split("; ") {
             let mut psql = self.psql_through(Peer::Direct);
@@ -243,14 +244,14 @@ impl Testbed {
         Ok(())
     }
 
-    /// A psql that connects this way; its statement is the caller's to add.
+    /// Returns a psql command for this path, without a statement.
     pub fn psql_through(&self, peer: Peer) -> tokio::process::Command {
         let mut command = self.client("psql", peer);
         command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1"]);
         command
     }
 
-    /// A pgbench that connects this way.
+    /// Returns a pgbench command for this path.
     pub fn pgbench(&self, peer: Peer, options: &[&str]) -> tokio::process::Command {
         let mut command = self.client("pgbench", peer);
         command.args(options);
@@ -276,7 +277,7 @@ impl Testbed {
         command
     }
 
-    /// Where a client of our own connects this way.
+    /// Returns the connection parameters of this path.
     pub fn config(&self, peer: Peer) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config
@@ -298,10 +299,10 @@ impl StubCluster {
         }
     }
 
-    /// The uid that a proxy has given itself.
+    /// Returns the uid that a proxy has generated.
     async fn uid_of(&mut self, pid: u32) -> String {
-        let name = self.cluster.name_of(pid).expect("we have started it");
-        eventually("the proxy to tell its uid", ROUTE_TIMEOUT, async || {
+        let name = self.cluster.name_of(pid).expect("this program has started it");
+        eventually("the proxy to log its uid", ROUTE_TIMEOUT, async || {
             let log = self.cluster.process(&name).log();
             let (_, after) = log.split_once("proxy id id=").ok_or("not yet")?;
             let uid = after.split_whitespace().next().ok_or("not yet")?;
@@ -311,7 +312,7 @@ impl StubCluster {
     }
 }
 
-/// Starts a stolon-proxy with these options and metrics.
+/// Starts a stolon-proxy with these options and a metrics port.
 fn start_proxy(cluster: &mut Cluster, options: &[&str]) -> Instance {
     let name = cluster.prepare_proxy();
     let metrics = Port::free().number();
@@ -323,13 +324,13 @@ fn start_proxy(cluster: &mut Cluster, options: &[&str]) -> Instance {
     Instance::stolon(cluster.port(&name), cluster.process(&name).pid(), metrics)
 }
 
-/// Waits until what connects to this port arrives at the plain server of this name.
+/// Waits until a connection to this port leads to the plain server of this name.
 ///
 /// # Panics
 ///
-/// When it does not in time.
+/// It does not in time.
 pub async fn wait_route(port: u16, name: u8) {
-    eventually("the way to be open", ROUTE_TIMEOUT, async || {
+    eventually("the path to be open", ROUTE_TIMEOUT, async || {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
         let answer = request_name(&mut socket).await.context("ask")?;
         let answer = answer.context("closed before an answer")?;
@@ -339,11 +340,11 @@ pub async fn wait_route(port: u16, name: u8) {
     .await;
 }
 
-/// Runs a program to its end; gives what it said on standard output.
+/// Runs a program to its end; returns its standard output.
 ///
 /// # Errors
 ///
-/// It cannot be started, fails, or does not end within `limit`; then with what it said on standard error.
+/// It cannot be started, fails (the error has its standard error), or does not end within `limit`.
 pub async fn run(mut command: tokio::process::Command, limit: Duration) -> anyhow::Result<String> {
     let what = format!("{:?}", command.as_std().get_program());
     let output = tokio::time::timeout(limit, command.output())
@@ -359,12 +360,12 @@ pub async fn run(mut command: tokio::process::Command, limit: Duration) -> anyho
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A directory that the server may write to.
+/// Returns a directory that the server may write to.
 fn data_dir(cluster: &Cluster) -> PathBuf {
     cluster.dir.path().join("data")
 }
 
-/// The newest of Debian's directories of PostgreSQL's programs that has pgbench, or the one of `PATH`.
+/// Returns the newest of Debian's directories of PostgreSQL's programs that has pgbench, or the one on `PATH`.
 fn programs() -> Option<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -383,7 +384,7 @@ fn programs() -> Option<PathBuf> {
     })
 }
 
-/// Where the server's own program is, beside pgbench.
+/// Returns the path of the server's program, beside pgbench.
 pub fn server_program() -> PathBuf {
     programs().map_or_else(|| Path::new("postgres").to_owned(), |dir| dir.join("postgres"))
 }

@@ -1,4 +1,4 @@
-//! What processes and the host have used: CPU, memory, descriptors. All from /proc (proc(5)).
+//! Resource usage of processes and of the host (CPU, memory, descriptors), from /proc (proc(5)).
 
 use std::fs;
 use std::path::Path;
@@ -6,34 +6,34 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-/// CPU time that all threads of these processes have had, to the nanosecond: the first number of
+/// Returns the CPU time of all threads of these processes, to the nanosecond: the first number of
 /// `/proc/PID/task/TID/schedstat` (kernel, Documentation/scheduler/sched-stats).
 ///
 /// # Errors
 ///
-/// One of the processes is gone, or the kernel keeps no such statistics.
+/// One of the processes has ended, or the kernel has no such statistics.
 pub fn cpu(pids: &[u32]) -> anyhow::Result<Duration> {
     let mut nanos = 0;
     for pid in pids {
         let tasks = format!("/proc/{pid}/task");
         for task in fs::read_dir(&tasks).with_context(|| format!("read {tasks}"))? {
             let path = task.with_context(|| format!("read {tasks}"))?.path().join("schedstat");
-            // a thread may have ended since
+            // The thread may have ended.
             let Ok(text) = fs::read_to_string(&path) else { continue };
             let first = text.split_whitespace().next().unwrap_or_default();
             nanos += first
                 .parse::<u64>()
-                .with_context(|| format!("{} says {text:?}", path.display()))?;
+                .with_context(|| format!("{} has {text:?}", path.display()))?;
         }
     }
     Ok(Duration::from_nanos(nanos))
 }
 
-/// Anonymous resident memory of these processes, in bytes (`RssAnon` of `/proc/PID/status`).
+/// Returns the anonymous resident memory of these processes in bytes (`RssAnon` of `/proc/PID/status`).
 ///
 /// # Errors
 ///
-/// One of the processes is gone.
+/// One of the processes has ended.
 pub fn anonymous_bytes(pids: &[u32]) -> anyhow::Result<u64> {
     let mut kib = 0;
     for pid in pids {
@@ -44,11 +44,11 @@ pub fn anonymous_bytes(pids: &[u32]) -> anyhow::Result<u64> {
     Ok(kib * 1024)
 }
 
-/// Open descriptors of these processes.
+/// Returns the number of open descriptors of these processes.
 ///
 /// # Errors
 ///
-/// One of the processes is gone.
+/// One of the processes has ended.
 pub fn descriptors(pids: &[u32]) -> anyhow::Result<usize> {
     let mut count = 0;
     for pid in pids {
@@ -58,11 +58,11 @@ pub fn descriptors(pids: &[u32]) -> anyhow::Result<usize> {
     Ok(count)
 }
 
-/// Memory that the host's TCP sockets hold, in bytes (`mem` of `/proc/net/sockstat`, in pages).
+/// Returns the memory of all TCP sockets of the host in bytes (`mem` of `/proc/net/sockstat`, in pages).
 ///
 /// # Errors
 ///
-/// The kernel does not tell.
+/// It cannot be read.
 pub fn tcp_bytes() -> anyhow::Result<u64> {
     let path = Path::new("/proc/net/sockstat");
     let text = fs::read_to_string(path).context("read /proc/net/sockstat")?;

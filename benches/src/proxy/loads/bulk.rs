@@ -1,4 +1,4 @@
-//! As many bytes as the path carries, from a plain server that sends or takes 256 KiB at a time.
+//! Bulk transfer: streams to or from a plain server that writes or reads 256 KiB at a time.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -13,12 +13,12 @@ use crate::proxy::plain_server::{CHUNK_BYTES, Request};
 use crate::proxy::size::Size;
 use crate::proxy::testbed::Testbed;
 
-/// What all loads run with that do not name another one.
+/// The congestion control of all other loads.
 pub(super) const DEFAULT_CONGESTION_CONTROL: &str = "reno";
-/// How long a stream may stand still.
+/// Limit for a stream without progress.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Streams of bytes.
+/// Parallel streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bulk {
     pub(super) streams: usize,
@@ -64,20 +64,20 @@ impl Bulk {
         format!("bulk of {gigabytes} GB {way}, {streams}, {}", self.congestion)
     }
 
-    pub(super) async fn run(self, site: &mut Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    pub(super) async fn run(self, testbed: &mut Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
         if self.congestion == DEFAULT_CONGESTION_CONTROL {
-            return self.run_through(site.plain(peer), peer, size).await;
+            return self.run_through(testbed.plain(peer), peer, size).await;
         }
-        // a proxy may look at what is set when it starts
-        let instance = site.start_instance(peer).await?;
+        // A proxy may read the setting at its start.
+        let instance = testbed.start_instance(peer).await?;
         let sample = self.run_through(&instance, peer, size).await;
-        site.stop_instance(instance).await;
+        testbed.stop_instance(instance).await;
         sample
     }
 
     async fn run_through(self, instance: &Instance, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
         let (port, each) = (instance.port, size.bulk_bytes / self.streams as u64);
-        let carried = async {
+        let transfer = async {
             let streams: Vec<_> = (0..self.streams)
                 .map(|_| {
                     tokio::task::spawn_blocking(move || {
@@ -94,7 +94,7 @@ impl Bulk {
             }
             Ok(())
         };
-        let cost = measure_cost(instance, carried).await?;
+        let cost = measure_cost(instance, transfer).await?;
         let gigabytes = (each * self.streams as u64) as f64 / 1e9;
         let mut sample = vec![(GB_PER_SECOND, gigabytes / cost.took.as_secs_f64())];
         if peer != Peer::Direct {
@@ -115,14 +115,14 @@ fn connect(port: u16, request: Request) -> anyhow::Result<TcpStream> {
 fn receive(port: u16, bytes: u64) -> anyhow::Result<()> {
     let mut socket = connect(port, Request::Send(bytes))?;
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut taken = 0;
+    let mut received = 0;
     loop {
         match socket.read(&mut chunk).context("read")? {
             0 => break,
-            read => taken += read as u64,
+            read => received += read as u64,
         }
     }
-    ensure!(taken == bytes, "{taken} bytes of {bytes} came");
+    ensure!(received == bytes, "{received} of {bytes} bytes were received");
     Ok(())
 }
 
@@ -136,9 +136,9 @@ fn send(port: u16, bytes: u64) -> anyhow::Result<()> {
         left -= now as u64;
     }
     let mut answer = [0];
-    socket.read_exact(&mut answer).context("hear that all came")?;
-    ensure!(answer == *b"k", "the server says {answer:?}");
-    // the server may have closed already
+    socket.read_exact(&mut answer).context("read the acknowledgement")?;
+    ensure!(answer == *b"k", "the server answers {answer:?}");
+    // The server may have closed already.
     let _ = socket.shutdown(Shutdown::Both);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! A new master, published in etcd by one commit: how long until a client is served by it. The client that was
-//! connected to the old one is dropped, connects again at once, and hears from the new one.
+//! A new master, announced by one commit in etcd: the time until it serves a client. The client of the old master is
+//! disconnected, connects again at once, and gets an answer from the new one.
 
 use std::time::Duration;
 
@@ -14,22 +14,22 @@ use crate::proxy::plain_server::request_name;
 use crate::proxy::size::Size;
 use crate::proxy::testbed::{Testbed, wait_route};
 
-/// How long one change may take.
+/// Limit for one change.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) async fn run(site: &mut Testbed, size: &Size) -> anyhow::Result<Sample> {
-    let port = site.plain(Peer::Stolon).port;
+pub(super) async fn run(testbed: &mut Testbed, size: &Size) -> anyhow::Result<Sample> {
+    let port = testbed.plain(Peer::Stolon).port;
     let mut times = Series::default();
     for number in 1..=size.changes {
         let to = number % 2;
-        let (old, new) = (site.server_name(1 - to), site.server_name(to));
+        let (old, new) = (testbed.server_name(1 - to), testbed.server_name(to));
         let mut client = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
         ensure!(
             request_name(&mut client).await.context("ask")? == Some(old),
             "not the old master"
         );
         let served = tokio::spawn(async move {
-            // the old master's end is what tells a client to connect again
+            // The client connects again when its connection to the old master is closed.
             let mut rest = [0; 8];
             while client.read(&mut rest).await.is_ok_and(|read| read > 0) {}
             loop {
@@ -42,18 +42,16 @@ pub(super) async fn run(site: &mut Testbed, size: &Size) -> anyhow::Result<Sampl
                 }
             }
         });
-        // before the commit: the time of the commit itself is in the figure
+        // Before the commit: the figure includes the commit itself.
         let start = now();
-        site.route_to(to).await?;
+        testbed.route_to(to).await?;
         let served = tokio::time::timeout(CHANGE_TIMEOUT, served).await;
-        let served = served
-            .context("the new master's byte does not come")?
-            .context("the client")?;
+        let served = served.context("no byte of the new master")?.context("the client")?;
         times.push(served.since(start).as_secs_f64() * 1000.0);
     }
     if size.changes % 2 == 1 {
-        site.route_to(0).await?;
-        wait_route(port, site.server_name(0)).await;
+        testbed.route_to(0).await?;
+        wait_route(port, testbed.server_name(0)).await;
     }
     Ok(vec![(FIRST_BYTE, times.median()), (FIRST_BYTE_MAX, times.min_max().1)])
 }

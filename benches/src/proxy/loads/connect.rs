@@ -1,5 +1,5 @@
-//! Short connections to a plain server: what accepting, connecting and closing cost, without the server's own work for
-//! them. PostgreSQL starts a process a connection, which is most of what `pgbench -C` measures.
+//! Short connections to a plain server: the cost of accept, connect and close without the server's work. PostgreSQL
+//! starts a process per connection, which is most of what `pgbench -C` measures.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use crate::proxy::plain_server::request_name;
 use crate::proxy::size::Size;
 use crate::proxy::testbed::Testbed;
 
-/// Clients that connect one time after the other.
+/// Clients, each with one connection at a time.
 pub(super) const CLIENTS: usize = 8;
-/// How long all of it may take.
+/// Limit for the whole run.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-pub(super) async fn run(site: &Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
-    let instance = site.plain(peer);
+pub(super) async fn run(testbed: &Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    let instance = testbed.plain(peer);
     let (port, each) = (instance.port, size.connections / CLIENTS);
-    let connected = async {
+    let connects = async {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|_| tokio::spawn(connect_repeatedly(port, each)))
             .collect();
@@ -31,7 +31,7 @@ pub(super) async fn run(site: &Testbed, peer: Peer, size: &Size) -> anyhow::Resu
         }
         Ok(())
     };
-    let cost = measure_cost(instance, connected).await?;
+    let cost = measure_cost(instance, connects).await?;
     let count = (each * CLIENTS) as f64;
     let mut sample = vec![(CONNECTIONS_PER_SECOND, count / cost.took.as_secs_f64())];
     if peer != Peer::Direct {

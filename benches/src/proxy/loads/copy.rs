@@ -1,4 +1,4 @@
-//! COPY of a table through psql: PostgreSQL's own way of sending much.
+//! COPY of a table through psql: PostgreSQL's bulk transfer.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::proxy::peers::Peer;
 use crate::proxy::size::Size;
 use crate::proxy::testbed::{Testbed, run as run_program};
 
-/// Which way the rows go.
+/// The direction of the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CopyDirection {
     /// To the client.
@@ -19,28 +19,33 @@ pub(super) enum CopyDirection {
     In,
 }
 
-/// How long one COPY may take.
+/// Limit for one COPY.
 const COPY_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A psql that copies the table to nowhere.
-pub(super) fn copy_to_null(site: &Testbed, peer: Peer) -> tokio::process::Command {
-    let mut psql = site.psql_through(peer);
+/// Returns a psql command that copies the table to /dev/null.
+pub(super) fn copy_to_null(testbed: &Testbed, peer: Peer) -> tokio::process::Command {
+    let mut psql = testbed.psql_through(peer);
     psql.arg("-o").arg("/dev/null").arg("-c").arg("copy bulk to stdout");
     psql
 }
 
-pub(super) async fn run(site: &Testbed, peer: Peer, way: CopyDirection, size: &Size) -> anyhow::Result<Sample> {
-    let psql = match way {
-        CopyDirection::Out => copy_to_null(site, peer),
+pub(super) async fn run(
+    testbed: &Testbed,
+    peer: Peer,
+    direction: CopyDirection,
+    size: &Size,
+) -> anyhow::Result<Sample> {
+    let psql = match direction {
+        CopyDirection::Out => copy_to_null(testbed, peer),
         CopyDirection::In => {
-            site.psql("truncate sink").await?;
-            let rows = std::fs::File::open(&site.rows).context("open the rows")?;
-            let mut psql = site.psql_through(peer);
+            testbed.psql("truncate sink").await?;
+            let rows = std::fs::File::open(&testbed.rows).context("open the rows")?;
+            let mut psql = testbed.psql_through(peer);
             psql.arg("-c").arg("copy sink from stdin").stdin(rows);
             psql
         }
     };
-    let cost = measure_cost(site.postgres(peer), run_program(psql, COPY_TIMEOUT)).await?;
+    let cost = measure_cost(testbed.postgres(peer), run_program(psql, COPY_TIMEOUT)).await?;
     let gigabytes = size.copied_rows as f64 * 1000.0 / 1e9;
     let mut sample = vec![(GB_PER_SECOND, gigabytes / cost.took.as_secs_f64())];
     if peer != Peer::Direct {

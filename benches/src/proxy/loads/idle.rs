@@ -1,4 +1,4 @@
-//! Thousands of connections that have had their say and stand idle, and then the drop of all of them at once.
+//! Thousands of connections that are idle after one request, and the closing of all of them at once.
 
 use std::io;
 use std::time::Duration;
@@ -20,23 +20,23 @@ use crate::proxy::size::Size;
 use crate::proxy::testbed::Testbed;
 use crate::proxy::usage;
 
-/// Connections before those that count: what a program needs once, it has then.
+/// Connections before the measured ones: one-time allocations happen then.
 const WARM_UP: usize = 200;
-/// Connections that are being opened at once.
+/// How many connections are opened at the same time.
 const CONCURRENT_CONNECTS: usize = 50;
-/// How long one connection, one command or the end of all may take.
+/// Limit for one connection, one command, or the close of all connections.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-pub(super) async fn run(site: &mut Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
-    let instance = site.start_instance(peer).await?;
-    let sample = measure(site, peer, &instance, size).await;
-    // the stolon-proxies that stay lead to the first server again
-    site.route_to(0).await?;
-    site.stop_instance(instance).await;
+pub(super) async fn run(testbed: &mut Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    let instance = testbed.start_instance(peer).await?;
+    let sample = measure(testbed, peer, &instance, size).await;
+    // The remaining stolon-proxies lead to the first server again.
+    testbed.route_to(0).await?;
+    testbed.stop_instance(instance).await;
     sample
 }
 
-async fn measure(site: &mut Testbed, peer: Peer, instance: &Instance, size: &Size) -> anyhow::Result<Sample> {
+async fn measure(testbed: &mut Testbed, peer: Peer, instance: &Instance, size: &Size) -> anyhow::Result<Sample> {
     let pids = &instance.pids;
     drop(open(instance.port, WARM_UP).await?);
     let idle_descriptors = stable_value(|| usage::descriptors(pids)).await?;
@@ -58,14 +58,14 @@ async fn measure(site: &mut Testbed, peer: Peer, instance: &Instance, size: &Siz
                 socket.write_all(command).await.context("HAProxy's socket")?;
                 let mut answer = String::new();
                 socket.read_to_string(&mut answer).await.context("HAProxy's socket")?;
-                ensure!(answer.trim().is_empty(), "HAProxy says {answer:?}");
+                ensure!(answer.trim().is_empty(), "HAProxy answers {answer:?}");
                 anyhow::Ok(())
             };
             let took = time_to_close(connections, command).await?;
             sample.push((LAST_CLOSE, took.as_secs_f64() * 1000.0));
         }
         Peer::Stolon | Peer::StolonScraped | Peer::StolonTwoThreads => {
-            let took = time_to_close(connections, site.route_to(1)).await?;
+            let took = time_to_close(connections, testbed.route_to(1)).await?;
             sample.push((LAST_CLOSE, took.as_secs_f64() * 1000.0));
             let metrics = scrape(instance.metrics.context("the proxy has metrics")?).await?;
             for (figure, name) in [
@@ -81,41 +81,41 @@ async fn measure(site: &mut Testbed, peer: Peer, instance: &Instance, size: &Siz
                 sample.push((figure, seconds * 1000.0));
             }
         }
-        // they have no command for it
+        // They have no command that closes connections.
         Peer::Direct | Peer::Nginx | Peer::Pgbouncer => drop(connections),
     }
     Ok(sample)
 }
 
-/// Opens connections, lets each ask the server for its name, and keeps them.
+/// Opens connections, requests the server's name on each, and returns them.
 async fn open(port: u16, count: usize) -> anyhow::Result<Vec<TcpStream>> {
-    let mut under_way = JoinSet::new();
+    let mut pending = JoinSet::new();
     let mut connections = Vec::with_capacity(count);
     for _ in 0..count {
-        if under_way.len() == CONCURRENT_CONNECTS {
-            let opened = under_way.join_next().await.context("some are under way")?;
+        if pending.len() == CONCURRENT_CONNECTS {
+            let opened = pending.join_next().await.context("some are pending")?;
             connections.push(opened.context("open a connection")??);
         }
-        under_way.spawn(async move {
-            let ask = async {
+        pending.spawn(async move {
+            let connect = async {
                 let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
                 let name = request_name(&mut socket).await?;
                 name.ok_or(io::ErrorKind::UnexpectedEof)?;
                 io::Result::Ok(socket)
             };
-            let asked = tokio::time::timeout(TIMEOUT, ask).await;
-            asked
+            let opened = tokio::time::timeout(TIMEOUT, connect).await;
+            opened
                 .context("open a connection: no answer")?
                 .context("open a connection")
         });
     }
-    while let Some(opened) = under_way.join_next().await {
+    while let Some(opened) = pending.join_next().await {
         connections.push(opened.context("open a connection")??);
     }
     Ok(connections)
 }
 
-/// From the command's start to the end of the last connection.
+/// Runs the command; returns the time from its start to the close of the last connection.
 async fn time_to_close(
     connections: Vec<TcpStream>,
     command: impl Future<Output = anyhow::Result<()>>,
@@ -139,11 +139,11 @@ async fn time_to_close(
     Ok(last.since(start))
 }
 
-/// When the connection ended, in whatever way.
+/// Waits until the connection is closed or fails; returns the time.
 async fn wait_closed(socket: TcpStream) -> Boottime {
     let mut rest = [0; 64];
     loop {
-        // an error is an end as well, and tells of itself below
+        // An error is handled below.
         let _ = socket.readable().await;
         match socket.try_read(&mut rest) {
             Ok(1..) => {}
@@ -153,13 +153,13 @@ async fn wait_closed(socket: TcpStream) -> Boottime {
     }
 }
 
-/// The value once it is the same twice.
-async fn stable_value(look: impl Fn() -> anyhow::Result<usize>) -> anyhow::Result<usize> {
+/// Waits until two samples in a row are the same, and returns the value.
+async fn stable_value(sample: impl Fn() -> anyhow::Result<usize>) -> anyhow::Result<usize> {
     let start = now();
-    let mut last = look()?;
+    let mut last = sample()?;
     while now().since(start) < TIMEOUT {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let value = look()?;
+        let value = sample()?;
         if value == last {
             return Ok(value);
         }

@@ -1,4 +1,4 @@
-//! One client's answers, one by one, alone or beside another client's COPY through the same proxy.
+//! Response times of one client, alone or beside another client's COPY through the same proxy.
 
 use std::time::Duration;
 
@@ -11,44 +11,44 @@ use crate::proxy::peers::Peer;
 use crate::proxy::size::Size;
 use crate::proxy::testbed::{Testbed, run as run_program};
 
-/// How long one COPY may take.
+/// Limit for one COPY or one response.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// Answers that are not counted: they wait for caches.
+/// Responses before the measured ones, while caches are cold.
 const WARM_UP: usize = 200;
 
-pub(super) async fn run(site: &Testbed, peer: Peer, beside_copy: bool, size: &Size) -> anyhow::Result<Sample> {
+pub(super) async fn run(testbed: &Testbed, peer: Peer, beside_copy: bool, size: &Size) -> anyhow::Result<Sample> {
     if !beside_copy {
-        return run_client(site, peer, size).await;
+        return run_client(testbed, peer, size).await;
     }
     tokio::select! {
-        sample = run_client(site, peer, size) => sample,
-        error = copy_repeatedly(site, peer) => Err(error),
+        sample = run_client(testbed, peer, size) => sample,
+        error = copy_repeatedly(testbed, peer) => Err(error),
     }
 }
 
-/// A client on a thread of its own: no answer waits for one of our threads to wake another one.
-async fn run_client(site: &Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
-    let (config, size) = (site.config(peer), size.clone());
-    let asking = tokio::task::spawn_blocking(move || {
+/// Runs the client on its own thread, so that no response waits for a wake-up between the benchmark's threads.
+async fn run_client(testbed: &Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    let (config, size) = (testbed.config(peer), size.clone());
+    let client = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("make a runtime")?;
         runtime.block_on(query_repeatedly(&config, &size))
     });
-    asking.await.context("the client's thread")?
+    client.await.context("the client's thread")?
 }
 
 async fn query_repeatedly(config: &tokio_postgres::Config, size: &Size) -> anyhow::Result<Sample> {
     let connect = tokio::time::timeout(TIMEOUT, config.connect(tokio_postgres::NoTls));
     let (client, connection) = connect.await.context("connect: no answer")?.context("connect")?;
-    // the client's calls fail with the same error
+    // The client's calls fail with the same error.
     tokio::spawn(async { drop(connection.await) });
     let statement = client
         .prepare("select abalance from pgbench_accounts where aid = $1")
         .await
         .context("prepare")?;
-    let accounts = i32::try_from(size.scale * 100_000).context("as many accounts as pgbench counts")?;
+    let accounts = i32::try_from(size.scale * 100_000).context("pgbench's account ids are integers")?;
     let mut micros = Vec::with_capacity(100_000);
     let mut start = now();
     let mut end = start + size.span;
@@ -79,11 +79,11 @@ async fn query_repeatedly(config: &tokio_postgres::Config, size: &Size) -> anyho
     ])
 }
 
-/// One COPY after the other, until one fails.
-async fn copy_repeatedly(site: &Testbed, peer: Peer) -> anyhow::Error {
+/// Runs one COPY after the other until one fails.
+async fn copy_repeatedly(testbed: &Testbed, peer: Peer) -> anyhow::Error {
     loop {
-        if let Err(error) = run_program(copy::copy_to_null(site, peer), TIMEOUT).await {
-            return error.context("the COPY beside");
+        if let Err(error) = run_program(copy::copy_to_null(testbed, peer), TIMEOUT).await {
+            return error.context("the other client's COPY");
         }
     }
 }

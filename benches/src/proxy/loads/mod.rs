@@ -1,4 +1,4 @@
-//! What the proxies have to carry. A load is run once a round with every peer that can carry it, and gives figures.
+//! The loads. Each is run once per round with every peer that can carry it, and returns figures.
 
 mod bulk;
 mod change;
@@ -24,10 +24,10 @@ use super::size::Size;
 use super::testbed::Testbed;
 use super::usage;
 
-/// A load by its name.
+/// A load with its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
-    /// As on the command line and in the JSON.
+    /// The name on the command line and in the JSON.
     pub name: &'static str,
     kind: Kind,
 }
@@ -81,12 +81,12 @@ pub const ALL: [Load; 23] = [
 ];
 
 impl Load {
-    /// In words.
+    /// Returns its description.
     pub fn title(self, size: &Size) -> String {
         let copied = size.copied_rows as f64 / 1e6;
         match self.kind {
             Kind::Pgbench { script, clients } if self.name == "two-threads" => {
-                format!("{}, {clients} clients: one relay thread against two", script.title())
+                format!("{}, {clients} clients: one relay thread and two", script.title())
             }
             Kind::Pgbench { script, clients: 1 } => format!("{}, 1 client", script.title()),
             Kind::Pgbench { script, clients } => format!("{}, {clients} clients", script.title()),
@@ -94,25 +94,25 @@ impl Load {
             Kind::Copy(CopyDirection::Out) => format!("COPY … TO STDOUT of {copied} GB through psql"),
             Kind::Copy(CopyDirection::In) => format!("COPY … FROM STDIN of {copied} GB through psql"),
             Kind::Connect => format!(
-                "{} connections to a plain server, {} at a time: one question, one answer, closed by the client",
+                "{} connections to a plain server, {} at a time: one request, one response, closed by the client",
                 size.connections,
                 connect::CLIENTS
             ),
-            Kind::Idle => format!("{} idle connections, and the drop of all of them", size.idle),
+            Kind::Idle => format!("{} idle connections, and the closing of all of them", size.idle),
             Kind::Stalled => format!(
-                "a reader that stands still for {} s during a COPY … TO STDOUT of {copied} GB",
+                "a reader that stalls for {} s during a COPY … TO STDOUT of {copied} GB",
                 size.stall.as_secs()
             ),
-            Kind::Change => "a new master published in etcd: commit to first byte through it".to_owned(),
+            Kind::Change => "a new master announced in etcd: commit to first byte through it".to_owned(),
             Kind::Latency { beside_copy: false } => "latency of one client's prepared select".to_owned(),
             Kind::Latency { beside_copy: true } => {
-                "latency of one client's prepared select while another one runs COPY … TO STDOUT".to_owned()
+                "latency of one client's prepared select while another client runs COPY … TO STDOUT".to_owned()
             }
-            Kind::Scrape => "pgbench -S, 16 clients: metrics scraped 10 times a second, or not".to_owned(),
+            Kind::Scrape => "pgbench -S, 16 clients: metrics scraped 10 times per second, or not".to_owned(),
         }
     }
 
-    /// How often it is run with each of them.
+    /// Returns the number of rounds.
     pub fn rounds(self, size: &Size) -> usize {
         match self.kind {
             Kind::Connect
@@ -133,9 +133,9 @@ impl Load {
         }
     }
 
-    /// Who can carry it.
+    /// Returns the peers that can carry it.
     pub fn peers(self) -> Vec<Peer> {
-        let but = |left_out: &[Peer]| {
+        let usual_without = |left_out: &[Peer]| {
             Peer::usual()
                 .filter(|peer| !left_out.contains(peer))
                 .collect::<Vec<_>>()
@@ -143,18 +143,20 @@ impl Load {
         match self.kind {
             Kind::Pgbench { .. } if self.name == "two-threads" => vec![Peer::Stolon, Peer::StolonTwoThreads],
             Kind::Pgbench { .. } | Kind::Copy(_) | Kind::Latency { .. } => Peer::usual().collect(),
-            // PgBouncer speaks PostgreSQL's protocol only
-            Kind::Bulk(bulk) if bulk.streams > 1 => [but(&[Peer::Pgbouncer]), vec![Peer::StolonTwoThreads]].concat(),
-            Kind::Bulk(_) | Kind::Connect => but(&[Peer::Pgbouncer]),
-            Kind::Idle => but(&[Peer::Direct, Peer::Pgbouncer]),
+            // PgBouncer supports only PostgreSQL's protocol.
+            Kind::Bulk(bulk) if bulk.streams > 1 => {
+                [usual_without(&[Peer::Pgbouncer]), vec![Peer::StolonTwoThreads]].concat()
+            }
+            Kind::Bulk(_) | Kind::Connect => usual_without(&[Peer::Pgbouncer]),
+            Kind::Idle => usual_without(&[Peer::Direct, Peer::Pgbouncer]),
             Kind::Stalled => Peer::usual().collect(),
-            // no other learns of a master by itself
+            // No other proxy is notified of a new master.
             Kind::Change => vec![Peer::Stolon],
             Kind::Scrape => vec![Peer::Stolon, Peer::StolonScraped],
         }
     }
 
-    /// The congestion control that all sockets of this load have.
+    /// Returns the congestion control of all sockets during this load.
     pub fn congestion(self) -> &'static str {
         match self.kind {
             Kind::Bulk(bulk) => bulk.congestion,
@@ -166,37 +168,37 @@ impl Load {
     ///
     /// # Errors
     ///
-    /// A client of the load fails, or does not end in time.
-    pub async fn run(self, site: &mut Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    /// A client fails or does not end in time.
+    pub async fn run(self, testbed: &mut Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
         match self.kind {
-            Kind::Pgbench { script, clients } => pgbench::run(site, peer, script, clients, size).await,
-            Kind::Bulk(bulk) => bulk.run(site, peer, size).await,
-            Kind::Connect => connect::run(site, peer, size).await,
-            Kind::Copy(way) => copy::run(site, peer, way, size).await,
-            Kind::Idle => idle::run(site, peer, size).await,
-            Kind::Stalled => stalled::run(site, peer, size).await,
-            Kind::Change => change::run(site, size).await,
-            Kind::Latency { beside_copy } => latency::run(site, peer, beside_copy, size).await,
-            Kind::Scrape => pgbench::run_scraped(site, peer, size).await,
+            Kind::Pgbench { script, clients } => pgbench::run(testbed, peer, script, clients, size).await,
+            Kind::Bulk(bulk) => bulk.run(testbed, peer, size).await,
+            Kind::Connect => connect::run(testbed, peer, size).await,
+            Kind::Copy(way) => copy::run(testbed, peer, way, size).await,
+            Kind::Idle => idle::run(testbed, peer, size).await,
+            Kind::Stalled => stalled::run(testbed, peer, size).await,
+            Kind::Change => change::run(testbed, size).await,
+            Kind::Latency { beside_copy } => latency::run(testbed, peer, beside_copy, size).await,
+            Kind::Scrape => pgbench::run_scraped(testbed, peer, size).await,
         }
     }
 }
 
-/// What an effort has cost the proxy, and how long it took.
+/// The result of a load, the proxy's CPU time, and the duration.
 struct Cost<T> {
     result: T,
     cpu: Duration,
     took: Duration,
 }
 
-/// Does something and measures the CPU time that the proxy spends meanwhile.
+/// Runs a load and measures the CPU time of the proxy and the duration.
 async fn measure_cost<T>(
     instance: &Instance,
-    effort: impl Future<Output = anyhow::Result<T>>,
+    load: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<Cost<T>> {
     let before = usage::cpu(&instance.pids)?;
     let start: Boottime = now();
-    let result = effort.await?;
+    let result = load.await?;
     let took = now().since(start);
     let cpu = usage::cpu(&instance.pids)?.saturating_sub(before);
     Ok(Cost { result, cpu, took })
@@ -207,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_carries_a_load_is_known() {
+    fn peers_of_every_load_are_known() {
         for load in ALL {
             assert!(
                 load.peers().iter().all(|peer| Peer::ALL.contains(peer)),
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn close_loads_are_run_more_often() {
+    fn loads_with_close_peers_have_more_rounds() {
         let size = Size::full();
         let close = ALL.iter().filter(|load| load.rounds(&size) == size.close_rounds);
         let close: Vec<&str> = close.map(|load| load.name).collect();

@@ -1,4 +1,4 @@
-//! pgbench: many small messages, and many short connections.
+//! pgbench: small messages, and short connections.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use crate::proxy::print_progress;
 use crate::proxy::size::Size;
 use crate::proxy::testbed::{Testbed, run as run_program};
 
-/// As if the database were of this scale, to which pgbench's own scripts keep when they are told (pgbench.c: a `-D` of
-/// `scale` is not overridden): a new server process maps a page of shared buffers when it first touches it, which costs
-/// less the fewer there are. PgBouncer's server processes have done it in an earlier run.
+/// The scale that pgbench's scripts use instead of the database's (pgbench.c: `-D scale` is not overridden). A new
+/// server process maps each page of shared buffers at its first access, which costs less with fewer pages; PgBouncer's
+/// server processes have mapped them in an earlier run.
 const SMALL_SCALE: &str = "scale=1";
 
-/// What the clients do.
+/// The script of the clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Script {
-    /// One select a transaction, as text.
+    /// One select per transaction, simple protocol.
     Simple,
-    /// One select a transaction, prepared.
+    /// One select per transaction, prepared.
     Prepared,
-    /// Seven statements a transaction.
+    /// Seven statements per transaction.
     TpcB,
-    /// One select a connection.
+    /// One select per connection.
     Reconnect,
 }
 
@@ -37,7 +37,7 @@ impl Script {
             Self::Simple => "pgbench -S -D scale=1",
             Self::Prepared => "pgbench -S -M prepared -D scale=1",
             Self::TpcB => "pgbench (TPC-B-like)",
-            Self::Reconnect => "pgbench -S -C (a connection a transaction)",
+            Self::Reconnect => "pgbench -S -C (one connection per transaction)",
         }
     }
 
@@ -51,13 +51,13 @@ impl Script {
     }
 }
 
-/// How much longer than it should a pgbench may take.
+/// How much longer than its duration a pgbench may run.
 const GRACE: Duration = Duration::from_secs(60);
-/// Between two scrapes.
+/// The pause between two scrapes.
 const SCRAPE_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(
-    site: &Testbed,
+    testbed: &Testbed,
     peer: Peer,
     script: Script,
     clients: usize,
@@ -67,40 +67,40 @@ pub(super) async fn run(
     let span = size.span.as_secs().to_string();
     let mut options = vec!["-n", "-c", &clients, "-j", &threads, "-T", &span];
     options.extend(script.options());
-    let pgbench = site.pgbench(peer, &options);
-    let cost = measure_cost(site.postgres(peer), run_program(pgbench, size.span + GRACE)).await?;
-    let said = PgbenchReport::parse(&cost.result).with_context(|| format!("pgbench said: {}", cost.result))?;
-    let cpu = cost.cpu.as_secs_f64() * 1e6 / said.transactions;
-    let mut sample = vec![(TPS, said.tps), (LATENCY, said.latency_ms * 1000.0)];
+    let pgbench = testbed.pgbench(peer, &options);
+    let cost = measure_cost(testbed.postgres(peer), run_program(pgbench, size.span + GRACE)).await?;
+    let report = PgbenchReport::parse(&cost.result).with_context(|| format!("pgbench printed: {}", cost.result))?;
+    let cpu = cost.cpu.as_secs_f64() * 1e6 / report.transactions;
+    let mut sample = vec![(TPS, report.tps), (LATENCY, report.latency_ms * 1000.0)];
     if peer != Peer::Direct {
         sample.push((CPU_PER_TRANSACTION, cpu));
     }
     Ok(sample)
 }
 
-/// The same, with somebody reading the metrics of the proxy all the time, when the peer says so.
-pub(super) async fn run_scraped(site: &Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
-    let port = site.postgres(peer).metrics.context("the proxy has metrics")?;
+/// The same; for [`Peer::StolonScraped`] while the metrics of the proxy are scraped.
+pub(super) async fn run_scraped(testbed: &Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    let port = testbed.postgres(peer).metrics.context("the proxy has metrics")?;
     let scraping = (peer == Peer::StolonScraped).then(|| {
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(SCRAPE_INTERVAL);
             loop {
                 ticks.tick().await;
-                // a scrape that fails costs the proxy nothing, and shows in the figures of nobody
+                // A scrape that fails does not change the figures.
                 if let Err(error) = scrape(port).await {
                     print_progress(format_args!("scrape: {error:#}"));
                 }
             }
         })
     });
-    let sample = run(site, peer, Script::Simple, 16, size).await;
+    let sample = run(testbed, peer, Script::Simple, 16, size).await;
     if let Some(scraping) = scraping {
         scraping.abort();
     }
     sample
 }
 
-/// Reads the metrics of a stolon-proxy.
+/// Returns the metrics of a stolon-proxy.
 pub(super) async fn scrape(port: u16) -> anyhow::Result<String> {
     let read = async {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
@@ -116,7 +116,7 @@ pub(super) async fn scrape(port: u16) -> anyhow::Result<String> {
         .context("metrics")
 }
 
-/// What pgbench tells at its end (manual, pgbench, "Good Practices" and the example there).
+/// The summary that pgbench prints at its end (PostgreSQL manual, pgbench, with an example).
 #[derive(Debug, PartialEq)]
 struct PgbenchReport {
     transactions: f64,
@@ -143,17 +143,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_pgbench_says_is_understood() {
+    fn the_summary_of_pgbench_is_parsed() {
         let text = "pgbench (15.20)\ntransaction type: <builtin: select only>\nscaling factor: 10\n\
                     number of transactions actually processed: 51234\nnumber of failed transactions: 0 (0.000%)\n\
                     latency average = 0.312 ms\ninitial connection time = 21.1 ms\n\
                     tps = 51300.123 (without initial connection time)\n";
-        let said = PgbenchReport {
+        let report = PgbenchReport {
             transactions: 51234.0,
             latency_ms: 0.312,
             tps: 51300.123,
         };
-        assert_eq!(PgbenchReport::parse(text), Some(said));
+        assert_eq!(PgbenchReport::parse(text), Some(report));
         assert_eq!(PgbenchReport::parse("pgbench: error: connection to server"), None);
     }
 }

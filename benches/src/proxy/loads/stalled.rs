@@ -1,4 +1,4 @@
-//! A client that stops reading in the middle of a large answer: who keeps what it does not take?
+//! A client that stops reading during a large response: the memory that proxy and kernel use for it.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use crate::proxy::size::Size;
 use crate::proxy::testbed::Testbed;
 use crate::proxy::usage;
 
-/// How long the COPY may take, before and after.
+/// Limit for the COPY before and after the stall.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// The buffers between server and client are full when the kernel's memory has been the same for so many looks.
+/// The buffers between server and client count as full when the kernel's memory is the same in this many samples.
 const STABLE_SAMPLES: usize = 6;
-/// By how much it may differ meanwhile: there are other sockets.
+/// By how much samples may differ, because of other sockets.
 const SLACK_BYTES: u64 = 64 * 1024;
-/// Between two looks.
+/// The pause between two samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
-pub(super) async fn run(site: &Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
-    let instance = site.postgres(peer);
+pub(super) async fn run(testbed: &Testbed, peer: Peer, size: &Size) -> anyhow::Result<Sample> {
+    let instance = testbed.postgres(peer);
     let tcp_before = usage::tcp_bytes()?;
-    let mut psql = copy::copy_to_null(site, peer).spawn().context("start psql")?;
+    let mut psql = copy::copy_to_null(testbed, peer).spawn().context("start psql")?;
     let pid = psql.id().context("psql runs")?;
-    // under way: it has written something to /dev/null
-    eventually("the COPY to be under way", TIMEOUT, async || {
+    // The COPY has begun when psql has written to /dev/null.
+    eventually("the COPY to begin", TIMEOUT, async || {
         let io = std::fs::read_to_string(format!("/proc/{pid}/io")).context("psql's io")?;
         let written = io
             .lines()
@@ -55,7 +55,7 @@ pub(super) async fn run(site: &Testbed, peer: Peer, size: &Size) -> anyhow::Resu
         .await
         .context("psql does not end")?
         .context("psql")?;
-    ensure!(status.success(), "psql after it was let go on: {status}");
+    ensure!(status.success(), "psql after the stall: {status}");
     let kib = |bytes: u64| bytes as f64 / 1024.0;
     let mut sample = vec![
         (HOST_TAKEN, kib(full.saturating_sub(tcp_before))),
@@ -67,7 +67,7 @@ pub(super) async fn run(site: &Testbed, peer: Peer, size: &Size) -> anyhow::Resu
     Ok(sample)
 }
 
-/// What the kernel's TCP memory has come to once it stays the same, or at the end of our patience.
+/// Waits until the kernel's TCP memory stays the same, at most for the timeout; returns it in bytes.
 async fn wait_buffers_full() -> anyhow::Result<u64> {
     let start = now();
     let (mut last, mut same) = (usage::tcp_bytes()?, 0);

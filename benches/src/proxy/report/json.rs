@@ -1,11 +1,11 @@
-//! All figures of all rounds as JSON, for programs.
+//! All figures of all rounds as JSON.
 
 use serde_json::{Map, Value, json};
 
 use crate::proxy::Results;
 use crate::proxy::targets::{Level, evaluate};
 
-/// The whole run.
+/// Returns the results of the run.
 pub fn json(results: &Results) -> Value {
     let machine = &results.machine;
     let versions: Map<String, Value> = machine
@@ -19,12 +19,12 @@ pub fn json(results: &Results) -> Value {
         .map(|row| {
             let mut peers = Map::new();
             for cell in &row.cells {
-                let (least, most) = cell.series.min_max();
+                let (min, max) = cell.series.min_max();
                 let figures = peers
                     .entry(cell.peer.name())
                     .or_insert_with(|| Value::Object(Map::new()));
                 figures[cell.figure.name] = json!({
-                    "median": cell.series.median(), "min": least, "max": most, "values": cell.series.values(),
+                    "median": cell.series.median(), "min": min, "max": max, "values": cell.series.values(),
                 });
             }
             json!({ "load": row.load, "title": row.title, "peers": peers })
@@ -32,13 +32,13 @@ pub fn json(results: &Results) -> Value {
         .collect();
     let standards: Vec<Value> = evaluate(&results.rows)
         .iter()
-        .map(|verdict| {
+        .map(|target| {
             json!({
-                "load": verdict.load, "what": verdict.what, "measured": verdict.measured, "unit": verdict.unit,
-                "interval": verdict.interval.map(|(least, most)| [least, most]),
-                "must": verdict.must.to_string(), "want": verdict.want.map(|want| want.to_string()),
-                "must_reached": verdict.level() >= Level::Required, "level": verdict.level() == Level::Undecided,
-                "want_reached": verdict.want.map(|_| verdict.level() == Level::Wanted),
+                "load": target.load, "what": target.what, "measured": target.measured, "unit": target.unit,
+                "interval": target.interval.map(|(min, max)| [min, max]),
+                "must": target.must.to_string(), "want": target.want.map(|want| want.to_string()),
+                "must_reached": target.level() >= Level::Required, "level": target.level() == Level::Undecided,
+                "want_reached": target.want.map(|_| target.level() == Level::Wanted),
             })
         })
         .collect();

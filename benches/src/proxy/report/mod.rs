@@ -1,4 +1,4 @@
-//! What a run gave, told: as a table on the terminal, as JSON, and as a page with a picture.
+//! The results of a run as a table, as JSON, and as a page with a chart.
 
 pub mod json;
 pub mod markdown;

@@ -1,4 +1,4 @@
-//! The picture: a panel a question, a bar a peer, ours in colour. Plain SVG, readable in a browser and on a page.
+//! The chart: a panel per figure, a bar per peer, ours in colour, as SVG.
 
 use std::fmt::Write as _;
 
@@ -8,27 +8,27 @@ use crate::proxy::figures::{
 };
 use crate::proxy::peers::Peer;
 
-/// What the panels ask, in reading order: load, figure, question.
+/// The panels in reading order: load, figure, title.
 const PANELS: [(&str, Figure, &str); 12] = [
     (
         "select-16",
         CPU_PER_TRANSACTION,
-        "CPU a transaction, select, 16 clients (µs)",
+        "CPU per transaction, select, 16 clients (µs)",
     ),
     (
         "prepared-16",
         CPU_PER_TRANSACTION,
-        "CPU a transaction, prepared, 16 clients (µs)",
+        "CPU per transaction, prepared, 16 clients (µs)",
     ),
-    ("select-16", TPS, "transactions a second, select, 16 clients"),
-    ("bulk-1", CPU_PER_GB, "CPU a GB, one bulk stream (ms)"),
-    ("bulk-4", CPU_PER_GB, "CPU a GB, four bulk streams (ms)"),
-    ("copy-out", CPU_PER_GB, "CPU a GB, COPY … TO STDOUT (ms)"),
-    ("copy-in", CPU_PER_GB, "CPU a GB, COPY … FROM STDIN (ms)"),
-    ("reconnect", TPS, "transactions a second, each on a new connection"),
-    ("idle", MEMORY_PER_CONNECTION, "memory an idle connection (KiB)"),
-    ("connect", CPU_PER_CONNECTION, "CPU a short connection (µs)"),
-    ("idle", LAST_CLOSE, "drop of all idle connections (ms)"),
+    ("select-16", TPS, "transactions per second, select, 16 clients"),
+    ("bulk-1", CPU_PER_GB, "CPU per GB, one bulk stream (ms)"),
+    ("bulk-4", CPU_PER_GB, "CPU per GB, four bulk streams (ms)"),
+    ("copy-out", CPU_PER_GB, "CPU per GB, COPY … TO STDOUT (ms)"),
+    ("copy-in", CPU_PER_GB, "CPU per GB, COPY … FROM STDIN (ms)"),
+    ("reconnect", TPS, "transactions per second, each on a new connection"),
+    ("idle", MEMORY_PER_CONNECTION, "memory per idle connection (KiB)"),
+    ("connect", CPU_PER_CONNECTION, "CPU per short connection (µs)"),
+    ("idle", LAST_CLOSE, "closing of all idle connections (ms)"),
     ("latency-beside-copy", P99, "p99 of one client beside a COPY (µs)"),
 ];
 
@@ -42,7 +42,7 @@ const VALUE_WIDTH: usize = 70;
 const MARGIN: usize = 20;
 const BARS: usize = 6;
 
-/// Draws what the rows tell of the panels; a panel without figures is left out.
+/// Draws the panels for which the rows have figures.
 pub fn svg(rows: &[Row]) -> String {
     let panels: Vec<(&Row, Figure, &str)> = PANELS
         .iter()
@@ -68,10 +68,10 @@ pub fn svg(rows: &[Row]) -> String {
 }
 
 fn panel(text: &mut String, row: &Row, figure: Figure, title: &str, x: usize, y: usize) {
-    // a String takes whatever is written to it
+    // Writing to a String cannot fail.
     let (better, best) = match figure.better {
-        Better::Lower => ("less is better", f64::min as fn(f64, f64) -> f64),
-        Better::Higher => ("more is better", f64::max as fn(f64, f64) -> f64),
+        Better::Lower => ("lower is better", f64::min as fn(f64, f64) -> f64),
+        Better::Higher => ("higher is better", f64::max as fn(f64, f64) -> f64),
     };
     let _ = writeln!(
         text,
@@ -85,19 +85,19 @@ fn panel(text: &mut String, row: &Row, figure: Figure, title: &str, x: usize, y:
         .filter(|peer| peer.is_usual())
         .filter_map(|peer| Some((peer, row.median(peer, figure)?)))
         .collect();
-    let most = bars.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max);
+    let max = bars.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max);
     let of_proxies = bars.iter().filter(|(peer, _)| *peer != Peer::Direct);
-    let winner = of_proxies.map(|(_, value)| *value).reduce(best);
+    let best_value = of_proxies.map(|(_, value)| *value).reduce(best);
     for (number, (peer, value)) in bars.iter().enumerate() {
         let top = y + TITLE_HEIGHT + number * BAR_STEP;
         let room = PANEL_WIDTH - LABEL_WIDTH - VALUE_WIDTH - MARGIN;
-        let length = (value.max(0.0) / most * room as f64).max(1.0);
+        let length = (value.max(0.0) / max * room as f64).max(1.0);
         let colour = match peer {
             Peer::Direct => "#d5d9e2",
             peer if peer.is_ours() => "#d2691e",
             _ => "#8fa3bf",
         };
-        let weight = if winner == Some(*value) && *peer != Peer::Direct {
+        let weight = if best_value == Some(*value) && *peer != Peer::Direct {
             700
         } else {
             400
@@ -126,10 +126,10 @@ mod tests {
         for peer in [Peer::Direct, Peer::Nginx, Peer::Stolon] {
             row.add(peer, vec![(CPU_PER_GB, 100.0)]);
         }
-        let picture = svg(&[row]);
-        // the ground and three bars
-        assert_eq!(picture.matches("<rect").count(), 4);
-        assert!(picture.contains(">nginx<") && picture.contains(">stolon-proxy<"));
-        assert!(!picture.contains("COPY"));
+        let chart = svg(&[row]);
+        // The background and three bars.
+        assert_eq!(chart.matches("<rect").count(), 4);
+        assert!(chart.contains(">nginx<") && chart.contains(">stolon-proxy<"));
+        assert!(!chart.contains("COPY"));
     }
 }

@@ -1,14 +1,14 @@
-//! Tables of text: a line a peer, a column a figure, each as `median (least to most)`.
+//! Text tables: a line per peer, a column per figure, each as `median (minimum to maximum)`.
 
 use std::fmt::Write as _;
 
 use crate::proxy::figures::{Formatted, Row};
 use crate::proxy::targets::{Level, TargetResult};
 
-/// What a line of figures means.
-pub const LEGEND: &str = "median (least to most of the rounds)";
+/// The meaning of a figure in a table.
+pub const LEGEND: &str = "median (minimum to maximum of the rounds)";
 
-/// One load, for the terminal and for the page alike: it is Markdown, and aligned.
+/// Returns the figures of one load as an aligned Markdown table.
 pub fn row(row: &Row) -> String {
     let figures = row.figures();
     let mut lines = vec![
@@ -24,13 +24,9 @@ pub fn row(row: &Row) -> String {
             line.push(row.series(peer, *figure).map_or_else(
                 || "–".to_owned(),
                 |series| {
-                    let (least, most) = series.min_max();
+                    let (min, max) = series.min_max();
                     let median = Formatted(*figure, series.median());
-                    format!(
-                        "{median} ({} to {})",
-                        Formatted(*figure, least),
-                        Formatted(*figure, most)
-                    )
+                    format!("{median} ({} to {})", Formatted(*figure, min), Formatted(*figure, max))
                 },
             ));
         }
@@ -39,34 +35,34 @@ pub fn row(row: &Row) -> String {
     aligned(&lines)
 }
 
-/// What stands below [`verdicts`].
+/// The explanation of [`targets`].
 pub const TARGETS_LEGEND: &str = "\
-A ratio is the median of the ratios of every round; in brackets is where it lies with a certainty of at least 95 %, or, of
-fewer than six rounds, the least and the most of them. *level*: not what must be reached, but that lies within the
-brackets, so that this run cannot tell. *must* and *want* go by the median alone.
+A ratio is the median of the ratios of all rounds; in brackets is a confidence interval of at least 95 %, with fewer than
+six rounds the minimum and the maximum. *level*: the required bound is missed but lies within the interval, so this run
+does not decide. *must* and *want* are decided by the median alone.
 ";
 
-/// The standards and how far each is reached.
-pub fn targets(verdicts: &[TargetResult]) -> String {
+/// Returns the targets and the measurements as a Markdown table.
+pub fn targets(targets: &[TargetResult]) -> String {
     let mut lines = vec![
         ["load", "what", "measured", "must", "want", "reached"]
             .map(str::to_owned)
             .to_vec(),
     ];
-    for verdict in verdicts {
-        let unit = |text: String| format!("{text} {}", verdict.unit).trim_end().to_owned();
+    for target in targets {
+        let unit = |text: String| format!("{text} {}", target.unit).trim_end().to_owned();
         lines.push(vec![
-            verdict.load.to_owned(),
-            verdict.what.clone(),
-            match verdict.interval {
-                Some((least, most)) => unit(format!("{:.2} ({least:.2} to {most:.2})", verdict.measured)),
-                None => unit(format!("{:.2}", verdict.measured)),
+            target.load.to_owned(),
+            target.what.clone(),
+            match target.interval {
+                Some((min, max)) => unit(format!("{:.2} ({min:.2} to {max:.2})", target.measured)),
+                None => unit(format!("{:.2}", target.measured)),
             },
-            unit(verdict.must.to_string()),
-            verdict
+            unit(target.must.to_string()),
+            target
                 .want
                 .map_or_else(|| "–".to_owned(), |want| unit(want.to_string())),
-            match (verdict.level(), verdict.want) {
+            match (target.level(), target.want) {
                 (Level::Missed, _) => "**no**",
                 (Level::Undecided, _) => "*level*",
                 (Level::Required, _) | (Level::Wanted, None) => "must",
@@ -78,7 +74,7 @@ pub fn targets(verdicts: &[TargetResult]) -> String {
     aligned(&lines)
 }
 
-/// Lines of cells as a Markdown table whose columns are as wide as their widest cell; the first line is the head.
+/// Returns a Markdown table whose columns are as wide as their widest cell; the first line is the header.
 fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
@@ -89,7 +85,7 @@ fn aligned(lines: &[Vec<String>]) -> String {
     let mut text = String::new();
     for (number, line) in lines.iter().enumerate() {
         for (cell, width) in line.iter().zip(&widths) {
-            // a String takes whatever is written to it
+            // Writing to a String cannot fail.
             let _ = write!(text, "| {cell:width$} ");
         }
         text.push_str("|\n");
@@ -112,24 +108,24 @@ mod tests {
     use crate::proxy::targets::Bound;
 
     #[test]
-    fn a_row_tells_median_and_spread_and_what_is_missing() {
+    fn a_row_has_median_and_spread_and_shows_missing_figures() {
         let mut measured = Row::new("x", "x".to_owned());
         measured.add(Peer::Direct, vec![(TPS, 7.0)]);
         for cost in [3.0, 1.0, 2.0] {
             measured.add(Peer::Stolon, vec![(TPS, cost), (CPU_PER_TRANSACTION, cost)]);
         }
         let expected = "\
-|              | transactions a second | proxy CPU, µs a transaction |
-| ------------ | --------------------: | --------------------------: |
-| direct       | 7 (7 to 7)            | –                           |
-| stolon-proxy | 2 (1 to 3)            | 2.0 (1.0 to 3.0)            |
+|              | transactions per second | proxy CPU, µs per transaction |
+| ------------ | ----------------------: | ----------------------------: |
+| direct       | 7 (7 to 7)              | –                             |
+| stolon-proxy | 2 (1 to 3)              | 2.0 (1.0 to 3.0)              |
 ";
         assert_eq!(row(&measured), expected);
     }
 
     #[test]
-    fn the_standards_tell_how_far_each_is_reached() {
-        let verdict = |measured, interval| TargetResult {
+    fn the_table_of_targets_shows_each_level() {
+        let target = |measured, interval| TargetResult {
             load: "x",
             what: "y".to_owned(),
             measured,
@@ -139,10 +135,10 @@ mod tests {
             want: Some(Bound::AtLeast(1.0)),
         };
         let all = [
-            verdict(0.9, Some((0.8, 0.96))),
-            verdict(0.9, Some((0.8, 1.2))),
-            verdict(0.98, None),
-            verdict(1.0, None),
+            target(0.9, Some((0.8, 0.96))),
+            target(0.9, Some((0.8, 1.2))),
+            target(0.98, None),
+            target(1.0, None),
         ];
         let expected = "\
 | load | what | measured              | must     | want  | reached |
