@@ -128,7 +128,7 @@ enum CheckInError {
     TimedOut(Duration),
     #[error("the wall clock jumped during the check-in")]
     ClockJumped,
-    #[error("the proxy info hangs on a later lease of the store")]
+    #[error("the proxy info is attached to a later lease of the store")]
     LaterLease,
     #[error(transparent)]
     Fatal(#[from] FatalError),

@@ -86,9 +86,9 @@ impl CheckIn {
         match answer {
             Ok((sent, CommitOrRead::Committed(_))) => Ok(PublishOutcome::Published(sent)),
             Ok((_, CommitOrRead::Read(mut read))) => {
-                let present = Document::from_entry(read.take_one(0));
-                if present.revision != revision {
-                    return Ok(PublishOutcome::Changed(present));
+                let current = Document::from_entry(read.take_one(0));
+                if current.revision != revision {
+                    return Ok(PublishOutcome::Changed(current));
                 }
                 // The condition on the lease failed. The next check-in takes a later one than the info has.
                 self.info_lease = None;

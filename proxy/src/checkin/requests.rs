@@ -72,7 +72,7 @@ impl PublishRequests {
         let end = now() + limit;
         loop {
             let sent = now();
-            // Where no answer is missing, there is nothing to wait for.
+            // Without a request in flight there is no answer to wait for.
             let is_waiting = !self.in_flight.is_empty();
             let due = self
                 .last_sent

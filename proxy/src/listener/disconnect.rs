@@ -11,9 +11,9 @@ use crate::relay::{CloseReason, Gate};
 
 /// Ends all connections to a master. First all forwarding stops, then every session is woken to end.
 ///
-/// The tokio runtime bounds the work of both: a few dozen tasks are woken at a time, and a relay thread runs a few
-/// dozen between two polls of its sockets. So other clients do not wait for thousands of ends. A session closes its
-/// server side first: the old master's session is gone before its client can reconnect.
+/// Both happen in batches: a few dozen tasks are woken at a time, and a relay thread runs a few dozen between two polls
+/// of its sockets. So other clients do not wait for thousands of ends. A session closes its server side first: the old
+/// master's session is gone before its client can reconnect.
 #[derive(Debug, Clone)]
 pub struct Disconnector {
     pub(super) threads: Arc<[Handle]>,

@@ -1,4 +1,5 @@
-//! Creates sockets and sets their options, for both sides of a connection. Whom they connect is decided elsewhere.
+//! Creates sockets and sets their options, for both sides of a connection. Which sockets are connected is decided
+//! elsewhere.
 //!
 //! `TCP_USER_TIMEOUT` is deliberately not set (proxy P-10). Once set, it replaces the keepalive options as the limit
 //! for a silent peer (`tcp_keepalive_timer` in the kernel's net/ipv4/tcp_timer.c), and it also ends connections to

@@ -1,5 +1,5 @@
-//! Forwards bytes between two sockets, through a gate that every byte passes. It knows nothing of clusters: who is
-//! connected to whom, and when the gate closes, is decided elsewhere.
+//! Forwards bytes between two sockets, through a gate that every byte passes. Which sockets are connected, and when the
+//! gate closes, is decided elsewhere; nothing here depends on clusters.
 //!
 //! A connection is one task that polls both directions: two descriptors, and no allocation per direction while it is
 //! idle. Bytes are never inspected (proxy P-16). Two methods move them: `copy` for small messages, `splice` for bulk.

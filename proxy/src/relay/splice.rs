@@ -155,16 +155,16 @@ fn fill_pipe(source: &Socket, pipe: &Pipe) -> io::Result<FillResult> {
 ///
 /// splice(2) raises SIGPIPE like write(2) and has no flag against it; Rust programs ignore that signal.
 fn drain_pipe(pipe: &Pipe, sink: &Socket, bytes: usize) -> io::Result<usize> {
-    let emptied = sink.try_write(|| {
+    let moved = sink.try_write(|| {
         let splice = || rustix::pipe::splice(pipe.read_end(), None, sink, None, bytes, SPLICE_FLAGS);
         match rustix::io::retry_on_intr(splice)? {
             0 => Err(io::ErrorKind::WriteZero.into()),
             written => Ok(written),
         }
     });
-    match emptied {
+    match moved {
         Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        emptied => emptied,
+        moved => moved,
     }
 }
 

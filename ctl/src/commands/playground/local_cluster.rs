@@ -148,14 +148,14 @@ impl LocalCluster {
             std::env::temp_dir()
         };
         let dir = TempDir::with_prefix_in("stolon-playground.", parent).context("make a temporary directory")?;
-        let beside_us = own_program_dir()?;
+        let own_dir = own_program_dir()?;
         let programs = if let Some(user) = user {
             fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).context("open the directory")?;
             let programs = dir.path().join("bin");
             fs::create_dir(&programs).context("make bin/")?;
             for name in PROGRAMS {
                 // The other user may not have access to the directory of our programs.
-                fs::copy(beside_us.join(name), programs.join(name)).with_context(|| format!("copy {name}"))?;
+                fs::copy(own_dir.join(name), programs.join(name)).with_context(|| format!("copy {name}"))?;
             }
             for name in ["etcd", "data"] {
                 let path = dir.path().join(name);
@@ -165,7 +165,7 @@ impl LocalCluster {
             programs
         } else {
             fs::create_dir(dir.path().join("data")).context("make data/")?;
-            beside_us
+            own_dir
         };
         fs::create_dir(dir.path().join("log")).context("make log/")?;
         let (password, repl_password) = (random_password()?, random_password()?);
