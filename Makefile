@@ -1,15 +1,15 @@
 # make               release build, and bin/ with links to the four programs
-# make demo          installs what is missing, builds, and shows a cluster surviving its master
+# make demo          installs what is missing, builds, and shows a cluster that survives the loss of its master
 # make check         format, lints and unit tests: what to run before each commit
 # make test          the same, then documentation, dependencies, models and end-to-end tests; CI runs this
-# make bench         measures stolon-proxy beside HAProxy, nginx and PgBouncer, and writes benches/RESULTS.*
-# make bench-quick   the same in a few minutes, to the terminal only; ARGS='--load=bulk' for a part of it
-# make bench-failover  measures the gap that clients see; ARGS='--help' for the choices
+# make bench         compares stolon-proxy with HAProxy, nginx and PgBouncer, and writes benches/RESULTS.*
+# make bench-quick   the same in a few minutes, on the terminal only; ARGS='--load=bulk' selects a part
+# make bench-failover  measures the gap that clients see at a failover; ARGS='--help' lists the options
 #
-# Everything is done by cargo or by a script; this file only names it.
+# Cargo and scripts do the work; this file has only the commands.
 
 CARGO ?= cargo
-# where cargo puts its output, however that was configured
+# cargo's output directory, however it is configured
 TARGET := $(shell $(CARGO) metadata --format-version 1 --no-deps --offline | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 PROGRAMS = stolonctl stolon-sentinel stolon-keeper stolon-proxy
 ARGS ?=
@@ -38,14 +38,14 @@ lint:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	shellcheck scripts/install-deps .ci/run
 
-# --all-targets: the programs and their tests share one set of dependencies, so nothing is compiled twice; the
-# end-to-end tests take the programs from there.
+# --all-targets: programs and tests are built with the same features of dependencies, so nothing is compiled twice; the
+# end-to-end tests use the programs from that build.
 test: deps lint
 	$(MAKE) --no-print-directory dependencies
 	$(CARGO) build --workspace --all-targets --locked
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-3} $(CARGO) test --workspace --locked --no-fail-fast
 
-# Licences, sources and bans of all dependencies, without the network. `make advisories` also asks RustSec's database.
+# Licences, sources and bans of all dependencies, offline. `make advisories` also checks RustSec's database.
 dependencies: $(DENY)
 	$(DENY) --locked --log-level error check bans licenses sources
 
