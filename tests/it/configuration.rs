@@ -1,5 +1,7 @@
 //! Parameters and pg_hba.conf: what the server refuses is reported, and blocks neither the rest nor the next start.
 
+use std::path::Path;
+
 use control::model::Role;
 use serde_json::{Value, json};
 use stolon_tests::cluster::{Cluster, ClusterBuilder, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
@@ -368,11 +370,27 @@ pub(crate) async fn wait_answer(cluster: &Cluster, uid: &str, question: &str, wa
 /// A standby whose server hangs at its start delays the master's restart as long as it hangs, and the status shows it.
 #[tokio::test]
 async fn a_standby_restart_that_hangs_is_reported_and_the_master_is_not_restarted() {
+    restart_standby_only(
+        pg_programs::blocked_script,
+        "PostgreSQL does not accept connections yet",
+    )
+    .await;
+}
+
+/// What ends the standby's server, such as a lack of memory, may end the master's.
+#[tokio::test]
+async fn a_standby_restart_that_ends_is_reported_and_the_master_is_not_restarted() {
+    restart_standby_only(pg_programs::killed_script, "failed to start postgres").await;
+}
+
+/// A restart for parameters that a standby does not come back from as long as `script` has its file; with what the
+/// standby's keeper reports meanwhile.
+async fn restart_standby_only(script: fn(&Path, &Path) -> String, reported: &str) {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
     let hold = cluster.dir.path().join("hold");
     pg_programs::wrap(&mut cluster, &uid, "held", |program, real| match program {
-        "postgres" => pg_programs::blocked_script(&hold, real),
+        "postgres" => script(&hold, real),
         _ => pg_programs::passthrough_script(real),
     });
     cluster.start(&uid);
@@ -386,7 +404,7 @@ async fn a_standby_restart_that_hangs_is_reported_and_the_master_is_not_restarte
     .await;
     let stuck = format!("the standby of keeper {uid} has not come back from its own restart");
     status::wait_shown(&cluster, &["keeper0"], &stuck).await;
-    status::wait_shown(&cluster, &[&uid], "PostgreSQL does not accept connections yet").await;
+    status::wait_shown(&cluster, &[&uid], reported).await;
     assert_eq!(cluster.postmaster("keeper0"), master, "the only instance that serves");
     cluster.wait_healthy("keeper0", &Role::Master).await;
 

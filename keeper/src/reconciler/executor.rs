@@ -245,12 +245,13 @@ impl Reconciler {
             Step::Restart(role, config) => {
                 self.report_settings(desired, RestartState::Restarting);
                 if let Err(failed) = self.restart(*role, config, desired, read, round).await {
-                    // A restart that is retried with less of the configuration, or whose server is still starting,
-                    // stays published as restarting: other keepers detect that it is overdue, and the master does not
-                    // restart before it is over.
+                    // A restart that is retried with less of the configuration, or whose server is still starting or
+                    // ended while starting, stays published as restarting: other keepers detect that it is overdue, and
+                    // the master does not restart before it is over. What ended one server may end the other.
                     let goes_on = matches!(
                         failed,
-                        StepError::Configuration(_) | StepError::Instance(InstanceError::Timeout { .. })
+                        StepError::Configuration(_)
+                            | StepError::Instance(InstanceError::Timeout { .. } | InstanceError::Ended { .. })
                     );
                     if !goes_on {
                         self.report_settings(desired, RestartState::Pending);
