@@ -167,13 +167,13 @@ fn old_data_directory(cluster: &Cluster, uid: &str) -> Option<PathBuf> {
     paths.find(|path| path.to_string_lossy().contains(".old-"))
 }
 
-/// The new server does not start: the old data are kept as long as that lasts.
+/// The new server starts and does not answer: the old data are kept as long as that lasts.
 #[tokio::test]
 async fn the_old_data_are_removed_only_once_the_new_server_has_answered() {
     let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
     let hold = cluster.dir.path().join("hold");
     pg_programs::wrap(&mut cluster, "keeper1", "held", |program, real| match program {
-        "postgres" => pg_programs::blocked_script(&hold, real),
+        "postgres" => pg_programs::starting_script(&hold, real),
         _ => pg_programs::passthrough_script(real),
     });
     cluster.kill_keeper_and_postgres("keeper1");
