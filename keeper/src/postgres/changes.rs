@@ -120,6 +120,21 @@ mod tests {
         while changes.wait_idle().await.is_err() {}
     }
 
+    /// What it waits for may take hours, and the desired state may change meanwhile.
+    #[tokio::test]
+    async fn a_change_that_is_abandoned_while_waiting_never_starts() {
+        let changes = changes();
+        let (answer, work) = hung();
+        assert_eq!(changes.remove(work).await, Err(dead()));
+        tokio::select! {
+            biased;
+            _ = changes.run(|| panic!("it was abandoned")) => panic!("the removal is running"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(answer);
+        while changes.run(|| ()).await.is_err() {}
+    }
+
     #[tokio::test]
     async fn a_hanging_removal_delays_changes_but_no_round() {
         let changes = changes();

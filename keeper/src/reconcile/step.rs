@@ -121,7 +121,7 @@ impl Step {
     pub fn is_long(&self) -> bool {
         matches!(
             self,
-            Self::Initdb(_) | Self::WaitReady | Self::BaseBackup(..) | Self::WaitStreaming(_)
+            Self::ClearData(_) | Self::Initdb(_) | Self::WaitReady | Self::BaseBackup(..) | Self::WaitStreaming(_)
         )
     }
 

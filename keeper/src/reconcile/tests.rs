@@ -384,6 +384,10 @@ impl FakeKeeper {
                 assert!(!self.running, "I4: never while the server runs");
                 assert!(self.local.db.initializing, "I4: only after dbstate was saved");
                 assert_eq!(clear.db, self.local.db.uid.as_str());
+                assert!(
+                    step.is_long(),
+                    "W3: it may have to wait, and never starts under another desired state"
+                );
                 self.local.data = DataState::Absent;
                 "clear".into()
             }
