@@ -73,11 +73,9 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
     let signals = KeeperSignals::install().context("hear signals")?;
 
     create_dir(&config.data_dir)?;
-    let lock = config
-        .locking
-        .then(|| DataDirLock::take(&config.data_dir))
-        .transpose()?;
-    if lock.is_some() {
+    let is_locked = config.locking;
+    if is_locked {
+        DataDirLock::take(&config.data_dir)?.hold_forever();
         info!("exclusive lock on data dir taken");
         remove_leftovers(&config.data_dir)?;
     }
@@ -88,15 +86,13 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
     owned.adopt(me.as_str())?;
     let sockets = PrivateSocketDir::prepare(&config.data_dir)?;
     let boot = boot_uuid();
-    let predecessors = match lock {
-        Some(_) => boot_history::predecessors(&config.data_dir),
-        None => Vec::new(),
+    let predecessors = match is_locked {
+        true => boot_history::predecessors(&config.data_dir),
+        false => Vec::new(),
     };
     // Without the lock another process may run on this directory, and the next holder of the lock would assume that
     // this one has ended.
-    if lock.is_some()
-        && let Err(failed) = boot_history::record(&config.data_dir, &boot)
-    {
+    if is_locked && let Err(failed) = boot_history::record(&config.data_dir, &boot) {
         warn!(error = %Chain(&failed), "could not record this start, so the next one may take some seconds longer");
     }
     Box::pin(run(KeeperParts {
@@ -112,7 +108,6 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
         signals,
     }))
     .await?;
-    drop(lock);
     Ok(())
 }
 

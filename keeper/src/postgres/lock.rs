@@ -63,6 +63,12 @@ impl DataDirLock {
             Err(errno) => Err(failed(errno.into())),
         }
     }
+
+    /// Holds the lock until the process has ended with its last thread. A thread that changes data on a file system that
+    /// hangs may outlive the others.
+    pub fn hold_forever(self) {
+        std::mem::forget(self);
+    }
 }
 
 #[cfg(test)]
@@ -109,6 +115,13 @@ mod tests {
         assert!(locked_by_another(dir.path()));
         drop(lock);
         assert!(!locked_by_another(dir.path()));
+    }
+
+    #[test]
+    fn a_lock_that_is_held_forever_outlives_its_value() {
+        let dir = tempfile::tempdir().unwrap();
+        DataDirLock::take(dir.path()).unwrap().hold_forever();
+        assert!(locked_by_another(dir.path()));
     }
 
     #[test]
