@@ -29,10 +29,18 @@ pub fn limit(ready_timeout: Duration, fail_interval: Duration) -> Duration {
     limit.max(fail_interval.saturating_mul(2))
 }
 
+/// How long a WAL receiver must have been streaming to count. It reports itself as streaming before its WAL sender has
+/// found the WAL: if that fails, each new receiver appears to stream for some round trips.
+const STEADY: Duration = Duration::from_secs(1);
+
 /// Since when the standby has been without WAL.
 #[derive(Debug, Default)]
 pub struct StreamingCheck {
     without: Option<WithoutWal>,
+    /// The process of the streaming WAL receiver, and since when it has been observed.
+    receiver: Option<(i32, Boottime)>,
+    /// The last result.
+    is_refused: bool,
     /// The last reason that the server logged: it logs it rarely, between other lines.
     reason: Option<String>,
 }
@@ -51,12 +59,21 @@ impl StreamingCheck {
     ///
     /// Time counts only while the followed db is healthy and unchanged and nothing is replayed: WAL may come from an
     /// archive, and a standby that was down for long has much to replay. A standby whose replay is paused starts no WAL
-    /// receiver.
+    /// receiver. A WAL receiver that has just started streaming changes nothing.
     pub fn note(&mut self, followed: Option<&FollowedDb>, standby: &StandbyStatus, now: Boottime) -> Option<Duration> {
-        let is_streaming = standby.receiver.as_ref().is_some_and(|receiver| receiver.is_streaming);
-        let Some(followed) = followed.filter(|followed| followed.is_healthy && !is_streaming && !standby.is_paused)
-        else {
-            self.reset();
+        let receiver = standby.receiver.as_ref().filter(|receiver| receiver.is_streaming);
+        let before = self.receiver.take();
+        self.receiver = receiver.map(|receiver| match before {
+            Some((pid, since)) if pid == receiver.pid => (pid, since),
+            _ => (receiver.pid, now),
+        });
+        let is_steady = self.receiver.is_some_and(|(_, since)| now.since(since) >= STEADY);
+        let Some(followed) = followed.filter(|followed| followed.is_healthy && !is_steady && !standby.is_paused) else {
+            let receiver = self.receiver;
+            *self = Self {
+                receiver,
+                ..Self::default()
+            };
             return None;
         };
         let address = (followed.address.clone(), followed.port.clone());
@@ -71,7 +88,8 @@ impl StreamingCheck {
             replayed: standby.replayed,
         });
         let time = now.since(since);
-        (time >= followed.limit).then_some(time)
+        self.is_refused = time >= followed.limit && (self.is_refused || self.receiver.is_none());
+        self.is_refused.then_some(time)
     }
 
     /// Resets the check: the server is not running or follows nothing.
@@ -175,6 +193,7 @@ mod tests {
 
     fn receiver(is_streaming: bool) -> StandbyStatus {
         let receiver = WalReceiver {
+            pid: 17,
             is_streaming,
             host: "10.0.0.1".into(),
             port: "5432".into(),
@@ -225,8 +244,47 @@ mod tests {
     #[test]
     fn streaming_ends_it() {
         assert!(!counts(|streaming, now| {
-            assert_eq!(streaming.note(Some(&followed()), &receiver(true), now), None);
+            for later in [0, 1] {
+                let now = now + Duration::from_secs(later);
+                assert_eq!(streaming.note(Some(&followed()), &receiver(true), now), None);
+            }
         }));
+    }
+
+    /// Each one appears to stream until its WAL sender does not find the WAL.
+    #[test]
+    fn wal_receivers_that_fail_one_after_another_do_not_stream() {
+        let started = |pid| {
+            let mut standby = receiver(true);
+            standby.receiver.as_mut().unwrap().pid = pid;
+            standby
+        };
+        let mut streaming = StreamingCheck::default();
+        for (second, pid) in (0..=60).zip(0..) {
+            let standby = match second % 5 {
+                0 => started(pid),
+                _ => standby(),
+            };
+            let noted = streaming.note(Some(&followed()), &standby, at(second));
+            assert_eq!(
+                noted.is_some(),
+                second > 10,
+                "at {second} s: the one at 10 s starts no problem, later ones end none"
+            );
+        }
+        assert!(
+            streaming.note(Some(&followed()), &started(60), at(61)).is_none(),
+            "this one goes on"
+        );
+    }
+
+    #[test]
+    fn a_rarely_observed_standby_that_has_just_started_streaming_is_no_problem() {
+        let mut streaming = StreamingCheck::default();
+        assert_eq!(streaming.note(Some(&followed()), &standby(), at(0)), None);
+        for second in [100, 200] {
+            assert_eq!(streaming.note(Some(&followed()), &receiver(true), at(second)), None);
+        }
     }
 
     #[test]

@@ -562,7 +562,7 @@ impl SqlClient {
         // One row: pg_stat_wal_receiver has at most one. From 14 on replay may also be paused by the server.
         let question = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), \
                         case when pg_is_in_recovery() then pg_is_wal_replay_paused() end, r.status, r.sender_host, \
-                        r.sender_port, r.received_tli, r.slot_name \
+                        r.sender_port, r.received_tli, r.slot_name, r.pid \
                         from (select 1) one left join pg_stat_get_wal_receiver() r on r.pid is not null";
         let rows = self.query(act, question).await?;
         let row = first_row(act, &rows)?;
@@ -580,6 +580,7 @@ impl SqlClient {
                 port: field(row, 6),
                 timeline: row.get(7).and_then(|text| text.parse().ok()),
                 slot: field(row, 8),
+                pid: field(row, 9).parse().unwrap_or_default(),
             }),
         }))
     }
@@ -618,6 +619,7 @@ pub struct StandbyStatus {
 /// WAL receiver of a standby.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalReceiver {
+    pub pid: i32,
     /// It is streaming.
     pub is_streaming: bool,
     pub host: String,
