@@ -3,13 +3,13 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, fstat, openat, openat2, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +121,7 @@ pub fn is_movable(dir: &Path) -> bool {
 
 /// Syncs a directory.
 pub fn sync(dir: &Path) -> Result<(), FileError> {
+    walker::progress_at(dir);
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
     synced.map_err(FileError::new("sync", dir))
 }
@@ -134,6 +135,7 @@ pub fn create(dir: &Path) -> Result<(), FileError> {
 
 /// Renames a directory or file, durably.
 pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    walker::progress_at(from);
     let renamed = cut::step().and_then(|()| fs::rename(from, to));
     renamed.map_err(FileError::new("rename", from))?;
     for parent in [from.parent(), to.parent()].into_iter().flatten() {
@@ -145,6 +147,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
 /// The same, but fails if `to` exists, even as an empty directory.
 pub fn rename_to_free(from: &Path, to: &Path) -> Result<(), FileError> {
     use rustix::fs::{RenameFlags, renameat_with};
+    walker::progress_at(from);
     let renamed = cut::step().and_then(|()| Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?));
     match renamed {
         // A file system that does not support the flag, such as NFS.
@@ -163,6 +166,7 @@ pub fn move_entries(from: &Path, to: &Path, moves: impl Fn(&OsStr) -> bool) -> R
     for entry in entries(from)? {
         let name = entry.file_name().unwrap_or_default();
         if moves(name) {
+            walker::progress_at(&entry);
             let renamed = cut::step().and_then(|()| fs::rename(&entry, to.join(name)));
             renamed.map_err(FileError::new("rename", &entry))?;
         }
@@ -190,10 +194,11 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
 }
 
 fn remove_unless_mounted(path: &Path, mounts: &Mounts) -> Result<(), FileError> {
+    walker::progress_at(path);
     let removed = match cut::step().and_then(|()| fs::symlink_metadata(path)) {
         Ok(metadata) if metadata.is_dir() => match mounts.at_or_below(path)? {
             Some(point) => Err(mounts::mounted_error(&point)),
-            None => remove_tree(CWD, path.as_os_str(), path),
+            None => remove_tree_at(path),
         },
         Ok(_) => fs::remove_file(path),
         Err(source) => Err(source),
@@ -204,12 +209,27 @@ fn remove_unless_mounted(path: &Path, mounts: &Mounts) -> Result<(), FileError> 
     }
 }
 
+fn remove_tree_at(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(ErrorKind::InvalidInput.into());
+    };
+    let parent = match parent.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => parent,
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    remove_tree(openat(CWD, parent, flags, Mode::empty())?, name, path)
+}
+
 /// Removes a directory recursively and reports each entry as progress (`walker::progress_at`). Names are resolved in
-/// the open directory that was listed, so that a directory replaced by a link meanwhile leads nowhere else.
+/// the open directory that was listed, so that a directory replaced by a link, or covered by a mount, meanwhile leads
+/// nowhere else.
 fn remove_tree(parent: impl AsFd, name: &OsStr, path: &Path) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     walker::progress_at(path);
-    let dir = openat(&parent, name, flags, Mode::empty())?;
+    let dir = match open_unmounted(&parent, name) {
+        Err(Errno::XDEV) => return Err(mounts::mounted_error(path)),
+        opened => opened?,
+    };
     for entry in Dir::read_from(&dir)? {
         let entry = entry?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
@@ -227,6 +247,22 @@ fn remove_tree(parent: impl AsFd, name: &OsStr, path: &Path) -> io::Result<()> {
     }
     walker::progress_at(path);
     Ok(unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Opens a directory in another one unless it is a mount point.
+fn open_unmounted(parent: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat2(&parent, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+        // Linux before 5.6, or a container that denies unknown system calls: bind mounts are not detected.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let dir = openat(&parent, name, flags, Mode::empty())?;
+            match fstat(&dir)?.st_dev == fstat(&parent)?.st_dev {
+                true => Ok(dir),
+                false => Err(Errno::XDEV),
+            }
+        }
+        opened => opened,
+    }
 }
 
 /// Fail points at which tests interrupt a sequence of changes, like a crash.
@@ -315,6 +351,60 @@ mod tests {
         removed.unwrap();
         assert!(!data.exists());
         assert!(steps > 8, "each of the entries is a step, not the tree: {steps}");
+    }
+
+    #[test]
+    fn each_entry_that_is_moved_or_removed_is_a_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        for made in [&from, &to] {
+            fs::create_dir(made).unwrap();
+        }
+        for number in 0..100 {
+            fs::write(from.join(number.to_string()), "").unwrap();
+        }
+        let (moved, steps) = walker::count_steps(|| move_entries(&from, &to, |_| true));
+        moved.unwrap();
+        assert!(steps > 100, "many segments take longer than the limit: {steps}");
+        let (removed, steps) = walker::count_steps(|| remove_entries(&to, |_| true));
+        removed.unwrap();
+        assert!(steps > 100, "{steps}");
+    }
+
+    /// The directory in which another process of this test program mounts and removes.
+    const DIR: &str = "STOLON_TESTS_TREES_DIR";
+
+    #[test]
+    #[ignore = "the other process of another test"]
+    fn removes_a_tree_for_another_test() {
+        let Some(dir) = std::env::var_os(DIR) else { return }; // that it printed something is what the other test asserts
+        println!("\nremoved: {:?}", remove_tree_at(&Path::new(&dir).join("tree")));
+    }
+
+    /// After the look at the mount points: another directory of the same file system.
+    #[test]
+    fn what_is_mounted_meanwhile_is_not_entered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (point, other) = (dir.path().join("tree/base/point"), dir.path().join("other"));
+        for made in [&point, &other] {
+            fs::create_dir_all(made).unwrap();
+        }
+        fs::write(other.join("kept"), "").unwrap();
+        let removal = std::process::Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-e", "-c"])
+            .args(["mount --bind \"$1\" \"$2\"; shift 2; exec \"$@\"", "sh"])
+            .args([&other, &point, &std::env::current_exe().unwrap()])
+            .args(["--exact", "postgres::trees::tests::removes_a_tree_for_another_test"])
+            .args(["--ignored", "--nocapture"])
+            .env(DIR, dir.path())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8_lossy(&removal.stdout);
+        assert!(
+            printed.contains("removed: Err") && printed.contains("unmount it"),
+            "{removal:?}"
+        );
+        assert!(other.join("kept").exists());
     }
 
     #[test]
