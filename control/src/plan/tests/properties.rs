@@ -312,8 +312,9 @@ fn random(state: &mut u64, below: u32) -> u32 {
     u32::try_from((*state >> 33) % u64::from(below)).unwrap()
 }
 
-/// Four minutes in which the two instances are unhealthy in turns, for a few seconds each, on a store that may be slow.
-fn storm(seed: u64) -> Simulation {
+/// Four minutes in which the two instances are unhealthy in turns, for a few seconds each, on a store that may be slow
+/// and may lose this many answers to writes in each turn.
+fn storm(seed: u64, lost: u32) -> Simulation {
     let mut chance = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut simulation = Simulation::new(2, &[], 1);
     let cluster = simulation.data.cluster.as_mut().unwrap();
@@ -331,6 +332,7 @@ fn storm(seed: u64) -> Simulation {
     while simulation.now < end {
         simulation.apply(&Event::RepairInstance(1 - ill));
         simulation.apply(&Event::FailInstance(ill));
+        simulation.apply(&Event::LostAnswers(lost));
         simulation.apply(&Event::Wait(from + random(&mut chance, longest)));
         ill = 1 - ill;
     }
@@ -343,7 +345,8 @@ const CONVERGENCE: Duration = Duration::from_secs(6);
 fn instances_that_are_unhealthy_in_turns_are_elected_ever_more_slowly() {
     let mut most = 0;
     for seed in 0..30 {
-        let simulation = storm(seed);
+        let lost = if seed % 2 == 0 { 0 } else { 3 };
+        let simulation = storm(seed, lost);
         assert!(simulation.broken.is_empty(), "{seed}: {:?}", simulation.broken);
         let elections = &simulation.elections;
         most = most.max(elections.len());
