@@ -1,5 +1,5 @@
-//! The sentinel's loop: read, plan, write. It knows no rule of a plan and decides nothing itself; whatever wakes it, it
-//! does the same work.
+//! The sentinel's loop: read the store, plan, write. The decisions are in `plan`; whatever starts a round, it does the
+//! same work.
 
 use std::future::Future;
 use std::time::Duration;
@@ -34,19 +34,19 @@ mod stale_reads;
 mod throttle;
 mod watch_arrivals;
 
-/// The pause between rounds while there is no cluster data to tell it (sentinel L-9).
+/// Interval of rounds while no cluster data sets one (sentinel L-9).
 const SLEEP_INTERVAL_UNKNOWN: Duration = Duration::from_secs(5);
-/// What a shorter sleepInterval of an initial spec counts as, while keepers are waited for.
+/// Minimum sleepInterval of an initial spec while waiting for keepers.
 const SLEEP_INTERVAL_ABSENT_MIN: Duration = Duration::from_secs(1);
-/// The pause is never shorter, whatever the spec says: sleepInterval may be zero.
+/// Minimum interval of rounds: sleepInterval may be zero.
 const SLEEP_INTERVAL_MIN: Duration = Duration::from_millis(200);
-/// After a request that failed the next round follows this soon: the request has waited already.
+/// Delay after a failed request, which has waited already.
 const FAILURE_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// A store whose answers take longer than this is asked ahead of time.
+/// Above this latency reads are sent ahead of time.
 const SLOW_STORE_LATENCY: Duration = Duration::from_millis(100);
 
-/// How much before something is due the reading for it is sent, so that a slow store does not add its latency. Not the
-/// whole of it: an answer just before the time would be of no use.
+/// Returns how long before a deadline the read for it is sent, so that a slow store does not add its latency. It is
+/// less than the whole latency: a response just before the deadline would be of no use.
 fn read_lead_time(latency: Duration) -> Duration {
     if latency < SLOW_STORE_LATENCY {
         return Duration::ZERO;
@@ -54,13 +54,13 @@ fn read_lead_time(latency: Duration) -> Duration {
     latency / 10 * 9
 }
 
-/// While a master is awaited, times and positions are not written more often than this (extensions ).
+/// Minimum interval of periodic writes while no master is announced (extensions ).
 const PERIODIC_WRITE_WHILE_AWAITED: Duration = Duration::from_secs(5);
 
-/// How often times and positions are written at most.
+/// Returns the minimum interval of periodic writes, which update only times and positions.
 ///
-/// Permits and check-ins depend on the document's revision, and each write makes those that are under way try again: so
-/// on a slow store there is time between two writes for one that fails and one that does not.
+/// Permits and check-ins are conditional on the revision of the cluster data, and each write fails those in flight. On
+/// a slow store there must be time for one that fails and its repetition.
 fn periodic_write_interval(sleep_interval: Duration, is_master_awaited: bool, latency: Duration) -> Duration {
     let awaited = if is_master_awaited {
         PERIODIC_WRITE_WHILE_AWAITED
@@ -70,18 +70,18 @@ fn periodic_write_interval(sleep_interval: Duration, is_master_awaited: bool, la
     sleep_interval.max(awaited).max(latency.saturating_mul(3))
 }
 
-/// What a sentinel is started with.
+/// The configuration of a sentinel.
 #[derive(Debug)]
 pub struct Config {
     /// The store.
     pub store: Store,
     /// This process.
     pub uid: SentinelUid,
-    /// The spec to create a cluster with, when there is none.
+    /// The spec of a new cluster, used only if there is no cluster data.
     pub initial_spec: Option<ClusterSpec>,
 }
 
-/// Eight random hexadecimal digits (data-model 2.3).
+/// Returns eight random hexadecimal digits (data-model 2.3).
 pub fn random_uid() -> String {
     short_uid(random())
 }
@@ -92,7 +92,7 @@ fn random<const BYTES: usize>() -> [u8; BYTES] {
     bytes
 }
 
-/// Runs until `stop` is done; then the election is left in order, so that another sentinel leads at once (L-8).
+/// Runs until `stop` completes, then resigns from the election, so that another sentinel leads at once (L-8).
 pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()>) {
     let Config {
         store,
@@ -101,8 +101,8 @@ pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()
     } = config;
     let election = Election::start(store.clone(), uid.as_str());
     let (publish, wanted) = watch::channel(None);
-    let presence = tokio::spawn(publish_info(store.clone(), uid, wanted));
-    let leading = tokio::spawn(count_leaderships(election.state(), metrics.clone()));
+    let info_task = tokio::spawn(publish_info(store.clone(), uid, wanted));
+    let metrics_task = tokio::spawn(count_leaderships(election.state(), metrics.clone()));
     let mut sentinel = Sentinel {
         store,
         initial_spec,
@@ -124,12 +124,12 @@ pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()
         () = sentinel.run_rounds() => {}
     }
     info!("stopping stolon sentinel");
-    presence.abort();
-    leading.abort();
+    info_task.abort();
+    metrics_task.abort();
     election.stop().await;
 }
 
-/// Publishes the sentinel's info once per sleepInterval while valid cluster data tell one (sentinel M-1, store S-20).
+/// Publishes the sentinel's info once per sleepInterval while there is valid cluster data (sentinel M-1, store S-20).
 async fn publish_info(store: Store, uid: SentinelUid, mut wanted: watch::Receiver<Option<Duration>>) {
     let key = store.keys().sentinel_info(uid.as_str());
     let value = to_compact(&SentinelInfo { uid });
@@ -153,14 +153,14 @@ async fn publish_info(store: Store, uid: SentinelUid, mut wanted: watch::Receive
                 Some(interval)
             }
         };
-        let over = async {
+        let interval_elapsed = async {
             match pause {
                 Some(pause) => sleep(pause).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = over => {}
+            () = interval_elapsed => {}
             changed = wanted.changed() => if changed.is_err() {
                 return;
             },
@@ -183,25 +183,25 @@ async fn count_leaderships(mut state: watch::Receiver<Leadership>, metrics: Metr
     }
 }
 
-/// The loop and what it keeps.
+/// The state of the loop.
 struct Sentinel {
     store: Store,
     initial_spec: Option<ClusterSpec>,
     election: watch::Receiver<Leadership>,
     info_interval: watch::Sender<Option<Duration>>,
     metrics: Metrics,
-    /// Replaced whole once a round has succeeded.
+    /// Replaced as a whole once a round has succeeded.
     memory: Memory,
-    /// The store has once not answered, or not soon; it only matters before the first reading.
+    /// A read failed or was slow; this matters only before the first successful read.
     had_outage: bool,
-    /// Our last write, and whether it decided something.
+    /// The last write of this sentinel.
     last_write: Option<LastWrite>,
-    /// What was seen since there are no cluster data.
+    /// Observations while there is no cluster data.
     missing_data: MissingData,
     throttle: RoundThrottle,
     arrivals: WatchArrivals,
     stale_reads: StaleReads,
-    /// How long our own requests took since the last reading.
+    /// Duration of the sentinel's own requests since the last read.
     own_requests: Duration,
     log_state: LogState,
 }
@@ -213,11 +213,11 @@ struct LastWrite {
     urgency: Urgency,
 }
 
-/// When the next round is due although nothing happens.
+/// When the next round is due if nothing happens.
 enum NextRound {
-    /// As the plan, or the pause, says.
+    /// At the plan's deadline or after the interval.
     At(Boottime),
-    /// As soon as the pace allows.
+    /// As soon as the throttle allows.
     Soon,
 }
 
@@ -251,14 +251,14 @@ impl Sentinel {
                 }
             }
             sleep(earliest.since(Boottime::now())).await;
-            // What came during the pause is part of what is read next.
+            // Events during the delay belong to the next read.
             if let Some(changes) = watch.take() {
                 self.arrivals.record(&changes, self.store.keys());
             }
         }
     }
 
-    /// Whether something has happened besides our own writing down of times and positions.
+    /// Returns whether anything has changed except by this sentinel's own periodic write.
     fn is_news(&self, changes: &Changes) -> bool {
         let own = self.last_write.filter(|written| written.urgency == Urgency::Periodic);
         let data = self.store.keys().cluster_data();
@@ -269,10 +269,10 @@ impl Sentinel {
                 .any(|(key, change)| own.is_none_or(|own| *key != data || change.revision != own.revision))
     }
 
-    /// One check (sentinel L-10).
+    /// Runs one round (sentinel L-10).
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn round(&mut self) -> NextRound {
-        // fencing F-7: from before the first read
+        // The age of what is read counts from before the read (fencing F-7).
         let began = Boottime::now();
         let snapshot = match self.store.snapshot(&key_ranges(self.store.keys())).await {
             Ok(snapshot) => snapshot,
@@ -306,7 +306,7 @@ impl Sentinel {
         let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
         self.info_interval
             .send_if_modified(|wanted| wanted.replace(interval) != Some(interval));
-        // An outage that has just ended made every info look old (sentinel E-3): then nobody's age is known.
+        // During an outage infos were not renewed, so their lease ages are wrong (sentinel E-3): then no ages are used.
         self.had_outage |= now.since(began) > self.request_limit();
         if self.memory.history.is_empty() && !self.had_outage {
             self.query_info_ages(&mut reading, now).await;
@@ -326,7 +326,7 @@ impl Sentinel {
         }
     }
 
-    /// The part of a check that only the leader does.
+    /// The part of a round that only the leader runs.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn lead_round(
         &mut self,
@@ -346,18 +346,18 @@ impl Sentinel {
         };
         let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
         let mut uid = random_uid;
-        let fresh = &mut Entropy {
+        let entropy = &mut Entropy {
             uid: &mut uid,
             number: u64::from_ne_bytes(random()),
         };
-        let unwritten = memory_after_failed_round(&input);
-        let plan = match plan(&input, fresh) {
+        let memory_if_failed = memory_after_failed_round(&input);
+        let plan = match plan(&input, entropy) {
             Ok(plan) => plan,
             Err(refusal) => {
-                let first_run = self.memory.leadership != unwritten.leadership;
-                self.memory = unwritten;
+                let first_run = self.memory.leadership != memory_if_failed.leadership;
+                self.memory = memory_if_failed;
                 self.log_state.log_plan_error(&refusal);
-                // Nothing was derived in it (sentinel H-2): the keepers that are there come in with the next round.
+                // Nothing was derived in a first run (sentinel H-2); running keepers register in the next round.
                 return if first_run {
                     NextRound::Soon
                 } else {
@@ -388,21 +388,21 @@ impl Sentinel {
                 NextRound::At(plan.wake_at.map_or(at + interval, |wake| wake.min(at + interval)))
             }
             Ok(None) => {
-                // Somebody else wrote, or the former master has spoken, or we do not lead any more: look again.
+                // Another program wrote, the old master published, or this sentinel no longer leads: read again.
                 debug!("the store has changed since it was read, planning again");
-                self.memory = unwritten;
+                self.memory = memory_if_failed;
                 NextRound::Soon
             }
             Err(error) => {
                 self.log_state.log_notes(&plan.notes);
                 error!(error = %Chain(&error), "error saving clusterdata");
-                self.memory = unwritten.keeping_election_of(&plan);
+                self.memory = memory_if_failed.keeping_election_of(&plan);
                 NextRound::At(Boottime::now() + FAILURE_RETRY_DELAY)
             }
         }
     }
 
-    /// Writes a plan as leader (fencing F-7); nothing when a condition does not hold.
+    /// Writes a plan as leader (fencing F-7). Returns none when a condition does not hold.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn write(
         &mut self,
@@ -424,8 +424,8 @@ impl Sentinel {
             };
         }
         let txn = txn.put(&data, to_compact(&plan.next));
-        // What was read may be as old as the time since then: it must not be older than our lease is sure to live.
-        // A request that waits for a connection is sent later, so that wait is limited, too.
+        // What was read may be as old as the time since then, which must be less than what is left of the lease. A
+        // request that waits for a connection is sent later, so that wait is limited, too.
         let sent = Boottime::now();
         let left = leader.lease_end().since(sent).saturating_sub(sent.since(began));
         if left.is_zero() {
@@ -445,7 +445,8 @@ impl Sentinel {
         Ok(outcome?.committed())
     }
 
-    /// There are no cluster data: creates a cluster, whoever leads, unless one is there that has only lost them.
+    /// Handles missing cluster data: creates a cluster, whether or not this sentinel leads, unless keepers show that
+    /// the cluster data was lost.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn handle_missing_data(&mut self, reading: &DecodedSnapshot, now: Boottime) -> NextRound {
         let spec = self.initial_spec.as_ref().and_then(|spec| spec.resolve().ok());
@@ -466,7 +467,7 @@ impl Sentinel {
         NextRound::At(next)
     }
 
-    /// Creates the first cluster data (sentinel B-1, B-3), unless a keeper has published since.
+    /// Creates the first cluster data (sentinel B-1, B-3), unless a keeper has published meanwhile.
     #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn create(&mut self, spec: ClusterSpec, reading: &DecodedSnapshot) {
         info!("writing initial cluster data");
@@ -491,13 +492,13 @@ impl Sentinel {
         }
     }
 
-    /// What a request takes at most while nothing is wrong with the store.
+    /// Returns the longest duration of a request while the store works normally.
     fn request_limit(&self) -> Duration {
         FAILURE_RETRY_DELAY.max(self.store.latency().saturating_mul(2))
     }
 
-    /// Finds out how old the infos were at `now`, when this sentinel first looked (sentinel E-6). What is not answered in
-    /// good time stays unknown.
+    /// Queries how old the infos were at `now`, at this sentinel's first read (sentinel E-6). Ages not received within
+    /// the limit stay unknown.
     #[expect(clippy::disallowed_methods, reason = "the answers come later than what was read")]
     async fn query_info_ages(&mut self, reading: &mut DecodedSnapshot, now: Boottime) {
         let limit = self.request_limit();
@@ -524,10 +525,10 @@ fn seconds(unix_nanos: i128) -> f64 {
     nanos / 1e9
 }
 
-/// The spec in force of an initial spec, if this version does all that it asks for.
+/// Returns the effective spec of an initial spec, if this version supports all that it requests.
 ///
 /// # Errors
-/// The spec is invalid, or asks for something that is not done yet.
+/// The spec is invalid, or requests an unsupported feature.
 pub fn check_initial(spec: &ClusterSpec) -> Result<Spec, InvalidInitial> {
     let effective = spec.resolve().map_err(InvalidInitial::Invalid)?;
     spec.check_limits(None).map_err(InvalidInitial::Invalid)?;
@@ -535,13 +536,13 @@ pub fn check_initial(spec: &ClusterSpec) -> Result<Spec, InvalidInitial> {
     Ok(effective)
 }
 
-/// Why an initial spec is refused.
+/// Why an initial spec is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidInitial {
     /// It breaks a rule.
     #[error("invalid initial cluster")]
     Invalid(#[source] crate::model::InvalidSpec),
-    /// It asks for something that is not done yet.
+    /// It requests an unsupported feature.
     #[error("invalid initial cluster")]
     NotSupported(#[source] crate::model::NotSupported),
 }
@@ -551,7 +552,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_once_a_sleep_interval_and_less_often_where_that_holds_others_up() {
+    fn periodic_writes_come_once_a_sleep_interval_and_less_often_when_they_delay_others() {
         let refresh = |sleep, is_awaited, latency| {
             let millis = Duration::from_millis;
             periodic_write_interval(millis(sleep), is_awaited, millis(latency)).as_millis()
@@ -563,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_store_is_not_asked_ahead_of_time() {
+    fn reads_of_a_fast_store_are_not_sent_ahead_of_time() {
         assert_eq!(read_lead_time(Duration::from_millis(5)), Duration::ZERO);
         assert_eq!(read_lead_time(Duration::from_secs(1)), Duration::from_millis(900));
     }

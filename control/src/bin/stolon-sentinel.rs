@@ -1,4 +1,4 @@
-//! stolon-sentinel: options and start (cli 4). What it does then is `control::sentinel`'s business.
+//! stolon-sentinel: command-line options and start (cli 4). The loop is in `control::sentinel`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use control::store::Store;
 use control::telemetry::{self, Chain, Component, fatal, fatal_error, serve_metrics};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Watches over a cluster: finds out who is alive, elects masters, tells keepers and proxies.
+/// Monitor a cluster, elect its master and publish the desired state to keepers and proxies
 #[derive(Debug, Parser)]
 struct Args {
     #[command(flatten)]
@@ -39,7 +39,7 @@ fn main() {
     telemetry::flush();
 }
 
-/// Reads the initial spec: what is wrong with it goes to `faults` (sentinel L-3).
+/// Reads the initial spec; errors go to `faults` (sentinel L-3).
 fn read_initial(path: &Path, faults: &mut Faults) -> Option<ClusterSpec> {
     let shown = path.display();
     let mut refuse = |what: &str, why: &(dyn std::error::Error + 'static)| {

@@ -1,4 +1,4 @@
-//! The ages of the keeper infos that a sentinel finds at its start, from what is left of their leases (sentinel E-6). What
+//! Ages of the keeper infos found at a sentinel's start, from the remaining time of their leases (sentinel E-6). What
 //! follows from an age is left to `plan`.
 
 use std::collections::BTreeMap;
@@ -11,17 +11,17 @@ use crate::model::KeeperUid;
 use crate::store::{LeaseId, LeaseTtl, StoreError};
 use crate::telemetry::Chain;
 
-/// No more leases than this are asked about; infos beyond it count as new.
+/// Maximum number of leases queried; infos above it count as new.
 const QUERIES_MAX: usize = 256;
 
-/// How old an info is at least whose lease has this much left. Etcd cuts that to whole seconds.
+/// Returns the minimum age of an info whose lease has this remaining time, which etcd truncates to whole seconds.
 pub(super) fn age_from_lease(lease: LeaseTtl) -> Duration {
     let left = lease.remaining.saturating_add(Duration::from_secs(1));
     lease.granted.saturating_sub(left)
 }
 
-/// Asks for all ages at the same time: on a slow store the first round of a new leader takes one answer longer, however
-/// many keepers there are. Returns those that were answered.
+/// Queries all ages concurrently: on a slow store the first round of a new leader takes one round trip longer, whatever
+/// the number of keepers. Returns the ages that were received.
 pub(super) async fn query_ages<F, Fut>(leases: &BTreeMap<KeeperUid, LeaseId>, ask: F) -> Vec<(KeeperUid, Duration)>
 where
     F: Fn(LeaseId) -> Fut,
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_are_asked_before_the_first_answer_and_no_more_than_the_bound() {
+    async fn all_queries_are_sent_before_the_first_response_and_their_number_is_bounded() {
         for (count, asked) in [(7, 7), (300, QUERIES_MAX)] {
             let all = Arc::new(Barrier::new(asked));
             let answer = |lease: LeaseId| {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lease_that_is_gone_tells_no_age() {
+    async fn an_expired_lease_gives_no_age() {
         let answer = |lease: LeaseId| async move { Ok((lease.0 != 2).then_some(Duration::ZERO)) };
         let mut ages = query_ages(&leases(3), answer).await;
         ages.sort();

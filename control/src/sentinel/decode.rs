@@ -1,4 +1,4 @@
-//! One reading of the store, from bytes to what the judgement takes. What is garbage is told apart, not dropped.
+//! Decodes what was read from the store. Undecodable values are kept apart with their error, not dropped.
 
 use std::collections::BTreeMap;
 
@@ -9,35 +9,35 @@ use crate::model::{
 use crate::plan::{Observations, Observed};
 use crate::store::{Entry, KeyRange, Keys, LeaseId, Revision, Snapshot};
 
-/// What one transaction has read (sentinel E-2).
+/// The decoded result of one read transaction (sentinel E-2).
 #[derive(Debug)]
 pub(super) struct DecodedSnapshot {
     /// The cluster data.
     pub(super) data: Stored,
-    /// The revision of its last put; [`Revision::ABSENT`] when there is none.
+    /// The revision of its last put; [`Revision::ABSENT`] when the key does not exist.
     pub(super) revision: Revision,
     /// The infos and liveness keys.
     pub(super) observations: Observations,
     /// The leases of the keeper infos.
     pub(super) leases: BTreeMap<KeeperUid, LeaseId>,
-    /// Info keys that cannot be decoded, with the reason (store S-12).
+    /// Undecodable info keys, with the error (store S-12).
     pub(super) undecodable: BTreeMap<String, JsonError>,
 }
 
-/// What was found under `clusterdata`.
+/// The value of the `clusterdata` key.
 #[derive(Debug)]
 pub(super) enum Stored {
-    /// Nothing, or the value `null` (store C-5).
+    /// The key does not exist, or holds `null` (store C-5).
     Absent,
-    /// A document that may be used.
+    /// A usable document.
     Usable(Box<CheckedClusterData>),
     /// A document of another format version, or without a valid spec.
     Unusable(Unusable),
-    /// No document.
+    /// An undecodable value.
     Garbage(JsonError),
 }
 
-/// What a sentinel reads and watches.
+/// Returns the keys that a sentinel reads and watches.
 pub(super) fn key_ranges(keys: &Keys) -> Vec<KeyRange> {
     vec![
         KeyRange::Key(keys.cluster_data()),
@@ -47,7 +47,7 @@ pub(super) fn key_ranges(keys: &Keys) -> Vec<KeyRange> {
     ]
 }
 
-/// Makes sense of what was read for [`targets`].
+/// Decodes what was read for [`key_ranges`].
 pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> DecodedSnapshot {
     let document = snapshot.take_one(0);
     let revision = document.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);

@@ -1,5 +1,4 @@
-//! What the loop has said already: changes are logged, not rounds. What there is to say comes from the judgement and from
-//! the reading.
+//! What the loop has logged already, so that it logs changes, not rounds.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,10 +13,10 @@ use crate::sentinel::missing_data::former_keepers;
 use crate::store::StoreError;
 use crate::telemetry::Chain;
 
-/// That nothing can go on without an operator is logged again after this time.
+/// Repetition interval of errors that only an operator can resolve.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(300);
 
-/// What has been said already: changes are logged, not rounds.
+/// What has been logged already.
 #[derive(Debug, Default)]
 pub(super) struct LogState {
     notes: BTreeSet<Note>,
@@ -28,7 +27,7 @@ pub(super) struct LogState {
 }
 
 impl LogState {
-    /// Says what was not said in the last round.
+    /// Logs the notes that were not logged in the last round.
     pub(super) fn log_notes(&mut self, notes: &[Note]) {
         let matters: BTreeSet<Note> = notes.iter().map(Note::without_positions).collect();
         for note in notes
@@ -44,22 +43,23 @@ impl LogState {
         self.notes.clear();
     }
 
-    /// All is well: the next trouble is said even when it is the last one again.
+    /// Clears the last error, so that the same error is logged again when it recurs.
     pub(super) fn clear_error(&mut self) {
         self.last_error = None;
     }
 
-    /// Whether this has still to be said.
-    fn is_new(&mut self, complaint: String) -> bool {
-        let new = self.last_error.as_ref() != Some(&complaint);
-        self.last_error = Some(complaint);
+    /// Returns whether this error differs from the last one, and records it.
+    fn is_new(&mut self, error_text: String) -> bool {
+        let new = self.last_error.as_ref() != Some(&error_text);
+        self.last_error = Some(error_text);
         new
     }
 
-    /// The same for what only an operator can end: also when it was last logged some minutes ago.
-    fn is_due(&mut self, complaint: String, now: Boottime) -> bool {
+    /// Returns whether an error that only an operator can resolve is to be logged: it is new, or was last logged some
+    /// minutes ago.
+    fn is_due(&mut self, error_text: String, now: Boottime) -> bool {
         let is_old = self.logged_at.is_some_and(|at| now.since(at) >= REPEAT_INTERVAL);
-        let due = self.is_new(complaint) || is_old;
+        let due = self.is_new(error_text) || is_old;
         if due {
             self.logged_at = Some(now);
         }
@@ -98,7 +98,7 @@ impl LogState {
         }
     }
 
-    /// Nothing is there, and nobody asked to create anything.
+    /// Logs that there is no cluster data, and no initial spec to create it from.
     pub(super) fn log_no_data(&mut self) {
         let message = "no cluster data available, waiting for it to appear";
         if self.is_new(message.to_owned()) {
@@ -113,7 +113,7 @@ impl LogState {
         }
     }
 
-    /// The cluster data were lost: its keepers are here.
+    /// Logs that the cluster data is lost although keepers of a cluster exist.
     pub(super) fn log_lost_data(&mut self, former: &FormerKeepers, now: Boottime) {
         let message = "the cluster data are missing, but keepers of a cluster exist: creating no cluster";
         let keepers = former.to_string();
@@ -132,7 +132,7 @@ impl LogState {
         }
     }
 
-    /// Names each stored duration that counts as another one, when that changes.
+    /// Warns about stored durations that are out of range, when they change.
     pub(super) fn warn_of_clamped_durations(&mut self, data: &CheckedClusterData) {
         let clamped = data.cluster().spec.as_ref().map(|spec| spec.clamped());
         let clamped = clamped.unwrap_or_default();
@@ -145,7 +145,7 @@ impl LogState {
         self.clamped = clamped;
     }
 
-    /// Names each garbled info once, until it is readable again (store S-12).
+    /// Warns once about each undecodable info, until it is decodable again (store S-12).
     pub(super) fn warn_of_undecodable_infos(&mut self, reading: &DecodedSnapshot) {
         for (key, why) in reading
             .undecodable
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_an_operator_can_end_is_logged_again_after_five_minutes() {
+    fn errors_for_the_operator_are_repeated_every_five_minutes() {
         let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
         let mut spoken = LogState::default();
         let lost = || "lost".to_owned();

@@ -1,4 +1,4 @@
-//! The metrics of stolon-sentinel (sentinel M-2), each with its name and its help.
+//! The metrics of stolon-sentinel (sentinel M-2).
 
 use metrics::{Gauge, describe_gauge, gauge};
 
@@ -18,17 +18,14 @@ const IS_LEADER: &str = "stolon_sentinel_is_leader";
 const LEADER_COUNT: &str = "stolon_sentinel_leader_count";
 
 impl Metrics {
-    /// Registers all metrics, so that each exists before its first change.
+    /// Registers all metrics, so that each exists from the start.
     pub fn register() -> Self {
         describe_gauge!(
             LAST_CHECK,
             "Unix time of the last successful write of the cluster data as leader"
         );
         describe_gauge!(IS_LEADER, "Whether this sentinel leads: 1 or 0");
-        describe_gauge!(
-            LEADER_COUNT,
-            "How often this sentinel has become leader since its start"
-        );
+        describe_gauge!(LEADER_COUNT, "Leaderships won since the start");
         Self {
             last_check: gauge!(LAST_CHECK),
             is_leader: gauge!(IS_LEADER),

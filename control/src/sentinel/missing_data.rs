@@ -1,5 +1,5 @@
-//! What to do while there are no cluster data: whether a cluster may be created, or one is there that has only lost them.
-//! Creating it is left to the loop.
+//! What to do while there is no cluster data: create a cluster, wait, or leave the store alone because keepers show
+//! that the data was lost. Creating is left to the loop.
 
 use std::time::Duration;
 
@@ -7,21 +7,21 @@ use crate::clock::Boottime;
 use crate::model::FormerKeepers;
 use crate::sentinel::decode::DecodedSnapshot;
 
-/// Publications of keepers that are waited for before a cluster is created, in sleepIntervals.
+/// How many sleepIntervals keepers are given to publish before a cluster is created.
 const WAIT_INTERVALS: u32 = 3;
 
-/// What follows from the absence of cluster data.
+/// The decision while there is no cluster data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum MissingDataDecision {
-    /// Nobody has been seen for long enough.
+    /// No keeper of a cluster has published for long enough.
     Create,
     /// Keepers may still publish.
     WaitUntil(Boottime),
-    /// Keepers of an earlier cluster are here, or were.
+    /// Keepers of an earlier cluster exist, or did.
     KeepersExist(FormerKeepers),
 }
 
-/// What was seen since the cluster data are absent.
+/// Observations while there is no cluster data.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct MissingData {
     since: Option<Boottime>,
@@ -29,9 +29,9 @@ pub(super) struct MissingData {
 }
 
 impl MissingData {
-    /// One more reading, at `now`, that found no cluster data; `interval` is how often keepers publish.
+    /// Records one more read without cluster data, at `now`, and decides. `interval` is how often keepers publish.
     ///
-    /// A keeper that was seen once counts until cluster data are there: that it is stopped does not give its data up.
+    /// A keeper that was found once counts until there is cluster data: its data still exists when it is stopped.
     pub(super) fn observe(
         &mut self,
         reading: &DecodedSnapshot,
@@ -50,21 +50,21 @@ impl MissingData {
         MissingDataDecision::Create
     }
 
-    /// The store could not be read: keepers may not have reached it either.
+    /// Restarts the wait after an outage: keepers may not have reached the store either.
     pub(super) fn restart_wait(&mut self) {
         self.since = None;
     }
 
-    /// There are cluster data.
+    /// Resets the state, because there is cluster data.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
 }
 
-/// The keepers of a cluster that this reading has found.
+/// Returns the keepers of a cluster in this read.
 pub(super) fn former_keepers(reading: &DecodedSnapshot) -> FormerKeepers {
     let mut former = FormerKeepers::default();
-    // What cannot be decoded was written by somebody: it may well be a keeper with data.
+    // An undecodable info may come from a keeper with data.
     for key in reading.observations.keeper_keys.keys() {
         if !reading
             .observations
@@ -126,51 +126,51 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_is_created_when_nobody_was_seen_for_three_sleep_intervals() {
+    fn a_cluster_is_created_when_no_keeper_was_found_for_three_sleep_intervals() {
         let mut absence = MissingData::default();
-        let nobody = reading(&[], &[]);
+        let no_keepers = reading(&[], &[]);
         assert_eq!(
-            absence.observe(&nobody, 5 * SECOND, at(100)),
+            absence.observe(&no_keepers, 5 * SECOND, at(100)),
             MissingDataDecision::WaitUntil(at(115))
         );
         assert_eq!(
-            absence.observe(&nobody, 5 * SECOND, at(114)),
+            absence.observe(&no_keepers, 5 * SECOND, at(114)),
             MissingDataDecision::WaitUntil(at(115))
         );
         assert_eq!(
-            absence.observe(&nobody, 5 * SECOND, at(115)),
+            absence.observe(&no_keepers, 5 * SECOND, at(115)),
             MissingDataDecision::Create
         );
     }
 
     #[test]
-    fn time_without_the_store_begins_the_wait_anew() {
+    fn a_store_outage_restarts_the_wait() {
         let mut absence = MissingData::default();
-        let nobody = reading(&[], &[]);
-        absence.observe(&nobody, 5 * SECOND, at(100));
+        let no_keepers = reading(&[], &[]);
+        absence.observe(&no_keepers, 5 * SECOND, at(100));
         absence.restart_wait();
         assert_eq!(
-            absence.observe(&nobody, 5 * SECOND, at(130)),
+            absence.observe(&no_keepers, 5 * SECOND, at(130)),
             MissingDataDecision::WaitUntil(at(145))
         );
     }
 
     #[test]
-    fn keepers_of_a_cluster_keep_it_from_being_created_also_once_they_are_gone() {
+    fn keepers_of_a_cluster_prevent_creation_even_after_they_are_gone() {
         let mut absence = MissingData::default();
         let seen = absence.observe(&reading(&[("k1", "c1"), ("k2", "")], &["k3"]), SECOND, at(100));
         let MissingDataDecision::KeepersExist(former) = seen else {
             panic!("{seen:?}");
         };
         assert_eq!(former.to_string(), "k1 (cluster c1), k3 (its info cannot be decoded)");
-        let nobody = reading(&[], &[]);
+        let no_keepers = reading(&[], &[]);
         assert_eq!(
-            absence.observe(&nobody, SECOND, at(200)),
+            absence.observe(&no_keepers, SECOND, at(200)),
             MissingDataDecision::KeepersExist(former)
         );
         absence.reset();
         assert_eq!(
-            absence.observe(&nobody, SECOND, at(300)),
+            absence.observe(&no_keepers, SECOND, at(300)),
             MissingDataDecision::WaitUntil(at(303))
         );
     }

@@ -1,11 +1,11 @@
-//! Writes of a leader that were not sent because what they follow from had become too old (fencing F-7). When that goes
-//! on, nobody fails over, so an operator has to know.
+//! Detects that a leader's writes are never sent because what was read is too old each time (fencing F-7). Then nothing
+//! fails over, and an operator has to know.
 
 use std::time::Duration;
 
 use crate::clock::Boottime;
 
-/// Since when no write of this leadership could be sent.
+/// Since when no write of this leadership was sent.
 #[derive(Debug, Default)]
 pub(super) struct StaleReads {
     since: Option<Boottime>,
@@ -13,7 +13,7 @@ pub(super) struct StaleReads {
 }
 
 impl StaleReads {
-    /// Notes a write that could not be sent. True once, when none could be for as long as this.
+    /// Records a write that was not sent. Returns true once, when none was sent for `limit`.
     pub(super) fn record_unsent_write(&mut self, now: Boottime, limit: Duration) -> bool {
         let since = *self.since.get_or_insert(now);
         let is_due = !self.is_reported && now.since(since) >= limit;
@@ -21,7 +21,7 @@ impl StaleReads {
         is_due
     }
 
-    /// Notes a write that was sent, or the end of a leadership.
+    /// Resets the state after a write that was sent, or the end of a leadership.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_that_are_refused_for_long_are_reported_once() {
+    fn writes_that_are_not_sent_for_long_are_reported_once() {
         let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
         let limit = Duration::from_secs(20);
         let mut too_old = StaleReads::default();

@@ -1,17 +1,17 @@
-//! How soon after a round another one may follow (sentinel E-1): the first after quiet at once, what follows in a crowd
-//! ever less often, so that neither a decision waits nor a busy cluster makes a sentinel read all the time.
+//! Limits the rate of rounds (sentinel E-1): the first after a quiet period starts at once, the following ones with
+//! growing delays, so that decisions are not delayed and a busy cluster does not make the sentinel read all the time.
 
 use std::time::Duration;
 
 use crate::clock::Boottime;
 
-/// After so long without a round everything is quiet.
+/// After this time without a round the delay is reset.
 const QUIET: Duration = Duration::from_millis(500);
-/// The pause after the first round; it doubles with each one that follows.
+/// The delay after the first round; it doubles with each following one.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(160);
 
-/// The pauses between rounds.
+/// The delay between rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct RoundThrottle {
     last: Option<Boottime>,
@@ -19,7 +19,7 @@ pub(super) struct RoundThrottle {
 }
 
 impl RoundThrottle {
-    /// A round begins now.
+    /// Records that a round starts now.
     pub(super) fn start_round(&mut self, now: Boottime) {
         let quiet = self.last.is_none_or(|last| now.since(last) >= QUIET);
         self.pause = if quiet {
@@ -30,7 +30,7 @@ impl RoundThrottle {
         self.last = Some(now);
     }
 
-    /// Before this nothing that happens makes another round.
+    /// Returns the earliest time of another round.
     pub(super) fn earliest_next(&self) -> Boottime {
         self.last.map_or(Boottime::default(), |last| last + self.pause)
     }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_round_after_quiet_is_at_once_and_a_crowd_is_thinned() {
+    fn the_first_round_after_a_quiet_period_is_not_delayed_and_the_next_ones_are() {
         let mut pace = RoundThrottle::default();
         let mut now = Boottime::from_nanos(1);
         assert!(pace.earliest_next() <= now);

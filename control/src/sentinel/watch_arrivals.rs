@@ -1,5 +1,5 @@
-//! When changes of keeper infos and liveness keys arrived over the watch. On a slow store a reading sees them a whole
-//! round trip later. What follows from them is left to `plan`.
+//! When watch events of keeper infos and liveness keys arrived. On a slow store a read returns the same change a round
+//! trip later. What follows from the times is left to `plan`.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,20 @@ use crate::model::KeeperUid;
 use crate::plan::Observations;
 use crate::store::{Changes, Keys, Revision};
 
-/// No more keys than this are remembered of each kind; beyond it none are, and readings alone tell.
+/// Maximum number of keys recorded of each kind; above it, all are dropped and only reads count.
 const REMEMBERED_MAX: usize = 1000;
 
-/// The arrival of the last news, by the last part of the key.
+/// The arrival of the last event, by the last part of the key.
 #[derive(Debug, Default)]
 pub(super) struct WatchArrivals {
     /// Keeper infos, with the revision of the put.
     infos: BTreeMap<String, (Revision, Boottime)>,
-    /// Liveness keys that are gone.
+    /// Deleted liveness keys.
     gone: BTreeMap<String, Boottime>,
 }
 
 impl WatchArrivals {
-    /// Takes over what a watch has learnt.
+    /// Records watch events.
     pub(super) fn record(&mut self, changes: &Changes, keys: &Keys) {
         let (infos, alive) = (keys.keeper_infos(), keys.liveness_keys());
         for (key, change) in &changes.keys {
@@ -46,8 +46,8 @@ impl WatchArrivals {
         }
     }
 
-    /// Dates what was read, with what was known when it was answered: an info is at least as old as the news of its
-    /// very put, and a liveness key was gone when the news of that came.
+    /// Adds the arrival times to a read: an info is at least as old as the event of its put, and a liveness key was
+    /// gone when its deletion arrived.
     pub(super) fn apply_to(&mut self, seen: &mut Observations, now: Boottime) {
         for observed in seen.keepers.values_mut() {
             if let Some((revision, arrived)) = self.infos.get(&observed.key)
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    fn news(key: String, change: KeyChange) -> Changes {
+    fn event(key: String, change: KeyChange) -> Changes {
         Changes {
             keys: BTreeMap::from([(key, change)]),
             gap: false,
@@ -112,13 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_went_is_known_until_it_is_there_again() {
+    fn a_deleted_key_is_recorded_until_it_exists_again() {
         let keys = Keys::new("p", "c").unwrap();
         let mut arrivals = WatchArrivals::default();
-        arrivals.record(&news(keys.liveness_key("k1"), change(false, 1, 1)), &keys);
-        arrivals.record(&news(keys.liveness_key("k2"), change(false, 2, 2)), &keys);
-        arrivals.record(&news(keys.liveness_key("k3"), change(false, 3, 3)), &keys);
-        arrivals.record(&news(keys.liveness_key("k2"), change(true, 4, 4)), &keys);
+        arrivals.record(&event(keys.liveness_key("k1"), change(false, 1, 1)), &keys);
+        arrivals.record(&event(keys.liveness_key("k2"), change(false, 2, 2)), &keys);
+        arrivals.record(&event(keys.liveness_key("k3"), change(false, 3, 3)), &keys);
+        arrivals.record(&event(keys.liveness_key("k2"), change(true, 4, 4)), &keys);
         let mut first = Observations {
             liveness_keys: BTreeMap::from([("k3".into(), BootUuid::from("b"))]),
             ..Observations::default()
@@ -129,34 +129,34 @@ mod tests {
         arrivals.apply_to(&mut second, at(6));
         assert_eq!(
             second.liveness_gone, first.liveness_gone,
-            "what is there again is forgotten"
+            "a key that exists again is dropped"
         );
     }
 
     #[test]
-    fn an_info_is_as_old_as_the_news_of_the_put_that_was_read_and_of_no_other() {
+    fn an_info_is_as_old_as_the_event_of_the_put_that_was_read() {
         let keys = Keys::new("p", "c").unwrap();
         let mut arrivals = WatchArrivals::default();
-        arrivals.record(&news(keys.keeper_info("k1"), change(true, 7, 10)), &keys);
+        arrivals.record(&event(keys.keeper_info("k1"), change(true, 7, 10)), &keys);
         let age = |arrivals: &mut WatchArrivals, revision| {
             let mut seen = seen(revision);
             arrivals.apply_to(&mut seen, at(14));
             seen.keepers[&KeeperUid::from("k1")].age.as_secs()
         };
         assert_eq!(age(&mut arrivals, 7), 4);
-        assert_eq!(age(&mut arrivals, 8), 0, "a later put, whose news is still on its way");
-        arrivals.record(&news(keys.keeper_info("k1"), change(false, 9, 12)), &keys);
+        assert_eq!(age(&mut arrivals, 8), 0, "a later put, whose event has not arrived");
+        arrivals.record(&event(keys.keeper_info("k1"), change(false, 9, 12)), &keys);
         assert_eq!(age(&mut arrivals, 7), 0);
     }
 
     #[test]
-    fn strangers_keys_do_not_pile_up() {
+    fn the_number_of_recorded_keys_is_bounded() {
         let keys = Keys::new("p", "c").unwrap();
         let mut arrivals = WatchArrivals::default();
         for n in 0..3 * REMEMBERED_MAX {
             let name = format!("k{n}");
-            arrivals.record(&news(keys.liveness_key(&name), change(false, 1, 1)), &keys);
-            arrivals.record(&news(keys.keeper_info(&name), change(true, 1, 1)), &keys);
+            arrivals.record(&event(keys.liveness_key(&name), change(false, 1, 1)), &keys);
+            arrivals.record(&event(keys.keeper_info(&name), change(true, 1, 1)), &keys);
         }
         assert!(arrivals.gone.len() <= REMEMBERED_MAX && arrivals.infos.len() <= REMEMBERED_MAX);
     }

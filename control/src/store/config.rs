@@ -1,5 +1,5 @@
-//! What the options say about the store: the endpoint list (store S-14 to S-18), TLS files (store 3.2), the time
-//! limit. Everything is parsed and read here, once; nothing is dialled.
+//! The store's configuration: endpoint list (store S-14 to S-18), TLS files (store 3.2), timeout. Everything is parsed
+//! and read here, once; nothing is connected.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
 /// The default of `--store-timeout` (cli 2).
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The store's options as typed (cli 2).
+/// The store's options as given (cli 2).
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     /// `--store-endpoints`; empty means the default.
@@ -24,7 +24,7 @@ pub struct StoreOptions {
     pub cluster_name: String,
     /// `--store-timeout`.
     pub timeout: Duration,
-    /// The TLS files; looked at only when the endpoints are `https`.
+    /// The TLS files; used only when the endpoints are `https`.
     pub tls: TlsOptions,
 }
 
@@ -40,7 +40,7 @@ impl Default for StoreOptions {
     }
 }
 
-/// Where the store is and how to speak with it: checked, files read.
+/// The validated configuration of the store, with the TLS files loaded.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
     pub(super) endpoints: Vec<Endpoint>,
@@ -49,10 +49,10 @@ pub struct StoreConfig {
     pub(super) keys: Keys,
 }
 
-/// A fault in the store's options.
+/// An error in the store's options.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The cluster's name.
+    /// The cluster name.
     #[error(transparent)]
     Keys(#[from] KeysError),
     /// The endpoint list.
@@ -67,7 +67,7 @@ pub enum ConfigError {
 }
 
 impl StoreConfig {
-    /// Checks the options and reads the files they name; tells all faults at once, in the order of store S-17.
+    /// Validates the options and reads the files they name. Returns all errors, in the order of store S-17.
     pub fn validate(options: &StoreOptions) -> Result<Self, Vec<ConfigError>> {
         let mut faults = Vec::new();
         let keys = Keys::new(&options.prefix, &options.cluster_name)
@@ -94,12 +94,12 @@ impl StoreConfig {
         }
     }
 
-    /// The keys of the cluster.
+    /// Returns the keys of the cluster.
     pub fn keys(&self) -> &Keys {
         &self.keys
     }
 
-    /// The limit of each request.
+    /// Returns the timeout of each request.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -108,13 +108,13 @@ impl StoreConfig {
 /// One etcd server's client address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Plain text or TLS; the same for all endpoints.
+    /// The scheme, the same for all endpoints.
     pub scheme: Scheme,
-    /// `host:port` as given. May be nonsense, which then never connects (store S-18).
+    /// `host:port` as given. It may be invalid, and then never connects (store S-18).
     pub address: String,
 }
 
-/// How an endpoint is spoken to.
+/// The protocol of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     /// Plain text.
@@ -134,7 +134,7 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
-    /// Host and port; a bracketed IPv6 address without its brackets. Nothing when there is no port.
+    /// Returns host and port; an IPv6 address without its brackets. None when there is no port.
     pub(super) fn host_and_port(&self) -> Option<(&str, u16)> {
         let (host, port) = self.address.rsplit_once(':')?;
         let host = host
@@ -145,7 +145,7 @@ impl Endpoint {
     }
 }
 
-/// A fault in the endpoint list.
+/// An error in the endpoint list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointsError {
     /// Not a URL.
@@ -179,7 +179,7 @@ pub(super) fn parse_endpoints(list: &str) -> Result<(Scheme, Vec<Endpoint>), End
     Ok((scheme, endpoints))
 }
 
-/// One item's scheme, lower-cased, and its host and port (store S-15).
+/// Returns an item's scheme in lower case, and its host and port (store S-15).
 fn split_scheme(item: &str) -> Result<(String, String), EndpointsError> {
     let Some((scheme, rest)) = item.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
         return Ok(("http".to_owned(), item.to_owned()));
@@ -197,7 +197,7 @@ fn split_scheme(item: &str) -> Result<(String, String), EndpointsError> {
     Ok((scheme.to_ascii_lowercase(), address.to_owned()))
 }
 
-/// What may be shown of an address: not what stands before the `@`, which may be a password (design D-13).
+/// Returns an address without the part before the `@`, which may hold a password and must not be shown.
 fn without_userinfo(address: &str) -> &str {
     address.rsplit_once('@').map_or(address, |(_, address)| address)
 }
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoint_lists_are_read_as_the_reference_reads_them() {
+    fn endpoint_lists_are_parsed_as_in_go_stolon() {
         // store S-14 to S-18 and corner case 2
         assert_eq!(addresses(""), ["http://127.0.0.1:2379"]);
         assert_eq!(addresses("http://a:1,b:2"), ["http://a:1", "http://b:2"]);
@@ -234,7 +234,7 @@ mod tests {
         );
         assert_eq!(addresses("http://[::1]:2379"), ["http://[::1]:2379"]);
         assert_eq!(addresses("a:1, b:2,"), ["http://a:1", "http:// b:2", "http://"]);
-        // without a scheme it is an address as it stands (store S-15), and shown without its password (design D-13)
+        // without a scheme it is used as an address unchanged (store S-15), and shown without its password
         let (_, endpoints) = parse_endpoints("user:secret@a:1").unwrap();
         assert_eq!(endpoints[0].address, "user:secret@a:1");
         assert_eq!(endpoints[0].to_string(), "http://a:1");
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_without_a_port_leads_nowhere() {
+    fn an_endpoint_without_a_port_has_no_address() {
         let endpoint = |address: &str| Endpoint {
             scheme: Scheme::Http,
             address: address.to_owned(),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_are_told_at_once() {
+    fn all_errors_are_returned_at_once() {
         let options = StoreOptions {
             endpoints: "ftp://a:1".into(),
             timeout: Duration::ZERO,
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_ignores_every_tls_option() {
+    fn http_endpoints_ignore_every_tls_option() {
         let tls = TlsOptions {
             ca_file: Some("/does/not/exist".into()),
             ..TlsOptions::default()

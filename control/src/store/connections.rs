@@ -1,5 +1,5 @@
-//! The connections to the store: one for each endpoint, dialled at the first request and then again for as long as
-//! it takes (store 3.3). Which request goes where, and what its failure means, is `store`'s business.
+//! The connections to the store: one for each endpoint, established at the first request and again whenever they end
+//! (store 3.3). The choice of connection and the handling of errors are left to `store`.
 
 use std::{
     future::Future,
@@ -37,48 +37,48 @@ use super::{
 };
 use crate::clock::Boottime;
 
-/// etcd refuses clients that ping more often than every 5 s (store 3.3).
+/// HTTP/2 keepalive interval. etcd rejects clients that ping more often than every 5 s (store 3.3).
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// A server that has not spoken by then is not waited for, however long requests may take (store 3.3).
+/// Maximum wait for each step of a handshake, however long the store timeout is (store 3.3).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
-/// A name server that does not answer costs its resolver five seconds before the next one is asked (resolv.conf(5)).
+/// Maximum wait for a name lookup. A resolver waits five seconds for each name server (resolv.conf(5)).
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
-/// A connection request that the network lost is not worth more: the next one starts afresh.
+/// Maximum wait for a TCP connection to one address; after lost packets a new attempt is faster.
 const TCP_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pauses between two dialling attempts (store 3.3, **REC**).
+/// Delays between two attempts to connect (store 3.3, **REC**).
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// A connection of several that no request has measured for this long is measured by one that only counts.
+/// A connection without measurements for this long is measured by a small request, if there are several.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// All connections of one store.
 pub(super) struct Connections {
     config: StoreConfig,
-    /// What the server's answers show.
+    /// Faults that responses have revealed.
     pub(super) etcd_faults: EtcdFaults,
     endpoints: Arc<EndpointTable>,
     dialling: OnceLock<DialTasks>,
     next_index: AtomicUsize,
 }
 
-/// One connection that has spoken with its server.
+/// An established connection.
 #[derive(Clone)]
 pub(super) struct Connection {
     pub(super) client: Client,
     liveness: Arc<ConnLiveness>,
 }
 
-/// What is known of each endpoint, and whether the operator was told that none answers.
+/// The state of each endpoint, and whether an outage was logged.
 struct EndpointTable {
     state: Mutex<EndpointStates>,
-    /// Changes whenever a link appears.
+    /// Changes whenever a connection is established.
     connected: watch::Sender<u64>,
 }
 
 struct EndpointStates {
     endpoints: Vec<EndpointState>,
     outage_logged: bool,
-    /// Some endpoint has been there once.
+    /// An endpoint was connected at least once.
     was_reachable: bool,
 }
 
@@ -88,7 +88,7 @@ struct EndpointState {
     failed: Option<Cause>,
 }
 
-/// Ends the dialling when the last clone of the store is gone.
+/// Stops connecting when the last clone of the store is dropped.
 struct DialTasks(Vec<AbortHandle>);
 
 impl Drop for DialTasks {
@@ -124,28 +124,28 @@ impl Connections {
         &self.config
     }
 
-    /// Waits for a connection: the fastest of those that stand, in turns where several are alike. Must be called within
-    /// a tokio runtime.
+    /// Waits for a connection: the fastest, or those of similar latency in turns. Must be called within a tokio
+    /// runtime.
     pub(super) async fn ready(&self) -> Connection {
         self.dialling.get_or_init(|| self.dial_all());
         let mut news = self.endpoints.connected.subscribe();
         loop {
             news.mark_unchanged();
-            if let Some(link) = self.choose(None) {
-                return link;
+            if let Some(connection) = self.choose(None) {
+                return connection;
             }
-            // the sender lives in `self.board`, so this cannot fail
+            // the sender is part of `self`, so this cannot fail
             let _ = news.changed().await;
         }
     }
 
-    /// What became of each endpoint, if none of them has a connection.
+    /// Returns the last error of each endpoint, if none of them is connected.
     pub(super) fn last_failures(&self) -> Option<Cause> {
         let state = self.endpoints.lock();
         if state.endpoints.iter().any(|endpoint| endpoint.connection.is_some()) {
             return None;
         }
-        let told = state
+        let failures = state
             .endpoints
             .iter()
             .zip(&self.config.endpoints)
@@ -156,21 +156,21 @@ impl Connections {
                     .map_or("no answer yet".to_owned(), Cause::to_string);
                 format!("{endpoint}: {why}")
             });
-        Some(Cause::new(told.collect::<Vec<_>>().join("; ")))
+        Some(Cause::new(failures.collect::<Vec<_>>().join("; ")))
     }
 
-    /// Another connection than this one, if there is one: where the same request may be answered sooner.
-    pub(super) fn other_than(&self, link: &Connection) -> Option<Connection> {
-        self.choose(Some(link))
+    /// Returns another connection than this one, if there is one.
+    pub(super) fn other_than(&self, connection: &Connection) -> Option<Connection> {
+        self.choose(Some(connection))
     }
 
-    /// Whether another connection is so much faster than this one that a watch should move there.
-    pub(super) fn is_much_slower(&self, link: &Connection) -> bool {
+    /// Returns whether another connection is so much faster that a watch should move to it.
+    pub(super) fn is_much_slower(&self, connection: &Connection) -> bool {
         let best = self.live().iter().map(Connection::expected).min();
-        best.is_some_and(|best| is_worth_moving(link.expected(), best))
+        best.is_some_and(|best| is_worth_moving(connection.expected(), best))
     }
 
-    /// The measured latency of the fastest connection; zero when none stands.
+    /// Returns the measured latency of the fastest connection; zero when there is none.
     pub(super) fn latency(&self) -> Duration {
         let measured = self.live().iter().map(Connection::measured).min();
         measured.unwrap_or_default()
@@ -178,21 +178,24 @@ impl Connections {
 
     fn live(&self) -> Vec<Connection> {
         let state = self.endpoints.lock();
-        let links = state
+        let connections = state
             .endpoints
             .iter()
             .filter_map(|endpoint| endpoint.connection.as_ref());
-        links.filter(|link| !link.liveness.is_closed()).cloned().collect()
+        connections
+            .filter(|connection| !connection.liveness.is_closed())
+            .cloned()
+            .collect()
     }
 
     fn choose(&self, besides: Option<&Connection>) -> Option<Connection> {
-        let mut standing = self.live();
-        standing.retain(|link| besides.is_none_or(|other| !Arc::ptr_eq(&link.liveness, &other.liveness)));
-        let expected: Vec<Duration> = standing.iter().map(Connection::expected).collect();
+        let mut live = self.live();
+        live.retain(|connection| besides.is_none_or(|other| !Arc::ptr_eq(&connection.liveness, &other.liveness)));
+        let expected: Vec<Duration> = live.iter().map(Connection::expected).collect();
         let choice = fastest(&expected);
         let turn = self.next_index.fetch_add(1, Ordering::Relaxed);
         let chosen = *choice.get(turn.checked_rem(choice.len())?)?;
-        standing.into_iter().nth(chosen)
+        live.into_iter().nth(chosen)
     }
 
     fn dial_all(&self) -> DialTasks {
@@ -206,12 +209,12 @@ impl Connections {
 }
 
 impl Connection {
-    /// Bytes received so far: a request that saw none arrive has a silent connection.
+    /// Returns the number of bytes received so far. If it does not change during a request, the connection is silent.
     pub(super) fn received(&self) -> u64 {
         self.liveness.received.load(Ordering::Relaxed)
     }
 
-    /// Notes that a request goes out now.
+    /// Records that a request is sent now.
     #[expect(clippy::disallowed_methods, reason = "silence is measured where it is met")]
     pub(super) fn note_sent(&self) {
         let (mut asked, received) = (self.liveness.lock_oldest_pending(), self.received());
@@ -220,7 +223,7 @@ impl Connection {
         }
     }
 
-    /// How long an answer takes that is asked for now.
+    /// Returns the latency to expect of a request sent now.
     #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
     pub(super) fn expected(&self) -> Duration {
         self.liveness.lock_latency().expected(Boottime::now())
@@ -230,12 +233,12 @@ impl Connection {
         self.liveness.lock_latency().measured()
     }
 
-    /// How long this connection is waited for before the same is asked elsewhere.
+    /// Returns how long to wait before the request is sent on another connection, too.
     pub(super) fn hedge_after(&self) -> Duration {
         hedge_after(self.expected())
     }
 
-    /// Times one request. An error of the connection is no answer, one of the server is.
+    /// Times one request. An error response of the server counts, an error of the connection does not.
     #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
     pub(super) async fn timed<T, E>(
         &self,
@@ -253,7 +256,7 @@ impl Connection {
         outcome
     }
 
-    /// Measures a connection over which nothing else goes, for as long as it stands.
+    /// Measures an otherwise idle connection for as long as it exists.
     #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
     async fn probe(&self, key: String, limit: Duration) -> std::convert::Infallible {
         loop {
@@ -266,18 +269,18 @@ impl Connection {
                 let mut client = self.client.kv_client();
                 let count = client.get(key.as_str(), Some(GetOptions::new().with_count_only()));
                 let received = self.received();
-                // what an answer is worth is in the measurement
+                // the result does not matter, only its latency
                 let outcome = timeout(limit, self.timed(count, |_| false)).await;
                 if outcome.is_err() && self.received() == received {
-                    // requests keep away from this connection, so none of them would find out
+                    // other requests avoid this connection, so they would not detect it
                     self.close(&format!("no answer to a probe within {limit:?}"));
                 }
             }
         }
     }
 
-    /// Ends the connection if not a byte has come since the first of the requests that still wait, and that is this
-    /// long ago. A request of its own with a short limit is no reason.
+    /// Closes the connection if no byte has arrived since the oldest pending request was sent, at least this long ago.
+    /// The short timeout of a single request is not a reason to close.
     #[expect(clippy::disallowed_methods, reason = "silence is measured where it is met")]
     pub(super) fn close_if_silent_for(&self, patience: Duration) {
         let asked = *self.liveness.lock_oldest_pending();
@@ -287,7 +290,7 @@ impl Connection {
         }
     }
 
-    /// Ends the connection, so that another one is dialled.
+    /// Closes the connection; a new one is established.
     pub(super) fn close(&self, why: &str) {
         self.liveness.give_up(why);
     }
@@ -298,12 +301,12 @@ impl EndpointTable {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_connected(&self, index: usize, link: Connection, config: &StoreConfig) {
+    fn set_connected(&self, index: usize, connection: Connection, config: &StoreConfig) {
         let was_away = {
             let mut state = self.lock();
             if let Some(endpoint) = state.endpoints.get_mut(index) {
                 *endpoint = EndpointState {
-                    connection: Some(link),
+                    connection: Some(connection),
                     failed: None,
                 };
             }
@@ -317,7 +320,7 @@ impl EndpointTable {
     }
 
     fn set_failed(&self, index: usize, why: Option<Cause>, config: &StoreConfig) {
-        let told = {
+        let failures = {
             let mut state = self.lock();
             if let Some(endpoint) = state.endpoints.get_mut(index) {
                 *endpoint = EndpointState {
@@ -327,18 +330,18 @@ impl EndpointTable {
             }
             let news = state.all_failures(&config.endpoints).filter(|_| !state.outage_logged);
             state.outage_logged |= news.is_some();
-            // who has found it before knows where it is
+            // the hint helps only if the store was never reached
             let hint = (!state.was_reachable).then_some(UNREACHABLE_HINT);
             news.map(|error| (error, hint))
         };
-        if let Some((error, hint)) = told {
+        if let Some((error, hint)) = failures {
             warn!(%error, hint, "store is unreachable, trying again until it is back");
         }
     }
 }
 
 impl EndpointStates {
-    /// Every endpoint's last failure, once all of them have failed.
+    /// Returns every endpoint's last error, once all of them have failed.
     fn all_failures(&self, endpoints: &[Endpoint]) -> Option<Cause> {
         let failures: Option<Vec<String>> = self
             .endpoints
@@ -350,41 +353,41 @@ impl EndpointStates {
     }
 }
 
-/// Dials one endpoint again and again; a pause follows each failure and each connection that did not last.
-async fn maintain_connection(config: StoreConfig, index: usize, board: Arc<EndpointTable>) {
+/// Keeps one endpoint connected. A delay follows each failure and each connection that ended soon.
+async fn maintain_connection(config: StoreConfig, index: usize, endpoints: Arc<EndpointTable>) {
     let endpoint = &config.endpoints[index];
     let mut pause = Duration::ZERO;
     loop {
         sleep(pause).await;
         pause = (pause * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
         match dial(&config, index).await {
-            Ok(link) => {
+            Ok(connection) => {
                 debug!(%endpoint, "connected to the store");
-                let pulse = Arc::clone(&link.liveness);
-                board.set_connected(index, link.clone(), &config);
+                let liveness = Arc::clone(&connection.liveness);
+                endpoints.set_connected(index, connection.clone(), &config);
                 let is_one_of_several = config.endpoints.len() > 1;
                 tokio::select! {
-                    () = pulse.ended() => {}
+                    () = liveness.closed() => {}
                     () = sleep(BACKOFF_MAX) => {
                         pause = Duration::ZERO;
                         tokio::select! {
-                            () = pulse.ended() => {}
-                            _ = link.probe(config.keys.cluster_data(), config.timeout), if is_one_of_several => {}
+                            () = liveness.closed() => {}
+                            _ = connection.probe(config.keys.cluster_data(), config.timeout), if is_one_of_several => {}
                         }
                     }
                 }
                 debug!(%endpoint, "connection to the store ended");
-                board.set_failed(index, pulse.reason.get().cloned(), &config);
+                endpoints.set_failed(index, liveness.reason.get().cloned(), &config);
             }
             Err(why) => {
                 debug!(%endpoint, error = %why, "cannot connect to the store");
-                board.set_failed(index, Some(why), &config);
+                endpoints.set_failed(index, Some(why), &config);
             }
         }
     }
 }
 
-/// Connects, and waits for the server's first bytes: a stopped server's kernel still accepts connections.
+/// Connects, and waits for the server's first bytes: the kernel of a stopped server still accepts connections.
 async fn dial(config: &StoreConfig, index: usize) -> Result<Connection, Cause> {
     let endpoint = &config.endpoints[index];
     let (host, port) = endpoint
@@ -395,21 +398,25 @@ async fn dial(config: &StoreConfig, index: usize) -> Result<Connection, Cause> {
         .map_err(|_| Cause::new("no answer from the name service"))?
         .map_err(|error| Cause::deepest(&error))?;
     let tcp = connect(addresses).await?;
-    // best effort: without it small requests are slower, nothing else
+    // best effort: without it small requests are slower
     let _ = tcp.set_nodelay(true);
-    // each of the two has to be answered once, and an answer may take as long as that of any request
+    // each of the two steps has its own timeout, because a response may take as long as that of any request
     let limit = config.timeout.min(HANDSHAKE_TIMEOUT);
-    let silence = |_| Cause::new(format!("no answer within {limit:?} after connecting"));
+    let no_response = |_| Cause::new(format!("no answer within {limit:?} after connecting"));
     let io: Box<dyn AsyncIo> = match &config.tls {
         None => Box::new(tcp),
-        Some(tls) => Box::new(timeout(limit, tls_handshake(tls, host, tcp)).await.map_err(silence)??),
+        Some(tls) => Box::new(
+            timeout(limit, tls_handshake(tls, host, tcp))
+                .await
+                .map_err(no_response)??,
+        ),
     };
     timeout(limit, http2_handshake(io, config, index))
         .await
-        .map_err(silence)?
+        .map_err(no_response)?
 }
 
-/// Connects to the first address that answers: a name may have one that leads nowhere, as of a broken IPv6.
+/// Connects to the first address that responds: a name may have unreachable ones, as with broken IPv6.
 async fn connect(addresses: impl Iterator<Item = SocketAddr>) -> Result<TcpStream, Cause> {
     let mut failed = Cause::new("the name has no address");
     for address in addresses {
@@ -447,9 +454,9 @@ async fn http2_handshake(io: Box<dyn AsyncIo>, config: &StoreConfig, index: usiz
         .path_and_query("/")
         .build();
     let uri = uri.map_err(|error| Cause::deepest(&error))?;
-    let pulse = Arc::new(ConnLiveness::default());
-    let mut stream = Some(TokioIo::new(MonitoredIo::new(io, Arc::clone(&pulse))));
-    // tonic would dial again through this: it gets the one stream, and then learns that the link is gone
+    let liveness = Arc::new(ConnLiveness::default());
+    let mut stream = Some(TokioIo::new(MonitoredIo::new(io, Arc::clone(&liveness))));
+    // tonic would reconnect through this: it gets the one stream, and an error afterwards
     let connector = tower::service_fn(move |_: Uri| std::future::ready(stream.take().ok_or(ConnectionGone)));
     let channel = tonic::transport::Endpoint::from(uri)
         .http2_keep_alive_interval(PING_INTERVAL)
@@ -459,26 +466,23 @@ async fn http2_handshake(io: Box<dyn AsyncIo>, config: &StoreConfig, index: usiz
         .await
         .map_err(|error| Cause::deepest(&error))?;
     tokio::select! {
-        () = pulse.first_bytes.notified() => {}
-        () = pulse.ended() => {
+        () = liveness.first_bytes.notified() => {}
+        () = liveness.closed() => {
             let closed = || Cause::new("connection closed by the server");
-            return Err(pulse.reason.get().cloned().unwrap_or_else(closed));
+            return Err(liveness.reason.get().cloned().unwrap_or_else(closed));
         }
     }
-    // the server's first bytes answer ours: the first measurement
+    // the server's first bytes are a response to the client's: the first measurement
     let now = Boottime::now();
-    pulse.lock_latency().measure(now.since(began), now);
-    // without a leader etcd then says so at once instead of keeping requests and watches waiting
+    liveness.lock_latency().measure(now.since(began), now);
+    // without a leader etcd then returns an error at once instead of blocking requests and watches
     let options = ConnectOptions::new().with_require_leader(true);
     let client = Client::from_channel(Channel::Tonic(channel), Some(options)).await;
     let client = client.map_err(|error| Cause::deepest(&error))?;
-    Ok(Connection {
-        client,
-        liveness: pulse,
-    })
+    Ok(Connection { client, liveness })
 }
 
-/// The connection that a request was to go out on has ended: the request was not sent.
+/// The connection ended before the request was sent on it.
 #[derive(Debug, thiserror::Error)]
 #[error("connection has ended")]
 pub(super) struct ConnectionGone;
@@ -486,11 +490,11 @@ pub(super) struct ConnectionGone;
 trait AsyncIo: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncIo for T {}
 
-/// The signs of life of one connection.
+/// The liveness of one connection.
 #[derive(Default)]
 struct ConnLiveness {
     received: AtomicU64,
-    /// What had been received when the first request went out that may still be unanswered, and when that was.
+    /// Bytes received when the oldest request that may still be pending was sent, and when that was.
     oldest_pending: Mutex<Option<(u64, Boottime)>>,
     latency: Mutex<Latency>,
     first_bytes: Notify,
@@ -513,17 +517,17 @@ impl ConnLiveness {
         self.close.cancel();
     }
 
-    /// Whether the connection has ended, or is about to.
+    /// Returns whether the connection has ended, or is about to.
     fn is_closed(&self) -> bool {
         self.close.is_cancelled() || self.closed.is_cancelled()
     }
 
-    async fn ended(&self) {
+    async fn closed(&self) {
         self.closed.cancelled().await;
     }
 }
 
-/// Times one request; one that is dropped without an answer counts as given up.
+/// Times one request; one that is dropped without a response counts as abandoned.
 struct RequestTimer<'p> {
     liveness: &'p ConnLiveness,
     number: Option<u64>,
@@ -547,7 +551,7 @@ impl Drop for RequestTimer<'_> {
     }
 }
 
-/// A stream that counts what arrives, can be ended from outside, and tells when it is dropped.
+/// A stream that counts received bytes, can be closed from outside, and signals when it is dropped.
 struct MonitoredIo {
     io: Box<dyn AsyncIo>,
     liveness: Arc<ConnLiveness>,
@@ -624,12 +628,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_address_that_leads_nowhere_is_not_in_the_way_of_the_next() {
-        // a backlog that is full: the kernel answers no further connection request
-        let nowhere = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-        bind(&nowhere, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-        listen(&nowhere, 0).unwrap();
-        let dead = SocketAddr::try_from(getsockname(&nowhere).unwrap()).unwrap();
+    async fn an_unreachable_address_does_not_prevent_the_next_one() {
+        // a full backlog: the kernel answers no further connection request
+        let full_listener = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&full_listener, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        listen(&full_listener, 0).unwrap();
+        let dead = SocketAddr::try_from(getsockname(&full_listener).unwrap()).unwrap();
         let mut waiting = Vec::new();
         while let Ok(Ok(tcp)) = timeout(Duration::from_millis(200), TcpStream::connect(dead)).await {
             waiting.push(tcp);

@@ -1,5 +1,5 @@
-//! The election of the leading sentinel, in the layout of the etcd client library's "concurrency" election
-//! (store 6), so that sentinels of the reference may stand against ours. What a leader does is `sentinel`'s business.
+//! The election of the leading sentinel, in the layout of the etcd client library's "concurrency" election (store 6),
+//! so that sentinels of Go stolon can take part. What a leader does is left to `sentinel`.
 
 use std::{
     sync::{
@@ -23,18 +23,18 @@ use crate::{clock::Boottime, telemetry::Chain};
 
 pub use super::session::TTL;
 
-/// Pauses after a failed campaign (store E-10).
+/// Delays after a failed campaign (store E-10).
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// On the way out nobody waits longer than this for the store (store E-8, best effort).
+/// Maximum wait for the store at exit (store E-8, best effort).
 const REVOKE_TIMEOUT: Duration = Duration::from_millis(500);
-/// A waiting candidate looks again after so long, whatever its watch says (store 7: polling as a fallback).
+/// A waiting candidate reads again after this time, whatever its watch reports (store 7: polling as a fallback).
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Whether we lead.
+/// Whether this process leads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Leadership {
-    /// Standing for election, or about to.
+    /// Taking part in the election, or about to.
     #[default]
     Candidate,
     /// Leading.
@@ -42,7 +42,7 @@ pub enum Leadership {
 }
 
 impl Leadership {
-    /// What a leader needs for its writes, if we lead.
+    /// Returns what a leader needs for its writes, if this process leads.
     pub fn leader(&self) -> Option<&Leader> {
         match self {
             Self::Leader(leader) => Some(leader),
@@ -51,32 +51,33 @@ impl Leadership {
     }
 }
 
-/// A leadership won: what a leader's writes are conditional on (fencing F-7, store C-9).
+/// A leadership: the conditions of a leader's writes (fencing F-7, store C-9).
 #[derive(Debug, Clone)]
 pub struct Leader {
-    /// Our election key.
+    /// The election key.
     pub key: String,
     /// The revision at which it was created.
     pub create_revision: Revision,
-    /// How many leaderships this election has won so far, this one included (sentinel L-5).
+    /// Number of leaderships won so far, including this one (sentinel L-5).
     pub count: u64,
     lease_end: Arc<AtomicU64>,
 }
 
 impl Leader {
-    /// Until when we surely lead, as far as the keepalives answered by now tell. It moves on by itself.
+    /// Returns until when the leadership is certainly valid, from the keepalives confirmed so far. It is updated by
+    /// later ones.
     pub fn lease_end(&self) -> Boottime {
         Boottime::from_nanos(self.lease_end.load(Ordering::Acquire))
     }
 
-    /// Makes a transaction conditional on our election key, as every write of a leader is (fencing F-7).
+    /// Makes a transaction conditional on the election key, as every write of a leader is (fencing F-7).
     #[must_use]
     pub fn guard(&self, txn: Txn) -> Txn {
         txn.if_created_at(&self.key, self.create_revision)
     }
 }
 
-/// Two leaderships are the same when they were won by the same key; how long they last is not compared.
+/// Leaderships are equal when they were won by the same key; their end is not compared.
 impl PartialEq for Leader {
     fn eq(&self, other: &Self) -> bool {
         (&self.key, self.create_revision, self.count) == (&other.key, other.create_revision, other.count)
@@ -85,7 +86,7 @@ impl PartialEq for Leader {
 
 impl Eq for Leader {}
 
-/// A candidacy under way. Dropping it ends it as [`Election::stop`] does, without waiting.
+/// A running candidacy. Dropping it ends it as [`Election::stop`] does, without waiting.
 #[derive(Debug)]
 pub struct Election {
     state: watch::Receiver<Leadership>,
@@ -94,7 +95,7 @@ pub struct Election {
 }
 
 impl Election {
-    /// Stands for election under this uid, again and again. Must be called within a tokio runtime.
+    /// Takes part in the election under this uid, repeatedly. Must be called within a tokio runtime.
     pub fn start(store: Store, uid: &str) -> Self {
         let (publish, state) = watch::channel(Leadership::Candidate);
         let stop = CancellationToken::new();
@@ -114,12 +115,12 @@ impl Election {
         }
     }
 
-    /// Whether we lead; changes when that changes, not with each keepalive.
+    /// Returns whether this process leads; changes with the leadership, not with each keepalive.
     pub fn state(&self) -> watch::Receiver<Leadership> {
         self.state.clone()
     }
 
-    /// Ends the candidacy: others see the key go at once (store E-8, E-9). Takes half a second at most.
+    /// Ends the candidacy and deletes the key at once (store E-8, E-9). Takes half a second at most.
     pub async fn stop(self) {
         drop(self.stop);
         if let Err(error) = self.task.await {
@@ -134,7 +135,7 @@ struct Candidate {
     publish: watch::Sender<Leadership>,
     stop: CancellationToken,
     won: u64,
-    /// The leases of a session that may not be revoked yet.
+    /// Leases of a previous session that may not be revoked yet.
     stale: Vec<LeaseId>,
 }
 
@@ -148,26 +149,26 @@ enum CampaignEnd {
 
 impl Candidate {
     async fn campaign_loop(mut self) {
-        let (mut pause, mut announced) = (BACKOFF_MIN, false);
+        let (mut pause, mut start_logged) = (BACKOFF_MIN, false);
         loop {
-            if !std::mem::replace(&mut announced, true) {
+            if !std::mem::replace(&mut start_logged, true) {
                 info!("Trying to acquire sentinels leadership");
             }
             let won_before = self.won;
-            let ended = self.campaign().await;
+            let end = self.campaign().await;
             if self.won != won_before {
-                (pause, announced) = (BACKOFF_MIN, false);
+                (pause, start_logged) = (BACKOFF_MIN, false);
             }
-            match ended {
+            match end {
                 Ok(CampaignEnd::Stopped) => return,
                 Ok(why) => debug!(?why, "campaign ended"),
-                // the request has waited for the store already, and the connections tell that it is away
+                // the request has waited for the store already, and `connections` logs that it is unreachable
                 Err(error @ StoreError::Unreachable { .. }) => {
                     debug!(error = %Chain(&error), "no store to campaign in")
                 }
                 Err(error) => {
                     error!(error = %Chain(&error), "election loop error");
-                    announced = false;
+                    start_logged = false;
                     if self.stop.run_until_cancelled(sleep(pause)).await.is_none() {
                         return;
                     }
@@ -177,8 +178,8 @@ impl Candidate {
         }
     }
 
-    /// One session, from its lease to its end. Whatever ends it, the lease is revoked, so that no stale key of ours
-    /// stands in others' way (store E-8, E-9, E-10); when the store cannot take that now, before the next session.
+    /// Runs one session, from its lease to its end. Whatever ends it, the lease is revoked, so that no stale key delays
+    /// other candidates (store E-8, E-9, E-10). If the store is unreachable, it is revoked before the next session.
     async fn campaign(&mut self) -> Result<CampaignEnd, StoreError> {
         let stop = self.stop.clone();
         let Some(session) = stop.run_until_cancelled(self.open_session()).await else {
@@ -186,10 +187,10 @@ impl Candidate {
         };
         let session = session?;
         let store = self.store.clone();
-        let ended = tokio::select! {
+        let end = tokio::select! {
             () = stop.cancelled() => Ok(CampaignEnd::Stopped),
             () = session.keep_alive(&store) => Ok(CampaignEnd::SessionLost),
-            ended = self.campaign_in_session(&session) => ended,
+            end = self.campaign_in_session(&session) => end,
         };
         session.close();
         self.stale = session.leases();
@@ -201,7 +202,7 @@ impl Candidate {
             Ok(Err(error)) => debug!(error = %Chain(&error), "could not revoke the election lease"),
             Err(_) => debug!("could not revoke the election lease in time"),
         }
-        ended
+        end
     }
 
     async fn open_session(&mut self) -> Result<EtcdSession, StoreError> {
@@ -212,40 +213,41 @@ impl Candidate {
         Ok(session)
     }
 
-    /// Enters, waits for all older candidates to go, then leads until the own key goes (store E-2, E-3).
+    /// Puts the candidate key, waits for all older candidates to go, then leads until the own key is deleted (store
+    /// E-2, E-3).
     async fn campaign_in_session(&mut self, session: &EtcdSession) -> Result<CampaignEnd, StoreError> {
         let lease = session.lease();
         let key = self.store.keys().candidate(lease);
         let enter = Txn::new().if_absent(&key).put_leased(&key, self.uid.as_str(), lease);
-        let mine = match self.store.commit(enter).await {
+        let create_revision = match self.store.commit(enter).await {
             Ok(outcome) => outcome.committed(),
-            // the lease is fresh, so a key of this name can only be ours
+            // the lease is new, so only this process can have put a key of this name
             Err(error) if error.is_outcome_unknown() => None,
             Err(error) => return Err(error),
         };
-        let mine = match mine {
+        let create_revision = match create_revision {
             Some(revision) => revision,
             None => match self.store.get(&key).await? {
                 Some(entry) if entry.value == self.uid.as_bytes() => entry.create_revision,
                 _ => return Ok(CampaignEnd::KeyLost),
             },
         };
-        session.entered(&key, mine, &self.uid);
+        session.entered(&key, create_revision, &self.uid);
         loop {
-            let before_us = self.store.read_older_candidates(&key, mine).await?;
-            if !before_us.own_key_exists {
+            let older = self.store.read_older_candidates(&key, create_revision).await?;
+            if !older.own_key_exists {
                 return Ok(CampaignEnd::KeyLost);
             }
-            let Some(predecessor) = before_us.predecessor else {
-                self.become_leader(session, key.clone(), mine);
-                self.until_key_gone(&key, mine, before_us.revision).await;
+            let Some(predecessor) = older.predecessor else {
+                self.become_leader(session, key.clone(), create_revision);
+                self.until_key_gone(&key, create_revision, older.revision).await;
                 return Ok(CampaignEnd::KeyLost);
             };
             debug!(predecessor = %predecessor.key, "waiting for an older candidate to go");
             let watch = self
                 .store
-                .watch(vec![KeyRange::Key(predecessor.key)], Some(before_us.revision));
-            // whatever happened, or nothing for long: look again
+                .watch(vec![KeyRange::Key(predecessor.key)], Some(older.revision));
+            // read again, whatever happened
             let _ = timeout(POLL_INTERVAL, watch.changed()).await;
         }
     }
@@ -262,22 +264,22 @@ impl Candidate {
         self.publish.send_replace(Leadership::Leader(leader));
     }
 
-    /// Waits until the own key is no more: someone deleted it, or the lease went (store 10, corner case 11).
-    async fn until_key_gone(&self, key: &str, mine: Revision, after: Revision) {
+    /// Waits until the own key is gone: it was deleted, or the lease expired (store 10, corner case 11).
+    async fn until_key_gone(&self, key: &str, create_revision: Revision, after: Revision) {
         let watch = self.store.watch(vec![KeyRange::Key(key.to_owned())], Some(after));
         loop {
             watch.changed().await;
             match self.store.get(key).await {
-                Ok(Some(entry)) if entry.create_revision == mine => {}
+                Ok(Some(entry)) if entry.create_revision == create_revision => {}
                 Ok(_) => return,
-                // the session's own end judges a store that does not answer
+                // a store that does not respond is handled by the end of the session
                 Err(error) => debug!(error = %Chain(&error), "could not look at the own election key"),
             }
         }
     }
 }
 
-/// Revokes leases, all at the same time; returns the first error once each was tried.
+/// Revokes leases concurrently. Returns the first error once each was tried.
 async fn revoke_all(store: &Store, leases: &[LeaseId]) -> Result<(), StoreError> {
     let Some((first, rest)) = leases.split_first() else {
         return Ok(());
@@ -286,37 +288,37 @@ async fn revoke_all(store: &Store, leases: &[LeaseId]) -> Result<(), StoreError>
     first.and(rest)
 }
 
-/// What stands before a candidate.
+/// The candidates before this one.
 struct OlderCandidates {
     /// The youngest of the older candidates.
     predecessor: Option<Entry>,
-    /// Whether the candidate's own key is still the one that it created.
+    /// Whether the candidate's own key is still the one it created.
     own_key_exists: bool,
     revision: Revision,
 }
 
 impl Store {
-    async fn read_older_candidates(&self, key: &str, mine: Revision) -> Result<OlderCandidates, StoreError> {
+    async fn read_older_candidates(&self, key: &str, create_revision: Revision) -> Result<OlderCandidates, StoreError> {
         let prefix = self.keys().election();
         let older = GetOptions::new()
             .with_prefix()
             .with_sort(SortTarget::Create, SortOrder::Descend)
             .with_limit(1)
-            .with_max_create_revision(mine.0 - 1);
+            .with_max_create_revision(create_revision.0 - 1);
         let ops = vec![TxnOp::get(prefix.as_str(), Some(older)), TxnOp::get(key, None)];
         let mut read = self.read_all(format!("read {prefix}*"), ops).await?;
         let (predecessor, own) = (read.take_one(0), read.take_one(1));
-        let still_standing = own.is_some_and(|own| own.create_revision == mine);
+        let own_key_exists = own.is_some_and(|own| own.create_revision == create_revision);
         Ok(OlderCandidates {
             predecessor,
-            own_key_exists: still_standing,
+            own_key_exists,
             revision: read.revision,
         })
     }
 }
 
-/// Who leads, of all candidates below [`Keys::election`](super::Keys::election): the oldest. Nobody is a normal state
-/// (store E-11).
+/// Returns the leader of all candidates below [`Keys::election`](super::Keys::election): the oldest. None is a normal
+/// state (store E-11).
 pub fn elected_sentinel(candidates: Vec<Entry>) -> Option<ElectedSentinel> {
     let oldest = candidates
         .into_iter()
@@ -328,13 +330,13 @@ pub fn elected_sentinel(candidates: Vec<Entry>) -> Option<ElectedSentinel> {
     })
 }
 
-/// Who leads, as any reader sees it.
+/// The leading sentinel, as read from the election keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ElectedSentinel {
-    /// The value of its key: the sentinel's uid.
+    /// The sentinel's uid, the value of its key.
     pub uid: String,
     /// Its key.
     pub key: String,
-    /// The revision at which it stood up.
+    /// The revision at which it became a candidate.
     pub create_revision: Revision,
 }

@@ -1,51 +1,52 @@
-//! Which TTL of the election lease suits the store's latency, and when a lease is changed for it. How a session changes
-//! its lease is left to `session`.
+//! The TTL of the election lease that fits the store's latency, and when a lease is replaced for it. Replacing it is
+//! left to `session`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The TTL on a store that answers soon (store 6.1; the reference's is 20 s).
+/// The TTL on a fast store (store 6.1; Go stolon's is 20 s).
 pub const TTL: Duration = Duration::from_secs(5);
-/// The longest TTL asked for, however slow the store is: the reference's.
+/// The longest TTL, however slow the store is: that of Go stolon.
 const TTL_MAX: Duration = Duration::from_secs(20);
-/// How often the latency is sampled.
+/// Interval of latency samples.
 pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
-/// Samples in a row that must ask for a longer TTL: 5 s. One slow answer, or one pause of a store whose answers are quick
-/// again after it, fills fewer than these.
+/// Consecutive samples that require a longer TTL: 5 s. One slow response, or one pause of a store that is fast again
+/// afterwards, fills fewer.
 const SLOW_SAMPLES: usize = 10;
-/// Samples in a row that must ask for a shorter TTL: 20 s. A change costs two writes.
+/// Consecutive samples that allow a shorter TTL: 20 s. A change costs two writes.
 const QUICK_SAMPLES: usize = 40;
 
-/// The TTL that suits a store of this latency.
+/// Returns the TTL for a store of this latency.
 ///
-/// The leader's write has to be sent while more of the lease is left than its read took (fencing F-7), and what is left
-/// is counted from the sending of the last renewal that was answered: four latencies and the margin, with room for the
-/// time between two renewals.
+/// The leader's write must be sent while more of the lease is left than its read took (fencing F-7), and what is left
+/// counts from the sending of the last confirmed renewal. That makes four latencies and the margin, plus the interval
+/// of renewals.
 pub(super) fn ttl_for(latency: Duration) -> Duration {
     let wanted = latency.saturating_mul(4) + Duration::from_secs(3);
     Duration::from_secs(wanted.as_secs() + u64::from(wanted.subsec_nanos() > 0)).clamp(TTL, TTL_MAX)
 }
 
-/// Whether a lease that was asked for and granted with these TTLs is used although another TTL would suit the store.
+/// Returns whether a lease that was requested and granted with these TTLs is kept although another TTL would be chosen.
 ///
-/// One that is too short may end before it is renewed. One that is far too long keeps others waiting after a death.
-pub(super) fn is_acceptable(suits: Duration, asked: Duration, granted: Duration) -> bool {
-    suits <= granted && suits.saturating_mul(2) > asked
+/// A lease that is too short may expire before it is renewed. One that is far too long delays the next leader after a
+/// crash.
+pub(super) fn is_acceptable(suits: Duration, requested: Duration, granted: Duration) -> bool {
+    suits <= granted && suits.saturating_mul(2) > requested
 }
 
-/// A change that the latency of the last seconds asks for.
+/// A change of the TTL that the recent latency requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TtlChange {
-    /// A longer lease, of this TTL.
+    /// To this longer TTL.
     Lengthen(Duration),
-    /// A shorter one.
+    /// To this shorter TTL.
     Shorten(Duration),
 }
 
-/// The latencies of the last seconds, sampled every [`SAMPLE_EVERY`].
+/// The latencies of the last seconds, sampled every [`SAMPLE_INTERVAL`].
 ///
-/// A short lease survives answers that come late, so there is time to find out whether they stay late. A long lease makes
-/// everybody wait that long after the leader's death, so it is given up when the store has been well for a while.
+/// A short lease survives late responses, so there is time to find out whether they stay late. A long lease delays the
+/// next leader after a crash, so it is shortened when the store has been fast for a while.
 #[derive(Debug, Default)]
 pub(super) struct LatencyWindow {
     /// The newest last.
@@ -53,7 +54,7 @@ pub(super) struct LatencyWindow {
 }
 
 impl LatencyWindow {
-    /// Takes the present latency; zero when it is not known, which is no sample.
+    /// Adds the current latency; zero means unknown and is not a sample.
     pub(super) fn sample(&mut self, latency: Duration) {
         if latency.is_zero() {
             return;
@@ -64,8 +65,8 @@ impl LatencyWindow {
         self.samples.push_back(latency);
     }
 
-    /// The change to a lease on which `relied` is relied upon and of which `asked` was asked for, if one is due.
-    pub(super) fn due_change(&self, relied: Duration, asked: Duration) -> Option<TtlChange> {
+    /// Returns the change, if any, of a lease for which the TTL `relied` is used and `requested` was requested.
+    pub(super) fn due_change(&self, relied: Duration, requested: Duration) -> Option<TtlChange> {
         let newest = self.samples.iter().rev().take(SLOW_SAMPLES);
         let slow = ttl_for(*newest.min()?);
         if self.samples.len() >= SLOW_SAMPLES && slow > relied {
@@ -76,10 +77,10 @@ impl LatencyWindow {
             ttl_for(*self.samples.iter().max()?),
         );
         let is_settled = self.samples.len() == QUICK_SAMPLES && quick - least <= Duration::from_secs(1);
-        (is_settled && quick < asked).then_some(TtlChange::Shorten(quick))
+        (is_settled && quick < requested).then_some(TtlChange::Shorten(quick))
     }
 
-    /// Waits for fresh samples before the next change.
+    /// Discards the samples, so that the next change is based on new ones.
     pub(super) fn restart(&mut self) {
         self.samples.clear();
     }
@@ -95,7 +96,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_longer_lease_suits_only_a_slow_store() {
+    fn only_a_slow_store_gets_a_longer_lease() {
         let seconds = |latency| ttl_for(latency).as_secs();
         assert_eq!(seconds(Duration::ZERO), 5);
         assert_eq!(seconds(500 * MILLI), 5);
@@ -104,7 +105,7 @@ mod tests {
         assert_eq!(seconds(60_000 * MILLI), 20);
     }
 
-    /// A connection whose renewals are sent once a second, and the TTL that a session relies upon.
+    /// A session whose lease is renewed once a second, and the TTL that it uses.
     struct Session {
         now: Boottime,
         latency: Latency,
@@ -115,19 +116,19 @@ mod tests {
 
     impl Session {
         fn quick() -> Self {
-            let mut scene = Self {
+            let mut session = Self {
                 now: Boottime::from_nanos(1_000_000_000),
                 latency: Latency::default(),
                 fit: LatencyWindow::default(),
                 ttl: TTL,
                 changes: Vec::new(),
             };
-            scene.answers(60, &[2 * MILLI]);
-            scene
+            session.respond(60, &[2 * MILLI]);
+            session
         }
 
-        /// Answers that took so long come in turns, one a second, for this many seconds.
-        fn answers(&mut self, seconds: usize, took: &[Duration]) {
+        /// Simulates one response a second for this many seconds, with these latencies in turns.
+        fn respond(&mut self, seconds: usize, took: &[Duration]) {
             for took in took.iter().cycle().take(seconds) {
                 self.latency.measure(*took, self.now);
                 for _ in 0..2 {
@@ -154,51 +155,51 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_answer_changes_no_lease() {
+    fn one_slow_response_changes_no_lease() {
         for slow in [1400 * MILLI, 3 * SECOND, 4 * SECOND] {
-            let mut scene = Session::quick();
-            scene.answers(1, &[slow]);
-            scene.answers(30, &[2 * MILLI]);
-            assert_eq!(scene.changes, [], "{slow:?}");
+            let mut session = Session::quick();
+            session.respond(1, &[slow]);
+            session.respond(30, &[2 * MILLI]);
+            assert_eq!(session.changes, [], "{slow:?}");
         }
     }
 
     #[test]
-    fn one_pause_of_the_store_changes_no_lease_although_several_answers_waited_for_its_end() {
-        let mut scene = Session::quick();
+    fn one_pause_of_the_store_changes_no_lease_although_several_responses_were_late() {
+        let mut session = Session::quick();
         for waited in [3300, 2500, 1600, 800] {
-            scene.latency.measure(waited * MILLI, scene.now);
+            session.latency.measure(waited * MILLI, session.now);
         }
-        scene.answers(30, &[2 * MILLI]);
-        assert_eq!(scene.changes, []);
+        session.respond(30, &[2 * MILLI]);
+        assert_eq!(session.changes, []);
     }
 
     #[test]
-    fn slow_answers_now_and_then_change_no_lease() {
-        let mut scene = Session::quick();
-        scene.answers(120, &[3 * SECOND, MILLI, MILLI, MILLI, MILLI, MILLI]);
-        assert_eq!(scene.changes, []);
+    fn occasional_slow_responses_change_no_lease() {
+        let mut session = Session::quick();
+        session.respond(120, &[3 * SECOND, MILLI, MILLI, MILLI, MILLI, MILLI]);
+        assert_eq!(session.changes, []);
     }
 
     #[test]
-    fn a_store_that_stays_slow_gets_a_longer_lease_while_the_short_one_still_lives() {
-        let mut scene = Session::quick();
-        scene.answers(8, &[3 * SECOND]);
-        assert_eq!(scene.changes, [TtlChange::Lengthen(15 * SECOND)]);
+    fn a_store_that_stays_slow_gets_a_longer_lease_before_the_short_one_expires() {
+        let mut session = Session::quick();
+        session.respond(8, &[3 * SECOND]);
+        assert_eq!(session.changes, [TtlChange::Lengthen(15 * SECOND)]);
     }
 
     #[test]
-    fn the_short_lease_comes_back_once_the_store_is_well_again() {
-        let mut scene = Session::quick();
-        scene.answers(60, &[3 * SECOND]);
-        scene.changes.clear();
-        scene.answers(10, &[2 * MILLI]);
-        assert_eq!(scene.changes, [], "not at the first quick answers");
-        scene.answers(20, &[2 * MILLI]);
-        assert!(scene.ttl <= TTL + SECOND, "{:?} half a minute later", scene.ttl);
-        scene.answers(30, &[2 * MILLI]);
-        assert_eq!(scene.ttl, TTL);
-        assert!(scene.changes.len() <= 2, "{:?}", scene.changes);
+    fn the_lease_is_shortened_once_the_store_is_fast_again() {
+        let mut session = Session::quick();
+        session.respond(60, &[3 * SECOND]);
+        session.changes.clear();
+        session.respond(10, &[2 * MILLI]);
+        assert_eq!(session.changes, [], "not at the first quick answers");
+        session.respond(20, &[2 * MILLI]);
+        assert!(session.ttl <= TTL + SECOND, "{:?} half a minute later", session.ttl);
+        session.respond(30, &[2 * MILLI]);
+        assert_eq!(session.ttl, TTL);
+        assert!(session.changes.len() <= 2, "{:?}", session.changes);
     }
 
     #[test]
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_measured_at_the_start_is_not_taken_for_the_rule() {
+    fn the_first_measurements_do_not_decide_the_ttl() {
         assert!(is_acceptable(5 * SECOND, 5 * SECOND, 5 * SECOND));
         assert!(!is_acceptable(15 * SECOND, 5 * SECOND, 5 * SECOND), "it would run out");
         assert!(

@@ -1,57 +1,57 @@
-//! How a request to the store can fail, as its callers tell the cases apart: nothing happened, nobody knows, or
-//! the store said no.
+//! The errors of store requests, as callers distinguish them: nothing was sent, the outcome is unknown, or the store
+//! rejected it.
 
 use std::{error::Error, fmt, time::Duration};
 
 use super::etcd_fault::EtcdFault;
 
-/// What whoever looks for the store in the wrong place, or too early, can do about it.
+/// A hint for users whose store is unreachable from the start.
 pub const UNREACHABLE_HINT: &str = "is etcd running there? see --store-endpoints";
 
-/// A request that brought no result. Its text says what was attempted; the cause is its source.
+/// The error of a request. Its text names the request; the cause is its source.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No endpoint could be reached within the limit. Nothing was sent, so nothing was changed.
+    /// No endpoint was reachable within the timeout. Nothing was sent, so nothing was changed.
     #[error("{attempt}: the store cannot be reached (waited {limit:?})")]
     Unreachable {
-        /// What was attempted, as `read stolon/cluster/main/clusterdata`.
+        /// The request, as in `read stolon/cluster/main/clusterdata`.
         attempt: String,
-        /// How long was waited.
+        /// The time waited.
         limit: Duration,
-        /// What the endpoints answered last, if anything.
+        /// The last errors of the endpoints, if any.
         #[source]
         source: Option<Cause>,
     },
-    /// Sent, but no answer came within the limit or before the connection broke. A write may or may not have been
-    /// applied (store S-32): read again, assume neither.
+    /// Sent, but no response arrived within the timeout or before the connection broke. A write may or may not have
+    /// been applied (store S-32): read again.
     #[error("{attempt}: no answer from the store (limit {limit:?})")]
     Unanswered {
         /// What was attempted.
         attempt: String,
-        /// The limit of the request.
+        /// The timeout of the request.
         limit: Duration,
-        /// How the connection ended, if it did.
+        /// The error of the connection, if it broke.
         #[source]
         source: Option<Cause>,
     },
-    /// The store answered with an error; nothing was changed.
+    /// The store responded with an error; nothing was changed.
     #[error("{attempt}: refused by the store")]
     Refused {
         /// What was attempted.
         attempt: String,
-        /// The store's words.
+        /// The store's message.
         #[source]
         source: Cause,
     },
 }
 
 impl StoreError {
-    /// Whether a write that failed so may have been applied all the same (store S-32).
+    /// Returns whether a write with this error may have been applied (store S-32).
     pub fn is_outcome_unknown(&self) -> bool {
         matches!(self, Self::Unanswered { .. })
     }
 
-    /// What the store's answer says beyond this request, if it does.
+    /// Returns the state of etcd that the error reveals, if any.
     pub fn etcd_fault(&self) -> Option<EtcdFault> {
         let source = match self {
             Self::Unreachable { source, .. } | Self::Unanswered { source, .. } => source.as_ref()?,
@@ -61,7 +61,7 @@ impl StoreError {
     }
 }
 
-/// The words of a peer or a library about what went wrong, with all that lies below flattened into them.
+/// The message of a peer or library, with its whole chain of causes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause(String);
 
@@ -70,7 +70,7 @@ impl Cause {
         Self(text.into())
     }
 
-    /// The words of the server, with what an operator can do about them.
+    /// Returns the server's message, with a remedy for operators if there is one.
     pub(super) fn from_server(message: &str) -> Self {
         match EtcdFault::from_message(message) {
             Some(trouble) => Self(format!("{message} ({})", trouble.remedy())),
@@ -78,7 +78,7 @@ impl Cause {
         }
     }
 
-    /// The deepest words of a chain: libraries above only say that a lower one failed.
+    /// Returns the innermost error of a chain: the outer ones of the client library only add that something failed.
     pub(super) fn deepest(error: &(dyn Error + 'static)) -> Self {
         let mut deepest = error;
         while let Some(source) = deepest.source() {

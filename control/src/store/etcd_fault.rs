@@ -1,5 +1,5 @@
-//! States of etcd in which it answers but does not do what is asked, with their remedies; and one log line when such a
-//! state begins and one when it is over. What a single request makes of its error is left to `store`.
+//! States in which etcd responds but does not serve requests, with their remedies. Logs when such a state begins and
+//! when it is over. Errors of single requests are left to `store`.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
 
 use tracing::{error, info, warn};
 
-/// What etcd's error says beyond the request that met it.
+/// A state of etcd that an error reveals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EtcdFault {
     /// The alarm NOSPACE is raised: reads work, writes and new leases do not.
@@ -18,19 +18,19 @@ pub enum EtcdFault {
     Corrupt,
     /// The members have no leader: no quorum, or an election is under way.
     NoLeader,
-    /// The members did not agree on the request in time: a quorum just lost, a slow disk or network.
+    /// The members did not agree on the request in time: a quorum was just lost, or disk or network are slow.
     NotAgreed,
-    /// Too many requests wait for being applied.
+    /// Too many requests are queued.
     TooManyRequests,
     /// The member does not serve clients: a learner, or one that is being removed.
     NotServing,
-    /// Authentication is on, and we have no user.
+    /// Authentication is enabled, and no user was given.
     NoUser,
-    /// The user or its token is not accepted.
+    /// The user or its token was rejected.
     NotAuthenticated,
-    /// The user may not do this.
+    /// The user lacks the permission.
     NotPermitted,
-    /// The value is larger than etcd takes.
+    /// The request is larger than etcd's limit.
     TooLarge,
 }
 
@@ -57,13 +57,13 @@ const MESSAGES: [(&str, EtcdFault); 18] = [
 ];
 
 impl EtcdFault {
-    /// What a message of etcd means, if it is one of these.
+    /// Returns the fault of a message of etcd, if it is one of these.
     pub fn from_message(message: &str) -> Option<Self> {
         let found = MESSAGES.iter().find(|(part, _)| message.contains(part));
-        found.map(|(_, trouble)| *trouble)
+        found.map(|(_, fault)| *fault)
     }
 
-    /// What an operator can do about it.
+    /// Returns what an operator can do.
     pub fn remedy(self) -> &'static str {
         match self {
             Self::OutOfSpace => {
@@ -100,17 +100,17 @@ impl EtcdFault {
         }
     }
 
-    /// Whether other requests meet it, too: then it is a state of the store, which begins and ends.
+    /// Returns whether other requests are affected, too: then it is a state that begins and ends.
     fn is_state(self) -> bool {
         !matches!(self, Self::NotPermitted | Self::TooLarge | Self::NotServing)
     }
 
-    /// Whether requests that write nothing are served all the same.
+    /// Returns whether reads are served nevertheless.
     fn allows_reads(self) -> bool {
         matches!(self, Self::OutOfSpace | Self::Corrupt | Self::TooManyRequests)
     }
 
-    /// Whether it passes by itself most of the time.
+    /// Returns whether it usually ends by itself.
     fn is_transient(self) -> bool {
         matches!(self, Self::NoLeader | Self::NotAgreed | Self::TooManyRequests)
     }
@@ -132,16 +132,16 @@ impl fmt::Display for EtcdFault {
     }
 }
 
-/// What a request that succeeded did.
+/// The kind of a successful request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestKind {
-    /// It may have written nothing.
+    /// It did not necessarily write.
     Read,
-    /// It put something.
+    /// It wrote.
     Write,
 }
 
-/// The states that the store is in, as its answers show.
+/// The current faults, as responses show.
 #[derive(Debug, Default)]
 pub(super) struct EtcdFaults(Mutex<BTreeSet<EtcdFault>>);
 
@@ -150,34 +150,34 @@ impl EtcdFaults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs a state that begins with this answer of the store.
+    /// Logs a fault that begins with this response.
     pub(super) fn record_error(&self, message: &str) {
-        let Some(trouble) = EtcdFault::from_message(message).filter(|trouble| trouble.is_state()) else {
+        let Some(fault) = EtcdFault::from_message(message).filter(|fault| fault.is_state()) else {
             return;
         };
-        if !self.lock().insert(trouble) {
+        if !self.lock().insert(fault) {
             return;
         }
-        let remedy = trouble.remedy();
-        if trouble.is_transient() {
-            warn!(error = message, remedy, "{trouble}");
+        let remedy = fault.remedy();
+        if fault.is_transient() {
+            warn!(error = message, remedy, "{fault}");
         } else {
-            error!(error = message, remedy, "{trouble}");
+            error!(error = message, remedy, "{fault}");
         }
     }
 
-    /// Logs the states that are over, as a request has been served.
+    /// Logs the faults that are over after a successful request.
     pub(super) fn record_success(&self, how: RequestKind) {
         let mut present = self.lock();
         if present.is_empty() {
             return;
         }
-        let over = |trouble: &EtcdFault| how == RequestKind::Write || !trouble.allows_reads();
+        let over = |fault: &EtcdFault| how == RequestKind::Write || !fault.allows_reads();
         let ended: Vec<EtcdFault> = present.iter().copied().filter(over).collect();
-        present.retain(|trouble| !over(trouble));
+        present.retain(|fault| !over(fault));
         drop(present);
-        for trouble in ended {
-            info!(was = %trouble, "the store serves again");
+        for fault in ended {
+            info!(was = %fault, "the store serves again");
         }
     }
 }
@@ -210,7 +210,7 @@ mod tests {
                 "{message}: {remedy:?}"
             );
         }
-        // what the programs deal with themselves
+        // errors that the programs handle
         for message in [
             "etcdserver: requested lease not found",
             "etcdserver: mvcc: required revision has been compacted",
@@ -222,14 +222,14 @@ mod tests {
 
     #[test]
     fn a_full_store_is_full_until_a_write_succeeds_and_the_rest_ends_with_any_answer() {
-        let troubles = EtcdFaults::default();
-        troubles.record_error("etcdserver: mvcc: database space exceeded");
-        troubles.record_error("etcdserver: no leader");
-        troubles.record_error("etcdserver: request is too large"); // says nothing about the next request
-        assert_eq!(troubles.lock().len(), 2);
-        troubles.record_success(RequestKind::Read);
-        assert_eq!(*troubles.lock(), BTreeSet::from([EtcdFault::OutOfSpace]));
-        troubles.record_success(RequestKind::Write);
-        assert!(troubles.lock().is_empty());
+        let faults = EtcdFaults::default();
+        faults.record_error("etcdserver: mvcc: database space exceeded");
+        faults.record_error("etcdserver: no leader");
+        faults.record_error("etcdserver: request is too large"); // says nothing about the next request
+        assert_eq!(faults.lock().len(), 2);
+        faults.record_success(RequestKind::Read);
+        assert_eq!(*faults.lock(), BTreeSet::from([EtcdFault::OutOfSpace]));
+        faults.record_success(RequestKind::Write);
+        assert!(faults.lock().is_empty());
     }
 }

@@ -1,5 +1,4 @@
-//! The names of all keys of one cluster: the base path (store S-1 to S-4) and what stands below it.
-//! What the values mean is `model`'s business.
+//! The keys of one cluster: the base path (store S-1 to S-4) and the names below it. Their values are in `model`.
 
 use super::LeaseId;
 
@@ -12,16 +11,16 @@ pub struct Keys {
     base: String,
 }
 
-/// A name that cannot be part of a key.
+/// A cluster name that cannot be part of a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeysError {
     /// No cluster name at all.
     #[error("cluster name required: set --cluster-name")]
     NoClusterName,
-    /// Something no one could type again or read in a log.
+    /// A control character, which cannot be typed or read in a log.
     #[error("invalid cluster name {0:?}: it holds a control character; use letters, digits, '-', '_' and '.'")]
     ControlCharacter(String),
-    /// The cleaned base path would be empty, the prefix itself or outside of it, as with `.` and `..`.
+    /// The normalised base path would be empty, the prefix itself or outside of it, as with `.` and `..`.
     #[error(
         "invalid cluster name {name:?}: its keys would not be below the store prefix {prefix:?}; choose another name"
     )]
@@ -34,9 +33,9 @@ pub enum KeysError {
 }
 
 impl Keys {
-    /// The keys of the cluster of this name under this prefix.
+    /// Returns the keys of the cluster of this name under this prefix.
     ///
-    /// Refuses a name that is empty, holds control characters, or whose base is empty or not below the prefix.
+    /// Rejects a name that is empty, holds control characters, or whose base is empty or not below the prefix.
     pub fn new(prefix: &str, cluster_name: &str) -> Result<Self, KeysError> {
         if cluster_name.is_empty() {
             return Err(KeysError::NoClusterName);
@@ -55,97 +54,98 @@ impl Keys {
         Ok(Self { base })
     }
 
-    /// The base path, without a final slash.
+    /// Returns the base path, without a final slash.
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// The one document that rules.
+    /// Returns the key of the cluster data.
     pub fn cluster_data(&self) -> String {
         self.under("clusterdata")
     }
 
-    /// Who created the cluster data, and in the place of which clusters.
+    /// Returns the key of the creation record.
     pub fn created(&self) -> String {
         self.under("created")
     }
 
-    /// The prefix of all keeper infos.
+    /// Returns the prefix of all keeper infos.
     pub fn keeper_infos(&self) -> String {
         self.under("keepers/info/")
     }
 
-    /// One keeper's info.
+    /// Returns the key of a keeper's info.
     pub fn keeper_info(&self, uid: &str) -> String {
         self.under(&format!("keepers/info/{uid}"))
     }
 
-    /// The prefix of all sentinel infos.
+    /// Returns the prefix of all sentinel infos.
     pub fn sentinel_infos(&self) -> String {
         self.under("sentinels/info/")
     }
 
-    /// One sentinel's info.
+    /// Returns the key of a sentinel's info.
     pub fn sentinel_info(&self, uid: &str) -> String {
         self.under(&format!("sentinels/info/{uid}"))
     }
 
-    /// The prefix of all proxy infos.
+    /// Returns the prefix of all proxy infos.
     pub fn proxy_infos(&self) -> String {
         self.under("proxies/info/")
     }
 
-    /// One proxy's info.
+    /// Returns the key of a proxy's info.
     pub fn proxy_info(&self, uid: &str) -> String {
         self.under(&format!("proxies/info/{uid}"))
     }
 
-    /// The election's prefix (store 6.1), with the final slash.
+    /// Returns the prefix of the election (store 6.1), with the final slash.
     pub fn election(&self) -> String {
         self.under("sentinel-leader/")
     }
 
-    /// The candidate key of the session with this lease: its id in lower-case hexadecimal, unpadded (store 6.1).
+    /// Returns the candidate key of the session with this lease: its id in lower-case hexadecimal, unpadded (store
+    /// 6.1).
     pub fn candidate(&self, lease: LeaseId) -> String {
         self.under(&format!("sentinel-leader/{lease}"))
     }
 
-    /// The prefix of all keepers' liveness keys (extensions ).
+    /// Returns the prefix of all liveness keys (extensions ).
     pub fn liveness_keys(&self) -> String {
         self.under("alive/")
     }
 
-    /// One keeper's liveness key (extensions ).
+    /// Returns a keeper's liveness key (extensions ).
     pub fn liveness_key(&self, keeper_uid: &str) -> String {
         self.under(&format!("alive/{keeper_uid}"))
     }
 
-    /// The prefix of all orders (extensions X-2).
+    /// Returns the prefix of all keeper orders (extensions X-2).
     pub fn orders(&self) -> String {
         self.under("orders/")
     }
 
-    /// The order to one keeper (extensions X-2).
+    /// Returns the key of a keeper's order (extensions X-2).
     pub fn order(&self, keeper_uid: &str) -> String {
         self.under(&format!("orders/{keeper_uid}"))
     }
 
-    /// The switchover under way (extensions X-2).
+    /// Returns the key of the current switchover (extensions X-2).
     pub fn switchover(&self) -> String {
         self.under("switchover")
     }
 
-    /// The pause of the whole cluster (extensions X-3).
+    /// Returns the key of the pause of the whole cluster (extensions X-3).
     pub fn paused(&self) -> String {
         self.under("paused")
     }
 
-    /// The prefix of all history entries (extensions X-4).
+    /// Returns the prefix of all history entries (extensions X-4).
     pub fn history_prefix(&self) -> String {
         self.under("history/")
     }
 
-    /// One history entry (extensions X-4).
+    /// Returns the key of a history entry (extensions X-4).
     pub fn history(&self, id: &str) -> String {
         self.under(&format!("history/{id}"))
     }
@@ -155,7 +155,7 @@ impl Keys {
     }
 }
 
-/// Puts one `/` between the non-empty parts, and cleans (store S-2).
+/// Joins the non-empty parts with one `/`, and normalises the result (store S-2).
 fn join_path(prefix: &str, name: &str) -> String {
     match (prefix, name) {
         ("", name) => clean_path(name),
@@ -164,8 +164,8 @@ fn join_path(prefix: &str, name: &str) -> String {
     }
 }
 
-/// Collapses slashes, removes `.`, resolves `..` lexically, removes the trailing slash; a leading slash stays as
-/// it is, there or not (store S-2). Nothing left is the empty path.
+/// Normalises a path: collapses slashes, removes `.`, resolves `..` lexically, removes the trailing slash; a leading
+/// slash is kept (store S-2). The result may be empty.
 fn clean_path(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut kept: Vec<&str> = Vec::new();
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_path_function_cleans_as_the_reference_does() {
+    fn paths_are_normalised_as_in_go_stolon() {
         // store S-3 and corner case 1
         for (prefix, name, base) in [
             ("stolon/cluster", "mycluster", "stolon/cluster/mycluster"),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_stand_where_the_reference_puts_them() {
+    fn keys_are_those_of_go_stolon() {
         let keys = Keys::new(DEFAULT_PREFIX, "mycluster").unwrap();
         assert_eq!(keys.cluster_data(), "stolon/cluster/mycluster/clusterdata");
         assert_eq!(

@@ -1,18 +1,18 @@
-//! How long one connection takes to answer, and which of several to use. What is sent over them is left to `store`.
+//! The latency of a connection, and which of several connections to use. Sending is left to `store`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Boottime;
 
-/// A request that reads, or that does no harm done twice, goes out on a second connection after this time without an
-/// answer, or later where answers are known to take longer.
+/// Minimum time without a response after which an idempotent request is sent on a second connection; longer where the
+/// latency is higher.
 const HEDGE_MIN: Duration = Duration::from_millis(300);
-/// Connections whose answers differ by less than this, or by less than a factor of two, share the requests.
+/// Connections whose latencies differ by less than this, or by less than a factor of two, share the requests.
 const SIMILAR: Duration = Duration::from_millis(50);
-/// A standing watch moves only for a connection that is faster by this and by a factor of four.
+/// A watch moves only to a connection that is faster by this and by a factor of four.
 const MOVE_THRESHOLD: Duration = Duration::from_millis(250);
-/// No more requests of one connection than this are timed at once; others are sent untimed.
+/// Maximum number of requests timed at once on one connection; others are not timed.
 const TIMED_MAX: usize = 64;
 
 /// The measured latency of one connection.
@@ -25,7 +25,7 @@ pub(super) struct Latency {
 }
 
 impl Latency {
-    /// Notes a request that is sent now; returns its number, or nothing when too many are timed already.
+    /// Records a request sent now. Returns its number; none when too many are timed already.
     pub(super) fn sent(&mut self, now: Boottime) -> Option<u64> {
         if self.pending.len() >= TIMED_MAX {
             return None;
@@ -35,14 +35,14 @@ impl Latency {
         Some(self.next)
     }
 
-    /// Notes an answer.
+    /// Records a response.
     pub(super) fn answered(&mut self, number: u64, now: Boottime) {
         if let Some(sent) = self.pending.remove(&number) {
             self.measure(now.since(sent), now);
         }
     }
 
-    /// Notes that nobody waits any more for this one. It has taken at least as long as it was waited for.
+    /// Records that a request was dropped. It would have taken at least as long as it was waited for.
     pub(super) fn abandoned(&mut self, number: u64, now: Boottime) {
         let Some(sent) = self.pending.remove(&number) else {
             return;
@@ -53,8 +53,8 @@ impl Latency {
         }
     }
 
-    /// Takes over one measured answer. A slower one counts at once, a faster one by half: one quick answer among slow
-    /// ones does not make a connection a fast one.
+    /// Records one measurement. A slower one replaces the estimate, a faster one counts by half: one quick response
+    /// among slow ones does not make a connection a fast one.
     pub(super) fn measure(&mut self, took: Duration, now: Boottime) {
         self.last_measured = Some(now);
         self.estimate = Some(match self.estimate {
@@ -63,24 +63,24 @@ impl Latency {
         });
     }
 
-    /// The latency of past answers; zero before the first one.
+    /// Returns the latency of past responses; zero before the first one.
     pub(super) fn measured(&self) -> Duration {
         self.estimate.unwrap_or_default()
     }
 
-    /// How long an answer takes that is asked for now. A request that still waits counts with its age.
+    /// Returns the latency to expect of a request sent now. A pending request counts with its age.
     pub(super) fn expected(&self, now: Boottime) -> Duration {
         let waited = self.pending.values().next().map(|sent| now.since(*sent));
         self.measured().max(waited.unwrap_or_default())
     }
 
-    /// Whether nothing has been measured for this long.
+    /// Returns whether nothing has been measured for this long.
     pub(super) fn is_unmeasured_for(&self, time: Duration, now: Boottime) -> bool {
         self.pending.is_empty() && self.last_measured.is_none_or(|at| now.since(at) >= time)
     }
 }
 
-/// The indexes of the connections that a request may go to: the fastest, and those that are about as fast.
+/// Returns the indexes of the connections that a request may use: the fastest, and those of similar latency.
 pub(super) fn fastest(expected: &[Duration]) -> Vec<usize> {
     let Some(best) = expected.iter().min() else {
         return Vec::new();
@@ -89,12 +89,12 @@ pub(super) fn fastest(expected: &[Duration]) -> Vec<usize> {
     (0..expected.len()).filter(|index| expected[*index] <= limit).collect()
 }
 
-/// How long a first request is waited for before a second one is sent elsewhere.
+/// Returns how long to wait for a first response before sending the request on another connection.
 pub(super) fn hedge_after(expected: Duration) -> Duration {
     HEDGE_MIN.max(expected.saturating_mul(3) / 2)
 }
 
-/// Whether a watch on a connection of this latency should move to the best one.
+/// Returns whether a watch on a connection with this latency should move to the fastest one.
 pub(super) fn is_worth_moving(expected: Duration, best: Duration) -> bool {
     expected > best.saturating_mul(4).saturating_add(MOVE_THRESHOLD)
 }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_answer_counts_at_once_and_quick_ones_win_back_trust_by_halves() {
+    fn a_slow_response_counts_in_full_and_a_fast_one_by_half() {
         let mut latency = Latency::default();
         latency.measure(2 * MILLI, at(0));
         latency.measure(3 * SECOND, at(1));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_without_an_answer_makes_its_connection_slow_while_it_waits() {
+    fn a_pending_request_counts_with_its_age() {
         let mut latency = Latency::default();
         latency.measure(MILLI, at(0));
         let number = latency.sent(at(0)).unwrap();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_go_to_the_fastest_connections_and_share_those_that_are_alike() {
+    fn requests_use_the_fastest_connections_and_those_of_similar_latency() {
         assert!(fastest(&[]).is_empty());
         assert_eq!(fastest(&[MILLI, 3 * SECOND, 40 * MILLI]), [0, 2]);
         assert_eq!(fastest(&[3 * SECOND, 3 * SECOND, 2 * SECOND]), [0, 1, 2]);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_request_waits_for_three_tenths_of_a_second_or_longer_where_answers_take_longer() {
+    fn a_second_request_is_sent_after_300_ms_or_later_on_a_slow_store() {
         assert_eq!(hedge_after(MILLI), 300 * MILLI);
         assert_eq!(hedge_after(3 * SECOND), 4500 * MILLI);
     }

@@ -1,4 +1,4 @@
-//! Leases: what a key's life hangs on.
+//! Leases: grant, renew, revoke, query.
 
 use std::{fmt, time::Duration};
 
@@ -6,19 +6,19 @@ use etcd_client::LeaseGrantOptions;
 
 use super::{RetryPolicy, Store, StoreError, etcd_fault::RequestKind};
 
-/// No info lives shorter than this (store S-20, S-21).
+/// Minimum TTL of an info (store S-20, S-21).
 pub const INFO_TTL_MIN: Duration = Duration::from_secs(20);
 
-/// The longest that etcd grants, in seconds (its `lease/lessor.go`); it refuses more.
+/// Maximum TTL that etcd grants, in seconds (its `lease/lessor.go`); it rejects more.
 const TTL_MAX: i64 = 9_000_000_000;
 
-/// What etcd-client says when a keepalive is answered with a TTL of zero (its `rpc/lease.rs`).
+/// The error of etcd-client when a keepalive is answered with a TTL of zero (its `rpc/lease.rs`).
 const LEASE_NOT_FOUND: &str = "lease not found";
 
-/// What etcd says when a lease of this id was granted before (its `api/v3rpc/rpctypes/error.go`).
+/// The error of etcd when a lease with this id exists (its `api/v3rpc/rpctypes/error.go`).
 const LEASE_EXISTS: &str = "lease already exists";
 
-/// A lease of the store; printed as in the names of election keys, in lower-case hexadecimal.
+/// A lease id; printed as in the names of election keys, in lower-case hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub i64);
 
@@ -37,33 +37,33 @@ impl LeaseId {
     }
 }
 
-/// A lease that the store has granted.
+/// A granted lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseGrant {
     /// Its id.
     pub lease: LeaseId,
-    /// Its time to live, which may be more than was asked for (store S-23).
+    /// Its TTL, which may be more than was requested (store S-23).
     pub ttl: Duration,
 }
 
-/// How long a lease still lives.
+/// The TTL of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseTtl {
-    /// Its whole time to live.
+    /// The granted TTL.
     pub granted: Duration,
-    /// What is left of it, cut to whole seconds by etcd (sentinel E-6).
+    /// The remaining time, truncated to whole seconds by etcd (sentinel E-6).
     pub remaining: Duration,
 }
 
-/// The TTL to ask for an info that is wanted to live this long: whole seconds, 20 s or more (store S-20).
+/// Returns the TTL of an info that should exist for this long: whole seconds, at least 20 s (store S-20).
 pub fn info_ttl(wanted: Duration) -> Duration {
     Duration::from_secs(wanted.as_secs()).max(INFO_TTL_MIN)
 }
 
 impl Store {
-    /// Asks for a lease of this many whole seconds, or of the most that there is.
+    /// Requests a lease of this many whole seconds, or of the maximum.
     ///
-    /// Sent again when nobody knows what became of it: a lease without keys runs out by itself (store S-31).
+    /// Repeated when the outcome is unknown: a lease without keys expires by itself (store S-31).
     pub async fn grant(&self, ttl: Duration) -> Result<LeaseGrant, StoreError> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
         self.request("ask for a lease".to_owned(), RetryPolicy::Always, |client| async move {
@@ -77,16 +77,17 @@ impl Store {
         .inspect(|_| self.connections.etcd_faults.record_success(RequestKind::Write))
     }
 
-    /// The same for an id that was chosen here, see [`LeaseId::choose`].
+    /// Requests a lease with an id chosen by the caller, see [`LeaseId::random`].
     ///
-    /// A renewal, or a put under it, may be sent before this is answered; one that arrives before the grant finds no lease.
+    /// A renewal, or a put under it, may be sent before the response; one that arrives before the grant fails because
+    /// there is no lease.
     pub async fn grant_as(&self, lease: LeaseId, ttl: Duration) -> Result<(), StoreError> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
         let ask = format!("ask for lease {lease}");
         self.request(ask, RetryPolicy::Always, |client| async move {
             let options = LeaseGrantOptions::new().with_id(lease.0);
             match client.lease_client().grant(seconds, Some(options)).await {
-                // a copy of this request was quicker
+                // a repetition of this request arrived first
                 Err(etcd_client::Error::GRpcStatus(status)) if status.message().contains(LEASE_EXISTS) => Ok(()),
                 other => other.map(drop),
             }
@@ -95,15 +96,15 @@ impl Store {
         .inspect(|()| self.connections.etcd_faults.record_success(RequestKind::Write))
     }
 
-    /// Gives the lease its whole granted time to live again; false when the lease is gone.
+    /// Renews the lease to its full TTL. Returns false when the lease has expired.
     ///
-    /// The new time runs from some moment between the call and the answer: count from before the call.
+    /// The TTL restarts some time between request and response: count from before the call.
     pub async fn renew(&self, lease: LeaseId) -> Result<bool, StoreError> {
         self.request(
             format!("renew lease {lease}"),
             RetryPolicy::Always,
             |client| async move {
-                // opening the stream sends one keepalive and waits for its answer
+                // opening the stream sends one keepalive and waits for the response
                 match client.lease_client().keep_alive(lease.0).await {
                     Ok(_streams) => Ok(true),
                     Err(etcd_client::Error::LeaseKeepAliveError(why)) if why == LEASE_NOT_FOUND => Ok(false),
@@ -114,7 +115,7 @@ impl Store {
         .await
     }
 
-    /// Ends the lease, and with it every key that hangs on it. A lease that is gone already is no error.
+    /// Revokes the lease and deletes its keys. A lease that has expired already is not an error.
     pub async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.request(
             format!("revoke lease {lease}"),
@@ -129,7 +130,7 @@ impl Store {
         .await
     }
 
-    /// How long the lease still lives; nothing when it is gone.
+    /// Returns the remaining time of a lease; none when it has expired.
     pub async fn remaining(&self, lease: LeaseId) -> Result<Option<LeaseTtl>, StoreError> {
         self.request(
             format!("look at lease {lease}"),
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_info_lives_twenty_seconds_or_what_is_wanted_without_its_fraction() {
+    fn the_ttl_of_an_info_is_at_least_twenty_seconds_and_truncated() {
         // store S-20 and corner case 3
         let ttl = |millis| info_ttl(Duration::from_millis(millis)).as_secs();
         assert_eq!((ttl(5_000), ttl(25_900), ttl(2 * 25_900)), (20, 25, 51));

@@ -1,8 +1,9 @@
-//! etcd: read, watch, compare-and-swap, leases, election. What the values mean is others' business.
+//! Access to etcd: reads, watches, transactions, leases, election. The meaning of the values is left to `model` and the
+//! programs.
 //!
-//! Every request is limited by the store timeout; while no endpoint is reachable a request waits until its limit
-//! ends (store 3.3). Connections come back by themselves, and one log line tells when the store goes and when it
-//! is back.
+//! Every request is limited by the store timeout; while no endpoint is reachable a request waits until then (store
+//! 3.3). Connections are re-established automatically, and one log line each reports when the store becomes unreachable
+//! and when it is reachable again.
 
 mod config;
 mod connections;
@@ -38,9 +39,9 @@ pub use self::{
     watch::{Changes, KeyChange, Watch},
 };
 
-/// The client sends at most this much in one request (store S-13); the server's own limit is lower.
+/// Maximum size of a request that is sent (store S-13); the server's own limit is lower.
 const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Between two attempts at a read that the server could not serve just then.
+/// Delay between attempts of a read that the server could not serve.
 const READ_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A revision of the store. Revisions grow with every write, whatever key it touches.
@@ -48,7 +49,7 @@ const READ_RETRY_DELAY: Duration = Duration::from_millis(100);
 pub struct Revision(pub i64);
 
 impl Revision {
-    /// What stands for the revision of a key that does not exist.
+    /// The revision of a key that does not exist.
     pub const ABSENT: Self = Self(0);
 }
 
@@ -61,7 +62,7 @@ impl fmt::Display for Revision {
 /// A key with its value, as read at one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The whole key. A stranger's key that is not UTF-8 is read with replacement characters.
+    /// The whole key. Invalid UTF-8 is replaced.
     pub key: String,
     /// The exact bytes.
     pub value: Vec<u8>,
@@ -69,12 +70,12 @@ pub struct Entry {
     pub mod_revision: Revision,
     /// Stays until the key is deleted or expires.
     pub create_revision: Revision,
-    /// The lease that the key hangs on, if any.
+    /// The lease of the key, if any.
     pub lease: Option<LeaseId>,
 }
 
 impl Entry {
-    /// The part of the key below this prefix; the whole key when it is not below it.
+    /// Returns the part of the key after this prefix; the whole key when it does not begin with it.
     pub fn name(&self, prefix: &str) -> &str {
         self.key.strip_prefix(prefix).unwrap_or(&self.key)
     }
@@ -92,12 +93,12 @@ impl From<&KeyValue> for Entry {
     }
 }
 
-/// What to read or to watch.
+/// The keys to read or watch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum KeyRange {
     /// One key.
     Key(String),
-    /// All keys that begin so.
+    /// All keys with this prefix.
     Prefix(String),
 }
 
@@ -110,28 +111,28 @@ impl fmt::Display for KeyRange {
     }
 }
 
-/// What was read together, at one revision (sentinel E-2).
+/// The result of a read at one revision (sentinel E-2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The revision of the store at the read; a watch continues from here without a gap.
+    /// The revision of the store at the read; a watch from here on misses nothing.
     pub revision: Revision,
-    /// For each target its entries, in the order of the targets; those of a prefix ascending by key.
+    /// The entries of each requested range, in the order of the request; those of a prefix in ascending order.
     pub found: Vec<Vec<Entry>>,
 }
 
 impl Snapshot {
-    /// Takes out what was found for the target of this index; of a single key that is one entry at most.
+    /// Takes the entries of the range with this index; a single key has one at most.
     pub fn take(&mut self, index: usize) -> Vec<Entry> {
         self.found.get_mut(index).map(std::mem::take).unwrap_or_default()
     }
 
-    /// Takes out the only entry of a target that is one key.
+    /// Takes the entry of a range that is a single key.
     pub fn take_one(&mut self, index: usize) -> Option<Entry> {
         self.take(index).pop()
     }
 }
 
-/// The store, as one cluster's programs use it. Clones share their connections.
+/// A handle to the store for one cluster. Clones share their connections.
 #[derive(Clone)]
 pub struct Store {
     connections: Arc<Connections>,
@@ -148,17 +149,17 @@ impl fmt::Debug for Store {
     }
 }
 
-/// Whether a request may be sent again when nobody knows what became of the first one.
+/// Whether a request may be sent again when the outcome of the first attempt is unknown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RetryPolicy {
-    /// Reads, and what does no harm done twice.
+    /// Reads and idempotent requests.
     Always,
-    /// Only when the request surely was not sent.
+    /// Only if the request was certainly not sent.
     OnlyIfUnsent,
 }
 
 impl Store {
-    /// A store that dials at its first request; never fails because etcd is away.
+    /// Returns a handle that connects at its first request; never fails because etcd is unreachable.
     pub fn connect(config: StoreConfig) -> Self {
         let timeout = config.timeout;
         Self {
@@ -173,17 +174,17 @@ impl Store {
         self.connections.config().keys()
     }
 
-    /// The limit of each request.
+    /// Returns the timeout of each request.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// How long the store takes to answer, as measured lately over the fastest connection; zero while that is not known.
+    /// Returns the recently measured latency of the fastest connection; zero while unknown.
     pub fn latency(&self) -> Duration {
         self.connections.latency()
     }
 
-    /// The same store with a shorter limit of each request; a longer one changes nothing.
+    /// Returns a handle with a shorter timeout of each request; a longer one has no effect.
     #[must_use]
     pub fn with_timeout(&self, limit: Duration) -> Self {
         let limit = limit.min(self.connections.config().timeout);
@@ -194,8 +195,8 @@ impl Store {
         }
     }
 
-    /// The same store, but a request that waits for a connection for longer than this is not sent (fencing F-7). Once
-    /// sent, it is waited for as ever.
+    /// Returns a handle whose requests are not sent once they have waited for a connection for longer than this
+    /// (fencing F-7). The timeout of requests that are sent is unchanged.
     #[must_use]
     pub fn sent_within(&self, limit: Duration) -> Self {
         Self {
@@ -204,13 +205,13 @@ impl Store {
         }
     }
 
-    /// Reads one key, linearizably. Nothing when it does not exist.
+    /// Reads one key, linearizably. None when it does not exist.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         let mut read = self.snapshot(&[KeyRange::Key(key.to_owned())]).await?;
         Ok(read.take_one(0))
     }
 
-    /// Reads all keys that begin with this prefix, which ends with a slash; ascending by key.
+    /// Reads all keys with this prefix, which ends with a slash, in ascending order.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
         let mut read = self.snapshot(&[KeyRange::Prefix(prefix.to_owned())]).await?;
         Ok(read.take(0))
@@ -222,14 +223,15 @@ impl Store {
         self.read_all(describe("read", targets), ops).await
     }
 
-    /// Puts a key that no lease bounds, and returns its revision.
+    /// Puts a key without a lease, and returns its revision.
     pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> Result<Revision, StoreError> {
         self.put_with(key, value.into(), None).await
     }
 
-    /// Puts a key under a fresh lease, and returns its revision (store 2, "put with TTL": two requests, two limits).
+    /// Puts a key under a new lease, and returns its revision (store 2, "put with TTL": two requests, each with its own
+    /// timeout).
     ///
-    /// The TTL's fraction of a second is cut off; [`info_ttl`] gives the TTL of an info.
+    /// The TTL is truncated to whole seconds; [`info_ttl`] returns the TTL of an info.
     pub async fn put_leased(
         &self,
         key: &str,
@@ -270,15 +272,15 @@ impl Store {
         .await
     }
 
-    /// Runs one request within the limit, on the endpoint that answers fastest (store 3.3: reads are sent again when they
-    /// fail, and over a second connection when the first is slow; writes only when they surely were not sent).
+    /// Runs one request within the timeout, on the fastest endpoint (store 3.3: reads are repeated when they fail, and
+    /// sent on a second connection when the first is slow; writes only if they were certainly not sent).
     async fn request<T, F, Fut>(&self, attempt: String, repeat: RetryPolicy, send: F) -> Result<T, StoreError>
     where
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut under_way = InFlight::default();
-        // boxed: the client library's futures are large, and these are held within others
+        // boxed because the client library's futures are large and are nested
         let tries = Box::pin(self.retry_until_answered(&mut under_way, repeat, send));
         let outcome = timeout(self.timeout, tries).await;
         let limit = self.timeout;
@@ -300,7 +302,7 @@ impl Store {
             }),
             Err(_) => {
                 for link in &under_way.sent {
-                    // a little less, for what passed before the request went out
+                    // slightly less, for the time before the request was sent
                     let patience = self.connections.config().timeout;
                     link.close_if_silent_for(patience - patience / 20);
                 }
@@ -357,8 +359,8 @@ impl Store {
         }
     }
 
-    /// Sends one request, and where that does no harm the same one over another connection when the first has not been
-    /// answered for a while. The first answer counts; never more than two are under way.
+    /// Sends one request. An idempotent one is also sent on a second connection when the first does not respond for a
+    /// while. The first response counts; at most two are in flight.
     async fn send_hedged<T, F, Fut>(
         &self,
         link: Connection,
@@ -405,12 +407,12 @@ impl Store {
     }
 }
 
-/// What a request was doing when its limit ended.
+/// The state of a request when its timeout expires.
 #[derive(Default)]
 struct InFlight {
-    /// The connections that it went out on.
+    /// The connections on which it was sent.
     sent: Vec<Connection>,
-    /// Why it was sent again.
+    /// The error after which it was sent again.
     last_error: Option<Cause>,
 }
 
@@ -420,20 +422,20 @@ enum RequestFailure {
     Unknown(Cause),
 }
 
-/// What an error of the client library says about the request.
+/// What an error of the client library means for the request.
 #[derive(Debug, PartialEq, Eq)]
 enum ErrorClass {
-    /// It never left.
+    /// It was not sent.
     Unsent,
-    /// The server turned it away before looking at it, and may take it later.
+    /// The server rejected it before processing it, and may accept it later.
     NotServed,
-    /// It may or may not have been carried out.
+    /// It may or may not have been executed.
     Unknown,
-    /// It was looked at and not carried out.
+    /// It was processed and not executed.
     Refused,
 }
 
-/// Whether an error is what the server answered, rather than that of a connection that broke.
+/// Returns whether an error is a response of the server, not that of a broken connection.
 fn is_answer(error: &etcd_client::Error) -> bool {
     matches!(classify_error(error).0, ErrorClass::Refused | ErrorClass::NotServed)
 }
@@ -444,7 +446,7 @@ fn classify_error(error: &etcd_client::Error) -> (ErrorClass, Cause) {
         return (ErrorClass::Unknown, Cause::new(error.to_string()));
     };
     if let Some(source) = std::error::Error::source(status) {
-        // made on this side: the connection broke, or there was none
+        // created by the client: the connection broke, or there was none
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source);
         while let Some(error) = cause {
             if error.is::<ConnectionGone>() {
@@ -468,7 +470,7 @@ fn kv(client: &Client) -> etcd_client::KvClient {
     client.kv_client().max_decoding_message_size(usize::MAX)
 }
 
-/// Refuses what is too large to be sent at all.
+/// Rejects requests that are too large to be sent.
 fn check_size(attempt: &str, bytes: usize) -> Result<(), StoreError> {
     if bytes <= REQUEST_BYTES_MAX {
         return Ok(());

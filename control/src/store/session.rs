@@ -1,5 +1,5 @@
-//! A candidate's session: a lease, its renewals, and until when it surely lives. On a slow store it moves to a longer
-//! lease without giving up the candidate's key. Who leads is left to `election`.
+//! A candidate's session: a lease, its renewals, and the time until which it is certainly valid. On a slow store the
+//! candidate's key is moved to a longer lease. Leadership is left to `election`.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,20 +16,20 @@ use super::{LeaseGrant, LeaseId, Revision, Store, StoreError, Txn, TxnOutcome};
 use crate::clock::Boottime;
 use crate::telemetry::Chain;
 
-/// Leadership counts as lost so long before the lease can run out (store E-13).
+/// Leadership counts as lost this long before the lease can expire (store E-13).
 const MARGIN: Duration = Duration::from_millis(500);
-/// No more renewals than this are under way at once.
+/// Maximum number of renewals in flight.
 const RENEWALS_MAX: usize = 8;
-/// No more leases than this are asked for until one suits the store.
+/// Maximum number of leases requested until one fits the store.
 const LEASE_GRANTS_MAX: u32 = 3;
 
-/// When the next renewal is due after the last one was sent: sooner while an answer is missing, so that one that comes
-/// late or never does not end the session.
+/// Returns the time from the last renewal to the next: shorter while a response is missing, so that a late or lost one
+/// does not end the session.
 fn renewal_interval(ttl: Duration, is_answered: bool) -> Duration {
     if is_answered { ttl / 5 } else { ttl / 6 }
 }
 
-/// The candidate's key, once it is there.
+/// The candidate's key, once it exists.
 #[derive(Debug)]
 struct CandidateKey {
     key: String,
@@ -40,10 +40,10 @@ struct CandidateKey {
 #[derive(Debug, Clone, Copy)]
 struct Lease {
     id: LeaseId,
-    /// The TTL that is relied upon.
+    /// The TTL that is counted on.
     ttl: Duration,
-    /// The TTL that was asked for; longer than what is relied upon while the key is being moved to a shorter lease. The
-    /// store may grant more.
+    /// The requested TTL; longer than the one counted on while the key is being moved to a shorter lease. The store may
+    /// grant more.
     requested: Duration,
     since: Boottime,
 }
@@ -52,14 +52,14 @@ struct Lease {
 #[derive(Debug)]
 pub(super) struct EtcdSession {
     lease: Mutex<Lease>,
-    /// The lease that the candidate's key is being moved to: the key may hang on it already.
+    /// The lease that the candidate's key is being moved to: the key may have it already.
     next_lease: Mutex<Option<LeaseId>>,
     end: Arc<AtomicU64>,
     set_candidate_key: OnceLock<CandidateKey>,
 }
 
 impl EtcdSession {
-    /// Asks for a lease that suits the store.
+    /// Opens a session with a lease that fits the store's latency.
     #[expect(
         clippy::disallowed_methods,
         reason = "the session's life is counted from before its lease is asked for"
@@ -67,16 +67,17 @@ impl EtcdSession {
     pub(super) async fn open(store: &Store) -> Result<Self, StoreError> {
         let known = store.latency();
         let mut wanted = ttl_for(known);
-        let mut quickest = Some(known).filter(|known| !known.is_zero());
+        let mut fastest = Some(known).filter(|known| !known.is_zero());
         let mut left = LEASE_GRANTS_MAX;
         loop {
             let since = Boottime::now();
             let LeaseGrant { lease: id, ttl } = store.grant(wanted).await?;
             left -= 1;
-            // Asking has measured the store, better than what was known: one slow answer is not the rule.
+            // The request has measured the store, better than what was known before: one slow response is not
+            // representative.
             let took = Boottime::now().since(since);
-            let latency = quickest.map_or(took, |quickest| quickest.min(took));
-            quickest = Some(latency);
+            let latency = fastest.map_or(took, |fastest| fastest.min(took));
+            fastest = Some(latency);
             let suits = ttl_for(latency);
             if left > 0 && !is_acceptable(suits, wanted, ttl) {
                 wanted = suits; // one more lease; the last one runs out by itself
@@ -99,42 +100,42 @@ impl EtcdSession {
         }
     }
 
-    /// The lease that the session hangs on.
+    /// Returns the lease of the session.
     pub(super) fn lease(&self) -> LeaseId {
         self.lock().id
     }
 
-    /// Every lease that the candidate's key may hang on: more than one while it is being moved.
+    /// Returns every lease that the candidate's key may have: more than one while it is being moved.
     pub(super) fn leases(&self) -> Vec<LeaseId> {
         let next = *self.lock_next_lease();
         std::iter::once(self.lease()).chain(next).collect()
     }
 
-    /// Until when the session surely lives; moves on by itself.
+    /// Returns the time until which the session is certainly valid; it is updated with each renewal.
     pub(super) fn end_of_lease(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.end)
     }
 
-    /// The candidate's key is there: from now on the session can move to another lease.
+    /// Records that the candidate's key exists: from now on the session can move it to another lease.
     pub(super) fn entered(&self, key: &str, create_revision: Revision, uid: &str) {
         let entered = CandidateKey {
             key: key.to_owned(),
             create_revision,
             uid: uid.to_owned(),
         };
-        // a session has one key, and enters once
+        // a session has one key, set once
         let _ = self.set_candidate_key.set(entered);
     }
 
-    /// Nothing is promised any more.
+    /// Ends the validity of the session.
     pub(super) fn close(&self) {
         self.end.store(0, Ordering::Release);
     }
 
-    /// Renews the lease until it cannot be relied upon any more (store E-6, E-13).
+    /// Renews the lease until it is no longer certainly valid (store E-6, E-13).
     ///
-    /// Renewals are paced from the sending of the last one and do not wait for its answer, so a session lives on as long
-    /// as the answers come, however late each of them is.
+    /// Renewals are timed from the sending of the last one and do not wait for its response, so a session stays valid
+    /// as long as responses arrive, however late.
     #[expect(
         clippy::disallowed_methods,
         reason = "the session's life is counted from before each renewal"
@@ -144,7 +145,7 @@ impl EtcdSession {
         let mut moving: Option<Pin<Box<dyn Future<Output = Option<Lease>> + Send + '_>>> = None;
         let mut sent = self.lock().since;
         let mut fit = LatencyWindow::default();
-        // stays while other things happen: renewals and their answers may come more often
+        // not reset by other events: renewals and their responses may be more frequent
         let mut next_look = sent + SAMPLE_INTERVAL;
         loop {
             let now = Boottime::now();
@@ -159,7 +160,7 @@ impl EtcdSession {
                 Some(answer) = renewals.join_next(), if !renewals.is_empty() => match answer {
                     Ok((id, at, Ok(true))) if id == lease.id => self.renewed(at, lease.ttl),
                     Ok((id, _, Ok(false))) if id == lease.id => return,
-                    // of the lease that the session has left
+                    // of the previous lease
                     Ok((_, _, Ok(_))) => {}
                     Ok((_, _, Err(error))) => debug!(error = %Chain(&error), "could not renew the election lease"),
                     Err(error) => debug!(%error, "the task that renews the election lease failed"),
@@ -189,7 +190,7 @@ impl EtcdSession {
         }
     }
 
-    /// The move to another lease, where that is needed and possible.
+    /// Starts the move to another lease, if one is due.
     fn start_move<'s>(
         &'s self,
         store: &Store,
@@ -202,7 +203,8 @@ impl EtcdSession {
         let (TtlChange::Lengthen(wanted) | TtlChange::Shorten(wanted)) = change;
         if matches!(change, TtlChange::Shorten(_)) {
             fit.restart();
-            // The key may hang on the shorter lease before that is known here. A move that fails is repeated later.
+            // The key may have the shorter lease before the response arrives, so only that is counted on. A failed move
+            // is repeated later.
             let mut lease = self.lock();
             lease.ttl = wanted.min(lease.ttl);
             drop(lease);
@@ -224,14 +226,14 @@ impl EtcdSession {
         info!(ttl = ?lease.ttl, "changed the TTL of the election lease");
         *self.lock() = lease;
         *self.lock_next_lease() = None;
-        // the end counts for this lease now, which may be the shorter one
+        // the end is that of the new lease, which may be the shorter one
         self.end
             .store(end(lease.since, lease.ttl).as_nanos(), Ordering::Release);
     }
 
-    /// A renewal sent at this moment was answered.
+    /// Records the response to a renewal sent at this time.
     fn renewed(&self, sent: Boottime, ttl: Duration) {
-        // answers may overtake each other
+        // responses may arrive out of order
         self.end.fetch_max(end(sent, ttl).as_nanos(), Ordering::AcqRel);
     }
 
@@ -247,11 +249,11 @@ impl EtcdSession {
         self.next_lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts the candidate's key under another lease. Its creation revision stays, and with it the candidate's place and what
-    /// a leader's writes are conditional on.
+    /// Moves the candidate's key to another lease. Its creation revision stays, and with it the candidate's position
+    /// and the condition of a leader's writes.
     ///
-    /// When it is not known whether the key hangs on the new lease, the new lease is revoked: a request that arrives later
-    /// is refused then, and a key that it had taken along is gone, which the candidate notices.
+    /// If it is unknown whether the key was moved, the new lease is revoked: a put that arrives later is then rejected,
+    /// and a key that was moved already is deleted, which the candidate notices.
     #[expect(
         clippy::disallowed_methods,
         reason = "the lease's life is counted from before it is asked for"
@@ -270,7 +272,7 @@ impl EtcdSession {
         }
         let mut since = Boottime::now();
         let LeaseGrant { lease: id, ttl } = store.grant(wanted).await?;
-        // before the put is sent: a session that ends meanwhile has this lease revoked as well
+        // before the put is sent, so that a session that ends meanwhile revokes this lease, too
         *self.lock_next_lease() = Some(id);
         let change = Txn::new()
             .if_created_at(&entered.key, entered.create_revision)
@@ -280,7 +282,7 @@ impl EtcdSession {
         let outcome = loop {
             tokio::select! {
                 outcome = &mut committing => break outcome,
-                // the answer may take as long as the lease lives
+                // the response may take as long as the TTL
                 () = sleep(ttl / 3) => {
                     let sent = Boottime::now();
                     if let Ok(true) = store.renew(id).await {
@@ -310,15 +312,15 @@ impl EtcdSession {
     }
 }
 
-/// Renewals under way: of which lease, sent when, and what was answered.
+/// Renewals in flight: the lease, the time of sending, and the result.
 type Renewals = JoinSet<(LeaseId, Boottime, Result<bool, StoreError>)>;
 
-/// Until when a lease that was granted or renewed at `sent` is relied upon.
+/// Returns until when a lease granted or renewed at `sent` is counted on.
 fn end(sent: Boottime, ttl: Duration) -> Boottime {
     sent + ttl.saturating_sub(MARGIN.min(ttl / 4))
 }
 
-/// The end of a move; never, when there is none.
+/// Waits for the end of a move; forever, when there is none.
 async fn finished<T>(moving: &mut Option<Pin<Box<dyn Future<Output = T> + Send + '_>>>) -> T {
     match moving {
         Some(moving) => moving.await,
@@ -345,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_short_lease_outlives_answers_of_any_latency_that_it_can_hold() {
-        // the store becomes slow while the lease is the short one
+        // the store becomes slow while the TTL is the short one
         for latency in [1400, 3000].map(|millis| millis * MILLI) {
             let end = end(Boottime::default(), TTL);
             let next_answer = Boottime::default() + renewal_interval(TTL, true) + latency;

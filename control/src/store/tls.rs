@@ -1,4 +1,4 @@
-//! TLS towards the store (store 3.2): the files, whom to trust, and whom we say we are.
+//! TLS for the connections to the store (store 3.2): CA and client certificates.
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ use rustls::{
     },
 };
 
-/// The store's TLS options as typed.
+/// The store's TLS options as given.
 #[derive(Debug, Clone, Default)]
 pub struct TlsOptions {
     /// `--store-ca-file`: replaces the system's roots.
@@ -29,7 +29,7 @@ pub struct TlsOptions {
     pub skip_verify: bool,
 }
 
-/// A TLS option that cannot be followed.
+/// An invalid TLS option.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file cannot be read.
@@ -41,7 +41,7 @@ pub enum TlsError {
         #[source]
         source: io::Error,
     },
-    /// Not a PEM file, or one without what is looked for.
+    /// Not a PEM file, or one without the expected block.
     #[error("parse {} as PEM", .path.display())]
     Pem {
         /// The file.
@@ -50,7 +50,7 @@ pub enum TlsError {
         #[source]
         source: pem::Error,
     },
-    /// A block that is no certificate stands among the authorities.
+    /// The CA file holds a block that is not a certificate.
     #[error("{} holds a block of kind {kind:?}: only certificates may stand in a CA file", .path.display())]
     NotACertificate {
         /// The file.
@@ -58,7 +58,7 @@ pub enum TlsError {
         /// The label of the block.
         kind: String,
     },
-    /// A certificate or key that the TLS library refuses.
+    /// A certificate or key that the TLS library rejects.
     #[error("use {}", .path.display())]
     Unusable {
         /// The file.
@@ -67,7 +67,7 @@ pub enum TlsError {
         #[source]
         source: rustls::Error,
     },
-    /// The reference silently presents no certificate then (store 3.2, **REC**).
+    /// Only one of the two was given. Go stolon silently sends no client certificate then (store 3.2, **REC**).
     #[error("--store-cert-file and --store-key must be given together")]
     IncompleteClientCertificate,
     /// The TLS library offers no protocol version.
@@ -106,7 +106,7 @@ pub(super) fn load(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsError> 
     Ok(Arc::new(config))
 }
 
-/// Every block of the file must be a certificate; none at all leaves nobody to trust (store 3.2).
+/// Loads a CA file. Every block must be a certificate; without any, no server is trusted (store 3.2).
 fn load_ca_file(path: &Path) -> Result<RootCertStore, TlsError> {
     let text = read(path)?;
     for line in String::from_utf8_lossy(&text).lines() {
@@ -135,7 +135,7 @@ fn load_ca_file(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// The system's roots, as many as can be read; none leaves nobody to trust, and each connection then says so.
+/// Returns the system's root certificates that can be read; without any, every connection fails with that error.
 fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -170,8 +170,8 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     })
 }
 
-/// Takes any server for the right one, which is what `--store-skip-tls-verify` asks for; signatures are still
-/// checked, so the peer holds the key of the certificate that it shows.
+/// Accepts any server certificate, for `--store-skip-tls-verify`. Signatures are still verified, so the peer holds the
+/// key of its certificate.
 #[derive(Debug)]
 struct AcceptAnyServer(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! Compare-and-swap: some conditions, and what is written when all of them hold (store 4).
+//! Transactions: conditions, and writes that are applied when all of them hold (store 4).
 
 use etcd_client::{Compare, CompareOp, PutOptions, TxnOp};
 
@@ -7,7 +7,7 @@ use super::{
     etcd_fault::RequestKind, header_revision, kv, read_op,
 };
 
-/// A write on conditions. Built up, then given to [`Store::commit`].
+/// A conditional write, to be passed to [`Store::commit`].
 #[derive(Debug, Clone, Default)]
 pub struct Txn {
     compares: Vec<Compare>,
@@ -17,12 +17,12 @@ pub struct Txn {
 }
 
 impl Txn {
-    /// Without conditions and effects so far.
+    /// Returns a transaction without conditions and writes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Only if the key's last put is still the one of this revision; [`Revision::ABSENT`]: if it does not exist.
+    /// Adds the condition that the key's last put has this revision; [`Revision::ABSENT`]: that it does not exist.
     #[must_use]
     pub fn if_unchanged(mut self, key: &str, mod_revision: Revision) -> Self {
         self.compares
@@ -30,14 +30,14 @@ impl Txn {
         self
     }
 
-    /// Only if the key does not exist (store 4.1).
+    /// Adds the condition that the key does not exist (store 4.1).
     #[must_use]
     pub fn if_absent(mut self, key: &str) -> Self {
         self.compares.push(Compare::create_revision(key, CompareOp::Equal, 0));
         self
     }
 
-    /// Only if no key begins with this prefix.
+    /// Adds the condition that no key has this prefix.
     #[must_use]
     pub fn if_none_below(mut self, prefix: &str) -> Self {
         self.compares
@@ -45,14 +45,14 @@ impl Txn {
         self
     }
 
-    /// Only if the key exists.
+    /// Adds the condition that the key exists.
     #[must_use]
     pub fn if_exists(mut self, key: &str) -> Self {
         self.compares.push(Compare::create_revision(key, CompareOp::Greater, 0));
         self
     }
 
-    /// Only if the key exists and was created at this revision (fencing F-7, store C-9).
+    /// Adds the condition that the key exists and was created at this revision (fencing F-7, store C-9).
     #[must_use]
     pub fn if_created_at(mut self, key: &str, create_revision: Revision) -> Self {
         self.compares
@@ -60,7 +60,7 @@ impl Txn {
         self
     }
 
-    /// Only if the key hangs on no lease with a greater id than this; also if it does not exist.
+    /// Adds the condition that the key has no lease with a greater id than this, or does not exist.
     #[must_use]
     pub fn if_leased_no_later(mut self, key: &str, lease: LeaseId) -> Self {
         let greater = lease.0.saturating_add(1);
@@ -68,19 +68,19 @@ impl Txn {
         self
     }
 
-    /// Then put this, without a lease.
+    /// Adds a put without a lease.
     #[must_use]
     pub fn put(self, key: &str, value: impl Into<Vec<u8>>) -> Self {
         self.put_with(key, value.into(), None)
     }
 
-    /// Then put this under a lease, see [`Store::grant`].
+    /// Adds a put under a lease, see [`Store::grant`].
     #[must_use]
     pub fn put_leased(self, key: &str, value: impl Into<Vec<u8>>, lease: LeaseId) -> Self {
         self.put_with(key, value.into(), Some(PutOptions::new().with_lease(lease.0)))
     }
 
-    /// Then delete this key, if it is there.
+    /// Adds the deletion of a key, if it exists.
     #[must_use]
     pub fn delete(mut self, key: &str) -> Self {
         self.names.push(format!("delete {key}"));
@@ -96,7 +96,7 @@ impl Txn {
     }
 }
 
-/// What became of a transaction.
+/// The outcome of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TxnOutcome {
     /// All conditions held and everything was written.
@@ -105,14 +105,14 @@ pub enum TxnOutcome {
     Conflict,
 }
 
-/// A transaction that was carried out.
+/// A committed transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
-    /// The revision of everything that it put (store C-2).
+    /// The revision of all its puts (store C-2).
     pub revision: Revision,
 }
 
-/// What became of a transaction that reads where it must not write.
+/// The outcome of a transaction that reads when a condition does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommitOrRead {
     /// All conditions held and everything was written.
@@ -122,7 +122,7 @@ pub enum CommitOrRead {
 }
 
 impl TxnOutcome {
-    /// The revision of what was written, if it was.
+    /// Returns the revision of the write, if it was committed.
     pub fn committed(self) -> Option<Revision> {
         match self {
             Self::Committed(Committed { revision }) => Some(revision),
@@ -132,9 +132,9 @@ impl TxnOutcome {
 }
 
 impl Store {
-    /// Carries out a transaction, once.
+    /// Executes a transaction, once.
     ///
-    /// [`StoreError::Unanswered`] leaves open whether it was applied (store S-32).
+    /// After [`StoreError::Unanswered`] it is unknown whether it was applied (store S-32).
     pub async fn commit(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         Ok(match self.commit_or_read(txn, &[]).await? {
             CommitOrRead::Committed(committed) => TxnOutcome::Committed(committed),
@@ -142,8 +142,8 @@ impl Store {
         })
     }
 
-    /// Carries out a transaction, once; where a condition does not hold, reads these targets at the same revision, so
-    /// that the next attempt needs no reading of its own.
+    /// Executes a transaction, once. If a condition does not hold, reads these ranges at the same revision, so that the
+    /// next attempt needs no separate read.
     pub async fn commit_or_read(&self, txn: Txn, targets: &[KeyRange]) -> Result<CommitOrRead, StoreError> {
         let attempt = txn.names.join(", ");
         check_size(&attempt, txn.bytes)?;

@@ -1,5 +1,5 @@
-//! Watching keys: an alarm clock for loops. A watch resumes by itself after a lost connection, a compaction or a
-//! stream that fell silent; what it may have missed it says, and its reader then reads everything again.
+//! Watches of keys, which wake the loops. A watch resumes after a lost connection, a compaction or a silent stream. If
+//! it may have missed changes it reports a gap, and its reader reads everything again.
 
 use std::{
     collections::BTreeMap,
@@ -18,23 +18,24 @@ use tracing::debug;
 use super::{Connection, Entry, KeyRange, Revision, Store, classify_error, header_revision};
 use crate::clock::Boottime;
 
-/// A stream that says nothing for so long is asked whether it still works.
+/// A stream that is silent for this long is sent a progress request.
 const PROGRESS_REQUEST_AFTER: Duration = Duration::from_secs(10);
-/// How often a standing watch looks whether another connection has become much faster than its own.
+/// Interval in which a watch checks whether another connection has become much faster.
 const LATENCY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Pauses between two attempts to watch again.
+/// Delays between two attempts to watch.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// More changed keys, or more bytes of values, than this wait for no reader: it is told to read everything.
+/// Maximum number of changed keys, and bytes of values, kept for a reader; above it they are dropped and a gap is
+/// reported.
 const CHANGES_MAX: usize = 4096;
 const CHANGES_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What has changed since the reader last looked; of each key only the last change.
+/// The changes since the last call; of each key only the last one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// By key.
     pub keys: BTreeMap<String, KeyChange>,
-    /// Something may have been missed: read everything again.
+    /// Changes may have been missed: read everything again.
     pub gap: bool,
 }
 
@@ -47,15 +48,15 @@ impl Changes {
 /// The last change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyChange {
-    /// What the key holds now; nothing when it was deleted or has expired.
+    /// The current entry; none when the key was deleted or has expired.
     pub entry: Option<Entry>,
     /// The revision of the change.
     pub revision: Revision,
-    /// When we learnt of it.
+    /// When it arrived.
     pub arrived: Boottime,
 }
 
-/// A standing watch of some keys and prefixes; ends when dropped.
+/// A watch of some keys and prefixes; ends when dropped.
 #[derive(Debug)]
 pub struct Watch {
     pending: Arc<PendingChanges>,
@@ -75,7 +76,7 @@ impl Drop for Watch {
 }
 
 impl Watch {
-    /// Waits until something has changed, and takes it. Safe to cancel: what is not taken stays.
+    /// Waits for changes and takes them. Cancel-safe: nothing is lost.
     pub async fn changed(&self) -> Changes {
         loop {
             if let Some(changes) = self.take() {
@@ -85,17 +86,17 @@ impl Watch {
         }
     }
 
-    /// Takes what has changed, without waiting.
+    /// Takes the changes without waiting.
     pub fn take(&self) -> Option<Changes> {
         Some(std::mem::take(&mut *self.pending.lock())).filter(|changes| !changes.is_empty())
     }
 }
 
 impl Store {
-    /// Watches these targets from just after a revision that was read, or from now on; the latter begins with a
-    /// gap, once the watch stands. Must be called within a tokio runtime.
+    /// Watches these ranges from just after a revision that was read, or from now on; the latter begins with a gap once
+    /// the watch is established. Must be called within a tokio runtime.
     pub fn watch(&self, targets: Vec<KeyRange>, after: Option<Revision>) -> Watch {
-        let inbox = Arc::new(PendingChanges::default());
+        let pending = Arc::new(PendingChanges::default());
         let watched = targets
             .into_iter()
             .map(|target| WatchedRange {
@@ -103,12 +104,12 @@ impl Store {
                 seen: after,
             })
             .collect();
-        let task = tokio::spawn(keep_watching(self.clone(), watched, Arc::clone(&inbox))).abort_handle();
-        Watch { pending: inbox, task }
+        let task = tokio::spawn(keep_watching(self.clone(), watched, Arc::clone(&pending))).abort_handle();
+        Watch { pending, task }
     }
 }
 
-/// A target, and the revision up to which its changes are known.
+/// A range, and the revision up to which its changes are known.
 struct WatchedRange {
     range: KeyRange,
     seen: Option<Revision>,
@@ -140,15 +141,15 @@ impl PendingChanges {
     }
 }
 
-/// Watches for ever; each round is one stream on one connection.
-async fn keep_watching(store: Store, mut watched: Vec<WatchedRange>, inbox: Arc<PendingChanges>) {
+/// Watches until aborted; each iteration is one stream on one connection.
+async fn keep_watching(store: Store, mut watched: Vec<WatchedRange>, pending: Arc<PendingChanges>) {
     let mut pause = BACKOFF_MIN;
     loop {
-        let link = store.connections.ready().await;
-        let mut stood = false;
-        let why = watch_once(&store, &link, &mut watched, &inbox, &mut stood).await;
+        let connection = store.connections.ready().await;
+        let mut established = false;
+        let why = watch_once(&store, &connection, &mut watched, &pending, &mut established).await;
         debug!(%why, "watch ended, watching again");
-        pause = if stood {
+        pause = if established {
             BACKOFF_MIN
         } else {
             (pause * 2).min(BACKOFF_MAX)
@@ -157,56 +158,60 @@ async fn keep_watching(store: Store, mut watched: Vec<WatchedRange>, inbox: Arc<
     }
 }
 
-/// Watches until the stream ends, or another connection is much faster, and returns the reason.
+/// Watches until the stream ends, or another connection is much faster. Returns the reason.
 async fn watch_once(
     store: &Store,
-    link: &Connection,
+    connection: &Connection,
     watched: &mut [WatchedRange],
-    inbox: &PendingChanges,
-    stood: &mut bool,
+    pending: &PendingChanges,
+    established: &mut bool,
 ) -> String {
     let limit = store.timeout;
-    let received = link.received();
-    let mut stream = match timeout(limit, open(link, watched)).await {
+    let received = connection.received();
+    let mut stream = match timeout(limit, open(connection, watched)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return classify_error(&error).1.to_string(),
         Err(_) => {
-            if link.received() == received {
-                link.close("no answer to a watch");
+            if connection.received() == received {
+                connection.close("no answer to a watch");
             }
             return "no answer in time".to_owned();
         }
     };
-    let mut asked = false;
-    // made once: a watch that gets a message each moment looks around, too
-    let mut left_behind = std::pin::pin!(until_much_slower(store, link));
+    let mut progress_requested = false;
+    // created once, so that the check also runs on a watch with frequent messages
+    let mut left_behind = std::pin::pin!(until_much_slower(store, connection));
     loop {
-        let patience = if asked { limit } else { PROGRESS_REQUEST_AFTER };
-        let received = link.received();
+        let message_timeout = if progress_requested {
+            limit
+        } else {
+            PROGRESS_REQUEST_AFTER
+        };
+        let received = connection.received();
         let message = tokio::select! {
             biased;
             () = &mut left_behind => return "another connection is much faster".to_owned(),
-            message = timeout(patience, stream.message()) => message,
+            message = timeout(message_timeout, stream.message()) => message,
         };
         match message {
             Ok(Ok(Some(message))) => {
-                asked = false;
-                *stood |= message.created();
-                if let Err(why) = apply_response(&message, watched, inbox) {
+                progress_requested = false;
+                *established |= message.created();
+                if let Err(why) = apply_response(&message, watched, pending) {
                     return why;
                 }
             }
             Ok(Ok(None)) => return "stream ended".to_owned(),
             Ok(Err(error)) => return classify_error(&error).1.to_string(),
-            Err(_) if !asked => {
-                asked = true;
+            Err(_) if !progress_requested => {
+                progress_requested = true;
                 if timeout(limit, stream.request_progress()).await.is_err() {
                     return "stream takes no request".to_owned();
                 }
             }
             Err(_) => {
-                if link.received() == received {
-                    link.close("watch fell silent");
+                if connection.received() == received {
+                    connection.close("watch fell silent");
                 }
                 return "stream fell silent".to_owned();
             }
@@ -214,19 +219,19 @@ async fn watch_once(
     }
 }
 
-/// Waits until another connection is so much faster that the watch should move there.
-async fn until_much_slower(store: &Store, link: &Connection) {
+/// Waits until another connection is much faster than this one.
+async fn until_much_slower(store: &Store, connection: &Connection) {
     loop {
         sleep(LATENCY_CHECK_INTERVAL).await;
-        if store.connections.is_much_slower(link) {
+        if store.connections.is_much_slower(connection) {
             return;
         }
     }
 }
 
-async fn open(link: &Connection, watched: &[WatchedRange]) -> Result<WatchStream, etcd_client::Error> {
+async fn open(connection: &Connection, watched: &[WatchedRange]) -> Result<WatchStream, etcd_client::Error> {
     let mut requests = watched.iter().zip(1..).map(|(watched, id)| {
-        // a start of 0 means now; ours are the indexes plus one, since an id of 0 means any
+        // a start of 0 means now; the ids are the indexes plus one, since an id of 0 lets the server choose
         let start = watched.seen.map_or(0, |seen| seen.0 + 1);
         let options = WatchOptions::new().with_start_revision(start).with_watch_id(id);
         match &watched.range {
@@ -235,7 +240,7 @@ async fn open(link: &Connection, watched: &[WatchedRange]) -> Result<WatchStream
         }
     });
     let (key, options) = requests.next().unwrap_or_default();
-    let mut client = link.client.watch_client().max_decoding_message_size(usize::MAX);
+    let mut client = connection.client.watch_client().max_decoding_message_size(usize::MAX);
     let mut stream = client.watch(key, Some(options)).await?;
     for (key, options) in requests {
         stream.watch(key, Some(options)).await?;
@@ -243,22 +248,26 @@ async fn open(link: &Connection, watched: &[WatchedRange]) -> Result<WatchStream
     Ok(stream)
 }
 
-/// Notes what a message says; an error ends the stream.
+/// Applies a message to the pending changes; an error ends the stream.
 #[expect(
     clippy::disallowed_methods,
     reason = "the arrival of a change is measured where it arrives"
 )]
-fn apply_response(message: &WatchResponse, watched: &mut [WatchedRange], inbox: &PendingChanges) -> Result<(), String> {
+fn apply_response(
+    message: &WatchResponse,
+    watched: &mut [WatchedRange],
+    pending: &PendingChanges,
+) -> Result<(), String> {
     let index = usize::try_from(message.watch_id() - 1).ok();
     let Some(target) = index.and_then(|index| watched.get_mut(index)) else {
         if message.canceled() {
-            // one of ours was refused before it had its id
+            // one of the watches was rejected before it had an id
             return Err(format!("watch cancelled: {}", message.cancel_reason()));
         }
-        return Ok(()); // the answer to a question after progress concerns no single target
+        return Ok(()); // the response to a progress request is not about one range
     };
     if message.canceled() {
-        // compacted, or the server has no leader: what follows is watched from now on, and the reader reads
+        // compacted, or the server has no leader: watch from now on, and the reader reads everything
         target.seen = None;
         return Err(format!(
             "watch of {} cancelled: {}",
@@ -271,10 +280,10 @@ fn apply_response(message: &WatchResponse, watched: &mut [WatchedRange], inbox: 
         match target.seen {
             None => {
                 target.seen = Some(header);
-                inbox.set_gap();
+                pending.set_gap();
             }
             Some(seen) if header < seen => {
-                // a store that began anew: nothing would come before it has as many revisions as the old one had
+                // a store that was set up again: its revisions would have to pass the old ones first
                 target.seen = None;
                 return Err(format!("the store is at revision {header}, where {seen} was seen"));
             }
@@ -301,7 +310,7 @@ fn apply_response(message: &WatchResponse, watched: &mut [WatchedRange], inbox: 
     let changed: Vec<_> = changed.collect();
     target.seen = Some(last);
     if !changed.is_empty() {
-        inbox.add(changed.into_iter());
+        pending.add(changed.into_iter());
     }
     Ok(())
 }
