@@ -1,7 +1,7 @@
 //! stolonctl: the operator's command line. Parses the arguments and runs one command; what a command does is left to
 //! its file.
 
-// These macros panic if standard output is closed; `telemetry::say` and `complain` do not.
+// These macros panic if standard output is closed; `telemetry::print_stdout` and `print_stderr` do not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;

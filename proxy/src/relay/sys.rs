@@ -28,7 +28,7 @@ pub(crate) fn readable_and_writable(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, (Ow
 }
 
 fn register(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
-    // SAFETY: an `OwnedFd` is open, always gives the same descriptor, and is closed only when it is dropped; the
+    // SAFETY: an `OwnedFd` is open, always returns the same descriptor, and is closed only when it is dropped; the
     // `AsyncFd` owns it, and lends it only by reference.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     registered.map_err(AsyncFdRegisterError::into_parts)

@@ -16,8 +16,8 @@ use socket2::SockRef;
 const CONFIGS: [(&str, RelayConfig); 4] = [
     ("copy", config(MethodPolicy::Copy, false)),
     ("splice", config(MethodPolicy::Splice, false)),
-    ("by flow", config(MethodPolicy::Adaptive, false)),
-    ("by flow, batched", config(MethodPolicy::Adaptive, true)),
+    ("adaptive", config(MethodPolicy::Adaptive, false)),
+    ("adaptive, batched", config(MethodPolicy::Adaptive, true)),
 ];
 
 const fn config(methods: MethodPolicy, batching: bool) -> RelayConfig {
@@ -115,20 +115,20 @@ fn main() {
 }
 
 fn median(mut figures: Vec<(f64, f64)>) -> (f64, f64) {
-    let mut middle = |of: fn(&(f64, f64)) -> f64| {
+    let mut median = |of: fn(&(f64, f64)) -> f64| {
         figures.sort_by(|a, b| of(a).total_cmp(&of(b)));
         of(&figures[figures.len() / 2])
     };
-    (middle(|figure| figure.0), middle(|figure| figure.1))
+    (median(|figure| figure.0), median(|figure| figure.1))
 }
 
 /// Returns CPU and wall time of one connection, in ms per GB or in µs per answer.
 fn measure(load: Load, config: RelayConfig) -> (f64, f64) {
-    let ((client, inner_client), (inner_master, master)) = (connection(), connection());
-    let relay = thread::spawn(move || relay(inner_client, inner_master, config));
-    let server = thread::spawn(move || serve(load, master));
+    let ((client, inner_client), (inner_server, server)) = (connection(), connection());
+    let relay = thread::spawn(move || relay(inner_client, inner_server, config));
+    let server_thread = thread::spawn(move || serve(load, server));
     ask(load, client);
-    server.join().unwrap();
+    server_thread.join().unwrap();
     let (cpu_nanos, wall_nanos) = relay.join().unwrap();
     let per = match load {
         Load::Stream { piece, pieces } => (piece * pieces) as f64 / 1e9 * 1e6,
@@ -139,7 +139,7 @@ fn measure(load: Load, config: RelayConfig) -> (f64, f64) {
 
 fn connection() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let _ = SockRef::from(&listener).set_tcp_congestion(b"reno"); // where it is refused, all manners do without
+    let _ = SockRef::from(&listener).set_tcp_congestion(b"reno"); // if it is refused, all configurations run without
     let connecting = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let _ = connecting.set_tcp_congestion(b"reno");
     connecting.connect(&listener.local_addr().unwrap().into()).unwrap();
@@ -152,7 +152,7 @@ fn connection() -> (TcpStream, TcpStream) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement")]
-fn relay(client: TcpStream, master: TcpStream, config: RelayConfig) -> (f64, f64) {
+fn relay(client: TcpStream, server: TcpStream, config: RelayConfig) -> (f64, f64) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -164,9 +164,9 @@ fn relay(client: TcpStream, master: TcpStream, config: RelayConfig) -> (f64, f64
             socket.set_nonblocking(true).unwrap();
             Socket::new(socket).unwrap()
         };
-        let (client, master) = (register(client), register(master));
+        let (client, server) = (register(client), register(server));
         let (cpu, start) = (cpu_nanos(), Boottime::now());
-        forward(client, master, &gate, &counters, &config).await;
+        forward(client, server, &gate, &counters, &config).await;
         (cpu_nanos() - cpu, Boottime::now().since(start).as_nanos() as f64)
     })
 }
@@ -177,19 +177,19 @@ fn cpu_nanos() -> f64 {
     stat.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-fn serve(load: Load, mut master: TcpStream) {
+fn serve(load: Load, mut server: TcpStream) {
     match load {
         Load::Stream { piece, pieces } => {
             let piece = vec![7; piece];
             for _ in 0..pieces {
-                master.write_all(&piece).unwrap();
+                server.write_all(&piece).unwrap();
             }
         }
         Load::Answers { bytes, times } => {
             let (answer, mut asked) = (vec![7; bytes], [0]);
             for _ in 0..times {
-                master.read_exact(&mut asked).unwrap();
-                master.write_all(&answer).unwrap();
+                server.read_exact(&mut asked).unwrap();
+                server.write_all(&answer).unwrap();
             }
         }
     }
