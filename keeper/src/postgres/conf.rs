@@ -1,7 +1,7 @@
 //! Contents of `postgresql.conf`: parameters with their precedence, recovery settings, and quoting (keeper sections 7
 //! and 8). Writing the file and reloading the server is left to `instance`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use control::model::{RejectedParameter, check_parameter, is_never_reported};
 
@@ -34,7 +34,6 @@ pub struct ParameterSources<'a> {
     pub additional_wal_senders: u32,
     /// Sets `wal_log_hints`, which pg_rewind requires.
     pub use_pg_rewind: bool,
-    /// `synchronous_standby_names`, see [`synchronous_standby_names`].
     pub synchronous_standby_names: &'a str,
 }
 
@@ -149,16 +148,6 @@ pub fn published(configured: &Parameters) -> Parameters {
         .collect()
 }
 
-/// The value of `synchronous_standby_names` that waits for all of these, in priority mode (keeper section 10).
-pub fn synchronous_standby_names<S: AsRef<str>>(names: &[S]) -> String {
-    let names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
-    match names.as_slice() {
-        [] => String::new(),
-        [one] => (*one).to_owned(),
-        many => format!("{} ({})", many.len(), many.join(",")),
-    }
-}
-
 /// A raised parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RaisedParameter {
@@ -228,17 +217,6 @@ pub enum RecoveryMode {
     None,
     /// Standby, with `standby.signal`.
     Standby,
-    /// After recovering to a target, with `recovery.signal`.
-    Recovery,
-}
-
-/// The text of a recovery setting, and with it how it is quoted (keeper 8.5, rule 4).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Setting {
-    /// Made by the keeper: it arrives at the server as it is here.
-    Made(String),
-    /// Written by a user for the file: what is a valid quoted body already is written raw, as the reference does.
-    Written(String),
 }
 
 /// Recovery mode and settings. Equal ones need no restart (keeper S4).
@@ -247,7 +225,7 @@ pub struct Recovery {
     /// The mode.
     pub mode: RecoveryMode,
     /// The settings, written after all parameters.
-    pub settings: BTreeMap<String, Setting>,
+    pub settings: BTreeMap<String, String>,
 }
 
 impl Recovery {
@@ -255,51 +233,14 @@ impl Recovery {
     /// `conninfo`) and its slot.
     pub fn follow(primary_conninfo: String, slot: &str) -> Self {
         let settings = [
-            ("primary_conninfo".to_owned(), Setting::Made(primary_conninfo)),
-            ("primary_slot_name".to_owned(), Setting::Made(slot.to_owned())),
-            (TIMELINE.to_owned(), Setting::Made(LATEST.to_owned())),
+            ("primary_conninfo".to_owned(), primary_conninfo),
+            ("primary_slot_name".to_owned(), slot.to_owned()),
+            (TIMELINE.to_owned(), LATEST.to_owned()),
         ];
         Self {
             mode: RecoveryMode::Standby,
             settings: settings.into(),
         }
-    }
-}
-
-/// What a change of recovery settings asks of a running standby (keeper 8.6, table row "recovery parameters").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Application {
-    /// Nothing changed.
-    Nothing,
-    /// All that changed is taken over by a reload.
-    Reload,
-    /// The server must be restarted.
-    Restart,
-}
-
-/// Tells whether a standby of `major` takes over the change by a reload: from 13 on a new primary, from 14 on a new
-/// `restore_command` too, and always a new delay.
-pub fn application(old: &Recovery, new: &Recovery, major: u32) -> Application {
-    if old == new {
-        return Application::Nothing;
-    }
-    if old.mode != new.mode {
-        return Application::Restart;
-    }
-    let names: BTreeSet<_> = old.settings.keys().chain(new.settings.keys()).collect();
-    let mut changed = names
-        .into_iter()
-        .filter(|name| old.settings.get(*name) != new.settings.get(*name));
-    let by_reload = changed.all(|name| match name.as_str() {
-        "recovery_min_apply_delay" => true,
-        "primary_conninfo" | "primary_slot_name" => major >= 13,
-        "restore_command" => major >= 14,
-        _ => false,
-    });
-    if by_reload {
-        Application::Reload
-    } else {
-        Application::Restart
     }
 }
 
@@ -310,8 +251,8 @@ pub fn render(parameters: &Parameters, recovery: &Recovery) -> String {
         push_line(&mut text, name, &quote_ordinary(value));
     }
     if recovery.mode != RecoveryMode::None {
-        for (name, setting) in &recovery.settings {
-            push_line(&mut text, name, &quote_setting(setting));
+        for (name, value) in &recovery.settings {
+            push_line(&mut text, name, &quote_exact(value));
         }
     } else {
         // Written with its default, because removing it takes effect only at a start: a promoted master would report it
@@ -362,30 +303,9 @@ fn quote_ordinary(value: &str) -> String {
     quoted
 }
 
-fn quote_setting(setting: &Setting) -> String {
-    match setting {
-        Setting::Made(value) => value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n"),
-        Setting::Written(body) if is_quoted_body(body) => body.clone(),
-        Setting::Written(text) => quote_ordinary(text),
-    }
-}
-
-/// Is this what may stand between two single quotes: every quote in it doubled or after a backslash, no dangling
-/// backslash, no newline?
-fn is_quoted_body(body: &str) -> bool {
-    let mut rest = body.chars();
-    while let Some(c) = rest.next() {
-        let fine = match c {
-            '\n' => false,
-            '\\' => rest.next().is_some_and(|escaped| escaped != '\n'),
-            '\'' => rest.next() == Some('\''),
-            _ => true,
-        };
-        if !fine {
-            return false;
-        }
-    }
-    true
+/// Quotes a value of the keeper's own so that the server reads it unchanged.
+fn quote_exact(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n")
 }
 
 #[cfg(test)]

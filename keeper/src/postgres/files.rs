@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -170,16 +170,6 @@ pub fn data_major(data: &Path) -> Result<Option<u32>, FileError> {
     })
 }
 
-/// The system identifier: the first 8 bytes of `global/pg_control`, little-endian (keeper Y3).
-pub fn system_id(data: &Path) -> Result<u64, FileError> {
-    let path = data.join("global/pg_control");
-    let mut first = [0; 8];
-    File::open(&path)
-        .and_then(|mut file| file.read_exact(&mut first))
-        .map_err(FileError::new("read", path))?;
-    Ok(u64::from_le_bytes(first))
-}
-
 /// Existing signal files. The server reads them at its start and removes them at the end of recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SignalFiles {
@@ -201,11 +191,6 @@ pub fn signals(data: &Path) -> Result<SignalFiles, FileError> {
 pub fn signal_standby(data: &Path) -> Result<(), FileError> {
     write_signal(data, STANDBY)?;
     remove_if_there(&data.join(RECOVERY))
-}
-
-/// Writes `recovery.signal`.
-pub fn signal_recovery(data: &Path) -> Result<(), FileError> {
-    write_signal(data, RECOVERY)
 }
 
 /// Removes an obsolete `recovery.signal`, which would make the next start of a master fail (keeper 7.4).
@@ -298,11 +283,6 @@ pub fn slot_names(data: &Path) -> Result<Vec<String>, FileError> {
 /// Whether this is the name of a WAL segment file: 24 characters `0`-`9`, `A`-`F` (keeper T4).
 pub fn is_segment_name(name: &str) -> bool {
     name.len() == 24 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
-}
-
-/// A segment's name less its timeline, which is the first 8 characters; `None` for other names.
-pub fn segment_without_timeline(name: &str) -> Option<&str> {
-    is_segment_name(name).then(|| &name[8..])
 }
 
 /// Oldest WAL segment in `pg_wal`.

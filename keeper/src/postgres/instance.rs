@@ -608,14 +608,6 @@ impl Instance {
         Ok(())
     }
 
-    /// Removes the data directory (keeper 12.8), but nothing that its links lead to; refused while a server runs. Whoever calls has made sure of I4.
-    pub async fn remove_data(&self) -> Result<(), InstanceError> {
-        self.ensure_nothing_runs().await?;
-        let data = self.config.data.clone();
-        let removed = tokio::task::spawn_blocking(move || previous_data::remove_data(&data)).await;
-        Ok(removed.expect("removing files does not panic")?)
-    }
-
     /// Clears space for new data: old data are set aside if there is space for both, otherwise removed. Fails while a
     /// server runs. The caller has saved that data are being created (keeper I4).
     pub async fn clear_data(
@@ -711,7 +703,6 @@ impl Instance {
                 self.refresh_passfile()?;
                 files::signal_standby(data)?;
             }
-            RecoveryMode::Recovery => files::signal_recovery(data)?,
             RecoveryMode::None => files::remove_recovery_signal(data)?,
         }
         if let Some(aside) = files::set_aside_recovery_conf(data)? {

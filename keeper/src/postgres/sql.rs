@@ -384,17 +384,6 @@ impl SqlClient {
             .collect())
     }
 
-    /// Application names of the standbys that stream now.
-    pub async fn streaming(&self) -> Result<Vec<String>, SqlError> {
-        let question = "select application_name from pg_stat_replication where state = 'streaming' order by 1";
-        Ok(self
-            .query("read the streaming standbys", question)
-            .await?
-            .iter()
-            .map(|row| field(row, 0))
-            .collect())
-    }
-
     /// Returns the replication slots without temporary ones (keeper Q3).
     pub async fn slots(&self) -> Result<Vec<String>, SqlError> {
         let question = "select slot_name from pg_replication_slots where not temporary order by 1";
@@ -542,11 +531,6 @@ impl SqlClient {
             act,
             answer: "a row of another form".to_owned(),
         })
-    }
-
-    /// Asks for a checkpoint, so that a later shutdown has little left to write.
-    pub async fn checkpoint(&self) -> Result<(), SqlError> {
-        self.query("ask for a checkpoint", "checkpoint").await.map(|_| ())
     }
 
     /// Returns the name of the oldest WAL segment; `None` for none.

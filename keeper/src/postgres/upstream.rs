@@ -21,7 +21,7 @@ use crate::postgres::sql::{SqlClient, SqlError};
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// Its published port is not a number.
-    #[error("the port {port:?} of the source is no number")]
+    #[error("the port {port:?} of the source is not a number")]
     Port {
         /// The port.
         port: String,
@@ -134,15 +134,6 @@ impl UpstreamClient {
     pub async fn can_see(&self, path: &str) -> Result<bool, UpstreamError> {
         Ok(self.sql.sees(path).await?)
     }
-
-    /// Waits until the source has the slot, which its keeper makes once it has seen the follower listed (keeper 6.4).
-    /// There is no limit: drop the future when the orders change. A source that does not answer is an error.
-    pub async fn wait_for_slot(&self, slot: &str) -> Result<(), UpstreamError> {
-        while !self.sql.has_slot(slot).await? {
-            tokio::time::sleep(SLOT_POLL).await;
-        }
-        Ok(())
-    }
 }
 
 fn size_or_none(bytes: Result<u64, SqlError>) -> Option<u64> {
@@ -150,6 +141,3 @@ fn size_or_none(bytes: Result<u64, SqlError>) -> Option<u64> {
         .inspect_err(|error| warn!(error = %Chain(error), "the followed db does not report its size"))
         .ok()
 }
-
-/// How often the source is asked for the slot.
-const SLOT_POLL: Duration = Duration::from_millis(100);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use keeper::external_dirs::ClearRequest;
+use keeper::postgres::changes::DataChanges;
 use keeper::postgres::connect::ConnectTarget;
 use keeper::postgres::conninfo::Address;
 use keeper::postgres::credentials::{AuthMethod, Login, Secret};
@@ -157,14 +159,21 @@ fn a_server_that_an_earlier_keeper_left_is_found_and_stopped() {
                 next.running().await.unwrap(),
                 Some(RunningServer { pid, is_child: false })
             );
+            let request = || ClearRequest {
+                db: "a".into(),
+                bytes: Some(0),
+                external_dirs: Vec::new(),
+                lacked_room: false,
+            };
+            let changes = DataChanges::default();
             assert!(
-                next.remove_data().await.is_err(),
+                next.clear_data(&changes, node.owned(), request()).await.is_err(),
                 "never while a server runs (keeper I4)"
             );
             assert_eq!(next.stop(StopLimits::default()).await.unwrap(), StopOutcome::Fast);
             assert_eq!(next.running().await.unwrap(), None);
             assert_eq!(next.stop(StopLimits::default()).await.unwrap(), StopOutcome::NotRunning);
-            next.remove_data().await.unwrap();
+            next.clear_data(&changes, node.owned(), request()).await.unwrap();
             assert!(!node.data().exists());
         },
     );

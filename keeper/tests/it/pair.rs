@@ -44,11 +44,8 @@ fn source(master: &Instance) -> UpstreamClient {
 
 pub(crate) async fn streams(node: &Node, name: &str) {
     eventually("a streaming standby", async || {
-        node.instance
-            .sql()
-            .streaming()
+        node.execute("select application_name from pg_stat_replication where state = 'streaming'")
             .await
-            .unwrap()
             .contains(&name.to_owned())
     })
     .await;
@@ -61,7 +58,7 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
     let maker = Arc::clone(&master.instance);
     let slot = name.to_owned();
     let made = tokio::spawn(async move { maker.sql().create_slot(&slot).await.unwrap() });
-    source.wait_for_slot(name).await.unwrap();
+    eventually("a slot", async || source.probe(name).await.unwrap().has_slot).await;
     made.await.unwrap();
     let copy = BaseBackup {
         source: address(&master.instance),
@@ -238,7 +235,6 @@ fn an_aborted_copy_leaves_no_process() {
                 .is_empty()
         })
         .await;
-        standby.instance.remove_data().await.unwrap();
         master.stop().await;
     });
 }

@@ -141,17 +141,6 @@ fn what_is_published_leaves_out_what_the_keeper_manages() {
 }
 
 #[test]
-fn synchronous_names_count_all_of_them() {
-    // keeper I13
-    assert_eq!(synchronous_standby_names::<&str>(&[]), "");
-    assert_eq!(synchronous_standby_names(&["stolon_a"]), "stolon_a");
-    assert_eq!(
-        synchronous_standby_names(&["stolon_a", "stolon_b"]),
-        "2 (stolon_a,stolon_b)"
-    );
-}
-
-#[test]
 fn a_standby_is_raised_to_its_control_file() {
     let minima = StandbyMinimums {
         max_connections: 200,
@@ -188,32 +177,6 @@ fn lines_are_sorted_with_recovery_settings_last() {
     assert!(render_temporary(true, &parameters, &recovery).starts_with("include 'postgresql.conf'\na = "));
 }
 
-#[test]
-fn a_user_s_recovery_text_is_raw_when_it_is_quoted_already() {
-    let quoted = |text: &str| quote_setting(&Setting::Written(text.into()));
-    assert_eq!(quoted("cp ''/a b/%f'' %p"), "cp ''/a b/%f'' %p");
-    assert_eq!(quoted(r"cp \'x\' %p"), r"cp \'x\' %p");
-    assert_eq!(quoted("cp '/a/%f' %p"), "cp ''/a/%f'' %p");
-    assert_eq!(quoted(r"a\"), r"a\\");
-}
-
-#[test]
-fn a_new_primary_is_taken_over_by_a_reload_where_the_major_can() {
-    let (old, new) = (
-        Recovery::follow("host=a".into(), "s"),
-        Recovery::follow("host=b".into(), "s"),
-    );
-    assert_eq!(application(&old, &old, 15), Application::Nothing);
-    assert_eq!(application(&old, &new, 13), Application::Reload);
-    assert_eq!(application(&old, &new, 12), Application::Restart);
-    assert_eq!(application(&Recovery::default(), &new, 15), Application::Restart);
-    let mut fed = new.clone();
-    fed.settings
-        .insert("restore_command".into(), Setting::Written("cp".into()));
-    assert_eq!(application(&old, &fed, 13), Application::Restart);
-    assert_eq!(application(&old, &fed, 14), Application::Reload);
-}
-
 /// What the server's scanner makes of a quoted body (guc-file.l, `DeescapeQuotedString`), octal left out.
 fn read_back(body: &str) -> Option<String> {
     let mut value = String::new();
@@ -243,8 +206,7 @@ proptest! {
     #[test]
     fn no_value_breaks_the_file(value in "[a\\\\'\n \u{1f600}=]{0,12}") {
         prop_assert!(read_back(&quote_ordinary(&value)).is_some());
-        prop_assert!(read_back(&quote_setting(&Setting::Written(value.clone()))).is_some());
-        prop_assert_eq!(read_back(&quote_setting(&Setting::Made(value.clone()))), Some(value));
+        prop_assert_eq!(read_back(&quote_exact(&value)), Some(value));
     }
 
     #[test]
