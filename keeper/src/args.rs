@@ -189,7 +189,7 @@ impl Args {
         let port = port_text.parse().ok().filter(|port| *port != 0);
         if port.is_none() {
             faults.push(format!(
-                "--pg-port {port_text:?} is no port: use a number from 1 to 65535"
+                "--pg-port {port_text:?} is not a valid port: use a number from 1 to 65535"
             ));
         }
         let logins = self.logins(su_name, &mut faults, &mut warnings);
@@ -265,7 +265,7 @@ impl Args {
         for (typed, method) in [(&replication, repl_method), (&superuser, su_method)] {
             if method == Some(AuthMethod::Trust) {
                 warnings.push(format!(
-                    "{} method is trust: everybody who reaches the server is let in as {:?}",
+                    "{} method is trust: any client that reaches the server may log in as {:?}",
                     typed.flag("auth-method"),
                     typed.user
                 ));
@@ -433,10 +433,10 @@ fn faults_of_data_dir(dir: &Path, user: u32, faults: &mut Faults) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return faults_of_parent(dir, faults);
         }
-        Err(error) => return faults.push(format!("data dir {path} cannot be looked at: {error}")),
+        Err(error) => return faults.push(format!("data dir {path} cannot be read: {error}")),
     };
     if !metadata.is_dir() {
-        return faults.push(format!("data dir {path} is no directory"));
+        return faults.push(format!("data dir {path} is not a directory"));
     }
     if metadata.uid() != user {
         return faults.push(format!(
@@ -487,13 +487,13 @@ fn faults_of_parent(dir: &Path, faults: &mut Faults) {
     };
     if !parent.is_dir() {
         faults.push(format!(
-            "data dir {} cannot be made: {} is no directory",
+            "data dir {} cannot be created: {} is not a directory",
             dir.display(),
             parent.display()
         ));
     } else if rustix::fs::access(parent, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_err() {
         faults.push(format!(
-            "data dir {} cannot be made: {} is not writable",
+            "data dir {} cannot be created: {} is not writable",
             dir.display(),
             parent.display()
         ));
@@ -505,14 +505,14 @@ fn faults_of_parent(dir: &Path, faults: &mut Faults) {
 pub fn address_warnings(option: &str, address: &str, resolved: Option<&[IpAddr]>) -> Vec<String> {
     if matches!(address, "*" | "0.0.0.0" | "::") {
         return vec![format!(
-            "--{option} {address:?} is published as the address of this keeper, and nobody can connect to that: give \
+            "--{option} {address:?} is published as the address of this keeper, to which no client can connect: use \
              --pg-advertise-address"
         )];
     }
     let mut warnings = Vec::new();
     if address.parse::<IpAddr>().is_err() {
         warnings.push(format!(
-            "--{option} {address:?} is no IP address: other components have to resolve it"
+            "--{option} {address:?} is not an IP address: other components have to resolve it"
         ));
     }
     match resolved {

@@ -105,7 +105,7 @@ impl fmt::Display for Obstacle {
             Self::UsedBySource => f.write_str("the followed db uses the same directory"),
             Self::OtherKeeper(dir) => write!(f, "the keeper of {} uses the same directory", dir.display()),
             Self::InUse { program, pid } => write!(f, "process {pid} ({program}) uses it"),
-            Self::NotOurs => f.write_str("what is there is not known to be this keeper's"),
+            Self::NotOurs => f.write_str("its contents are not known to belong to this keeper"),
             Self::Mounted => f.write_str("a file system is mounted there"),
             Self::NoAnswer => f.write_str("it does not answer"),
             Self::NoRoom { needed, free } => write!(
@@ -117,7 +117,7 @@ impl fmt::Display for Obstacle {
                 "this keeper's data there are gone with the file {}; its file system may not be mounted",
                 marker.display()
             ),
-            Self::Unclaimed => f.write_str("it is not known whose data these are: dbstate names none"),
+            Self::Unclaimed => f.write_str("the owner of these data is unknown: dbstate names none"),
             Self::AlreadyMoved(to) => write!(
                 f,
                 "its data were moved to {} before, and others lie there now",
@@ -144,7 +144,7 @@ impl Obstacle {
             Self::Mounted => {
                 "unmount it, and mount it outside of the data directory, its tablespaces and its WAL; pg_wal may be a link to it"
             }
-            Self::NoAnswer => "mend its file system, or the server that it comes from",
+            Self::NoAnswer => "fix its file system, or the server that exports it",
             Self::NoRoom { .. } => "free space on that file system, or make it larger",
             Self::MarkerMissing(_) => "mount it; if what was there is lost for good, create that file, empty",
             Self::Unclaimed => "put dbstate back, or move the data away",

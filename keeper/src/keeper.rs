@@ -506,7 +506,7 @@ impl KeeperLoop {
                     if works_on.is_some_and(|before| is_superseded(&before, &desired))
                         && running_round.abort.take().is_some()
                     {
-                        info!("orders changed, giving up what was under way");
+                        info!("desired state changed, aborting the current round");
                     }
                     self.schedule.event(now, Duration::ZERO);
                 }
@@ -668,7 +668,7 @@ impl KeeperLoop {
 async fn abort(running_round: RunningRound) {
     drop(running_round.abort);
     if timeout(ABORT_LIMIT, running_round.task).await.is_err() {
-        warn!(limit = ?ABORT_LIMIT, "a pass does not end");
+        warn!(limit = ?ABORT_LIMIT, "a round does not end");
     }
 }
 

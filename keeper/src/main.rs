@@ -70,7 +70,7 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
     ) {
         warn!("{odd}");
     }
-    let signals = KeeperSignals::install().context("hear signals")?;
+    let signals = KeeperSignals::install().context("install signal handlers")?;
 
     create_dir(&config.data_dir)?;
     let is_locked = config.locking;
@@ -118,7 +118,7 @@ async fn find_programs(config: &Config) -> Result<Programs> {
     let version = programs.version().await?;
     info!(dir = %programs.dir().display(), %version, why = %programs.found(), "programs of PostgreSQL");
     if version.major > NEWEST_MAJOR {
-        warn!(%version, newest = NEWEST_MAJOR, "this version of PostgreSQL is newer than what was tried");
+        warn!(%version, newest = NEWEST_MAJOR, "this version of PostgreSQL is newer than the tested ones");
     }
     Ok(programs)
 }
@@ -147,7 +147,7 @@ fn take_uid(local: &LocalState, given: Option<&str>) -> Result<KeeperUid> {
         }
         ChosenUid::Generated(uid) => {
             local.save_keeper_uid(&uid)?;
-            info!(%uid, "made up a uid for this keeper");
+            info!(%uid, "generated a uid for this keeper");
             uid
         }
     };

@@ -190,7 +190,7 @@ impl Reconciler {
             let plan = match self.plan(&desired, &round).await {
                 Ok(plan) => plan,
                 Err(error) => {
-                    error!(error = %Chain(&error), "could not look at the instance");
+                    error!(error = %Chain(&error), "could not observe the instance");
                     return outcome(RoundResult::Failed, desired, &read);
                 }
             };
@@ -249,7 +249,7 @@ impl Reconciler {
                 }
             }
         }
-        error!(looks = PLANS_MAX, "the pass does not come to its end");
+        error!(looks = PLANS_MAX, "the round does not settle");
         let desired = self.desired(&read.state).await;
         outcome(RoundResult::Failed, desired, &read)
     }

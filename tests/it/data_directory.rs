@@ -61,7 +61,7 @@ async fn a_returning_old_master_does_not_touch_a_shared_tablespace() {
     cluster.start("keeper0");
     let keeper = cluster.process("keeper0");
     keeper
-        .wait_for_log_after(log_length, "no new data are made, because of", SHORT_TIMEOUT)
+        .wait_for_log_after(log_length, "no new data are created, because of", SHORT_TIMEOUT)
         .await;
     keeper
         .wait_for_log_after(log_length, "run this keeper on another host", SHORT_TIMEOUT)
@@ -92,7 +92,7 @@ async fn a_returning_old_master_does_not_touch_a_shared_tablespace() {
     cluster.wait_healthy("keeper0", &Role::Standby).await;
     cluster.wait_caught_up("keeper0", "keeper1").await;
     let log = cluster.process("keeper0").log();
-    let is_found = |line: &&str| line.contains("problem found") && line.contains("no new data are made");
+    let is_found = |line: &&str| line.contains("problem found") && line.contains("no new data are created");
     let count = log[log_length..].lines().filter(is_found).count();
     assert_eq!(count, 1, "logged once");
     assert_eq!(
@@ -302,7 +302,7 @@ async fn old_data_are_removed_first_without_room_and_kept_while_a_file_system_is
     trigger("umount").await;
     cluster.start("sentinel0");
     let keeper = cluster.process(&uid);
-    let first = "no room to keep the old data until the new are complete, removing them first";
+    let first = "no space to keep the old data until the new are complete, removing them first";
     keeper.wait_for_log(first, LONG_TIMEOUT).await;
     cluster.wait_healthy(&uid, &Role::Standby).await;
     let log = cluster.process(&uid).log();
@@ -456,7 +456,7 @@ async fn a_tablespace_directory_of_unknown_origin_stops_the_copy() {
     cluster.start(&uid);
     let keeper = cluster.process(&uid);
     keeper
-        .wait_for_log("what is there is not known to be this keeper's", LONG_TIMEOUT)
+        .wait_for_log("its contents are not known to belong to this keeper", LONG_TIMEOUT)
         .await;
     assert!(!keeper.log().contains("running pg_basebackup"));
     assert_eq!(fs::read_to_string(foreign.join("content")).unwrap(), "foreign file");

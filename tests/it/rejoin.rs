@@ -63,7 +63,7 @@ async fn an_old_master_killed_with_rows_that_no_standby_received_is_replaced_by_
     let (mut cluster, marker) = diverged().await;
     cluster.kill_keeper_and_postgres("keeper0");
     cluster.start("keeper1");
-    assert_replaced_by_a_copy(cluster, marker, "the old data were not stopped in order").await;
+    assert_replaced_by_a_copy(cluster, marker, "the old data were not shut down cleanly").await;
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn an_old_master_stopped_cleanly_after_the_fork_is_replaced_by_a_copy() {
     let (mut cluster, marker) = diverged().await;
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     cluster.start("keeper1");
-    let reason = "the old data go on past the point where the source left their timeline";
+    let reason = "the old data extend past the point where the source left their timeline";
     assert_replaced_by_a_copy(cluster, marker, reason).await;
 }
 
@@ -84,5 +84,5 @@ async fn an_old_master_killed_with_everything_received_is_replaced_by_a_copy() {
     cluster.wait_caught_up("keeper1", "keeper0").await;
     let marker = create_marker(&cluster);
     cluster.kill_keeper_and_postgres("keeper0");
-    assert_replaced_by_a_copy(cluster, marker, "the old data were not stopped in order").await;
+    assert_replaced_by_a_copy(cluster, marker, "the old data were not shut down cleanly").await;
 }

@@ -306,7 +306,7 @@ fn a_data_directory_of_another_owner_is_refused() {
     assert_eq!(fine.faults(), [""; 0]);
     refused(
         case().with("data-dir", "f/d").file("f", "", 0o600),
-        &["is no directory"],
+        &["is not a directory"],
     );
 }
 

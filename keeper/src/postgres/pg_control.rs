@@ -21,7 +21,7 @@ pub enum ControlError {
     #[error(transparent)]
     Run(#[from] CommandError),
     /// Its output has no such entry.
-    #[error("pg_controldata tells no {what}")]
+    #[error("the output of pg_controldata has no {what}")]
     Missing {
         /// What was looked for.
         what: &'static str,

@@ -291,7 +291,7 @@ fn make_room(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<boo
         SpaceCheck::InsteadOfOld(short) => {
             warn!(
                 path = %short.path.display(), needed = short.needed, free = short.free,
-                "no room to keep the old data until the new are complete, removing them first"
+                "no space to keep the old data until the new are complete, removing them first"
             );
             remove_old(owned)?;
             Ok(true)

@@ -36,7 +36,7 @@ pub enum ReplicationError {
         source: io::Error,
     },
     /// The server rejected the login or the command.
-    #[error("{act}: {at} says: {message}")]
+    #[error("{act}: {at} responds: {message}")]
     Refused {
         act: &'static str,
         /// Address.
@@ -47,7 +47,7 @@ pub enum ReplicationError {
         refusal: Option<ServerRefusal>,
     },
     /// The server violates the protocol.
-    #[error("{act}: {at} answers with {what}")]
+    #[error("{act}: {at} sends {what}")]
     Protocol {
         act: &'static str,
         /// Address.
@@ -351,7 +351,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WireProtocol<S> {
                 Some(Message::ErrorResponse(body)) => return Err(refused(body.fields())?),
                 Some(message) => return Ok(message),
                 None if self.read.len() > READ_BYTES_MAX => {
-                    return Err(ReplicationFailure::Protocol("an answer without end".to_owned()));
+                    return Err(ReplicationFailure::Protocol("an unlimited response".to_owned()));
                 }
                 None => {}
             }

@@ -80,13 +80,13 @@ impl CopyReason {
     /// Returns the reason for the log.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::NoData => "there is nothing to keep",
-            Self::Incomplete => "the old data were only half made",
+            Self::NoData => "there are no old data",
+            Self::Incomplete => "the old data are incomplete",
             Self::DidNotStream => "the old data could not be made to stream",
             Self::OtherSystem => "the old data belong to another database cluster",
-            Self::NotShutDown => "the old data were not stopped in order",
+            Self::NotShutDown => "the old data were not shut down cleanly",
             Self::OtherHistory => "the old data have another history",
-            Self::PastTheFork => "the old data go on past the point where the source left their timeline",
+            Self::PastTheFork => "the old data extend past the point where the source left their timeline",
             Self::MasterOfTheSameTimeline => "the old data were a master's on the source's timeline",
             Self::Ahead => "the old data are ahead of the source",
             Self::WalGone => "the source no longer has the WAL from the end of the old data on",

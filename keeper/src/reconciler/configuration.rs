@@ -15,7 +15,7 @@ use crate::reconciler::probe::address;
 use crate::settings::Settings;
 
 const REFUSED_REMEDY: &str =
-    "change it with stolonctl update; if the cause lies on the host, mend that and restart this keeper";
+    "change it with stolonctl update; if the cause lies on the host, fix it and restart this keeper";
 
 impl Reconciler {
     /// Returns the desired configuration (keeper 8, 9) without the parts that PostgreSQL rejects.

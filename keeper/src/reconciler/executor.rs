@@ -507,7 +507,7 @@ pub(super) fn failure_message(step: &Step, failed: &StepError) -> &'static str {
     match step {
         // The port is checked before data are created, too.
         _ if matches!(failed, StepError::Instance(InstanceError::Port(_))) => "failed to start postgres",
-        Step::Log(_) | Step::ReportRestart(_) | Step::MarkComplete(_) => "could not go on",
+        Step::Log(_) | Step::ReportRestart(_) | Step::MarkComplete(_) => "could not continue",
         Step::SaveCluster(_) => "could not save the cluster uid",
         Step::SaveDb(_) | Step::SaveApplied(_) => "could not save the state of the local db",
         Step::Stop => "failed to stop postgres",
@@ -519,9 +519,9 @@ pub(super) fn failure_message(step: &Step, failed: &StepError) -> &'static str {
         Step::ReadInitParameters => "could not read the configured parameters",
         Step::SetUpRoles => "could not set up the roles",
         Step::BaseBackup(..) => "failed to copy the followed db",
-        Step::MarkStandby => "could not make the data those of a standby",
+        Step::MarkStandby => "could not create standby.signal",
         Step::Permit => "no permit to be master",
-        Step::WaitStreaming(_) => "the old data do not do, copying",
+        Step::WaitStreaming(_) => "the old data cannot be used, copying",
         Step::Promote => "failed to promote postgres",
         Step::Slot(_) => "could not change a replication slot",
         Step::Reload(_) => "failed to reload postgres",

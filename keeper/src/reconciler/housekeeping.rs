@@ -95,7 +95,7 @@ fn not_removed_in_time(hung: &FileSystemHung) -> Problem {
 fn not_removed(failed: &ClearError) -> Problem {
     let (why, remedy) = match failed {
         ClearError::Obstacle { path, obstacle } => (format!("{}: {obstacle}", path.display()), obstacle.remedy()),
-        ClearError::File(error) => (Chain(error).to_string(), "mend what is named; it is tried again"),
+        ClearError::File(error) => (Chain(error).to_string(), "fix what is named; the keeper retries automatically"),
     };
     KeeperProblemKind::Data.problem(&format!("could not remove old data: {why}"), remedy)
 }
@@ -108,7 +108,7 @@ async fn survey_tablespaces(site: HousekeepingContext, has_neighbour: bool, forg
         for directory in stock.unrecorded.iter().filter(|directory| !known.contains(directory)) {
             warn!(
                 directory = %directory.display(),
-                "old data that nothing records: remove them when nobody needs them; no keeper does"
+                "old data without a record: remove them if they are not needed; keepers do not remove them"
             );
         }
         known.clone_from(&stock.unrecorded);
@@ -124,7 +124,7 @@ fn problems(found: &Result<TablespaceSurvey, FileSystemHung>, has_neighbour: boo
         Err(hung) => {
             let text = format!("could not look at the tablespaces: {hung}");
             return vec![
-                KeeperProblemKind::Data.problem(&text, "mend its file system, or the server that it comes from"),
+                KeeperProblemKind::Data.problem(&text, "fix its file system, or the server that exports it"),
             ];
         }
     };
@@ -141,7 +141,7 @@ fn problems(found: &Result<TablespaceSurvey, FileSystemHung>, has_neighbour: boo
     });
     let failed = stock.failed.iter().map(|SurveyFailure { path, why }| {
         let text = format!("could not record {} as this keeper's: {why}", path.display());
-        KeeperProblemKind::Data.problem(&text, "mend what is named; it is tried again")
+        KeeperProblemKind::Data.problem(&text, "fix what is named; the keeper retries automatically")
     });
     let mut problems: Vec<Problem> = shared.chain(failed).collect();
     if has_neighbour && stock.shared.is_empty() && !stock.locations.is_empty() {

@@ -52,7 +52,7 @@ pub(super) fn problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option
             why.remedy(),
         ),
         HoldReason::Obstacle(directory, why) => (
-            format!("no new data are made, because of {}: {why}", directory.display()),
+            format!("no new data are created, because of {}: {why}", directory.display()),
             why.remedy(),
         ),
         HoldReason::CopyFailed(CopyPause { failures, pause }) => (
@@ -67,7 +67,7 @@ pub(super) fn problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option
 /// Returns the problem of a started change of the data that makes no progress.
 pub(super) fn hung_change(hung: &FileSystemHung) -> Problem {
     let text =
-        format!("a change of the data that was begun does not get on: {hung}; nothing else is done before it ends");
+        format!("a started change of the data makes no progress: {hung}; nothing else is done before it ends");
     KeeperProblemKind::Data.problem(&text, Obstacle::NoAnswer.remedy())
 }
 
@@ -77,7 +77,7 @@ pub(super) fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) ->
         let text = Chain(failed).to_string();
         return Some((
             KeeperProblemKind::Server,
-            KeeperProblemKind::Server.problem(&text, "the next attempt is made by itself"),
+            KeeperProblemKind::Server.problem(&text, "the keeper retries automatically"),
         ));
     }
     match step {
@@ -92,7 +92,7 @@ pub(super) fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) ->
         | Step::Reload(_)
         | Step::Restart(..) => {
             let text = format!("{}: {}", failure_message(step, failed), Chain(failed));
-            let remedy = "mend what is named, see the keeper's and PostgreSQL's log for more; the next attempt is made by itself";
+            let remedy = "fix what is named, see the keeper's and PostgreSQL's log for more; the keeper retries automatically";
             Some((
                 KeeperProblemKind::Server,
                 KeeperProblemKind::Server.problem(&text, remedy),
@@ -104,7 +104,7 @@ pub(super) fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) ->
 
 fn failed_data(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Problem {
     if let StepError::Instance(InstanceError::Clear(ClearError::Obstacle { path, obstacle })) = failed {
-        let text = format!("no new data are made, because of {}: {obstacle}", path.display());
+        let text = format!("no new data are created, because of {}: {obstacle}", path.display());
         return KeeperProblemKind::Data.problem(&text, obstacle.remedy());
     }
     if let StepError::NoAnswer(_) | StepError::Instance(InstanceError::NoAnswer(_)) = failed {
@@ -113,10 +113,10 @@ fn failed_data(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Problem {
     }
     let remedy = match owned.record().old {
         Some(old) => format!(
-            "mend what is named; the old data are kept in {} until new ones are complete",
+            "fix what is named; the old data are kept in {} until new ones are complete",
             old.directory.display()
         ),
-        None => "mend what is named; the next attempt is made by itself".to_owned(),
+        None => "fix what is named; the keeper retries automatically".to_owned(),
     };
     KeeperProblemKind::Data.problem(
         &format!("{}: {}", failure_message(step, failed), Chain(failed)),

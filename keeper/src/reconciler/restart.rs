@@ -133,7 +133,7 @@ impl Reconciler {
                     "parameters wait for a restart of the master, and the standby of keeper {keeper} has not come back \
                      from its own restart"
                 ),
-                "see that keeper's log and mend its host, or change the parameters; if it is gone for good, remove it with \
+                "see that keeper's log and fix its host, or change the parameters; if it is gone for good, remove it with \
                  stolonctl removekeeper",
             )],
             RestartTurn::Now | RestartTurn::After(_) => Vec::new(),

@@ -534,7 +534,7 @@ fn wal_at_a_place_that_is_no_longer_ours_is_left_alone() {
     fs::remove_dir_all(site.data()).unwrap();
     site.restarted();
     let refused = site.clear(0).unwrap_err().to_string();
-    assert!(refused.contains("not known to be this keeper's"), "{refused}");
+    assert!(refused.contains("not known to belong to this keeper"), "{refused}");
     assert_eq!(site.saying("foreign"), ["wal/000000010000000000000001"]);
     fs::remove_file(site.wal().join("000000010000000000000001")).unwrap();
     site.clear(0).unwrap();
