@@ -18,23 +18,23 @@ const KEPT: usize = 8;
 /// Returns the boot ids of earlier processes on this data directory since this machine was booted. Only the holder of
 /// the directory's lock may use them.
 pub fn predecessors(dir: &Path) -> Vec<BootUuid> {
-    let Ok(place) = place(dir) else { return Vec::new() };
+    let Ok(location) = location(dir) else { return Vec::new() };
     let lines = fs::read_to_string(dir.join(FILE)).unwrap_or_default();
-    let of_here = |line: &str| line.strip_prefix(&place).map(|boot| BootUuid::from(boot.trim()));
+    let of_here = |line: &str| line.strip_prefix(&location).map(|boot| BootUuid::from(boot.trim()));
     lines.lines().filter_map(of_here).collect()
 }
 
 /// Adds this process to the file.
 pub fn record(dir: &Path, boot: &BootUuid) -> Result<(), FileError> {
     let path = dir.join(FILE);
-    let own = place(dir).map_err(FileError::new("find out where we are for", &path))? + boot.as_str();
+    let own = location(dir).map_err(FileError::new("find out where we are for", &path))? + boot.as_str();
     let before = fs::read_to_string(&path).unwrap_or_default(); // a damaged file is replaced
     let lines: Vec<&str> = std::iter::once(own.as_str()).chain(before.lines()).take(KEPT).collect();
     files::write_atomically(&path, (lines.join("\n") + "\n").as_bytes())
 }
 
 /// Identifies this boot of this machine and this directory, with a trailing space.
-fn place(dir: &Path) -> io::Result<String> {
+fn location(dir: &Path) -> io::Result<String> {
     let machine = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let found = fs::metadata(dir)?;
     Ok(format!("{} {} {} ", machine.trim(), found.dev(), found.ino()))

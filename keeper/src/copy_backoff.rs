@@ -46,6 +46,7 @@ impl CopyBackoff {
     /// attempt.
     pub fn active_pause(&self, now: Boottime, desired: &Desired) -> Option<CopyPause> {
         let last = self.last.as_ref().filter(|last| now < last.retry_at)?;
+        // Alternating desired states must not defeat the backoff: a second early attempt is not granted.
         (last.was_early || last.desired == *desired).then(|| CopyPause {
             failures: self.failures,
             pause: pause(self.failures),

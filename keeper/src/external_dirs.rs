@@ -27,7 +27,7 @@ pub struct ClearRequest {
     /// Other directories that it writes into; their contents may be removed.
     pub external_dirs: Vec<ExternalDir>,
     /// The last attempt ran out of space despite the estimate.
-    pub lacked_room: bool,
+    pub ran_out_of_space: bool,
 }
 
 /// What a copy writes into a directory.
@@ -84,7 +84,7 @@ pub enum Obstacle {
     /// Its file system does not answer.
     NoAnswer,
     /// Its file system is too small for the new data, even without the old ones.
-    NoRoom {
+    NotEnoughSpace {
         /// Required bytes.
         needed: u64,
         /// Available bytes.
@@ -108,7 +108,7 @@ impl fmt::Display for Obstacle {
             Self::NotOurs => f.write_str("its contents are not known to belong to this keeper"),
             Self::Mounted => f.write_str("a file system is mounted there"),
             Self::NoAnswer => f.write_str("it does not answer"),
-            Self::NoRoom { needed, free } => write!(
+            Self::NotEnoughSpace { needed, free } => write!(
                 f,
                 "a copy takes {needed} bytes on its file system, which has {free}, even without the old data"
             ),
@@ -145,7 +145,7 @@ impl Obstacle {
                 "unmount it, and mount it outside of the data directory, its tablespaces and its WAL; pg_wal may be a link to it"
             }
             Self::NoAnswer => "fix its file system, or the server that exports it",
-            Self::NoRoom { .. } => "free space on that file system, or make it larger",
+            Self::NotEnoughSpace { .. } => "free space on that file system, or make it larger",
             Self::MarkerMissing(_) => "mount it; if what was there is lost for good, create that file, empty",
             Self::Unclaimed => "put dbstate back, or move the data away",
             Self::AlreadyMoved(_) => "move one of the two away",
@@ -164,6 +164,7 @@ pub fn check_may_empty(found: &ExternalDirFacts) -> Result<(), Obstacle> {
     if let Some(marker) = &found.missing_marker {
         return Err(Obstacle::MarkerMissing(marker.clone()));
     }
+    // Emptying the source's own directory would destroy the only good copy.
     if found.is_source_dir {
         return Err(Obstacle::UsedBySource);
     }

@@ -45,7 +45,7 @@ struct LoginAttempts {
 #[derive(Debug)]
 struct RecoveryObservation {
     since: Boottime,
-    looked: Boottime,
+    observed: Boottime,
     logged: Boottime,
 }
 
@@ -138,14 +138,14 @@ impl Health {
         }
         let recovery = self.recovery.get_or_insert(RecoveryObservation {
             since: now,
-            looked: now,
+            observed: now,
             logged: now,
         });
         // A usual start takes less and is not logged.
-        if now.since(recovery.looked) < RECOVERY_PAUSE {
+        if now.since(recovery.observed) < RECOVERY_PAUSE {
             return;
         }
-        recovery.looked = now;
+        recovery.observed = now;
         let config = self.instance.config();
         let (programs, limit) = (self.instance.programs(), config.request_timeout);
         let progress = recovery::progress(programs, &config.data, limit, &self.walker).await;

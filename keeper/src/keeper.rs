@@ -388,6 +388,7 @@ impl KeeperLoop {
             if running_round.is_none() && self.schedule.due() <= now {
                 running_round = self.begin_round(now);
             }
+            // One round at a time; while one runs, signals, the watch and the liveness key are still served.
             let pause = self.schedule.due().since(Boottime::now());
             tokio::select! {
                 received = self.signals.any() => match received {
@@ -604,14 +605,16 @@ impl KeeperLoop {
             }
             self.stop_instance().await
         };
+        // In parallel: a slow store must not delay the shutdown, and a slow shutdown not the election.
         let ((), stop) = tokio::join!(publish_leaving, stop);
         let is_down = stop
             .inspect_err(|error| warn!(error = %Chain(error), "failed to stop postgres"))
             .is_ok();
         let db = self.local.db();
         // Incomplete data have no position to publish.
-        let is_whole = !db.uid.is_empty() && !db.initializing && self.instance.is_initialised().unwrap_or(false);
-        if is_down && is_whole && shutdown != ShutdownKind::Replaced {
+        let has_complete_data =
+            !db.uid.is_empty() && !db.initializing && self.instance.is_initialised().unwrap_or(false);
+        if is_down && has_complete_data && shutdown != ShutdownKind::Replaced {
             let stopped = stopped(&self.instance).await.unwrap_or_else(|error| {
                 warn!(error = %Chain(&error), "could not find out how postgres was stopped");
                 Announced::default()

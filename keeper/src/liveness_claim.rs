@@ -80,7 +80,7 @@ impl LivenessClaim {
         if holder.is_some_and(|boot| predecessors.contains(boot) || liveness_key.is_ours(boot)) {
             return liveness_key.take(found.as_ref()).await;
         }
-        match self.judge(holder, now) {
+        match self.decide(holder, now) {
             ClaimStep::Take => {
                 let taken = liveness_key.take(found.as_ref()).await?;
                 if taken && self.is_held() {
@@ -95,9 +95,11 @@ impl LivenessClaim {
         }
     }
 
-    fn judge(&mut self, holder: Option<&BootUuid>, now: Boottime) -> ClaimStep {
+    fn decide(&mut self, holder: Option<&BootUuid>, now: Boottime) -> ClaimStep {
         let Some(boot) = holder else {
             let since = *self.absent_since.get_or_insert(now);
+            // A holder that was never seen alive has just expired; one that was may be cut off from the store for a
+            // moment.
             let is_gone = !self.is_holder_alive || now.since(since) >= GONE_AFTER;
             return if is_gone { ClaimStep::Take } else { ClaimStep::Wait };
         };
@@ -154,34 +156,34 @@ mod tests {
 
     #[test]
     fn a_free_key_is_taken_at_once_and_a_held_one_when_it_has_run_out() {
-        assert_eq!(LivenessClaim::default().judge(None, at(0)), ClaimStep::Take);
+        assert_eq!(LivenessClaim::default().decide(None, at(0)), ClaimStep::Take);
         let mut claim = LivenessClaim::default();
-        assert_eq!(claim.judge(Some(&boot("a")), at(0)), ClaimStep::Wait);
-        assert_eq!(claim.judge(Some(&boot("a")), at(2900)), ClaimStep::Wait);
-        assert_eq!(claim.judge(None, at(3100)), ClaimStep::Take, "its process had ended");
+        assert_eq!(claim.decide(Some(&boot("a")), at(0)), ClaimStep::Wait);
+        assert_eq!(claim.decide(Some(&boot("a")), at(2900)), ClaimStep::Wait);
+        assert_eq!(claim.decide(None, at(3100)), ClaimStep::Take, "its process had ended");
     }
 
     #[test]
     fn the_key_of_a_process_that_lives_is_not_taken_in_a_moment_without_it() {
         let mut claim = LivenessClaim::default();
         for millis in (0..=6000).step_by(200) {
-            assert_eq!(claim.judge(Some(&boot("a")), at(millis)), ClaimStep::Wait);
+            assert_eq!(claim.decide(Some(&boot("a")), at(millis)), ClaimStep::Wait);
         }
-        assert_eq!(claim.judge(None, at(7000)), ClaimStep::Wait);
-        assert_eq!(claim.judge(Some(&boot("a")), at(8000)), ClaimStep::Wait);
-        assert_eq!(claim.judge(None, at(9000)), ClaimStep::Wait);
-        assert_eq!(claim.judge(None, at(14_900)), ClaimStep::Wait);
-        assert_eq!(claim.judge(None, at(15_000)), ClaimStep::Take);
+        assert_eq!(claim.decide(None, at(7000)), ClaimStep::Wait);
+        assert_eq!(claim.decide(Some(&boot("a")), at(8000)), ClaimStep::Wait);
+        assert_eq!(claim.decide(None, at(9000)), ClaimStep::Wait);
+        assert_eq!(claim.decide(None, at(14_900)), ClaimStep::Wait);
+        assert_eq!(claim.decide(None, at(15_000)), ClaimStep::Take);
     }
 
     #[test]
     fn each_holder_counts_from_when_it_was_first_seen() {
         let mut claim = LivenessClaim::default();
         for (millis, holder) in [(0, "a"), (3000, "b"), (6500, "b")] {
-            assert_eq!(claim.judge(Some(&boot(holder)), at(millis)), ClaimStep::Wait);
+            assert_eq!(claim.decide(Some(&boot(holder)), at(millis)), ClaimStep::Wait);
         }
         assert_eq!(
-            claim.judge(None, at(7000)),
+            claim.decide(None, at(7000)),
             ClaimStep::Take,
             "nobody has been seen to renew it"
         );

@@ -234,6 +234,7 @@ impl Monitor {
             .as_ref()
             .is_some_and(|standby| standby.receiver.is_some());
         let position = observation.position;
+        // An open session may still work while the postmaster hangs: clients could not connect, so it is not healthy.
         let healthy = observation.is_healthy && runs && !is_silent;
         let state = state(&db.uid, db.generation, &self.advertised, observation, healthy);
         let is_fast_poll = self.continue_fast_poll(memory, position);
@@ -281,8 +282,8 @@ impl Monitor {
             memory.unchanged_polls = 0;
             return false;
         };
-        let stands = position == memory.position && !memory.has_receiver;
-        memory.unchanged_polls = if stands { memory.unchanged_polls + 1 } else { 0 };
+        let is_unchanged = position == memory.position && !memory.has_receiver;
+        memory.unchanged_polls = if is_unchanged { memory.unchanged_polls + 1 } else { 0 };
         memory.position = position;
         if position.is_none() || memory.unchanged_polls >= UNCHANGED_POLLS_MAX || Boottime::now() >= end {
             settings.fast_poll_until = None;
@@ -500,7 +501,7 @@ mod tests {
         let unanswered = || Observation {
             is_healthy: true,
             failed: Some(ObserveError::Parameters(SqlError::Timeout {
-                act: "read",
+                action: "read",
                 limit: Duration::from_secs(1),
             })),
             ..Observation::default()

@@ -229,6 +229,8 @@ impl Publisher {
                 PutOutcome::Conflict { found, mut read } => {
                     let data = read.take_one(0);
                     let now = data.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
+                    // The sentinel writes times and positions all the time: a new revision alone must not refuse the
+                    // permit.
                     let has_changed = now != cluster_data && !is_unchanged(data.as_ref());
                     if read.take_one(1).is_some() || has_changed {
                         return Ok(Permit::Refused);
@@ -251,8 +253,8 @@ impl Publisher {
             let revision = self.own_revision(store, &mut own).await?;
             // `stopped` lets the sentinel elect another master. Written where no info exists, it could arrive late:
             // after a successor of this process has published otherwise and its info has expired (extensions ).
-            let is_whole = revision != Revision::ABSENT || report.stopped.is_none();
-            if !is_whole {
+            let includes_stopped = revision != Revision::ABSENT || report.stopped.is_none();
+            if !includes_stopped {
                 report.stopped = None;
             }
             let put = InfoPut {
@@ -261,7 +263,7 @@ impl Publisher {
                 read: Vec::new(),
             };
             let put = self.put(store, &mut own, put, &report).await?;
-            if matches!(put, PutOutcome::Put(_)) && is_whole {
+            if matches!(put, PutOutcome::Put(_)) && includes_stopped {
                 return Ok(Published::Stored);
             }
         }

@@ -96,7 +96,7 @@ pub struct ReconcilerMemory {
     /// Why a copy is waiting.
     copy_hold: CopyHold,
     /// Minimum parameters of a standby, from its control file.
-    minima: StandbyMinimums,
+    minimums: StandbyMinimums,
     /// Which parts of the configuration are rejected.
     config_check: Box<ConfigCheck>,
     /// The replication slots in the data directory before the last start.
@@ -357,8 +357,8 @@ impl Reconciler {
             Goal::Stop(StopReason::NoDb) | Goal::Hold(HoldReason::NotListed) => Some(None),
             Goal::Stop(StopReason::BootNotAcknowledged) | Goal::Hold(_) => None,
         };
-        if let (Some(said), Some(assigned)) = (&self.memory.process.published_stopped, assigned)
-            && assigned != Some(said)
+        if let (Some(published), Some(assigned)) = (&self.memory.process.published_stopped, assigned)
+            && assigned != Some(published)
         {
             self.retract_stopped();
         }

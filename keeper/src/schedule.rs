@@ -57,6 +57,8 @@ impl Schedule {
     /// Records that the server ended unexpectedly: it is restarted immediately, unless it keeps ending soon after its
     /// start.
     pub fn server_ended(&mut self, now: Boottime, sleep_interval: Duration) {
+        // A killed server is restarted immediately, because each second without it counts; one that ends again and
+        // again would only fill the log.
         let quick = self.started.is_some_and(|started| now.since(started) < QUICK_END);
         self.quick_ends = if quick { self.quick_ends.saturating_add(1) } else { 0 };
         let delay = if self.quick_ends < 2 {
@@ -79,6 +81,7 @@ impl Schedule {
     /// Ends a round; the next one runs after `sleep_interval` at the latest (keeper 3.2).
     pub fn end(&mut self, now: Boottime, ended: &RoundResult, desired: &Desired, sleep_interval: Duration) {
         match ended {
+            // A skipped round neither resets nor extends the pause of the failed one.
             RoundResult::Skipped => {}
             RoundResult::Done | RoundResult::OnHold => {
                 (self.failures, self.failed) = (0, None);
@@ -115,7 +118,7 @@ mod tests {
         Boottime::from_nanos(millis * 1_000_000)
     }
 
-    fn some_orders() -> Desired {
+    fn some_desired_state() -> Desired {
         Desired {
             cluster: None,
             goal: Goal::Hold(HoldReason::NotListed),
@@ -126,7 +129,7 @@ mod tests {
     fn the_timer_runs_from_the_end_of_a_round_and_events_come_before_it() {
         let mut schedule = Schedule::new(at(0));
         assert_eq!(schedule.begin(at(0)), Trigger::Timer);
-        schedule.end(at(1000), &RoundResult::Done, &some_orders(), SLEEP);
+        schedule.end(at(1000), &RoundResult::Done, &some_desired_state(), SLEEP);
         assert_eq!(schedule.due(), at(6000));
         schedule.event(at(2000), COALESCE);
         schedule.event(at(2100), COALESCE);
@@ -142,17 +145,17 @@ mod tests {
         let mut now = at(0);
         for _ in 0..7 {
             schedule.begin(now);
-            schedule.end(now, &RoundResult::Failed, &some_orders(), SLEEP);
+            schedule.end(now, &RoundResult::Failed, &some_desired_state(), SLEEP);
             pauses.push(schedule.due().since(now).as_millis());
             now = schedule.due();
         }
         assert_eq!(pauses, [200, 400, 800, 1600, 3200, 5000, 5000]);
         let mut schedule = Schedule::new(at(0));
         schedule.begin(at(0));
-        schedule.end(at(0), &RoundResult::Failed, &some_orders(), SLEEP);
+        schedule.end(at(0), &RoundResult::Failed, &some_desired_state(), SLEEP);
         schedule.event(at(10), Duration::ZERO);
-        assert_eq!(schedule.begin(at(10)), Trigger::EventUnless(some_orders()));
-        schedule.end(at(11), &RoundResult::Skipped, &some_orders(), SLEEP);
+        assert_eq!(schedule.begin(at(10)), Trigger::EventUnless(some_desired_state()));
+        schedule.end(at(11), &RoundResult::Skipped, &some_desired_state(), SLEEP);
         assert_eq!(schedule.due(), at(200));
     }
 
@@ -168,10 +171,10 @@ mod tests {
                 schedule.end(
                     Boottime::from_nanos(u64::MAX),
                     &RoundResult::Failed,
-                    &some_orders(),
+                    &some_desired_state(),
                     sleep,
                 );
-                schedule.end(at(1), &RoundResult::Done, &some_orders(), sleep);
+                schedule.end(at(1), &RoundResult::Done, &some_desired_state(), sleep);
                 schedule.event(at(1), Duration::MAX);
             }
         }
@@ -180,7 +183,7 @@ mod tests {
     #[test]
     fn a_killed_server_is_started_at_once_but_not_one_that_never_lasts() {
         let mut schedule = Schedule::new(at(0));
-        schedule.end(at(0), &RoundResult::Done, &some_orders(), SLEEP);
+        schedule.end(at(0), &RoundResult::Done, &some_desired_state(), SLEEP);
         let mut delay = |started, ended| {
             schedule.server_started(at(started));
             schedule.server_ended(at(ended), SLEEP);

@@ -77,10 +77,10 @@ impl StreamingCheck {
             return None;
         };
         let address = (followed.address.clone(), followed.port.clone());
-        let goes_on = self.without.as_ref().filter(|before| {
+        let continues = self.without.as_ref().filter(|before| {
             before.db == followed.db && before.address == address && before.replayed == standby.replayed
         });
-        let since = goes_on.map_or(now, |before| before.since);
+        let since = continues.map_or(now, |before| before.since);
         self.without = Some(WithoutWal {
             since,
             db: followed.db.clone(),
@@ -141,13 +141,13 @@ fn reason(log: &[String]) -> Option<&str> {
 }
 
 fn remedy(reason: &str) -> &'static str {
-    let says = |phrases: &[&str]| phrases.iter().any(|phrase| reason.contains(phrase));
-    if says(&["has already been removed", "forked off", "is behind recovery timeline"]) {
+    let mentions = |phrases: &[&str]| phrases.iter().any(|phrase| reason.contains(phrase));
+    if mentions(&["has already been removed", "forked off", "is behind recovery timeline"]) {
         "the standby needs WAL that the followed db does not have: if the sentinel gives it no other db, stop this keeper, \
          `stolonctl removekeeper` it and start it again, which copies the followed db; raise wal_keep_size for the future"
-    } else if says(&["replication slot"]) {
+    } else if mentions(&["replication slot"]) {
         "the keeper of the followed db makes this slot: see its problems and max_replication_slots there"
-    } else if says(&[
+    } else if mentions(&[
         "password",
         "pg_hba.conf",
         "role \"",

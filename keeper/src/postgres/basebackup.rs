@@ -67,12 +67,12 @@ impl Instance {
         changes: &DataChanges,
         mut progress: impl FnMut(BaseBackupProgress),
     ) -> Result<(), InstanceError> {
-        const ACT: &str = "write the password file for pg_basebackup";
+        const ACTION: &str = "write the password file for pg_basebackup";
         self.end_other_processes().await?;
         let config = self.config();
         let login = &config.replication;
         let password_file = LibpqPasswordFile::write(self.scratch_dir(), &copy.source, login)
-            .map_err(|source| InstanceError::Process { act: ACT, source })?;
+            .map_err(|source| InstanceError::Process { action: ACTION, source })?;
         let major = session_settings::major(Some(self.programs())).await;
         let options = session_settings::options(major, SessionUser::Replication);
         let mut command = environment::command(&self.programs().path("pg_basebackup"));

@@ -176,14 +176,14 @@ pub struct StandbyMinimums {
 
 /// Raises a standby's parameters to the minimums in its control file, and returns the raised ones. They are lowered by
 /// another restart once the primary's lower values are replayed (keeper 8.7 (c)).
-pub fn raise_to_minimums(parameters: &mut Parameters, minima: &StandbyMinimums) -> Vec<RaisedParameter> {
+pub fn raise_to_minimums(parameters: &mut Parameters, minimums: &StandbyMinimums) -> Vec<RaisedParameter> {
     // The defaults of all majors 13 to 18; max_wal_senders is always written.
     let rows = [
-        ("max_connections", minima.max_connections, 100),
-        ("max_worker_processes", minima.max_worker_processes, 8),
-        ("max_wal_senders", minima.max_wal_senders, 10),
-        ("max_prepared_transactions", minima.max_prepared_transactions, 0),
-        ("max_locks_per_transaction", minima.max_locks_per_transaction, 64),
+        ("max_connections", minimums.max_connections, 100),
+        ("max_worker_processes", minimums.max_worker_processes, 8),
+        ("max_wal_senders", minimums.max_wal_senders, 10),
+        ("max_prepared_transactions", minimums.max_prepared_transactions, 0),
+        ("max_locks_per_transaction", minimums.max_locks_per_transaction, 64),
     ];
     let mut raised = Vec::new();
     for (name, minimum, default) in rows {

@@ -174,8 +174,11 @@ mod tests {
     #[test]
     fn what_would_end_a_value_early_is_escaped() {
         let path = Path::new("/a b'c\\d:e\u{1f600}");
-        let told = primary_conninfo("a", &source(), &login(Some("pw")), None, path);
-        assert!(told.contains("passfile=/a\\ b\\'c\\\\d:e\u{1f600} port="), "{told}");
+        let text_form = primary_conninfo("a", &source(), &login(Some("pw")), None, path);
+        assert!(
+            text_form.contains("passfile=/a\\ b\\'c\\\\d:e\u{1f600} port="),
+            "{text_form}"
+        );
     }
 
     #[test]
@@ -200,9 +203,9 @@ mod tests {
 
     #[test]
     fn a_copy_s_connection_has_no_password_in_it() {
-        let told = copy_conninfo("a", &source(), &login(Some("pw")), "-c synchronous_commit=off");
+        let text_form = copy_conninfo("a", &source(), &login(Some("pw")), "-c synchronous_commit=off");
         assert_eq!(
-            told,
+            text_form,
             "application_name=a host=10.0.0.1 options=-c\\ synchronous_commit=off port=5432 sslmode=prefer user=repluser"
         );
     }

@@ -87,7 +87,7 @@ impl SecretFile {
     }
 
     /// Reads the file; with `is_asked` a repeated failure is logged again.
-    fn read(&self, is_asked: bool) -> String {
+    fn read(&self, on_request: bool) -> String {
         let mut last = self.lock();
         let file = self.path.display();
         // A pipe, such as a shell's `<(…)`, was read at the start; opening it again might block forever.
@@ -108,7 +108,7 @@ impl SecretFile {
             }
             Err(error) => {
                 let error = error.to_string();
-                if is_asked || last.failure.as_ref() != Some(&error) {
+                if on_request || last.failure.as_ref() != Some(&error) {
                     warn!(%file, %error, "cannot read the password file, using what was last in it");
                 }
                 last.failure = Some(error);

@@ -69,9 +69,9 @@ impl DataBuild {
                 directory: directory.clone(),
             });
         }
-        let wal = owned.record().wal.map(|goes_to| WalBuild {
-            staging: goes_to.join(&new),
-            target: goes_to,
+        let wal = owned.record().wal.map(|target| WalBuild {
+            staging: target.join(&new),
+            target,
         });
         let build = Self {
             data: data.to_owned(),

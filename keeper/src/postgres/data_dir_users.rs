@@ -92,13 +92,13 @@ pub fn users_of(data: &Path) -> Vec<DataDirUser> {
     };
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     let spared = process::ancestors(own);
-    let place = DataDirPath::of(data);
+    let data_dir = DataDirPath::of(data);
     let pids = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| *pid != own && !spared.contains(pid))
         .filter_map(|pid| {
-            let (program, how) = use_by(pid, &place)?;
+            let (program, how) = use_by(pid, &data_dir)?;
             let process = Process::open(pid).ok()??;
             Some(DataDirUser { process, program, how })
         })
@@ -215,14 +215,14 @@ impl MountView {
     }
 
     /// Whether a path of such a process is the data directory.
-    fn is(&self, place: &DataDirPath, path: &Path, cwd: &Path) -> bool {
+    fn is(&self, data_dir: &DataDirPath, path: &Path, cwd: &Path) -> bool {
         match self {
-            Self::Ours => place.is(path, cwd),
+            Self::Ours => data_dir.is(path, cwd),
             Self::Other(_) if path.as_os_str().is_empty() => false,
             Self::Other(root) => {
                 let path = cwd.join(path);
                 let path = root.join(path.strip_prefix("/").unwrap_or(&path));
-                place.inode.is_some() && inode(&path) == place.inode
+                data_dir.inode.is_some() && inode(&path) == data_dir.inode
             }
         }
     }
@@ -241,7 +241,7 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// Returns the title of a process and how it uses the data, if it does. Other users' processes are skipped.
-fn use_by(pid: i32, place: &DataDirPath) -> Option<(String, UseKind)> {
+fn use_by(pid: i32, data_dir: &DataDirPath) -> Option<(String, UseKind)> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     walker::progress_at(&proc);
     if fs::metadata(&proc).ok()?.uid() != geteuid().as_raw() {
@@ -259,15 +259,15 @@ fn use_by(pid: i32, place: &DataDirPath) -> Option<(String, UseKind)> {
     let is_program = is_server || is_program_of_postgres(&title) || is_program_of_postgres(executable.as_os_str());
     let named = arguments_for_data(&command, is_program);
     let view = MountView::of(&proc);
-    let how = if named.iter().any(|path| view.is(place, path, &cwd)) {
+    let how = if named.iter().any(|path| view.is(data_dir, path, &cwd)) {
         UseKind::Argument
-    } else if is_server && place.inode.is_some() && process::working_directory(pid) == place.inode {
+    } else if is_server && data_dir.inode.is_some() && process::working_directory(pid) == data_dir.inode {
         UseKind::WorkingDirectory
-    } else if writes_below(&proc, &place.path, &view) {
+    } else if writes_below(&proc, &data_dir.path, &view) {
         UseKind::OpenFile
     } else if (is_server || writes_to_pgdata(&title) || writes_to_pgdata(executable.as_os_str()))
         && named.is_empty()
-        && variable(&proc, "PGDATA").is_some_and(|path| view.is(place, &path, &cwd))
+        && variable(&proc, "PGDATA").is_some_and(|path| view.is(data_dir, &path, &cwd))
     {
         UseKind::Environment
     } else {
@@ -458,19 +458,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("postgres");
         fs::create_dir(&data).unwrap();
-        let place = DataDirPath::of(&data);
+        let data_dir = DataDirPath::of(&data);
         // Another volume at the same path, as in another container.
         let root = dir.path().join("root");
         fs::create_dir_all(root.join(data.strip_prefix("/").unwrap())).unwrap();
         let other = MountView::Other(root.clone());
         let cwd = Path::new("/");
-        assert!(MountView::Ours.is(&place, &data, cwd));
-        assert!(!other.is(&place, &data, cwd));
-        assert!(!MountView::Other(root.join("not there")).is(&place, &data, cwd));
+        assert!(MountView::Ours.is(&data_dir, &data, cwd));
+        assert!(!other.is(&data_dir, &data, cwd));
+        assert!(!MountView::Other(root.join("not there")).is(&data_dir, &data, cwd));
         // The same volume at another path.
         let shared = MountView::Other(dir.path().to_owned());
-        assert!(shared.is(&place, Path::new("/postgres"), cwd));
-        assert!(shared.is(&place, Path::new("postgres"), cwd));
+        assert!(shared.is(&data_dir, Path::new("/postgres"), cwd));
+        assert!(shared.is(&data_dir, Path::new("postgres"), cwd));
 
         fs::write(data.join("file"), "").unwrap();
         fs::write(root.join("file"), "").unwrap();
@@ -519,9 +519,9 @@ mod tests {
         let data = dir.path().join("postgres");
         let path = data.to_str().unwrap();
         let mut willing = shell("read line; true", |command| command.args(["-D", path]));
-        let mut deaf = shell("trap '' TERM; read line; true", |command| command.args(["-D", path]));
+        let mut stubborn = shell("trap '' TERM; read line; true", |command| command.args(["-D", path]));
         is_found(&willing, UseKind::Argument, &data);
-        is_found(&deaf, UseKind::Argument, &data);
+        is_found(&stubborn, UseKind::Argument, &data);
         let limits = EndLimits {
             terminate: Duration::from_millis(300),
             killed: Duration::from_secs(60),
@@ -529,6 +529,6 @@ mod tests {
         end_users(&data, limits, &Walker::default()).await.unwrap();
         assert_eq!(found(&data), []);
         assert!(!willing.0.wait().unwrap().success());
-        assert!(!deaf.0.wait().unwrap().success());
+        assert!(!stubborn.0.wait().unwrap().success());
     }
 }

@@ -13,10 +13,10 @@ use tokio::process::Command;
 /// passwords of the options (keeper W26). `LANG`, `LC_*`, `TZ`, `PATH`, `HOME` stay: without them initdb would choose
 /// `SQL_ASCII`.
 pub fn for_children(own: impl IntoIterator<Item = (OsString, OsString)>) -> impl Iterator<Item = (OsString, OsString)> {
-    own.into_iter().filter(|(name, _)| !is_kept_back(name))
+    own.into_iter().filter(|(name, _)| !is_excluded(name))
 }
 
-fn is_kept_back(name: &OsStr) -> bool {
+fn is_excluded(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     name.starts_with(b"PG") || name.starts_with(b"STKEEPER_")
 }

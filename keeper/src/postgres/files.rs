@@ -15,17 +15,17 @@ pub const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// A failed operation on a file.
 #[derive(Debug, thiserror::Error)]
-#[error("{act} {}{}", path.display(), Remedy(source))]
+#[error("{action} {}{}", path.display(), Remedy(source))]
 pub struct FileError {
-    act: &'static str,
+    action: &'static str,
     path: PathBuf,
     source: io::Error,
 }
 
 impl FileError {
-    pub(crate) fn new(act: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn new(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self { act, path, source }
+        move |source| Self { action, path, source }
     }
 
     /// Returns the kind of the error.

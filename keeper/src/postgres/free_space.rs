@@ -30,9 +30,9 @@ pub struct SpaceShortage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SpaceCheck {
     /// Enough for old and new data.
-    ForBoth,
+    EnoughForBoth,
     /// Enough for the new data once the old ones are removed.
-    InsteadOfOld(SpaceShortage),
+    EnoughWithoutOld(SpaceShortage),
     /// Not enough even then.
     TooLittle(SpaceShortage),
 }
@@ -63,13 +63,13 @@ impl ReclaimableSpace {
 pub fn check_space(data: &Path, clear: &ClearRequest, old: &ReclaimableSpace) -> Result<SpaceCheck, FileError> {
     let mut demands = vec![demand(data, clear.bytes.unwrap_or_else(|| old.total()))?];
     for external_dir in &clear.external_dirs {
-        let known_here = match &external_dir.kind {
+        let local_size = match &external_dir.kind {
             ExternalDirKind::Tablespace { directory } => trees::size(&external_dir.path.join(directory)),
             ExternalDirKind::Wal => 0,
         };
-        demands.push(demand(&external_dir.path, external_dir.bytes.unwrap_or(known_here))?);
+        demands.push(demand(&external_dir.path, external_dir.bytes.unwrap_or(local_size))?);
     }
-    Ok(decide_space(&demands, old, clear.lacked_room))
+    Ok(decide_space(&demands, old, clear.ran_out_of_space))
 }
 
 fn demand(path: &Path, needed: u64) -> Result<SpaceDemand, FileError> {
@@ -88,7 +88,7 @@ const RESERVE_BYTES: u64 = 64 << 20;
 /// Old data are kept only if 10 % more than the estimate is free; a copy is refused only if there is no space for the
 /// estimate itself. If the last attempt ran out of space despite the estimate, old data are removed if they occupy
 /// every file system that the copy writes to; otherwise that may not help.
-fn decide_space(demands: &[SpaceDemand], old: &ReclaimableSpace, lacked_room: bool) -> SpaceCheck {
+fn decide_space(demands: &[SpaceDemand], old: &ReclaimableSpace, ran_out_of_space: bool) -> SpaceCheck {
     let needed_on = |device: u64| {
         let on_it = demands.iter().filter(|demand| demand.device == device);
         on_it.fold(0_u64, |sum, demand| sum.saturating_add(demand.needed))
@@ -98,7 +98,7 @@ fn decide_space(demands: &[SpaceDemand], old: &ReclaimableSpace, lacked_room: bo
         needed,
         free,
     };
-    let mut room = SpaceCheck::ForBoth;
+    let mut room = SpaceCheck::EnoughForBoth;
     let helps = demands.iter().all(|demand| old.on(demand.device) > 0);
     for demand in demands {
         let needed = needed_on(demand.device);
@@ -108,8 +108,8 @@ fn decide_space(demands: &[SpaceDemand], old: &ReclaimableSpace, lacked_room: bo
         }
         let ample = needed.saturating_add(needed / 10).saturating_add(RESERVE_BYTES);
         let is_short = ample > demand.free && freed > demand.free;
-        if (is_short || (lacked_room && helps)) && room == SpaceCheck::ForBoth {
-            room = SpaceCheck::InsteadOfOld(shortage(demand, ample, demand.free));
+        if (is_short || (ran_out_of_space && helps)) && room == SpaceCheck::EnoughForBoth {
+            room = SpaceCheck::EnoughWithoutOld(shortage(demand, ample, demand.free));
         }
     }
     room
@@ -134,10 +134,10 @@ mod tests {
     fn all_data_on_one_file_system_are_added_up() {
         let old = ReclaimableSpace(vec![(1, 10 * GIB)]);
         let apart = [demand(1, "/a", GIB, 2 * GIB), demand(2, "/b", GIB, 2 * GIB)];
-        assert_eq!(decide_space(&apart, &old, false), SpaceCheck::ForBoth);
+        assert_eq!(decide_space(&apart, &old, false), SpaceCheck::EnoughForBoth);
         let together = [demand(1, "/a", GIB, 2 * GIB), demand(1, "/b", GIB, 2 * GIB)];
         assert!(
-            matches!(decide_space(&together, &old, false), SpaceCheck::InsteadOfOld(short) if short.path == Path::new("/a"))
+            matches!(decide_space(&together, &old, false), SpaceCheck::EnoughWithoutOld(short) if short.path == Path::new("/a"))
         );
     }
 
@@ -156,7 +156,7 @@ mod tests {
         );
         // The reserve alone is no reason if that file system holds no old data.
         let tight = [demand(1, "/a", GIB, 9 * GIB), demand(2, "/ts", 2 * GIB, 2 * GIB)];
-        assert_eq!(decide_space(&tight, &old, false), SpaceCheck::ForBoth);
+        assert_eq!(decide_space(&tight, &old, false), SpaceCheck::EnoughForBoth);
         assert!(matches!(
             decide_space(&[demand(1, "/a", u64::MAX, GIB)], &old, false),
             SpaceCheck::TooLittle(_)
@@ -170,8 +170,8 @@ mod tests {
         let space = demand(2, "/ts", GIB, 9 * GIB);
         assert!(matches!(
             decide_space(std::slice::from_ref(&data), &old, true),
-            SpaceCheck::InsteadOfOld(_)
+            SpaceCheck::EnoughWithoutOld(_)
         ));
-        assert_eq!(decide_space(&[data, space], &old, true), SpaceCheck::ForBoth);
+        assert_eq!(decide_space(&[data, space], &old, true), SpaceCheck::EnoughForBoth);
     }
 }

@@ -35,7 +35,7 @@ impl Instance {
         owned: &Arc<OwnedDirs>,
         changes: &DataChanges,
     ) -> Result<(), InstanceError> {
-        const ACT: &str = "write the password file for initdb";
+        const ACTION: &str = "write the password file for initdb";
         self.end_other_processes().await?;
         let config = self.config();
         let mut command = environment::command(&self.programs().path("initdb"));
@@ -52,7 +52,7 @@ impl Instance {
                 writeln!(file, "{password}")?;
                 Ok(file)
             };
-            let file = write().map_err(|source| InstanceError::Process { act: ACT, source })?;
+            let file = write().map_err(|source| InstanceError::Process { action: ACTION, source })?;
             command.arg("--pwfile").arg(file.path());
             password_file = Some(file);
         }
@@ -64,17 +64,17 @@ impl Instance {
         if new.data_checksums {
             command.arg("--data-checksums");
         }
-        let made = command::run(command, |line| debug!(target: "initdb", "{line}")).await;
+        let result = command::run(command, |line| debug!(target: "initdb", "{line}")).await;
         drop(password_file);
         let (build, owned) = (build.clone(), Arc::clone(owned));
-        if let Err(CommandError::Failed { .. } | CommandError::Read { .. }) = made {
+        if let Err(CommandError::Failed { .. } | CommandError::Read { .. }) = result {
             let discarded = changes.run(move || build.discard()).await.map_err(InstanceError::from);
             if let Err(failed) = discarded.and_then(|discarded| Ok(discarded?)) {
                 warn!(error = %Chain(&failed), "could not remove what initdb left behind");
             }
-            return Ok(made?);
+            return Ok(result?);
         }
-        made?;
+        result?;
         Ok(changes.run(move || build.finish(&owned)).await??)
     }
 }

@@ -200,8 +200,8 @@ pub enum InstanceError {
         data: PathBuf,
     },
     /// The permission for the start expired before the server was launched.
-    #[error("{act}: the permission has run out")]
-    NotPermitted { act: &'static str },
+    #[error("{action}: the permission has run out")]
+    NotPermitted { action: &'static str },
     /// No server is running where one must.
     #[error("no server runs on {}", data.display())]
     NotRunning {
@@ -209,20 +209,20 @@ pub enum InstanceError {
         data: PathBuf,
     },
     /// The server ended.
-    #[error("{act}: the server ended{}{}", exit_status_text(*status), explain(tail))]
+    #[error("{action}: the server ended{}{}", exit_status_text(*status), explain(tail))]
     Ended {
-        act: &'static str,
+        action: &'static str,
         status: Option<ExitStatus>,
         /// The last lines of its output.
         tail: Vec<String>,
     },
     /// The time limit was exceeded; a server may still be running.
-    #[error("{act}: not done within {limit:?}")]
-    Timeout { act: &'static str, limit: Duration },
+    #[error("{action}: not done within {limit:?}")]
+    Timeout { action: &'static str, limit: Duration },
     /// The program could not be run, or a signal could not be sent.
-    #[error("{act}")]
+    #[error("{action}")]
     Process {
-        act: &'static str,
+        action: &'static str,
         /// Why not.
         source: std::io::Error,
     },
@@ -408,7 +408,7 @@ impl Instance {
         kind: StartMode,
         permitted: impl Fn() -> bool,
     ) -> Result<RunningServer, InstanceError> {
-        const ACT: &str = "start PostgreSQL";
+        const ACTION: &str = "start PostgreSQL";
         if let Some(running) = self.running().await? {
             return Err(InstanceError::ServerRunning {
                 pid: running.pid,
@@ -431,11 +431,11 @@ impl Instance {
             // Locked before the launch, so that a cancelled start never loses a server.
             let mut slot = self.server.lock().await;
             if !permitted() {
-                return Err(InstanceError::NotPermitted { act: ACT });
+                return Err(InstanceError::NotPermitted { action: ACTION });
             }
             info!("starting database");
             let launched = PostmasterChild::launch(command, &self.child_status);
-            let server = slot.insert(launched.map_err(|source| InstanceError::Process { act: ACT, source })?);
+            let server = slot.insert(launched.map_err(|source| InstanceError::Process { action: ACTION, source })?);
             server.process().pid()
         };
         let opened = async {
@@ -451,12 +451,12 @@ impl Instance {
         tokio::select! {
             status = wait_ended(&mut child_status) => {
                 self.check_port()?; // another program may have taken the port after the check
-                Err(self.ended_error(ACT, status).await)
+                Err(self.ended_error(ACTION, status).await)
             }
             opened = timeout(START_LIMIT, opened) => match opened {
                 Ok(Ok(())) => Ok(RunningServer { pid, is_child: true }),
                 Ok(Err(failed)) => Err(failed),
-                Err(_) => Err(InstanceError::Timeout { act: ACT, limit: START_LIMIT }),
+                Err(_) => Err(InstanceError::Timeout { action: ACTION, limit: START_LIMIT }),
             },
         }
     }
@@ -477,7 +477,7 @@ impl Instance {
         reason = "a limit on what happens outside is measured here"
     )]
     pub async fn wait_ready(&self, limit: Option<Duration>) -> Result<(), InstanceError> {
-        const ACT: &str = "wait until PostgreSQL takes connections";
+        const ACTION: &str = "wait until PostgreSQL takes connections";
         let answers = async {
             let mut silent_since = Instant::now();
             loop {
@@ -498,18 +498,18 @@ impl Instance {
                     Err(_) => {}
                 }
                 if let Some(limit) = limit.filter(|limit| silent_since.elapsed() >= *limit) {
-                    return Err(InstanceError::Timeout { act: ACT, limit });
+                    return Err(InstanceError::Timeout { action: ACTION, limit });
                 }
                 sleep(POLL).await;
             }
         };
-        self.unless_ended(ACT, None, answers).await
+        self.unless_ended(ACTION, None, answers).await
     }
 
     /// Stops the server, including one left by an earlier keeper: fast, then escalating at the limits. All its
     /// processes have ended afterwards.
     pub async fn stop(&self, limits: StopLimits) -> Result<StopOutcome, InstanceError> {
-        const ACT: &str = "stop PostgreSQL";
+        const ACTION: &str = "stop PostgreSQL";
         let server = self.server.lock().await;
         let Some(process) = self.postmaster(server.as_ref())? else {
             return Ok(StopOutcome::NotRunning);
@@ -519,7 +519,7 @@ impl Instance {
         let signal = |signal| {
             process
                 .signal(signal)
-                .map_err(|source| InstanceError::Process { act: ACT, source })
+                .map_err(|source| InstanceError::Process { action: ACTION, source })
         };
         // PostgreSQL manual 19.5: SIGINT is a fast shutdown, SIGQUIT an immediate one.
         signal(Signal::INT)?;
@@ -567,7 +567,7 @@ impl Instance {
 
     /// Writes the files and reloads the server. [`SqlClient::refused_parameters`] returns what it rejected.
     pub async fn reload(&self, files: &ConfigFiles) -> Result<(), InstanceError> {
-        const ACT: &str = "reload the configuration";
+        const ACTION: &str = "reload the configuration";
         info!("reloading database configuration");
         self.write_files(files, StartMode::Normal)?;
         let server = self.server.lock().await;
@@ -575,7 +575,7 @@ impl Instance {
         process
             .as_ref()
             .signal(Signal::HUP)
-            .map_err(|source| InstanceError::Process { act: ACT, source })
+            .map_err(|source| InstanceError::Process { action: ACTION, source })
     }
 
     /// Writes `pg_hba.conf` only; the server uses it after the next reload.
@@ -586,7 +586,7 @@ impl Instance {
     /// Promotes a standby and waits until it accepts writes, then writes the files again, which must be those of a
     /// master (keeper 12.7). After a timeout or a cancellation a started promotion continues.
     pub async fn promote(&self, files: &ConfigFiles, limit: Duration) -> Result<(), InstanceError> {
-        const ACT: &str = "promote PostgreSQL";
+        const ACTION: &str = "promote PostgreSQL";
         info!("promoting database");
         // pg_ctl rather than pg_promote(): it needs no connection, which a server at its connection limit would refuse.
         let mut command = environment::command(&self.programs.path("pg_ctl"));
@@ -603,7 +603,7 @@ impl Instance {
                 sleep(POLL).await;
             }
         };
-        self.unless_ended(ACT, Some(limit), promoted).await?;
+        self.unless_ended(ACTION, Some(limit), promoted).await?;
         self.write_files(files, StartMode::Normal)?;
         Ok(())
     }
@@ -649,7 +649,7 @@ impl Instance {
     /// Runs `work` unless the server ends first.
     async fn unless_ended(
         &self,
-        act: &'static str,
+        action: &'static str,
         limit: Option<Duration>,
         work: impl Future<Output = Result<(), InstanceError>>,
     ) -> Result<(), InstanceError> {
@@ -658,19 +658,19 @@ impl Instance {
             match limit {
                 Some(limit) => timeout(limit, work)
                     .await
-                    .unwrap_or(Err(InstanceError::Timeout { act, limit })),
+                    .unwrap_or(Err(InstanceError::Timeout { action, limit })),
                 None => work.await,
             }
         };
         tokio::select! {
-            status = wait_ended(&mut child_status) => Err(self.ended_error(act, status).await),
+            status = wait_ended(&mut child_status) => Err(self.ended_error(action, status).await),
             done = limited => done,
         }
     }
 
-    async fn ended_error(&self, act: &'static str, status: Option<ExitStatus>) -> InstanceError {
+    async fn ended_error(&self, action: &'static str, status: Option<ExitStatus>) -> InstanceError {
         InstanceError::Ended {
-            act,
+            action,
             status,
             tail: self.final_output().await,
         }

@@ -124,7 +124,7 @@ fn named(parameters: &Parameters, output: &[String]) -> BTreeMap<String, String>
         if let Some(name) = by_name.or(by_line) {
             named
                 .entry(name.clone())
-                .or_insert_with(|| without_place(message).to_owned());
+                .or_insert_with(|| without_location(message).to_owned());
         }
     }
     named
@@ -141,12 +141,12 @@ fn message(line: &str) -> Option<&str> {
 }
 
 /// Returns the message without ` in file "…" line 7`: the file no longer exists when the message is read.
-fn without_place(message: &str) -> &str {
-    let place = message.rfind(" in file \"").filter(|at| {
+fn without_location(message: &str) -> &str {
+    let location = message.rfind(" in file \"").filter(|at| {
         let rest = message[*at..].rsplit_once(" line ");
         rest.is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()))
     });
-    place.map_or(message, |at| &message[..at])
+    location.map_or(message, |at| &message[..at])
 }
 
 fn quoted_after<'a>(text: &'a str, before: &str) -> Option<&'a str> {

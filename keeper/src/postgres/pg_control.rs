@@ -78,7 +78,7 @@ pub struct ControlFile {
     /// Timeline of that position; 0 on a master.
     pub minimum_recovery_timeline: u64,
     /// Minimum parameters of a standby (keeper 8.7).
-    pub minima: StandbyMinimums,
+    pub minimums: StandbyMinimums,
     /// Layout of the WAL.
     pub layout: WalLayout,
 }
@@ -131,7 +131,7 @@ impl ControlFile {
             timeline: number("Latest checkpoint's TimeLineID")?,
             minimum_recovery_end: lsn("Minimum recovery ending location")?,
             minimum_recovery_timeline: number("Min recovery ending loc's timeline")?,
-            minima: StandbyMinimums {
+            minimums: StandbyMinimums {
                 max_connections: small("max_connections setting")?,
                 max_worker_processes: small("max_worker_processes setting")?,
                 max_wal_senders: small("max_wal_senders setting")?,
@@ -355,7 +355,7 @@ Bytes per WAL segment:                16777216
         assert_eq!(control.checkpoint, Lsn(0x300_0060));
         assert_eq!(control.minimum_recovery_end, Lsn(0x1_0300_0148));
         assert_eq!(control.current_timeline(), 2);
-        assert_eq!(control.minima.max_wal_senders, 47);
+        assert_eq!(control.minimums.max_wal_senders, 47);
         assert_eq!(control.layout, LAYOUT);
         for (text, state) in [
             ("in production", ControlState::InProduction),

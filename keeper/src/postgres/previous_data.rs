@@ -70,7 +70,7 @@ pub fn clear(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<Cle
     } else {
         remove(data, owned, &spaces)?;
     }
-    match make_room(data, owned, clear)? {
+    match make_space(data, owned, clear)? {
         true => Ok(ClearOutcome::Removed),
         false => Ok(cleared),
     }
@@ -270,13 +270,15 @@ pub fn shortage(
         freed.add(&path)?;
     }
     Ok(match free_space::check_space(data, clear, &freed)? {
-        SpaceCheck::TooLittle(SpaceShortage { path, needed, free }) => Some((path, Obstacle::NoRoom { needed, free })),
-        SpaceCheck::ForBoth | SpaceCheck::InsteadOfOld(_) => None,
+        SpaceCheck::TooLittle(SpaceShortage { path, needed, free }) => {
+            Some((path, Obstacle::NotEnoughSpace { needed, free }))
+        }
+        SpaceCheck::EnoughForBoth | SpaceCheck::EnoughWithoutOld(_) => None,
     })
 }
 
 /// Makes space; returns whether previous data were removed for it. Nothing is removed where that would not suffice.
-fn make_room(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<bool, ClearError> {
+fn make_space(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<bool, ClearError> {
     let old = owned.record().old;
     let mut freed = ReclaimableSpace::default();
     if let Some(old) = &old {
@@ -287,8 +289,8 @@ fn make_room(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<boo
         }
     }
     match free_space::check_space(data, clear, &freed)? {
-        SpaceCheck::ForBoth => Ok(false),
-        SpaceCheck::InsteadOfOld(short) => {
+        SpaceCheck::EnoughForBoth => Ok(false),
+        SpaceCheck::EnoughWithoutOld(short) => {
             warn!(
                 path = %short.path.display(), needed = short.needed, free = short.free,
                 "no space to keep the old data until the new are complete, removing them first"
@@ -298,7 +300,7 @@ fn make_room(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<boo
         }
         SpaceCheck::TooLittle(short) => {
             let (needed, free) = (short.needed, short.free);
-            Err(ClearError::at(short.path, Obstacle::NoRoom { needed, free }))
+            Err(ClearError::at(short.path, Obstacle::NotEnoughSpace { needed, free }))
         }
     }
 }

@@ -45,12 +45,12 @@ impl fmt::Display for RecoveryProgress {
 pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker: &Walker) -> Option<RecoveryProgress> {
     let control = control_file::read(programs, data, limit).await.ok()?;
     let data = data.to_owned();
-    let looked = walker.run(move || {
+    let result = walker.run(move || {
         let title = startup_title_of(&data);
         let last_segment = title.as_deref().and_then(|title| last_segment(&data, title));
         (title, last_segment)
     });
-    let (title, last_segment) = looked.await.unwrap_or_default();
+    let (title, last_segment) = result.await.unwrap_or_default();
     Some(RecoveryProgress {
         state: control.state,
         title,

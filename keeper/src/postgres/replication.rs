@@ -27,18 +27,18 @@ use crate::postgres::sql::DATABASE;
 #[derive(Debug, thiserror::Error)]
 pub enum ReplicationError {
     /// The connection failed or broke.
-    #[error("{act}: replication connection to {at}")]
+    #[error("{action}: replication connection to {at}")]
     Io {
-        act: &'static str,
+        action: &'static str,
         /// Address.
         at: String,
         /// Why not.
         source: io::Error,
     },
     /// The server rejected the login or the command.
-    #[error("{act}: {at} responds: {message}")]
+    #[error("{action}: {at} responds: {message}")]
     Refused {
-        act: &'static str,
+        action: &'static str,
         /// Address.
         at: String,
         /// The server's message with its SQLSTATE.
@@ -47,26 +47,26 @@ pub enum ReplicationError {
         refusal: Option<ServerRefusal>,
     },
     /// The server violates the protocol.
-    #[error("{act}: {at} sends {what}")]
+    #[error("{action}: {at} sends {what}")]
     Protocol {
-        act: &'static str,
+        action: &'static str,
         /// Address.
         at: String,
         /// The unexpected message.
         what: String,
     },
     /// The server did not answer in time.
-    #[error("{act}: no answer from {at} within {limit:?}")]
+    #[error("{action}: no answer from {at} within {limit:?}")]
     Timeout {
-        act: &'static str,
+        action: &'static str,
         /// Address.
         at: String,
         /// The request timeout.
         limit: Duration,
     },
     /// A timeline's history cannot be parsed.
-    #[error("{act}")]
-    History { act: &'static str, source: HistoryError },
+    #[error("{action}")]
+    History { action: &'static str, source: HistoryError },
 }
 
 impl ReplicationError {
@@ -120,8 +120,8 @@ impl ReplicationClient {
 
     /// Runs `IDENTIFY_SYSTEM` (keeper Q8).
     pub async fn identify(&self) -> Result<SystemIdentity, ReplicationError> {
-        let act = "identify the system";
-        let row = self.command(act, "IDENTIFY_SYSTEM").await?;
+        let action = "identify the system";
+        let row = self.command(action, "IDENTIFY_SYSTEM").await?;
         let text = |index: usize| row.get(index).and_then(Option::as_deref).map(String::from_utf8_lossy);
         let identity = || {
             Some(SystemIdentity {
@@ -130,45 +130,49 @@ impl ReplicationClient {
                 position: Lsn::parse(&text(2)?)?,
             })
         };
-        identity().ok_or_else(|| self.protocol(act, "a row of another form"))
+        identity().ok_or_else(|| self.protocol(action, "a row of another form"))
     }
 
     /// Runs `TIMELINE_HISTORY` (keeper Q9): returns all ancestors of a timeline, oldest first; none for the first
     /// timeline, without a command (keeper T4).
     pub async fn history(&self, timeline: u64) -> Result<Vec<Ancestor>, ReplicationError> {
-        let act = "read the history of a timeline";
+        let action = "read the history of a timeline";
         if timeline <= 1 {
             return Ok(Vec::new());
         }
-        let row = self.command(act, &format!("TIMELINE_HISTORY {timeline}")).await?;
+        let row = self.command(action, &format!("TIMELINE_HISTORY {timeline}")).await?;
         // Declared as bytea up to 13 and text from 14 on; always the raw bytes of the file.
         let content = row.get(1).and_then(Option::as_deref).unwrap_or_default();
-        history::parse(&String::from_utf8_lossy(content)).map_err(|source| ReplicationError::History { act, source })
+        history::parse(&String::from_utf8_lossy(content)).map_err(|source| ReplicationError::History { action, source })
     }
 
-    async fn command(&self, act: &'static str, command: &str) -> Result<Vec<Option<Bytes>>, ReplicationError> {
+    async fn command(&self, action: &'static str, command: &str) -> Result<Vec<Option<Bytes>>, ReplicationError> {
         let at = || self.target.name();
         match timeout(self.limit, self.run_command(command)).await {
             Ok(Ok(row)) => Ok(row),
-            Ok(Err(ReplicationFailure::Io(source))) => Err(ReplicationError::Io { act, at: at(), source }),
+            Ok(Err(ReplicationFailure::Io(source))) => Err(ReplicationError::Io {
+                action,
+                at: at(),
+                source,
+            }),
             Ok(Err(ReplicationFailure::Refused { code, message })) => Err(ReplicationError::Refused {
-                act,
+                action,
                 at: at(),
                 refusal: ServerRefusal::new(&code, &message),
                 message: format!("{message} ({code})"),
             }),
-            Ok(Err(ReplicationFailure::Protocol(what))) => Err(ReplicationError::Protocol { act, at: at(), what }),
+            Ok(Err(ReplicationFailure::Protocol(what))) => Err(ReplicationError::Protocol { action, at: at(), what }),
             Err(_) => Err(ReplicationError::Timeout {
-                act,
+                action,
                 at: at(),
                 limit: self.limit,
             }),
         }
     }
 
-    fn protocol(&self, act: &'static str, what: &str) -> ReplicationError {
+    fn protocol(&self, action: &'static str, what: &str) -> ReplicationError {
         ReplicationError::Protocol {
-            act,
+            action,
             at: self.target.name(),
             what: what.to_owned(),
         }

@@ -37,7 +37,7 @@ pub async fn set_up(sql: &SqlClient, superuser: &Login, replication: &Login) -> 
 }
 
 /// Runs a statement with the login's password appended, without logging it in the server.
-async fn run(sql: &SqlClient, act: &'static str, mut statement: String, login: &Login) -> Result<(), SqlError> {
+async fn run(sql: &SqlClient, action: &'static str, mut statement: String, login: &Login) -> Result<(), SqlError> {
     if let Some(password) = login.password() {
         let verifier = scram_sha_256(password.as_bytes());
         statement.push_str(&format!(" encrypted password {}", escape_literal(&verifier)));
@@ -48,5 +48,5 @@ async fn run(sql: &SqlClient, act: &'static str, mut statement: String, login: &
         "set local log_min_error_statement = 'panic'",
     ];
     let statements: Vec<_> = quiet.into_iter().map(str::to_owned).chain([statement]).collect();
-    sql.transaction(act, &statements).await
+    sql.transaction(action, &statements).await
 }

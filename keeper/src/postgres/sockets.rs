@@ -182,10 +182,10 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/", data.path().join("socket")).unwrap();
         let refused = PrivateSocketDir::prepare(data.path()).unwrap_err();
-        let told = control::telemetry::Chain(&refused).to_string();
+        let message = control::telemetry::Chain(&refused).to_string();
         assert!(
-            told.contains("socket") && told.contains("not a directory owned by this user"),
-            "{told}"
+            message.contains("socket") && message.contains("not a directory owned by this user"),
+            "{message}"
         );
     }
 }

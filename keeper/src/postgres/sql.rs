@@ -55,23 +55,23 @@ pub enum SqlError {
         refusal: ServerRefusal,
     },
     /// The server rejected the query, or the connection broke.
-    #[error("{act}")]
+    #[error("{action}")]
     Query {
-        act: &'static str,
+        action: &'static str,
         /// Why it failed.
         source: tokio_postgres::Error,
     },
     /// The server did not answer in time.
-    #[error("{act}: no answer within {limit:?}")]
+    #[error("{action}: no answer within {limit:?}")]
     Timeout {
-        act: &'static str,
+        action: &'static str,
         /// The request timeout.
         limit: Duration,
     },
     /// The result has an unexpected form.
-    #[error("{act}: unexpected answer {answer:?}")]
+    #[error("{action}: unexpected answer {answer:?}")]
     Answer {
-        act: &'static str,
+        action: &'static str,
         /// The result.
         answer: String,
     },
@@ -251,13 +251,13 @@ impl SqlClient {
     /// Tries to log in with a new connection.
     pub async fn try_login(&self) -> Result<(), SqlError> {
         let limit = self.limit;
-        let act = "try to log in";
+        let action = "try to log in";
         let connected = timeout(limit, self.connect()).await;
-        connected.map_err(|_| SqlError::Timeout { act, limit })?.map(drop)
+        connected.map_err(|_| SqlError::Timeout { action, limit })?.map(drop)
     }
 
     /// Runs one query and returns its rows, all values as text.
-    pub(crate) async fn query(&self, act: &'static str, question: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
+    pub(crate) async fn query(&self, action: &'static str, question: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
         let answer = async {
             let mut kept = self.session.lock().await;
             // It is put back only after a complete result: an abandoned session is not reused.
@@ -270,7 +270,7 @@ impl SqlClient {
                     }
                     Err(source) if keeps_session_open(&source) => {
                         *kept = Some(pending.finish());
-                        return Err(SqlError::Query { act, source });
+                        return Err(SqlError::Query { action, source });
                     }
                     // Closed meanwhile, by a restart of the server or an operator: retry with a new connection.
                     Err(_) => drop(pending.finish()),
@@ -279,17 +279,18 @@ impl SqlClient {
             let pending = self.connect().await?.begin();
             let messages = pending.query(question).await;
             let session = pending.finish();
-            let messages = messages.map_err(|source| SqlError::Query { act, source })?;
+            let messages = messages.map_err(|source| SqlError::Query { action, source })?;
             *kept = Some(session).filter(SqlSession::is_usable);
             Ok(rows(messages))
         };
-        timeout(self.limit, answer)
-            .await
-            .map_err(|_| SqlError::Timeout { act, limit: self.limit })?
+        timeout(self.limit, answer).await.map_err(|_| SqlError::Timeout {
+            action,
+            limit: self.limit,
+        })?
     }
 
     /// Runs statements in one transaction, in a new connection.
-    pub(crate) async fn transaction(&self, act: &'static str, statements: &[String]) -> Result<(), SqlError> {
+    pub(crate) async fn transaction(&self, action: &'static str, statements: &[String]) -> Result<(), SqlError> {
         let work = async {
             let pending = self.connect().await?.begin();
             let begin = ["begin".to_owned()];
@@ -299,14 +300,15 @@ impl SqlClient {
                 pending
                     .query(statement)
                     .await
-                    .map_err(|source| SqlError::Query { act, source })?;
+                    .map_err(|source| SqlError::Query { action, source })?;
             }
             drop(pending.finish());
             Ok(())
         };
-        timeout(self.limit, work)
-            .await
-            .map_err(|_| SqlError::Timeout { act, limit: self.limit })?
+        timeout(self.limit, work).await.map_err(|_| SqlError::Timeout {
+            action,
+            limit: self.limit,
+        })?
     }
 
     /// Closes the open connection before a stop.
@@ -331,9 +333,9 @@ impl SqlClient {
 
     /// Returns when the session last read the configuration files, as text to compare: it differs after a reload.
     pub async fn conf_load_time(&self) -> Result<String, SqlError> {
-        let act = "ask when the configuration was read";
-        let rows = self.query(act, "select pg_conf_load_time()").await?;
-        first_row(act, &rows).map(|row| field(row, 0))
+        let action = "ask when the configuration was read";
+        let rows = self.query(action, "select pg_conf_load_time()").await?;
+        first_row(action, &rows).map(|row| field(row, 0))
     }
 
     /// Returns the parameters of the configuration files that the server rejects, with reasons (keeper W19). Parameters
@@ -397,15 +399,15 @@ impl SqlClient {
 
     /// Returns `max_replication_slots`.
     pub async fn slots_max(&self) -> Result<u32, SqlError> {
-        let act = "read max_replication_slots";
+        let action = "read max_replication_slots";
         let rows = self
             .query(
-                act,
+                action,
                 "select setting from pg_settings where name = 'max_replication_slots'",
             )
             .await?;
-        let answer = field(first_row(act, &rows)?, 0);
-        answer.parse().map_err(|_| SqlError::Answer { act, answer })
+        let answer = field(first_row(action, &rows)?, 0);
+        answer.parse().map_err(|_| SqlError::Answer { action, answer })
     }
 
     /// Creates a physical slot without reserving WAL (keeper Q4).
@@ -423,11 +425,11 @@ impl SqlClient {
     /// Returns the name of this server's directory in a tablespace's location (TABLESPACE_VERSION_DIRECTORY in
     /// relpath.h).
     pub async fn tablespace_directory(&self) -> Result<String, SqlError> {
-        let act = "ask for the catalog version";
+        let action = "ask for the catalog version";
         let question = "select 'PG_' || current_setting('server_version_num')::int / 10000 || '_' || \
                         catalog_version_no from pg_control_system()";
-        let rows = self.query(act, question).await?;
-        first_row(act, &rows).map(|row| field(row, 0))
+        let rows = self.query(action, question).await?;
+        first_row(action, &rows).map(|row| field(row, 0))
     }
 
     /// Returns the locations of the tablespaces outside PGDATA.
@@ -458,18 +460,18 @@ impl SqlClient {
         self.bytes("ask for the size of the WAL", question).await
     }
 
-    async fn bytes(&self, act: &'static str, question: &str) -> Result<u64, SqlError> {
-        let rows = self.query(act, question).await?;
-        let text = first_row(act, &rows).map(|row| field(row, 0))?;
-        text.parse().map_err(|_| SqlError::Answer { act, answer: text })
+    async fn bytes(&self, action: &'static str, question: &str) -> Result<u64, SqlError> {
+        let rows = self.query(action, question).await?;
+        let text = first_row(action, &rows).map(|row| field(row, 0))?;
+        text.parse().map_err(|_| SqlError::Answer { action, answer: text })
     }
 
     /// Whether the server can see this file, given by an absolute path or one relative to its PGDATA.
-    pub async fn sees(&self, path: &str) -> Result<bool, SqlError> {
-        let act = "check whether the followed db shares a directory with us";
+    pub async fn can_see(&self, path: &str) -> Result<bool, SqlError> {
+        let action = "check whether the followed db shares a directory with us";
         let question = format!("select (pg_stat_file({}, true)).size is not null", escape_literal(path));
-        let rows = self.query(act, &question).await?;
-        first_row(act, &rows).map(|row| field(row, 0) == "t")
+        let rows = self.query(action, &question).await?;
+        first_row(action, &rows).map(|row| field(row, 0) == "t")
     }
 
     /// Whether a physical slot of this name exists.
@@ -494,14 +496,14 @@ impl SqlClient {
 
     /// Whether it is in recovery, that is, not (yet) a master.
     pub async fn is_in_recovery(&self) -> Result<bool, SqlError> {
-        let act = "ask whether PostgreSQL is in recovery";
-        let rows = self.query(act, "select pg_is_in_recovery()").await?;
-        first_row(act, &rows).map(|row| field(row, 0) == "t")
+        let action = "ask whether PostgreSQL is in recovery";
+        let rows = self.query(action, "select pg_is_in_recovery()").await?;
+        first_row(action, &rows).map(|row| field(row, 0) == "t")
     }
 
     /// Returns identity and position of the instance (keeper 3.5), only from functions that read no table.
     pub async fn position(&self) -> Result<InstancePosition, SqlError> {
-        let act = "read the state of PostgreSQL";
+        let action = "read the state of PostgreSQL";
         let question = "select r.on, s.system_identifier, i.bytes_per_wal_segment, i.wal_block_size, \
                         greatest(c.timeline_id, case when r.on then m.min_recovery_end_timeline end), \
                         case when r.on then greatest(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()) \
@@ -509,8 +511,8 @@ impl SqlClient {
                         case when not r.on then substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8) end \
                         from (select pg_is_in_recovery() as on) r, pg_control_system() s, pg_control_init() i, \
                         pg_control_checkpoint() c, pg_control_recovery() m";
-        let rows = self.query(act, question).await?;
-        let row = first_row(act, &rows)?;
+        let rows = self.query(action, question).await?;
+        let row = first_row(action, &rows)?;
         let number = |index| row.get(index).and_then(|text| text.parse::<u64>().ok());
         let standing = || {
             // The system identifier is returned as a signed number.
@@ -528,7 +530,7 @@ impl SqlClient {
             })
         };
         standing().ok_or_else(|| SqlError::Answer {
-            act,
+            action,
             answer: "a row of another form".to_owned(),
         })
     }
@@ -542,14 +544,14 @@ impl SqlClient {
 
     /// Returns the replication status of a standby; `None` on a master.
     pub async fn standby(&self) -> Result<Option<StandbyStatus>, SqlError> {
-        let act = "read the state of the standby";
+        let action = "read the state of the standby";
         // One row: pg_stat_wal_receiver has at most one. From 14 on replay may also be paused by the server.
         let question = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), \
                         case when pg_is_in_recovery() then pg_is_wal_replay_paused() end, r.status, r.sender_host, \
                         r.sender_port, r.received_tli, r.slot_name, r.pid \
                         from (select 1) one left join pg_stat_get_wal_receiver() r on r.pid is not null";
-        let rows = self.query(act, question).await?;
-        let row = first_row(act, &rows)?;
+        let rows = self.query(action, question).await?;
+        let row = first_row(action, &rows)?;
         if field(row, 0) != "t" {
             return Ok(None);
         }
@@ -627,9 +629,9 @@ fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {
     messages.into_iter().filter_map(row).collect()
 }
 
-fn first_row<'a>(act: &'static str, rows: &'a [SimpleQueryRow]) -> Result<&'a SimpleQueryRow, SqlError> {
+fn first_row<'a>(action: &'static str, rows: &'a [SimpleQueryRow]) -> Result<&'a SimpleQueryRow, SqlError> {
     rows.first().ok_or_else(|| SqlError::Answer {
-        act,
+        action,
         answer: "no row".to_owned(),
     })
 }

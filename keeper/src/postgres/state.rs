@@ -284,14 +284,14 @@ mod tests {
     fn a_damaged_file_is_never_taken_for_an_empty_one() {
         // Case: keeper L3.
         let dir = tempfile::tempdir().unwrap();
-        for (text, told) in [
+        for (text, message) in [
             ("", "not valid JSON"),
             ("{\"UID\":", "not valid JSON"),
             ("[]", "not valid JSON"),
         ] {
             fs::write(dir.path().join("dbstate"), text).unwrap();
             let refused = load_db(dir.path()).unwrap_err();
-            assert!(refused.to_string().contains(told), "{text}: {refused}");
+            assert!(refused.to_string().contains(message), "{text}: {refused}");
         }
         fs::write(dir.path().join("dbstate"), r#"{"Generation":"3"}"#).unwrap();
         assert!(

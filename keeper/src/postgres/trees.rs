@@ -162,10 +162,10 @@ pub fn rename_to_free(from: &Path, to: &Path) -> Result<(), FileError> {
 
 /// Moves the entries of `from` for which `moves` returns true into `to`, on the same file system. Entries moved before
 /// an interruption are skipped.
-pub fn move_entries(from: &Path, to: &Path, moves: impl Fn(&OsStr) -> bool) -> Result<(), FileError> {
+pub fn move_entries(from: &Path, to: &Path, should_move: impl Fn(&OsStr) -> bool) -> Result<(), FileError> {
     for entry in entries(from)? {
         let name = entry.file_name().unwrap_or_default();
-        if moves(name) {
+        if should_move(name) {
             walker::progress_at(&entry);
             let renamed = cut::step().and_then(|()| fs::rename(&entry, to.join(name)));
             renamed.map_err(FileError::new("rename", &entry))?;
@@ -176,11 +176,11 @@ pub fn move_entries(from: &Path, to: &Path, moves: impl Fn(&OsStr) -> bool) -> R
 }
 
 /// Removes the entries of a directory for which `goes` returns true, but never a `lost+found`.
-pub fn remove_entries(dir: &Path, goes: impl Fn(&OsStr) -> bool) -> Result<(), FileError> {
+pub fn remove_entries(dir: &Path, should_remove: impl Fn(&OsStr) -> bool) -> Result<(), FileError> {
     let mounts = Mounts::read();
     for entry in entries(dir)? {
         let name = entry.file_name().unwrap_or_default();
-        if name != LOST_FOUND && goes(name) {
+        if name != LOST_FOUND && should_remove(name) {
             remove_unless_mounted(&entry, &mounts)?;
         }
     }

@@ -132,7 +132,7 @@ impl UpstreamClient {
 
     /// Whether the upstream can see this file, given by an absolute path or one relative to its PGDATA.
     pub async fn can_see(&self, path: &str) -> Result<bool, UpstreamError> {
-        Ok(self.sql.sees(path).await?)
+        Ok(self.sql.can_see(path).await?)
     }
 }
 

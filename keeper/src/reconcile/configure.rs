@@ -27,6 +27,7 @@ pub(crate) fn configure(
     };
     let current = observed.process.current.as_ref();
     log_changes(current, &wanted, steps);
+    // A restart reads all files, so it replaces the reload.
     let restart = facts.is_some_and(|facts| is_restart_due(target, facts, upstream, steps));
     let reload = current.is_none_or(|current| needs_reload(current, &wanted));
     if restart {
@@ -43,6 +44,7 @@ pub(crate) fn configure(
             (false, false) => RestartNeed::Nothing,
         }));
     }
+    // Saved in every case, also when the reload fails: a failed reload is retried because `current` stays outdated.
     let done = LocalDb {
         uid: target.db.clone(),
         generation: target.generation,
@@ -94,8 +96,8 @@ fn is_restart_due(target: &TargetDb, facts: &ServerFacts, upstream: Option<&Upst
     if !facts.restart_pending || facts.restart_can_wait {
         return false;
     }
-    let stuck = upstream.is_some() && facts.replay_paused;
-    if stuck {
+    let is_replay_blocked = upstream.is_some() && facts.replay_paused;
+    if is_replay_blocked {
         steps.push(Step::Log(LogMessage::ReplayPaused));
         return true;
     }

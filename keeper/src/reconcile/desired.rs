@@ -179,15 +179,20 @@ fn goal(checked: &CheckedClusterData, me: &KeeperUid, boot: &BootUuid) -> Goal {
     let Some(keeper) = data.keepers().get(me) else {
         return Goal::Hold(HoldReason::NotListed);
     };
+    // A keeper without a db was removed from the cluster, or its db was replaced: its instance must not serve clients.
     let Some((uid, db)) = data.db_of_keeper(me) else {
         return Goal::Stop(StopReason::NoDb);
     };
+    // Checked before the boot uuid: a spec that needs a newer version must not stop a running instance.
     if let Err(why) = check_supported(spec, &db.spec) {
         return Goal::Hold(HoldReason::NotSupported(why));
     }
+    // Until the sentinel has acknowledged this process, the cluster data describe its predecessor, and the sentinel may
+    // be electing another master.
     if keeper.status.boot_uuid != *boot {
         return Goal::Stop(StopReason::BootNotAcknowledged);
     }
+    // Two masters must never run: only the db that the cluster status names may be one.
     if db.spec.role == Role::Master && uid != master {
         return Goal::Stop(StopReason::OldMaster {
             db: uid.clone(),

@@ -8,9 +8,9 @@ use crate::reconcile::{Desired, Goal, ParameterChange};
 
 /// Returns the parameters that differ, sorted by name (keeper T4).
 pub fn changed_parameters(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<ParameterChange> {
-    let gone_or_other = old.iter().filter(|(name, value)| new.get(*name) != Some(value));
+    let removed_or_changed = old.iter().filter(|(name, value)| new.get(*name) != Some(value));
     let added = new.iter().filter(|(name, _)| !old.contains_key(*name));
-    let mut changes: Vec<_> = gone_or_other
+    let mut changes: Vec<_> = removed_or_changed
         .map(|(name, value)| ParameterChange {
             name: name.clone(),
             old: Some(value.clone()),

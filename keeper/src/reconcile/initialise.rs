@@ -35,7 +35,7 @@ pub(crate) fn initialise(observed: &ObservedState<'_>, target: &TargetDb) -> Rec
 }
 
 /// Saves that an initialisation begins, before anything is removed (keeper I4).
-fn save_begun(target: &TargetDb) -> Step {
+fn save_initializing(target: &TargetDb) -> Step {
     Step::SaveDb(LocalDb {
         uid: target.db.clone(),
         generation: 0,
@@ -58,7 +58,7 @@ fn new(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
         return ReconcilePlan::hold(HoldReason::Obstacle(path, obstacle));
     }
     let config = observed.config.cloned().unwrap_or_default();
-    let mut steps = vec![Step::Log(LogMessage::Initializing), save_begun(target)];
+    let mut steps = vec![Step::Log(LogMessage::Initializing), save_initializing(target)];
     if *observed.server != ServerState::Down {
         steps.push(Step::Stop);
     }
@@ -67,7 +67,7 @@ fn new(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
             db: target.db.to_string(),
             bytes: Some(NEW_BYTES),
             external_dirs: Vec::new(),
-            lacked_room: false,
+            ran_out_of_space: false,
         }),
         Step::Initdb(target.spec.new_config.clone().unwrap_or_default()),
         Step::StartTemporarily(config),
@@ -95,6 +95,7 @@ fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
         TargetRole::Other(role) => return ReconcilePlan::hold(HoldReason::UnknownRole(role.clone())),
     };
     let mut steps = vec![Step::Log(LogMessage::Resyncing)];
+    // Stop first and plan again: the control file has its final state only after a shutdown.
     if *observed.server != ServerState::Down {
         steps.push(Step::Stop);
         return ReconcilePlan {
@@ -108,8 +109,9 @@ fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     steps.push(Step::Log(LogMessage::RoleStandby {
         followed: upstream.db.clone(),
     }));
-    let has_nothing_to_keep = observed.local.data == DataState::Absent || is_incomplete(observed);
-    if let Some(pause) = observed.process.copy_pause.filter(|_| has_nothing_to_keep) {
+    let has_no_usable_data = observed.local.data == DataState::Absent || is_incomplete(observed);
+    // Without usable data only a copy can follow, so the pause applies before the source is probed.
+    if let Some(pause) = observed.process.copy_pause.filter(|_| has_no_usable_data) {
         return ReconcilePlan::hold(HoldReason::CopyFailed(pause));
     }
     let Some(copy) = observed.copy else {
@@ -121,6 +123,7 @@ fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     if let Err(why) = check_source(&target.recorded, &copy.source) {
         return ReconcilePlan::hold(HoldReason::WrongSource(upstream.clone(), why));
     }
+    // A rejoin is preferred to a copy: it takes seconds, however large the data are.
     let kept = match &copy.own {
         _ if observed.local.data == DataState::Absent => Err(CopyReason::NoData),
         _ if observed.process.rejoin_failed.as_ref() == Some(&target.db) => Err(CopyReason::DidNotStream),
@@ -133,7 +136,7 @@ fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
             let config = first_start_config(with_upstream(observed, upstream));
             steps.extend([
                 Step::Log(LogMessage::Rejoining { end }),
-                save_begun(target),
+                save_initializing(target),
                 Step::MarkStandby,
                 Step::Start(StartAs::Standby, config),
                 Step::WaitStreaming(target.db.clone()),
@@ -141,20 +144,21 @@ fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
             ]);
         }
         Err(why) => {
-            let in_the_way = unclaimed_data(observed)
+            // All obstacles are checked before the first step that removes data.
+            let obstacle = unclaimed_data(observed)
                 .or_else(|| first_obstacle(&copy.external_dirs))
                 .or_else(|| copy.obstacle.clone());
-            if let Some((path, obstacle)) = in_the_way {
+            if let Some((path, obstacle)) = obstacle {
                 return ReconcilePlan::hold(HoldReason::Obstacle(path, obstacle));
             }
             let clear = ClearRequest {
                 db: target.db.to_string(),
                 bytes: copy.bytes,
                 external_dirs: copy.external_dirs.clone(),
-                lacked_room: observed.process.lacked_room,
+                ran_out_of_space: observed.process.ran_out_of_space,
             };
             steps.extend([
-                save_begun(target),
+                save_initializing(target),
                 Step::ClearData(clear),
                 Step::Log(LogMessage::Copying {
                     from: upstream.clone(),

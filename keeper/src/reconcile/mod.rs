@@ -47,6 +47,7 @@ pub fn plan(observed: &ObservedState<'_>) -> ReconcilePlan {
     if let Some(plan) = save_cluster_uid(observed) {
         return plan;
     }
+    // Hold comes before everything that changes the instance: unusable cluster data must never stop a running server.
     let target = match &observed.desired.goal {
         Goal::Hold(why) => return ReconcilePlan::hold(why.clone()),
         Goal::Stop(why) => return keep_stopped(observed, why),
@@ -55,6 +56,7 @@ pub fn plan(observed: &ObservedState<'_>) -> ReconcilePlan {
     if let Some(plan) = discard_incomplete(observed, target) {
         return plan;
     }
+    // Another db uid means other data: they are created, or reused, before a role can be taken.
     if observed.local.db.uid != target.db || is_incomplete(observed) {
         return initialise::initialise(observed, target);
     }
@@ -77,6 +79,7 @@ fn keep_stopped(observed: &ObservedState<'_>, why: &StopReason) -> ReconcilePlan
     if *observed.server != ServerState::Down {
         steps.push(Step::Stop);
     }
+    // Publish once where an old master's data end, so that the sentinel can compare it with the standbys.
     if let StopReason::OldMaster { db, .. } = why {
         let ours = observed.local.db.uid == *db && observed.local.data != DataState::Absent;
         if ours && observed.process.published_stopped.as_ref() != Some(db) {
@@ -113,8 +116,9 @@ fn discard_incomplete(observed: &ObservedState<'_>, target: &TargetDb) -> Option
         db: db.uid.to_string(),
         bytes: Some(0), // no new data follow
         external_dirs: Vec::new(),
-        lacked_room: false,
+        ran_out_of_space: false,
     }));
+    // Forget the db last: after a crash in between, the next round removes the rest.
     steps.push(Step::SaveDb(LocalDb::default()));
     Some(ReconcilePlan {
         steps,

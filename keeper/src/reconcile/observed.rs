@@ -127,7 +127,7 @@ pub struct ProcessState {
     /// The db that the published info reports as stopped.
     pub published_stopped: Option<DbUid>,
     /// The last copy failed because the disk was full.
-    pub lacked_room: bool,
+    pub ran_out_of_space: bool,
     /// Set while no copy may start.
     pub copy_pause: Option<CopyPause>,
 }

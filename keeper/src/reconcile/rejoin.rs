@@ -111,6 +111,7 @@ pub fn check_rejoin(own: &DataEnd, source: &SourceFacts) -> Result<(), CopyReaso
     if own.state == EndState::Unclean {
         return Err(CopyReason::NotShutDown); // K2
     }
+    // A clean shutdown alone is not enough: the end must lie on the history that the source follows.
     check_history(own, source)?;
     match &source.oldest_segment {
         Some(oldest) if has_segment_of(oldest, own.position) => Ok(()),
@@ -123,6 +124,7 @@ fn check_history(own: &DataEnd, source: &SourceFacts) -> Result<(), CopyReason> 
     if source.history.get(..own.history.len()) != Some(own.history.as_slice()) {
         return Err(CopyReason::OtherHistory);
     }
+    // The entry after the common prefix is where the source left our timeline; without one both are on the same.
     match source.history.get(own.history.len()) {
         Some(fork) if fork.timeline != own.timeline => Err(CopyReason::OtherHistory),
         Some(fork) if own.position > fork.switch_point => Err(CopyReason::PastTheFork),

@@ -61,6 +61,7 @@ pub fn fingerprint(target: &TargetDb) -> String {
 /// back with the parameters.
 pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &[Peer]) -> RestartTurn {
     let is_restarting = |peer: &&Peer| peer.settings.as_ref().is_some_and(SettingsInfo::is_restarting);
+    // An overdue restart is separated: it must not block standbys forever.
     let (stuck, restarting): (Vec<&Peer>, Vec<&Peer>) =
         peers.iter().filter(is_restarting).partition(|peer| peer.is_overdue);
     if let Some(peer) = restarting.first() {
@@ -77,10 +78,12 @@ pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &
         settings.is_some_and(|settings| settings.fingerprint == fingerprint && settings.state == wanted)
     };
     let is_done = |peer: &Peer| has(peer, RestartState::Applied) || has(peer, RestartState::Refused);
+    // Standbys restart in the order of their uids, so that all keepers agree without a lock; the master goes last.
     let before_us = |peer: &&&Peer| is_master || peer.keeper < *me;
     if let Some(peer) = reporting.iter().filter(before_us).find(|peer| !is_done(peer)) {
         return RestartTurn::After(peer.keeper.clone());
     }
+    // With an overdue standby the master restarts only if another standby has come back with the parameters.
     let came_back = reporting.iter().any(|peer| has(peer, RestartState::Applied));
     if let Some(peer) = stuck.first().filter(|_| is_master && !came_back) {
         return RestartTurn::Stuck(peer.keeper.clone());

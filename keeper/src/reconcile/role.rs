@@ -31,6 +31,7 @@ fn reconcile_master(observed: &ObservedState<'_>, target: &TargetDb) -> Reconcil
             NextAction::PlanAgain
         }
         ServerState::Up(ServerProbe::NotProbed) => NextAction::ProbeServer,
+        // It is starting or hanging: a promotion or a reload now would only fail.
         ServerState::Up(ServerProbe::NoAnswer) => {
             steps.push(Step::WaitReady);
             NextAction::PlanAgain
@@ -77,6 +78,8 @@ fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: 
         ServerState::Up(ServerProbe::NotProbed) => NextAction::ProbeServer,
         ServerState::Up(probe) => {
             steps.push(Step::Log(LogMessage::AlreadyStandby));
+            // A standby in recovery may reject or not answer queries for long; its configuration is kept current all
+            // the same, so that a moved upstream reaches it.
             let facts = answered_facts(probe);
             if let Some(facts) = facts {
                 refresh_slots(target, facts, &mut steps);
@@ -89,8 +92,8 @@ fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: 
 }
 
 fn start_config(observed: &ObservedState<'_>, target: &TargetDb, config: ServerConfig) -> ServerConfig {
-    let just_made = observed.local.db.initializing && observed.process.completed.as_ref() == Some(&target.db);
-    if just_made { first_start_config(config) } else { config }
+    let is_new = observed.local.db.initializing && observed.process.completed.as_ref() == Some(&target.db);
+    if is_new { first_start_config(config) } else { config }
 }
 
 fn answered_facts(probe: &ServerProbe) -> Option<&ServerFacts> {

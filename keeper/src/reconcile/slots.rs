@@ -15,10 +15,10 @@ pub fn is_foreign_slot(name: &str) -> bool {
 }
 
 /// Whether the desired slots and the foreign ones exceed the server's `max_replication_slots`.
-pub fn is_short_of_slots(target: &TargetDb, existing: &BTreeSet<String>, room: u32) -> bool {
+pub fn is_short_of_slots(target: &TargetDb, existing: &BTreeSet<String>, max_slots: u32) -> bool {
     let foreign = existing.iter().filter(|name| is_foreign_slot(name)).count();
     let wanted = followers(target).count() + additional(target).count();
-    usize::try_from(room).is_ok_and(|room| wanted + foreign > room)
+    usize::try_from(max_slots).is_ok_and(|max_slots| wanted + foreign > max_slots)
 }
 
 /// A change of one slot.
@@ -34,6 +34,7 @@ pub enum SlotChange {
 /// before additional ones (keeper 11.3).
 pub(crate) fn slot_changes(target: &TargetDb, existing: &BTreeSet<String>) -> Vec<SlotChange> {
     let wanted: BTreeSet<String> = followers(target).chain(additional(target)).collect();
+    // Drops come first: they free slots for the creations when max_replication_slots is reached.
     let drops = existing
         .iter()
         .filter(|name| !is_foreign_slot(name) && !wanted.contains(*name));

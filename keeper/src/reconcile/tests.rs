@@ -788,9 +788,9 @@ fn a_file_system_too_small_for_the_copy_holds_it_before_anything_is_removed() {
         .standby()
         .replaced_by_a2(DbInitMode::Resync)
         .ends(EndState::Unclean, 0x300_0000);
-    fake.obstacle = Some(("/d".into(), Obstacle::NoRoom { needed: 9, free: 6 }));
+    fake.obstacle = Some(("/d".into(), Obstacle::NotEnoughSpace { needed: 9, free: 6 }));
     let before = fake.local.clone();
-    let held = "hold Obstacle(\"/d\", NoRoom { needed: 9, free: 6 })";
+    let held = "hold Obstacle(\"/d\", NotEnoughSpace { needed: 9, free: 6 })";
     assert_eq!(fake.round(), format!("ask B; {held}"));
     assert_eq!(fake.local, before);
 }

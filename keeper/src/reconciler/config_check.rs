@@ -33,9 +33,9 @@ pub(super) struct ConfigCheck {
     /// The settings last found usable.
     pub(super) usable: Settings,
     /// The parameters last checked with `postgres -C`.
-    tried: Option<Parameters>,
+    checked_parameters: Option<Parameters>,
     /// The hba lines last checked by the server.
-    asked: Option<Vec<String>>,
+    checked_hba: Option<Vec<String>>,
     /// Settings of a started server that has not answered yet.
     unconfirmed: Option<Settings>,
 }
@@ -82,15 +82,15 @@ impl Reconciler {
                 .usable(wanted, last.as_ref())
                 .settings
                 .parameters;
-            if self.memory.config_check.tried.as_ref() == Some(&candidate) {
+            if self.memory.config_check.checked_parameters.as_ref() == Some(&candidate) {
                 return;
             }
             let limit = self.instance.config().request_timeout;
-            let asked =
+            let checked_hba =
                 parameter_check::refused_parameters(self.instance.programs(), &self.config.data_dir, &candidate, limit)
                     .await;
-            self.memory.config_check.tried = Some(candidate);
-            match asked {
+            self.memory.config_check.checked_parameters = Some(candidate);
+            match checked_hba {
                 Ok(refused) if refused.is_empty() => return,
                 Ok(refused) => self
                     .memory
@@ -111,11 +111,11 @@ impl Reconciler {
         let last = self.last_accepted();
         for _ in 0..ROUNDS_MAX {
             let usable = self.memory.config_check.refusals.usable(wanted, last.as_ref()).settings;
-            let made = self.made_hba(target, &users(usable.hba.as_ref()));
-            self.memory.config_check.refusals.forget_own_lines(&made);
-            let lines = self.without_refused(made);
+            let generated = self.generated_hba(target, &users(usable.hba.as_ref()));
+            self.memory.config_check.refusals.forget_own_lines(&generated);
+            let lines = self.without_refused(generated);
             let current = self.memory.process.current.as_ref().map(|current| current.hba.clone());
-            if current.as_ref() == Some(&lines) || self.memory.config_check.asked.as_ref() == Some(&lines) {
+            if current.as_ref() == Some(&lines) || self.memory.config_check.checked_hba.as_ref() == Some(&lines) {
                 return;
             }
             let refused = match self.query_refused_hba(&lines).await {
@@ -125,7 +125,7 @@ impl Reconciler {
                     return;
                 }
             };
-            self.memory.config_check.asked = Some(lines);
+            self.memory.config_check.checked_hba = Some(lines);
             if refused.is_empty() {
                 return;
             }
@@ -156,11 +156,11 @@ impl Reconciler {
     }
 
     fn save_started(&mut self) {
-        let Some(begun) = self.memory.config_check.unconfirmed.take() else {
+        let Some(unconfirmed) = self.memory.config_check.unconfirmed.take() else {
             return;
         };
         let cluster = self.local.cluster();
-        if let Err(error) = self.last_good().save_started(cluster.as_str(), &begun) {
+        if let Err(error) = self.last_good().save_started(cluster.as_str(), &unconfirmed) {
             warn!(error = %Chain(&error), "could not save the configuration with which postgres started");
         }
     }

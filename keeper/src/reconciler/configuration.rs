@@ -29,8 +29,8 @@ impl Reconciler {
             .set(KeeperProblemKind::Configuration, "left out", left_out.collect());
         let last = self.last_accepted();
         self.memory.config_check.refusals.forget_unwanted(&wanted);
-        let made = self.made_hba(target, &users(wanted.hba.as_ref()));
-        self.memory.config_check.refusals.forget_own_lines(&made);
+        let generated = self.generated_hba(target, &users(wanted.hba.as_ref()));
+        self.memory.config_check.refusals.forget_own_lines(&generated);
         let usable = self.memory.config_check.refusals.usable(&wanted, last.as_ref());
         let refused = usable.refused.iter();
         let refused = refused.map(|text| KeeperProblemKind::Configuration.problem(text, REFUSED_REMEDY));
@@ -39,7 +39,7 @@ impl Reconciler {
         self.memory.config_check.usable.clone_from(&usable.settings);
         let mut parameters = usable.settings.parameters;
         if matches!(target.role, TargetRole::Standby(_)) {
-            conf::raise_to_minimums(&mut parameters, &self.memory.minima);
+            conf::raise_to_minimums(&mut parameters, &self.memory.minimums);
         }
         ServerConfig {
             parameters,
@@ -50,12 +50,12 @@ impl Reconciler {
 
     /// Returns the settings of the cluster spec, and the parameters that no server may be given, with reasons.
     pub(super) fn wanted(&self, target: &TargetDb) -> (Settings, BTreeMap<String, String>) {
-        let made = self.make_parameters(target, &target.spec.pg_parameters);
+        let generated = self.make_parameters(target, &target.spec.pg_parameters);
         let wanted = Settings {
-            parameters: made.parameters,
+            parameters: generated.parameters,
             hba: target.spec.pg_hba.clone(),
         };
-        (wanted, made.dropped)
+        (wanted, generated.dropped)
     }
 
     /// Returns the parameters of an instance without user parameters.
@@ -85,7 +85,7 @@ impl Reconciler {
 
     /// Returns the hba lines without rejected ones.
     pub(super) fn hba(&self, target: &TargetDb, users: &OtherUsers) -> Vec<String> {
-        self.without_refused(self.made_hba(target, users))
+        self.without_refused(self.generated_hba(target, users))
     }
 
     /// A single unreadable line, such as one with a malformed peer address, would prevent the server from reading all
@@ -96,7 +96,7 @@ impl Reconciler {
     }
 
     /// Returns all desired hba lines.
-    pub(super) fn made_hba(&self, target: &TargetDb, users: &OtherUsers) -> Vec<String> {
+    pub(super) fn generated_hba(&self, target: &TargetDb, users: &OtherUsers) -> Vec<String> {
         let remote = match (&target.access, &target.role) {
             (AccessMode::Strict, TargetRole::Master) => AllowedHosts::Only(target.peers.clone()),
             (AccessMode::Strict, _) => AllowedHosts::Only(Vec::new()),

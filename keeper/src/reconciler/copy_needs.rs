@@ -60,10 +60,10 @@ impl Reconciler {
         }
         let mut bytes = source.bytes(None).await;
         let wal = source.bytes_of_wal().await;
-        let has_place_for_wal = external_dirs
+        let has_wal_dir = external_dirs
             .iter()
             .any(|external_dir| external_dir.kind == ExternalDirKind::Wal);
-        if !has_place_for_wal {
+        if !has_wal_dir {
             bytes = bytes.zip(wal).map(|(data, wal)| data.saturating_add(wal));
         }
         for external_dir in &mut external_dirs {
@@ -76,7 +76,7 @@ impl Reconciler {
             db: String::new(),
             bytes,
             external_dirs: external_dirs.clone(),
-            lacked_room: false,
+            ran_out_of_space: false,
         };
         let obstacle = self
             .find_obstacle(move |data, owned| previous_data::shortage(data, owned, &clear))

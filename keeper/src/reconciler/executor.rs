@@ -193,15 +193,16 @@ impl Reconciler {
                 if let Err(failed) = self.copy_from(from, external_dirs, desired).await {
                     self.note_failed_copy(desired);
                     // strerror(ENOSPC), as printed by PostgreSQL's programs and the system.
-                    self.memory.process.lacked_room |= Chain(&failed).to_string().contains("No space left on device");
+                    self.memory.process.ran_out_of_space |=
+                        Chain(&failed).to_string().contains("No space left on device");
                     return Err(failed);
                 }
             }
             Step::MarkStandby => files::signal_standby(&self.instance.config().data)?,
             Step::MarkComplete(db) => self.memory.process.completed = Some(db.clone()),
-            Step::Permit => self.ask_permit(desired, read, round).await?,
+            Step::Permit => self.request_permit(desired, read, round).await?,
             Step::Start(role, config) => {
-                let permit = self.take_permit(*role, desired, round)?;
+                let permit = self.use_permit(*role, desired, round)?;
                 if *role == StartAs::Standby && self.memory.process.published_stopped.is_some() {
                     self.retract_stopped();
                 }
@@ -219,7 +220,7 @@ impl Reconciler {
                 }
             }
             Step::Promote => {
-                if !self.take_permit(StartAs::Master, desired, round)?.holds() {
+                if !self.use_permit(StartAs::Master, desired, round)?.holds() {
                     return Err(StepError::PermitExpired);
                 }
                 let Goal::Run(target) = &desired.goal else {
@@ -248,12 +249,12 @@ impl Reconciler {
                     // A restart that is retried with less of the configuration, or whose server is still starting or
                     // ended while starting, stays published as restarting: other keepers detect that it is overdue, and
                     // the master does not restart before it is over. What ended one server may end the other.
-                    let goes_on = matches!(
+                    let is_still_restarting = matches!(
                         failed,
                         StepError::Configuration(_)
                             | StepError::Instance(InstanceError::Timeout { .. } | InstanceError::Ended { .. })
                     );
-                    if !goes_on {
+                    if !is_still_restarting {
                         self.report_settings(desired, RestartState::Pending);
                     }
                     return Err(failed);
@@ -264,7 +265,7 @@ impl Reconciler {
                 self.local.save_db(db)?;
                 self.memory.process.completed = None;
                 self.memory.process.rejoin_failed = None;
-                self.memory.process.lacked_room = false;
+                self.memory.process.ran_out_of_space = false;
                 self.memory.backoff.succeeded();
                 self.monitor.observe_now();
             }
@@ -284,9 +285,9 @@ impl Reconciler {
         self.instance.stop(StopLimits::default()).await?;
         if role == StartAs::Master {
             // The permit may have expired during the stop.
-            self.ask_permit(desired, read, round).await?;
+            self.request_permit(desired, read, round).await?;
         }
-        let permit = self.take_permit(role, desired, round)?;
+        let permit = self.use_permit(role, desired, round)?;
         self.start_while(permit, config).await?;
         self.memory.process.current = Some(config.clone());
         self.metrics.set_needs_reload(false);
@@ -295,7 +296,7 @@ impl Reconciler {
     }
 
     /// Requests the permit; its validity counts from before the request (extensions ).
-    async fn ask_permit(
+    async fn request_permit(
         &mut self,
         desired: &Desired,
         read: &ReadClusterData,
@@ -315,7 +316,7 @@ impl Reconciler {
     }
 
     /// Consumes the permit for one start as `role` or one promotion.
-    fn take_permit(
+    fn use_permit(
         &self,
         role: StartAs,
         desired: &Desired,
@@ -361,7 +362,7 @@ impl Reconciler {
 
     /// Creates or drops a slot. A failure is recorded; the round continues and the next one retries.
     async fn change_slot(&mut self, change: &SlotChange) {
-        let (slot, act, done) = match change {
+        let (slot, action, done) = match change {
             SlotChange::Drop(slot) => {
                 info!(%slot, "dropping replication slot");
                 (slot, "drop", self.instance.sql().drop_slot(slot).await)
@@ -376,7 +377,7 @@ impl Reconciler {
                 self.memory.failing_slots.remove(slot);
             }
             Err(error) => {
-                let why = format!("could not {act} replication slot {slot}: {}", Chain(&error));
+                let why = format!("could not {action} replication slot {slot}: {}", Chain(&error));
                 self.memory.failing_slots.insert(slot.clone(), why);
             }
         }

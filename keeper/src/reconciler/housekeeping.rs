@@ -48,7 +48,7 @@ pub(super) struct HousekeepingInput {
 pub(super) struct Housekeeping {
     removal: Option<JoinHandle<()>>,
     survey: Option<JoinHandle<()>>,
-    begun: Option<(HousekeepingInput, Boottime)>,
+    last_survey: Option<(HousekeepingInput, Boottime)>,
     /// Old data without a record, as last logged.
     unrecorded: Arc<Mutex<Vec<PathBuf>>>,
 }
@@ -60,10 +60,10 @@ impl Housekeeping {
         if basis.answers && is_over(self.removal.as_ref()) && site.owned.record().old.is_some() {
             self.removal = Some(spawn_local(remove_old(site.clone())));
         }
-        if is_due(self.begun.as_ref(), now, basis) && is_over(self.survey.as_ref()) {
-            self.begun = Some((basis.clone(), now));
-            let look = survey_tablespaces(site.clone(), basis.has_neighbour, Arc::clone(&self.unrecorded));
-            self.survey = Some(spawn_local(look));
+        if is_due(self.last_survey.as_ref(), now, basis) && is_over(self.survey.as_ref()) {
+            self.last_survey = Some((basis.clone(), now));
+            let survey_task = survey_tablespaces(site.clone(), basis.has_neighbour, Arc::clone(&self.unrecorded));
+            self.survey = Some(spawn_local(survey_task));
         }
     }
 }
@@ -72,8 +72,8 @@ fn is_over(task: Option<&JoinHandle<()>>) -> bool {
     task.is_none_or(JoinHandle::is_finished)
 }
 
-fn is_due(begun: Option<&(HousekeepingInput, Boottime)>, now: Boottime, basis: &HousekeepingInput) -> bool {
-    begun.is_none_or(|(before, at)| before != basis || now.since(*at) >= PAUSE)
+fn is_due(last_survey: Option<&(HousekeepingInput, Boottime)>, now: Boottime, basis: &HousekeepingInput) -> bool {
+    last_survey.is_none_or(|(before, at)| before != basis || now.since(*at) >= PAUSE)
 }
 
 async fn remove_old(site: HousekeepingContext) {
@@ -95,7 +95,10 @@ fn not_removed_in_time(hung: &FileSystemHung) -> Problem {
 fn not_removed(failed: &ClearError) -> Problem {
     let (why, remedy) = match failed {
         ClearError::Obstacle { path, obstacle } => (format!("{}: {obstacle}", path.display()), obstacle.remedy()),
-        ClearError::File(error) => (Chain(error).to_string(), "fix what is named; the keeper retries automatically"),
+        ClearError::File(error) => (
+            Chain(error).to_string(),
+            "fix what is named; the keeper retries automatically",
+        ),
     };
     KeeperProblemKind::Data.problem(&format!("could not remove old data: {why}"), remedy)
 }
@@ -123,9 +126,7 @@ fn problems(found: &Result<TablespaceSurvey, FileSystemHung>, has_neighbour: boo
         Ok(stock) => stock,
         Err(hung) => {
             let text = format!("could not look at the tablespaces: {hung}");
-            return vec![
-                KeeperProblemKind::Data.problem(&text, "fix its file system, or the server that exports it"),
-            ];
+            return vec![KeeperProblemKind::Data.problem(&text, "fix its file system, or the server that exports it")];
         }
     };
     let shared = stock.shared.iter().map(|SharedLocation { location, with }| {
@@ -175,10 +176,10 @@ mod tests {
 
     #[test]
     fn tablespaces_are_surveyed_after_a_change_and_otherwise_once_a_minute() {
-        let begun = Some((basis(), at(100)));
+        let last_survey = Some((basis(), at(100)));
         assert!(is_due(None, at(0), &basis()));
-        assert!(!is_due(begun.as_ref(), at(159), &basis()));
-        assert!(is_due(begun.as_ref(), at(160), &basis()));
+        assert!(!is_due(last_survey.as_ref(), at(159), &basis()));
+        assert!(is_due(last_survey.as_ref(), at(160), &basis()));
         let changes: [fn(&mut HousekeepingInput); 3] = [
             |basis| basis.locations.push("/other".into()),
             |basis| basis.has_neighbour = true,
@@ -187,7 +188,7 @@ mod tests {
         for change in changes {
             let mut now = basis();
             change(&mut now);
-            assert!(is_due(begun.as_ref(), at(101), &now), "{now:?}");
+            assert!(is_due(last_survey.as_ref(), at(101), &now), "{now:?}");
         }
     }
 

@@ -193,12 +193,12 @@ impl Reconciler {
     /// Reads the minimum parameters of a standby from its control file: those of its master (keeper 8.7).
     pub(super) async fn read_minima(&mut self, target: &TargetDb, data: DataState) {
         if data == DataState::Absent || !matches!(target.role, TargetRole::Standby(_)) {
-            self.memory.minima = StandbyMinimums::default();
+            self.memory.minimums = StandbyMinimums::default();
             return;
         }
         let limit = self.instance.config().request_timeout;
         match control_file::read(self.instance.programs(), &self.instance.config().data, limit).await {
-            Ok(control) => self.memory.minima = control.minima,
+            Ok(control) => self.memory.minimums = control.minimums,
             Err(error) => warn!(error = %Chain(&error), "could not read the control file"),
         }
     }

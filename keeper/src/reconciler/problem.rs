@@ -66,8 +66,7 @@ pub(super) fn problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option
 
 /// Returns the problem of a started change of the data that makes no progress.
 pub(super) fn hung_change(hung: &FileSystemHung) -> Problem {
-    let text =
-        format!("a started change of the data makes no progress: {hung}; nothing else is done before it ends");
+    let text = format!("a started change of the data makes no progress: {hung}; nothing else is done before it ends");
     KeeperProblemKind::Data.problem(&text, Obstacle::NoAnswer.remedy())
 }
 
@@ -92,7 +91,8 @@ pub(super) fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) ->
         | Step::Reload(_)
         | Step::Restart(..) => {
             let text = format!("{}: {}", failure_message(step, failed), Chain(failed));
-            let remedy = "fix what is named, see the keeper's and PostgreSQL's log for more; the keeper retries automatically";
+            let remedy =
+                "fix what is named, see the keeper's and PostgreSQL's log for more; the keeper retries automatically";
             Some((
                 KeeperProblemKind::Server,
                 KeeperProblemKind::Server.problem(&text, remedy),

@@ -69,6 +69,8 @@ impl Refusals {
         {
             return StartDiagnosis::Unknown;
         }
+        // Without a name all new values are held back: trying subsets would take a start each, without a master
+        // meanwhile.
         let is_suspect = named.is_empty() && differ.len() > 1;
         let (names, hba) = match (named.is_empty(), names_hba(attempt.output)) {
             (true, true) if other_hba => (Vec::new(), true),

@@ -19,6 +19,7 @@ pub fn choose_lines(
     let fault = |line: &String| check_hba_line(line).or_else(|| refused.get(line).cloned());
     let faults: Vec<Option<String>> = lines.iter().map(fault).collect();
     let is_good = |at: usize| faults[at].is_none();
+    // The first rejected line whose omission would admit more clients decides for all lines.
     let matters = (0..lines.len()).find(|at| !is_good(*at) && opens_when_left_out(lines, *at, is_good));
     let outcome = match (matters, last) {
         (None, _) => "it is left out",

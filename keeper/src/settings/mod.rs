@@ -123,6 +123,7 @@ impl Refusals {
             }
             refused.push(held.describe());
         }
+        // Individually rejected parameters override the held-back set: the server named them.
         for (name, one) in &self.parameters {
             replace(&mut settings, name, &one.instead);
             refused.push(one.describe(name));

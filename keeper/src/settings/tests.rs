@@ -42,9 +42,9 @@ fn a_refused_parameter_keeps_its_last_value_and_the_others_change() {
     );
     let last = settings(&[("max_connections", "150"), ("work_mem", "4MB")], &[MD5]);
     let named = BTreeMap::from(["max_connections", "wal_keep_segments"].map(|name| (name.to_owned(), "no".to_owned())));
-    let mut verdicts = Refusals::default();
-    verdicts.refuse_parameters(&named, &wanted, Some(&last));
-    let usable = verdicts.usable(&wanted, Some(&last));
+    let mut refusals = Refusals::default();
+    refusals.refuse_parameters(&named, &wanted, Some(&last));
+    let usable = refusals.usable(&wanted, Some(&last));
     assert_eq!(
         usable.settings,
         settings(&[("max_connections", "150"), ("work_mem", "8MB")], &[MD5])
@@ -58,8 +58,8 @@ fn a_refused_parameter_keeps_its_last_value_and_the_others_change() {
     assert!(usable.refused[1].contains("it is left out"), "{:?}", usable.refused);
 
     let fixed = settings(&[("max_connections", "200"), ("work_mem", "8MB")], &[MD5]);
-    verdicts.forget_unwanted(&fixed);
-    assert_eq!(verdicts, Refusals::default());
+    refusals.forget_unwanted(&fixed);
+    assert_eq!(refusals, Refusals::default());
 }
 
 #[test]
@@ -69,53 +69,53 @@ fn a_failed_start_reverts_to_the_last_settings_and_holds_back_all_new_ones() {
         &[("work_mem", "8MB"), ("shared_preload_libraries", "x"), ("port", "2")],
         &[MD5],
     );
-    let mut verdicts = Refusals::default();
+    let mut refusals = Refusals::default();
     let output = lines(&["2026-11-29 GMT [7] FATAL:  it does not go"]);
     assert_eq!(
-        verdicts.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
+        refusals.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
         StartDiagnosis::Configuration
     );
-    let usable = verdicts.usable(&wanted, Some(&base));
+    let usable = refusals.usable(&wanted, Some(&base));
     assert_eq!(
         usable.settings,
         settings(&[("work_mem", "4MB"), ("gone", "1"), ("port", "2")], &[MD5]),
         "the address is today's"
     );
     assert!(usable.refused[0].ends_with(": it does not go"), "{usable:?}");
-    assert!(verdicts.has_held_back());
+    assert!(refusals.has_held_back());
 
     // The server starts: settings that need no start are applied by a reload, the rest stays held back.
-    verdicts.release(&BTreeSet::from(["shared_preload_libraries".to_owned()]));
-    let usable = verdicts.usable(&wanted, Some(&base));
+    refusals.release(&BTreeSet::from(["shared_preload_libraries".to_owned()]));
+    let usable = refusals.usable(&wanted, Some(&base));
     assert_eq!(usable.settings, settings(&[("work_mem", "8MB"), ("port", "2")], &[MD5]));
-    assert_eq!(verdicts.held_parameters(), ["shared_preload_libraries"]);
-    verdicts.forget_unwanted(&settings(&[("shared_preload_libraries", "y")], &[MD5]));
-    assert!(!verdicts.has_held_back(), "another value is another try");
+    assert_eq!(refusals.held_parameters(), ["shared_preload_libraries"]);
+    refusals.forget_unwanted(&settings(&[("shared_preload_libraries", "y")], &[MD5]));
+    assert!(!refusals.has_held_back(), "another value is another try");
 }
 
 #[test]
 fn suspects_are_tried_again_when_one_of_them_changes() {
     let base = settings(&[], &[MD5]);
     let wanted = settings(&[("shared_buffers", "900GB"), ("max_connections", "5")], &[MD5]);
-    let mut verdicts = Refusals::default();
+    let mut refusals = Refusals::default();
     let output = lines(&["FATAL:  could not map anonymous shared memory: Cannot allocate memory"]);
-    verdicts.diagnose_start(&attempt(&wanted, &wanted, &base, &output));
-    verdicts.release(&BTreeSet::from([
+    refusals.diagnose_start(&attempt(&wanted, &wanted, &base, &output));
+    refusals.release(&BTreeSet::from([
         "shared_buffers".to_owned(),
         "max_connections".to_owned(),
     ]));
-    let usable = verdicts.usable(&wanted, Some(&base));
+    let usable = refusals.usable(&wanted, Some(&base));
     assert_eq!(usable.settings, base);
     assert!(
         usable.refused[0].contains("not all of them need be the cause"),
         "{usable:?}"
     );
-    verdicts.forget_unwanted(&wanted);
-    assert!(verdicts.has_held_back(), "the same set is not tried again");
+    refusals.forget_unwanted(&wanted);
+    assert!(refusals.has_held_back(), "the same set is not tried again");
 
     let mended = settings(&[("max_connections", "5")], &[MD5]);
-    verdicts.forget_unwanted(&mended);
-    assert_eq!(verdicts.usable(&mended, Some(&base)).settings, mended);
+    refusals.forget_unwanted(&mended);
+    assert_eq!(refusals.usable(&mended, Some(&base)).settings, mended);
 
     // A parameter that the server named stays held back when another one changes.
     let output = lines(&["FATAL:  could not access file \"liba\": No such file or directory"]);
@@ -123,27 +123,27 @@ fn suspects_are_tried_again_when_one_of_them_changes() {
         &[("shared_preload_libraries", "liba"), ("max_connections", "5")],
         &[MD5],
     );
-    verdicts.diagnose_start(&attempt(&both, &both, &base, &output));
-    verdicts.forget_unwanted(&settings(&[("shared_preload_libraries", "liba")], &[MD5]));
-    assert_eq!(verdicts.held_parameters(), ["shared_preload_libraries"]);
+    refusals.diagnose_start(&attempt(&both, &both, &base, &output));
+    refusals.forget_unwanted(&settings(&[("shared_preload_libraries", "liba")], &[MD5]));
+    assert_eq!(refusals.held_parameters(), ["shared_preload_libraries"]);
 }
 
 #[test]
 fn a_server_that_does_not_start_with_the_last_settings_either_has_another_cause() {
     let base = settings(&[("work_mem", "4MB")], &[MD5]);
     let wanted = settings(&[("work_mem", "8MB")], &[MD5]);
-    let mut verdicts = Refusals::default();
+    let mut refusals = Refusals::default();
     let output = lines(&["PANIC:  could not locate a valid checkpoint record"]);
     assert_eq!(
-        verdicts.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
+        refusals.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
         StartDiagnosis::Configuration
     );
-    let tried = verdicts.usable(&wanted, Some(&base)).settings;
+    let tried = refusals.usable(&wanted, Some(&base)).settings;
     assert_eq!(
-        verdicts.diagnose_start(&attempt(&wanted, &tried, &base, &output)),
+        refusals.diagnose_start(&attempt(&wanted, &tried, &base, &output)),
         StartDiagnosis::Unknown
     );
-    assert_eq!(verdicts, Refusals::default(), "nothing was proven");
+    assert_eq!(refusals, Refusals::default(), "nothing was proven");
 }
 
 #[test]
@@ -151,17 +151,17 @@ fn only_lines_and_parameters_that_the_server_names_are_held_back() {
     let bad = "host all all 10.0.0.300/32 md5";
     let base = settings(&[("work_mem", "4MB"), ("a", "1")], &[MD5]);
     let wanted = settings(&[("work_mem", "8MB"), ("a", "2")], &[MD5, bad]);
-    let mut verdicts = Refusals::default();
+    let mut refusals = Refusals::default();
     let output = lines(&[
         "2026 [1] LOG:  invalid IP address \"10.0.0.300\": Name or service not known",
         "2026 [1] CONTEXT:  line 2 of configuration file \"/data/postgres/pg_hba.conf\"",
         "2026 [1] FATAL:  could not load /data/postgres/pg_hba.conf",
     ]);
     assert_eq!(
-        verdicts.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
+        refusals.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
         StartDiagnosis::Configuration
     );
-    let usable = verdicts.usable(&wanted, Some(&base));
+    let usable = refusals.usable(&wanted, Some(&base));
     assert_eq!(usable.settings, settings(&[("work_mem", "8MB"), ("a", "2")], &[MD5]));
     assert!(
         usable.refused[0].contains("10.0.0.300\": Name or service"),
@@ -171,10 +171,10 @@ fn only_lines_and_parameters_that_the_server_names_are_held_back() {
     let output = lines(&["2026 [1] FATAL:  invalid value for parameter \"work_mem\": \"8MB\""]);
     let tried = usable.settings;
     assert_eq!(
-        verdicts.diagnose_start(&attempt(&wanted, &tried, &base, &output)),
+        refusals.diagnose_start(&attempt(&wanted, &tried, &base, &output)),
         StartDiagnosis::Configuration
     );
-    let usable = verdicts.usable(&wanted, Some(&base));
+    let usable = refusals.usable(&wanted, Some(&base));
     assert_eq!(usable.settings, settings(&[("work_mem", "4MB"), ("a", "2")], &[MD5]));
 }
 
@@ -201,20 +201,20 @@ fn the_cause_of_a_failed_start_is_found_in_the_last_output() {
             "max_connections",
         ),
     ] {
-        let mut verdicts = Refusals::default();
+        let mut refusals = Refusals::default();
         let output = lines(&["LOG:  wal_buffers is no reason", output]);
         assert_eq!(
-            verdicts.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
+            refusals.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
             StartDiagnosis::Configuration
         );
-        assert_eq!(verdicts.held_parameters(), [blamed]);
-        let usable = verdicts.usable(&wanted, Some(&base)).settings;
+        assert_eq!(refusals.held_parameters(), [blamed]);
+        let usable = refusals.usable(&wanted, Some(&base)).settings;
         assert_eq!(usable.hba, wanted.hba);
         assert_eq!(
             usable.parameters.get("wal_buffers"),
             wanted.parameters.get("wal_buffers")
         );
-        assert!(verdicts.has_held_back());
+        assert!(refusals.has_held_back());
     }
 }
 
@@ -226,15 +226,15 @@ fn every_failed_start_holds_back_something_new_until_nothing_is_left() {
         lines(&[]),
         lines(&["line 2 of configuration file \"pg_hba.conf\"", "parameter \"a\""]),
     ] {
-        let mut verdicts = Refusals::default();
+        let mut refusals = Refusals::default();
         let mut starts = 0;
         loop {
-            let tried = verdicts.usable(&wanted, Some(&base)).settings;
+            let tried = refusals.usable(&wanted, Some(&base)).settings;
             starts += 1;
-            if verdicts.diagnose_start(&attempt(&wanted, &tried, &base, &output)) == StartDiagnosis::Unknown {
+            if refusals.diagnose_start(&attempt(&wanted, &tried, &base, &output)) == StartDiagnosis::Unknown {
                 break;
             }
-            assert!(starts < 6, "{verdicts:?}");
+            assert!(starts < 6, "{refusals:?}");
         }
     }
 }
@@ -258,17 +258,21 @@ fn a_failed_start_never_reverts_lines_that_a_reload_accepted() {
             Some(&wanted),
         ),
     ] {
-        let mut verdicts = Refusals::default();
+        let mut refusals = Refusals::default();
         let attempt = FailedStart {
             last_hba: &wanted.hba,
             ..attempt(tried, tried, &base, output)
         };
-        let blame = verdicts.diagnose_start(&attempt);
-        assert_eq!(blame == StartDiagnosis::Configuration, instead.is_some(), "{output:?}");
-        let usable = verdicts.usable(tried, Some(&wanted)).settings.hba;
+        let diagnosis = refusals.diagnose_start(&attempt);
+        assert_eq!(
+            diagnosis == StartDiagnosis::Configuration,
+            instead.is_some(),
+            "{output:?}"
+        );
+        let usable = refusals.usable(tried, Some(&wanted)).settings.hba;
         assert_eq!(usable, instead.unwrap_or(tried).hba, "{output:?}");
-        verdicts.release_hba();
-        assert_eq!(verdicts, Refusals::default());
+        refusals.release_hba();
+        assert_eq!(refusals, Refusals::default());
     }
 }
 
@@ -281,26 +285,26 @@ fn a_rejected_generated_line_stays_rejected_while_it_is_generated() {
         "CONTEXT:  line 1 of configuration file \"/d/pg_hba.conf\"",
         "FATAL:  could not load /d/pg_hba.conf",
     ]);
-    let mut verdicts = Refusals::default();
+    let mut refusals = Refusals::default();
     let made = lines(&[OWN, MD5]);
     let attempt = FailedStart {
         hba_file: &made,
         ..attempt(&wanted, &wanted, &wanted, &output)
     };
-    assert_eq!(verdicts.diagnose_start(&attempt), StartDiagnosis::Configuration);
+    assert_eq!(refusals.diagnose_start(&attempt), StartDiagnosis::Configuration);
     assert_eq!(
-        verdicts.diagnose_start(&attempt),
+        refusals.diagnose_start(&attempt),
         StartDiagnosis::Unknown,
         "it is known already"
     );
-    verdicts.forget_unwanted(&wanted);
-    verdicts.forget_own_lines(&made);
-    assert!(verdicts.refuses_line(OWN) && !verdicts.refuses_line(MD5));
-    let usable = verdicts.usable(&wanted, None);
+    refusals.forget_unwanted(&wanted);
+    refusals.forget_own_lines(&made);
+    assert!(refusals.refuses_line(OWN) && !refusals.refuses_line(MD5));
+    let usable = refusals.usable(&wanted, None);
     assert_eq!(usable.settings, wanted);
     assert!(usable.refused[0].contains("invalid IP mask"), "{usable:?}");
-    verdicts.forget_own_lines(&lines(&[MD5]));
-    assert_eq!(verdicts, Refusals::default());
+    refusals.forget_own_lines(&lines(&[MD5]));
+    assert_eq!(refusals, Refusals::default());
 }
 
 #[test]
@@ -312,20 +316,20 @@ fn without_proven_settings_an_unnamed_failure_is_retried_first() {
         ..attempt(&wanted, &wanted, &base, output)
     };
     let unnamed = lines(&["FATAL:  pre-existing shared memory block is still in use"]);
-    let mut verdicts = Refusals::default();
-    for wanted_blame in [
+    let mut refusals = Refusals::default();
+    for expected in [
         StartDiagnosis::Unknown,
         StartDiagnosis::Unknown,
         StartDiagnosis::Configuration,
     ] {
-        assert!(verdicts.held_parameters().is_empty());
-        assert_eq!(verdicts.diagnose_start(&of(&unnamed)), wanted_blame);
+        assert!(refusals.held_parameters().is_empty());
+        assert_eq!(refusals.diagnose_start(&of(&unnamed)), expected);
     }
-    assert_eq!(verdicts.held_parameters(), ["max_connections"]);
-    let mut verdicts = Refusals::default();
+    assert_eq!(refusals.held_parameters(), ["max_connections"]);
+    let mut refusals = Refusals::default();
     let named = lines(&["FATAL:  max_connections is too high"]);
     assert_eq!(
-        verdicts.diagnose_start(&of(&named)),
+        refusals.diagnose_start(&of(&named)),
         StartDiagnosis::Configuration,
         "it is named"
     );
@@ -335,9 +339,9 @@ fn without_proven_settings_an_unnamed_failure_is_retried_first() {
 fn a_refused_value_that_may_hold_a_password_is_not_reported() {
     let wanted = settings(&[("archive_command", "curl -u me:geheim x")], &[MD5]);
     let why = "invalid value for parameter \"archive_command\": \"curl -u me:geheim x\"".to_owned();
-    let mut verdicts = Refusals::default();
-    verdicts.refuse_parameters(&BTreeMap::from([("archive_command".to_owned(), why)]), &wanted, None);
-    let texts = verdicts.usable(&wanted, None).refused;
+    let mut refusals = Refusals::default();
+    refusals.refuse_parameters(&BTreeMap::from([("archive_command".to_owned(), why)]), &wanted, None);
+    let texts = refusals.usable(&wanted, None).refused;
     assert!(
         texts[0].contains("archive_command") && !texts[0].contains("geheim"),
         "{texts:?}"

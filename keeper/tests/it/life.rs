@@ -163,7 +163,7 @@ fn a_server_that_an_earlier_keeper_left_is_found_and_stopped() {
                 db: "a".into(),
                 bytes: Some(0),
                 external_dirs: Vec::new(),
-                lacked_room: false,
+                ran_out_of_space: false,
             };
             let changes = DataChanges::default();
             assert!(

@@ -55,9 +55,9 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
     let standby = Node::new();
     let source = source(&master.instance);
     // The master's keeper creates the slot some time later (keeper 6.4).
-    let maker = Arc::clone(&master.instance);
+    let creator = Arc::clone(&master.instance);
     let slot = name.to_owned();
-    let made = tokio::spawn(async move { maker.sql().create_slot(&slot).await.unwrap() });
+    let made = tokio::spawn(async move { creator.sql().create_slot(&slot).await.unwrap() });
     eventually("a slot", async || source.probe(name).await.unwrap().has_slot).await;
     made.await.unwrap();
     let copy = BaseBackup {
@@ -65,7 +65,7 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
         application_name: name.into(),
         slot: name.into(),
     };
-    let mut told = Vec::new();
+    let mut progress_seen = Vec::new();
     standby
         .instance
         .base_backup(
@@ -73,11 +73,11 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
             &DataBuild::plain(standby.data()),
             &standby.owned(),
             &DataChanges::default(),
-            |progress| told.push(progress),
+            |progress| progress_seen.push(progress),
         )
         .await
         .unwrap();
-    assert_eq!(told.last().map(|progress| progress.percent()), Some(100));
+    assert_eq!(progress_seen.last().map(|progress| progress.percent()), Some(100));
     assert_eq!(standby.instance.local_role().unwrap(), LocalRole::Standby);
     let auto_conf = standby.data().join("postgresql.auto.conf");
     assert!(auto_conf.is_symlink(), "-R has left no password");
@@ -135,11 +135,11 @@ fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_
 
             // the old master's data are kept (keeper 6.7)
             new.instance.sql().create_slot("stolon_old").await.unwrap();
-            let told = source(&new.instance).probe("stolon_old").await.unwrap();
-            assert_eq!(told.system_id, end.control.system_id);
-            assert_eq!(told.history, seen.history);
-            assert!(told.has_slot);
-            assert!(told.oldest_wal.is_some());
+            let progress_seen = source(&new.instance).probe("stolon_old").await.unwrap();
+            assert_eq!(progress_seen.system_id, end.control.system_id);
+            assert_eq!(progress_seen.history, seen.history);
+            assert!(progress_seen.has_slot);
+            assert!(progress_seen.oldest_wal.is_some());
             new.execute("insert into t select 1001").await;
             old.start(&follow(&old.instance, &new.instance, "stolon_old")).await;
             streams(&new, "stolon_old").await;

@@ -13,7 +13,7 @@ use stolon_tests::wait::{eventually, now, throughout};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Ample limit for requests that are answered.
-const PATIENCE: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn store(etcd: &Etcd) -> Store {
     store_at(etcd.endpoint())
@@ -75,10 +75,10 @@ fn nothing_is_published_before_a_cluster_is_known() {
         let store = store(&etcd);
         let publisher = publisher(&store, "b1");
         publisher.change(Due::Later, |report| report.cluster = "".into());
-        publisher.publish_within(PATIENCE).await;
+        publisher.publish_within(LIMIT).await;
         assert_eq!(info(&store).await, None);
         publisher.change(Due::Later, |report| report.cluster = "c1".into());
-        publisher.publish_within(PATIENCE).await;
+        publisher.publish_within(LIMIT).await;
         let (published, _) = info(&store).await.unwrap();
         assert!(published.liveness_key, "extensions X-8.1");
         assert_eq!(published.cluster_uid.as_str(), "c1");
@@ -93,7 +93,7 @@ fn each_publication_is_new_and_its_lease_as_old_as_itself() {
         let publisher = publisher(&store, "b1");
         let mut seen = Vec::new();
         for _ in 0..2 {
-            publisher.publish_within(PATIENCE).await;
+            publisher.publish_within(LIMIT).await;
             let entry = store.get(&store.keys().keeper_info("k1")).await.unwrap().unwrap();
             let info: KeeperInfo = from_slice(&entry.value).unwrap();
             let lease = entry.lease.unwrap();
@@ -105,7 +105,7 @@ fn each_publication_is_new_and_its_lease_as_old_as_itself() {
                 left if left.remaining + Duration::from_secs(1) < left.granted => Ok(()),
                 left => Err(format!("{left:?}")),
             };
-            eventually("the lease to run", PATIENCE, runs).await;
+            eventually("the lease to run", LIMIT, runs).await;
         }
         assert_ne!(seen[0].0, seen[1].0, "store S-22");
         let younger = seen[1].1 + Duration::from_secs(1);
@@ -119,12 +119,12 @@ fn a_keeper_continues_from_the_info_of_its_predecessor_or_another_process() {
     run(async {
         let etcd = Etcd::start().await;
         let store = store(&etcd);
-        publisher(&store, "earlier").publish_within(PATIENCE).await;
+        publisher(&store, "earlier").publish_within(LIMIT).await;
         let publisher = publisher(&store, "b1");
-        publisher.publish_within(PATIENCE).await;
+        publisher.publish_within(LIMIT).await;
         assert_eq!(info(&store).await.unwrap().0.boot_uuid.as_str(), "b1");
         store.put(&store.keys().keeper_info("k1"), "garbage").await.unwrap();
-        publisher.publish_within(PATIENCE).await;
+        publisher.publish_within(LIMIT).await;
         assert_eq!(info(&store).await.unwrap().0.boot_uuid.as_str(), "b1");
     });
 }
@@ -136,11 +136,11 @@ fn stopped_is_published_only_over_an_existing_info() {
         let etcd = Etcd::start().await;
         let store = store(&etcd);
         let publisher = publisher(&store, "b1");
-        publisher.publish_within(PATIENCE).await;
+        publisher.publish_within(LIMIT).await;
         let key = store.keys().keeper_info("k1");
         store.commit(control::store::Txn::new().delete(&key)).await.unwrap();
         publisher.change(Due::Later, |report| report.stopped = Some(Stopped::default()));
-        publisher.publish_within(PATIENCE).await;
+        publisher.publish_within(LIMIT).await;
         let entry = store.get(&key).await.unwrap().unwrap();
         assert!(from_slice::<KeeperInfo>(&entry.value).unwrap().stopped.is_some());
         assert!(entry.create_revision < entry.mod_revision, "an info came first");
@@ -156,7 +156,7 @@ fn a_permit_needs_unchanged_cluster_data_and_no_orders_key_and_removes_stopped()
         let keys = store.keys().clone();
         let publisher = publisher(&store, "b1");
         publisher.change(Due::Later, |report| report.stopped = Some(Stopped::default()));
-        publisher.publish_within(PATIENCE).await;
+        publisher.publish_within(LIMIT).await;
         assert!(info(&store).await.unwrap().0.stopped.is_some());
 
         let read = store.put(&keys.cluster_data(), "1").await.unwrap();
@@ -191,17 +191,17 @@ fn the_last_publication_does_not_wait_for_an_unavailable_store() {
         let mut etcd = Etcd::start().await;
         let store = store(&etcd);
         let publisher = publisher(&store, "b1");
-        publisher.publish_within(PATIENCE).await;
+        publisher.publish_within(LIMIT).await;
         let before = info(&store).await;
         etcd.freeze().await;
         publisher.change(Due::Later, |report| report.leaving = true);
         let limit = Duration::from_millis(500);
-        tokio::time::timeout(PATIENCE, publisher.publish_within(limit))
+        tokio::time::timeout(LIMIT, publisher.publish_within(limit))
             .await
             .unwrap();
         etcd.thaw();
         // The result of the late request is unknown: the next one reads the key first, and succeeds.
-        publisher.publish_within(PATIENCE).await;
+        publisher.publish_within(LIMIT).await;
         let (after, revision) = info(&store).await.unwrap();
         assert!(after.leaving && revision > before.unwrap().1);
     });
@@ -215,18 +215,18 @@ fn the_liveness_key_is_renewed_and_ends_with_its_keeper() {
         let store = store(&etcd);
         let uid = KeeperUid::from("k1");
         let key = store.keys().liveness_key("k1");
-        let mut alive = LivenessKey::new(&store, &uid, "b1".into());
+        let mut liveness_key = LivenessKey::new(&store, &uid, "b1".into());
         let there = async || store.get(&key).await.unwrap().ok_or("no key");
-        alive.renew();
-        let made = eventually("the key", PATIENCE, there).await;
+        liveness_key.renew();
+        let made = eventually("the key", LIMIT, there).await;
         assert_eq!(made.value, b"b1");
         let granted = store.remaining(made.lease.unwrap()).await.unwrap().unwrap().granted;
         assert_eq!(granted, liveness::TTL);
         let outlives = Duration::from_secs(4);
-        let mut beat = tokio::time::interval(liveness::PERIOD);
+        let mut renewal = tokio::time::interval(liveness::PERIOD);
         throughout("the key with its beats", outlives, async || {
-            if is_due(&mut beat) {
-                alive.renew();
+            if is_due(&mut renewal) {
+                liveness_key.renew();
             }
             let renewed = there().await?;
             let is_same = renewed.mod_revision == made.mod_revision;
@@ -234,9 +234,9 @@ fn the_liveness_key_is_renewed_and_ends_with_its_keeper() {
         })
         .await;
         store.revoke(made.lease.unwrap()).await.unwrap();
-        alive.renew();
-        eventually("a lost key to be made again", PATIENCE, there).await;
-        alive.revoke(PATIENCE).await.unwrap();
+        liveness_key.renew();
+        eventually("a lost key to be made again", LIMIT, there).await;
+        liveness_key.revoke(LIMIT).await.unwrap();
         assert_eq!(store.get(&key).await.unwrap(), None);
     });
 }
@@ -250,15 +250,15 @@ fn the_liveness_key_persists_on_a_store_as_slow_as_its_lease() {
         relay.set(Direction::ToClient, NetworkCondition::Delay(liveness::TTL));
         let direct = store(&etcd);
         let key = direct.keys().liveness_key("k1");
-        let mut alive = LivenessKey::new(&store_at(relay.endpoint()), &KeeperUid::from("k1"), "b1".into());
-        let mut beat = tokio::time::interval(liveness::PERIOD);
+        let mut liveness_key = LivenessKey::new(&store_at(relay.endpoint()), &KeeperUid::from("k1"), "b1".into());
+        let mut renewal = tokio::time::interval(liveness::PERIOD);
         let mut look = async || {
-            if is_due(&mut beat) {
-                alive.renew();
+            if is_due(&mut renewal) {
+                liveness_key.renew();
             }
             direct.get(&key).await.unwrap().ok_or("no key")
         };
-        let made = eventually("the key", PATIENCE, &mut look).await;
+        let made = eventually("the key", LIMIT, &mut look).await;
         throughout("the key", liveness::TTL * 4, async || {
             let there = look().await?;
             let is_same = there.create_revision == made.create_revision;
@@ -276,7 +276,7 @@ fn a_permit_does_not_starve_under_the_leader_s_periodic_writes() {
         let relay = TcpRelay::to(&etcd.address()).await;
         let direct = store(&etcd);
         let publisher = publisher(&store_at(relay.endpoint()), "b1");
-        publisher.publish_within(PATIENCE).await;
+        publisher.publish_within(LIMIT).await;
         let data = direct.keys().cluster_data();
         let read = direct.put(&data, "master k1, seen 1").await.unwrap();
         relay.set(Direction::ToServer, NetworkCondition::Delay(Duration::from_millis(300)));
@@ -287,7 +287,7 @@ fn a_permit_does_not_starve_under_the_leader_s_periodic_writes() {
         // each is written while a request that depends on the previous one is in flight
         for n in 2..5 {
             let sent = relay.received(Direction::ToServer);
-            eventually("a request", PATIENCE, async || {
+            eventually("a request", LIMIT, async || {
                 tokio::select! {
                     biased;
                     permit = &mut asked => panic!("{permit:?} too soon"),

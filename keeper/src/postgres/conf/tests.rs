@@ -142,7 +142,7 @@ fn what_is_published_leaves_out_what_the_keeper_manages() {
 
 #[test]
 fn a_standby_is_raised_to_its_control_file() {
-    let minima = StandbyMinimums {
+    let minimums = StandbyMinimums {
         max_connections: 200,
         max_worker_processes: 8,
         max_wal_senders: 47,
@@ -150,13 +150,13 @@ fn a_standby_is_raised_to_its_control_file() {
         max_locks_per_transaction: 64,
     };
     let mut parameters = map(&[("max_connections", "100"), ("max_wal_senders", "47")]);
-    let raised = raise_to_minimums(&mut parameters, &minima);
+    let raised = raise_to_minimums(&mut parameters, &minimums);
     let names: Vec<_> = raised.iter().map(|change| change.name.as_str()).collect();
     assert_eq!(names, ["max_connections", "max_prepared_transactions"]);
     assert_eq!(parameters["max_connections"], "200");
     assert_eq!(parameters["max_prepared_transactions"], "10");
     assert!(
-        raise_to_minimums(&mut parameters, &minima).is_empty(),
+        raise_to_minimums(&mut parameters, &minimums).is_empty(),
         "raised once is raised"
     );
 }

@@ -45,8 +45,8 @@ fn a_full_disk_is_named_with_its_remedy() {
         .unwrap()
         .write_all(b"x")
         .unwrap_err();
-    let told = FileError::new("write", "/data/dbstate")(full).to_string();
-    assert_eq!(told, "write /data/dbstate (free space on its file system)");
+    let message = FileError::new("write", "/data/dbstate")(full).to_string();
+    assert_eq!(message, "write /data/dbstate (free space on its file system)");
 }
 
 #[test]

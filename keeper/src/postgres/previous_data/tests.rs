@@ -89,7 +89,7 @@ impl Site {
             db: db.into(),
             bytes: Some(bytes),
             external_dirs: self.places(),
-            lacked_room: false,
+            ran_out_of_space: false,
         };
         clear(&self.data(), &self.owned, &what)
     }
@@ -502,7 +502,7 @@ fn a_copied_directory_empties_neither_the_tablespaces_nor_the_wal_of_its_origina
             db: "B".into(),
             bytes: Some(0),
             external_dirs: places,
-            lacked_room: false,
+            ran_out_of_space: false,
         };
         for _ in 0..2 {
             assert!(clear(&data, &owned, &what(site.places())).is_err());
