@@ -377,14 +377,14 @@ async fn a_standby_restart_that_hangs_is_reported_and_the_master_is_not_restarte
     .await;
 }
 
-/// What ends the standby's server, such as a lack of memory, may end the master's.
+/// What kills the standby's server, such as a lack of memory, could kill the master's.
 #[tokio::test]
-async fn a_standby_restart_that_ends_is_reported_and_the_master_is_not_restarted() {
+async fn a_failed_standby_restart_is_reported_and_the_master_is_not_restarted() {
     restart_standby_only(pg_programs::killed_script, "failed to start postgres").await;
 }
 
-/// A restart for parameters that a standby does not come back from as long as `script` has its file; with what the
-/// standby's keeper reports meanwhile.
+/// Restarts for parameters a standby whose `postgres` is `script`, and checks that `reported` is in its status, that the
+/// master is not restarted meanwhile, and that both restart once the script's file is removed.
 async fn restart_standby_only(script: fn(&Path, &Path) -> String, reported: &str) {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let uid = cluster.prepare_keeper();

@@ -46,31 +46,31 @@ pub fn passthrough_script(real: &Path) -> String {
 
 /// Returns a script for `postgres` that starts no server while the file exists.
 pub fn blocked_script(file: &Path, real: &Path) -> String {
-    before_a_start(
+    before_start(
         &format!("while [ -e \"{}\" ]; do sleep 0.1; done", file.display()),
         real,
     )
 }
 
-/// Returns a script for `postgres` that says in its lock file that the server starts, as after a crash, while the file
-/// exists.
+/// Returns a script for `postgres` whose lock file has the status "starting" while the file exists, as during a crash
+/// recovery.
 pub fn starting_script(file: &Path, real: &Path) -> String {
-    let starts = "printf '%s\\n' $$ \"$2\" 0 0 '' '' '' starting > \"$2/postmaster.pid\"";
-    let waits = format!(
-        "if [ -e \"{0}\" ]; then {starts}; while [ -e \"{0}\" ]; do sleep 0.1; done; rm \"$2/postmaster.pid\"; fi",
+    let write_lock_file = "printf '%s\\n' $$ \"$2\" 0 0 '' '' '' starting > \"$2/postmaster.pid\"";
+    let wait = format!(
+        "if [ -e \"{0}\" ]; then {write_lock_file}; while [ -e \"{0}\" ]; do sleep 0.1; done; rm \"$2/postmaster.pid\"; fi",
         file.display()
     );
-    before_a_start(&waits, real)
+    before_start(&wait, real)
 }
 
 /// Returns a script for `postgres` whose server is killed at its start while the file exists.
 pub fn killed_script(file: &Path, real: &Path) -> String {
-    before_a_start(&format!("[ ! -e \"{}\" ] || kill -KILL $$", file.display()), real)
+    before_start(&format!("[ ! -e \"{}\" ] || kill -KILL $$", file.display()), real)
 }
 
-fn before_a_start(act: &str, real: &Path) -> String {
+fn before_start(command: &str, real: &Path) -> String {
     // The keeper also runs this program for its version and for settings (-C).
-    let start = format!("case \" $* \" in *\" -C \"*) ;; *\" -D \"*) {act} ;; esac");
+    let start = format!("case \" $* \" in *\" -C \"*) ;; *\" -D \"*) {command} ;; esac");
     format!("#!/bin/sh\n{start}\nexec \"{}\" \"$@\"\n", real.display())
 }
 
