@@ -1,11 +1,11 @@
-//! An exhaustive model of fencing (fencing 2 and 3): failovers between the instances at two addresses, seen by one or two
-//! proxies. Every order of every process's steps is tried, with any pause between two of them and with requests that
-//! arrive late. The sentinel may elect again before it has published the master that it elected last, so that an address
-//! which proxies still forward to can become that of another, unpublished, master.
+//! An exhaustive model of fencing (fencing 2 and 3): failovers between the instances at two addresses, with one or two
+//! proxies. Every order of the steps of all processes is explored, with any delay between two of them and with requests
+//! that arrive late. The sentinel may elect again before it has announced the master that it elected last, so that an
+//! address to which proxies still forward can become that of another master, not announced yet.
 //!
-//! The claims: once a master is published, no proxy hands on a byte that it took from an earlier one after that (fencing
-//! 1); and no proxy hands on a byte that it took from a master that is not published (fencing F-10). Left out: clocks that
-//! differ, and the leases of the store that the infos hang on (`info_model`).
+//! The claims: once a master is announced, no proxy forwards a byte that it read from an earlier one afterwards
+//! (fencing 1); and no proxy forwards a byte that it read from a master that is not announced (fencing F-10). Not
+//! modelled: clock drift, and the etcd leases of the infos (`info_model`).
 
 use std::collections::{HashMap, VecDeque};
 
@@ -21,16 +21,16 @@ struct Rules {
     reads: Reads,
 }
 
-/// Whether a proxy sends its announcement again while the answer is missing, and what it makes of the answers.
+/// Whether a proxy repeats its announcement while the response is missing, and how it treats the responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Copies {
     /// It does not.
     None,
-    /// An answer counts from the sending of its own copy, and only while the same would be announced.
+    /// A response counts from the sending of its own copy, and only while the same would be announced.
     OwnSending,
-    /// An answer counts from the sending of the copy that was sent last.
+    /// A response counts from the sending of the last copy.
     LastSending,
-    /// An answer counts although another announcement has been sent since.
+    /// A response counts although another announcement has been sent since.
     NeverDiscarded,
 }
 
@@ -43,14 +43,14 @@ enum Elections {
     AnyTime,
 }
 
-/// When a proxy looks whether it may hand on bytes (fencing F-3).
+/// When a proxy checks whether it may forward bytes (fencing F-3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gate {
-    /// Between taking bytes and giving them.
+    /// Between reading bytes and writing them.
     AfterTaking,
-    /// Before it takes them.
+    /// Before it reads them.
     BeforeTaking,
-    /// Never: a timer of its own closes the route when the lease has ended.
+    /// Never: a separate timer closes the route when the lease has ended.
     TimerOnly,
 }
 
@@ -59,7 +59,7 @@ enum Gate {
 enum LeaseFrom {
     /// Before the request that brings it was sent.
     Sending,
-    /// When its answer was looked at.
+    /// When its response is processed.
     Answer,
 }
 
@@ -68,7 +68,7 @@ enum LeaseFrom {
 enum CheckIn {
     /// Only against the revision that it read.
     Conditional,
-    /// Whatever has happened since.
+    /// Unconditionally.
     Blind,
     /// Conditional, but a closed route is announced before forwarding has stopped.
     AnnouncedFirst,
@@ -79,7 +79,7 @@ enum CheckIn {
 enum Wait {
     /// A lease has passed since "no master" was written.
     Lease,
-    /// It was seen silent for two leases, as in the reference.
+    /// It was silent for two leases, as in Go stolon.
     Silence,
     /// Also: a lease has passed since its last info, read together with "no master".
     LeaseOfInfo,
@@ -98,14 +98,14 @@ impl Wait {
     }
 }
 
-/// What a read of a proxy may bring.
+/// What a proxy's read may return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reads {
     Linearizable,
     MayBeStale,
 }
 
-/// All of fencing 3, on a store that may even answer stale reads.
+/// All rules of fencing 3, on a store that may even return stale reads.
 const ALL_RULES: Rules = Rules {
     gate: Gate::AfterTaking,
     lease_from: LeaseFrom::Sending,
@@ -116,25 +116,25 @@ const ALL_RULES: Rules = Rules {
     reads: Reads::MayBeStale,
 };
 
-/// The same with announcements that are sent again.
+/// The same with repeated announcements.
 const OVERLAPPING: Rules = Rules {
     copies: Copies::OwnSending,
     ..ALL_RULES
 };
 
-/// A version of the cluster data, which is its revision. The first publishes the first master.
+/// A version of the cluster data, which is its revision. The first announces the first master.
 type Version = u8;
 
-/// What one write of the sentinel makes of the cluster data.
+/// One write of the sentinel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Write {
-    /// Another master, which is not published: proxies are to carry to nobody.
+    /// Elects another master, which is not announced: proxies must not forward.
     Elect,
-    /// The present master is published.
+    /// Announces the current master.
     Publish,
 }
 
-/// All writes of the sentinel so far, which say what every version holds.
+/// All writes of the sentinel so far, which define every version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct History {
     writes: u8,
@@ -142,7 +142,7 @@ struct History {
     elections: u8,
 }
 
-/// The number of a master since the beginning. Two addresses take turns.
+/// The number of a master since the start. Masters alternate between two addresses.
 type Reign = u8;
 
 impl History {
@@ -156,13 +156,13 @@ impl History {
         u8::try_from((self.elections & until).count_ones()).unwrap()
     }
 
-    /// Whom a version lets proxies carry to.
+    /// Returns the master that a version announces.
     fn published(self, version: Version) -> Option<Reign> {
         let closed = version > 0 && self.elections >> (version - 1) & 1 == 1;
         (!closed).then(|| self.reign(version))
     }
 
-    /// The version since which "no master" stands, if it does.
+    /// Returns the version since which there is no announced master.
     fn closed_since(self) -> Option<Version> {
         let published = (0..=self.writes).rfind(|version| self.published(*version).is_some())?;
         (published < self.writes).then_some(published + 1)
@@ -190,30 +190,30 @@ struct World<const PROXIES: usize> {
     proxies: [Proxy; PROXIES],
 }
 
-/// One proxy, its info in the store, and what the sentinel saw of that.
+/// One proxy, its info in the store, and what the sentinel read of that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Proxy {
     /// Forwards to the address of this master.
     open: Option<Reign>,
-    /// Ticks that its lease still lasts.
+    /// Remaining ticks of its lease.
     lease: u8,
-    /// Has looked at the gate, and will take and give bytes next ([`Gate::BeforeTaking`]).
+    /// Has passed the gate, and will read and write bytes next ([`Gate::BeforeTaking`]).
     looked: bool,
     step: Step,
-    /// An announcement that was sent before that of `step` and may still be answered. One is enough to find what many do.
+    /// An announcement sent before that of `step` that may still be answered. One is enough to find what many do.
     earlier: Option<Announcement>,
-    /// A request that was given up by its proxy and may still arrive.
+    /// A request that timed out for its proxy and may still arrive.
     late: Option<Version>,
     /// The stored info names the generation of "no master" or a later one.
     acknowledged: bool,
-    /// Ticks since the stored info was last written, no further than what the sentinel takes for silence.
+    /// Ticks since the stored info was last written, up to the length of silence that the sentinel uses.
     silent: u8,
-    /// What the sentinel saw when it last read the infos.
+    /// The sentinel's last read of the info.
     seen_acknowledged: bool,
     seen_silent: bool,
 }
 
-/// How far a proxy's check-in has come; `age` is the ticks since its lease began, no further than a lease.
+/// The progress of a proxy's check-in; `age` is the ticks since its lease began, at most a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Step {
     Idle,
@@ -221,7 +221,7 @@ enum Step {
     Reading {
         age: u8,
     },
-    /// The answer is there and not looked at.
+    /// The response has arrived and is not processed.
     Read {
         data: Version,
         age: u8,
@@ -231,7 +231,7 @@ enum Step {
         data: Version,
         age: u8,
     },
-    /// It was carried out, or refused; the proxy does not know yet.
+    /// It was executed or rejected; the response has not arrived.
     Answered {
         data: Version,
         done: bool,
@@ -239,7 +239,7 @@ enum Step {
     },
 }
 
-/// An announcement under way; `done` once it was carried out or refused, which the proxy does not know yet.
+/// An announcement in flight; `done` once it was executed or rejected and the response has not arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Announcement {
     data: Version,
@@ -261,7 +261,7 @@ impl Proxy {
         seen_silent: false,
     };
 
-    /// The master that the rules let it hand on a byte from that it has just taken.
+    /// Returns the master from which the rules let it forward a byte that it has just read.
     fn would_give(&self, rules: Rules) -> Option<Reign> {
         self.open.filter(|_| match rules.gate {
             Gate::AfterTaking => self.lease > 0,
@@ -285,14 +285,14 @@ impl<const PROXIES: usize> World<PROXIES> {
         given.any(|reign| self.is_too_late(reign) || self.is_too_early(reign))
     }
 
-    /// A later master is published.
+    /// Returns whether a later master is announced.
     fn is_too_late(&self, reign: Reign) -> bool {
         self.data
             .published(self.data.version())
             .is_some_and(|published| published != reign)
     }
 
-    /// A master that was elected since and is not published is, or may still be, at the same address.
+    /// Returns whether a master elected since then and not announced is, or may still be, at the same address.
     fn is_too_early(&self, reign: Reign) -> bool {
         let Some(since) = self.data.closed_since() else {
             return false;
@@ -363,7 +363,7 @@ impl<const PROXIES: usize> World<PROXIES> {
         if self.data.closed_since().is_none() {
             let mut closed = after(Write::Elect);
             for proxy in &mut closed.proxies {
-                // another generation: what was acknowledged before says nothing of it
+                // another generation: earlier acknowledgements do not count
                 (proxy.acknowledged, proxy.seen_acknowledged) = (false, false);
                 proxy.seen_silent &= rules.wait != Wait::LeaseOfInfo;
             }
@@ -379,7 +379,7 @@ impl<const PROXIES: usize> World<PROXIES> {
         let all_closed = !self.proxies.iter().any(is_waited_for);
         let mut next = Vec::new();
         if all_closed {
-            // how long ago "no master" was written matters no more
+            // the time since "no master" does not matter any more
             let published = Self {
                 since_none: 0,
                 ..after(Write::Publish)
@@ -429,7 +429,7 @@ impl<const PROXIES: usize> World<PROXIES> {
                 }
             }
             Step::Read { data, age } => {
-                // a conditional announcement brings the lease itself, a blind one leaves that to the read
+                // a conditional announcement starts the lease itself; an unconditional one uses the read's
                 let age = if rules.check_in == CheckIn::Blind { age } else { 0 };
                 let stays = rules.check_in == CheckIn::AnnouncedFirst || proxy.open == self.data.published(data);
                 let open = proxy.open.filter(|_| stays);
@@ -477,9 +477,9 @@ impl<const PROXIES: usize> World<PROXIES> {
         next
     }
 
-    /// A proxy learns what became of an announcement.
+    /// A proxy processes the response to an announcement.
     fn answered(&self, proxy: Proxy, answer: Announcement, rules: Rules, bounds: Bounds) -> (&'static str, Proxy) {
-        // who carries for the master that is published last breaks nothing any more
+        // forwarding to the master that is announced last violates nothing any more
         let matters = self.data.version() < bounds.writes;
         let published = self.data.published(answer.data);
         if published.is_none() {
@@ -492,7 +492,7 @@ impl<const PROXIES: usize> World<PROXIES> {
             LeaseFrom::Sending => bounds.lease - answer.age,
             LeaseFrom::Answer => bounds.lease,
         };
-        // answers may overtake each other, and none shortens the lease
+        // responses may arrive out of order, and none shortens the lease
         let lease = if proxy.open == published {
             left.max(proxy.lease)
         } else {
@@ -506,7 +506,7 @@ impl<const PROXIES: usize> World<PROXIES> {
         ("opens until its lease ends", open)
     }
 
-    /// An announcement is sent again, and what becomes of the earlier copy.
+    /// A repeated announcement, and the outcome of the earlier copy.
     fn after_copies(&self, proxy: Proxy, rules: Rules, bounds: Bounds) -> Vec<(&'static str, Proxy)> {
         let mut next = Vec::new();
         let Some(earlier) = proxy.earlier else {
@@ -560,7 +560,7 @@ impl<const PROXIES: usize> World<PROXIES> {
         next
     }
 
-    /// What an announcement does to the stored info, and whether it was carried out.
+    /// Returns the stored info after an announcement, and whether it was executed.
     fn announced(&self, proxy: Proxy, data: Version, rules: Rules) -> (Proxy, bool) {
         if rules.check_in != CheckIn::Blind && data != self.data.version() {
             return (proxy, false);
@@ -577,7 +577,7 @@ impl<const PROXIES: usize> World<PROXIES> {
     }
 }
 
-/// How far the model goes.
+/// The bounds of the model.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     /// Ticks of a proxy's lease.
@@ -586,16 +586,16 @@ struct Bounds {
     writes: Version,
 }
 
-/// Enough for two elections in one closed gate, a publication, and what follows from it.
+/// Enough for two elections without an announcement between, an announcement, and its consequences.
 const ONE_PROXY: Bounds = Bounds { lease: 3, writes: 5 };
-/// The same, in fewer worlds.
+/// The same, with fewer states.
 const SHORT_LEASE: Bounds = Bounds { lease: 2, writes: 4 };
 /// One failover, for two proxies.
 const TWO_PROXIES: Bounds = Bounds { lease: 2, writes: 2 };
 /// Two elections and a publication, for two proxies.
 const TWO_PROXIES_LONG: Bounds = Bounds { lease: 1, writes: 3 };
 
-/// Looks at every world that can be reached; the number of them, or the shortest way to one that breaks a claim.
+/// Explores every reachable state. Returns their number, or the shortest trace to a violation.
 fn explore<const PROXIES: usize>(rules: Rules, bounds: Bounds) -> Result<usize, Vec<String>> {
     let mut reached = HashMap::from([(World::<PROXIES>::start(), None)]);
     let mut to_do = VecDeque::from([World::<PROXIES>::start()]);
@@ -627,7 +627,7 @@ fn holds<const PROXIES: usize>(rules: Rules, bounds: Bounds) {
     }
 }
 
-/// The shortest way to the violation.
+/// Returns the shortest trace to a violation.
 fn is_violated(rules: Rules) -> String {
     match explore::<1>(rules, ONE_PROXY) {
         Ok(worlds) => panic!("{rules:?} holds in all of {worlds} worlds"),
@@ -640,12 +640,12 @@ fn is_violated(rules: Rules) -> String {
 }
 
 #[test]
-fn with_all_rules_one_proxy_never_gives_what_it_took_after_the_publication() {
+fn with_all_rules_one_proxy_never_forwards_what_it_read_after_the_announcement() {
     holds::<1>(ALL_RULES, ONE_PROXY);
 }
 
 #[test]
-fn with_all_rules_two_proxies_never_give_what_they_took_after_the_publication() {
+fn with_all_rules_two_proxies_never_forward_what_they_read_after_the_announcement() {
     holds::<2>(ALL_RULES, TWO_PROXIES);
     holds::<2>(ALL_RULES, TWO_PROXIES_LONG);
 }
@@ -670,7 +670,7 @@ fn a_closed_route_must_not_be_announced_before_forwarding_has_stopped() {
 }
 
 #[test]
-fn a_lease_counted_from_the_answer_outlives_the_sentinel_s_wait() {
+fn a_lease_counted_from_the_response_outlives_the_sentinels_wait() {
     // F-2
     is_violated(Rules {
         lease_from: LeaseFrom::Answer,
@@ -679,7 +679,7 @@ fn a_lease_counted_from_the_answer_outlives_the_sentinel_s_wait() {
 }
 
 #[test]
-fn without_the_gate_after_taking_a_paused_proxy_gives_too_late() {
+fn without_the_check_after_reading_a_paused_proxy_forwards_too_late() {
     // F-3
     is_violated(Rules {
         gate: Gate::TimerOnly,
@@ -721,7 +721,7 @@ fn the_lease_of_a_proxy_may_be_counted_from_its_last_info_when_that_is_read_with
 }
 
 #[test]
-fn two_elections_over_a_closing_gate_let_a_proxy_carry_to_an_unpublished_master() {
+fn two_elections_before_proxies_have_closed_let_a_proxy_forward_to_an_unannounced_master() {
     // F-10: the second one may bring back the address that the proxy still has a lease for
     let way = is_violated(Rules {
         elections: Elections::AnyTime,
@@ -738,7 +738,7 @@ fn two_elections_over_a_closing_gate_let_a_proxy_carry_to_an_unpublished_master(
 }
 
 #[test]
-fn announcements_may_overlap_when_each_answer_counts_from_its_own_sending() {
+fn announcements_may_overlap_when_each_response_counts_from_its_own_sending() {
     holds::<1>(OVERLAPPING, ONE_PROXY);
     holds::<1>(
         Rules {
@@ -750,7 +750,7 @@ fn announcements_may_overlap_when_each_answer_counts_from_its_own_sending() {
 }
 
 #[test]
-fn an_answer_counted_from_a_later_copy_outlives_the_sentinel_s_wait() {
+fn a_response_counted_from_a_later_copy_outlives_the_sentinels_wait() {
     let way = is_violated(Rules {
         copies: Copies::LastSending,
         ..ALL_RULES
@@ -759,7 +759,7 @@ fn an_answer_counted_from_a_later_copy_outlives_the_sentinel_s_wait() {
 }
 
 #[test]
-fn an_answer_to_an_announcement_that_was_replaced_opens_too_late() {
+fn a_response_to_a_replaced_announcement_opens_too_late() {
     let way = is_violated(Rules {
         copies: Copies::NeverDiscarded,
         ..ALL_RULES
@@ -768,8 +768,8 @@ fn an_answer_to_an_announcement_that_was_replaced_opens_too_late() {
 }
 
 #[test]
-fn the_rules_came_one_by_one() {
-    // fencing 2, from the rules of the reference to ours, in the order of its table
+fn each_rule_of_fencing_2_is_needed() {
+    // fencing 2, from the rules of Go stolon to all rules, in the order of its table
     let reference = Rules {
         gate: Gate::TimerOnly,
         lease_from: LeaseFrom::Answer,

@@ -1,36 +1,36 @@
-//! An exhaustive model of a proxy's info and the leases of the store that it hangs on (fencing F-6, sentinel P-1): the
-//! sentinel does not wait for a proxy whose info is gone, so the info must stay for as long as the proxy may forward.
+//! An exhaustive model of a proxy's info and its etcd leases (fencing F-6, sentinel P-1): the sentinel does not wait
+//! for a proxy whose info is gone, so the info must exist for as long as the proxy may forward.
 //!
-//! A proxy sends its announcement again while an answer is missing. Copies arrive in any order, at any time or never, and
-//! so do their answers. The lease of the store may be renewed, or replaced by a new one, at any moment. Left out: the
-//! cluster data, which are those of `fencing_model`; here every announcement fits them.
+//! A proxy repeats its announcement while a response is missing. Copies arrive in any order, at any time or never, and
+//! so do the responses. The etcd lease may be renewed, or replaced by a new one, at any moment. Not modelled: the
+//! cluster data, which `fencing_model` covers; here every announcement matches it.
 
 use std::collections::{BTreeSet, VecDeque};
 
-/// Ticks that an announcement is good for.
+/// Ticks that an announcement is valid.
 const CHECK_IN: u8 = 3;
-/// Ticks that a lease of the store lives: twice as long, and one for the rounding of etcd.
+/// TTL of an etcd lease in ticks: twice as long, and one for the rounding of etcd.
 const TTL: u8 = 2 * CHECK_IN + 1;
-/// Announcements under way at once; a proxy has one more at most.
+/// Maximum number of announcements in flight; a proxy has one more at most.
 const UNDER_WAY: usize = 3;
-/// Leases that follow each other.
+/// Maximum number of successive leases.
 const LEASES: u8 = 2;
 
-/// When a proxy puts its info under another lease of the store.
+/// When a proxy moves its info to another lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
-    /// At any time; the store refuses to put the info under an older lease than it hangs on.
+    /// At any time; the store rejects a put under an older lease than the info has.
     Ordered,
-    /// At any time, under no condition.
+    /// At any time, unconditionally.
     AnyTime,
-    /// At any time, under no condition, once no copy is under way as far as the proxy knows: it gives copies up.
+    /// Unconditionally, once no copy is in flight as far as the proxy knows: it abandons copies.
     NoneAwaited,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rules {
     change: Change,
-    /// Whether a copy is sent only under a lease that outlives what the copy is good for.
+    /// Whether a copy is sent only under a lease that outlives the validity of the copy.
     outlives: bool,
 }
 
@@ -43,11 +43,11 @@ const ALL_RULES: Rules = Rules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Sent {
     lease: u8,
-    /// Ticks that its answer would still be good for.
+    /// Ticks that its response would still be valid.
     good: u8,
-    /// Whether it was carried out, once it has arrived.
+    /// Whether it was executed, once it has arrived.
     done: Option<bool>,
-    /// Nobody looks at its answer any more.
+    /// Its response is ignored.
     given_up: bool,
 }
 
@@ -57,13 +57,13 @@ struct World {
     forwards: u8,
     /// The lease in use.
     lease: u8,
-    /// What is left of each lease of the store; zero: it is gone, or not yet granted.
+    /// Remaining ticks of each lease; zero: expired, or not yet granted.
     left: [u8; LEASES as usize],
-    /// Since when the proxy knows of what it counts as left of the lease in use.
+    /// The ticks that the proxy counts on for the lease in use.
     known: u8,
-    /// A renewal is under way, and what it would give.
+    /// The renewal in flight, and the ticks it would give.
     renewal: Option<u8>,
-    /// The lease that the info hangs on, while the info is there.
+    /// The lease of the info, while the info exists.
     info: Option<u8>,
     sent: Vec<Sent>,
 }
@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    /// The proxy forwards although the sentinel takes it for gone.
+    /// Returns whether the proxy forwards although the sentinel considers it gone.
     fn is_violated(&self) -> bool {
         self.forwards > 0 && self.info.is_none()
     }
@@ -96,9 +96,9 @@ impl World {
             next.extend(self.after_a_copy(index, rules));
         }
         for (_, world) in &mut next {
-            // Whose answer nobody waits for, and that has arrived, changes nothing any more.
+            // A copy that has arrived and whose response is ignored has no further effect.
             world.sent.retain(|sent| !(sent.given_up && sent.done.is_some()));
-            // Nor does one whose lease is gone: it is refused, and its answer opens nothing.
+            // Nor does one whose lease has expired: it is rejected, and its response opens nothing.
             let left = world.left;
             world
                 .sent
@@ -138,12 +138,12 @@ impl World {
         Some((format!("announces itself under lease {}", self.lease), world))
     }
 
-    /// Renewals, and another lease.
+    /// Renewals, and changes of the lease.
     fn after_the_lease(&self, rules: Rules) -> Vec<(String, Self)> {
         let mut next = Vec::new();
         let index = usize::from(self.lease);
         if self.renewal.is_none() && self.known < TTL {
-            // it reaches the store at once or never; the answer counts from its sending
+            // it reaches the store at once or never; the response counts from its sending
             let mut world = self.clone();
             if world.left[index] > 0 {
                 world.left[index] = TTL;
@@ -178,7 +178,7 @@ impl World {
         next
     }
 
-    /// What can become of one copy.
+    /// The outcomes of one copy.
     fn after_a_copy(&self, index: usize, rules: Rules) -> Vec<(String, Self)> {
         let sent = self.sent[index];
         let mut next = Vec::new();
@@ -209,7 +209,7 @@ impl World {
     }
 }
 
-/// The number of worlds that can be reached, or the shortest way to one that breaks the claim.
+/// Returns the number of reachable states, or the shortest trace to a violation.
 fn explore(rules: Rules) -> Result<usize, String> {
     let mut reached = BTreeSet::from([World::start()]);
     let mut to_do = VecDeque::from([(World::start(), String::new())]);
@@ -219,7 +219,7 @@ fn explore(rules: Rules) -> Result<usize, String> {
         }
         for (what, after) in world.next(rules) {
             if reached.insert(after.clone()) {
-                // only short ways are of interest, and only in tests that look for one
+                // only short traces matter, and only in tests that look for one
                 let way = if rules == ALL_RULES {
                     String::new()
                 } else {
@@ -233,7 +233,7 @@ fn explore(rules: Rules) -> Result<usize, String> {
 }
 
 #[test]
-fn the_info_stays_for_as_long_as_the_proxy_may_forward() {
+fn the_info_exists_for_as_long_as_the_proxy_may_forward() {
     match explore(ALL_RULES) {
         Ok(worlds) => eprintln!("{ALL_RULES:?} holds in all of {worlds} worlds"),
         Err(way) => panic!("{ALL_RULES:?} is violated: {way}"),
@@ -241,7 +241,7 @@ fn the_info_stays_for_as_long_as_the_proxy_may_forward() {
 }
 
 #[test]
-fn a_late_copy_under_a_former_lease_must_not_take_the_info_along() {
+fn a_late_copy_must_not_move_the_info_to_a_former_lease() {
     for change in [Change::AnyTime, Change::NoneAwaited] {
         let rules = Rules { change, ..ALL_RULES };
         let way = explore(rules).expect_err("the former lease ends while the proxy forwards");

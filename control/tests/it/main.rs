@@ -8,11 +8,11 @@
 mod alarms;
 mod election;
 mod fencing_model;
-mod goodbye_model;
 mod info_model;
 mod outages;
 mod requests;
 mod sentinel;
+mod shutdown_model;
 mod slow;
 mod tls;
 mod watches;

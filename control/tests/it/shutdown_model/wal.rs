@@ -1,13 +1,12 @@
-//! WAL, as small as can be: what it holds, which timeline it is on, and who has whose. Who writes it is left to
-//! `keepers`.
+//! A minimal WAL: its entries, its timeline, and comparisons. Writing is left to `keepers`.
 
-/// WAL: who wrote what, in order; four bits an entry. A write has a number of its own, below [`PROMOTION`].
+/// WAL entries in order, four bits each. A write has its own number, below [`PROMOTION`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Log(pub(super) u32);
 
-/// From here on an entry is the promotion of a keeper.
+/// Entries from here on are the promotion of a keeper.
 pub(super) const PROMOTION: u32 = 8;
-/// How many entries C-12 gives up: the promotion itself.
+/// Number of entries that C-12 discards: the promotion itself.
 pub(super) const LITTLE: u32 = 1;
 
 impl Log {
@@ -23,16 +22,16 @@ impl Log {
     }
 
     /// The first `end` entries.
-    pub(super) fn until(self, end: u32) -> Self {
+    pub(super) fn first(self, end: u32) -> Self {
         Self(self.0.checked_shr(4 * self.end().saturating_sub(end)).unwrap_or(0))
     }
 
     pub(super) fn entries(self) -> impl Iterator<Item = u32> {
-        (1..=self.end()).map(move |end| self.until(end).0 & 15)
+        (1..=self.end()).map(move |end| self.first(end).0 & 15)
     }
 
     pub(super) fn is_prefix_of(self, other: Self) -> bool {
-        other.until(self.end()) == self
+        other.first(self.end()) == self
     }
 
     /// The writes in it, a bit each.
@@ -46,10 +45,10 @@ impl Log {
         1 + u32::try_from(self.entries().filter(|entry| *entry >= PROMOTION).count()).unwrap()
     }
 
-    /// Where a timeline was left.
+    /// Returns the position at which a timeline ended.
     pub(super) fn switch_of(self, timeline: u32) -> Option<u32> {
         (1..=self.end())
-            .find(|end| self.until(*end).timeline() > timeline)
+            .find(|end| self.first(*end).timeline() > timeline)
             .map(|end| end - 1)
     }
 
