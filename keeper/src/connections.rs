@@ -10,11 +10,11 @@ use crate::problems::KeeperProblemKind;
 
 /// Results of connection attempts.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Connections {
+pub struct ConnectionAttempts {
     failing_since: Option<Boottime>,
 }
 
-impl Connections {
+impl ConnectionAttempts {
     /// Records an attempt that began at `began`; `None` when the server was not expected to answer.
     pub fn note(&mut self, answered: Option<bool>, began: Boottime) {
         match answered {
@@ -52,7 +52,7 @@ mod tests {
         let limit = Duration::from_secs(10);
         let start = Boottime::from_nanos(0);
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut connections = Connections::default();
+        let mut connections = ConnectionAttempts::default();
         assert!(!connections.is_silent(at(100), limit));
         connections.note(Some(false), at(0));
         connections.note(Some(false), at(5));

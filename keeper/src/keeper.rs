@@ -495,14 +495,14 @@ impl KeeperLoop {
             let desired = desired_state(&cluster_data_state(change.entry.as_ref()), &self.me, &self.boot);
             self.latest
                 .lock()
-                .expect("nobody panics while holding the cluster data")
+                .expect("no thread panics while holding the cluster data")
                 .clone_from(&change.entry);
             match running_round {
                 Some(running_round) => {
                     let works_on = self
                         .in_progress
                         .lock()
-                        .expect("nobody panics while holding the orders")
+                        .expect("no thread panics while holding the orders")
                         .clone();
                     if works_on.is_some_and(|before| is_superseded(&before, &desired))
                         && running_round.abort.take().is_some()
@@ -723,7 +723,7 @@ fn is_going_down(value: &[u8]) -> bool {
 /// Waits for the end of the running round; never returns if there is none.
 async fn round_end(running_round: &mut Option<RunningRound>) -> (Reconciler, Option<RoundOutcome>) {
     match running_round {
-        Some(running_round) => (&mut running_round.task).await.expect("a pass does not panic"),
+        Some(running_round) => (&mut running_round.task).await.expect("a round does not panic"),
         None => std::future::pending().await,
     }
 }

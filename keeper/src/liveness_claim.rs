@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_key_is_taken_at_once_and_a_held_one_when_it_has_run_out() {
+    fn a_free_key_is_taken_immediately_and_a_held_one_after_it_has_expired() {
         assert_eq!(LivenessClaim::default().decide(None, at(0)), ClaimStep::Take);
         let mut claim = LivenessClaim::default();
         assert_eq!(claim.decide(Some(&boot("a")), at(0)), ClaimStep::Wait);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_a_process_that_lives_is_not_taken_in_a_moment_without_it() {
+    fn the_key_of_a_live_process_is_not_taken_during_a_short_absence() {
         let mut claim = LivenessClaim::default();
         for millis in (0..=6000).step_by(200) {
             assert_eq!(claim.decide(Some(&boot("a")), at(millis)), ClaimStep::Wait);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn each_holder_counts_from_when_it_was_first_seen() {
+    fn each_holder_counts_from_its_first_observation() {
         let mut claim = LivenessClaim::default();
         for (millis, holder) in [(0, "a"), (3000, "b"), (6500, "b")] {
             assert_eq!(claim.decide(Some(&boot(holder)), at(millis)), ClaimStep::Wait);

@@ -97,7 +97,7 @@ impl LocalState {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, (KeeperState, DbState)> {
-        self.saved.lock().expect("nobody panics while holding the state")
+        self.saved.lock().expect("no thread panics while holding the state")
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_saved_is_there_again_and_parameters_stay_with_their_db() {
+    fn saved_state_is_loaded_and_parameters_stay_with_their_db() {
         let dir = tempfile::tempdir().unwrap();
         let state = LocalState::load(dir.path()).unwrap();
         assert_eq!((state.keeper_uid().as_str(), state.db()), ("", LocalDb::default()));

@@ -40,10 +40,10 @@ impl Metrics {
     pub fn register() -> Self {
         describe_gauge!(VALID, Unit::Seconds, "Unix time of the last valid cluster data read");
         describe_gauge!(TARGET_ROLE, "1 for the role last asked for");
-        describe_gauge!(LOCAL_ROLE, "1 for the role found in the last pass");
+        describe_gauge!(LOCAL_ROLE, "1 for the role found in the last round");
         describe_gauge!(NEEDS_RELOAD, "1 while a reload is needed that has not succeeded");
         describe_gauge!(NEEDS_RESTART, "1 while some parameter waits for a restart");
-        describe_gauge!(SYNC_SUCCESS, Unit::Seconds, "Unix time of the last complete pass");
+        describe_gauge!(SYNC_SUCCESS, Unit::Seconds, "Unix time of the last complete round");
         describe_gauge!(SLEEP_INTERVAL, Unit::Seconds, "The sleepInterval in force");
         describe_gauge!(SHUTDOWN, Unit::Seconds, "Unix time of the stop signal");
         let metrics = Self {

@@ -11,7 +11,7 @@ use control::telemetry::Chain;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use crate::connections::{self, Connections};
+use crate::connections::{self, ConnectionAttempts};
 use crate::health::Health;
 use crate::local_state::LocalState;
 use crate::postgres::conf::Parameters;
@@ -33,7 +33,7 @@ pub struct Monitor {
     problems: Arc<Problems>,
     wake: Notify,
     settings: Mutex<MonitorSettings>,
-    connections: Mutex<Connections>,
+    connections: Mutex<ConnectionAttempts>,
     followed: Mutex<Option<FollowedDb>>,
 }
 
@@ -97,7 +97,7 @@ impl Monitor {
     fn followed(&self) -> std::sync::MutexGuard<'_, Option<FollowedDb>> {
         self.followed
             .lock()
-            .expect("nobody panics while holding the followed db")
+            .expect("no thread panics while holding the followed db")
     }
 
     /// Triggers an observation now.
@@ -143,10 +143,10 @@ impl Monitor {
         }
     }
 
-    fn connections(&self) -> std::sync::MutexGuard<'_, Connections> {
+    fn connections(&self) -> std::sync::MutexGuard<'_, ConnectionAttempts> {
         self.connections
             .lock()
-            .expect("nobody panics while holding the connections")
+            .expect("no thread panics while holding the connections")
     }
 
     /// Whether no new connection was answered for the request timeout; sets the problem.
@@ -294,7 +294,9 @@ impl Monitor {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, MonitorSettings> {
-        self.settings.lock().expect("nobody panics while holding the settings")
+        self.settings
+            .lock()
+            .expect("no thread panics while holding the settings")
     }
 }
 

@@ -106,7 +106,7 @@ impl Problems {
     /// Returns the previous problems.
     fn replace(&self, kind: KeeperProblemKind, source: &'static str, mut now: Vec<Problem>) -> Vec<Problem> {
         now.truncate(Problem::COUNT_MAX);
-        let mut found = self.found.lock().expect("nobody panics while holding the problems");
+        let mut found = self.found.lock().expect("no thread panics while holding the problems");
         let before = match now.is_empty() {
             true => found.remove(&(kind, source)),
             false => found.insert((kind, source), now.clone()),

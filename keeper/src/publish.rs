@@ -425,7 +425,7 @@ fn random_uid() -> InfoUid {
     short_uid(random).into()
 }
 
-const UNPOISONED: &str = "nobody panics while holding the report";
+const UNPOISONED: &str = "no thread panics while holding the report";
 
 #[cfg(test)]
 mod tests {

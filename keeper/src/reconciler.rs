@@ -266,7 +266,7 @@ impl Reconciler {
         let latest = self
             .latest
             .lock()
-            .expect("nobody panics while holding the cluster data")
+            .expect("no thread panics while holding the cluster data")
             .take();
         let Some(entry) = latest.filter(|_| self.is_store_slow()) else {
             return self.read().await;
@@ -530,7 +530,10 @@ impl Reconciler {
     }
 
     fn set_in_progress(&self, desired: Option<&Desired>) {
-        *self.in_progress.lock().expect("nobody panics while holding the orders") = desired.cloned();
+        *self
+            .in_progress
+            .lock()
+            .expect("no thread panics while holding the orders") = desired.cloned();
     }
 
     /// Flushes the log at the end of a round that is on hold for this reason, or not on hold.

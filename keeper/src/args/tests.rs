@@ -339,10 +339,10 @@ fn address_warnings_name_their_option() {
         1
     );
     for everywhere in ["*", "0.0.0.0", "::"] {
-        let odd = address_warnings("pg-listen-address", everywhere, None);
+        let warnings = address_warnings("pg-listen-address", everywhere, None);
         assert!(
-            odd.len() == 1 && odd[0].contains("give --pg-advertise-address"),
-            "{odd:?}"
+            warnings.len() == 1 && warnings[0].contains("use --pg-advertise-address"),
+            "{warnings:?}"
         );
     }
     assert_eq!(address_warnings("pg-advertise-address", "db", None).len(), 2);

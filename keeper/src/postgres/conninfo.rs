@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_end_a_value_early_is_escaped() {
+    fn characters_that_would_end_a_value_are_escaped() {
         let path = Path::new("/a b'c\\d:e\u{1f600}");
         let text_form = primary_conninfo("a", &source(), &login(Some("pw")), None, path);
         assert!(

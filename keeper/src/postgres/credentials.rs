@@ -83,10 +83,10 @@ impl Secret {
 
 impl SecretFile {
     fn lock(&self) -> MutexGuard<'_, LastRead> {
-        self.last.lock().expect("nobody panics while holding the password")
+        self.last.lock().expect("no thread panics while holding the password")
     }
 
-    /// Reads the file; with `is_asked` a repeated failure is logged again.
+    /// Reads the file; with `on_request` a repeated failure is logged again.
     fn read(&self, on_request: bool) -> String {
         let mut last = self.lock();
         let file = self.path.display();

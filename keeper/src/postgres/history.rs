@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn files_read_as_the_table_says() {
+    fn history_files_are_parsed() {
         // Table: keeper T4.
         assert_eq!(parse("").unwrap(), []);
         let one = parse("1\t0/5000090\tno recovery target specified").unwrap();

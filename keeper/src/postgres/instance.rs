@@ -679,7 +679,7 @@ impl Instance {
     fn sockets(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.sockets
             .lock()
-            .expect("nobody panics while holding the directories")
+            .expect("no thread panics while holding the directories")
     }
 
     fn write_files(&self, files: &ConfigFiles, kind: StartMode) -> Result<(), FileError> {

@@ -186,7 +186,7 @@ impl OwnedDirs {
     pub fn record(&self) -> OwnedRecord {
         self.saved
             .lock()
-            .expect("nobody panics while holding the record")
+            .expect("no thread panics while holding the record")
             .clone()
     }
 
@@ -195,7 +195,7 @@ impl OwnedDirs {
         if self.is_damaged {
             return Err(FileError::new("change", self.dir.join(FILE))(io::Error::other(DAMAGED)));
         }
-        let mut saved = self.saved.lock().expect("nobody panics while holding the record");
+        let mut saved = self.saved.lock().expect("no thread panics while holding the record");
         let mut next = saved.clone();
         change(&mut next);
         if next != *saved {

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_postgres_names_is_found_by_name_and_by_line() {
+    fn parameters_are_found_by_name_and_by_line() {
         let parameters = parameters(&[
             ("max_connections", "abc"),
             ("timezone", "x"),

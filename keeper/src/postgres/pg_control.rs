@@ -348,7 +348,7 @@ Bytes per WAL segment:                16777216
 ";
 
     #[test]
-    fn what_pg_controldata_prints_reads_back() {
+    fn the_output_of_pg_controldata_is_parsed() {
         let control = ControlFile::parse(PRINTED).unwrap();
         assert_eq!(control.state, ControlState::ShutDownInRecovery);
         assert_eq!(control.system_id, 7_711_151_038_867_408_618);

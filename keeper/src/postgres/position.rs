@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_begin_where_their_names_say() {
+    fn segments_begin_at_the_position_in_their_names() {
         let start = |name| segment_start(name, 2, LAYOUT);
         assert_eq!(start("000000020000000100000003"), Some(Lsn(0x1_0300_0000)));
         assert_eq!(start("000000010000000100000003"), None);

@@ -219,7 +219,7 @@ impl Programs {
     pub async fn version(&self) -> Result<Version, ProgramsError> {
         let program = self.path("postgres");
         let stamp = stamp(&program)?;
-        let known = *self.version.lock().expect("nobody panics while holding the version");
+        let known = *self.version.lock().expect("no thread panics while holding the version");
         if let Some((seen, version)) = known
             && seen == stamp
         {
@@ -238,7 +238,7 @@ impl Programs {
                 version,
             });
         }
-        *self.version.lock().expect("nobody panics while holding the version") = Some((stamp, version));
+        *self.version.lock().expect("no thread panics while holding the version") = Some((stamp, version));
         Ok(version)
     }
 }
@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_read_as_the_table_says() {
+    fn versions_are_parsed() {
         // Table: keeper T4.
         for (output, major, minor) in [
             ("postgres (PostgreSQL) 9.5.7", 9, 5),
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_places_give_the_major_of_the_data_else_the_newest() {
+    fn standard_directories_provide_the_major_of_the_data_or_the_newest() {
         let root = tempfile::tempdir().unwrap();
         let dir = |major: u32| root.path().join(major.to_string());
         for major in [13, 15] {
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_given_directory_is_taken_as_it_is_or_refused() {
+    fn a_given_directory_is_used_unchanged_or_rejected() {
         let root = tempfile::tempdir().unwrap();
         programs(root.path(), &["postgres"]);
         let refused = Programs::find_in(Some(root.path()), None, None, &[]);

@@ -72,7 +72,9 @@ impl PostmasterChild {
             move |line: &str, begins: PieceStart| {
                 let line = redactor.line(line, begins);
                 tracing::info!(target: "postgres", "{line}");
-                tail.lock().expect("nobody panics while holding the tail").push(&line);
+                tail.lock()
+                    .expect("no thread panics while holding the tail")
+                    .push(&line);
             }
         };
         let reader = vec![
@@ -111,7 +113,7 @@ impl PostmasterChild {
     pub(crate) fn recent_output(&self) -> Vec<String> {
         self.tail
             .lock()
-            .expect("nobody panics while holding the tail")
+            .expect("no thread panics while holding the tail")
             .clone()
             .into_lines()
     }

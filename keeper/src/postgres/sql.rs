@@ -225,7 +225,9 @@ impl SqlClient {
     }
 
     fn refused(&self) -> MutexGuard<'_, RefusedLogins> {
-        self.refused.lock().expect("nobody panics while holding the refusals")
+        self.refused
+            .lock()
+            .expect("no thread panics while holding the refusals")
     }
 
     /// Returns the rejection of a login that is not retried yet.

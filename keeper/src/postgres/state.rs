@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_saved_reads_back_and_has_the_reference_s_form() {
+    fn saved_state_is_read_back_and_has_the_reference_s_format() {
         let dir = tempfile::tempdir().unwrap();
         let keeper = KeeperState {
             uid: "keeper0".into(),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_never_taken_for_an_empty_one() {
+    fn a_damaged_file_never_counts_as_an_empty_one() {
         // Case: keeper L3.
         let dir = tempfile::tempdir().unwrap();
         for (text, message) in [

@@ -160,7 +160,7 @@ pub fn rename_to_free(from: &Path, to: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Moves the entries of `from` for which `moves` returns true into `to`, on the same file system. Entries moved before
+/// Moves the entries of `from` for which `should_move` returns true into `to`, on the same file system. Entries moved before
 /// an interruption are skipped.
 pub fn move_entries(from: &Path, to: &Path, should_move: impl Fn(&OsStr) -> bool) -> Result<(), FileError> {
     for entry in entries(from)? {
@@ -175,7 +175,7 @@ pub fn move_entries(from: &Path, to: &Path, should_move: impl Fn(&OsStr) -> bool
     sync(to)
 }
 
-/// Removes the entries of a directory for which `goes` returns true, but never a `lost+found`.
+/// Removes the entries of a directory for which `should_remove` returns true, but never a `lost+found`.
 pub fn remove_entries(dir: &Path, should_remove: impl Fn(&OsStr) -> bool) -> Result<(), FileError> {
     let mounts = Mounts::read();
     for entry in entries(dir)? {
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_without_a_time_of_creation_proves_nothing() {
+    fn a_mark_without_a_creation_time_proves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let found = mark(dir.path()).unwrap().unwrap();
         assert!(!DirMark { born: 0, ..found }.proves());

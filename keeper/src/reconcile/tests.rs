@@ -325,7 +325,7 @@ impl FakeKeeper {
                 }
             }
         }
-        panic!("the pass does not settle: {:?}", self.trace);
+        panic!("the round does not settle: {:?}", self.trace);
     }
 
     fn execute(&mut self, steps: &[Step]) -> Result<(), String> {
@@ -484,11 +484,7 @@ fn upstream(port: &str) -> Upstream {
 fn check(mut fake: FakeKeeper, expected: &str) {
     assert_eq!(fake.round(), expected);
     if expected.ends_with("done") {
-        assert_eq!(
-            fake.round(),
-            "done",
-            "planning again on what the first pass made settles"
-        );
+        assert_eq!(fake.round(), "done", "planning again after the first round settles");
     }
 }
 
@@ -916,7 +912,7 @@ fn a_pending_restart_is_done_only_if_allowed() {
 }
 
 #[test]
-fn slots_of_standbys_come_before_additional_ones_and_none_holds_back_the_rest() {
+fn slots_of_standbys_come_before_additional_ones_and_a_failure_does_not_stop_the_rest() {
     let mut fake = fake().own_db(|db| {
         db.spec.additional_replication_slots = Some(vec!["a".into(), "b".into(), "a".into()]);
         db.spec.followers = Some(vec!["Z".into(), "A".into()]);
@@ -962,7 +958,7 @@ fn one_set_of_parameters_has_one_fingerprint_everywhere() {
 }
 
 #[test]
-fn room_for_slots_that_nobody_needs_yet_is_worth_no_restart() {
+fn unneeded_slots_alone_are_no_reason_to_restart() {
     let automatic = |can_wait| {
         let mut fake = fake().cluster_spec(|spec| spec.automatic_pg_restart = Some(true));
         fake.facts.restart_pending = true;
@@ -979,7 +975,7 @@ fn room_for_slots_that_nobody_needs_yet_is_worth_no_restart() {
 }
 
 #[test]
-fn a_server_is_short_of_slots_when_what_is_wanted_and_what_others_made_does_not_fit() {
+fn a_server_is_short_of_slots_when_desired_and_foreign_ones_exceed_the_maximum() {
     let fake = fake().own_db(|db| db.spec.additional_replication_slots = Some(vec!["a".into(), "b".into()]));
     let Goal::Run(target) = fake.desired().goal else {
         panic!("the world has a db")
@@ -991,7 +987,7 @@ fn a_server_is_short_of_slots_when_what_is_wanted_and_what_others_made_does_not_
 }
 
 #[test]
-fn a_standby_whose_replay_is_stuck_is_restarted_whatever_the_spec_says() {
+fn a_standby_with_paused_replay_is_restarted_whatever_the_spec_says() {
     // keeper 8.7 (a)
     let mut fake = fake().standby();
     fake.facts = ServerFacts {
@@ -1054,7 +1050,7 @@ fn a_permit_refused_after_initialisation_does_not_discard_the_data() {
 }
 
 #[test]
-fn what_is_not_supported_yet_leaves_the_instance_as_it_is() {
+fn an_unsupported_spec_leaves_the_instance_as_it_is() {
     let unsupported: [FakeKeeper; 4] = [
         fake().cluster_spec(|spec| spec.synchronous_replication = Some(true)),
         fake().own_db(|db| db.spec.synchronous_replication = true),
@@ -1075,7 +1071,7 @@ fn what_is_not_supported_yet_leaves_the_instance_as_it_is() {
 }
 
 #[test]
-fn only_parameters_and_hba_lines_may_wait_for_more_of_their_kind() {
+fn only_changes_of_parameters_and_hba_lines_are_delayed() {
     let before = fake().desired();
     let parameters_only = fake().own_db(|db| {
         db.generation = 4;

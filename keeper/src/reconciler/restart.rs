@@ -74,7 +74,7 @@ impl Reconciler {
         let overdue = self
             .restarts
             .lock()
-            .expect("nobody panics while holding the restarts")
+            .expect("no thread panics while holding the restarts")
             .overdue(
                 infos.iter().filter(is_restarting).map(|info| &info.uid),
                 Boottime::now(),

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_left_out_only_above_lines_that_ask_for_the_same() {
+    fn a_line_is_omitted_only_above_lines_that_require_the_same() {
         for (bad, below) in [
             (
                 "hostssl all admin all scram-sha-256 clientcert=verify-full",

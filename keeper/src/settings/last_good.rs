@@ -26,7 +26,7 @@ pub struct LastGoodConf {
     pub accepted: Option<Settings>,
 }
 
-/// [`Kept`], in memory and on disk.
+/// [`LastGoodConf`], in memory and on disk.
 #[derive(Debug)]
 pub struct LastGoodConfFile {
     path: PathBuf,
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_there_again_for_the_same_cluster_only() {
+    fn saved_settings_are_loaded_for_the_same_cluster_only() {
         let dir = tempfile::tempdir().unwrap();
         let (mut file, error_text) = LastGoodConfFile::load(dir.path());
         assert_eq!((file.started("c1"), error_text), (None, None));

@@ -41,7 +41,7 @@ fn the_keeper_s_own_parameters_are_always_there() {
 }
 
 #[test]
-fn a_user_cannot_set_what_the_keeper_sets_and_may_set_the_rest() {
+fn a_user_cannot_set_the_keeper_s_parameters_and_may_set_the_rest() {
     // keeper 8.4
     let parameters = made(&[
         ("port", "1"),
@@ -58,7 +58,7 @@ fn a_user_cannot_set_what_the_keeper_sets_and_may_set_the_rest() {
 }
 
 #[test]
-fn what_no_server_may_be_given_is_left_out_with_the_reason() {
+fn forbidden_parameters_are_omitted_with_reasons() {
     let made = made(&[
         ("Primary_Conninfo", "host=evil"),
         ("recovery_target", "immediate"),
@@ -134,7 +134,7 @@ fn there_is_a_slot_for_every_standby_and_every_other_user_and_never_fewer_than_t
 }
 
 #[test]
-fn what_is_published_leaves_out_what_the_keeper_manages() {
+fn published_parameters_exclude_those_that_the_keeper_manages() {
     let mut all = made(&[("work_mem", "8MB")]).parameters;
     all.insert("primary_conninfo".into(), "host=a".into());
     assert_eq!(published(&all), map(&[("wal_level", "replica"), ("work_mem", "8MB")]));

@@ -1,4 +1,4 @@
-//! Data are moved aside, made again and dropped, with a crash at every point in between.
+//! Data are set aside, created again and removed, with a crash at every point in between.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,14 +12,14 @@ use crate::postgres::data_build::DataBuild;
 use crate::postgres::files::{self, TABLESPACE_DIRECTORY as DIRECTORY, make_data as make};
 use crate::postgres::trees::cut;
 
-/// What PGDATA is.
+/// State of PGDATA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Directory,
     Link,
 }
 
-/// A keeper's directory with whole data of db `A`, which have a tablespace, and a `pg_wal` that is a link.
+/// A keeper's data directory with complete data of db `A`, which have a tablespace, and a `pg_wal` that is a link.
 struct Site {
     dir: TempDir,
     owned: OwnedDirs,
@@ -75,7 +75,7 @@ impl Site {
         }]
     }
 
-    /// The keeper starts again.
+    /// Restarts the keeper.
     fn restarted(&mut self) {
         self.owned = OwnedDirs::load(&self.dir.path().join("keeper")).unwrap();
     }
@@ -94,12 +94,12 @@ impl Site {
         clear(&self.data(), &self.owned, &what)
     }
 
-    /// Bytes for which there is room, but not beside other data.
+    /// Bytes for which there is space, but not beside other data.
     fn nearly_all(&self) -> u64 {
         trees::free_space(&self.data()).unwrap().1 / 20 * 19
     }
 
-    /// A copy as pg_basebackup makes it, and what follows it.
+    /// A copy like that of pg_basebackup, and the steps that follow it.
     fn copy(&self) -> Result<(), FileError> {
         let build = DataBuild::prepare(&self.data(), &self.owned, &self.places())?;
         let option = |name: &str| {
@@ -123,7 +123,7 @@ impl Site {
         build.finish(&self.owned)
     }
 
-    /// What lies in the tree of the test and says `what`, by path.
+    /// Returns the files below the test's directory with the contents `what`, by path.
     fn saying(&self, what: &str) -> Vec<String> {
         let mut found = Vec::new();
         gather(self.dir.path(), what, &mut found);
@@ -135,7 +135,7 @@ impl Site {
         found
     }
 
-    /// Everything of other people is as it was.
+    /// Checks that foreign files are unchanged.
     fn others_are_untouched(&self) {
         assert_eq!(self.saying("of somebody else"), ["space/notes", "wal/notes"]);
         assert!(self.space().join("PG_15_1/of another cluster").exists());
@@ -152,7 +152,7 @@ fn gather(dir: &Path, what: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What the copy has: a file in PGDATA, a segment, a file in the tablespace.
+/// Files of the copy: one in PGDATA, a segment, one in the tablespace.
 const FILES: usize = 3;
 
 #[test]
@@ -206,7 +206,7 @@ fn old_data_are_kept_until_the_new_are_complete_whatever_crashes() {
 }
 
 #[test]
-fn a_copy_that_breaks_off_anywhere_is_made_again_and_the_old_data_stay() {
+fn an_interrupted_copy_is_repeated_and_the_old_data_stay() {
     for shape in [Shape::Directory, Shape::Link] {
         let mut cuts = 0;
         loop {
@@ -236,7 +236,7 @@ fn a_copy_that_breaks_off_anywhere_is_made_again_and_the_old_data_stay() {
 }
 
 #[test]
-fn dropping_old_data_goes_on_after_a_crash_and_touches_nothing_new() {
+fn removing_old_data_continues_after_a_crash_and_touches_nothing_new() {
     let mut cuts = 0;
     loop {
         let mut site = Site::new(Shape::Directory);
@@ -259,7 +259,7 @@ fn dropping_old_data_goes_on_after_a_crash_and_touches_nothing_new() {
 }
 
 #[test]
-fn without_room_the_old_data_are_removed_with_their_tablespace_and_wal() {
+fn without_space_the_old_data_are_removed_with_their_tablespace_and_wal() {
     let site = Site::new(Shape::Directory);
     assert_eq!(site.clear(site.nearly_all()).unwrap(), ClearOutcome::Removed);
     assert_eq!(site.saying("old"), [""; 0]);
@@ -270,7 +270,7 @@ fn without_room_the_old_data_are_removed_with_their_tablespace_and_wal() {
 }
 
 #[test]
-fn a_copy_that_is_made_again_with_less_room_costs_the_old_data() {
+fn a_repeated_copy_with_less_space_costs_the_old_data() {
     let site = Site::new(Shape::Directory);
     site.clear(0).unwrap();
     assert_eq!(site.clear(0).unwrap(), ClearOutcome::Nothing);
@@ -281,7 +281,7 @@ fn a_copy_that_is_made_again_with_less_room_costs_the_old_data() {
 }
 
 #[test]
-fn old_data_stay_where_even_their_removal_makes_no_room() {
+fn old_data_stay_if_their_removal_does_not_free_enough_space() {
     let site = Site::new(Shape::Directory);
     let refused = site.clear(u64::MAX / 4).unwrap_err().to_string();
     assert!(refused.contains("even without the old data; free space"), "{refused}");
@@ -292,22 +292,22 @@ fn old_data_stay_where_even_their_removal_makes_no_room() {
 }
 
 #[test]
-fn a_copy_that_never_answered_takes_the_place_of_no_old_data_whatever_db_comes_next() {
+fn a_copy_that_never_answered_does_not_replace_the_old_data_for_any_next_db() {
     for shape in [Shape::Directory, Shape::Link] {
         let mut site = Site::new(shape);
         site.clear(0).unwrap();
         site.copy().unwrap();
         site.restarted();
-        // B was recorded or not, but its server has never answered, and C takes its place.
+        // B was recorded or not, but its server has never answered, and C replaces it.
         assert_eq!(site.clear_for("C", 0).unwrap(), ClearOutcome::Nothing);
         assert_eq!(site.saying("old").len(), FILES, "{shape:?}");
         assert_eq!(site.saying("new"), [""; 0]);
     }
 }
 
-/// pg_basebackup has written everything, but has not ended: nothing is synced, and WAL may be missing.
+/// pg_basebackup has written everything, but has not exited: nothing is synced, and WAL may be missing.
 #[test]
-fn a_copy_with_all_its_parts_is_unfinished_all_the_same_until_it_is_in_its_place() {
+fn a_copy_with_all_files_is_unfinished_until_it_is_in_place() {
     let mut site = Site::new(Shape::Directory);
     fs::remove_dir_all(site.data()).unwrap();
     let build = DataBuild::prepare(&site.data(), &site.owned, &site.places()).unwrap();
@@ -330,7 +330,7 @@ fn a_complete_copy_is_kept_like_any_data_once_its_server_has_answered() {
 }
 
 #[test]
-fn data_that_lack_a_part_are_kept_like_whole_ones() {
+fn incomplete_data_directories_are_kept_like_complete_ones() {
     let site = Site::new(Shape::Directory);
     fs::remove_dir(site.data().join("pg_notify")).unwrap();
     assert!(matches!(site.clear(0).unwrap(), ClearOutcome::SetAside(_)));
@@ -352,7 +352,7 @@ fn old_data_that_were_put_back_by_hand_are_kept_again() {
     assert!(matches!(cleared, ClearOutcome::SetAside(_)), "{cleared:?}");
     assert_eq!(site.saying("old").len(), FILES, "{:?}", site.saying("old"));
 
-    // The same of a PGDATA whose entries were moved.
+    // The same for a PGDATA whose entries were moved.
     let mut site = Site::new(Shape::Link);
     site.clear(0).unwrap();
     let old = site.owned.record().old.unwrap();
@@ -365,10 +365,9 @@ fn old_data_that_were_put_back_by_hand_are_kept_again() {
     assert!(site.saying("old").iter().any(|path| path.contains(".old/base")));
 }
 
-/// The keeper is interrupted while it moves the data, and its directory is moved to another disk, where nothing has its
-/// inode any more.
+/// The keeper is interrupted while it moves the data, and its directory is moved to another disk, where inodes differ.
 #[test]
-fn data_that_were_migrated_in_the_middle_of_a_move_are_kept() {
+fn data_migrated_during_a_move_are_kept() {
     let mut cuts = 0;
     loop {
         let mut site = Site::new(Shape::Directory);
@@ -397,10 +396,10 @@ fn data_that_were_migrated_in_the_middle_of_a_move_are_kept() {
 }
 
 #[test]
-fn a_tablespace_that_another_one_put_there_meanwhile_is_not_removed() {
+fn a_tablespace_created_by_another_process_meanwhile_is_not_removed() {
     let site = Site::new(Shape::Directory);
     survey::survey_instance(&site.data(), &site.owned);
-    // PGDATA is lost, and the directory belongs to somebody else now.
+    // PGDATA is lost, and the directory now belongs to another owner.
     fs::remove_dir_all(site.data()).unwrap();
     fs::rename(site.space().join(DIRECTORY), site.space().join("moved")).unwrap();
     fs::create_dir(site.space().join(DIRECTORY)).unwrap();
@@ -410,7 +409,7 @@ fn a_tablespace_that_another_one_put_there_meanwhile_is_not_removed() {
     assert_eq!(site.saying("foreign").len(), 1);
 }
 
-/// Bind mounts of the same device too, at any depth.
+/// Includes bind mounts of the same device, at any depth.
 #[test]
 fn nothing_is_moved_or_removed_where_a_file_system_is_mounted() {
     let points = |site: &Site| {
@@ -478,7 +477,7 @@ fn old_data_in_which_a_file_system_is_mounted_stay_as_they_are() {
     }
 }
 
-/// `cp -a` of the keeper's directory: the links and the record of the copy lead to what is the original's.
+/// `cp -a` of the keeper's data directory: the links and the record of the copy lead to the original's directories.
 #[test]
 fn a_copied_directory_empties_neither_the_tablespaces_nor_the_wal_of_its_original() {
     for (uid, marked) in [("k1", true), ("k1", false), ("k2", true), ("k2", false)] {
@@ -514,18 +513,18 @@ fn a_copied_directory_empties_neither_the_tablespaces_nor_the_wal_of_its_origina
             assert!(check_may_empty(&found).is_err(), "{found:?}");
             let (found, _) = survey::survey_wal(&data, &owned, &site.wal()).unwrap();
             assert_eq!(check_may_empty(&found), Err(Obstacle::NotOurs));
-            // Its server runs for a while.
+            // Its server runs meanwhile.
             survey::survey_instance(&data, &owned);
         }
         assert_eq!(site.saying("old"), before, "{uid}, {marked}");
-        // The original goes on as before.
+        // The original is unaffected.
         assert!(matches!(site.clear(0).unwrap(), ClearOutcome::SetAside(_)));
     }
 }
 
-/// WAL that was led elsewhere, and whose old directory another instance has now.
+/// WAL was moved to another directory, and another instance now uses the old one.
 #[test]
-fn wal_at_a_place_that_is_no_longer_ours_is_left_alone() {
+fn wal_in_a_directory_that_is_no_longer_ours_is_not_touched() {
     let mut site = Site::new(Shape::Directory);
     survey::survey_instance(&site.data(), &site.owned);
     fs::rename(site.wal(), site.dir.path().join("moved")).unwrap();
@@ -540,9 +539,9 @@ fn wal_at_a_place_that_is_no_longer_ours_is_left_alone() {
     site.clear(0).unwrap();
 }
 
-/// A copy broke off late, and another db is to be made: what it left does not count as needed room.
+/// A copy was interrupted late, and another db is to be created: leftovers do not count as required space.
 #[test]
-fn what_a_broken_copy_left_is_removed_before_room_is_looked_for() {
+fn leftovers_of_an_interrupted_copy_are_removed_before_space_is_checked() {
     let site = Site::new(Shape::Directory);
     site.clear(0).unwrap();
     let build = DataBuild::prepare(&site.data(), &site.owned, &site.places()).unwrap();
@@ -555,7 +554,7 @@ fn what_a_broken_copy_left_is_removed_before_room_is_looked_for() {
 }
 
 #[test]
-fn a_record_without_a_time_of_creation_proves_nothing() {
+fn a_record_without_a_creation_time_proves_nothing() {
     let site = Site::new(Shape::Directory);
     survey::survey_instance(&site.data(), &site.owned);
     let file = site.dir.path().join("keeper/directories");

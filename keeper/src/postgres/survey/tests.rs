@@ -42,7 +42,7 @@ fn a_tablespace_is_ours_by_the_link_of_whole_data_or_by_the_record() {
 }
 
 #[test]
-fn a_location_that_is_a_link_is_the_same_place() {
+fn a_location_that_is_a_link_is_the_same_directory() {
     let (dir, owned, data, space) = site(true);
     let link = dir.path().join("link");
     symlink(&space, &link).unwrap();
@@ -98,7 +98,7 @@ fn a_dropped_tablespace_is_forgotten_with_its_marker() {
 }
 
 #[test]
-fn an_empty_or_missing_location_is_free_and_one_that_cannot_be_made_is_named() {
+fn an_empty_or_missing_location_is_free_and_an_impossible_one_is_reported() {
     let (dir, owned, data, _) = site(false);
     let missing = dir.path().join("a/b");
     assert_eq!(looked(&data, &owned, &missing), Ok(()));
@@ -141,7 +141,7 @@ fn only_names_of_wal_files_count_as_wal() {
 
 /// One location on a file system that cannot be read must not keep the others from being recorded.
 #[test]
-fn a_location_that_fails_is_named_and_the_others_are_recorded() {
+fn an_unreadable_location_is_reported_and_the_others_are_recorded() {
     let (dir, owned, data, space) = site(true);
     // A link to itself cannot be resolved, not even by root.
     let broken = dir.path().join("broken");
