@@ -499,7 +499,7 @@ impl Sentinel {
 
     /// Queries how old the infos were at `now`, at this sentinel's first read (sentinel E-6). Ages not received within
     /// the limit stay unknown.
-    #[expect(clippy::disallowed_methods, reason = "the answers come later than what was read")]
+    #[expect(clippy::disallowed_methods, reason = "the responses arrive later than what was read")]
     async fn query_info_ages(&mut self, reading: &mut DecodedSnapshot, now: Boottime) {
         let limit = self.request_limit();
         let store = self.store.with_timeout(limit);
@@ -559,7 +559,7 @@ mod tests {
         };
         assert_eq!(refresh(5000, false, 2), 5000);
         assert_eq!(refresh(1000, false, 2), 1000);
-        assert_eq!(refresh(1000, true, 2), 5000, "a permit is asked for");
+        assert_eq!(refresh(1000, true, 2), 5000, "a permit is awaited");
         assert_eq!(refresh(5000, false, 3000), 9000);
     }
 

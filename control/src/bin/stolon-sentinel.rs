@@ -98,5 +98,5 @@ fn start(common: CommonConfig, uid: SentinelUid, initial_spec: Option<ClusterSpe
         };
         sentinel::run(config, metrics, stop).await;
     });
-    runtime.shutdown_background(); // a name that is being looked up does not hold the end up
+    runtime.shutdown_background(); // a pending name lookup must not delay the exit
 }

@@ -14,7 +14,7 @@ pub const LOST_DATA_REMEDY: &str = "restore a backup with `stolonctl clusterdata
                                     databases, or discard them with `stolonctl init`; check --store-endpoints, \
                                     --store-prefix and --cluster-name first";
 
-/// The remedy when the stored value cannot be decoded: no command of ours overwrites such a value.
+/// The remedy when the stored value cannot be decoded: no stolonctl command overwrites such a value.
 pub const UNREADABLE_DATA_REMEDY: &str = "repair it with etcdctl; or delete it with etcdctl, then restore a backup with \
                                           `stolonctl clusterdata write --yes -f FILE` to keep the databases, or discard \
                                           them with `stolonctl init`";

@@ -62,7 +62,7 @@ macro_rules! string_enum {
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name {
             $($(#[$vdoc])* $variant,)+
-            /// Absent (the empty string), or a value that this version does not know, kept as read.
+            /// Absent (the empty string), or a value unknown to this version, kept as read.
             Other(String),
         }
 

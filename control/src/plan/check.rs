@@ -203,7 +203,7 @@ fn election(transition: &Transition<'_>, violations: &mut Violations) {
         }
     });
     violations.require(has_condition, "X-1.5", || {
-        format!("{new_uid} is elected whatever {old_uid} says meanwhile")
+        format!("{new_uid} is elected without a condition on the info of {old_uid}'s keeper")
     });
     timing(transition, &old_uid, old, violations);
     nothing_else(transition, &old_uid, &new_uid, violations);

@@ -311,7 +311,7 @@ impl History {
                 return Some(reporting);
             }
             // If the key is of another process of this keeper, that process has not published its info yet: the old
-            // info is then judged by its age, below.
+            // info is then assessed by its age, below.
             if known.alive.is_none() {
                 let vanished = known.liveness_lost_at.filter(|at| *at >= known.since);
                 let silent = vanished.map_or(known.since, |at| {

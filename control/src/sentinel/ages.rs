@@ -37,8 +37,8 @@ where
         match answer {
             Ok((uid, Ok(Some(age)))) => ages.push((uid, age)),
             Ok((_, Ok(None))) => {} // the info is gone
-            Ok((_, Err(error))) => debug!(error = %Chain(&error), "could not ask how old a keeper info is"),
-            Err(error) => debug!(%error, "the task that asks how old a keeper info is failed"),
+            Ok((_, Err(error))) => debug!(error = %Chain(&error), "could not query the age of a keeper info"),
+            Err(error) => debug!(%error, "the task that queries the age of a keeper info failed"),
         }
     }
     ages
@@ -70,7 +70,7 @@ mod tests {
                 }
             };
             let ages = timeout(Duration::from_secs(3600), query_ages(&leases(count), answer)).await;
-            let mut ages = ages.expect("none waits for the answer to another");
+            let mut ages = ages.expect("no query waits for the response to another");
             ages.sort();
             assert_eq!(ages.len(), asked);
             assert_eq!(ages[6], (KeeperUid::from("k007"), Duration::from_secs(7)));

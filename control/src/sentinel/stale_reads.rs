@@ -44,11 +44,7 @@ mod tests {
         assert_eq!(reported(&mut too_old, 1, 21), 0);
         assert_eq!(reported(&mut too_old, 21, 60), 1);
         too_old.reset();
-        assert_eq!(
-            reported(&mut too_old, 60, 80),
-            0,
-            "counted anew after one that was sent"
-        );
+        assert_eq!(reported(&mut too_old, 60, 80), 0, "restarted after one that was sent");
         assert_eq!(reported(&mut too_old, 80, 99), 1);
     }
 }

@@ -52,12 +52,12 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// All connections of one store.
-pub(super) struct Connections {
+pub(super) struct StoreConnections {
     config: StoreConfig,
     /// Faults that responses have revealed.
     pub(super) etcd_faults: EtcdFaults,
     endpoints: Arc<EndpointTable>,
-    dialling: OnceLock<DialTasks>,
+    connect_tasks: OnceLock<ConnectTasks>,
     next_index: AtomicUsize,
 }
 
@@ -89,9 +89,9 @@ struct EndpointState {
 }
 
 /// Stops connecting when the last clone of the store is dropped.
-struct DialTasks(Vec<AbortHandle>);
+struct ConnectTasks(Vec<AbortHandle>);
 
-impl Drop for DialTasks {
+impl Drop for ConnectTasks {
     fn drop(&mut self) {
         for task in &self.0 {
             task.abort();
@@ -99,7 +99,7 @@ impl Drop for DialTasks {
     }
 }
 
-impl Connections {
+impl StoreConnections {
     pub(super) fn new(config: StoreConfig) -> Self {
         let endpoints = config.endpoints.iter().map(|_| EndpointState::default()).collect();
         let state = Mutex::new(EndpointStates {
@@ -115,7 +115,7 @@ impl Connections {
             config,
             etcd_faults: EtcdFaults::default(),
             endpoints,
-            dialling: OnceLock::new(),
+            connect_tasks: OnceLock::new(),
             next_index: AtomicUsize::new(0),
         }
     }
@@ -127,7 +127,7 @@ impl Connections {
     /// Waits for a connection: the fastest, or those of similar latency in turns. Must be called within a tokio
     /// runtime.
     pub(super) async fn ready(&self) -> Connection {
-        self.dialling.get_or_init(|| self.dial_all());
+        self.connect_tasks.get_or_init(|| self.connect_all());
         let mut news = self.endpoints.connected.subscribe();
         loop {
             news.mark_unchanged();
@@ -198,11 +198,11 @@ impl Connections {
         live.into_iter().nth(chosen)
     }
 
-    fn dial_all(&self) -> DialTasks {
-        let dialler = |index| maintain_connection(self.config.clone(), index, Arc::clone(&self.endpoints));
-        DialTasks(
+    fn connect_all(&self) -> ConnectTasks {
+        let connect = |index| maintain_connection(self.config.clone(), index, Arc::clone(&self.endpoints));
+        ConnectTasks(
             (0..self.config.endpoints.len())
-                .map(|index| tokio::spawn(dialler(index)).abort_handle())
+                .map(|index| tokio::spawn(connect(index)).abort_handle())
                 .collect(),
         )
     }
@@ -243,14 +243,14 @@ impl Connection {
     pub(super) async fn timed<T, E>(
         &self,
         request: impl Future<Output = Result<T, E>>,
-        is_answer: impl Fn(&E) -> bool,
+        is_server_response: impl Fn(&E) -> bool,
     ) -> Result<T, E> {
         let timer = RequestTimer {
             liveness: &self.liveness,
             number: self.liveness.lock_latency().sent(Boottime::now()),
         };
         let outcome = request.await;
-        if outcome.as_ref().map_or_else(is_answer, |_| true) {
+        if outcome.as_ref().map_or_else(is_server_response, |_| true) {
             timer.answered();
         }
         outcome
@@ -282,17 +282,17 @@ impl Connection {
     /// Closes the connection if no byte has arrived since the oldest pending request was sent, at least this long ago.
     /// The short timeout of a single request is not a reason to close.
     #[expect(clippy::disallowed_methods, reason = "silence is measured where it is met")]
-    pub(super) fn close_if_silent_for(&self, patience: Duration) {
+    pub(super) fn close_if_silent_for(&self, limit: Duration) {
         let asked = *self.liveness.lock_oldest_pending();
-        let is_silent = |(received, since)| received == self.received() && Boottime::now().since(since) >= patience;
+        let is_silent = |(received, since)| received == self.received() && Boottime::now().since(since) >= limit;
         if asked.is_some_and(is_silent) {
-            self.close(&format!("no answer within {patience:?}"));
+            self.close(&format!("no answer within {limit:?}"));
         }
     }
 
     /// Closes the connection; a new one is established.
     pub(super) fn close(&self, why: &str) {
-        self.liveness.give_up(why);
+        self.liveness.close(why);
     }
 }
 
@@ -360,7 +360,7 @@ async fn maintain_connection(config: StoreConfig, index: usize, endpoints: Arc<E
     loop {
         sleep(pause).await;
         pause = (pause * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
-        match dial(&config, index).await {
+        match connect_endpoint(&config, index).await {
             Ok(connection) => {
                 debug!(%endpoint, "connected to the store");
                 let liveness = Arc::clone(&connection.liveness);
@@ -388,11 +388,11 @@ async fn maintain_connection(config: StoreConfig, index: usize, endpoints: Arc<E
 }
 
 /// Connects, and waits for the server's first bytes: the kernel of a stopped server still accepts connections.
-async fn dial(config: &StoreConfig, index: usize) -> Result<Connection, Cause> {
+async fn connect_endpoint(config: &StoreConfig, index: usize) -> Result<Connection, Cause> {
     let endpoint = &config.endpoints[index];
     let (host, port) = endpoint
         .host_and_port()
-        .ok_or_else(|| Cause::new("not an address of the form host:port, nothing to dial"))?;
+        .ok_or_else(|| Cause::new("not an address of the form host:port, no host to connect to"))?;
     let addresses = timeout(LOOKUP_TIMEOUT, lookup_host((host, port)))
         .await
         .map_err(|_| Cause::new("no answer from the name service"))?
@@ -512,7 +512,7 @@ impl ConnLiveness {
         self.latency.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_up(&self, why: &str) {
+    fn close(&self, why: &str) {
         self.reason.get_or_init(|| Cause::new(why));
         self.close.cancel();
     }

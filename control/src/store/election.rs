@@ -273,7 +273,7 @@ impl Candidate {
                 Ok(Some(entry)) if entry.create_revision == create_revision => {}
                 Ok(_) => return,
                 // a store that does not respond is handled by the end of the session
-                Err(error) => debug!(error = %Chain(&error), "could not look at the own election key"),
+                Err(error) => debug!(error = %Chain(&error), "could not read the own election key"),
             }
         }
     }

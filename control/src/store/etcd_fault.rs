@@ -16,7 +16,7 @@ pub enum EtcdFault {
     OutOfSpace,
     /// The alarm CORRUPT is raised: members disagree about the data, and writes are refused.
     Corrupt,
-    /// The members have no leader: no quorum, or an election is under way.
+    /// The members have no leader: no quorum, or an election is in progress.
     NoLeader,
     /// The members did not agree on the request in time: a quorum was just lost, or disk or network are slow.
     NotAgreed,
@@ -110,7 +110,7 @@ impl EtcdFault {
         matches!(self, Self::OutOfSpace | Self::Corrupt | Self::TooManyRequests)
     }
 
-    /// Returns whether it usually ends by itself.
+    /// Returns whether it is usually temporary.
     fn is_transient(self) -> bool {
         matches!(self, Self::NoLeader | Self::NotAgreed | Self::TooManyRequests)
     }
@@ -221,11 +221,11 @@ mod tests {
     }
 
     #[test]
-    fn a_full_store_is_full_until_a_write_succeeds_and_the_rest_ends_with_any_answer() {
+    fn a_full_store_recovers_with_a_write_and_other_faults_end_with_any_success() {
         let faults = EtcdFaults::default();
         faults.record_error("etcdserver: mvcc: database space exceeded");
         faults.record_error("etcdserver: no leader");
-        faults.record_error("etcdserver: request is too large"); // says nothing about the next request
+        faults.record_error("etcdserver: request is too large"); // does not affect other requests
         assert_eq!(faults.lock().len(), 2);
         faults.record_success(RequestKind::Read);
         assert_eq!(*faults.lock(), BTreeSet::from([EtcdFault::OutOfSpace]));

@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(latency.expected(at(900)), 400 * MILLI, "it took at least that long");
         let number = latency.sent(at(1000)).unwrap();
         latency.abandoned(number, at(1001));
-        assert_eq!(latency.measured(), 400 * MILLI, "given up early, it proves nothing");
+        assert_eq!(latency.measured(), 400 * MILLI, "abandoned early, it does not count");
     }
 
     #[test]

@@ -63,10 +63,10 @@ pub fn info_ttl(wanted: Duration) -> Duration {
 impl Store {
     /// Requests a lease of this many whole seconds, or of the maximum.
     ///
-    /// Repeated when the outcome is unknown: a lease without keys expires by itself (store S-31).
+    /// Repeated when the outcome is unknown: a lease without keys expires (store S-31).
     pub async fn grant(&self, ttl: Duration) -> Result<LeaseGrant, StoreError> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
-        self.request("ask for a lease".to_owned(), RetryPolicy::Always, |client| async move {
+        self.request("request a lease".to_owned(), RetryPolicy::Always, |client| async move {
             let answer = client.lease_client().grant(seconds, None).await?;
             Ok(LeaseGrant {
                 lease: LeaseId(answer.id()),
@@ -83,8 +83,8 @@ impl Store {
     /// there is no lease.
     pub async fn grant_as(&self, lease: LeaseId, ttl: Duration) -> Result<(), StoreError> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
-        let ask = format!("ask for lease {lease}");
-        self.request(ask, RetryPolicy::Always, |client| async move {
+        let attempt = format!("request lease {lease}");
+        self.request(attempt, RetryPolicy::Always, |client| async move {
             let options = LeaseGrantOptions::new().with_id(lease.0);
             match client.lease_client().grant(seconds, Some(options)).await {
                 // a repetition of this request arrived first
@@ -133,7 +133,7 @@ impl Store {
     /// Returns the remaining time of a lease; none when it has expired.
     pub async fn remaining(&self, lease: LeaseId) -> Result<Option<LeaseTtl>, StoreError> {
         self.request(
-            format!("look at lease {lease}"),
+            format!("query lease {lease}"),
             RetryPolicy::Always,
             |client| async move {
                 let answer = client.lease_client().time_to_live(lease.0, None).await?;

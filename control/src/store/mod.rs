@@ -2,7 +2,7 @@
 //! programs.
 //!
 //! Every request is limited by the store timeout; while no endpoint is reachable a request waits until then (store
-//! 3.3). Connections are re-established automatically, and one log line each reports when the store becomes unreachable
+//! 3.3). StoreConnections are re-established automatically, and one log line each reports when the store becomes unreachable
 //! and when it is reachable again.
 
 mod config;
@@ -24,7 +24,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use etcd_client::{Client, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse};
 use tokio::time::{sleep, timeout};
 
-use self::connections::{Connection, ConnectionGone, Connections};
+use self::connections::{Connection, ConnectionGone, StoreConnections};
 use self::etcd_fault::RequestKind;
 pub use self::{
     config::{
@@ -135,7 +135,7 @@ impl Snapshot {
 /// A handle to the store for one cluster. Clones share their connections.
 #[derive(Clone)]
 pub struct Store {
-    connections: Arc<Connections>,
+    connections: Arc<StoreConnections>,
     timeout: Duration,
     /// A request that could not be sent by then is not sent at all.
     send_limit: Duration,
@@ -163,7 +163,7 @@ impl Store {
     pub fn connect(config: StoreConfig) -> Self {
         let timeout = config.timeout;
         Self {
-            connections: Arc::new(Connections::new(config)),
+            connections: Arc::new(StoreConnections::new(config)),
             timeout,
             send_limit: timeout,
         }
@@ -375,7 +375,7 @@ impl Store {
         let sent = |link: Connection| {
             link.note_sent();
             async move {
-                let answer = link.timed(send(link.client.clone()), is_answer).await;
+                let answer = link.timed(send(link.client.clone()), is_server_response).await;
                 answer.map_err(|error| (link.clone(), error))
             }
         };
@@ -396,11 +396,11 @@ impl Store {
         let mut second = std::pin::pin!(sent(other));
         tokio::select! {
             answer = &mut first => match answer {
-                Err((_, error)) if !is_answer(&error) => second.await,
+                Err((_, error)) if !is_server_response(&error) => second.await,
                 answer => answer,
             },
             answer = &mut second => match answer {
-                Err((_, error)) if !is_answer(&error) => first.await,
+                Err((_, error)) if !is_server_response(&error) => first.await,
                 answer => answer,
             },
         }
@@ -436,7 +436,7 @@ enum ErrorClass {
 }
 
 /// Returns whether an error is a response of the server, not that of a broken connection.
-fn is_answer(error: &etcd_client::Error) -> bool {
+fn is_server_response(error: &etcd_client::Error) -> bool {
     matches!(classify_error(error).0, ErrorClass::Refused | ErrorClass::NotServed)
 }
 

@@ -62,7 +62,7 @@ impl EtcdSession {
     /// Opens a session with a lease that fits the store's latency.
     #[expect(
         clippy::disallowed_methods,
-        reason = "the session's life is counted from before its lease is asked for"
+        reason = "the session's validity counts from before its lease is requested"
     )]
     pub(super) async fn open(store: &Store) -> Result<Self, StoreError> {
         let known = store.latency();
@@ -80,7 +80,7 @@ impl EtcdSession {
             fastest = Some(latency);
             let suits = ttl_for(latency);
             if left > 0 && !is_acceptable(suits, wanted, ttl) {
-                wanted = suits; // one more lease; the last one runs out by itself
+                wanted = suits; // request another lease; this one expires
                 continue;
             }
             let lease = Lease {
@@ -138,7 +138,7 @@ impl EtcdSession {
     /// as long as responses arrive, however late.
     #[expect(
         clippy::disallowed_methods,
-        reason = "the session's life is counted from before each renewal"
+        reason = "the session's validity counts from before each renewal"
     )]
     pub(super) async fn keep_alive(&self, store: &Store) {
         let mut renewals = Renewals::default();
@@ -256,7 +256,7 @@ impl EtcdSession {
     /// and a key that was moved already is deleted, which the candidate notices.
     #[expect(
         clippy::disallowed_methods,
-        reason = "the lease's life is counted from before it is asked for"
+        reason = "the lease's validity counts from before it is requested"
     )]
     async fn change_lease(
         &self,
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_lease_outlives_answers_of_any_latency_that_it_can_hold() {
+    fn a_short_lease_survives_the_latencies_that_it_is_used_for() {
         // the store becomes slow while the TTL is the short one
         for latency in [1400, 3000].map(|millis| millis * MILLI) {
             let end = end(Boottime::default(), TTL);

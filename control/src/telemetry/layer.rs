@@ -265,11 +265,11 @@ mod tests {
     #[test]
     fn other_crates_are_logged_from_warnings_on() {
         let lines = logged(Level::DEBUG, LogFormat::Text, || {
-            debug!("ours");
+            debug!("own");
             info!(target: "h2::codec", "chatter");
-            warn!(target: "h2::codec", "trouble");
+            warn!(target: "h2::codec", "fault");
         });
-        assert_eq!(lines, ["DEBUG ours", "WARN trouble"]);
+        assert_eq!(lines, ["DEBUG own", "WARN fault"]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! A store that answers and does not do what is asked: each state is named with its remedy, in the error and in one log
-//! line (issue 9, section 2).
+//! States in which etcd responds but does not serve requests: each is reported with its remedy, in the error and in one
+//! log line.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use stolon_tests::{etcd::Etcd, wait::eventually};
 
 use crate::{SOON, outages::Heard, store, store_with_timeout};
 
-/// The whole text of an error, as the programs log it.
+/// Returns the whole text of an error, as the programs log it.
 fn text(error: &StoreError) -> String {
     control::telemetry::Chain(error).to_string()
 }
@@ -30,7 +30,7 @@ async fn filled(store: &Store) -> StoreError {
 }
 
 #[tokio::test]
-async fn a_full_store_is_named_with_its_remedy_until_it_takes_writes_again() {
+async fn a_full_store_is_reported_with_its_remedy_until_it_accepts_writes_again() {
     let heard = Heard::listen();
     let etcd = Etcd::start_with_options(&["--quota-backend-bytes=2000000"]).await;
     let store = store(&etcd.endpoint());
@@ -46,7 +46,7 @@ async fn a_full_store_is_named_with_its_remedy_until_it_takes_writes_again() {
     ] {
         assert!(text.contains(words), "{words} is not in {text}");
     }
-    // every kind of write meets it, and reads are served
+    // every kind of write fails, and reads are served
     let txn = Txn::new().if_absent("key").put("key", "value");
     for error in [
         store.commit(txn).await.unwrap_err(),
@@ -66,7 +66,7 @@ async fn a_full_store_is_named_with_its_remedy_until_it_takes_writes_again() {
 }
 
 #[tokio::test]
-async fn a_corrupt_store_is_named_with_its_remedy() {
+async fn a_corrupt_store_is_reported_with_its_remedy() {
     let heard = Heard::listen();
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -83,7 +83,7 @@ async fn a_corrupt_store_is_named_with_its_remedy() {
 }
 
 #[tokio::test]
-async fn a_store_without_quorum_is_named_with_its_remedy_until_it_has_one() {
+async fn a_store_without_quorum_is_reported_with_its_remedy_until_it_has_one() {
     let heard = Heard::listen();
     let [one, mut two, mut three] = Etcd::start_cluster().await;
     let endpoints = [&one, &two, &three].map(Etcd::endpoint).join(",");
@@ -110,7 +110,7 @@ async fn a_store_without_quorum_is_named_with_its_remedy_until_it_has_one() {
 }
 
 #[tokio::test]
-async fn a_store_that_asks_for_a_user_is_named_with_its_remedy() {
+async fn a_store_that_requires_a_user_is_reported_with_its_remedy() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     store.put("key", "value").await.unwrap();
@@ -126,7 +126,7 @@ async fn a_store_that_asks_for_a_user_is_named_with_its_remedy() {
 }
 
 #[tokio::test]
-async fn a_value_that_is_too_large_is_named_with_the_limit() {
+async fn a_value_that_is_too_large_is_reported_with_the_limit() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     for bytes in [1_600 * 1024, 3 * 1024 * 1024] {

@@ -32,7 +32,7 @@ async fn deposed(state: &mut watch::Receiver<Leadership>, leader: &Leader) {
     lost.expect("it loses in time").expect("the election goes on");
 }
 
-async fn holder(store: &Store) -> Option<ElectedSentinel> {
+async fn elected(store: &Store) -> Option<ElectedSentinel> {
     elected_sentinel(store.list(&store.keys().election()).await.unwrap())
 }
 
@@ -44,7 +44,7 @@ fn is_leader(election: &Election) -> bool {
     election.state().borrow().leader().is_some()
 }
 
-/// Enters the election as the reference does: a lease of 20 s, its hexadecimal id as the key's name.
+/// Enters the election as Go stolon does: a lease of 20 s, its hexadecimal id as the key's name.
 async fn reference_candidate(store: &Store, uid: &str) -> LeaseId {
     let lease = store.grant(Duration::from_secs(20)).await.unwrap().lease;
     let key = store.keys().candidate(lease);
@@ -57,10 +57,10 @@ async fn reference_candidate(store: &Store, uid: &str) -> LeaseId {
 }
 
 #[tokio::test]
-async fn a_lone_candidate_leads_in_the_reference_s_layout() {
+async fn a_lone_candidate_leads_in_the_layout_of_go_stolon() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
-    assert_eq!(holder(&store).await, None);
+    assert_eq!(elected(&store).await, None);
     let election = Election::start(store.clone(), "12ab34cd");
     let leader = leads(&election).await;
     assert_eq!(leader.count, 1);
@@ -70,9 +70,9 @@ async fn a_lone_candidate_leads_in_the_reference_s_layout() {
     assert_eq!(entry.value, b"12ab34cd");
     assert_eq!(entry.create_revision, leader.create_revision);
     assert_eq!(leader.key, store.keys().candidate(entry.lease.unwrap()));
-    let ElectedSentinel { uid, key, .. } = holder(&store).await.unwrap();
+    let ElectedSentinel { uid, key, .. } = elected(&store).await.unwrap();
     assert_eq!((uid.as_str(), key), ("12ab34cd", leader.key.clone()));
-    // renewals move the end of the lease on and wake nobody
+    // renewals move the end of the lease and wake no receiver
     let (end, mut state) = (leader.lease_end(), election.state());
     state.mark_unchanged();
     until("a renewal", async || leader.lease_end() > end).await;
@@ -90,14 +90,14 @@ async fn an_orderly_stop_hands_over_at_once() {
     until("a second candidate", async || candidates(&store).await == 2).await;
     let end = old.lease_end();
     first.stop().await;
-    // revoked, and not run out: nobody waits for the end of the lease
+    // revoked, not expired: no candidate waits for the end of the lease
     assert_eq!(store.get(&old.key).await.unwrap(), None);
     leads(&second).await;
     assert!(now() < end, "the lease has ended meanwhile");
 }
 
 #[tokio::test]
-async fn a_candidate_that_leaves_takes_its_key_along() {
+async fn a_candidate_that_leaves_deletes_its_key() {
     // store E-9
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -124,14 +124,14 @@ async fn a_leader_that_goes_silent_is_replaced_within_its_lease() {
     relay.disable();
     deposed(&mut state, &old).await;
     assert_eq!(old.lease_end().as_nanos(), 0);
-    // the old one knew before the new one could win (store E-13)
+    // the old leader stepped down before the new one could win (store E-13)
     assert!(!is_leader(&second));
     leads(&second).await;
     relay.enable();
 }
 
 #[tokio::test]
-async fn a_leader_whose_lease_is_revoked_stands_again_with_a_new_key() {
+async fn a_leader_whose_lease_is_revoked_campaigns_again_with_a_new_key() {
     // corner case 10
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -184,7 +184,7 @@ async fn a_waiting_candidate_without_a_lease_never_leads_without_a_key() {
 
 #[tokio::test]
 async fn a_candidate_waits_for_all_that_are_older() {
-    // corner cases 9 and 13, with candidates of the reference
+    // corner cases 9 and 13, with candidates of Go stolon
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let first = reference_candidate(&store, "11111111").await;
@@ -194,19 +194,19 @@ async fn a_candidate_waits_for_all_that_are_older() {
     store.revoke(middle).await.unwrap();
     throughout("the first candidate's leadership", Duration::from_secs(1), async || {
         if is_leader(&election) {
-            Err("ours leads")
+            Err("this process leads")
         } else {
             Ok(())
         }
     })
     .await;
-    assert_eq!(holder(&store).await.unwrap().uid, "11111111");
+    assert_eq!(elected(&store).await.unwrap().uid, "11111111");
     store.revoke(first).await.unwrap();
     leads(&election).await;
 }
 
 #[tokio::test]
-async fn a_compaction_does_not_leave_a_candidate_behind() {
+async fn a_candidate_survives_a_compaction() {
     // corner case 15, store E-10
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -230,14 +230,14 @@ async fn a_compaction_does_not_leave_a_candidate_behind() {
 }
 
 #[tokio::test]
-async fn one_leads_after_the_store_was_away_for_longer_than_any_lease() {
+async fn one_leads_after_a_store_outage_longer_than_any_lease() {
     // corner case 14
     let mut etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let elections = ["aaaaaaaa", "bbbbbbbb"].map(|uid| Election::start(store.clone(), uid));
     until("a leader", async || elections.iter().any(is_leader)).await;
     etcd.stop().await;
-    until("nobody to lead", async || !elections.iter().any(is_leader)).await;
+    until("no leader", async || !elections.iter().any(is_leader)).await;
     etcd.restart().await;
     until("a leader", async || elections.iter().any(is_leader)).await;
     throughout("one leader", Duration::from_secs(1), async || {
@@ -252,7 +252,7 @@ async fn one_leads_after_the_store_was_away_for_longer_than_any_lease() {
 }
 
 #[tokio::test]
-async fn the_write_of_a_deposed_leader_is_refused() {
+async fn the_write_of_a_deposed_leader_is_rejected() {
     // fencing F-7, store C-9: the leader is held between its read and its write
     let etcd = Etcd::start().await;
     let relay = TcpRelay::to(&etcd.address()).await;
@@ -263,7 +263,7 @@ async fn the_write_of_a_deposed_leader_is_refused() {
     let leader = leads(&first).await;
     let second = Election::start(direct.clone(), "bbbbbbbb");
     until("a second candidate", async || candidates(&direct).await == 2).await;
-    // a store of its own, so that the write waits for its answer however long the next election takes
+    // a separate store, so that the write waits for its response however long the next election takes
     let patient = store_with_timeout(&relay.endpoint(), SOON * 4);
     patient.get(&key).await.unwrap();
     relay.hold_from(Direction::ToServer, b"late");

@@ -399,7 +399,7 @@ impl<const PROXIES: usize> World<PROXIES> {
         }
         if rules.gate == Gate::BeforeTaking {
             if proxy.open.is_some() && proxy.lease > 0 && !proxy.looked {
-                next.push(("looks at the gate", Proxy { looked: true, ..proxy }));
+                next.push(("checks the gate", Proxy { looked: true, ..proxy }));
             }
             if proxy.looked {
                 next.push(("takes and gives", Proxy { looked: false, ..proxy }));
@@ -414,7 +414,7 @@ impl<const PROXIES: usize> World<PROXIES> {
         next.extend(self.after_copies(proxy, rules, bounds));
         let at = |step| Proxy { step, ..proxy };
         match proxy.step {
-            Step::Idle => next.push(("asks for the data", at(Step::Reading { age: 0 }))),
+            Step::Idle => next.push(("requests the data", at(Step::Reading { age: 0 }))),
             Step::Reading { age } => {
                 for data in 0..=self.data.version() {
                     let stale = data < self.data.version();
@@ -471,7 +471,7 @@ impl<const PROXIES: usize> World<PROXIES> {
                     age,
                 };
                 next.push(self.answered(idle, answer, rules, bounds));
-                next.push(("misses the answer", idle));
+                next.push(("misses the response", idle));
             }
         }
         next
@@ -556,7 +556,7 @@ impl<const PROXIES: usize> World<PROXIES> {
             _ => {}
         }
         next.push(("an earlier copy is answered", after));
-        next.push(("misses the answer to an earlier copy", without));
+        next.push(("misses the response to an earlier copy", without));
         next
     }
 
@@ -702,8 +702,8 @@ fn a_proxy_that_was_silent_may_have_opened_just_before_no_master_was_written() {
 
 #[test]
 fn the_lease_of_a_proxy_may_be_counted_from_its_last_info_when_that_is_read_with_no_master() {
-    // F-6, with F-1: an info put after "no master" was written acknowledges it, so an older one tells how long the
-    // lease can last. The same infos read before "no master" tell nothing.
+    // F-6, with F-1: an info put after "no master" was written acknowledges it, so an older one shows how long the
+    // lease can last. The same infos read before "no master" do not.
     let of_info = Rules {
         wait: Wait::LeaseOfInfo,
         ..ALL_RULES

@@ -22,10 +22,10 @@ use std::time::Duration;
 use control::store::{Store, StoreConfig, StoreOptions};
 use stolon_tests::wait::eventually;
 
-/// How long a condition may take on a busy machine before a test gives it up.
+/// Timeout of a condition, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Waits until this is so.
+/// Waits until the condition holds.
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let probe = async || if is_so().await { Ok(()) } else { Err("not yet") };
     eventually(what, SOON, probe).await;

@@ -1,4 +1,4 @@
-//! The store goes away and comes back.
+//! Store outages and recovery.
 
 use std::{
     fmt,
@@ -28,13 +28,13 @@ use crate::{SOON, store_with_timeout, until};
 
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Waits for a first answer: on a busy machine that takes longer than the limit of these tests' requests.
+/// Waits for a first response: on a busy machine that takes longer than the timeout of these tests' requests.
 async fn connected(store: &Store) {
     eventually("a first answer", SOON, async || store.get("key").await).await;
 }
 
 #[tokio::test]
-async fn a_request_to_nobody_waits_for_its_limit_and_names_the_endpoint() {
+async fn a_request_without_a_server_waits_for_its_timeout_and_names_the_endpoint() {
     // corner case 18
     let port = Port::free();
     let endpoint = format!("http://127.0.0.1:{port}");
@@ -54,7 +54,7 @@ async fn a_request_to_nobody_waits_for_its_limit_and_names_the_endpoint() {
 }
 
 #[tokio::test]
-async fn a_request_made_while_the_store_is_away_succeeds_once_it_is_back() {
+async fn a_request_made_during_an_outage_succeeds_once_the_store_is_back() {
     let mut etcd = Etcd::start().await;
     let store = store_with_timeout(&etcd.endpoint(), SOON);
     store.put("key", "before").await.unwrap();
@@ -68,12 +68,12 @@ async fn a_request_made_while_the_store_is_away_succeeds_once_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_back_is_found_by_itself() {
+async fn connections_are_re_established_automatically() {
     let mut etcd = Etcd::start().await;
     let store = store_with_timeout(&etcd.endpoint(), LIMIT);
     connected(&store).await;
     etcd.stop().await;
-    // long enough that pauses between attempts have grown as far as they grow
+    // long enough for the delays between attempts to reach their maximum
     for _ in 0..4 {
         store.get("key").await.unwrap_err();
     }
@@ -111,7 +111,7 @@ async fn a_write_that_cannot_be_sent_in_time_is_not_sent_and_one_that_was_sent_i
 }
 
 #[tokio::test]
-async fn a_write_that_was_sent_and_not_answered_may_have_happened() {
+async fn a_write_without_a_response_may_have_been_applied() {
     // store S-32
     let etcd = Etcd::start().await;
     let relay = TcpRelay::to(&etcd.address()).await;
@@ -132,8 +132,8 @@ async fn a_write_that_was_sent_and_not_answered_may_have_happened() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_sign_of_life_is_replaced() {
-    // a network that came back long ago may leave a connection waiting for its next retransmission for minutes
+async fn a_silent_connection_is_replaced() {
+    // a network that recovered long ago may leave a connection waiting for its next retransmission for minutes
     let etcd = Etcd::start().await;
     let relay = TcpRelay::to(&etcd.address()).await;
     let store = store_with_timeout(&relay.endpoint(), LIMIT);
@@ -147,7 +147,7 @@ async fn a_connection_without_a_sign_of_life_is_replaced() {
 }
 
 #[tokio::test]
-async fn many_short_requests_notice_a_silent_connection_as_one_long_one_does() {
+async fn many_short_requests_detect_a_silent_connection_like_one_long_one() {
     let etcd = Etcd::start().await;
     let relay = TcpRelay::to(&etcd.address()).await;
     let store = store_with_timeout(&relay.endpoint(), LIMIT);
@@ -169,7 +169,7 @@ async fn many_short_requests_notice_a_silent_connection_as_one_long_one_does() {
 }
 
 #[tokio::test]
-async fn a_frozen_server_counts_as_away_and_its_thawing_is_noticed() {
+async fn a_paused_server_counts_as_unreachable_until_it_continues() {
     let mut etcd = Etcd::start().await;
     let store = store_with_timeout(&etcd.endpoint(), LIMIT);
     connected(&store).await;
@@ -177,7 +177,7 @@ async fn a_frozen_server_counts_as_away_and_its_thawing_is_noticed() {
     store.get("key").await.unwrap_err();
     let error = store.put("key", "value").await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
-    // also one that has never answered is named
+    // also one that has never responded is named
     let error = store_with_timeout(&etcd.endpoint(), LIMIT)
         .get("key")
         .await
@@ -207,7 +207,7 @@ async fn one_endpoint_of_several_is_enough() {
 }
 
 #[tokio::test]
-async fn requests_move_to_the_endpoint_that_is_left() {
+async fn requests_move_to_the_remaining_endpoint() {
     let etcd = Etcd::start().await;
     let (one, two) = (TcpRelay::to(&etcd.address()).await, TcpRelay::to(&etcd.address()).await);
     let store = store_with_timeout(
@@ -233,9 +233,9 @@ async fn requests_move_to_the_endpoint_that_is_left() {
     eventually("a write", SOON, async || store.put("key", "value").await).await;
 }
 
-/// Keeps what is logged, by thread: each test runs on its own.
+/// Captures log lines by thread: each test runs on its own.
 ///
-/// A subscriber for the whole process, because `tracing` caches over all threads which lines anyone wants.
+/// A subscriber for the whole process, because `tracing` caches the interest in events across threads.
 #[derive(Clone, Default)]
 pub(crate) struct Heard(Arc<Mutex<Vec<(ThreadId, String)>>>);
 
@@ -279,7 +279,7 @@ impl<S: Subscriber> Layer<S> for Heard {
 }
 
 #[tokio::test]
-async fn one_line_tells_that_the_store_is_away_and_one_that_it_is_back() {
+async fn one_line_reports_the_outage_and_one_its_end() {
     let heard = Heard::listen();
     let mut etcd = Etcd::start().await;
     let store = store_with_timeout(&etcd.endpoint(), LIMIT);

@@ -1,4 +1,4 @@
-//! Reads, writes, compare-and-swap and leases, with the store's corner cases (store 10).
+//! Reads, writes, transactions and leases, with the store's corner cases (store 10).
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn what_is_put_is_read_back_with_its_revisions() {
 
 #[tokio::test]
 async fn a_prefix_is_listed_with_its_slash_and_in_order() {
-    // store S-10: `keepers/infoX` is no keeper's info
+    // store S-10: `keepers/infoX` is not a keeper info
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     for uid in ["b", "a"] {
@@ -48,7 +48,7 @@ async fn a_prefix_is_listed_with_its_slash_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_snapshot_holds_every_target_at_one_revision() {
+async fn a_snapshot_holds_every_range_at_one_revision() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let keys = store.keys().clone();
@@ -67,7 +67,7 @@ async fn a_snapshot_holds_every_target_at_one_revision() {
 }
 
 #[tokio::test]
-async fn a_swap_fails_once_anyone_else_has_written() {
+async fn a_conditional_write_fails_after_another_write() {
     // corner case 5
     let etcd = Etcd::start().await;
     let (ours, theirs) = (store(&etcd.endpoint()), store(&etcd.endpoint()));
@@ -85,7 +85,7 @@ async fn a_swap_fails_once_anyone_else_has_written() {
     assert_eq!(ours.commit(create("second")).await.unwrap(), TxnOutcome::Conflict);
     assert_eq!(value().await.unwrap(), b"first");
 
-    // what a commit returns can be swapped against without reading (store C-2)
+    // the revision that a commit returns can be used as condition without reading (store C-2)
     let changed = swap(&ours, created, "changed").await.committed().unwrap();
     assert_eq!(swap(&theirs, created, "late").await, TxnOutcome::Conflict);
 
@@ -116,7 +116,7 @@ async fn of_two_first_writers_exactly_one_wins() {
 }
 
 #[tokio::test]
-async fn a_write_is_refused_without_the_key_it_leans_on() {
+async fn a_write_is_rejected_without_the_key_that_it_depends_on() {
     // fencing F-7: the leader's own key, with its creation revision
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -131,7 +131,7 @@ async fn a_write_is_refused_without_the_key_it_leans_on() {
 }
 
 #[tokio::test]
-async fn an_info_moves_to_a_fresh_lease_at_each_refresh() {
+async fn an_info_moves_to_a_new_lease_at_each_put() {
     // corner cases 4 and 17
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -154,7 +154,7 @@ async fn an_info_moves_to_a_fresh_lease_at_each_refresh() {
 }
 
 #[tokio::test]
-async fn a_revoked_lease_takes_its_keys_along() {
+async fn revoking_a_lease_deletes_its_keys() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let key = store.keys().liveness_key("keeper01");
@@ -174,15 +174,15 @@ async fn a_revoked_lease_takes_its_keys_along() {
 }
 
 #[tokio::test]
-async fn a_lease_for_longer_than_there_is_lasts_as_long_as_there_is() {
-    // a spec may say 292 years, and an info lives twice as long
+async fn a_lease_longer_than_the_maximum_gets_the_maximum() {
+    // a spec may hold 292 years, and the TTL of an info is twice as long
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     assert!(store.grant(Duration::MAX).await.unwrap().ttl > Duration::from_secs(8_000_000_000));
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_leaves_the_old_value() {
+async fn a_rejected_put_leaves_the_old_value() {
     // corner case 20: the server's limit is 1.5 MiB
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -205,7 +205,7 @@ fn a_timeout_of_zero_is_refused() {
 
 /// fencing F-2
 #[tokio::test]
-async fn a_late_put_under_a_former_lease_is_refused() {
+async fn a_late_put_under_a_former_lease_is_rejected() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let (former, present) = (LeaseId(1 << 40), LeaseId(1 << 41));

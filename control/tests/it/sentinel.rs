@@ -1,5 +1,5 @@
-//! stolon-sentinel on a real etcd: what it creates, leaves alone, says and gives up. What it decides is tested with the
-//! judgement, on data.
+//! stolon-sentinel on a real etcd: what it creates, leaves unchanged, logs and gives up. Its decisions are tested with
+//! `plan`, on data.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -20,7 +20,7 @@ use crate::{SOON, store};
 const A_WHILE: Duration = Duration::from_millis(1_500);
 const SPEC: &str = r#"{"initMode":"new","sleepInterval":"500ms","failInterval":"4s"}"#;
 
-/// An etcd, its store as the test sees it, and a place for logs and files.
+/// An etcd, a store handle, and a directory for logs and files.
 struct Scene {
     etcd: Etcd,
     store: Store,
@@ -95,7 +95,7 @@ impl Scene {
         .await;
     }
 
-    /// What a keeper without data publishes.
+    /// Publishes the info of a keeper without data.
     async fn publish(&self, keeper: &str, change: impl FnOnce(&mut KeeperInfo)) {
         let (data, _) = self.data().await.unwrap();
         let mut info = KeeperInfo {
@@ -151,7 +151,7 @@ async fn two_sentinels_with_the_same_spec_make_one_cluster_and_one_leads() {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_asked_to_stop_is_gone_within_a_second_and_the_next_one_leads_at_once() {
+async fn a_leader_stops_within_a_second_and_the_next_one_leads_at_once() {
     // store 6.3 E-8
     let mut scene = Scene::new().await;
     scene.put_data(&a_cluster(SPEC)).await;
@@ -166,7 +166,7 @@ async fn a_leader_that_is_asked_to_stop_is_gone_within_a_second_and_the_next_one
 }
 
 #[tokio::test]
-async fn garbage_another_format_and_an_invalid_spec_are_named_once_and_left_alone() {
+async fn undecodable_unsupported_and_invalid_data_is_reported_once_and_left_unchanged() {
     // store 10.8, sentinel B-4
     let mut scene = Scene::new().await;
     let file = scene.file("spec.json", SPEC);
@@ -191,7 +191,7 @@ async fn garbage_another_format_and_an_invalid_spec_are_named_once_and_left_alon
         scene.data_stays(revision).await;
         assert_eq!(sentinel.log()[before..].matches(said).count(), 1, "{value}");
     }
-    // and it goes on when the data are fixed
+    // and it continues when the data is fixed
     scene.put_data(&a_cluster(SPEC)).await;
     scene.publish("k1", |_| {}).await;
     eventually("a first master", SOON, async || {
@@ -202,7 +202,7 @@ async fn garbage_another_format_and_an_invalid_spec_are_named_once_and_left_alon
 }
 
 #[tokio::test]
-async fn what_is_not_supported_yet_is_said_once_and_left_alone() {
+async fn unsupported_features_are_reported_once_and_left_unchanged() {
     let mut scene = Scene::new().await;
     let asks = SPEC.replace("\"new\"", "\"new\",\"synchronousReplication\":true");
     let revision = scene.put_data(&a_cluster(&asks)).await;
@@ -216,7 +216,7 @@ async fn what_is_not_supported_yet_is_said_once_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_stored_null_is_no_cluster_and_gives_way_to_an_initial_spec() {
+async fn a_stored_null_is_replaced_by_an_initial_cluster() {
     // sentinel B-3, store C-5
     let mut scene = Scene::new().await;
     scene.put_data("null").await;
@@ -230,7 +230,7 @@ async fn a_stored_null_is_no_cluster_and_gives_way_to_an_initial_spec() {
 }
 
 #[tokio::test]
-async fn a_garbled_info_is_named_once_and_stops_nothing() {
+async fn an_undecodable_info_is_reported_once_and_stops_nothing() {
     // store S-12, corner case 16
     let mut scene = Scene::new().await;
     scene.put_data(&a_cluster(SPEC)).await;
@@ -256,7 +256,8 @@ async fn a_garbled_info_is_named_once_and_stops_nothing() {
     for key in [keys.keeper_info("k0"), keys.proxy_info("p0"), keys.proxy_info("p1")] {
         assert_eq!(sentinel.log().matches(&format!("key={key}")).count(), 1, "{key}");
     }
-    // a well master is announced all the same, once the unreadable proxies' time has passed (fencing F-6): not at once
+    // a healthy master is announced nevertheless, once the undecodable proxies' time has passed (fencing F-6): not at
+    // once
     scene
         .publish("k1", |info| {
             let state = PostgresState {
@@ -282,8 +283,8 @@ async fn a_garbled_info_is_named_once_and_stops_nothing() {
 }
 
 #[tokio::test]
-async fn the_write_of_a_deposed_leader_is_refused() {
-    // fencing F-7 and its test 4.4: held between its reading and its write for longer than the election lease
+async fn the_write_of_a_deposed_leader_is_rejected() {
+    // fencing F-7 and its test 4.4: delayed between its read and its write for longer than the election lease
     let mut scene = Scene::new().await;
     scene.put_data(&a_cluster(SPEC)).await;
     let relay = TcpRelay::to(&scene.etcd.address()).await;
@@ -315,7 +316,7 @@ async fn the_write_of_a_deposed_leader_is_refused() {
 }
 
 #[tokio::test]
-async fn a_sentinel_outlives_its_store() {
+async fn a_sentinel_survives_a_store_outage() {
     // store S-30, S-33
     let mut scene = Scene::new().await;
     scene.put_data(&a_cluster(SPEC)).await;
@@ -334,8 +335,8 @@ async fn a_sentinel_outlives_its_store() {
 }
 
 #[tokio::test]
-async fn bad_arguments_are_all_named_and_nothing_is_touched() {
-    // cli 4: status 1; design D-8: all faults at once
+async fn all_bad_arguments_are_reported_and_nothing_is_written() {
+    // cli 4: status 1, and all errors at once
     let mut scene = Scene::new().await;
     let bad = scene.file("bad.json", "{\n \"initMode\": \"new\",\n oops }");
     let invalid = scene.file("invalid.json", r#"{"initMode":"never"}"#);
@@ -367,7 +368,7 @@ async fn bad_arguments_are_all_named_and_nothing_is_touched() {
 }
 
 #[tokio::test]
-async fn all_metrics_are_there_from_the_first_scrape_on() {
+async fn all_metrics_exist_from_the_first_scrape() {
     // cli 17.3, sentinel M-2
     let mut scene = Scene::new().await;
     scene.put_data(&a_cluster(SPEC)).await;

@@ -312,7 +312,8 @@ fn a_shutdown_info_conditional_on_no_info_arrives_when_there_is_none_again() {
 
 #[test]
 fn without_a_permit_a_paused_keeper_starts_a_master_that_was_replaced() {
-    // extensions; after a goodbye, that a new boot uuid has to be acknowledged protects as well (keeper R10)
+    // extensions; after an orderly shutdown the new boot uuid has to be recorded first, which protects as well
+    // (keeper R10)
     let bounds = Bounds {
         faults: 1,
         failures_found: 1,

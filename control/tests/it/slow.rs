@@ -1,4 +1,4 @@
-//! A store that answers, but late: which endpoint is asked, and what becomes of watches and elections.
+//! A slow store: the choice of endpoint, watches and elections.
 
 use std::time::Duration;
 
@@ -47,11 +47,11 @@ async fn no_read_and_no_renewal_waits_for_an_endpoint_that_has_become_slow() {
 }
 
 #[tokio::test]
-async fn writes_keep_away_from_a_slow_endpoint_once_it_is_known() {
+async fn writes_avoid_a_slow_endpoint_once_it_is_known() {
     let etcd = Etcd::start().await;
     let (relays, store) = endpoints(&etcd, 3).await;
     relays[2].set(Direction::ToClient, NetworkCondition::Delay(LATE));
-    // what is asked there shows it: a probe at the latest
+    // requests sent there show it, at the latest a probe
     until("the slow one to be known", async || {
         let begun = now();
         store.put("key", "value").await.unwrap();
@@ -84,7 +84,7 @@ async fn an_endpoint_that_is_fast_again_is_used_again() {
         for _ in 0..5 {
             store.get("key").await.unwrap();
         }
-        // five requests are more than a probe or a second copy of one
+        // five requests are more than probes and hedged requests
         if relays[0].received(Direction::ToServer) > before + 5 * 30 {
             Ok(())
         } else {
@@ -99,7 +99,7 @@ async fn a_watch_moves_away_from_an_endpoint_that_has_become_slow() {
     let etcd = Etcd::start().await;
     let (relays, store) = endpoints(&etcd, 2).await;
     let watch = store.watch(vec![KeyRange::Key("watched".to_owned())], None);
-    watch.changed().await; // it stands
+    watch.changed().await; // it is established
     let direct = crate::store(&etcd.endpoint());
     let over_second = async |n: u32| {
         let before = relays[1].delivered(Direction::ToClient);
@@ -107,7 +107,7 @@ async fn a_watch_moves_away_from_an_endpoint_that_has_become_slow() {
         watch.changed().await;
         relays[1].delivered(Direction::ToClient) > before
     };
-    // whichever it stands on becomes slow
+    // its endpoint becomes slow
     let slow = usize::from(over_second(0).await);
     relays[slow].set(Direction::ToClient, NetworkCondition::Delay(LATE));
     let begun = now();
@@ -128,11 +128,11 @@ async fn a_watch_moves_away_from_an_endpoint_that_has_become_slow() {
 }
 
 #[tokio::test]
-async fn a_watch_that_is_never_quiet_moves_away_from_a_slow_endpoint_too() {
+async fn a_busy_watch_moves_away_from_a_slow_endpoint_too() {
     let etcd = Etcd::start().await;
     let (relays, store) = endpoints(&etcd, 2).await;
     let watch = store.watch(vec![KeyRange::Prefix("watched/".to_owned())], None);
-    watch.changed().await; // it stands
+    watch.changed().await; // it is established
     let direct = crate::store(&etcd.endpoint());
     let before = relays[1].delivered(Direction::ToClient);
     direct.put("watched/key", "first").await.unwrap();
@@ -170,14 +170,14 @@ async fn a_watch_that_is_never_quiet_moves_away_from_a_slow_endpoint_too() {
     }
 }
 
-/// Over the one that went silent nothing is sent but probes: requests keep away from it.
+/// On the silent connection only probes are sent: requests avoid it.
 #[tokio::test]
-async fn a_silent_connection_that_nothing_needs_is_dialled_anew() {
+async fn an_unused_silent_connection_is_re_established() {
     let etcd = Etcd::start().await;
     let (relays, store) = endpoints(&etcd, 2).await;
     relays[0].set_both(NetworkCondition::Hold);
     let accepted = relays[0].accepted();
-    until("the silent connection to be dialled anew", async || {
+    until("a new connection", async || {
         store.get("key").await.unwrap();
         relays[0].accepted() > accepted
     })
@@ -191,7 +191,7 @@ async fn leads(election: &Election) -> Leader {
     state.leader().expect("it was waited for").clone()
 }
 
-/// Whether the leader could send a write now that depends on a read of this latency (fencing F-7).
+/// Returns whether the leader could now send a write that depends on a read of this latency (fencing F-7).
 fn may_write(leader: &Leader, latency: Duration) -> bool {
     leader.lease_end().since(now()) > latency
 }
@@ -208,7 +208,7 @@ async fn is_kept(latencies: &[Duration]) {
             Some(now) if *now == leader => Ok(()),
             other => Err(format!("{other:?}")),
         };
-        // several leases long; the session has moved to another one by then
+        // several TTLs long; the session has moved to another lease by then
         throughout("leadership", Duration::from_secs(16), keeps).await;
         until("writes to be possible", async || may_write(&leader, latency)).await;
         throughout("writes to be possible", Duration::from_secs(6), async || {
@@ -220,7 +220,7 @@ async fn is_kept(latencies: &[Duration]) {
             }
         })
         .await;
-        // and the key is still the one that writes are conditional on
+        // and the key is still the one that writes depend on
         let write = leader.guard(Txn::new().put("key", "value"));
         assert!(slow.commit(write).await.unwrap().committed().is_some());
     }
@@ -234,23 +234,23 @@ async fn is_kept(latencies: &[Duration]) {
 }
 
 #[tokio::test]
-async fn leadership_is_kept_when_every_answer_comes_after_more_than_a_second() {
+async fn leadership_is_kept_when_every_response_takes_more_than_a_second() {
     is_kept(&[Duration::from_millis(1400)]).await;
 }
 
 #[tokio::test]
-async fn leadership_is_kept_when_every_answer_comes_after_three_seconds() {
+async fn leadership_is_kept_when_every_response_takes_three_seconds() {
     is_kept(&[LATE]).await;
 }
 
-/// Between sendings and answers of renewals there is never half a second of quiet at these latencies.
+/// With these latencies there is never half a second without a renewal sent or confirmed.
 #[tokio::test]
-async fn leadership_is_kept_and_writes_are_possible_whatever_the_rhythm_of_the_answers() {
+async fn leadership_is_kept_and_writes_are_possible_at_any_latency() {
     let (two, three) = ([Duration::from_millis(2100)], [Duration::from_millis(2900)]);
     tokio::join!(is_kept(&two), is_kept(&three));
 }
 
-/// store E-8: whatever the session was doing, no key of it stands in others' way.
+/// Whatever the session was doing, none of its keys delays other candidates (store E-8).
 #[tokio::test]
 async fn no_key_is_left_behind_by_a_candidate_that_stops_while_it_moves_to_another_lease() {
     let etcd = Etcd::start().await;
@@ -259,19 +259,19 @@ async fn no_key_is_left_behind_by_a_candidate_that_stops_while_it_moves_to_anoth
     let election = Election::start(store(&relay.endpoint()), "aaaaaaaa");
     let leader = leads(&election).await;
     let lease = async || direct.get(&leader.key).await.unwrap().and_then(|entry| entry.lease);
-    let first = lease().await.expect("the key hangs on a lease");
+    let first = lease().await.expect("the key has a lease");
     relay.set(Direction::ToClient, NetworkCondition::Delay(LATE));
-    // the answer to the put comes seconds after it was applied
-    until("the key to hang on another lease", async || {
+    // the response to the put arrives seconds after it was applied
+    until("the key to have another lease", async || {
         lease().await.is_some_and(|lease| lease != first)
     })
     .await;
     election.stop().await;
-    // long before the new lease runs out
+    // long before the new lease expires
     eventually("the key to go", Duration::from_secs(5), async || {
         lease()
             .await
-            .map_or(Ok(()), |lease| Err(format!("it hangs on lease {lease}")))
+            .map_or(Ok(()), |lease| Err(format!("it has lease {lease}")))
     })
     .await;
 }

@@ -9,7 +9,7 @@ use stolon_tests::wait::eventually;
 
 use crate::{SOON, options};
 
-/// Two authorities, a server's certificate for 127.0.0.1 and a client's, and files that are not what they should be.
+/// Two CAs, a server certificate for 127.0.0.1, a client certificate, and invalid files.
 fn certificates() -> Certificates {
     let made = Certificates::with_authorities(&["ca", "other"]);
     made.sign("server", "ca", "subjectAltName=IP:127.0.0.1");
@@ -56,8 +56,8 @@ fn connect_to(endpoint: &str, tls: TlsOptions, timeout: Duration) -> Store {
     Store::connect(StoreConfig::validate(&options).expect("the options are fine"))
 }
 
-/// Waits until the reason of the refusal contains one of these words: on a busy machine the limit of a request may end
-/// before the handshake has failed.
+/// Waits until the error contains one of these words: on a busy machine the timeout of a request may expire before the
+/// handshake fails.
 async fn is_refused_for(store: &Store, words: &[&str]) {
     eventually(format!("a refusal for {words:?}"), SOON, async || {
         match store.get("key").await {
@@ -73,7 +73,7 @@ async fn is_refused_for(store: &Store, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_server_is_taken_when_an_authority_of_the_bundle_vouches_for_its_address() {
+async fn a_server_is_accepted_when_a_ca_of_the_bundle_signed_its_address() {
     let certificates = certificates();
     let etcd = Etcd::start_with_tls(server(&certificates)).await;
     for ca in ["ca.pem", "bundle.pem"] {
@@ -87,11 +87,11 @@ async fn a_server_is_taken_when_an_authority_of_the_bundle_vouches_for_its_addre
         let store = connect_to(&etcd.endpoint(), trusting(&certificates.path(ca)), short);
         is_refused_for(&store, &["certificate"]).await;
     }
-    // right authority, another name than the one dialled
+    // the right CA, another name than the one connected to
     let by_name = etcd.endpoint().replace("127.0.0.1", "localhost");
     let store = connect_to(&by_name, trusting(&certificates.path("ca.pem")), short);
     is_refused_for(&store, &["localhost", "not valid for name"]).await;
-    // and without verification any server will do
+    // and without verification any server is accepted
     let anyone = TlsOptions {
         skip_verify: true,
         ..TlsOptions::default()
@@ -100,7 +100,7 @@ async fn a_server_is_taken_when_an_authority_of_the_bundle_vouches_for_its_addre
 }
 
 #[tokio::test]
-async fn a_client_shows_its_certificate_when_it_has_one() {
+async fn a_client_sends_its_certificate_when_it_has_one() {
     let certificates = certificates();
     let server = ServerTls {
         client_ca: Some(certificates.path("ca.pem")),

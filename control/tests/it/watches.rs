@@ -1,4 +1,4 @@
-//! Watches: what they tell, and that they come back.
+//! Watches: the changes they report, and that they resume.
 
 use control::store::{Changes, KeyChange, KeyRange, Watch};
 use stolon_tests::{
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::{SOON, store, store_with_timeout, until};
 
 async fn next(watch: &Watch) -> Changes {
-    timeout(SOON, watch.changed()).await.expect("a change is told")
+    timeout(SOON, watch.changed()).await.expect("a change is reported")
 }
 
 fn value(changes: &Changes, key: &str) -> Option<String> {
@@ -19,13 +19,13 @@ fn value(changes: &Changes, key: &str) -> Option<String> {
         .map(|entry| String::from_utf8_lossy(&entry.value).into_owned())
 }
 
-/// Waits until the watch stands: one that watches from now on begins with a gap.
-async fn standing(watch: &Watch) {
+/// Waits until the watch is established: one that watches from now on begins with a gap.
+async fn established(watch: &Watch) {
     while !next(watch).await.gap {}
 }
 
 #[tokio::test]
-async fn a_watch_tells_puts_and_deletes_since_the_revision_read() {
+async fn a_watch_reports_puts_and_deletes_since_the_revision_read() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let (data, info) = (store.keys().cluster_data(), store.keys().keeper_info("k"));
@@ -51,7 +51,7 @@ async fn a_watch_tells_puts_and_deletes_since_the_revision_read() {
 }
 
 #[tokio::test]
-async fn what_waits_for_a_reader_is_the_last_change_of_each_key() {
+async fn only_the_last_change_of_each_key_is_kept_for_the_reader() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let key = store.keys().cluster_data();
@@ -69,7 +69,7 @@ async fn what_waits_for_a_reader_is_the_last_change_of_each_key() {
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_without_a_gap_after_its_connection_was_cut() {
+async fn a_watch_continues_without_a_gap_after_a_lost_connection() {
     let etcd = Etcd::start().await;
     let relay = TcpRelay::to(&etcd.address()).await;
     let (store, direct) = (store(&relay.endpoint()), store(&etcd.endpoint()));
@@ -87,7 +87,7 @@ async fn a_watch_goes_on_without_a_gap_after_its_connection_was_cut() {
 }
 
 #[tokio::test]
-async fn after_a_compaction_a_watch_tells_a_gap_and_goes_on() {
+async fn after_a_compaction_a_watch_reports_a_gap_and_continues() {
     // store 7, corner case 15
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -111,12 +111,12 @@ async fn after_a_compaction_a_watch_tells_a_gap_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_watch_outlives_its_server() {
+async fn a_watch_survives_a_restart_of_its_server() {
     let mut etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let key = store.keys().cluster_data();
     let watch = store.watch(vec![KeyRange::Key(key.clone())], None);
-    standing(&watch).await;
+    established(&watch).await;
     etcd.stop().await;
     etcd.restart().await;
     store.put(&key, "again").await.unwrap();
@@ -127,14 +127,14 @@ async fn a_watch_outlives_its_server() {
 }
 
 #[tokio::test]
-async fn a_watch_whose_stream_falls_silent_is_opened_anew() {
+async fn a_silent_watch_is_re_established() {
     let etcd = Etcd::start().await;
     let relay = TcpRelay::to(&etcd.address()).await;
     let limit = std::time::Duration::from_secs(1);
     let (store, direct) = (store_with_timeout(&relay.endpoint(), limit), store(&etcd.endpoint()));
     let key = store.keys().cluster_data();
     let watch = store.watch(vec![KeyRange::Key(key.clone())], None);
-    standing(&watch).await;
+    established(&watch).await;
     let connections = relay.accepted();
     relay.set_both(NetworkCondition::Hold);
     direct.put(&key, "unheard").await.unwrap();
@@ -147,8 +147,8 @@ async fn a_watch_whose_stream_falls_silent_is_opened_anew() {
 }
 
 #[tokio::test]
-async fn a_watch_notices_a_store_that_began_anew() {
-    // as after a restore from a backup: its revisions are lower than those that were seen
+async fn a_watch_detects_a_store_that_was_set_up_again() {
+    // as after a restore from a backup: its revisions are lower than the last ones
     let dir = tempfile::tempdir().unwrap();
     let mut etcd = Etcd::start_in(dir.path()).await;
     let store = store(&etcd.endpoint());
@@ -161,7 +161,7 @@ async fn a_watch_notices_a_store_that_began_anew() {
     etcd.stop().await;
     std::fs::remove_dir_all(dir.path().join("data")).unwrap();
     etcd.restart().await;
-    standing(&watch).await;
+    established(&watch).await;
     store.put(&key, "anew").await.unwrap();
     assert_eq!(value(&next(&watch).await, &key).as_deref(), Some("anew"));
 }

@@ -168,7 +168,7 @@ fn usage_errors_name_the_mistake() {
 }
 
 #[test]
-fn repeated_options_and_positional_arguments_are_taken_as_the_reference_does() {
+fn repeated_options_and_positional_arguments_are_taken_as_in_go_stolon() {
     // cli O-1, O-5, O-7
     let args = parsed(
         &[

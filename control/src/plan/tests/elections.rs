@@ -25,7 +25,7 @@ fn outcome(before: &Setup, plan: &Plan) -> String {
             Note::ElectionPaused { .. } => Some("paused"),
             Note::ElectionWaitsForProxies { .. } => Some("proxies"),
             Note::MasterSeemsWell { .. } => Some("seems well"),
-            Note::NoEligibleMasters {} => Some("nobody eligible"),
+            Note::NoEligibleMasters {} => Some("no eligible master"),
             Note::MissingWal { .. } => Some("missing WAL"),
             _ => None,
         })
@@ -207,7 +207,7 @@ fn repeated_elections() -> Vec<Duration> {
 #[test]
 fn elections_that_do_not_help_become_rare() {
     let elections = repeated_elections();
-    assert!(elections.len() >= 3, "nobody is locked out: {elections:?}");
+    assert!(elections.len() >= 3, "no instance is locked out: {elections:?}");
     assert!(elections.len() <= 8, "{elections:?}");
     let gaps: Vec<Duration> = elections.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(gaps.iter().all(|gap| *gap >= 30 * SECOND), "{gaps:?}");
@@ -287,7 +287,11 @@ fn first_run(setup: &Setup) -> String {
 #[test]
 fn a_first_run_does_not_replace_a_master_that_is_reported_healthy() {
     let mut setup = found_failed();
-    assert_eq!(first_run(&setup), "keeps db1: seems well", "as the reference reports");
+    assert_eq!(
+        first_run(&setup),
+        "keeps db1: seems well",
+        "without a liveness key, as Go stolon reports"
+    );
     let info = setup.info("keeper1");
     (info.liveness_key, info.boot_uuid) = (true, BootUuid::from("b"));
     assert_eq!(first_run(&setup), "elects db2", "its liveness key is gone");
@@ -368,8 +372,8 @@ fn an_undecodable_info_of_a_standbys_keeper_only_makes_it_silent() {
 fn a_former_master_that_stopped_on_another_timeline_is_not_elected() {
     for (timeline, expected) in [
         (1, "elects db1"),
-        (2, "keeps db2: nobody eligible"),
-        (0, "keeps db2: nobody eligible"),
+        (2, "keeps db2: no eligible master"),
+        (0, "keeps db2: no eligible master"),
     ] {
         let mut setup = base(2);
         db2_elected(&mut setup);

@@ -1,4 +1,4 @@
-//! What is true of every plan, whatever happened before, and how soon a cluster serves again (sentinel 17).
+//! Properties of every plan, whatever happened before, and how soon a cluster serves again (sentinel 17).
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ fn event(keepers: usize) -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Each case is minutes of a cluster's life: few, unless `PROPTEST_CASES` asks for more.
+/// Each case simulates minutes of a cluster's life: few, unless `PROPTEST_CASES` is set.
 fn few_cases() -> ProptestConfig {
     let usual = ProptestConfig::default();
     let asked = std::env::var_os("PROPTEST_CASES").is_some();
@@ -49,7 +49,7 @@ proptest! {
     #![proptest_config(few_cases())]
 
     #[test]
-    fn no_plan_breaks_an_invariant_and_every_cluster_that_can_settles_and_stays_settled(
+    fn no_plan_breaks_an_invariant_and_a_repaired_cluster_reaches_a_steady_state(
         old in vec(0usize..4, 0..3),
         events in vec(event(4), 1..40),
     ) {
@@ -58,7 +58,7 @@ proptest! {
             simulation.apply(event);
             prop_assert!(simulation.broken.is_empty(), "{:?} after {event:?}", simulation.broken);
         }
-        // everybody comes back
+        // everything is repaired
         simulation.apply(&Event::SlowReads(0));
         simulation.apply(&Event::SlowWrites(0));
         for index in 0..4 {
@@ -79,8 +79,8 @@ proptest! {
     }
 }
 
-/// Three keepers of ours, two proxies, all well.
-fn settled() -> Simulation {
+/// Three keepers and two proxies in steady state.
+fn steady_cluster() -> Simulation {
     let mut simulation = Simulation::new(3, &[], 2);
     simulation
         .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 3)
@@ -90,7 +90,7 @@ fn settled() -> Simulation {
     simulation
 }
 
-/// How long until another keeper's db is elected, and until it serves.
+/// Returns how long until another keeper's db is elected, and until it serves.
 fn fails_over(simulation: &mut Simulation) -> (Duration, Duration) {
     let before = simulation.master();
     let elected = simulation
@@ -103,8 +103,8 @@ fn fails_over(simulation: &mut Simulation) -> (Duration, Duration) {
 
 #[test]
 fn a_killed_master_is_replaced_fail_interval_later() {
-    // extensions: no sleepInterval is added for keepers of ours
-    let mut simulation = settled();
+    // extensions: with liveness keys no sleepInterval is added
+    let mut simulation = steady_cluster();
     simulation.apply(&Event::KillKeeper(simulation.master().unwrap()));
     let (elected, served) = fails_over(&mut simulation);
     assert!(elected >= FAIL && elected <= FAIL + 3 * TICK, "{elected:?}");
@@ -112,7 +112,7 @@ fn a_killed_master_is_replaced_fail_interval_later() {
 }
 
 #[test]
-fn a_killed_master_of_the_reference_is_given_its_sleep_interval() {
+fn a_killed_master_of_go_stolon_is_replaced_after_sleep_interval_and_fail_interval() {
     let mut simulation = Simulation::new(3, &[0, 1, 2], 1);
     simulation
         .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 3)
@@ -124,17 +124,17 @@ fn a_killed_master_of_the_reference_is_given_its_sleep_interval() {
 }
 
 #[test]
-fn a_master_that_says_goodbye_is_replaced_at_once() {
-    let mut simulation = settled();
+fn a_master_that_shuts_down_in_order_is_replaced_at_once() {
+    let mut simulation = steady_cluster();
     simulation.apply(&Event::StopKeeper(simulation.master().unwrap()));
     let (elected, served) = fails_over(&mut simulation);
     assert!(elected <= 3 * TICK && served <= 15 * TICK, "{elected:?}, {served:?}");
 }
 
 #[test]
-fn a_lost_leader_does_not_start_fail_interval_again() {
+fn a_new_leader_does_not_restart_fail_interval() {
     // sentinel E-6
-    let mut simulation = settled();
+    let mut simulation = steady_cluster();
     simulation.apply(&Event::KillKeeper(simulation.master().unwrap()));
     simulation.apply(&Event::Wait(20));
     simulation.apply(&Event::NewLeader);
@@ -144,9 +144,9 @@ fn a_lost_leader_does_not_start_fail_interval_again() {
 }
 
 #[test]
-fn a_hanging_proxy_delays_the_announcement_by_one_lease() {
+fn a_paused_proxy_delays_the_announcement_by_one_lease() {
     // fencing F-6
-    let mut simulation = settled();
+    let mut simulation = steady_cluster();
     simulation.apply(&Event::PauseProxy(0));
     simulation.apply(&Event::Wait(1));
     simulation.apply(&Event::StopKeeper(simulation.master().unwrap()));
@@ -159,9 +159,9 @@ fn a_hanging_proxy_delays_the_announcement_by_one_lease() {
 }
 
 #[test]
-fn an_outage_of_the_store_fails_nobody() {
+fn a_store_outage_causes_no_failover() {
     // sentinel E-3
-    let mut simulation = settled();
+    let mut simulation = steady_cluster();
     let master = simulation.master();
     simulation.apply(&Event::StoreOutage(600));
     simulation.apply(&Event::Wait(100));
@@ -170,16 +170,16 @@ fn an_outage_of_the_store_fails_nobody() {
     assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
 
     // the same silence of the keepers while the store answers
-    let mut simulation = settled();
+    let mut simulation = steady_cluster();
     simulation.apply(&Event::KeepersUnreachable(600));
     assert_eq!(simulation.good_dbs(), 0);
     assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
 }
 
 #[test]
-fn a_master_that_died_during_an_outage_of_the_store_is_replaced_after_it() {
+fn a_master_killed_during_a_store_outage_is_replaced_after_it() {
     // sentinel E-3: the outage does not count, what follows does
-    let mut simulation = settled();
+    let mut simulation = steady_cluster();
     simulation.apply(&Event::KillKeeper(simulation.master().unwrap()));
     simulation.apply(&Event::StoreOutage(600));
     let (elected, _) = fails_over(&mut simulation);
@@ -187,17 +187,17 @@ fn a_master_that_died_during_an_outage_of_the_store_is_replaced_after_it() {
 }
 
 #[test]
-fn a_killed_master_is_replaced_however_long_readings_take() {
-    // sentinel E-3: a store that answers late answers all the same
+fn a_killed_master_is_replaced_however_long_reads_take() {
+    // sentinel E-3: a slow store still answers
     for (ticks, reading) in [11u32, 30, 49].map(|ticks| (ticks, TICK * ticks)) {
-        let mut simulation = settled();
+        let mut simulation = steady_cluster();
         simulation.apply(&Event::SlowReads(ticks));
-        // the first slow reading may have been an outage
+        // the first slow read may have been an outage
         simulation.apply(&Event::Wait(200));
         simulation.apply(&Event::KillKeeper(simulation.master().unwrap()));
         let before = simulation.master();
         let elected = simulation.until(MINUTE, |simulation| simulation.master() != before);
-        // one reading that was under way, one that finds the key gone, and one that finds the time over
+        // one read that was in flight, one that finds the key gone, and one that finds the time over
         let limit = FAIL + 3 * (reading + SLEEP);
         assert!(
             elected.is_some_and(|elected| elected >= FAIL && elected <= limit),
@@ -210,14 +210,14 @@ fn a_killed_master_is_replaced_however_long_readings_take() {
 #[test]
 fn a_killed_master_is_replaced_however_late_plans_are_written() {
     for (ticks, request) in [11u32, 30, 49].map(|ticks| (ticks, TICK * ticks)) {
-        let mut simulation = settled();
+        let mut simulation = steady_cluster();
         simulation.apply(&Event::SlowReads(ticks));
         simulation.apply(&Event::SlowWrites(ticks));
         simulation.apply(&Event::Wait(300));
         simulation.apply(&Event::KillKeeper(simulation.master().unwrap()));
         let before = simulation.master();
         let elected = simulation.until(MINUTE, |simulation| simulation.master() != before);
-        // as with slow readings, and a write after each of them
+        // as with slow reads, and a write after each of them
         let limit = FAIL + 3 * (2 * request + SLEEP);
         assert!(
             elected.is_some_and(|elected| elected >= FAIL && elected <= limit),
@@ -230,9 +230,9 @@ fn a_killed_master_is_replaced_however_late_plans_are_written() {
 }
 
 #[test]
-fn an_election_whose_answer_is_lost_is_made_once() {
+fn an_election_whose_response_is_lost_is_made_once() {
     for writes_take in [0, 11, 30] {
-        let mut simulation = settled();
+        let mut simulation = steady_cluster();
         simulation.apply(&Event::SlowWrites(writes_take));
         simulation.apply(&Event::Wait(100));
         let old = simulation.master().unwrap();
@@ -254,8 +254,8 @@ fn an_election_whose_answer_is_lost_is_made_once() {
 }
 
 #[test]
-fn a_store_that_becomes_slow_fails_nobody() {
-    let mut simulation = settled();
+fn a_store_that_becomes_slow_causes_no_failover() {
+    let mut simulation = steady_cluster();
     let master = simulation.master();
     for ticks in [40, 0, 30, 5, 49] {
         simulation.apply(&Event::SlowReads(ticks));
@@ -270,7 +270,7 @@ fn a_store_that_becomes_slow_fails_nobody() {
 
 #[test]
 fn a_returned_old_master_becomes_a_standby() {
-    let mut simulation = settled();
+    let mut simulation = steady_cluster();
     let old = simulation.master().unwrap();
     simulation.apply(&Event::KillKeeper(old));
     fails_over(&mut simulation);
@@ -283,7 +283,7 @@ fn a_returned_old_master_becomes_a_standby() {
 }
 
 #[test]
-fn an_elected_master_that_dies_before_it_serves_gives_way_to_the_old_one() {
+fn an_elected_master_killed_before_it_serves_is_replaced_by_the_old_one() {
     // extensions
     let mut simulation = Simulation::new(2, &[], 1);
     simulation
@@ -314,27 +314,27 @@ fn random(state: &mut u64, below: u32) -> u32 {
 
 /// Four minutes in which the two instances are unhealthy in turns, for a few seconds each, on a store that may be slow
 /// and may lose this many answers to writes in each turn.
-fn storm(seed: u64, lost: u32) -> Simulation {
-    let mut chance = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+fn alternating_failures(seed: u64, lost: u32) -> Simulation {
+    let mut random_state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut simulation = Simulation::new(2, &[], 1);
     let cluster = simulation.data.cluster.as_mut().unwrap();
     cluster.spec.as_mut().unwrap().convergence_timeout = Some(GoDuration::from(CONVERGENCE));
     simulation
         .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 2)
         .unwrap();
-    // not so slow that the master's keeper always publishes between a reading and the election on it
-    let slow = random(&mut chance, 3) * 2;
+    // not so slow that the master's keeper always publishes between a read and the election based on it
+    let slow = random(&mut random_state, 3) * 2;
     simulation.apply(&Event::SlowReads(slow));
     simulation.apply(&Event::SlowWrites(slow));
-    let (from, longest) = (10 + random(&mut chance, 60), 10 + random(&mut chance, 100));
+    let (from, longest) = (10 + random(&mut random_state, 60), 10 + random(&mut random_state, 100));
     let end = simulation.now + 4 * MINUTE;
-    let mut ill = usize::try_from(random(&mut chance, 2)).unwrap();
+    let mut failing = usize::try_from(random(&mut random_state, 2)).unwrap();
     while simulation.now < end {
-        simulation.apply(&Event::RepairInstance(1 - ill));
-        simulation.apply(&Event::FailInstance(ill));
+        simulation.apply(&Event::RepairInstance(1 - failing));
+        simulation.apply(&Event::FailInstance(failing));
         simulation.apply(&Event::LostAnswers(lost));
-        simulation.apply(&Event::Wait(from + random(&mut chance, longest)));
-        ill = 1 - ill;
+        simulation.apply(&Event::Wait(from + random(&mut random_state, longest)));
+        failing = 1 - failing;
     }
     simulation
 }
@@ -342,11 +342,11 @@ fn storm(seed: u64, lost: u32) -> Simulation {
 const CONVERGENCE: Duration = Duration::from_secs(6);
 
 #[test]
-fn instances_that_are_unhealthy_in_turns_are_elected_ever_more_slowly() {
+fn elections_between_instances_unhealthy_in_turns_become_rarer() {
     let mut most = 0;
     for seed in 0..30 {
         let lost = if seed % 2 == 0 { 0 } else { 3 };
-        let simulation = storm(seed, lost);
+        let simulation = alternating_failures(seed, lost);
         assert!(simulation.broken.is_empty(), "{seed}: {:?}", simulation.broken);
         let elections = &simulation.elections;
         most = most.max(elections.len());

@@ -1,5 +1,5 @@
-//! A simulated cluster under the judgement: keepers, proxies and a store that do what theirs do, and fail on command.
-//! Time is counted, never waited for.
+//! A simulated cluster controlled by the planner: keepers, proxies and a store that behave like the real ones, and fail
+//! on demand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,57 +15,57 @@ use crate::plan::{
 };
 use crate::plan::{memory_after_failed_round, plan};
 
-/// How often somebody acts.
+/// The time step of the simulation.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 const PUBLISH: Duration = Duration::from_secs(1);
 
-/// Something that happens to the cluster.
+/// An event in the simulation.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
-    /// Nothing, for so many ticks.
+    /// Nothing, for this many ticks.
     Wait(u32),
-    /// A keeper and its instance die.
+    /// A keeper and its instance are killed.
     KillKeeper(usize),
-    /// A keeper comes back, its instance stopped.
+    /// A keeper starts again; its instance is stopped.
     StartKeeper(usize),
-    /// A keeper says goodbye.
+    /// A keeper shuts down in order.
     StopKeeper(usize),
-    /// An instance fails under its keeper, which does not manage to start it.
+    /// An instance fails, and its keeper cannot start it.
     FailInstance(usize),
-    /// It is well again.
+    /// It can be started again.
     RepairInstance(usize),
-    /// The master writes so much.
+    /// The master writes this many bytes.
     Write(u32),
-    /// A proxy comes, or goes on after a stop.
+    /// A proxy starts, or continues after a pause.
     ResumeProxy(usize),
-    /// A proxy is stopped in its tracks.
+    /// A proxy is paused.
     PauseProxy(usize),
-    /// Another sentinel leads.
+    /// Another sentinel becomes leader.
     NewLeader,
-    /// The store is away for so many ticks.
+    /// The store is unreachable for this many ticks.
     StoreOutage(u32),
-    /// From now on the sentinel's readings take so many ticks; its writes are on what it read.
+    /// From now on the sentinel's reads take this many ticks; its writes are based on what it read.
     SlowReads(u32),
-    /// From now on the sentinel's writes arrive after half of this many ticks, and are answered after all of them.
+    /// From now on the sentinel's writes arrive after half of this many ticks, and the responses after all of them.
     SlowWrites(u32),
-    /// The answers to this many of the sentinel's next writes are lost; the writes are carried out.
+    /// The responses to this many of the sentinel's next writes are lost; the writes are executed.
     LostAnswers(u32),
-    /// The store answers, but no keeper reaches it for this many ticks.
+    /// The store responds, but no keeper reaches it for this many ticks.
     KeepersUnreachable(u32),
-    /// The next so many writes of the sentinel come too late.
+    /// The next writes of the sentinel fail, this many.
     Conflicts(u32),
     /// `stolonctl failkeeper`
     FailKeeper(usize),
     /// `stolonctl removekeeper`, refused for the master's.
     RemoveKeeper(usize),
-    /// The operator wants so many standbys.
+    /// The operator sets the number of standbys.
     Standbys(u16),
 }
 
 /// One keeper and its instance.
 #[derive(Debug, Clone)]
 struct SimKeeper {
-    /// It keeps a liveness key and stops old masters, as ours do.
+    /// It renews a liveness key and stops old masters; a keeper of Go stolon does not.
     own: bool,
     runs: bool,
     failing: bool,
@@ -84,7 +84,7 @@ struct SimKeeper {
     history: Vec<TimelineHistory>,
 }
 
-/// One proxy of ours.
+/// One fenced proxy.
 #[derive(Debug, Clone)]
 struct SimProxy {
     runs: bool,
@@ -102,14 +102,14 @@ pub(super) struct Simulation {
     proxies: Vec<SimProxy>,
     memory: Memory,
     leadership: u64,
-    store_back: Boottime,
-    keepers_back: Boottime,
+    store_up_at: Boottime,
+    keepers_reachable_at: Boottime,
     reads_take: u32,
     reading: Option<PendingRead>,
     writes_take: u32,
     writing: Option<PendingWrite>,
     lost_answers: u32,
-    /// How long the last write took, until the next reading.
+    /// Duration of the last write, until the next read.
     own_requests: Duration,
     /// Every change of the master, but for the first one, and whether the one before served in between.
     pub(super) elections: Vec<MasterChange>,
@@ -125,7 +125,7 @@ pub(super) struct Simulation {
     pub(super) broken: Vec<String>,
 }
 
-/// A reading of the sentinel that was sent and is not answered.
+/// A read of the sentinel in flight.
 #[derive(Debug, Clone)]
 struct PendingRead {
     sent: Boottime,
@@ -134,7 +134,7 @@ struct PendingRead {
     seen: Observations,
 }
 
-/// A write of the sentinel that was sent and is not answered.
+/// A write of the sentinel in flight.
 #[derive(Debug, Clone)]
 struct PendingWrite {
     sent: Boottime,
@@ -151,7 +151,7 @@ struct PendingWrite {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MasterChange {
     pub(super) at: Boottime,
-    /// Whether the former one served clients.
+    /// Whether the previous master served clients.
     pub(super) former_served: bool,
 }
 
@@ -164,7 +164,7 @@ fn keeper_uid(index: usize) -> KeeperUid {
 }
 
 impl Simulation {
-    /// So many keepers, of which those named are as the reference's, and so many proxies; nothing decided yet.
+    /// Returns a new cluster with this many keepers and proxies. The keepers in `old` are those of Go stolon.
     pub(super) fn new(keepers: usize, old: &[usize], proxies: usize) -> Self {
         let mut stored = spec();
         stored.sleep_interval = Some(GoDuration::from(SLEEP));
@@ -202,8 +202,8 @@ impl Simulation {
             ],
             memory: Memory::default(),
             leadership: 1,
-            store_back: NOW,
-            keepers_back: NOW,
+            store_up_at: NOW,
+            keepers_reachable_at: NOW,
             reads_take: 0,
             reading: None,
             writes_take: 0,
@@ -263,18 +263,18 @@ impl Simulation {
             Event::NewLeader => {
                 self.leadership += 1;
                 self.memory = Memory::default();
-                // refused when it arrives later: the election key is another one
+                // rejected when it arrives later: the election key has changed
                 self.writing = None;
             }
             Event::StoreOutage(ticks) => {
-                self.store_back = self.now + TICK * ticks;
+                self.store_up_at = self.now + TICK * ticks;
                 (0..=ticks).for_each(|_| self.tick());
             }
             Event::SlowReads(ticks) => self.reads_take = ticks,
             Event::SlowWrites(ticks) => self.writes_take = ticks,
             Event::LostAnswers(count) => self.lost_answers += count,
             Event::KeepersUnreachable(ticks) => {
-                self.keepers_back = self.now + TICK * ticks;
+                self.keepers_reachable_at = self.now + TICK * ticks;
                 (0..ticks).for_each(|_| self.tick());
             }
             Event::Conflicts(count) => self.conflicts += count,
@@ -328,7 +328,7 @@ impl Simulation {
     }
 
     fn store_is_down(&self) -> bool {
-        self.now < self.store_back
+        self.now < self.store_up_at
     }
 
     fn master_keeper(&self) -> Option<usize> {
@@ -336,13 +336,13 @@ impl Simulation {
         (0..self.keepers.len()).find(|index| keeper_uid(*index) == master.spec.keeper_uid)
     }
 
-    /// A tenth of a second: everybody acts once, the sentinel last.
+    /// Advances time by a tenth of a second: every process acts once, the sentinel last.
     pub(super) fn tick(&mut self) {
         self.now = self.now + TICK;
         if self.store_is_down() {
             return;
         }
-        let reachable = self.now > self.keepers_back;
+        let reachable = self.now > self.keepers_reachable_at;
         for index in 0..self.keepers.len() {
             if reachable && self.keepers[index].runs {
                 self.run_keeper(index);
@@ -388,7 +388,7 @@ impl Simulation {
         BootUuid::from(format!("{}-{}", index, self.keepers[index].boot))
     }
 
-    /// What a keeper makes of the db that it is assigned (keeper 4, with I20).
+    /// Applies a db's spec to a keeper's instance (keeper 4, with I20).
     fn converge(&mut self, index: usize, db: &crate::model::Db) {
         let is_master = self.data.master_uid() == Some(&db.uid);
         let keeper = &mut self.keepers[index];
@@ -465,7 +465,7 @@ impl Simulation {
         self.keepers[index].data = Some((held, db.generation));
     }
 
-    /// A standby receives what its master has, if it is on the master's branch.
+    /// A standby receives its master's WAL, if it is on the master's branch.
     fn follow_master(&mut self, index: usize) {
         for index in (0..self.keepers.len()).filter(|other| *other != index).chain([index]) {
             let uid = keeper_uid(index);
@@ -531,7 +531,7 @@ impl Simulation {
         self.keepers[index].published = Some((self.now, info));
     }
 
-    /// One check-in (fencing F-1, F-2), every tick: ours wake with the watch.
+    /// One check-in (fencing F-1, F-2), every tick, because a watch wakes the proxy.
     fn run_proxy(&mut self, index: usize) {
         let uid = ProxyUid::from(format!("p{index}"));
         let section = self.data.proxy.clone().unwrap_or_default();
@@ -585,8 +585,8 @@ impl Simulation {
         seen
     }
 
-    /// Reads, and decides when the answer is there; the next reading is sent after sleepInterval at most. While a write is
-    /// under way nothing else is sent.
+    /// Reads, and decides when the response arrives; the next read is sent after sleepInterval at most. While a write
+    /// is in flight nothing else is sent.
     fn run_sentinel(&mut self) {
         self.advance_write();
         if self.writing.is_some() {
@@ -614,7 +614,7 @@ impl Simulation {
         self.advance_write();
     }
 
-    /// Carries the write out once it has arrived, and takes its answer.
+    /// Executes the write once it has arrived, and processes its response.
     fn advance_write(&mut self) {
         let Some(mut writing) = self.writing.take() else { return };
         if writing.done.is_none() && writing.arrives_at <= self.now {
@@ -637,7 +637,7 @@ impl Simulation {
         }
     }
 
-    /// Carries a write out if nothing has changed that it depends on; whether that is so.
+    /// Executes a write if its conditions hold. Returns whether they did.
     fn apply_write(&mut self, writing: &PendingWrite) -> bool {
         let holds = |condition: &Condition| {
             let Condition::KeeperInfo { key, revision } = condition;
@@ -661,7 +661,7 @@ impl Simulation {
         true
     }
 
-    /// Whether this keeper's info is in the store.
+    /// Returns whether this keeper's info exists in the store.
     fn info_exists(&self, uid: &KeeperUid) -> bool {
         (0..self.keepers.len())
             .filter(|index| keeper_uid(*index) == *uid)
@@ -714,11 +714,11 @@ impl Simulation {
                 }
             }
             Err(PlanError::NoKeepers) => self.memory = memory_after_failed_round,
-            Err(refusal) => self.broken.push(refusal.to_string()),
+            Err(error) => self.broken.push(error.to_string()),
         }
     }
 
-    /// What must hold over several writes, looked at from outside of the judgement.
+    /// Checks invariants over several writes, independently of the planner.
     fn check_write(&mut self, plan: &Plan) {
         let (old, new) = (
             self.data.proxy.clone().unwrap_or_default(),
@@ -756,10 +756,10 @@ impl Simulation {
         }
     }
 
-    /// Time goes on until this is so; how long it took, if it came.
-    pub(super) fn until(&mut self, limit: Duration, so: impl Fn(&Self) -> bool) -> Option<Duration> {
+    /// Advances time until the condition holds. Returns how long it took; none if it did not within `limit`.
+    pub(super) fn until(&mut self, limit: Duration, condition: impl Fn(&Self) -> bool) -> Option<Duration> {
         let began = self.now;
-        while !so(self) {
+        while !condition(self) {
             if self.now.since(began) > limit {
                 return None;
             }
@@ -768,7 +768,7 @@ impl Simulation {
         Some(self.now.since(began))
     }
 
-    /// Somebody is master, well, and every running proxy goes there.
+    /// Returns whether there is a running master and every running proxy forwards to it.
     pub(super) fn serves(&self) -> bool {
         let Some(master) = self.master_keeper().map(|index| &self.keepers[index]) else {
             return false;
@@ -778,12 +778,12 @@ impl Simulation {
         master.runs && master.running && running.all(|proxy| proxy.route.as_ref().map(|(db, _)| db) == uid)
     }
 
-    /// The number of the keeper whose db is master.
+    /// Returns the index of the keeper whose db is master.
     pub(super) fn master(&self) -> Option<usize> {
         self.master_keeper()
     }
 
-    /// The dbs whose keepers report them running and applied.
+    /// Returns the number of healthy and converged dbs.
     pub(super) fn good_dbs(&self) -> usize {
         let dbs = self.data.dbs().values();
         dbs.filter(|db| db.status.healthy && db.status.current_generation == db.generation)

@@ -154,7 +154,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
                 },
                 rules,
             );
-            state.left.failures_found += 1; // the election, once they are closed, is made on the same verdict
+            state.left.failures_found += 1; // the election, once they are closed, is made on the same detected failure
             next.push((("is no longer published", data_read.master), state));
         }
     }
