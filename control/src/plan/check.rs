@@ -176,8 +176,8 @@ fn election(transition: &Transition<'_>, violations: &mut Violations) {
     let same_timeline = new.status.timeline_id == old.status.timeline_id;
     let lag = new.status.xlog_pos.bytes_behind(old.status.xlog_pos);
     let near = lag <= i128::from(view.spec.max_standby_lag);
-    let ordinary = assessment.is_good() && same_timeline && (may_be_master || is_master_type(new));
-    let retained = is_master_type(new)
+    let regular = assessment.is_good() && same_timeline && (may_be_master || is_master_type(new));
+    let fallback = is_master_type(new)
         && view.report_of(new).is_some_and(|report| {
             let condition = Condition::KeeperInfo {
                 key: report.key.clone(),
@@ -186,13 +186,13 @@ fn election(transition: &Transition<'_>, violations: &mut Violations) {
             report.live && !report.info.leaving && transition.conditions.contains(&condition)
         })
         && view.proxies.may_still_forward.is_empty();
-    violations.require(ordinary || retained, "INV-8", || {
+    violations.require(regular || fallback, "INV-8", || {
         format!("{new_uid} is elected and not eligible")
     });
-    violations.require(near || retained, "INV-9", || {
+    violations.require(near || fallback, "INV-9", || {
         format!("{new_uid} is elected and {lag} bytes behind")
     });
-    if !retained {
+    if !fallback {
         best_of_all(view, &old_uid, old, new, left, violations);
     }
     let own_key = report.filter(|report| report.key_exists).map(|report| &report.key);

@@ -802,9 +802,13 @@ fn a_master_that_failed_before_it_was_announced_is_replaced_by_the_old_one_that_
     setup.data.keepers_mut().remove("keeper3");
     setup.at("db1", 1, 1_000).at("db2", 1, 1_000);
     setup.stopped("keeper1", 1, 1_000);
-    let mut in_the_way = setup.clone();
-    in_the_way.proxy_seen("p1", 1);
-    assert_eq!(elected(&mut in_the_way), None, "not before F-6 of fencing is over");
+    let mut may_still_forward = setup.clone();
+    may_still_forward.proxy_seen("p1", 1);
+    assert_eq!(
+        elected(&mut may_still_forward),
+        None,
+        "not before F-6 of fencing is over"
+    );
     let mut leaving = setup.clone();
     leaving.info("keeper1").leaving = true;
     assert_eq!(elected(&mut leaving), None);
