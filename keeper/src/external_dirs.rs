@@ -140,7 +140,7 @@ impl Obstacle {
                 "run one of them on another host; if that keeper is gone for good, remove its stolon-*.owner file there"
             }
             Self::InUse { .. } => "end that process",
-            Self::NotOurs => "if nobody needs it, move it away or remove it",
+            Self::NotOurs => "if it is not needed, move it away or remove it",
             Self::Mounted => {
                 "unmount it, and mount it outside of the data directory, its tablespaces and its WAL; pg_wal may be a link to it"
             }

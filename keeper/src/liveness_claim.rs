@@ -182,10 +182,6 @@ mod tests {
         for (millis, holder) in [(0, "a"), (3000, "b"), (6500, "b")] {
             assert_eq!(claim.decide(Some(&boot(holder)), at(millis)), ClaimStep::Wait);
         }
-        assert_eq!(
-            claim.decide(None, at(7000)),
-            ClaimStep::Take,
-            "nobody has been seen to renew it"
-        );
+        assert_eq!(claim.decide(None, at(7000)), ClaimStep::Take, "no renewal was observed");
     }
 }

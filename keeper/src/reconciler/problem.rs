@@ -41,7 +41,7 @@ pub(super) fn problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option
             "change the cluster spec with stolonctl update",
         ),
         HoldReason::UnsupportedFormat(version) => (
-            format!("the cluster data have formatVersion {version}, which this version does not know"),
+            format!("the cluster data have formatVersion {version}, which this version does not support"),
             "run the same version of all programs",
         ),
         HoldReason::WrongSource(from, why) => (
