@@ -1,6 +1,8 @@
 //! A keeper whose data are lost, see `docs/operating.md`.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use control::model::Role;
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, check, db_of, error_text};
@@ -48,7 +50,7 @@ async fn a_standby_whose_data_are_lost_is_copied_again() {
 async fn a_standby_whose_data_are_lost_while_it_runs_is_copied_again() {
     let cluster = Cluster::builder(Profile::Fast).start().await;
     let before = db_uid(&cluster, "keeper1").await;
-    fs::remove_dir_all(cluster.pgdata("keeper1")).unwrap();
+    remove_while_used(&cluster.pgdata("keeper1"));
     wait_other_db(&cluster, "keeper1", &before).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
     cluster.wait_caught_up("keeper1", "keeper0").await;
@@ -76,4 +78,15 @@ async fn a_master_whose_pgdata_is_lost_is_replaced() {
     cluster.wait_healthy("keeper0", &Role::Standby).await;
     let sql = cluster.connect("keeper1").await;
     assert_eq!(sql.value("select count(*) from t").await.unwrap(), "1");
+}
+
+/// Removes a directory in which a server may make files meanwhile.
+fn remove_while_used(directory: &Path) {
+    for _ in 0..1000 {
+        match fs::remove_dir_all(directory) {
+            Err(err) if err.kind() == ErrorKind::DirectoryNotEmpty => {}
+            removed => return removed.unwrap(),
+        }
+    }
+    panic!("{} is filled as fast as it is emptied", directory.display());
 }
