@@ -42,6 +42,7 @@ lint:
 # end-to-end tests use the programs from that build.
 test: deps lint
 	$(MAKE) --no-print-directory dependencies
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked --quiet
 	$(CARGO) build --workspace --all-targets --locked
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-3} $(CARGO) test --workspace --locked --no-fail-fast
 

@@ -25,7 +25,7 @@ const RESUMED_MAX: usize = 1000;
 pub struct WriterStats {
     /// The rows whose commit was acknowledged, as ranges of ids.
     pub acknowledged: Vec<RangeInclusive<i64>>,
-    /// The longest time between two acknowledgements since the last [`Writers::forget_gaps`].
+    /// The longest time between two acknowledgements since the last [`Writers::reset_gaps`].
     pub longest_gap: Duration,
     /// When the last commit was acknowledged.
     pub last: Option<Boottime>,

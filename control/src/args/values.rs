@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 /// A boolean option: `--name` is true, `--name=false` is false, and in `--name false` the second word is a separate
-/// argument (cli O-3). [`super::parse`] configures options of this type accordingly.
+/// argument (cli O-3). The parser configures options of this type accordingly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Switch(pub bool);
 

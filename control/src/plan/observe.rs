@@ -124,7 +124,7 @@ impl History {
     /// Returns the history after one more read, made at `now`.
     ///
     /// Time in which the store could not be read does not count: every recorded time is shifted by it (sentinel E-3).
-    /// Slow reads do count, see [`outage_since`].
+    /// Slow reads do count, see `outage_since`.
     #[must_use]
     pub fn after(&self, observations: &Observations, cluster: &ClusterUid, spec: &Spec, now: Boottime) -> Self {
         let same_cluster = self.cluster == *cluster;
