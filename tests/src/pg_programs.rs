@@ -47,7 +47,8 @@ pub fn passthrough_script(real: &Path) -> String {
 /// Returns a script for `postgres` that starts no server while the file exists.
 pub fn blocked_script(file: &Path, real: &Path) -> String {
     before_start(
-        &format!("while [ -e \"{}\" ]; do sleep 0.1; done", file.display()),
+        // PostgreSQL survives the SIGHUP of a reload also while it starts.
+        &format!("trap '' HUP; while [ -e \"{}\" ]; do sleep 0.1; done", file.display()),
         real,
     )
 }
