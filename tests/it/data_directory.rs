@@ -134,10 +134,8 @@ async fn a_copy_keeps_the_old_data_until_it_is_complete_and_keeps_a_pg_wal_link(
     wait_old_data_removed(&cluster, "keeper1").await;
 }
 
-/// Kills a standby, has its keeper get a new db, and waits until that has been copied and is healthy.
-async fn kill_and_copy_again(cluster: &mut Cluster, uid: &str) {
-    cluster.kill_keeper_and_postgres(uid);
-    let log_length = restart_with_new_db(cluster, uid).await;
+/// Waits until a keeper has copied its new db beside the old data, and is healthy.
+async fn wait_copied(cluster: &mut Cluster, uid: &str, log_length: usize) {
     let keeper = cluster.process(uid);
     keeper
         .wait_for_log_after(
@@ -150,6 +148,13 @@ async fn kill_and_copy_again(cluster: &mut Cluster, uid: &str) {
         .wait_for_log_after(log_length, "sync succeeded", LONG_TIMEOUT)
         .await;
     cluster.wait_healthy(uid, &Role::Standby).await;
+}
+
+/// Kills a standby, has its keeper get a new db, and waits until that has been copied and is healthy.
+async fn kill_and_copy_again(cluster: &mut Cluster, uid: &str) {
+    cluster.kill_keeper_and_postgres(uid);
+    let log_length = restart_with_new_db(cluster, uid).await;
+    wait_copied(cluster, uid, log_length).await;
     cluster.wait_caught_up(uid, "keeper0").await;
 }
 
@@ -501,18 +506,7 @@ async fn a_copy_keeps_the_old_data_until_it_is_complete_when_pgdata_is_a_mount_p
     assert!(real.join("PG_VERSION").exists());
     kill_keeper_and_server_at(&mut cluster, &uid, &real);
     let log_length = restart_with_new_db(&mut cluster, &uid).await;
-    let keeper = cluster.process(&uid);
-    keeper
-        .wait_for_log_after(
-            log_length,
-            "keeping the old data until the new data are complete",
-            LONG_TIMEOUT,
-        )
-        .await;
-    keeper
-        .wait_for_log_after(log_length, "sync succeeded", LONG_TIMEOUT)
-        .await;
-    cluster.wait_healthy(&uid, &Role::Standby).await;
+    wait_copied(&mut cluster, &uid, log_length).await;
     eventually("the old data to be removed", SHORT_TIMEOUT, async || {
         let names = fs::read_dir(&real).map_err(|error| error.to_string())?;
         let mut names = names

@@ -63,7 +63,7 @@ notes! {
     info ElectionPaused "waiting before another election, the last one was not long ago" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid, "elections" = elections: u32,
     }
-    /// First run: the cluster data says that the master is failed, its keeper reports it healthy.
+    /// First run: the cluster data has the master as failed, its keeper reports it healthy.
     info MasterSeemsWell "master db is failed, but its keeper reports it well: checking again" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid,
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use control::redact::{PieceStart, Redactor};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::postgres::parent_death;
@@ -70,16 +70,9 @@ pub(crate) fn explain(tail: &[String]) -> String {
 
 /// Runs `command` to its end and returns its standard output, which must be short: a command that prints more than 1
 /// MiB is killed at the time limit.
-pub async fn output(mut command: Command, limit: Duration) -> Result<String, CommandError> {
+pub async fn output(command: Command, limit: Duration) -> Result<String, CommandError> {
     let program = program_of(&command);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut running = RunningCommand::spawn(command, &program)?;
-    let stdout = running
-        .child
-        .stdout
-        .take()
-        .expect("standard output is piped, see above");
-    let stderr = running.child.stderr.take().expect("standard error is piped, see above");
+    let (mut running, stdout, stderr) = RunningCommand::spawn(command, &program)?;
     let (mut tail, mut redactor) = (OutputTail::default(), Redactor::default());
     let work = async {
         let mut printed = Vec::new();
@@ -116,16 +109,9 @@ pub async fn output(mut command: Command, limit: Duration) -> Result<String, Com
 
 /// Runs `command` to its end and passes each line of its output, on either stream, to `line`. Without a time limit:
 /// dropping the future kills the program and its process group.
-pub async fn run(mut command: Command, mut line: impl FnMut(&str)) -> Result<(), CommandError> {
+pub async fn run(command: Command, mut line: impl FnMut(&str)) -> Result<(), CommandError> {
     let program = program_of(&command);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut running = RunningCommand::spawn(command, &program)?;
-    let stdout = running
-        .child
-        .stdout
-        .take()
-        .expect("standard output is piped, see above");
-    let stderr = running.child.stderr.take().expect("standard error is piped, see above");
+    let (mut running, stdout, stderr) = RunningCommand::spawn(command, &program)?;
     let tail = std::cell::RefCell::new((OutputTail::default(), &mut line));
     let on_line = || {
         let (tail, mut redactor) = (&tail, Redactor::default());
@@ -171,14 +157,21 @@ struct RunningCommand {
 }
 
 impl RunningCommand {
-    fn spawn(mut command: Command, program: &std::path::Path) -> Result<Self, CommandError> {
+    /// Starts the command with piped output, and returns it with its standard output and standard error.
+    fn spawn(
+        mut command: Command,
+        program: &std::path::Path,
+    ) -> Result<(Self, ChildStdout, ChildStderr), CommandError> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         parent_death::kill_with_parent(&mut command);
-        let child = command.spawn().map_err(|source| CommandError::Spawn {
+        let mut child = command.spawn().map_err(|source| CommandError::Spawn {
             program: program.to_path_buf(),
             source,
         })?;
         let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        Ok(Self { child, group })
+        let stdout = child.stdout.take().expect("standard output is piped, see above");
+        let stderr = child.stderr.take().expect("standard error is piped, see above");
+        Ok((Self { child, group }, stdout, stderr))
     }
 
     /// The child was reaped: the id of its group may be reused.

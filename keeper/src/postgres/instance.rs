@@ -128,7 +128,7 @@ impl Default for StopLimits {
 pub enum StopOutcome {
     /// It was not running.
     NotRunning,
-    /// By a fast shutdown. The control file tells whether it was clean.
+    /// By a fast shutdown. The control file shows whether it was clean.
     Fast,
     /// By an immediate shutdown, after the limit of the fast one.
     Immediate,

@@ -195,7 +195,7 @@ fn set_mark(mark: &mut usize, source: &Socket, bytes: usize) -> bool {
     sys::set_low_water_mark(source, bytes).is_ok()
 }
 
-/// Returns the next mark of a stream that delivered so many bytes in a tick with this one.
+/// Returns the next mark of a stream that delivered this many bytes in a tick at the present mark.
 fn next_mark(mut mark: usize, read: usize) -> usize {
     let [lowest, highest] = LOW_WATER_BYTES;
     let wanted = |mark| {

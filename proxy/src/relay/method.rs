@@ -57,7 +57,7 @@ impl MethodSelector {
         }
     }
 
-    /// Records a read of so many bytes by this method.
+    /// Records a read of `bytes` bytes by this method.
     pub(super) fn note_read(&mut self, method: Method, bytes: usize, policy: MethodPolicy) {
         if policy == MethodPolicy::Alternate {
             self.splicing = method == Method::Copy;

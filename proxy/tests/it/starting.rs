@@ -124,7 +124,10 @@ fn the_listening_port_is_logged_also_when_the_system_chose_it() {
             .wait_for_log("proxying to master address", TEST_TIMEOUT)
             .await;
         let log = proxy.process.log();
-        let counts = log.split("Starting proxying address=127.0.0.1:").nth(1).expect("told");
+        let counts = log
+            .split("Starting proxying address=127.0.0.1:")
+            .nth(1)
+            .expect("the address is logged");
         let port: u16 = counts.split_whitespace().next().unwrap().parse().unwrap();
         let mut client = Client::connect(port).await.unwrap();
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
