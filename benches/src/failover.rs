@@ -5,15 +5,15 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use control::clock::Boottime;
-use control::model::ClusterData;
-use control::store::{KeyRange, Watch};
+use base::clock::Boottime;
+use model::ClusterData;
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, error_text};
 use stolon_tests::process::Signal;
 use stolon_tests::sql::SqlClient;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition};
 use stolon_tests::wait::{eventually, now};
 use stolon_tests::writers::{Writers, lost_rows};
+use store::{KeyRange, Watch};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;

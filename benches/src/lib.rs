@@ -1,5 +1,7 @@
 //! The measurements of the benchmark programs.
 
+#![forbid(unsafe_code)]
+
 pub mod failover;
 pub mod proxy;
 pub mod slow_store;

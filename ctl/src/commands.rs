@@ -6,9 +6,10 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use control::args::{self, CTL, CommonArgs, Faults, VERSION};
-use control::store::{Store, StoreError, UNREACHABLE_HINT};
-use control::telemetry::{self, Chain, ignore_broken_pipe, print_stderr};
+use base::Chain;
+use daemon::args::{self, CTL, CommonArgs, Faults, VERSION};
+use daemon::telemetry::{self, ignore_broken_pipe, print_stderr};
+use store::{Store, StoreError, UNREACHABLE_HINT};
 
 mod cluster_data;
 mod clusterdata;

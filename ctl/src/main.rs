@@ -1,13 +1,14 @@
 //! stolonctl: the operator's command line. Parses the arguments and runs one command; what a command does is left to
 //! its file.
 
+#![forbid(unsafe_code)]
 // These macros panic if standard output is closed; `telemetry::print_stdout` and `print_stderr` do not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;
 
-use control::args::{self, CTL};
-use control::telemetry::print_stderr;
+use daemon::args::{self, CTL};
+use daemon::telemetry::print_stderr;
 use tokio::runtime::Builder;
 
 mod commands;

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use control::args::{CommonConfig, DaemonArgs, Faults, Switch};
-use control::telemetry::LogConfig;
+use daemon::args::{CommonConfig, DaemonArgs, Faults, Switch};
+use daemon::telemetry::LogConfig;
 
 use crate::postgres::credentials::{AuthMethod, Login, Secret};
 use crate::postgres::layout::{LOST_FOUND, SUBDIRECTORY};

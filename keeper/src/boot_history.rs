@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use control::model::BootUuid;
+use model::BootUuid;
 
 use crate::postgres::files::{self, FileError};
 

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::model::Problem;
+use base::clock::Boottime;
+use model::Problem;
 
 use crate::problems::KeeperProblemKind;
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 
 use crate::reconcile::{CopyPause, Desired, HoldReason};
 

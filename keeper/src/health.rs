@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::model::Problem;
+use base::clock::Boottime;
+use model::Problem;
 use tracing::info;
 
 use crate::postgres::instance::Instance;

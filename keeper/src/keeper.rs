@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use control::clock::{Boottime, wall_clock};
-use control::model::{BootUuid, KeeperInfo, KeeperUid, Spec, Stopped as Announced, from_slice};
-use control::store::{Changes, Entry, KeyRange, Store, Watch};
-use control::telemetry::Chain;
+use base::Chain;
+use base::clock::{Boottime, wall_clock};
+use model::{BootUuid, KeeperInfo, KeeperUid, Spec, Stopped as Announced, from_slice};
+use store::{Changes, Entry, KeyRange, Store, Watch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};

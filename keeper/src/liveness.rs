@@ -7,10 +7,10 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use control::model::{BootUuid, KeeperUid};
-use control::plan::{LIVENESS_PERIOD, LIVENESS_TTL};
-use control::store::{LeaseId, Revision, Store, StoreError, Txn, TxnOutcome};
-use control::telemetry::Chain;
+use base::Chain;
+use model::{BootUuid, KeeperUid};
+use plan::{LIVENESS_PERIOD, LIVENESS_TTL};
+use store::{LeaseId, Revision, Store, StoreError, Txn, TxnOutcome};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::debug;

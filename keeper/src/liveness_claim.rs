@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::model::BootUuid;
-use control::store::StoreError;
-use control::telemetry::Chain;
+use base::Chain;
+use base::clock::Boottime;
+use model::BootUuid;
+use store::StoreError;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 

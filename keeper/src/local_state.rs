@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use control::model::{ClusterUid, DbUid};
+use model::{ClusterUid, DbUid};
 
 use crate::postgres::conf::Parameters;
 use crate::postgres::files::FileError;

@@ -1,5 +1,7 @@
 //! stolon-keeper: checks its options, takes its data directory, and runs the keeper's loop.
 
+#![forbid(unsafe_code)]
+
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -7,9 +9,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use control::args::{self, KEEPER};
-use control::model::{BootUuid, KeeperUid, short_uid};
-use control::telemetry::{self, Chain, Component};
+use base::Chain;
+use daemon::args::{self, KEEPER};
+use daemon::telemetry::{self, Component};
 use keeper::args::{Args, Config, HostEnv, address_warnings};
 use keeper::boot_history;
 use keeper::keeper::{KeeperParts, KeeperSignals, data_of, run};
@@ -22,6 +24,7 @@ use keeper::postgres::owned_dirs::OwnedDirs;
 use keeper::postgres::programs::{NEWEST_MAJOR, Programs};
 use keeper::postgres::sockets::PrivateSocketDir;
 use keeper::postgres::state::{ChosenUid, choose_uid};
+use model::{BootUuid, KeeperUid, short_uid};
 use tokio::task::LocalSet;
 use tracing::{error, info, warn};
 

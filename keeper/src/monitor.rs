@@ -5,9 +5,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::model::{DbUid, Lsn, PostgresBinaryVersion, PostgresState, TimelineHistory};
-use control::telemetry::Chain;
+use base::Chain;
+use base::clock::Boottime;
+use model::{DbUid, Lsn, PostgresBinaryVersion, PostgresState, TimelineHistory};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 

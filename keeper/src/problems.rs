@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use control::model::Problem;
-use control::redact::redacted;
+use base::redact::redacted;
 use metrics::{Gauge, describe_gauge, gauge};
+use model::Problem;
 use tracing::{error, info, warn};
 
 use crate::publish::{Due, Publisher};

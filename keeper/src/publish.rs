@@ -4,12 +4,12 @@
 use std::sync::Mutex as StdMutex;
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::model::{
+use base::clock::Boottime;
+use model::{
     BootUuid, ClusterUid, DbUid, InfoUid, KeeperInfo, KeeperUid, PostgresBinaryVersion, PostgresState, Problem,
     SettingsInfo, Stopped, from_slice, short_uid, to_compact,
 };
-use control::store::{CommitOrRead, Entry, KeyRange, LeaseId, Revision, Snapshot, Store, StoreError, Txn, info_ttl};
+use store::{CommitOrRead, Entry, KeyRange, LeaseId, Revision, Snapshot, Store, StoreError, Txn, info_ttl};
 use tokio::sync::{Mutex, Notify};
 use tracing::{debug, warn};
 
@@ -172,7 +172,7 @@ impl Publisher {
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
-                        warn!(error = %control::telemetry::Chain(&error), "could not publish the keeper info");
+                        warn!(error = %base::Chain(&error), "could not publish the keeper info");
                     }
                     interval.min(RETRY)
                 }
@@ -191,7 +191,7 @@ impl Publisher {
         let store = self.store.with_timeout(limit);
         match tokio::time::timeout(limit, self.publish(&store)).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => warn!(error = %control::telemetry::Chain(&error), "could not publish the keeper info"),
+            Ok(Err(error)) => warn!(error = %base::Chain(&error), "could not publish the keeper info"),
             Err(_) => warn!(?limit, "could not publish the keeper info in time"),
         }
     }

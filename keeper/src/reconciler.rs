@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use control::clock::{Boottime, wall_clock};
-use control::model::{
+use base::Chain;
+use base::clock::{Boottime, wall_clock};
+use model::{
     BootUuid, CheckedClusterData, Clamped, ClusterData, CreationRecord, DbUid, KeeperUid, Spec, Unusable, from_slice,
 };
-use control::store::{Entry, Revision, Store};
-use control::telemetry::Chain;
+use store::{Entry, Revision, Store};
 use tracing::{error, info, warn};
 
 use crate::args::Config;
@@ -158,7 +158,7 @@ struct RoundState {
     probe: Option<ServerProbe>,
     copy: Option<CopyFacts>,
     /// When the permit was requested.
-    permit: Option<control::clock::Boottime>,
+    permit: Option<base::clock::Boottime>,
     /// A step failed that may fail.
     is_incomplete: bool,
 }

@@ -1,6 +1,6 @@
 //! Log messages of a round, with the texts of the reference (keeper 15), and when they are written.
 
-use control::redact::may_hold_password;
+use base::redact::may_hold_password;
 use tracing::{error, info, warn};
 
 use crate::reconcile::{HoldReason, LogMessage, ParameterChange, StopReason};

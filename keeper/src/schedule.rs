@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 
 use crate::reconcile::Desired;
 use crate::reconciler::{RoundResult, Trigger};

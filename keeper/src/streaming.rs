@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::model::{DbUid, Lsn, Problem};
+use base::clock::Boottime;
+use model::{DbUid, Lsn, Problem};
 
 use crate::postgres::sql::StandbyStatus;
 use crate::problems::KeeperProblemKind;

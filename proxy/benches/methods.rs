@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 use proxy::relay::{ByteCounters, Gate, MethodPolicy, PeerTimeout, RelayConfig, Socket, forward};
 use socket2::SockRef;
 

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 
 use crate::route::choose_address;
 

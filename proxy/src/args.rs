@@ -4,9 +4,9 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use control::args::{CommonConfig, DaemonArgs, Faults, GoInt, Switch};
-use control::model::GoDuration;
-use control::telemetry::LogConfig;
+use daemon::args::{CommonConfig, DaemonArgs, Faults, GoInt, Switch};
+use daemon::telemetry::LogConfig;
+use model::GoDuration;
 
 use crate::listener::{self, Keepalive};
 use crate::relay::{PIPES_MAX, RelayConfig};

@@ -15,10 +15,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::clock::{Boottime, wall_clock};
-use control::model::{JsonError, ProxyUid};
-use control::store::{KeyRange, LeaseId, Store, StoreError, Watch};
-use control::telemetry::Chain;
+use base::Chain;
+use base::clock::{Boottime, wall_clock};
+use model::{JsonError, ProxyUid};
+use store::{KeyRange, LeaseId, Store, StoreError, Watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 

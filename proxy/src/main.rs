@@ -1,21 +1,23 @@
 //! stolon-proxy: reads its options, starts the relay threads and the check-in loop, and shuts down in order. What each
 //! of them does is left to its module.
 
+#![forbid(unsafe_code)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::Context;
-use control::args::{self, PROXY};
-use control::clock::Boottime;
-use control::model::{ProxyUid, short_uid};
-use control::store::Store;
-use control::telemetry::{self, Component};
+use base::clock::Boottime;
+use daemon::args::{self, PROXY};
+use daemon::telemetry::{self, Component};
+use model::{ProxyUid, short_uid};
 use proxy::args::{Args, Config, MachineLimits, bind_error_remedy};
 use proxy::checkin::{CheckIn, CheckInStatus, random_bytes};
 use proxy::listener::{self, Listener, RelayThread};
 use proxy::metrics::Metrics;
 use rustix::process::{Resource, Rlimit};
+use store::Store;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;

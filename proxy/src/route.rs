@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use control::model::{CheckedClusterData, ClusterData, Db, DbUid, JsonError, ProxyUid, Unusable};
+use model::{CheckedClusterData, ClusterData, Db, DbUid, JsonError, ProxyUid, Unusable};
 
 /// The cluster data as they were read and decoded.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use control::model::Role;
+use model::Role;
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT};
 use stolon_tests::process::{Process, Signal};
 use stolon_tests::test_dir::TestDir;

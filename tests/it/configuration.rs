@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use control::model::Role;
+use model::Role;
 use serde_json::{Value, json};
 use stolon_tests::cluster::{Cluster, ClusterBuilder, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
 use stolon_tests::pg_programs;
@@ -341,7 +341,7 @@ pub(crate) async fn store_data(cluster: &Cluster, change: impl Fn(&mut Value)) {
             .ok_or("no data")?;
         let mut data: Value = serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
         change(&mut data);
-        let write = control::store::Txn::new()
+        let write = store::Txn::new()
             .if_unchanged(&key, entry.mod_revision)
             .put(&key, data.to_string());
         let written = cluster.store.commit(write).await.map_err(|error| error.to_string())?;

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use control::model::Role;
+use model::Role;
 use serde_json::{Value, json};
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
 use stolon_tests::pg_programs;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use control::model::{KeeperInfo, Role, from_slice};
+use model::{KeeperInfo, Role, from_slice};
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, now, throughout};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use control::model::Role;
+use model::Role;
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
 use stolon_tests::process::{self, Signal};
 use stolon_tests::wait::{eventually, now};

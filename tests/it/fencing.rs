@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use control::model::ClusterData;
-use control::store::{KeyRange, Watch};
+use model::ClusterData;
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check};
 use stolon_tests::process::Signal;
 use stolon_tests::sql::SqlClient;
 use stolon_tests::tcp_relay::{NetworkCondition, TcpRelay};
 use stolon_tests::wait::eventually;
 use stolon_tests::writers::{Writers, lost_rows_after};
+use store::{KeyRange, Watch};
 
 /// A proxy is frozen with a statement on its way to the old master and an answer on its way back. When it thaws, the
 /// new master is announced, and it forwards neither (fencing 4.2, F-3).

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use control::model::Role;
+use model::Role;
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, throughout};

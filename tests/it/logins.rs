@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use control::model::Role;
+use model::Role;
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, REPLUSER, SHORT_TIMEOUT, SUPERUSER, check, error_text};
 use stolon_tests::process::{self, Signal};
 use stolon_tests::sql::SqlClient;

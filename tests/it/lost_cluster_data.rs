@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use control::model::{ClusterUid, Role, from_slice, to_compact};
-use control::store::Txn;
+use model::{ClusterUid, Role, from_slice, to_compact};
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, throughout};
+use store::Txn;
 
 /// Starts two keepers with a row in the database, and a sentinel with `--initial-cluster-spec`; returns the cluster's
 /// uid.
@@ -154,7 +154,7 @@ async fn new_cluster_data_of_a_reference_program_cost_no_database() {
     let file = backup(&cluster).await;
     let key = cluster.store.keys().cluster_data();
     let spec = from_slice(Profile::Fast.spec().to_string().as_bytes()).unwrap();
-    let fresh = control::model::ClusterData::initial("0fresh00".into(), control::model::Timestamp::ZERO, spec);
+    let fresh = model::ClusterData::initial("0fresh00".into(), model::Timestamp::ZERO, spec);
     let servers = [cluster.postmaster("keeper0"), cluster.postmaster("keeper1")];
     cluster.store.put(&key, to_compact(&fresh)).await.unwrap();
     for keeper in ["keeper0", "keeper1"] {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use control::model::Role;
+use model::Role;
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, check, db_of, error_text};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::eventually;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use control::model::Role;
+use model::Role;
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, REPLUSER, SHORT_TIMEOUT, SUPERUSER, check, error_text};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, throughout};

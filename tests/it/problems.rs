@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use control::model::Role;
+use model::Role;
 use serde_json::{Value, json};
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, REPLUSER, SHORT_TIMEOUT, check, error_text};
 use stolon_tests::process::{self, Signal};
@@ -221,7 +221,7 @@ async fn lost_cluster_data_are_reported_by_each_keeper_until_they_are_restored()
     sql.run("create table ours as select 1").await.unwrap();
     let key = cluster.store.keys().cluster_data();
     let saved = cluster.store.get(&key).await.unwrap().unwrap();
-    let write = control::store::Txn::new().delete(&key);
+    let write = store::Txn::new().delete(&key);
     cluster.store.commit(write).await.unwrap();
     let keeper = cluster.process("keeper0");
     keeper
@@ -250,7 +250,7 @@ async fn lost_cluster_data_are_reported_by_each_keeper_until_they_are_restored()
         shown.contains("keepers of a cluster exist: keeper0") && shown.contains("clusterdata write"),
         "{shown}"
     );
-    let write = control::store::Txn::new().put(&key, saved.value);
+    let write = store::Txn::new().put(&key, saved.value);
     cluster.store.commit(write).await.unwrap();
     status::wait_no_problems(&cluster).await;
     cluster.wait_healthy("keeper0", &Role::Master).await;

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use control::model::Role;
+use model::Role;
 use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile};
 use stolon_tests::process::Signal;
 

@@ -8,10 +8,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
-use control::clock::Boottime;
-use control::model::{ClusterData, Db, DbUid, KeeperUid, Role};
-use control::store::{Store, StoreConfig, StoreOptions};
+use base::clock::Boottime;
+use model::{ClusterData, Db, DbUid, KeeperUid, Role};
 use serde_json::{Value, json};
+use store::{Store, StoreConfig, StoreOptions};
 use tokio_postgres::Config;
 
 use crate::etcd::Etcd;

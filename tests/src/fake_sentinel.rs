@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use control::model::{
+use model::{
     ClusterData, ClusterSpec, ClusterUid, Db, DbStatus, DbUid, InitMode, Phase, ProxySection, ProxySpec, ProxyUid,
     Timestamp, to_compact,
 };
-use control::store::{Revision, Store};
+use store::{Revision, Store};
 
 /// A store, and the cluster data to write to it.
 #[derive(Debug, Clone)]

@@ -3,6 +3,8 @@
 //! Everything that a test starts lives in one temporary directory and ends with the value that started it, also when
 //! the test panics; the end of its log is then printed. Nothing here sleeps: it waits for a condition, with a deadline.
 
+#![forbid(unsafe_code)]
+
 pub mod certificates;
 pub mod cluster;
 pub mod conf;

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 
 use crate::wait::now;
 

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 
 /// The pause between two evaluations of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);

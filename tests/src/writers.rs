@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 use tokio::task::JoinHandle;
 use tokio_postgres::Config;
 

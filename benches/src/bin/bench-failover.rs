@@ -8,7 +8,7 @@ use anyhow::Context;
 use benches::failover::{FailoverOutcome, FailureEvent, Scenario, StoreDelay, median, run};
 use benches::slow_store;
 use clap::{Parser, ValueEnum};
-use control::model::GoDuration;
+use model::GoDuration;
 use serde_json::{Value, json};
 use stolon_tests::cluster::Profile;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use control::model::ClusterSpec;
+use model::ClusterSpec;
 use serde_json::json;
 use stolon_tests::cluster::{Cluster, Profile};
 use stolon_tests::fake_sentinel::FakeSentinel;

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use control::clock::Boottime;
-use control::model::{CheckedClusterData, ClusterData, UNREADABLE_DATA_REMEDY, check_supported, to_compact};
-use control::store::{Entry, Revision, Store, Txn, TxnOutcome};
-use control::telemetry::Chain;
+use base::Chain;
+use base::clock::Boottime;
+use model::{CheckedClusterData, ClusterData, UNREADABLE_DATA_REMEDY, check_supported, to_compact};
+use store::{Entry, Revision, Store, Txn, TxnOutcome};
 
 use super::former_cluster::{self, FormerCluster};
 
@@ -137,7 +137,7 @@ async fn try_change(
 }
 
 /// Returns an error if the spec asks for something that this version does not support.
-pub(super) fn ensure_supported(spec: &control::model::Spec) -> anyhow::Result<()> {
+pub(super) fn ensure_supported(spec: &model::Spec) -> anyhow::Result<()> {
     check_supported(spec).context("the cluster spec asks for more than this version does")
 }
 

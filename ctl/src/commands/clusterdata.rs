@@ -5,10 +5,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use anyhow::bail;
-use control::args::Switch;
-use control::model::{ClusterData, JsonError, check_supported, to_compact, to_pretty};
-use control::store::{Store, Txn, TxnOutcome};
-use control::telemetry::{Chain, print_stderr};
+use base::Chain;
+use daemon::args::Switch;
+use daemon::telemetry::print_stderr;
+use model::{ClusterData, JsonError, check_supported, to_compact, to_pretty};
+use store::{Store, Txn, TxnOutcome};
 
 use super::{CommandOutcome, cluster_data, input, print};
 

@@ -1,8 +1,8 @@
 //! `failkeeper`: sets the flag by which the leading sentinel treats a keeper as failed in its next round (cli 10).
 
 use anyhow::Context as _;
-use control::model::ClusterData;
-use control::store::Store;
+use model::ClusterData;
+use store::Store;
 
 use super::cluster_data::WriteAttempts;
 use super::{CommandOutcome, cluster_data, input};
@@ -32,7 +32,7 @@ fn set_force_fail(data: &mut ClusterData, uid: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use control::model::to_compact;
+    use model::to_compact;
 
     use super::*;
 

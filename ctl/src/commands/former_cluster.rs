@@ -2,8 +2,8 @@
 //! the record of the last initialisation. The error texts follow from it; what is written is left to `init`.
 
 use anyhow::Context as _;
-use control::model::{ClusterUid, CreationRecord, FormerKeepers, LOST_DATA_REMEDY, from_slice};
-use control::store::{Entry, KeyRange, Keys, Store};
+use model::{ClusterUid, CreationRecord, FormerKeepers, LOST_DATA_REMEDY, from_slice};
+use store::{Entry, KeyRange, Keys, Store};
 
 /// What shows that a cluster exists, apart from its cluster data.
 #[derive(Debug, Default)]

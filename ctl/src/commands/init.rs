@@ -4,10 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use control::args::Switch;
-use control::clock::wall_clock;
-use control::model::{ClusterData, ClusterSpec, ClusterUid, InitMode, Timestamp, short_uid, to_compact};
-use control::store::{Store, Txn, TxnOutcome};
+use base::clock::wall_clock;
+use daemon::args::Switch;
+use model::{ClusterData, ClusterSpec, ClusterUid, InitMode, Timestamp, short_uid, to_compact};
+use store::{Store, Txn, TxnOutcome};
 
 use super::confirm::{Confirmation, ask_to_confirm};
 use super::input::SpecInput;
@@ -109,7 +109,7 @@ fn checked_spec(text: Option<&[u8]>) -> anyhow::Result<(ClusterSpec, Vec<String>
 
 #[cfg(test)]
 mod tests {
-    use control::telemetry::Chain;
+    use base::Chain;
 
     use super::*;
 

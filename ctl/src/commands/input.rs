@@ -6,8 +6,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use control::model::{ClusterSpec, from_slice, unknown_names};
-use control::telemetry::print_stderr;
+use daemon::telemetry::print_stderr;
+use model::{ClusterSpec, from_slice, unknown_names};
 
 /// Longest accepted text: no value in the store may be larger (store S-13).
 const BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -115,7 +115,7 @@ pub(super) fn decode_spec(text: &[u8]) -> anyhow::Result<ClusterSpec> {
 
 #[cfg(test)]
 mod tests {
-    use control::telemetry::Chain;
+    use base::Chain;
 
     use super::*;
 

@@ -11,8 +11,8 @@ mod view;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::telemetry::print_stderr;
+use base::clock::Boottime;
+use daemon::telemetry::print_stderr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::local_cluster::{LocalCluster, Ports, SUPERUSER, StepFailure};

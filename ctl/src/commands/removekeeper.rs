@@ -1,8 +1,8 @@
 //! `removekeeper`: removes a keeper that will not come back, with its db, from the cluster data (cli 11).
 
 use anyhow::bail;
-use control::model::{ClusterData, KeeperUid};
-use control::store::Store;
+use model::{ClusterData, KeeperUid};
+use store::Store;
 
 use super::cluster_data::WriteAttempts;
 use super::{CommandOutcome, cluster_data, input};
@@ -39,7 +39,7 @@ fn remove(data: &mut ClusterData, uid: &KeeperUid) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use control::model::to_compact;
+    use model::to_compact;
 
     use super::*;
 

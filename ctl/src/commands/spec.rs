@@ -1,8 +1,8 @@
 //! `spec`: prints the cluster spec, as set or with defaults (cli 12).
 
-use control::args::Switch;
-use control::model::{SpecFields, to_pretty};
-use control::store::Store;
+use daemon::args::Switch;
+use model::{SpecFields, to_pretty};
+use store::Store;
 
 use super::{CommandOutcome, cluster_data, print};
 

@@ -5,11 +5,12 @@ mod text;
 mod view;
 
 use anyhow::bail;
-use control::model::{Json, KeeperInfo, ProxyInfo, SentinelInfo, from_slice, to_pretty};
-use control::store::election::elected_sentinel;
-use control::store::{Entry, KeyRange, Keys, Snapshot, Store};
-use control::telemetry::{Chain, print_stderr};
+use base::Chain;
+use daemon::telemetry::print_stderr;
+use model::{Json, KeeperInfo, ProxyInfo, SentinelInfo, from_slice, to_pretty};
 use serde::de::DeserializeOwned;
+use store::election::elected_sentinel;
+use store::{Entry, KeyRange, Keys, Snapshot, Store};
 
 use super::former_cluster::FormerCluster;
 use super::{CommandOutcome, cluster_data, error_line, print};

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use control::args::Switch;
-use control::model::{ClusterSpec, patch_spec, replace_spec};
-use control::store::Store;
+use daemon::args::Switch;
+use model::{ClusterSpec, patch_spec, replace_spec};
+use store::Store;
 
 use super::cluster_data::WriteAttempts;
 use super::input::SpecInput;
@@ -77,15 +77,15 @@ fn updated_spec(current: &ClusterSpec, text: &[u8], kind: SpecInput) -> anyhow::
 
 #[cfg(test)]
 mod tests {
-    use control::model::{from_slice, to_compact};
-    use control::telemetry::Chain;
+    use base::Chain;
+    use model::{from_slice, to_compact};
 
     use super::*;
 
     fn updated(current: &str, text: &str, kind: SpecInput) -> Result<String, String> {
         let current: ClusterSpec = from_slice(current.as_bytes()).unwrap();
         match updated_spec(&current, text.as_bytes(), kind) {
-            Ok((spec, _)) => Ok(to_compact(&spec.display_json(control::model::SpecFields::Set))),
+            Ok((spec, _)) => Ok(to_compact(&spec.display_json(model::SpecFields::Set))),
             Err(error) => Err(Chain(error.as_ref()).to_string()),
         }
     }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use control::args::VERSION;
+use daemon::args::VERSION;
 use serde_json::Value;
 
 use crate::harness::{CommandOutput, CtlHarness};
@@ -96,13 +96,7 @@ async fn replay(scenario: &str, steps: &[RecordedStep]) {
             let key = event["key"].as_str().unwrap();
             match event["value"].as_str() {
                 Some(value) => drop(harness.store.put(key, value).await.unwrap()),
-                None => drop(
-                    harness
-                        .store
-                        .commit(control::store::Txn::new().delete(key))
-                        .await
-                        .unwrap(),
-                ),
+                None => drop(harness.store.commit(store::Txn::new().delete(key)).await.unwrap()),
             }
             played += 1;
         }

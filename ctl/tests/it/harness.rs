@@ -3,8 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use control::store::{Revision, Store, StoreConfig, StoreOptions};
 use stolon_tests::etcd::Etcd;
+use store::{Revision, Store, StoreConfig, StoreOptions};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use control::model::ClusterData;
+use model::ClusterData;
 
 use crate::harness::{CLUSTER, CtlHarness};
 
@@ -15,7 +15,7 @@ async fn spec(harness: &CtlHarness) -> String {
     let data = ClusterData::parse(harness.get().await.unwrap().as_bytes())
         .unwrap()
         .unwrap();
-    control::model::to_compact(&data.cluster.unwrap().spec.unwrap())
+    model::to_compact(&data.cluster.unwrap().spec.unwrap())
 }
 
 const MINIMAL: &str = r#"{"additionalWalSenders":null,"additionalMasterReplicationSlots":null,"initMode":"new","pgHBA":null,"automaticPgRestart":null}"#;

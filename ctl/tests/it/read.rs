@@ -1,7 +1,7 @@
 //! `status` and `spec`: output formats, errors, and an unreachable store (cli 12, cli 14, cli 18.16 to 18.22).
 
-use control::store::Txn;
 use stolon_tests::ports::Port;
+use store::Txn;
 
 use crate::harness::{CLUSTER, CtlHarness, stolonctl};
 

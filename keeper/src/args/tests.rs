@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use control::args::{KEEPER, try_parse};
+use daemon::args::{KEEPER, try_parse};
 
 use super::*;
 

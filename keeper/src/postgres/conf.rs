@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use control::model::{RejectedParameter, check_parameter, is_never_reported};
+use model::{RejectedParameter, check_parameter, is_never_reported};
 
 /// Parameters by name.
 pub type Parameters = BTreeMap<String, String>;

@@ -263,7 +263,7 @@ mod tests {
     }
 
     fn chain(error: &dyn std::error::Error) -> String {
-        control::telemetry::Chain(error).to_string()
+        base::Chain(error).to_string()
     }
 
     #[tokio::test]

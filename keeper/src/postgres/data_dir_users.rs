@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use control::telemetry::Chain;
+use base::Chain;
 use rustix::process::{Signal, geteuid};
 use tokio::time::timeout;
 use tracing::warn;

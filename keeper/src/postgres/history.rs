@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use control::model::Lsn;
+use model::Lsn;
 
 use crate::postgres::files::FileError;
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use control::telemetry::Chain;
+use base::Chain;
 use tracing::{debug, warn};
 
 use crate::postgres::changes::DataChanges;

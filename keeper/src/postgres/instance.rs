@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::control::telemetry::Chain;
+use ::base::Chain;
 use rustix::process::Signal;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout};

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use control::model::Lsn;
-use control::telemetry::Chain;
+use base::Chain;
+use model::Lsn;
 use tracing::warn;
 
 use crate::postgres::conf::{self, Parameters};

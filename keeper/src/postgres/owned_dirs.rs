@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use control::telemetry::Chain;
+use base::Chain;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use control::model::Lsn;
+use model::Lsn;
 
 use crate::postgres::command::{self, CommandError};
 use crate::postgres::conf::StandbyMinimums;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use control::model::Lsn;
+use model::Lsn;
 
 use crate::postgres::command::CommandError;
 use crate::postgres::files::{self, FileError};

@@ -11,7 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use control::redact::{PieceStart, Redactor};
+use base::redact::{PieceStart, Redactor};
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

@@ -182,7 +182,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/", data.path().join("socket")).unwrap();
         let refused = PrivateSocketDir::prepare(data.path()).unwrap_err();
-        let message = control::telemetry::Chain(&refused).to_string();
+        let message = base::Chain(&refused).to_string();
         assert!(
             message.contains("socket") && message.contains("not a directory owned by this user"),
             "{message}"

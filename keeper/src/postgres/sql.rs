@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard};
 use std::time::Duration;
 
-use control::model::Lsn;
+use model::Lsn;
 use postgres_protocol::escape::escape_literal;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use control::telemetry::Chain;
+use base::Chain;
 
 use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind};
 use crate::postgres::files::{self, FileError};

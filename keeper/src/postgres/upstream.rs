@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::model::Lsn;
-use control::telemetry::Chain;
+use base::Chain;
+use model::Lsn;
 use tracing::warn;
 
 use crate::postgres::connect::ConnectTarget;

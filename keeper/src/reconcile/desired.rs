@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::external_dirs::Obstacle;
 use crate::reconcile::{CopyPause, RecordedIdentity, WrongSource};
-use control::model::{
+use model::{
     AccessMode, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbInitMode, DbSpec, DbUid, FollowType,
     KeeperUid, Role, Spec, check_supported as check_spec_supported,
 };

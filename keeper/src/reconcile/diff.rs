@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use control::model::{DbSpec, Json};
+use model::{DbSpec, Json};
 
 use crate::reconcile::{Desired, Goal, ParameterChange};
 

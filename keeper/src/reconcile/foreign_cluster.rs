@@ -1,7 +1,7 @@
 //! Whether a keeper may follow the cluster data of another cluster than the one of its database. Reading who created
 //! the cluster is left to the reconciler.
 
-use control::model::{CheckedClusterData, ClusterUid, CreationRecord, KeeperUid};
+use model::{CheckedClusterData, ClusterUid, CreationRecord, KeeperUid};
 
 use crate::reconcile::{DataState, Desired, Goal, HoldReason, LocalFacts};
 
@@ -44,7 +44,7 @@ pub fn hold_unless_given_up(desired: Desired, own: &ClusterUid, created: Option<
 
 #[cfg(test)]
 mod tests {
-    use control::model::{ClusterData, ClusterSpec, Db, DbSpec, InitMode, Timestamp};
+    use model::{ClusterData, ClusterSpec, Db, DbSpec, InitMode, Timestamp};
 
     use super::*;
     use crate::reconcile::{DataRole, LocalDb};

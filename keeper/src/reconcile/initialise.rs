@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use control::model::DbInitMode;
+use model::DbInitMode;
 
 use crate::external_dirs::{ClearRequest, Obstacle, first_obstacle};
 

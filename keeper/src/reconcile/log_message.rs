@@ -1,6 +1,6 @@
 //! Log messages of a round, in order (keeper 15). Writing them is left to `round_log`.
 
-use control::model::{DbUid, KeeperUid, Lsn};
+use model::{DbUid, KeeperUid, Lsn};
 
 use crate::reconcile::{CopyReason, HoldReason, StopReason, Upstream};
 

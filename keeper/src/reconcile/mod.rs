@@ -31,7 +31,7 @@ pub use slots::{SlotChange, is_foreign_slot, is_short_of_slots};
 pub use source_check::{RecordedIdentity, WrongSource, check_source};
 pub use step::{NextAction, ReconcilePlan, RestartNeed, StartAs, Step};
 
-use control::model::DbInitMode;
+use model::DbInitMode;
 
 use crate::external_dirs::ClearRequest;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use control::model::{ClusterUid, DbUid};
+use model::{ClusterUid, DbUid};
 
 use crate::external_dirs::{ExternalDir, Obstacle};
 use crate::reconcile::{DataEnd, Desired, RestartTurn, SourceFacts, Upstream};

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use control::model::Lsn;
+use model::Lsn;
 
 /// Bytes of a WAL segment. Other sizes are not supported by the published info (keeper 0, W27).
 const SEGMENT_BYTES: u64 = 16 << 20;

@@ -3,7 +3,7 @@
 //!
 //! Keepers that do not publish it (Go stolon restarts immediately) and unhealthy instances are not waited for.
 
-use control::model::{KeeperUid, RestartState, SettingsInfo};
+use model::{KeeperUid, RestartState, SettingsInfo};
 
 use crate::reconcile::TargetDb;
 

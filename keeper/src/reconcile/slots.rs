@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use control::model::stolon_name;
+use model::stolon_name;
 
 use crate::reconcile::TargetDb;
 

@@ -1,6 +1,6 @@
 //! A plan: steps in order, and what follows them.
 
-use control::model::{ClusterUid, DbUid, NewConfig};
+use model::{ClusterUid, DbUid, NewConfig};
 
 use crate::external_dirs::{ClearRequest, ExternalDir};
 use crate::reconcile::{HoldReason, LocalDb, LogMessage, ServerConfig, SlotChange, Upstream};

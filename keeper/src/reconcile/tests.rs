@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control::model::{
+use model::{
     BootUuid, CheckedClusterData, Cluster, ClusterData, ClusterSpec, ClusterStatus, ClusterUid, Db, DbInitMode, DbSpec,
     DbStatus, DbUid, FollowConfig, FollowType, InitMode, Keeper, KeeperStatus, KeeperUid, Lsn, Phase, Role,
 };

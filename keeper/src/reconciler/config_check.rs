@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use control::telemetry::Chain;
+use base::Chain;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 

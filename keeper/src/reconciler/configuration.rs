@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use control::model::{AccessMode, stolon_name};
+use model::{AccessMode, stolon_name};
 
 use crate::postgres::conf::{self, Parameters, Recovery, SlotNeeds};
 use crate::postgres::conninfo::primary_conninfo;

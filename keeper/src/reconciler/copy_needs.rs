@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use control::telemetry::Chain;
+use base::Chain;
 
 use crate::external_dirs::{ClearRequest, ExternalDir, ExternalDirFacts, ExternalDirKind, Obstacle, first_obstacle};
 use crate::postgres::files::FileError;

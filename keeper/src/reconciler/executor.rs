@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::model::{DbUid, RestartState};
-use control::store::{Entry, StoreError};
-use control::telemetry::Chain;
+use base::Chain;
+use base::clock::Boottime;
+use model::{DbUid, RestartState};
+use store::{Entry, StoreError};
 use tokio::time::sleep;
 use tracing::info;
 

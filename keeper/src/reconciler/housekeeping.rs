@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::model::Problem;
-use control::telemetry::Chain;
+use base::Chain;
+use base::clock::Boottime;
+use model::Problem;
 use tokio::task::{JoinHandle, spawn_local};
 use tracing::warn;
 

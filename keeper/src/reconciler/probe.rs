@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use control::model::{Stopped, stolon_name};
-use control::telemetry::Chain;
+use base::Chain;
+use model::{Stopped, stolon_name};
 use tokio::time::sleep;
 use tracing::{info, warn};
 

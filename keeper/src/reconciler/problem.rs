@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use control::model::{ClusterUid, Problem};
-use control::telemetry::Chain;
+use base::Chain;
+use model::{ClusterUid, Problem};
 
 use crate::external_dirs::Obstacle;
 use crate::postgres::instance::InstanceError;

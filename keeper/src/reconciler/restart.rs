@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::model::{KeeperInfo, KeeperUid, RestartState, SettingsInfo, from_slice};
-use control::telemetry::Chain;
+use base::Chain;
+use base::clock::Boottime;
+use model::{KeeperInfo, KeeperUid, RestartState, SettingsInfo, from_slice};
 use tracing::warn;
 
 use crate::problems::KeeperProblemKind;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use control::model::{HbaStrictness, check_hba_line, hba_excerpt, hba_fields, hba_strictness, redacted_hba_reason};
+use model::{HbaStrictness, check_hba_line, hba_excerpt, hba_fields, hba_strictness, redacted_hba_reason};
 
 /// Returns the lines to write, and a text for each rejected one.
 ///

@@ -7,7 +7,7 @@ mod last_good;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control::redact::{mask_value, may_hold_password};
+use base::redact::{mask_value, may_hold_password};
 use serde::{Deserialize, Serialize};
 
 use crate::postgres::conf::Parameters;

@@ -10,7 +10,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::model::Lsn;
 use keeper::postgres::changes::DataChanges;
 use keeper::postgres::conf::{self, Parameters, Recovery};
 use keeper::postgres::credentials::{AuthMethod, Login, Secret};
@@ -22,6 +21,7 @@ use keeper::postgres::instance::{ConfigFiles, Instance, InstanceConfig, StartMod
 use keeper::postgres::owned_dirs::OwnedDirs;
 use keeper::postgres::programs::Programs;
 use keeper::postgres::roles;
+use model::Lsn;
 use tempfile::TempDir;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 

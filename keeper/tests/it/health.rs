@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use control::model::Lsn;
 use keeper::postgres::instance::{Instance, StopLimits};
 use keeper::postgres::observe::{Observation, ObserveScope};
 use keeper::postgres::session_settings::{self, SessionUser};
+use model::Lsn;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use crate::bench::{self, LONG, Node, eventually, files};

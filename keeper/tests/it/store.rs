@@ -3,13 +3,13 @@
 use std::future::Future;
 use std::time::Duration;
 
-use control::model::{KeeperInfo, KeeperUid, Stopped, from_slice};
-use control::store::{Revision, Store, StoreConfig, StoreOptions};
 use keeper::liveness::{self, LivenessKey};
 use keeper::publish::{Due, InfoReport, KeeperIdentity, Permit, Publisher};
+use model::{KeeperInfo, KeeperUid, Stopped, from_slice};
 use stolon_tests::etcd::Etcd;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, now, throughout};
+use store::{Revision, Store, StoreConfig, StoreOptions};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Ample limit for requests that are answered.
@@ -138,7 +138,7 @@ fn stopped_is_published_only_over_an_existing_info() {
         let publisher = publisher(&store, "b1");
         publisher.publish_within(LIMIT).await;
         let key = store.keys().keeper_info("k1");
-        store.commit(control::store::Txn::new().delete(&key)).await.unwrap();
+        store.commit(store::Txn::new().delete(&key)).await.unwrap();
         publisher.change(Due::Later, |report| report.stopped = Some(Stopped::default()));
         publisher.publish_within(LIMIT).await;
         let entry = store.get(&key).await.unwrap().unwrap();
@@ -169,10 +169,7 @@ fn a_permit_needs_unchanged_cluster_data_and_no_orders_key_and_removes_stopped()
 
         store.put(&keys.order("k1"), "stop").await.unwrap();
         assert_eq!(publisher.permit(changed, |_| true).await.unwrap(), Permit::Refused);
-        store
-            .commit(control::store::Txn::new().delete(&keys.order("k1")))
-            .await
-            .unwrap();
+        store.commit(store::Txn::new().delete(&keys.order("k1"))).await.unwrap();
 
         granted(publisher.permit(changed, |_| false).await.unwrap());
         assert_eq!(info(&store).await.unwrap().0.stopped, None);

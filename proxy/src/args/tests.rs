@@ -1,6 +1,6 @@
 //! Which values each option accepts, and the errors for others.
 
-use control::args::{ArgsError, PROXY, ParsedArgs, command, try_parse};
+use daemon::args::{ArgsError, PROXY, ParsedArgs, command, try_parse};
 
 use super::*;
 use crate::relay::PeerTimeout;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::store::{Changes, Entry, KeyChange, Revision, StoreError};
+use base::clock::Boottime;
+use store::{Changes, Entry, KeyChange, Revision, StoreError};
 
 use super::{CheckIn, now};
 

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::model::{InfoUid, ProxyInfo, short_uid, to_compact};
-use control::store::{CommitOrRead, KeyRange, LeaseId, Revision, StoreError, Txn, info_ttl};
+use base::clock::Boottime;
+use model::{InfoUid, ProxyInfo, short_uid, to_compact};
+use store::{CommitOrRead, KeyRange, LeaseId, Revision, StoreError, Txn, info_ttl};
 
 use super::document::Document;
 use super::requests::Publication;

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::store::{CommitOrRead, LeaseId, Revision, StoreError};
+use base::clock::Boottime;
+use store::{CommitOrRead, LeaseId, Revision, StoreError};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -141,7 +141,7 @@ impl PublishRequests {
 mod tests {
     use std::sync::Mutex;
 
-    use control::store::Committed;
+    use store::Committed;
     use tokio::time::Instant;
 
     use super::super::CheckInTiming;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use control::model::DbUid;
+use model::DbUid;
 
 use super::{CheckIn, now};
 use crate::address::{CurrentAddress, MasterAddress, decide_address};

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use control::model::{DbUid, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY};
-use control::store::{KeyRange, StoreError};
-use control::telemetry::Chain;
+use base::Chain;
+use model::{DbUid, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY};
+use store::{KeyRange, StoreError};
 use tracing::{debug, error, info, warn};
 
 use super::{CheckIn, CheckInError};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use control::model::{ProxyInfo, to_compact};
-use control::store::{Txn, info_ttl};
-use control::telemetry::Chain;
+use base::Chain;
+use model::{ProxyInfo, to_compact};
+use store::{Txn, info_ttl};
 use tracing::{debug, warn};
 
 use super::{CheckIn, FatalError, now};

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 use tracing::info;
 
 use crate::metrics::Metrics;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 use tokio::runtime::Handle;
 
 use crate::metrics::Metrics;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::telemetry::Chain;
+use base::Chain;
+use base::clock::Boottime;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use socket2::{Domain, Protocol, SockRef, Type};

@@ -6,7 +6,7 @@ mod lease_end;
 use std::fmt;
 use std::sync::OnceLock;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 use tokio_util::sync::CancellationToken;
 
 use self::lease_end::LeaseEnd;

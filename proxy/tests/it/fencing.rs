@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use control::store::{LeaseId, Txn};
 use stolon_tests::process::Signal;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, now, throughout};
+use store::{LeaseId, Txn};
 
 use crate::harness::{CHECK_INTERVAL, LATE, Master, Proxy, ProxyHarness, SHORT_TIMEOUT, TEST_TIMEOUT, run_test};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use control::model::to_compact;
+use model::to_compact;
 
 use crate::background_clients::BackgroundClients;
 use crate::harness::{CHECK_INTERVAL, Master, ProxyHarness, TEST_TIMEOUT, run_test};
@@ -64,7 +64,7 @@ fn undecodable_data_neither_close_nor_move_a_route_whose_lease_runs() {
     });
 }
 
-// Valid but useless: a stored nanosecond counts as a second, and 292 years as an hour (control::model::limits). On a
+// Valid but useless: a stored nanosecond counts as a second, and 292 years as an hour (model::limits). On a
 // busy machine a lease of a second may end, so the client's answer is required only for the longer one.
 #[test]
 fn intervals_of_a_nanosecond_and_of_centuries_can_be_corrected() {

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use control::clock::Boottime;
-use control::model::{ClusterSpec, GoDuration, ProxyInfo, from_slice};
-use control::store::{Revision, Store, StoreConfig, StoreOptions};
+use base::clock::Boottime;
+use model::{ClusterSpec, GoDuration, ProxyInfo, from_slice};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stolon_tests::etcd::Etcd;
 use stolon_tests::fake_sentinel::{self, FakeSentinel};
 use stolon_tests::ports::Port;
 use stolon_tests::process::{Process, Signal};
 use stolon_tests::wait::{eventually, now};
+use store::{Revision, Store, StoreConfig, StoreOptions};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

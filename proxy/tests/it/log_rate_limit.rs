@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 use stolon_tests::wait::now;
 
 use crate::harness::Proxy;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 use stolon_tests::ports::Port;
 use stolon_tests::wait::{eventually, now};
 use tokio::net::{TcpSocket, TcpStream};

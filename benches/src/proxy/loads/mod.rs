@@ -12,7 +12,7 @@ mod stalled;
 use std::future::Future;
 use std::time::Duration;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 use stolon_tests::wait::now;
 
 use self::bulk::Bulk;

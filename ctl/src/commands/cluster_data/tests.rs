@@ -1,9 +1,9 @@
 use std::cell::Cell;
 
-use control::model::{GoDuration, Phase, to_compact};
-use control::store::{StoreConfig, StoreOptions};
+use model::{GoDuration, Phase, to_compact};
 use stolon_tests::etcd::Etcd;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
+use store::{StoreConfig, StoreOptions};
 
 use super::*;
 

@@ -10,8 +10,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use control::store::{Store, StoreConfig, StoreOptions};
 use rustix::process::{Signal, geteuid};
+use store::{Store, StoreConfig, StoreOptions};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio_postgres::Config;

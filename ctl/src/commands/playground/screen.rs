@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use control::clock::Boottime;
+use base::clock::Boottime;
 
 /// Standard output. Write errors are ignored: without a reader the playground still has to clean up.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! The state of the playground's cluster in the store, as its steps and its live status need it.
 
 use anyhow::Context;
-use control::model::{ClusterData, DbUid, Lsn, Role};
-use control::store::Store;
+use model::{ClusterData, DbUid, Lsn, Role};
+use store::Store;
 
 /// The cluster at one moment.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! The text form of `status`, byte for byte as scripts know it (cli 14.3). Pure.
 
-use control::model::Problem;
+use model::Problem;
 
 use super::view::{KeeperRow, Status};
 

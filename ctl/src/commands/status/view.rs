@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control::model::{ClusterData, DbUid, KeeperInfo, Problem, ProxyInfo, ProxyUid, SentinelInfo, SentinelUid};
+use model::{ClusterData, DbUid, KeeperInfo, Problem, ProxyInfo, ProxyUid, SentinelInfo, SentinelUid};
 use serde::Serialize;
 
 /// The whole status; its fields are those of the JSON form (cli 14.2).
@@ -131,7 +131,7 @@ pub(super) fn problems(infos: &[KeeperInfo], data: &ClusterData) -> Vec<KeeperPr
 }
 
 fn keeper_rows(data: &ClusterData) -> Vec<KeeperRow> {
-    let row = |(uid, keeper): (_, &control::model::Keeper)| {
+    let row = |(uid, keeper): (_, &model::Keeper)| {
         let db = data.db_of_keeper(uid).map(|(_, db)| db);
         let listen_address = match db {
             None => "(no db assigned)".to_owned(),

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::sync::LazyLock;
 
-use control::model::Json;
+use model::Json;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestRunner;

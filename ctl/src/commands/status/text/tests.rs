@@ -1,4 +1,4 @@
-use control::model::{ClusterData, KeeperInfo, ProxyInfo, SentinelInfo, from_slice};
+use model::{ClusterData, KeeperInfo, ProxyInfo, SentinelInfo, from_slice};
 
 use super::super::view::{Status, build, problems};
 use super::*;
@@ -169,7 +169,7 @@ fn problems_are_printed_last_and_only_if_there_are_some() {
         render(&status),
         format!("{}{expected}", without.strip_suffix('\n').unwrap())
     );
-    let json = control::model::to_compact(&status);
+    let json = model::to_compact(&status);
     assert!(
         json.contains(r#""problems":[{"keeper":"b","kind":"login","text":"refused [2J next","remedy":"set it"}"#),
         "{json}"
@@ -190,6 +190,6 @@ fn what_a_keeper_reported_before_it_was_lost_is_marked() {
         text.contains("\na: x: z\nb (last report of an unhealthy keeper): x: y\n"),
         "{text}"
     );
-    let json = control::model::to_compact(&status);
+    let json = model::to_compact(&status);
     assert!(json.contains(r#"{"keeper":"b","old":true,"kind":"x""#), "{json}");
 }

@@ -1,0 +1,229 @@
+//! Command-line options that all four programs share, and their validation. Options of one program are in its own
+//! crate; endpoints are parsed by `store`.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::telemetry::{LogConfig, LogFormat};
+use base::Chain;
+use model::GoDuration;
+use store::keys::DEFAULT_PREFIX;
+use store::{ConfigError, DEFAULT_TIMEOUT, KeysError, StoreConfig, StoreOptions, TlsOptions};
+
+mod parse;
+mod values;
+
+pub use parse::{ArgsError, CTL, KEEPER, PROXY, ParsedArgs, Program, SENTINEL, VERSION, command, parse, try_parse};
+pub use values::{GoInt, IntError, Switch, SwitchError};
+
+const COMMON: &str = "Common options";
+
+/// The options of all four programs, as given (cli 2).
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct CommonArgs {
+    /// Name of the cluster (required)
+    #[arg(long, global = true, help_heading = COMMON, value_name = "NAME")]
+    pub cluster_name: Option<String>,
+    /// Type of the store: etcdv3 (required)
+    #[arg(long, global = true, help_heading = COMMON, value_name = "BACKEND")]
+    pub store_backend: Option<String>,
+    /// Comma-separated store endpoints [default: http://127.0.0.1:2379]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "URLS")]
+    pub store_endpoints: Option<String>,
+    /// Timeout of each store request [default: 5s]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "DURATION")]
+    pub store_timeout: Option<GoDuration>,
+    /// Prefix of every key [default: stolon/cluster]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "PREFIX")]
+    pub store_prefix: Option<String>,
+    /// Client certificate for the store
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
+    pub store_cert_file: Option<PathBuf>,
+    /// Key of the client certificate
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
+    pub store_key: Option<PathBuf>,
+    /// CA certificates for the store's certificate [default: those of the system]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
+    pub store_ca_file: Option<PathBuf>,
+    /// Do not verify the store's certificate
+    #[arg(long, global = true, help_heading = COMMON)]
+    pub store_skip_tls_verify: Option<Switch>,
+    /// Address of the metrics server, such as 127.0.0.1:9102 [default: none]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "ADDRESS")]
+    pub metrics_listen_address: Option<String>,
+    /// Option of the kubernetes backend, which is not supported
+    #[arg(long, global = true, help_heading = COMMON, hide = true, value_name = "KIND")]
+    pub kube_resource_kind: Option<String>,
+    /// Log level: error, warn, info or debug [default: info]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// The options of the three daemons, as given (cli 2).
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct DaemonArgs {
+    #[expect(missing_docs, reason = "clap would take it for help text")]
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Colour the level in log lines [default: when standard error is a terminal]
+    #[arg(long, help_heading = COMMON)]
+    pub log_color: Option<Switch>,
+    /// Log format: text, json or tab [default: text]
+    #[arg(long, help_heading = COMMON, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// The same as --log-level=debug
+    #[arg(long, hide = true)]
+    pub debug: Option<Switch>,
+    /// Ignored (cli O-7)
+    #[arg(hide = true)]
+    pub ignored: Vec<OsString>,
+}
+
+/// The validated common options.
+#[derive(Debug, Clone)]
+pub struct CommonConfig {
+    /// The cluster.
+    pub cluster_name: String,
+    /// The configuration of its store.
+    pub store: StoreConfig,
+    /// The address of the metrics server, if configured.
+    pub metrics_listen_address: Option<String>,
+}
+
+/// All errors in the arguments, in the order of the checks, so that one run shows every mistake.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Faults(Vec<String>);
+
+impl Faults {
+    /// Adds an error and how to fix it.
+    pub fn push(&mut self, fault: impl Into<String>) {
+        self.0.push(fault.into());
+    }
+
+    /// Returns whether there are no errors.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns one line for each error.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+/// All errors on one line.
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for Faults {}
+
+impl CommonArgs {
+    /// Validates the common options (cli 2). Returns none when there are errors, which are added to `faults`.
+    pub fn check(&self, faults: &mut Faults) -> Option<CommonConfig> {
+        let cluster_name = given(&self.cluster_name);
+        if cluster_name.is_empty() {
+            faults.push("cluster name required: set --cluster-name");
+        }
+        let backend_fault = backend_error(given(&self.store_backend));
+        let is_supported = backend_fault.is_none();
+        if let Some(fault) = backend_fault {
+            faults.push(fault);
+        }
+        let options = StoreOptions {
+            endpoints: given(&self.store_endpoints).to_owned(),
+            prefix: self.store_prefix.clone().unwrap_or_else(|| DEFAULT_PREFIX.to_owned()),
+            cluster_name: cluster_name.to_owned(),
+            timeout: self.store_timeout.map_or(DEFAULT_TIMEOUT, GoDuration::to_std),
+            tls: TlsOptions {
+                ca_file: given_path(&self.store_ca_file),
+                cert_file: given_path(&self.store_cert_file),
+                key_file: given_path(&self.store_key),
+                skip_verify: self.store_skip_tls_verify == Some(Switch(true)),
+            },
+        };
+        match StoreConfig::validate(&options) {
+            Ok(store) => is_supported.then(|| CommonConfig {
+                cluster_name: cluster_name.to_owned(),
+                store,
+                metrics_listen_address: self
+                    .metrics_listen_address
+                    .clone()
+                    .filter(|address| !address.is_empty()),
+            }),
+            Err(store_faults) => {
+                let reported = |fault: &ConfigError| matches!(fault, ConfigError::Keys(KeysError::NoClusterName));
+                for fault in store_faults.iter().filter(|fault| !reported(fault)) {
+                    faults.push(Chain(fault).to_string());
+                }
+                None
+            }
+        }
+    }
+}
+
+impl DaemonArgs {
+    /// Returns the log configuration (cli 2, 17.2). It is usable for the fatal message even when there are errors.
+    pub fn log(&self, faults: &mut Faults) -> LogConfig {
+        let level = match self.common.log_level.as_deref() {
+            Some(name) => level_by_name(name).unwrap_or_else(|| {
+                faults.push(format!("log level {name:?} is unknown: use error, warn, info or debug"));
+                tracing::Level::INFO
+            }),
+            None => tracing::Level::INFO,
+        };
+        let format = match self.log_format.as_deref() {
+            None | Some("text") => LogFormat::Text,
+            Some("json") => LogFormat::Json,
+            Some("tab") => LogFormat::Tab,
+            Some(name) => {
+                faults.push(format!("log format {name:?} is unknown: use text, json or tab"));
+                LogFormat::Text
+            }
+        };
+        let debug = self.debug == Some(Switch(true));
+        LogConfig {
+            level: if debug { tracing::Level::DEBUG } else { level },
+            format,
+            color: self.log_color.map(|Switch(on)| on),
+        }
+    }
+}
+
+/// Returns the value of an option. An option that is not given equals an empty one (cli O-9 and the defaults of cli 2).
+fn given(option: &Option<String>) -> &str {
+    option.as_deref().unwrap_or_default()
+}
+
+fn given_path(option: &Option<PathBuf>) -> Option<PathBuf> {
+    option.clone().filter(|path| !path.as_os_str().is_empty())
+}
+
+fn level_by_name(name: &str) -> Option<tracing::Level> {
+    match name {
+        "error" => Some(tracing::Level::ERROR),
+        "warn" => Some(tracing::Level::WARN),
+        "info" => Some(tracing::Level::INFO),
+        "debug" => Some(tracing::Level::DEBUG),
+        _ => None,
+    }
+}
+
+/// Returns why this store backend is not usable (cli 2, rows 2 to 4). Only etcd v3 is supported: the other backends are
+/// deprecated in Go stolon or lack the transactions that fencing needs.
+fn backend_error(name: &str) -> Option<String> {
+    match name {
+        "etcdv3" => None,
+        "" => Some("store backend type required: set --store-backend=etcdv3".to_owned()),
+        "etcdv2" | "etcd" | "consul" | "kubernetes" => Some(format!(
+            "store backend {name:?} is not supported: the store is etcd v3, use --store-backend=etcdv3"
+        )),
+        _ => Some(format!("unknown store backend {name:?}: use --store-backend=etcdv3")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Phase initializing: the first master is chosen, and announced once it is initialised (sentinel 6).
+
+use std::collections::BTreeMap;
+
+use crate::classify::{Convergence, convergence};
+use crate::draft::Draft;
+use crate::memory::converged;
+use crate::note::Note;
+use crate::proxies;
+use crate::view::PlanView;
+use crate::{Entropy, PlanError};
+use model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, KeeperUid, Phase, Role, check_parameter};
+
+/// Makes the decisions of phase initializing. The proxy section changes only with the last of them (sentinel I-9).
+pub(crate) fn initialise(draft: &mut Draft, view: &PlanView, entropy: &mut Entropy<'_>) -> Result<(), PlanError> {
+    let Some(master) = view.data.master_uid().cloned() else {
+        return choose_initial_master(draft, view, entropy);
+    };
+    let Some(db) = view.data.dbs().get(&master) else {
+        return Err(PlanError::MissingMaster { db: master });
+    };
+    let keeper = db.spec.keeper_uid.clone();
+    let limit = view.spec.init_timeout;
+    let progress = convergence(&master, db, limit, view.memory, view.now, &mut draft.deadlines);
+    match progress {
+        // A db that is converged and not healthy is waited for without limit (sentinel I-4, I-7).
+        Convergence::Converged if db.status.healthy => {
+            draft.note(Note::DbInitialized {
+                db: master.clone(),
+                keeper,
+            });
+            finish(draft, view, &master, db);
+        }
+        // Give up this db; the next round chooses another (sentinel I-5).
+        Convergence::Failed => {
+            draft.note(Note::DbFailedToInitialize { db: master, keeper });
+            draft.next.dbs_mut().clear();
+            draft.cluster_mut().status.master = DbUid::default();
+        }
+        Convergence::Converged | Convergence::Converging => draft.note(Note::WaitingForDb { db: master, keeper }),
+    }
+    Ok(())
+}
+
+/// Chooses the keeper of the first master and creates its db (sentinel I-1, I-3).
+fn choose_initial_master(draft: &mut Draft, view: &PlanView, entropy: &mut Entropy<'_>) -> Result<(), PlanError> {
+    draft.note(Note::FindingInitialMaster {});
+    // Healthy keepers that may be master, if there are any (W-7); otherwise all.
+    let is_eligible = |uid: &&KeeperUid| {
+        let keeper = view.data.keepers().get(*uid);
+        let status = keeper.map(|keeper| &keeper.status);
+        let is_leaving = view
+            .reports
+            .get(*uid)
+            .is_some_and(|report| report.is_leaving_or_stopped());
+        status.is_some_and(|status| status.healthy && status.can_be_master != Some(false)) && !is_leaving
+    };
+    let eligible: Vec<&KeeperUid> = view.data.keepers().keys().filter(is_eligible).collect();
+    let all = || view.data.keepers().keys().collect();
+    let choice = if eligible.is_empty() { all() } else { eligible };
+    if choice.is_empty() {
+        return Err(PlanError::NoKeepers);
+    }
+    let keeper = choice[entropy.pick(choice.len())].clone();
+    let uid = entropy.db_uid(draft.next.dbs());
+    let spec = DbSpec {
+        keeper_uid: keeper.clone(),
+        init_mode: DbInitMode::New,
+        new_config: view.spec.new_config.clone(),
+        role: Role::Master,
+        followers: Some(Vec::new()),
+        include_previous_config: view.spec.merge_pg_parameters,
+        ..DbSpec::default()
+    };
+    let db = Db {
+        uid: uid.clone(),
+        generation: 1,
+        spec,
+        status: DbStatus::default(),
+        ..Db::default()
+    };
+    draft.next.dbs_mut().insert(uid.clone(), db);
+    draft.cluster_mut().status.master = uid.clone();
+    draft.note(Note::Initializing { keeper: keeper.clone() });
+    // The walk-through shows this note in the same round; a keeper woken by a watch would report the new db before the
+    // next round.
+    let report = view.reports.get(&keeper);
+    if let Some(state) = report.and_then(|report| report.info.postgres_state.as_ref()) {
+        draft.note(Note::UnexpectedDb {
+            received: state.uid.clone(),
+            db: uid,
+            keeper,
+        });
+    }
+    Ok(())
+}
+
+/// Ends the initialisation: the cluster enters phase normal and the master is announced (sentinel I-4).
+fn finish(draft: &mut Draft, view: &PlanView, master: &DbUid, db: &Db) {
+    if let Some(next) = draft.db_mut(master) {
+        next.spec.init_mode = DbInitMode::None;
+        next.spec.include_previous_config = false;
+    }
+    let cluster = draft.cluster_mut();
+    cluster.status.phase = Phase::Normal;
+    if view.spec.merge_pg_parameters
+        && let Some(spec) = &mut cluster.spec
+    {
+        merge_parameters(&mut spec.pg_parameters, &db.status.pg_parameters);
+    }
+    let report = view.report_of(db);
+    let ready = converged(db) && report.is_none_or(|report| !report.is_leaving_or_stopped());
+    proxies::announce(draft, &view.proxies, master, ready);
+}
+
+/// Replaces the user's parameters by those that the instance reports, which are the user's and those of its
+/// configuration file (sentinel I-4). A parameter that is not reported stays in the spec if a server may be given it: a
+/// value that the server rejected, which the user can then correct, or one that keepers never report, such as
+/// `wal_keep_size`.
+fn merge_parameters(user: &mut BTreeMap<String, String>, reported: &BTreeMap<String, String>) {
+    let is_reported = |name: &String| reported.keys().any(|reported| reported.eq_ignore_ascii_case(name));
+    user.retain(|name, value| !is_reported(name) && check_parameter(name, value).is_none());
+    user.extend(reported.clone());
+}

@@ -1,0 +1,325 @@
+//! The sentinel's decisions: what the cluster data should become, and why. A pure function of what was read, what is
+//! remembered and the time; reading, writing and logging are left to the loop.
+//!
+//! Not supported yet: synchronous replication (sentinel 8, N-18, N-9.5), standby clusters (N-26 to N-31) and the init
+//! modes `existing` and `pitr`. Cluster data that uses them is rejected as a whole and left unchanged. Switchover
+//! (extensions X-2) will be another result of `elect`.
+
+#![forbid(unsafe_code)]
+// These panic when the reader of the output is gone.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+mod check;
+mod classify;
+mod draft;
+mod elect;
+mod election_backoff;
+mod health;
+mod initialise;
+mod memory;
+mod note;
+mod observe;
+mod propagate;
+mod proxies;
+mod standbys;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::BTreeMap;
+
+use crate::check::{Transition, check};
+use crate::draft::Draft;
+use crate::view::PlanView;
+use base::clock::Boottime;
+use model::{
+    CheckedClusterData, ClusterData, Db, DbInitMode, DbUid, FollowType, NotSupported, Phase, Timestamp, check_supported,
+};
+
+pub use check::Violation;
+pub use draft::Condition;
+pub use memory::Memory;
+pub use note::{Note, ProxyList};
+pub use observe::{
+    Arrival, Freshness, History, KeeperHistory, LIVENESS_PERIOD, LIVENESS_TTL, Observations, Observed, ProxyHistory,
+};
+
+/// The input of a plan: the cluster data, the infos read with it, the memory and the time.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanInput<'a> {
+    /// The cluster data.
+    pub data: &'a CheckedClusterData,
+    /// The infos and liveness keys read in the same transaction.
+    pub observations: &'a Observations,
+    /// The memory of the last successful round.
+    pub memory: &'a Memory,
+    /// Number of this leadership. If it differs from the one in memory, this is a first run (sentinel L-10.8).
+    pub leadership: u64,
+    /// When the read completed.
+    pub now: Boottime,
+    /// The same time on the wall clock.
+    pub wall: Timestamp,
+}
+
+/// Random numbers and new uids, passed in so that tests and simulations can drive the planner.
+pub struct Entropy<'a> {
+    /// Returns a new uid at every call.
+    pub uid: &'a mut dyn FnMut() -> String,
+    /// A random number, for a choice among equals.
+    pub number: u64,
+}
+
+impl Entropy<'_> {
+    /// Returns a uid that no db has: a db uid is never reused (sentinel 1.1).
+    fn db_uid(&mut self, taken: &BTreeMap<DbUid, Db>) -> DbUid {
+        loop {
+            let uid = DbUid::from((self.uid)());
+            if !taken.contains_key(&uid) {
+                return uid;
+            }
+        }
+    }
+
+    /// Returns an index below `count`, which is not zero.
+    fn pick(&self, count: usize) -> usize {
+        usize::try_from(self.number % count as u64).expect("a remainder is below its divisor")
+    }
+}
+
+/// How soon a plan has to be written (sentinel E-9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// It contains a decision: write it now.
+    Immediate,
+    /// Only times and positions differ: write it once per sleepInterval, which also shows that a leader is running
+    /// (sentinel L-12).
+    Periodic,
+}
+
+/// The cluster data to write, with the reasons.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The cluster data to write.
+    pub next: ClusterData,
+    /// The memory once the round has succeeded (sentinel W-4).
+    pub memory: Memory,
+    /// What was decided, what was not, and why.
+    pub notes: Vec<Note>,
+    /// When to plan again even if nothing changes.
+    pub wake_at: Option<Boottime>,
+    /// Conditions of the write besides leadership and the revision read.
+    pub conditions: Vec<Condition>,
+    /// How soon it has to be written.
+    pub urgency: Urgency,
+}
+
+/// Why no plan was made; then nothing is written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The cluster data uses a feature that this version does not support.
+    #[error(transparent)]
+    NotSupported(NotSupported),
+    /// There is no keeper to initialise the cluster on (sentinel I-1).
+    #[error("cannot choose initial master: no keepers registered")]
+    NoKeepers,
+    /// The master db is not in the cluster data (sentinel N-3).
+    #[error("master db {db} not available: repair or initialise the cluster data")]
+    MissingMaster {
+        /// The db that `status.master` names.
+        db: DbUid,
+    },
+    /// The phase is not one of the known phases (sentinel I-8).
+    #[error("unknown cluster phase {phase:?}")]
+    UnknownPhase {
+        /// As stored.
+        phase: String,
+    },
+    /// The plan breaks invariants: a bug in this program. Such a plan must not reach the store.
+    #[error("the plan breaks invariants: {}", list(.0))]
+    BrokenInvariants(Vec<Violation>),
+}
+
+fn list(violations: &[Violation]) -> String {
+    let violations: Vec<String> = violations.iter().map(Violation::to_string).collect();
+    violations.join("; ")
+}
+
+/// Returns the cluster data to write, from what was read and remembered.
+///
+/// # Errors
+/// Nothing may or can be decided. Then nothing is written, and only what was read is remembered.
+pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, PlanError> {
+    reject_unsupported(input.data)?;
+    let PlanInput {
+        data: CheckedClusterData { data, spec },
+        now,
+        wall,
+        ..
+    } = *input;
+    let (mut memory, first_run) = memory_for_round(input);
+    let mut draft = Draft::from(data);
+    // At a first run the memory is empty, so every timer would start now. The persisted statuses stand (sentinel H-2).
+    if !first_run {
+        health::update_health(&mut draft, &mut memory, spec, now, wall);
+    }
+    let proxies = proxies::assess(data, &mut memory, spec, now, &mut draft.deadlines);
+    let reports = health::collect_reports(&memory, spec, now);
+    let basis = memory.clone();
+    let view = PlanView {
+        before: data,
+        data: draft.next.clone(),
+        spec,
+        reports,
+        proxies,
+        memory: &basis,
+        first_run,
+        now,
+        wall,
+    };
+    memory.record_master_health(&view);
+    decide(&mut draft, &view, entropy)?;
+    propagate::raise_generations(data, &mut draft.next);
+    let transition = Transition {
+        before: data,
+        view: &view,
+        next: &draft.next,
+        conditions: &draft.conditions,
+    };
+    // The invariants are recomputed from the finished plan, so that a bug in a decision cannot reach the store.
+    let violations = check(&transition);
+    if !violations.is_empty() {
+        return Err(PlanError::BrokenInvariants(violations));
+    }
+    memory.record_pending(draft.next.dbs(), now);
+    if let Some(elected) = draft.elected.take() {
+        memory.election = Some(elected);
+    }
+    let write = if propagate::without_routine_changes(data) == propagate::without_routine_changes(&draft.next) {
+        Urgency::Periodic
+    } else {
+        Urgency::Immediate
+    };
+    propagate::set_change_times(data, &mut draft.next, wall);
+    if first_run {
+        // Nothing was derived in a first run. Plan again without delay, so that the infos read take effect.
+        draft.deadlines.after(now, now);
+    }
+    let Draft {
+        next,
+        notes,
+        deadlines,
+        conditions,
+        elected: _,
+    } = draft;
+    Ok(Plan {
+        next,
+        memory,
+        notes,
+        wake_at: deadlines.next,
+        conditions,
+        urgency: write,
+    })
+}
+
+/// Returns the memory after a round whose plan could not be made or written: it holds what was read, and what was new
+/// is still treated as new in the next round (sentinel W-4). The first run of a leadership is over even then (L-10.8).
+pub fn memory_after_failed_round(input: &PlanInput<'_>) -> Memory {
+    memory_for_round(input).0.deferring_news()
+}
+
+/// Returns the memory to decide with, and whether this is a first run (sentinel L-13, L-15).
+fn memory_for_round(input: &PlanInput<'_>) -> (Memory, bool) {
+    let read = input.memory.after_read(input.observations, input.data, input.now);
+    let known = input.memory.leadership == Some(input.leadership);
+    if known && input.memory.history.is_for(&input.data.cluster().uid) {
+        return (read, false);
+    }
+    let mut memory = Memory::for_leadership(input.leadership, read.history);
+    // sentinel C-1
+    memory.record_pending(input.data.data.dbs(), input.now);
+    memory.adopt_unfinished_election(&input.data.data, input.now);
+    (memory, true)
+}
+
+/// Makes the decisions. Their order matters (sentinel 6, 7, 10).
+fn decide(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>) -> Result<(), PlanError> {
+    match &draft.cluster().status.phase {
+        Phase::Initializing => initialise::initialise(draft, view, entropy)?,
+        Phase::Normal => plan_normal(draft, view, entropy)?,
+        other @ Phase::Other(_) => {
+            return Err(PlanError::UnknownPhase {
+                phase: other.to_string(),
+            });
+        }
+    }
+    // Initialisation that ends in this plan may have changed the parameters (sentinel G-1).
+    let parameters = draft
+        .cluster()
+        .spec
+        .as_ref()
+        .map(|spec| spec.pg_parameters.clone())
+        .unwrap_or_default();
+    let spec = model::Spec {
+        pg_parameters: parameters,
+        ..view.spec.clone()
+    };
+    propagate::propagate(draft, &spec);
+    Ok(())
+}
+
+/// Makes the decisions of phase normal (sentinel 7).
+fn plan_normal(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>) -> Result<(), PlanError> {
+    let Some((master, db)) = view.master() else {
+        return Err(PlanError::MissingMaster {
+            db: view.data.master_uid().cloned().unwrap_or_default(),
+        });
+    };
+    standbys::remove_dead_keepers(draft, view);
+    // An election changes nothing but the two dbs and closes the proxies (sentinel N-9); everything else waits for a
+    // later round.
+    if !elect::elect(draft, view, master, db) {
+        let ready = view.is_reported_healthy(master, db);
+        proxies::announce(draft, &view.proxies, master, ready);
+        standbys::keep_master_role(draft, master);
+        if db.status.healthy && memory::converged(db) {
+            standbys::manage_standbys(draft, view, master, db, entropy);
+        }
+    }
+    let wanted = draft.cluster().status.master.clone();
+    standbys::list_followers(draft, master, &wanted);
+    Ok(())
+}
+
+/// Rejects cluster data that uses unsupported features: a plan that ignored them would undo part of them.
+fn reject_unsupported(checked: &CheckedClusterData) -> Result<(), PlanError> {
+    check_supported(&checked.spec).map_err(PlanError::NotSupported)?;
+    let unsupported = |what| Err(PlanError::NotSupported(NotSupported(what)));
+    for db in checked.data.dbs().values() {
+        let spec = &db.spec;
+        let waits = spec.synchronous_replication
+            || spec
+                .synchronous_standbys
+                .as_ref()
+                .is_some_and(|names| !names.is_empty())
+            || spec
+                .external_synchronous_standbys
+                .as_ref()
+                .is_some_and(|names| !names.is_empty());
+        if waits {
+            return unsupported("a db with synchronousReplication");
+        }
+        if spec
+            .follow_config
+            .as_ref()
+            .is_some_and(|follow| follow.kind == FollowType::External)
+        {
+            return unsupported("a db that follows another cluster");
+        }
+        match spec.init_mode {
+            DbInitMode::Existing => return unsupported("a db with initMode existing"),
+            DbInitMode::Pitr => return unsupported("a db with initMode pitr"),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! What a leading sentinel remembers between rounds (sentinel L-13). The whole value is replaced once a round has
+//! succeeded. The history of what was read, which every sentinel keeps, is in `observe`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::Plan;
+use crate::election_backoff::{ElectionRecord, ReplaceReason};
+use crate::observe::{History, Observations};
+use crate::view::PlanView;
+use base::clock::Boottime;
+use model::{CheckedClusterData, ClusterData, Db, DbUid, KeeperUid, Lsn, Phase};
+
+/// The memory of one leadership. A new leadership starts with an empty one, except for the history (sentinel L-15).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Memory {
+    /// The history of what was read, including the time when another sentinel led.
+    pub history: History,
+    /// Number of the leadership that the rest belongs to; none before the first (sentinel L-10.8).
+    pub leadership: Option<u64>,
+    /// Keepers in the cluster data that have never published, with the time since which that is known.
+    pub(crate) never_published: BTreeMap<KeeperUid, Boottime>,
+    /// Since when each db has been in error (sentinel H-12, H-14).
+    pub(crate) db_errors: BTreeMap<DbUid, Boottime>,
+    /// Consecutive reports of each db with the same position (sentinel H-13).
+    pub(crate) stalls: BTreeMap<DbUid, Stall>,
+    /// For each db that is not converged, since when its current generation is requested (sentinel C-1).
+    pub(crate) pending: BTreeMap<DbUid, PendingGeneration>,
+    /// The generation of a proxy section without master, and since when this sentinel has read it (fencing F-6).
+    pub(crate) proxies_closed: Option<(i64, Boottime)>,
+    /// The master, and since when it has continuously been healthy and converged (sentinel N-14).
+    pub(crate) healthy_since: Option<(DbUid, Boottime)>,
+    /// The master, if this sentinel has found it healthy and converged at least once (sentinel W-10).
+    pub(crate) once_healthy: Option<DbUid>,
+    /// The last election; it delays the next one.
+    pub(crate) election: Option<ElectionRecord>,
+}
+
+/// Consecutive reports of a db with the same position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Stall {
+    pub(crate) position: Lsn,
+    pub(crate) reports: u32,
+}
+
+impl Stall {
+    /// Returns the state after one more report. Counts reports, not rounds (sentinel H-13, E-4).
+    pub(crate) fn after(self, position: Lsn) -> Self {
+        let reports = if position == self.position { self.reports + 1 } else { 0 };
+        Self { position, reports }
+    }
+}
+
+/// A requested generation that is not applied yet, and since when it is requested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PendingGeneration {
+    pub(crate) generation: i64,
+    pub(crate) since: Boottime,
+}
+
+impl Memory {
+    /// Returns the memory after one more read. A sentinel that does not lead only does this.
+    #[must_use]
+    pub fn after_read(&self, observations: &Observations, data: &CheckedClusterData, now: Boottime) -> Self {
+        let history = self.history.after(observations, &data.cluster().uid, &data.spec, now);
+        let gap = history.outage;
+        let mut memory = Self {
+            history,
+            ..self.clone()
+        };
+        memory.shift_timers(gap);
+        memory
+    }
+
+    /// Returns the memory with the election of a plan whose write had no definite result: it may have taken place.
+    #[must_use]
+    pub fn keeping_election_of(mut self, plan: &Plan) -> Self {
+        self.election.clone_from(&plan.memory.election);
+        self
+    }
+
+    /// Returns the memory after a round without decisions: what was new stays new.
+    #[must_use]
+    pub(crate) fn deferring_news(mut self) -> Self {
+        self.history = self.history.deferring_news();
+        self
+    }
+
+    /// Returns the memory of a new leadership: empty but for the history.
+    pub(crate) fn for_leadership(leadership: u64, history: History) -> Self {
+        Self {
+            history,
+            leadership: Some(leadership),
+            ..Self::default()
+        }
+    }
+
+    /// Shifts every timer by a time in which the store could not be read (sentinel E-3). Proxies close by their own
+    /// lease, store or not, so the timer of closed proxies is not shifted.
+    fn shift_timers(&mut self, gap: Duration) {
+        let timers = self.never_published.values_mut().chain(self.db_errors.values_mut());
+        let timers = timers.chain(self.pending.values_mut().map(|pending| &mut pending.since));
+        let timers = timers.chain(self.healthy_since.as_mut().map(|(_, since)| since));
+        let timers = timers.chain(self.election.as_mut().map(|election| &mut election.at));
+        for timer in timers {
+            *timer = *timer + gap;
+        }
+    }
+
+    /// Records the health of the master (sentinel N-14, W-10).
+    pub(crate) fn record_master_health(&mut self, view: &PlanView<'_>) {
+        let Some((uid, db)) = view.master() else {
+            self.healthy_since = None;
+            return;
+        };
+        // Any interruption restarts the time after which old masters are removed (sentinel N-14).
+        if !(db.status.healthy && converged(db)) {
+            self.healthy_since = None;
+        } else if self.healthy_since.as_ref().is_none_or(|(known, _)| known != uid) {
+            self.healthy_since = Some((uid.clone(), view.now));
+        }
+        if view.is_reported_healthy(uid, db) {
+            self.once_healthy = Some(uid.clone());
+        }
+    }
+
+    /// Records an election that a previous leader made and did not finish. Its master gets the full convergence time
+    /// from now on.
+    pub(crate) fn adopt_unfinished_election(&mut self, data: &ClusterData, now: Boottime) {
+        let normal = data
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.status.phase == Phase::Normal);
+        let published = data
+            .proxy
+            .as_ref()
+            .is_some_and(|proxy| !proxy.spec.master_db_uid.is_empty());
+        self.election = data
+            .master_uid()
+            .filter(|_| normal && !published)
+            .map(|master| ElectionRecord::after(None, master, ReplaceReason::KeeperGone, now));
+    }
+
+    /// Records the requested generations of a document, and drops timers of dbs that are gone (sentinel C-1).
+    pub(crate) fn record_pending(&mut self, dbs: &BTreeMap<DbUid, Db>, now: Boottime) {
+        self.pending.retain(|uid, pending| {
+            dbs.get(uid)
+                .is_some_and(|db| !converged(db) && db.generation == pending.generation)
+        });
+        for (uid, db) in dbs.iter().filter(|(_, db)| !converged(db)) {
+            self.pending.entry(uid.clone()).or_insert(PendingGeneration {
+                generation: db.generation,
+                since: now,
+            });
+        }
+        self.db_errors.retain(|uid, _| dbs.contains_key(uid));
+        self.stalls.retain(|uid, _| dbs.contains_key(uid));
+    }
+}
+
+/// Returns whether the keeper has applied the current generation (sentinel 1.1).
+pub(crate) fn converged(db: &Db) -> bool {
+    db.status.current_generation == db.generation
+}

@@ -1,0 +1,189 @@
+//! The notes of a plan: what was decided, what was not, and why. How often they are logged is left to the loop.
+
+use model::{DbUid, KeeperUid, Lsn, ProxyUid};
+
+/// Declares the notes with their level, message and fields (sentinel 13).
+macro_rules! notes {
+    ($($(#[$doc:meta])* $level:ident $name:ident $message:literal { $($key:literal = $field:ident: $kind:ty),* $(,)? })+) => {
+        /// One note of a plan. Messages and fields are those of Go stolon, which operators know (sentinel 13).
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+        #[expect(missing_docs, reason = "the fields are named as they are printed")]
+        pub enum Note {
+            $($(#[$doc])* $name { $($field: $kind),* },)+
+        }
+
+        impl Note {
+            /// Returns the constant part of the message.
+            pub fn message(&self) -> &'static str {
+                match self {
+                    $(Self::$name { .. } => $message,)+
+                }
+            }
+
+            /// Writes the note to the log.
+            pub fn log(&self) {
+                match self {
+                    $(Self::$name { $($field),* } => tracing::$level!($($key = %$field,)* $message),)+
+                }
+            }
+        }
+    };
+}
+
+notes! {
+    /// Phase initializing: the keeper of the first master is chosen (sentinel I-1).
+    info FindingInitialMaster "trying to find initial master" {}
+    /// The first master is initialised on this keeper (sentinel I-1).
+    info Initializing "initializing cluster" { "keeper" = keeper: KeeperUid }
+    /// The first master is not initialised yet (sentinel I-4).
+    info WaitingForDb "waiting for db" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// The first master is initialised (sentinel I-4).
+    info DbInitialized "db initialized" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// The first master was not initialised within initTimeout (sentinel I-5).
+    info DbFailedToInitialize "db failed to initialize" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// A new keeper was added to the cluster data (sentinel H-6).
+    info KeeperRegistered "keeper registered" { "keeper" = keeper: KeeperUid }
+    /// The keeper of a db does not report (sentinel H-12).
+    warn NoKeeperInfo "no keeper info available" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// The keeper of a db reports no db state (sentinel H-12).
+    warn NoDbState "no db state available" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// The keeper of a db reports the state of another db (sentinel H-12).
+    warn UnexpectedDb "received db state for unexpected db uid" {
+        "receivedDB" = received: DbUid, "db" = db: DbUid, "keeper" = keeper: KeeperUid,
+    }
+    /// A keeper without a db was not healthy for deadKeeperRemovalInterval (sentinel N-1).
+    info RemovingDeadKeeper "removing old dead keeper" { "keeper" = keeper: KeeperUid }
+    /// The master is unhealthy (sentinel N-4).
+    info MasterFailed "master db is failed" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// The master did not converge within convergenceTimeout (sentinel N-4).
+    info MasterNotConverged "db not converged" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// The master did not converge in time but serves, so it is not replaced (sentinel W-10).
+    info MasterSlow "master db is slow to take over its new spec" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// The last election is too recent for another one.
+    info ElectionPaused "waiting before another election, the last one was not long ago" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid, "elections" = elections: u32,
+    }
+    /// First run: the cluster data has the master as failed, its keeper reports it healthy.
+    info MasterSeemsWell "master db is failed, but its keeper reports it well: checking again" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid,
+    }
+    /// An election waits for proxies that may still forward to an earlier master (fencing F-10).
+    info ElectionWaitsForProxies "waiting for proxies to close before another election" {
+        "proxies" = proxies: ProxyList, "generation" = generation: i64,
+    }
+    /// The master was stopped in an orderly shutdown of its keeper (extensions ).
+    info MasterLeft "master db stopped cleanly and its keeper left" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid, "lsn" = lsn: Lsn,
+    }
+    /// The master has to be replaced (sentinel N-5); the text is that of the walk-through.
+    info FindingMaster "trying to find a standby to replace failed master" {}
+    /// A standby lags by more than maxStandbyLag (sentinel C-10).
+    info TooFarBehind "ignoring keeper since its behind that maximum xlog position" {
+        "db" = db: DbUid, "dbXLogPos" = at: Lsn, "masterXLogPos" = master: Lsn,
+    }
+    /// A standby lacks WAL that the master wrote before its clean stop (extensions ).
+    info MissingWal "ignoring keeper since it has not received all that the master wrote" {
+        "db" = db: DbUid, "dbXLogPos" = at: Lsn, "lsn" = lsn: Lsn,
+    }
+    /// A standby's keeper has `--can-be-master=false` (sentinel C-12).
+    info MayNotBeMaster "ignoring keeper since it cannot be master (--can-be-master=false)" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid,
+    }
+    /// A standby's keeper is leaving, or its instance is stopped.
+    info CandidateLeaving "ignoring keeper since it is stopping" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// The proxies are closed so that a former master can be elected (sentinel C-12, extensions ).
+    info ClosingForOldMaster "closing proxies before going back to the old master" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid,
+    }
+    /// A db is elected as master (sentinel N-5).
+    info Electing "electing db as the new master" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid, "from" = from: DbUid, "xLogPos" = at: Lsn,
+    }
+    /// The master has failed and no db can replace it (sentinel N-8).
+    error NoEligibleMasters "no eligible masters" {}
+    /// A former master is removed (sentinel N-14).
+    info RemovingOldMaster "removing old master db" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// A former master is kept as fallback (sentinel N-14).
+    info KeepingOldMaster "keeping old master db until the new one has proven itself" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid,
+    }
+    /// A standby does not belong to the master's cluster (sentinel N-15).
+    info RemovingInvalid "removing invalid db" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// A standby's keeper reports that it does not have the data.
+    warn RemovingLost "removing db since its keeper has lost the data" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// A db has another system identifier than the master (sentinel C-6).
+    info OtherSystem "invalid db since the postgres systemdID is different that the master one" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid, "dbSystemdID" = own: String, "masterSystemID" = master: String,
+    }
+    /// A db is on a later timeline than the master (sentinel C-7).
+    info TimelineAhead "followed instance timeline < than our timeline" {
+        "followedTimeline" = followed: u64, "timeline" = own: u64,
+    }
+    /// A db reached the master's timeline from another position (sentinel C-7).
+    info ForkedElsewhere "followed instance timeline forked at a different xlog pos than our timeline" {
+        "followedTimeline" = followed: u64, "timeline" = own: u64,
+        "followedXlogpos" = followed_at: Lsn, "xlogpos" = at: Lsn,
+    }
+    /// A db is past the position where the master left its timeline (sentinel C-7).
+    info ForkedBefore "followed instance timeline forked before our current state" {
+        "followedTimeline" = followed: u64, "timeline" = own: u64,
+        "followedXlogpos" = followed_at: Lsn, "xlogpos" = at: Lsn,
+    }
+    /// The master no longer has the WAL that a standby needs (sentinel C-9).
+    info CannotSync "db won't be able to sync due to missing required wals on master" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid, "requiredWAL" = required: String, "olderMasterWAL" = oldest: String,
+    }
+    /// The master reports a malformed name of its oldest WAL file (sentinel C-9).
+    warn BadWalName "master reports an oldest WAL file whose name is malformed" { "olderMasterWAL" = oldest: String }
+    /// A standby that cannot catch up is removed (sentinel N-16).
+    info RemovingUnsyncable "removing db that won't be able to sync due to missing wals on current master" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid,
+    }
+    /// A standby is removed that is not good, while enough are (sentinel N-19).
+    info RemovingNotGood "removing non good standby" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// A good standby above maxStandbysPerSender is removed (sentinel N-19).
+    info RemovingExcess "removing good standby in excess" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// A new standby is created on a free keeper (sentinel N-21).
+    info AddedStandby "added new standby db" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// The master is announced once these proxies have closed (sentinel P-5).
+    info WaitingForProxies "waiting for proxies to be converged to the current generation" {
+        "proxies" = proxies: ProxyList, "generation" = generation: i64,
+    }
+    /// The master is announced once it is healthy and converged (sentinel P-9).
+    info WaitingForMaster "waiting for the master before announcing it to the proxies" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid,
+    }
+    /// The proxies are sent to the master (sentinel P-6).
+    info MasterAnnounced "master announced to the proxies" { "db" = db: DbUid, "generation" = generation: i64 }
+    /// The set of enabled proxies changed (sentinel P-7).
+    info ProxiesEnabled "enabled proxies changed" { "proxies" = proxies: ProxyList, "generation" = generation: i64 }
+}
+
+impl Note {
+    /// Returns the note without positions, which change all the time. Notes that are equal in this form are logged
+    /// once.
+    #[must_use]
+    pub fn without_positions(&self) -> Self {
+        let mut note = self.clone();
+        match &mut note {
+            Self::TooFarBehind { at, master, .. } => (*at, *master) = Default::default(),
+            Self::MissingWal { at, .. } => *at = Lsn::default(),
+            _ => {}
+        }
+        note
+    }
+}
+
+/// A list of proxies, logged as one field.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProxyList(pub Vec<ProxyUid>);
+
+impl std::fmt::Display for ProxyList {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (at, name) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            write!(f, "{comma}{name}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,439 @@
+//! What a sentinel reads besides the cluster data, and the history of earlier reads: when each info arrived, and when a
+//! liveness key disappeared. What follows for health is left to `health`, for proxies to `proxies`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use base::clock::Boottime;
+use model::{BootUuid, ClusterUid, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid, Spec};
+
+/// TTL of a liveness key (extensions ). If etcd grants a longer one, a keeper that died counts as dead later,
+/// never earlier.
+pub const LIVENESS_TTL: Duration = Duration::from_secs(3);
+
+/// Interval between renewals of a liveness key (extensions ).
+pub const LIVENESS_PERIOD: Duration = Duration::from_secs(1);
+
+/// One info as read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed<T> {
+    /// The last part of its key, which may differ from the uid in the info (store S-11).
+    pub key: String,
+    /// The revision of its last put.
+    pub revision: i64,
+    /// Minimum age when read, from its lease or from the watch event (sentinel E-2, E-6); zero when neither is known.
+    pub age: Duration,
+    /// The info.
+    pub info: T,
+}
+
+/// Infos and liveness keys, read in the same transaction as the cluster data (sentinel E-2).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Observations {
+    /// Keeper infos by the uid in them, without those that cannot be decoded (store S-12).
+    pub keepers: BTreeMap<KeeperUid, Observed<KeeperInfo>>,
+    /// The revision of the last put of every keeper info key, including undecodable ones.
+    pub keeper_keys: BTreeMap<String, i64>,
+    /// Proxy infos by the uid in them.
+    pub proxies: BTreeMap<ProxyUid, Observed<ProxyInfo>>,
+    /// Keys of undecodable proxy infos: each may be a proxy that still forwards (fencing F-6).
+    pub undecodable_proxies: BTreeSet<ProxyUid>,
+    /// Liveness keys and their values.
+    pub liveness_keys: BTreeMap<KeeperUid, BootUuid>,
+    /// When the watch reported that a liveness key is gone. Its last renewal was at least a TTL before that.
+    pub liveness_gone: BTreeMap<KeeperUid, Boottime>,
+    /// Duration of the read, from request to response.
+    pub latency: Duration,
+    /// Duration of the sentinel's own requests since the previous read: its write and its lease queries.
+    pub own_requests: Duration,
+}
+
+/// When an info was put, relative to the reads of this sentinel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It existed at this sentinel's first read; when it was put is unknown.
+    FoundAtStart,
+    /// It arrived before the previous planned read.
+    Known,
+    /// It arrived since the previous planned read.
+    New,
+    /// It arrived at a read from which no plan was written; the next read treats it as new.
+    Deferred,
+}
+
+/// The history of a keeper's info and liveness key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeeperHistory {
+    /// The last info.
+    pub last: Observed<KeeperInfo>,
+    /// Whether the last info is new.
+    pub arrival: Arrival,
+    /// When the last info was put, at the latest.
+    pub since: Boottime,
+    /// Whether its key existed at the last read.
+    pub key_exists: bool,
+    /// The liveness key at the last read.
+    pub alive: Option<BootUuid>,
+    /// When the liveness key was first found to be gone.
+    pub liveness_lost_at: Option<Boottime>,
+}
+
+/// The history of a proxy's info.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProxyHistory {
+    /// The last decodable info; none if there was none yet.
+    pub info: Option<ProxyInfo>,
+    /// Whether its key was undecodable at the last read.
+    pub undecodable: bool,
+    /// When the last info was first read.
+    pub since: Boottime,
+    /// When the lease announced by an earlier info with a longer timeout ends.
+    pub earlier_lease_end: Boottime,
+}
+
+/// The history of reads; every sentinel keeps it, also while another one leads.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct History {
+    cluster: ClusterUid,
+    read_at: Option<Boottime>,
+    readable_since: Boottime,
+    /// Latency of recent reads.
+    latency: Duration,
+    /// Time before the last read in which the store could not be read; zero when there was none.
+    pub outage: Duration,
+    /// By keeper uid; an entry stays when its key is deleted (sentinel H-4).
+    pub keepers: BTreeMap<KeeperUid, KeeperHistory>,
+    /// The keys of keeper infos at the last read, decodable or not, with the revision of their last put.
+    pub keeper_keys: BTreeMap<String, i64>,
+    /// By proxy uid; an entry is removed with its key (sentinel P-1).
+    pub proxies: BTreeMap<ProxyUid, ProxyHistory>,
+}
+
+/// Whether a keeper is reporting, as far as its info and liveness key show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// Its last info counts as its current state (sentinel H-3).
+    pub fresh: bool,
+    /// Since when it has not reported; none while it reports. May be in the future for an info found at the start.
+    pub silent_since: Option<Boottime>,
+    /// When `fresh` ends without further reports.
+    pub fresh_until: Option<Boottime>,
+}
+
+impl History {
+    /// Returns the history after one more read, made at `now`.
+    ///
+    /// Time in which the store could not be read does not count: every recorded time is shifted by it (sentinel E-3).
+    /// Slow reads do count, see `outage_since`.
+    #[must_use]
+    pub fn after(&self, observations: &Observations, cluster: &ClusterUid, spec: &Spec, now: Boottime) -> Self {
+        let same_cluster = self.cluster == *cluster;
+        let is_first = self.read_at.is_none();
+        let mut next = if same_cluster || is_first {
+            self.clone()
+        } else {
+            Self::default()
+        };
+        next.cluster = cluster.clone();
+        next.read_at = Some(now);
+        next.outage = self.read_at.map_or(Duration::ZERO, |last| {
+            let answered = observations.own_requests.min(normal_latency_limit(self.latency));
+            outage_since(
+                now.since(last).saturating_sub(answered),
+                observations.latency,
+                self.latency,
+                spec.sleep_interval,
+            )
+        });
+        next.latency = observations.latency.max(self.latency / 2);
+        if next.outage > Duration::ZERO || is_first {
+            next.readable_since = now;
+        }
+        for known in next.keepers.values_mut() {
+            known.since = known.since + next.outage;
+            known.liveness_lost_at = known.liveness_lost_at.map(|at| at + next.outage);
+        }
+        for known in next.proxies.values_mut() {
+            known.since = known.since + next.outage;
+        }
+        next.keeper_keys.clone_from(&observations.keeper_keys);
+        let decoded = observations.keepers.values();
+        next.keeper_keys
+            .extend(decoded.map(|observed| (observed.key.clone(), observed.revision)));
+        next.record_keepers(observations, cluster, is_first, now);
+        next.record_proxies(observations, spec, now);
+        next
+    }
+
+    /// Returns since when a leaving keeper counts as failed: its publication, less one renewal interval. The timers of
+    /// a killed keeper run from its last renewal, which is no earlier, so an orderly shutdown never delays the
+    /// failover.
+    pub(crate) fn leaving_since(&self, known: &KeeperHistory) -> Boottime {
+        let last_renewal = known.since.before(LIVENESS_PERIOD);
+        last_renewal.max(self.readable_since).min(known.since)
+    }
+
+    /// Returns whether nothing has been read yet. The ages of infos in the first read must be queried (sentinel E-6).
+    pub fn is_empty(&self) -> bool {
+        self.read_at.is_none()
+    }
+
+    /// Returns whether this is the history of this cluster.
+    pub(crate) fn is_for(&self, cluster: &ClusterUid) -> bool {
+        self.cluster == *cluster
+    }
+
+    /// Returns the history after a round without decisions: what was new stays new.
+    #[must_use]
+    pub(crate) fn deferring_news(mut self) -> Self {
+        for known in self.keepers.values_mut().filter(|known| known.arrival == Arrival::New) {
+            known.arrival = Arrival::Deferred;
+        }
+        self
+    }
+
+    fn record_keepers(&mut self, observations: &Observations, cluster: &ClusterUid, is_first: bool, now: Boottime) {
+        self.keepers.retain(|_, known| known.last.info.cluster_uid == *cluster);
+        for known in self.keepers.values_mut() {
+            known.key_exists = false;
+        }
+        // sentinel H-1
+        for (uid, observed) in observations
+            .keepers
+            .iter()
+            .filter(|(_, o)| o.info.cluster_uid == *cluster)
+        {
+            let arrival = match self.keepers.get(uid) {
+                Some(known) if known.last.info.info_uid == observed.info.info_uid => None,
+                None if is_first => Some((Arrival::FoundAtStart, now.before(observed.age))),
+                // the outage does not count, as for every recorded time (sentinel E-3)
+                _ => Some((Arrival::New, (now.before(observed.age) + self.outage).min(now))),
+            };
+            match (arrival, self.keepers.get_mut(uid)) {
+                (None, Some(known)) => {
+                    known.key_exists = true;
+                    known.last.revision = observed.revision;
+                    known.arrival = match known.arrival {
+                        Arrival::FoundAtStart => Arrival::FoundAtStart,
+                        Arrival::New | Arrival::Known => Arrival::Known,
+                        Arrival::Deferred => Arrival::New,
+                    };
+                }
+                (Some((arrival, since)), known) => {
+                    let (alive, vanished) =
+                        known.map_or((None, None), |known| (known.alive.clone(), known.liveness_lost_at));
+                    let last = observed.clone();
+                    let known = KeeperHistory {
+                        last,
+                        arrival,
+                        since,
+                        key_exists: true,
+                        alive,
+                        liveness_lost_at: vanished,
+                    };
+                    self.keepers.insert(uid.clone(), known);
+                }
+                (None, None) => unreachable!("only a known info has no arrival"),
+            }
+        }
+        for (uid, known) in &mut self.keepers {
+            let alive = observations.liveness_keys.get(uid).cloned();
+            match (&known.alive, &alive) {
+                (_, Some(_)) => known.liveness_lost_at = None,
+                (Some(_), None) => {
+                    let reported = observations.liveness_gone.get(uid).copied();
+                    known.liveness_lost_at = Some(reported.map_or(now, |reported| (reported + self.outage).min(now)));
+                }
+                (None, None) => {}
+            }
+            known.alive = alive;
+        }
+    }
+
+    fn record_proxies(&mut self, observations: &Observations, spec: &Spec, now: Boottime) {
+        // sentinel P-1
+        self.proxies
+            .retain(|uid, _| observations.proxies.contains_key(uid) || observations.undecodable_proxies.contains(uid));
+        for uid in &observations.undecodable_proxies {
+            let known = self.proxies.entry(uid.clone()).or_insert_with(|| ProxyHistory {
+                info: None,
+                undecodable: true,
+                since: now,
+                earlier_lease_end: Boottime::default(),
+            });
+            known.undecodable = true;
+        }
+        for (uid, observed) in &observations.proxies {
+            let Some(known) = self.proxies.get_mut(uid) else {
+                let known = ProxyHistory {
+                    info: Some(observed.info.clone()),
+                    undecodable: false,
+                    since: now,
+                    earlier_lease_end: Boottime::default(),
+                };
+                self.proxies.insert(uid.clone(), known);
+                continue;
+            };
+            known.undecodable = false;
+            if known
+                .info
+                .as_ref()
+                .is_some_and(|info| info.info_uid == observed.info.info_uid)
+            {
+                continue;
+            }
+            // A smaller timeout is published one check-in after it took effect (fencing F-2), so a lease of the length
+            // that the replaced info announced may have begun just before now.
+            let before = known.lease(spec);
+            known.info = Some(observed.info.clone());
+            known.since = now;
+            if known.lease(spec) < before {
+                known.earlier_lease_end = known.earlier_lease_end.max(now + before);
+            }
+        }
+    }
+
+    /// Returns whether a keeper is reporting; none when it has never published for this cluster, as far as this
+    /// sentinel has read.
+    pub fn freshness(&self, keeper: &KeeperUid, spec: &Spec, now: Boottime) -> Option<Freshness> {
+        let known = self.keepers.get(keeper)?;
+        let info = &known.last.info;
+        let reporting = Freshness {
+            fresh: known.key_exists,
+            silent_since: None,
+            fresh_until: None,
+        };
+        let stale_at = known.since + fresh_for(spec);
+        let own_key = known.alive.as_ref().filter(|boot| **boot == info.boot_uuid);
+        if info.liveness_key {
+            // A keeper whose liveness key exists is reporting, however old its info is (extensions ).
+            if own_key.is_some() {
+                return Some(reporting);
+            }
+            // If the key is of another process of this keeper, that process has not published its info yet: the old
+            // info is then assessed by its age, below.
+            if known.alive.is_none() {
+                let vanished = known.liveness_lost_at.filter(|at| *at >= known.since);
+                let silent = vanished.map_or(known.since, |at| {
+                    let last_renewal = at.before(LIVENESS_TTL).max(self.readable_since);
+                    last_renewal.max(known.since)
+                });
+                if vanished.is_none() && known.key_exists && known.arrival != Arrival::FoundAtStart && now <= stale_at {
+                    return Some(Freshness {
+                        fresh_until: Some(stale_at),
+                        ..reporting
+                    });
+                }
+                return Some(Freshness {
+                    fresh: false,
+                    silent_since: Some(silent),
+                    fresh_until: None,
+                });
+            }
+        }
+        // Without a liveness key the age of the info decides (sentinel H-3, E-3).
+        if known.key_exists && known.arrival != Arrival::FoundAtStart && now <= stale_at {
+            return Some(Freshness {
+                fresh_until: Some(stale_at),
+                ..reporting
+            });
+        }
+        Some(Freshness {
+            fresh: false,
+            silent_since: Some(stale_at),
+            fresh_until: None,
+        })
+    }
+
+    /// Returns whether a keeper is running: its info is fresh, and its liveness key exists if it renews one.
+    pub fn is_live(&self, keeper: &KeeperUid, spec: &Spec, now: Boottime) -> bool {
+        let Some(known) = self.keepers.get(keeper) else {
+            return false;
+        };
+        let fresh = self
+            .freshness(keeper, spec, now)
+            .is_some_and(|freshness| freshness.fresh);
+        fresh && (!known.last.info.liveness_key || known.alive.is_some())
+    }
+}
+
+impl ProxyHistory {
+    /// Returns how long this proxy may go on forwarding after its last check-in or after "no master" was written,
+    /// whichever is later (fencing F-6).
+    pub fn lease(&self, spec: &Spec) -> Duration {
+        let carried = self
+            .info
+            .as_ref()
+            .map_or(Duration::ZERO, |info| nanos(info.proxy_timeout));
+        let longest = carried.max(spec.proxy_timeout);
+        let fenced = !self.undecodable && self.info.as_ref().is_some_and(|info| info.fenced);
+        if fenced {
+            longest
+                .saturating_add(longest / 100)
+                .saturating_add(Duration::from_millis(100))
+        } else {
+            longest.saturating_mul(2)
+        }
+    }
+
+    /// Returns until when the proxy counts as active without another info (sentinel P-2).
+    pub fn active_until(&self) -> Boottime {
+        let carried = self
+            .info
+            .as_ref()
+            .map_or(Duration::ZERO, |info| nanos(info.proxy_timeout));
+        self.since + carried.saturating_mul(2)
+    }
+}
+
+/// Converts published nanoseconds; negative counts as zero.
+fn nanos(count: i64) -> Duration {
+    Duration::from_nanos(u64::try_from(count).unwrap_or(0))
+}
+
+/// Returns how long an info counts as current: sleepInterval, which may be zero (data-model 5).
+fn fresh_for(spec: &Spec) -> Duration {
+    spec.sleep_interval.max(Duration::from_millis(500))
+}
+
+/// Returns the longest duration of a request that is not taken for one that waited for the end of an outage.
+fn normal_latency_limit(usually_took: Duration) -> Duration {
+    usually_took.saturating_mul(2).max(Duration::from_secs(1))
+}
+
+/// Returns the part of the time since the last read in which the store may not have answered.
+///
+/// A slow store still answers, and publishers reach it as late as readers do: a read that took as long as the previous
+/// ones counts in full. A read that took much longer may have waited for the end of an outage, so what exceeds twice
+/// the usual latency does not count. If reads are missing before it, the whole time does not count.
+fn outage_since(elapsed: Duration, took: Duration, usually_took: Duration, sleep_interval: Duration) -> Duration {
+    let usual = sleep_interval.saturating_add((sleep_interval / 2).max(Duration::from_secs(1)));
+    let pause = Some(elapsed.saturating_sub(took)).filter(|pause| *pause > usual);
+    let tolerated = normal_latency_limit(usually_took);
+    let excess = took.min(elapsed).saturating_sub(tolerated);
+    match pause {
+        // it is unknown how much of a read after an outage was spent waiting for the store
+        Some(_) => elapsed,
+        None => excess,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_reads_count_and_outages_do_not() {
+        let gap = |pause: u64, took: u64, usually: u64| {
+            let millis = Duration::from_millis;
+            super::outage_since(millis(pause + took), millis(took), millis(usually), millis(5000)).as_millis()
+        };
+        assert_eq!(gap(5000, 10, 10), 0);
+        assert_eq!(gap(5000, 3000, 3000), 0, "as slow as before");
+        assert_eq!(gap(7500, 4900, 3000), 0);
+        assert_eq!(gap(5000, 900, 10), 0, "within the tolerance");
+        assert_eq!(gap(5000, 4000, 10), 3000, "it may have waited for the end of an outage");
+        assert_eq!(gap(7501, 3000, 3000), 10_501, "readings in between failed");
+        assert_eq!(gap(60_000, 10, 10), 60_010);
+    }
+}

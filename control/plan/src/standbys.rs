@@ -1,0 +1,237 @@
+//! The dbs other than the master: which are removed, which are added, and their upstream (sentinel 7.1, 7.5, 7.6). The
+//! choice of the master is left to `elect`.
+
+use std::collections::BTreeMap;
+
+use crate::Entropy;
+use crate::classify::{Convergence, DbClass, Validity, is_standby_type, missing_wal};
+use crate::draft::Draft;
+use crate::note::Note;
+use crate::view::{Assessment, PlanView};
+use model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, FollowConfig, FollowType, KeeperUid, Role};
+
+/// Removes keepers without a db that have not been healthy for deadKeeperRemovalInterval (sentinel N-1).
+pub(crate) fn remove_dead_keepers(draft: &mut Draft, view: &PlanView) {
+    let dead = |(uid, keeper): &(&KeeperUid, &model::Keeper)| {
+        let silent = view.wall.since(keeper.status.last_healthy_time);
+        silent > view.spec.dead_keeper_removal_interval && view.data.db_of_keeper(uid).is_none()
+    };
+    let dead: Vec<_> = view
+        .data
+        .keepers()
+        .iter()
+        .filter(dead)
+        .map(|(uid, _)| uid.clone())
+        .collect();
+    for keeper in dead {
+        draft.next.keepers_mut().remove(&keeper);
+        draft.note(Note::RemovingDeadKeeper { keeper });
+    }
+}
+
+/// Sets the role of the master, which also promotes a standby cluster (sentinel N-13).
+pub(crate) fn keep_master_role(draft: &mut Draft, master: &DbUid) {
+    if let Some(db) = draft.db_mut(master) {
+        db.spec.role = Role::Master;
+        db.spec.follow_config = None;
+    }
+}
+
+/// Makes the decisions that need a healthy and converged master (sentinel N-14 to N-24).
+pub(crate) fn manage_standbys(draft: &mut Draft, view: &PlanView, master: &DbUid, db: &Db, entropy: &mut Entropy<'_>) {
+    let assessments = view.assess_others(master, &mut draft.deadlines);
+    // Nothing irrevocable while the last report of the master is stale or unhealthy (sentinel N-14).
+    let trusted = view.is_reported_healthy(master, db);
+    if trusted {
+        remove_old_masters(draft, view, master);
+        remove_unusable(draft, view, db, &assessments);
+    }
+    end_resync_of_good(draft, &assessments);
+    clear_synchronous_replication(draft, master);
+    adjust_standby_count(draft, view, master, &assessments, trusted, entropy);
+    follow_master(draft, master);
+}
+
+/// Removes old masters once they are no longer needed as fallback: their keeper is running, or the new master has been
+/// healthy for failInterval (sentinel N-14).
+fn remove_old_masters(draft: &mut Draft, view: &PlanView, master: &DbUid) {
+    let healthy_since = view
+        .memory
+        .healthy_since
+        .as_ref()
+        .filter(|(db, _)| db == master)
+        .map(|(_, since)| *since);
+    for (uid, db) in view.old_masters(master) {
+        let is_running = view
+            .report_of(db)
+            .is_some_and(|report| report.live && !report.info.leaving);
+        let removable_at = healthy_since.map(|since| since + view.spec.fail_interval);
+        if is_running || removable_at.is_some_and(|at| at < view.now) {
+            draft.remove_db(uid, |db, keeper| Note::RemovingOldMaster { db, keeper });
+        } else {
+            draft.note(Note::KeepingOldMaster {
+                db: uid.clone(),
+                keeper: db.spec.keeper_uid.clone(),
+            });
+            if let Some(at) = removable_at {
+                draft.deadlines.after(at, view.now);
+            }
+        }
+    }
+}
+
+/// Removes standbys that cannot follow the master (sentinel N-15, N-16).
+fn remove_unusable(draft: &mut Draft, view: &PlanView, master: &Db, assessments: &BTreeMap<DbUid, Assessment>) {
+    for (uid, db) in view.standbys() {
+        // Its keeper gets a new db, copied from the master.
+        if view.report_of(db).is_some_and(|report| report.reports_data_lost(uid)) {
+            draft.remove_db(uid, |db, keeper| Note::RemovingLost { db, keeper });
+            continue;
+        }
+        if let Some(Validity::Invalid(why)) = assessments.get(uid).map(|assessment| &assessment.validity) {
+            draft.note(Note::clone(why));
+            draft.remove_db(uid, |db, keeper| Note::RemovingInvalid { db, keeper });
+            continue;
+        }
+        if let Some(why) = missing_wal(uid, db, &master.status, view.memory) {
+            let gone = matches!(why, Note::CannotSync { .. });
+            draft.note(why);
+            if gone {
+                draft.remove_db(uid, |db, keeper| Note::RemovingUnsyncable { db, keeper });
+            }
+        }
+    }
+}
+
+/// Ends the init mode of standbys that are good (sentinel N-17).
+fn end_resync_of_good(draft: &mut Draft, assessments: &BTreeMap<DbUid, Assessment>) {
+    for (uid, _) in assessments.iter().filter(|(_, assessment)| assessment.is_good()) {
+        if let Some(db) = draft.db_mut(uid).filter(|db| is_standby_type(db)) {
+            db.spec.init_mode = DbInitMode::None;
+        }
+    }
+}
+
+/// Clears synchronous replication, which is not supported yet (sentinel N-18).
+fn clear_synchronous_replication(draft: &mut Draft, master: &DbUid) {
+    if let Some(db) = draft.db_mut(master) {
+        db.spec.synchronous_replication = false;
+        db.spec.synchronous_standbys = None;
+        db.spec.external_synchronous_standbys = None;
+        db.status.synchronous_standbys = None;
+    }
+}
+
+/// Removes standbys in excess, or adds missing ones (sentinel N-19 to N-23).
+fn adjust_standby_count(
+    draft: &mut Draft,
+    view: &PlanView,
+    master: &DbUid,
+    assessments: &BTreeMap<DbUid, Assessment>,
+    trusted: bool,
+    entropy: &mut Entropy<'_>,
+) {
+    let target = usize::from(view.spec.max_standbys_per_sender);
+    let is_remaining = |uid: &DbUid| draft.next.dbs().get(uid).is_some_and(is_standby_type);
+    let standbys: Vec<(&DbUid, &Assessment)> = assessments.iter().filter(|(uid, _)| is_remaining(uid)).collect();
+    let mut good: Vec<&DbUid> = standbys
+        .iter()
+        .filter(|(_, v)| v.is_good())
+        .map(|(uid, _)| *uid)
+        .collect();
+    if good.len() >= target {
+        if !trusted {
+            return;
+        }
+        for (uid, _) in standbys.iter().filter(|(_, assessment)| !assessment.is_good()) {
+            draft.remove_db(uid, |db, keeper| Note::RemovingNotGood { db, keeper });
+        }
+        // The least advanced are removed, by uid among equals.
+        let at = |uid: &DbUid| {
+            view.data
+                .dbs()
+                .get(uid)
+                .map(|db| db.status.xlog_pos)
+                .unwrap_or_default()
+        };
+        good.sort_by(|a, b| at(a).cmp(&at(b)).then_with(|| b.cmp(a)));
+        for uid in &good[..good.len() - target] {
+            draft.remove_db(uid, |db, keeper| Note::RemovingExcess { db, keeper });
+        }
+        return;
+    }
+    // A standby during its first copy is of unknown validity and counts as converging (sentinel N-23; Go stolon does
+    // not count it).
+    let is_converging = |assessment: &Assessment| match assessment.validity {
+        Validity::Valid => assessment.class == DbClass::Converging,
+        Validity::Unknown => assessment.class != DbClass::Failed && assessment.convergence != Convergence::Failed,
+        Validity::Invalid(_) => false,
+    };
+    let converging = standbys
+        .iter()
+        .filter(|(_, assessment)| is_converging(assessment))
+        .count();
+    let missing = target.saturating_sub(good.len() + converging);
+    let usable = |keeper: &KeeperUid| {
+        // A keeper that is leaving gets no new db; nor does one that stopped and is not running again (sentinel N-20).
+        let report = view.reports.get(keeper);
+        report.is_none_or(|report| !report.info.leaving && (report.info.stopped.is_none() || report.live))
+    };
+    let free: Vec<KeeperUid> = draft.free_keepers().into_iter().filter(usable).take(missing).collect();
+    for keeper in free {
+        let uid = entropy.db_uid(draft.next.dbs());
+        draft
+            .next
+            .dbs_mut()
+            .insert(uid.clone(), new_standby(uid.clone(), keeper.clone(), master));
+        draft.note(Note::AddedStandby { db: uid, keeper });
+    }
+}
+
+/// Returns a new standby db, to be copied from the master (sentinel N-21).
+fn new_standby(uid: DbUid, keeper_uid: KeeperUid, master: &DbUid) -> Db {
+    let spec = DbSpec {
+        keeper_uid,
+        init_mode: DbInitMode::Resync,
+        role: Role::Standby,
+        followers: Some(Vec::new()),
+        follow_config: Some(FollowConfig::internal(master.clone())),
+        ..DbSpec::default()
+    };
+    Db {
+        uid,
+        generation: 1,
+        spec,
+        status: DbStatus::default(),
+        ..Db::default()
+    }
+}
+
+/// Sets the upstream of every standby to the master, which also moves them to a new one (sentinel N-24).
+fn follow_master(draft: &mut Draft, master: &DbUid) {
+    for db in draft.next.dbs_mut().values_mut().filter(|db| is_standby_type(db)) {
+        db.spec.role = Role::Standby;
+        db.spec.followers = Some(Vec::new());
+        db.spec.follow_config = Some(FollowConfig::internal(master.clone()));
+        db.spec.synchronous_replication = false;
+        db.spec.synchronous_standbys = None;
+        db.spec.external_synchronous_standbys = None;
+    }
+}
+
+/// Sets the followers of the db that was master at the start of the round: the dbs that follow the current master
+/// (sentinel N-25).
+pub(crate) fn list_followers(draft: &mut Draft, old_master: &DbUid, master: &DbUid) {
+    let follows = |db: &Db| {
+        let follow = db.spec.follow_config.as_ref();
+        follow.is_some_and(|follow| follow.kind == FollowType::Internal && follow.db_uid == *master)
+    };
+    let others = draft.next.dbs().iter().filter(|(uid, _)| *uid != old_master);
+    let followers = others
+        .filter(|(_, db)| follows(db))
+        .map(|(uid, _)| uid.clone())
+        .collect();
+    if let Some(db) = draft.db_mut(old_master) {
+        db.spec.followers = Some(followers);
+    }
+}

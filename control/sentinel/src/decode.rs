@@ -1,0 +1,132 @@
+//! Decodes what was read from the store. Undecodable values are kept apart with their error, not dropped.
+
+use std::collections::BTreeMap;
+
+use model::{
+    BootUuid, CheckedClusterData, ClusterData, JsonError, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid, Unusable,
+    from_slice,
+};
+use plan::{Observations, Observed};
+use store::{Entry, KeyRange, Keys, LeaseId, Revision, Snapshot};
+
+/// The decoded result of one read transaction (sentinel E-2).
+#[derive(Debug)]
+pub(super) struct DecodedSnapshot {
+    /// The cluster data.
+    pub(super) data: Stored,
+    /// The revision of its last put; [`Revision::ABSENT`] when the key does not exist.
+    pub(super) revision: Revision,
+    /// The infos and liveness keys.
+    pub(super) observations: Observations,
+    /// The leases of the keeper infos.
+    pub(super) leases: BTreeMap<KeeperUid, LeaseId>,
+    /// Undecodable info keys, with the error (store S-12).
+    pub(super) undecodable: BTreeMap<String, JsonError>,
+}
+
+/// The value of the `clusterdata` key.
+#[derive(Debug)]
+pub(super) enum Stored {
+    /// The key does not exist, or holds `null` (store C-5).
+    Absent,
+    /// A usable document.
+    Usable(Box<CheckedClusterData>),
+    /// A document of another format version, or without a valid spec.
+    Unusable(Unusable),
+    /// An undecodable value.
+    Garbage(JsonError),
+}
+
+/// Returns the keys that a sentinel reads and watches.
+pub(super) fn key_ranges(keys: &Keys) -> Vec<KeyRange> {
+    vec![
+        KeyRange::Key(keys.cluster_data()),
+        KeyRange::Prefix(keys.keeper_infos()),
+        KeyRange::Prefix(keys.proxy_infos()),
+        KeyRange::Prefix(keys.liveness_keys()),
+    ]
+}
+
+/// Decodes what was read for [`key_ranges`].
+pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> DecodedSnapshot {
+    let document = snapshot.take_one(0);
+    let revision = document.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
+    let data = document.map_or(Stored::Absent, |entry| decode_cluster_data(&entry.value));
+    let mut reading = DecodedSnapshot {
+        data,
+        revision,
+        observations: Observations::default(),
+        leases: BTreeMap::new(),
+        undecodable: BTreeMap::new(),
+    };
+    for entry in snapshot.take(1) {
+        let name = entry.name(&keys.keeper_infos());
+        reading
+            .observations
+            .keeper_keys
+            .insert(name.to_owned(), entry.mod_revision.0);
+        add_keeper(&mut reading, &entry, name);
+    }
+    for entry in snapshot.take(2) {
+        add_proxy(&mut reading, &entry, entry.name(&keys.proxy_infos()));
+    }
+    for entry in snapshot.take(3) {
+        let boot = BootUuid::from(String::from_utf8_lossy(&entry.value).as_ref());
+        reading
+            .observations
+            .liveness_keys
+            .insert(KeeperUid::from(entry.name(&keys.liveness_keys())), boot);
+    }
+    reading
+}
+
+fn decode_cluster_data(value: &[u8]) -> Stored {
+    match ClusterData::parse(value) {
+        Ok(None) => Stored::Absent,
+        Ok(Some(data)) => match data.check() {
+            Ok(checked) => Stored::Usable(Box::new(checked)),
+            Err(why) => Stored::Unusable(why),
+        },
+        Err(why) => Stored::Garbage(why),
+    }
+}
+
+/// store S-11: by the uid inside; of two with the same, the later in key order counts.
+fn add_keeper(reading: &mut DecodedSnapshot, entry: &Entry, name: &str) {
+    match from_slice::<KeeperInfo>(&entry.value) {
+        Ok(info) => {
+            let uid = info.uid.clone();
+            if let Some(lease) = entry.lease {
+                reading.leases.insert(uid.clone(), lease);
+            }
+            reading.observations.keepers.insert(uid, observed(entry, name, info));
+        }
+        Err(why) => {
+            reading.undecodable.insert(entry.key.clone(), why);
+        }
+    }
+}
+
+fn add_proxy(reading: &mut DecodedSnapshot, entry: &Entry, name: &str) {
+    match from_slice::<ProxyInfo>(&entry.value) {
+        Ok(info) => {
+            reading
+                .observations
+                .proxies
+                .insert(info.uid.clone(), observed(entry, name, info));
+        }
+        Err(why) => {
+            reading.observations.undecodable_proxies.insert(ProxyUid::from(name));
+            reading.undecodable.insert(entry.key.clone(), why);
+        }
+    }
+}
+
+fn observed<T>(entry: &Entry, name: &str, info: T) -> Observed<T> {
+    Observed {
+        key: name.to_owned(),
+        revision: entry.mod_revision.0,
+        age: std::time::Duration::ZERO,
+        info,
+    }
+}

@@ -1,0 +1,175 @@
+//! What the loop has logged already, so that it logs changes, not rounds.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use crate::decode::{DecodedSnapshot, Stored};
+use crate::missing_data::former_keepers;
+use base::Chain;
+use base::clock::Boottime;
+use model::{CheckedClusterData, Clamped, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, Unusable};
+use plan::{Note, PlanError};
+use store::StoreError;
+
+/// Repetition interval of errors that only an operator can resolve.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(300);
+
+/// What has been logged already.
+#[derive(Debug, Default)]
+pub(super) struct LogState {
+    notes: BTreeSet<Note>,
+    last_error: Option<String>,
+    logged_at: Option<Boottime>,
+    undecodable: BTreeSet<String>,
+    clamped: Vec<Clamped>,
+}
+
+impl LogState {
+    /// Logs the notes that were not logged in the last round.
+    pub(super) fn log_notes(&mut self, notes: &[Note]) {
+        let matters: BTreeSet<Note> = notes.iter().map(Note::without_positions).collect();
+        for note in notes
+            .iter()
+            .filter(|note| !self.notes.contains(&note.without_positions()))
+        {
+            note.log();
+        }
+        self.notes = matters;
+    }
+
+    pub(super) fn forget_notes(&mut self) {
+        self.notes.clear();
+    }
+
+    /// Clears the last error, so that the same error is logged again when it recurs.
+    pub(super) fn clear_error(&mut self) {
+        self.last_error = None;
+    }
+
+    /// Returns whether this error differs from the last one, and records it.
+    fn is_new(&mut self, error_text: String) -> bool {
+        let new = self.last_error.as_ref() != Some(&error_text);
+        self.last_error = Some(error_text);
+        new
+    }
+
+    /// Returns whether an error that only an operator can resolve is to be logged: it is new, or was last logged some
+    /// minutes ago.
+    fn is_due(&mut self, error_text: String, now: Boottime) -> bool {
+        let is_old = self.logged_at.is_some_and(|at| now.since(at) >= REPEAT_INTERVAL);
+        let due = self.is_new(error_text) || is_old;
+        if due {
+            self.logged_at = Some(now);
+        }
+        due
+    }
+
+    pub(super) fn log_store_error(&mut self, error: &StoreError, message: &str) {
+        let text = Chain(error).to_string();
+        if self.is_new(format!("{message}: {text}")) {
+            error!(error = %text, "{message}");
+        }
+    }
+
+    pub(super) fn log_unusable_data(&mut self, reading: &DecodedSnapshot, key: &str, now: Boottime) {
+        let (message, text) = match &reading.data {
+            Stored::Usable(_) | Stored::Absent => return,
+            Stored::Unusable(Unusable::FormatVersion(version)) => {
+                let message = "unsupported clusterdata format version";
+                if self.is_due(format!("{message} {version}"), now) {
+                    error!(version, "{message}");
+                }
+                return;
+            }
+            Stored::Unusable(Unusable::InvalidSpec(why)) => ("clusterdata validation failed", Chain(why).to_string()),
+            Stored::Unusable(why @ Unusable::NoSpec) => ("clusterdata validation failed", Chain(why).to_string()),
+            Stored::Garbage(why) => {
+                let keepers = former_keepers(reading).clause();
+                (
+                    "error retrieving cluster data",
+                    format!("{key} holds no cluster data: {why}: {UNREADABLE_DATA_REMEDY}{keepers}"),
+                )
+            }
+        };
+        if self.is_due(format!("{message}: {text}"), now) {
+            error!(error = %text, "{message}");
+        }
+    }
+
+    /// Logs that there is no cluster data, and no initial spec to create it from.
+    pub(super) fn log_no_data(&mut self) {
+        let message = "no cluster data available, waiting for it to appear";
+        if self.is_new(message.to_owned()) {
+            info!("{message}");
+        }
+    }
+
+    pub(super) fn log_waiting_for_keepers(&mut self) {
+        let message = "no cluster data available, waiting for keepers before creating a cluster";
+        if self.is_new(message.to_owned()) {
+            info!("{message}");
+        }
+    }
+
+    /// Logs that the cluster data is lost although keepers of a cluster exist.
+    pub(super) fn log_lost_data(&mut self, former: &FormerKeepers, now: Boottime) {
+        let message = "the cluster data are missing, but keepers of a cluster exist: creating no cluster";
+        let keepers = former.to_string();
+        if self.is_due(format!("{message}: {keepers}"), now) {
+            error!(keepers, remedy = LOST_DATA_REMEDY, "{message}");
+        }
+    }
+
+    pub(super) fn log_plan_error(&mut self, refusal: &PlanError) {
+        let text = refusal.to_string();
+        if self.is_new(text.clone()) {
+            match refusal {
+                PlanError::NotSupported(_) => error!(error = %text, "leaving the cluster as it is"),
+                _ => error!(error = %text, "failed to update cluster data"),
+            }
+        }
+    }
+
+    /// Warns about stored durations that are out of range, when they change.
+    pub(super) fn warn_of_clamped_durations(&mut self, data: &CheckedClusterData) {
+        let clamped = data.cluster().spec.as_ref().map(|spec| spec.clamped());
+        let clamped = clamped.unwrap_or_default();
+        for stored in clamped.iter().filter(|stored| !self.clamped.contains(stored)) {
+            warn!(
+                field = stored.field,
+                "the cluster spec cannot be used as it is, change it with `stolonctl update`: {stored}"
+            );
+        }
+        self.clamped = clamped;
+    }
+
+    /// Warns once about each undecodable info, until it is decodable again (store S-12).
+    pub(super) fn warn_of_undecodable_infos(&mut self, reading: &DecodedSnapshot) {
+        for (key, why) in reading
+            .undecodable
+            .iter()
+            .filter(|(key, _)| !self.undecodable.contains(*key))
+        {
+            warn!(key = %key, error = %Chain(why), "cannot read an info, treating its writer as silent");
+        }
+        self.undecodable = reading.undecodable.keys().cloned().collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_for_the_operator_are_repeated_every_five_minutes() {
+        let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
+        let mut spoken = LogState::default();
+        let lost = || "lost".to_owned();
+        let logged: Vec<u64> = (10..1000).filter(|now| spoken.is_due(lost(), at(*now))).collect();
+        assert_eq!(logged, [10, 310, 610, 910]);
+        assert!(spoken.is_due("lost, with another keeper".to_owned(), at(1000)));
+        assert!(!spoken.is_due("lost, with another keeper".to_owned(), at(1200)));
+    }
+}

@@ -1,0 +1,163 @@
+//! When watch events of keeper infos and liveness keys arrived. On a slow store a read returns the same change a round
+//! trip later. What follows from the times is left to `plan`.
+
+use std::collections::BTreeMap;
+
+use base::clock::Boottime;
+use model::KeeperUid;
+use plan::Observations;
+use store::{Changes, Keys, Revision};
+
+/// Maximum number of keys recorded of each kind; above it, all are dropped and only reads count.
+const REMEMBERED_MAX: usize = 1000;
+
+/// The arrival of the last event, by the last part of the key.
+#[derive(Debug, Default)]
+pub(super) struct WatchArrivals {
+    /// Keeper infos, with the revision of the put.
+    infos: BTreeMap<String, (Revision, Boottime)>,
+    /// Deleted liveness keys.
+    gone: BTreeMap<String, Boottime>,
+}
+
+impl WatchArrivals {
+    /// Records watch events.
+    pub(super) fn record(&mut self, changes: &Changes, keys: &Keys) {
+        let (infos, alive) = (keys.keeper_infos(), keys.liveness_keys());
+        for (key, change) in &changes.keys {
+            if let Some(name) = key.strip_prefix(&infos) {
+                match change.entry {
+                    Some(_) => drop(self.infos.insert(name.to_owned(), (change.revision, change.arrived))),
+                    None => drop(self.infos.remove(name)),
+                }
+            }
+            if let Some(name) = key.strip_prefix(&alive) {
+                match change.entry {
+                    Some(_) => drop(self.gone.remove(name)),
+                    None => drop(self.gone.insert(name.to_owned(), change.arrived)),
+                }
+            }
+        }
+        if self.infos.len() > REMEMBERED_MAX {
+            self.infos.clear();
+        }
+        if self.gone.len() > REMEMBERED_MAX {
+            self.gone.clear();
+        }
+    }
+
+    /// Adds the arrival times to a read: an info is at least as old as the event of its put, and a liveness key was
+    /// gone when its deletion arrived.
+    pub(super) fn apply_to(&mut self, seen: &mut Observations, now: Boottime) {
+        for observed in seen.keepers.values_mut() {
+            if let Some((revision, arrived)) = self.infos.get(&observed.key)
+                && revision.0 == observed.revision
+            {
+                observed.age = now.since(*arrived);
+            }
+        }
+        self.gone
+            .retain(|name, _| !seen.liveness_keys.contains_key(&KeeperUid::from(name.as_str())));
+        let gone = self.gone.iter().map(|(name, at)| (KeeperUid::from(name.as_str()), *at));
+        seen.liveness_gone = gone.collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use model::{BootUuid, KeeperInfo};
+    use plan::Observed;
+    use store::{Entry, KeyChange};
+
+    fn at(seconds: u64) -> Boottime {
+        Boottime::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn change(is_there: bool, revision: i64, arrived: u64) -> KeyChange {
+        let entry = Entry {
+            key: String::new(),
+            value: Vec::new(),
+            mod_revision: Revision(revision),
+            create_revision: Revision(1),
+            lease: None,
+        };
+        KeyChange {
+            entry: is_there.then_some(entry),
+            revision: Revision(revision),
+            arrived: at(arrived),
+        }
+    }
+
+    fn event(key: String, change: KeyChange) -> Changes {
+        Changes {
+            keys: BTreeMap::from([(key, change)]),
+            gap: false,
+        }
+    }
+
+    fn seen(revision: i64) -> Observations {
+        let observed = Observed {
+            key: "k1".to_owned(),
+            revision,
+            age: Duration::ZERO,
+            info: KeeperInfo::default(),
+        };
+        Observations {
+            keepers: BTreeMap::from([("k1".into(), observed)]),
+            ..Observations::default()
+        }
+    }
+
+    #[test]
+    fn a_deleted_key_is_recorded_until_it_exists_again() {
+        let keys = Keys::new("p", "c").unwrap();
+        let mut arrivals = WatchArrivals::default();
+        arrivals.record(&event(keys.liveness_key("k1"), change(false, 1, 1)), &keys);
+        arrivals.record(&event(keys.liveness_key("k2"), change(false, 2, 2)), &keys);
+        arrivals.record(&event(keys.liveness_key("k3"), change(false, 3, 3)), &keys);
+        arrivals.record(&event(keys.liveness_key("k2"), change(true, 4, 4)), &keys);
+        let mut first = Observations {
+            liveness_keys: BTreeMap::from([("k3".into(), BootUuid::from("b"))]),
+            ..Observations::default()
+        };
+        arrivals.apply_to(&mut first, at(5));
+        assert_eq!(first.liveness_gone, BTreeMap::from([("k1".into(), at(1))]));
+        let mut second = Observations::default();
+        arrivals.apply_to(&mut second, at(6));
+        assert_eq!(
+            second.liveness_gone, first.liveness_gone,
+            "a key that exists again is dropped"
+        );
+    }
+
+    #[test]
+    fn an_info_is_as_old_as_the_event_of_the_put_that_was_read() {
+        let keys = Keys::new("p", "c").unwrap();
+        let mut arrivals = WatchArrivals::default();
+        arrivals.record(&event(keys.keeper_info("k1"), change(true, 7, 10)), &keys);
+        let age = |arrivals: &mut WatchArrivals, revision| {
+            let mut seen = seen(revision);
+            arrivals.apply_to(&mut seen, at(14));
+            seen.keepers[&KeeperUid::from("k1")].age.as_secs()
+        };
+        assert_eq!(age(&mut arrivals, 7), 4);
+        assert_eq!(age(&mut arrivals, 8), 0, "a later put, whose event has not arrived");
+        arrivals.record(&event(keys.keeper_info("k1"), change(false, 9, 12)), &keys);
+        assert_eq!(age(&mut arrivals, 7), 0);
+    }
+
+    #[test]
+    fn the_number_of_recorded_keys_is_bounded() {
+        let keys = Keys::new("p", "c").unwrap();
+        let mut arrivals = WatchArrivals::default();
+        for n in 0..3 * REMEMBERED_MAX {
+            let name = format!("k{n}");
+            arrivals.record(&event(keys.liveness_key(&name), change(false, 1, 1)), &keys);
+            arrivals.record(&event(keys.keeper_info(&name), change(true, 1, 1)), &keys);
+        }
+        assert!(arrivals.gone.len() <= REMEMBERED_MAX && arrivals.infos.len() <= REMEMBERED_MAX);
+    }
+}

@@ -1,0 +1,174 @@
+//! Leases: grant, renew, revoke, query.
+
+use std::{fmt, time::Duration};
+
+use etcd_client::LeaseGrantOptions;
+
+use super::{RetryPolicy, Store, StoreError, etcd_fault::RequestKind};
+
+/// Minimum TTL of an info (store S-20, S-21).
+pub const INFO_TTL_MIN: Duration = Duration::from_secs(20);
+
+/// Maximum TTL that etcd grants, in seconds (its `lease/lessor.go`); it rejects more.
+const TTL_MAX: i64 = 9_000_000_000;
+
+/// The error of etcd-client when a keepalive is answered with a TTL of zero (its `rpc/lease.rs`).
+const LEASE_NOT_FOUND: &str = "lease not found";
+
+/// The error of etcd when a lease with this id exists (its `api/v3rpc/rpctypes/error.go`).
+const LEASE_EXISTS: &str = "lease already exists";
+
+/// A lease id; printed as in the names of election keys, in lower-case hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub i64);
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+impl LeaseId {
+    /// An id that no lease has: one of 2^62, by chance.
+    pub fn random() -> Self {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).expect("the system has random bytes, see getrandom(2)");
+        Self(i64::from_ne_bytes(random) & (i64::MAX >> 1) | 1)
+    }
+}
+
+/// A granted lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseGrant {
+    /// Its id.
+    pub lease: LeaseId,
+    /// Its TTL, which may be more than was requested (store S-23).
+    pub ttl: Duration,
+}
+
+/// The TTL of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseTtl {
+    /// The granted TTL.
+    pub granted: Duration,
+    /// The remaining time, truncated to whole seconds by etcd (sentinel E-6).
+    pub remaining: Duration,
+}
+
+/// Returns the TTL of an info that should exist for this long: whole seconds, at least 20 s (store S-20).
+pub fn info_ttl(wanted: Duration) -> Duration {
+    Duration::from_secs(wanted.as_secs()).max(INFO_TTL_MIN)
+}
+
+impl Store {
+    /// Requests a lease of this many whole seconds, or of the maximum.
+    ///
+    /// Repeated when the outcome is unknown: a lease without keys expires (store S-31).
+    pub async fn grant(&self, ttl: Duration) -> Result<LeaseGrant, StoreError> {
+        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
+        self.request("request a lease".to_owned(), RetryPolicy::Always, |client| async move {
+            let answer = client.lease_client().grant(seconds, None).await?;
+            Ok(LeaseGrant {
+                lease: LeaseId(answer.id()),
+                ttl: whole_seconds(answer.ttl()),
+            })
+        })
+        .await
+        .inspect(|_| self.connections.etcd_faults.record_success(RequestKind::Write))
+    }
+
+    /// Requests a lease with an id chosen by the caller, see [`LeaseId::random`].
+    ///
+    /// A renewal, or a put under it, may be sent before the response; one that arrives before the grant fails because
+    /// there is no lease.
+    pub async fn grant_as(&self, lease: LeaseId, ttl: Duration) -> Result<(), StoreError> {
+        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
+        let attempt = format!("request lease {lease}");
+        self.request(attempt, RetryPolicy::Always, |client| async move {
+            let options = LeaseGrantOptions::new().with_id(lease.0);
+            match client.lease_client().grant(seconds, Some(options)).await {
+                // a repetition of this request arrived first
+                Err(etcd_client::Error::GRpcStatus(status)) if status.message().contains(LEASE_EXISTS) => Ok(()),
+                other => other.map(drop),
+            }
+        })
+        .await
+        .inspect(|()| self.connections.etcd_faults.record_success(RequestKind::Write))
+    }
+
+    /// Renews the lease to its full TTL. Returns false when the lease has expired.
+    ///
+    /// The TTL restarts some time between request and response: count from before the call.
+    pub async fn renew(&self, lease: LeaseId) -> Result<bool, StoreError> {
+        self.request(
+            format!("renew lease {lease}"),
+            RetryPolicy::Always,
+            |client| async move {
+                // opening the stream sends one keepalive and waits for the response
+                match client.lease_client().keep_alive(lease.0).await {
+                    Ok(_streams) => Ok(true),
+                    Err(etcd_client::Error::LeaseKeepAliveError(why)) if why == LEASE_NOT_FOUND => Ok(false),
+                    Err(error) => Err(error),
+                }
+            },
+        )
+        .await
+    }
+
+    /// Revokes the lease and deletes its keys. A lease that has expired already is not an error.
+    pub async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.request(
+            format!("revoke lease {lease}"),
+            RetryPolicy::Always,
+            |client| async move {
+                match client.lease_client().revoke(lease.0).await {
+                    Err(etcd_client::Error::GRpcStatus(status)) if status.code() == tonic::Code::NotFound => Ok(()),
+                    other => other.map(drop),
+                }
+            },
+        )
+        .await
+    }
+
+    /// Returns the remaining time of a lease; none when it has expired.
+    pub async fn remaining(&self, lease: LeaseId) -> Result<Option<LeaseTtl>, StoreError> {
+        self.request(
+            format!("query lease {lease}"),
+            RetryPolicy::Always,
+            |client| async move {
+                let answer = client.lease_client().time_to_live(lease.0, None).await?;
+                let (granted, remaining) = (whole_seconds(answer.granted_ttl()), whole_seconds(answer.ttl()));
+                Ok((answer.ttl() >= 0).then_some(LeaseTtl { granted, remaining }))
+            },
+        )
+        .await
+    }
+}
+
+fn whole_seconds(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ttl_of_an_info_is_at_least_twenty_seconds_and_truncated() {
+        // store S-20 and corner case 3
+        let ttl = |millis| info_ttl(Duration::from_millis(millis)).as_secs();
+        assert_eq!((ttl(5_000), ttl(25_900), ttl(2 * 25_900)), (20, 25, 51));
+    }
+
+    #[test]
+    fn an_info_outlives_one_interval_of_any_length() {
+        for interval in [
+            Duration::ZERO,
+            Duration::from_millis(10_999),
+            Duration::from_secs(1 << 33),
+            Duration::from_secs(u64::MAX),
+        ] {
+            assert!(info_ttl(interval.saturating_mul(2)) >= interval);
+        }
+    }
+}
