@@ -1,6 +1,8 @@
 //! The two clocks: one that counts suspended time, for timeouts that safety depends on, and the wall clock for records
-//! that people read. Decisions never read a clock; the loops read it and pass the value in.
+//! that people read. Decisions never read a clock; the loops have a `Clock`, read it and pass the value in.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -46,6 +48,55 @@ impl std::ops::Add<Duration> for Boottime {
     }
 }
 
+/// A source of time for a loop: the system's clocks, or whatever a test or a simulation returns.
+#[derive(Clone)]
+pub struct Clock(Source);
+
+#[derive(Clone)]
+enum Source {
+    System,
+    Custom(Arc<dyn Fn() -> Boottime + Send + Sync>),
+}
+
+impl Clock {
+    /// The system's clocks.
+    pub fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// A clock that returns what `read` returns. Its wall clock counts from 1970.
+    pub fn custom(read: impl Fn() -> Boottime + Send + Sync + 'static) -> Self {
+        Self(Source::Custom(Arc::new(read)))
+    }
+
+    /// Returns the time that safety depends on.
+    #[expect(clippy::disallowed_methods, reason = "the one source of time that loops read")]
+    pub fn now(&self) -> Boottime {
+        match &self.0 {
+            Source::System => Boottime::now(),
+            Source::Custom(read) => read(),
+        }
+    }
+
+    /// Returns nanoseconds since 1970, for records that people read.
+    #[expect(clippy::disallowed_methods, reason = "the one source of time that loops read")]
+    pub fn wall(&self) -> i128 {
+        match &self.0 {
+            Source::System => wall_clock(),
+            Source::Custom(read) => i128::from(read().as_nanos()),
+        }
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Source::System => "Clock(system)",
+            Source::Custom(_) => "Clock(custom)",
+        })
+    }
+}
+
 /// Returns nanoseconds since 1970 on the wall clock. It may jump, so no timeout that safety depends on may use it.
 pub fn wall_clock() -> i128 {
     let now = clock_gettime(ClockId::Realtime);
@@ -71,6 +122,12 @@ mod tests {
     fn boottime_never_goes_back() {
         let first = Boottime::now();
         assert!(Boottime::now() >= first);
+    }
+
+    #[test]
+    fn a_custom_clock_has_one_time_for_both_clocks() {
+        let clock = Clock::custom(|| Boottime::from_nanos(9));
+        assert_eq!((clock.now(), clock.wall()), (Boottime::from_nanos(9), 9));
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! What every other crate builds on: clocks, error chains and the masking of passwords.
+//! What every other crate builds on: clocks, random bytes, error chains and the masking of passwords.
 
 #![forbid(unsafe_code)]
 
 mod chain;
 pub mod clock;
+mod random;
 pub mod redact;
 
 pub use chain::Chain;
+pub use clock::Clock;
+pub use random::RandomBytes;
