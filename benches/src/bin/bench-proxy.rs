@@ -1,6 +1,6 @@
 //! Compares stolon-proxy with HAProxy, nginx and PgBouncer in front of the same servers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -33,14 +33,18 @@ struct Args {
     #[arg(long = "load", value_name = "NAME")]
     loads: Vec<String>,
     /// Only this peer (repeatable; all are started): direct, haproxy, haproxy-tuned, nginx,
-    /// pgbouncer, stolon-proxy, stolon-proxy-2-threads, stolon-proxy-scraped
+    /// pgbouncer, stolon-proxy, stolon-proxy-2-threads, stolon-proxy-scraped, stolon-proxy-before
     #[arg(long = "peer", value_name = "NAME")]
     peers: Vec<String>,
+    /// Compare with this stolon-proxy of another build, and with nothing else unless --peer is given; it is the peer
+    /// stolon-proxy-before
+    #[arg(long, value_name = "PROGRAM")]
+    before: Option<PathBuf>,
     /// List the loads and exit
     #[arg(long)]
     list: bool,
     /// Write RESULTS.md, RESULTS.json and RESULTS.svg to this directory
-    #[arg(long, value_name = "DIRECTORY", conflicts_with = "peers")]
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["peers", "before"])]
     write: Option<PathBuf>,
     /// Write every value of every round to this file, as JSON
     #[arg(long, value_name = "FILE")]
@@ -68,7 +72,11 @@ fn start() -> anyhow::Result<()> {
     if let Some(rounds) = args.rounds {
         (size.rounds, size.close_rounds) = (rounds.into(), rounds.into());
     }
-    let peers = peers(&args.peers)?;
+    let peers = peers(&args.peers, args.before.is_some())?;
+    let args = Args {
+        before: args.before.as_deref().map(program).transpose()?,
+        ..args
+    };
     let mut chosen = chosen(&args.loads)?;
     chosen.retain(|load| load.peers().iter().any(|peer| peers.contains(peer)));
     if chosen.is_empty() {
@@ -123,15 +131,35 @@ fn chosen(names: &[String]) -> anyhow::Result<Vec<Load>> {
     Ok(loads::ALL.iter().filter(wanted).copied().collect())
 }
 
-fn peers(names: &[String]) -> anyhow::Result<Vec<Peer>> {
+/// Returns the peers of these names; without names, this build and the one before if there is one, else all but that.
+fn peers(names: &[String], has_before: bool) -> anyhow::Result<Vec<Peer>> {
     let peer = |name: &String| {
         let found = Peer::ALL.into_iter().find(|peer| peer.name() == name);
         found.with_context(|| format!("--peer={name}: the peers are {}", Peer::ALL.map(Peer::name).join(", ")))
     };
-    if names.is_empty() {
-        return Ok(Peer::ALL.to_vec());
+    let chosen: Vec<Peer> = match (names, has_before) {
+        ([], true) => vec![Peer::Stolon, Peer::StolonBefore],
+        ([], false) => Peer::ALL
+            .into_iter()
+            .filter(|peer| *peer != Peer::StolonBefore)
+            .collect(),
+        _ => names.iter().map(peer).collect::<anyhow::Result<_>>()?,
+    };
+    if chosen.contains(&Peer::StolonBefore) && !has_before {
+        bail!("--peer={}: --before names its program", Peer::StolonBefore.name());
     }
-    names.iter().map(peer).collect()
+    Ok(chosen)
+}
+
+/// Returns the absolute path of the program of `--before`, which is run from another directory.
+fn program(path: &Path) -> anyhow::Result<PathBuf> {
+    let path = path
+        .canonicalize()
+        .with_context(|| format!("--before={}", path.display()))?;
+    if !path.is_file() {
+        bail!("--before={}: not a program", path.display());
+    }
+    Ok(path)
 }
 
 async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyhow::Result<()> {
@@ -148,7 +176,7 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
         congestion.set(load.congestion())?;
     }
     print_progress("starting PostgreSQL, etcd and the proxies");
-    let mut testbed = Box::pin(Testbed::start(size)).await?;
+    let mut testbed = Box::pin(Testbed::start(size, args.before.clone())).await?;
     let mut rows = Vec::new();
     let mut failed = Vec::new();
     for load in chosen {
@@ -209,13 +237,22 @@ mod tests {
 
     #[test]
     fn a_peer_is_selected_by_its_whole_name() {
-        assert_eq!(peers(&["haproxy".to_owned()]).unwrap(), [Peer::Haproxy]);
-        let error = peers(&["hap".to_owned()]).unwrap_err().to_string();
+        assert_eq!(peers(&["haproxy".to_owned()], false).unwrap(), [Peer::Haproxy]);
+        let error = peers(&["hap".to_owned()], false).unwrap_err().to_string();
         assert!(
             error.starts_with("--peer=hap: ") && error.contains("haproxy-tuned"),
             "{error}"
         );
-        assert_eq!(peers(&[]).unwrap(), Peer::ALL);
+        let all = peers(&[], false).unwrap();
+        assert_eq!(all.len(), Peer::ALL.len() - 1);
+        assert!(!all.contains(&Peer::StolonBefore));
+    }
+
+    #[test]
+    fn another_build_is_compared_with_this_one_alone() {
+        assert_eq!(peers(&[], true).unwrap(), [Peer::Stolon, Peer::StolonBefore]);
+        let error = peers(&["stolon-proxy-before".to_owned()], false).unwrap_err();
+        assert!(error.to_string().contains("--before"), "{error}");
     }
 
     #[test]

@@ -37,11 +37,13 @@ pub enum Peer {
     StolonTwoThreads,
     /// stolon-proxy with its defaults, its metrics scraped 10 times per second.
     StolonScraped,
+    /// The stolon-proxy of another build, with its defaults: what this build is compared with.
+    StolonBefore,
 }
 
 impl Peer {
     /// All paths.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Direct,
         Self::Haproxy,
         Self::HaproxyTuned,
@@ -50,6 +52,7 @@ impl Peer {
         Self::Stolon,
         Self::StolonTwoThreads,
         Self::StolonScraped,
+        Self::StolonBefore,
     ];
 
     /// Returns the paths that every load is measured with, unless they cannot carry it.
@@ -73,6 +76,7 @@ impl Peer {
             Self::Stolon => "stolon-proxy",
             Self::StolonTwoThreads => "stolon-proxy-2-threads",
             Self::StolonScraped => "stolon-proxy-scraped",
+            Self::StolonBefore => "stolon-proxy-before",
         }
     }
 
@@ -87,12 +91,16 @@ impl Peer {
             Self::Stolon => "stolon-proxy",
             Self::StolonTwoThreads => "stolon-proxy, 2 threads",
             Self::StolonScraped => "stolon-proxy, scraped",
+            Self::StolonBefore => "stolon-proxy before",
         }
     }
 
     /// Returns whether it is stolon-proxy.
     pub fn is_ours(self) -> bool {
-        matches!(self, Self::Stolon | Self::StolonTwoThreads | Self::StolonScraped)
+        matches!(
+            self,
+            Self::Stolon | Self::StolonTwoThreads | Self::StolonScraped | Self::StolonBefore
+        )
     }
 }
 
@@ -168,7 +176,7 @@ impl Instance {
             ),
             Peer::Nginx => ("nginx.conf", nginx(port.number(), server, &dir)),
             Peer::Pgbouncer => ("pgbouncer.ini", pgbouncer(port.number(), server, &dir)),
-            Peer::Direct | Peer::Stolon | Peer::StolonTwoThreads | Peer::StolonScraped => {
+            Peer::Direct | Peer::Stolon | Peer::StolonTwoThreads | Peer::StolonScraped | Peer::StolonBefore => {
                 unreachable!("{peer} is not started here")
             }
         };

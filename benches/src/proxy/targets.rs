@@ -100,6 +100,7 @@ pub fn evaluate(rows: &[Row]) -> Vec<TargetResult> {
     );
     const SHUTDOWN: Baseline = Baseline("HAProxy's `shutdown sessions server`", HAPROXIES);
     const UNSCRAPED: Baseline = Baseline("no scrapes", &[Peer::Stolon]);
+    const BEFORE: Baseline = Baseline("the build before", &[Peer::StolonBefore]);
     let mut evaluation = Evaluation {
         rows,
         results: Vec::new(),
@@ -108,6 +109,12 @@ pub fn evaluate(rows: &[Row]) -> Vec<TargetResult> {
         evaluation.ratio(load, CPU_PER_TRANSACTION, BEST, AtMost(0.95), Some(AtMost(0.75)));
         evaluation.ratio(load, TPS, FASTEST, AtLeast(1.0), None);
     }
+    for load in ["select-16", "prepared-16"] {
+        evaluation.ratio(load, CPU_PER_TRANSACTION, BEFORE, AtMost(1.03), None);
+        evaluation.ratio(load, TPS, BEFORE, AtLeast(0.97), None);
+    }
+    evaluation.ratio("bulk-1", CPU_PER_GB, BEFORE, AtMost(1.03), None);
+    evaluation.ratio("connect", CONNECTIONS_PER_SECOND, BEFORE, AtLeast(0.97), None);
     for load in ["bulk-1", "bulk-4"] {
         evaluation.ratio(load, CPU_PER_GB, DEFAULT, AtMost(0.3), None);
         evaluation.ratio(load, CPU_PER_GB, BEST, AtMost(1.05), Some(AtMost(1.0)));

@@ -39,6 +39,8 @@ pub struct Testbed {
     servers: [PlainServer; 2],
     stub: StubCluster,
     cluster: Cluster,
+    /// The program of [`Peer::StolonBefore`].
+    before: Option<PathBuf>,
 }
 
 /// The cluster of the stolon-proxies in front of the plain servers: etcd, and cluster data that the benchmark writes.
@@ -59,7 +61,7 @@ impl Testbed {
     /// # Panics
     ///
     /// The cluster does not start in time.
-    pub async fn start(size: &Size) -> anyhow::Result<Self> {
+    pub async fn start(size: &Size, before: Option<PathBuf>) -> anyhow::Result<Self> {
         let mut cluster = Cluster::builder(Profile::Default)
             .keepers(1)
             .proxies(0)
@@ -74,17 +76,15 @@ impl Testbed {
             .start()
             .await;
         let mut postgres = BTreeMap::new();
-        for (peer, options) in [
-            (Peer::Stolon, &[][..]),
-            (Peer::StolonTwoThreads, &["--relay-threads=2"]),
-        ] {
-            postgres.insert(peer, start_proxy(&mut cluster, options));
-        }
-        for peer in [Peer::Stolon, Peer::StolonTwoThreads] {
-            // The names were assigned in this order.
-            cluster
-                .wait_serving(if peer == Peer::Stolon { "proxy0" } else { "proxy1" })
-                .await;
+        let ours = [Peer::Stolon, Peer::StolonTwoThreads, Peer::StolonBefore];
+        let ours = || {
+            ours.into_iter()
+                .filter(|peer| *peer != Peer::StolonBefore || before.is_some())
+        };
+        for (number, peer) in ours().enumerate() {
+            postgres.insert(peer, start_proxy(&mut cluster, peer, before.as_deref()));
+            // The names are assigned in this order.
+            cluster.wait_serving(&format!("proxy{number}")).await;
         }
         let scraped = &postgres[&Peer::Stolon];
         let scraped = Instance::stolon(scraped.port, scraped.pids[0], scraped.metrics.unwrap_or_default());
@@ -118,16 +118,13 @@ impl Testbed {
             servers,
             stub: StubCluster::start().await,
             cluster,
+            before: before.clone(),
         };
         testbed.fill(size).await?;
-        for peer in [
-            Peer::Direct,
-            Peer::Haproxy,
-            Peer::HaproxyTuned,
-            Peer::Nginx,
-            Peer::Stolon,
-            Peer::StolonTwoThreads,
-        ] {
+        for peer in [Peer::Direct, Peer::Haproxy, Peer::HaproxyTuned, Peer::Nginx]
+            .into_iter()
+            .chain(ours())
+        {
             let instance = testbed.start_instance(peer).await?;
             testbed.plain.insert(peer, instance);
         }
@@ -165,13 +162,8 @@ impl Testbed {
         let server = self.servers[0].address();
         match peer {
             Peer::Direct => Ok(Instance::direct(server.port())),
-            Peer::Stolon | Peer::StolonScraped | Peer::StolonTwoThreads => {
-                let options: &[&str] = if peer == Peer::StolonTwoThreads {
-                    &["--relay-threads=2"]
-                } else {
-                    &[]
-                };
-                let instance = start_proxy(&mut self.stub.cluster, options);
+            Peer::Stolon | Peer::StolonScraped | Peer::StolonTwoThreads | Peer::StolonBefore => {
+                let instance = start_proxy(&mut self.stub.cluster, peer, self.before.as_deref());
                 let uid = self.stub.uid_of(instance.pids[0]).await;
                 self.stub.enabled.push(uid);
                 self.route_to(0).await?;
@@ -312,14 +304,23 @@ impl StubCluster {
     }
 }
 
-/// Starts a stolon-proxy with these options and a metrics port.
-fn start_proxy(cluster: &mut Cluster, options: &[&str]) -> Instance {
+/// Starts this stolon-proxy with a metrics port.
+fn start_proxy(cluster: &mut Cluster, peer: Peer, before: Option<&Path>) -> Instance {
     let name = cluster.prepare_proxy();
     let metrics = Port::free().number();
     let slot = cluster.program(&name);
     slot.options
         .push(format!("--metrics-listen-address=127.0.0.1:{metrics}"));
-    slot.options.extend(options.iter().map(|option| (*option).to_owned()));
+    match (peer, before) {
+        (Peer::StolonTwoThreads, _) => slot.options.push("--relay-threads=2".to_owned()),
+        // The wrapper is given the program of this build and its arguments: the other program takes its place.
+        (Peer::StolonBefore, Some(program)) => {
+            let program = program.display().to_string();
+            let words = ["sh", "-c", "shift; exec \"$0\" \"$@\""].map(str::to_owned);
+            slot.wrapper = words.into_iter().chain([program]).collect();
+        }
+        _ => {}
+    }
     cluster.start(&name);
     Instance::stolon(cluster.port(&name), cluster.process(&name).pid(), metrics)
 }

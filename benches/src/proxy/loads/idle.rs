@@ -64,7 +64,7 @@ async fn measure(testbed: &mut Testbed, peer: Peer, instance: &Instance, size: &
             let took = time_to_close(connections, command).await?;
             sample.push((LAST_CLOSE, took.as_secs_f64() * 1000.0));
         }
-        Peer::Stolon | Peer::StolonScraped | Peer::StolonTwoThreads => {
+        Peer::Stolon | Peer::StolonScraped | Peer::StolonTwoThreads | Peer::StolonBefore => {
             let took = time_to_close(connections, testbed.route_to(1)).await?;
             sample.push((LAST_CLOSE, took.as_secs_f64() * 1000.0));
             let metrics = scrape(instance.metrics.context("the proxy has metrics")?).await?;
