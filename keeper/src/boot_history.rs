@@ -8,7 +8,7 @@ use std::path::Path;
 
 use model::BootUuid;
 
-use crate::postgres::files::{self, FileError};
+use crate::postgres::data::files::{self, FileError};
 
 /// Name of the file in the data directory.
 const FILE: &str = "boots";

@@ -1,5 +1,5 @@
 //! Directories outside PGDATA that a copy writes into: tablespace locations, and the target of a `pg_wal` link. Decides
-//! whether they may be emptied; gathering the facts is left to `postgres::survey`.
+//! whether they may be emptied; gathering the facts is left to `postgres::data::survey`.
 
 use std::fmt;
 use std::path::PathBuf;

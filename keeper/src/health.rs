@@ -8,11 +8,11 @@ use base::clock::Boottime;
 use model::Problem;
 use tracing::info;
 
+use crate::postgres::client::refusal::{LoginRole, ServerRefusal};
+use crate::postgres::data::walker::Walker;
 use crate::postgres::instance::Instance;
 use crate::postgres::observe::LoginResults;
-use crate::postgres::recovery;
-use crate::postgres::refusal::{LoginRole, ServerRefusal};
-use crate::postgres::walker::Walker;
+use crate::postgres::server::recovery;
 use crate::problems::{KeeperProblemKind, Problems};
 
 /// Interval of trying logins that no query needs.

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use model::{ClusterUid, DbUid};
 
-use crate::postgres::conf::Parameters;
-use crate::postgres::files::FileError;
+use crate::postgres::config::conf::Parameters;
+use crate::postgres::data::files::FileError;
 use crate::postgres::state::{self, DbState, KeeperState, StateError};
 use crate::reconcile::LocalDb;
 

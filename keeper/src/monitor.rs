@@ -14,11 +14,11 @@ use tracing::{info, warn};
 use crate::connections::{self, ConnectionAttempts};
 use crate::health::Health;
 use crate::local_state::LocalState;
-use crate::postgres::conf::Parameters;
-use crate::postgres::history::Ancestor;
+use crate::postgres::config::conf::Parameters;
+use crate::postgres::data::history::Ancestor;
 use crate::postgres::instance::Instance;
 use crate::postgres::observe::{Observation, ObserveError, ObserveScope};
-use crate::postgres::server::ChildStatus;
+use crate::postgres::server::postmaster::ChildStatus;
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::streaming::{FollowedDb, StreamingCheck};
@@ -463,8 +463,8 @@ fn differs(before: &PostgresState, after: &PostgresState, is_fast_poll: bool) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::refusal::ServerRefusal;
-    use crate::postgres::sql::SqlError;
+    use crate::postgres::client::refusal::ServerRefusal;
+    use crate::postgres::client::sql::SqlError;
 
     #[test]
     fn positions_alone_are_published_immediately_only_during_fast_polling() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::clock::Boottime;
 use model::{DbUid, Lsn, Problem};
 
-use crate::postgres::sql::StandbyStatus;
+use crate::postgres::client::sql::StandbyStatus;
 use crate::problems::KeeperProblemKind;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,7 +164,7 @@ fn remedy(reason: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::sql::WalReceiver;
+    use crate::postgres::client::sql::WalReceiver;
 
     const LIMIT: Duration = Duration::from_secs(10);
 

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use tracing::{debug, info};
 
-use crate::postgres::changes::DataChanges;
-use crate::postgres::command;
-use crate::postgres::conninfo::{Address, LibpqPasswordFile, copy_conninfo};
-use crate::postgres::data_build::DataBuild;
-use crate::postgres::environment;
-use crate::postgres::files;
+use crate::postgres::client::session_settings::{self, SessionUser};
+use crate::postgres::config::conninfo::{Address, LibpqPasswordFile, copy_conninfo};
+use crate::postgres::data::changes::DataChanges;
+use crate::postgres::data::data_build::DataBuild;
+use crate::postgres::data::files;
+use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::instance::{Instance, InstanceError};
-use crate::postgres::owned_dirs::OwnedDirs;
-use crate::postgres::session_settings::{self, SessionUser};
+use crate::postgres::programs::command;
+use crate::postgres::programs::environment;
 
 /// Source and slot of a base backup.
 #[derive(Debug, Clone, PartialEq, Eq)]

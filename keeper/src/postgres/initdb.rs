@@ -6,13 +6,13 @@ use std::sync::Arc;
 use base::Chain;
 use tracing::{debug, warn};
 
-use crate::postgres::changes::DataChanges;
-use crate::postgres::command::{self, CommandError};
-use crate::postgres::data_build::DataBuild;
-use crate::postgres::environment;
-use crate::postgres::files;
+use crate::postgres::data::changes::DataChanges;
+use crate::postgres::data::data_build::DataBuild;
+use crate::postgres::data::files;
+use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::instance::{Instance, InstanceError};
-use crate::postgres::owned_dirs::OwnedDirs;
+use crate::postgres::programs::command::{self, CommandError};
+use crate::postgres::programs::environment;
 
 /// Options of a new database cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,13 +6,13 @@ use base::Chain;
 use model::Lsn;
 use tracing::warn;
 
-use crate::postgres::conf::{self, Parameters};
-use crate::postgres::files::{self, FileError, OldestWal};
-use crate::postgres::history::{self, Ancestor};
+use crate::postgres::client::refusal::ServerRefusal;
+use crate::postgres::client::sql::{SqlError, StandbyStatus};
+use crate::postgres::config::conf::{self, Parameters};
+use crate::postgres::data::files::{self, FileError, OldestWal};
+use crate::postgres::data::history::{self, Ancestor};
 use crate::postgres::instance::Instance;
-use crate::postgres::position::{self, PositionError, Timeline};
-use crate::postgres::refusal::ServerRefusal;
-use crate::postgres::sql::{SqlError, StandbyStatus};
+use crate::postgres::server::position::{self, PositionError, Timeline};
 
 /// Number of published ancestors of the timeline (keeper section 0).
 const HISTORY_ENTRIES: usize = 2;

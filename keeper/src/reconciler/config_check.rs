@@ -8,10 +8,10 @@ use base::Chain;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::postgres::conf::Parameters;
+use crate::postgres::client::sql::SqlError;
+use crate::postgres::config::conf::Parameters;
 use crate::postgres::instance::ConfigFiles;
-use crate::postgres::parameter_check;
-use crate::postgres::sql::SqlError;
+use crate::postgres::programs::parameter_check;
 use crate::reconcile::{ServerProbe, ServerState, TargetDb};
 use crate::reconciler::Reconciler;
 use crate::reconciler::configuration::users;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use model::{AccessMode, stolon_name};
 
-use crate::postgres::conf::{self, Parameters, Recovery, SlotNeeds};
-use crate::postgres::conninfo::primary_conninfo;
-use crate::postgres::hba::{self, AllowedHosts, OtherUsers};
+use crate::postgres::config::conf::{self, Parameters, Recovery, SlotNeeds};
+use crate::postgres::config::conninfo::primary_conninfo;
+use crate::postgres::config::hba::{self, AllowedHosts, OtherUsers};
 use crate::postgres::instance::ConfigFiles;
 use crate::problems::KeeperProblemKind;
 use crate::reconcile::{ServerConfig, TargetDb, TargetRole};

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use base::Chain;
 
 use crate::external_dirs::{ClearRequest, ExternalDir, ExternalDirFacts, ExternalDirKind, Obstacle, first_obstacle};
-use crate::postgres::files::FileError;
-use crate::postgres::owned_dirs::OwnedDirs;
-use crate::postgres::previous_data;
-use crate::postgres::survey::{self, SharedDirProbe};
-use crate::postgres::upstream::{UpstreamClient, UpstreamError};
-use crate::postgres::walker::FileSystemHung;
+use crate::postgres::client::upstream::{UpstreamClient, UpstreamError};
+use crate::postgres::data::files::FileError;
+use crate::postgres::data::owned_dirs::OwnedDirs;
+use crate::postgres::data::previous_data;
+use crate::postgres::data::survey::{self, SharedDirProbe};
+use crate::postgres::data::walker::FileSystemHung;
 use crate::reconciler::Reconciler;
 
 /// Requirements of a base backup.

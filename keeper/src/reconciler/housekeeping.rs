@@ -12,11 +12,11 @@ use tokio::task::{JoinHandle, spawn_local};
 use tracing::warn;
 
 use crate::external_dirs::Obstacle;
-use crate::postgres::changes::DataChanges;
-use crate::postgres::owned_dirs::OwnedDirs;
-use crate::postgres::previous_data::{self, ClearError};
-use crate::postgres::survey::{self, SharedLocation, SurveyFailure, TablespaceSurvey};
-use crate::postgres::walker::{FileSystemHung, Walker};
+use crate::postgres::data::changes::DataChanges;
+use crate::postgres::data::owned_dirs::OwnedDirs;
+use crate::postgres::data::previous_data::{self, ClearError};
+use crate::postgres::data::survey::{self, SharedLocation, SurveyFailure, TablespaceSurvey};
+use crate::postgres::data::walker::{FileSystemHung, Walker};
 use crate::problems::{KeeperProblemKind, Problems};
 
 /// Interval of surveying unchanged tablespaces: another keeper may have started to use them.

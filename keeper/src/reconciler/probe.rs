@@ -8,14 +8,14 @@ use model::{Stopped, stolon_name};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::postgres::conf::{SlotNeeds, StandbyMinimums};
-use crate::postgres::conninfo::Address;
-use crate::postgres::files;
-use crate::postgres::history::{self, Ancestor};
+use crate::postgres::client::sql::SqlError;
+use crate::postgres::client::upstream::{self, UpstreamError};
+use crate::postgres::config::conf::{SlotNeeds, StandbyMinimums};
+use crate::postgres::config::conninfo::Address;
+use crate::postgres::data::files;
+use crate::postgres::data::history::{self, Ancestor};
 use crate::postgres::instance::Instance;
-use crate::postgres::pg_control::{self as control_file, ControlError};
-use crate::postgres::sql::SqlError;
-use crate::postgres::upstream::{self, UpstreamError};
+use crate::postgres::programs::pg_control::{self as control_file, ControlError};
 use crate::reconcile::{
     CopyFacts, DataEnd, DataState, Desired, EndState, Fork, Goal, RecordedIdentity, RestartTurn, ServerFacts,
     ServerProbe, SourceFacts, TargetDb, TargetRole, Upstream, check_source, is_foreign_slot, is_short_of_slots,

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base::redact::{mask_value, may_hold_password};
 use serde::{Deserialize, Serialize};
 
-use crate::postgres::conf::Parameters;
+use crate::postgres::config::conf::Parameters;
 
 pub use failed_start::{FailedStart, StartDiagnosis};
 pub use hba::choose_lines;

@@ -10,17 +10,17 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keeper::postgres::changes::DataChanges;
-use keeper::postgres::conf::{self, Parameters, Recovery};
-use keeper::postgres::credentials::{AuthMethod, Login, Secret};
-use keeper::postgres::data_build::DataBuild;
-use keeper::postgres::files::SEGMENT_BYTES;
-use keeper::postgres::hba::{self, AllowedHosts, HbaAccess, OtherUsers};
+use keeper::postgres::client::roles;
+use keeper::postgres::config::conf::{self, Parameters, Recovery};
+use keeper::postgres::config::credentials::{AuthMethod, Login, Secret};
+use keeper::postgres::config::hba::{self, AllowedHosts, HbaAccess, OtherUsers};
+use keeper::postgres::data::changes::DataChanges;
+use keeper::postgres::data::data_build::DataBuild;
+use keeper::postgres::data::files::SEGMENT_BYTES;
+use keeper::postgres::data::owned_dirs::OwnedDirs;
 use keeper::postgres::initdb::NewClusterOptions;
 use keeper::postgres::instance::{ConfigFiles, Instance, InstanceConfig, StartMode, StopLimits, StopOutcome};
-use keeper::postgres::owned_dirs::OwnedDirs;
-use keeper::postgres::programs::Programs;
-use keeper::postgres::roles;
+use keeper::postgres::programs::installation::Programs;
 use model::Lsn;
 use tempfile::TempDir;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
@@ -170,7 +170,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        for worker in keeper::postgres::data_dir_users::users_of(self.data()) {
+        for worker in keeper::postgres::server::data_dir_users::users_of(self.data()) {
             let _ = worker.process.signal(rustix::process::Signal::KILL); // it may have ended already
         }
     }
@@ -288,7 +288,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
 /// Returns where the last record, at `start`, ends according to pg_waldump: where it expects the next one.
 pub(crate) async fn dumped_end(data: &Path, timeline: u64, start: Lsn) -> Lsn {
     let program: PathBuf = programs().path("pg_waldump");
-    let mut command = keeper::postgres::environment::command(&program);
+    let mut command = keeper::postgres::programs::environment::command(&program);
     command.env("LC_ALL", "C").arg("-p").arg(data.join("pg_wal"));
     command.args(["-t", &timeline.to_string(), "-s", &start.to_string()]);
     let output = command.output().await.unwrap();

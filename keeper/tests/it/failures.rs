@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use keeper::postgres::instance::{InstanceError, StartMode};
-use keeper::postgres::port::PortError;
+use keeper::postgres::server::port::PortError;
 
 use crate::bench::{self, LONG, Node, files};
 

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use keeper::postgres::client::session_settings::{self, SessionUser};
 use keeper::postgres::instance::{Instance, StopLimits};
 use keeper::postgres::observe::{Observation, ObserveScope};
-use keeper::postgres::session_settings::{self, SessionUser};
 use model::Lsn;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
@@ -147,7 +147,7 @@ fn a_server_that_rejects_logins_is_healthy_with_a_current_position() {
             assert_eq!(before.logins.superuser, Some(Ok(())));
             assert_eq!(before.logins.replication, Some(Ok(())));
             let refused = |seen: &Observation| {
-                let code = |login: &Option<Result<(), keeper::postgres::refusal::ServerRefusal>>| match login {
+                let code = |login: &Option<Result<(), keeper::postgres::client::refusal::ServerRefusal>>| match login {
                     Some(Err(refusal)) => refusal.code.clone(),
                     Some(Ok(())) => "ok".to_owned(),
                     None => "-".to_owned(),
@@ -312,7 +312,7 @@ async fn works(nodes: [&Node; 2], why: &str) {
                 "role{}",
                 admin(&node.instance, &["select count(*) from pg_roles"]).await[0]
             );
-            keeper::postgres::roles::set_up(sql, &node.instance.config().superuser, &login)
+            keeper::postgres::client::roles::set_up(sql, &node.instance.config().superuser, &login)
                 .await
                 .unwrap_or_else(|error| panic!("{role}, {why}: {error:?}"));
         }

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use keeper::external_dirs::ClearRequest;
-use keeper::postgres::changes::DataChanges;
-use keeper::postgres::connect::ConnectTarget;
-use keeper::postgres::conninfo::Address;
-use keeper::postgres::credentials::{AuthMethod, Login, Secret};
+use keeper::postgres::client::connect::ConnectTarget;
+use keeper::postgres::client::replication::ReplicationClient;
+use keeper::postgres::config::conninfo::Address;
+use keeper::postgres::config::credentials::{AuthMethod, Login, Secret};
+use keeper::postgres::data::changes::DataChanges;
 use keeper::postgres::instance::{
     ConfigFiles, InstanceError, LocalRole, RunningServer, StartMode, StopLimits, StopOutcome,
 };
 use keeper::postgres::observe::ObserveScope;
-use keeper::postgres::pg_control::{self, ControlState};
-use keeper::postgres::replication::ReplicationClient;
-use keeper::postgres::server::ChildStatus;
+use keeper::postgres::programs::pg_control::{self, ControlState};
+use keeper::postgres::server::postmaster::ChildStatus;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::bench::{self, LONG, Node, dumped_end, eventually, files};
@@ -125,7 +125,7 @@ fn a_killed_postmaster_is_detected_and_its_leftovers_are_ended() {
             let ChildStatus::Running { pid } = *life.borrow_and_update() else {
                 panic!("it runs")
             };
-            let postmaster = keeper::postgres::process::Process::open(pid).unwrap().unwrap();
+            let postmaster = keeper::postgres::server::process::Process::open(pid).unwrap().unwrap();
             postmaster.signal(rustix::process::Signal::KILL).unwrap();
             life.changed().await.unwrap();
             assert!(matches!(*life.borrow(), ChildStatus::Ended { pid: ended, .. } if ended == pid));
@@ -260,7 +260,7 @@ fn a_frozen_server_is_killed_past_the_limits_and_recovers() {
             let ChildStatus::Running { pid } = *node.instance.child_status().borrow() else {
                 panic!("it runs")
             };
-            let postmaster = keeper::postgres::process::Process::open(pid).unwrap().unwrap();
+            let postmaster = keeper::postgres::server::process::Process::open(pid).unwrap().unwrap();
             postmaster.signal(rustix::process::Signal::STOP).unwrap();
             let short = Duration::from_millis(100);
             let limits = StopLimits {
@@ -268,7 +268,7 @@ fn a_frozen_server_is_killed_past_the_limits_and_recovers() {
                 immediate: short,
             };
             assert_eq!(node.instance.stop(limits).await.unwrap(), StopOutcome::Killed);
-            assert!(keeper::postgres::data_dir_users::users_of(node.data()).is_empty());
+            assert!(keeper::postgres::server::data_dir_users::users_of(node.data()).is_empty());
             let end = pg_control::wal_end(node.instance.programs(), node.data(), LONG)
                 .await
                 .unwrap();

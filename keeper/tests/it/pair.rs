@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use keeper::postgres::basebackup::BaseBackup;
-use keeper::postgres::changes::DataChanges;
-use keeper::postgres::conf::Recovery;
-use keeper::postgres::conninfo::{Address, primary_conninfo};
-use keeper::postgres::data_build::DataBuild;
-use keeper::postgres::history;
+use keeper::postgres::client::upstream::UpstreamClient;
+use keeper::postgres::config::conf::Recovery;
+use keeper::postgres::config::conninfo::{Address, primary_conninfo};
+use keeper::postgres::data::changes::DataChanges;
+use keeper::postgres::data::data_build::DataBuild;
+use keeper::postgres::data::history;
 use keeper::postgres::instance::{ConfigFiles, Instance, LocalRole};
 use keeper::postgres::observe::ObserveScope;
-use keeper::postgres::pg_control::{self, ControlState};
-use keeper::postgres::upstream::UpstreamClient;
+use keeper::postgres::programs::pg_control::{self, ControlState};
 
 use crate::bench::{self, LONG, Node, eventually, files};
 

@@ -1,0 +1,10 @@
+//! Connections to servers, the own one and others: sessions, SQL queries and replication commands.
+
+pub mod connect;
+pub mod refusal;
+pub mod replication;
+pub mod roles;
+pub mod session_settings;
+pub mod sql;
+mod sql_session;
+pub mod upstream;

@@ -1,0 +1,237 @@
+//! Connection strings and password files for libpq (keeper 7.2, 7.3). The keeper's own connections in `sql` and
+//! `replication` do not use them.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+use crate::postgres::config::credentials::Login;
+use crate::postgres::data::files::{self, FileError};
+
+/// Address of another instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Host name or address.
+    pub host: String,
+    /// Port, as it is published: text.
+    pub port: String,
+}
+
+/// Returns a connection string: sorted `key=value` pairs separated by spaces, without empty values. Spaces, single
+/// quotes and backslashes in values are escaped with a backslash.
+pub fn text(pairs: &[(&str, &str)]) -> String {
+    let mut pieces: Vec<_> = pairs
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| format!("{key}={}", escape(value)))
+        .collect();
+    pieces.sort();
+    pieces.join(" ")
+}
+
+fn escape(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for c in value.chars() {
+        // libpq ends an unquoted value at any whitespace, not only at a space (fe-connect.c, conninfo_parse).
+        if matches!(c, ' ' | '\'' | '\\' | '\t' | '\n' | '\r' | '\u{b}' | '\u{c}') {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+/// Returns the `primary_conninfo` of a standby that follows the instance at `source`. The password is in the file
+/// `passfile` (see [`write_passfile`]), because the server logs the setting whenever it changes.
+pub fn primary_conninfo(
+    application_name: &str,
+    source: &Address,
+    login: &Login,
+    database: Option<&str>,
+    passfile: &Path,
+) -> String {
+    let passfile = login.password().map(|_| passfile.to_string_lossy());
+    text(&[
+        ("application_name", application_name),
+        ("dbname", database.unwrap_or("")),
+        ("host", &source.host),
+        ("passfile", passfile.as_deref().unwrap_or("")),
+        ("port", &source.port),
+        ("sslmode", "prefer"),
+        ("user", &login.user),
+    ])
+}
+
+/// Writes the password file of `primary_conninfo`, mode 0600, unless it is up to date; nothing for a login without a
+/// password. It applies to any host: the connection string names the host.
+pub fn write_passfile(path: &Path, login: &Login) -> Result<(), FileError> {
+    let Some(password) = login.password() else {
+        return Ok(());
+    };
+    let line = passfile_line("*", "*", &login.user, &password);
+    // libpq ignores a file that is readable by others.
+    let is_private = fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o077 == 0);
+    if is_private && fs::read(path).is_ok_and(|content| content == line.as_bytes()) {
+        return Ok(());
+    }
+    files::write_atomically(path, line.as_bytes())
+}
+
+/// Returns the connection string of a program that copies from `source`; its password goes into a
+/// [`LibpqPasswordFile`].
+///
+/// `options` are the settings of its sessions (`session_settings`); users' settings, such as a timeout, could end the
+/// copy.
+pub fn copy_conninfo(application_name: &str, source: &Address, login: &Login, options: &str) -> String {
+    text(&[
+        ("application_name", application_name),
+        ("host", &source.host),
+        ("options", options),
+        ("port", &source.port),
+        ("sslmode", "prefer"),
+        ("user", &login.user),
+    ])
+}
+
+/// A password file for one libpq program: mode 0600, removed when dropped.
+#[derive(Debug)]
+pub struct LibpqPasswordFile(NamedTempFile);
+
+impl LibpqPasswordFile {
+    /// Writes the file into `dir` for a connection to `source`; `None` when the login needs no password.
+    pub fn write(dir: &Path, source: &Address, login: &Login) -> io::Result<Option<Self>> {
+        let Some(password) = login.password() else {
+            return Ok(None);
+        };
+        let mut file = files::temporary(dir, "pgpass".as_ref())?;
+        let (host, port) = (escape_field(&source.host), escape_field(&source.port));
+        file.write_all(passfile_line(&host, &port, &login.user, &password).as_bytes())?;
+        Ok(Some(Self(file)))
+    }
+
+    /// Returns its path, for `PGPASSFILE`.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// Returns a line of a password file: fields separated by colons (keeper W15; PostgreSQL manual 34.16), for any
+/// database. Host and port are already escaped, or `*` for any.
+fn passfile_line(host: &str, port: &str, user: &str, password: &str) -> String {
+    format!("{host}:{port}:*:{}:{}\n", escape_field(user), escape_field(password))
+}
+
+/// Escapes `:` and `\` in a field.
+fn escape_field(field: &str) -> String {
+    field.replace('\\', "\\\\").replace(':', "\\:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::config::credentials::{AuthMethod, Secret};
+
+    fn login(password: Option<&str>) -> Login {
+        let method = if password.is_some() {
+            AuthMethod::Md5
+        } else {
+            AuthMethod::Trust
+        };
+        Login {
+            user: "repluser".into(),
+            method,
+            password: password.map(Secret::new),
+        }
+    }
+
+    fn source() -> Address {
+        Address {
+            host: "10.0.0.1".into(),
+            port: "5432".into(),
+        }
+    }
+
+    const PASSFILE: &str = "/k/replication.pgpass";
+
+    #[test]
+    fn the_pieces_stand_in_the_reference_s_order_and_the_password_is_in_a_file() {
+        let made =
+            |login, database| primary_conninfo("stolon_2a87ea79", &source(), &login, database, Path::new(PASSFILE));
+        assert_eq!(
+            made(login(Some("pw")), None),
+            "application_name=stolon_2a87ea79 host=10.0.0.1 passfile=/k/replication.pgpass port=5432 sslmode=prefer \
+             user=repluser"
+        );
+        assert_eq!(
+            made(login(None), Some("postgres")),
+            "application_name=stolon_2a87ea79 dbname=postgres host=10.0.0.1 port=5432 sslmode=prefer user=repluser"
+        );
+    }
+
+    #[test]
+    fn characters_that_would_end_a_value_are_escaped() {
+        let path = Path::new("/a b'c\\d:e\u{1f600}");
+        let text_form = primary_conninfo("a", &source(), &login(Some("pw")), None, path);
+        assert!(
+            text_form.contains("passfile=/a\\ b\\'c\\\\d:e\u{1f600} port="),
+            "{text_form}"
+        );
+    }
+
+    #[test]
+    fn the_password_file_is_private_and_follows_the_password() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("replication.pgpass");
+        let inode = || fs::metadata(&path).unwrap().ino();
+        write_passfile(&path, &login(None)).unwrap();
+        assert!(!path.exists());
+        write_passfile(&path, &login(Some("a:b\\c"))).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "*:*:*:repluser:a\\:b\\\\c\n");
+        let first = inode();
+        write_passfile(&path, &login(Some("a:b\\c"))).unwrap();
+        assert_eq!(inode(), first, "what is there already is not written again");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        write_passfile(&path, &login(Some("a:b\\c"))).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        write_passfile(&path, &login(Some("new"))).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "*:*:*:repluser:new\n");
+    }
+
+    #[test]
+    fn a_copy_s_connection_has_no_password_in_it() {
+        let text_form = copy_conninfo("a", &source(), &login(Some("pw")), "-c synchronous_commit=off");
+        assert_eq!(
+            text_form,
+            "application_name=a host=10.0.0.1 options=-c\\ synchronous_commit=off port=5432 sslmode=prefer user=repluser"
+        );
+    }
+
+    #[test]
+    fn fields_of_the_password_file_are_escaped() {
+        let source = Address {
+            host: "fd00::1".into(),
+            port: "5432".into(),
+        };
+        assert_eq!(
+            passfile_line(&escape_field(&source.host), &source.port, "r:u", "a\\b:c'"),
+            "fd00\\:\\:1:5432:*:r\\:u:a\\\\b\\:c'\n"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        assert!(
+            LibpqPasswordFile::write(dir.path(), &source, &login(None))
+                .unwrap()
+                .is_none()
+        );
+        let file = LibpqPasswordFile::write(dir.path(), &source, &login(Some("pw")))
+            .unwrap()
+            .unwrap();
+        let path = file.path().to_path_buf();
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with(":pw\n"));
+        drop(file);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,191 @@
+//! Staging directories for pg_basebackup and initdb, and moving the result to its place. Both refuse directories that
+//! are not empty, and a directory with other contents, or a mount point, can only be filled by moving entries into it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::external_dirs::{ExternalDir, ExternalDirKind};
+use crate::postgres::data::files::FileError;
+use crate::postgres::data::owned_dirs::{NEW_KIND, OwnedDirs, TablespaceDir};
+use crate::postgres::data::previous_data;
+use crate::postgres::data::trees;
+
+/// Directories that a program fills.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataBuild {
+    data: PathBuf,
+    staging: PathBuf,
+    wal: Option<WalBuild>,
+    spaces: Vec<TablespaceBuild>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct WalBuild {
+    staging: PathBuf,
+    target: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct TablespaceBuild {
+    staging: PathBuf,
+    location: PathBuf,
+    directory: String,
+}
+
+impl DataBuild {
+    /// Uses PGDATA itself, without staging directories.
+    pub fn plain(data: &Path) -> Self {
+        Self {
+            data: data.to_owned(),
+            staging: data.to_owned(),
+            wal: None,
+            spaces: Vec::new(),
+        }
+    }
+
+    /// Creates empty staging directories for PGDATA and these external directories, all of which were cleared before.
+    /// They are recorded first; while the one in PGDATA exists, PGDATA is unfinished.
+    pub fn prepare(data: &Path, owned: &OwnedDirs, external_dirs: &[ExternalDir]) -> Result<Self, FileError> {
+        if data.is_symlink() && !data.is_dir() {
+            let missing = std::io::Error::other("it is a link to a directory that is not there; is it mounted?");
+            return Err(FileError::new("write into", data)(missing));
+        }
+        let new = owned.name(NEW_KIND);
+        if let Some(entry) = previous_data::content(data, owned)? {
+            let found = std::io::Error::other(format!("{} is in it", entry.display()));
+            return Err(FileError::new("make a database in", data)(found));
+        }
+        let made_in = data.join(&new);
+        let mut spaces = Vec::new();
+        for external_dir in external_dirs {
+            let ExternalDirKind::Tablespace { directory } = &external_dir.kind else {
+                continue;
+            };
+            let made_in = external_dir.path.join(&new);
+            spaces.push(TablespaceBuild {
+                staging: made_in,
+                location: external_dir.path.clone(),
+                directory: directory.clone(),
+            });
+        }
+        let wal = owned.record().wal.map(|target| WalBuild {
+            staging: target.join(&new),
+            target,
+        });
+        let build = Self {
+            data: data.to_owned(),
+            staging: made_in,
+            wal,
+            spaces,
+        };
+        build.create(owned)?;
+        Ok(build)
+    }
+
+    fn create(&self, owned: &OwnedDirs) -> Result<(), FileError> {
+        let spaces = self.spaces.iter().map(|space| space.staging.clone());
+        let mut making: Vec<PathBuf> = spaces.chain([self.staging.clone()]).collect();
+        let wal = self.wal.iter().map(|wal| wal.staging.clone());
+        owned.change(|record| record.making = making.iter().cloned().chain(wal.clone()).collect())?;
+        for space in &self.spaces {
+            owned.put_marker(&space.location)?;
+        }
+        for dir in making.drain(..) {
+            trees::remove(&dir)?;
+            trees::create(&dir)?;
+        }
+        for wal in wal {
+            trees::remove(&wal)?; // pg_basebackup and initdb create it
+        }
+        trees::sync(&self.data)
+    }
+
+    /// Returns the directory for `-D`.
+    pub fn directory(&self) -> &Path {
+        &self.staging
+    }
+
+    /// Returns the options for the staging directories of WAL and tablespaces.
+    pub fn options(&self) -> Vec<String> {
+        let mut options = Vec::new();
+        if let Some(wal) = &self.wal {
+            options.push(format!("--waldir={}", wal.staging.display()));
+        }
+        for space in &self.spaces {
+            let (from, to) = (escape(&space.location), escape(&space.staging));
+            options.push(format!("--tablespace-mapping={from}={to}"));
+        }
+        options
+    }
+
+    /// Removes the leftovers of a failed program.
+    pub fn discard(&self) -> Result<(), FileError> {
+        if let Some(wal) = &self.wal {
+            trees::remove(&wal.staging)?;
+        }
+        for space in &self.spaces {
+            trees::remove(&space.staging)?;
+        }
+        if self.staging == self.data {
+            previous_data::remove_data(&self.data)
+        } else {
+            trees::remove(&self.staging)
+        }
+    }
+
+    /// Moves the result to its place. A crash before the end leaves unfinished data, which are created again.
+    pub fn finish(&self, owned: &OwnedDirs) -> Result<(), FileError> {
+        if let Some(wal) = &self.wal {
+            trees::move_entries(&wal.staging, &wal.target, |_| true)?;
+            trees::remove(&wal.staging)?;
+            replace_link(&self.staging.join("pg_wal"), &wal.target)?;
+            owned.change(|record| record.not_ours.retain(|path| *path != wal.target))?;
+        }
+        for space in &self.spaces {
+            self.finish_space(owned, space)?;
+        }
+        if self.staging != self.data {
+            trees::move_entries(&self.staging, &self.data, |_| true)?;
+            trees::remove(&self.staging)?;
+        }
+        trees::sync(&self.data)?;
+        owned.change(|record| record.making.clear())
+    }
+
+    fn finish_space(&self, owned: &OwnedDirs, space: &TablespaceBuild) -> Result<(), FileError> {
+        let made = space.staging.join(&space.directory);
+        if let Some(mark) = trees::mark(&made)? {
+            let recorded = TablespaceDir {
+                location: space.location.clone(),
+                directory: space.directory.clone(),
+                mark,
+            };
+            owned.change(|record| {
+                record.tablespaces.retain(|known| known.path() != recorded.path());
+                record.tablespaces.push(recorded.clone());
+                record.not_ours.retain(|path| *path != recorded.path());
+            })?;
+            owned.put_marker(&space.location)?;
+            trees::rename_to_free(&made, &recorded.path())?;
+        }
+        trees::remove(&space.staging)?;
+        for link in trees::entries(&self.staging.join("pg_tblspc"))? {
+            if fs::read_link(&link).is_ok_and(|target| target == space.staging) {
+                replace_link(&link, &space.location)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `=` separates the two directories of a mapping (pg_basebackup's manual page).
+fn escape(path: &Path) -> String {
+    path.to_string_lossy().replace('=', "\\=")
+}
+
+fn replace_link(link: &Path, target: &Path) -> Result<(), FileError> {
+    trees::remove(link)?;
+    symlink(target, link).map_err(FileError::new("link", link))?;
+    link.parent().map_or(Ok(()), trees::sync)
+}

@@ -1,0 +1,17 @@
+//! What lies on disk: the data directory, its trees, tablespaces and WAL, and what of that belongs to this keeper. Needs
+//! no server; changes only on a thread of its own (`changes`).
+
+pub mod changes;
+pub mod data_build;
+pub mod files;
+pub mod free_space;
+pub mod history;
+pub mod layout;
+pub mod links;
+pub mod mounts;
+pub mod owned_dirs;
+pub mod previous_data;
+pub mod survey;
+pub mod trees;
+pub mod usage;
+pub mod walker;

@@ -1,0 +1,520 @@
+//! Directories outside PGDATA that belong to this keeper, recorded in its data directory and marked in place: nothing
+//! that is not provably its own is removed.
+//!
+//! Two records must agree. The file `directories` in the keeper's data directory lists each directory with its inode
+//! and creation time. A marker file in the tablespace's location names the keeper's data directory, so that other
+//! keepers detect it even while this one is not running. The reference has neither.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use base::Chain;
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+
+use crate::postgres::data::files::{self, FileError};
+use crate::postgres::data::layout;
+use crate::postgres::data::links;
+use crate::postgres::data::trees::{self, DirMark};
+
+const FILE: &str = "directories";
+const DAMAGED: &str = "the file is damaged: put back a copy of it, or remove it, and start the keeper again; without it \
+                       tablespace directories are not known to be this keeper's, and nothing is made or removed";
+
+/// Why the record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnedError {
+    /// The file cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file cannot be written.
+    #[error(transparent)]
+    Write(#[from] FileError),
+}
+
+/// Contents of the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct OwnedRecord {
+    /// Random id, part of the names of everything that this keeper creates outside its data directory.
+    pub id: String,
+    /// Tablespace directories of the instance.
+    pub tablespaces: Vec<TablespaceDir>,
+    /// Target of `pg_wal` if it is a link.
+    pub wal: Option<PathBuf>,
+    /// Mark of that directory when it was recorded.
+    pub wal_mark: Option<DirMark>,
+    /// Uid of the keeper; empty in files of earlier versions.
+    pub keeper: String,
+    /// The keeper's data directory at the last start; `None` in files of earlier versions.
+    pub home: Option<KeeperDirIdentity>,
+    /// Targets of the links in a copied data directory: they belong to the original keeper until this keeper has
+    /// created something there.
+    pub not_ours: Vec<PathBuf>,
+    /// Directories of unfinished data: below PGDATA, in tablespace locations, below the target of `pg_wal`.
+    pub making: Vec<PathBuf>,
+    /// Previous data.
+    pub old: Option<PreviousData>,
+}
+
+/// Identity of a keeper's data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeeperDirIdentity {
+    /// Its canonical path.
+    pub path: PathBuf,
+    /// Its device number, which may change when the system is restarted.
+    pub device: u64,
+    /// Its mark.
+    pub mark: DirMark,
+}
+
+impl KeeperDirIdentity {
+    fn of(dir: &Path) -> Result<Option<Self>, FileError> {
+        let Some(mark) = trees::mark(dir)? else {
+            return Ok(None);
+        };
+        let look = || Ok::<_, io::Error>((fs::canonicalize(dir)?, fs::metadata(dir)?.dev()));
+        let (path, device) = look().map_err(FileError::new("look at", dir))?;
+        Ok(Some(Self { path, device, mark }))
+    }
+
+    /// Whether this is the recorded directory: at the same path, for example restored from a backup, or moved.
+    fn is_of(&self, recorded: &Self) -> bool {
+        let is_moved = self.mark == recorded.mark && self.mark.proves() && self.device == recorded.device;
+        self.path == recorded.path || is_moved
+    }
+}
+
+/// Directory of a tablespace in its location: of one major and catalog version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TablespaceDir {
+    /// The location as in the catalog.
+    pub location: PathBuf,
+    /// Name of the directory in it, such as `PG_15_202209061`.
+    pub directory: String,
+    /// Its mark when it was recorded.
+    pub mark: DirMark,
+}
+
+impl TablespaceDir {
+    /// Returns its path.
+    pub fn path(&self) -> PathBuf {
+        self.location.join(&self.directory)
+    }
+}
+
+/// Previous data that were set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PreviousData {
+    /// The db that replaces them.
+    pub db: String,
+    /// Their directory.
+    pub directory: PathBuf,
+    /// Entries of PGDATA were moved one by one because PGDATA is a link or a mount point.
+    pub by_entries: bool,
+    /// Their state.
+    pub state: PreviousDataState,
+    /// Their tablespaces.
+    pub tablespaces: Vec<TablespaceDir>,
+    /// Target of their `pg_wal`.
+    pub wal: Option<PathBuf>,
+}
+
+/// State of previous data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PreviousDataState {
+    /// Being moved: the contents of PGDATA are old.
+    Moving,
+    /// Moved to a directory with this mark: the contents of PGDATA are new, and their server has not answered yet.
+    Kept(DirMark),
+    /// Being removed: only PGDATA is valid.
+    Dropping(DirMark),
+}
+
+/// The record, in memory and on disk.
+#[derive(Debug)]
+pub struct OwnedDirs {
+    dir: PathBuf,
+    saved: Mutex<OwnedRecord>,
+    /// The file is damaged: nothing is recorded, and therefore nothing emptied, until it is repaired.
+    is_damaged: bool,
+}
+
+impl OwnedDirs {
+    /// Reads the record in a keeper's data directory; a missing one is empty.
+    pub fn load(dir: &Path) -> Result<Self, OwnedError> {
+        let path = dir.join(FILE);
+        let mut is_damaged = false;
+        let mut record: OwnedRecord = match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|why| {
+                error!(file = %path.display(), error = %Chain(&why), "{DAMAGED}");
+                is_damaged = true;
+                OwnedRecord::default()
+            }),
+            Err(gone) if gone.kind() == ErrorKind::NotFound => OwnedRecord::default(),
+            Err(source) => return Err(OwnedError::Read { path, source }),
+        };
+        let is_new = record.id.is_empty();
+        if is_new {
+            record.id = random_name();
+        }
+        let owned = Self {
+            dir: dir.to_owned(),
+            saved: Mutex::new(record),
+            is_damaged,
+        };
+        if is_new && !is_damaged {
+            // Save the id before a name is derived from it: the next start must know it.
+            owned.save(&owned.record())?;
+        }
+        Ok(owned)
+    }
+
+    /// Returns the record.
+    pub fn record(&self) -> OwnedRecord {
+        self.saved
+            .lock()
+            .expect("no thread panics while holding the record")
+            .clone()
+    }
+
+    /// Changes the record durably; an unchanged one is not written.
+    pub fn change(&self, change: impl FnOnce(&mut OwnedRecord)) -> Result<(), FileError> {
+        if self.is_damaged {
+            return Err(FileError::new("change", self.dir.join(FILE))(io::Error::other(DAMAGED)));
+        }
+        let mut saved = self.saved.lock().expect("no thread panics while holding the record");
+        let mut next = saved.clone();
+        change(&mut next);
+        if next != *saved {
+            self.save(&next)?;
+            *saved = next;
+        }
+        Ok(())
+    }
+
+    fn save(&self, record: &OwnedRecord) -> Result<(), FileError> {
+        let path = self.dir.join(FILE);
+        let json = serde_json::to_vec(record).map_err(|source| FileError::new("write", &path)(source.into()))?;
+        trees::cut::step().map_err(FileError::new("write", &path))?;
+        files::write_atomically(&path, &json)
+    }
+
+    /// Adopts the record for the keeper with this uid at its current path. The record of another keeper, or of a copied
+    /// data directory, proves nothing: what it lists and what the links in the copy lead to does not belong to this
+    /// keeper.
+    pub fn adopt(&self, uid: &str) -> Result<(), FileError> {
+        if self.is_damaged {
+            return Ok(());
+        }
+        let record = self.record();
+        let Some(home) = KeeperDirIdentity::of(&self.dir)? else {
+            return Ok(());
+        };
+        let is_this_keeper = record.keeper.is_empty() || record.keeper == uid;
+        let is_here = record.home.as_ref().is_none_or(|recorded| home.is_of(recorded));
+        if is_this_keeper && is_here {
+            return self.change(|record| {
+                if let Some(before) = record.home.take().filter(|before| before.path != home.path) {
+                    move_paths(record, &before.path, &home.path);
+                }
+                uid.clone_into(&mut record.keeper);
+                record.home = Some(home);
+            });
+        }
+        let not_ours = self.referenced_paths(&record)?;
+        warn!(
+            keeper = record.keeper, directory = ?record.home.map(|home| home.path), ?not_ours,
+            "the data directory is a copy of another one: what it names outside is not removed by this keeper"
+        );
+        self.change(|record| {
+            *record = OwnedRecord {
+                id: random_name(),
+                keeper: uid.to_owned(),
+                home: Some(home),
+                not_ours,
+                ..OwnedRecord::default()
+            };
+        })
+    }
+
+    /// Returns everything that the record lists outside the data directory, and the targets of PGDATA's links.
+    fn referenced_paths(&self, record: &OwnedRecord) -> Result<Vec<PathBuf>, FileError> {
+        let data = layout::data_of(&self.dir);
+        // The targets of the links are not accessed: they may hang.
+        let linked = match links::version_directory(&data)? {
+            Some(directory) => links::locations(&data)?.iter().map(|at| at.join(&directory)).collect(),
+            None => Vec::new(),
+        };
+        let mut paths: Vec<PathBuf> = record.tablespaces.iter().map(TablespaceDir::path).collect();
+        paths.extend(linked);
+        paths.extend(links::wal_of(&data, record.wal.clone(), &self.name(NEW_KIND))?);
+        paths.extend(record.wal.clone());
+        paths.extend(record.not_ours.clone());
+        paths.sort();
+        paths.dedup();
+        Ok(paths)
+    }
+
+    /// Whether a path is inside the keeper's data directory.
+    pub fn is_within(&self, path: &Path) -> bool {
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        path.starts_with(&self.dir) || real(path).starts_with(real(&self.dir))
+    }
+
+    /// Returns a file name for use outside the data directory that is unique to this keeper.
+    pub fn name(&self, kind: &str) -> String {
+        format!("{PREFIX}{}.{kind}", self.record().id)
+    }
+
+    /// Writes the marker of this keeper into a location. The record is saved first: a marker without a record would
+    /// count as another keeper's.
+    pub fn put_marker(&self, location: &Path) -> Result<(), FileError> {
+        let path = location.join(self.name(OWNER));
+        let Some(mark) = trees::mark(&self.dir)? else {
+            return Ok(());
+        };
+        let marker = OwnerMarker {
+            dir: self.dir.clone(),
+            mark,
+            keeper: self.record().keeper,
+        };
+        let json = serde_json::to_vec(&marker).map_err(|source| FileError::new("write", &path)(source.into()))?;
+        if fs::read(&path).is_ok_and(|text| text == json) {
+            return Ok(());
+        }
+        files::write_atomically(&path, &json)
+    }
+
+    /// Returns the path of this keeper's marker in a location.
+    pub fn marker(&self, location: &Path) -> PathBuf {
+        location.join(self.name(OWNER))
+    }
+
+    /// Whether this keeper's marker exists.
+    pub fn has_marker(&self, location: &Path) -> bool {
+        self.marker(location).exists()
+    }
+
+    /// Removes this keeper's marker from a location.
+    pub fn remove_marker(&self, location: &Path) -> Result<(), FileError> {
+        files::remove_if_there(&self.marker(location))
+    }
+
+    /// Returns the data directory of another keeper that has marked this location.
+    pub fn other_keeper(&self, location: &Path) -> Result<Option<PathBuf>, FileError> {
+        for path in trees::entries(location)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if !(name.starts_with(PREFIX) && name.ends_with(OWNER)) {
+                continue;
+            }
+            let text = match fs::read(&path) {
+                // A keeper that runs as another user.
+                Err(denied) if denied.kind() == ErrorKind::PermissionDenied => return Ok(Some(path)),
+                read => read.map_err(FileError::new("read", &path))?,
+            };
+            let marker: Option<OwnerMarker> = serde_json::from_slice(&text).ok();
+            // Marker of this keeper before its data directory was lost: the data there have no owner any more.
+            let is_former = |marker: &OwnerMarker| {
+                let keeper = self.record().keeper;
+                marker.dir == self.dir && marker.keeper == keeper && !keeper.is_empty()
+            };
+            if name != self.name(OWNER) && marker.as_ref().is_some_and(is_former) {
+                continue;
+            }
+            if name != self.name(OWNER) {
+                return Ok(Some(marker.map_or(path, |marker| marker.dir)));
+            }
+            // A copy of our directory has the same id; a moved directory is not at the path in the marker.
+            if let Some(marker) = marker
+                && trees::mark(&self.dir)? != Some(marker.mark)
+                && trees::mark(&marker.dir)? == Some(marker.mark)
+            {
+                return Ok(Some(marker.dir));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Updates paths inside the keeper's data directory after it was moved.
+fn move_paths(record: &mut OwnedRecord, from: &Path, to: &Path) {
+    let moved = |path: &mut PathBuf| {
+        if let Ok(below) = path.strip_prefix(from) {
+            *path = to.join(below);
+        }
+    };
+    record.making.iter_mut().for_each(moved);
+    if let Some(old) = &mut record.old {
+        moved(&mut old.directory);
+    }
+}
+
+/// Contents of a marker file.
+#[derive(Debug, Serialize, Deserialize)]
+struct OwnerMarker {
+    dir: PathBuf,
+    mark: DirMark,
+    #[serde(default)]
+    keeper: String,
+}
+
+const PREFIX: &str = "stolon-";
+const OWNER: &str = "owner";
+/// Suffix of the directories in which new data are created.
+pub(crate) const NEW_KIND: &str = "new";
+
+/// Whether this is the name of a directory in which a keeper creates new data.
+pub(crate) fn is_new(name: &std::ffi::OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.strip_prefix(PREFIX)
+        .and_then(|rest| rest.split_once('.'))
+        .is_some_and(|(_, kind)| kind == NEW_KIND)
+}
+
+/// Returns eight random characters.
+pub(crate) fn random_name() -> String {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).expect("the system has random numbers");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_survives_a_restart_and_a_damaged_file_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let owned = OwnedDirs::load(dir.path()).unwrap();
+        owned.change(|record| record.wal = Some("/wal".into())).unwrap();
+        let again = OwnedDirs::load(dir.path()).unwrap();
+        assert_eq!(again.record(), owned.record());
+        // A healthy instance runs without the record, but nothing is changed.
+        fs::write(dir.path().join(FILE), "{").unwrap();
+        let damaged = OwnedDirs::load(dir.path()).unwrap();
+        let refused = damaged.change(|_| {}).unwrap_err();
+        let refused = Chain(&refused).to_string();
+        assert!(refused.contains("put back a copy of it, or remove it"), "{refused}");
+        assert_eq!(fs::read_to_string(dir.path().join(FILE)).unwrap(), "{");
+    }
+
+    #[test]
+    fn the_record_of_another_keeper_proves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let owned = OwnedDirs::load(dir.path()).unwrap();
+        owned.adopt("k1").unwrap();
+        owned.change(|record| record.wal = Some("/wal/k1".into())).unwrap();
+        owned.adopt("k1").unwrap();
+        let before = owned.record();
+        assert_eq!(before.wal, Some("/wal/k1".into()));
+        owned.adopt("k2").unwrap();
+        let after = OwnedDirs::load(dir.path()).unwrap().record();
+        assert_eq!((after.wal.clone(), after.keeper.as_str()), (None, "k2"));
+        assert_ne!(after.id, before.id);
+        assert_eq!(after.not_ours, [Path::new("/wal/k1")]);
+    }
+
+    #[test]
+    fn a_moved_directory_stays_its_keeper_s_and_a_copied_one_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two, three] = ["one", "two", "three"].map(|name| dir.path().join(name));
+        fs::create_dir(&one).unwrap();
+        let taken = |at: &Path| {
+            let owned = OwnedDirs::load(at).unwrap();
+            owned.adopt("k1").unwrap();
+            owned.record()
+        };
+        let first = OwnedDirs::load(&one).unwrap();
+        first.adopt("k1").unwrap();
+        first
+            .change(|record| {
+                record.wal = Some("/wal/k1".into());
+                record.making = vec![one.join("postgres/new"), "/ts/new".into()];
+            })
+            .unwrap();
+        let first = first.record();
+        fs::rename(&one, &two).unwrap();
+        let moved = taken(&two);
+        assert_eq!((&moved.id, &moved.wal), (&first.id, &first.wal));
+        assert_eq!(moved.making, [two.join("postgres/new"), "/ts/new".into()]);
+        assert_eq!(taken(&two), moved, "the same directory again");
+
+        // Restored from a backup at the same path.
+        fs::create_dir(&three).unwrap();
+        fs::copy(two.join(FILE), three.join(FILE)).unwrap();
+        fs::rename(&two, &one).unwrap();
+        fs::rename(&three, &two).unwrap();
+        assert_eq!(taken(&two).id, first.id);
+
+        // A copy beside it.
+        fs::create_dir(&three).unwrap();
+        fs::copy(two.join(FILE), three.join(FILE)).unwrap();
+        let copied = taken(&three);
+        assert_ne!(copied.id, first.id);
+        assert_eq!((copied.wal, copied.making), (None, Vec::new()));
+        assert_eq!(copied.not_ours, [Path::new("/wal/k1")]);
+        assert_eq!(taken(&three).not_ours, [Path::new("/wal/k1")], "at the next start too");
+    }
+
+    #[test]
+    fn names_made_from_the_id_are_known_to_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = OwnedDirs::load(dir.path()).unwrap().name(NEW_KIND);
+        assert_eq!(OwnedDirs::load(dir.path()).unwrap().name(NEW_KIND), name);
+        assert!(is_new(name.as_ref()) && !is_new("stolon-1.old".as_ref()) && !is_new("new".as_ref()));
+    }
+
+    #[test]
+    fn another_keeper_s_marker_is_detected_while_it_is_not_running() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two, space) = (dir.path().join("one"), dir.path().join("two"), dir.path().join("space"));
+        for made in [&one, &two, &space] {
+            fs::create_dir(made).unwrap();
+        }
+        let (mine, other) = (OwnedDirs::load(&one).unwrap(), OwnedDirs::load(&two).unwrap());
+        mine.change(|record| record.wal = None).unwrap();
+        mine.put_marker(&space).unwrap();
+        assert_eq!(mine.other_keeper(&space).unwrap(), None);
+        assert_eq!(other.other_keeper(&space).unwrap(), Some(one.clone()));
+        other.put_marker(&space).unwrap();
+        assert_eq!(mine.other_keeper(&space).unwrap(), Some(two));
+        other.remove_marker(&space).unwrap();
+
+        // The keeper's directory is lost and its tablespaces are not.
+        mine.adopt("k1").unwrap();
+        mine.put_marker(&space).unwrap();
+        let record = fs::read(one.join(FILE)).unwrap();
+        fs::remove_file(one.join(FILE)).unwrap();
+        let anew = OwnedDirs::load(&one).unwrap();
+        assert_eq!(anew.other_keeper(&space).unwrap(), Some(one.clone()));
+        anew.adopt("k1").unwrap();
+        assert_eq!(anew.other_keeper(&space).unwrap(), None);
+        fs::write(one.join(FILE), record).unwrap();
+        let mine = OwnedDirs::load(&one).unwrap();
+
+        // A moved directory still belongs to the same keeper; a copy beside it does not.
+        mine.change(|record| record.wal = Some("/w".into())).unwrap();
+        let moved = dir.path().join("moved");
+        fs::rename(&one, &moved).unwrap();
+        assert_eq!(OwnedDirs::load(&moved).unwrap().other_keeper(&space).unwrap(), None);
+        fs::create_dir(&one).unwrap();
+        fs::copy(moved.join(FILE), one.join(FILE)).unwrap();
+        fs::rename(&one, dir.path().join("copy")).unwrap();
+        fs::rename(&moved, &one).unwrap();
+        let copy = OwnedDirs::load(&dir.path().join("copy")).unwrap();
+        assert_eq!(copy.other_keeper(&space).unwrap(), Some(one));
+    }
+}

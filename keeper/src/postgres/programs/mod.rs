@@ -1,0 +1,8 @@
+//! PostgreSQL's programs: where they are installed, running them, and what they report. The postmaster is in `server`.
+
+pub mod command;
+pub mod environment;
+pub mod installation;
+pub mod parameter_check;
+mod parent_death;
+pub mod pg_control;
