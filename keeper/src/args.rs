@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use daemon::args::{CommonConfig, DaemonArgs, Faults, Switch};
 use daemon::telemetry::LogConfig;
 
+use crate::local::state_files::is_valid_uid;
 use crate::postgres::config::credentials::{AuthMethod, Login, Secret};
 use crate::postgres::data::layout::{LOST_FOUND, SUBDIRECTORY};
-use crate::postgres::state::is_valid_uid;
 
 /// Run one PostgreSQL instance as a member of the cluster.
 ///

@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 use crate::args::Config;
 use crate::liveness::{self, LivenessKey};
 use crate::liveness_claim::LivenessClaim;
-use crate::local_state::LocalState;
+use crate::local::state::LocalState;
 use crate::metrics::Metrics;
 use crate::monitor::Monitor;
 use crate::postgres::config::credentials::Secret;

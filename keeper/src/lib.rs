@@ -5,7 +5,6 @@
 )]
 
 pub mod args;
-pub mod boot_history;
 pub mod connections;
 pub mod copy_backoff;
 pub mod external_dirs;
@@ -13,7 +12,7 @@ pub mod health;
 pub mod keeper;
 pub mod liveness;
 pub mod liveness_claim;
-pub mod local_state;
+pub mod local;
 pub mod metrics;
 pub mod monitor;
 pub mod postgres;

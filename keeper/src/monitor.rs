@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::connections::{self, ConnectionAttempts};
 use crate::health::Health;
-use crate::local_state::LocalState;
+use crate::local::state::LocalState;
 use crate::postgres::config::conf::Parameters;
 use crate::postgres::data::history::Ancestor;
 use crate::postgres::instance::Instance;

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::args::Config;
 use crate::copy_backoff::{CopyBackoff, KnownObstacle};
-use crate::local_state::LocalState;
+use crate::local::state::LocalState;
 use crate::metrics::{MetricRole, Metrics};
 use crate::monitor::Monitor;
 use crate::postgres::config::conf::{SlotNeeds, StandbyMinimums};

@@ -14,8 +14,6 @@ pub mod config;
 pub mod data;
 pub mod initdb;
 pub mod instance;
-pub mod lock;
 pub mod observe;
 pub mod programs;
 pub mod server;
-pub mod state;

@@ -84,7 +84,7 @@ mod tests {
     /// Whether another process is refused the lock: record locks never conflict within one process.
     fn locked_by_another(dir: &Path) -> bool {
         let tried = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "postgres::lock::tests::takes_the_lock_for_another_test"])
+            .args(["--exact", "local::lock::tests::takes_the_lock_for_another_test"])
             .args(["--ignored", "--nocapture"])
             .env(DIR, dir)
             .output()

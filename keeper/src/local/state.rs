@@ -5,9 +5,9 @@ use std::sync::Mutex;
 
 use model::{ClusterUid, DbUid};
 
+use crate::local::state_files::{self, DbState, KeeperState, StateError};
 use crate::postgres::config::conf::Parameters;
 use crate::postgres::data::files::FileError;
-use crate::postgres::state::{self, DbState, KeeperState, StateError};
 use crate::reconcile::LocalDb;
 
 /// Local state of one keeper, shared by the reconciler and the monitor.
@@ -20,7 +20,7 @@ pub struct LocalState {
 impl LocalState {
     /// Reads both files of a data directory; a missing file is an empty state.
     pub fn load(dir: &Path) -> Result<Self, StateError> {
-        let saved = Mutex::new((state::load_keeper(dir)?, state::load_db(dir)?));
+        let saved = Mutex::new((state_files::load_keeper(dir)?, state_files::load_db(dir)?));
         Ok(Self {
             dir: dir.to_owned(),
             saved,
@@ -82,7 +82,7 @@ impl LocalState {
         let mut saved = self.lock();
         let mut next = saved.0.clone();
         change(&mut next);
-        state::save_keeper(&self.dir, &next)?;
+        state_files::save_keeper(&self.dir, &next)?;
         saved.0 = next;
         Ok(())
     }
@@ -91,7 +91,7 @@ impl LocalState {
         let mut saved = self.lock();
         let mut next = saved.1.clone();
         change(&mut next);
-        state::save_db(&self.dir, &next)?;
+        state_files::save_db(&self.dir, &next)?;
         saved.1 = next;
         Ok(())
     }
