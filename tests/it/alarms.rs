@@ -1,6 +1,7 @@
 //! etcd answers and accepts no writes: every program logs why, with the remedy, and nothing fails over.
 
-use stolon_tests::cluster::{Cluster, Profile, SHORT_TIMEOUT, check, error_text};
+use stolon_tests::cluster::{Cluster, Profile, check, error_text};
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

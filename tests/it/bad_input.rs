@@ -4,7 +4,8 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use model::Role;
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT};
+use stolon_tests::cluster::{Cluster, Profile};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{Process, Signal};
 use stolon_tests::test_dir::TestDir;
 

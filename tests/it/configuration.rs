@@ -4,7 +4,8 @@ use std::path::Path;
 
 use model::Role;
 use serde_json::{Value, json};
-use stolon_tests::cluster::{Cluster, ClusterBuilder, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
+use stolon_tests::cluster::{Cluster, ClusterBuilder, Profile, check, error_text};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::pg_programs;
 use stolon_tests::process::Signal;
 use stolon_tests::sql::SqlClient;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use model::Role;
 use serde_json::{Value, json};
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
+use stolon_tests::cluster::{Cluster, Profile, check, error_text};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::pg_programs;
 use stolon_tests::process::{Process, Signal};
 use stolon_tests::sql::SqlClient;

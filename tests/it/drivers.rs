@@ -4,7 +4,8 @@
 mod clients;
 
 use stolon_tests::certificates::Certificates;
-use stolon_tests::cluster::{Cluster, ClusterBuilder, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, db_of, error_text};
+use stolon_tests::cluster::{Cluster, ClusterBuilder, Profile, check, db_of, error_text};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
 use stolon_tests::test_dir::User;
 use stolon_tests::wait::eventually;

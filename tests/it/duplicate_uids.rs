@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use model::{KeeperInfo, Role, from_slice};
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check};
+use stolon_tests::cluster::{Cluster, Profile, check};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, now, throughout};
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use model::Role;
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
+use stolon_tests::cluster::{Cluster, Profile, check, error_text};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{self, Signal};
 use stolon_tests::wait::{eventually, now};
 use stolon_tests::writers::{WriterStats, Writers, lost_rows};

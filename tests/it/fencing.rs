@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use model::ClusterData;
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check};
+use stolon_tests::cluster::{Cluster, Profile, check};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
 use stolon_tests::sql::SqlClient;
 use stolon_tests::tcp_relay::{NetworkCondition, TcpRelay};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, check, error_text};
+use stolon_tests::cluster::{Cluster, Profile, check, error_text};
+use stolon_tests::deadlines::LONG_TIMEOUT;
 use stolon_tests::process::{self, Signal};
 use stolon_tests::wait::{eventually, now};
 

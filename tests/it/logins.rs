@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use model::Role;
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, REPLUSER, SHORT_TIMEOUT, SUPERUSER, check, error_text};
+use stolon_tests::cluster::{Cluster, Profile, REPLUSER, SUPERUSER, check, error_text};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{self, Signal};
 use stolon_tests::sql::SqlClient;
 use stolon_tests::status;

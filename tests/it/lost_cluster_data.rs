@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use model::{ClusterUid, Role, from_slice, to_compact};
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
+use stolon_tests::cluster::{Cluster, Profile, check, error_text};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, throughout};
 use store::Txn;

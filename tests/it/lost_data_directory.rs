@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use model::Role;
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, check, db_of, error_text};
+use stolon_tests::cluster::{Cluster, Profile, check, db_of, error_text};
+use stolon_tests::deadlines::LONG_TIMEOUT;
 use stolon_tests::process::Signal;
 use stolon_tests::wait::eventually;
 

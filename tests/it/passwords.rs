@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use model::Role;
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, REPLUSER, SHORT_TIMEOUT, SUPERUSER, check, error_text};
+use stolon_tests::cluster::{Cluster, Profile, REPLUSER, SUPERUSER, check, error_text};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, throughout};
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use stolon_tests::cluster::{LONG_TIMEOUT, SHORT_TIMEOUT, check};
+use stolon_tests::cluster::check;
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{self, Process, Signal};
 use stolon_tests::test_dir::TestDir;
 use stolon_tests::wait::eventually;

@@ -4,7 +4,8 @@ use std::net::TcpListener;
 
 use model::Role;
 use serde_json::{Value, json};
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, REPLUSER, SHORT_TIMEOUT, check, error_text};
+use stolon_tests::cluster::{Cluster, Profile, REPLUSER, check, error_text};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{self, Signal};
 use stolon_tests::sql::SqlClient;
 use stolon_tests::status;

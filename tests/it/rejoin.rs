@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use model::Role;
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile};
+use stolon_tests::cluster::{Cluster, Profile};
+use stolon_tests::deadlines::LONG_TIMEOUT;
 use stolon_tests::process::Signal;
 
 /// Starts two keepers whose master has a row that the stopped standby has not received, and puts a file into the

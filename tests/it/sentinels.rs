@@ -1,7 +1,8 @@
 //! Two sentinels: one leads, the other one takes over, and a write of the former leader is refused.
 
 use model::Role;
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check, error_text};
+use stolon_tests::cluster::{Cluster, Profile, check, error_text};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::eventually;

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, Profile, SHORT_TIMEOUT, check};
+use stolon_tests::cluster::{Cluster, Profile, check};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::wait::{eventually, now};
 use stolon_tests::writers::{Writers, lost_rows};
 

@@ -3,7 +3,8 @@
 
 use std::process::Command;
 
-use stolon_tests::cluster::{LONG_TIMEOUT, SHORT_TIMEOUT, check, error_text};
+use stolon_tests::cluster::{check, error_text};
+use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::etcd::Etcd;
 use stolon_tests::leftovers::{self, ServerLeftovers};
 use stolon_tests::ports::Port;

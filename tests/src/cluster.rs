@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use store::{Store, StoreConfig, StoreOptions};
 use tokio_postgres::Config;
 
+use crate::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use crate::etcd::Etcd;
 use crate::leftovers::{self, ServerLeftovers};
 use crate::ports::Port;
@@ -29,10 +30,6 @@ pub const CLUSTER_NAME: &str = "test";
 pub const SUPERUSER: (&str, &str) = ("stolon", "su'pass word");
 /// The replication user's name and password.
 pub const REPLUSER: (&str, &str) = ("repluser", "repl\\pass'word");
-/// Limit for starting, copying and recovering an instance on a busy machine.
-pub const LONG_TIMEOUT: Duration = Duration::from_secs(180);
-/// Limit for what takes the programs a few rounds.
-pub const SHORT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The intervals in a cluster's spec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

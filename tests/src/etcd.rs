@@ -4,17 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
+use crate::deadlines::SHORT_TIMEOUT;
 use crate::ports::Port;
 use crate::process::{Process, Signal};
 use crate::wait::eventually;
-
-/// Limit for starting or stopping an etcd on a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An etcd that a test started.
 #[derive(Debug)]
@@ -152,7 +149,7 @@ impl Etcd {
         if let Some(mut process) = self.process.take() {
             process.signal(Signal::CONT);
             process.signal(Signal::TERM);
-            process.exit_status(TIMEOUT).await;
+            process.exit_status(SHORT_TIMEOUT).await;
         }
     }
 
@@ -175,7 +172,7 @@ impl Etcd {
         let log = self.dir.join("etcd.log");
         let log_length = fs::read(&log).map_or(0, |log| log.len());
         let process = self.process.insert(Process::start("etcd", self.command(), None, &log));
-        let (address, limit) = (format!("127.0.0.1:{}", self.client), TIMEOUT);
+        let (address, limit) = (format!("127.0.0.1:{}", self.client), SHORT_TIMEOUT);
         eventually("etcd to serve", limit, async || {
             if let Some(status) = process.try_wait() {
                 panic!("etcd ended at its start: {status}");
@@ -202,7 +199,7 @@ impl Etcd {
     /// It does not run.
     pub async fn freeze(&mut self) {
         let process = self.process.as_mut().expect("etcd runs");
-        process.freeze(TIMEOUT).await;
+        process.freeze(SHORT_TIMEOUT).await;
     }
 
     /// Sends SIGCONT.

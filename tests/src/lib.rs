@@ -8,6 +8,7 @@
 pub mod certificates;
 pub mod cluster;
 pub mod conf;
+pub mod deadlines;
 pub mod etcd;
 pub mod fake_sentinel;
 pub mod leftovers;

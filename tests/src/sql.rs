@@ -1,13 +1,10 @@
 //! A SQL client: one connection, a timeout for every statement.
 
-use std::time::Duration;
-
 use anyhow::Context;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
-/// Limit for a connect or a statement.
-pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::deadlines::STATEMENT_TIMEOUT;
 
 /// An open connection, which is closed when this is dropped.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Waits for problems in the output of `stolonctl status`.
 
-use crate::cluster::{Cluster, LONG_TIMEOUT, check};
+use crate::cluster::{Cluster, check};
+use crate::deadlines::LONG_TIMEOUT;
 use crate::wait::eventually;
 
 /// Waits until the status has a line with these words for each of the keepers.

@@ -10,7 +10,8 @@ use base::clock::Boottime;
 use tokio::task::JoinHandle;
 use tokio_postgres::Config;
 
-use crate::cluster::{LONG_TIMEOUT, check};
+use crate::cluster::check;
+use crate::deadlines::LONG_TIMEOUT;
 use crate::sql::SqlClient;
 use crate::wait::{eventually, now};
 

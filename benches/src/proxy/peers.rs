@@ -7,14 +7,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::ports::Port;
 use stolon_tests::process::{self, Process, Signal};
 use stolon_tests::test_dir::User;
 use stolon_tests::wait::eventually;
 use tokio::net::TcpStream;
 
-/// Limit for the start of a peer.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How many clients a peer must accept: the 5,000 idle ones and some more.
 const CLIENTS_MAX: usize = 6_000;
 
@@ -221,7 +220,7 @@ impl Instance {
     async fn wait_listening(&mut self, peer: Peer) {
         let Some(process) = &mut self.process else { return };
         let port = self.port;
-        eventually(format!("{peer} to listen"), START_TIMEOUT, async || {
+        eventually(format!("{peer} to listen"), SHORT_TIMEOUT, async || {
             assert!(
                 process.try_wait().is_none(),
                 "{peer} does not start: {}",

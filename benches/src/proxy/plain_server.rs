@@ -4,9 +4,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::Context;
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::ports::Port;
 use stolon_tests::process::Process;
 use stolon_tests::wait::eventually;
@@ -19,8 +19,6 @@ pub const SERVE_OPTION: &str = "--serve-plain";
 pub const CHUNK_BYTES: usize = 256 * 1024;
 /// The size of a request: one letter and a little-endian number.
 pub const REQUEST_BYTES: usize = 9;
-/// Limit for its start.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A client's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +89,7 @@ impl PlainServer {
         let mut command = Command::new(program);
         command.arg(format!("{SERVE_OPTION}={port}{}", char::from(name)));
         let mut process = Process::start("plain server", command, None, log);
-        eventually("the plain server to listen", START_TIMEOUT, async || {
+        eventually("the plain server to listen", SHORT_TIMEOUT, async || {
             assert!(process.try_wait().is_none(), "it does not start: {}", process.tail(5));
             TcpStream::connect(("127.0.0.1", port.number())).await.map(drop)
         })

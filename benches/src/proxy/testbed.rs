@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use model::ClusterSpec;
 use serde_json::json;
 use stolon_tests::cluster::{Cluster, Profile};
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::fake_sentinel::FakeSentinel;
 use stolon_tests::ports::Port;
 use stolon_tests::wait::eventually;
@@ -24,8 +25,6 @@ pub const USER: &str = "bench";
 pub const DATABASE: &str = "postgres";
 /// Limit for a statement of the preparation.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
-/// Limit for a route to open.
-const ROUTE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The running programs. Dropping it stops them.
 #[derive(Debug)]
@@ -294,7 +293,7 @@ impl StubCluster {
     /// Returns the uid that a proxy has generated.
     async fn uid_of(&mut self, pid: u32) -> String {
         let name = self.cluster.name_of(pid).expect("this program has started it");
-        eventually("the proxy to log its uid", ROUTE_TIMEOUT, async || {
+        eventually("the proxy to log its uid", SHORT_TIMEOUT, async || {
             let log = self.cluster.process(&name).log();
             let (_, after) = log.split_once("proxy id id=").ok_or("not yet")?;
             let uid = after.split_whitespace().next().ok_or("not yet")?;
@@ -331,7 +330,7 @@ fn start_proxy(cluster: &mut Cluster, peer: Peer, before: Option<&Path>) -> Inst
 ///
 /// It does not in time.
 pub async fn wait_route(port: u16, name: u8) {
-    eventually("the path to be open", ROUTE_TIMEOUT, async || {
+    eventually("the path to be open", SHORT_TIMEOUT, async || {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
         let answer = request_name(&mut socket).await.context("ask")?;
         let answer = answer.context("closed before an answer")?;

@@ -1,16 +1,13 @@
 //! The harness of this test binary: an etcd, the program, and a store client to prepare and inspect values.
 
 use std::process::Stdio;
-use std::time::Duration;
 
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::Etcd;
 use store::{Revision, Store, StoreConfig, StoreOptions};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
-
-/// No command takes longer, even on a slow machine.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A valid document with two keepers, their dbs and a third keeper without one.
 pub(crate) const CLUSTER: &str = r#"{"formatVersion":1,"changeTime":"0001-01-01T00:00:00Z","cluster":{"uid":"5f0c1a9e","generation":1,"changeTime":"2024-05-06T07:05:12.4Z","spec":{"sleepInterval":"1s","additionalWalSenders":null,"additionalMasterReplicationSlots":null,"initMode":"new","pgHBA":null,"automaticPgRestart":null},"status":{"phase":"normal","master":"d1"}},"keepers":{"k1":{"uid":"k1","generation":1,"changeTime":"0001-01-01T00:00:00Z","spec":{},"status":{"healthy":true,"lastHealthyTime":"0001-01-01T00:00:00Z","postgresBinaryVersion":{"Maj":15,"Min":6}}},"k2":{"uid":"k2","generation":1,"changeTime":"0001-01-01T00:00:00Z","spec":{},"status":{"healthy":true,"lastHealthyTime":"0001-01-01T00:00:00Z","postgresBinaryVersion":{"Maj":15,"Min":6}}},"k3":{"uid":"k3","generation":1,"changeTime":"0001-01-01T00:00:00Z","spec":{},"status":{"healthy":true,"lastHealthyTime":"0001-01-01T00:00:00Z","postgresBinaryVersion":{"Maj":15,"Min":6}}}},"dbs":{"d1":{"uid":"d1","generation":2,"changeTime":"0001-01-01T00:00:00Z","spec":{"keeperUID":"k1","requestTimeout":"10s","additionalWalSenders":5,"additionalReplicationSlots":null,"pgHBA":null,"role":"master","followers":["d2"],"synchronousStandbys":null,"externalSynchronousStandbys":null},"status":{"synchronousStandbys":null}},"d2":{"uid":"d2","generation":2,"changeTime":"0001-01-01T00:00:00Z","spec":{"keeperUID":"k2","requestTimeout":"10s","additionalWalSenders":5,"additionalReplicationSlots":null,"pgHBA":null,"role":"standby","followers":[],"synchronousStandbys":null,"externalSynchronousStandbys":null},"status":{"synchronousStandbys":null}}},"proxy":{"changeTime":"0001-01-01T00:00:00Z","spec":{},"status":{}}}"#;
@@ -60,10 +57,7 @@ pub(crate) async fn stolonctl(args: &[&str], variables: &[(&str, &str)], stdin: 
     let mut input = child.stdin.take().unwrap();
     let _ = input.write_all(stdin).await; // a program that does not read its input closes it
     drop(input);
-    let output = timeout(COMMAND_TIMEOUT, child.wait_with_output())
-        .await
-        .unwrap()
-        .unwrap();
+    let output = timeout(SHORT_TIMEOUT, child.wait_with_output()).await.unwrap().unwrap();
     CommandOutput {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),

@@ -22,11 +22,9 @@ use keeper::postgres::initdb::NewClusterOptions;
 use keeper::postgres::instance::{ConfigFiles, Instance, InstanceConfig, StartMode, StopLimits, StopOutcome};
 use keeper::postgres::programs::installation::Programs;
 use model::Lsn;
+use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 use tempfile::TempDir;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
-
-/// Time limit of everything here.
-pub(crate) const LONG: Duration = Duration::from_secs(600);
 
 /// A password that needs every rule of quoting.
 pub(crate) const HOSTILE: &str = "a b'c\\d:e\u{1f600}\"%$=\\";
@@ -40,7 +38,7 @@ pub(crate) fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) 
             .build()
             .unwrap();
         return runtime.block_on(async {
-            tokio::time::timeout(LONG, body())
+            tokio::time::timeout(INSTANCE_TEST_TIMEOUT, body())
                 .await
                 .expect("the test takes too long")
         });
@@ -134,7 +132,7 @@ impl Node {
             .start(&files(instance, &[]), StartMode::Temporary)
             .await
             .unwrap();
-        instance.wait_ready(Some(LONG)).await.unwrap();
+        instance.wait_ready(Some(INSTANCE_TEST_TIMEOUT)).await.unwrap();
         let config = instance.config();
         roles::set_up(instance.sql(), &config.superuser, &config.replication)
             .await
@@ -146,7 +144,7 @@ impl Node {
     /// Started in the role of its files, and accepting connections.
     pub(crate) async fn start(&self, files: &ConfigFiles) {
         self.instance.start(files, StartMode::Normal).await.unwrap();
-        self.instance.wait_ready(Some(LONG)).await.unwrap();
+        self.instance.wait_ready(Some(INSTANCE_TEST_TIMEOUT)).await.unwrap();
     }
 
     pub(crate) async fn stop(&self) {
@@ -280,7 +278,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(LONG / 2, waiting)
+    tokio::time::timeout(INSTANCE_TEST_TIMEOUT / 2, waiting)
         .await
         .unwrap_or_else(|_| panic!("never: {what}"));
 }

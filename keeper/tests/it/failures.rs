@@ -4,8 +4,9 @@ use std::net::TcpListener;
 
 use keeper::postgres::instance::{InstanceError, StartMode};
 use keeper::postgres::server::port::PortError;
+use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 
-use crate::bench::{self, LONG, Node, files};
+use crate::bench::{self, Node, files};
 
 #[test]
 fn a_port_in_use_is_reported_at_each_attempt() {
@@ -78,7 +79,7 @@ fn a_reused_process_id_in_the_lock_file_does_not_prevent_a_start() {
             stranger.kill().unwrap();
             stranger.wait().unwrap();
             started.unwrap();
-            node.instance.wait_ready(Some(LONG)).await.unwrap();
+            node.instance.wait_ready(Some(INSTANCE_TEST_TIMEOUT)).await.unwrap();
             node.stop().await;
         },
     );

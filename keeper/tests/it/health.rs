@@ -7,9 +7,10 @@ use keeper::postgres::client::session_settings::{self, SessionUser};
 use keeper::postgres::instance::{Instance, StopLimits};
 use keeper::postgres::observe::{Observation, ObserveScope};
 use model::Lsn;
+use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use crate::bench::{self, LONG, Node, eventually, files};
+use crate::bench::{self, Node, eventually, files};
 use crate::pair::{copied, follow, streams};
 
 /// Identity, timeline and position equal those of `IDENTIFY_SYSTEM` once the position rests.
@@ -47,7 +48,10 @@ fn the_superuser_s_session_agrees_with_identify_system() {
             assert_eq!(agrees(&third).await.timeline, Some(1), "without a WAL receiver");
 
             // a new timeline: its master before the first checkpoint there, and a standby that switches to it
-            new.instance.promote(&files(&new.instance, &[]), LONG).await.unwrap();
+            new.instance
+                .promote(&files(&new.instance, &[]), INSTANCE_TEST_TIMEOUT)
+                .await
+                .unwrap();
             assert_eq!(agrees(&new).await.timeline, Some(2));
             new.instance.sql().create_slot("stolon_third").await.unwrap();
             let files_of_third = follow(&third.instance, &new.instance, "stolon_third");

@@ -15,8 +15,9 @@ use keeper::postgres::observe::ObserveScope;
 use keeper::postgres::programs::pg_control::{self, ControlState};
 use keeper::postgres::server::postmaster::ChildStatus;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
+use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 
-use crate::bench::{self, LONG, Node, dumped_end, eventually, files};
+use crate::bench::{self, Node, dumped_end, eventually, files};
 
 #[test]
 fn a_new_cluster_has_its_roles_and_takes_their_hostile_passwords() {
@@ -83,7 +84,7 @@ fn the_end_of_a_clean_stop_is_where_pg_waldump_finds_it() {
             ))
             .await;
             node.stop().await;
-            let end = pg_control::wal_end(node.instance.programs(), node.data(), LONG)
+            let end = pg_control::wal_end(node.instance.programs(), node.data(), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();
             assert_eq!(end.control.state, ControlState::ShutDown);
@@ -130,7 +131,7 @@ fn a_killed_postmaster_is_detected_and_its_leftovers_are_ended() {
             life.changed().await.unwrap();
             assert!(matches!(*life.borrow(), ChildStatus::Ended { pid: ended, .. } if ended == pid));
             assert!(node.instance.running().await.unwrap().is_none());
-            let end = pg_control::wal_end(node.instance.programs(), node.data(), LONG)
+            let end = pg_control::wal_end(node.instance.programs(), node.data(), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();
             assert!(!end.is_clean());
@@ -269,7 +270,7 @@ fn a_frozen_server_is_killed_past_the_limits_and_recovers() {
             };
             assert_eq!(node.instance.stop(limits).await.unwrap(), StopOutcome::Killed);
             assert!(keeper::postgres::server::data_dir_users::users_of(node.data()).is_empty());
-            let end = pg_control::wal_end(node.instance.programs(), node.data(), LONG)
+            let end = pg_control::wal_end(node.instance.programs(), node.data(), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();
             assert!(!end.is_clean());
@@ -292,9 +293,13 @@ fn the_replication_client_logs_in_by_every_method() {
             port: node.instance.config().port.to_string(),
         };
         let identify = async |login: &Login| {
-            ReplicationClient::new(ConnectTarget::Remote(address.clone()), login.clone(), LONG)
-                .identify()
-                .await
+            ReplicationClient::new(
+                ConnectTarget::Remote(address.clone()),
+                login.clone(),
+                INSTANCE_TEST_TIMEOUT,
+            )
+            .identify()
+            .await
         };
         identify(login).await.unwrap(); // a SCRAM verifier under the method md5
         let wrong = Login {

@@ -12,8 +12,9 @@ use keeper::postgres::data::history;
 use keeper::postgres::instance::{ConfigFiles, Instance, LocalRole};
 use keeper::postgres::observe::ObserveScope;
 use keeper::postgres::programs::pg_control::{self, ControlState};
+use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 
-use crate::bench::{self, LONG, Node, eventually, files};
+use crate::bench::{self, Node, eventually, files};
 
 fn address(instance: &Instance) -> Address {
     Address {
@@ -99,7 +100,7 @@ fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_
             old.stop().await;
 
             // the standby has received up to the end of the shutdown checkpoint's record (extensions)
-            let end = pg_control::wal_end(old.instance.programs(), old.data(), LONG)
+            let end = pg_control::wal_end(old.instance.programs(), old.data(), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();
             let stopped_at = end.position.expect("a clean stop");
@@ -117,7 +118,10 @@ fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_
             let identity = new.instance.replication().identify().await.unwrap();
             assert_eq!(identity.position, stopped_at, "the standby's position is the very end");
 
-            new.instance.promote(&files(&new.instance, &[]), LONG).await.unwrap();
+            new.instance
+                .promote(&files(&new.instance, &[]), INSTANCE_TEST_TIMEOUT)
+                .await
+                .unwrap();
             assert_eq!(new.instance.local_role().unwrap(), LocalRole::Master);
             assert_eq!(new.execute("select count(*) from t").await, ["1000"]);
             let seen = new.instance.observe(ObserveScope::ALL).await;
@@ -161,7 +165,7 @@ fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_
             })
             .await;
             old.stop().await;
-            let end = pg_control::wal_end(old.instance.programs(), old.data(), LONG)
+            let end = pg_control::wal_end(old.instance.programs(), old.data(), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();
             assert_eq!((end.control.state, end.timeline), (ControlState::ShutDownInRecovery, 2));

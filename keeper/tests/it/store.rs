@@ -6,15 +6,13 @@ use std::time::Duration;
 use keeper::liveness::{self, LivenessKey};
 use keeper::publish::{Due, InfoReport, KeeperIdentity, Permit, Publisher};
 use model::{KeeperInfo, KeeperUid, Stopped, from_slice};
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::Etcd;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, now, throughout};
 use store::{Revision, Store, StoreConfig, StoreOptions};
 
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Ample limit for requests that are answered.
-const LIMIT: Duration = Duration::from_secs(60);
-
 fn store(etcd: &Etcd) -> Store {
     store_at(etcd.endpoint())
 }
@@ -75,10 +73,10 @@ fn nothing_is_published_before_a_cluster_is_known() {
         let store = store(&etcd);
         let publisher = publisher(&store, "b1");
         publisher.change(Due::Later, |report| report.cluster = "".into());
-        publisher.publish_within(LIMIT).await;
+        publisher.publish_within(SHORT_TIMEOUT).await;
         assert_eq!(info(&store).await, None);
         publisher.change(Due::Later, |report| report.cluster = "c1".into());
-        publisher.publish_within(LIMIT).await;
+        publisher.publish_within(SHORT_TIMEOUT).await;
         let (published, _) = info(&store).await.unwrap();
         assert!(published.liveness_key, "extensions X-8.1");
         assert_eq!(published.cluster_uid.as_str(), "c1");
@@ -93,7 +91,7 @@ fn each_publication_is_new_and_its_lease_as_old_as_itself() {
         let publisher = publisher(&store, "b1");
         let mut seen = Vec::new();
         for _ in 0..2 {
-            publisher.publish_within(LIMIT).await;
+            publisher.publish_within(SHORT_TIMEOUT).await;
             let entry = store.get(&store.keys().keeper_info("k1")).await.unwrap().unwrap();
             let info: KeeperInfo = from_slice(&entry.value).unwrap();
             let lease = entry.lease.unwrap();
@@ -105,7 +103,7 @@ fn each_publication_is_new_and_its_lease_as_old_as_itself() {
                 left if left.remaining + Duration::from_secs(1) < left.granted => Ok(()),
                 left => Err(format!("{left:?}")),
             };
-            eventually("the lease to run", LIMIT, runs).await;
+            eventually("the lease to run", SHORT_TIMEOUT, runs).await;
         }
         assert_ne!(seen[0].0, seen[1].0, "store S-22");
         let younger = seen[1].1 + Duration::from_secs(1);
@@ -119,12 +117,12 @@ fn a_keeper_continues_from_the_info_of_its_predecessor_or_another_process() {
     run(async {
         let etcd = Etcd::start().await;
         let store = store(&etcd);
-        publisher(&store, "earlier").publish_within(LIMIT).await;
+        publisher(&store, "earlier").publish_within(SHORT_TIMEOUT).await;
         let publisher = publisher(&store, "b1");
-        publisher.publish_within(LIMIT).await;
+        publisher.publish_within(SHORT_TIMEOUT).await;
         assert_eq!(info(&store).await.unwrap().0.boot_uuid.as_str(), "b1");
         store.put(&store.keys().keeper_info("k1"), "garbage").await.unwrap();
-        publisher.publish_within(LIMIT).await;
+        publisher.publish_within(SHORT_TIMEOUT).await;
         assert_eq!(info(&store).await.unwrap().0.boot_uuid.as_str(), "b1");
     });
 }
@@ -136,11 +134,11 @@ fn stopped_is_published_only_over_an_existing_info() {
         let etcd = Etcd::start().await;
         let store = store(&etcd);
         let publisher = publisher(&store, "b1");
-        publisher.publish_within(LIMIT).await;
+        publisher.publish_within(SHORT_TIMEOUT).await;
         let key = store.keys().keeper_info("k1");
         store.commit(store::Txn::new().delete(&key)).await.unwrap();
         publisher.change(Due::Later, |report| report.stopped = Some(Stopped::default()));
-        publisher.publish_within(LIMIT).await;
+        publisher.publish_within(SHORT_TIMEOUT).await;
         let entry = store.get(&key).await.unwrap().unwrap();
         assert!(from_slice::<KeeperInfo>(&entry.value).unwrap().stopped.is_some());
         assert!(entry.create_revision < entry.mod_revision, "an info came first");
@@ -156,7 +154,7 @@ fn a_permit_needs_unchanged_cluster_data_and_no_orders_key_and_removes_stopped()
         let keys = store.keys().clone();
         let publisher = publisher(&store, "b1");
         publisher.change(Due::Later, |report| report.stopped = Some(Stopped::default()));
-        publisher.publish_within(LIMIT).await;
+        publisher.publish_within(SHORT_TIMEOUT).await;
         assert!(info(&store).await.unwrap().0.stopped.is_some());
 
         let read = store.put(&keys.cluster_data(), "1").await.unwrap();
@@ -188,17 +186,17 @@ fn the_last_publication_does_not_wait_for_an_unavailable_store() {
         let mut etcd = Etcd::start().await;
         let store = store(&etcd);
         let publisher = publisher(&store, "b1");
-        publisher.publish_within(LIMIT).await;
+        publisher.publish_within(SHORT_TIMEOUT).await;
         let before = info(&store).await;
         etcd.freeze().await;
         publisher.change(Due::Later, |report| report.leaving = true);
         let limit = Duration::from_millis(500);
-        tokio::time::timeout(LIMIT, publisher.publish_within(limit))
+        tokio::time::timeout(SHORT_TIMEOUT, publisher.publish_within(limit))
             .await
             .unwrap();
         etcd.thaw();
         // The result of the late request is unknown: the next one reads the key first, and succeeds.
-        publisher.publish_within(LIMIT).await;
+        publisher.publish_within(SHORT_TIMEOUT).await;
         let (after, revision) = info(&store).await.unwrap();
         assert!(after.leaving && revision > before.unwrap().1);
     });
@@ -215,7 +213,7 @@ fn the_liveness_key_is_renewed_and_ends_with_its_keeper() {
         let mut liveness_key = LivenessKey::new(&store, &uid, "b1".into());
         let there = async || store.get(&key).await.unwrap().ok_or("no key");
         liveness_key.renew();
-        let made = eventually("the key", LIMIT, there).await;
+        let made = eventually("the key", SHORT_TIMEOUT, there).await;
         assert_eq!(made.value, b"b1");
         let granted = store.remaining(made.lease.unwrap()).await.unwrap().unwrap().granted;
         assert_eq!(granted, liveness::TTL);
@@ -232,8 +230,8 @@ fn the_liveness_key_is_renewed_and_ends_with_its_keeper() {
         .await;
         store.revoke(made.lease.unwrap()).await.unwrap();
         liveness_key.renew();
-        eventually("a lost key to be made again", LIMIT, there).await;
-        liveness_key.revoke(LIMIT).await.unwrap();
+        eventually("a lost key to be made again", SHORT_TIMEOUT, there).await;
+        liveness_key.revoke(SHORT_TIMEOUT).await.unwrap();
         assert_eq!(store.get(&key).await.unwrap(), None);
     });
 }
@@ -255,7 +253,7 @@ fn the_liveness_key_persists_on_a_store_as_slow_as_its_lease() {
             }
             direct.get(&key).await.unwrap().ok_or("no key")
         };
-        let made = eventually("the key", LIMIT, &mut look).await;
+        let made = eventually("the key", SHORT_TIMEOUT, &mut look).await;
         throughout("the key", liveness::TTL * 4, async || {
             let there = look().await?;
             let is_same = there.create_revision == made.create_revision;
@@ -273,7 +271,7 @@ fn a_permit_does_not_starve_under_the_leader_s_periodic_writes() {
         let relay = TcpRelay::to(&etcd.address()).await;
         let direct = store(&etcd);
         let publisher = publisher(&store_at(relay.endpoint()), "b1");
-        publisher.publish_within(LIMIT).await;
+        publisher.publish_within(SHORT_TIMEOUT).await;
         let data = direct.keys().cluster_data();
         let read = direct.put(&data, "master k1, seen 1").await.unwrap();
         relay.set(Direction::ToServer, NetworkCondition::Delay(Duration::from_millis(300)));
@@ -284,7 +282,7 @@ fn a_permit_does_not_starve_under_the_leader_s_periodic_writes() {
         // each is written while a request that depends on the previous one is in flight
         for n in 2..5 {
             let sent = relay.received(Direction::ToServer);
-            eventually("a request", LIMIT, async || {
+            eventually("a request", SHORT_TIMEOUT, async || {
                 tokio::select! {
                     biased;
                     permit = &mut asked => panic!("{permit:?} too soon"),

@@ -5,10 +5,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::wait::{eventually, now};
 
 use crate::background_clients::BackgroundClients;
-use crate::harness::{Master, Proxy, ProxyHarness, TEST_TIMEOUT, run_test_alone, sum};
+use crate::harness::{Master, Proxy, ProxyHarness, run_test_alone, sum};
 use crate::load::{LoadOutcome, LoadProcesses};
 use crate::log_rate_limit::assert_log_is_rate_limited;
 
@@ -58,7 +59,7 @@ async fn wait_until_idle(proxy: &Proxy, background: &BackgroundClients, before: 
     proxy
         .wait_for_metric("stolon_proxy_connections_open", background.count() as f64)
         .await;
-    eventually("descriptors and threads to be as before", TEST_TIMEOUT, async || {
+    eventually("descriptors and threads to be as before", SHORT_TIMEOUT, async || {
         let after = ResourceUsage::read(proxy);
         if after.descriptors <= before.descriptors + SLACK && after.threads <= before.threads {
             Ok(())
@@ -72,7 +73,7 @@ async fn wait_until_idle(proxy: &Proxy, background: &BackgroundClients, before: 
 /// Waits until every accepted client is connected, or was refused or ended for one counted reason. Returns how many
 /// were accepted.
 async fn wait_until_counted(proxy: &Proxy) -> usize {
-    eventually("all clients to be accounted for", TEST_TIMEOUT, async || {
+    eventually("all clients to be accounted for", SHORT_TIMEOUT, async || {
         let scraped = proxy.scrape().await;
         let [accepted, refused, ended, open] = ["accepted_total", "refused_total", "ended_total", "open"]
             .map(|name| sum(&scraped, &format!("stolon_proxy_connections_{name}")) as usize);

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::harness::{Proxy, TEST_TIMEOUT};
+use crate::harness::Proxy;
 
 /// From one byte to a size that is spliced.
 const SIZES: [usize; 5] = [1, 7, 700, 9_000, 150_000];
@@ -44,7 +45,7 @@ impl BackgroundClients {
     pub(crate) async fn assert_served(&mut self, rounds: u64) {
         let now = |all: &[Arc<AtomicU64>]| -> Vec<u64> { all.iter().map(|one| one.load(Ordering::Relaxed)).collect() };
         let before = now(&self.rounds);
-        eventually("the old clients to go on", TEST_TIMEOUT, async || {
+        eventually("the old clients to go on", SHORT_TIMEOUT, async || {
             if let Some(ended) = self.tasks.try_join_next() {
                 ended.unwrap(); // panics with the client's error
             }
@@ -82,7 +83,9 @@ async fn exchange(mut socket: TcpStream, number: u8, rounds: Arc<AtomicU64>) {
         let mut echo = vec![0; size];
         let (mut read, mut write) = socket.split();
         let both = async { tokio::join!(write.write_all(&message), read.read_exact(&mut echo)) };
-        let (sent, got) = tokio::time::timeout(TEST_TIMEOUT, both).await.expect("an echo in time");
+        let (sent, got) = tokio::time::timeout(SHORT_TIMEOUT, both)
+            .await
+            .expect("an echo in time");
         sent.expect("an old client can write");
         got.expect("an old client can read");
         assert!(echo == message, "an old client got other bytes than its own");

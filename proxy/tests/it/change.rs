@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use rustix::process::{Pid, kill_process};
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, now};
 use tokio::io::AsyncWriteExt;
 
-use crate::harness::{CHECK_INTERVAL, Master, Proxy, ProxyHarness, SHORT_TIMEOUT, TEST_TIMEOUT, run_test, sum};
+use crate::harness::{CHECK_INTERVAL, Master, Proxy, ProxyHarness, SHORT_LEASE, run_test, sum};
 
 const HELD: &str = "stolon_proxy_connections_held";
 
@@ -87,7 +88,7 @@ fn no_more_than_hold_max_wait_and_closed_clients_make_room() {
             .await;
         drop(second);
         const ABANDONED: &str = "stolon_proxy_holds_total{result=\"abandoned\"}";
-        let mut third = eventually("a third client to be held", TEST_TIMEOUT, async || {
+        let mut third = eventually("a third client to be held", SHORT_TIMEOUT, async || {
             let client = proxy.connect().await.map_err(|err| err.to_string())?;
             every_client_is_counted_once(&proxy).await;
             // Room is made only for a client that can be held.
@@ -107,7 +108,7 @@ fn no_more_than_hold_max_wait_and_closed_clients_make_room() {
 }
 
 async fn every_client_is_counted_once(proxy: &Proxy) {
-    eventually("every client to be counted once", TEST_TIMEOUT, async || {
+    eventually("every client to be counted once", SHORT_TIMEOUT, async || {
         let text = proxy.scrape().await;
         let count = |name: &str| sum(&text, &format!("stolon_proxy_connections_{name}"));
         let accepted = count("accepted_total");
@@ -148,21 +149,21 @@ fn a_draining_proxy_accepts_no_clients_and_lets_connections_end() {
         let mut harness = ProxyHarness::with_short_lease().await;
         let a = Master::start(b'A').await;
         let mut proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &["--drain=5m"]).await;
-        harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT * 3);
+        harness.set_timing(CHECK_INTERVAL, SHORT_LEASE * 3);
         harness.publish(Some(&a), &[&proxy]).await;
         let mut client = proxy.wait_for_client(b'A').await;
         proxy.process.signal(Signal::TERM);
-        proxy.process.wait_for_log("Stopping listening", TEST_TIMEOUT).await;
+        proxy.process.wait_for_log("Stopping listening", SHORT_TIMEOUT).await;
         assert!(proxy.connect().await.is_err(), "it takes clients");
         // Beyond the end of the lease at the time of the signal: check-ins must go on.
         let start = now();
-        while now().since(start) < SHORT_TIMEOUT * 4 {
+        while now().since(start) < SHORT_LEASE * 4 {
             assert_eq!(client.ask().await.unwrap(), Some(b'A'));
             tokio::time::sleep(Duration::from_millis(50)).await; // request rate of the client
         }
         assert!(!harness.info(&proxy).await.unwrap().stopped);
         drop(client);
-        assert_eq!(proxy.process.exit_status(TEST_TIMEOUT).await, 0);
+        assert_eq!(proxy.process.exit_status(SHORT_TIMEOUT).await, 0);
         assert!(harness.info(&proxy).await.unwrap().stopped);
     });
 }
@@ -180,13 +181,13 @@ fn a_drain_ends_at_its_limit_and_at_the_second_signal() {
             proxy.process.signal(Signal::TERM);
             proxy
                 .process
-                .wait_for_log("letting connections end", TEST_TIMEOUT)
+                .wait_for_log("letting connections end", SHORT_TIMEOUT)
                 .await;
             if second {
                 proxy.process.signal(Signal::INT);
             }
             assert_eq!(client.read_to_end().await, b"");
-            assert_eq!(proxy.process.exit_status(TEST_TIMEOUT).await, 0);
+            assert_eq!(proxy.process.exit_status(SHORT_TIMEOUT).await, 0);
             assert!(harness.info(&proxy).await.unwrap().stopped);
         }
     });
@@ -204,7 +205,7 @@ fn sigusr1_logs_a_summary() {
         client.ask().await.unwrap();
         let pid = Pid::from_raw(proxy.process.pid() as i32).unwrap();
         kill_process(pid, rustix::process::Signal::USR1).unwrap();
-        proxy.process.wait_for_log("INFO summary route=", TEST_TIMEOUT).await;
+        proxy.process.wait_for_log("INFO summary route=", SHORT_TIMEOUT).await;
         let log = proxy.process.log();
         let line = log.lines().find(|line| line.contains("INFO summary")).unwrap();
         let route = format!("db {} at 127.0.0.1:{}", a.db, a.port);
@@ -215,11 +216,11 @@ fn sigusr1_logs_a_summary() {
         harness.etcd.freeze().await;
         proxy
             .process
-            .wait_for_log("check timeout timer fired", TEST_TIMEOUT)
+            .wait_for_log("check timeout timer fired", SHORT_TIMEOUT)
             .await;
         kill_process(pid, rustix::process::Signal::USR1).unwrap();
         let closed = "INFO summary route=closed why=\"store silent: ";
-        proxy.process.wait_for_log(closed, TEST_TIMEOUT).await;
+        proxy.process.wait_for_log(closed, SHORT_TIMEOUT).await;
         harness.etcd.thaw();
     });
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use socket2::SockRef;
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Client, Master, Proxy, ProxyHarness, TEST_TIMEOUT, run_test};
+use crate::harness::{Client, Master, Proxy, ProxyHarness, run_test};
 
 async fn open_clients(proxy: &Proxy, count: usize) -> Vec<Client> {
     let mut clients = Vec::with_capacity(count);
@@ -66,7 +67,7 @@ fn a_thousand_connections_are_dropped_at_once_and_leak_nothing() {
         );
         assert!(0.0 < stopped && stopped < dropped, "{stopped} {dropped}");
         a.wait_for_connections(0).await;
-        eventually("the descriptors to be as before", TEST_TIMEOUT, async || {
+        eventually("the descriptors to be as before", SHORT_TIMEOUT, async || {
             let now = proxy.descriptors();
             if now <= before + 1 {
                 Ok(())
@@ -105,7 +106,7 @@ fn mixed_endings_leak_no_descriptors_pipes_or_memory() {
             end_one_way(&proxy, round, &bulk).await;
         }
         quiet().await;
-        eventually("the descriptors to be as before", TEST_TIMEOUT, async || {
+        eventually("the descriptors to be as before", SHORT_TIMEOUT, async || {
             let now = proxy.descriptors();
             if now <= descriptors {
                 Ok(())

@@ -4,11 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use socket2::{SockFilter, SockRef};
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::background_clients::BackgroundClients;
-use crate::harness::{Client, Master, Proxy, ProxyHarness, TEST_TIMEOUT, run_test};
+use crate::harness::{Client, Master, Proxy, ProxyHarness, run_test};
 
 /// Keepalive that detects a silent peer after three seconds, whether bytes wait for it or not.
 const KEEPALIVE: [&str; 3] = [
@@ -91,7 +92,7 @@ fn dead_clients_are_given_up_in_the_middle_of_an_answer_and_slow_readers_are_not
             .await;
         answering.shutdown().await.unwrap();
         let mut got = Vec::new();
-        let read = tokio::time::timeout(TEST_TIMEOUT, patient.read_to_end(&mut got)).await;
+        let read = tokio::time::timeout(SHORT_TIMEOUT, patient.read_to_end(&mut got)).await;
         read.expect("an end in time").unwrap();
         assert_eq!(got.len(), answer);
         assert!(got.chunks(CHUNK_BYTES).all(|got| *got == chunk()[..got.len()]));
@@ -161,7 +162,7 @@ async fn fill(socket: &mut TcpStream) -> usize {
 async fn expect_reset_while_writing(socket: &mut TcpStream) {
     let chunk = chunk();
     let err = loop {
-        let written = tokio::time::timeout(TEST_TIMEOUT, socket.write(&chunk)).await;
+        let written = tokio::time::timeout(SHORT_TIMEOUT, socket.write(&chunk)).await;
         if let Err(err) = written.expect("an end in time") {
             break err;
         }
@@ -170,7 +171,7 @@ async fn expect_reset_while_writing(socket: &mut TcpStream) {
 }
 
 async fn expect_reset(socket: &mut TcpStream) {
-    let end = tokio::time::timeout(TEST_TIMEOUT, socket.read(&mut [0])).await;
+    let end = tokio::time::timeout(SHORT_TIMEOUT, socket.read(&mut [0])).await;
     let end = end.expect("an end in time").expect_err("not an orderly end");
     assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
 }

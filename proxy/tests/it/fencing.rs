@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::process::Signal;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, now, throughout};
 use store::{LeaseId, Txn};
 
-use crate::harness::{CHECK_INTERVAL, LATE, Master, Proxy, ProxyHarness, SHORT_TIMEOUT, TEST_TIMEOUT, run_test};
+use crate::harness::{CHECK_INTERVAL, LATE, Master, Proxy, ProxyHarness, SHORT_LEASE, run_test};
 
 /// A client that sends questions until its connection ends, and then reconnects. Returns all answers at the end.
 struct ContinuousClient {
@@ -29,7 +30,7 @@ impl ContinuousClient {
                 };
                 let mut answer = [0];
                 while !*stopped.borrow() && socket.write_all(b"?").await.is_ok() {
-                    let read = tokio::time::timeout(TEST_TIMEOUT, socket.read(&mut answer)).await;
+                    let read = tokio::time::timeout(SHORT_TIMEOUT, socket.read(&mut answer)).await;
                     let Ok(Ok(1)) = read else { break };
                     answers.push(answer[0]);
                 }
@@ -68,7 +69,7 @@ fn a_proxy_paused_during_a_failover_forwards_no_answer_of_the_old_master() {
                 .await
                 .unwrap();
         }
-        eventually("the questions to arrive", TEST_TIMEOUT, async || {
+        eventually("the questions to arrive", SHORT_TIMEOUT, async || {
             let more = a.questions() - asked;
             if more == CLIENTS { Ok(()) } else { Err(more) }
         })
@@ -94,7 +95,7 @@ fn a_proxy_paused_during_a_failover_forwards_no_answer_of_the_old_master() {
 fn a_short_pause_of_the_proxy_drops_nothing() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
-        harness.set_timing(CHECK_INTERVAL, TEST_TIMEOUT);
+        harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT);
         let a = Master::start(b'A').await;
         let mut proxy = harness.proxy().await;
         harness.publish(Some(&a), &[&proxy]).await;
@@ -120,7 +121,7 @@ fn failover_under(disturb: impl Fn(&TcpRelay) + 'static) {
         disturb(&relay);
         harness.fail_over(&proxy, &a, &b).await;
         // A client that still reaches the old master gets late answers now.
-        tokio::time::sleep(SHORT_TIMEOUT / 2).await;
+        tokio::time::sleep(SHORT_LEASE / 2).await;
         relay.enable();
         relay.set_both(NetworkCondition::Normal);
         proxy.wait_for_client(b'B').await;
@@ -198,10 +199,10 @@ fn an_info_that_another_program_attached_to_a_later_lease_is_published_under_one
         proxy.wait_for_client(b'A').await;
         let (store, key) = (&harness.store, harness.store.keys().proxy_info(&proxy.uid));
         let later = LeaseId(i64::MAX / 4 * 3);
-        store.grant_as(later, TEST_TIMEOUT * 10).await.unwrap();
+        store.grant_as(later, SHORT_TIMEOUT * 10).await.unwrap();
         let info = store.get(&key).await.unwrap().unwrap().value;
         store.commit(Txn::new().put_leased(&key, info, later)).await.unwrap();
-        eventually("the proxy to take a later lease", TEST_TIMEOUT, async || {
+        eventually("the proxy to take a later lease", SHORT_TIMEOUT, async || {
             let lease = store.get(&key).await.unwrap().and_then(|info| info.lease);
             if lease > Some(later) {
                 Ok(())
@@ -233,7 +234,7 @@ fn a_frozen_store_closes_the_route_at_the_lease_end_and_reopens_it_later() {
             lasted >= left,
             "closed after {lasted} s with {left} s of the lease left"
         );
-        proxy.process.wait_for_log("Stopping listening", TEST_TIMEOUT).await;
+        proxy.process.wait_for_log("Stopping listening", SHORT_TIMEOUT).await;
         assert!(proxy.connect().await.is_err(), "nobody listens");
         harness.etcd.thaw();
         proxy.wait_for_client(b'A').await;
@@ -255,7 +256,7 @@ fn the_time_to_disconnect_at_a_lease_end_excludes_the_outage() {
             let stop = proxy.metric("stolon_proxy_last_stop_seconds").await.unwrap();
             (stop, proxy.metric("stolon_proxy_last_drop_seconds").await.unwrap())
         };
-        let during = eventually("both times to be measured", TEST_TIMEOUT, async || {
+        let during = eventually("both times to be measured", SHORT_TIMEOUT, async || {
             let measured = measured().await;
             if measured.0 > 0.0 && measured.1 > 0.0 {
                 Ok(measured)
@@ -275,16 +276,16 @@ fn the_time_to_disconnect_at_a_lease_end_excludes_the_outage() {
 fn an_outage_shorter_than_the_lease_drops_no_connection() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
-        harness.set_timing(CHECK_INTERVAL, TEST_TIMEOUT * 2);
+        harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT * 2);
         let a = Master::start(b'A').await;
         let proxy = harness.proxy().await;
         harness.publish(Some(&a), &[&proxy]).await;
         let (mut client, mut idle) = (proxy.wait_for_client(b'A').await, proxy.wait_for_client(b'A').await);
         harness.etcd.kill();
-        proxy.process.wait_for_log("could not check in", TEST_TIMEOUT).await;
+        proxy.process.wait_for_log("could not check in", SHORT_TIMEOUT).await;
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
         harness.etcd.restart().await;
-        proxy.process.wait_for_log("checking in again", TEST_TIMEOUT).await;
+        proxy.process.wait_for_log("checking in again", SHORT_TIMEOUT).await;
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
         assert_eq!(idle.ask().await.unwrap(), Some(b'A'));
         assert!(!proxy.process.log().contains("check timeout timer fired"));
@@ -296,7 +297,7 @@ fn an_outage_shorter_than_the_lease_drops_no_connection() {
 fn an_outage_longer_than_the_lease_ends_soon_after_the_store_answers() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
-        harness.set_timing(SHORT_TIMEOUT * 2, SHORT_TIMEOUT * 3);
+        harness.set_timing(SHORT_LEASE * 2, SHORT_LEASE * 3);
         let a = Master::start(b'A').await;
         let proxy = harness.proxy().await;
         harness.publish(Some(&a), &[&proxy]).await;
@@ -306,7 +307,7 @@ fn an_outage_longer_than_the_lease_ends_soon_after_the_store_answers() {
         assert_eq!(client.read_to_end().await, b"");
         proxy
             .process
-            .wait_for_log("check timeout timer fired", TEST_TIMEOUT)
+            .wait_for_log("check timeout timer fired", SHORT_TIMEOUT)
             .await;
         harness.etcd.restart().await;
         let back = now();
@@ -338,14 +339,14 @@ fn a_proxy_paused_between_read_and_write_writes_nothing_after_a_failover() {
         tokio::io::AsyncWriteExt::write_all(&mut client.socket, b"?")
             .await
             .unwrap();
-        eventually("the question to arrive", TEST_TIMEOUT, async || {
+        eventually("the question to arrive", SHORT_TIMEOUT, async || {
             if a.questions() > asked { Ok(()) } else { Err("not yet") }
         })
         .await;
         std::fs::write(&pause, "").unwrap();
         a.hold_answers(false);
         let paused = harness.dir.path().join("pause.paused");
-        eventually("the relay to pause with the answer", TEST_TIMEOUT, async || {
+        eventually("the relay to pause with the answer", SHORT_TIMEOUT, async || {
             if paused.exists() {
                 Ok(())
             } else {

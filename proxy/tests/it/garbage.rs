@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use model::to_compact;
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 
 use crate::background_clients::BackgroundClients;
-use crate::harness::{CHECK_INTERVAL, Master, ProxyHarness, TEST_TIMEOUT, run_test};
+use crate::harness::{CHECK_INTERVAL, Master, ProxyHarness, run_test};
 
 const UNUSABLE: &str = "stolon_proxy_checkins_total{result=\"unusable_data\"}";
 
@@ -75,7 +76,7 @@ fn intervals_of_a_nanosecond_and_of_centuries_can_be_corrected() {
         let a = Master::start(b'A').await;
         let proxy = harness.proxy().await;
         for (check_interval, timeout) in [(Duration::ZERO, NANOSECOND), (LONGEST - NANOSECOND, LONGEST)] {
-            harness.set_timing(CHECK_INTERVAL, TEST_TIMEOUT);
+            harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT);
             harness.publish(Some(&a), &[&proxy]).await;
             let mut client = proxy.wait_for_client(b'A').await;
             harness.set_timing(check_interval, timeout);
@@ -85,7 +86,7 @@ fn intervals_of_a_nanosecond_and_of_centuries_can_be_corrected() {
                 assert_eq!(client.ask().await.unwrap(), Some(b'A'));
             }
         }
-        harness.set_timing(CHECK_INTERVAL, TEST_TIMEOUT);
+        harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT);
         harness.publish(Some(&a), &[&proxy]).await;
         proxy.wait_for_client(b'A').await;
         assert!(!proxy.process.log().contains("panicked"));

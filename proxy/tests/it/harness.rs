@@ -10,6 +10,7 @@ use std::time::Duration;
 use base::clock::Boottime;
 use model::{ClusterSpec, GoDuration, ProxyInfo, from_slice};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::Etcd;
 use stolon_tests::fake_sentinel::{self, FakeSentinel};
 use stolon_tests::ports::Port;
@@ -22,12 +23,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Limit of every wait, for a busy machine.
-pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Proxy timeout of tests that are not about the end of a lease: no busy machine delays check-ins for that long.
-pub(crate) const STEADY_TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const STEADY_LEASE: Duration = Duration::from_secs(120);
 /// Proxy timeout of [`ProxyHarness::with_short_lease`], as in the `fast` profile.
-pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const SHORT_LEASE: Duration = Duration::from_secs(3);
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const CLUSTER: &str = "main";
 
@@ -79,12 +78,12 @@ pub(crate) struct ProxyHarness {
 impl ProxyHarness {
     /// Starts with an empty store, and a spec whose lease outlasts every test.
     pub(crate) async fn start() -> Self {
-        Self::with_timeout(STEADY_TIMEOUT).await
+        Self::with_timeout(STEADY_LEASE).await
     }
 
     /// The same with a short lease, for tests of its end. On a busy machine it may end at any time.
     pub(crate) async fn with_short_lease() -> Self {
-        Self::with_timeout(SHORT_TIMEOUT).await
+        Self::with_timeout(SHORT_LEASE).await
     }
 
     async fn with_timeout(timeout: Duration) -> Self {
@@ -146,7 +145,7 @@ impl ProxyHarness {
     pub(crate) async fn acknowledged(&self, proxy: &Proxy, generation: i64) {
         eventually(
             format!("generation {generation} to be published"),
-            TEST_TIMEOUT,
+            SHORT_TIMEOUT,
             async || {
                 let info = self.info(proxy).await;
                 if info.as_ref().is_some_and(|info| info.generation == generation) {
@@ -254,7 +253,7 @@ impl Master {
     pub(crate) async fn wait_for_connections(&self, connections: usize) {
         eventually(
             format!("{connections} connections to {}", self.db),
-            TEST_TIMEOUT,
+            SHORT_TIMEOUT,
             async || {
                 let open = self.connections();
                 if open == connections { Ok(()) } else { Err(open) }
@@ -341,7 +340,7 @@ impl Proxy {
         change(&mut command);
         let log = harness.dir.path().join(format!("proxy-{port}.log"));
         let process = Process::start("stolon-proxy", command, None, &log);
-        process.wait_for_log("proxy id id=", TEST_TIMEOUT).await;
+        process.wait_for_log("proxy id id=", SHORT_TIMEOUT).await;
         let text = process.log();
         let uid = text
             .split("proxy id id=")
@@ -366,15 +365,19 @@ impl Proxy {
 
     /// Waits until a connection reaches the master with this name, and returns it.
     pub(crate) async fn wait_for_client(&self, name: u8) -> Client {
-        eventually(format!("an answer of {}", char::from(name)), TEST_TIMEOUT, async || {
-            let mut client = self.connect().await.map_err(|err| err.to_string())?;
-            let answer = client.ask().await.map_err(|err| err.to_string())?;
-            if answer == Some(name) {
-                Ok(client)
-            } else {
-                Err(format!("{answer:?}"))
-            }
-        })
+        eventually(
+            format!("an answer of {}", char::from(name)),
+            SHORT_TIMEOUT,
+            async || {
+                let mut client = self.connect().await.map_err(|err| err.to_string())?;
+                let answer = client.ask().await.map_err(|err| err.to_string())?;
+                if answer == Some(name) {
+                    Ok(client)
+                } else {
+                    Err(format!("{answer:?}"))
+                }
+            },
+        )
         .await
     }
 
@@ -388,7 +391,7 @@ impl Proxy {
     pub(crate) async fn stable_descriptors(&self) -> usize {
         self.wait_for_metric("stolon_proxy_connections_open", 0.0).await;
         let mut last = 0;
-        eventually("the descriptors to stand still", TEST_TIMEOUT, async || {
+        eventually("the descriptors to stand still", SHORT_TIMEOUT, async || {
             let before = std::mem::replace(&mut last, self.descriptors());
             if last == before { Ok(last) } else { Err(last) }
         })
@@ -429,7 +432,7 @@ impl Proxy {
     }
 
     pub(crate) async fn wait_for_metric(&self, series: &str, expected: f64) {
-        eventually(format!("{series} to be {expected}"), TEST_TIMEOUT, async || {
+        eventually(format!("{series} to be {expected}"), SHORT_TIMEOUT, async || {
             let value = self.metric(series).await;
             if value == Some(expected) {
                 Ok(())
@@ -444,7 +447,7 @@ impl Proxy {
     pub(crate) async fn stop(&mut self) -> (i32, Duration) {
         let start: Boottime = now();
         self.process.signal(Signal::TERM);
-        let status = self.process.exit_status(TEST_TIMEOUT).await;
+        let status = self.process.exit_status(SHORT_TIMEOUT).await;
         (status, now().since(start))
     }
 }
@@ -482,7 +485,7 @@ impl Client {
     /// Returns the next byte of an answer; `None` if the connection has ended in order.
     pub(crate) async fn answer(&mut self) -> std::io::Result<Option<u8>> {
         let mut answer = [0];
-        let read = tokio::time::timeout(TEST_TIMEOUT, self.socket.read(&mut answer))
+        let read = tokio::time::timeout(SHORT_TIMEOUT, self.socket.read(&mut answer))
             .await
             .expect("an answer in time")?;
         Ok((read > 0).then_some(answer[0]))
@@ -492,7 +495,7 @@ impl Client {
     pub(crate) async fn read_to_end(mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         // A reset is an end as well.
-        let _ = tokio::time::timeout(TEST_TIMEOUT, self.socket.read_to_end(&mut rest))
+        let _ = tokio::time::timeout(SHORT_TIMEOUT, self.socket.read_to_end(&mut rest))
             .await
             .expect("an end in time");
         rest

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use stolon_tests::deadlines::{LOAD_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Process;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -16,11 +17,6 @@ use crate::harness::{Proxy, ProxyHarness, raise_descriptor_limit, run_test};
 
 /// Environment variable that makes a process a load process: source address, port and number of attempts.
 const LOAD_VARIABLE: &str = "STOLON_TESTS_LOAD";
-/// Timeout of one attempt: the kernel repeats a connection request that finds the queue full after 1, 3, 7 and 15
-/// seconds.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Limit of a whole load on a busy machine.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(150);
 /// Descriptors of a load process that are not clients.
 const OWN_DESCRIPTORS: usize = 64;
 /// What a process prints for each attempt, one line each.
@@ -107,7 +103,8 @@ fn load_process() {
             let (source, room) = (source.clone(), Arc::clone(&room));
             tries.spawn(async move {
                 let permit = room.acquire_owned().await.unwrap();
-                let tried = tokio::time::timeout(ATTEMPT_TIMEOUT, attempt(&source, port)).await;
+                // The kernel repeats a connection request that finds the queue full after 1, 3, 7 and 15 seconds.
+                let tried = tokio::time::timeout(SHORT_TIMEOUT, attempt(&source, port)).await;
                 (tried, permit)
             });
         }

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use base::clock::Boottime;
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::ports::Port;
 use stolon_tests::wait::{eventually, now};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::harness::{Client, Master, Proxy, ProxyHarness, TEST_TIMEOUT, run_test};
+use crate::harness::{Client, Master, Proxy, ProxyHarness, run_test};
 use crate::log_rate_limit::assert_log_is_rate_limited;
 
 const CLIENTS: usize = 1000;
@@ -29,7 +30,7 @@ async fn wait_for_refusals(proxy: &Proxy, reason: &str, clients: usize) {
     let series = format!("stolon_proxy_connections_refused_total{{reason=\"{reason}\"}}");
     eventually(
         format!("{clients} clients to be refused for {reason}"),
-        TEST_TIMEOUT,
+        SHORT_TIMEOUT,
         async || {
             let scraped = proxy.scrape().await;
             let counted = scraped
@@ -66,7 +67,7 @@ async fn check_failing_master(host: &str, port: u16, words: &str) {
     wait_for_refusals(&proxy, "master", CLIENTS).await;
     proxy
         .process
-        .wait_for_log("could not connect a client to the master", TEST_TIMEOUT)
+        .wait_for_log("could not connect a client to the master", SHORT_TIMEOUT)
         .await;
     assert!(proxy.process.log().contains(words));
     assert_log_is_rate_limited(&proxy, start);

@@ -9,10 +9,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::wait::{eventually, now};
 use tempfile::TempDir;
 
-use crate::harness::{CHECK_INTERVAL, Client, Master, Proxy, ProxyHarness, SHORT_TIMEOUT, TEST_TIMEOUT, run_test};
+use crate::harness::{CHECK_INTERVAL, Client, Master, Proxy, ProxyHarness, SHORT_LEASE, run_test};
 
 const NAME: &str = "master.test.invalid";
 const GOOD: &str = "stolon_proxy_checkins_total{result=\"good\"}";
@@ -105,7 +106,7 @@ async fn open_by_name(harness: &mut ProxyHarness, names: &EtcDirectory) -> (Mast
 /// Waits until two more check-ins have succeeded: the second one started after the call.
 async fn wait_for_check_ins(proxy: &Proxy) {
     let before = proxy.metric(GOOD).await.unwrap();
-    eventually("two check-ins", TEST_TIMEOUT, async || {
+    eventually("two check-ins", SHORT_TIMEOUT, async || {
         let good = proxy.metric(GOOD).await.unwrap();
         if good >= before + 2.0 { Ok(()) } else { Err(good) }
     })
@@ -135,14 +136,14 @@ fn no_answer_of_the_resolver_drops_a_client_of_an_unchanged_master() {
             let logged = proxy.process.log().len();
             names.lead_to(addresses);
             if let Some(words) = words {
-                proxy.process.wait_for_log_after(logged, words, TEST_TIMEOUT).await;
+                proxy.process.wait_for_log_after(logged, words, SHORT_TIMEOUT).await;
             }
             wait_for_check_ins(&proxy).await;
             assert_served(&proxy, &mut client).await;
             names.lead_to(&["127.0.0.1"]);
             if words.is_some() {
                 let again = "the master's name resolves to its address again";
-                proxy.process.wait_for_log_after(logged, again, TEST_TIMEOUT).await;
+                proxy.process.wait_for_log_after(logged, again, SHORT_TIMEOUT).await;
             }
             wait_for_check_ins(&proxy).await;
         }
@@ -164,7 +165,7 @@ fn a_resolver_that_hangs_delays_no_check_in_and_drops_no_client() {
         names.hang();
         proxy
             .process
-            .wait_for_log("the resolver has not answered yet", TEST_TIMEOUT)
+            .wait_for_log("the resolver has not answered yet", SHORT_TIMEOUT)
             .await;
         let generation = harness.publish(Some(&master), &[&proxy]).await;
         harness.acknowledged(&proxy, generation).await;
@@ -173,7 +174,7 @@ fn a_resolver_that_hangs_delays_no_check_in_and_drops_no_client() {
         names.answer(&["127.0.0.1"]);
         proxy
             .process
-            .wait_for_log("the master's name resolves to its address again", TEST_TIMEOUT)
+            .wait_for_log("the master's name resolves to its address again", SHORT_TIMEOUT)
             .await;
         assert_served(&proxy, &mut client).await;
     });
@@ -184,7 +185,7 @@ fn a_slow_lookup_opens_the_route_as_soon_as_it_finishes() {
     run_test(async {
         let (mut harness, names) = (ProxyHarness::with_short_lease().await, EtcDirectory::new());
         // No check-in is due for a long time, and none waits longer than a third of this timeout.
-        harness.set_timing(TEST_TIMEOUT * 2, SHORT_TIMEOUT * 100);
+        harness.set_timing(SHORT_TIMEOUT * 2, SHORT_LEASE * 100);
         names.hang();
         let mut master = Master::start(b'A').await;
         master.host = NAME.to_owned();
@@ -192,7 +193,10 @@ fn a_slow_lookup_opens_the_route_as_soon_as_it_finishes() {
         harness.publish(Some(&master), &[&proxy]).await;
         proxy
             .process
-            .wait_for_log("cannot resolve the master's address, closing connections", TEST_TIMEOUT)
+            .wait_for_log(
+                "cannot resolve the master's address, closing connections",
+                SHORT_TIMEOUT,
+            )
             .await;
         names.answer(&["127.0.0.1"]);
         proxy.wait_for_client(b'A').await;
@@ -203,7 +207,7 @@ fn a_slow_lookup_opens_the_route_as_soon_as_it_finishes() {
 fn a_name_that_does_not_resolve_closes_the_route_when_the_lease_ends_and_not_before() {
     run_test(async {
         let (mut harness, names) = (ProxyHarness::with_short_lease().await, EtcDirectory::new());
-        harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT * 3);
+        harness.set_timing(CHECK_INTERVAL, SHORT_LEASE * 3);
         let (_master, proxy, client) = open_by_name(&mut harness, &names).await;
         let start = now();
         let left = proxy.metric("stolon_proxy_lease_left_seconds").await.unwrap();
@@ -212,7 +216,7 @@ fn a_name_that_does_not_resolve_closes_the_route_when_the_lease_ends_and_not_bef
         let lasted = now().since(start).as_secs_f64();
         assert!(lasted >= left, "ended after {lasted} s with {left} s left");
         let closing = "ERROR cannot resolve the master's address, closing connections to master";
-        proxy.process.wait_for_log(closing, TEST_TIMEOUT).await;
+        proxy.process.wait_for_log(closing, SHORT_TIMEOUT).await;
         assert_eq!(proxy.connect().await.unwrap().read_to_end().await, b"");
         assert!(
             !proxy.process.log().contains("check timeout timer fired"),

@@ -1,12 +1,13 @@
 //! Port scanners and other sources of garbage: at the clients' port the bytes are forwarded uninspected (proxy P-16),
 //! at the metrics port they are refused, and other clients are not affected.
 
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::background_clients::BackgroundClients;
-use crate::harness::{Master, Proxy, ProxyHarness, TEST_TIMEOUT, run_test};
+use crate::harness::{Master, Proxy, ProxyHarness, run_test};
 
 /// Rounds through all garbage and all kinds of ends.
 const ROUNDS: usize = 6;
@@ -79,7 +80,7 @@ async fn send_garbage(port: u16, bytes: &[u8], exit: ConnectionEnd) -> Option<Ve
                 write.shutdown().await
             };
             let both = async { tokio::join!(send, read.read_to_end(&mut back)) };
-            let (sent, got) = tokio::time::timeout(TEST_TIMEOUT, both).await.expect("an end in time");
+            let (sent, got) = tokio::time::timeout(SHORT_TIMEOUT, both).await.expect("an end in time");
             return (sent.is_ok() && got.is_ok()).then_some(back);
         }
         // Sends as much as is accepted at once.
@@ -147,7 +148,7 @@ fn garbage_at_the_metrics_port_is_bounded_and_ends_no_scrape() {
             silent.push(socket);
         }
         let peak = before + 6 * background.count() + METRICS_CONNECTIONS + 1;
-        eventually("the silent ones to be let in", TEST_TIMEOUT, async || {
+        eventually("the silent ones to be let in", SHORT_TIMEOUT, async || {
             let now = proxy.descriptors();
             assert!(now <= peak, "{now} of {peak}");
             if now >= before + METRICS_CONNECTIONS {
@@ -157,12 +158,12 @@ fn garbage_at_the_metrics_port_is_bounded_and_ends_no_scrape() {
             }
         })
         .await;
-        let scrape = tokio::time::timeout(TEST_TIMEOUT, proxy.metric("stolon_proxy_connections_open")).await;
+        let scrape = tokio::time::timeout(SHORT_TIMEOUT, proxy.metric("stolon_proxy_connections_open")).await;
         assert_eq!(scrape.expect("an answer once their time is over"), Some(2.0));
         background.assert_served(5).await;
         for mut socket in silent {
             // Closed by the other side, mostly after an error response.
-            let end = tokio::time::timeout(TEST_TIMEOUT, socket.read_to_end(&mut Vec::new())).await;
+            let end = tokio::time::timeout(SHORT_TIMEOUT, socket.read_to_end(&mut Vec::new())).await;
             drop(end.expect("an end in time"));
         }
         background.stop(&proxy, before).await;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::wait::{eventually, now, throughout};
 
-use crate::harness::{CHECK_INTERVAL, Master, Proxy, ProxyHarness, STEADY_TIMEOUT, TEST_TIMEOUT, run_test};
+use crate::harness::{CHECK_INTERVAL, Master, Proxy, ProxyHarness, STEADY_LEASE, run_test};
 
 #[test]
 fn opens_once_the_master_is_named_and_logs_what_the_walk_through_shows() {
@@ -17,7 +18,7 @@ fn opens_once_the_master_is_named_and_logs_what_the_walk_through_shows() {
             .process
             .wait_for_log(
                 "WARN no clusterdata available, closing connections to master cluster_name=main",
-                TEST_TIMEOUT,
+                SHORT_TIMEOUT,
             )
             .await;
         assert!(proxy.process.log().contains("stolonctl init, or see --cluster-name"));
@@ -65,7 +66,7 @@ fn a_change_is_followed_by_the_watch_long_before_the_next_check_in() {
 
 /// Connects in a tight loop, without the pauses of `eventually`, until this master answers.
 async fn wait_for_answer(proxy: &Proxy, name: u8) {
-    let answered = tokio::time::timeout(TEST_TIMEOUT, async {
+    let answered = tokio::time::timeout(SHORT_TIMEOUT, async {
         loop {
             if let Ok(mut client) = proxy.connect().await
                 && client.ask().await.is_ok_and(|answer| answer == Some(name))
@@ -161,19 +162,19 @@ fn an_unchanged_address_keeps_connections_through_every_other_change() {
         let mut client = proxy.wait_for_client(b'A').await;
         let generation = harness.publish(Some(&master), &[&proxy, &other]).await;
         harness.acknowledged(&proxy, generation).await;
-        harness.set_timing(CHECK_INTERVAL / 2, STEADY_TIMEOUT * 2);
+        harness.set_timing(CHECK_INTERVAL / 2, STEADY_LEASE * 2);
         let generation = harness.publish(Some(&master), &[&proxy]).await;
         harness.acknowledged(&proxy, generation).await;
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
         // fencing F-2: an increased timeout is published when it takes effect
-        assert_eq!(published_timeout(&harness, &proxy).await, STEADY_TIMEOUT * 2);
+        assert_eq!(published_timeout(&harness, &proxy).await, STEADY_LEASE * 2);
         // and a decreased one with the check-in after that
-        harness.set_timing(CHECK_INTERVAL / 2, STEADY_TIMEOUT);
+        harness.set_timing(CHECK_INTERVAL / 2, STEADY_LEASE);
         let generation = harness.publish(Some(&master), &[&proxy]).await;
         harness.acknowledged(&proxy, generation).await;
-        eventually("the smaller timeout to be published", TEST_TIMEOUT, async || {
+        eventually("the smaller timeout to be published", SHORT_TIMEOUT, async || {
             let published = published_timeout(&harness, &proxy).await;
-            if published == STEADY_TIMEOUT {
+            if published == STEADY_LEASE {
                 Ok(())
             } else {
                 Err(format!("{published:?}"))
@@ -201,7 +202,7 @@ fn a_proxy_that_is_not_enabled_publishes_the_generation_and_forwards_nothing() {
             "not proxying to master address since we aren't in the enabled proxies list address=127.0.0.1:{}",
             master.port
         );
-        proxy.process.wait_for_log(&line, TEST_TIMEOUT).await;
+        proxy.process.wait_for_log(&line, SHORT_TIMEOUT).await;
         harness.publish(Some(&master), &[&proxy]).await;
         proxy.wait_for_client(b'A').await;
     });
@@ -224,7 +225,7 @@ fn a_master_may_be_advertised_by_name_and_one_that_does_not_resolve_closes_the_r
         assert_eq!(client.read_to_end().await, b"");
         proxy
             .process
-            .wait_for_log("cannot resolve the master's address", TEST_TIMEOUT)
+            .wait_for_log("cannot resolve the master's address", SHORT_TIMEOUT)
             .await;
         let log = proxy.process.log();
         let line = log.lines().find(|line| line.contains("cannot resolve")).unwrap();
@@ -234,13 +235,13 @@ fn a_master_may_be_advertised_by_name_and_one_that_does_not_resolve_closes_the_r
         harness.publish(Some(&master), &[&proxy]).await;
         proxy
             .process
-            .wait_for_log("ERROR the master's address is empty", TEST_TIMEOUT)
+            .wait_for_log("ERROR the master's address is empty", SHORT_TIMEOUT)
             .await;
         (master.host, master.port) = ("127.0.0.1".to_owned(), 0);
         harness.publish(Some(&master), &[&proxy]).await;
         proxy
             .process
-            .wait_for_log("ERROR the master's port is empty or no number", TEST_TIMEOUT)
+            .wait_for_log("ERROR the master's port is empty or no number", SHORT_TIMEOUT)
             .await;
     });
 }
@@ -258,7 +259,7 @@ fn a_master_address_that_is_its_own_closes_the_route_with_an_error() {
             .process
             .wait_for_log(
                 "ERROR the master's address is our own, closing connections to master",
-                TEST_TIMEOUT,
+                SHORT_TIMEOUT,
             )
             .await;
         assert_eq!(proxy.connect().await.unwrap().read_to_end().await, b"");
@@ -278,17 +279,17 @@ fn garbage_in_the_store_leaves_the_route_until_the_lease_ends() {
         harness.write_raw(b"{\"formatVersion\":1,\"proxy\":7}").await;
         proxy
             .process
-            .wait_for_log("ERROR could not check in", TEST_TIMEOUT)
+            .wait_for_log("ERROR could not check in", SHORT_TIMEOUT)
             .await;
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
         assert_eq!(client.read_to_end().await, b"");
         let fired = "WARN check timeout timer fired timeout=3s connections=1";
-        proxy.process.wait_for_log(fired, TEST_TIMEOUT).await;
+        proxy.process.wait_for_log(fired, SHORT_TIMEOUT).await;
         let log = proxy.process.log();
         let remedy = "the route ends with its lease key=stolon/cluster/main/clusterdata error=";
         assert_eq!(log.matches(remedy).count(), 1, "{log}");
         assert_eq!(log.matches("repair it with etcdctl").count(), 1, "{log}");
-        proxy.process.wait_for_log("Stopping listening", TEST_TIMEOUT).await;
+        proxy.process.wait_for_log("Stopping listening", SHORT_TIMEOUT).await;
         assert!(proxy.connect().await.is_err(), "nobody listens");
         harness.write().await;
         proxy.wait_for_client(b'A').await;
@@ -308,10 +309,10 @@ fn another_format_version_closes_at_once_and_is_not_overwritten() {
         assert_eq!(client.read_to_end().await, b"");
         proxy
             .process
-            .wait_for_log("cannot use the clusterdata", TEST_TIMEOUT)
+            .wait_for_log("cannot use the clusterdata", SHORT_TIMEOUT)
             .await;
         let published = harness.info(&proxy).await.unwrap().info_uid;
-        proxy.process.wait_for_log("Stopping listening", TEST_TIMEOUT).await;
+        proxy.process.wait_for_log("Stopping listening", SHORT_TIMEOUT).await;
         let key = harness.store.keys().cluster_data();
         assert_eq!(
             harness.store.get(&key).await.unwrap().unwrap().mod_revision,
@@ -341,7 +342,7 @@ fn without_stop_listening_the_socket_stays_when_the_lease_ends() {
         assert_eq!(client.read_to_end().await, b"");
         proxy
             .process
-            .wait_for_log("check timeout timer fired", TEST_TIMEOUT)
+            .wait_for_log("check timeout timer fired", SHORT_TIMEOUT)
             .await;
         throughout("the socket listens", Duration::from_millis(500), async || {
             let client = proxy.connect().await.map_err(|err| err.to_string())?;

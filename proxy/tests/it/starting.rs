@@ -3,10 +3,11 @@
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::ports::Port;
 use stolon_tests::process::Signal;
 
-use crate::harness::{Client, Master, Proxy, ProxyHarness, TEST_TIMEOUT, command, run_test};
+use crate::harness::{Client, Master, Proxy, ProxyHarness, command, run_test};
 
 /// Returns an endpoint that nobody listens on.
 fn unused_endpoint(port: &Port) -> String {
@@ -121,7 +122,7 @@ fn the_listening_port_is_logged_also_when_the_system_chose_it() {
         harness.publish(Some(&master), &[&proxy]).await;
         proxy
             .process
-            .wait_for_log("proxying to master address", TEST_TIMEOUT)
+            .wait_for_log("proxying to master address", SHORT_TIMEOUT)
             .await;
         let log = proxy.process.log();
         let counts = log
@@ -144,7 +145,7 @@ fn waits_for_an_unreachable_store_and_continues_when_it_is_back() {
         let master = Master::start(b'A').await;
         harness.etcd.stop().await;
         let proxy = harness.proxy().await;
-        proxy.process.wait_for_log("store is unreachable", TEST_TIMEOUT).await;
+        proxy.process.wait_for_log("store is unreachable", SHORT_TIMEOUT).await;
         assert!(proxy.connect().await.is_err(), "listens before the store was read");
         harness.etcd.restart().await;
         harness.publish(Some(&master), &[&proxy]).await;
@@ -164,7 +165,7 @@ fn a_stop_ends_connections_and_is_published() {
             harness.publish(Some(&master), &[&proxy]).await;
             let client = proxy.wait_for_client(b'A').await;
             proxy.process.signal(signal);
-            assert_eq!(proxy.process.exit_status(TEST_TIMEOUT).await, 0);
+            assert_eq!(proxy.process.exit_status(SHORT_TIMEOUT).await, 0);
             assert_eq!(client.read_to_end().await, b"");
             let info = harness.info(&proxy).await.unwrap();
             assert!(info.stopped && info.fenced);
@@ -181,7 +182,7 @@ fn a_stop_does_not_wait_for_a_silent_store() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let master = Master::start(b'A').await;
-        let store_timeout = TEST_TIMEOUT * 2;
+        let store_timeout = SHORT_TIMEOUT * 2;
         let option = format!("--store-timeout={}s", store_timeout.as_secs());
         let mut before_any = Proxy::start(&harness, "http://127.0.0.1:9", &[&option]).await;
         let (status, took) = before_any.stop().await;

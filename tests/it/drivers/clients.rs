@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use stolon_tests::cluster::{Cluster, LONG_TIMEOUT, SUPERUSER, check};
+use stolon_tests::cluster::{Cluster, SUPERUSER, check};
+use stolon_tests::deadlines::LONG_TIMEOUT;
 use stolon_tests::process::Process;
 use stolon_tests::sql::SqlClient;
 use stolon_tests::wait::eventually;

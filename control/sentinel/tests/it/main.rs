@@ -7,12 +7,7 @@
 
 mod sentinel;
 
-use std::time::Duration;
-
 use store::{Store, StoreConfig, StoreOptions};
-
-/// How long a condition may take on a busy machine before a test gives up.
-const SOON: Duration = Duration::from_secs(60);
 
 fn store(endpoints: &str) -> Store {
     let options = StoreOptions {

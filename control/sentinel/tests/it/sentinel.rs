@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use model::{ClusterData, KeeperInfo, PostgresState, ProxyInfo, to_compact};
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::Etcd;
 use stolon_tests::process::{Process, Signal};
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
@@ -14,7 +15,7 @@ use store::election::{Election, Leadership};
 use store::{Revision, Store};
 use tempfile::TempDir;
 
-use crate::{SOON, store};
+use crate::store;
 
 /// A second and a half: some rounds of a cluster with the short timers of these tests.
 const A_WHILE: Duration = Duration::from_millis(1_500);
@@ -129,10 +130,10 @@ async fn two_sentinels_with_the_same_spec_make_one_cluster_and_one_leads() {
     let file = scene.file("spec.json", SPEC);
     let options = ["--initial-cluster-spec", file.as_str()];
     let (one, two) = (scene.sentinel(&options), scene.sentinel(&options));
-    let (data, _) = eventually("cluster data", SOON, async || scene.data().await).await;
+    let (data, _) = eventually("cluster data", SHORT_TIMEOUT, async || scene.data().await).await;
     let cluster = data.cluster.unwrap();
     let infos = scene.store.keys().sentinel_infos();
-    eventually("both to publish themselves", SOON, async || {
+    eventually("both to publish themselves", SHORT_TIMEOUT, async || {
         let found = scene.store.list(&infos).await.map_err(|error| error.to_string())?;
         (found.len() == 2).then_some(()).ok_or(format!("{} do", found.len()))
     })
@@ -156,13 +157,14 @@ async fn a_leader_stops_within_a_second_and_the_next_one_leads_at_once() {
     let mut scene = Scene::new().await;
     scene.put_data(&a_cluster(SPEC)).await;
     let mut one = scene.sentinel(&[]);
-    one.wait_for_log("sentinel leadership acquired", SOON).await;
+    one.wait_for_log("sentinel leadership acquired", SHORT_TIMEOUT).await;
     let two = scene.sentinel(&[]);
-    two.wait_for_log("Trying to acquire sentinels leadership", SOON).await;
+    two.wait_for_log("Trying to acquire sentinels leadership", SHORT_TIMEOUT)
+        .await;
     one.signal(Signal::TERM);
-    assert_eq!(one.exit_status(SOON).await, 0);
+    assert_eq!(one.exit_status(SHORT_TIMEOUT).await, 0);
     assert!(one.log().contains("stopping stolon sentinel"));
-    two.wait_for_log("sentinel leadership acquired", SOON).await;
+    two.wait_for_log("sentinel leadership acquired", SHORT_TIMEOUT).await;
 }
 
 #[tokio::test]
@@ -183,18 +185,18 @@ async fn undecodable_unsupported_and_invalid_data_is_reported_once_and_left_unch
         ),
     ];
     let sentinel = scene.sentinel(&["--initial-cluster-spec", &file]);
-    eventually("cluster data", SOON, async || scene.data().await).await;
+    eventually("cluster data", SHORT_TIMEOUT, async || scene.data().await).await;
     for (value, said) in cases {
         let before = sentinel.log().len();
         let revision = scene.put_data(value).await;
-        sentinel.wait_for_log_after(before, said, SOON).await;
+        sentinel.wait_for_log_after(before, said, SHORT_TIMEOUT).await;
         scene.data_stays(revision).await;
         assert_eq!(sentinel.log()[before..].matches(said).count(), 1, "{value}");
     }
     // and it continues when the data is fixed
     scene.put_data(&a_cluster(SPEC)).await;
     scene.publish("k1", |_| {}).await;
-    eventually("a first master", SOON, async || {
+    eventually("a first master", SHORT_TIMEOUT, async || {
         let (data, _) = scene.data().await?;
         data.master_uid().map(drop).ok_or("none".to_owned())
     })
@@ -208,7 +210,7 @@ async fn unsupported_features_are_reported_once_and_left_unchanged() {
     let revision = scene.put_data(&a_cluster(&asks)).await;
     let sentinel = scene.sentinel(&[]);
     sentinel
-        .wait_for_log("synchronousReplication is not supported yet", SOON)
+        .wait_for_log("synchronousReplication is not supported yet", SHORT_TIMEOUT)
         .await;
     scene.publish("k1", |_| {}).await;
     scene.data_stays(revision).await;
@@ -222,11 +224,11 @@ async fn a_stored_null_is_replaced_by_an_initial_cluster() {
     scene.put_data("null").await;
     let waiting = scene.sentinel(&[]);
     waiting
-        .wait_for_log("no cluster data available, waiting for it to appear", SOON)
+        .wait_for_log("no cluster data available, waiting for it to appear", SHORT_TIMEOUT)
         .await;
     let file = scene.file("spec.json", SPEC);
     let _creating = scene.sentinel(&["--initial-cluster-spec", &file]);
-    eventually("cluster data", SOON, async || scene.data().await).await;
+    eventually("cluster data", SHORT_TIMEOUT, async || scene.data().await).await;
 }
 
 #[tokio::test]
@@ -246,9 +248,11 @@ async fn an_undecodable_info_is_reported_once_and_stops_nothing() {
     let text = to_compact(&old).replace("\"ProxyTimeout\":0", "\"ProxyTimeout\":\"15s\"");
     scene.store.put(&keys.proxy_info("p1"), text).await.unwrap();
     let sentinel = scene.sentinel(&[]);
-    sentinel.wait_for_log("sentinel leadership acquired", SOON).await;
+    sentinel
+        .wait_for_log("sentinel leadership acquired", SHORT_TIMEOUT)
+        .await;
     scene.publish("k1", |_| {}).await;
-    let master = eventually("a first master", SOON, async || {
+    let master = eventually("a first master", SHORT_TIMEOUT, async || {
         let (data, _) = scene.data().await?;
         data.master_uid().cloned().ok_or("none".to_owned())
     })
@@ -269,7 +273,7 @@ async fn an_undecodable_info_is_reported_once_and_stops_nothing() {
             info.postgres_state = Some(state);
         })
         .await;
-    let (data, _) = eventually("phase normal", SOON, async || {
+    let (data, _) = eventually("phase normal", SHORT_TIMEOUT, async || {
         let found = scene.data().await?;
         let phase = &found.0.cluster.as_ref().ok_or("no cluster")?.status.phase;
         if *phase == model::Phase::Normal {
@@ -289,23 +293,26 @@ async fn the_write_of_a_deposed_leader_is_rejected() {
     scene.put_data(&a_cluster(SPEC)).await;
     let relay = TcpRelay::to(&scene.etcd.address()).await;
     let held = scene.sentinel_at(&relay.endpoint(), &["--store-timeout", "20s", "--log-level", "debug"]);
-    held.wait_for_log("failed to update cluster data", SOON).await;
+    held.wait_for_log("failed to update cluster data", SHORT_TIMEOUT).await;
     let (_, revision) = scene.data().await.unwrap();
     relay.hold_from(Direction::ToServer, b"\"keepers\":{\"k1\"");
     scene.publish("k1", |_| {}).await;
-    eventually("its write to be on the way", SOON, async || {
+    eventually("its write to be on the way", SHORT_TIMEOUT, async || {
         relay.is_held(Direction::ToServer).then_some(()).ok_or("not yet")
     })
     .await;
     let other = Election::start(scene.store.clone(), "other");
     let mut state = other.state();
     let leads = state.wait_for(|state: &Leadership| state.leader().is_some());
-    tokio::time::timeout(SOON, leads).await.expect("another leads").unwrap();
-    held.wait_for_log("sentinel leadership lost", SOON).await;
+    tokio::time::timeout(SHORT_TIMEOUT, leads)
+        .await
+        .expect("another leads")
+        .unwrap();
+    held.wait_for_log("sentinel leadership lost", SHORT_TIMEOUT).await;
     relay.set(Direction::ToServer, NetworkCondition::Normal);
     scene.data_stays(revision).await;
     other.stop().await;
-    eventually("it to write again as leader", SOON, async || {
+    eventually("it to write again as leader", SHORT_TIMEOUT, async || {
         let (data, _) = scene.data().await?;
         data.keepers()
             .contains_key("k1")
@@ -321,12 +328,16 @@ async fn a_sentinel_survives_a_store_outage() {
     let mut scene = Scene::new().await;
     scene.put_data(&a_cluster(SPEC)).await;
     let sentinel = scene.sentinel(&["--store-timeout", "1s"]);
-    sentinel.wait_for_log("sentinel leadership acquired", SOON).await;
+    sentinel
+        .wait_for_log("sentinel leadership acquired", SHORT_TIMEOUT)
+        .await;
     scene.etcd.stop().await;
-    sentinel.wait_for_log("error retrieving cluster data", SOON).await;
+    sentinel
+        .wait_for_log("error retrieving cluster data", SHORT_TIMEOUT)
+        .await;
     scene.etcd.restart().await;
     scene.publish("k1", |_| {}).await;
-    eventually("a first master", SOON, async || {
+    eventually("a first master", SHORT_TIMEOUT, async || {
         let (data, _) = scene.data().await?;
         data.master_uid().map(drop).ok_or("none".to_owned())
     })
@@ -359,7 +370,7 @@ async fn all_bad_arguments_are_reported_and_nothing_is_written() {
     ];
     for (file, expected) in cases {
         let mut sentinel = scene.sentinel(&["--initial-cluster-spec", file, "--log-level", "loud"]);
-        assert_eq!(sentinel.exit_status(SOON).await, 1);
+        assert_eq!(sentinel.exit_status(SHORT_TIMEOUT).await, 1);
         let log = sentinel.log();
         assert!(expected.iter().all(|text| log.contains(text)), "{file}: {log}");
         assert!(log.contains("log level \"loud\" is unknown"), "{log}");
@@ -375,8 +386,10 @@ async fn all_metrics_exist_from_the_first_scrape() {
     let port = stolon_tests::ports::Port::free();
     let address = format!("127.0.0.1:{}", port.number());
     let sentinel = scene.sentinel(&["--metrics-listen-address", &address]);
-    sentinel.wait_for_log("sentinel leadership acquired", SOON).await;
-    let text = eventually("the metrics of a leader", SOON, async || {
+    sentinel
+        .wait_for_log("sentinel leadership acquired", SHORT_TIMEOUT)
+        .await;
+    let text = eventually("the metrics of a leader", SHORT_TIMEOUT, async || {
         let text = scrape(&address).await.map_err(|error| error.to_string())?;
         if text.contains("stolon_sentinel_is_leader 1") {
             Ok(text)

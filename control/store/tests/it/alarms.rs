@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use etcd_client::{AlarmAction, AlarmType, Client};
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::{etcd::Etcd, wait::eventually};
 use store::{EtcdFault, INFO_TTL_MIN, Store, StoreError, Txn};
 
-use crate::{SOON, outages::Heard, store, store_with_timeout};
+use crate::{outages::Heard, store, store_with_timeout};
 
 /// Returns the whole text of an error, as the programs log it.
 fn text(error: &StoreError) -> String {
@@ -20,7 +21,7 @@ fn ctl(etcd: &Etcd, args: &[&str]) {
 }
 
 async fn filled(store: &Store) -> StoreError {
-    eventually("the store to be full", SOON, async || {
+    eventually("the store to be full", SHORT_TIMEOUT, async || {
         match store.put("filler", vec![b'x'; 200 * 1024]).await {
             Ok(_) => Err("not yet"),
             Err(error) => Ok(error),
@@ -61,7 +62,7 @@ async fn a_full_store_is_reported_with_its_remedy_until_it_accepts_writes_again(
     ctl(&etcd, &["compact", &revision]);
     ctl(&etcd, &["defrag"]);
     ctl(&etcd, &["alarm", "disarm"]);
-    eventually("a write", SOON, async || store.put("key", "value").await).await;
+    eventually("a write", SHORT_TIMEOUT, async || store.put("key", "value").await).await;
     assert_eq!(heard.here(), ["the store has no space left", "the store serves again"]);
 }
 
@@ -91,7 +92,7 @@ async fn a_store_without_quorum_is_reported_with_its_remedy_until_it_has_one() {
     store.put("key", "value").await.unwrap();
     two.kill();
     three.kill();
-    let error = eventually("no leader", SOON, async || match store.get("key").await {
+    let error = eventually("no leader", SHORT_TIMEOUT, async || match store.get("key").await {
         Ok(_) => Err("it is served".to_owned()),
         Err(error) if error.etcd_fault() == Some(EtcdFault::NoLeader) => Ok(error),
         Err(error) => Err(text(&error)),
@@ -105,7 +106,7 @@ async fn a_store_without_quorum_is_reported_with_its_remedy_until_it_has_one() {
     assert!(lines.iter().any(|line| line == "the store has no leader"), "{lines:?}");
 
     tokio::join!(two.restart(), three.restart());
-    eventually("a write", SOON, async || store.put("key", "value").await).await;
+    eventually("a write", SHORT_TIMEOUT, async || store.put("key", "value").await).await;
     assert_eq!(heard.here().last().map(String::as_str), Some("the store serves again"));
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::{
     etcd::Etcd,
     tcp_relay::{Direction, NetworkCondition, TcpRelay},
@@ -13,11 +14,11 @@ use store::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use crate::{SOON, store, store_with_timeout, until};
+use crate::{store, store_with_timeout, until};
 
 async fn leads(election: &Election) -> Leader {
     let mut state = election.state();
-    let state = timeout(SOON, state.wait_for(|state| state.leader().is_some()))
+    let state = timeout(SHORT_TIMEOUT, state.wait_for(|state| state.leader().is_some()))
         .await
         .expect("it wins in time");
     state
@@ -28,7 +29,7 @@ async fn leads(election: &Election) -> Leader {
 }
 
 async fn deposed(state: &mut watch::Receiver<Leadership>, leader: &Leader) {
-    let lost = timeout(SOON, state.wait_for(|state| state.leader() != Some(leader))).await;
+    let lost = timeout(SHORT_TIMEOUT, state.wait_for(|state| state.leader() != Some(leader))).await;
     lost.expect("it loses in time").expect("the election goes on");
 }
 
@@ -164,7 +165,7 @@ async fn a_waiting_candidate_without_a_lease_never_leads_without_a_key() {
     let store = store(&etcd.endpoint());
     let predecessor = reference_candidate(&store, "00000000").await;
     let election = Election::start(store.clone(), "aaaaaaaa");
-    let own = eventually("the candidate's key", SOON, async || {
+    let own = eventually("the candidate's key", SHORT_TIMEOUT, async || {
         let found = store.list(&store.keys().election()).await.unwrap();
         found
             .into_iter()
@@ -264,7 +265,7 @@ async fn the_write_of_a_deposed_leader_is_rejected() {
     let second = Election::start(direct.clone(), "bbbbbbbb");
     until("a second candidate", async || candidates(&direct).await == 2).await;
     // a separate store, so that the write waits for its response however long the next election takes
-    let patient = store_with_timeout(&relay.endpoint(), SOON * 4);
+    let patient = store_with_timeout(&relay.endpoint(), SHORT_TIMEOUT * 4);
     patient.get(&key).await.unwrap();
     relay.hold_from(Direction::ToServer, b"late");
     let write = leader.guard(Txn::new().if_unchanged(&key, read).put(&key, "late"));
@@ -273,7 +274,7 @@ async fn the_write_of_a_deposed_leader_is_rejected() {
     leads(&second).await;
     assert!(!late.is_finished(), "nothing has answered the write yet");
     relay.set(Direction::ToServer, NetworkCondition::Normal);
-    let refused = timeout(SOON, late).await.expect("an answer in time").unwrap();
+    let refused = timeout(SHORT_TIMEOUT, late).await.expect("an answer in time").unwrap();
     assert_eq!(refused.unwrap(), TxnOutcome::Conflict);
     assert_eq!(direct.get(&key).await.unwrap().unwrap().value, b"data");
 }

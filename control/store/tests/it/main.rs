@@ -15,16 +15,14 @@ mod watches;
 
 use std::time::Duration;
 
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::wait::eventually;
 use store::{Store, StoreConfig, StoreOptions};
-
-/// Timeout of a condition, on a busy machine.
-const SOON: Duration = Duration::from_secs(60);
 
 /// Waits until the condition holds.
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let probe = async || if is_so().await { Ok(()) } else { Err("not yet") };
-    eventually(what, SOON, probe).await;
+    eventually(what, SHORT_TIMEOUT, probe).await;
 }
 
 fn options(endpoints: &str) -> StoreOptions {

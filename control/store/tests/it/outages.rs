@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::{
     etcd::Etcd,
     ports::Port,
@@ -24,13 +25,13 @@ use tracing_subscriber::{
     layer::{Context, SubscriberExt},
 };
 
-use crate::{SOON, store_with_timeout, until};
+use crate::{store_with_timeout, until};
 
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// Waits for a first response: on a busy machine that takes longer than the timeout of these tests' requests.
 async fn connected(store: &Store) {
-    eventually("a first answer", SOON, async || store.get("key").await).await;
+    eventually("a first answer", SHORT_TIMEOUT, async || store.get("key").await).await;
 }
 
 #[tokio::test]
@@ -56,7 +57,7 @@ async fn a_request_without_a_server_waits_for_its_timeout_and_names_the_endpoint
 #[tokio::test]
 async fn a_request_made_during_an_outage_succeeds_once_the_store_is_back() {
     let mut etcd = Etcd::start().await;
-    let store = store_with_timeout(&etcd.endpoint(), SOON);
+    let store = store_with_timeout(&etcd.endpoint(), SHORT_TIMEOUT);
     store.put("key", "before").await.unwrap();
     etcd.stop().await;
     let waiting = tokio::spawn({
@@ -78,7 +79,7 @@ async fn connections_are_re_established_automatically() {
         store.get("key").await.unwrap_err();
     }
     etcd.restart().await;
-    eventually("an answer", SOON, async || store.get("key").await).await;
+    eventually("an answer", SHORT_TIMEOUT, async || store.get("key").await).await;
 }
 
 #[tokio::test]
@@ -87,7 +88,7 @@ async fn a_write_that_cannot_be_sent_in_time_is_not_sent_and_one_that_was_sent_i
     const IN_TIME: Duration = Duration::from_millis(200);
     let mut etcd = Etcd::start().await;
     let relay = TcpRelay::to(&etcd.address()).await;
-    let store = store_with_timeout(&relay.endpoint(), SOON);
+    let store = store_with_timeout(&relay.endpoint(), SHORT_TIMEOUT);
     store.get("key").await.unwrap();
     relay.hold_from(Direction::ToServer, b"early");
     let begun = now();
@@ -117,7 +118,7 @@ async fn a_write_without_a_response_may_have_been_applied() {
     let relay = TcpRelay::to(&etcd.address()).await;
     let (store, direct) = (
         store_with_timeout(&relay.endpoint(), LIMIT),
-        store_with_timeout(&etcd.endpoint(), SOON),
+        store_with_timeout(&etcd.endpoint(), SHORT_TIMEOUT),
     );
     connected(&store).await;
     relay.set(Direction::ToClient, NetworkCondition::Hold);
@@ -143,7 +144,7 @@ async fn a_silent_connection_is_replaced() {
     store.get("key").await.unwrap_err();
     until("a new connection", async || relay.accepted() > connections).await;
     relay.set_both(NetworkCondition::Normal);
-    eventually("an answer", SOON, async || store.get("key").await).await;
+    eventually("an answer", SHORT_TIMEOUT, async || store.get("key").await).await;
 }
 
 #[tokio::test]
@@ -157,7 +158,7 @@ async fn many_short_requests_detect_a_silent_connection_like_one_long_one() {
     relay.set_both(NetworkCondition::Hold);
     hasty.get("key").await.unwrap_err();
     assert_eq!(relay.accepted(), connections);
-    eventually("a new connection", SOON, async || {
+    eventually("a new connection", SHORT_TIMEOUT, async || {
         hasty.get("key").await.unwrap_err();
         if relay.accepted() > connections {
             Ok(())
@@ -187,7 +188,7 @@ async fn a_paused_server_counts_as_unreachable_until_it_continues() {
     };
     assert!(why.to_string().starts_with(&etcd.endpoint()), "{why}");
     etcd.thaw();
-    eventually("an answer", SOON, async || store.get("key").await).await;
+    eventually("an answer", SHORT_TIMEOUT, async || store.get("key").await).await;
 }
 
 #[tokio::test]
@@ -230,7 +231,7 @@ async fn requests_move_to_the_remaining_endpoint() {
     }
     two.disable();
     one.enable();
-    eventually("a write", SOON, async || store.put("key", "value").await).await;
+    eventually("a write", SHORT_TIMEOUT, async || store.put("key", "value").await).await;
 }
 
 /// Captures log lines by thread: each test runs on its own.
@@ -291,7 +292,7 @@ async fn one_line_reports_the_outage_and_one_its_end() {
         store.get("key").await.unwrap_err();
     }
     etcd.restart().await;
-    eventually("an answer", SOON, async || store.get("key").await).await;
+    eventually("an answer", SHORT_TIMEOUT, async || store.get("key").await).await;
     drop(watch);
     let told = heard.here();
     assert_eq!(

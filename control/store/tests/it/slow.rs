@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::{
     etcd::Etcd,
     tcp_relay::{Direction, NetworkCondition, TcpRelay},
@@ -12,7 +13,7 @@ use store::{
     election::{Election, Leader},
 };
 
-use crate::{SOON, store, until};
+use crate::{store, until};
 
 const LATE: Duration = Duration::from_secs(3);
 
@@ -79,7 +80,7 @@ async fn an_endpoint_that_is_fast_again_is_used_again() {
     .await;
     relays[0].set(Direction::ToClient, NetworkCondition::Normal);
     relays[1].set(Direction::ToClient, NetworkCondition::Delay(Duration::from_millis(600)));
-    eventually("requests over the one that was slow", SOON, async || {
+    eventually("requests over the one that was slow", SHORT_TIMEOUT, async || {
         let before = relays[0].received(Direction::ToServer);
         for _ in 0..5 {
             store.get("key").await.unwrap();
@@ -112,7 +113,7 @@ async fn a_watch_moves_away_from_an_endpoint_that_has_become_slow() {
     relays[slow].set(Direction::ToClient, NetworkCondition::Delay(LATE));
     let begun = now();
     let mut n = 1;
-    eventually("the watch to be quick again", SOON, async || {
+    eventually("the watch to be quick again", SHORT_TIMEOUT, async || {
         n += 1;
         let put = now();
         direct.put("watched", n.to_string()).await.unwrap();
@@ -186,7 +187,7 @@ async fn an_unused_silent_connection_is_re_established() {
 
 async fn leads(election: &Election) -> Leader {
     let mut state = election.state();
-    let state = tokio::time::timeout(SOON, state.wait_for(|state| state.leader().is_some())).await;
+    let state = tokio::time::timeout(SHORT_TIMEOUT, state.wait_for(|state| state.leader().is_some())).await;
     let state = state.expect("it wins in time").expect("the election goes on");
     state.leader().expect("it was waited for").clone()
 }

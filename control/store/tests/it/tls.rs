@@ -3,11 +3,12 @@
 use std::{fs, path::Path, time::Duration};
 
 use stolon_tests::certificates::Certificates;
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::{Etcd, ServerTls};
 use stolon_tests::wait::eventually;
 use store::{Store, StoreConfig, StoreError, StoreOptions, TlsOptions};
 
-use crate::{SOON, options};
+use crate::options;
 
 /// Two CAs, a server certificate for 127.0.0.1, a client certificate, and invalid files.
 fn certificates() -> Certificates {
@@ -44,7 +45,7 @@ fn trusting(ca: &Path) -> TlsOptions {
 }
 
 fn connect(etcd: &Etcd, tls: TlsOptions) -> Store {
-    connect_to(&etcd.endpoint(), tls, SOON)
+    connect_to(&etcd.endpoint(), tls, SHORT_TIMEOUT)
 }
 
 fn connect_to(endpoint: &str, tls: TlsOptions, timeout: Duration) -> Store {
@@ -59,16 +60,18 @@ fn connect_to(endpoint: &str, tls: TlsOptions, timeout: Duration) -> Store {
 /// Waits until the error contains one of these words: on a busy machine the timeout of a request may expire before the
 /// handshake fails.
 async fn is_refused_for(store: &Store, words: &[&str]) {
-    eventually(format!("a refusal for {words:?}"), SOON, async || {
-        match store.get("key").await {
+    eventually(
+        format!("a refusal for {words:?}"),
+        SHORT_TIMEOUT,
+        async || match store.get("key").await {
             Err(StoreError::Unreachable { source: Some(why), .. }) => {
                 let why = why.to_string();
                 let fits = words.iter().any(|words| why.contains(words));
                 if fits { Ok(()) } else { Err(why) }
             }
             other => panic!("{other:?}"),
-        }
-    })
+        },
+    )
     .await;
 }
 
@@ -96,7 +99,10 @@ async fn a_server_is_accepted_when_a_ca_of_the_bundle_signed_its_address() {
         skip_verify: true,
         ..TlsOptions::default()
     };
-    connect_to(&by_name, anyone, SOON).put("key", "any").await.unwrap();
+    connect_to(&by_name, anyone, SHORT_TIMEOUT)
+        .put("key", "any")
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

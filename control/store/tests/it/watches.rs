@@ -1,5 +1,6 @@
 //! Watches: the changes they report, and that they resume.
 
+use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::{
     etcd::Etcd,
     tcp_relay::{NetworkCondition, TcpRelay},
@@ -7,10 +8,12 @@ use stolon_tests::{
 use store::{Changes, KeyChange, KeyRange, Watch};
 use tokio::time::timeout;
 
-use crate::{SOON, store, store_with_timeout, until};
+use crate::{store, store_with_timeout, until};
 
 async fn next(watch: &Watch) -> Changes {
-    timeout(SOON, watch.changed()).await.expect("a change is reported")
+    timeout(SHORT_TIMEOUT, watch.changed())
+        .await
+        .expect("a change is reported")
 }
 
 fn value(changes: &Changes, key: &str) -> Option<String> {
