@@ -11,7 +11,7 @@ use anyhow::Context;
 use base::clock::Boottime;
 use model::{ClusterData, Db, DbUid, KeeperUid, Role};
 use serde_json::{Value, json};
-use store::{Store, StoreConfig, StoreOptions};
+use store::Store;
 use tokio_postgres::Config;
 
 use crate::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
@@ -20,6 +20,7 @@ use crate::leftovers::{self, ServerLeftovers};
 use crate::ports::Port;
 use crate::process::{self, Process, Signal};
 use crate::sql::SqlClient;
+use crate::store_client;
 use crate::tcp_relay::TcpRelay;
 use crate::test_dir::TestDir;
 use crate::wait::{eventually, now};
@@ -216,13 +217,7 @@ impl Cluster {
     pub async fn store_only() -> Self {
         let dir = TestDir::create();
         let etcd = Etcd::start_in(&dir.path().join("etcd")).await;
-        let options = StoreOptions {
-            endpoints: etcd.endpoint(),
-            cluster_name: CLUSTER_NAME.to_owned(),
-            ..StoreOptions::default()
-        };
-        let config = StoreConfig::validate(&options).expect("an endpoint and a name are all it takes");
-        let store = Store::connect(config);
+        let store = store_client::connect(&etcd.endpoint(), CLUSTER_NAME);
         Self {
             programs: BTreeMap::new(),
             leftovers: ServerLeftovers::default(),

@@ -17,6 +17,7 @@ pub mod ports;
 pub mod process;
 pub mod sql;
 pub mod status;
+pub mod store_client;
 pub mod tcp_relay;
 pub mod test_dir;
 pub mod wait;

@@ -4,7 +4,8 @@ use std::process::Stdio;
 
 use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::Etcd;
-use store::{Revision, Store, StoreConfig, StoreOptions};
+use stolon_tests::store_client;
+use store::{Revision, Store};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -74,12 +75,7 @@ pub(crate) struct CtlHarness {
 impl CtlHarness {
     pub(crate) async fn start() -> Self {
         let etcd = Etcd::start().await;
-        let options = StoreOptions {
-            endpoints: etcd.endpoint(),
-            cluster_name: "c".to_owned(),
-            ..StoreOptions::default()
-        };
-        let store = Store::connect(StoreConfig::validate(&options).unwrap());
+        let store = store_client::connect(&etcd.endpoint(), "c");
         Self { etcd, store }
     }
 

@@ -8,11 +8,13 @@ use keeper::publish::{Due, InfoReport, KeeperIdentity, Permit, Publisher};
 use model::{KeeperInfo, KeeperUid, Stopped, from_slice};
 use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::Etcd;
+use stolon_tests::store_client;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, now, throughout};
-use store::{Revision, Store, StoreConfig, StoreOptions};
+use store::{Revision, Store};
 
 const INTERVAL: Duration = Duration::from_secs(5);
+
 fn store(etcd: &Etcd) -> Store {
     store_at(etcd.endpoint())
 }
@@ -30,12 +32,7 @@ fn is_due(ticks: &mut tokio::time::Interval) -> bool {
 }
 
 fn store_at(endpoints: String) -> Store {
-    let options = StoreOptions {
-        endpoints,
-        cluster_name: "main".into(),
-        ..StoreOptions::default()
-    };
-    Store::connect(StoreConfig::validate(&options).unwrap())
+    store_client::connect(&endpoints, "main")
 }
 
 fn publisher(store: &Store, boot: &str) -> Publisher {

@@ -15,8 +15,9 @@ use stolon_tests::etcd::Etcd;
 use stolon_tests::fake_sentinel::{self, FakeSentinel};
 use stolon_tests::ports::Port;
 use stolon_tests::process::{Process, Signal};
+use stolon_tests::store_client;
 use stolon_tests::wait::{eventually, now};
-use store::{Revision, Store, StoreConfig, StoreOptions};
+use store::{Revision, Store};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -88,12 +89,7 @@ impl ProxyHarness {
 
     async fn with_timeout(timeout: Duration) -> Self {
         let etcd = Etcd::start().await;
-        let options = StoreOptions {
-            endpoints: etcd.endpoint(),
-            cluster_name: CLUSTER.to_owned(),
-            ..StoreOptions::default()
-        };
-        let store = Store::connect(StoreConfig::validate(&options).unwrap());
+        let store = store_client::connect(&etcd.endpoint(), CLUSTER);
         let spec = ClusterSpec {
             proxy_check_interval: Some(GoDuration::from_nanos(CHECK_INTERVAL.as_nanos() as i64)),
             proxy_timeout: Some(GoDuration::from_nanos(timeout.as_nanos() as i64)),

@@ -7,13 +7,9 @@
 
 mod sentinel;
 
-use store::{Store, StoreConfig, StoreOptions};
+use stolon_tests::store_client;
+use store::Store;
 
 fn store(endpoints: &str) -> Store {
-    let options = StoreOptions {
-        endpoints: endpoints.to_owned(),
-        cluster_name: "mycluster".to_owned(),
-        ..StoreOptions::default()
-    };
-    Store::connect(StoreConfig::validate(&options).expect("the options are fine"))
+    store_client::connect(endpoints, "mycluster")
 }

@@ -16,8 +16,9 @@ mod watches;
 use std::time::Duration;
 
 use stolon_tests::deadlines::SHORT_TIMEOUT;
+use stolon_tests::store_client;
 use stolon_tests::wait::eventually;
-use store::{Store, StoreConfig, StoreOptions};
+use store::{Store, StoreOptions};
 
 /// Waits until the condition holds.
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
@@ -26,21 +27,13 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 fn options(endpoints: &str) -> StoreOptions {
-    StoreOptions {
-        endpoints: endpoints.to_owned(),
-        cluster_name: "mycluster".to_owned(),
-        ..StoreOptions::default()
-    }
+    store_client::options(endpoints, "mycluster")
 }
 
 fn store(endpoints: &str) -> Store {
-    Store::connect(StoreConfig::validate(&options(endpoints)).expect("the options are fine"))
+    store_client::connect(endpoints, "mycluster")
 }
 
 fn store_with_timeout(endpoints: &str, timeout: Duration) -> Store {
-    let options = StoreOptions {
-        timeout,
-        ..options(endpoints)
-    };
-    Store::connect(StoreConfig::validate(&options).expect("the options are fine"))
+    store_client::connect_with_timeout(endpoints, "mycluster", timeout)
 }

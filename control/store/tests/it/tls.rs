@@ -5,6 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use stolon_tests::certificates::Certificates;
 use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::{Etcd, ServerTls};
+use stolon_tests::store_client;
 use stolon_tests::wait::eventually;
 use store::{Store, StoreConfig, StoreError, StoreOptions, TlsOptions};
 
@@ -54,7 +55,7 @@ fn connect_to(endpoint: &str, tls: TlsOptions, timeout: Duration) -> Store {
         timeout,
         ..options(endpoint)
     };
-    Store::connect(StoreConfig::validate(&options).expect("the options are fine"))
+    store_client::connect_with(&options)
 }
 
 /// Waits until the error contains one of these words: on a busy machine the timeout of a request may expire before the

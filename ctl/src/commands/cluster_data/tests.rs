@@ -2,8 +2,8 @@ use std::cell::Cell;
 
 use model::{GoDuration, Phase, to_compact};
 use stolon_tests::etcd::Etcd;
+use stolon_tests::store_client;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
-use store::{StoreConfig, StoreOptions};
 
 use super::*;
 
@@ -20,13 +20,7 @@ fn connect(etcd: &Etcd) -> Store {
 }
 
 fn connect_for(endpoint: &str, timeout: Duration) -> Store {
-    let options = StoreOptions {
-        endpoints: endpoint.to_owned(),
-        cluster_name: "c".to_owned(),
-        timeout,
-        ..StoreOptions::default()
-    };
-    Store::connect(StoreConfig::validate(&options).unwrap())
+    store_client::connect_with_timeout(endpoint, "c", timeout)
 }
 
 impl WriteRace {
