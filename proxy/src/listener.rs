@@ -30,7 +30,8 @@ use self::session::{ClientSession, ConnContext};
 use self::socket::uses_pacing;
 pub use self::socket::{BoundSocket, Keepalive, bind, is_local_address};
 use crate::metrics::{HoldOutcome, Metrics, RefusalReason};
-use crate::relay::{BoottimeTimer, ByteCounters, Gate, RelayConfig, sys};
+use crate::relay::epoll::sys;
+use crate::relay::{BoottimeTimer, ByteCounters, Gate, RelayConfig};
 
 /// Length of the accept queue; the kernel limits it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;

@@ -18,7 +18,8 @@ use tracing::{debug, warn};
 use super::socket::{Keepalive, disable_pacing, set_options};
 use super::{BackendGuard, ConnectionCount, LogLimits};
 use crate::metrics::{Metrics, RefusalReason};
-use crate::relay::{self, ByteCounters, RelayConfig, RelayEnd, Socket, sys};
+use crate::relay::epoll::sys;
+use crate::relay::{self, ByteCounters, RelayConfig, RelayEnd, Socket};
 
 /// What all sessions of a relay thread share.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use base::clock::Boottime;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use tokio::io::unix::AsyncFd;
 
-use super::{Gate, sys};
+use super::epoll::sys;
 
 /// A timer descriptor, registered with the runtime that created it.
 #[derive(Debug)]
@@ -66,26 +66,5 @@ impl BoottimeTimer {
         let time = Itimerspec { it_interval, it_value };
         rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &time)?;
         Ok(())
-    }
-
-    /// Waits until the lease of `gate` has ended, and closes the gate; or until the gate is closed for another reason.
-    /// Returns true if the lease ended (fencing F-4).
-    ///
-    /// A renewal is noticed at the old end of the lease. After one that moved the end to an earlier time, call it anew.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "whether a lease has ended depends on the clock"
-    )]
-    pub async fn lease_end(&self, gate: &Gate) -> io::Result<bool> {
-        while let Some(lease_end) = gate.lease_end() {
-            tokio::select! {
-                fired = self.wait_until(lease_end) => fired?,
-                () = gate.closed() => return Ok(false),
-            }
-            if gate.expire(Boottime::now()) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 }

@@ -8,8 +8,10 @@ use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 
 use super::pipes::Pipe;
+use super::socket::Socket;
 use super::transfer::{Transfer, TransferError, TransferStatus};
-use super::{Gate, Socket, SocketOperation};
+use crate::relay::gate::Gate;
+use crate::relay::outcome::SocketOperation;
 
 /// The state of the splice method for one direction between polls: empty, unless the sink is full.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::SocketOperation;
+use crate::relay::outcome::SocketOperation;
 
 /// The result of one transfer.
 #[derive(Debug, PartialEq, Eq)]

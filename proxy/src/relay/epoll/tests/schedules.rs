@@ -42,7 +42,7 @@ fn actions() -> impl Strategy<Value = (Vec<Action>, Ending)> {
             1..64_usize,
             1..70_000_usize,
             1..600_000_usize,
-            Just(crate::relay::copy::BUFFER_BYTES)
+            Just(crate::relay::epoll::copy::BUFFER_BYTES)
         ].prop_map(Action::Write),
         4 => prop_oneof![1..64_usize, 1..200_000_usize].prop_map(Action::Read),
         2 => (1..40_u8).prop_map(Action::Pause),
@@ -236,7 +236,11 @@ fn run_schedule(start: Start, schedule: Schedule) -> Result<(), TestCaseError> {
                 end
             );
         }
-        prop_assert_eq!(crate::relay::pipes::pipe_counts().0, 0, "a pipe is still borrowed");
+        prop_assert_eq!(
+            crate::relay::epoll::pipes::pipe_counts().0,
+            0,
+            "a pipe is still borrowed"
+        );
         Ok(())
     })
 }

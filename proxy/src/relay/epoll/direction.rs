@@ -11,10 +11,13 @@ use rustix::net::Shutdown;
 
 use super::batching::StreamBatching;
 use super::copy::CopyMethod;
-use super::method::{Method, MethodSelector};
+use super::method::{Method, MethodPolicy, MethodSelector};
+use super::socket::Socket;
 use super::splice::SpliceMethod;
 use super::transfer::{Transfer, TransferError, TransferStatus};
-use super::{ByteCounters, Gate, MethodPolicy, Side, Socket, SocketOperation};
+use crate::relay::counters::ByteCounters;
+use crate::relay::gate::Gate;
+use crate::relay::outcome::{Side, SocketOperation};
 
 /// Transfers of one direction before the other direction, and other connections of the thread, run.
 const TRANSFERS_MAX: usize = 16;

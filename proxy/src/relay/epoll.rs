@@ -1,129 +1,40 @@
-//! Forwards bytes between two sockets, through a gate that every byte passes. Which sockets are connected, and when the
-//! gate closes, is decided elsewhere; nothing here depends on clusters.
+//! The engine on epoll, by way of the runtime: a connection is one task that polls both directions, two descriptors, and
+//! no allocation per direction while it is idle. Bytes are never inspected (proxy P-16).
 //!
-//! A connection is one task that polls both directions: two descriptors, and no allocation per direction while it is
-//! idle. Bytes are never inspected (proxy P-16). Two methods move them: `copy` for small messages, `splice` for bulk.
-//! Each call returns a `Transfer`; a method asks the gate between reading and writing. Another engine would do the
-//! same.
+//! Two methods move them: `copy` for small messages, `splice` for bulk. Each call returns a `Transfer`; a method asks
+//! the gate between reading and writing. When the gate closes is decided elsewhere.
 
 mod batching;
 mod copy;
 mod direction;
-mod gate;
 mod method;
 mod peer_timeout;
 mod pipes;
 mod socket;
 mod splice;
 pub(crate) mod sys;
-mod timer;
 mod transfer;
 
-use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use socket2::SockRef;
 use tokio::io::Interest;
 
 use self::direction::{Direction, Endpoints};
-pub use self::gate::{CloseEvent, CloseReason, Gate};
 pub use self::method::MethodPolicy;
 pub use self::peer_timeout::PeerTimeout;
 pub(crate) use self::pipes::PIPES_MAX;
 use self::socket::SharedFd;
 pub use self::socket::Socket;
-pub use self::timer::BoottimeTimer;
 use self::transfer::TransferError;
-
-/// One side of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// The program that connected to the proxy.
-    Client,
-    /// The server that the proxy connected it to.
-    Server,
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Client => "client",
-            Self::Server => "server",
-        })
-    }
-}
-
-/// The operation in which a socket failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SocketOperation {
-    /// Reading from it.
-    Read,
-    /// Writing to it.
-    Write,
-    /// Shutting down its sending direction, after the other side's stream has ended.
-    Shutdown,
-    /// Waiting for an error while nothing is read from it.
-    Wait,
-}
-
-impl fmt::Display for SocketOperation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Read => "read from",
-            Self::Write => "write to",
-            Self::Shutdown => "finish",
-            Self::Wait => "wait for",
-        })
-    }
-}
-
-/// A socket that failed; usually its peer crashed, or closed with bytes in transit.
-#[derive(Debug, thiserror::Error)]
-#[error("{operation} {side}")]
-pub struct RelayError {
-    /// The side whose socket failed.
-    pub side: Side,
-    /// What was being done with it.
-    pub operation: SocketOperation,
-    /// The error of the system.
-    #[source]
-    pub source: io::Error,
-}
-
-/// How a connection ended.
-#[derive(Debug)]
-pub enum RelayEnd {
-    /// Both sides finished their streams, the client first.
-    ClientFinished,
-    /// Both sides finished their streams, the server first.
-    ServerFinished,
-    /// The gate closed or its lease ended: both sockets were closed, and bytes in transit were dropped.
-    GateClosed,
-    /// One side failed; the other one got a reset (proxy P-11).
-    Failed(RelayError),
-}
-
-/// Counters of forwarded bytes. Each relay thread has its own, on separate cache lines, so that counting causes no
-/// contention.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct ByteCounters {
-    /// Bytes written to clients.
-    pub to_client: AtomicU64,
-    /// Bytes written to servers.
-    pub to_server: AtomicU64,
-    /// The part of both that was spliced; the rest was copied.
-    pub spliced: AtomicU64,
-    /// How often splicing was chosen but not possible.
-    pub splice_refused: AtomicU64,
-    /// How often batching of a stream was started.
-    pub batches: AtomicU64,
-}
+use crate::relay::counters::ByteCounters;
+use crate::relay::gate::Gate;
+use crate::relay::outcome::{RelayEnd, RelayError, Side, SocketOperation};
 
 /// Configuration of the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

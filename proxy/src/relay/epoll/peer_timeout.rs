@@ -12,7 +12,8 @@
 use std::time::Duration;
 
 use super::socket::SharedFd;
-use super::{Side, sys};
+use super::sys;
+use crate::relay::outcome::Side;
 
 /// Longest time between two checks of a peer.
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(5);

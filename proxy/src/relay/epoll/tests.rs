@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use base::clock::Boottime;
@@ -11,6 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::relay::{BoottimeTimer, CloseReason};
 
 mod methods;
 mod schedules;
@@ -409,7 +411,7 @@ async fn an_idle_connection_ends_when_the_gate_closes(start: Start) {
 async fn an_idle_connection_ends_when_the_lease_ends(start: Start) {
     let gate = Arc::new(Gate::new(lease_end_in(Duration::from_millis(50))));
     let mut harness = harness_with(start, gate.clone(), None).await;
-    assert!(BoottimeTimer::new().unwrap().lease_end(&gate).await.unwrap());
+    assert!(wait_for_lease_end(&gate).await);
     assert!(matches!(harness.end.await.unwrap(), RelayEnd::GateClosed));
     assert!(read_all(&mut harness.client).await.unwrap().is_empty());
     assert!(read_all(&mut harness.server).await.unwrap().is_empty());
@@ -424,8 +426,19 @@ async fn a_stalled_connection_ends_when_the_lease_ends(start: Start) {
             .gate
             .renew(lease_end_in(Duration::from_millis(20)), lease_end_in(Duration::ZERO))
     );
-    assert!(BoottimeTimer::new().unwrap().lease_end(&harness.gate).await.unwrap());
+    assert!(wait_for_lease_end(&harness.gate).await);
     assert!(matches!(harness.end.await.unwrap(), RelayEnd::GateClosed));
+}
+
+/// Waits until the lease of the gate has ended, and closes the gate. Returns whether this call has closed it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "whether a lease has ended depends on the clock"
+)]
+async fn wait_for_lease_end(gate: &Gate) -> bool {
+    let lease_end = gate.lease_end().expect("the gate is open");
+    BoottimeTimer::new().unwrap().wait_until(lease_end).await.unwrap();
+    gate.expire(Boottime::now())
 }
 
 /// Returns a gate that runs `during` at its first forward, as if the process were paused there meanwhile.

@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use std::os::fd::AsFd;
 
 use super::*;
-use crate::relay::{pipes, splice::refuse};
+use crate::relay::epoll::{pipes, splice::refuse};
 
 /// Sends `bytes` from server to client at once and returns the counters.
 async fn stream(start: Start, bytes: usize) -> Arc<ByteCounters> {
