@@ -6,7 +6,7 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use base::Chain;
+use base::{Chain, Clock};
 use daemon::args::{self, CTL, CommonArgs, Faults, VERSION};
 use daemon::telemetry::{self, ignore_broken_pipe, print_stderr};
 use store::{Store, StoreError, UNREACHABLE_HINT};
@@ -120,7 +120,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         }
         return ExitCode::FAILURE;
     };
-    let store = Store::connect(common.store);
+    let store = Store::connect(common.store, Clock::system());
     let outcome = match &command {
         Command::Init(args) => Box::pin(init::run(&store, args)).await,
         Command::Status(args) => status::run(&store, args).await,

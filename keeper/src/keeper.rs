@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use base::Chain;
 use base::clock::{Boottime, wall_clock};
+use base::{Chain, Clock};
 use model::{BootUuid, KeeperInfo, KeeperUid, Spec, Stopped as Announced, from_slice};
 use store::{Changes, Entry, KeyRange, Store, Watch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -144,7 +144,7 @@ pub async fn run(parts: KeeperParts) -> Result<(), ReplacedError> {
         metrics,
         mut signals,
     } = parts;
-    let store = Store::connect(config.common.store.clone());
+    let store = Store::connect(config.common.store.clone(), Clock::system());
     let mut liveness_key = LivenessKey::new(&store, &me, boot.clone());
     let mut claim = LivenessClaim::default();
     let mut shutdown = tokio::select! {

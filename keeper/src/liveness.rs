@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use base::Chain;
+use base::{Chain, RandomBytes};
 use model::{BootUuid, KeeperUid};
 use plan::{LIVENESS_PERIOD, LIVENESS_TTL};
 use store::{LeaseId, Revision, Store, StoreError, Txn, TxnOutcome};
@@ -124,7 +124,7 @@ impl LivenessKey {
 
     /// Takes the key if it is unchanged since `found`: of two competing processes exactly one succeeds.
     pub async fn take(&mut self, found: Option<&FoundKey>) -> Result<bool, StoreError> {
-        let lease = LeaseId::random();
+        let lease = LeaseId::from_random(RandomBytes::system().bytes());
         let taken = self.key.put_under(lease, found).await?;
         if taken {
             *self.key.lock() = KeyState::Ours(lease);
@@ -171,7 +171,7 @@ impl LivenessInner {
         match &found {
             Some(found) if found.boot != self.boot => Ok(KeyState::Other(found.boot.clone())),
             _ => {
-                let lease = LeaseId::random();
+                let lease = LeaseId::from_random(RandomBytes::system().bytes());
                 let is_taken = self.put_under(lease, found.as_ref()).await?;
                 // On a conflict with another process, or with an earlier request of this one, the next renewal reads
                 // the key again.

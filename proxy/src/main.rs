@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::Context;
+use base::Clock;
 use base::clock::Boottime;
 use daemon::args::{self, PROXY};
 use daemon::telemetry::{self, Component};
@@ -88,7 +89,7 @@ fn run(config: Config) -> anyhow::Result<()> {
                 summary_status.log_summary(&summary_metrics, clients.load(Ordering::Relaxed), Boottime::now());
             }
         });
-        let store = Store::connect(config.common.store);
+        let store = Store::connect(config.common.store, Clock::system());
         let mut checkin = CheckIn::new(store, config.common.cluster_name, me, handle, metrics, status);
         let stopped_by = tokio::select! {
             fatal = checkin.run() => return Err(fatal.into()),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base::Clock;
 use store::{Store, StoreConfig, StoreOptions};
 
 /// Returns the options of a client of these endpoints, separated by commas, for a cluster.
@@ -41,5 +42,6 @@ pub fn connect_with_timeout(endpoints: &str, cluster_name: &str, timeout: Durati
 /// They are not valid.
 pub fn connect_with(options: &StoreOptions) -> Store {
     let config = StoreConfig::validate(options);
-    Store::connect(config.unwrap_or_else(|faults| panic!("store options: {faults:?}")))
+    let config = config.unwrap_or_else(|faults| panic!("store options: {faults:?}"));
+    Store::connect(config, Clock::system())
 }

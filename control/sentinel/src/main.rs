@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use base::Chain;
+use base::{Chain, Clock};
 use clap::Parser;
 use daemon::args::{self, CommonConfig, DaemonArgs, Faults, SENTINEL};
 use daemon::telemetry::{self, Component, fatal, fatal_error, serve_metrics};
@@ -95,7 +95,7 @@ fn start(common: CommonConfig, uid: SentinelUid, initial_spec: Option<ClusterSpe
             }
         };
         let config = Config {
-            store: Store::connect(common.store.clone()),
+            store: Store::connect(common.store.clone(), Clock::system()),
             uid,
             initial_spec,
         };

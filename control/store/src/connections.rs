@@ -35,7 +35,7 @@ use super::{
     etcd_fault::EtcdFaults,
     latency::{Latency, fastest, hedge_after, is_worth_moving},
 };
-use base::clock::Boottime;
+use base::{Clock, clock::Boottime};
 
 /// HTTP/2 keepalive interval. etcd rejects clients that ping more often than every 5 s (store 3.3).
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -54,6 +54,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// All connections of one store.
 pub(super) struct StoreConnections {
     config: StoreConfig,
+    clock: Clock,
     /// Faults that responses have revealed.
     pub(super) etcd_faults: EtcdFaults,
     endpoints: Arc<EndpointTable>,
@@ -100,7 +101,7 @@ impl Drop for ConnectTasks {
 }
 
 impl StoreConnections {
-    pub(super) fn new(config: StoreConfig) -> Self {
+    pub(super) fn new(config: StoreConfig, clock: Clock) -> Self {
         let endpoints = config.endpoints.iter().map(|_| EndpointState::default()).collect();
         let state = Mutex::new(EndpointStates {
             endpoints,
@@ -113,6 +114,7 @@ impl StoreConnections {
         });
         Self {
             config,
+            clock,
             etcd_faults: EtcdFaults::default(),
             endpoints,
             connect_tasks: OnceLock::new(),
@@ -122,6 +124,10 @@ impl StoreConnections {
 
     pub(super) fn config(&self) -> &StoreConfig {
         &self.config
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Waits for a connection: the fastest, or those of similar latency in turns. Must be called within a tokio
@@ -199,7 +205,10 @@ impl StoreConnections {
     }
 
     fn connect_all(&self) -> ConnectTasks {
-        let connect = |index| maintain_connection(self.config.clone(), index, Arc::clone(&self.endpoints));
+        let connect = |index| {
+            let (config, clock) = (self.config.clone(), self.clock.clone());
+            maintain_connection(config, clock, index, Arc::clone(&self.endpoints))
+        };
         ConnectTasks(
             (0..self.config.endpoints.len())
                 .map(|index| tokio::spawn(connect(index)).abort_handle())
@@ -215,18 +224,16 @@ impl Connection {
     }
 
     /// Records that a request is sent now.
-    #[expect(clippy::disallowed_methods, reason = "silence is measured where it is met")]
     pub(super) fn note_sent(&self) {
         let (mut asked, received) = (self.liveness.lock_oldest_pending(), self.received());
         if asked.is_none_or(|(received_then, _)| received_then != received) {
-            *asked = Some((received, Boottime::now()));
+            *asked = Some((received, self.liveness.clock.now()));
         }
     }
 
     /// Returns the latency to expect of a request sent now.
-    #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
     pub(super) fn expected(&self) -> Duration {
-        self.liveness.lock_latency().expected(Boottime::now())
+        self.liveness.lock_latency().expected(self.liveness.clock.now())
     }
 
     fn measured(&self) -> Duration {
@@ -239,7 +246,6 @@ impl Connection {
     }
 
     /// Times one request. An error response of the server counts, an error of the connection does not.
-    #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
     pub(super) async fn timed<T, E>(
         &self,
         request: impl Future<Output = Result<T, E>>,
@@ -247,7 +253,7 @@ impl Connection {
     ) -> Result<T, E> {
         let timer = RequestTimer {
             liveness: &self.liveness,
-            number: self.liveness.lock_latency().sent(Boottime::now()),
+            number: self.liveness.lock_latency().sent(self.liveness.clock.now()),
         };
         let outcome = request.await;
         if outcome.as_ref().map_or_else(is_server_response, |_| true) {
@@ -257,14 +263,13 @@ impl Connection {
     }
 
     /// Measures an otherwise idle connection for as long as it exists.
-    #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
     async fn probe(&self, key: String, limit: Duration) -> std::convert::Infallible {
         loop {
             sleep(PROBE_INTERVAL).await;
             let idle = self
                 .liveness
                 .lock_latency()
-                .is_unmeasured_for(PROBE_INTERVAL, Boottime::now());
+                .is_unmeasured_for(PROBE_INTERVAL, self.liveness.clock.now());
             if idle {
                 let mut client = self.client.kv_client();
                 let count = client.get(key.as_str(), Some(GetOptions::new().with_count_only()));
@@ -281,10 +286,10 @@ impl Connection {
 
     /// Closes the connection if no byte has arrived since the oldest pending request was sent, at least this long ago.
     /// The short timeout of a single request is not a reason to close.
-    #[expect(clippy::disallowed_methods, reason = "silence is measured where it is met")]
     pub(super) fn close_if_silent_for(&self, limit: Duration) {
         let asked = *self.liveness.lock_oldest_pending();
-        let is_silent = |(received, since)| received == self.received() && Boottime::now().since(since) >= limit;
+        let now = self.liveness.clock.now();
+        let is_silent = |(received, since)| received == self.received() && now.since(since) >= limit;
         if asked.is_some_and(is_silent) {
             self.close(&format!("no answer within {limit:?}"));
         }
@@ -354,13 +359,13 @@ impl EndpointStates {
 }
 
 /// Keeps one endpoint connected. A delay follows each failure and each connection that ended soon.
-async fn maintain_connection(config: StoreConfig, index: usize, endpoints: Arc<EndpointTable>) {
+async fn maintain_connection(config: StoreConfig, clock: Clock, index: usize, endpoints: Arc<EndpointTable>) {
     let endpoint = &config.endpoints[index];
     let mut pause = Duration::ZERO;
     loop {
         sleep(pause).await;
         pause = (pause * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
-        match connect_endpoint(&config, index).await {
+        match connect_endpoint(&config, &clock, index).await {
             Ok(connection) => {
                 debug!(%endpoint, "connected to the store");
                 let liveness = Arc::clone(&connection.liveness);
@@ -388,7 +393,7 @@ async fn maintain_connection(config: StoreConfig, index: usize, endpoints: Arc<E
 }
 
 /// Connects, and waits for the server's first bytes: the kernel of a stopped server still accepts connections.
-async fn connect_endpoint(config: &StoreConfig, index: usize) -> Result<Connection, Cause> {
+async fn connect_endpoint(config: &StoreConfig, clock: &Clock, index: usize) -> Result<Connection, Cause> {
     let endpoint = &config.endpoints[index];
     let (host, port) = endpoint
         .host_and_port()
@@ -411,7 +416,7 @@ async fn connect_endpoint(config: &StoreConfig, index: usize) -> Result<Connecti
                 .map_err(no_response)??,
         ),
     };
-    timeout(limit, http2_handshake(io, config, index))
+    timeout(limit, http2_handshake(io, config, clock, index))
         .await
         .map_err(no_response)?
 }
@@ -439,10 +444,14 @@ async fn tls_handshake(
     connected.map_err(|error| Cause::new(format!("TLS: {error}")))
 }
 
-#[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
-async fn http2_handshake(io: Box<dyn AsyncIo>, config: &StoreConfig, index: usize) -> Result<Connection, Cause> {
+async fn http2_handshake(
+    io: Box<dyn AsyncIo>,
+    config: &StoreConfig,
+    clock: &Clock,
+    index: usize,
+) -> Result<Connection, Cause> {
     let endpoint = &config.endpoints[index];
-    let began = Boottime::now();
+    let began = clock.now();
     let scheme = if endpoint.scheme == Scheme::Https {
         "https"
     } else {
@@ -454,7 +463,7 @@ async fn http2_handshake(io: Box<dyn AsyncIo>, config: &StoreConfig, index: usiz
         .path_and_query("/")
         .build();
     let uri = uri.map_err(|error| Cause::deepest(&error))?;
-    let liveness = Arc::new(ConnLiveness::default());
+    let liveness = Arc::new(ConnLiveness::new(clock.clone()));
     let mut stream = Some(TokioIo::new(MonitoredIo::new(io, Arc::clone(&liveness))));
     // tonic would reconnect through this: it gets the one stream, and an error afterwards
     let connector = tower::service_fn(move |_: Uri| std::future::ready(stream.take().ok_or(ConnectionGone)));
@@ -473,7 +482,7 @@ async fn http2_handshake(io: Box<dyn AsyncIo>, config: &StoreConfig, index: usiz
         }
     }
     // the server's first bytes are a response to the client's: the first measurement
-    let now = Boottime::now();
+    let now = clock.now();
     liveness.lock_latency().measure(now.since(began), now);
     // without a leader etcd then returns an error at once instead of blocking requests and watches
     let options = ConnectOptions::new().with_require_leader(true);
@@ -491,8 +500,8 @@ trait AsyncIo: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncIo for T {}
 
 /// The liveness of one connection.
-#[derive(Default)]
 struct ConnLiveness {
+    clock: Clock,
     received: AtomicU64,
     /// Bytes received when the oldest request that may still be pending was sent, and when that was.
     oldest_pending: Mutex<Option<(u64, Boottime)>>,
@@ -504,6 +513,19 @@ struct ConnLiveness {
 }
 
 impl ConnLiveness {
+    fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            received: AtomicU64::new(0),
+            oldest_pending: Mutex::default(),
+            latency: Mutex::default(),
+            first_bytes: Notify::new(),
+            close: CancellationToken::new(),
+            closed: CancellationToken::new(),
+            reason: OnceLock::new(),
+        }
+    }
+
     fn lock_oldest_pending(&self) -> MutexGuard<'_, Option<(u64, Boottime)>> {
         self.oldest_pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -534,19 +556,19 @@ struct RequestTimer<'p> {
 }
 
 impl RequestTimer<'_> {
-    #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
     fn answered(mut self) {
         if let Some(number) = self.number.take() {
-            self.liveness.lock_latency().answered(number, Boottime::now());
+            self.liveness.lock_latency().answered(number, self.liveness.clock.now());
         }
     }
 }
 
 impl Drop for RequestTimer<'_> {
-    #[expect(clippy::disallowed_methods, reason = "latency is measured where it is met")]
     fn drop(&mut self) {
         if let Some(number) = self.number {
-            self.liveness.lock_latency().abandoned(number, Boottime::now());
+            self.liveness
+                .lock_latency()
+                .abandoned(number, self.liveness.clock.now());
         }
     }
 }

@@ -29,10 +29,8 @@ impl fmt::Display for LeaseId {
 }
 
 impl LeaseId {
-    /// An id that no lease has: one of 2^62, by chance.
-    pub fn random() -> Self {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).expect("the system has random bytes, see getrandom(2)");
+    /// Makes an id from random bytes: one of 2^62, so no lease has it.
+    pub fn from_random(random: [u8; 8]) -> Self {
         Self(i64::from_ne_bytes(random) & (i64::MAX >> 1) | 1)
     }
 }
@@ -77,7 +75,7 @@ impl Store {
         .inspect(|_| self.connections.etcd_faults.record_success(RequestKind::Write))
     }
 
-    /// Requests a lease with an id chosen by the caller, see [`LeaseId::random`].
+    /// Requests a lease with an id chosen by the caller, see [`LeaseId::from_random`].
     ///
     /// A renewal, or a put under it, may be sent before the response; one that arrives before the grant fails because
     /// there is no lease.

@@ -25,6 +25,7 @@ mod watch;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
+use base::Clock;
 use etcd_client::{Client, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse};
 use tokio::time::{sleep, timeout};
 
@@ -163,11 +164,12 @@ enum RetryPolicy {
 }
 
 impl Store {
-    /// Returns a handle that connects at its first request; never fails because etcd is unreachable.
-    pub fn connect(config: StoreConfig) -> Self {
+    /// Returns a handle that connects at its first request; never fails because etcd is unreachable. The clock measures
+    /// latencies and the validity of an election lease; timeouts are tokio's.
+    pub fn connect(config: StoreConfig, clock: Clock) -> Self {
         let timeout = config.timeout;
         Self {
-            connections: Arc::new(StoreConnections::new(config)),
+            connections: Arc::new(StoreConnections::new(config, clock)),
             timeout,
             send_limit: timeout,
         }
@@ -176,6 +178,11 @@ impl Store {
     /// The cluster's keys.
     pub fn keys(&self) -> &Keys {
         self.connections.config().keys()
+    }
+
+    /// Returns the clock that the handle was made with.
+    pub(crate) fn clock(&self) -> &Clock {
+        self.connections.clock()
     }
 
     /// Returns the timeout of each request.

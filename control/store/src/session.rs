@@ -60,22 +60,18 @@ pub(super) struct EtcdSession {
 
 impl EtcdSession {
     /// Opens a session with a lease that fits the store's latency.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the session's validity counts from before its lease is requested"
-    )]
     pub(super) async fn open(store: &Store) -> Result<Self, StoreError> {
         let known = store.latency();
         let mut wanted = ttl_for(known);
         let mut fastest = Some(known).filter(|known| !known.is_zero());
         let mut left = LEASE_GRANTS_MAX;
         loop {
-            let since = Boottime::now();
+            let since = store.clock().now();
             let LeaseGrant { lease: id, ttl } = store.grant(wanted).await?;
             left -= 1;
             // The request has measured the store, better than what was known before: one slow response is not
             // representative.
-            let took = Boottime::now().since(since);
+            let took = store.clock().now().since(since);
             let latency = fastest.map_or(took, |fastest| fastest.min(took));
             fastest = Some(latency);
             let suits = ttl_for(latency);
@@ -136,10 +132,6 @@ impl EtcdSession {
     ///
     /// Renewals are timed from the sending of the last one and do not wait for its response, so a session stays valid
     /// as long as responses arrive, however late.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the session's validity counts from before each renewal"
-    )]
     pub(super) async fn keep_alive(&self, store: &Store) {
         let mut renewals = Renewals::default();
         let mut moving: Option<Pin<Box<dyn Future<Output = Option<Lease>> + Send + '_>>> = None;
@@ -148,7 +140,7 @@ impl EtcdSession {
         // not reset by other events: renewals and their responses may be more frequent
         let mut next_look = sent + SAMPLE_INTERVAL;
         loop {
-            let now = Boottime::now();
+            let now = store.clock().now();
             let left = self.end().since(now);
             if left.is_zero() {
                 return;
@@ -172,12 +164,12 @@ impl EtcdSession {
                     }
                 }
                 () = sleep(due.since(now)), if renewals.len() < RENEWALS_MAX => {
-                    sent = Boottime::now();
+                    sent = store.clock().now();
                     let store = store.clone();
                     renewals.spawn(async move { (lease.id, sent, store.renew(lease.id).await) });
                 }
                 () = sleep(next_look.since(now).min(left)) => {
-                    let now = Boottime::now();
+                    let now = store.clock().now();
                     if next_look <= now {
                         next_look = now + SAMPLE_INTERVAL;
                         fit.sample(store.latency());
@@ -254,10 +246,6 @@ impl EtcdSession {
     ///
     /// If it is unknown whether the key was moved, the new lease is revoked: a put that arrives later is then rejected,
     /// and a key that was moved already is deleted, which the candidate notices.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the lease's validity counts from before it is requested"
-    )]
     async fn change_lease(
         &self,
         store: &Store,
@@ -270,7 +258,7 @@ impl EtcdSession {
             store.revoke(former).await?;
             *self.lock_next_lease() = None;
         }
-        let mut since = Boottime::now();
+        let mut since = store.clock().now();
         let LeaseGrant { lease: id, ttl } = store.grant(wanted).await?;
         // before the put is sent, so that a session that ends meanwhile revokes this lease, too
         *self.lock_next_lease() = Some(id);
@@ -284,7 +272,7 @@ impl EtcdSession {
                 outcome = &mut committing => break outcome,
                 // the response may take as long as the TTL
                 () = sleep(ttl / 3) => {
-                    let sent = Boottime::now();
+                    let sent = store.clock().now();
                     if let Ok(true) = store.renew(id).await {
                         since = sent;
                     }

@@ -197,7 +197,7 @@ async fn watch_once(
             Ok(Ok(Some(message))) => {
                 progress_requested = false;
                 *established |= message.created();
-                if let Err(why) = apply_response(&message, watched, pending) {
+                if let Err(why) = apply_response(&message, store.clock().now(), watched, pending) {
                     return why;
                 }
             }
@@ -249,12 +249,9 @@ async fn open(connection: &Connection, watched: &[WatchedRange]) -> Result<Watch
 }
 
 /// Applies a message to the pending changes; an error ends the stream.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the arrival of a change is measured where it arrives"
-)]
 fn apply_response(
     message: &WatchResponse,
+    arrived: Boottime,
     watched: &mut [WatchedRange],
     pending: &PendingChanges,
 ) -> Result<(), String> {
@@ -291,7 +288,6 @@ fn apply_response(
         }
         return Ok(());
     }
-    let arrived = Boottime::now();
     let mut last = target.seen.unwrap_or_default();
     let changed = message.events().iter().filter_map(|event| {
         let kv = event.kv()?;

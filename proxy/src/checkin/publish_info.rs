@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use base::RandomBytes;
 use base::clock::Boottime;
 use model::{InfoUid, ProxyInfo, short_uid, to_compact};
 use store::{CommitOrRead, KeyRange, LeaseId, Revision, StoreError, Txn, info_ttl};
@@ -187,7 +188,7 @@ impl CheckIn {
 /// Returns a random id, which is unused with high probability and greater than the last one, so that later leases have
 /// greater ids.
 fn later_lease(last: Option<LeaseId>) -> LeaseId {
-    let random = LeaseId::random().0;
+    let random = LeaseId::from_random(RandomBytes::system().bytes()).0;
     let later = last.and_then(|last| last.0.checked_add(1 + (random >> LEASE_ID_STEP_SHIFT)));
     // Halved, which leaves room for millions of later ids. After the greatest one, the store rejects the info until the
     // former one has expired.

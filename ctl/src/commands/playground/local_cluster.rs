@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use base::Clock;
 use rustix::process::{Signal, geteuid};
 use store::{Store, StoreConfig, StoreOptions};
 use tempfile::TempDir;
@@ -193,7 +194,7 @@ impl LocalCluster {
             children: BTreeMap::new(),
             leftovers: PgLeftovers::default(),
             ports,
-            store: Store::connect(config),
+            store: Store::connect(config, Clock::system()),
             password,
             screen: Screen::new(),
         })
