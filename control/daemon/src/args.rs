@@ -121,6 +121,32 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
+/// Result of checking a daemon's arguments.
+#[derive(Debug)]
+pub struct CheckedArgs<C> {
+    /// How to log; usable even if other options are invalid.
+    pub log: LogConfig,
+    /// To be logged before the errors, in order.
+    pub warnings: Vec<ArgsWarning>,
+    /// The configuration, or all errors.
+    pub config: Result<C, Faults>,
+}
+
+/// Something odd in the arguments that does not prevent a start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArgsWarning {
+    /// The message.
+    pub text: String,
+    /// The file that it is about, if any.
+    pub file: Option<PathBuf>,
+}
+
+impl From<String> for ArgsWarning {
+    fn from(text: String) -> Self {
+        Self { text, file: None }
+    }
+}
+
 impl CommonArgs {
     /// Validates the common options (cli 2). Returns none when there are errors, which are added to `faults`.
     pub fn check(&self, faults: &mut Faults) -> Option<CommonConfig> {

@@ -19,18 +19,20 @@ use crate::missing_data::{MissingData, MissingDataDecision};
 use crate::stale_reads::StaleReads;
 use crate::throttle::RoundThrottle;
 use crate::watch_arrivals::WatchArrivals;
-use base::Chain;
-use base::clock::{Boottime, wall_clock};
+use base::clock::Boottime;
+use base::{Chain, Clock, RandomBytes};
 use model::{
-    CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, CreationRecord, SentinelInfo, SentinelUid, Spec,
-    Timestamp, short_uid, to_compact,
+    CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, CreationRecord, SentinelInfo, SentinelUid, Timestamp,
+    short_uid, to_compact,
 };
 use plan::{Condition, Entropy, Memory, Plan, PlanInput, Urgency, memory_after_failed_round, plan};
 use store::election::{Election, Leader, Leadership};
 use store::{Changes, Revision, Store, StoreError, Txn, TxnOutcome, info_ttl};
 
 mod ages;
+pub mod args;
 mod decode;
+mod initial_spec;
 mod log_state;
 pub mod metrics;
 mod missing_data;
@@ -74,35 +76,38 @@ fn periodic_write_interval(sleep_interval: Duration, is_master_awaited: bool, la
     sleep_interval.max(awaited).max(latency.saturating_mul(3))
 }
 
-/// The configuration of a sentinel.
+/// Everything that a sentinel is started with.
 #[derive(Debug)]
-pub struct Config {
-    /// The store.
+pub struct SentinelParts {
+    /// The store of the cluster.
     pub store: Store,
     /// This process.
     pub uid: SentinelUid,
     /// The spec of a new cluster, used only if there is no cluster data.
     pub initial_spec: Option<ClusterSpec>,
+    /// Already registered.
+    pub metrics: Metrics,
+    /// Ages, deadlines and the times in the cluster data.
+    pub clock: Clock,
+    /// New uids, and the choice between equal candidates.
+    pub random: RandomBytes,
 }
 
 /// Returns eight random hexadecimal digits (data-model 2.3).
-pub fn random_uid() -> String {
-    short_uid(random())
-}
-
-fn random<const BYTES: usize>() -> [u8; BYTES] {
-    let mut bytes = [0; BYTES];
-    getrandom::fill(&mut bytes).expect("the system has random bytes, see getrandom(2)");
-    bytes
+pub fn random_uid(random: &RandomBytes) -> String {
+    short_uid(random.bytes())
 }
 
 /// Runs until `stop` completes, then resigns from the election, so that another sentinel leads at once (L-8).
-pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()>) {
-    let Config {
+pub async fn run(parts: SentinelParts, stop: impl Future) {
+    let SentinelParts {
         store,
         uid,
         initial_spec,
-    } = config;
+        metrics,
+        clock,
+        random,
+    } = parts;
     let election = Election::start(store.clone(), uid.as_str());
     let (publish, wanted) = watch::channel(None);
     let info_task = tokio::spawn(publish_info(store.clone(), uid, wanted));
@@ -113,6 +118,8 @@ pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()
         election: election.state(),
         info_interval: publish,
         metrics,
+        clock,
+        random,
         memory: Memory::default(),
         had_outage: false,
         last_write: None,
@@ -124,7 +131,7 @@ pub async fn run(config: Config, metrics: Metrics, stop: impl Future<Output = ()
         log_state: LogState::default(),
     };
     tokio::select! {
-        () = stop => {}
+        _ = stop => {}
         () = sentinel.run_rounds() => {}
     }
     info!("stopping stolon sentinel");
@@ -194,6 +201,8 @@ struct Sentinel {
     election: watch::Receiver<Leadership>,
     info_interval: watch::Sender<Option<Duration>>,
     metrics: Metrics,
+    clock: Clock,
+    random: RandomBytes,
     /// Replaced as a whole once a round has succeeded.
     memory: Memory,
     /// A read failed or was slow; this matters only before the first successful read.
@@ -226,12 +235,11 @@ enum NextRound {
 }
 
 impl Sentinel {
-    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn run_rounds(&mut self) {
         let watch = self.store.watch(key_ranges(self.store.keys()), None);
         let mut election = self.election.clone();
         loop {
-            self.throttle.start_round(Boottime::now());
+            self.throttle.start_round(self.clock.now());
             let next = self.round().await;
             let earliest = self.throttle.earliest_next();
             let due = match next {
@@ -240,7 +248,7 @@ impl Sentinel {
             };
             loop {
                 tokio::select! {
-                    () = sleep(due.since(Boottime::now())) => break,
+                    () = sleep(due.since(self.clock.now())) => break,
                     changes = watch.changed() => {
                         self.arrivals.record(&changes, self.store.keys());
                         if self.is_news(&changes) {
@@ -254,7 +262,7 @@ impl Sentinel {
                     },
                 }
             }
-            sleep(earliest.since(Boottime::now())).await;
+            sleep(earliest.since(self.clock.now())).await;
             // Events during the delay belong to the next read.
             if let Some(changes) = watch.take() {
                 self.arrivals.record(&changes, self.store.keys());
@@ -274,20 +282,19 @@ impl Sentinel {
     }
 
     /// Runs one round (sentinel L-10).
-    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn round(&mut self) -> NextRound {
         // The age of what is read counts from before the read (fencing F-7).
-        let began = Boottime::now();
+        let began = self.clock.now();
         let snapshot = match self.store.snapshot(&key_ranges(self.store.keys())).await {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 self.had_outage = true;
                 self.log_state.log_store_error(&error, "error retrieving cluster data");
                 self.missing_data.restart_wait();
-                return NextRound::At(Boottime::now() + FAILURE_RETRY_DELAY);
+                return NextRound::At(self.clock.now() + FAILURE_RETRY_DELAY);
             }
         };
-        let now = Boottime::now();
+        let now = self.clock.now();
         let mut reading = decode(snapshot, self.store.keys());
         reading.observations.latency = now.since(began);
         reading.observations.own_requests = std::mem::take(&mut self.own_requests);
@@ -302,7 +309,7 @@ impl Sentinel {
                 }
                 let key = self.store.keys().cluster_data();
                 self.log_state.log_unusable_data(&reading, &key, now);
-                return NextRound::At(Boottime::now() + SLEEP_INTERVAL_UNKNOWN);
+                return NextRound::At(self.clock.now() + SLEEP_INTERVAL_UNKNOWN);
             }
         };
         self.missing_data.reset();
@@ -321,17 +328,16 @@ impl Sentinel {
             self.memory = self.memory.after_read(&reading.observations, &data, now);
             self.log_state.forget_notes();
             self.log_state.clear_error();
-            return NextRound::At(Boottime::now() + interval);
+            return NextRound::At(self.clock.now() + interval);
         };
         let next = self.lead_round(&leader, &data, &reading, began, now).await;
         match next {
-            NextRound::At(at) => NextRound::At(at.min(Boottime::now() + interval)),
+            NextRound::At(at) => NextRound::At(at.min(self.clock.now() + interval)),
             NextRound::Soon => NextRound::Soon,
         }
     }
 
     /// The part of a round that only the leader runs.
-    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn lead_round(
         &mut self,
         leader: &Leader,
@@ -346,13 +352,13 @@ impl Sentinel {
             memory: &self.memory,
             leadership: leader.count,
             now,
-            wall: Timestamp::from_unix_nanos(wall_clock()),
+            wall: Timestamp::from_unix_nanos(self.clock.wall()),
         };
         let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
-        let mut uid = random_uid;
+        let mut uid = || random_uid(&self.random);
         let entropy = &mut Entropy {
             uid: &mut uid,
-            number: u64::from_ne_bytes(random()),
+            number: u64::from_ne_bytes(self.random.bytes()),
         };
         let memory_if_failed = memory_after_failed_round(&input);
         let plan = match plan(&input, entropy) {
@@ -380,13 +386,13 @@ impl Sentinel {
         }
         match self.write(leader, data, &plan, reading.revision, began).await {
             Ok(Some(revision)) => {
-                let at = Boottime::now();
+                let at = self.clock.now();
                 self.last_write = Some(LastWrite {
                     at,
                     revision,
                     urgency: plan.urgency,
                 });
-                self.metrics.last_check.set(seconds(wall_clock()));
+                self.metrics.last_check.set(seconds(self.clock.wall()));
                 self.log_state.log_notes(&plan.notes);
                 self.memory = plan.memory;
                 NextRound::At(plan.wake_at.map_or(at + interval, |wake| wake.min(at + interval)))
@@ -401,13 +407,12 @@ impl Sentinel {
                 self.log_state.log_notes(&plan.notes);
                 error!(error = %Chain(&error), "error saving clusterdata");
                 self.memory = memory_if_failed.keeping_election_of(&plan);
-                NextRound::At(Boottime::now() + FAILURE_RETRY_DELAY)
+                NextRound::At(self.clock.now() + FAILURE_RETRY_DELAY)
             }
         }
     }
 
     /// Writes a plan as leader (fencing F-7). Returns none when a condition does not hold.
-    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn write(
         &mut self,
         leader: &Leader,
@@ -430,7 +435,7 @@ impl Sentinel {
         let txn = txn.put(&data, to_compact(&plan.next));
         // What was read may be as old as the time since then, which must be less than what is left of the lease. A
         // request that waits for a connection is sent later, so that wait is limited, too.
-        let sent = Boottime::now();
+        let sent = self.clock.now();
         let left = leader.lease_end().since(sent).saturating_sub(sent.since(began));
         if left.is_zero() {
             debug!("what was read is too old for what is left of the election lease");
@@ -445,20 +450,19 @@ impl Sentinel {
         }
         self.stale_reads.reset();
         let outcome = self.store.sent_within(left).commit(txn).await;
-        self.own_requests += Boottime::now().since(sent);
+        self.own_requests += self.clock.now().since(sent);
         Ok(outcome?.committed())
     }
 
     /// Handles missing cluster data: creates a cluster, whether or not this sentinel leads, unless keepers show that
     /// the cluster data was lost.
-    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn handle_missing_data(&mut self, reading: &DecodedSnapshot, now: Boottime) -> NextRound {
         let spec = self.initial_spec.as_ref().and_then(|spec| spec.resolve().ok());
         let interval = spec.map_or(SLEEP_INTERVAL_UNKNOWN, |spec| spec.sleep_interval);
         let verdict = self
             .missing_data
             .observe(reading, interval.max(SLEEP_INTERVAL_ABSENT_MIN), now);
-        let next = Boottime::now() + SLEEP_INTERVAL_UNKNOWN;
+        let next = self.clock.now() + SLEEP_INTERVAL_UNKNOWN;
         match (verdict, self.initial_spec.clone()) {
             (MissingDataDecision::KeepersExist(former), _) => self.log_state.log_lost_data(&former, now),
             (_, None) => self.log_state.log_no_data(),
@@ -472,11 +476,10 @@ impl Sentinel {
     }
 
     /// Creates the first cluster data (sentinel B-1, B-3), unless a keeper has published meanwhile.
-    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn create(&mut self, spec: ClusterSpec, reading: &DecodedSnapshot) {
         info!("writing initial cluster data");
-        let now = Timestamp::from_unix_nanos(wall_clock());
-        let uid = ClusterUid::from(random_uid());
+        let now = Timestamp::from_unix_nanos(self.clock.wall());
+        let uid = ClusterUid::from(random_uid(&self.random));
         let data = ClusterData::initial(uid.clone(), now, spec);
         let keys = self.store.keys();
         let key = keys.cluster_data();
@@ -503,15 +506,15 @@ impl Sentinel {
 
     /// Queries how old the infos were at `now`, at this sentinel's first read (sentinel E-6). Ages not received within
     /// the limit stay unknown.
-    #[expect(clippy::disallowed_methods, reason = "the responses arrive later than what was read")]
     async fn query_info_ages(&mut self, reading: &mut DecodedSnapshot, now: Boottime) {
         let limit = self.request_limit();
         let store = self.store.with_timeout(limit);
+        let clock = self.clock.clone();
         let ask = |lease| {
-            let store = store.clone();
+            let (store, clock) = (store.clone(), clock.clone());
             async move {
                 let left = store.remaining(lease).await?;
-                Ok(left.map(|left| ages::age_from_lease(left).saturating_sub(Boottime::now().since(now))))
+                Ok(left.map(|left| ages::age_from_lease(left).saturating_sub(clock.now().since(now))))
             }
         };
         for (uid, age) in ages::query_ages(&reading.leases, ask).await {
@@ -519,7 +522,7 @@ impl Sentinel {
                 observed.age = observed.age.max(age);
             }
         }
-        self.own_requests += Boottime::now().since(now);
+        self.own_requests += self.clock.now().since(now);
     }
 }
 
@@ -527,28 +530,6 @@ fn seconds(unix_nanos: i128) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a metric in seconds needs no nanoseconds")]
     let nanos = unix_nanos as f64;
     nanos / 1e9
-}
-
-/// Returns the effective spec of an initial spec, if this version supports all that it requests.
-///
-/// # Errors
-/// The spec is invalid, or requests an unsupported feature.
-pub fn check_initial(spec: &ClusterSpec) -> Result<Spec, InvalidInitial> {
-    let effective = spec.resolve().map_err(InvalidInitial::Invalid)?;
-    spec.check_limits(None).map_err(InvalidInitial::Invalid)?;
-    model::check_supported(&effective).map_err(InvalidInitial::NotSupported)?;
-    Ok(effective)
-}
-
-/// Why an initial spec is rejected.
-#[derive(Debug, thiserror::Error)]
-pub enum InvalidInitial {
-    /// It breaks a rule.
-    #[error("invalid initial cluster")]
-    Invalid(#[source] model::InvalidSpec),
-    /// It requests an unsupported feature.
-    #[error("invalid initial cluster")]
-    NotSupported(#[source] model::NotSupported),
 }
 
 #[cfg(test)]
