@@ -8,7 +8,8 @@ use std::path::Path;
 
 use model::BootUuid;
 
-use crate::postgres::data::files::{self, FileError};
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::files;
 
 /// Name of the file in the data directory.
 const FILE: &str = "boots";

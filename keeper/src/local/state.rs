@@ -7,7 +7,7 @@ use model::{ClusterUid, DbUid};
 
 use crate::local::state_files::{self, DbState, KeeperState, StateError};
 use crate::postgres::config::conf::Parameters;
-use crate::postgres::data::files::FileError;
+use crate::postgres::data::file_error::FileError;
 use crate::reconcile::LocalDb;
 
 /// Local state of one keeper, shared by the reconciler and the monitor.

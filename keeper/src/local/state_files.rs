@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::postgres::data::files::{self, FileError};
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::files;
 
 /// Why a state file could not be read. The keeper does not start then: an invalid file never counts as an empty one
 /// (keeper 2.3, L3).

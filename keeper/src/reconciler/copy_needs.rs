@@ -7,7 +7,7 @@ use base::Chain;
 
 use crate::external_dirs::{ClearRequest, ExternalDir, ExternalDirFacts, ExternalDirKind, Obstacle, first_obstacle};
 use crate::postgres::client::upstream::{UpstreamClient, UpstreamError};
-use crate::postgres::data::files::FileError;
+use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data;
 use crate::postgres::data::survey::{self, SharedDirProbe};

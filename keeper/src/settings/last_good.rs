@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::postgres::data::files::{self, FileError};
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::files;
 use crate::settings::Settings;
 
 /// Name of the file in the keeper's data directory; Go stolon ignores it.

@@ -13,7 +13,7 @@ use crate::postgres::client::replication::{ReplicationClient, ReplicationError};
 use crate::postgres::client::sql::{SqlClient, SqlError};
 use crate::postgres::config::conninfo::Address;
 use crate::postgres::config::credentials::Login;
-use crate::postgres::data::files::FileError;
+use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::history::Ancestor;
 use crate::postgres::programs::installation::Programs;
 

@@ -9,7 +9,8 @@ use std::path::Path;
 use tempfile::NamedTempFile;
 
 use crate::postgres::config::credentials::Login;
-use crate::postgres::data::files::{self, FileError};
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::files;
 
 /// Address of another instance.
 #[derive(Debug, Clone, PartialEq, Eq)]

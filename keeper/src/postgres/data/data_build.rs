@@ -6,7 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::external_dirs::{ExternalDir, ExternalDirKind};
-use crate::postgres::data::files::FileError;
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::inspect;
 use crate::postgres::data::owned_dirs::{NEW_KIND, OwnedDirs, TablespaceDir};
 use crate::postgres::data::previous_data;
 use crate::postgres::data::trees;
@@ -155,7 +156,7 @@ impl DataBuild {
 
     fn finish_space(&self, owned: &OwnedDirs, space: &TablespaceBuild) -> Result<(), FileError> {
         let made = space.staging.join(&space.directory);
-        if let Some(mark) = trees::mark(&made)? {
+        if let Some(mark) = inspect::mark(&made)? {
             let recorded = TablespaceDir {
                 location: space.location.clone(),
                 directory: space.directory.clone(),
@@ -170,7 +171,7 @@ impl DataBuild {
             trees::rename_to_free(&made, &recorded.path())?;
         }
         trees::remove(&space.staging)?;
-        for link in trees::entries(&self.staging.join("pg_tblspc"))? {
+        for link in inspect::entries(&self.staging.join("pg_tblspc"))? {
             if fs::read_link(&link).is_ok_and(|target| target == space.staging) {
                 replace_link(&link, &space.location)?;
             }

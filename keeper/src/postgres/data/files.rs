@@ -2,51 +2,16 @@
 //! (`conf`, `hba`, `state`).
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::postgres::data::trees;
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::inspect;
 
 /// WAL segment size that the reference assumes, in bytes (keeper section 0).
 pub const SEGMENT_BYTES: u64 = 16 << 20;
-
-/// A failed operation on a file.
-#[derive(Debug, thiserror::Error)]
-#[error("{action} {}{}", path.display(), Remedy(source))]
-pub struct FileError {
-    action: &'static str,
-    path: PathBuf,
-    source: io::Error,
-}
-
-impl FileError {
-    pub(crate) fn new(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self { action, path, source }
-    }
-
-    /// Returns the kind of the error.
-    pub fn kind(&self) -> ErrorKind {
-        self.source.kind()
-    }
-}
-
-/// What an operator can do about common errors.
-struct Remedy<'a>(&'a io::Error);
-
-impl fmt::Display for Remedy<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => " (free space on its file system)",
-            ErrorKind::PermissionDenied => " (it must belong to the user that runs the keeper)",
-            ErrorKind::ReadOnlyFilesystem => " (its file system is read-only)",
-            _ => "",
-        })
-    }
-}
 
 /// Writes a file atomically and durably (keeper 2.5): a temporary file beside it, mode 0600, is synced and renamed;
 /// then the directory is synced, too, because `dbstate` must survive a crash.
@@ -264,7 +229,7 @@ pub fn restrict_data_mode(data: &Path) -> Result<(), FileError> {
 
 /// Returns the names in a directory that are valid UTF-8; none if it does not exist.
 pub fn file_names(dir: &Path) -> Result<Vec<String>, FileError> {
-    let names = trees::entries(dir)?.into_iter();
+    let names = inspect::entries(dir)?.into_iter();
     Ok(names
         .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
         .collect())
@@ -273,7 +238,7 @@ pub fn file_names(dir: &Path) -> Result<Vec<String>, FileError> {
 /// Returns the names of the replication slots in a data directory. Slots that were being created or dropped do not
 /// count: the next start removes them (slot.c).
 pub fn slot_names(data: &Path) -> Result<Vec<String>, FileError> {
-    let names = trees::entries(&data.join("pg_replslot"))?
+    let names = inspect::entries(&data.join("pg_replslot"))?
         .into_iter()
         .filter(|path| path.is_dir())
         .filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
@@ -302,7 +267,7 @@ pub enum OldestWal {
 /// Returns the oldest segment in `pg_wal`: the first name in text order (keeper 3.5 step 8).
 pub fn oldest_wal(data: &Path) -> Result<OldestWal, FileError> {
     let dir = data.join("pg_wal");
-    let names = trees::entries(&dir)?
+    let names = inspect::entries(&dir)?
         .into_iter()
         .filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
     let Some(oldest) = names.filter(|name| is_segment_name(name)).min() else {

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::external_dirs::{ClearRequest, ExternalDirKind};
-use crate::postgres::data::files::FileError;
-use crate::postgres::data::trees;
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::inspect;
 
 /// Space that will be written below a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl ReclaimableSpace {
     /// Adds a directory of the old data; links in it are not followed.
     pub fn add(&mut self, dir: &Path) -> Result<(), FileError> {
         let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-        self.0.push((trees::free_space(&real)?.0, trees::size(&real)));
+        self.0.push((inspect::free_space(&real)?.0, inspect::size(&real)));
         Ok(())
     }
 
@@ -64,7 +64,7 @@ pub fn check_space(data: &Path, clear: &ClearRequest, old: &ReclaimableSpace) ->
     let mut demands = vec![demand(data, clear.bytes.unwrap_or_else(|| old.total()))?];
     for external_dir in &clear.external_dirs {
         let local_size = match &external_dir.kind {
-            ExternalDirKind::Tablespace { directory } => trees::size(&external_dir.path.join(directory)),
+            ExternalDirKind::Tablespace { directory } => inspect::size(&external_dir.path.join(directory)),
             ExternalDirKind::Wal => 0,
         };
         demands.push(demand(&external_dir.path, external_dir.bytes.unwrap_or(local_size))?);
@@ -73,7 +73,7 @@ pub fn check_space(data: &Path, clear: &ClearRequest, old: &ReclaimableSpace) ->
 }
 
 fn demand(path: &Path, needed: u64) -> Result<SpaceDemand, FileError> {
-    let (device, free) = trees::free_space(path)?;
+    let (device, free) = inspect::free_space(path)?;
     Ok(SpaceDemand {
         device,
         path: path.to_owned(),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use model::Lsn;
 
-use crate::postgres::data::files::FileError;
+use crate::postgres::data::file_error::FileError;
 
 /// One ancestor of a timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]

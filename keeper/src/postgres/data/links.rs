@@ -5,8 +5,9 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::postgres::data::files::{self, FileError};
-use crate::postgres::data::trees;
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::files;
+use crate::postgres::data::inspect;
 
 /// Returns the name of this PGDATA's directory in a tablespace's location, `PG_<major>_<catalog version>`; `None` if
 /// PGDATA has no version or no control file.
@@ -28,7 +29,7 @@ pub fn version_directory(data: &Path) -> Result<Option<String>, FileError> {
 
 /// Returns the locations of PGDATA's tablespaces, without in-place ones.
 pub fn locations(data: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let links = trees::entries(&data.join("pg_tblspc"))?;
+    let links = inspect::entries(&data.join("pg_tblspc"))?;
     let targets = links.iter().filter_map(|link| fs::read_link(link).ok());
     let mut locations: Vec<PathBuf> = targets.filter(|target| target.is_absolute()).collect();
     locations.sort();
@@ -39,7 +40,7 @@ pub fn locations(data: &Path) -> Result<Vec<PathBuf>, FileError> {
 /// of the directories in which this keeper creates new data.
 pub fn wal_of(data: &Path, recorded: Option<PathBuf>, new: &str) -> Result<Option<PathBuf>, FileError> {
     let Ok(target) = fs::read_link(data.join("pg_wal")) else {
-        let is_there = trees::mark(&data.join("pg_wal"))?.is_some();
+        let is_there = inspect::mark(&data.join("pg_wal"))?.is_some();
         return Ok(recorded.filter(|_| !is_there));
     };
     let target = data.join(target);

@@ -3,9 +3,11 @@
 
 pub mod changes;
 pub mod data_build;
+pub mod file_error;
 pub mod files;
 pub mod free_space;
 pub mod history;
+pub mod inspect;
 pub mod layout;
 pub mod links;
 pub mod mounts;

@@ -6,8 +6,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::postgres::data::files::FileError;
-use crate::postgres::data::trees;
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::inspect;
 use crate::postgres::data::walker;
 
 /// All mount points of this process's namespace, as of one reading.
@@ -48,7 +48,7 @@ impl Mounts {
         let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let is_one = match &self.0 {
             Some(points) => points.contains(&real),
-            None => !trees::is_movable(&real),
+            None => !inspect::is_movable(&real),
         };
         if is_one { Ok(Some(real)) } else { self.below(path) }
     }
@@ -89,7 +89,7 @@ fn by_device(dir: &Path) -> Result<Option<PathBuf>, FileError> {
         let entry = fs::symlink_metadata(path);
         entry.is_ok_and(|entry| entry.is_dir() && entry.dev() != own.dev())
     };
-    Ok(trees::entries(dir)?.into_iter().find(is_mounted))
+    Ok(inspect::entries(dir)?.into_iter().find(is_mounted))
 }
 
 /// Mount points that tests add to the real ones; mounting needs privileges.

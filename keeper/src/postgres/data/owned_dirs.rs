@@ -15,10 +15,12 @@ use base::Chain;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-use crate::postgres::data::files::{self, FileError};
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::files;
+use crate::postgres::data::inspect::{self, DirMark};
 use crate::postgres::data::layout;
 use crate::postgres::data::links;
-use crate::postgres::data::trees::{self, DirMark};
+use crate::postgres::data::trees;
 
 const FILE: &str = "directories";
 const DAMAGED: &str = "the file is damaged: put back a copy of it, or remove it, and start the keeper again; without it \
@@ -79,7 +81,7 @@ pub struct KeeperDirIdentity {
 
 impl KeeperDirIdentity {
     fn of(dir: &Path) -> Result<Option<Self>, FileError> {
-        let Some(mark) = trees::mark(dir)? else {
+        let Some(mark) = inspect::mark(dir)? else {
             return Ok(None);
         };
         let look = || Ok::<_, io::Error>((fs::canonicalize(dir)?, fs::metadata(dir)?.dev()));
@@ -283,7 +285,7 @@ impl OwnedDirs {
     /// count as another keeper's.
     pub fn put_marker(&self, location: &Path) -> Result<(), FileError> {
         let path = location.join(self.name(OWNER));
-        let Some(mark) = trees::mark(&self.dir)? else {
+        let Some(mark) = inspect::mark(&self.dir)? else {
             return Ok(());
         };
         let marker = OwnerMarker {
@@ -315,7 +317,7 @@ impl OwnedDirs {
 
     /// Returns the data directory of another keeper that has marked this location.
     pub fn other_keeper(&self, location: &Path) -> Result<Option<PathBuf>, FileError> {
-        for path in trees::entries(location)? {
+        for path in inspect::entries(location)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if !(name.starts_with(PREFIX) && name.ends_with(OWNER)) {
                 continue;
@@ -339,8 +341,8 @@ impl OwnedDirs {
             }
             // A copy of our directory has the same id; a moved directory is not at the path in the marker.
             if let Some(marker) = marker
-                && trees::mark(&self.dir)? != Some(marker.mark)
-                && trees::mark(&marker.dir)? == Some(marker.mark)
+                && inspect::mark(&self.dir)? != Some(marker.mark)
+                && inspect::mark(&marker.dir)? == Some(marker.mark)
             {
                 return Ok(Some(marker.dir));
             }

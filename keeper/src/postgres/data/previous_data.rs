@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use crate::external_dirs::{ClearRequest, ExternalDirKind, Obstacle, check_may_empty};
-use crate::postgres::data::files::FileError;
+use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::free_space::{self, ReclaimableSpace, SpaceCheck, SpaceShortage};
+use crate::postgres::data::inspect;
 use crate::postgres::data::links;
 use crate::postgres::data::mounts::{self, Mounts};
 use crate::postgres::data::owned_dirs::{
@@ -126,7 +127,7 @@ pub fn remove_old(owned: &OwnedDirs) -> Result<(), ClearError> {
     })?;
     info!(directory = %old.directory.display(), "removing the old data");
     for space in &old.tablespaces {
-        if trees::mark(&space.path())? == Some(space.mark) {
+        if inspect::mark(&space.path())? == Some(space.mark) {
             remove_durably(&space.path())?;
         } else if space.path().exists() {
             warn!(directory = %space.path().display(), "not the tablespace that was set aside, leaving it as it is");
@@ -136,7 +137,7 @@ pub fn remove_old(owned: &OwnedDirs) -> Result<(), ClearError> {
         remove_durably(&wal.join(owned.name(OLD)))?;
     }
     // A directory that replaced it meanwhile, or that of the keeper whose directory was copied, is not ours.
-    if trees::mark(&old.directory)? == Some(mark) && owned.is_within(&old.directory) {
+    if inspect::mark(&old.directory)? == Some(mark) && owned.is_within(&old.directory) {
         remove_durably(&old.directory)?;
     } else if old.directory.exists() {
         warn!(directory = %old.directory.display(), "not the data that were set aside, leaving them as they are");
@@ -169,11 +170,11 @@ fn forget_missing(data: &Path, owned: &OwnedDirs) -> Result<(), FileError> {
     let PreviousDataState::Kept(mark) = old.state else {
         return Ok(());
     };
-    if trees::mark(&old.directory)? == Some(mark) && !trees::entries(&old.directory)?.is_empty() {
+    if inspect::mark(&old.directory)? == Some(mark) && !inspect::entries(&old.directory)?.is_empty() {
         return Ok(());
     }
     let directory = old.directory.display();
-    if trees::mark(data)? == Some(mark) {
+    if inspect::mark(data)? == Some(mark) {
         info!(%directory, "the old data were put back");
         restore_remaining(data, owned, &old)?;
     } else {
@@ -187,7 +188,7 @@ fn restore_remaining(data: &Path, owned: &OwnedDirs, old: &PreviousData) -> Resu
     if let Some(directory) = links::version_directory(data)? {
         for space in &old.tablespaces {
             let to = space.location.join(&directory);
-            if trees::mark(&space.path())? == Some(space.mark) && trees::mark(&to)?.is_none() {
+            if inspect::mark(&space.path())? == Some(space.mark) && inspect::mark(&to)?.is_none() {
                 trees::rename(&space.path(), &to)?;
             }
         }
@@ -195,7 +196,7 @@ fn restore_remaining(data: &Path, owned: &OwnedDirs, old: &PreviousData) -> Resu
     let Some(wal) = &old.wal else { return Ok(()) };
     let from = wal.join(owned.name(OLD));
     let has_wal = |entry: &PathBuf| entry.file_name().is_some_and(is_of_wal);
-    if from.is_dir() && !trees::entries(wal)?.iter().any(has_wal) {
+    if from.is_dir() && !inspect::entries(wal)?.iter().any(has_wal) {
         trees::move_entries(&from, wal, |_| true)?;
         trees::remove(&from)?;
     }
@@ -204,14 +205,14 @@ fn restore_remaining(data: &Path, owned: &OwnedDirs, old: &PreviousData) -> Resu
 
 /// Returns a file in PGDATA that is not part of unfinished data; `dbstate` has to account for it.
 pub fn unclaimed_content(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
-    let is_unfinished = trees::mark(&data.join(owned.name(NEW_KIND)))?.is_some();
+    let is_unfinished = inspect::mark(&data.join(owned.name(NEW_KIND)))?.is_some();
     Ok(content(data, owned)?.filter(|_| !is_unfinished))
 }
 
 /// Returns the first entry of PGDATA besides previous data and unfinished data.
 pub(crate) fn content(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
     let new = owned.name(NEW_KIND);
-    let mut entries = trees::entries(data)?.into_iter();
+    let mut entries = inspect::entries(data)?.into_iter();
     Ok(entries.find(|entry| {
         let name = entry.file_name().unwrap_or_default();
         belongs_to_data(name, owned) && name != &*new
@@ -231,7 +232,7 @@ fn own_spaces(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<Ve
             .external_dirs
             .iter()
             .any(|wanted| wanted.path == external_dir.path);
-        match (check_may_empty(&external_dir.found), trees::mark(&path)?) {
+        match (check_may_empty(&external_dir.found), inspect::mark(&path)?) {
             (Ok(()), Some(mark)) => spaces.push(TablespaceDir {
                 location: external_dir.path,
                 directory: directory.clone(),
@@ -313,7 +314,7 @@ fn set_aside(
     clear: &ClearRequest,
     spaces: &[TablespaceDir],
 ) -> Result<PathBuf, ClearError> {
-    let by_entries = !trees::is_movable(data);
+    let by_entries = !inspect::is_movable(data);
     let directory = if by_entries {
         data.join(owned.name(OLD))
     } else {
@@ -350,10 +351,10 @@ fn finish_moving(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
     let mut moved = Vec::new();
     for space in &old.tablespaces {
         let to = space.location.join(&aside);
-        if trees::mark(&space.path())? == Some(space.mark) && trees::mark(&to)?.is_none() {
+        if inspect::mark(&space.path())? == Some(space.mark) && inspect::mark(&to)?.is_none() {
             trees::rename(&space.path(), &to)?;
         }
-        if trees::mark(&to)? == Some(space.mark) {
+        if inspect::mark(&to)? == Some(space.mark) {
             moved.push(TablespaceDir {
                 directory: aside.clone(),
                 ..space.clone()
@@ -365,7 +366,7 @@ fn finish_moving(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
         trees::move_entries(wal, &wal.join(&aside), is_of_wal)?;
     }
     let old = move_data(data, owned, old)?;
-    let mark = trees::mark(&old.directory)?;
+    let mark = inspect::mark(&old.directory)?;
     owned.change(|record| {
         record
             .tablespaces
@@ -382,7 +383,7 @@ fn finish_moving(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
 /// Moves PGDATA. Nothing new is written there before the move is recorded as complete, so everything in it is old.
 fn move_data(data: &Path, owned: &OwnedDirs, old: PreviousData) -> Result<PreviousData, ClearError> {
     if !old.by_entries {
-        if trees::mark(&old.directory)?.is_some() {
+        if inspect::mark(&old.directory)?.is_some() {
             if content(data, owned)?.is_some() {
                 return Err(ClearError::at(data, Obstacle::AlreadyMoved(old.directory)));
             }
@@ -448,8 +449,8 @@ pub(crate) fn remove_data(data: &Path) -> Result<(), FileError> {
     if let Some(point) = Mounts::read().below(data)? {
         return Err(FileError::new("remove", data)(mounts::mounted_error(&point)));
     }
-    if trees::is_movable(data)
-        && trees::entries(data)?
+    if inspect::is_movable(data)
+        && inspect::entries(data)?
             .iter()
             .all(|path| !path.ends_with(crate::postgres::data::layout::LOST_FOUND))
     {

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use base::Chain;
 
 use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind};
-use crate::postgres::data::files::{self, FileError};
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::files;
+use crate::postgres::data::inspect::{self, DirMark};
 use crate::postgres::data::links::{self, locations, version_directory};
 use crate::postgres::data::owned_dirs::{NEW_KIND, OwnedDirs, TablespaceDir, random_name};
-use crate::postgres::data::trees::{self, DirMark};
+use crate::postgres::data::trees;
 use crate::postgres::data::usage;
 
 /// Returns the tablespace directories that PGDATA links to, without in-place ones.
@@ -26,7 +28,7 @@ pub fn linked(data: &Path) -> Result<Vec<TablespaceDir>, FileError> {
 }
 
 fn space_at(location: &Path, directory: &str) -> Result<Option<TablespaceDir>, FileError> {
-    let mark = trees::mark(&location.join(directory))?;
+    let mark = inspect::mark(&location.join(directory))?;
     Ok(mark.map(|mark| TablespaceDir {
         location: location.to_owned(),
         directory: directory.to_owned(),
@@ -45,7 +47,7 @@ pub(crate) fn own_wal(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>,
         return Ok(None);
     };
     let is_linked = fs::read_link(data.join("pg_wal")).is_ok();
-    let mark = trees::mark(&wal)?;
+    let mark = inspect::mark(&wal)?;
     let record = owned.record();
     let is_recorded = mark == record.wal_mark && mark.is_none_or(DirMark::proves);
     let is_ours = is_linked || mark.is_none() || is_recorded;
@@ -62,7 +64,7 @@ pub(crate) fn foreign_wal(data: &Path, owned: &OwnedDirs) -> Result<Option<PathB
 }
 
 fn holds_wal(dir: &Path) -> Result<bool, FileError> {
-    let entries = trees::entries(dir)?;
+    let entries = inspect::entries(dir)?;
     Ok(entries.iter().any(|path| path.file_name().is_some_and(is_of_wal)))
 }
 
@@ -72,7 +74,7 @@ pub(crate) fn record_wal(owned: &OwnedDirs, wal: Option<&Path>) -> Result<(), Fi
     if known.wal.as_deref() == wal && known.wal_mark.is_some() {
         return Ok(()); // another directory at that path does not become ours
     }
-    let mark = wal.map(trees::mark).transpose()?.flatten();
+    let mark = wal.map(inspect::mark).transpose()?.flatten();
     owned.change(|record| (record.wal, record.wal_mark) = (wal.map(Path::to_owned), mark))
 }
 
@@ -163,7 +165,7 @@ fn record(data: &Path, owned: &OwnedDirs, found: &[TablespaceDir], stock: &mut T
         if kept.iter().any(|kept| kept.path() == space.path()) {
             continue;
         }
-        let mark = stock.note_failure(&space.location, trees::mark(&space.path()));
+        let mark = stock.note_failure(&space.location, inspect::mark(&space.path()));
         let is_there = mark.is_none_or(|mark| mark == Some(space.mark));
         // A location without the marker is on a file system that is not mounted.
         if is_there || !owned.has_marker(&space.location) {
@@ -171,7 +173,7 @@ fn record(data: &Path, owned: &OwnedDirs, found: &[TablespaceDir], stock: &mut T
         }
     }
     let wal = wal_of(data, owned).and_then(|wal| {
-        let mark = wal.as_deref().map(trees::mark).transpose()?.flatten();
+        let mark = wal.as_deref().map(inspect::mark).transpose()?.flatten();
         Ok((wal, mark))
     });
     let wal = stock.note_failure(data, wal);
@@ -201,7 +203,7 @@ fn unrecorded_old_data(data: &Path, owned: &OwnedDirs) -> Result<Vec<PathBuf>, F
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with(&beginning) && Some(path) != recorded.as_ref()
     };
-    Ok(trees::entries(dir)?.into_iter().filter(is_old).collect())
+    Ok(inspect::entries(dir)?.into_iter().filter(is_old).collect())
 }
 
 /// A file in a directory that shows whether another server uses the same directory; removed when dropped.
@@ -228,7 +230,7 @@ pub fn survey_tablespace(
 ) -> Result<(ExternalDirFacts, Option<SharedDirProbe>), FileError> {
     let path = location.join(directory);
     let is_recorded = owned.record().tablespaces.iter().any(|space| space.path() == path);
-    if is_recorded && trees::mark(&path)?.is_none() && !owned.has_marker(location) {
+    if is_recorded && inspect::mark(&path)?.is_none() && !owned.has_marker(location) {
         let is_away = ExternalDirFacts {
             missing_marker: Some(owned.marker(location)),
             ..ExternalDirFacts::default()
@@ -245,7 +247,7 @@ pub fn survey_tablespace(
     let user = usage::user_of(location, &path, data);
     let found = ExternalDirFacts {
         unusable: None,
-        holds_data: trees::mark(&path)?.is_some(),
+        holds_data: inspect::mark(&path)?.is_some(),
         is_source_dir: false,
         other_keeper: owned.other_keeper(location)?,
         user: user.map(|user| (user.program, user.pid)),
@@ -258,7 +260,7 @@ pub fn survey_tablespace(
 /// Returns the tablespace directories of this keeper: those that PGDATA links to unless it is unfinished, and the
 /// recorded ones. If both have a path, PGDATA's is used.
 pub(crate) fn own_spaces(data: &Path, owned: &OwnedDirs) -> Result<Vec<TablespaceDir>, FileError> {
-    let is_unfinished = trees::mark(&data.join(owned.name(NEW_KIND)))?.is_some();
+    let is_unfinished = inspect::mark(&data.join(owned.name(NEW_KIND)))?.is_some();
     let mut spaces = if is_unfinished { Vec::new() } else { linked(data)? };
     for space in owned
         .record()
@@ -277,7 +279,7 @@ pub(crate) fn own_spaces(data: &Path, owned: &OwnedDirs) -> Result<Vec<Tablespac
 
 /// Whether a directory is one of them, even if its location is a different path to it through a link.
 fn is_ours(spaces: &[TablespaceDir], path: &Path) -> Result<bool, FileError> {
-    let found = trees::mark(path)?;
+    let found = inspect::mark(path)?;
     Ok(spaces
         .iter()
         .any(|space| Some(space.mark) == found && path.ends_with(&space.directory)))
@@ -353,7 +355,7 @@ pub fn own_external_dirs(data: &Path, owned: &OwnedDirs) -> Result<Vec<ExternalD
         external_dirs.push(ExternalDir {
             bytes: None,
             found: ExternalDirFacts {
-                holds_data: trees::mark(&path)?.is_some(),
+                holds_data: inspect::mark(&path)?.is_some(),
                 other_keeper: owned.other_keeper(&space.location)?,
                 user: user.map(|user| (user.program, user.pid)),
                 is_ours: is_ours(&spaces, &path)?,

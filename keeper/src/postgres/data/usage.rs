@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::postgres::data::trees::{FileId, file_id};
+use crate::postgres::data::inspect::{FileId, file_id};
 use crate::postgres::data::walker;
 
 /// A process that uses a directory.

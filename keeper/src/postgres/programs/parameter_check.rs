@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use crate::postgres::config::conf::{self, Parameters, Recovery};
 use crate::postgres::config::pinned;
-use crate::postgres::data::files::{self, FileError};
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::files;
 use crate::postgres::programs::command::{self, CommandError};
 use crate::postgres::programs::environment;
 use crate::postgres::programs::installation::Programs;

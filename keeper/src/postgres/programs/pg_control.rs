@@ -9,7 +9,7 @@ use std::time::Duration;
 use model::Lsn;
 
 use crate::postgres::config::conf::StandbyMinimums;
-use crate::postgres::data::files::FileError;
+use crate::postgres::data::file_error::FileError;
 use crate::postgres::programs::command::{self, CommandError};
 use crate::postgres::programs::environment;
 use crate::postgres::programs::installation::Programs;

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::postgres::data::files::{self, FileError, SocketLock};
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::files::{self, SocketLock};
 use crate::postgres::server::process;
 
 /// Why the port is not usable.

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use model::Lsn;
 
-use crate::postgres::data::files::{self, FileError};
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::files;
 use crate::postgres::data::history::{self, Ancestor, HistoryFileError};
 use crate::postgres::programs::command::CommandError;
 use crate::postgres::programs::installation::Programs;

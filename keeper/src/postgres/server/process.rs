@@ -13,7 +13,8 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal, test_kill_process};
 
-use crate::postgres::data::files::{self, FileError};
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::files;
 
 /// A process, held by a pidfd so that a reused process id is not mistaken for it (pidfd_open(2), Linux 5.3; without it,
 /// by id).

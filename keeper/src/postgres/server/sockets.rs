@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 use tracing::{info, warn};
 
-use crate::postgres::data::files::FileError;
+use crate::postgres::data::file_error::FileError;
 
 /// The reference's only socket directory (keeper 0); psql's default in its packages.
 pub const PUBLIC: &str = "/tmp";

@@ -96,7 +96,7 @@ impl Site {
 
     /// Bytes for which there is space, but not beside other data.
     fn nearly_all(&self) -> u64 {
-        trees::free_space(&self.data()).unwrap().1 / 20 * 19
+        inspect::free_space(&self.data()).unwrap().1 / 20 * 19
     }
 
     /// A copy like that of pg_basebackup, and the steps that follow it.
@@ -110,8 +110,8 @@ impl Site {
         let wal = PathBuf::from(option("--waldir="));
         let mapping = option("--tablespace-mapping=");
         let made_in = PathBuf::from(mapping.split_once('=').unwrap().1);
-        assert!(trees::entries(build.directory()).unwrap().is_empty() && !wal.exists());
-        assert!(trees::entries(&made_in).unwrap().is_empty());
+        assert!(inspect::entries(build.directory()).unwrap().is_empty() && !wal.exists());
+        assert!(inspect::entries(&made_in).unwrap().is_empty());
         make(build.directory(), "new");
         fs::create_dir_all(&wal).unwrap();
         fs::write(wal.join("000000010000000000000002"), "new").unwrap();
@@ -143,7 +143,7 @@ impl Site {
 }
 
 fn gather(dir: &Path, what: &str, found: &mut Vec<PathBuf>) {
-    for path in trees::entries(dir).unwrap() {
+    for path in inspect::entries(dir).unwrap() {
         if path.is_dir() && !path.is_symlink() {
             gather(&path, what, found);
         } else if fs::read_to_string(&path).is_ok_and(|text| text == what) {
@@ -356,7 +356,7 @@ fn old_data_that_were_put_back_by_hand_are_kept_again() {
     let mut site = Site::new(Shape::Link);
     site.clear(0).unwrap();
     let old = site.owned.record().old.unwrap();
-    for entry in trees::entries(&old.directory).unwrap() {
+    for entry in inspect::entries(&old.directory).unwrap() {
         fs::rename(&entry, site.data().join(entry.file_name().unwrap())).unwrap();
     }
     site.restarted();

@@ -94,7 +94,7 @@ fn a_dropped_tablespace_is_forgotten_with_its_marker() {
     fs::remove_dir(space.join(DIRECTORY)).unwrap();
     survey_instance(&data, &owned);
     assert_eq!(owned.record().tablespaces, []);
-    assert!(trees::entries(&space).unwrap().is_empty());
+    assert!(inspect::entries(&space).unwrap().is_empty());
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn an_empty_or_missing_location_is_free_and_an_impossible_one_is_reported() {
     assert_eq!(found.unusable, None);
     assert!(Path::new(&probe.path_on_source).exists());
     drop(probe);
-    assert!(trees::entries(&missing).unwrap().is_empty(), "the probe is gone");
+    assert!(inspect::entries(&missing).unwrap().is_empty(), "the probe is gone");
     fs::write(dir.path().join("file"), "").unwrap();
     let refused = looked(&data, &owned, &dir.path().join("file/ts")).unwrap_err();
     assert!(matches!(refused, Obstacle::Unusable(_)), "{refused}");

@@ -1,0 +1,41 @@
+//! A failed operation on a file or directory, with a remedy for common causes. What follows from it is left to the
+//! callers.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+
+/// A failed operation on a file.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {}{}", path.display(), Remedy(source))]
+pub struct FileError {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl FileError {
+    pub(crate) fn new(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self { action, path, source }
+    }
+
+    /// Returns the kind of the error.
+    pub fn kind(&self) -> ErrorKind {
+        self.source.kind()
+    }
+}
+
+/// What an operator can do about common errors.
+struct Remedy<'a>(&'a io::Error);
+
+impl fmt::Display for Remedy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => " (free space on its file system)",
+            ErrorKind::PermissionDenied => " (it must belong to the user that runs the keeper)",
+            ErrorKind::ReadOnlyFilesystem => " (its file system is read-only)",
+            _ => "",
+        })
+    }
+}
