@@ -8,3 +8,4 @@ pub mod session_settings;
 pub mod sql;
 mod sql_session;
 pub mod upstream;
+mod wire;

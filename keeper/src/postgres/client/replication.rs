@@ -10,15 +10,15 @@ use fallible_iterator::FallibleIterator;
 use model::Lsn;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
-use postgres_protocol::message::backend::{ErrorFields, Message};
+use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::postgres::client::connect::ConnectTarget;
 use crate::postgres::client::refusal::ServerRefusal;
 use crate::postgres::client::session_settings::{self, SessionUser};
-use crate::postgres::client::sql::DATABASE;
+use crate::postgres::client::wire::{WireError, WireProtocol};
 use crate::postgres::config::credentials::Login;
 use crate::postgres::data::history::{self, Ancestor, HistoryError};
 use crate::postgres::programs::installation::Programs;
@@ -150,18 +150,18 @@ impl ReplicationClient {
         let at = || self.target.name();
         match timeout(self.limit, self.run_command(command)).await {
             Ok(Ok(row)) => Ok(row),
-            Ok(Err(ReplicationFailure::Io(source))) => Err(ReplicationError::Io {
+            Ok(Err(WireError::Io(source))) => Err(ReplicationError::Io {
                 action,
                 at: at(),
                 source,
             }),
-            Ok(Err(ReplicationFailure::Refused { code, message })) => Err(ReplicationError::Refused {
+            Ok(Err(WireError::Refused { code, message })) => Err(ReplicationError::Refused {
                 action,
                 at: at(),
                 refusal: ServerRefusal::new(&code, &message),
                 message: format!("{message} ({code})"),
             }),
-            Ok(Err(ReplicationFailure::Protocol(what))) => Err(ReplicationError::Protocol { action, at: at(), what }),
+            Ok(Err(WireError::Protocol(what))) => Err(ReplicationError::Protocol { action, at: at(), what }),
             Err(_) => Err(ReplicationError::Timeout {
                 action,
                 at: at(),
@@ -178,19 +178,8 @@ impl ReplicationClient {
         }
     }
 
-    async fn run_command(&self, command: &str) -> Result<Vec<Option<Bytes>>, ReplicationFailure> {
-        self.run_command_over(self.target.open().await?, command).await
-    }
-
-    async fn run_command_over<S>(&self, stream: S, command: &str) -> Result<Vec<Option<Bytes>>, ReplicationFailure>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let mut wire = WireProtocol {
-            stream,
-            read: BytesMut::new(),
-            write: BytesMut::new(),
-        };
+    async fn run_command(&self, command: &str) -> Result<Vec<Option<Bytes>>, WireError> {
+        let mut wire = WireProtocol::new(self.target.open().await?);
         let major = session_settings::major(self.programs.as_deref()).await;
         let options = session_settings::options(major, SessionUser::Replication);
         let parameters = [
@@ -199,11 +188,9 @@ impl ReplicationClient {
             ("application_name", "stolon-keeper"),
             ("options", options.as_str()),
         ];
-        frontend::startup_message(parameters, &mut wire.write)?;
-        wire.flush().await?;
+        wire.send(|out| frontend::startup_message(parameters, out)).await?;
         self.authenticate(&mut wire).await?;
-        frontend::query(command, &mut wire.write)?;
-        wire.flush().await?;
+        wire.send(|out| frontend::query(command, out)).await?;
         let mut row = None;
         loop {
             match wire.next().await? {
@@ -221,21 +208,23 @@ impl ReplicationClient {
                 _ => {}
             }
         }
-        frontend::terminate(&mut wire.write);
+        let terminate = |out: &mut BytesMut| {
+            frontend::terminate(out);
+            Ok(())
+        };
         // The result is complete: it does not matter whether the server receives the Terminate message.
-        let _ = wire.flush().await;
-        row.ok_or_else(|| ReplicationFailure::Protocol("no row".to_owned()))
+        let _ = wire.send(terminate).await;
+        row.ok_or_else(|| WireError::Protocol("no row".to_owned()))
     }
 
     /// Authenticates, until the server is ready for a command.
-    async fn authenticate<S>(&self, wire: &mut WireProtocol<S>) -> Result<(), ReplicationFailure>
+    async fn authenticate<S>(&self, wire: &mut WireProtocol<S>) -> Result<(), WireError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let password = || {
             let password = self.login.password().map(String::into_bytes);
-            password
-                .ok_or_else(|| ReplicationFailure::Protocol("a demand for a password, and there is none".to_owned()))
+            password.ok_or_else(|| WireError::Protocol("a demand for a password, and there is none".to_owned()))
         };
         let mut scram: Option<ScramSha256> = None;
         loop {
@@ -243,8 +232,8 @@ impl ReplicationClient {
                 Message::AuthenticationOk => {}
                 Message::AuthenticationMd5Password(body) => {
                     let hash = md5_hash(self.login.user.as_bytes(), &password()?, body.salt());
-                    frontend::password_message(hash.as_bytes(), &mut wire.write)?;
-                    wire.flush().await?;
+                    wire.send(|out| frontend::password_message(hash.as_bytes(), out))
+                        .await?;
                 }
                 Message::AuthenticationSasl(body) => {
                     let mut mechanisms = body.mechanisms();
@@ -253,20 +242,19 @@ impl ReplicationClient {
                         offered |= mechanism == SCRAM_SHA_256;
                     }
                     if !offered {
-                        return Err(ReplicationFailure::Protocol(
-                            "no SASL mechanism that is known".to_owned(),
-                        ));
+                        return Err(WireError::Protocol("no SASL mechanism that is known".to_owned()));
                     }
                     let exchange = ScramSha256::new(&password()?, ChannelBinding::unsupported());
-                    frontend::sasl_initial_response(SCRAM_SHA_256, exchange.message(), &mut wire.write)?;
-                    wire.flush().await?;
+                    let respond =
+                        |out: &mut BytesMut| frontend::sasl_initial_response(SCRAM_SHA_256, exchange.message(), out);
+                    wire.send(respond).await?;
                     scram = Some(exchange);
                 }
                 Message::AuthenticationSaslContinue(body) => {
                     let exchange = scram.as_mut().ok_or_else(unexpected_auth_message)?;
                     exchange.update(body.data())?;
-                    frontend::sasl_response(exchange.message(), &mut wire.write)?;
-                    wire.flush().await?;
+                    wire.send(|out| frontend::sasl_response(exchange.message(), out))
+                        .await?;
                 }
                 Message::AuthenticationSaslFinal(body) => scram
                     .as_mut()
@@ -276,7 +264,7 @@ impl ReplicationClient {
                 Message::BackendKeyData(_) | Message::ParameterStatus(_) | Message::NoticeResponse(_) => {}
                 // A password is never sent in clear text.
                 _ => {
-                    return Err(ReplicationFailure::Protocol(
+                    return Err(WireError::Protocol(
                         "an authentication method that is not supported".to_owned(),
                     ));
                 }
@@ -285,96 +273,6 @@ impl ReplicationClient {
     }
 }
 
-/// First response of a server to a startup message.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum FirstResponse {
-    /// It continues the login.
-    Login,
-    /// An error; the rejection, if it proves that the server is alive and working.
-    Error(Option<ServerRefusal>),
-}
-
-/// Sends a startup message for `user` and closes the connection after the first response. A server that requests a
-/// password and gets none logs nothing (`auth_failed` in PostgreSQL's auth.c).
-pub(crate) async fn first_response(target: &ConnectTarget, user: &str) -> io::Result<FirstResponse> {
-    let mut wire = WireProtocol {
-        stream: target.open().await?,
-        read: BytesMut::new(),
-        write: BytesMut::new(),
-    };
-    let parameters = [("user", user), ("application_name", "stolon-keeper")];
-    let parameters = parameters.into_iter().chain([("database", DATABASE)]);
-    frontend::startup_message(parameters, &mut wire.write)?;
-    wire.flush().await?;
-    match wire.next().await {
-        Ok(_) => Ok(FirstResponse::Login),
-        Err(ReplicationFailure::Refused { code, message }) => {
-            Ok(FirstResponse::Error(ServerRefusal::new(&code, &message)))
-        }
-        Err(ReplicationFailure::Io(source)) => Err(source),
-        Err(ReplicationFailure::Protocol(what)) => Err(io::Error::new(io::ErrorKind::InvalidData, what)),
-    }
-}
-
-enum ReplicationFailure {
-    Io(io::Error),
-    Refused { code: String, message: String },
-    Protocol(String),
-}
-
-impl From<io::Error> for ReplicationFailure {
-    fn from(source: io::Error) -> Self {
-        Self::Io(source)
-    }
-}
-
-fn unexpected_auth_message() -> ReplicationFailure {
-    ReplicationFailure::Protocol("an authentication message out of turn".to_owned())
-}
-
-/// Messages over a stream.
-struct WireProtocol<S> {
-    stream: S,
-    read: BytesMut,
-    write: BytesMut,
-}
-
-/// Maximum bytes of a response: a history file has a few hundred bytes per ancestor.
-const READ_BYTES_MAX: usize = 4 << 20;
-
-impl<S: AsyncRead + AsyncWrite + Unpin> WireProtocol<S> {
-    async fn flush(&mut self) -> io::Result<()> {
-        self.stream.write_all_buf(&mut self.write).await?;
-        self.stream.flush().await
-    }
-
-    /// Returns the next message; an error response is returned as an error.
-    async fn next(&mut self) -> Result<Message, ReplicationFailure> {
-        loop {
-            match Message::parse(&mut self.read)? {
-                Some(Message::ErrorResponse(body)) => return Err(refused(body.fields())?),
-                Some(message) => return Ok(message),
-                None if self.read.len() > READ_BYTES_MAX => {
-                    return Err(ReplicationFailure::Protocol("an unlimited response".to_owned()));
-                }
-                None => {}
-            }
-            if self.stream.read_buf(&mut self.read).await? == 0 {
-                return Err(ReplicationFailure::Io(io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
-    }
-}
-
-/// Parses an error response: SQLSTATE and message.
-fn refused(mut fields: ErrorFields<'_>) -> io::Result<ReplicationFailure> {
-    let (mut message, mut code) = (String::new(), String::new());
-    while let Some(field) = fields.next()? {
-        match field.type_() {
-            b'M' => message = String::from_utf8_lossy(field.value_bytes()).into_owned(),
-            b'C' => code = String::from_utf8_lossy(field.value_bytes()).into_owned(),
-            _ => {}
-        }
-    }
-    Ok(ReplicationFailure::Refused { code, message })
+fn unexpected_auth_message() -> WireError {
+    WireError::Protocol("an authentication message out of turn".to_owned())
 }

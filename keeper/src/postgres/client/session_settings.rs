@@ -4,6 +4,9 @@
 
 use crate::postgres::programs::installation::Programs;
 
+/// The database used for administration.
+pub const DATABASE: &str = "postgres";
+
 /// User of a session, which decides what may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionUser {

@@ -15,17 +15,15 @@ use tokio_postgres::{Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::postgres::client::connect::ConnectTarget;
 use crate::postgres::client::refusal::ServerRefusal;
-use crate::postgres::client::replication::{FirstResponse, first_response};
-use crate::postgres::client::session_settings::{self, SessionUser};
+use crate::postgres::client::session_settings::{self, DATABASE, SessionUser};
 use crate::postgres::client::sql_session::SqlSession;
+use crate::postgres::client::wire::{FirstResponse, first_response};
 use crate::postgres::config::conf::Parameters;
 use crate::postgres::config::credentials::{Login, Secret};
 use crate::postgres::programs::installation::Programs;
 use crate::postgres::programs::pg_control::WalLayout;
 
-/// The database used for administration.
-pub const DATABASE: &str = "postgres";
-/// The database used while that one is missing: it exists in every cluster (PostgreSQL manual 23.3).
+/// The database used while the usual one is missing: it exists in every cluster (PostgreSQL manual 23.3).
 const OTHER_DATABASE: &str = "template1";
 
 /// Why a query failed.
