@@ -23,14 +23,17 @@ use crate::local::state::LocalState;
 use crate::metrics::Metrics;
 use crate::monitor::Monitor;
 use crate::postgres::config::credentials::Secret;
+use crate::postgres::config::instance::InstanceConfig;
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::layout;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::walker::Walker;
-use crate::postgres::instance::{self, Instance, InstanceError, StopLimits};
+use crate::postgres::instance::Instance;
 use crate::postgres::programs::installation::Programs;
+use crate::postgres::server::error::InstanceError;
 use crate::postgres::server::postmaster::ChildStatus;
 use crate::postgres::server::sockets::{PUBLIC, PrivateSocketDir};
+use crate::postgres::server::supervisor::StopLimits;
 use crate::problems::Problems;
 use crate::publish::{Due, InfoReport, KeeperIdentity, Publisher};
 use crate::reconcile::{ClusterDataState, Desired, Goal, TargetRole, desired_state, is_only_configuration};
@@ -259,7 +262,7 @@ impl KeeperLoop {
         let sleep_interval = spec.sleep_interval.max(SLEEP_MIN);
         let (config, local, metrics) = (Arc::new(config), Arc::new(local), Arc::new(metrics));
         let instance = Arc::new(Instance::new(
-            instance::InstanceConfig {
+            InstanceConfig {
                 data: data_of(&config),
                 socket_dir: sockets.path().to_owned(),
                 public_socket_dir: Some(PUBLIC.to_owned()),

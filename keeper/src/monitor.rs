@@ -17,7 +17,7 @@ use crate::local::state::LocalState;
 use crate::postgres::config::conf::Parameters;
 use crate::postgres::data::history::Ancestor;
 use crate::postgres::instance::Instance;
-use crate::postgres::observe::{Observation, ObserveError, ObserveScope};
+use crate::postgres::observe::{Observation, ObserveError, ObserveScope, observe};
 use crate::postgres::server::postmaster::ChildStatus;
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
@@ -206,7 +206,7 @@ impl Monitor {
         let is_starting = runs && !self.instance.reports_ready().unwrap_or(true);
         let mut observation = match is_starting {
             true => Observation::default(),
-            false => self.instance.observe(scope).await,
+            false => observe(&self.instance, scope).await,
         };
         let runs = runs && matches!(*self.instance.child_status().borrow(), ChildStatus::Running { .. });
         memory.log_failure(&observation, runs);

@@ -448,7 +448,7 @@ impl Reconciler {
                     self.read_slots(data);
                 }
                 if matches!(target.role, TargetRole::Standby(_)) {
-                    self.instance.refresh_passfile()?;
+                    self.instance.config().refresh_passfile()?;
                 }
                 Box::pin(self.check_config(target, &server)).await;
                 Some(self.server_config(target))

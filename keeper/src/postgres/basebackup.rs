@@ -10,9 +10,10 @@ use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
-use crate::postgres::instance::{Instance, InstanceError};
+use crate::postgres::instance::Instance;
 use crate::postgres::programs::command;
 use crate::postgres::programs::environment;
+use crate::postgres::server::error::InstanceError;
 
 /// Source and slot of a base backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,58 +55,56 @@ impl BaseBackupProgress {
     }
 }
 
-impl Instance {
-    /// Runs pg_basebackup as the replication user into the directories of `build`, moves the result to its place, and
-    /// passes its progress to `progress` about once a second. Without a time limit: dropping the future ends the copy.
-    /// The result is a standby that was never started: `standby.signal` exists, its settings are written at the first
-    /// start.
-    pub async fn base_backup(
-        &self,
-        copy: &BaseBackup,
-        build: &DataBuild,
-        owned: &Arc<OwnedDirs>,
-        changes: &DataChanges,
-        mut progress: impl FnMut(BaseBackupProgress),
-    ) -> Result<(), InstanceError> {
-        const ACTION: &str = "write the password file for pg_basebackup";
-        self.end_other_processes().await?;
-        let config = self.config();
-        let login = &config.replication;
-        let password_file = LibpqPasswordFile::write(self.scratch_dir(), &copy.source, login)
-            .map_err(|source| InstanceError::Process { action: ACTION, source })?;
-        let major = session_settings::major(Some(self.programs())).await;
-        let options = session_settings::options(major, SessionUser::Replication);
-        let mut command = environment::command(&self.programs().path("pg_basebackup"));
-        if let Some(file) = &password_file {
-            command.env("PGPASSFILE", file.path());
-        }
-        // -R creates `standby.signal`, so that the copy can never start as a second master. A fast checkpoint avoids
-        // waiting for a spread one (keeper W11).
-        command
-            .args(["-R", "-v", "-P", "-w", "-X", "stream", "-c", "fast"])
-            .arg("-D")
-            .arg(build.directory())
-            .args(build.options());
-        command
-            .arg("-d")
-            .arg(copy_conninfo(&copy.application_name, &copy.source, login, &options));
-        command.arg("--slot").arg(&copy.slot);
-        info!("running pg_basebackup");
-        command::run(command, |line| match BaseBackupProgress::parse(line) {
-            Some(now) => progress(now),
-            None => debug!(target: "pg_basebackup", "{line}"),
-        })
-        .await?;
-        drop(password_file);
-        let (build, owned, data) = (build.clone(), Arc::clone(owned), config.data.clone());
-        let finish = move || {
-            build.finish(&owned)?;
-            // -R wrote the connection with the password there.
-            files::link_auto_conf(&data)?;
-            files::signal_standby(&data)
-        };
-        Ok(changes.run(finish).await??)
+/// Runs pg_basebackup as the replication user into the directories of `build`, moves the result to its place, and
+/// passes its progress to `progress` about once a second. Without a time limit: dropping the future ends the copy.
+/// The result is a standby that was never started: `standby.signal` exists, its settings are written at the first
+/// start.
+pub async fn run(
+    instance: &Instance,
+    copy: &BaseBackup,
+    build: &DataBuild,
+    owned: &Arc<OwnedDirs>,
+    changes: &DataChanges,
+    mut progress: impl FnMut(BaseBackupProgress),
+) -> Result<(), InstanceError> {
+    const ACTION: &str = "write the password file for pg_basebackup";
+    instance.end_other_processes().await?;
+    let config = instance.config();
+    let login = &config.replication;
+    let password_file = LibpqPasswordFile::write(instance.config().scratch_dir(), &copy.source, login)
+        .map_err(|source| InstanceError::Process { action: ACTION, source })?;
+    let major = session_settings::major(Some(instance.programs())).await;
+    let options = session_settings::options(major, SessionUser::Replication);
+    let mut command = environment::command(&instance.programs().path("pg_basebackup"));
+    if let Some(file) = &password_file {
+        command.env("PGPASSFILE", file.path());
     }
+    // -R creates `standby.signal`, so that the copy can never start as a second master. A fast checkpoint avoids
+    // waiting for a spread one (keeper W11).
+    command
+        .args(["-R", "-v", "-P", "-w", "-X", "stream", "-c", "fast"])
+        .arg("-D")
+        .arg(build.directory())
+        .args(build.options());
+    command
+        .arg("-d")
+        .arg(copy_conninfo(&copy.application_name, &copy.source, login, &options));
+    command.arg("--slot").arg(&copy.slot);
+    info!("running pg_basebackup");
+    command::run(command, |line| match BaseBackupProgress::parse(line) {
+        Some(now) => progress(now),
+        None => debug!(target: "pg_basebackup", "{line}"),
+    })
+    .await?;
+    drop(password_file);
+    let (build, owned, data) = (build.clone(), Arc::clone(owned), config.data.clone());
+    let finish = move || {
+        build.finish(&owned)?;
+        // -R wrote the connection with the password there.
+        files::link_auto_conf(&data)?;
+        files::signal_standby(&data)
+    };
+    Ok(changes.run(finish).await??)
 }
 
 #[cfg(test)]

@@ -10,9 +10,10 @@ use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
-use crate::postgres::instance::{Instance, InstanceError};
+use crate::postgres::instance::Instance;
 use crate::postgres::programs::command::{self, CommandError};
 use crate::postgres::programs::environment;
+use crate::postgres::server::error::InstanceError;
 
 /// Options of a new database cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,56 +26,54 @@ pub struct NewClusterOptions {
     pub data_checksums: bool,
 }
 
-impl Instance {
-    /// Runs initdb in the directories of `build` and moves the result to its place. After a failure everything is
-    /// removed (keeper I4 (c)).
-    pub async fn initdb(
-        &self,
-        new: &NewClusterOptions,
-        build: &DataBuild,
-        owned: &Arc<OwnedDirs>,
-        changes: &DataChanges,
-    ) -> Result<(), InstanceError> {
-        const ACTION: &str = "write the password file for initdb";
-        self.end_other_processes().await?;
-        let config = self.config();
-        let mut command = environment::command(&self.programs().path("initdb"));
-        command
-            .arg("-D")
-            .arg(build.directory())
-            .args(build.options())
-            .arg("-U")
-            .arg(&config.superuser.user);
-        let mut password_file = None;
-        if let Some(password) = config.superuser.password() {
-            let write = || {
-                let mut file = files::temporary(self.scratch_dir(), "initdb".as_ref())?;
-                writeln!(file, "{password}")?;
-                Ok(file)
-            };
-            let file = write().map_err(|source| InstanceError::Process { action: ACTION, source })?;
-            command.arg("--pwfile").arg(file.path());
-            password_file = Some(file);
-        }
-        for (option, value) in [("--locale", &new.locale), ("--encoding", &new.encoding)] {
-            if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
-                command.arg(option).arg(value);
-            }
-        }
-        if new.data_checksums {
-            command.arg("--data-checksums");
-        }
-        let result = command::run(command, |line| debug!(target: "initdb", "{line}")).await;
-        drop(password_file);
-        let (build, owned) = (build.clone(), Arc::clone(owned));
-        if let Err(CommandError::Failed { .. } | CommandError::Read { .. }) = result {
-            let discarded = changes.run(move || build.discard()).await.map_err(InstanceError::from);
-            if let Err(failed) = discarded.and_then(|discarded| Ok(discarded?)) {
-                warn!(error = %Chain(&failed), "could not remove what initdb left behind");
-            }
-            return Ok(result?);
-        }
-        result?;
-        Ok(changes.run(move || build.finish(&owned)).await??)
+/// Runs initdb in the directories of `build` and moves the result to its place. After a failure everything is
+/// removed (keeper I4 (c)).
+pub async fn run(
+    instance: &Instance,
+    new: &NewClusterOptions,
+    build: &DataBuild,
+    owned: &Arc<OwnedDirs>,
+    changes: &DataChanges,
+) -> Result<(), InstanceError> {
+    const ACTION: &str = "write the password file for initdb";
+    instance.end_other_processes().await?;
+    let config = instance.config();
+    let mut command = environment::command(&instance.programs().path("initdb"));
+    command
+        .arg("-D")
+        .arg(build.directory())
+        .args(build.options())
+        .arg("-U")
+        .arg(&config.superuser.user);
+    let mut password_file = None;
+    if let Some(password) = config.superuser.password() {
+        let write = || {
+            let mut file = files::temporary(instance.config().scratch_dir(), "initdb".as_ref())?;
+            writeln!(file, "{password}")?;
+            Ok(file)
+        };
+        let file = write().map_err(|source| InstanceError::Process { action: ACTION, source })?;
+        command.arg("--pwfile").arg(file.path());
+        password_file = Some(file);
     }
+    for (option, value) in [("--locale", &new.locale), ("--encoding", &new.encoding)] {
+        if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+            command.arg(option).arg(value);
+        }
+    }
+    if new.data_checksums {
+        command.arg("--data-checksums");
+    }
+    let result = command::run(command, |line| debug!(target: "initdb", "{line}")).await;
+    drop(password_file);
+    let (build, owned) = (build.clone(), Arc::clone(owned));
+    if let Err(CommandError::Failed { .. } | CommandError::Read { .. }) = result {
+        let discarded = changes.run(move || build.discard()).await.map_err(InstanceError::from);
+        if let Err(failed) = discarded.and_then(|discarded| Ok(discarded?)) {
+            warn!(error = %Chain(&failed), "could not remove what initdb left behind");
+        }
+        return Ok(result?);
+    }
+    result?;
+    Ok(changes.run(move || build.finish(&owned)).await??)
 }

@@ -93,118 +93,116 @@ pub enum ObserveError {
     Position(#[source] PositionError),
 }
 
-impl Instance {
-    /// Observes the instance. Calls must not overlap.
-    ///
-    /// The superuser's open session is used for all queries. A server that rejects it is alive: the rest is read over a
-    /// replication connection and from its files.
-    pub async fn observe(&self, scope: ObserveScope) -> Observation {
-        let mut observation = Observation::default();
-        match self.is_initialised() {
-            Ok(true) => {}
-            Ok(false) => return observation,
-            Err(source) => {
-                observation.failed = Some(ObserveError::Data(source));
-                return observation;
-            }
+/// Observes the instance. Calls must not overlap.
+///
+/// The superuser's open session is used for all queries. A server that rejects it is alive: the rest is read over a
+/// replication connection and from its files.
+pub async fn observe(instance: &Instance, scope: ObserveScope) -> Observation {
+    let mut observation = Observation::default();
+    match instance.is_initialised() {
+        Ok(true) => {}
+        Ok(false) => return observation,
+        Err(source) => {
+            observation.failed = Some(ObserveError::Data(source));
+            return observation;
         }
-        match self.probe(&mut observation, scope).await {
-            Ok(()) => {
-                observation.oldest_wal = oldest_wal(&self.config().data);
-                observation.is_healthy = true;
-                if scope.logins {
-                    self.try_logins(&mut observation.logins).await;
-                }
-            }
-            Err(failed) => observation.failed = Some(failed),
-        }
-        observation
     }
-
-    /// Observes identity, timeline and position, which decide about health, then the rest.
-    async fn probe(&self, observation: &mut Observation, scope: ObserveScope) -> Result<(), ObserveError> {
-        let standing = match self.observer().position().await {
-            Ok(standing) => standing,
-            Err(failed) => {
-                let refusal = failed.refusal().ok_or(ObserveError::Sql(failed))?;
-                observation.logins.superuser = Some(Err(refusal));
-                return self.probe_without_superuser(observation, scope).await;
+    match probe(instance, &mut observation, scope).await {
+        Ok(()) => {
+            observation.oldest_wal = oldest_wal(&instance.config().data);
+            observation.is_healthy = true;
+            if scope.logins {
+                try_logins(instance, &mut observation.logins).await;
             }
+        }
+        Err(failed) => observation.failed = Some(failed),
+    }
+    observation
+}
+
+/// Observes identity, timeline and position, which decide about health, then the rest.
+async fn probe(instance: &Instance, observation: &mut Observation, scope: ObserveScope) -> Result<(), ObserveError> {
+    let standing = match instance.observer().position().await {
+        Ok(standing) => standing,
+        Err(failed) => {
+            let refusal = failed.refusal().ok_or(ObserveError::Sql(failed))?;
+            observation.logins.superuser = Some(Err(refusal));
+            return probe_without_superuser(instance, observation, scope).await;
+        }
+    };
+    observation.system_id = Some(standing.system_id);
+    let position = standing.position.unwrap_or_default();
+    let data = &instance.config().data;
+    let timeline = position::timeline_at(data, standing.known_timeline, position, standing.layout);
+    let timeline = timeline.map_err(ObserveError::Position)?;
+    observation.position = Some(position);
+    observation.set_timeline(&timeline);
+    if scope.details {
+        probe_details(instance, observation, standing.is_in_recovery).await;
+    }
+    Ok(())
+}
+
+/// Observes what does not decide about health.
+async fn probe_details(instance: &Instance, observation: &mut Observation, is_standby: bool) {
+    let sql = instance.observer();
+    match sql.configured().await {
+        Ok(configured) => observation.parameters = Some(conf::published(&configured)),
+        Err(failed) => observation.failed = Some(ObserveError::Parameters(failed)),
+    }
+    match sql.in_sync().await {
+        Ok(names) => observation.in_sync = Some(names),
+        Err(failed) => observation.failed = Some(ObserveError::Sql(failed)),
+    }
+    if is_standby {
+        // Only extensions use this; a failure is not logged.
+        observation.standby = sql.standby().await.ok().flatten();
+    }
+    observation.logins.database = Some(sql.database_refusal().map_or(Ok(()), Err));
+}
+
+/// Observes without the superuser: by the replication user, otherwise from the files.
+async fn probe_without_superuser(
+    instance: &Instance,
+    observation: &mut Observation,
+    scope: ObserveScope,
+) -> Result<(), ObserveError> {
+    let config = instance.config();
+    if scope.replication {
+        match instance.replication().identify().await {
+            Ok(identity) => {
+                observation.logins.replication = Some(Ok(()));
+                let timeline =
+                    position::timeline_by_id(&config.data, identity.timeline).map_err(ObserveError::Position)?;
+                observation.system_id = Some(identity.system_id);
+                observation.position = Some(identity.position);
+                observation.set_timeline(&timeline);
+                return Ok(());
+            }
+            Err(failed) => observation.logins.replication = failed.refusal().cloned().map(Err),
+        }
+    }
+    let end = position::end_of_wal(instance.programs(), &config.data, config.request_timeout).await;
+    let (control, timeline, position) = end.map_err(ObserveError::Position)?;
+    observation.system_id = Some(control.system_id);
+    observation.position = Some(position);
+    observation.set_timeline(&timeline);
+    Ok(())
+}
+
+/// Tries to log in as the users that are not connected.
+async fn try_logins(instance: &Instance, logins: &mut LoginResults) {
+    if logins.superuser.is_none() {
+        logins.superuser = match instance.observer().try_login().await {
+            Ok(()) => Some(Ok(())),
+            Err(failed) => failed.refusal().map(Err),
         };
-        observation.system_id = Some(standing.system_id);
-        let position = standing.position.unwrap_or_default();
-        let data = &self.config().data;
-        let timeline = position::timeline_at(data, standing.known_timeline, position, standing.layout);
-        let timeline = timeline.map_err(ObserveError::Position)?;
-        observation.position = Some(position);
-        observation.set_timeline(&timeline);
-        if scope.details {
-            self.probe_details(observation, standing.is_in_recovery).await;
-        }
-        Ok(())
     }
-
-    /// Observes what does not decide about health.
-    async fn probe_details(&self, observation: &mut Observation, is_standby: bool) {
-        let sql = self.observer();
-        match sql.configured().await {
-            Ok(configured) => observation.parameters = Some(conf::published(&configured)),
-            Err(failed) => observation.failed = Some(ObserveError::Parameters(failed)),
-        }
-        match sql.in_sync().await {
-            Ok(names) => observation.in_sync = Some(names),
-            Err(failed) => observation.failed = Some(ObserveError::Sql(failed)),
-        }
-        if is_standby {
-            // Only extensions use this; a failure is not logged.
-            observation.standby = sql.standby().await.ok().flatten();
-        }
-        observation.logins.database = Some(sql.database_refusal().map_or(Ok(()), Err));
-    }
-
-    /// Observes without the superuser: by the replication user, otherwise from the files.
-    async fn probe_without_superuser(
-        &self,
-        observation: &mut Observation,
-        scope: ObserveScope,
-    ) -> Result<(), ObserveError> {
-        let config = self.config();
-        if scope.replication {
-            match self.replication().identify().await {
-                Ok(identity) => {
-                    observation.logins.replication = Some(Ok(()));
-                    let timeline =
-                        position::timeline_by_id(&config.data, identity.timeline).map_err(ObserveError::Position)?;
-                    observation.system_id = Some(identity.system_id);
-                    observation.position = Some(identity.position);
-                    observation.set_timeline(&timeline);
-                    return Ok(());
-                }
-                Err(failed) => observation.logins.replication = failed.refusal().cloned().map(Err),
-            }
-        }
-        let end = position::end_of_wal(self.programs(), &config.data, config.request_timeout).await;
-        let (control, timeline, position) = end.map_err(ObserveError::Position)?;
-        observation.system_id = Some(control.system_id);
-        observation.position = Some(position);
-        observation.set_timeline(&timeline);
-        Ok(())
-    }
-
-    /// Tries to log in as the users that are not connected.
-    async fn try_logins(&self, logins: &mut LoginResults) {
-        if logins.superuser.is_none() {
-            logins.superuser = match self.observer().try_login().await {
-                Ok(()) => Some(Ok(())),
-                Err(failed) => failed.refusal().map(Err),
-            };
-        }
-        if logins.replication.is_none() {
-            logins.replication = match self.replication().identify().await {
-                Ok(_) => Some(Ok(())),
-                Err(failed) => failed.refusal().cloned().map(Err),
-            };
-        }
+    if logins.replication.is_none() {
+        logins.replication = match instance.replication().identify().await {
+            Ok(_) => Some(Ok(())),
+            Err(failed) => failed.refusal().cloned().map(Err),
+        };
     }
 }
 

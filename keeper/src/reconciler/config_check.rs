@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::postgres::client::sql::SqlError;
 use crate::postgres::config::conf::Parameters;
-use crate::postgres::instance::ConfigFiles;
+use crate::postgres::config::files::ConfigFiles;
 use crate::postgres::programs::parameter_check;
 use crate::reconcile::{ServerProbe, ServerState, TargetDb};
 use crate::reconciler::Reconciler;

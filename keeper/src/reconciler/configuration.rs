@@ -6,8 +6,8 @@ use model::{AccessMode, stolon_name};
 
 use crate::postgres::config::conf::{self, Parameters, Recovery, SlotNeeds};
 use crate::postgres::config::conninfo::primary_conninfo;
+use crate::postgres::config::files::ConfigFiles;
 use crate::postgres::config::hba::{self, AllowedHosts, OtherUsers};
-use crate::postgres::instance::ConfigFiles;
 use crate::problems::KeeperProblemKind;
 use crate::reconcile::{ServerConfig, TargetDb, TargetRole};
 use crate::reconciler::Reconciler;
@@ -126,7 +126,7 @@ impl Reconciler {
                     &address(from),
                     &self.config.replication,
                     None,
-                    &self.instance.passfile(),
+                    &self.instance.config().passfile(),
                 ),
                 &name,
             )

@@ -15,6 +15,8 @@ use crate::postgres::basebackup;
 use crate::postgres::client::refusal::ServerRefusal;
 use crate::postgres::client::roles;
 use crate::postgres::client::sql::SqlError;
+use crate::postgres::config::conf::StartMode;
+use crate::postgres::config::files::ConfigFiles;
 use crate::postgres::config::hba::OtherUsers;
 use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::file_error::FileError;
@@ -22,8 +24,9 @@ use crate::postgres::data::files;
 use crate::postgres::data::previous_data::ClearOutcome;
 use crate::postgres::data::walker::FileSystemHung;
 use crate::postgres::initdb;
-use crate::postgres::instance::{ConfigFiles, InstanceError, StartMode, StopLimits};
 use crate::postgres::programs::pg_control::ControlError;
+use crate::postgres::server::error::InstanceError;
+use crate::postgres::server::supervisor::StopLimits;
 use crate::problems::KeeperProblemKind;
 use crate::publish::{Due, Permit};
 use crate::reconcile::{self, Desired, Goal, ReconcilePlan, ServerConfig, SlotChange, StartAs, Step, Upstream};
@@ -152,7 +155,7 @@ impl Reconciler {
                     data_checksums: config.data_checksums,
                 };
                 let build = self.prepare(&[]).await?;
-                self.instance.initdb(&new, &build, &self.owned, &self.changes).await?;
+                initdb::run(&self.instance, &new, &build, &self.owned, &self.changes).await?;
             }
             Step::StartTemporarily(config) => {
                 let mut files = self.files(config);
@@ -457,9 +460,7 @@ impl Reconciler {
                 info!(percent, kib = progress.done_kib, "copying");
             }
         };
-        self.instance
-            .base_backup(&copy, &build, &self.owned, &self.changes, progress)
-            .await?;
+        basebackup::run(&self.instance, &copy, &build, &self.owned, &self.changes, progress).await?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use crate::external_dirs::Obstacle;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data::ClearError;
 use crate::postgres::data::walker::FileSystemHung;
-use crate::postgres::instance::InstanceError;
+use crate::postgres::server::error::InstanceError;
 use crate::problems::KeeperProblemKind;
 use crate::reconcile::{CopyPause, HoldReason, Step};
 use crate::reconciler::executor::{StepError, failure_message};

@@ -11,16 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keeper::postgres::client::roles;
+use keeper::postgres::config::conf::StartMode;
 use keeper::postgres::config::conf::{self, Parameters, Recovery};
 use keeper::postgres::config::credentials::{AuthMethod, Login, Secret};
+use keeper::postgres::config::files::ConfigFiles;
 use keeper::postgres::config::hba::{self, AllowedHosts, HbaAccess, OtherUsers};
+use keeper::postgres::config::instance::InstanceConfig;
 use keeper::postgres::data::changes::DataChanges;
 use keeper::postgres::data::data_build::DataBuild;
 use keeper::postgres::data::files::SEGMENT_BYTES;
 use keeper::postgres::data::owned_dirs::OwnedDirs;
-use keeper::postgres::initdb::NewClusterOptions;
-use keeper::postgres::instance::{ConfigFiles, Instance, InstanceConfig, StartMode, StopLimits, StopOutcome};
+use keeper::postgres::initdb::{self, NewClusterOptions};
+use keeper::postgres::instance::Instance;
 use keeper::postgres::programs::installation::Programs;
+use keeper::postgres::server::supervisor::{StopLimits, StopOutcome};
 use model::Lsn;
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 use tempfile::TempDir;
@@ -124,8 +128,7 @@ impl Node {
         let instance = &node.instance;
         let build = DataBuild::plain(node.data());
         let (owned, changes) = (node.owned(), DataChanges::default());
-        instance
-            .initdb(&NewClusterOptions::default(), &build, &owned, &changes)
+        initdb::run(instance, &NewClusterOptions::default(), &build, &owned, &changes)
             .await
             .unwrap();
         instance

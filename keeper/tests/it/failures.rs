@@ -2,7 +2,8 @@
 
 use std::net::TcpListener;
 
-use keeper::postgres::instance::{InstanceError, StartMode};
+use keeper::postgres::config::conf::StartMode;
+use keeper::postgres::server::error::InstanceError;
 use keeper::postgres::server::port::PortError;
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 

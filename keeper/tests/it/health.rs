@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use keeper::postgres::client::session_settings::{self, SessionUser};
-use keeper::postgres::instance::{Instance, StopLimits};
-use keeper::postgres::observe::{Observation, ObserveScope};
+use keeper::postgres::instance::Instance;
+use keeper::postgres::observe::{Observation, ObserveScope, observe};
+use keeper::postgres::server::supervisor::StopLimits;
 use model::Lsn;
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
@@ -17,7 +18,7 @@ use crate::pair::{copied, follow, streams};
 async fn agrees(node: &Node) -> Observation {
     let mut seen = Observation::default();
     eventually("the session and IDENTIFY_SYSTEM agree", async || {
-        seen = node.instance.observe(ObserveScope::ALL).await;
+        seen = observe(&node.instance, ObserveScope::ALL).await;
         let Ok(identity) = node.instance.replication().identify().await else {
             return false;
         };
@@ -129,7 +130,7 @@ async fn is_fresh(node: &Node, why: &str) -> Observation {
         ],
     )
     .await;
-    let seen = node.instance.observe(ObserveScope::ALL).await;
+    let seen = observe(&node.instance, ObserveScope::ALL).await;
     assert!(seen.is_healthy, "{why}: {:?}", seen.failed);
     assert!(
         seen.position >= Lsn::parse(&written[0]),
@@ -284,7 +285,7 @@ async fn works(nodes: [&Node; 2], why: &str) {
     for (number, node) in nodes.into_iter().enumerate() {
         let role = ["master", "standby"][number];
         forget(node).await;
-        let seen = node.instance.observe(ObserveScope::ALL).await;
+        let seen = observe(&node.instance, ObserveScope::ALL).await;
         let standby = node.instance.sql().standby().await;
         let in_order = seen.is_healthy
             && seen.failed.is_none()
@@ -365,7 +366,7 @@ fn no_setting_of_users_affects_a_query() {
             (&master, parameters(&master.instance)),
             (&standby, {
                 let follows = follow(&standby.instance, &master.instance, "stolon_s");
-                keeper::postgres::instance::ConfigFiles {
+                keeper::postgres::config::files::ConfigFiles {
                     recovery: follows.recovery,
                     ..parameters(&standby.instance)
                 }

@@ -5,15 +5,17 @@ use std::time::Duration;
 use keeper::external_dirs::ClearRequest;
 use keeper::postgres::client::connect::ConnectTarget;
 use keeper::postgres::client::replication::ReplicationClient;
+use keeper::postgres::config::conf::StartMode;
 use keeper::postgres::config::conninfo::Address;
 use keeper::postgres::config::credentials::{AuthMethod, Login, Secret};
+use keeper::postgres::config::files::ConfigFiles;
 use keeper::postgres::data::changes::DataChanges;
-use keeper::postgres::instance::{
-    ConfigFiles, InstanceError, LocalRole, RunningServer, StartMode, StopLimits, StopOutcome,
-};
-use keeper::postgres::observe::ObserveScope;
+use keeper::postgres::instance::LocalRole;
+use keeper::postgres::observe::{ObserveScope, observe};
 use keeper::postgres::programs::pg_control::{self, ControlState};
+use keeper::postgres::server::error::InstanceError;
 use keeper::postgres::server::postmaster::ChildStatus;
+use keeper::postgres::server::supervisor::{RunningServer, StopLimits, StopOutcome};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 
@@ -40,7 +42,7 @@ fn a_new_cluster_has_its_roles_and_takes_their_hostile_passwords() {
             assert_eq!(identity.timeline, 1);
             assert_eq!(node.instance.replication().history(1).await.unwrap(), []);
 
-            let seen = node.instance.observe(ObserveScope::ALL).await;
+            let seen = observe(&node.instance, ObserveScope::ALL).await;
             assert!(seen.is_healthy, "{:?}", seen.failed);
             assert_eq!(seen.system_id, Some(identity.system_id));
             assert_eq!(seen.in_sync, Some(vec![]));
@@ -51,7 +53,7 @@ fn a_new_cluster_has_its_roles_and_takes_their_hostile_passwords() {
             );
             assert!(seen.standby.is_none());
             node.stop().await;
-            assert!(!node.instance.observe(ObserveScope::ALL).await.is_healthy);
+            assert!(!observe(&node.instance, ObserveScope::ALL).await.is_healthy);
             assert!(node.instance.running().await.unwrap().is_none());
         },
     );

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use keeper::postgres::basebackup::BaseBackup;
+use keeper::postgres::basebackup::{self, BaseBackup};
 use keeper::postgres::client::upstream::UpstreamClient;
 use keeper::postgres::config::conf::Recovery;
 use keeper::postgres::config::conninfo::{Address, primary_conninfo};
+use keeper::postgres::config::files::ConfigFiles;
 use keeper::postgres::data::changes::DataChanges;
 use keeper::postgres::data::data_build::DataBuild;
 use keeper::postgres::data::history;
-use keeper::postgres::instance::{ConfigFiles, Instance, LocalRole};
-use keeper::postgres::observe::ObserveScope;
+use keeper::postgres::instance::{Instance, LocalRole};
+use keeper::postgres::observe::{ObserveScope, observe};
 use keeper::postgres::programs::pg_control::{self, ControlState};
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 
@@ -25,7 +26,7 @@ fn address(instance: &Instance) -> Address {
 
 pub(crate) fn follow(instance: &Instance, master: &Instance, name: &str) -> ConfigFiles {
     let login = &instance.config().replication;
-    let conninfo = primary_conninfo(name, &address(master), login, None, &instance.passfile());
+    let conninfo = primary_conninfo(name, &address(master), login, None, &instance.config().passfile());
     ConfigFiles {
         recovery: Recovery::follow(conninfo, name),
         ..files(instance, &[])
@@ -67,17 +68,16 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
         slot: name.into(),
     };
     let mut progress_seen = Vec::new();
-    standby
-        .instance
-        .base_backup(
-            &copy,
-            &DataBuild::plain(standby.data()),
-            &standby.owned(),
-            &DataChanges::default(),
-            |progress| progress_seen.push(progress),
-        )
-        .await
-        .unwrap();
+    basebackup::run(
+        &standby.instance,
+        &copy,
+        &DataBuild::plain(standby.data()),
+        &standby.owned(),
+        &DataChanges::default(),
+        |progress| progress_seen.push(progress),
+    )
+    .await
+    .unwrap();
     assert_eq!(progress_seen.last().map(|progress| progress.percent()), Some(100));
     assert_eq!(standby.instance.local_role().unwrap(), LocalRole::Standby);
     let auto_conf = standby.data().join("postgresql.auto.conf");
@@ -124,7 +124,7 @@ fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_
                 .unwrap();
             assert_eq!(new.instance.local_role().unwrap(), LocalRole::Master);
             assert_eq!(new.execute("select count(*) from t").await, ["1000"]);
-            let seen = new.instance.observe(ObserveScope::ALL).await;
+            let seen = observe(&new.instance, ObserveScope::ALL).await;
             assert!(seen.is_healthy, "{:?}", seen.failed);
             assert_eq!(seen.timeline, Some(2));
             assert_eq!(seen.history.len(), 1);
@@ -216,9 +216,7 @@ fn an_aborted_copy_leaves_no_process() {
             standby.owned(),
             DataChanges::default(),
         );
-        let refused = standby
-            .instance
-            .base_backup(&copy, &build, &owned, &changes, |_| {})
+        let refused = basebackup::run(&standby.instance, &copy, &build, &owned, &changes, |_| {})
             .await
             .unwrap_err();
         assert!(
@@ -227,7 +225,7 @@ fn an_aborted_copy_leaves_no_process() {
         );
         master.instance.sql().create_slot("stolon_gone").await.unwrap();
         tokio::select! {
-            _ = standby.instance.base_backup(&copy, &build, &owned, &changes, |_| {}) => panic!("it was given up"),
+            _ = basebackup::run(&standby.instance, &copy, &build, &owned, &changes, |_| {}) => panic!("it was given up"),
             () = eventually("a copy under way", async || {
                 !master.execute("select 1 from pg_stat_replication where application_name = 'stolon_gone'").await.is_empty()
             }) => {}

@@ -1,5 +1,5 @@
 //! Contents of `postgresql.conf`: parameters with their precedence, recovery settings, and quoting (keeper sections 7
-//! and 8). Writing the file and reloading the server is left to `instance`.
+//! and 8). Writing the file is left to `files`, reloading the server to `instance`.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,16 @@ pub type Parameters = BTreeMap<String, String>;
 pub const FILE: &str = "postgresql.conf";
 /// Name of the file for temporary starts, which includes the one that the data directory came with (keeper 8.5).
 pub const TEMPORARY_FILE: &str = "stolon-temp-postgresql.conf";
+
+/// Configuration that a server is started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartMode {
+    /// The generated one only.
+    Normal,
+    /// During an initialisation: the one that the data directory came with, overridden by the generated one (keeper
+    /// 8.5, rule 7).
+    Temporary,
+}
 
 /// Sources of an instance's parameters.
 #[derive(Debug, Clone, Copy)]

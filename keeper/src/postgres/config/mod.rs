@@ -4,5 +4,7 @@
 pub mod conf;
 pub mod conninfo;
 pub mod credentials;
+pub mod files;
 pub mod hba;
+pub mod instance;
 pub(crate) mod pinned;

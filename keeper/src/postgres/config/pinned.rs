@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use crate::postgres::config::conf::{self, Parameters};
+use crate::postgres::config::conf::{self, Parameters, StartMode};
 use crate::postgres::config::hba;
-use crate::postgres::instance::{InstanceConfig, StartMode};
+use crate::postgres::config::instance::InstanceConfig;
 
 /// Name of the file with user name maps, created by initdb.
 const IDENT_FILE: &str = "pg_ident.conf";

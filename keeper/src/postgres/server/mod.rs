@@ -2,9 +2,11 @@
 //! what a running server shows without a login.
 
 pub mod data_dir_users;
+pub mod error;
 pub mod port;
 pub mod position;
 pub mod postmaster;
 pub mod process;
 pub mod recovery;
 pub mod sockets;
+pub mod supervisor;

@@ -1,5 +1,5 @@
 //! The postmaster as a child of the keeper: launching it, reading its output, detecting its end. When to launch and how
-//! to stop it is left to `instance`.
+//! to stop it is left to `supervisor`.
 //!
 //! It has its own process group, so that a Ctrl-C at the terminal reaches only the keeper. Dropping it does not kill
 //! it: a keeper that is killed leaves it running. Its output is read through pipes: a blocked reader of the keeper's

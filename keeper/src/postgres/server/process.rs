@@ -1,6 +1,6 @@
 //! Processes of the operating system: finding the postmaster of a data directory, and sending signals that never reach
 //! another process with a reused id. Other users of the data are in `data_dir_users`, starting and stopping in
-//! `instance`.
+//! `supervisor`.
 
 use std::fs;
 use std::io;

@@ -1,0 +1,93 @@
+//! Why an operation on the instance failed. What follows from it is decided by the callers.
+
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::previous_data::ClearError;
+use crate::postgres::data::walker::FileSystemHung;
+use crate::postgres::programs::command::{CommandError, explain};
+use crate::postgres::server::port::PortError;
+
+/// Why an operation on the instance failed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// Its port is in use.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// Old data could not be moved or removed.
+    #[error(transparent)]
+    Clear(#[from] ClearError),
+    #[error(transparent)]
+    NoAnswer(#[from] FileSystemHung),
+    /// A server is running on the data directory where none may.
+    #[error("a server (process {pid}) runs on {}", data.display())]
+    ServerRunning {
+        /// Its process id.
+        pid: i32,
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// A process that uses the data directory does not end.
+    #[error(
+        "process {pid} ({program}) uses {} and does not exit: stop it, the keeper changes nothing before",
+        data.display()
+    )]
+    DataDirInUse {
+        /// Its process id.
+        pid: i32,
+        /// Its program.
+        program: String,
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// The lock file names a process that uses the data directory and may be its server.
+    #[error(
+        "postmaster.pid names process {pid}, which runs in {} but was started at another time than the file records: \
+         stop it, or remove the file if it is not PostgreSQL", data.display()
+    )]
+    Locked {
+        /// Its process id.
+        pid: i32,
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// The permission for the start expired before the server was launched.
+    #[error("{action}: the permission has run out")]
+    NotPermitted { action: &'static str },
+    /// No server is running where one must.
+    #[error("no server runs on {}", data.display())]
+    NotRunning {
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// The server ended.
+    #[error("{action}: the server ended{}{}", exit_status_text(*status), explain(tail))]
+    Ended {
+        action: &'static str,
+        status: Option<ExitStatus>,
+        /// The last lines of its output.
+        tail: Vec<String>,
+    },
+    /// The time limit was exceeded; a server may still be running.
+    #[error("{action}: not done within {limit:?}")]
+    Timeout { action: &'static str, limit: Duration },
+    /// The program could not be run, or a signal could not be sent.
+    #[error("{action}")]
+    Process {
+        action: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A command failed.
+    #[error(transparent)]
+    Helper(#[from] CommandError),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+fn exit_status_text(status: Option<ExitStatus>) -> String {
+    status.map(|status| format!(" ({status})")).unwrap_or_default()
+}
