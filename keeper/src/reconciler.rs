@@ -8,7 +8,7 @@ use std::time::Duration;
 use base::Chain;
 use base::clock::{Boottime, wall_clock};
 use model::{
-    BootUuid, CheckedClusterData, Clamped, ClusterData, CreationRecord, DbUid, KeeperUid, Spec, Unusable, from_slice,
+    BootUuid, CheckedClusterData, Clamped, CreationRecord, DbUid, KeeperUid, Spec, Stored, Unusable, from_slice,
 };
 use store::{Entry, Revision, Store};
 use tracing::{error, info, warn};
@@ -589,17 +589,15 @@ impl Reconciler {
 
 /// Decodes a value of the `clusterdata` key.
 pub fn cluster_data_state(entry: Option<&Entry>) -> ClusterDataState {
-    let Some(entry) = entry else {
-        return ClusterDataState::Absent;
-    };
-    match ClusterData::parse(&entry.value) {
-        Ok(None) => ClusterDataState::Absent,
-        Ok(Some(data)) => match data.check() {
-            Ok(checked) => ClusterDataState::Valid(Box::new(checked)),
-            Err(Unusable::FormatVersion(version)) => ClusterDataState::UnsupportedFormat(version),
-            Err(unusable) => ClusterDataState::Unusable(Chain(&unusable).to_string()),
-        },
-        Err(error) => ClusterDataState::Unusable(Chain(&error).to_string()),
+    match Stored::decode(entry.map(|entry| entry.value.as_slice())) {
+        Stored::Absent => ClusterDataState::Absent,
+        Stored::Garbage(error) => ClusterDataState::Unusable(Chain(&error).to_string()),
+        Stored::Unusable {
+            why: Unusable::FormatVersion(version),
+            ..
+        } => ClusterDataState::UnsupportedFormat(version),
+        Stored::Unusable { why, .. } => ClusterDataState::Unusable(Chain(&why).to_string()),
+        Stored::Usable(checked) => ClusterDataState::Valid(checked),
     }
 }
 

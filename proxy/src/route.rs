@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use model::{CheckedClusterData, ClusterData, Db, DbUid, JsonError, ProxyUid, Unusable};
+use model::{CheckedClusterData, Db, DbUid, JsonError, ProxyUid, Stored, Unusable};
 
 /// The cluster data as they were read and decoded.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,13 +58,12 @@ impl StoredClusterData {
     ///
     /// The value is not a cluster data document.
     pub fn parse(value: Option<&[u8]>) -> Result<Self, JsonError> {
-        let Some(value) = value else { return Ok(Self::Absent) };
-        Ok(match ClusterData::parse(value)? {
-            None => Self::Absent,
-            Some(data) => data
-                .check()
-                .map_or_else(Self::Unusable, |checked| Self::Usable(Box::new(checked))),
-        })
+        match Stored::decode(value) {
+            Stored::Absent => Ok(Self::Absent),
+            Stored::Garbage(error) => Err(error),
+            Stored::Unusable { why, .. } => Ok(Self::Unusable(why)),
+            Stored::Usable(checked) => Ok(Self::Usable(checked)),
+        }
     }
 
     /// Returns the db that the cluster data name and its endpoint, which has to be resolved before a route can be

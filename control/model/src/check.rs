@@ -41,6 +41,15 @@ impl ClusterData {
     /// # Errors
     /// Returns the first that applies of: another format version, no spec, an invalid spec.
     pub fn check(self) -> Result<CheckedClusterData, Unusable> {
+        let spec = self.effective_spec()?;
+        Ok(CheckedClusterData { data: self, spec })
+    }
+
+    /// Returns the effective spec of a document that may be used.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn effective_spec(&self) -> Result<Spec, Unusable> {
         if self.format_version != FORMAT_VERSION {
             return Err(Unusable::FormatVersion(self.format_version));
         }
@@ -49,7 +58,6 @@ impl ClusterData {
             .as_ref()
             .and_then(|cluster| cluster.spec.as_ref())
             .ok_or(Unusable::NoSpec)?;
-        let spec = stored.resolve().map_err(Unusable::InvalidSpec)?;
-        Ok(CheckedClusterData { data: self, spec })
+        stored.resolve().map_err(Unusable::InvalidSpec)
     }
 }

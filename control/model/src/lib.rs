@@ -24,6 +24,7 @@ mod problem;
 mod proxy;
 mod server_settings;
 mod spec;
+mod stored;
 mod support;
 mod timestamp;
 mod validate;
@@ -50,6 +51,7 @@ pub use spec::{
     AccessMode, ArchiveRecoverySettings, ClusterSpec, DEFAULT_MAX_STANDBY_LAG, ExistingConfig, InitMode, NewConfig,
     PitrConfig, RecoveryTargetSettings, Role, Spec, SpecFields, StandbyConfig, StandbySettings,
 };
+pub use stored::Stored;
 pub use support::{NotSupported, check_supported};
 pub use timestamp::{Timestamp, TimestampError};
 pub use validate::{InvalidSpec, SpecChangeError, replace_spec};

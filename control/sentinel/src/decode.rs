@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{
-    BootUuid, CheckedClusterData, ClusterData, JsonError, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid, Unusable,
-    from_slice,
-};
+use model::{BootUuid, JsonError, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid, Stored, from_slice};
 use plan::{Observations, Observed};
 use store::{Entry, KeyRange, Keys, LeaseId, Revision, Snapshot};
 
@@ -24,19 +21,6 @@ pub(super) struct DecodedSnapshot {
     pub(super) undecodable: BTreeMap<String, JsonError>,
 }
 
-/// The value of the `clusterdata` key.
-#[derive(Debug)]
-pub(super) enum Stored {
-    /// The key does not exist, or holds `null` (store C-5).
-    Absent,
-    /// A usable document.
-    Usable(Box<CheckedClusterData>),
-    /// A document of another format version, or without a valid spec.
-    Unusable(Unusable),
-    /// An undecodable value.
-    Garbage(JsonError),
-}
-
 /// Returns the keys that a sentinel reads and watches.
 pub(super) fn key_ranges(keys: &Keys) -> Vec<KeyRange> {
     vec![
@@ -51,7 +35,7 @@ pub(super) fn key_ranges(keys: &Keys) -> Vec<KeyRange> {
 pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> DecodedSnapshot {
     let document = snapshot.take_one(0);
     let revision = document.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
-    let data = document.map_or(Stored::Absent, |entry| decode_cluster_data(&entry.value));
+    let data = Stored::decode(document.as_ref().map(|entry| entry.value.as_slice()));
     let mut reading = DecodedSnapshot {
         data,
         revision,
@@ -78,17 +62,6 @@ pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> DecodedSnapshot {
             .insert(KeeperUid::from(entry.name(&keys.liveness_keys())), boot);
     }
     reading
-}
-
-fn decode_cluster_data(value: &[u8]) -> Stored {
-    match ClusterData::parse(value) {
-        Ok(None) => Stored::Absent,
-        Ok(Some(data)) => match data.check() {
-            Ok(checked) => Stored::Usable(Box::new(checked)),
-            Err(why) => Stored::Unusable(why),
-        },
-        Err(why) => Stored::Garbage(why),
-    }
 }
 
 /// store S-11: by the uid inside; of two with the same, the later in key order counts.

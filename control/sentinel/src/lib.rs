@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
-use crate::decode::{DecodedSnapshot, Stored, decode, key_ranges};
+use crate::decode::{DecodedSnapshot, decode, key_ranges};
 use crate::log_state::LogState;
 use crate::metrics::Metrics;
 use crate::missing_data::{MissingData, MissingDataDecision};
@@ -22,8 +22,8 @@ use crate::watch_arrivals::WatchArrivals;
 use base::clock::Boottime;
 use base::{Chain, Clock, RandomBytes};
 use model::{
-    CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, CreationRecord, SentinelInfo, SentinelUid, Timestamp,
-    short_uid, to_compact,
+    CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, CreationRecord, SentinelInfo, SentinelUid, Stored,
+    Timestamp, short_uid, to_compact,
 };
 use plan::{Condition, Entropy, Memory, Plan, PlanInput, Urgency, memory_after_failed_round, plan};
 use store::election::{Election, Leader, Leadership};

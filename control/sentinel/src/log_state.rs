@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use crate::decode::{DecodedSnapshot, Stored};
+use crate::decode::DecodedSnapshot;
 use crate::missing_data::former_keepers;
 use base::Chain;
 use base::clock::Boottime;
-use model::{CheckedClusterData, Clamped, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, Unusable};
+use model::{CheckedClusterData, Clamped, FormerKeepers, LOST_DATA_REMEDY, Stored, UNREADABLE_DATA_REMEDY, Unusable};
 use plan::{Note, PlanError};
 use store::StoreError;
 
@@ -76,15 +76,24 @@ impl LogState {
     pub(super) fn log_unusable_data(&mut self, reading: &DecodedSnapshot, key: &str, now: Boottime) {
         let (message, text) = match &reading.data {
             Stored::Usable(_) | Stored::Absent => return,
-            Stored::Unusable(Unusable::FormatVersion(version)) => {
+            Stored::Unusable {
+                why: Unusable::FormatVersion(version),
+                ..
+            } => {
                 let message = "unsupported clusterdata format version";
                 if self.is_due(format!("{message} {version}"), now) {
                     error!(version, "{message}");
                 }
                 return;
             }
-            Stored::Unusable(Unusable::InvalidSpec(why)) => ("clusterdata validation failed", Chain(why).to_string()),
-            Stored::Unusable(why @ Unusable::NoSpec) => ("clusterdata validation failed", Chain(why).to_string()),
+            Stored::Unusable { why, .. } => {
+                // The message already names the validation, so only its cause follows.
+                let cause = match why {
+                    Unusable::InvalidSpec(cause) => Chain(cause).to_string(),
+                    Unusable::NoSpec | Unusable::FormatVersion(_) => Chain(why).to_string(),
+                };
+                ("clusterdata validation failed", cause)
+            }
             Stored::Garbage(why) => {
                 let keepers = former_keepers(reading).clause();
                 (

@@ -86,8 +86,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::decode::Stored;
-    use model::KeeperInfo;
+    use model::{KeeperInfo, Stored};
     use plan::{Observations, Observed};
     use store::Revision;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use base::Chain;
 use base::clock::Boottime;
-use model::{CheckedClusterData, ClusterData, UNREADABLE_DATA_REMEDY, check_supported, to_compact};
+use model::{CheckedClusterData, ClusterData, JsonError, Stored, UNREADABLE_DATA_REMEDY, check_supported, to_compact};
 use store::{Entry, Revision, Store, Txn, TxnOutcome};
 
 use super::former_cluster::{self, FormerCluster};
@@ -21,10 +21,14 @@ pub(super) async fn read(store: &Store) -> anyhow::Result<(CheckedClusterData, R
 
 /// Validates a value that has been read (cli 6.2). `former` explains an absent or undecodable value.
 pub(super) fn check(entry: Option<&Entry>, former: &FormerCluster) -> anyhow::Result<CheckedClusterData> {
-    match entry.map(decode).transpose() {
-        Ok(Some(Some(data))) => Ok(data.check()?),
-        Ok(_) => bail!("{}", former.no_cluster_data_error()),
-        Err(unreadable) => bail!("{unreadable}{}", former.keepers_clause()),
+    match Stored::decode(entry.map(|entry| entry.value.as_slice())) {
+        Stored::Absent => bail!("{}", former.no_cluster_data_error()),
+        Stored::Garbage(error) => {
+            let key = entry.map(|entry| entry.key.as_str()).unwrap_or_default();
+            bail!("{}{}", undecodable(key, &error), former.keepers_clause())
+        }
+        Stored::Unusable { why, .. } => Err(why.into()),
+        Stored::Usable(checked) => Ok(*checked),
     }
 }
 
@@ -38,24 +42,22 @@ pub(super) async fn read_unchecked(store: &Store) -> anyhow::Result<(Option<Clus
     let Some(entry) = entry else {
         return Ok((None, Revision::ABSENT));
     };
-    match decode(&entry) {
+    match Stored::decode(Some(&entry.value)).into_document() {
         Ok(data) => Ok((data, entry.mod_revision)),
         // The decode error must be printed even if the keepers cannot be read.
-        Err(unreadable) => bail!(
-            "{unreadable}{}",
+        Err(error) => bail!(
+            "{}{}",
+            undecodable(&entry.key, &error),
             former_cluster::read(store).await.unwrap_or_default().keepers_clause()
         ),
     }
 }
 
-fn decode(entry: &Entry) -> Result<Option<ClusterData>, String> {
-    ClusterData::parse(&entry.value).map_err(|error| {
-        format!(
-            "cannot get cluster data: the value of {} is no cluster data: {}: {UNREADABLE_DATA_REMEDY}",
-            entry.key,
-            Chain(&error)
-        )
-    })
+fn undecodable(key: &str, error: &JsonError) -> String {
+    format!(
+        "cannot get cluster data: the value of {key} is no cluster data: {}: {UNREADABLE_DATA_REMEDY}",
+        Chain(error)
+    )
 }
 
 /// How often a change is computed and written again because another program wrote in between.
