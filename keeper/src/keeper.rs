@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base::clock::{Boottime, wall_clock};
 use base::{Chain, Clock};
-use model::{BootUuid, KeeperInfo, KeeperUid, Spec, Stopped as Announced, from_slice};
+use model::{BootUuid, KeeperInfo, KeeperUid, LIVENESS_PERIOD, Spec, Stopped as Announced, from_slice};
 use store::{Changes, Entry, KeyRange, Store, Watch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::args::Config;
-use crate::liveness::{self, LivenessKey};
+use crate::liveness::LivenessKey;
 use crate::liveness_claim::LivenessClaim;
 use crate::local::state::LocalState;
 use crate::metrics::Metrics;
@@ -383,7 +383,7 @@ impl KeeperLoop {
     async fn reconcile_loop(&mut self) -> (ShutdownKind, Option<RunningRound>) {
         let mut watch = self.watch();
         let mut child_status = self.instance.child_status();
-        let mut renewal = interval(liveness::PERIOD);
+        let mut renewal = interval(LIVENESS_PERIOD);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut running_round: Option<RunningRound> = None;
         loop {
@@ -684,7 +684,7 @@ async fn renew_loop(liveness_key: Option<&mut LivenessKey>) {
     let Some(liveness_key) = liveness_key else {
         return std::future::pending().await;
     };
-    let mut renewal = interval(liveness::PERIOD);
+    let mut renewal = interval(LIVENESS_PERIOD);
     renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         renewal.tick().await;
@@ -719,8 +719,7 @@ pub fn data_of(config: &Config) -> PathBuf {
 
 /// Whether an info reports that its instance is stopping or stopped.
 fn is_going_down(value: &[u8]) -> bool {
-    from_slice::<KeeperInfo>(value)
-        .is_ok_and(|info| info.leaving || info.stopped.is_some() || !info.stopping.is_empty())
+    from_slice::<KeeperInfo>(value).is_ok_and(|info| info.is_leaving_or_stopped())
 }
 
 /// Waits for the end of the running round; never returns if there is none.

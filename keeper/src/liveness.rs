@@ -8,17 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base::{Chain, RandomBytes};
-use model::{BootUuid, KeeperUid};
-use plan::{LIVENESS_PERIOD, LIVENESS_TTL};
+use model::{BootUuid, KeeperUid, LIVENESS_PERIOD, LIVENESS_TTL};
 use store::{LeaseId, Revision, Store, StoreError, Txn, TxnOutcome};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::debug;
 
-/// Time to live of the key.
-pub const TTL: Duration = LIVENESS_TTL;
-/// Interval of renewals.
-pub const PERIOD: Duration = LIVENESS_PERIOD;
 /// Maximum requests in flight: one a second, each for as long as the store's usual timeout.
 const IN_FLIGHT_MAX: usize = 6;
 
@@ -201,7 +196,7 @@ impl LivenessInner {
         };
         let put = condition.put_leased(&self.name, self.boot.as_str(), lease);
         let taken = async {
-            self.store.grant_as(lease, TTL).await?;
+            self.store.grant_as(lease, LIVENESS_TTL).await?;
             self.store.commit(put).await
         };
         tokio::select! {
@@ -214,7 +209,7 @@ impl LivenessInner {
     async fn keep_renewing(&self, lease: LeaseId) -> Infallible {
         let mut renewals = JoinSet::new();
         loop {
-            sleep(PERIOD).await;
+            sleep(LIVENESS_PERIOD).await;
             while renewals.try_join_next().is_some() {}
             if renewals.len() < IN_FLIGHT_MAX {
                 let store = self.store.clone();

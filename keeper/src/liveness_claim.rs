@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use base::Chain;
 use base::clock::Boottime;
-use model::BootUuid;
+use model::{BootUuid, LIVENESS_TTL};
 use store::StoreError;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use crate::liveness::{LivenessKey, TTL};
+use crate::liveness::LivenessKey;
 
 /// Interval of reading the key while another process holds it.
 const POLL_PAUSE: Duration = Duration::from_millis(200);
@@ -140,7 +140,7 @@ impl LivenessClaim {
 }
 
 /// Longer than the key of a dead process persists, however busy the store is.
-const _: () = assert!(ALIVE_AFTER.as_secs() >= 2 * TTL.as_secs());
+const _: () = assert!(ALIVE_AFTER.as_secs() >= 2 * LIVENESS_TTL.as_secs());
 
 #[cfg(test)]
 mod tests {

@@ -83,6 +83,41 @@ pub struct DbSpec {
     pub external_synchronous_standbys: Option<Vec<String>>,
 }
 
+impl Db {
+    /// Returns whether its keeper has applied the current generation (sentinel 1.1).
+    pub fn is_converged(&self) -> bool {
+        self.status.current_generation == self.generation
+    }
+
+    /// Returns whether it is a master, or the first db of a standby cluster (sentinel 1.1).
+    pub fn heads_cluster(&self) -> bool {
+        match self.spec.role {
+            Role::Master => true,
+            Role::Standby => self.follows(&FollowType::External),
+            Role::Undefined | Role::Other(_) => false,
+        }
+    }
+
+    /// Returns whether it is a standby of another db of this cluster (sentinel 1.1).
+    pub fn follows_inside(&self) -> bool {
+        self.spec.role == Role::Standby && self.follows(&FollowType::Internal)
+    }
+
+    fn follows(&self, kind: &FollowType) -> bool {
+        let follow = self.spec.follow_config.as_ref();
+        follow.is_some_and(|follow| follow.kind == *kind)
+    }
+}
+
+impl DbSpec {
+    /// Removes everything that makes commits wait for standbys.
+    pub fn clear_synchronous(&mut self) {
+        self.synchronous_replication = false;
+        self.synchronous_standbys = None;
+        self.external_synchronous_standbys = None;
+    }
+}
+
 string_enum!(
     /// How the data directory of an instance is initialised.
     DbInitMode {

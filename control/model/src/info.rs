@@ -59,6 +59,13 @@ pub struct KeeperInfo {
     pub data_lost: DbUid,
 }
 
+impl KeeperInfo {
+    /// Returns whether the keeper or its instance is shutting down or stopped (extensions ).
+    pub fn is_leaving_or_stopped(&self) -> bool {
+        self.leaving || !self.stopping.is_empty() || self.stopped.is_some()
+    }
+}
+
 /// Whether an instance runs with the parameters that need a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

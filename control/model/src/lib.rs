@@ -17,6 +17,7 @@ mod info;
 mod json;
 mod keeper;
 mod limits;
+mod liveness;
 mod lsn;
 mod parameters;
 mod patch;
@@ -25,7 +26,7 @@ mod proxy;
 mod server_settings;
 mod spec;
 mod stored;
-mod support;
+pub mod support;
 mod timestamp;
 mod validate;
 
@@ -41,6 +42,7 @@ pub use info::{KeeperInfo, PostgresState, ProxyInfo, RestartState, SentinelInfo,
 pub use json::{Json, JsonError, from_slice, to_compact, to_pretty};
 pub use keeper::{Keeper, KeeperSpec, KeeperStatus, PostgresBinaryVersion};
 pub use limits::Clamped;
+pub use liveness::{LIVENESS_PERIOD, LIVENESS_TTL};
 pub use lsn::Lsn;
 pub use parameters::{RejectedParameter, check_parameter, is_never_reported, repeated_names};
 pub use patch::{PatchError, patch_spec, unknown_names};
@@ -52,7 +54,7 @@ pub use spec::{
     PitrConfig, RecoveryTargetSettings, Role, Spec, SpecFields, StandbyConfig, StandbySettings,
 };
 pub use stored::Stored;
-pub use support::{NotSupported, check_supported};
+pub use support::NotSupported;
 pub use timestamp::{Timestamp, TimestampError};
 pub use validate::{InvalidSpec, SpecChangeError, replace_spec};
 

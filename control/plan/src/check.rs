@@ -4,9 +4,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::classify::{Convergence, DbClass, Validity, convergence, is_master_type, is_standby_type};
+use crate::classify::{Convergence, DbClass, Validity, convergence};
 use crate::draft::{Condition, Deadlines};
-use crate::memory::converged;
 use crate::view::PlanView;
 use model::{ClusterData, Db, DbUid, FollowConfig, KeeperUid, Phase};
 
@@ -176,8 +175,8 @@ fn election(transition: &Transition<'_>, violations: &mut Violations) {
     let same_timeline = new.status.timeline_id == old.status.timeline_id;
     let lag = new.status.xlog_pos.bytes_behind(old.status.xlog_pos);
     let near = lag <= i128::from(view.spec.max_standby_lag);
-    let regular = assessment.is_good() && same_timeline && (may_be_master || is_master_type(new));
-    let fallback = is_master_type(new)
+    let regular = assessment.is_good() && same_timeline && (may_be_master || new.heads_cluster());
+    let fallback = new.heads_cluster()
         && view.report_of(new).is_some_and(|report| {
             let condition = Condition::KeeperInfo {
                 key: report.key.clone(),
@@ -304,7 +303,7 @@ fn dbs(transition: &Transition<'_>, violations: &mut Violations) {
     let normal = phase(transition.before) == Some(&Phase::Normal);
     let master_db = derived.get(&old_master).filter(|_| normal);
     let steady =
-        master_db.filter(|master_db| old_master == new_master && master_db.status.healthy && converged(master_db));
+        master_db.filter(|master_db| old_master == new_master && master_db.status.healthy && master_db.is_converged());
     for (uid, db) in derived
         .iter()
         .filter(|(uid, _)| normal && !next.dbs().contains_key(*uid))
@@ -327,19 +326,19 @@ fn dbs(transition: &Transition<'_>, violations: &mut Violations) {
         violations.require(counted, "INV-21", || {
             format!("{uid} has generation {} after {}", db.generation, was.generation)
         });
-        if is_standby_type(was) && is_master_type(db) {
+        if was.follows_inside() && db.heads_cluster() {
             violations.require(*uid == new_master, "INV-23", || {
                 format!("{uid} becomes a master and is not elected")
             });
         }
-        let backwards = is_master_type(was) && is_standby_type(db);
+        let backwards = was.heads_cluster() && db.follows_inside();
         violations.require(!backwards, "INV-23", || format!("the master {uid} becomes a standby"));
     }
     if steady.is_some() {
         for (uid, db) in next
             .dbs()
             .iter()
-            .filter(|(uid, db)| **uid != new_master && is_standby_type(db))
+            .filter(|(uid, db)| **uid != new_master && db.follows_inside())
         {
             let follows = db.spec.follow_config == Some(FollowConfig::internal(new_master.clone()));
             let plain = db.spec.followers == Some(Vec::new()) && db.spec.synchronous_standbys.is_none();
@@ -377,7 +376,7 @@ fn may_be_removed(view: &PlanView<'_>, uid: &DbUid, db: &Db, master: &DbUid, mas
     if !view.is_reported_healthy(master, master_db) {
         return false;
     }
-    if is_master_type(db) {
+    if db.heads_cluster() {
         return true;
     }
     let data_lost = view.report_of(db).is_some_and(|report| {

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use crate::draft::Deadlines;
-use crate::memory::{Memory, converged};
+use crate::memory::Memory;
 use crate::note::Note;
 use base::clock::Boottime;
-use model::{Db, DbInitMode, DbStatus, DbUid, FollowType, Lsn, Role, Spec, TimelineHistory};
+use model::{Db, DbInitMode, DbStatus, DbUid, Lsn, Spec, TimelineHistory};
 
 /// How far a keeper is with the requested generation (sentinel C-2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,27 +34,6 @@ pub(crate) enum Validity {
     Invalid(Box<Note>),
 }
 
-/// Returns whether a db is a master, or the first db of a standby cluster (sentinel 1.1).
-pub(crate) fn is_master_type(db: &Db) -> bool {
-    match db.spec.role {
-        Role::Master => true,
-        Role::Standby => follows(db, &FollowType::External),
-        Role::Undefined | Role::Other(_) => false,
-    }
-}
-
-/// Returns whether a db follows another db of this cluster (sentinel 1.1).
-pub(crate) fn is_standby_type(db: &Db) -> bool {
-    db.spec.role == Role::Standby && follows(db, &FollowType::Internal)
-}
-
-fn follows(db: &Db, kind: &FollowType) -> bool {
-    db.spec
-        .follow_config
-        .as_ref()
-        .is_some_and(|follow| follow.kind == *kind)
-}
-
 /// Returns how far a db is with its current generation, which may take `limit`; zero means no limit (sentinel C-2,
 /// C-3).
 pub(crate) fn convergence(
@@ -65,7 +44,7 @@ pub(crate) fn convergence(
     now: Boottime,
     deadlines: &mut Deadlines,
 ) -> Convergence {
-    if converged(db) {
+    if db.is_converged() {
         return Convergence::Converged;
     }
     if limit.is_zero() {
@@ -170,7 +149,7 @@ pub(crate) fn missing_wal(uid: &DbUid, db: &Db, master: &DbStatus, memory: &Memo
         .stalls
         .get(uid)
         .is_some_and(|stall| stall.reports > STALLED_REPORTS);
-    let is_running_standby = is_standby_type(db) && db.generation != 1 && db.status.healthy;
+    let is_running_standby = db.follows_inside() && db.generation != 1 && db.status.healthy;
     let oldest = master.older_wal_file.as_str();
     // A standby without a position has never reported as healthy: it may be starting.
     let at = db.status.xlog_pos;

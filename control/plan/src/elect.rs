@@ -1,10 +1,9 @@
 //! Whether the master is still usable, and which db replaces it (sentinel 7.2 to 7.4, extensions ).
 //! What happens to the other dbs is left to `standbys`.
 
-use crate::classify::{Convergence, Validity, convergence, history_entry, is_standby_type, validity};
+use crate::classify::{Convergence, Validity, convergence, history_entry, validity};
 use crate::draft::{Condition, Draft};
 use crate::election_backoff::{ElectionRecord, ReplaceReason};
-use crate::memory::converged;
 use crate::note::{Note, ProxyList};
 use crate::proxies;
 use crate::view::{PlanView, ReportQuality};
@@ -209,7 +208,7 @@ fn candidates(
         .data
         .dbs()
         .iter()
-        .filter(|(uid, db)| *uid != master && (published || is_standby_type(db)));
+        .filter(|(uid, db)| *uid != master && (published || db.follows_inside()));
     for (uid, db) in others {
         let assessment = view.assess(uid, db, master_db, &mut draft.deadlines);
         if !assessment.is_good() || db.status.timeline_id != master_db.status.timeline_id {
@@ -237,7 +236,7 @@ fn candidates(
         let may_be_master = view
             .keeper_of(db)
             .is_none_or(|keeper| keeper.status.can_be_master != Some(false));
-        if is_standby_type(db) && !may_be_master {
+        if db.follows_inside() && !may_be_master {
             draft.note(Note::MayNotBeMaster {
                 db: uid.clone(),
                 keeper,
@@ -246,7 +245,7 @@ fn candidates(
         }
         // After a clean stop a standby must have received everything that the master wrote (extensions ).
         if let MasterState::Left { lsn, timeline } = state
-            && (at < lsn || db.status.timeline_id != timeline || !is_standby_type(db))
+            && (at < lsn || db.status.timeline_id != timeline || !db.follows_inside())
         {
             draft.note(Note::MissingWal {
                 db: uid.clone(),
@@ -273,7 +272,8 @@ fn fallback_masters(view: &PlanView, master: &DbUid, master_db: &Db, no_regular_
             .report_of(db)
             .filter(|report| report.live && !report.info.leaving)?;
         let stopped = report.info.stopped.as_ref();
-        let is_running = report.state_of(uid).is_some_and(|state| state.healthy) && db.status.healthy && converged(db);
+        let is_running =
+            report.state_of(uid).is_some_and(|state| state.healthy) && db.status.healthy && db.is_converged();
         if !is_running && stopped.is_none() {
             return None;
         }
@@ -346,9 +346,7 @@ fn install(draft: &mut Draft, master: &DbUid, best: &Candidate) {
     if let Some(new) = draft.db_mut(&best.db) {
         new.spec.role = Role::Master;
         new.spec.follow_config = None;
-        new.spec.synchronous_replication = false;
-        new.spec.synchronous_standbys = None;
-        new.spec.external_synchronous_standbys = None;
+        new.spec.clear_synchronous();
         keeper = Some(new.spec.keeper_uid.clone());
     }
     draft.cluster_mut().status.master = best.db.clone();

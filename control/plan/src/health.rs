@@ -38,7 +38,7 @@ impl KeeperReport {
 
     /// Returns whether the keeper or its instance is shutting down or stopped.
     pub(crate) fn is_leaving_or_stopped(&self) -> bool {
-        self.info.leaving || !self.info.stopping.is_empty() || self.info.stopped.is_some()
+        self.info.is_leaving_or_stopped()
     }
 
     /// Returns whether the keeper currently reports this db running and healthy.
@@ -109,8 +109,8 @@ fn register_keepers(draft: &mut Draft, memory: &Memory, spec: &Spec, now: Bootti
         let info = &known.last.info;
         let live = memory.history.is_live(uid, spec, now) || (!info.liveness_key && known.key_exists);
         let may_register = known.arrival == Arrival::New || (nobody_yet && live);
-        let is_leaving = info.leaving || info.stopped.is_some() || !info.stopping.is_empty();
-        if !may_register || is_leaving || !known.key_exists || draft.next.keepers().contains_key(uid) {
+        if !may_register || info.is_leaving_or_stopped() || !known.key_exists || draft.next.keepers().contains_key(uid)
+        {
             continue;
         }
         let status = KeeperStatus {

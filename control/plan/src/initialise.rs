@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use crate::classify::{Convergence, convergence};
 use crate::draft::Draft;
-use crate::memory::converged;
 use crate::note::Note;
 use crate::proxies;
 use crate::view::PlanView;
@@ -109,7 +108,7 @@ fn finish(draft: &mut Draft, view: &PlanView, master: &DbUid, db: &Db) {
         merge_parameters(&mut spec.pg_parameters, &db.status.pg_parameters);
     }
     let report = view.report_of(db);
-    let ready = converged(db) && report.is_none_or(|report| !report.is_leaving_or_stopped());
+    let ready = db.is_converged() && report.is_none_or(|report| !report.is_leaving_or_stopped());
     proxies::announce(draft, &view.proxies, master, ready);
 }
 

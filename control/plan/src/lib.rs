@@ -32,17 +32,13 @@ use crate::check::{Transition, check};
 use crate::draft::Draft;
 use crate::view::PlanView;
 use base::clock::Boottime;
-use model::{
-    CheckedClusterData, ClusterData, Db, DbInitMode, DbUid, FollowType, NotSupported, Phase, Timestamp, check_supported,
-};
+use model::{CheckedClusterData, ClusterData, Db, DbUid, NotSupported, Phase, Timestamp, support};
 
 pub use check::Violation;
 pub use draft::Condition;
 pub use memory::Memory;
 pub use note::{Note, ProxyList};
-pub use observe::{
-    Arrival, Freshness, History, KeeperHistory, LIVENESS_PERIOD, LIVENESS_TTL, Observations, Observed, ProxyHistory,
-};
+pub use observe::{Arrival, Freshness, History, KeeperHistory, Observations, Observed, ProxyHistory};
 
 /// The input of a plan: the cluster data, the infos read with it, the memory and the time.
 #[derive(Debug, Clone, Copy)]
@@ -281,7 +277,7 @@ fn plan_normal(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>
         let ready = view.is_reported_healthy(master, db);
         proxies::announce(draft, &view.proxies, master, ready);
         standbys::keep_master_role(draft, master);
-        if db.status.healthy && memory::converged(db) {
+        if db.status.healthy && db.is_converged() {
             standbys::manage_standbys(draft, view, master, db, entropy);
         }
     }
@@ -292,34 +288,9 @@ fn plan_normal(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>
 
 /// Rejects cluster data that uses unsupported features: a plan that ignored them would undo part of them.
 fn reject_unsupported(checked: &CheckedClusterData) -> Result<(), PlanError> {
-    check_supported(&checked.spec).map_err(PlanError::NotSupported)?;
-    let unsupported = |what| Err(PlanError::NotSupported(NotSupported(what)));
+    support::spec(&checked.spec).map_err(PlanError::NotSupported)?;
     for db in checked.data.dbs().values() {
-        let spec = &db.spec;
-        let waits = spec.synchronous_replication
-            || spec
-                .synchronous_standbys
-                .as_ref()
-                .is_some_and(|names| !names.is_empty())
-            || spec
-                .external_synchronous_standbys
-                .as_ref()
-                .is_some_and(|names| !names.is_empty());
-        if waits {
-            return unsupported("a db with synchronousReplication");
-        }
-        if spec
-            .follow_config
-            .as_ref()
-            .is_some_and(|follow| follow.kind == FollowType::External)
-        {
-            return unsupported("a db that follows another cluster");
-        }
-        match spec.init_mode {
-            DbInitMode::Existing => return unsupported("a db with initMode existing"),
-            DbInitMode::Pitr => return unsupported("a db with initMode pitr"),
-            _ => {}
-        }
+        support::db(&db.spec).map_err(|found| PlanError::NotSupported(found.into()))?;
     }
     Ok(())
 }

@@ -114,7 +114,7 @@ impl Memory {
             return;
         };
         // Any interruption restarts the time after which old masters are removed (sentinel N-14).
-        if !(db.status.healthy && converged(db)) {
+        if !(db.status.healthy && db.is_converged()) {
             self.healthy_since = None;
         } else if self.healthy_since.as_ref().is_none_or(|(known, _)| known != uid) {
             self.healthy_since = Some((uid.clone(), view.now));
@@ -145,9 +145,9 @@ impl Memory {
     pub(crate) fn record_pending(&mut self, dbs: &BTreeMap<DbUid, Db>, now: Boottime) {
         self.pending.retain(|uid, pending| {
             dbs.get(uid)
-                .is_some_and(|db| !converged(db) && db.generation == pending.generation)
+                .is_some_and(|db| !db.is_converged() && db.generation == pending.generation)
         });
-        for (uid, db) in dbs.iter().filter(|(_, db)| !converged(db)) {
+        for (uid, db) in dbs.iter().filter(|(_, db)| !db.is_converged()) {
             self.pending.entry(uid.clone()).or_insert(PendingGeneration {
                 generation: db.generation,
                 since: now,
@@ -156,9 +156,4 @@ impl Memory {
         self.db_errors.retain(|uid, _| dbs.contains_key(uid));
         self.stalls.retain(|uid, _| dbs.contains_key(uid));
     }
-}
-
-/// Returns whether the keeper has applied the current generation (sentinel 1.1).
-pub(crate) fn converged(db: &Db) -> bool {
-    db.status.current_generation == db.generation
 }

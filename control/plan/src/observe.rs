@@ -5,14 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base::clock::Boottime;
-use model::{BootUuid, ClusterUid, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid, Spec};
-
-/// TTL of a liveness key (extensions ). If etcd grants a longer one, a keeper that died counts as dead later,
-/// never earlier.
-pub const LIVENESS_TTL: Duration = Duration::from_secs(3);
-
-/// Interval between renewals of a liveness key (extensions ).
-pub const LIVENESS_PERIOD: Duration = Duration::from_secs(1);
+use model::{BootUuid, ClusterUid, KeeperInfo, KeeperUid, LIVENESS_PERIOD, LIVENESS_TTL, ProxyInfo, ProxyUid, Spec};
 
 /// One info as read.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,13 +1,12 @@
 //! Copies the cluster spec to every db, and sets generations and change times (sentinel 10).
 
-use crate::classify::is_master_type;
 use crate::draft::Draft;
 use model::{ClusterData, Db, GoDuration, Spec, Timestamp};
 
 /// Copies the fields of the cluster spec that dbs hold; keepers read the others themselves (sentinel G-1, G-2).
 pub(crate) fn propagate(draft: &mut Draft, spec: &Spec) {
     for db in draft.next.dbs_mut().values_mut() {
-        let slots = if is_master_type(db) {
+        let slots = if db.heads_cluster() {
             spec.additional_master_replication_slots.clone()
         } else {
             None

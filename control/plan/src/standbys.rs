@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::Entropy;
-use crate::classify::{Convergence, DbClass, Validity, is_standby_type, missing_wal};
+use crate::classify::{Convergence, DbClass, Validity, missing_wal};
 use crate::draft::Draft;
 use crate::note::Note;
 use crate::view::{Assessment, PlanView};
@@ -106,7 +106,7 @@ fn remove_unusable(draft: &mut Draft, view: &PlanView, master: &Db, assessments:
 /// Ends the init mode of standbys that are good (sentinel N-17).
 fn end_resync_of_good(draft: &mut Draft, assessments: &BTreeMap<DbUid, Assessment>) {
     for (uid, _) in assessments.iter().filter(|(_, assessment)| assessment.is_good()) {
-        if let Some(db) = draft.db_mut(uid).filter(|db| is_standby_type(db)) {
+        if let Some(db) = draft.db_mut(uid).filter(|db| db.follows_inside()) {
             db.spec.init_mode = DbInitMode::None;
         }
     }
@@ -115,9 +115,7 @@ fn end_resync_of_good(draft: &mut Draft, assessments: &BTreeMap<DbUid, Assessmen
 /// Clears synchronous replication, which is not supported yet (sentinel N-18).
 fn clear_synchronous_replication(draft: &mut Draft, master: &DbUid) {
     if let Some(db) = draft.db_mut(master) {
-        db.spec.synchronous_replication = false;
-        db.spec.synchronous_standbys = None;
-        db.spec.external_synchronous_standbys = None;
+        db.spec.clear_synchronous();
         db.status.synchronous_standbys = None;
     }
 }
@@ -132,7 +130,7 @@ fn adjust_standby_count(
     entropy: &mut Entropy<'_>,
 ) {
     let target = usize::from(view.spec.max_standbys_per_sender);
-    let is_remaining = |uid: &DbUid| draft.next.dbs().get(uid).is_some_and(is_standby_type);
+    let is_remaining = |uid: &DbUid| draft.next.dbs().get(uid).is_some_and(Db::follows_inside);
     let standbys: Vec<(&DbUid, &Assessment)> = assessments.iter().filter(|(uid, _)| is_remaining(uid)).collect();
     let mut good: Vec<&DbUid> = standbys
         .iter()
@@ -209,13 +207,11 @@ fn new_standby(uid: DbUid, keeper_uid: KeeperUid, master: &DbUid) -> Db {
 
 /// Sets the upstream of every standby to the master, which also moves them to a new one (sentinel N-24).
 fn follow_master(draft: &mut Draft, master: &DbUid) {
-    for db in draft.next.dbs_mut().values_mut().filter(|db| is_standby_type(db)) {
+    for db in draft.next.dbs_mut().values_mut().filter(|db| db.follows_inside()) {
         db.spec.role = Role::Standby;
         db.spec.followers = Some(Vec::new());
         db.spec.follow_config = Some(FollowConfig::internal(master.clone()));
-        db.spec.synchronous_replication = false;
-        db.spec.synchronous_standbys = None;
-        db.spec.external_synchronous_standbys = None;
+        db.spec.clear_synchronous();
     }
 }
 

@@ -3,12 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::classify::{
-    Convergence, DbClass, Validity, class, class_limit, convergence, is_master_type, is_standby_type, validity,
-};
+use crate::classify::{Convergence, DbClass, Validity, class, class_limit, convergence, validity};
 use crate::draft::{Condition, Deadlines};
 use crate::health::{KeeperReport, KeeperReports};
-use crate::memory::{Memory, converged};
+use crate::memory::Memory;
 use crate::proxies::ProxyView;
 use base::clock::Boottime;
 use model::{ClusterData, Db, DbUid, Keeper, Spec, Timestamp};
@@ -99,7 +97,7 @@ impl PlanView<'_> {
 
     /// Returns whether a db is healthy and converged and its last report is fresh and confirms that.
     pub(crate) fn is_reported_healthy(&self, uid: &DbUid, db: &Db) -> bool {
-        db.status.healthy && converged(db) && self.report_of(db).is_some_and(|report| report.reports_healthy(uid))
+        db.status.healthy && db.is_converged() && self.report_of(db).is_some_and(|report| report.reports_healthy(uid))
     }
 
     /// Returns how far the last report of a candidate can be relied upon.
@@ -146,7 +144,7 @@ impl PlanView<'_> {
 
     /// Returns the dbs that follow a db of this cluster.
     pub(crate) fn standbys(&self) -> impl Iterator<Item = (&DbUid, &Db)> {
-        self.data.dbs().iter().filter(|(_, db)| is_standby_type(db))
+        self.data.dbs().iter().filter(|(_, db)| db.follows_inside())
     }
 
     /// Returns former masters that are not removed yet.
@@ -154,6 +152,6 @@ impl PlanView<'_> {
         self.data
             .dbs()
             .iter()
-            .filter(move |(uid, db)| *uid != master && is_master_type(db))
+            .filter(move |(uid, db)| *uid != master && db.heads_cluster())
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base::Chain;
 use daemon::args::{ArgsWarning, Faults};
-use model::{ClusterSpec, InvalidSpec, NotSupported, check_supported, from_slice};
+use model::{ClusterSpec, InvalidSpec, NotSupported, from_slice, support};
 
 /// Reads and validates the file; errors go to `faults` (sentinel L-3). Warns of each parameter that is left out.
 pub(crate) fn read(path: &Path, faults: &mut Faults, warnings: &mut Vec<ArgsWarning>) -> Option<ClusterSpec> {
@@ -43,7 +43,7 @@ pub(crate) fn read(path: &Path, faults: &mut Faults, warnings: &mut Vec<ArgsWarn
 fn check(spec: &ClusterSpec) -> Result<(), InvalidInitial> {
     let effective = spec.resolve().map_err(InvalidInitial::Invalid)?;
     spec.check_limits(None).map_err(InvalidInitial::Invalid)?;
-    check_supported(&effective).map_err(InvalidInitial::NotSupported)
+    support::spec(&effective).map_err(InvalidInitial::NotSupported)
 }
 
 /// Why an initial spec is rejected.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use base::Chain;
 use base::clock::Boottime;
-use model::{CheckedClusterData, ClusterData, JsonError, Stored, UNREADABLE_DATA_REMEDY, check_supported, to_compact};
+use model::{CheckedClusterData, ClusterData, JsonError, Stored, UNREADABLE_DATA_REMEDY, support, to_compact};
 use store::{Entry, Revision, Store, Txn, TxnOutcome};
 
 use super::former_cluster::{self, FormerCluster};
@@ -140,7 +140,7 @@ async fn try_change(
 
 /// Returns an error if the spec asks for something that this version does not support.
 pub(super) fn ensure_supported(spec: &model::Spec) -> anyhow::Result<()> {
-    check_supported(spec).context("the cluster spec asks for more than this version does")
+    support::spec(spec).context("the cluster spec asks for more than this version does")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use anyhow::bail;
 use base::Chain;
 use daemon::args::Switch;
 use daemon::telemetry::print_stderr;
-use model::{ClusterData, JsonError, check_supported, to_compact, to_pretty};
+use model::{ClusterData, JsonError, support, to_compact, to_pretty};
 use store::{Store, Txn, TxnOutcome};
 
 use super::{CommandOutcome, cluster_data, input, print};
@@ -120,7 +120,7 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome
 
 fn ensure_usable(data: &ClusterData) -> anyhow::Result<()> {
     let checked = data.clone().check()?;
-    Ok(check_supported(&checked.spec)?)
+    Ok(support::spec(&checked.spec)?)
 }
 
 /// Returns a warning for each part of the spec that keepers will leave out. The data are stored all the same: a backup

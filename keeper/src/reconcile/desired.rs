@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::external_dirs::Obstacle;
 use crate::reconcile::{CopyPause, RecordedIdentity, WrongSource};
 use model::{
-    AccessMode, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbInitMode, DbSpec, DbUid, FollowType,
-    KeeperUid, Role, Spec, check_supported as check_spec_supported,
+    AccessMode, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbSpec, DbUid, FollowType, KeeperUid,
+    NotSupported, Role, Spec, support,
 };
 
 /// Result of reading the cluster data.
@@ -184,8 +184,11 @@ fn goal(checked: &CheckedClusterData, me: &KeeperUid, boot: &BootUuid) -> Goal {
         return Goal::Stop(StopReason::NoDb);
     };
     // Checked before the boot uuid: a spec that needs a newer version must not stop a running instance.
-    if let Err(why) = check_supported(spec, &db.spec) {
-        return Goal::Hold(HoldReason::NotSupported(why));
+    if let Err(NotSupported(what)) = support::spec(spec) {
+        return Goal::Hold(HoldReason::NotSupported(what));
+    }
+    if let Err(found) = support::db(&db.spec) {
+        return Goal::Hold(HoldReason::NotSupported(found.feature()));
     }
     // Until the sentinel has acknowledged this process, the cluster data describe its predecessor, and the sentinel may
     // be electing another master.
@@ -218,23 +221,6 @@ fn goal(checked: &CheckedClusterData, me: &KeeperUid, boot: &BootUuid) -> Goal {
 fn additional_slots(spec: &Spec) -> u32 {
     let names: BTreeSet<&String> = spec.additional_master_replication_slots.iter().flatten().collect();
     u32::try_from(names.len()).unwrap_or(u32::MAX)
-}
-
-/// Refuses a spec that this version supports only in part.
-fn check_supported(spec: &Spec, db: &DbSpec) -> Result<(), &'static str> {
-    check_spec_supported(spec).map_err(|why| why.0)?;
-    if db.synchronous_replication {
-        return Err("synchronousReplication");
-    }
-    match db.init_mode {
-        DbInitMode::Existing => return Err("initMode existing"),
-        DbInitMode::Pitr => return Err("initMode pitr"),
-        DbInitMode::None | DbInitMode::New | DbInitMode::Resync | DbInitMode::Other(_) => {}
-    }
-    match &db.follow_config {
-        Some(follow) if follow.kind == FollowType::External => Err("following another cluster"),
-        _ => Ok(()),
-    }
 }
 
 fn role(data: &ClusterData, db: &Db) -> TargetRole {

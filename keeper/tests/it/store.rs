@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use keeper::liveness::{self, LivenessKey};
+use keeper::liveness::LivenessKey;
 use keeper::publish::{Due, InfoReport, KeeperIdentity, Permit, Publisher};
-use model::{KeeperInfo, KeeperUid, Stopped, from_slice};
+use model::{KeeperInfo, KeeperUid, LIVENESS_PERIOD, LIVENESS_TTL, Stopped, from_slice};
 use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::Etcd;
 use stolon_tests::store_client;
@@ -213,9 +213,9 @@ fn the_liveness_key_is_renewed_and_ends_with_its_keeper() {
         let made = eventually("the key", SHORT_TIMEOUT, there).await;
         assert_eq!(made.value, b"b1");
         let granted = store.remaining(made.lease.unwrap()).await.unwrap().unwrap().granted;
-        assert_eq!(granted, liveness::TTL);
+        assert_eq!(granted, LIVENESS_TTL);
         let outlives = Duration::from_secs(4);
-        let mut renewal = tokio::time::interval(liveness::PERIOD);
+        let mut renewal = tokio::time::interval(LIVENESS_PERIOD);
         throughout("the key with its beats", outlives, async || {
             if is_due(&mut renewal) {
                 liveness_key.renew();
@@ -239,11 +239,11 @@ fn the_liveness_key_persists_on_a_store_as_slow_as_its_lease() {
     run(async {
         let etcd = Etcd::start().await;
         let relay = TcpRelay::to(&etcd.address()).await;
-        relay.set(Direction::ToClient, NetworkCondition::Delay(liveness::TTL));
+        relay.set(Direction::ToClient, NetworkCondition::Delay(LIVENESS_TTL));
         let direct = store(&etcd);
         let key = direct.keys().liveness_key("k1");
         let mut liveness_key = LivenessKey::new(&store_at(relay.endpoint()), &KeeperUid::from("k1"), "b1".into());
-        let mut renewal = tokio::time::interval(liveness::PERIOD);
+        let mut renewal = tokio::time::interval(LIVENESS_PERIOD);
         let mut look = async || {
             if is_due(&mut renewal) {
                 liveness_key.renew();
@@ -251,7 +251,7 @@ fn the_liveness_key_persists_on_a_store_as_slow_as_its_lease() {
             direct.get(&key).await.unwrap().ok_or("no key")
         };
         let made = eventually("the key", SHORT_TIMEOUT, &mut look).await;
-        throughout("the key", liveness::TTL * 4, async || {
+        throughout("the key", LIVENESS_TTL * 4, async || {
             let there = look().await?;
             let is_same = there.create_revision == made.create_revision;
             if is_same { Ok(()) } else { Err("it was made again") }

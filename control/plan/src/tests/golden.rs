@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::cluster::NOW;
-use crate::memory::converged;
 use crate::propagate::without_routine_changes;
 use crate::{
     Entropy, Memory, Observations, Observed, Plan, PlanError, PlanInput, Urgency, memory_after_failed_round, plan,
@@ -130,7 +129,7 @@ fn a_steady_state_of_go_stolon_is_left_unchanged() {
         let same = around
             .iter()
             .all(|(_, (other, _))| without_routine_changes(other) == without_routine_changes(data));
-        let well = data.dbs().values().all(|db| db.status.healthy && converged(db));
+        let well = data.dbs().values().all(|db| db.status.healthy && db.is_converged());
         let normal = data
             .cluster
             .as_ref()

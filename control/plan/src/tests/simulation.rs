@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::cluster::{NOW, spec};
-use crate::{Condition, Entropy, LIVENESS_TTL, Memory, Observations, Observed, Plan, PlanError, PlanInput, Urgency};
+use crate::{Condition, Entropy, Memory, Observations, Observed, Plan, PlanError, PlanInput, Urgency};
 use crate::{memory_after_failed_round, plan};
 use base::clock::Boottime;
 use model::{
-    BootUuid, CheckedClusterData, ClusterData, ClusterUid, DbUid, GoDuration, KeeperInfo, KeeperUid, Lsn,
+    BootUuid, CheckedClusterData, ClusterData, ClusterUid, DbUid, GoDuration, KeeperInfo, KeeperUid, LIVENESS_TTL, Lsn,
     PostgresState, ProxyInfo, ProxyUid, Role, Stopped, TimelineHistory, Timestamp,
 };
 

@@ -77,7 +77,7 @@ pub(super) async fn read_view(store: &Store) -> anyhow::Result<PlaygroundView> {
             db: data.db_of_keeper(uid).map(|(_, db)| DbView {
                 role: db.spec.role.clone(),
                 healthy: db.status.healthy,
-                converged: db.status.current_generation == db.generation,
+                converged: db.is_converged(),
                 address: format!("{}:{}", db.status.listen_address, db.status.port),
                 position: db.status.xlog_pos,
                 follows: db
