@@ -7,6 +7,7 @@
 mod ages;
 pub mod args;
 mod decode;
+mod info_publisher;
 mod initial_spec;
 mod log_state;
 pub mod metrics;
@@ -14,6 +15,8 @@ mod missing_data;
 mod sentinel;
 mod stale_reads;
 mod throttle;
+mod timing;
 mod watch_arrivals;
+mod writer;
 
-pub use self::sentinel::{SentinelParts, random_uid, run};
+pub use self::sentinel::{SentinelParts, run};

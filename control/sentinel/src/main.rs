@@ -9,10 +9,10 @@ use daemon::args::{self, SENTINEL};
 use daemon::signals::{STOP, SignalHandlers};
 use daemon::telemetry::{Component, fatal, fatal_error};
 use daemon::{program, runtime};
-use model::SentinelUid;
+use model::{SentinelUid, short_uid};
+use sentinel::SentinelParts;
 use sentinel::args::{Args, Config};
 use sentinel::metrics::Metrics;
-use sentinel::{SentinelParts, random_uid};
 use store::Store;
 use tracing::info;
 
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 
 async fn run(config: Config) {
     let (clock, random) = (Clock::system(), RandomBytes::system());
-    let uid = SentinelUid::from(random_uid(&random));
+    let uid = SentinelUid::from(short_uid(random.bytes()));
     info!(id = %uid, "sentinel id");
     if let Err(error) = program::serve_metrics(&config.common, Component::Sentinel) {
         fatal_error("cannot serve metrics", &error);

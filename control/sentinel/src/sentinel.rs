@@ -1,66 +1,32 @@
-//! The sentinel's loop: read the store, plan, write. The decisions are in `plan`; whatever starts a round, it does the
-//! same work.
+//! The sentinel's loop: what a round does, in its order, and when the next one is due. Decisions are left to `plan`,
+//! conditional writes to `writer`. Whatever starts a round, it does the same work.
 
 use std::future::Future;
 use std::time::Duration;
 
+use base::clock::Boottime;
+use base::{Chain, Clock, RandomBytes};
+use model::{CheckedClusterData, ClusterSpec, ClusterUid, SentinelUid, Stored, Timestamp, short_uid};
+use plan::{Entropy, Memory, Plan, PlanError, PlanInput, Urgency, memory_after_failed_round, plan};
+use store::election::{Election, Leader, Leadership};
+use store::{Changes, Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use crate::ages;
 use crate::decode::{DecodedSnapshot, decode, key_ranges};
+use crate::info_publisher::InfoPublisher;
 use crate::log_state::LogState;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, count_leaderships};
 use crate::missing_data::{MissingData, MissingDataDecision};
-use crate::stale_reads::StaleReads;
 use crate::throttle::RoundThrottle;
-use crate::watch_arrivals::WatchArrivals;
-use base::clock::Boottime;
-use base::{Chain, Clock, RandomBytes};
-use model::{
-    CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, CreationRecord, SentinelInfo, SentinelUid, Stored,
-    Timestamp, short_uid, to_compact,
+use crate::timing::{
+    FAILURE_RETRY_DELAY, SLEEP_INTERVAL_ABSENT_MIN, SLEEP_INTERVAL_MIN, SLEEP_INTERVAL_UNKNOWN,
+    periodic_write_interval, read_lead_time, request_limit,
 };
-use plan::{Condition, Entropy, Memory, Plan, PlanInput, Urgency, memory_after_failed_round, plan};
-use store::election::{Election, Leader, Leadership};
-use store::{Changes, Revision, Store, StoreError, Txn, TxnOutcome, info_ttl};
-
-/// Interval of rounds while no cluster data sets one (sentinel L-9).
-const SLEEP_INTERVAL_UNKNOWN: Duration = Duration::from_secs(5);
-/// Minimum sleepInterval of an initial spec while waiting for keepers.
-const SLEEP_INTERVAL_ABSENT_MIN: Duration = Duration::from_secs(1);
-/// Minimum interval of rounds: sleepInterval may be zero.
-const SLEEP_INTERVAL_MIN: Duration = Duration::from_millis(200);
-/// Delay after a failed request, which has waited already.
-const FAILURE_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Above this latency reads are sent ahead of time.
-const SLOW_STORE_LATENCY: Duration = Duration::from_millis(100);
-
-/// Returns how long before a deadline the read for it is sent, so that a slow store does not add its latency. It is
-/// less than the whole latency: a response just before the deadline would be of no use.
-fn read_lead_time(latency: Duration) -> Duration {
-    if latency < SLOW_STORE_LATENCY {
-        return Duration::ZERO;
-    }
-    latency / 10 * 9
-}
-
-/// Minimum interval of periodic writes while no master is announced (extensions X-1.3).
-const PERIODIC_WRITE_WHILE_AWAITED: Duration = Duration::from_secs(5);
-
-/// Returns the minimum interval of periodic writes, which update only times and positions.
-///
-/// Permits and check-ins are conditional on the revision of the cluster data, and each write fails those in flight. On
-/// a slow store there must be time for one that fails and its repetition.
-fn periodic_write_interval(sleep_interval: Duration, is_master_awaited: bool, latency: Duration) -> Duration {
-    let awaited = if is_master_awaited {
-        PERIODIC_WRITE_WHILE_AWAITED
-    } else {
-        Duration::ZERO
-    };
-    sleep_interval.max(awaited).max(latency.saturating_mul(3))
-}
+use crate::watch_arrivals::WatchArrivals;
+use crate::writer::{DataWriter, PlannedFrom};
 
 /// Everything that a sentinel is started with.
 #[derive(Debug)]
@@ -79,105 +45,19 @@ pub struct SentinelParts {
     pub random: RandomBytes,
 }
 
-/// Returns eight random hexadecimal digits (data-model 2.3).
-pub fn random_uid(random: &RandomBytes) -> String {
-    short_uid(random.bytes())
-}
-
 /// Runs until `stop` completes, then resigns from the election, so that another sentinel leads at once (L-8).
 pub async fn run(parts: SentinelParts, stop: impl Future) {
-    let SentinelParts {
-        store,
-        uid,
-        initial_spec,
-        metrics,
-        clock,
-        random,
-    } = parts;
-    let election = Election::start(store.clone(), uid.as_str());
-    let (publish, wanted) = watch::channel(None);
-    let info_task = tokio::spawn(publish_info(store.clone(), uid, wanted));
-    let metrics_task = tokio::spawn(count_leaderships(election.state(), metrics.clone()));
-    let mut sentinel = Sentinel {
-        store,
-        initial_spec,
-        election: election.state(),
-        info_interval: publish,
-        metrics,
-        clock,
-        random,
-        memory: Memory::default(),
-        had_outage: false,
-        last_write: None,
-        missing_data: MissingData::default(),
-        throttle: RoundThrottle::default(),
-        arrivals: WatchArrivals::default(),
-        stale_reads: StaleReads::default(),
-        own_requests: Duration::ZERO,
-        log_state: LogState::default(),
-    };
+    let election = Election::start(parts.store.clone(), parts.uid.as_str());
+    let counting = tokio::spawn(count_leaderships(election.state(), parts.metrics.clone()));
+    let mut sentinel = Sentinel::new(parts, election.state());
     tokio::select! {
         _ = stop => {}
         () = sentinel.run_rounds() => {}
     }
     info!("stopping stolon sentinel");
-    info_task.abort();
-    metrics_task.abort();
+    sentinel.info_publisher.stop();
+    counting.abort();
     election.stop().await;
-}
-
-/// Publishes the sentinel's info once per sleepInterval while there is valid cluster data (sentinel M-1, store S-20).
-async fn publish_info(store: Store, uid: SentinelUid, mut wanted: watch::Receiver<Option<Duration>>) {
-    let key = store.keys().sentinel_info(uid.as_str());
-    let value = to_compact(&SentinelInfo { uid });
-    let mut failing = false;
-    loop {
-        let interval = *wanted.borrow_and_update();
-        let pause = match interval {
-            None => None,
-            Some(interval) => {
-                let outcome = store
-                    .put_leased(&key, value.as_str(), info_ttl(interval.saturating_mul(2)))
-                    .await;
-                match outcome {
-                    Ok(_) => failing = false,
-                    Err(error) if failing => debug!(error = %Chain(&error), "cannot update sentinel info"),
-                    Err(error) => {
-                        error!(error = %Chain(&error), "cannot update sentinel info");
-                        failing = true;
-                    }
-                }
-                Some(interval)
-            }
-        };
-        let interval_elapsed = async {
-            match pause {
-                Some(pause) => sleep(pause).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = interval_elapsed => {}
-            changed = wanted.changed() => if changed.is_err() {
-                return;
-            },
-        }
-    }
-}
-
-async fn count_leaderships(mut state: watch::Receiver<Leadership>, metrics: Metrics) {
-    loop {
-        let leader = state.borrow_and_update().leader().map(|leader| leader.count);
-        metrics.is_leader.set(if leader.is_some() { 1.0 } else { 0.0 });
-        if let Some(count) = leader {
-            metrics
-                .leader_count
-                .set(u32::try_from(count).map_or(f64::MAX, f64::from));
-        }
-        if state.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// The state of the loop.
@@ -185,7 +65,8 @@ struct Sentinel {
     store: Store,
     initial_spec: Option<ClusterSpec>,
     election: watch::Receiver<Leadership>,
-    info_interval: watch::Sender<Option<Duration>>,
+    info_publisher: InfoPublisher,
+    writer: DataWriter,
     metrics: Metrics,
     clock: Clock,
     random: RandomBytes,
@@ -193,23 +74,22 @@ struct Sentinel {
     memory: Memory,
     /// A read failed or was slow; this matters only before the first successful read.
     had_outage: bool,
-    /// The last write of this sentinel.
-    last_write: Option<LastWrite>,
     /// Observations while there is no cluster data.
     missing_data: MissingData,
     throttle: RoundThrottle,
     arrivals: WatchArrivals,
-    stale_reads: StaleReads,
     /// Duration of the sentinel's own requests since the last read.
     own_requests: Duration,
     log_state: LogState,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct LastWrite {
-    at: Boottime,
-    revision: Revision,
-    urgency: Urgency,
+/// What a round has read.
+struct RoundInput {
+    snapshot: DecodedSnapshot,
+    /// Before the read was sent: its age counts from here (fencing F-7).
+    began: Boottime,
+    /// When the response had arrived.
+    now: Boottime,
 }
 
 /// When the next round is due if nothing happens.
@@ -220,7 +100,44 @@ enum NextRound {
     Soon,
 }
 
+impl NextRound {
+    fn no_later_than(self, limit: Boottime) -> Self {
+        match self {
+            Self::At(at) => Self::At(at.min(limit)),
+            Self::Soon => Self::Soon,
+        }
+    }
+}
+
 impl Sentinel {
+    fn new(parts: SentinelParts, election: watch::Receiver<Leadership>) -> Self {
+        let SentinelParts {
+            store,
+            uid,
+            initial_spec,
+            metrics,
+            clock,
+            random,
+        } = parts;
+        Self {
+            info_publisher: InfoPublisher::start(store.clone(), uid),
+            writer: DataWriter::new(store.clone(), clock.clone()),
+            store,
+            initial_spec,
+            election,
+            metrics,
+            clock,
+            random,
+            memory: Memory::default(),
+            had_outage: false,
+            missing_data: MissingData::default(),
+            throttle: RoundThrottle::default(),
+            arrivals: WatchArrivals::default(),
+            own_requests: Duration::ZERO,
+            log_state: LogState::default(),
+        }
+    }
+
     async fn run_rounds(&mut self) {
         let watch = self.store.watch(key_ranges(self.store.keys()), None);
         let mut election = self.election.clone();
@@ -258,18 +175,37 @@ impl Sentinel {
 
     /// Returns whether anything has changed except by this sentinel's own periodic write.
     fn is_news(&self, changes: &Changes) -> bool {
-        let own = self.last_write.filter(|written| written.urgency == Urgency::Periodic);
-        let data = self.store.keys().cluster_data();
         changes.gap
             || changes
                 .keys
                 .iter()
-                .any(|(key, change)| own.is_none_or(|own| *key != data || change.revision != own.revision))
+                .any(|(key, change)| !self.writer.is_own_periodic_write(key, change.revision))
     }
 
-    /// Runs one round (sentinel L-10).
+    /// Runs one round (sentinel L-10): reads; then leads, or follows the leader's decisions.
     async fn round(&mut self) -> NextRound {
-        // The age of what is read counts from before the read (fencing F-7).
+        let Some(mut input) = self.read().await else {
+            return NextRound::At(self.clock.now() + FAILURE_RETRY_DELAY);
+        };
+        let data = match &input.snapshot.data {
+            Stored::Usable(data) => (**data).clone(),
+            Stored::Absent => return self.handle_missing_data(&input).await,
+            Stored::Unusable { .. } | Stored::Garbage(_) => return self.handle_unusable_data(&input),
+        };
+        let interval = self.accept(&data);
+        self.query_info_ages(&mut input).await;
+        let leader = self.election.borrow().leader().cloned();
+        match leader {
+            Some(leader) => {
+                let next = self.lead(&leader, &data, &input, interval).await;
+                next.no_later_than(self.clock.now() + interval)
+            }
+            None => self.follow(&data, &input, interval),
+        }
+    }
+
+    /// Reads all that decisions depend on, at one revision (sentinel E-2); none when the store has no answer.
+    async fn read(&mut self) -> Option<RoundInput> {
         let began = self.clock.now();
         let snapshot = match self.store.snapshot(&key_ranges(self.store.keys())).await {
             Ok(snapshot) => snapshot,
@@ -277,108 +213,116 @@ impl Sentinel {
                 self.had_outage = true;
                 self.log_state.log_store_error(&error, "error retrieving cluster data");
                 self.missing_data.restart_wait();
-                return NextRound::At(self.clock.now() + FAILURE_RETRY_DELAY);
+                return None;
             }
         };
         let now = self.clock.now();
-        let mut reading = decode(snapshot, self.store.keys());
-        reading.observations.latency = now.since(began);
-        reading.observations.own_requests = std::mem::take(&mut self.own_requests);
-        self.arrivals.apply_to(&mut reading.observations, now);
-        self.log_state.warn_of_undecodable_infos(&reading);
-        let data = match &reading.data {
-            Stored::Usable(data) => (**data).clone(),
-            found => {
-                self.info_interval.send_if_modified(|wanted| wanted.take().is_some());
-                if matches!(found, Stored::Absent) {
-                    return self.handle_missing_data(&reading, now).await;
-                }
-                let key = self.store.keys().cluster_data();
-                self.log_state.log_unusable_data(&reading, &key, now);
-                return NextRound::At(self.clock.now() + SLEEP_INTERVAL_UNKNOWN);
-            }
-        };
-        self.missing_data.reset();
-        self.log_state.warn_of_clamped_durations(&data);
-        let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
-        self.info_interval
-            .send_if_modified(|wanted| wanted.replace(interval) != Some(interval));
-        // During an outage infos were not renewed, so their lease ages are wrong (sentinel E-3): then no ages are used.
-        self.had_outage |= now.since(began) > self.request_limit();
-        if self.memory.history.is_empty() && !self.had_outage {
-            self.query_info_ages(&mut reading, now).await;
-        }
-        let leader = self.election.borrow().leader().cloned();
-        let Some(leader) = leader else {
-            self.stale_reads.reset();
-            self.memory = self.memory.after_read(&reading.observations, &data, now);
-            self.log_state.forget_notes();
-            self.log_state.clear_error();
-            return NextRound::At(self.clock.now() + interval);
-        };
-        let next = self.lead_round(&leader, &data, &reading, began, now).await;
-        match next {
-            NextRound::At(at) => NextRound::At(at.min(self.clock.now() + interval)),
-            NextRound::Soon => NextRound::Soon,
-        }
+        let mut snapshot = decode(snapshot, self.store.keys());
+        snapshot.observations.latency = now.since(began);
+        snapshot.observations.own_requests = std::mem::take(&mut self.own_requests);
+        self.arrivals.apply_to(&mut snapshot.observations, now);
+        self.log_state.warn_of_undecodable_infos(&snapshot);
+        Some(RoundInput { snapshot, began, now })
     }
 
-    /// The part of a round that only the leader runs.
-    async fn lead_round(
+    /// Records that there is usable cluster data. Returns the interval of rounds that it sets.
+    fn accept(&mut self, data: &CheckedClusterData) -> Duration {
+        self.missing_data.reset();
+        self.log_state.warn_of_clamped_durations(data);
+        let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
+        self.info_publisher.set_interval(Some(interval));
+        interval
+    }
+
+    /// Records that another sentinel leads. What was read is remembered, for the case that this one leads next.
+    fn follow(&mut self, data: &CheckedClusterData, input: &RoundInput, interval: Duration) -> NextRound {
+        self.writer.end_leadership();
+        self.memory = self.memory.after_read(&input.snapshot.observations, data, input.now);
+        self.log_state.forget_notes();
+        self.log_state.clear_error();
+        NextRound::At(self.clock.now() + interval)
+    }
+
+    /// The part of a round that only the leader runs: plans, then writes the plan unless it can wait.
+    async fn lead(
         &mut self,
         leader: &Leader,
         data: &CheckedClusterData,
-        reading: &DecodedSnapshot,
-        began: Boottime,
-        now: Boottime,
+        input: &RoundInput,
+        interval: Duration,
     ) -> NextRound {
-        let input = PlanInput {
+        let plan_input = PlanInput {
             data,
-            observations: &reading.observations,
+            observations: &input.snapshot.observations,
             memory: &self.memory,
             leadership: leader.count,
-            now,
+            now: input.now,
             wall: Timestamp::from_unix_nanos(self.clock.wall()),
         };
-        let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
-        let mut uid = || random_uid(&self.random);
+        let memory_if_failed = memory_after_failed_round(&plan_input);
+        let plan = match self.make_plan(&plan_input) {
+            Ok(plan) => plan,
+            Err(refusal) => return self.record_refusal(&refusal, memory_if_failed, input.now + interval),
+        };
+        self.log_state.clear_error();
+        if let Some(due) = self.postponed_until(&plan, interval, input.now) {
+            self.log_state.log_notes(&plan.notes);
+            self.memory = plan.memory;
+            return NextRound::At(plan.wake_at.map_or(due, |wake| wake.min(due)));
+        }
+        let read = PlannedFrom {
+            data,
+            revision: input.snapshot.revision,
+            began: input.began,
+        };
+        let written = self
+            .writer
+            .write_plan(leader, read, &plan, &mut self.own_requests)
+            .await;
+        self.record_write(written, plan, memory_if_failed, interval)
+    }
+
+    fn make_plan(&self, input: &PlanInput<'_>) -> Result<Plan, PlanError> {
+        let mut uid = || short_uid(self.random.bytes());
         let entropy = &mut Entropy {
             uid: &mut uid,
             number: u64::from_ne_bytes(self.random.bytes()),
         };
-        let memory_if_failed = memory_after_failed_round(&input);
-        let plan = match plan(&input, entropy) {
-            Ok(plan) => plan,
-            Err(refusal) => {
-                let first_run = self.memory.leadership != memory_if_failed.leadership;
-                self.memory = memory_if_failed;
-                self.log_state.log_plan_error(&refusal);
-                // Nothing was derived in a first run (sentinel H-2); running keepers register in the next round.
-                return if first_run {
-                    NextRound::Soon
-                } else {
-                    NextRound::At(now + interval)
-                };
-            }
-        };
-        self.log_state.clear_error();
-        let refresh = periodic_write_interval(interval, plan.next.proxied_master().is_none(), self.store.latency());
-        let due = self.last_write.map(|written| written.at + refresh);
-        let refreshed_at = due.filter(|due| plan.urgency == Urgency::Periodic && *due > now);
-        if let Some(due) = refreshed_at {
-            self.log_state.log_notes(&plan.notes);
-            self.memory = plan.memory;
-            return NextRound::At(plan.wake_at.map_or(due, |at| at.min(due)));
+        plan(input, entropy)
+    }
+
+    /// Records that nothing can be planned from this input. The next round is due at `retry_at`.
+    fn record_refusal(&mut self, refusal: &PlanError, memory_if_failed: Memory, retry_at: Boottime) -> NextRound {
+        let first_run = self.memory.leadership != memory_if_failed.leadership;
+        self.memory = memory_if_failed;
+        self.log_state.log_plan_error(refusal);
+        // Nothing was derived in a first run (sentinel H-2); running keepers register in the next round.
+        if first_run {
+            NextRound::Soon
+        } else {
+            NextRound::At(retry_at)
         }
-        match self.write(leader, data, &plan, reading.revision, began).await {
-            Ok(Some(revision)) => {
-                let at = self.clock.now();
-                self.last_write = Some(LastWrite {
-                    at,
-                    revision,
-                    urgency: plan.urgency,
-                });
-                self.metrics.last_check.set(seconds(self.clock.wall()));
+    }
+
+    /// Returns until when the plan need not be written: it changes only times and positions, and the last write is
+    /// recent.
+    fn postponed_until(&self, plan: &Plan, interval: Duration, now: Boottime) -> Option<Boottime> {
+        let refresh = periodic_write_interval(interval, plan.next.proxied_master().is_none(), self.store.latency());
+        let due = self.writer.periodic_write_due(refresh)?;
+        (plan.urgency == Urgency::Periodic && due > now).then_some(due)
+    }
+
+    /// Records the result of a write. Only what was written counts as decided.
+    fn record_write(
+        &mut self,
+        written: Result<Option<Boottime>, StoreError>,
+        plan: Plan,
+        memory_if_failed: Memory,
+        interval: Duration,
+    ) -> NextRound {
+        match written {
+            Ok(Some(at)) => {
+                self.metrics.set_last_check(self.clock.wall());
                 self.log_state.log_notes(&plan.notes);
                 self.memory = plan.memory;
                 NextRound::At(plan.wake_at.map_or(at + interval, |wake| wake.min(at + interval)))
@@ -398,145 +342,62 @@ impl Sentinel {
         }
     }
 
-    /// Writes a plan as leader (fencing F-7). Returns none when a condition does not hold.
-    async fn write(
-        &mut self,
-        leader: &Leader,
-        read: &CheckedClusterData,
-        plan: &Plan,
-        read_at: Revision,
-        began: Boottime,
-    ) -> Result<Option<Revision>, StoreError> {
-        let keys = self.store.keys();
-        let data = keys.cluster_data();
-        let mut txn = leader.guard(Txn::new()).if_unchanged(&data, read_at);
-        for condition in &plan.conditions {
-            txn = match condition {
-                Condition::KeeperInfo { key, revision } => {
-                    let revision = revision.map_or(Revision::ABSENT, Revision);
-                    txn.if_unchanged(&keys.keeper_info(key), revision)
-                }
-            };
-        }
-        let txn = txn.put(&data, to_compact(&plan.next));
-        // What was read may be as old as the time since then, which must be less than what is left of the lease. A
-        // request that waits for a connection is sent later, so that wait is limited, too.
-        let sent = self.clock.now();
-        let left = leader.lease_end().since(sent).saturating_sub(sent.since(began));
-        if left.is_zero() {
-            debug!("what was read is too old for what is left of the election lease");
-            if self.stale_reads.record_unsent_write(sent, read.spec.fail_interval) {
-                warn!(
-                    latency = ?self.store.latency(),
-                    "no cluster data could be written for failInterval: the store's answers take longer than is left of \
-                     the election lease, so nothing fails over; check the store"
-                );
-            }
-            return Ok(None);
-        }
-        self.stale_reads.reset();
-        let outcome = self.store.sent_within(left).commit(txn).await;
-        self.own_requests += self.clock.now().since(sent);
-        Ok(outcome?.committed())
+    fn handle_unusable_data(&mut self, input: &RoundInput) -> NextRound {
+        self.info_publisher.set_interval(None);
+        let key = self.store.keys().cluster_data();
+        self.log_state.log_unusable_data(&input.snapshot, &key, input.now);
+        NextRound::At(self.clock.now() + SLEEP_INTERVAL_UNKNOWN)
     }
 
     /// Handles missing cluster data: creates a cluster, whether or not this sentinel leads, unless keepers show that
     /// the cluster data was lost.
-    async fn handle_missing_data(&mut self, reading: &DecodedSnapshot, now: Boottime) -> NextRound {
+    async fn handle_missing_data(&mut self, input: &RoundInput) -> NextRound {
+        self.info_publisher.set_interval(None);
         let spec = self.initial_spec.as_ref().and_then(|spec| spec.resolve().ok());
         let interval = spec.map_or(SLEEP_INTERVAL_UNKNOWN, |spec| spec.sleep_interval);
-        let verdict = self
+        let decision = self
             .missing_data
-            .observe(reading, interval.max(SLEEP_INTERVAL_ABSENT_MIN), now);
+            .observe(&input.snapshot, interval.max(SLEEP_INTERVAL_ABSENT_MIN), input.now);
         let next = self.clock.now() + SLEEP_INTERVAL_UNKNOWN;
-        match (verdict, self.initial_spec.clone()) {
-            (MissingDataDecision::KeepersExist(former), _) => self.log_state.log_lost_data(&former, now),
+        match (decision, self.initial_spec.clone()) {
+            (MissingDataDecision::KeepersExist(former), _) => self.log_state.log_lost_data(&former, input.now),
             (_, None) => self.log_state.log_no_data(),
             (MissingDataDecision::WaitUntil(end), Some(_)) => {
                 self.log_state.log_waiting_for_keepers();
                 return NextRound::At(next.min(end));
             }
-            (MissingDataDecision::Create, Some(spec)) => self.create(spec, reading).await,
+            (MissingDataDecision::Create, Some(spec)) => {
+                let uid = ClusterUid::from(short_uid(self.random.bytes()));
+                self.writer.create(spec, uid, &input.snapshot).await;
+            }
         }
         NextRound::At(next)
     }
 
-    /// Creates the first cluster data (sentinel B-1, B-3), unless a keeper has published meanwhile.
-    async fn create(&mut self, spec: ClusterSpec, reading: &DecodedSnapshot) {
-        info!("writing initial cluster data");
-        let now = Timestamp::from_unix_nanos(self.clock.wall());
-        let uid = ClusterUid::from(random_uid(&self.random));
-        let data = ClusterData::initial(uid.clone(), now, spec);
-        let keys = self.store.keys();
-        let key = keys.cluster_data();
-        let mut txn = Txn::new().if_unchanged(&key, reading.revision);
-        if reading.observations.keeper_keys.is_empty() {
-            txn = txn.if_none_below(&keys.keeper_infos());
+    /// Adds how old the infos were, at this sentinel's first read (sentinel E-6). Ages not received within the limit stay
+    /// unknown.
+    ///
+    /// During an outage infos were not renewed, so their lease ages are wrong (sentinel E-3): then no ages are used.
+    async fn query_info_ages(&mut self, input: &mut RoundInput) {
+        let limit = request_limit(self.store.latency());
+        self.had_outage |= input.now.since(input.began) > limit;
+        if self.had_outage || !self.memory.history.is_empty() {
+            return;
         }
-        let txn = txn
-            .put(&key, to_compact(&data))
-            .put(&keys.created(), to_compact(&CreationRecord::by_sentinel(uid)));
-        match self.store.commit(txn).await {
-            Ok(TxnOutcome::Committed(_)) => {}
-            Ok(TxnOutcome::Conflict) => {
-                info!("a sentinel has written the initial cluster data, or a keeper has appeared")
-            }
-            Err(error) => error!(error = %Chain(&error), "error saving cluster data"),
-        }
-    }
-
-    /// Returns the longest duration of a request while the store works normally.
-    fn request_limit(&self) -> Duration {
-        FAILURE_RETRY_DELAY.max(self.store.latency().saturating_mul(2))
-    }
-
-    /// Queries how old the infos were at `now`, at this sentinel's first read (sentinel E-6). Ages not received within
-    /// the limit stay unknown.
-    async fn query_info_ages(&mut self, reading: &mut DecodedSnapshot, now: Boottime) {
-        let limit = self.request_limit();
-        let store = self.store.with_timeout(limit);
-        let clock = self.clock.clone();
+        let (store, clock, read_at) = (self.store.with_timeout(limit), self.clock.clone(), input.now);
         let ask = |lease| {
             let (store, clock) = (store.clone(), clock.clone());
             async move {
                 let left = store.remaining(lease).await?;
-                Ok(left.map(|left| ages::age_from_lease(left).saturating_sub(clock.now().since(now))))
+                // The response arrives later than what was read.
+                Ok(left.map(|left| ages::age_from_lease(left).saturating_sub(clock.now().since(read_at))))
             }
         };
-        for (uid, age) in ages::query_ages(&reading.leases, ask).await {
-            if let Some(observed) = reading.observations.keepers.get_mut(&uid) {
+        for (uid, age) in ages::query_ages(&input.snapshot.leases, ask).await {
+            if let Some(observed) = input.snapshot.observations.keepers.get_mut(&uid) {
                 observed.age = observed.age.max(age);
             }
         }
-        self.own_requests += self.clock.now().since(now);
-    }
-}
-
-fn seconds(unix_nanos: i128) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a metric in seconds needs no nanoseconds")]
-    let nanos = unix_nanos as f64;
-    nanos / 1e9
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn periodic_writes_come_once_a_sleep_interval_and_less_often_when_they_delay_others() {
-        let refresh = |sleep, is_awaited, latency| {
-            let millis = Duration::from_millis;
-            periodic_write_interval(millis(sleep), is_awaited, millis(latency)).as_millis()
-        };
-        assert_eq!(refresh(5000, false, 2), 5000);
-        assert_eq!(refresh(1000, false, 2), 1000);
-        assert_eq!(refresh(1000, true, 2), 5000, "a permit is awaited");
-        assert_eq!(refresh(5000, false, 3000), 9000);
-    }
-
-    #[test]
-    fn reads_of_a_fast_store_are_not_sent_ahead_of_time() {
-        assert_eq!(read_lead_time(Duration::from_millis(5)), Duration::ZERO);
-        assert_eq!(read_lead_time(Duration::from_secs(1)), Duration::from_millis(900));
+        self.own_requests += self.clock.now().since(read_at);
     }
 }

@@ -100,7 +100,7 @@ impl Scene {
     async fn publish(&self, keeper: &str, change: impl FnOnce(&mut KeeperInfo)) {
         let (data, _) = self.data().await.unwrap();
         let mut info = KeeperInfo {
-            info_uid: sentinel::random_uid(&base::RandomBytes::system()).as_str().into(),
+            info_uid: model::short_uid(base::RandomBytes::system().bytes()).as_str().into(),
             uid: keeper.into(),
             cluster_uid: data.cluster.unwrap().uid,
             boot_uuid: "boot".into(),

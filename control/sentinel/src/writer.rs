@@ -1,0 +1,152 @@
+//! Writes the cluster data: a plan as leader, or the first data of a cluster. Each write is conditional on what was
+//! read; what to write is left to `plan` and the loop.
+
+use std::time::Duration;
+
+use base::clock::Boottime;
+use base::{Chain, Clock};
+use model::{CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, CreationRecord, Timestamp, to_compact};
+use plan::{Condition, Plan, Urgency};
+use store::election::Leader;
+use store::{Revision, Store, StoreError, Txn, TxnOutcome};
+use tracing::{debug, error, info, warn};
+
+use crate::decode::DecodedSnapshot;
+use crate::stale_reads::StaleReads;
+
+/// The writes of this sentinel.
+#[derive(Debug)]
+pub(crate) struct DataWriter {
+    store: Store,
+    clock: Clock,
+    last: Option<LastWrite>,
+    stale_reads: StaleReads,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct LastWrite {
+    at: Boottime,
+    revision: Revision,
+    urgency: Urgency,
+}
+
+/// The cluster data that a plan was made from, and when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlannedFrom<'a> {
+    pub(crate) data: &'a CheckedClusterData,
+    pub(crate) revision: Revision,
+    /// Before the read was sent.
+    pub(crate) began: Boottime,
+}
+
+impl DataWriter {
+    pub(crate) fn new(store: Store, clock: Clock) -> Self {
+        Self {
+            store,
+            clock,
+            last: None,
+            stale_reads: StaleReads::default(),
+        }
+    }
+
+    /// Writes a plan as leader (fencing F-7) and returns when it was written; none when a condition does not hold. The
+    /// duration of the request is added to `busy`.
+    pub(crate) async fn write_plan(
+        &mut self,
+        leader: &Leader,
+        read: PlannedFrom<'_>,
+        plan: &Plan,
+        busy: &mut Duration,
+    ) -> Result<Option<Boottime>, StoreError> {
+        let txn = self.conditional_write(leader, read.revision, plan);
+        // What was read may be as old as the time since then, which must be less than what is left of the lease. A
+        // request that waits for a connection is sent later, so that wait is limited, too.
+        let sent = self.clock.now();
+        let left = leader.lease_end().since(sent).saturating_sub(sent.since(read.began));
+        if left.is_zero() {
+            self.record_unsent_write(sent, read.data.spec.fail_interval);
+            return Ok(None);
+        }
+        self.stale_reads.reset();
+        let outcome = self.store.sent_within(left).commit(txn).await;
+        *busy += self.clock.now().since(sent);
+        let Some(revision) = outcome?.committed() else {
+            return Ok(None);
+        };
+        let at = self.clock.now();
+        self.last = Some(LastWrite {
+            at,
+            revision,
+            urgency: plan.urgency,
+        });
+        Ok(Some(at))
+    }
+
+    /// Returns the transaction: this sentinel leads, and nothing that the plan depends on has changed since the read.
+    fn conditional_write(&self, leader: &Leader, read_at: Revision, plan: &Plan) -> Txn {
+        let keys = self.store.keys();
+        let data = keys.cluster_data();
+        let mut txn = leader.guard(Txn::new()).if_unchanged(&data, read_at);
+        for condition in &plan.conditions {
+            txn = match condition {
+                Condition::KeeperInfo { key, revision } => {
+                    let revision = revision.map_or(Revision::ABSENT, Revision);
+                    txn.if_unchanged(&keys.keeper_info(key), revision)
+                }
+            };
+        }
+        txn.put(&data, to_compact(&plan.next))
+    }
+
+    fn record_unsent_write(&mut self, now: Boottime, fail_interval: Duration) {
+        debug!("what was read is too old for what is left of the election lease");
+        if self.stale_reads.record_unsent_write(now, fail_interval) {
+            warn!(
+                latency = ?self.store.latency(),
+                "no cluster data could be written for failInterval: the store's answers take longer than is left of \
+                 the election lease, so nothing fails over; check the store"
+            );
+        }
+    }
+
+    /// Returns when a periodic write is due, at this minimum interval; none before the first write.
+    pub(crate) fn periodic_write_due(&self, interval: Duration) -> Option<Boottime> {
+        self.last.map(|last| last.at + interval)
+    }
+
+    /// Returns whether a change is this sentinel's own last write, a periodic one: that is no news.
+    pub(crate) fn is_own_periodic_write(&self, key: &str, revision: Revision) -> bool {
+        self.last.is_some_and(|last| {
+            last.urgency == Urgency::Periodic && last.revision == revision && key == self.store.keys().cluster_data()
+        })
+    }
+
+    /// Records that this sentinel does not lead.
+    pub(crate) fn end_leadership(&mut self) {
+        self.stale_reads.reset();
+    }
+
+    /// Creates the first cluster data (sentinel B-1, B-3), unless a keeper has published since the read. Any sentinel
+    /// may, whether or not it leads.
+    pub(crate) async fn create(&self, spec: ClusterSpec, uid: ClusterUid, reading: &DecodedSnapshot) {
+        info!("writing initial cluster data");
+        let now = Timestamp::from_unix_nanos(self.clock.wall());
+        let data = ClusterData::initial(uid.clone(), now, spec);
+        let keys = self.store.keys();
+        let key = keys.cluster_data();
+        let mut txn = Txn::new().if_unchanged(&key, reading.revision);
+        if reading.observations.keeper_keys.is_empty() {
+            txn = txn.if_none_below(&keys.keeper_infos());
+        }
+        let txn = txn
+            .put(&key, to_compact(&data))
+            .put(&keys.created(), to_compact(&CreationRecord::by_sentinel(uid)));
+        match self.store.commit(txn).await {
+            Ok(TxnOutcome::Committed(_)) => {}
+            Ok(TxnOutcome::Conflict) => {
+                info!("a sentinel has written the initial cluster data, or a keeper has appeared")
+            }
+            Err(error) => error!(error = %Chain(&error), "error saving cluster data"),
+        }
+    }
+}
