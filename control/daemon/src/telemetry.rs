@@ -12,13 +12,13 @@ use tracing_subscriber::layer::SubscriberExt as _;
 
 mod console;
 mod format;
-mod http;
 mod layer;
+mod metrics;
 mod process;
 mod sink;
 
+pub use self::metrics::{Component, MetricsError, MetricsServer, on_scrape, serve_metrics};
 pub use console::{ignore_broken_pipe, print_stderr, print_stdout};
-pub use http::{Component, MetricsError, MetricsServer, on_scrape, serve_metrics};
 
 use format::{LevelName, Style};
 use layer::LineLayer;
