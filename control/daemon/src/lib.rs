@@ -1,10 +1,12 @@
-//! What the four programs share: options, logs, metrics, signals, and the start and end of a daemon.
+//! What the four programs share: options, logs, metrics, an HTTP server, signals, and
+//! the start and end of a daemon.
 
 #![forbid(unsafe_code)]
 // These panic when the reader of the output is gone; the functions of `telemetry` that print do not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod args;
+pub mod http;
 pub mod program;
 pub mod runtime;
 pub mod signals;

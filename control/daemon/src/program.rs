@@ -1,6 +1,9 @@
-//! The steps of a daemon's start that are the same in every program: arguments checked, log started, metrics served.
-//! Their order, and what a program runs, are left to its `main`.
+//! The start and the end of a daemon, as far as they are the same in every program: log started, metrics served, main
+//! task run, log written out. Their order, and what a program runs, are left to its `main`.
 
+use std::future::Future;
+
+use tokio::runtime::Runtime;
 use tracing::field::display;
 use tracing::warn;
 
@@ -28,4 +31,14 @@ pub fn start_logging<C>(checked: CheckedArgs<C>) -> Result<C, Faults> {
 pub fn serve_metrics(common: &CommonConfig, component: Component) -> Result<Option<MetricsServer>, MetricsError> {
     let serve = |address: &String| telemetry::serve_metrics(address, component, &common.cluster_name);
     common.metrics_listen_address.as_ref().map(serve).transpose()
+}
+
+/// Runs a program's main task to its end, then writes out the log.
+///
+/// Work on other threads, such as a pending name lookup or an abandoned removal, does not delay the exit.
+pub fn run_main_task<T>(runtime: Runtime, main: impl Future<Output = T>) -> T {
+    let outcome = runtime.block_on(main);
+    runtime.shutdown_background();
+    telemetry::flush();
+    outcome
 }

@@ -78,64 +78,55 @@ impl Style {
         let mut line = String::with_capacity(160);
         let time = local_time(now);
         match self.format {
-            LogFormat::Text => {
-                line.push_str(&time);
-                line.push(' ');
-                self.push_level(&mut line, level);
-                line.push(' ');
-                push_ascii(&mut line, message);
-                for (name, value) in fields {
-                    line.push(' ');
-                    push_ascii(&mut line, name);
-                    line.push('=');
-                    push_text_value(&mut line, value);
-                }
-            }
-            LogFormat::Tab => {
-                line.push_str(&time);
-                line.push('\t');
-                self.push_level(&mut line, level);
-                line.push('\t');
-                push_ascii(&mut line, source);
-                line.push('\t');
-                push_ascii(&mut line, message);
-                if !fields.is_empty() {
-                    line.push_str("\t{");
-                    for (place, (name, value)) in fields.iter().enumerate() {
-                        line.push_str(if place == 0 { "" } else { ", " });
-                        push_json_string(&mut line, name);
-                        line.push_str(": ");
-                        push_json(&mut line, value);
-                    }
-                    line.push('}');
-                }
-            }
-            LogFormat::Json => {
-                line.push_str("{\"time\":");
-                push_json_string(&mut line, &time);
-                line.push_str(",\"level\":");
-                push_json_string(&mut line, level.name());
-                line.push_str(",\"message\":");
-                push_json_string(&mut line, message);
-                for (name, value) in fields {
-                    line.push(',');
-                    let taken = matches!(*name, "time" | "level" | "message");
-                    push_json_string(
-                        &mut line,
-                        &if taken {
-                            format!("field.{name}")
-                        } else {
-                            (*name).to_owned()
-                        },
-                    );
-                    line.push(':');
-                    push_json(&mut line, value);
-                }
-                line.push('}');
-            }
+            LogFormat::Text => self.push_text(&mut line, &time, level, message, fields),
+            LogFormat::Tab => self.push_tab(&mut line, &time, level, source, message, fields),
+            LogFormat::Json => push_object(&mut line, &time, level, message, fields),
         }
         line.push('\n');
         line
+    }
+
+    fn push_text(self, line: &mut String, time: &str, level: LevelName, message: &str, fields: &[(&str, Value)]) {
+        line.push_str(time);
+        line.push(' ');
+        self.push_level(line, level);
+        line.push(' ');
+        push_ascii(line, message);
+        for (name, value) in fields {
+            line.push(' ');
+            push_ascii(line, name);
+            line.push('=');
+            push_text_value(line, value);
+        }
+    }
+
+    fn push_tab(
+        self,
+        line: &mut String,
+        time: &str,
+        level: LevelName,
+        source: &str,
+        message: &str,
+        fields: &[(&str, Value)],
+    ) {
+        line.push_str(time);
+        line.push('\t');
+        self.push_level(line, level);
+        line.push('\t');
+        push_ascii(line, source);
+        line.push('\t');
+        push_ascii(line, message);
+        if fields.is_empty() {
+            return;
+        }
+        line.push_str("\t{");
+        for (place, (name, value)) in fields.iter().enumerate() {
+            line.push_str(if place == 0 { "" } else { ", " });
+            push_json_string(line, name);
+            line.push_str(": ");
+            push_json(line, value);
+        }
+        line.push('}');
     }
 
     fn push_level(self, line: &mut String, level: LevelName) {
@@ -147,6 +138,27 @@ impl Style {
             line.push_str("\x1b[0m");
         }
     }
+}
+
+/// Writes a JSON object. A field that has the name of a part of every line gets another one.
+fn push_object(line: &mut String, time: &str, level: LevelName, message: &str, fields: &[(&str, Value)]) {
+    line.push_str("{\"time\":");
+    push_json_string(line, time);
+    line.push_str(",\"level\":");
+    push_json_string(line, level.name());
+    line.push_str(",\"message\":");
+    push_json_string(line, message);
+    for (name, value) in fields {
+        line.push(',');
+        if matches!(*name, "time" | "level" | "message") {
+            push_json_string(line, &format!("field.{name}"));
+        } else {
+            push_json_string(line, name);
+        }
+        line.push(':');
+        push_json(line, value);
+    }
+    line.push('}');
 }
 
 /// Formats a time as `2006-01-02T15:04:05.000Z0700`: milliseconds, `Z` or an offset without colon (cli 17.1).

@@ -1,29 +1,15 @@
-//! The metrics of a daemon over HTTP. The server has its own thread, so that a scrape does not delay the program, nor a
-//! busy program the scrape.
+//! The metrics of a daemon: their recorder, and the page that shows them. Serving is left to `http`, what is measured to
+//! the programs.
 
-use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, OnceLock};
+use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics::{describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::sync::Semaphore;
 
-/// Connections served at once; more wait in the backlog.
-const MAX_CONNECTIONS: usize = 16;
-/// Maximum lifetime of a connection.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
-/// Maximum time to receive the header of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Delay after a failed accept, as when file descriptors run out.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
+use crate::http::{HttpPage, HttpRoutes, HttpServer};
+
 /// Interval in which histograms are aggregated if there are no scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -82,9 +68,8 @@ pub fn serve_metrics(address: &str, component: Component, cluster_name: &str) ->
         address: address.to_owned(),
         source,
     };
-    let listener = bind(address).map_err(bind_error)?;
-    listener.set_nonblocking(true).map_err(bind_error)?;
-    let bound = listener.local_addr().map_err(bind_error)?;
+    let server = HttpServer::bind(address).map_err(bind_error)?;
+    let address = server.address();
     let recorder = match PrometheusBuilder::new().set_buckets(&SECONDS) {
         Ok(builder) => builder.build_recorder(),
         Err(_no_buckets) => return Err(MetricsError::Recorder), // unreachable: there are buckets
@@ -93,8 +78,12 @@ pub fn serve_metrics(address: &str, component: Component, cluster_name: &str) ->
     metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Recorder)?;
     describe_gauge!(CLUSTER_IDENTIFIER, "Names the cluster and the component; always 1");
     gauge!(CLUSTER_IDENTIFIER, "cluster_name" => cluster_name.to_owned(), "component" => component.name()).set(1.0);
-    start(listener, handle).map_err(MetricsError::Start)?;
-    Ok(MetricsServer { address: bound })
+    let rendered = handle.clone();
+    let routes = HttpRoutes::default().get("/metrics", move || page(&rendered));
+    server
+        .start("metrics", routes, run_upkeep(handle))
+        .map_err(MetricsError::Start)?;
+    Ok(MetricsServer { address })
 }
 
 /// Registers `update` to run before each scrape, for values that change with time or are summed from other counters. It
@@ -113,55 +102,13 @@ const SECONDS: [f64; 16] = [
 
 const CLUSTER_IDENTIFIER: &str = "stolon_cluster_identifier";
 
-fn bind(address: &str) -> std::io::Result<TcpListener> {
-    match address.strip_prefix(':') {
-        Some(port) => {
-            TcpListener::bind(format!("[::]:{port}")).or_else(|_| TcpListener::bind(format!("0.0.0.0:{port}")))
-        }
-        None => TcpListener::bind(address),
+fn page(handle: &PrometheusHandle) -> HttpPage {
+    if let Some(update) = ON_SCRAPE.get() {
+        update();
     }
-}
-
-fn start(listener: TcpListener, handle: PrometheusHandle) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let serve = move || runtime.block_on(serve(listener, handle));
-    std::thread::Builder::new().name("metrics".to_owned()).spawn(serve)?;
-    Ok(())
-}
-
-async fn serve(listener: TcpListener, handle: PrometheusHandle) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "cannot serve metrics");
-            return;
-        }
-    };
-    let connection_slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    tokio::spawn(run_upkeep(handle.clone()));
-    loop {
-        let Ok(permit) = Arc::clone(&connection_slots).acquire_owned().await else {
-            return; // unreachable: the semaphore is never closed
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection for metrics");
-                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-                continue;
-            }
-        };
-        let handle = handle.clone();
-        tokio::spawn(async move {
-            let answer = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(respond(&request, &handle))));
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), answer);
-            // The server does not care how a connection ends.
-            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
-            drop(permit);
-        });
+    HttpPage {
+        content_type: "text/plain; version=0.0.4; charset=utf-8",
+        body: handle.render() + &super::process::metrics(),
     }
 }
 
@@ -170,30 +117,6 @@ async fn run_upkeep(handle: PrometheusHandle) {
         tokio::time::sleep(UPKEEP_INTERVAL).await;
         handle.run_upkeep();
     }
-}
-
-fn respond(request: &Request<Incoming>, handle: &PrometheusHandle) -> Response<Full<Bytes>> {
-    let (status, body) = match (request.uri().path(), request.method()) {
-        ("/metrics", &Method::GET | &Method::HEAD) => {
-            if let Some(update) = ON_SCRAPE.get() {
-                update();
-            }
-            (StatusCode::OK, handle.render() + &super::process::metrics())
-        }
-        ("/metrics", _) => (StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
-    };
-    let content_type = if status == StatusCode::OK {
-        "text/plain; version=0.0.4; charset=utf-8"
-    } else {
-        "text/plain; charset=utf-8"
-    };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    response
 }
 
 #[cfg(test)]
