@@ -265,10 +265,10 @@ impl CheckIn {
             () = tokio::time::sleep(wait) => {}
             () = self.resolver.finished() => {}
             changes = watch.changed() => {
-                self.metrics.watch_events.increment(1);
+                self.metrics.route.watch_events.increment(1);
                 self.cache_changes(&changes);
                 if changes.gap {
-                    self.metrics.watch_gaps.increment(1);
+                    self.metrics.route.watch_gaps.increment(1);
                 }
             }
         }
@@ -286,8 +286,8 @@ impl CheckIn {
             Err(CheckInError::Fatal(fatal)) => Err(fatal),
             Ok(result) => {
                 let counter = match result {
-                    CheckInResult::Good => &self.metrics.checkins_good,
-                    CheckInResult::Unusable => &self.metrics.checkins_unusable,
+                    CheckInResult::Good => &self.metrics.route.checkins_good,
+                    CheckInResult::Unusable => &self.metrics.route.checkins_unusable,
                 };
                 counter.increment(1);
                 self.status.set_failure(None);
@@ -298,8 +298,8 @@ impl CheckIn {
             }
             Err(error) => {
                 let (counter, what) = match &error {
-                    CheckInError::Decode { .. } => (&self.metrics.checkins_unusable, "cluster data unreadable"),
-                    _ => (&self.metrics.checkins_failed, "store silent"),
+                    CheckInError::Decode { .. } => (&self.metrics.route.checkins_unusable, "cluster data unreadable"),
+                    _ => (&self.metrics.route.checkins_failed, "store silent"),
                 };
                 counter.increment(1);
                 self.status.set_failure(Some(format!("{what}: {}", Chain(&error))));
@@ -363,7 +363,7 @@ impl CheckIn {
             }
             self.log_route(&decision.route, master_address.as_ref());
             if let PublishInfo::Try(generation) | PublishInfo::Must(generation) = decision.publish {
-                self.metrics.route_generation.set(generation as f64);
+                self.metrics.route.generation.set(generation as f64);
             }
             let lease_start = match (decision.publish, document.read_at) {
                 // Without a transaction only a read proves that the cached data are current.
@@ -534,7 +534,7 @@ impl CheckIn {
                 open.confirmed_until = confirmed_until;
                 if open.db != db.as_str() {
                     let before = std::mem::replace(&mut open.db, db.as_str().to_owned());
-                    self.metrics.set_master(Some(&before), Some(db.as_str())); // same address, other db (proxy P-6)
+                    self.metrics.route.set_master(Some(&before), Some(db.as_str())); // same address, other db (proxy P-6)
                 }
             } else {
                 self.close_route(CloseReason::Lease); // its lease ended before this check-in could renew it
@@ -567,8 +567,8 @@ impl CheckIn {
 
     #[expect(clippy::disallowed_methods, reason = "a metric in unix time")]
     fn route_metrics(&self, from: Option<&str>, to: Option<&str>) {
-        self.metrics.set_master(from, to);
-        self.metrics.set_route_open(to.is_some(), wall_clock());
+        self.metrics.route.set_master(from, to);
+        self.metrics.route.set_open(to.is_some(), wall_clock());
     }
 }
 

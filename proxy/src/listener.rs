@@ -117,7 +117,7 @@ impl Drop for BackendGuard {
     fn drop(&mut self) {
         let last = self.clients.fetch_sub(1, Ordering::Relaxed) == 1;
         if let Some(shut) = self.gate.close_event().filter(|_| last) {
-            self.metrics.backend_drained(shut, Boottime::now());
+            self.metrics.connections.backend_drained(shut, Boottime::now());
         }
     }
 }
@@ -276,7 +276,7 @@ impl Listener {
             let lease_has_ended =
                 |backend: &Arc<Backend>| self.disconnector.disconnect_at_lease_end(&backend.gate, now);
             if command.backend.as_ref().is_some_and(lease_has_ended) {
-                self.admission.metrics.set_route_open(false, wall_clock());
+                self.admission.metrics.route.set_open(false, wall_clock());
             }
             let leased = command.lease_end.is_some_and(|end| now < end);
             if was_leased && !leased {
@@ -347,8 +347,8 @@ impl Listener {
     fn set_state(&self, state: ListenState) {
         self.admission
             .metrics
-            .listening
-            .set(if state == ListenState::Listening { 1.0 } else { 0.0 });
+            .connections
+            .set_listening(state == ListenState::Listening);
         self.state.send_replace(state);
     }
 }
@@ -422,8 +422,8 @@ impl Admission {
                 let closed = accept(listening).is_ok();
                 *spare_fd = open_spare_descriptor();
                 if closed {
-                    self.metrics.accepted.increment(1);
-                    self.metrics.count_refused(RefusalReason::Descriptors);
+                    self.metrics.connections.accepted.increment(1);
+                    self.metrics.connections.count_refused(RefusalReason::Descriptors);
                 }
                 (!closed).then_some(ACCEPT_PAUSE)
             }
@@ -444,20 +444,20 @@ impl Admission {
     /// Starts a session for a client, holds it, or closes it.
     #[expect(clippy::disallowed_methods, reason = "the lease is compared with the current time")]
     fn admit(&self, client: OwnedFd, command: &ListenerCommand) {
-        self.metrics.accepted.increment(1);
+        self.metrics.connections.accepted.increment(1);
         let now = Boottime::now();
         let backend = command.backend.as_ref().filter(|backend| backend.gate.is_open(now));
         // A change of the master is expected to be short; with any other reason clients are closed at once (proxy P-8).
         let can_hold = command.master_changing && !self.config.hold.is_zero();
         if backend.is_none() && !can_hold {
-            return self.metrics.count_refused(RefusalReason::RouteClosed);
+            return self.metrics.connections.count_refused(RefusalReason::RouteClosed);
         }
         let max = self.config.max_connections;
         if self.clients.load(Ordering::Relaxed) >= max {
             self.log_limits
                 .max_connections
                 .log(|| warn!(max, "as many clients as --max-connections allows, closing more"));
-            return self.metrics.count_refused(RefusalReason::Limit);
+            return self.metrics.connections.count_refused(RefusalReason::Limit);
         }
         // Held clients count as well, so that they cannot exhaust the descriptors.
         let count = ConnectionCount::new(&self.clients);
@@ -471,15 +471,15 @@ impl Admission {
         let mut queue = self.hold_queue.lock().unwrap_or_else(PoisonError::into_inner);
         let (has_room, removed) = queue.make_room(self.config.hold_max, now);
         for _ in 0..removed {
-            self.metrics.count_hold_outcome(HoldOutcome::Abandoned);
+            self.metrics.connections.count_hold_outcome(HoldOutcome::Abandoned);
         }
         if !has_room {
-            self.metrics.set_held(queue.clients.len());
-            return self.metrics.count_refused(RefusalReason::HoldFull);
+            self.metrics.connections.set_held(queue.clients.len());
+            return self.metrics.connections.count_refused(RefusalReason::HoldFull);
         }
         let until = now + self.config.hold;
         queue.clients.push_back(HeldClient { client, until, count });
-        self.metrics.set_held(queue.clients.len());
+        self.metrics.connections.set_held(queue.clients.len());
     }
 
     /// Connects held clients once there is a master again. Closes them if there will be none, or if they have waited
@@ -499,14 +499,14 @@ impl Admission {
             let held = queue.clients.pop_front().expect("the queue is not empty");
             match backend {
                 Some(backend) if !command.drain => {
-                    self.metrics.count_hold_outcome(HoldOutcome::Connected);
+                    self.metrics.connections.count_hold_outcome(HoldOutcome::Connected);
                     self.start_session(held.client, held.count, backend);
                 }
-                _ if expired => self.metrics.count_hold_outcome(HoldOutcome::Expired),
-                _ => self.metrics.count_hold_outcome(HoldOutcome::RouteClosed),
+                _ if expired => self.metrics.connections.count_hold_outcome(HoldOutcome::Expired),
+                _ => self.metrics.connections.count_hold_outcome(HoldOutcome::RouteClosed),
             }
         }
-        self.metrics.set_held(queue.clients.len());
+        self.metrics.connections.set_held(queue.clients.len());
         queue.clients.front().map(|held| held.until)
     }
 

@@ -60,7 +60,7 @@ fn run(config: Config) -> anyhow::Result<()> {
     let status = Arc::new(CheckInStatus::new(Boottime::now()));
     let (scraped_metrics, summary_status) = (Arc::clone(&metrics), Arc::clone(&status));
     telemetry::on_scrape(move || {
-        scraped_metrics.update_sums();
+        scraped_metrics.relay.update_sums();
         summary_status.update_gauges(&scraped_metrics, Boottime::now());
     });
 
@@ -131,7 +131,7 @@ fn relay_thread(index: usize, metrics: &Metrics) -> anyhow::Result<RelayThread> 
         .context("start a relay thread")?;
     Ok(RelayThread {
         handle,
-        counters: metrics.thread_counters(index),
+        counters: metrics.relay.thread_counters(index),
         connections: Arc::new(AtomicUsize::new(0)),
     })
 }

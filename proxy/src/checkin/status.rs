@@ -85,9 +85,10 @@ impl CheckInStatus {
     pub fn update_gauges(&self, metrics: &Metrics, now: Boottime) {
         let state = self.state();
         metrics
+            .route
             .checkin_age
             .set(now.since(state.last_good.unwrap_or(self.started)).as_secs_f64());
-        metrics.lease_left.set(
+        metrics.route.lease_left.set(
             state
                 .lease_end
                 .map_or(Duration::ZERO, |end| end.since(now))
@@ -98,7 +99,7 @@ impl CheckInStatus {
     /// Logs the summary (proxy section 3).
     pub fn log_summary(&self, metrics: &Metrics, clients: usize, now: Boottime) {
         let state = self.state();
-        let relayed = metrics.relayed_bytes();
+        let relayed = metrics.relay.relayed_bytes();
         let reason = state.closed_reason(now);
         info!(
             route = state.route.as_deref().filter(|_| reason.is_none()).unwrap_or("closed"),
@@ -106,10 +107,10 @@ impl CheckInStatus {
             lease_left = ?to_millis(state.lease_end.map_or(Duration::ZERO, |end| end.since(now))),
             up = ?to_millis(now.since(self.started)),
             clients,
-            held = metrics.held(),
-            accepted = metrics.accepted.value(),
-            refused = metrics.refused_total(),
-            ended = metrics.ended_total(),
+            held = metrics.connections.held(),
+            accepted = metrics.connections.accepted.value(),
+            refused = metrics.connections.refused_total(),
+            ended = metrics.connections.ended_total(),
             to_client_bytes = relayed.to_client,
             to_master_bytes = relayed.to_server,
             spliced_bytes = relayed.spliced,

@@ -35,12 +35,12 @@ impl Disconnector {
     /// forward, and its next forward finds the gate closed.
     #[expect(clippy::disallowed_methods, reason = "a measurement")]
     fn measure(&self, gate: &Arc<Gate>) {
-        self.metrics.backend_closed();
+        self.metrics.connections.backend_closed();
         for thread in self.threads.iter() {
             let (gate, metrics) = (Arc::clone(gate), Arc::clone(&self.metrics));
             thread.spawn(async move {
                 if let Some(shut) = gate.close_event() {
-                    metrics.thread_stopped(shut, Boottime::now());
+                    metrics.connections.thread_stopped(shut, Boottime::now());
                 }
             });
         }

@@ -50,7 +50,7 @@ impl ClientSession {
             Ok(arrived) => arrived,
             Err((reason, err)) => return self.reject(reason, &err),
         };
-        let open = self.context.metrics.connection_opened(took);
+        let open = self.context.metrics.connections.opened(took);
         let ended = relay::forward(
             client,
             server,
@@ -61,7 +61,7 @@ impl ClientSession {
         .await;
         drop(open);
         let cut = self.backend.gate.close_event().map(|shut| shut.reason);
-        self.context.metrics.count_ended(&ended, cut);
+        self.context.metrics.connections.count_ended(&ended, cut);
         match ended {
             RelayEnd::Failed(err) => debug!(error = %Chain(&err), "connection failed"),
             ended => debug!(?ended, ?cut, "connection ended"),
@@ -141,7 +141,7 @@ impl ClientSession {
     }
 
     fn reject(&self, reason: RefusalReason, err: &io::Error) {
-        self.context.metrics.count_refused(reason);
+        self.context.metrics.connections.count_refused(reason);
         if matches!(reason, RefusalReason::Master | RefusalReason::Timeout) {
             self.set_reachable(false);
         }

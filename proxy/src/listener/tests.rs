@@ -88,7 +88,7 @@ fn a_rate_limited_line_is_not_repeated_at_once() {
 fn session(master: SocketAddr, gate: Gate) -> ClientSession {
     let metrics = Arc::new(Metrics::register(1));
     let context = ConnContext {
-        counters: metrics.thread_counters(0),
+        counters: metrics.relay.thread_counters(0),
         metrics: Arc::clone(&metrics),
         log_limits: Arc::default(),
         keepalive: config().keepalive,

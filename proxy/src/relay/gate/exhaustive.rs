@@ -88,7 +88,7 @@ fn exactly_one_caller_closes_an_expired_gate() {
     });
 }
 
-// concurrent scrapes add the bytes of each thread once (see `metrics::SummedCounter`)
+// concurrent scrapes add the bytes of each thread once (as in `metrics/relay.rs`)
 #[test]
 fn concurrent_sums_add_everything_once() {
     loom::model(|| {
