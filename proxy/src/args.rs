@@ -8,8 +8,8 @@ use daemon::args::{CommonConfig, DaemonArgs, Faults, GoInt, Switch};
 use daemon::telemetry::LogConfig;
 use model::GoDuration;
 
-use crate::listener::{self, Keepalive};
-use crate::relay::{PIPES_MAX, RelayConfig};
+use crate::listener;
+use crate::relay::{Keepalive, PIPES_MAX, RelayConfig};
 
 /// Descriptors that are not available for clients: logs, store, metrics, runtime, the spare one.
 const OWN_DESCRIPTORS: usize = 64;

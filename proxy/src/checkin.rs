@@ -15,8 +15,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::Chain;
 use base::clock::{Boottime, wall_clock};
+use base::{Chain, Clock};
 use model::{JsonError, ProxyUid};
 use store::{KeyRange, LeaseId, Store, StoreError, Watch};
 use tokio::task::JoinHandle;
@@ -29,7 +29,7 @@ use self::resolver::Resolver;
 use self::route_log::RouteLog;
 pub use self::status::CheckInStatus;
 use crate::address::MasterAddress;
-use crate::listener::{Backend, ListenState, ListenerHandle};
+use crate::listener::{Backend, ListenerHandle};
 use crate::metrics::Metrics;
 use crate::relay::{CloseReason, Gate};
 use crate::route::{MasterEndpoint, PublishInfo, Route, RouteDecision, StoredClusterData, decide};
@@ -247,7 +247,7 @@ impl CheckIn {
             };
             let wait = if outcome == Some(CheckInResult::Good) && !self.log.unresolved {
                 pause = RETRY_PAUSE_MIN;
-                let lease_end = self.listener.commands.borrow().lease_end.unwrap_or_default();
+                let lease_end = self.listener.lease_end().unwrap_or_default();
                 self.timing().pause(lease_end.since(now()), self.store.latency())
             } else {
                 // Measured from start to start: an attempt that has already waited long for the store is repeated at
@@ -276,7 +276,7 @@ impl CheckIn {
 
     /// Runs one check-in within its time limit. `None`: it failed, and that was logged.
     async fn attempt(&mut self, pause: Duration) -> Result<Option<CheckInResult>, FatalError> {
-        let lease_end = self.listener.commands.borrow().lease_end.unwrap_or_default();
+        let lease_end = self.listener.lease_end().unwrap_or_default();
         let left = lease_end.since(now());
         let limit = self
             .timing()
@@ -423,7 +423,7 @@ impl CheckIn {
     /// The address cannot be listened on. Later failures are retried by the listener.
     async fn start_listening(&mut self, read_at: Boottime) -> Result<(), FatalError> {
         let timeout = self.timing().timeout;
-        let first = self.listener.commands.send_if_modified(|command| {
+        let first = self.listener.command_if(|command| {
             let first = command.lease_end.is_none();
             if first {
                 command.lease_end = Some(read_at + timeout);
@@ -434,14 +434,10 @@ impl CheckIn {
         if !first {
             return Ok(());
         }
-        let address = self.listener.address;
-        let has_tried = |state: &ListenState| *state != ListenState::Waiting;
-        match self.listener.state.wait_for(has_tried).await.as_deref() {
-            Ok(ListenState::Failed(reason)) => Err(FatalError::Listen {
-                address,
-                reason: reason.clone(),
-            }),
-            _ => Ok(()), // a listener that has ended is reported by `main`
+        let address = self.listener.address();
+        match self.listener.listen_failure().await {
+            Some(reason) => Err(FatalError::Listen { address, reason }),
+            None => Ok(()),
         }
     }
 
@@ -473,8 +469,8 @@ impl CheckIn {
             self.requests.discard();
         }
         let Some(open) = self.open_route.take() else { return };
-        self.listener.disconnector.disconnect(&open.gate, reason, now());
-        self.listener.commands.send_modify(|command| {
+        self.listener.disconnect(&open.gate, reason, now());
+        self.listener.command(|command| {
             command.backend = None;
             command.master_changing = reason == CloseReason::RouteChange;
         });
@@ -490,8 +486,7 @@ impl CheckIn {
     /// Ends the change of the master, so that no client is held any longer.
     fn end_master_change(&self) {
         self.listener
-            .commands
-            .send_if_modified(|command| std::mem::replace(&mut command.master_changing, false));
+            .command_if(|command| std::mem::replace(&mut command.master_changing, false));
     }
 
     /// Closes the route if the machine may have been paused together with its boottime clock (fencing section 1).
@@ -539,7 +534,12 @@ impl CheckIn {
             } else {
                 self.close_route(CloseReason::Lease); // its lease ended before this check-in could renew it
                 let gate = Arc::new(Gate::new(route_end));
-                let backend = Arc::new(Backend::new(master, Arc::clone(&gate), Arc::clone(&self.metrics)));
+                let backend = Arc::new(Backend::new(
+                    master,
+                    Arc::clone(&gate),
+                    Arc::clone(&self.metrics),
+                    Clock::system(),
+                ));
                 self.open_route = Some(OpenRoute {
                     db: db.as_str().to_owned(),
                     endpoint,
@@ -555,7 +555,7 @@ impl CheckIn {
             }
         }
         self.status.check_in_succeeded(checked_at, lease_end);
-        self.listener.commands.send_modify(|command| {
+        self.listener.command(|command| {
             command.lease_end = Some(lease_end);
             command.proxy_timeout = timeout;
             if opened.is_some() {

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use anyhow::Context;
@@ -15,8 +15,9 @@ use daemon::telemetry::{self, Component};
 use model::{ProxyUid, short_uid};
 use proxy::args::{Args, Config, MachineLimits, bind_error_remedy};
 use proxy::checkin::{CheckIn, CheckInStatus, random_bytes};
-use proxy::listener::{self, Listener, RelayThread};
+use proxy::listener::{self, Listener};
 use proxy::metrics::Metrics;
+use proxy::relay::RelayThread;
 use rustix::process::{Resource, Rlimit};
 use store::Store;
 use tokio::runtime::{Builder, Runtime};
@@ -72,10 +73,11 @@ fn run(config: Config) -> anyhow::Result<()> {
         anyhow::Error::new(err).context(attempt)
     })?;
     let threads: Vec<RelayThread> = (0..config.relay_threads)
-        .map(|index| relay_thread(index, &metrics))
-        .collect::<Result<_, _>>()?;
-    let first = threads.first().context("start a relay thread")?.handle.clone();
-    let (listener, handle) = Listener::new(config.listener, bound, threads, Arc::clone(&metrics));
+        .map(|number| RelayThread::start(number, metrics.relay.thread_counters(number)))
+        .collect::<Result<_, _>>()
+        .context("start a relay thread")?;
+    let first = threads.first().context("start a relay thread")?.handle().clone();
+    let (listener, handle) = Listener::new(config.listener, bound, threads, Arc::clone(&metrics), Clock::system());
     let listening = first.spawn(listener.run());
 
     let control = current_thread().context("start the control loop")?;
@@ -83,7 +85,7 @@ fn run(config: Config) -> anyhow::Result<()> {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut usr1 = signal(SignalKind::user_defined1())?;
         let (summary_metrics, summary_status, clients) =
-            (Arc::clone(&metrics), Arc::clone(&status), Arc::clone(&handle.clients));
+            (Arc::clone(&metrics), Arc::clone(&status), handle.client_counter());
         tokio::spawn(async move {
             while usr1.recv().await.is_some() {
                 summary_status.log_summary(&summary_metrics, clients.load(Ordering::Relaxed), Boottime::now());
@@ -118,20 +120,4 @@ fn run(config: Config) -> anyhow::Result<()> {
 
 fn current_thread() -> std::io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
-}
-
-/// Starts a thread with its own runtime for sessions alone, so that a store that hangs never delays bytes.
-fn relay_thread(index: usize, metrics: &Metrics) -> anyhow::Result<RelayThread> {
-    let runtime = current_thread().context("start a relay thread")?;
-    let handle = runtime.handle().clone();
-    let park = move || runtime.block_on(std::future::pending::<()>());
-    thread::Builder::new()
-        .name(format!("relay-{index}"))
-        .spawn(park)
-        .context("start a relay thread")?;
-    Ok(RelayThread {
-        handle,
-        counters: metrics.relay.thread_counters(index),
-        connections: Arc::new(AtomicUsize::new(0)),
-    })
 }

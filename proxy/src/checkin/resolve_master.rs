@@ -2,7 +2,6 @@
 //! to `address`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::DbUid;
@@ -23,7 +22,7 @@ impl CheckIn {
         stored: &StoredClusterData,
         limit: Duration,
     ) -> (NetworkFacts, Option<MasterAddress>) {
-        let listen_address = self.listener.address;
+        let listen_address = self.listener.address();
         let master_address = match stored.master_endpoint() {
             Some((db, endpoint)) => Some(self.resolve_endpoint(db, &endpoint, limit).await),
             None => None,
@@ -58,7 +57,7 @@ impl CheckIn {
         is_same.then(|| CurrentAddress {
             address: open.address,
             confirmed_until: open.confirmed_until,
-            reachable: open.backend.reachable.load(Ordering::Relaxed),
+            reachable: open.backend.is_reachable(),
         })
     }
 }

@@ -1,6 +1,5 @@
 //! The orderly shutdown of a proxy (proxy P-9): drains connections, and publishes that the proxy has stopped.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -28,8 +27,8 @@ impl CheckIn {
     ///
     /// As of `run`.
     pub async fn drain(&mut self, limit: Duration) -> Result<(), FatalError> {
-        self.listener.commands.send_modify(|command| command.drain = true);
-        let clients = Arc::clone(&self.listener.clients);
+        self.listener.command(|command| command.drain = true);
+        let clients = self.listener.client_counter();
         let all_gone = async {
             while clients.load(Ordering::Relaxed) > 0 {
                 tokio::time::sleep(CLIENT_POLL_INTERVAL).await;
@@ -53,9 +52,9 @@ impl CheckIn {
             published_generation: published,
             ..
         } = &self;
-        listener.commands.send_modify(|command| command.stop = true);
+        listener.command(|command| command.stop = true);
         let left = || SHUTDOWN_TIMEOUT.saturating_sub(now().since(started));
-        while listener.clients.load(Ordering::Relaxed) > 0 && now().since(started) < DISCONNECT_TIMEOUT {
+        while listener.clients() > 0 && now().since(started) < DISCONNECT_TIMEOUT {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let Some(generation) = *published else { return };

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use base::Clock;
 use base::clock::Boottime;
 use tokio::runtime::Handle;
 
@@ -16,11 +17,20 @@ use crate::relay::{CloseReason, Gate};
 /// master's session is gone before its client can reconnect.
 #[derive(Debug, Clone)]
 pub struct Disconnector {
-    pub(super) threads: Arc<[Handle]>,
-    pub(super) metrics: Arc<Metrics>,
+    threads: Arc<[Handle]>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 impl Disconnector {
+    pub(super) fn new(threads: Arc<[Handle]>, metrics: Arc<Metrics>, clock: Clock) -> Self {
+        Self {
+            threads,
+            metrics,
+            clock,
+        }
+    }
+
     /// Closes the gate and starts the measurements.
     pub fn disconnect(&self, gate: &Arc<Gate>, why: CloseReason, now: Boottime) {
         gate.close_with(why, now, || self.measure(gate));
@@ -33,14 +43,13 @@ impl Disconnector {
 
     /// Starts both measurements. Each relay thread runs one task: while it does, the thread is not in the middle of a
     /// forward, and its next forward finds the gate closed.
-    #[expect(clippy::disallowed_methods, reason = "a measurement")]
     fn measure(&self, gate: &Arc<Gate>) {
         self.metrics.connections.backend_closed();
         for thread in self.threads.iter() {
-            let (gate, metrics) = (Arc::clone(gate), Arc::clone(&self.metrics));
+            let (gate, metrics, clock) = (Arc::clone(gate), Arc::clone(&self.metrics), self.clock.clone());
             thread.spawn(async move {
                 if let Some(shut) = gate.close_event() {
-                    metrics.connections.thread_stopped(shut, Boottime::now());
+                    metrics.connections.thread_stopped(shut, clock.now());
                 }
             });
         }

@@ -9,7 +9,7 @@ use base::clock::Boottime;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 
-use super::ConnectionCount;
+use crate::relay::ConnectionCount;
 
 /// Shortest time between two checks of a full queue for clients that have gone away.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);

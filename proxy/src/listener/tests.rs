@@ -1,11 +1,19 @@
 //! The listener without a proxy around it.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use super::session::is_connected_to_itself;
-use super::socket::disable_pacing;
+use base::Clock;
+use base::clock::Boottime;
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::backend::BackendGuard;
+use super::log_limits::RateLimited;
+use super::session::{ClientSession, ConnContext};
 use super::*;
-use crate::relay;
+use crate::metrics::Metrics;
+use crate::relay::socket_options::{disable_pacing, uses_pacing};
+use crate::relay::{self, ConnectionCount, Gate, ServerConnector};
 
 fn config() -> Config {
     Config {
@@ -76,9 +84,9 @@ fn loopback_is_local_and_a_documentation_address_is_not() {
 
 #[test]
 fn a_rate_limited_line_is_not_repeated_at_once() {
-    let (limited, mut logged) = (RateLimited::default(), 0);
+    let (clock, limited, mut logged) = (Clock::system(), RateLimited::default(), 0);
     for _ in 0..1000 {
-        limited.log(|| logged += 1);
+        limited.log(clock.now(), || logged += 1);
     }
     // once, and once more for each second that the loop took
     assert!((1..100).contains(&logged), "{logged}");
@@ -91,14 +99,23 @@ fn session(master: SocketAddr, gate: Gate) -> ClientSession {
         counters: metrics.relay.thread_counters(0),
         metrics: Arc::clone(&metrics),
         log_limits: Arc::default(),
-        keepalive: config().keepalive,
-        connect_timeout: Duration::from_secs(5),
+        connector: ServerConnector {
+            keepalive: config().keepalive,
+            timeout: Duration::from_secs(5),
+            pacing: false,
+            clock: Clock::system(),
+        },
         relay: RelayConfig::default(),
-        server_pacing: false,
         client_pacing: false,
+        clock: Clock::system(),
     };
     ClientSession {
-        backend: BackendGuard::new(&Arc::new(Backend::new(master, Arc::new(gate), metrics))),
+        backend: BackendGuard::new(&Arc::new(Backend::new(
+            master,
+            Arc::new(gate),
+            metrics,
+            Clock::system(),
+        ))),
         context: Arc::new(context),
         _counts: [
             ConnectionCount::new(&Arc::default()),
@@ -131,20 +148,6 @@ fn the_connection_to_the_master_has_the_options_too() {
         assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(11));
         assert_eq!(options.tcp_keepalive_retries().unwrap(), 3);
     });
-}
-
-// proxy P-15
-#[test]
-fn a_connect_to_itself_is_detected() {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    socket.bind(&any.into()).unwrap();
-    let own = socket.local_addr().unwrap();
-    socket.connect(&own).unwrap(); // nobody listens there, and yet it succeeds (TCP simultaneous open)
-    assert!(is_connected_to_itself(&socket, own.as_socket().unwrap()));
-
-    let other = std::net::TcpListener::bind(any).unwrap().local_addr().unwrap();
-    assert!(!is_connected_to_itself(&socket, other));
 }
 
 // proxy section 4: an idle connection costs two sockets and one small task

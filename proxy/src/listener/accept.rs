@@ -1,0 +1,204 @@
+//! The task of the listener: follows commands, notices the end of the lease, and accepts clients while it listens
+//! (proxy P-4, P-5). What becomes of a client is left to `admission`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use base::Clock;
+use rustix::net::SocketFlags;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::Config;
+use super::admission::Admission;
+use super::backend::Backend;
+use super::disconnect::Disconnector;
+use super::handle::{ListenState, ListenerCommand, ListenerHandle};
+use super::socket::{BoundSocket, bind};
+use crate::metrics::Metrics;
+use crate::relay::epoll::sys;
+use crate::relay::{BoottimeTimer, RelayThread};
+
+/// Length of the accept queue; the kernel limits it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// Accepts in a row before the other tasks of this thread run.
+const ACCEPTS_MAX: usize = 32;
+/// Pause between attempts to listen on an address that is taken.
+const LISTEN_RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The task that accepts clients as commanded.
+#[derive(Debug)]
+pub struct Listener {
+    config: Config,
+    address: SocketAddr,
+    commands: watch::Receiver<ListenerCommand>,
+    state: watch::Sender<ListenState>,
+    bound: Option<BoundSocket>,
+    admission: Admission,
+    disconnector: Disconnector,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+impl Listener {
+    /// Returns a listener that waits for its first command. Its `run` must be spawned on one of `threads`.
+    pub fn new(
+        config: Config,
+        bound: BoundSocket,
+        threads: Vec<RelayThread>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> (Self, ListenerHandle) {
+        let (command_tx, commands) = watch::channel(ListenerCommand::default());
+        let (state, state_rx) = watch::channel(ListenState::Waiting);
+        let clients = Arc::new(AtomicUsize::new(0));
+        let address = bound.address;
+        let handles = threads.iter().map(|thread| thread.handle().clone()).collect();
+        let disconnector = Disconnector::new(handles, Arc::clone(&metrics), clock.clone());
+        let handle = ListenerHandle::new(
+            command_tx,
+            state_rx,
+            Arc::clone(&clients),
+            address,
+            disconnector.clone(),
+        );
+        let admission = Admission::new(
+            config.clone(),
+            address,
+            threads,
+            clients,
+            Arc::clone(&metrics),
+            clock.clone(),
+        );
+        let listener = Self {
+            config,
+            address,
+            commands,
+            state,
+            bound: Some(bound),
+            admission,
+            disconnector,
+            metrics,
+            clock,
+        };
+        (listener, handle)
+    }
+
+    /// Follows commands until one of them sets `stop`. Returns an error only if the system has no timer for it.
+    pub async fn run(mut self) -> io::Result<()> {
+        let lease_timer = BoottimeTimer::new()?;
+        let mut listening: Option<AsyncFd<OwnedFd>> = None;
+        let mut was_leased = false;
+        loop {
+            let command = self.commands.borrow_and_update().clone();
+            if command.stop {
+                return Ok(());
+            }
+            let now = self.clock.now();
+            let connections = command.backend.as_ref().map_or(0, |backend| backend.clients());
+            // Checked in every round, because the check-in that would close the route may be what hangs (fencing F-4).
+            let lease_has_ended =
+                |backend: &Arc<Backend>| self.disconnector.disconnect_at_lease_end(backend.gate(), now);
+            if command.backend.as_ref().is_some_and(lease_has_ended) {
+                self.metrics.route.set_open(false, self.clock.wall());
+            }
+            let leased = command.lease_end.is_some_and(|end| now < end);
+            if was_leased && !leased {
+                warn!(timeout = ?command.proxy_timeout, connections, "check timeout timer fired");
+                if self.config.stop_listening && listening.take().is_some() {
+                    self.set_state(ListenState::Stopped);
+                    info!("Stopping listening");
+                    // Bound but not listening: clients are refused, and no other process can take the port.
+                    self.bound = bind(&self.config, self.address).ok();
+                }
+            }
+            was_leased = leased;
+            // A draining proxy does not bind again: it will not listen any more.
+            if command.drain && listening.take().is_some() {
+                self.set_state(ListenState::Stopped);
+                info!("Stopping listening");
+            }
+            let should_listen = leased && !command.drain;
+            if should_listen && listening.is_none() {
+                listening = self.listen();
+            }
+            let first_hold_end = self.admission.release_held(&command, now);
+            // The route may end before the lease: an address that was only kept ends with the lease that confirmed it.
+            let deadlines = [
+                command.lease_end.filter(|_| leased),
+                command.backend.as_ref().and_then(|backend| backend.gate().lease_end()),
+            ];
+            let next_deadline = deadlines.into_iter().flatten().min();
+            let retry_listen = should_listen && listening.is_none();
+            tokio::select! {
+                changed = self.commands.changed() => if changed.is_err() { return Ok(()) },
+                fired = lease_timer.wait_until(next_deadline.unwrap_or_default()), if next_deadline.is_some() => fired?,
+                () = tokio::time::sleep(LISTEN_RETRY_PAUSE), if retry_listen => {}
+                () = tokio::time::sleep(first_hold_end.unwrap_or(now).since(now)), if first_hold_end.is_some() => {}
+                () = accept_batch(&self.admission, listening.as_ref(), &command), if listening.is_some() => {}
+            }
+        }
+    }
+
+    /// Starts to listen, on the socket that is bound already or on a new one.
+    fn listen(&mut self) -> Option<AsyncFd<OwnedFd>> {
+        let address = self.address;
+        let bound = self.bound.take().map_or_else(|| bind(&self.config, address), Ok);
+        let listening = bound.and_then(|bound| {
+            bound.socket.listen(BACKLOG)?;
+            sys::readable(bound.socket.into())
+        });
+        match listening {
+            Ok(listening) => {
+                info!(%address, "Starting proxying");
+                self.set_state(ListenState::Listening);
+                Some(listening)
+            }
+            Err(err) => {
+                let failed = ListenState::Failed(err.to_string());
+                if *self.state.borrow() != failed {
+                    error!(%address, error = %err, "could not listen for clients, trying again");
+                    self.set_state(failed);
+                }
+                None
+            }
+        }
+    }
+
+    fn set_state(&self, state: ListenState) {
+        self.metrics.connections.set_listening(state == ListenState::Listening);
+        self.state.send_replace(state);
+    }
+}
+
+/// Waits for clients and admits a batch of them. Cancelling it loses no client.
+async fn accept_batch(admission: &Admission, listening: Option<&AsyncFd<OwnedFd>>, command: &ListenerCommand) {
+    let Some(listening) = listening else { return };
+    let Ok(mut ready) = listening.readable().await else {
+        return;
+    };
+    for _ in 0..ACCEPTS_MAX {
+        match ready.try_io(accept) {
+            Ok(Ok(client)) => admission.admit(client, command),
+            Ok(Err(err)) => {
+                if let Some(pause) = admission.handle_accept_error(&err, || accept(listening).is_ok()) {
+                    return tokio::time::sleep(pause).await;
+                }
+            }
+            Err(_nobody_waits) => return,
+        }
+    }
+    tokio::task::yield_now().await;
+}
+
+fn accept(listening: &AsyncFd<OwnedFd>) -> io::Result<OwnedFd> {
+    Ok(rustix::net::accept_with(
+        listening,
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+    )?)
+}
