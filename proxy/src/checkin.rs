@@ -3,9 +3,9 @@
 //! `route`; clients are served by `listener`.
 
 mod document;
-mod publish_info;
+mod info_publisher;
 mod requests;
-mod resolve_master;
+mod resolve;
 mod resolver;
 mod route_log;
 mod shutdown;
@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use self::document::Document;
-use self::publish_info::{ProxyInfoLease, PublishOutcome};
+use self::info_publisher::{ProxyInfoLease, PublishOutcome};
 use self::requests::PublishRequests;
 use self::resolver::Resolver;
 use self::route_log::RouteLog;

@@ -1,6 +1,6 @@
 //! The requests that publish the info. A request is repeated while its answer is missing, so that a store whose answers
 //! take most of the proxyTimeout still renews the lease in time. What is published, and what follows from it, is left
-//! to `publish_info`.
+//! to `info_publisher`.
 
 use std::time::Duration;
 
