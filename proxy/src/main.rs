@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use anyhow::Context;
-use base::Clock;
+use base::{Clock, RandomBytes};
 use base::clock::Boottime;
 use daemon::args::{self, PROXY};
 use daemon::telemetry::{self, Component};
 use model::{ProxyUid, short_uid};
 use proxy::args::{Args, Config, MachineLimits, bind_error_remedy};
-use proxy::checkin::{CheckIn, CheckInStatus, random_bytes};
+use proxy::checkin::{CheckIn, CheckInParts, CheckInStatus};
 use proxy::listener::{self, Listener};
 use proxy::metrics::Metrics;
 use proxy::relay::RelayThread;
@@ -65,7 +65,7 @@ fn run(config: Config) -> anyhow::Result<()> {
         summary_status.update_gauges(&scraped_metrics, Boottime::now());
     });
 
-    let me = ProxyUid::from(short_uid(random_bytes()));
+    let me = ProxyUid::from(short_uid(RandomBytes::system().bytes()));
     info!(id = %me, "proxy id");
     let address = config.listener.listen;
     let bound = listener::bind(&config.listener, address).map_err(|err| {
@@ -92,7 +92,16 @@ fn run(config: Config) -> anyhow::Result<()> {
             }
         });
         let store = Store::connect(config.common.store, Clock::system());
-        let mut checkin = CheckIn::new(store, config.common.cluster_name, me, handle, metrics, status);
+        let mut checkin = CheckIn::new(CheckInParts {
+            store,
+            cluster_name: config.common.cluster_name,
+            me,
+            listener: handle,
+            metrics,
+            status,
+            clock: Clock::system(),
+            random: RandomBytes::system(),
+        });
         let stopped_by = tokio::select! {
             fatal = checkin.run() => return Err(fatal.into()),
             end = listening => {

@@ -1,11 +1,7 @@
 //! The cluster data that a check-in decides on, as read or cached. What they mean is left to `route`.
 
-use std::time::Duration;
-
 use base::clock::Boottime;
-use store::{Changes, Entry, KeyChange, Revision, StoreError};
-
-use super::{CheckIn, now};
+use store::{Entry, Revision};
 
 /// The value of the cluster data key at one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +14,14 @@ pub(super) struct Document {
 }
 
 impl Document {
+    /// Returns what a request that was sent at this time has read.
+    pub(super) fn read(entry: Option<Entry>, read_at: Boottime) -> Self {
+        Self {
+            read_at: Some(read_at),
+            ..Self::from_entry(entry)
+        }
+    }
+
     /// Returns a document that no request of this check-in has read.
     pub(super) fn from_entry(entry: Option<Entry>) -> Self {
         Self {
@@ -37,34 +41,6 @@ impl Document {
         Self {
             read_at: None,
             ..self.clone()
-        }
-    }
-}
-
-impl CheckIn {
-    /// Reads the cluster data.
-    pub(super) async fn read(&self, limit: Duration) -> Result<Document, StoreError> {
-        let read_at = now();
-        let entry = self
-            .store
-            .with_timeout(limit)
-            .get(&self.store.keys().cluster_data())
-            .await?;
-        Ok(Document {
-            read_at: Some(read_at),
-            ..Document::from_entry(entry)
-        })
-    }
-
-    /// Puts newer cluster data from the watch into the cache. A watch may lag behind, so nothing depends on them but
-    /// which revision the next transaction is compared with.
-    pub(super) fn cache_changes(&mut self, changes: &Changes) {
-        let Some(KeyChange { entry: Some(entry), .. }) = changes.keys.get(&self.store.keys().cluster_data()) else {
-            return;
-        };
-        let is_newer = |cached: &Document| cached.revision < entry.mod_revision;
-        if self.cached.as_ref().is_some_and(is_newer) {
-            self.cached = Some(Document::from_entry(Some(entry.clone())));
         }
     }
 }

@@ -1,49 +1,68 @@
-//! Logs changes of the route and of the check-in's success, not every round (proxy P-7).
+//! Logs changes of the route and of the check-in's success, not every round (proxy P-7). What is decided, and what is read
+//! for a hint, is left to the check-in.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use base::Chain;
 use model::{DbUid, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY};
-use store::{KeyRange, StoreError};
 use tracing::{debug, error, info, warn};
 
-use super::{CheckIn, CheckInError};
+use super::error::CheckInError;
 use crate::address::{MasterAddress, UnconfirmedReason};
 use crate::route::{AdvertisedAddress, ClosedReason, Route};
 
 /// What was logged last, so that only changes are logged (proxy P-7).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RouteLog {
-    pub(super) master: Option<SocketAddr>,
-    pub(super) route: Option<Route>,
-    pub(super) failure: Option<FailureKind>,
-    /// The last lookup did not confirm the master's address, so another one is due soon.
-    pub(super) unresolved: bool,
+    cluster_name: String,
+    cluster_data_key: String,
+    master: Option<SocketAddr>,
+    route: Option<Route>,
+    failure: Option<FailureKind>,
     /// Why the master's address is not confirmed, if it was only kept.
     unconfirmed: Option<UnconfirmedReason>,
-    pub(super) publish_failed: bool,
+    publish_failed: bool,
     /// Keepers that existed when the cluster data were found missing.
     former_keepers: FormerKeepers,
 }
 
 /// Kinds of failures; a change of the kind is logged.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum FailureKind {
+enum FailureKind {
     /// The store did not answer, or with an error.
     Store,
     /// The cluster data cannot be decoded, for this reason.
     Unreadable(String),
 }
 
-impl CheckIn {
+impl RouteLog {
+    pub(super) fn new(cluster_name: String, cluster_data_key: String) -> Self {
+        Self {
+            cluster_name,
+            cluster_data_key,
+            master: None,
+            route: None,
+            failure: None,
+            unconfirmed: None,
+            publish_failed: false,
+            former_keepers: FormerKeepers::default(),
+        }
+    }
+
+    /// Logs the first check-in that does not fail any more.
+    pub(super) fn check_in_succeeded(&mut self) {
+        if self.failure.take().is_some() {
+            info!("checking in again");
+        }
+    }
+
     /// Logs a failed check-in: once, and again when the kind of failure changes.
-    pub(super) fn log_failure(&mut self, error: &CheckInError) {
+    pub(super) fn check_in_failed(&mut self, error: &CheckInError) {
         let failure = match error {
             CheckInError::Decode { source, .. } => FailureKind::Unreadable(Chain(source).to_string()),
             _ => FailureKind::Store,
         };
-        if self.log.failure.as_ref() == Some(&failure) {
+        if self.failure.as_ref() == Some(&failure) {
             debug!(error = %Chain(error), "could not check in");
         } else if let CheckInError::Decode { key, source } = error {
             error!(
@@ -55,57 +74,75 @@ impl CheckIn {
         } else {
             warn!(error = %Chain(error), "could not check in, trying again");
         }
-        self.log.failure = Some(failure);
+        self.failure = Some(failure);
     }
 
-    /// Logs changes of the route (proxy P-7). `master_address` is how the address was found.
-    pub(super) fn log_route(&mut self, route: &Route, master_address: Option<&MasterAddress>) {
+    pub(super) fn info_published(&mut self) {
+        self.publish_failed = false;
+    }
+
+    /// Logs the first failure to publish the info that does not fail the check-in.
+    pub(super) fn publishing_failed(&mut self, err: &CheckInError) {
+        if !std::mem::replace(&mut self.publish_failed, true) {
+            warn!(error = %Chain(err), "could not publish the proxy info");
+        }
+    }
+
+    /// Whether missing cluster data will be logged, and with them the keepers that exist: initialising the cluster
+    /// would discard their databases.
+    pub(super) fn needs_former_keepers(&self) -> bool {
+        !matches!(self.route, Some(Route::Closed(ClosedReason::NoClusterData)))
+    }
+
+    pub(super) fn set_former_keepers(&mut self, keepers: FormerKeepers) {
+        self.former_keepers = keepers;
+    }
+
+    /// Logs changes of the route (proxy P-7) and returns whether it has changed. `master_address` is how the address was
+    /// found; `had_data`: whether cluster data have been read before.
+    pub(super) fn note_route(&mut self, route: &Route, master_address: Option<&MasterAddress>, had_data: bool) -> bool {
         let master = master_address.and_then(MasterAddress::address);
-        let unresolved = match master_address {
-            Some(MasterAddress::Unknown(reason)) => reason.as_str(),
-            _ => "",
-        };
-        self.log.unresolved = matches!(
-            master_address,
-            Some(MasterAddress::Kept { .. } | MasterAddress::Unknown(_))
-        );
-        self.log_unconfirmed(master_address);
-        if let Some(address) = master.filter(|_| master != self.log.master) {
+        self.note_unconfirmed(master_address);
+        if let Some(address) = master.filter(|_| master != self.master) {
             info!(%address, "master address");
         }
-        self.log.master = master;
-        if self.log.route.as_ref() == Some(route) {
-            return;
+        self.master = master;
+        let changed = self.route.as_ref() != Some(route);
+        if changed {
+            if let Route::Closed(reason) = route {
+                let unresolved = match master_address {
+                    Some(MasterAddress::Unknown(reason)) => reason.as_str(),
+                    _ => "",
+                };
+                self.log_closed(reason, unresolved, had_data);
+            }
+            self.route = Some(route.clone());
         }
-        match route {
-            Route::Closed(reason) => self.status.route_closed(reason.to_string()),
-            Route::Open { .. } if self.open_route.is_none() => self.status.route_closed("not published yet".to_owned()),
-            Route::Open { .. } => {}
-        }
-        if let Route::Closed(reason) = route {
-            match reason {
-                ClosedReason::NoClusterData => self.log_no_cluster_data(),
-                ClosedReason::NoProxyObject => info!("no proxy object available, closing connections to master"),
-                ClosedReason::NoDb(db) => info!(%db, "no db object available, closing connections to master"),
-                ClosedReason::NotEnabled(address) => {
-                    info!(%address, "not proxying to master address since we aren't in the enabled proxies list");
-                }
-                ClosedReason::NoAddress(db, advertised) => log_no_address(db, advertised, unresolved),
-                ClosedReason::OwnAddress(address) => {
-                    error!(%address, "the master's address is our own, closing connections to master: give the \
-                                      proxy another --port, or the keeper another address");
-                }
-                ClosedReason::UnusableData(unusable) => {
-                    error!(error = %Chain(unusable), "cannot use the clusterdata, closing connections to master");
-                }
+        changed
+    }
+
+    fn log_closed(&self, reason: &ClosedReason, unresolved: &str, had_data: bool) {
+        match reason {
+            ClosedReason::NoClusterData => self.log_no_cluster_data(had_data),
+            ClosedReason::NoProxyObject => info!("no proxy object available, closing connections to master"),
+            ClosedReason::NoDb(db) => info!(%db, "no db object available, closing connections to master"),
+            ClosedReason::NotEnabled(address) => {
+                info!(%address, "not proxying to master address since we aren't in the enabled proxies list");
+            }
+            ClosedReason::NoAddress(db, advertised) => log_no_address(db, advertised, unresolved),
+            ClosedReason::OwnAddress(address) => {
+                error!(%address, "the master's address is our own, closing connections to master: give the \
+                                  proxy another --port, or the keeper another address");
+            }
+            ClosedReason::UnusableData(unusable) => {
+                error!(error = %Chain(unusable), "cannot use the clusterdata, closing connections to master");
             }
         }
-        self.log.route = Some(route.clone());
     }
 
     /// Logs once that the address in use is not confirmed any more, and once that it is again.
-    fn log_unconfirmed(&mut self, settled: Option<&MasterAddress>) {
-        let before = self.log.unconfirmed.take();
+    fn note_unconfirmed(&mut self, settled: Option<&MasterAddress>) {
+        let before = self.unconfirmed.take();
         let Some(MasterAddress::Kept {
             address, reason: why, ..
         }) = settled
@@ -125,12 +162,12 @@ impl CheckIn {
                 }
             }
         }
-        self.log.unconfirmed = Some(why.clone());
+        self.unconfirmed = Some(why.clone());
     }
 
-    fn log_no_cluster_data(&self) {
-        let (cluster_name, key) = (&self.cluster_name, self.store.keys().cluster_data());
-        let former = &self.log.former_keepers;
+    fn log_no_cluster_data(&self, had_data: bool) {
+        let (cluster_name, key) = (&self.cluster_name, &self.cluster_data_key);
+        let former = &self.former_keepers;
         if !former.is_empty() {
             error!(
                 %cluster_name,
@@ -139,33 +176,12 @@ impl CheckIn {
                 remedy = LOST_DATA_REMEDY,
                 "no clusterdata available, closing connections to master"
             );
-        } else if self.applied_timing.is_some() {
+        } else if had_data {
             warn!(%cluster_name, %key, hint = LOST_DATA_REMEDY, "no clusterdata available, closing connections to master");
         } else {
             let hint = "initialise the cluster with stolonctl init, or see --cluster-name and --store-prefix";
             warn!(%cluster_name, %key, hint, "no clusterdata available, closing connections to master");
         }
-    }
-
-    /// Reads whether keepers of a cluster exist, if the cluster data are missing and that was not logged yet. The
-    /// advice to the operator depends on it: initialising the cluster would discard their databases.
-    pub(super) async fn read_former_keepers(&mut self, limit: Duration) {
-        if matches!(self.log.route, Some(Route::Closed(ClosedReason::NoClusterData))) {
-            return;
-        }
-        self.log.former_keepers = self.former_keepers(limit).await.unwrap_or_else(|error| {
-            debug!(error = %Chain(&error), "cannot read the keepers' infos");
-            FormerKeepers::default()
-        });
-    }
-
-    async fn former_keepers(&self, limit: Duration) -> Result<FormerKeepers, StoreError> {
-        let prefix = self.store.keys().keeper_infos();
-        let targets = [KeyRange::Prefix(prefix.clone())];
-        let mut snapshot = self.store.with_timeout(limit).snapshot(&targets).await?;
-        let infos = snapshot.take(0);
-        let infos = infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice()));
-        Ok(FormerKeepers::from_infos(infos))
     }
 }
 

@@ -1,0 +1,423 @@
+//! One check-in without I/O: which step comes next, given what the earlier ones returned (fencing F-1, F-2). What the
+//! cluster data mean is decided in `route`; the steps are performed by the check-in's loop.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use base::clock::Boottime;
+use model::{DbUid, ProxyUid};
+use store::Revision;
+
+use super::document::Document;
+use super::error::CheckInError;
+use super::info_publisher::PublishOutcome;
+use super::timing::CheckInTiming;
+use crate::address::MasterAddress;
+use crate::route::{MasterEndpoint, NetworkFacts, PublishInfo, Route, RouteDecision, StoredClusterData, decide};
+
+/// One step of a check-in, to be performed before the next one is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum CheckInStep {
+    /// Close the route if the machine may have been paused (fencing section 1). Answered by `clocks_compared`.
+    CompareClocks,
+    /// Read the cluster data. Answered by `read`.
+    Read,
+    /// Start listening, unless that was done before. The store was read at this time (proxy P-5).
+    Listen(Boottime),
+    /// Stop forwarding to the open route's master, and end the connections.
+    StopForwarding,
+    /// Resolve the master's address; `None`: no master is named. Answered by `resolved`.
+    Resolve(Option<(DbUid, MasterEndpoint)>),
+    /// Ignore all answers to earlier requests that are still to come.
+    DiscardRequests,
+    /// Hold clients no longer for the next master.
+    EndMasterChange,
+    /// Read whether keepers exist: the log's advice about missing cluster data depends on it.
+    ReadFormerKeepers,
+    /// Log what was decided.
+    Report(RouteReport),
+    /// Publish the proxy info. Answered by `published`.
+    Publish(InfoContent),
+    /// Renew the lease of the route, or open it.
+    Open(Box<GrantedRoute>),
+    /// The check-in is over.
+    Done(CheckInResult),
+}
+
+/// What was decided, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RouteReport {
+    pub(super) route: Route,
+    /// How the master's address was found; `None` if no master is named.
+    pub(super) master: Option<MasterAddress>,
+    /// The proxy generation that is published, if any.
+    pub(super) generation: Option<i64>,
+}
+
+/// What a check-in publishes, and the revision of the cluster data that must not have changed meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct InfoContent {
+    pub(super) revision: Revision,
+    pub(super) generation: i64,
+    /// The proxyTimeout in the info.
+    pub(super) timeout: Duration,
+}
+
+/// A route with the lease that a good check-in grants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct GrantedRoute {
+    pub(super) route: Route,
+    /// The master's endpoint in the cluster data.
+    pub(super) endpoint: Option<MasterEndpoint>,
+    /// Where the lease of an address ends that this check-in has only kept, and not confirmed.
+    pub(super) kept_until: Option<Boottime>,
+    pub(super) lease_start: Boottime,
+    /// The length of the lease.
+    pub(super) timeout: Duration,
+    /// The intervals that are in force from now on, if the cluster data have any.
+    pub(super) timing: Option<CheckInTiming>,
+}
+
+/// The result of a check-in that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CheckInResult {
+    /// The lease is renewed.
+    Good,
+    /// The cluster data must not be used; the lease is not renewed.
+    Unusable,
+}
+
+/// What the open route leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OpenEndpoint {
+    /// The master's endpoint in the cluster data.
+    pub(super) endpoint: Option<MasterEndpoint>,
+    pub(super) address: SocketAddr,
+}
+
+/// What has been done in a round, apart from what its answers show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Stage {
+    #[default]
+    Start,
+    ClocksCompared,
+    Listening,
+    RequestsDiscarded,
+    MasterChangeEnded,
+    FormerKeepersRead,
+    Reported,
+    ClocksComparedAgain,
+    Opened,
+}
+
+impl Stage {
+    /// Moves to this stage. Returns whether it had not been reached before.
+    fn reach(&mut self, stage: Self) -> bool {
+        let first = *self < stage;
+        *self = stage.max(*self);
+        first
+    }
+}
+
+/// A check-in: rounds that decide on one version of the cluster data each, until one of them is published while that
+/// version is still the current one.
+#[derive(Debug)]
+pub(super) struct CheckInSession {
+    me: ProxyUid,
+    cluster_data_key: String,
+    /// The intervals of the last good check-in; `None` before the first one that read cluster data.
+    applied: Option<CheckInTiming>,
+    /// `None` also once this check-in has closed it.
+    open: Option<OpenEndpoint>,
+    /// The cluster data that the next round decides on; `None`: they are read.
+    document: Option<Document>,
+    /// The cluster data that the next check-in may decide on.
+    reusable: Option<Document>,
+    round: Round,
+}
+
+/// What one round has done and found out.
+#[derive(Debug, Default)]
+struct Round {
+    stage: Stage,
+    found: Option<Found>,
+    decided: Option<Decided>,
+    lease_start: Option<Boottime>,
+}
+
+/// The cluster data of a round.
+#[derive(Debug)]
+struct Found {
+    document: Document,
+    stored: StoredClusterData,
+    endpoint: Option<MasterEndpoint>,
+}
+
+#[derive(Debug)]
+struct Decided {
+    decision: RouteDecision,
+    master: Option<MasterAddress>,
+}
+
+impl CheckInSession {
+    /// Returns a check-in that starts from the cached cluster data: if they have changed, the transaction that
+    /// publishes fails and returns the current ones. Only when there is nothing to publish are they read.
+    pub(super) fn new(
+        me: ProxyUid,
+        cluster_data_key: String,
+        applied: Option<CheckInTiming>,
+        open: Option<OpenEndpoint>,
+        cached: Option<Document>,
+    ) -> Self {
+        Self {
+            me,
+            cluster_data_key,
+            applied,
+            open,
+            document: cached,
+            reusable: None,
+            round: Round::default(),
+        }
+    }
+
+    /// Returns the next step: the first one of this order that the round has not done yet. Forwarding stops before
+    /// anything is published, and a route opens only after (fencing F-1).
+    pub(super) fn next_step(&mut self) -> CheckInStep {
+        let Round {
+            stage,
+            found,
+            decided,
+            lease_start,
+        } = &mut self.round;
+        // Before every decision: a pause that the boottime clock has not counted may have outlasted the lease.
+        if stage.reach(Stage::ClocksCompared) {
+            return CheckInStep::CompareClocks;
+        }
+        let Some(found) = found else { return CheckInStep::Read };
+        let read_at = found.document.read_at;
+        if let Some(read_at) = read_at.filter(|_| stage.reach(Stage::Listening)) {
+            return CheckInStep::Listen(read_at);
+        }
+        // A lookup may take long, and a route to a master that is not named any more must not wait for it.
+        if self.open.take_if(|open| found.renames(open)).is_some() {
+            return CheckInStep::StopForwarding;
+        }
+        let Some(Decided { decision, master }) = decided else {
+            return CheckInStep::Resolve(found.master());
+        };
+        if self.open.take_if(|open| !open.is_behind(&decision.route)).is_some() {
+            return CheckInStep::StopForwarding; // before anything is published (fencing F-1)
+        }
+        // A late answer to an earlier request must not renew the lease after a decision that publishes nothing.
+        if decision.publish == PublishInfo::No && stage.reach(Stage::RequestsDiscarded) {
+            return CheckInStep::DiscardRequests;
+        }
+        let no_master_is_expected = matches!(&decision.route, Route::Closed(why) if !why.may_be_master_change());
+        if no_master_is_expected && stage.reach(Stage::MasterChangeEnded) {
+            return CheckInStep::EndMasterChange;
+        }
+        if found.stored == StoredClusterData::Absent && stage.reach(Stage::FormerKeepersRead) {
+            return CheckInStep::ReadFormerKeepers;
+        }
+        if stage.reach(Stage::Reported) {
+            return CheckInStep::Report(RouteReport::of(decision, master.as_ref()));
+        }
+        let lease_start = match (*lease_start, decision.publish, read_at) {
+            (Some(published_at), _, _) => published_at,
+            // Without a transaction only a read proves that the cached data are current.
+            (None, PublishInfo::No, None) => {
+                self.start_round(None);
+                return self.next_step();
+            }
+            _ if !decision.renews_lease => return CheckInStep::Done(CheckInResult::Unusable),
+            (None, PublishInfo::No, Some(read_at)) => read_at,
+            (None, PublishInfo::Try(generation) | PublishInfo::Must(generation), _) => {
+                return CheckInStep::Publish(found.content(generation, self.applied));
+            }
+        };
+        // The same for a pause since the request was sent.
+        if stage.reach(Stage::ClocksComparedAgain) {
+            return CheckInStep::CompareClocks;
+        }
+        if stage.reach(Stage::Opened) {
+            if decision.publish != PublishInfo::No {
+                self.reusable = Some(found.document.without_read_time());
+            }
+            return CheckInStep::Open(Box::new(found.grant(
+                &decision.route,
+                master.as_ref(),
+                lease_start,
+                self.applied,
+            )));
+        }
+        CheckInStep::Done(CheckInResult::Good)
+    }
+
+    /// Begins another round, with these cluster data or by reading them.
+    fn start_round(&mut self, document: Option<Document>) {
+        self.document = document;
+        self.round = Round::default();
+    }
+
+    /// Continues after both clocks were compared. If they had jumped, the route has been closed.
+    ///
+    /// # Errors
+    /// They jumped after the request was sent, or the cluster data to decide on cannot be decoded.
+    pub(super) fn clocks_compared(&mut self, jumped: bool) -> Result<(), CheckInError> {
+        if jumped {
+            self.open = None;
+        }
+        if self.round.stage >= Stage::ClocksComparedAgain {
+            return if jumped { Err(CheckInError::ClockJumped) } else { Ok(()) };
+        }
+        match self.document.take() {
+            Some(document) => self.read(document),
+            None => Ok(()),
+        }
+    }
+
+    /// Continues with the cluster data.
+    ///
+    /// # Errors
+    /// They cannot be decoded.
+    pub(super) fn read(&mut self, document: Document) -> Result<(), CheckInError> {
+        let decoded = StoredClusterData::parse(document.value());
+        let stored = decoded.map_err(|source| CheckInError::Decode {
+            key: self.cluster_data_key.clone(),
+            source,
+        })?;
+        let endpoint = stored.master_endpoint().map(|(_, endpoint)| endpoint);
+        self.round.found = Some(Found {
+            document,
+            stored,
+            endpoint,
+        });
+        Ok(())
+    }
+
+    /// Continues with the network facts: decides.
+    pub(super) fn resolved(&mut self, network: &NetworkFacts, master: Option<MasterAddress>) {
+        if let Some(found) = &self.round.found {
+            let decision = decide(&found.stored, network, &self.me);
+            self.round.decided = Some(Decided { decision, master });
+        }
+    }
+
+    /// Continues after publishing. Returns the error of a failure that is only logged.
+    ///
+    /// # Errors
+    /// Publishing failed, and had to succeed. The next check-in decides on the same cluster data.
+    pub(super) fn published(
+        &mut self,
+        outcome: Result<PublishOutcome, CheckInError>,
+    ) -> Result<Option<CheckInError>, CheckInError> {
+        let round = &mut self.round;
+        let (Some(found), Some(decided)) = (&round.found, &round.decided) else {
+            return Ok(None); // nothing was to be published
+        };
+        let must_succeed = !matches!(decided.decision.publish, PublishInfo::Try(_));
+        match (outcome, found.document.read_at) {
+            (Ok(PublishOutcome::Published(sent_at)), _) => round.lease_start = Some(sent_at),
+            // Conflict: decide again from the current data.
+            (Ok(PublishOutcome::Changed(newer)), _) => self.start_round(Some(newer)),
+            (Err(err), _) if must_succeed => {
+                self.reusable = Some(found.document.without_read_time());
+                return Err(err);
+            }
+            (Err(err), Some(read_at)) => {
+                round.lease_start = Some(read_at);
+                return Ok(Some(err));
+            }
+            (Err(_), None) => self.start_round(None),
+        }
+        Ok(None)
+    }
+
+    /// Returns the cluster data that the next check-in may decide on.
+    pub(super) fn into_reusable(self) -> Option<Document> {
+        self.reusable
+    }
+}
+
+impl Found {
+    /// Returns the db that is named as the master, and its endpoint.
+    fn master(&self) -> Option<(DbUid, MasterEndpoint)> {
+        self.stored
+            .master_endpoint()
+            .map(|(db, endpoint)| (db.clone(), endpoint))
+    }
+
+    /// Whether the master's endpoint has changed from the open route's to one with a name, which has to be looked up
+    /// (proxy P-6).
+    fn renames(&self, open: &OpenEndpoint) -> bool {
+        let is_name = |endpoint: &MasterEndpoint| endpoint.host.parse::<IpAddr>().is_err();
+        self.endpoint.as_ref().is_some_and(is_name) && open.endpoint != self.endpoint
+    }
+
+    /// Returns the intervals of the cluster data, or those in force if they have none.
+    fn timing(&self, applied: Option<CheckInTiming>) -> CheckInTiming {
+        match &self.stored {
+            StoredClusterData::Usable(data) => CheckInTiming {
+                check_interval: data.spec.proxy_check_interval,
+                timeout: data.spec.proxy_timeout,
+            },
+            StoredClusterData::Absent | StoredClusterData::Unusable(_) => applied.unwrap_or_default(),
+        }
+    }
+
+    fn content(&self, generation: i64, applied: Option<CheckInTiming>) -> InfoContent {
+        let timeout = self.timing(applied).timeout;
+        InfoContent {
+            revision: self.document.revision,
+            generation,
+            // The greater of the old and the new timeout (fencing F-2). Without an old one nothing has been forwarded
+            // yet, so the new one will do.
+            timeout: applied.map_or(timeout, |applied| timeout.max(applied.timeout)),
+        }
+    }
+
+    fn grant(
+        &self,
+        route: &Route,
+        master: Option<&MasterAddress>,
+        lease_start: Boottime,
+        applied: Option<CheckInTiming>,
+    ) -> GrantedRoute {
+        let timing = self.timing(applied);
+        GrantedRoute {
+            route: route.clone(),
+            endpoint: self.endpoint.clone(),
+            // An address that was only kept must not be renewed by this check-in, which has not confirmed it.
+            kept_until: match master {
+                Some(MasterAddress::Kept { until, .. }) => Some(*until),
+                _ => None,
+            },
+            lease_start,
+            timeout: timing.timeout,
+            timing: matches!(self.stored, StoredClusterData::Usable(_)).then_some(timing),
+        }
+    }
+}
+
+impl OpenEndpoint {
+    /// Whether the route leads to the same address (proxy P-6).
+    fn is_behind(&self, route: &Route) -> bool {
+        matches!(route, Route::Open { master, .. } if *master == self.address)
+    }
+}
+
+impl RouteReport {
+    fn of(decision: &RouteDecision, master: Option<&MasterAddress>) -> Self {
+        Self {
+            route: decision.route.clone(),
+            master: master.cloned(),
+            generation: match decision.publish {
+                PublishInfo::Try(generation) | PublishInfo::Must(generation) => Some(generation),
+                PublishInfo::No => None,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
