@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use anyhow::Context;
-use base::{Clock, RandomBytes};
 use base::clock::Boottime;
+use base::{Clock, RandomBytes};
 use daemon::args::{self, PROXY};
 use daemon::telemetry::{self, Component};
 use model::{ProxyUid, short_uid};

@@ -12,8 +12,8 @@ use model::DbUid;
 use tracing::info;
 
 use super::error::FatalError;
-use super::session::{GrantedRoute, OpenEndpoint};
 use super::status::CheckInStatus;
+use super::step::{GrantedRoute, OpenEndpoint};
 use super::timing::CheckInTiming;
 use crate::address::CurrentAddress;
 use crate::listener::{Backend, ListenerHandle};

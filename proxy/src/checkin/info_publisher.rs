@@ -12,19 +12,10 @@ use tokio::task::JoinHandle;
 use super::document::Document;
 use super::error::CheckInError;
 use super::requests::{Publication, PublishRequests};
-use super::session::InfoContent;
+use super::step::{InfoContent, PublishOutcome};
 
 /// Consecutive lease ids differ by at most 2^40: 62 random bits less these.
 const LEASE_ID_STEP_SHIFT: u32 = 22;
-
-/// The result of publishing.
-#[derive(Debug)]
-pub(super) enum PublishOutcome {
-    /// The store has the info. The check-in's lease begins at this time.
-    Published(Boottime),
-    /// Nothing was published, because the cluster data have changed to these.
-    Changed(Document),
-}
 
 /// The proxy info in the store: its lease, and the requests that publish it.
 #[derive(Debug)]

@@ -1,99 +1,17 @@
 //! One check-in without I/O: which step comes next, given what the earlier ones returned (fencing F-1, F-2). What the
 //! cluster data mean is decided in `route`; the steps are performed by the check-in's loop.
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::IpAddr;
 
 use base::clock::Boottime;
 use model::{DbUid, ProxyUid};
-use store::Revision;
 
 use super::document::Document;
 use super::error::CheckInError;
-use super::info_publisher::PublishOutcome;
+use super::step::{CheckInResult, CheckInStep, GrantedRoute, InfoContent, OpenEndpoint, PublishOutcome, RouteReport};
 use super::timing::CheckInTiming;
 use crate::address::MasterAddress;
 use crate::route::{MasterEndpoint, NetworkFacts, PublishInfo, Route, RouteDecision, StoredClusterData, decide};
-
-/// One step of a check-in, to be performed before the next one is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum CheckInStep {
-    /// Close the route if the machine may have been paused (fencing section 1). Answered by `clocks_compared`.
-    CompareClocks,
-    /// Read the cluster data. Answered by `read`.
-    Read,
-    /// Start listening, unless that was done before. The store was read at this time (proxy P-5).
-    Listen(Boottime),
-    /// Stop forwarding to the open route's master, and end the connections.
-    StopForwarding,
-    /// Resolve the master's address; `None`: no master is named. Answered by `resolved`.
-    Resolve(Option<(DbUid, MasterEndpoint)>),
-    /// Ignore all answers to earlier requests that are still to come.
-    DiscardRequests,
-    /// Hold clients no longer for the next master.
-    EndMasterChange,
-    /// Read whether keepers exist: the log's advice about missing cluster data depends on it.
-    ReadFormerKeepers,
-    /// Log what was decided.
-    Report(RouteReport),
-    /// Publish the proxy info. Answered by `published`.
-    Publish(InfoContent),
-    /// Renew the lease of the route, or open it.
-    Open(Box<GrantedRoute>),
-    /// The check-in is over.
-    Done(CheckInResult),
-}
-
-/// What was decided, for the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RouteReport {
-    pub(super) route: Route,
-    /// How the master's address was found; `None` if no master is named.
-    pub(super) master: Option<MasterAddress>,
-    /// The proxy generation that is published, if any.
-    pub(super) generation: Option<i64>,
-}
-
-/// What a check-in publishes, and the revision of the cluster data that must not have changed meanwhile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct InfoContent {
-    pub(super) revision: Revision,
-    pub(super) generation: i64,
-    /// The proxyTimeout in the info.
-    pub(super) timeout: Duration,
-}
-
-/// A route with the lease that a good check-in grants it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct GrantedRoute {
-    pub(super) route: Route,
-    /// The master's endpoint in the cluster data.
-    pub(super) endpoint: Option<MasterEndpoint>,
-    /// Where the lease of an address ends that this check-in has only kept, and not confirmed.
-    pub(super) kept_until: Option<Boottime>,
-    pub(super) lease_start: Boottime,
-    /// The length of the lease.
-    pub(super) timeout: Duration,
-    /// The intervals that are in force from now on, if the cluster data have any.
-    pub(super) timing: Option<CheckInTiming>,
-}
-
-/// The result of a check-in that did not fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CheckInResult {
-    /// The lease is renewed.
-    Good,
-    /// The cluster data must not be used; the lease is not renewed.
-    Unusable,
-}
-
-/// What the open route leads to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct OpenEndpoint {
-    /// The master's endpoint in the cluster data.
-    pub(super) endpoint: Option<MasterEndpoint>,
-    pub(super) address: SocketAddr,
-}
 
 /// What has been done in a round, apart from what its answers show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -202,25 +120,15 @@ impl CheckInSession {
         if self.open.take_if(|open| found.renames(open)).is_some() {
             return CheckInStep::StopForwarding;
         }
-        let Some(Decided { decision, master }) = decided else {
+        let Some(decided) = decided else {
             return CheckInStep::Resolve(found.master());
         };
+        let decision = &decided.decision;
         if self.open.take_if(|open| !open.is_behind(&decision.route)).is_some() {
             return CheckInStep::StopForwarding; // before anything is published (fencing F-1)
         }
-        // A late answer to an earlier request must not renew the lease after a decision that publishes nothing.
-        if decision.publish == PublishInfo::No && stage.reach(Stage::RequestsDiscarded) {
-            return CheckInStep::DiscardRequests;
-        }
-        let no_master_is_expected = matches!(&decision.route, Route::Closed(why) if !why.may_be_master_change());
-        if no_master_is_expected && stage.reach(Stage::MasterChangeEnded) {
-            return CheckInStep::EndMasterChange;
-        }
-        if found.stored == StoredClusterData::Absent && stage.reach(Stage::FormerKeepersRead) {
-            return CheckInStep::ReadFormerKeepers;
-        }
-        if stage.reach(Stage::Reported) {
-            return CheckInStep::Report(RouteReport::of(decision, master.as_ref()));
+        if let Some(step) = decided.next_before_publishing(stage, &found.stored) {
+            return step;
         }
         let lease_start = match (*lease_start, decision.publish, read_at) {
             (Some(published_at), _, _) => published_at,
@@ -243,12 +151,7 @@ impl CheckInSession {
             if decision.publish != PublishInfo::No {
                 self.reusable = Some(found.document.without_read_time());
             }
-            return CheckInStep::Open(Box::new(found.grant(
-                &decision.route,
-                master.as_ref(),
-                lease_start,
-                self.applied,
-            )));
+            return CheckInStep::Open(Box::new(found.grant(decided, lease_start, self.applied)));
         }
         CheckInStep::Done(CheckInResult::Good)
     }
@@ -376,19 +279,13 @@ impl Found {
         }
     }
 
-    fn grant(
-        &self,
-        route: &Route,
-        master: Option<&MasterAddress>,
-        lease_start: Boottime,
-        applied: Option<CheckInTiming>,
-    ) -> GrantedRoute {
+    fn grant(&self, decided: &Decided, lease_start: Boottime, applied: Option<CheckInTiming>) -> GrantedRoute {
         let timing = self.timing(applied);
         GrantedRoute {
-            route: route.clone(),
+            route: decided.decision.route.clone(),
             endpoint: self.endpoint.clone(),
             // An address that was only kept must not be renewed by this check-in, which has not confirmed it.
-            kept_until: match master {
+            kept_until: match &decided.master {
                 Some(MasterAddress::Kept { until, .. }) => Some(*until),
                 _ => None,
             },
@@ -399,19 +296,28 @@ impl Found {
     }
 }
 
-impl OpenEndpoint {
-    /// Whether the route leads to the same address (proxy P-6).
-    fn is_behind(&self, route: &Route) -> bool {
-        matches!(route, Route::Open { master, .. } if *master == self.address)
+impl Decided {
+    /// Returns the next step between the end of an old route and the publication of the new decision.
+    fn next_before_publishing(&self, stage: &mut Stage, stored: &StoredClusterData) -> Option<CheckInStep> {
+        // A late answer to an earlier request must not renew the lease after a decision that publishes nothing.
+        if self.decision.publish == PublishInfo::No && stage.reach(Stage::RequestsDiscarded) {
+            return Some(CheckInStep::DiscardRequests);
+        }
+        let no_master_is_expected = matches!(&self.decision.route, Route::Closed(why) if !why.may_be_master_change());
+        if no_master_is_expected && stage.reach(Stage::MasterChangeEnded) {
+            return Some(CheckInStep::EndMasterChange);
+        }
+        if *stored == StoredClusterData::Absent && stage.reach(Stage::FormerKeepersRead) {
+            return Some(CheckInStep::ReadFormerKeepers);
+        }
+        stage.reach(Stage::Reported).then(|| CheckInStep::Report(self.report()))
     }
-}
 
-impl RouteReport {
-    fn of(decision: &RouteDecision, master: Option<&MasterAddress>) -> Self {
-        Self {
-            route: decision.route.clone(),
-            master: master.cloned(),
-            generation: match decision.publish {
+    fn report(&self) -> RouteReport {
+        RouteReport {
+            route: self.decision.route.clone(),
+            master: self.master.clone(),
+            generation: match self.decision.publish {
                 PublishInfo::Try(generation) | PublishInfo::Must(generation) => Some(generation),
                 PublishInfo::No => None,
             },

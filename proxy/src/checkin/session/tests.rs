@@ -1,8 +1,10 @@
 //! The order of the steps, by the rules of fencing F-1, F-2 and proxy P-3: whole check-ins against a scripted store.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use store::{Entry, StoreError};
+use store::{Entry, Revision, StoreError};
 
 use super::*;
 use crate::checkin::resolve::network_facts;
