@@ -2,17 +2,18 @@
 //! the order of keeper 1.3, before anything is changed.
 
 use std::ffi::OsString;
-use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use daemon::args::{CommonConfig, DaemonArgs, Faults, Switch};
 use daemon::telemetry::LogConfig;
 
+use crate::args::logins::LoginArgs;
 use crate::local::state_files::is_valid_uid;
-use crate::postgres::config::credentials::{AuthMethod, Login, Secret};
-use crate::postgres::data::layout::{LOST_FOUND, SUBDIRECTORY};
+use crate::postgres::config::credentials::{Login, Secret};
+
+mod data_dir;
+mod logins;
 
 /// Run one PostgreSQL instance as a member of the cluster.
 ///
@@ -165,45 +166,29 @@ impl Args {
                 "cannot run as root, since PostgreSQL refuses to: start the keeper as another user, such as postgres",
             );
         }
-        let su_name = match &self.pg_su_username {
-            Some(name) => name.clone(),
-            None => host.user.clone().unwrap_or_else(|| {
-                faults.push(format!("user {} has no name: use --pg-su-username", host.uid));
-                String::new()
-            }),
-        };
+        let su_name = self.su_name(host, &mut faults);
         let log = self.daemon.log(&mut faults);
         let data_dir = given_path(&self.data_dir).map(|path| host.directory.join(path));
         match &data_dir {
             None => faults.push("data dir required: use --data-dir"),
-            Some(dir) => faults_of_data_dir(dir, host.uid, &mut faults),
+            Some(dir) => data_dir::check(dir, host.uid, &mut faults),
         }
         let common = self.daemon.common.check(&mut faults);
         let listen_address = given(&self.pg_listen_address).to_owned();
         if listen_address.is_empty() {
             faults.push("--pg-listen-address is required");
         }
-        let port_text = Some(given(&self.pg_port))
-            .filter(|port| !port.is_empty())
-            .unwrap_or("5432");
-        let port = port_text.parse().ok().filter(|port| *port != 0);
-        if port.is_none() {
-            faults.push(format!(
-                "--pg-port {port_text:?} is not a valid port: use a number from 1 to 65535"
-            ));
-        }
-        let logins = self.logins(su_name, &mut faults, &mut warnings);
+        let (port_text, port) = self.port(&mut faults);
+        let logins = self.logins(&su_name, &mut faults, &mut warnings);
         let uid = self.uid.clone().filter(|uid| !uid.is_empty());
         if let Some(uid) = uid.as_ref().filter(|uid| !is_valid_uid(uid)) {
             faults.push(format!(
                 "keeper uid {uid:?} is not valid: use letters a-z, digits and '_'"
             ));
         }
-        let or = |given: &Option<String>, default: &str| {
-            given
-                .clone()
-                .filter(|text| !text.is_empty())
-                .unwrap_or_else(|| default.to_owned())
+        let or = |option: &Option<String>, default: &str| match given(option) {
+            "" => default.to_owned(),
+            text => text.to_owned(),
         };
         let config = match (common, data_dir, port, logins) {
             (Some(common), Some(data_dir), Some(port), Some((superuser, replication))) if faults.is_empty() => {
@@ -236,12 +221,36 @@ impl Args {
         }
     }
 
+    /// Returns the superuser's name: by default that of the operating system's user.
+    fn su_name(&self, host: &HostEnv, faults: &mut Faults) -> String {
+        let name = self.pg_su_username.clone().or_else(|| host.user.clone());
+        name.unwrap_or_else(|| {
+            faults.push(format!("user {} has no name: use --pg-su-username", host.uid));
+            String::new()
+        })
+    }
+
+    /// Returns the port as typed or by default, and its number if it is valid.
+    fn port(&self, faults: &mut Faults) -> (&str, Option<u16>) {
+        let text = match given(&self.pg_port) {
+            "" => "5432",
+            text => text,
+        };
+        let port = text.parse().ok().filter(|port| *port != 0);
+        if port.is_none() {
+            faults.push(format!(
+                "--pg-port {text:?} is not a valid port: use a number from 1 to 65535"
+            ));
+        }
+        (text, port)
+    }
+
     /// Superuser and replication user (keeper 1.3 steps 11 to 16, 1.4).
-    fn logins(&self, su_name: String, faults: &mut Faults, warnings: &mut Vec<String>) -> Option<(Login, Login)> {
+    fn logins(&self, su_name: &str, faults: &mut Faults, warnings: &mut Vec<String>) -> Option<(Login, Login)> {
         let superuser = LoginArgs {
             who: "superuser",
             option: "su",
-            user: &su_name,
+            user: su_name,
             method: self.pg_su_auth_method.as_deref().unwrap_or("md5"),
             password: self.pg_su_password.as_ref().map(Secret::reveal),
             file: given_path(&self.pg_su_passwordfile),
@@ -254,249 +263,7 @@ impl Args {
             password: self.pg_repl_password.as_ref().map(Secret::reveal),
             file: given_path(&self.pg_repl_passwordfile),
         };
-        let repl_method = replication.method(faults);
-        replication.name(faults);
-        superuser.name(faults);
-        replication.trust_without_secret(repl_method, faults);
-        superuser.trust_without_secret(AuthMethod::parse(superuser.method), faults);
-        replication.one_secret(repl_method, faults);
-        let su_method = superuser.method(faults);
-        superuser.one_secret(su_method, faults);
-        for (typed, method) in [(&replication, repl_method), (&superuser, su_method)] {
-            if method == Some(AuthMethod::Trust) {
-                warnings.push(format!(
-                    "{} method is trust: any client that reaches the server may log in as {:?}",
-                    typed.flag("auth-method"),
-                    typed.user
-                ));
-            }
-        }
-        let read_repl = replication.read(repl_method, faults, warnings);
-        let read_su = superuser.read(su_method, faults, warnings);
-        let su_password = read_su.map(|text| superuser.without_newline(text, faults, warnings));
-        let repl_password = read_repl.map(|text| replication.without_newline(text, faults, warnings));
-        if !superuser.user.is_empty() && superuser.user == replication.user {
-            warnings.push(format!(
-                "superuser and replication user are both {:?}: different users are better",
-                superuser.user
-            ));
-            if su_method != repl_method {
-                faults.push("superuser and replication user are the same, but their auth methods are different"); // keeper C11
-            } else if su_password.is_some() && repl_password.is_some() && su_password != repl_password {
-                faults.push(
-                    "provided superuser name and replication user name are the same but provided passwords are different",
-                ); // keeper C12
-            }
-        }
-        let login = |typed: &LoginArgs<'_>, method: Option<AuthMethod>, password: Option<String>| {
-            let method = method?;
-            Some(Login {
-                user: typed.user.to_owned(),
-                method,
-                password: password.map(|password| match &typed.file {
-                    Some(file) => Secret::from_file(file, password),
-                    None => Secret::new(password),
-                }),
-            })
-        };
-        Some((
-            login(&superuser, su_method, su_password)?,
-            login(&replication, repl_method, repl_password)?,
-        ))
-    }
-}
-
-/// Options of one of the two roles.
-struct LoginArgs<'a> {
-    who: &'static str,
-    option: &'static str,
-    user: &'a str,
-    method: &'a str,
-    password: Option<String>,
-    file: Option<PathBuf>,
-}
-
-impl LoginArgs<'_> {
-    fn flag(&self, name: &str) -> String {
-        format!("--pg-{}-{name}", self.option)
-    }
-
-    fn method(&self, faults: &mut Faults) -> Option<AuthMethod> {
-        let method = AuthMethod::parse(self.method);
-        if method.is_none() {
-            // keeper C1
-            let flag = self.flag("auth-method");
-            faults.push(format!(
-                "{flag} {:?} is unknown: use md5, scram-sha-256 or trust",
-                self.method
-            ));
-        }
-        method
-    }
-
-    fn name(&self, faults: &mut Faults) {
-        if self.user.is_empty() {
-            faults.push(format!("{} is required", self.flag("username")));
-        }
-    }
-
-    fn trust_without_secret(&self, method: Option<AuthMethod>, faults: &mut Faults) {
-        if method == Some(AuthMethod::Trust) && (self.password.is_some() || self.file.is_some()) {
-            // keeper C3
-            faults.push(format!(
-                "{} is trust, which asks for no password: leave out {} and {}",
-                self.flag("auth-method"),
-                self.flag("password"),
-                self.flag("passwordfile")
-            ));
-        }
-    }
-
-    fn one_secret(&self, method: Option<AuthMethod>, faults: &mut Faults) {
-        if method.is_none_or(|method| method == AuthMethod::Trust) {
-            return;
-        }
-        let (password, file) = (self.flag("password"), self.flag("passwordfile"));
-        match (&self.password, &self.file) {
-            (None, None) => faults.push(format!("{file} or {password} is required")), // keeper C4
-            (Some(_), Some(_)) => faults.push(format!("use only one of {file} and {password}")), // keeper C5
-            _ => {}
-        }
-    }
-
-    /// Returns the password as given; `None` if there is none or it cannot be read.
-    fn read(&self, method: Option<AuthMethod>, faults: &mut Faults, warnings: &mut Vec<String>) -> Option<String> {
-        if method.is_none_or(|method| method == AuthMethod::Trust) {
-            return None;
-        }
-        match (&self.password, &self.file) {
-            (Some(password), None) => Some(password.clone()),
-            (None, Some(file)) => match read_password_file(file) {
-                Ok((text, mode)) => {
-                    if mode & 0o077 != 0 {
-                        // keeper C7
-                        let flag = self.flag("passwordfile");
-                        warnings.push(format!(
-                            "{flag} {} can be read by others (mode {mode:04o}): chmod 600 it",
-                            file.display()
-                        ));
-                    }
-                    Some(text)
-                }
-                Err(error) => {
-                    // keeper C6
-                    faults.push(format!(
-                        "{} {} cannot be read: {error}",
-                        self.flag("passwordfile"),
-                        file.display()
-                    ));
-                    None
-                }
-            },
-            _ => None,
-        }
-    }
-
-    /// Returns the password without trailing newlines (keeper C8); an empty one is an error (keeper C9).
-    fn without_newline(&self, text: String, faults: &mut Faults, warnings: &mut Vec<String>) -> String {
-        let password = text.trim_end_matches(['\r', '\n']);
-        if password.len() < text.len() {
-            warnings.push(format!("{} password contain trailing new line, removing", self.who));
-            if password.is_empty() {
-                faults.push(format!(
-                    "{} password is empty after removing trailing new line",
-                    self.who
-                ));
-            }
-        } else if password.is_empty() {
-            let (password, file) = (self.flag("password"), self.flag("passwordfile"));
-            faults.push(format!(
-                "{} password is empty: put one into {file} or {password}",
-                self.who
-            ));
-        }
-        password.to_owned()
-    }
-}
-
-/// Text and mode of a password file; a link is followed.
-fn read_password_file(file: &Path) -> io::Result<(String, u32)> {
-    let mode = std::fs::metadata(file)?.permissions().mode() & 0o7777;
-    Ok((std::fs::read_to_string(file)?, mode))
-}
-
-/// Checks that a directory can be, or become, a keeper's data directory (keeper 1.3).
-fn faults_of_data_dir(dir: &Path, user: u32, faults: &mut Faults) {
-    let path = dir.display();
-    let metadata = match std::fs::metadata(dir) {
-        Ok(metadata) => metadata,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return faults_of_parent(dir, faults);
-        }
-        Err(error) => return faults.push(format!("data dir {path} cannot be read: {error}")),
-    };
-    if !metadata.is_dir() {
-        return faults.push(format!("data dir {path} is not a directory"));
-    }
-    if metadata.uid() != user {
-        return faults.push(format!(
-            "data dir {path} belongs to user {}, not to user {user} that runs the keeper: use another --data-dir or user",
-            metadata.uid()
-        ));
-    }
-    let names = match std::fs::read_dir(dir) {
-        Ok(entries) => entries.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>(),
-        Err(error) => return faults.push(format!("data dir {path} cannot be read: {error}")),
-    };
-    let names: Vec<_> = names.into_iter().filter(|name| name != LOST_FOUND).collect();
-    let has = |name: &str| names.iter().any(|entry| entry == name);
-    if has("PG_VERSION") {
-        faults.push(format!(
-            "data dir {path} is itself a PostgreSQL data directory: the keeper keeps its own in {path}/postgres, use another --data-dir"
-        ));
-    } else if !names.is_empty() && !["keeperstate", "lock", "postgres"].into_iter().any(has) {
-        faults.push(format!(
-            "data dir {path} is not empty and not a keeper's: use another --data-dir"
-        ));
-    } else if !has("keeperstate") && is_somebody_elses(&dir.join("postgres")) {
-        // an existing PostgreSQL instance is accepted (init mode existing); anything else would be deleted
-        faults.push(format!(
-            "data dir {path} has files in {path}/postgres that are neither a keeper's nor PostgreSQL's: use another --data-dir"
-        ));
-    } else if rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err() {
-        faults.push(format!("data dir {path} is not writable"));
-    }
-}
-
-/// Whether a directory has contents other than a PostgreSQL data directory. The root of a file system may have a
-/// `lost+found`, with the data in a subdirectory.
-fn is_somebody_elses(dir: &Path) -> bool {
-    let foreign = |name: &std::ffi::OsStr| name != LOST_FOUND && name != SUBDIRECTORY;
-    let holds_something = |dir: &Path, counts: &dyn Fn(&std::ffi::OsStr) -> bool| {
-        std::fs::read_dir(dir).is_ok_and(|entries| entries.flatten().any(|entry| counts(&entry.file_name())))
-    };
-    let below = dir.join(SUBDIRECTORY);
-    let is_somebody_elses_below = holds_something(&below, &|_| true) && !below.join("PG_VERSION").exists();
-    !dir.join("PG_VERSION").exists() && (holds_something(dir, &foreign) || is_somebody_elses_below)
-}
-
-/// Checks that a missing directory can be created in its nearest existing parent.
-fn faults_of_parent(dir: &Path, faults: &mut Faults) {
-    let Some(parent) = dir.ancestors().skip(1).find(|parent| parent.exists()) else {
-        return;
-    };
-    if !parent.is_dir() {
-        faults.push(format!(
-            "data dir {} cannot be created: {} is not a directory",
-            dir.display(),
-            parent.display()
-        ));
-    } else if rustix::fs::access(parent, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_err() {
-        faults.push(format!(
-            "data dir {} cannot be created: {} is not writable",
-            dir.display(),
-            parent.display()
-        ));
+        logins::check(&superuser, &replication, faults, warnings)
     }
 }
 

@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use daemon::args::{KEEPER, try_parse};
 
 use super::*;
+use crate::postgres::config::credentials::AuthMethod;
 
 /// Valid options; a case changes what matters to it.
 const GOOD: [(&str, &str); 8] = [

@@ -1,0 +1,187 @@
+//! Checks of the options about superuser and replication user, and their passwords (keeper 1.3, 1.4). Logging in is left
+//! to `postgres::client`.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use daemon::args::Faults;
+
+use crate::postgres::config::credentials::{AuthMethod, Login, Secret};
+
+/// Options of one of the two roles.
+pub(super) struct LoginArgs<'a> {
+    pub(super) who: &'static str,
+    pub(super) option: &'static str,
+    pub(super) user: &'a str,
+    pub(super) method: &'a str,
+    pub(super) password: Option<String>,
+    pub(super) file: Option<PathBuf>,
+}
+
+/// Checks both users and reads their passwords, in the order of keeper 1.3; `None` if a method is unknown.
+pub(super) fn check(
+    superuser: &LoginArgs<'_>,
+    replication: &LoginArgs<'_>,
+    faults: &mut Faults,
+    warnings: &mut Vec<String>,
+) -> Option<(Login, Login)> {
+    let repl_method = replication.method(faults);
+    replication.name(faults);
+    superuser.name(faults);
+    replication.trust_without_secret(repl_method, faults);
+    superuser.trust_without_secret(AuthMethod::parse(superuser.method), faults);
+    replication.one_secret(repl_method, faults);
+    let su_method = superuser.method(faults);
+    superuser.one_secret(su_method, faults);
+    for (typed, method) in [(replication, repl_method), (superuser, su_method)] {
+        if method == Some(AuthMethod::Trust) {
+            warnings.push(format!(
+                "{} method is trust: any client that reaches the server may log in as {:?}",
+                typed.flag("auth-method"),
+                typed.user
+            ));
+        }
+    }
+    let read_repl = replication.read(repl_method, faults, warnings);
+    let read_su = superuser.read(su_method, faults, warnings);
+    let su_password = read_su.map(|text| superuser.without_newline(text, faults, warnings));
+    let repl_password = read_repl.map(|text| replication.without_newline(text, faults, warnings));
+    if !superuser.user.is_empty() && superuser.user == replication.user {
+        warnings.push(format!(
+            "superuser and replication user are both {:?}: different users are better",
+            superuser.user
+        ));
+        if su_method != repl_method {
+            faults.push("superuser and replication user are the same, but their auth methods are different"); // keeper C11
+        } else if su_password.is_some() && repl_password.is_some() && su_password != repl_password {
+            faults.push(
+                "provided superuser name and replication user name are the same but provided passwords are different",
+            ); // keeper C12
+        }
+    }
+    Some((
+        superuser.login(su_method, su_password)?,
+        replication.login(repl_method, repl_password)?,
+    ))
+}
+
+impl LoginArgs<'_> {
+    fn flag(&self, name: &str) -> String {
+        format!("--pg-{}-{name}", self.option)
+    }
+
+    fn method(&self, faults: &mut Faults) -> Option<AuthMethod> {
+        let method = AuthMethod::parse(self.method);
+        if method.is_none() {
+            // keeper C1
+            let flag = self.flag("auth-method");
+            faults.push(format!(
+                "{flag} {:?} is unknown: use md5, scram-sha-256 or trust",
+                self.method
+            ));
+        }
+        method
+    }
+
+    fn name(&self, faults: &mut Faults) {
+        if self.user.is_empty() {
+            faults.push(format!("{} is required", self.flag("username")));
+        }
+    }
+
+    fn trust_without_secret(&self, method: Option<AuthMethod>, faults: &mut Faults) {
+        if method == Some(AuthMethod::Trust) && (self.password.is_some() || self.file.is_some()) {
+            // keeper C3
+            faults.push(format!(
+                "{} is trust, which asks for no password: leave out {} and {}",
+                self.flag("auth-method"),
+                self.flag("password"),
+                self.flag("passwordfile")
+            ));
+        }
+    }
+
+    fn one_secret(&self, method: Option<AuthMethod>, faults: &mut Faults) {
+        if method.is_none_or(|method| method == AuthMethod::Trust) {
+            return;
+        }
+        let (password, file) = (self.flag("password"), self.flag("passwordfile"));
+        match (&self.password, &self.file) {
+            (None, None) => faults.push(format!("{file} or {password} is required")), // keeper C4
+            (Some(_), Some(_)) => faults.push(format!("use only one of {file} and {password}")), // keeper C5
+            _ => {}
+        }
+    }
+
+    /// Returns the password as given; `None` if there is none or it cannot be read.
+    fn read(&self, method: Option<AuthMethod>, faults: &mut Faults, warnings: &mut Vec<String>) -> Option<String> {
+        if method.is_none_or(|method| method == AuthMethod::Trust) {
+            return None;
+        }
+        match (&self.password, &self.file) {
+            (Some(password), None) => Some(password.clone()),
+            (None, Some(file)) => match read_password_file(file) {
+                Ok((text, mode)) => {
+                    if mode & 0o077 != 0 {
+                        // keeper C7
+                        let flag = self.flag("passwordfile");
+                        warnings.push(format!(
+                            "{flag} {} can be read by others (mode {mode:04o}): chmod 600 it",
+                            file.display()
+                        ));
+                    }
+                    Some(text)
+                }
+                Err(error) => {
+                    // keeper C6
+                    faults.push(format!(
+                        "{} {} cannot be read: {error}",
+                        self.flag("passwordfile"),
+                        file.display()
+                    ));
+                    None
+                }
+            },
+            _ => None,
+        }
+    }
+
+    /// Returns the password without trailing newlines (keeper C8); an empty one is an error (keeper C9).
+    fn without_newline(&self, text: String, faults: &mut Faults, warnings: &mut Vec<String>) -> String {
+        let password = text.trim_end_matches(['\r', '\n']);
+        if password.len() < text.len() {
+            warnings.push(format!("{} password contain trailing new line, removing", self.who));
+            if password.is_empty() {
+                faults.push(format!(
+                    "{} password is empty after removing trailing new line",
+                    self.who
+                ));
+            }
+        } else if password.is_empty() {
+            let (password, file) = (self.flag("password"), self.flag("passwordfile"));
+            faults.push(format!(
+                "{} password is empty: put one into {file} or {password}",
+                self.who
+            ));
+        }
+        password.to_owned()
+    }
+
+    fn login(&self, method: Option<AuthMethod>, password: Option<String>) -> Option<Login> {
+        Some(Login {
+            user: self.user.to_owned(),
+            method: method?,
+            password: password.map(|password| match &self.file {
+                Some(file) => Secret::from_file(file, password),
+                None => Secret::new(password),
+            }),
+        })
+    }
+}
+
+/// Text and mode of a password file; a link is followed.
+fn read_password_file(file: &Path) -> io::Result<(String, u32)> {
+    let mode = std::fs::metadata(file)?.permissions().mode() & 0o7777;
+    Ok((std::fs::read_to_string(file)?, mode))
+}
