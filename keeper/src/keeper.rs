@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base::clock::{Boottime, wall_clock};
-use base::{Chain, Clock};
+use base::{Chain, Clock, RandomBytes};
 use model::{BootUuid, KeeperInfo, KeeperUid, LIVENESS_PERIOD, Spec, Stopped as Announced, from_slice};
 use store::{Changes, Entry, KeyRange, Store, Watch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -261,6 +261,7 @@ impl KeeperLoop {
     ) -> Self {
         let sleep_interval = spec.sleep_interval.max(SLEEP_MIN);
         let (config, local, metrics) = (Arc::new(config), Arc::new(local), Arc::new(metrics));
+        let clock = Clock::system();
         let instance = Arc::new(Instance::new(
             InstanceConfig {
                 data: data_of(&config),
@@ -273,6 +274,7 @@ impl KeeperLoop {
                 request_timeout: spec.request_timeout,
             },
             Arc::new(programs),
+            clock.clone(),
         ));
         let fixed = KeeperIdentity {
             uid: me.clone(),
@@ -284,7 +286,14 @@ impl KeeperLoop {
             cluster: local.cluster(),
             ..InfoReport::default()
         };
-        let publisher = Arc::new(Publisher::new(store.clone(), fixed, report, sleep_interval));
+        let publisher = Arc::new(Publisher::new(
+            store.clone(),
+            fixed,
+            report,
+            sleep_interval,
+            clock,
+            RandomBytes::system(),
+        ));
         let problems = Arc::new(Problems::new(Arc::clone(&publisher)));
         let advertised = (config.advertise_address.clone(), config.advertise_port.clone());
         let monitor = Arc::new(Monitor::new(

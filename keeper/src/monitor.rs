@@ -113,9 +113,8 @@ impl Monitor {
 
     /// Starts fast polling, because the master is shutting down or the WAL receiver has ended: every observation is
     /// published until the position comes to rest (extensions ).
-    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     pub fn fast_poll(&self) {
-        self.lock().fast_poll_until = Some(Boottime::now() + FAST_POLL_LIMIT);
+        self.lock().fast_poll_until = Some(self.now() + FAST_POLL_LIMIT);
         self.wake.notify_one();
     }
 
@@ -125,14 +124,13 @@ impl Monitor {
     }
 
     /// Tries new connections beside the observations: an attempt at a hanging server takes the whole request timeout.
-    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn try_connections(&self) {
         let is_up = || {
             let runs = matches!(*self.instance.child_status().borrow(), ChildStatus::Running { .. });
             runs && self.instance.reports_ready().unwrap_or(true)
         };
         loop {
-            let began = Boottime::now();
+            let began = self.now();
             let answered = match is_up() {
                 true => Some(self.instance.observer().answers_new_connections().await),
                 false => None,
@@ -192,9 +190,8 @@ impl Monitor {
     }
 
     /// Observes once and publishes; returns the pause until the next observation.
-    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     async fn observe_once(&self, memory: &mut MonitorState) -> Duration {
-        let now = Boottime::now();
+        let now = self.now();
         let db = self.local.db();
         if std::mem::take(&mut self.lock().try_logins_again) {
             memory.health.try_logins_again();
@@ -275,7 +272,6 @@ impl Monitor {
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
     fn continue_fast_poll(&self, memory: &mut MonitorState, position: Option<Lsn>) -> bool {
         let mut settings = self.lock();
         let Some(end) = settings.fast_poll_until else {
@@ -285,12 +281,16 @@ impl Monitor {
         let is_unchanged = position == memory.position && !memory.has_receiver;
         memory.unchanged_polls = if is_unchanged { memory.unchanged_polls + 1 } else { 0 };
         memory.position = position;
-        if position.is_none() || memory.unchanged_polls >= UNCHANGED_POLLS_MAX || Boottime::now() >= end {
+        if position.is_none() || memory.unchanged_polls >= UNCHANGED_POLLS_MAX || self.now() >= end {
             settings.fast_poll_until = None;
             memory.unchanged_polls = 0;
             return position.is_some();
         }
         true
+    }
+
+    fn now(&self) -> Boottime {
+        self.instance.clock().now()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, MonitorSettings> {
@@ -464,7 +464,7 @@ fn differs(before: &PostgresState, after: &PostgresState, is_fast_poll: bool) ->
 mod tests {
     use super::*;
     use crate::postgres::client::refusal::ServerRefusal;
-    use crate::postgres::client::sql::SqlError;
+    use crate::postgres::client::sql_error::SqlError;
 
     #[test]
     fn positions_alone_are_published_immediately_only_during_fast_polling() {

@@ -5,13 +5,18 @@ use std::sync::Mutex as StdMutex;
 use std::time::Duration;
 
 use base::clock::Boottime;
+use base::{Clock, RandomBytes};
 use model::{
     BootUuid, ClusterUid, DbUid, InfoUid, KeeperInfo, KeeperUid, PostgresBinaryVersion, PostgresState, Problem,
-    SettingsInfo, Stopped, from_slice, short_uid, to_compact,
+    SettingsInfo, Stopped, short_uid, to_compact,
 };
-use store::{CommitOrRead, Entry, KeyRange, LeaseId, Revision, Snapshot, Store, StoreError, Txn, info_ttl};
+use store::{Entry, KeyRange, Revision, Store, StoreError, Txn};
 use tokio::sync::{Mutex, Notify};
 use tracing::{debug, warn};
+
+use crate::publish::info_key::{InfoKey, InfoPut, PutOutcome};
+
+mod info_key;
 
 /// The constant fields of the infos of one process.
 #[derive(Debug, Clone)]
@@ -63,6 +68,7 @@ pub enum Permit {
     Refused,
 }
 
+/// Publishes the info of this keeper.
 #[derive(Debug)]
 pub struct Publisher {
     store: Store,
@@ -70,40 +76,8 @@ pub struct Publisher {
     report: StdMutex<InfoReport>,
     interval: StdMutex<Duration>,
     wake: Notify,
-    own: Mutex<InfoKey>,
-}
-
-/// Known state of the info's key.
-#[derive(Debug)]
-struct InfoKey {
-    at: KnownRevision,
-    lease: Option<KeeperInfoLease>,
-}
-
-/// Lease of the info. It is renewed together with each put, so that its age equals that of the info (sentinel E-6)
-/// without an extra request before the put.
-#[derive(Debug, Clone, Copy)]
-struct KeeperInfoLease {
-    id: LeaseId,
-    ttl: Duration,
-    /// When the last answered grant or renewal was sent.
-    renewed: Boottime,
-}
-
-impl KeeperInfoLease {
-    /// Whether a put and a renewal that are sent now reach the lease before it expires.
-    fn is_usable(self, ttl: Duration, now: Boottime) -> bool {
-        self.ttl == ttl && now.since(self.renewed) < ttl / 2
-    }
-}
-
-/// Revision of the info's key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KnownRevision {
-    /// The result of a request is unknown, or none was sent yet: read the key first (extensions X-1.2).
-    Unknown,
-    /// Revision of its last put, or [`Revision::ABSENT`].
-    At(Revision),
+    random: RandomBytes,
+    key: Mutex<InfoKey>,
 }
 
 /// Attempts of a publication that conflicts with another writer.
@@ -120,17 +94,22 @@ const RETRY: Duration = Duration::from_secs(1);
 
 impl Publisher {
     /// Publishes nothing yet. `interval` is the maximum time between two publications.
-    pub fn new(store: Store, fixed: KeeperIdentity, report: InfoReport, interval: Duration) -> Self {
+    pub fn new(
+        store: Store,
+        fixed: KeeperIdentity,
+        report: InfoReport,
+        interval: Duration,
+        clock: Clock,
+        random: RandomBytes,
+    ) -> Self {
         Self {
+            key: Mutex::new(InfoKey::new(fixed.uid.clone(), clock)),
             store,
             fixed,
             report: StdMutex::new(report),
             interval: StdMutex::new(interval),
             wake: Notify::new(),
-            own: Mutex::new(InfoKey {
-                at: KnownRevision::Unknown,
-                lease: None,
-            }),
+            random,
         }
     }
 
@@ -159,7 +138,7 @@ impl Publisher {
     pub async fn run(&self) {
         let mut failing = false;
         loop {
-            let interval = *self.interval.lock().expect(UNPOISONED);
+            let interval = self.interval();
             let pause = match self.publish(&self.store).await {
                 Ok(Published::Stored) => {
                     failing = false;
@@ -209,19 +188,20 @@ impl Publisher {
     ) -> Result<Permit, StoreError> {
         let keys = self.store.keys();
         let order = keys.order(self.fixed.uid.as_str());
-        let mut own = self.own.lock().await;
-        let mut revision = self.own_revision(&self.store, &mut own).await?;
+        let mut key = self.key.lock().await;
+        let mut revision = key.revision(&self.store).await?;
         for _ in 0..PERMIT_ATTEMPTS {
             let mut report = self.report();
             report.stopped = None;
             let put = InfoPut {
+                info: self.next_info(&report),
                 revision,
                 conditions: Txn::new()
                     .if_unchanged(&keys.cluster_data(), cluster_data)
                     .if_absent(&order),
                 read: vec![KeyRange::Key(keys.cluster_data()), KeyRange::Key(order.clone())],
             };
-            match self.put(&self.store, &mut own, put, &report).await? {
+            match key.put(&self.store, put, self.interval()).await? {
                 PutOutcome::Put(sent) => {
                     self.report.lock().expect(UNPOISONED).stopped = None;
                     return Ok(Permit::Granted(sent));
@@ -244,13 +224,13 @@ impl Publisher {
     }
 
     async fn publish(&self, store: &Store) -> Result<Published, StoreError> {
-        let mut own = self.own.lock().await;
+        let mut key = self.key.lock().await;
         for _ in 0..ATTEMPTS {
             let mut report = self.report();
             if report.cluster.is_empty() {
                 return Ok(Published::NoCluster);
             }
-            let revision = self.own_revision(store, &mut own).await?;
+            let revision = key.revision(store).await?;
             // `stopped` lets the sentinel elect another master. Written where no info exists, it could arrive late:
             // after a successor of this process has published otherwise and its info has expired (extensions X-1.2).
             let includes_stopped = revision != Revision::ABSENT || report.stopped.is_none();
@@ -258,11 +238,12 @@ impl Publisher {
                 report.stopped = None;
             }
             let put = InfoPut {
+                info: self.next_info(&report),
                 revision,
                 conditions: Txn::new(),
                 read: Vec::new(),
             };
-            let put = self.put(store, &mut own, put, &report).await?;
+            let put = key.put(store, put, self.interval()).await?;
             if matches!(put, PutOutcome::Put(_)) && includes_stopped {
                 return Ok(Published::Stored);
             }
@@ -270,122 +251,15 @@ impl Publisher {
         Ok(Published::Contested)
     }
 
-    /// Returns the revision that the next put depends on.
-    async fn own_revision(&self, store: &Store, own: &mut InfoKey) -> Result<Revision, StoreError> {
-        if let KnownRevision::At(revision) = own.at {
-            return Ok(revision);
-        }
-        let found = store.get(&store.keys().keeper_info(self.fixed.uid.as_str())).await?;
-        let revision = found.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
-        let earlier = found.and_then(|entry| from_slice::<KeeperInfo>(&entry.value).ok());
-        debug!(%revision, boot = earlier.map(|info| info.boot_uuid.to_string()), "own info read");
-        own.at = KnownRevision::At(revision);
-        Ok(revision)
+    fn interval(&self) -> Duration {
+        *self.interval.lock().expect(UNPOISONED)
     }
 
-    /// Sends one put with its conditions. On a conflict, returns what the next put starts from.
-    async fn put(
-        &self,
-        store: &Store,
-        own: &mut InfoKey,
-        put: InfoPut,
-        report: &InfoReport,
-    ) -> Result<PutOutcome, StoreError> {
-        let key = store.keys().keeper_info(self.fixed.uid.as_str());
-        let (lease, is_new) = self.info_lease(store, own).await?;
-        let value = to_compact(&info(&self.fixed, report, random_uid()));
-        // The result is unknown until the answer arrives, and also when this future is dropped.
-        own.at = KnownRevision::Unknown;
-        let sent = boottime();
-        let txn = put
-            .conditions
-            .if_unchanged(&key, put.revision)
-            .put_leased(&key, value, lease.id);
-        let mut read = put.read;
-        read.push(KeyRange::Key(key));
-        let commit = store.commit_or_read(txn, &read);
-        let outcome = match is_new {
-            true => commit.await,
-            false => {
-                let (outcome, renewed) = tokio::join!(commit, store.renew(lease.id));
-                own.lease = match renewed {
-                    Ok(true) => Some(KeeperInfoLease { renewed: sent, ..lease }),
-                    Ok(false) => None,
-                    Err(_) => Some(lease),
-                };
-                outcome
-            }
-        };
-        match outcome {
-            Ok(CommitOrRead::Committed(committed)) => {
-                own.at = KnownRevision::At(committed.revision);
-                Ok(PutOutcome::Put(sent))
-            }
-            Ok(CommitOrRead::Read(mut read)) => {
-                let found = read.found.pop().and_then(|mut found| found.pop());
-                let found = found.map_or(Revision::ABSENT, |entry| entry.mod_revision);
-                own.at = KnownRevision::At(found);
-                Ok(PutOutcome::Conflict { found, read })
-            }
-            Err(error) => {
-                if !error.is_outcome_unknown() {
-                    // the lease may be unknown to the store
-                    own.lease = None;
-                    own.at = KnownRevision::At(put.revision);
-                }
-                Err(error)
-            }
-        }
+    /// Returns the next info as JSON, with a new uid (store S-22).
+    fn next_info(&self, report: &InfoReport) -> String {
+        let uid = short_uid(self.random.bytes()).into();
+        to_compact(&info(&self.fixed, report, uid))
     }
-
-    /// Returns the lease for a put that is sent now, and whether it is new.
-    async fn info_lease(&self, store: &Store, own: &mut InfoKey) -> Result<(KeeperInfoLease, bool), StoreError> {
-        let interval = *self.interval.lock().expect(UNPOISONED);
-        // Twice the interval, so that the key outlives the pause between two publications (store S-21).
-        let ttl = info_ttl(interval.saturating_mul(2));
-        let now = boottime();
-        if let Some(lease) = own.lease.filter(|lease| lease.is_usable(ttl, now)) {
-            return Ok((lease, false));
-        }
-        let granted = store.grant(ttl).await?;
-        let lease = KeeperInfoLease {
-            id: granted.lease,
-            ttl,
-            renewed: now,
-        };
-        own.lease = Some(lease);
-        Ok((lease, true))
-    }
-}
-
-/// A put of the info.
-struct InfoPut {
-    /// Expected revision of the key.
-    revision: Revision,
-    /// Further conditions.
-    conditions: Txn,
-    /// What to read on a conflict.
-    read: Vec<KeyRange>,
-}
-
-/// Result of a put.
-enum PutOutcome {
-    /// Written; when the request was sent.
-    Put(Boottime),
-    /// A condition was not met.
-    Conflict {
-        /// Revision of the info's key.
-        found: Revision,
-        read: Snapshot,
-    },
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the life of a lease and of a permit is counted from before a request"
-)]
-fn boottime() -> Boottime {
-    Boottime::now()
 }
 
 /// Whether a change is published immediately or with the next publication.
@@ -416,13 +290,6 @@ fn info(fixed: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperInfo
         problems: report.problems.clone(),
         data_lost: report.data_lost.clone(),
     }
-}
-
-/// Returns a new uid for one publication (store S-22).
-fn random_uid() -> InfoUid {
-    let mut random = [0; 4];
-    getrandom::fill(&mut random).expect("the system has random numbers");
-    short_uid(random).into()
 }
 
 const UNPOISONED: &str = "no thread panics while holding the report";
@@ -465,11 +332,5 @@ mod tests {
             text.ends_with(r#","problems":[{"kind":"login","text":"refused","remedy":"set the password"}]}"#),
             "{text}"
         );
-    }
-
-    #[test]
-    fn each_publication_has_a_new_uid() {
-        assert_ne!(random_uid(), random_uid());
-        assert_eq!(random_uid().as_str().len(), 8);
     }
 }

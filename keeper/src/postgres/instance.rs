@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::base::Chain;
+use base::{Chain, Clock};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::external_dirs::ClearRequest;
@@ -52,6 +52,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct Instance {
     config: InstanceConfig,
     programs: Arc<Programs>,
+    clock: Clock,
     round_sql: SqlClient,
     observer: SqlClient,
     replication: ReplicationClient,
@@ -62,7 +63,7 @@ pub struct Instance {
 
 impl Instance {
     /// Creates the instance of a data directory, without any access to it.
-    pub fn new(config: InstanceConfig, programs: Arc<Programs>) -> Self {
+    pub fn new(config: InstanceConfig, programs: Arc<Programs>, clock: Clock) -> Self {
         let supervisor = Supervisor::new(config.data.clone());
         let target = ConnectTarget::Local(LocalSocket {
             dir: config.socket_dir.clone().into(),
@@ -73,7 +74,10 @@ impl Instance {
                 child_status: supervisor.child_status(),
             },
         });
-        let sql = || SqlClient::new(target.clone(), &config.superuser, config.request_timeout).for_programs(&programs);
+        let sql = || {
+            let limit = config.request_timeout;
+            SqlClient::new(target.clone(), &config.superuser, limit, clock.clone()).for_programs(&programs)
+        };
         let (round_sql, observer) = (sql(), sql());
         let replication = ReplicationClient::new(target, config.replication.clone(), config.request_timeout);
         let replication = replication.for_programs(&programs);
@@ -83,6 +87,7 @@ impl Instance {
             replication,
             config,
             programs,
+            clock,
             supervisor,
             sockets: std::sync::Mutex::default(),
         }
@@ -96,6 +101,11 @@ impl Instance {
     /// Returns the programs that it runs.
     pub fn programs(&self) -> &Arc<Programs> {
         &self.programs
+    }
+
+    /// Returns the clock of all time limits here.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Returns the SQL connection of the rounds.
@@ -191,20 +201,16 @@ impl Instance {
     /// connections and does not answer within the limit (`None`: waits forever).
     ///
     /// A server that starts or recovers is waited for as long as it runs: a restart would begin the recovery again.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a limit on what happens outside is measured here"
-    )]
     pub async fn wait_ready(&self, limit: Option<Duration>) -> Result<(), InstanceError> {
         const ACTION: &str = "wait until PostgreSQL takes connections";
         let answers = async {
-            let mut silent_since = Instant::now();
+            let mut silent_since = self.clock.now();
             loop {
                 // The lock file is checked first: a server in recovery logs every connection attempt.
                 let answer = match self.reports_ready()? {
                     true => self.round_sql.ping().await,
                     false => {
-                        silent_since = Instant::now();
+                        silent_since = self.clock.now();
                         sleep(POLL).await;
                         continue;
                     }
@@ -213,10 +219,10 @@ impl Instance {
                     Ok(()) => return Ok(()),
                     Err(error) if error.refusal().is_some() => return Ok(()),
                     // It recovers from the crash of a process, which the lock file does not show.
-                    Err(error) if error.is_not_accepting() => silent_since = Instant::now(),
+                    Err(error) if error.is_not_accepting() => silent_since = self.clock.now(),
                     Err(_) => {}
                 }
-                if let Some(limit) = limit.filter(|limit| silent_since.elapsed() >= *limit) {
+                if let Some(limit) = limit.filter(|limit| self.clock.now().since(silent_since) >= *limit) {
                     return Err(InstanceError::Timeout { action: ACTION, limit });
                 }
                 sleep(POLL).await;

@@ -7,7 +7,8 @@ use model::Lsn;
 use tracing::warn;
 
 use crate::postgres::client::refusal::ServerRefusal;
-use crate::postgres::client::sql::{SqlError, StandbyStatus};
+use crate::postgres::client::sql::StandbyStatus;
+use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conf::{self, Parameters};
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files::{self, OldestWal};

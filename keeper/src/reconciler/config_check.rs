@@ -8,7 +8,7 @@ use base::Chain;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::postgres::client::sql::SqlError;
+use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conf::Parameters;
 use crate::postgres::config::files::ConfigFiles;
 use crate::postgres::programs::parameter_check;

@@ -14,7 +14,7 @@ use crate::external_dirs::{ClearRequest, ExternalDir};
 use crate::postgres::basebackup;
 use crate::postgres::client::refusal::ServerRefusal;
 use crate::postgres::client::roles;
-use crate::postgres::client::sql::SqlError;
+use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conf::StartMode;
 use crate::postgres::config::files::ConfigFiles;
 use crate::postgres::config::hba::OtherUsers;

@@ -8,7 +8,7 @@ use model::{Stopped, stolon_name};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::postgres::client::sql::SqlError;
+use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::client::upstream::{self, UpstreamError};
 use crate::postgres::config::conf::{SlotNeeds, StandbyMinimums};
 use crate::postgres::config::conninfo::Address;
@@ -138,8 +138,13 @@ impl Reconciler {
 
     fn source(&self, from: &Upstream) -> Result<upstream::UpstreamClient, UpstreamError> {
         let limit = self.instance.config().request_timeout;
-        let source =
-            upstream::UpstreamClient::new(&address(from), &self.config.superuser, &self.config.replication, limit)?;
+        let source = upstream::UpstreamClient::new(
+            &address(from),
+            &self.config.superuser,
+            &self.config.replication,
+            limit,
+            self.instance.clock().clone(),
+        )?;
         Ok(source.for_programs(self.instance.programs()))
     }
 

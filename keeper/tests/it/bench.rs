@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::Clock;
 use keeper::postgres::client::roles;
 use keeper::postgres::config::conf::StartMode;
 use keeper::postgres::config::conf::{self, Parameters, Recovery};
@@ -194,7 +195,7 @@ pub(crate) fn instance(dir: &Path, port: u16) -> Instance {
         replication: login("repl\"user"),
         request_timeout: Duration::from_secs(30),
     };
-    Instance::new(config, Arc::new(programs()))
+    Instance::new(config, Arc::new(programs()), Clock::system())
 }
 
 pub(crate) fn programs() -> Programs {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use base::Clock;
 use keeper::postgres::basebackup::{self, BaseBackup};
 use keeper::postgres::client::upstream::UpstreamClient;
 use keeper::postgres::config::conf::Recovery;
@@ -40,6 +41,7 @@ fn source(master: &Instance) -> UpstreamClient {
         &config.superuser,
         &config.replication,
         config.request_timeout,
+        Clock::system(),
     )
     .unwrap()
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use base::{Clock, RandomBytes};
 use keeper::liveness::LivenessKey;
 use keeper::publish::{Due, InfoReport, KeeperIdentity, Permit, Publisher};
 use model::{KeeperInfo, KeeperUid, LIVENESS_PERIOD, LIVENESS_TTL, Stopped, from_slice};
@@ -46,7 +47,14 @@ fn publisher(store: &Store, boot: &str) -> Publisher {
         cluster: "c1".into(),
         ..InfoReport::default()
     };
-    Publisher::new(store.clone(), fixed, report, INTERVAL)
+    Publisher::new(
+        store.clone(),
+        fixed,
+        report,
+        INTERVAL,
+        Clock::system(),
+        RandomBytes::system(),
+    )
 }
 
 async fn info(store: &Store) -> Option<(KeeperInfo, Revision)> {

@@ -218,6 +218,7 @@ impl CleartextPasswordGuard {
 mod tests {
     use std::time::Duration;
 
+    use base::Clock;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, UnixListener};
 
@@ -275,6 +276,7 @@ mod tests {
             ConnectTarget::Local(socket(dir.path(), own + 1, ChildStatus::Running { pid: 1 })),
             &login(),
             LONG,
+            Clock::system(),
         );
         let impostor = async { record(listener.accept().await.unwrap().0).await };
         let (asked, got) = tokio::join!(sql.ping(), impostor);
@@ -293,6 +295,7 @@ mod tests {
                 ConnectTarget::Local(socket(dir.path(), own, child_status)),
                 &login(),
                 LONG,
+                Clock::system(),
             );
             let refused = chain(&sql.ping().await.unwrap_err());
             assert!(refused.contains("the keeper's PostgreSQL is not running"), "{refused}");
@@ -307,9 +310,10 @@ mod tests {
         let unix = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
         let own = rustix::process::geteuid().as_raw();
         let local = ConnectTarget::Local(socket(dir.path(), own, ChildStatus::Running { pid: 1 }));
-        let (asked, got) = tokio::join!(async { SqlClient::new(local, &login(), LONG).ping().await }, async {
-            record(unix.accept().await.unwrap().0).await
-        });
+        let (asked, got) = tokio::join!(
+            async { SqlClient::new(local, &login(), LONG, Clock::system()).ping().await },
+            async { record(unix.accept().await.unwrap().0).await }
+        );
         let refused = chain(&asked.unwrap_err());
         assert!(refused.contains("clear text"), "{refused}");
         assert!(!holds_password(&got), "{got:?}");
@@ -319,9 +323,10 @@ mod tests {
             host: "127.0.0.1".into(),
             port: tcp.local_addr().unwrap().port().to_string(),
         });
-        let (asked, got) = tokio::join!(async { SqlClient::new(remote, &login(), LONG).ping().await }, async {
-            record(tcp.accept().await.unwrap().0).await
-        });
+        let (asked, got) = tokio::join!(
+            async { SqlClient::new(remote, &login(), LONG, Clock::system()).ping().await },
+            async { record(tcp.accept().await.unwrap().0).await }
+        );
         let refused = chain(&asked.unwrap_err());
         assert!(refused.contains("clear text"), "{refused}");
         assert!(!holds_password(&got), "{got:?}");

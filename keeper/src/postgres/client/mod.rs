@@ -2,10 +2,13 @@
 
 pub mod connect;
 pub mod refusal;
+mod refused_logins;
 pub mod replication;
 pub mod roles;
 pub mod session_settings;
 pub mod sql;
+mod sql_connection;
+pub mod sql_error;
 mod sql_session;
 pub mod upstream;
 mod wire;

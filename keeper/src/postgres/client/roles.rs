@@ -5,7 +5,8 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 use postgres_protocol::password::scram_sha_256;
 use tracing::info;
 
-use crate::postgres::client::sql::{SqlClient, SqlError};
+use crate::postgres::client::sql::SqlClient;
+use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::credentials::{AuthMethod, Login};
 
 /// Sets the superuser's password and creates the replication role.

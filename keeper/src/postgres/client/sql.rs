@@ -1,321 +1,79 @@
-//! SQL queries: to the local instance as the superuser over the unix socket (keeper 13.1), and to another instance over
-//! TCP. Every query has the request timeout. Replication commands are in `replication`.
+//! What the keeper asks a server by SQL: the local instance as the superuser over the unix socket (keeper 13.1), and
+//! another instance over TCP. The connection is left to `sql_connection`, replication commands to `replication`.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use base::Clock;
 use model::Lsn;
 use postgres_protocol::escape::escape_literal;
-use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
-use tokio_postgres::error::{DbError, Severity, SqlState};
-use tokio_postgres::{Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::SimpleQueryRow;
 
 use crate::postgres::client::connect::ConnectTarget;
 use crate::postgres::client::refusal::ServerRefusal;
-use crate::postgres::client::session_settings::{self, DATABASE, SessionUser};
-use crate::postgres::client::sql_session::SqlSession;
-use crate::postgres::client::wire::{FirstResponse, first_response};
+use crate::postgres::client::sql_connection::SqlConnection;
+use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conf::Parameters;
-use crate::postgres::config::credentials::{Login, Secret};
+use crate::postgres::config::credentials::Login;
 use crate::postgres::programs::installation::Programs;
 use crate::postgres::programs::pg_control::WalLayout;
 
-/// The database used while the usual one is missing: it exists in every cluster (PostgreSQL manual 23.3).
-const OTHER_DATABASE: &str = "template1";
-
-/// Why a query failed.
-#[derive(Debug, thiserror::Error)]
-pub enum SqlError {
-    /// The connection could not be opened, or not to the expected server.
-    #[error("connect to PostgreSQL at {at}")]
-    Open {
-        /// Address.
-        at: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The login failed.
-    #[error("connect to PostgreSQL at {at}")]
-    Connect {
-        /// Address.
-        at: String,
-        /// Why not.
-        source: tokio_postgres::Error,
-    },
-    /// The login was rejected recently and is not retried yet.
-    #[error("connect to PostgreSQL at {at}: refused recently, not retried yet: {refusal}")]
-    Refused {
-        /// Address.
-        at: String,
-        refusal: ServerRefusal,
-    },
-    /// The server rejected the query, or the connection broke.
-    #[error("{action}")]
-    Query {
-        action: &'static str,
-        /// Why it failed.
-        source: tokio_postgres::Error,
-    },
-    /// The server did not answer in time.
-    #[error("{action}: no answer within {limit:?}")]
-    Timeout {
-        action: &'static str,
-        /// The request timeout.
-        limit: Duration,
-    },
-    /// The result has an unexpected form.
-    #[error("{action}: unexpected answer {answer:?}")]
-    Answer {
-        action: &'static str,
-        /// The result.
-        answer: String,
-    },
-}
-
-impl SqlError {
-    /// Returns the rejection if the server's answer proves that it is alive.
-    pub fn refusal(&self) -> Option<ServerRefusal> {
-        match self {
-            Self::Refused { refusal, .. } => Some(refusal.clone()),
-            Self::Connect { source, .. } | Self::Query { source, .. } => ServerRefusal::of(source.as_db_error()?),
-            _ => None,
-        }
-    }
-
-    /// Whether the server reports that it does not accept connections now: it is starting, recovering or stopping.
-    pub fn is_not_accepting(&self) -> bool {
-        match self {
-            Self::Connect { source, .. } | Self::Query { source, .. } => {
-                source.code() == Some(&SqlState::CANNOT_CONNECT_NOW)
-            }
-            _ => false,
-        }
-    }
-}
-
-/// A client with a connection that stays open between queries and is reopened when it broke (keeper W23).
+/// Asks one server, over a connection that stays open between queries.
 #[derive(Debug)]
 pub struct SqlClient {
-    config: Config,
-    login: Login,
-    target: ConnectTarget,
-    limit: Duration,
-    session: Mutex<Option<SqlSession>>,
-    refused: StdMutex<RefusedLogins>,
-    programs: Option<Arc<Programs>>,
+    connection: SqlConnection,
 }
-
-/// Recent rejections, which are not retried immediately: each attempt is a line in the server's log.
-#[derive(Debug, Default)]
-struct RefusedLogins {
-    login: Option<RefusedLogin>,
-    database: Option<(ServerRefusal, Instant)>,
-}
-
-#[derive(Debug)]
-struct RefusedLogin {
-    refusal: ServerRefusal,
-    at: Instant,
-    /// The rejected password; a changed one is tried immediately.
-    password: Option<Secret>,
-}
-
-/// Pause after a rejection.
-const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
 impl SqlClient {
     /// Creates a client for `target`; `limit` applies to each query including its connection.
-    pub fn new(target: ConnectTarget, login: &Login, limit: Duration) -> Self {
+    pub fn new(target: ConnectTarget, login: &Login, limit: Duration, clock: Clock) -> Self {
         Self {
-            config: Self::config(login),
-            login: login.clone(),
-            target,
-            limit,
-            session: Mutex::new(None),
-            refused: StdMutex::default(),
-            programs: None,
+            connection: SqlConnection::new(target, login, limit, clock),
         }
     }
 
     /// Sets the major of the server: that of these programs.
     #[must_use]
-    pub fn for_programs(mut self, programs: &Arc<Programs>) -> Self {
-        self.programs = Some(Arc::clone(programs));
-        self
-    }
-
-    fn config(login: &Login) -> Config {
-        let mut config = Config::new();
-        config.user(&login.user).application_name("stolon-keeper");
-        config
-    }
-
-    /// Connects to the usual database, or while that one is unavailable to the other one. That session is closed after
-    /// each query, because a database in use cannot be a template for `create database`.
-    #[expect(clippy::disallowed_methods, reason = "a pause between logins is measured here")]
-    async fn connect(&self) -> Result<SqlSession, SqlError> {
-        // A remembered rejection only avoids a line in the server's log; it does not prove that the server is alive now
-        // (keeper I11).
-        if let Some(refusal) = self.refused_lately()
-            && self.answers_login_request().await
-        {
-            return Err(SqlError::Refused {
-                at: self.target.name(),
-                refusal,
-            });
+    pub fn for_programs(self, programs: &Arc<Programs>) -> Self {
+        Self {
+            connection: self.connection.for_programs(programs),
         }
-        let mut connected = match self.database_refusal() {
-            None => self.connect_to(DATABASE, true).await,
-            Some(_) => self.connect_to(OTHER_DATABASE, false).await,
-        };
-        let refusal = |connected: &Result<_, SqlError>| connected.as_ref().err().and_then(SqlError::refusal);
-        if let Some(about) = refusal(&connected).filter(ServerRefusal::is_about_database)
-            && self.database_refusal().is_none()
-        {
-            let other = self.connect_to(OTHER_DATABASE, false).await;
-            if other.is_ok() {
-                self.refused().database = Some((about, Instant::now()));
-                connected = other;
-            }
-        }
-        self.refused().login = refusal(&connected).map(|refusal| RefusedLogin {
-            refusal,
-            at: Instant::now(),
-            password: self.login.password().map(Secret::new),
-        });
-        connected
-    }
-
-    async fn connect_to(&self, database: &str, is_kept: bool) -> Result<SqlSession, SqlError> {
-        let mut config = self.config.clone();
-        let major = session_settings::major(self.programs.as_deref()).await;
-        config
-            .dbname(database)
-            .options(session_settings::options(major, SessionUser::Superuser));
-        if let Some(password) = self.login.password() {
-            config.password(password);
-        }
-        let at = || self.target.name();
-        let stream = self.target.open().await;
-        let stream = stream.map_err(|source| SqlError::Open { at: at(), source })?;
-        let connected = config.connect_raw(stream, NoTls).await;
-        let (client, connection) = connected.map_err(|source| SqlError::Connect { at: at(), source })?;
-        // Its end, also by an error, closes the client.
-        let connection = tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        Ok(SqlSession::new(client, connection, self.target.clone(), is_kept))
-    }
-
-    /// Whether the server answers a new connection like a working one, without a login that it would log.
-    async fn answers_login_request(&self) -> bool {
-        let answer = first_response(&self.target, &self.login.user).await;
-        matches!(answer, Ok(FirstResponse::Login | FirstResponse::Error(Some(_))))
     }
 
     /// Whether the server answers a new connection in time, even with an error.
     pub async fn answers_new_connections(&self) -> bool {
-        let answer = timeout(self.limit, first_response(&self.target, &self.login.user)).await;
-        answer.is_ok_and(|answer| answer.is_ok())
-    }
-
-    fn refused(&self) -> MutexGuard<'_, RefusedLogins> {
-        self.refused
-            .lock()
-            .expect("no thread panics while holding the refusals")
-    }
-
-    /// Returns the rejection of a login that is not retried yet.
-    fn refused_lately(&self) -> Option<ServerRefusal> {
-        let refused = self.refused();
-        let login = refused.login.as_ref()?;
-        let is_same = login.password.as_ref().map(Secret::reveal) == self.login.password();
-        (is_same && login.at.elapsed() < REFUSED_PAUSE).then(|| login.refusal.clone())
-    }
-
-    /// Returns why the usual database is not used now.
-    pub fn database_refusal(&self) -> Option<ServerRefusal> {
-        let refused = self.refused();
-        let (refusal, at) = refused.database.as_ref()?;
-        (at.elapsed() < REFUSED_PAUSE).then(|| refusal.clone())
-    }
-
-    /// Forgets rejections, so that the next query tries to log in.
-    pub fn forget_refusals(&self) {
-        *self.refused() = RefusedLogins::default();
+        self.connection.answers_new_connections().await
     }
 
     /// Tries to log in with a new connection.
     pub async fn try_login(&self) -> Result<(), SqlError> {
-        let limit = self.limit;
-        let action = "try to log in";
-        let connected = timeout(limit, self.connect()).await;
-        connected.map_err(|_| SqlError::Timeout { action, limit })?.map(drop)
+        self.connection.try_login().await
     }
 
-    /// Runs one query and returns its rows, all values as text.
-    pub(crate) async fn query(&self, action: &'static str, question: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
-        let answer = async {
-            let mut kept = self.session.lock().await;
-            // It is put back only after a complete result: an abandoned session is not reused.
-            if let Some(session) = kept.take().filter(SqlSession::is_usable) {
-                let pending = session.begin();
-                match pending.query(question).await {
-                    Ok(messages) => {
-                        *kept = Some(pending.finish());
-                        return Ok(rows(messages));
-                    }
-                    Err(source) if keeps_session_open(&source) => {
-                        *kept = Some(pending.finish());
-                        return Err(SqlError::Query { action, source });
-                    }
-                    // Closed meanwhile, by a restart of the server or an operator: retry with a new connection.
-                    Err(_) => drop(pending.finish()),
-                }
-            }
-            let pending = self.connect().await?.begin();
-            let messages = pending.query(question).await;
-            let session = pending.finish();
-            let messages = messages.map_err(|source| SqlError::Query { action, source })?;
-            *kept = Some(session).filter(SqlSession::is_usable);
-            Ok(rows(messages))
-        };
-        timeout(self.limit, answer).await.map_err(|_| SqlError::Timeout {
-            action,
-            limit: self.limit,
-        })?
+    /// Returns why the usual database is not used now.
+    pub fn database_refusal(&self) -> Option<ServerRefusal> {
+        self.connection.database_refusal()
     }
 
-    /// Runs statements in one transaction, in a new connection.
-    pub(crate) async fn transaction(&self, action: &'static str, statements: &[String]) -> Result<(), SqlError> {
-        let work = async {
-            let pending = self.connect().await?.begin();
-            let begin = ["begin".to_owned()];
-            let commit = ["commit".to_owned()];
-            for statement in begin.iter().chain(statements).chain(&commit) {
-                // If it is abandoned, also by an error, it is cancelled and rolled back.
-                pending
-                    .query(statement)
-                    .await
-                    .map_err(|source| SqlError::Query { action, source })?;
-            }
-            drop(pending.finish());
-            Ok(())
-        };
-        timeout(self.limit, work).await.map_err(|_| SqlError::Timeout {
-            action,
-            limit: self.limit,
-        })?
+    /// Forgets rejections, so that the next query tries to log in.
+    pub fn forget_refusals(&self) {
+        self.connection.forget_refusals();
     }
 
     /// Closes the open connection before a stop.
     pub async fn close(&self) {
-        self.session.lock().await.take();
+        self.connection.close().await;
     }
 
+    /// Runs statements in one transaction, in a new connection.
+    pub(crate) async fn transaction(&self, action: &'static str, statements: &[String]) -> Result<(), SqlError> {
+        self.connection.transaction(action, statements).await
+    }
+
+    async fn query(&self, action: &'static str, question: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
+        self.connection.query(action, question).await
+    }
     /// Checks that the server answers (keeper Q6).
     pub async fn ping(&self) -> Result<(), SqlError> {
         self.query("ask whether PostgreSQL answers", "select 1")
@@ -615,20 +373,6 @@ pub struct WalReceiver {
     pub slot: String,
 }
 
-/// Whether the session survives an error, as it does unless the severity is FATAL or PANIC.
-fn keeps_session_open(error: &tokio_postgres::Error) -> bool {
-    let severity = error.as_db_error().and_then(DbError::parsed_severity);
-    severity.is_some_and(|severity| !matches!(severity, Severity::Fatal | Severity::Panic))
-}
-
-fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {
-    let row = |message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    };
-    messages.into_iter().filter_map(row).collect()
-}
-
 fn first_row<'a>(action: &'static str, rows: &'a [SimpleQueryRow]) -> Result<&'a SimpleQueryRow, SqlError> {
     rows.first().ok_or_else(|| SqlError::Answer {
         action,
@@ -639,94 +383,4 @@ fn first_row<'a>(action: &'static str, rows: &'a [SimpleQueryRow]) -> Result<&'a
 /// Returns a value as text; empty for null.
 fn field(row: &SimpleQueryRow, index: usize) -> String {
     row.get(index).unwrap_or_default().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
-
-    use super::*;
-    use crate::postgres::config::conninfo::Address;
-    use crate::postgres::config::credentials::AuthMethod;
-
-    const ASKS_FOR_PASSWORD: &[u8] = &[b'R', 0, 0, 0, 12, 0, 0, 0, 5, 1, 2, 3, 4];
-    const LONG: Duration = Duration::from_secs(60);
-
-    async fn server() -> (TcpListener, ConnectTarget) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let target = ConnectTarget::Remote(Address {
-            host: "127.0.0.1".into(),
-            port: port.to_string(),
-        });
-        (listener, target)
-    }
-
-    fn sql(target: ConnectTarget, limit: Duration) -> SqlClient {
-        let login = Login {
-            user: "stolon".into(),
-            method: AuthMethod::Md5,
-            password: Some(Secret::new("secret")),
-        };
-        SqlClient::new(target, &login, limit)
-    }
-
-    fn error(code: &str) -> Vec<u8> {
-        let fields = format!("SFATAL\0C{code}\0Mno\0\0");
-        let length = u32::try_from(fields.len() + 4).unwrap();
-        [b"E", length.to_be_bytes().as_slice(), fields.as_bytes()].concat()
-    }
-
-    async fn answer(listener: &TcpListener, answer: &[u8]) -> TcpStream {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut request = [0; 1024];
-        let _ = stream.read(&mut request).await; // whatever it is
-        stream.write_all(answer).await.unwrap();
-        stream
-    }
-
-    #[tokio::test]
-    async fn a_remembered_rejection_counts_only_while_the_server_answers() {
-        let (listener, target) = server().await;
-        let (refusal, recovering) = (error("28P01"), error("57P03"));
-        let mut sql = sql(target, LONG);
-        let (refused, _) = tokio::join!(sql.ping(), answer(&listener, &refusal));
-        assert_eq!(refused.unwrap_err().refusal().unwrap().code, "28P01");
-
-        let (remembered, _) = tokio::join!(sql.ping(), answer(&listener, ASKS_FOR_PASSWORD));
-        let remembered = remembered.unwrap_err();
-        assert!(matches!(remembered, SqlError::Refused { .. }), "{remembered:?}");
-
-        // It recovers from the crash of a backend: the reason is queried.
-        let recovers = async {
-            answer(&listener, &recovering).await;
-            answer(&listener, &recovering).await;
-        };
-        let (recovers, ()) = tokio::join!(sql.ping(), recovers);
-        assert!(recovers.unwrap_err().is_not_accepting());
-
-        let (refused, _) = tokio::join!(sql.ping(), answer(&listener, &refusal));
-        assert!(refused.unwrap_err().refusal().is_some());
-        sql.limit = Duration::from_millis(50); // the kernel accepts the connection, and no one answers
-        let silent = sql.ping().await.unwrap_err();
-        assert!(silent.refusal().is_none(), "{silent:?}");
-        drop(listener);
-        let gone = sql.ping().await.unwrap_err();
-        assert!(gone.refusal().is_none(), "{gone:?}");
-    }
-
-    #[tokio::test]
-    async fn any_answer_to_a_new_connection_counts_and_no_answer_does_not() {
-        let (listener, target) = server().await;
-        let mut sql = sql(target, LONG);
-        for bytes in [ASKS_FOR_PASSWORD, &error("53300"), &error("57P03")] {
-            let (answers, _) = tokio::join!(sql.answers_new_connections(), answer(&listener, bytes));
-            assert!(answers);
-        }
-        sql.limit = Duration::from_millis(50);
-        assert!(!sql.answers_new_connections().await);
-        drop(listener);
-        assert!(!sql.answers_new_connections().await);
-    }
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::Chain;
+use base::Clock;
 use model::Lsn;
 use tracing::warn;
 
 use crate::postgres::client::connect::ConnectTarget;
 use crate::postgres::client::replication::{ReplicationClient, ReplicationError};
-use crate::postgres::client::sql::{SqlClient, SqlError};
+use crate::postgres::client::sql::SqlClient;
+use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conninfo::Address;
 use crate::postgres::config::credentials::Login;
 use crate::postgres::data::file_error::FileError;
@@ -76,6 +78,7 @@ impl UpstreamClient {
         superuser: &Login,
         replication: &Login,
         limit: Duration,
+        clock: Clock,
     ) -> Result<Self, UpstreamError> {
         if address.port.parse::<u16>().is_err() {
             return Err(UpstreamError::Port {
@@ -84,7 +87,7 @@ impl UpstreamClient {
         }
         let target = ConnectTarget::Remote(address.clone());
         Ok(Self {
-            sql: SqlClient::new(target.clone(), superuser, limit),
+            sql: SqlClient::new(target.clone(), superuser, limit, clock),
             replication: ReplicationClient::new(target, replication.clone(), limit),
         })
     }
