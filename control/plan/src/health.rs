@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use crate::draft::Draft;
+use crate::history::{Arrival, KeeperHistory};
 use crate::memory::{Memory, Stall};
 use crate::note::Note;
-use crate::observe::{Arrival, KeeperHistory};
 use base::clock::Boottime;
 use model::{
     ClusterData, DbStatus, DbUid, Keeper, KeeperInfo, KeeperSpec, KeeperStatus, KeeperUid, Phase, PostgresState, Spec,

@@ -15,10 +15,10 @@ mod draft;
 mod elect;
 mod election_backoff;
 mod health;
+mod history;
 mod initialise;
 mod memory;
 mod note;
-mod observe;
 mod propagate;
 mod proxies;
 mod standbys;
@@ -36,9 +36,9 @@ use model::{CheckedClusterData, ClusterData, Db, DbUid, NotSupported, Phase, Tim
 
 pub use check::Violation;
 pub use draft::Condition;
+pub use history::{Arrival, Freshness, History, KeeperHistory, Observations, Observed, ProxyHistory};
 pub use memory::Memory;
 pub use note::{Note, ProxyList};
-pub use observe::{Arrival, Freshness, History, KeeperHistory, Observations, Observed, ProxyHistory};
 
 /// The input of a plan: the cluster data, the infos read with it, the memory and the time.
 #[derive(Debug, Clone, Copy)]

@@ -1,12 +1,12 @@
 //! What a leading sentinel remembers between rounds (sentinel L-13). The whole value is replaced once a round has
-//! succeeded. The history of what was read, which every sentinel keeps, is in `observe`.
+//! succeeded. The history of what was read, which every sentinel keeps, is in `history`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::Plan;
 use crate::election_backoff::{ElectionRecord, ReplaceReason};
-use crate::observe::{History, Observations};
+use crate::history::{History, Observations};
 use crate::view::PlanView;
 use base::clock::Boottime;
 use model::{CheckedClusterData, ClusterData, Db, DbUid, KeeperUid, Lsn, Phase};
