@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use crate::draft::Deadlines;
 use crate::memory::Memory;
 use crate::note::Note;
 use base::clock::Boottime;
@@ -34,32 +33,31 @@ pub(crate) enum Validity {
     Invalid(Box<Note>),
 }
 
-/// Returns how far a db is with its current generation, which may take `limit`; zero means no limit (sentinel C-2,
-/// C-3).
+/// Returns how far a db is with its current generation, which may take `limit`, and when that time ends; zero means no
+/// limit (sentinel C-2, C-3).
 pub(crate) fn convergence(
     uid: &DbUid,
     db: &Db,
     limit: Duration,
     memory: &Memory,
     now: Boottime,
-    deadlines: &mut Deadlines,
-) -> Convergence {
+) -> (Convergence, Option<Boottime>) {
     if db.is_converged() {
-        return Convergence::Converged;
+        return (Convergence::Converged, None);
     }
     if limit.is_zero() {
-        return Convergence::Converging;
+        return (Convergence::Converging, None);
     }
+    // A generation that no one is known to have requested earlier counts as requested now (sentinel W-3).
     let pending = memory
         .pending
         .get(uid)
         .filter(|pending| pending.generation == db.generation);
     let since = pending.map_or(now, |pending| pending.since);
     if now.since(since) > limit {
-        return Convergence::Failed;
+        return (Convergence::Failed, None);
     }
-    deadlines.after(since + limit, now);
-    Convergence::Converging
+    (Convergence::Converging, Some(since + limit))
 }
 
 /// Returns how long a db may take to converge, for its class (sentinel C-4, W-9).

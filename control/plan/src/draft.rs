@@ -1,24 +1,13 @@
-//! The plan under construction: the changed cluster data and the notes. Only deciding functions get it mutably.
+//! The plan under construction: the changed cluster data and the notes. Only functions that decide get it mutably; what
+//! they decide is left to them.
 
 use std::time::Duration;
 
+use crate::condition::Condition;
 use crate::election_backoff::ElectionRecord;
 use crate::note::Note;
 use base::clock::Boottime;
 use model::{Cluster, ClusterData, Db, DbUid, Keeper, KeeperUid, ProxySection};
-
-/// A condition of the store, besides those of every leader's write (fencing F-7), under which a plan may be written.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Condition {
-    /// This keeper's info is unchanged since it was read. If the old master has published anything since, the plan is
-    /// made again (extensions ).
-    KeeperInfo {
-        /// The last part of the key.
-        key: String,
-        /// The revision of its last put; none: the key must not exist.
-        revision: Option<i64>,
-    },
-}
 
 /// The earliest time at which something has to be planned again even if nothing changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,10 +16,10 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Requests a round just after `at`, unless that has passed. Timers expire when strictly more time has elapsed, so
-    /// one millisecond is added.
-    pub(crate) fn after(&mut self, at: Boottime, now: Boottime) {
-        if at >= now {
+    /// Requests a round just after `at`, unless that is none or has passed. Timers expire when strictly more time has
+    /// elapsed, so one millisecond is added.
+    pub(crate) fn after(&mut self, at: impl Into<Option<Boottime>>, now: Boottime) {
+        if let Some(at) = at.into().filter(|at| *at >= now) {
             let at = at + Duration::from_millis(1);
             self.next = Some(self.next.map_or(at, |next| next.min(at)));
         }

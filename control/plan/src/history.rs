@@ -1,45 +1,13 @@
-//! What a sentinel reads besides the cluster data, and the history of earlier reads: when each info arrived, and when a
-//! liveness key disappeared. What follows for health is left to `health`, for proxies to `proxies`.
+//! The history of reads: when each info arrived, and when a liveness key disappeared. What follows for keepers is left to
+//! `report`, for proxies to `proxy_view`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::observation::{Observations, Observed};
+use crate::outage::{normal_latency_limit, outage_since};
 use base::clock::Boottime;
-use model::{BootUuid, ClusterUid, KeeperInfo, KeeperUid, LIVENESS_PERIOD, LIVENESS_TTL, ProxyInfo, ProxyUid, Spec};
-
-/// One info as read.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Observed<T> {
-    /// The last part of its key, which may differ from the uid in the info (store S-11).
-    pub key: String,
-    /// The revision of its last put.
-    pub revision: i64,
-    /// Minimum age when read, from its lease or from the watch event (sentinel E-2, E-6); zero when neither is known.
-    pub age: Duration,
-    /// The info.
-    pub info: T,
-}
-
-/// Infos and liveness keys, read in the same transaction as the cluster data (sentinel E-2).
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Observations {
-    /// Keeper infos by the uid in them, without those that cannot be decoded (store S-12).
-    pub keepers: BTreeMap<KeeperUid, Observed<KeeperInfo>>,
-    /// The revision of the last put of every keeper info key, including undecodable ones.
-    pub keeper_keys: BTreeMap<String, i64>,
-    /// Proxy infos by the uid in them.
-    pub proxies: BTreeMap<ProxyUid, Observed<ProxyInfo>>,
-    /// Keys of undecodable proxy infos: each may be a proxy that still forwards (fencing F-6).
-    pub undecodable_proxies: BTreeSet<ProxyUid>,
-    /// Liveness keys and their values.
-    pub liveness_keys: BTreeMap<KeeperUid, BootUuid>,
-    /// When the watch reported that a liveness key is gone. Its last renewal was at least a TTL before that.
-    pub liveness_gone: BTreeMap<KeeperUid, Boottime>,
-    /// Duration of the read, from request to response.
-    pub latency: Duration,
-    /// Duration of the sentinel's own requests since the previous read: its write and its lease queries.
-    pub own_requests: Duration,
-}
+use model::{BootUuid, ClusterUid, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid, Spec};
 
 /// When an info was put, relative to the reads of this sentinel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,17 +70,6 @@ pub struct History {
     pub proxies: BTreeMap<ProxyUid, ProxyHistory>,
 }
 
-/// Whether a keeper is reporting, as far as its info and liveness key show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Freshness {
-    /// Its last info counts as its current state (sentinel H-3).
-    pub fresh: bool,
-    /// Since when it has not reported; none while it reports. May be in the future for an info found at the start.
-    pub silent_since: Option<Boottime>,
-    /// When `fresh` ends without further reports.
-    pub fresh_until: Option<Boottime>,
-}
-
 impl History {
     /// Returns the history after one more read, made at `now`.
     ///
@@ -158,12 +115,9 @@ impl History {
         next
     }
 
-    /// Returns since when a leaving keeper counts as failed: its publication, less one renewal interval. The timers of
-    /// a killed keeper run from its last renewal, which is no earlier, so an orderly shutdown never delays the
-    /// failover.
-    pub(crate) fn leaving_since(&self, known: &KeeperHistory) -> Boottime {
-        let last_renewal = known.since.before(LIVENESS_PERIOD);
-        last_renewal.max(self.readable_since).min(known.since)
+    /// Returns since when the store has been readable without an outage. No failure is dated before that.
+    pub(crate) fn readable_since(&self) -> Boottime {
+        self.readable_since
     }
 
     /// Returns whether nothing has been read yet. The ages of infos in the first read must be queried (sentinel E-6).
@@ -285,69 +239,6 @@ impl History {
             }
         }
     }
-
-    /// Returns whether a keeper is reporting; none when it has never published for this cluster, as far as this
-    /// sentinel has read.
-    pub fn freshness(&self, keeper: &KeeperUid, spec: &Spec, now: Boottime) -> Option<Freshness> {
-        let known = self.keepers.get(keeper)?;
-        let info = &known.last.info;
-        let reporting = Freshness {
-            fresh: known.key_exists,
-            silent_since: None,
-            fresh_until: None,
-        };
-        let stale_at = known.since + fresh_for(spec);
-        let own_key = known.alive.as_ref().filter(|boot| **boot == info.boot_uuid);
-        if info.liveness_key {
-            // A keeper whose liveness key exists is reporting, however old its info is (extensions ).
-            if own_key.is_some() {
-                return Some(reporting);
-            }
-            // If the key is of another process of this keeper, that process has not published its info yet: the old
-            // info is then assessed by its age, below.
-            if known.alive.is_none() {
-                let vanished = known.liveness_lost_at.filter(|at| *at >= known.since);
-                let silent = vanished.map_or(known.since, |at| {
-                    let last_renewal = at.before(LIVENESS_TTL).max(self.readable_since);
-                    last_renewal.max(known.since)
-                });
-                if vanished.is_none() && known.key_exists && known.arrival != Arrival::FoundAtStart && now <= stale_at {
-                    return Some(Freshness {
-                        fresh_until: Some(stale_at),
-                        ..reporting
-                    });
-                }
-                return Some(Freshness {
-                    fresh: false,
-                    silent_since: Some(silent),
-                    fresh_until: None,
-                });
-            }
-        }
-        // Without a liveness key the age of the info decides (sentinel H-3, E-3).
-        if known.key_exists && known.arrival != Arrival::FoundAtStart && now <= stale_at {
-            return Some(Freshness {
-                fresh_until: Some(stale_at),
-                ..reporting
-            });
-        }
-        Some(Freshness {
-            fresh: false,
-            silent_since: Some(stale_at),
-            fresh_until: None,
-        })
-    }
-
-    /// Returns whether a keeper is running: its info is fresh, and its liveness key exists if it renews one.
-    pub fn is_live(&self, keeper: &KeeperUid, spec: &Spec, now: Boottime) -> bool {
-        let Some(known) = self.keepers.get(keeper) else {
-            return false;
-        };
-        let fresh = self
-            .freshness(keeper, spec, now)
-            .is_some_and(|freshness| freshness.fresh);
-        fresh && (!known.last.info.liveness_key || known.alive.is_some())
-    }
 }
 
 impl ProxyHistory {
@@ -382,51 +273,4 @@ impl ProxyHistory {
 /// Converts published nanoseconds; negative counts as zero.
 fn nanos(count: i64) -> Duration {
     Duration::from_nanos(u64::try_from(count).unwrap_or(0))
-}
-
-/// Returns how long an info counts as current: sleepInterval, which may be zero (data-model 5).
-fn fresh_for(spec: &Spec) -> Duration {
-    spec.sleep_interval.max(Duration::from_millis(500))
-}
-
-/// Returns the longest duration of a request that is not taken for one that waited for the end of an outage.
-fn normal_latency_limit(usually_took: Duration) -> Duration {
-    usually_took.saturating_mul(2).max(Duration::from_secs(1))
-}
-
-/// Returns the part of the time since the last read in which the store may not have answered.
-///
-/// A slow store still answers, and publishers reach it as late as readers do: a read that took as long as the previous
-/// ones counts in full. A read that took much longer may have waited for the end of an outage, so what exceeds twice
-/// the usual latency does not count. If reads are missing before it, the whole time does not count.
-fn outage_since(elapsed: Duration, took: Duration, usually_took: Duration, sleep_interval: Duration) -> Duration {
-    let usual = sleep_interval.saturating_add((sleep_interval / 2).max(Duration::from_secs(1)));
-    let pause = Some(elapsed.saturating_sub(took)).filter(|pause| *pause > usual);
-    let tolerated = normal_latency_limit(usually_took);
-    let excess = took.min(elapsed).saturating_sub(tolerated);
-    match pause {
-        // it is unknown how much of a read after an outage was spent waiting for the store
-        Some(_) => elapsed,
-        None => excess,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slow_reads_count_and_outages_do_not() {
-        let gap = |pause: u64, took: u64, usually: u64| {
-            let millis = Duration::from_millis;
-            super::outage_since(millis(pause + took), millis(took), millis(usually), millis(5000)).as_millis()
-        };
-        assert_eq!(gap(5000, 10, 10), 0);
-        assert_eq!(gap(5000, 3000, 3000), 0, "as slow as before");
-        assert_eq!(gap(7500, 4900, 3000), 0);
-        assert_eq!(gap(5000, 900, 10), 0, "within the tolerance");
-        assert_eq!(gap(5000, 4000, 10), 3000, "it may have waited for the end of an outage");
-        assert_eq!(gap(7501, 3000, 3000), 10_501, "readings in between failed");
-        assert_eq!(gap(60_000, 10, 10), 60_010);
-    }
 }

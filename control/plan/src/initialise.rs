@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::classify::{Convergence, convergence};
 use crate::draft::Draft;
+use crate::entropy::Entropy;
 use crate::note::Note;
+use crate::plan_error::PlanError;
 use crate::proxies;
 use crate::view::PlanView;
-use crate::{Entropy, PlanError};
 use model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, KeeperUid, Phase, Role, check_parameter};
 
 /// Makes the decisions of phase initializing. The proxy section changes only with the last of them (sentinel I-9).
@@ -20,7 +21,8 @@ pub(crate) fn initialise(draft: &mut Draft, view: &PlanView, entropy: &mut Entro
     };
     let keeper = db.spec.keeper_uid.clone();
     let limit = view.spec.init_timeout;
-    let progress = convergence(&master, db, limit, view.memory, view.now, &mut draft.deadlines);
+    let (progress, deadline) = convergence(&master, db, limit, view.memory, view.now);
+    draft.deadlines.after(deadline, view.now);
     match progress {
         // A db that is converged and not healthy is waited for without limit (sentinel I-4, I-7).
         Convergence::Converged if db.status.healthy => {
@@ -51,7 +53,7 @@ fn choose_initial_master(draft: &mut Draft, view: &PlanView, entropy: &mut Entro
         let is_leaving = view
             .reports
             .get(*uid)
-            .is_some_and(|report| report.is_leaving_or_stopped());
+            .is_some_and(|report| report.info.is_leaving_or_stopped());
         status.is_some_and(|status| status.healthy && status.can_be_master != Some(false)) && !is_leaving
     };
     let eligible: Vec<&KeeperUid> = view.data.keepers().keys().filter(is_eligible).collect();
@@ -108,7 +110,7 @@ fn finish(draft: &mut Draft, view: &PlanView, master: &DbUid, db: &Db) {
         merge_parameters(&mut spec.pg_parameters, &db.status.pg_parameters);
     }
     let report = view.report_of(db);
-    let ready = db.is_converged() && report.is_none_or(|report| !report.is_leaving_or_stopped());
+    let ready = db.is_converged() && report.is_none_or(|report| !report.info.is_leaving_or_stopped());
     proxies::announce(draft, &view.proxies, master, ready);
 }
 

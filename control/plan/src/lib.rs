@@ -11,34 +11,43 @@
 
 mod check;
 mod classify;
+mod condition;
 mod draft;
 mod elect;
 mod election_backoff;
+mod entropy;
 mod health;
 mod history;
 mod initialise;
 mod memory;
 mod note;
+mod observation;
+mod outage;
+mod plan_error;
 mod propagate;
 mod proxies;
+mod proxy_view;
+mod report;
 mod standbys;
 #[cfg(test)]
 mod tests;
 mod view;
 
-use std::collections::BTreeMap;
-
-use crate::check::{Transition, check};
+use crate::check::check;
+use crate::check::transition::Transition;
 use crate::draft::Draft;
+use crate::health::HealthInput;
 use crate::view::PlanView;
 use base::clock::Boottime;
-use model::{CheckedClusterData, ClusterData, Db, DbUid, NotSupported, Phase, Timestamp, support};
+use model::{CheckedClusterData, ClusterData, Phase, Timestamp, support};
 
-pub use check::Violation;
-pub use draft::Condition;
-pub use history::{Arrival, Freshness, History, KeeperHistory, Observations, Observed, ProxyHistory};
+pub use condition::Condition;
+pub use entropy::Entropy;
+pub use history::{Arrival, History, KeeperHistory, ProxyHistory};
 pub use memory::Memory;
 pub use note::{Note, ProxyList};
+pub use observation::{Observations, Observed};
+pub use plan_error::{PlanError, Violation};
 
 /// The input of a plan: the cluster data, the infos read with it, the memory and the time.
 #[derive(Debug, Clone, Copy)]
@@ -55,31 +64,6 @@ pub struct PlanInput<'a> {
     pub now: Boottime,
     /// The same time on the wall clock.
     pub wall: Timestamp,
-}
-
-/// Random numbers and new uids, passed in so that tests and simulations can drive the planner.
-pub struct Entropy<'a> {
-    /// Returns a new uid at every call.
-    pub uid: &'a mut dyn FnMut() -> String,
-    /// A random number, for a choice among equals.
-    pub number: u64,
-}
-
-impl Entropy<'_> {
-    /// Returns a uid that no db has: a db uid is never reused (sentinel 1.1).
-    fn db_uid(&mut self, taken: &BTreeMap<DbUid, Db>) -> DbUid {
-        loop {
-            let uid = DbUid::from((self.uid)());
-            if !taken.contains_key(&uid) {
-                return uid;
-            }
-        }
-    }
-
-    /// Returns an index below `count`, which is not zero.
-    fn pick(&self, count: usize) -> usize {
-        usize::try_from(self.number % count as u64).expect("a remainder is below its divisor")
-    }
 }
 
 /// How soon a plan has to be written (sentinel E-9).
@@ -109,37 +93,6 @@ pub struct Plan {
     pub urgency: Urgency,
 }
 
-/// Why no plan was made; then nothing is written.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// The cluster data uses a feature that this version does not support.
-    #[error(transparent)]
-    NotSupported(NotSupported),
-    /// There is no keeper to initialise the cluster on (sentinel I-1).
-    #[error("cannot choose initial master: no keepers registered")]
-    NoKeepers,
-    /// The master db is not in the cluster data (sentinel N-3).
-    #[error("master db {db} not available: repair or initialise the cluster data")]
-    MissingMaster {
-        /// The db that `status.master` names.
-        db: DbUid,
-    },
-    /// The phase is not one of the known phases (sentinel I-8).
-    #[error("unknown cluster phase {phase:?}")]
-    UnknownPhase {
-        /// As stored.
-        phase: String,
-    },
-    /// The plan breaks invariants: a bug in this program. Such a plan must not reach the store.
-    #[error("the plan breaks invariants: {}", list(.0))]
-    BrokenInvariants(Vec<Violation>),
-}
-
-fn list(violations: &[Violation]) -> String {
-    let violations: Vec<String> = violations.iter().map(Violation::to_string).collect();
-    violations.join("; ")
-}
-
 /// Returns the cluster data to write, from what was read and remembered.
 ///
 /// # Errors
@@ -153,13 +106,23 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
         ..
     } = *input;
     let (mut memory, first_run) = memory_for_round(input);
+    let reports = report::collect(&memory.history, spec, now);
     let mut draft = Draft::from(data);
     // At a first run the memory is empty, so every timer would start now. The persisted statuses stand (sentinel H-2).
     if !first_run {
-        health::update_health(&mut draft, &mut memory, spec, now, wall);
+        let reports = &reports;
+        let health = HealthInput {
+            reports,
+            spec,
+            now,
+            wall,
+        };
+        health::update_health(&mut draft, &mut memory, health);
     }
-    let proxies = proxies::assess(data, &mut memory, spec, now, &mut draft.deadlines);
-    let reports = health::collect_reports(&memory, spec, now);
+    memory.record_proxies_closed(data, now);
+    let proxies = proxy_view::assess(data, &memory, spec, now);
+    draft.deadlines.after(proxies.deadline, now);
+    // The decisions use the memory of before: a master's health of this round counts in the next.
     let basis = memory.clone();
     let view = PlanView {
         before: data,
@@ -172,49 +135,63 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
         now,
         wall,
     };
-    memory.record_master_health(&view);
+    view.record_master_health(&mut memory);
     decide(&mut draft, &view, entropy)?;
     propagate::raise_generations(data, &mut draft.next);
-    let transition = Transition {
-        before: data,
-        view: &view,
+    check_invariants(&draft, &view)?;
+    Ok(finish(draft, memory, &view))
+}
+
+/// Recomputes the invariants from the finished plan, so that a bug in a decision cannot reach the store.
+fn check_invariants(draft: &Draft, view: &PlanView<'_>) -> Result<(), PlanError> {
+    let violations = check(&Transition {
+        before: view.before,
+        derived: &view.data,
         next: &draft.next,
         conditions: &draft.conditions,
-    };
-    // The invariants are recomputed from the finished plan, so that a bug in a decision cannot reach the store.
-    let violations = check(&transition);
-    if !violations.is_empty() {
-        return Err(PlanError::BrokenInvariants(violations));
+        spec: view.spec,
+        memory: view.memory,
+        first_run: view.first_run,
+        now: view.now,
+        wall: view.wall,
+    });
+    if violations.is_empty() {
+        Ok(())
+    } else {
+        Err(PlanError::BrokenInvariants(violations))
     }
-    memory.record_pending(draft.next.dbs(), now);
-    if let Some(elected) = draft.elected.take() {
-        memory.election = Some(elected);
-    }
-    let write = if propagate::without_routine_changes(data) == propagate::without_routine_changes(&draft.next) {
+}
+
+/// Completes a plan: its memory, times and urgency.
+fn finish(draft: Draft, mut memory: Memory, view: &PlanView<'_>) -> Plan {
+    let Draft {
+        mut next,
+        notes,
+        mut deadlines,
+        conditions,
+        elected,
+    } = draft;
+    memory.record_pending(next.dbs(), view.now);
+    memory.election = elected.or(memory.election);
+    // Before the change times are set, which differ in every plan that changes anything.
+    let urgency = if propagate::without_routine_changes(view.before) == propagate::without_routine_changes(&next) {
         Urgency::Periodic
     } else {
         Urgency::Immediate
     };
-    propagate::set_change_times(data, &mut draft.next, wall);
-    if first_run {
+    propagate::set_change_times(view.before, &mut next, view.wall);
+    if view.first_run {
         // Nothing was derived in a first run. Plan again without delay, so that the infos read take effect.
-        draft.deadlines.after(now, now);
+        deadlines.after(view.now, view.now);
     }
-    let Draft {
-        next,
-        notes,
-        deadlines,
-        conditions,
-        elected: _,
-    } = draft;
-    Ok(Plan {
+    Plan {
         next,
         memory,
         notes,
         wake_at: deadlines.next,
         conditions,
-        urgency: write,
-    })
+        urgency,
+    }
 }
 
 /// Returns the memory after a round whose plan could not be made or written: it holds what was read, and what was new
@@ -277,6 +254,7 @@ fn plan_normal(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>
         let ready = view.is_reported_healthy(master, db);
         proxies::announce(draft, &view.proxies, master, ready);
         standbys::keep_master_role(draft, master);
+        // Everything else needs a master that standbys can be compared with and copied from.
         if db.status.healthy && db.is_converged() {
             standbys::manage_standbys(draft, view, master, db, entropy);
         }

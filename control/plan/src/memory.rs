@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::Plan;
 use crate::election_backoff::{ElectionRecord, ReplaceReason};
-use crate::history::{History, Observations};
-use crate::view::PlanView;
+use crate::history::History;
+use crate::observation::Observations;
 use base::clock::Boottime;
 use model::{CheckedClusterData, ClusterData, Db, DbUid, KeeperUid, Lsn, Phase};
 
@@ -72,10 +71,11 @@ impl Memory {
         memory
     }
 
-    /// Returns the memory with the election of a plan whose write had no definite result: it may have taken place.
+    /// Returns the memory with the election of a `planned` one whose plan was written without a definite result: the
+    /// election may have taken place.
     #[must_use]
-    pub fn keeping_election_of(mut self, plan: &Plan) -> Self {
-        self.election.clone_from(&plan.memory.election);
+    pub fn keeping_election_of(mut self, planned: &Self) -> Self {
+        self.election.clone_from(&planned.election);
         self
     }
 
@@ -107,21 +107,15 @@ impl Memory {
         }
     }
 
-    /// Records the health of the master (sentinel N-14, W-10).
-    pub(crate) fn record_master_health(&mut self, view: &PlanView<'_>) {
-        let Some((uid, db)) = view.master() else {
-            self.healthy_since = None;
-            return;
-        };
-        // Any interruption restarts the time after which old masters are removed (sentinel N-14).
-        if !(db.status.healthy && db.is_converged()) {
-            self.healthy_since = None;
-        } else if self.healthy_since.as_ref().is_none_or(|(known, _)| known != uid) {
-            self.healthy_since = Some((uid.clone(), view.now));
-        }
-        if view.is_reported_healthy(uid, db) {
-            self.once_healthy = Some(uid.clone());
-        }
+    /// Records since when the proxy section names no master. A leader counts from its own first successful read of that,
+    /// which also follows its own write (fencing F-6). A changed generation means that another writer announced a master
+    /// in between.
+    pub(crate) fn record_proxies_closed(&mut self, data: &ClusterData, now: Boottime) {
+        let section = data.proxy.as_ref();
+        let generation = section.map_or(0, |section| section.generation);
+        let is_closed = section.is_none_or(|section| section.spec.master_db_uid.is_empty());
+        let same = self.proxies_closed.filter(|(known, _)| *known == generation);
+        self.proxies_closed = is_closed.then(|| same.unwrap_or((generation, now)));
     }
 
     /// Records an election that a previous leader made and did not finish. Its master gets the full convergence time

@@ -1,72 +1,10 @@
-//! Which proxies are active, which may still forward to a former master, and what the proxy section becomes (sentinel
-//! 9, fencing F-5 to F-8). The choice of the master is left to `elect`.
+//! What the proxy section becomes: closed, or opened for the master (sentinel 9, fencing F-5 to F-8). Which proxies are
+//! active is left to `proxy_view`, the choice of the master to `elect`.
 
-use crate::draft::{Deadlines, Draft};
-use crate::memory::Memory;
+use crate::draft::Draft;
 use crate::note::{Note, ProxyList};
-use base::clock::Boottime;
-use model::{ClusterData, DbUid, ProxyUid, Spec};
-
-/// The state of the proxies.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct ProxyView {
-    /// Proxies that may be enabled, sorted (sentinel P-2, P-3).
-    pub(crate) active: Vec<ProxyUid>,
-    /// Proxies that may still forward to a former master (fencing F-6); empty while the proxy section names a master.
-    pub(crate) may_still_forward: Vec<ProxyUid>,
-}
-
-/// Returns the state of the proxies from their infos, and records since when the proxy section has no master.
-pub(crate) fn assess(
-    data: &ClusterData,
-    memory: &mut Memory,
-    spec: &Spec,
-    now: Boottime,
-    deadlines: &mut Deadlines,
-) -> ProxyView {
-    let section = data.proxy.clone().unwrap_or_default();
-    let closed = section.spec.master_db_uid.is_empty();
-    // A leader counts from its own first successful read of "no master", which also follows its own write (fencing
-    // F-6). A changed generation means that another writer announced a master in between.
-    let same = memory
-        .proxies_closed
-        .filter(|(generation, _)| *generation == section.generation);
-    memory.proxies_closed = closed.then(|| same.unwrap_or((section.generation, now)));
-    let mut view = ProxyView::default();
-    for (uid, proxy) in &memory.history.proxies {
-        let info = proxy.info.as_ref().filter(|_| !proxy.undecodable);
-        // It closed its connections before it published `stopped` (extensions ).
-        if info.is_some_and(|info| info.stopped) {
-            continue;
-        }
-        if info.is_some() && now <= proxy.active_until() {
-            view.active.push(uid.clone());
-            deadlines.after(proxy.active_until(), now);
-        }
-        let Some((_, closed_since)) = memory.proxies_closed else {
-            continue;
-        };
-        if info.is_some_and(|info| info.generation == section.generation) {
-            continue;
-        }
-        // A fenced proxy checks in with a transaction on the revision that it read (fencing F-1), so its last lease
-        // began before its last info and before "no master": its time runs from the earlier of both. A proxy of Go
-        // stolon may have read the old master just before "no master" and act on it much later (fencing 2): its time
-        // runs from "no master".
-        let fenced = info.is_some_and(|info| info.fenced);
-        let began = if fenced {
-            proxy.since.min(closed_since)
-        } else {
-            closed_since
-        };
-        let closed_by = (began + proxy.lease(spec)).max(proxy.earlier_lease_end);
-        if now <= closed_by {
-            view.may_still_forward.push(uid.clone());
-            deadlines.after(closed_by, now);
-        }
-    }
-    view
-}
+use crate::proxy_view::ProxyView;
+use model::DbUid;
 
 /// Removes the master from the proxy section, so that proxies close (sentinel P-8, N-9.4). Returns whether there was
 /// one.

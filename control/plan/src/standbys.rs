@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::Entropy;
 use crate::classify::{Convergence, DbClass, Validity, missing_wal};
 use crate::draft::Draft;
+use crate::entropy::Entropy;
 use crate::note::Note;
 use crate::view::{Assessment, PlanView};
 use model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, FollowConfig, FollowType, KeeperUid, Role};
@@ -39,7 +39,10 @@ pub(crate) fn keep_master_role(draft: &mut Draft, master: &DbUid) {
 
 /// Makes the decisions that need a healthy and converged master (sentinel N-14 to N-24).
 pub(crate) fn manage_standbys(draft: &mut Draft, view: &PlanView, master: &DbUid, db: &Db, entropy: &mut Entropy<'_>) {
-    let assessments = view.assess_others(master, &mut draft.deadlines);
+    let assessments = view.assess_others(master);
+    for assessment in assessments.values() {
+        draft.deadlines.after(assessment.deadline, view.now);
+    }
     // Nothing irrevocable while the last report of the master is stale or unhealthy (sentinel N-14).
     let trusted = view.is_reported_healthy(master, db);
     if trusted {
@@ -62,6 +65,8 @@ fn remove_old_masters(draft: &mut Draft, view: &PlanView, master: &DbUid) {
         .filter(|(db, _)| db == master)
         .map(|(_, since)| *since);
     for (uid, db) in view.old_masters(master) {
+        // A running keeper can be given a new db in this very write. Nothing can be made on another one anyway, so its
+        // old data stay for a while, in case the new master fails too.
         let is_running = view
             .report_of(db)
             .is_some_and(|report| report.live && !report.info.leaving);
@@ -130,58 +135,57 @@ fn adjust_standby_count(
     entropy: &mut Entropy<'_>,
 ) {
     let target = usize::from(view.spec.max_standbys_per_sender);
+    // Those that were just removed do not count.
     let is_remaining = |uid: &DbUid| draft.next.dbs().get(uid).is_some_and(Db::follows_inside);
     let standbys: Vec<(&DbUid, &Assessment)> = assessments.iter().filter(|(uid, _)| is_remaining(uid)).collect();
-    let mut good: Vec<&DbUid> = standbys
-        .iter()
-        .filter(|(_, v)| v.is_good())
-        .map(|(uid, _)| *uid)
-        .collect();
-    if good.len() >= target {
-        if !trusted {
-            return;
-        }
-        for (uid, _) in standbys.iter().filter(|(_, assessment)| !assessment.is_good()) {
-            draft.remove_db(uid, |db, keeper| Note::RemovingNotGood { db, keeper });
-        }
-        // The least advanced are removed, by uid among equals.
-        let at = |uid: &DbUid| {
-            view.data
-                .dbs()
-                .get(uid)
-                .map(|db| db.status.xlog_pos)
-                .unwrap_or_default()
-        };
-        good.sort_by(|a, b| at(a).cmp(&at(b)).then_with(|| b.cmp(a)));
-        for uid in &good[..good.len() - target] {
-            draft.remove_db(uid, |db, keeper| Note::RemovingExcess { db, keeper });
-        }
-        return;
+    let good = standbys.iter().filter(|(_, assessment)| assessment.is_good()).count();
+    if good < target {
+        let coming = standbys.iter().filter(|(_, assessment)| is_coming(assessment)).count();
+        add_standbys(draft, view, master, target.saturating_sub(good + coming), entropy);
+    } else if trusted {
+        remove_surplus(draft, view, &standbys, target);
     }
-    // A standby during its first copy is of unknown validity and counts as converging (sentinel N-23; Go stolon does
-    // not count it).
-    let is_converging = |assessment: &Assessment| match assessment.validity {
+}
+
+/// Returns whether a standby is on its way to become good. One during its first copy is of unknown validity and counts
+/// as converging (sentinel N-23; Go stolon does not count it).
+fn is_coming(assessment: &Assessment) -> bool {
+    match assessment.validity {
         Validity::Valid => assessment.class == DbClass::Converging,
         Validity::Unknown => assessment.class != DbClass::Failed && assessment.convergence != Convergence::Failed,
         Validity::Invalid(_) => false,
-    };
-    let converging = standbys
-        .iter()
-        .filter(|(_, assessment)| is_converging(assessment))
-        .count();
-    let missing = target.saturating_sub(good.len() + converging);
-    let usable = |keeper: &KeeperUid| {
+    }
+}
+
+/// Removes the standbys that are not good, and the good ones above `target` (sentinel N-19).
+fn remove_surplus(draft: &mut Draft, view: &PlanView, standbys: &[(&DbUid, &Assessment)], target: usize) {
+    // Failed standbys are kept until enough good ones exist: they may come back.
+    for (uid, _) in standbys.iter().filter(|(_, assessment)| !assessment.is_good()) {
+        draft.remove_db(uid, |db, keeper| Note::RemovingNotGood { db, keeper });
+    }
+    let good = standbys.iter().filter(|(_, assessment)| assessment.is_good());
+    let mut good: Vec<&DbUid> = good.map(|(uid, _)| *uid).collect();
+    // The least advanced are removed, by uid among equals.
+    let position = |uid: &DbUid| view.data.dbs().get(uid).map(|db| db.status.xlog_pos);
+    good.sort_by(|a, b| position(a).cmp(&position(b)).then_with(|| b.cmp(a)));
+    for uid in &good[..good.len() - target] {
+        draft.remove_db(uid, |db, keeper| Note::RemovingExcess { db, keeper });
+    }
+}
+
+/// Adds up to `count` standbys on free keepers (sentinel N-20, N-21).
+fn add_standbys(draft: &mut Draft, view: &PlanView, master: &DbUid, count: usize, entropy: &mut Entropy<'_>) {
+    let is_usable = |keeper: &KeeperUid| {
         // A keeper that is leaving gets no new db; nor does one that stopped and is not running again (sentinel N-20).
         let report = view.reports.get(keeper);
         report.is_none_or(|report| !report.info.leaving && (report.info.stopped.is_none() || report.live))
     };
-    let free: Vec<KeeperUid> = draft.free_keepers().into_iter().filter(usable).take(missing).collect();
-    for keeper in free {
+    // A keeper whose db was removed in this plan is free already.
+    let free = draft.free_keepers().into_iter().filter(is_usable).take(count);
+    for keeper in free.collect::<Vec<_>>() {
         let uid = entropy.db_uid(draft.next.dbs());
-        draft
-            .next
-            .dbs_mut()
-            .insert(uid.clone(), new_standby(uid.clone(), keeper.clone(), master));
+        let db = new_standby(uid.clone(), keeper.clone(), master);
+        draft.next.dbs_mut().insert(uid.clone(), db);
         draft.note(Note::AddedStandby { db: uid, keeper });
     }
 }

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use crate::classify::{Convergence, DbClass, Validity, class, class_limit, convergence, validity};
-use crate::draft::{Condition, Deadlines};
-use crate::health::{KeeperReport, KeeperReports};
+use crate::condition::Condition;
 use crate::memory::Memory;
-use crate::proxies::ProxyView;
+use crate::proxy_view::ProxyView;
+use crate::report::{KeeperReport, KeeperReports};
 use base::clock::Boottime;
 use model::{ClusterData, Db, DbUid, Keeper, Spec, Timestamp};
 
@@ -38,17 +38,8 @@ pub(crate) struct Assessment {
     pub(crate) class: DbClass,
     pub(crate) validity: Validity,
     pub(crate) convergence: Convergence,
-}
-
-/// How far the last report of a candidate can be relied upon, best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum ReportQuality {
-    /// Fresh, and not reported unhealthy.
-    Fresh,
-    /// Old: the position may have changed since.
-    Stale,
-    /// Its own keeper reports it unhealthy.
-    ReportedUnhealthy,
+    /// When its time to converge ends.
+    pub(crate) deadline: Option<Boottime>,
 }
 
 impl Assessment {
@@ -74,25 +65,44 @@ impl PlanView<'_> {
     }
 
     /// Returns the assessment of a db as follower or successor of `master`.
-    pub(crate) fn assess(&self, uid: &DbUid, db: &Db, master: &Db, deadlines: &mut Deadlines) -> Assessment {
+    pub(crate) fn assess(&self, uid: &DbUid, db: &Db, master: &Db) -> Assessment {
         let keeper_healthy = self.keeper_of(db).is_some_and(|keeper| keeper.status.healthy);
-        let convergence = convergence(uid, db, class_limit(db, self.spec), self.memory, self.now, deadlines);
+        let limit = class_limit(db, self.spec);
+        let (convergence, deadline) = convergence(uid, db, limit, self.memory, self.now);
         Assessment {
             class: class(db, keeper_healthy, convergence),
             validity: validity(uid, db, &master.status),
             convergence,
+            deadline,
         }
     }
 
     /// Returns the assessments of all dbs but the master.
-    pub(crate) fn assess_others(&self, master: &DbUid, deadlines: &mut Deadlines) -> BTreeMap<DbUid, Assessment> {
+    pub(crate) fn assess_others(&self, master: &DbUid) -> BTreeMap<DbUid, Assessment> {
         let Some(master_db) = self.data.dbs().get(master) else {
             return BTreeMap::new();
         };
         let others = self.data.dbs().iter().filter(|(uid, _)| *uid != master);
         others
-            .map(|(uid, db)| (uid.clone(), self.assess(uid, db, master_db, deadlines)))
+            .map(|(uid, db)| (uid.clone(), self.assess(uid, db, master_db)))
             .collect()
+    }
+
+    /// Records the health of the master (sentinel N-14, W-10). The view itself keeps the memory of before.
+    pub(crate) fn record_master_health(&self, memory: &mut Memory) {
+        let Some((uid, db)) = self.master() else {
+            memory.healthy_since = None;
+            return;
+        };
+        // Any interruption restarts the time after which old masters are removed (sentinel N-14).
+        if !(db.status.healthy && db.is_converged()) {
+            memory.healthy_since = None;
+        } else if memory.healthy_since.as_ref().is_none_or(|(known, _)| known != uid) {
+            memory.healthy_since = Some((uid.clone(), self.now));
+        }
+        if self.is_reported_healthy(uid, db) {
+            memory.once_healthy = Some(uid.clone());
+        }
     }
 
     /// Returns whether a db is healthy and converged and its last report is fresh and confirms that.
@@ -100,23 +110,12 @@ impl PlanView<'_> {
         db.status.healthy && db.is_converged() && self.report_of(db).is_some_and(|report| report.reports_healthy(uid))
     }
 
-    /// Returns how far the last report of a candidate can be relied upon.
-    pub(crate) fn report_quality(&self, uid: &DbUid, db: &Db) -> ReportQuality {
-        match self.report_of(db) {
-            Some(report) if report.state_of(uid).is_some_and(|state| !state.healthy) => {
-                ReportQuality::ReportedUnhealthy
-            }
-            Some(report) if report.fresh => ReportQuality::Fresh,
-            _ => ReportQuality::Stale,
-        }
-    }
-
     /// Returns whether the first read indicates that the master's keeper is running and reports the db healthy.
     pub(crate) fn seems_healthy(&self, uid: &DbUid, db: &Db) -> bool {
         self.report_of(db).is_some_and(|report| {
             // Without a liveness key the age of an info found at the start is unknown, so it counts as present.
-            let present = report.fresh || (report.key_exists && !report.info.liveness_key);
-            present && !report.is_leaving_or_stopped() && report.state_of(uid).is_some_and(|state| state.healthy)
+            let present = report.is_fresh() || (report.key_exists && !report.info.liveness_key);
+            present && !report.info.is_leaving_or_stopped() && report.state_of(uid).is_some_and(|state| state.healthy)
         })
     }
 

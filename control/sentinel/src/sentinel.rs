@@ -336,7 +336,7 @@ impl Sentinel {
             Err(error) => {
                 self.log_state.log_notes(&plan.notes);
                 error!(error = %Chain(&error), "error saving clusterdata");
-                self.memory = memory_if_failed.keeping_election_of(&plan);
+                self.memory = memory_if_failed.keeping_election_of(&plan.memory);
                 NextRound::At(self.clock.now() + FAILURE_RETRY_DELAY)
             }
         }

@@ -228,7 +228,7 @@ fn an_election_that_may_have_been_written_counts() {
     let mut setup = base(2);
     setup.unhealthy("db1");
     let plan = check(&mut setup, "elects db2");
-    let memory = setup.memory.clone().keeping_election_of(&plan);
+    let memory = setup.memory.clone().keeping_election_of(&plan.memory);
     assert_eq!(memory.election.map(|election| election.master), Some(db_uid("db2")));
 }
 

@@ -625,7 +625,9 @@ impl Simulation {
         self.own_requests = self.now.since(writing.sent);
         if self.lost_answers > 0 {
             self.lost_answers -= 1;
-            self.memory = writing.memory_after_failed_round.keeping_election_of(&writing.plan);
+            self.memory = writing
+                .memory_after_failed_round
+                .keeping_election_of(&writing.plan.memory);
         } else if done {
             self.memory = writing.plan.memory.clone();
             self.refresh_at = self.now + SLEEP;

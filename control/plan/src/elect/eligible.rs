@@ -1,0 +1,234 @@
+//! Which dbs could replace the master, and why the others cannot (sentinel C-10, C-12, extensions ). Which of them
+//! is chosen is left to `choose`.
+
+use crate::classify::{Validity, history_entry, validity};
+use crate::condition::Condition;
+use crate::elect::usable::MasterState;
+use crate::note::Note;
+use crate::report::KeeperReport;
+use crate::view::PlanView;
+use base::clock::Boottime;
+use model::{Db, DbUid, Lsn};
+
+/// Maximum bytes of WAL that a master may have written after its promotion to be given up for its predecessor, however
+/// large maxStandbyLag is (sentinel C-12).
+const DISCARDED_BYTES_MAX: i128 = 64 << 10;
+
+/// The master that is to be replaced.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReplacedMaster<'a> {
+    pub(crate) uid: &'a DbUid,
+    pub(crate) db: &'a Db,
+    pub(crate) state: MasterState,
+}
+
+/// A db that could be elected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) db: DbUid,
+    pub(crate) at: Lsn,
+    pub(crate) quality: ReportQuality,
+    pub(crate) kind: CandidateKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CandidateKind {
+    /// A standby, or another db of master type that runs and is good.
+    Regular,
+    /// A former master that is kept. The proxies have to be closed first, and its info must not change (sentinel C-12,
+    /// extensions ).
+    Fallback(Condition),
+}
+
+/// How far the last report of a candidate can be relied upon, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ReportQuality {
+    /// Fresh, and not reported unhealthy.
+    Fresh,
+    /// Old: the position may have changed since.
+    Stale,
+    /// Its own keeper reports it unhealthy.
+    ReportedUnhealthy,
+}
+
+/// Why a db cannot be elected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ineligible {
+    /// It is a former master, and the failed one was not announced yet: it can only be a fallback.
+    FormerMaster,
+    /// It is unhealthy, not converged, or not of the master's cluster.
+    NotGood,
+    /// It is on another timeline than the master.
+    OtherTimeline,
+    /// Its keeper is leaving, or its instance is stopped.
+    Leaving,
+    /// It lags by more than maxStandbyLag.
+    TooFarBehind { at: Lsn, master: Lsn },
+    /// Its keeper has `--can-be-master=false`.
+    MayNotBeMaster,
+    /// It lacks WAL that the master wrote before its clean stop.
+    MissingWal { at: Lsn, lsn: Lsn },
+    /// A former master whose keeper is not running, or is leaving.
+    KeeperNotRunning,
+    /// A former master that neither runs well nor has stopped.
+    NotRunning,
+    /// A former master that stopped on another timeline than the recorded position is about.
+    StoppedOnOtherTimeline,
+    /// A former master whose data are incomplete, of another cluster, or of another branch.
+    OtherData,
+    /// A former master that lacks what clients may have written since.
+    ClientsMayHaveWritten,
+}
+
+impl Ineligible {
+    /// Returns the note that is logged, if any. What the statuses show already is not.
+    pub(crate) fn note(self, uid: &DbUid, db: &Db) -> Option<Note> {
+        let (uid, keeper) = (uid.clone(), db.spec.keeper_uid.clone());
+        match self {
+            Self::Leaving => Some(Note::CandidateLeaving { db: uid, keeper }),
+            Self::TooFarBehind { at, master } => Some(Note::TooFarBehind { db: uid, at, master }),
+            Self::MayNotBeMaster => Some(Note::MayNotBeMaster { db: uid, keeper }),
+            Self::MissingWal { at, lsn } => Some(Note::MissingWal { db: uid, at, lsn }),
+            Self::FormerMaster | Self::NotGood | Self::OtherTimeline => None,
+            Self::KeeperNotRunning | Self::NotRunning | Self::StoppedOnOtherTimeline => None,
+            Self::OtherData | Self::ClientsMayHaveWritten => None,
+        }
+    }
+}
+
+/// Returns whether a db is a regular candidate (sentinel C-10, C-12), and when that changes without another report.
+pub(crate) fn regular(
+    view: &PlanView<'_>,
+    uid: &DbUid,
+    db: &Db,
+    replaced: ReplacedMaster<'_>,
+) -> (Result<Candidate, Ineligible>, Option<Boottime>) {
+    // Before the failed master was announced, a former master is considered only as a fallback (extensions ).
+    if !view.is_announced(replaced.uid) && !db.follows_inside() {
+        return (Err(Ineligible::FormerMaster), None);
+    }
+    let assessment = view.assess(uid, db, replaced.db);
+    let answer = if assessment.is_good() {
+        reason_against(view, db, replaced).map_or_else(|| Ok(candidate(view, uid, db)), Err)
+    } else {
+        Err(Ineligible::NotGood)
+    };
+    (answer, assessment.deadline)
+}
+
+fn candidate(view: &PlanView<'_>, uid: &DbUid, db: &Db) -> Candidate {
+    Candidate {
+        db: uid.clone(),
+        at: db.status.xlog_pos,
+        quality: report_quality(view, uid, db),
+        kind: CandidateKind::Regular,
+    }
+}
+
+/// Returns the first reason against a db that is good.
+fn reason_against(view: &PlanView<'_>, db: &Db, replaced: ReplacedMaster<'_>) -> Option<Ineligible> {
+    let (at, master) = (db.status.xlog_pos, replaced.db.status.xlog_pos);
+    if db.status.timeline_id != replaced.db.status.timeline_id {
+        return Some(Ineligible::OtherTimeline);
+    }
+    if view
+        .report_of(db)
+        .is_some_and(|report| report.info.is_leaving_or_stopped())
+    {
+        return Some(Ineligible::Leaving);
+    }
+    // A standby ahead of the recorded position passes, and so does one exactly as far behind as allowed (sentinel
+    // C-10).
+    if at.bytes_behind(master) > i128::from(view.spec.max_standby_lag) {
+        return Some(Ineligible::TooFarBehind { at, master });
+    }
+    // A db that was a master already may be one again, whatever its keeper says of new ones (sentinel C-12).
+    let keeper = view.keeper_of(db);
+    let may_be_master = keeper.is_none_or(|keeper| keeper.status.can_be_master != Some(false));
+    if db.follows_inside() && !may_be_master {
+        return Some(Ineligible::MayNotBeMaster);
+    }
+    // After a clean stop a standby must have received everything that the master wrote (extensions ).
+    match replaced.state {
+        MasterState::Left { lsn, timeline }
+            if at < lsn || db.status.timeline_id != timeline || !db.follows_inside() =>
+        {
+            Some(Ineligible::MissingWal { at, lsn })
+        }
+        MasterState::Left { .. } | MasterState::Failed | MasterState::Usable => None,
+    }
+}
+
+/// Returns how far the last report of a candidate can be relied upon.
+fn report_quality(view: &PlanView<'_>, uid: &DbUid, db: &Db) -> ReportQuality {
+    match view.report_of(db) {
+        Some(report) if report.state_of(uid).is_some_and(|state| !state.healthy) => ReportQuality::ReportedUnhealthy,
+        Some(report) if report.is_fresh() => ReportQuality::Fresh,
+        _ => ReportQuality::Stale,
+    }
+}
+
+/// Returns whether a former master that is kept could be used again (sentinel C-12, extensions ).
+pub(crate) fn fallback(
+    view: &PlanView<'_>,
+    uid: &DbUid,
+    db: &Db,
+    replaced: ReplacedMaster<'_>,
+    no_regular_candidate: bool,
+) -> Result<Candidate, Ineligible> {
+    let report = view
+        .report_of(db)
+        .filter(|report| report.live && !report.info.leaving)
+        .ok_or(Ineligible::KeeperNotRunning)?;
+    let stopped = report.info.stopped.as_ref();
+    let is_running = report.state_of(uid).is_some_and(|state| state.healthy) && db.status.healthy && db.is_converged();
+    if !is_running && stopped.is_none() {
+        return Err(Ineligible::NotRunning);
+    }
+    // The recorded position is about its own timeline; an instance that stopped on another one has different data
+    // (extensions ).
+    if stopped.is_some_and(|stopped| stopped.timeline_id != db.status.timeline_id) {
+        return Err(Ineligible::StoppedOnOtherTimeline);
+    }
+    reason_against_fallback(view, uid, db, replaced, no_regular_candidate)
+        .map_or_else(|| Ok(fallback_candidate(uid, db, report)), Err)
+}
+
+/// Returns the first reason of its data against a former master.
+fn reason_against_fallback(
+    view: &PlanView<'_>,
+    uid: &DbUid,
+    db: &Db,
+    replaced: ReplacedMaster<'_>,
+    no_regular_candidate: bool,
+) -> Option<Ineligible> {
+    let master = &replaced.db.status;
+    let (own, current) = (db.status.timeline_id, master.timeline_id);
+    // the elected master failed before clients could write to it (extensions)
+    let before_publication = !view.is_announced(replaced.uid) && own == current;
+    // only the WAL of the promotion itself is discarded, and little more (sentinel C-12)
+    let discarded = history_entry(master, own).map(|switch| switch.switch_point.bytes_behind(master.xlog_pos));
+    let allowed = DISCARDED_BYTES_MAX.min(i128::from(view.spec.max_standby_lag));
+    let just_promoted = no_regular_candidate && own < current && discarded.is_some_and(|bytes| bytes <= allowed);
+    let complete = db.status.current_generation > 0;
+    let same_system = db.status.system_id.is_empty() || db.status.system_id == master.system_id;
+    let same_branch = just_promoted || matches!(validity(uid, db, master), Validity::Valid);
+    if !complete || !same_system || !same_branch {
+        return Some(Ineligible::OtherData);
+    }
+    (!before_publication && !just_promoted).then_some(Ineligible::ClientsMayHaveWritten)
+}
+
+fn fallback_candidate(uid: &DbUid, db: &Db, report: &KeeperReport) -> Candidate {
+    // A clean stop reports a position that may be newer than the recorded one.
+    let stopped_at = report.info.stopped.as_ref().and_then(|stopped| stopped.lsn);
+    Candidate {
+        db: uid.clone(),
+        at: stopped_at.map_or(db.status.xlog_pos, |lsn| lsn.max(db.status.xlog_pos)),
+        quality: ReportQuality::Fresh,
+        kind: CandidateKind::Fallback(Condition::KeeperInfo {
+            key: report.key.clone(),
+            revision: Some(report.revision),
+        }),
+    }
+}

@@ -1,0 +1,119 @@
+//! Whether the master is still usable (sentinel N-4, extensions ). Which db replaces it is left to `eligible` and
+//! `choose`.
+
+use crate::classify::{Convergence, convergence};
+use crate::note::Note;
+use crate::view::PlanView;
+use base::clock::Boottime;
+use model::{Db, DbUid, Lsn};
+
+/// The state of the master, as far as an election depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MasterState {
+    Usable,
+    /// It stopped cleanly at this position, and its keeper left (extensions ).
+    Left {
+        lsn: Lsn,
+        timeline: u64,
+    },
+    Failed,
+}
+
+/// The state of the master, the reasons for it, and when it changes without another report.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MasterAssessment {
+    pub(crate) state: MasterState,
+    pub(crate) notes: Vec<Note>,
+    pub(crate) deadline: Option<Boottime>,
+}
+
+/// Returns the state of the master. A suspected master whose keeper is running counts as usable while another check or
+/// the election backoff delays its replacement.
+pub(crate) fn assess(view: &PlanView<'_>, master: &DbUid, db: &Db) -> MasterAssessment {
+    let assessment = assess_without_delays(view, master, db);
+    // A keeper that is gone does not come back by waiting.
+    if assessment.state != MasterState::Failed || view.is_keeper_gone(db) {
+        return assessment;
+    }
+    match reason_to_wait(view, master, db) {
+        Some((note, deadline)) => {
+            let mut notes = assessment.notes;
+            notes.push(note);
+            MasterAssessment {
+                state: MasterState::Usable,
+                notes,
+                deadline: [assessment.deadline, deadline].into_iter().flatten().min(),
+            }
+        }
+        None => assessment,
+    }
+}
+
+/// Returns why a failed master whose keeper is running is not replaced yet, and until when that holds.
+fn reason_to_wait(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Option<(Note, Option<Boottime>)> {
+    let (db_uid, keeper) = (master.clone(), db.spec.keeper_uid.clone());
+    // A first run uses the status that another sentinel recorded, perhaps long ago; the next round knows better.
+    if view.first_run && view.seems_healthy(master, db) {
+        return Some((Note::MasterSeemsWell { db: db_uid, keeper }, None));
+    }
+    let served = view.memory.once_healthy.as_ref() == Some(master);
+    let last = view.memory.election.as_ref();
+    let last = last.filter(|election| election.master == *master)?;
+    let end = last.backoff_end(view.spec, served);
+    let why = Note::ElectionPaused {
+        db: db_uid,
+        keeper,
+        elections: last.consecutive,
+    };
+    (view.now <= end).then_some((why, Some(end)))
+}
+
+/// Returns the state of the master without regard to delays.
+fn assess_without_delays(view: &PlanView<'_>, master: &DbUid, db: &Db) -> MasterAssessment {
+    let (db_uid, keeper) = (master.clone(), db.spec.keeper_uid.clone());
+    let limit = view.spec.convergence_timeout;
+    let (progress, deadline) = convergence(master, db, limit, view.memory, view.now);
+    let (mut state, mut notes) = (MasterState::Usable, Vec::new());
+    if !db.status.healthy {
+        notes.push(Note::MasterFailed {
+            db: db_uid.clone(),
+            keeper: keeper.clone(),
+        });
+        state = MasterState::Failed;
+    }
+    if progress == Convergence::Failed {
+        let (db_uid, keeper) = (db_uid.clone(), keeper.clone());
+        // A master that this sentinel has found serving is being reconfigured, not promoted, so it is only slow
+        // (sentinel W-10).
+        let serves = db.status.healthy && view.memory.once_healthy.as_ref() == Some(master);
+        if serves {
+            notes.push(Note::MasterSlow { db: db_uid, keeper });
+        } else {
+            notes.push(Note::MasterNotConverged { db: db_uid, keeper });
+            state = MasterState::Failed;
+        }
+    }
+    if let Some((lsn, timeline)) = clean_stop(view, master, db) {
+        notes.push(Note::MasterLeft {
+            db: db_uid,
+            keeper,
+            lsn,
+        });
+        // A master that counts as failed is replaced by the rules for failures, even if it also left.
+        if state == MasterState::Usable {
+            state = MasterState::Left { lsn, timeline };
+        }
+    }
+    MasterAssessment { state, notes, deadline }
+}
+
+/// Returns position and timeline at which the master stopped, if its keeper left in an orderly shutdown with the boot
+/// UUID that the cluster data holds. Another process of the keeper may have run it otherwise (extensions ).
+fn clean_stop(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Option<(Lsn, u64)> {
+    let info = &view.report_of(db).filter(|report| report.key_exists)?.info;
+    let boot = &view.before.keepers().get(&db.spec.keeper_uid)?.status.boot_uuid;
+    let stopped = info.stopped.as_ref().filter(|stopped| stopped.clean)?;
+    let of_master = info.postgres_state.as_ref().is_none_or(|state| state.uid == *master);
+    let is_orderly = info.leaving && info.boot_uuid == *boot && of_master;
+    is_orderly.then_some((stopped.lsn?, stopped.timeline_id))
+}

@@ -1,0 +1,41 @@
+//! What a sentinel reads in one transaction besides the cluster data. Earlier reads are left to `history`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use base::clock::Boottime;
+use model::{BootUuid, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid};
+
+/// One info as read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed<T> {
+    /// The last part of its key, which may differ from the uid in the info (store S-11).
+    pub key: String,
+    /// The revision of its last put.
+    pub revision: i64,
+    /// Minimum age when read, from its lease or from the watch event (sentinel E-2, E-6); zero when neither is known.
+    pub age: Duration,
+    /// The info.
+    pub info: T,
+}
+
+/// Infos and liveness keys, read in the same transaction as the cluster data (sentinel E-2).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Observations {
+    /// Keeper infos by the uid in them, without those that cannot be decoded (store S-12).
+    pub keepers: BTreeMap<KeeperUid, Observed<KeeperInfo>>,
+    /// The revision of the last put of every keeper info key, including undecodable ones.
+    pub keeper_keys: BTreeMap<String, i64>,
+    /// Proxy infos by the uid in them.
+    pub proxies: BTreeMap<ProxyUid, Observed<ProxyInfo>>,
+    /// Keys of undecodable proxy infos: each may be a proxy that still forwards (fencing F-6).
+    pub undecodable_proxies: BTreeSet<ProxyUid>,
+    /// Liveness keys and their values.
+    pub liveness_keys: BTreeMap<KeeperUid, BootUuid>,
+    /// When the watch reported that a liveness key is gone. Its last renewal was at least a TTL before that.
+    pub liveness_gone: BTreeMap<KeeperUid, Boottime>,
+    /// Duration of the read, from request to response.
+    pub latency: Duration,
+    /// Duration of the sentinel's own requests since the previous read: its write and its lease queries.
+    pub own_requests: Duration,
+}

@@ -1,0 +1,51 @@
+//! How much of the time between two reads the store may not have answered. Which times are shifted by it is left to
+//! `history` and `memory`.
+
+use std::time::Duration;
+
+/// Returns the longest duration of a request that is not taken for one that waited for the end of an outage.
+pub(crate) fn normal_latency_limit(usually_took: Duration) -> Duration {
+    usually_took.saturating_mul(2).max(Duration::from_secs(1))
+}
+
+/// Returns the part of the time since the last read in which the store may not have answered.
+///
+/// A slow store still answers, and publishers reach it as late as readers do: a read that took as long as the previous
+/// ones counts in full. A read that took much longer may have waited for the end of an outage, so what exceeds twice
+/// the usual latency does not count. If reads are missing before it, the whole time does not count.
+pub(crate) fn outage_since(
+    elapsed: Duration,
+    took: Duration,
+    usually_took: Duration,
+    sleep_interval: Duration,
+) -> Duration {
+    let usual = sleep_interval.saturating_add((sleep_interval / 2).max(Duration::from_secs(1)));
+    let pause = Some(elapsed.saturating_sub(took)).filter(|pause| *pause > usual);
+    let tolerated = normal_latency_limit(usually_took);
+    let excess = took.min(elapsed).saturating_sub(tolerated);
+    match pause {
+        // it is unknown how much of a read after an outage was spent waiting for the store
+        Some(_) => elapsed,
+        None => excess,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_reads_count_and_outages_do_not() {
+        let gap = |pause: u64, took: u64, usually: u64| {
+            let millis = Duration::from_millis;
+            super::outage_since(millis(pause + took), millis(took), millis(usually), millis(5000)).as_millis()
+        };
+        assert_eq!(gap(5000, 10, 10), 0);
+        assert_eq!(gap(5000, 3000, 3000), 0, "as slow as before");
+        assert_eq!(gap(7500, 4900, 3000), 0);
+        assert_eq!(gap(5000, 900, 10), 0, "within the tolerance");
+        assert_eq!(gap(5000, 4000, 10), 3000, "it may have waited for the end of an outage");
+        assert_eq!(gap(7501, 3000, 3000), 10_501, "readings in between failed");
+        assert_eq!(gap(60_000, 10, 10), 60_010);
+    }
+}
