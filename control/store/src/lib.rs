@@ -386,7 +386,7 @@ impl Store {
         let sent = |link: Connection| {
             link.note_sent();
             async move {
-                let answer = link.timed(send(link.client.clone()), is_server_response).await;
+                let answer = link.timed(send(link.client().clone()), is_server_response).await;
                 answer.map_err(|error| (link.clone(), error))
             }
         };

@@ -240,7 +240,7 @@ async fn open(connection: &Connection, watched: &[WatchedRange]) -> Result<Watch
         }
     });
     let (key, options) = requests.next().unwrap_or_default();
-    let mut client = connection.client.watch_client().max_decoding_message_size(usize::MAX);
+    let mut client = connection.client().watch_client().max_decoding_message_size(usize::MAX);
     let mut stream = client.watch(key, Some(options)).await?;
     for (key, options) in requests {
         stream.watch(key, Some(options)).await?;
