@@ -3,7 +3,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{
+use crate::{
     keys::{DEFAULT_PREFIX, Keys, KeysError},
     tls::{self, TlsError, TlsOptions},
 };

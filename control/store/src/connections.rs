@@ -12,7 +12,6 @@ use tracing::debug;
 
 use crate::config::StoreConfig;
 use crate::error::Cause;
-use crate::etcd_fault::EtcdFaults;
 use crate::latency::{fastest, is_worth_moving};
 
 mod connect;
@@ -35,8 +34,6 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 pub(super) struct StoreConnections {
     config: StoreConfig,
     clock: Clock,
-    /// Faults that responses have revealed.
-    pub(super) etcd_faults: EtcdFaults,
     endpoints: Arc<EndpointTable>,
     connect_tasks: OnceLock<ConnectTasks>,
     next_index: AtomicUsize,
@@ -59,7 +56,6 @@ impl StoreConnections {
         Self {
             config,
             clock,
-            etcd_faults: EtcdFaults::default(),
             endpoints,
             connect_tasks: OnceLock::new(),
             next_index: AtomicUsize::new(0),

@@ -18,11 +18,17 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
-use super::{Entry, KeyRange, LeaseId, Revision, Store, StoreError, Txn, session::EtcdSession};
 use base::Chain;
 use base::clock::Boottime;
 
-pub use super::session::TTL;
+use crate::entry::{Entry, KeyRange, LeaseId, Revision};
+use crate::error::StoreError;
+use crate::kv::read_all;
+use crate::session::EtcdSession;
+use crate::store::Store;
+use crate::txn::Txn;
+
+pub use crate::election_ttl::TTL;
 
 /// Delays after a failed campaign (store E-10).
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
@@ -235,7 +241,7 @@ impl Candidate {
         };
         session.entered(&key, create_revision, &self.uid);
         loop {
-            let older = self.store.read_older_candidates(&key, create_revision).await?;
+            let older = read_older_candidates(&self.store, &key, create_revision).await?;
             if !older.own_key_exists {
                 return Ok(CampaignEnd::KeyLost);
             }
@@ -298,27 +304,29 @@ struct OlderCandidates {
     revision: Revision,
 }
 
-impl Store {
-    async fn read_older_candidates(&self, key: &str, create_revision: Revision) -> Result<OlderCandidates, StoreError> {
-        let prefix = self.keys().election();
-        let older = GetOptions::new()
-            .with_prefix()
-            .with_sort(SortTarget::Create, SortOrder::Descend)
-            .with_limit(1)
-            .with_max_create_revision(create_revision.0 - 1);
-        let ops = vec![TxnOp::get(prefix.as_str(), Some(older)), TxnOp::get(key, None)];
-        let mut read = self.read_all(format!("read {prefix}*"), ops).await?;
-        let (predecessor, own) = (read.take_one(0), read.take_one(1));
-        let own_key_exists = own.is_some_and(|own| own.create_revision == create_revision);
-        Ok(OlderCandidates {
-            predecessor,
-            own_key_exists,
-            revision: read.revision,
-        })
-    }
+async fn read_older_candidates(
+    store: &Store,
+    key: &str,
+    create_revision: Revision,
+) -> Result<OlderCandidates, StoreError> {
+    let prefix = store.keys().election();
+    let older = GetOptions::new()
+        .with_prefix()
+        .with_sort(SortTarget::Create, SortOrder::Descend)
+        .with_limit(1)
+        .with_max_create_revision(create_revision.0 - 1);
+    let ops = vec![TxnOp::get(prefix.as_str(), Some(older)), TxnOp::get(key, None)];
+    let mut read = read_all(store.requester(), format!("read {prefix}*"), ops).await?;
+    let (predecessor, own) = (read.take_one(0), read.take_one(1));
+    let own_key_exists = own.is_some_and(|own| own.create_revision == create_revision);
+    Ok(OlderCandidates {
+        predecessor,
+        own_key_exists,
+        revision: read.revision,
+    })
 }
 
-/// Returns the leader of all candidates below [`Keys::election`](super::Keys::election): the oldest. None is a normal
+/// Returns the leader of all candidates below [`Keys::election`](crate::Keys::election): the oldest. None is a normal
 /// state (store E-11).
 pub fn elected_sentinel(candidates: Vec<Entry>) -> Option<ElectedSentinel> {
     let oldest = candidates

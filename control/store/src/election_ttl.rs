@@ -88,8 +88,8 @@ impl LatencyWindow {
 
 #[cfg(test)]
 mod tests {
-    use super::super::latency::Latency;
     use super::*;
+    use crate::latency::Latency;
     use base::clock::Boottime;
 
     const MILLI: Duration = Duration::from_millis(1);

@@ -3,7 +3,7 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-use super::etcd_fault::EtcdFault;
+use crate::etcd_fault::EtcdFault;
 
 /// A hint for users whose store is unreachable from the start.
 pub const UNREACHABLE_HINT: &str = "is etcd running there? see --store-endpoints";

@@ -1,6 +1,6 @@
 //! The keys of one cluster: the base path (store S-1 to S-4) and the names below it. Their values are in `model`.
 
-use super::LeaseId;
+use crate::entry::LeaseId;
 
 /// The default of `--store-prefix` (store S-1).
 pub const DEFAULT_PREFIX: &str = "stolon/cluster";

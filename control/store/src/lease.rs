@@ -1,10 +1,12 @@
-//! Leases: grant, renew, revoke, query.
+//! Leases: grant, renew, revoke, query; `Store` describes what each does. Renewal in time is left to the callers.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use etcd_client::LeaseGrantOptions;
 
-use super::{RetryPolicy, Store, StoreError, etcd_fault::RequestKind};
+use crate::entry::LeaseId;
+use crate::error::StoreError;
+use crate::requester::{Requester, RetryPolicy};
 
 /// Minimum TTL of an info (store S-20, S-21).
 pub const INFO_TTL_MIN: Duration = Duration::from_secs(20);
@@ -17,23 +19,6 @@ const LEASE_NOT_FOUND: &str = "lease not found";
 
 /// The error of etcd when a lease with this id exists (its `api/v3rpc/rpctypes/error.go`).
 const LEASE_EXISTS: &str = "lease already exists";
-
-/// A lease id; printed as in the names of election keys, in lower-case hexadecimal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseId(pub i64);
-
-impl fmt::Display for LeaseId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", self.0)
-    }
-}
-
-impl LeaseId {
-    /// Makes an id from random bytes: one of 2^62, so no lease has it.
-    pub fn from_random(random: [u8; 8]) -> Self {
-        Self(i64::from_ne_bytes(random) & (i64::MAX >> 1) | 1)
-    }
-}
 
 /// A granted lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,13 +43,10 @@ pub fn info_ttl(wanted: Duration) -> Duration {
     Duration::from_secs(wanted.as_secs()).max(INFO_TTL_MIN)
 }
 
-impl Store {
-    /// Requests a lease of this many whole seconds, or of the maximum.
-    ///
-    /// Repeated when the outcome is unknown: a lease without keys expires (store S-31).
-    pub async fn grant(&self, ttl: Duration) -> Result<LeaseGrant, StoreError> {
-        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
-        self.request("request a lease".to_owned(), RetryPolicy::Always, |client| async move {
+pub(crate) async fn grant(requester: &Requester, ttl: Duration) -> Result<LeaseGrant, StoreError> {
+    let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
+    requester
+        .send("request a lease".to_owned(), RetryPolicy::Always, |client| async move {
             let answer = client.lease_client().grant(seconds, None).await?;
             Ok(LeaseGrant {
                 lease: LeaseId(answer.id()),
@@ -72,17 +54,14 @@ impl Store {
             })
         })
         .await
-        .inspect(|_| self.connections.etcd_faults.record_success(RequestKind::Write))
-    }
+        .inspect(|_| requester.record_write())
+}
 
-    /// Requests a lease with an id chosen by the caller, see [`LeaseId::from_random`].
-    ///
-    /// A renewal, or a put under it, may be sent before the response; one that arrives before the grant fails because
-    /// there is no lease.
-    pub async fn grant_as(&self, lease: LeaseId, ttl: Duration) -> Result<(), StoreError> {
-        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
-        let attempt = format!("request lease {lease}");
-        self.request(attempt, RetryPolicy::Always, |client| async move {
+pub(crate) async fn grant_as(requester: &Requester, lease: LeaseId, ttl: Duration) -> Result<(), StoreError> {
+    let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
+    let attempt = format!("request lease {lease}");
+    requester
+        .send(attempt, RetryPolicy::Always, |client| async move {
             let options = LeaseGrantOptions::new().with_id(lease.0);
             match client.lease_client().grant(seconds, Some(options)).await {
                 // a repetition of this request arrived first
@@ -91,14 +70,12 @@ impl Store {
             }
         })
         .await
-        .inspect(|()| self.connections.etcd_faults.record_success(RequestKind::Write))
-    }
+        .inspect(|()| requester.record_write())
+}
 
-    /// Renews the lease to its full TTL. Returns false when the lease has expired.
-    ///
-    /// The TTL restarts some time between request and response: count from before the call.
-    pub async fn renew(&self, lease: LeaseId) -> Result<bool, StoreError> {
-        self.request(
+pub(crate) async fn renew(requester: &Requester, lease: LeaseId) -> Result<bool, StoreError> {
+    requester
+        .send(
             format!("renew lease {lease}"),
             RetryPolicy::Always,
             |client| async move {
@@ -111,11 +88,11 @@ impl Store {
             },
         )
         .await
-    }
+}
 
-    /// Revokes the lease and deletes its keys. A lease that has expired already is not an error.
-    pub async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.request(
+pub(crate) async fn revoke(requester: &Requester, lease: LeaseId) -> Result<(), StoreError> {
+    requester
+        .send(
             format!("revoke lease {lease}"),
             RetryPolicy::Always,
             |client| async move {
@@ -126,11 +103,11 @@ impl Store {
             },
         )
         .await
-    }
+}
 
-    /// Returns the remaining time of a lease; none when it has expired.
-    pub async fn remaining(&self, lease: LeaseId) -> Result<Option<LeaseTtl>, StoreError> {
-        self.request(
+pub(crate) async fn remaining(requester: &Requester, lease: LeaseId) -> Result<Option<LeaseTtl>, StoreError> {
+    requester
+        .send(
             format!("query lease {lease}"),
             RetryPolicy::Always,
             |client| async move {
@@ -140,7 +117,6 @@ impl Store {
             },
         )
         .await
-    }
 }
 
 fn whole_seconds(seconds: i64) -> Duration {

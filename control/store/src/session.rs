@@ -10,9 +10,12 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-pub use super::election_ttl::TTL;
-use super::election_ttl::{LatencyWindow, SAMPLE_INTERVAL, TtlChange, is_acceptable, ttl_for};
-use super::{LeaseGrant, LeaseId, Revision, Store, StoreError, Txn, TxnOutcome};
+use crate::election_ttl::{LatencyWindow, SAMPLE_INTERVAL, TtlChange, is_acceptable, ttl_for};
+use crate::entry::{LeaseId, Revision};
+use crate::error::StoreError;
+use crate::lease::LeaseGrant;
+use crate::store::Store;
+use crate::txn::{Txn, TxnOutcome};
 use base::Chain;
 use base::clock::Boottime;
 
@@ -319,6 +322,7 @@ async fn finished<T>(moving: &mut Option<Pin<Box<dyn Future<Output = T> + Send +
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::election_ttl::TTL;
 
     const MILLI: Duration = Duration::from_millis(1);
 

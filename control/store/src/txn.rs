@@ -2,12 +2,12 @@
 
 use etcd_client::{Compare, CompareOp, PutOptions, TxnOp};
 
-use super::{
-    KeyRange, LeaseId, RetryPolicy, Revision, Snapshot, Store, StoreError, check_size, entries,
-    etcd_fault::RequestKind, header_revision, kv, read_op,
-};
+use crate::entry::{KeyRange, LeaseId, Revision, Snapshot};
+use crate::error::StoreError;
+use crate::etcd_types::{entries, header_revision, kv, read_op};
+use crate::requester::{Requester, RetryPolicy, check_size};
 
-/// A conditional write, to be passed to [`Store::commit`].
+/// A conditional write, to be passed to [`Store::commit`](crate::Store::commit).
 #[derive(Debug, Clone, Default)]
 pub struct Txn {
     compares: Vec<Compare>,
@@ -74,7 +74,7 @@ impl Txn {
         self.put_with(key, value.into(), None)
     }
 
-    /// Adds a put under a lease, see [`Store::grant`].
+    /// Adds a put under a lease, see [`Store::grant`](crate::Store::grant).
     #[must_use]
     pub fn put_leased(self, key: &str, value: impl Into<Vec<u8>>, lease: LeaseId) -> Self {
         self.put_with(key, value.into(), Some(PutOptions::new().with_lease(lease.0)))
@@ -131,25 +131,18 @@ impl TxnOutcome {
     }
 }
 
-impl Store {
-    /// Executes a transaction, once.
-    ///
-    /// After [`StoreError::Unanswered`] it is unknown whether it was applied (store S-32).
-    pub async fn commit(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
-        Ok(match self.commit_or_read(txn, &[]).await? {
-            CommitOrRead::Committed(committed) => TxnOutcome::Committed(committed),
-            CommitOrRead::Read(_) => TxnOutcome::Conflict,
-        })
-    }
-
-    /// Executes a transaction, once. If a condition does not hold, reads these ranges at the same revision, so that the
-    /// next attempt needs no separate read.
-    pub async fn commit_or_read(&self, txn: Txn, targets: &[KeyRange]) -> Result<CommitOrRead, StoreError> {
-        let attempt = txn.names.join(", ");
-        check_size(&attempt, txn.bytes)?;
-        let puts = txn.bytes > 0;
-        let reads: Vec<TxnOp> = targets.iter().map(read_op).collect();
-        self.request(attempt, RetryPolicy::OnlyIfUnsent, |client| {
+/// Executes a transaction, once; reads these ranges if a condition does not hold.
+pub(crate) async fn commit_or_read(
+    requester: &Requester,
+    txn: Txn,
+    ranges: &[KeyRange],
+) -> Result<CommitOrRead, StoreError> {
+    let attempt = txn.names.join(", ");
+    check_size(&attempt, txn.bytes)?;
+    let puts = txn.bytes > 0;
+    let reads: Vec<TxnOp> = ranges.iter().map(read_op).collect();
+    requester
+        .send(attempt, RetryPolicy::OnlyIfUnsent, |client| {
             let txn = etcd_client::Txn::new()
                 .when(txn.compares.clone())
                 .and_then(txn.ops.clone())
@@ -168,8 +161,7 @@ impl Store {
         .await
         .inspect(|outcome| {
             if puts && matches!(outcome, CommitOrRead::Committed(_)) {
-                self.connections.etcd_faults.record_success(RequestKind::Write);
+                requester.record_write();
             }
         })
-    }
 }

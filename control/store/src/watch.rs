@@ -15,8 +15,13 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{Connection, Entry, KeyRange, Revision, Store, classify_error, header_revision};
 use base::clock::Boottime;
+
+use crate::client_error::classify_error;
+use crate::connections::Connection;
+use crate::entry::{Entry, KeyRange, Revision};
+use crate::etcd_types::{entry, header_revision};
+use crate::requester::Requester;
 
 /// A stream that is silent for this long is sent a progress request.
 const PROGRESS_REQUEST_AFTER: Duration = Duration::from_secs(10);
@@ -92,21 +97,15 @@ impl Watch {
     }
 }
 
-impl Store {
-    /// Watches these ranges from just after a revision that was read, or from now on; the latter begins with a gap once
-    /// the watch is established. Must be called within a tokio runtime.
-    pub fn watch(&self, targets: Vec<KeyRange>, after: Option<Revision>) -> Watch {
-        let pending = Arc::new(PendingChanges::default());
-        let watched = targets
-            .into_iter()
-            .map(|target| WatchedRange {
-                range: target,
-                seen: after,
-            })
-            .collect();
-        let task = tokio::spawn(keep_watching(self.clone(), watched, Arc::clone(&pending))).abort_handle();
-        Watch { pending, task }
-    }
+/// Starts a watch of these ranges. Must be called within a tokio runtime.
+pub(crate) fn watch(requester: Requester, ranges: Vec<KeyRange>, after: Option<Revision>) -> Watch {
+    let pending = Arc::new(PendingChanges::default());
+    let watched = ranges
+        .into_iter()
+        .map(|range| WatchedRange { range, seen: after })
+        .collect();
+    let task = tokio::spawn(keep_watching(requester, watched, Arc::clone(&pending))).abort_handle();
+    Watch { pending, task }
 }
 
 /// A range, and the revision up to which its changes are known.
@@ -142,12 +141,12 @@ impl PendingChanges {
 }
 
 /// Watches until aborted; each iteration is one stream on one connection.
-async fn keep_watching(store: Store, mut watched: Vec<WatchedRange>, pending: Arc<PendingChanges>) {
+async fn keep_watching(requester: Requester, mut watched: Vec<WatchedRange>, pending: Arc<PendingChanges>) {
     let mut pause = BACKOFF_MIN;
     loop {
-        let connection = store.connections.ready().await;
+        let connection = requester.connections().ready().await;
         let mut established = false;
-        let why = watch_once(&store, &connection, &mut watched, &pending, &mut established).await;
+        let why = watch_once(&requester, &connection, &mut watched, &pending, &mut established).await;
         debug!(%why, "watch ended, watching again");
         pause = if established {
             BACKOFF_MIN
@@ -160,13 +159,13 @@ async fn keep_watching(store: Store, mut watched: Vec<WatchedRange>, pending: Ar
 
 /// Watches until the stream ends, or another connection is much faster. Returns the reason.
 async fn watch_once(
-    store: &Store,
+    requester: &Requester,
     connection: &Connection,
     watched: &mut [WatchedRange],
     pending: &PendingChanges,
     established: &mut bool,
 ) -> String {
-    let limit = store.timeout;
+    let limit = requester.timeout();
     let received = connection.received();
     let mut stream = match timeout(limit, open(connection, watched)).await {
         Ok(Ok(stream)) => stream,
@@ -180,7 +179,7 @@ async fn watch_once(
     };
     let mut progress_requested = false;
     // created once, so that the check also runs on a watch with frequent messages
-    let mut left_behind = std::pin::pin!(until_much_slower(store, connection));
+    let mut left_behind = std::pin::pin!(until_much_slower(requester, connection));
     loop {
         let message_timeout = if progress_requested {
             limit
@@ -197,7 +196,7 @@ async fn watch_once(
             Ok(Ok(Some(message))) => {
                 progress_requested = false;
                 *established |= message.created();
-                if let Err(why) = apply_response(&message, store.clock().now(), watched, pending) {
+                if let Err(why) = apply_response(&message, requester.clock().now(), watched, pending) {
                     return why;
                 }
             }
@@ -220,10 +219,10 @@ async fn watch_once(
 }
 
 /// Waits until another connection is much faster than this one.
-async fn until_much_slower(store: &Store, connection: &Connection) {
+async fn until_much_slower(requester: &Requester, connection: &Connection) {
     loop {
         sleep(LATENCY_CHECK_INTERVAL).await;
-        if store.connections.is_much_slower(connection) {
+        if requester.connections().is_much_slower(connection) {
             return;
         }
     }
@@ -288,25 +287,27 @@ fn apply_response(
         }
         return Ok(());
     }
-    let mut last = target.seen.unwrap_or_default();
-    let changed = message.events().iter().filter_map(|event| {
-        let kv = event.kv()?;
-        let revision = Revision(kv.mod_revision());
-        last = last.max(revision);
-        let now = (event.event_type() == EventType::Put).then(|| Entry::from(kv));
-        Some((
-            String::from_utf8_lossy(kv.key()).into_owned(),
-            KeyChange {
-                entry: now,
-                revision,
-                arrived,
-            },
-        ))
-    });
-    let changed: Vec<_> = changed.collect();
-    target.seen = Some(last);
+    let changed = changes_of(message, arrived);
+    let newest = changed.iter().map(|(_, change)| change.revision).max();
+    target.seen = Some(target.seen.unwrap_or_default().max(newest.unwrap_or_default()));
     if !changed.is_empty() {
         pending.add(changed.into_iter());
     }
     Ok(())
+}
+
+/// Returns the changes of a message, in their order.
+fn changes_of(message: &WatchResponse, arrived: Boottime) -> Vec<(String, KeyChange)> {
+    let events = message.events().iter();
+    events
+        .filter_map(|event| {
+            let kv = event.kv()?;
+            let change = KeyChange {
+                entry: (event.event_type() == EventType::Put).then(|| entry(kv)),
+                revision: Revision(kv.mod_revision()),
+                arrived,
+            };
+            Some((String::from_utf8_lossy(kv.key()).into_owned(), change))
+        })
+        .collect()
 }

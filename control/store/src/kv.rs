@@ -1,0 +1,54 @@
+//! Reads of keys, and single puts. Conditional writes are left to `txn`.
+
+use etcd_client::{PutOptions, TxnOp};
+
+use crate::entry::{KeyRange, LeaseId, Revision, Snapshot};
+use crate::error::StoreError;
+use crate::etcd_types::{entries, header_revision, kv, read_op};
+use crate::requester::{Requester, RetryPolicy, check_size};
+
+/// Reads several ranges at one revision.
+pub(crate) async fn snapshot(requester: &Requester, ranges: &[KeyRange]) -> Result<Snapshot, StoreError> {
+    let names: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+    let ops = ranges.iter().map(read_op).collect();
+    read_all(requester, format!("read {}", names.join(", ")), ops).await
+}
+
+/// Reads in one transaction, linearizably. The attempt names what is read, for errors.
+pub(crate) async fn read_all(requester: &Requester, attempt: String, ops: Vec<TxnOp>) -> Result<Snapshot, StoreError> {
+    requester
+        .send(attempt, RetryPolicy::Always, |client| {
+            let txn = etcd_client::Txn::new().and_then(ops.clone());
+            async move {
+                let answer = kv(&client).txn(txn).await?;
+                let found = answer.op_responses().iter().map(entries).collect();
+                Ok(Snapshot {
+                    revision: header_revision(answer.header()),
+                    found,
+                })
+            }
+        })
+        .await
+}
+
+/// Puts a key, under a lease or none, and returns its revision.
+pub(crate) async fn put(
+    requester: &Requester,
+    key: &str,
+    value: Vec<u8>,
+    lease: Option<LeaseId>,
+) -> Result<Revision, StoreError> {
+    let options = PutOptions::new().with_lease(lease.map_or(0, |lease| lease.0));
+    let attempt = format!("write {key}");
+    check_size(&attempt, key.len() + value.len())?;
+    requester
+        .send(attempt, RetryPolicy::OnlyIfUnsent, |client| {
+            let (value, options) = (value.clone(), options.clone());
+            async move {
+                let answer = kv(&client).put(key, value, Some(options)).await?;
+                Ok(header_revision(answer.header()))
+            }
+        })
+        .await
+        .inspect(|_| requester.record_write())
+}

@@ -1,0 +1,258 @@
+//! Sends requests to etcd: each within a timeout, on the fastest connection, repeated where that is safe (store 3.3).
+//! What a request asks for is left to its caller.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Clock;
+use etcd_client::Client;
+use tokio::time::{sleep, timeout};
+
+use crate::client_error::{ErrorClass, classify_error, is_server_response};
+use crate::config::StoreConfig;
+use crate::connections::{Connection, StoreConnections};
+use crate::error::{Cause, StoreError};
+use crate::etcd_fault::{EtcdFaults, RequestKind};
+use crate::keys::Keys;
+
+/// Maximum size of a request that is sent (store S-13); the server's own limit is lower.
+const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Delay between attempts of a read that the server could not serve.
+const READ_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Whether a request may be sent again when the outcome of the first attempt is unknown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RetryPolicy {
+    /// Reads and idempotent requests.
+    Always,
+    /// Only if the request was certainly not sent.
+    OnlyIfUnsent,
+}
+
+/// Sends the requests of one store. Clones share their connections.
+#[derive(Clone)]
+pub(crate) struct Requester {
+    connections: Arc<StoreConnections>,
+    /// Faults that responses have revealed.
+    etcd_faults: Arc<EtcdFaults>,
+    timeout: Duration,
+    /// A request that could not be sent by then is not sent at all.
+    send_limit: Duration,
+}
+
+impl Requester {
+    pub(crate) fn new(config: StoreConfig, clock: Clock) -> Self {
+        let timeout = config.timeout;
+        Self {
+            connections: Arc::new(StoreConnections::new(config, clock)),
+            etcd_faults: Arc::default(),
+            timeout,
+            send_limit: timeout,
+        }
+    }
+
+    pub(crate) fn config(&self) -> &StoreConfig {
+        self.connections.config()
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        self.config().keys()
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        self.connections.clock()
+    }
+
+    pub(crate) fn connections(&self) -> &StoreConnections {
+        &self.connections
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Shortens the timeout of each request; a longer one has no effect.
+    pub(crate) fn with_timeout(&self, limit: Duration) -> Self {
+        let limit = limit.min(self.config().timeout);
+        Self {
+            timeout: limit,
+            send_limit: limit,
+            ..self.clone()
+        }
+    }
+
+    /// Limits how long a request may wait for a connection; the timeout of requests that are sent is unchanged.
+    pub(crate) fn sent_within(&self, limit: Duration) -> Self {
+        Self {
+            send_limit: limit.min(self.timeout),
+            ..self.clone()
+        }
+    }
+
+    /// Records that etcd has accepted a write.
+    pub(crate) fn record_write(&self) {
+        self.etcd_faults.record_success(RequestKind::Write);
+    }
+
+    /// Runs one request within the timeout, on the fastest endpoint (store 3.3: reads are repeated when they fail, and
+    /// sent on a second connection when the first is slow; writes only if they were certainly not sent).
+    pub(crate) async fn send<T, F, Fut>(&self, attempt: String, repeat: RetryPolicy, send: F) -> Result<T, StoreError>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut under_way = InFlight::default();
+        // boxed because the client library's futures are large and are nested
+        let tries = Box::pin(self.retry_until_answered(&mut under_way, repeat, send));
+        let outcome = timeout(self.timeout, tries).await;
+        let limit = self.timeout;
+        match outcome {
+            Ok(Ok(value)) => {
+                self.etcd_faults.record_success(RequestKind::Read);
+                Ok(value)
+            }
+            Ok(Err(RequestFailure::Refused(source))) => Err(StoreError::Refused { attempt, source }),
+            Ok(Err(RequestFailure::TooLate)) => Err(StoreError::Unreachable {
+                attempt,
+                limit: self.send_limit,
+                source: self.connections.last_failures().or(under_way.last_error),
+            }),
+            Ok(Err(RequestFailure::Unknown(source))) => Err(StoreError::Unanswered {
+                attempt,
+                limit,
+                source: Some(source),
+            }),
+            Err(_) => {
+                for link in &under_way.sent {
+                    // slightly less, for the time before the request was sent
+                    let limit = self.connections.config().timeout;
+                    link.close_if_silent_for(limit - limit / 20);
+                }
+                if under_way.sent.is_empty() {
+                    let source = self.connections.last_failures().or(under_way.last_error);
+                    return Err(StoreError::Unreachable { attempt, limit, source });
+                }
+                Err(StoreError::Unanswered {
+                    attempt,
+                    limit,
+                    source: under_way.last_error,
+                })
+            }
+        }
+    }
+
+    async fn retry_until_answered<T, F, Fut>(
+        &self,
+        under_way: &mut InFlight,
+        repeat: RetryPolicy,
+        send: F,
+    ) -> Result<T, RequestFailure>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut too_late = std::pin::pin!(sleep(self.send_limit));
+        loop {
+            let link = tokio::select! {
+                biased;
+                () = &mut too_late => return Err(RequestFailure::TooLate),
+                link = self.connections.ready() => link,
+            };
+            let (link, error) = match self.send_hedged(link, under_way, repeat, &send).await {
+                Ok(value) => return Ok(value),
+                Err(failed) => failed,
+            };
+            let (class, cause) = classify_error(&error);
+            if let etcd_client::Error::GRpcStatus(status) = &error {
+                self.etcd_faults.record_error(status.message());
+            }
+            match class {
+                ErrorClass::Unsent => link.close("connection has ended"),
+                ErrorClass::Unknown if repeat == RetryPolicy::OnlyIfUnsent => {
+                    return Err(RequestFailure::Unknown(cause));
+                }
+                ErrorClass::Refused => return Err(RequestFailure::Refused(cause)),
+                ErrorClass::NotServed | ErrorClass::Unknown => sleep(READ_RETRY_DELAY).await,
+            }
+            *under_way = InFlight {
+                sent: Vec::new(),
+                last_error: Some(cause),
+            };
+        }
+    }
+
+    /// Sends one request. An idempotent one is also sent on a second connection when the first does not respond for a
+    /// while. The first response counts; at most two are in flight.
+    async fn send_hedged<T, F, Fut>(
+        &self,
+        link: Connection,
+        under_way: &mut InFlight,
+        repeat: RetryPolicy,
+        send: &F,
+    ) -> Result<T, (Connection, etcd_client::Error)>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let sent = |link: Connection| {
+            link.note_sent();
+            async move {
+                let answer = link.timed(send(link.client().clone()), is_server_response).await;
+                answer.map_err(|error| (link.clone(), error))
+            }
+        };
+        under_way.sent.push(link.clone());
+        let mut first = std::pin::pin!(sent(link.clone()));
+        if repeat == RetryPolicy::OnlyIfUnsent {
+            return first.await;
+        }
+        tokio::select! {
+            biased;
+            answer = &mut first => return answer,
+            () = sleep(link.hedge_after()) => {}
+        }
+        let Some(other) = self.connections.other_than(&link) else {
+            return first.await;
+        };
+        under_way.sent.push(other.clone());
+        let mut second = std::pin::pin!(sent(other));
+        tokio::select! {
+            answer = &mut first => match answer {
+                Err((_, error)) if !is_server_response(&error) => second.await,
+                answer => answer,
+            },
+            answer = &mut second => match answer {
+                Err((_, error)) if !is_server_response(&error) => first.await,
+                answer => answer,
+            },
+        }
+    }
+}
+
+/// The state of a request when its timeout expires.
+#[derive(Default)]
+struct InFlight {
+    /// The connections on which it was sent.
+    sent: Vec<Connection>,
+    /// The error after which it was sent again.
+    last_error: Option<Cause>,
+}
+
+enum RequestFailure {
+    TooLate,
+    Refused(Cause),
+    Unknown(Cause),
+}
+
+/// Rejects requests that are too large to be sent.
+pub(crate) fn check_size(attempt: &str, bytes: usize) -> Result<(), StoreError> {
+    if bytes <= REQUEST_BYTES_MAX {
+        return Ok(());
+    }
+    let why = format!("{bytes} bytes are more than the {REQUEST_BYTES_MAX} of the largest request");
+    Err(StoreError::Refused {
+        attempt: attempt.to_owned(),
+        source: Cause::from_server(&why),
+    })
+}
