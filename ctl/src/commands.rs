@@ -6,7 +6,7 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use base::{Chain, Clock};
+use base::{Chain, Clock, RandomBytes};
 use daemon::args::{self, CTL, CommonArgs, Faults, VERSION};
 use daemon::telemetry::{self, ignore_broken_pipe, print_stderr};
 use store::{Store, StoreError, UNREACHABLE_HINT};
@@ -97,7 +97,7 @@ enum CommandOutcome {
 }
 
 /// Runs the command that was typed and returns the exit status (cli 1.3).
-pub(crate) async fn run(args: Args) -> ExitCode {
+pub(crate) async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCode {
     let Some(command) = args.command else {
         return print_help(&[]);
     };
@@ -120,14 +120,14 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         }
         return ExitCode::FAILURE;
     };
-    let store = Store::connect(common.store, Clock::system());
+    let store = Store::connect(common.store, clock.clone());
     let outcome = match &command {
-        Command::Init(args) => Box::pin(init::run(&store, args)).await,
+        Command::Init(args) => Box::pin(init::run(&store, &clock, &random, args)).await,
         Command::Status(args) => status::run(&store, args).await,
         Command::Spec(args) => spec::run(&store, args).await,
-        Command::Update(args) => update::run(&store, args).await,
-        Command::Failkeeper(args) => failkeeper::run(&store, args).await,
-        Command::Removekeeper(args) => removekeeper::run(&store, args).await,
+        Command::Update(args) => update::run(&store, &clock, args).await,
+        Command::Failkeeper(args) => failkeeper::run(&store, &clock, args).await,
+        Command::Removekeeper(args) => removekeeper::run(&store, &clock, args).await,
         Command::Clusterdata(args) => clusterdata::run(&store, args).await,
         _ => Ok(CommandOutcome::Success), // handled above
     };

@@ -7,9 +7,10 @@
 
 use std::process::ExitCode;
 
+use base::{Clock, RandomBytes};
 use daemon::args::{self, CTL};
+use daemon::runtime;
 use daemon::telemetry::print_stderr;
-use tokio::runtime::Builder;
 
 mod commands;
 
@@ -17,14 +18,14 @@ use commands::Args;
 
 fn main() -> ExitCode {
     let args: Args = args::parse(CTL);
-    let runtime = match Builder::new_current_thread().enable_all().build() {
+    let runtime = match runtime::current_thread() {
         Ok(runtime) => runtime,
         Err(error) => {
             print_stderr(format_args!("start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(commands::run(args));
+    let code = runtime.block_on(commands::run(args, Clock::system(), RandomBytes::system()));
     runtime.shutdown_background(); // do not wait for pending name lookups (cli O-26)
     code
 }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use base::Chain;
 use base::clock::Boottime;
+use base::{Chain, Clock};
 use model::{CheckedClusterData, ClusterData, JsonError, Stored, UNREADABLE_DATA_REMEDY, support, to_compact};
 use store::{Entry, Revision, Store, Txn, TxnOutcome};
 
@@ -74,6 +74,7 @@ pub(super) enum WriteAttempts {
 /// and starts over if another program wrote in between (store 4.3, C-10).
 pub(super) async fn change(
     store: &Store,
+    clock: &Clock,
     attempts: WriteAttempts,
     change: impl Fn(&mut CheckedClusterData) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -82,25 +83,31 @@ pub(super) async fn change(
         WriteAttempts::Ten => (10, Some(store.timeout())),
     };
     // Boxed: the store's futures are large.
-    Box::pin(try_change(store, times, &CommandDeadline::after(whole), change)).await
+    Box::pin(try_change(store, times, &CommandDeadline::after(whole, clock), change)).await
 }
 
 /// The time limit of a whole command and its end, if there is one beside the timeout of each request.
-struct CommandDeadline(Option<(Duration, Boottime)>);
+struct CommandDeadline<'a> {
+    limit: Option<(Duration, Boottime)>,
+    clock: &'a Clock,
+}
 
-impl CommandDeadline {
-    fn after(limit: Option<Duration>) -> Self {
-        Self(limit.map(|limit| (limit, now() + limit)))
+impl<'a> CommandDeadline<'a> {
+    fn after(limit: Option<Duration>, clock: &'a Clock) -> Self {
+        Self {
+            limit: limit.map(|limit| (limit, clock.now() + limit)),
+            clock,
+        }
     }
 
     /// Returns the store with each request limited to the time that is left. A store that does not answer is then
     /// reported by the request that timed out, with its key, and never by a second timeout that expires at the same
     /// moment.
     fn limit_store(&self, store: &Store) -> anyhow::Result<Store> {
-        let Some((limit, end)) = self.0 else {
+        let Some((limit, end)) = self.limit else {
             return Ok(store.clone());
         };
-        let left = end.since(now());
+        let left = end.since(self.clock.now());
         if left.is_zero() {
             bail!(
                 "cannot update cluster data: not done within {limit:?}, nothing was changed: repeat the command, or give \
@@ -111,15 +118,10 @@ impl CommandDeadline {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a command's limit starts with the command")]
-fn now() -> Boottime {
-    Boottime::now()
-}
-
 async fn try_change(
     store: &Store,
     times: u32,
-    deadline: &CommandDeadline,
+    deadline: &CommandDeadline<'_>,
     change: impl Fn(&mut CheckedClusterData) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let key = store.keys().cluster_data();

@@ -1,6 +1,7 @@
 //! `failkeeper`: sets the flag by which the leading sentinel treats a keeper as failed in its next round (cli 10).
 
 use anyhow::Context as _;
+use base::Clock;
 use model::ClusterData;
 use store::Store;
 
@@ -14,9 +15,9 @@ pub(super) struct Args {
     keeper: Vec<String>,
 }
 
-pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
+pub(super) async fn run(store: &Store, clock: &Clock, args: &Args) -> anyhow::Result<CommandOutcome> {
     let uid = input::keeper_uid(&args.keeper)?;
-    cluster_data::change(store, WriteAttempts::Ten, |checked| {
+    cluster_data::change(store, clock, WriteAttempts::Ten, |checked| {
         set_force_fail(&mut checked.data, uid)
     })
     .await?;

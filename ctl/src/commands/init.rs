@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use base::clock::wall_clock;
+use base::{Clock, RandomBytes};
 use daemon::args::Switch;
 use model::{ClusterData, ClusterSpec, ClusterUid, InitMode, Timestamp, short_uid, to_compact};
 use store::{Store, Txn, TxnOutcome};
@@ -26,8 +26,12 @@ pub(super) struct Args {
     yes: Option<Switch>,
 }
 
-#[expect(clippy::disallowed_methods, reason = "the new document has its creation time")]
-pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
+pub(super) async fn run(
+    store: &Store,
+    clock: &Clock,
+    random: &RandomBytes,
+    args: &Args,
+) -> anyhow::Result<CommandOutcome> {
     let text = match (input::optional_argument(&args.spec)?, input::file_option(&args.file)) {
         (Some(argument), _) => Some(argument.as_bytes().to_vec()), // the file is not opened
         (None, Some(path)) => Some(input::open(path)?.read()?),
@@ -51,11 +55,9 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
     if before.is_none() && now_there.is_some() {
         bail!("cluster data has appeared meanwhile: look at it, then repeat the command");
     }
-    let mut random = [0; 4];
-    getrandom::fill(&mut random).context("get random bytes for the cluster uid")?;
     let (spec, warnings) = checked_spec(text.as_deref())?;
-    let uid = ClusterUid::from(short_uid(random));
-    let data = ClusterData::initial(uid.clone(), Timestamp::from_unix_nanos(wall_clock()), spec);
+    let uid = ClusterUid::from(short_uid(random.bytes()));
+    let data = ClusterData::initial(uid.clone(), Timestamp::from_unix_nanos(clock.wall()), spec);
     let replaced = [&before, &now_there]
         .into_iter()
         .flatten()
@@ -68,20 +70,18 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
         Some(_) => Txn::new(),
         None => Txn::new().if_unchanged(&key, revision),
     };
-    match store
-        .commit(
-            write
-                .put(&key, to_compact(&data))
-                .put(&store.keys().created(), to_compact(&created)),
-        )
-        .await
-        .context("cannot update cluster data")?
-    {
-        TxnOutcome::Committed(_) => {
-            input::warn_about_unknown_fields(text.as_deref().unwrap_or_default(), SpecInput::Whole);
-            input::print_warnings(&warnings);
-            Ok(CommandOutcome::Success)
-        }
+    let write = write
+        .put(&key, to_compact(&data))
+        .put(&store.keys().created(), to_compact(&created));
+    commit(store, write).await?;
+    input::warn_about_unknown_fields(text.as_deref().unwrap_or_default(), SpecInput::Whole);
+    input::print_warnings(&warnings);
+    Ok(CommandOutcome::Success)
+}
+
+async fn commit(store: &Store, write: Txn) -> anyhow::Result<()> {
+    match store.commit(write).await.context("cannot update cluster data")? {
+        TxnOutcome::Committed(_) => Ok(()),
         TxnOutcome::Conflict => {
             bail!(
                 "cannot update cluster data: another program has just written it; look at it, then repeat the command"

@@ -1,6 +1,7 @@
 //! `removekeeper`: removes a keeper that will not come back, with its db, from the cluster data (cli 11).
 
 use anyhow::bail;
+use base::Clock;
 use model::{ClusterData, KeeperUid};
 use store::Store;
 
@@ -14,9 +15,12 @@ pub(super) struct Args {
     keeper: Vec<String>,
 }
 
-pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
+pub(super) async fn run(store: &Store, clock: &Clock, args: &Args) -> anyhow::Result<CommandOutcome> {
     let uid = KeeperUid::from(input::keeper_uid(&args.keeper)?);
-    cluster_data::change(store, WriteAttempts::Ten, |checked| remove(&mut checked.data, &uid)).await?;
+    cluster_data::change(store, clock, WriteAttempts::Ten, |checked| {
+        remove(&mut checked.data, &uid)
+    })
+    .await?;
     Ok(CommandOutcome::Success)
 }
 

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
+use base::Clock;
 use daemon::args::Switch;
 use model::{ClusterSpec, patch_spec, replace_spec};
 use store::Store;
@@ -25,7 +26,7 @@ pub(super) struct Args {
     patch: Option<Switch>,
 }
 
-pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
+pub(super) async fn run(store: &Store, clock: &Clock, args: &Args) -> anyhow::Result<CommandOutcome> {
     let text = match (input::optional_argument(&args.spec)?, input::file_option(&args.file)) {
         (None, None) => bail!("no cluster spec given: give it as an argument or with --file"),
         (Some(_), Some(_)) => bail!("only one of the cluster spec argument and --file may be given"),
@@ -38,7 +39,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
         SpecInput::Whole
     };
     let warnings = RefCell::new(Vec::new());
-    cluster_data::change(store, WriteAttempts::Three, |checked| {
+    cluster_data::change(store, clock, WriteAttempts::Three, |checked| {
         let cluster = checked
             .data
             .cluster

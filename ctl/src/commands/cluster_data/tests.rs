@@ -57,7 +57,7 @@ impl WriteRace {
     /// Runs a change that loses the first `losses` races. Returns its result and the number of attempts.
     async fn change(&self, attempts: WriteAttempts, losses: u32) -> (anyhow::Result<()>, u32) {
         let tries = Cell::new(0);
-        let outcome = change(&self.store, attempts, |checked| {
+        let outcome = change(&self.store, &Clock::system(), attempts, |checked| {
             tries.set(tries.get() + 1);
             if tries.get() <= losses {
                 self.write_from_elsewhere(&format!("phase{}", tries.get()));
@@ -122,7 +122,8 @@ async fn the_last_conflict_is_an_error_and_changes_nothing() {
 async fn a_change_that_is_refused_writes_nothing() {
     let race = WriteRace::start().await;
     let before = race.store.get(&race.store.keys().cluster_data()).await.unwrap();
-    let outcome = change(&race.store, WriteAttempts::Three, |checked| {
+    let clock = Clock::system();
+    let outcome = change(&race.store, &clock, WriteAttempts::Three, |checked| {
         checked.data.cluster = None;
         bail!("no")
     });
@@ -136,7 +137,8 @@ async fn a_store_that_stops_answering_is_reported_by_the_request_that_timed_out(
     let race = WriteRace::start().await;
     let relay = TcpRelay::to(&race.etcd.address()).await;
     let store = connect_for(&relay.endpoint(), Duration::from_secs(3));
-    let outcome = change(&store, WriteAttempts::Ten, |_| {
+    let clock = Clock::system();
+    let outcome = change(&store, &clock, WriteAttempts::Ten, |_| {
         relay.set(Direction::ToServer, NetworkCondition::Hold);
         Ok(())
     });
