@@ -13,12 +13,12 @@ use tracing::{debug, error};
 
 /// The running task.
 #[derive(Debug)]
-pub(crate) struct InfoPublisher {
+pub(crate) struct SentinelInfoPublisher {
     interval: watch::Sender<Option<Duration>>,
     task: JoinHandle<()>,
 }
 
-impl InfoPublisher {
+impl SentinelInfoPublisher {
     /// Starts the task, which publishes nothing before an interval is set. Must be called within a tokio runtime.
     pub(crate) fn start(store: Store, uid: SentinelUid) -> Self {
         let (interval, wanted) = watch::channel(None);

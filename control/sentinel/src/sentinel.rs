@@ -16,7 +16,7 @@ use tracing::{debug, error, info};
 
 use crate::ages;
 use crate::decode::{DecodedSnapshot, decode, key_ranges};
-use crate::info_publisher::InfoPublisher;
+use crate::info_publisher::SentinelInfoPublisher;
 use crate::log_state::LogState;
 use crate::metrics::{Metrics, count_leaderships};
 use crate::missing_data::{MissingData, MissingDataDecision};
@@ -65,7 +65,7 @@ struct Sentinel {
     store: Store,
     initial_spec: Option<ClusterSpec>,
     election: watch::Receiver<Leadership>,
-    info_publisher: InfoPublisher,
+    info_publisher: SentinelInfoPublisher,
     writer: DataWriter,
     metrics: Metrics,
     clock: Clock,
@@ -120,7 +120,7 @@ impl Sentinel {
             random,
         } = parts;
         Self {
-            info_publisher: InfoPublisher::start(store.clone(), uid),
+            info_publisher: SentinelInfoPublisher::start(store.clone(), uid),
             writer: DataWriter::new(store.clone(), clock.clone()),
             store,
             initial_spec,
