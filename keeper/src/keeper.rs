@@ -479,6 +479,7 @@ impl KeeperLoop {
                 self.monitor.set_interval(sleep_interval);
                 self.metrics.set_sleep_interval(sleep_interval);
             }
+            self.publisher.set_fail_interval(spec.fail_interval);
         }
         self.schedule
             .end(now, &outcome.result, &outcome.desired, self.sleep_interval);

@@ -75,6 +75,7 @@ pub struct Publisher {
     fixed: KeeperIdentity,
     report: StdMutex<InfoReport>,
     interval: StdMutex<Duration>,
+    fail_interval: StdMutex<Duration>,
     wake: Notify,
     random: RandomBytes,
     key: Mutex<InfoKey>,
@@ -89,6 +90,11 @@ const PERMIT_ATTEMPTS: usize = 8;
 const GATHER_PART: u32 = 8;
 /// Maximum of that wait.
 const GATHER_MAX: Duration = Duration::from_millis(150);
+/// An unhealthy info that has not changed is repeated after this many latencies of the store: an election reads the info,
+/// is decided, and is written, and every publication between reading and writing undoes it (extensions X-1.5).
+const ELECTION_LATENCIES: u32 = 3;
+/// Minimum interval of looking for changes during that pause.
+const REPEAT_STEP_MIN: Duration = Duration::from_millis(100);
 /// Maximum pause after a failed publication; the sleepInterval if that is shorter.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -108,6 +114,7 @@ impl Publisher {
             fixed,
             report: StdMutex::new(report),
             interval: StdMutex::new(interval),
+            fail_interval: StdMutex::new(Duration::ZERO),
             wake: Notify::new(),
             random,
         }
@@ -134,15 +141,23 @@ impl Publisher {
         }
     }
 
-    /// Publishes when a change is due, and at least once an interval. Never returns.
+    /// Sets failInterval, which bounds the pause after an unhealthy info (keeper 3.6.5).
+    pub fn set_fail_interval(&self, fail_interval: Duration) {
+        *self.fail_interval.lock().expect(UNPOISONED) = fail_interval;
+    }
+
+    /// Publishes when a change is due, and at least once an interval, but an unchanged unhealthy info more rarely on a
+    /// slow store. Never returns.
     pub async fn run(&self) {
         let mut failing = false;
         loop {
             let interval = self.interval();
+            let before = self.report();
             let pause = match self.publish(&self.store).await {
                 Ok(Published::Stored) => {
                     failing = false;
-                    interval
+                    let fail_interval = *self.fail_interval.lock().expect(UNPOISONED);
+                    repeat_pause(&before, interval, fail_interval, self.store.latency())
                 }
                 Ok(Published::NoCluster) => interval,
                 Ok(Published::Contested) => {
@@ -160,8 +175,19 @@ impl Publisher {
                 () = self.wake.notified() => {
                     tokio::time::sleep((self.store.latency() / GATHER_PART).min(GATHER_MAX)).await;
                 }
-                () = tokio::time::sleep(pause) => {}
+                () = self.wait_to_repeat(&before, pause, interval) => {}
             }
+        }
+    }
+
+    /// Waits for the pause; a longer one than the interval ends with the first interval in which something has changed.
+    async fn wait_to_repeat(&self, published: &InfoReport, pause: Duration, interval: Duration) {
+        let mut left = pause.saturating_sub(interval);
+        tokio::time::sleep(pause - left).await;
+        while !left.is_zero() && self.report() == *published {
+            let step = left.min(interval.max(REPEAT_STEP_MIN));
+            tokio::time::sleep(step).await;
+            left -= step;
         }
     }
 
@@ -271,6 +297,21 @@ pub enum Due {
     Later,
 }
 
+/// Returns the pause before an info that has not changed is published again (keeper 3.6.5).
+///
+/// An info that says not healthy leaves the leader time to elect another master on a slow store. The pause stays below
+/// half of failInterval, after which sentinels of the reference count the keeper itself as failed, and below half of the
+/// life of the info's lease.
+fn repeat_pause(report: &InfoReport, interval: Duration, fail_interval: Duration, latency: Duration) -> Duration {
+    let is_unhealthy = report.state.as_ref().is_some_and(|state| !state.healthy);
+    if !is_unhealthy {
+        return interval;
+    }
+    let election = latency.saturating_mul(ELECTION_LATENCIES);
+    let lease = info_key::ttl(interval) / 2;
+    election.min(fail_interval / 2).min(lease).max(interval)
+}
+
 /// Builds the keeper info (keeper 3.4), with the fields of extensions 1 and 8.
 fn info(fixed: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperInfo {
     KeeperInfo {
@@ -318,6 +359,44 @@ mod tests {
             to_compact(&info(&fixed(), &report, "00000001".into())),
             r#"{"infoUID":"00000001","uid":"k1","clusterUID":"c1","bootUUID":"b","postgresBinaryVersion":{"Maj":0,"Min":0},"canBeMaster":true,"canBeSynchronousReplica":false,"livenessKey":true,"leaving":true}"#
         );
+    }
+
+    #[test]
+    fn an_unhealthy_info_is_repeated_slowly_enough_for_an_election_on_a_slow_store() {
+        let report = |healthy| InfoReport {
+            state: Some(PostgresState {
+                healthy,
+                ..PostgresState::default()
+            }),
+            ..InfoReport::default()
+        };
+        let milliseconds = Duration::from_millis;
+        let pause = |healthy, sleep, fail, latency| {
+            let pause = repeat_pause(
+                &report(healthy),
+                milliseconds(sleep),
+                milliseconds(fail),
+                milliseconds(latency),
+            );
+            pause.as_millis()
+        };
+        assert_eq!(
+            pause(false, 1_000, 20_000, 1_400),
+            4_200,
+            "reading and writing take 2.8 s"
+        );
+        assert_eq!(
+            pause(true, 1_000, 20_000, 1_400),
+            1_000,
+            "a healthy master is not replaced"
+        );
+        assert_eq!(pause(false, 5_000, 20_000, 1), 5_000, "a fast store needs no pause");
+        assert_eq!(pause(false, 1_000, 4_000, 1_400), 2_000, "half of failInterval at most");
+        assert_eq!(pause(false, 1_000, 90_000, 5_000), 10_000, "half of the lease at most");
+        assert_eq!(pause(false, 5_000, 4_000, 5_000), 5_000, "never more often than before");
+        let nothing_observed = InfoReport::default();
+        let second = milliseconds(1_000);
+        assert_eq!(repeat_pause(&nothing_observed, second, 20 * second, 2 * second), second);
     }
 
     #[test]

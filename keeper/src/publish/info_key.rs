@@ -120,8 +120,7 @@ impl InfoKey {
 
     /// Returns the lease for a put that is sent now, and whether it is new.
     async fn lease(&mut self, store: &Store, interval: Duration) -> Result<(KeeperInfoLease, bool), StoreError> {
-        // Twice the interval, so that the key outlives the pause between two publications (store S-21).
-        let ttl = info_ttl(interval.saturating_mul(2));
+        let ttl = ttl(interval);
         let now = self.clock.now();
         if let Some(lease) = self.lease.filter(|lease| lease.is_usable(ttl, now)) {
             return Ok((lease, false));
@@ -135,6 +134,12 @@ impl InfoKey {
         self.lease = Some(lease);
         Ok((lease, true))
     }
+}
+
+/// Returns the TTL of the info's lease: twice the interval, so that the key outlives the pause between two publications
+/// (store S-21).
+pub(super) fn ttl(interval: Duration) -> Duration {
+    info_ttl(interval.saturating_mul(2))
 }
 
 /// Lease of the info. It is renewed together with each put, so that its age equals that of the info (sentinel E-6)
