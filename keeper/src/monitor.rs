@@ -7,21 +7,24 @@ use std::time::Duration;
 
 use base::Chain;
 use base::clock::Boottime;
-use model::{DbUid, Lsn, PostgresBinaryVersion, PostgresState, TimelineHistory};
+use model::{DbUid, Lsn, PostgresBinaryVersion};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::connections::{self, ConnectionAttempts};
 use crate::health::Health;
 use crate::local::state::LocalState;
-use crate::postgres::config::conf::Parameters;
-use crate::postgres::data::history::Ancestor;
+use crate::monitor::details::Details;
+use crate::monitor::published_state::{differs, state};
 use crate::postgres::instance::Instance;
 use crate::postgres::observe::{Observation, ObserveError, ObserveScope, observe};
 use crate::postgres::server::postmaster::ChildStatus;
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::streaming::{FollowedDb, StreamingCheck};
+
+mod details;
+mod published_state;
 
 /// Observes the instance and publishes its state.
 #[derive(Debug)]
@@ -218,14 +221,7 @@ impl Monitor {
         memory.details.carry(&mut observation, scope, now);
         let is_silent = self.check_connections(runs, now);
         self.check_streaming(memory, &observation, runs, now);
-        let version = self.instance.programs().version().await;
-        let version = version.map_or_else(
-            |_| PostgresBinaryVersion::default(),
-            |version| PostgresBinaryVersion {
-                major: version.major.into(),
-                minor: version.minor.into(),
-            },
-        );
+        let version = self.version().await;
         memory.has_receiver = observation
             .standby
             .as_ref()
@@ -251,6 +247,18 @@ impl Monitor {
             Some(pause) => pause,
             None => usual,
         }
+    }
+
+    /// Returns the published version of the programs.
+    async fn version(&self) -> PostgresBinaryVersion {
+        let version = self.instance.programs().version().await;
+        version.map_or_else(
+            |_| PostgresBinaryVersion::default(),
+            |version| PostgresBinaryVersion {
+                major: version.major.into(),
+                minor: version.minor.into(),
+            },
+        )
     }
 
     /// Waits; starts fast polling when the WAL receiver of a standby ends meanwhile.
@@ -322,45 +330,6 @@ struct MonitorState {
     details: Details,
 }
 
-/// Details of the last observations.
-#[derive(Debug, Default)]
-struct Details {
-    /// The parameters. Only the keeper's own reloads change them.
-    parameters: Option<Parameters>,
-    /// When details could not be queried.
-    failed: Option<Boottime>,
-}
-
-impl Details {
-    fn are_due(&self, now: Boottime) -> bool {
-        self.failed.is_none_or(|at| now.since(at) >= DETAILS_PAUSE)
-    }
-
-    /// Fills in parameters that could not be queried this time.
-    fn carry(&mut self, observation: &mut Observation, scope: ObserveScope, now: Boottime) {
-        if !observation.is_healthy {
-            return;
-        }
-        if observation.parameters.is_none() && self.parameters.is_none() && !observation.is_refused() {
-            // A new cluster adopts the parameters of its first master (sentinel I-4): missing ones must not be
-            // published as none.
-            observation.is_healthy = false;
-            self.failed = None;
-            return;
-        }
-        if scope.details {
-            self.failed = observation.failed.as_ref().map(|_| now);
-        }
-        match &observation.parameters {
-            Some(parameters) => self.parameters = Some(parameters.clone()),
-            None => observation.parameters = self.parameters.clone(),
-        }
-    }
-}
-
-/// Pause after a failed query of details: each attempt may take a request timeout.
-const DETAILS_PAUSE: Duration = Duration::from_secs(30);
-
 impl MonitorState {
     fn new(health: Health) -> Self {
         Self {
@@ -413,125 +382,9 @@ impl MonitorState {
     }
 }
 
-/// Builds the published state (keeper 3.4).
-fn state(
-    uid: &DbUid,
-    generation: i64,
-    advertised: &(String, String),
-    observation: Observation,
-    healthy: bool,
-) -> PostgresState {
-    let entry = |ancestor: Ancestor| TimelineHistory {
-        timeline_id: ancestor.timeline,
-        switch_point: ancestor.switch_point,
-        reason: ancestor.reason,
-    };
-    // only names with the keepers' prefix (keeper 3.5 step 4)
-    let in_sync = |names: Vec<String>| {
-        names
-            .iter()
-            .filter_map(|name| name.strip_prefix("stolon_"))
-            .map(Into::into)
-            .collect()
-    };
-    PostgresState {
-        uid: uid.clone(),
-        generation,
-        listen_address: advertised.0.clone(),
-        port: advertised.1.clone(),
-        healthy,
-        system_id: observation.system_id.map(|id| id.to_string()).unwrap_or_default(),
-        timeline_id: observation.timeline.unwrap_or_default(),
-        xlog_pos: observation.position.unwrap_or_default(),
-        timelines_history: observation.history.into_iter().map(entry).collect(),
-        pg_parameters: observation.parameters.unwrap_or_default(),
-        synchronous_standbys: observation.in_sync.map(in_sync),
-        older_wal_file: observation.oldest_wal.unwrap_or_default(),
-    }
-}
-
-/// Whether a change is published immediately. Positions change all the time and count only during fast polling.
-fn differs(before: &PostgresState, after: &PostgresState, is_fast_poll: bool) -> bool {
-    let level = |state: &PostgresState| PostgresState {
-        xlog_pos: if is_fast_poll { state.xlog_pos } else { Lsn::default() },
-        older_wal_file: String::new(),
-        ..state.clone()
-    };
-    level(before) != level(after)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::client::refusal::ServerRefusal;
-    use crate::postgres::client::sql_error::SqlError;
-
-    #[test]
-    fn positions_alone_are_published_immediately_only_during_fast_polling() {
-        let before = PostgresState {
-            healthy: true,
-            xlog_pos: Lsn(1),
-            ..PostgresState::default()
-        };
-        let moved = PostgresState {
-            xlog_pos: Lsn(2),
-            older_wal_file: "x".into(),
-            ..before.clone()
-        };
-        assert!(!differs(&before, &moved, false));
-        assert!(differs(&before, &moved, true));
-        assert!(differs(
-            &before,
-            &PostgresState {
-                healthy: false,
-                ..before.clone()
-            },
-            false
-        ));
-        assert!(differs(
-            &before,
-            &PostgresState {
-                generation: 2,
-                ..before.clone()
-            },
-            false
-        ));
-    }
-
-    #[test]
-    fn parameters_that_were_never_read_are_not_reported_as_none() {
-        let unanswered = || Observation {
-            is_healthy: true,
-            failed: Some(ObserveError::Parameters(SqlError::Timeout {
-                action: "read",
-                limit: Duration::from_secs(1),
-            })),
-            ..Observation::default()
-        };
-        let now = Boottime::from_nanos(0);
-        let mut read = Details::default();
-        let mut first = unanswered();
-        read.carry(&mut first, ObserveScope::ALL, now);
-        assert!(!first.is_healthy && read.are_due(now));
-
-        // A rejected login proves that the server is alive, and must not cause a failover.
-        let mut refused = unanswered();
-        refused.failed = None;
-        refused.logins.superuser = Some(Err(ServerRefusal::new("28P01", "no").unwrap()));
-        read.carry(&mut refused, ObserveScope::ALL, now);
-        assert!(refused.is_healthy);
-
-        let mut whole = Observation {
-            is_healthy: true,
-            parameters: Some(Parameters::from([("a".into(), "1".into())])),
-            ..Observation::default()
-        };
-        read.carry(&mut whole, ObserveScope::ALL, now);
-        let mut later = unanswered();
-        read.carry(&mut later, ObserveScope::ALL, now);
-        assert!(later.is_healthy && !read.are_due(now));
-        assert_eq!(later.parameters, whole.parameters);
-    }
 
     #[test]
     fn the_pause_never_overflows_however_long_a_server_is_unhealthy() {
@@ -549,15 +402,5 @@ mod tests {
             }
             assert_eq!(pause, Some(usual));
         }
-    }
-
-    #[test]
-    fn only_names_with_our_prefix_are_reported_in_sync() {
-        let observation = Observation {
-            in_sync: Some(vec!["stolon_b".into(), "other".into()]),
-            ..Observation::default()
-        };
-        let state = state(&"a".into(), 1, &("h".into(), "1".into()), observation, true);
-        assert_eq!(state.synchronous_standbys, Some(vec!["b".into()]));
     }
 }

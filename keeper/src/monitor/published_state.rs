@@ -1,0 +1,101 @@
+//! The published state of the instance, made from an observation, and which of its changes are published immediately.
+//! Publishing is left to `publish`.
+
+use model::{DbUid, Lsn, PostgresState, TimelineHistory};
+
+use crate::postgres::data::history::Ancestor;
+use crate::postgres::observe::Observation;
+
+/// Builds the published state (keeper 3.4).
+pub(super) fn state(
+    uid: &DbUid,
+    generation: i64,
+    advertised: &(String, String),
+    observation: Observation,
+    healthy: bool,
+) -> PostgresState {
+    let entry = |ancestor: Ancestor| TimelineHistory {
+        timeline_id: ancestor.timeline,
+        switch_point: ancestor.switch_point,
+        reason: ancestor.reason,
+    };
+    // only names with the keepers' prefix (keeper 3.5 step 4)
+    let in_sync = |names: Vec<String>| {
+        names
+            .iter()
+            .filter_map(|name| name.strip_prefix("stolon_"))
+            .map(Into::into)
+            .collect()
+    };
+    PostgresState {
+        uid: uid.clone(),
+        generation,
+        listen_address: advertised.0.clone(),
+        port: advertised.1.clone(),
+        healthy,
+        system_id: observation.system_id.map(|id| id.to_string()).unwrap_or_default(),
+        timeline_id: observation.timeline.unwrap_or_default(),
+        xlog_pos: observation.position.unwrap_or_default(),
+        timelines_history: observation.history.into_iter().map(entry).collect(),
+        pg_parameters: observation.parameters.unwrap_or_default(),
+        synchronous_standbys: observation.in_sync.map(in_sync),
+        older_wal_file: observation.oldest_wal.unwrap_or_default(),
+    }
+}
+
+/// Whether a change is published immediately. Positions change all the time and count only during fast polling.
+pub(super) fn differs(before: &PostgresState, after: &PostgresState, is_fast_poll: bool) -> bool {
+    let level = |state: &PostgresState| PostgresState {
+        xlog_pos: if is_fast_poll { state.xlog_pos } else { Lsn::default() },
+        older_wal_file: String::new(),
+        ..state.clone()
+    };
+    level(before) != level(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_alone_are_published_immediately_only_during_fast_polling() {
+        let before = PostgresState {
+            healthy: true,
+            xlog_pos: Lsn(1),
+            ..PostgresState::default()
+        };
+        let moved = PostgresState {
+            xlog_pos: Lsn(2),
+            older_wal_file: "x".into(),
+            ..before.clone()
+        };
+        assert!(!differs(&before, &moved, false));
+        assert!(differs(&before, &moved, true));
+        assert!(differs(
+            &before,
+            &PostgresState {
+                healthy: false,
+                ..before.clone()
+            },
+            false
+        ));
+        assert!(differs(
+            &before,
+            &PostgresState {
+                generation: 2,
+                ..before.clone()
+            },
+            false
+        ));
+    }
+
+    #[test]
+    fn only_names_with_our_prefix_are_reported_in_sync() {
+        let observation = Observation {
+            in_sync: Some(vec!["stolon_b".into(), "other".into()]),
+            ..Observation::default()
+        };
+        let state = state(&"a".into(), 1, &("h".into(), "1".into()), observation, true);
+        assert_eq!(state.synchronous_standbys, Some(vec!["b".into()]));
+    }
+}
