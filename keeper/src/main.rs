@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use base::Chain;
+use base::{Chain, RandomBytes};
 use daemon::args::{self, KEEPER};
 use daemon::telemetry::{self, Component};
 use keeper::args::{Args, Config, HostEnv, address_warnings};
@@ -83,7 +83,7 @@ async fn start_and_run(config: Config, advertise_option: &str) -> Result<()> {
         remove_leftovers(&config.data_dir)?;
     }
     let local = LocalState::load(&config.data_dir)?;
-    let owned = OwnedDirs::load(&config.data_dir)?;
+    let owned = OwnedDirs::load(&config.data_dir, RandomBytes::system())?;
     let me = take_uid(&local, config.uid.as_deref())?;
     info!(uid = %me, "keeper uid");
     owned.adopt(me.as_str())?;

@@ -23,7 +23,7 @@ use crate::postgres::config::credentials::Secret;
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::links;
 use crate::postgres::data::owned_dirs::OwnedDirs;
-use crate::postgres::data::previous_data;
+use crate::postgres::data::pgdata;
 use crate::postgres::data::walker::{FileSystemHung, Walker};
 use crate::postgres::instance::{Instance, LocalRole as FileRole};
 use crate::problems::{KeeperProblemKind, Problems};
@@ -433,7 +433,7 @@ impl Reconciler {
             db: self.local.db(),
             data,
             unclaimed: match self.local.db().uid.as_str() {
-                "" => previous_data::unclaimed_content(&self.instance.config().data, &self.owned)?,
+                "" => pgdata::unclaimed_content(&self.instance.config().data, &self.owned)?,
                 _ => None,
             },
         };

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::Clock;
+use base::{Clock, RandomBytes};
 use keeper::postgres::client::roles;
 use keeper::postgres::config::conf::StartMode;
 use keeper::postgres::config::conf::{self, Parameters, Recovery};
@@ -116,7 +116,7 @@ impl Node {
 
     /// The instance's recorded directories outside PGDATA.
     pub(crate) fn owned(&self) -> Arc<OwnedDirs> {
-        Arc::new(OwnedDirs::load(self.dir.path()).unwrap())
+        Arc::new(OwnedDirs::load(self.dir.path(), RandomBytes::system()).unwrap())
     }
 
     pub(crate) fn data(&self) -> &Path {

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::external_dirs::{ExternalDir, ExternalDirKind};
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::inspect;
-use crate::postgres::data::owned_dirs::{NEW_KIND, OwnedDirs, TablespaceDir};
-use crate::postgres::data::previous_data;
+use crate::postgres::data::owned_dirs::{NEW_KIND, OwnedDirs};
+use crate::postgres::data::owned_record::TablespaceDir;
+use crate::postgres::data::pgdata;
 use crate::postgres::data::trees;
 
 /// Directories that a program fills.
@@ -53,7 +54,7 @@ impl DataBuild {
             return Err(FileError::new("write into", data)(missing));
         }
         let new = owned.name(NEW_KIND);
-        if let Some(entry) = previous_data::content(data, owned)? {
+        if let Some(entry) = pgdata::content(data, owned)? {
             let found = std::io::Error::other(format!("{} is in it", entry.display()));
             return Err(FileError::new("make a database in", data)(found));
         }
@@ -129,7 +130,7 @@ impl DataBuild {
             trees::remove(&space.staging)?;
         }
         if self.staging == self.data {
-            previous_data::remove_data(&self.data)
+            pgdata::remove_data(&self.data)
         } else {
             trees::remove(&self.staging)
         }

@@ -12,6 +12,8 @@ pub mod layout;
 pub mod links;
 pub mod mounts;
 pub mod owned_dirs;
+pub mod owned_record;
+pub mod pgdata;
 pub mod previous_data;
 pub mod survey;
 pub mod trees;

@@ -7,11 +7,10 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use base::Chain;
+use base::{Chain, RandomBytes};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
@@ -20,6 +19,7 @@ use crate::postgres::data::files;
 use crate::postgres::data::inspect::{self, DirMark};
 use crate::postgres::data::layout;
 use crate::postgres::data::links;
+use crate::postgres::data::owned_record::{KeeperDirIdentity, OwnedRecord, TablespaceDir, move_paths};
 use crate::postgres::data::trees;
 
 const FILE: &str = "directories";
@@ -42,109 +42,6 @@ pub enum OwnedError {
     Write(#[from] FileError),
 }
 
-/// Contents of the file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct OwnedRecord {
-    /// Random id, part of the names of everything that this keeper creates outside its data directory.
-    pub id: String,
-    /// Tablespace directories of the instance.
-    pub tablespaces: Vec<TablespaceDir>,
-    /// Target of `pg_wal` if it is a link.
-    pub wal: Option<PathBuf>,
-    /// Mark of that directory when it was recorded.
-    pub wal_mark: Option<DirMark>,
-    /// Uid of the keeper; empty in files of earlier versions.
-    pub keeper: String,
-    /// The keeper's data directory at the last start; `None` in files of earlier versions.
-    pub home: Option<KeeperDirIdentity>,
-    /// Targets of the links in a copied data directory: they belong to the original keeper until this keeper has
-    /// created something there.
-    pub not_ours: Vec<PathBuf>,
-    /// Directories of unfinished data: below PGDATA, in tablespace locations, below the target of `pg_wal`.
-    pub making: Vec<PathBuf>,
-    /// Previous data.
-    pub old: Option<PreviousData>,
-}
-
-/// Identity of a keeper's data directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct KeeperDirIdentity {
-    /// Its canonical path.
-    pub path: PathBuf,
-    /// Its device number, which may change when the system is restarted.
-    pub device: u64,
-    /// Its mark.
-    pub mark: DirMark,
-}
-
-impl KeeperDirIdentity {
-    fn of(dir: &Path) -> Result<Option<Self>, FileError> {
-        let Some(mark) = inspect::mark(dir)? else {
-            return Ok(None);
-        };
-        let look = || Ok::<_, io::Error>((fs::canonicalize(dir)?, fs::metadata(dir)?.dev()));
-        let (path, device) = look().map_err(FileError::new("look at", dir))?;
-        Ok(Some(Self { path, device, mark }))
-    }
-
-    /// Whether this is the recorded directory: at the same path, for example restored from a backup, or moved.
-    fn is_of(&self, recorded: &Self) -> bool {
-        let is_moved = self.mark == recorded.mark && self.mark.proves() && self.device == recorded.device;
-        self.path == recorded.path || is_moved
-    }
-}
-
-/// Directory of a tablespace in its location: of one major and catalog version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TablespaceDir {
-    /// The location as in the catalog.
-    pub location: PathBuf,
-    /// Name of the directory in it, such as `PG_15_202209061`.
-    pub directory: String,
-    /// Its mark when it was recorded.
-    pub mark: DirMark,
-}
-
-impl TablespaceDir {
-    /// Returns its path.
-    pub fn path(&self) -> PathBuf {
-        self.location.join(&self.directory)
-    }
-}
-
-/// Previous data that were set aside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PreviousData {
-    /// The db that replaces them.
-    pub db: String,
-    /// Their directory.
-    pub directory: PathBuf,
-    /// Entries of PGDATA were moved one by one because PGDATA is a link or a mount point.
-    pub by_entries: bool,
-    /// Their state.
-    pub state: PreviousDataState,
-    /// Their tablespaces.
-    pub tablespaces: Vec<TablespaceDir>,
-    /// Target of their `pg_wal`.
-    pub wal: Option<PathBuf>,
-}
-
-/// State of previous data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum PreviousDataState {
-    /// Being moved: the contents of PGDATA are old.
-    Moving,
-    /// Moved to a directory with this mark: the contents of PGDATA are new, and their server has not answered yet.
-    Kept(DirMark),
-    /// Being removed: only PGDATA is valid.
-    Dropping(DirMark),
-}
-
 /// The record, in memory and on disk.
 #[derive(Debug)]
 pub struct OwnedDirs {
@@ -152,11 +49,12 @@ pub struct OwnedDirs {
     saved: Mutex<OwnedRecord>,
     /// The file is damaged: nothing is recorded, and therefore nothing emptied, until it is repaired.
     is_damaged: bool,
+    random: RandomBytes,
 }
 
 impl OwnedDirs {
     /// Reads the record in a keeper's data directory; a missing one is empty.
-    pub fn load(dir: &Path) -> Result<Self, OwnedError> {
+    pub fn load(dir: &Path, random: RandomBytes) -> Result<Self, OwnedError> {
         let path = dir.join(FILE);
         let mut is_damaged = false;
         let mut record: OwnedRecord = match fs::read(&path) {
@@ -170,12 +68,13 @@ impl OwnedDirs {
         };
         let is_new = record.id.is_empty();
         if is_new {
-            record.id = random_name();
+            record.id = name_of(random.bytes());
         }
         let owned = Self {
             dir: dir.to_owned(),
             saved: Mutex::new(record),
             is_damaged,
+            random,
         };
         if is_new && !is_damaged {
             // Save the id before a name is derived from it: the next start must know it.
@@ -243,7 +142,7 @@ impl OwnedDirs {
         );
         self.change(|record| {
             *record = OwnedRecord {
-                id: random_name(),
+                id: self.random_name(),
                 keeper: uid.to_owned(),
                 home: Some(home),
                 not_ours,
@@ -279,6 +178,11 @@ impl OwnedDirs {
     /// Returns a file name for use outside the data directory that is unique to this keeper.
     pub fn name(&self, kind: &str) -> String {
         format!("{PREFIX}{}.{kind}", self.record().id)
+    }
+
+    /// Returns eight random characters.
+    pub(crate) fn random_name(&self) -> String {
+        name_of(self.random.bytes())
     }
 
     /// Writes the marker of this keeper into a location. The record is saved first: a marker without a record would
@@ -351,17 +255,8 @@ impl OwnedDirs {
     }
 }
 
-/// Updates paths inside the keeper's data directory after it was moved.
-fn move_paths(record: &mut OwnedRecord, from: &Path, to: &Path) {
-    let moved = |path: &mut PathBuf| {
-        if let Ok(below) = path.strip_prefix(from) {
-            *path = to.join(below);
-        }
-    };
-    record.making.iter_mut().for_each(moved);
-    if let Some(old) = &mut record.old {
-        moved(&mut old.directory);
-    }
+fn name_of(bytes: [u8; 4]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Contents of a marker file.
@@ -377,6 +272,8 @@ const PREFIX: &str = "stolon-";
 const OWNER: &str = "owner";
 /// Suffix of the directories in which new data are created.
 pub(crate) const NEW_KIND: &str = "new";
+/// Suffix of what is set aside.
+pub(crate) const OLD_KIND: &str = "old";
 
 /// Whether this is the name of a directory in which a keeper creates new data.
 pub(crate) fn is_new(name: &std::ffi::OsStr) -> bool {
@@ -386,13 +283,6 @@ pub(crate) fn is_new(name: &std::ffi::OsStr) -> bool {
         .is_some_and(|(_, kind)| kind == NEW_KIND)
 }
 
-/// Returns eight random characters.
-pub(crate) fn random_name() -> String {
-    let mut bytes = [0; 4];
-    getrandom::fill(&mut bytes).expect("the system has random numbers");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -400,13 +290,13 @@ mod tests {
     #[test]
     fn the_record_survives_a_restart_and_a_damaged_file_is_reported() {
         let dir = tempfile::tempdir().unwrap();
-        let owned = OwnedDirs::load(dir.path()).unwrap();
+        let owned = OwnedDirs::load(dir.path(), RandomBytes::system()).unwrap();
         owned.change(|record| record.wal = Some("/wal".into())).unwrap();
-        let again = OwnedDirs::load(dir.path()).unwrap();
+        let again = OwnedDirs::load(dir.path(), RandomBytes::system()).unwrap();
         assert_eq!(again.record(), owned.record());
         // A healthy instance runs without the record, but nothing is changed.
         fs::write(dir.path().join(FILE), "{").unwrap();
-        let damaged = OwnedDirs::load(dir.path()).unwrap();
+        let damaged = OwnedDirs::load(dir.path(), RandomBytes::system()).unwrap();
         let refused = damaged.change(|_| {}).unwrap_err();
         let refused = Chain(&refused).to_string();
         assert!(refused.contains("put back a copy of it, or remove it"), "{refused}");
@@ -416,14 +306,14 @@ mod tests {
     #[test]
     fn the_record_of_another_keeper_proves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let owned = OwnedDirs::load(dir.path()).unwrap();
+        let owned = OwnedDirs::load(dir.path(), RandomBytes::system()).unwrap();
         owned.adopt("k1").unwrap();
         owned.change(|record| record.wal = Some("/wal/k1".into())).unwrap();
         owned.adopt("k1").unwrap();
         let before = owned.record();
         assert_eq!(before.wal, Some("/wal/k1".into()));
         owned.adopt("k2").unwrap();
-        let after = OwnedDirs::load(dir.path()).unwrap().record();
+        let after = OwnedDirs::load(dir.path(), RandomBytes::system()).unwrap().record();
         assert_eq!((after.wal.clone(), after.keeper.as_str()), (None, "k2"));
         assert_ne!(after.id, before.id);
         assert_eq!(after.not_ours, [Path::new("/wal/k1")]);
@@ -435,11 +325,11 @@ mod tests {
         let [one, two, three] = ["one", "two", "three"].map(|name| dir.path().join(name));
         fs::create_dir(&one).unwrap();
         let taken = |at: &Path| {
-            let owned = OwnedDirs::load(at).unwrap();
+            let owned = OwnedDirs::load(at, RandomBytes::system()).unwrap();
             owned.adopt("k1").unwrap();
             owned.record()
         };
-        let first = OwnedDirs::load(&one).unwrap();
+        let first = OwnedDirs::load(&one, RandomBytes::system()).unwrap();
         first.adopt("k1").unwrap();
         first
             .change(|record| {
@@ -474,8 +364,15 @@ mod tests {
     #[test]
     fn names_made_from_the_id_are_known_to_the_next_start() {
         let dir = tempfile::tempdir().unwrap();
-        let name = OwnedDirs::load(dir.path()).unwrap().name(NEW_KIND);
-        assert_eq!(OwnedDirs::load(dir.path()).unwrap().name(NEW_KIND), name);
+        let name = OwnedDirs::load(dir.path(), RandomBytes::system())
+            .unwrap()
+            .name(NEW_KIND);
+        assert_eq!(
+            OwnedDirs::load(dir.path(), RandomBytes::system())
+                .unwrap()
+                .name(NEW_KIND),
+            name
+        );
         assert!(is_new(name.as_ref()) && !is_new("stolon-1.old".as_ref()) && !is_new("new".as_ref()));
     }
 
@@ -486,7 +383,10 @@ mod tests {
         for made in [&one, &two, &space] {
             fs::create_dir(made).unwrap();
         }
-        let (mine, other) = (OwnedDirs::load(&one).unwrap(), OwnedDirs::load(&two).unwrap());
+        let (mine, other) = (
+            OwnedDirs::load(&one, RandomBytes::system()).unwrap(),
+            OwnedDirs::load(&two, RandomBytes::system()).unwrap(),
+        );
         mine.change(|record| record.wal = None).unwrap();
         mine.put_marker(&space).unwrap();
         assert_eq!(mine.other_keeper(&space).unwrap(), None);
@@ -500,23 +400,29 @@ mod tests {
         mine.put_marker(&space).unwrap();
         let record = fs::read(one.join(FILE)).unwrap();
         fs::remove_file(one.join(FILE)).unwrap();
-        let anew = OwnedDirs::load(&one).unwrap();
+        let anew = OwnedDirs::load(&one, RandomBytes::system()).unwrap();
         assert_eq!(anew.other_keeper(&space).unwrap(), Some(one.clone()));
         anew.adopt("k1").unwrap();
         assert_eq!(anew.other_keeper(&space).unwrap(), None);
         fs::write(one.join(FILE), record).unwrap();
-        let mine = OwnedDirs::load(&one).unwrap();
+        let mine = OwnedDirs::load(&one, RandomBytes::system()).unwrap();
 
         // A moved directory still belongs to the same keeper; a copy beside it does not.
         mine.change(|record| record.wal = Some("/w".into())).unwrap();
         let moved = dir.path().join("moved");
         fs::rename(&one, &moved).unwrap();
-        assert_eq!(OwnedDirs::load(&moved).unwrap().other_keeper(&space).unwrap(), None);
+        assert_eq!(
+            OwnedDirs::load(&moved, RandomBytes::system())
+                .unwrap()
+                .other_keeper(&space)
+                .unwrap(),
+            None
+        );
         fs::create_dir(&one).unwrap();
         fs::copy(moved.join(FILE), one.join(FILE)).unwrap();
         fs::rename(&one, dir.path().join("copy")).unwrap();
         fs::rename(&moved, &one).unwrap();
-        let copy = OwnedDirs::load(&dir.path().join("copy")).unwrap();
+        let copy = OwnedDirs::load(&dir.path().join("copy"), RandomBytes::system()).unwrap();
         assert_eq!(copy.other_keeper(&space).unwrap(), Some(one));
     }
 }

@@ -7,7 +7,6 @@
 //! replace it has not answered yet. Each step is recorded before it is executed, so that the next start continues after
 //! a crash at any point.
 
-use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -18,10 +17,10 @@ use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::free_space::{self, ReclaimableSpace, SpaceCheck, SpaceShortage};
 use crate::postgres::data::inspect;
 use crate::postgres::data::links;
-use crate::postgres::data::mounts::{self, Mounts};
-use crate::postgres::data::owned_dirs::{
-    NEW_KIND, OwnedDirs, PreviousData, PreviousDataState, TablespaceDir, random_name,
-};
+use crate::postgres::data::mounts::Mounts;
+use crate::postgres::data::owned_dirs::{NEW_KIND, OLD_KIND, OwnedDirs};
+use crate::postgres::data::owned_record::{PreviousData, PreviousDataState, TablespaceDir};
+use crate::postgres::data::pgdata;
 use crate::postgres::data::survey::{self, is_of_wal};
 use crate::postgres::data::trees;
 
@@ -66,12 +65,12 @@ pub fn clear(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<Cle
     resume(data, owned)?;
     forget_missing(data, owned)?;
     let spaces = own_spaces(data, owned, clear)?;
-    remove_unfinished_outside(data, owned, clear)?;
+    pgdata::remove_unfinished_outside(data, owned, clear)?;
     let mut cleared = ClearOutcome::Nothing;
-    if owned.record().old.is_none() && unclaimed_content(data, owned)?.is_some() {
+    if owned.record().old.is_none() && pgdata::unclaimed_content(data, owned)?.is_some() {
         cleared = ClearOutcome::SetAside(set_aside(data, owned, clear, &spaces)?);
     } else {
-        remove(data, owned, &spaces)?;
+        pgdata::remove(data, owned, &spaces)?;
     }
     match make_space(data, owned, clear)? {
         true => Ok(ClearOutcome::Removed),
@@ -89,7 +88,7 @@ fn mount_point_in(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, Fil
             return Ok(Some(point));
         }
     }
-    let (new, old) = (owned.name(NEW_KIND), owned.name(OLD));
+    let (new, old) = (owned.name(NEW_KIND), owned.name(OLD_KIND));
     let spaces = survey::own_spaces(data, owned)?.into_iter().chain(record.tablespaces);
     let of_spaces = spaces.flat_map(|space| [space.path(), space.location.join(&new), space.location.join(&old)]);
     let of_old = record.old.iter().flat_map(|old| dirs_of_old(owned, old));
@@ -103,7 +102,7 @@ pub fn mount_obstacle(data: &Path, owned: &OwnedDirs) -> Result<Option<(PathBuf,
 
 /// Returns the directories of the previous data.
 fn dirs_of_old(owned: &OwnedDirs, old: &PreviousData) -> impl Iterator<Item = PathBuf> {
-    let wal = old.wal.iter().map(|wal| wal.join(owned.name(OLD)));
+    let wal = old.wal.iter().map(|wal| wal.join(owned.name(OLD_KIND)));
     let spaces = old.tablespaces.iter().map(TablespaceDir::path);
     spaces.chain(wal).chain([old.directory.clone()])
 }
@@ -134,7 +133,7 @@ pub fn remove_old(owned: &OwnedDirs) -> Result<(), ClearError> {
         }
     }
     if let Some(wal) = &old.wal {
-        remove_durably(&wal.join(owned.name(OLD)))?;
+        remove_durably(&wal.join(owned.name(OLD_KIND)))?;
     }
     // A directory that replaced it meanwhile, or that of the keeper whose directory was copied, is not ours.
     if inspect::mark(&old.directory)? == Some(mark) && owned.is_within(&old.directory) {
@@ -144,8 +143,6 @@ pub fn remove_old(owned: &OwnedDirs) -> Result<(), ClearError> {
     }
     Ok(owned.change(|record| record.old = None)?)
 }
-
-const OLD: &str = "old";
 
 fn remove_durably(path: &Path) -> Result<(), FileError> {
     trees::remove(path)?;
@@ -194,29 +191,13 @@ fn restore_remaining(data: &Path, owned: &OwnedDirs, old: &PreviousData) -> Resu
         }
     }
     let Some(wal) = &old.wal else { return Ok(()) };
-    let from = wal.join(owned.name(OLD));
+    let from = wal.join(owned.name(OLD_KIND));
     let has_wal = |entry: &PathBuf| entry.file_name().is_some_and(is_of_wal);
     if from.is_dir() && !inspect::entries(wal)?.iter().any(has_wal) {
         trees::move_entries(&from, wal, |_| true)?;
         trees::remove(&from)?;
     }
     Ok(())
-}
-
-/// Returns a file in PGDATA that is not part of unfinished data; `dbstate` has to account for it.
-pub fn unclaimed_content(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
-    let is_unfinished = inspect::mark(&data.join(owned.name(NEW_KIND)))?.is_some();
-    Ok(content(data, owned)?.filter(|_| !is_unfinished))
-}
-
-/// Returns the first entry of PGDATA besides previous data and unfinished data.
-pub(crate) fn content(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
-    let new = owned.name(NEW_KIND);
-    let mut entries = inspect::entries(data)?.into_iter();
-    Ok(entries.find(|entry| {
-        let name = entry.file_name().unwrap_or_default();
-        belongs_to_data(name, owned) && name != &*new
-    }))
 }
 
 /// Returns the tablespaces that are moved with the old data: those that the new data replace, and others that provably
@@ -285,7 +266,7 @@ fn make_space(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<bo
     let old = owned.record().old;
     let mut freed = ReclaimableSpace::default();
     if let Some(old) = &old {
-        let wal = old.wal.iter().map(|wal| wal.join(owned.name(OLD)));
+        let wal = old.wal.iter().map(|wal| wal.join(owned.name(OLD_KIND)));
         let spaces = old.tablespaces.iter().map(TablespaceDir::path);
         for path in spaces.chain(wal).chain([old.directory.clone()]) {
             freed.add(&path)?;
@@ -316,19 +297,19 @@ fn set_aside(
 ) -> Result<PathBuf, ClearError> {
     let by_entries = !inspect::is_movable(data);
     let directory = if by_entries {
-        data.join(owned.name(OLD))
+        data.join(owned.name(OLD_KIND))
     } else {
         let mut name = data.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".old-{}", random_name()));
+        name.push(format!(".old-{}", owned.random_name()));
         data.with_file_name(name)
     };
     for space in spaces {
         // Leftovers of an earlier set, if any: the name is unique to this keeper.
-        trees::remove(&space.location.join(owned.name(OLD)))?;
+        trees::remove(&space.location.join(owned.name(OLD_KIND)))?;
     }
     let wal = survey::own_wal(data, owned)?;
     if let Some(wal) = &wal {
-        trees::remove(&wal.join(owned.name(OLD)))?;
+        trees::remove(&wal.join(owned.name(OLD_KIND)))?;
     }
     let old = PreviousData {
         db: clear.db.clone(),
@@ -347,7 +328,7 @@ fn set_aside(
 /// Moves the recorded old data that are not moved yet.
 fn finish_moving(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
     let Some(old) = owned.record().old else { return Ok(()) };
-    let aside = owned.name(OLD);
+    let aside = owned.name(OLD_KIND);
     let mut moved = Vec::new();
     for space in &old.tablespaces {
         let to = space.location.join(&aside);
@@ -384,7 +365,7 @@ fn finish_moving(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
 fn move_data(data: &Path, owned: &OwnedDirs, old: PreviousData) -> Result<PreviousData, ClearError> {
     if !old.by_entries {
         if inspect::mark(&old.directory)?.is_some() {
-            if content(data, owned)?.is_some() {
+            if pgdata::content(data, owned)?.is_some() {
                 return Err(ClearError::at(data, Obstacle::AlreadyMoved(old.directory)));
             }
             return Ok(old); // it was moved before the interruption
@@ -395,7 +376,7 @@ fn move_data(data: &Path, owned: &OwnedDirs, old: PreviousData) -> Result<Previo
         }
     }
     // A mount point on the same device, such as a bind mount, is detected here.
-    let directory = data.join(owned.name(OLD));
+    let directory = data.join(owned.name(OLD_KIND));
     let old = PreviousData {
         directory: directory.clone(),
         by_entries: true,
@@ -403,63 +384,8 @@ fn move_data(data: &Path, owned: &OwnedDirs, old: PreviousData) -> Result<Previo
     };
     owned.change(|record| record.old = Some(old.clone()))?;
     trees::create(&directory)?;
-    trees::move_entries(data, &directory, |name| belongs_to_data(name, owned))?;
+    trees::move_entries(data, &directory, |name| pgdata::belongs_to_data(name, owned))?;
     Ok(old)
-}
-
-fn belongs_to_data(name: &OsStr, owned: &OwnedDirs) -> bool {
-    name != crate::postgres::data::layout::LOST_FOUND && name.to_string_lossy() != owned.name(OLD)
-}
-
-/// Removes directories of unfinished data outside PGDATA.
-fn remove_unfinished_outside(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<(), FileError> {
-    let new = owned.name(NEW_KIND);
-    let external_dirs = clear
-        .external_dirs
-        .iter()
-        .map(|external_dir| external_dir.path.join(&new));
-    for made in owned.record().making.into_iter().chain(external_dirs) {
-        if made != data.join(&new) {
-            trees::remove(&made)?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes data whose server never answered, in PGDATA and elsewhere, but not the previous data. The directory that
-/// marks PGDATA as unfinished is removed last.
-fn remove(data: &Path, owned: &OwnedDirs, spaces: &[TablespaceDir]) -> Result<(), FileError> {
-    let new = owned.name(NEW_KIND);
-    let wal = survey::own_wal(data, owned)?;
-    survey::record_wal(owned, survey::wal_of(data, owned)?.as_deref())?;
-    for space in spaces {
-        trees::remove(&space.path())?;
-    }
-    owned.change(|record| record.tablespaces.retain(|space| !spaces.contains(space)))?;
-    if let Some(wal) = wal.filter(|wal| wal.is_dir()) {
-        trees::remove_entries(&wal, |name| is_of_wal(name) || name == &*new)?;
-    }
-    trees::remove_entries(data, |name| belongs_to_data(name, owned) && name != &*new)?;
-    trees::remove(&data.join(&new))?;
-    owned.change(|record| record.making.clear())
-}
-
-/// Removes PGDATA, or its contents if it is a link or a mount point.
-pub(crate) fn remove_data(data: &Path) -> Result<(), FileError> {
-    if let Some(point) = Mounts::read().below(data)? {
-        return Err(FileError::new("remove", data)(mounts::mounted_error(&point)));
-    }
-    if inspect::is_movable(data)
-        && inspect::entries(data)?
-            .iter()
-            .all(|path| !path.ends_with(crate::postgres::data::layout::LOST_FOUND))
-    {
-        match trees::remove(data) {
-            Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy => {}
-            removed => return removed,
-        }
-    }
-    trees::remove_entries(data, |_| true)
 }
 
 #[cfg(test)]

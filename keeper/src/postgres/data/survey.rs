@@ -11,7 +11,8 @@ use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
 use crate::postgres::data::inspect::{self, DirMark};
 use crate::postgres::data::links::{self, locations, version_directory};
-use crate::postgres::data::owned_dirs::{NEW_KIND, OwnedDirs, TablespaceDir, random_name};
+use crate::postgres::data::owned_dirs::{NEW_KIND, OwnedDirs};
+use crate::postgres::data::owned_record::TablespaceDir;
 use crate::postgres::data::trees;
 use crate::postgres::data::usage;
 
@@ -324,7 +325,7 @@ pub(crate) fn unusable_facts(why: &FileError) -> ExternalDirFacts {
 
 /// Writes a probe into `dir`, which the other server has as `known_as`.
 fn probe(owned: &OwnedDirs, dir: &Path, known_as: &Path) -> Result<SharedDirProbe, FileError> {
-    let name = owned.name(&format!("probe.{}", random_name()));
+    let name = owned.name(&format!("probe.{}", owned.random_name()));
     let path = dir.join(&name);
     files::write_atomically(&path, b"")?;
     Ok(SharedDirProbe {

@@ -4,12 +4,14 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use base::RandomBytes;
 use tempfile::TempDir;
 
 use super::*;
 use crate::external_dirs::{ExternalDir, ExternalDirFacts};
 use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::files::{self, TABLESPACE_DIRECTORY as DIRECTORY, make_data as make};
+use crate::postgres::data::mounts;
 use crate::postgres::data::trees::cut;
 
 /// State of PGDATA.
@@ -36,7 +38,7 @@ impl Site {
             symlink(root.join("real"), root.join("keeper/postgres")).unwrap();
         }
         let site = Self {
-            owned: OwnedDirs::load(&root.join("keeper")).unwrap(),
+            owned: OwnedDirs::load(&root.join("keeper"), RandomBytes::system()).unwrap(),
             dir,
         };
         fs::write(site.space().join("notes"), "of somebody else").unwrap();
@@ -77,7 +79,7 @@ impl Site {
 
     /// Restarts the keeper.
     fn restarted(&mut self) {
-        self.owned = OwnedDirs::load(&self.dir.path().join("keeper")).unwrap();
+        self.owned = OwnedDirs::load(&self.dir.path().join("keeper"), RandomBytes::system()).unwrap();
     }
 
     fn clear(&self, bytes: u64) -> Result<ClearOutcome, ClearError> {
@@ -455,7 +457,7 @@ fn old_data_in_which_a_file_system_is_mounted_stay_as_they_are() {
         site.clear(0).unwrap();
         site.copy().unwrap();
         let old = site.owned.record().old.unwrap();
-        let aside = site.owned.name(OLD);
+        let aside = site.owned.name(OLD_KIND);
         let point = match below {
             "space" => site.space().join(aside).join("1/2"),
             "wal" => site.wal().join(aside).join("archive_status/1"),
@@ -493,7 +495,7 @@ fn a_copied_directory_empties_neither_the_tablespaces_nor_the_wal_of_its_origina
             .args([&site.dir.path().join("keeper"), &copy])
             .status();
         assert!(copied.unwrap().success());
-        let owned = OwnedDirs::load(&copy).unwrap();
+        let owned = OwnedDirs::load(&copy, RandomBytes::system()).unwrap();
         owned.adopt(uid).unwrap();
         let data = copy.join("postgres");
         let before = site.saying("old");
@@ -563,7 +565,7 @@ fn a_record_without_a_creation_time_proves_nothing() {
     json["tablespaces"][0]["mark"]["born"] = 0.into();
     json["walMark"]["born"] = 0.into();
     fs::write(&file, json.to_string()).unwrap();
-    let owned = OwnedDirs::load(&site.dir.path().join("keeper")).unwrap();
+    let owned = OwnedDirs::load(&site.dir.path().join("keeper"), RandomBytes::system()).unwrap();
     assert!(
         !survey::own_spaces(&site.data(), &owned).unwrap().is_empty(),
         "the links of PGDATA prove it"

@@ -1,5 +1,6 @@
 use std::os::unix::fs::symlink;
 
+use base::RandomBytes;
 use tempfile::TempDir;
 
 use super::*;
@@ -15,7 +16,7 @@ fn site(linked: bool) -> (TempDir, OwnedDirs, PathBuf, PathBuf) {
     if linked {
         symlink(&space, data.join("pg_tblspc/16385")).unwrap();
     }
-    let owned = OwnedDirs::load(&dir.path().join("keeper")).unwrap();
+    let owned = OwnedDirs::load(&dir.path().join("keeper"), RandomBytes::system()).unwrap();
     (dir, owned, data, space)
 }
 
@@ -67,7 +68,7 @@ fn two_keepers_with_one_location_detect_each_other_and_neither_empties_it() {
             .unwrap()
             .success()
     );
-    let other = OwnedDirs::load(&second).unwrap();
+    let other = OwnedDirs::load(&second, RandomBytes::system()).unwrap();
     let stock = survey_instance(&second.join("postgres"), &other);
     let with = format!("the keeper of {}", dir.path().join("keeper").display());
     assert_eq!(
@@ -169,7 +170,7 @@ fn a_location_in_which_another_keeper_is_copying_is_not_free() {
     fs::remove_dir_all(space.join(DIRECTORY)).unwrap();
     let second = dir.path().join("second/postgres");
     fs::create_dir_all(&second).unwrap();
-    let other = OwnedDirs::load(&dir.path().join("second")).unwrap();
+    let other = OwnedDirs::load(&dir.path().join("second"), RandomBytes::system()).unwrap();
     let place = ExternalDir {
         path: space.clone(),
         kind: ExternalDirKind::Tablespace {

@@ -1,0 +1,128 @@
+//! Contents of the file `directories` in a keeper's data directory: what outside PGDATA belongs to this keeper. Reading,
+//! saving and proving it is left to `owned_dirs`.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::inspect::{self, DirMark};
+
+/// Contents of the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct OwnedRecord {
+    /// Random id, part of the names of everything that this keeper creates outside its data directory.
+    pub id: String,
+    /// Tablespace directories of the instance.
+    pub tablespaces: Vec<TablespaceDir>,
+    /// Target of `pg_wal` if it is a link.
+    pub wal: Option<PathBuf>,
+    /// Mark of that directory when it was recorded.
+    pub wal_mark: Option<DirMark>,
+    /// Uid of the keeper; empty in files of earlier versions.
+    pub keeper: String,
+    /// The keeper's data directory at the last start; `None` in files of earlier versions.
+    pub home: Option<KeeperDirIdentity>,
+    /// Targets of the links in a copied data directory: they belong to the original keeper until this keeper has
+    /// created something there.
+    pub not_ours: Vec<PathBuf>,
+    /// Directories of unfinished data: below PGDATA, in tablespace locations, below the target of `pg_wal`.
+    pub making: Vec<PathBuf>,
+    /// Previous data.
+    pub old: Option<PreviousData>,
+}
+
+/// Identity of a keeper's data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeeperDirIdentity {
+    /// Its canonical path.
+    pub path: PathBuf,
+    /// Its device number, which may change when the system is restarted.
+    pub device: u64,
+    /// Its mark.
+    pub mark: DirMark,
+}
+
+impl KeeperDirIdentity {
+    pub(super) fn of(dir: &Path) -> Result<Option<Self>, FileError> {
+        let Some(mark) = inspect::mark(dir)? else {
+            return Ok(None);
+        };
+        let look = || Ok::<_, io::Error>((fs::canonicalize(dir)?, fs::metadata(dir)?.dev()));
+        let (path, device) = look().map_err(FileError::new("look at", dir))?;
+        Ok(Some(Self { path, device, mark }))
+    }
+
+    /// Whether this is the recorded directory: at the same path, for example restored from a backup, or moved.
+    pub(super) fn is_of(&self, recorded: &Self) -> bool {
+        let is_moved = self.mark == recorded.mark && self.mark.proves() && self.device == recorded.device;
+        self.path == recorded.path || is_moved
+    }
+}
+
+/// Directory of a tablespace in its location: of one major and catalog version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TablespaceDir {
+    /// The location as in the catalog.
+    pub location: PathBuf,
+    /// Name of the directory in it, such as `PG_15_202209061`.
+    pub directory: String,
+    /// Its mark when it was recorded.
+    pub mark: DirMark,
+}
+
+impl TablespaceDir {
+    /// Returns its path.
+    pub fn path(&self) -> PathBuf {
+        self.location.join(&self.directory)
+    }
+}
+
+/// Previous data that were set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PreviousData {
+    /// The db that replaces them.
+    pub db: String,
+    /// Their directory.
+    pub directory: PathBuf,
+    /// Entries of PGDATA were moved one by one because PGDATA is a link or a mount point.
+    pub by_entries: bool,
+    /// Their state.
+    pub state: PreviousDataState,
+    /// Their tablespaces.
+    pub tablespaces: Vec<TablespaceDir>,
+    /// Target of their `pg_wal`.
+    pub wal: Option<PathBuf>,
+}
+
+/// State of previous data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PreviousDataState {
+    /// Being moved: the contents of PGDATA are old.
+    Moving,
+    /// Moved to a directory with this mark: the contents of PGDATA are new, and their server has not answered yet.
+    Kept(DirMark),
+    /// Being removed: only PGDATA is valid.
+    Dropping(DirMark),
+}
+
+/// Updates paths inside the keeper's data directory after it was moved.
+pub(super) fn move_paths(record: &mut OwnedRecord, from: &Path, to: &Path) {
+    let moved = |path: &mut PathBuf| {
+        if let Ok(below) = path.strip_prefix(from) {
+            *path = to.join(below);
+        }
+    };
+    record.making.iter_mut().for_each(moved);
+    if let Some(old) = &mut record.old {
+        moved(&mut old.directory);
+    }
+}
