@@ -4,8 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use daemon::args::{CommonConfig, DaemonArgs, Faults, GoInt, Switch};
-use daemon::telemetry::LogConfig;
+use daemon::args::{CheckedArgs, CommonConfig, DaemonArgs, Faults, GoInt, Switch};
 use model::GoDuration;
 
 use crate::listener;
@@ -89,15 +88,6 @@ pub struct Config {
     pub drain: Duration,
 }
 
-/// The result of the validation.
-#[derive(Debug)]
-pub struct CheckedProxyArgs {
-    /// How to log; valid even if other options are not.
-    pub log: LogConfig,
-    /// The configuration, or all errors.
-    pub config: Result<Config, Faults>,
-}
-
 /// What the validation needs to know about the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MachineLimits {
@@ -123,7 +113,7 @@ pub fn bind_error_remedy(err: &io::Error) -> &'static str {
 
 impl Args {
     /// Validates all options; the errors come in the order of cli 5.
-    pub fn check(&self, machine: MachineLimits) -> CheckedProxyArgs {
+    pub fn check(&self, machine: MachineLimits) -> CheckedArgs<Config> {
         let mut faults = Faults::default();
         let log = self.daemon.log(&mut faults);
         let common = self.daemon.common.check(&mut faults);
@@ -151,16 +141,7 @@ impl Args {
                 0
             }
         };
-        let relay_threads = match self.relay_threads {
-            None => (machine.cpus / 4).max(1),
-            Some(GoInt(threads @ 1..=RELAY_THREADS_MAX)) => usize::try_from(threads).unwrap_or(1),
-            Some(GoInt(threads)) => {
-                faults.push(format!(
-                    "--relay-threads is {threads}: it takes 1 to {RELAY_THREADS_MAX}"
-                ));
-                1
-            }
-        };
+        let relay_threads = self.relay_threads(machine, &mut faults);
         let max_connections = self.max_connections(machine, relay_threads, &mut faults);
         let relay = RelayConfig {
             batching: self.batch_streams != Some(Switch(false)),
@@ -185,7 +166,11 @@ impl Args {
             }),
             _ => Err(faults),
         };
-        CheckedProxyArgs { log, config }
+        CheckedArgs {
+            log,
+            warnings: Vec::new(),
+            config,
+        }
     }
 
     fn keepalive(&self, faults: &mut Faults) -> Keepalive {
@@ -234,6 +219,19 @@ impl Args {
             ));
         }
         Some(SocketAddr::new(ip?, number?))
+    }
+
+    fn relay_threads(&self, machine: MachineLimits, faults: &mut Faults) -> usize {
+        match self.relay_threads {
+            None => (machine.cpus / 4).max(1),
+            Some(GoInt(threads @ 1..=RELAY_THREADS_MAX)) => usize::try_from(threads).unwrap_or(1),
+            Some(GoInt(threads)) => {
+                faults.push(format!(
+                    "--relay-threads is {threads}: it takes 1 to {RELAY_THREADS_MAX}"
+                ));
+                1
+            }
+        }
     }
 
     fn max_connections(&self, machine: MachineLimits, relay_threads: usize, faults: &mut Faults) -> usize {

@@ -5,5 +5,6 @@ pub mod args;
 pub mod checkin;
 pub mod listener;
 pub mod metrics;
+pub mod program;
 pub mod relay;
 pub mod route;
