@@ -198,9 +198,7 @@ fn a_drain_ends_at_its_limit_and_at_the_second_signal() {
 fn sigusr1_logs_a_summary() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
-        let a = Master::start(b'A').await;
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&a), &[&proxy]).await;
+        let (a, proxy) = harness.forwarding().await;
         let mut client = proxy.wait_for_client(b'A').await;
         client.ask().await.unwrap();
         let pid = Pid::from_raw(proxy.process.pid() as i32).unwrap();

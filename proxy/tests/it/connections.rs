@@ -159,9 +159,7 @@ async fn end_one_way(proxy: &Proxy, round: usize, bulk: &[u8]) {
 fn an_urgent_byte_is_forwarded_in_order() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
-        let a = Master::start(b'A').await;
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&a), &[&proxy]).await;
+        let (_master, proxy) = harness.forwarding().await;
         let mut client = proxy.wait_for_client(b'A').await;
         let socket = SockRef::from(&client.socket);
         assert_eq!(socket.send(b"abc").unwrap(), 3);
@@ -202,9 +200,7 @@ fn clients_beyond_max_connections_are_closed_and_counted() {
 fn a_client_that_does_not_read_costs_no_memory() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
-        let a = Master::start(b'A').await;
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&a), &[&proxy]).await;
+        let (_master, proxy) = harness.forwarding().await;
         let mut client = proxy.wait_for_client(b'A').await;
         let resident = || proxy.resident_kib();
         let before = resident();

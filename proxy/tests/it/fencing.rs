@@ -96,9 +96,7 @@ fn a_short_pause_of_the_proxy_drops_nothing() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT);
-        let a = Master::start(b'A').await;
-        let mut proxy = harness.proxy().await;
-        harness.publish(Some(&a), &[&proxy]).await;
+        let (_master, mut proxy) = harness.forwarding().await;
         let mut client = proxy.wait_for_client(b'A').await;
         proxy.process.signal(Signal::STOP);
         tokio::time::sleep(Duration::from_secs(1)).await; // the length of the pause, not a wait for something
@@ -193,9 +191,7 @@ fn answers_slower_than_half_of_the_timeout_keep_the_route_open_and_slower_ones_t
 fn an_info_that_another_program_attached_to_a_later_lease_is_published_under_one_later_still() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
-        let a = Master::start(b'A').await;
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&a), &[&proxy]).await;
+        let (_master, proxy) = harness.forwarding().await;
         proxy.wait_for_client(b'A').await;
         let (store, key) = (&harness.store, harness.store.keys().proxy_info(&proxy.uid));
         let later = LeaseId(i64::MAX / 4 * 3);
@@ -221,9 +217,7 @@ fn an_info_that_another_program_attached_to_a_later_lease_is_published_under_one
 fn a_frozen_store_closes_the_route_at_the_lease_end_and_reopens_it_later() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
-        let a = Master::start(b'A').await;
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&a), &[&proxy]).await;
+        let (_master, proxy) = harness.forwarding().await;
         let client = proxy.wait_for_client(b'A').await;
         let start = now();
         let left = proxy.metric("stolon_proxy_lease_left_seconds").await.unwrap();
@@ -246,9 +240,7 @@ fn a_frozen_store_closes_the_route_at_the_lease_end_and_reopens_it_later() {
 fn the_time_to_disconnect_at_a_lease_end_excludes_the_outage() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
-        let a = Master::start(b'A').await;
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&a), &[&proxy]).await;
+        let (_master, proxy) = harness.forwarding().await;
         let client = proxy.wait_for_client(b'A').await;
         harness.etcd.freeze().await;
         assert_eq!(client.read_to_end().await, b"");
@@ -277,9 +269,7 @@ fn an_outage_shorter_than_the_lease_drops_no_connection() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT * 2);
-        let a = Master::start(b'A').await;
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&a), &[&proxy]).await;
+        let (_master, proxy) = harness.forwarding().await;
         let (mut client, mut idle) = (proxy.wait_for_client(b'A').await, proxy.wait_for_client(b'A').await);
         harness.etcd.kill();
         proxy.process.wait_for_log("could not check in", SHORT_TIMEOUT).await;
@@ -298,9 +288,7 @@ fn an_outage_longer_than_the_lease_ends_soon_after_the_store_answers() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         harness.set_timing(SHORT_LEASE * 2, SHORT_LEASE * 3);
-        let a = Master::start(b'A').await;
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&a), &[&proxy]).await;
+        let (_master, proxy) = harness.forwarding().await;
         let client = proxy.wait_for_client(b'A').await;
         let gone = now();
         harness.etcd.kill();

@@ -127,6 +127,13 @@ impl ProxyHarness {
         self.sentinel.generation()
     }
 
+    /// Starts a master `A` and a proxy, and sends the proxy's clients there. The master ends when it is dropped.
+    pub(crate) async fn forwarding(&mut self) -> (Master, Proxy) {
+        let (master, proxy) = (Master::start(b'A').await, self.proxy().await);
+        self.publish(Some(&master), &[&proxy]).await;
+        (master, proxy)
+    }
+
     /// Returns the info that the proxy has published, if any.
     pub(crate) async fn info(&self, proxy: &Proxy) -> Option<ProxyInfo> {
         let entry = self

@@ -96,9 +96,7 @@ async fn send_garbage(port: u16, bytes: &[u8], exit: ConnectionEnd) -> Option<Ve
 /// Starts a proxy with two background clients. Also returns its number of descriptors before them.
 async fn proxy_with_clients() -> (ProxyHarness, Master, Proxy, usize, BackgroundClients) {
     let mut harness = ProxyHarness::start().await;
-    let a = Master::start(b'A').await;
-    let proxy = harness.proxy().await;
-    harness.publish(Some(&a), &[&proxy]).await;
+    let (a, proxy) = harness.forwarding().await;
     drop(proxy.wait_for_client(b'A').await);
     let before = proxy.stable_descriptors().await;
     let background = BackgroundClients::start(&proxy, 2).await;

@@ -52,9 +52,8 @@ fn a_change_is_followed_by_the_watch_long_before_the_next_check_in() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         harness.set_timing(Duration::from_secs(600), Duration::from_secs(1800));
-        let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&a), &[&proxy]).await;
+        let b = Master::start(b'B').await;
+        let (_master, proxy) = harness.forwarding().await;
         let client = proxy.wait_for_client(b'A').await;
         let generation = harness.publish(None, &[&proxy]).await;
         harness.acknowledged(&proxy, generation).await;
@@ -114,9 +113,8 @@ fn a_change_takes_no_longer_than_a_few_requests_to_the_store() {
 fn connections_to_a_master_that_is_no_longer_named_end_before_that_is_acknowledged() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
-        let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&a), &[&proxy]).await;
+        let b = Master::start(b'B').await;
+        let (a, proxy) = harness.forwarding().await;
         let (idle, mut busy) = (proxy.wait_for_client(b'A').await, proxy.wait_for_client(b'A').await);
         let asking = tokio::spawn(async move {
             let mut answers = Vec::new();
@@ -138,9 +136,8 @@ fn connections_to_a_master_that_is_no_longer_named_end_before_that_is_acknowledg
 fn a_direct_move_of_the_route_ends_the_old_connections_too() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
-        let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&a), &[&proxy]).await;
+        let b = Master::start(b'B').await;
+        let (_master, proxy) = harness.forwarding().await;
         let client = proxy.wait_for_client(b'A').await;
         harness.publish(Some(&b), &[&proxy]).await;
         assert_eq!(client.read_to_end().await, b"");
@@ -272,9 +269,7 @@ fn a_master_address_that_is_its_own_closes_the_route_with_an_error() {
 fn garbage_in_the_store_leaves_the_route_until_the_lease_ends() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
-        let master = Master::start(b'A').await;
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&master), &[&proxy]).await;
+        let (_master, proxy) = harness.forwarding().await;
         let mut client = proxy.wait_for_client(b'A').await;
         harness.write_raw(b"{\"formatVersion\":1,\"proxy\":7}").await;
         proxy
@@ -300,9 +295,7 @@ fn garbage_in_the_store_leaves_the_route_until_the_lease_ends() {
 fn another_format_version_closes_at_once_and_is_not_overwritten() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
-        let master = Master::start(b'A').await;
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&master), &[&proxy]).await;
+        let (_master, proxy) = harness.forwarding().await;
         let client = proxy.wait_for_client(b'A').await;
         harness.sentinel.data.format_version = 2;
         let revision = harness.write().await;

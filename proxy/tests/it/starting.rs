@@ -160,9 +160,7 @@ fn a_stop_ends_connections_and_is_published() {
     run_test(async {
         for signal in [Signal::TERM, Signal::INT] {
             let mut harness = ProxyHarness::start().await;
-            let master = Master::start(b'A').await;
-            let mut proxy = harness.proxy().await;
-            harness.publish(Some(&master), &[&proxy]).await;
+            let (_master, mut proxy) = harness.forwarding().await;
             let client = proxy.wait_for_client(b'A').await;
             proxy.process.signal(signal);
             assert_eq!(proxy.process.exit_status(SHORT_TIMEOUT).await, 0);
@@ -246,9 +244,7 @@ fn every_metric_is_there_at_the_first_scrape() {
 fn forwarded_bytes_are_counted_by_direction() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
-        let master = Master::start(b'A').await;
-        let proxy = harness.proxy().await;
-        harness.publish(Some(&master), &[&proxy]).await;
+        let (master, proxy) = harness.forwarding().await;
         let mut client = proxy.wait_for_client(b'A').await;
         let before = proxy
             .metric("stolon_proxy_relayed_bytes_total{toward=\"master\"}")
