@@ -17,13 +17,14 @@ use super::sink::Sink;
 
 /// The crates of this workspace, and the programs whose output is forwarded. Other crates are logged from `warn` on,
 /// because the etcd client's messages would flood `debug`.
-const OWN_CRATES: [&str; 18] = [
+const OWN_CRATES: [&str; 19] = [
     "base",
     "model",
     "plan",
     "store",
     "daemon",
     "sentinel",
+    "local_cluster",
     "keeper",
     "proxy",
     "ctl",
