@@ -1,21 +1,23 @@
 //! `playground`: runs a whole cluster on this machine, to try things out and to watch it survive the loss of its
-//! master. Its steps are in `tour`, the processes in `local_cluster`.
+//! master. Its steps are in `tour`, the processes in `programs`.
 
-mod leftovers;
 mod load;
-mod local_cluster;
+mod ports;
+mod programs;
 mod screen;
+mod sql;
 mod tour;
 mod view;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use base::clock::Boottime;
+use base::{Clock, RandomBytes};
 use daemon::telemetry::print_stderr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::local_cluster::{LocalCluster, Ports, SUPERUSER, StepFailure};
+use self::ports::Ports;
+use self::programs::{Playground, SUPERUSER, StepFailure};
 
 /// Pause between two reads of the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
@@ -50,21 +52,22 @@ async fn start_and_stop(args: &Args) -> anyhow::Result<ExitCode> {
     // Before anything exists that would have to be removed.
     let mut signals = StopSignals::listen()?;
     let ports = if args.usual_ports {
-        Ports::WALK_THROUGH
+        Ports::walk_through()
     } else {
         Ports::free()?
     };
     ports.ensure_free()?;
-    let mut cluster = LocalCluster::prepare(ports)?;
+    let clock = Clock::system();
+    let mut playground = Playground::prepare(ports, clock.clone(), &RandomBytes::system())?;
     let outcome = tokio::select! {
-        outcome = run_until_done(args, &mut cluster) => outcome,
+        outcome = run_until_done(args, &clock, &mut playground) => outcome,
         name = signals.next() => Ok(Some(name)),
     };
-    cluster.screen.abandon_step();
+    playground.screen.abandon_step();
     let code = match outcome {
         Ok(None) => ExitCode::SUCCESS,
         // Ctrl-C at a terminal is the intended end.
-        Ok(Some(StopSignal::Interrupt)) if cluster.screen.is_terminal() => ExitCode::SUCCESS,
+        Ok(Some(StopSignal::Interrupt)) if playground.screen.is_terminal() => ExitCode::SUCCESS,
         Ok(Some(end)) => ExitCode::from(end.exit_status()),
         Err(error) => {
             print_stderr(format_args!("failed: {error:#}"));
@@ -74,35 +77,39 @@ async fn start_and_stop(args: &Args) -> anyhow::Result<ExitCode> {
             ExitCode::FAILURE
         }
     };
-    cluster.screen.print("stopping the programs and removing their files");
+    playground
+        .screen
+        .print("stopping the programs and removing their files");
     // Further signals are ignored here, so that nothing is left behind.
-    cluster.shut_down().await?;
+    playground.shut_down()?;
     Ok(code)
 }
 
-async fn run_until_done(args: &Args, cluster: &mut LocalCluster) -> anyhow::Result<Option<StopSignal>> {
-    tour::start_cluster(cluster).await?;
+async fn run_until_done(args: &Args, clock: &Clock, playground: &mut Playground) -> anyhow::Result<Option<StopSignal>> {
+    tour::start_cluster(playground).await?;
     if args.tour {
-        tour::run_steps(cluster).await?;
-        if !cluster.screen.is_terminal() {
+        tour::run_steps(playground, clock).await?;
+        if !playground.screen.is_terminal() {
             return Ok(None);
         }
     } else {
-        tour::add_standbys(cluster).await?;
+        tour::add_standbys(playground).await?;
     }
-    cluster.screen.print("");
-    cluster.screen.print("Connect with:");
-    cluster.screen.print(&format!(
+    playground.screen.print("");
+    playground.screen.print("Connect with:");
+    playground.screen.print(&format!(
         "  PGPASSWORD={} psql --host 127.0.0.1 --port {} --username {SUPERUSER} postgres",
-        cluster.password, cluster.ports.proxy
+        playground.password, playground.ports.proxy
     ));
-    cluster.screen.print("Ctrl-C stops everything and removes all files.");
-    cluster.screen.print("");
+    playground
+        .screen
+        .print("Ctrl-C stops everything and removes all files.");
+    playground.screen.print("");
     loop {
-        cluster.check_children()?;
-        if cluster.screen.is_terminal() {
-            let lines = tour::status_lines(cluster).await;
-            cluster.screen.redraw_status(&lines);
+        playground.check_children()?;
+        if playground.screen.is_terminal() {
+            let lines = view::status_lines(&playground.store).await;
+            playground.screen.redraw_status(&lines);
         }
         tokio::time::sleep(STATUS_INTERVAL).await;
     }
@@ -149,9 +156,4 @@ impl StopSignals {
             _ = self.hang_up.recv() => StopSignal::HangUp,
         }
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the program is where time enters")]
-fn now() -> Boottime {
-    Boottime::now()
 }

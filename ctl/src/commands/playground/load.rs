@@ -4,11 +4,10 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base::Clock;
 use base::clock::Boottime;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Config, NoTls};
-
-use super::now;
 
 /// Timeout of a connect or a commit.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,6 +25,13 @@ pub(super) struct LoadStats {
     pub(super) last_commit: Option<Boottime>,
 }
 
+impl LoadStats {
+    /// Returns the number of acknowledged rows.
+    pub(super) fn acknowledged_rows(&self) -> i64 {
+        self.acknowledged.iter().map(|run| run.end() - run.start() + 1).sum()
+    }
+}
+
 /// The running client. It stops when this is dropped.
 #[derive(Debug)]
 pub(super) struct Load {
@@ -35,9 +41,9 @@ pub(super) struct Load {
 
 impl Load {
     /// Starts inserting into the table `gap (id bigint)`.
-    pub(super) fn start(config: Config) -> Self {
+    pub(super) fn start(config: Config, clock: Clock) -> Self {
         let stats = Arc::new(Mutex::new(LoadStats::default()));
-        let task = tokio::spawn(insert_rows(config, Arc::clone(&stats)));
+        let task = tokio::spawn(insert_rows(config, clock, Arc::clone(&stats)));
         Self { stats, task }
     }
 
@@ -53,7 +59,7 @@ impl Drop for Load {
     }
 }
 
-async fn insert_rows(config: Config, stats: Arc<Mutex<LoadStats>>) {
+async fn insert_rows(config: Config, clock: Clock, stats: Arc<Mutex<LoadStats>>) {
     let mut id = 0_i64;
     loop {
         if let Ok(Ok((client, connection))) = tokio::time::timeout(REQUEST_TIMEOUT, config.connect(NoTls)).await {
@@ -69,7 +75,7 @@ async fn insert_rows(config: Config, stats: Arc<Mutex<LoadStats>>) {
                 ) {
                     break;
                 }
-                record_commit(&stats, id, now());
+                record_commit(&stats, id, clock.now());
             }
             connection.abort();
         }

@@ -1,13 +1,14 @@
 //! Standard output of the playground: one line for each step with the time it took, and then the live status.
 
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
 
+use base::Clock;
 use base::clock::Boottime;
 
 /// Standard output. Write errors are ignored: without a reader the playground still has to clean up.
 #[derive(Debug)]
 pub(super) struct Screen {
+    clock: Clock,
     terminal: bool,
     step: Option<ProgressLine>,
     /// Lines of the live status above the cursor.
@@ -23,8 +24,9 @@ struct ProgressLine {
 }
 
 impl Screen {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(clock: Clock) -> Self {
         Self {
+            clock,
             terminal: std::io::stdout().is_terminal(),
             step: None,
             status_lines: 0,
@@ -42,10 +44,10 @@ impl Screen {
     }
 
     /// Starts a step: prints its text, which stays until the step is finished.
-    pub(super) fn begin_step(&mut self, text: impl Into<String>, now: Boottime) {
+    pub(super) fn begin_step(&mut self, text: impl Into<String>) {
         let step = ProgressLine {
             text: text.into(),
-            started: now,
+            started: self.clock.now(),
             shown_seconds: 0,
         };
         self.write(&if self.terminal {
@@ -57,9 +59,9 @@ impl Screen {
     }
 
     /// Updates the time shown for the current step. To be called several times a second.
-    pub(super) fn update_step(&mut self, now: Boottime) {
+    pub(super) fn update_step(&mut self) {
         let Some(step) = &mut self.step else { return };
-        let seconds = now.since(step.started).as_secs();
+        let seconds = self.clock.now().since(step.started).as_secs();
         if seconds > step.shown_seconds {
             step.shown_seconds = seconds;
             let text = if self.terminal {
@@ -71,12 +73,10 @@ impl Screen {
         }
     }
 
-    /// Finishes the current step and returns how long it took.
-    pub(super) fn finish_step(&mut self, detail: &str, now: Boottime) -> Duration {
-        let Some(step) = self.step.take() else {
-            return Duration::ZERO;
-        };
-        let took = now.since(step.started);
+    /// Finishes the current step and prints how long it took.
+    pub(super) fn finish_step(&mut self, detail: &str) {
+        let Some(step) = self.step.take() else { return };
+        let took = self.clock.now().since(step.started);
         let detail = if detail.is_empty() {
             String::new()
         } else {
@@ -89,7 +89,6 @@ impl Screen {
         } else {
             format!("{:.2} s{detail}\n", took.as_secs_f64())
         });
-        took
     }
 
     /// Ends the line of a step that was not finished.

@@ -90,3 +90,45 @@ pub(super) async fn read_view(store: &Store) -> anyhow::Result<PlaygroundView> {
         .collect();
     Ok(view)
 }
+
+/// Returns the live status of the cluster, one line for each keeper and one for the proxy.
+pub(super) async fn status_lines(store: &Store) -> Vec<String> {
+    let view = match read_view(store).await {
+        Ok(view) => view,
+        Err(error) => return vec![format!("the store does not answer: {error:#}")],
+    };
+    let ahead = view
+        .keepers
+        .iter()
+        .filter_map(|keeper| keeper.db.as_ref())
+        .map(|db| db.position)
+        .max();
+    let row = |keeper: &KeeperView| {
+        let Some(db) = &keeper.db else {
+            return format!("  {:10} no instance", keeper.uid);
+        };
+        let role = db.role.to_string();
+        let health = if keeper.healthy && db.healthy {
+            "healthy"
+        } else {
+            "failed"
+        };
+        let detail = match &db.follows {
+            Some(master) => {
+                format!(
+                    "follows {master}, {} bytes behind",
+                    ahead.map_or(0, |ahead| db.position.bytes_behind(ahead)).max(0)
+                )
+            }
+            None => String::new(),
+        };
+        format!("  {:10} {role:8} {health:8} {:16} {detail}", keeper.uid, db.address)
+    };
+    let mut lines: Vec<String> = view.keepers.iter().map(row).collect();
+    lines.push(match (&view.proxied, &view.leader) {
+        (Some(master), Some(leader)) => format!("  proxy → {master}; sentinel {leader} leads"),
+        (Some(master), None) => format!("  proxy → {master}; no sentinel leads"),
+        (None, _) => "  proxy → no master".to_owned(),
+    });
+    lines
+}
