@@ -108,7 +108,7 @@ async fn a_keeper_refuses_root() {
     command
         .args(KEEPER_OPTIONS)
         .arg(format!("--data-dir={}", dir.display()));
-    let mut keeper = Process::start("keeper", command, None, &test_dir.path().join("log/keeper.log"));
+    let mut keeper = Process::start("keeper", command, None, &test_dir.log("keeper"));
     assert_eq!(keeper.exit_status(SHORT_TIMEOUT).await, 1);
     assert!(keeper.log().contains("root"), "{}", keeper.log());
     assert!(!dir.exists());
@@ -118,16 +118,10 @@ async fn a_keeper_refuses_root() {
 #[tokio::test]
 async fn a_keeper_refuses_a_directory_that_is_not_its_own() {
     let test_dir = TestDir::create();
-    let user = test_dir.user.clone();
-    let own = |path: &std::path::Path| {
-        if let Some(user) = &user {
-            std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid)).unwrap();
-        }
-    };
     for (name, content) in [("database", "PG_VERSION"), ("strangers", "thesis.txt")] {
         let dir = test_dir.data_dir(name);
         fs::create_dir(&dir).unwrap();
-        own(&dir);
+        test_dir.give_to_user(&dir).unwrap();
         fs::write(dir.join(content), "15\n").unwrap();
         let data_dir = format!("--data-dir={}", dir.display());
         let options: Vec<&str> = KEEPER_OPTIONS.iter().copied().chain([data_dir.as_str()]).collect();
@@ -171,7 +165,7 @@ async fn a_keeper_on_a_full_disk_names_the_file_and_leaves_no_partial_file() {
         .args(KEEPER_OPTIONS)
         .arg(format!("--data-dir={}", dir.display()))
         .current_dir("/");
-    let mut shell = Process::start("keeper", command, None, &test_dir.path().join("log/keeper.log"));
+    let mut shell = Process::start("keeper", command, None, &test_dir.log("keeper"));
     let status = shell.exit_status(SHORT_TIMEOUT).await;
     let log = shell.log();
     assert_eq!(status, 0, "{log}");
@@ -369,12 +363,12 @@ async fn daemons_exit_with_status_0_at_sigterm_and_sigint() {
 
 /// Runs a program as the user that PostgreSQL runs as, and checks that it exits with status 1 and logs `error`.
 async fn assert_rejected(test_dir: &TestDir, program: &str, options: &[&str], error: &str) {
-    let log = test_dir.path().join("log").join(format!("{program}.log"));
+    let log = test_dir.log(program);
     // Each case reads its own log only.
     let _ = fs::remove_file(&log);
     let mut command = Command::new(test_dir.program(program));
     command.args(options).current_dir("/").stdin(Stdio::null());
-    let mut process = Process::start(program, command, test_dir.user.as_ref(), &log);
+    let mut process = Process::start(program, command, test_dir.user(), &log);
     let status = process.exit_status(SHORT_TIMEOUT).await;
     let text = process.log();
     assert_eq!(status, 1, "{program} {options:?}: {text}");

@@ -119,7 +119,7 @@ async fn a_refused_reject_line_does_not_widen_access() {
 #[tokio::test]
 async fn a_stored_spec_cannot_move_what_the_keeper_owns() {
     let mut cluster = without_failover().proxies(0).start().await;
-    let (foreign, sql) = (cluster.dir.path().join("foreign"), cluster.connect("keeper0").await);
+    let (foreign, sql) = (cluster.dir().path().join("foreign"), cluster.connect("keeper0").await);
     sql.run("create table ours (id int)").await.unwrap();
     let parameters = json!({
         "data_directory": foreign, "hba_file": foreign, "ident_file": foreign, "external_pid_file": foreign,
@@ -389,7 +389,7 @@ async fn a_failed_standby_restart_is_reported_and_the_master_is_not_restarted() 
 async fn restart_standby_only(script: fn(&Path, &Path) -> String, reported: &str) {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
-    let hold = cluster.dir.path().join("hold");
+    let hold = cluster.dir().path().join("hold");
     pg_programs::wrap(&mut cluster, &uid, "held", |program, real| match program {
         "postgres" => script(&hold, real),
         _ => pg_programs::passthrough_script(real),

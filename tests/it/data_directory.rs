@@ -2,7 +2,7 @@
 //! A keeper removes nothing that is not provably its own.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use model::Role;
@@ -22,16 +22,10 @@ const SEVERAL_ROUNDS: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Makes a directory that belongs to the user that PostgreSQL runs as.
 fn make_dir(cluster: &Cluster, name: &str) -> PathBuf {
-    let dir = cluster.dir.path().join("data").join(name);
+    let dir = cluster.dir().path().join("data").join(name);
     fs::create_dir_all(&dir).unwrap();
-    chown_to_postgres(cluster, &dir);
+    cluster.dir().give_to_user(&dir).unwrap();
     dir
-}
-
-fn chown_to_postgres(cluster: &Cluster, dir: &Path) {
-    if let Some(user) = &cluster.dir.user {
-        chown(dir, Some(user.uid), Some(user.gid)).unwrap();
-    }
 }
 
 /// Two keepers on one host: the old master's links lead to the tablespace directory of the new master.
@@ -168,7 +162,7 @@ async fn wait_old_data_removed(cluster: &Cluster, uid: &str) {
 
 /// Returns the directory beside PGDATA that has the previous data.
 fn old_data_directory(cluster: &Cluster, uid: &str) -> Option<PathBuf> {
-    let entries = fs::read_dir(cluster.dir.data_dir(uid)).unwrap();
+    let entries = fs::read_dir(cluster.dir().data_dir(uid)).unwrap();
     let mut paths = entries.map(|entry| entry.unwrap().path());
     paths.find(|path| path.to_string_lossy().contains(".old-"))
 }
@@ -177,7 +171,7 @@ fn old_data_directory(cluster: &Cluster, uid: &str) -> Option<PathBuf> {
 #[tokio::test]
 async fn the_old_data_are_removed_only_once_the_new_server_has_answered() {
     let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
-    let hold = cluster.dir.path().join("hold");
+    let hold = cluster.dir().path().join("hold");
     pg_programs::wrap(&mut cluster, "keeper1", "held", |program, real| match program {
         "postgres" => pg_programs::starting_script(&hold, real),
         _ => pg_programs::passthrough_script(real),
@@ -263,7 +257,7 @@ const NEW_DB_UID: &str = "0a0b0c0d";
 async fn old_data_are_removed_first_without_room_and_kept_while_a_file_system_is_mounted() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
-    let (dir, triggers) = (cluster.dir.data_dir(&uid), make_dir(&cluster, "triggers"));
+    let (dir, triggers) = (cluster.dir().data_dir(&uid), make_dir(&cluster, "triggers"));
     let mounted = cluster.pgdata(&uid).join("pg_twophase");
     let on_trigger = |name: &str, command: &str| {
         let (begin, end) = (triggers.join(name), triggers.join(format!("{name} done")));
@@ -480,7 +474,7 @@ async fn a_mount_point_with_lost_and_found_works_as_pgdata_and_as_data_dir() {
     };
     for (role, below) in [(Role::Master, "postgres"), (Role::Standby, "")] {
         let uid = cluster.prepare_keeper();
-        let dir = cluster.dir.data_dir(&uid).join(below);
+        let dir = cluster.dir().data_dir(&uid).join(below);
         with_mounts(&mut cluster, &uid, &mount(&dir));
         cluster.start(&uid);
         cluster.wait_healthy(&uid, &role).await;
@@ -582,9 +576,9 @@ async fn a_pgdata_that_is_a_link_stays_a_link() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let uid = cluster.prepare_keeper();
     let real = make_dir(&cluster, "real");
-    let dir = cluster.dir.data_dir(&uid);
+    let dir = cluster.dir().data_dir(&uid);
     fs::create_dir(&dir).unwrap();
-    chown_to_postgres(&cluster, &dir);
+    cluster.dir().give_to_user(&dir).unwrap();
     fs::set_permissions(&real, fs::Permissions::from_mode(0o700)).unwrap();
     symlink(&real, dir.join("postgres")).unwrap();
     cluster.start(&uid);

@@ -7,7 +7,7 @@ use stolon_tests::certificates::Certificates;
 use stolon_tests::cluster::{Cluster, ClusterBuilder, Profile, check, db_of, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
-use stolon_tests::test_dir::User;
+use stolon_tests::test_dir;
 use stolon_tests::wait::eventually;
 use stolon_tests::writers::{Writers, lost_rows};
 use tokio_postgres::NoTls;
@@ -24,7 +24,7 @@ const BULK: &str = "select n || repeat(' one row of a long answer', 4) from gene
 fn server_certificates() -> Certificates {
     let made = Certificates::with_authorities(&["ca"]);
     made.sign("server", "ca", "subjectAltName=IP:127.0.0.1,DNS:localhost");
-    made.make_readable_by("server", User::for_postgres().as_ref());
+    made.make_readable_by("server", test_dir::postgres_user().as_ref());
     made
 }
 

@@ -284,7 +284,7 @@ async fn a_master_that_lost_its_data_is_replaced() {
         .unwrap();
     cluster.wait_caught_up("keeper1", "keeper0").await;
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
-    let dir = cluster.dir.data_dir("keeper0");
+    let dir = cluster.dir().data_dir("keeper0");
     std::fs::remove_dir_all(&dir).unwrap();
 
     cluster.start("keeper0");

@@ -1,7 +1,7 @@
 //! Processes that a killed keeper leaves running, and servers whose executable has another name.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +11,6 @@ use stolon_tests::cluster::{Cluster, Profile, check, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::pg_programs;
 use stolon_tests::process::{Signal, is_running};
-use stolon_tests::test_dir::User;
 use stolon_tests::wait::{eventually, throughout};
 
 /// Programs as NixOS installs them: a script runs the executable, which has another name, under the script's name.
@@ -45,7 +44,7 @@ async fn a_server_behind_a_wrapper_script_is_recognised_by_its_directory() {
         .proxies(0)
         .start()
         .await;
-    let hidden = cluster.dir.path().join("hidden");
+    let hidden = cluster.dir().path().join("hidden");
     fs::create_dir(&hidden).unwrap();
     fs::set_permissions(&hidden, fs::Permissions::from_mode(0o755)).unwrap();
     for (role, name) in [(Role::Master, "wrapped0"), (Role::Standby, "wrapped1")] {
@@ -176,9 +175,7 @@ async fn a_lock_file_that_names_a_process_in_the_data_directory_is_kept() {
     let mut shell = as_postgres(&cluster, shell);
     let lock = pgdata.join("postmaster.pid");
     fs::write(&lock, format!("{}\n{}\n1000000000\n", shell.id(), pgdata.display())).unwrap();
-    if let Some(User { uid, gid, .. }) = &cluster.dir.user {
-        chown(&lock, Some(*uid), Some(*gid)).unwrap();
-    }
+    cluster.dir().give_to_user(&lock).unwrap();
     cluster.start("keeper0");
     let named = format!("postmaster.pid names process {}", shell.id());
     cluster.process("keeper0").wait_for_log(&named, LONG_TIMEOUT).await;
@@ -193,8 +190,8 @@ async fn a_lock_file_that_names_a_process_in_the_data_directory_is_kept() {
 
 /// Starts a program as the user of the keepers.
 fn as_postgres(cluster: &Cluster, mut command: Command) -> std::process::Child {
-    if let Some(User { uid, gid, .. }) = &cluster.dir.user {
-        command.uid(*uid).gid(*gid);
+    if let Some(user) = cluster.dir().user() {
+        command.uid(user.uid).gid(user.gid);
     }
     command.stdin(Stdio::piped()).spawn().unwrap()
 }

@@ -24,7 +24,7 @@ async fn connect_admin(cluster: &Cluster, uid: &str) -> SqlClient {
 
 /// Writes the passwords of both roles to files and has a keeper read them there; returns the files.
 fn with_password_files(cluster: &mut Cluster, uid: &str) -> [PathBuf; 2] {
-    let dir = cluster.dir.path().to_owned();
+    let dir = cluster.dir().path().to_owned();
     [("su", SUPERUSER.1), ("repl", REPLUSER.1)].map(|(role, password)| {
         let file = dir.join(format!("{role}.password"));
         std::fs::write(&file, password).unwrap();

@@ -13,7 +13,7 @@ use store::Txn;
 /// uid.
 async fn cluster() -> (Cluster, String) {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
-    let spec = cluster.dir.path().join("initial.json");
+    let spec = cluster.dir().path().join("initial.json");
     std::fs::write(&spec, Profile::Fast.spec().to_string()).unwrap();
     cluster.stop("sentinel0", Signal::TERM).await;
     let option = format!("--initial-cluster-spec={}", spec.display());
@@ -32,7 +32,7 @@ async fn remove(cluster: &Cluster, key: &str) {
 }
 
 async fn backup(cluster: &Cluster) -> std::path::PathBuf {
-    let file = cluster.dir.path().join("backup.json");
+    let file = cluster.dir().path().join("backup.json");
     let (status, text) = cluster.stolonctl(&["clusterdata", "read"]).await;
     assert_eq!(status, 0, "{text}");
     std::fs::write(&file, text).unwrap();

@@ -28,7 +28,7 @@ async fn wait_other_db(cluster: &Cluster, keeper: &str, than: &str) {
 #[tokio::test]
 async fn a_standby_whose_data_are_lost_is_copied_again() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
-    for lost in [cluster.pgdata("keeper1"), cluster.dir.data_dir("keeper1")] {
+    for lost in [cluster.pgdata("keeper1"), cluster.dir().data_dir("keeper1")] {
         let before = db_uid(&cluster, "keeper1").await;
         assert_eq!(cluster.stop("keeper1", Signal::INT).await, 0);
         fs::remove_dir_all(&lost).unwrap();

@@ -101,7 +101,7 @@ fn start(dir: &TestDir, options: &[&str]) -> Process {
 }
 
 fn log(dir: &TestDir) -> PathBuf {
-    dir.path().join("log/playground.log")
+    dir.log("playground")
 }
 
 /// Returns the directory of a playground, the working directory of its children.

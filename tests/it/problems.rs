@@ -57,7 +57,7 @@ async fn missing_data_are_reported_and_used_once_they_are_back() {
         .await
         .unwrap();
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
-    let (pgdata, elsewhere) = (cluster.pgdata("keeper0"), cluster.dir.path().join("elsewhere"));
+    let (pgdata, elsewhere) = (cluster.pgdata("keeper0"), cluster.dir().path().join("elsewhere"));
     std::fs::rename(&pgdata, &elsewhere).unwrap();
     cluster.start("keeper0");
     status::wait_shown(&cluster, &["keeper0"], &format!("are not in {}", pgdata.display())).await;

@@ -3,12 +3,13 @@
 
 use std::process::Command;
 
+use local_cluster::leftovers::{self, PgLeftovers};
+use local_cluster::processes;
 use stolon_tests::cluster::{check, error_text};
-use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
+use stolon_tests::deadlines::{CLEANUP_TIMEOUT, LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::etcd::Etcd;
-use stolon_tests::leftovers::{self, ServerLeftovers};
-use stolon_tests::ports::Port;
-use stolon_tests::process::{self, Process, Signal};
+use stolon_tests::ports::{self, Port};
+use stolon_tests::process::Process;
 use stolon_tests::sql::SqlClient;
 use stolon_tests::test_dir::TestDir;
 use stolon_tests::wait::eventually;
@@ -18,7 +19,7 @@ use tokio_postgres::Config;
 struct WalkThrough {
     dir: TestDir,
     etcd: Etcd,
-    leftovers: ServerLeftovers,
+    leftovers: PgLeftovers,
 }
 
 impl WalkThrough {
@@ -28,7 +29,7 @@ impl WalkThrough {
         Self {
             dir,
             etcd,
-            leftovers: ServerLeftovers::default(),
+            leftovers: PgLeftovers::default(),
         }
     }
 
@@ -43,8 +44,8 @@ impl WalkThrough {
     }
 
     fn start(&self, name: &str, program: &str, line: &str) -> Process {
-        let log = self.dir.path().join("log").join(format!("{name}.log"));
-        Process::start(name, self.command(program, line), self.dir.user.as_ref(), &log)
+        let log = self.dir.log(name);
+        Process::start(name, self.command(program, line), self.dir.user(), &log)
     }
 
     fn keeper(&self, uid: &str, port: &Port) -> Process {
@@ -65,19 +66,8 @@ impl Drop for WalkThrough {
         let pgdatas = ["postgres0", "postgres1"].map(|uid| self.dir.data_dir(uid).join("postgres"));
         pgdatas.iter().for_each(|pgdata| self.leftovers.record(pgdata));
         // Keepers that the test killed have left their servers.
-        leftovers::stop_immediately(&pgdatas);
-        for _ in 0..400 {
-            let left = process::using_directory(self.dir.path());
-            let left: Vec<u32> = left
-                .into_iter()
-                .filter(|pid| *pid != self.etcd.process().pid())
-                .collect();
-            if left.is_empty() {
-                break;
-            }
-            left.into_iter().for_each(|pid| process::send_signal(pid, Signal::KILL));
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+        leftovers::stop_servers(&pgdatas, CLEANUP_TIMEOUT);
+        processes::kill_users(self.dir.path(), CLEANUP_TIMEOUT);
         self.leftovers.remove();
     }
 }
@@ -85,11 +75,10 @@ impl Drop for WalkThrough {
 #[tokio::test]
 async fn the_walk_through_works_command_by_command_with_its_messages() {
     let mut walk_through = WalkThrough::start_etcd().await;
-    let (pg0, pg1, port) = (Port::free(), Port::free(), Port::free());
+    let (pg0, pg1, port) = (ports::free(), ports::free(), ports::free());
     let os_user = walk_through
         .dir
-        .user
-        .as_ref()
+        .user()
         .map_or_else(current_user, |user| user.name.clone());
 
     // Initialize the cluster

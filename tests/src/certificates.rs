@@ -5,9 +5,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Command;
 
+use local_cluster::UnixUser;
 use tempfile::TempDir;
-
-use crate::test_dir::User;
 
 /// A directory of keys (`NAME.key`) and certificates (`NAME.pem`), valid for a day. It is removed when this is dropped.
 #[derive(Debug)]
@@ -52,7 +51,7 @@ impl Certificates {
     /// # Panics
     ///
     /// There is no such key.
-    pub fn make_readable_by(&self, name: &str, user: Option<&User>) {
+    pub fn make_readable_by(&self, name: &str, user: Option<&UnixUser>) {
         let may_be_entered = fs::Permissions::from_mode(0o755);
         fs::set_permissions(self.0.path(), may_be_entered).expect("the directory is ours");
         if let Some(user) = user {

@@ -1,28 +1,32 @@
 //! A whole cluster for a test: etcd, sentinels, keepers and proxies as child processes, the failures that a test can
 //! cause, and the states that it can wait for.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+mod builder;
+mod profile;
+
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
 use base::clock::Boottime;
+use local_cluster::leftovers::server_processes;
+use local_cluster::options::{KeeperOptions, PasswordOption};
+use local_cluster::{ClusterDir, LocalCluster, LocalProgram, ProgramKind};
 use model::{ClusterData, Db, DbUid, KeeperUid, Role};
-use serde_json::{Value, json};
 use store::Store;
 use tokio_postgres::Config;
 
-use crate::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
+pub use self::builder::ClusterBuilder;
+pub use self::profile::Profile;
+
+use crate::deadlines::{CLEANUP_TIMEOUT, LONG_TIMEOUT, SHORT_TIMEOUT};
 use crate::etcd::Etcd;
-use crate::leftovers::{self, ServerLeftovers};
-use crate::ports::Port;
+use crate::ports::{self, Port};
 use crate::process::{self, Process, Signal};
 use crate::sql::SqlClient;
 use crate::store_client;
 use crate::tcp_relay::TcpRelay;
-use crate::test_dir::TestDir;
+use crate::test_dir;
 use crate::wait::{eventually, now};
 
 /// The name of every test cluster; each has its own etcd.
@@ -32,200 +36,41 @@ pub const SUPERUSER: (&str, &str) = ("stolon", "su'pass word");
 /// The replication user's name and password.
 pub const REPLUSER: (&str, &str) = ("repluser", "repl\\pass'word");
 
-/// The intervals in a cluster's spec.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Profile {
-    /// The defaults: failInterval 20 s.
-    Default,
-    /// failInterval 4 s.
-    Fast,
-    /// failInterval 5 s, sleepInterval 1 s; default proxy intervals.
-    Short,
-    /// As in the reference's integration suite (sentinel 16): failInterval 5 s.
-    Suite,
-}
-
-impl Profile {
-    /// Returns the spec of a new cluster with these intervals.
-    pub fn spec(self) -> Value {
-        let mut spec = match self {
-            Self::Default => json!({}),
-            Self::Fast => json!({
-                "sleepInterval": "1s", "requestTimeout": "2s", "failInterval": "4s",
-                "proxyCheckInterval": "1s", "proxyTimeout": "3s",
-            }),
-            Self::Short => json!({ "sleepInterval": "1s", "failInterval": "5s" }),
-            Self::Suite => json!({
-                "sleepInterval": "2s", "failInterval": "5s", "convergenceTimeout": "30s", "maxStandbyLag": 50 * 1024,
-            }),
-        };
-        spec["initMode"] = "new".into();
-        // A killed server then leaves its segments in its data directory, not in /dev/shm.
-        spec["pgParameters"] = json!({ "dynamic_shared_memory_type": "mmap" });
-        spec
-    }
-
-    /// failInterval: a keeper counts as failed after so long without a report.
-    pub fn fail_interval(self) -> Duration {
-        Duration::from_secs(match self {
-            Self::Default => 20,
-            Self::Fast => 4,
-            Self::Short | Self::Suite => 5,
-        })
-    }
-
-    /// proxyTimeout: how long after a check-in a proxy may forward.
-    pub fn proxy_timeout(self) -> Duration {
-        Duration::from_secs(if self == Self::Fast { 3 } else { 15 })
-    }
-}
-
-/// The initial size and spec of a cluster.
-#[derive(Debug, Clone)]
-pub struct ClusterBuilder {
-    spec: Value,
-    sentinels: usize,
-    keepers: usize,
-    proxies: usize,
-    endpoints: usize,
-}
-
-impl ClusterBuilder {
-    /// Sets the number of sentinels (default: 1).
-    #[must_use]
-    pub fn sentinels(mut self, count: usize) -> Self {
-        self.sentinels = count;
-        self
-    }
-
-    /// Sets the number of keepers (default: 2); the first one is the first master.
-    #[must_use]
-    pub fn keepers(mut self, count: usize) -> Self {
-        self.keepers = count;
-        self
-    }
-
-    /// Sets the number of proxies (default: 1).
-    #[must_use]
-    pub fn proxies(mut self, count: usize) -> Self {
-        self.proxies = count;
-        self
-    }
-
-    /// Connects the programs to the store over `count` endpoints, each a relay in [`Cluster::relays`] (default:
-    /// directly).
-    #[must_use]
-    pub fn endpoints(mut self, count: usize) -> Self {
-        self.endpoints = count;
-        self
-    }
-
-    /// Sets a field of the spec, in place of the profile's.
-    #[must_use]
-    pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
-        self.spec[field] = value.into();
-        self
-    }
-
-    /// Starts the cluster and waits until clients are served and the standbys follow.
-    pub async fn start(self) -> Cluster {
-        let mut cluster = Cluster::store_only().await;
-        for _ in 0..self.endpoints {
-            let relay = TcpRelay::to(&cluster.etcd.address()).await;
-            cluster.relays.push(relay);
-        }
-        let spec = self.spec.to_string();
-        let (status, output) = cluster.stolonctl(&["init", "--yes", &spec]).await;
-        assert_eq!(status, 0, "stolonctl init: {output}");
-        for _ in 0..self.sentinels {
-            cluster.add_sentinel();
-        }
-        for index in 0..self.keepers {
-            let uid = cluster.add_keeper();
-            let role = if index == 0 { Role::Master } else { Role::Standby };
-            if index == 0 || index + 1 == self.keepers {
-                cluster.wait_healthy(&uid, &role).await;
-            }
-        }
-        for _ in 0..self.proxies {
-            let name = cluster.add_proxy();
-            cluster.wait_serving(&name).await;
-        }
-        for index in 1..self.keepers {
-            cluster.wait_healthy(&format!("keeper{index}"), &Role::Standby).await;
-        }
-        cluster
-    }
-}
-
-/// A program of the cluster that can be stopped and started again with the same options.
-#[derive(Debug)]
-pub struct ManagedProgram {
-    program: &'static str,
-    /// Its options, without those of the store.
-    pub options: Vec<String>,
-    /// A command with arguments that runs the program; empty: it is run directly.
-    pub wrapper: Vec<String>,
-    /// Variables that are added to its environment.
-    pub environment: Vec<(String, String)>,
-    /// The value of its `--store-endpoints`.
-    pub store_endpoint: String,
-    port: Option<Port>,
-    process: Option<Process>,
-}
-
-impl ManagedProgram {
-    /// Returns the process.
-    ///
-    /// # Panics
-    ///
-    /// The program has never been started.
-    pub fn process(&mut self) -> &mut Process {
-        self.process.as_mut().expect("the test has started it")
-    }
-}
-
 /// A running cluster. Dropping it ends all programs and removes their files.
 #[derive(Debug)]
 pub struct Cluster {
     /// All programs except etcd, by name: `sentinel0`, `keeper0`, `proxy0`.
-    programs: BTreeMap<String, ManagedProgram>,
-    leftovers: ServerLeftovers,
+    local: LocalCluster<Process>,
     /// The cluster's store.
     pub etcd: Etcd,
     /// The store endpoints of the programs, where they do not connect to etcd directly.
     pub relays: Vec<TcpRelay>,
     /// The store client of the test itself.
     pub store: Store,
-    /// The directory with the programs, their data and their logs.
-    pub dir: TestDir,
 }
 
 impl Cluster {
     /// Returns a builder of a cluster with one sentinel, two keepers and one proxy.
     pub fn builder(profile: Profile) -> ClusterBuilder {
-        ClusterBuilder {
-            spec: profile.spec(),
-            sentinels: 1,
-            keepers: 2,
-            proxies: 1,
-            endpoints: 0,
-        }
+        ClusterBuilder::new(profile)
     }
 
     /// Starts etcd alone.
     pub async fn store_only() -> Self {
-        let dir = TestDir::create();
+        let dir = test_dir::create();
         let etcd = Etcd::start_in(&dir.path().join("etcd")).await;
         let store = store_client::connect(&etcd.endpoint(), CLUSTER_NAME);
         Self {
-            programs: BTreeMap::new(),
-            leftovers: ServerLeftovers::default(),
+            local: LocalCluster::new(CLUSTER_NAME, dir),
             etcd,
             relays: Vec::new(),
             store,
-            dir,
         }
+    }
+
+    /// Returns the directory with the programs, their data and their logs.
+    pub fn dir(&self) -> &ClusterDir {
+        self.local.dir()
     }
 
     // ---- the store
@@ -263,7 +108,7 @@ impl Cluster {
     /// Adds a sentinel without starting it; returns its name.
     pub fn prepare_sentinel(&mut self) -> String {
         let name = self.next_name("sentinel");
-        self.prepare(&name, "stolon-sentinel", Vec::new(), None);
+        self.prepare(&name, ProgramKind::Sentinel, Vec::new(), None);
         name
     }
 
@@ -277,18 +122,16 @@ impl Cluster {
     /// Adds a keeper with the usual options without starting it; returns its name, which is its uid.
     pub fn prepare_keeper(&mut self) -> String {
         let uid = self.next_name("keeper");
-        let port = Port::free();
-        let options = vec![
-            format!("--uid={uid}"),
-            format!("--data-dir={}", self.dir.data_dir(&uid).display()),
-            "--pg-listen-address=127.0.0.1".to_owned(),
-            format!("--pg-port={port}"),
-            format!("--pg-su-username={}", SUPERUSER.0),
-            format!("--pg-su-password={}", SUPERUSER.1),
-            format!("--pg-repl-username={}", REPLUSER.0),
-            format!("--pg-repl-password={}", REPLUSER.1),
-        ];
-        self.prepare(&uid, "stolon-keeper", options, Some(port));
+        let port = ports::free();
+        let user = |(name, password): (&'static str, &str)| (name, PasswordOption::Value(password.to_owned()));
+        let options = KeeperOptions {
+            uid: &uid,
+            data_dir: self.dir().data_dir(&uid),
+            port: port.number(),
+            superuser: user(SUPERUSER),
+            replication_user: user(REPLUSER),
+        };
+        self.prepare(&uid, ProgramKind::Keeper, options.to_vec(), Some(port));
         uid
     }
 
@@ -302,8 +145,8 @@ impl Cluster {
     /// Adds a proxy without starting it; returns its name.
     pub fn prepare_proxy(&mut self) -> String {
         let name = self.next_name("proxy");
-        let port = Port::free();
-        self.prepare(&name, "stolon-proxy", vec![format!("--port={port}")], Some(port));
+        let port = ports::free();
+        self.prepare(&name, ProgramKind::Proxy, vec![format!("--port={port}")], Some(port));
         name
     }
 
@@ -313,37 +156,11 @@ impl Cluster {
     ///
     /// There is no program of this name, or it is running.
     pub fn start(&mut self, name: &str) {
-        let log = self.dir.path().join("log").join(format!("{name}.log"));
-        let user = self.dir.user.clone();
-        let executable = self.program(name).program;
-        let executable = self.dir.program(executable);
-        let program = self.program(name);
-        assert!(
-            program
-                .process
-                .as_mut()
-                .is_none_or(|process| process.try_wait().is_some()),
-            "{name} is running"
-        );
-        let words = program.wrapper.iter().map(OsString::from).chain([executable.into()]);
-        let words: Vec<OsString> = words.collect();
-        let mut command = Command::new(&words[0]);
-        command
-            .args(&words[1..])
-            .arg(format!("--cluster-name={CLUSTER_NAME}"))
-            .arg("--store-backend=etcdv3")
-            .arg(format!("--store-endpoints={}", program.store_endpoint))
-            .args(&program.options)
-            .current_dir("/");
-        remove_option_variables(&mut command);
-        command.envs(
-            program
-                .environment
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_str())),
-        );
-        let process = Process::start(name, command, user.as_ref(), &log);
-        program.process = Some(process);
+        let started = self
+            .local
+            .command(name)
+            .and_then(|command| self.local.start(name, command));
+        started.unwrap_or_else(|error| panic!("start {name}: {error:?}"));
     }
 
     /// Returns a program by its name.
@@ -351,10 +168,8 @@ impl Cluster {
     /// # Panics
     ///
     /// There is none of this name.
-    pub fn program(&mut self, name: &str) -> &mut ManagedProgram {
-        self.programs
-            .get_mut(name)
-            .unwrap_or_else(|| panic!("no {name} in this cluster"))
+    pub fn program(&mut self, name: &str) -> &mut LocalProgram<Process> {
+        self.local.program(name).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Returns the process of a program by its name.
@@ -363,15 +178,13 @@ impl Cluster {
     ///
     /// There is none of this name, or it has never been started.
     pub fn process(&mut self, name: &str) -> &mut Process {
-        self.program(name).process()
+        self.program(name).process_mut().expect("the test has started it")
     }
 
     /// Returns the name of the program with this process id.
     pub fn name_of(&self, pid: u32) -> Option<String> {
-        let mut running = self
-            .programs
-            .iter()
-            .filter_map(|(name, program)| Some((name, program.process.as_ref()?)));
+        let programs = self.local.programs().iter();
+        let mut running = programs.filter_map(|(name, program)| Some((name, program.process()?)));
         running
             .find(|(_, process)| process.pid() == pid)
             .map(|(name, _)| name.clone())
@@ -383,20 +196,15 @@ impl Cluster {
     ///
     /// The program has none.
     pub fn port(&self, name: &str) -> u16 {
-        let port = self.programs.get(name).and_then(|program| program.port.as_ref());
+        let program = self.local.programs().get(name);
+        let port = program.and_then(|program| program.port.as_ref());
         port.unwrap_or_else(|| panic!("{name} has no port")).number()
     }
 
     /// Runs stolonctl to its end; returns its exit status, and its standard output followed by its standard error.
     pub async fn stolonctl(&self, arguments: &[&str]) -> (i32, String) {
-        let mut command = tokio::process::Command::new(self.dir.program("stolonctl"));
-        command
-            .arg(format!("--cluster-name={CLUSTER_NAME}"))
-            .arg("--store-backend=etcdv3")
-            .arg(format!("--store-endpoints={}", self.etcd.endpoint()))
-            .args(arguments)
-            .kill_on_drop(true);
-        remove_option_variables(command.as_std_mut());
+        let mut command = tokio::process::Command::from(self.local.stolonctl(&self.etcd.endpoint()));
+        command.args(arguments).kill_on_drop(true);
         let run = tokio::time::timeout(SHORT_TIMEOUT, command.output()).await;
         let output = run.expect("stolonctl ends in time").expect("stolonctl can be started");
         let text = [output.stdout, output.stderr].concat();
@@ -408,7 +216,7 @@ impl Cluster {
 
     /// Assigns a new port to the PostgreSQL of a stopped keeper.
     pub fn change_port(&mut self, uid: &str) {
-        let port = Port::free();
+        let port = ports::free();
         let program = self.program(uid);
         program.options.retain(|option| !option.starts_with("--pg-port="));
         program.options.push(format!("--pg-port={port}"));
@@ -426,19 +234,14 @@ impl Cluster {
 
     /// Sends SIGKILL to a keeper and to every process of its PostgreSQL, like a power failure.
     pub fn kill_keeper_and_postgres(&mut self, uid: &str) {
-        let pgdata = self.pgdata(uid);
-        self.leftovers.record(&pgdata);
-        self.process(uid).signal(Signal::KILL);
-        let servers = server_processes(&pgdata);
-        servers.iter().for_each(|pid| process::send_signal(*pid, Signal::KILL));
-        self.process(uid).kill();
+        let killed = self.local.kill_keeper_and_postgres(uid);
+        killed.unwrap_or_else(|error| panic!("{error:?}"));
     }
 
     /// Sends SIGKILL to the postmaster of a keeper; the server's other processes then exit.
     pub fn kill_postmaster(&mut self, uid: &str) {
-        let pgdata = self.pgdata(uid);
-        self.leftovers.record(&pgdata);
-        process::send_signal(leftovers::postmaster(&pgdata).expect("a server runs"), Signal::KILL);
+        self.local.record_leftovers(uid);
+        process::send_signal(self.postmaster(uid).expect("a server runs"), Signal::KILL);
     }
 
     /// Sends SIGSTOP to a keeper and to every process of its PostgreSQL.
@@ -459,12 +262,12 @@ impl Cluster {
 
     /// Returns the process id of a keeper's postmaster while it runs.
     pub fn postmaster(&self, uid: &str) -> Option<u32> {
-        leftovers::postmaster(&self.pgdata(uid))
+        self.local.postmaster(uid)
     }
 
     /// Returns the data directory of a keeper's PostgreSQL.
     pub fn pgdata(&self, uid: &str) -> PathBuf {
-        self.dir.data_dir(uid).join("postgres")
+        self.local.pgdata(uid)
     }
 
     // ---- SQL
@@ -594,71 +397,39 @@ impl Cluster {
         candidates.sort_by_key(|entry| entry.create_revision);
         let leader = candidates.first().context("no sentinel leads")?;
         let logged = format!("id={}", String::from_utf8_lossy(&leader.value));
-        let found = self.programs.iter().find(|(name, program)| {
-            name.starts_with("sentinel")
-                && program
-                    .process
-                    .as_ref()
-                    .is_some_and(|process| process.log().contains(&logged))
+        let found = self.local.programs().iter().find(|(name, program)| {
+            name.starts_with("sentinel") && program.process().is_some_and(|process| process.log().contains(&logged))
         });
         Ok(found.context("the leader is no sentinel of ours")?.0.clone())
     }
 
     fn next_name(&self, kind: &str) -> String {
-        let taken = self.programs.keys().filter(|name| name.starts_with(kind)).count();
+        let taken = self
+            .local
+            .programs()
+            .keys()
+            .filter(|name| name.starts_with(kind))
+            .count();
         format!("{kind}{taken}")
     }
 
-    fn prepare(&mut self, name: &str, program: &'static str, options: Vec<String>, port: Option<Port>) {
+    fn prepare(&mut self, name: &str, kind: ProgramKind, options: Vec<String>, port: Option<Port>) {
         let relays: Vec<String> = self.relays.iter().map(TcpRelay::endpoint).collect();
         let store_endpoint = match relays.as_slice() {
             [] => self.etcd.endpoint(),
             relays => relays.join(","),
         };
-        let program = ManagedProgram {
-            program,
-            options,
-            wrapper: Vec::new(),
-            environment: Vec::new(),
-            store_endpoint,
-            port,
-            process: None,
-        };
-        self.programs.insert(name.to_owned(), program);
+        let mut program = LocalProgram::new(kind, store_endpoint, options);
+        program.port = port;
+        self.local.add(name, program);
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let keepers: Vec<String> = self
-            .programs
-            .keys()
-            .filter(|name| name.starts_with("keeper"))
-            .cloned()
-            .collect();
-        for uid in &keepers {
-            self.leftovers.record(&self.pgdata(uid));
-        }
-        for name in self.programs.keys().cloned().collect::<Vec<_>>() {
-            if let Some(process) = &mut self.program(&name).process {
-                process.signal(Signal::KILL);
-            }
-        }
-        leftovers::stop_immediately(&keepers.iter().map(|uid| self.pgdata(uid)).collect::<Vec<_>>());
-        // Dropping a program prints the end of its log when the test has failed.
-        self.programs.clear();
-        self.etcd.kill();
-        // A killed keeper leaves its server, or an initdb or pg_basebackup.
-        let dir = self.dir.path().to_owned();
-        for _ in 0..400 {
-            let left = process::using_directory(&dir);
-            if left.is_empty() {
-                break;
-            }
-            left.into_iter().for_each(|pid| process::send_signal(pid, Signal::KILL));
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        self.leftovers.remove();
+        // Dropping a program prints the end of its log when the test has failed. etcd works in the directory, too.
+        self.local.end_everything(CLEANUP_TIMEOUT);
+        test_dir::keep_after_failure(self.local.dir_mut());
     }
 }
 
@@ -684,26 +455,4 @@ pub fn error_text(error: anyhow::Error) -> String {
 /// `holds` is false.
 pub fn check(holds: bool, reason: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(reason()) }
-}
-
-/// Returns the processes of an instance: the postmaster and its children.
-fn server_processes(pgdata: &std::path::Path) -> Vec<u32> {
-    let postmaster = leftovers::postmaster(pgdata);
-    postmaster
-        .into_iter()
-        .chain(postmaster.map(process::children).unwrap_or_default())
-        .collect()
-}
-
-/// Removes variables that set options of our programs or of libpq.
-fn remove_option_variables(command: &mut Command) {
-    for (variable, _) in std::env::vars_os() {
-        let name = variable.to_string_lossy();
-        if ["STKEEPER_", "STSENTINEL_", "STPROXY_", "STOLONCTL_", "PG"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
-        {
-            command.env_remove(&variable);
-        }
-    }
 }

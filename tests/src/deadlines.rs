@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+/// Limit for killed processes to disappear at the end of a test.
+pub const CLEANUP_TIMEOUT: Duration = Duration::from_secs(4);
 /// Limit for one SQL statement, or one connect.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Limit for what takes the programs a few rounds, a request to the store, or the start of etcd.

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use local_cluster::EtcdMember;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::deadlines::SHORT_TIMEOUT;
-use crate::ports::Port;
+use crate::ports::{self, Port};
 use crate::process::{Process, Signal};
 use crate::wait::eventually;
 
@@ -123,8 +124,8 @@ impl Etcd {
         Self {
             process: None,
             dir,
-            client: Port::free(),
-            peer: Port::free(),
+            client: ports::free(),
+            peer: ports::free(),
             tls,
             name: "one".to_owned(),
             members: None,
@@ -226,25 +227,19 @@ impl Etcd {
     }
 
     fn command(&self) -> Command {
-        let peer = format!("http://127.0.0.1:{}", self.peer);
-        let mut command = Command::new("etcd");
-        command
-            .arg(format!("--name={}", self.name))
-            .arg("--data-dir")
-            .arg(self.dir.join("data"))
-            .arg(format!("--listen-client-urls={}", self.endpoint()))
-            .arg(format!("--advertise-client-urls={}", self.endpoint()))
-            .arg(format!("--listen-peer-urls={peer}"))
-            .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg("--unsafe-no-fsync=false")
-            .args(&self.options);
-        match &self.members {
-            Some(members) => command.arg(format!("--initial-cluster={members}")),
-            // A single member elects itself, and need not wait a second for others.
-            None => command
-                .arg(format!("--initial-cluster={}={peer}", self.name))
-                .args(["--heartbeat-interval=20", "--election-timeout=200"]),
+        let member = EtcdMember {
+            name: self.name.clone(),
+            data_dir: self.dir.join("data"),
+            client_url: self.endpoint(),
+            peer_url: format!("http://127.0.0.1:{}", self.peer),
+            members: self.members.clone(),
         };
+        let mut command = member.command();
+        command.arg("--unsafe-no-fsync=false").args(&self.options);
+        if self.members.is_none() {
+            // A single member elects itself, and need not wait a second for others.
+            command.args(["--heartbeat-interval=20", "--election-timeout=200"]);
+        }
         if let Some(tls) = &self.tls {
             command
                 .arg("--cert-file")

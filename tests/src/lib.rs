@@ -11,7 +11,6 @@ pub mod conf;
 pub mod deadlines;
 pub mod etcd;
 pub mod fake_sentinel;
-pub mod leftovers;
 pub mod pg_programs;
 pub mod ports;
 pub mod process;

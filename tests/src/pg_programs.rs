@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 /// The directory exists, or PostgreSQL is not installed.
 pub fn wrap(cluster: &mut Cluster, uid: &str, name: &str, script: impl Fn(&str, &Path) -> String) {
     let real = installed_programs();
-    let dir = cluster.dir.path().join(name);
+    let dir = cluster.dir().path().join(name);
     fs::create_dir(&dir).expect("a fresh directory takes a subdirectory");
     for entry in fs::read_dir(&real).expect("the programs can be listed") {
         let program = entry.expect("the programs can be listed").file_name();

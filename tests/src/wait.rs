@@ -4,9 +4,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use base::clock::Boottime;
-
-/// The pause between two evaluations of a condition.
-const POLL_INTERVAL: Duration = Duration::from_millis(25);
+use local_cluster::wait::{POLL_INTERVAL, retry};
 
 /// Returns the current time, to measure how long something took.
 #[expect(clippy::disallowed_methods, reason = "the harness is where a test's time enters")]
@@ -24,16 +22,8 @@ pub async fn eventually<T, E: Display>(
     limit: Duration,
     mut probe: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
-    let start = now();
-    loop {
-        let reason = match tokio::time::timeout(limit, probe()).await {
-            Ok(Ok(value)) => return value,
-            Ok(Err(reason)) => reason.to_string(),
-            Err(_) => "no answer".to_owned(),
-        };
-        assert!(now().since(start) < limit, "waited {limit:?} for {what}: {reason}");
-        tokio::time::sleep(POLL_INTERVAL).await;
-    }
+    let waited = retry(limit, async || probe().await.map_err(|reason| reason.to_string())).await;
+    waited.unwrap_or_else(|timed_out| panic!("waited {limit:?} for {what}: {}", timed_out.reason))
 }
 
 /// Calls `probe` again and again for `span`: for what must hold all the time.

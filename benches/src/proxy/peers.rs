@@ -7,10 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
+use local_cluster::UnixUser;
 use stolon_tests::deadlines::SHORT_TIMEOUT;
-use stolon_tests::ports::Port;
+use stolon_tests::ports::{self, Port};
 use stolon_tests::process::{self, Process, Signal};
-use stolon_tests::test_dir::User;
 use stolon_tests::wait::eventually;
 use tokio::net::TcpStream;
 
@@ -156,8 +156,8 @@ impl Instance {
     /// # Panics
     ///
     /// It does not listen in time, or `peer` is the direct path or a stolon-proxy.
-    pub async fn start(peer: Peer, server: u16, dir: &Path, user: Option<&User>) -> anyhow::Result<Self> {
-        let port = Port::free();
+    pub async fn start(peer: Peer, server: u16, dir: &Path, user: Option<&UnixUser>) -> anyhow::Result<Self> {
+        let port = ports::free();
         let dir = dir.join(format!("{}-{port}", peer.name()));
         fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let commands = dir.join("commands");

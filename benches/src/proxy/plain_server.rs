@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::Context;
 use stolon_tests::deadlines::SHORT_TIMEOUT;
-use stolon_tests::ports::Port;
+use stolon_tests::ports::{self, Port};
 use stolon_tests::process::Process;
 use stolon_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,7 +84,7 @@ impl PlainServer {
     ///
     /// The path of the benchmark program is unknown.
     pub async fn start(name: u8, log: &std::path::Path) -> anyhow::Result<Self> {
-        let port = Port::free();
+        let port = ports::free();
         let program = std::env::current_exe().context("find the benchmark program")?;
         let mut command = Command::new(program);
         command.arg(format!("{SERVE_OPTION}={port}{}", char::from(name)));

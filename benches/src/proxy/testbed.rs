@@ -11,7 +11,7 @@ use serde_json::json;
 use stolon_tests::cluster::{Cluster, Profile};
 use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::fake_sentinel::FakeSentinel;
-use stolon_tests::ports::Port;
+use stolon_tests::ports;
 use stolon_tests::wait::eventually;
 use tokio::net::TcpStream;
 
@@ -88,7 +88,7 @@ impl Testbed {
         let scraped = &postgres[&Peer::Stolon];
         let scraped = Instance::stolon(scraped.port, scraped.pids[0], scraped.metrics.unwrap_or_default());
         postgres.insert(Peer::StolonScraped, scraped);
-        let (dir, user) = (cluster.dir.path().join("log"), cluster.dir.user.clone());
+        let (dir, user) = (cluster.dir().path().join("log"), cluster.dir().user().cloned());
         let server = cluster.port("keeper0");
         postgres.insert(Peer::Direct, Instance::direct(server));
 
@@ -170,7 +170,7 @@ impl Testbed {
                 Ok(instance)
             }
             Peer::Haproxy | Peer::HaproxyTuned | Peer::Nginx | Peer::Pgbouncer => {
-                let user = self.cluster.dir.user.clone();
+                let user = self.cluster.dir().user().cloned();
                 let dir = data_dir(&self.cluster);
                 Instance::start(peer, server.port(), &dir, user.as_ref()).await
             }
@@ -306,7 +306,7 @@ impl StubCluster {
 /// Starts this stolon-proxy with a metrics port.
 fn start_proxy(cluster: &mut Cluster, peer: Peer, before: Option<&Path>) -> Instance {
     let name = cluster.prepare_proxy();
-    let metrics = Port::free().number();
+    let metrics = ports::free().number();
     let slot = cluster.program(&name);
     slot.options
         .push(format!("--metrics-listen-address=127.0.0.1:{metrics}"));
@@ -362,7 +362,7 @@ pub async fn run(mut command: tokio::process::Command, limit: Duration) -> anyho
 
 /// Returns a directory that the server may write to.
 fn data_dir(cluster: &Cluster) -> PathBuf {
-    cluster.dir.path().join("data")
+    cluster.dir().path().join("data")
 }
 
 /// Returns the newest of Debian's directories of PostgreSQL's programs that has pgbench, or the one on `PATH`.

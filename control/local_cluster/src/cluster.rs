@@ -16,7 +16,7 @@ use crate::leftovers::{PgLeftovers, postmaster, server_processes, stop_servers};
 use crate::options::{remove_option_variables, store_options};
 use crate::port::Port;
 use crate::process::LoggedProcess;
-use crate::processes::{poll, send_signal, using_directory};
+use crate::processes::{kill_users, poll, send_signal};
 
 /// Which program it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,13 +272,7 @@ impl<P: From<LoggedProcess> + BorrowMut<LoggedProcess>> LocalCluster<P> {
         let pgdatas: Vec<PathBuf> = self.keepers().iter().map(|uid| self.pgdata(uid)).collect();
         stop_servers(&pgdatas, limit);
         self.programs.values_mut().for_each(|program| program.process = None);
-        let mut left = Vec::new();
-        poll(limit, || {
-            left = using_directory(self.dir.path());
-            // One that cannot be killed is returned.
-            left.iter().for_each(|pid| drop(send_signal(*pid, Signal::KILL)));
-            left.is_empty()
-        });
+        let left = kill_users(self.dir.path(), limit);
         self.leftovers.remove();
         left
     }

@@ -94,10 +94,17 @@ impl ClusterDir {
         fs::write(&path, text)
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)))
             .attempt(|| format!("write {name}"))?;
-        if let Some(user) = &self.user {
-            user.own(&path)?;
-        }
+        self.give_to_user(&path)?;
         Ok(path)
+    }
+
+    /// Makes the user of keepers and PostgreSQL the owner of a file or directory, where it is not our own.
+    ///
+    /// # Errors
+    ///
+    /// There is no such file.
+    pub fn give_to_user(&self, path: &Path) -> Result<(), Error> {
+        self.user.as_ref().map_or(Ok(()), |user| user.own(path))
     }
 
     /// Keeps the directory when this is dropped.

@@ -54,6 +54,19 @@ pub fn using_directory(dir: &Path) -> Vec<u32> {
         .collect()
 }
 
+/// Sends SIGKILL to the processes that use a directory until there are none. Returns those that are left after `limit`.
+/// Blocks the thread.
+pub fn kill_users(dir: &Path, limit: Duration) -> Vec<u32> {
+    let mut left = Vec::new();
+    poll(limit, || {
+        left = using_directory(dir);
+        // One that cannot be killed is returned.
+        left.iter().for_each(|pid| drop(send_signal(*pid, Signal::KILL)));
+        left.is_empty()
+    });
+    left
+}
+
 /// Waits until none of these processes runs; returns whether that is so within `limit`. Blocks the thread.
 pub fn wait_gone(pids: &[u32], limit: Duration) -> bool {
     poll(limit, || !pids.iter().any(|pid| is_running(*pid)))

@@ -1,6 +1,6 @@
 //! `status` and `spec`: output formats, errors, and an unreachable store (cli 12, cli 14, cli 18.16 to 18.22).
 
-use stolon_tests::ports::Port;
+use stolon_tests::ports;
 use store::Txn;
 
 use crate::harness::{CLUSTER, CtlHarness, stolonctl};
@@ -140,7 +140,7 @@ async fn no_initialisation_is_proposed_after_a_cluster_was_created() {
 #[tokio::test]
 async fn every_command_ends_while_the_store_is_unreachable() {
     // cli 18.20, store 10.18
-    let nobody = Port::free();
+    let nobody = ports::free();
     let endpoint = format!("--store-endpoints=127.0.0.1:{nobody}");
     let common = [
         "--cluster-name=c",

@@ -2,7 +2,6 @@
 //! misleading environment variables.
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +27,8 @@ use keeper::postgres::programs::installation::Programs;
 use keeper::postgres::server::supervisor::{StopLimits, StopOutcome};
 use model::Lsn;
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
+use stolon_tests::ports::{self, Port};
+use stolon_tests::{test_dir, wait};
 use tempfile::TempDir;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
@@ -70,9 +71,8 @@ pub(crate) fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) 
         .env("PGOPTIONS", "-c nonsense=1")
         .env("PGDATA", "/nonexistent")
         .env("STKEEPER_PG_SU_PASSWORD", "secret");
-    if rustix::process::geteuid().is_root() {
-        let (uid, gid) = user("postgres");
-        command.uid(uid).gid(gid).env("HOME", "/");
+    if let Some(user) = test_dir::postgres_user() {
+        command.uid(user.uid).gid(user.gid).env("HOME", "/");
     }
     let output = command.output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
@@ -86,32 +86,23 @@ pub(crate) fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) 
 
 const INSIDE: &str = "STOLON_KEEPER_IT_INSIDE";
 
-fn user(name: &str) -> (u32, u32) {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
-    let line = passwd.lines().find(|line| line.split(':').next() == Some(name));
-    let mut ids = line
-        .expect("there is a user postgres")
-        .split(':')
-        .skip(2)
-        .map(|id| id.parse().unwrap());
-    (ids.next().unwrap(), ids.next().unwrap())
-}
-
 /// An instance in a directory of its own, stopped at the end of the test in any case.
 pub(crate) struct Node {
     pub(crate) instance: Arc<Instance>,
     pub(crate) dir: TempDir,
+    _port: Port,
 }
 
 impl Node {
     pub(crate) fn new() -> Self {
-        Self::at(free_port())
-    }
-
-    pub(crate) fn at(port: u16) -> Self {
+        let port = ports::free();
         let dir = TempDir::with_prefix("stolon-pg.").unwrap();
-        let instance = Arc::new(instance(dir.path(), port));
-        Self { instance, dir }
+        let instance = Arc::new(instance(dir.path(), port.number()));
+        Self {
+            instance,
+            dir,
+            _port: port,
+        }
     }
 
     /// The instance's recorded directories outside PGDATA.
@@ -267,24 +258,10 @@ pub(crate) async fn query(
     client.simple_query(statement).await
 }
 
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
 /// Waits for a condition.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(INSTANCE_TEST_TIMEOUT / 2, waiting)
-        .await
-        .unwrap_or_else(|_| panic!("never: {what}"));
+    let probe = async || if holds().await { Ok(()) } else { Err("not yet") };
+    wait::eventually(what, INSTANCE_TEST_TIMEOUT / 2, probe).await;
 }
 
 /// Returns where the last record, at `start`, ends according to pg_waldump: where it expects the next one.

@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::Etcd;
 use stolon_tests::fake_sentinel::{self, FakeSentinel};
-use stolon_tests::ports::Port;
+use stolon_tests::ports::{self, Port};
 use stolon_tests::process::{Process, Signal};
 use stolon_tests::store_client;
 use stolon_tests::wait::{eventually, now};
@@ -335,7 +335,7 @@ impl Proxy {
         options: &[&str],
         change: impl FnOnce(&mut Command),
     ) -> Self {
-        let (port, metrics) = (Port::free(), Port::free());
+        let (port, metrics) = (ports::free(), ports::free());
         let mut command = command(endpoint, port.number(), options);
         command
             .arg(format!("--metrics-listen-address=127.0.0.1:{metrics}"))

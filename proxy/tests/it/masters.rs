@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base::clock::Boottime;
 use stolon_tests::deadlines::SHORT_TIMEOUT;
-use stolon_tests::ports::Port;
+use stolon_tests::ports;
 use stolon_tests::wait::{eventually, now};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -75,7 +75,7 @@ async fn check_failing_master(host: &str, port: u16, words: &str) {
 
 #[test]
 fn a_master_that_refuses_closes_its_clients_and_affects_nothing_else() {
-    let nobody = Port::free();
+    let nobody = ports::free();
     run_test(check_failing_master("127.0.0.1", nobody.number(), "refused"));
 }
 

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 
 use stolon_tests::deadlines::SHORT_TIMEOUT;
-use stolon_tests::ports::Port;
+use stolon_tests::ports::{self, Port};
 use stolon_tests::process::Signal;
 
 use crate::harness::{Client, Master, Proxy, ProxyHarness, command, run_test};
@@ -15,7 +15,7 @@ fn unused_endpoint(port: &Port) -> String {
 }
 
 fn run(options: &[&str]) -> Output {
-    let (store, port) = (Port::free(), Port::free());
+    let (store, port) = (ports::free(), ports::free());
     command(&unused_endpoint(&store), port.number(), options)
         .output()
         .unwrap()
@@ -49,7 +49,7 @@ fn bad_options_are_named_and_end_with_status_1() {
 
 #[test]
 fn an_option_from_the_environment_is_used_and_a_bad_one_is_named() {
-    let (store, port) = (Port::free(), Port::free());
+    let (store, port) = (ports::free(), ports::free());
     let mut bad = command(&unused_endpoint(&store), port.number(), &[]);
     let output = bad.env("STPROXY_CONNECT_TIMEOUT", "soon").output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);

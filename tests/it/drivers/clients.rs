@@ -22,7 +22,7 @@ fn client(cluster: &Cluster, program: &str) -> Command {
         .envs([("PGUSER", SUPERUSER.0), ("PGPASSWORD", SUPERUSER.1)])
         .env("PGDATABASE", "postgres")
         // Without psqlrc, passwords and certificates of the user who runs the tests.
-        .env("HOME", cluster.dir.path())
+        .env("HOME", cluster.dir().path())
         .current_dir("/");
     command
 }
@@ -81,7 +81,7 @@ pub(super) async fn run(command: Command, input: &str) -> ProgramOutput {
 
 /// Starts a program in the background.
 pub(super) fn start(cluster: &Cluster, name: &str, command: Command) -> Process {
-    let log = cluster.dir.path().join("log").join(format!("{name}.log"));
+    let log = cluster.dir().log(name);
     Process::start(name, command, None, &log)
 }
 
@@ -92,7 +92,7 @@ pub(super) struct InteractiveProgram {
 
 impl InteractiveProgram {
     pub(super) fn start(cluster: &Cluster, name: &str, command: Command) -> Self {
-        let log = cluster.dir.path().join("log").join(format!("{name}.log"));
+        let log = cluster.dir().log(name);
         let process = Process::start_with_input(name, command, None, &log);
         Self { process }
     }

@@ -383,7 +383,7 @@ async fn all_metrics_exist_from_the_first_scrape() {
     // cli 17.3, sentinel M-2
     let mut scene = Scene::new().await;
     scene.put_data(&a_cluster(SPEC)).await;
-    let port = stolon_tests::ports::Port::free();
+    let port = stolon_tests::ports::free();
     let address = format!("127.0.0.1:{}", port.number());
     let sentinel = scene.sentinel(&["--metrics-listen-address", &address]);
     sentinel

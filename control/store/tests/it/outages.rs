@@ -10,7 +10,7 @@ use std::{
 use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::{
     etcd::Etcd,
-    ports::Port,
+    ports,
     tcp_relay::{Direction, NetworkCondition, TcpRelay},
     wait::{eventually, now},
 };
@@ -37,7 +37,7 @@ async fn connected(store: &Store) {
 #[tokio::test]
 async fn a_request_without_a_server_waits_for_its_timeout_and_names_the_endpoint() {
     // corner case 18
-    let port = Port::free();
+    let port = ports::free();
     let endpoint = format!("http://127.0.0.1:{port}");
     let store = store_with_timeout(&endpoint, LIMIT);
     let begun = now();
@@ -194,7 +194,7 @@ async fn a_paused_server_counts_as_unreachable_until_it_continues() {
 #[tokio::test]
 async fn one_endpoint_of_several_is_enough() {
     let etcd = Etcd::start().await;
-    let (dead, frozen) = (Port::free(), TcpRelay::to(&etcd.address()).await);
+    let (dead, frozen) = (ports::free(), TcpRelay::to(&etcd.address()).await);
     frozen.set_both(NetworkCondition::Hold);
     let endpoints = format!(
         "http://127.0.0.1:{dead},{},http://nowhere,{}",
