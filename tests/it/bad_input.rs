@@ -267,12 +267,7 @@ async fn a_metrics_address_in_use_makes_each_daemon_exit_with_status_1() {
 /// 8 and E-11).
 #[tokio::test]
 async fn daemons_started_before_the_store_wait_for_it_and_log_that_once() {
-    let mut cluster = Cluster::builder(Profile::Fast)
-        .sentinels(0)
-        .keepers(0)
-        .proxies(0)
-        .start()
-        .await;
+    let mut cluster = Cluster::builder(Profile::Fast).without_programs().start().await;
     cluster.etcd.stop().await;
     let sentinel = cluster.add_sentinel();
     let keeper = cluster.add_keeper();

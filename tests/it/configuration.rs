@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use model::Role;
-use serde_json::{Value, json};
-use stolon_tests::cluster::{Cluster, ClusterBuilder, Profile, check, error_text};
+use serde_json::json;
+use stolon_tests::cluster::{Cluster, ClusterBuilder, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::pg_programs;
 use stolon_tests::process::Signal;
-use stolon_tests::sql::SqlClient;
+use stolon_tests::spec::{store_spec, update, wait_answer, wait_setting};
 use stolon_tests::status;
 use stolon_tests::wait::eventually;
 
@@ -314,57 +314,8 @@ async fn crash_server(cluster: &mut Cluster, uid: &str) {
     cluster.kill_postmaster(uid);
     eventually(format!("{uid} to serve again"), LONG_TIMEOUT, async || {
         check(cluster.postmaster(uid) != before, || "the old one".to_owned())?;
-        let sql = SqlClient::connect(&cluster.sql_config(uid)).await.map_err(error_text)?;
-        sql.value("select 1").await.map_err(error_text)
+        cluster.query(uid, "select 1").await
     })
-    .await;
-}
-
-pub(crate) async fn update(cluster: &Cluster, patch: &Value) {
-    let (status, output) = cluster.stolonctl(&["update", "--patch", &patch.to_string()]).await;
-    assert_eq!((status, output.as_str()), (0, ""), "stolonctl update --patch {patch}");
-}
-
-/// Changes the stored spec without the checks of our programs.
-pub(crate) async fn store_spec(cluster: &Cluster, change: impl Fn(&mut Value)) {
-    store_data(cluster, |data| change(&mut data["cluster"]["spec"])).await;
-}
-
-/// Changes the stored cluster data without the checks of our programs.
-pub(crate) async fn store_data(cluster: &Cluster, change: impl Fn(&mut Value)) {
-    let key = cluster.store.keys().cluster_data();
-    eventually("the changed cluster data to be stored", SHORT_TIMEOUT, async || {
-        let entry = cluster
-            .store
-            .get(&key)
-            .await
-            .map_err(|error| error.to_string())?
-            .ok_or("no data")?;
-        let mut data: Value = serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
-        change(&mut data);
-        let write = store::Txn::new()
-            .if_unchanged(&key, entry.mod_revision)
-            .put(&key, data.to_string());
-        let written = cluster.store.commit(write).await.map_err(|error| error.to_string())?;
-        check(written.committed().is_some(), || "another program wrote".to_owned())
-    })
-    .await;
-}
-
-pub(crate) async fn wait_setting(cluster: &Cluster, uid: &str, parameter: &str, wanted: &str) {
-    wait_answer(cluster, uid, &format!("show {parameter}"), wanted).await;
-}
-
-pub(crate) async fn wait_answer(cluster: &Cluster, uid: &str, question: &str, wanted: &str) {
-    eventually(
-        format!("{question} on {uid} to be {wanted}"),
-        LONG_TIMEOUT,
-        async || {
-            let sql = SqlClient::connect(&cluster.sql_config(uid)).await.map_err(error_text)?;
-            let value = sql.value(question).await.map_err(error_text)?;
-            check(value == wanted, || value)
-        },
-    )
     .await;
 }
 

@@ -17,7 +17,7 @@ async fn a_killed_postgres_is_restarted_without_a_failover() {
         .with("failInterval", "20s")
         .start()
         .await;
-    let writers = write_through_the_proxy(&cluster).await;
+    let writers = Writers::through(&cluster, "proxy0", 4).await;
     let before = cluster.data().await.unwrap();
     let old_server = cluster.postmaster("keeper0").unwrap();
 
@@ -47,7 +47,7 @@ async fn sigterm_fails_over_without_waiting_for_failinterval_without_loss_and_wi
         .with("failInterval", "120s")
         .start()
         .await;
-    let writers = write_through_the_proxy(&cluster).await;
+    let writers = Writers::through(&cluster, "proxy0", 4).await;
     let marker = cluster.pgdata("keeper0").join("no_copy_has_replaced_this_directory");
     std::fs::write(&marker, "").unwrap();
 
@@ -327,14 +327,6 @@ async fn a_master_restarted_on_another_port_stays_master() {
         check(sender == port, || format!("it receives from port {sender}"))
     })
     .await;
-}
-
-/// Starts four clients that commit rows through the proxy, and waits until they are served.
-async fn write_through_the_proxy(cluster: &Cluster) -> Writers {
-    Writers::create_table(&cluster.connect("proxy0").await).await.unwrap();
-    let writers = Writers::start(&cluster.sql_config("proxy0"), 4);
-    writers.wait_served().await;
-    writers
 }
 
 async fn assert_no_rows_lost(cluster: &Cluster, stats: Vec<WriterStats>) {

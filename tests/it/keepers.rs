@@ -4,9 +4,12 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use model::Role;
+use serde_json::json;
 use stolon_tests::cluster::{Cluster, Profile, check, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
+use stolon_tests::spec::{update, wait_setting};
+use stolon_tests::sql::SqlClient;
 use stolon_tests::wait::{eventually, throughout};
 
 /// A data directory has one keeper at a time (keeper 2.4).
@@ -62,12 +65,7 @@ async fn libpq_variables_in_the_environment_do_not_affect_a_keeper() {
 /// Keepers wait for the first sentinel; then one becomes the master and the others follow (sentinel 16).
 #[tokio::test]
 async fn three_keepers_started_before_two_sentinels_become_one_cluster() {
-    let mut cluster = Cluster::builder(Profile::Fast)
-        .sentinels(0)
-        .keepers(0)
-        .proxies(0)
-        .start()
-        .await;
+    let mut cluster = Cluster::builder(Profile::Fast).without_programs().start().await;
     for _ in 0..3 {
         cluster.add_keeper();
     }
@@ -125,7 +123,7 @@ async fn parameters_are_merged_reloaded_and_applied_by_restart_as_the_spec_says(
     let log_length = cluster.process("keeper0").log().len();
     update(
         &cluster,
-        r#"{"pgParameters":{"log_min_duration_statement":"77s","no.such_parameter":"1"}}"#,
+        &json!({"pgParameters":{"log_min_duration_statement":"77s","no.such_parameter":"1"}}),
     )
     .await;
     let keeper = cluster.process("keeper0");
@@ -145,32 +143,24 @@ async fn parameters_are_merged_reloaded_and_applied_by_restart_as_the_spec_says(
 
     update(
         &cluster,
-        r#"{"automaticPgRestart":true,"pgParameters":{"max_connections":"150"}}"#,
+        &json!({"automaticPgRestart":true,"pgParameters":{"max_connections":"150"}}),
     )
     .await;
-    wait_setting(&cluster, "max_connections", "150").await;
+    wait_setting(&cluster, "keeper0", "max_connections", "150").await;
 
     update(
         &cluster,
-        r#"{"automaticPgRestart":false,"pgParameters":{"max_connections":"200"}}"#,
+        &json!({"automaticPgRestart":false,"pgParameters":{"max_connections":"200"}}),
     )
     .await;
     eventually("the server to have a pending restart", SHORT_TIMEOUT, async || {
-        let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config("keeper0"))
-            .await
-            .map_err(error_text)?;
-        let pending = sql
-            .value("select count(*) from pg_settings where pending_restart")
-            .await
-            .map_err(error_text)?;
+        let count = "select count(*) from pg_settings where pending_restart";
+        let pending = cluster.query("keeper0", count).await?;
         check(pending == "1", || format!("{pending} are pending"))
     })
     .await;
     throughout("no restart", Duration::from_secs(3), async || {
-        let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config("keeper0"))
-            .await
-            .map_err(error_text)?;
-        let value = sql.value("show max_connections").await.map_err(error_text)?;
+        let value = cluster.query("keeper0", "show max_connections").await?;
         check(value == "150", || value)
     })
     .await;
@@ -194,8 +184,12 @@ async fn alter_system_is_refused() {
 async fn replication_slots_follow_the_spec_and_the_master() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let sql = cluster.connect("keeper0").await;
-    let standby = db_uid(&cluster, "keeper1").await;
-    update(&cluster, r#"{"additionalMasterReplicationSlots":["slot01","slot02"]}"#).await;
+    let standby = cluster.db_uid("keeper1").await;
+    update(
+        &cluster,
+        &json!({"additionalMasterReplicationSlots":["slot01","slot02"]}),
+    )
+    .await;
     sql.run("select pg_create_physical_replication_slot('by_hand')")
         .await
         .unwrap();
@@ -214,7 +208,7 @@ async fn replication_slots_follow_the_spec_and_the_master() {
     )
     .await;
     wait_slots(&cluster, "keeper1", &[]).await;
-    update(&cluster, r#"{"additionalMasterReplicationSlots":["slot02"]}"#).await;
+    update(&cluster, &json!({"additionalMasterReplicationSlots":["slot02"]})).await;
     wait_slots(
         &cluster,
         "keeper0",
@@ -225,13 +219,7 @@ async fn replication_slots_follow_the_spec_and_the_master() {
     assert_eq!(cluster.stop("keeper0", Signal::TERM).await, 0);
     assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
     eventually("the slots on the new master", LONG_TIMEOUT, async || {
-        let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config("keeper1"))
-            .await
-            .map_err(error_text)?;
-        let found = sql
-            .column("select slot_name from pg_replication_slots")
-            .await
-            .map_err(error_text)?;
+        let found = slots(&cluster, "keeper1").await?;
         check(found.contains(&"stolon_slot02".to_owned()), || format!("{found:?}"))
     })
     .await;
@@ -308,53 +296,29 @@ async fn a_removed_keeper_comes_back_with_a_new_db() {
     let cluster = Cluster::builder(Profile::Fast).start().await;
     let (status, output) = cluster.stolonctl(&["removekeeper", "keeper0"]).await;
     assert_eq!(status, 1, "the master's keeper cannot be removed: {output}");
-    let before = db_uid(&cluster, "keeper1").await;
+    let before = cluster.db_uid("keeper1").await;
     let (status, output) = cluster.stolonctl(&["removekeeper", "keeper1"]).await;
     assert_eq!((status, output.as_str()), (0, ""));
-    eventually("another db for keeper1", LONG_TIMEOUT, async || {
-        let data = cluster.data().await.map_err(error_text)?;
-        let (uid, _) = stolon_tests::cluster::db_of(&data, "keeper1").map_err(error_text)?;
-        check(uid.to_string() != before, || "the old one".to_owned())
-    })
-    .await;
+    cluster.wait_other_db("keeper1", &before).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
     cluster.wait_caught_up("keeper1", "keeper0").await;
-}
-
-async fn db_uid(cluster: &Cluster, keeper: &str) -> String {
-    let data = cluster.data().await.unwrap();
-    stolon_tests::cluster::db_of(&data, keeper).unwrap().0.to_string()
-}
-
-async fn update(cluster: &Cluster, patch: &str) {
-    let (status, output) = cluster.stolonctl(&["update", "--patch", patch]).await;
-    assert_eq!((status, output.as_str()), (0, ""), "stolonctl update --patch {patch}");
-}
-
-async fn wait_setting(cluster: &Cluster, parameter: &str, wanted: &str) {
-    eventually(format!("{parameter} to be {wanted}"), LONG_TIMEOUT, async || {
-        let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config("keeper0"))
-            .await
-            .map_err(error_text)?;
-        let value = sql.value(&format!("show {parameter}")).await.map_err(error_text)?;
-        check(value == wanted, || value)
-    })
-    .await;
 }
 
 async fn wait_slots(cluster: &Cluster, keeper: &str, wanted: &[&str]) {
     let mut wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
     wanted.sort();
     eventually(format!("the slots of {keeper}"), SHORT_TIMEOUT, async || {
-        let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config(keeper))
-            .await
-            .map_err(error_text)?;
-        let mut found = sql
-            .column("select slot_name from pg_replication_slots")
-            .await
-            .map_err(error_text)?;
+        let mut found = slots(cluster, keeper).await?;
         found.sort();
         check(found == wanted, || format!("{found:?} instead of {wanted:?}"))
     })
     .await;
+}
+
+async fn slots(cluster: &Cluster, keeper: &str) -> Result<Vec<String>, String> {
+    let sql = SqlClient::connect(&cluster.sql_config(keeper))
+        .await
+        .map_err(error_text)?;
+    let slots = sql.column("select slot_name from pg_replication_slots").await;
+    slots.map_err(error_text)
 }

@@ -7,10 +7,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use model::Role;
-use stolon_tests::cluster::{Cluster, Profile, check, error_text};
+use serde_json::json;
+use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::pg_programs;
 use stolon_tests::process::{Signal, is_running};
+use stolon_tests::spec::{update, wait_setting};
 use stolon_tests::wait::{eventually, throughout};
 
 /// Programs as NixOS installs them: a script runs the executable, which has another name, under the script's name.
@@ -61,20 +63,9 @@ async fn a_server_behind_a_wrapper_script_is_recognised_by_its_directory() {
         executable(server)
     );
 
-    let (status, output) = cluster
-        .stolonctl(&[
-            "update",
-            "--patch",
-            r#"{"pgParameters":{"log_min_duration_statement":"77s"}}"#,
-        ])
-        .await;
-    assert_eq!((status, output.as_str()), (0, ""));
-    eventually("the reload", SHORT_TIMEOUT, async || {
-        let sql = cluster.connect("keeper0").await;
-        let value = sql.value("show log_min_duration_statement").await.map_err(error_text)?;
-        check(value == "77s", || value)
-    })
-    .await;
+    let patch = json!({ "pgParameters": { "log_min_duration_statement": "77s" } });
+    update(&cluster, &patch).await;
+    wait_setting(&cluster, "keeper0", "log_min_duration_statement", "77s").await;
 
     cluster.process("keeper0").kill();
     assert!(is_running(server), "SIGKILL of the keeper leaves its server");

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use model::Role;
+use serde_json::json;
 use stolon_tests::cluster::{Cluster, Profile, REPLUSER, SUPERUSER, check, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{self, Signal};
+use stolon_tests::spec::update;
 use stolon_tests::sql::SqlClient;
 use stolon_tests::status;
 use stolon_tests::wait::{eventually, throughout};
@@ -123,10 +125,7 @@ async fn changed_passwords_cause_no_failover_and_are_reported_and_fixed_without_
     assert_eq!(election_lines(&mut cluster), before, "no election");
     // The master's server is killed: its keeper starts it again and reports it as healthy, within a failInterval that
     // is long enough for a busy machine.
-    let (status, output) = cluster
-        .stolonctl(&["update", "--patch", r#"{"failInterval":"120s"}"#])
-        .await;
-    assert_eq!(status, 0, "{output}");
+    update(&cluster, &json!({ "failInterval": "120s" })).await;
     cluster.kill_postmaster("keeper0");
     eventually("a new server", LONG_TIMEOUT, async || {
         let sql = connect_admin(&cluster, "keeper0").await;
@@ -137,10 +136,7 @@ async fn changed_passwords_cause_no_failover_and_are_reported_and_fixed_without_
         check_healthy(&cluster).await
     })
     .await;
-    let (status, output) = cluster
-        .stolonctl(&["update", "--patch", r#"{"failInterval":"4s"}"#])
-        .await;
-    assert_eq!(status, 0, "{output}");
+    update(&cluster, &json!({ "failInterval": "4s" })).await;
     throughout("the cluster after a restart", span, async || {
         check_healthy(&cluster).await
     })

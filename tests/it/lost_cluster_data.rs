@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::{ClusterUid, Role, from_slice, to_compact};
-use stolon_tests::cluster::{Cluster, Profile, check, error_text};
+use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::{eventually, throughout};
@@ -40,10 +40,7 @@ async fn backup(cluster: &Cluster) -> std::path::PathBuf {
 }
 
 async fn check_row(cluster: &Cluster, keeper: &str) -> Result<(), String> {
-    let sql = stolon_tests::sql::SqlClient::connect(&cluster.sql_config(keeper))
-        .await
-        .map_err(error_text)?;
-    let value = sql.value("select value from kept").await.map_err(error_text)?;
+    let value = cluster.query(keeper, "select value from kept").await?;
     check(value == "1", || format!("{keeper} has {value}"))
 }
 

@@ -5,35 +5,20 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use model::Role;
-use stolon_tests::cluster::{Cluster, Profile, check, db_of, error_text};
+use stolon_tests::cluster::{Cluster, Profile};
 use stolon_tests::deadlines::LONG_TIMEOUT;
 use stolon_tests::process::Signal;
-use stolon_tests::wait::eventually;
-
-async fn db_uid(cluster: &Cluster, keeper: &str) -> String {
-    let data = cluster.data().await.unwrap();
-    db_of(&data, keeper).unwrap().0.to_string()
-}
-
-async fn wait_other_db(cluster: &Cluster, keeper: &str, than: &str) {
-    eventually(format!("another db for {keeper}"), LONG_TIMEOUT, async || {
-        let data = cluster.data().await.map_err(error_text)?;
-        let (uid, _) = db_of(&data, keeper).map_err(error_text)?;
-        check(uid.as_str() != than, || "the same db".to_owned())
-    })
-    .await;
-}
 
 /// PGDATA alone is lost, or the whole directory of the keeper.
 #[tokio::test]
 async fn a_standby_whose_data_are_lost_is_copied_again() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     for lost in [cluster.pgdata("keeper1"), cluster.dir().data_dir("keeper1")] {
-        let before = db_uid(&cluster, "keeper1").await;
+        let before = cluster.db_uid("keeper1").await;
         assert_eq!(cluster.stop("keeper1", Signal::INT).await, 0);
         fs::remove_dir_all(&lost).unwrap();
         cluster.start("keeper1");
-        wait_other_db(&cluster, "keeper1", &before).await;
+        cluster.wait_other_db("keeper1", &before).await;
         cluster.wait_healthy("keeper1", &Role::Standby).await;
         cluster
             .connect("keeper0")
@@ -50,9 +35,9 @@ async fn a_standby_whose_data_are_lost_is_copied_again() {
 #[tokio::test]
 async fn a_standby_whose_data_are_lost_while_it_runs_is_copied_again() {
     let cluster = Cluster::builder(Profile::Fast).start().await;
-    let before = db_uid(&cluster, "keeper1").await;
+    let before = cluster.db_uid("keeper1").await;
     remove_while_used(&cluster.pgdata("keeper1"));
-    wait_other_db(&cluster, "keeper1", &before).await;
+    cluster.wait_other_db("keeper1", &before).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
     cluster.wait_caught_up("keeper1", "keeper0").await;
 }

@@ -4,14 +4,13 @@ use std::net::TcpListener;
 
 use model::Role;
 use serde_json::{Value, json};
-use stolon_tests::cluster::{Cluster, Profile, REPLUSER, check, error_text};
+use stolon_tests::cluster::{Cluster, Profile, REPLUSER, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{self, Signal};
-use stolon_tests::sql::SqlClient;
+use stolon_tests::spec::{store_spec, update, wait_answer, wait_setting};
 use stolon_tests::status;
 use stolon_tests::wait::eventually;
 
-use crate::configuration::{store_spec, update, wait_answer, wait_setting};
 use crate::logins::pair_with_password_files;
 
 /// Before the first master's initdb, and before a standby's copy.
@@ -163,10 +162,7 @@ async fn a_master_that_exits_during_recovery_reverts_to_its_previous_parameters(
     let make = "select count(*) from (select pg_drop_replication_slot('stolon_users')) a, \
                 (select pg_create_logical_replication_slot('stolon_users', 'test_decoding')) b";
     eventually("a logical slot", SHORT_TIMEOUT, async || {
-        let sql = SqlClient::connect(&cluster.sql_config("keeper0"))
-            .await
-            .map_err(error_text)?;
-        sql.value(make).await.map_err(error_text)
+        cluster.query("keeper0", make).await
     })
     .await;
     let before = cluster.postmaster("keeper0");

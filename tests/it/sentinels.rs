@@ -52,12 +52,7 @@ async fn a_new_leader_changes_nothing_in_a_healthy_cluster() {
 /// A leader's write that arrives after another sentinel leads is refused (fencing 4.4, F-7).
 #[tokio::test]
 async fn the_write_of_a_deposed_sentinel_is_refused() {
-    let mut cluster = Cluster::builder(Profile::Fast)
-        .sentinels(0)
-        .keepers(0)
-        .proxies(0)
-        .start()
-        .await;
+    let mut cluster = Cluster::builder(Profile::Fast).without_programs().start().await;
     let relay = TcpRelay::to(&cluster.etcd.address()).await;
     let deposed = cluster.prepare_sentinel();
     cluster.program(&deposed).store_endpoint = relay.endpoint();

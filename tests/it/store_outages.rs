@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use base::clock::Boottime;
 use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::wait::{eventually, now};
@@ -18,16 +19,11 @@ async fn a_short_store_outage_closes_no_connection_and_causes_no_failover() {
     let mut cluster = cluster.start().await;
     let before = cluster.data().await.unwrap();
     let idle = cluster.connect("proxy0").await;
-    Writers::create_table(&idle).await.unwrap();
-    let writers = Writers::start(&cluster.sql_config("proxy0"), 2);
-    writers.wait_served().await;
+    let writers = Writers::through(&cluster, "proxy0", 2).await;
 
     let start = now();
     cluster.etcd.kill();
-    eventually("5 s without a store", LONG_TIMEOUT, async || {
-        check(now().since(start) > Duration::from_secs(5), || "not yet".to_owned())
-    })
-    .await;
+    wait_since(start, Duration::from_secs(5)).await;
     cluster.restart_etcd().await;
     wait_check_in(&cluster).await;
     writers.wait_served().await;
@@ -49,9 +45,7 @@ async fn a_long_store_outage_closes_the_proxies_and_causes_no_failover() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let before = cluster.data().await.unwrap();
     let idle = cluster.connect("proxy0").await;
-    Writers::create_table(&idle).await.unwrap();
-    let writers = Writers::start(&cluster.sql_config("proxy0"), 2);
-    writers.wait_served().await;
+    let writers = Writers::through(&cluster, "proxy0", 2).await;
 
     let start = now();
     cluster.etcd.kill();
@@ -62,10 +56,7 @@ async fn a_long_store_outage_closes_the_proxies_and_causes_no_failover() {
     )
     .await;
     // After an outage longer than failInterval the first round must not elect.
-    eventually("6 s without a store", LONG_TIMEOUT, async || {
-        check(now().since(start) > Duration::from_secs(6), || "not yet".to_owned())
-    })
-    .await;
+    wait_since(start, Duration::from_secs(6)).await;
     cluster.restart_etcd().await;
     writers.wait_served().await;
 
@@ -87,14 +78,19 @@ async fn a_store_that_hangs_briefly_closes_no_connection() {
     let idle = cluster.connect("proxy0").await;
     cluster.etcd.freeze().await;
     let start = now();
-    eventually("3 s with a hanging store", LONG_TIMEOUT, async || {
-        check(now().since(start) > Duration::from_secs(3), || "not yet".to_owned())
-    })
-    .await;
+    wait_since(start, Duration::from_secs(3)).await;
     cluster.etcd.thaw();
     wait_check_in(&cluster).await;
     assert_eq!(idle.value("select 1").await.unwrap(), "1");
     assert_eq!(before.master_uid(), cluster.data().await.unwrap().master_uid());
+}
+
+/// Waits until this time has passed since `start`: the length of an outage.
+async fn wait_since(start: Boottime, outage: Duration) {
+    eventually(format!("{outage:?} without a store"), LONG_TIMEOUT, async || {
+        check(now().since(start) > outage, || "not yet".to_owned())
+    })
+    .await;
 }
 
 /// Waits until the proxy has published its info again.

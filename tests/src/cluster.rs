@@ -294,6 +294,16 @@ impl Cluster {
         .await
     }
 
+    /// Connects to a keeper's PostgreSQL or through a proxy, and returns the first column of the first row.
+    ///
+    /// # Errors
+    ///
+    /// The connect or the query fails, or there is no row.
+    pub async fn query(&self, name: &str, sql: &str) -> Result<String, String> {
+        let client = SqlClient::connect(&self.sql_config(name)).await.map_err(error_text)?;
+        client.value(sql).await.map_err(error_text)
+    }
+
     // ---- conditions
 
     /// Waits until a keeper's instance is healthy and has this role and its newest generation, by the cluster data and
@@ -311,8 +321,7 @@ impl Cluster {
             check(db.status.current_generation == db.generation, || {
                 format!("generation {} of {}", db.status.current_generation, db.generation)
             })?;
-            let sql = SqlClient::connect(&self.sql_config(uid)).await.map_err(error_text)?;
-            let recovers = sql.value("select pg_is_in_recovery()").await.map_err(error_text)?;
+            let recovers = self.query(uid, "select pg_is_in_recovery()").await?;
             check(recovers == if *role == Role::Master { "f" } else { "t" }, || {
                 format!("in recovery: {recovers}")
             })
@@ -355,12 +364,31 @@ impl Cluster {
         Ok(db.spec.keeper_uid.to_string())
     }
 
+    /// Returns the uid of a keeper's db.
+    ///
+    /// # Panics
+    ///
+    /// It has none.
+    pub async fn db_uid(&self, keeper: &str) -> String {
+        let data = self.data().await.expect("the store answers");
+        let (uid, _) = db_of(&data, keeper).unwrap_or_else(|error| panic!("{error}"));
+        uid.to_string()
+    }
+
+    /// Waits until a keeper has another db than this one.
+    pub async fn wait_other_db(&self, keeper: &str, than: &str) {
+        eventually(format!("another db for {keeper}"), LONG_TIMEOUT, async || {
+            let data = self.data().await.map_err(error_text)?;
+            let (uid, _) = db_of(&data, keeper).map_err(error_text)?;
+            check(uid.as_str() != than, || "the same db".to_owned())
+        })
+        .await;
+    }
+
     /// Waits until a client of this proxy reaches a server that is not in recovery.
     pub async fn wait_serving(&self, proxy: &str) {
-        let config = self.sql_config(proxy);
         eventually(format!("{proxy} to lead to a master"), LONG_TIMEOUT, async || {
-            let sql = SqlClient::connect(&config).await.map_err(error_text)?;
-            let recovers = sql.value("select pg_is_in_recovery()").await.map_err(error_text)?;
+            let recovers = self.query(proxy, "select pg_is_in_recovery()").await?;
             check(recovers == "f", || "it leads to a standby".to_owned())
         })
         .await;

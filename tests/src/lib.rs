@@ -14,6 +14,7 @@ pub mod fake_sentinel;
 pub mod pg_programs;
 pub mod ports;
 pub mod process;
+pub mod spec;
 pub mod sql;
 pub mod status;
 pub mod store_client;

@@ -1,10 +1,29 @@
-//! Directories of PostgreSQL's programs in which scripts take the place of the real ones.
+//! PostgreSQL's programs: where they are installed, and directories in which scripts take the place of the real ones.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::cluster::Cluster;
+
+/// Returns the newest of Debian's directories of PostgreSQL's programs that has this one, or the one on `PATH`.
+pub fn directory(program: &str) -> Option<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|version| {
+            let version = version.ok()?.path();
+            let number = version.file_name()?.to_str()?.parse().ok()?;
+            Some((number, version.join("bin")))
+        })
+        .filter(|(_, dir)| dir.join(program).exists())
+        .collect();
+    found.sort();
+    found.pop().map(|(_, dir)| dir).or_else(|| {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).find(|dir| dir.join(program).exists())
+    })
+}
 
 /// Makes a directory of this name with a script for each of PostgreSQL's programs, and lets a stopped keeper use it.
 /// `script` returns the text of a script for a program's name and path.
@@ -13,7 +32,7 @@ use crate::cluster::Cluster;
 ///
 /// The directory exists, or PostgreSQL is not installed.
 pub fn wrap(cluster: &mut Cluster, uid: &str, name: &str, script: impl Fn(&str, &Path) -> String) {
-    let real = installed_programs();
+    let real = directory("postgres").expect("PostgreSQL is installed");
     let dir = cluster.dir().path().join(name);
     fs::create_dir(&dir).expect("a fresh directory takes a subdirectory");
     for entry in fs::read_dir(&real).expect("the programs can be listed") {
@@ -73,15 +92,4 @@ fn before_start(command: &str, real: &Path) -> String {
     // The keeper also runs this program for its version and for settings (-C).
     let start = format!("case \" $* \" in *\" -C \"*) ;; *\" -D \"*) {command} ;; esac");
     format!("#!/bin/sh\n{start}\nexec \"{}\" \"$@\"\n", real.display())
-}
-
-fn installed_programs() -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed");
-    let mut found: Vec<PathBuf> = versions
-        .flatten()
-        .map(|version| version.path().join("bin"))
-        .filter(|bin| bin.join("postgres").exists())
-        .collect();
-    found.sort();
-    found.pop().expect("PostgreSQL is installed")
 }

@@ -10,7 +10,7 @@ use base::clock::Boottime;
 use tokio::task::JoinHandle;
 use tokio_postgres::Config;
 
-use crate::cluster::check;
+use crate::cluster::{Cluster, check};
 use crate::deadlines::LONG_TIMEOUT;
 use crate::sql::SqlClient;
 use crate::wait::{eventually, now};
@@ -79,6 +79,19 @@ impl Writers {
     pub async fn create_table(sql: &SqlClient) -> anyhow::Result<()> {
         sql.run("create table writers (client int, id bigint, primary key (client, id))")
             .await
+    }
+
+    /// Makes the table, starts `clients` clients of a proxy, and waits until they are served.
+    ///
+    /// # Panics
+    ///
+    /// The table cannot be made.
+    pub async fn through(cluster: &Cluster, proxy: &str, clients: usize) -> Self {
+        let table = Self::create_table(&cluster.connect(proxy).await).await;
+        table.expect("the proxy leads to a master");
+        let writers = Self::start(&cluster.sql_config(proxy), clients);
+        writers.wait_served().await;
+        writers
     }
 
     /// Starts `clients` clients of the server at `config`.

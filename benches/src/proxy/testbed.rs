@@ -11,8 +11,8 @@ use serde_json::json;
 use stolon_tests::cluster::{Cluster, Profile};
 use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::fake_sentinel::FakeSentinel;
-use stolon_tests::ports;
 use stolon_tests::wait::eventually;
+use stolon_tests::{pg_programs, ports};
 use tokio::net::TcpStream;
 
 use super::peers::{Instance, Peer};
@@ -103,8 +103,8 @@ impl Testbed {
                 Instance::start(peer, server, &data_dir(&cluster), user.as_ref()).await?,
             );
         }
-        let programs =
-            programs().context("PostgreSQL's pgbench and psql are neither below /usr/lib/postgresql nor in PATH")?;
+        let programs = pg_programs::directory("pgbench")
+            .context("PostgreSQL's pgbench and psql are neither below /usr/lib/postgresql nor in PATH")?;
         let servers = [
             PlainServer::start(b'A', &dir.join("plain-a.log")).await?,
             PlainServer::start(b'B', &dir.join("plain-b.log")).await?,
@@ -365,26 +365,7 @@ fn data_dir(cluster: &Cluster) -> PathBuf {
     cluster.dir().path().join("data")
 }
 
-/// Returns the newest of Debian's directories of PostgreSQL's programs that has pgbench, or the one on `PATH`.
-fn programs() -> Option<PathBuf> {
-    let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .filter_map(|version| {
-            let version = version.ok()?.path();
-            let number = version.file_name()?.to_str()?.parse().ok()?;
-            Some((number, version.join("bin")))
-        })
-        .filter(|(_, dir)| dir.join("pgbench").exists())
-        .collect();
-    found.sort();
-    found.pop().map(|(_, dir)| dir).or_else(|| {
-        let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path).find(|dir| dir.join("pgbench").exists())
-    })
-}
-
 /// Returns the path of the server's program, beside pgbench.
 pub fn server_program() -> PathBuf {
-    programs().map_or_else(|| Path::new("postgres").to_owned(), |dir| dir.join("postgres"))
+    pg_programs::directory("pgbench").map_or_else(|| Path::new("postgres").to_owned(), |dir| dir.join("postgres"))
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use base::clock::Boottime;
+use local_cluster::options::store_options;
 use model::{ClusterSpec, GoDuration, ProxyInfo, from_slice};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stolon_tests::deadlines::SHORT_TIMEOUT;
@@ -317,8 +318,8 @@ pub(crate) struct Proxy {
 pub(crate) fn command(endpoint: &str, port: u16, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stolon-proxy"));
     command
-        .args([format!("--cluster-name={CLUSTER}"), "--store-backend=etcdv3".to_owned()])
-        .args([format!("--store-endpoints={endpoint}"), format!("--port={port}")])
+        .args(store_options(CLUSTER, endpoint))
+        .arg(format!("--port={port}"))
         .args(options);
     command
 }

@@ -49,6 +49,12 @@ impl ClusterBuilder {
         self
     }
 
+    /// Starts no program, only etcd with the spec.
+    #[must_use]
+    pub fn without_programs(self) -> Self {
+        self.sentinels(0).keepers(0).proxies(0)
+    }
+
     /// Connects the programs to the store over `count` endpoints, each a relay in [`Cluster::relays`] (default:
     /// directly).
     #[must_use]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
+use local_cluster::options::store_options;
 use model::{ClusterData, KeeperInfo, PostgresState, ProxyInfo, to_compact};
 use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::Etcd;
@@ -51,15 +52,7 @@ impl Scene {
         self.sentinels += 1;
         let name = format!("sentinel{}", self.sentinels);
         let mut command = Command::new(env!("CARGO_BIN_EXE_stolon-sentinel"));
-        command.args([
-            "--cluster-name",
-            "mycluster",
-            "--store-backend",
-            "etcdv3",
-            "--store-endpoints",
-            endpoint,
-        ]);
-        command.args(options);
+        command.args(store_options("mycluster", endpoint)).args(options);
         Process::start(&name, command, None, &self.dir.path().join(format!("{name}.log")))
     }
 
