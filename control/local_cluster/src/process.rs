@@ -12,8 +12,8 @@ use crate::error::{Attempt, Error};
 use crate::processes::{poll, send_signal};
 use crate::unix_user::UnixUser;
 
-/// Limit for the end of a process after SIGKILL.
-const KILL_TIMEOUT: Duration = Duration::from_secs(4);
+/// Limit for the end of a process after SIGKILL, which takes milliseconds unless the machine is very busy.
+const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A child process whose outputs go to a log file. Dropping it kills it.
 #[derive(Debug)]
