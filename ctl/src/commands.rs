@@ -102,7 +102,7 @@ pub(crate) async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCo
         return print_help(&[]);
     };
     match &command {
-        Command::Playground(playground) => return playground::run(playground).await,
+        Command::Playground(playground) => return playground::run(playground, clock, random).await,
         Command::Version(_) => return print_line(&format!("{} version {VERSION}", CTL.name)),
         Command::Clusterdata(clusterdata) if !clusterdata.is_complete() => return print_help(&["clusterdata"]),
         Command::Register(later) if later.arguments.iter().any(|word| word == "--version") => {

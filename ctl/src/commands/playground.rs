@@ -38,8 +38,8 @@ pub(crate) struct Args {
 }
 
 /// Runs the playground until it is stopped. Prints its errors itself, because they come with the end of a log.
-pub(crate) async fn run(args: &Args) -> ExitCode {
-    match start_and_stop(args).await {
+pub(crate) async fn run(args: &Args, clock: Clock, random: RandomBytes) -> ExitCode {
+    match start_and_stop(args, clock, &random).await {
         Ok(code) => code,
         Err(error) => {
             print_stderr(format_args!("{error:#}"));
@@ -48,7 +48,7 @@ pub(crate) async fn run(args: &Args) -> ExitCode {
     }
 }
 
-async fn start_and_stop(args: &Args) -> anyhow::Result<ExitCode> {
+async fn start_and_stop(args: &Args, clock: Clock, random: &RandomBytes) -> anyhow::Result<ExitCode> {
     // Before anything exists that would have to be removed.
     let mut signals = StopSignals::listen()?;
     let ports = if args.usual_ports {
@@ -57,8 +57,7 @@ async fn start_and_stop(args: &Args) -> anyhow::Result<ExitCode> {
         Ports::free()?
     };
     ports.ensure_free()?;
-    let clock = Clock::system();
-    let mut playground = Playground::prepare(ports, clock.clone(), &RandomBytes::system())?;
+    let mut playground = Playground::prepare(ports, clock.clone(), random)?;
     let outcome = tokio::select! {
         outcome = run_until_done(args, &clock, &mut playground) => outcome,
         name = signals.next() => Ok(Some(name)),
