@@ -36,7 +36,7 @@ use crate::postgres::server::sockets::{PUBLIC, PrivateSocketDir};
 use crate::postgres::server::supervisor::StopLimits;
 use crate::problems::Problems;
 use crate::publish::{Due, InfoReport, KeeperIdentity, Publisher};
-use crate::reconcile::{ClusterDataState, Desired, Goal, TargetRole, desired_state, is_only_configuration};
+use crate::reconcile::{ClusterDataState, Desired, Goal, TargetRole, Upstream, desired_state, is_only_configuration};
 use crate::reconciler::{
     Reconciler, ReconcilerMemory, RoundOutcome, cluster_data_state, is_superseded, stopped, unix_seconds,
 };
@@ -571,7 +571,7 @@ impl KeeperLoop {
     fn update_watched_upstream(&mut self) -> bool {
         let upstream = match self.last_desired.as_ref().map(|desired| &desired.goal) {
             Some(Goal::Run(target)) => match &target.role {
-                TargetRole::Standby(upstream) => Some(upstream.keeper.clone()),
+                TargetRole::Standby(Upstream::Member(upstream)) => Some(upstream.keeper.clone()),
                 _ => None,
             },
             // The upstream is unknown: keep the watch.

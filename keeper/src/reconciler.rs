@@ -31,7 +31,7 @@ use crate::publish::{Due, Publisher};
 use crate::reconcile::{
     ClusterDataState, CopyFacts, DataRole, DataState, Desired, Goal, HoldReason, LocalFacts, LogMessage, NextAction,
     ObservedState, ProcessState, ReconcilePlan, ServerProbe, ServerState, Step, StopReason, TargetDb, TargetRole,
-    changed_fields, desired_state, endangered_cluster, hold_unless_given_up, plan,
+    Upstream, changed_fields, desired_state, endangered_cluster, hold_unless_given_up, plan,
 };
 use crate::round_log::{self, CopyHold, RoundLog};
 use crate::streaming::{self, FollowedDb};
@@ -623,7 +623,7 @@ fn followed(desired: &Desired, reading: &ClusterDataState) -> Option<FollowedDb>
     let (Goal::Run(target), ClusterDataState::Valid(checked)) = (&desired.goal, reading) else {
         return None;
     };
-    let TargetRole::Standby(upstream) = &target.role else {
+    let TargetRole::Standby(Upstream::Member(upstream)) = &target.role else {
         return None;
     };
     let db = checked.data.dbs().get(&upstream.db)?;

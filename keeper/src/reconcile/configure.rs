@@ -3,8 +3,8 @@
 
 use crate::reconcile::slots::slot_changes;
 use crate::reconcile::{
-    LocalDb, LogMessage, ObservedState, RestartNeed, RestartTurn, ServerConfig, ServerFacts, StartAs, Step, TargetDb,
-    Upstream, changed_parameters,
+    LocalDb, LogMessage, MemberUpstream, ObservedState, RestartNeed, RestartTurn, ServerConfig, ServerFacts, StartAs,
+    Step, TargetDb, changed_parameters,
 };
 
 /// Creates and drops slots as desired (keeper M5, S5).
@@ -17,7 +17,7 @@ pub(crate) fn refresh_slots(target: &TargetDb, facts: &ServerFacts, steps: &mut 
 pub(crate) fn configure(
     observed: &ObservedState<'_>,
     target: &TargetDb,
-    upstream: Option<&Upstream>,
+    upstream: Option<&MemberUpstream>,
     facts: Option<&ServerFacts>,
     steps: &mut Vec<Step>,
 ) {
@@ -92,7 +92,12 @@ fn log_changes(current: Option<&ServerConfig>, wanted: &ServerConfig, steps: &mu
 
 /// Whether to restart for parameters: when the cluster spec allows it and it is this instance's turn. A standby whose
 /// replay is paused for a restart gets it in any case (keeper R24, 8.7).
-fn is_restart_due(target: &TargetDb, facts: &ServerFacts, upstream: Option<&Upstream>, steps: &mut Vec<Step>) -> bool {
+fn is_restart_due(
+    target: &TargetDb,
+    facts: &ServerFacts,
+    upstream: Option<&MemberUpstream>,
+    steps: &mut Vec<Step>,
+) -> bool {
     if !facts.restart_pending || facts.restart_can_wait {
         return false;
     }
@@ -112,7 +117,7 @@ fn is_restart_due(target: &TargetDb, facts: &ServerFacts, upstream: Option<&Upst
     facts.turn == RestartTurn::Now
 }
 
-fn start_as(upstream: Option<&Upstream>) -> StartAs {
+fn start_as(upstream: Option<&MemberUpstream>) -> StartAs {
     match upstream {
         Some(_) => StartAs::Standby,
         None => StartAs::Master,

@@ -8,8 +8,9 @@ use std::time::Duration;
 use crate::external_dirs::Obstacle;
 use crate::reconcile::{CopyPause, RecordedIdentity, WrongSource};
 use model::{
-    AccessMode, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbSpec, DbUid, FollowType, KeeperUid,
-    NotSupported, Role, Spec, support,
+    AccessMode, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbSpec, DbUid, FollowConfig, FollowType,
+    KeeperUid, NotSupported, Role, Spec, StandbySettings,
+    support::{self, UnsupportedDb},
 };
 
 /// Result of reading the cluster data.
@@ -81,11 +82,18 @@ pub enum HoldReason {
     /// PGDATA holds nothing that can be started (keeper R18, role undefined).
     NoUsableData,
     /// Another instance answers at the address of the followed db.
-    WrongSource(Upstream, WrongSource),
+    WrongSource(MemberUpstream, WrongSource),
     /// A directory that a copy would write into may not be emptied.
     Obstacle(PathBuf, Obstacle),
     /// Copies have failed, and the next attempt is not due yet.
     CopyFailed(CopyPause),
+}
+
+impl HoldReason {
+    /// Returns that the upstream is outside of this cluster, which this version does not support.
+    pub fn follows_another_cluster() -> Self {
+        Self::NotSupported(UnsupportedDb::FollowsOtherCluster.feature())
+    }
 }
 
 /// Why the instance must not run.
@@ -135,7 +143,7 @@ pub struct TargetDb {
 pub enum TargetRole {
     /// The master of the cluster.
     Master,
-    /// A standby of this instance.
+    /// A standby of this upstream.
     Standby(Upstream),
     /// A standby whose followed db is not in the cluster data.
     NoUpstream,
@@ -143,9 +151,18 @@ pub enum TargetRole {
     Other(String),
 }
 
-/// The instance that a standby follows, as recorded in the cluster data.
+/// The instance that a standby follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upstream {
+pub enum Upstream {
+    /// That of another db of this cluster.
+    Member(MemberUpstream),
+    /// One outside of this cluster. Not supported yet.
+    External(StandbySettings),
+}
+
+/// A followed db, as recorded in the cluster data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberUpstream {
     pub db: DbUid,
     pub keeper: KeeperUid,
     /// Advertised address; empty until its keeper has published it.
@@ -227,27 +244,29 @@ fn role(data: &ClusterData, db: &Db) -> TargetRole {
     match &db.spec.role {
         Role::Master => TargetRole::Master,
         Role::Standby => {
-            let followed = db
-                .spec
-                .follow_config
-                .as_ref()
-                .filter(|follow| follow.kind == FollowType::Internal);
+            let followed = db.spec.follow_config.as_ref();
             followed
-                .and_then(|follow| upstream(data, &follow.db_uid))
+                .and_then(|follow| upstream(data, follow))
                 .map_or(TargetRole::NoUpstream, TargetRole::Standby)
         }
         other => TargetRole::Other(other.as_str().to_owned()),
     }
 }
 
-fn upstream(data: &ClusterData, uid: &DbUid) -> Option<Upstream> {
-    let db = data.dbs().get(uid)?;
-    Some(Upstream {
-        db: uid.clone(),
-        keeper: db.spec.keeper_uid.clone(),
-        host: db.status.listen_address.clone(),
-        port: db.status.port.clone(),
-    })
+fn upstream(data: &ClusterData, follow: &FollowConfig) -> Option<Upstream> {
+    match follow.kind {
+        FollowType::Internal => {
+            let db = data.dbs().get(&follow.db_uid)?;
+            Some(Upstream::Member(MemberUpstream {
+                db: follow.db_uid.clone(),
+                keeper: db.spec.keeper_uid.clone(),
+                host: db.status.listen_address.clone(),
+                port: db.status.port.clone(),
+            }))
+        }
+        FollowType::External => follow.standby_settings.clone().map(Upstream::External),
+        _ => None,
+    }
 }
 
 /// Recorded identity of the followed db. The system identifier is the same in the whole cluster, so the master's serves

@@ -2,7 +2,7 @@
 
 use model::{DbUid, KeeperUid, Lsn};
 
-use crate::reconcile::{CopyReason, HoldReason, StopReason, Upstream};
+use crate::reconcile::{CopyReason, HoldReason, MemberUpstream, StopReason};
 
 /// A log message of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub enum LogMessage {
     /// A base backup begins, and why the old data cannot be used.
     Copying {
         /// Source of the copy.
-        from: Upstream,
+        from: MemberUpstream,
         why: CopyReason,
     },
     /// The copy is complete.
@@ -56,7 +56,7 @@ pub enum LogMessage {
     /// The followed instance has another address.
     UpstreamChanged {
         /// Its new address.
-        to: Upstream,
+        to: MemberUpstream,
     },
     /// A parameter changed.
     ParameterChanged(ParameterChange),

@@ -16,7 +16,8 @@ mod source_check;
 mod step;
 
 pub use desired::{
-    ClusterDataState, Desired, Goal, HoldReason, StopReason, TargetDb, TargetRole, Upstream, desired_state,
+    ClusterDataState, Desired, Goal, HoldReason, MemberUpstream, StopReason, TargetDb, TargetRole, Upstream,
+    desired_state,
 };
 pub use diff::{changed_fields, changed_parameters, is_only_configuration};
 pub use foreign_cluster::{endangered_cluster, hold_unless_given_up};
@@ -25,7 +26,7 @@ pub use observed::{
     CopyFacts, CopyPause, DataRole, DataState, LocalDb, LocalFacts, ObservedState, ProcessState, ServerConfig,
     ServerFacts, ServerProbe, ServerState,
 };
-pub use rejoin::{CopyReason, DataEnd, EndState, Fork, SourceFacts, check_rejoin};
+pub use rejoin::{CopyReason, DataEnd, EndState, Fork, Rejoin, SourceFacts, rejoin};
 pub use restart_order::{Peer, RestartTurn, fingerprint, restart_turn};
 pub use slots::{SlotChange, is_foreign_slot, is_short_of_slots};
 pub use source_check::{RecordedIdentity, WrongSource, check_source};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use model::{ClusterUid, DbUid};
 
 use crate::external_dirs::{ExternalDir, Obstacle};
-use crate::reconcile::{DataEnd, Desired, RestartTurn, SourceFacts, Upstream};
+use crate::reconcile::{DataEnd, Desired, MemberUpstream, RestartTurn, SourceFacts};
 
 /// Snapshot of everything that a plan depends on.
 #[derive(Debug, Clone, Copy)]
@@ -112,7 +112,7 @@ pub struct ServerConfig {
     /// Lines of `pg_hba.conf` (keeper 9).
     pub hba: Vec<String>,
     /// The instance that a standby follows (keeper 7).
-    pub upstream: Option<Upstream>,
+    pub upstream: Option<MemberUpstream>,
 }
 
 /// State that this process keeps between rounds.

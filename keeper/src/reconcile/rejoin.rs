@@ -1,5 +1,5 @@
-//! Rejoin without a copy (keeper 6.7): whether the local data lie on the source's history, so that the instance can
-//! follow it as it is.
+//! Rejoin (keeper 6.7): whether the local data lie on the source's history, so that the instance can follow it as it is,
+//! or have to be copied. The steps that follow are in `initialise::resync`.
 
 use std::fmt;
 
@@ -100,11 +100,33 @@ impl fmt::Display for CopyReason {
     }
 }
 
+/// How the data of a stopped instance become those of a standby of its source: the cheapest way that is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejoin {
+    /// They lie on the source's history: the instance follows it as it is.
+    Reuse {
+        /// Their end.
+        end: Lsn,
+    },
+    /// They have left the source's history, and pg_rewind can bring them back. Not returned yet: such data are copied.
+    Rewind,
+    /// Everything is copied.
+    Copy(CopyReason),
+}
+
+/// Returns how data that end at `own` can follow `source` (keeper 6.7).
+pub fn rejoin(own: &DataEnd, source: &SourceFacts) -> Rejoin {
+    match check_rejoin(own, source) {
+        Ok(()) => Rejoin::Reuse { end: own.position },
+        Err(why) => Rejoin::Copy(why),
+    }
+}
+
 /// Checks whether data that end at `own` can follow `source` without a copy (keeper 6.7, K1 to K4).
 ///
 /// # Errors
 /// Returns the first condition that is not met.
-pub fn check_rejoin(own: &DataEnd, source: &SourceFacts) -> Result<(), CopyReason> {
+fn check_rejoin(own: &DataEnd, source: &SourceFacts) -> Result<(), CopyReason> {
     if own.system_id.is_empty() || own.system_id != source.system_id {
         return Err(CopyReason::OtherSystem); // K1
     }

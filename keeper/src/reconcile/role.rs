@@ -3,14 +3,15 @@
 use crate::reconcile::configure::{configure, refresh_slots};
 use crate::reconcile::initialise::{first_start_config, with_upstream};
 use crate::reconcile::{
-    DataRole, DataState, HoldReason, LogMessage, NextAction, ObservedState, ReconcilePlan, ServerConfig, ServerFacts,
-    ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
+    DataRole, DataState, HoldReason, LogMessage, MemberUpstream, NextAction, ObservedState, ReconcilePlan,
+    ServerConfig, ServerFacts, ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
 };
 
 pub(crate) fn reconcile_role(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     match &target.role {
         TargetRole::Master => reconcile_master(observed, target),
-        TargetRole::Standby(upstream) => reconcile_standby(observed, target, upstream),
+        TargetRole::Standby(Upstream::Member(upstream)) => reconcile_standby(observed, target, upstream),
+        TargetRole::Standby(Upstream::External(_)) => ReconcilePlan::hold(HoldReason::follows_another_cluster()),
         TargetRole::NoUpstream => ReconcilePlan::hold(HoldReason::FollowedDbMissing),
         TargetRole::Other(role) => ReconcilePlan::hold(HoldReason::UnknownRole(role.clone())),
     }
@@ -57,7 +58,7 @@ fn reconcile_master(observed: &ObservedState<'_>, target: &TargetDb) -> Reconcil
 }
 
 /// Standby (keeper S1 to S5).
-fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: &Upstream) -> ReconcilePlan {
+fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: &MemberUpstream) -> ReconcilePlan {
     match observed.local.data {
         DataState::Absent => return ReconcilePlan::hold(HoldReason::NoUsableData),
         // A running master is never turned into a standby in place (keeper R18, I3).

@@ -3,7 +3,7 @@
 use model::{ClusterUid, DbUid, NewConfig};
 
 use crate::external_dirs::{ClearRequest, ExternalDir};
-use crate::reconcile::{HoldReason, LocalDb, LogMessage, ServerConfig, SlotChange, Upstream};
+use crate::reconcile::{HoldReason, LocalDb, LogMessage, MemberUpstream, ServerConfig, SlotChange};
 
 /// Steps to execute, and what follows them.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,7 +22,7 @@ pub enum NextAction {
     /// Probe the server, and plan again.
     ProbeServer,
     /// Probe the instance to copy from, once it has the slot, and plan again.
-    ProbeSource(Upstream),
+    ProbeSource(MemberUpstream),
     /// The round is complete.
     Done,
     /// The round ends without having reached the desired state.
@@ -54,7 +54,7 @@ pub enum Step {
     /// Set up superuser and replication role.
     SetUpRoles,
     /// Copy the data of this instance with pg_basebackup, tablespaces and WAL into these directories.
-    BaseBackup(Upstream, Vec<ExternalDir>),
+    BaseBackup(MemberUpstream, Vec<ExternalDir>),
     /// Create `standby.signal`.
     MarkStandby,
     /// The data of this db are complete: a later failure does not discard them.

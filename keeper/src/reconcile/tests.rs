@@ -470,8 +470,8 @@ fn following(config: &ServerConfig) -> String {
         .unwrap_or_default()
 }
 
-fn upstream(port: &str) -> Upstream {
-    Upstream {
+fn upstream(port: &str) -> MemberUpstream {
+    MemberUpstream {
         db: "B".into(),
         keeper: "k2".into(),
         host: "host-k2".into(),

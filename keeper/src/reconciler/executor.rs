@@ -29,7 +29,7 @@ use crate::postgres::server::error::InstanceError;
 use crate::postgres::server::supervisor::StopLimits;
 use crate::problems::KeeperProblemKind;
 use crate::publish::{Due, Permit};
-use crate::reconcile::{self, Desired, Goal, ReconcilePlan, ServerConfig, SlotChange, StartAs, Step, Upstream};
+use crate::reconcile::{self, Desired, Goal, MemberUpstream, ReconcilePlan, ServerConfig, SlotChange, StartAs, Step};
 use crate::reconciler::probe::{address, slot_of, stopped};
 use crate::reconciler::{ReadClusterData, Reconciler, RoundState, cluster_data_state};
 use crate::settings::StartDiagnosis;
@@ -441,7 +441,7 @@ impl Reconciler {
 
     async fn copy_from(
         &self,
-        from: &Upstream,
+        from: &MemberUpstream,
         external_dirs: &[ExternalDir],
         desired: &Desired,
     ) -> Result<(), StepError> {

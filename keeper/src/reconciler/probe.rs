@@ -17,8 +17,8 @@ use crate::postgres::data::history::{self, Ancestor};
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::pg_control::{self as control_file, ControlError};
 use crate::reconcile::{
-    CopyFacts, DataEnd, DataState, Desired, EndState, Fork, Goal, RecordedIdentity, RestartTurn, ServerFacts,
-    ServerProbe, SourceFacts, TargetDb, TargetRole, Upstream, check_source, is_foreign_slot, is_short_of_slots,
+    CopyFacts, DataEnd, DataState, Desired, EndState, Fork, Goal, MemberUpstream, RecordedIdentity, RestartTurn,
+    ServerFacts, ServerProbe, SourceFacts, TargetDb, TargetRole, check_source, is_foreign_slot, is_short_of_slots,
 };
 use crate::reconciler::Reconciler;
 
@@ -76,7 +76,7 @@ impl Reconciler {
 
     /// Waits until the source answers and has the slot for this db, which the source's keeper creates (keeper 6.4).
     /// Returns where the source's data and the local ones end.
-    pub(super) async fn probe_source(&self, from: &Upstream, desired: &Desired) -> CopyFacts {
+    pub(super) async fn probe_source(&self, from: &MemberUpstream, desired: &Desired) -> CopyFacts {
         let slot = slot_of(desired);
         let mut logged = String::new();
         let mut log_waiting = |text: String| {
@@ -136,7 +136,7 @@ impl Reconciler {
         }
     }
 
-    fn source(&self, from: &Upstream) -> Result<upstream::UpstreamClient, UpstreamError> {
+    fn source(&self, from: &MemberUpstream) -> Result<upstream::UpstreamClient, UpstreamError> {
         let limit = self.instance.config().request_timeout;
         let source = upstream::UpstreamClient::new(
             &address(from),
@@ -232,7 +232,7 @@ pub(super) fn slot_of(desired: &Desired) -> String {
     }
 }
 
-pub(super) fn address(from: &Upstream) -> Address {
+pub(super) fn address(from: &MemberUpstream) -> Address {
     Address {
         host: from.host.clone(),
         port: from.port.clone(),

@@ -1,0 +1,78 @@
+//! Initialisation: the assigned db is not the local one, so that its data are created as the init mode says (keeper 5,
+//! 6). What each init mode does is in a file of its own.
+
+mod new;
+mod resync;
+
+use std::path::PathBuf;
+
+use model::DbInitMode;
+
+use crate::external_dirs::Obstacle;
+use crate::reconcile::{
+    HoldReason, LocalDb, LogMessage, MemberUpstream, ObservedState, ReconcilePlan, ServerConfig, Step, TargetDb,
+    is_incomplete,
+};
+
+pub(crate) fn initialise(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
+    let local = &observed.local.db.uid;
+    let mut steps = Vec::new();
+    if is_incomplete(observed) {
+        steps.push(Step::Log(LogMessage::Incomplete { db: local.clone() }));
+    }
+    if *local != target.db {
+        steps.push(Step::Log(LogMessage::DbDiffers {
+            local: local.clone(),
+            wanted: target.db.clone(),
+        }));
+    }
+    let mut plan = match &target.spec.init_mode {
+        DbInitMode::New => new::new(observed, target),
+        DbInitMode::Resync => resync::resync(observed, target),
+        DbInitMode::None => ReconcilePlan::hold(HoldReason::DataLost), // keeper I5
+        mode => ReconcilePlan::hold(HoldReason::UnknownInitMode(mode.as_str().to_owned())),
+    };
+    steps.append(&mut plan.steps);
+    ReconcilePlan { steps, ..plan }
+}
+
+/// Returns the desired configuration of a standby of `upstream`.
+pub(crate) fn with_upstream(observed: &ObservedState<'_>, upstream: &MemberUpstream) -> ServerConfig {
+    ServerConfig {
+        upstream: Some(upstream.clone()),
+        ..observed.config.cloned().unwrap_or_default()
+    }
+}
+
+/// Returns the configuration for the first start of newly created data. The round ends with a reload of the desired
+/// one.
+///
+/// A new master is read-only until its round has completed: if the round failed, the data would be created again and
+/// writes of clients would be lost (keeper R12). A new standby retries every 500 ms instead of every 5 s while its
+/// source is not ready.
+pub(crate) fn first_start_config(mut config: ServerConfig) -> ServerConfig {
+    let (name, value) = match config.upstream {
+        None => ("default_transaction_read_only", "on"),
+        Some(_) => ("wal_retrieve_retry_interval", "500ms"),
+    };
+    config
+        .parameters
+        .entry(name.to_owned())
+        .or_insert_with(|| value.to_owned());
+    config
+}
+
+/// Saves that an initialisation begins, before anything is removed (keeper I4).
+fn save_initializing(target: &TargetDb) -> Step {
+    Step::SaveDb(LocalDb {
+        uid: target.db.clone(),
+        generation: 0,
+        initializing: true,
+    })
+}
+
+/// Data of unknown origin are never removed.
+fn unclaimed_data(observed: &ObservedState<'_>) -> Option<(PathBuf, Obstacle)> {
+    let found = observed.local.unclaimed.clone()?;
+    Some((found, Obstacle::Unclaimed))
+}

@@ -1,0 +1,130 @@
+//! Init mode `resync`: a standby of the followed instance, on the old data or on a copy (keeper 5.4, 6). Whether old data
+//! fit is decided by `rejoin`.
+
+use model::Lsn;
+
+use crate::external_dirs::{ClearRequest, first_obstacle};
+use crate::reconcile::initialise::{first_start_config, save_initializing, unclaimed_data, with_upstream};
+use crate::reconcile::{
+    CopyFacts, CopyReason, DataState, HoldReason, LogMessage, MemberUpstream, NextAction, ObservedState, ReconcilePlan,
+    Rejoin, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream, check_source, is_incomplete, rejoin,
+};
+
+/// Creates a standby of the followed instance (keeper 5.4). All conditions are checked before anything is removed
+/// (keeper W10).
+pub(super) fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
+    let upstream = match &target.role {
+        TargetRole::Standby(Upstream::Member(upstream)) => upstream,
+        TargetRole::Standby(Upstream::External(_)) => return ReconcilePlan::hold(HoldReason::follows_another_cluster()),
+        TargetRole::NoUpstream => return ReconcilePlan::hold(HoldReason::FollowedDbMissing),
+        TargetRole::Master => {
+            return ReconcilePlan::hold(HoldReason::UnknownRole("master with init mode resync".to_owned()));
+        }
+        TargetRole::Other(role) => return ReconcilePlan::hold(HoldReason::UnknownRole(role.clone())),
+    };
+    let mut steps = vec![Step::Log(LogMessage::Resyncing)];
+    // Stop first and plan again: the control file has its final state only after a shutdown.
+    if *observed.server != ServerState::Down {
+        steps.push(Step::Stop);
+        return ReconcilePlan {
+            steps,
+            next: NextAction::PlanAgain,
+        };
+    }
+    if observed.local.data == DataState::Absent {
+        steps.push(Step::Log(LogMessage::NotInitialized));
+    }
+    steps.push(Step::Log(LogMessage::RoleStandby {
+        followed: upstream.db.clone(),
+    }));
+    let has_no_usable_data = observed.local.data == DataState::Absent || is_incomplete(observed);
+    // Without usable data only a copy can follow, so the pause applies before the source is probed.
+    if let Some(pause) = observed.process.copy_pause.filter(|_| has_no_usable_data) {
+        return ReconcilePlan::hold(HoldReason::CopyFailed(pause));
+    }
+    let Some(copy) = observed.copy else {
+        return ReconcilePlan {
+            steps,
+            next: NextAction::ProbeSource(upstream.clone()),
+        };
+    };
+    if let Err(why) = check_source(&target.recorded, &copy.source) {
+        return ReconcilePlan::hold(HoldReason::WrongSource(upstream.clone(), why));
+    }
+    let way = match choose_rejoin(observed, target, copy) {
+        Rejoin::Reuse { end } => Ok(reuse_steps(observed, target, upstream, end)),
+        Rejoin::Rewind => Err(HoldReason::NotSupported("pg_rewind")),
+        Rejoin::Copy(why) => copy_steps(observed, target, upstream, copy, why),
+    };
+    match way {
+        Ok(way) => ReconcilePlan {
+            steps: [steps, way].concat(),
+            next: NextAction::PlanAgain,
+        },
+        Err(why) => ReconcilePlan::hold(why),
+    }
+}
+
+/// Returns what is done with the old data. A rejoin is preferred to a copy: it takes seconds, however large the data
+/// are.
+fn choose_rejoin(observed: &ObservedState<'_>, target: &TargetDb, copy: &CopyFacts) -> Rejoin {
+    if observed.local.data == DataState::Absent {
+        return Rejoin::Copy(CopyReason::NoData);
+    }
+    if observed.process.rejoin_failed.as_ref() == Some(&target.db) {
+        return Rejoin::Copy(CopyReason::DidNotStream);
+    }
+    // Incomplete data have no reliable end (keeper K1).
+    if is_incomplete(observed) {
+        return Rejoin::Copy(CopyReason::Incomplete);
+    }
+    match &copy.own {
+        Some(own) => rejoin(own, &copy.source),
+        None => Rejoin::Copy(CopyReason::NotShutDown),
+    }
+}
+
+fn reuse_steps(observed: &ObservedState<'_>, target: &TargetDb, upstream: &MemberUpstream, end: Lsn) -> Vec<Step> {
+    let config = first_start_config(with_upstream(observed, upstream));
+    vec![
+        Step::Log(LogMessage::Rejoining { end }),
+        save_initializing(target),
+        Step::MarkStandby,
+        Step::Start(StartAs::Standby, config),
+        Step::WaitStreaming(target.db.clone()),
+        Step::MarkComplete(target.db.clone()),
+    ]
+}
+
+/// Returns the steps of a copy, or what prevents it. All obstacles are checked before the first step that removes data.
+fn copy_steps(
+    observed: &ObservedState<'_>,
+    target: &TargetDb,
+    upstream: &MemberUpstream,
+    copy: &CopyFacts,
+    why: CopyReason,
+) -> Result<Vec<Step>, HoldReason> {
+    let obstacle = unclaimed_data(observed)
+        .or_else(|| first_obstacle(&copy.external_dirs))
+        .or_else(|| copy.obstacle.clone());
+    if let Some((path, obstacle)) = obstacle {
+        return Err(HoldReason::Obstacle(path, obstacle));
+    }
+    let clear = ClearRequest {
+        db: target.db.to_string(),
+        bytes: copy.bytes,
+        external_dirs: copy.external_dirs.clone(),
+        ran_out_of_space: observed.process.ran_out_of_space,
+    };
+    Ok(vec![
+        save_initializing(target),
+        Step::ClearData(clear),
+        Step::Log(LogMessage::Copying {
+            from: upstream.clone(),
+            why,
+        }),
+        Step::BaseBackup(upstream.clone(), copy.external_dirs.clone()),
+        Step::Log(LogMessage::Synced),
+        Step::MarkComplete(target.db.clone()),
+    ])
+}
