@@ -9,7 +9,7 @@ use daemon::args::{CommonConfig, DaemonArgs, Faults, Switch};
 use daemon::telemetry::LogConfig;
 
 use crate::args::logins::LoginArgs;
-use crate::local::state_files::is_valid_uid;
+use crate::local::uid::is_valid_uid;
 use crate::postgres::config::credentials::{Login, Secret};
 
 mod data_dir;

@@ -5,8 +5,12 @@
 )]
 
 pub mod args;
+pub mod cluster_data;
+pub mod configuration;
 pub mod connections;
+pub mod context;
 pub mod copy_backoff;
+pub mod executor;
 pub mod external_dirs;
 pub mod health;
 pub mod keeper;
@@ -21,6 +25,9 @@ pub mod publish;
 pub mod reconcile;
 pub mod reconciler;
 pub mod round_log;
+pub mod rounds;
 pub mod schedule;
 pub mod settings;
+pub mod shutdown;
+pub mod start;
 pub mod streaming;

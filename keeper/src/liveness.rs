@@ -29,6 +29,7 @@ struct LivenessInner {
     store: Store,
     name: String,
     boot: BootUuid,
+    random: RandomBytes,
     state: Mutex<KeyState>,
 }
 
@@ -55,11 +56,12 @@ pub struct FoundKey {
 
 impl LivenessKey {
     /// Does not write the key yet.
-    pub fn new(store: &Store, uid: &KeeperUid, boot: BootUuid) -> Self {
+    pub fn new(store: &Store, uid: &KeeperUid, boot: BootUuid, random: RandomBytes) -> Self {
         let key = LivenessInner {
             store: store.clone(),
             name: store.keys().liveness_key(uid.as_str()),
             boot,
+            random,
             state: Mutex::new(KeyState::NotOurs),
         };
         Self {
@@ -119,7 +121,7 @@ impl LivenessKey {
 
     /// Takes the key if it is unchanged since `found`: of two competing processes exactly one succeeds.
     pub async fn take(&mut self, found: Option<&FoundKey>) -> Result<bool, StoreError> {
-        let lease = LeaseId::from_random(RandomBytes::system().bytes());
+        let lease = LeaseId::from_random(self.key.random.bytes());
         let taken = self.key.put_under(lease, found).await?;
         if taken {
             *self.key.lock() = KeyState::Ours(lease);
@@ -166,7 +168,7 @@ impl LivenessInner {
         match &found {
             Some(found) if found.boot != self.boot => Ok(KeyState::Other(found.boot.clone())),
             _ => {
-                let lease = LeaseId::from_random(RandomBytes::system().bytes());
+                let lease = LeaseId::from_random(self.random.bytes());
                 let is_taken = self.put_under(lease, found.as_ref()).await?;
                 // On a conflict with another process, or with an earlier request of this one, the next renewal reads
                 // the key again.

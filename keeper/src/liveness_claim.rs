@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use base::Chain;
 use base::clock::Boottime;
+use base::{Chain, Clock};
 use model::{BootUuid, LIVENESS_TTL};
 use store::StoreError;
 use tokio::time::sleep;
@@ -45,11 +45,10 @@ impl LivenessClaim {
 
     /// Waits until this process holds the key. `predecessors` are processes that have ended. If the store denies access
     /// to the key, returns without it.
-    #[expect(clippy::disallowed_methods, reason = "the loop is where time enters")]
-    pub async fn take(&mut self, liveness_key: &mut LivenessKey, predecessors: &[BootUuid]) {
+    pub async fn take(&mut self, liveness_key: &mut LivenessKey, predecessors: &[BootUuid], clock: &Clock) {
         let mut is_away = false;
         loop {
-            match self.try_once(liveness_key, predecessors, Boottime::now()).await {
+            match self.try_once(liveness_key, predecessors, clock.now()).await {
                 Ok(true) => return,
                 Ok(false) => is_away = false,
                 Err(refused @ StoreError::Refused { .. }) => {

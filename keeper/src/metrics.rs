@@ -117,6 +117,13 @@ impl RoleGauges {
     }
 }
 
+/// Converts nanoseconds to the seconds of a metric.
+pub fn unix_seconds(nanos: i128) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a metric needs no nanoseconds")]
+    let seconds = nanos as f64 / 1e9;
+    seconds
+}
+
 const VALID: &str = "stolon_keeper_clusterdata_last_valid_update_seconds";
 const TARGET_ROLE: &str = "stolon_keeper_target_role";
 const LOCAL_ROLE: &str = "stolon_keeper_local_role";

@@ -55,18 +55,68 @@ impl RoundLog {
     }
 }
 
+/// What was logged in earlier rounds, so that a reason for not acting is logged when it changes.
+#[derive(Debug, Default)]
+pub struct HoldLog {
+    /// The last logged reason for not acting.
+    last_logged: Option<LogMessage>,
+    /// Why a copy is waiting.
+    copy_hold: CopyHold,
+}
+
+impl HoldLog {
+    /// Returns the log of a new round. `is_timer`: the timer triggered it.
+    pub fn begin(&self, is_timer: bool) -> RoundLog {
+        RoundLog::new(is_timer && !self.copy_hold.is_held())
+    }
+
+    /// Logs a message. The reason for not acting is logged when it changes, and repeated only where that is useful.
+    pub fn log(&mut self, line: &LogMessage, log: &mut RoundLog) {
+        let repeats = match line {
+            LogMessage::OnHold(why) => is_repeated(why),
+            LogMessage::KeptStopped(_) => true,
+            _ => return log.log(line),
+        };
+        if self.last_logged.as_ref() != Some(line) {
+            log.flush();
+            write(line);
+            self.last_logged = Some(line.clone());
+        } else if repeats {
+            log.log(line);
+        }
+    }
+
+    /// Logs the pending messages before something is done.
+    pub fn before_effect(&mut self, log: &mut RoundLog) {
+        log.flush();
+        self.last_logged = None;
+    }
+
+    /// Flushes the log at the end of a round that is on hold for this reason, or not on hold.
+    pub fn end(&mut self, held: Option<&HoldReason>, log: &mut RoundLog) {
+        if self.copy_hold.round_ended(held) {
+            log.flush();
+        }
+    }
+
+    /// Makes the next reason for not acting a new one.
+    pub fn forget(&mut self) {
+        self.last_logged = None;
+    }
+}
+
 /// Why a copy is on hold, to log the messages of its rounds once per reason.
 #[derive(Debug, Default)]
-pub struct CopyHold(Option<HoldReason>);
+struct CopyHold(Option<HoldReason>);
 
 impl CopyHold {
     /// Whether a copy was on hold when the last round ended.
-    pub const fn is_held(&self) -> bool {
+    const fn is_held(&self) -> bool {
         self.0.is_some()
     }
 
     /// Records the end of a round. Returns whether its messages are to be logged now.
-    pub fn round_ended(&mut self, held: Option<&HoldReason>) -> bool {
+    fn round_ended(&mut self, held: Option<&HoldReason>) -> bool {
         let waits = |why: &&HoldReason| {
             matches!(
                 why,
@@ -83,7 +133,7 @@ impl CopyHold {
 }
 
 /// Whether to log the same reason again in the next round instead of only when it changes.
-pub fn is_repeated(why: &HoldReason) -> bool {
+fn is_repeated(why: &HoldReason) -> bool {
     match why {
         HoldReason::StoreUnavailable
         | HoldReason::NoClusterData
@@ -105,7 +155,7 @@ pub fn is_repeated(why: &HoldReason) -> bool {
 }
 
 /// Writes one message.
-pub fn write(line: &LogMessage) {
+fn write(line: &LogMessage) {
     match line {
         LogMessage::OnHold(why) => write_hold(why),
         LogMessage::KeptStopped(why) => match why {
@@ -182,7 +232,7 @@ fn write_hold(why: &HoldReason) {
             error!("cannot make a master a standby in place, leaving the instance as it is");
         }
         HoldReason::NoUsableData => error!("database cluster not initialized, although it should be: doing nothing"),
-        // Logged as problems, see `reconciler::problem`.
+        // Logged as problems, see `reconciler::report`.
         HoldReason::WrongSource(..) | HoldReason::Obstacle(..) | HoldReason::CopyFailed(_) => {}
     }
 }

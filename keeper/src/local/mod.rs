@@ -5,3 +5,4 @@ pub mod boot_history;
 pub mod lock;
 pub mod state;
 pub mod state_files;
+pub mod uid;

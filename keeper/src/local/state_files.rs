@@ -1,5 +1,5 @@
 //! State files of a keeper: `keeperstate` and `dbstate`, in the reference's format, so that either keeper can replace
-//! the other (keeper 2.2, 2.3); and the choice of its uid.
+//! the other (keeper 2.2, 2.3). Which state they hold is left to `state`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -189,44 +189,6 @@ impl StateMembers {
     }
 }
 
-/// Whether this is a valid keeper uid or slot name: one or more of `a`-`z`, `0`-`9`, `_` (keeper 1.5, T4).
-pub fn is_valid_uid(uid: &str) -> bool {
-    !uid.is_empty() && uid.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ChosenUid {
-    /// The saved one.
-    Saved(String),
-    /// The given one, to be saved now.
-    Given(String),
-    /// A generated one, to be saved and logged.
-    Generated(String),
-}
-
-/// The data directory belongs to another keeper than the given one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("saved uid {saved:?} differs from the given uid {given:?}: give the saved one, or another --data-dir")]
-pub struct UidMismatch {
-    /// The uid in `keeperstate`.
-    pub saved: String,
-    /// The given uid.
-    pub given: String,
-}
-
-/// Chooses the uid to run under (keeper 1.5, rules 3 to 5); `fresh` is a generated one for when there is no other.
-pub fn choose_uid(saved: &str, given: Option<&str>, fresh: String) -> Result<ChosenUid, UidMismatch> {
-    match (saved, given) {
-        ("", None) => Ok(ChosenUid::Generated(fresh)),
-        ("", Some(given)) => Ok(ChosenUid::Given(given.to_owned())),
-        (saved, Some(given)) if saved != given => Err(UidMismatch {
-            saved: saved.to_owned(),
-            given: given.to_owned(),
-        }),
-        (saved, _) => Ok(ChosenUid::Saved(saved.to_owned())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,27 +263,5 @@ mod tests {
                 .to_string()
                 .ends_with("Generation must be a whole number")
         );
-    }
-
-    #[test]
-    fn valid_uids_are_recognised() {
-        // Table: keeper T4.
-        for good in ["aaaaaaaa", "a12345aa", "_a1_2345aa_"] {
-            assert!(is_valid_uid(good), "{good}");
-        }
-        for bad in ["", "a-aaaaaaa", "_a1_-2345aa_", "ABC123", "$123", "a\n", "ä"] {
-            assert!(!is_valid_uid(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_keeper_never_runs_under_another_uid_than_the_saved_one() {
-        // keeper 1.5, I6
-        let fresh = || "f00dcafe".to_owned();
-        assert_eq!(choose_uid("", None, fresh()), Ok(ChosenUid::Generated(fresh())));
-        assert_eq!(choose_uid("", Some("k1"), fresh()), Ok(ChosenUid::Given("k1".into())));
-        assert_eq!(choose_uid("k1", None, fresh()), Ok(ChosenUid::Saved("k1".into())));
-        assert_eq!(choose_uid("k1", Some("k1"), fresh()), Ok(ChosenUid::Saved("k1".into())));
-        assert!(choose_uid("k1", Some("k2"), fresh()).is_err());
     }
 }

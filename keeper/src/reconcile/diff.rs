@@ -61,3 +61,45 @@ pub fn is_only_configuration(old: &Desired, new: &Desired) -> bool {
     levelled.spec = before.spec.clone();
     old != new && old.cluster == new.cluster && same_spec(&before.spec) == same_spec(&after.spec) && levelled == *before
 }
+
+/// Whether a round for `before` should be aborted because of `after`: what it creates, or keeps running, is no longer
+/// wanted (keeper W3).
+pub fn is_superseded(before: &Desired, after: &Desired) -> bool {
+    let essence = |desired: &Desired| match &desired.goal {
+        Goal::Run(target) => Ok((target.db.clone(), target.role.clone(), target.spec.init_mode.clone())),
+        Goal::Stop(why) => Err(Some(why.clone())),
+        Goal::Hold(_) => Err(None),
+    };
+    match (essence(before), essence(after)) {
+        // Unusable cluster data change nothing and interrupt nothing (keeper I7).
+        (_, Err(None)) => false,
+        // The init mode is ignored: it changes for the same db when its initialisation ends.
+        (Ok((db, role, _)), Ok((after_db, after_role, _))) => db != after_db || role != after_role,
+        (before, after) => before != after,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::{HoldReason, StopReason};
+
+    #[test]
+    fn a_round_is_aborted_only_if_its_result_is_not_wanted_any_more() {
+        let down = |why| Desired {
+            cluster: None,
+            goal: Goal::Stop(why),
+        };
+        let unread = Desired {
+            cluster: None,
+            goal: Goal::Hold(HoldReason::StoreUnavailable),
+        };
+        assert!(!is_superseded(&down(StopReason::NoDb), &unread));
+        assert!(!is_superseded(&down(StopReason::NoDb), &down(StopReason::NoDb)));
+        assert!(is_superseded(
+            &down(StopReason::NoDb),
+            &down(StopReason::BootNotAcknowledged)
+        ));
+        assert!(is_superseded(&unread, &down(StopReason::NoDb)));
+    }
+}

@@ -19,7 +19,7 @@ pub use desired::{
     ClusterDataState, Desired, Goal, HoldReason, MemberUpstream, StopReason, TargetDb, TargetRole, Upstream,
     desired_state,
 };
-pub use diff::{changed_fields, changed_parameters, is_only_configuration};
+pub use diff::{changed_fields, changed_parameters, is_only_configuration, is_superseded};
 pub use foreign_cluster::{endangered_cluster, hold_unless_given_up};
 pub use log_message::{LogMessage, ParameterChange};
 pub use observed::{

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use base::Chain;
 
+use crate::context::KeeperContext;
 use crate::external_dirs::{ClearRequest, ExternalDir, ExternalDirFacts, ExternalDirKind, Obstacle, first_obstacle};
 use crate::postgres::client::upstream::{UpstreamClient, UpstreamError};
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data;
 use crate::postgres::data::survey::{self, SharedDirProbe};
-use crate::postgres::data::walker::FileSystemHung;
-use crate::reconciler::Reconciler;
+use crate::postgres::data::walker::{FileSystemHung, Walker};
 
 /// Requirements of a base backup.
 #[derive(Default)]
@@ -34,7 +34,26 @@ enum CopyNeedsError {
     Hung(#[from] FileSystemHung),
 }
 
-impl Reconciler {
+/// Finds out what copies need.
+#[derive(Debug)]
+pub(super) struct CopySurvey {
+    /// PGDATA.
+    data: PathBuf,
+    owned: Arc<OwnedDirs>,
+    /// Reads the directories.
+    walker: Walker,
+}
+
+impl CopySurvey {
+    /// Has looked at nothing yet.
+    pub(super) fn new(context: &KeeperContext) -> Self {
+        Self {
+            data: context.instance.config().data.clone(),
+            owned: Arc::clone(&context.owned),
+            walker: context.walker.clone(),
+        }
+    }
+
     /// Returns what a copy of this source needs. A directory that hangs or cannot be read is an obstacle.
     pub(super) async fn needs(&self, source: &UpstreamClient) -> Result<CopyNeeds, UpstreamError> {
         match self.gather_needs(source).await {
@@ -93,17 +112,17 @@ impl Reconciler {
         &self,
         look: impl FnOnce(&Path, &OwnedDirs) -> Result<Option<(PathBuf, Obstacle)>, FileError> + Send + 'static,
     ) -> Result<Option<(PathBuf, Obstacle)>, FileSystemHung> {
-        let (data, owned) = (self.instance.config().data.clone(), Arc::clone(&self.owned));
+        let (data, owned) = (self.data.clone(), Arc::clone(&self.owned));
         let found = self.walker.run(move || look(&data, &owned)).await?;
         Ok(found.unwrap_or_else(|why| {
-            let data = self.instance.config().data.clone();
+            let data = self.data.clone();
             Some((data, Obstacle::Unusable(Chain(&why).to_string())))
         }))
     }
 
     async fn external_dirs(&self, source: &UpstreamClient) -> Result<Vec<ExternalDir>, CopyNeedsError> {
         let extent = source.extent().await?;
-        let data = &self.instance.config().data;
+        let data = &self.data;
         let mut external_dirs = Vec::new();
         for location in &extent.locations {
             let path = PathBuf::from(location);
@@ -134,14 +153,14 @@ impl Reconciler {
     }
 
     async fn survey_tablespace(&self, location: &Path, directory: &str) -> Result<Surveyed, FileSystemHung> {
-        let (data, owned) = (self.instance.config().data.clone(), Arc::clone(&self.owned));
+        let (data, owned) = (self.data.clone(), Arc::clone(&self.owned));
         let (location, directory) = (location.to_owned(), directory.to_owned());
         let look = move || survey::survey_tablespace(&data, &owned, &location, &directory);
         Ok(self.walker.run(look).await?.unwrap_or_else(unusable_dir))
     }
 
     async fn survey_wal(&self, target: &Path) -> Result<Surveyed, FileSystemHung> {
-        let (data, owned) = (self.instance.config().data.clone(), Arc::clone(&self.owned));
+        let (data, owned) = (self.data.clone(), Arc::clone(&self.owned));
         let target = target.to_owned();
         let look = move || survey::survey_wal(&data, &owned, &target);
         Ok(self.walker.run(look).await?.unwrap_or_else(unusable_dir))

@@ -11,8 +11,10 @@ use model::Problem;
 use tokio::task::{JoinHandle, spawn_local};
 use tracing::warn;
 
+use crate::context::KeeperContext;
 use crate::external_dirs::Obstacle;
 use crate::postgres::data::changes::DataChanges;
+use crate::postgres::data::links;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data::{self, ClearError};
 use crate::postgres::data::survey::{self, SharedLocation, SurveyFailure, TablespaceSurvey};
@@ -24,28 +26,29 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 /// What housekeeping works with.
 #[derive(Debug, Clone)]
-pub(super) struct HousekeepingContext {
-    pub data: PathBuf,
-    pub owned: Arc<OwnedDirs>,
-    pub problems: Arc<Problems>,
-    pub walker: Walker,
-    pub changes: DataChanges,
+struct HousekeepingContext {
+    data: PathBuf,
+    owned: Arc<OwnedDirs>,
+    problems: Arc<Problems>,
+    walker: Walker,
+    changes: DataChanges,
 }
 
 /// What housekeeping depends on. A change triggers another survey.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HousekeepingInput {
+struct HousekeepingInput {
     /// Locations of the tablespaces, from the links in PGDATA.
-    pub locations: Vec<PathBuf>,
+    locations: Vec<PathBuf>,
     /// Another keeper of the cluster advertises the same address.
-    pub has_neighbour: bool,
+    has_neighbour: bool,
     /// The server answers, so that the previous data are no longer needed.
-    pub answers: bool,
+    answers: bool,
 }
 
 /// Running tasks, and the last survey.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Housekeeping {
+    context: HousekeepingContext,
     removal: Option<JoinHandle<()>>,
     survey: Option<JoinHandle<()>>,
     last_survey: Option<(HousekeepingInput, Boottime)>,
@@ -54,8 +57,32 @@ pub(super) struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// Starts what is due and not running.
-    pub(super) fn begin(&mut self, now: Boottime, site: &HousekeepingContext, basis: &HousekeepingInput) {
+    /// Has done nothing yet.
+    pub(super) fn new(context: &KeeperContext) -> Self {
+        Self {
+            context: HousekeepingContext {
+                data: context.instance.config().data.clone(),
+                owned: Arc::clone(&context.owned),
+                problems: Arc::clone(&context.problems),
+                walker: context.walker.clone(),
+                changes: context.changes.clone(),
+            },
+            removal: None,
+            survey: None,
+            last_survey: None,
+            unrecorded: Arc::default(),
+        }
+    }
+
+    /// Starts what is due and not running. `has_neighbour`: another keeper of the cluster advertises the same address;
+    /// `answers`: so does the server.
+    pub(super) fn begin(&mut self, now: Boottime, has_neighbour: bool, answers: bool) {
+        let site = &self.context;
+        let basis = &HousekeepingInput {
+            locations: links::locations(&site.data).unwrap_or_default(), // the survey itself reports why
+            has_neighbour,
+            answers,
+        };
         // Independent of the survey: a location that cannot be marked is no reason to keep old data.
         if basis.answers && is_over(self.removal.as_ref()) && site.owned.record().old.is_some() {
             self.removal = Some(spawn_local(remove_old(site.clone())));

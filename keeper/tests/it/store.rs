@@ -215,7 +215,7 @@ fn the_liveness_key_is_renewed_and_ends_with_its_keeper() {
         let store = store(&etcd);
         let uid = KeeperUid::from("k1");
         let key = store.keys().liveness_key("k1");
-        let mut liveness_key = LivenessKey::new(&store, &uid, "b1".into());
+        let mut liveness_key = LivenessKey::new(&store, &uid, "b1".into(), RandomBytes::system());
         let there = async || store.get(&key).await.unwrap().ok_or("no key");
         liveness_key.renew();
         let made = eventually("the key", SHORT_TIMEOUT, there).await;
@@ -250,7 +250,12 @@ fn the_liveness_key_persists_on_a_store_as_slow_as_its_lease() {
         relay.set(Direction::ToClient, NetworkCondition::Delay(LIVENESS_TTL));
         let direct = store(&etcd);
         let key = direct.keys().liveness_key("k1");
-        let mut liveness_key = LivenessKey::new(&store_at(relay.endpoint()), &KeeperUid::from("k1"), "b1".into());
+        let mut liveness_key = LivenessKey::new(
+            &store_at(relay.endpoint()),
+            &KeeperUid::from("k1"),
+            "b1".into(),
+            RandomBytes::system(),
+        );
         let mut renewal = tokio::time::interval(LIVENESS_PERIOD);
         let mut look = async || {
             if is_due(&mut renewal) {

@@ -1,9 +1,11 @@
 //! Init mode `resync`: a standby of the followed instance, on the old data or on a copy (keeper 5.4, 6). Whether old data
 //! fit is decided by `rejoin`.
 
+use std::path::PathBuf;
+
 use model::Lsn;
 
-use crate::external_dirs::{ClearRequest, first_obstacle};
+use crate::external_dirs::{ClearRequest, Obstacle, first_obstacle};
 use crate::reconcile::initialise::{first_start_config, save_initializing, unclaimed_data, with_upstream};
 use crate::reconcile::{
     CopyFacts, CopyReason, DataState, HoldReason, LogMessage, MemberUpstream, NextAction, ObservedState, ReconcilePlan,
@@ -51,17 +53,20 @@ pub(super) fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> Reconci
     if let Err(why) = check_source(&target.recorded, &copy.source) {
         return ReconcilePlan::hold(HoldReason::WrongSource(upstream.clone(), why));
     }
-    let way = match choose_rejoin(observed, target, copy) {
-        Rejoin::Reuse { end } => Ok(reuse_steps(observed, target, upstream, end)),
-        Rejoin::Rewind => Err(HoldReason::NotSupported("pg_rewind")),
-        Rejoin::Copy(why) => copy_steps(observed, target, upstream, copy, why),
-    };
-    match way {
-        Ok(way) => ReconcilePlan {
-            steps: [steps, way].concat(),
-            next: NextAction::PlanAgain,
-        },
-        Err(why) => ReconcilePlan::hold(why),
+    match choose_rejoin(observed, target, copy) {
+        Rejoin::Reuse { end } => steps.extend(reuse_steps(observed, target, upstream, end)),
+        Rejoin::Rewind => return ReconcilePlan::hold(HoldReason::NotSupported("pg_rewind")),
+        Rejoin::Copy(why) => {
+            // All obstacles are checked before the first step that removes data.
+            if let Some((path, obstacle)) = copy_obstacle(observed, copy) {
+                return ReconcilePlan::hold(HoldReason::Obstacle(path, obstacle));
+            }
+            steps.extend(copy_steps(observed, target, upstream, copy, why));
+        }
+    }
+    ReconcilePlan {
+        steps,
+        next: NextAction::PlanAgain,
     }
 }
 
@@ -96,27 +101,27 @@ fn reuse_steps(observed: &ObservedState<'_>, target: &TargetDb, upstream: &Membe
     ]
 }
 
-/// Returns the steps of a copy, or what prevents it. All obstacles are checked before the first step that removes data.
+/// Returns what prevents a copy, and where.
+fn copy_obstacle(observed: &ObservedState<'_>, copy: &CopyFacts) -> Option<(PathBuf, Obstacle)> {
+    unclaimed_data(observed)
+        .or_else(|| first_obstacle(&copy.external_dirs))
+        .or_else(|| copy.obstacle.clone())
+}
+
 fn copy_steps(
     observed: &ObservedState<'_>,
     target: &TargetDb,
     upstream: &MemberUpstream,
     copy: &CopyFacts,
     why: CopyReason,
-) -> Result<Vec<Step>, HoldReason> {
-    let obstacle = unclaimed_data(observed)
-        .or_else(|| first_obstacle(&copy.external_dirs))
-        .or_else(|| copy.obstacle.clone());
-    if let Some((path, obstacle)) = obstacle {
-        return Err(HoldReason::Obstacle(path, obstacle));
-    }
+) -> Vec<Step> {
     let clear = ClearRequest {
         db: target.db.to_string(),
         bytes: copy.bytes,
         external_dirs: copy.external_dirs.clone(),
         ran_out_of_space: observed.process.ran_out_of_space,
     };
-    Ok(vec![
+    vec![
         save_initializing(target),
         Step::ClearData(clear),
         Step::Log(LogMessage::Copying {
@@ -126,5 +131,5 @@ fn copy_steps(
         Step::BaseBackup(upstream.clone(), copy.external_dirs.clone()),
         Step::Log(LogMessage::Synced),
         Step::MarkComplete(target.db.clone()),
-    ])
+    ]
 }

@@ -1,0 +1,190 @@
+//! Reads the cluster data for a round, and with them what this keeper is asked for. What follows from it is decided by
+//! `reconcile`.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base::Chain;
+use model::{BootUuid, CreationRecord, KeeperUid, Stored, Unusable, from_slice};
+use store::{Entry, Revision, Store};
+use tracing::debug;
+
+use crate::context::KeeperContext;
+use crate::local::state::LocalState;
+use crate::postgres::instance::{Instance, LocalRole as FileRole};
+use crate::reconcile::{
+    ClusterDataState, DataRole, DataState, Desired, Goal, HoldReason, LocalFacts, TargetRole, desired_state,
+    endangered_cluster, hold_unless_given_up,
+};
+
+/// Latency above which optional requests to the store are skipped.
+const SLOW_STORE: Duration = Duration::from_millis(100);
+
+/// Cluster data as read, with their revision.
+#[derive(Debug, Clone)]
+pub struct ReadClusterData {
+    pub state: ClusterDataState,
+    pub revision: Revision,
+}
+
+/// Reads the cluster data of one keeper.
+#[derive(Debug)]
+pub struct ClusterDataReader {
+    store: Store,
+    me: KeeperUid,
+    boot: BootUuid,
+    instance: Arc<Instance>,
+    local: Arc<LocalState>,
+    /// The cluster data of the last watch event.
+    latest: Arc<Mutex<Option<Entry>>>,
+}
+
+impl ClusterDataReader {
+    /// Reads nothing yet. `latest` are the cluster data of the last watch event.
+    pub fn new(context: &KeeperContext, latest: Arc<Mutex<Option<Entry>>>) -> Self {
+        Self {
+            store: context.store.clone(),
+            me: context.me.clone(),
+            boot: context.boot.clone(),
+            instance: Arc::clone(&context.instance),
+            local: Arc::clone(&context.local),
+            latest,
+        }
+    }
+
+    /// Returns the cluster data for the first plan. They are read from the store, except before a promotion on a slow
+    /// store: the promotion first requests a permit, which is granted only on the current revision, so the data of the
+    /// last watch event are sufficient.
+    pub async fn first_read(&self) -> ReadClusterData {
+        let latest = self
+            .latest
+            .lock()
+            .expect("no thread panics while holding the cluster data")
+            .take();
+        let Some(entry) = latest.filter(|_| is_slow(&self.store)) else {
+            return self.read().await;
+        };
+        let read = ReadClusterData {
+            state: cluster_data_state(Some(&entry)),
+            revision: entry.mod_revision,
+        };
+        let is_standby = matches!(self.instance.local_role(), Ok(FileRole::Standby));
+        let runs = matches!(self.instance.running().await, Ok(Some(_)));
+        match desired_state(&read.state, &self.me, &self.boot).goal {
+            Goal::Run(target) if target.role == TargetRole::Master && target.db == self.local.db().uid => {
+                if is_standby && runs { read } else { self.read().await }
+            }
+            _ => self.read().await,
+        }
+    }
+
+    /// Reads the cluster data.
+    pub async fn read(&self) -> ReadClusterData {
+        match self.store.get(&self.store.keys().cluster_data()).await {
+            Ok(entry) => ReadClusterData {
+                state: cluster_data_state(entry.as_ref()),
+                revision: entry.map_or(Revision::ABSENT, |entry| entry.mod_revision),
+            },
+            Err(error) => {
+                debug!(error = %Chain(&error), "could not read the cluster data");
+                ReadClusterData {
+                    state: ClusterDataState::Unavailable,
+                    revision: Revision::ABSENT,
+                }
+            }
+        }
+    }
+
+    /// Returns the desired state; on hold if the cluster data belong to another cluster than the local database.
+    pub async fn desired(&self, reading: &ClusterDataState) -> Desired {
+        let desired = desired_state(reading, &self.me, &self.boot);
+        let ClusterDataState::Valid(checked) = reading else {
+            return desired;
+        };
+        // What cannot be read may be data.
+        let has_data = !matches!(self.instance.local_role(), Ok(FileRole::Undefined));
+        let local = LocalFacts {
+            cluster: self.local.cluster(),
+            db: self.local.db(),
+            data: if has_data {
+                DataState::Present(DataRole::Master)
+            } else {
+                DataState::Absent
+            },
+            unclaimed: None, // this check covers only data named in dbstate
+        };
+        let Some(own) = endangered_cluster(checked, &self.me, &local) else {
+            return desired;
+        };
+        let key = self.store.keys().created();
+        match self.store.get(&key).await {
+            Ok(entry) => {
+                let created = entry.and_then(|entry| from_slice::<CreationRecord>(&entry.value).ok());
+                hold_unless_given_up(desired, &own, created.as_ref())
+            }
+            Err(error) => {
+                debug!(error = %Chain(&error), "could not read who created the cluster");
+                Desired {
+                    cluster: None,
+                    goal: Goal::Hold(HoldReason::StoreUnavailable),
+                }
+            }
+        }
+    }
+}
+
+/// Whether the store answers so slowly that optional requests are skipped.
+pub fn is_slow(store: &Store) -> bool {
+    store.latency() > SLOW_STORE
+}
+
+/// Decodes a value of the `clusterdata` key.
+pub fn cluster_data_state(entry: Option<&Entry>) -> ClusterDataState {
+    match Stored::decode(entry.map(|entry| entry.value.as_slice())) {
+        Stored::Absent => ClusterDataState::Absent,
+        Stored::Garbage(error) => ClusterDataState::Unusable(Chain(&error).to_string()),
+        Stored::Unusable {
+            why: Unusable::FormatVersion(version),
+            ..
+        } => ClusterDataState::UnsupportedFormat(version),
+        Stored::Unusable { why, .. } => ClusterDataState::Unusable(Chain(&why).to_string()),
+        Stored::Usable(checked) => ClusterDataState::Valid(checked),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(value: &str) -> Entry {
+        Entry {
+            key: "k".into(),
+            value: value.as_bytes().to_vec(),
+            mod_revision: Revision(1),
+            create_revision: Revision(1),
+            lease: None,
+        }
+    }
+
+    #[test]
+    fn undecodable_cluster_data_are_reported_and_change_nothing() {
+        assert_eq!(cluster_data_state(None), ClusterDataState::Absent);
+        assert_eq!(cluster_data_state(Some(&entry("null"))), ClusterDataState::Absent);
+        assert!(matches!(
+            cluster_data_state(Some(&entry("{a}"))),
+            ClusterDataState::Unusable(_)
+        ));
+        assert!(matches!(
+            cluster_data_state(Some(&entry(""))),
+            ClusterDataState::Unusable(_)
+        ));
+        assert_eq!(
+            cluster_data_state(Some(&entry(r#"{"formatVersion":2}"#))),
+            ClusterDataState::UnsupportedFormat(2)
+        );
+        assert!(matches!(
+            cluster_data_state(Some(&entry(r#"{"formatVersion":1}"#))),
+            ClusterDataState::Unusable(_)
+        ));
+    }
+}

@@ -1,0 +1,343 @@
+//! Finds the parts of the desired configuration that PostgreSQL rejects: before they are used where PostgreSQL can be
+//! queried, otherwise by a failed start. What is used instead is decided by `settings`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Chain;
+use model::DbUid;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::configuration::generate::ConfigGenerator;
+use crate::context::KeeperContext;
+use crate::local::state::LocalState;
+use crate::postgres::client::sql_error::SqlError;
+use crate::postgres::config::conf::Parameters;
+use crate::postgres::config::files::ConfigFiles;
+use crate::postgres::config::hba::OtherUsers;
+use crate::postgres::instance::Instance;
+use crate::postgres::programs::parameter_check;
+use crate::problems::{KeeperProblemKind, Problems};
+use crate::reconcile::{DataState, ServerConfig, ServerProbe, ServerState, TargetDb};
+use crate::settings::{FailedStart, LastGoodConfFile, Refusals, Settings, StartDiagnosis};
+
+/// Checks per round; each rejection leads to another check.
+const ROUNDS_MAX: usize = 3;
+/// Time limit until a reload is visible in the keeper's session.
+const RELOAD_LIMIT: Duration = Duration::from_secs(5);
+/// Interval of checking for it.
+const RELOAD_POLL: Duration = Duration::from_millis(20);
+
+const REFUSED_REMEDY: &str =
+    "change it with stolonctl update; if the cause lies on the host, fix it and restart this keeper";
+
+/// The desired configuration without the parts that PostgreSQL rejects, and the results of its checks.
+#[derive(Debug)]
+pub struct ConfigCheck {
+    generator: ConfigGenerator,
+    /// The keeper's data directory, with the last good configurations.
+    data_dir: PathBuf,
+    instance: Arc<Instance>,
+    local: Arc<LocalState>,
+    problems: Arc<Problems>,
+    /// The last good configurations; `None` until read.
+    last_good: Option<LastGoodConfFile>,
+    refusals: Refusals,
+    /// The settings last found usable.
+    usable: Settings,
+    /// The parameters last checked with `postgres -C`.
+    checked_parameters: Option<Parameters>,
+    /// The hba lines last checked by the server.
+    checked_hba: Option<Vec<String>>,
+    /// Settings of a started server that has not answered yet.
+    unconfirmed: Option<Settings>,
+}
+
+impl ConfigCheck {
+    /// Has checked nothing yet.
+    pub fn new(context: &KeeperContext) -> Self {
+        Self {
+            generator: ConfigGenerator::new(context),
+            data_dir: context.config.data_dir.clone(),
+            instance: Arc::clone(&context.instance),
+            local: Arc::clone(&context.local),
+            problems: Arc::clone(&context.problems),
+            last_good: None,
+            refusals: Refusals::default(),
+            usable: Settings::default(),
+            checked_parameters: None,
+            checked_hba: None,
+            unconfirmed: None,
+        }
+    }
+
+    /// Reads from the data of a stopped instance what its next start requires of the parameters.
+    pub async fn read_requirements(&mut self, target: &TargetDb, data: DataState) {
+        self.generator.read_requirements(target, data).await;
+    }
+
+    /// Checks the parts of the desired configuration that were not checked yet. `current` is the configuration that the
+    /// server last read.
+    pub async fn check(&mut self, target: &TargetDb, server: &ServerState, current: Option<&ServerConfig>) {
+        let wanted = self.generator.wanted(target).0;
+        self.refusals.forget_unwanted(&wanted);
+        self.check_parameters(&wanted).await;
+        if let ServerState::Up(ServerProbe::Answered(_)) = server {
+            self.save_started();
+            self.release_held().await;
+            self.check_hba(target, &wanted, current).await;
+        } else if let ServerState::Up(ServerProbe::Refused) = server {
+            self.refusals.release_hba();
+        }
+    }
+
+    /// Returns the desired configuration (keeper 8, 9) without the parts that PostgreSQL rejects.
+    pub fn server_config(&mut self, target: &TargetDb) -> ServerConfig {
+        let (wanted, left_out) = self.generator.wanted(target);
+        let left_out = left_out.iter().map(|(name, why)| {
+            let text = format!("parameter {name:?} is left out: {why}");
+            KeeperProblemKind::Configuration.problem(&text, "remove it from pgParameters")
+        });
+        self.problems
+            .set(KeeperProblemKind::Configuration, "left out", left_out.collect());
+        let last = self.last_accepted();
+        self.refusals.forget_unwanted(&wanted);
+        let generated = self.generator.hba(target, &users(wanted.hba.as_ref()));
+        self.refusals.forget_own_lines(&generated);
+        let usable = self.refusals.usable(&wanted, last.as_ref());
+        let refused = usable.refused.iter();
+        let refused = refused.map(|text| KeeperProblemKind::Configuration.problem(text, REFUSED_REMEDY));
+        self.problems
+            .set(KeeperProblemKind::Configuration, "refused", refused.collect());
+        self.usable.clone_from(&usable.settings);
+        let mut parameters = usable.settings.parameters;
+        self.generator.raise_to_minimums(target, &mut parameters);
+        ServerConfig {
+            parameters,
+            hba: self.accepted_hba(target, &users(usable.settings.hba.as_ref())),
+            upstream: None,
+        }
+    }
+
+    /// Returns the generated files for the server of `db`.
+    pub fn files(&self, db: &DbUid, config: &ServerConfig) -> ConfigFiles {
+        self.generator.files(db, config)
+    }
+
+    /// Returns the hba lines that admit nobody but the keepers' own users.
+    pub fn own_hba(&self, target: &TargetDb) -> Vec<String> {
+        self.accepted_hba(target, &OtherUsers::Nobody)
+    }
+
+    /// Whether parameters are held back until a restart.
+    pub fn has_held_back(&self) -> bool {
+        self.refusals.has_held_back()
+    }
+
+    /// Records that a server was started with the settings last found usable.
+    pub fn note_started(&mut self) {
+        self.unconfirmed = Some(self.usable.clone());
+    }
+
+    /// Whether a started server has not answered yet.
+    pub fn is_start_unconfirmed(&self) -> bool {
+        self.unconfirmed.is_some()
+    }
+
+    /// Diagnoses a failed start. Returns whether another start with less of the configuration is worth trying.
+    pub fn diagnose_failed_start(
+        &mut self,
+        target: &TargetDb,
+        files: &ConfigFiles,
+        output: &[String],
+    ) -> StartDiagnosis {
+        let wanted = self.generator.wanted(target).0;
+        let cluster = self.local.cluster();
+        let started = self.last_good().started(cluster.as_str()).cloned();
+        let is_base_proven = started.is_some();
+        let base = started.unwrap_or_else(|| Settings {
+            parameters: self.generator.own_parameters(target),
+            hba: Some(Vec::new()),
+        });
+        let last_hba = self.last_accepted().map_or_else(|| base.hba.clone(), |taken| taken.hba);
+        self.unconfirmed = None;
+        self.refusals.diagnose_start(&FailedStart {
+            wanted: &wanted,
+            tried: &self.usable,
+            base: &base,
+            is_base_proven,
+            last_hba: &last_hba,
+            hba_file: &files.hba,
+            output,
+        })
+    }
+
+    /// After a reload: waits until the server has read its files, and finds the parameters that had no effect.
+    pub async fn check_reload(&mut self, target: &TargetDb, before: Result<String, SqlError>) {
+        let sql = self.instance.sql();
+        let Ok(before) = before else { return };
+        let done = async {
+            while sql.conf_load_time().await.is_ok_and(|now| now == before) {
+                sleep(RELOAD_POLL).await;
+            }
+        };
+        if timeout(RELOAD_LIMIT, done).await.is_err() {
+            warn!(limit = ?RELOAD_LIMIT, "postgres did not reload its configuration in time");
+            return;
+        }
+        // Without an answer nothing can be concluded; the next reload checks again.
+        let Ok(refused) = sql.refused_parameters().await else {
+            return;
+        };
+        let refused: BTreeMap<String, String> = refused.into_iter().collect();
+        let cluster = self.local.cluster();
+        if refused.is_empty() {
+            let usable = self.usable.clone();
+            if let Err(error) = self.last_good().save_accepted(cluster.as_str(), &usable) {
+                warn!(error = %Chain(&error), "could not save the configuration that postgres took");
+            }
+            return;
+        }
+        let last = self.last_accepted();
+        let wanted = self.generator.wanted(target).0;
+        self.refusals.refuse_parameters(&refused, &wanted, last.as_ref());
+    }
+
+    /// Returns the configuration that a server last accepted.
+    fn last_accepted(&mut self) -> Option<Settings> {
+        let cluster = self.local.cluster();
+        self.last_good().accepted(cluster.as_str()).cloned()
+    }
+
+    fn last_good(&mut self) -> &mut LastGoodConfFile {
+        let dir = &self.data_dir;
+        self.last_good.get_or_insert_with(|| {
+            let (kept, error_text) = LastGoodConfFile::load(dir);
+            if let Some(error) = error_text {
+                warn!(error, "cannot read the last good configuration, going on without it");
+            }
+            kept
+        })
+    }
+
+    async fn check_parameters(&mut self, wanted: &Settings) {
+        let last = self.last_accepted();
+        for _ in 0..ROUNDS_MAX {
+            let candidate = self.refusals.usable(wanted, last.as_ref()).settings.parameters;
+            if self.checked_parameters.as_ref() == Some(&candidate) {
+                return;
+            }
+            let limit = self.instance.config().request_timeout;
+            let checked_hba =
+                parameter_check::refused_parameters(self.instance.programs(), &self.data_dir, &candidate, limit).await;
+            self.checked_parameters = Some(candidate);
+            match checked_hba {
+                Ok(refused) if refused.is_empty() => return,
+                Ok(refused) => self.refusals.refuse_parameters(&refused, wanted, last.as_ref()),
+                Err(error) => {
+                    warn!(error = %Chain(&error), "could not check the parameters with postgres, using them unchecked");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The server parses `pg_hba.conf` on disk in `pg_hba_file_rules` without using it; it uses the file after a
+    /// reload.
+    async fn check_hba(&mut self, target: &TargetDb, wanted: &Settings, current: Option<&ServerConfig>) {
+        let last = self.last_accepted();
+        for _ in 0..ROUNDS_MAX {
+            let usable = self.refusals.usable(wanted, last.as_ref()).settings;
+            let generated = self.generator.hba(target, &users(usable.hba.as_ref()));
+            self.refusals.forget_own_lines(&generated);
+            let lines = self.without_refused(generated);
+            let current = current.map(|current| &current.hba);
+            if current == Some(&lines) || self.checked_hba.as_ref() == Some(&lines) {
+                return;
+            }
+            let refused = match self.query_refused_hba(&lines).await {
+                Ok(refused) => refused,
+                Err(error) => {
+                    warn!(error = %Chain(error.as_ref()), "could not check pg_hba.conf with postgres");
+                    return;
+                }
+            };
+            self.checked_hba = Some(lines);
+            if refused.is_empty() {
+                return;
+            }
+            let is_from_user = |(line, _): &(String, String)| wanted.hba.iter().flatten().any(|one| one == line);
+            let (of_user, own): (Vec<_>, Vec<_>) = refused.into_iter().partition(is_from_user);
+            self.refusals.refuse_lines(of_user);
+            self.refusals.refuse_own_lines(own);
+            // Until the next reload the file must be the one that the server has read.
+            if let Some(current) = current
+                && let Err(error) = self.instance.write_hba(current)
+            {
+                warn!(error = %Chain(&error), "could not write pg_hba.conf");
+            }
+        }
+    }
+
+    async fn query_refused_hba(
+        &self,
+        lines: &[String],
+    ) -> Result<Vec<(String, String)>, Box<dyn std::error::Error + Send + Sync>> {
+        self.instance.write_hba(lines)?;
+        let refused = self.instance.sql().refused_hba_lines().await?;
+        let text = |number: usize| number.checked_sub(1).and_then(|at| lines.get(at)).cloned();
+        Ok(refused
+            .into_iter()
+            .filter_map(|(number, why)| Some((text(number)?, why)))
+            .collect())
+    }
+
+    fn save_started(&mut self) {
+        let Some(unconfirmed) = self.unconfirmed.take() else {
+            return;
+        };
+        let cluster = self.local.cluster();
+        if let Err(error) = self.last_good().save_started(cluster.as_str(), &unconfirmed) {
+            warn!(error = %Chain(&error), "could not save the configuration with which postgres started");
+        }
+    }
+
+    /// Settings that were held back together after a failed start, and that are not read only at a start, are tried
+    /// again by a reload.
+    async fn release_held(&mut self) {
+        if !self.refusals.needs_release() {
+            return;
+        }
+        let names = self.refusals.held_parameters();
+        match self.instance.sql().read_at_start_only(&names).await {
+            Ok(for_restart) => {
+                info!("postgres runs with the configuration with which it last started");
+                self.refusals.release(&for_restart);
+            }
+            Err(error) => warn!(error = %Chain(&error), "could not read which parameters need a restart"),
+        }
+    }
+
+    /// Returns the hba lines without rejected ones.
+    fn accepted_hba(&self, target: &TargetDb, users: &OtherUsers) -> Vec<String> {
+        self.without_refused(self.generator.hba(target, users))
+    }
+
+    /// A single unreadable line, such as one with a malformed peer address, would prevent the server from reading all
+    /// others.
+    fn without_refused(&self, mut lines: Vec<String>) -> Vec<String> {
+        lines.retain(|line| !self.refusals.refuses_line(line));
+        lines
+    }
+}
+
+/// Converts the user's hba lines; `None` admits every user with a password.
+fn users(lines: Option<&Vec<String>>) -> OtherUsers {
+    match lines {
+        None => OtherUsers::Everybody,
+        Some(lines) => OtherUsers::Lines(lines.clone()),
+    }
+}

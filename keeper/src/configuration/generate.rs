@@ -1,0 +1,173 @@
+//! Contents of the generated files for a desired state (keeper 7 to 9). What PostgreSQL rejects of them is left to
+//! `check`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::Chain;
+use model::{AccessMode, DbUid, stolon_name};
+use tracing::warn;
+
+use crate::args::Config;
+use crate::context::KeeperContext;
+use crate::local::state::LocalState;
+use crate::postgres::config::conf::{self, Parameters, Recovery, SlotNeeds, StandbyMinimums};
+use crate::postgres::config::conninfo::{Address, primary_conninfo};
+use crate::postgres::config::files::ConfigFiles;
+use crate::postgres::config::hba::{self, AllowedHosts, OtherUsers};
+use crate::postgres::data::files as data_files;
+use crate::postgres::instance::Instance;
+use crate::postgres::programs::pg_control;
+use crate::reconcile::{DataState, MemberUpstream, ServerConfig, TargetDb, TargetRole, is_foreign_slot};
+use crate::settings::Settings;
+
+/// Generates the configuration of one keeper's server.
+#[derive(Debug)]
+pub(super) struct ConfigGenerator {
+    config: Arc<Config>,
+    instance: Arc<Instance>,
+    local: Arc<LocalState>,
+    /// Minimum parameters of a standby, from its control file.
+    minimums: StandbyMinimums,
+    /// The replication slots in the data directory before the last start.
+    slots: SlotNeeds,
+}
+
+impl ConfigGenerator {
+    /// Reads nothing yet.
+    pub(super) fn new(context: &KeeperContext) -> Self {
+        Self {
+            config: Arc::clone(&context.config),
+            instance: Arc::clone(&context.instance),
+            local: Arc::clone(&context.local),
+            minimums: StandbyMinimums::default(),
+            slots: SlotNeeds::default(),
+        }
+    }
+
+    /// Reads from the data of a stopped instance what its next start requires of the parameters.
+    pub(super) async fn read_requirements(&mut self, target: &TargetDb, data: DataState) {
+        self.read_minimums(target, data).await;
+        self.read_slots(data);
+    }
+
+    /// Returns the settings of the cluster spec, and the parameters that no server may be given, with reasons.
+    pub(super) fn wanted(&self, target: &TargetDb) -> (Settings, BTreeMap<String, String>) {
+        let generated = self.make_parameters(target, &target.spec.pg_parameters);
+        let wanted = Settings {
+            parameters: generated.parameters,
+            hba: target.spec.pg_hba.clone(),
+        };
+        (wanted, generated.dropped)
+    }
+
+    /// Returns the parameters of an instance without user parameters.
+    pub(super) fn own_parameters(&self, target: &TargetDb) -> Parameters {
+        self.make_parameters(target, &Parameters::new()).parameters
+    }
+
+    /// Raises parameters to the minimums of a standby (keeper 8.7).
+    pub(super) fn raise_to_minimums(&self, target: &TargetDb, parameters: &mut Parameters) {
+        if matches!(target.role, TargetRole::Standby(_)) {
+            conf::raise_to_minimums(parameters, &self.minimums);
+        }
+    }
+
+    /// Returns all desired hba lines.
+    pub(super) fn hba(&self, target: &TargetDb, users: &OtherUsers) -> Vec<String> {
+        let remote = match (&target.access, &target.role) {
+            (AccessMode::Strict, TargetRole::Master) => AllowedHosts::Only(target.peers.clone()),
+            (AccessMode::Strict, _) => AllowedHosts::Only(Vec::new()),
+            _ => AllowedHosts::All,
+        };
+        hba::lines(&hba::HbaAccess {
+            superuser: &self.config.superuser,
+            replication: &self.config.replication,
+            replication_databases: &[],
+            remote: &remote,
+            users,
+        })
+    }
+
+    /// Returns the generated files for the server of `db`.
+    pub(super) fn files(&self, db: &DbUid, config: &ServerConfig) -> ConfigFiles {
+        let recovery = config.upstream.as_ref().map(|from| {
+            let name = stolon_name(db.as_str());
+            Recovery::follow(
+                primary_conninfo(
+                    &name,
+                    &address(from),
+                    &self.config.replication,
+                    None,
+                    &self.instance.config().passfile(),
+                ),
+                &name,
+            )
+        });
+        ConfigFiles {
+            parameters: config.parameters.clone(),
+            hba: config.hba.clone(),
+            recovery: recovery.unwrap_or_default(),
+        }
+    }
+
+    fn make_parameters(&self, target: &TargetDb, user: &Parameters) -> conf::GeneratedParameters {
+        let spec = &target.spec;
+        let init = self.local.init_parameters().filter(|_| spec.include_previous_config);
+        conf::parameters(&conf::ParameterSources {
+            init: init.as_ref(),
+            user,
+            listen_addresses: &self.config.listen_address,
+            port: &self.config.port.to_string(),
+            socket_dir: &self.instance.config().socket_directories(),
+            max_standbys: spec.max_standbys.into(),
+            slots: SlotNeeds {
+                additional: target.additional_slots,
+                ..self.slots
+            },
+            additional_wal_senders: spec.additional_wal_senders.into(),
+            use_pg_rewind: spec.use_pgrewind,
+            synchronous_standby_names: "",
+        })
+    }
+
+    /// Reads the minimum parameters of a standby from its control file: those of its master (keeper 8.7).
+    async fn read_minimums(&mut self, target: &TargetDb, data: DataState) {
+        if data == DataState::Absent || !matches!(target.role, TargetRole::Standby(_)) {
+            self.minimums = StandbyMinimums::default();
+            return;
+        }
+        let limit = self.instance.config().request_timeout;
+        match pg_control::read(self.instance.programs(), &self.instance.config().data, limit).await {
+            Ok(control) => self.minimums = control.minimums,
+            Err(error) => warn!(error = %Chain(&error), "could not read the control file"),
+        }
+    }
+
+    /// Counts the slots in the data directory. A server does not start with `max_replication_slots` below that.
+    fn read_slots(&mut self, data: DataState) {
+        if data == DataState::Absent {
+            self.slots = SlotNeeds::default();
+            return;
+        }
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        match data_files::slot_names(&self.instance.config().data) {
+            Ok(names) => {
+                self.slots = SlotNeeds {
+                    additional: 0,
+                    foreign: count(names.iter().filter(|name| is_foreign_slot(name)).count()),
+                    existing: count(names.len()),
+                };
+            }
+            Err(error) => warn!(error = %Chain(&error), "could not look for replication slots"),
+        }
+    }
+}
+
+/// Returns the address of a followed db.
+pub fn address(upstream: &MemberUpstream) -> Address {
+    Address {
+        host: upstream.host.clone(),
+        port: upstream.port.clone(),
+    }
+}

@@ -1,0 +1,43 @@
+//! What the parts of one keeper share: who it is, its instance, its store, and where it reports. The parts are in files of
+//! their own.
+
+use std::sync::Arc;
+
+use base::Clock;
+
+use model::{BootUuid, KeeperUid};
+use store::Store;
+
+use crate::args::Config;
+use crate::local::state::LocalState;
+use crate::metrics::Metrics;
+use crate::monitor::Monitor;
+use crate::postgres::data::changes::DataChanges;
+use crate::postgres::data::owned_dirs::OwnedDirs;
+use crate::postgres::data::walker::Walker;
+use crate::postgres::instance::Instance;
+use crate::problems::Problems;
+use crate::publish::Publisher;
+
+/// Handles that the parts of one keeper share.
+#[derive(Debug, Clone)]
+pub struct KeeperContext {
+    pub config: Arc<Config>,
+    pub me: KeeperUid,
+    pub boot: BootUuid,
+    pub store: Store,
+    pub instance: Arc<Instance>,
+    pub publisher: Arc<Publisher>,
+    /// Keeps the published state of the instance current.
+    pub monitor: Arc<Monitor>,
+    pub local: Arc<LocalState>,
+    /// Directories outside PGDATA that belong to this keeper.
+    pub owned: Arc<OwnedDirs>,
+    /// Reads these directories.
+    pub walker: Walker,
+    /// Changes them.
+    pub changes: DataChanges,
+    pub metrics: Arc<Metrics>,
+    pub problems: Arc<Problems>,
+    pub clock: Clock,
+}

@@ -1,0 +1,182 @@
+//! Steps that change the data: removing, creating and copying them, and saving whose they are.
+
+use std::sync::Arc;
+
+use base::{Chain, Clock};
+use model::{NewConfig, stolon_name};
+use tracing::info;
+
+use crate::configuration::address;
+use crate::context::KeeperContext;
+use crate::copy_backoff::CopyBackoff;
+use crate::executor::StepError;
+use crate::external_dirs::{ClearRequest, ExternalDir};
+use crate::local::state::LocalState;
+use crate::monitor::Monitor;
+use crate::postgres::basebackup;
+use crate::postgres::data::changes::DataChanges;
+use crate::postgres::data::data_build::DataBuild;
+use crate::postgres::data::files;
+use crate::postgres::data::owned_dirs::OwnedDirs;
+use crate::postgres::data::previous_data::ClearOutcome;
+use crate::postgres::initdb;
+use crate::postgres::instance::Instance;
+use crate::postgres::server::error::InstanceError;
+use crate::reconcile::{CopyPause, Desired, Goal, LocalDb, MemberUpstream, ProcessState};
+
+/// A copy logs its progress in these steps, in percent.
+const PROGRESS_STEP: u64 = 20;
+
+/// Changes the data of one instance.
+#[derive(Debug)]
+pub(super) struct DataSteps {
+    instance: Arc<Instance>,
+    local: Arc<LocalState>,
+    /// Directories outside PGDATA that belong to this keeper.
+    owned: Arc<OwnedDirs>,
+    /// Changes them.
+    changes: DataChanges,
+    monitor: Arc<Monitor>,
+    clock: Clock,
+    /// Failed copies.
+    backoff: CopyBackoff,
+}
+
+impl DataSteps {
+    /// Has done nothing yet.
+    pub(super) fn new(context: &KeeperContext) -> Self {
+        Self {
+            instance: Arc::clone(&context.instance),
+            local: Arc::clone(&context.local),
+            owned: Arc::clone(&context.owned),
+            changes: context.changes.clone(),
+            monitor: Arc::clone(&context.monitor),
+            clock: context.clock.clone(),
+            backoff: CopyBackoff::default(),
+        }
+    }
+
+    /// Returns the pause that prevents a copy now.
+    pub(super) fn copy_pause(&self, desired: &Desired) -> Option<CopyPause> {
+        self.backoff.active_pause(self.clock.now(), desired)
+    }
+
+    /// Saves the local db durably before the steps that follow.
+    pub(super) fn save_db(&self, db: &LocalDb) -> Result<(), StepError> {
+        self.local.save_db(db)?;
+        self.monitor.observe_now();
+        Ok(())
+    }
+
+    /// Saves that the desired state is reached.
+    pub(super) fn save_applied(&mut self, db: &LocalDb, process: &mut ProcessState) -> Result<(), StepError> {
+        self.local.save_db(db)?;
+        process.completed = None;
+        process.rejoin_failed = None;
+        process.ran_out_of_space = false;
+        self.backoff.succeeded();
+        self.monitor.observe_now();
+        Ok(())
+    }
+
+    /// Sets complete data aside or removes them; removes incomplete data.
+    pub(super) async fn clear(&mut self, clear: &ClearRequest, desired: &Desired) -> Result<(), StepError> {
+        // Check the port before removing old data: new data are useless if their server cannot listen, the old data may
+        // not be.
+        self.instance.check_port().map_err(InstanceError::from)?;
+        let owned = Arc::clone(&self.owned);
+        let cleared = self.instance.clear_data(&self.changes, owned, clear.clone()).await;
+        match cleared {
+            Ok(ClearOutcome::SetAside(directory)) => {
+                info!(directory = %directory.display(), "keeping the old data until the new data are complete");
+            }
+            Ok(_) => {}
+            Err(failed) => {
+                if !matches!(failed, InstanceError::NoAnswer(_)) {
+                    self.note_failed_copy(desired);
+                }
+                return Err(failed.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates an empty database cluster.
+    pub(super) async fn initdb(&self, config: &NewConfig) -> Result<(), StepError> {
+        let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        let new = initdb::NewClusterOptions {
+            locale: text(&config.locale),
+            encoding: text(&config.encoding),
+            data_checksums: config.data_checksums,
+        };
+        let build = self.prepare(&[]).await?;
+        initdb::run(&self.instance, &new, &build, &self.owned, &self.changes).await?;
+        Ok(())
+    }
+
+    /// Copies the data of this instance with pg_basebackup.
+    pub(super) async fn copy(
+        &mut self,
+        from: &MemberUpstream,
+        external_dirs: &[ExternalDir],
+        desired: &Desired,
+        process: &mut ProcessState,
+    ) -> Result<(), StepError> {
+        let copied = self.copy_from(from, external_dirs, desired).await;
+        if let Err(failed) = &copied {
+            self.note_failed_copy(desired);
+            // strerror(ENOSPC), as printed by PostgreSQL's programs and the system.
+            process.ran_out_of_space |= Chain(failed).to_string().contains("No space left on device");
+        }
+        copied
+    }
+
+    /// Creates `standby.signal`.
+    pub(super) fn mark_standby(&self) -> Result<(), StepError> {
+        Ok(files::signal_standby(&self.instance.config().data)?)
+    }
+
+    async fn prepare(&self, external_dirs: &[ExternalDir]) -> Result<DataBuild, StepError> {
+        let (data, owned) = (self.instance.config().data.clone(), Arc::clone(&self.owned));
+        let external_dirs = external_dirs.to_vec();
+        let prepare = move || DataBuild::prepare(&data, &owned, &external_dirs);
+        Ok(self.changes.run(prepare).await??)
+    }
+
+    async fn copy_from(
+        &self,
+        from: &MemberUpstream,
+        external_dirs: &[ExternalDir],
+        desired: &Desired,
+    ) -> Result<(), StepError> {
+        let slot = slot_of(desired);
+        let copy = basebackup::BaseBackup {
+            source: address(from),
+            application_name: slot.clone(),
+            slot,
+        };
+        let mut logged_percent = 0;
+        let build = self.prepare(external_dirs).await?;
+        let progress = |progress: basebackup::BaseBackupProgress| {
+            let percent = progress.percent();
+            if percent >= logged_percent + PROGRESS_STEP {
+                logged_percent = percent - percent % PROGRESS_STEP;
+                info!(percent, kib = progress.done_kib, "copying");
+            }
+        };
+        basebackup::run(&self.instance, &copy, &build, &self.owned, &self.changes, progress).await?;
+        Ok(())
+    }
+
+    fn note_failed_copy(&mut self, desired: &Desired) {
+        self.backoff.failed(self.clock.now(), desired);
+    }
+}
+
+/// Returns the name of the replication slot that the source's keeper creates for this db.
+pub fn slot_of(desired: &Desired) -> String {
+    match &desired.goal {
+        Goal::Run(target) => stolon_name(target.db.as_str()),
+        _ => String::new(),
+    }
+}

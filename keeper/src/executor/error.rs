@@ -1,0 +1,86 @@
+//! Why a step failed, and what is logged about it.
+
+use std::time::Duration;
+
+use store::StoreError;
+
+use crate::postgres::client::refusal::ServerRefusal;
+use crate::postgres::client::sql_error::SqlError;
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::walker::FileSystemHung;
+use crate::postgres::programs::pg_control::ControlError;
+use crate::postgres::server::error::InstanceError;
+use crate::reconcile::Step;
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The store refused the permit: read the cluster data again.
+    #[error("the cluster data have changed, or an order forbids it")]
+    NotPermitted,
+    /// There is no permit, or it has expired.
+    #[error("the permit to become a master is too old: the store answers later than half of failInterval")]
+    PermitExpired,
+    /// The server ended during its start, possibly because of its configuration.
+    #[error("the configuration kept the instance from starting")]
+    Configuration(#[source] InstanceError),
+    /// Reading or changing directories makes no progress.
+    #[error(transparent)]
+    NoAnswer(#[from] FileSystemHung),
+    /// The instance with its old data does not stream.
+    #[error("the instance does not stream from the followed db within {0:?}")]
+    DoesNotStream(Duration),
+    /// The server rejects the query whether it streams.
+    #[error("cannot find out whether the kept data stream: {0}")]
+    StreamUnknown(ServerRefusal),
+}
+
+impl StepError {
+    /// Whether reading the cluster data and planning again may be sufficient.
+    pub fn should_plan_again(&self) -> bool {
+        matches!(
+            self,
+            Self::NotPermitted
+                | Self::PermitExpired
+                | Self::Configuration(_)
+                | Self::Instance(InstanceError::NotPermitted { .. })
+        )
+    }
+}
+
+/// Returns the log message of a failed step.
+pub fn failure_message(step: &Step, failed: &StepError) -> &'static str {
+    match step {
+        // The port is checked before data are created, too.
+        _ if matches!(failed, StepError::Instance(InstanceError::Port(_))) => "failed to start postgres",
+        Step::Log(_) | Step::ReportRestart(_) | Step::MarkComplete(_) => "could not continue",
+        Step::SaveCluster(_) => "could not save the cluster uid",
+        Step::SaveDb(_) | Step::SaveApplied(_) => "could not save the state of the local db",
+        Step::Stop => "failed to stop postgres",
+        Step::PublishStopped(_) => "could not find out how our db was stopped",
+        Step::ClearData(_) => "could not clear the data directory",
+        Step::Initdb(_) => "failed to initialize the database cluster",
+        Step::StartTemporarily(_) | Step::Start(..) => "failed to start postgres",
+        Step::WaitReady => "postgres does not take connections",
+        Step::ReadInitParameters => "could not read the configured parameters",
+        Step::SetUpRoles => "could not set up the roles",
+        Step::BaseBackup(..) => "failed to copy the followed db",
+        Step::MarkStandby => "could not create standby.signal",
+        Step::Permit => "no permit to be master",
+        Step::WaitStreaming(_) => "the old data cannot be used, copying",
+        Step::Promote => "failed to promote postgres",
+        Step::Slot(_) => "could not change a replication slot",
+        Step::Reload(_) => "failed to reload postgres",
+        Step::Restart(..) => "failed to restart postgres",
+    }
+}

@@ -1,0 +1,210 @@
+//! Executes the steps of a plan: data, server, SQL and publication have a file each. Which steps are needed, and in which
+//! order, is decided by `reconcile`; the round around them is `reconciler`.
+
+mod data;
+mod error;
+mod permit;
+mod publish;
+mod server;
+mod sql;
+
+use model::{DbUid, RestartState};
+use store::Revision;
+
+use crate::context::KeeperContext;
+use crate::postgres::server::error::InstanceError;
+use crate::reconcile::{
+    DataState, Desired, Goal, ProcessState, ReconcilePlan, ServerConfig, ServerState, StartAs, Step, TargetDb,
+};
+
+use self::data::DataSteps;
+use self::publish::PublishSteps;
+use self::server::ServerSteps;
+use self::sql::SqlSteps;
+
+pub use self::data::slot_of;
+pub use self::error::{StepError, failure_message};
+pub use self::permit::RoundPermit;
+pub use self::publish::stopped;
+
+/// Executes steps, and keeps what this process has done.
+#[derive(Debug)]
+pub struct Executor {
+    data: DataSteps,
+    server: ServerSteps,
+    sql: SqlSteps,
+    publish: PublishSteps,
+    process: ProcessState,
+}
+
+/// What the steps of one plan are executed for.
+#[derive(Debug)]
+pub struct StepContext<'a> {
+    pub desired: &'a Desired,
+    /// Revision of the cluster data with this desired state.
+    pub revision: Revision,
+    /// The permit of this round.
+    pub permit: &'a mut RoundPermit,
+}
+
+impl Executor {
+    /// Has done nothing yet.
+    pub fn new(context: &KeeperContext) -> Self {
+        Self {
+            data: DataSteps::new(context),
+            server: ServerSteps::new(context),
+            sql: SqlSteps::new(context),
+            publish: PublishSteps::new(context),
+            process: ProcessState::default(),
+        }
+    }
+
+    /// Returns the state of this process for a plan.
+    pub fn process_state(&mut self, desired: &Desired) -> &ProcessState {
+        self.process.copy_pause = self.data.copy_pause(desired);
+        &self.process
+    }
+
+    /// Checks what was not checked yet of the desired configuration, and returns the part that PostgreSQL accepts.
+    pub async fn check_config(&mut self, target: &TargetDb, server: &ServerState) -> ServerConfig {
+        let configuration = self.server.configuration();
+        Box::pin(configuration.check(target, server, self.process.current.as_ref())).await;
+        configuration.server_config(target)
+    }
+
+    /// Reads from the data of a stopped instance what its next start requires of the parameters.
+    pub async fn read_requirements(&mut self, target: &TargetDb, data: DataState) {
+        self.server.configuration().read_requirements(target, data).await;
+    }
+
+    /// Marks the generated files as unknown: the next round writes them and reloads the server.
+    pub fn invalidate_files(&mut self) {
+        self.process.current = None;
+    }
+
+    /// Withdraws the publication that our db is stopped when another one, or none, is assigned.
+    pub fn retract_stopped_unless(&mut self, assigned: Option<&DbUid>) {
+        if let Some(published) = &self.process.published_stopped
+            && assigned != Some(published)
+        {
+            self.publish.retract_stopped(&mut self.process);
+        }
+    }
+
+    /// Executes one step.
+    pub async fn execute(&mut self, step: &Step, context: &mut StepContext<'_>) -> Result<(), StepError> {
+        let desired = context.desired;
+        let process = &mut self.process;
+        match step {
+            Step::Log(_) => {} // written by the round's log
+            Step::SaveCluster(cluster) => self.publish.save_cluster(cluster)?,
+            Step::SaveDb(db) => self.data.save_db(db)?,
+            Step::Stop => self.server.stop(process).await?,
+            Step::PublishStopped(db) => self.publish.stopped(db, process).await?,
+            Step::ClearData(clear) => self.data.clear(clear, desired).await?,
+            Step::Initdb(config) => self.data.initdb(config).await?,
+            Step::StartTemporarily(config) => self.server.start_temporarily(config, target(desired)).await?,
+            Step::WaitReady => self.server.wait_ready(target(desired), process).await?,
+            Step::ReadInitParameters => self.sql.read_init_parameters().await?,
+            Step::SetUpRoles => self.sql.set_up_roles().await?,
+            Step::BaseBackup(from, dirs) => self.data.copy(from, dirs, desired, process).await?,
+            Step::MarkStandby => self.data.mark_standby()?,
+            Step::MarkComplete(db) => process.completed = Some(db.clone()),
+            Step::Permit => self.request_permit(context).await?,
+            Step::Start(role, config) => self.start(*role, config, context).await?,
+            Step::WaitStreaming(db) => self.sql.wait_streaming(db, process).await?,
+            Step::Promote => {
+                let permission = context.permit.consume(StartAs::Master, target(desired))?;
+                self.server.promote(permission, target(desired)).await?;
+            }
+            Step::Slot(change) => self.sql.change_slot(change).await,
+            Step::Reload(config) => self.server.reload(config, target(desired), process).await?,
+            Step::Restart(role, config) => self.restart(*role, config, context).await?,
+            Step::ReportRestart(need) => {
+                let has_held_back = self.server.configuration().has_held_back();
+                self.publish.restart_need(*need, has_held_back, desired);
+            }
+            Step::SaveApplied(db) => self.data.save_applied(db, process)?,
+        }
+        Ok(())
+    }
+
+    /// Reports failed slot changes that are still part of this plan.
+    pub fn report_slots(&mut self, plan: &ReconcilePlan) {
+        self.sql.report_slots(plan);
+    }
+
+    async fn request_permit(&mut self, context: &mut StepContext<'_>) -> Result<(), StepError> {
+        let (desired, revision) = (context.desired, context.revision);
+        self.publish
+            .request_permit(desired, revision, context.permit, &mut self.process)
+            .await
+    }
+
+    async fn start(
+        &mut self,
+        role: StartAs,
+        config: &ServerConfig,
+        context: &mut StepContext<'_>,
+    ) -> Result<(), StepError> {
+        let target = target(context.desired);
+        let permission = context.permit.consume(role, target)?;
+        if role == StartAs::Standby && self.process.published_stopped.is_some() {
+            self.publish.retract_stopped(&mut self.process);
+        }
+        self.server.start(permission, config, target, &mut self.process).await
+    }
+
+    /// Restarts for parameters, published as such from before the stop.
+    async fn restart(
+        &mut self,
+        role: StartAs,
+        config: &ServerConfig,
+        context: &mut StepContext<'_>,
+    ) -> Result<(), StepError> {
+        self.publish.restart_state(context.desired, RestartState::Restarting);
+        let restarted = self.stop_and_start(role, config, context).await;
+        if let Err(failed) = &restarted {
+            // A restart that is retried with less of the configuration, or whose server is still starting or ended while
+            // starting, stays published as restarting: other keepers detect that it is overdue, and the master does not
+            // restart before it is over. What ended one server may end the other.
+            let is_still_restarting = matches!(
+                failed,
+                StepError::Configuration(_)
+                    | StepError::Instance(InstanceError::Timeout { .. } | InstanceError::Ended { .. })
+            );
+            if !is_still_restarting {
+                self.publish.restart_state(context.desired, RestartState::Pending);
+            }
+        }
+        restarted
+    }
+
+    async fn stop_and_start(
+        &mut self,
+        role: StartAs,
+        config: &ServerConfig,
+        context: &mut StepContext<'_>,
+    ) -> Result<(), StepError> {
+        self.server.stop_for_restart(&mut self.process).await?;
+        if role == StartAs::Master {
+            // The permit may have expired during the stop.
+            self.request_permit(context).await?;
+        }
+        let target = target(context.desired);
+        let permission = context.permit.consume(role, target)?;
+        self.server
+            .start_again(permission, config, target, &mut self.process)
+            .await
+    }
+}
+
+/// Returns the db to run.
+fn target(desired: &Desired) -> &TargetDb {
+    match &desired.goal {
+        Goal::Run(target) => target,
+        Goal::Stop(_) | Goal::Hold(_) => {
+            unreachable!("only plans for a db to run have such steps, see reconcile::plan")
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Steps whose result others read in the store: the permit to become master, the end of a stopped instance's data, and
+//! how far a restart for parameters is. Writing the info is left to `crate::publish`.
+
+use std::sync::Arc;
+
+use model::{BootUuid, ClusterUid, DbUid, KeeperUid, RestartState, SettingsInfo, Stopped};
+use store::{Entry, Revision};
+use tracing::info;
+
+use crate::cluster_data::cluster_data_state;
+use crate::context::KeeperContext;
+use crate::executor::StepError;
+use crate::executor::permit::RoundPermit;
+use crate::local::state::LocalState;
+use crate::metrics::Metrics;
+use crate::postgres::instance::Instance;
+use crate::postgres::programs::pg_control::{self, ControlError};
+use crate::publish::{Due, Permit, Publisher};
+use crate::reconcile::{Desired, Goal, ProcessState, RestartNeed, desired_state, fingerprint};
+
+/// Publishes results of steps.
+#[derive(Debug)]
+pub(super) struct PublishSteps {
+    me: KeeperUid,
+    boot: BootUuid,
+    publisher: Arc<Publisher>,
+    instance: Arc<Instance>,
+    local: Arc<LocalState>,
+    metrics: Arc<Metrics>,
+}
+
+impl PublishSteps {
+    /// Has published nothing yet.
+    pub(super) fn new(context: &KeeperContext) -> Self {
+        Self {
+            me: context.me.clone(),
+            boot: context.boot.clone(),
+            publisher: Arc::clone(&context.publisher),
+            instance: Arc::clone(&context.instance),
+            local: Arc::clone(&context.local),
+            metrics: Arc::clone(&context.metrics),
+        }
+    }
+
+    /// Saves the cluster uid, which the info carries from now on.
+    pub(super) fn save_cluster(&self, cluster: &ClusterUid) -> Result<(), StepError> {
+        self.local.save_cluster(cluster)?;
+        self.publisher
+            .change(Due::Now, |report| report.cluster = cluster.clone());
+        Ok(())
+    }
+
+    /// Publishes that the instance of this db is stopped, and how.
+    pub(super) async fn stopped(&self, db: &DbUid, process: &mut ProcessState) -> Result<(), StepError> {
+        let stopped = stopped(&self.instance).await?;
+        info!(%db, clean = stopped.clean, "publishing that our db is stopped");
+        self.publisher.change(Due::Now, |report| {
+            report.stopped = Some(stopped);
+            if let Some(state) = &mut report.state {
+                state.healthy = false;
+            }
+        });
+        process.published_stopped = Some(db.clone());
+        Ok(())
+    }
+
+    /// Withdraws the publication that the instance is stopped.
+    pub(super) fn retract_stopped(&self, process: &mut ProcessState) {
+        process.published_stopped = None;
+        self.publisher.change(Due::Now, |report| report.stopped = None);
+    }
+
+    /// Requests the permit on this revision of the cluster data; its validity counts from before the request (extensions
+    ///
+    pub(super) async fn request_permit(
+        &self,
+        desired: &Desired,
+        revision: Revision,
+        permit: &mut RoundPermit,
+        process: &mut ProcessState,
+    ) -> Result<(), StepError> {
+        let is_unchanged = |entry: Option<&Entry>| {
+            let state = cluster_data_state(entry);
+            desired_state(&state, &self.me, &self.boot) == *desired
+        };
+        match self.publisher.permit(revision, is_unchanged).await? {
+            Permit::Granted(sent) => {
+                permit.grant(sent);
+                process.published_stopped = None;
+                Ok(())
+            }
+            Permit::Refused => Err(StepError::NotPermitted),
+        }
+    }
+
+    /// Publishes whether parameters are pending restart, for operators and the other keepers.
+    pub(super) fn restart_need(&self, need: RestartNeed, has_held_back: bool, desired: &Desired) {
+        let state = match need {
+            RestartNeed::NotProbed => return,
+            RestartNeed::Pending => RestartState::Pending,
+            RestartNeed::Nothing | RestartNeed::CanWait if has_held_back => RestartState::Refused,
+            RestartNeed::Nothing | RestartNeed::CanWait => RestartState::Applied,
+        };
+        self.metrics.set_needs_restart(need != RestartNeed::Nothing);
+        self.restart_state(desired, state);
+    }
+
+    /// Publishes the progress of applying the desired parameters.
+    pub(super) fn restart_state(&self, desired: &Desired, state: RestartState) {
+        let Goal::Run(target) = &desired.goal else { return };
+        let settings = Some(SettingsInfo {
+            fingerprint: fingerprint(target),
+            state,
+        });
+        if self.publisher.report().settings != settings {
+            self.publisher.change(Due::Now, |report| report.settings = settings);
+        }
+    }
+}
+
+/// Returns the end of a stopped instance's data (extensions ).
+pub async fn stopped(instance: &Instance) -> Result<Stopped, ControlError> {
+    let config = instance.config();
+    let end = pg_control::wal_end(instance.programs(), &config.data, config.request_timeout).await?;
+    Ok(Stopped {
+        clean: end.is_clean(),
+        lsn: end.position,
+        timeline_id: end.timeline,
+    })
+}

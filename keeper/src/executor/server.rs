@@ -1,0 +1,206 @@
+//! Steps that start, stop, reload and promote the server. Whether it may be a master is decided before, by the permit that
+//! comes in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Clock;
+use store::Store;
+
+use crate::cluster_data::is_slow;
+use crate::configuration::ConfigCheck;
+use crate::context::KeeperContext;
+use crate::executor::StepError;
+use crate::executor::permit::StartPermission;
+use crate::metrics::Metrics;
+use crate::monitor::Monitor;
+use crate::postgres::config::conf::StartMode;
+use crate::postgres::config::files::ConfigFiles;
+use crate::postgres::instance::Instance;
+use crate::postgres::server::error::InstanceError;
+use crate::postgres::server::supervisor::StopLimits;
+use crate::reconcile::{ProcessState, ServerConfig, TargetDb};
+use crate::settings::StartDiagnosis;
+
+/// Time limit of a promotion; after it the next round continues (keeper 12.7).
+const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Controls the server of one instance.
+#[derive(Debug)]
+pub(super) struct ServerSteps {
+    instance: Arc<Instance>,
+    configuration: ConfigCheck,
+    monitor: Arc<Monitor>,
+    metrics: Arc<Metrics>,
+    store: Store,
+    clock: Clock,
+}
+
+impl ServerSteps {
+    /// Has done nothing yet.
+    pub(super) fn new(context: &KeeperContext) -> Self {
+        Self {
+            instance: Arc::clone(&context.instance),
+            configuration: ConfigCheck::new(context),
+            monitor: Arc::clone(&context.monitor),
+            metrics: Arc::clone(&context.metrics),
+            store: context.store.clone(),
+            clock: context.clock.clone(),
+        }
+    }
+
+    /// Returns the configuration that the server is given.
+    pub(super) fn configuration(&mut self) -> &mut ConfigCheck {
+        &mut self.configuration
+    }
+
+    /// Stops the instance (fast shutdown) and waits for its end.
+    pub(super) async fn stop(&self, process: &mut ProcessState) -> Result<(), StepError> {
+        self.instance.stop(StopLimits::default()).await?;
+        process.current = None;
+        self.monitor.observe_now();
+        Ok(())
+    }
+
+    /// Starts the server for the initialisation only, unreachable for clients (keeper W21).
+    pub(super) async fn start_temporarily(
+        &mut self,
+        config: &ServerConfig,
+        target: &TargetDb,
+    ) -> Result<(), StepError> {
+        let mut files = self.configuration.files(&target.db, config);
+        files.hba = self.configuration.own_hba(target);
+        let started = self.instance.start(&files, StartMode::Temporary).await;
+        self.check_started(target, &files, started.map(|_| ()))
+    }
+
+    /// Waits until the instance accepts connections.
+    pub(super) async fn wait_ready(&mut self, target: &TargetDb, process: &ProcessState) -> Result<(), StepError> {
+        let limit = Some(target.ready_timeout).filter(|limit| !limit.is_zero());
+        let ready = self.instance.wait_ready(limit).await;
+        let current = process.current.as_ref();
+        match current.filter(|_| self.configuration.is_start_unconfirmed()) {
+            // The startup process may reject settings after the sockets are open.
+            Some(config) => {
+                let files = self.configuration.files(&target.db, config);
+                self.check_started(target, &files, ready)?;
+            }
+            None => ready?,
+        }
+        self.monitor.observe_now();
+        Ok(())
+    }
+
+    /// Starts the instance.
+    pub(super) async fn start(
+        &mut self,
+        permission: StartPermission,
+        config: &ServerConfig,
+        target: &TargetDb,
+        process: &mut ProcessState,
+    ) -> Result<(), StepError> {
+        process.current = None;
+        self.start_while(permission, config, target).await?;
+        process.current = Some(config.clone());
+        self.monitor.observe_now();
+        Ok(())
+    }
+
+    /// Promotes the running standby.
+    pub(super) async fn promote(&mut self, permission: StartPermission, target: &TargetDb) -> Result<(), StepError> {
+        if !permission.holds(self.clock.now()) {
+            return Err(StepError::PermitExpired);
+        }
+        let config = self.configuration.server_config(target);
+        let files = self.configuration.files(&target.db, &config);
+        self.instance.promote(&files, PROMOTE_LIMIT).await?;
+        // On a slow store, publishing now would delay the publication of the completed promotion.
+        if !is_slow(&self.store) {
+            self.monitor.observe_now();
+        }
+        Ok(())
+    }
+
+    /// Writes the configuration and reloads the server.
+    pub(super) async fn reload(
+        &mut self,
+        config: &ServerConfig,
+        target: &TargetDb,
+        process: &mut ProcessState,
+    ) -> Result<(), StepError> {
+        self.metrics.set_needs_reload(true);
+        let before = self.instance.sql().conf_load_time().await;
+        self.instance
+            .reload(&self.configuration.files(&target.db, config))
+            .await?;
+        process.current = Some(config.clone());
+        self.metrics.set_needs_reload(false);
+        self.configuration.check_reload(target, before).await;
+        Ok(())
+    }
+
+    /// Stops the instance for a restart.
+    pub(super) async fn stop_for_restart(&self, process: &mut ProcessState) -> Result<(), StepError> {
+        process.current = None;
+        self.instance.stop(StopLimits::default()).await?;
+        Ok(())
+    }
+
+    /// Starts the instance again.
+    pub(super) async fn start_again(
+        &mut self,
+        permission: StartPermission,
+        config: &ServerConfig,
+        target: &TargetDb,
+        process: &mut ProcessState,
+    ) -> Result<(), StepError> {
+        self.start_while(permission, config, target).await?;
+        process.current = Some(config.clone());
+        self.metrics.set_needs_reload(false);
+        self.monitor.observe_now();
+        Ok(())
+    }
+
+    async fn start_while(
+        &mut self,
+        permission: StartPermission,
+        config: &ServerConfig,
+        target: &TargetDb,
+    ) -> Result<(), StepError> {
+        let permitted = || permission.holds(self.clock.now());
+        let files = self.configuration.files(&target.db, config);
+        let started = self.instance.start_while(&files, StartMode::Normal, permitted).await;
+        self.check_started(target, &files, started.map(|_| ()))?;
+        self.configuration.note_started();
+        Ok(())
+    }
+
+    /// Maps the result of a start. A failed start is worth retrying with less of the configuration while some part of
+    /// it is not proven by an earlier start.
+    fn check_started(
+        &mut self,
+        target: &TargetDb,
+        files: &ConfigFiles,
+        started: Result<(), InstanceError>,
+    ) -> Result<(), StepError> {
+        let failed = match started {
+            Ok(()) => return Ok(()),
+            Err(failed) => failed,
+        };
+        let diagnosis = match &failed {
+            // A server killed by a signal was killed from outside, and one that exited with 0 was asked to stop.
+            InstanceError::Ended {
+                status: Some(status),
+                tail,
+                ..
+            } if status.code().is_some_and(|code| code != 0) => {
+                self.configuration.diagnose_failed_start(target, files, tail)
+            }
+            _ => StartDiagnosis::Unknown,
+        };
+        Err(match diagnosis {
+            StartDiagnosis::Configuration => StepError::Configuration(failed),
+            StartDiagnosis::Unknown => failed.into(),
+        })
+    }
+}

@@ -1,0 +1,166 @@
+//! Steps that query or change the running server with SQL: roles, initial parameters, replication slots, streaming.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Chain;
+use model::DbUid;
+use tokio::time::{sleep, timeout};
+use tracing::info;
+
+use crate::args::Config;
+use crate::context::KeeperContext;
+use crate::executor::StepError;
+use crate::local::state::LocalState;
+use crate::monitor::Monitor;
+use crate::postgres::client::roles;
+use crate::postgres::instance::Instance;
+use crate::problems::{KeeperProblemKind, Problems};
+use crate::reconcile::{ProcessState, ReconcilePlan, SlotChange, Step};
+
+/// Time limit until an instance with its old data streams (keeper 6.7).
+const STREAM_LIMIT: Duration = Duration::from_secs(10);
+/// Interval of checking the WAL receiver.
+const STREAM_POLL: Duration = Duration::from_millis(20);
+/// The same while the login is rejected.
+const STREAM_POLL_REFUSED: Duration = Duration::from_secs(1);
+
+/// Queries the server of one instance.
+#[derive(Debug)]
+pub(super) struct SqlSteps {
+    config: Arc<Config>,
+    instance: Arc<Instance>,
+    local: Arc<LocalState>,
+    monitor: Arc<Monitor>,
+    problems: Arc<Problems>,
+    /// Failing changes of slots, and why.
+    failing_slots: BTreeMap<String, String>,
+}
+
+impl SqlSteps {
+    /// Has done nothing yet.
+    pub(super) fn new(context: &KeeperContext) -> Self {
+        Self {
+            config: Arc::clone(&context.config),
+            instance: Arc::clone(&context.instance),
+            local: Arc::clone(&context.local),
+            monitor: Arc::clone(&context.monitor),
+            problems: Arc::clone(&context.problems),
+            failing_slots: BTreeMap::new(),
+        }
+    }
+
+    /// Reads the configured parameters and saves them as those of the initialisation.
+    pub(super) async fn read_init_parameters(&self) -> Result<(), StepError> {
+        let parameters = self.instance.sql().configured().await?;
+        self.local.save_init_parameters(parameters)?;
+        Ok(())
+    }
+
+    /// Sets up superuser and replication role.
+    pub(super) async fn set_up_roles(&self) -> Result<(), StepError> {
+        roles::set_up(self.instance.sql(), &self.config.superuser, &self.config.replication).await?;
+        // A login rejected before its role existed is no longer a problem.
+        self.monitor.try_logins();
+        Ok(())
+    }
+
+    /// Creates or drops a slot. A failure is recorded; the round continues and the next one retries.
+    pub(super) async fn change_slot(&mut self, change: &SlotChange) {
+        let (slot, action, done) = match change {
+            SlotChange::Drop(slot) => {
+                info!(%slot, "dropping replication slot");
+                (slot, "drop", self.instance.sql().drop_slot(slot).await)
+            }
+            SlotChange::Create(slot) => {
+                info!(%slot, "creating replication slot");
+                (slot, "create", self.instance.sql().create_slot(slot).await)
+            }
+        };
+        match done {
+            Ok(()) => {
+                self.failing_slots.remove(slot);
+            }
+            Err(error) => {
+                let why = format!("could not {action} replication slot {slot}: {}", Chain(&error));
+                self.failing_slots.insert(slot.clone(), why);
+            }
+        }
+    }
+
+    /// Reports failed slot changes that are still part of this plan.
+    pub(super) fn report_slots(&mut self, plan: &ReconcilePlan) {
+        let is_asked_for = |slot: &String| {
+            plan.steps.iter().any(|step| match step {
+                Step::Slot(SlotChange::Drop(name) | SlotChange::Create(name)) => name == slot,
+                _ => false,
+            })
+        };
+        self.failing_slots.retain(|slot, _| is_asked_for(slot));
+        const REMEDY: &str = "drop an unused replication slot, or end the WAL sender that uses this one; if \
+                              max_replication_slots waits for a restart, restart the instance";
+        let problems = self.failing_slots.values();
+        let problems = problems
+            .map(|why| KeeperProblemKind::Configuration.problem(why, REMEDY))
+            .collect();
+        self.problems.set(KeeperProblemKind::Configuration, "slots", problems);
+    }
+
+    /// Waits until the instance of `db` streams, or gives up its old data.
+    pub(super) async fn wait_streaming(&self, db: &DbUid, process: &mut ProcessState) -> Result<(), StepError> {
+        let streams = self.wait_for_receiver().await;
+        if streams.as_ref().is_err_and(proves_rejoin_impossible) {
+            process.rejoin_failed = Some(db.clone());
+        }
+        streams
+    }
+
+    /// Waits until the WAL receiver streams (keeper 6.7).
+    async fn wait_for_receiver(&self) -> Result<(), StepError> {
+        let mut refusal = None;
+        let streams = async {
+            loop {
+                match self.instance.sql().standby().await {
+                    Ok(Some(standby)) if standby.receiver.as_ref().is_some_and(|receiver| receiver.is_streaming) => {
+                        return;
+                    }
+                    Ok(_) => refusal = None,
+                    Err(failed) => refusal = failed.refusal().or(refusal.take()),
+                }
+                if refusal.is_none() {
+                    sleep(STREAM_POLL).await;
+                } else {
+                    // The new password may be in WAL that is not replayed yet. Each attempt is a line in the server's
+                    // log.
+                    sleep(STREAM_POLL_REFUSED).await;
+                    self.instance.sql().forget_refusals();
+                }
+            }
+        };
+        let is_in_time = timeout(STREAM_LIMIT, streams).await.is_ok();
+        match refusal {
+            _ if is_in_time => Ok(()),
+            None => Err(StepError::DoesNotStream(STREAM_LIMIT)),
+            Some(refusal) => Err(StepError::StreamUnknown(refusal)),
+        }
+    }
+}
+
+/// Whether the failure proves that the old data cannot be used. A rejected login proves nothing about them.
+fn proves_rejoin_impossible(failed: &StepError) -> bool {
+    matches!(failed, StepError::DoesNotStream(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::client::refusal::ServerRefusal;
+
+    #[test]
+    fn a_rejected_login_does_not_prove_that_old_data_are_unusable() {
+        assert!(proves_rejoin_impossible(&StepError::DoesNotStream(STREAM_LIMIT)));
+        let refusal = ServerRefusal::new("28P01", "password authentication failed").unwrap();
+        assert!(!proves_rejoin_impossible(&StepError::StreamUnknown(refusal)));
+    }
+}

@@ -1,0 +1,127 @@
+//! The uid of a keeper, and that of one of its processes: which are valid, and which one to run under.
+
+use base::RandomBytes;
+use model::{BootUuid, KeeperUid, short_uid};
+use tracing::info;
+
+use crate::local::state::LocalState;
+use crate::postgres::data::file_error::FileError;
+
+/// Whether this is a valid keeper uid or slot name: one or more of `a`-`z`, `0`-`9`, `_` (keeper 1.5, T4).
+pub fn is_valid_uid(uid: &str) -> bool {
+    !uid.is_empty() && uid.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ChosenUid {
+    /// The saved one.
+    Saved(String),
+    /// The given one, to be saved now.
+    Given(String),
+    /// A generated one, to be saved and logged.
+    Generated(String),
+}
+
+/// The data directory belongs to another keeper than the given one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("saved uid {saved:?} differs from the given uid {given:?}: give the saved one, or another --data-dir")]
+pub struct UidMismatch {
+    /// The uid in `keeperstate`.
+    pub saved: String,
+    /// The given uid.
+    pub given: String,
+}
+
+/// Chooses the uid to run under (keeper 1.5, rules 3 to 5); `fresh` is a generated one for when there is no other.
+fn choose_uid(saved: &str, given: Option<&str>, fresh: String) -> Result<ChosenUid, UidMismatch> {
+    match (saved, given) {
+        ("", None) => Ok(ChosenUid::Generated(fresh)),
+        ("", Some(given)) => Ok(ChosenUid::Given(given.to_owned())),
+        (saved, Some(given)) if saved != given => Err(UidMismatch {
+            saved: saved.to_owned(),
+            given: given.to_owned(),
+        }),
+        (saved, _) => Ok(ChosenUid::Saved(saved.to_owned())),
+    }
+}
+
+/// Why no uid was chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum UidError {
+    #[error(transparent)]
+    Mismatch(#[from] UidMismatch),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Returns the uid to run under, saved (keeper 1.5).
+pub fn take_uid(local: &LocalState, given: Option<&str>, random: &RandomBytes) -> Result<KeeperUid, UidError> {
+    let uid = match choose_uid(&local.keeper_uid(), given, short_uid(random.bytes()))? {
+        ChosenUid::Saved(uid) => uid,
+        ChosenUid::Given(uid) => {
+            local.save_keeper_uid(&uid)?;
+            uid
+        }
+        ChosenUid::Generated(uid) => {
+            local.save_keeper_uid(&uid)?;
+            info!(%uid, "generated a uid for this keeper");
+            uid
+        }
+    };
+    Ok(KeeperUid::from(uid))
+}
+
+/// Returns a random UUID of version 4 (keeper 0).
+pub fn boot_uuid(random: &RandomBytes) -> BootUuid {
+    BootUuid::from(uuid_v4(random.bytes()))
+}
+
+/// RFC 9562, section 5.4.
+fn uuid_v4(mut bytes: [u8; 16]) -> String {
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn valid_uids_are_recognised() {
+        // Table: keeper T4.
+        for good in ["aaaaaaaa", "a12345aa", "_a1_2345aa_"] {
+            assert!(is_valid_uid(good), "{good}");
+        }
+        for bad in ["", "a-aaaaaaa", "_a1_-2345aa_", "ABC123", "$123", "a\n", "ä"] {
+            assert!(!is_valid_uid(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_keeper_never_runs_under_another_uid_than_the_saved_one() {
+        // keeper 1.5, I6
+        let fresh = || "f00dcafe".to_owned();
+        assert_eq!(choose_uid("", None, fresh()), Ok(ChosenUid::Generated(fresh())));
+        assert_eq!(choose_uid("", Some("k1"), fresh()), Ok(ChosenUid::Given("k1".into())));
+        assert_eq!(choose_uid("k1", None, fresh()), Ok(ChosenUid::Saved("k1".into())));
+        assert_eq!(choose_uid("k1", Some("k1"), fresh()), Ok(ChosenUid::Saved("k1".into())));
+        assert!(choose_uid("k1", Some("k2"), fresh()).is_err());
+    }
+
+    #[test]
+    fn boot_uuids_are_of_version_4() {
+        assert_eq!(uuid_v4([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        let random = RandomBytes::system();
+        assert_eq!(boot_uuid(&random).as_str().len(), 36);
+        assert_ne!(boot_uuid(&random), boot_uuid(&random));
+    }
+}

@@ -1,0 +1,416 @@
+//! The reconciler: one round reads the cluster data, observes the instance, lets `reconcile` plan, and has the steps
+//! executed (keeper 4). What the steps are is decided by `reconcile`, when a round runs by `schedule`.
+
+mod copy_needs;
+mod housekeeping;
+mod probe;
+mod report;
+mod restart_turns;
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use base::Chain;
+use model::Spec;
+use store::Entry;
+use tracing::{error, info, warn};
+
+use crate::cluster_data::{ClusterDataReader, ReadClusterData, is_slow};
+use crate::context::KeeperContext;
+use crate::copy_backoff::KnownObstacle;
+use crate::executor::{Executor, RoundPermit, StepContext, StepError, failure_message};
+use crate::postgres::data::pgdata;
+use crate::postgres::instance::LocalRole as FileRole;
+use crate::reconcile::{
+    ClusterDataState, CopyFacts, DataRole, DataState, Desired, Goal, HoldReason, LocalFacts, LogMessage,
+    MemberUpstream, NextAction, ObservedState, ReconcilePlan, ServerProbe, ServerState, Step, StopReason, TargetDb,
+    TargetRole, Upstream, changed_fields, plan,
+};
+use crate::round_log::{HoldLog, RoundLog};
+use crate::streaming::{self, FollowedDb};
+
+use self::housekeeping::Housekeeping;
+use self::probe::Probe;
+use self::report::RoundReporter;
+
+/// Plans in one round. More means that two rules undo each other or that the cluster data change all the time.
+const PLANS_MAX: usize = 20;
+
+/// Runs the rounds, and keeps what they remember.
+pub struct Reconciler {
+    context: KeeperContext,
+    cluster_data: ClusterDataReader,
+    probe: Probe,
+    executor: Executor,
+    reporter: RoundReporter,
+    housekeeping: Housekeeping,
+    hold_log: HoldLog,
+    /// Obstacle of the last copy.
+    known_obstacle: KnownObstacle,
+    /// The last db that was assigned.
+    target: Option<Box<TargetDb>>,
+    /// The desired state for which a long step is running.
+    in_progress: Arc<Mutex<Option<Desired>>>,
+}
+
+/// What triggered a round.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Trigger {
+    /// The timer. The round is logged even if it finds nothing to do.
+    Timer,
+    /// An event.
+    Event,
+    /// An event soon after a failed round. The round runs only if the desired state is not this one.
+    EventUnless(Desired),
+}
+
+/// Result of a round.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RoundResult {
+    /// The desired state is reached.
+    Done,
+    /// Nothing more can be done for this desired state.
+    OnHold,
+    /// A step failed; it is retried.
+    Failed,
+    /// The desired state is the one that failed before.
+    Skipped,
+}
+
+/// What a round returns to the loop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoundOutcome {
+    pub result: RoundResult,
+    /// The last desired state of the round.
+    pub desired: Desired,
+    /// The spec in force; `None` without usable cluster data.
+    pub spec: Option<Spec>,
+}
+
+/// State of a running round.
+struct RoundState {
+    /// The cluster data that the round works on.
+    read: ReadClusterData,
+    log: RoundLog,
+    probe: Option<ServerProbe>,
+    copy: Option<CopyFacts>,
+    permit: RoundPermit,
+    /// A step failed that may fail.
+    is_incomplete: bool,
+}
+
+impl Reconciler {
+    /// Has run no round yet. `in_progress` is set to the desired state for which a long step is running, for the loop to
+    /// compare with new cluster data; `latest` are the cluster data of the last watch event.
+    pub fn new(
+        context: &KeeperContext,
+        in_progress: Arc<Mutex<Option<Desired>>>,
+        latest: Arc<Mutex<Option<Entry>>>,
+    ) -> Self {
+        Self {
+            context: context.clone(),
+            cluster_data: ClusterDataReader::new(context, latest),
+            probe: Probe::new(context),
+            executor: Executor::new(context),
+            reporter: RoundReporter::new(context),
+            housekeeping: Housekeeping::new(context),
+            hold_log: HoldLog::default(),
+            known_obstacle: KnownObstacle::default(),
+            target: None,
+            in_progress,
+        }
+    }
+
+    /// Runs one round. Dropping the future aborts it; the next round finds what was started.
+    pub async fn reconcile(&mut self, trigger: Trigger) -> RoundOutcome {
+        self.set_in_progress(None);
+        let hung = self.context.changes.wait_idle().await.err();
+        self.reporter.change_hangs(hung.as_ref());
+        let mut round = RoundState {
+            log: self.hold_log.begin(trigger == Trigger::Timer),
+            read: self.cluster_data.first_read().await,
+            probe: None,
+            copy: None,
+            permit: RoundPermit::default(),
+            is_incomplete: false,
+        };
+        if hung.is_some() {
+            let desired = self.cluster_data.desired(&round.read.state).await;
+            return round.outcome(RoundResult::Failed, desired);
+        }
+        for plan_number in 0..PLANS_MAX {
+            let desired = self.cluster_data.desired(&round.read.state).await;
+            if plan_number == 0 && matches!(&trigger, Trigger::EventUnless(failed) if *failed == desired) {
+                return round.outcome(RoundResult::Skipped, desired);
+            }
+            if let Some(result) = self.plan_and_execute(&desired, &mut round).await {
+                return round.outcome(result, desired);
+            }
+        }
+        error!(looks = PLANS_MAX, "the round does not settle");
+        let desired = self.cluster_data.desired(&round.read.state).await;
+        round.outcome(RoundResult::Failed, desired)
+    }
+
+    /// Marks the generated files as unknown: the next round writes them and reloads the server.
+    pub fn invalidate_files(&mut self) {
+        self.executor.invalidate_files();
+    }
+
+    /// Plans once and executes the plan. Returns the result of the round when it ends here.
+    async fn plan_and_execute(&mut self, desired: &Desired, round: &mut RoundState) -> Option<RoundResult> {
+        self.update_from_cluster_data(desired, round);
+        let plan = match self.plan(desired, round).await {
+            Ok(plan) => plan,
+            Err(error) => {
+                error!(error = %Chain(&error), "could not observe the instance");
+                return Some(RoundResult::Failed);
+            }
+        };
+        self.reporter.data_lost(desired, &plan);
+        match self.execute(desired, &plan, round).await {
+            Ok(()) => {}
+            Err(error) if error.should_plan_again() => {
+                (round.probe, round.copy) = (None, None);
+                round.read = self.cluster_data.read().await;
+                return None;
+            }
+            Err(_) => return Some(RoundResult::Failed),
+        }
+        match &plan.next {
+            NextAction::PlanAgain => {
+                (round.probe, round.copy) = (None, None);
+                // On a slow store the steps after a promotion skip another read: the permit has just confirmed the
+                // revision of the cluster data, and a change of them aborts the round.
+                if !(is_slow(&self.context.store) && plan.steps.contains(&Step::Promote)) {
+                    round.read = self.cluster_data.read().await;
+                }
+                None
+            }
+            NextAction::ProbeServer => {
+                round.probe = Some(Box::pin(self.probe.server(desired)).await);
+                None
+            }
+            NextAction::ProbeSource(from) => self.probe_source(from, desired, round).await,
+            NextAction::Done => Some(self.end_done(desired, round)),
+            NextAction::Hold(why) => Some(self.end_on_hold(why, desired, round)),
+        }
+    }
+
+    async fn probe_source(
+        &mut self,
+        from: &MemberUpstream,
+        desired: &Desired,
+        round: &mut RoundState,
+    ) -> Option<RoundResult> {
+        if let Some(why) = self.known_obstacle.current(self.context.clock.now(), desired) {
+            self.hold_log.log(&LogMessage::OnHold(why), &mut round.log);
+            return Some(RoundResult::OnHold);
+        }
+        self.set_in_progress(Some(desired));
+        round.copy = Some(Box::pin(self.probe.source(from, desired)).await);
+        self.set_in_progress(None);
+        None
+    }
+
+    fn end_done(&mut self, desired: &Desired, round: &mut RoundState) -> RoundResult {
+        self.hold_log.end(None, &mut round.log);
+        self.reporter.hold(None);
+        if !round.is_incomplete {
+            self.reporter.steps_succeeded();
+        }
+        if let Goal::Run(target) = &desired.goal {
+            self.hold_log.forget();
+            if !self.context.local.db().initializing {
+                let has_neighbour = target.peers.contains(&self.context.config.advertise_address);
+                let answers = matches!(round.probe, Some(ServerProbe::Answered(_)));
+                self.housekeeping
+                    .begin(self.context.clock.now(), has_neighbour, answers);
+            }
+            self.reporter.complete();
+        }
+        RoundResult::Done
+    }
+
+    fn end_on_hold(&mut self, why: &HoldReason, desired: &Desired, round: &mut RoundState) -> RoundResult {
+        self.hold_log.end(Some(why), &mut round.log);
+        self.reporter.hold(Some(why));
+        if matches!(why, HoldReason::Obstacle(..)) {
+            self.known_obstacle.record(self.context.clock.now(), desired, why);
+        }
+        RoundResult::OnHold
+    }
+
+    /// Updates metrics and published facts from the cluster data, logs a changed db, and withdraws an outdated
+    /// `stopped`.
+    fn update_from_cluster_data(&mut self, desired: &Desired, round: &mut RoundState) {
+        if let ClusterDataState::Valid(checked) = &round.read.state {
+            self.reporter.cluster_data(checked);
+        }
+        self.reporter.password_files();
+        let assigned = match &desired.goal {
+            Goal::Run(target) => Some(Some(&target.db)),
+            Goal::Stop(StopReason::OldMaster { db, .. }) => Some(Some(db)),
+            Goal::Stop(StopReason::NoDb) | Goal::Hold(HoldReason::NotListed) => Some(None),
+            Goal::Stop(StopReason::BootNotAcknowledged) | Goal::Hold(_) => None,
+        };
+        if let Some(assigned) = assigned {
+            self.executor.retract_stopped_unless(assigned);
+        }
+        self.context.monitor.set_followed(followed(desired, &round.read.state));
+        let Goal::Run(target) = &desired.goal else { return };
+        self.reporter.target_role(&target.role);
+        match &self.target {
+            Some(before) if before.db == target.db && before.spec != target.spec => {
+                let changed = changed_fields(&before.spec, &target.spec).join(",");
+                round.log.flush();
+                info!(db = %target.db, generation = target.generation, %changed, "our db changed");
+            }
+            _ => {}
+        }
+        self.target = Some(target.clone());
+    }
+
+    /// Observes the data directory and the process, and plans.
+    async fn plan(&mut self, desired: &Desired, round: &RoundState) -> Result<ReconcilePlan, StepError> {
+        let instance = &self.context.instance;
+        let data = match instance.local_role()? {
+            FileRole::Undefined => DataState::Absent,
+            FileRole::Master => DataState::Present(DataRole::Master),
+            FileRole::Standby => DataState::Present(DataRole::Standby),
+        };
+        self.reporter.local_role(data);
+        let db = self.context.local.db();
+        let local = LocalFacts {
+            cluster: self.context.local.cluster(),
+            data,
+            unclaimed: match db.uid.as_str() {
+                "" => pgdata::unclaimed_content(&instance.config().data, &self.context.owned)?,
+                _ => None,
+            },
+            db,
+        };
+        let server = match instance.running().await? {
+            None => ServerState::Down,
+            Some(_) => ServerState::Up(round.probe.clone().unwrap_or(ServerProbe::NotProbed)),
+        };
+        let config = match &desired.goal {
+            Goal::Run(target) => {
+                if server == ServerState::Down {
+                    self.executor.read_requirements(target, data).await;
+                }
+                if matches!(target.role, TargetRole::Standby(_)) {
+                    instance.config().refresh_passfile()?;
+                }
+                Some(self.executor.check_config(target, &server).await)
+            }
+            _ => None,
+        };
+        let observed = ObservedState {
+            desired,
+            local: &local,
+            server: &server,
+            config: config.as_ref(),
+            process: self.executor.process_state(desired),
+            copy: round.copy.as_ref(),
+        };
+        Ok(plan(&observed))
+    }
+
+    /// Executes the steps in order.
+    async fn execute(
+        &mut self,
+        desired: &Desired,
+        plan: &ReconcilePlan,
+        round: &mut RoundState,
+    ) -> Result<(), StepError> {
+        for step in &plan.steps {
+            if matches!(step, Step::ReportRestart(_)) {
+                self.executor.report_slots(plan);
+            }
+            if let Step::Log(line) = step {
+                self.hold_log.log(line, &mut round.log);
+                continue;
+            }
+            if step.has_effect() {
+                self.hold_log.before_effect(&mut round.log);
+            }
+            let mut context = StepContext {
+                desired,
+                revision: round.read.revision,
+                permit: &mut round.permit,
+            };
+            self.set_in_progress(step.is_long().then_some(desired));
+            let done = self.executor.execute(step, &mut context).await;
+            self.set_in_progress(None);
+            if let Err(failed) = done {
+                round.is_incomplete |= self.may_go_on(step, failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports a failed step. Returns true when the round goes on all the same, otherwise the error.
+    fn may_go_on(&self, step: &Step, failed: StepError) -> Result<bool, StepError> {
+        if let StepError::Configuration(cause) = &failed {
+            warn!(error = %Chain(cause), "postgres did not start, trying it with less of the configuration");
+            return Err(failed);
+        }
+        if failed.should_plan_again() {
+            info!(why = %failed, "not permitted to be master, reading the cluster data again");
+            return Err(failed);
+        }
+        self.reporter.step_failed(step, &failed);
+        let message = failure_message(step, &failed);
+        if step.may_fail() {
+            warn!(error = %Chain(&failed), "{message}");
+            Ok(true)
+        } else {
+            error!(error = %Chain(&failed), "{message}");
+            Err(failed)
+        }
+    }
+
+    fn set_in_progress(&self, desired: Option<&Desired>) {
+        *self
+            .in_progress
+            .lock()
+            .expect("no thread panics while holding the orders") = desired.cloned();
+    }
+}
+
+impl RoundState {
+    fn outcome(&self, result: RoundResult, desired: Desired) -> RoundOutcome {
+        let spec = match &self.read.state {
+            ClusterDataState::Valid(checked) => Some(checked.spec.clone()),
+            _ => None,
+        };
+        RoundOutcome { result, desired, spec }
+    }
+}
+
+/// Returns the db that the instance has to follow.
+fn followed(desired: &Desired, reading: &ClusterDataState) -> Option<FollowedDb> {
+    let (Goal::Run(target), ClusterDataState::Valid(checked)) = (&desired.goal, reading) else {
+        return None;
+    };
+    let TargetRole::Standby(Upstream::Member(upstream)) = &target.role else {
+        return None;
+    };
+    let db = checked.data.dbs().get(&upstream.db)?;
+    Some(FollowedDb {
+        db: upstream.db.clone(),
+        address: upstream.host.clone(),
+        port: upstream.port.clone(),
+        is_healthy: db.status.healthy,
+        limit: streaming::limit(target.ready_timeout, target.fail_interval),
+    })
+}
+
+impl fmt::Debug for Reconciler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reconciler")
+            .field("me", &self.context.me)
+            .finish_non_exhaustive()
+    }
+}

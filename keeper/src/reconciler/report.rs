@@ -1,0 +1,256 @@
+//! What a round reports to operators and to the sentinel: metrics, problems with their remedies, lost data. Logging is left
+//! to `round_log`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base::{Chain, Clock};
+use model::{CheckedClusterData, Clamped, ClusterUid, DbUid, Problem};
+
+use crate::context::KeeperContext;
+use crate::executor::{StepError, failure_message};
+use crate::external_dirs::Obstacle;
+use crate::local::state::LocalState;
+use crate::metrics::{MetricRole, Metrics, unix_seconds};
+use crate::postgres::config::credentials::Secret;
+use crate::postgres::data::owned_dirs::OwnedDirs;
+use crate::postgres::data::previous_data::ClearError;
+use crate::postgres::data::walker::FileSystemHung;
+use crate::postgres::instance::Instance;
+use crate::postgres::server::error::InstanceError;
+use crate::problems::{KeeperProblemKind, Problems};
+use crate::publish::{Due, Publisher};
+use crate::reconcile::{
+    CopyPause, DataRole, DataState, Desired, Goal, HoldReason, NextAction, ReconcilePlan, Step, TargetRole,
+};
+
+/// Reports what rounds find.
+#[derive(Debug)]
+pub(super) struct RoundReporter {
+    instance: Arc<Instance>,
+    local: Arc<LocalState>,
+    owned: Arc<OwnedDirs>,
+    publisher: Arc<Publisher>,
+    problems: Arc<Problems>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+impl RoundReporter {
+    /// Has reported nothing yet.
+    pub(super) fn new(context: &KeeperContext) -> Self {
+        Self {
+            instance: Arc::clone(&context.instance),
+            local: Arc::clone(&context.local),
+            owned: Arc::clone(&context.owned),
+            publisher: Arc::clone(&context.publisher),
+            problems: Arc::clone(&context.problems),
+            metrics: Arc::clone(&context.metrics),
+            clock: context.clock.clone(),
+        }
+    }
+
+    /// Reports usable cluster data, and what cannot be used of them.
+    pub(super) fn cluster_data(&self, checked: &CheckedClusterData) {
+        self.limits(checked);
+        self.metrics.cluster_data_valid.set(unix_seconds(self.clock.wall()));
+    }
+
+    /// Reports password files that can no longer be read.
+    pub(super) fn password_files(&self) {
+        let failing = self.instance.config().passwords().filter_map(Secret::failure);
+        let problem = |text: String| {
+            KeeperProblemKind::Login.problem(&text, "make the file readable with a password in it, and send SIGHUP")
+        };
+        self.problems.set(
+            KeeperProblemKind::Login,
+            "password files",
+            failing.map(problem).collect(),
+        );
+    }
+
+    /// Sets the metric of the role that is asked for.
+    pub(super) fn target_role(&self, role: &TargetRole) {
+        self.metrics.set_target_role(match role {
+            TargetRole::Master => MetricRole::Master,
+            TargetRole::Standby(_) | TargetRole::NoUpstream => MetricRole::Standby,
+            TargetRole::Other(_) => MetricRole::Undefined,
+        });
+    }
+
+    /// Sets the metric of the role that the data define.
+    pub(super) fn local_role(&self, data: DataState) {
+        self.metrics.set_local_role(match data {
+            DataState::Absent => MetricRole::Undefined,
+            DataState::Present(DataRole::Master) => MetricRole::Master,
+            DataState::Present(DataRole::Standby) => MetricRole::Standby,
+        });
+    }
+
+    /// Publishes whether the data of the assigned db are missing, so that the sentinel assigns another db.
+    pub(super) fn data_lost(&self, desired: &Desired, plan: &ReconcilePlan) {
+        let lost = match (&plan.next, &desired.goal) {
+            (NextAction::Hold(HoldReason::DataLost | HoldReason::NoUsableData), Goal::Run(target)) => target.db.clone(),
+            _ => DbUid::default(),
+        };
+        if self.publisher.report().data_lost != lost {
+            self.publisher.change(Due::Now, |report| report.data_lost = lost);
+        }
+    }
+
+    /// Reports that nothing else is done because a started change of the data makes no progress.
+    pub(super) fn change_hangs(&self, hung: Option<&FileSystemHung>) {
+        let problem = hung.map(hung_change);
+        self.problems
+            .set(KeeperProblemKind::Data, "change", problem.into_iter().collect());
+    }
+
+    /// Reports a failed step that is retried.
+    pub(super) fn step_failed(&self, step: &Step, failed: &StepError) {
+        if let Some((kind, problem)) = failed_step(step, failed, &self.owned) {
+            self.problems.set(kind, "step", vec![problem]);
+        }
+    }
+
+    /// Withdraws the problems of failed steps.
+    pub(super) fn steps_succeeded(&self) {
+        for kind in [KeeperProblemKind::Data, KeeperProblemKind::Server] {
+            self.problems.set(kind, "step", Vec::new());
+        }
+    }
+
+    /// Reports why the round ends on hold; `None` withdraws it.
+    pub(super) fn hold(&self, why: Option<&HoldReason>) {
+        let data = &self.instance.config().data;
+        let problem = why.and_then(|why| hold_problem(why, data, &self.local.cluster()));
+        self.problems
+            .set(KeeperProblemKind::Data, "copy", problem.into_iter().collect());
+    }
+
+    /// Sets the metric of the last complete round.
+    pub(super) fn complete(&self) {
+        self.metrics.sync_success.set(unix_seconds(self.clock.wall()));
+    }
+
+    /// Reports each stored duration that is clamped to another value.
+    fn limits(&self, checked: &CheckedClusterData) {
+        let clamped = checked.cluster().spec.as_ref().map(|spec| spec.clamped());
+        let clamped = clamped.unwrap_or_default();
+        let problem = |stored: &Clamped| {
+            let text = format!("{} of the cluster spec cannot be used as it is: {stored}", stored.field);
+            KeeperProblemKind::Configuration.problem(&text, "set another duration with stolonctl update")
+        };
+        let problems = clamped.iter().map(problem).collect();
+        self.problems.set(KeeperProblemKind::Configuration, "limits", problems);
+    }
+}
+
+/// Returns the problem of a round on hold; `None` if there is nothing to fix. `data` is PGDATA, `own` the cluster of
+/// the local database, empty for none.
+fn hold_problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option<Problem> {
+    let (text, remedy) = match why {
+        HoldReason::DataLost | HoldReason::NoUsableData => (
+            format!("the data of the keeper's db are not in {}", data.display()),
+            "give this keeper back the --data-dir (or the volume) that holds them; if they are lost, wait for the sentinel, \
+             which gives a standby, or a master with a standby to take over, another db",
+        ),
+        HoldReason::NoClusterData if !own.as_str().is_empty() => (
+            format!(
+                "the cluster data are gone, and this keeper has a database of cluster {own}: it is left as it is, and is \
+                 not started before they are back"
+            ),
+            "put them back from a backup with `stolonctl clusterdata write --yes -f FILE`; `stolonctl init` gives the \
+             databases up",
+        ),
+        HoldReason::OtherCluster { own, other } => (
+            format!("the cluster data belong to another cluster ({other}) than this keeper's database ({own})"),
+            "put the right cluster data back with `stolonctl clusterdata write --yes -f FILE`, or discard the database by \
+             removing the keeper's data directory",
+        ),
+        HoldReason::NotSupported(what) => (
+            format!("the cluster asks for something that is not supported yet: {what}"),
+            "change the cluster spec with stolonctl update",
+        ),
+        HoldReason::UnsupportedFormat(version) => (
+            format!("the cluster data have formatVersion {version}, which this version does not support"),
+            "run the same version of all programs",
+        ),
+        HoldReason::WrongSource(from, why) => (
+            format!(
+                "another instance answers at {}:{}, the address of the followed db: {why}",
+                from.host, from.port
+            ),
+            why.remedy(),
+        ),
+        HoldReason::Obstacle(directory, why) => (
+            format!("no new data are created, because of {}: {why}", directory.display()),
+            why.remedy(),
+        ),
+        HoldReason::CopyFailed(CopyPause { failures, pause }) => (
+            format!("copying the followed db failed, attempt {failures}; pausing {pause:?} before the next one"),
+            "see the keeper's log for the cause",
+        ),
+        _ => return None,
+    };
+    Some(KeeperProblemKind::Data.problem(&text, remedy))
+}
+
+/// Returns the problem of a started change of the data that makes no progress.
+fn hung_change(hung: &FileSystemHung) -> Problem {
+    let text = format!("a started change of the data makes no progress: {hung}; nothing else is done before it ends");
+    KeeperProblemKind::Data.problem(&text, Obstacle::NoAnswer.remedy())
+}
+
+/// Returns the problem of a failed step that will be retried; `None` for a failure that ends without an operator.
+fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Option<(KeeperProblemKind, Problem)> {
+    if let StepError::Instance(InstanceError::Port(_)) = failed {
+        let text = Chain(failed).to_string();
+        return Some((
+            KeeperProblemKind::Server,
+            KeeperProblemKind::Server.problem(&text, "the keeper retries automatically"),
+        ));
+    }
+    match step {
+        Step::ClearData(_) | Step::BaseBackup(..) | Step::Initdb(_) => {
+            Some((KeeperProblemKind::Data, failed_data(step, failed, owned)))
+        }
+        Step::StartTemporarily(_)
+        | Step::Start(..)
+        | Step::WaitReady
+        | Step::Stop
+        | Step::Promote
+        | Step::Reload(_)
+        | Step::Restart(..) => {
+            let text = format!("{}: {}", failure_message(step, failed), Chain(failed));
+            let remedy =
+                "fix what is named, see the keeper's and PostgreSQL's log for more; the keeper retries automatically";
+            Some((
+                KeeperProblemKind::Server,
+                KeeperProblemKind::Server.problem(&text, remedy),
+            ))
+        }
+        _ => None,
+    }
+}
+
+fn failed_data(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Problem {
+    if let StepError::Instance(InstanceError::Clear(ClearError::Obstacle { path, obstacle })) = failed {
+        let text = format!("no new data are created, because of {}: {obstacle}", path.display());
+        return KeeperProblemKind::Data.problem(&text, obstacle.remedy());
+    }
+    if let StepError::NoAnswer(_) | StepError::Instance(InstanceError::NoAnswer(_)) = failed {
+        let text = format!("{}: {}", failure_message(step, failed), Chain(failed));
+        return KeeperProblemKind::Data.problem(&text, Obstacle::NoAnswer.remedy());
+    }
+    let remedy = match owned.record().old {
+        Some(old) => format!(
+            "fix what is named; the old data are kept in {} until new ones are complete",
+            old.directory.display()
+        ),
+        None => "fix what is named; the keeper retries automatically".to_owned(),
+    };
+    KeeperProblemKind::Data.problem(
+        &format!("{}: {}", failure_message(step, failed), Chain(failed)),
+        &remedy,
+    )
+}
