@@ -73,7 +73,7 @@ impl Cause {
     /// Returns the server's message, with a remedy for operators if there is one.
     pub(super) fn from_server(message: &str) -> Self {
         match EtcdFault::from_message(message) {
-            Some(trouble) => Self(format!("{message} ({})", trouble.remedy())),
+            Some(fault) => Self(format!("{message} ({})", fault.remedy())),
             None => Self(message.to_owned()),
         }
     }
