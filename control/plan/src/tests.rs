@@ -7,6 +7,8 @@ mod durations;
 mod elections;
 mod golden;
 mod health;
+mod invariants;
+mod layers;
 mod properties;
 mod proxies;
 mod rows;

@@ -76,7 +76,7 @@ impl Transition<'_> {
     }
 
     /// Returns whether a current info of its keeper has a db running and healthy, and not being stopped.
-    pub(super) fn is_reported_healthy(&self, uid: &DbUid, db: &Db) -> bool {
+    pub(crate) fn is_reported_healthy(&self, uid: &DbUid, db: &Db) -> bool {
         self.info_of(db).is_some_and(|known| {
             let info = &known.last.info;
             let is_ending = info.leaving || !info.stopping.is_empty() || info.stopped.is_some();
