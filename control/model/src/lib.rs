@@ -7,6 +7,7 @@
 
 mod check;
 mod cluster;
+mod cluster_view;
 mod created;
 mod db;
 mod duration;
@@ -14,6 +15,7 @@ mod former;
 mod hba;
 mod ids;
 mod info;
+mod init_config;
 mod json;
 mod keeper;
 mod limits;
@@ -32,6 +34,7 @@ mod validate;
 
 pub use check::{CheckedClusterData, Unusable};
 pub use cluster::{Cluster, ClusterData, ClusterStatus, FORMAT_VERSION, Phase};
+pub use cluster_view::{ClusterView, DbView, KeeperView};
 pub use created::CreationRecord;
 pub use db::{Db, DbInitMode, DbSpec, DbStatus, FollowConfig, FollowType, TimelineHistory};
 pub use duration::{DurationError, GoDuration};
@@ -39,6 +42,10 @@ pub use former::{FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY};
 pub use hba::{HbaField, HbaStrictness, check_hba_line, hba_excerpt, hba_fields, hba_strictness, redacted_hba_reason};
 pub use ids::{BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, ProxyUid, SentinelUid, short_uid, stolon_name};
 pub use info::{KeeperInfo, PostgresState, ProxyInfo, RestartState, SentinelInfo, SettingsInfo, Stopped};
+pub use init_config::{
+    ArchiveRecoverySettings, ExistingConfig, NewConfig, PitrConfig, RecoveryTargetSettings, StandbyConfig,
+    StandbySettings,
+};
 pub use json::{Json, JsonError, from_slice, to_compact, to_pretty};
 pub use keeper::{Keeper, KeeperSpec, KeeperStatus, PostgresBinaryVersion};
 pub use limits::Clamped;
@@ -49,10 +56,7 @@ pub use patch::{PatchError, patch_spec, unknown_names};
 pub use problem::Problem;
 pub use proxy::{ProxySection, ProxySpec, ProxyStatus};
 pub use server_settings::InvalidServerSettings;
-pub use spec::{
-    AccessMode, ArchiveRecoverySettings, ClusterSpec, DEFAULT_MAX_STANDBY_LAG, ExistingConfig, InitMode, NewConfig,
-    PitrConfig, RecoveryTargetSettings, Role, Spec, SpecFields, StandbyConfig, StandbySettings,
-};
+pub use spec::{AccessMode, ClusterSpec, DEFAULT_MAX_STANDBY_LAG, InitMode, Role, Spec, SpecFields};
 pub use stored::Stored;
 pub use support::NotSupported;
 pub use timestamp::{Timestamp, TimestampError};

@@ -152,9 +152,9 @@ async fn kill_master(playground: &mut Playground) -> anyhow::Result<String> {
     let elected = playground
         .wait_until("sentinel0", LONG_TIMEOUT, async |playground| {
             let view = read_view(&playground.store).await?;
-            let master = view.master.context("no master is elected")?;
-            ensure!(master != "postgres0", "postgres0 is still the master");
-            Ok(master)
+            let master = view.cluster.master.context("no master is elected")?;
+            ensure!(master.as_str() != "postgres0", "postgres0 is still the master");
+            Ok(master.to_string())
         })
         .await?;
     playground.screen.finish_step(&elected);

@@ -1,7 +1,7 @@
 //! The state of the playground's cluster in the store, as its steps and its live status need it.
 
 use anyhow::Context;
-use model::{ClusterData, DbUid, Lsn, Role};
+use model::{ClusterData, ClusterView, DbView, KeeperView, Role};
 use store::Store;
 
 /// The cluster at one moment.
@@ -11,39 +11,19 @@ pub(super) struct PlaygroundView {
     pub(super) candidates: usize,
     /// Uid of the leading sentinel.
     pub(super) leader: Option<String>,
-    /// Each keeper with its db, by uid.
-    pub(super) keepers: Vec<KeeperView>,
-    /// Keeper of the elected master.
-    pub(super) master: Option<String>,
-    /// Keeper of the db that proxies send clients to.
-    pub(super) proxied: Option<String>,
-}
-
-#[derive(Debug)]
-pub(super) struct KeeperView {
-    pub(super) uid: String,
-    pub(super) healthy: bool,
-    pub(super) db: Option<DbView>,
-}
-
-#[derive(Debug)]
-pub(super) struct DbView {
-    pub(super) role: Role,
-    pub(super) healthy: bool,
-    pub(super) converged: bool,
-    pub(super) address: String,
-    pub(super) position: Lsn,
-    pub(super) follows: Option<String>,
+    /// The keepers, the master and where clients go.
+    pub(super) cluster: ClusterView,
 }
 
 impl PlaygroundView {
     /// Returns the db of a healthy keeper if it is healthy, has this role and has converged to the sentinel's spec.
     pub(super) fn converged_db(&self, uid: &str, role: &Role) -> Option<&DbView> {
-        let keeper = self.keepers.iter().find(|keeper| keeper.uid == uid && keeper.healthy)?;
+        let mut keepers = self.cluster.keepers.iter();
+        let keeper = keepers.find(|keeper| keeper.uid.as_str() == uid && keeper.healthy)?;
         keeper
             .db
             .as_ref()
-            .filter(|db| db.healthy && db.converged && db.role == *role)
+            .filter(|db| db.healthy && db.is_converged() && db.role == *role)
     }
 }
 
@@ -65,29 +45,7 @@ pub(super) async fn read_view(store: &Store) -> anyhow::Result<PlaygroundView> {
     let Some(data) = ClusterData::parse(&entry.value).context("read cluster data")? else {
         return Ok(view);
     };
-    let keeper_of = |uid: &DbUid| data.dbs().get(uid).map(|db| db.spec.keeper_uid.to_string());
-    view.master = data.master_uid().and_then(keeper_of);
-    view.proxied = data.proxied_master().map(|(_, db)| db.spec.keeper_uid.to_string());
-    view.keepers = data
-        .keepers()
-        .iter()
-        .map(|(uid, keeper)| KeeperView {
-            uid: uid.to_string(),
-            healthy: keeper.status.healthy,
-            db: data.db_of_keeper(uid).map(|(_, db)| DbView {
-                role: db.spec.role.clone(),
-                healthy: db.status.healthy,
-                converged: db.is_converged(),
-                address: format!("{}:{}", db.status.listen_address, db.status.port),
-                position: db.status.xlog_pos,
-                follows: db
-                    .spec
-                    .follow_config
-                    .as_ref()
-                    .and_then(|follow| keeper_of(&follow.db_uid)),
-            }),
-        })
-        .collect();
+    view.cluster = ClusterView::of(&data);
     Ok(view)
 }
 
@@ -98,6 +56,7 @@ pub(super) async fn status_lines(store: &Store) -> Vec<String> {
         Err(error) => return vec![format!("the store does not answer: {error:#}")],
     };
     let ahead = view
+        .cluster
         .keepers
         .iter()
         .filter_map(|keeper| keeper.db.as_ref())
@@ -105,7 +64,7 @@ pub(super) async fn status_lines(store: &Store) -> Vec<String> {
         .max();
     let row = |keeper: &KeeperView| {
         let Some(db) = &keeper.db else {
-            return format!("  {:10} no instance", keeper.uid);
+            return format!("  {:10} no instance", keeper.uid.as_str());
         };
         let role = db.role.to_string();
         let health = if keeper.healthy && db.healthy {
@@ -122,10 +81,11 @@ pub(super) async fn status_lines(store: &Store) -> Vec<String> {
             }
             None => String::new(),
         };
-        format!("  {:10} {role:8} {health:8} {:16} {detail}", keeper.uid, db.address)
+        let address = db.address.as_deref().unwrap_or(":");
+        format!("  {:10} {role:8} {health:8} {address:16} {detail}", keeper.uid.as_str())
     };
-    let mut lines: Vec<String> = view.keepers.iter().map(row).collect();
-    lines.push(match (&view.proxied, &view.leader) {
+    let mut lines: Vec<String> = view.cluster.keepers.iter().map(row).collect();
+    lines.push(match (&view.cluster.proxied, &view.leader) {
         (Some(master), Some(leader)) => format!("  proxy → {master}; sentinel {leader} leads"),
         (Some(master), None) => format!("  proxy → {master}; no sentinel leads"),
         (None, _) => "  proxy → no master".to_owned(),

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{ClusterData, DbUid, KeeperInfo, Problem, ProxyInfo, ProxyUid, SentinelInfo, SentinelUid};
+use model::{
+    ClusterData, ClusterView, DbUid, KeeperInfo, KeeperView, Problem, ProxyInfo, ProxyUid, SentinelInfo, SentinelUid,
+};
 use serde::Serialize;
 
 /// The whole status; its fields are those of the JSON form (cli 14.2).
@@ -89,19 +91,17 @@ pub(super) fn build(
     // Of two infos with the same uid the later one counts (store S-11).
     let proxies: BTreeMap<ProxyUid, i64> = proxies.into_iter().map(|info| (info.uid, info.generation)).collect();
     let master = data.master_uid();
-    let master_keeper = master
-        .and_then(|uid| data.dbs().get(uid))
-        .map(|db| db.spec.keeper_uid.to_string());
+    let view = ClusterView::of(data);
     Status {
         sentinels,
         proxies: proxies
             .into_iter()
             .map(|(uid, generation)| ProxyRow { uid, generation })
             .collect(),
-        keepers: keeper_rows(data),
+        keepers: view.keepers.iter().map(keeper_row).collect(),
         cluster: ClusterSummary {
             available: data.cluster.is_some() && data.dbs.is_some(),
-            master_keeper_uid: master_keeper.unwrap_or_default(),
+            master_keeper_uid: view.master.unwrap_or_default().to_string(),
             master_db_uid: master.map(ToString::to_string).unwrap_or_default(),
         },
         problems: Vec::new(),
@@ -130,24 +130,20 @@ pub(super) fn problems(infos: &[KeeperInfo], data: &ClusterData) -> Vec<KeeperPr
     problems
 }
 
-fn keeper_rows(data: &ClusterData) -> Vec<KeeperRow> {
-    let row = |(uid, keeper): (_, &model::Keeper)| {
-        let db = data.db_of_keeper(uid).map(|(_, db)| db);
-        let listen_address = match db {
-            None => "(no db assigned)".to_owned(),
-            Some(db) if db.status.listen_address.is_empty() => "(unknown)".to_owned(),
-            Some(db) => format!("{}:{}", db.status.listen_address, db.status.port),
-        };
-        KeeperRow {
-            uid: uid.to_string(),
-            listen_address,
-            healthy: keeper.status.healthy,
-            pg_healthy: db.is_some_and(|db| db.status.healthy),
-            pg_wanted_generation: db.map_or(0, |db| db.generation),
-            pg_current_generation: db.map_or(0, |db| db.status.current_generation),
-        }
-    };
-    data.keepers().iter().map(row).collect()
+fn keeper_row(keeper: &KeeperView) -> KeeperRow {
+    let db = keeper.db.as_ref();
+    let unknown = || "(unknown)".to_owned();
+    KeeperRow {
+        uid: keeper.uid.to_string(),
+        listen_address: db.map_or_else(
+            || "(no db assigned)".to_owned(),
+            |db| db.address.clone().unwrap_or_else(unknown),
+        ),
+        healthy: keeper.healthy,
+        pg_healthy: db.is_some_and(|db| db.healthy),
+        pg_wanted_generation: db.map_or(0, |db| db.wanted_generation),
+        pg_current_generation: db.map_or(0, |db| db.current_generation),
+    }
 }
 
 /// Depth of the tree that is drawn; real clusters are far below it.
