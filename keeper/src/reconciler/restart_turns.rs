@@ -28,9 +28,17 @@ pub(super) struct RestartTurns {
     restarts: PeerRestarts,
 }
 
-/// Since when other instances have been restarting.
+/// Restarts of other instances that are under way.
 #[derive(Debug, Default)]
-struct PeerRestarts(BTreeMap<KeeperUid, Boottime>);
+struct PeerRestarts(BTreeMap<KeeperUid, PeerRestart>);
+
+/// A restart under way.
+#[derive(Debug)]
+struct PeerRestart {
+    since: Boottime,
+    /// As last reported.
+    settings: SettingsInfo,
+}
 
 impl RestartTurns {
     /// Has read nothing yet.
@@ -54,7 +62,7 @@ impl RestartTurns {
                 return RestartTurn::After(self.me.clone());
             }
         };
-        // Undecodable infos are ignored.
+        // Undecodable infos count as missing.
         let infos: Vec<KeeperInfo> = entries
             .iter()
             .filter_map(|entry| from_slice(&entry.value).ok())
@@ -97,21 +105,46 @@ impl PeerRestarts {
         now: Boottime,
         limit: Duration,
     ) -> Vec<Peer> {
-        let is_restarting = |info: &&KeeperInfo| info.settings.as_ref().is_some_and(SettingsInfo::is_restarting);
-        let since = |info: &KeeperInfo| self.0.get(&info.uid).copied().unwrap_or(now);
-        let restarting = infos.iter().filter(is_restarting);
-        self.0 = restarting.map(|info| (info.uid.clone(), since(info))).collect();
+        self.update(infos, members, now);
         let peer = |(keeper, is_standby): &(KeeperUid, bool)| {
-            let info = infos.iter().find(|info| info.uid == *keeper)?;
+            let info = infos.iter().find(|info| info.uid == *keeper);
+            let restart = self.0.get(keeper);
+            if info.is_none() && restart.is_none() {
+                return None;
+            }
+            let state = info.and_then(|info| info.postgres_state.as_ref());
             Some(Peer {
-                keeper: info.uid.clone(),
+                keeper: keeper.clone(),
                 is_standby: *is_standby,
-                is_healthy: info.postgres_state.as_ref().is_some_and(|state| state.healthy),
-                settings: info.settings.clone(),
-                is_overdue: self.0.get(keeper).is_some_and(|since| now.since(*since) >= limit),
+                is_healthy: state.is_some_and(|state| state.healthy),
+                settings: match restart {
+                    Some(restart) => Some(restart.settings.clone()),
+                    None => info.and_then(|info| info.settings.clone()),
+                },
+                is_overdue: restart.is_some_and(|restart| now.since(restart.since) >= limit),
             })
         };
         members.iter().filter_map(peer).collect()
+    }
+
+    /// A restart is over once its keeper reports another state, or has left the cluster. It goes on while its keeper's
+    /// info is missing or cannot be decoded, for example because its lease ended on a busy host: the server may still not
+    /// have started (keeper R24.4).
+    fn update(&mut self, infos: &[KeeperInfo], members: &[(KeeperUid, bool)], now: Boottime) {
+        let is_member = |keeper: &KeeperUid| members.iter().any(|(member, _)| member == keeper);
+        self.0.retain(|keeper, _| is_member(keeper));
+        for info in infos.iter().filter(|info| is_member(&info.uid)) {
+            match info.settings.as_ref().filter(|settings| settings.is_restarting()) {
+                Some(settings) => {
+                    let since = self.0.get(&info.uid).map_or(now, |restart| restart.since);
+                    let settings = settings.clone();
+                    self.0.insert(info.uid.clone(), PeerRestart { since, settings });
+                }
+                None => {
+                    self.0.remove(&info.uid);
+                }
+            }
+        }
     }
 }
 
@@ -143,12 +176,13 @@ mod tests {
         }
     }
 
-    /// Returns the keepers with an overdue restart after these infos were read.
+    /// Returns the keepers with an overdue restart after infos were read in which these are restarting.
     fn overdue(restarts: &mut PeerRestarts, restarting: &[&str], seconds: u64) -> Vec<String> {
-        let infos: Vec<KeeperInfo> = restarting
-            .iter()
-            .map(|keeper| info(keeper, RestartState::Restarting))
-            .collect();
+        let state = |keeper: &str| match restarting.contains(&keeper) {
+            true => RestartState::Restarting,
+            false => RestartState::Applied,
+        };
+        let infos = ["a", "b"].map(|keeper| info(keeper, state(keeper)));
         let members = [("a".into(), true), ("b".into(), true)];
         let now = Boottime::from_nanos(0) + Duration::from_secs(seconds);
         let peers = restarts.peers(&infos, &members, now, LIMIT).into_iter();
@@ -156,6 +190,46 @@ mod tests {
             .filter(|peer| peer.is_overdue)
             .map(|peer| peer.keeper.to_string())
             .collect()
+    }
+
+    /// Returns the keepers that are restarting, with a mark on overdue ones, after these infos were read.
+    fn restarting(restarts: &mut PeerRestarts, infos: &[KeeperInfo], seconds: u64) -> Vec<String> {
+        let members = [("a".into(), true), ("b".into(), true)];
+        let now = Boottime::from_nanos(0) + Duration::from_secs(seconds);
+        let peers = restarts.peers(infos, &members, now, LIMIT).into_iter();
+        let is_restarting = |peer: &Peer| peer.settings.as_ref().is_some_and(SettingsInfo::is_restarting);
+        let mark = |peer: Peer| format!("{}{}", peer.keeper, if peer.is_overdue { " overdue" } else { "" });
+        peers.filter(is_restarting).map(mark).collect()
+    }
+
+    #[test]
+    fn a_restart_goes_on_while_the_info_of_its_keeper_is_missing() {
+        // Rule: keeper R24.4. The info is missing once its lease has ended, and when it cannot be decoded.
+        let mut restarts = PeerRestarts::default();
+        let info_of_a = [info("a", RestartState::Restarting)];
+        assert_eq!(restarting(&mut restarts, &info_of_a, 0), ["a"]);
+        assert_eq!(restarting(&mut restarts, &[], 30), ["a"], "it is still waited for");
+        assert_eq!(
+            restarting(&mut restarts, &info_of_a, 60),
+            ["a overdue"],
+            "its time went on"
+        );
+        assert_eq!(restarting(&mut restarts, &[], 61), ["a overdue"]);
+        assert_eq!(
+            restarting(&mut restarts, &[info("a", RestartState::Applied)], 62),
+            [""; 0]
+        );
+        assert_eq!(restarting(&mut restarts, &[], 63), [""; 0], "it is over");
+    }
+
+    #[test]
+    fn the_restart_of_a_keeper_that_left_the_cluster_is_over() {
+        let mut restarts = PeerRestarts::default();
+        restarting(&mut restarts, &[info("a", RestartState::Restarting)], 0);
+        let others = [("b".into(), true)];
+        let now = Boottime::from_nanos(0) + LIMIT;
+        assert_eq!(restarts.peers(&[], &others, now, LIMIT), []);
+        assert_eq!(restarting(&mut restarts, &[], 61), [""; 0]);
     }
 
     #[test]
