@@ -1,6 +1,8 @@
 //! Conventions of the source tree that neither the compiler nor the linter holds.
 
+mod modules;
 mod names;
+mod sizes;
 mod tags;
 
 use std::fs;
@@ -46,4 +48,27 @@ const PRODUCT: [&str; 4] = ["control", "keeper", "proxy", "ctl"];
 /// Whether a file of a crate is a test: an integration test, a benchmark, or a module of unit tests.
 fn is_test(path: &str) -> bool {
     path.contains("/tests/") || path.ends_with("/tests.rs") || path.contains("/benches/")
+}
+
+/// All crates.
+const CRATES: [&str; 11] = [
+    "control/base",
+    "control/model",
+    "control/plan",
+    "control/store",
+    "control/daemon",
+    "control/sentinel",
+    "keeper",
+    "proxy",
+    "ctl",
+    "benches",
+    "tests",
+];
+
+/// The text of a file up to its unit tests.
+fn product_part(text: &str) -> &str {
+    match text.find("#[cfg(test)]\nmod tests {") {
+        Some(end) => &text[..end],
+        None => text,
+    }
 }
