@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod failover;
+pub mod interruption;
 pub mod proxy;
 pub mod slow_store;

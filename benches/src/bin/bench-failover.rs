@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use benches::failover::{FailoverOutcome, FailureEvent, Scenario, StoreDelay, median, run};
+use benches::interruption::until_signal;
 use benches::slow_store;
 use clap::{Parser, ValueEnum};
 use model::GoDuration;
@@ -118,7 +119,10 @@ impl ProfileName {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+    until_signal(measure(Args::parse())).await
+}
+
+async fn measure(args: Args) -> anyhow::Result<()> {
     if args.slow_store {
         return slow_store::measure(args.row, args.runs).await;
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use benches::interruption::until_signal;
 use benches::proxy::loads::{self, Load};
 use benches::proxy::machine::{CongestionControl, Machine};
 use benches::proxy::peers::Peer;
@@ -15,7 +16,6 @@ use benches::proxy::testbed::{Testbed, server_program};
 use benches::proxy::{Results, measure, plain_server, print_progress, print_result};
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Compare stolon-proxy with HAProxy, nginx and PgBouncer in front of the same PostgreSQL
 ///
@@ -106,18 +106,7 @@ fn start() -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("make a runtime")?;
-    runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-        let mut hang_up = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-        // Dropping it stops the programs and restores the congestion control.
-        tokio::select! {
-            done = run(&args, &size, &chosen, &peers) => done,
-            _ = interrupt.recv() => bail!("interrupted"),
-            _ = terminate.recv() => bail!("terminated"),
-            _ = hang_up.recv() => bail!("the terminal was closed"),
-        }
-    })
+    runtime.block_on(until_signal(run(&args, &size, &chosen, &peers)))
 }
 
 fn chosen(names: &[String]) -> anyhow::Result<Vec<Load>> {
