@@ -51,13 +51,14 @@ fn is_test(path: &str) -> bool {
 }
 
 /// All crates.
-const CRATES: [&str; 11] = [
+const CRATES: [&str; 12] = [
     "control/base",
     "control/model",
     "control/plan",
     "control/store",
     "control/daemon",
     "control/sentinel",
+    "control/local_cluster",
     "keeper",
     "proxy",
     "ctl",

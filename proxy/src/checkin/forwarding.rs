@@ -191,10 +191,14 @@ impl Forwarding {
             command.lease_end = Some(lease_end);
             command.proxy_timeout = granted.timeout;
             if opened.is_some() {
-                command.backend = opened;
+                command.backend.clone_from(&opened);
                 command.master_changing = false;
             }
         });
+        // After the command: whoever sees the route open is not refused by it any more.
+        if opened.is_some() {
+            self.report_opened();
+        }
     }
 
     fn open_new(
@@ -216,10 +220,14 @@ impl Forwarding {
             gate,
             backend: Arc::clone(&backend),
         });
-        self.status.route_opened(format!("db {db} at {master}"));
-        self.set_metrics(None, Some(db.as_str()));
-        info!(address = %master, "proxying to master address");
         backend
+    }
+
+    fn report_opened(&self) {
+        let Some(open) = &self.open else { return };
+        self.status.route_opened(format!("db {} at {}", open.db, open.address));
+        self.set_metrics(None, Some(&open.db));
+        info!(address = %open.address, "proxying to master address");
     }
 
     /// Has the listener accept no more clients and keep the connected ones.

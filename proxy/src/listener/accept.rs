@@ -136,6 +136,7 @@ impl Listener {
             let next_deadline = deadlines.into_iter().flatten().min();
             let retry_listen = should_listen && listening.is_none();
             tokio::select! {
+                biased; // a command is followed before the next client is admitted
                 changed = self.commands.changed() => if changed.is_err() { return Ok(()) },
                 fired = lease_timer.wait_until(next_deadline.unwrap_or_default()), if next_deadline.is_some() => fired?,
                 () = tokio::time::sleep(LISTEN_RETRY_PAUSE), if retry_listen => {}
