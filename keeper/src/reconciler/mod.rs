@@ -375,7 +375,7 @@ impl Reconciler {
         *self
             .in_progress
             .lock()
-            .expect("no thread panics while holding the orders") = desired.cloned();
+            .expect("no thread panics while holding the command") = desired.cloned();
     }
 }
 

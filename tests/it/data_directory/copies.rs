@@ -121,6 +121,8 @@ async fn an_instance_of_another_cluster_is_not_copied() {
         .process("keeper1")
         .wait_for_log("already standby", SHORT_TIMEOUT)
         .await;
+    // Nobody is left who could be elected while keeper0 is restarted.
+    cluster.kill_keeper_and_postgres("keeper1");
     let port = other_cluster.port("keeper0");
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     cluster
@@ -130,7 +132,6 @@ async fn an_instance_of_another_cluster_is_not_copied() {
     cluster.start("keeper0");
     cluster.wait_healthy("keeper0", &Role::Master).await;
 
-    cluster.kill_keeper_and_postgres("keeper1");
     let log_length = restart_with_new_db(&mut cluster, "keeper1").await;
     let db = eventually("a new db", LONG_TIMEOUT, async || {
         let data = cluster.data().await.map_err(error_text)?;
