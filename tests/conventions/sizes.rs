@@ -27,7 +27,7 @@ fn functions(text: &str) -> Vec<(String, usize)> {
             let is_there = line.len() - line.trim_start().len() == indent;
             is_there && (line.ends_with('}') || line.ends_with("};") || line.ends_with(';'))
         };
-        let end = lines[start..].iter().position(|line| is_end(line));
+        let end = lines[start..].iter().position(is_end);
         end.unwrap_or(lines.len() - 1 - start) + 1
     };
     let found = lines.iter().enumerate();
