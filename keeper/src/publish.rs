@@ -7,7 +7,7 @@ use std::time::Duration;
 use base::clock::Boottime;
 use base::{Clock, RandomBytes};
 use model::{
-    BootUuid, ClusterUid, DbUid, InfoUid, KeeperInfo, KeeperUid, PostgresBinaryVersion, PostgresState, Problem,
+    BootUuid, ClusterUid, DbUid, InfoUid, KeeperInfo, KeeperUid, Lsn, PostgresBinaryVersion, PostgresState, Problem,
     SettingsInfo, Stopped, short_uid, to_compact,
 };
 use store::{Entry, KeyRange, Revision, Store, StoreError, Txn};
@@ -184,7 +184,7 @@ impl Publisher {
     async fn wait_to_repeat(&self, published: &InfoReport, pause: Duration, interval: Duration) {
         let mut left = pause.saturating_sub(interval);
         tokio::time::sleep(pause - left).await;
-        while !left.is_zero() && self.report() == *published {
+        while !left.is_zero() && is_repetition(published, &self.report()) {
             let step = left.min(interval.max(REPEAT_STEP_MIN));
             tokio::time::sleep(step).await;
             left -= step;
@@ -299,17 +299,38 @@ pub enum Due {
 
 /// Returns the pause before an info that has not changed is published again (keeper 3.6.5).
 ///
-/// An info that says not healthy leaves the leader time to elect another master on a slow store. The pause stays below
-/// half of failInterval, after which sentinels of the reference count the keeper itself as failed, and below half of the
-/// life of the info's lease.
+/// An info that says not healthy leaves the leader time to elect another master on a slow store. With the answers to the
+/// next publication the pause stays below failInterval, after which sentinels of the reference count the keeper itself
+/// as failed, and below half of the life of the info's lease, after which a new lease would be needed each time.
 fn repeat_pause(report: &InfoReport, interval: Duration, fail_interval: Duration, latency: Duration) -> Duration {
     let is_unhealthy = report.state.as_ref().is_some_and(|state| !state.healthy);
     if !is_unhealthy {
         return interval;
     }
     let election = latency.saturating_mul(ELECTION_LATENCIES);
-    let lease = info_key::ttl(interval) / 2;
-    election.min(fail_interval / 2).min(lease).max(interval)
+    // A publication takes one answer, or two with a new lease.
+    let answers = latency.saturating_mul(2);
+    let limit = fail_interval.min(info_key::ttl(interval) / 2).saturating_sub(answers);
+    election.min(limit).max(interval)
+}
+
+/// Whether publishing `next` would only repeat what `published` says. Positions do not count: those of a server that no
+/// longer answers move on while its open sessions write, and they are not what an election waits for.
+fn is_repetition(published: &InfoReport, next: &InfoReport) -> bool {
+    let level = |report: &InfoReport| InfoReport {
+        state: report.state.as_ref().map(without_positions),
+        ..report.clone()
+    };
+    level(published) == level(next)
+}
+
+/// Returns the state without what changes all the time.
+pub(crate) fn without_positions(state: &PostgresState) -> PostgresState {
+    PostgresState {
+        xlog_pos: Lsn::default(),
+        older_wal_file: String::new(),
+        ..state.clone()
+    }
 }
 
 /// Builds the keeper info (keeper 3.4), with the fields of extensions 1 and 8.
@@ -391,12 +412,41 @@ mod tests {
             "a healthy master is not replaced"
         );
         assert_eq!(pause(false, 5_000, 20_000, 1), 5_000, "a fast store needs no pause");
-        assert_eq!(pause(false, 1_000, 4_000, 1_400), 2_000, "half of failInterval at most");
-        assert_eq!(pause(false, 1_000, 90_000, 5_000), 10_000, "half of the lease at most");
+        assert_eq!(
+            pause(false, 1_000, 5_000, 1_400),
+            2_200,
+            "with two answers within failInterval"
+        );
+        assert_eq!(
+            pause(false, 1_000, 90_000, 3_000),
+            4_000,
+            "and within half of the lease"
+        );
+        assert_eq!(
+            pause(false, 1_000, 90_000, 5_000),
+            1_000,
+            "never more often than before"
+        );
         assert_eq!(pause(false, 5_000, 4_000, 5_000), 5_000, "never more often than before");
         let nothing_observed = InfoReport::default();
         let second = milliseconds(1_000);
         assert_eq!(repeat_pause(&nothing_observed, second, 20 * second, 2 * second), second);
+    }
+
+    #[test]
+    fn positions_that_move_on_are_a_repetition_and_health_is_not() {
+        let report = |healthy, position| InfoReport {
+            state: Some(PostgresState {
+                healthy,
+                xlog_pos: Lsn(position),
+                older_wal_file: position.to_string(),
+                ..PostgresState::default()
+            }),
+            ..InfoReport::default()
+        };
+        assert!(is_repetition(&report(false, 1), &report(false, 2)));
+        assert!(!is_repetition(&report(false, 1), &report(true, 1)));
+        assert!(!is_repetition(&report(false, 1), &InfoReport::default()));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use model::{DbUid, Lsn, PostgresState, TimelineHistory};
 
 use crate::postgres::data::history::Ancestor;
 use crate::postgres::observe::Observation;
+use crate::publish::without_positions;
 
 /// Builds the published state (keeper 3.4).
 pub(super) fn state(
@@ -47,8 +48,7 @@ pub(super) fn state(
 pub(super) fn differs(before: &PostgresState, after: &PostgresState, is_fast_poll: bool) -> bool {
     let level = |state: &PostgresState| PostgresState {
         xlog_pos: if is_fast_poll { state.xlog_pos } else { Lsn::default() },
-        older_wal_file: String::new(),
-        ..state.clone()
+        ..without_positions(state)
     };
     level(before) != level(after)
 }

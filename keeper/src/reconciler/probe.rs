@@ -153,7 +153,10 @@ impl Probe {
         };
         let turn = match target {
             Some(target) if !pending.is_empty() && target.automatic_restart => self.restart_turns.turn(target).await,
-            _ => RestartTurn::Now,
+            _ => {
+                self.restart_turns.forget();
+                RestartTurn::Now
+            }
         };
         self.restart_turns.report(&turn);
         Ok(ServerFacts {

@@ -74,6 +74,11 @@ impl RestartTurns {
         restart_turn(&self.me, is_master, &fingerprint(target), &peers)
     }
 
+    /// Drops what is known of other restarts: nothing is pending here, so it would only grow old.
+    pub(super) fn forget(&mut self) {
+        self.restarts = PeerRestarts::default();
+    }
+
     /// Reports that the master is not restarted because no standby started with the parameters.
     pub(super) fn report(&self, turn: &RestartTurn) {
         let problems = match turn {
@@ -119,7 +124,9 @@ impl PeerRestarts {
                 is_healthy: state.is_some_and(|state| state.healthy),
                 settings: match restart {
                     Some(restart) => Some(restart.settings.clone()),
-                    None => info.and_then(|info| info.settings.clone()),
+                    None => info
+                        .filter(|info| !info.is_leaving_or_stopped())
+                        .and_then(|info| info.settings.clone()),
                 },
                 is_overdue: restart.is_some_and(|restart| now.since(restart.since) >= limit),
             })
@@ -127,14 +134,17 @@ impl PeerRestarts {
         members.iter().filter_map(peer).collect()
     }
 
-    /// A restart is over once its keeper reports another state, or has left the cluster. It goes on while its keeper's
+    /// A restart is over once its keeper reports another state or its orderly end, or was removed from the cluster. It goes on while its keeper's
     /// info is missing or cannot be decoded, for example because its lease ended on a busy host: the server may still not
     /// have started (keeper R24.4).
     fn update(&mut self, infos: &[KeeperInfo], members: &[(KeeperUid, bool)], now: Boottime) {
         let is_member = |keeper: &KeeperUid| members.iter().any(|(member, _)| member == keeper);
         self.0.retain(|keeper, _| is_member(keeper));
         for info in infos.iter().filter(|info| is_member(&info.uid)) {
-            match info.settings.as_ref().filter(|settings| settings.is_restarting()) {
+            // A keeper that ends in order stops its server first.
+            let is_ending = info.is_leaving_or_stopped();
+            let restarting = info.settings.as_ref().filter(|settings| settings.is_restarting());
+            match restarting.filter(|_| !is_ending) {
                 Some(settings) => {
                     let since = self.0.get(&info.uid).map_or(now, |restart| restart.since);
                     let settings = settings.clone();
@@ -230,6 +240,22 @@ mod tests {
         let now = Boottime::from_nanos(0) + LIMIT;
         assert_eq!(restarts.peers(&[], &others, now, LIMIT), []);
         assert_eq!(restarting(&mut restarts, &[], 61), [""; 0]);
+    }
+
+    #[test]
+    fn the_restart_of_a_keeper_that_ends_in_order_is_over() {
+        let mut restarts = PeerRestarts::default();
+        let restarting_info = info("a", RestartState::Restarting);
+        assert_eq!(
+            restarting(&mut restarts, std::slice::from_ref(&restarting_info), 0),
+            ["a"]
+        );
+        let leaving = KeeperInfo {
+            leaving: true,
+            ..restarting_info
+        };
+        assert_eq!(restarting(&mut restarts, &[leaving], 1), [""; 0]);
+        assert_eq!(restarting(&mut restarts, &[], 2), [""; 0], "its info has expired");
     }
 
     #[test]
