@@ -227,6 +227,10 @@ impl Forwarding {
         let Some(open) = &self.open else { return };
         self.status.route_opened(format!("db {} at {}", open.db, open.address));
         self.set_metrics(None, Some(&open.db));
+        // The listener, on another thread, may have seen its lease end before the metric was set.
+        if open.gate.is_closed() {
+            self.metrics.route.set_open(false, self.clock.wall());
+        }
         info!(address = %open.address, "proxying to master address");
     }
 
