@@ -57,6 +57,16 @@ async fn wait_sentinel_reports_the_loss(cluster: &mut Cluster) {
     .await;
 }
 
+/// Waits until both keepers have published their infos: the sentinel reports the loss as soon as one has.
+async fn wait_infos(cluster: &Cluster) {
+    let prefix = cluster.store.keys().keeper_infos();
+    eventually("two keeper infos", SHORT_TIMEOUT, async || {
+        let infos = cluster.store.list(&prefix).await.map_err(|error| error.to_string())?;
+        check(infos.len() == 2, || format!("{} infos", infos.len()))
+    })
+    .await;
+}
+
 /// No program proposes `stolonctl init` alone: that would discard the databases.
 async fn assert_remedies_keep_the_databases(cluster: &mut Cluster, uid: &str) {
     let (status, text) = cluster.stolonctl(&["status"]).await;
@@ -128,6 +138,7 @@ async fn keepers_that_start_with_an_empty_store_count_too_and_init_starts_a_new_
     }
     wait_sentinel_reports_the_loss(&mut cluster).await;
     assert!(cluster.data().await.is_err());
+    wait_infos(&cluster).await;
 
     let (status, text) = cluster
         .stolonctl(&["init", "--yes", &Profile::Fast.spec().to_string()])

@@ -98,7 +98,9 @@ impl InteractiveProgram {
     }
 
     pub(super) fn types(&mut self, text: &str) {
-        writeln!(self.process.input(), "{text}").expect("it reads");
+        // In one piece: the program may end at the first line.
+        let lines = format!("{text}\n");
+        self.process.input().write_all(lines.as_bytes()).expect("it reads");
     }
 }
 
