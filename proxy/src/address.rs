@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 
 use base::clock::Boottime;
 
-use crate::route::choose_address;
-
 /// Result of a lookup of the master's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookupResult {
@@ -111,6 +109,17 @@ fn unconfirmed(reason: String) -> (UnconfirmedReason, MasterAddress) {
     )
 }
 
+/// Returns the address to use of those that a name resolves to.
+///
+/// The preferred one if it is among them, so that their order ends no connection (proxy P-6). Otherwise the first IPv4
+/// address if there is one, as in the reference, whose keepers may listen on IPv4 alone.
+fn choose_address(resolved: &[SocketAddr], preferred: Option<SocketAddr>) -> Option<SocketAddr> {
+    preferred
+        .filter(|preferred| resolved.contains(preferred))
+        .or_else(|| resolved.iter().copied().find(SocketAddr::is_ipv4))
+        .or_else(|| resolved.first().copied())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,5 +216,18 @@ mod tests {
             decide_address(addresses(&[2]), None, Some(address(1)), NOW),
             MasterAddress::Confirmed(address(2))
         );
+    }
+
+    // proxy P-6
+    #[test]
+    fn a_name_with_several_addresses_keeps_the_current_one() {
+        let [a, b] = ["10.0.0.1:1", "10.0.0.2:1"].map(|text| text.parse::<SocketAddr>().unwrap());
+        assert_eq!(choose_address(&[a, b], None), Some(a));
+        assert_eq!(choose_address(&[a, b], Some(b)), Some(b));
+        assert_eq!(choose_address(&[a], Some(b)), Some(a));
+        assert_eq!(choose_address(&[], Some(b)), None);
+        let c = "[::1]:1".parse().unwrap();
+        assert_eq!(choose_address(&[c, b], None), Some(b));
+        assert_eq!(choose_address(&[c], Some(b)), Some(c));
     }
 }

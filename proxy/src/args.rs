@@ -21,7 +21,7 @@ const KEEPALIVE_SECONDS_MAX: i64 = 32_767;
 /// Most keepalive probes that the kernel accepts (`MAX_TCP_KEEPCNT`).
 const KEEPALIVE_COUNT_MAX: i64 = 127;
 /// Default of `--hold-max`.
-const HOLD_MAX: i64 = 1024;
+const HOLD_MAX_DEFAULT: i64 = 1024;
 /// More than the CPUs of any machine in use.
 const RELAY_THREADS_MAX: i64 = 256;
 
@@ -134,7 +134,7 @@ impl Args {
         };
         let hold = not_negative("hold", self.hold, 10);
         let drain = not_negative("drain", self.drain, 0);
-        let hold_max = match self.hold_max.map_or(HOLD_MAX, |GoInt(max)| max) {
+        let hold_max = match self.hold_max.map_or(HOLD_MAX_DEFAULT, |GoInt(max)| max) {
             max @ 0.. => usize::try_from(max).unwrap_or(usize::MAX),
             max => {
                 faults.push(format!("--hold-max is {max}: it takes 0 or more"));

@@ -54,7 +54,7 @@ const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The same once their connections are being ended.
 const DISCONNECT_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// What a check-in works with.
+/// What the check-in loop is made of.
 #[derive(Debug)]
 pub struct CheckInParts {
     /// The store of the cluster.
@@ -77,7 +77,7 @@ pub struct CheckInParts {
 
 /// The check-in loop and its state.
 #[derive(Debug)]
-pub struct CheckIn {
+pub struct CheckInLoop {
     store: Store,
     me: ProxyUid,
     metrics: Arc<Metrics>,
@@ -96,8 +96,8 @@ pub struct CheckIn {
     log: RouteLog,
 }
 
-impl CheckIn {
-    /// Returns a proxy that has not checked in yet.
+impl CheckInLoop {
+    /// Returns the loop before its first check-in.
     pub fn new(parts: CheckInParts) -> Self {
         let CheckInParts {
             store,
@@ -130,7 +130,7 @@ impl CheckIn {
         self.applied_timing.unwrap_or_default()
     }
 
-    /// Checks in until the proxy cannot go on (proxy P-2): that is, only if the first attempt to listen fails.
+    /// Checks in again and again (proxy P-2). Returns only if the first attempt to listen fails.
     pub async fn run(&mut self) -> FatalError {
         let watch = self
             .store

@@ -1,6 +1,6 @@
 //! The socket for clients: `accept` has the loop, `admission` decides who is served, `session` serves one client, and
-//! `handle` is what `checkin` commands. Where clients may go is decided by `checkin`; that a lease has ended is detected
-//! here, so that a check-in that hangs delays nothing (fencing F-4).
+//! `checkin` controls all of it through `handle`. Where clients may go is decided by `checkin`; that a lease has ended
+//! is detected here, so that a check-in that hangs delays nothing (fencing F-4).
 
 mod accept;
 mod admission;

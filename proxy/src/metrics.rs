@@ -1,6 +1,6 @@
-//! The metrics of the proxy (proxy section 3, cli 17.3), by audience: `connections` for who runs the clients, `route` for
-//! who runs the cluster, `relay` for who measures throughput. Names and help texts are in `table`; when something is
-//! counted is decided where it happens.
+//! The metrics of the proxy (proxy section 3, cli 17.3), by audience: `connections` for those who run the clients,
+//! `route` for those who run the cluster, `relay` for those who measure throughput. Names and help texts are in
+//! `table`; when something is counted is decided where it happens.
 
 mod connections;
 mod relay;

@@ -1,5 +1,5 @@
-//! The program: starts relay threads, listener and check-ins, and stops them in order when a signal arrives (proxy P-9).
-//! What each of them does is left to its module.
+//! The program: starts relay threads, listener and check-ins, and stops them in order when a signal arrives (proxy
+//! P-9). What each of them does is left to its module.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tracing::info;
 
 use crate::args::{Config, MachineLimits, bind_error_remedy};
-use crate::checkin::{CheckIn, CheckInParts, CheckInStatus};
+use crate::checkin::{CheckInLoop, CheckInParts, CheckInStatus};
 use crate::listener::{self, Listener, ListenerHandle};
 use crate::metrics::Metrics;
 use crate::relay::RelayThread;
@@ -61,7 +61,7 @@ pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result
             listener.client_counter(),
             clock.clone(),
         )?;
-        let checkin = CheckIn::new(CheckInParts {
+        let checkin = CheckInLoop::new(CheckInParts {
             store: Store::connect(config.common.store, clock.clone()),
             cluster_name: config.common.cluster_name,
             me,
@@ -77,7 +77,7 @@ pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result
 
 /// Checks in until a signal arrives, then lets connections end for as long as `drain`, and stops.
 async fn check_in_until_stopped(
-    mut checkin: CheckIn,
+    mut checkin: CheckInLoop,
     listening: JoinHandle<io::Result<()>>,
     drain: Duration,
 ) -> anyhow::Result<()> {
@@ -102,8 +102,8 @@ async fn check_in_until_stopped(
     Ok(())
 }
 
-/// Binds the address for clients, starts the relay threads, and the listener on the first of them. It listens once it is
-/// commanded to.
+/// Binds the address for clients, starts the relay threads, and the listener on the first of them. It listens once it
+/// is commanded to.
 fn start_listener(
     config: &Config,
     metrics: &Arc<Metrics>,
@@ -129,7 +129,7 @@ fn start_listener(
     Ok((first.spawn(listener.run()), handle))
 }
 
-/// Brings up to date at each scrape what is not counted where it happens.
+/// Updates at each scrape the metrics that are not counted where something happens.
 fn update_at_scrapes(metrics: Arc<Metrics>, status: Arc<CheckInStatus>, clock: Clock) {
     telemetry::on_scrape(move || {
         metrics.relay.update_sums();

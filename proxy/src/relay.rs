@@ -1,8 +1,9 @@
 //! Forwards bytes between two sockets, through a gate that every byte passes. Which sockets are connected, and when the
 //! gate closes, is decided elsewhere; nothing here depends on clusters.
 //!
-//! `gate`, `outcome`, `counters`, `workers` and `socket_options` are shared by all engines. There is one engine, `epoll`,
-//! whose sockets `connect` makes; another one would ask the gate between reading and writing as well (fencing F-3).
+//! `gate`, `outcome`, `counters`, `workers` and `socket_options` are shared by all engines. There is one engine,
+//! `epoll`, whose sockets `connect` makes; another one would have to check the gate between reading and writing as well
+//! (fencing F-3).
 
 mod connect;
 mod counters;

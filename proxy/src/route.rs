@@ -99,7 +99,7 @@ pub enum Route {
         master: SocketAddr,
     },
     /// Nowhere, for this reason.
-    Closed(ClosedReason),
+    Closed(RouteClosedReason),
 }
 
 impl fmt::Display for Route {
@@ -113,7 +113,7 @@ impl fmt::Display for Route {
 
 /// Why the route is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClosedReason {
+pub enum RouteClosedReason {
     /// The key is absent or holds `null`.
     NoClusterData,
     /// The document must not be used.
@@ -130,15 +130,15 @@ pub enum ClosedReason {
     NotEnabled(SocketAddr),
 }
 
-impl ClosedReason {
-    /// Whether a change of the master may look like this (fencing F-5), so that clients are held for the next one
-    /// (proxy P-8).
+impl RouteClosedReason {
+    /// Whether this may be the effect of a change of the master (fencing F-5), so that clients are held for the next
+    /// one (proxy P-8).
     pub fn may_be_master_change(&self) -> bool {
         matches!(self, Self::NoDb(_) | Self::NotEnabled(_))
     }
 }
 
-impl fmt::Display for ClosedReason {
+impl fmt::Display for RouteClosedReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoClusterData => f.write_str("no cluster data"),
@@ -180,45 +180,49 @@ pub struct RouteDecision {
 /// If the store does not answer, or its value cannot be decoded, there is no decision: the route stays as it is until
 /// its lease ends.
 pub fn decide(stored: &StoredClusterData, network: &NetworkFacts, me: &ProxyUid) -> RouteDecision {
-    let decision = |reason, publish, renews| RouteDecision {
+    let closed = |reason, publish, renews_lease| RouteDecision {
         route: Route::Closed(reason),
         publish,
-        renews_lease: renews,
+        renews_lease,
     };
     let checked = match stored {
         // The store has answered, so the lease is renewed. There is no generation to publish.
-        StoredClusterData::Absent => return decision(ClosedReason::NoClusterData, PublishInfo::No, true),
+        StoredClusterData::Absent => return closed(RouteClosedReason::NoClusterData, PublishInfo::No, true),
         // Not renewed: at the end of the lease the listening socket closes as well, so that a load balancer can use
         // another proxy (proxy P-4).
         StoredClusterData::Unusable(unusable) => {
-            return decision(ClosedReason::UnusableData(unusable.clone()), PublishInfo::No, false);
+            return closed(
+                RouteClosedReason::UnusableData(unusable.clone()),
+                PublishInfo::No,
+                false,
+            );
         }
         StoredClusterData::Usable(checked) => checked,
     };
     let Some(proxy) = &checked.data.proxy else {
-        return decision(ClosedReason::NoProxyObject, PublishInfo::Try(0), true);
+        return closed(RouteClosedReason::NoProxyObject, PublishInfo::Try(0), true);
     };
     // A change of the master begins like this (fencing F-5), and the sentinel waits for the generation. A failure to
     // publish it delays the change but is safe, because the route is closed.
     let Some((uid, db)) = checked.data.proxied_master() else {
         let named = proxy.spec.master_db_uid.clone();
-        return decision(ClosedReason::NoDb(named), PublishInfo::Try(proxy.generation), true);
+        return closed(RouteClosedReason::NoDb(named), PublishInfo::Try(proxy.generation), true);
     };
     // Nothing is published: the generation names a master that this proxy cannot connect to.
     let Some(master) = network.master else {
-        return decision(
-            ClosedReason::NoAddress(uid.clone(), AdvertisedAddress::of(db)),
+        return closed(
+            RouteClosedReason::NoAddress(uid.clone(), AdvertisedAddress::of(db)),
             PublishInfo::No,
             true,
         );
     };
     if is_own_address(network, master) {
-        return decision(ClosedReason::OwnAddress(master), PublishInfo::No, true);
+        return closed(RouteClosedReason::OwnAddress(master), PublishInfo::No, true);
     }
     // Published all the same: the sentinel enables the proxies that have published their info (sentinel P-7).
     if !proxy.spec.enabled_proxies.contains(me) {
-        return decision(
-            ClosedReason::NotEnabled(master),
+        return closed(
+            RouteClosedReason::NotEnabled(master),
             PublishInfo::Must(proxy.generation),
             true,
         );
@@ -231,17 +235,6 @@ pub fn decide(stored: &StoredClusterData, network: &NetworkFacts, me: &ProxyUid)
         publish: PublishInfo::Must(proxy.generation),
         renews_lease: true,
     }
-}
-
-/// Returns the address to use of those that a name resolves to.
-///
-/// The current one while it is among them, so that their order ends no connection (proxy P-6). Otherwise the first IPv4
-/// address if there is one, as in the reference, whose keepers may listen on IPv4 alone.
-pub fn choose_address(resolved: &[SocketAddr], present: Option<SocketAddr>) -> Option<SocketAddr> {
-    present
-        .filter(|present| resolved.contains(present))
-        .or_else(|| resolved.iter().copied().find(SocketAddr::is_ipv4))
-        .or_else(|| resolved.first().copied())
 }
 
 /// Whether a connection to `master` would reach our own socket (proxy P-15).

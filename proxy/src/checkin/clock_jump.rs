@@ -1,5 +1,5 @@
-//! Notices that the machine may have been paused together with its boottime clock (fencing section 1). What follows from
-//! that is left to the check-in.
+//! Detects that the machine may have been paused together with its boottime clock (fencing section 1). What follows
+//! from that is left to the check-in.
 
 use base::Clock;
 use base::clock::Boottime;

@@ -31,7 +31,7 @@ impl Document {
         }
     }
 
-    /// Its bytes; `None` if the key is absent.
+    /// Returns its bytes; `None` if the key is absent.
     pub(super) fn value(&self) -> Option<&[u8]> {
         self.value.as_deref()
     }

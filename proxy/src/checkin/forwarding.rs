@@ -1,5 +1,5 @@
-//! The open route: its gate, its lease and its connections, and what the listener is commanded about it. Whether it opens
-//! or closes is decided in `session`.
+//! The open route: its gate, its lease and its connections, and the commands to the listener that follow from them.
+//! Whether it opens or closes is decided in `session`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -152,8 +152,8 @@ impl Forwarding {
             .command_if(|command| std::mem::replace(&mut command.master_changing, false));
     }
 
-    /// Applies a good check-in: renews the route's lease or opens a new route, and renews the listener's. A route to an
-    /// address that was only kept ends where that was confirmed until.
+    /// Applies a good check-in: renews the route's lease or opens a new route, and renews the listener's lease. A route
+    /// to an address that was only kept ends with the lease of the check-in that last confirmed it.
     pub(super) fn apply(&mut self, granted: GrantedRoute) {
         let checked_at = self.clock.now();
         let lease_end = granted.lease_start + granted.timeout;
@@ -195,7 +195,7 @@ impl Forwarding {
                 command.master_changing = false;
             }
         });
-        // After the command: whoever sees the route open is not refused by it any more.
+        // After the command, so that the listener refuses nobody once the route is reported as open.
         if opened.is_some() {
             self.report_opened();
         }

@@ -16,8 +16,8 @@ const LOOKUP_TIMEOUT_WITH_ADDRESS: Duration = Duration::from_millis(500);
 
 /// Resolves the endpoint of the master within `limit`.
 ///
-/// `in_use` returns the address of the open route, if it leads to this endpoint; it is asked again after the lookup.
-/// `preferred` is taken if the name still resolves to it.
+/// `in_use` returns the address of the open route, if it leads to this endpoint; it is called again after the lookup,
+/// during which the route may have closed. `preferred` is taken if the name still resolves to it.
 pub(super) async fn resolve(
     resolver: &mut Resolver,
     endpoint: &MasterEndpoint,

@@ -36,7 +36,7 @@ impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pending = self.pending.as_ref().map(|pending| &pending.endpoint);
         f.debug_struct("Resolver")
-            .field("under_way", &pending)
+            .field("pending", &pending)
             .finish_non_exhaustive()
     }
 }
@@ -61,7 +61,7 @@ impl Resolver {
         let pending = match self.pending.take().filter(|pending| pending.endpoint == *endpoint) {
             Some(pending) => pending,
             None => match Arc::clone(&self.permits).try_acquire_owned() {
-                Ok(room) => self.start(endpoint.clone(), room),
+                Ok(permit) => self.start(endpoint.clone(), permit),
                 Err(_) => return LookupResult::Failed(format!("{LOOKUPS_MAX} earlier lookups are still not answered")),
             },
         };
@@ -71,17 +71,17 @@ impl Resolver {
         };
         self.pending = None;
         match answer {
-            Ok(Ok(stored)) => LookupResult::Addresses(stored),
+            Ok(Ok(addresses)) => LookupResult::Addresses(addresses),
             Ok(Err(error)) => LookupResult::Failed(error.to_string()),
             Err(error) => LookupResult::Failed(error.to_string()),
         }
     }
 
-    fn start(&self, endpoint: MasterEndpoint, room: OwnedSemaphorePermit) -> PendingLookup {
-        let (look_up, finished, has_tried) = (Arc::clone(&self.look_up), Arc::clone(&self.finished), endpoint.clone());
+    fn start(&self, endpoint: MasterEndpoint, permit: OwnedSemaphorePermit) -> PendingLookup {
+        let (look_up, finished, target) = (Arc::clone(&self.look_up), Arc::clone(&self.finished), endpoint.clone());
         let task = tokio::task::spawn_blocking(move || {
-            let answer = look_up(&has_tried);
-            drop(room);
+            let answer = look_up(&target);
+            drop(permit);
             finished.notify_one();
             answer
         });
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    fn stored(last: u8) -> Vec<SocketAddr> {
+    fn addresses(last: u8) -> Vec<SocketAddr> {
         vec![SocketAddr::from(([192, 0, 2, last], 5432))]
     }
 
@@ -142,13 +142,13 @@ mod tests {
                 LookupResult::Pending
             );
         }
-        answers.send(Ok(stored(1))).unwrap();
+        answers.send(Ok(addresses(1))).unwrap();
         let woken = tokio::time::timeout(ANSWER_TIMEOUT, resolver.finished()).await;
         woken.expect("its end is noticed");
         // All calls shared one lookup: the next one has to wait for another answer.
         assert_eq!(
             resolver.look_up_within(&named("db"), ANSWER_TIMEOUT).await,
-            LookupResult::Addresses(stored(1))
+            LookupResult::Addresses(addresses(1))
         );
         assert_eq!(
             resolver.look_up_within(&named("db"), NO_WAIT).await,
@@ -167,7 +167,7 @@ mod tests {
             resolver.look_up_within(&named("new"), NO_WAIT).await,
             LookupResult::Pending
         );
-        answers.send(Ok(stored(1))).unwrap();
+        answers.send(Ok(addresses(1))).unwrap();
         answers.send(Err(io::Error::other("no such name"))).unwrap();
         let answer = resolver.look_up_within(&named("new"), ANSWER_TIMEOUT).await;
         // Either thread may take either answer; that of the old name is never returned.

@@ -1,5 +1,5 @@
-//! Logs changes of the route and of the check-in's success, not every round (proxy P-7). What is decided, and what is read
-//! for a hint, is left to the check-in.
+//! Logs changes of the route and of the check-in's success, not every round (proxy P-7). What is decided, and what is
+//! read for a hint, is left to the check-in.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use tracing::{debug, error, info, warn};
 
 use super::error::CheckInError;
 use crate::address::{MasterAddress, UnconfirmedReason};
-use crate::route::{AdvertisedAddress, ClosedReason, Route};
+use crate::route::{AdvertisedAddress, Route, RouteClosedReason};
 
 /// What was logged last, so that only changes are logged (proxy P-7).
 #[derive(Debug)]
@@ -91,15 +91,15 @@ impl RouteLog {
     /// Whether missing cluster data will be logged, and with them the keepers that exist: initialising the cluster
     /// would discard their databases.
     pub(super) fn needs_former_keepers(&self) -> bool {
-        !matches!(self.route, Some(Route::Closed(ClosedReason::NoClusterData)))
+        !matches!(self.route, Some(Route::Closed(RouteClosedReason::NoClusterData)))
     }
 
     pub(super) fn set_former_keepers(&mut self, keepers: FormerKeepers) {
         self.former_keepers = keepers;
     }
 
-    /// Logs changes of the route (proxy P-7) and returns whether it has changed. `master_address` is how the address was
-    /// found; `had_data`: whether cluster data have been read before.
+    /// Logs changes of the route (proxy P-7) and returns whether it has changed. `master_address` is how the address
+    /// was found; `had_data`: whether cluster data have been read before.
     pub(super) fn note_route(&mut self, route: &Route, master_address: Option<&MasterAddress>, had_data: bool) -> bool {
         let master = master_address.and_then(MasterAddress::address);
         self.note_unconfirmed(master_address);
@@ -121,39 +121,36 @@ impl RouteLog {
         changed
     }
 
-    fn log_closed(&self, reason: &ClosedReason, unresolved: &str, had_data: bool) {
+    fn log_closed(&self, reason: &RouteClosedReason, unresolved: &str, had_data: bool) {
         match reason {
-            ClosedReason::NoClusterData => self.log_no_cluster_data(had_data),
-            ClosedReason::NoProxyObject => info!("no proxy object available, closing connections to master"),
-            ClosedReason::NoDb(db) => info!(%db, "no db object available, closing connections to master"),
-            ClosedReason::NotEnabled(address) => {
+            RouteClosedReason::NoClusterData => self.log_no_cluster_data(had_data),
+            RouteClosedReason::NoProxyObject => info!("no proxy object available, closing connections to master"),
+            RouteClosedReason::NoDb(db) => info!(%db, "no db object available, closing connections to master"),
+            RouteClosedReason::NotEnabled(address) => {
                 info!(%address, "not proxying to master address since we aren't in the enabled proxies list");
             }
-            ClosedReason::NoAddress(db, advertised) => log_no_address(db, advertised, unresolved),
-            ClosedReason::OwnAddress(address) => {
+            RouteClosedReason::NoAddress(db, advertised) => log_no_address(db, advertised, unresolved),
+            RouteClosedReason::OwnAddress(address) => {
                 error!(%address, "the master's address is our own, closing connections to master: give the \
                                   proxy another --port, or the keeper another address");
             }
-            ClosedReason::UnusableData(unusable) => {
+            RouteClosedReason::UnusableData(unusable) => {
                 error!(error = %Chain(unusable), "cannot use the clusterdata, closing connections to master");
             }
         }
     }
 
     /// Logs once that the address in use is not confirmed any more, and once that it is again.
-    fn note_unconfirmed(&mut self, settled: Option<&MasterAddress>) {
+    fn note_unconfirmed(&mut self, master_address: Option<&MasterAddress>) {
         let before = self.unconfirmed.take();
-        let Some(MasterAddress::Kept {
-            address, reason: why, ..
-        }) = settled
-        else {
-            if let (Some(_), Some(MasterAddress::Confirmed(address))) = (before, settled) {
+        let Some(MasterAddress::Kept { address, reason, .. }) = master_address else {
+            if let (Some(_), Some(MasterAddress::Confirmed(address))) = (before, master_address) {
                 info!(%address, "the master's name resolves to its address again");
             }
             return;
         };
         if before.is_none() {
-            match why {
+            match reason {
                 UnconfirmedReason::NoAnswer(error) => {
                     warn!(%address, %error, "cannot resolve the master's address, keeping the last one until its lease ends");
                 }
@@ -162,7 +159,7 @@ impl RouteLog {
                 }
             }
         }
-        self.unconfirmed = Some(why.clone());
+        self.unconfirmed = Some(reason.clone());
     }
 
     fn log_no_cluster_data(&self, had_data: bool) {

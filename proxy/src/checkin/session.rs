@@ -13,7 +13,8 @@ use super::timing::CheckInTiming;
 use crate::address::MasterAddress;
 use crate::route::{MasterEndpoint, NetworkFacts, PublishInfo, Route, RouteDecision, StoredClusterData, decide};
 
-/// What has been done in a round, apart from what its answers show.
+/// How far a round has come. That cluster data were read, decided on and published shows in the other fields of
+/// [`Round`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 enum Stage {
     #[default]
@@ -117,14 +118,14 @@ impl CheckInSession {
             return CheckInStep::Listen(read_at);
         }
         // A lookup may take long, and a route to a master that is not named any more must not wait for it.
-        if self.open.take_if(|open| found.renames(open)).is_some() {
+        if self.open.take_if(|open| found.has_new_name(open)).is_some() {
             return CheckInStep::StopForwarding;
         }
         let Some(decided) = decided else {
             return CheckInStep::Resolve(found.master());
         };
         let decision = &decided.decision;
-        if self.open.take_if(|open| !open.is_behind(&decision.route)).is_some() {
+        if self.open.take_if(|open| !open.is_target_of(&decision.route)).is_some() {
             return CheckInStep::StopForwarding; // before anything is published (fencing F-1)
         }
         if let Some(step) = decided.next_before_publishing(stage, &found.stored) {
@@ -140,10 +141,10 @@ impl CheckInSession {
             _ if !decision.renews_lease => return CheckInStep::Done(CheckInResult::Unusable),
             (None, PublishInfo::No, Some(read_at)) => read_at,
             (None, PublishInfo::Try(generation) | PublishInfo::Must(generation), _) => {
-                return CheckInStep::Publish(found.content(generation, self.applied));
+                return CheckInStep::Publish(found.info_content(generation, self.applied));
             }
         };
-        // The same for a pause since the request was sent.
+        // A pause since the request was sent may have outlasted the lease as well.
         if stage.reach(Stage::ClocksComparedAgain) {
             return CheckInStep::CompareClocks;
         }
@@ -252,7 +253,7 @@ impl Found {
 
     /// Whether the master's endpoint has changed from the open route's to one with a name, which has to be looked up
     /// (proxy P-6).
-    fn renames(&self, open: &OpenEndpoint) -> bool {
+    fn has_new_name(&self, open: &OpenEndpoint) -> bool {
         let is_name = |endpoint: &MasterEndpoint| endpoint.host.parse::<IpAddr>().is_err();
         self.endpoint.as_ref().is_some_and(is_name) && open.endpoint != self.endpoint
     }
@@ -268,7 +269,7 @@ impl Found {
         }
     }
 
-    fn content(&self, generation: i64, applied: Option<CheckInTiming>) -> InfoContent {
+    fn info_content(&self, generation: i64, applied: Option<CheckInTiming>) -> InfoContent {
         let timeout = self.timing(applied).timeout;
         InfoContent {
             revision: self.document.revision,
@@ -303,7 +304,8 @@ impl Decided {
         if self.decision.publish == PublishInfo::No && stage.reach(Stage::RequestsDiscarded) {
             return Some(CheckInStep::DiscardRequests);
         }
-        let no_master_is_expected = matches!(&self.decision.route, Route::Closed(why) if !why.may_be_master_change());
+        let no_master_is_expected =
+            matches!(&self.decision.route, Route::Closed(reason) if !reason.may_be_master_change());
         if no_master_is_expected && stage.reach(Stage::MasterChangeEnded) {
             return Some(CheckInStep::EndMasterChange);
         }

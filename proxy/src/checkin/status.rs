@@ -42,11 +42,6 @@ impl StatusState {
     }
 }
 
-/// Truncates to milliseconds, for readability.
-fn to_millis(time: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
-}
-
 impl CheckInStatus {
     /// Returns the state before the first check-in.
     pub fn new(started: Boottime) -> Self {
@@ -117,6 +112,11 @@ impl CheckInStatus {
             "summary"
         );
     }
+}
+
+/// Truncates to milliseconds, for readability.
+fn to_millis(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::timing::CheckInTiming;
 use crate::address::MasterAddress;
 use crate::route::{MasterEndpoint, Route};
 
-/// One step of a check-in, to be performed before the next one is asked for.
+/// One step of a check-in, to be performed before the next one is requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum CheckInStep {
     /// Close the route if the machine may have been paused (fencing section 1). Answered by `clocks_compared`.
@@ -67,7 +67,7 @@ pub(super) struct GrantedRoute {
     pub(super) route: Route,
     /// The master's endpoint in the cluster data.
     pub(super) endpoint: Option<MasterEndpoint>,
-    /// Where the lease of an address ends that this check-in has only kept, and not confirmed.
+    /// End of the lease of an address that this check-in has only kept, and not confirmed.
     pub(super) kept_until: Option<Boottime>,
     pub(super) lease_start: Boottime,
     /// The length of the lease.
@@ -103,8 +103,8 @@ pub(super) enum PublishOutcome {
 }
 
 impl OpenEndpoint {
-    /// Whether the route leads to the same address (proxy P-6).
-    pub(super) fn is_behind(&self, route: &Route) -> bool {
+    /// Whether this route leads to the same address (proxy P-6).
+    pub(super) fn is_target_of(&self, route: &Route) -> bool {
         matches!(route, Route::Open { master, .. } if *master == self.address)
     }
 }

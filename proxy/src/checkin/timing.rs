@@ -29,9 +29,9 @@ impl Default for CheckInTiming {
 impl CheckInTiming {
     /// Returns the time limit of one check-in as a whole (proxy P-3).
     ///
-    /// After failures at least `pause`: a third of a valid proxyTimeout may be too short for any store, and then no
-    /// check-in would ever read the spec that corrects it. On a slow store there is time for four answers, but at most
-    /// half of the remaining lease is used, so that after a request without an answer there is time for another
+    /// After failures it is at least `pause`: a third of a valid proxyTimeout may be too short for any store, and then
+    /// no check-in would ever read the spec that corrects it. On a slow store there is time for four answers, but at
+    /// most half of the remaining lease is used, so that after a request without an answer there is time for another
     /// check-in. Two answers, a conflict and its retry, always have time.
     pub(super) fn attempt_limit(
         self,
@@ -41,12 +41,12 @@ impl CheckInTiming {
         lease_left: Duration,
     ) -> Duration {
         let usual = store_limit.min((self.timeout / 3).max(pause));
-        let timing = latency.saturating_mul(4);
+        let four_answers = latency.saturating_mul(4);
         if lease_left.is_zero() {
-            return usual.max(timing);
+            return usual.max(four_answers);
         }
         let two_answers = latency.saturating_mul(5) / 2;
-        usual.max(timing.min(lease_left / 2)).max(two_answers)
+        usual.max(four_answers.min(lease_left / 2)).max(two_answers)
     }
 
     /// Returns the pause after a good check-in (proxy P-2). It is counted from the sending of the answered request,

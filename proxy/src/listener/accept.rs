@@ -1,4 +1,4 @@
-//! The task of the listener: follows commands, notices the end of the lease, and accepts clients while it listens
+//! The task of the listener: carries out commands, detects the end of the lease, and accepts clients while it listens
 //! (proxy P-4, P-5). What becomes of a client is left to `admission`.
 
 use std::io;
@@ -89,7 +89,7 @@ impl Listener {
         (listener, handle)
     }
 
-    /// Follows commands until one of them sets `stop`. Returns an error only if the system has no timer for it.
+    /// Carries out commands until one of them sets `stop`. Returns an error only if the system has no timer for it.
     pub async fn run(mut self) -> io::Result<()> {
         let lease_timer = BoottimeTimer::new()?;
         let mut listening: Option<AsyncFd<OwnedFd>> = None;
@@ -102,9 +102,9 @@ impl Listener {
             let now = self.clock.now();
             let connections = command.backend.as_ref().map_or(0, |backend| backend.clients());
             // Checked in every round, because the check-in that would close the route may be what hangs (fencing F-4).
-            let lease_has_ended =
+            let disconnect_if_ended =
                 |backend: &Arc<Backend>| self.disconnector.disconnect_at_lease_end(backend.gate(), now);
-            if command.backend.as_ref().is_some_and(lease_has_ended) {
+            if command.backend.as_ref().is_some_and(disconnect_if_ended) {
                 self.metrics.route.set_open(false, self.clock.wall());
             }
             let leased = command.lease_end.is_some_and(|end| now < end);
@@ -136,7 +136,7 @@ impl Listener {
             let next_deadline = deadlines.into_iter().flatten().min();
             let retry_listen = should_listen && listening.is_none();
             tokio::select! {
-                biased; // a command is followed before the next client is admitted
+                biased; // a command is carried out before the next client is admitted
                 changed = self.commands.changed() => if changed.is_err() { return Ok(()) },
                 fired = lease_timer.wait_until(next_deadline.unwrap_or_default()), if next_deadline.is_some() => fired?,
                 () = tokio::time::sleep(LISTEN_RETRY_PAUSE), if retry_listen => {}
@@ -191,7 +191,7 @@ async fn accept_batch(admission: &Admission, listening: Option<&AsyncFd<OwnedFd>
                     return tokio::time::sleep(pause).await;
                 }
             }
-            Err(_nobody_waits) => return,
+            Err(_would_block) => return,
         }
     }
     tokio::task::yield_now().await;

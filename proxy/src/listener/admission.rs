@@ -19,7 +19,7 @@ use super::backend::{Backend, BackendGuard};
 use super::handle::ListenerCommand;
 use super::hold::{HeldClient, HoldQueue};
 use super::log_limits::LogLimits;
-use super::session::{ClientSession, ConnContext};
+use super::session::{ClientSession, SessionContext};
 use crate::metrics::{HoldOutcome, Metrics, RefusalReason};
 use crate::relay::socket_options::uses_pacing;
 use crate::relay::{ConnectionCount, RelayThread, ServerConnector};
@@ -46,7 +46,7 @@ pub(super) struct Admission {
 #[derive(Debug)]
 struct SessionWorker {
     thread: RelayThread,
-    context: Arc<ConnContext>,
+    context: Arc<SessionContext>,
 }
 
 impl Admission {
@@ -58,11 +58,11 @@ impl Admission {
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Self {
-        // Ask a new socket: the listening one may have got another congestion control already.
+        // Read from a new socket: the congestion control of the listening one may have been replaced already.
         let unbound = Socket::new(Domain::for_address(address), Type::STREAM, None).ok();
         let pacing = unbound.is_some_and(|unbound| uses_pacing(SockRef::from(&unbound)));
         let log_limits = Arc::new(LogLimits::default());
-        let context = |thread: &RelayThread| ConnContext {
+        let context = |thread: &RelayThread| SessionContext {
             counters: Arc::clone(thread.counters()),
             metrics: Arc::clone(&metrics),
             log_limits: Arc::clone(&log_limits),
@@ -73,7 +73,7 @@ impl Admission {
                 clock: clock.clone(),
             },
             relay: config.relay,
-            // A listening socket on loopback has got one that does not pace, and accepted sockets inherit it.
+            // `bind` has given a listening socket on loopback one that does not pace, and accepted sockets inherit it.
             client_pacing: pacing && !address.ip().to_canonical().is_loopback(),
             clock: clock.clone(),
         };
@@ -93,44 +93,6 @@ impl Admission {
             hold_queue: Mutex::default(),
             log_limits,
             clock,
-        }
-    }
-
-    /// Handles a failed accept (proxy P-14); `accept_and_close` tries it once more, with the spare descriptor. Returns how
-    /// long to pause before the next accept, if at all.
-    pub(super) fn handle_accept_error(
-        &self,
-        err: &io::Error,
-        accept_and_close: impl FnOnce() -> bool,
-    ) -> Option<Duration> {
-        match err.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::MFILE | Errno::NFILE) => {
-                self.log_limits.no_descriptors.log(
-                    self.clock.now(),
-                    || warn!(error = %err, "no descriptor for a client, closing it"),
-                );
-                let mut spare_fd = self.spare_descriptor.lock().unwrap_or_else(PoisonError::into_inner);
-                drop(spare_fd.take());
-                let closed = accept_and_close();
-                *spare_fd = open_spare_descriptor();
-                if closed {
-                    self.metrics.connections.accepted.increment(1);
-                    self.metrics.connections.count_refused(RefusalReason::Descriptors);
-                }
-                (!closed).then_some(ACCEPT_PAUSE)
-            }
-            Some(Errno::NOBUFS | Errno::NOMEM) => {
-                self.log_limits.no_memory.log(
-                    self.clock.now(),
-                    || warn!(error = %err, "no memory for a client, waiting"),
-                );
-                Some(ACCEPT_PAUSE)
-            }
-            // An error of the connection that was to be accepted (accept(2)). It is gone; the next one may be good.
-            _ => {
-                debug!(error = %err, "could not accept a client");
-                None
-            }
         }
     }
 
@@ -200,6 +162,44 @@ impl Admission {
         }
         self.metrics.connections.set_held(queue.clients.len());
         queue.clients.front().map(|held| held.until)
+    }
+
+    /// Handles a failed accept (proxy P-14); `accept_and_close` tries it once more, with the spare descriptor. Returns
+    /// how long to pause before the next accept, if at all.
+    pub(super) fn handle_accept_error(
+        &self,
+        err: &io::Error,
+        accept_and_close: impl FnOnce() -> bool,
+    ) -> Option<Duration> {
+        match err.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::MFILE | Errno::NFILE) => {
+                self.log_limits.no_descriptors.log(
+                    self.clock.now(),
+                    || warn!(error = %err, "no descriptor for a client, closing it"),
+                );
+                let mut spare_fd = self.spare_descriptor.lock().unwrap_or_else(PoisonError::into_inner);
+                drop(spare_fd.take());
+                let closed = accept_and_close();
+                *spare_fd = open_spare_descriptor();
+                if closed {
+                    self.metrics.connections.accepted.increment(1);
+                    self.metrics.connections.count_refused(RefusalReason::Descriptors);
+                }
+                (!closed).then_some(ACCEPT_PAUSE)
+            }
+            Some(Errno::NOBUFS | Errno::NOMEM) => {
+                self.log_limits.no_memory.log(
+                    self.clock.now(),
+                    || warn!(error = %err, "no memory for a client, waiting"),
+                );
+                Some(ACCEPT_PAUSE)
+            }
+            // An error of the connection that was to be accepted (accept(2)). It is gone; the next one may be good.
+            _ => {
+                debug!(error = %err, "could not accept a client");
+                None
+            }
+        }
     }
 
     fn start_session(&self, client: OwnedFd, count: ConnectionCount, backend: &Arc<Backend>) {

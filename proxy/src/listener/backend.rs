@@ -87,8 +87,8 @@ impl Deref for BackendGuard {
 impl Drop for BackendGuard {
     fn drop(&mut self) {
         let last = self.clients.fetch_sub(1, Ordering::Relaxed) == 1;
-        if let Some(shut) = self.gate.close_event().filter(|_| last) {
-            self.metrics.connections.backend_drained(shut, self.clock.now());
+        if let Some(closed) = self.gate.close_event().filter(|_| last) {
+            self.metrics.connections.backend_drained(closed, self.clock.now());
         }
     }
 }

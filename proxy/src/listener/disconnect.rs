@@ -32,8 +32,8 @@ impl Disconnector {
     }
 
     /// Closes the gate and starts the measurements.
-    pub fn disconnect(&self, gate: &Arc<Gate>, why: CloseReason, now: Boottime) {
-        gate.close_with(why, now, || self.measure(gate));
+    pub fn disconnect(&self, gate: &Arc<Gate>, reason: CloseReason, now: Boottime) {
+        gate.close_with(reason, now, || self.measure(gate));
     }
 
     /// Closes the gate if its lease has ended. Returns whether this call closed it.
@@ -48,8 +48,8 @@ impl Disconnector {
         for thread in self.threads.iter() {
             let (gate, metrics, clock) = (Arc::clone(gate), Arc::clone(&self.metrics), self.clock.clone());
             thread.spawn(async move {
-                if let Some(shut) = gate.close_event() {
-                    metrics.connections.thread_stopped(shut, clock.now());
+                if let Some(closed) = gate.close_event() {
+                    metrics.connections.thread_stopped(closed, clock.now());
                 }
             });
         }

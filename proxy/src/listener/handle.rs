@@ -1,5 +1,5 @@
-//! The listener as `checkin` sees it: what it is commanded to do, and what state it is in. How commands are followed is
-//! left to `accept`.
+//! The part of the listener that `checkin` uses: commands to it, and its state. How commands are carried out is left to
+//! `accept`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::backend::Backend;
 use super::disconnect::Disconnector;
 use crate::relay::{CloseReason, Gate};
 
-/// The state that `checkin` wants the listener to be in. Only the latest command counts.
+/// The desired state of the listener, set by `checkin`. Only the latest command counts.
 #[derive(Debug, Clone, Default)]
 pub struct ListenerCommand {
     /// End of the lease of the last good check-in; `None` before the first read of the store (proxy P-5).
@@ -43,7 +43,7 @@ pub enum ListenState {
     Failed(String),
 }
 
-/// The other side of a [`Listener`](super::Listener), held by `checkin`. The listener ends when it is dropped.
+/// The other side of a [`Listener`](super::Listener), held by `checkin`. Dropping it ends the listener.
 #[derive(Debug)]
 pub struct ListenerHandle {
     commands: watch::Sender<ListenerCommand>,
@@ -75,7 +75,7 @@ impl ListenerHandle {
         self.commands.send_modify(change);
     }
 
-    /// Changes the command, and has the listener look at it only if `change` returns true. Returns that.
+    /// Changes the command, and wakes the listener only if `change` returns true. Returns that.
     pub fn command_if(&self, change: impl FnOnce(&mut ListenerCommand) -> bool) -> bool {
         self.commands.send_if_modified(change)
     }

@@ -17,7 +17,7 @@ use crate::relay::{self, ByteCounters, ConnectError, ConnectionCount, RelayConfi
 
 /// What all sessions of a relay thread share.
 #[derive(Debug)]
-pub(super) struct ConnContext {
+pub(super) struct SessionContext {
     pub(super) counters: Arc<ByteCounters>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) log_limits: Arc<LogLimits>,
@@ -31,7 +31,7 @@ pub(super) struct ConnContext {
 /// One admitted client. It exists as long as the connection, so it is small.
 pub(super) struct ClientSession {
     pub(super) backend: BackendGuard,
-    pub(super) context: Arc<ConnContext>,
+    pub(super) context: Arc<SessionContext>,
     pub(super) _counts: [ConnectionCount; 2],
 }
 
@@ -39,7 +39,7 @@ impl ClientSession {
     pub(super) async fn run(self, client: OwnedFd) {
         // The future of the connect is larger than that of the relay. Boxed, it is freed before relaying begins.
         let (client, server, took) = match Box::pin(self.prepare(client)).await {
-            Ok(arrived) => arrived,
+            Ok(connected) => connected,
             Err(err) => return self.reject(&err),
         };
         let open = self.context.metrics.connections.opened(took);
@@ -52,11 +52,11 @@ impl ClientSession {
         )
         .await;
         drop(open);
-        let cut = self.backend.gate().close_event().map(|shut| shut.reason);
-        self.context.metrics.connections.count_ended(&ended, cut);
+        let close_reason = self.backend.gate().close_event().map(|closed| closed.reason);
+        self.context.metrics.connections.count_ended(&ended, close_reason);
         match ended {
             RelayEnd::Failed(err) => debug!(error = %Chain(&err), "connection failed"),
-            ended => debug!(?ended, ?cut, "connection ended"),
+            ended => debug!(?ended, cut = ?close_reason, "connection ended"),
         }
     }
 

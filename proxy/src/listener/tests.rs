@@ -9,7 +9,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::backend::BackendGuard;
 use super::log_limits::RateLimited;
-use super::session::{ClientSession, ConnContext};
+use super::session::{ClientSession, SessionContext};
 use super::*;
 use crate::metrics::Metrics;
 use crate::relay::socket_options::{disable_pacing, uses_pacing};
@@ -95,7 +95,7 @@ fn a_rate_limited_line_is_not_repeated_at_once() {
 /// Returns a session for a client of this server.
 fn session(master: SocketAddr, gate: Gate) -> ClientSession {
     let metrics = Arc::new(Metrics::register(1));
-    let context = ConnContext {
+    let context = SessionContext {
         counters: metrics.relay.thread_counters(0),
         metrics: Arc::clone(&metrics),
         log_limits: Arc::default(),

@@ -1,5 +1,5 @@
-//! What the proxy did with its clients: accepted, refused, held, connected and ended. When that is counted is decided by
-//! `listener`.
+//! What the proxy did with its clients: accepted, refused, held, connected and ended. When that is counted is decided
+//! by `listener`.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -67,7 +67,7 @@ pub enum HoldOutcome {
     Expired,
     /// Closed because there will be no new master, or because the proxy drains.
     RouteClosed,
-    /// Found closed by the client when room was needed.
+    /// Closed by the client, which was found when room was needed.
     Abandoned,
 }
 
@@ -100,8 +100,8 @@ const END_REASONS: [&str; 7] = [
     "stopping",
 ];
 
-fn end_reason(ended: &RelayEnd, cut: Option<CloseReason>) -> usize {
-    match (ended, cut) {
+fn end_reason(ended: &RelayEnd, close_reason: Option<CloseReason>) -> usize {
+    match (ended, close_reason) {
         (RelayEnd::ClientFinished, _) => 0,
         (RelayEnd::ServerFinished, _) => 1,
         (RelayEnd::Failed(_), _) => 2,
@@ -196,9 +196,9 @@ impl ConnectionMetrics {
         OpenConnection(&self.open)
     }
 
-    /// Counts an ended connection. `cut` is why its gate closed, if it did.
-    pub fn count_ended(&self, ended: &RelayEnd, cut: Option<CloseReason>) {
-        self.ended[end_reason(ended, cut)].increment(1);
+    /// Counts an ended connection. `close_reason` is why its gate closed, if it did.
+    pub fn count_ended(&self, ended: &RelayEnd, close_reason: Option<CloseReason>) {
+        self.ended[end_reason(ended, close_reason)].increment(1);
     }
 
     /// Returns the number of clients that were not connected to the master.
@@ -233,13 +233,13 @@ impl ConnectionMetrics {
     }
 
     /// Records how long it took until the last client of a closed backend was gone.
-    pub fn backend_drained(&self, shut: CloseEvent, now: Boottime) {
-        self.drop_seconds.set(now.since(shut.at).as_secs_f64());
+    pub fn backend_drained(&self, closed: CloseEvent, now: Boottime) {
+        self.drop_seconds.set(now.since(closed.at).as_secs_f64());
     }
 
     /// Records that a relay thread forwards nothing for a closed gate any more. The last thread determines the value.
-    pub fn thread_stopped(&self, shut: CloseEvent, now: Boottime) {
-        self.stop_seconds.set(now.since(shut.at).as_secs_f64());
+    pub fn thread_stopped(&self, closed: CloseEvent, now: Boottime) {
+        self.stop_seconds.set(now.since(closed.at).as_secs_f64());
     }
 }
 
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_its_own_place() {
+    fn every_reason_has_its_own_counter() {
         for (at, reason) in RefusalReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, at);
         }
@@ -270,7 +270,7 @@ mod tests {
             CloseReason::ClockJump,
             CloseReason::Stopping,
         ]
-        .map(|cut| end_reason(&RelayEnd::GateClosed, Some(cut)));
+        .map(|reason| end_reason(&RelayEnd::GateClosed, Some(reason)));
         assert_eq!(
             ends.map(|at| END_REASONS[at]),
             ["route_change", "lease", "clock_jump", "stopping"]

@@ -1,7 +1,7 @@
-//! The engine on epoll, by way of the runtime: a connection is one task that polls both directions, two descriptors, and
-//! no allocation per direction while it is idle. Bytes are never inspected (proxy P-16).
+//! The engine on epoll, by way of the runtime: a connection is one task that polls both directions, two descriptors,
+//! and no allocation per direction while it is idle. Bytes are never inspected (proxy P-16).
 //!
-//! Two methods move them: `copy` for small messages, `splice` for bulk. Each call returns a `Transfer`; a method asks
+//! Two methods move them: `copy` for small messages, `splice` for bulk. Each call returns a `Transfer`; a method checks
 //! the gate between reading and writing. When the gate closes is decided elsewhere.
 
 mod batching;

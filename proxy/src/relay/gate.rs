@@ -19,7 +19,7 @@ mod atomic {
 ///
 /// Every opening of a route creates a new gate, and a closed gate stays closed, so a connection needs no generation
 /// number beside it. Each successful check-in renews the lease, and every forward compares it with the clock. Both are
-/// one atomic, the end of the lease or 0: two atomics could be read on either side of a pause and both look good
+/// one atomic, the end of the lease or 0: two atomics could be read on either side of a pause and both be valid
 /// although they never were at the same moment.
 #[derive(Debug)]
 pub struct Gate {
@@ -85,7 +85,7 @@ impl Gate {
 
     /// Whether bytes that have been read from one socket may be written to the other (fencing F-3).
     ///
-    /// Must be called after the read and before the write. A yes then proves that the lease was valid at a moment after
+    /// Must be called after the read and before the write. True then proves that the lease was valid at a moment after
     /// the read, so the bytes were sent before any other master could be published. A check before the read would prove
     /// nothing if the process is paused in between. Costs one clock read through the vDSO and one comparison.
     #[expect(clippy::disallowed_methods, reason = "the relay reads the clock at every forward")]

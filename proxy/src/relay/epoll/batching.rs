@@ -1,7 +1,7 @@
 //! Batches the wake-ups of a bulk stream. PostgreSQL's COPY sends 8 KiB at a time, and one wake-up for each costs more
 //! than forwarding it. Batching only raises the low-water mark from which on the kernel reports the socket as readable
 //! (`SO_RCVLOWAT`, socket(7)), to the amount that arrives in a fraction of a millisecond; reading and writing is left
-//! to the methods, which take what is there. More than proxy section 4 asks for, both directions are batched: a
+//! to the methods, which take what is there. More than proxy section 4 requires, both directions are batched: a
 //! client's COPY is a stream as well.
 
 use std::ops::RangeInclusive;
@@ -32,18 +32,18 @@ const LARGE_BYTES: usize = 1024 * 1024;
 const READ_BYTES_MIN: usize = 4 * 1024;
 /// Number of such reads in a row, without data in the other direction, from which on a stream is batched.
 const STREAM_READS: u32 = 32;
-/// Highest number required. It doubles after each stream that ended soon, since batching delayed its end for little
-/// gain.
+/// Highest number required. The number doubles after each stream that ended soon, since batching delayed its end for
+/// little gain.
 const STREAM_READS_MAX: u32 = 4096;
 /// A stream that was batched for fewer reads ended soon.
-const READS_WORTH_IT: u32 = 64;
+const LONG_STREAM_READS: u32 = 64;
 /// Without data for a whole tick a stream has stalled or is slow: what it has sent may be waiting below the mark.
 const TICK: Duration = Duration::from_millis(1);
 /// If at least this much was waiting, the stream is slow: the mark is raised again, so that the data of a tick are read
 /// together.
 const SLOW_BYTES: usize = 16 * 1024;
 
-/// Whether the stream of one source is batched. Off at first, and whenever data arrives in the other direction.
+/// The batching of one source's stream. Off at first, and whenever data arrives in the other direction.
 #[derive(Debug, Default)]
 pub(super) struct StreamBatching {
     /// Stream reads in a row.
@@ -161,7 +161,7 @@ impl StreamBatching {
     /// Ends batching of the stream and decides how soon the next one is batched.
     fn end_stream(&mut self) {
         let Some(stream) = self.stream.take() else { return };
-        if stream.reads >= READS_WORTH_IT {
+        if stream.reads >= LONG_STREAM_READS {
             self.doublings = 0;
         } else if self.reads_needed() < STREAM_READS_MAX {
             self.doublings += 1;

@@ -40,7 +40,7 @@ impl CopyMethod {
         self.pending.is_some()
     }
 
-    /// Writes the rest of an earlier transfer, if there is one. Then reads once from `source`, asks the gate, and
+    /// Writes the rest of an earlier transfer, if there is one. Then reads once from `source`, checks the gate, and
     /// writes to `sink`.
     pub(super) fn transfer(
         &mut self,

@@ -32,7 +32,7 @@ pub(super) struct Endpoints<'a> {
     pub(super) sink: &'a Socket,
     /// Which side the sink is.
     pub(super) sink_side: Side,
-    /// Asked between reading and writing.
+    /// Checked between reading and writing.
     pub(super) gate: &'a Gate,
     pub(super) counters: &'a ByteCounters,
     /// Whether the other direction is done. Then both sockets are closed after this one, which passes its end on. A

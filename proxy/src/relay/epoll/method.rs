@@ -8,7 +8,7 @@ use super::copy;
 const FULL_READS: u8 = 2;
 /// Small reads in a row after which it is copied again.
 const SMALL_READS: u8 = 3;
-/// Largest read that counts as small while splicing, plus one.
+/// A read of fewer bytes counts as small while splicing.
 const SMALL_BYTES: usize = 16 * 1024;
 
 /// Which methods a connection uses. All but the first are for tests and measurements.
@@ -34,11 +34,12 @@ pub(super) enum Method {
     Splice,
 }
 
-/// The recent history of one direction.
+/// Selects the method of one direction by its recent reads.
 #[derive(Debug, Default)]
 pub(super) struct MethodSelector {
     splicing: bool,
     splice_unsupported: bool,
+    /// Full reads in a row while copying, small ones while splicing.
     streak: u8,
 }
 
@@ -63,18 +64,18 @@ impl MethodSelector {
             self.splicing = method == Method::Copy;
             return;
         }
-        let (counts, enough) = match method {
+        let (continues_streak, needed) = match method {
             Method::Copy => (bytes == copy::BUFFER_BYTES, FULL_READS),
             Method::Splice => (bytes < SMALL_BYTES, SMALL_READS),
         };
-        self.streak = if counts { self.streak + 1 } else { 0 };
-        if self.streak >= enough {
+        self.streak = if continues_streak { self.streak + 1 } else { 0 };
+        if self.streak >= needed {
             self.splicing = method == Method::Copy;
             self.streak = 0;
         }
     }
 
-    /// Records that no pipe is available: splicing has to be earned anew by full reads.
+    /// Records that no pipe is available: splicing begins again only after full reads.
     pub(super) fn note_no_pipe(&mut self) {
         (self.splicing, self.streak) = (false, 0);
     }
@@ -92,11 +93,11 @@ mod tests {
     const FULL: usize = copy::BUFFER_BYTES;
 
     fn after(rounds: &[usize]) -> Method {
-        let mut flow = MethodSelector::default();
+        let mut selector = MethodSelector::default();
         for bytes in rounds {
-            flow.note_read(flow.method(MethodPolicy::Adaptive), *bytes, MethodPolicy::Adaptive);
+            selector.note_read(selector.method(MethodPolicy::Adaptive), *bytes, MethodPolicy::Adaptive);
         }
-        flow.method(MethodPolicy::Adaptive)
+        selector.method(MethodPolicy::Adaptive)
     }
 
     #[test]
@@ -117,33 +118,33 @@ mod tests {
     // copying comes in between where splicing finds an urgent byte
     #[test]
     fn a_streak_survives_a_transfer_by_the_other_method() {
-        let mut flow = MethodSelector::default();
+        let mut selector = MethodSelector::default();
         for _ in 0..FULL_READS {
-            flow.note_read(Method::Copy, FULL, MethodPolicy::Adaptive);
+            selector.note_read(Method::Copy, FULL, MethodPolicy::Adaptive);
         }
-        flow.note_read(Method::Splice, 1, MethodPolicy::Adaptive);
-        flow.note_read(Method::Splice, 1, MethodPolicy::Adaptive);
+        selector.note_read(Method::Splice, 1, MethodPolicy::Adaptive);
+        selector.note_read(Method::Splice, 1, MethodPolicy::Adaptive);
         for _ in 0..300 {
-            flow.note_read(Method::Copy, FULL, MethodPolicy::Adaptive);
-            assert_eq!(flow.method(MethodPolicy::Adaptive), Method::Splice);
+            selector.note_read(Method::Copy, FULL, MethodPolicy::Adaptive);
+            assert_eq!(selector.method(MethodPolicy::Adaptive), Method::Splice);
         }
     }
 
     #[test]
     fn missing_kernel_support_is_permanent_and_a_lack_of_pipes_temporary() {
-        let mut flow = MethodSelector::default();
-        let full_twice = |flow: &mut MethodSelector| {
+        let mut selector = MethodSelector::default();
+        let full_twice = |selector: &mut MethodSelector| {
             for _ in 0..2 {
-                flow.note_read(Method::Copy, FULL, MethodPolicy::Adaptive);
+                selector.note_read(Method::Copy, FULL, MethodPolicy::Adaptive);
             }
         };
-        full_twice(&mut flow);
-        flow.note_no_pipe();
-        assert_eq!(flow.method(MethodPolicy::Adaptive), Method::Copy);
-        full_twice(&mut flow);
-        assert_eq!(flow.method(MethodPolicy::Adaptive), Method::Splice);
-        flow.note_splice_unsupported();
-        assert_eq!(flow.method(MethodPolicy::Adaptive), Method::Copy);
-        assert_eq!(flow.method(MethodPolicy::Splice), Method::Copy);
+        full_twice(&mut selector);
+        selector.note_no_pipe();
+        assert_eq!(selector.method(MethodPolicy::Adaptive), Method::Copy);
+        full_twice(&mut selector);
+        assert_eq!(selector.method(MethodPolicy::Adaptive), Method::Splice);
+        selector.note_splice_unsupported();
+        assert_eq!(selector.method(MethodPolicy::Adaptive), Method::Copy);
+        assert_eq!(selector.method(MethodPolicy::Splice), Method::Copy);
     }
 }

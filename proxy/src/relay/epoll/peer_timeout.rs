@@ -1,8 +1,8 @@
-//! When a peer is given up that bytes wait for: after a time without any acknowledgement in which the kernel kept
-//! probing it. A peer that acknowledges but does not read is never given up (proxy P-13). Idle peers are left to
-//! keepalive.
+//! Decides when to give up a peer for which bytes are waiting: after a time without any acknowledgement in which the
+//! kernel kept probing it. A peer that acknowledges but does not read is never given up (proxy P-13). Idle peers are
+//! left to keepalive.
 //!
-//! Two counters of the kernel tell how often it probed (tcp_info of linux/tcp.h). With a closed receive window the peer
+//! Two counters of the kernel show how often it probed (tcp_info of linux/tcp.h). With a closed receive window the peer
 //! is probed, otherwise bytes are retransmitted. Any acknowledgement resets the first counter, one of new bytes the
 //! second, and each the time since the last acknowledgement. The time alone is not enough, because the intervals
 //! between probes grow up to two minutes. Retransmissions into a window that the peer has shrunk count as neither; then
@@ -92,7 +92,7 @@ pub(super) async fn wait_for_either(client: &SharedFd, server: &SharedFd, timeou
 mod tests {
     use super::*;
 
-    const ROOM: PeerStats = PeerStats {
+    const NO_PROBES: PeerStats = PeerStats {
         last_ack_ms: 0,
         probes: 0,
         retransmits: 0,
@@ -109,20 +109,20 @@ mod tests {
     #[test]
     fn a_peer_that_leaves_all_probes_unanswered_times_out() {
         let last_ack_ms = 25_000;
-        for questions in [3, 4, u8::MAX] {
+        for unanswered in [3, 4, u8::MAX] {
             check(
                 PeerStats {
                     last_ack_ms,
-                    probes: questions,
-                    ..ROOM
+                    probes: unanswered,
+                    ..NO_PROBES
                 },
                 true,
             );
             check(
                 PeerStats {
                     last_ack_ms,
-                    retransmits: questions,
-                    ..ROOM
+                    retransmits: unanswered,
+                    ..NO_PROBES
                 },
                 true,
             );
@@ -136,7 +136,7 @@ mod tests {
             PeerStats {
                 last_ack_ms,
                 probes: 9,
-                ..ROOM
+                ..NO_PROBES
             },
             false,
         );
@@ -144,7 +144,7 @@ mod tests {
             PeerStats {
                 last_ack_ms,
                 retransmits: 9,
-                ..ROOM
+                ..NO_PROBES
             },
             false,
         );
@@ -154,12 +154,18 @@ mod tests {
     #[test]
     fn a_peer_that_acknowledges_and_does_not_read_never_times_out() {
         let last_ack_ms = 119_000; // the kernel has probed for hours, and now does so every two minutes
-        check(PeerStats { last_ack_ms, ..ROOM }, false);
+        check(
+            PeerStats {
+                last_ack_ms,
+                ..NO_PROBES
+            },
+            false,
+        );
         check(
             PeerStats {
                 last_ack_ms,
                 probes: 1,
-                ..ROOM
+                ..NO_PROBES
             },
             false,
         ); // probed just now
@@ -167,7 +173,7 @@ mod tests {
             PeerStats {
                 last_ack_ms,
                 probes: 2,
-                ..ROOM
+                ..NO_PROBES
             },
             false,
         ); // and one was lost
@@ -180,7 +186,7 @@ mod tests {
             PeerStats {
                 last_ack_ms,
                 retransmits: 12,
-                ..ROOM
+                ..NO_PROBES
             },
             false,
         );

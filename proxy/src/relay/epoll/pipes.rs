@@ -33,8 +33,8 @@ struct PipePool {
 /// A pipe that is empty, or whose user knows how much it holds.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    take: OwnedFd,
-    give: OwnedFd,
+    read_end: OwnedFd,
+    write_end: OwnedFd,
     /// How many bytes it can hold. Fewer if they come in many small segments, since each takes a slot.
     pub(super) bytes_max: usize,
     _count: PipeCount,
@@ -67,12 +67,12 @@ impl Pipe {
 
     /// The end that bytes are read from.
     pub(super) fn read_end(&self) -> BorrowedFd<'_> {
-        self.take.as_fd()
+        self.read_end.as_fd()
     }
 
     /// The end that bytes are written to.
     pub(super) fn write_end(&self) -> BorrowedFd<'_> {
-        self.give.as_fd()
+        self.write_end.as_fd()
     }
 }
 
@@ -82,14 +82,14 @@ impl PipePool {
         if self.open_count.fetch_add(1, Ordering::Relaxed) >= limit() {
             return None;
         }
-        let (take, give) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        let (read_end, write_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         let bytes_max = PIPE_BYTES
             .into_iter()
-            .find_map(|bytes| rustix::pipe::fcntl_setpipe_size(&give, bytes).ok())
-            .or_else(|| rustix::pipe::fcntl_getpipe_size(&give).ok())?;
+            .find_map(|bytes| rustix::pipe::fcntl_setpipe_size(&write_end, bytes).ok())
+            .or_else(|| rustix::pipe::fcntl_getpipe_size(&write_end).ok())?;
         (bytes_max >= PIPE_BYTES_MIN).then_some(Pipe {
-            take,
-            give,
+            read_end,
+            write_end,
             bytes_max,
             _count: count,
         })
@@ -126,8 +126,8 @@ mod tests {
     /// Returns the number of pipes of this thread in use, and idle.
     pub(in super::super) fn pipe_counts() -> (usize, usize) {
         POOL.with_borrow(|pool| {
-            let waiting = pool.idle.len();
-            (pool.open_count.load(Ordering::Relaxed) - waiting, waiting)
+            let idle = pool.idle.len();
+            (pool.open_count.load(Ordering::Relaxed) - idle, idle)
         })
     }
 
@@ -135,18 +135,18 @@ mod tests {
     fn an_empty_pipe_is_used_again_and_a_dropped_one_is_not() {
         let pipe = Pipe::acquire().unwrap();
         assert!(pipe.bytes_max >= PIPE_BYTES_MIN);
-        let number = std::os::fd::AsRawFd::as_raw_fd(&pipe.take);
+        let number = std::os::fd::AsRawFd::as_raw_fd(&pipe.read_end);
         assert_eq!(pipe_counts(), (1, 0));
         pipe.release();
         assert_eq!(pipe_counts(), (0, 1));
         let again = Pipe::acquire().unwrap();
-        assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&again.take), number);
+        assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&again.read_end), number);
         drop(again);
         assert_eq!(pipe_counts(), (0, 0));
     }
 
     #[test]
-    fn there_are_no_more_than_the_limit_and_few_wait() {
+    fn there_are_no_more_than_the_limit_and_few_stay_idle() {
         let all: Vec<Pipe> = (0..PIPES_MAX).map(|_| Pipe::acquire().unwrap()).collect();
         assert!(Pipe::acquire().is_none());
         assert_eq!(pipe_counts(), (PIPES_MAX, 0));

@@ -121,9 +121,7 @@ impl Socket {
         }));
         Ok(())
     }
-}
 
-impl Socket {
     /// Makes the peer receive a reset when the socket is closed, even with bytes in transit.
     pub(super) fn reset_on_close(&self) {
         if let Some(io) = &self.io {

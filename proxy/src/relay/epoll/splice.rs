@@ -44,11 +44,11 @@ impl SpliceMethod {
         self.pending.is_some()
     }
 
-    /// Empties the pipe of an earlier transfer, if there is one. Then fills a pipe once from `source`, asks the gate,
+    /// Empties the pipe of an earlier transfer, if there is one. Then fills a pipe once from `source`, checks the gate,
     /// and empties it into `sink`.
     ///
     /// If there is nothing to splice although urgent bytes were announced, or at the end of a stream, the copy method
-    /// has to look: splice(2) does not get past urgent bytes.
+    /// has to read: splice(2) does not get past urgent bytes.
     pub(super) fn transfer(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,5 +1,5 @@
-//! The only unsafe code: system calls that the safe wrappers do not offer. Each function borrows or owns its
-//! descriptors and returns `io::Result`.
+//! The only unsafe code of the proxy: system calls that the safe wrappers do not offer. Each function borrows or owns
+//! its descriptors and returns `io::Result`.
 #![allow(unsafe_code, reason = "the one module that may, see ARCHITECTURE.md")]
 
 use std::io;
@@ -82,8 +82,8 @@ unsafe fn get_option<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int
     let socket = socket.as_fd();
     let mut value = MaybeUninit::<T>::zeroed();
     let mut length = size_of::<T>() as libc::socklen_t;
-    // SAFETY: `socket` is borrowed, so the descriptor stays open for the call; the kernel writes as many bytes through the
-    // first pointer as the length behind the second one says at most, and that is the size of `value`.
+    // SAFETY: `socket` is borrowed, so the descriptor stays open for the call; the kernel writes as many bytes through
+    // the first pointer as the length behind the second one says at most, and that is the size of `value`.
     let status = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

@@ -1,4 +1,4 @@
-//! The word that every forward reads: the end of the lease, or 0 once closed. It has no clock and wakes no task. Its
+//! The atomic that every forward reads: the end of the lease, or 0 once closed. It has no clock and wakes no task. Its
 //! atomics come from `super::atomic`, so that the tests can run the same code under every interleaving.
 
 use super::atomic::{AtomicU64, Ordering};
