@@ -61,7 +61,7 @@ pub enum ConfigError {
     /// A file named by a TLS option.
     #[error("cannot create store tls config")]
     Tls(#[from] TlsError),
-    /// `--store-timeout` of zero (store S-19, **REC**).
+    /// `--store-timeout` of zero (store S-19).
     #[error("--store-timeout must be greater than 0")]
     Timeout,
 }

@@ -18,7 +18,7 @@ mod connect;
 mod connection;
 mod endpoints;
 mod io;
-mod liveness;
+mod monitor;
 
 use self::connect::connect_endpoint;
 use self::endpoints::EndpointTable;
@@ -26,7 +26,7 @@ use self::endpoints::EndpointTable;
 pub(crate) use self::connect::ConnectionGone;
 pub(crate) use self::connection::Connection;
 
-/// Delays between two attempts to connect (store 3.3, **REC**).
+/// Delays between two attempts to connect (store 3.3).
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
@@ -39,7 +39,7 @@ pub(super) struct StoreConnections {
     next_index: AtomicUsize,
 }
 
-/// Stops connecting when the last clone of the store is dropped.
+/// The tasks that keep the endpoints connected. They end when the last clone of the store is dropped.
 struct ConnectTasks(Vec<AbortHandle>);
 
 impl Drop for ConnectTasks {
@@ -74,14 +74,14 @@ impl StoreConnections {
     /// runtime.
     pub(super) async fn ready(&self) -> Connection {
         self.connect_tasks.get_or_init(|| self.connect_all());
-        let mut news = self.endpoints.subscribe();
+        let mut connected = self.endpoints.subscribe();
         loop {
-            news.mark_unchanged();
+            connected.mark_unchanged();
             if let Some(connection) = self.choose(None) {
                 return connection;
             }
             // the sender is part of `self`, so this cannot fail
-            let _ = news.changed().await;
+            let _ = connected.changed().await;
         }
     }
 
@@ -107,13 +107,13 @@ impl StoreConnections {
         measured.unwrap_or_default()
     }
 
-    fn choose(&self, besides: Option<&Connection>) -> Option<Connection> {
+    fn choose(&self, except: Option<&Connection>) -> Option<Connection> {
         let mut live = self.endpoints.live();
-        live.retain(|connection| besides.is_none_or(|other| !connection.is(other)));
+        live.retain(|connection| except.is_none_or(|other| !connection.is_same_as(other)));
         let expected: Vec<Duration> = live.iter().map(Connection::expected).collect();
-        let choice = fastest(&expected);
+        let candidates = fastest(&expected);
         let turn = self.next_index.fetch_add(1, Ordering::Relaxed);
-        let chosen = *choice.get(turn.checked_rem(choice.len())?)?;
+        let chosen = *candidates.get(turn.checked_rem(candidates.len())?)?;
         live.into_iter().nth(chosen)
     }
 
@@ -133,10 +133,10 @@ impl StoreConnections {
 /// Keeps one endpoint connected. A delay follows each failure and each connection that ended soon.
 async fn maintain_connection(config: StoreConfig, clock: Clock, index: usize, endpoints: Arc<EndpointTable>) {
     let endpoint = &config.endpoints[index];
-    let mut pause = Duration::ZERO;
+    let mut backoff = Duration::ZERO;
     loop {
-        sleep(pause).await;
-        pause = (pause * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
+        sleep(backoff).await;
+        backoff = (backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
         match connect_endpoint(&config, &clock, index).await {
             Ok(connection) => {
                 debug!(%endpoint, "connected to the store");
@@ -145,7 +145,7 @@ async fn maintain_connection(config: StoreConfig, clock: Clock, index: usize, en
                 tokio::select! {
                     () = connection.closed() => {}
                     () = sleep(BACKOFF_MAX) => {
-                        pause = Duration::ZERO;
+                        backoff = Duration::ZERO;
                         tokio::select! {
                             () = connection.closed() => {}
                             _ = connection.probe(config.keys.cluster_data(), config.timeout), if is_one_of_several => {}

@@ -24,7 +24,7 @@ use base::clock::Boottime;
 use crate::entry::{Entry, KeyRange, LeaseId, Revision};
 use crate::error::StoreError;
 use crate::kv::read_all;
-use crate::session::EtcdSession;
+use crate::session::ElectionSession;
 use crate::store::Store;
 use crate::txn::Txn;
 
@@ -156,7 +156,7 @@ enum CampaignEnd {
 
 impl Candidate {
     async fn campaign_loop(mut self) {
-        let (mut pause, mut start_logged) = (BACKOFF_MIN, false);
+        let (mut backoff, mut start_logged) = (BACKOFF_MIN, false);
         loop {
             if !std::mem::replace(&mut start_logged, true) {
                 info!("Trying to acquire sentinels leadership");
@@ -164,7 +164,7 @@ impl Candidate {
             let won_before = self.won;
             let end = self.campaign().await;
             if self.won != won_before {
-                (pause, start_logged) = (BACKOFF_MIN, false);
+                (backoff, start_logged) = (BACKOFF_MIN, false);
             }
             match end {
                 Ok(CampaignEnd::Stopped) => return,
@@ -176,10 +176,10 @@ impl Candidate {
                 Err(error) => {
                     error!(error = %Chain(&error), "election loop error");
                     start_logged = false;
-                    if self.stop.run_until_cancelled(sleep(pause)).await.is_none() {
+                    if self.stop.run_until_cancelled(sleep(backoff)).await.is_none() {
                         return;
                     }
-                    pause = (pause * 2).min(BACKOFF_MAX);
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
                 }
             }
         }
@@ -212,17 +212,17 @@ impl Candidate {
         end
     }
 
-    async fn open_session(&mut self) -> Result<EtcdSession, StoreError> {
+    async fn open_session(&mut self) -> Result<ElectionSession, StoreError> {
         revoke_all(&self.store, &self.stale).await?;
         self.stale.clear();
-        let session = EtcdSession::open(&self.store).await?;
+        let session = ElectionSession::open(&self.store).await?;
         self.stale = session.leases();
         Ok(session)
     }
 
     /// Puts the candidate key, waits for all older candidates to go, then leads until the own key is deleted (store
     /// E-2, E-3).
-    async fn campaign_in_session(&mut self, session: &EtcdSession) -> Result<CampaignEnd, StoreError> {
+    async fn campaign_in_session(&mut self, session: &ElectionSession) -> Result<CampaignEnd, StoreError> {
         let lease = session.lease();
         let key = self.store.keys().candidate(lease);
         let enter = Txn::new().if_absent(&key).put_leased(&key, self.uid.as_str(), lease);
@@ -259,14 +259,14 @@ impl Candidate {
         }
     }
 
-    fn become_leader(&mut self, session: &EtcdSession, key: String, create_revision: Revision) {
+    fn become_leader(&mut self, session: &ElectionSession, key: String, create_revision: Revision) {
         self.won += 1;
         info!("sentinel leadership acquired");
         let leader = Leader {
             key,
             create_revision,
             count: self.won,
-            lease_end: session.end_of_lease(),
+            lease_end: session.shared_lease_end(),
         };
         self.publish.send_replace(Leadership::Leader(leader));
     }

@@ -14,7 +14,7 @@ pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 /// afterwards, fills fewer.
 const SLOW_SAMPLES: usize = 10;
 /// Consecutive samples that allow a shorter TTL: 20 s. A change costs two writes.
-const QUICK_SAMPLES: usize = 40;
+const FAST_SAMPLES: usize = 40;
 
 /// Returns the TTL for a store of this latency.
 ///
@@ -26,12 +26,12 @@ pub(super) fn ttl_for(latency: Duration) -> Duration {
     Duration::from_secs(wanted.as_secs() + u64::from(wanted.subsec_nanos() > 0)).clamp(TTL, TTL_MAX)
 }
 
-/// Returns whether a lease that was requested and granted with these TTLs is kept although another TTL would be chosen.
+/// Returns whether a lease that was requested and granted with these TTLs is kept although `fitting` would be chosen.
 ///
 /// A lease that is too short may expire before it is renewed. One that is far too long delays the next leader after a
 /// crash.
-pub(super) fn is_acceptable(suits: Duration, requested: Duration, granted: Duration) -> bool {
-    suits <= granted && suits.saturating_mul(2) > requested
+pub(super) fn is_acceptable(fitting: Duration, requested: Duration, granted: Duration) -> bool {
+    fitting <= granted && fitting.saturating_mul(2) > requested
 }
 
 /// A change of the TTL that the recent latency requires.
@@ -59,25 +59,25 @@ impl LatencyWindow {
         if latency.is_zero() {
             return;
         }
-        if self.samples.len() == QUICK_SAMPLES {
+        if self.samples.len() == FAST_SAMPLES {
             self.samples.pop_front();
         }
         self.samples.push_back(latency);
     }
 
-    /// Returns the change, if any, of a lease for which the TTL `relied` is used and `requested` was requested.
-    pub(super) fn due_change(&self, relied: Duration, requested: Duration) -> Option<TtlChange> {
+    /// Returns the change, if any, of a lease whose TTL is counted on as `counted_on` and was requested as `requested`.
+    pub(super) fn due_change(&self, counted_on: Duration, requested: Duration) -> Option<TtlChange> {
         let newest = self.samples.iter().rev().take(SLOW_SAMPLES);
-        let slow = ttl_for(*newest.min()?);
-        if self.samples.len() >= SLOW_SAMPLES && slow > relied {
-            return Some(TtlChange::Lengthen(slow));
+        let longer = ttl_for(*newest.min()?);
+        if self.samples.len() >= SLOW_SAMPLES && longer > counted_on {
+            return Some(TtlChange::Lengthen(longer));
         }
-        let (least, quick) = (
+        let (shortest, longest) = (
             ttl_for(*self.samples.iter().min()?),
             ttl_for(*self.samples.iter().max()?),
         );
-        let is_settled = self.samples.len() == QUICK_SAMPLES && quick - least <= Duration::from_secs(1);
-        (is_settled && quick < requested).then_some(TtlChange::Shorten(quick))
+        let is_settled = self.samples.len() == FAST_SAMPLES && longest - shortest <= Duration::from_secs(1);
+        (is_settled && longest < requested).then_some(TtlChange::Shorten(longest))
     }
 
     /// Discards the samples, so that the next change is based on new ones.
@@ -109,17 +109,17 @@ mod tests {
     struct Session {
         now: Boottime,
         latency: Latency,
-        fit: LatencyWindow,
+        window: LatencyWindow,
         ttl: Duration,
         changes: Vec<TtlChange>,
     }
 
     impl Session {
-        fn quick() -> Self {
+        fn fast() -> Self {
             let mut session = Self {
                 now: Boottime::from_nanos(1_000_000_000),
                 latency: Latency::default(),
-                fit: LatencyWindow::default(),
+                window: LatencyWindow::default(),
                 ttl: TTL,
                 changes: Vec::new(),
             };
@@ -133,21 +133,21 @@ mod tests {
                 self.latency.measure(*took, self.now);
                 for _ in 0..2 {
                     self.now = self.now + SAMPLE_INTERVAL;
-                    self.fit.sample(self.latency.measured());
+                    self.window.sample(self.latency.measured());
                     self.change();
                 }
             }
         }
 
         fn change(&mut self) {
-            let Some(change) = self.fit.due_change(self.ttl, self.ttl) else {
+            let Some(change) = self.window.due_change(self.ttl, self.ttl) else {
                 return;
             };
             match change {
                 TtlChange::Lengthen(ttl) => self.ttl = ttl,
                 TtlChange::Shorten(ttl) => {
                     self.ttl = ttl;
-                    self.fit.restart();
+                    self.window.restart();
                 }
             }
             self.changes.push(change);
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn one_slow_response_changes_no_lease() {
         for slow in [1400 * MILLI, 3 * SECOND, 4 * SECOND] {
-            let mut session = Session::quick();
+            let mut session = Session::fast();
             session.respond(1, &[slow]);
             session.respond(30, &[2 * MILLI]);
             assert_eq!(session.changes, [], "{slow:?}");
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn one_pause_of_the_store_changes_no_lease_although_several_responses_were_late() {
-        let mut session = Session::quick();
+        let mut session = Session::fast();
         for waited in [3300, 2500, 1600, 800] {
             session.latency.measure(waited * MILLI, session.now);
         }
@@ -176,25 +176,25 @@ mod tests {
 
     #[test]
     fn occasional_slow_responses_change_no_lease() {
-        let mut session = Session::quick();
+        let mut session = Session::fast();
         session.respond(120, &[3 * SECOND, MILLI, MILLI, MILLI, MILLI, MILLI]);
         assert_eq!(session.changes, []);
     }
 
     #[test]
     fn a_store_that_stays_slow_gets_a_longer_lease_before_the_short_one_expires() {
-        let mut session = Session::quick();
+        let mut session = Session::fast();
         session.respond(8, &[3 * SECOND]);
         assert_eq!(session.changes, [TtlChange::Lengthen(15 * SECOND)]);
     }
 
     #[test]
     fn the_lease_is_shortened_once_the_store_is_fast_again() {
-        let mut session = Session::quick();
+        let mut session = Session::fast();
         session.respond(60, &[3 * SECOND]);
         session.changes.clear();
         session.respond(10, &[2 * MILLI]);
-        assert_eq!(session.changes, [], "not at the first quick answers");
+        assert_eq!(session.changes, [], "not at the first fast responses");
         session.respond(20, &[2 * MILLI]);
         assert!(session.ttl <= TTL + SECOND, "{:?} half a minute later", session.ttl);
         session.respond(30, &[2 * MILLI]);
@@ -204,12 +204,12 @@ mod tests {
 
     #[test]
     fn a_lease_that_could_not_be_shortened_is_tried_again_later_and_not_at_once() {
-        let mut fit = LatencyWindow::default();
-        let attempts = (0..4 * QUICK_SAMPLES).filter(|_| {
-            fit.sample(MILLI);
-            let due = fit.due_change(TTL, 15 * SECOND) == Some(TtlChange::Shorten(TTL));
+        let mut window = LatencyWindow::default();
+        let attempts = (0..4 * FAST_SAMPLES).filter(|_| {
+            window.sample(MILLI);
+            let due = window.due_change(TTL, 15 * SECOND) == Some(TtlChange::Shorten(TTL));
             if due {
-                fit.restart();
+                window.restart();
             }
             due
         });

@@ -1,5 +1,5 @@
 //! States in which etcd responds but does not serve requests, with their remedies. Logs when such a state begins and
-//! when it is over. Errors of single requests are left to `store`.
+//! when it is over. Errors of single requests are left to `client_error`.
 
 use std::{
     collections::BTreeSet,

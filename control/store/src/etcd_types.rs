@@ -1,4 +1,4 @@
-//! Conversions between the client library's types and ours: its types are no part of this crate's public face.
+//! Conversions between the client library's types and ours: its types are no part of this crate's public interface.
 
 use etcd_client::{Client, GetOptions, KeyValue, KvClient, ResponseHeader, TxnOp, TxnOpResponse};
 

@@ -5,7 +5,7 @@ use crate::entry::LeaseId;
 /// The default of `--store-prefix` (store S-1).
 pub const DEFAULT_PREFIX: &str = "stolon/cluster";
 
-/// Every key of one cluster, below its base path. Prefixes to list end with a slash (store S-10, **REC**).
+/// Every key of one cluster, below its base path. Prefixes to list end with a slash (store S-10).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keys {
     base: String,

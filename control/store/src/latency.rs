@@ -1,4 +1,4 @@
-//! The latency of a connection, and which of several connections to use. Sending is left to `store`.
+//! The latency of a connection, and which of several connections to use. Sending is left to `requester`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

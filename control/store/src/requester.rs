@@ -1,5 +1,5 @@
 //! Sends requests to etcd: each within a timeout, on the fastest connection, repeated where that is safe (store 3.3).
-//! What a request asks for is left to its caller.
+//! The contents of a request are left to its caller.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::keys::Keys;
 
 /// Maximum size of a request that is sent (store S-13); the server's own limit is lower.
 const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Delay between attempts of a read that the server could not serve.
+/// Delay before a request is sent again that was not served, or whose outcome is unknown.
 const READ_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Whether a request may be sent again when the outcome of the first attempt is unknown.
@@ -97,15 +97,15 @@ impl Requester {
 
     /// Runs one request within the timeout, on the fastest endpoint (store 3.3: reads are repeated when they fail, and
     /// sent on a second connection when the first is slow; writes only if they were certainly not sent).
-    pub(crate) async fn send<T, F, Fut>(&self, attempt: String, repeat: RetryPolicy, send: F) -> Result<T, StoreError>
+    pub(crate) async fn send<T, F, Fut>(&self, attempt: String, retry: RetryPolicy, send: F) -> Result<T, StoreError>
     where
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let mut under_way = InFlight::default();
+        let mut in_flight = InFlight::default();
         // boxed because the client library's futures are large and are nested
-        let tries = Box::pin(self.retry_until_answered(&mut under_way, repeat, send));
-        let outcome = timeout(self.timeout, tries).await;
+        let attempts = Box::pin(self.retry_until_answered(&mut in_flight, retry, send));
+        let outcome = timeout(self.timeout, attempts).await;
         let limit = self.timeout;
         match outcome {
             Ok(Ok(value)) => {
@@ -116,7 +116,7 @@ impl Requester {
             Ok(Err(RequestFailure::TooLate)) => Err(StoreError::Unreachable {
                 attempt,
                 limit: self.send_limit,
-                source: self.connections.last_failures().or(under_way.last_error),
+                source: self.connections.last_failures().or(in_flight.last_error),
             }),
             Ok(Err(RequestFailure::Unknown(source))) => Err(StoreError::Unanswered {
                 attempt,
@@ -124,19 +124,19 @@ impl Requester {
                 source: Some(source),
             }),
             Err(_) => {
-                for link in &under_way.sent {
+                for connection in &in_flight.sent {
                     // slightly less, for the time before the request was sent
                     let limit = self.connections.config().timeout;
-                    link.close_if_silent_for(limit - limit / 20);
+                    connection.close_if_silent_for(limit - limit / 20);
                 }
-                if under_way.sent.is_empty() {
-                    let source = self.connections.last_failures().or(under_way.last_error);
+                if in_flight.sent.is_empty() {
+                    let source = self.connections.last_failures().or(in_flight.last_error);
                     return Err(StoreError::Unreachable { attempt, limit, source });
                 }
                 Err(StoreError::Unanswered {
                     attempt,
                     limit,
-                    source: under_way.last_error,
+                    source: in_flight.last_error,
                 })
             }
         }
@@ -144,8 +144,8 @@ impl Requester {
 
     async fn retry_until_answered<T, F, Fut>(
         &self,
-        under_way: &mut InFlight,
-        repeat: RetryPolicy,
+        in_flight: &mut InFlight,
+        retry: RetryPolicy,
         send: F,
     ) -> Result<T, RequestFailure>
     where
@@ -154,12 +154,12 @@ impl Requester {
     {
         let mut too_late = std::pin::pin!(sleep(self.send_limit));
         loop {
-            let link = tokio::select! {
+            let connection = tokio::select! {
                 biased;
                 () = &mut too_late => return Err(RequestFailure::TooLate),
-                link = self.connections.ready() => link,
+                connection = self.connections.ready() => connection,
             };
-            let (link, error) = match self.send_hedged(link, under_way, repeat, &send).await {
+            let (connection, error) = match self.send_hedged(connection, in_flight, retry, &send).await {
                 Ok(value) => return Ok(value),
                 Err(failed) => failed,
             };
@@ -168,14 +168,14 @@ impl Requester {
                 self.etcd_faults.record_error(status.message());
             }
             match class {
-                ErrorClass::Unsent => link.close("connection has ended"),
-                ErrorClass::Unknown if repeat == RetryPolicy::OnlyIfUnsent => {
+                ErrorClass::Unsent => connection.close("connection has ended"),
+                ErrorClass::Unknown if retry == RetryPolicy::OnlyIfUnsent => {
                     return Err(RequestFailure::Unknown(cause));
                 }
                 ErrorClass::Refused => return Err(RequestFailure::Refused(cause)),
                 ErrorClass::NotServed | ErrorClass::Unknown => sleep(READ_RETRY_DELAY).await,
             }
-            *under_way = InFlight {
+            *in_flight = InFlight {
                 sent: Vec::new(),
                 last_error: Some(cause),
             };
@@ -186,37 +186,39 @@ impl Requester {
     /// while. The first response counts; at most two are in flight.
     async fn send_hedged<T, F, Fut>(
         &self,
-        link: Connection,
-        under_way: &mut InFlight,
-        repeat: RetryPolicy,
+        connection: Connection,
+        in_flight: &mut InFlight,
+        retry: RetryPolicy,
         send: &F,
     ) -> Result<T, (Connection, etcd_client::Error)>
     where
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let sent = |link: Connection| {
-            link.note_sent();
+        let send_on = |connection: Connection| {
+            connection.note_sent();
             async move {
-                let answer = link.timed(send(link.client().clone()), is_server_response).await;
-                answer.map_err(|error| (link.clone(), error))
+                let answer = connection
+                    .timed(send(connection.client().clone()), is_server_response)
+                    .await;
+                answer.map_err(|error| (connection.clone(), error))
             }
         };
-        under_way.sent.push(link.clone());
-        let mut first = std::pin::pin!(sent(link.clone()));
-        if repeat == RetryPolicy::OnlyIfUnsent {
+        in_flight.sent.push(connection.clone());
+        let mut first = std::pin::pin!(send_on(connection.clone()));
+        if retry == RetryPolicy::OnlyIfUnsent {
             return first.await;
         }
         tokio::select! {
             biased;
             answer = &mut first => return answer,
-            () = sleep(link.hedge_after()) => {}
+            () = sleep(connection.hedge_after()) => {}
         }
-        let Some(other) = self.connections.other_than(&link) else {
+        let Some(other) = self.connections.other_than(&connection) else {
             return first.await;
         };
-        under_way.sent.push(other.clone());
-        let mut second = std::pin::pin!(sent(other));
+        in_flight.sent.push(other.clone());
+        let mut second = std::pin::pin!(send_on(other));
         tokio::select! {
             answer = &mut first => match answer {
                 Err((_, error)) if !is_server_response(&error) => second.await,

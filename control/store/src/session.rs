@@ -26,12 +26,6 @@ const RENEWALS_MAX: usize = 8;
 /// Maximum number of leases requested until one fits the store.
 const LEASE_GRANTS_MAX: u32 = 3;
 
-/// Returns the time from the last renewal to the next: shorter while a response is missing, so that a late or lost one
-/// does not end the session.
-fn renewal_interval(ttl: Duration, is_answered: bool) -> Duration {
-    if is_answered { ttl / 5 } else { ttl / 6 }
-}
-
 /// The candidate's key, once it exists.
 #[derive(Debug)]
 struct CandidateKey {
@@ -53,15 +47,16 @@ struct Lease {
 
 /// One session.
 #[derive(Debug)]
-pub(super) struct EtcdSession {
+pub(super) struct ElectionSession {
     lease: Mutex<Lease>,
     /// The lease that the candidate's key is being moved to: the key may have it already.
     next_lease: Mutex<Option<LeaseId>>,
-    end: Arc<AtomicU64>,
-    set_candidate_key: OnceLock<CandidateKey>,
+    /// Until when the session is certainly valid, in nanoseconds of the boottime clock; 0 once closed.
+    lease_end: Arc<AtomicU64>,
+    candidate_key: OnceLock<CandidateKey>,
 }
 
-impl EtcdSession {
+impl ElectionSession {
     /// Opens a session with a lease that fits the store's latency.
     pub(super) async fn open(store: &Store) -> Result<Self, StoreError> {
         let known = store.latency();
@@ -77,9 +72,9 @@ impl EtcdSession {
             let took = store.clock().now().since(since);
             let latency = fastest.map_or(took, |fastest| fastest.min(took));
             fastest = Some(latency);
-            let suits = ttl_for(latency);
-            if left > 0 && !is_acceptable(suits, wanted, ttl) {
-                wanted = suits; // request another lease; this one expires
+            let fitting = ttl_for(latency);
+            if left > 0 && !is_acceptable(fitting, wanted, ttl) {
+                wanted = fitting; // request another lease; this one expires
                 continue;
             }
             let lease = Lease {
@@ -91,8 +86,8 @@ impl EtcdSession {
             let session = Self {
                 lease: Mutex::new(lease),
                 next_lease: Mutex::new(None),
-                end: Arc::new(AtomicU64::new(0)),
-                set_candidate_key: OnceLock::new(),
+                lease_end: Arc::new(AtomicU64::new(0)),
+                candidate_key: OnceLock::new(),
             };
             session.renewed(since, ttl);
             return Ok(session);
@@ -111,8 +106,8 @@ impl EtcdSession {
     }
 
     /// Returns the time until which the session is certainly valid; it is updated with each renewal.
-    pub(super) fn end_of_lease(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.end)
+    pub(super) fn shared_lease_end(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.lease_end)
     }
 
     /// Records that the candidate's key exists: from now on the session can move it to another lease.
@@ -123,12 +118,12 @@ impl EtcdSession {
             uid: uid.to_owned(),
         };
         // a session has one key, set once
-        let _ = self.set_candidate_key.set(entered);
+        let _ = self.candidate_key.set(entered);
     }
 
     /// Ends the validity of the session.
     pub(super) fn close(&self) {
-        self.end.store(0, Ordering::Release);
+        self.lease_end.store(0, Ordering::Release);
     }
 
     /// Renews the lease until it is no longer certainly valid (store E-6, E-13).
@@ -139,12 +134,12 @@ impl EtcdSession {
         let mut renewals = Renewals::default();
         let mut moving: Option<Pin<Box<dyn Future<Output = Option<Lease>> + Send + '_>>> = None;
         let mut sent = self.lock().since;
-        let mut fit = LatencyWindow::default();
+        let mut window = LatencyWindow::default();
         // not reset by other events: renewals and their responses may be more frequent
-        let mut next_look = sent + SAMPLE_INTERVAL;
+        let mut next_sample = sent + SAMPLE_INTERVAL;
         loop {
             let now = store.clock().now();
-            let left = self.end().since(now);
+            let left = self.lease_end().since(now);
             if left.is_zero() {
                 return;
             }
@@ -171,13 +166,13 @@ impl EtcdSession {
                     let store = store.clone();
                     renewals.spawn(async move { (lease.id, sent, store.renew(lease.id).await) });
                 }
-                () = sleep(next_look.since(now).min(left)) => {
+                () = sleep(next_sample.since(now).min(left)) => {
                     let now = store.clock().now();
-                    if next_look <= now {
-                        next_look = now + SAMPLE_INTERVAL;
-                        fit.sample(store.latency());
+                    if next_sample <= now {
+                        next_sample = now + SAMPLE_INTERVAL;
+                        window.sample(store.latency());
                         if moving.is_none() {
-                            moving = self.start_move(store, lease, &mut fit, now);
+                            moving = self.start_move(store, lease, &mut window, now);
                         }
                     }
                 }
@@ -190,20 +185,21 @@ impl EtcdSession {
         &'s self,
         store: &Store,
         lease: Lease,
-        fit: &mut LatencyWindow,
+        window: &mut LatencyWindow,
         now: Boottime,
     ) -> Option<Pin<Box<dyn Future<Output = Option<Lease>> + Send + 's>>> {
-        let entered = self.set_candidate_key.get()?;
-        let change = fit.due_change(lease.ttl, lease.requested)?;
+        let entered = self.candidate_key.get()?;
+        let change = window.due_change(lease.ttl, lease.requested)?;
         let (TtlChange::Lengthen(wanted) | TtlChange::Shorten(wanted)) = change;
         if matches!(change, TtlChange::Shorten(_)) {
-            fit.restart();
+            window.restart();
             // The key may have the shorter lease before the response arrives, so only that is counted on. A failed move
             // is repeated later.
             let mut lease = self.lock();
             lease.ttl = wanted.min(lease.ttl);
             drop(lease);
-            self.end.fetch_min(end(now, wanted).as_nanos(), Ordering::AcqRel);
+            self.lease_end
+                .fetch_min(valid_until(now, wanted).as_nanos(), Ordering::AcqRel);
         }
         let store = store.clone();
         Some(Box::pin(async move {
@@ -222,18 +218,19 @@ impl EtcdSession {
         *self.lock() = lease;
         *self.lock_next_lease() = None;
         // the end is that of the new lease, which may be the shorter one
-        self.end
-            .store(end(lease.since, lease.ttl).as_nanos(), Ordering::Release);
+        self.lease_end
+            .store(valid_until(lease.since, lease.ttl).as_nanos(), Ordering::Release);
     }
 
     /// Records the response to a renewal sent at this time.
     fn renewed(&self, sent: Boottime, ttl: Duration) {
         // responses may arrive out of order
-        self.end.fetch_max(end(sent, ttl).as_nanos(), Ordering::AcqRel);
+        self.lease_end
+            .fetch_max(valid_until(sent, ttl).as_nanos(), Ordering::AcqRel);
     }
 
-    fn end(&self) -> Boottime {
-        Boottime::from_nanos(self.end.load(Ordering::Acquire))
+    fn lease_end(&self) -> Boottime {
+        Boottime::from_nanos(self.lease_end.load(Ordering::Acquire))
     }
 
     fn lock(&self) -> MutexGuard<'_, Lease> {
@@ -248,7 +245,7 @@ impl EtcdSession {
     /// and the condition of a leader's writes.
     ///
     /// If it is unknown whether the key was moved, the new lease is revoked: a put that arrives later is then rejected,
-    /// and a key that was moved already is deleted, which the candidate notices.
+    /// and a key that was moved already is deleted, which ends the leadership (`election`).
     async fn change_lease(
         &self,
         store: &Store,
@@ -306,8 +303,14 @@ impl EtcdSession {
 /// Renewals in flight: the lease, the time of sending, and the result.
 type Renewals = JoinSet<(LeaseId, Boottime, Result<bool, StoreError>)>;
 
+/// Returns the time from the last renewal to the next: shorter while a response is missing, so that a late or lost one
+/// does not end the session.
+fn renewal_interval(ttl: Duration, is_answered: bool) -> Duration {
+    if is_answered { ttl / 5 } else { ttl / 6 }
+}
+
 /// Returns until when a lease granted or renewed at `sent` is counted on.
-fn end(sent: Boottime, ttl: Duration) -> Boottime {
+fn valid_until(sent: Boottime, ttl: Duration) -> Boottime {
     sent + ttl.saturating_sub(MARGIN.min(ttl / 4))
 }
 
@@ -331,7 +334,7 @@ mod tests {
         // fencing F-7, at the worst moment: just before the next renewal is answered
         for latency in (0..=4000).map(|millis| millis * MILLI) {
             let ttl = ttl_for(latency);
-            let end = end(Boottime::default(), ttl);
+            let end = valid_until(Boottime::default(), ttl);
             let next_answer = Boottime::default() + renewal_interval(ttl, true) + latency;
             assert!(end.since(next_answer) > latency, "{latency:?} {ttl:?}");
         }
@@ -341,7 +344,7 @@ mod tests {
     fn a_short_lease_survives_the_latencies_that_it_is_used_for() {
         // the store becomes slow while the TTL is the short one
         for latency in [1400, 3000].map(|millis| millis * MILLI) {
-            let end = end(Boottime::default(), TTL);
+            let end = valid_until(Boottime::default(), TTL);
             let next_answer = Boottime::default() + renewal_interval(TTL, true) + latency;
             assert!(next_answer < end, "{latency:?}");
         }

@@ -38,7 +38,7 @@ impl Store {
         }
     }
 
-    /// The cluster's keys.
+    /// Returns the cluster's keys.
     pub fn keys(&self) -> &Keys {
         self.requester.keys()
     }

@@ -1,4 +1,4 @@
-//! TLS for the connections to the store (store 3.2): CA and client certificates.
+//! TLS for the connections to the store (store 3.2): CA and client certificates. Connecting is left to `connections`.
 
 use std::{
     fs, io,
@@ -67,7 +67,7 @@ pub enum TlsError {
         #[source]
         source: rustls::Error,
     },
-    /// Only one of the two was given. Go stolon silently sends no client certificate then (store 3.2, **REC**).
+    /// Only one of the two was given. Go stolon silently sends no client certificate then (store 3.2).
     #[error("--store-cert-file and --store-key must be given together")]
     IncompleteClientCertificate,
     /// The TLS library offers no protocol version.

@@ -1,5 +1,5 @@
-//! Watches of keys, which wake the loops. A watch resumes after a lost connection, a compaction or a silent stream. If
-//! it may have missed changes it reports a gap, and its reader reads everything again.
+//! Watches of keys, which start the rounds of the loops. A watch resumes after a lost connection, a compaction or a
+//! silent stream. If it may have missed changes it reports a gap, and its reader reads everything again.
 
 use std::{
     collections::BTreeMap,
@@ -142,18 +142,18 @@ impl PendingChanges {
 
 /// Watches until aborted; each iteration is one stream on one connection.
 async fn keep_watching(requester: Requester, mut watched: Vec<WatchedRange>, pending: Arc<PendingChanges>) {
-    let mut pause = BACKOFF_MIN;
+    let mut backoff = BACKOFF_MIN;
     loop {
         let connection = requester.connections().ready().await;
         let mut established = false;
         let why = watch_once(&requester, &connection, &mut watched, &pending, &mut established).await;
         debug!(%why, "watch ended, watching again");
-        pause = if established {
+        backoff = if established {
             BACKOFF_MIN
         } else {
-            (pause * 2).min(BACKOFF_MAX)
+            (backoff * 2).min(BACKOFF_MAX)
         };
-        sleep(pause).await;
+        sleep(backoff).await;
     }
 }
 
@@ -179,7 +179,7 @@ async fn watch_once(
     };
     let mut progress_requested = false;
     // created once, so that the check also runs on a watch with frequent messages
-    let mut left_behind = std::pin::pin!(until_much_slower(requester, connection));
+    let mut much_slower = std::pin::pin!(until_much_slower(requester, connection));
     loop {
         let message_timeout = if progress_requested {
             limit
@@ -189,7 +189,7 @@ async fn watch_once(
         let received = connection.received();
         let message = tokio::select! {
             biased;
-            () = &mut left_behind => return "another connection is much faster".to_owned(),
+            () = &mut much_slower => return "another connection is much faster".to_owned(),
             message = timeout(message_timeout, stream.message()) => message,
         };
         match message {

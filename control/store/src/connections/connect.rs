@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 
 use super::connection::Connection;
 use super::io::{AsyncIo, MonitoredIo};
-use super::liveness::ConnLiveness;
+use super::monitor::ConnectionMonitor;
 use crate::config::{Scheme, StoreConfig};
 use crate::error::Cause;
 
@@ -105,8 +105,8 @@ async fn http2_handshake(
         .path_and_query("/")
         .build();
     let uri = uri.map_err(|error| Cause::deepest(&error))?;
-    let liveness = Arc::new(ConnLiveness::new(clock.clone()));
-    let mut stream = Some(TokioIo::new(MonitoredIo::new(io, Arc::clone(&liveness))));
+    let monitor = Arc::new(ConnectionMonitor::new(clock.clone()));
+    let mut stream = Some(TokioIo::new(MonitoredIo::new(io, Arc::clone(&monitor))));
     // tonic would reconnect through this: it gets the one stream, and an error afterwards
     let connector = tower::service_fn(move |_: Uri| std::future::ready(stream.take().ok_or(ConnectionGone)));
     let channel = tonic::transport::Endpoint::from(uri)
@@ -117,19 +117,19 @@ async fn http2_handshake(
         .await
         .map_err(|error| Cause::deepest(&error))?;
     tokio::select! {
-        () = liveness.first_bytes() => {}
-        () = liveness.closed() => {
+        () = monitor.first_bytes() => {}
+        () = monitor.closed() => {
             let closed = || Cause::new("connection closed by the server");
-            return Err(liveness.reason().unwrap_or_else(closed));
+            return Err(monitor.reason().unwrap_or_else(closed));
         }
     }
     // the server's first bytes are a response to the client's: the first measurement
-    liveness.measure_since(began);
+    monitor.measure_since(began);
     // without a leader etcd then returns an error at once instead of blocking requests and watches
     let options = ConnectOptions::new().with_require_leader(true);
     let client = Client::from_channel(Channel::Tonic(channel), Some(options)).await;
     let client = client.map_err(|error| Cause::deepest(&error))?;
-    Ok(Connection::new(client, liveness))
+    Ok(Connection::new(client, monitor))
 }
 
 #[cfg(test)]

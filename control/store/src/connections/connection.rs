@@ -1,5 +1,5 @@
-//! An established connection: requests are timed, and it is closed when it falls silent. Establishing it is left to
-//! `connect`.
+//! An established connection: requests are timed, and it is closed when nothing arrives on it any more. Establishing it
+//! is left to `connect`.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use etcd_client::{Client, GetOptions};
 use tokio::time::{sleep, timeout};
 
-use super::liveness::ConnLiveness;
+use super::monitor::ConnectionMonitor;
 use crate::error::Cause;
 use crate::latency::hedge_after;
 
@@ -20,12 +20,12 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(crate) struct Connection {
     client: Client,
-    liveness: Arc<ConnLiveness>,
+    monitor: Arc<ConnectionMonitor>,
 }
 
 impl Connection {
-    pub(super) fn new(client: Client, liveness: Arc<ConnLiveness>) -> Self {
-        Self { client, liveness }
+    pub(super) fn new(client: Client, monitor: Arc<ConnectionMonitor>) -> Self {
+        Self { client, monitor }
     }
 
     /// Returns the client, which sends on this connection alone.
@@ -34,28 +34,28 @@ impl Connection {
     }
 
     /// Returns whether both are the same connection.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.liveness, &other.liveness)
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.monitor, &other.monitor)
     }
 
     /// Returns the number of bytes received so far. If it does not change during a request, the connection is silent.
     pub(crate) fn received(&self) -> u64 {
-        self.liveness.received()
+        self.monitor.received()
     }
 
     /// Records that a request is sent now.
     pub(crate) fn note_sent(&self) {
-        self.liveness.note_sent();
+        self.monitor.note_sent();
     }
 
     /// Returns the latency to expect of a request sent now.
     pub(super) fn expected(&self) -> Duration {
-        self.liveness.expected()
+        self.monitor.expected()
     }
 
     /// Returns the latency of past responses.
     pub(super) fn measured(&self) -> Duration {
-        self.liveness.measured()
+        self.monitor.measured()
     }
 
     /// Returns how long to wait before the request is sent on another connection, too.
@@ -69,7 +69,7 @@ impl Connection {
         request: impl Future<Output = Result<T, E>>,
         is_server_response: impl Fn(&E) -> bool,
     ) -> Result<T, E> {
-        let timer = self.liveness.start_request();
+        let timer = self.monitor.start_request();
         let outcome = request.await;
         if outcome.as_ref().map_or_else(is_server_response, |_| true) {
             timer.answered();
@@ -81,7 +81,7 @@ impl Connection {
     pub(super) async fn probe(&self, key: String, limit: Duration) -> Infallible {
         loop {
             sleep(PROBE_INTERVAL).await;
-            if self.liveness.is_unmeasured_for(PROBE_INTERVAL) {
+            if self.monitor.is_unmeasured_for(PROBE_INTERVAL) {
                 let mut client = self.client.kv_client();
                 let count = client.get(key.as_str(), Some(GetOptions::new().with_count_only()));
                 let received = self.received();
@@ -98,28 +98,28 @@ impl Connection {
     /// Closes the connection if no byte has arrived since the oldest pending request was sent, at least this long ago.
     /// The short timeout of a single request is not a reason to close.
     pub(crate) fn close_if_silent_for(&self, limit: Duration) {
-        if self.liveness.is_silent_for(limit) {
+        if self.monitor.is_silent_for(limit) {
             self.close(&format!("no answer within {limit:?}"));
         }
     }
 
     /// Closes the connection; a new one is established.
     pub(crate) fn close(&self, why: &str) {
-        self.liveness.close(why);
+        self.monitor.close(why);
     }
 
     /// Returns whether the connection has ended, or is about to.
     pub(super) fn is_closed(&self) -> bool {
-        self.liveness.is_closed()
+        self.monitor.is_closed()
     }
 
     /// Waits until the connection has ended.
     pub(super) async fn closed(&self) {
-        self.liveness.closed().await;
+        self.monitor.closed().await;
     }
 
     /// Returns why it has ended, if that is known.
     pub(super) fn end_reason(&self) -> Option<Cause> {
-        self.liveness.reason()
+        self.monitor.reason()
     }
 }

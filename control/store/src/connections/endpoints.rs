@@ -80,7 +80,7 @@ impl EndpointTable {
 
     /// Records a new connection, and logs the end of an outage.
     pub(super) fn set_connected(&self, index: usize, connection: Connection, config: &StoreConfig) {
-        let was_away = {
+        let was_outage_logged = {
             let mut state = self.lock();
             if let Some(endpoint) = state.endpoints.get_mut(index) {
                 *endpoint = EndpointState {
@@ -91,8 +91,8 @@ impl EndpointTable {
             state.was_reachable = true;
             std::mem::take(&mut state.outage_logged)
         };
-        self.connected.send_modify(|news| *news = news.wrapping_add(1));
-        if was_away {
+        self.connected.send_modify(|count| *count = count.wrapping_add(1));
+        if was_outage_logged {
             info!(endpoint = %config.endpoints[index], "store is reachable again");
         }
     }
@@ -107,11 +107,11 @@ impl EndpointTable {
                     failed: why,
                 };
             }
-            let news = state.all_failures(&config.endpoints).filter(|_| !state.outage_logged);
-            state.outage_logged |= news.is_some();
+            let new_outage = state.all_failures(&config.endpoints).filter(|_| !state.outage_logged);
+            state.outage_logged |= new_outage.is_some();
             // the hint helps only if the store was never reached
             let hint = (!state.was_reachable).then_some(UNREACHABLE_HINT);
-            news.map(|error| (error, hint))
+            new_outage.map(|error| (error, hint))
         };
         if let Some((error, hint)) = failures {
             warn!(%error, hint, "store is unreachable, trying again until it is back");

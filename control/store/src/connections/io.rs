@@ -1,5 +1,5 @@
-//! A stream that counts received bytes, can be closed from outside, and signals when it is dropped. What the counts mean
-//! is left to `liveness`.
+//! A stream that counts received bytes, can be closed from outside, and signals when it is dropped. What the counts
+//! mean is left to `monitor`.
 
 use std::future::Future;
 use std::io;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::liveness::ConnLiveness;
+use super::monitor::ConnectionMonitor;
 
 /// A TCP stream, with or without TLS.
 pub(super) trait AsyncIo: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -19,16 +19,16 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncIo for T {}
 /// The stream of one connection.
 pub(super) struct MonitoredIo {
     io: Box<dyn AsyncIo>,
-    liveness: Arc<ConnLiveness>,
+    monitor: Arc<ConnectionMonitor>,
     close_requested: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl MonitoredIo {
-    pub(super) fn new(io: Box<dyn AsyncIo>, liveness: Arc<ConnLiveness>) -> Self {
-        let close_requested = Box::pin(liveness.close_requested());
+    pub(super) fn new(io: Box<dyn AsyncIo>, monitor: Arc<ConnectionMonitor>) -> Self {
+        let close_requested = Box::pin(monitor.close_requested());
         Self {
             io,
-            liveness,
+            monitor,
             close_requested,
         }
     }
@@ -36,7 +36,7 @@ impl MonitoredIo {
 
 impl Drop for MonitoredIo {
     fn drop(&mut self) {
-        self.liveness.set_closed();
+        self.monitor.set_closed();
     }
 }
 
@@ -47,10 +47,10 @@ impl AsyncRead for MonitoredIo {
         }
         let before = buf.filled().len();
         if let Err(error) = ready!(Pin::new(&mut self.io).poll_read(cx, buf)) {
-            self.liveness.record_error(&error.to_string());
+            self.monitor.record_error(&error.to_string());
             return Poll::Ready(Err(error));
         }
-        self.liveness.record_received(buf.filled().len() - before);
+        self.monitor.record_received(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }

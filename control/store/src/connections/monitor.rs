@@ -13,7 +13,7 @@ use crate::error::Cause;
 use crate::latency::Latency;
 
 /// Shared by a connection, its stream, and the requests on it.
-pub(super) struct ConnLiveness {
+pub(super) struct ConnectionMonitor {
     clock: Clock,
     received: AtomicU64,
     /// Bytes received when the oldest request that may still be pending was sent, and when that was.
@@ -25,7 +25,7 @@ pub(super) struct ConnLiveness {
     reason: OnceLock<Cause>,
 }
 
-impl ConnLiveness {
+impl ConnectionMonitor {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
             clock,
@@ -57,17 +57,17 @@ impl ConnLiveness {
 
     /// Records that a request is sent now.
     pub(super) fn note_sent(&self) {
-        let (mut asked, received) = (self.lock_oldest_pending(), self.received());
-        if asked.is_none_or(|(received_then, _)| received_then != received) {
-            *asked = Some((received, self.clock.now()));
+        let (mut pending, received) = (self.lock_oldest_pending(), self.received());
+        if pending.is_none_or(|(received_then, _)| received_then != received) {
+            *pending = Some((received, self.clock.now()));
         }
     }
 
     /// Returns whether no byte has arrived since the oldest pending request was sent, at least this long ago.
     pub(super) fn is_silent_for(&self, limit: Duration) -> bool {
-        let asked = *self.lock_oldest_pending();
+        let pending = *self.lock_oldest_pending();
         let now = self.clock.now();
-        asked.is_some_and(|(received, since)| received == self.received() && now.since(since) >= limit)
+        pending.is_some_and(|(received, since)| received == self.received() && now.since(since) >= limit)
     }
 
     /// Records a response that arrives now to bytes that were sent at `began`.
@@ -79,7 +79,7 @@ impl ConnLiveness {
     /// Starts the measurement of one request.
     pub(super) fn start_request(&self) -> RequestTimer<'_> {
         RequestTimer {
-            liveness: self,
+            monitor: self,
             number: self.lock_latency().sent(self.clock.now()),
         }
     }
@@ -99,7 +99,7 @@ impl ConnLiveness {
         self.lock_latency().is_unmeasured_for(time, self.clock.now())
     }
 
-    /// Asks the stream to end. The first reason counts.
+    /// Requests that the stream ends. The first reason counts.
     pub(super) fn close(&self, why: &str) {
         self.record_error(why);
         self.close.cancel();
@@ -146,15 +146,15 @@ impl ConnLiveness {
 
 /// Times one request; one that is dropped without a response counts as abandoned.
 pub(super) struct RequestTimer<'l> {
-    liveness: &'l ConnLiveness,
+    monitor: &'l ConnectionMonitor,
     number: Option<u64>,
 }
 
 impl RequestTimer<'_> {
     pub(super) fn answered(mut self) {
         if let Some(number) = self.number.take() {
-            let now = self.liveness.clock.now();
-            self.liveness.lock_latency().answered(number, now);
+            let now = self.monitor.clock.now();
+            self.monitor.lock_latency().answered(number, now);
         }
     }
 }
@@ -162,8 +162,8 @@ impl RequestTimer<'_> {
 impl Drop for RequestTimer<'_> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
-            let now = self.liveness.clock.now();
-            self.liveness.lock_latency().abandoned(number, now);
+            let now = self.monitor.clock.now();
+            self.monitor.lock_latency().abandoned(number, now);
         }
     }
 }
