@@ -22,18 +22,18 @@ pub(super) fn age_from_lease(lease: LeaseTtl) -> Duration {
 
 /// Queries all ages concurrently: on a slow store the first round of a new leader takes one round trip longer, whatever
 /// the number of keepers. Returns the ages that were received.
-pub(super) async fn query_ages<F, Fut>(leases: &BTreeMap<KeeperUid, LeaseId>, ask: F) -> Vec<(KeeperUid, Duration)>
+pub(super) async fn query_ages<F, Fut>(leases: &BTreeMap<KeeperUid, LeaseId>, query: F) -> Vec<(KeeperUid, Duration)>
 where
     F: Fn(LeaseId) -> Fut,
     Fut: Future<Output = Result<Option<Duration>, StoreError>> + Send + 'static,
 {
-    let mut asking = JoinSet::new();
+    let mut queries = JoinSet::new();
     for (uid, lease) in leases.iter().take(QUERIES_MAX) {
-        let (uid, answer) = (uid.clone(), ask(*lease));
-        asking.spawn(async move { (uid, answer.await) });
+        let (uid, answer) = (uid.clone(), query(*lease));
+        queries.spawn(async move { (uid, answer.await) });
     }
     let mut ages = Vec::new();
-    while let Some(answer) = asking.join_next().await {
+    while let Some(answer) = queries.join_next().await {
         match answer {
             Ok((uid, Ok(Some(age)))) => ages.push((uid, age)),
             Ok((_, Ok(None))) => {} // the info is gone
@@ -60,8 +60,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_queries_are_sent_before_the_first_response_and_their_number_is_bounded() {
-        for (count, asked) in [(7, 7), (300, QUERIES_MAX)] {
-            let all = Arc::new(Barrier::new(asked));
+        for (count, queried) in [(7, 7), (300, QUERIES_MAX)] {
+            let all = Arc::new(Barrier::new(queried));
             let answer = |lease: LeaseId| {
                 let all = Arc::clone(&all);
                 async move {
@@ -72,13 +72,13 @@ mod tests {
             let ages = timeout(Duration::from_secs(3600), query_ages(&leases(count), answer)).await;
             let mut ages = ages.expect("no query waits for the response to another");
             ages.sort();
-            assert_eq!(ages.len(), asked);
+            assert_eq!(ages.len(), queried);
             assert_eq!(ages[6], (KeeperUid::from("k007"), Duration::from_secs(7)));
         }
     }
 
     #[tokio::test]
-    async fn an_expired_lease_gives_no_age() {
+    async fn an_expired_lease_has_no_age() {
         let answer = |lease: LeaseId| async move { Ok((lease.0 != 2).then_some(Duration::ZERO)) };
         let mut ages = query_ages(&leases(3), answer).await;
         ages.sort();

@@ -36,7 +36,7 @@ pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> DecodedSnapshot {
     let document = snapshot.take_one(0);
     let revision = document.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
     let data = Stored::decode(document.as_ref().map(|entry| entry.value.as_slice()));
-    let mut reading = DecodedSnapshot {
+    let mut decoded = DecodedSnapshot {
         data,
         revision,
         observations: Observations::default(),
@@ -45,52 +45,53 @@ pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> DecodedSnapshot {
     };
     for entry in snapshot.take(1) {
         let name = entry.name(&keys.keeper_infos());
-        reading
+        decoded
             .observations
             .keeper_keys
             .insert(name.to_owned(), entry.mod_revision.0);
-        add_keeper(&mut reading, &entry, name);
+        add_keeper(&mut decoded, &entry, name);
     }
     for entry in snapshot.take(2) {
-        add_proxy(&mut reading, &entry, entry.name(&keys.proxy_infos()));
+        add_proxy(&mut decoded, &entry, entry.name(&keys.proxy_infos()));
     }
     for entry in snapshot.take(3) {
         let boot = BootUuid::from(String::from_utf8_lossy(&entry.value).as_ref());
-        reading
+        decoded
             .observations
             .liveness_keys
             .insert(KeeperUid::from(entry.name(&keys.liveness_keys())), boot);
     }
-    reading
+    decoded
 }
 
-/// store S-11: by the uid inside; of two with the same, the later in key order counts.
-fn add_keeper(reading: &mut DecodedSnapshot, entry: &Entry, name: &str) {
+/// Adds a keeper info under the uid that it contains, not the one in its key (store S-11). Of two infos with the same
+/// uid the later one in key order counts.
+fn add_keeper(decoded: &mut DecodedSnapshot, entry: &Entry, name: &str) {
     match from_slice::<KeeperInfo>(&entry.value) {
         Ok(info) => {
             let uid = info.uid.clone();
             if let Some(lease) = entry.lease {
-                reading.leases.insert(uid.clone(), lease);
+                decoded.leases.insert(uid.clone(), lease);
             }
-            reading.observations.keepers.insert(uid, observed(entry, name, info));
+            decoded.observations.keepers.insert(uid, observed(entry, name, info));
         }
-        Err(why) => {
-            reading.undecodable.insert(entry.key.clone(), why);
+        Err(error) => {
+            decoded.undecodable.insert(entry.key.clone(), error);
         }
     }
 }
 
-fn add_proxy(reading: &mut DecodedSnapshot, entry: &Entry, name: &str) {
+fn add_proxy(decoded: &mut DecodedSnapshot, entry: &Entry, name: &str) {
     match from_slice::<ProxyInfo>(&entry.value) {
         Ok(info) => {
-            reading
+            decoded
                 .observations
                 .proxies
                 .insert(info.uid.clone(), observed(entry, name, info));
         }
-        Err(why) => {
-            reading.observations.undecodable_proxies.insert(ProxyUid::from(name));
-            reading.undecodable.insert(entry.key.clone(), why);
+        Err(error) => {
+            decoded.observations.undecodable_proxies.insert(ProxyUid::from(name));
+            decoded.undecodable.insert(entry.key.clone(), error);
         }
     }
 }

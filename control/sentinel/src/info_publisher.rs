@@ -21,18 +21,19 @@ pub(crate) struct SentinelInfoPublisher {
 impl SentinelInfoPublisher {
     /// Starts the task, which publishes nothing before an interval is set. Must be called within a tokio runtime.
     pub(crate) fn start(store: Store, uid: SentinelUid) -> Self {
-        let (interval, wanted) = watch::channel(None);
+        let (interval, intervals) = watch::channel(None);
         Self {
             interval,
-            task: tokio::spawn(publish_info(store, uid, wanted)),
+            task: tokio::spawn(publish_info(store, uid, intervals)),
         }
     }
 
-    /// Sets the interval: at a change the info is published at once. None while there is no valid cluster data.
+    /// Sets the interval; a changed one causes a publication at once. `None`: nothing is published, because there is no
+    /// valid cluster data.
     pub(crate) fn set_interval(&self, interval: Option<Duration>) {
-        self.interval.send_if_modified(|wanted| {
-            let is_new = *wanted != interval;
-            *wanted = interval;
+        self.interval.send_if_modified(|current| {
+            let is_new = *current != interval;
+            *current = interval;
             is_new
         });
     }
@@ -43,12 +44,12 @@ impl SentinelInfoPublisher {
     }
 }
 
-async fn publish_info(store: Store, uid: SentinelUid, mut wanted: watch::Receiver<Option<Duration>>) {
+async fn publish_info(store: Store, uid: SentinelUid, mut intervals: watch::Receiver<Option<Duration>>) {
     let key = store.keys().sentinel_info(uid.as_str());
     let value = to_compact(&SentinelInfo { uid });
     let mut failing = false;
     loop {
-        let interval = *wanted.borrow_and_update();
+        let interval = *intervals.borrow_and_update();
         if let Some(interval) = interval {
             let ttl = info_ttl(interval.saturating_mul(2));
             match store.put_leased(&key, value.as_str(), ttl).await {
@@ -68,7 +69,7 @@ async fn publish_info(store: Store, uid: SentinelUid, mut wanted: watch::Receive
         };
         tokio::select! {
             () = interval_elapsed => {}
-            changed = wanted.changed() => if changed.is_err() {
+            changed = intervals.changed() => if changed.is_err() {
                 return;
             },
         }

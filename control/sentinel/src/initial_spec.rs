@@ -40,15 +40,15 @@ pub(crate) fn read(path: &Path, faults: &mut Faults, warnings: &mut Vec<ArgsWarn
 }
 
 /// Checks that the spec is valid, and that this version supports all that it requests.
-fn check(spec: &ClusterSpec) -> Result<(), InvalidInitial> {
-    let effective = spec.resolve().map_err(InvalidInitial::Invalid)?;
-    spec.check_limits(None).map_err(InvalidInitial::Invalid)?;
-    support::spec(&effective).map_err(InvalidInitial::NotSupported)
+fn check(spec: &ClusterSpec) -> Result<(), InvalidInitialSpec> {
+    let effective = spec.resolve().map_err(InvalidInitialSpec::Invalid)?;
+    spec.check_limits(None).map_err(InvalidInitialSpec::Invalid)?;
+    support::spec(&effective).map_err(InvalidInitialSpec::NotSupported)
 }
 
 /// Why an initial spec is rejected.
 #[derive(Debug, thiserror::Error)]
-enum InvalidInitial {
+enum InvalidInitialSpec {
     /// It breaks a rule.
     #[error("invalid initial cluster")]
     Invalid(#[source] InvalidSpec),

@@ -29,17 +29,18 @@ pub(super) struct LogState {
 impl LogState {
     /// Logs the notes that were not logged in the last round.
     pub(super) fn log_notes(&mut self, notes: &[Note]) {
-        let matters: BTreeSet<Note> = notes.iter().map(Note::without_positions).collect();
+        let current: BTreeSet<Note> = notes.iter().map(Note::without_positions).collect();
         for note in notes
             .iter()
             .filter(|note| !self.notes.contains(&note.without_positions()))
         {
             note.log();
         }
-        self.notes = matters;
+        self.notes = current;
     }
 
-    pub(super) fn forget_notes(&mut self) {
+    /// Clears the notes, so that all of them are logged again when this sentinel leads next.
+    pub(super) fn clear_notes(&mut self) {
         self.notes.clear();
     }
 
@@ -73,8 +74,8 @@ impl LogState {
         }
     }
 
-    pub(super) fn log_unusable_data(&mut self, reading: &DecodedSnapshot, key: &str, now: Boottime) {
-        let (message, text) = match &reading.data {
+    pub(super) fn log_unusable_data(&mut self, decoded: &DecodedSnapshot, key: &str, now: Boottime) {
+        let (message, text) = match &decoded.data {
             Stored::Usable(_) | Stored::Absent => return,
             Stored::Unusable {
                 why: Unusable::FormatVersion(version),
@@ -95,7 +96,7 @@ impl LogState {
                 ("clusterdata validation failed", cause)
             }
             Stored::Garbage(why) => {
-                let keepers = former_keepers(reading).clause();
+                let keepers = former_keepers(decoded).clause();
                 (
                     "error retrieving cluster data",
                     format!("{key} holds no cluster data: {why}: {UNREADABLE_DATA_REMEDY}{keepers}"),
@@ -131,10 +132,10 @@ impl LogState {
         }
     }
 
-    pub(super) fn log_plan_error(&mut self, refusal: &PlanError) {
-        let text = refusal.to_string();
+    pub(super) fn log_plan_error(&mut self, error: &PlanError) {
+        let text = error.to_string();
         if self.is_new(text.clone()) {
-            match refusal {
+            match error {
                 PlanError::NotSupported(_) => error!(error = %text, "leaving the cluster as it is"),
                 _ => error!(error = %text, "failed to update cluster data"),
             }
@@ -155,15 +156,15 @@ impl LogState {
     }
 
     /// Warns once about each undecodable info, until it is decodable again (store S-12).
-    pub(super) fn warn_of_undecodable_infos(&mut self, reading: &DecodedSnapshot) {
-        for (key, why) in reading
+    pub(super) fn warn_of_undecodable_infos(&mut self, decoded: &DecodedSnapshot) {
+        for (key, why) in decoded
             .undecodable
             .iter()
             .filter(|(key, _)| !self.undecodable.contains(*key))
         {
             warn!(key = %key, error = %Chain(why), "cannot read an info, treating its writer as silent");
         }
-        self.undecodable = reading.undecodable.keys().cloned().collect();
+        self.undecodable = decoded.undecodable.keys().cloned().collect();
     }
 }
 
@@ -174,11 +175,11 @@ mod tests {
     #[test]
     fn errors_for_the_operator_are_repeated_every_five_minutes() {
         let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
-        let mut spoken = LogState::default();
+        let mut log_state = LogState::default();
         let lost = || "lost".to_owned();
-        let logged: Vec<u64> = (10..1000).filter(|now| spoken.is_due(lost(), at(*now))).collect();
+        let logged: Vec<u64> = (10..1000).filter(|now| log_state.is_due(lost(), at(*now))).collect();
         assert_eq!(logged, [10, 310, 610, 910]);
-        assert!(spoken.is_due("lost, with another keeper".to_owned(), at(1000)));
-        assert!(!spoken.is_due("lost, with another keeper".to_owned(), at(1200)));
+        assert!(log_state.is_due("lost, with another keeper".to_owned(), at(1000)));
+        assert!(!log_state.is_due("lost, with another keeper".to_owned(), at(1200)));
     }
 }

@@ -34,6 +34,7 @@ impl Metrics {
             leader_count: gauge!(LEADER_COUNT),
         }
     }
+
     /// Records a write as leader at this time, in nanoseconds since 1970.
     pub(crate) fn set_last_check(&self, unix_nanos: i128) {
         #[expect(clippy::cast_precision_loss, reason = "a metric in seconds needs no nanoseconds")]

@@ -34,11 +34,11 @@ impl MissingData {
     /// A keeper that was found once counts until there is cluster data: its data still exists when it is stopped.
     pub(super) fn observe(
         &mut self,
-        reading: &DecodedSnapshot,
+        decoded: &DecodedSnapshot,
         interval: Duration,
         now: Boottime,
     ) -> MissingDataDecision {
-        self.former.extend(former_keepers(reading));
+        self.former.extend(former_keepers(decoded));
         if !self.former.is_empty() {
             return MissingDataDecision::KeepersExist(self.former.clone());
         }
@@ -62,11 +62,11 @@ impl MissingData {
 }
 
 /// Returns the keepers of a cluster in this read.
-pub(super) fn former_keepers(reading: &DecodedSnapshot) -> FormerKeepers {
+pub(super) fn former_keepers(decoded: &DecodedSnapshot) -> FormerKeepers {
     let mut former = FormerKeepers::default();
     // An undecodable info may come from a keeper with data.
-    for key in reading.observations.keeper_keys.keys() {
-        if !reading
+    for key in decoded.observations.keeper_keys.keys() {
+        if !decoded
             .observations
             .keepers
             .values()
@@ -75,7 +75,7 @@ pub(super) fn former_keepers(reading: &DecodedSnapshot) -> FormerKeepers {
             former.add_undecodable(key);
         }
     }
-    for observed in reading.observations.keepers.values() {
+    for observed in decoded.observations.keepers.values() {
         former.add(&observed.key, &observed.info.cluster_uid);
     }
     former
@@ -92,7 +92,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn reading(keepers: &[(&str, &str)], garbage: &[&str]) -> DecodedSnapshot {
+    fn decoded(keepers: &[(&str, &str)], garbage: &[&str]) -> DecodedSnapshot {
         let mut seen = Observations::default();
         for (key, cluster) in keepers {
             let info = KeeperInfo {
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn a_cluster_is_created_when_no_keeper_was_found_for_three_sleep_intervals() {
         let mut absence = MissingData::default();
-        let no_keepers = reading(&[], &[]);
+        let no_keepers = decoded(&[], &[]);
         assert_eq!(
             absence.observe(&no_keepers, 5 * SECOND, at(100)),
             MissingDataDecision::WaitUntil(at(115))
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn a_store_outage_restarts_the_wait() {
         let mut absence = MissingData::default();
-        let no_keepers = reading(&[], &[]);
+        let no_keepers = decoded(&[], &[]);
         absence.observe(&no_keepers, 5 * SECOND, at(100));
         absence.restart_wait();
         assert_eq!(
@@ -157,12 +157,12 @@ mod tests {
     #[test]
     fn keepers_of_a_cluster_prevent_creation_even_after_they_are_gone() {
         let mut absence = MissingData::default();
-        let seen = absence.observe(&reading(&[("k1", "c1"), ("k2", "")], &["k3"]), SECOND, at(100));
+        let seen = absence.observe(&decoded(&[("k1", "c1"), ("k2", "")], &["k3"]), SECOND, at(100));
         let MissingDataDecision::KeepersExist(former) = seen else {
             panic!("{seen:?}");
         };
         assert_eq!(former.to_string(), "k1 (cluster c1), k3 (its info cannot be decoded)");
-        let no_keepers = reading(&[], &[]);
+        let no_keepers = decoded(&[], &[]);
         assert_eq!(
             absence.observe(&no_keepers, SECOND, at(200)),
             MissingDataDecision::KeepersExist(former)
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn keepers_that_never_belonged_to_a_cluster_do_not_count() {
         let mut absence = MissingData::default();
-        let fresh = reading(&[("k1", "")], &[]);
+        let fresh = decoded(&[("k1", "")], &[]);
         assert_eq!(
             absence.observe(&fresh, SECOND, at(1)),
             MissingDataDecision::WaitUntil(at(4))

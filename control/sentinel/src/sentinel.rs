@@ -28,7 +28,7 @@ use crate::timing::{
 use crate::watch_arrivals::WatchArrivals;
 use crate::writer::{DataWriter, PlannedFrom};
 
-/// Everything that a sentinel is started with.
+/// What a sentinel is started with.
 #[derive(Debug)]
 pub struct SentinelParts {
     /// The store of the cluster.
@@ -37,7 +37,7 @@ pub struct SentinelParts {
     pub uid: SentinelUid,
     /// The spec of a new cluster, used only if there is no cluster data.
     pub initial_spec: Option<ClusterSpec>,
-    /// Already registered.
+    /// Its metrics, already registered.
     pub metrics: Metrics,
     /// Ages, deadlines and the times in the cluster data.
     pub clock: Clock,
@@ -45,7 +45,7 @@ pub struct SentinelParts {
     pub random: RandomBytes,
 }
 
-/// Runs until `stop` completes, then resigns from the election, so that another sentinel leads at once (L-8).
+/// Runs until `stop` completes, then resigns from the election, so that another sentinel leads at once (sentinel L-8).
 pub async fn run(parts: SentinelParts, stop: impl Future) {
     let election = Election::start(parts.store.clone(), parts.uid.as_str());
     let counting = tokio::spawn(count_leaderships(election.state(), parts.metrics.clone()));
@@ -72,7 +72,7 @@ struct Sentinel {
     random: RandomBytes,
     /// Replaced as a whole once a round has succeeded.
     memory: Memory,
-    /// A read failed or was slow; this matters only before the first successful read.
+    /// A read has failed or was slow. Used only until the first successful read.
     had_outage: bool,
     /// Observations while there is no cluster data.
     missing_data: MissingData,
@@ -86,9 +86,9 @@ struct Sentinel {
 /// What a round has read.
 struct RoundInput {
     snapshot: DecodedSnapshot,
-    /// Before the read was sent: its age counts from here (fencing F-7).
+    /// The time just before the read was sent, from which its age counts (fencing F-7).
     began: Boottime,
-    /// When the response had arrived.
+    /// The time at which the response had arrived.
     now: Boottime,
 }
 
@@ -154,7 +154,7 @@ impl Sentinel {
                     () = sleep(due.since(self.clock.now())) => break,
                     changes = watch.changed() => {
                         self.arrivals.record(&changes, self.store.keys());
-                        if self.is_news(&changes) {
+                        if self.has_other_changes(&changes) {
                             break;
                         }
                     }
@@ -174,7 +174,7 @@ impl Sentinel {
     }
 
     /// Returns whether anything has changed except by this sentinel's own periodic write.
-    fn is_news(&self, changes: &Changes) -> bool {
+    fn has_other_changes(&self, changes: &Changes) -> bool {
         changes.gap
             || changes
                 .keys
@@ -192,7 +192,7 @@ impl Sentinel {
             Stored::Absent => return self.handle_missing_data(&input).await,
             Stored::Unusable { .. } | Stored::Garbage(_) => return self.handle_unusable_data(&input),
         };
-        let interval = self.accept(&data);
+        let interval = self.record_usable_data(&data);
         self.query_info_ages(&mut input).await;
         let leader = self.election.borrow().leader().cloned();
         match leader {
@@ -226,7 +226,7 @@ impl Sentinel {
     }
 
     /// Records that there is usable cluster data. Returns the interval of rounds that it sets.
-    fn accept(&mut self, data: &CheckedClusterData) -> Duration {
+    fn record_usable_data(&mut self, data: &CheckedClusterData) -> Duration {
         self.missing_data.reset();
         self.log_state.warn_of_clamped_durations(data);
         let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
@@ -234,11 +234,11 @@ impl Sentinel {
         interval
     }
 
-    /// Records that another sentinel leads. What was read is remembered, for the case that this one leads next.
+    /// Records that another sentinel leads. What was read is added to the memory, in case this one leads next.
     fn follow(&mut self, data: &CheckedClusterData, input: &RoundInput, interval: Duration) -> NextRound {
         self.writer.end_leadership();
         self.memory = self.memory.after_read(&input.snapshot.observations, data, input.now);
-        self.log_state.forget_notes();
+        self.log_state.clear_notes();
         self.log_state.clear_error();
         NextRound::At(self.clock.now() + interval)
     }
@@ -262,7 +262,7 @@ impl Sentinel {
         let memory_if_failed = memory_after_failed_round(&plan_input);
         let plan = match self.make_plan(&plan_input) {
             Ok(plan) => plan,
-            Err(refusal) => return self.record_refusal(&refusal, memory_if_failed, input.now + interval),
+            Err(error) => return self.record_plan_error(&error, memory_if_failed, input.now + interval),
         };
         self.log_state.clear_error();
         if let Some(due) = self.postponed_until(&plan, interval, input.now) {
@@ -292,10 +292,10 @@ impl Sentinel {
     }
 
     /// Records that nothing can be planned from this input. The next round is due at `retry_at`.
-    fn record_refusal(&mut self, refusal: &PlanError, memory_if_failed: Memory, retry_at: Boottime) -> NextRound {
+    fn record_plan_error(&mut self, error: &PlanError, memory_if_failed: Memory, retry_at: Boottime) -> NextRound {
         let first_run = self.memory.leadership != memory_if_failed.leadership;
         self.memory = memory_if_failed;
-        self.log_state.log_plan_error(refusal);
+        self.log_state.log_plan_error(error);
         // Nothing was derived in a first run (sentinel H-2); running keepers register in the next round.
         if first_run {
             NextRound::Soon
@@ -307,8 +307,9 @@ impl Sentinel {
     /// Returns until when the plan need not be written: it changes only times and positions, and the last write is
     /// recent.
     fn postponed_until(&self, plan: &Plan, interval: Duration, now: Boottime) -> Option<Boottime> {
-        let refresh = periodic_write_interval(interval, plan.next.proxied_master().is_none(), self.store.latency());
-        let due = self.writer.periodic_write_due(refresh)?;
+        let write_interval =
+            periodic_write_interval(interval, plan.next.proxied_master().is_none(), self.store.latency());
+        let due = self.writer.periodic_write_due(write_interval)?;
         (plan.urgency == Urgency::Periodic && due > now).then_some(due)
     }
 
@@ -374,8 +375,8 @@ impl Sentinel {
         NextRound::At(next)
     }
 
-    /// Adds how old the infos were, at this sentinel's first read (sentinel E-6). Ages not received within the limit stay
-    /// unknown.
+    /// Adds how old the infos were, at this sentinel's first read (sentinel E-6). Ages not received within the limit
+    /// stay unknown.
     ///
     /// During an outage infos were not renewed, so their lease ages are wrong (sentinel E-3): then no ages are used.
     async fn query_info_ages(&mut self, input: &mut RoundInput) {
@@ -385,7 +386,7 @@ impl Sentinel {
             return;
         }
         let (store, clock, read_at) = (self.store.with_timeout(limit), self.clock.clone(), input.now);
-        let ask = |lease| {
+        let query = |lease| {
             let (store, clock) = (store.clone(), clock.clone());
             async move {
                 let left = store.remaining(lease).await?;
@@ -393,7 +394,7 @@ impl Sentinel {
                 Ok(left.map(|left| ages::age_from_lease(left).saturating_sub(clock.now().since(read_at))))
             }
         };
-        for (uid, age) in ages::query_ages(&input.snapshot.leases, ask).await {
+        for (uid, age) in ages::query_ages(&input.snapshot.leases, query).await {
             if let Some(observed) = input.snapshot.observations.keepers.get_mut(&uid) {
                 observed.age = observed.age.max(age);
             }

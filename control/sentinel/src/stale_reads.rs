@@ -1,5 +1,5 @@
 //! Detects that a leader's writes are never sent because what was read is too old each time (fencing F-7). Then nothing
-//! fails over, and an operator has to know.
+//! fails over, which is logged once for the operator.
 
 use std::time::Duration;
 
@@ -35,16 +35,20 @@ mod tests {
     fn writes_that_are_not_sent_for_long_are_reported_once() {
         let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
         let limit = Duration::from_secs(20);
-        let mut too_old = StaleReads::default();
-        let reported = |too_old: &mut StaleReads, from, to| {
+        let mut stale_reads = StaleReads::default();
+        let reported = |stale_reads: &mut StaleReads, from, to| {
             (from..to)
-                .filter(|n| too_old.record_unsent_write(at(*n), limit))
+                .filter(|n| stale_reads.record_unsent_write(at(*n), limit))
                 .count()
         };
-        assert_eq!(reported(&mut too_old, 1, 21), 0);
-        assert_eq!(reported(&mut too_old, 21, 60), 1);
-        too_old.reset();
-        assert_eq!(reported(&mut too_old, 60, 80), 0, "restarted after one that was sent");
-        assert_eq!(reported(&mut too_old, 80, 99), 1);
+        assert_eq!(reported(&mut stale_reads, 1, 21), 0);
+        assert_eq!(reported(&mut stale_reads, 21, 60), 1);
+        stale_reads.reset();
+        assert_eq!(
+            reported(&mut stale_reads, 60, 80),
+            0,
+            "restarted after one that was sent"
+        );
+        assert_eq!(reported(&mut stale_reads, 80, 99), 1);
     }
 }

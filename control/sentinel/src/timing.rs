@@ -13,7 +13,7 @@ pub(crate) const FAILURE_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Above this latency reads are sent ahead of time.
 const SLOW_STORE_LATENCY: Duration = Duration::from_millis(100);
 /// Minimum interval of periodic writes while no master is announced (extensions ).
-const PERIODIC_WRITE_WHILE_AWAITED: Duration = Duration::from_secs(5);
+const PERIODIC_WRITE_MIN_WHILE_AWAITED: Duration = Duration::from_secs(5);
 
 /// Returns how long before a deadline the read for it is sent, so that a slow store does not add its latency. It is
 /// less than the whole latency: a response just before the deadline would be of no use.
@@ -26,15 +26,15 @@ pub(crate) fn read_lead_time(latency: Duration) -> Duration {
 
 /// Returns the minimum interval of periodic writes, which update only times and positions.
 ///
-/// Permits and check-ins are conditional on the revision of the cluster data, and each write fails those in flight. On
-/// a slow store there must be time for one that fails and its repetition.
+/// Permits to promote (extensions) and check-ins of proxies are conditional on the revision of the cluster data,
+/// and each write fails those in flight. On a slow store there must be time for one that fails and its repetition.
 pub(crate) fn periodic_write_interval(
     sleep_interval: Duration,
     is_master_awaited: bool,
     latency: Duration,
 ) -> Duration {
     let awaited = if is_master_awaited {
-        PERIODIC_WRITE_WHILE_AWAITED
+        PERIODIC_WRITE_MIN_WHILE_AWAITED
     } else {
         Duration::ZERO
     };
@@ -52,14 +52,14 @@ mod tests {
 
     #[test]
     fn periodic_writes_come_once_a_sleep_interval_and_less_often_when_they_delay_others() {
-        let refresh = |sleep, is_awaited, latency| {
+        let interval = |sleep, is_awaited, latency| {
             let millis = Duration::from_millis;
             periodic_write_interval(millis(sleep), is_awaited, millis(latency)).as_millis()
         };
-        assert_eq!(refresh(5000, false, 2), 5000);
-        assert_eq!(refresh(1000, false, 2), 1000);
-        assert_eq!(refresh(1000, true, 2), 5000, "a permit is awaited");
-        assert_eq!(refresh(5000, false, 3000), 9000);
+        assert_eq!(interval(5000, false, 2), 5000);
+        assert_eq!(interval(1000, false, 2), 1000);
+        assert_eq!(interval(1000, true, 2), 5000, "a permit is awaited");
+        assert_eq!(interval(5000, false, 3000), 9000);
     }
 
     #[test]

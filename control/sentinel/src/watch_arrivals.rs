@@ -48,8 +48,8 @@ impl WatchArrivals {
 
     /// Adds the arrival times to a read: an info is at least as old as the event of its put, and a liveness key was
     /// gone when its deletion arrived.
-    pub(super) fn apply_to(&mut self, seen: &mut Observations, now: Boottime) {
-        for observed in seen.keepers.values_mut() {
+    pub(super) fn apply_to(&mut self, observations: &mut Observations, now: Boottime) {
+        for observed in observations.keepers.values_mut() {
             if let Some((revision, arrived)) = self.infos.get(&observed.key)
                 && revision.0 == observed.revision
             {
@@ -57,9 +57,9 @@ impl WatchArrivals {
             }
         }
         self.gone
-            .retain(|name, _| !seen.liveness_keys.contains_key(&KeeperUid::from(name.as_str())));
+            .retain(|name, _| !observations.liveness_keys.contains_key(&KeeperUid::from(name.as_str())));
         let gone = self.gone.iter().map(|(name, at)| (KeeperUid::from(name.as_str()), *at));
-        seen.liveness_gone = gone.collect();
+        observations.liveness_gone = gone.collect();
     }
 }
 

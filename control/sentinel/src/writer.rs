@@ -35,7 +35,7 @@ struct LastWrite {
 pub(crate) struct PlannedFrom<'a> {
     pub(crate) data: &'a CheckedClusterData,
     pub(crate) revision: Revision,
-    /// Before the read was sent.
+    /// The time just before the read was sent.
     pub(crate) began: Boottime,
 }
 
@@ -50,13 +50,13 @@ impl DataWriter {
     }
 
     /// Writes a plan as leader (fencing F-7) and returns when it was written; none when a condition does not hold. The
-    /// duration of the request is added to `busy`.
+    /// duration of the request is added to `own_requests`.
     pub(crate) async fn write_plan(
         &mut self,
         leader: &Leader,
         read: PlannedFrom<'_>,
         plan: &Plan,
-        busy: &mut Duration,
+        own_requests: &mut Duration,
     ) -> Result<Option<Boottime>, StoreError> {
         let txn = self.conditional_write(leader, read.revision, plan);
         // What was read may be as old as the time since then, which must be less than what is left of the lease. A
@@ -69,7 +69,7 @@ impl DataWriter {
         }
         self.stale_reads.reset();
         let outcome = self.store.sent_within(left).commit(txn).await;
-        *busy += self.clock.now().since(sent);
+        *own_requests += self.clock.now().since(sent);
         let Some(revision) = outcome?.committed() else {
             return Ok(None);
         };
@@ -114,7 +114,7 @@ impl DataWriter {
         self.last.map(|last| last.at + interval)
     }
 
-    /// Returns whether a change is this sentinel's own last write, a periodic one: that is no news.
+    /// Returns whether a change is this sentinel's own last write and a periodic one, which needs no other round.
     pub(crate) fn is_own_periodic_write(&self, key: &str, revision: Revision) -> bool {
         self.last.is_some_and(|last| {
             last.urgency == Urgency::Periodic && last.revision == revision && key == self.store.keys().cluster_data()
@@ -128,14 +128,14 @@ impl DataWriter {
 
     /// Creates the first cluster data (sentinel B-1, B-3), unless a keeper has published since the read. Any sentinel
     /// may, whether or not it leads.
-    pub(crate) async fn create(&self, spec: ClusterSpec, uid: ClusterUid, reading: &DecodedSnapshot) {
+    pub(crate) async fn create(&self, spec: ClusterSpec, uid: ClusterUid, decoded: &DecodedSnapshot) {
         info!("writing initial cluster data");
         let now = Timestamp::from_unix_nanos(self.clock.wall());
         let data = ClusterData::initial(uid.clone(), now, spec);
         let keys = self.store.keys();
         let key = keys.cluster_data();
-        let mut txn = Txn::new().if_unchanged(&key, reading.revision);
-        if reading.observations.keeper_keys.is_empty() {
+        let mut txn = Txn::new().if_unchanged(&key, decoded.revision);
+        if decoded.observations.keeper_keys.is_empty() {
             txn = txn.if_none_below(&keys.keeper_infos());
         }
         let txn = txn
