@@ -82,8 +82,8 @@ struct DataDir {
 ///
 /// # Errors
 ///
-/// It cannot start; or another process with the same uid has taken over, which happens when this one was suspended for a
-/// while ([`ReplacedError`]).
+/// It cannot start; or another process with the same uid has taken over, which happens when this one was suspended for
+/// a while ([`ReplacedError`]).
 pub async fn run(config: Config, advertise_option: &str, clock: Clock, random: RandomBytes) -> Result<()> {
     program::serve_metrics(&config.common, Component::Keeper)?;
     let metrics = Metrics::register();
@@ -266,7 +266,7 @@ async fn find_programs(config: &Config) -> Result<Programs> {
     let major = data_major(&layout::data_of(&config.data_dir)).unwrap_or_default();
     let programs = Programs::find(config.bin_path.as_deref(), std::env::var_os("PATH").as_deref(), major)?;
     let version = programs.version().await?;
-    info!(dir = %programs.dir().display(), %version, why = %programs.found(), "programs of PostgreSQL");
+    info!(dir = %programs.dir().display(), %version, why = %programs.source(), "programs of PostgreSQL");
     if version.major > NEWEST_MAJOR {
         warn!(%version, newest = NEWEST_MAJOR, "this version of PostgreSQL is newer than the tested ones");
     }

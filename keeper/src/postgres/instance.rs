@@ -1,5 +1,5 @@
-//! One instance: starts, stops, reloads and promotes it, and has its connections (keeper section 12). Its process is held
-//! by `server::supervisor`; when to do what is decided by `reconcile`.
+//! One instance: starts, stops, reloads and promotes it, and has its connections (keeper section 12). Its process is
+//! held by `server::supervisor`; when to do what is decided by `reconcile`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,26 +162,26 @@ impl Instance {
 
     /// Writes the files and starts the server as a child. Returns once its sockets are open, which is before it accepts
     /// connections (keeper 12.3). No server may be running.
-    pub async fn start(&self, files: &ConfigFiles, kind: StartMode) -> Result<RunningServer, InstanceError> {
-        self.start_while(files, kind, || true).await
+    pub async fn start(&self, files: &ConfigFiles, mode: StartMode) -> Result<RunningServer, InstanceError> {
+        self.start_while(files, mode, || true).await
     }
 
-    /// The same, but launches the server only if `permitted` still returns true: the preparations, such as ending
-    /// leftover processes, may take seconds.
+    /// Starts the server as [`Self::start`] does, but launches it only if `permitted` still returns true: the
+    /// preparations, such as ending leftover processes, may take seconds.
     pub async fn start_while(
         &self,
         files: &ConfigFiles,
-        kind: StartMode,
+        mode: StartMode,
         permitted: impl Fn() -> bool,
     ) -> Result<RunningServer, InstanceError> {
         self.supervisor.prepare_launch().await?;
         let sockets = self.free_socket_directories();
         self.sockets().replace(sockets.clone());
-        self.write_files(files, kind)?;
+        self.write_files(files, mode)?;
         self.check_port()?;
         let mut command = environment::command(&self.programs.path("postgres"));
         command.arg("-D").arg(&self.config.data);
-        for (name, value) in pinned::settings(&self.config, kind, &sockets) {
+        for (name, value) in pinned::settings(&self.config, mode, &sockets) {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         // Another program may have taken the port after the check.
@@ -190,8 +190,8 @@ impl Instance {
         Ok(RunningServer { pid, is_child: true })
     }
 
-    /// Whether the server's lock file says that it accepts connections. A server that does not accept them logs every
-    /// attempt.
+    /// Whether the server's lock file reports that it accepts connections. A server that does not accept them logs
+    /// every attempt.
     pub fn reports_ready(&self) -> Result<bool, FileError> {
         let lock = files::pid_file(&self.config.data)?;
         Ok(lock.and_then(|lock| lock.status).as_deref() == Some("ready"))
@@ -294,7 +294,7 @@ impl Instance {
             .await??)
     }
 
-    /// Whether the control file says that the server accepts writes, for a server that cannot be queried.
+    /// Whether the control file shows that the server accepts writes, for a server that cannot be queried.
     async fn is_in_production(&self) -> bool {
         let limit = self.config.request_timeout;
         let control = pg_control::read(&self.programs, &self.config.data, limit).await;
@@ -307,9 +307,9 @@ impl Instance {
             .expect("no thread panics while holding the directories")
     }
 
-    fn write_files(&self, files: &ConfigFiles, kind: StartMode) -> Result<(), FileError> {
+    fn write_files(&self, files: &ConfigFiles, mode: StartMode) -> Result<(), FileError> {
         let sockets = self.sockets().clone();
-        files.write(&self.config, kind, sockets.as_deref())
+        files.write(&self.config, mode, sockets.as_deref())
     }
 
     /// Returns the socket directories without the public one if another server's socket is there.

@@ -2,11 +2,12 @@
 //! gets names, paths, parameters, positions and timelines and returns facts. What to do with them is decided by
 //! `reconcile`.
 //!
-//! `instance` is the face of it. Below it, imports run one way: `client` → `server` → `programs` → `config` → `data`.
+//! `instance` is its main interface. Below it, imports run one way: `client` → `server` → `programs` → `config` →
+//! `data`.
 //!
 //! Calls are not serialised here: a single loop changes the instance, and dropping the future of a call cancels it
 //! (programs are killed; a server that is being started keeps running and is found by [`instance::Instance::running`]).
-//! The configuration that the server last read is not remembered here either; the reconciler keeps it.
+//! The configuration that the server last read is not stored here either; the reconciler has it.
 
 pub mod basebackup;
 pub mod client;

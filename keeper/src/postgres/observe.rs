@@ -123,23 +123,28 @@ pub async fn observe(instance: &Instance, scope: ObserveScope) -> Observation {
 
 /// Observes identity, timeline and position, which decide about health, then the rest.
 async fn probe(instance: &Instance, observation: &mut Observation, scope: ObserveScope) -> Result<(), ObserveError> {
-    let standing = match instance.observer().position().await {
-        Ok(standing) => standing,
+    let instance_position = match instance.observer().position().await {
+        Ok(instance_position) => instance_position,
         Err(failed) => {
             let refusal = failed.refusal().ok_or(ObserveError::Sql(failed))?;
             observation.logins.superuser = Some(Err(refusal));
             return probe_without_superuser(instance, observation, scope).await;
         }
     };
-    observation.system_id = Some(standing.system_id);
-    let position = standing.position.unwrap_or_default();
+    observation.system_id = Some(instance_position.system_id);
+    let position = instance_position.position.unwrap_or_default();
     let data = &instance.config().data;
-    let timeline = position::timeline_at(data, standing.known_timeline, position, standing.layout);
+    let timeline = position::timeline_at(
+        data,
+        instance_position.known_timeline,
+        position,
+        instance_position.layout,
+    );
     let timeline = timeline.map_err(ObserveError::Position)?;
     observation.position = Some(position);
     observation.set_timeline(&timeline);
     if scope.details {
-        probe_details(instance, observation, standing.is_in_recovery).await;
+        probe_details(instance, observation, instance_position.is_in_recovery).await;
     }
     Ok(())
 }
@@ -234,8 +239,8 @@ fn oldest_wal(data: &Path) -> Option<String> {
         Ok(OldestWal::NoneThere) => None,
         Ok(OldestWal::OtherSize { bytes }) => {
             // Logged once, because it never changes.
-            static SAID: std::sync::Once = std::sync::Once::new();
-            SAID.call_once(|| warn!(bytes, "WAL segments are not of 16 MiB: the oldest one is not reported"));
+            static LOGGED: std::sync::Once = std::sync::Once::new();
+            LOGGED.call_once(|| warn!(bytes, "WAL segments are not of 16 MiB: the oldest one is not reported"));
             None
         }
         Err(failed) => {

@@ -52,10 +52,10 @@ impl ServerRefusal {
     pub fn new(code: &str, message: &str) -> Option<Self> {
         // 57P01 to 57P03: it is shutting down, has crashed, or does not accept connections now. 58 and XX: a system
         // error, or damaged data.
-        let is_health = !["57P01", "57P02", "57P03", "58", "XX"]
+        let is_rejection = !["57P01", "57P02", "57P03", "58", "XX"]
             .iter()
             .any(|prefix| code.starts_with(prefix));
-        is_health.then(|| Self {
+        is_rejection.then(|| Self {
             code: code.to_owned(),
             message: message.to_owned(),
         })

@@ -1,5 +1,5 @@
-//! Recent rejections of logins, which are not retried immediately: each attempt is a line in the server's log. Logging in is
-//! left to `sql_connection`.
+//! Recent rejections of logins, which are not retried immediately: each attempt is a line in the server's log. Logging
+//! in is left to `sql_connection`.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use base::clock::Boottime;
 use crate::postgres::client::refusal::ServerRefusal;
 use crate::postgres::config::credentials::Secret;
 
-/// Pause after a rejection.
-const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+/// Time after a rejection in which no login is tried.
+const LOGIN_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// The last rejections of one connection.
 #[derive(Debug, Default)]
@@ -32,13 +32,13 @@ impl RefusedLogins {
     pub(crate) fn login(&self, password: Option<&str>, now: Boottime) -> Option<ServerRefusal> {
         let login = self.login.as_ref()?;
         let is_same = login.password.as_ref().map(Secret::reveal).as_deref() == password;
-        (is_same && now.since(login.at) < REFUSED_PAUSE).then(|| login.refusal.clone())
+        (is_same && now.since(login.at) < LOGIN_RETRY_DELAY).then(|| login.refusal.clone())
     }
 
     /// Returns why the usual database is not used now.
     pub(crate) fn database(&self, now: Boottime) -> Option<ServerRefusal> {
         let (refusal, at) = self.database.as_ref()?;
-        (now.since(*at) < REFUSED_PAUSE).then(|| refusal.clone())
+        (now.since(*at) < LOGIN_RETRY_DELAY).then(|| refusal.clone())
     }
 
     /// Records the result of a login; `None` if it was not rejected.

@@ -100,10 +100,10 @@ pub async fn major(programs: Option<&Programs>) -> Option<u32> {
 
 /// Returns the value of `options` in the startup packet for a server of this major; `None`: unknown, so only settings
 /// of every supported major.
-pub fn options(major: Option<u32>, who: SessionUser) -> String {
+pub fn options(major: Option<u32>, user: SessionUser) -> String {
     let applies = |setting: &&SessionSetting| {
         let is_known = setting.since == 0 || major.is_some_and(|major| setting.since <= major);
-        is_known && (who == SessionUser::Superuser || !setting.superuser_only)
+        is_known && (user == SessionUser::Superuser || !setting.superuser_only)
     };
     let words: Vec<String> = SETTINGS
         .iter()

@@ -1,5 +1,5 @@
-//! What the keeper asks a server by SQL: the local instance as the superuser over the unix socket (keeper 13.1), and
-//! another instance over TCP. The connection is left to `sql_connection`, replication commands to `replication`.
+//! The SQL queries of the keeper: to the local instance as the superuser over the unix socket (keeper 13.1), and
+//! to another instance over TCP. The connection is left to `sql_connection`, replication commands to `replication`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::postgres::config::credentials::Login;
 use crate::postgres::programs::installation::Programs;
 use crate::postgres::programs::pg_control::WalLayout;
 
-/// Asks one server, over a connection that stays open between queries.
+/// Queries one server, over a connection that stays open between queries.
 #[derive(Debug)]
 pub struct SqlClient {
     connection: SqlConnection,
@@ -56,7 +56,7 @@ impl SqlClient {
         self.connection.database_refusal()
     }
 
-    /// Forgets rejections, so that the next query tries to log in.
+    /// Clears the recorded rejections, so that the next query tries to log in.
     pub fn forget_refusals(&self) {
         self.connection.forget_refusals();
     }
@@ -71,9 +71,10 @@ impl SqlClient {
         self.connection.transaction(action, statements).await
     }
 
-    async fn query(&self, action: &'static str, question: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
-        self.connection.query(action, question).await
+    async fn query(&self, action: &'static str, statement: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
+        self.connection.query(action, statement).await
     }
+
     /// Checks that the server answers (keeper Q6).
     pub async fn ping(&self) -> Result<(), SqlError> {
         self.query("ask whether PostgreSQL answers", "select 1")
@@ -83,9 +84,9 @@ impl SqlClient {
 
     /// Returns the parameters in the configuration files on disk, later lines over earlier ones (keeper Q1).
     pub async fn configured(&self) -> Result<Parameters, SqlError> {
-        let question =
+        let statement =
             "select name, setting from pg_file_settings where name is not null and setting is not null order by seqno";
-        let rows = self.query("read the configured parameters", question).await?;
+        let rows = self.query("read the configured parameters", statement).await?;
         Ok(rows.iter().map(|row| (field(row, 0), field(row, 1))).collect())
     }
 
@@ -99,20 +100,20 @@ impl SqlClient {
     /// Returns the parameters of the configuration files that the server rejects, with reasons (keeper W19). Parameters
     /// pending restart do not count, nor do those without a file, which were removed from the files.
     pub async fn refused_parameters(&self) -> Result<Vec<(String, String)>, SqlError> {
-        let question = "select lower(f.name), coalesce(f.name || ': ', '') || f.error from pg_file_settings f \
+        let statement = "select lower(f.name), coalesce(f.name || ': ', '') || f.error from pg_file_settings f \
                         left join pg_settings s on lower(s.name) = lower(f.name) \
                         where f.error is not null and f.sourcefile is not null and f.name is not null \
                         and (f.error <> 'setting could not be applied' or not coalesce(s.pending_restart, false))";
         let rows = self
-            .query("read the errors of the configuration files", question)
+            .query("read the errors of the configuration files", statement)
             .await?;
         Ok(rows.iter().map(|row| (field(row, 0), field(row, 1))).collect())
     }
 
     /// Returns the line numbers of `pg_hba.conf` on disk that the server cannot parse, with reasons.
     pub async fn refused_hba_lines(&self) -> Result<Vec<(usize, String)>, SqlError> {
-        let question = "select line_number, error from pg_hba_file_rules where error is not null order by 1";
-        let rows = self.query("read the errors of pg_hba.conf", question).await?;
+        let statement = "select line_number, error from pg_hba_file_rules where error is not null order by 1";
+        let rows = self.query("read the errors of pg_hba.conf", statement).await?;
         let line = |row: &SimpleQueryRow| Some((field(row, 0).parse().ok()?, field(row, 1)));
         Ok(rows.iter().filter_map(line).collect())
     }
@@ -120,13 +121,13 @@ impl SqlClient {
     /// Returns those of these parameters, in lower case, that the server reads only at its start.
     pub async fn read_at_start_only(&self, names: &[String]) -> Result<BTreeSet<String>, SqlError> {
         let names: Vec<String> = names.iter().map(|name| escape_literal(name)).collect();
-        let question = format!(
+        let statement = format!(
             "select lower(name) from pg_settings where context in ('postmaster', 'internal') and lower(name) in ('', {})",
             names.join(", ")
         );
-        let question = question.replace("('', )", "('')");
+        let statement = statement.replace("('', )", "('')");
         let rows = self
-            .query("ask which parameters are read at the start only", &question)
+            .query("ask which parameters are read at the start only", &statement)
             .await?;
         Ok(rows.iter().map(|row| field(row, 0)).collect())
     }
@@ -134,10 +135,10 @@ impl SqlClient {
     /// Returns the application names of the synchronous standbys: sync_state exactly `sync` (keeper Q2).
     pub async fn in_sync(&self) -> Result<Vec<String>, SqlError> {
         // Without the view pg_stat_replication, whose role names wait for a lock on pg_authid.
-        let question = "select a.application_name from pg_stat_get_wal_senders() w \
+        let statement = "select a.application_name from pg_stat_get_wal_senders() w \
                         join pg_stat_get_activity(null) a using (pid) where w.sync_state = 'sync' order by 1";
         Ok(self
-            .query("read the synchronous standbys", question)
+            .query("read the synchronous standbys", statement)
             .await?
             .iter()
             .map(|row| field(row, 0))
@@ -146,9 +147,9 @@ impl SqlClient {
 
     /// Returns the replication slots without temporary ones (keeper Q3).
     pub async fn slots(&self) -> Result<Vec<String>, SqlError> {
-        let question = "select slot_name from pg_replication_slots where not temporary order by 1";
+        let statement = "select slot_name from pg_replication_slots where not temporary order by 1";
         Ok(self
-            .query("read the replication slots", question)
+            .query("read the replication slots", statement)
             .await?
             .iter()
             .map(|row| field(row, 0))
@@ -170,31 +171,31 @@ impl SqlClient {
 
     /// Creates a physical slot without reserving WAL (keeper Q4).
     pub async fn create_slot(&self, slot: &str) -> Result<(), SqlError> {
-        let question = format!("select pg_create_physical_replication_slot({})", escape_literal(slot));
-        self.query("create a replication slot", &question).await.map(|_| ())
+        let statement = format!("select pg_create_physical_replication_slot({})", escape_literal(slot));
+        self.query("create a replication slot", &statement).await.map(|_| ())
     }
 
     /// Drops a slot; fails while it is in use (keeper Q5).
     pub async fn drop_slot(&self, slot: &str) -> Result<(), SqlError> {
-        let question = format!("select pg_drop_replication_slot({})", escape_literal(slot));
-        self.query("drop a replication slot", &question).await.map(|_| ())
+        let statement = format!("select pg_drop_replication_slot({})", escape_literal(slot));
+        self.query("drop a replication slot", &statement).await.map(|_| ())
     }
 
     /// Returns the name of this server's directory in a tablespace's location (TABLESPACE_VERSION_DIRECTORY in
     /// relpath.h).
     pub async fn tablespace_directory(&self) -> Result<String, SqlError> {
         let action = "ask for the catalog version";
-        let question = "select 'PG_' || current_setting('server_version_num')::int / 10000 || '_' || \
+        let statement = "select 'PG_' || current_setting('server_version_num')::int / 10000 || '_' || \
                         catalog_version_no from pg_control_system()";
-        let rows = self.query(action, question).await?;
+        let rows = self.query(action, statement).await?;
         first_row(action, &rows).map(|row| field(row, 0))
     }
 
     /// Returns the locations of the tablespaces outside PGDATA.
     pub async fn tablespace_locations(&self) -> Result<Vec<String>, SqlError> {
-        let question = "select pg_tablespace_location(oid) from pg_tablespace \
+        let statement = "select pg_tablespace_location(oid) from pg_tablespace \
                         where pg_tablespace_location(oid) like '/%' order by 1";
-        let rows = self.query("read the tablespaces", question).await?;
+        let rows = self.query("read the tablespaces", statement).await?;
         Ok(rows.iter().map(|row| field(row, 0)).collect())
     }
 
@@ -205,21 +206,21 @@ impl SqlClient {
             Some(location) => format!("= {}", escape_literal(location)),
             None => "not like '/%'".to_owned(),
         };
-        let question = format!(
+        let statement = format!(
             "select coalesce(sum(pg_tablespace_size(oid)), 0) from pg_tablespace \
              where pg_tablespace_location(oid) {of}"
         );
-        self.bytes("ask for the size of the data", &question).await
+        self.bytes("ask for the size of the data", &statement).await
     }
 
     /// Returns the size of the WAL in bytes.
     pub async fn bytes_of_wal(&self) -> Result<u64, SqlError> {
-        let question = "select coalesce(sum(size), 0) from pg_ls_waldir()";
-        self.bytes("ask for the size of the WAL", question).await
+        let statement = "select coalesce(sum(size), 0) from pg_ls_waldir()";
+        self.bytes("ask for the size of the WAL", statement).await
     }
 
-    async fn bytes(&self, action: &'static str, question: &str) -> Result<u64, SqlError> {
-        let rows = self.query(action, question).await?;
+    async fn bytes(&self, action: &'static str, statement: &str) -> Result<u64, SqlError> {
+        let rows = self.query(action, statement).await?;
         let text = first_row(action, &rows).map(|row| field(row, 0))?;
         text.parse().map_err(|_| SqlError::Answer { action, answer: text })
     }
@@ -227,25 +228,25 @@ impl SqlClient {
     /// Whether the server can see this file, given by an absolute path or one relative to its PGDATA.
     pub async fn can_see(&self, path: &str) -> Result<bool, SqlError> {
         let action = "check whether the followed db shares a directory with us";
-        let question = format!("select (pg_stat_file({}, true)).size is not null", escape_literal(path));
-        let rows = self.query(action, &question).await?;
+        let statement = format!("select (pg_stat_file({}, true)).size is not null", escape_literal(path));
+        let rows = self.query(action, &statement).await?;
         first_row(action, &rows).map(|row| field(row, 0) == "t")
     }
 
     /// Whether a physical slot of this name exists.
     pub async fn has_slot(&self, slot: &str) -> Result<bool, SqlError> {
-        let question = format!(
+        let statement = format!(
             "select 1 from pg_replication_slots where slot_type = 'physical' and slot_name = {}",
             escape_literal(slot)
         );
-        Ok(!self.query("look for a replication slot", &question).await?.is_empty())
+        Ok(!self.query("look for a replication slot", &statement).await?.is_empty())
     }
 
     /// Returns the parameters that are pending restart (keeper Q7).
     pub async fn pending_restart(&self) -> Result<Vec<String>, SqlError> {
-        let question = "select name from pg_settings where pending_restart order by 1";
+        let statement = "select name from pg_settings where pending_restart order by 1";
         Ok(self
-            .query("ask whether a restart is pending", question)
+            .query("ask whether a restart is pending", statement)
             .await?
             .iter()
             .map(|row| field(row, 0))
@@ -262,17 +263,17 @@ impl SqlClient {
     /// Returns identity and position of the instance (keeper 3.5), only from functions that read no table.
     pub async fn position(&self) -> Result<InstancePosition, SqlError> {
         let action = "read the state of PostgreSQL";
-        let question = "select r.on, s.system_identifier, i.bytes_per_wal_segment, i.wal_block_size, \
+        let statement = "select r.on, s.system_identifier, i.bytes_per_wal_segment, i.wal_block_size, \
                         greatest(c.timeline_id, case when r.on then m.min_recovery_end_timeline end), \
                         case when r.on then greatest(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()) \
                         else pg_current_wal_flush_lsn() end, \
                         case when not r.on then substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8) end \
                         from (select pg_is_in_recovery() as on) r, pg_control_system() s, pg_control_init() i, \
                         pg_control_checkpoint() c, pg_control_recovery() m";
-        let rows = self.query(action, question).await?;
+        let rows = self.query(action, statement).await?;
         let row = first_row(action, &rows)?;
         let number = |index| row.get(index).and_then(|text| text.parse::<u64>().ok());
-        let standing = || {
+        let parse = || {
             // The system identifier is returned as a signed number.
             let system_id = u64::from_ne_bytes(row.get(1)?.parse::<i64>().ok()?.to_ne_bytes());
             let written = row.get(6).and_then(|hex| u64::from_str_radix(hex, 16).ok());
@@ -287,16 +288,16 @@ impl SqlClient {
                 position: row.get(5).and_then(Lsn::parse),
             })
         };
-        standing().ok_or_else(|| SqlError::Answer {
+        parse().ok_or_else(|| SqlError::Answer {
             action,
             answer: "a row of another form".to_owned(),
         })
     }
 
-    /// Returns the name of the oldest WAL segment; `None` for none.
+    /// Returns the name of the oldest WAL segment; `None` if there is none.
     pub async fn oldest_wal(&self) -> Result<Option<String>, SqlError> {
-        let question = "select min(name collate \"C\") from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$'";
-        let rows = self.query("read the names of the WAL segments", question).await?;
+        let statement = "select min(name collate \"C\") from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$'";
+        let rows = self.query("read the names of the WAL segments", statement).await?;
         Ok(rows.first().and_then(|row| row.get(0)).map(str::to_owned))
     }
 
@@ -304,11 +305,11 @@ impl SqlClient {
     pub async fn standby(&self) -> Result<Option<StandbyStatus>, SqlError> {
         let action = "read the state of the standby";
         // One row: pg_stat_wal_receiver has at most one. From 14 on replay may also be paused by the server.
-        let question = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), \
+        let statement = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), \
                         case when pg_is_in_recovery() then pg_is_wal_replay_paused() end, r.status, r.sender_host, \
                         r.sender_port, r.received_tli, r.slot_name, r.pid \
                         from (select 1) one left join pg_stat_get_wal_receiver() r on r.pid is not null";
-        let rows = self.query(action, question).await?;
+        let rows = self.query(action, statement).await?;
         let row = first_row(action, &rows)?;
         if field(row, 0) != "t" {
             return Ok(None);

@@ -1,5 +1,5 @@
-//! One SQL connection that stays open between queries and is reopened when it broke. Every query has a time limit. What is
-//! asked is left to `sql`; rejections are remembered in `refused_logins`.
+//! One SQL connection that stays open between queries and is reopened when it broke. Every query has a time limit. The
+//! queries are in `sql`; recent rejections of logins in `refused_logins`.
 
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard};
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl SqlConnection {
     /// Connects to the usual database, or while that one is unavailable to the other one. That session is closed after
     /// each query, because a database in use cannot be a template for `create database`.
     async fn connect(&self) -> Result<SqlSession, SqlError> {
-        // A remembered rejection only avoids a line in the server's log; it does not prove that the server is alive now
+        // A recorded rejection only avoids a line in the server's log; it does not prove that the server is alive now
         // (keeper I11).
         if let Some(refusal) = self.refused_lately()
             && self.answers_login_request().await
@@ -82,12 +82,12 @@ impl SqlConnection {
             Some(_) => self.connect_to(OTHER_DATABASE, false).await,
         };
         let refusal = |connected: &Result<_, SqlError>| connected.as_ref().err().and_then(SqlError::refusal);
-        if let Some(about) = refusal(&connected).filter(ServerRefusal::is_about_database)
+        if let Some(database_refusal) = refusal(&connected).filter(ServerRefusal::is_about_database)
             && self.database_refusal().is_none()
         {
             let other = self.connect_to(OTHER_DATABASE, false).await;
             if other.is_ok() {
-                self.refused().note_database(about, self.clock.now());
+                self.refused().note_database(database_refusal, self.clock.now());
                 connected = other;
             }
         }
@@ -146,7 +146,7 @@ impl SqlConnection {
         self.refused().database(self.clock.now())
     }
 
-    /// Forgets rejections, so that the next query tries to log in.
+    /// Clears the recorded rejections, so that the next query tries to log in.
     pub(crate) fn forget_refusals(&self) {
         *self.refused() = RefusedLogins::default();
     }
@@ -160,13 +160,13 @@ impl SqlConnection {
     }
 
     /// Runs one query and returns its rows, all values as text.
-    pub(crate) async fn query(&self, action: &'static str, question: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
+    pub(crate) async fn query(&self, action: &'static str, statement: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
         let answer = async {
             let mut kept = self.session.lock().await;
             // It is put back only after a complete result: an abandoned session is not reused.
             if let Some(session) = kept.take().filter(SqlSession::is_usable) {
                 let pending = session.begin();
-                match pending.query(question).await {
+                match pending.query(statement).await {
                     Ok(messages) => {
                         *kept = Some(pending.finish());
                         return Ok(rows(messages));
@@ -180,7 +180,7 @@ impl SqlConnection {
                 }
             }
             let pending = self.connect().await?.begin();
-            let messages = pending.query(question).await;
+            let messages = pending.query(statement).await;
             let session = pending.finish();
             let messages = messages.map_err(|source| SqlError::Query { action, source })?;
             *kept = Some(session).filter(SqlSession::is_usable);

@@ -62,12 +62,12 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
 impl PendingQuery {
     /// Sends the query and returns its result.
-    pub(crate) async fn query(&self, question: &str) -> Result<Vec<SimpleQueryMessage>, tokio_postgres::Error> {
+    pub(crate) async fn query(&self, statement: &str) -> Result<Vec<SimpleQueryMessage>, tokio_postgres::Error> {
         let session = self
             .session
             .as_ref()
             .expect("a pending session is there until it has ended");
-        session.client.simple_query(question).await
+        session.client.simple_query(statement).await
     }
 
     /// Ends the query; it is not cancelled.

@@ -244,6 +244,10 @@ mod tests {
         for method in [AuthMethod::Md5, AuthMethod::ScramSha256, AuthMethod::Trust] {
             assert_eq!(AuthMethod::parse(&method.to_string()), Some(method));
         }
-        assert_eq!(AuthMethod::parse("password"), None, "keeper C1");
+        assert_eq!(
+            AuthMethod::parse("password"),
+            None,
+            "cleartext passwords are not supported (keeper C1)"
+        );
     }
 }

@@ -28,13 +28,13 @@ impl ConfigFiles {
     pub(crate) fn write(
         &self,
         config: &InstanceConfig,
-        kind: StartMode,
+        mode: StartMode,
         sockets: Option<&str>,
     ) -> Result<(), FileError> {
         let data = &config.data;
         files::restrict_data_mode(data)?;
         let parameters = pinned::of_file(&self.parameters, sockets);
-        match kind {
+        match mode {
             StartMode::Normal => {
                 let text = conf::render(&parameters, &self.recovery);
                 files::write_atomically(&data.join(conf::FILE), text.as_bytes())?;

@@ -53,7 +53,7 @@ pub fn lines(access: &HbaAccess<'_>) -> Vec<String> {
         // Used by the keeper when the database postgres is missing.
         format!("local template1 {su} {su_method}"),
     ];
-    let mut let_in = |networks: &[String]| {
+    let mut allow = |networks: &[String]| {
         lines.extend(
             networks
                 .iter()
@@ -73,10 +73,10 @@ pub fn lines(access: &HbaAccess<'_>) -> Vec<String> {
         }
     };
     match access.remote {
-        AllowedHosts::All => let_in(&["0.0.0.0/0".to_owned(), "::0/0".to_owned()]),
+        AllowedHosts::All => allow(&["0.0.0.0/0".to_owned(), "::0/0".to_owned()]),
         AllowedHosts::Only(addresses) => {
             let addresses: BTreeSet<_> = addresses.iter().filter(|address| !address.is_empty()).collect();
-            addresses.into_iter().for_each(|address| let_in(&[network_of(address)]));
+            addresses.into_iter().for_each(|address| allow(&[network_of(address)]));
         }
     }
     match access.users {

@@ -1,5 +1,5 @@
-//! Settings on the server's command line, where no file can override them: its location and its configuration files
-//! (PostgreSQL manual 20.1.2: the command line takes precedence over the configuration file).
+//! The settings that the keeper pins on the server's command line, where no file can override them: its location and
+//! its configuration files (PostgreSQL manual 20.1.2: the command line takes precedence over the configuration file).
 
 use std::path::Path;
 
@@ -12,10 +12,10 @@ const IDENT_FILE: &str = "pg_ident.conf";
 
 const SOCKETS: &str = "unix_socket_directories";
 
-/// Returns name and value of each such setting.
-pub(crate) fn settings(config: &InstanceConfig, kind: StartMode, sockets: &str) -> Vec<(&'static str, String)> {
+/// Returns name and value of each pinned setting.
+pub(crate) fn settings(config: &InstanceConfig, mode: StartMode, sockets: &str) -> Vec<(&'static str, String)> {
     let file = |name: &str| config.data.join(name).display().to_string();
-    let conf = match kind {
+    let conf = match mode {
         StartMode::Normal => conf::FILE,
         StartMode::Temporary => conf::TEMPORARY_FILE,
     };
@@ -40,7 +40,7 @@ pub(crate) fn of_file(parameters: &Parameters, sockets: Option<&str>) -> Paramet
     parameters
 }
 
-/// Returns the settings that do not depend on the start mode.
+/// Returns the pinned settings that do not depend on the start mode.
 pub(crate) fn fixed(data: &Path) -> Vec<(&'static str, String)> {
     vec![
         ("data_directory", data.display().to_string()),

@@ -32,9 +32,9 @@ impl DataChanges {
         &self,
         change: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, FileSystemHung> {
-        let turns = (self.walks.acquire().await?, self.removals.acquire().await?);
+        let permits = (self.walks.acquire().await?, self.removals.acquire().await?);
         let change = move || {
-            let _turns = turns;
+            let _permits = permits;
             change()
         };
         self.changes.run(change).await

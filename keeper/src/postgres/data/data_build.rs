@@ -19,7 +19,7 @@ pub struct DataBuild {
     data: PathBuf,
     staging: PathBuf,
     wal: Option<WalBuild>,
-    spaces: Vec<TablespaceBuild>,
+    tablespaces: Vec<TablespaceBuild>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl DataBuild {
             data: data.to_owned(),
             staging: data.to_owned(),
             wal: None,
-            spaces: Vec::new(),
+            tablespaces: Vec::new(),
         }
     }
 
@@ -58,15 +58,15 @@ impl DataBuild {
             let found = std::io::Error::other(format!("{} is in it", entry.display()));
             return Err(FileError::new("make a database in", data)(found));
         }
-        let made_in = data.join(&new);
-        let mut spaces = Vec::new();
+        let staging = data.join(&new);
+        let mut tablespaces = Vec::new();
         for external_dir in external_dirs {
             let ExternalDirKind::Tablespace { directory } = &external_dir.kind else {
                 continue;
             };
-            let made_in = external_dir.path.join(&new);
-            spaces.push(TablespaceBuild {
-                staging: made_in,
+            let staging = external_dir.path.join(&new);
+            tablespaces.push(TablespaceBuild {
+                staging,
                 location: external_dir.path.clone(),
                 directory: directory.clone(),
             });
@@ -77,21 +77,21 @@ impl DataBuild {
         });
         let build = Self {
             data: data.to_owned(),
-            staging: made_in,
+            staging,
             wal,
-            spaces,
+            tablespaces,
         };
         build.create(owned)?;
         Ok(build)
     }
 
     fn create(&self, owned: &OwnedDirs) -> Result<(), FileError> {
-        let spaces = self.spaces.iter().map(|space| space.staging.clone());
-        let mut making: Vec<PathBuf> = spaces.chain([self.staging.clone()]).collect();
+        let tablespaces = self.tablespaces.iter().map(|tablespace| tablespace.staging.clone());
+        let mut making: Vec<PathBuf> = tablespaces.chain([self.staging.clone()]).collect();
         let wal = self.wal.iter().map(|wal| wal.staging.clone());
         owned.change(|record| record.making = making.iter().cloned().chain(wal.clone()).collect())?;
-        for space in &self.spaces {
-            owned.put_marker(&space.location)?;
+        for tablespace in &self.tablespaces {
+            owned.put_marker(&tablespace.location)?;
         }
         for dir in making.drain(..) {
             trees::remove(&dir)?;
@@ -114,8 +114,8 @@ impl DataBuild {
         if let Some(wal) = &self.wal {
             options.push(format!("--waldir={}", wal.staging.display()));
         }
-        for space in &self.spaces {
-            let (from, to) = (escape(&space.location), escape(&space.staging));
+        for tablespace in &self.tablespaces {
+            let (from, to) = (escape(&tablespace.location), escape(&tablespace.staging));
             options.push(format!("--tablespace-mapping={from}={to}"));
         }
         options
@@ -126,8 +126,8 @@ impl DataBuild {
         if let Some(wal) = &self.wal {
             trees::remove(&wal.staging)?;
         }
-        for space in &self.spaces {
-            trees::remove(&space.staging)?;
+        for tablespace in &self.tablespaces {
+            trees::remove(&tablespace.staging)?;
         }
         if self.staging == self.data {
             pgdata::remove_data(&self.data)
@@ -144,8 +144,8 @@ impl DataBuild {
             replace_link(&self.staging.join("pg_wal"), &wal.target)?;
             owned.change(|record| record.not_ours.retain(|path| *path != wal.target))?;
         }
-        for space in &self.spaces {
-            self.finish_space(owned, space)?;
+        for tablespace in &self.tablespaces {
+            self.finish_tablespace(owned, tablespace)?;
         }
         if self.staging != self.data {
             trees::move_entries(&self.staging, &self.data, |_| true)?;
@@ -155,12 +155,12 @@ impl DataBuild {
         owned.change(|record| record.making.clear())
     }
 
-    fn finish_space(&self, owned: &OwnedDirs, space: &TablespaceBuild) -> Result<(), FileError> {
-        let made = space.staging.join(&space.directory);
+    fn finish_tablespace(&self, owned: &OwnedDirs, tablespace: &TablespaceBuild) -> Result<(), FileError> {
+        let made = tablespace.staging.join(&tablespace.directory);
         if let Some(mark) = inspect::mark(&made)? {
             let recorded = TablespaceDir {
-                location: space.location.clone(),
-                directory: space.directory.clone(),
+                location: tablespace.location.clone(),
+                directory: tablespace.directory.clone(),
                 mark,
             };
             owned.change(|record| {
@@ -168,13 +168,13 @@ impl DataBuild {
                 record.tablespaces.push(recorded.clone());
                 record.not_ours.retain(|path| *path != recorded.path());
             })?;
-            owned.put_marker(&space.location)?;
+            owned.put_marker(&tablespace.location)?;
             trees::rename_to_free(&made, &recorded.path())?;
         }
-        trees::remove(&space.staging)?;
+        trees::remove(&tablespace.staging)?;
         for link in inspect::entries(&self.staging.join("pg_tblspc"))? {
-            if fs::read_link(&link).is_ok_and(|target| target == space.staging) {
-                replace_link(&link, &space.location)?;
+            if fs::read_link(&link).is_ok_and(|target| target == tablespace.staging) {
+                replace_link(&link, &tablespace.location)?;
             }
         }
         Ok(())

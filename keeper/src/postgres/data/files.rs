@@ -1,5 +1,5 @@
-//! The files of one data directory that are read or written without the server. Their contents are decided elsewhere
-//! (`conf`, `hba`, `state`).
+//! The files of one data directory that are read or written without the server. Their contents are decided by the
+//! callers (`conf`, `hba`, `local`).
 
 use std::ffi::OsStr;
 use std::fs::{self, File};

@@ -1,4 +1,5 @@
-//! Whether each file system has space for the new data beside the old ones, or in their place.
+//! Whether each file system has space for the new data beside the old ones, or in their place. Removing old data is
+//! left to `previous_data`.
 
 use std::path::{Path, PathBuf};
 
@@ -85,9 +86,10 @@ fn demand(path: &Path, needed: u64) -> Result<SpaceDemand, FileError> {
 /// Minimum reserve for WAL that is written during a copy.
 const RESERVE_BYTES: u64 = 64 << 20;
 
-/// Old data are kept only if 10 % more than the estimate is free; a copy is refused only if there is no space for the
-/// estimate itself. If the last attempt ran out of space despite the estimate, old data are removed if they occupy
-/// every file system that the copy writes to; otherwise that may not help.
+/// Decides whether there is space for old and new data. Old data are kept only if 10 % more than the estimate is free;
+/// a copy is refused only if there is no space for the estimate itself. If the last attempt ran out of space despite
+/// the estimate, old data are removed if they occupy every file system that the copy writes to; otherwise that may not
+/// help.
 fn decide_space(demands: &[SpaceDemand], old: &ReclaimableSpace, ran_out_of_space: bool) -> SpaceCheck {
     let needed_on = |device: u64| {
         let on_it = demands.iter().filter(|demand| demand.device == device);
@@ -98,8 +100,8 @@ fn decide_space(demands: &[SpaceDemand], old: &ReclaimableSpace, ran_out_of_spac
         needed,
         free,
     };
-    let mut room = SpaceCheck::EnoughForBoth;
-    let helps = demands.iter().all(|demand| old.on(demand.device) > 0);
+    let mut result = SpaceCheck::EnoughForBoth;
+    let old_is_everywhere = demands.iter().all(|demand| old.on(demand.device) > 0);
     for demand in demands {
         let needed = needed_on(demand.device);
         let freed = demand.free.saturating_add(old.on(demand.device));
@@ -108,11 +110,11 @@ fn decide_space(demands: &[SpaceDemand], old: &ReclaimableSpace, ran_out_of_spac
         }
         let ample = needed.saturating_add(needed / 10).saturating_add(RESERVE_BYTES);
         let is_short = ample > demand.free && freed > demand.free;
-        if (is_short || (ran_out_of_space && helps)) && room == SpaceCheck::EnoughForBoth {
-            room = SpaceCheck::EnoughWithoutOld(shortage(demand, ample, demand.free));
+        if (is_short || (ran_out_of_space && old_is_everywhere)) && result == SpaceCheck::EnoughForBoth {
+            result = SpaceCheck::EnoughWithoutOld(shortage(demand, ample, demand.free));
         }
     }
-    room
+    result
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Looks at directories and files without changing them: identity, size, free space, entries. Each look is reported as
-//! progress (`walker`), since a file system may hang. Changes are in `trees`.
+//! Inspects directories and files without changing them: identity, size, free space, entries. Each access is reported
+//! as progress (`walker`), since a file system may hang. Changes are in `trees`.
 
 use std::fs;
 use std::io::{self, ErrorKind};

@@ -77,7 +77,7 @@ impl OwnedDirs {
             random,
         };
         if is_new && !is_damaged {
-            // Save the id before a name is derived from it: the next start must know it.
+            // Saved before a name is derived from the id, so that the next start uses the same one.
             owned.save(&owned.record())?;
         }
         Ok(owned)
@@ -109,7 +109,7 @@ impl OwnedDirs {
     fn save(&self, record: &OwnedRecord) -> Result<(), FileError> {
         let path = self.dir.join(FILE);
         let json = serde_json::to_vec(record).map_err(|source| FileError::new("write", &path)(source.into()))?;
-        trees::cut::step().map_err(FileError::new("write", &path))?;
+        trees::fail_point::check().map_err(FileError::new("write", &path))?;
         files::write_atomically(&path, &json)
     }
 

@@ -1,5 +1,5 @@
-//! What PGDATA holds: data, unfinished data, or nothing; and removing it. Previous data, which may lie in it, are left to
-//! `previous_data`.
+//! What PGDATA holds: data, unfinished data, or nothing; and removing it. Previous data, which may lie in it, are left
+//! to `previous_data`.
 
 use std::ffi::OsStr;
 use std::io;
@@ -53,14 +53,18 @@ pub(super) fn remove_unfinished_outside(data: &Path, owned: &OwnedDirs, clear: &
 
 /// Removes data whose server never answered, in PGDATA and elsewhere, but not the previous data. The directory that
 /// marks PGDATA as unfinished is removed last.
-pub(super) fn remove(data: &Path, owned: &OwnedDirs, spaces: &[TablespaceDir]) -> Result<(), FileError> {
+pub(super) fn remove(data: &Path, owned: &OwnedDirs, tablespaces: &[TablespaceDir]) -> Result<(), FileError> {
     let new = owned.name(NEW_KIND);
     let wal = survey::own_wal(data, owned)?;
     survey::record_wal(owned, survey::wal_of(data, owned)?.as_deref())?;
-    for space in spaces {
-        trees::remove(&space.path())?;
+    for tablespace in tablespaces {
+        trees::remove(&tablespace.path())?;
     }
-    owned.change(|record| record.tablespaces.retain(|space| !spaces.contains(space)))?;
+    owned.change(|record| {
+        record
+            .tablespaces
+            .retain(|tablespace| !tablespaces.contains(tablespace))
+    })?;
     if let Some(wal) = wal.filter(|wal| wal.is_dir()) {
         trees::remove_entries(&wal, |name| is_of_wal(name) || name == &*new)?;
     }

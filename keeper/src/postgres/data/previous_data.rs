@@ -64,13 +64,13 @@ pub fn clear(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<Cle
     }
     resume(data, owned)?;
     forget_missing(data, owned)?;
-    let spaces = own_spaces(data, owned, clear)?;
+    let tablespaces = own_tablespaces(data, owned, clear)?;
     pgdata::remove_unfinished_outside(data, owned, clear)?;
     let mut cleared = ClearOutcome::Nothing;
     if owned.record().old.is_none() && pgdata::unclaimed_content(data, owned)?.is_some() {
-        cleared = ClearOutcome::SetAside(set_aside(data, owned, clear, &spaces)?);
+        cleared = ClearOutcome::SetAside(set_aside(data, owned, clear, &tablespaces)?);
     } else {
-        pgdata::remove(data, owned, &spaces)?;
+        pgdata::remove(data, owned, &tablespaces)?;
     }
     match make_space(data, owned, clear)? {
         true => Ok(ClearOutcome::Removed),
@@ -89,13 +89,21 @@ fn mount_point_in(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, Fil
         }
     }
     let (new, old) = (owned.name(NEW_KIND), owned.name(OLD_KIND));
-    let spaces = survey::own_spaces(data, owned)?.into_iter().chain(record.tablespaces);
-    let of_spaces = spaces.flat_map(|space| [space.path(), space.location.join(&new), space.location.join(&old)]);
+    let tablespaces = survey::own_tablespaces(data, owned)?
+        .into_iter()
+        .chain(record.tablespaces);
+    let of_tablespaces = tablespaces.flat_map(|tablespace| {
+        [
+            tablespace.path(),
+            tablespace.location.join(&new),
+            tablespace.location.join(&old),
+        ]
+    });
     let of_old = record.old.iter().flat_map(|old| dirs_of_old(owned, old));
-    mounts.first(of_spaces.chain(record.making).chain(of_old))
+    mounts.first(of_tablespaces.chain(record.making).chain(of_old))
 }
 
-/// Returns it as an obstacle.
+/// Returns a mount point in anything that would be moved or removed, as an obstacle.
 pub fn mount_obstacle(data: &Path, owned: &OwnedDirs) -> Result<Option<(PathBuf, Obstacle)>, FileError> {
     Ok(mount_point_in(data, owned)?.map(|point| (point, Obstacle::Mounted)))
 }
@@ -103,8 +111,8 @@ pub fn mount_obstacle(data: &Path, owned: &OwnedDirs) -> Result<Option<(PathBuf,
 /// Returns the directories of the previous data.
 fn dirs_of_old(owned: &OwnedDirs, old: &PreviousData) -> impl Iterator<Item = PathBuf> {
     let wal = old.wal.iter().map(|wal| wal.join(owned.name(OLD_KIND)));
-    let spaces = old.tablespaces.iter().map(TablespaceDir::path);
-    spaces.chain(wal).chain([old.directory.clone()])
+    let tablespaces = old.tablespaces.iter().map(TablespaceDir::path);
+    tablespaces.chain(wal).chain([old.directory.clone()])
 }
 
 /// Removes the previous data once the new server has answered: all of them, or none if a file system is mounted in
@@ -125,11 +133,11 @@ pub fn remove_old(owned: &OwnedDirs) -> Result<(), ClearError> {
         }
     })?;
     info!(directory = %old.directory.display(), "removing the old data");
-    for space in &old.tablespaces {
-        if inspect::mark(&space.path())? == Some(space.mark) {
-            remove_durably(&space.path())?;
-        } else if space.path().exists() {
-            warn!(directory = %space.path().display(), "not the tablespace that was set aside, leaving it as it is");
+    for tablespace in &old.tablespaces {
+        if inspect::mark(&tablespace.path())? == Some(tablespace.mark) {
+            remove_durably(&tablespace.path())?;
+        } else if tablespace.path().exists() {
+            warn!(directory = %tablespace.path().display(), "not the tablespace that was set aside, leaving it as it is");
         }
     }
     if let Some(wal) = &old.wal {
@@ -161,7 +169,7 @@ fn resume(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
     }
 }
 
-/// Forgets previous data that are no longer where they were put.
+/// Removes previous data from the record that are no longer where they were put.
 fn forget_missing(data: &Path, owned: &OwnedDirs) -> Result<(), FileError> {
     let Some(old) = owned.record().old else { return Ok(()) };
     let PreviousDataState::Kept(mark) = old.state else {
@@ -183,10 +191,10 @@ fn forget_missing(data: &Path, owned: &OwnedDirs) -> Result<(), FileError> {
 /// Restores tablespaces and WAL of previous data whose PGDATA was put back.
 fn restore_remaining(data: &Path, owned: &OwnedDirs, old: &PreviousData) -> Result<(), FileError> {
     if let Some(directory) = links::version_directory(data)? {
-        for space in &old.tablespaces {
-            let to = space.location.join(&directory);
-            if inspect::mark(&space.path())? == Some(space.mark) && inspect::mark(&to)?.is_none() {
-                trees::rename(&space.path(), &to)?;
+        for tablespace in &old.tablespaces {
+            let to = tablespace.location.join(&directory);
+            if inspect::mark(&tablespace.path())? == Some(tablespace.mark) && inspect::mark(&to)?.is_none() {
+                trees::rename(&tablespace.path(), &to)?;
             }
         }
     }
@@ -202,8 +210,8 @@ fn restore_remaining(data: &Path, owned: &OwnedDirs, old: &PreviousData) -> Resu
 
 /// Returns the tablespaces that are moved with the old data: those that the new data replace, and others that provably
 /// belong to this keeper.
-fn own_spaces(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<Vec<TablespaceDir>, ClearError> {
-    let mut spaces = Vec::new();
+fn own_tablespaces(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<Vec<TablespaceDir>, ClearError> {
+    let mut tablespaces = Vec::new();
     for external_dir in survey::own_external_dirs(data, owned)? {
         let ExternalDirKind::Tablespace { directory } = &external_dir.kind else {
             continue;
@@ -214,7 +222,7 @@ fn own_spaces(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<Ve
             .iter()
             .any(|wanted| wanted.path == external_dir.path);
         match (check_may_empty(&external_dir.found), inspect::mark(&path)?) {
-            (Ok(()), Some(mark)) => spaces.push(TablespaceDir {
+            (Ok(()), Some(mark)) => tablespaces.push(TablespaceDir {
                 location: external_dir.path,
                 directory: directory.clone(),
                 mark,
@@ -226,7 +234,7 @@ fn own_spaces(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<Ve
             (Err(obstacle), _) => return Err(ClearError::at(path, obstacle)),
         }
     }
-    Ok(spaces)
+    Ok(tablespaces)
 }
 
 /// Returns the file system that has no space for the new data, even if everything that they replace is removed.
@@ -235,17 +243,17 @@ pub fn shortage(
     owned: &OwnedDirs,
     clear: &ClearRequest,
 ) -> Result<Option<(PathBuf, Obstacle)>, FileError> {
-    let mut spaces = survey::own_spaces(data, owned)?;
+    let mut tablespaces = survey::own_tablespaces(data, owned)?;
     let wal = survey::own_wal(data, owned)?;
     let mut freed = ReclaimableSpace::default();
     if let Some(old) = owned.record().old {
-        spaces.extend(old.tablespaces);
+        tablespaces.extend(old.tablespaces);
         // Moved entry by entry, it lies in PGDATA.
         if !old.by_entries {
             freed.add(&old.directory)?;
         }
     }
-    for path in spaces
+    for path in tablespaces
         .iter()
         .map(TablespaceDir::path)
         .chain(wal)
@@ -267,8 +275,8 @@ fn make_space(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<bo
     let mut freed = ReclaimableSpace::default();
     if let Some(old) = &old {
         let wal = old.wal.iter().map(|wal| wal.join(owned.name(OLD_KIND)));
-        let spaces = old.tablespaces.iter().map(TablespaceDir::path);
-        for path in spaces.chain(wal).chain([old.directory.clone()]) {
+        let tablespaces = old.tablespaces.iter().map(TablespaceDir::path);
+        for path in tablespaces.chain(wal).chain([old.directory.clone()]) {
             freed.add(&path)?;
         }
     }
@@ -293,7 +301,7 @@ fn set_aside(
     data: &Path,
     owned: &OwnedDirs,
     clear: &ClearRequest,
-    spaces: &[TablespaceDir],
+    tablespaces: &[TablespaceDir],
 ) -> Result<PathBuf, ClearError> {
     let by_entries = !inspect::is_movable(data);
     let directory = if by_entries {
@@ -303,9 +311,9 @@ fn set_aside(
         name.push(format!(".old-{}", owned.random_name()));
         data.with_file_name(name)
     };
-    for space in spaces {
+    for tablespace in tablespaces {
         // Leftovers of an earlier set, if any: the name is unique to this keeper.
-        trees::remove(&space.location.join(owned.name(OLD_KIND)))?;
+        trees::remove(&tablespace.location.join(owned.name(OLD_KIND)))?;
     }
     let wal = survey::own_wal(data, owned)?;
     if let Some(wal) = &wal {
@@ -316,7 +324,7 @@ fn set_aside(
         directory,
         by_entries,
         state: PreviousDataState::Moving,
-        tablespaces: spaces.to_vec(),
+        tablespaces: tablespaces.to_vec(),
         wal,
     };
     survey::record_wal(owned, survey::wal_of(data, owned)?.as_deref())?;
@@ -330,15 +338,15 @@ fn finish_moving(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
     let Some(old) = owned.record().old else { return Ok(()) };
     let aside = owned.name(OLD_KIND);
     let mut moved = Vec::new();
-    for space in &old.tablespaces {
-        let to = space.location.join(&aside);
-        if inspect::mark(&space.path())? == Some(space.mark) && inspect::mark(&to)?.is_none() {
-            trees::rename(&space.path(), &to)?;
+    for tablespace in &old.tablespaces {
+        let to = tablespace.location.join(&aside);
+        if inspect::mark(&tablespace.path())? == Some(tablespace.mark) && inspect::mark(&to)?.is_none() {
+            trees::rename(&tablespace.path(), &to)?;
         }
-        if inspect::mark(&to)? == Some(space.mark) {
+        if inspect::mark(&to)? == Some(tablespace.mark) {
             moved.push(TablespaceDir {
                 directory: aside.clone(),
-                ..space.clone()
+                ..tablespace.clone()
             });
         }
     }
@@ -351,7 +359,7 @@ fn finish_moving(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
     owned.change(|record| {
         record
             .tablespaces
-            .retain(|space| moved.iter().all(|moved| moved.mark != space.mark));
+            .retain(|tablespace| moved.iter().all(|moved| moved.mark != tablespace.mark));
         record.old = mark.map(|mark| PreviousData {
             state: PreviousDataState::Kept(mark),
             tablespaces: moved,

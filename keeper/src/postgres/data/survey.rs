@@ -21,14 +21,14 @@ pub fn linked(data: &Path) -> Result<Vec<TablespaceDir>, FileError> {
     let Some(directory) = version_directory(data)? else {
         return Ok(Vec::new());
     };
-    let mut spaces = Vec::new();
+    let mut tablespaces = Vec::new();
     for location in locations(data)? {
-        spaces.extend(space_at(&location, &directory)?);
+        tablespaces.extend(tablespace_dir_at(&location, &directory)?);
     }
-    Ok(spaces)
+    Ok(tablespaces)
 }
 
-fn space_at(location: &Path, directory: &str) -> Result<Option<TablespaceDir>, FileError> {
+fn tablespace_dir_at(location: &Path, directory: &str) -> Result<Option<TablespaceDir>, FileError> {
     let mark = inspect::mark(&location.join(directory))?;
     Ok(mark.map(|mark| TablespaceDir {
         location: location.to_owned(),
@@ -42,7 +42,8 @@ pub fn wal_of(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileErr
     links::wal_of(data, owned.record().wal, &owned.name(NEW_KIND))
 }
 
-/// The same if its contents belong to this keeper: PGDATA links to it, or it still is the recorded directory.
+/// Returns the target of `pg_wal`, as [`wal_of`] does, if its contents belong to this keeper: PGDATA links to it, or it
+/// still is the recorded directory.
 pub(crate) fn own_wal(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
     let Some(wal) = wal_of(data, owned)? else {
         return Ok(None);
@@ -121,74 +122,74 @@ impl TablespaceSurvey {
     }
 }
 
-/// Records the tablespaces of a complete PGDATA as this keeper's, marks their locations, forgets missing ones, and
-/// returns which are shared. A location that cannot be read is noted and does not affect the others.
+/// Records the tablespaces of a complete PGDATA as this keeper's, marks their locations, drops missing ones from the
+/// record, and returns which are shared. A location that cannot be read is noted and does not affect the others.
 pub fn survey_instance(data: &Path, owned: &OwnedDirs) -> TablespaceSurvey {
-    let mut stock = TablespaceSurvey::default();
+    let mut survey = TablespaceSurvey::default();
     let links = version_directory(data).and_then(|directory| Ok((directory, locations(data)?)));
-    let Some((directory, targets)) = stock.note_failure(data, links) else {
-        return stock;
+    let Some((directory, targets)) = survey.note_failure(data, links) else {
+        return survey;
     };
     let not_ours = owned.record().not_ours;
     let mut found = Vec::new();
     for location in targets.iter().filter(|_| directory.is_some()) {
-        let space = space_at(location, directory.as_deref().unwrap_or_default());
-        found.extend(stock.note_failure(location, space).flatten());
+        let tablespace = tablespace_dir_at(location, directory.as_deref().unwrap_or_default());
+        found.extend(survey.note_failure(location, tablespace).flatten());
     }
-    stock.locations = found.iter().map(|space| space.location.clone()).collect();
-    found.retain(|space| !not_ours.contains(&space.path()));
-    record(data, owned, &found, &mut stock);
-    for space in &found {
-        let marked = owned.put_marker(&space.location);
-        stock.note_failure(&space.location, marked);
+    survey.locations = found.iter().map(|tablespace| tablespace.location.clone()).collect();
+    found.retain(|tablespace| !not_ours.contains(&tablespace.path()));
+    record(data, owned, &found, &mut survey);
+    for tablespace in &found {
+        let marked = owned.put_marker(&tablespace.location);
+        survey.note_failure(&tablespace.location, marked);
     }
-    let servers = usage::servers_of(&stock.locations, data);
-    for (location, server) in stock.locations.clone().iter().zip(servers) {
-        let keeper = stock.note_failure(location, owned.other_keeper(location)).flatten();
+    let servers = usage::servers_of(&survey.locations, data);
+    for (location, server) in survey.locations.clone().iter().zip(servers) {
+        let keeper = survey.note_failure(location, owned.other_keeper(location)).flatten();
         let keeper = keeper.map(|dir| format!("the keeper of {}", dir.display()));
         let server = server.map(|server| format!("process {} ({})", server.pid, server.program));
         if let Some(with) = keeper.or(server) {
             let location = location.clone();
-            stock.shared.push(SharedLocation { location, with });
+            survey.shared.push(SharedLocation { location, with });
         }
     }
-    stock.unrecorded = stock
+    survey.unrecorded = survey
         .note_failure(data, unrecorded_old_data(data, owned))
         .unwrap_or_default();
-    stock
+    survey
 }
 
 /// Replaces the recorded tablespaces by the found ones, but keeps those that may be unmounted.
-fn record(data: &Path, owned: &OwnedDirs, found: &[TablespaceDir], stock: &mut TablespaceSurvey) {
+fn record(data: &Path, owned: &OwnedDirs, found: &[TablespaceDir], survey: &mut TablespaceSurvey) {
     let before = owned.record().tablespaces;
     let mut kept = found.to_vec();
-    for space in &before {
-        if kept.iter().any(|kept| kept.path() == space.path()) {
+    for tablespace in &before {
+        if kept.iter().any(|kept| kept.path() == tablespace.path()) {
             continue;
         }
-        let mark = stock.note_failure(&space.location, inspect::mark(&space.path()));
-        let is_there = mark.is_none_or(|mark| mark == Some(space.mark));
+        let mark = survey.note_failure(&tablespace.location, inspect::mark(&tablespace.path()));
+        let is_there = mark.is_none_or(|mark| mark == Some(tablespace.mark));
         // A location without the marker is on a file system that is not mounted.
-        if is_there || !owned.has_marker(&space.location) {
-            kept.push(space.clone());
+        if is_there || !owned.has_marker(&tablespace.location) {
+            kept.push(tablespace.clone());
         }
     }
     let wal = wal_of(data, owned).and_then(|wal| {
         let mark = wal.as_deref().map(inspect::mark).transpose()?.flatten();
         Ok((wal, mark))
     });
-    let wal = stock.note_failure(data, wal);
+    let wal = survey.note_failure(data, wal);
     let changed = owned.change(|record| {
         record.tablespaces.clone_from(&kept);
         if let Some(wal) = wal {
             (record.wal, record.wal_mark) = wal;
         }
     });
-    stock.note_failure(data, changed);
+    survey.note_failure(data, changed);
     let is_kept = |location: &Path| kept.iter().any(|kept| kept.location == location);
-    for gone in before.iter().filter(|space| !is_kept(&space.location)) {
+    for gone in before.iter().filter(|tablespace| !is_kept(&tablespace.location)) {
         if gone.location.exists() {
-            stock.note_failure(&gone.location, owned.remove_marker(&gone.location));
+            survey.note_failure(&gone.location, owned.remove_marker(&gone.location));
         }
     }
 }
@@ -230,13 +231,17 @@ pub fn survey_tablespace(
     directory: &str,
 ) -> Result<(ExternalDirFacts, Option<SharedDirProbe>), FileError> {
     let path = location.join(directory);
-    let is_recorded = owned.record().tablespaces.iter().any(|space| space.path() == path);
+    let is_recorded = owned
+        .record()
+        .tablespaces
+        .iter()
+        .any(|tablespace| tablespace.path() == path);
     if is_recorded && inspect::mark(&path)?.is_none() && !owned.has_marker(location) {
-        let is_away = ExternalDirFacts {
+        let facts = ExternalDirFacts {
             missing_marker: Some(owned.marker(location)),
             ..ExternalDirFacts::default()
         };
-        return Ok((is_away, None));
+        return Ok((facts, None));
     }
     if let Err(why) = trees::create(location) {
         return Ok((unusable_facts(&why), None));
@@ -252,7 +257,7 @@ pub fn survey_tablespace(
         is_source_dir: false,
         other_keeper: owned.other_keeper(location)?,
         user: user.map(|user| (user.program, user.pid)),
-        is_ours: is_ours(&own_spaces(data, owned)?, &path)?,
+        is_ours: is_ours(&own_tablespaces(data, owned)?, &path)?,
         missing_marker: None,
     };
     Ok((found, Some(probe)))
@@ -260,33 +265,34 @@ pub fn survey_tablespace(
 
 /// Returns the tablespace directories of this keeper: those that PGDATA links to unless it is unfinished, and the
 /// recorded ones. If both have a path, PGDATA's is used.
-pub(crate) fn own_spaces(data: &Path, owned: &OwnedDirs) -> Result<Vec<TablespaceDir>, FileError> {
+pub(crate) fn own_tablespaces(data: &Path, owned: &OwnedDirs) -> Result<Vec<TablespaceDir>, FileError> {
     let is_unfinished = inspect::mark(&data.join(owned.name(NEW_KIND)))?.is_some();
-    let mut spaces = if is_unfinished { Vec::new() } else { linked(data)? };
-    for space in owned
+    let mut tablespaces = if is_unfinished { Vec::new() } else { linked(data)? };
+    for tablespace in owned
         .record()
         .tablespaces
         .into_iter()
-        .filter(|space| space.mark.proves())
+        .filter(|tablespace| tablespace.mark.proves())
     {
-        if spaces.iter().all(|known| known.path() != space.path()) {
-            spaces.push(space);
+        if tablespaces.iter().all(|known| known.path() != tablespace.path()) {
+            tablespaces.push(tablespace);
         }
     }
     let not_ours = owned.record().not_ours;
-    spaces.retain(|space| !not_ours.contains(&space.path()));
-    Ok(spaces)
+    tablespaces.retain(|tablespace| !not_ours.contains(&tablespace.path()));
+    Ok(tablespaces)
 }
 
-/// Whether a directory is one of them, even if its location is a different path to it through a link.
-fn is_ours(spaces: &[TablespaceDir], path: &Path) -> Result<bool, FileError> {
+/// Whether a directory is one of `tablespaces`, even if its location is a different path to it through a link.
+fn is_ours(tablespaces: &[TablespaceDir], path: &Path) -> Result<bool, FileError> {
     let found = inspect::mark(path)?;
-    Ok(spaces
+    Ok(tablespaces
         .iter()
-        .any(|space| Some(space.mark) == found && path.ends_with(&space.directory)))
+        .any(|tablespace| Some(tablespace.mark) == found && path.ends_with(&tablespace.directory)))
 }
 
-/// The same for the target of `pg_wal`, which belongs to this keeper if its PGDATA, or its record, has it.
+/// Gathers the facts about the target of `pg_wal`, which belongs to this keeper if its PGDATA links to it or its record
+/// lists it, and a probe for checking whether the source shares it.
 pub fn survey_wal(
     data: &Path,
     owned: &OwnedDirs,
@@ -348,23 +354,23 @@ pub fn is_of_wal(name: &std::ffi::OsStr) -> bool {
 
 /// Returns the tablespaces of an instance that is replaced by one without tablespaces.
 pub fn own_external_dirs(data: &Path, owned: &OwnedDirs) -> Result<Vec<ExternalDir>, FileError> {
-    let spaces = own_spaces(data, owned)?;
+    let tablespaces = own_tablespaces(data, owned)?;
     let mut external_dirs = Vec::new();
-    for space in spaces.clone() {
-        let path = space.path();
-        let user = usage::user_of(&space.location, &path, data);
+    for tablespace in tablespaces.clone() {
+        let path = tablespace.path();
+        let user = usage::user_of(&tablespace.location, &path, data);
         external_dirs.push(ExternalDir {
             bytes: None,
             found: ExternalDirFacts {
                 holds_data: inspect::mark(&path)?.is_some(),
-                other_keeper: owned.other_keeper(&space.location)?,
+                other_keeper: owned.other_keeper(&tablespace.location)?,
                 user: user.map(|user| (user.program, user.pid)),
-                is_ours: is_ours(&spaces, &path)?,
+                is_ours: is_ours(&tablespaces, &path)?,
                 ..ExternalDirFacts::default()
             },
-            path: space.location,
+            path: tablespace.location,
             kind: ExternalDirKind::Tablespace {
-                directory: space.directory,
+                directory: tablespace.directory,
             },
         });
     }

@@ -1,5 +1,5 @@
-//! Changes of directory trees: creating, moving and removing, durably and never through a link or a mount point. Looking
-//! at them is left to `inspect`; what belongs to this keeper, to `owned_dirs`.
+//! Changes of directory trees: creating, moving and removing, durably and never through a link or a mount point.
+//! Looking at them is left to `inspect`; what belongs to this keeper, to `owned_dirs`.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -28,14 +28,14 @@ pub fn sync(dir: &Path) -> Result<(), FileError> {
 /// Creates a directory with its parents, mode 0700; an existing one is not an error.
 pub fn create(dir: &Path) -> Result<(), FileError> {
     walker::progress_at(dir);
-    let made = cut::step().and_then(|()| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir));
+    let made = fail_point::check().and_then(|()| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir));
     made.map_err(FileError::new("create", dir))
 }
 
 /// Renames a directory or file, durably.
 pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     walker::progress_at(from);
-    let renamed = cut::step().and_then(|()| fs::rename(from, to));
+    let renamed = fail_point::check().and_then(|()| fs::rename(from, to));
     renamed.map_err(FileError::new("rename", from))?;
     for parent in [from.parent(), to.parent()].into_iter().flatten() {
         sync(parent)?;
@@ -43,11 +43,11 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// The same, but fails if `to` exists, even as an empty directory.
+/// Renames a directory or file, durably. Fails if `to` exists, even as an empty directory.
 pub fn rename_to_free(from: &Path, to: &Path) -> Result<(), FileError> {
     use rustix::fs::{RenameFlags, renameat_with};
     walker::progress_at(from);
-    let renamed = cut::step().and_then(|()| Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?));
+    let renamed = fail_point::check().and_then(|()| Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?));
     match renamed {
         // A file system that does not support the flag, such as NFS.
         Err(unknown) if unknown.kind() == ErrorKind::InvalidInput && !to.exists() => return rename(from, to),
@@ -59,14 +59,14 @@ pub fn rename_to_free(from: &Path, to: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Moves the entries of `from` for which `should_move` returns true into `to`, on the same file system. Entries moved before
-/// an interruption are skipped.
+/// Moves the entries of `from` for which `should_move` returns true into `to`, on the same file system. Entries moved
+/// before an interruption are skipped.
 pub fn move_entries(from: &Path, to: &Path, should_move: impl Fn(&OsStr) -> bool) -> Result<(), FileError> {
     for entry in entries(from)? {
         let name = entry.file_name().unwrap_or_default();
         if should_move(name) {
             walker::progress_at(&entry);
-            let renamed = cut::step().and_then(|()| fs::rename(&entry, to.join(name)));
+            let renamed = fail_point::check().and_then(|()| fs::rename(&entry, to.join(name)));
             renamed.map_err(FileError::new("rename", &entry))?;
         }
     }
@@ -94,7 +94,7 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
 
 fn remove_unless_mounted(path: &Path, mounts: &Mounts) -> Result<(), FileError> {
     walker::progress_at(path);
-    let removed = match cut::step().and_then(|()| fs::symlink_metadata(path)) {
+    let removed = match fail_point::check().and_then(|()| fs::symlink_metadata(path)) {
         Ok(metadata) if metadata.is_dir() => match mounts.at_or_below(path)? {
             Some(point) => Err(mounts::mounted_error(&point)),
             None => remove_tree_at(path),
@@ -164,15 +164,15 @@ fn open_unmounted(parent: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd
     }
 }
 
-/// Fail points at which tests interrupt a sequence of changes, like a crash.
-pub(crate) mod cut {
+/// A fail point before each change, at which tests interrupt a sequence of changes, like a crash.
+pub(crate) mod fail_point {
     #[cfg(not(test))]
-    pub(crate) fn step() -> std::io::Result<()> {
+    pub(crate) fn check() -> std::io::Result<()> {
         Ok(())
     }
 
     #[cfg(test)]
-    pub(crate) use tests_only::{after, never, step};
+    pub(crate) use tests_only::{check, disable, fail_after};
 
     #[cfg(test)]
     mod tests_only {
@@ -182,16 +182,16 @@ pub(crate) mod cut {
         thread_local!(static LEFT: Cell<Option<u32>> = const { Cell::new(None) });
 
         /// Lets every change after the next `count` ones fail.
-        pub(crate) fn after(count: u32) {
+        pub(crate) fn fail_after(count: u32) {
             LEFT.set(Some(count));
         }
 
         /// Disables the fail point; returns whether a change has failed.
-        pub(crate) fn never() -> bool {
+        pub(crate) fn disable() -> bool {
             LEFT.replace(None) == Some(0)
         }
 
-        pub(crate) fn step() -> io::Result<()> {
+        pub(crate) fn check() -> io::Result<()> {
             match LEFT.get() {
                 None => Ok(()),
                 Some(0) => Err(io::Error::other("cut here")),
@@ -281,7 +281,7 @@ mod tests {
         println!("\nremoved: {:?}", remove_tree_at(&Path::new(&dir).join("tree")));
     }
 
-    /// After the look at the mount points: another directory of the same file system.
+    /// After the mount points were read: another directory of the same file system.
     #[test]
     fn what_is_mounted_meanwhile_is_not_entered() {
         let dir = tempfile::tempdir().unwrap();

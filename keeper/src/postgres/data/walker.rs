@@ -51,10 +51,10 @@ impl Walker {
     /// Runs `walk` on a blocking thread, after the running one. An abandoned walk is not ended: until it returns no
     /// other starts, and callers get the path at which it hangs.
     pub async fn run<T: Send + 'static>(&self, walk: impl FnOnce() -> T + Send + 'static) -> Result<T, FileSystemHung> {
-        let turn = self.acquire().await?;
+        let permit = self.acquire().await?;
         let state = Arc::clone(&self.state);
         let walk = spawn_blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             CURRENT.set(Some(state));
             let found = walk();
             CURRENT.set(None);
@@ -66,8 +66,8 @@ impl Walker {
 
     /// Waits for the end of the running walk; no other starts until the permit is dropped.
     pub async fn acquire(&self) -> Result<WalkPermit, FileSystemHung> {
-        let turn = self.unless_hung(Arc::clone(&self.permit).acquire_owned()).await?;
-        Ok(WalkPermit(turn.expect("the semaphore is never closed")))
+        let permit = self.unless_hung(Arc::clone(&self.permit).acquire_owned()).await?;
+        Ok(WalkPermit(permit.expect("the semaphore is never closed")))
     }
 
     async fn unless_hung<F: Future>(&self, end: F) -> Result<F::Output, FileSystemHung> {

@@ -1,4 +1,4 @@
-//! Finds PostgreSQL's programs and their version. Running them is left to others.
+//! Finds PostgreSQL's programs and their version. Running them is left to `command`.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -166,7 +166,7 @@ impl Programs {
         given: Option<&Path>,
         path: Option<&OsStr>,
         data_major: Option<u32>,
-        usual: &[(u32, PathBuf)],
+        standard: &[(u32, PathBuf)],
     ) -> Result<Self, ProgramsError> {
         if let Some(dir) = given {
             return Self::of(dir.to_path_buf(), ProgramsSource::Given);
@@ -174,11 +174,11 @@ impl Programs {
         if let Some(dir) = path.and_then(in_search_path) {
             return Self::of(dir, ProgramsSource::Path);
         }
-        let complete = || usual.iter().filter(|(_, dir)| missing_in(dir).is_none());
+        let complete = || standard.iter().filter(|(_, dir)| missing_in(dir).is_none());
         if let Some(major) = data_major {
             return match complete().find(|(candidate, _)| *candidate == major) {
                 Some((_, dir)) => Self::of(dir.clone(), ProgramsSource::DataVersion),
-                None if usual.is_empty() => Err(ProgramsError::NotFound),
+                None if standard.is_empty() => Err(ProgramsError::NotFound),
                 None => Err(ProgramsError::NoSuchMajor { major }),
             };
         }
@@ -188,12 +188,12 @@ impl Programs {
         }
     }
 
-    fn of(dir: PathBuf, found: ProgramsSource) -> Result<Self, ProgramsError> {
+    fn of(dir: PathBuf, source: ProgramsSource) -> Result<Self, ProgramsError> {
         match missing_in(&dir) {
             Some(program) => Err(ProgramsError::Missing { dir, program }),
             None => Ok(Self {
                 dir,
-                source: found,
+                source,
                 version: Mutex::new(None),
             }),
         }
@@ -205,7 +205,7 @@ impl Programs {
     }
 
     /// Returns why they were chosen.
-    pub fn found(&self) -> ProgramsSource {
+    pub fn source(&self) -> ProgramsSource {
         self.source
     }
 
@@ -247,14 +247,14 @@ impl Programs {
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
 fn stamp(program: &Path) -> Result<FileStamp, ProgramsError> {
-    let about = fs::metadata(program).map_err(|source| ProgramsError::Stat {
+    let metadata = fs::metadata(program).map_err(|source| ProgramsError::Stat {
         program: program.to_path_buf(),
         source,
     })?;
     Ok(FileStamp {
-        device: about.dev(),
-        inode: about.ino(),
-        modified: (about.mtime(), about.mtime_nsec()),
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
     })
 }
 
@@ -264,8 +264,12 @@ fn stamp(program: &Path) -> Result<FileStamp, ProgramsError> {
 fn in_search_path(path: &OsStr) -> Option<PathBuf> {
     let entry = std::env::split_paths(path).find(|dir| is_program(&dir.join("postgres")))?;
     let resolved = fs::canonicalize(entry.join("postgres")).ok()?;
-    let behind = resolved.parent()?.to_path_buf();
-    Some(if missing_in(&behind).is_none() { behind } else { entry })
+    let target_dir = resolved.parent()?.to_path_buf();
+    Some(if missing_in(&target_dir).is_none() {
+        target_dir
+    } else {
+        entry
+    })
 }
 
 fn missing_in(dir: &Path) -> Option<&'static str> {
@@ -273,7 +277,7 @@ fn missing_in(dir: &Path) -> Option<&'static str> {
 }
 
 fn is_program(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|about| about.is_file() && about.mode() & 0o111 != 0)
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o111 != 0)
 }
 
 fn standard_directories() -> Vec<(u32, PathBuf)> {
@@ -335,7 +339,7 @@ mod tests {
         symlink(real.join("postgres"), links.join("postgres")).unwrap();
         let found = Programs::find_in(None, Some(links.as_os_str()), None, &[]).unwrap();
         assert_eq!(found.dir(), fs::canonicalize(&real).unwrap());
-        assert_eq!(found.found(), ProgramsSource::Path);
+        assert_eq!(found.source(), ProgramsSource::Path);
     }
 
     #[test]
@@ -346,8 +350,8 @@ mod tests {
             programs(&dir(major), &NEEDED);
         }
         programs(&dir(17), &["pg_basebackup"]); // only the client package
-        let usual = [13, 15, 17].map(|major| (major, dir(major)));
-        let find = |data_major| Programs::find_in(None, None, data_major, &usual);
+        let standard = [13, 15, 17].map(|major| (major, dir(major)));
+        let find = |data_major| Programs::find_in(None, None, data_major, &standard);
         assert_eq!(find(Some(13)).unwrap().dir(), dir(13));
         assert_eq!(find(None).unwrap().dir(), dir(15));
         assert!(matches!(find(Some(17)), Err(ProgramsError::NoSuchMajor { major: 17 })));

@@ -83,14 +83,14 @@ async fn run(
     let config_file = ("config_file", file.path().display().to_string());
     let fixed = pinned::fixed(dir).into_iter().chain([config_file]);
     // Override logging and language, because the messages are parsed.
-    let words = [
+    let overrides = [
         ("lc_messages", "C"),
         ("log_destination", "stderr"),
         ("log_line_prefix", ""),
         ("log_min_messages", "log"),
         ("log_error_verbosity", "default"),
     ];
-    for (name, value) in fixed.chain(words.map(|(name, value)| (name, value.to_owned()))) {
+    for (name, value) in fixed.chain(overrides.map(|(name, value)| (name, value.to_owned()))) {
         command.arg("-c").arg(format!("{name}={value}"));
     }
     command.env("LC_ALL", "C");

@@ -31,7 +31,7 @@ pub enum ControlError {
     Damaged {
         /// The data directory.
         data: String,
-        /// What pg_controldata says.
+        /// The warning of pg_controldata.
         warning: String,
     },
     /// A WAL segment cannot be read.

@@ -87,29 +87,29 @@ pub fn users_of(data: &Path) -> Vec<DataDirUser> {
 pub async fn end_users(data: &Path, limits: EndLimits, walker: &Walker) -> Result<(), EndError> {
     const ROUNDS: usize = 3; // a shell may start another program when its first one ends
     for round in 0..ROUNDS {
-        let workers = find_users(data, walker).await?;
-        if workers.is_empty() {
+        let users = find_users(data, walker).await?;
+        if users.is_empty() {
             return Ok(());
         }
-        for worker in &workers {
+        for user in &users {
             warn!(
-                pid = worker.process.pid(),
-                program = worker.program,
-                why = worker.how.as_str(),
+                pid = user.process.pid(),
+                program = user.program,
+                why = user.how.as_str(),
                 "stopping a process that uses the data directory"
             );
         }
-        let gently = |worker: &DataDirUser| match process::is_postgres(worker.process.pid()) {
+        let first_signal = |user: &DataDirUser| match process::is_postgres(user.process.pid()) {
             true => Signal::QUIT,
             false => Signal::TERM,
         };
-        if round == 0 && signal_all(&workers, gently, limits.terminate).await {
+        if round == 0 && signal_all(&users, first_signal, limits.terminate).await {
             continue;
         }
-        signal_all(&workers, |_| Signal::KILL, limits.killed).await;
+        signal_all(&users, |_| Signal::KILL, limits.killed).await;
     }
     let left = find_users(data, walker).await?.into_iter().next();
-    left.map_or(Ok(()), |worker| Err(EndError::Remains(worker)))
+    left.map_or(Ok(()), |user| Err(EndError::Remains(user)))
 }
 
 /// The same as [`users_of`], on a blocking thread: a host may have very many processes and descriptors, and paths of
@@ -119,15 +119,15 @@ async fn find_users(data: &Path, walker: &Walker) -> Result<Vec<DataDirUser>, Fi
     walker.run(move || users_of(&data)).await
 }
 
-async fn signal_all(workers: &[DataDirUser], signal: impl Fn(&DataDirUser) -> Signal, limit: Duration) -> bool {
-    for worker in workers {
-        if let Err(refused) = worker.process.signal(signal(worker)) {
-            warn!(pid = worker.process.pid(), error = %Chain(&refused), "could not signal a process");
+async fn signal_all(users: &[DataDirUser], signal: impl Fn(&DataDirUser) -> Signal, limit: Duration) -> bool {
+    for user in users {
+        if let Err(refused) = user.process.signal(signal(user)) {
+            warn!(pid = user.process.pid(), error = %Chain(&refused), "could not signal a process");
         }
     }
     let ended = async {
-        for worker in workers {
-            worker.process.ended().await;
+        for user in users {
+            user.process.ended().await;
         }
     };
     timeout(limit, ended).await.is_ok()
@@ -168,7 +168,7 @@ mod tests {
     fn found(data: &Path) -> Vec<(u32, UseKind)> {
         let mut found: Vec<_> = users_of(data)
             .iter()
-            .map(|worker| (u32::try_from(worker.process.pid()).unwrap(), worker.how))
+            .map(|user| (u32::try_from(user.process.pid()).unwrap(), user.how))
             .collect();
         found.sort_by_key(|(pid, _)| *pid);
         found

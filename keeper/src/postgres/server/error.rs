@@ -19,6 +19,7 @@ pub enum InstanceError {
     /// Old data could not be moved or removed.
     #[error(transparent)]
     Clear(#[from] ClearError),
+    /// A file system does not answer.
     #[error(transparent)]
     NoAnswer(#[from] FileSystemHung),
     /// A server is running on the data directory where none may.
@@ -82,7 +83,7 @@ pub enum InstanceError {
     },
     /// A command failed.
     #[error(transparent)]
-    Helper(#[from] CommandError),
+    Command(#[from] CommandError),
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),

@@ -1,4 +1,5 @@
-//! Timeline and end of the WAL of a running instance, from its own files. Needs no login; SQL queries are in `observe`.
+//! Timeline and end of the WAL of a running instance, from its own files. Needs no login; SQL queries are in
+//! `client::sql`.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,7 @@ use crate::postgres::data::files;
 use crate::postgres::data::history::{self, Ancestor, HistoryFileError};
 use crate::postgres::programs::command::CommandError;
 use crate::postgres::programs::installation::Programs;
-use crate::postgres::programs::pg_control::{self as control_file, ControlError, ControlFile, WalLayout, segment_name};
+use crate::postgres::programs::pg_control::{self, ControlError, ControlFile, WalLayout, segment_name};
 
 /// Why a position is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -77,14 +78,14 @@ pub async fn end_of_wal(
     data: &Path,
     limit: Duration,
 ) -> Result<(ControlFile, Timeline, Lsn), PositionError> {
-    let control = control_file::read(programs, data, limit).await?;
+    let control = pg_control::read(programs, data, limit).await?;
     let known = control.current_timeline();
     let mut candidates = later_timelines(data, known)?;
     candidates.push(timeline_by_id(data, known)?);
     for timeline in candidates {
         let mut end = None;
         for segment in newest_segments(data, timeline.id, control.layout)? {
-            let found = control_file::end_of_records(programs, data, timeline.id, segment, control.layout, limit).await;
+            let found = pg_control::end_of_records(programs, data, timeline.id, segment, control.layout, limit).await;
             end = match unless_timeout(found)? {
                 Some(found) => end.max(found),
                 // The control file is a lower bound: a server is not unhealthy because its WAL takes long to read.

@@ -20,6 +20,9 @@ use tokio::time::timeout;
 use crate::postgres::programs::command::{OutputTail, read_lines};
 use crate::postgres::server::process::Process;
 
+/// Time limit for the output that is in transit when the server has ended, of each stream.
+const FINAL_OUTPUT_LIMIT: Duration = Duration::from_millis(200);
+
 /// Status of the server that this keeper started last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChildStatus {
@@ -77,7 +80,7 @@ impl PostmasterChild {
                     .push(&line);
             }
         };
-        let reader = vec![
+        let readers = vec![
             tokio::spawn(read_lines(stdout, on_line(&tail))),
             tokio::spawn(read_lines(stderr, on_line(&tail))),
         ];
@@ -87,11 +90,7 @@ impl PostmasterChild {
             let status = child.wait().await.ok();
             child_status.send_replace(ChildStatus::Ended { pid, status });
         });
-        Ok(Self {
-            process,
-            tail,
-            readers: reader,
-        })
+        Ok(Self { process, tail, readers })
     }
 
     pub(crate) fn process(&self) -> &Process {
@@ -118,5 +117,3 @@ impl PostmasterChild {
             .into_lines()
     }
 }
-
-const FINAL_OUTPUT_LIMIT: Duration = Duration::from_millis(200);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::postgres::data::files;
 use crate::postgres::data::walker::{self, Walker};
 use crate::postgres::programs::installation::Programs;
-use crate::postgres::programs::pg_control::{self as control_file, ControlState};
+use crate::postgres::programs::pg_control::{self, ControlState};
 use crate::postgres::server::process;
 
 /// Progress of a recovery.
@@ -43,7 +43,7 @@ impl fmt::Display for RecoveryProgress {
 /// Returns the progress of the server of a data directory that does not accept connections yet; `None` if unknown.
 /// `walker` reads its processes and WAL; what hangs is left out.
 pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker: &Walker) -> Option<RecoveryProgress> {
-    let control = control_file::read(programs, data, limit).await.ok()?;
+    let control = pg_control::read(programs, data, limit).await.ok()?;
     let data = data.to_owned();
     let result = walker.run(move || {
         let title = startup_title_of(&data);

@@ -1,5 +1,5 @@
-//! Supervises the server of one data directory: launches, signals and stops it, detects its end, and ends other processes
-//! that use the data. Its configuration, and when to do what, are left to `instance`.
+//! Supervises the server of one data directory: launches, signals and stops it, detects its end, and ends other
+//! processes that use the data. Its configuration, and when to do what, are left to `instance`.
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -291,9 +291,9 @@ impl Supervisor {
     pub(crate) async fn end_other_processes(&self) -> Result<(), InstanceError> {
         let ended = data_dir_users::end_users(&self.data, data_dir_users::EndLimits::default(), &self.walker).await;
         ended.map_err(|failed| match failed {
-            EndError::Remains(worker) => InstanceError::DataDirInUse {
-                pid: worker.process.pid(),
-                program: worker.program,
+            EndError::Remains(user) => InstanceError::DataDirInUse {
+                pid: user.process.pid(),
+                program: user.program,
                 data: self.data.clone(),
             },
             EndError::NoAnswer(hung) => hung.into(),

@@ -12,7 +12,7 @@ use crate::external_dirs::{ExternalDir, ExternalDirFacts};
 use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::files::{self, TABLESPACE_DIRECTORY as DIRECTORY, make_data as make};
 use crate::postgres::data::mounts;
-use crate::postgres::data::trees::cut;
+use crate::postgres::data::trees::fail_point;
 
 /// State of PGDATA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,9 +163,9 @@ fn old_data_are_kept_until_the_new_are_complete_whatever_crashes() {
         let mut cuts = 0;
         loop {
             let mut site = Site::new(shape);
-            cut::after(cuts);
+            fail_point::fail_after(cuts);
             let first = site.clear(0);
-            cut::never();
+            fail_point::disable();
             let is_uncut = first.is_ok();
             assert_eq!(
                 site.saying("old").len(),
@@ -214,9 +214,9 @@ fn an_interrupted_copy_is_repeated_and_the_old_data_stay() {
         loop {
             let mut site = Site::new(shape);
             site.clear(0).unwrap();
-            cut::after(cuts);
+            fail_point::fail_after(cuts);
             let copied = site.copy();
-            let was_cut = cut::never() && copied.is_err();
+            let was_cut = fail_point::disable() && copied.is_err();
             site.restarted();
             assert_eq!(
                 site.clear(0).unwrap(),
@@ -244,9 +244,9 @@ fn removing_old_data_continues_after_a_crash_and_touches_nothing_new() {
         let mut site = Site::new(Shape::Directory);
         site.clear(0).unwrap();
         site.copy().unwrap();
-        cut::after(cuts);
+        fail_point::fail_after(cuts);
         let dropped = remove_old(&site.owned);
-        let was_cut = cut::never() && dropped.is_err();
+        let was_cut = fail_point::disable() && dropped.is_err();
         site.restarted();
         remove_old(&site.owned).unwrap();
         assert_eq!(site.saying("old"), [""; 0], "cut {cuts}");
@@ -373,9 +373,9 @@ fn data_migrated_during_a_move_are_kept() {
     let mut cuts = 0;
     loop {
         let mut site = Site::new(Shape::Directory);
-        cut::after(cuts);
+        fail_point::fail_after(cuts);
         let is_uncut = site.clear(0).is_ok();
-        cut::never();
+        fail_point::disable();
         for name in ["keeper", "space"] {
             let (from, to) = (site.dir.path().join(name), site.dir.path().join("migrated"));
             let copied = std::process::Command::new("cp").arg("-a").args([&from, &to]).status();
@@ -567,11 +567,11 @@ fn a_record_without_a_creation_time_proves_nothing() {
     fs::write(&file, json.to_string()).unwrap();
     let owned = OwnedDirs::load(&site.dir.path().join("keeper"), RandomBytes::system()).unwrap();
     assert!(
-        !survey::own_spaces(&site.data(), &owned).unwrap().is_empty(),
+        !survey::own_tablespaces(&site.data(), &owned).unwrap().is_empty(),
         "the links of PGDATA prove it"
     );
     fs::remove_dir_all(site.data()).unwrap();
-    assert_eq!(survey::own_spaces(&site.data(), &owned).unwrap(), []);
+    assert_eq!(survey::own_tablespaces(&site.data(), &owned).unwrap(), []);
     assert_eq!(survey::own_wal(&site.data(), &owned).unwrap(), None);
 }
 
