@@ -8,19 +8,30 @@ use crate::note::Note;
 use base::clock::Boottime;
 use model::{Db, DbInitMode, DbStatus, DbUid, Lsn, Spec, TimelineHistory};
 
+/// Consecutive reports of a standby without progress after which missing WAL counts (sentinel 1.4).
+const STALLED_REPORTS: u32 = 10;
+/// Size of a WAL segment. Go stolon's keepers do not report another size (sentinel 1.4).
+const SEGMENT_BYTES: u64 = 16 << 20;
+
 /// How far a keeper is with the requested generation (sentinel C-2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Convergence {
+    /// It is applied.
     Converged,
+    /// It is not applied, and its time has not ended.
     Converging,
+    /// It was not applied in time.
     Failed,
 }
 
-/// The class of a db (sentinel C-5).
+/// Whether a db can be relied upon (sentinel C-5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DbClass {
+    /// It and its keeper are healthy, and it is converged.
     Good,
+    /// Its keeper is healthy, and it has time left to converge.
     Converging,
+    /// It or its keeper is unhealthy, or it did not converge in time.
     Failed,
 }
 
@@ -136,13 +147,8 @@ pub(crate) fn history_entry(status: &DbStatus, timeline: u64) -> Option<&Timelin
         .find(|entry| entry.timeline_id == timeline)
 }
 
-/// Consecutive reports of a standby without progress after which missing WAL counts (sentinel 1.4).
-const STALLED_REPORTS: u32 = 10;
-/// Size of a WAL segment. Go stolon's keepers do not report another size (sentinel 1.4).
-const SEGMENT_BYTES: u64 = 16 << 20;
-
 /// Returns why a standby cannot catch up: the master no longer has the WAL that it needs (sentinel C-9).
-pub(crate) fn missing_wal(uid: &DbUid, db: &Db, master: &DbStatus, memory: &Memory) -> Option<Note> {
+pub(crate) fn reason_not_to_catch_up(uid: &DbUid, db: &Db, master: &DbStatus, memory: &Memory) -> Option<Note> {
     let stalled = memory
         .stalls
         .get(uid)

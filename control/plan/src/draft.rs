@@ -16,9 +16,9 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Requests a round just after `at`, unless that is none or has passed. Timers expire when strictly more time has
-    /// elapsed, so one millisecond is added.
-    pub(crate) fn after(&mut self, at: impl Into<Option<Boottime>>, now: Boottime) {
+    /// Requests a round just after `at`, unless `at` is none or has passed. A timer expires once more than its limit
+    /// has elapsed, so one millisecond is added.
+    pub(crate) fn wake_after(&mut self, at: impl Into<Option<Boottime>>, now: Boottime) {
         if let Some(at) = at.into().filter(|at| *at >= now) {
             let at = at + Duration::from_millis(1);
             self.next = Some(self.next.map_or(at, |next| next.min(at)));

@@ -20,7 +20,7 @@ use model::{Db, DbUid};
 pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: &Db) -> bool {
     let assessment = usable::assess(view, master, db);
     draft.notes.extend(assessment.notes);
-    draft.deadlines.after(assessment.deadline, view.now);
+    draft.deadlines.wake_after(assessment.deadline, view.now);
     let state = assessment.state;
     if state == MasterState::Usable {
         return false;
@@ -33,8 +33,8 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
     let replaced = ReplacedMaster { uid: master, db, state };
     let mut candidates = find_regular(draft, view, replaced);
     let fallbacks = find_fallbacks(view, replaced, candidates.is_empty());
-    // A former master lacks what clients write from now on, so none may write: the proxies close first, and a later round
-    // elects it once no proxy may still forward (fencing F-6).
+    // A former master lacks what clients write from now on, so none may write: the proxies close first, and a later
+    // round elects it once no proxy may still forward (fencing F-6).
     if candidates.is_empty() && !fallbacks.is_empty() && !proxies_closed {
         close_for_fallback(draft, view, &fallbacks);
         return false;
@@ -54,7 +54,8 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
     true
 }
 
-/// Returns whether proxies may still forward to an earlier master; then no election takes place (fencing F-10).
+/// Returns whether an election has to wait for proxies that may still forward to an earlier master, and notes it
+/// (fencing F-10).
 ///
 /// A proxy whose lease dates from an earlier time as master of the same address would forward writes to a master that
 /// is not announced. Such writes do not count as acknowledged (extensions) and could be lost.
@@ -76,7 +77,7 @@ fn find_regular(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster
     let mut found = Vec::new();
     for (uid, db) in view.data.dbs().iter().filter(|(uid, _)| *uid != replaced.uid) {
         let (answer, deadline) = eligible::regular(view, uid, db, replaced);
-        draft.deadlines.after(deadline, view.now);
+        draft.deadlines.wake_after(deadline, view.now);
         match answer {
             Ok(candidate) => found.push(candidate),
             Err(why) => draft.notes.extend(why.note(uid, db)),
@@ -87,7 +88,7 @@ fn find_regular(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster
 
 /// Returns the former masters that are kept and could be used again.
 fn find_fallbacks(view: &PlanView<'_>, replaced: ReplacedMaster<'_>, no_regular_candidate: bool) -> Vec<Candidate> {
-    view.old_masters(replaced.uid)
+    view.former_masters(replaced.uid)
         .filter_map(|(uid, db)| eligible::fallback(view, uid, db, replaced, no_regular_candidate).ok())
         .collect()
 }

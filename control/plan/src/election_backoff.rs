@@ -61,6 +61,7 @@ impl ElectionRecord {
         };
         let base = convergence.max(spec.fail_interval);
         let delay = match self.consecutive {
+            // A db that has served was promoted in time, and has failed since: it needs no more time to converge.
             0 | 1 if served => Duration::ZERO,
             0 | 1 => base,
             count => base

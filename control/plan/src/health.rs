@@ -21,27 +21,27 @@ pub(crate) struct HealthInput<'a> {
     pub(crate) wall: Timestamp,
 }
 
-/// Updates the statuses of keepers and dbs in the draft from their reports (sentinel 3.2, 3.3), and the timers in memory.
-/// Not called in a first run, where the persisted statuses are used (H-2).
+/// Updates the statuses of keepers and dbs in the draft from their reports (sentinel 3.2, 3.3), and the timers in
+/// memory. Not called in a first run, where the persisted statuses are used (H-2).
 pub(crate) fn update_health(draft: &mut Draft, memory: &mut Memory, input: HealthInput<'_>) {
     register_keepers(draft, input);
     let failed_by_hand = update_keepers(draft, memory, input);
     update_dbs(draft, memory, input);
     // A db is healthy unless it was in error for failInterval or its keeper is unhealthy (sentinel H-15).
     let (now, limit) = (input.now, input.spec.fail_interval);
-    let healthy: Vec<KeeperUid> = draft
+    let healthy_keepers: Vec<KeeperUid> = draft
         .next
         .keepers()
         .iter()
-        .filter(|(_, k)| k.status.healthy)
-        .map(|(u, _)| u.clone())
+        .filter(|(_, keeper)| keeper.status.healthy)
+        .map(|(uid, _)| uid.clone())
         .collect();
     for (uid, db) in draft.next.dbs_mut() {
         let error = memory.db_errors.get(uid);
         let db_ok = error.is_none_or(|since| now.since(*since) <= limit);
-        let keeper_ok = healthy.contains(&db.spec.keeper_uid) && !failed_by_hand.contains(&db.spec.keeper_uid);
+        let keeper_ok = healthy_keepers.contains(&db.spec.keeper_uid) && !failed_by_hand.contains(&db.spec.keeper_uid);
         db.status.healthy = db_ok && keeper_ok;
-        draft.deadlines.after(error.map(|since| *since + limit), now);
+        draft.deadlines.wake_after(error.map(|since| *since + limit), now);
     }
 }
 
@@ -49,12 +49,12 @@ pub(crate) fn update_health(draft: &mut Draft, memory: &mut Memory, input: Healt
 fn register_keepers(draft: &mut Draft, input: HealthInput<'_>) {
     // A cluster without keepers cannot have removed any, so running keepers may register at once, without a new info
     // (H-5).
-    let nobody_yet = draft.next.keepers().is_empty() && phase(&draft.next) == Some(&Phase::Initializing);
+    let has_no_keepers = draft.next.keepers().is_empty() && phase(&draft.next) == Some(&Phase::Initializing);
     for (uid, report) in input.reports {
         let info = &report.info;
-        let is_running = report.live || (!info.liveness_key && report.key_exists);
+        let is_running = report.is_keeper_running || (!info.liveness_key && report.key_exists);
         // Only a new info registers: a keeper that was removed must not come back by its old one.
-        let may_register = report.arrival == Arrival::New || (nobody_yet && is_running);
+        let may_register = report.arrival == Arrival::New || (has_no_keepers && is_running);
         let is_known = draft.next.keepers().contains_key(uid);
         if !may_register || info.is_leaving_or_stopped() || !report.key_exists || is_known {
             continue;
@@ -85,15 +85,15 @@ fn register_keepers(draft: &mut Draft, input: HealthInput<'_>) {
 fn update_keepers(draft: &mut Draft, memory: &mut Memory, input: HealthInput<'_>) -> Vec<KeeperUid> {
     let (now, fail_interval) = (input.now, input.spec.fail_interval);
     let mut failed_by_hand = Vec::new();
-    let known = draft.next.keepers_mut();
-    memory.never_published.retain(|uid, _| known.contains_key(uid));
-    for (uid, keeper) in known {
+    let keepers = draft.next.keepers_mut();
+    memory.never_published.retain(|uid, _| keepers.contains_key(uid));
+    for (uid, keeper) in keepers {
         let status = &mut keeper.status;
         let report = input.reports.get(uid);
         let silent_since = match report {
             Some(report) => {
                 memory.never_published.remove(uid);
-                draft.deadlines.after(report.freshness.fresh_until, now);
+                draft.deadlines.wake_after(report.freshness.fresh_until, now);
                 report.freshness.silent_since
             }
             None => Some(*memory.never_published.entry(uid.clone()).or_insert(now)),
@@ -106,7 +106,7 @@ fn update_keepers(draft: &mut Draft, memory: &mut Memory, input: HealthInput<'_>
         }
         draft
             .deadlines
-            .after(silent_since.map(|since| since + fail_interval), now);
+            .wake_after(silent_since.map(|since| since + fail_interval), now);
         // A silent keeper stays healthy until failInterval has passed (sentinel H-9).
         status.healthy = silent_since.is_none_or(|since| now.since(since) <= fail_interval);
         // `stolonctl failkeeper` fails it for one round (sentinel H-10).

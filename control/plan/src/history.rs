@@ -1,4 +1,4 @@
-//! The history of reads: when each info arrived, and when a liveness key disappeared. What follows for keepers is left to
+//! The history of reads: when each info arrived, and when a liveness key was lost. What follows for keepers is left to
 //! `report`, for proxies to `proxy_view`.
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ pub struct KeeperHistory {
     pub since: Boottime,
     /// Whether its key existed at the last read.
     pub key_exists: bool,
-    /// The liveness key at the last read.
+    /// The boot uuid in the liveness key at the last read; none: the key did not exist.
     pub alive: Option<BootUuid>,
     /// When the liveness key was first found to be gone.
     pub liveness_lost_at: Option<Boottime>,
@@ -58,7 +58,7 @@ pub struct History {
     cluster: ClusterUid,
     read_at: Option<Boottime>,
     readable_since: Boottime,
-    /// Latency of recent reads.
+    /// The longest recent latency of a read; halved with each faster read.
     latency: Duration,
     /// Time before the last read in which the store could not be read; zero when there was none.
     pub outage: Duration,
@@ -132,7 +132,7 @@ impl History {
 
     /// Returns the history after a round without decisions: what was new stays new.
     #[must_use]
-    pub(crate) fn deferring_news(mut self) -> Self {
+    pub(crate) fn deferring_arrivals(mut self) -> Self {
         for known in self.keepers.values_mut().filter(|known| known.arrival == Arrival::New) {
             known.arrival = Arrival::Deferred;
         }
@@ -144,7 +144,7 @@ impl History {
         for known in self.keepers.values_mut() {
             known.key_exists = false;
         }
-        // sentinel H-1
+        // Infos of another cluster do not count (sentinel H-1).
         for (uid, observed) in observations
             .keepers
             .iter()
@@ -167,7 +167,7 @@ impl History {
                     };
                 }
                 (Some((arrival, since)), known) => {
-                    let (alive, vanished) =
+                    let (alive, liveness_lost_at) =
                         known.map_or((None, None), |known| (known.alive.clone(), known.liveness_lost_at));
                     let last = observed.clone();
                     let known = KeeperHistory {
@@ -176,7 +176,7 @@ impl History {
                         since,
                         key_exists: true,
                         alive,
-                        liveness_lost_at: vanished,
+                        liveness_lost_at,
                     };
                     self.keepers.insert(uid.clone(), known);
                 }
@@ -198,7 +198,7 @@ impl History {
     }
 
     fn record_proxies(&mut self, observations: &Observations, spec: &Spec, now: Boottime) {
-        // sentinel P-1
+        // A proxy is known only while its key exists (sentinel P-1).
         self.proxies
             .retain(|uid, _| observations.proxies.contains_key(uid) || observations.undecodable_proxies.contains(uid));
         for uid in &observations.undecodable_proxies {
@@ -245,11 +245,11 @@ impl ProxyHistory {
     /// Returns how long this proxy may go on forwarding after its last check-in or after "no master" was written,
     /// whichever is later (fencing F-6).
     pub fn lease(&self, spec: &Spec) -> Duration {
-        let carried = self
+        let published = self
             .info
             .as_ref()
             .map_or(Duration::ZERO, |info| nanos(info.proxy_timeout));
-        let longest = carried.max(spec.proxy_timeout);
+        let longest = published.max(spec.proxy_timeout);
         let fenced = !self.undecodable && self.info.as_ref().is_some_and(|info| info.fenced);
         if fenced {
             longest
@@ -262,11 +262,11 @@ impl ProxyHistory {
 
     /// Returns until when the proxy counts as active without another info (sentinel P-2).
     pub fn active_until(&self) -> Boottime {
-        let carried = self
+        let published = self
             .info
             .as_ref()
             .map_or(Duration::ZERO, |info| nanos(info.proxy_timeout));
-        self.since + carried.saturating_mul(2)
+        self.since + published.saturating_mul(2)
     }
 }
 

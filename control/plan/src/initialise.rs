@@ -21,9 +21,9 @@ pub(crate) fn initialise(draft: &mut Draft, view: &PlanView, entropy: &mut Entro
     };
     let keeper = db.spec.keeper_uid.clone();
     let limit = view.spec.init_timeout;
-    let (progress, deadline) = convergence(&master, db, limit, view.memory, view.now);
-    draft.deadlines.after(deadline, view.now);
-    match progress {
+    let (convergence, deadline) = convergence(&master, db, limit, view.memory, view.now);
+    draft.deadlines.wake_after(deadline, view.now);
+    match convergence {
         // A db that is converged and not healthy is waited for without limit (sentinel I-4, I-7).
         Convergence::Converged if db.status.healthy => {
             draft.note(Note::DbInitialized {
@@ -57,8 +57,11 @@ fn choose_initial_master(draft: &mut Draft, view: &PlanView, entropy: &mut Entro
         status.is_some_and(|status| status.healthy && status.can_be_master != Some(false)) && !is_leaving
     };
     let eligible: Vec<&KeeperUid> = view.data.keepers().keys().filter(is_eligible).collect();
-    let all = || view.data.keepers().keys().collect();
-    let choice = if eligible.is_empty() { all() } else { eligible };
+    let choice = if eligible.is_empty() {
+        view.data.keepers().keys().collect()
+    } else {
+        eligible
+    };
     if choice.is_empty() {
         return Err(PlanError::NoKeepers);
     }
@@ -83,8 +86,8 @@ fn choose_initial_master(draft: &mut Draft, view: &PlanView, entropy: &mut Entro
     draft.next.dbs_mut().insert(uid.clone(), db);
     draft.cluster_mut().status.master = uid.clone();
     draft.note(Note::Initializing { keeper: keeper.clone() });
-    // The walk-through shows this note in the same round; a keeper woken by a watch would report the new db before the
-    // next round.
+    // Go stolon's walk-through for a simple cluster shows this message. The next round would not log it if the keeper,
+    // woken by its watch, reports the new db before.
     let report = view.reports.get(&keeper);
     if let Some(state) = report.and_then(|report| report.info.postgres_state.as_ref()) {
         draft.note(Note::UnexpectedDb {

@@ -121,16 +121,16 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
     }
     memory.record_proxies_closed(data, now);
     let proxies = proxy_view::assess(data, &memory, spec, now);
-    draft.deadlines.after(proxies.deadline, now);
-    // The decisions use the memory of before: a master's health of this round counts in the next.
-    let basis = memory.clone();
+    draft.deadlines.wake_after(proxies.deadline, now);
+    // The decisions use the memory from before `record_master_health`: what it records counts in the next round.
+    let memory_for_decisions = memory.clone();
     let view = PlanView {
         before: data,
         data: draft.next.clone(),
         spec,
         reports,
         proxies,
-        memory: &basis,
+        memory: &memory_for_decisions,
         first_run,
         now,
         wall,
@@ -142,62 +142,19 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
     Ok(finish(draft, memory, &view))
 }
 
-/// Recomputes the invariants from the finished plan, so that a bug in a decision cannot reach the store.
-fn check_invariants(draft: &Draft, view: &PlanView<'_>) -> Result<(), PlanError> {
-    let violations = check(&Transition {
-        before: view.before,
-        derived: &view.data,
-        next: &draft.next,
-        conditions: &draft.conditions,
-        spec: view.spec,
-        memory: view.memory,
-        first_run: view.first_run,
-        now: view.now,
-        wall: view.wall,
-    });
-    if violations.is_empty() {
-        Ok(())
-    } else {
-        Err(PlanError::BrokenInvariants(violations))
-    }
-}
-
-/// Completes a plan: its memory, times and urgency.
-fn finish(draft: Draft, mut memory: Memory, view: &PlanView<'_>) -> Plan {
-    let Draft {
-        mut next,
-        notes,
-        mut deadlines,
-        conditions,
-        elected,
-    } = draft;
-    memory.record_pending(next.dbs(), view.now);
-    memory.election = elected.or(memory.election);
-    // Before the change times are set, which differ in every plan that changes anything.
-    let urgency = if propagate::without_routine_changes(view.before) == propagate::without_routine_changes(&next) {
-        Urgency::Periodic
-    } else {
-        Urgency::Immediate
-    };
-    propagate::set_change_times(view.before, &mut next, view.wall);
-    if view.first_run {
-        // Nothing was derived in a first run. Plan again without delay, so that the infos read take effect.
-        deadlines.after(view.now, view.now);
-    }
-    Plan {
-        next,
-        memory,
-        notes,
-        wake_at: deadlines.next,
-        conditions,
-        urgency,
-    }
-}
-
 /// Returns the memory after a round whose plan could not be made or written: it holds what was read, and what was new
 /// is still treated as new in the next round (sentinel W-4). The first run of a leadership is over even then (L-10.8).
 pub fn memory_after_failed_round(input: &PlanInput<'_>) -> Memory {
-    memory_for_round(input).0.deferring_news()
+    memory_for_round(input).0.deferring_arrivals()
+}
+
+/// Rejects cluster data that uses unsupported features: a plan that ignored them would undo part of them.
+fn reject_unsupported(checked: &CheckedClusterData) -> Result<(), PlanError> {
+    support::spec(&checked.spec).map_err(PlanError::NotSupported)?;
+    for db in checked.data.dbs().values() {
+        support::db(&db.spec).map_err(|found| PlanError::NotSupported(found.into()))?;
+    }
+    Ok(())
 }
 
 /// Returns the memory to decide with, and whether this is a first run (sentinel L-13, L-15).
@@ -208,7 +165,7 @@ fn memory_for_round(input: &PlanInput<'_>) -> (Memory, bool) {
         return (read, false);
     }
     let mut memory = Memory::for_leadership(input.leadership, read.history);
-    // sentinel C-1
+    // The time for a generation that is already requested begins with this leadership (sentinel C-1).
     memory.record_pending(input.data.data.dbs(), input.now);
     memory.adopt_unfinished_election(&input.data.data, input.now);
     (memory, true)
@@ -259,16 +216,59 @@ fn plan_normal(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>
             standbys::manage_standbys(draft, view, master, db, entropy);
         }
     }
-    let wanted = draft.cluster().status.master.clone();
-    standbys::list_followers(draft, master, &wanted);
+    let current = draft.cluster().status.master.clone();
+    standbys::set_followers(draft, master, &current);
     Ok(())
 }
 
-/// Rejects cluster data that uses unsupported features: a plan that ignored them would undo part of them.
-fn reject_unsupported(checked: &CheckedClusterData) -> Result<(), PlanError> {
-    support::spec(&checked.spec).map_err(PlanError::NotSupported)?;
-    for db in checked.data.dbs().values() {
-        support::db(&db.spec).map_err(|found| PlanError::NotSupported(found.into()))?;
+/// Recomputes the invariants from the finished plan, so that a bug in a decision cannot reach the store.
+fn check_invariants(draft: &Draft, view: &PlanView<'_>) -> Result<(), PlanError> {
+    let violations = check(&Transition {
+        before: view.before,
+        derived: &view.data,
+        next: &draft.next,
+        conditions: &draft.conditions,
+        spec: view.spec,
+        memory: view.memory,
+        first_run: view.first_run,
+        now: view.now,
+        wall: view.wall,
+    });
+    if violations.is_empty() {
+        Ok(())
+    } else {
+        Err(PlanError::BrokenInvariants(violations))
     }
-    Ok(())
+}
+
+/// Completes a plan: its memory, times and urgency.
+fn finish(draft: Draft, mut memory: Memory, view: &PlanView<'_>) -> Plan {
+    let Draft {
+        mut next,
+        notes,
+        mut deadlines,
+        conditions,
+        elected,
+    } = draft;
+    memory.record_pending(next.dbs(), view.now);
+    memory.election = elected.or(memory.election);
+    // Before the change times are set, which differ in every plan that changes anything.
+    let urgency = if propagate::without_routine_changes(view.before) == propagate::without_routine_changes(&next) {
+        Urgency::Periodic
+    } else {
+        Urgency::Immediate
+    };
+    propagate::set_change_times(view.before, &mut next, view.wall);
+    if view.first_run {
+        // Nothing was derived in a first run. Plan again without delay, so that the infos read take effect.
+        deadlines.wake_after(view.now, view.now);
+    }
+    Plan {
+        next,
+        memory,
+        notes,
+        wake_at: deadlines.next,
+        conditions,
+        urgency,
+    }
 }

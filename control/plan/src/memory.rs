@@ -62,16 +62,16 @@ impl Memory {
     #[must_use]
     pub fn after_read(&self, observations: &Observations, data: &CheckedClusterData, now: Boottime) -> Self {
         let history = self.history.after(observations, &data.cluster().uid, &data.spec, now);
-        let gap = history.outage;
+        let outage = history.outage;
         let mut memory = Self {
             history,
             ..self.clone()
         };
-        memory.shift_timers(gap);
+        memory.shift_timers(outage);
         memory
     }
 
-    /// Returns the memory with the election of a `planned` one whose plan was written without a definite result: the
+    /// Returns the memory with the election in `planned`, the memory of a plan whose write had no definite result: the
     /// election may have taken place.
     #[must_use]
     pub fn keeping_election_of(mut self, planned: &Self) -> Self {
@@ -81,8 +81,8 @@ impl Memory {
 
     /// Returns the memory after a round without decisions: what was new stays new.
     #[must_use]
-    pub(crate) fn deferring_news(mut self) -> Self {
-        self.history = self.history.deferring_news();
+    pub(crate) fn deferring_arrivals(mut self) -> Self {
+        self.history = self.history.deferring_arrivals();
         self
     }
 
@@ -97,19 +97,19 @@ impl Memory {
 
     /// Shifts every timer by a time in which the store could not be read (sentinel E-3). Proxies close by their own
     /// lease, store or not, so the timer of closed proxies is not shifted.
-    fn shift_timers(&mut self, gap: Duration) {
+    fn shift_timers(&mut self, outage: Duration) {
         let timers = self.never_published.values_mut().chain(self.db_errors.values_mut());
         let timers = timers.chain(self.pending.values_mut().map(|pending| &mut pending.since));
         let timers = timers.chain(self.healthy_since.as_mut().map(|(_, since)| since));
         let timers = timers.chain(self.election.as_mut().map(|election| &mut election.at));
         for timer in timers {
-            *timer = *timer + gap;
+            *timer = *timer + outage;
         }
     }
 
-    /// Records since when the proxy section names no master. A leader counts from its own first successful read of that,
-    /// which also follows its own write (fencing F-6). A changed generation means that another writer announced a master
-    /// in between.
+    /// Records since when the proxy section names no master. A leader counts from its own first successful read of
+    /// that, which also follows its own write (fencing F-6). A changed generation means that another writer announced a
+    /// master in between.
     pub(crate) fn record_proxies_closed(&mut self, data: &ClusterData, now: Boottime) {
         let section = data.proxy.as_ref();
         let generation = section.map_or(0, |section| section.generation);
@@ -121,17 +121,17 @@ impl Memory {
     /// Records an election that a previous leader made and did not finish. Its master gets the full convergence time
     /// from now on.
     pub(crate) fn adopt_unfinished_election(&mut self, data: &ClusterData, now: Boottime) {
-        let normal = data
+        let is_normal = data
             .cluster
             .as_ref()
             .is_some_and(|cluster| cluster.status.phase == Phase::Normal);
-        let published = data
+        let is_announced = data
             .proxy
             .as_ref()
             .is_some_and(|proxy| !proxy.spec.master_db_uid.is_empty());
         self.election = data
             .master_uid()
-            .filter(|_| normal && !published)
+            .filter(|_| is_normal && !is_announced)
             .map(|master| ElectionRecord::after(None, master, ReplaceReason::KeeperGone, now));
     }
 

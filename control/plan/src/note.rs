@@ -75,7 +75,7 @@ notes! {
     info MasterLeft "master db stopped cleanly and its keeper left" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid, "lsn" = lsn: Lsn,
     }
-    /// The master has to be replaced (sentinel N-5); the text is that of the walk-through.
+    /// The master has to be replaced (sentinel N-5); also after it left, with the text of Go stolon.
     info FindingMaster "trying to find a standby to replace failed master" {}
     /// A standby lags by more than maxStandbyLag (sentinel C-10).
     info TooFarBehind "ignoring keeper since its behind that maximum xlog position" {

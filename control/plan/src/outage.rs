@@ -19,15 +19,13 @@ pub(crate) fn outage_since(
     usually_took: Duration,
     sleep_interval: Duration,
 ) -> Duration {
-    let usual = sleep_interval.saturating_add((sleep_interval / 2).max(Duration::from_secs(1)));
-    let pause = Some(elapsed.saturating_sub(took)).filter(|pause| *pause > usual);
-    let tolerated = normal_latency_limit(usually_took);
-    let excess = took.min(elapsed).saturating_sub(tolerated);
-    match pause {
-        // it is unknown how much of a read after an outage was spent waiting for the store
-        Some(_) => elapsed,
-        None => excess,
+    // Reads follow each other within a sleepInterval; half of one more, at least a second, allows for a late one.
+    let longest_pause = sleep_interval.saturating_add((sleep_interval / 2).max(Duration::from_secs(1)));
+    if elapsed.saturating_sub(took) > longest_pause {
+        // It is unknown how much of a read after an outage was spent waiting for the store.
+        return elapsed;
     }
+    took.min(elapsed).saturating_sub(normal_latency_limit(usually_took))
 }
 
 #[cfg(test)]
@@ -36,16 +34,20 @@ mod tests {
 
     #[test]
     fn slow_reads_count_and_outages_do_not() {
-        let gap = |pause: u64, took: u64, usually: u64| {
+        let outage = |pause: u64, took: u64, usually: u64| {
             let millis = Duration::from_millis;
             super::outage_since(millis(pause + took), millis(took), millis(usually), millis(5000)).as_millis()
         };
-        assert_eq!(gap(5000, 10, 10), 0);
-        assert_eq!(gap(5000, 3000, 3000), 0, "as slow as before");
-        assert_eq!(gap(7500, 4900, 3000), 0);
-        assert_eq!(gap(5000, 900, 10), 0, "within the tolerance");
-        assert_eq!(gap(5000, 4000, 10), 3000, "it may have waited for the end of an outage");
-        assert_eq!(gap(7501, 3000, 3000), 10_501, "readings in between failed");
-        assert_eq!(gap(60_000, 10, 10), 60_010);
+        assert_eq!(outage(5000, 10, 10), 0);
+        assert_eq!(outage(5000, 3000, 3000), 0, "as slow as before");
+        assert_eq!(outage(7500, 4900, 3000), 0);
+        assert_eq!(outage(5000, 900, 10), 0, "within the tolerance");
+        assert_eq!(
+            outage(5000, 4000, 10),
+            3000,
+            "it may have waited for the end of an outage"
+        );
+        assert_eq!(outage(7501, 3000, 3000), 10_501, "readings in between failed");
+        assert_eq!(outage(60_000, 10, 10), 60_010);
     }
 }

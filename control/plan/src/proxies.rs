@@ -6,16 +6,14 @@ use crate::note::{Note, ProxyList};
 use crate::proxy_view::ProxyView;
 use model::DbUid;
 
-/// Removes the master from the proxy section, so that proxies close (sentinel P-8, N-9.4). Returns whether there was
-/// one.
-pub(crate) fn close(draft: &mut Draft) -> bool {
+/// Removes the master from the proxy section if it names one, so that proxies close (sentinel P-8, N-9.4).
+pub(crate) fn close(draft: &mut Draft) {
     let proxy = draft.proxy_mut();
     if proxy.spec.master_db_uid.is_empty() {
-        return false;
+        return;
     }
     proxy.spec.master_db_uid = DbUid::default();
     proxy.generation = proxy.generation.wrapping_add(1);
-    true
 }
 
 /// Announces the master or a changed set of enabled proxies (sentinel P-5 to P-7, P-9, P-10).

@@ -49,9 +49,9 @@ pub(crate) fn assess(data: &ClusterData, memory: &Memory, spec: &Spec, now: Boot
 
 /// Returns when a proxy that has not acknowledged "no master" has closed by its lease.
 ///
-/// A fenced proxy checks in with a transaction on the revision that it read (fencing F-1), so its last lease began before
-/// its last info and before "no master": its time runs from the earlier of both. A proxy of Go stolon may have read the
-/// old master just before "no master" and act on it much later (fencing 2): its time runs from "no master".
+/// A fenced proxy checks in with a transaction on the revision that it read (fencing F-1), so its last lease began
+/// before its last info and before "no master": its time runs from the earlier of both. A proxy of Go stolon may have
+/// read the former master just before "no master" and act on it much later (fencing 2): its time runs from "no master".
 fn closed_by(proxy: &ProxyHistory, closed_since: Boottime, spec: &Spec) -> Boottime {
     let info = proxy.info.as_ref().filter(|_| !proxy.undecodable);
     let began = if info.is_some_and(|info| info.fenced) {

@@ -1,4 +1,4 @@
-//! The last report of every keeper, and how far it can be relied upon: who reported, who lives, who is leaving. Computed
+//! The last report of every keeper, and how far it can be relied upon: which keepers report, run or leave. Computed
 //! once a round, before any decision. What follows for health is left to `health`.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub(crate) struct KeeperReport {
     /// Whether it counts as the keeper's current state.
     pub(crate) freshness: Freshness,
     /// It is fresh, and the keeper's liveness key exists if it renews one.
-    pub(crate) live: bool,
+    pub(crate) is_keeper_running: bool,
     /// The key exists, whatever its age.
     pub(crate) key_exists: bool,
     /// Since when its db counts as failed, if the keeper is leaving.
@@ -42,7 +42,8 @@ pub(crate) struct Freshness {
     pub(crate) fresh_until: Option<Boottime>,
 }
 
-/// The reports by keeper. A keeper that has never published for this cluster, as far as this sentinel has read, has none.
+/// The reports by keeper. A keeper that has never published for this cluster, as far as this sentinel has read, has
+/// none.
 pub(crate) type KeeperReports = BTreeMap<KeeperUid, KeeperReport>;
 
 impl KeeperReport {
@@ -63,7 +64,7 @@ impl KeeperReport {
 
     /// Returns whether the keeper currently reports that it does not have the data of this db.
     pub(crate) fn reports_data_lost(&self, db: &DbUid) -> bool {
-        self.live && !self.info.is_leaving_or_stopped() && self.info.data_lost == *db
+        self.is_keeper_running && !self.info.is_leaving_or_stopped() && self.info.data_lost == *db
     }
 }
 
@@ -79,7 +80,7 @@ pub(crate) fn collect(history: &History, spec: &Spec, now: Boottime) -> KeeperRe
             arrival: known.arrival,
             since: known.since,
             freshness,
-            live: freshness.fresh && (!known.last.info.liveness_key || known.alive.is_some()),
+            is_keeper_running: freshness.fresh && (!known.last.info.liveness_key || known.alive.is_some()),
             key_exists: known.key_exists,
             leaving_since: leaving_since(known, readable_since),
         };
@@ -112,13 +113,13 @@ fn freshness(known: &KeeperHistory, readable_since: Boottime, spec: &Spec, now: 
         // If the key is of another process of this keeper, that process has not published its info yet: the old info is
         // then assessed by its age, below.
         if known.alive.is_none() {
-            let vanished = known.liveness_lost_at.filter(|at| *at >= known.since);
-            if vanished.is_none() && is_recent {
+            let lost_at = known.liveness_lost_at.filter(|at| *at >= known.since);
+            if lost_at.is_none() && is_recent {
                 return fresh(Some(stale_at));
             }
-            // The last renewal was at least a TTL before the key vanished, but time in which the store could not be
+            // The last renewal was at least a TTL before the key was lost, but time in which the store could not be
             // read does not count (sentinel E-3).
-            return silent(vanished.map_or(known.since, |at| {
+            return silent(lost_at.map_or(known.since, |at| {
                 let last_renewal = at.before(LIVENESS_TTL).max(readable_since);
                 last_renewal.max(known.since)
             }));

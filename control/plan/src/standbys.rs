@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::classify::{Convergence, DbClass, Validity, missing_wal};
+use crate::classify::{Convergence, DbClass, Validity, reason_not_to_catch_up};
 use crate::draft::Draft;
 use crate::entropy::Entropy;
 use crate::note::Note;
@@ -41,35 +41,52 @@ pub(crate) fn keep_master_role(draft: &mut Draft, master: &DbUid) {
 pub(crate) fn manage_standbys(draft: &mut Draft, view: &PlanView, master: &DbUid, db: &Db, entropy: &mut Entropy<'_>) {
     let assessments = view.assess_others(master);
     for assessment in assessments.values() {
-        draft.deadlines.after(assessment.deadline, view.now);
+        draft.deadlines.wake_after(assessment.deadline, view.now);
     }
     // Nothing irrevocable while the last report of the master is stale or unhealthy (sentinel N-14).
-    let trusted = view.is_reported_healthy(master, db);
-    if trusted {
-        remove_old_masters(draft, view, master);
+    let is_master_reported_healthy = view.is_reported_healthy(master, db);
+    if is_master_reported_healthy {
+        remove_former_masters(draft, view, master);
         remove_unusable(draft, view, db, &assessments);
     }
     end_resync_of_good(draft, &assessments);
     clear_synchronous_replication(draft, master);
-    adjust_standby_count(draft, view, master, &assessments, trusted, entropy);
+    adjust_standby_count(draft, view, master, &assessments, is_master_reported_healthy, entropy);
     follow_master(draft, master);
 }
 
-/// Removes old masters once they are no longer needed as fallback: their keeper is running, or the new master has been
-/// healthy for failInterval (sentinel N-14).
-fn remove_old_masters(draft: &mut Draft, view: &PlanView, master: &DbUid) {
+/// Sets the followers of the db that was master at the start of the round: the dbs that follow the current master
+/// (sentinel N-25).
+pub(crate) fn set_followers(draft: &mut Draft, old_master: &DbUid, master: &DbUid) {
+    let follows = |db: &Db| {
+        let follow = db.spec.follow_config.as_ref();
+        follow.is_some_and(|follow| follow.kind == FollowType::Internal && follow.db_uid == *master)
+    };
+    let others = draft.next.dbs().iter().filter(|(uid, _)| *uid != old_master);
+    let followers = others
+        .filter(|(_, db)| follows(db))
+        .map(|(uid, _)| uid.clone())
+        .collect();
+    if let Some(db) = draft.db_mut(old_master) {
+        db.spec.followers = Some(followers);
+    }
+}
+
+/// Removes former masters once they are no longer needed as fallback: their keeper is running, or the new master has
+/// been healthy for failInterval (sentinel N-14).
+fn remove_former_masters(draft: &mut Draft, view: &PlanView, master: &DbUid) {
     let healthy_since = view
         .memory
         .healthy_since
         .as_ref()
         .filter(|(db, _)| db == master)
         .map(|(_, since)| *since);
-    for (uid, db) in view.old_masters(master) {
-        // A running keeper can be given a new db in this very write. Nothing can be made on another one anyway, so its
-        // old data stay for a while, in case the new master fails too.
+    for (uid, db) in view.former_masters(master) {
+        // A running keeper can be assigned a new db in the same write. On one that is not running no db can be created
+        // anyway, so its data are kept for a while, in case the new master fails too.
         let is_running = view
             .report_of(db)
-            .is_some_and(|report| report.live && !report.info.leaving);
+            .is_some_and(|report| report.is_keeper_running && !report.info.leaving);
         let removable_at = healthy_since.map(|since| since + view.spec.fail_interval);
         if is_running || removable_at.is_some_and(|at| at < view.now) {
             draft.remove_db(uid, |db, keeper| Note::RemovingOldMaster { db, keeper });
@@ -79,7 +96,7 @@ fn remove_old_masters(draft: &mut Draft, view: &PlanView, master: &DbUid) {
                 keeper: db.spec.keeper_uid.clone(),
             });
             if let Some(at) = removable_at {
-                draft.deadlines.after(at, view.now);
+                draft.deadlines.wake_after(at, view.now);
             }
         }
     }
@@ -98,10 +115,11 @@ fn remove_unusable(draft: &mut Draft, view: &PlanView, master: &Db, assessments:
             draft.remove_db(uid, |db, keeper| Note::RemovingInvalid { db, keeper });
             continue;
         }
-        if let Some(why) = missing_wal(uid, db, &master.status, view.memory) {
-            let gone = matches!(why, Note::CannotSync { .. });
+        if let Some(why) = reason_not_to_catch_up(uid, db, &master.status, view.memory) {
+            // A malformed WAL name proves nothing about the standby; it is only logged.
+            let is_proven = matches!(why, Note::CannotSync { .. });
             draft.note(why);
-            if gone {
+            if is_proven {
                 draft.remove_db(uid, |db, keeper| Note::RemovingUnsyncable { db, keeper });
             }
         }
@@ -131,7 +149,7 @@ fn adjust_standby_count(
     view: &PlanView,
     master: &DbUid,
     assessments: &BTreeMap<DbUid, Assessment>,
-    trusted: bool,
+    is_master_reported_healthy: bool,
     entropy: &mut Entropy<'_>,
 ) {
     let target = usize::from(view.spec.max_standbys_per_sender);
@@ -140,16 +158,19 @@ fn adjust_standby_count(
     let standbys: Vec<(&DbUid, &Assessment)> = assessments.iter().filter(|(uid, _)| is_remaining(uid)).collect();
     let good = standbys.iter().filter(|(_, assessment)| assessment.is_good()).count();
     if good < target {
-        let coming = standbys.iter().filter(|(_, assessment)| is_coming(assessment)).count();
-        add_standbys(draft, view, master, target.saturating_sub(good + coming), entropy);
-    } else if trusted {
+        let expected = standbys
+            .iter()
+            .filter(|(_, assessment)| is_expected_good(assessment))
+            .count();
+        add_standbys(draft, view, master, target.saturating_sub(good + expected), entropy);
+    } else if is_master_reported_healthy {
         remove_surplus(draft, view, &standbys, target);
     }
 }
 
-/// Returns whether a standby is on its way to become good. One during its first copy is of unknown validity and counts
-/// as converging (sentinel N-23; Go stolon does not count it).
-fn is_coming(assessment: &Assessment) -> bool {
+/// Returns whether a standby is expected to become good, so that no other one is added in its place. One during its
+/// first copy is of unknown validity and counts as converging (sentinel N-23; Go stolon does not count it).
+fn is_expected_good(assessment: &Assessment) -> bool {
     match assessment.validity {
         Validity::Valid => assessment.class == DbClass::Converging,
         Validity::Unknown => assessment.class != DbClass::Failed && assessment.convergence != Convergence::Failed,
@@ -159,7 +180,7 @@ fn is_coming(assessment: &Assessment) -> bool {
 
 /// Removes the standbys that are not good, and the good ones above `target` (sentinel N-19).
 fn remove_surplus(draft: &mut Draft, view: &PlanView, standbys: &[(&DbUid, &Assessment)], target: usize) {
-    // Failed standbys are kept until enough good ones exist: they may come back.
+    // Failed standbys are kept until enough good ones exist: they may become good again.
     for (uid, _) in standbys.iter().filter(|(_, assessment)| !assessment.is_good()) {
         draft.remove_db(uid, |db, keeper| Note::RemovingNotGood { db, keeper });
     }
@@ -178,7 +199,7 @@ fn add_standbys(draft: &mut Draft, view: &PlanView, master: &DbUid, count: usize
     let is_usable = |keeper: &KeeperUid| {
         // A keeper that is leaving gets no new db; nor does one that stopped and is not running again (sentinel N-20).
         let report = view.reports.get(keeper);
-        report.is_none_or(|report| !report.info.leaving && (report.info.stopped.is_none() || report.live))
+        report.is_none_or(|report| !report.info.leaving && (report.info.stopped.is_none() || report.is_keeper_running))
     };
     // A keeper whose db was removed in this plan is free already.
     let free = draft.free_keepers().into_iter().filter(is_usable).take(count);
@@ -216,22 +237,5 @@ fn follow_master(draft: &mut Draft, master: &DbUid) {
         db.spec.followers = Some(Vec::new());
         db.spec.follow_config = Some(FollowConfig::internal(master.clone()));
         db.spec.clear_synchronous();
-    }
-}
-
-/// Sets the followers of the db that was master at the start of the round: the dbs that follow the current master
-/// (sentinel N-25).
-pub(crate) fn list_followers(draft: &mut Draft, old_master: &DbUid, master: &DbUid) {
-    let follows = |db: &Db| {
-        let follow = db.spec.follow_config.as_ref();
-        follow.is_some_and(|follow| follow.kind == FollowType::Internal && follow.db_uid == *master)
-    };
-    let others = draft.next.dbs().iter().filter(|(uid, _)| *uid != old_master);
-    let followers = others
-        .filter(|(_, db)| follows(db))
-        .map(|(uid, _)| uid.clone())
-        .collect();
-    if let Some(db) = draft.db_mut(old_master) {
-        db.spec.followers = Some(followers);
     }
 }

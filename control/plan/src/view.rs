@@ -88,13 +88,13 @@ impl PlanView<'_> {
             .collect()
     }
 
-    /// Records the health of the master (sentinel N-14, W-10). The view itself keeps the memory of before.
+    /// Records the health of the master in `memory` (sentinel N-14, W-10). The view keeps the memory from before that.
     pub(crate) fn record_master_health(&self, memory: &mut Memory) {
         let Some((uid, db)) = self.master() else {
             memory.healthy_since = None;
             return;
         };
-        // Any interruption restarts the time after which old masters are removed (sentinel N-14).
+        // Any interruption restarts the time after which former masters are removed (sentinel N-14).
         if !(db.status.healthy && db.is_converged()) {
             memory.healthy_since = None;
         } else if memory.healthy_since.as_ref().is_none_or(|(known, _)| known != uid) {
@@ -113,9 +113,11 @@ impl PlanView<'_> {
     /// Returns whether the first read indicates that the master's keeper is running and reports the db healthy.
     pub(crate) fn seems_healthy(&self, uid: &DbUid, db: &Db) -> bool {
         self.report_of(db).is_some_and(|report| {
-            // Without a liveness key the age of an info found at the start is unknown, so it counts as present.
-            let present = report.is_fresh() || (report.key_exists && !report.info.liveness_key);
-            present && !report.info.is_leaving_or_stopped() && report.state_of(uid).is_some_and(|state| state.healthy)
+            // Without a liveness key the age of an info found at the start is unknown, so it counts as current.
+            let may_be_current = report.is_fresh() || (report.key_exists && !report.info.liveness_key);
+            may_be_current
+                && !report.info.is_leaving_or_stopped()
+                && report.state_of(uid).is_some_and(|state| state.healthy)
         })
     }
 
@@ -146,8 +148,8 @@ impl PlanView<'_> {
         self.data.dbs().iter().filter(|(_, db)| db.follows_inside())
     }
 
-    /// Returns former masters that are not removed yet.
-    pub(crate) fn old_masters<'s>(&'s self, master: &'s DbUid) -> impl Iterator<Item = (&'s DbUid, &'s Db)> {
+    /// Returns the former masters that are kept: dbs of master type that are not the master.
+    pub(crate) fn former_masters<'s>(&'s self, master: &'s DbUid) -> impl Iterator<Item = (&'s DbUid, &'s Db)> {
         self.data
             .dbs()
             .iter()

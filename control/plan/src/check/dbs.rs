@@ -1,6 +1,6 @@
 //! Which dbs are added, removed and changed outside of elections (INV-20, INV-21, INV-23 to INV-25).
 
-use crate::check::transition::{Kinship, Transition, kinship, master, phase};
+use crate::check::transition::{ClusterMatch, Transition, cluster_match, master, phase};
 use crate::check::violations::Violations;
 use model::{Db, DbUid, FollowConfig, Phase};
 
@@ -9,31 +9,36 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
     let (old_master, new_master) = (&master(transition.derived), &master(transition.next));
     let is_normal = phase(transition.before) == Some(&Phase::Normal);
     let master_db = transition.derived.dbs().get(old_master).filter(|_| is_normal);
-    // Nothing but an election happens while the master is in doubt.
+    // While the master is unhealthy or not converged, no db changes but by an election.
     let is_steady = |db: &&Db| {
         let applied = db.status.current_generation == db.generation;
         old_master == new_master && db.status.healthy && applied
     };
     let steady_master = master_db.filter(is_steady);
     if is_normal {
-        removed(transition, old_master, steady_master, violations);
+        check_removed(transition, old_master, steady_master, violations);
     }
     for (uid, db) in transition.next.dbs() {
         match transition.derived.dbs().get(uid) {
-            Some(was) => changed(uid, was, db, new_master, violations),
-            None => added(uid, db, violations),
+            Some(was) => check_changed(uid, was, db, new_master, violations),
+            None => check_added(uid, db, violations),
         }
     }
     if steady_master.is_some() {
-        standbys(transition, new_master, violations);
+        check_standbys(transition, new_master, violations);
     }
     if is_normal {
-        followers(transition, old_master, new_master, violations);
+        check_followers(transition, old_master, new_master, violations);
     }
 }
 
 /// Checks that dbs are removed for a reason (INV-20).
-fn removed(transition: &Transition<'_>, old_master: &DbUid, steady_master: Option<&Db>, violations: &mut Violations) {
+fn check_removed(
+    transition: &Transition<'_>,
+    old_master: &DbUid,
+    steady_master: Option<&Db>,
+    violations: &mut Violations,
+) {
     let next = transition.next.dbs();
     for (uid, db) in transition
         .derived
@@ -69,7 +74,7 @@ fn may_be_removed(transition: &Transition<'_>, uid: &DbUid, db: &Db, master: &Db
     let standbys = transition.derived.dbs().iter().filter(|(_, db)| db.follows_inside());
     let good = standbys.filter(|(_, db)| transition.is_good(db, master_db)).count();
     let wanted = usize::from(transition.spec.max_standbys_per_sender);
-    let is_other = kinship(&db.status, &master_db.status) == Kinship::Other;
+    let is_other = cluster_match(&db.status, &master_db.status) == ClusterMatch::Other;
     if transition.is_good(db, master_db) {
         good > wanted
     } else {
@@ -77,8 +82,8 @@ fn may_be_removed(transition: &Transition<'_>, uid: &DbUid, db: &Db, master: &Db
     }
 }
 
-/// Checks that a new db begins at the beginning (INV-21).
-fn added(uid: &DbUid, db: &Db, violations: &mut Violations) {
+/// Checks that a new db has its first generation, nothing of it applied, and is not healthy (INV-21).
+fn check_added(uid: &DbUid, db: &Db, violations: &mut Violations) {
     let blank = db.generation == 1 && db.status.current_generation == 0 && !db.status.healthy;
     violations.require(blank, "INV-21", || {
         format!("the new db {uid} does not begin at the beginning")
@@ -86,7 +91,7 @@ fn added(uid: &DbUid, db: &Db, violations: &mut Violations) {
 }
 
 /// Checks generation and role of a db that stays (INV-21, INV-23).
-fn changed(uid: &DbUid, was: &Db, db: &Db, new_master: &DbUid, violations: &mut Violations) {
+fn check_changed(uid: &DbUid, was: &Db, db: &Db, new_master: &DbUid, violations: &mut Violations) {
     let counted = db.generation == was.generation.wrapping_add(i64::from(db.spec != was.spec));
     violations.require(counted, "INV-21", || {
         format!("{uid} has generation {} after {}", db.generation, was.generation)
@@ -102,7 +107,7 @@ fn changed(uid: &DbUid, was: &Db, db: &Db, new_master: &DbUid, violations: &mut 
 }
 
 /// Checks that every standby follows the master (INV-24).
-fn standbys(transition: &Transition<'_>, master: &DbUid, violations: &mut Violations) {
+fn check_standbys(transition: &Transition<'_>, master: &DbUid, violations: &mut Violations) {
     let others = transition.next.dbs().iter().filter(|(uid, _)| *uid != master);
     for (uid, db) in others.filter(|(_, db)| db.follows_inside()) {
         let follows = db.spec.follow_config == Some(FollowConfig::internal(master.clone()));
@@ -114,7 +119,7 @@ fn standbys(transition: &Transition<'_>, master: &DbUid, violations: &mut Violat
 }
 
 /// Checks the followers of the db that was master (INV-25).
-fn followers(transition: &Transition<'_>, old_master: &DbUid, new_master: &DbUid, violations: &mut Violations) {
+fn check_followers(transition: &Transition<'_>, old_master: &DbUid, new_master: &DbUid, violations: &mut Violations) {
     let dbs = transition.next.dbs();
     let follow = FollowConfig::internal(new_master.clone());
     let following = dbs

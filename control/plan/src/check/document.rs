@@ -10,8 +10,8 @@ use model::{ClusterData, KeeperUid, Phase};
 pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
     let (before, next) = (transition.before, transition.next);
     if phase(next) == Some(&Phase::Normal) {
-        let there = next.dbs().contains_key(&master(next));
-        violations.require(there, "INV-2", || {
+        let exists = next.dbs().contains_key(&master(next));
+        violations.require(exists, "INV-2", || {
             format!("master db {:?} is not among the dbs", master(next).as_str())
         });
     }
@@ -24,11 +24,11 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
         return;
     };
     violations.require(old.uid == new.uid, "INV-30", || "the cluster uid changes".to_owned());
-    let handed_over = old.status.phase == Phase::Initializing && new.status.phase == Phase::Normal;
-    violations.require(handed_over || old.spec == new.spec, "INV-30", || {
+    let is_initialised = old.status.phase == Phase::Initializing && new.status.phase == Phase::Normal;
+    violations.require(is_initialised || old.spec == new.spec, "INV-30", || {
         "the cluster spec changes".to_owned()
     });
-    let forward = handed_over || old.status.phase == new.status.phase;
+    let forward = is_initialised || old.status.phase == new.status.phase;
     violations.require(forward, "INV-30", || {
         format!("phase {} follows {}", new.status.phase, old.status.phase)
     });

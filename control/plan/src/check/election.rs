@@ -34,11 +34,11 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
         new_uid,
         new,
     };
-    need(transition, change, violations);
-    eligibility(transition, change, violations);
-    condition(transition, change, violations);
-    timing(transition, change, violations);
-    nothing_else(transition, change, violations);
+    check_need(transition, change, violations);
+    check_eligibility(transition, change, violations);
+    check_condition(transition, change, violations);
+    check_timing(transition, change, violations);
+    check_nothing_else(transition, change, violations);
 }
 
 /// Returns whether the old master was stopped in order by a leaving keeper (extensions ).
@@ -50,7 +50,7 @@ fn has_left(transition: &Transition<'_>, change: Change<'_>) -> bool {
 }
 
 /// Checks that the old master does not serve (INV-7).
-fn need(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
+fn check_need(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
     let Change { old_uid, old, .. } = change;
     let overdue = transition.is_overdue(old_uid, old, transition.spec.convergence_timeout);
     let needed = !old.status.healthy || overdue || has_left(transition, change);
@@ -58,7 +58,7 @@ fn need(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violat
 }
 
 /// Checks that the new master may be elected (INV-8, INV-9), and that no better db was passed over (INV-11).
-fn eligibility(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
+fn check_eligibility(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
     let Change { old, new_uid, new, .. } = change;
     let same_timeline = new.status.timeline_id == old.status.timeline_id;
     let may_be_master = transition.may_be_master(new) || new.heads_cluster();
@@ -73,12 +73,12 @@ fn eligibility(transition: &Transition<'_>, change: Change<'_>, violations: &mut
         format!("{new_uid} is elected and {lag} bytes behind")
     });
     if !fallback {
-        best_of_all(transition, change, violations);
+        check_no_better(transition, change, violations);
     }
 }
 
-/// Returns whether a db is a retained old master that may be gone back to. Its info must not change before the write, and
-/// no proxy may be forwarding, because what clients write meanwhile would be lost.
+/// Returns whether a db is a former master that may be elected again. Its info must not change before the write, and no
+/// proxy may be forwarding, because what clients write meanwhile would be lost.
 fn is_fallback(transition: &Transition<'_>, new: &Db) -> bool {
     let on_condition = transition.info_of(new).is_some_and(|known| {
         let condition = Condition::KeeperInfo {
@@ -91,7 +91,7 @@ fn is_fallback(transition: &Transition<'_>, new: &Db) -> bool {
 }
 
 /// Checks that no better candidate was passed over (INV-11).
-fn best_of_all(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
+fn check_no_better(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
     let Change {
         old_uid,
         old,
@@ -130,7 +130,7 @@ fn best_of_all(transition: &Transition<'_>, change: Change<'_>, violations: &mut
 }
 
 /// Checks that the write depends on the info of the old master's keeper.
-fn condition(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
+fn check_condition(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
     let Change {
         old_uid, old, new_uid, ..
     } = change;
@@ -149,7 +149,7 @@ fn condition(transition: &Transition<'_>, change: Change<'_>, violations: &mut V
 }
 
 /// Checks the time of an election: no proxy may still forward, and the last one had its time (F-10, INV-31, INV-32).
-fn timing(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
+fn check_timing(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
     let Change { old_uid, old, .. } = change;
     let forwarding = transition.forwarding_proxies();
     violations.require(forwarding.is_empty(), "F-10", || {
@@ -157,9 +157,9 @@ fn timing(transition: &Transition<'_>, change: Change<'_>, violations: &mut Viol
     });
     let known = transition.info_of(old);
     let keeper = transition.derived.keepers().get(&old.spec.keeper_uid);
-    let there =
+    let is_keeper_present =
         keeper.is_some_and(|keeper| keeper.status.healthy) && known.is_none_or(|known| !known.last.info.leaving);
-    if !there {
+    if !is_keeper_present {
         return;
     }
     let in_doubt = transition.first_run && transition.is_reported_healthy(old_uid, old);
@@ -178,7 +178,7 @@ fn timing(transition: &Transition<'_>, change: Change<'_>, violations: &mut Viol
 }
 
 /// Checks that an election changes nothing else (INV-12).
-fn nothing_else(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
+fn check_nothing_else(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
     let proxy = transition.next.proxy.clone().unwrap_or_default();
     violations.require(proxy.spec.master_db_uid.is_empty(), "INV-12", || {
         "proxies are not closed by the election".to_owned()

@@ -32,9 +32,9 @@ pub(crate) struct Transition<'a> {
     pub(crate) wall: Timestamp,
 }
 
-/// Whether the data of a db are of a master's cluster.
+/// Whether the data of a db are of a master's database cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kinship {
+pub(super) enum ClusterMatch {
     /// Nothing is known of its data yet.
     Unknown,
     Same,
@@ -98,7 +98,7 @@ impl Transition<'_> {
         let keeper = self.derived.keepers().get(&db.spec.keeper_uid);
         let healthy = db.status.healthy && keeper.is_some_and(|keeper| keeper.status.healthy);
         let applied = db.status.current_generation == db.generation;
-        healthy && applied && kinship(&db.status, &master.status) == Kinship::Same
+        healthy && applied && cluster_match(&db.status, &master.status) == ClusterMatch::Same
     }
 
     /// Returns whether its keeper may be elected, as far as is known.
@@ -113,7 +113,8 @@ impl Transition<'_> {
         stall.is_some_and(|stall| stall.reports > STALLED_REPORTS)
     }
 
-    /// Returns the proxies that may be enabled: their last info is not older than twice the timeout in it (sentinel P-2).
+    /// Returns the proxies that may be enabled: their last info is not older than twice the timeout in it (sentinel
+    /// P-2).
     pub(super) fn active_proxies(&self) -> Vec<&ProxyUid> {
         let is_active = |proxy: &ProxyHistory| {
             let info = proxy.info.as_ref().filter(|info| !proxy.undecodable && !info.stopped);
@@ -161,11 +162,11 @@ pub(super) fn state_of<'a>(known: &'a KeeperHistory, uid: &DbUid) -> Option<&'a 
 /// Returns until when a proxy may forward after "no master" was read at `closed_since`: a fenced one for the longest
 /// timeout and a hundredth and 100 ms, from its last info if that is earlier; another one for twice the timeout.
 fn lease_end(proxy: &ProxyHistory, closed_since: Boottime, spec: &Spec) -> Boottime {
-    let carried = proxy
+    let published = proxy
         .info
         .as_ref()
         .map_or(Duration::ZERO, |info| timeout(info.proxy_timeout));
-    let longest = carried.max(spec.proxy_timeout);
+    let longest = published.max(spec.proxy_timeout);
     let is_fenced = !proxy.undecodable && proxy.info.as_ref().is_some_and(|info| info.fenced);
     let end = if is_fenced {
         let slack = (longest / 100).saturating_add(Duration::from_millis(100));
@@ -183,9 +184,9 @@ fn timeout(nanos: i64) -> Duration {
 
 /// Returns whether the data of a db are of the cluster of `master`: the same system identifier, and a timeline that the
 /// master's history contains (sentinel C-6, C-7).
-pub(super) fn kinship(db: &DbStatus, master: &DbStatus) -> Kinship {
+pub(super) fn cluster_match(db: &DbStatus, master: &DbStatus) -> ClusterMatch {
     if db.current_generation == 0 {
-        return Kinship::Unknown;
+        return ClusterMatch::Unknown;
     }
     let switch = |status: &DbStatus, timeline: u64| -> Option<Lsn> {
         let entry = status
@@ -208,8 +209,8 @@ pub(super) fn kinship(db: &DbStatus, master: &DbStatus) -> Kinship {
         own < master.timeline_id && switch(master, own).is_none_or(|left| db.xlog_pos <= left)
     };
     if same_system && same_branch {
-        Kinship::Same
+        ClusterMatch::Same
     } else {
-        Kinship::Other
+        ClusterMatch::Other
     }
 }

@@ -142,7 +142,7 @@ fn reason_against(view: &PlanView<'_>, db: &Db, replaced: ReplacedMaster<'_>) ->
     if at.bytes_behind(master) > i128::from(view.spec.max_standby_lag) {
         return Some(Ineligible::TooFarBehind { at, master });
     }
-    // A db that was a master already may be one again, whatever its keeper says of new ones (sentinel C-12).
+    // A db that was a master already may be one again, whatever its keeper's --can-be-master is (sentinel C-12).
     let keeper = view.keeper_of(db);
     let may_be_master = keeper.is_none_or(|keeper| keeper.status.can_be_master != Some(false));
     if db.follows_inside() && !may_be_master {
@@ -178,7 +178,7 @@ pub(crate) fn fallback(
 ) -> Result<Candidate, Ineligible> {
     let report = view
         .report_of(db)
-        .filter(|report| report.live && !report.info.leaving)
+        .filter(|report| report.is_keeper_running && !report.info.leaving)
         .ok_or(Ineligible::KeeperNotRunning)?;
     let stopped = report.info.stopped.as_ref();
     let is_running = report.state_of(uid).is_some_and(|state| state.healthy) && db.status.healthy && db.is_converged();
@@ -194,7 +194,7 @@ pub(crate) fn fallback(
         .map_or_else(|| Ok(fallback_candidate(uid, db, report)), Err)
 }
 
-/// Returns the first reason of its data against a former master.
+/// Returns the first reason in its data against a former master.
 fn reason_against_fallback(
     view: &PlanView<'_>,
     uid: &DbUid,
@@ -204,19 +204,20 @@ fn reason_against_fallback(
 ) -> Option<Ineligible> {
     let master = &replaced.db.status;
     let (own, current) = (db.status.timeline_id, master.timeline_id);
-    // the elected master failed before clients could write to it (extensions)
-    let before_publication = !view.is_announced(replaced.uid) && own == current;
-    // only the WAL of the promotion itself is discarded, and little more (sentinel C-12)
+    // The replaced master failed before clients could write to it (extensions ).
+    let before_announcement = !view.is_announced(replaced.uid) && own == current;
+    // Only the WAL of the replaced master's promotion is discarded, and little more (sentinel C-12).
     let discarded = history_entry(master, own).map(|switch| switch.switch_point.bytes_behind(master.xlog_pos));
     let allowed = DISCARDED_BYTES_MAX.min(i128::from(view.spec.max_standby_lag));
-    let just_promoted = no_regular_candidate && own < current && discarded.is_some_and(|bytes| bytes <= allowed);
+    let replaced_just_promoted =
+        no_regular_candidate && own < current && discarded.is_some_and(|bytes| bytes <= allowed);
     let complete = db.status.current_generation > 0;
     let same_system = db.status.system_id.is_empty() || db.status.system_id == master.system_id;
-    let same_branch = just_promoted || matches!(validity(uid, db, master), Validity::Valid);
+    let same_branch = replaced_just_promoted || matches!(validity(uid, db, master), Validity::Valid);
     if !complete || !same_system || !same_branch {
         return Some(Ineligible::OtherData);
     }
-    (!before_publication && !just_promoted).then_some(Ineligible::ClientsMayHaveWritten)
+    (!before_announcement && !replaced_just_promoted).then_some(Ineligible::ClientsMayHaveWritten)
 }
 
 fn fallback_candidate(uid: &DbUid, db: &Db, report: &KeeperReport) -> Candidate {

@@ -15,7 +15,7 @@ pub(crate) fn install(draft: &mut Draft, view: &PlanView<'_>, replaced: Replaced
     if let CandidateKind::Fallback(condition) = &best.kind {
         draft.require(condition.clone());
     }
-    // If the old master's keeper has published anything since, the plan is made again (extensions ).
+    // If the replaced master's keeper has published anything since, the plan is made again (extensions ).
     draft.require(view.info_unchanged(replaced.db));
     make_master(draft, replaced.uid, best);
     let reason = match replaced.state {

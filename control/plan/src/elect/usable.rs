@@ -10,12 +10,11 @@ use model::{Db, DbUid, Lsn};
 /// The state of the master, as far as an election depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MasterState {
+    /// It serves, or its replacement is delayed.
     Usable,
     /// It stopped cleanly at this position, and its keeper left (extensions ).
-    Left {
-        lsn: Lsn,
-        timeline: u64,
-    },
+    Left { lsn: Lsn, timeline: u64 },
+    /// It is unhealthy, or did not converge in time.
     Failed,
 }
 
@@ -31,7 +30,7 @@ pub(crate) struct MasterAssessment {
 /// the election backoff delays its replacement.
 pub(crate) fn assess(view: &PlanView<'_>, master: &DbUid, db: &Db) -> MasterAssessment {
     let assessment = assess_without_delays(view, master, db);
-    // A keeper that is gone does not come back by waiting.
+    // Neither delay makes a keeper that is gone report again.
     if assessment.state != MasterState::Failed || view.is_keeper_gone(db) {
         return assessment;
     }
@@ -52,7 +51,7 @@ pub(crate) fn assess(view: &PlanView<'_>, master: &DbUid, db: &Db) -> MasterAsse
 /// Returns why a failed master whose keeper is running is not replaced yet, and until when that holds.
 fn reason_to_wait(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Option<(Note, Option<Boottime>)> {
     let (db_uid, keeper) = (master.clone(), db.spec.keeper_uid.clone());
-    // A first run uses the status that another sentinel recorded, perhaps long ago; the next round knows better.
+    // A first run uses the status that another sentinel recorded, perhaps long ago; the next round uses the reports.
     if view.first_run && view.seems_healthy(master, db) {
         return Some((Note::MasterSeemsWell { db: db_uid, keeper }, None));
     }
@@ -72,7 +71,7 @@ fn reason_to_wait(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Option<(Note,
 fn assess_without_delays(view: &PlanView<'_>, master: &DbUid, db: &Db) -> MasterAssessment {
     let (db_uid, keeper) = (master.clone(), db.spec.keeper_uid.clone());
     let limit = view.spec.convergence_timeout;
-    let (progress, deadline) = convergence(master, db, limit, view.memory, view.now);
+    let (convergence, deadline) = convergence(master, db, limit, view.memory, view.now);
     let (mut state, mut notes) = (MasterState::Usable, Vec::new());
     if !db.status.healthy {
         notes.push(Note::MasterFailed {
@@ -81,7 +80,7 @@ fn assess_without_delays(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Master
         });
         state = MasterState::Failed;
     }
-    if progress == Convergence::Failed {
+    if convergence == Convergence::Failed {
         let (db_uid, keeper) = (db_uid.clone(), keeper.clone());
         // A master that this sentinel has found serving is being reconfigured, not promoted, so it is only slow
         // (sentinel W-10).
