@@ -75,7 +75,7 @@ pub struct DaemonArgs {
     /// The same as --log-level=debug
     #[arg(long, hide = true)]
     pub debug: Option<Switch>,
-    /// Ignored (cli O-7)
+    /// Arguments that belong to no option: ignored, with a notice (cli O-7)
     #[arg(hide = true)]
     pub ignored: Vec<OsString>,
 }

@@ -168,7 +168,7 @@ async fn serve(listener: TcpListener, routes: Arc<HttpRoutes>) {
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), answer);
-            // The server does not care how a connection ends.
+            // However a connection ends, there is nothing to do about it.
             let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
             drop(permit);
         });

@@ -1,5 +1,4 @@
-//! What the four programs share: options, logs, metrics, an HTTP server, signals, and
-//! the start and end of a daemon.
+//! What the four programs share: options, logs, metrics, an HTTP server, signals, and the start and end of a daemon.
 
 #![forbid(unsafe_code)]
 // These panic when the reader of the output is gone; the functions of `telemetry` that print do not.

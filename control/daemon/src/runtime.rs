@@ -1,4 +1,4 @@
-//! How a program builds a runtime. What runs on it is left to the programs.
+//! The kind of Tokio runtime that the programs use. What runs on it is left to them.
 
 use std::io;
 

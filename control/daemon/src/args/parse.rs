@@ -13,7 +13,7 @@ use clap::{Arg, ArgAction, Command, Parser};
 use super::Switch;
 use crate::telemetry;
 
-/// The version set at build time, or a text that there is none (cli 16).
+/// The version set at build time, or a text that says that none was set (cli 16).
 pub const VERSION: &str = env!("STOLON_VERSION_TEXT");
 
 /// A program's name and the prefix of its environment variables (cli O-8).
@@ -134,7 +134,7 @@ pub fn try_parse<T: Parser>(
             notices.extend(ignored.iter().map(|word| ignored_notice(&mut switches, word)));
             Ok(ParsedArgs { args, notices })
         }
-        Err(refused) => Err(into_args_error(refused, &mut command)),
+        Err(error) => Err(into_args_error(error, &mut command)),
     }
 }
 
@@ -231,11 +231,11 @@ fn variable_error(variable: &str, value: &OsStr, reason: &str) -> String {
 /// Returns why the value of this one option is invalid, if it is.
 fn value_error(command: &Command, program: Program, option: &OsString) -> Option<String> {
     let alone = [OsString::from(program.name), option.clone()];
-    let refused = command.clone().try_get_matches_from(alone).err()?;
-    match refused.kind() {
+    let error = command.clone().try_get_matches_from(alone).err()?;
+    match error.kind() {
         ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::InvalidUtf8 => {
-            let reason = refused.source().map(ToString::to_string);
-            Some(reason.unwrap_or_else(|| refused.kind().to_string()))
+            let reason = error.source().map(ToString::to_string);
+            Some(reason.unwrap_or_else(|| error.kind().to_string()))
         }
         _ => None, // other errors are reported when all arguments are parsed together
     }
@@ -293,13 +293,13 @@ fn ignored_notice(switches: &mut Vec<(&str, &str)>, word: &OsStr) -> String {
     }
 }
 
-fn into_args_error(refused: clap::Error, command: &mut Command) -> ArgsError {
-    match refused.kind() {
+fn into_args_error(error: clap::Error, command: &mut Command) -> ArgsError {
+    match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            ArgsError::HelpOrVersion(refused)
+            ArgsError::HelpOrVersion(error)
         }
         _ => {
-            let text = refused.render().to_string();
+            let text = error.render().to_string();
             let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
             let message = text.lines().next().unwrap_or_default().to_owned();
             // The parser shows the usage for unknown options, but not for bad values.

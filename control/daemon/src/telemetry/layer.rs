@@ -1,4 +1,5 @@
-//! The `tracing` layer that turns events into lines for the sink.
+//! The `tracing` layer that turns events into lines for the sink: which events, and with which fields. The format of a
+//! line is left to `format`.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -140,6 +141,7 @@ fn source(metadata: &Metadata<'_>) -> String {
     }
 }
 
+/// The message and the other fields of an event, or the fields of a span.
 #[derive(Default)]
 struct Fields {
     message: String,

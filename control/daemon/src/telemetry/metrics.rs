@@ -1,5 +1,5 @@
-//! The metrics of a daemon: their recorder, and the page that shows them. Serving is left to `http`, what is measured to
-//! the programs.
+//! The metrics of a daemon: their recorder, and the page that shows them. Serving is left to `http`, what is measured
+//! to the programs.
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -12,6 +12,16 @@ use crate::http::{HttpPage, HttpRoutes, HttpServer};
 
 /// Interval in which histograms are aggregated if there are no scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Upper bounds of all histogram buckets; all histograms are in seconds.
+const BUCKET_SECONDS: [f64; 16] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+const CLUSTER_IDENTIFIER: &str = "stolon_cluster_identifier";
+
+/// What runs before each scrape, see [`on_scrape`].
+static ON_SCRAPE: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
 /// The label `component` of `stolon_cluster_identifier` (cli 17.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +80,7 @@ pub fn serve_metrics(address: &str, component: Component, cluster_name: &str) ->
     };
     let server = HttpServer::bind(address).map_err(bind_error)?;
     let address = server.address();
-    let recorder = match PrometheusBuilder::new().set_buckets(&SECONDS) {
+    let recorder = match PrometheusBuilder::new().set_buckets(&BUCKET_SECONDS) {
         Ok(builder) => builder.build_recorder(),
         Err(_no_buckets) => return Err(MetricsError::Recorder), // unreachable: there are buckets
     };
@@ -92,15 +102,6 @@ pub fn on_scrape(update: impl Fn() + Send + Sync + 'static) {
     // A second call would be a bug that only makes a metric stale.
     let _ = ON_SCRAPE.set(Box::new(update));
 }
-
-static ON_SCRAPE: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
-
-/// Upper bounds of all histogram buckets; all histograms are in seconds.
-const SECONDS: [f64; 16] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
-
-const CLUSTER_IDENTIFIER: &str = "stolon_cluster_identifier";
 
 fn page(handle: &PrometheusHandle) -> HttpPage {
     if let Some(update) = ON_SCRAPE.get() {

@@ -44,10 +44,10 @@ impl Sink {
     }
 
     fn with_capacity(lines: usize, out: impl Write + Send + 'static, style: Style) -> Self {
-        let (queue, entries) = sync_channel(lines);
+        let (queue, items) = sync_channel(lines);
         let counts = Arc::<Counts>::default();
         let seen = Arc::clone(&counts);
-        let write = move || write_out(&entries, out, &seen, style);
+        let write = move || write_out(&items, out, &seen, style);
         // Without its thread the queue fills up and lines are dropped; nothing else can be done.
         let _ = thread::Builder::new().name("log".to_owned()).spawn(write);
         Self { queue, counts }
@@ -80,13 +80,13 @@ impl Sink {
 
     /// Enqueues an item, waiting for space for at most `limit`. Returns the remaining time; none when there was no
     /// space in time.
-    fn queue_within(&self, mut entry: QueueItem, limit: Duration) -> Option<Duration> {
+    fn queue_within(&self, mut item: QueueItem, limit: Duration) -> Option<Duration> {
         let mut left = limit;
         loop {
-            match self.queue.try_send(entry) {
+            match self.queue.try_send(item) {
                 Ok(()) => return Some(left),
                 Err(TrySendError::Disconnected(_)) => return None,
-                Err(TrySendError::Full(back)) => entry = back,
+                Err(TrySendError::Full(back)) => item = back,
             }
             if left.is_zero() {
                 return None;
@@ -103,9 +103,9 @@ impl Sink {
     clippy::disallowed_methods,
     reason = "a log line carries the time at which it was written"
 )]
-fn write_out(entries: &Receiver<QueueItem>, mut out: impl Write, counts: &Counts, style: Style) {
-    for entry in entries {
-        match entry {
+fn write_out(items: &Receiver<QueueItem>, mut out: impl Write, counts: &Counts, style: Style) {
+    for item in items {
+        match item {
             // A closed reader is no reason to stop: there is no other place to report it.
             QueueItem::Line(line) => {
                 let _ = out.write_all(line.as_bytes());
