@@ -245,7 +245,7 @@ impl Args {
         (text, port)
     }
 
-    /// Superuser and replication user (keeper 1.3 steps 11 to 16, 1.4).
+    /// Returns superuser and replication user, checked (keeper 1.3 steps 11 to 16, 1.4).
     fn logins(&self, su_name: &str, faults: &mut Faults, warnings: &mut Vec<String>) -> Option<(Login, Login)> {
         let superuser = LoginArgs {
             who: "superuser",

@@ -1,5 +1,5 @@
-//! Reads the cluster data for a round, and with them what this keeper is asked for. What follows from it is decided by
-//! `reconcile`.
+//! Reads the cluster data for a round, and the desired state of this keeper's instance in them. The steps towards it
+//! are decided by `reconcile`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub struct ClusterDataReader {
 }
 
 impl ClusterDataReader {
-    /// Reads nothing yet. `latest` are the cluster data of the last watch event.
+    /// `latest` are the cluster data of the last watch event.
     pub fn new(context: &KeeperContext, latest: Arc<Mutex<Option<Entry>>>) -> Self {
         Self {
             store: context.store.clone(),
@@ -96,9 +96,9 @@ impl ClusterDataReader {
     }
 
     /// Returns the desired state; on hold if the cluster data belong to another cluster than the local database.
-    pub async fn desired(&self, reading: &ClusterDataState) -> Desired {
-        let desired = desired_state(reading, &self.me, &self.boot);
-        let ClusterDataState::Valid(checked) = reading else {
+    pub async fn desired(&self, state: &ClusterDataState) -> Desired {
+        let desired = desired_state(state, &self.me, &self.boot);
+        let ClusterDataState::Valid(checked) = state else {
             return desired;
         };
         // What cannot be read may be data.
@@ -107,7 +107,7 @@ impl ClusterDataReader {
             cluster: self.local.cluster(),
             db: self.local.db(),
             data: if has_data {
-                DataState::Present(DataRole::Master)
+                DataState::Present(DataRole::Master) // only whether there are data matters here, not their role
             } else {
                 DataState::Absent
             },

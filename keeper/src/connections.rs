@@ -16,7 +16,7 @@ pub struct ConnectionAttempts {
 
 impl ConnectionAttempts {
     /// Records an attempt that began at `began`; `None` when the server was not expected to answer.
-    pub fn note(&mut self, answered: Option<bool>, began: Boottime) {
+    pub fn record(&mut self, answered: Option<bool>, began: Boottime) {
         match answered {
             Some(false) => _ = self.failing_since.get_or_insert(began),
             Some(true) | None => self.failing_since = None,
@@ -54,14 +54,14 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut connections = ConnectionAttempts::default();
         assert!(!connections.is_silent(at(100), limit));
-        connections.note(Some(false), at(0));
-        connections.note(Some(false), at(5));
+        connections.record(Some(false), at(0));
+        connections.record(Some(false), at(5));
         assert!(connections.is_failing() && !connections.is_silent(at(9), limit));
         assert!(connections.is_silent(at(10), limit));
-        connections.note(Some(true), at(10));
+        connections.record(Some(true), at(10));
         assert!(!connections.is_failing() && !connections.is_silent(at(60), limit));
-        connections.note(Some(false), at(60));
-        connections.note(None, at(65)); // the server is being restarted
+        connections.record(Some(false), at(60));
+        connections.record(None, at(65)); // the server is being restarted
         assert!(!connections.is_silent(at(100), limit));
     }
 }

@@ -1,10 +1,9 @@
-//! What the parts of one keeper share: who it is, its instance, its store, and where it reports. The parts are in files of
-//! their own.
+//! What the parts of one keeper share: its uids, its instance, its store, and what publishes and measures. The parts
+//! are in files of their own.
 
 use std::sync::Arc;
 
 use base::Clock;
-
 use model::{BootUuid, KeeperUid};
 use store::Store;
 

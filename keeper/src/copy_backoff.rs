@@ -1,5 +1,5 @@
-//! Backoff of failed copies. Each attempt costs the source a checkpoint and network traffic. The pause is 5 s first and
-//! doubles up to 5 minutes.
+//! Backoff of failed copies, and of checking an obstacle of a copy. Each copy costs the source a checkpoint and network
+//! traffic, each check a few queries. The pause is 5 s first and doubles, up to 5 minutes or 30 s.
 
 use std::time::Duration;
 
@@ -9,6 +9,9 @@ use crate::reconcile::{CopyPause, Desired, HoldReason};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// Maximum interval of checking an obstacle: each check queries the source.
+const PROBE_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Failed copies since the last successful one.
 #[derive(Debug, Default)]
@@ -53,9 +56,6 @@ impl CopyBackoff {
         })
     }
 }
-
-/// Maximum interval of checking an obstacle: each check queries the source.
-const PROBE_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Obstacle of a copy at the last check.
 #[derive(Debug, Default)]
@@ -139,7 +139,7 @@ mod tests {
         assert!(backoff.active_pause(at(2), &desired("b")).is_some());
         assert!(
             backoff.active_pause(at(2), &desired("a")).is_some(),
-            "orders that alternate wait too"
+            "desired states that alternate wait too"
         );
         assert_eq!(backoff.active_pause(at(301), &desired("b")), None);
     }

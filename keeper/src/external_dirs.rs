@@ -72,9 +72,9 @@ pub enum Obstacle {
     OtherKeeper(PathBuf),
     /// A process uses it.
     InUse {
-        /** Its name. */
+        /// Its name.
         program: String,
-        /** Its process id. */
+        /// Its process id.
         pid: i32,
     },
     /// It is not known to belong to this keeper.

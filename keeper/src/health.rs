@@ -50,7 +50,6 @@ struct RecoveryObservation {
 }
 
 impl Health {
-    /// Starts without results.
     pub fn new(instance: Arc<Instance>, problems: Arc<Problems>) -> Self {
         Self {
             instance,
@@ -124,9 +123,9 @@ impl Health {
         }
     }
 
-    /// Observes a server that runs and does not accept connections yet; `runs` is whether there is one.
-    pub async fn check_recovery(&mut self, runs: bool, now: Boottime) {
-        if !runs {
+    /// Observes a server that does not accept connections yet; `is_recovering` is whether there is one.
+    pub async fn check_recovery(&mut self, is_recovering: bool, now: Boottime) {
+        if !is_recovering {
             if let Some(recovery) = self.recovery.take() {
                 if now.since(recovery.since) >= RECOVERY_PAUSE {
                     info!(after = ?now.since(recovery.since), "postgres is no longer starting or recovering");

@@ -1,5 +1,5 @@
-//! The keeper's loop: waits for a trigger, starts a round, and renews the liveness key meanwhile. What a round does is in
-//! `reconciler`, how the keeper ends in `shutdown`.
+//! The keeper's loop: waits for a trigger, starts a round, and renews the liveness key meanwhile. What a round does is
+//! in `reconciler`, how the keeper ends in `shutdown`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,7 +195,10 @@ impl KeeperLoop {
         }
         if let Some(upstream) = &self.upstream
             && let Some(change) = changes.keys.get(&keys.keeper_info(upstream.as_str()))
-            && change.entry.as_ref().is_some_and(|entry| is_going_down(&entry.value))
+            && change
+                .entry
+                .as_ref()
+                .is_some_and(|entry| reports_leaving_or_stopped(&entry.value))
         {
             self.context.monitor.fast_poll();
         }
@@ -216,7 +219,7 @@ impl KeeperLoop {
     }
 
     fn trigger_after(&mut self, delay: Duration) {
-        self.schedule.event(self.context.clock.now(), delay);
+        self.schedule.trigger_after(self.context.clock.now(), delay);
     }
 
     /// Checks after a gap in the watch whether the master has announced a shutdown meanwhile.
@@ -226,13 +229,14 @@ impl KeeperLoop {
         let key = store.keys().keeper_info(upstream.as_str());
         spawn_local(async move {
             match store.get(&key).await {
-                Ok(Some(entry)) if is_going_down(&entry.value) => monitor.fast_poll(),
+                Ok(Some(entry)) if reports_leaving_or_stopped(&entry.value) => monitor.fast_poll(),
                 Ok(_) => {}
                 Err(error) => debug!(error = %Chain(&error), "could not read the info of our master's keeper"),
             }
         });
     }
 
+    /// Watches the cluster data, this keeper's orders (extensions X-2), and the info of the upstream's keeper.
     fn watch(&self) -> Watch {
         let keys = self.context.store.keys();
         let mut targets = vec![
@@ -284,12 +288,12 @@ pub fn effective_sleep_interval(stored: Duration) -> Duration {
 fn propagate_panic(ended: Result<(), JoinError>) -> ! {
     match ended.map_err(JoinError::try_into_panic) {
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        _ => unreachable!("looking and publishing go on until they are aborted"),
+        _ => unreachable!("the monitor and the publisher run until they are aborted"),
     }
 }
 
-/// Whether an info reports that its instance is stopping or stopped.
-fn is_going_down(value: &[u8]) -> bool {
+/// Returns whether an info reports that its keeper is leaving or its instance is stopped.
+fn reports_leaving_or_stopped(value: &[u8]) -> bool {
     from_slice::<KeeperInfo>(value).is_ok_and(|info| info.is_leaving_or_stopped())
 }
 
@@ -305,10 +309,10 @@ mod tests {
 
     #[test]
     fn a_leaving_or_stopped_master_is_going_down() {
-        assert!(!is_going_down(br#"{"uid":"k"}"#));
-        assert!(!is_going_down(b"garbage"));
-        assert!(is_going_down(br#"{"uid":"k","leaving":true}"#));
-        assert!(is_going_down(
+        assert!(!reports_leaving_or_stopped(br#"{"uid":"k"}"#));
+        assert!(!reports_leaving_or_stopped(b"garbage"));
+        assert!(reports_leaving_or_stopped(br#"{"uid":"k","leaving":true}"#));
+        assert!(reports_leaving_or_stopped(
             br#"{"uid":"k","stopped":{"clean":true,"lsn":1,"timelineID":1}}"#
         ));
     }

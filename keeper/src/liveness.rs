@@ -11,7 +11,7 @@ use base::{Chain, RandomBytes};
 use model::{BootUuid, KeeperUid, LIVENESS_PERIOD, LIVENESS_TTL};
 use store::{LeaseId, Revision, Store, StoreError, Txn, TxnOutcome};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::debug;
 
 /// Maximum requests in flight: one a second, each for as long as the store's usual timeout.
@@ -24,6 +24,7 @@ pub struct LivenessKey {
     in_flight: JoinSet<()>,
 }
 
+/// What the key's requests in flight share.
 #[derive(Debug)]
 struct LivenessInner {
     store: Store,
@@ -55,7 +56,7 @@ pub struct FoundKey {
 }
 
 impl LivenessKey {
-    /// Does not write the key yet.
+    /// Does not write the key: `take` or the first renewal does.
     pub fn new(store: &Store, uid: &KeeperUid, boot: BootUuid, random: RandomBytes) -> Self {
         let key = LivenessInner {
             store: store.clone(),
@@ -223,5 +224,17 @@ impl LivenessInner {
 
     fn lock(&self) -> MutexGuard<'_, KeyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Renews the liveness key forever beside other work, which a store that does not answer must not delay (extensions
+///
+pub async fn renew_forever(liveness_key: &mut LivenessKey) {
+    let mut renewal = interval(LIVENESS_PERIOD);
+    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        renewal.tick().await;
+        // A key of another process is detected by the loop's own renewals before it acts.
+        liveness_key.renew();
     }
 }

@@ -16,6 +16,9 @@ use crate::liveness::LivenessKey;
 const POLL_PAUSE: Duration = Duration::from_millis(200);
 /// After this time a key is known to be renewed: its process is alive.
 const ALIVE_AFTER: Duration = Duration::from_secs(6);
+/// Longer than the key of a dead process persists, however busy the store is.
+const _: () = assert!(ALIVE_AFTER.as_secs() >= 2 * LIVENESS_TTL.as_secs());
+
 /// A live process may lose its key while the store is unavailable; its next renewal restores it. This is the time to
 /// wait for that.
 const GONE_AFTER: Duration = Duration::from_secs(6);
@@ -25,12 +28,17 @@ const LOG_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// What is known from waiting for the key.
 #[derive(Debug, Default)]
 pub struct LivenessClaim {
+    /// The other process that was last found to hold the key, and since when it has been found.
     holder: Option<(BootUuid, Boottime)>,
+    /// It has renewed the key.
     is_holder_alive: bool,
+    /// Since when the key has been found absent.
     absent_since: Option<Boottime>,
+    /// When waiting was last logged.
     logged: Option<Boottime>,
 }
 
+/// What to do with a key as it was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ClaimStep {
     Take,
@@ -46,20 +54,20 @@ impl LivenessClaim {
     /// Waits until this process holds the key. `predecessors` are processes that have ended. If the store denies access
     /// to the key, returns without it.
     pub async fn take(&mut self, liveness_key: &mut LivenessKey, predecessors: &[BootUuid], clock: &Clock) {
-        let mut is_away = false;
+        let mut is_failing = false;
         loop {
             match self.try_once(liveness_key, predecessors, clock.now()).await {
                 Ok(true) => return,
-                Ok(false) => is_away = false,
+                Ok(false) => is_failing = false,
                 Err(refused @ StoreError::Refused { .. }) => {
                     let key = liveness_key.key();
                     warn!(key, error = %Chain(&refused), "could not take the liveness key, going on without it");
                     return;
                 }
-                Err(away) => {
+                Err(error) => {
                     self.absent_since = None;
-                    if !std::mem::replace(&mut is_away, true) {
-                        warn!(error = %Chain(&away), "could not take the liveness key, trying again");
+                    if !std::mem::replace(&mut is_failing, true) {
+                        warn!(error = %Chain(&error), "could not take the liveness key, trying again");
                     }
                 }
             }
@@ -97,8 +105,8 @@ impl LivenessClaim {
     fn decide(&mut self, holder: Option<&BootUuid>, now: Boottime) -> ClaimStep {
         let Some(boot) = holder else {
             let since = *self.absent_since.get_or_insert(now);
-            // A holder that was never seen alive has just expired; one that was may be cut off from the store for a
-            // moment.
+            // The key of a holder that never renewed it has just expired; one that did may be cut off from the store
+            // for a moment.
             let is_gone = !self.is_holder_alive || now.since(since) >= GONE_AFTER;
             return if is_gone { ClaimStep::Take } else { ClaimStep::Wait };
         };
@@ -137,9 +145,6 @@ impl LivenessClaim {
         self.logged = Some(now);
     }
 }
-
-/// Longer than the key of a dead process persists, however busy the store is.
-const _: () = assert!(ALIVE_AFTER.as_secs() >= 2 * LIVENESS_TTL.as_secs());
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,7 @@ use crate::connections::{self, ConnectionAttempts};
 use crate::health::Health;
 use crate::local::state::LocalState;
 use crate::monitor::details::Details;
-use crate::monitor::published_state::{differs, state};
+use crate::monitor::published_state::{is_urgent_change, state};
 use crate::postgres::instance::Instance;
 use crate::postgres::observe::{Observation, ObserveError, ObserveScope, observe};
 use crate::postgres::server::postmaster::ChildStatus;
@@ -26,12 +26,24 @@ use crate::streaming::{FollowedDb, StreamingCheck};
 mod details;
 mod published_state;
 
+/// Interval of observations while a standby's position is expected to come to rest (extensions ).
+const FAST_POLL_PAUSE: Duration = Duration::from_millis(25);
+/// Time limit of fast polling.
+const FAST_POLL_LIMIT: Duration = Duration::from_secs(10);
+/// Fast polling ends after this number of observations with the same position and without a WAL receiver.
+const UNCHANGED_POLLS_MAX: u32 = 4;
+/// Initial interval of observing a server that runs and is not healthy yet; it grows up to the usual one.
+const UNHEALTHY_PAUSE: Duration = Duration::from_millis(50);
+/// Interval of checking the WAL receiver of a healthy standby.
+const RECEIVER_PAUSE: Duration = Duration::from_millis(500);
+
 /// Observes the instance and publishes its state.
 #[derive(Debug)]
 pub struct Monitor {
     instance: Arc<Instance>,
     publisher: Arc<Publisher>,
     local: Arc<LocalState>,
+    /// The published address and port.
     advertised: (String, String),
     problems: Arc<Problems>,
     wake: Notify,
@@ -48,19 +60,8 @@ struct MonitorSettings {
     try_logins_again: bool,
 }
 
-/// Interval of observations while a standby's position is expected to come to rest (extensions ).
-const FAST_POLL_PAUSE: Duration = Duration::from_millis(25);
-/// Time limit of fast polling.
-const FAST_POLL_LIMIT: Duration = Duration::from_secs(10);
-/// Fast polling ends after this number of observations with the same position and without a WAL receiver.
-const UNCHANGED_POLLS_MAX: u32 = 4;
-/// Initial interval of observing a server that runs and is not healthy yet; it grows up to the usual one.
-const UNHEALTHY_PAUSE: Duration = Duration::from_millis(50);
-/// Interval of checking the WAL receiver of a healthy standby.
-const RECEIVER_PAUSE: Duration = Duration::from_millis(500);
-
 impl Monitor {
-    /// Observes nothing yet. `advertised` is the published address and port, `interval` the cluster's sleepInterval.
+    /// `advertised` is the published address and port, `interval` the cluster's sleepInterval.
     pub fn new(
         instance: Arc<Instance>,
         publisher: Arc<Publisher>,
@@ -89,7 +90,7 @@ impl Monitor {
 
     /// Sets the cluster's sleepInterval; observations are made twice as often (keeper 3.2).
     pub fn set_interval(&self, interval: Duration) {
-        self.lock().interval = interval;
+        self.settings().interval = interval;
     }
 
     /// Sets the db that the instance has to follow; `None` for none.
@@ -110,14 +111,14 @@ impl Monitor {
 
     /// Triggers an observation with all logins, because passwords may have changed.
     pub fn try_logins(&self) {
-        self.lock().try_logins_again = true;
+        self.settings().try_logins_again = true;
         self.wake.notify_one();
     }
 
     /// Starts fast polling, because the master is shutting down or the WAL receiver has ended: every observation is
     /// published until the position comes to rest (extensions ).
     pub fn fast_poll(&self) {
-        self.lock().fast_poll_until = Some(self.now() + FAST_POLL_LIMIT);
+        self.settings().fast_poll_until = Some(self.now() + FAST_POLL_LIMIT);
         self.wake.notify_one();
     }
 
@@ -138,8 +139,8 @@ impl Monitor {
                 true => Some(self.instance.observer().answers_new_connections().await),
                 false => None,
             };
-            self.connections().note(answered.filter(|_| is_up()), began);
-            let pause = self.lock().interval / 2;
+            self.connections().record(answered.filter(|_| is_up()), began);
+            let pause = self.settings().interval / 2;
             tokio::time::sleep(pause).await;
         }
     }
@@ -163,16 +164,16 @@ impl Monitor {
     /// Sets the problem of a standby that receives no WAL. An observation without an answer changes nothing.
     fn check_streaming(&self, memory: &mut MonitorState, observation: &Observation, runs: bool, now: Boottime) {
         let followed = self.followed().clone();
-        let is_refused = match &observation.standby {
+        let is_problem = match &observation.standby {
             _ if !runs || followed.is_none() => {
                 memory.streaming.reset();
                 false
             }
-            Some(standby) => memory.streaming.note(followed.as_ref(), standby, now).is_some(),
+            Some(standby) => memory.streaming.record(followed.as_ref(), standby, now).is_some(),
             None => return,
         };
         let problem = followed
-            .filter(|_| is_refused)
+            .filter(|_| is_problem)
             .map(|followed| memory.streaming.problem(&followed, &self.instance.recent_output()));
         self.problems
             .set(KeeperProblemKind::Replication, "stream", problem.into_iter().collect());
@@ -196,7 +197,7 @@ impl Monitor {
     async fn observe_once(&self, memory: &mut MonitorState) -> Duration {
         let now = self.now();
         let db = self.local.db();
-        if std::mem::take(&mut self.lock().try_logins_again) {
+        if std::mem::take(&mut self.settings().try_logins_again) {
             memory.health.try_logins_again();
         }
         let runs = matches!(*self.instance.child_status().borrow(), ChildStatus::Running { .. });
@@ -210,15 +211,15 @@ impl Monitor {
         };
         let runs = runs && matches!(*self.instance.child_status().borrow(), ChildStatus::Running { .. });
         memory.log_failure(&observation, runs);
-        let recovers = runs && (is_starting || observation.is_not_accepting());
-        memory.health.check_recovery(recovers, now).await;
+        let is_recovering = runs && (is_starting || observation.is_not_accepting());
+        memory.health.check_recovery(is_recovering, now).await;
         if self.local.db() != db {
             return Duration::ZERO; // the data now belong to another db: discard the observation
         }
         if observation.is_healthy {
             memory.health.record_logins(&observation.logins, scope.logins, now);
         }
-        memory.details.carry(&mut observation, scope, now);
+        memory.details.fill_in(&mut observation, scope, now);
         let is_silent = self.check_connections(runs, now);
         self.check_streaming(memory, &observation, runs, now);
         let version = self.version().await;
@@ -233,14 +234,14 @@ impl Monitor {
         let is_fast_poll = self.continue_fast_poll(memory, position);
         let before = self.publisher.report();
         let due = match &before.state {
-            Some(before) if !differs(before, &state, is_fast_poll) => Due::Later,
+            Some(before) if !is_urgent_change(before, &state, is_fast_poll) => Due::Later,
             _ => Due::Now,
         };
         self.publisher.change(due, |report| {
             report.state = Some(state);
             report.version = version;
         });
-        let usual = self.lock().interval / 2;
+        let usual = self.settings().interval / 2;
         memory.unhealthy_pause = (runs && !healthy).then(|| next_unhealthy_pause(memory.unhealthy_pause, usual));
         match memory.unhealthy_pause {
             _ if is_fast_poll => FAST_POLL_PAUSE,
@@ -263,14 +264,14 @@ impl Monitor {
 
     /// Waits; starts fast polling when the WAL receiver of a standby ends meanwhile.
     async fn wait_next(&self, pause: Duration, memory: &MonitorState) {
-        let over = tokio::time::sleep(pause);
-        tokio::pin!(over);
+        let timer = tokio::time::sleep(pause);
+        tokio::pin!(timer);
         if !memory.has_receiver {
-            return over.await;
+            return timer.await;
         }
         loop {
             tokio::select! {
-                () = &mut over => return,
+                () = &mut timer => return,
                 () = tokio::time::sleep(RECEIVER_PAUSE) => {}
             }
             match self.instance.observer().standby().await {
@@ -281,7 +282,7 @@ impl Monitor {
     }
 
     fn continue_fast_poll(&self, memory: &mut MonitorState, position: Option<Lsn>) -> bool {
-        let mut settings = self.lock();
+        let mut settings = self.settings();
         let Some(end) = settings.fast_poll_until else {
             memory.unchanged_polls = 0;
             return false;
@@ -301,7 +302,7 @@ impl Monitor {
         self.instance.clock().now()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, MonitorSettings> {
+    fn settings(&self) -> std::sync::MutexGuard<'_, MonitorSettings> {
         self.settings
             .lock()
             .expect("no thread panics while holding the settings")
@@ -319,10 +320,15 @@ fn next_unhealthy_pause(before: Option<Duration>, usual: Duration) -> Duration {
 #[derive(Debug)]
 struct MonitorState {
     health: Health,
+    /// The failure that was last logged, until an observation succeeds.
     failing: Option<String>,
+    /// The last pause, while the server runs and is not healthy.
     unhealthy_pause: Option<Duration>,
+    /// The position at the last observation of fast polling.
     position: Option<Lsn>,
+    /// Consecutive observations of fast polling with that position and without a WAL receiver.
     unchanged_polls: u32,
+    /// The standby had a WAL receiver at the last observation.
     has_receiver: bool,
     streaming: StreamingCheck,
     /// The db that the following fields belong to.

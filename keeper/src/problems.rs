@@ -11,6 +11,9 @@ use tracing::{error, info, warn};
 
 use crate::publish::{Due, Publisher};
 
+/// Name of the metric.
+const PROBLEMS: &str = "stolon_keeper_problems";
+
 /// Kind of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeeperProblemKind {
@@ -68,7 +71,6 @@ pub struct Problems {
 type FoundProblems = BTreeMap<(KeeperProblemKind, &'static str), Vec<Problem>>;
 
 impl Problems {
-    /// Starts without problems.
     pub fn new(publisher: Arc<Publisher>) -> Self {
         describe_gauge!(
             PROBLEMS,
@@ -135,5 +137,3 @@ impl Problems {
         self.publisher.change(Due::Now, |report| report.problems = all);
     }
 }
-
-const PROBLEMS: &str = "stolon_keeper_problems";

@@ -18,6 +18,25 @@ use crate::publish::info_key::{InfoKey, InfoPut, PutOutcome};
 
 mod info_key;
 
+/// Attempts of a publication that conflicts with another writer.
+const ATTEMPTS: usize = 4;
+/// Attempts of a permit while only times and positions in the cluster data change.
+const PERMIT_ATTEMPTS: usize = 8;
+/// On a slow store a due publication waits for this fraction of the latency, to include changes that follow closely;
+/// they would otherwise wait for the answer of the first one.
+const GATHER_PART: u32 = 8;
+/// Maximum of that wait.
+const GATHER_MAX: Duration = Duration::from_millis(150);
+/// An unhealthy info that has not changed is repeated after this many latencies of the store: an election reads the
+/// info, is decided, and is written, and every publication between reading and writing undoes it (extensions X-1.5).
+const ELECTION_LATENCIES: u32 = 3;
+/// Minimum interval of looking for changes during that pause.
+const REPEAT_STEP_MIN: Duration = Duration::from_millis(100);
+/// Maximum pause after a failed publication; the sleepInterval if that is shorter.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+const UNPOISONED: &str = "no thread panics while holding the report";
+
 /// The constant fields of the infos of one process.
 #[derive(Debug, Clone)]
 pub struct KeeperIdentity {
@@ -68,11 +87,20 @@ pub enum Permit {
     Refused,
 }
 
+/// Whether a change is published immediately or with the next publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Immediately.
+    Now,
+    /// With the next publication.
+    Later,
+}
+
 /// Publishes the info of this keeper.
 #[derive(Debug)]
 pub struct Publisher {
     store: Store,
-    fixed: KeeperIdentity,
+    identity: KeeperIdentity,
     report: StdMutex<InfoReport>,
     interval: StdMutex<Duration>,
     fail_interval: StdMutex<Duration>,
@@ -81,37 +109,20 @@ pub struct Publisher {
     key: Mutex<InfoKey>,
 }
 
-/// Attempts of a publication that conflicts with another writer.
-const ATTEMPTS: usize = 4;
-/// Attempts of a permit while only times and positions in the cluster data change.
-const PERMIT_ATTEMPTS: usize = 8;
-/// On a slow store a due publication waits for this fraction of the latency, to include changes that follow closely;
-/// they would otherwise wait for the answer of the first one.
-const GATHER_PART: u32 = 8;
-/// Maximum of that wait.
-const GATHER_MAX: Duration = Duration::from_millis(150);
-/// An unhealthy info that has not changed is repeated after this many latencies of the store: an election reads the info,
-/// is decided, and is written, and every publication between reading and writing undoes it (extensions X-1.5).
-const ELECTION_LATENCIES: u32 = 3;
-/// Minimum interval of looking for changes during that pause.
-const REPEAT_STEP_MIN: Duration = Duration::from_millis(100);
-/// Maximum pause after a failed publication; the sleepInterval if that is shorter.
-const RETRY: Duration = Duration::from_secs(1);
-
 impl Publisher {
-    /// Publishes nothing yet. `interval` is the maximum time between two publications.
+    /// `interval` is the maximum time between two publications.
     pub fn new(
         store: Store,
-        fixed: KeeperIdentity,
+        identity: KeeperIdentity,
         report: InfoReport,
         interval: Duration,
         clock: Clock,
         random: RandomBytes,
     ) -> Self {
         Self {
-            key: Mutex::new(InfoKey::new(fixed.uid.clone(), clock)),
+            key: Mutex::new(InfoKey::new(identity.uid.clone(), clock)),
             store,
-            fixed,
+            identity,
             report: StdMutex::new(report),
             interval: StdMutex::new(interval),
             fail_interval: StdMutex::new(Duration::ZERO),
@@ -120,7 +131,7 @@ impl Publisher {
         }
     }
 
-    /// Contents of the next publication.
+    /// Returns the contents of the next publication.
     pub fn report(&self) -> InfoReport {
         self.report.lock().expect(UNPOISONED).clone()
     }
@@ -161,14 +172,14 @@ impl Publisher {
                 }
                 Ok(Published::NoCluster) => interval,
                 Ok(Published::Contested) => {
-                    warn!(uid = %self.fixed.uid, "another keeper publishes under our uid: stop one of the two");
+                    warn!(uid = %self.identity.uid, "another keeper publishes under our uid: stop one of the two");
                     interval
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
                         warn!(error = %base::Chain(&error), "could not publish the keeper info");
                     }
-                    interval.min(RETRY)
+                    interval.min(RETRY_PAUSE_MAX)
                 }
             };
             tokio::select! {
@@ -213,7 +224,7 @@ impl Publisher {
         is_unchanged: impl Fn(Option<&Entry>) -> bool,
     ) -> Result<Permit, StoreError> {
         let keys = self.store.keys();
-        let order = keys.order(self.fixed.uid.as_str());
+        let order = keys.order(self.identity.uid.as_str());
         let mut key = self.key.lock().await;
         let mut revision = key.revision(&self.store).await?;
         for _ in 0..PERMIT_ATTEMPTS {
@@ -284,24 +295,16 @@ impl Publisher {
     /// Returns the next info as JSON, with a new uid (store S-22).
     fn next_info(&self, report: &InfoReport) -> String {
         let uid = short_uid(self.random.bytes()).into();
-        to_compact(&info(&self.fixed, report, uid))
+        to_compact(&info(&self.identity, report, uid))
     }
-}
-
-/// Whether a change is published immediately or with the next publication.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
-    /// Immediately.
-    Now,
-    /// With the next publication.
-    Later,
 }
 
 /// Returns the pause before an info that has not changed is published again (keeper 3.6.5).
 ///
-/// An info that says not healthy leaves the leader time to elect another master on a slow store. With the answers to the
-/// next publication the pause stays below failInterval, after which sentinels of the reference count the keeper itself
-/// as failed, and below half of the life of the info's lease, after which a new lease would be needed each time.
+/// An unhealthy info is repeated late, to leave the leader time to elect another master on a slow store. With the
+/// answers to the next publication the pause stays below failInterval, after which sentinels of the reference count the
+/// keeper itself as failed, and below half of the life of the info's lease, after which a new lease would be needed each
+/// time.
 fn repeat_pause(report: &InfoReport, interval: Duration, fail_interval: Duration, latency: Duration) -> Duration {
     let is_unhealthy = report.state.as_ref().is_some_and(|state| !state.healthy);
     if !is_unhealthy {
@@ -334,16 +337,16 @@ pub(crate) fn without_positions(state: &PostgresState) -> PostgresState {
 }
 
 /// Builds the keeper info (keeper 3.4), with the fields of extensions 1 and 8.
-fn info(fixed: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperInfo {
+fn info(identity: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperInfo {
     KeeperInfo {
         info_uid: uid,
-        uid: fixed.uid.clone(),
+        uid: identity.uid.clone(),
         cluster_uid: report.cluster.clone(),
-        boot_uuid: fixed.boot.clone(),
+        boot_uuid: identity.boot.clone(),
         postgres_binary_version: report.version,
         postgres_state: report.state.clone(),
-        can_be_master: Some(fixed.can_be_master),
-        can_be_synchronous_replica: Some(fixed.can_be_synchronous_replica),
+        can_be_master: Some(identity.can_be_master),
+        can_be_synchronous_replica: Some(identity.can_be_synchronous_replica),
         liveness_key: true,
         leaving: report.leaving,
         stopping: String::new(),
@@ -354,13 +357,11 @@ fn info(fixed: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperInfo
     }
 }
 
-const UNPOISONED: &str = "no thread panics while holding the report";
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn fixed() -> KeeperIdentity {
+    fn identity() -> KeeperIdentity {
         KeeperIdentity {
             uid: "k1".into(),
             boot: "b".into(),
@@ -377,7 +378,7 @@ mod tests {
             ..InfoReport::default()
         };
         assert_eq!(
-            to_compact(&info(&fixed(), &report, "00000001".into())),
+            to_compact(&info(&identity(), &report, "00000001".into())),
             r#"{"infoUID":"00000001","uid":"k1","clusterUID":"c1","bootUUID":"b","postgresBinaryVersion":{"Maj":0,"Min":0},"canBeMaster":true,"canBeSynchronousReplica":false,"livenessKey":true,"leaving":true}"#
         );
     }
@@ -456,7 +457,7 @@ mod tests {
             problems: vec![Problem::new("login", "refused", "set the password")],
             ..InfoReport::default()
         };
-        let text = to_compact(&info(&fixed(), &report, "1".into()));
+        let text = to_compact(&info(&identity(), &report, "1".into()));
         assert!(
             text.ends_with(r#","problems":[{"kind":"login","text":"refused","remedy":"set the password"}]}"#),
             "{text}"

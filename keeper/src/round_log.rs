@@ -25,12 +25,12 @@ impl RoundLog {
     }
 
     /// Adds a message; returns the messages to write now.
-    fn add(&mut self, line: &LogMessage) -> Vec<LogMessage> {
-        if self.seen.contains(line) {
+    fn add(&mut self, message: &LogMessage) -> Vec<LogMessage> {
+        if self.seen.contains(message) {
             return Vec::new();
         }
-        self.seen.push(line.clone());
-        self.pending.push(line.clone());
+        self.seen.push(message.clone());
+        self.pending.push(message.clone());
         if self.is_verbose {
             std::mem::take(&mut self.pending)
         } else {
@@ -45,8 +45,8 @@ impl RoundLog {
     }
 
     /// Writes a message, or keeps it until something is done.
-    pub fn log(&mut self, line: &LogMessage) {
-        self.add(line).iter().for_each(write);
+    pub fn log(&mut self, message: &LogMessage) {
+        self.add(message).iter().for_each(write);
     }
 
     /// Writes the pending messages, because something is done.
@@ -71,18 +71,18 @@ impl HoldLog {
     }
 
     /// Logs a message. The reason for not acting is logged when it changes, and repeated only where that is useful.
-    pub fn log(&mut self, line: &LogMessage, log: &mut RoundLog) {
-        let repeats = match line {
+    pub fn log(&mut self, message: &LogMessage, log: &mut RoundLog) {
+        let repeats = match message {
             LogMessage::OnHold(why) => is_repeated(why),
             LogMessage::KeptStopped(_) => true,
-            _ => return log.log(line),
+            _ => return log.log(message),
         };
-        if self.last_logged.as_ref() != Some(line) {
+        if self.last_logged.as_ref() != Some(message) {
             log.flush();
-            write(line);
-            self.last_logged = Some(line.clone());
+            write(message);
+            self.last_logged = Some(message.clone());
         } else if repeats {
-            log.log(line);
+            log.log(message);
         }
     }
 
@@ -155,8 +155,8 @@ fn is_repeated(why: &HoldReason) -> bool {
 }
 
 /// Writes one message.
-fn write(line: &LogMessage) {
-    match line {
+fn write(message: &LogMessage) {
+    match message {
         LogMessage::OnHold(why) => write_hold(why),
         LogMessage::KeptStopped(why) => match why {
             StopReason::NoDb => info!("no db assigned"),

@@ -39,7 +39,6 @@ struct RunningRound {
 }
 
 impl Rounds {
-    /// Runs none yet.
     pub fn new(context: &KeeperContext) -> Self {
         let (in_progress, latest) = (Arc::default(), Arc::default());
         Self {
@@ -103,9 +102,9 @@ impl Rounds {
 
     /// Aborts the running round if it works on something that is not desired any more.
     pub fn abort_if_superseded(&mut self, desired: &Desired) {
-        let works_on = self.works_on();
+        let in_progress = self.desired_in_progress();
         if let Some(running) = &mut self.running
-            && works_on.is_some_and(|before| is_superseded(&before, desired))
+            && in_progress.is_some_and(|before| is_superseded(&before, desired))
             && running.abort.take().is_some()
         {
             info!("desired state changed, aborting the current round");
@@ -121,7 +120,7 @@ impl Rounds {
         }
     }
 
-    fn works_on(&self) -> Option<Desired> {
+    fn desired_in_progress(&self) -> Option<Desired> {
         self.in_progress
             .lock()
             .expect("no thread panics while holding the desired state")

@@ -17,11 +17,17 @@ const QUICK_END: Duration = Duration::from_secs(2);
 /// Schedule of the rounds.
 #[derive(Debug)]
 pub struct Schedule {
+    /// When the next round runs without an event.
     timer: Boottime,
+    /// When the earliest event since the last round triggers one.
     trigger: Option<Boottime>,
+    /// Consecutive failed rounds.
     failures: u32,
+    /// The desired state of the last failed round, until a round ends done or on hold.
     failed: Option<Desired>,
+    /// The last start of a server.
     started: Option<Boottime>,
+    /// Consecutive ends of a server soon after its start.
     quick_ends: u32,
 }
 
@@ -44,7 +50,7 @@ impl Schedule {
     }
 
     /// Makes a round due after `delay`.
-    pub fn event(&mut self, now: Boottime, delay: Duration) {
+    pub fn trigger_after(&mut self, now: Boottime, delay: Duration) {
         let at = now + delay;
         self.trigger = Some(self.trigger.map_or(at, |event| event.min(at)));
     }
@@ -54,8 +60,8 @@ impl Schedule {
         self.started = Some(now);
     }
 
-    /// Records that the server ended unexpectedly: it is restarted immediately, unless it keeps ending soon after its
-    /// start.
+    /// Records that the server ended unexpectedly: it is restarted immediately, with a growing pause from the second
+    /// consecutive end soon after a start on.
     pub fn server_ended(&mut self, now: Boottime, sleep_interval: Duration) {
         // A killed server is restarted immediately, because each second without it counts; one that ends again and
         // again would only fill the log.
@@ -66,7 +72,7 @@ impl Schedule {
         } else {
             pause(self.quick_ends - 2, sleep_interval)
         };
-        self.event(now, delay);
+        self.trigger_after(now, delay);
     }
 
     /// Begins a round and returns its trigger.
@@ -97,7 +103,7 @@ impl Schedule {
 
     /// Makes a round due now after one was aborted for another desired state.
     pub fn round_aborted(&mut self, now: Boottime) {
-        self.event(now, Duration::ZERO);
+        self.trigger_after(now, Duration::ZERO);
     }
 }
 
@@ -131,8 +137,8 @@ mod tests {
         assert_eq!(schedule.begin(at(0)), Trigger::Timer);
         schedule.end(at(1000), &RoundResult::Done, &some_desired_state(), SLEEP);
         assert_eq!(schedule.due(), at(6000));
-        schedule.event(at(2000), COALESCE);
-        schedule.event(at(2100), COALESCE);
+        schedule.trigger_after(at(2000), COALESCE);
+        schedule.trigger_after(at(2100), COALESCE);
         assert_eq!(schedule.due(), at(2200));
         assert_eq!(schedule.begin(at(2200)), Trigger::Event);
         assert_eq!(schedule.due(), at(6000), "an event does not move the timer");
@@ -153,7 +159,7 @@ mod tests {
         let mut schedule = Schedule::new(at(0));
         schedule.begin(at(0));
         schedule.end(at(0), &RoundResult::Failed, &some_desired_state(), SLEEP);
-        schedule.event(at(10), Duration::ZERO);
+        schedule.trigger_after(at(10), Duration::ZERO);
         assert_eq!(schedule.begin(at(10)), Trigger::EventUnless(some_desired_state()));
         schedule.end(at(11), &RoundResult::Skipped, &some_desired_state(), SLEEP);
         assert_eq!(schedule.due(), at(200));
@@ -175,7 +181,7 @@ mod tests {
                     sleep,
                 );
                 schedule.end(at(1), &RoundResult::Done, &some_desired_state(), sleep);
-                schedule.event(at(1), Duration::MAX);
+                schedule.trigger_after(at(1), Duration::MAX);
             }
         }
     }

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use base::Chain;
 use daemon::signals::{ProcessSignal, SignalHandlers};
-use model::{LIVENESS_PERIOD, Stopped as StoppedInfo};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use model::Stopped as StoppedInfo;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::context::KeeperContext;
-use crate::executor::stopped;
-use crate::liveness::LivenessKey;
+use crate::executor::read_stopped;
+use crate::liveness::{LivenessKey, renew_forever};
 use crate::metrics::unix_seconds;
 use crate::postgres::server::error::InstanceError;
 use crate::postgres::server::supervisor::StopLimits;
@@ -61,7 +61,7 @@ pub async fn next_shutdown(signals: &mut SignalHandlers) -> ShutdownKind {
     }
 }
 
-/// What a shutdown works with.
+/// The orderly shutdown of one keeper.
 #[derive(Debug)]
 pub struct Shutdown {
     context: KeeperContext,
@@ -70,7 +70,6 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Does nothing yet.
     pub fn new(context: KeeperContext, liveness_key: LivenessKey, signals: SignalHandlers) -> Self {
         Self {
             context,
@@ -79,8 +78,8 @@ impl Shutdown {
         }
     }
 
-    /// Stops the instance, publishes where its data end, and only then returns. `round_aborted` ends the round that may be
-    /// running; nothing is stopped before.
+    /// Stops the instance, publishes where its data end, and only then returns. `round_aborted` ends the round that may
+    /// be running; nothing is stopped before.
     pub async fn run(mut self, shutdown: ShutdownKind, round_aborted: impl Future<Output = ()>) {
         let context = self.context.clone();
         context.metrics.shutdown.set(unix_seconds(context.clock.wall()));
@@ -106,7 +105,7 @@ impl Shutdown {
     }
 
     /// Stops the instance and publishes nothing.
-    pub async fn stop_silently(mut self) {
+    pub async fn stop_without_publishing(mut self) {
         if let Err(error) = self.stop_instance().await {
             warn!(error = %Chain(&error), "failed to stop postgres");
         }
@@ -132,18 +131,6 @@ impl Shutdown {
     }
 }
 
-/// Renews the liveness key forever beside other work, which a store that does not answer must not delay (extensions
-///
-pub async fn renew_forever(liveness_key: &mut LivenessKey) {
-    let mut renewal = interval(LIVENESS_PERIOD);
-    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        renewal.tick().await;
-        // A key of another process is detected by the loop's own renewals before it acts.
-        liveness_key.renew();
-    }
-}
-
 /// Publishes that the keeper leaves, if it does: the sentinel's timers for a failed master start now, however long the
 /// shutdown takes.
 async fn publish_leaving(context: &KeeperContext, shutdown: ShutdownKind) {
@@ -166,7 +153,7 @@ async fn publish_stopped(context: &KeeperContext) {
     if !has_complete_data {
         return;
     }
-    let stopped = stopped(instance).await.unwrap_or_else(|error| {
+    let stopped = read_stopped(instance).await.unwrap_or_else(|error| {
         warn!(error = %Chain(&error), "could not find out how postgres was stopped");
         StoppedInfo::default()
     });

@@ -20,7 +20,7 @@ use crate::args::{Config, address_warnings};
 use crate::cluster_data::cluster_data_state;
 use crate::context::KeeperContext;
 use crate::keeper::{KeeperLoop, effective_sleep_interval};
-use crate::liveness::LivenessKey;
+use crate::liveness::{LivenessKey, renew_forever};
 use crate::liveness_claim::LivenessClaim;
 use crate::local::boot_history;
 use crate::local::lock::DataDirLock;
@@ -41,7 +41,7 @@ use crate::postgres::server::supervisor::StopLimits;
 use crate::problems::Problems;
 use crate::publish::{InfoReport, KeeperIdentity, Publisher};
 use crate::reconcile::ClusterDataState;
-use crate::shutdown::{Shutdown, ShutdownKind, next_shutdown, renew_forever};
+use crate::shutdown::{Shutdown, ShutdownKind, next_shutdown};
 
 /// Time limit for resolving the advertised address before a warning is logged.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
@@ -113,11 +113,11 @@ impl StartedKeeper {
         let (me, boot) = (&self.dir.me, self.dir.boot.clone());
         let mut liveness_key = LivenessKey::new(&store, me, boot, self.random.clone());
         let mut claim = LivenessClaim::default();
-        let mut shutdown = tokio::select! {
+        let mut ended_by = tokio::select! {
             () = claim.take(&mut liveness_key, &self.dir.predecessors, &self.clock) => None,
-            shutdown = next_shutdown(&mut signals) => Some(shutdown),
+            kind = next_shutdown(&mut signals) => Some(kind),
         };
-        let is_ours = shutdown.is_none();
+        let is_ours = ended_by.is_none();
         // Without the lock on the directory another process may supervise its server, too.
         if !is_ours && (claim.is_held() || !self.config.locking) {
             info!("stopping, another process runs or may run with our uid");
@@ -125,10 +125,10 @@ impl StartedKeeper {
         }
         // The request timeout is fixed here for the life of the process (keeper 3.1).
         let mut spec = Spec::default();
-        if shutdown.is_none() {
+        if ended_by.is_none() {
             tokio::select! {
                 read = first_spec(&store) => spec = read,
-                signal = next_shutdown(&mut signals) => shutdown = Some(signal),
+                kind = next_shutdown(&mut signals) => ended_by = Some(kind),
                 () = renew_forever(&mut liveness_key) => {}
             }
         }
@@ -138,19 +138,19 @@ impl StartedKeeper {
             () = stop_leftover_instance(&context.instance) => {}
             () = renew_forever(&mut liveness_key) => {}
         }
-        let Some(shutdown) = shutdown else {
+        let Some(kind) = ended_by else {
             let keeper = KeeperLoop::new(context, signals, liveness_key, sleep_interval);
             return match Box::pin(keeper.run()).await {
                 ShutdownKind::Replaced => Err(ReplacedError),
                 ShutdownKind::Leaving | ShutdownKind::Pausing => Ok(()),
             };
         };
-        let steps = Shutdown::new(context, liveness_key, signals);
+        let shutdown = Shutdown::new(context, liveness_key, signals);
         // A process that never held the key publishes nothing: the uid may belong to another process.
         if is_ours {
-            steps.run(shutdown, std::future::ready(())).await;
+            shutdown.run(kind, std::future::ready(())).await;
         } else {
-            steps.stop_silently().await;
+            shutdown.stop_without_publishing().await;
         }
         Ok(())
     }

@@ -9,6 +9,14 @@ use model::{DbUid, Lsn, Problem};
 use crate::postgres::client::sql::StandbyStatus;
 use crate::problems::KeeperProblemKind;
 
+/// How long a WAL receiver must have been streaming to count. It reports itself as streaming before its WAL sender has
+/// found the WAL: if that fails, each new receiver appears to stream for some round trips.
+const STEADY_AFTER: Duration = Duration::from_secs(1);
+
+/// Limit if the cluster spec sets none: the default dbWaitReadyTimeout.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
+
+/// The db that a standby follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FollowedDb {
     pub db: DbUid,
@@ -20,31 +28,29 @@ pub struct FollowedDb {
     pub limit: Duration,
 }
 
-/// Limit if the cluster spec sets none: the default dbWaitReadyTimeout.
-const LIMIT: Duration = Duration::from_secs(60);
-
 /// Returns how long a standby may be without WAL: dbWaitReadyTimeout, but at least the time to replace a failed master.
 pub fn limit(ready_timeout: Duration, fail_interval: Duration) -> Duration {
-    let limit = if ready_timeout.is_zero() { LIMIT } else { ready_timeout };
+    let limit = if ready_timeout.is_zero() {
+        DEFAULT_LIMIT
+    } else {
+        ready_timeout
+    };
     limit.max(fail_interval.saturating_mul(2))
 }
-
-/// How long a WAL receiver must have been streaming to count. It reports itself as streaming before its WAL sender has
-/// found the WAL: if that fails, each new receiver appears to stream for some round trips.
-const STEADY: Duration = Duration::from_secs(1);
 
 /// Since when the standby has been without WAL.
 #[derive(Debug, Default)]
 pub struct StreamingCheck {
-    without: Option<WithoutWal>,
+    without_wal: Option<WithoutWal>,
     /// The process of the streaming WAL receiver, and since when it has been observed.
     receiver: Option<(i32, Boottime)>,
-    /// The last result.
-    is_refused: bool,
+    /// The standby was without WAL for longer than the limit at the last observation.
+    is_problem: bool,
     /// The last reason that the server logged: it logs it rarely, between other lines.
     reason: Option<String>,
 }
 
+/// A time without WAL; another db, address or position begins a new one.
 #[derive(Debug)]
 struct WithoutWal {
     since: Boottime,
@@ -60,14 +66,19 @@ impl StreamingCheck {
     /// Time counts only while the followed db is healthy and unchanged and nothing is replayed: WAL may come from an
     /// archive, and a standby that was down for long has much to replay. A standby whose replay is paused starts no WAL
     /// receiver. A WAL receiver that has just started streaming changes nothing.
-    pub fn note(&mut self, followed: Option<&FollowedDb>, standby: &StandbyStatus, now: Boottime) -> Option<Duration> {
+    pub fn record(
+        &mut self,
+        followed: Option<&FollowedDb>,
+        standby: &StandbyStatus,
+        now: Boottime,
+    ) -> Option<Duration> {
         let receiver = standby.receiver.as_ref().filter(|receiver| receiver.is_streaming);
         let before = self.receiver.take();
         self.receiver = receiver.map(|receiver| match before {
             Some((pid, since)) if pid == receiver.pid => (pid, since),
             _ => (receiver.pid, now),
         });
-        let is_steady = self.receiver.is_some_and(|(_, since)| now.since(since) >= STEADY);
+        let is_steady = self.receiver.is_some_and(|(_, since)| now.since(since) >= STEADY_AFTER);
         let Some(followed) = followed.filter(|followed| followed.is_healthy && !is_steady && !standby.is_paused) else {
             let receiver = self.receiver;
             *self = Self {
@@ -77,19 +88,19 @@ impl StreamingCheck {
             return None;
         };
         let address = (followed.address.clone(), followed.port.clone());
-        let continues = self.without.as_ref().filter(|before| {
+        let continues = self.without_wal.as_ref().filter(|before| {
             before.db == followed.db && before.address == address && before.replayed == standby.replayed
         });
         let since = continues.map_or(now, |before| before.since);
-        self.without = Some(WithoutWal {
+        self.without_wal = Some(WithoutWal {
             since,
             db: followed.db.clone(),
             address,
             replayed: standby.replayed,
         });
         let time = now.since(since);
-        self.is_refused = time >= followed.limit && (self.is_refused || self.receiver.is_none());
-        self.is_refused.then_some(time)
+        self.is_problem = time >= followed.limit && (self.is_problem || self.receiver.is_none());
+        self.is_problem.then_some(time)
     }
 
     /// Resets the check: the server is not running or follows nothing.
@@ -211,12 +222,12 @@ mod tests {
     fn counts(between: impl FnOnce(&mut StreamingCheck, Boottime)) -> bool {
         let mut streaming = StreamingCheck::default();
         for second in [0, 9] {
-            assert_eq!(streaming.note(Some(&followed()), &standby(), at(second)), None);
+            assert_eq!(streaming.record(Some(&followed()), &standby(), at(second)), None);
         }
         between(&mut streaming, Boottime::from_nanos(9_500_000_000));
-        let counted = streaming.note(Some(&followed()), &standby(), at(15)).is_some();
+        let counted = streaming.record(Some(&followed()), &standby(), at(15)).is_some();
         assert!(
-            streaming.note(Some(&followed()), &standby(), at(26)).is_some(),
+            streaming.record(Some(&followed()), &standby(), at(26)).is_some(),
             "time begins anew"
         );
         counted
@@ -226,10 +237,10 @@ mod tests {
     fn a_standby_without_wal_is_a_problem_after_the_limit() {
         assert!(counts(|_, _| {}));
         let mut streaming = StreamingCheck::default();
-        assert_eq!(streaming.note(Some(&followed()), &standby(), at(5)), None);
+        assert_eq!(streaming.record(Some(&followed()), &standby(), at(5)), None);
         let looks = [(14, None), (15, Some(10)), (70, Some(65))];
         for (second, time) in looks {
-            let noted = streaming.note(Some(&followed()), &standby(), at(second));
+            let noted = streaming.record(Some(&followed()), &standby(), at(second));
             assert_eq!(noted, time.map(Duration::from_secs), "at {second} s");
         }
     }
@@ -237,7 +248,7 @@ mod tests {
     #[test]
     fn a_wal_receiver_that_only_waits_or_connects_again_and_again_does_not_stream() {
         assert!(counts(|streaming, now| {
-            streaming.note(Some(&followed()), &receiver(false), now);
+            streaming.record(Some(&followed()), &receiver(false), now);
         }));
     }
 
@@ -246,7 +257,7 @@ mod tests {
         assert!(!counts(|streaming, now| {
             for later in [0, 1] {
                 let now = now + Duration::from_secs(later);
-                assert_eq!(streaming.note(Some(&followed()), &receiver(true), now), None);
+                assert_eq!(streaming.record(Some(&followed()), &receiver(true), now), None);
             }
         }));
     }
@@ -265,7 +276,7 @@ mod tests {
                 0 => started(pid),
                 _ => standby(),
             };
-            let noted = streaming.note(Some(&followed()), &standby, at(second));
+            let noted = streaming.record(Some(&followed()), &standby, at(second));
             assert_eq!(
                 noted.is_some(),
                 second > 10,
@@ -273,7 +284,7 @@ mod tests {
             );
         }
         assert!(
-            streaming.note(Some(&followed()), &started(60), at(61)).is_none(),
+            streaming.record(Some(&followed()), &started(60), at(61)).is_none(),
             "this one goes on"
         );
     }
@@ -281,9 +292,9 @@ mod tests {
     #[test]
     fn a_rarely_observed_standby_that_has_just_started_streaming_is_no_problem() {
         let mut streaming = StreamingCheck::default();
-        assert_eq!(streaming.note(Some(&followed()), &standby(), at(0)), None);
+        assert_eq!(streaming.record(Some(&followed()), &standby(), at(0)), None);
         for second in [100, 200] {
-            assert_eq!(streaming.note(Some(&followed()), &receiver(true), at(second)), None);
+            assert_eq!(streaming.record(Some(&followed()), &receiver(true), at(second)), None);
         }
     }
 
@@ -295,7 +306,7 @@ mod tests {
                 replayed: Some(Lsn(second)),
                 ..standby()
             };
-            assert_eq!(streaming.note(Some(&followed()), &moving, at(second)), None);
+            assert_eq!(streaming.record(Some(&followed()), &moving, at(second)), None);
         }
     }
 
@@ -306,7 +317,7 @@ mod tests {
             ..standby()
         };
         assert!(!counts(
-            |streaming, now| _ = streaming.note(Some(&followed()), &paused, now)
+            |streaming, now| _ = streaming.record(Some(&followed()), &paused, now)
         ));
     }
 
@@ -323,7 +334,7 @@ mod tests {
             change(&mut other);
             let case = format!("{other:?}");
             let counted = counts(|streaming, now| {
-                assert_eq!(streaming.note(Some(&other), &standby(), now), None);
+                assert_eq!(streaming.record(Some(&other), &standby(), now), None);
             });
             assert!(!counted, "{case}");
         }
@@ -331,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_server_that_follows_nothing_or_is_not_running_is_no_problem() {
-        assert!(!counts(|streaming, now| _ = streaming.note(None, &standby(), now)));
+        assert!(!counts(|streaming, now| _ = streaming.record(None, &standby(), now)));
         assert!(!counts(|streaming, _| streaming.reset()));
     }
 

@@ -1,4 +1,4 @@
-//! Checks of the option --data-dir, without changing anything (keeper 1.3). Creating the directory is left to `main`.
+//! Checks of the option --data-dir, without changing anything (keeper 1.3). Creating the directory is left to `start`.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -41,7 +41,7 @@ pub(super) fn check(dir: &Path, user: u32, faults: &mut Faults) {
         faults.push(format!(
             "data dir {path} is not empty and not a keeper's: use another --data-dir"
         ));
-    } else if !has("keeperstate") && is_somebody_elses(&dir.join("postgres")) {
+    } else if !has("keeperstate") && is_foreign(&dir.join("postgres")) {
         // an existing PostgreSQL instance is accepted (init mode existing); anything else would be deleted
         faults.push(format!(
             "data dir {path} has files in {path}/postgres that are neither a keeper's nor PostgreSQL's: use another --data-dir"
@@ -51,16 +51,16 @@ pub(super) fn check(dir: &Path, user: u32, faults: &mut Faults) {
     }
 }
 
-/// Whether a directory has contents other than a PostgreSQL data directory. The root of a file system may have a
-/// `lost+found`, with the data in a subdirectory.
-fn is_somebody_elses(dir: &Path) -> bool {
+/// Returns whether a directory has contents other than a PostgreSQL data directory. The root of a file system may have
+/// a `lost+found`, with the data in a subdirectory.
+fn is_foreign(dir: &Path) -> bool {
     let foreign = |name: &std::ffi::OsStr| name != LOST_FOUND && name != SUBDIRECTORY;
-    let holds_something = |dir: &Path, counts: &dyn Fn(&std::ffi::OsStr) -> bool| {
+    let has_entry = |dir: &Path, counts: &dyn Fn(&std::ffi::OsStr) -> bool| {
         std::fs::read_dir(dir).is_ok_and(|entries| entries.flatten().any(|entry| counts(&entry.file_name())))
     };
     let below = dir.join(SUBDIRECTORY);
-    let is_somebody_elses_below = holds_something(&below, &|_| true) && !below.join("PG_VERSION").exists();
-    !dir.join("PG_VERSION").exists() && (holds_something(dir, &foreign) || is_somebody_elses_below)
+    let is_foreign_below = has_entry(&below, &|_| true) && !below.join("PG_VERSION").exists();
+    !dir.join("PG_VERSION").exists() && (has_entry(dir, &foreign) || is_foreign_below)
 }
 
 /// Checks that a missing directory can be created in its nearest existing parent.

@@ -1,5 +1,5 @@
-//! Checks of the options about superuser and replication user, and their passwords (keeper 1.3, 1.4). Logging in is left
-//! to `postgres::client`.
+//! Checks of the options about superuser and replication user, and their passwords (keeper 1.3, 1.4). Logging in is
+//! left to `postgres::client`.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,9 @@ use crate::postgres::config::credentials::{AuthMethod, Login, Secret};
 
 /// Options of one of the two roles.
 pub(super) struct LoginArgs<'a> {
+    /// The role in messages.
     pub(super) who: &'static str,
+    /// The part of the options' names that differs: `--pg-su-password`, `--pg-repl-password`.
     pub(super) option: &'static str,
     pub(super) user: &'a str,
     pub(super) method: &'a str,
@@ -26,14 +28,14 @@ pub(super) fn check(
     faults: &mut Faults,
     warnings: &mut Vec<String>,
 ) -> Option<(Login, Login)> {
-    let repl_method = replication.method(faults);
-    replication.name(faults);
-    superuser.name(faults);
-    replication.trust_without_secret(repl_method, faults);
-    superuser.trust_without_secret(AuthMethod::parse(superuser.method), faults);
-    replication.one_secret(repl_method, faults);
-    let su_method = superuser.method(faults);
-    superuser.one_secret(su_method, faults);
+    let repl_method = replication.check_method(faults);
+    replication.check_name(faults);
+    superuser.check_name(faults);
+    replication.check_trust(repl_method, faults);
+    superuser.check_trust(AuthMethod::parse(superuser.method), faults);
+    replication.check_password_source(repl_method, faults);
+    let su_method = superuser.check_method(faults);
+    superuser.check_password_source(su_method, faults);
     for (typed, method) in [(replication, repl_method), (superuser, su_method)] {
         if method == Some(AuthMethod::Trust) {
             warnings.push(format!(
@@ -43,21 +45,22 @@ pub(super) fn check(
             ));
         }
     }
-    let read_repl = replication.read(repl_method, faults, warnings);
-    let read_su = superuser.read(su_method, faults, warnings);
-    let su_password = read_su.map(|text| superuser.without_newline(text, faults, warnings));
-    let repl_password = read_repl.map(|text| replication.without_newline(text, faults, warnings));
+    let read_repl = replication.read_password(repl_method, faults, warnings);
+    let read_su = superuser.read_password(su_method, faults, warnings);
+    let su_password = read_su.map(|text| superuser.trim_newlines(text, faults, warnings));
+    let repl_password = read_repl.map(|text| replication.trim_newlines(text, faults, warnings));
+    // One role has one method and one password (keeper C11, C12).
     if !superuser.user.is_empty() && superuser.user == replication.user {
         warnings.push(format!(
             "superuser and replication user are both {:?}: different users are better",
             superuser.user
         ));
         if su_method != repl_method {
-            faults.push("superuser and replication user are the same, but their auth methods are different"); // keeper C11
+            faults.push("superuser and replication user are the same, but their auth methods are different");
         } else if su_password.is_some() && repl_password.is_some() && su_password != repl_password {
             faults.push(
                 "provided superuser name and replication user name are the same but provided passwords are different",
-            ); // keeper C12
+            );
         }
     }
     Some((
@@ -71,10 +74,10 @@ impl LoginArgs<'_> {
         format!("--pg-{}-{name}", self.option)
     }
 
-    fn method(&self, faults: &mut Faults) -> Option<AuthMethod> {
+    /// Returns the method; an unknown one is an error (keeper C1).
+    fn check_method(&self, faults: &mut Faults) -> Option<AuthMethod> {
         let method = AuthMethod::parse(self.method);
         if method.is_none() {
-            // keeper C1
             let flag = self.flag("auth-method");
             faults.push(format!(
                 "{flag} {:?} is unknown: use md5, scram-sha-256 or trust",
@@ -84,15 +87,15 @@ impl LoginArgs<'_> {
         method
     }
 
-    fn name(&self, faults: &mut Faults) {
+    fn check_name(&self, faults: &mut Faults) {
         if self.user.is_empty() {
             faults.push(format!("{} is required", self.flag("username")));
         }
     }
 
-    fn trust_without_secret(&self, method: Option<AuthMethod>, faults: &mut Faults) {
+    /// With the method trust no password is needed, so a given one is an error (keeper C3).
+    fn check_trust(&self, method: Option<AuthMethod>, faults: &mut Faults) {
         if method == Some(AuthMethod::Trust) && (self.password.is_some() || self.file.is_some()) {
-            // keeper C3
             faults.push(format!(
                 "{} is trust, which asks for no password: leave out {} and {}",
                 self.flag("auth-method"),
@@ -102,20 +105,28 @@ impl LoginArgs<'_> {
         }
     }
 
-    fn one_secret(&self, method: Option<AuthMethod>, faults: &mut Faults) {
+    /// Every other method needs a password from one source, the option or a file: none (keeper C4) and both (keeper C5)
+    /// are errors.
+    fn check_password_source(&self, method: Option<AuthMethod>, faults: &mut Faults) {
         if method.is_none_or(|method| method == AuthMethod::Trust) {
             return;
         }
         let (password, file) = (self.flag("password"), self.flag("passwordfile"));
         match (&self.password, &self.file) {
-            (None, None) => faults.push(format!("{file} or {password} is required")), // keeper C4
-            (Some(_), Some(_)) => faults.push(format!("use only one of {file} and {password}")), // keeper C5
+            (None, None) => faults.push(format!("{file} or {password} is required")),
+            (Some(_), Some(_)) => faults.push(format!("use only one of {file} and {password}")),
             _ => {}
         }
     }
 
-    /// Returns the password as given; `None` if there is none or it cannot be read.
-    fn read(&self, method: Option<AuthMethod>, faults: &mut Faults, warnings: &mut Vec<String>) -> Option<String> {
+    /// Returns the password as given; `None` if there is none or its file cannot be read (keeper C6). A file that
+    /// others can read is a warning (keeper C7).
+    fn read_password(
+        &self,
+        method: Option<AuthMethod>,
+        faults: &mut Faults,
+        warnings: &mut Vec<String>,
+    ) -> Option<String> {
         if method.is_none_or(|method| method == AuthMethod::Trust) {
             return None;
         }
@@ -124,7 +135,6 @@ impl LoginArgs<'_> {
             (None, Some(file)) => match read_password_file(file) {
                 Ok((text, mode)) => {
                     if mode & 0o077 != 0 {
-                        // keeper C7
                         let flag = self.flag("passwordfile");
                         warnings.push(format!(
                             "{flag} {} can be read by others (mode {mode:04o}): chmod 600 it",
@@ -134,7 +144,6 @@ impl LoginArgs<'_> {
                     Some(text)
                 }
                 Err(error) => {
-                    // keeper C6
                     faults.push(format!(
                         "{} {} cannot be read: {error}",
                         self.flag("passwordfile"),
@@ -148,7 +157,7 @@ impl LoginArgs<'_> {
     }
 
     /// Returns the password without trailing newlines (keeper C8); an empty one is an error (keeper C9).
-    fn without_newline(&self, text: String, faults: &mut Faults, warnings: &mut Vec<String>) -> String {
+    fn trim_newlines(&self, text: String, faults: &mut Faults, warnings: &mut Vec<String>) -> String {
         let password = text.trim_end_matches(['\r', '\n']);
         if password.len() < text.len() {
             warnings.push(format!("{} password contain trailing new line, removing", self.who));
@@ -180,7 +189,7 @@ impl LoginArgs<'_> {
     }
 }
 
-/// Text and mode of a password file; a link is followed.
+/// Returns text and mode of a password file; a link is followed.
 fn read_password_file(file: &Path) -> io::Result<(String, u32)> {
     let mode = std::fs::metadata(file)?.permissions().mode() & 0o7777;
     Ok((std::fs::read_to_string(file)?, mode))

@@ -24,8 +24,8 @@ use crate::problems::{KeeperProblemKind, Problems};
 use crate::reconcile::{DataState, ServerConfig, ServerProbe, ServerState, TargetDb};
 use crate::settings::{FailedStart, LastGoodConfFile, Refusals, Settings, StartDiagnosis};
 
-/// Checks per round; each rejection leads to another check.
-const ROUNDS_MAX: usize = 3;
+/// Checks of one configuration; each rejection leads to another check.
+const CHECKS_MAX: usize = 3;
 /// Time limit until a reload is visible in the keeper's session.
 const RELOAD_LIMIT: Duration = Duration::from_secs(5);
 /// Interval of checking for it.
@@ -57,7 +57,6 @@ pub struct ConfigCheck {
 }
 
 impl ConfigCheck {
-    /// Has checked nothing yet.
     pub fn new(context: &KeeperContext) -> Self {
         Self {
             generator: ConfigGenerator::new(context),
@@ -105,7 +104,7 @@ impl ConfigCheck {
             .set(KeeperProblemKind::Configuration, "left out", left_out.collect());
         let last = self.last_accepted();
         self.refusals.forget_unwanted(&wanted);
-        let generated = self.generator.hba(target, &users(wanted.hba.as_ref()));
+        let generated = self.generator.hba(target, &other_users(wanted.hba.as_ref()));
         self.refusals.forget_own_lines(&generated);
         let usable = self.refusals.usable(&wanted, last.as_ref());
         let refused = usable.refused.iter();
@@ -117,7 +116,7 @@ impl ConfigCheck {
         self.generator.raise_to_minimums(target, &mut parameters);
         ServerConfig {
             parameters,
-            hba: self.accepted_hba(target, &users(usable.settings.hba.as_ref())),
+            hba: self.accepted_hba(target, &other_users(usable.settings.hba.as_ref())),
             upstream: None,
         }
     }
@@ -138,7 +137,7 @@ impl ConfigCheck {
     }
 
     /// Records that a server was started with the settings last found usable.
-    pub fn note_started(&mut self) {
+    pub fn record_started(&mut self) {
         self.unconfirmed = Some(self.usable.clone());
     }
 
@@ -162,7 +161,9 @@ impl ConfigCheck {
             parameters: self.generator.own_parameters(target),
             hba: Some(Vec::new()),
         });
-        let last_hba = self.last_accepted().map_or_else(|| base.hba.clone(), |taken| taken.hba);
+        let last_hba = self
+            .last_accepted()
+            .map_or_else(|| base.hba.clone(), |accepted| accepted.hba);
         self.unconfirmed = None;
         self.refusals.diagnose_start(&FailedStart {
             wanted: &wanted,
@@ -175,7 +176,7 @@ impl ConfigCheck {
         })
     }
 
-    /// After a reload: waits until the server has read its files, and finds the parameters that had no effect.
+    /// Waits after a reload until the server has read its files, and finds the parameters that had no effect.
     pub async fn check_reload(&mut self, target: &TargetDb, before: Result<String, SqlError>) {
         let sql = self.instance.sql();
         let Ok(before) = before else { return };
@@ -225,16 +226,16 @@ impl ConfigCheck {
 
     async fn check_parameters(&mut self, wanted: &Settings) {
         let last = self.last_accepted();
-        for _ in 0..ROUNDS_MAX {
+        for _ in 0..CHECKS_MAX {
             let candidate = self.refusals.usable(wanted, last.as_ref()).settings.parameters;
             if self.checked_parameters.as_ref() == Some(&candidate) {
                 return;
             }
             let limit = self.instance.config().request_timeout;
-            let checked_hba =
+            let refused =
                 parameter_check::refused_parameters(self.instance.programs(), &self.data_dir, &candidate, limit).await;
             self.checked_parameters = Some(candidate);
-            match checked_hba {
+            match refused {
                 Ok(refused) if refused.is_empty() => return,
                 Ok(refused) => self.refusals.refuse_parameters(&refused, wanted, last.as_ref()),
                 Err(error) => {
@@ -245,13 +246,13 @@ impl ConfigCheck {
         }
     }
 
-    /// The server parses `pg_hba.conf` on disk in `pg_hba_file_rules` without using it; it uses the file after a
-    /// reload.
+    /// Finds the hba lines that the server rejects. It parses `pg_hba.conf` on disk in `pg_hba_file_rules` without
+    /// using it; it uses the file after a reload.
     async fn check_hba(&mut self, target: &TargetDb, wanted: &Settings, current: Option<&ServerConfig>) {
         let last = self.last_accepted();
-        for _ in 0..ROUNDS_MAX {
+        for _ in 0..CHECKS_MAX {
             let usable = self.refusals.usable(wanted, last.as_ref()).settings;
-            let generated = self.generator.hba(target, &users(usable.hba.as_ref()));
+            let generated = self.generator.hba(target, &other_users(usable.hba.as_ref()));
             self.refusals.forget_own_lines(&generated);
             let lines = self.without_refused(generated);
             let current = current.map(|current| &current.hba);
@@ -305,8 +306,8 @@ impl ConfigCheck {
         }
     }
 
-    /// Settings that were held back together after a failed start, and that are not read only at a start, are tried
-    /// again by a reload.
+    /// Releases settings that were held back together after a failed start, except those that are read only at a start:
+    /// a reload tries them again.
     async fn release_held(&mut self) {
         if !self.refusals.needs_release() {
             return;
@@ -326,8 +327,8 @@ impl ConfigCheck {
         self.without_refused(self.generator.hba(target, users))
     }
 
-    /// A single unreadable line, such as one with a malformed peer address, would prevent the server from reading all
-    /// others.
+    /// Removes rejected lines: a single unreadable one, such as one with a malformed peer address, would prevent the
+    /// server from reading all others.
     fn without_refused(&self, mut lines: Vec<String>) -> Vec<String> {
         lines.retain(|line| !self.refusals.refuses_line(line));
         lines
@@ -335,7 +336,7 @@ impl ConfigCheck {
 }
 
 /// Converts the user's hba lines; `None` admits every user with a password.
-fn users(lines: Option<&Vec<String>>) -> OtherUsers {
+fn other_users(lines: Option<&Vec<String>>) -> OtherUsers {
     match lines {
         None => OtherUsers::Everybody,
         Some(lines) => OtherUsers::Lines(lines.clone()),

@@ -34,7 +34,6 @@ pub(super) struct ConfigGenerator {
 }
 
 impl ConfigGenerator {
-    /// Reads nothing yet.
     pub(super) fn new(context: &KeeperContext) -> Self {
         Self {
             config: Arc::clone(&context.config),
@@ -76,7 +75,7 @@ impl ConfigGenerator {
     /// Returns all desired hba lines.
     pub(super) fn hba(&self, target: &TargetDb, users: &OtherUsers) -> Vec<String> {
         let remote = match (&target.access, &target.role) {
-            (AccessMode::Strict, TargetRole::Master) => AllowedHosts::Only(target.peers.clone()),
+            (AccessMode::Strict, TargetRole::Master) => AllowedHosts::Only(target.peer_addresses.clone()),
             (AccessMode::Strict, _) => AllowedHosts::Only(Vec::new()),
             _ => AllowedHosts::All,
         };

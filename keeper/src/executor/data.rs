@@ -1,4 +1,4 @@
-//! Steps that change the data: removing, creating and copying them, and saving whose they are.
+//! Steps that change the data: removing, creating and copying them, and saving which db they belong to.
 
 use std::sync::Arc;
 
@@ -43,7 +43,6 @@ pub(super) struct DataSteps {
 }
 
 impl DataSteps {
-    /// Has done nothing yet.
     pub(super) fn new(context: &KeeperContext) -> Self {
         Self {
             instance: Arc::clone(&context.instance),
@@ -93,7 +92,7 @@ impl DataSteps {
             Ok(_) => {}
             Err(failed) => {
                 if !matches!(failed, InstanceError::NoAnswer(_)) {
-                    self.note_failed_copy(desired);
+                    self.record_failed_copy(desired);
                 }
                 return Err(failed.into());
             }
@@ -124,7 +123,7 @@ impl DataSteps {
     ) -> Result<(), StepError> {
         let copied = self.copy_from(from, external_dirs, desired).await;
         if let Err(failed) = &copied {
-            self.note_failed_copy(desired);
+            self.record_failed_copy(desired);
             // strerror(ENOSPC), as printed by PostgreSQL's programs and the system.
             process.ran_out_of_space |= Chain(failed).to_string().contains("No space left on device");
         }
@@ -168,7 +167,7 @@ impl DataSteps {
         Ok(())
     }
 
-    fn note_failed_copy(&mut self, desired: &Desired) {
+    fn record_failed_copy(&mut self, desired: &Desired) {
         self.backoff.failed(self.clock.now(), desired);
     }
 }

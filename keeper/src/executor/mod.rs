@@ -1,5 +1,5 @@
-//! Executes the steps of a plan: data, server, SQL and publication have a file each. Which steps are needed, and in which
-//! order, is decided by `reconcile`; the round around them is `reconciler`.
+//! Executes the steps of a plan: data, server, SQL and publication have a file each. Which steps are needed, and in
+//! which order, is decided by `reconcile`; the round around them is `reconciler`.
 
 mod data;
 mod error;
@@ -25,7 +25,7 @@ use self::sql::SqlSteps;
 pub use self::data::slot_of;
 pub use self::error::{StepError, failure_message};
 pub use self::permit::RoundPermit;
-pub use self::publish::stopped;
+pub use self::publish::read_stopped;
 
 /// Executes steps, and keeps what this process has done.
 #[derive(Debug)]
@@ -48,7 +48,6 @@ pub struct StepContext<'a> {
 }
 
 impl Executor {
-    /// Has done nothing yet.
     pub fn new(context: &KeeperContext) -> Self {
         Self {
             data: DataSteps::new(context),
@@ -100,7 +99,7 @@ impl Executor {
             Step::SaveCluster(cluster) => self.publish.save_cluster(cluster)?,
             Step::SaveDb(db) => self.data.save_db(db)?,
             Step::Stop => self.server.stop(process).await?,
-            Step::PublishStopped(db) => self.publish.stopped(db, process).await?,
+            Step::PublishStopped(db) => self.publish.publish_stopped(db, process).await?,
             Step::ClearData(clear) => self.data.clear(clear, desired).await?,
             Step::Initdb(config) => self.data.initdb(config).await?,
             Step::StartTemporarily(config) => self.server.start_temporarily(config, target(desired)).await?,
@@ -122,7 +121,7 @@ impl Executor {
             Step::Restart(role, config) => self.restart(*role, config, context).await?,
             Step::ReportRestart(need) => {
                 let has_held_back = self.server.configuration().has_held_back();
-                self.publish.restart_need(*need, has_held_back, desired);
+                self.publish.publish_restart_need(*need, has_held_back, desired);
             }
             Step::SaveApplied(db) => self.data.save_applied(db, process)?,
         }
@@ -162,19 +161,21 @@ impl Executor {
         config: &ServerConfig,
         context: &mut StepContext<'_>,
     ) -> Result<(), StepError> {
-        self.publish.restart_state(context.desired, RestartState::Restarting);
+        self.publish
+            .publish_restart_state(context.desired, RestartState::Restarting);
         let restarted = self.stop_and_start(role, config, context).await;
         if let Err(failed) = &restarted {
-            // A restart that is retried with less of the configuration, or whose server is still starting or ended while
-            // starting, stays published as restarting: other keepers detect that it is overdue, and the master does not
-            // restart before it is over. What ended one server may end the other.
+            // A restart that is retried with less of the configuration, or whose server is still starting or ended
+            // while starting, stays published as restarting: other keepers detect that it is overdue, and the master
+            // does not restart before it is over. What ended one server may end the other.
             let is_still_restarting = matches!(
                 failed,
                 StepError::Configuration(_)
                     | StepError::Instance(InstanceError::Timeout { .. } | InstanceError::Ended { .. })
             );
             if !is_still_restarting {
-                self.publish.restart_state(context.desired, RestartState::Pending);
+                self.publish
+                    .publish_restart_state(context.desired, RestartState::Pending);
             }
         }
         restarted

@@ -1,5 +1,5 @@
-//! Steps whose result others read in the store: the permit to become master, the end of a stopped instance's data, and
-//! how far a restart for parameters is. Writing the info is left to `crate::publish`.
+//! Steps whose result other programs read in the store: the permit to become master, the end of a stopped instance's
+//! data, and how far a restart for parameters is. Writing the info is left to `crate::publish`.
 
 use std::sync::Arc;
 
@@ -30,7 +30,6 @@ pub(super) struct PublishSteps {
 }
 
 impl PublishSteps {
-    /// Has published nothing yet.
     pub(super) fn new(context: &KeeperContext) -> Self {
         Self {
             me: context.me.clone(),
@@ -51,8 +50,8 @@ impl PublishSteps {
     }
 
     /// Publishes that the instance of this db is stopped, and how.
-    pub(super) async fn stopped(&self, db: &DbUid, process: &mut ProcessState) -> Result<(), StepError> {
-        let stopped = stopped(&self.instance).await?;
+    pub(super) async fn publish_stopped(&self, db: &DbUid, process: &mut ProcessState) -> Result<(), StepError> {
+        let stopped = read_stopped(&self.instance).await?;
         info!(%db, clean = stopped.clean, "publishing that our db is stopped");
         self.publisher.change(Due::Now, |report| {
             report.stopped = Some(stopped);
@@ -70,8 +69,8 @@ impl PublishSteps {
         self.publisher.change(Due::Now, |report| report.stopped = None);
     }
 
-    /// Requests the permit on this revision of the cluster data; its validity counts from before the request (extensions
-    ///
+    /// Requests the permit on this revision of the cluster data; its validity counts from before the request
+    /// (extensions ).
     pub(super) async fn request_permit(
         &self,
         desired: &Desired,
@@ -94,7 +93,7 @@ impl PublishSteps {
     }
 
     /// Publishes whether parameters are pending restart, for operators and the other keepers.
-    pub(super) fn restart_need(&self, need: RestartNeed, has_held_back: bool, desired: &Desired) {
+    pub(super) fn publish_restart_need(&self, need: RestartNeed, has_held_back: bool, desired: &Desired) {
         let state = match need {
             RestartNeed::NotProbed => return,
             RestartNeed::Pending => RestartState::Pending,
@@ -102,11 +101,11 @@ impl PublishSteps {
             RestartNeed::Nothing | RestartNeed::CanWait => RestartState::Applied,
         };
         self.metrics.set_needs_restart(need != RestartNeed::Nothing);
-        self.restart_state(desired, state);
+        self.publish_restart_state(desired, state);
     }
 
     /// Publishes the progress of applying the desired parameters.
-    pub(super) fn restart_state(&self, desired: &Desired, state: RestartState) {
+    pub(super) fn publish_restart_state(&self, desired: &Desired, state: RestartState) {
         let Goal::Run(target) = &desired.goal else { return };
         let settings = Some(SettingsInfo {
             fingerprint: fingerprint(target),
@@ -119,7 +118,7 @@ impl PublishSteps {
 }
 
 /// Returns the end of a stopped instance's data (extensions ).
-pub async fn stopped(instance: &Instance) -> Result<Stopped, ControlError> {
+pub async fn read_stopped(instance: &Instance) -> Result<Stopped, ControlError> {
     let config = instance.config();
     let end = pg_control::wal_end(instance.programs(), &config.data, config.request_timeout).await?;
     Ok(Stopped {

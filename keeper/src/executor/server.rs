@@ -1,5 +1,5 @@
-//! Steps that start, stop, reload and promote the server. Whether it may be a master is decided before, by the permit that
-//! comes in.
+//! Steps that start, stop, reload and promote the server. Whether it may be a master is decided before, by the permit
+//! that comes in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +37,6 @@ pub(super) struct ServerSteps {
 }
 
 impl ServerSteps {
-    /// Has done nothing yet.
     pub(super) fn new(context: &KeeperContext) -> Self {
         Self {
             instance: Arc::clone(&context.instance),
@@ -171,7 +170,7 @@ impl ServerSteps {
         let files = self.configuration.files(&target.db, config);
         let started = self.instance.start_while(&files, StartMode::Normal, permitted).await;
         self.check_started(target, &files, started.map(|_| ()))?;
-        self.configuration.note_started();
+        self.configuration.record_started();
         Ok(())
     }
 

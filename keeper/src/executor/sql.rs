@@ -39,7 +39,6 @@ pub(super) struct SqlSteps {
 }
 
 impl SqlSteps {
-    /// Has done nothing yet.
     pub(super) fn new(context: &KeeperContext) -> Self {
         Self {
             config: Arc::clone(&context.config),
@@ -91,13 +90,13 @@ impl SqlSteps {
 
     /// Reports failed slot changes that are still part of this plan.
     pub(super) fn report_slots(&mut self, plan: &ReconcilePlan) {
-        let is_asked_for = |slot: &String| {
+        let is_planned = |slot: &String| {
             plan.steps.iter().any(|step| match step {
                 Step::Slot(SlotChange::Drop(name) | SlotChange::Create(name)) => name == slot,
                 _ => false,
             })
         };
-        self.failing_slots.retain(|slot, _| is_asked_for(slot));
+        self.failing_slots.retain(|slot, _| is_planned(slot));
         const REMEDY: &str = "drop an unused replication slot, or end the WAL sender that uses this one; if \
                               max_replication_slots waits for a restart, restart the instance";
         let problems = self.failing_slots.values();

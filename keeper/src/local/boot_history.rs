@@ -1,4 +1,4 @@
-//! Boot ids of earlier processes on this data directory. The holder of the directory's lock may assume that they have
+//! Boot uuids of earlier processes on this data directory. The holder of the directory's lock may assume that they have
 //! ended. A copied directory, or one on another machine, proves nothing.
 
 use std::fs;
@@ -16,26 +16,28 @@ const FILE: &str = "boots";
 /// Number of processes that are kept; each may be the last holder of the liveness key.
 const KEPT: usize = 8;
 
-/// Returns the boot ids of earlier processes on this data directory since this machine was booted. Only the holder of
+/// Returns the boot uuids of earlier processes on this data directory since this machine was booted. Only the holder of
 /// the directory's lock may use them.
 pub fn predecessors(dir: &Path) -> Vec<BootUuid> {
-    let Ok(location) = location(dir) else { return Vec::new() };
+    let Ok(line_prefix) = line_prefix(dir) else {
+        return Vec::new();
+    };
     let lines = fs::read_to_string(dir.join(FILE)).unwrap_or_default();
-    let of_here = |line: &str| line.strip_prefix(&location).map(|boot| BootUuid::from(boot.trim()));
-    lines.lines().filter_map(of_here).collect()
+    let boot_of_line = |line: &str| line.strip_prefix(&line_prefix).map(|boot| BootUuid::from(boot.trim()));
+    lines.lines().filter_map(boot_of_line).collect()
 }
 
 /// Adds this process to the file.
 pub fn record(dir: &Path, boot: &BootUuid) -> Result<(), FileError> {
     let path = dir.join(FILE);
-    let own = location(dir).map_err(FileError::new("find out where we are for", &path))? + boot.as_str();
+    let own = line_prefix(dir).map_err(FileError::new("find out where we are for", &path))? + boot.as_str();
     let before = fs::read_to_string(&path).unwrap_or_default(); // a damaged file is replaced
     let lines: Vec<&str> = std::iter::once(own.as_str()).chain(before.lines()).take(KEPT).collect();
     files::write_atomically(&path, (lines.join("\n") + "\n").as_bytes())
 }
 
-/// Identifies this boot of this machine and this directory, with a trailing space.
-fn location(dir: &Path) -> io::Result<String> {
+/// Returns what a line begins with: this boot of this machine and this directory, with a trailing space.
+fn line_prefix(dir: &Path) -> io::Result<String> {
     let machine = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let found = fs::metadata(dir)?;
     Ok(format!("{} {} {} ", machine.trim(), found.dev(), found.ino()))

@@ -54,12 +54,12 @@ impl LocalState {
 
     /// Saves the keeper uid.
     pub fn save_keeper_uid(&self, uid: &str) -> Result<(), FileError> {
-        self.save_keeper(|keeper| uid.clone_into(&mut keeper.uid))
+        self.change_keeper(|keeper| uid.clone_into(&mut keeper.uid))
     }
 
     /// Saves the cluster uid.
     pub fn save_cluster(&self, cluster: &ClusterUid) -> Result<(), FileError> {
-        self.save_keeper(|keeper| cluster.as_str().clone_into(&mut keeper.cluster_uid))
+        self.change_keeper(|keeper| cluster.as_str().clone_into(&mut keeper.cluster_uid))
     }
 
     /// Saves `dbstate`. The parameters of an initialisation are dropped when the db changes.
@@ -78,7 +78,7 @@ impl LocalState {
         self.change_db(|saved| saved.init_pg_parameters = Some(parameters))
     }
 
-    fn save_keeper(&self, change: impl FnOnce(&mut KeeperState)) -> Result<(), FileError> {
+    fn change_keeper(&self, change: impl FnOnce(&mut KeeperState)) -> Result<(), FileError> {
         let mut saved = self.lock();
         let mut next = saved.0.clone();
         change(&mut next);

@@ -12,6 +12,9 @@ use serde_json::{Map, Value};
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
 
+const KEEPER_FILE: &str = "keeperstate";
+const DB_FILE: &str = "dbstate";
+
 /// Why a state file could not be read. The keeper does not start then: an invalid file never counts as an empty one
 /// (keeper 2.3, L3).
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +77,7 @@ pub struct DbState {
 
 /// Reads `keeperstate` in the keeper's data directory; empty if it does not exist.
 pub fn load_keeper(dir: &Path) -> Result<KeeperState, StateError> {
-    let members = StateMembers::load(dir.join(KEEPER))?;
+    let members = StateMembers::load(dir.join(KEEPER_FILE))?;
     Ok(KeeperState {
         uid: members.text("UID")?,
         cluster_uid: members.text("ClusterUID")?,
@@ -83,12 +86,12 @@ pub fn load_keeper(dir: &Path) -> Result<KeeperState, StateError> {
 
 /// Writes `keeperstate`.
 pub fn save_keeper(dir: &Path, state: &KeeperState) -> Result<(), FileError> {
-    save(&dir.join(KEEPER), state)
+    save(&dir.join(KEEPER_FILE), state)
 }
 
 /// Reads `dbstate` in the keeper's data directory; empty if it does not exist.
 pub fn load_db(dir: &Path) -> Result<DbState, StateError> {
-    let members = StateMembers::load(dir.join(DB))?;
+    let members = StateMembers::load(dir.join(DB_FILE))?;
     Ok(DbState {
         uid: members.text("UID")?,
         generation: members.number("Generation")?,
@@ -99,11 +102,8 @@ pub fn load_db(dir: &Path) -> Result<DbState, StateError> {
 
 /// Writes `dbstate`. The copy in memory changes only after this has succeeded (keeper 2.5).
 pub fn save_db(dir: &Path, state: &DbState) -> Result<(), FileError> {
-    save(&dir.join(DB), state)
+    save(&dir.join(DB_FILE), state)
 }
-
-const KEEPER: &str = "keeperstate";
-const DB: &str = "dbstate";
 
 fn save(path: &Path, state: &impl Serialize) -> Result<(), FileError> {
     let json = serde_json::to_vec(state).expect("text, numbers and maps with text keys always have a JSON form");
@@ -121,7 +121,7 @@ impl StateMembers {
     fn load(path: PathBuf) -> Result<Self, StateError> {
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(gone) if gone.kind() == ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Ok(Self {
                     path,
                     members: Map::new(),

@@ -7,11 +7,12 @@ use tracing::info;
 use crate::local::state::LocalState;
 use crate::postgres::data::file_error::FileError;
 
-/// Whether this is a valid keeper uid or slot name: one or more of `a`-`z`, `0`-`9`, `_` (keeper 1.5, T4).
+/// Returns whether this is a valid keeper uid or slot name: one or more of `a`-`z`, `0`-`9`, `_` (keeper 1.5, T4).
 pub fn is_valid_uid(uid: &str) -> bool {
     !uid.is_empty() && uid.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
+/// The uid to run under, and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum ChosenUid {
     /// The saved one.
@@ -32,10 +33,10 @@ pub struct UidMismatch {
     pub given: String,
 }
 
-/// Chooses the uid to run under (keeper 1.5, rules 3 to 5); `fresh` is a generated one for when there is no other.
-fn choose_uid(saved: &str, given: Option<&str>, fresh: String) -> Result<ChosenUid, UidMismatch> {
+/// Chooses the uid to run under (keeper 1.5, rules 3 to 5); `generated` is used when there is no other.
+fn choose_uid(saved: &str, given: Option<&str>, generated: String) -> Result<ChosenUid, UidMismatch> {
     match (saved, given) {
-        ("", None) => Ok(ChosenUid::Generated(fresh)),
+        ("", None) => Ok(ChosenUid::Generated(generated)),
         ("", Some(given)) => Ok(ChosenUid::Given(given.to_owned())),
         (saved, Some(given)) if saved != given => Err(UidMismatch {
             saved: saved.to_owned(),
@@ -76,7 +77,7 @@ pub fn boot_uuid(random: &RandomBytes) -> BootUuid {
     BootUuid::from(uuid_v4(random.bytes()))
 }
 
-/// RFC 9562, section 5.4.
+/// Formats random bytes as a UUID of version 4 (RFC 9562, section 5.4).
 fn uuid_v4(mut bytes: [u8; 16]) -> String {
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;

@@ -8,22 +8,25 @@ use base::clock::Boottime;
 use crate::postgres::config::conf::Parameters;
 use crate::postgres::observe::{Observation, ObserveScope};
 
+/// Pause after a failed query of details: each attempt may take a request timeout.
+const DETAILS_PAUSE: Duration = Duration::from_secs(30);
+
 /// The details that were last queried.
 #[derive(Debug, Default)]
 pub(super) struct Details {
     /// The parameters. Only the keeper's own reloads change them.
     parameters: Option<Parameters>,
     /// When details could not be queried.
-    failed: Option<Boottime>,
+    failed_at: Option<Boottime>,
 }
 
 impl Details {
     pub(super) fn are_due(&self, now: Boottime) -> bool {
-        self.failed.is_none_or(|at| now.since(at) >= DETAILS_PAUSE)
+        self.failed_at.is_none_or(|at| now.since(at) >= DETAILS_PAUSE)
     }
 
     /// Fills in parameters that could not be queried this time.
-    pub(super) fn carry(&mut self, observation: &mut Observation, scope: ObserveScope, now: Boottime) {
+    pub(super) fn fill_in(&mut self, observation: &mut Observation, scope: ObserveScope, now: Boottime) {
         if !observation.is_healthy {
             return;
         }
@@ -31,11 +34,11 @@ impl Details {
             // A new cluster adopts the parameters of its first master (sentinel I-4): missing ones must not be
             // published as none.
             observation.is_healthy = false;
-            self.failed = None;
+            self.failed_at = None;
             return;
         }
         if scope.details {
-            self.failed = observation.failed.as_ref().map(|_| now);
+            self.failed_at = observation.failed.as_ref().map(|_| now);
         }
         match &observation.parameters {
             Some(parameters) => self.parameters = Some(parameters.clone()),
@@ -43,9 +46,6 @@ impl Details {
         }
     }
 }
-
-/// Pause after a failed query of details: each attempt may take a request timeout.
-const DETAILS_PAUSE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
@@ -67,14 +67,14 @@ mod tests {
         let now = Boottime::from_nanos(0);
         let mut read = Details::default();
         let mut first = unanswered();
-        read.carry(&mut first, ObserveScope::ALL, now);
+        read.fill_in(&mut first, ObserveScope::ALL, now);
         assert!(!first.is_healthy && read.are_due(now));
 
         // A rejected login proves that the server is alive, and must not cause a failover.
         let mut refused = unanswered();
         refused.failed = None;
         refused.logins.superuser = Some(Err(ServerRefusal::new("28P01", "no").unwrap()));
-        read.carry(&mut refused, ObserveScope::ALL, now);
+        read.fill_in(&mut refused, ObserveScope::ALL, now);
         assert!(refused.is_healthy);
 
         let mut whole = Observation {
@@ -82,9 +82,9 @@ mod tests {
             parameters: Some(Parameters::from([("a".into(), "1".into())])),
             ..Observation::default()
         };
-        read.carry(&mut whole, ObserveScope::ALL, now);
+        read.fill_in(&mut whole, ObserveScope::ALL, now);
         let mut later = unanswered();
-        read.carry(&mut later, ObserveScope::ALL, now);
+        read.fill_in(&mut later, ObserveScope::ALL, now);
         assert!(later.is_healthy && !read.are_due(now));
         assert_eq!(later.parameters, whole.parameters);
     }

@@ -44,13 +44,13 @@ pub(super) fn state(
     }
 }
 
-/// Whether a change is published immediately. Positions change all the time and count only during fast polling.
-pub(super) fn differs(before: &PostgresState, after: &PostgresState, is_fast_poll: bool) -> bool {
-    let level = |state: &PostgresState| PostgresState {
+/// Returns whether a change is published immediately. Positions change all the time and count only during fast polling.
+pub(super) fn is_urgent_change(before: &PostgresState, after: &PostgresState, is_fast_poll: bool) -> bool {
+    let without_routine_changes = |state: &PostgresState| PostgresState {
         xlog_pos: if is_fast_poll { state.xlog_pos } else { Lsn::default() },
         ..without_positions(state)
     };
-    level(before) != level(after)
+    without_routine_changes(before) != without_routine_changes(after)
 }
 
 #[cfg(test)]
@@ -69,9 +69,9 @@ mod tests {
             older_wal_file: "x".into(),
             ..before.clone()
         };
-        assert!(!differs(&before, &moved, false));
-        assert!(differs(&before, &moved, true));
-        assert!(differs(
+        assert!(!is_urgent_change(&before, &moved, false));
+        assert!(is_urgent_change(&before, &moved, true));
+        assert!(is_urgent_change(
             &before,
             &PostgresState {
                 healthy: false,
@@ -79,7 +79,7 @@ mod tests {
             },
             false
         ));
-        assert!(differs(
+        assert!(is_urgent_change(
             &before,
             &PostgresState {
                 generation: 2,

@@ -13,7 +13,7 @@ use tracing::debug;
 pub(super) struct InfoKey {
     uid: KeeperUid,
     clock: Clock,
-    at: KnownRevision,
+    known: KnownRevision,
     lease: Option<KeeperInfoLease>,
 }
 
@@ -42,26 +42,25 @@ pub(super) enum PutOutcome {
 }
 
 impl InfoKey {
-    /// Nothing is known about the key yet.
     pub(super) fn new(uid: KeeperUid, clock: Clock) -> Self {
         Self {
             uid,
             clock,
-            at: KnownRevision::Unknown,
+            known: KnownRevision::Unknown,
             lease: None,
         }
     }
 
     /// Returns the revision that the next put depends on.
     pub(super) async fn revision(&mut self, store: &Store) -> Result<Revision, StoreError> {
-        if let KnownRevision::At(revision) = self.at {
+        if let KnownRevision::At(revision) = self.known {
             return Ok(revision);
         }
         let found = store.get(&store.keys().keeper_info(self.uid.as_str())).await?;
         let revision = found.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
         let earlier = found.and_then(|entry| from_slice::<KeeperInfo>(&entry.value).ok());
         debug!(%revision, boot = earlier.map(|info| info.boot_uuid.to_string()), "own info read");
-        self.at = KnownRevision::At(revision);
+        self.known = KnownRevision::At(revision);
         Ok(revision)
     }
 
@@ -75,7 +74,7 @@ impl InfoKey {
         let key = store.keys().keeper_info(self.uid.as_str());
         let (lease, is_new) = self.lease(store, interval).await?;
         // The result is unknown until the answer arrives, and also when this future is dropped.
-        self.at = KnownRevision::Unknown;
+        self.known = KnownRevision::Unknown;
         let sent = self.clock.now();
         let txn = put
             .conditions
@@ -98,20 +97,20 @@ impl InfoKey {
         };
         match outcome {
             Ok(CommitOrRead::Committed(committed)) => {
-                self.at = KnownRevision::At(committed.revision);
+                self.known = KnownRevision::At(committed.revision);
                 Ok(PutOutcome::Put(sent))
             }
             Ok(CommitOrRead::Read(mut read)) => {
                 let found = read.found.pop().and_then(|mut found| found.pop());
                 let found = found.map_or(Revision::ABSENT, |entry| entry.mod_revision);
-                self.at = KnownRevision::At(found);
+                self.known = KnownRevision::At(found);
                 Ok(PutOutcome::Conflict { found, read })
             }
             Err(error) => {
                 if !error.is_outcome_unknown() {
                     // the lease may be unknown to the store
                     self.lease = None;
-                    self.at = KnownRevision::At(put.revision);
+                    self.known = KnownRevision::At(put.revision);
                 }
                 Err(error)
             }

@@ -28,9 +28,10 @@ pub(crate) fn configure(
     let current = observed.process.current.as_ref();
     log_changes(current, &wanted, steps);
     // A restart reads all files, so it replaces the reload.
-    let restart = facts.is_some_and(|facts| is_restart_due(target, facts, upstream, steps));
+    let restart = facts.is_some_and(|facts| decide_restart(target, facts, upstream, steps));
     let reload = current.is_none_or(|current| needs_reload(current, &wanted));
     if restart {
+        // A restart as master, too, requests a permit first (extensions ).
         steps.extend(upstream.is_none().then_some(Step::Permit));
         steps.push(Step::Restart(start_as(upstream), wanted));
     } else if reload {
@@ -45,17 +46,17 @@ pub(crate) fn configure(
         }));
     }
     // Saved in every case, also when the reload fails: a failed reload is retried because `current` stays outdated.
-    let done = LocalDb {
+    let applied = LocalDb {
         uid: target.db.clone(),
         generation: target.generation,
         initializing: false,
     };
-    if done != observed.local.db {
-        steps.push(Step::SaveApplied(done)); // Unchanged state is not written again (keeper W33).
+    if applied != observed.local.db {
+        steps.push(Step::SaveApplied(applied)); // Unchanged state is not written again (keeper W33).
     }
 }
 
-/// Whether the server has to reload its files. The followed instance does not matter to a master.
+/// Returns whether the server has to reload its files. The followed instance does not matter to a master.
 fn needs_reload(current: &ServerConfig, wanted: &ServerConfig) -> bool {
     let same_upstream = wanted.upstream.is_none() || current.upstream == wanted.upstream;
     !(same_upstream && current.parameters == wanted.parameters && current.hba == wanted.hba)
@@ -90,9 +91,10 @@ fn log_changes(current: Option<&ServerConfig>, wanted: &ServerConfig, steps: &mu
     }));
 }
 
-/// Whether to restart for parameters: when the cluster spec allows it and it is this instance's turn. A standby whose
-/// replay is paused for a restart gets it in any case (keeper R24, 8.7).
-fn is_restart_due(
+/// Returns whether to restart for parameters, and adds the log message about it. The cluster spec must allow it, and it
+/// must be this instance's turn; a standby whose replay is paused until a restart is restarted in any case (keeper R24,
+/// 8.7).
+fn decide_restart(
     target: &TargetDb,
     facts: &ServerFacts,
     upstream: Option<&MemberUpstream>,

@@ -1,5 +1,5 @@
-//! What the cluster data ask of one keeper: the checks before a round acts (keeper R1 to R10) and the db that it must
-//! run.
+//! The desired state of one keeper's instance, from the cluster data: the checks before a round acts (keeper R1 to R10)
+//! and the db that it must run.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -67,7 +67,7 @@ pub enum HoldReason {
     },
     /// The sentinel has not listed this keeper yet (keeper R8).
     NotListed,
-    /// They ask for something that this version does not support.
+    /// They use something that this version does not support.
     NotSupported(&'static str),
     /// The data of the db are missing, and creating them was not requested (keeper I5).
     DataLost,
@@ -122,7 +122,7 @@ pub struct TargetDb {
     /// Recorded identity of the followed db.
     pub recorded: RecordedIdentity,
     /// Advertised addresses of all other dbs, sorted, without duplicates and empty ones (keeper 9.2, 9.3).
-    pub peers: Vec<String>,
+    pub peer_addresses: Vec<String>,
     /// Keepers of all other dbs, and whether each runs a standby.
     pub other_keepers: Vec<(KeeperUid, bool)>,
     /// Hosts from which superuser and replication user may connect.
@@ -171,17 +171,17 @@ pub struct MemberUpstream {
     pub port: String,
 }
 
-/// Returns what the cluster data ask of keeper `me` in its process `boot`.
-pub fn desired_state(reading: &ClusterDataState, me: &KeeperUid, boot: &BootUuid) -> Desired {
-    let unchanged = |why| Desired {
+/// Returns the desired state of the instance of keeper `me` in its process `boot`.
+pub fn desired_state(state: &ClusterDataState, me: &KeeperUid, boot: &BootUuid) -> Desired {
+    let hold = |why| Desired {
         cluster: None,
         goal: Goal::Hold(why),
     };
-    let checked = match reading {
-        ClusterDataState::Unavailable => return unchanged(HoldReason::StoreUnavailable),
-        ClusterDataState::Absent => return unchanged(HoldReason::NoClusterData),
-        ClusterDataState::Unusable(why) => return unchanged(HoldReason::Unusable(why.clone())),
-        ClusterDataState::UnsupportedFormat(version) => return unchanged(HoldReason::UnsupportedFormat(*version)),
+    let checked = match state {
+        ClusterDataState::Unavailable => return hold(HoldReason::StoreUnavailable),
+        ClusterDataState::Absent => return hold(HoldReason::NoClusterData),
+        ClusterDataState::Unusable(why) => return hold(HoldReason::Unusable(why.clone())),
+        ClusterDataState::UnsupportedFormat(version) => return hold(HoldReason::UnsupportedFormat(*version)),
         ClusterDataState::Valid(checked) => checked,
     };
     Desired {
@@ -224,8 +224,8 @@ fn goal(checked: &CheckedClusterData, me: &KeeperUid, boot: &BootUuid) -> Goal {
         generation: db.generation,
         role: role(data, db),
         recorded: recorded(data, db, master),
-        peers: peers(data, uid),
-        other_keepers: others(data, uid),
+        peer_addresses: peer_addresses(data, uid),
+        other_keepers: other_keepers(data, uid),
         spec: db.spec.clone(),
         access: spec.default_su_repl_access_mode.clone(),
         additional_slots: additional_slots(spec),
@@ -269,8 +269,8 @@ fn upstream(data: &ClusterData, follow: &FollowConfig) -> Option<Upstream> {
     }
 }
 
-/// Recorded identity of the followed db. The system identifier is the same in the whole cluster, so the master's serves
-/// when the followed db has none yet.
+/// Returns the recorded identity of the followed db. The system identifier is the same in the whole cluster, so the
+/// master's serves when the followed db has none yet.
 fn recorded(data: &ClusterData, db: &Db, master: &DbUid) -> RecordedIdentity {
     let follow = db.spec.follow_config.as_ref();
     let followed = follow.and_then(|follow| data.dbs().get(&follow.db_uid));
@@ -284,14 +284,14 @@ fn recorded(data: &ClusterData, db: &Db, master: &DbUid) -> RecordedIdentity {
     }
 }
 
-fn others(data: &ClusterData, own: &DbUid) -> Vec<(KeeperUid, bool)> {
+fn other_keepers(data: &ClusterData, own: &DbUid) -> Vec<(KeeperUid, bool)> {
     let others = data.dbs().iter().filter(|(uid, _)| *uid != own);
     others
         .map(|(_, db)| (db.spec.keeper_uid.clone(), db.spec.role == Role::Standby))
         .collect()
 }
 
-fn peers(data: &ClusterData, own: &DbUid) -> Vec<String> {
+fn peer_addresses(data: &ClusterData, own: &DbUid) -> Vec<String> {
     let others = data
         .dbs()
         .iter()

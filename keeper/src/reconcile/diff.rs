@@ -1,4 +1,4 @@
-//! Differences between parameters, specs and desired states.
+//! Differences between parameters, specs and desired states. What follows from them is left to the callers.
 
 use std::collections::BTreeMap;
 
@@ -35,12 +35,12 @@ pub fn changed_fields(old: &DbSpec, new: &DbSpec) -> Vec<String> {
     let (old, new) = (members(old), members(new));
     let differs =
         |(name, value): &&(String, Json)| old.iter().find(|(known, _)| known == name).map(|(_, v)| v) != Some(value);
-    let gone = old
+    let removed = old
         .iter()
         .filter(|(name, _)| new.iter().all(|(known, _)| known != name));
     new.iter()
         .filter(differs)
-        .chain(gone)
+        .chain(removed)
         .map(|(name, _)| name.clone())
         .collect()
 }
@@ -51,26 +51,31 @@ pub fn is_only_configuration(old: &Desired, new: &Desired) -> bool {
     let (Goal::Run(before), Goal::Run(after)) = (&old.goal, &new.goal) else {
         return false;
     };
-    let same_spec = |spec: &DbSpec| DbSpec {
+    let without_configuration = |spec: &DbSpec| DbSpec {
         pg_parameters: BTreeMap::new(),
         pg_hba: None,
         ..spec.clone()
     };
-    let mut levelled = after.clone();
-    levelled.generation = before.generation;
-    levelled.spec = before.spec.clone();
-    old != new && old.cluster == new.cluster && same_spec(&before.spec) == same_spec(&after.spec) && levelled == *before
+    let mut after_with_old_spec = after.clone();
+    after_with_old_spec.generation = before.generation;
+    after_with_old_spec.spec = before.spec.clone();
+    old != new
+        && old.cluster == new.cluster
+        && without_configuration(&before.spec) == without_configuration(&after.spec)
+        && after_with_old_spec == *before
 }
 
 /// Whether a round for `before` should be aborted because of `after`: what it creates, or keeps running, is no longer
 /// wanted (keeper W3).
 pub fn is_superseded(before: &Desired, after: &Desired) -> bool {
-    let essence = |desired: &Desired| match &desired.goal {
+    // What a round for this desired state brings about: `Ok` for a db to run, `Err` with the reason to stop, if there
+    // is one, for none.
+    let result = |desired: &Desired| match &desired.goal {
         Goal::Run(target) => Ok((target.db.clone(), target.role.clone(), target.spec.init_mode.clone())),
         Goal::Stop(why) => Err(Some(why.clone())),
         Goal::Hold(_) => Err(None),
     };
-    match (essence(before), essence(after)) {
+    match (result(before), result(after)) {
         // Unusable cluster data change nothing and interrupt nothing (keeper I7).
         (_, Err(None)) => false,
         // The init mode is ignored: it changes for the same db when its initialisation ends.

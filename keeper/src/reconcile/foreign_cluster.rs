@@ -11,10 +11,10 @@ use crate::reconcile::{DataState, Desired, Goal, HoldReason, LocalFacts};
 /// A sentinel with an initial spec creates a new cluster where it finds no cluster data, and a keeper may be started
 /// with the wrong cluster name. Neither may destroy a database.
 pub fn endangered_cluster(checked: &CheckedClusterData, me: &KeeperUid, local: &LocalFacts) -> Option<ClusterUid> {
-    let present = &checked.cluster().uid;
+    let current = &checked.cluster().uid;
     // There are no data, or their origin is unknown: this keeper did not create them.
     let unknown = local.cluster.is_empty() && local.db.uid.is_empty();
-    if local.data == DataState::Absent || unknown || local.cluster == *present {
+    if local.data == DataState::Absent || unknown || local.cluster == *current {
         return None;
     }
     // Cluster data that assign the local db to this keeper are about it, whatever the cluster's uid is.

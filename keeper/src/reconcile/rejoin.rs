@@ -1,5 +1,5 @@
-//! Rejoin (keeper 6.7): whether the local data lie on the source's history, so that the instance can follow it as it is,
-//! or have to be copied. The steps that follow are in `initialise::resync`.
+//! Rejoin (keeper 6.7): whether the local data lie on the source's history, so that the instance can follow it as it
+//! is, or have to be copied. The steps that follow are in `initialise::resync`.
 
 use std::fmt;
 
@@ -167,8 +167,8 @@ fn has_segment_of(oldest: &str, position: Lsn) -> bool {
     else {
         return false;
     };
-    let per_high = (1 << 32) / SEGMENT_BYTES;
-    high.saturating_mul(per_high).saturating_add(low) <= position.0 / SEGMENT_BYTES
+    let segments_per_4_gib = (1 << 32) / SEGMENT_BYTES;
+    high.saturating_mul(segments_per_4_gib).saturating_add(low) <= position.0 / SEGMENT_BYTES
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub fn fingerprint(target: &TargetDb) -> String {
 /// back with the parameters.
 pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &[Peer]) -> RestartTurn {
     let is_restarting = |peer: &&Peer| peer.settings.as_ref().is_some_and(SettingsInfo::is_restarting);
-    // An overdue restart is separated: it must not block standbys forever.
+    // Overdue restarts are looked at separately: they must not block other standbys forever.
     let (stuck, restarting): (Vec<&Peer>, Vec<&Peer>) =
         peers.iter().filter(is_restarting).partition(|peer| peer.is_overdue);
     if let Some(peer) = restarting.first() {

@@ -1,12 +1,13 @@
 //! Role reconciliation (keeper 4.2): the data belong to the db; the instance now has to run in its role.
 
 use crate::reconcile::configure::{configure, refresh_slots};
-use crate::reconcile::initialise::{first_start_config, with_upstream};
+use crate::reconcile::initialise::{first_start_config, standby_config};
 use crate::reconcile::{
     DataRole, DataState, HoldReason, LogMessage, MemberUpstream, NextAction, ObservedState, ReconcilePlan,
     ServerConfig, ServerFacts, ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
 };
 
+/// Returns the steps that make the instance run in the role of its db.
 pub(crate) fn reconcile_role(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     match &target.role {
         TargetRole::Master => reconcile_master(observed, target),
@@ -17,13 +18,14 @@ pub(crate) fn reconcile_role(observed: &ObservedState<'_>, target: &TargetDb) ->
     }
 }
 
-/// Master (keeper M1 to M5). Every start and every promotion requests a permit first (extensions ).
+/// Returns the steps of a master (keeper M1 to M5). Every start and every promotion requests a permit first (extensions
+///
 fn reconcile_master(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     let DataState::Present(local) = observed.local.data else {
         return ReconcilePlan::hold(HoldReason::NoUsableData);
     };
     let mut steps = vec![Step::Log(LogMessage::RoleMaster)];
-    let then = match observed.server {
+    let next = match observed.server {
         ServerState::Down => {
             // A standby, too, starts without recovery settings here and is promoted afterwards. Promotion gives it a
             // new timeline; its signal file is never just removed to make it a master (keeper M3, I2).
@@ -54,10 +56,10 @@ fn reconcile_master(observed: &ObservedState<'_>, target: &TargetDb) -> Reconcil
             NextAction::Done
         }
     };
-    ReconcilePlan { steps, next: then }
+    ReconcilePlan { steps, next }
 }
 
-/// Standby (keeper S1 to S5).
+/// Returns the steps of a standby (keeper S1 to S5).
 fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: &MemberUpstream) -> ReconcilePlan {
     match observed.local.data {
         DataState::Absent => return ReconcilePlan::hold(HoldReason::NoUsableData),
@@ -68,11 +70,11 @@ fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: 
     let mut steps = vec![Step::Log(LogMessage::RoleStandby {
         followed: upstream.db.clone(),
     })];
-    let then = match observed.server {
+    let next = match observed.server {
         ServerState::Down => {
             steps.push(Step::Start(
                 StartAs::Standby,
-                start_config(observed, target, with_upstream(observed, upstream)),
+                start_config(observed, target, standby_config(observed, upstream)),
             ));
             NextAction::PlanAgain
         }
@@ -89,7 +91,7 @@ fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: 
             NextAction::Done
         }
     };
-    ReconcilePlan { steps, next: then }
+    ReconcilePlan { steps, next }
 }
 
 fn start_config(observed: &ObservedState<'_>, target: &TargetDb, config: ServerConfig) -> ServerConfig {

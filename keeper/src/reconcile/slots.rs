@@ -1,4 +1,5 @@
-//! Names of the replication slots that a master or standby has (keeper 11).
+//! Names of the replication slots that a master or standby has (keeper 11). Creating and dropping them is left to
+//! `executor`.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +18,7 @@ pub fn is_foreign_slot(name: &str) -> bool {
 /// Whether the desired slots and the foreign ones exceed the server's `max_replication_slots`.
 pub fn is_short_of_slots(target: &TargetDb, existing: &BTreeSet<String>, max_slots: u32) -> bool {
     let foreign = existing.iter().filter(|name| is_foreign_slot(name)).count();
-    let wanted = followers(target).count() + additional(target).count();
+    let wanted = follower_slots(target).count() + additional_slots(target).count();
     usize::try_from(max_slots).is_ok_and(|max_slots| wanted + foreign > max_slots)
 }
 
@@ -33,13 +34,13 @@ pub enum SlotChange {
 /// Returns the changes that turn `existing` into the desired slots: drops first, then creations, those for standbys
 /// before additional ones (keeper 11.3).
 pub(crate) fn slot_changes(target: &TargetDb, existing: &BTreeSet<String>) -> Vec<SlotChange> {
-    let wanted: BTreeSet<String> = followers(target).chain(additional(target)).collect();
+    let wanted: BTreeSet<String> = follower_slots(target).chain(additional_slots(target)).collect();
     // Drops come first: they free slots for the creations when max_replication_slots is reached.
     let drops = existing
         .iter()
         .filter(|name| !is_foreign_slot(name) && !wanted.contains(*name));
-    let creations = followers(target)
-        .chain(additional(target))
+    let creations = follower_slots(target)
+        .chain(additional_slots(target))
         .filter(|name| !existing.contains(name));
     drops
         .map(|name| SlotChange::Drop(name.clone()))
@@ -47,16 +48,16 @@ pub(crate) fn slot_changes(target: &TargetDb, existing: &BTreeSet<String>) -> Ve
         .collect()
 }
 
-/// One slot per follower except the db itself (keeper 11.1), sorted.
-fn followers(target: &TargetDb) -> impl Iterator<Item = String> {
+/// Returns one slot per follower except the db itself (keeper 11.1), sorted.
+fn follower_slots(target: &TargetDb) -> impl Iterator<Item = String> {
     let followers = target.spec.followers.iter().flatten().filter(|uid| **uid != target.db);
     let names: BTreeSet<String> = followers.map(|uid| stolon_name(uid.as_str())).collect();
     names.into_iter()
 }
 
-/// Additional slots, sorted, without those of followers.
-fn additional(target: &TargetDb) -> impl Iterator<Item = String> {
-    let own: BTreeSet<String> = followers(target).collect();
+/// Returns the additional slots, sorted, without those of followers.
+fn additional_slots(target: &TargetDb) -> impl Iterator<Item = String> {
+    let own: BTreeSet<String> = follower_slots(target).collect();
     let names = target.spec.additional_replication_slots.iter().flatten();
     let names: BTreeSet<String> = names
         .map(|name| stolon_name(name))

@@ -29,6 +29,7 @@ pub enum NextAction {
     Hold(HoldReason),
 }
 
+/// One step of a plan.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// Log a message.

@@ -1,4 +1,5 @@
-//! The directories and space that a base backup needs outside PGDATA, checked here and on the source.
+//! The directories outside PGDATA and the space that a base backup needs, checked here and on the source. Whether a
+//! copy is made is decided by `reconcile`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,7 +46,6 @@ pub(super) struct CopySurvey {
 }
 
 impl CopySurvey {
-    /// Has looked at nothing yet.
     pub(super) fn new(context: &KeeperContext) -> Self {
         Self {
             data: context.instance.config().data.clone(),
@@ -66,7 +66,8 @@ impl CopySurvey {
         }
     }
 
-    /// Queries sizes last and only when there is no obstacle: the source walks through all its files for them.
+    /// Returns what a copy of this source needs. Sizes are queried last and only when there is no obstacle: the source
+    /// walks through all its files for them.
     async fn gather_needs(&self, source: &UpstreamClient) -> Result<CopyNeeds, CopyNeedsError> {
         let mut external_dirs = self.external_dirs(source).await?;
         let mounted = self.find_obstacle(previous_data::mount_obstacle).await?;
@@ -167,23 +168,22 @@ impl CopySurvey {
     }
 }
 
+/// What was found at a directory, and the file by which the source can tell whether it sees the same directory.
 type Surveyed = (ExternalDirFacts, Option<SharedDirProbe>);
 
-#[expect(clippy::needless_pass_by_value, reason = "as unwrap_or_else gives it")]
+#[expect(clippy::needless_pass_by_value, reason = "as unwrap_or_else passes it")]
 fn unusable_dir(why: FileError) -> Surveyed {
     (survey::unusable_facts(&why), None)
 }
 
+/// Adds whether the directory is the source's own.
 async fn with_source_view(
     source: &UpstreamClient,
     (found, probe): Surveyed,
 ) -> Result<ExternalDirFacts, UpstreamError> {
-    let is_the_source_s = match &probe {
+    let is_source_dir = match &probe {
         Some(probe) => source.can_see(&probe.path_on_source).await?,
         None => false,
     };
-    Ok(ExternalDirFacts {
-        is_source_dir: is_the_source_s,
-        ..found
-    })
+    Ok(ExternalDirFacts { is_source_dir, ..found })
 }

@@ -22,7 +22,7 @@ use crate::postgres::data::walker::{FileSystemHung, Walker};
 use crate::problems::{KeeperProblemKind, Problems};
 
 /// Interval of surveying unchanged tablespaces: another keeper may have started to use them.
-const PAUSE: Duration = Duration::from_secs(60);
+const SURVEY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What housekeeping works with.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ struct HousekeepingInput {
     /// Locations of the tablespaces, from the links in PGDATA.
     locations: Vec<PathBuf>,
     /// Another keeper of the cluster advertises the same address.
-    has_neighbour: bool,
+    shares_address: bool,
     /// The server answers, so that the previous data are no longer needed.
     answers: bool,
 }
@@ -57,7 +57,6 @@ pub(super) struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// Has done nothing yet.
     pub(super) fn new(context: &KeeperContext) -> Self {
         Self {
             context: HousekeepingContext {
@@ -74,22 +73,22 @@ impl Housekeeping {
         }
     }
 
-    /// Starts what is due and not running. `has_neighbour`: another keeper of the cluster advertises the same address;
+    /// Starts what is due and not running. `shares_address`: another keeper of the cluster advertises the same address;
     /// `answers`: so does the server.
-    pub(super) fn begin(&mut self, now: Boottime, has_neighbour: bool, answers: bool) {
-        let site = &self.context;
-        let basis = &HousekeepingInput {
-            locations: links::locations(&site.data).unwrap_or_default(), // the survey itself reports why
-            has_neighbour,
+    pub(super) fn begin(&mut self, now: Boottime, shares_address: bool, answers: bool) {
+        let context = &self.context;
+        let input = &HousekeepingInput {
+            locations: links::locations(&context.data).unwrap_or_default(), // the survey itself reports why
+            shares_address,
             answers,
         };
         // Independent of the survey: a location that cannot be marked is no reason to keep old data.
-        if basis.answers && is_over(self.removal.as_ref()) && site.owned.record().old.is_some() {
-            self.removal = Some(spawn_local(remove_old(site.clone())));
+        if input.answers && is_over(self.removal.as_ref()) && context.owned.record().old.is_some() {
+            self.removal = Some(spawn_local(remove_old(context.clone())));
         }
-        if is_due(self.last_survey.as_ref(), now, basis) && is_over(self.survey.as_ref()) {
-            self.last_survey = Some((basis.clone(), now));
-            let survey_task = survey_tablespaces(site.clone(), basis.has_neighbour, Arc::clone(&self.unrecorded));
+        if is_due(self.last_survey.as_ref(), now, input) && is_over(self.survey.as_ref()) {
+            self.last_survey = Some((input.clone(), now));
+            let survey_task = survey_tablespaces(context.clone(), input.shares_address, Arc::clone(&self.unrecorded));
             self.survey = Some(spawn_local(survey_task));
         }
     }
@@ -99,18 +98,19 @@ fn is_over(task: Option<&JoinHandle<()>>) -> bool {
     task.is_none_or(JoinHandle::is_finished)
 }
 
-fn is_due(last_survey: Option<&(HousekeepingInput, Boottime)>, now: Boottime, basis: &HousekeepingInput) -> bool {
-    last_survey.is_none_or(|(before, at)| before != basis || now.since(*at) >= PAUSE)
+fn is_due(last_survey: Option<&(HousekeepingInput, Boottime)>, now: Boottime, input: &HousekeepingInput) -> bool {
+    last_survey.is_none_or(|(before, at)| before != input || now.since(*at) >= SURVEY_INTERVAL)
 }
 
-async fn remove_old(site: HousekeepingContext) {
-    let owned = Arc::clone(&site.owned);
-    let removed = site.changes.remove(move || previous_data::remove_old(&owned)).await;
+async fn remove_old(context: HousekeepingContext) {
+    let owned = Arc::clone(&context.owned);
+    let removed = context.changes.remove(move || previous_data::remove_old(&owned)).await;
     let problem = match removed {
         Ok(removed) => removed.err().map(|failed| not_removed(&failed)),
         Err(hung) => Some(not_removed_in_time(&hung)),
     };
-    site.problems
+    context
+        .problems
         .set(KeeperProblemKind::Data, "old data", problem.into_iter().collect());
 }
 
@@ -130,33 +130,34 @@ fn not_removed(failed: &ClearError) -> Problem {
     KeeperProblemKind::Data.problem(&format!("could not remove old data: {why}"), remedy)
 }
 
-async fn survey_tablespaces(site: HousekeepingContext, has_neighbour: bool, forgotten: Arc<Mutex<Vec<PathBuf>>>) {
-    let (data, owned) = (site.data.clone(), Arc::clone(&site.owned));
-    let found = site.walker.run(move || survey::survey_instance(&data, &owned)).await;
-    if let Ok(stock) = &found {
-        let mut known = forgotten.lock().unwrap_or_else(PoisonError::into_inner);
-        for directory in stock.unrecorded.iter().filter(|directory| !known.contains(directory)) {
+async fn survey_tablespaces(context: HousekeepingContext, shares_address: bool, logged: Arc<Mutex<Vec<PathBuf>>>) {
+    let (data, owned) = (context.data.clone(), Arc::clone(&context.owned));
+    let found = context.walker.run(move || survey::survey_instance(&data, &owned)).await;
+    if let Ok(survey) = &found {
+        let mut logged = logged.lock().unwrap_or_else(PoisonError::into_inner);
+        for directory in survey.unrecorded.iter().filter(|directory| !logged.contains(directory)) {
             warn!(
                 directory = %directory.display(),
                 "old data without a record: remove them if they are not needed; keepers do not remove them"
             );
         }
-        known.clone_from(&stock.unrecorded);
+        logged.clone_from(&survey.unrecorded);
     }
-    site.problems
-        .set(KeeperProblemKind::Data, "tablespaces", problems(&found, has_neighbour));
+    context
+        .problems
+        .set(KeeperProblemKind::Data, "tablespaces", problems(&found, shares_address));
 }
 
 /// Returns the problems of a survey.
-fn problems(found: &Result<TablespaceSurvey, FileSystemHung>, has_neighbour: bool) -> Vec<Problem> {
-    let stock = match found {
-        Ok(stock) => stock,
+fn problems(found: &Result<TablespaceSurvey, FileSystemHung>, shares_address: bool) -> Vec<Problem> {
+    let survey = match found {
+        Ok(survey) => survey,
         Err(hung) => {
             let text = format!("could not look at the tablespaces: {hung}");
             return vec![KeeperProblemKind::Data.problem(&text, "fix its file system, or the server that exports it")];
         }
     };
-    let shared = stock.shared.iter().map(|SharedLocation { location, with }| {
+    let shared = survey.shared.iter().map(|SharedLocation { location, with }| {
         let text = format!(
             "the tablespace location {} is also used by {with}, and will not be emptied for a copy",
             location.display()
@@ -167,13 +168,13 @@ fn problems(found: &Result<TablespaceSurvey, FileSystemHung>, has_neighbour: boo
              stolon-*.owner file there",
         )
     });
-    let failed = stock.failed.iter().map(|SurveyFailure { path, why }| {
+    let failed = survey.failed.iter().map(|SurveyFailure { path, why }| {
         let text = format!("could not record {} as this keeper's: {why}", path.display());
         KeeperProblemKind::Data.problem(&text, "fix what is named; the keeper retries automatically")
     });
     let mut problems: Vec<Problem> = shared.chain(failed).collect();
-    if has_neighbour && stock.shared.is_empty() && !stock.locations.is_empty() {
-        let locations: Vec<String> = stock.locations.iter().map(|path| path.display().to_string()).collect();
+    if shares_address && survey.shared.is_empty() && !survey.locations.is_empty() {
+        let locations: Vec<String> = survey.locations.iter().map(|path| path.display().to_string()).collect();
         let text = format!(
             "another keeper of the cluster on this host would use the same tablespace locations: {}",
             locations.join(", ")
@@ -193,34 +194,34 @@ mod tests {
         Boottime::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn basis() -> HousekeepingInput {
+    fn input() -> HousekeepingInput {
         HousekeepingInput {
             locations: vec!["/ts".into()],
-            has_neighbour: false,
+            shares_address: false,
             answers: true,
         }
     }
 
     #[test]
     fn tablespaces_are_surveyed_after_a_change_and_otherwise_once_a_minute() {
-        let last_survey = Some((basis(), at(100)));
-        assert!(is_due(None, at(0), &basis()));
-        assert!(!is_due(last_survey.as_ref(), at(159), &basis()));
-        assert!(is_due(last_survey.as_ref(), at(160), &basis()));
+        let last_survey = Some((input(), at(100)));
+        assert!(is_due(None, at(0), &input()));
+        assert!(!is_due(last_survey.as_ref(), at(159), &input()));
+        assert!(is_due(last_survey.as_ref(), at(160), &input()));
         let changes: [fn(&mut HousekeepingInput); 3] = [
-            |basis| basis.locations.push("/other".into()),
-            |basis| basis.has_neighbour = true,
-            |basis| basis.answers = false,
+            |input| input.locations.push("/other".into()),
+            |input| input.shares_address = true,
+            |input| input.answers = false,
         ];
         for change in changes {
-            let mut now = basis();
+            let mut now = input();
             change(&mut now);
             assert!(is_due(last_survey.as_ref(), at(101), &now), "{now:?}");
         }
     }
 
-    fn texts(found: &Result<TablespaceSurvey, FileSystemHung>, has_neighbour: bool) -> Vec<String> {
-        let problems = problems(found, has_neighbour).into_iter();
+    fn texts(found: &Result<TablespaceSurvey, FileSystemHung>, shares_address: bool) -> Vec<String> {
+        let problems = problems(found, shares_address).into_iter();
         problems
             .map(|problem| format!("{}; {}", problem.text, problem.remedy))
             .collect()
@@ -228,22 +229,22 @@ mod tests {
 
     #[test]
     fn each_location_that_needs_an_operator_is_a_problem_with_a_remedy() {
-        let mut stock = TablespaceSurvey {
+        let mut survey = TablespaceSurvey {
             locations: vec!["/ts".into(), "/dead".into()],
             ..TablespaceSurvey::default()
         };
-        assert_eq!(texts(&Ok(stock.clone()), false), [""; 0]);
-        let neighbour = texts(&Ok(stock.clone()), true);
-        assert!(neighbour[0].contains("/ts, /dead") && neighbour[0].contains("on another host"));
-        stock.shared.push(SharedLocation {
+        assert_eq!(texts(&Ok(survey.clone()), false), [""; 0]);
+        let same_address = texts(&Ok(survey.clone()), true);
+        assert!(same_address[0].contains("/ts, /dead") && same_address[0].contains("on another host"));
+        survey.shared.push(SharedLocation {
             location: "/ts".into(),
             with: "the keeper of /k2".into(),
         });
-        stock.failed.push(SurveyFailure {
+        survey.failed.push(SurveyFailure {
             path: "/dead".into(),
             why: "list /dead: Input/output error".into(),
         });
-        let found = texts(&Ok(stock), true);
+        let found = texts(&Ok(survey), true);
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].contains("/ts is also used by the keeper of /k2"), "{found:?}");
         assert!(found[1].contains("/dead: Input/output error"), "{found:?}");

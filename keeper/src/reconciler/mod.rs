@@ -36,7 +36,7 @@ use self::report::RoundReporter;
 /// Plans in one round. More means that two rules undo each other or that the cluster data change all the time.
 const PLANS_MAX: usize = 20;
 
-/// Runs the rounds, and keeps what they remember.
+/// Runs the rounds, and keeps the state between them.
 pub struct Reconciler {
     context: KeeperContext,
     cluster_data: ClusterDataReader,
@@ -96,11 +96,11 @@ struct RoundState {
     copy: Option<CopyFacts>,
     permit: RoundPermit,
     /// A step failed that may fail.
-    is_incomplete: bool,
+    has_failed_step: bool,
 }
 
 impl Reconciler {
-    /// Has run no round yet. `in_progress` is set to the desired state for which a long step is running, for the loop to
+    /// `in_progress` is set to the desired state for which a long step is running, for the loop to
     /// compare with new cluster data; `latest` are the cluster data of the last watch event.
     pub fn new(
         context: &KeeperContext,
@@ -132,7 +132,7 @@ impl Reconciler {
             probe: None,
             copy: None,
             permit: RoundPermit::default(),
-            is_incomplete: false,
+            has_failed_step: false,
         };
         if hung.is_some() {
             let desired = self.cluster_data.desired(&round.read.state).await;
@@ -216,16 +216,16 @@ impl Reconciler {
     fn end_done(&mut self, desired: &Desired, round: &mut RoundState) -> RoundResult {
         self.hold_log.end(None, &mut round.log);
         self.reporter.hold(None);
-        if !round.is_incomplete {
+        if !round.has_failed_step {
             self.reporter.steps_succeeded();
         }
         if let Goal::Run(target) = &desired.goal {
             self.hold_log.forget();
             if !self.context.local.db().initializing {
-                let has_neighbour = target.peers.contains(&self.context.config.advertise_address);
+                let shares_address = target.peer_addresses.contains(&self.context.config.advertise_address);
                 let answers = matches!(round.probe, Some(ServerProbe::Answered(_)));
                 self.housekeeping
-                    .begin(self.context.clock.now(), has_neighbour, answers);
+                    .begin(self.context.clock.now(), shares_address, answers);
             }
             self.reporter.complete();
         }
@@ -325,11 +325,12 @@ impl Reconciler {
         round: &mut RoundState,
     ) -> Result<(), StepError> {
         for step in &plan.steps {
+            // All slot changes of a plan come before this step, so their failures are known here.
             if matches!(step, Step::ReportRestart(_)) {
                 self.executor.report_slots(plan);
             }
-            if let Step::Log(line) = step {
-                self.hold_log.log(line, &mut round.log);
+            if let Step::Log(message) = step {
+                self.hold_log.log(message, &mut round.log);
                 continue;
             }
             if step.has_effect() {
@@ -344,7 +345,7 @@ impl Reconciler {
             let done = self.executor.execute(step, &mut context).await;
             self.set_in_progress(None);
             if let Err(failed) = done {
-                round.is_incomplete |= self.may_go_on(step, failed)?;
+                round.has_failed_step |= self.may_go_on(step, failed)?;
             }
         }
         Ok(())
@@ -375,7 +376,7 @@ impl Reconciler {
         *self
             .in_progress
             .lock()
-            .expect("no thread panics while holding the command") = desired.cloned();
+            .expect("no thread panics while holding the desired state") = desired.cloned();
     }
 }
 
@@ -390,8 +391,8 @@ impl RoundState {
 }
 
 /// Returns the db that the instance has to follow.
-fn followed(desired: &Desired, reading: &ClusterDataState) -> Option<FollowedDb> {
-    let (Goal::Run(target), ClusterDataState::Valid(checked)) = (&desired.goal, reading) else {
+fn followed(desired: &Desired, state: &ClusterDataState) -> Option<FollowedDb> {
+    let (Goal::Run(target), ClusterDataState::Valid(checked)) = (&desired.goal, state) else {
         return None;
     };
     let TargetRole::Standby(Upstream::Member(upstream)) = &target.role else {

@@ -27,7 +27,7 @@ use crate::reconciler::restart_turns::RestartTurns;
 /// Interval of probing a source that is not ready.
 const SOURCE_POLL: Duration = Duration::from_millis(100);
 /// Interval of probing a source that does not answer.
-const SOURCE_AWAY_POLL: Duration = Duration::from_secs(1);
+const SOURCE_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The parameter that limits the number of slots.
 const SLOTS_PARAMETER: &str = "max_replication_slots";
@@ -52,13 +52,12 @@ impl From<UpstreamError> for SourceNotReady {
     fn from(error: UpstreamError) -> Self {
         Self {
             why: Chain(&error).to_string(),
-            pause: SOURCE_AWAY_POLL,
+            pause: SOURCE_RETRY_PAUSE,
         }
     }
 }
 
 impl Probe {
-    /// Has probed nothing yet.
     pub(super) fn new(context: &KeeperContext) -> Self {
         Self {
             config: Arc::clone(&context.config),
@@ -87,7 +86,8 @@ impl Probe {
     }
 
     /// Waits until the source answers and has the slot for this db, which the source's keeper creates (keeper 6.4).
-    /// Returns where the source's data and the local ones end.
+    /// Returns where the source's data and the local ones end. Waits without limit: another desired state aborts the
+    /// round.
     pub(super) async fn source(&self, from: &MemberUpstream, desired: &Desired) -> CopyFacts {
         let slot = slot_of(desired);
         let mut logged = String::new();
@@ -125,7 +125,7 @@ impl Probe {
         let client = self.client(from)?;
         let facts = client.probe(slot).await?;
         let source = source_facts(&facts);
-        // Another instance than the recorded one may never get the slot; the plan decides what that means.
+        // Another instance than the recorded one may never get the slot. What follows is left to the plan.
         if check_source(recorded, &source).is_err() {
             return Ok((source, CopyNeeds::default()));
         }
@@ -143,7 +143,7 @@ impl Probe {
         let standby = sql.standby().await?;
         let slots: BTreeSet<String> = sql.slots().await?.into_iter().collect();
         let mut pending = sql.pending_restart().await?;
-        pending.retain(|name| !is_of_recovery(name));
+        pending.retain(|name| !is_recovery_setting(name));
         let target = target(desired);
         let restart_can_wait = match (pending.as_slice(), target) {
             ([one], Some(target)) if one == SLOTS_PARAMETER => {
@@ -209,8 +209,9 @@ impl Probe {
     }
 }
 
-/// A promoted server reports the recovery settings that left the file as pending restart.
-fn is_of_recovery(parameter: &str) -> bool {
+/// Returns whether this is a recovery setting. A promoted server reports those that are no longer in its configuration
+/// as pending restart.
+fn is_recovery_setting(parameter: &str) -> bool {
     parameter.starts_with("recovery_target")
 }
 

@@ -1,5 +1,5 @@
-//! What a round reports to operators and to the sentinel: metrics, problems with their remedies, lost data. Logging is left
-//! to `round_log`.
+//! What a round reports to operators and to the sentinel: metrics, problems with their remedies, lost data. Logging is
+//! left to `round_log`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,7 +37,6 @@ pub(super) struct RoundReporter {
 }
 
 impl RoundReporter {
-    /// Has reported nothing yet.
     pub(super) fn new(context: &KeeperContext) -> Self {
         Self {
             instance: Arc::clone(&context.instance),
@@ -69,7 +68,7 @@ impl RoundReporter {
         );
     }
 
-    /// Sets the metric of the role that is asked for.
+    /// Sets the metric of the desired role.
     pub(super) fn target_role(&self, role: &TargetRole) {
         self.metrics.set_target_role(match role {
             TargetRole::Master => MetricRole::Master,

@@ -1,5 +1,5 @@
-//! Whether this instance may restart for changed parameters now, from what the other keepers publish. The order itself is
-//! decided by `reconcile`.
+//! Whether this instance may restart for changed parameters now, from what the other keepers publish. The order itself
+//! is decided by `reconcile`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +41,6 @@ struct PeerRestart {
 }
 
 impl RestartTurns {
-    /// Has read nothing yet.
     pub(super) fn new(context: &KeeperContext) -> Self {
         Self {
             store: context.store.clone(),
@@ -52,7 +51,7 @@ impl RestartTurns {
         }
     }
 
-    /// Whether the local instance may restart for parameters now. Without the store it waits.
+    /// Returns whether the local instance may restart for parameters now. Without the store it waits.
     pub(super) async fn turn(&mut self, target: &TargetDb) -> RestartTurn {
         let prefix = self.store.keys().keeper_infos();
         let entries = match self.store.list(&prefix).await {
@@ -101,8 +100,8 @@ impl RestartTurns {
 }
 
 impl PeerRestarts {
-    /// Returns what these infos report about the other `members` of the cluster. A restart that was reported for `limit`
-    /// is overdue.
+    /// Returns what these infos report about the other `members` of the cluster. A restart that was reported for
+    /// `limit` is overdue.
     fn peers(
         &mut self,
         infos: &[KeeperInfo],
@@ -134,9 +133,9 @@ impl PeerRestarts {
         members.iter().filter_map(peer).collect()
     }
 
-    /// A restart is over once its keeper reports another state or its orderly end, or was removed from the cluster. It goes on while its keeper's
-    /// info is missing or cannot be decoded, for example because its lease ended on a busy host: the server may still not
-    /// have started (keeper R24.4).
+    /// Updates the restarts from these infos. A restart is over once its keeper reports another state or its orderly
+    /// end, or was removed from the cluster. It goes on while its keeper's info is missing or cannot be decoded, for
+    /// example because its lease ended on a busy host: the server may still not have started (keeper R24.4).
     fn update(&mut self, infos: &[KeeperInfo], members: &[(KeeperUid, bool)], now: Boottime) {
         let is_member = |keeper: &KeeperUid| members.iter().any(|(member, _)| member == keeper);
         self.0.retain(|keeper, _| is_member(keeper));

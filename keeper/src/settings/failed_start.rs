@@ -13,6 +13,10 @@ const NEVER_REVERTED: [&str; 4] = [
     "unix_socket_directories",
 ];
 
+/// Failed starts with the same settings before all of them are held back on suspicion only, when no server has started
+/// with less: full disks and leftover shared memory are temporary.
+const TRIES_MAX: u32 = 3;
+
 /// A failed start.
 #[derive(Debug, Clone, Copy)]
 pub struct FailedStart<'a> {
@@ -40,10 +44,6 @@ pub enum StartDiagnosis {
     /// The configuration is not known to be the cause: start again unchanged.
     Unknown,
 }
-
-/// Failed starts with the same settings before all of them are held back on suspicion only, when no server has started
-/// with less: full disks and leftover shared memory are temporary.
-const TRIES_MAX: u32 = 3;
 
 impl Refusals {
     /// Finds the settings that prevented a start: those that the server named, otherwise all that it has not started
@@ -81,7 +81,7 @@ impl Refusals {
         StartDiagnosis::Configuration
     }
 
-    /// Counts the failed starts with the same settings.
+    /// Counts one more failed start with these settings. Returns whether they are not retried unchanged any more.
     fn is_retry_limit_reached(&mut self, attempt: &FailedStart<'_>) -> bool {
         let before = self.failed.take().filter(|(set, _)| set == attempt.tried);
         let count = before.map_or(0, |(_, count)| count) + 1;
@@ -151,8 +151,8 @@ impl Refusals {
 }
 
 fn names_hba(output: &[String]) -> bool {
-    let is_of_end = |line: &&String| line.contains("FATAL:") || line.contains("of configuration file");
-    output.iter().filter(is_of_end).any(|line| line.contains("pg_hba.conf"))
+    let is_final = |line: &&String| line.contains("FATAL:") || line.contains("of configuration file");
+    output.iter().filter(is_final).any(|line| line.contains("pg_hba.conf"))
 }
 
 /// Whether hba lines may have caused the failure: the server names the file, or gives no reason (with a logging
@@ -166,14 +166,14 @@ fn may_be_hba(output: &[String]) -> bool {
 
 /// Whether the server's last messages name this parameter or a part of its value, such as a missing library.
 fn is_named(name: &str, attempt: &FailedStart<'_>) -> bool {
-    const TELLING: [&str; 5] = ["FATAL:", "PANIC:", "DETAIL:", "HINT:", "ERROR:"];
+    const LEVELS: [&str; 5] = ["FATAL:", "PANIC:", "DETAIL:", "HINT:", "ERROR:"];
     // A shorter text occurs in nearly every value.
     const QUOTED_BYTES_MIN: usize = 3;
     let value = attempt.tried.parameters.get(name).map_or("", String::as_str);
     let lines = attempt
         .output
         .iter()
-        .filter(|line| TELLING.iter().any(|level| line.contains(level)));
+        .filter(|line| LEVELS.iter().any(|level| line.contains(level)));
     let is_word_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
     lines.into_iter().any(|line| {
         let lower = line.to_ascii_lowercase();

@@ -20,8 +20,8 @@ pub fn choose_lines(
     let faults: Vec<Option<String>> = lines.iter().map(fault).collect();
     let is_good = |at: usize| faults[at].is_none();
     // The first rejected line whose omission would admit more clients decides for all lines.
-    let matters = (0..lines.len()).find(|at| !is_good(*at) && opens_when_left_out(lines, *at, is_good));
-    let outcome = match (matters, last) {
+    let decisive = (0..lines.len()).find(|at| !is_good(*at) && admits_more_without(lines, *at, is_good));
+    let outcome = match (decisive, last) {
         (None, _) => "it is left out",
         (Some(_), Some(_)) => {
             "the last pgHBA that PostgreSQL accepted is used, because leaving the entry out could allow more access"
@@ -38,30 +38,31 @@ pub fn choose_lines(
             ))
         });
     let texts = texts.collect();
-    let used = match (matters, last) {
+    let used = match (decisive, last) {
         (Some(_), Some(last)) => return (last.clone(), texts),
         (None, _) => lines.len(),
         (Some(at), None) => at,
     };
-    let denies = |line: &String| hba_strictness(line) == Some(HbaStrictness::Reject);
-    let kept = (0..lines.len()).filter(|at| is_good(*at) && (*at < used || denies(&lines[*at])));
+    let rejects = |line: &String| hba_strictness(line) == Some(HbaStrictness::Reject);
+    let kept = (0..lines.len()).filter(|at| is_good(*at) && (*at < used || rejects(&lines[*at])));
     (Some(kept.map(|at| lines[at].clone()).collect()), texts)
 }
 
-/// Whether a valid line below `at` admits clients by another method than the line at `at`. Methods are not ranked: a
-/// second factor (`radius`, `pam`) and an option (`clientcert`, `map`, `include_realm`) require something of their own.
-fn opens_when_left_out(lines: &[String], at: usize, is_good: impl Fn(usize) -> bool) -> bool {
+/// Returns whether a valid line below `at` admits clients by another method than the line at `at`. Methods are not
+/// ranked: a second factor (`radius`, `pam`) and an option (`clientcert`, `map`, `include_realm`) require something of
+/// their own.
+fn admits_more_without(lines: &[String], at: usize, is_good: impl Fn(usize) -> bool) -> bool {
     if hba_strictness(&lines[at]).is_none() {
         return false; // a comment
     }
-    let asked = method_with_options(&lines[at]);
-    if asked.as_deref().is_some_and(|asked| asked == ["trust"]) {
+    let required = method_with_options(&lines[at]);
+    if required.as_deref().is_some_and(|required| required == ["trust"]) {
         return false; // no method requires less
     }
     let mut below = (at + 1..lines.len()).filter(|below| is_good(*below));
     below.any(|below| match hba_strictness(&lines[below]) {
         None | Some(HbaStrictness::Reject) => false,
-        Some(_) => asked.is_none() || method_with_options(&lines[below]) != asked,
+        Some(_) => required.is_none() || method_with_options(&lines[below]) != required,
     })
 }
 

@@ -31,7 +31,7 @@ pub struct LastGoodConf {
 #[derive(Debug)]
 pub struct LastGoodConfFile {
     path: PathBuf,
-    kept: LastGoodConf,
+    conf: LastGoodConf,
 }
 
 impl LastGoodConfFile {
@@ -39,25 +39,25 @@ impl LastGoodConfFile {
     /// it. The second value is the error of an undecodable file.
     pub fn load(dir: &Path) -> (Self, Option<String>) {
         let path = dir.join(FILE);
-        let (kept, error_text) = match std::fs::read(&path) {
+        let (conf, error_text) = match std::fs::read(&path) {
             Ok(text) => match serde_json::from_slice(&text) {
-                Ok(kept) => (kept, None),
+                Ok(conf) => (conf, None),
                 Err(error) => (LastGoodConf::default(), Some(error.to_string())),
             },
-            Err(gone) if gone.kind() == ErrorKind::NotFound => (LastGoodConf::default(), None),
+            Err(error) if error.kind() == ErrorKind::NotFound => (LastGoodConf::default(), None),
             Err(error) => (LastGoodConf::default(), Some(error.to_string())),
         };
-        (Self { path, kept }, error_text)
+        (Self { path, conf }, error_text)
     }
 
     /// Returns the configuration of the last successful start in this cluster.
     pub fn started(&self, cluster: &str) -> Option<&Settings> {
-        self.of(cluster).and_then(|kept| kept.started.as_ref())
+        self.of(cluster).and_then(|conf| conf.started.as_ref())
     }
 
     /// Returns the configuration that a server of this cluster last accepted.
     pub fn accepted(&self, cluster: &str) -> Option<&Settings> {
-        self.of(cluster).and_then(|kept| kept.accepted.as_ref())
+        self.of(cluster).and_then(|conf| conf.accepted.as_ref())
     }
 
     /// Saves the settings of a successful start.
@@ -79,14 +79,14 @@ impl LastGoodConfFile {
     }
 
     fn of(&self, cluster: &str) -> Option<&LastGoodConf> {
-        (self.kept.cluster == cluster).then_some(&self.kept)
+        (self.conf.cluster == cluster).then_some(&self.conf)
     }
 
-    fn save(&mut self, kept: LastGoodConf) -> Result<(), FileError> {
-        if kept != self.kept {
-            let json = serde_json::to_vec(&kept).expect("texts and maps with text keys always have a JSON form");
+    fn save(&mut self, conf: LastGoodConf) -> Result<(), FileError> {
+        if conf != self.conf {
+            let json = serde_json::to_vec(&conf).expect("texts and maps with text keys always have a JSON form");
             files::write_atomically(&self.path, &json)?;
-            self.kept = kept;
+            self.conf = conf;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! Computes the usable part of the desired configuration: rejected settings keep their last good value. Pure; querying
-//! the server is left to `reconciler::config_check`.
+//! the server is left to `configuration::check`.
 
 mod failed_start;
 mod hba;
@@ -62,6 +62,7 @@ struct HeldBack {
     proven: bool,
 }
 
+/// The user's hba lines that are held back, and those used instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct HeldBackHba {
     wanted: Option<Vec<String>>,
@@ -101,9 +102,9 @@ impl Refusals {
         }
     }
 
-    /// Forgets rejections of generated lines that are not among `made`.
-    pub fn forget_own_lines(&mut self, made: &[String]) {
-        self.own_lines.retain(|line, _| made.contains(line));
+    /// Forgets rejections of generated lines that are not among `generated`.
+    pub fn forget_own_lines(&mut self, generated: &[String]) {
+        self.own_lines.retain(|line, _| generated.contains(line));
     }
 
     /// Returns the usable part of `wanted`; `last` are the settings that a server last accepted.
@@ -174,7 +175,7 @@ impl Refusals {
         self.lines.contains_key(line) || self.own_lines.contains_key(line)
     }
 
-    /// Whether settings are held back that a running server was not asked about.
+    /// Returns whether settings are held back about which no running server was queried.
     pub fn needs_release(&self) -> bool {
         self.held_back.as_ref().is_some_and(|held| !held.proven)
     }

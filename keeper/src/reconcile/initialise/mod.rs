@@ -14,6 +14,7 @@ use crate::reconcile::{
     is_incomplete,
 };
 
+/// Returns the steps that create the data of the assigned db.
 pub(crate) fn initialise(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     let local = &observed.local.db.uid;
     let mut steps = Vec::new();
@@ -37,7 +38,7 @@ pub(crate) fn initialise(observed: &ObservedState<'_>, target: &TargetDb) -> Rec
 }
 
 /// Returns the desired configuration of a standby of `upstream`.
-pub(crate) fn with_upstream(observed: &ObservedState<'_>, upstream: &MemberUpstream) -> ServerConfig {
+pub(crate) fn standby_config(observed: &ObservedState<'_>, upstream: &MemberUpstream) -> ServerConfig {
     ServerConfig {
         upstream: Some(upstream.clone()),
         ..observed.config.cloned().unwrap_or_default()
@@ -71,7 +72,7 @@ fn save_initializing(target: &TargetDb) -> Step {
     })
 }
 
-/// Data of unknown origin are never removed.
+/// Returns what prevents an initialisation when there are data of unknown origin: they are never removed.
 fn unclaimed_data(observed: &ObservedState<'_>) -> Option<(PathBuf, Obstacle)> {
     let found = observed.local.unclaimed.clone()?;
     Some((found, Obstacle::Unclaimed))

@@ -1,12 +1,12 @@
-//! Init mode `resync`: a standby of the followed instance, on the old data or on a copy (keeper 5.4, 6). Whether old data
-//! fit is decided by `rejoin`.
+//! Init mode `resync`: a standby of the followed instance, on the old data or on a copy (keeper 5.4, 6). Whether old
+//! data fit is decided by `rejoin`.
 
 use std::path::PathBuf;
 
 use model::Lsn;
 
 use crate::external_dirs::{ClearRequest, Obstacle, first_obstacle};
-use crate::reconcile::initialise::{first_start_config, save_initializing, unclaimed_data, with_upstream};
+use crate::reconcile::initialise::{first_start_config, save_initializing, standby_config, unclaimed_data};
 use crate::reconcile::{
     CopyFacts, CopyReason, DataState, HoldReason, LogMessage, MemberUpstream, NextAction, ObservedState, ReconcilePlan,
     Rejoin, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream, check_source, is_incomplete, rejoin,
@@ -90,7 +90,7 @@ fn choose_rejoin(observed: &ObservedState<'_>, target: &TargetDb, copy: &CopyFac
 }
 
 fn reuse_steps(observed: &ObservedState<'_>, target: &TargetDb, upstream: &MemberUpstream, end: Lsn) -> Vec<Step> {
-    let config = first_start_config(with_upstream(observed, upstream));
+    let config = first_start_config(standby_config(observed, upstream));
     vec![
         Step::Log(LogMessage::Rejoining { end }),
         save_initializing(target),
