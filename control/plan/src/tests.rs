@@ -1,15 +1,19 @@
 //! Tests of the planner: the table of sentinel 15, and properties. They call [`plan`](super::plan) as the loop does.
 
+mod candidates;
 mod cluster;
 mod damage;
 mod derived;
+mod describe;
 mod durations;
 mod elections;
 mod golden;
 mod health;
 mod invariants;
 mod layers;
+mod old_masters;
 mod properties;
 mod proxies;
 mod rows;
 mod simulation;
+mod standbys;

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::cluster::{NOW, Setup, WALL, base, db_uid};
-use super::rows::db2_elected;
+use super::cluster::{NOW, Setup, WALL, base, db_uid, db2_elected};
 use crate::election_backoff::ElectionRecord;
 use crate::{Condition, Entropy, Memory, Note, Plan, PlanInput, plan};
 use model::{BootUuid, ClusterUid, KeeperUid, Lsn, Stopped};
