@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::cluster::{Setup, base, db_uid};
+use super::cluster::{Setup, base, check, db_uid};
+use super::describe::describe;
 use crate::Plan;
 use base::clock::Boottime;
 
 const SECOND: Duration = Duration::from_secs(1);
-const MILLI: Duration = Duration::from_millis(1);
 
 /// A healthy master; the proxies were closed in generation 5.
 fn closed() -> Setup {
@@ -18,60 +18,46 @@ fn closed() -> Setup {
     setup
 }
 
-/// Plans at a time with a fresh report of the master, without writing the result.
-fn plan_at(setup: &mut Setup, now: Boottime) -> Plan {
+/// Plans at a time with a fresh report of the master, without writing the result; describes what the plan does.
+fn plan_at(setup: &mut Setup, now: Boottime) -> (String, Plan) {
     setup.now = now;
-    let info = &mut setup.seen.keepers.get_mut("keeper1").unwrap().info;
-    info.info_uid = now.as_nanos().to_string().as_str().into();
+    setup.info("keeper1").info_uid = now.as_nanos().to_string().as_str().into();
     let plan = setup.plan().unwrap();
     setup.memory = plan.memory.clone();
-    plan
+    let (does, _) = describe(&setup.data, &plan);
+    (does.join("; "), plan)
 }
 
-fn plan_again(setup: &mut Setup) -> Plan {
-    let now = setup.now;
-    plan_at(setup, now)
-}
-
-fn open(plan: &Plan) -> bool {
-    !plan.next.proxy.as_ref().unwrap().spec.master_db_uid.is_empty()
-}
-
-/// Returns when the master is announced, with a round every second and whenever the plan requests one.
-fn opens_after(setup: &mut Setup) -> Duration {
+/// Checks what is done first and when, with a round every second and whenever the plan requests one.
+#[track_caller]
+fn check_first(setup: &mut Setup, expected: &str) {
     let began = setup.now;
     let mut now = began;
-    loop {
-        let plan = plan_at(setup, now);
-        if open(&plan) {
-            return now.since(began);
+    while now.since(began) < 200 * SECOND {
+        let (does, plan) = plan_at(setup, now);
+        if !does.is_empty() {
+            assert_eq!(format!("after {:?}: {does}", now.since(began)), expected);
+            return;
         }
         now = plan.wake_at.map_or(now + SECOND, |wake| wake.min(now + SECOND));
-        assert!(now.since(began) < 200 * SECOND, "it never opens");
     }
+    panic!("it never opens");
 }
 
 #[test]
 fn without_proxies_and_with_acknowledgements_the_master_is_announced_at_once() {
-    assert_eq!(opens_after(&mut closed()), Duration::ZERO);
+    check_first(&mut closed(), "after 0ns: announces db1 to no proxy");
     let mut setup = closed();
     setup.proxy_seen("p1", 5);
-    assert_eq!(opens_after(&mut setup), Duration::ZERO);
+    check_first(&mut setup, "after 0ns: announces db1 to p1");
 }
 
 #[test]
 fn a_silent_fenced_proxy_is_waited_for_one_lease() {
-    // fencing F-6: 15 s × 1.01 + 100 ms
+    // fencing F-6: 15 s × 1.01 + 100 ms; enabled as before, should it come back
     let mut setup = closed();
     setup.proxy_seen("p1", 4);
-    let waited = opens_after(&mut setup);
-    assert_eq!(waited, Duration::from_millis(15_250) + MILLI);
-    let proxy = plan_again(&mut setup).next.proxy.unwrap();
-    assert_eq!(
-        proxy.spec.enabled_proxies,
-        ["p1".into()],
-        "enabled as before, should it come back"
-    );
+    check_first(&mut setup, "after 15.251s: announces db1 to p1");
 }
 
 #[test]
@@ -79,7 +65,7 @@ fn a_proxy_of_go_stolon_is_waited_for_two_timeouts() {
     // fencing F-6, F-8
     let mut setup = closed();
     setup.proxy_seen("p1", 4).fenced = false;
-    assert_eq!(opens_after(&mut setup), 30 * SECOND + MILLI);
+    check_first(&mut setup, "after 30.001s: announces db1 to no proxy");
 }
 
 #[test]
@@ -91,7 +77,7 @@ fn a_master_announced_and_closed_between_two_reads_restarts_the_wait() {
     plan_at(&mut setup, now);
     setup.proxy().generation = 7;
     plan_at(&mut setup, now + 29 * SECOND);
-    assert_eq!(opens_after(&mut setup), 30 * SECOND + MILLI);
+    check_first(&mut setup, "after 30.001s: announces db1 to no proxy");
 }
 
 #[test]
@@ -99,10 +85,10 @@ fn the_greater_of_published_and_configured_timeout_counts() {
     // fencing F-6
     let mut setup = closed();
     setup.proxy_seen("p1", 4).proxy_timeout = 1_000_000_000;
-    assert_eq!(opens_after(&mut setup), Duration::from_millis(15_250) + MILLI);
+    check_first(&mut setup, "after 15.251s: announces db1 to no proxy");
     let mut setup = closed();
     setup.proxy_seen("p1", 4).proxy_timeout = 60_000_000_000;
-    assert_eq!(opens_after(&mut setup), Duration::from_millis(60_700) + MILLI);
+    check_first(&mut setup, "after 60.701s: announces db1 to p1");
 }
 
 #[test]
@@ -118,7 +104,7 @@ fn a_longer_lease_published_before_a_shorter_one_still_counts() {
     plan_at(&mut setup, began + SECOND);
     setup.proxy().spec.master_db_uid = db_uid("");
     setup.now = began + 2 * SECOND;
-    assert_eq!(opens_after(&mut setup), Duration::from_millis(59_700) + MILLI);
+    check_first(&mut setup, "after 59.701s: announces db1 to no proxy");
 }
 
 #[test]
@@ -126,9 +112,7 @@ fn an_undecodable_info_may_be_a_proxy_that_forwards() {
     // store S-12, fencing F-6
     let mut setup = closed();
     setup.seen.undecodable_proxies.insert("p1".into());
-    assert_eq!(opens_after(&mut setup), 30 * SECOND + MILLI);
-    let proxy = plan_again(&mut setup).next.proxy.unwrap();
-    assert!(proxy.spec.enabled_proxies.is_empty());
+    check_first(&mut setup, "after 30.001s: announces db1 to no proxy");
 }
 
 #[test]
@@ -136,8 +120,7 @@ fn a_stopped_proxy_is_not_waited_for_and_not_enabled() {
     // extensions
     let mut setup = closed();
     setup.proxy_seen("p1", 4).stopped = true;
-    let plan = plan_again(&mut setup);
-    assert!(open(&plan) && plan.next.proxy.unwrap().spec.enabled_proxies.is_empty());
+    check_first(&mut setup, "after 0ns: announces db1 to no proxy");
 }
 
 #[test]
@@ -151,61 +134,49 @@ fn a_fenced_proxy_long_silent_before_the_election_is_not_waited_for() {
     }
     setup.proxy().spec.master_db_uid = db_uid("");
     setup.now = began + 21 * SECOND;
-    assert_eq!(opens_after(&mut setup), Duration::ZERO);
+    check_first(&mut setup, "after 0ns: announces db1 to p1");
 }
 
 /// Rows A1 to A5 (sentinel 15.3).
 #[test]
 fn active_proxies() {
-    let active = |setup: &mut Setup, now: Boottime| {
-        let plan = plan_at(setup, now);
-        let enabled = plan.next.proxy.unwrap().spec.enabled_proxies;
-        enabled.iter().map(ToString::to_string).collect::<Vec<_>>()
-    };
     let mut setup = base(1);
     setup.info("keeper1");
     let began = setup.now;
-    assert!(active(&mut setup, began).is_empty(), "A1");
+    let active = |setup: &mut Setup, second: u32, expected: &str, row: &str| {
+        let (does, _) = plan_at(setup, began + second * SECOND);
+        assert_eq!(does, expected, "{row}");
+    };
+    active(&mut setup, 0, "", "A1");
     setup.proxy_seen("p1", 1);
     setup.proxy_seen("p2", 1);
-    assert_eq!(
-        active(&mut setup, began + SECOND),
-        ["p1", "p2"],
-        "A2: unknown ones are active"
-    );
+    active(&mut setup, 1, "enables p1,p2", "A2: unknown ones are active");
     for second in 2..=30 {
         if second == 20 {
             setup.proxy_seen("p2", 2);
         }
-        assert_eq!(active(&mut setup, began + second * SECOND), ["p1", "p2"], "A3");
+        active(&mut setup, second, "enables p1,p2", "A3");
     }
-    assert_eq!(
-        active(&mut setup, began + 31 * SECOND),
-        ["p1", "p2"],
-        "exactly two timeouts"
-    );
-    assert_eq!(active(&mut setup, began + 32 * SECOND), ["p2"], "A4");
+    active(&mut setup, 31, "enables p1,p2", "exactly two timeouts");
+    active(&mut setup, 32, "enables p2", "A4");
     setup.seen.proxies.remove("p1");
-    assert_eq!(active(&mut setup, began + 33 * SECOND), ["p2"], "A5");
+    active(&mut setup, 33, "enables p2", "A5");
     setup.proxy_seen("p1", 1);
-    assert_eq!(
-        active(&mut setup, began + 34 * SECOND),
-        ["p1", "p2"],
-        "A5: forgotten, so unknown"
-    );
+    active(&mut setup, 34, "enables p1,p2", "A5: forgotten, so unknown");
 }
 
 #[test]
 fn a_store_outage_excludes_no_proxy() {
     // sentinel E-3
     let mut setup = base(1);
-    setup.info("keeper1");
     setup.proxy_seen("p1", 1);
     setup.proxy().spec.enabled_proxies = vec!["p1".into()];
     let began = setup.now;
-    plan_at(&mut setup, began);
-    let plan = plan_at(&mut setup, began + 300 * SECOND);
-    assert_eq!(plan.next.proxy.unwrap().generation, 1);
+    for after in [0, 300] {
+        let (does, plan) = plan_at(&mut setup, began + after * SECOND);
+        assert_eq!(does, "");
+        assert_eq!(plan.next.proxy.unwrap().generation, 1);
+    }
 }
 
 #[test]
@@ -213,7 +184,6 @@ fn proxies_with_another_master_in_the_document_are_closed_first() {
     // fencing F-5
     let mut setup = base(2);
     setup.proxy().spec.master_db_uid = db_uid("db2");
-    let plan = setup.plan().unwrap();
-    let proxy = plan.next.proxy.unwrap();
-    assert!(proxy.spec.master_db_uid.is_empty() && proxy.generation == 2);
+    let plan = check(&mut setup, "closes the proxies; then announces db1 to no proxy");
+    assert_eq!(plan.next.proxy.unwrap().generation, 2);
 }
