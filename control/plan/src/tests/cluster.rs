@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::describe::{describe, details};
 use crate::memory::{PendingGeneration, Stall};
-use crate::{Entropy, Memory, Note, Observations, Observed, Plan, PlanError, PlanInput, Urgency, plan};
+use crate::{Entropy, Memory, Observations, Observed, Plan, PlanError, PlanInput, Urgency, plan};
 use base::clock::Boottime;
 use model::{
     CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, Db, DbInitMode, DbSpec, DbStatus, DbUid, FollowConfig,
@@ -378,19 +378,28 @@ pub(super) fn state_of(db: &Db) -> PostgresState {
     }
 }
 
+/// Describes a plan, with the details that the expected text names.
+pub(super) fn described(before: &ClusterData, plan: &Plan, now: Boottime, expected: &str) -> Vec<String> {
+    let (does, why) = describe(before, plan);
+    assert_eq!(plan.urgency == Urgency::Immediate, !does.is_empty(), "{does:?}");
+    let details = details(plan, now).into_iter();
+    let named = details
+        .filter(|(word, _)| expected.contains(word))
+        .map(|(_, text)| text);
+    let text = [does, why, named.collect()].concat();
+    if text.is_empty() {
+        vec!["nothing".to_owned()]
+    } else {
+        text
+    }
+}
+
 /// Checks what is planned for a cluster, see [`describe`], and what is decided when the same is read again: nothing,
 /// unless the text goes on with `then`. Times and conditions of the plan are described where the text names them.
 #[track_caller]
 pub(super) fn check(setup: &mut Setup, expected: &str) -> Plan {
     let first = setup.plan().unwrap();
-    let (does, why) = describe(&setup.data, &first);
-    let named = details(&first, setup.now)
-        .into_iter()
-        .filter(|(word, _)| expected.contains(word));
-    let mut text = [does, why, named.map(|(_, text)| text).collect()].concat();
-    if text.is_empty() {
-        text.push("nothing".to_owned());
-    }
+    let mut text = described(&setup.data, &first, setup.now, expected);
     let mut again = setup.clone();
     again.infos_follow = false;
     let (mut last, mut added) = (first.clone(), BTreeSet::new());
@@ -414,9 +423,4 @@ pub(super) fn check(setup: &mut Setup, expected: &str) -> Plan {
         text.push(format!("then {}", does.join(", ")));
     }
     panic!("it does not settle: {}", text.join("; "));
-}
-
-/// Returns whether the plan has a note with this message.
-pub(super) fn has_note(plan: &Plan, message: &str) -> bool {
-    plan.notes.iter().map(Note::message).any(|text| text == message)
 }

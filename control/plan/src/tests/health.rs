@@ -2,248 +2,274 @@
 
 use std::time::Duration;
 
-use super::cluster::{Setup, WALL, base, db_uid, has_note, initializing};
+use super::cluster::{Setup, WALL, base, check, db_uid, described, initializing};
+use super::describe::describe;
 use crate::{Plan, Urgency};
 use base::clock::Boottime;
-use model::{BootUuid, KeeperUid, Timestamp};
+use model::{BootUuid, KeeperInfo, KeeperUid, Timestamp};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
 
-/// Plans at a time, with the infos as they are stored, and keeps the result.
-fn at(setup: &mut Setup, now: Boottime) -> Plan {
-    setup.infos_follow = false;
-    setup.now = now;
-    setup.round()
+/// A cluster over time, with the infos as they are stored.
+struct Watch {
+    setup: Setup,
+    began: Boottime,
+    /// The keepers that go on publishing.
+    publishing: Vec<&'static str>,
 }
 
-/// A cluster in steady state in which a round has just read a new info of every keeper.
-fn watched(dbs: u32) -> (Setup, Boottime) {
-    let mut setup = base(dbs);
-    let now = setup.now;
-    setup.round();
-    (setup, now)
-}
+impl Watch {
+    /// A cluster in steady state in which a round has just read a new info of every keeper.
+    fn steady(dbs: u32) -> Self {
+        let mut setup = base(dbs);
+        let began = setup.now;
+        setup.round();
+        Self::from(setup, began)
+    }
 
-fn publish(setup: &mut Setup, keeper: &str) {
-    let info = &mut setup.seen.keepers.get_mut(keeper).unwrap().info;
-    info.info_uid = format!("{}+", info.info_uid).as_str().into();
-}
-
-fn healthy(plan: &Plan, keeper: &str) -> bool {
-    plan.next.keepers()[&KeeperUid::from(keeper)].status.healthy
-}
-
-/// Runs rounds at most 5 s apart, as the loop does, up to a time; keeper2 goes on publishing.
-fn pass(setup: &mut Setup, from: Boottime, until: Boottime) -> Plan {
-    let mut now = from;
-    loop {
-        now = (now + SECOND).min(until);
-        publish(setup, "keeper2");
-        let plan = at(setup, now);
-        if now == until {
-            return plan;
+    /// A cluster with a first round at this time.
+    fn from(mut setup: Setup, began: Boottime) -> Self {
+        setup.infos_follow = false;
+        setup.now = began;
+        let publishing = vec!["keeper2"];
+        Self {
+            setup,
+            began,
+            publishing,
         }
     }
+
+    fn info(&mut self, keeper: &str) -> &mut KeeperInfo {
+        self.setup.info(keeper)
+    }
+
+    fn publish(&mut self, keeper: &str) {
+        let info = self.info(keeper);
+        info.info_uid = format!("{}+", info.info_uid).as_str().into();
+    }
+
+    fn healthy(&self, keeper: &str) -> bool {
+        self.setup.data.keepers()[keeper].status.healthy
+    }
+
+    fn round(&mut self, at: Duration) -> Plan {
+        self.setup.now = self.began + at;
+        let plan = self.setup.round();
+        self.setup.now = self.began + at;
+        plan
+    }
+
+    /// Checks one round at a time after the beginning.
+    #[track_caller]
+    fn at(&mut self, at: Duration, expected: &str) -> Plan {
+        let before = self.setup.data.clone();
+        let plan = self.round(at);
+        let text = described(&before, &plan, self.setup.now, expected);
+        assert_eq!(text.join("; "), expected, "{:?}", plan.notes);
+        plan
+    }
+
+    /// Checks rounds at most a second apart, as the loop makes them, up to a time: when what is decided, and the
+    /// reasons and details of the last one.
+    #[track_caller]
+    fn until(&mut self, end: Duration, expected: &str) {
+        let mut text = Vec::new();
+        loop {
+            let at = (self.setup.now.since(self.began) + SECOND).min(end);
+            for keeper in self.publishing.clone() {
+                self.publish(keeper);
+            }
+            let before = self.setup.data.clone();
+            let plan = self.round(at);
+            let (does, _) = describe(&before, &plan);
+            if !does.is_empty() {
+                text.push(format!("{at:?}: {}", does.join(", ")));
+            }
+            if at == end {
+                let last = described(&before, &plan, self.setup.now, expected).into_iter();
+                text.extend(last.skip(does.len()).filter(|text| text != "nothing"));
+                break;
+            }
+        }
+        let text = if text.is_empty() {
+            "nothing".to_owned()
+        } else {
+            text.join("; ")
+        };
+        assert_eq!(text, expected);
+    }
 }
+
+/// What follows once keeper1 counts as failed.
+const FAILOVER: &str = "keeper1 unhealthy, db1 unhealthy, elects db2";
+/// The reasons in the rounds after it.
+const AFTER: &str = "keeper1 is silent; db2 is not announced yet";
 
 #[test]
 fn a_silent_keeper_fails_once_sleep_interval_and_fail_interval_have_passed() {
     // sentinel E-3, X58, X59
-    let (mut setup, seen) = watched(2);
-    let plan = pass(&mut setup, seen, seen + 25 * SECOND);
-    assert!(healthy(&plan, "keeper1"));
-    assert!(has_note(&plan, "no keeper info available"));
-    assert_eq!(
-        plan.wake_at,
-        Some(seen + 25 * SECOND + MILLI),
-        "it looks again just when the time is over"
+    let mut watch = Watch::steady(2);
+    // it looks again just when the time is over
+    watch.until(25 * SECOND, "keeper1 is silent; wake in 1ms");
+    let plan = watch.at(
+        25 * SECOND + MILLI,
+        "keeper1 unhealthy; db1 unhealthy; elects db2; keeper1 is silent",
     );
-    let plan = at(&mut setup, plan.wake_at.unwrap());
-    assert!(!healthy(&plan, "keeper1"));
-    assert_eq!(plan.next.master_uid(), Some(&db_uid("db2")));
     assert_eq!(plan.urgency, Urgency::Immediate);
-    publish(&mut setup, "keeper1");
-    let plan = at(&mut setup, seen + 26 * SECOND);
-    assert!(healthy(&plan, "keeper1"), "a new info makes it healthy at once");
+    // a new info makes it healthy at once
+    watch.publish("keeper1");
+    watch.at(26 * SECOND, "keeper1 healthy; db1 healthy; db2 is not announced yet");
 }
 
 #[test]
 fn a_fresh_keeper_has_no_missing_info_note() {
-    let (mut setup, seen) = watched(2);
-    let plan = at(&mut setup, seen + 5 * SECOND);
-    assert!(!has_note(&plan, "no keeper info available"));
-    assert_eq!(plan.wake_at, Some(seen + 5 * SECOND + MILLI));
+    Watch::steady(2).at(5 * SECOND, "wake in 1ms");
 }
 
 #[test]
 fn time_without_the_store_does_not_count() {
     // sentinel E-3
-    let (mut setup, seen) = watched(2);
-    let plan = at(&mut setup, seen + 120 * SECOND);
-    assert!(healthy(&plan, "keeper1") && healthy(&plan, "keeper2"));
-    assert_eq!(plan.next.master_uid(), Some(&db_uid("db1")));
-    let plan = pass(&mut setup, seen + 120 * SECOND, seen + 146 * SECOND);
-    assert!(!healthy(&plan, "keeper1"), "what follows counts again");
+    let mut watch = Watch::steady(2);
+    watch.at(120 * SECOND, "nothing");
+    // what follows counts again
+    watch.until(146 * SECOND, &format!("146s: {FAILOVER}; keeper1 is silent"));
 
     // the same silence of keeper1 while the store answers
-    let (mut setup, seen) = watched(2);
-    let plan = pass(&mut setup, seen, seen + 120 * SECOND);
-    assert!(!healthy(&plan, "keeper1") && healthy(&plan, "keeper2"));
-    assert_eq!(plan.next.master_uid(), Some(&db_uid("db2")));
+    let mut watch = Watch::steady(2);
+    watch.until(
+        120 * SECOND,
+        &format!("26s: {FAILOVER}; keeper1 is silent; no eligible master; db2 is not announced yet"),
+    );
+    assert!(watch.healthy("keeper2"));
 }
 
 /// keeper1's last info arrived half a second after the last read, as a watch reported; then no read until `now`.
-fn info_just_before_an_outage(setup: &mut Setup, seen: Boottime, now: Boottime) {
-    publish(setup, "keeper1");
-    setup.seen.keepers.get_mut("keeper1").unwrap().age = now.since(seen + MILLI * 500);
+fn info_just_before_an_outage(watch: &mut Watch, now: Duration) {
+    watch.publish("keeper1");
+    watch.setup.seen.keepers.get_mut("keeper1").unwrap().age = now.saturating_sub(MILLI * 500);
 }
 
 #[test]
 fn time_without_the_store_does_not_count_for_an_info_that_arrived_just_before_it() {
     // sentinel E-3: a keeper without a liveness key
     let end = 120 * SECOND;
-    let (mut setup, seen) = watched(2);
-    info_just_before_an_outage(&mut setup, seen, seen + end);
-    let plan = at(&mut setup, seen + end);
-    assert!(healthy(&plan, "keeper1"));
-    assert_eq!(plan.next.master_uid(), Some(&db_uid("db1")));
-    let plan = pass(&mut setup, seen + end, seen + end + 26 * SECOND);
-    assert!(!healthy(&plan, "keeper1"), "what follows counts again");
+    let mut watch = Watch::steady(2);
+    info_just_before_an_outage(&mut watch, end);
+    watch.at(end, "nothing");
+    // what follows counts again
+    watch.until(end + 26 * SECOND, &format!("146s: {FAILOVER}; keeper1 is silent"));
 
     // one whose last info reported PostgreSQL unhealthy
-    let (mut setup, seen) = watched(2);
-    setup.info("keeper1").postgres_state.as_mut().unwrap().healthy = false;
-    info_just_before_an_outage(&mut setup, seen, seen + end);
-    let plan = at(&mut setup, seen + end);
-    assert_eq!(plan.next.master_uid(), Some(&db_uid("db1")));
+    let mut watch = Watch::steady(2);
+    watch.setup.state("keeper1").healthy = false;
+    info_just_before_an_outage(&mut watch, end);
+    watch.at(end, "nothing");
 
     // the same while the store answers
-    let (mut setup, seen) = watched(2);
-    let mut now = seen;
-    setup.info("keeper1").postgres_state.as_mut().unwrap().healthy = false;
-    publish(&mut setup, "keeper1");
-    for _ in 0..22 {
-        now = now + SECOND;
-        publish(&mut setup, "keeper2");
-        at(&mut setup, now);
-    }
-    assert_ne!(setup.data.master_uid(), Some(&db_uid("db1")));
+    let mut watch = Watch::steady(2);
+    watch.setup.state("keeper1").healthy = false;
+    watch.publish("keeper1");
+    watch.until(22 * SECOND, "22s: db1 unhealthy, elects db2; keeper1 is silent");
 }
 
 #[test]
 fn the_time_of_own_writes_to_a_slow_store_counts() {
     // sleepInterval 1 s, responses after 3 s: a write and a read in each round
     let fails_after = |busy: Duration| {
-        let (mut setup, seen) = watched(2);
-        setup
-            .data
-            .cluster
-            .as_mut()
-            .unwrap()
-            .spec
-            .as_mut()
-            .unwrap()
-            .sleep_interval = Some(SECOND.into());
-        let mut now = seen;
-        (0..40).find(|_| {
-            now = now + 7 * SECOND;
-            (setup.seen.latency, setup.seen.own_requests) = (3 * SECOND, busy);
-            publish(&mut setup, "keeper2");
-            !healthy(&at(&mut setup, now), "keeper1")
+        let mut watch = Watch::steady(2);
+        watch.setup.spec().sleep_interval = Some(SECOND.into());
+        (1..=40_u32).find(|round| {
+            (watch.setup.seen.latency, watch.setup.seen.own_requests) = (3 * SECOND, busy);
+            watch.publish("keeper2");
+            watch.round(7 * SECOND * *round);
+            !watch.healthy("keeper1")
         })
     };
-    assert!(fails_after(3 * SECOND).is_some_and(|rounds| rounds <= 6));
+    assert!(fails_after(3 * SECOND).is_some_and(|rounds| rounds <= 7));
     assert_eq!(fails_after(Duration::ZERO), None, "readings should have come meanwhile");
 }
 
 #[test]
 fn slow_reads_do_not_make_infos_younger() {
     // as slow as the previous ones: the info counts from its arrival
-    let (mut setup, seen) = watched(2);
-    let mut now = seen;
-    for _ in 0..3 {
-        now = now + 5 * SECOND;
-        setup.seen.latency = 3 * SECOND;
-        publish(&mut setup, "keeper1");
-        publish(&mut setup, "keeper2");
-        at(&mut setup, now);
+    let mut watch = Watch::steady(2);
+    for round in 1..=3 {
+        watch.setup.seen.latency = 3 * SECOND;
+        watch.publish("keeper1");
+        watch.publish("keeper2");
+        watch.at(5 * SECOND * round, "nothing");
     }
-    publish(&mut setup, "keeper1");
-    setup.seen.keepers.get_mut("keeper1").unwrap().age = 3 * SECOND;
-    at(&mut setup, now + 5 * SECOND);
-    let since = setup.memory.history.keepers[&KeeperUid::from("keeper1")].since;
-    assert_eq!(since, now + 2 * SECOND);
+    watch.publish("keeper1");
+    watch.setup.seen.keepers.get_mut("keeper1").unwrap().age = 3 * SECOND;
+    watch.at(20 * SECOND, "nothing");
+    let since = watch.setup.memory.history.keepers[&KeeperUid::from("keeper1")].since;
+    assert_eq!(since, watch.began + 17 * SECOND);
 }
+
+/// keeper1 renews a liveness key from the beginning on.
+fn with_liveness_key() -> Watch {
+    let mut watch = Watch::steady(2);
+    let info = watch.info("keeper1");
+    info.liveness_key = true;
+    info.boot_uuid = BootUuid::from("boot");
+    has_liveness_key(&mut watch, "boot");
+    watch.publish("keeper1");
+    watch
+}
+
+fn has_liveness_key(watch: &mut Watch, boot: &str) {
+    let keys = &mut watch.setup.seen.liveness_keys;
+    keys.insert("keeper1".into(), BootUuid::from(boot));
+}
+
+/// The only thing that is new of it.
+const BOOT: &str = "1s: keeper1: bootUUID boot";
 
 #[test]
 fn a_keeper_with_a_liveness_key_is_reporting_whatever_the_age_of_its_info() {
     // extensions
-    let (mut setup, seen) = watched(2);
-    with_liveness_key(&mut setup);
-    let plan = pass(&mut setup, seen, seen + 60 * SECOND);
-    assert!(healthy(&plan, "keeper1"));
-    assert!(!has_note(&plan, "no keeper info available"));
-}
-
-/// keeper1 renews a liveness key from here on.
-fn with_liveness_key(setup: &mut Setup) {
-    let info = &mut setup.seen.keepers.get_mut("keeper1").unwrap().info;
-    info.liveness_key = true;
-    info.boot_uuid = BootUuid::from("boot");
-    setup
-        .seen
-        .liveness_keys
-        .insert("keeper1".into(), BootUuid::from("boot"));
-    publish(setup, "keeper1");
+    with_liveness_key().until(60 * SECOND, BOOT);
 }
 
 #[test]
 fn a_keeper_whose_liveness_key_has_gone_fails_fail_interval_after_its_last_renewal() {
     // extensions
-    let (mut setup, seen) = watched(2);
-    with_liveness_key(&mut setup);
-    pass(&mut setup, seen, seen + 60 * SECOND);
-    setup.seen.liveness_keys.clear();
-    let gone = seen + 61 * SECOND;
-    let plan = at(&mut setup, gone);
-    assert!(healthy(&plan, "keeper1") && has_note(&plan, "no keeper info available"));
-    let over = gone + 17 * SECOND;
-    let plan = pass(&mut setup, gone, over);
-    assert!(healthy(&plan, "keeper1"));
-    let plan = pass(&mut setup, over, over + MILLI);
-    assert!(!healthy(&plan, "keeper1"));
+    let mut watch = with_liveness_key();
+    watch.until(60 * SECOND, BOOT);
+    watch.setup.seen.liveness_keys.clear();
+    watch.at(61 * SECOND, "keeper1 is silent");
+    watch.until(78 * SECOND, "keeper1 is silent");
+    watch.until(78 * SECOND + MILLI, &format!("78.001s: {FAILOVER}; keeper1 is silent"));
 }
 
 #[test]
 fn the_liveness_key_of_another_process_does_not_count_for_this_info() {
-    let (mut setup, seen) = watched(2);
-    with_liveness_key(&mut setup);
-    pass(&mut setup, seen, seen + 10 * SECOND);
-    setup
-        .seen
-        .liveness_keys
-        .insert("keeper1".into(), BootUuid::from("next life"));
-    let plan = pass(&mut setup, seen + 10 * SECOND, seen + 30 * SECOND);
-    assert!(!healthy(&plan, "keeper1"), "its info is as old as it is");
+    let mut watch = with_liveness_key();
+    watch.until(10 * SECOND, BOOT);
+    has_liveness_key(&mut watch, "next life");
+    // its info is as old as it is
+    watch.until(30 * SECOND, &format!("27s: {FAILOVER}; {AFTER}"));
+}
+
+/// A new leader, whose first run finds an info of keeper1 as old as a lease.
+fn new_leader(liveness_key: bool) -> Watch {
+    let mut setup = base(2);
+    setup.info("keeper1").liveness_key = liveness_key;
+    setup.memory = crate::Memory::default();
+    setup.seen.keepers.get_mut("keeper1").unwrap().age = 15 * SECOND;
+    let now = setup.now;
+    first_run(&mut setup, now);
+    Watch::from(setup, now)
 }
 
 #[test]
 fn a_new_leader_counts_from_the_age_of_the_lease() {
     // sentinel E-6
-    let mut setup = base(2);
-    let now = setup.now;
-    setup.info("keeper1");
-    setup.memory = crate::Memory::default();
-    setup.seen.keepers.get_mut("keeper1").unwrap().age = 15 * SECOND;
-    first_run(&mut setup, now);
-    let plan = pass(&mut setup, now, now + 10 * SECOND);
-    assert!(
-        healthy(&plan, "keeper1"),
-        "sleepInterval and failInterval after its publication"
-    );
-    let plan = pass(&mut setup, now + 10 * SECOND, now + 10 * SECOND + MILLI);
-    assert!(!healthy(&plan, "keeper1"));
+    let mut watch = new_leader(false);
+    // sleepInterval and failInterval after its publication
+    watch.until(10 * SECOND, "keeper1 is silent");
+    watch.until(10 * SECOND + MILLI, &format!("10.001s: {FAILOVER}; keeper1 is silent"));
 }
 
 /// A first run without anything remembered, unlike those of the other tests.
@@ -275,35 +301,24 @@ fn first_run(setup: &mut Setup, now: Boottime) {
 #[test]
 fn a_new_leader_that_finds_no_liveness_key_counts_without_sleep_interval() {
     // extensions
-    let mut setup = base(2);
-    let now = setup.now;
-    setup.info("keeper1").liveness_key = true;
-    setup.memory = crate::Memory::default();
-    setup.seen.keepers.get_mut("keeper1").unwrap().age = 15 * SECOND;
-    first_run(&mut setup, now);
-    let plan = pass(&mut setup, now, now + 5 * SECOND + MILLI);
-    assert!(!healthy(&plan, "keeper1"));
+    let failed = format!("5.001s: {FAILOVER}; keeper1 is silent");
+    new_leader(true).until(5 * SECOND + MILLI, &failed);
 }
 
 #[test]
 fn reads_made_before_the_leadership_count() {
     // sentinel 18.3: reads during another sentinel's leadership count
-    let (mut setup, seen) = watched(2);
-    with_liveness_key(&mut setup);
-    let checked = setup.checked();
+    let mut watch = with_liveness_key();
+    let checked = watch.setup.checked();
     let mut memory = crate::Memory::default();
     for round in 0..4 {
-        memory = memory.after_read(&setup.seen, &checked, seen + round * SECOND);
+        memory = memory.after_read(&watch.setup.seen, &checked, watch.began + round * SECOND);
     }
-    setup.seen.liveness_keys.clear();
-    memory = memory.after_read(&setup.seen, &checked, seen + 4 * SECOND);
-    setup.memory = memory;
-    at(&mut setup, seen + 5 * SECOND);
-    let plan = pass(&mut setup, seen + 5 * SECOND, seen + 21 * SECOND + MILLI);
-    assert!(
-        !healthy(&plan, "keeper1"),
-        "failInterval after the last renewal, which was at 1 s"
-    );
+    watch.setup.seen.liveness_keys.clear();
+    watch.setup.memory = memory.after_read(&watch.setup.seen, &checked, watch.began + 4 * SECOND);
+    watch.round(5 * SECOND);
+    // failInterval after the last renewal, which was at 1 s
+    watch.until(21 * SECOND + MILLI, &format!("21.001s: {FAILOVER}; keeper1 is silent"));
 }
 
 /// Row X55 (sentinel 15.5).
@@ -327,17 +342,12 @@ fn a_keeper_found_in_a_first_run_is_registered_with_its_next_info() {
     setup.data.keepers_mut().remove("keeper2");
     setup.memory = crate::Memory::default();
     first_run(&mut setup, now);
-    let plan = at(&mut setup, now + SECOND);
-    assert!(!plan.next.keepers().contains_key("keeper2"));
-    publish(&mut setup, "keeper2");
-    let plan = at(&mut setup, now + 2 * SECOND);
-    let status = &plan.next.keepers()["keeper2"].status;
-    assert!(status.healthy);
-    assert_eq!(status.boot_uuid, BootUuid::from("boot"));
-    assert!(
-        plan.next.db_of_keeper(&"keeper2".into()).is_some(),
-        "and gets a db in the same round"
-    );
+    let mut watch = Watch::from(setup, now);
+    watch.at(SECOND, "nothing");
+    watch.publish("keeper2");
+    // and gets a db in the same round
+    let plan = watch.at(2 * SECOND, "registers keeper2; adds db2 on keeper2, a copy of db1");
+    assert_eq!(plan.next.keepers()["keeper2"].status.boot_uuid, BootUuid::from("boot"));
 }
 
 #[test]
@@ -350,41 +360,34 @@ fn a_leaving_keeper_is_not_registered() {
         info.leaving = leaving;
         info.stopped = (!leaving).then(Default::default);
         setup.data.keepers_mut().remove("keeper2");
-        assert!(!setup.plan().unwrap().next.keepers().contains_key("keeper2"));
+        check(&mut setup, "nothing");
     }
 }
 
 #[test]
 fn the_boot_uuid_of_a_restarted_keeper_is_recorded_at_once() {
     // sentinel H-8, 19.6
-    let (mut setup, now) = watched(2);
-    setup.seen.keepers.get_mut("keeper1").unwrap().info.boot_uuid = BootUuid::from("again");
-    publish(&mut setup, "keeper1");
-    let plan = at(&mut setup, now + SECOND);
-    assert_eq!(plan.next.keepers()["keeper1"].status.boot_uuid, BootUuid::from("again"));
+    let mut watch = Watch::steady(2);
+    watch.info("keeper1").boot_uuid = BootUuid::from("again");
+    watch.publish("keeper1");
+    let plan = watch.at(SECOND, "keeper1: bootUUID again");
     assert_eq!(plan.urgency, Urgency::Immediate);
 }
 
 #[test]
 fn a_db_reported_under_another_uid_or_not_at_all_fails_although_its_keeper_is_running() {
     // sentinel H-12
-    for state in [true, false] {
-        let (mut setup, now) = watched(2);
-        let info = &mut setup.seen.keepers.get_mut("keeper1").unwrap().info;
-        match state {
-            true => info.postgres_state.as_mut().unwrap().uid = db_uid("other"),
-            false => info.postgres_state = None,
-        }
-        let mut plan = None;
-        for round in 1..=22 {
-            publish(&mut setup, "keeper1");
-            publish(&mut setup, "keeper2");
-            plan = Some(at(&mut setup, now + round * SECOND));
-        }
-        let plan = plan.unwrap();
-        assert!(healthy(&plan, "keeper1") && !plan.next.dbs()["db1"].status.healthy);
-        assert_eq!(plan.next.master_uid(), Some(&db_uid("db2")));
-    }
+    let fails = |change: fn(&mut KeeperInfo), why: &str| {
+        let mut watch = Watch::steady(2);
+        watch.publishing = vec!["keeper1", "keeper2"];
+        change(watch.info("keeper1"));
+        watch.until(22 * SECOND, &format!("22s: db1 unhealthy, elects db2; {why}"));
+    };
+    fails(
+        |info| info.postgres_state.as_mut().unwrap().uid = db_uid("other"),
+        "keeper1 reports other",
+    );
+    fails(|info| info.postgres_state = None, "keeper1 reports no db");
 }
 
 #[test]
@@ -393,48 +396,30 @@ fn a_db_on_an_unknown_keeper_is_unhealthy() {
     let mut setup = base(2);
     setup.data.keepers_mut().remove("keeper2");
     setup.info("keeper1");
-    let plan = setup.plan().unwrap();
-    assert!(!plan.next.dbs()["db2"].status.healthy);
+    check(&mut setup, "db2 unhealthy; keeper2 is silent");
 }
 
 #[test]
 fn positions_and_times_are_no_decisions_and_a_changed_address_is_one() {
     // sentinel E-9
-    let (mut setup, now) = watched(2);
-    let state = |setup: &mut Setup| {
-        setup
-            .seen
-            .keepers
-            .get_mut("keeper1")
-            .unwrap()
-            .info
-            .postgres_state
-            .clone()
-            .unwrap()
-    };
-    let mut moved = state(&mut setup);
-    moved.xlog_pos.0 += 1_000;
-    setup.seen.keepers.get_mut("keeper1").unwrap().info.postgres_state = Some(moved.clone());
-    publish(&mut setup, "keeper1");
-    assert_eq!(at(&mut setup, now + SECOND).urgency, Urgency::Periodic);
-    moved.port = "5433".to_owned();
-    setup.seen.keepers.get_mut("keeper1").unwrap().info.postgres_state = Some(moved);
-    publish(&mut setup, "keeper1");
-    assert_eq!(at(&mut setup, now + 2 * SECOND).urgency, Urgency::Immediate);
+    let mut watch = Watch::steady(2);
+    watch.setup.state("keeper1").xlog_pos.0 += 1_000;
+    watch.publish("keeper1");
+    let plan = watch.at(SECOND, "nothing");
+    assert_eq!(plan.urgency, Urgency::Periodic);
+    watch.setup.state("keeper1").port = "5433".to_owned();
+    watch.publish("keeper1");
+    let plan = watch.at(2 * SECOND, "db1: port 5433");
+    assert_eq!(plan.urgency, Urgency::Immediate);
 }
 
 #[test]
 fn last_healthy_time_is_the_wall_clocks() {
     // sentinel H-11
-    let (mut setup, _) = watched(1);
-    assert_eq!(setup.data.keepers()["keeper1"].status.last_healthy_time, WALL);
-    setup
-        .data
-        .keepers_mut()
-        .get_mut("keeper1")
-        .unwrap()
-        .status
-        .last_healthy_time = Timestamp::ZERO;
+    let mut setup = base(1);
+    setup.round();
+    assert_eq!(setup.keeper_status("keeper1").last_healthy_time, WALL);
+    setup.keeper_status("keeper1").last_healthy_time = Timestamp::ZERO;
     setup.silent("keeper1");
     let plan = setup.plan().unwrap();
     assert_eq!(plan.next.keepers()["keeper1"].status.last_healthy_time, WALL);
