@@ -2,45 +2,17 @@
 
 use std::time::Duration;
 
-use super::cluster::{NOW, Setup, WALL, base, db_uid, db2_elected};
+use super::cluster::{NOW, Setup, WALL, base, check, db_uid, db2_elected, described};
 use crate::election_backoff::ElectionRecord;
-use crate::{Condition, Entropy, Memory, Note, Plan, PlanInput, plan};
+use crate::{Condition, Entropy, Memory, PlanInput, plan};
 use model::{BootUuid, ClusterUid, KeeperUid, Lsn, Stopped};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const MILLI: Duration = Duration::from_millis(1);
 
-/// Describes what a plan does about the master, and why.
-fn outcome(before: &Setup, plan: &Plan) -> String {
-    let (old, new) = (before.data.master_uid().unwrap(), plan.next.master_uid().unwrap());
-    if old != new {
-        return format!("elects {new}");
-    }
-    let reasons: Vec<&str> = plan
-        .notes
-        .iter()
-        .filter_map(|note| match note {
-            Note::ElectionPaused { .. } => Some("paused"),
-            Note::ElectionWaitsForProxies { .. } => Some("proxies"),
-            Note::MasterSeemsWell { .. } => Some("seems well"),
-            Note::NoEligibleMasters {} => Some("no eligible master"),
-            Note::MissingWal { .. } => Some("missing WAL"),
-            _ => None,
-        })
-        .collect();
-    match reasons.is_empty() {
-        true => format!("keeps {old}"),
-        false => format!("keeps {old}: {}", reasons.join(", ")),
-    }
-}
-
-#[track_caller]
-fn check(setup: &mut Setup, expected: &str) -> Plan {
-    let plan = setup.plan().unwrap();
-    assert_eq!(outcome(setup, &plan), expected, "{:?}", plan.notes);
-    plan
-}
+/// The last election, that of db2, is too recent for another one.
+const PAUSED: &str = "no election: paused; db2 is not announced yet";
 
 /// db2 was elected this long ago and is not announced; db1 and db3 are good standbys of it. db2 reports itself
 /// unhealthy.
@@ -64,7 +36,7 @@ fn no_election_while_proxies_may_still_forward_to_an_earlier_master() {
     let mut setup = elected_and_unhealthy(MINUTE);
     check(&mut setup.clone(), "elects db3");
     setup.proxy_seen("p1", 1);
-    let plan = check(&mut setup, "keeps db2: proxies");
+    let plan = check(&mut setup, "no election before p1 closed; db2 is not announced yet");
     assert!(plan.wake_at.is_some(), "it looks again when the lease has ended");
     setup.memory = plan.memory;
     setup.infos_follow = true;
@@ -88,12 +60,18 @@ fn neither_an_orderly_shutdown_nor_a_dead_keeper_shortens_the_wait_for_proxies()
     left.stopped("keeper2", 1, 1_000).leaving = true;
     check(&mut left.clone(), "elects db3");
     left.proxy_seen("p1", 1);
-    check(&mut left, "keeps db2: proxies");
+    check(
+        &mut left,
+        "db3 follows db2; no election before p1 closed; db2 is not announced yet",
+    );
 
     let mut dead = elected_and_unhealthy(MINUTE);
     dead.silent("keeper2");
     dead.proxy_seen("p1", 1);
-    check(&mut dead, "keeps db2: proxies");
+    check(
+        &mut dead,
+        "keeper2 is silent; no election before p1 closed; db2 is not announced yet",
+    );
 }
 
 #[test]
@@ -108,8 +86,8 @@ fn the_first_election_does_not_wait_for_proxies() {
 
 #[test]
 fn an_unhealthy_elected_master_has_its_convergence_time() {
-    check(&mut elected_and_unhealthy(SECOND), "keeps db2: paused");
-    let plan = check(&mut elected_and_unhealthy(30 * SECOND), "keeps db2: paused");
+    check(&mut elected_and_unhealthy(SECOND), PAUSED);
+    let plan = check(&mut elected_and_unhealthy(30 * SECOND), PAUSED);
     assert_eq!(plan.wake_at, Some(NOW + MILLI));
     check(&mut elected_and_unhealthy(30 * SECOND + MILLI), "elects db3");
 }
@@ -118,7 +96,7 @@ fn an_unhealthy_elected_master_has_its_convergence_time() {
 fn the_delay_is_not_below_fail_interval() {
     let mut setup = elected_and_unhealthy(31 * SECOND);
     setup.spec().fail_interval = Some(model::GoDuration::from_secs(40));
-    check(&mut setup, "keeps db2: paused");
+    check(&mut setup, PAUSED);
 }
 
 #[test]
@@ -127,7 +105,7 @@ fn an_elected_master_that_does_not_converge_has_the_same_time() {
     setup.memory.db_errors.clear();
     setup.db("db2").status.healthy = true;
     setup.db("db2").status.current_generation = 1;
-    check(&mut setup, "keeps db2: paused");
+    check(&mut setup, PAUSED);
     setup.memory.election = None;
     check(&mut setup, "elects db3");
 }
@@ -136,12 +114,15 @@ fn an_elected_master_that_does_not_converge_has_the_same_time() {
 fn an_elected_master_whose_keeper_failed_is_replaced_without_delay() {
     let mut dead = elected_and_unhealthy(SECOND);
     dead.silent("keeper2");
-    check(&mut dead, "elects db3");
+    check(&mut dead, "elects db3; keeper2 is silent");
 
     let mut by_hand = elected_and_unhealthy(SECOND);
     let keeper = by_hand.data.keepers_mut().get_mut("keeper2").unwrap();
     keeper.status.force_fail = true;
-    check(&mut by_hand, "elects db3");
+    check(
+        &mut by_hand,
+        "keeper2 unhealthy; elects db3; keeper2: forceFail unset; then keeper2 healthy",
+    );
 
     let mut leaving = elected_and_unhealthy(SECOND);
     leaving.info("keeper2").leaving = true;
@@ -160,7 +141,7 @@ fn a_master_that_served_is_replaced_at_once_but_not_repeatedly() {
     let mut setup = elected_and_unhealthy(SECOND);
     setup.memory.once_healthy = Some(db_uid("db2"));
     check(&mut setup, "elects db3");
-    for (doubtful, expected) in [(1, "elects db3"), (2, "keeps db2: paused"), (9, "keeps db2: paused")] {
+    for (doubtful, expected) in [(1, "elects db3"), (2, PAUSED), (9, PAUSED)] {
         setup.memory.election.as_mut().unwrap().consecutive = doubtful;
         check(&mut setup, expected);
     }
@@ -217,9 +198,12 @@ fn elections_that_do_not_help_become_rare() {
 fn a_new_leader_grants_the_convergence_time_to_a_master_that_was_elected_before() {
     let mut setup = elected_and_unhealthy(MINUTE);
     setup.leadership = 2;
-    check(&mut setup, "keeps db2: paused");
+    check(
+        &mut setup,
+        "no election: paused; db2 is not announced yet; then db2 healthy, db3 follows db2",
+    );
     setup.silent("keeper2");
-    check(&mut setup, "elects db3");
+    check(&mut setup, "elects db3; then keeper2 healthy, db2 healthy");
 }
 
 #[test]
@@ -280,7 +264,8 @@ fn first_run(setup: &Setup) -> String {
         uid: &mut uid,
         number: 0,
     };
-    outcome(setup, &plan(&input, &mut fresh).unwrap())
+    let plan = plan(&input, &mut fresh).unwrap();
+    described(&setup.data, &plan, setup.now, "").join("; ")
 }
 
 #[test]
@@ -288,14 +273,14 @@ fn a_first_run_does_not_replace_a_master_that_is_reported_healthy() {
     let mut setup = found_failed();
     assert_eq!(
         first_run(&setup),
-        "keeps db1: seems well",
+        "no election: db1 seems well",
         "without a liveness key, as Go stolon reports"
     );
     let info = setup.info("keeper1");
     (info.liveness_key, info.boot_uuid) = (true, BootUuid::from("b"));
     assert_eq!(first_run(&setup), "elects db2", "its liveness key is gone");
     setup.seen.liveness_keys.insert("keeper1".into(), BootUuid::from("b"));
-    assert_eq!(first_run(&setup), "keeps db1: seems well");
+    assert_eq!(first_run(&setup), "no election: db1 seems well");
 }
 
 #[test]
@@ -326,7 +311,7 @@ fn silent_with(change: impl FnOnce(&mut Setup)) -> Vec<Condition> {
     setup.silent("keeper1").unhealthy("db1");
     setup.info("keeper2");
     change(&mut setup);
-    check(&mut setup, "elects db2").conditions
+    check(&mut setup, "elects db2; keeper1 is silent").conditions
 }
 
 fn unchanged(revision: Option<i64>) -> Vec<Condition> {
@@ -362,7 +347,7 @@ fn an_undecodable_info_of_a_standbys_keeper_only_makes_it_silent() {
     setup.info("keeper2");
     setup.seen.keepers.remove("keeper2");
     setup.seen.keeper_keys.insert("keeper2".to_owned(), 9);
-    check(&mut setup, "elects db3");
+    check(&mut setup, "elects db3; keeper2 is silent");
 }
 
 // ---- extensions
@@ -371,8 +356,8 @@ fn an_undecodable_info_of_a_standbys_keeper_only_makes_it_silent() {
 fn a_former_master_that_stopped_on_another_timeline_is_not_elected() {
     for (timeline, expected) in [
         (1, "elects db1"),
-        (2, "keeps db2: no eligible master"),
-        (0, "keeps db2: no eligible master"),
+        (2, "no eligible master; db2 is not announced yet"),
+        (0, "no eligible master; db2 is not announced yet"),
     ] {
         let mut setup = base(2);
         db2_elected(&mut setup);
