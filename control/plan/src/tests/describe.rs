@@ -17,20 +17,20 @@ use serde_json::Value;
 /// closes the proxies (N-9). Where that does not hold, and whatever else differs, is listed field by field.
 pub(super) fn describe(before: &ClusterData, plan: &Plan) -> (Vec<String>, Vec<String>) {
     let next = &plan.next;
-    let mut told = Told {
+    let mut description = Description {
         data: before.clone(),
         text: Vec::new(),
     };
-    told.health(next);
-    told.master(before, next);
-    told.removals(next, &plan.notes);
-    told.registrations(next);
-    told.additions(next);
-    told.upstreams(next);
-    told.proxies(next);
-    told.rules(before, next);
-    told.rest(next);
-    (told.text, plan.notes.iter().filter_map(reason).collect())
+    description.health(next);
+    description.master(before, next);
+    description.removals(next, &plan.notes);
+    description.registrations(next);
+    description.additions(next);
+    description.upstreams(next);
+    description.proxies(next);
+    description.rules(before, next);
+    description.rest(next);
+    (description.text, plan.notes.iter().filter_map(reason).collect())
 }
 
 /// Describes what else a plan holds; the words by which a text names it come first.
@@ -81,14 +81,14 @@ fn removal(note: &Note) -> Option<(&DbUid, &'static str)> {
     }
 }
 
-/// The cluster data before a plan, with all that the text tells.
-struct Told {
+/// The cluster data before a plan, with every change that the text describes.
+struct Description {
     data: ClusterData,
     text: Vec<String>,
 }
 
-impl Told {
-    fn tell(&mut self, text: impl Into<String>) {
+impl Description {
+    fn add(&mut self, text: impl Into<String>) {
         self.text.push(text.into());
     }
 
@@ -115,7 +115,7 @@ impl Told {
         match (old, new) {
             (None, Some(new)) if next.dbs().contains_key(new) => {
                 let keeper = next.dbs()[new].spec.keeper_uid.clone();
-                self.tell(format!("initialises {new} on {keeper}"));
+                self.add(format!("initialises {new} on {keeper}"));
                 let spec = DbSpec {
                     init_mode: DbInitMode::New,
                     include_previous_config: true,
@@ -125,12 +125,12 @@ impl Told {
                 self.set_master(new.clone());
             }
             (Some(old), None) => {
-                self.tell(format!("gives up {old}"));
+                self.add(format!("gives up {old}"));
                 self.data.dbs_mut().clear();
                 self.set_master(DbUid::default());
             }
             (Some(old), Some(new)) if old != new => {
-                self.tell(format!("elects {new}"));
+                self.add(format!("elects {new}"));
                 self.set_master(new.clone());
                 let db = self.data.dbs_mut().get_mut(new).expect("the elected db exists");
                 (db.spec.role, db.spec.follow_config) = (Role::Master, None);
@@ -152,7 +152,7 @@ impl Told {
             *phase = Phase::Normal;
             let spec = &mut self.data.dbs_mut().get_mut(new).expect("the master exists").spec;
             (spec.init_mode, spec.include_previous_config) = (DbInitMode::None, false);
-            self.tell(format!("{new} is initialised"));
+            self.add(format!("{new} is initialised"));
         }
     }
 
@@ -170,13 +170,13 @@ impl Told {
         let dbs: Vec<DbUid> = self.data.dbs().keys().filter(|uid| gone(uid)).cloned().collect();
         for uid in dbs {
             let why = notes.iter().filter_map(removal).find(|(db, _)| **db == uid);
-            self.tell(format!("removes {uid} ({})", why.map_or("no reason", |(_, why)| why)));
+            self.add(format!("removes {uid} ({})", why.map_or("no reason", |(_, why)| why)));
             self.data.dbs_mut().remove(&uid);
         }
         let gone = |uid: &KeeperUid| !next.keepers().contains_key(uid);
         let keepers: Vec<KeeperUid> = self.data.keepers().keys().filter(|uid| gone(uid)).cloned().collect();
         for uid in keepers {
-            self.tell(format!("removes {uid}"));
+            self.add(format!("removes {uid}"));
             self.data.keepers_mut().remove(&uid);
         }
     }
@@ -185,7 +185,7 @@ impl Told {
         for (uid, keeper) in next.keepers() {
             if !self.data.keepers().contains_key(uid) {
                 let health = if keeper.status.healthy { "" } else { " as failed" };
-                self.tell(format!("registers {uid}{health}"));
+                self.add(format!("registers {uid}{health}"));
                 self.data.keepers_mut().insert(uid.clone(), keeper.clone());
             }
         }
@@ -195,7 +195,7 @@ impl Told {
         for (uid, db) in next.dbs() {
             if !self.data.dbs().contains_key(uid) {
                 let from = followed(db).cloned().unwrap_or_default();
-                self.tell(format!("adds {uid} on {}, a copy of {from}", db.spec.keeper_uid));
+                self.add(format!("adds {uid} on {}, a copy of {from}", db.spec.keeper_uid));
                 let spec = DbSpec {
                     init_mode: DbInitMode::Resync,
                     role: Role::Standby,
@@ -254,7 +254,7 @@ impl Told {
             let followers: Vec<DbUid> = follows.map(|(uid, _)| uid.clone()).collect();
             let listed = before.dbs().get(old).and_then(|db| db.spec.followers.as_ref());
             if self.text.is_empty() && listed != Some(&followers) {
-                self.tell(format!("{old} lists {} standbys", followers.len()));
+                self.add(format!("{old} lists {} standbys", followers.len()));
             }
             if let Some(db) = self.data.dbs_mut().get_mut(old) {
                 db.spec.followers = Some(followers);
@@ -271,11 +271,11 @@ impl Told {
         }
     }
 
-    /// Lists what differs from all that was told.
+    /// Lists what differs from all that was description.
     fn rest(&mut self, next: &ClusterData) {
-        let (told, next) = (without_routine_changes(&self.data), without_routine_changes(next));
+        let (description, next) = (without_routine_changes(&self.data), without_routine_changes(next));
         let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
-        leaves("", &serde_json::to_value(&told).unwrap(), &mut old);
+        leaves("", &serde_json::to_value(&description).unwrap(), &mut old);
         leaves("", &serde_json::to_value(&next).unwrap(), &mut new);
         let mut changes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let paths: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
@@ -284,11 +284,11 @@ impl Told {
             let value = new.get(path).map_or("unset", String::as_str);
             changes.entry(subject).or_default().push(format!("{field} {value}"));
         }
-        if changes.is_empty() && told != next {
-            self.tell("changes what JSON does not hold");
+        if changes.is_empty() && description != next {
+            self.add("changes what JSON does not hold");
         }
         for (subject, fields) in changes {
-            self.tell(format!("{subject}: {}", fields.join(", ")));
+            self.add(format!("{subject}: {}", fields.join(", ")));
         }
     }
 }
