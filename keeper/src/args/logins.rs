@@ -1,7 +1,7 @@
 //! Checks of the options about superuser and replication user, and their passwords (keeper 1.3, 1.4). Logging in is
 //! left to `postgres::client`.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -174,6 +174,13 @@ impl LoginArgs<'_> {
                 self.who
             ));
         }
+        // initdb reads one line, password files hold one, and PostgreSQL's protocol ends a text at NUL (keeper C13).
+        if password.contains(['\n', '\0']) {
+            faults.push(format!(
+                "{} password contains a newline or a NUL byte, which no PostgreSQL password can: give it on one line",
+                self.who
+            ));
+        }
         password.to_owned()
     }
 
@@ -189,8 +196,17 @@ impl LoginArgs<'_> {
     }
 }
 
+/// Maximum size of a password file, in bytes.
+const PASSWORD_FILE_MAX: u64 = 64 << 10;
+
 /// Returns text and mode of a password file; a link is followed.
 fn read_password_file(file: &Path) -> io::Result<(String, u32)> {
-    let mode = std::fs::metadata(file)?.permissions().mode() & 0o7777;
-    Ok((std::fs::read_to_string(file)?, mode))
+    let opened = std::fs::File::open(file)?;
+    let mode = opened.metadata()?.permissions().mode() & 0o7777;
+    let mut text = String::new();
+    let read = opened.take(PASSWORD_FILE_MAX + 1).read_to_string(&mut text);
+    if text.len() as u64 > PASSWORD_FILE_MAX {
+        return Err(io::Error::other("it is larger than 64 KiB, which no password is"));
+    }
+    read.map(|_| (text, mode))
 }

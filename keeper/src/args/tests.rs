@@ -234,6 +234,30 @@ fn trailing_newlines_are_removed_with_the_reference_s_message() {
 }
 
 #[test]
+fn a_password_that_no_server_can_take_is_refused() {
+    // keeper C13: initdb would take the first line only, and each login would fail
+    for text in ["pw\nsecond\n", "a\0b", "\0"] {
+        for who in ["su", "repl"] {
+            let file = case()
+                .without(&format!("pg-{who}-password"))
+                .with(&format!("pg-{who}-passwordfile"), "f")
+                .file("f", text, 0o600);
+            let role = if who == "su" { "superuser" } else { "replication user" };
+            refused(file, &[&format!("{role} password contains a newline or a NUL byte")]);
+        }
+    }
+    refused(
+        case().with("pg-su-password", "a\nb"),
+        &["superuser password contains a newline"],
+    );
+    let huge = case()
+        .without("pg-su-password")
+        .with("pg-su-passwordfile", "f")
+        .file("f", &"x".repeat(65_537), 0o600);
+    refused(huge, &["cannot be read: it is larger than 64 KiB"]);
+}
+
+#[test]
 fn a_password_file_that_others_can_read_is_a_warning() {
     // keeper C7: any access of group or others to the link's target
     let file = |mode| {
