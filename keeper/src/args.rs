@@ -5,8 +5,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use daemon::args::{CommonConfig, DaemonArgs, Faults, Switch};
-use daemon::telemetry::LogConfig;
+use daemon::args::{ArgsWarning, CheckedArgs, CommonConfig, DaemonArgs, Faults, Switch, given, given_path};
 
 use crate::args::logins::LoginArgs;
 use crate::local::uid::is_valid_uid;
@@ -110,17 +109,6 @@ pub struct Config {
     pub can_be_synchronous_replica: bool,
 }
 
-/// Result of checking the options.
-#[derive(Debug)]
-pub struct CheckedKeeperArgs {
-    /// Logging options; usable even if others are invalid.
-    pub log: LogConfig,
-    /// Warnings, in order, to be logged before the errors.
-    pub warnings: Vec<String>,
-    /// The configuration, or all errors.
-    pub config: Result<Config, Faults>,
-}
-
 /// Facts about the host that the check needs.
 #[derive(Debug, Clone)]
 pub struct HostEnv {
@@ -157,7 +145,7 @@ fn user_name(users: &str, uid: u32) -> Option<String> {
 
 impl Args {
     /// Checks all options without changing anything (keeper 1.3, without the steps that act).
-    pub fn check(&self, host: &HostEnv) -> CheckedKeeperArgs {
+    pub fn check(&self, host: &HostEnv) -> CheckedArgs<Config> {
         let mut faults = Faults::default();
         let mut warnings = Vec::new();
         if host.uid == 0 {
@@ -210,7 +198,7 @@ impl Args {
             }
             _ => Err(faults),
         };
-        CheckedKeeperArgs { log, warnings, config }
+        CheckedArgs { log, warnings, config }
     }
 
     /// Returns the option that set the advertised address (keeper 1.3.10).
@@ -246,7 +234,7 @@ impl Args {
     }
 
     /// Returns superuser and replication user, checked (keeper 1.3 steps 11 to 16, 1.4).
-    fn logins(&self, su_name: &str, faults: &mut Faults, warnings: &mut Vec<String>) -> Option<(Login, Login)> {
+    fn logins(&self, su_name: &str, faults: &mut Faults, warnings: &mut Vec<ArgsWarning>) -> Option<(Login, Login)> {
         let superuser = LoginArgs {
             who: "superuser",
             option: "su",
@@ -292,14 +280,6 @@ pub fn address_warnings(option: &str, address: &str, resolved: Option<&[IpAddr]>
         Some(_) => {}
     }
     warnings
-}
-
-fn given(option: &Option<String>) -> &str {
-    option.as_deref().unwrap_or_default()
-}
-
-fn given_path(option: &Option<PathBuf>) -> Option<PathBuf> {
-    option.clone().filter(|path| !path.as_os_str().is_empty())
 }
 
 #[cfg(test)]

@@ -220,11 +220,12 @@ impl DaemonArgs {
 }
 
 /// Returns the value of an option. An option that is not given equals an empty one (cli O-9 and the defaults of cli 2).
-fn given(option: &Option<String>) -> &str {
+pub fn given(option: &Option<String>) -> &str {
     option.as_deref().unwrap_or_default()
 }
 
-fn given_path(option: &Option<PathBuf>) -> Option<PathBuf> {
+/// Returns the value of an option that takes a path; an empty one equals none.
+pub fn given_path(option: &Option<PathBuf>) -> Option<PathBuf> {
     option.clone().filter(|path| !path.as_os_str().is_empty())
 }
 

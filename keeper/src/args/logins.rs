@@ -1,13 +1,11 @@
 //! Checks of the options about superuser and replication user, and their passwords (keeper 1.3, 1.4). Logging in is
 //! left to `postgres::client`.
 
-use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use daemon::args::Faults;
+use daemon::args::{ArgsWarning, Faults};
 
-use crate::postgres::config::credentials::{AuthMethod, Login, Secret};
+use crate::postgres::config::credentials::{AuthMethod, Login, Secret, read_password_file};
 
 /// Options of one of the two roles.
 pub(super) struct LoginArgs<'a> {
@@ -26,7 +24,7 @@ pub(super) fn check(
     superuser: &LoginArgs<'_>,
     replication: &LoginArgs<'_>,
     faults: &mut Faults,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<ArgsWarning>,
 ) -> Option<(Login, Login)> {
     let repl_method = replication.check_method(faults);
     replication.check_name(faults);
@@ -38,11 +36,11 @@ pub(super) fn check(
     superuser.check_password_source(su_method, faults);
     for (typed, method) in [(replication, repl_method), (superuser, su_method)] {
         if method == Some(AuthMethod::Trust) {
-            warnings.push(format!(
+            warnings.push(ArgsWarning::from(format!(
                 "{} method is trust: any client that reaches the server may log in as {:?}",
                 typed.flag("auth-method"),
                 typed.user
-            ));
+            )));
         }
     }
     let read_repl = replication.read_password(repl_method, faults, warnings);
@@ -51,10 +49,10 @@ pub(super) fn check(
     let repl_password = read_repl.map(|text| replication.trim_newlines(text, faults, warnings));
     // One role has one method and one password (keeper C11, C12).
     if !superuser.user.is_empty() && superuser.user == replication.user {
-        warnings.push(format!(
+        warnings.push(ArgsWarning::from(format!(
             "superuser and replication user are both {:?}: different users are better",
             superuser.user
-        ));
+        )));
         if su_method != repl_method {
             faults.push("superuser and replication user are the same, but their auth methods are different");
         } else if su_password.is_some() && repl_password.is_some() && su_password != repl_password {
@@ -125,7 +123,7 @@ impl LoginArgs<'_> {
         &self,
         method: Option<AuthMethod>,
         faults: &mut Faults,
-        warnings: &mut Vec<String>,
+        warnings: &mut Vec<ArgsWarning>,
     ) -> Option<String> {
         if method.is_none_or(|method| method == AuthMethod::Trust) {
             return None;
@@ -136,10 +134,10 @@ impl LoginArgs<'_> {
                 Ok((text, mode)) => {
                     if mode & 0o077 != 0 {
                         let flag = self.flag("passwordfile");
-                        warnings.push(format!(
+                        warnings.push(ArgsWarning::from(format!(
                             "{flag} {} can be read by others (mode {mode:04o}): chmod 600 it",
                             file.display()
-                        ));
+                        )));
                     }
                     Some(text)
                 }
@@ -157,10 +155,13 @@ impl LoginArgs<'_> {
     }
 
     /// Returns the password without trailing newlines (keeper C8); an empty one is an error (keeper C9).
-    fn trim_newlines(&self, text: String, faults: &mut Faults, warnings: &mut Vec<String>) -> String {
+    fn trim_newlines(&self, text: String, faults: &mut Faults, warnings: &mut Vec<ArgsWarning>) -> String {
         let password = text.trim_end_matches(['\r', '\n']);
         if password.len() < text.len() {
-            warnings.push(format!("{} password contain trailing new line, removing", self.who));
+            warnings.push(ArgsWarning::from(format!(
+                "{} password contain trailing new line, removing",
+                self.who
+            )));
             if password.is_empty() {
                 faults.push(format!(
                     "{} password is empty after removing trailing new line",
@@ -194,19 +195,4 @@ impl LoginArgs<'_> {
             }),
         })
     }
-}
-
-/// Maximum size of a password file, in bytes.
-const PASSWORD_FILE_MAX: u64 = 64 << 10;
-
-/// Returns text and mode of a password file; a link is followed.
-fn read_password_file(file: &Path) -> io::Result<(String, u32)> {
-    let opened = std::fs::File::open(file)?;
-    let mode = opened.metadata()?.permissions().mode() & 0o7777;
-    let mut text = String::new();
-    let read = opened.take(PASSWORD_FILE_MAX + 1).read_to_string(&mut text);
-    if text.len() as u64 > PASSWORD_FILE_MAX {
-        return Err(io::Error::other("it is larger than 64 KiB, which no password is"));
-    }
-    read.map(|_| (text, mode))
 }

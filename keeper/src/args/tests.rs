@@ -70,7 +70,7 @@ impl Case {
         self
     }
 
-    fn checked(&self) -> CheckedKeeperArgs {
+    fn checked(&self) -> CheckedArgs<Config> {
         let typed = self.options.iter().map(|(name, value)| match value.as_str() {
             _ if name.ends_with("passwordfile") => format!("--{name}={}", self.dir.path().join(value).display()),
             value => format!("--{name}={value}"),
@@ -205,8 +205,9 @@ fn trailing_newlines_are_removed_with_the_reference_s_message() {
     // keeper T5 rows 5 to 7
     let both = case().with("pg-su-password", "a\r\n").with("pg-repl-password", "b\n\n");
     let checked = both.checked();
+    let warnings: Vec<&str> = checked.warnings.iter().map(|warning| warning.text.as_str()).collect();
     assert_eq!(
-        checked.warnings,
+        warnings,
         [
             "superuser password contain trailing new line, removing",
             "replication user password contain trailing new line, removing",

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -94,7 +95,7 @@ impl SecretFile {
         if std::fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
             return last.password.clone();
         }
-        match read_password_file(&self.path) {
+        match read_password(&self.path) {
             Ok(password) => {
                 if password != last.password {
                     info!(%file, "read a changed password file");
@@ -118,10 +119,24 @@ impl SecretFile {
     }
 }
 
-/// Returns the password in a file without trailing line breaks.
-fn read_password_file(path: &Path) -> io::Result<String> {
+/// Returns text and mode of a password file; a link is followed.
+///
+/// # Errors
+/// It cannot be read, is not UTF-8, or is larger than 64 KiB.
+pub fn read_password_file(path: &Path) -> io::Result<(String, u32)> {
+    let file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
     let mut text = String::new();
-    File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    let read = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other("it is larger than 64 KiB, which no password is"));
+    }
+    read.map(|_| (text, mode))
+}
+
+/// Returns the password in a file without trailing line breaks.
+fn read_password(path: &Path) -> io::Result<String> {
+    let (text, _) = read_password_file(path)?;
     let password = text.trim_end_matches(['\r', '\n']);
     if password.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"));
@@ -229,8 +244,9 @@ mod tests {
         assert_eq!(secret.reveal(), "first");
         std::fs::write(&path, "second\r\n").unwrap();
         assert_eq!(secret.clone().reveal(), "second");
-        // An empty or invalid file does not replace the last password.
-        for spoilt in [&b"\n"[..], b"\xff\xfe"] {
+        // An empty, invalid or far too large file does not replace the last password.
+        let large = vec![b'x'; 65_537];
+        for spoilt in [&b"\n"[..], b"\xff\xfe", &large] {
             std::fs::write(&path, spoilt).unwrap();
             assert_eq!(secret.reveal(), "second");
         }
