@@ -153,10 +153,8 @@ impl ServerSteps {
         target: &TargetDb,
         process: &mut ProcessState,
     ) -> Result<(), StepError> {
-        self.start_while(permission, config, target).await?;
-        process.current = Some(config.clone());
+        self.start(permission, config, target, process).await?;
         self.metrics.set_needs_reload(false);
-        self.monitor.observe_now();
         Ok(())
     }
 

@@ -123,9 +123,7 @@ impl PeerRestarts {
                 is_healthy: state.is_some_and(|state| state.healthy),
                 settings: match restart {
                     Some(restart) => Some(restart.settings.clone()),
-                    None => info
-                        .filter(|info| !info.is_leaving_or_stopped())
-                        .and_then(|info| info.settings.clone()),
+                    None => info.and_then(settings_in_force).cloned(),
                 },
                 is_overdue: restart.is_some_and(|restart| now.since(restart.since) >= limit),
             })
@@ -140,10 +138,7 @@ impl PeerRestarts {
         let is_member = |keeper: &KeeperUid| members.iter().any(|(member, _)| member == keeper);
         self.0.retain(|keeper, _| is_member(keeper));
         for info in infos.iter().filter(|info| is_member(&info.uid)) {
-            // A keeper that ends in order stops its server first.
-            let is_ending = info.is_leaving_or_stopped();
-            let restarting = info.settings.as_ref().filter(|settings| settings.is_restarting());
-            match restarting.filter(|_| !is_ending) {
+            match settings_in_force(info).filter(|settings| settings.is_restarting()) {
                 Some(settings) => {
                     let since = self.0.get(&info.uid).map_or(now, |restart| restart.since);
                     let settings = settings.clone();
@@ -155,6 +150,11 @@ impl PeerRestarts {
             }
         }
     }
+}
+
+/// Returns the progress that an info reports. That of a keeper that ends in order does not count: it stops its server.
+fn settings_in_force(info: &KeeperInfo) -> Option<&SettingsInfo> {
+    info.settings.as_ref().filter(|_| !info.is_leaving_or_stopped())
 }
 
 /// Time limit of a restart before other instances continue without it: the time until an instance that does not start

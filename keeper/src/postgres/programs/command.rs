@@ -91,20 +91,8 @@ pub async fn output(command: Command, limit: Duration) -> Result<String, Command
         program: program.clone(),
         source,
     })?;
-    let status = status.map_err(|source| CommandError::Read {
-        program: program.clone(),
-        source,
-    })?;
-    running.ended();
-    if status.success() {
-        Ok(String::from_utf8_lossy(&printed).into_owned())
-    } else {
-        Err(CommandError::Failed {
-            program,
-            status,
-            tail: tail.into_lines(),
-        })
-    }
+    running.end(program, status, tail)?;
+    Ok(String::from_utf8_lossy(&printed).into_owned())
 }
 
 /// Runs `command` to its end and passes each line of its output, on either stream, to `line`. Without a time limit:
@@ -127,20 +115,8 @@ pub async fn run(command: Command, mut line: impl FnMut(&str)) -> Result<(), Com
         read_lines(stderr, on_line()),
         running.child.wait()
     );
-    let status = status.map_err(|source| CommandError::Read {
-        program: program.clone(),
-        source,
-    })?;
-    running.ended();
-    if status.success() {
-        Ok(())
-    } else {
-        Err(CommandError::Failed {
-            program,
-            status,
-            tail: tail.into_inner().0.into_lines(),
-        })
-    }
+    let (tail, _) = tail.into_inner();
+    running.end(program, status, tail)
 }
 
 fn program_of(command: &Command) -> PathBuf {
@@ -174,9 +150,20 @@ impl RunningCommand {
         Ok((Self { child, group }, stdout, stderr))
     }
 
-    /// The child was reaped: the id of its group may be reused.
-    fn ended(&mut self) {
+    /// Returns how the program ended, once `status` is known: with the last lines of its output if it failed.
+    fn end(&mut self, program: PathBuf, status: io::Result<ExitStatus>, tail: OutputTail) -> Result<(), CommandError> {
+        let status = match status {
+            Ok(status) => status,
+            Err(source) => return Err(CommandError::Read { program, source }),
+        };
+        // The child was reaped: the id of its group may be reused.
         self.group = None;
+        if status.success() {
+            Ok(())
+        } else {
+            let tail = tail.into_lines();
+            Err(CommandError::Failed { program, status, tail })
+        }
     }
 }
 
