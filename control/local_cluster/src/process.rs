@@ -132,11 +132,6 @@ impl LoggedProcess {
         }
     }
 
-    /// Returns the path of its log.
-    pub fn log_path(&self) -> &Path {
-        &self.log
-    }
-
     /// Returns its log so far; empty when it cannot be read.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()

@@ -140,11 +140,6 @@ impl Keys {
         self.under("paused")
     }
 
-    /// Returns the prefix of all history entries (extensions X-4).
-    pub fn history_prefix(&self) -> String {
-        self.under("history/")
-    }
-
     /// Returns the key of a history entry (extensions X-4).
     pub fn history(&self, id: &str) -> String {
         self.under(&format!("history/{id}"))

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::postgres::data::file_error::FileError;
@@ -204,15 +204,6 @@ pub fn link_auto_conf(data: &Path) -> Result<(), FileError> {
     }
     remove_if_there(&path)?;
     symlink("/dev/null", &path).map_err(FileError::new("link to /dev/null", path))
-}
-
-/// Creates an empty data directory, mode 0700; an existing one is not an error.
-pub fn create_data(data: &Path) -> Result<(), FileError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(data)
-        .map_err(FileError::new("create", data))
 }
 
 /// Sets the mode of the data directory to 0700, as the server requires, unless it is 0700 or 0750.
