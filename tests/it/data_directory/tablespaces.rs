@@ -1,13 +1,26 @@
 //! Tablespaces: directories outside PGDATA, which two keepers may share and which outlive lost data.
 
 use std::fs;
+use std::path::Path;
 
 use model::Role;
 use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
+use stolon_tests::sql::SqlClient;
 use stolon_tests::wait::{eventually, throughout};
 
 use super::{SEVERAL_ROUNDS, make_dir, restart_with_new_db, with_mounts};
+
+async fn create_tablespace(sql: &SqlClient, location: &Path) {
+    let statement = format!("create tablespace ts location '{}'", location.display());
+    sql.run(&statement).await.unwrap();
+}
+
+/// Makes a table of 1,000 rows in the tablespace.
+async fn fill_table(sql: &SqlClient) {
+    sql.run("create table t (id int) tablespace ts").await.unwrap();
+    sql.run("insert into t select generate_series(1, 1000)").await.unwrap();
+}
 
 /// Two keepers on one host: the old master's links lead to the tablespace directory of the new master.
 #[tokio::test]
@@ -15,11 +28,8 @@ async fn a_returning_old_master_does_not_touch_a_shared_tablespace() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let space = make_dir(&cluster, "ts");
     let sql = cluster.connect("keeper0").await;
-    sql.run(&format!("create tablespace ts location '{}'", space.display()))
-        .await
-        .unwrap();
-    sql.run("create table t (id int) tablespace ts").await.unwrap();
-    sql.run("insert into t select generate_series(1, 1000)").await.unwrap();
+    create_tablespace(&sql, &space).await;
+    fill_table(&sql).await;
     cluster.wait_caught_up("keeper1", "keeper0").await;
     eventually("both keepers' problems in status", SHORT_TIMEOUT, async || {
         let (status, shown) = cluster.stolonctl(&["status"]).await;
@@ -90,11 +100,8 @@ async fn a_copy_reuses_the_tablespace_directory_of_lost_data() {
     let (space, below) = (make_dir(&cluster, "ts"), make_dir(&cluster, "ts1"));
     fs::write(below.join("notes"), "foreign file").unwrap();
     let sql = cluster.connect("keeper0").await;
-    sql.run(&format!("create tablespace ts location '{}'", space.display()))
-        .await
-        .unwrap();
-    sql.run("create table t (id int) tablespace ts").await.unwrap();
-    sql.run("insert into t select generate_series(1, 1000)").await.unwrap();
+    create_tablespace(&sql, &space).await;
+    fill_table(&sql).await;
     let uid = cluster.prepare_keeper();
     let script = format!("mount --bind {} {}", below.display(), space.display());
     with_mounts(&mut cluster, &uid, &script);
@@ -131,9 +138,7 @@ async fn a_tablespace_directory_of_unknown_origin_stops_the_copy() {
     let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     let (space, below) = (make_dir(&cluster, "ts"), make_dir(&cluster, "ts1"));
     let sql = cluster.connect("keeper0").await;
-    sql.run(&format!("create tablespace ts location '{}'", space.display()))
-        .await
-        .unwrap();
+    create_tablespace(&sql, &space).await;
     let version = sql
         .value("select 'PG_15_' || catalog_version_no from pg_control_system()")
         .await

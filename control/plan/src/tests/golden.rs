@@ -21,6 +21,16 @@ struct Recorded {
     value: Option<String>,
 }
 
+/// An info as it was just read.
+fn observed<T>(key: &str, revision: i64, info: T) -> Observed<T> {
+    Observed {
+        key: key.to_owned(),
+        revision,
+        age: Duration::ZERO,
+        info,
+    }
+}
+
 /// Replays a recording as a leader would read it, and plans at every cluster data in it.
 fn follow(recording: &str, mut each: impl FnMut(i64, &CheckedClusterData, Result<Plan, PlanError>)) {
     let mut memory = Memory::default();
@@ -29,40 +39,16 @@ fn follow(recording: &str, mut each: impl FnMut(i64, &CheckedClusterData, Result
     let mut number = 0;
     for line in recording.lines() {
         let Recorded { revision, key, value } = serde_json::from_str(line).unwrap();
-        let observed = |key: &str| Observed {
-            key: key.to_owned(),
-            revision,
-            age: Duration::ZERO,
-            info: (),
-        };
         let name = key.rsplit('/').next().unwrap().to_owned();
         match (key.split('/').nth(3).unwrap(), value) {
             ("keepers", Some(value)) => {
                 let info: KeeperInfo = from_slice(value.as_bytes()).unwrap();
-                let Observed { key, revision, age, .. } = observed(&name);
-                seen.keepers.insert(
-                    info.uid.clone(),
-                    Observed {
-                        key,
-                        revision,
-                        age,
-                        info,
-                    },
-                );
+                seen.keepers.insert(info.uid.clone(), observed(&name, revision, info));
             }
             ("keepers", None) => drop(seen.keepers.remove(name.as_str())),
             ("proxies", Some(value)) => {
                 let info: ProxyInfo = from_slice(value.as_bytes()).unwrap();
-                let Observed { key, revision, age, .. } = observed(&name);
-                seen.proxies.insert(
-                    info.uid.clone(),
-                    Observed {
-                        key,
-                        revision,
-                        age,
-                        info,
-                    },
-                );
+                seen.proxies.insert(info.uid.clone(), observed(&name, revision, info));
             }
             ("proxies", None) => drop(seen.proxies.remove(name.as_str())),
             ("clusterdata", Some(value)) => {

@@ -8,16 +8,11 @@ use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::{etcd::Etcd, wait::eventually};
 use store::{EtcdFault, INFO_TTL_MIN, Store, StoreError, Txn};
 
-use crate::{outages::Heard, store, store_with_timeout};
+use crate::{outages::Heard, run_etcdctl, store, store_with_timeout};
 
 /// Returns the whole text of an error, as the programs log it.
 fn text(error: &StoreError) -> String {
     base::Chain(error).to_string()
-}
-
-fn ctl(etcd: &Etcd, args: &[&str]) {
-    let output = etcd.etcdctl().args(args).output().unwrap();
-    assert!(output.status.success(), "etcdctl {args:?}: {output:?}");
 }
 
 async fn filled(store: &Store) -> StoreError {
@@ -59,9 +54,9 @@ async fn a_full_store_is_reported_with_its_remedy_until_it_accepts_writes_again(
     assert_eq!(heard.here(), ["the store has no space left"]);
 
     let revision = store.get("filler").await.unwrap().unwrap().mod_revision.to_string();
-    ctl(&etcd, &["compact", &revision]);
-    ctl(&etcd, &["defrag"]);
-    ctl(&etcd, &["alarm", "disarm"]);
+    run_etcdctl(&etcd, &["compact", &revision]);
+    run_etcdctl(&etcd, &["defrag"]);
+    run_etcdctl(&etcd, &["alarm", "disarm"]);
     eventually("a write", SHORT_TIMEOUT, async || store.put("key", "value").await).await;
     assert_eq!(heard.here(), ["the store has no space left", "the store serves again"]);
 }
@@ -115,9 +110,9 @@ async fn a_store_that_requires_a_user_is_reported_with_its_remedy() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     store.put("key", "value").await.unwrap();
-    ctl(&etcd, &["user", "add", "root:password"]);
-    ctl(&etcd, &["user", "grant-role", "root", "root"]);
-    ctl(&etcd, &["auth", "enable"]);
+    run_etcdctl(&etcd, &["user", "add", "root:password"]);
+    run_etcdctl(&etcd, &["user", "grant-role", "root", "root"]);
+    run_etcdctl(&etcd, &["auth", "enable"]);
     for error in [
         store.get("key").await.unwrap_err(),
         store.put("key", "another").await.unwrap_err(),

@@ -14,7 +14,7 @@ use store::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use crate::{store, store_with_timeout, until};
+use crate::{run_etcdctl, store, store_with_timeout, until};
 
 async fn leads(election: &Election) -> Leader {
     let mut state = election.state();
@@ -218,13 +218,7 @@ async fn a_candidate_survives_a_compaction() {
     for _ in 0..5 {
         last = store.put("x", "1").await.unwrap();
     }
-    assert!(
-        etcd.etcdctl()
-            .args(["compact", &last.to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    run_etcdctl(&etcd, &["compact", &last.to_string()]);
     store.revoke(first).await.unwrap();
     leads(&election).await;
     assert_eq!(candidates(&store).await, 1);

@@ -16,6 +16,7 @@ mod watches;
 use std::time::Duration;
 
 use stolon_tests::deadlines::SHORT_TIMEOUT;
+use stolon_tests::etcd::Etcd;
 use stolon_tests::store_client;
 use stolon_tests::wait::eventually;
 use store::{Store, StoreOptions};
@@ -36,4 +37,10 @@ fn store(endpoints: &str) -> Store {
 
 fn store_with_timeout(endpoints: &str, timeout: Duration) -> Store {
     store_client::connect_with_timeout(endpoints, "mycluster", timeout)
+}
+
+/// Runs etcdctl with these arguments to its success.
+fn run_etcdctl(etcd: &Etcd, args: &[&str]) {
+    let output = etcd.etcdctl().args(args).output().unwrap();
+    assert!(output.status.success(), "etcdctl {args:?}: {output:?}");
 }

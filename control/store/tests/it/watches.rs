@@ -8,7 +8,7 @@ use stolon_tests::{
 use store::{Changes, KeyChange, KeyRange, Watch};
 use tokio::time::timeout;
 
-use crate::{store, store_with_timeout, until};
+use crate::{run_etcdctl, store, store_with_timeout, until};
 
 async fn next(watch: &Watch) -> Changes {
     timeout(SHORT_TIMEOUT, watch.changed())
@@ -100,13 +100,7 @@ async fn after_a_compaction_a_watch_reports_a_gap_and_continues() {
     for n in 1..5 {
         last = store.put(&key, n.to_string()).await.unwrap();
     }
-    assert!(
-        etcd.etcdctl()
-            .args(["compact", &last.to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    run_etcdctl(&etcd, &["compact", &last.to_string()]);
     let watch = store.watch(vec![KeyRange::Key(key.clone())], Some(read));
     assert!(next(&watch).await.gap);
     store.put(&key, "after").await.unwrap();
@@ -123,9 +117,9 @@ async fn a_watch_survives_a_restart_of_its_server() {
     etcd.stop().await;
     etcd.restart().await;
     store.put(&key, "again").await.unwrap();
-    let mut told = None;
-    while told.as_deref() != Some("again") {
-        told = value(&next(&watch).await, &key);
+    let mut received = None;
+    while received.as_deref() != Some("again") {
+        received = value(&next(&watch).await, &key);
     }
 }
 
@@ -143,9 +137,9 @@ async fn a_silent_watch_is_re_established() {
     direct.put(&key, "unheard").await.unwrap();
     until("a new connection", async || relay.accepted() > connections).await;
     relay.set_both(NetworkCondition::Normal);
-    let mut told = None;
-    while told.as_deref() != Some("unheard") {
-        told = value(&next(&watch).await, &key);
+    let mut received = None;
+    while received.as_deref() != Some("unheard") {
+        received = value(&next(&watch).await, &key);
     }
 }
 
