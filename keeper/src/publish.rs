@@ -317,7 +317,7 @@ fn repeat_pause(report: &InfoReport, interval: Duration, fail_interval: Duration
     election.min(limit).max(interval)
 }
 
-/// Whether publishing `next` would only repeat what `published` says. Positions do not count: those of a server that no
+/// Whether `next` only repeats `published`. Positions do not count: those of a server that no
 /// longer answers move on while its open sessions write, and they are not what an election waits for.
 fn is_repetition(published: &InfoReport, next: &InfoReport) -> bool {
     let level = |report: &InfoReport| InfoReport {

@@ -139,8 +139,8 @@ async fn a_statement_is_cancelled_through_the_proxy() {
         wait_running(&cluster, statement).await;
         psql.signal(Signal::INT);
         assert_eq!(psql.exit_status(SHORT_TIMEOUT).await, 1);
-        let said = psql.log();
-        assert!(said.contains("ERROR:  57014"), "{mode}: {said}");
+        let output = psql.log();
+        assert!(output.contains("ERROR:  57014"), "{mode}: {output}");
     }
 }
 
@@ -219,8 +219,8 @@ async fn every_driver_reconnects_after_an_orderly_failover_and_no_acknowledged_r
 
     // pgbench does not connect again: it reports that and exits. Its next run is served at once.
     assert_eq!(bench.exit_status(SHORT_TIMEOUT).await, 2);
-    let said = bench.log();
-    assert!(said.contains("Run was aborted"), "{said}");
+    let output = bench.log();
+    assert!(output.contains("Run was aborted"), "{output}");
     for arguments in [&["-c", "2", "-t", "20"][..], &["-c", "2", "-t", "20", "-C"]] {
         let again = run(pgbench(&cluster, arguments), "").await;
         assert_eq!(again.status, 0, "{again:?}");
@@ -246,10 +246,10 @@ async fn interactive_psql_reconnects_and_psql_with_a_script_exits_with_status_2(
 
     reader.types("select 'answer ' || 'two';\nselect 'answer ' || 'three';");
     assert_eq!(reader.process.exit_status(SHORT_TIMEOUT).await, 2);
-    let said = reader.process.log();
+    let output = reader.process.log();
     assert!(
-        said.contains("connection to server was lost") && !said.contains("answer two"),
-        "{said}"
+        output.contains("connection to server was lost") && !output.contains("answer two"),
+        "{output}"
     );
 
     terminal.types("select 'answer ' || 'two';");
@@ -267,8 +267,8 @@ async fn interactive_psql_reconnects_and_psql_with_a_script_exits_with_status_2(
         .await;
     terminal.types("\\q");
     assert_eq!(terminal.process.exit_status(SHORT_TIMEOUT).await, 0);
-    let said = terminal.process.log();
-    assert!(!said.contains("answer two"), "{said}");
+    let output = terminal.process.log();
+    assert!(!output.contains("answer two"), "{output}");
 }
 
 /// Clients that connect while no master is announced are held by the proxy and served by the new master (proxy P-8).

@@ -22,7 +22,7 @@ impl Error {
 
 /// Names the attempt of a failed system call.
 pub(crate) trait Attempt<T> {
-    /// Wraps the error: `attempt` says what was tried, like "make bin/".
+    /// Wraps the error: `attempt` returns what was tried, like "make bin/".
     fn attempt(self, attempt: impl FnOnce() -> String) -> Result<T, Error>;
 }
 

@@ -94,7 +94,7 @@ impl Json {
     /// Deserializes a value of a type from this one.
     ///
     /// # Errors
-    /// A value does not fit its field; the error says which.
+    /// A value does not fit its field; the error names the field.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, JsonError> {
         T::deserialize(JsonDeserializer(self)).map_err(|TypeMismatch { path, message }| JsonError::Type {
             path: if path.is_empty() { "document".to_owned() } else { path },

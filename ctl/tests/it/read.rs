@@ -115,7 +115,7 @@ async fn no_initialisation_is_proposed_while_keepers_have_databases() {
             assert!(!output.stderr.contains("initialise the cluster"), "{output:?}");
         }
     }
-    // No command overwrites data that cannot be decoded, and the remedy says so.
+    // No command overwrites data that cannot be decoded: the remedy deletes it first.
     for args in [&["init", "-y"][..], &["clusterdata", "write", "--yes"]] {
         let output = harness.run_with(args, CLUSTER.as_bytes()).await;
         output.assert_failed_with("delete it with etcdctl, then restore a backup");

@@ -168,7 +168,7 @@ impl CopySurvey {
     }
 }
 
-/// What was found at a directory, and the file by which the source can tell whether it sees the same directory.
+/// What was found at a directory, and the file by which the source can recognise the same directory.
 type Surveyed = (ExternalDirFacts, Option<SharedDirProbe>);
 
 #[expect(clippy::needless_pass_by_value, reason = "as unwrap_or_else passes it")]

@@ -88,12 +88,12 @@ mod tests {
             .map(|line| ((*line).to_owned(), "no".to_owned()))
             .collect();
         let last = last.map(|last| Some(texts(last)));
-        let (used, said) = choose_lines(Some(&texts(lines)), &refused, last.as_ref());
+        let (used, notes) = choose_lines(Some(&texts(lines)), &refused, last.as_ref());
         assert_eq!(used.unwrap(), texts(wanted), "{lines:?}");
         let faults = lines
             .iter()
             .filter(|line| check_hba_line(line).is_some() || refused.contains_key(**line));
-        assert_eq!(said.len(), faults.count(), "{said:?}");
+        assert_eq!(notes.len(), faults.count(), "{notes:?}");
     }
 
     const A: &str = "host all a 10.0.0.1/32 md5";

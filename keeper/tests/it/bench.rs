@@ -75,11 +75,11 @@ pub(crate) fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) 
         command.uid(user.uid).gid(user.gid).env("HOME", "/");
     }
     let output = command.output().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     std::io::stdout().write_all(&output.stdout).unwrap();
     std::io::stderr().write_all(&output.stderr).unwrap();
     assert!(
-        output.status.success() && told.contains("1 passed"),
+        output.status.success() && printed.contains("1 passed"),
         "{test} failed, see above"
     );
 }
@@ -271,17 +271,17 @@ pub(crate) async fn dumped_end(data: &Path, timeline: u64, start: Lsn) -> Lsn {
     command.env("LC_ALL", "C").arg("-p").arg(data.join("pg_wal"));
     command.args(["-t", &timeline.to_string(), "-s", &start.to_string()]);
     let output = command.output().await.unwrap();
-    let (dumped, told) = (
+    let (dumped, printed) = (
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
     );
-    assert_eq!(dumped.lines().count(), 1, "the last record: {dumped}{told}");
+    assert_eq!(dumped.lines().count(), 1, "the last record: {dumped}{printed}");
     assert!(dumped.contains("CHECKPOINT_SHUTDOWN"), "{dumped}");
     // error in WAL record at 0/14FE6D8: invalid record length at 0/14FE750: wanted 24, got 0
-    if let Some((_, rest)) = told.split_once("invalid record length at ") {
-        return Lsn::parse(rest.split(':').next().unwrap()).expect(&told);
+    if let Some((_, rest)) = printed.split_once("invalid record length at ") {
+        return Lsn::parse(rest.split(':').next().unwrap()).expect(&printed);
     }
     // At the end of a page it reads the next page first: invalid magic number 0000 in log segment …, offset 5357568
-    let (_, offset) = told.trim_end().rsplit_once("offset ").expect(&told);
-    Lsn(start.0 / SEGMENT_BYTES * SEGMENT_BYTES + offset.parse::<u64>().expect(&told))
+    let (_, offset) = printed.trim_end().rsplit_once("offset ").expect(&printed);
+    Lsn(start.0 / SEGMENT_BYTES * SEGMENT_BYTES + offset.parse::<u64>().expect(&printed))
 }

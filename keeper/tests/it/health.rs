@@ -22,12 +22,12 @@ async fn agrees(node: &Node) -> Observation {
         let Ok(identity) = node.instance.replication().identify().await else {
             return false;
         };
-        let told = (
+        let reported = (
             Some(identity.system_id),
             Some(identity.timeline),
             Some(identity.position),
         );
-        (seen.system_id, seen.timeline, seen.position) == told
+        (seen.system_id, seen.timeline, seen.position) == reported
     })
     .await;
     assert!(seen.is_healthy, "{:?}", seen.failed);

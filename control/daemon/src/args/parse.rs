@@ -13,7 +13,7 @@ use clap::{Arg, ArgAction, Command, Parser};
 use super::Switch;
 use crate::telemetry;
 
-/// The version set at build time, or a text that says that none was set (cli 16).
+/// The version set at build time, or a text for a build without one (cli 16).
 pub const VERSION: &str = env!("STOLON_VERSION_TEXT");
 
 /// A program's name and the prefix of its environment variables (cli O-8).

@@ -46,7 +46,7 @@ pub(super) fn details(plan: &Plan, now: Boottime) -> Vec<(&'static str, String)>
     conditions.chain(wake).collect()
 }
 
-/// Returns why something was decided or not, unless it says no more than the decision itself.
+/// Returns why something was decided or not, unless that is the decision itself in other words.
 fn reason(note: &Note) -> Option<String> {
     Some(match note {
         Note::ElectionPaused { .. } => "no election: paused".to_owned(),

@@ -179,12 +179,12 @@ async fn undecodable_unsupported_and_invalid_data_is_reported_once_and_left_unch
     ];
     let sentinel = scene.sentinel(&["--initial-cluster-spec", &file]);
     eventually("cluster data", SHORT_TIMEOUT, async || scene.data().await).await;
-    for (value, said) in cases {
+    for (value, message) in cases {
         let before = sentinel.log().len();
         let revision = scene.put_data(value).await;
-        sentinel.wait_for_log_after(before, said, SHORT_TIMEOUT).await;
+        sentinel.wait_for_log_after(before, message, SHORT_TIMEOUT).await;
         scene.data_stays(revision).await;
-        assert_eq!(sentinel.log()[before..].matches(said).count(), 1, "{value}");
+        assert_eq!(sentinel.log()[before..].matches(message).count(), 1, "{value}");
     }
     // and it continues when the data is fixed
     scene.put_data(&a_cluster(SPEC)).await;

@@ -294,9 +294,9 @@ async fn one_line_reports_the_outage_and_one_its_end() {
     etcd.restart().await;
     eventually("an answer", SHORT_TIMEOUT, async || store.get("key").await).await;
     drop(watch);
-    let told = heard.here();
+    let logged = heard.here();
     assert_eq!(
-        told,
+        logged,
         [
             "store is unreachable, trying again until it is back",
             "store is reachable again"

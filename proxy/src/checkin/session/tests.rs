@@ -74,7 +74,7 @@ struct Case {
 }
 
 impl Case {
-    /// Clients are forwarded to A, and the cached cluster data say so.
+    /// Clients are forwarded to A, which is the master in the cached cluster data.
     fn forwarding() -> Self {
         Self {
             cached: Some(document(Some(&master_a()), None)),

@@ -83,7 +83,7 @@ unsafe fn get_option<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int
     let mut value = MaybeUninit::<T>::zeroed();
     let mut length = size_of::<T>() as libc::socklen_t;
     // SAFETY: `socket` is borrowed, so the descriptor stays open for the call; the kernel writes as many bytes through
-    // the first pointer as the length behind the second one says at most, and that is the size of `value`.
+    // the first pointer as the length behind the second one allows, and that is the size of `value`.
     let status = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

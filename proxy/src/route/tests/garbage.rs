@@ -296,7 +296,7 @@ fn is_text(value: &Json, wanted: impl Fn(&str) -> bool) -> bool {
     matches!(value, Json::String(text) if wanted(text))
 }
 
-/// Whether a document says anywhere that clients of the proxy `me` go to this db, and contains the db.
+/// Whether a document names this db anywhere as the master for the proxy `me`, and contains the db.
 fn names_route(document: &Json, db: &str, endpoint: &MasterEndpoint, me: &str) -> bool {
     let proxy = descend(document, &["proxy", "spec"]);
     let dbs = descend(document, &["dbs"]);
