@@ -1,7 +1,8 @@
 //! The order of restarts for changed parameters: standbys first, one at a time by uid; the master after a standby has
 //! restarted successfully. Each keeper computes it from what the others publish.
 //!
-//! Keepers that do not publish it (Go stolon restarts immediately) and unhealthy instances are not waited for.
+//! Keepers that do not publish it (Go stolon restarts immediately) are not waited for, nor are instances that have been
+//! unhealthy for failInterval.
 
 use model::{KeeperUid, RestartState, SettingsInfo};
 
@@ -15,6 +16,8 @@ pub struct Peer {
     pub is_standby: bool,
     /// Its keeper reports it as healthy.
     pub is_healthy: bool,
+    /// It is not reported as healthy, but has not been so for long: it may come back any moment.
+    pub is_settling: bool,
     /// Its progress in applying the parameters; `None` when its keeper does not publish it.
     pub settings: Option<SettingsInfo>,
     /// It has been restarting for longer than a start may take.
@@ -77,6 +80,14 @@ pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &
         let settings = peer.settings.as_ref();
         settings.is_some_and(|settings| settings.fingerprint == fingerprint && settings.state == wanted)
     };
+    // One late answer must not let the master restart with parameters that no standby has started with.
+    let settling = peers.iter().filter(|peer| peer.is_standby && peer.is_settling);
+    if let Some(peer) = settling
+        .min_by(|a, b| a.keeper.cmp(&b.keeper))
+        .filter(|peer| is_master || peer.keeper < *me)
+    {
+        return RestartTurn::After(peer.keeper.clone());
+    }
     let is_done = |peer: &Peer| has(peer, RestartState::Applied) || has(peer, RestartState::Refused);
     // Standbys restart in the order of their uids, so that all keepers agree without a lock; the master goes last.
     let before_us = |peer: &&&Peer| is_master || peer.keeper < *me;
@@ -115,6 +126,7 @@ mod tests {
             keeper: (*keeper).into(),
             is_standby: *role == "standby",
             is_healthy: *health == "well",
+            is_settling: *health == "settling",
             settings,
             is_overdue: rest.last() == Some(&"overdue"),
         }
@@ -197,6 +209,28 @@ mod tests {
             &["k1 standby well", "k2 standby well new pending"],
             "after k2",
         );
+    }
+
+    #[test]
+    fn a_standby_that_was_healthy_a_moment_ago_is_waited_for() {
+        check("k0 master", &["k1 standby settling new pending"], "after k1");
+        check("k0 master", &["k1 standby settling"], "after k1");
+        check(
+            "k0 master",
+            &["k1 standby well new applied", "k2 standby settling"],
+            "after k2",
+        );
+        check(
+            "k2 standby",
+            &["k0 master well", "k1 standby settling old applied"],
+            "after k1",
+        );
+        check(
+            "k1 standby",
+            &["k0 master well", "k2 standby settling old applied"],
+            "now",
+        );
+        check("k1 standby", &["k0 master settling new pending"], "now");
     }
 
     #[test]

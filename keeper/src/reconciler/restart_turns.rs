@@ -25,12 +25,26 @@ pub(super) struct RestartTurns {
     me: KeeperUid,
     problems: Arc<Problems>,
     clock: Clock,
-    restarts: PeerRestarts,
+    peers: PeerHistory,
 }
 
-/// Restarts of other instances that are under way.
+/// What the other keepers published while the local instance waits.
 #[derive(Debug, Default)]
-struct PeerRestarts(BTreeMap<KeeperUid, PeerRestart>);
+struct PeerHistory {
+    /// Restarts that are under way.
+    restarts: BTreeMap<KeeperUid, PeerRestart>,
+    /// Since when instances are not reported as healthy.
+    unhealthy_since: BTreeMap<KeeperUid, Boottime>,
+}
+
+/// How long other instances are waited for.
+#[derive(Debug, Clone, Copy)]
+struct WaitLimits {
+    /// A restart.
+    restart: Duration,
+    /// An instance that is not reported as healthy, or not at all.
+    unhealthy: Duration,
+}
 
 /// A restart under way.
 #[derive(Debug)]
@@ -47,7 +61,7 @@ impl RestartTurns {
             me: context.me.clone(),
             problems: Arc::clone(&context.problems),
             clock: context.clock.clone(),
-            restarts: PeerRestarts::default(),
+            peers: PeerHistory::default(),
         }
     }
 
@@ -67,15 +81,15 @@ impl RestartTurns {
             .filter_map(|entry| from_slice(&entry.value).ok())
             .collect();
         let peers = self
-            .restarts
-            .peers(&infos, &target.other_keepers, self.clock.now(), restart_limit(target));
+            .peers
+            .peers(&infos, &target.other_keepers, self.clock.now(), wait_limits(target));
         let is_master = target.role == TargetRole::Master;
         restart_turn(&self.me, is_master, &fingerprint(target), &peers)
     }
 
-    /// Drops what is known of other restarts: nothing is pending here, so it would only grow old.
+    /// Drops what is known of other instances: nothing is pending here, so it would only grow old.
     pub(super) fn forget(&mut self) {
-        self.restarts = PeerRestarts::default();
+        self.peers = PeerHistory::default();
     }
 
     /// Reports that the master is not restarted because no standby started with the parameters.
@@ -99,36 +113,36 @@ impl RestartTurns {
     }
 }
 
-impl PeerRestarts {
-    /// Returns what these infos report about the other `members` of the cluster. A restart that was reported for
-    /// `limit` is overdue.
+impl PeerHistory {
+    /// Returns what these infos report about the other `members` of the cluster.
     fn peers(
         &mut self,
         infos: &[KeeperInfo],
         members: &[(KeeperUid, bool)],
         now: Boottime,
-        limit: Duration,
+        limits: WaitLimits,
     ) -> Vec<Peer> {
         self.update(infos, members, now);
         let peer = |(keeper, is_standby): &(KeeperUid, bool)| {
             let info = infos.iter().find(|info| info.uid == *keeper);
-            let restart = self.0.get(keeper);
-            if info.is_none() && restart.is_none() {
-                return None;
-            }
-            let state = info.and_then(|info| info.postgres_state.as_ref());
-            Some(Peer {
+            let restart = self.restarts.get(keeper);
+            let settings = match restart {
+                Some(restart) => Some(restart.settings.clone()),
+                None => info.and_then(settings_in_force).cloned(),
+            };
+            // Without an info it is not known whether its keeper publishes its progress.
+            let is_awaited = restart.is_none() && (info.is_none() || settings.is_some());
+            let unhealthy_since = self.unhealthy_since.get(keeper);
+            Peer {
                 keeper: keeper.clone(),
                 is_standby: *is_standby,
-                is_healthy: state.is_some_and(|state| state.healthy),
-                settings: match restart {
-                    Some(restart) => Some(restart.settings.clone()),
-                    None => info.and_then(settings_in_force).cloned(),
-                },
-                is_overdue: restart.is_some_and(|restart| now.since(restart.since) >= limit),
-            })
+                is_healthy: unhealthy_since.is_none(),
+                is_settling: is_awaited && unhealthy_since.is_some_and(|since| now.since(*since) < limits.unhealthy),
+                settings,
+                is_overdue: restart.is_some_and(|restart| now.since(restart.since) >= limits.restart),
+            }
         };
-        members.iter().filter_map(peer).collect()
+        members.iter().map(peer).collect()
     }
 
     /// Updates the restarts from these infos. A restart is over once its keeper reports another state or its orderly
@@ -136,16 +150,22 @@ impl PeerRestarts {
     /// example because its lease ended on a busy host: the server may still not have started (keeper R24.4).
     fn update(&mut self, infos: &[KeeperInfo], members: &[(KeeperUid, bool)], now: Boottime) {
         let is_member = |keeper: &KeeperUid| members.iter().any(|(member, _)| member == keeper);
-        self.0.retain(|keeper, _| is_member(keeper));
+        self.restarts.retain(|keeper, _| is_member(keeper));
+        let is_healthy = |keeper: &KeeperUid| infos.iter().any(|info| info.uid == *keeper && is_healthy(info));
+        self.unhealthy_since
+            .retain(|keeper, _| is_member(keeper) && !is_healthy(keeper));
+        for (keeper, _) in members.iter().filter(|(keeper, _)| !is_healthy(keeper)) {
+            self.unhealthy_since.entry(keeper.clone()).or_insert(now);
+        }
         for info in infos.iter().filter(|info| is_member(&info.uid)) {
             match settings_in_force(info).filter(|settings| settings.is_restarting()) {
                 Some(settings) => {
-                    let since = self.0.get(&info.uid).map_or(now, |restart| restart.since);
+                    let since = self.restarts.get(&info.uid).map_or(now, |restart| restart.since);
                     let settings = settings.clone();
-                    self.0.insert(info.uid.clone(), PeerRestart { since, settings });
+                    self.restarts.insert(info.uid.clone(), PeerRestart { since, settings });
                 }
                 None => {
-                    self.0.remove(&info.uid);
+                    self.restarts.remove(&info.uid);
                 }
             }
         }
@@ -157,13 +177,20 @@ fn settings_in_force(info: &KeeperInfo) -> Option<&SettingsInfo> {
     info.settings.as_ref().filter(|_| !info.is_leaving_or_stopped())
 }
 
-/// Time limit of a restart before other instances continue without it: the time until an instance that does not start
-/// counts as unhealthy, plus the time that it may take to accept connections.
-fn restart_limit(target: &TargetDb) -> Duration {
-    target
-        .ready_timeout
-        .max(RESTART_LIMIT_MIN)
-        .saturating_add(target.fail_interval)
+fn is_healthy(info: &KeeperInfo) -> bool {
+    info.postgres_state.as_ref().is_some_and(|state| state.healthy)
+}
+
+/// Limits before an instance continues without others. That of a restart is the time until an instance that does not
+/// start counts as unhealthy, plus the time that it may take to accept connections.
+fn wait_limits(target: &TargetDb) -> WaitLimits {
+    WaitLimits {
+        restart: target
+            .ready_timeout
+            .max(RESTART_LIMIT_MIN)
+            .saturating_add(target.fail_interval),
+        unhealthy: target.fail_interval,
+    }
 }
 
 #[cfg(test)]
@@ -172,7 +199,10 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(60);
+    const LIMITS: WaitLimits = WaitLimits {
+        restart: Duration::from_secs(60),
+        unhealthy: Duration::from_secs(20),
+    };
 
     fn info(keeper: &str, state: RestartState) -> KeeperInfo {
         KeeperInfo {
@@ -186,7 +216,7 @@ mod tests {
     }
 
     /// Returns the keepers with an overdue restart after infos were read in which these are restarting.
-    fn overdue(restarts: &mut PeerRestarts, restarting: &[&str], seconds: u64) -> Vec<String> {
+    fn overdue(restarts: &mut PeerHistory, restarting: &[&str], seconds: u64) -> Vec<String> {
         let state = |keeper: &str| match restarting.contains(&keeper) {
             true => RestartState::Restarting,
             false => RestartState::Applied,
@@ -194,7 +224,7 @@ mod tests {
         let infos = ["a", "b"].map(|keeper| info(keeper, state(keeper)));
         let members = [("a".into(), true), ("b".into(), true)];
         let now = Boottime::from_nanos(0) + Duration::from_secs(seconds);
-        let peers = restarts.peers(&infos, &members, now, LIMIT).into_iter();
+        let peers = restarts.peers(&infos, &members, now, LIMITS).into_iter();
         peers
             .filter(|peer| peer.is_overdue)
             .map(|peer| peer.keeper.to_string())
@@ -202,10 +232,10 @@ mod tests {
     }
 
     /// Returns the keepers that are restarting, with a mark on overdue ones, after these infos were read.
-    fn restarting(restarts: &mut PeerRestarts, infos: &[KeeperInfo], seconds: u64) -> Vec<String> {
+    fn restarting(restarts: &mut PeerHistory, infos: &[KeeperInfo], seconds: u64) -> Vec<String> {
         let members = [("a".into(), true), ("b".into(), true)];
         let now = Boottime::from_nanos(0) + Duration::from_secs(seconds);
-        let peers = restarts.peers(infos, &members, now, LIMIT).into_iter();
+        let peers = restarts.peers(infos, &members, now, LIMITS).into_iter();
         let is_restarting = |peer: &Peer| peer.settings.as_ref().is_some_and(SettingsInfo::is_restarting);
         let mark = |peer: Peer| format!("{}{}", peer.keeper, if peer.is_overdue { " overdue" } else { "" });
         peers.filter(is_restarting).map(mark).collect()
@@ -214,7 +244,7 @@ mod tests {
     #[test]
     fn a_restart_goes_on_while_the_info_of_its_keeper_is_missing() {
         // Rule: keeper R24.4. The info is missing once its lease has ended, and when it cannot be decoded.
-        let mut restarts = PeerRestarts::default();
+        let mut restarts = PeerHistory::default();
         let info_of_a = [info("a", RestartState::Restarting)];
         assert_eq!(restarting(&mut restarts, &info_of_a, 0), ["a"]);
         assert_eq!(restarting(&mut restarts, &[], 30), ["a"], "it is still waited for");
@@ -233,17 +263,18 @@ mod tests {
 
     #[test]
     fn the_restart_of_a_keeper_that_left_the_cluster_is_over() {
-        let mut restarts = PeerRestarts::default();
+        let mut restarts = PeerHistory::default();
         restarting(&mut restarts, &[info("a", RestartState::Restarting)], 0);
         let others = [("b".into(), true)];
-        let now = Boottime::from_nanos(0) + LIMIT;
-        assert_eq!(restarts.peers(&[], &others, now, LIMIT), []);
+        let now = Boottime::from_nanos(0) + LIMITS.restart;
+        let peers = restarts.peers(&[], &others, now, LIMITS);
+        assert_eq!(peers.iter().map(|peer| peer.keeper.as_str()).collect::<Vec<_>>(), ["b"]);
         assert_eq!(restarting(&mut restarts, &[], 61), [""; 0]);
     }
 
     #[test]
     fn the_restart_of_a_keeper_that_ends_in_order_is_over() {
-        let mut restarts = PeerRestarts::default();
+        let mut restarts = PeerHistory::default();
         let restarting_info = info("a", RestartState::Restarting);
         assert_eq!(
             restarting(&mut restarts, std::slice::from_ref(&restarting_info), 0),
@@ -259,11 +290,46 @@ mod tests {
 
     #[test]
     fn a_restart_is_overdue_once_it_was_seen_for_the_limit() {
-        let mut restarts = PeerRestarts::default();
+        let mut restarts = PeerHistory::default();
         assert_eq!(overdue(&mut restarts, &["a"], 0), [""; 0]);
         assert_eq!(overdue(&mut restarts, &["a", "b"], 59), [""; 0]);
         assert_eq!(overdue(&mut restarts, &["a", "b"], 60), ["a"]);
         assert_eq!(overdue(&mut restarts, &["b"], 61), [""; 0]);
         assert_eq!(overdue(&mut restarts, &["b"], 119), ["b"]);
+    }
+
+    /// Returns the keepers whose instances are waited for although they are not reported as healthy.
+    fn settling(history: &mut PeerHistory, infos: &[KeeperInfo], seconds: u64) -> Vec<String> {
+        let members = [("a".into(), true), ("b".into(), true)];
+        let now = Boottime::from_nanos(0) + Duration::from_secs(seconds);
+        let peers = history.peers(infos, &members, now, LIMITS).into_iter();
+        let settling = peers.filter(|peer| peer.is_settling);
+        settling.map(|peer| peer.keeper.to_string()).collect()
+    }
+
+    #[test]
+    fn an_instance_that_is_not_reported_as_healthy_is_waited_for_until_its_limit() {
+        let healthy = |keeper: &str| KeeperInfo {
+            postgres_state: Some(model::PostgresState {
+                healthy: true,
+                ..model::PostgresState::default()
+            }),
+            ..info(keeper, RestartState::Applied)
+        };
+        let mut history = PeerHistory::default();
+        let b = healthy("b");
+        assert_eq!(settling(&mut history, &[healthy("a"), b.clone()], 0), [""; 0]);
+        let unhealthy = info("a", RestartState::Applied);
+        assert_eq!(settling(&mut history, &[unhealthy.clone(), b.clone()], 10), ["a"]);
+        assert_eq!(settling(&mut history, &[b.clone()], 29), ["a"], "its info is missing");
+        assert_eq!(settling(&mut history, &[b.clone()], 30), [""; 0]);
+        assert_eq!(settling(&mut history, &[healthy("a"), b.clone()], 40), [""; 0]);
+        assert_eq!(settling(&mut history, &[unhealthy, b.clone()], 50), ["a"]);
+        // A keeper that publishes no progress (Go stolon) would not be waited for after it is healthy again either.
+        let silent = KeeperInfo {
+            uid: "a".into(),
+            ..KeeperInfo::default()
+        };
+        assert_eq!(settling(&mut history, &[silent, b], 51), [""; 0]);
     }
 }
