@@ -27,7 +27,7 @@ use crate::settings::{FailedStart, LastGoodConfFile, Refusals, Settings, StartDi
 /// Checks of one configuration; each rejection leads to another check.
 const CHECKS_MAX: usize = 3;
 /// Time limit until a reload is visible in the keeper's session.
-const RELOAD_LIMIT: Duration = Duration::from_secs(5);
+pub const RELOAD_LIMIT: Duration = Duration::from_secs(5);
 /// Interval of checking for it.
 const RELOAD_POLL: Duration = Duration::from_millis(20);
 
@@ -54,6 +54,28 @@ pub struct ConfigCheck {
     checked_hba: Option<Vec<String>>,
     /// Settings of a started server that has not answered yet.
     unconfirmed: Option<Settings>,
+}
+
+/// Effect of a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReloadEffect {
+    /// The server has read its files.
+    Read,
+    /// It has not read them within [`RELOAD_LIMIT`].
+    None,
+    /// It refuses the keeper's login.
+    Refused,
+    /// It did not answer.
+    Unknown,
+}
+
+impl From<SqlError> for ReloadEffect {
+    fn from(error: SqlError) -> Self {
+        match error.refusal() {
+            Some(_) => Self::Refused,
+            None => Self::Unknown,
+        }
+    }
 }
 
 impl ConfigCheck {
@@ -177,21 +199,28 @@ impl ConfigCheck {
     }
 
     /// Waits after a reload until the server has read its files, and finds the parameters that had no effect.
-    pub async fn check_reload(&mut self, target: &TargetDb, before: Result<String, SqlError>) {
+    pub async fn check_reload(&mut self, target: &TargetDb, before: Result<String, SqlError>) -> ReloadEffect {
         let sql = self.instance.sql();
-        let Ok(before) = before else { return };
+        let before = match before {
+            Ok(before) => before,
+            Err(error) => return error.into(),
+        };
         let done = async {
-            while sql.conf_load_time().await.is_ok_and(|now| now == before) {
-                sleep(RELOAD_POLL).await;
+            loop {
+                match sql.conf_load_time().await {
+                    Ok(now) if now == before => sleep(RELOAD_POLL).await,
+                    answer => return answer.map(|_| ()),
+                }
             }
         };
-        if timeout(RELOAD_LIMIT, done).await.is_err() {
-            warn!(limit = ?RELOAD_LIMIT, "postgres did not reload its configuration in time");
-            return;
+        match timeout(RELOAD_LIMIT, done).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error.into(),
+            Err(_) => return ReloadEffect::None,
         }
-        // Without an answer nothing can be concluded; the next reload checks again.
-        let Ok(refused) = sql.refused_parameters().await else {
-            return;
+        let refused = match sql.refused_parameters().await {
+            Ok(refused) => refused,
+            Err(error) => return error.into(),
         };
         let refused: BTreeMap<String, String> = refused.into_iter().collect();
         let cluster = self.local.cluster();
@@ -200,11 +229,12 @@ impl ConfigCheck {
             if let Err(error) = self.last_good().save_accepted(cluster.as_str(), &usable) {
                 warn!(error = %Chain(&error), "could not save the configuration that postgres took");
             }
-            return;
+            return ReloadEffect::Read;
         }
         let last = self.last_accepted();
         let wanted = self.generator.wanted(target).0;
         self.refusals.refuse_parameters(&refused, &wanted, last.as_ref());
+        ReloadEffect::Read
     }
 
     /// Returns the configuration that a server last accepted.

@@ -4,5 +4,5 @@
 mod check;
 mod generate;
 
-pub use check::ConfigCheck;
+pub use check::{ConfigCheck, RELOAD_LIMIT, ReloadEffect};
 pub use generate::address;

@@ -8,7 +8,7 @@ use base::Clock;
 use store::Store;
 
 use crate::cluster_data::is_slow;
-use crate::configuration::ConfigCheck;
+use crate::configuration::{ConfigCheck, RELOAD_LIMIT, ReloadEffect};
 use crate::context::KeeperContext;
 use crate::executor::StepError;
 use crate::executor::permit::StartPermission;
@@ -101,6 +101,7 @@ impl ServerSteps {
         process.current = None;
         self.start_while(permission, config, target).await?;
         process.current = Some(config.clone());
+        process.reload_unconfirmed = false;
         self.monitor.observe_now();
         Ok(())
     }
@@ -134,7 +135,19 @@ impl ServerSteps {
             .await?;
         process.current = Some(config.clone());
         self.metrics.set_needs_reload(false);
-        self.configuration.check_reload(target, before).await;
+        let is_repeated = std::mem::replace(&mut process.reload_unconfirmed, true);
+        match self.configuration.check_reload(target, before).await {
+            ReloadEffect::Read => process.reload_unconfirmed = false,
+            // The next plan that has the server's facts reloads once more.
+            ReloadEffect::Refused => {}
+            ReloadEffect::Unknown if !is_repeated => {}
+            ReloadEffect::None | ReloadEffect::Unknown => {
+                return Err(StepError::Instance(InstanceError::Timeout {
+                    action: "wait until PostgreSQL has read its configuration",
+                    limit: RELOAD_LIMIT,
+                }));
+            }
+        }
         Ok(())
     }
 

@@ -29,7 +29,9 @@ pub(crate) fn configure(
     log_changes(current, &wanted, steps);
     // A restart reads all files, so it replaces the reload.
     let restart = facts.is_some_and(|facts| decide_restart(target, facts, upstream, steps));
-    let reload = current.is_none_or(|current| needs_reload(current, &wanted));
+    // Until the reload is confirmed, the facts may be older than it: nothing would seem to wait for a restart.
+    let is_unconfirmed = facts.is_some() && observed.process.reload_unconfirmed;
+    let reload = is_unconfirmed || current.is_none_or(|current| needs_reload(current, &wanted));
     if restart {
         // A restart as master, too, requests a permit first (extensions ).
         steps.extend(upstream.is_none().then_some(Step::Permit));

@@ -120,6 +120,8 @@ pub struct ServerConfig {
 pub struct ProcessState {
     /// The configuration that the server last read, by a start or a reload (keeper 4).
     pub current: Option<ServerConfig>,
+    /// The server was asked to reload, and it is not known whether it has read its files since.
+    pub reload_unconfirmed: bool,
     /// The db whose data this process has completed; its round may not have completed yet.
     pub completed: Option<DbUid>,
     /// The db whose old data were tried without a copy and did not stream (keeper 6.7).

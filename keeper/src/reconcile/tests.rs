@@ -446,6 +446,7 @@ impl FakeKeeper {
             Step::Reload(config) => {
                 if !failing_steps("reload") {
                     self.known.current = Some(config.clone());
+                    self.known.reload_unconfirmed = false;
                 }
                 "reload".to_owned() + &following(config)
             }
@@ -886,6 +887,16 @@ fn a_changed_parameter_is_reloaded_and_saved_even_if_the_reload_fails() {
         "reload; done",
         "what was not made known is tried again"
     );
+}
+
+#[test]
+fn a_reload_is_repeated_before_anything_is_concluded_from_facts_that_may_be_older() {
+    let mut fake = fake();
+    fake.known.reload_unconfirmed = true;
+    fake.refuses = true;
+    check(fake.clone(), "done");
+    fake.refuses = false;
+    check(fake, "reload; done");
 }
 
 /// The row of the decision table: keeper T8 row 26.

@@ -321,8 +321,12 @@ mod tests {
         assert_eq!(settling(&mut history, &[healthy("a"), b.clone()], 0), [""; 0]);
         let unhealthy = info("a", RestartState::Applied);
         assert_eq!(settling(&mut history, &[unhealthy.clone(), b.clone()], 10), ["a"]);
-        assert_eq!(settling(&mut history, &[b.clone()], 29), ["a"], "its info is missing");
-        assert_eq!(settling(&mut history, &[b.clone()], 30), [""; 0]);
+        assert_eq!(
+            settling(&mut history, std::slice::from_ref(&b), 29),
+            ["a"],
+            "its info is missing"
+        );
+        assert_eq!(settling(&mut history, std::slice::from_ref(&b), 30), [""; 0]);
         assert_eq!(settling(&mut history, &[healthy("a"), b.clone()], 40), [""; 0]);
         assert_eq!(settling(&mut history, &[unhealthy, b.clone()], 50), ["a"]);
         // A keeper that publishes no progress (Go stolon) would not be waited for after it is healthy again either.
