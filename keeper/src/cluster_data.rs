@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base::Chain;
-use model::{BootUuid, CreationRecord, KeeperUid, Stored, Unusable, from_slice};
+use model::{
+    BootUuid, CreationRecord, KeeperUid, Stored, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY, Unusable, from_slice,
+};
 use store::{Entry, Revision, Store};
 use tracing::debug;
 
@@ -142,12 +144,12 @@ pub fn is_slow(store: &Store) -> bool {
 pub fn cluster_data_state(entry: Option<&Entry>) -> ClusterDataState {
     match Stored::decode(entry.map(|entry| entry.value.as_slice())) {
         Stored::Absent => ClusterDataState::Absent,
-        Stored::Garbage(error) => ClusterDataState::Unusable(Chain(&error).to_string()),
+        Stored::Garbage(error) => ClusterDataState::Unusable(format!("{}: {UNREADABLE_DATA_REMEDY}", Chain(&error))),
         Stored::Unusable {
             why: Unusable::FormatVersion(version),
             ..
         } => ClusterDataState::UnsupportedFormat(version),
-        Stored::Unusable { why, .. } => ClusterDataState::Unusable(Chain(&why).to_string()),
+        Stored::Unusable { why, .. } => ClusterDataState::Unusable(format!("{}: {UNUSABLE_DATA_REMEDY}", Chain(&why))),
         Stored::Usable(checked) => ClusterDataState::Valid(checked),
     }
 }
@@ -170,21 +172,29 @@ mod tests {
     fn undecodable_cluster_data_are_reported_and_change_nothing() {
         assert_eq!(cluster_data_state(None), ClusterDataState::Absent);
         assert_eq!(cluster_data_state(Some(&entry("null"))), ClusterDataState::Absent);
-        assert!(matches!(
-            cluster_data_state(Some(&entry("{a}"))),
-            ClusterDataState::Unusable(_)
-        ));
-        assert!(matches!(
-            cluster_data_state(Some(&entry(""))),
-            ClusterDataState::Unusable(_)
-        ));
+        let unusable = |value: &str| match cluster_data_state(Some(&entry(value))) {
+            ClusterDataState::Unusable(why) => why,
+            other => panic!("{other:?}"),
+        };
+        for (value, remedy) in [
+            (
+                "{a}",
+                "delete it with etcdctl, then restore a backup with `stolonctl clusterdata write",
+            ),
+            (
+                "",
+                "delete it with etcdctl, then restore a backup with `stolonctl clusterdata write",
+            ),
+            (
+                r#"{"formatVersion":1}"#,
+                "no cluster spec available: restore a backup with `stolonctl clusterdata write",
+            ),
+        ] {
+            assert!(unusable(value).contains(remedy), "{value}: {}", unusable(value));
+        }
         assert_eq!(
             cluster_data_state(Some(&entry(r#"{"formatVersion":2}"#))),
             ClusterDataState::UnsupportedFormat(2)
         );
-        assert!(matches!(
-            cluster_data_state(Some(&entry(r#"{"formatVersion":1}"#))),
-            ClusterDataState::Unusable(_)
-        ));
     }
 }

@@ -1,6 +1,7 @@
 //! Log messages of a round, with the texts of the reference (keeper 15), and when they are written.
 
 use base::redact::may_hold_password;
+use model::UNUSABLE_DATA_REMEDY;
 use tracing::{error, info, warn};
 
 use crate::reconcile::{HoldReason, LogMessage, ParameterChange, StopReason};
@@ -206,7 +207,11 @@ fn write_hold(why: &HoldReason) {
         HoldReason::StoreUnavailable => warn!("cluster data cannot be read, leaving the instance as it is"),
         HoldReason::NoClusterData => info!("no cluster data available, waiting for it to appear"),
         HoldReason::Unusable(error) => error!(%error, "cluster data cannot be used, leaving the instance as it is"),
-        HoldReason::UnsupportedFormat(version) => error!(version, "unsupported clusterdata format version"),
+        HoldReason::UnsupportedFormat(version) => error!(
+            version,
+            remedy = UNUSABLE_DATA_REMEDY,
+            "unsupported clusterdata format version"
+        ),
         HoldReason::OtherCluster { own, other } => error!(
             clusterUID = %own,
             cdClusterUID = %other,

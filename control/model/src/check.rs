@@ -1,6 +1,6 @@
 //! Checks that a cluster data document may be used. Every reader does this once, after parsing.
 
-use crate::{Cluster, ClusterData, FORMAT_VERSION, InvalidSpec, Spec};
+use crate::{Cluster, ClusterData, DbUid, FORMAT_VERSION, InvalidSpec, NotSupported, Phase, Spec, support};
 
 /// Cluster data with a supported format version and a valid spec (store C-7).
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +25,46 @@ pub enum Unusable {
     InvalidSpec(#[source] InvalidSpec),
 }
 
+/// Why no sentinel decides anything from a document, although its format and its spec may be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Undecidable {
+    /// The document does not hold the db that the cluster's status names as master (sentinel N-3).
+    #[error("master db {db:?} not available: the cluster data do not hold it", db = db.as_str())]
+    MissingMaster {
+        /// The db that `status.master` names.
+        db: DbUid,
+    },
+    /// The phase is not one of the known phases (sentinel I-8).
+    #[error("unknown cluster phase {phase:?}")]
+    UnknownPhase {
+        /// As stored.
+        phase: String,
+    },
+    /// It asks for a feature that this version does not support.
+    #[error(transparent)]
+    NotSupported(NotSupported),
+}
+
 impl CheckedClusterData {
+    /// Checks that a sentinel of this version can decide from the document.
+    ///
+    /// # Errors
+    /// The first that applies of: an unknown phase, a master db that is missing, an unsupported spec or db.
+    pub fn check_decidable(&self) -> Result<(), Undecidable> {
+        let status = &self.cluster().status;
+        let is_complete = self.data.dbs().contains_key(&status.master);
+        match &status.phase {
+            Phase::Other(phase) => return Err(Undecidable::UnknownPhase { phase: phase.clone() }),
+            Phase::Initializing if status.master.is_empty() => {}
+            Phase::Initializing | Phase::Normal if is_complete => {}
+            Phase::Initializing | Phase::Normal => {
+                let db = status.master.clone();
+                return Err(Undecidable::MissingMaster { db });
+            }
+        }
+        support::cluster_data(self).map_err(Undecidable::NotSupported)
+    }
+
     /// Returns the cluster, which checked data always has.
     pub fn cluster(&self) -> &Cluster {
         self.data
@@ -59,5 +98,43 @@ impl ClusterData {
             .and_then(|cluster| cluster.spec.as_ref())
             .ok_or(Unusable::NoSpec)?;
         stored.resolve().map_err(Unusable::InvalidSpec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(status: &str, dbs: &str) -> Result<(), String> {
+        let text =
+            format!(r#"{{"formatVersion":1,"cluster":{{"spec":{{"initMode":"new"}},"status":{status}}},"dbs":{dbs}}}"#);
+        let data = ClusterData::parse(text.as_bytes()).unwrap().unwrap().check().unwrap();
+        data.check_decidable().map_err(|why| why.to_string())
+    }
+
+    #[test]
+    fn a_document_is_decidable_with_a_known_phase_and_the_master_that_it_names() {
+        let (none, one) = ("{}", r#"{"d1":{"uid":"d1","spec":{"keeperUID":"k1"}}}"#);
+        assert_eq!(checked(r#"{"phase":"initializing"}"#, none), Ok(()));
+        assert_eq!(checked(r#"{"phase":"initializing","master":"d1"}"#, one), Ok(()));
+        assert_eq!(checked(r#"{"phase":"normal","master":"d1"}"#, one), Ok(()));
+        for (status, dbs, words) in [
+            (
+                r#"{"phase":"normal","master":"d2"}"#,
+                one,
+                "master db \"d2\" not available",
+            ),
+            (r#"{"phase":"normal"}"#, one, "master db \"\" not available"),
+            (r#"{"phase":"initializing","master":"d1"}"#, none, "master db \"d1\""),
+            ("{}", one, "unknown cluster phase \"\""),
+            (
+                r#"{"phase":"normal","master":"d1"}"#,
+                r#"{"d1":{"spec":{"synchronousReplication":true}}}"#,
+                "a db with synchronousReplication is not supported yet",
+            ),
+        ] {
+            let why = checked(status, dbs).unwrap_err();
+            assert!(why.contains(words), "{status}: {why}");
+        }
     }
 }

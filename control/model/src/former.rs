@@ -19,6 +19,11 @@ pub const UNREADABLE_DATA_REMEDY: &str = "repair it with etcdctl; or delete it w
                                           `stolonctl clusterdata write --yes -f FILE` to keep the databases, or discard \
                                           them with `stolonctl init`";
 
+/// The remedy when the stored document can be read but not used: another format version, no spec, an invalid one, or no
+/// master. Both commands replace it.
+pub const UNUSABLE_DATA_REMEDY: &str = "restore a backup with `stolonctl clusterdata write --yes -f FILE` to keep the \
+                                        databases, or discard them with `stolonctl init`";
+
 /// Keepers that belong to a cluster, by the last part of their info's key; no cluster uid where the info cannot be
 /// decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

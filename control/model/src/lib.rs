@@ -32,13 +32,13 @@ pub mod support;
 mod timestamp;
 mod validate;
 
-pub use check::{CheckedClusterData, Unusable};
+pub use check::{CheckedClusterData, Undecidable, Unusable};
 pub use cluster::{Cluster, ClusterData, ClusterStatus, FORMAT_VERSION, Phase};
 pub use cluster_view::{ClusterView, DbView, KeeperView};
 pub use created::CreationRecord;
 pub use db::{Db, DbInitMode, DbSpec, DbStatus, FollowConfig, FollowType, TimelineHistory};
 pub use duration::{DurationError, GoDuration};
-pub use former::{FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY};
+pub use former::{FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY};
 pub use hba::{HbaField, HbaStrictness, check_hba_line, hba_excerpt, hba_fields, hba_strictness, redacted_hba_reason};
 pub use ids::{BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, ProxyUid, SentinelUid, short_uid, stolon_name};
 pub use info::{KeeperInfo, PostgresState, ProxyInfo, RestartState, SentinelInfo, SettingsInfo, Stopped};

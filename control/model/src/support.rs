@@ -1,12 +1,22 @@
 //! What this version does not support: one list for a spec, one for a db. No decision may be based on a partly supported
 //! document: the unsupported part would be lost. What a program does then is left to it.
 
-use crate::{DbInitMode, DbSpec, FollowType, InitMode, Role, Spec};
+use crate::{CheckedClusterData, DbInitMode, DbSpec, FollowType, InitMode, Role, Spec};
 
 /// A feature that this version does not support.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not supported yet")]
 pub struct NotSupported(pub &'static str);
+
+/// Checks that this version supports everything that cluster data request, the spec and each db. A plan that ignored an
+/// unsupported part would undo it.
+///
+/// # Errors
+/// The first unsupported feature.
+pub fn cluster_data(checked: &CheckedClusterData) -> Result<(), NotSupported> {
+    spec(&checked.spec)?;
+    checked.data.dbs().values().try_for_each(|of| Ok(db(&of.spec)?))
+}
 
 /// Checks that this version supports everything that a cluster spec requests.
 ///

@@ -9,7 +9,7 @@ use crate::note::Note;
 use crate::plan_error::PlanError;
 use crate::proxies;
 use crate::view::PlanView;
-use model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, KeeperUid, Phase, Role, check_parameter};
+use model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, KeeperUid, Phase, Role, Undecidable, check_parameter};
 
 /// Makes the decisions of phase initializing. The proxy section changes only with the last of them (sentinel I-9).
 pub(crate) fn initialise(draft: &mut Draft, view: &PlanView, entropy: &mut Entropy<'_>) -> Result<(), PlanError> {
@@ -17,7 +17,7 @@ pub(crate) fn initialise(draft: &mut Draft, view: &PlanView, entropy: &mut Entro
         return choose_initial_master(draft, view, entropy);
     };
     let Some(db) = view.data.dbs().get(&master) else {
-        return Err(PlanError::MissingMaster { db: master });
+        return Err(Undecidable::MissingMaster { db: master }.into());
     };
     let keeper = db.spec.keeper_uid.clone();
     let limit = view.spec.init_timeout;

@@ -39,7 +39,7 @@ use crate::draft::Draft;
 use crate::health::HealthInput;
 use crate::view::PlanView;
 use base::clock::Boottime;
-use model::{CheckedClusterData, ClusterData, Phase, Timestamp, support};
+use model::{CheckedClusterData, ClusterData, Phase, Timestamp, Undecidable};
 
 pub use condition::Condition;
 pub use entropy::Entropy;
@@ -98,7 +98,7 @@ pub struct Plan {
 /// # Errors
 /// Nothing may or can be decided. Then nothing is written, and only what was read is remembered.
 pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, PlanError> {
-    reject_unsupported(input.data)?;
+    input.data.check_decidable()?;
     let PlanInput {
         data: CheckedClusterData { data, spec },
         now,
@@ -148,15 +148,6 @@ pub fn memory_after_failed_round(input: &PlanInput<'_>) -> Memory {
     memory_for_round(input).0.deferring_arrivals()
 }
 
-/// Rejects cluster data that uses unsupported features: a plan that ignored them would undo part of them.
-fn reject_unsupported(checked: &CheckedClusterData) -> Result<(), PlanError> {
-    support::spec(&checked.spec).map_err(PlanError::NotSupported)?;
-    for db in checked.data.dbs().values() {
-        support::db(&db.spec).map_err(|found| PlanError::NotSupported(found.into()))?;
-    }
-    Ok(())
-}
-
 /// Returns the memory to decide with, and whether this is a first run (sentinel L-13, L-15).
 fn memory_for_round(input: &PlanInput<'_>) -> (Memory, bool) {
     let read = input.memory.after_read(input.observations, input.data, input.now);
@@ -176,11 +167,7 @@ fn decide(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>) -> 
     match &draft.cluster().status.phase {
         Phase::Initializing => initialise::initialise(draft, view, entropy)?,
         Phase::Normal => plan_normal(draft, view, entropy)?,
-        other @ Phase::Other(_) => {
-            return Err(PlanError::UnknownPhase {
-                phase: other.to_string(),
-            });
-        }
+        Phase::Other(phase) => return Err(Undecidable::UnknownPhase { phase: phase.clone() }.into()),
     }
     // Initialisation that ends in this plan may have changed the parameters (sentinel G-1).
     let parameters = draft
@@ -200,9 +187,8 @@ fn decide(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>) -> 
 /// Makes the decisions of phase normal (sentinel 7).
 fn plan_normal(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>) -> Result<(), PlanError> {
     let Some((master, db)) = view.master() else {
-        return Err(PlanError::MissingMaster {
-            db: view.data.master_uid().cloned().unwrap_or_default(),
-        });
+        let db = view.data.master_uid().cloned().unwrap_or_default();
+        return Err(Undecidable::MissingMaster { db }.into());
     };
     standbys::remove_dead_keepers(draft, view);
     // An election changes nothing but the two dbs and closes the proxies (sentinel N-9); everything else waits for a

@@ -2,29 +2,17 @@
 
 use std::fmt;
 
-use model::{DbUid, NotSupported};
+use model::Undecidable;
 
 /// Why no plan was made; then nothing is written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// The cluster data uses a feature that this version does not support.
+    /// The cluster data asks for what this version does not support, or contradicts itself.
     #[error(transparent)]
-    NotSupported(NotSupported),
+    Undecidable(#[from] Undecidable),
     /// There is no keeper to initialise the cluster on (sentinel I-1).
     #[error("cannot choose initial master: no keepers registered")]
     NoKeepers,
-    /// The master db is not in the cluster data (sentinel N-3).
-    #[error("master db {db} not available: repair or initialise the cluster data")]
-    MissingMaster {
-        /// The db that `status.master` names.
-        db: DbUid,
-    },
-    /// The phase is not one of the known phases (sentinel I-8).
-    #[error("unknown cluster phase {phase:?}")]
-    UnknownPhase {
-        /// As stored.
-        phase: String,
-    },
     /// The plan breaks invariants: a bug in this program. Such a plan must not reach the store.
     #[error("the plan breaks invariants: {}", list(.0))]
     BrokenInvariants(Vec<Violation>),

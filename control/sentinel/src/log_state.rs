@@ -9,7 +9,10 @@ use crate::decode::DecodedSnapshot;
 use crate::missing_data::former_keepers;
 use base::Chain;
 use base::clock::Boottime;
-use model::{CheckedClusterData, Clamped, FormerKeepers, LOST_DATA_REMEDY, Stored, UNREADABLE_DATA_REMEDY, Unusable};
+use model::{
+    CheckedClusterData, Clamped, FormerKeepers, LOST_DATA_REMEDY, Stored, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY,
+    Undecidable, Unusable,
+};
 use plan::{Note, PlanError};
 use store::StoreError;
 
@@ -83,7 +86,7 @@ impl LogState {
             } => {
                 let message = "unsupported clusterdata format version";
                 if self.is_due(format!("{message} {version}"), now) {
-                    error!(version, "{message}");
+                    error!(version, remedy = UNUSABLE_DATA_REMEDY, "{message}");
                 }
                 return;
             }
@@ -93,7 +96,10 @@ impl LogState {
                     Unusable::InvalidSpec(cause) => Chain(cause).to_string(),
                     Unusable::NoSpec | Unusable::FormatVersion(_) => Chain(why).to_string(),
                 };
-                ("clusterdata validation failed", cause)
+                (
+                    "clusterdata validation failed",
+                    format!("{cause}: {UNUSABLE_DATA_REMEDY}"),
+                )
             }
             Stored::Garbage(why) => {
                 let keepers = former_keepers(decoded).clause();
@@ -136,7 +142,12 @@ impl LogState {
         let text = error.to_string();
         if self.is_new(text.clone()) {
             match error {
-                PlanError::NotSupported(_) => error!(error = %text, "leaving the cluster as it is"),
+                PlanError::Undecidable(Undecidable::NotSupported(_)) => {
+                    error!(error = %text, "leaving the cluster as it is")
+                }
+                PlanError::Undecidable(_) => {
+                    error!(error = %text, remedy = UNUSABLE_DATA_REMEDY, "failed to update cluster data");
+                }
                 _ => error!(error = %text, "failed to update cluster data"),
             }
         }

@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use base::clock::Boottime;
 use base::{Chain, Clock};
-use model::{CheckedClusterData, ClusterData, JsonError, Stored, UNREADABLE_DATA_REMEDY, support, to_compact};
+use model::{
+    CheckedClusterData, ClusterData, JsonError, Stored, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY, Unusable,
+    support, to_compact,
+};
 use store::{Entry, Revision, Store, Txn, TxnOutcome};
 
 use super::former_cluster::{self, FormerCluster};
@@ -14,7 +17,7 @@ use super::former_cluster::{self, FormerCluster};
 /// Reads and validates the cluster data (cli 6.2). Also returns the revision of its last write.
 pub(super) async fn read(store: &Store) -> anyhow::Result<(CheckedClusterData, Revision)> {
     match read_unchecked(store).await? {
-        (Some(data), revision) => Ok((data.check()?, revision)),
+        (Some(data), revision) => Ok((data.check().map_err(|why| unusable(&why))?, revision)),
         (None, _) => bail!("{}", former_cluster::read(store).await?.no_cluster_data_error()),
     }
 }
@@ -27,7 +30,7 @@ pub(super) fn check(entry: Option<&Entry>, former: &FormerCluster) -> anyhow::Re
             let key = entry.map(|entry| entry.key.as_str()).unwrap_or_default();
             bail!("{}{}", undecodable(key, &error), former.keepers_clause())
         }
-        Stored::Unusable { why, .. } => Err(why.into()),
+        Stored::Unusable { why, .. } => Err(unusable(&why)),
         Stored::Usable(checked) => Ok(*checked),
     }
 }
@@ -51,6 +54,10 @@ pub(super) async fn read_unchecked(store: &Store) -> anyhow::Result<(Option<Clus
             former_cluster::read(store).await.unwrap_or_default().keepers_clause()
         ),
     }
+}
+
+fn unusable(why: &Unusable) -> anyhow::Error {
+    anyhow!("{}: {UNUSABLE_DATA_REMEDY}", Chain(why))
 }
 
 fn undecodable(key: &str, error: &JsonError) -> String {

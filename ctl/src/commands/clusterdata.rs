@@ -8,7 +8,7 @@ use anyhow::bail;
 use base::Chain;
 use daemon::args::Switch;
 use daemon::telemetry::print_stderr;
-use model::{ClusterData, JsonError, support, to_compact, to_pretty};
+use model::{ClusterData, JsonError, Undecidable, to_compact, to_pretty};
 use store::{Store, Txn, TxnOutcome};
 
 use super::{CommandOutcome, cluster_data, input, print};
@@ -47,6 +47,9 @@ struct WriteArgs {
     /// Overwrite existing cluster data
     #[arg(long, short)]
     yes: Option<Switch>,
+    /// Replace usable cluster data even by some that cannot be used
+    #[arg(long)]
+    force: Option<Switch>,
     #[command(flatten)]
     ignored: super::IgnoredArguments,
 }
@@ -86,26 +89,26 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome
         None => input::open(OsStr::new("-").as_ref())?.read()?,
     };
     let data = decode(&text).map_err(|reason| anyhow::anyhow!("invalid cluster data: {reason}"))?;
-    if let Err(why) = ensure_usable(&data) {
-        // The reference stores such data as well. The warning is ours: no program of this project can use them.
-        print_stderr(format_args!(
-            "WARNING: this cluster data cannot be used: {}",
-            Chain(why.as_ref())
-        ));
-    }
-    input::print_warnings(&spec_warnings(&data));
     let key = store.keys().cluster_data();
     let (before, revision) = cluster_data::read_unchecked(store).await?;
     let write = match before {
         Some(_) if args.yes != Some(Switch(true)) => {
             bail!("WARNING: cluster data already available use --yes to override")
         }
-        Some(_) => {
+        Some(before) => {
+            if args.force != Some(Switch(true)) {
+                ensure_no_less_usable(&data, &before)?;
+            }
+            print_unusable(&data);
             print("WARNING: The current cluster data will be removed")?;
             Txn::new()
         }
-        None => Txn::new().if_unchanged(&key, revision),
+        None => {
+            print_unusable(&data);
+            Txn::new().if_unchanged(&key, revision)
+        }
     };
+    input::print_warnings(&spec_warnings(&data));
     // Scripts match this text of the reference, which has no colon before the cause (cli 13.2).
     match store.commit(write.put(&key, to_compact(&data))).await {
         Ok(TxnOutcome::Committed(_)) => {}
@@ -118,9 +121,50 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome
     Ok(CommandOutcome::Success)
 }
 
-fn ensure_usable(data: &ClusterData) -> anyhow::Result<()> {
-    let checked = data.clone().check()?;
-    Ok(support::spec(&checked.spec)?)
+/// What this version's programs can do with a document, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Usability {
+    /// No program uses it.
+    Unusable,
+    /// Its status contradicts the rest, so that no sentinel decides from it.
+    Contradictory,
+    /// Another version may do more with it: it asks for something that is not supported.
+    NotSupported,
+    /// Everything.
+    Usable,
+}
+
+/// Returns how far this version's programs can use a document, and why not further.
+fn assess(data: &ClusterData) -> (Usability, String) {
+    let checked = match data.clone().check() {
+        Ok(checked) => checked,
+        Err(why) => return (Usability::Unusable, Chain(&why).to_string()),
+    };
+    match checked.check_decidable() {
+        Ok(()) => (Usability::Usable, String::new()),
+        Err(why @ Undecidable::NotSupported(_)) => (Usability::NotSupported, why.to_string()),
+        Err(why) => (Usability::Contradictory, why.to_string()),
+    }
+}
+
+/// Refuses a document that would stop a cluster: programs can do less with it than with the one that it replaces.
+fn ensure_no_less_usable(data: &ClusterData, before: &ClusterData) -> anyhow::Result<()> {
+    let (usability, why) = assess(data);
+    if usability < assess(before).0 {
+        bail!(
+            "invalid cluster data: {why}: the stored cluster data can be used and stay as they are; correct the input, or \
+             give --force to write it all the same"
+        );
+    }
+    Ok(())
+}
+
+/// Warns of a document that cannot be used. The reference stores such data as well, and there may be no other backup.
+fn print_unusable(data: &ClusterData) {
+    let (usability, why) = assess(data);
+    if usability != Usability::Usable {
+        print_stderr(format_args!("WARNING: this cluster data cannot be used: {why}"));
+    }
 }
 
 /// Returns a warning for each part of the spec that keepers will leave out. The data are stored all the same: a backup

@@ -48,6 +48,10 @@ async fn data_that_cannot_be_used_is_an_error_for_every_reader() {
             r#"{"formatVersion":1,"cluster":{"spec":{}}}"#,
             "clusterdata validation failed: initMode undefined",
         ),
+        (
+            r#"{"formatVersion":1,"cluster":{"spec":{}}}"#,
+            "restore a backup with `stolonctl clusterdata write --yes -f FILE`",
+        ),
     ] {
         harness.put(data).await;
         for args in [
@@ -145,6 +149,65 @@ async fn write_refuses_invalid_documents() {
         .await
         .assert_failed_with("/nonexistent/data");
     assert_eq!(harness.get().await, None);
+}
+
+#[tokio::test]
+async fn write_replaces_usable_data_by_unusable_data_only_with_force() {
+    // cli 13.2
+    let normal =
+        r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"},"status":{"phase":"normal","master":"d1"}}}"#;
+    let unsupported = CLUSTER.replacen(r#""spec":{"#, r#""spec":{"synchronousReplication":true,"#, 1);
+    let cases = [
+        ("{}", "format version 0"),
+        ("null", "format version 0"),
+        (r#"{"formatVersion":1}"#, "no cluster spec available"),
+        (r#"{"formatVersion":1,"cluster":{"spec":{}}}"#, "initMode undefined"),
+        (
+            r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"}}}"#,
+            "unknown cluster phase \"\"",
+        ),
+        (normal, "master db \"d1\" not available"),
+        (unsupported.as_str(), "synchronousReplication is not supported yet"),
+    ];
+    let harness = CtlHarness::with(CLUSTER).await;
+    for (text, words) in cases {
+        let refused = harness.run_with(&["clusterdata", "write", "-y"], text.as_bytes()).await;
+        refused.assert_failed_with(words);
+        refused.assert_stderr_has("--force");
+        assert_eq!(harness.get().await.as_deref(), Some(CLUSTER), "{text}");
+    }
+    for (text, words) in cases {
+        harness.put(CLUSTER).await;
+        let force = ["clusterdata", "write", "-y", "--force"];
+        let forced = harness.run_with(&force, text.as_bytes()).await;
+        assert_eq!(forced.status, 0, "{forced:?}");
+        forced.assert_stderr_has(words);
+        // Present data that cannot be used are replaced, also by data that can be used no better.
+        for after in [text, CLUSTER] {
+            let again = harness
+                .run_with(&["clusterdata", "write", "-y"], after.as_bytes())
+                .await;
+            assert_eq!(again.status, 0, "{text} {again:?}");
+        }
+        assert_eq!(harness.get().await.as_deref(), Some(CLUSTER), "{text}");
+    }
+}
+
+/// A cluster of the reference that uses more than this version does can be restored, and is not lost to an empty file.
+#[tokio::test]
+async fn write_replaces_unsupported_data_by_unsupported_data_but_not_by_broken_data() {
+    let unsupported = CLUSTER.replacen(r#""spec":{"#, r#""spec":{"synchronousReplication":true,"#, 1);
+    let harness = CtlHarness::with(&unsupported).await;
+    let restored = harness
+        .run_with(&["clusterdata", "write", "-y"], unsupported.as_bytes())
+        .await;
+    assert_eq!(restored.status, 0, "{restored:?}");
+    let stored = harness.get().await;
+    harness
+        .run_with(&["clusterdata", "write", "-y"], b"{}")
+        .await
+        .assert_failed_with("format version 0");
+    assert_eq!(harness.get().await, stored);
 }
 
 #[tokio::test]

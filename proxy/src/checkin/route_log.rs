@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use base::Chain;
-use model::{DbUid, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY};
+use model::{DbUid, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY};
 use tracing::{debug, error, info, warn};
 
 use super::error::CheckInError;
@@ -135,7 +135,11 @@ impl RouteLog {
                                   proxy another --port, or the keeper another address");
             }
             RouteClosedReason::UnusableData(unusable) => {
-                error!(error = %Chain(unusable), "cannot use the clusterdata, closing connections to master");
+                error!(
+                    error = %Chain(unusable),
+                    remedy = UNUSABLE_DATA_REMEDY,
+                    "cannot use the clusterdata, closing connections to master"
+                );
             }
         }
     }

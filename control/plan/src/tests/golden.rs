@@ -8,7 +8,7 @@ use crate::propagate::without_routine_changes;
 use crate::{
     Entropy, Memory, Observations, Observed, Plan, PlanError, PlanInput, Urgency, memory_after_failed_round, plan,
 };
-use model::{CheckedClusterData, ClusterData, KeeperInfo, Phase, ProxyInfo, Timestamp, from_slice};
+use model::{CheckedClusterData, ClusterData, KeeperInfo, Phase, ProxyInfo, Timestamp, Undecidable, from_slice};
 
 const ASYNC: &str = include_str!("../../../../tests/golden/async-failover.store.jsonl");
 const SYNC: &str = include_str!("../../../../tests/golden/sync.store.jsonl");
@@ -96,7 +96,7 @@ fn no_plan_over_an_asynchronous_recording_breaks_an_invariant() {
         Ok(_) => plans += 1,
         Err(PlanError::NoKeepers) => {}
         // the operator turns synchronous replication on at the end
-        Err(PlanError::NotSupported(_)) => {}
+        Err(PlanError::Undecidable(Undecidable::NotSupported(_))) => {}
         Err(refusal) => panic!("revision {revision}: {refusal}"),
     });
     assert!(plans > 50, "{plans}");
@@ -135,7 +135,7 @@ fn synchronous_and_standby_clusters_are_left_unchanged() {
     let mut refused = 0;
     for recording in [SYNC, STANDBY] {
         follow(recording, |revision, data, plan| match plan {
-            Err(PlanError::NotSupported(_)) => refused += 1,
+            Err(PlanError::Undecidable(Undecidable::NotSupported(_))) => refused += 1,
             // the master cluster that the standby cluster follows, and the standby cluster after its promotion
             Ok(_) | Err(PlanError::NoKeepers) => {
                 assert!(!data.spec.synchronous_replication, "revision {revision}");

@@ -4,7 +4,7 @@
 
 use super::cluster::{Setup, base, check, db2_elected, initializing, uids};
 use crate::PlanError;
-use model::GoDuration;
+use model::{GoDuration, Undecidable};
 
 /// The spec of rows R0 to R2 without synchronous replication, which phase initializing does not use.
 fn rich_spec(setup: &mut Setup) {
@@ -194,9 +194,15 @@ fn a_changed_spec_reaches_every_db() {
 fn synchronous_replication_is_rejected_and_never_turned_off() {
     let mut setup = base(2);
     setup.spec().synchronous_replication = Some(true);
-    assert!(matches!(setup.plan(), Err(PlanError::NotSupported(_))));
+    assert!(matches!(
+        setup.plan(),
+        Err(PlanError::Undecidable(Undecidable::NotSupported(_)))
+    ));
     let mut setup = base(2);
     setup.db("db1").spec.synchronous_replication = true;
     setup.db("db1").spec.synchronous_standbys = uids(&["db2"]);
-    assert!(matches!(setup.plan(), Err(PlanError::NotSupported(_))));
+    assert!(matches!(
+        setup.plan(),
+        Err(PlanError::Undecidable(Undecidable::NotSupported(_)))
+    ));
 }
