@@ -31,7 +31,8 @@ async fn a_keeper_rejects_each_invalid_option_and_creates_nothing() {
     let missing = file(&test_dir.path().join("no such file"));
     let (empty, newline) = (file(&empty), file(&newline));
     // Options removed, options added, the error.
-    let cases: [(&[&str], &[&str], &str); 17] = [
+    let cases: [(&[&str], &[&str], &str); 18] = [
+        (&[], &["--store-endpoints=localhost:"], "localhost:"),
         (&[], &["--no-such-flag"], "no-such-flag"),
         (&["--cluster-name"], &[], "cluster name required"),
         (&["--store-backend"], &[], "store backend type required"),
@@ -192,6 +193,10 @@ async fn sentinel_and_proxy_reject_each_invalid_option() {
     let spec = |path: &std::path::Path| format!("--initial-cluster-spec={}", path.display());
     let (broken, invalid, unsupported) = (spec(&broken), spec(&invalid), spec(&unsupported));
     let common = ["--cluster-name=test", "--store-backend=etcdv3"];
+    for program in ["stolon-sentinel", "stolon-proxy"] {
+        let endpoint = [&common[..], &["--store-endpoints=http://127.0.0.1:65536"]].concat();
+        assert_rejected(&test_dir, program, &endpoint, "http://127.0.0.1:65536").await;
+    }
     for (program, options, error) in [
         (
             "stolon-sentinel",

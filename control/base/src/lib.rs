@@ -4,6 +4,7 @@
 
 mod chain;
 pub mod clock;
+pub mod host;
 mod random;
 pub mod redact;
 

@@ -14,6 +14,7 @@ mod config;
 mod connections;
 pub mod election;
 mod election_ttl;
+mod endpoint;
 mod entry;
 mod error;
 mod etcd_fault;
@@ -30,9 +31,8 @@ mod txn;
 mod watch;
 
 pub use self::{
-    config::{
-        ConfigError, DEFAULT_ENDPOINT, DEFAULT_TIMEOUT, Endpoint, EndpointsError, Scheme, StoreConfig, StoreOptions,
-    },
+    config::{ConfigError, DEFAULT_TIMEOUT, StoreConfig, StoreOptions},
+    endpoint::{DEFAULT_ENDPOINT, Endpoint, EndpointsError, Scheme},
     entry::{Entry, KeyRange, LeaseId, Revision, Snapshot},
     error::{Cause, StoreError, UNREACHABLE_HINT},
     etcd_fault::EtcdFault,

@@ -75,6 +75,11 @@ async fn common_options_are_validated_before_the_arguments_of_the_command() {
     run(&["status", "--cluster-name=..", "--store-backend=etcdv3"], &[])
         .await
         .assert_failed_with("\"..\"");
+    for endpoint in ["http://127.0.0.1:65536", "http://", "localhost:", ",", "http://:2379"] {
+        let endpoints = format!("--store-endpoints={endpoint}");
+        let args = ["status", "--cluster-name=c", "--store-backend=etcdv3", &endpoints];
+        run(&args, &[]).await.assert_failed_with(&format!("{endpoint:?}"));
+    }
     let zero = [
         "status",
         "--cluster-name=c",

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use super::connection::Connection;
 use super::io::{AsyncIo, MonitoredIo};
 use super::monitor::ConnectionMonitor;
-use crate::config::{Scheme, StoreConfig};
+use crate::config::StoreConfig;
 use crate::error::Cause;
 
 /// HTTP/2 keepalive interval. etcd rejects clients that ping more often than every 5 s (store 3.3).
@@ -37,9 +37,7 @@ pub(crate) struct ConnectionGone;
 /// Connects, and waits for the server's first bytes: the kernel of a stopped server still accepts connections.
 pub(super) async fn connect_endpoint(config: &StoreConfig, clock: &Clock, index: usize) -> Result<Connection, Cause> {
     let endpoint = &config.endpoints[index];
-    let (host, port) = endpoint
-        .host_and_port()
-        .ok_or_else(|| Cause::new("not an address of the form host:port, no host to connect to"))?;
+    let (host, port) = endpoint.host_and_port();
     let addresses = timeout(LOOKUP_TIMEOUT, lookup_host((host, port)))
         .await
         .map_err(|_| Cause::new("no answer from the name service"))?
@@ -94,14 +92,9 @@ async fn http2_handshake(
 ) -> Result<Connection, Cause> {
     let endpoint = &config.endpoints[index];
     let began = clock.now();
-    let scheme = if endpoint.scheme == Scheme::Https {
-        "https"
-    } else {
-        "http"
-    };
     let uri = Uri::builder()
-        .scheme(scheme)
-        .authority(endpoint.address.as_str())
+        .scheme(endpoint.scheme.as_str())
+        .authority(endpoint.authority().clone())
         .path_and_query("/")
         .build();
     let uri = uri.map_err(|error| Cause::deepest(&error))?;

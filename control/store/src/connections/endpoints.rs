@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::connection::Connection;
-use crate::config::{Endpoint, StoreConfig};
+use crate::config::StoreConfig;
+use crate::endpoint::Endpoint;
 use crate::error::{Cause, UNREACHABLE_HINT};
 
 /// The endpoints, in the order of the configuration, and whether an outage was logged.
