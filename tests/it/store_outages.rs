@@ -6,6 +6,8 @@ use std::time::Duration;
 use base::clock::Boottime;
 use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
+use stolon_tests::process::{self, Signal};
+use stolon_tests::tcp_relay::{Direction, NetworkCondition};
 use stolon_tests::wait::{eventually, now};
 use stolon_tests::writers::{Writers, lost_rows};
 
@@ -83,6 +85,24 @@ async fn a_store_that_hangs_briefly_closes_no_connection() {
     wait_check_in(&cluster).await;
     assert_eq!(idle.value("select 1").await.unwrap(), "1");
     assert_eq!(before.master_uid(), cluster.data().await.unwrap().master_uid());
+}
+
+/// The master's keeper goes on publishing, and the election is conditional on its info (extensions ).
+#[tokio::test]
+async fn a_master_that_takes_no_connections_is_replaced_although_the_store_answers_late() {
+    let mut cluster = Cluster::builder(Profile::Short).endpoints(3).proxies(0).start().await;
+    for relay in &cluster.relays {
+        relay.set(
+            Direction::ToClient,
+            NetworkCondition::Delay(Duration::from_millis(1400)),
+        );
+    }
+    let server = cluster.postmaster("keeper0").expect("the master runs");
+    // Its sessions go on; new connections are not answered.
+    process::send_signal(server, Signal::STOP);
+    cluster.wait_other_master("keeper0", LONG_TIMEOUT).await;
+    let log = cluster.process("sentinel0").log();
+    assert!(!log.contains("sentinel leadership lost"), "{log}");
 }
 
 /// Waits until this time has passed since `start`: the length of an outage.
