@@ -70,7 +70,7 @@ impl ClusterDataReader {
             state: cluster_data_state(Some(&entry)),
             revision: entry.mod_revision,
         };
-        let is_standby = matches!(self.instance.local_role(), Ok(FileRole::Standby));
+        let is_standby = matches!(self.instance.local_role().await, Ok(FileRole::Standby));
         let runs = matches!(self.instance.running().await, Ok(Some(_)));
         match desired_state(&read.state, &self.me, &self.boot).goal {
             Goal::Run(target) if target.role == TargetRole::Master && target.db == self.local.db().uid => {
@@ -104,7 +104,7 @@ impl ClusterDataReader {
             return desired;
         };
         // What cannot be read may be data.
-        let has_data = !matches!(self.instance.local_role(), Ok(FileRole::Undefined));
+        let has_data = !matches!(self.instance.local_role().await, Ok(FileRole::Undefined));
         let local = LocalFacts {
             cluster: self.local.cluster(),
             db: self.local.db(),

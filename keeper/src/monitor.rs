@@ -129,20 +129,27 @@ impl Monitor {
 
     /// Tries new connections beside the observations: an attempt at a hanging server takes the whole request timeout.
     async fn try_connections(&self) {
-        let is_up = || {
-            let runs = matches!(*self.instance.child_status().borrow(), ChildStatus::Running { .. });
-            runs && self.instance.reports_ready().unwrap_or(true)
-        };
         loop {
             let began = self.now();
-            let answered = match is_up() {
+            let answered = match self.is_up().await {
                 true => Some(self.instance.observer().answers_new_connections().await),
                 false => None,
             };
-            self.connections().record(answered.filter(|_| is_up()), began);
+            // An attempt during which the server has stopped accepting connections proves nothing.
+            let is_up = self.is_up().await;
+            self.connections().record(answered.filter(|_| is_up), began);
             let pause = self.settings().interval / 2;
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Whether the server runs and, as far as its lock file shows, accepts connections.
+    async fn is_up(&self) -> bool {
+        self.runs() && self.instance.reports_ready().await.unwrap_or(true)
+    }
+
+    fn runs(&self) -> bool {
+        matches!(*self.instance.child_status().borrow(), ChildStatus::Running { .. })
     }
 
     fn connections(&self) -> std::sync::MutexGuard<'_, ConnectionAttempts> {
@@ -159,6 +166,17 @@ impl Monitor {
         self.problems
             .set(KeeperProblemKind::Login, "connections", problem.into_iter().collect());
         is_silent
+    }
+
+    /// Sets the problem of data whose file system does not answer.
+    fn check_data(&self, observation: &Observation) {
+        let unanswered = observation.failed.as_ref().and_then(ObserveError::unanswered);
+        let problem = unanswered.map(|path| {
+            let text = format!("{} does not answer: the instance counts as not healthy", path.display());
+            KeeperProblemKind::Data.problem(&text, "fix its file system, or the server that exports it")
+        });
+        self.problems
+            .set(KeeperProblemKind::Data, "pgdata", problem.into_iter().collect());
     }
 
     /// Sets the problem of a standby that receives no WAL. An observation without an answer changes nothing.
@@ -200,17 +218,23 @@ impl Monitor {
         if std::mem::take(&mut self.settings().try_logins_again) {
             memory.health.try_logins_again();
         }
-        let runs = matches!(*self.instance.child_status().borrow(), ChildStatus::Running { .. });
+        let runs = self.runs();
         let mut scope = memory.scope(&db.uid, now);
         // Each attempt would take the request timeout and delay the observation.
         scope.logins &= !self.connections().is_failing();
-        let is_starting = runs && !self.instance.reports_ready().unwrap_or(true);
-        let mut observation = match is_starting {
-            true => Observation::default(),
-            false => observe(&self.instance, scope).await,
+        let ready = match runs {
+            true => self.instance.reports_ready().await,
+            false => Ok(true),
         };
-        let runs = runs && matches!(*self.instance.child_status().borrow(), ChildStatus::Running { .. });
+        let is_starting = matches!(ready, Ok(false));
+        let mut observation = match ready {
+            Ok(false) => Observation::default(),
+            Err(failed) if failed.unanswered().is_some() => Observation::failed(ObserveError::Data(failed)),
+            Ok(true) | Err(_) => observe(&self.instance, scope).await,
+        };
+        let runs = runs && self.runs();
         memory.log_failure(&observation, runs);
+        self.check_data(&observation);
         let is_recovering = runs && (is_starting || observation.is_not_accepting());
         memory.health.check_recovery(is_recovering, now).await;
         if self.local.db() != db {

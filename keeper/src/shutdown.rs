@@ -149,8 +149,8 @@ async fn publish_leaving(context: &KeeperContext, shutdown: ShutdownKind) {
 /// Publishes where the data of a stopped instance end. Incomplete data have no position to publish.
 async fn publish_stopped(context: &KeeperContext) {
     let (db, instance) = (context.local.db(), &context.instance);
-    let has_complete_data = !db.uid.is_empty() && !db.initializing && instance.is_initialised().unwrap_or(false);
-    if !has_complete_data {
+    let is_complete = !db.uid.is_empty() && !db.initializing;
+    if !is_complete || !instance.is_initialised().await.unwrap_or(false) {
         return;
     }
     let stopped = read_stopped(instance).await.unwrap_or_else(|error| {

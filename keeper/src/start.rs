@@ -169,7 +169,10 @@ impl StartedKeeper {
             replication: config.replication.clone(),
             request_timeout: spec.request_timeout,
         };
-        let instance = Arc::new(Instance::new(instance_config, Arc::new(self.programs), clock.clone()));
+        let walker = Walker::default();
+        let changes = DataChanges::new(walker.clone());
+        let programs = Arc::new(self.programs);
+        let instance = Arc::new(Instance::new(instance_config, programs, changes.clone(), clock.clone()));
         let identity = KeeperIdentity {
             uid: dir.me.clone(),
             boot: dir.boot.clone(),
@@ -200,7 +203,6 @@ impl StartedKeeper {
             sleep_interval,
         );
         self.metrics.set_sleep_interval(sleep_interval);
-        let walker = Walker::default();
         KeeperContext {
             config: Arc::new(config),
             me: dir.me,
@@ -211,7 +213,7 @@ impl StartedKeeper {
             monitor: Arc::new(monitor),
             local,
             owned: Arc::new(dir.owned),
-            changes: DataChanges::new(walker.clone()),
+            changes,
             walker,
             metrics: Arc::new(self.metrics),
             problems,

@@ -10,6 +10,7 @@ mod drivers;
 mod duplicate_uids;
 mod failover;
 mod fencing;
+mod hung_data_directory;
 mod hung_shutdown;
 mod keepers;
 mod leftover_processes;

@@ -2,7 +2,7 @@
 //! queried, otherwise by a failed start. What is used instead is decided by `settings`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conf::Parameters;
 use crate::postgres::config::files::ConfigFiles;
 use crate::postgres::config::hba::OtherUsers;
+use crate::postgres::data::file_error::FileError;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::parameter_check;
 use crate::problems::{KeeperProblemKind, Problems};
@@ -103,11 +104,12 @@ impl ConfigCheck {
     /// Checks the parts of the desired configuration that were not checked yet. `current` is the configuration that the
     /// server last read.
     pub async fn check(&mut self, target: &TargetDb, server: &ServerState, current: Option<&ServerConfig>) {
+        self.load_last_good().await;
         let wanted = self.generator.wanted(target).0;
         self.refusals.forget_unwanted(&wanted);
         self.check_parameters(&wanted).await;
         if let ServerState::Up(ServerProbe::Answered(_)) = server {
-            self.save_started();
+            self.save_started().await;
             self.release_held().await;
             self.check_hba(target, &wanted, current).await;
         } else if let ServerState::Up(ServerProbe::Refused) = server {
@@ -177,7 +179,8 @@ impl ConfigCheck {
     ) -> StartDiagnosis {
         let wanted = self.generator.wanted(target).0;
         let cluster = self.local.cluster();
-        let started = self.last_good().started(cluster.as_str()).cloned();
+        let started = self.last_good.as_ref();
+        let started = started.and_then(|kept| kept.started(cluster.as_str()).cloned());
         let is_base_proven = started.is_some();
         let base = started.unwrap_or_else(|| Settings {
             parameters: self.generator.own_parameters(target),
@@ -226,7 +229,8 @@ impl ConfigCheck {
         let cluster = self.local.cluster();
         if refused.is_empty() {
             let usable = self.usable.clone();
-            if let Err(error) = self.last_good().save_accepted(cluster.as_str(), &usable) {
+            let saved = self.save_last_good(move |kept| kept.save_accepted(cluster.as_str(), &usable));
+            if let Err(error) = saved.await {
                 warn!(error = %Chain(&error), "could not save the configuration that postgres took");
             }
             return ReloadEffect::Read;
@@ -238,20 +242,41 @@ impl ConfigCheck {
     }
 
     /// Returns the configuration that a server last accepted.
-    fn last_accepted(&mut self) -> Option<Settings> {
+    fn last_accepted(&self) -> Option<Settings> {
         let cluster = self.local.cluster();
-        self.last_good().accepted(cluster.as_str()).cloned()
+        self.last_good.as_ref()?.accepted(cluster.as_str()).cloned()
     }
 
-    fn last_good(&mut self) -> &mut LastGoodConfFile {
-        let dir = &self.data_dir;
-        self.last_good.get_or_insert_with(|| {
-            let (kept, error_text) = LastGoodConfFile::load(dir);
-            if let Some(error) = error_text {
-                warn!(error, "cannot read the last good configuration, going on without it");
+    /// Reads the last good configurations unless they were read before. If their file system hangs, the next round tries
+    /// again.
+    async fn load_last_good(&mut self) {
+        if self.last_good.is_some() {
+            return;
+        }
+        let dir = self.data_dir.clone();
+        let load = move |_: &Path| Ok::<_, FileError>(LastGoodConfFile::load(&dir));
+        let error_text = match self.instance.access().read(load).await {
+            Ok((kept, error_text)) => {
+                self.last_good = Some(kept);
+                error_text
             }
-            kept
-        })
+            Err(error) => Some(Chain(&error).to_string()),
+        };
+        if let Some(error) = error_text {
+            warn!(error, "cannot read the last good configuration, going on without it");
+        }
+    }
+
+    async fn save_last_good(
+        &mut self,
+        save: impl FnOnce(&mut LastGoodConfFile) -> Result<(), FileError> + Send + 'static,
+    ) -> Result<(), FileError> {
+        let Some(mut kept) = self.last_good.clone() else {
+            return Ok(()); // it could not be read, and is not overwritten
+        };
+        let save = move |_: &Path| save(&mut kept).map(|()| kept);
+        self.last_good = Some(self.instance.access().write(save).await?);
+        Ok(())
     }
 
     async fn check_parameters(&mut self, wanted: &Settings) {
@@ -306,7 +331,7 @@ impl ConfigCheck {
             self.refusals.refuse_own_lines(own);
             // Until the next reload the file must be the one that the server has read.
             if let Some(current) = current
-                && let Err(error) = self.instance.write_hba(current)
+                && let Err(error) = self.instance.write_hba(current).await
             {
                 warn!(error = %Chain(&error), "could not write pg_hba.conf");
             }
@@ -317,7 +342,7 @@ impl ConfigCheck {
         &self,
         lines: &[String],
     ) -> Result<Vec<(String, String)>, Box<dyn std::error::Error + Send + Sync>> {
-        self.instance.write_hba(lines)?;
+        self.instance.write_hba(lines).await?;
         let refused = self.instance.sql().refused_hba_lines().await?;
         let text = |number: usize| number.checked_sub(1).and_then(|at| lines.get(at)).cloned();
         Ok(refused
@@ -326,12 +351,13 @@ impl ConfigCheck {
             .collect())
     }
 
-    fn save_started(&mut self) {
+    async fn save_started(&mut self) {
         let Some(unconfirmed) = self.unconfirmed.take() else {
             return;
         };
         let cluster = self.local.cluster();
-        if let Err(error) = self.last_good().save_started(cluster.as_str(), &unconfirmed) {
+        let saved = self.save_last_good(move |kept| kept.save_started(cluster.as_str(), &unconfirmed));
+        if let Err(error) = saved.await {
             warn!(error = %Chain(&error), "could not save the configuration with which postgres started");
         }
     }

@@ -47,7 +47,7 @@ impl ConfigGenerator {
     /// Reads from the data of a stopped instance what its next start requires of the parameters.
     pub(super) async fn read_requirements(&mut self, target: &TargetDb, data: DataState) {
         self.read_minimums(target, data).await;
-        self.read_slots(data);
+        self.read_slots(data).await;
     }
 
     /// Returns the settings of the cluster spec, and the parameters that no server may be given, with reasons.
@@ -144,13 +144,13 @@ impl ConfigGenerator {
     }
 
     /// Counts the slots in the data directory. A server does not start with `max_replication_slots` below that.
-    fn read_slots(&mut self, data: DataState) {
+    async fn read_slots(&mut self, data: DataState) {
         if data == DataState::Absent {
             self.slots = SlotNeeds::default();
             return;
         }
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        match data_files::slot_names(&self.instance.config().data) {
+        match self.instance.access().read(data_files::slot_names).await {
             Ok(names) => {
                 self.slots = SlotNeeds {
                     additional: 0,

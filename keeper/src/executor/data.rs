@@ -16,6 +16,7 @@ use crate::monitor::Monitor;
 use crate::postgres::basebackup;
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::data_build::DataBuild;
+use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data::ClearOutcome;
@@ -61,15 +62,15 @@ impl DataSteps {
     }
 
     /// Saves the local db durably before the steps that follow.
-    pub(super) fn save_db(&self, db: &LocalDb) -> Result<(), StepError> {
-        self.local.save_db(db)?;
+    pub(super) async fn save_db(&self, db: &LocalDb) -> Result<(), StepError> {
+        self.write_db(db).await?;
         self.monitor.observe_now();
         Ok(())
     }
 
     /// Saves that the desired state is reached.
-    pub(super) fn save_applied(&mut self, db: &LocalDb, process: &mut ProcessState) -> Result<(), StepError> {
-        self.local.save_db(db)?;
+    pub(super) async fn save_applied(&mut self, db: &LocalDb, process: &mut ProcessState) -> Result<(), StepError> {
+        self.write_db(db).await?;
         process.completed = None;
         process.rejoin_failed = None;
         process.ran_out_of_space = false;
@@ -82,7 +83,7 @@ impl DataSteps {
     pub(super) async fn clear(&mut self, clear: &ClearRequest, desired: &Desired) -> Result<(), StepError> {
         // Check the port before removing old data: new data are useless if their server cannot listen, the old data may
         // not be.
-        self.instance.check_port().map_err(InstanceError::from)?;
+        self.instance.check_port().await.map_err(InstanceError::from)?;
         let owned = Arc::clone(&self.owned);
         let cleared = self.instance.clear_data(&self.changes, owned, clear.clone()).await;
         match cleared {
@@ -131,8 +132,13 @@ impl DataSteps {
     }
 
     /// Creates `standby.signal`.
-    pub(super) fn mark_standby(&self) -> Result<(), StepError> {
-        Ok(files::signal_standby(&self.instance.config().data)?)
+    pub(super) async fn mark_standby(&self) -> Result<(), StepError> {
+        Ok(self.instance.access().write(files::signal_standby).await?)
+    }
+
+    async fn write_db(&self, db: &LocalDb) -> Result<(), FileError> {
+        let (local, db) = (Arc::clone(&self.local), db.clone());
+        self.instance.access().write(move |_| local.save_db(&db)).await
     }
 
     async fn prepare(&self, external_dirs: &[ExternalDir]) -> Result<DataBuild, StepError> {

@@ -8,7 +8,7 @@ use crate::postgres::client::refusal::ServerRefusal;
 use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::walker::FileSystemHung;
-use crate::postgres::programs::pg_control::ControlError;
+use crate::postgres::programs::wal_end::WalEndError;
 use crate::postgres::server::error::InstanceError;
 use crate::reconcile::Step;
 
@@ -24,7 +24,7 @@ pub enum StepError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Control(#[from] ControlError),
+    WalEnd(#[from] WalEndError),
     /// The store refused the permit: read the cluster data again.
     #[error("the cluster data have changed, or an order forbids it")]
     NotPermitted,

@@ -96,8 +96,8 @@ impl Executor {
         let process = &mut self.process;
         match step {
             Step::Log(_) => {} // written by the round's log
-            Step::SaveCluster(cluster) => self.publish.save_cluster(cluster)?,
-            Step::SaveDb(db) => self.data.save_db(db)?,
+            Step::SaveCluster(cluster) => self.publish.save_cluster(cluster).await?,
+            Step::SaveDb(db) => self.data.save_db(db).await?,
             Step::Stop => self.server.stop(process).await?,
             Step::PublishStopped(db) => self.publish.publish_stopped(db, process).await?,
             Step::ClearData(clear) => self.data.clear(clear, desired).await?,
@@ -107,7 +107,7 @@ impl Executor {
             Step::ReadInitParameters => self.sql.read_init_parameters().await?,
             Step::SetUpRoles => self.sql.set_up_roles().await?,
             Step::BaseBackup(from, dirs) => self.data.copy(from, dirs, desired, process).await?,
-            Step::MarkStandby => self.data.mark_standby()?,
+            Step::MarkStandby => self.data.mark_standby().await?,
             Step::MarkComplete(db) => process.completed = Some(db.clone()),
             Step::Permit => self.request_permit(context).await?,
             Step::Start(role, config) => self.start(*role, config, context).await?,
@@ -123,7 +123,7 @@ impl Executor {
                 let has_held_back = self.server.configuration().has_held_back();
                 self.publish.publish_restart_need(*need, has_held_back, desired);
             }
-            Step::SaveApplied(db) => self.data.save_applied(db, process)?,
+            Step::SaveApplied(db) => self.data.save_applied(db, process).await?,
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::executor::permit::RoundPermit;
 use crate::local::state::LocalState;
 use crate::metrics::Metrics;
 use crate::postgres::instance::Instance;
-use crate::postgres::programs::pg_control::{self, ControlError};
+use crate::postgres::programs::wal_end::{self, WalEndError};
 use crate::publish::{Due, Permit, Publisher};
 use crate::reconcile::{Desired, Goal, ProcessState, RestartNeed, desired_state, fingerprint};
 
@@ -42,8 +42,12 @@ impl PublishSteps {
     }
 
     /// Saves the cluster uid, which the info carries from now on.
-    pub(super) fn save_cluster(&self, cluster: &ClusterUid) -> Result<(), StepError> {
-        self.local.save_cluster(cluster)?;
+    pub(super) async fn save_cluster(&self, cluster: &ClusterUid) -> Result<(), StepError> {
+        let (local, saved) = (Arc::clone(&self.local), cluster.clone());
+        self.instance
+            .access()
+            .write(move |_| local.save_cluster(&saved))
+            .await?;
         self.publisher
             .change(Due::Now, |report| report.cluster = cluster.clone());
         Ok(())
@@ -118,9 +122,9 @@ impl PublishSteps {
 }
 
 /// Returns the end of a stopped instance's data (extensions ).
-pub async fn read_stopped(instance: &Instance) -> Result<Stopped, ControlError> {
+pub async fn read_stopped(instance: &Instance) -> Result<Stopped, WalEndError> {
     let config = instance.config();
-    let end = pg_control::wal_end(instance.programs(), &config.data, config.request_timeout).await?;
+    let end = wal_end::wal_end(instance.programs(), instance.access(), config.request_timeout).await?;
     Ok(Stopped {
         clean: end.is_clean(),
         lsn: end.position,

@@ -1,6 +1,7 @@
 //! Steps that query or change the running server with SQL: roles, initial parameters, replication slots, streaming.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +54,9 @@ impl SqlSteps {
     /// Reads the configured parameters and saves them as those of the initialisation.
     pub(super) async fn read_init_parameters(&self) -> Result<(), StepError> {
         let parameters = self.instance.sql().configured().await?;
-        self.local.save_init_parameters(parameters)?;
+        let local = Arc::clone(&self.local);
+        let save = move |_: &Path| local.save_init_parameters(parameters);
+        self.instance.access().write(save).await?;
         Ok(())
     }
 

@@ -15,6 +15,8 @@ use crate::reconcile::LocalDb;
 pub struct LocalState {
     dir: PathBuf,
     saved: Mutex<(KeeperState, DbState)>,
+    /// Held while a file is written. Readers of `saved` do not wait for the disk.
+    writing: Mutex<()>,
 }
 
 impl LocalState {
@@ -24,6 +26,7 @@ impl LocalState {
         Ok(Self {
             dir: dir.to_owned(),
             saved,
+            writing: Mutex::default(),
         })
     }
 
@@ -79,21 +82,25 @@ impl LocalState {
     }
 
     fn change_keeper(&self, change: impl FnOnce(&mut KeeperState)) -> Result<(), FileError> {
-        let mut saved = self.lock();
-        let mut next = saved.0.clone();
+        let _writing = self.lock_writing();
+        let mut next = self.lock().0.clone();
         change(&mut next);
         state_files::save_keeper(&self.dir, &next)?;
-        saved.0 = next;
+        self.lock().0 = next;
         Ok(())
     }
 
     fn change_db(&self, change: impl FnOnce(&mut DbState)) -> Result<(), FileError> {
-        let mut saved = self.lock();
-        let mut next = saved.1.clone();
+        let _writing = self.lock_writing();
+        let mut next = self.lock().1.clone();
         change(&mut next);
         state_files::save_db(&self.dir, &next)?;
-        saved.1 = next;
+        self.lock().1 = next;
         Ok(())
+    }
+
+    fn lock_writing(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.writing.lock().expect("no thread panics while writing the state")
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, (KeeperState, DbState)> {

@@ -1,5 +1,6 @@
 //! Runs pg_basebackup (keeper 6.3). Waiting for the slot on the source is done before, see `upstream`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tracing::{debug, info};
@@ -8,6 +9,7 @@ use crate::postgres::client::session_settings::{self, SessionUser};
 use crate::postgres::config::conninfo::{Address, LibpqPasswordFile, copy_conninfo};
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::data_build::DataBuild;
+use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::instance::Instance;
@@ -67,12 +69,15 @@ pub async fn run(
     changes: &DataChanges,
     mut progress: impl FnMut(BaseBackupProgress),
 ) -> Result<(), InstanceError> {
-    const ACTION: &str = "write the password file for pg_basebackup";
     instance.end_other_processes().await?;
     let config = instance.config();
     let login = &config.replication;
-    let password_file = LibpqPasswordFile::write(instance.config().scratch_dir(), &copy.source, login)
-        .map_err(|source| InstanceError::Process { action: ACTION, source })?;
+    let (dir, source, user) = (config.scratch_dir().to_owned(), copy.source.clone(), login.clone());
+    let write = move |_: &Path| {
+        LibpqPasswordFile::write(&dir, &source, &user)
+            .map_err(FileError::new("write the password file for pg_basebackup in", dir))
+    };
+    let password_file = instance.access().write(write).await?;
     let major = session_settings::major(Some(instance.programs())).await;
     let options = session_settings::options(major, SessionUser::Replication);
     let mut command = environment::command(&instance.programs().path("pg_basebackup"));
@@ -96,9 +101,9 @@ pub async fn run(
         None => debug!(target: "pg_basebackup", "{line}"),
     })
     .await?;
-    drop(password_file);
     let (build, owned, data) = (build.clone(), Arc::clone(owned), config.data.clone());
     let finish = move || {
+        drop(password_file);
         build.finish(&owned)?;
         // -R wrote the connection with the password there.
         files::link_auto_conf(&data)?;

@@ -1,6 +1,7 @@
 //! Runs initdb (keeper 5.1, N4).
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use base::Chain;
@@ -8,6 +9,7 @@ use tracing::{debug, warn};
 
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::data_build::DataBuild;
+use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::instance::Instance;
@@ -35,7 +37,6 @@ pub async fn run(
     owned: &Arc<OwnedDirs>,
     changes: &DataChanges,
 ) -> Result<(), InstanceError> {
-    const ACTION: &str = "write the password file for initdb";
     instance.end_other_processes().await?;
     let config = instance.config();
     let mut command = environment::command(&instance.programs().path("initdb"));
@@ -47,12 +48,16 @@ pub async fn run(
         .arg(&config.superuser.user);
     let mut password_file = None;
     if let Some(password) = config.superuser.password() {
-        let write = || {
-            let mut file = files::temporary(instance.config().scratch_dir(), "initdb".as_ref())?;
-            writeln!(file, "{password}")?;
-            Ok(file)
+        let dir = config.scratch_dir().to_owned();
+        let write = move |_: &Path| {
+            let write = || {
+                let mut file = files::temporary(&dir, "initdb".as_ref())?;
+                writeln!(file, "{password}")?;
+                Ok(file)
+            };
+            write().map_err(FileError::new("write the password file for initdb in", dir))
         };
-        let file = write().map_err(|source| InstanceError::Process { action: ACTION, source })?;
+        let file = instance.access().write(write).await?;
         command.arg("--pwfile").arg(file.path());
         password_file = Some(file);
     }

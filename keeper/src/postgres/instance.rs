@@ -1,6 +1,7 @@
 //! One instance: starts, stops, reloads and promotes it, and has its connections (keeper section 12). Its process is
 //! held by `server::supervisor`; when to do what is decided by `reconcile`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::postgres::config::conf::StartMode;
 use crate::postgres::config::files::{self as config_files, ConfigFiles};
 use crate::postgres::config::instance::InstanceConfig;
 use crate::postgres::config::pinned;
+use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
@@ -42,6 +44,19 @@ pub enum LocalRole {
     Standby,
 }
 
+impl LocalRole {
+    /// Reads the role of the instance in a data directory.
+    fn of(data: &Path) -> Result<Self, FileError> {
+        if !files::is_initialised(data)? {
+            return Ok(Self::Undefined);
+        }
+        Ok(match files::signals(data)?.standby {
+            true => Self::Standby,
+            false => Self::Master,
+        })
+    }
+}
+
 /// Interval of checking files and the server while waiting.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -51,6 +66,7 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Instance {
     config: InstanceConfig,
+    access: DataAccess,
     programs: Arc<Programs>,
     clock: Clock,
     round_sql: SqlClient,
@@ -62,15 +78,16 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Creates the instance of a data directory, without any access to it.
-    pub fn new(config: InstanceConfig, programs: Arc<Programs>, clock: Clock) -> Self {
-        let supervisor = Supervisor::new(config.data.clone());
+    /// Creates the instance of a data directory, without any access to it. `changes` runs the changes of its data.
+    pub fn new(config: InstanceConfig, programs: Arc<Programs>, changes: DataChanges, clock: Clock) -> Self {
+        let access = DataAccess::new(&config.data, changes);
+        let supervisor = Supervisor::new(access.clone());
         let target = ConnectTarget::Local(LocalSocket {
             dir: config.socket_dir.clone().into(),
             port: config.port,
             owner: rustix::process::geteuid().as_raw(),
             server: OwnServer {
-                data: config.data.clone(),
+                access: access.clone(),
                 child_status: supervisor.child_status(),
             },
         });
@@ -86,6 +103,7 @@ impl Instance {
             observer,
             replication,
             config,
+            access,
             programs,
             clock,
             supervisor,
@@ -96,6 +114,11 @@ impl Instance {
     /// Returns its configuration.
     pub fn config(&self) -> &InstanceConfig {
         &self.config
+    }
+
+    /// Returns the access to its files.
+    pub fn access(&self) -> &DataAccess {
+        &self.access
     }
 
     /// Returns the programs that it runs.
@@ -139,20 +162,13 @@ impl Instance {
     }
 
     /// Whether there is a database cluster (keeper 12.2).
-    pub fn is_initialised(&self) -> Result<bool, FileError> {
-        files::is_initialised(&self.config.data)
+    pub async fn is_initialised(&self) -> Result<bool, FileError> {
+        self.access.read(files::is_initialised).await
     }
 
     /// Returns the role according to the files.
-    pub fn local_role(&self) -> Result<LocalRole, FileError> {
-        if !self.is_initialised()? {
-            return Ok(LocalRole::Undefined);
-        }
-        Ok(if files::signals(&self.config.data)?.standby {
-            LocalRole::Standby
-        } else {
-            LocalRole::Master
-        })
+    pub async fn local_role(&self) -> Result<LocalRole, FileError> {
+        self.access.read(LocalRole::of).await
     }
 
     /// Returns the server that runs on the data directory, if any.
@@ -175,25 +191,25 @@ impl Instance {
         permitted: impl Fn() -> bool,
     ) -> Result<RunningServer, InstanceError> {
         self.supervisor.prepare_launch().await?;
-        let sockets = self.free_socket_directories();
+        let sockets = self.free_socket_directories().await?;
         self.sockets().replace(sockets.clone());
-        self.write_files(files, mode)?;
-        self.check_port()?;
+        self.write_files(files, mode).await?;
+        self.check_port().await?;
         let mut command = environment::command(&self.programs.path("postgres"));
         command.arg("-D").arg(&self.config.data);
         for (name, value) in pinned::settings(&self.config, mode, &sockets) {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         // Another program may have taken the port after the check.
-        let explain = || Ok(self.check_port()?);
+        let explain = async || Ok(self.check_port().await?);
         let pid = self.supervisor.launch(command, permitted, explain).await?;
         Ok(RunningServer { pid, is_child: true })
     }
 
     /// Whether the server's lock file reports that it accepts connections. A server that does not accept them logs
     /// every attempt.
-    pub fn reports_ready(&self) -> Result<bool, FileError> {
-        let lock = files::pid_file(&self.config.data)?;
+    pub async fn reports_ready(&self) -> Result<bool, FileError> {
+        let lock = self.access.read(files::pid_file).await?;
         Ok(lock.and_then(|lock| lock.status).as_deref() == Some("ready"))
     }
 
@@ -207,7 +223,7 @@ impl Instance {
             let mut silent_since = self.clock.now();
             loop {
                 // The lock file is checked first: a server in recovery logs every connection attempt.
-                let answer = match self.reports_ready()? {
+                let answer = match self.reports_ready().await? {
                     true => self.round_sql.ping().await,
                     false => {
                         silent_since = self.clock.now();
@@ -240,7 +256,7 @@ impl Instance {
     /// Writes the files and reloads the server. [`SqlClient::refused_parameters`] returns what it rejected.
     pub async fn reload(&self, files: &ConfigFiles) -> Result<(), InstanceError> {
         info!("reloading database configuration");
-        self.write_files(files, StartMode::Normal)?;
+        self.write_files(files, StartMode::Normal).await?;
         self.supervisor.reload().await
     }
 
@@ -250,8 +266,17 @@ impl Instance {
     }
 
     /// Writes `pg_hba.conf` only; the server uses it after the next reload.
-    pub fn write_hba(&self, lines: &[String]) -> Result<(), FileError> {
-        config_files::write_hba(&self.config.data, lines)
+    pub async fn write_hba(&self, lines: &[String]) -> Result<(), FileError> {
+        let lines = lines.to_vec();
+        self.access
+            .write(move |data| config_files::write_hba(data, &lines))
+            .await
+    }
+
+    /// Updates the password file of `primary_conninfo`: a password may change while the server runs.
+    pub async fn refresh_passfile(&self) -> Result<(), FileError> {
+        let config = self.config.clone();
+        self.access.write(move |_| config.refresh_passfile()).await
     }
 
     /// Promotes a standby and waits until it accepts writes, then writes the files again, which must be those of a
@@ -275,7 +300,7 @@ impl Instance {
             }
         };
         self.supervisor.unless_ended(ACTION, Some(limit), promoted).await?;
-        self.write_files(files, StartMode::Normal)?;
+        self.write_files(files, StartMode::Normal).await?;
         Ok(())
     }
 
@@ -307,27 +332,35 @@ impl Instance {
             .expect("no thread panics while holding the directories")
     }
 
-    fn write_files(&self, files: &ConfigFiles, mode: StartMode) -> Result<(), FileError> {
+    async fn write_files(&self, files: &ConfigFiles, mode: StartMode) -> Result<(), FileError> {
         let sockets = self.sockets().clone();
-        files.write(&self.config, mode, sockets.as_deref())
+        let (files, config) = (files.clone(), self.config.clone());
+        self.access
+            .write(move |_| files.write(&config, mode, sockets.as_deref()))
+            .await
     }
 
     /// Returns the socket directories without the public one if another server's socket is there.
-    fn free_socket_directories(&self) -> String {
-        let Some(public) = &self.config.public_socket_dir else {
-            return self.config.socket_directories();
+    async fn free_socket_directories(&self) -> Result<String, InstanceError> {
+        let Some(public) = self.config.public_socket_dir.clone() else {
+            return Ok(self.config.socket_directories());
         };
-        match port::check_socket(public, self.config.port) {
+        let port = self.config.port;
+        let check =
+            move |_: &Path| Ok::<_, FileError>(port::check_socket(&public, port).map_err(|taken| (public, taken)));
+        Ok(match self.access.read(check).await? {
             Ok(()) => self.config.socket_directories(),
-            Err(taken) => {
-                warn!(dir = public, why = %Chain(&taken), "starting PostgreSQL without its second unix socket");
+            Err((dir, taken)) => {
+                warn!(dir, why = %Chain(&taken), "starting PostgreSQL without its second unix socket");
                 self.config.socket_dir.clone()
             }
-        }
+        })
     }
 
     /// Fails if the server could not listen at its addresses. No own server may be running.
-    pub(crate) fn check_port(&self) -> Result<(), PortError> {
-        port::check(&self.config.listen_addresses, self.config.port, &self.config.socket_dir)
+    pub(crate) async fn check_port(&self) -> Result<(), PortError> {
+        let config = self.config.clone();
+        let check = move |_: &Path| port::check(&config.listen_addresses, config.port, &config.socket_dir);
+        self.access.read(check).await
     }
 }

@@ -10,10 +10,12 @@ use crate::postgres::client::refusal::ServerRefusal;
 use crate::postgres::client::sql::StandbyStatus;
 use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conf::{self, Parameters};
+use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files::{self, OldestWal};
-use crate::postgres::data::history::{self, Ancestor};
+use crate::postgres::data::history::{self, Ancestor, HistoryFileError};
 use crate::postgres::instance::Instance;
+use crate::postgres::programs::wal_end::WalEndError;
 use crate::postgres::server::position::{self, PositionError, Timeline};
 
 /// Number of published ancestors of the timeline (keeper section 0).
@@ -100,17 +102,16 @@ pub enum ObserveError {
 /// replication connection and from its files.
 pub async fn observe(instance: &Instance, scope: ObserveScope) -> Observation {
     let mut observation = Observation::default();
-    match instance.is_initialised() {
+    match instance.is_initialised().await {
         Ok(true) => {}
         Ok(false) => return observation,
         Err(source) => {
-            observation.failed = Some(ObserveError::Data(source));
-            return observation;
+            return Observation::failed(ObserveError::Data(source));
         }
     }
     match probe(instance, &mut observation, scope).await {
         Ok(()) => {
-            observation.oldest_wal = oldest_wal(&instance.config().data);
+            observation.oldest_wal = oldest_wal(instance.access()).await;
             observation.is_healthy = true;
             if scope.logins {
                 try_logins(instance, &mut observation.logins).await;
@@ -133,14 +134,9 @@ async fn probe(instance: &Instance, observation: &mut Observation, scope: Observ
     };
     observation.system_id = Some(instance_position.system_id);
     let position = instance_position.position.unwrap_or_default();
-    let data = &instance.config().data;
-    let timeline = position::timeline_at(
-        data,
-        instance_position.known_timeline,
-        position,
-        instance_position.layout,
-    );
-    let timeline = timeline.map_err(ObserveError::Position)?;
+    let (known, layout) = (instance_position.known_timeline, instance_position.layout);
+    let timeline = move |data: &Path| position::timeline_at(data, known, position, layout);
+    let timeline = instance.access().read(timeline).await.map_err(ObserveError::Position)?;
     observation.position = Some(position);
     observation.set_timeline(&timeline);
     if scope.details {
@@ -178,8 +174,8 @@ async fn probe_without_superuser(
         match instance.replication().identify().await {
             Ok(identity) => {
                 observation.logins.replication = Some(Ok(()));
-                let timeline =
-                    position::timeline_by_id(&config.data, identity.timeline).map_err(ObserveError::Position)?;
+                let timeline = move |data: &Path| position::timeline_by_id(data, identity.timeline);
+                let timeline = instance.access().read(timeline).await.map_err(ObserveError::Position)?;
                 observation.system_id = Some(identity.system_id);
                 observation.position = Some(identity.position);
                 observation.set_timeline(&timeline);
@@ -188,7 +184,7 @@ async fn probe_without_superuser(
             Err(failed) => observation.logins.replication = failed.refusal().cloned().map(Err),
         }
     }
-    let end = position::end_of_wal(instance.programs(), &config.data, config.request_timeout).await;
+    let end = position::end_of_wal(instance.programs(), instance.access(), config.request_timeout).await;
     let (control, timeline, position) = end.map_err(ObserveError::Position)?;
     observation.system_id = Some(control.system_id);
     observation.position = Some(position);
@@ -212,7 +208,33 @@ async fn try_logins(instance: &Instance, logins: &mut LoginResults) {
     }
 }
 
+impl ObserveError {
+    /// Returns the path whose file system does not answer, if that is the reason.
+    pub fn unanswered(&self) -> Option<&Path> {
+        match self {
+            Self::Data(failed)
+            | Self::Position(
+                PositionError::File(failed)
+                | PositionError::WalEnd(WalEndError::File(failed))
+                | PositionError::History {
+                    source: HistoryFileError::File(failed),
+                    ..
+                },
+            ) => failed.unanswered(),
+            Self::Parameters(_) | Self::Sql(_) | Self::Position(_) => None,
+        }
+    }
+}
+
 impl Observation {
+    /// Returns the observation of an instance about which nothing could be determined.
+    pub fn failed(why: ObserveError) -> Self {
+        Self {
+            failed: Some(why),
+            ..Self::default()
+        }
+    }
+
     /// Whether the server reports that it does not accept connections now.
     pub fn is_not_accepting(&self) -> bool {
         matches!(&self.failed, Some(ObserveError::Sql(failed)) if failed.is_not_accepting())
@@ -233,8 +255,8 @@ impl Observation {
     }
 }
 
-fn oldest_wal(data: &Path) -> Option<String> {
-    match files::oldest_wal(data) {
+async fn oldest_wal(access: &DataAccess) -> Option<String> {
+    match access.read(files::oldest_wal).await {
         Ok(OldestWal::File(name)) => Some(name),
         Ok(OldestWal::NoneThere) => None,
         Ok(OldestWal::OtherSize { bytes }) => {

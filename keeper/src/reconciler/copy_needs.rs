@@ -141,7 +141,9 @@ impl CopySurvey {
                 found: with_source_view(source, found).await?,
             });
         }
-        if let Some(target) = survey::wal_of(data, &self.owned).map_err(UpstreamError::from)? {
+        let (at, owned) = (data.clone(), Arc::clone(&self.owned));
+        let wal = self.walker.run(move || survey::wal_of(&at, &owned)).await?;
+        if let Some(target) = wal.map_err(UpstreamError::from)? {
             let found = self.survey_wal(&target).await?;
             external_dirs.push(ExternalDir {
                 path: target,

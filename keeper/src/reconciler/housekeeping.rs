@@ -13,6 +13,7 @@ use tracing::warn;
 
 use crate::context::KeeperContext;
 use crate::external_dirs::Obstacle;
+use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::links;
 use crate::postgres::data::owned_dirs::OwnedDirs;
@@ -27,7 +28,7 @@ const SURVEY_INTERVAL: Duration = Duration::from_secs(60);
 /// What housekeeping works with.
 #[derive(Debug, Clone)]
 struct HousekeepingContext {
-    data: PathBuf,
+    access: DataAccess,
     owned: Arc<OwnedDirs>,
     problems: Arc<Problems>,
     walker: Walker,
@@ -60,7 +61,7 @@ impl Housekeeping {
     pub(super) fn new(context: &KeeperContext) -> Self {
         Self {
             context: HousekeepingContext {
-                data: context.instance.config().data.clone(),
+                access: context.instance.access().clone(),
                 owned: Arc::clone(&context.owned),
                 problems: Arc::clone(&context.problems),
                 walker: context.walker.clone(),
@@ -75,10 +76,11 @@ impl Housekeeping {
 
     /// Starts what is due and not running. `shares_address`: another keeper of the cluster advertises the same address;
     /// `answers`: so does the server.
-    pub(super) fn begin(&mut self, now: Boottime, shares_address: bool, answers: bool) {
+    pub(super) async fn begin(&mut self, now: Boottime, shares_address: bool, answers: bool) {
         let context = &self.context;
         let input = &HousekeepingInput {
-            locations: links::locations(&context.data).unwrap_or_default(), // the survey itself reports why
+            // The survey itself reports why they are unknown.
+            locations: context.access.read(links::locations).await.unwrap_or_default(),
             shares_address,
             answers,
         };
@@ -131,7 +133,7 @@ fn not_removed(failed: &ClearError) -> Problem {
 }
 
 async fn survey_tablespaces(context: HousekeepingContext, shares_address: bool, logged: Arc<Mutex<Vec<PathBuf>>>) {
-    let (data, owned) = (context.data.clone(), Arc::clone(&context.owned));
+    let (data, owned) = (context.access.data().to_owned(), Arc::clone(&context.owned));
     let found = context.walker.run(move || survey::survey_instance(&data, &owned)).await;
     if let Ok(survey) = &found {
         let mut logged = logged.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,6 +8,7 @@ mod report;
 mod restart_turns;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use base::Chain;
@@ -192,7 +193,7 @@ impl Reconciler {
                 None
             }
             NextAction::ProbeSource(from) => self.probe_source(from, desired, round).await,
-            NextAction::Done => Some(self.end_done(desired, round)),
+            NextAction::Done => Some(self.end_done(desired, round).await),
             NextAction::Hold(why) => Some(self.end_on_hold(why, desired, round)),
         }
     }
@@ -213,7 +214,7 @@ impl Reconciler {
         None
     }
 
-    fn end_done(&mut self, desired: &Desired, round: &mut RoundState) -> RoundResult {
+    async fn end_done(&mut self, desired: &Desired, round: &mut RoundState) -> RoundResult {
         self.hold_log.end(None, &mut round.log);
         self.reporter.hold(None);
         if !round.has_failed_step {
@@ -224,8 +225,8 @@ impl Reconciler {
             if !self.context.local.db().initializing {
                 let shares_address = target.peer_addresses.contains(&self.context.config.advertise_address);
                 let answers = matches!(round.probe, Some(ServerProbe::Answered(_)));
-                self.housekeeping
-                    .begin(self.context.clock.now(), shares_address, answers);
+                let now = self.context.clock.now();
+                self.housekeeping.begin(now, shares_address, answers).await;
             }
             self.reporter.complete();
         }
@@ -274,7 +275,7 @@ impl Reconciler {
     /// Observes the data directory and the process, and plans.
     async fn plan(&mut self, desired: &Desired, round: &RoundState) -> Result<ReconcilePlan, StepError> {
         let instance = &self.context.instance;
-        let data = match instance.local_role()? {
+        let data = match instance.local_role().await? {
             FileRole::Undefined => DataState::Absent,
             FileRole::Master => DataState::Present(DataRole::Master),
             FileRole::Standby => DataState::Present(DataRole::Standby),
@@ -285,7 +286,11 @@ impl Reconciler {
             cluster: self.context.local.cluster(),
             data,
             unclaimed: match db.uid.as_str() {
-                "" => pgdata::unclaimed_content(&instance.config().data, &self.context.owned)?,
+                "" => {
+                    let owned = Arc::clone(&self.context.owned);
+                    let look = move |data: &Path| pgdata::unclaimed_content(data, &owned);
+                    instance.access().read(look).await?
+                }
                 _ => None,
             },
             db,
@@ -300,7 +305,7 @@ impl Reconciler {
                     self.executor.read_requirements(target, data).await;
                 }
                 if matches!(target.role, TargetRole::Standby(_)) {
-                    instance.config().refresh_passfile()?;
+                    instance.refresh_passfile().await?;
                 }
                 Some(self.executor.check_config(target, &server).await)
             }

@@ -16,7 +16,7 @@ use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::client::upstream::{self, UpstreamError};
 use crate::postgres::data::history::{self, Ancestor};
 use crate::postgres::instance::Instance;
-use crate::postgres::programs::pg_control;
+use crate::postgres::programs::{pg_control, wal_end};
 use crate::reconcile::{
     CopyFacts, DataEnd, Desired, EndState, Fork, Goal, MemberUpstream, RecordedIdentity, RestartTurn, ServerFacts,
     ServerProbe, SourceFacts, TargetDb, check_source, is_short_of_slots,
@@ -69,7 +69,7 @@ impl Probe {
 
     /// Probes the local server. One that does not accept connections counts as not answering.
     pub(super) async fn server(&mut self, desired: &Desired) -> ServerProbe {
-        if !self.instance.reports_ready().unwrap_or(true) {
+        if !self.instance.reports_ready().await.unwrap_or(true) {
             return ServerProbe::NoAnswer;
         }
         match self.server_facts(desired).await {
@@ -182,17 +182,18 @@ impl Probe {
 
     /// Returns the end of the local data; `None` when there are none or it cannot be determined.
     async fn own_end(&self) -> Option<DataEnd> {
-        if !self.instance.is_initialised().unwrap_or(false) {
+        if !self.instance.is_initialised().await.unwrap_or(false) {
             return None;
         }
-        let data = &self.instance.config().data;
+        let access = self.instance.access();
         let limit = self.instance.config().request_timeout;
-        let end = pg_control::wal_end(self.instance.programs(), data, limit).await;
+        let end = wal_end::wal_end(self.instance.programs(), access, limit).await;
         let end = end
             .inspect_err(|error| warn!(error = %Chain(error), "could not find the end of our data"))
             .ok()?;
-        let history = history::read_history(data, end.timeline);
+        let history = access.read(move |data| history::read_history(data, end.timeline));
         let history = history
+            .await
             .inspect_err(|error| warn!(error = %Chain(error), "could not read our history"))
             .ok()??;
         Some(DataEnd {

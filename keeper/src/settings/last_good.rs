@@ -28,7 +28,7 @@ pub struct LastGoodConf {
 }
 
 /// [`LastGoodConf`], in memory and on disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LastGoodConfFile {
     path: PathBuf,
     conf: LastGoodConf,

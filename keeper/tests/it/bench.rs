@@ -186,7 +186,7 @@ pub(crate) fn instance(dir: &Path, port: u16) -> Instance {
         replication: login("repl\"user"),
         request_timeout: Duration::from_secs(30),
     };
-    Instance::new(config, Arc::new(programs()), Clock::system())
+    Instance::new(config, Arc::new(programs()), DataChanges::default(), Clock::system())
 }
 
 pub(crate) fn programs() -> Programs {

@@ -12,7 +12,8 @@ use keeper::postgres::config::files::ConfigFiles;
 use keeper::postgres::data::changes::DataChanges;
 use keeper::postgres::instance::LocalRole;
 use keeper::postgres::observe::{ObserveScope, observe};
-use keeper::postgres::programs::pg_control::{self, ControlState};
+use keeper::postgres::programs::pg_control::ControlState;
+use keeper::postgres::programs::wal_end;
 use keeper::postgres::server::error::InstanceError;
 use keeper::postgres::server::postmaster::ChildStatus;
 use keeper::postgres::server::supervisor::{RunningServer, StopLimits, StopOutcome};
@@ -27,7 +28,7 @@ fn a_new_cluster_has_its_roles_and_takes_their_hostile_passwords() {
         "life::a_new_cluster_has_its_roles_and_takes_their_hostile_passwords",
         || async {
             let node = Node::initialised().await;
-            assert_eq!(node.instance.local_role().unwrap(), LocalRole::Master);
+            assert_eq!(node.instance.local_role().await.unwrap(), LocalRole::Master);
             node.start(&files(&node.instance, &[])).await;
             let roles = node
                 .execute("select rolname from pg_authid where rolpassword like 'SCRAM-SHA-256$%'")
@@ -86,7 +87,7 @@ fn the_end_of_a_clean_stop_is_where_pg_waldump_finds_it() {
             ))
             .await;
             node.stop().await;
-            let end = pg_control::wal_end(node.instance.programs(), node.data(), INSTANCE_TEST_TIMEOUT)
+            let end = wal_end::wal_end(node.instance.programs(), node.instance.access(), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();
             assert_eq!(end.control.state, ControlState::ShutDown);
@@ -133,7 +134,7 @@ fn a_killed_postmaster_is_detected_and_its_leftovers_are_ended() {
             life.changed().await.unwrap();
             assert!(matches!(*life.borrow(), ChildStatus::Ended { pid: ended, .. } if ended == pid));
             assert!(node.instance.running().await.unwrap().is_none());
-            let end = pg_control::wal_end(node.instance.programs(), node.data(), INSTANCE_TEST_TIMEOUT)
+            let end = wal_end::wal_end(node.instance.programs(), node.instance.access(), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();
             assert!(!end.is_clean());
@@ -272,7 +273,7 @@ fn a_frozen_server_is_killed_past_the_limits_and_recovers() {
             };
             assert_eq!(node.instance.stop(limits).await.unwrap(), StopOutcome::Killed);
             assert!(keeper::postgres::server::data_dir_users::users_of(node.data()).is_empty());
-            let end = pg_control::wal_end(node.instance.programs(), node.data(), INSTANCE_TEST_TIMEOUT)
+            let end = wal_end::wal_end(node.instance.programs(), node.instance.access(), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();
             assert!(!end.is_clean());

@@ -13,7 +13,8 @@ use keeper::postgres::data::data_build::DataBuild;
 use keeper::postgres::data::history;
 use keeper::postgres::instance::{Instance, LocalRole};
 use keeper::postgres::observe::{ObserveScope, observe};
-use keeper::postgres::programs::pg_control::{self, ControlState};
+use keeper::postgres::programs::pg_control::ControlState;
+use keeper::postgres::programs::wal_end;
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 
 use crate::bench::{self, Node, eventually, files};
@@ -81,7 +82,7 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
     .await
     .unwrap();
     assert_eq!(progress_seen.last().map(|progress| progress.percent()), Some(100));
-    assert_eq!(standby.instance.local_role().unwrap(), LocalRole::Standby);
+    assert_eq!(standby.instance.local_role().await.unwrap(), LocalRole::Standby);
     let auto_conf = standby.data().join("postgresql.auto.conf");
     assert!(auto_conf.is_symlink(), "-R has left no password");
     standby.start(&follow(&standby.instance, &master.instance, name)).await;
@@ -102,7 +103,7 @@ fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_
             old.stop().await;
 
             // the standby has received up to the end of the shutdown checkpoint's record (extensions)
-            let end = pg_control::wal_end(old.instance.programs(), old.data(), INSTANCE_TEST_TIMEOUT)
+            let end = wal_end::wal_end(old.instance.programs(), old.instance.access(), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();
             let stopped_at = end.position.expect("a clean stop");
@@ -124,7 +125,7 @@ fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_
                 .promote(&files(&new.instance, &[]), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();
-            assert_eq!(new.instance.local_role().unwrap(), LocalRole::Master);
+            assert_eq!(new.instance.local_role().await.unwrap(), LocalRole::Master);
             assert_eq!(new.execute("select count(*) from t").await, ["1000"]);
             let seen = observe(&new.instance, ObserveScope::ALL).await;
             assert!(seen.is_healthy, "{:?}", seen.failed);
@@ -167,7 +168,7 @@ fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_
             })
             .await;
             old.stop().await;
-            let end = pg_control::wal_end(old.instance.programs(), old.data(), INSTANCE_TEST_TIMEOUT)
+            let end = wal_end::wal_end(old.instance.programs(), old.instance.access(), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();
             assert_eq!((end.control.state, end.timeline), (ControlState::ShutDownInRecovery, 2));

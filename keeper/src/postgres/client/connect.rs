@@ -2,7 +2,7 @@
 //! in clear text. The protocols are in `sql` and `replication`.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,6 +11,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 
 use crate::postgres::config::conninfo::Address;
+use crate::postgres::data::access::DataAccess;
+use crate::postgres::data::file_error::FileError;
 use crate::postgres::server::postmaster::ChildStatus;
 use crate::postgres::server::process;
 
@@ -39,16 +41,23 @@ pub struct LocalSocket {
 #[derive(Debug, Clone)]
 pub struct OwnServer {
     /// Its data directory.
-    pub data: PathBuf,
+    pub access: DataAccess,
     /// Status of the server that this keeper has started.
     pub child_status: watch::Receiver<ChildStatus>,
 }
 
 impl OwnServer {
-    /// Whether the child or a server left by an earlier keeper is running.
-    fn is_running(&self) -> bool {
+    /// Whether the child or a server left by an earlier keeper is running. Also looks for its `socket`: connect(2)
+    /// resolves the path on this thread, which a hanging file system must not block (keeper 12.13).
+    async fn is_running(&self, socket: PathBuf) -> Result<bool, FileError> {
         let is_child = matches!(*self.child_status.borrow(), ChildStatus::Running { .. });
-        is_child || process::postmaster(&self.data).is_ok_and(|leftover| leftover.is_some())
+        let look = move |data: &Path| {
+            let is_running = is_child || process::postmaster(data)?.is_some();
+            // Whether it is missing shows when connecting.
+            let _ = socket.try_exists();
+            Ok(is_running)
+        };
+        self.access.read(look).await
     }
 }
 
@@ -85,11 +94,11 @@ impl ConnectTarget {
 
 impl LocalSocket {
     async fn open(&self) -> io::Result<UnixStream> {
-        if !self.server.is_running() {
+        let path = self.dir.join(format!(".s.PGSQL.{}", self.port));
+        if !self.server.is_running(path.clone()).await.map_err(io::Error::other)? {
             let why = "the keeper's PostgreSQL is not running, not connecting";
             return Err(io::Error::new(io::ErrorKind::NotConnected, why));
         }
-        let path = self.dir.join(format!(".s.PGSQL.{}", self.port));
         let stream = UnixStream::connect(&path).await?;
         let peer = stream.peer_cred()?.uid();
         if peer != self.owner {
@@ -225,6 +234,7 @@ mod tests {
     use super::*;
     use crate::postgres::client::sql::SqlClient;
     use crate::postgres::config::credentials::{AuthMethod, Login, Secret};
+    use crate::postgres::data::changes::DataChanges;
 
     const LONG: Duration = Duration::from_secs(30);
     const PASSWORD: &str = "the superuser's secret";
@@ -244,7 +254,7 @@ mod tests {
             port: 5432,
             owner,
             server: OwnServer {
-                data: dir.join("postgres"),
+                access: DataAccess::new(&dir.join("postgres"), DataChanges::default()),
                 child_status: watch::channel(child_status).1,
             },
         }

@@ -16,8 +16,8 @@ use crate::postgres::client::sql_connection::SqlConnection;
 use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conf::Parameters;
 use crate::postgres::config::credentials::Login;
+use crate::postgres::data::wal_layout::WalLayout;
 use crate::postgres::programs::installation::Programs;
-use crate::postgres::programs::pg_control::WalLayout;
 
 /// Queries one server, over a connection that stays open between queries.
 #[derive(Debug)]

@@ -23,6 +23,17 @@ impl DataChanges {
         }
     }
 
+    /// For tests: with this limit instead of the usual one.
+    #[cfg(test)]
+    pub(crate) fn with_limit(limit: std::time::Duration) -> Self {
+        let walker = || Walker::new(limit);
+        Self {
+            walks: walker(),
+            removals: walker(),
+            changes: walker(),
+        }
+    }
+
     /// Runs a change after the running walks, removals and changes.
     ///
     /// # Errors
@@ -38,6 +49,18 @@ impl DataChanges {
             change()
         };
         self.changes.run(change).await
+    }
+
+    /// Runs a change of single files, which neither a walk nor a removal affects, after the running change.
+    ///
+    /// # Errors
+    ///
+    /// It, or what it waits for, makes no progress. A started change continues: see [`Self::wait_idle`].
+    pub async fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, FileSystemHung> {
+        self.changes.run(write).await
     }
 
     /// Waits for the end of the running change.
@@ -72,12 +95,7 @@ mod tests {
     use crate::postgres::data::walker;
 
     fn changes() -> DataChanges {
-        let walker = || Walker::new(Duration::from_millis(50));
-        DataChanges {
-            walks: walker(),
-            removals: walker(),
-            changes: walker(),
-        }
+        DataChanges::with_limit(Duration::from_millis(50))
     }
 
     /// Work that hangs at `/dead` until something is sent.

@@ -3,7 +3,9 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::postgres::data::walker::FileSystemHung;
 
 /// A failed operation on a file.
 #[derive(Debug, thiserror::Error)]
@@ -20,9 +22,21 @@ impl FileError {
         move |source| Self { action, path, source }
     }
 
+    /// Returns the path that does not answer, if that is the error.
+    pub fn unanswered(&self) -> Option<&Path> {
+        (self.kind() == ErrorKind::TimedOut).then_some(&self.path)
+    }
+
     /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.source.kind()
+    }
+}
+
+impl From<FileSystemHung> for FileError {
+    fn from(FileSystemHung { path }: FileSystemHung) -> Self {
+        let source = io::Error::new(ErrorKind::TimedOut, "it does not answer");
+        Self::new("access", path)(source)
     }
 }
 
@@ -34,6 +48,7 @@ impl fmt::Display for Remedy<'_> {
         f.write_str(match self.0.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => " (free space on its file system)",
             ErrorKind::PermissionDenied => " (it must belong to the user that runs the keeper)",
+            ErrorKind::TimedOut => " (fix its file system, or the server that exports it)",
             ErrorKind::ReadOnlyFilesystem => " (its file system is read-only)",
             _ => "",
         })

@@ -1,6 +1,7 @@
 //! What lies on disk: the data directory, its trees, tablespaces and WAL, and what of that belongs to this keeper. Needs
 //! no server; changes only on a thread of its own (`changes`).
 
+pub mod access;
 pub mod changes;
 pub mod data_build;
 pub mod file_error;
@@ -18,4 +19,5 @@ pub mod previous_data;
 pub mod survey;
 pub mod trees;
 pub mod usage;
+pub mod wal_layout;
 pub mod walker;

@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use base::{Chain, RandomBytes};
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,8 @@ pub enum OwnedError {
 pub struct OwnedDirs {
     dir: PathBuf,
     saved: Mutex<OwnedRecord>,
+    /// Held while the file is written. Readers of `saved` do not wait for the disk.
+    writing: Mutex<()>,
     /// The file is damaged: nothing is recorded, and therefore nothing emptied, until it is repaired.
     is_damaged: bool,
     random: RandomBytes,
@@ -73,6 +75,7 @@ impl OwnedDirs {
         let owned = Self {
             dir: dir.to_owned(),
             saved: Mutex::new(record),
+            writing: Mutex::default(),
             is_damaged,
             random,
         };
@@ -85,10 +88,11 @@ impl OwnedDirs {
 
     /// Returns the record.
     pub fn record(&self) -> OwnedRecord {
-        self.saved
-            .lock()
-            .expect("no thread panics while holding the record")
-            .clone()
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, OwnedRecord> {
+        self.saved.lock().expect("no thread panics while holding the record")
     }
 
     /// Changes the record durably; an unchanged one is not written.
@@ -96,12 +100,13 @@ impl OwnedDirs {
         if self.is_damaged {
             return Err(FileError::new("change", self.dir.join(FILE))(io::Error::other(DAMAGED)));
         }
-        let mut saved = self.saved.lock().expect("no thread panics while holding the record");
-        let mut next = saved.clone();
+        let _writing = self.writing.lock().expect("no thread panics while writing the record");
+        let before = self.record();
+        let mut next = before.clone();
         change(&mut next);
-        if next != *saved {
+        if next != before {
             self.save(&next)?;
-            *saved = next;
+            *self.lock() = next;
         }
         Ok(())
     }

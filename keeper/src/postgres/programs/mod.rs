@@ -6,3 +6,4 @@ pub mod installation;
 pub mod parameter_check;
 mod parent_death;
 pub mod pg_control;
+pub mod wal_end;

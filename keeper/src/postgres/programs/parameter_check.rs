@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::postgres::config::conf::{self, Parameters, Recovery};
@@ -72,12 +73,7 @@ async fn run(
     limit: Duration,
 ) -> Result<Option<Vec<String>>, ParameterCheckError> {
     let text = conf::render(parameters, &Recovery::default());
-    let write = || {
-        let mut file = files::temporary(dir, SCRATCH.as_ref())?;
-        file.write_all(text.as_bytes())?;
-        Ok(file)
-    };
-    let file = write().map_err(FileError::new("write a scratch file in", dir))?;
+    let file = write_scratch_file(dir.to_owned(), text, limit).await?;
     let mut command = environment::command(&programs.path("postgres"));
     command.arg("-C").arg("port").arg("-D").arg(dir);
     let config_file = ("config_file", file.path().display().to_string());
@@ -106,6 +102,26 @@ async fn run(
         Ok(Err(CommandError::Failed { status, .. })) if status.code().is_some() => Ok(Some(output)),
         Ok(Err(failed)) => Err(ParameterCheckError::Run(failed)),
     }
+}
+
+/// Writes a scratch file, removed when dropped, on another thread: the file system may hang (keeper 12.13).
+async fn write_scratch_file(
+    dir: PathBuf,
+    text: String,
+    limit: Duration,
+) -> Result<tempfile::NamedTempFile, ParameterCheckError> {
+    let write = spawn_blocking(move || {
+        let write = || {
+            let mut file = files::temporary(&dir, SCRATCH.as_ref())?;
+            file.write_all(text.as_bytes())?;
+            Ok(file)
+        };
+        write().map_err(FileError::new("write a scratch file in", dir))
+    });
+    let written = timeout(limit, write)
+        .await
+        .map_err(|_| ParameterCheckError::Timeout(limit))?;
+    Ok(written.expect("writing a file does not panic")?)
 }
 
 /// Returns the parameters that the output names, by name or by line number, with the messages.

@@ -1,23 +1,20 @@
-//! The control file of a data directory, read with pg_controldata, and the end of a stopped instance's WAL.
+//! The control file of a data directory, read with pg_controldata. The end of the WAL is in `wal_end`.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
 use model::Lsn;
 
 use crate::postgres::config::conf::StandbyMinimums;
-use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::wal_layout::WalLayout;
 use crate::postgres::programs::command::{self, CommandError};
 use crate::postgres::programs::environment;
 use crate::postgres::programs::installation::Programs;
 
-/// Why the control file or the end of the WAL is unknown.
+/// Why the control file is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// pg_controldata or pg_waldump failed.
+    /// pg_controldata failed.
     #[error(transparent)]
     Run(#[from] CommandError),
     /// Its output has no such entry.
@@ -33,15 +30,6 @@ pub enum ControlError {
         data: String,
         /// The warning of pg_controldata.
         warning: String,
-    },
-    /// A WAL segment cannot be read.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The record at this position is not a shutdown checkpoint.
-    #[error("no record of a shutdown checkpoint at {at}")]
-    NoCheckpoint {
-        /// Position of the checkpoint in the control file.
-        at: Lsn,
     },
 }
 
@@ -81,15 +69,6 @@ pub struct ControlFile {
     pub minimums: StandbyMinimums,
     /// Layout of the WAL.
     pub layout: WalLayout,
-}
-
-/// Sizes of WAL segments and pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WalLayout {
-    /// Bytes of a segment file.
-    pub segment_bytes: u64,
-    /// Bytes of a page.
-    pub page_bytes: u64,
 }
 
 impl ControlFile {
@@ -172,152 +151,6 @@ pub async fn read(programs: &Programs, data: &Path, limit: Duration) -> Result<C
     ControlFile::parse(&printed)
 }
 
-/// End of a stopped instance's data.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WalEnd {
-    /// Its control file.
-    pub control: ControlFile,
-    /// Its timeline.
-    pub timeline: u64,
-    /// End of its WAL; `None` without a clean shutdown.
-    pub position: Option<Lsn>,
-}
-
-impl WalEnd {
-    /// Whether it was shut down cleanly.
-    pub fn is_clean(&self) -> bool {
-        self.position.is_some()
-    }
-}
-
-/// Returns the end of a stopped instance's data.
-///
-/// A master's WAL ends after the record of its shutdown checkpoint (extensions X-1.1): the control file has its start,
-/// the record its length. A standby's ends where its received WAL ends, which it replays at its next start.
-pub async fn wal_end(programs: &Programs, data: &Path, limit: Duration) -> Result<WalEnd, ControlError> {
-    let control = read(programs, data, limit).await?;
-    let timeline = control.current_timeline();
-    let position = match control.state {
-        ControlState::ShutDown => Some(end_of_checkpoint(data, &control)?),
-        ControlState::ShutDownInRecovery => Some(end_of_received(programs, data, &control, limit).await?),
-        ControlState::InProduction
-        | ControlState::CrashRecovery
-        | ControlState::ArchiveRecovery
-        | ControlState::Other => None,
-    };
-    Ok(WalEnd {
-        control,
-        timeline,
-        position,
-    })
-}
-
-/// Returns the end of the shutdown checkpoint's record, read from the WAL.
-fn end_of_checkpoint(data: &Path, control: &ControlFile) -> Result<Lsn, ControlError> {
-    let at = control.checkpoint;
-    let path = data
-        .join("pg_wal")
-        .join(segment_name(control.timeline, at, control.layout));
-    // A record begins with its whole length (access/xlogrecord.h, xl_tot_len), which never spans two pages, since
-    // records begin at multiples of 8.
-    let mut length = [0; 4];
-    let offset = at.0 % control.layout.segment_bytes;
-    File::open(&path)
-        .and_then(|file| file.read_exact_at(&mut length, offset))
-        .map_err(|source: io::Error| FileError::new("read", path)(source))?;
-    let length = u64::from(u32::from_ne_bytes(length));
-    // A header of 24 bytes, and checkpoint data of less than 100 bytes in all majors.
-    if !(24..1024).contains(&length) {
-        return Err(ControlError::NoCheckpoint { at });
-    }
-    Ok(end_of_record(at, length, control.layout))
-}
-
-/// Returns the end of the last complete record that a standby has; at least the position at which it is consistent.
-async fn end_of_received(
-    programs: &Programs,
-    data: &Path,
-    control: &ControlFile,
-    limit: Duration,
-) -> Result<Lsn, ControlError> {
-    let known = control.minimum_recovery_end;
-    let timeline = control.current_timeline();
-    let end = end_of_records(programs, data, timeline, known, control.layout, limit).await?;
-    Ok(end.map_or(known, |end| end.max(known)))
-}
-
-/// Returns the end of the last complete record of a timeline from `start` on, found with pg_waldump; `None` when there
-/// is none.
-pub(crate) async fn end_of_records(
-    programs: &Programs,
-    data: &Path,
-    timeline: u64,
-    start: Lsn,
-    layout: WalLayout,
-    limit: Duration,
-) -> Result<Option<Lsn>, ControlError> {
-    let mut command = environment::command(&programs.path("pg_waldump"));
-    command.env("LC_ALL", "C").arg("-p").arg(data.join("pg_wal"));
-    command
-        .arg("-t")
-        .arg(timeline.to_string())
-        .arg("-s")
-        .arg(start.to_string());
-    let mut end = None;
-    let reading = command::run(command, |line| end = end_of_waldump_line(line, layout).max(end));
-    match tokio::time::timeout(limit, reading).await {
-        // pg_waldump always fails at the first place without a record.
-        Ok(Ok(()) | Err(CommandError::Failed { .. })) => Ok(end),
-        Ok(Err(failed)) => Err(failed.into()),
-        Err(_) => Err(CommandError::Timeout {
-            program: programs.path("pg_waldump"),
-            limit,
-        }
-        .into()),
-    }
-}
-
-/// Returns the end of a record from its line in the output of pg_waldump: `rmgr: … len (rec/tot): 24/ 24, … lsn:
-/// 0/3000028, …`.
-fn end_of_waldump_line(line: &str, layout: WalLayout) -> Option<Lsn> {
-    let (_, rest) = line.split_once("len (rec/tot):")?;
-    let (lengths, rest) = rest.split_once(',')?;
-    let length = lengths.split_once('/')?.1.trim().parse().ok()?;
-    let (_, rest) = rest.split_once("lsn:")?;
-    let start = Lsn::parse(rest.split(',').next()?.trim())?;
-    Some(end_of_record(start, length, layout))
-}
-
-/// Returns the end of a record of `length` bytes that begins at `start`. Its length is rounded up to a multiple of 8,
-/// and each page that it enters has a header first, a longer one on a segment's first page (access/xlog_internal.h). An
-/// end at a page boundary is the end of the page, as in the server.
-fn end_of_record(start: Lsn, length: u64, layout: WalLayout) -> Lsn {
-    const LONG_HEADER: u64 = 40;
-    const SHORT_HEADER: u64 = 24;
-    let mut position = start.0;
-    let mut left = length.next_multiple_of(8);
-    while left > 0 {
-        if position % layout.page_bytes == 0 {
-            position += if position % layout.segment_bytes == 0 {
-                LONG_HEADER
-            } else {
-                SHORT_HEADER
-            };
-        }
-        let taken = left.min(layout.page_bytes - position % layout.page_bytes);
-        position += taken;
-        left -= taken;
-    }
-    Lsn(position)
-}
-
-/// Returns the name of the segment file that contains a position.
-pub fn segment_name(timeline: u64, position: Lsn, layout: WalLayout) -> String {
-    let segment = position.0 / layout.segment_bytes;
-    let per_high = (1 << 32) / layout.segment_bytes;
-    format!("{timeline:08X}{:08X}{:08X}", segment / per_high, segment % per_high)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,39 +204,5 @@ Bytes per WAL segment:                16777216
             ControlFile::parse("nonsense"),
             Err(ControlError::Missing { .. })
         ));
-    }
-
-    #[test]
-    fn the_end_of_a_record_includes_alignment_and_page_headers() {
-        let end = |start, length| end_of_record(Lsn(start), length, LAYOUT).0;
-        assert_eq!(
-            end(0x300_0028, 114),
-            0x300_00A0,
-            "a shutdown checkpoint, rounded up to 120"
-        );
-        assert_eq!(end(0x300_1FF8, 114), 0x300_2000 + 24 + 112, "a header in the middle");
-        assert_eq!(end(0x3FF_FFF8, 114), 0x400_0000 + 40 + 112, "the header of a segment");
-        assert_eq!(end(0x300_1F88, 114), 0x300_2000, "the end of a page is the end");
-        assert_eq!(
-            end(0x300_0028, 20_000),
-            0x300_0028 + 20_000 + 2 * 24,
-            "more than a page"
-        );
-    }
-
-    #[test]
-    fn a_line_of_pg_waldump_contains_the_end_of_its_record() {
-        let line = "rmgr: XLOG        len (rec/tot):    114/   114, tx:          0, lsn: 0/03000028, prev 0/02000060, \
-                    desc: CHECKPOINT_SHUTDOWN redo 0/3000028; tli 1";
-        assert_eq!(end_of_waldump_line(line, LAYOUT), Some(Lsn(0x300_00A0)));
-        assert_eq!(
-            end_of_waldump_line("pg_waldump: error: invalid record length", LAYOUT),
-            None
-        );
-    }
-
-    #[test]
-    fn a_position_lies_in_its_segment() {
-        assert_eq!(segment_name(2, Lsn(0x1_0300_0148), LAYOUT), "000000020000000100000003");
     }
 }

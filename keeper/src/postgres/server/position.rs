@@ -6,19 +6,25 @@ use std::time::{Duration, SystemTime};
 
 use model::Lsn;
 
+use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
 use crate::postgres::data::history::{self, Ancestor, HistoryFileError};
+use crate::postgres::data::wal_layout::{WalLayout, segment_name};
 use crate::postgres::programs::command::CommandError;
 use crate::postgres::programs::installation::Programs;
-use crate::postgres::programs::pg_control::{self, ControlError, ControlFile, WalLayout, segment_name};
+use crate::postgres::programs::pg_control::{self, ControlError, ControlFile};
+use crate::postgres::programs::wal_end::{self, WalEndError};
 
 /// Why a position is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum PositionError {
-    /// The control file or a program.
+    /// The control file.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The end of the WAL.
+    #[error(transparent)]
+    WalEnd(#[from] WalEndError),
     /// `pg_wal` cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
@@ -75,41 +81,55 @@ pub fn timeline_at(data: &Path, known: u64, position: Lsn, layout: WalLayout) ->
 /// The files contain at least what the server reports as flushed or received.
 pub async fn end_of_wal(
     programs: &Programs,
-    data: &Path,
+    access: &DataAccess,
     limit: Duration,
 ) -> Result<(ControlFile, Timeline, Lsn), PositionError> {
+    let data = access.data();
     let control = pg_control::read(programs, data, limit).await?;
-    let known = control.current_timeline();
-    let mut candidates = later_timelines(data, known)?;
-    candidates.push(timeline_by_id(data, known)?);
-    for timeline in candidates {
+    let (known, layout) = (control.current_timeline(), control.layout);
+    for (timeline, segments) in access.read(move |data| candidates(data, known, layout)).await? {
         let mut end = None;
-        for segment in newest_segments(data, timeline.id, control.layout)? {
-            let found = pg_control::end_of_records(programs, data, timeline.id, segment, control.layout, limit).await;
+        for segment in segments {
+            let found = wal_end::end_of_records(programs, data, timeline.id, segment, layout, limit).await;
             end = match unless_timeout(found)? {
                 Some(found) => end.max(found),
                 // The control file is a lower bound: a server is not unhealthy because its WAL takes long to read.
-                None => return from_control_file(data, control),
+                None => return from_control_file(access, control).await,
             };
         }
         if let Some(end) = end.filter(|end| *end > timeline.fork()) {
             return Ok((control, timeline, end));
         }
     }
-    from_control_file(data, control)
+    from_control_file(access, control).await
+}
+
+/// Returns the timelines that the WAL may end on, latest first, each with the start positions of its newest segments.
+fn candidates(data: &Path, known: u64, layout: WalLayout) -> Result<Vec<(Timeline, Vec<Lsn>)>, PositionError> {
+    let mut timelines = later_timelines(data, known)?;
+    timelines.push(timeline_by_id(data, known)?);
+    let with_segments = |timeline: Timeline| {
+        let segments = newest_segments(data, timeline.id, layout)?;
+        Ok((timeline, segments))
+    };
+    timelines.into_iter().map(with_segments).collect()
 }
 
 /// Returns timeline and a lower bound of the end of the WAL from the control file.
-fn from_control_file(data: &Path, control: ControlFile) -> Result<(ControlFile, Timeline, Lsn), PositionError> {
+async fn from_control_file(
+    access: &DataAccess,
+    control: ControlFile,
+) -> Result<(ControlFile, Timeline, Lsn), PositionError> {
     let end = control.checkpoint.max(control.minimum_recovery_end);
-    let timeline = timeline_by_id(data, control.current_timeline())?;
+    let known = control.current_timeline();
+    let timeline = access.read(move |data| timeline_by_id(data, known)).await?;
     Ok((control, timeline, end))
 }
 
 /// Maps a timeout of reading the WAL to `None`.
-fn unless_timeout(found: Result<Option<Lsn>, ControlError>) -> Result<Option<Option<Lsn>>, ControlError> {
+fn unless_timeout(found: Result<Option<Lsn>, WalEndError>) -> Result<Option<Option<Lsn>>, WalEndError> {
     match found {
-        Err(ControlError::Run(CommandError::Timeout { .. })) => Ok(None),
+        Err(WalEndError::Run(CommandError::Timeout { .. })) => Ok(None),
         found => found.map(Some),
     }
 }
@@ -234,13 +254,13 @@ mod tests {
 
     #[test]
     fn wal_that_takes_too_long_to_read_is_no_failure() {
-        let late = ControlError::Run(CommandError::Timeout {
+        let late = WalEndError::Run(CommandError::Timeout {
             program: "pg_waldump".into(),
             limit: Duration::from_secs(1),
         });
         assert!(matches!(unless_timeout(Err(late)), Ok(None)));
         assert!(matches!(unless_timeout(Ok(None)), Ok(Some(None))));
-        let damaged = ControlError::Missing { what: "timeline" };
+        let damaged = WalEndError::NoCheckpoint { at: Lsn(1) };
         assert!(unless_timeout(Err(damaged)).is_err());
     }
 

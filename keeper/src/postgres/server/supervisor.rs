@@ -1,7 +1,6 @@
 //! Supervises the server of one data directory: launches, signals and stops it, detects its end, and ends other
 //! processes that use the data. Its configuration, and when to do what, are left to `instance`.
 
-use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
 use crate::postgres::data::walker::Walker;
@@ -70,7 +70,7 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Supervisor {
     /// The data directory.
-    data: PathBuf,
+    access: DataAccess,
     child_status: watch::Sender<ChildStatus>,
     child: Mutex<Option<PostmasterChild>>,
     /// Reads other processes.
@@ -79,9 +79,9 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// Creates the supervisor of a data directory, without any access to it.
-    pub(crate) fn new(data: PathBuf) -> Self {
+    pub(crate) fn new(access: DataAccess) -> Self {
         Self {
-            data,
+            access,
             child_status: watch::Sender::new(ChildStatus::NotStarted),
             child: Mutex::new(None),
             walker: Walker::default(),
@@ -115,7 +115,7 @@ impl Supervisor {
         if let ChildStatus::Running { pid } = *self.child_status.borrow() {
             return Ok(Some(RunningServer { pid, is_child: true }));
         }
-        let leftover = process::postmaster(&self.data)?;
+        let leftover = self.access.read(process::postmaster).await?;
         Ok(leftover.map(|process| RunningServer {
             pid: process.pid(),
             is_child: false,
@@ -126,7 +126,7 @@ impl Supervisor {
     /// prevents it.
     pub(crate) async fn prepare_launch(&self) -> Result<(), InstanceError> {
         self.ensure_nothing_runs().await?;
-        self.remove_stale_lock()
+        self.remove_stale_lock().await
     }
 
     /// Launches the server if `permitted` still returns true, and returns its process id once its sockets are open. If
@@ -135,7 +135,7 @@ impl Supervisor {
         &self,
         command: Command,
         permitted: impl Fn() -> bool,
-        explain: impl Fn() -> Result<(), InstanceError>,
+        explain: impl AsyncFn() -> Result<(), InstanceError>,
     ) -> Result<i32, InstanceError> {
         const ACTION: &str = "start PostgreSQL";
         let mut child_status = self.child_status.subscribe();
@@ -153,7 +153,7 @@ impl Supervisor {
         let opened = async {
             // Line 8 of the lock file is written after the sockets are open: a port conflict shows before.
             loop {
-                let lock = files::pid_file(&self.data)?;
+                let lock = self.access.read(files::pid_file).await?;
                 if lock.is_some_and(|lock| is_or_descends(lock.pid, pid) && lock.status.is_some()) {
                     return Ok(());
                 }
@@ -162,7 +162,7 @@ impl Supervisor {
         };
         tokio::select! {
             status = wait_ended(&mut child_status) => {
-                explain()?;
+                explain().await?;
                 Err(self.ended_error(ACTION, status).await)
             }
             opened = timeout(START_LIMIT, opened) => match opened {
@@ -178,7 +178,7 @@ impl Supervisor {
     pub(crate) async fn stop(&self, limits: StopLimits) -> Result<StopOutcome, InstanceError> {
         const ACTION: &str = "stop PostgreSQL";
         let child = self.child.lock().await;
-        let Some(process) = self.postmaster(child.as_ref())? else {
+        let Some(process) = self.postmaster(child.as_ref()).await? else {
             return Ok(StopOutcome::NotRunning);
         };
         let process = process.as_ref();
@@ -208,11 +208,16 @@ impl Supervisor {
 
     /// Returns the postmaster: the child, or the server started by a wrapper script that is the child; without a child
     /// the one left by an earlier keeper.
-    fn postmaster<'a>(&self, server: Option<&'a PostmasterChild>) -> Result<Option<PostmasterProcess<'a>>, FileError> {
-        let (Some(server), ChildStatus::Running { pid }) = (server, *self.child_status.borrow()) else {
-            return Ok(process::postmaster(&self.data)?.map(PostmasterProcess::Other));
+    async fn postmaster<'a>(
+        &self,
+        server: Option<&'a PostmasterChild>,
+    ) -> Result<Option<PostmasterProcess<'a>>, FileError> {
+        let child_status = *self.child_status.borrow();
+        let (Some(server), ChildStatus::Running { pid }) = (server, child_status) else {
+            let leftover = self.access.read(process::postmaster).await?;
+            return Ok(leftover.map(PostmasterProcess::Other));
         };
-        let lock = files::pid_file(&self.data)?;
+        let lock = self.access.read(files::pid_file).await?;
         let below = lock.filter(|lock| lock.pid != pid && is_or_descends(lock.pid, pid));
         // It may have ended meanwhile; then its wrapper ends too.
         let below = below.and_then(|lock| Process::open(lock.pid).ok().flatten());
@@ -237,9 +242,9 @@ impl Supervisor {
         const ACTION: &str = "reload the configuration";
         let child = self.child.lock().await;
         let not_running = || InstanceError::NotRunning {
-            data: self.data.clone(),
+            data: self.access.data().to_owned(),
         };
-        let process = self.postmaster(child.as_ref())?.ok_or_else(not_running)?;
+        let process = self.postmaster(child.as_ref()).await?.ok_or_else(not_running)?;
         process
             .as_ref()
             .signal(Signal::HUP)
@@ -281,7 +286,7 @@ impl Supervisor {
         if let Some(running) = self.running().await? {
             return Err(InstanceError::ServerRunning {
                 pid: running.pid,
-                data: self.data.clone(),
+                data: self.access.data().to_owned(),
             });
         }
         self.end_other_processes().await
@@ -289,12 +294,13 @@ impl Supervisor {
 
     /// Ends all other processes that use the data: leftovers of a killed server or keeper.
     pub(crate) async fn end_other_processes(&self) -> Result<(), InstanceError> {
-        let ended = data_dir_users::end_users(&self.data, data_dir_users::EndLimits::default(), &self.walker).await;
+        let ended =
+            data_dir_users::end_users(self.access.data(), data_dir_users::EndLimits::default(), &self.walker).await;
         ended.map_err(|failed| match failed {
             EndError::Remains(user) => InstanceError::DataDirInUse {
                 pid: user.process.pid(),
                 program: user.program,
-                data: self.data.clone(),
+                data: self.access.data().to_owned(),
             },
             EndError::NoAnswer(hung) => hung.into(),
         })
@@ -303,9 +309,9 @@ impl Supervisor {
     /// Removes a lock file whose process id belongs to an unrelated program, for example after a restart of a
     /// container, or to a zombie: the server would refuse to start. A lock file without a process is left to the
     /// server, which also checks for shared memory in use; one whose process uses the data directory stays.
-    fn remove_stale_lock(&self) -> Result<(), InstanceError> {
-        let data = || self.data.clone();
-        match process::lock_holder(&self.data)? {
+    async fn remove_stale_lock(&self) -> Result<(), InstanceError> {
+        let data = || self.access.data().to_owned();
+        match self.access.read(process::lock_holder).await? {
             LockHolder::Nobody => Ok(()),
             LockHolder::Postmaster(process) => Err(InstanceError::ServerRunning {
                 pid: process.pid(),
@@ -317,7 +323,7 @@ impl Supervisor {
             }),
             LockHolder::Unrelated => {
                 warn!("removing postmaster.pid, which names a process other than PostgreSQL");
-                Ok(files::remove_lock(&self.data)?)
+                Ok(self.access.write(files::remove_lock).await?)
             }
         }
     }
