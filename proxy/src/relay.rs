@@ -1,16 +1,17 @@
 //! Forwards bytes between two sockets, through a gate that every byte passes. Which sockets are connected, and when the
 //! gate closes, is decided elsewhere; nothing here depends on clusters.
 //!
-//! `gate`, `outcome`, `counters`, `workers` and `socket_options` are shared by all engines. There is one engine,
-//! `epoll`, whose sockets `connect` makes; another one would have to check the gate between reading and writing as well
-//! (fencing F-3).
+//! `gate`, `outcome`, `counters`, `workers`, `socket_options` and `sys` are shared by all engines. There is one engine,
+//! `epoll`, whose sockets `connect` makes; the rest of the proxy uses what is exported here, and never the engine's own
+//! modules. Another engine would have to check the gate between reading and writing as well (fencing F-3).
 
 mod connect;
 mod counters;
-pub(crate) mod epoll;
+mod epoll;
 mod gate;
 mod outcome;
 pub(crate) mod socket_options;
+pub(crate) mod sys;
 mod timer;
 mod workers;
 

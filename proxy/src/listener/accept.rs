@@ -21,8 +21,7 @@ use super::disconnect::Disconnector;
 use super::handle::{ListenState, ListenerCommand, ListenerHandle};
 use super::socket::{BoundSocket, bind};
 use crate::metrics::Metrics;
-use crate::relay::epoll::sys;
-use crate::relay::{BoottimeTimer, RelayThread};
+use crate::relay::{BoottimeTimer, RelayThread, sys};
 
 /// Length of the accept queue; the kernel limits it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;

@@ -10,9 +10,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use socket2::{Domain, Protocol, SockRef, Type};
 
-use super::epoll::{Socket, sys};
 use super::gate::Gate;
 use super::socket_options::{Keepalive, disable_pacing, set_options};
+use super::{Socket, sys};
 
 /// Why a client was not connected to the server.
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,6 @@ mod peer_timeout;
 mod pipes;
 mod socket;
 mod splice;
-pub(crate) mod sys;
 mod transfer;
 
 use std::future::{Future, poll_fn};

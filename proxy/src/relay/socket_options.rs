@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use super::epoll::PeerTimeout;
+use super::PeerTimeout;
 
 /// Options of TCP keepalive, which itself is always on; `None` keeps the system's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -9,7 +9,7 @@ use base::clock::Boottime;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use tokio::io::unix::AsyncFd;
 
-use super::epoll::sys;
+use super::sys;
 
 /// A timer descriptor, registered with the runtime that created it.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::time::Sleep;
 
 use super::socket::Socket;
-use super::sys;
 use crate::relay::counters::ByteCounters;
+use crate::relay::sys;
 
 /// Lowest and highest low-water mark of a batched stream. The kernel enlarges the receive buffer for it if necessary,
 /// and limits it to half of the largest buffer (tcp_set_rcvlowat in net/ipv4/tcp.c).

@@ -12,8 +12,8 @@
 use std::time::Duration;
 
 use super::socket::SharedFd;
-use super::sys;
 use crate::relay::outcome::Side;
+use crate::relay::sys;
 
 /// Longest time between two checks of a peer.
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::sys;
+use crate::relay::sys;
 
 /// A connected non-blocking socket, registered with a runtime.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use super::*;
 use crate::relay::epoll::{pipes, splice::refuse};
+use crate::relay::sys;
 
 /// Sends `bytes` from server to client at once and returns the counters.
 async fn stream(start: Start, bytes: usize) -> Arc<ByteCounters> {
