@@ -77,10 +77,10 @@ impl Gate {
         }
     }
 
-    /// Runs `hook` at every forward, after the bytes were read and before the gate is checked. For tests.
-    #[cfg(any(debug_assertions, feature = "test-hooks"))]
+    /// Runs `hook` at every forward, after the bytes were read and before the gate is checked.
+    #[cfg(test)]
     #[must_use]
-    pub fn with_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+    pub(super) fn with_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.hook = hook::Hook::new(hook);
         self
     }
