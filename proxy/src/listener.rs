@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use self::accept::Listener;
 pub use self::backend::Backend;
 pub use self::disconnect::Disconnector;
-pub use self::handle::{ListenState, ListenerCommand, ListenerHandle};
+pub use self::handle::{DesiredListener, ListenState, ListenerHandle};
 pub use self::socket::{BoundSocket, bind, is_local_address};
 use crate::relay::{Keepalive, RelayConfig};
 

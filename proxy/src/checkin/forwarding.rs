@@ -1,4 +1,4 @@
-//! The open route: its gate, its lease and its connections, and the commands to the listener that follow from them.
+//! The open route: its gate, its lease and its connections, and the listener's desired state, which follows from them.
 //! Whether it opens or closes is decided in `session`.
 
 use std::net::SocketAddr;
@@ -111,11 +111,11 @@ impl Forwarding {
     /// # Errors
     /// The address cannot be listened on. Later failures are retried by the listener.
     pub(super) async fn start_listening(&mut self, read_at: Boottime, timing: CheckInTiming) -> Result<(), FatalError> {
-        let first = self.listener.command_if(|command| {
-            let first = command.lease_end.is_none();
+        let first = self.listener.update_if(|desired| {
+            let first = desired.lease_end.is_none();
             if first {
-                command.lease_end = Some(read_at + timing.timeout);
-                command.proxy_timeout = timing.timeout;
+                desired.lease_end = Some(read_at + timing.timeout);
+                desired.proxy_timeout = timing.timeout;
             }
             first
         });
@@ -133,9 +133,9 @@ impl Forwarding {
     pub(super) fn stop(&mut self, reason: CloseReason) {
         let Some(open) = self.open.take() else { return };
         self.listener.disconnect(&open.gate, reason, self.clock.now());
-        self.listener.command(|command| {
-            command.backend = None;
-            command.master_changing = reason == CloseReason::RouteChange;
+        self.listener.update(|desired| {
+            desired.backend = None;
+            desired.master_changing = reason == CloseReason::RouteChange;
         });
         self.status.route_closed(match reason {
             CloseReason::RouteChange => "the master is changing".to_owned(),
@@ -149,7 +149,7 @@ impl Forwarding {
     /// Ends the change of the master, so that no client is held any longer.
     pub(super) fn end_master_change(&self) {
         self.listener
-            .command_if(|command| std::mem::replace(&mut command.master_changing, false));
+            .update_if(|desired| std::mem::replace(&mut desired.master_changing, false));
     }
 
     /// Applies a good check-in: renews the route's lease or opens a new route, and renews the listener's lease. A route
@@ -187,15 +187,15 @@ impl Forwarding {
             Route::Closed(_) => None,
         };
         self.status.check_in_succeeded(checked_at, lease_end);
-        self.listener.command(|command| {
-            command.lease_end = Some(lease_end);
-            command.proxy_timeout = granted.timeout;
+        self.listener.update(|desired| {
+            desired.lease_end = Some(lease_end);
+            desired.proxy_timeout = granted.timeout;
             if opened.is_some() {
-                command.backend.clone_from(&opened);
-                command.master_changing = false;
+                desired.backend.clone_from(&opened);
+                desired.master_changing = false;
             }
         });
-        // After the command, so that the listener refuses nobody once the route is reported as open.
+        // After the update, so that the listener refuses nobody once the route is reported as open.
         if opened.is_some() {
             self.report_opened();
         }
@@ -236,12 +236,12 @@ impl Forwarding {
 
     /// Has the listener accept no more clients and keep the connected ones.
     pub(super) fn drain(&self) {
-        self.listener.command(|command| command.drain = true);
+        self.listener.update(|desired| desired.drain = true);
     }
 
     /// Has the listener end.
     pub(super) fn stop_listener(&self) {
-        self.listener.command(|command| command.stop = true);
+        self.listener.update(|desired| desired.stop = true);
     }
 
     fn set_metrics(&self, from: Option<&str>, to: Option<&str>) {

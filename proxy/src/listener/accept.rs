@@ -1,5 +1,5 @@
-//! The task of the listener: carries out commands, detects the end of the lease, and accepts clients while it listens
-//! (proxy P-4, P-5). What becomes of a client is left to `admission`.
+//! The task of the listener: follows the desired state, detects the end of the lease, and accepts clients while it
+//! listens (proxy P-4, P-5). What becomes of a client is left to `admission`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use super::Config;
 use super::admission::Admission;
 use super::backend::Backend;
 use super::disconnect::Disconnector;
-use super::handle::{ListenState, ListenerCommand, ListenerHandle};
+use super::handle::{DesiredListener, ListenState, ListenerHandle};
 use super::socket::{BoundSocket, bind};
 use crate::metrics::Metrics;
 use crate::relay::{BoottimeTimer, RelayThread, sys};
@@ -30,12 +30,12 @@ const ACCEPTS_MAX: usize = 32;
 /// Pause between attempts to listen on an address that is taken.
 const LISTEN_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// The task that accepts clients as commanded.
+/// The task that follows the desired state, and accepts clients while it listens.
 #[derive(Debug)]
 pub struct Listener {
     config: Config,
     address: SocketAddr,
-    commands: watch::Receiver<ListenerCommand>,
+    desired: watch::Receiver<DesiredListener>,
     state: watch::Sender<ListenState>,
     bound: Option<BoundSocket>,
     admission: Admission,
@@ -45,7 +45,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Returns a listener that waits for its first command. Its `run` must be spawned on one of `threads`.
+    /// Returns a listener that does not listen yet. Its `run` must be spawned on one of `threads`.
     pub fn new(
         config: Config,
         bound: BoundSocket,
@@ -53,14 +53,14 @@ impl Listener {
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> (Self, ListenerHandle) {
-        let (command_tx, commands) = watch::channel(ListenerCommand::default());
+        let (desired_tx, desired) = watch::channel(DesiredListener::default());
         let (state, state_rx) = watch::channel(ListenState::Waiting);
         let clients = Arc::new(AtomicUsize::new(0));
         let address = bound.address;
         let handles = threads.iter().map(|thread| thread.handle().clone()).collect();
         let disconnector = Disconnector::new(handles, Arc::clone(&metrics), clock.clone());
         let handle = ListenerHandle::new(
-            command_tx,
+            desired_tx,
             state_rx,
             Arc::clone(&clients),
             address,
@@ -77,7 +77,7 @@ impl Listener {
         let listener = Self {
             config,
             address,
-            commands,
+            desired,
             state,
             bound: Some(bound),
             admission,
@@ -88,27 +88,27 @@ impl Listener {
         (listener, handle)
     }
 
-    /// Carries out commands until one of them sets `stop`. Returns an error only if the system has no timer for it.
+    /// Follows the desired state until `stop` is set in it. Returns an error only if the system has no timer for it.
     pub async fn run(mut self) -> io::Result<()> {
         let lease_timer = BoottimeTimer::new()?;
         let mut listening: Option<AsyncFd<OwnedFd>> = None;
         let mut was_leased = false;
         loop {
-            let command = self.commands.borrow_and_update().clone();
-            if command.stop {
+            let desired = self.desired.borrow_and_update().clone();
+            if desired.stop {
                 return Ok(());
             }
             let now = self.clock.now();
-            let connections = command.backend.as_ref().map_or(0, |backend| backend.clients());
+            let connections = desired.backend.as_ref().map_or(0, |backend| backend.clients());
             // Checked in every round, because the check-in that would close the route may be what hangs (fencing F-4).
             let disconnect_if_ended =
                 |backend: &Arc<Backend>| self.disconnector.disconnect_at_lease_end(backend.gate(), now);
-            if command.backend.as_ref().is_some_and(disconnect_if_ended) {
+            if desired.backend.as_ref().is_some_and(disconnect_if_ended) {
                 self.metrics.route.set_open(false, self.clock.wall());
             }
-            let leased = command.lease_end.is_some_and(|end| now < end);
+            let leased = desired.lease_end.is_some_and(|end| now < end);
             if was_leased && !leased {
-                warn!(timeout = ?command.proxy_timeout, connections, "check timeout timer fired");
+                warn!(timeout = ?desired.proxy_timeout, connections, "check timeout timer fired");
                 if self.config.stop_listening && listening.take().is_some() {
                     self.set_state(ListenState::Stopped);
                     info!("Stopping listening");
@@ -118,29 +118,29 @@ impl Listener {
             }
             was_leased = leased;
             // A draining proxy does not bind again: it will not listen any more.
-            if command.drain && listening.take().is_some() {
+            if desired.drain && listening.take().is_some() {
                 self.set_state(ListenState::Stopped);
                 info!("Stopping listening");
             }
-            let should_listen = leased && !command.drain;
+            let should_listen = leased && !desired.drain;
             if should_listen && listening.is_none() {
                 listening = self.listen();
             }
-            let first_hold_end = self.admission.release_held(&command, now);
+            let first_hold_end = self.admission.release_held(&desired, now);
             // The route may end before the lease: an address that was only kept ends with the lease that confirmed it.
             let deadlines = [
-                command.lease_end.filter(|_| leased),
-                command.backend.as_ref().and_then(|backend| backend.gate().lease_end()),
+                desired.lease_end.filter(|_| leased),
+                desired.backend.as_ref().and_then(|backend| backend.gate().lease_end()),
             ];
             let next_deadline = deadlines.into_iter().flatten().min();
             let retry_listen = should_listen && listening.is_none();
             tokio::select! {
-                biased; // a command is carried out before the next client is admitted
-                changed = self.commands.changed() => if changed.is_err() { return Ok(()) },
+                biased; // a change of the desired state comes before the next client
+                changed = self.desired.changed() => if changed.is_err() { return Ok(()) },
                 fired = lease_timer.wait_until(next_deadline.unwrap_or_default()), if next_deadline.is_some() => fired?,
                 () = tokio::time::sleep(LISTEN_RETRY_PAUSE), if retry_listen => {}
                 () = tokio::time::sleep(first_hold_end.unwrap_or(now).since(now)), if first_hold_end.is_some() => {}
-                () = accept_batch(&self.admission, listening.as_ref(), &command), if listening.is_some() => {}
+                () = accept_batch(&self.admission, listening.as_ref(), &desired), if listening.is_some() => {}
             }
         }
     }
@@ -177,14 +177,14 @@ impl Listener {
 }
 
 /// Waits for clients and admits a batch of them. Cancelling it loses no client.
-async fn accept_batch(admission: &Admission, listening: Option<&AsyncFd<OwnedFd>>, command: &ListenerCommand) {
+async fn accept_batch(admission: &Admission, listening: Option<&AsyncFd<OwnedFd>>, desired: &DesiredListener) {
     let Some(listening) = listening else { return };
     let Ok(mut ready) = listening.readable().await else {
         return;
     };
     for _ in 0..ACCEPTS_MAX {
         match ready.try_io(accept) {
-            Ok(Ok(client)) => admission.admit(client, command),
+            Ok(Ok(client)) => admission.admit(client, desired),
             Ok(Err(err)) => {
                 if let Some(pause) = admission.handle_accept_error(&err, || accept(listening).is_ok()) {
                     return tokio::time::sleep(pause).await;

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use super::Config;
 use super::backend::{Backend, BackendGuard};
-use super::handle::ListenerCommand;
+use super::handle::DesiredListener;
 use super::hold::{HeldClient, HoldQueue};
 use super::log_limits::LogLimits;
 use super::session::{ClientSession, SessionContext};
@@ -97,12 +97,12 @@ impl Admission {
     }
 
     /// Starts a session for a client, holds it, or closes it.
-    pub(super) fn admit(&self, client: OwnedFd, command: &ListenerCommand) {
+    pub(super) fn admit(&self, client: OwnedFd, desired: &DesiredListener) {
         self.metrics.connections.accepted.increment(1);
         let now = self.clock.now();
-        let backend = command.backend.as_ref().filter(|backend| backend.gate().is_open(now));
+        let backend = desired.backend.as_ref().filter(|backend| backend.gate().is_open(now));
         // A change of the master is expected to be short; with any other reason clients are closed at once (proxy P-8).
-        let can_hold = command.master_changing && !self.config.hold.is_zero();
+        let can_hold = desired.master_changing && !self.config.hold.is_zero();
         if backend.is_none() && !can_hold {
             return self.metrics.connections.count_refused(RefusalReason::RouteClosed);
         }
@@ -138,21 +138,21 @@ impl Admission {
 
     /// Connects held clients once there is a master again. Closes them if there will be none, or if they have waited
     /// too long. Returns when the first of the others will have.
-    pub(super) fn release_held(&self, command: &ListenerCommand, now: Boottime) -> Option<Boottime> {
+    pub(super) fn release_held(&self, desired: &DesiredListener, now: Boottime) -> Option<Boottime> {
         let mut queue = self.hold_queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.clients.is_empty() {
             return None;
         }
-        let backend = command.backend.as_ref().filter(|backend| backend.gate().is_open(now));
+        let backend = desired.backend.as_ref().filter(|backend| backend.gate().is_open(now));
         // Oldest first, so the first client that has to stay ends the loop: all later ones expire later.
         while let Some(held) = queue.clients.front() {
             let expired = held.until <= now;
-            if backend.is_none() && !expired && command.master_changing && !command.drain {
+            if backend.is_none() && !expired && desired.master_changing && !desired.drain {
                 break;
             }
             let held = queue.clients.pop_front().expect("the queue is not empty");
             match backend {
-                Some(backend) if !command.drain => {
+                Some(backend) if !desired.drain => {
                     self.metrics.connections.count_hold_outcome(HoldOutcome::Connected);
                     self.start_session(held.client, held.count, backend);
                 }

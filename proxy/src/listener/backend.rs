@@ -65,7 +65,8 @@ impl Backend {
 }
 
 /// One client of a backend. Dropping the last one of a closed backend records how long the connections took to end. The
-/// drop of the backend itself would be too late: it is kept until the next command, which a silent store delays.
+/// drop of the backend itself would be too late: it is kept until the listener's desired state changes, which a silent
+/// store delays.
 #[derive(Debug)]
 pub(super) struct BackendGuard(Arc<Backend>);
 

@@ -1,5 +1,5 @@
-//! The part of the listener that `checkin` uses: commands to it, and its state. How commands are carried out is left to
-//! `accept`.
+//! The part of the listener that `checkin` uses: its desired state, and the state that it is in. How one becomes the
+//! other is left to `accept`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use super::backend::Backend;
 use super::disconnect::Disconnector;
 use crate::relay::{CloseReason, Gate};
 
-/// The desired state of the listener, set by `checkin`. Only the latest command counts.
+/// The desired state of the listener, set by `checkin`. Only its latest value counts.
 #[derive(Debug, Clone, Default)]
-pub struct ListenerCommand {
+pub struct DesiredListener {
     /// End of the lease of the last good check-in; `None` before the first read of the store (proxy P-5).
     pub lease_end: Option<Boottime>,
     /// The proxy timeout: how long before its end the lease began.
@@ -33,7 +33,7 @@ pub struct ListenerCommand {
 /// State of the socket for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenState {
-    /// Not commanded to listen yet.
+    /// Has not tried to listen yet.
     Waiting,
     /// Listening.
     Listening,
@@ -46,7 +46,7 @@ pub enum ListenState {
 /// The other side of a [`Listener`](super::Listener), held by `checkin`. Dropping it ends the listener.
 #[derive(Debug)]
 pub struct ListenerHandle {
-    commands: watch::Sender<ListenerCommand>,
+    desired: watch::Sender<DesiredListener>,
     state: watch::Receiver<ListenState>,
     clients: Arc<AtomicUsize>,
     address: SocketAddr,
@@ -55,14 +55,14 @@ pub struct ListenerHandle {
 
 impl ListenerHandle {
     pub(super) fn new(
-        commands: watch::Sender<ListenerCommand>,
+        desired: watch::Sender<DesiredListener>,
         state: watch::Receiver<ListenState>,
         clients: Arc<AtomicUsize>,
         address: SocketAddr,
         disconnector: Disconnector,
     ) -> Self {
         Self {
-            commands,
+            desired,
             state,
             clients,
             address,
@@ -70,19 +70,19 @@ impl ListenerHandle {
         }
     }
 
-    /// Changes the command.
-    pub fn command(&self, change: impl FnOnce(&mut ListenerCommand)) {
-        self.commands.send_modify(change);
+    /// Changes the desired state.
+    pub fn update(&self, change: impl FnOnce(&mut DesiredListener)) {
+        self.desired.send_modify(change);
     }
 
-    /// Changes the command, and wakes the listener only if `change` returns true. Returns that.
-    pub fn command_if(&self, change: impl FnOnce(&mut ListenerCommand) -> bool) -> bool {
-        self.commands.send_if_modified(change)
+    /// Changes the desired state, and wakes the listener only if `change` returns true. Returns that.
+    pub fn update_if(&self, change: impl FnOnce(&mut DesiredListener) -> bool) -> bool {
+        self.desired.send_if_modified(change)
     }
 
-    /// Returns the end of the lease that was commanded last.
+    /// Returns the end of the lease in the desired state.
     pub fn lease_end(&self) -> Option<Boottime> {
-        self.commands.borrow().lease_end
+        self.desired.borrow().lease_end
     }
 
     /// Waits until the listener has tried to listen. Returns the reason if that failed.
