@@ -1,15 +1,18 @@
-//! The socket for clients: `accept` has the loop, `admission` decides who is served, `session` serves one client, and
-//! `checkin` controls all of it through `handle`. Where clients may go is decided by `checkin`; that a lease has ended
-//! is detected here, so that a check-in that hangs delays nothing (fencing F-4).
+//! The socket for clients: `accept` has the loop, `admission` decides who is served, `session_threads` starts the
+//! sessions, `session` serves one client, and `checkin` controls all of it through `handle`. Where clients may go is
+//! decided by `checkin`; that a lease has ended is detected here, so that a check-in that hangs delays nothing (fencing
+//! F-4).
 
 mod accept;
+mod accept_errors;
 mod admission;
 mod backend;
 mod disconnect;
 mod handle;
 mod hold;
-mod log_limits;
+mod rate_limited;
 mod session;
+mod session_threads;
 mod socket;
 
 use std::net::SocketAddr;

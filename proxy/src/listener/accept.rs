@@ -15,10 +15,12 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::Config;
+use super::accept_errors::AcceptErrors;
 use super::admission::Admission;
 use super::backend::Backend;
 use super::disconnect::Disconnector;
 use super::handle::{DesiredListener, ListenState, ListenerHandle};
+use super::session_threads::SessionThreads;
 use super::socket::{BoundSocket, bind};
 use crate::metrics::Metrics;
 use crate::relay::{BoottimeTimer, RelayThread, sys};
@@ -39,6 +41,7 @@ pub struct Listener {
     state: watch::Sender<ListenState>,
     bound: Option<BoundSocket>,
     admission: Admission,
+    accept_errors: AcceptErrors,
     disconnector: Disconnector,
     metrics: Arc<Metrics>,
     clock: Clock,
@@ -66,14 +69,8 @@ impl Listener {
             address,
             disconnector.clone(),
         );
-        let admission = Admission::new(
-            config.clone(),
-            address,
-            threads,
-            clients,
-            Arc::clone(&metrics),
-            clock.clone(),
-        );
+        let threads = SessionThreads::new(&config, address, threads, &metrics, &clock);
+        let admission = Admission::new(&config, threads, clients, Arc::clone(&metrics), clock.clone());
         let listener = Self {
             config,
             address,
@@ -81,6 +78,7 @@ impl Listener {
             state,
             bound: Some(bound),
             admission,
+            accept_errors: AcceptErrors::new(Arc::clone(&metrics), clock.clone()),
             disconnector,
             metrics,
             clock,
@@ -140,7 +138,7 @@ impl Listener {
                 fired = lease_timer.wait_until(next_deadline.unwrap_or_default()), if next_deadline.is_some() => fired?,
                 () = tokio::time::sleep(LISTEN_RETRY_PAUSE), if retry_listen => {}
                 () = tokio::time::sleep(first_hold_end.unwrap_or(now).since(now)), if first_hold_end.is_some() => {}
-                () = accept_batch(&self.admission, listening.as_ref(), &desired), if listening.is_some() => {}
+                () = accept_batch(&self.admission, &self.accept_errors, listening.as_ref(), &desired), if listening.is_some() => {}
             }
         }
     }
@@ -177,7 +175,12 @@ impl Listener {
 }
 
 /// Waits for clients and admits a batch of them. Cancelling it loses no client.
-async fn accept_batch(admission: &Admission, listening: Option<&AsyncFd<OwnedFd>>, desired: &DesiredListener) {
+async fn accept_batch(
+    admission: &Admission,
+    errors: &AcceptErrors,
+    listening: Option<&AsyncFd<OwnedFd>>,
+    desired: &DesiredListener,
+) {
     let Some(listening) = listening else { return };
     let Ok(mut ready) = listening.readable().await else {
         return;
@@ -186,7 +189,7 @@ async fn accept_batch(admission: &Admission, listening: Option<&AsyncFd<OwnedFd>
         match ready.try_io(accept) {
             Ok(Ok(client)) => admission.admit(client, desired),
             Ok(Err(err)) => {
-                if let Some(pause) = admission.handle_accept_error(&err, || accept(listening).is_ok()) {
+                if let Some(pause) = errors.handle(&err, || accept(listening).is_ok()) {
                     return tokio::time::sleep(pause).await;
                 }
             }

@@ -30,6 +30,13 @@ pub struct DesiredListener {
     pub stop: bool,
 }
 
+impl DesiredListener {
+    /// Returns where clients go, if the route is open at `now`.
+    pub(super) fn open_backend(&self, now: Boottime) -> Option<&Arc<Backend>> {
+        self.backend.as_ref().filter(|backend| backend.gate().is_open(now))
+    }
+}
+
 /// State of the socket for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenState {

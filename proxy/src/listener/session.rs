@@ -10,7 +10,7 @@ use socket2::SockRef;
 use tracing::{debug, warn};
 
 use super::backend::BackendGuard;
-use super::log_limits::LogLimits;
+use super::rate_limited::RateLimited;
 use crate::metrics::{Metrics, RefusalReason};
 use crate::relay::socket_options::disable_pacing;
 use crate::relay::{self, ByteCounters, ConnectError, ConnectionCount, RelayConfig, RelayEnd, ServerConnector, Socket};
@@ -20,7 +20,8 @@ use crate::relay::{self, ByteCounters, ConnectError, ConnectionCount, RelayConfi
 pub(super) struct SessionContext {
     pub(super) counters: Arc<ByteCounters>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) log_limits: Arc<LogLimits>,
+    /// Limits the log lines about failed connects of all threads together.
+    pub(super) connect_errors: Arc<RateLimited>,
     pub(super) connector: ServerConnector,
     pub(super) relay: RelayConfig,
     /// Whether the system's congestion control paces, and client sockets inherit it.
@@ -100,7 +101,7 @@ impl ClientSession {
             debug!(%master, error = %err, "client is gone before it was connected");
         } else {
             let now = self.context.clock.now();
-            self.context.log_limits.connect_errors.log(
+            self.context.connect_errors.log(
                 now,
                 || warn!(%master, error = %err, "could not connect a client to the master"),
             );

@@ -8,7 +8,7 @@ use base::clock::Boottime;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::backend::BackendGuard;
-use super::log_limits::RateLimited;
+use super::rate_limited::RateLimited;
 use super::session::{ClientSession, SessionContext};
 use super::*;
 use crate::metrics::Metrics;
@@ -98,7 +98,7 @@ fn session(master: SocketAddr, gate: Gate) -> ClientSession {
     let context = SessionContext {
         counters: metrics.relay.thread_counters(0),
         metrics: Arc::clone(&metrics),
-        log_limits: Arc::default(),
+        connect_errors: Arc::default(),
         connector: ServerConnector {
             keepalive: config().keepalive,
             timeout: Duration::from_secs(5),

@@ -1,4 +1,4 @@
-//! Log lines about events that hit many clients at once, at most one a second each. What is logged is left to the
+//! A log line about an event that hits many clients at once, at most one a second. What is logged is left to the
 //! callers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,15 +9,7 @@ use base::clock::Boottime;
 /// Shortest time between two log lines about something that happens to many clients at once.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Rate limits of the log lines about events that hit many clients at once.
-#[derive(Debug, Default)]
-pub(super) struct LogLimits {
-    pub(super) no_descriptors: RateLimited,
-    pub(super) no_memory: RateLimited,
-    pub(super) max_connections: RateLimited,
-    pub(super) connect_errors: RateLimited,
-}
-
+/// When a log line was last written.
 #[derive(Debug, Default)]
 pub(super) struct RateLimited(AtomicU64);
 
