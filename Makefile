@@ -1,6 +1,6 @@
 # make               release build, and bin/ with links to the four programs
 # make demo          installs what is missing, builds, and shows a cluster that survives the loss of its master
-# make check         format, lints and unit tests: what to run before each commit
+# make check         format, lints, unit tests and conventions of the source: what to run before each commit
 # make test          the same, then documentation, dependencies, models and end-to-end tests; CI runs this
 # make bench         compares stolon-proxy with HAProxy, nginx and PgBouncer, and writes benches/RESULTS.*
 # make bench-quick   the same in a few minutes, on the terminal only; ARGS='--load=bulk' selects a part
@@ -31,7 +31,7 @@ demo: deps build
 	bin/stolonctl playground --tour
 
 check: deps lint
-	$(CARGO) test --workspace --lib --bins --locked
+	$(CARGO) test --workspace --lib --bins --test conventions --locked
 
 lint:
 	$(CARGO) fmt --all --check

@@ -1,5 +1,7 @@
 //! Conventions of the source tree that neither the compiler nor the linter holds.
 
+mod imports;
+mod layers;
 mod modules;
 mod names;
 mod sizes;

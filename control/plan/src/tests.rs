@@ -10,7 +10,6 @@ mod elections;
 mod golden;
 mod health;
 mod invariants;
-mod layers;
 mod old_masters;
 mod properties;
 mod proxies;
