@@ -56,7 +56,7 @@ proptest! {
         let mut simulation = Simulation::new(4, &old, 2);
         for event in &events {
             simulation.apply(event);
-            prop_assert!(simulation.broken.is_empty(), "{:?} after {event:?}", simulation.broken);
+            prop_assert!(simulation.broken().is_empty(), "{:?} after {event:?}", simulation.broken());
         }
         // everything is repaired
         simulation.apply(&Event::SlowReads(0));
@@ -67,13 +67,13 @@ proptest! {
         }
         (0..2).for_each(|index| simulation.apply(&Event::ResumeProxy(index)));
         let served = simulation.until(2 * MINUTE, Simulation::serves);
-        prop_assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
-        prop_assert!(served.is_some(), "it does not serve again: {:#?}", simulation.last);
+        prop_assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
+        prop_assert!(served.is_some(), "it does not serve again: {:#?}", simulation.last());
         simulation.apply(&Event::Wait(300));
-        prop_assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+        prop_assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
         for _ in 0..100 {
             simulation.tick();
-            let plan = simulation.last.as_ref().unwrap();
+            let plan = simulation.last().unwrap();
             prop_assert_eq!(plan.urgency, Urgency::Periodic, "{:#?}", plan);
         }
     }
@@ -86,7 +86,7 @@ fn steady_cluster() -> Simulation {
         .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 3)
         .unwrap();
     simulation.apply(&Event::Wait(100));
-    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+    assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
     simulation
 }
 
@@ -97,7 +97,7 @@ fn fails_over(simulation: &mut Simulation) -> (Duration, Duration) {
         .until(MINUTE, |simulation| simulation.master() != before)
         .unwrap();
     let served = simulation.until(MINUTE, Simulation::serves).unwrap();
-    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+    assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
     (elected, elected + served)
 }
 
@@ -167,13 +167,13 @@ fn a_store_outage_causes_no_failover() {
     simulation.apply(&Event::Wait(100));
     assert_eq!(simulation.master(), master);
     assert_eq!(simulation.good_dbs(), 3);
-    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+    assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
 
     // the same silence of the keepers while the store answers
     let mut simulation = steady_cluster();
     simulation.apply(&Event::KeepersUnreachable(600));
     assert_eq!(simulation.good_dbs(), 0);
-    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+    assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_killed_master_is_replaced_however_long_reads_take() {
             elected.is_some_and(|elected| elected >= FAIL && elected <= limit),
             "{elected:?} {reading:?}"
         );
-        assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+        assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
     }
 }
 
@@ -224,8 +224,8 @@ fn a_killed_master_is_replaced_however_late_plans_are_written() {
             "{elected:?} {request:?}"
         );
         assert!(simulation.until(MINUTE, Simulation::serves).is_some(), "{request:?}");
-        assert_eq!(simulation.elections.len(), 1);
-        assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+        assert_eq!(simulation.elections().len(), 1);
+        assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
     }
 }
 
@@ -237,19 +237,19 @@ fn an_election_whose_response_is_lost_is_made_once() {
         simulation.apply(&Event::Wait(100));
         let old = simulation.master().unwrap();
         simulation.apply(&Event::KillKeeper(old));
-        let expected = simulation.now + (FAIL - 5 * TICK);
+        let expected = simulation.now() + (FAIL - 5 * TICK);
         simulation
-            .until(MINUTE, |simulation| simulation.now >= expected)
+            .until(MINUTE, |simulation| simulation.now() >= expected)
             .unwrap();
         // the election's among them, and those that close and open the proxies
         simulation.apply(&Event::LostAnswers(4));
         let served = simulation.until(MINUTE, |simulation| {
             simulation.master() != Some(old) && simulation.serves()
         });
-        assert!(served.is_some(), "{writes_take}: {:#?}", simulation.last);
+        assert!(served.is_some(), "{writes_take}: {:#?}", simulation.last());
         simulation.apply(&Event::Wait(600));
-        assert_eq!(simulation.elections.len(), 1, "{writes_take}");
-        assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+        assert_eq!(simulation.elections().len(), 1, "{writes_take}");
+        assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
     }
 }
 
@@ -263,9 +263,9 @@ fn a_store_that_becomes_slow_causes_no_failover() {
         simulation.apply(&Event::Wait(200));
     }
     assert_eq!(simulation.master(), master);
-    assert!(simulation.elections.is_empty());
+    assert!(simulation.elections().is_empty());
     assert_eq!(simulation.good_dbs(), 3);
-    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+    assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn a_returned_old_master_becomes_a_standby() {
         .until(MINUTE, |simulation| simulation.good_dbs() == 3)
         .unwrap();
     assert_ne!(simulation.master(), Some(old));
-    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+    assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
 }
 
 #[test]
@@ -300,8 +300,8 @@ fn an_elected_master_killed_before_it_serves_is_replaced_by_the_old_one() {
     let back = simulation.until(MINUTE, |simulation| {
         simulation.master() == Some(old) && simulation.serves()
     });
-    assert!(back.is_some(), "{:#?}", simulation.last);
-    assert!(simulation.broken.is_empty(), "{:?}", simulation.broken);
+    assert!(back.is_some(), "{:#?}", simulation.last());
+    assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
 }
 
 /// Returns a number below `below`, from a linear congruential generator: every run is the same.
@@ -317,8 +317,7 @@ fn random(state: &mut u64, below: u32) -> u32 {
 fn alternating_failures(seed: u64, lost: u32) -> Simulation {
     let mut random_state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut simulation = Simulation::new(2, &[], 1);
-    let cluster = simulation.data.cluster.as_mut().unwrap();
-    cluster.spec.as_mut().unwrap().convergence_timeout = Some(GoDuration::from(CONVERGENCE));
+    simulation.spec_mut().convergence_timeout = Some(GoDuration::from(CONVERGENCE));
     simulation
         .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 2)
         .unwrap();
@@ -327,9 +326,9 @@ fn alternating_failures(seed: u64, lost: u32) -> Simulation {
     simulation.apply(&Event::SlowReads(slow));
     simulation.apply(&Event::SlowWrites(slow));
     let (from, longest) = (10 + random(&mut random_state, 60), 10 + random(&mut random_state, 100));
-    let end = simulation.now + 4 * MINUTE;
+    let end = simulation.now() + 4 * MINUTE;
     let mut failing = usize::try_from(random(&mut random_state, 2)).unwrap();
-    while simulation.now < end {
+    while simulation.now() < end {
         simulation.apply(&Event::RepairInstance(1 - failing));
         simulation.apply(&Event::FailInstance(failing));
         simulation.apply(&Event::LostAnswers(lost));
@@ -347,8 +346,8 @@ fn elections_between_instances_unhealthy_in_turns_become_rarer() {
     for seed in 0..30 {
         let lost = if seed % 2 == 0 { 0 } else { 3 };
         let simulation = alternating_failures(seed, lost);
-        assert!(simulation.broken.is_empty(), "{seed}: {:?}", simulation.broken);
-        let elections = &simulation.elections;
+        assert!(simulation.broken().is_empty(), "{seed}: {:?}", simulation.broken());
+        let elections = simulation.elections();
         most = most.max(elections.len());
         for (number, pair) in (1..).zip(elections.windows(2)) {
             // a plan is made before it is written

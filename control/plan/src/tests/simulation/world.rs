@@ -1,0 +1,204 @@
+//! The store, the keepers and the proxies: everything but the sentinel.
+
+use std::time::Duration;
+
+use base::clock::Boottime;
+use model::{ClusterData, KeeperUid};
+
+use super::keeper::{SimKeeper, keeper_uid};
+use super::proxy::SimProxy;
+use super::{MasterChange, TICK};
+use crate::{Observations, Observed};
+
+/// The store, the keepers and the proxies.
+#[derive(Debug, Clone)]
+pub(super) struct World {
+    pub(super) data: ClusterData,
+    pub(super) now: Boottime,
+    pub(super) keepers: Vec<SimKeeper>,
+    pub(super) proxies: Vec<SimProxy>,
+    pub(super) store_up_at: Boottime,
+    pub(super) keepers_reachable_at: Boottime,
+    /// Every change of the master, but for the first one.
+    pub(super) elections: Vec<MasterChange>,
+    /// Whether the present master has served clients.
+    pub(super) served: bool,
+    revision: i64,
+}
+
+impl World {
+    pub(super) fn new(data: ClusterData, keepers: Vec<SimKeeper>, proxies: Vec<SimProxy>, now: Boottime) -> Self {
+        Self {
+            data,
+            now,
+            keepers,
+            proxies,
+            store_up_at: now,
+            keepers_reachable_at: now,
+            elections: Vec::new(),
+            served: false,
+            revision: 1,
+        }
+    }
+
+    /// Every keeper and every proxy that runs acts once.
+    pub(super) fn run(&mut self) {
+        let reachable = self.now > self.keepers_reachable_at;
+        for index in 0..self.keepers.len() {
+            if reachable && self.keepers[index].runs {
+                self.run_keeper(index);
+            }
+        }
+        let section = self.data.proxy.clone().unwrap_or_default();
+        for proxy in self.proxies.iter_mut().filter(|proxy| proxy.runs) {
+            // every tick, because a watch wakes the proxy
+            self.revision += 1;
+            proxy.check_in(&section, self.revision, self.now);
+        }
+    }
+
+    fn run_keeper(&mut self, index: usize) {
+        let keeper = &self.keepers[index];
+        let (uid, before) = (keeper.uid(), keeper.info());
+        let acknowledged = self.data.keepers().get(&uid);
+        let is_acknowledged = acknowledged.is_some_and(|stored| stored.status.boot_uuid == keeper.boot_uid());
+        let db = self.data.db_of_keeper(&uid).map(|(_, db)| db.clone());
+        match db.filter(|_| is_acknowledged) {
+            Some(db) => {
+                let is_master = self.data.master_uid() == Some(&db.uid);
+                let copied = self.master_keeper().map(|master| self.keepers[master].clone());
+                let copied = copied.filter(|master| master.running);
+                let keeper = &mut self.keepers[index];
+                keeper.converge(&db, is_master, copied.as_ref());
+                if keeper.is_running_standby() {
+                    self.send_wal(index);
+                }
+            }
+            None => self.keepers[index].running = false,
+        }
+        if self.keepers[index].check_in(&before, self.now) {
+            self.publish_keeper(index);
+        }
+    }
+
+    /// Ends a keeper in order: stops its instance, publishes that if the store is there, and leaves.
+    pub(super) fn stop_keeper(&mut self, index: usize) {
+        if !self.keepers[index].runs {
+            return;
+        }
+        self.keepers[index].stop_to_leave();
+        if !self.store_is_down() {
+            self.send_wal(index);
+            self.publish_keeper(index);
+        }
+        self.keepers[index].leave();
+    }
+
+    /// All standbys receive their masters' WAL, this keeper's last.
+    fn send_wal(&mut self, last: usize) {
+        for index in (0..self.keepers.len()).filter(|other| *other != last).chain([last]) {
+            let Some((_, db)) = self.data.db_of_keeper(&keeper_uid(index)) else {
+                continue;
+            };
+            let followed = db.spec.follow_config.as_ref().map(|follow| follow.db_uid.clone());
+            let followed = followed.and_then(|uid| self.data.dbs().get(&uid));
+            let source = followed.and_then(|followed| self.keeper(&followed.spec.keeper_uid));
+            if let Some(source) = source.cloned() {
+                self.keepers[index].follow(&source);
+            }
+        }
+    }
+
+    fn publish_keeper(&mut self, index: usize) {
+        self.revision += 1;
+        self.keepers[index].publish(self.revision, self.now);
+    }
+
+    /// Removes a keeper from the cluster data, as `stolonctl` does: not the master's.
+    pub(super) fn remove_keeper(&mut self, uid: &KeeperUid) {
+        let db = self.data.db_of_keeper(uid).map(|(uid, _)| uid.clone());
+        if db.is_some() && db.as_ref() == self.data.master_uid() {
+            return;
+        }
+        self.data.keepers_mut().remove(uid);
+        if let Some(db) = db {
+            self.data.dbs_mut().remove(&db);
+        }
+    }
+
+    /// Replaces the cluster data.
+    pub(super) fn write(&mut self, next: ClusterData) {
+        let former = self.data.master_uid().cloned();
+        self.data = next;
+        if former.is_some() && former.as_ref() != self.data.master_uid() {
+            let (at, former_served) = (self.now, std::mem::take(&mut self.served));
+            self.elections.push(MasterChange { at, former_served });
+        }
+    }
+
+    /// Returns what a read of the store finds now.
+    pub(super) fn observations(&self) -> Observations {
+        let mut seen = Observations::default();
+        for keeper in &self.keepers {
+            let uid = keeper.uid();
+            if let Some(published) = keeper.published(self.now) {
+                let observed = Observed {
+                    key: uid.to_string(),
+                    revision: published.revision,
+                    age: self.now.since(published.at).saturating_sub(super::SLEEP),
+                    info: published.info.clone(),
+                };
+                seen.keepers.insert(uid.clone(), observed);
+            }
+            if keeper.is_alive(self.now) {
+                seen.liveness_keys.insert(uid, keeper.boot_uid());
+            }
+        }
+        for info in self.proxies.iter().filter_map(|proxy| proxy.info.clone()) {
+            let observed = Observed {
+                key: info.uid.to_string(),
+                revision: 1,
+                age: Duration::ZERO,
+                info,
+            };
+            seen.proxies.insert(observed.info.uid.clone(), observed);
+        }
+        seen
+    }
+
+    /// Returns the revision of a keeper's info in the store.
+    pub(super) fn info_revision(&self, uid: &KeeperUid) -> Option<i64> {
+        let published = self.keeper(uid)?.published(self.now)?;
+        Some(published.revision)
+    }
+
+    pub(super) fn store_is_down(&self) -> bool {
+        self.now < self.store_up_at
+    }
+
+    /// Advances the clock by a tick.
+    pub(super) fn advance_clock(&mut self) {
+        self.now = self.now + TICK;
+    }
+
+    /// Returns the index of the keeper whose db is master.
+    pub(super) fn master_keeper(&self) -> Option<usize> {
+        let master = self.data.dbs().get(self.data.master_uid()?)?;
+        let keepers = &mut self.keepers.iter();
+        keepers.position(|keeper| keeper.uid() == master.spec.keeper_uid)
+    }
+
+    /// Whether there is a running master and every running proxy forwards to it.
+    pub(super) fn serves(&self) -> bool {
+        let Some(master) = self.master_keeper().map(|index| &self.keepers[index]) else {
+            return false;
+        };
+        let uid = self.data.master_uid();
+        let mut running = self.proxies.iter().filter(|proxy| proxy.runs);
+        master.runs && master.running && running.all(|proxy| proxy.route() == uid)
+    }
+
+    fn keeper(&self, uid: &KeeperUid) -> Option<&SimKeeper> {
+        self.keepers.iter().find(|keeper| keeper.uid() == *uid)
+    }
+}
